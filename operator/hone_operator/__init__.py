@@ -1,0 +1,1 @@
+"""The controller: observes, plans, applies. Never imports torch."""

@@ -1,0 +1,1 @@
+"""The embedded inference engine: an OpenAI-compatible API on transformers."""
