@@ -1,0 +1,188 @@
+"""Parts that both kinds share: claims, resources, pod options, conditions."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+GROUP = "hone.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+
+
+class ApiModel(BaseModel):
+    """A part of the contract: camelCase on the wire, snake_case in Python, unknown fields refused."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
+
+    def to_wire(self) -> dict[str, Any]:
+        """As JSON-ready data with the wire's names, fields that were left out left out."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def rule(expression: str, message: str, *, field_path: str | None = None) -> dict[str, str]:
+    """A CEL rule between fields: the API server and `hone validate` refuse with `message` when it is false."""
+    found = {"rule": expression, "message": message}
+    return found | {"fieldPath": field_path} if field_path else found
+
+
+def rules(*of: dict[str, str]) -> dict[str, Any]:
+    """The `json_schema_extra` that puts CEL rules on a model."""
+    return {"x-kubernetes-validations": list(of)}
+
+
+def exactly_one(*fields: str) -> str:
+    """The CEL expression that is true when exactly one of the fields is set."""
+    return f"[{', '.join(f'has(self.{name})' for name in fields)}].filter(x, x).size() == 1"
+
+
+DNS_LABEL_NAME = rule(
+    "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 52",
+    "metadata.name must be a DNS label of at most 52 characters, beginning with a letter: "
+    "what Hone makes for the object is named after it",
+)
+
+ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+HubName = Annotated[str, Field(min_length=1, max_length=193, pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")]
+Revision = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[\w./-]+$")]
+RelativePath = Annotated[str, Field(max_length=512, pattern=r"^[^/]")]
+Quantity = Annotated[
+    str,
+    Field(
+        max_length=32,
+        pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$",
+        json_schema_extra={"x-kubernetes-int-or-string": True},
+    ),
+]
+ResourceName = Annotated[str, Field(min_length=3, max_length=317, pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$")]
+Label = Annotated[str, Field(max_length=253)]
+
+
+class ClaimReference(ApiModel):
+    """A PersistentVolumeClaim in the object's own namespace."""
+
+    name: ObjectName = Field(description="Name of the PersistentVolumeClaim.", examples=["models"])
+
+
+class ClaimPath(ClaimReference):
+    """A file or folder on a PersistentVolumeClaim."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!has(self.path) || !self.path.split('/').exists(p, p == '..')",
+                "path may not leave the claim: remove the '..'",
+            )
+        )
+    )
+
+    path: RelativePath | None = Field(
+        None, description="Path on the claim, relative to its root; left out: the root.", examples=["llama-2-7b"]
+    )
+
+
+class SecretKey(ApiModel):
+    """One key of a Secret in the object's own namespace."""
+
+    name: ObjectName = Field(description="Name of the Secret.", examples=["hf-token"])
+    key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")] = Field(
+        "token", description="Key in the Secret whose value is meant.", examples=["token"]
+    )
+
+
+class LocalSecretReference(ApiModel):
+    """A Secret in the object's own namespace."""
+
+    name: ObjectName = Field(description="Name of the Secret.", examples=["registry"])
+
+
+class ComputeResources(ApiModel):
+    """What one pod asks for. `memory` is request and limit, `cpu` a request only."""
+
+    gpu_resource: ResourceName = Field(
+        "amd.com/gpu",
+        description="Extended resource that the device plugin offers. Partitioned GPUs under the plugin's strategy "
+        "`mixed` have names such as `amd.com/cpx_nps1`.",
+        examples=["amd.com/gpu"],
+    )
+    cpu: Quantity | None = Field(None, description="CPU request.", examples=["8"])
+    memory: Quantity | None = Field(
+        None, description="Memory request and limit. Beyond it the pod ends with HostOutOfMemory.", examples=["64Gi"]
+    )
+    shared_memory: Quantity = Field(
+        "8Gi", description="Upper bound of the memory-backed /dev/shm. It counts towards `memory`.", examples=["16Gi"]
+    )
+
+
+class EnvVar(ApiModel):
+    """One environment variable."""
+
+    name: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = Field(
+        description="Name of the variable.", examples=["NCCL_DEBUG"]
+    )
+    value: Annotated[str, Field(max_length=32768)] = Field(description="Its value.", examples=["INFO"])
+
+
+class Toleration(ApiModel):
+    """A taint that the pod tolerates, as in a Pod's spec."""
+
+    key: Annotated[str, Field(max_length=316)] | None = Field(None, description="Taint key; left out: all keys.")
+    operator: Literal["Exists", "Equal"] = Field("Equal", description="How key and value are compared.")
+    value: Annotated[str, Field(max_length=63)] | None = Field(None, description="Taint value for `Equal`.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        None, description="Taint effect; left out: all effects."
+    )
+    toleration_seconds: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="How many seconds a NoExecute taint is tolerated; left out: for ever."
+    )
+
+
+class PodOptions(ApiModel):
+    """What Hone leaves to the user of the pods it makes. The `restricted` Pod Security level is kept."""
+
+    image: Annotated[str, Field(min_length=1, max_length=512)] | None = Field(
+        None, description="Container image; left out: the runtime image that the operator was installed with."
+    )
+    env: list[EnvVar] = Field([], max_length=100, description="Further environment variables.")
+    node_selector: dict[str, Label] = Field({}, max_length=32, description="Node labels that the pod needs.")
+    tolerations: list[Toleration] = Field(
+        [], max_length=32, description="Taints tolerated beside those of amd.com/gpu."
+    )
+    affinity: dict[str, Any] | None = Field(None, description="Affinity, as in a Pod's spec.")
+    priority_class_name: ObjectName | None = Field(None, description="PriorityClass of the pods.")
+    image_pull_secrets: list[LocalSecretReference] = Field(
+        [], max_length=16, description="Secrets for pulling the image."
+    )
+    service_account_name: ObjectName | None = Field(
+        None, description="ServiceAccount of the pods. Its token is not mounted: the pods never call Kubernetes."
+    )
+    supplemental_groups: list[Annotated[int, Field(ge=0, le=2147483647)]] = Field(
+        [], max_length=16, description="Further group ids, such as that of the nodes' render group.", examples=[[109]]
+    )
+    labels: dict[str, Label] = Field({}, max_length=32, description="Further labels on the pods and their controller.")
+    annotations: dict[str, Annotated[str, Field(max_length=4096)]] = Field(
+        {}, max_length=32, description="Further annotations on the pods and their controller."
+    )
+    scheduler_name: ObjectName | None = Field(None, description="Scheduler of the pods.")
+
+
+class Condition(ApiModel):
+    """A condition as the Kubernetes API conventions have it."""
+
+    type: Annotated[str, Field(max_length=316)] = Field(description="What the condition speaks of.")
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
+    reason: Annotated[str, Field(min_length=1, max_length=1024)] = Field(description="Why, in one UpperCamelCase word.")
+    message: Annotated[str, Field(max_length=32768)] = Field(description="Why, in a sentence, and what to do.")
+    last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})] = Field(
+        description="When `status` last changed (RFC 3339)."
+    )
+    observed_generation: int | None = Field(None, description="The metadata.generation that this speaks of.")
+
+
+Conditions = Annotated[
+    list[Condition],
+    Field(
+        max_length=16,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    ),
+]

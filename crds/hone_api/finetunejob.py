@@ -1,0 +1,331 @@
+"""FineTuneJob: a base model, a dataset, a method; the result is a verified artifact on a PersistentVolumeClaim."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
+
+from hone_api.artifact import ArtifactKind
+from hone_api.common import (
+    API_VERSION,
+    DNS_LABEL_NAME,
+    ApiModel,
+    ClaimPath,
+    ClaimReference,
+    ComputeResources,
+    Conditions,
+    HubName,
+    ObjectName,
+    PodOptions,
+    Quantity,
+    Revision,
+    SecretKey,
+    exactly_one,
+    rule,
+    rules,
+)
+from hone_api.reports import Parameters, Progress
+from hone_api.training import TrainingArguments
+
+
+class BaseModelSource(ApiModel):
+    """The base model: exactly one of `name` and `claim`."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(exactly_one("name", "claim"), "set exactly one of name (a model on the hub) and claim"),
+            rule(
+                "has(self.name) || !has(self.revision)",
+                "revision belongs to a model on the hub: set name, or remove it",
+            ),
+        )
+    )
+
+    name: HubName | None = Field(
+        None, description="Name of a model on the hub.", examples=["meta-llama/Llama-2-7b-chat-hf"]
+    )
+    revision: Revision | None = Field(
+        None,
+        description="Branch, tag or commit on the hub; left out: main. The commit is kept in the artifact.",
+        examples=["main"],
+    )
+    claim: ClaimPath | None = Field(
+        None, description="Folder on a claim that holds the model as transformers saves it."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Type the weights are loaded as; auto: as they were saved.", examples=["bfloat16"]
+    )
+    trust_remote_code: bool = Field(
+        False, description="Run code that comes with the model. It can do what the pod can."
+    )
+
+
+class ConfigMapKey(ApiModel):
+    """One key of a ConfigMap in the object's own namespace; its ending names the format."""
+
+    name: ObjectName = Field(description="Name of the ConfigMap.", examples=["faq"])
+    key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")] = Field(
+        description="Key whose value is the dataset, named as a file: jsonl, json, csv or txt.",
+        examples=["train.jsonl"],
+    )
+
+
+DataColumn = Literal["text", "prompt", "completion", "messages"]
+
+
+class DatasetSource(ApiModel):
+    """The dataset: exactly one of `name`, `configMap` and `claim`."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                exactly_one("name", "configMap", "claim"),
+                "set exactly one of name (a dataset on the hub), configMap and claim",
+            ),
+            rule(
+                "has(self.name) || !has(self.config)", "config belongs to a dataset on the hub: set name, or remove it"
+            ),
+            rule(
+                "has(self.name) || !has(self.revision)",
+                "revision belongs to a dataset on the hub: set name, or remove it",
+            ),
+        )
+    )
+
+    name: HubName | None = Field(
+        None, description="Name of a dataset on the hub.", examples=["mlabonne/guanaco-llama2-1k"]
+    )
+    config: Annotated[str, Field(min_length=1, max_length=255)] | None = Field(
+        None, description="Configuration of a hub dataset; left out: its default.", examples=["default"]
+    )
+    revision: Revision | None = Field(
+        None, description="Branch, tag or commit on the hub; left out: main.", examples=["main"]
+    )
+    split: Annotated[str, Field(min_length=1, max_length=255)] = Field(
+        "train",
+        description="Split to train on. Files on a claim or in a ConfigMap are all `train`.",
+        examples=["train"],
+    )
+    config_map: ConfigMapKey | None = Field(None, description="A small dataset in a ConfigMap.")
+    claim: ClaimPath | None = Field(
+        None,
+        description="A file, a folder or a glob on a claim: jsonl, json, csv, parquet or txt.",
+        examples=[{"name": "data", "path": "train.parquet"}],
+    )
+    format: Literal["auto", "text", "prompt-completion", "messages"] = Field(
+        "auto", description="What a row holds; auto: judged by its columns.", examples=["messages"]
+    )
+    columns: dict[DataColumn, Annotated[str, Field(min_length=1, max_length=255)]] = Field(
+        {},
+        max_length=4,
+        description="The dataset's own column for each column that the format has.",
+        examples=[{"prompt": "question", "completion": "answer"}],
+        json_schema_extra=rules(
+            rule(
+                "self.all(k, k in ['text', 'prompt', 'completion', 'messages'])",
+                "the keys are the format's columns (text, prompt, completion, messages), the values the dataset's own",
+            )
+        ),
+    )
+    max_samples: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = Field(
+        None, description="Use the first so many rows only.", examples=[1000]
+    )
+    eval_fraction: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="Share of the rows that is kept out of training and evaluated on.", examples=[0.05]
+    )
+
+
+class LoraOptions(ApiModel):
+    """PEFT's LoraConfig, camelCased: https://huggingface.co/docs/peft/package_reference/lora"""
+
+    r: Annotated[int, Field(ge=1, le=4096)] = Field(16, description="Rank.", examples=[64])
+    lora_alpha: Annotated[float, Field(gt=0, le=65_536)] = Field(
+        32, description="Scale: the update is multiplied by loraAlpha / r.", examples=[16]
+    )
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="Dropout on the adapter's input.", examples=[0.1]
+    )
+    bias: Literal["none", "all", "lora_only"] = Field("none", description="Which biases are trained as well.")
+    target_modules: (
+        Literal["all-linear"]
+        | Annotated[list[Annotated[str, Field(min_length=1, max_length=255)]], Field(min_length=1, max_length=64)]
+    ) = Field(
+        "all-linear",
+        description="`all-linear` (every linear layer but the output head), or a list of module names.",
+        examples=[["q_proj", "v_proj"]],
+        json_schema_extra={
+            "x-kubernetes-preserve-unknown-fields": True,
+            **rules(
+                rule(
+                    "type(self) == string ? self == 'all-linear' : type(self) == list && size(self) > 0",
+                    "targetModules is all-linear or a list of module names, such as [q_proj, v_proj]",
+                )
+            ),
+        },
+    )
+    use_rslora: bool = Field(False, description="Rank-stabilized LoRA: scale by loraAlpha / sqrt(r).")
+
+
+class CheckpointOptions(ApiModel):
+    """When the state is saved that an interrupted run goes on from."""
+
+    save_steps: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
+        50, description="Save a checkpoint every so many steps.", examples=[50]
+    )
+    save_total_limit: Annotated[int, Field(ge=1, le=1000)] = Field(
+        2, description="Keep the newest so many checkpoints.", examples=[2]
+    )
+
+
+class ClaimStorage(ApiModel):
+    """The claim that is made for the artifact."""
+
+    size: Quantity = Field("50Gi", description="Size of the claim.", examples=["50Gi"])
+    storage_class_name: ObjectName | None = Field(None, description="StorageClass; left out: the cluster's default.")
+    access_modes: list[Literal["ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany"]] = Field(
+        ["ReadWriteOnce"],
+        min_length=1,
+        max_length=3,
+        description="Access modes. Serving on other nodes while training goes on needs ReadWriteMany.",
+    )
+
+
+class OutputOptions(ApiModel):
+    """Where the artifact goes, and in what form."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!(has(self.claim) && has(self.storage))",
+                "set claim (a claim that exists) or storage (a claim that Hone makes), not both",
+            )
+        )
+    )
+
+    save: Literal["adapter", "merged", "both"] | None = Field(
+        None,
+        description="For method lora: the adapter, the base with the adapter merged into it, or both; "
+        "left out: adapter. Method full always saves the whole model.",
+        examples=["adapter"],
+    )
+    claim: ClaimReference | None = Field(
+        None, description="A claim that exists; left out: one is made, named after the job."
+    )
+    storage: ClaimStorage | None = Field(None, description="The claim that is made.")
+
+
+class CacheOptions(ApiModel):
+    """Where downloads from the hub are kept."""
+
+    claim: ClaimReference = Field(description="A claim that several jobs may share.", examples=[{"name": "hub-cache"}])
+
+
+class TrainerResources(ComputeResources):
+    """What the trainer's pod asks for."""
+
+    gpus: Annotated[int, Field(ge=0, le=16)] = Field(1, description="GPUs; 0: train on the CPU.", examples=[1])
+
+
+_UNCHANGEABLE = "can't change after creation, since it decides the result: make a new FineTuneJob"
+
+
+class FineTuneJobSpec(ApiModel):
+    """What to train, on what, and how."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "self.method == 'lora' || !has(self.lora)",
+                "lora belongs to method lora: remove it, or set method: lora",
+            ),
+            rule(
+                "self.method == 'lora' || !has(self.output) || !has(self.output.save)",
+                "output.save belongs to method lora, since method full always saves the whole model: remove it",
+            ),
+            rule("self.model == oldSelf.model", f"model {_UNCHANGEABLE}"),
+            rule("self.dataset == oldSelf.dataset", f"dataset {_UNCHANGEABLE}"),
+            rule("self.method == oldSelf.method", f"method {_UNCHANGEABLE}"),
+            *(
+                rule(
+                    f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})",
+                    f"{name} {_UNCHANGEABLE}",
+                )
+                for name in ("lora", "training", "output")
+            ),
+        )
+    )
+
+    model: BaseModelSource = Field(description="The base model.")
+    dataset: DatasetSource = Field(description="The dataset.")
+    method: Literal["lora", "full"] = Field("lora", description="What is trained: an adapter, or the whole model.")
+    lora: LoraOptions | None = Field(None, description="The adapter, for method lora.")
+    training: TrainingArguments = Field(
+        TrainingArguments(),
+        description="The fields of TRL's SFTConfig, camelCased. What is left out has TRL's default.",
+    )
+    checkpoint: CheckpointOptions = Field(CheckpointOptions(), description="When checkpoints are saved.")
+    output: OutputOptions = Field(OutputOptions(), description="Where the artifact goes, and in what form.")
+    resources: TrainerResources = Field(TrainerResources(), description="What the trainer's pod asks for.")
+    cache: CacheOptions | None = Field(None, description="Where downloads are kept; left out: on the output claim.")
+    token_secret: SecretKey | None = Field(None, description="The hub token, for gated and private repositories.")
+    pod: PodOptions = Field(PodOptions(), description="Further settings of the trainer's pod.")
+    backoff_limit: Annotated[int, Field(ge=0, le=100)] = Field(
+        3, description="How often a failed trainer is started anew. Interruptions and the user's mistakes don't count."
+    )
+
+
+class Artifact(ApiModel):
+    """The artifact on its claim."""
+
+    kind: ArtifactKind = Field(description="What was saved.")
+    claim: str = Field(description="The PersistentVolumeClaim.")
+    path: str = Field(description="Folder on the claim; manifest.json lies in it.")
+    digest: str = Field(description="sha256 over the digests of all files, as in manifest.json.")
+    base_model: str = Field(description="The base model.")
+    base_revision: str | None = Field(None, description="The commit of the base model, when it came from the hub.")
+
+
+Stage = Literal["Pending", "Preparing", "Training", "Saving", "Succeeded", "Failed"]
+
+
+class FineTuneJobStatus(ApiModel):
+    """What was observed."""
+
+    stage: Stage | None = Field(None, description="Where the job is in its life.")
+    conditions: Conditions = Field([], description="Accepted, Running, Succeeded, Failed.")
+    progress: Progress | None = Field(None, description="How far training is.")
+    parameters: Parameters | None = Field(None, description="How many parameters there are.")
+    metrics: dict[str, float] = Field({}, description="Final metrics, such as trainLoss and trainRuntime (seconds).")
+    artifact: Artifact | None = Field(None, description="The result, once it is complete.")
+    start_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = Field(
+        None, description="When the first trainer pod started."
+    )
+    completion_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = Field(
+        None, description="When the job succeeded or failed."
+    )
+    observed_generation: int | None = Field(None, description="The metadata.generation that this status speaks of.")
+
+
+class FineTuneJob(ApiModel):
+    """A fine-tuning run of a large language model: a base model, a dataset, a method."""
+
+    model_config = ConfigDict(json_schema_extra=rules(DNS_LABEL_NAME))
+
+    PLURAL: ClassVar = "finetunejobs"
+    SHORT_NAMES: ClassVar = ["ftj"]
+    PRINTER_COLUMNS: ClassVar = [
+        {"name": "Stage", "type": "string", "jsonPath": ".status.stage"},
+        {"name": "Percent", "type": "integer", "jsonPath": ".status.progress.percent"},
+        {"name": "Loss", "type": "number", "jsonPath": ".status.progress.loss"},
+        {"name": "Left", "type": "integer", "jsonPath": ".status.progress.eta", "description": "Seconds left."},
+        {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+    ]
+
+    api_version: Literal[API_VERSION]  # type: ignore[valid-type]
+    kind: Literal["FineTuneJob"]
+    metadata: dict[str, Any]
+    spec: FineTuneJobSpec = Field(description="What to train, on what, and how.")
+    status: FineTuneJobStatus | None = Field(None, description="What was observed.")
+
+    @property
+    def name(self) -> str:
+        return str(self.metadata["name"])

@@ -1,0 +1,150 @@
+"""InferenceService: a model, and adapters on it, behind an OpenAI-compatible API in the cluster."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
+
+from hone_api.common import (
+    API_VERSION,
+    DNS_LABEL_NAME,
+    ApiModel,
+    ClaimPath,
+    ComputeResources,
+    Conditions,
+    HubName,
+    ObjectName,
+    PodOptions,
+    Revision,
+    exactly_one,
+    rule,
+    rules,
+)
+
+
+class FineTuneJobReference(ApiModel):
+    """A FineTuneJob in the object's own namespace."""
+
+    name: ObjectName = Field(description="Name of the FineTuneJob.", examples=["llama2-guanaco"])
+
+
+class ServedModel(ApiModel):
+    """What is served: exactly one of `fineTuneJob`, `name` and `claim`."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                exactly_one("fineTuneJob", "name", "claim"),
+                "set exactly one of fineTuneJob, name (a model on the hub) and claim",
+            ),
+            rule(
+                "has(self.name) || !has(self.revision)",
+                "revision belongs to a model on the hub: set name, or remove it",
+            ),
+        )
+    )
+
+    fine_tune_job: FineTuneJobReference | None = Field(
+        None, description="The result of a FineTuneJob: its base with the adapter, its merged model, or its full model."
+    )
+    name: HubName | None = Field(
+        None, description="Name of a model on the hub.", examples=["Qwen/Qwen2.5-0.5B-Instruct"]
+    )
+    revision: Revision | None = Field(
+        None, description="Branch, tag or commit on the hub; left out: main.", examples=["main"]
+    )
+    claim: ClaimPath | None = Field(
+        None, description="Folder on a claim: an artifact of Hone, or a model as transformers saves it."
+    )
+
+
+class AdapterSource(ApiModel):
+    """An adapter on the served base model: exactly one of `fineTuneJob` and `claim`."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(rule(exactly_one("fineTuneJob", "claim"), "set exactly one of fineTuneJob and claim"))
+    )
+
+    name: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?$")] = (
+        Field(description="What clients call it, as `model` of a request.", examples=["support"])
+    )
+    fine_tune_job: FineTuneJobReference | None = Field(None, description="The FineTuneJob whose adapter it is.")
+    claim: ClaimPath | None = Field(
+        None, description="Folder on a claim: an artifact of Hone, or an adapter as PEFT saves it."
+    )
+
+
+class EngineResources(ComputeResources):
+    """What one engine pod asks for."""
+
+    gpus: Annotated[int, Field(ge=0, le=16)] = Field(0, description="GPUs of one engine pod.", examples=[1])
+
+
+class InferenceServiceSpec(ApiModel):
+    """What to serve, and with what."""
+
+    model: ServedModel = Field(description="The model.")
+    adapters: list[AdapterSource] = Field(
+        [],
+        max_length=32,
+        description="Named adapters on the same base model.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    engine: Literal["embedded"] = Field(
+        "embedded", description="The inference engine: Hone's own, on transformers' continuous batching."
+    )
+    replicas: Annotated[int, Field(ge=0, le=1000)] = Field(1, description="Number of engine pods.", examples=[2])
+    max_model_len: Annotated[int, Field(ge=16, le=10_000_000)] | None = Field(
+        None,
+        description="Most tokens of prompt and answer together; left out: what the model was made for.",
+        examples=[4096],
+    )
+    resources: EngineResources = Field(EngineResources(), description="What one engine pod asks for.")
+    pod: PodOptions = Field(PodOptions(), description="Further settings of the engine pods.")
+
+
+class ModelStatus(ApiModel):
+    """A model in the service's list."""
+
+    name: str = Field(description="What clients call it.")
+    kind: Literal["base", "adapter", "merged", "model"] = Field(description="What it is.")
+    digest: str | None = Field(None, description="Digest of the artifact, where it is one of Hone's.")
+    loaded: str | None = Field(
+        None, description="On how many of the pods it is loaded, by what they list themselves.", examples=["2/2"]
+    )
+
+
+class InferenceServiceStatus(ApiModel):
+    """What was observed."""
+
+    url: str | None = Field(None, description="Base URL for OpenAI clients inside the cluster.")
+    models: list[ModelStatus] = Field([], max_length=64, description="The models that the service lists.")
+    conditions: Conditions = Field([], description="Accepted, ArtifactsResolved, Progressing, Available.")
+    replicas: int | None = Field(None, description="Engine pods there are.")
+    ready_replicas: int | None = Field(None, description="Engine pods that answer.")
+    selector: str | None = Field(None, description="Label selector of the engine pods, for the scale subresource.")
+    observed_generation: int | None = Field(None, description="The metadata.generation that this status speaks of.")
+
+
+class InferenceService(ApiModel):
+    """A model and its adapters behind an OpenAI-compatible API inside the cluster."""
+
+    model_config = ConfigDict(json_schema_extra=rules(DNS_LABEL_NAME))
+
+    PLURAL: ClassVar = "inferenceservices"
+    SHORT_NAMES: ClassVar = ["hisvc"]
+    PRINTER_COLUMNS: ClassVar = [
+        {"name": "URL", "type": "string", "jsonPath": ".status.url"},
+        {"name": "Ready", "type": "integer", "jsonPath": ".status.readyReplicas"},
+        {"name": "Models", "type": "string", "jsonPath": ".status.models[*].name"},
+        {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+    ]
+
+    api_version: Literal[API_VERSION]  # type: ignore[valid-type]
+    kind: Literal["InferenceService"]
+    metadata: dict[str, Any]
+    spec: InferenceServiceSpec = Field(description="What to serve, and with what.")
+    status: InferenceServiceStatus | None = Field(None, description="What was observed.")
+
+    @property
+    def name(self) -> str:
+        return str(self.metadata["name"])

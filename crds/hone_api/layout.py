@@ -1,0 +1,36 @@
+"""Where things are: on the claim, in a pod, and on the wire."""
+
+ADAPTER, MERGED, MODEL = "adapter", "merged", "model"
+CACHE, CHECKPOINTS, LOGS = "cache", "checkpoints", "logs"
+METRICS_LOG = "logs/metrics.jsonl"
+MANIFEST = "manifest.json"
+
+POD_MANIFEST = "/etc/hone/finetunejob.yaml"
+POD_OUTPUT = "/output"
+POD_CLAIMS = "/claims"
+POD_CONFIG_MAPS = "/configmaps"
+POD_CACHE = "/cache"
+
+TRAINER_PORT = 8080
+ENGINE_PORT = 8000
+
+FINETUNEJOB_LABEL = "hone.dev/finetunejob"
+INFERENCESERVICE_LABEL = "hone.dev/inferenceservice"
+COMPONENT_LABEL = "app.kubernetes.io/component"
+MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
+MANAGER = "hone"
+
+
+def artifact_path(namespace: str, name: str) -> str:
+    """The folder on the output claim that holds a FineTuneJob's whole tree."""
+    return f"{namespace}/{name}"
+
+
+def checkpoint_name(step: int) -> str:
+    """Name of a checkpoint's folder; sorts by step."""
+    return f"step-{step:08d}"
+
+
+def base_model_name(name: str | None, claim: str | None, path: str | None) -> str:
+    """What a base model is called in an engine's list: its hub name, else the last part of its path, else its claim."""
+    return name or (path or "").rstrip("/").rpartition("/")[2] or claim or ""

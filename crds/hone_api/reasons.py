@@ -1,0 +1,189 @@
+"""The one catalogue of everything that can go wrong, from which conditions, events, exit codes and docs come."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A way to fail. `exit_code` is the trainer's or engine's; None: only the operator sees this one."""
+
+    name: str
+    exit_code: int | None
+    cause: str
+    remedy: str
+
+
+class HoneError(Exception):
+    """A failure with a name. `message` says what was found, with the field and its value; the remedy is added."""
+
+    def __init__(self, reason: Reason, message: str, *, remedy: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.remedy = remedy or reason.remedy
+
+    def sentence(self) -> str:
+        """What a user reads: what was found, then what to do."""
+        return f"{self.message.rstrip('.')}. {self.remedy}"
+
+
+USER_MISTAKES = range(64, 70)
+"""Exit codes that a retry can't mend: the Job fails at once."""
+
+INTERRUPTED_EXIT_CODE = 75
+"""The trainer was told to stop and saved a checkpoint: not counted against backoffLimit."""
+
+INVALID_SPEC = Reason(
+    "InvalidSpec",
+    64,
+    "The manifest contradicts itself or the contract.",
+    "Correct the field that the message names; `hone validate FILE` checks a file without a cluster.",
+)
+DATASET_COLUMN_MISSING = Reason(
+    "DatasetColumnMissing",
+    65,
+    "The dataset lacks a column that its format needs.",
+    "Name the dataset's own column in spec.dataset.columns, or set spec.dataset.format.",
+)
+DATASET_EMPTY = Reason(
+    "DatasetEmpty",
+    65,
+    "The dataset has no rows to train on.",
+    "Check spec.dataset.split, maxSamples and the file.",
+)
+DATASET_INVALID = Reason(
+    "DatasetInvalid",
+    65,
+    "A row or file of the dataset can't be read.",
+    "Correct the file and line that the message names.",
+)
+CHAT_TEMPLATE_MISSING = Reason(
+    "ChatTemplateMissing",
+    65,
+    "The rows are messages, and the tokenizer has no chat template.",
+    "Use an instruction-tuned model, or turn the rows into text or prompt and completion.",
+)
+ALL_ROWS_TRUNCATED = Reason(
+    "AllRowsTruncated",
+    65,
+    "No row keeps a token to learn from within training.maxLength.",
+    "Raise spec.training.maxLength.",
+)
+MODEL_NOT_FOUND = Reason(
+    "ModelNotFound",
+    66,
+    "The base model does not exist where the manifest says.",
+    "Check spec.model: name and revision on the hub, or claim and path.",
+)
+DATASET_NOT_FOUND = Reason(
+    "DatasetNotFound",
+    66,
+    "The dataset does not exist where the manifest says.",
+    "Check spec.dataset: name, config, revision and split on the hub, or claim and path, or ConfigMap and key.",
+)
+HUB_UNAUTHORIZED = Reason(
+    "HubUnauthorized",
+    67,
+    "The hub refused access.",
+    "Accept the licence on the model's page and give a token with read access in spec.tokenSecret.",
+)
+NON_FINITE_LOSS = Reason(
+    "NonFiniteLoss",
+    68,
+    "The loss became NaN or infinite.",
+    "Lower spec.training.learningRate, set maxGradNorm, or train in bfloat16 rather than float16.",
+)
+OUT_OF_MEMORY = Reason(
+    "OutOfMemory",
+    69,
+    "The device has too little memory for this run.",
+    "Lower spec.training.perDeviceTrainBatchSize or maxLength, turn on activationCheckpointing, or use method lora.",
+)
+INTERNAL_ERROR = Reason(
+    "InternalError",
+    70,
+    "Something failed that has no name yet.",
+    "Look at the pod's log; if it comes again, report it with that log.",
+)
+HUB_UNREACHABLE = Reason(
+    "HubUnreachable",
+    71,
+    "The hub could not be reached.",
+    "Check the network and proxy, or put the model and dataset on a claim.",
+)
+DISK_FULL = Reason(
+    "DiskFull",
+    74,
+    "A volume is full.",
+    "Enlarge the claim, or lower spec.checkpoint.saveTotalLimit.",
+)
+INTERRUPTED = Reason(
+    "Interrupted",
+    INTERRUPTED_EXIT_CODE,
+    "The trainer was told to stop, and saved a checkpoint.",
+    "Nothing to do: the next start goes on from the checkpoint.",
+)
+ARTIFACT_MISSING = Reason(
+    "ArtifactMissing",
+    66,
+    "There is no complete artifact where one should be.",
+    "Wait for the FineTuneJob to succeed, or check the claim and path.",
+)
+ARTIFACT_CORRUPT = Reason(
+    "ArtifactCorrupt",
+    65,
+    "A file of the artifact differs from its manifest.",
+    "Run the FineTuneJob anew, or restore the file.",
+)
+ADAPTER_MISMATCH = Reason(
+    "AdapterMismatch",
+    65,
+    "The adapter was trained on another base model.",
+    "Serve the adapter on the base model that its manifest names.",
+)
+HOST_OUT_OF_MEMORY = Reason(
+    "HostOutOfMemory",
+    None,
+    "The container was killed for exceeding its memory limit.",
+    "Raise spec.resources.memory.",
+)
+IMAGE_PULL_FAILED = Reason(
+    "ImagePullFailed",
+    None,
+    "The node can't pull the container image.",
+    "Check spec.pod.image and spec.pod.imagePullSecrets.",
+)
+UNSCHEDULABLE = Reason(
+    "Unschedulable",
+    None,
+    "No node takes the pod.",
+    "Lower spec.resources, or add nodes; the scheduler's words say what is lacking.",
+)
+VOLUME_NOT_BOUND = Reason(
+    "VolumeNotBound",
+    None,
+    "The PersistentVolumeClaim is not bound to a volume.",
+    "Check the claim, its StorageClass and spec.output.storage.",
+)
+POD_NOT_STARTED = Reason(
+    "PodNotStarted",
+    None,
+    "The node can't start the container, or the pod could not be made.",
+    "Look at the words of the kubelet or of admission in the message.",
+)
+BACKOFF_LIMIT_EXCEEDED = Reason(
+    "BackoffLimitExceeded",
+    None,
+    "The trainer failed more often than spec.backoffLimit allows.",
+    "Look at the last failure in the message and the pod's log.",
+)
+ENGINE_FAILED = Reason(
+    "EngineFailed",
+    None,
+    "The engine's container ends again and again.",
+    "Look at the engine's last words in the message and the pod's log.",
+)
+
+CATALOGUE: dict[str, Reason] = {
+    reason.name: reason for reason in list(globals().values()) if isinstance(reason, Reason)
+}

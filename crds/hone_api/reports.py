@@ -1,0 +1,74 @@
+"""What the trainer says: while it runs (HTTP), and at its end (the termination message)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hone_api.artifact import ArtifactKind
+from hone_api.common import ApiModel
+
+TERMINATION_MESSAGE_BYTES = 4096
+"""The kubelet cuts a termination message after this many bytes."""
+
+
+class Progress(ApiModel):
+    """How far training is. `eta` is in seconds, `updatedAt` RFC 3339."""
+
+    step: Annotated[int, Field(ge=0)] = Field(description="Optimizer steps done.")
+    total_steps: Annotated[int, Field(ge=0)] = Field(description="Optimizer steps in all.")
+    epoch: float | None = Field(None, description="Epochs done.")
+    loss: float | None = Field(None, description="Training loss at the last log.")
+    grad_norm: float | None = Field(None, description="Gradient norm at the last log.")
+    learning_rate: float | None = Field(None, description="Learning rate at the last log.")
+    tokens_per_second: float | None = Field(None, description="Trained tokens a second, all processes together.")
+    samples_per_second: float | None = Field(None, description="Rows a second, all processes together.")
+    percent: Annotated[int, Field(ge=0, le=100)] = Field(0, description="Share of the steps done.")
+    eta: int | None = Field(None, description="Seconds left.")
+    updated_at: str | None = Field(
+        None, description="When this was measured (RFC 3339).", json_schema_extra={"format": "date-time"}
+    )
+
+
+class Parameters(ApiModel):
+    """How many parameters there are."""
+
+    trainable: int = Field(description="Parameters that training changes.")
+    total: int = Field(description="All parameters, those of the adapter included.")
+
+
+class ProgressReport(ApiModel):
+    """The body of `GET /progress`."""
+
+    stage: Literal["Preparing", "Training", "Saving"]
+    progress: Progress | None = None
+    parameters: Parameters | None = None
+
+
+class ArtifactSummary(ApiModel):
+    """What the operator must know of an artifact, without reading the claim."""
+
+    kind: ArtifactKind
+    digest: str
+    base_model: str
+    base_revision: str | None = None
+
+
+class TerminationMessage(ApiModel):
+    """The trainer's last word, in at most TERMINATION_MESSAGE_BYTES bytes of JSON."""
+
+    outcome: Literal["Succeeded", "Failed", "Interrupted"]
+    reason: str
+    message: str
+    progress: Progress | None = None
+    parameters: Parameters | None = None
+    metrics: dict[str, float] = Field({})
+    artifact: ArtifactSummary | None = None
+
+    def to_bytes(self) -> bytes:
+        """JSON that fits; a message that is too long loses its end."""
+        encoded = self.model_dump_json(by_alias=True, exclude_none=True).encode()
+        excess = len(encoded) - TERMINATION_MESSAGE_BYTES
+        if excess <= 0:
+            return encoded
+        shorter = self.message.encode()[: -excess - 8].decode(errors="ignore").rstrip() + " …"
+        return self.model_copy(update={"message": shorter}).to_bytes()
