@@ -22,4 +22,40 @@ constraints: ## pin anew what pyproject.toml allows
 	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras --generate-hashes --no-header \
 		--upgrade --quiet pyproject.toml --output-file constraints.txt
 
-.PHONY: help install constraints
+demo: install ## fine-tune a small chat model here and talk to it; no cluster, no GPU
+	$(BIN)/python examples/quickstart/demo.py
+
+demo-cluster: install ## the same demo on the local cluster, by helm, kubectl and the OpenAI client
+	$(BIN)/python examples/quickstart/demo_cluster.py
+
+test: lint test-unit test-trainer test-server test-cluster ## everything that CI runs
+
+lint: install ## style, types, drift of generated files
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy crds operator trainer server cli
+	$(BIN)/python -m hone_api.generate --check
+
+generate: install ## write the CRDs and the reference pages anew from the models
+	$(BIN)/python -m hone_api.generate
+
+test-unit: install ## pure tests
+	$(BIN)/pytest tests/unit
+
+test-trainer: install ## the trainer with real torch on the CPU
+	$(BIN)/pytest tests/trainer
+
+test-server: install ## the embedded engine with real torch on the CPU
+	$(BIN)/pytest tests/server
+
+test-cluster: install ## the whole of Hone on a real Kubernetes
+	$(BIN)/pytest tests/cluster
+
+cluster-up: ## start the local one-node Kubernetes (Linux, root, Go); built on the first call
+	tests/cluster/local/cluster up
+
+cluster-down: ## stop it; its state and its images stay
+	tests/cluster/local/cluster down
+
+.PHONY: help install constraints demo demo-cluster test lint generate test-unit test-trainer test-server \
+	test-cluster cluster-up cluster-down
