@@ -1,0 +1,177 @@
+"""From a checked request to text: tokenizing, sampling settings, and the pieces of each answer."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jinja2
+
+from .engine import Engine
+from .errors import ApiError, context_exceeded
+from .protocol import ChatRequest, CompletionRequest, GenerationRequest
+from .sampling import Sampling
+from .sources import Served
+from .text import TextStream
+
+COMPLETION_MAX_TOKENS = 16  # OpenAI's default for /v1/completions; a chat may fill the context
+
+
+@dataclass(frozen=True)
+class Model:
+    """A served model, ready to answer. `defaults` are the sampling settings of its generation_config.json."""
+
+    served: Served
+    tokenizer: Any
+    engine: Engine
+    defaults: Sampling
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return str(self.tokenizer.backend_tokenizer.decode(tokens, skip_special_tokens=True))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One answer to be generated: its prompt in tokens, and how."""
+
+    prompt: list[int]
+    sampling: Sampling
+    max_tokens: int
+    stops: list[str]
+    ignore_eos: bool
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The next text of answer number `index`; `tokens` generated so far; the last piece has a finish reason."""
+
+    index: int
+    text: str
+    tokens: int
+    finish_reason: str | None
+
+
+def chat_jobs(model: Model, request: ChatRequest) -> list[Job]:
+    """One job for each of the `n` choices. Raises ApiError."""
+    if not model.tokenizer.chat_template:
+        message = f"model {model.served.name!r} has no chat template; use /v1/completions"
+        raise ApiError(400, message, param="messages")
+    messages = [message.for_template() for message in request.messages]
+    try:
+        text = model.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except (jinja2.TemplateError, TypeError) as error:
+        raise ApiError(400, f"the chat template refuses these messages: {error}", param="messages") from None
+    prompt = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    wanted = request.max_completion_tokens or request.max_tokens
+    param = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
+    room = model.engine.max_model_len - len(prompt)
+    max_tokens = _checked_length(model, prompt, wanted or max(room, 1), "messages" if wanted is None else param)
+    return _choices(model, request, prompt, max_tokens, first=0)
+
+
+def completion_jobs(model: Model, request: CompletionRequest) -> list[Job]:
+    """`n` jobs for each prompt, in order. Raises ApiError."""
+    jobs: list[Job] = []
+    for prompt in request.prompts():
+        ids = model.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt
+        if not ids:
+            raise ApiError(400, "the prompt is empty", param="prompt")
+        if max(ids) >= model.engine.vocab_size:
+            message = f"token {max(ids)} is not in the vocabulary of {model.engine.vocab_size} tokens"
+            raise ApiError(400, message, param="prompt")
+        wanted = request.max_tokens or COMPLETION_MAX_TOKENS
+        max_tokens = _checked_length(model, ids, wanted, "max_tokens" if request.max_tokens else "prompt")
+        jobs += _choices(model, request, ids, max_tokens, first=len(jobs))
+    if not jobs:
+        raise ApiError(400, "there is no prompt", param="prompt")
+    return jobs
+
+
+async def stream_job(model: Model, job: Job, index: int, *, stream: bool) -> AsyncIterator[Piece]:
+    """The pieces of one answer (only the last one unless `stream`). Raises EngineError."""
+    text = TextStream(model.decode, job.stops)
+    eos = frozenset[int]() if job.ignore_eos else model.engine.eos_token_ids
+    tokens = 0
+    generated = model.engine.generate(
+        job.prompt,
+        job.sampling,
+        job.max_tokens,
+        stream=stream or bool(job.stops),
+        ignore_eos=job.ignore_eos,
+    )
+    pending = ""
+    async with aclosing(generated) as chunks:  # type: ignore[type-var]
+        async for chunk in chunks:
+            finish = None
+            for token in chunk.ids:
+                tokens += 1
+                if token in eos:
+                    finish = "stop"
+                    break
+                pending += text.push(token)
+                if text.stopped:
+                    finish = "stop"
+                    break
+            if finish or chunk.last:
+                yield Piece(index, pending + text.flush(), tokens, "stop" if text.stopped else finish or "length")
+                return
+            if stream and pending:
+                yield Piece(index, pending, tokens, None)
+                pending = ""
+
+
+async def stream_jobs(model: Model, jobs: list[Job], *, stream: bool) -> AsyncIterator[Piece]:
+    """The pieces of all answers as they come. Raises EngineError; leaving early ends all of them."""
+    if len(jobs) == 1:
+        async with aclosing(stream_job(model, jobs[0], 0, stream=stream)) as pieces:  # type: ignore[type-var]
+            async for piece in pieces:
+                yield piece
+        return
+    queue: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
+
+    async def run(index: int, job: Job) -> None:
+        try:
+            async for piece in stream_job(model, job, index, stream=stream):
+                queue.put_nowait(piece)
+        except Exception as error:
+            queue.put_nowait(error)
+
+    tasks = [asyncio.create_task(run(index, job)) for index, job in enumerate(jobs)]
+    try:
+        unfinished = len(jobs)
+        while unfinished:
+            item = await queue.get()
+            if isinstance(item, BaseException):
+                raise item
+            unfinished -= item.finish_reason is not None
+            yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _choices(model: Model, request: GenerationRequest, prompt: list[int], max_tokens: int, first: int) -> list[Job]:
+    asked = {
+        name: getattr(request, name) for name in ("temperature", "top_p", "top_k") if getattr(request, name) is not None
+    }
+    sampling = replace(model.defaults, **asked)
+    seed = secrets.randbits(63) if request.seed is None else request.seed
+    return [
+        Job(
+            prompt,
+            replace(sampling, seed=(seed + first + choice) % 2**64),
+            max_tokens,
+            request.stops,
+            request.ignore_eos,
+        )
+        for choice in range(request.n or 1)
+    ]
+
+
+def _checked_length(model: Model, prompt: list[int], max_tokens: int, param: str) -> int:
+    if len(prompt) + max_tokens > model.engine.max_model_len:
+        raise context_exceeded(model.engine.max_model_len, len(prompt), max_tokens, param)
+    return max_tokens

@@ -1,0 +1,89 @@
+"""From sources to models in memory.
+
+An adapter is merged into a second model that shares every tensor with the base except those that the adapter changes:
+at full speed, an adapter costs as much memory as the layers it targets, which with `all-linear` is nearly the base's
+size again. The embedded engine is for CPUs and small jobs; many adapters on a large model are vLLM's business.
+"""
+
+import copy
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hone_api.reasons import ADAPTER_MISMATCH, HUB_UNAUTHORIZED, HUB_UNREACHABLE, MODEL_NOT_FOUND, HoneError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from .sources import Served, Sources
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    served: Served
+    model: Any
+    tokenizer: Any
+
+
+def load_models(sources: Sources) -> list[LoadedModel]:
+    """Loads the weights once and merges each adapter into a copy of its own. Raises HoneError."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    base, tokenizer = _load_weights(sources)
+    base.to(device).eval().requires_grad_(False)
+    loaded = []
+    for served in sources.models:
+        if served.folder is None:
+            loaded.append(LoadedModel(served, base, tokenizer))
+        else:
+            own = (served.folder / "tokenizer_config.json").is_file()
+            adapted = merge_adapter(base, served.name, served.folder)
+            adapted_tokenizer = AutoTokenizer.from_pretrained(served.folder) if own else tokenizer
+            loaded.append(LoadedModel(served, adapted, adapted_tokenizer))
+    return loaded
+
+
+def merge_adapter(base: Any, name: str, folder: Path) -> Any:
+    """A model that is `base` with the adapter merged in, sharing with it all that the adapter leaves as it is."""
+    from peft import PeftModel
+    from peft.utils import load_peft_weights
+
+    try:
+        written = {key.removeprefix("base_model.model.") for key in load_peft_weights(str(folder), device="cpu")}
+        peft_model = PeftModel.from_pretrained(_shared_copy(base, written), str(folder))
+        # Safe merging replaces a layer's weight; the other kind would add to the tensor that the base shares.
+        return peft_model.merge_and_unload(safe_merge=True).eval().requires_grad_(False)
+    except (ValueError, RuntimeError, KeyError, OSError) as error:
+        message = f"adapter {name!r} in {folder} does not fit the base model: {_first_line(error)}"
+        raise HoneError(ADAPTER_MISMATCH, message) from error
+
+
+def _shared_copy(base: Any, written: set[str]) -> Any:
+    """A second model on the same tensors, except the base's own parameters that an adapter's file overwrites."""
+    named = itertools.chain(base.named_parameters(), base.named_buffers())
+    memo: dict[int, Any] = {}
+    for key, tensor in named:
+        data = tensor.data.clone() if key in written else tensor.data
+        memo[id(tensor)] = torch.nn.Parameter(data, False) if isinstance(tensor, torch.nn.Parameter) else data
+    return copy.deepcopy(base, memo)
+
+
+def _load_weights(sources: Sources) -> tuple[Any, Any]:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(sources.weights, revision=sources.revision)
+        model = AutoModelForCausalLM.from_pretrained(
+            sources.weights, revision=sources.revision, dtype="auto", attn_implementation="sdpa"
+        )
+    except (OSError, ValueError) as error:
+        cause = error.__cause__ or error
+        reason = MODEL_NOT_FOUND
+        if isinstance(cause, GatedRepoError):
+            reason = HUB_UNAUTHORIZED
+        elif isinstance(cause, LocalEntryNotFoundError | HfHubHTTPError) and not Path(sources.weights).exists():
+            reason = HUB_UNREACHABLE
+        raise HoneError(reason, f"can't load {sources.weights}: {_first_line(error)}") from error
+    return model, tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

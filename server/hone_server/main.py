@@ -1,0 +1,87 @@
+"""The `hone-server` command."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from hone_api.layout import ENGINE_PORT
+from hone_api.reasons import HoneError
+
+from .memory import cpu_threads
+from .sources import find_sources
+
+
+def main(argv: list[str] | None = None) -> NoReturn:
+    """Serves until SIGTERM, then finishes what runs and exits 0. A failure exits with its reason's code."""
+    # First of all: process 1 of a container ignores SIGTERM without a handler, and the imports take seconds.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    args = _parse(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        sources = find_sources(
+            args.model,
+            name=args.name,
+            adapters={name: Path(folder) for name, folder in args.adapter},
+            expected=dict(args.expect),
+            claims={name: Path(folder) for name, folder in args.claim},
+        )
+    except HoneError as error:
+        _fail(error)
+    if sources.cache is not None and "HF_HOME" not in os.environ:
+        # The artifact's own cache has the base model: nothing is to be downloaded.
+        os.environ |= {"HF_HOME": str(sources.cache), "HF_HUB_OFFLINE": "1"}
+    os.environ.setdefault("OMP_NUM_THREADS", str(cpu_threads()))
+    from .serving import serve
+
+    failure = serve(sources, args.host, args.port, args.max_model_len)
+    if failure is not None:
+        _fail(failure)
+    _exit(0)
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="hone-server", description="Serve a model behind an OpenAI-compatible API.")
+    parser.add_argument("model", metavar="MODEL", help="artifact tree, model folder, or hub name")
+    parser.add_argument("--name", help="what the model is called (default: the FineTuneJob, folder or hub name)")
+    parser.add_argument("--adapter", metavar="NAME=DIR", type=_pair, action="append", default=[], help="serve it, too")
+    parser.add_argument(
+        "--expect", metavar="NAME=DIGEST", type=_pair, action="append", default=[], help="digest that it must have"
+    )
+    parser.add_argument(
+        "--claim", metavar="NAME=DIR", type=_pair, action="append", default=[], help="where a claim is mounted"
+    )
+    parser.add_argument("--host", default="0.0.0.0")
+    parser.add_argument("--port", type=int, default=ENGINE_PORT)
+    parser.add_argument("--max-model-len", type=_positive, metavar="TOKENS", help="longest prompt plus answer")
+    return parser.parse_args(argv)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
+    return name, value
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _fail(error: HoneError) -> NoReturn:
+    print(f"hone-server: {error.reason.name}: {error.sentence()}", file=sys.stderr)
+    _exit(error.reason.exit_code or 1)
+
+
+def _exit(code: int) -> NoReturn:
+    """Ends without the interpreter's clean-up, which would wait for a model that is still being loaded."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,82 @@
+"""How many CPU threads to use and how large the key-value cache may be, inside a container's limits too."""
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PAGE_TOKENS = 32
+FULL_LENGTH_REQUESTS = 8  # the cache holds this many requests of the greatest length, if the memory allows
+CACHE_SHARE = 0.25  # of the memory that is free after the weights are loaded, for all models together
+MIN_MODEL_LEN = 16
+
+
+@dataclass(frozen=True)
+class KvPlan:
+    """The key-value cache of one engine: `num_blocks` pages of PAGE_TOKENS tokens, and the longest request it takes."""
+
+    max_model_len: int
+    num_blocks: int
+
+
+class CacheTooSmall(Exception):
+    """The wanted context does not fit the memory; `fits` is the number of tokens that does."""
+
+    def __init__(self, fits: int) -> None:
+        super().__init__(fits)
+        self.fits = fits
+
+
+def plan_cache(position_limit: int, wanted_len: int | None, bytes_per_token: int, budget: int) -> KvPlan:
+    """Sizes one engine's cache from the budget in bytes.
+
+    The context is `wanted_len`, or else the model's own limit shortened to what fits. Raises CacheTooSmall if
+    `wanted_len`, or MIN_MODEL_LEN, does not fit.
+    """
+    fits = budget // bytes_per_token // PAGE_TOKENS * PAGE_TOKENS
+    length = min(wanted_len, position_limit) if wanted_len else min(position_limit, fits)
+    if length > fits or length < min(MIN_MODEL_LEN, position_limit):
+        raise CacheTooSmall(fits)
+    # One page more than a request needs, because the scheduler keeps a margin of free pages.
+    one = math.ceil(length / PAGE_TOKENS) + 1
+    return KvPlan(max_model_len=length, num_blocks=max(one, min(one * FULL_LENGTH_REQUESTS, fits // PAGE_TOKENS)))
+
+
+def bytes_per_token(config: Any, dtype_bytes: int) -> int:
+    """Key-value cache of one token in bytes: keys and values of every layer."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * head_dim * dtype_bytes)
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take: the machine's, or what is left of the container's limit."""
+    machine = next(
+        int(line.split()[1]) * 1024
+        for line in Path("/proc/meminfo").read_text().splitlines()
+        if line.startswith("MemAvailable:")
+    )
+    limit, used, stat = _cgroup("memory.max"), _cgroup("memory.current"), _cgroup("memory.stat")
+    if limit is None or used is None or stat is None or limit == "max":
+        return machine
+    # The page cache of the weights' files counts as used, although the kernel gives it back.
+    cache = next((int(line.split()[1]) for line in stat.splitlines() if line.startswith("inactive_file ")), 0)
+    return min(machine, max(0, int(limit) - int(used) + cache))
+
+
+def cpu_threads() -> int:
+    """CPUs that this process may use; torch by itself would count the machine's and ignore the container's limit."""
+    allowed = len(os.sched_getaffinity(0))
+    quota = (_cgroup("cpu.max") or "max 100000").split()
+    if quota[0] == "max":
+        return allowed
+    return max(1, min(allowed, math.ceil(int(quota[0]) / int(quota[1]))))
+
+
+def _cgroup(name: str) -> str | None:
+    """A value of this container's control group (version 2), as the kernel writes it."""
+    try:
+        return Path("/sys/fs/cgroup", name).read_text().strip()
+    except OSError:
+        return None

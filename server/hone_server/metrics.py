@@ -1,0 +1,53 @@
+"""Prometheus metrics with the names and meanings of vLLM's, under the prefix `hone:`."""
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+# For each model: requests that run, requests that wait, and the used part of the key-value cache.
+Load = Callable[[], dict[str, tuple[int, int, float]]]
+
+
+class Metrics:
+    """The server's counters. `load` is asked at every scrape."""
+
+    def __init__(self, load: Load) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(_LoadCollector(load))
+        label = ["model_name"]
+
+        def counter(name: str, text: str, *more: str) -> Counter:
+            return Counter(f"hone:{name}", text, [*label, *more], registry=self.registry)
+
+        def seconds(name: str, text: str) -> Histogram:
+            return Histogram(f"hone:{name}_seconds", text, label, buckets=SECONDS, registry=self.registry)
+
+        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens processed.")
+        self.generation_tokens = counter("generation_tokens", "Tokens generated.")
+        self.success = counter("request_success", "Answers that were finished.", "finished_reason")
+        self.first_token = seconds("time_to_first_token", "From a streamed request to its first text.")
+        self.latency = seconds("e2e_request_latency", "From a request to the end of its answer.")
+
+    def render(self) -> bytes:
+        return bytes(generate_latest(self.registry))
+
+
+class _LoadCollector(Collector):
+    def __init__(self, load: Load) -> None:
+        self._load = load
+
+    def collect(self) -> Iterable[Metric]:
+        texts = {
+            "num_requests_running": "Requests in the batch.",
+            "num_requests_waiting": "Requests that wait for a place in the batch.",
+            "kv_cache_usage_perc": "Used part of the key-value cache; 1 is full.",
+        }
+        families = [GaugeMetricFamily(f"hone:{name}", text, labels=["model_name"]) for name, text in texts.items()]
+        for model, values in self._load().items():
+            for family, value in zip(families, values, strict=True):
+                family.add_metric([model], value)
+        return families

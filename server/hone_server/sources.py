@@ -1,0 +1,124 @@
+"""What is to be served, from the command line and the artifacts' manifests; digests are proved here. No torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hone_api import layout
+from hone_api.artifact import ArtifactManifest, read_manifest, verify
+from hone_api.reasons import (
+    ADAPTER_MISMATCH,
+    ARTIFACT_CORRUPT,
+    ARTIFACT_MISSING,
+    INVALID_SPEC,
+    MODEL_NOT_FOUND,
+    HoneError,
+)
+
+Kind = Literal["base", "adapter", "merged", "model"]
+
+
+@dataclass(frozen=True)
+class Served:
+    """One entry of /v1/models. `folder` is an adapter's; the other kinds are the weights themselves."""
+
+    name: str
+    kind: Kind
+    parent: str | None = None
+    digest: str | None = None
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The weights to load (a folder or a hub name) and the models that come of them, those of the weights first."""
+
+    weights: str
+    revision: str | None
+    cache: Path | None  # HF_HOME, unless the environment has one
+    models: list[Served]
+
+
+def find_sources(
+    model: str,
+    *,
+    name: str | None,
+    adapters: Mapping[str, Path],
+    expected: Mapping[str, str],
+    claims: Mapping[str, Path],
+) -> Sources:
+    """Resolves the command line. Raises HoneError naming what is missing, corrupt or contradictory."""
+    main = _find_main(model, name, claims)
+    root = main.models[0]
+    models = [*main.models, *(_find_adapter(alias, folder, root.name, main) for alias, folder in adapters.items())]
+    names = [served.name for served in models]
+    for twice in {one for one in names if names.count(one) > 1}:
+        raise HoneError(INVALID_SPEC, f"two models are called {twice!r}", remedy="Give one another name.")
+    _check_expected(expected, models)
+    return Sources(main.weights, main.revision, main.cache, models)
+
+
+def _find_main(model: str, name: str | None, claims: Mapping[str, Path]) -> Sources:
+    folder = Path(model)
+    if (folder / layout.MANIFEST).is_file():
+        return _find_artifact(folder, name, claims)
+    if (folder / "config.json").is_file():
+        return Sources(model, None, None, [Served(name or folder.resolve().name, "base")])
+    if folder.exists() or model.startswith(("/", ".", "~")):
+        raise HoneError(ARTIFACT_MISSING, f"{model} has neither {layout.MANIFEST} nor config.json")
+    return Sources(model, None, None, [Served(name or model, "base")])
+
+
+def _find_artifact(root: Path, name: str | None, claims: Mapping[str, Path]) -> Sources:
+    manifest = _verified(root)
+    name = name or manifest.job
+    if manifest.kind in ("merged", "model"):
+        kind: Kind = "merged" if manifest.kind == "merged" else "model"
+        return Sources(str(root / manifest.kind), None, None, [Served(name, kind, digest=manifest.digest)])
+    base = manifest.base_model
+    base_name = layout.base_model_name(base.name, base.claim, base.path)
+    models = [
+        Served(base_name, "base"),
+        Served(name, "adapter", base_name, manifest.digest, root / layout.ADAPTER),
+    ]
+    if base.name:
+        return Sources(base.name, base.revision, root / layout.CACHE, models)
+    if base.claim not in claims:
+        found = ", ".join(sorted(claims)) or "none"
+        message = f"the base model is on claim {base.claim!r}, and the claims given are: {found}"
+        raise HoneError(MODEL_NOT_FOUND, message, remedy=f"Say where it is with --claim {base.claim}=DIR.")
+    return Sources(str(claims[base.claim] / (base.path or "")), None, None, models)
+
+
+def _find_adapter(name: str, folder: Path, parent: str, main: Sources) -> Served:
+    if (folder / layout.MANIFEST).is_file():
+        manifest = _verified(folder)
+        if manifest.kind not in ("adapter", "both"):
+            raise HoneError(ADAPTER_MISMATCH, f"adapter {name!r}: {folder} holds a {manifest.kind}, not an adapter")
+        base = manifest.base_model
+        if base.name and not Path(main.weights).exists() and base.name != main.weights:
+            message = f"adapter {name!r} was trained on {base.name}, and {main.weights} is served"
+            raise HoneError(ADAPTER_MISMATCH, message)
+        return Served(name, "adapter", parent, manifest.digest, folder / layout.ADAPTER)
+    if (folder / "adapter_config.json").is_file():
+        return Served(name, "adapter", parent, None, folder)
+    message = f"adapter {name!r}: {folder} has neither {layout.MANIFEST} nor adapter_config.json"
+    raise HoneError(ARTIFACT_MISSING, message)
+
+
+def _verified(root: Path) -> ArtifactManifest:
+    manifest = read_manifest(root)
+    verify(root, manifest)
+    return manifest
+
+
+def _check_expected(expected: Mapping[str, str], models: list[Served]) -> None:
+    digests = {served.name: served.digest for served in models}
+    for name, digest in expected.items():
+        if name not in digests:
+            remedy = f"The models are: {', '.join(digests)}."
+            raise HoneError(INVALID_SPEC, f"--expect names {name!r}, which is not served", remedy=remedy)
+        if digests[name] != digest:
+            found = digests[name] or "none, because it has no manifest"
+            raise HoneError(ARTIFACT_CORRUPT, f"{name!r} should have digest {digest}, and has {found}")
