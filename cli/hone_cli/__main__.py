@@ -1,0 +1,3 @@
+from hone_cli.main import main
+
+main()

@@ -1,0 +1,148 @@
+"""`hone chat`: talk to an engine here, or to an InferenceService in the cluster."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hone_cli import options, output
+from hone_cli.output import Problem
+
+if TYPE_CHECKING:
+    from hone_cli.engine import Engine, Message, Model
+
+LOCAL_URL = "http://127.0.0.1:8000/v1"
+COMMANDS = "/models lists the models, /model NAME changes it, /clear forgets what was said, /exit ends"
+
+Service = Annotated[str | None, typer.Argument(metavar="[NAME]", help="InferenceService; left out: an engine here.")]
+Url = Annotated[str | None, typer.Option(help=f"Base URL of an engine (default: {LOCAL_URL}).")]
+ModelName = Annotated[str | None, typer.Option("--model", help="Model to talk to (default: the adapter, if any).")]
+Text = Annotated[str | None, typer.Option("--message", "-m", help="Ask this, print the answer only, and end.")]
+
+
+def command(
+    name: Service = None,
+    namespace: options.Namespace = None,
+    context: options.Context = None,
+    url: Url = None,
+    model: ModelName = None,
+    message: Text = None,
+    verbose: options.Verbose = False,
+) -> None:
+    """Chat with an engine here, or with an InferenceService in the cluster."""
+    if name and url:
+        raise typer.BadParameter("give a NAME (an InferenceService) or --url, not both")
+    with _engine(name, namespace, context, url) as engine:
+        chosen = choose(engine.models(), model)
+        if message is not None:
+            say(engine, chosen, [{"role": "user", "content": message}])
+        else:
+            converse(engine, chosen)
+
+
+def choose(models: "list[Model]", wanted: str | None) -> str:
+    """The model to talk to: the wanted one, else the first adapter, else the first. Raises Problem without it."""
+    names = [model.id for model in models]
+    if wanted is not None and wanted not in names:
+        raise Problem(f"there is no model {wanted}", f"The engine has: {', '.join(names) or 'none'}")
+    if not names:
+        raise Problem("the engine lists no model", "Look at the engine's log.")
+    if wanted is not None:
+        return wanted
+    chosen = next((model.id for model in models if model.kind == "adapter"), names[0])
+    if len(names) > 1:
+        others = ", ".join(name for name in names if name != chosen)
+        output.hint(f"Model: {chosen} (also there: {others})")
+    return chosen
+
+
+def say(engine: "Engine", model: str, messages: "list[Message]") -> str:
+    """Print the answer to a conversation as it comes, and return it."""
+    answer = ""
+    try:
+        for piece in engine.answer(model, messages):
+            answer += piece
+            print(piece, end="", flush=True)
+    finally:
+        if answer:
+            print(flush=True)
+    return answer
+
+
+def converse(engine: "Engine", model: str) -> None:
+    """Read lines and answer them until /exit or the end of input. A failed answer leaves the history as it was."""
+    output.hint(f"Talking to {model}. {COMMANDS}.")
+    history: list[Message] = []
+    for line in _lines():
+        if line.startswith("/"):
+            if line == "/exit":
+                return
+            model, history = _obey(line, engine, model, history)
+            continue
+        asked: list[Message] = [*history, {"role": "user", "content": line}]
+        try:
+            history = [*asked, {"role": "assistant", "content": say(engine, model, asked)}]
+        except Problem as problem:
+            output.print_failure(problem)
+        except KeyboardInterrupt:
+            output.hint("(stopped; this answer is forgotten)")
+
+
+def _obey(line: str, engine: "Engine", model: str, history: "list[Message]") -> "tuple[str, list[Message]]":
+    word, _, argument = line.partition(" ")
+    try:
+        if word == "/models":
+            for one in engine.models():
+                output.hint(f"{'*' if one.id == model else ' '} {one.id}{f' ({one.kind})' if one.kind else ''}")
+        elif word == "/model" and argument.strip():
+            model = choose(engine.models(), argument.strip())
+            output.hint(f"Talking to {model}.")
+        elif word == "/clear":
+            return model, []
+        else:
+            output.hint(f"{COMMANDS}.")
+    except Problem as problem:
+        output.print_failure(problem)
+    return model, history
+
+
+def _lines() -> Iterator[str]:
+    """What the user types, line by line, without empty ones; Ctrl-C at the prompt and Ctrl-D end it."""
+    if sys.stdin.isatty():
+        import readline  # noqa: F401  # gives input() history and editing
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            return
+        if line:
+            yield line
+
+
+@contextmanager
+def _engine(name: str | None, namespace: str | None, context: str | None, url: str | None) -> "Iterator[Engine]":
+    from hone_cli.engine import Engine
+
+    if name is None:
+        yield Engine(url or LOCAL_URL, remedy="Start one here with hone serve DIR, give its --url, or name a service.")
+        return
+    from hone_cli import cluster, portforward
+
+    connection = cluster.connect(context, namespace)
+    require_available(cluster.get(connection, "InferenceService", "inferenceservices", name))
+    with portforward.forward(connection, name) as local:
+        yield Engine(f"{local}/v1", remedy=f"Look at the service: kubectl describe hisvc {name}")
+
+
+def require_available(service: dict[str, Any]) -> None:
+    """Raises Problem, with what the conditions say, unless the InferenceService is available."""
+    title = f"InferenceService {service['metadata']['name']}"
+    conditions = service.get("status", {}).get("conditions", [])
+    if not conditions:
+        raise Problem(f"{title} has no status yet", "Wait a moment; if it stays so, check that Hone's operator runs.")
+    if any(condition["type"] == "Available" and condition["status"] == "True" for condition in conditions):
+        return
+    said = [f"{one['type']}: {one['reason']}: {one['message']}" for one in conditions if one["status"] != "True"]
+    raise Problem(f"{title} is not available", "\n  ".join(said))

@@ -1,0 +1,94 @@
+"""A client for an OpenAI-compatible engine: which models it has, and answers as they are written."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+
+from hone_cli.output import Problem
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that an engine lists. `kind` is base, adapter, merged or model; None where the engine says nothing."""
+
+    id: str
+    kind: str | None = None
+
+
+class Engine:
+    """An engine at a base URL that ends in /v1. Every call raises Problem when the engine fails it."""
+
+    def __init__(self, url: str, *, remedy: str) -> None:
+        self.url = url.rstrip("/")
+        self._remedy = remedy
+        # An engine with a long queue may take minutes to its first token.
+        self._http = httpx.Client(timeout=httpx.Timeout(10, read=600), trust_env=False)
+
+    def models(self) -> list[Model]:
+        """All models, in the engine's order."""
+        try:
+            answer = self._http.get(f"{self.url}/models")
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._unreachable(error) from error
+        self._check(answer)
+        try:
+            return [Model(entry["id"], entry.get("kind")) for entry in answer.json()["data"]]
+        except (ValueError, KeyError, TypeError):
+            raise Problem(
+                f"{self.url} is not an OpenAI-compatible API", "Give the base URL of one, ending in /v1."
+            ) from None
+
+    def answer(self, model: str, messages: list[Message]) -> Iterator[str]:
+        """The answer to a conversation, in pieces as they come."""
+        body = {"model": model, "messages": messages, "stream": True}
+        try:
+            with self._http.stream("POST", f"{self.url}/chat/completions", json=body) as answer:
+                if answer.is_error:
+                    answer.read()
+                self._check(answer)
+                yield from _pieces(answer.iter_lines())
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: Exception) -> Problem:
+        return Problem(f"no engine answers at {self.url}: {error}", self._remedy)
+
+    def _check(self, answer: httpx.Response) -> None:
+        if answer.is_success:
+            return
+        raise Problem(f"the engine refuses ({answer.status_code}): {_error_message(answer)}", _remedy_for(answer))
+
+
+def _pieces(lines: Iterator[str]) -> Iterator[str]:
+    for line in lines:
+        field, _, data = line.partition(":")
+        if field != "data":
+            continue
+        if data.strip() == "[DONE]":
+            return
+        event = json.loads(data)
+        if "error" in event:
+            raise Problem(f"the engine broke off: {event['error'].get('message')}", "Look at the engine's log.")
+        for choice in event.get("choices", []):
+            if piece := choice.get("delta", {}).get("content"):
+                yield piece
+    raise Problem("the engine broke off in the middle of the answer", "Look at the engine's log, and ask again.")
+
+
+def _error_message(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return answer.reason_phrase or "no reason given"
+
+
+def _remedy_for(answer: httpx.Response) -> str:
+    if answer.status_code == 503:
+        return "It is still loading or overloaded: try again in a moment."
+    if answer.status_code == 404:
+        return "See which models there are with /models, and check that the URL ends in /v1."
+    return "Change what the message names."

@@ -1,0 +1,33 @@
+"""The `hone` command, which is `kubectl hone` as well."""
+
+import sys
+from pathlib import Path
+
+import typer
+from hone_api.reasons import HoneError
+
+from hone_cli import chat, output, run, serve, validate, watch
+
+app = typer.Typer(
+    name="hone",
+    help="Fine-tune large language models and serve them: here, or in a Kubernetes cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("validate")(validate.command)
+app.command("run")(run.command)
+app.command("serve")(serve.command)
+app.command("chat")(chat.command)
+app.command("watch")(watch.command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command and exit: 0 done, 1 a failure, 2 wrong usage, or the exit code of the trainer or engine."""
+    plugin = Path(sys.argv[0]).name == "kubectl-hone"
+    try:
+        app(arguments, prog_name="kubectl hone" if plugin else "hone")
+    except (HoneError, output.Problem, OSError) as error:
+        output.print_failure(error)
+        sys.exit((isinstance(error, HoneError) and error.reason.exit_code) or 1)

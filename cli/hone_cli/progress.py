@@ -1,0 +1,95 @@
+"""How a FineTuneJob in the cluster is doing, as text. Pure."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from hone_api.reasons import CATALOGUE
+
+Job = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class View:
+    """What one line shows: the stage, the share done in percent, the figures, and why it waits, if it does."""
+
+    stage: str
+    percent: int
+    figures: str
+    waiting: str | None
+
+
+def view(job: Job) -> View:
+    """The line for a job that has not ended."""
+    status = job.get("status", {})
+    progress = status.get("progress") or {}
+    stage = status.get("stage") or "Pending"
+    return View(stage, progress.get("percent", 0), figures(progress), waiting(job))
+
+
+def figures(progress: dict[str, Any]) -> str:
+    """`step 40/120 · loss 1.2345 · 512 tokens/s · 3m 20s left`, as far as it is known."""
+    parts = []
+    if "step" in progress:
+        parts.append(f"step {progress['step']}/{progress.get('totalSteps', '?')}")
+    if progress.get("loss") is not None:
+        parts.append(f"loss {progress['loss']:.4f}")
+    if progress.get("tokensPerSecond") is not None:
+        parts.append(f"{progress['tokensPerSecond']:,.0f} tokens/s")
+    if progress.get("eta") is not None:
+        parts.append(f"{duration(progress['eta'])} left")
+    return " · ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """`2h 5m`, `3m 20s` or `12s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h {minutes}m"
+    return f"{minutes}m {rest}s" if minutes else f"{rest}s"
+
+
+def waiting(job: Job) -> str | None:
+    """Why the job does not run, by its conditions; None while it does."""
+    conditions = _conditions(job)
+    if not conditions:
+        return "no status yet; if it stays so, check that Hone's operator runs"
+    for kind in ("Accepted", "Running"):
+        condition = conditions.get(kind)
+        if condition and condition["status"] != "True" and condition.get("message"):
+            return f"{condition['reason']}: {condition['message']}"
+    return None
+
+
+def outcome(job: Job) -> bool | None:
+    """True when it succeeded, False when it failed, None while it has not ended."""
+    stage = job.get("status", {}).get("stage")
+    return {"Succeeded": True, "Failed": False}.get(stage)
+
+
+def result(job: Job) -> list[str]:
+    """What to say of a job that succeeded."""
+    status = job["status"]
+    artifact = status.get("artifact") or {}
+    lines = []
+    if artifact:
+        base = " ".join(str(artifact[key]) for key in ("baseModel", "baseRevision") if artifact.get(key))
+        lines = [
+            f"artifact  {artifact['kind']} on claim {artifact['claim']}, in folder {artifact['path']}",
+            f"digest    {artifact['digest']}",
+            f"base      {base}",
+        ]
+    lines += [f"{name}  {value:g}" for name, value in sorted((status.get("metrics") or {}).items())]
+    return lines
+
+
+def failure(job: Job) -> tuple[str, str]:
+    """Why a job failed (reason and message), and what to do about it where the message does not say so."""
+    condition = _conditions(job).get("Failed") or {"reason": "Failed", "message": "the operator gave no reason"}
+    reason, message = condition["reason"], condition["message"]
+    remedy = CATALOGUE[reason].remedy if reason in CATALOGUE else ""
+    return f"{reason}: {message}", "" if remedy in message else remedy
+
+
+def _conditions(job: Job) -> dict[str, dict[str, Any]]:
+    return {one["type"]: one for one in job.get("status", {}).get("conditions", [])}

@@ -1,0 +1,42 @@
+"""`hone run`: the trainer of the cluster, here."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from hone_api.reasons import INTERRUPTED_EXIT_CODE
+
+from hone_cli import child, documents, options, output
+
+File = Annotated[Path, typer.Argument(help="Manifest with one FineTuneJob; ConfigMaps beside it are used.")]
+Output = Annotated[Path | None, typer.Option(help="Folder for the artifact (default: ./<name of the job>).")]
+
+
+def command(file: File, output_: Output = None, claim: options.Claims = [], verbose: options.Verbose = False) -> None:  # noqa: B006
+    """Train here what a FineTuneJob describes, with the trainer that runs in the cluster."""
+    job = documents.the_only("FineTuneJob", file)
+    claims = documents.pairs("--claim", claim)
+    child.require("trainer", "torch", "transformers", "trl", "peft", "datasets")
+    folder = output_ or Path(job["metadata"]["name"])
+    code = child.run_module(
+        "hone_trainer",
+        trainer_arguments(file, folder, claims, verbose=verbose),
+        on_stop=lambda: output.hint("Stopping: a checkpoint is saved first. Ctrl-C again stops at once."),
+    )
+    if code == 0:
+        output.next_step("Talk to it, with `hone chat` in another terminal", f"hone serve {shlex.quote(str(folder))}")
+    elif code == INTERRUPTED_EXIT_CODE:
+        again = ["hone", "run", str(file), "--output", str(folder), *_claim_options(claims)]
+        output.next_step("Go on from the checkpoint", shlex.join(again))
+    raise typer.Exit(code)
+
+
+def trainer_arguments(file: Path, folder: Path, claims: dict[str, str], *, verbose: bool) -> list[str]:
+    """The trainer's command line for a run without HTTP server."""
+    arguments = ["run", str(file), "--output", str(folder), "--port", "0", *_claim_options(claims)]
+    return [*arguments, "--verbose"] if verbose else arguments
+
+
+def _claim_options(claims: dict[str, str]) -> list[str]:
+    return [word for name, folder in claims.items() for word in ("--claim", f"{name}={folder}")]

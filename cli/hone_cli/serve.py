@@ -1,0 +1,94 @@
+"""`hone serve`: the embedded engine, here."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from hone_api.reasons import ARTIFACT_MISSING, INVALID_SPEC, MODEL_NOT_FOUND, HoneError
+
+from hone_cli import child, documents, options, output
+
+Target = Annotated[Path, typer.Argument(metavar="DIR|FILE", help="An artifact, a model, or an InferenceService.")]
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
+Jobs = Annotated[
+    list[str],
+    typer.Option("--job", metavar="NAME=DIR", help="Folder of a FineTuneJob's artifact (default: ./NAME); for FILE."),
+]
+Name = Annotated[str | None, typer.Option(help="What clients call the model.")]
+Adapters = Annotated[list[str], typer.Option("--adapter", metavar="NAME=DIR", help="Serve an adapter as well.")]
+
+
+def command(
+    target: Target,
+    port: Port = 8000,
+    host: Host = "127.0.0.1",
+    claim: options.Claims = [],  # noqa: B006
+    job: Jobs = [],  # noqa: B006
+    name: Name = None,
+    adapter: Adapters = [],  # noqa: B006
+    verbose: options.Verbose = False,
+) -> None:
+    """Serve an artifact or an InferenceService here, behind an OpenAI-compatible API."""
+    claims, jobs = documents.pairs("--claim", claim), documents.pairs("--job", job)
+    arguments = engine_arguments(target, claims, jobs)
+    child.require("server", "torch", "transformers", "peft", "fastapi", "uvicorn")
+    for alias, folder in documents.pairs("--adapter", adapter).items():
+        arguments += ["--adapter", f"{alias}={folder}"]
+    for alias, folder in claims.items():
+        arguments += ["--claim", f"{alias}={folder}"]
+    if name:
+        arguments += ["--name", name]
+    url = f"http://{host}:{port}/v1"
+    output.hint(f"{url} once it is ready; talk to it with: hone chat --url {url}")
+    code = child.run_module(
+        "hone_server", [*arguments, "--host", host, "--port", str(port)], on_stop=lambda: output.hint("Stopping.")
+    )
+    raise typer.Exit(code)
+
+
+def engine_arguments(target: Path, claims: dict[str, str], jobs: dict[str, str]) -> list[str]:
+    """What the engine is to serve: a folder as it is, or what an InferenceService names, found in folders here."""
+    if target.is_dir():
+        return [str(target)]
+    if not target.exists():
+        raise HoneError(
+            ARTIFACT_MISSING, f"{target} does not exist", remedy="Give a folder of `hone run`, or a manifest."
+        )
+    spec = documents.the_only("InferenceService", target)["spec"]
+    model = spec["model"]
+    if model.get("revision"):
+        raise HoneError(
+            INVALID_SPEC,
+            f"spec.model.revision is {model['revision']}, and a model from the hub is served here at its main revision",
+            remedy="Leave revision out, or download that revision and serve its folder.",
+        )
+    arguments = [model["name"] if "name" in model else str(_folder(model, claims, jobs, "spec.model"))]
+    for index, source in enumerate(spec.get("adapters", [])):
+        folder = _folder(source, claims, jobs, f"spec.adapters[{index}]")
+        arguments += ["--adapter", f"{source['name']}={folder}"]
+    if spec.get("maxModelLen"):
+        arguments += ["--max-model-len", str(spec["maxModelLen"])]
+    return arguments
+
+
+def _folder(source: dict[str, Any], claims: dict[str, str], jobs: dict[str, str], field: str) -> Path:
+    """Where a fineTuneJob or claim of the manifest lies here."""
+    if "fineTuneJob" in source:
+        name = source["fineTuneJob"]["name"]
+        folder = Path(jobs.get(name, name))
+        if not folder.is_dir():
+            raise HoneError(
+                ARTIFACT_MISSING,
+                f"{field}.fineTuneJob names {name}, and there is no folder {folder}",
+                remedy=f"Run the job here first (hone run), or say where its artifact is: --job {name}=DIR",
+            )
+        return folder
+    claim: dict[str, str] = source["claim"]
+    if claim["name"] not in claims:
+        raise HoneError(
+            MODEL_NOT_FOUND,
+            f"{field}.claim names {claim['name']}, and no --claim says which folder that is here",
+            remedy=f"Add --claim {claim['name']}=DIR",
+        )
+    return Path(claims[claim["name"]]) / claim.get("path", "")
