@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 GROUP = "hone.dev"
@@ -31,31 +31,101 @@ def rules(*of: dict[str, str]) -> dict[str, Any]:
     return {"x-kubernetes-validations": list(of)}
 
 
+def keyed_by(field: str) -> dict[str, Any]:
+    """The `json_schema_extra` of a list whose items differ in one field."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [field]}
+
+
 def exactly_one(*fields: str) -> str:
     """The CEL expression that is true when exactly one of the fields is set."""
     return f"[{', '.join(f'has(self.{name})' for name in fields)}].filter(x, x).size() == 1"
 
 
+def text(pattern: str, message: str, *, max_length: int = 253) -> Any:
+    """The Field of a string that must match an RE2 pattern; `message` tells the user what it must be."""
+    return Field(max_length=max_length, pattern=pattern, json_schema_extra={"x-message": message})
+
+
+def _as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _stays_below(path: str) -> str:
+    if ".." in path.split("/"):
+        raise ValueError(_STAYS_BELOW)
+    return path
+
+
+_STAYS_BELOW = "must stay on the claim: remove the '..'"
+
 DNS_LABEL_NAME = rule(
-    "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 52",
-    "metadata.name must be a DNS label of at most 52 characters, beginning with a letter: "
+    "self.metadata.name.matches(r'^[a-z]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 52",
+    "must be a DNS label of at most 52 characters, beginning with a letter, such as my-job: "
     "what Hone makes for the object is named after it",
+    field_path=".metadata.name",
 )
 
-ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
-HubName = Annotated[str, Field(min_length=1, max_length=193, pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")]
-Revision = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[\w./-]+$")]
-RelativePath = Annotated[str, Field(max_length=512, pattern=r"^[^/]")]
+ObjectName = Annotated[
+    str,
+    text(
+        r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
+        "must be the name of a Kubernetes object: lower-case letters, digits, '-' and '.', such as my-name",
+    ),
+]
+HubName = Annotated[
+    str,
+    text(
+        r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)?$",
+        "must be a name on the hub such as owner/name, neither a URL nor a path",
+        max_length=193,
+    ),
+]
+Revision = Annotated[
+    str, text(r"^[A-Za-z0-9_./-]+$", "must be a branch, tag or commit, such as main or v1.0", max_length=255)
+]
+RelativePath = Annotated[
+    str,
+    Field(
+        max_length=512,
+        pattern=r"^[^/]",
+        json_schema_extra={
+            "x-message": "must be a path relative to the claim's root, such as models/llama: no leading '/'",
+            **rules(rule(r"!self.matches(r'(^|/)\.\.(/|$)')", _STAYS_BELOW)),
+        },
+    ),
+    AfterValidator(_stays_below),
+]
 Quantity = Annotated[
     str,
     Field(
         max_length=32,
         pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$",
-        json_schema_extra={"x-kubernetes-int-or-string": True},
+        json_schema_extra={
+            "x-kubernetes-int-or-string": True,
+            "x-message": "must be a quantity such as 8, 500m or 64Gi",
+        },
+    ),
+    BeforeValidator(_as_text),
+]
+ResourceName = Annotated[
+    str,
+    text(
+        r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$",
+        "must be the resource of a device plugin, such as amd.com/gpu",
+        max_length=317,
     ),
 ]
-ResourceName = Annotated[str, Field(min_length=3, max_length=317, pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$")]
-Label = Annotated[str, Field(max_length=253)]
+DataKey = Annotated[
+    str, text(r"^[-._a-zA-Z0-9]+$", "must be a key: letters, digits, '-', '_' and '.', such as train.jsonl")
+]
+Label = Annotated[
+    str,
+    text(
+        r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$",
+        "must be a label's value: letters, digits, '-', '_' and '.', beginning and ending with a letter or digit",
+        max_length=63,
+    ),
+]
 
 
 class ClaimReference(ApiModel):
@@ -67,15 +137,6 @@ class ClaimReference(ApiModel):
 class ClaimPath(ClaimReference):
     """A file or folder on a PersistentVolumeClaim."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(
-                "!has(self.path) || !self.path.split('/').exists(p, p == '..')",
-                "path may not leave the claim: remove the '..'",
-            )
-        )
-    )
-
     path: RelativePath | None = Field(
         None, description="Path on the claim, relative to its root; left out: the root.", examples=["llama-2-7b"]
     )
@@ -85,9 +146,7 @@ class SecretKey(ApiModel):
     """One key of a Secret in the object's own namespace."""
 
     name: ObjectName = Field(description="Name of the Secret.", examples=["hf-token"])
-    key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")] = Field(
-        "token", description="Key in the Secret whose value is meant.", examples=["token"]
-    )
+    key: DataKey = Field("token", description="Key in the Secret whose value is meant.", examples=["token"])
 
 
 class LocalSecretReference(ApiModel):
@@ -117,14 +176,32 @@ class ComputeResources(ApiModel):
 class EnvVar(ApiModel):
     """One environment variable."""
 
-    name: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = Field(
-        description="Name of the variable.", examples=["NCCL_DEBUG"]
-    )
+    name: Annotated[
+        str,
+        text(
+            r"^[A-Za-z_][A-Za-z0-9_]*$",
+            "must be the name of an environment variable: letters, digits and '_', not beginning with a digit",
+        ),
+    ] = Field(description="Name of the variable.", examples=["NCCL_DEBUG"])
     value: Annotated[str, Field(max_length=32768)] = Field(description="Its value.", examples=["INFO"])
 
 
 class Toleration(ApiModel):
     """A taint that the pod tolerates, as in a Pod's spec."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "self.operator == 'Equal' || !has(self.value)",
+                "value belongs to operator Equal: remove it, or set operator: Equal",
+            ),
+            rule("has(self.key) || self.operator == 'Exists'", "without a key the operator must be Exists"),
+            rule(
+                "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+                "tolerationSeconds belongs to effect NoExecute: remove it, or set effect: NoExecute",
+            ),
+        )
+    )
 
     key: Annotated[str, Field(max_length=316)] | None = Field(None, description="Taint key; left out: all keys.")
     operator: Literal["Exists", "Equal"] = Field("Equal", description="How key and value are compared.")
@@ -143,7 +220,9 @@ class PodOptions(ApiModel):
     image: Annotated[str, Field(min_length=1, max_length=512)] | None = Field(
         None, description="Container image; left out: the runtime image that the operator was installed with."
     )
-    env: list[EnvVar] = Field([], max_length=100, description="Further environment variables.")
+    env: list[EnvVar] = Field(
+        [], max_length=100, description="Further environment variables.", json_schema_extra=keyed_by("name")
+    )
     node_selector: dict[str, Label] = Field({}, max_length=32, description="Node labels that the pod needs.")
     tolerations: list[Toleration] = Field(
         [], max_length=32, description="Taints tolerated beside those of amd.com/gpu."
@@ -151,7 +230,7 @@ class PodOptions(ApiModel):
     affinity: dict[str, Any] | None = Field(None, description="Affinity, as in a Pod's spec.")
     priority_class_name: ObjectName | None = Field(None, description="PriorityClass of the pods.")
     image_pull_secrets: list[LocalSecretReference] = Field(
-        [], max_length=16, description="Secrets for pulling the image."
+        [], max_length=16, description="Secrets for pulling the image.", json_schema_extra=keyed_by("name")
     )
     service_account_name: ObjectName | None = Field(
         None, description="ServiceAccount of the pods. Its token is not mounted: the pods never call Kubernetes."
@@ -179,10 +258,4 @@ class Condition(ApiModel):
     observed_generation: int | None = Field(None, description="The metadata.generation that this speaks of.")
 
 
-Conditions = Annotated[
-    list[Condition],
-    Field(
-        max_length=16,
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
-    ),
-]
+Conditions = Annotated[list[Condition], Field(max_length=16, json_schema_extra=keyed_by("type"))]

@@ -13,6 +13,7 @@ from hone_api.common import (
     ClaimReference,
     ComputeResources,
     Conditions,
+    DataKey,
     HubName,
     ObjectName,
     PodOptions,
@@ -63,7 +64,7 @@ class ConfigMapKey(ApiModel):
     """One key of a ConfigMap in the object's own namespace; its ending names the format."""
 
     name: ObjectName = Field(description="Name of the ConfigMap.", examples=["faq"])
-    key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")] = Field(
+    key: DataKey = Field(
         description="Key whose value is the dataset, named as a file: jsonl, json, csv or txt.",
         examples=["train.jsonl"],
     )
@@ -119,12 +120,6 @@ class DatasetSource(ApiModel):
         max_length=4,
         description="The dataset's own column for each column that the format has.",
         examples=[{"prompt": "question", "completion": "answer"}],
-        json_schema_extra=rules(
-            rule(
-                "self.all(k, k in ['text', 'prompt', 'completion', 'messages'])",
-                "the keys are the format's columns (text, prompt, completion, messages), the values the dataset's own",
-            )
-        ),
     )
     max_samples: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = Field(
         None, description="Use the first so many rows only.", examples=[1000]
@@ -152,15 +147,6 @@ class LoraOptions(ApiModel):
         "all-linear",
         description="`all-linear` (every linear layer but the output head), or a list of module names.",
         examples=[["q_proj", "v_proj"]],
-        json_schema_extra={
-            "x-kubernetes-preserve-unknown-fields": True,
-            **rules(
-                rule(
-                    "type(self) == string ? self == 'all-linear' : type(self) == list && size(self) > 0",
-                    "targetModules is all-linear or a list of module names, such as [q_proj, v_proj]",
-                )
-            ),
-        },
     )
     use_rslora: bool = Field(False, description="Rank-stabilized LoRA: scale by loraAlpha / sqrt(r).")
 

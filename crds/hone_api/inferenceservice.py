@@ -16,8 +16,10 @@ from hone_api.common import (
     PodOptions,
     Revision,
     exactly_one,
+    keyed_by,
     rule,
     rules,
+    text,
 )
 
 
@@ -64,9 +66,14 @@ class AdapterSource(ApiModel):
         json_schema_extra=rules(rule(exactly_one("fineTuneJob", "claim"), "set exactly one of fineTuneJob and claim"))
     )
 
-    name: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?$")] = (
-        Field(description="What clients call it, as `model` of a request.", examples=["support"])
-    )
+    name: Annotated[
+        str,
+        text(
+            r"^[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?$",
+            "must be letters, digits, '-', '_' and '.', beginning and ending with a letter or digit",
+            max_length=63,
+        ),
+    ] = Field(description="What clients call it, as `model` of a request.", examples=["support"])
     fine_tune_job: FineTuneJobReference | None = Field(None, description="The FineTuneJob whose adapter it is.")
     claim: ClaimPath | None = Field(
         None, description="Folder on a claim: an artifact of Hone, or an adapter as PEFT saves it."
@@ -87,7 +94,7 @@ class InferenceServiceSpec(ApiModel):
         [],
         max_length=32,
         description="Named adapters on the same base model.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        json_schema_extra=keyed_by("name"),
     )
     engine: Literal["embedded"] = Field(
         "embedded", description="The inference engine: Hone's own, on transformers' continuous batching."

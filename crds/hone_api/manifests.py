@@ -1,25 +1,23 @@
 """Reading manifest files: YAML or JSON, one document or many."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
+from hone_api.crd import KINDS, schema, with_defaults
 from hone_api.finetunejob import FineTuneJob
 from hone_api.inferenceservice import InferenceService
 from hone_api.reasons import INVALID_SPEC, HoneError
-
-KINDS: dict[str, type[FineTuneJob] | type[InferenceService]] = {
-    "FineTuneJob": FineTuneJob,
-    "InferenceService": InferenceService,
-}
 
 
 def load_documents(path: Path) -> list[dict[str, Any]]:
     """Every object in a file. Raises HoneError InvalidSpec naming file and line when it can't be read."""
     try:
         with path.open(encoding="utf-8") as file:
-            documents = [document for document in yaml.safe_load_all(file) if document is not None]
+            documents = [document for document in yaml.load_all(file, _Loader) if document is not None]
     except OSError as error:
         raise HoneError(INVALID_SPEC, f"{path} can't be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -30,3 +28,45 @@ def load_documents(path: Path) -> list[dict[str, Any]]:
     if not documents:
         raise HoneError(INVALID_SPEC, f"{path} holds no object")
     return documents
+
+
+def parse(document: dict[str, Any]) -> FineTuneJob | InferenceService:
+    """The object as a model, with defaults. Raises HoneError InvalidSpec naming every field that is wrong.
+
+    The rules between fields are those of `hone_api.validation`, which the API server checks too, not of this.
+    """
+    kind = document.get("kind")
+    if kind not in KINDS:
+        raise HoneError(INVALID_SPEC, f"kind {kind!r} is not one of Hone's: use {' or '.join(KINDS)}")
+    try:
+        return KINDS[kind].model_validate(with_defaults(document, schema(kind)))
+    except ValidationError as error:
+        problems = [f"{_path(problem['loc'])}: {problem['msg']}" for problem in error.errors()]
+        raise HoneError(INVALID_SPEC, "; ".join(problems)) from None
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as kubectl reads it: 2e-4 is a number, a date is a string, and a key may stand once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)$"),
+    list("-+.0123456789"),
+)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from hone_api.common import ApiModel, rule, rules
@@ -33,6 +33,15 @@ def _field(description: str, *, example: Any) -> Any:
 
 class TypedArguments(ApiModel):
     """The fields of SFTConfig that most runs set, each with its bounds."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!(has(self.bf16) && self.bf16 && has(self.fp16) && self.fp16)",
+                "set bf16 or fp16, not both: bf16 where the device has it",
+            )
+        )
+    )
 
     num_train_epochs: Annotated[float, Field(gt=0, le=10_000)] | None = _field(
         "How often the whole dataset is gone through. TRL's default: 3.", example=1
@@ -134,25 +143,13 @@ EXTRA_FIELDS = {
 }
 """What `extra` may hold: its key on the wire, and the field of SFTConfig that it is."""
 
-Extra = Annotated[
-    dict[Annotated[str, Field(max_length=64)], Any],
-    Field(
-        max_length=64,
-        json_schema_extra=rules(
-            rule(
-                f"self.all(k, k in {list(EXTRA_FIELDS)!r})",
-                "every key must be a field of TRL's SFTConfig, camelCased, that spec.training does not have itself and "
-                "Hone does not set; see docs/reference/training.md for the list",
-            )
-        ),
-    ),
-]
+ExtraField = Literal[*EXTRA_FIELDS]  # type: ignore[valid-type]
 
 
 class TrainingArguments(TypedArguments):
     """TRL's SFTConfig, camelCased: https://huggingface.co/docs/trl/sft_trainer#trl.SFTConfig"""
 
-    extra: Extra = Field(
+    extra: dict[ExtraField, Any] = Field(
         {},
         description="Any further field of SFTConfig, camelCased, with its value as it stands there.",
         examples=[{"lrSchedulerKwargs": {"min_lr": 1e-6}}],
