@@ -177,6 +177,12 @@ BACKOFF_LIMIT_EXCEEDED = Reason(
     "The trainer failed more often than spec.backoffLimit allows.",
     "Look at the last failure in the message and the pod's log.",
 )
+NAME_CONFLICT = Reason(
+    "NameConflict",
+    None,
+    "Something else has the name that a child of the object would have.",
+    "Rename the object, or remove what has the name.",
+)
 ENGINE_FAILED = Reason(
     "EngineFailed",
     None,
