@@ -1,0 +1,3 @@
+from hone_operator.main import main
+
+main()

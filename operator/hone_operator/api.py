@@ -1,0 +1,124 @@
+"""The Kubernetes API over one pooled HTTP session: JSON in, JSON out, a time limit on every request."""
+
+import json
+import os
+from typing import Any
+
+import aiohttp
+from kubernetes.aio import client, config
+from kubernetes.aio.client.rest import RESTClientObject
+
+from hone_operator.resources import Object, Resource
+
+FIELD_MANAGER = "hone"
+TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
+CONNECTIONS = 32
+
+
+class ApiError(Exception):
+    """The API server refused: `status` is the HTTP status, `message` the server's words."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status}: {message}")
+        self.status = status
+        self.message = message
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the same request would be refused again."""
+        return self.status in (400, 403, 404, 405, 413, 422)
+
+
+class Api:
+    """One session; make it inside the running event loop."""
+
+    def __init__(self, configuration: client.Configuration) -> None:
+        self._configuration = configuration
+        ssl = RESTClientObject(configuration).ssl_context
+        connector = aiohttp.TCPConnector(ssl=ssl, limit=CONNECTIONS)
+        self._session = aiohttp.ClientSession(configuration.host, connector=connector, timeout=TIMEOUT)
+
+    @classmethod
+    async def connect(cls) -> "Api":
+        """With the pod's ServiceAccount in a cluster, else with the kubeconfig."""
+        configuration = client.Configuration()
+        if "KUBECONFIG" not in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
+            config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        else:
+            await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        return cls(configuration)
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
+        """The object, or None where there is none."""
+        try:
+            return await self._one("GET", resource.path(namespace, name))
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def list(self, resource: Resource, namespace: str, **selectors: str) -> list[Object]:
+        """All objects that `labelSelector` and `fieldSelector` choose."""
+        found = await self._request("GET", resource.path(namespace), params=selectors)
+        return found.get("items") or []
+
+    async def create(self, resource: Resource, body: Object) -> Object:
+        """Make an object. Raises ApiError 409 when there is one of this name."""
+        namespace = body["metadata"]["namespace"]
+        return await self._one("POST", resource.path(namespace), body, params={"fieldManager": FIELD_MANAGER})
+
+    async def apply(self, resource: Resource, body: Object) -> Object:
+        """Server-side apply, taking over fields that others set."""
+        path = resource.path(body["metadata"]["namespace"], body["metadata"]["name"])
+        params = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        return await self._one("PATCH", path, body, params=params, content_type="application/apply-patch+yaml")
+
+    async def patch(
+        self, resource: Resource, namespace: str, name: str, patch: Object, subresource: str = ""
+    ) -> Object:
+        """JSON merge patch."""
+        path = resource.path(namespace, name, subresource)
+        params = {"fieldManager": FIELD_MANAGER}
+        return await self._one("PATCH", path, patch, params=params, content_type="application/merge-patch+json")
+
+    async def delete(self, resource: Resource, namespace: str, name: str, uid: str) -> None:
+        """Delete exactly the object with this uid, and its pods. Nothing happens when it is gone."""
+        options = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+        try:
+            await self._request("DELETE", resource.path(namespace, name), options)
+        except ApiError as error:
+            if error.status not in (404, 409):
+                raise
+
+    async def _one(self, method: str, path: str, body: Object | None = None, **options: Any) -> Object:
+        answer: Object = await self._request(method, path, body, **options)
+        return answer
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        body: Object | None = None,
+        *,
+        params: dict[str, str] | None = None,
+        content_type: str = "application/json",
+    ) -> Any:
+        headers = {"Content-Type": content_type, "Accept": "application/json"}
+        if token := await self._configuration.get_api_key_with_prefix("BearerToken"):
+            headers["Authorization"] = token
+        data = json.dumps(body, separators=(",", ":")).encode() if body is not None else None
+        async with self._session.request(method, path, params=params, data=data, headers=headers) as response:
+            answer = await response.read()
+            if response.status >= 400:
+                raise ApiError(response.status, _message(answer))
+            return json.loads(answer)
+
+
+def _message(answer: bytes) -> str:
+    try:
+        return str(json.loads(answer)["message"])
+    except (ValueError, KeyError, TypeError):
+        return answer.decode(errors="replace").strip()[:500]

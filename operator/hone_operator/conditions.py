@@ -1,0 +1,56 @@
+"""Conditions as the Kubernetes API conventions have them, and the events that their transitions make."""
+
+from datetime import datetime
+
+from hone_api.reasons import CATALOGUE
+
+from hone_operator.plan import Event
+from hone_operator.resources import Object
+
+LONGEST_MESSAGE = 1024
+"""Bytes that the API server takes in an Event's message."""
+
+
+def timestamp(moment: datetime) -> str:
+    """RFC 3339 in UTC, to the second."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Conditions:
+    """The conditions of one object: those it has, and what a pass makes of them."""
+
+    def __init__(self, owner: Object, now: datetime) -> None:
+        self._generation = owner["metadata"].get("generation")
+        self._now = timestamp(now)
+        self._before = {c["type"]: c for c in (owner.get("status") or {}).get("conditions") or []}
+        self._after = dict(self._before)
+
+    def set(self, type_: str, status: bool, reason: str, message: str) -> None:
+        """`lastTransitionTime` changes only when the status does."""
+        word = "True" if status else "False"
+        before = self._before.get(type_)
+        since = before["lastTransitionTime"] if before and before["status"] == word else self._now
+        self._after[type_] = {
+            "type": type_,
+            "status": word,
+            "reason": reason,
+            "message": message,
+            "lastTransitionTime": since,
+            **({"observedGeneration": self._generation} if self._generation is not None else {}),
+        }
+
+    def to_list(self) -> list[Object]:
+        return list(self._after.values())
+
+    def events(self, *types: str) -> list[Event]:
+        """One event for each of these conditions whose status or reason became another."""
+        found = []
+        for type_ in types:
+            before, after = self._before.get(type_), self._after.get(type_)
+            if after is None or (before and (before["status"], before["reason"]) == (after["status"], after["reason"])):
+                continue
+            kind = "Warning" if after["reason"] in CATALOGUE else "Normal"
+            event = Event(kind, after["reason"], after["message"][:LONGEST_MESSAGE])
+            if event not in found:
+                found.append(event)
+        return found

@@ -1,0 +1,177 @@
+"""The workers: observe, plan, carry out, write the status once if it changed."""
+
+import asyncio
+import logging
+import time
+from datetime import UTC, datetime
+
+from hone_operator import finetunejob
+from hone_operator.api import Api, ApiError
+from hone_operator.cache import Cache, owner_key
+from hone_operator.conditions import timestamp
+from hone_operator.observe import Observer
+from hone_operator.plan import Action, Apply, Create, Delete, Event, Plan
+from hone_operator.polling import Poller
+from hone_operator.resources import CHILDREN, EVENTS, FINETUNEJOBS, Key, Object, Resource, merge_patch
+from hone_operator.workqueue import WorkQueue
+
+WORKERS = 8
+
+logger = logging.getLogger(__name__)
+
+
+class Controller:
+    """Everything that the operator holds while it runs; all of it can be lost at any moment."""
+
+    def __init__(self, api: Api, image: str) -> None:
+        self.api = api
+        self.cache = Cache()
+        self.queue = WorkQueue()
+        self.poller = Poller(self.queue.add)
+        self.observer = Observer(api, self.cache, self.poller, image)
+        self.last_success = time.monotonic()
+        self._workers: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        self._workers = [asyncio.create_task(self._work()) for _ in range(WORKERS)]
+
+    async def stop(self) -> None:
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
+        await self.poller.close()
+        await self.api.close()
+
+    async def _work(self) -> None:
+        while True:
+            key = await self.queue.get()
+            try:
+                await self.reconcile(key)
+                self.queue.succeeded(key)
+                self.last_success = time.monotonic()
+            except ApiError as error:
+                logger.warning("%s: %s; again in %.1f s", key, error, self.queue.retry(key))
+            except Exception:
+                logger.exception("%s: again in %.1f s", key, self.queue.retry(key))
+            finally:
+                self.queue.done(key)
+
+    async def reconcile(self, key: Key) -> None:
+        """One pass over one object. Raises ApiError when the API server refuses something."""
+        owner = self.cache.get(key.resource, key.namespace, key.name)
+        if owner is None:
+            self.queue.forget(key)
+            self.poller.want(key, {})
+            return
+        if key.resource != FINETUNEJOBS:
+            return
+        now = datetime.now(UTC)
+        observed = await self.observer.finetunejob(key, owner, now)
+        plan = finetunejob.plan(observed, now)
+        try:
+            news = await self._carry_out(key, plan)
+        except ApiError as error:
+            if error.is_refusal:
+                observed.refusal = error.message
+                await self._write_status(key, owner, finetunejob.plan(observed, now))
+            raise
+        if news:
+            # Children first, for all objects that wait; the status tells what is seen afterwards.
+            self.queue.add(key)
+            return
+        await self._write_status(key, owner, plan)
+        self.poller.want(key, plan.poll)
+        if plan.requeue_after is not None:
+            self.queue.add_after(key, plan.requeue_after)
+
+    async def _carry_out(self, key: Key, plan: Plan) -> bool:
+        """All actions at once. Returns whether the cache has news."""
+        results = await asyncio.gather(*(self._act(key, action) for action in plan.actions), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return any(results)
+
+    async def _act(self, key: Key, action: Action) -> bool:
+        if isinstance(action, Delete):
+            await self.api.delete(action.resource, key.namespace, action.name, action.uid)
+            return False
+        if isinstance(action, Create):
+            found = await self._create(action)
+        elif isinstance(action, Apply):
+            found = await self.api.apply(action.resource, action.body)
+        else:
+            found = await self.api.patch(action.resource, key.namespace, action.name, action.patch)
+        return found is not None and self.cache.put(action.resource, found)
+
+    async def _create(self, action: Create) -> Object | None:
+        """The new object, or the one that has its name already: the next pass judges it."""
+        try:
+            return await self.api.create(action.resource, action.body)
+        except ApiError as error:
+            if error.status != 409:
+                raise
+            metadata = action.body["metadata"]
+            return await self.api.get(action.resource, metadata["namespace"], metadata["name"])
+
+    async def _write_status(self, key: Key, owner: Object, plan: Plan) -> None:
+        changes = merge_patch(owner.get("status") or {}, plan.status)
+        if not changes:
+            return
+        try:
+            patch = {"status": changes}
+            written = await self.api.patch(key.resource, key.namespace, key.name, patch, subresource="status")
+        except ApiError as error:
+            if error.status == 404:  # deleted meanwhile
+                return
+            raise
+        self.cache.put(key.resource, written)
+        for event in plan.events:
+            await self._emit(key, owner, event)
+
+    async def _emit(self, key: Key, owner: Object, event: Event) -> None:
+        now = datetime.now(UTC)
+        metadata = owner["metadata"]
+        body: Object = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"generateName": f"{key.name}.", "namespace": key.namespace},
+            "involvedObject": {
+                "apiVersion": owner["apiVersion"],
+                "kind": owner["kind"],
+                "namespace": key.namespace,
+                "name": key.name,
+                "uid": metadata["uid"],
+            },
+            "type": event.type,
+            "reason": event.reason,
+            "message": event.message,
+            "source": {"component": "hone-operator"},
+            "firstTimestamp": timestamp(now),
+            "lastTimestamp": timestamp(now),
+            "count": 1,
+        }
+        try:
+            await self.api.create(EVENTS, body)
+        except ApiError as error:
+            logger.warning("%s: event %s was not written: %s", key, event.reason, error)
+
+    # What the watch streams tell.
+
+    def saw(self, resource: Resource, type_: str | None, body: Object) -> None:
+        """An object appeared, changed (`type_` None, ADDED, MODIFIED) or went (DELETED)."""
+        metadata = body["metadata"]
+        if type_ == "DELETED":
+            self.cache.remove(resource, body)
+        elif not self.cache.put(resource, body):
+            return
+        if resource in CHILDREN:
+            self._owner_of(body)
+            return
+        key = Key(resource, metadata["namespace"], metadata["name"])
+        self.queue.add(key, urgent=not body.get("status"))
+
+    def _owner_of(self, body: Object) -> None:
+        key = owner_key(body)
+        if key and self.cache.get(key.resource, key.namespace, key.name):
+            self.queue.add(key)

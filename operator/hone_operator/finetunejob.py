@@ -1,0 +1,303 @@
+"""What to do about a FineTuneJob: a pure function of what is observed."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from hone_api.finetunejob import Artifact, FineTuneJob
+from hone_api.layout import TRAINER_PORT, artifact_path
+from hone_api.reasons import (
+    ARTIFACT_MISSING,
+    BACKOFF_LIMIT_EXCEEDED,
+    INTERNAL_ERROR,
+    INTERRUPTED,
+    INVALID_SPEC,
+    NAME_CONFLICT,
+    POD_NOT_STARTED,
+    HoneError,
+)
+from hone_api.reports import ProgressReport, TerminationMessage
+
+from hone_operator import podstate, trainer
+from hone_operator.conditions import Conditions
+from hone_operator.plan import Apply, Create, Delete, Patch, Plan
+from hone_operator.resources import CLAIMS, CONFIGMAPS, JOBS, Object, contains, controller_of, is_controlled_by
+
+TERMINAL = ("Succeeded", "Failed")
+GONE_SOON_SECONDS = 2.0
+LOOK_AGAIN_SECONDS = 20.0
+
+
+@dataclass
+class ObservedFineTuneJob:
+    """A FineTuneJob and what there is of its children. `spec` is an error when the object breaks the contract."""
+
+    owner: Object
+    spec: FineTuneJob | HoneError
+    image: str
+    config_map: Object | None = None
+    claim: Object | None = None
+    job: Object | None = None
+    pods: list[Object] = field(default_factory=list)
+    reports: dict[str, ProgressReport] = field(default_factory=dict)
+    facts: podstate.ClusterFacts | None = None
+    warning: str | None = None
+    refusal: str | None = None
+
+
+def is_terminal(owner: Object) -> bool:
+    """Whether the job has its result, which nothing changes any more."""
+    return (owner.get("status") or {}).get("stage") in TERMINAL
+
+
+def plan(observed: ObservedFineTuneJob, now: datetime) -> Plan:
+    """Children to make, status to write. A terminal job is left as it is."""
+    owner = observed.owner
+    before: Object = owner.get("status") or {}
+    if is_terminal(owner) or owner["metadata"].get("deletionTimestamp"):
+        return Plan(status=before)
+    conditions = Conditions(owner, now)
+    status: Object = {**before, "observedGeneration": owner["metadata"].get("generation")}
+    status.setdefault("stage", "Pending")
+    result = Plan(status=status)
+    if isinstance(observed.spec, HoneError):
+        _refuse(conditions, INVALID_SPEC.name, observed.spec.sentence())
+    elif any(_is_leaving(child, owner) for child in (observed.job, observed.config_map)):
+        result.requeue_after = GONE_SOON_SECONDS
+    elif conflict := _conflict(observed):
+        _refuse(conditions, NAME_CONFLICT.name, conflict.sentence())
+        result.requeue_after = LOOK_AGAIN_SECONDS
+    else:
+        conditions.set("Accepted", True, "Accepted", "The object keeps the contract.")
+        _children(observed, observed.spec, result)
+        _progress(observed, observed.spec, now, conditions, result)
+    status["conditions"] = conditions.to_list()
+    if not status["conditions"]:
+        del status["conditions"]
+    result.events = conditions.events("Accepted", "Running", "Succeeded", "Failed")
+    return result
+
+
+def _refuse(conditions: Conditions, reason: str, message: str) -> None:
+    conditions.set("Accepted", False, reason, message)
+    conditions.set("Running", False, reason, message)
+
+
+def _is_leaving(child: Object | None, owner: Object) -> bool:
+    """Whether a child is on its way out, such as that of an object of the same name that was deleted just now."""
+    if child is None:
+        return False
+    reference = controller_of(child)
+    of_predecessor = (
+        reference is not None
+        and reference["kind"] == owner["kind"]
+        and reference["name"] == owner["metadata"]["name"]
+        and reference["uid"] != owner["metadata"]["uid"]
+    )
+    return of_predecessor or bool(child["metadata"].get("deletionTimestamp"))
+
+
+def _conflict(observed: ObservedFineTuneJob) -> HoneError | None:
+    for child in (observed.job, observed.config_map):
+        if child is not None and not is_controlled_by(child, observed.owner):
+            found = f"{child['kind']} {child['metadata']['name']} exists and does not belong to this FineTuneJob"
+            return HoneError(NAME_CONFLICT, found)
+    return None
+
+
+def _children(observed: ObservedFineTuneJob, job: FineTuneJob, result: Plan) -> None:
+    owner = observed.owner
+    if observed.job is None:
+        result.actions.append(Create(JOBS, trainer.train_job(owner, job, observed.image)))
+    else:
+        desired = trainer.train_job(owner, job, observed.image)
+        # The Job's template can't change: what could differ is put right field by field.
+        mutable = {
+            "metadata": {"labels": desired["metadata"]["labels"]},
+            "spec": trainer.mutable_job_spec(job),
+        }
+        if not contains(observed.job, mutable) and not _condition(observed.job, "Complete", "Failed"):
+            result.actions.append(Patch(JOBS, trainer.job_name(job.name), mutable))
+    config_map = trainer.config_map(owner)
+    if observed.config_map is None:
+        result.actions.append(Create(CONFIGMAPS, config_map))
+    elif not contains(observed.config_map, config_map):
+        result.actions.append(Apply(CONFIGMAPS, config_map))
+    if observed.claim is None and not job.spec.output.claim:
+        result.actions.append(Create(CLAIMS, trainer.claim(owner, job)))
+
+
+def _progress(
+    observed: ObservedFineTuneJob, job: FineTuneJob, now: datetime, conditions: Conditions, result: Plan
+) -> None:
+    if observed.refusal:
+        error = HoneError(POD_NOT_STARTED, f"The API server refused a child: {observed.refusal}")
+        conditions.set("Running", False, error.reason.name, error.sentence())
+        return
+    if observed.job and (finished := _condition(observed.job, "Complete")):
+        _succeeded(observed, job, finished, conditions, result)
+    elif observed.job and (finished := _condition(observed.job, "Failed")):
+        _failed(observed, finished, conditions, result)
+    else:
+        _active(observed, job, now, conditions, result)
+
+
+def _active(
+    observed: ObservedFineTuneJob, job: FineTuneJob, now: datetime, conditions: Conditions, result: Plan
+) -> None:
+    status = result.status
+    conditions.set("Succeeded", False, "NotFinished", "The artifact is not complete yet.")
+    conditions.set("Failed", False, "NotFinished", "No failure has ended the job.")
+    current = podstate.newest(p for p in observed.pods if podstate.phase(p) in ("Pending", "Running"))
+    last = _last_terminated(observed.pods)
+    since = podstate.running_since(current, trainer.CONTAINER) if current else None
+    if since and current and not _terminated(current):
+        status.setdefault("startTime", since)
+        uid, ip = current["metadata"]["uid"], current["status"].get("podIP")
+        if ip:
+            result.poll = {uid: f"http://{ip}:{TRAINER_PORT}/progress"}
+        _report(observed.reports.get(uid), status)
+        conditions.set("Running", True, "TrainerRunning", f"The trainer runs in pod {current['metadata']['name']}.")
+        return
+    status["stage"] = "Pending"
+    if current and not since:
+        error = podstate.why_not_running(
+            current,
+            trainer.CONTAINER,
+            gpu_resource=job.spec.resources.gpu_resource,
+            gpus=job.spec.resources.gpus,
+            facts=observed.facts,
+            warning=observed.warning,
+            now=now,
+        )
+        result.requeue_after = LOOK_AGAIN_SECONDS
+        if error:
+            conditions.set("Running", False, error.reason.name, error.sentence())
+            return
+    elif observed.warning:
+        error = HoneError(POD_NOT_STARTED, observed.warning)
+        conditions.set("Running", False, error.reason.name, error.sentence())
+        result.requeue_after = LOOK_AGAIN_SECONDS
+        return
+    if observed.job and (observed.job.get("spec") or {}).get("suspend"):
+        conditions.set("Running", False, "JobSuspended", "The Job is suspended; what suspended it must let it go on.")
+        return
+    if last:
+        reason, words = podstate.failure_of(last)
+        conditions.set("Running", False, _attempt_reason(reason), f"The trainer is started anew. Last time: {words}")
+        return
+    conditions.set("Running", False, "PodStarting", "The trainer's pod is being made, scheduled or started.")
+    result.requeue_after = LOOK_AGAIN_SECONDS
+
+
+def _attempt_reason(reason: str) -> str:
+    return INTERRUPTED.name if reason == INTERRUPTED.name else "Retrying"
+
+
+def _report(report: ProgressReport | None, status: Object) -> None:
+    if report is None:
+        if status.get("stage") == "Pending":
+            status["stage"] = "Preparing"
+        return
+    status["stage"] = report.stage
+    if report.progress:
+        status["progress"] = report.progress.to_wire()
+    if report.parameters:
+        status["parameters"] = report.parameters.to_wire()
+
+
+def _succeeded(
+    observed: ObservedFineTuneJob, job: FineTuneJob, finished: Object, conditions: Conditions, result: Plan
+) -> None:
+    state = next((s for pod in observed.pods if (s := _terminated(pod)) and s["exitCode"] == 0), None)
+    if state is None:
+        _ask_again(observed, conditions, result)
+        return
+    status = result.status
+    message = podstate.termination_message(state)
+    if message is None or message.artifact is None:
+        error = HoneError(ARTIFACT_MISSING, "The trainer ended as if it had succeeded, and reported no artifact")
+        _end(observed, "Failed", finished, conditions, result, error.reason.name, error.sentence())
+        return
+    summary = message.artifact
+    artifact = Artifact(
+        kind=summary.kind,
+        claim=trainer.output_claim(job),
+        path=artifact_path(observed.owner["metadata"]["namespace"], job.name),
+        digest=summary.digest,
+        base_model=summary.base_model,
+        base_revision=summary.base_revision,
+    )
+    _final(message, status)
+    status["artifact"] = artifact.to_wire()
+    status["metrics"] = message.metrics
+    words = f"The artifact {artifact.digest} is complete on claim {artifact.claim}, folder {artifact.path}."
+    _end(observed, "Succeeded", finished, conditions, result, "Succeeded", words)
+
+
+def _ask_again(observed: ObservedFineTuneJob, conditions: Conditions, result: Plan) -> None:
+    """The pod with the result is gone. The trainer, started again, finds its complete artifact and reports at once."""
+    job = observed.job
+    if job is None:
+        return
+    result.actions = [Delete(JOBS, job["metadata"]["name"], job["metadata"]["uid"])]
+    words = "The trainer's pod is gone, and its result with it: it is started again to report the artifact it left."
+    conditions.set("Running", False, "ResultLost", words)
+
+
+def _failed(observed: ObservedFineTuneJob, finished: Object, conditions: Conditions, result: Plan) -> None:
+    status = result.status
+    last = _last_terminated(observed.pods)
+    if last:
+        reason, words = podstate.failure_of(last)
+        if message := podstate.termination_message(last):
+            _final(message, status)
+    else:
+        exceeded = finished.get("reason") == BACKOFF_LIMIT_EXCEEDED.name
+        error = HoneError(BACKOFF_LIMIT_EXCEEDED if exceeded else INTERNAL_ERROR, str(finished.get("message", "")))
+        reason, words = error.reason.name, error.sentence()
+    if finished.get("reason") == BACKOFF_LIMIT_EXCEEDED.name and last:
+        attempts = (observed.job or {}).get("status", {}).get("failed", 0)
+        words = f"{words} ({BACKOFF_LIMIT_EXCEEDED.name}: {attempts} trainers failed.)"
+    _end(observed, "Failed", finished, conditions, result, reason, words)
+
+
+def _end(
+    observed: ObservedFineTuneJob,
+    stage: str,
+    finished: Object,
+    conditions: Conditions,
+    result: Plan,
+    reason: str,
+    words: str,
+) -> None:
+    """The job has its result; `finished` is the Job's condition that says since when."""
+    status = result.status
+    status["stage"] = stage
+    status["completionTime"] = finished["lastTransitionTime"]
+    starts = [since for pod in observed.pods if (since := podstate.running_since(pod, trainer.CONTAINER))]
+    if starts:
+        status.setdefault("startTime", min(starts))
+    for type_ in ("Running", "Succeeded", "Failed"):
+        conditions.set(type_, type_ == stage, reason, words)
+
+
+def _final(message: TerminationMessage, status: Object) -> None:
+    if message.progress:
+        status["progress"] = message.progress.to_wire()
+    if message.parameters:
+        status["parameters"] = message.parameters.to_wire()
+
+
+def _terminated(pod: Object) -> Object | None:
+    return podstate.terminated(pod, trainer.CONTAINER)
+
+
+def _last_terminated(pods: list[Object]) -> Object | None:
+    """The `terminated` state of the trainer that failed last."""
+    states = [state for pod in pods if (state := _terminated(pod)) and state["exitCode"]]
+    return max(states, key=lambda state: state.get("finishedAt") or "", default=None)
+
+
+def _condition(job: Object, *types: str) -> Object | None:
+    conditions = (job.get("status") or {}).get("conditions") or []
+    return next((c for c in conditions if c["type"] in types and c["status"] == "True"), None)

@@ -1,0 +1,52 @@
+"""kopf's part: watch streams. Its handlers only tell the controller what was seen."""
+
+import logging
+from typing import Any
+
+import kopf
+from hone_api.layout import MANAGED_BY_LABEL, MANAGER
+
+from hone_operator.api import Api
+from hone_operator.controller import Controller
+from hone_operator.resources import CHILDREN, FINETUNEJOBS, INFERENCESERVICES, Resource
+
+logger = logging.getLogger(__name__)
+
+
+def register(registry: kopf.OperatorRegistry, image: str) -> None:
+    """Watch both kinds and their children; run the controller between start and clean-up."""
+
+    @kopf.on.startup(registry=registry)
+    async def start(memo: Any, settings: kopf.OperatorSettings, **_: Any) -> None:
+        configure(settings)
+        memo.controller = Controller(await Api.connect(), image)
+        memo.controller.start()
+
+    @kopf.on.cleanup(registry=registry)
+    async def stop(memo: Any, **_: Any) -> None:
+        await memo.controller.stop()
+
+    for resource in (FINETUNEJOBS, INFERENCESERVICES, *CHILDREN):
+        _watch(registry, resource)
+
+
+def configure(settings: kopf.OperatorSettings) -> None:
+    """Time limits, and server-side filters: of other people's Jobs and pods the operator never hears."""
+    settings.networking.request_timeout = 30
+    settings.networking.connect_timeout = 5
+    settings.watching.connect_timeout = 5
+    settings.watching.server_timeout = 300
+    settings.watching.chunk_size = 500
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    for resource in CHILDREN:
+        group, _, version = resource.api_version.rpartition("/")
+        settings.watching.label_selectors[group, version, resource.plural] = f"{MANAGED_BY_LABEL}={MANAGER}"
+
+
+def _watch(registry: kopf.OperatorRegistry, resource: Resource) -> None:
+    group, _, version = resource.api_version.rpartition("/")
+
+    @kopf.on.event(group, version, resource.plural, registry=registry, id=f"saw-{resource.plural}")
+    async def saw(event: Any, memo: Any, **_: Any) -> None:
+        memo.controller.saw(resource, event["type"], dict(event["object"]))

@@ -1,0 +1,45 @@
+"""`hone-operator`: runs the controller until it is told to stop."""
+
+import argparse
+import logging
+import os
+
+import kopf
+
+from hone_operator.handlers import register
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the arguments and run. Exits with 2 when they are wrong."""
+    arguments = _parse(argv)
+    logging.basicConfig(
+        level=arguments.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", force=True
+    )
+    logging.getLogger("kopf").setLevel(max(logging.getLogger().level, logging.WARNING))
+    registry = kopf.get_default_registry()
+    register(registry, arguments.runtime_image)
+    kopf.run(
+        registry=registry,
+        standalone=True,
+        clusterwide=not arguments.namespace,
+        namespaces=arguments.namespace,
+        liveness_endpoint=arguments.liveness,
+    )
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="hone-operator", description="Runs FineTuneJobs and InferenceServices.")
+    parser.add_argument(
+        "--runtime-image",
+        default=os.environ.get("HONE_RUNTIME_IMAGE"),
+        help="image of trainer and engine pods (default: $HONE_RUNTIME_IMAGE)",
+    )
+    parser.add_argument("--namespace", action="append", default=[], help="watch only this namespace; may be repeated")
+    parser.add_argument("--liveness", metavar="URL", help="serve /healthz, such as http://0.0.0.0:8081/healthz")
+    parser.add_argument("--log-level", choices=LEVELS, default=os.environ.get("HONE_LOG_LEVEL", "info"))
+    arguments = parser.parse_args(argv)
+    if not arguments.runtime_image:
+        parser.error("give the image of trainer and engine pods by --runtime-image or HONE_RUNTIME_IMAGE")
+    return arguments

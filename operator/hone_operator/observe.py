@@ -1,0 +1,130 @@
+"""Gathering what a plan is made from: the watch's cache first, the API server where the cache can't know."""
+
+import time
+from datetime import datetime
+from typing import TypeVar
+
+from hone_api.finetunejob import FineTuneJob
+from hone_api.inferenceservice import InferenceService
+from hone_api.layout import FINETUNEJOB_LABEL
+from hone_api.reasons import INVALID_SPEC, HoneError
+from hone_api.reports import ProgressReport
+from pydantic import ValidationError
+
+from hone_operator import podstate, trainer
+from hone_operator.api import Api, ApiError
+from hone_operator.cache import Cache
+from hone_operator.finetunejob import ObservedFineTuneJob, is_terminal
+from hone_operator.polling import Poller
+from hone_operator.resources import (
+    CLAIMS,
+    CONFIGMAPS,
+    DEVICE_CLASSES,
+    EVENTS,
+    JOBS,
+    NODES,
+    PODS,
+    Key,
+    Object,
+)
+
+FACTS_SECONDS = 30.0
+DRA_DEVICE_CLASS = "gpu.amd.com"
+
+Parsed = TypeVar("Parsed", FineTuneJob, InferenceService)
+
+
+def parse(model: type[Parsed], owner: Object) -> Parsed | HoneError:
+    """The object as its model, or an error that names the field and its value."""
+    try:
+        return model.model_validate({name: value for name, value in owner.items() if name != "status"})
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        return HoneError(INVALID_SPEC, f"{field}: {first['msg']} (found {str(first['input'])[:200]!r})")
+
+
+class Observer:
+    """Reads for a plan. Kinds that are not watched, and pods of a finished Job, are read from the API server."""
+
+    def __init__(self, api: Api, cache: Cache, poller: Poller, image: str) -> None:
+        self.api = api
+        self.cache = cache
+        self.poller = poller
+        self.image = image
+        self._facts: tuple[float, podstate.ClusterFacts] | None = None
+
+    async def finetunejob(self, key: Key, owner: Object, now: datetime) -> ObservedFineTuneJob:
+        parsed = parse(FineTuneJob, owner)
+        observed = ObservedFineTuneJob(owner, parsed, self.image)
+        if isinstance(parsed, HoneError) or is_terminal(owner):
+            return observed
+        space = key.namespace
+        observed.job = self.cache.get(JOBS, space, trainer.job_name(key.name))
+        observed.config_map = self.cache.get(CONFIGMAPS, space, trainer.config_map_name(key.name))
+        observed.claim = self.cache.get(CLAIMS, space, trainer.output_claim(parsed))
+        observed.pods = self._pods_of(key, observed.job)
+        if _is_complete(observed.job) and not any(podstate.terminated(p, trainer.CONTAINER) for p in observed.pods):
+            for pod in await self.api.list(PODS, space, labelSelector=f"{FINETUNEJOB_LABEL}={key.name}"):
+                self.cache.put(PODS, pod)
+            observed.pods = self._pods_of(key, observed.job)
+        observed.reports = {uid: r for uid, a in self.poller.answers(key).items() if (r := _progress_report(a))}
+        if parsed.spec.resources.gpus and any(podstate.is_unschedulable(pod) for pod in observed.pods):
+            observed.facts = await self.cluster_facts()
+        observed.warning = await self._warning(observed, now)
+        return observed
+
+    async def cluster_facts(self) -> podstate.ClusterFacts:
+        """Read from the nodes, at most every FACTS_SECONDS."""
+        if self._facts and time.monotonic() - self._facts[0] < FACTS_SECONDS:
+            return self._facts[1]
+        most: dict[str, int] = {}
+        for node in await self.api.list(NODES, ""):
+            for name, quantity in ((node.get("status") or {}).get("allocatable") or {}).items():
+                if "/" in name and quantity.isdecimal():
+                    most[name] = max(most.get(name, 0), int(quantity))
+        try:
+            dynamic = await self.api.get(DEVICE_CLASSES, "", DRA_DEVICE_CLASS) is not None
+        except ApiError:  # a cluster without the API, or older than it
+            dynamic = False
+        facts = podstate.ClusterFacts(most, dynamic)
+        self._facts = (time.monotonic(), facts)
+        return facts
+
+    def _pods_of(self, key: Key, job: Object | None) -> list[Object]:
+        """Pods of this very Job; those of an earlier one say nothing of it."""
+        if job is None:
+            return []
+        uid = job["metadata"]["uid"]
+        pods = self.cache.children(key, PODS)
+        return [p for p in pods if any(o["uid"] == uid for o in p["metadata"].get("ownerReferences") or [])]
+
+    async def _warning(self, observed: ObservedFineTuneJob, now: datetime) -> str | None:
+        """What the kubelet or the Job controller warns of, where the status of pod and Job can't tell."""
+        stuck = next((pod for pod in observed.pods if podstate.is_stuck(pod, now)), None)
+        if stuck:
+            return await self.newest_warning(stuck)
+        job = observed.job
+        if job is None or observed.pods or (job.get("status") or {}).get("conditions"):
+            return None
+        age = now - podstate.parse_time(job["metadata"]["creationTimestamp"])
+        return await self.newest_warning(job) if age > podstate.STARTING_PATIENCE else None
+
+    async def newest_warning(self, about: Object) -> str | None:
+        """The words of the newest Warning about the object."""
+        selector = f"involvedObject.uid={about['metadata']['uid']},type=Warning"
+        events = await self.api.list(EVENTS, about["metadata"]["namespace"], fieldSelector=selector)
+        newest = max(events, key=lambda e: e.get("lastTimestamp") or e.get("eventTime") or "", default=None)
+        return f"{newest['reason']}: {newest['message']}" if newest else None
+
+
+def _progress_report(answer: object) -> ProgressReport | None:
+    try:
+        return ProgressReport.model_validate(answer)
+    except ValidationError:
+        return None
+
+
+def _is_complete(job: Object | None) -> bool:
+    conditions = ((job or {}).get("status") or {}).get("conditions") or []
+    return any(c["type"] in ("Complete", "Failed") and c["status"] == "True" for c in conditions)

@@ -1,0 +1,62 @@
+"""What a pass decides: pure data, carried out by the controller."""
+
+from dataclasses import dataclass, field
+
+from hone_operator.resources import Object, Resource
+
+
+@dataclass(frozen=True)
+class Create:
+    """Make an object that is not there."""
+
+    resource: Resource
+    body: Object
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Server-side apply: every field of `body` is made so."""
+
+    resource: Resource
+    body: Object
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Change some fields of an object whose other fields can't change."""
+
+    resource: Resource
+    name: str
+    patch: Object
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Delete exactly the object with this uid."""
+
+    resource: Resource
+    name: str
+    uid: str
+
+
+Action = Create | Apply | Patch | Delete
+
+
+@dataclass(frozen=True)
+class Event:
+    """A Kubernetes Event about the object; `type` is Normal or Warning."""
+
+    type: str
+    reason: str
+    message: str
+
+
+@dataclass
+class Plan:
+    """Actions are carried out together, then the status is written. `poll` maps pod uids to URLs to ask."""
+
+    status: Object
+    actions: list[Action] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    poll: dict[str, str] = field(default_factory=dict)
+    requeue_after: float | None = None

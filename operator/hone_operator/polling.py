@@ -1,0 +1,71 @@
+"""Asking pods how it goes, beside the workers, so that a pod that doesn't answer holds up nothing."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+
+from hone_operator.resources import Key
+
+EVERY_SECONDS = 3.0
+TIMEOUT = aiohttp.ClientTimeout(total=2)
+AT_ONCE = 32
+LARGEST_ANSWER = 1 << 20
+
+logger = logging.getLogger(__name__)
+
+
+class Poller:
+    """One task for each pod that a plan wants asked; `on_news` is called when an answer differs from the last."""
+
+    def __init__(self, on_news: Callable[[Key], None]) -> None:
+        self._on_news = on_news
+        self._tasks: dict[Key, dict[str, asyncio.Task[None]]] = {}
+        self._answers: dict[Key, dict[str, Any]] = {}
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._session = aiohttp.ClientSession(timeout=TIMEOUT)
+
+    def want(self, key: Key, urls: dict[str, str]) -> None:
+        """From now on, ask exactly these: URLs by pod uid."""
+        tasks = self._tasks.setdefault(key, {})
+        for uid in [uid for uid in tasks if uid not in urls]:
+            tasks.pop(uid).cancel()
+            self._answers.get(key, {}).pop(uid, None)
+        for uid, url in urls.items():
+            if uid not in tasks:
+                tasks[uid] = asyncio.create_task(self._ask(key, uid, url))
+        if not tasks:
+            del self._tasks[key]
+            self._answers.pop(key, None)
+
+    def answers(self, key: Key) -> dict[str, Any]:
+        """The newest JSON by pod uid."""
+        return self._answers.get(key, {})
+
+    async def close(self) -> None:
+        for key in list(self._tasks):
+            self.want(key, {})
+        await self._session.close()
+
+    async def _ask(self, key: Key, uid: str, url: str) -> None:
+        while True:
+            async with self._slots:
+                answer = await self._get(url)
+            known = self._answers.setdefault(key, {})
+            if answer is not None and answer != known.get(uid):
+                known[uid] = answer
+                self._on_news(key)
+            await asyncio.sleep(EVERY_SECONDS)
+
+    async def _get(self, url: str) -> Any:
+        """None when there is no usable answer: the next one will do."""
+        try:
+            async with self._session.get(url) as response:
+                if response.status != 200 or (response.content_length or 0) > LARGEST_ANSWER:
+                    return None
+                return await response.json(content_type=None)
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            logger.debug("%s does not answer: %s", url, error)
+            return None

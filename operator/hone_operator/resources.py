@@ -1,0 +1,93 @@
+"""The kinds of Kubernetes objects that the operator reads and writes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from hone_api.common import API_VERSION
+
+Object = dict[str, Any]
+"""A Kubernetes object as JSON."""
+
+
+@dataclass(frozen=True)
+class Resource:
+    """Where the API server has a kind of object."""
+
+    api_version: str
+    kind: str
+    plural: str
+
+    def path(self, namespace: str, name: str = "", subresource: str = "") -> str:
+        """URL path of the collection, of one object, or of its subresource."""
+        root = f"/apis/{self.api_version}" if "/" in self.api_version else f"/api/{self.api_version}"
+        parts = [root, f"namespaces/{namespace}" if namespace else "", self.plural, name, subresource]
+        return "/".join(part for part in parts if part)
+
+
+FINETUNEJOBS = Resource(API_VERSION, "FineTuneJob", "finetunejobs")
+INFERENCESERVICES = Resource(API_VERSION, "InferenceService", "inferenceservices")
+JOBS = Resource("batch/v1", "Job", "jobs")
+DEPLOYMENTS = Resource("apps/v1", "Deployment", "deployments")
+PODS = Resource("v1", "Pod", "pods")
+SERVICES = Resource("v1", "Service", "services")
+CONFIGMAPS = Resource("v1", "ConfigMap", "configmaps")
+CLAIMS = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
+EVENTS = Resource("v1", "Event", "events")
+NODES = Resource("v1", "Node", "nodes")
+DEVICE_CLASSES = Resource("resource.k8s.io/v1", "DeviceClass", "deviceclasses")
+
+CHILDREN = (JOBS, DEPLOYMENTS, PODS, SERVICES, CONFIGMAPS, CLAIMS)
+"""What is watched of the children, by label."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One FineTuneJob or InferenceService."""
+
+    resource: Resource
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.resource.kind} {self.namespace}/{self.name}"
+
+
+def is_controlled_by(child: Object, owner: Object) -> bool:
+    """Whether the child's controller is exactly this owner."""
+    reference = controller_of(child)
+    return reference is not None and reference["uid"] == owner["metadata"]["uid"]
+
+
+def controller_of(child: Object) -> Object | None:
+    """The owner reference with `controller: true`."""
+    references = child["metadata"].get("ownerReferences") or []
+    return next((reference for reference in references if reference.get("controller")), None)
+
+
+def contains(observed: Any, desired: Any) -> bool:
+    """Whether every field of `desired` is so in `observed`, which may have more (defaults, what others set)."""
+    if isinstance(desired, dict):
+        return isinstance(observed, dict) and all(
+            contains(observed.get(name), value) for name, value in desired.items() if not is_empty(value)
+        )
+    if isinstance(desired, list):
+        return isinstance(observed, list) and all(any(contains(o, d) for o in observed) for d in desired)
+    return bool(observed == desired)
+
+
+def is_empty(value: Any) -> bool:
+    """Whether the API server leaves this value out when it stores an object."""
+    return value is None or value == {} or value == [] or value == ""
+
+
+def merge_patch(old: Object, new: Object) -> Object:
+    """The JSON merge patch (RFC 7386) that makes `new` of `old`."""
+    patch: Object = {name: None for name in old if name not in new}
+    for name, value in new.items():
+        before = old.get(name)
+        if isinstance(before, dict) and isinstance(value, dict):
+            if changes := merge_patch(before, value):
+                patch[name] = changes
+        elif before != value:
+            patch[name] = value
+    return patch

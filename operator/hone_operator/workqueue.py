@@ -1,0 +1,76 @@
+"""A queue of keys as client-go has it: each key once, never in two workers at a time, retried ever more slowly."""
+
+import asyncio
+from collections import deque
+
+from hone_operator.resources import Key
+
+FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.5, 300.0
+
+
+class WorkQueue:
+    """`get` a key, work, `done`; a key added meanwhile comes again after `done`."""
+
+    def __init__(self) -> None:
+        self._urgent: deque[Key] = deque()
+        self._ready: deque[Key] = deque()
+        self._queued: set[Key] = set()
+        self._working: set[Key] = set()
+        self._again: set[Key] = set()
+        self._failures: dict[Key, int] = {}
+        self._timers: dict[Key, asyncio.TimerHandle] = {}
+        self._wakeup = asyncio.Semaphore(0)
+
+    def add(self, key: Key, *, urgent: bool = False) -> None:
+        """Queue the key; an urgent one goes before all that are not."""
+        if key in self._working:
+            self._again.add(key)
+        elif key not in self._queued:
+            self._queued.add(key)
+            (self._urgent if urgent else self._ready).append(key)
+            self._wakeup.release()
+
+    def add_after(self, key: Key, seconds: float) -> None:
+        """Queue the key later; of several times, the soonest counts."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + seconds
+        if timer := self._timers.get(key):
+            if timer.when() <= due:
+                return
+            timer.cancel()
+        self._timers[key] = loop.call_at(due, self._due, key)
+
+    def retry(self, key: Key) -> float:
+        """Queue a key that failed, with exponential backoff. Returns the seconds until then."""
+        failures = self._failures.get(key, 0)
+        self._failures[key] = failures + 1
+        seconds = min(FIRST_RETRY_SECONDS * 2.0 ** min(failures, 20), LONGEST_RETRY_SECONDS)
+        self.add_after(key, seconds)
+        return seconds
+
+    def succeeded(self, key: Key) -> None:
+        """The next failure of the key begins with the shortest delay again."""
+        self._failures.pop(key, None)
+
+    def forget(self, key: Key) -> None:
+        """The object is gone: no retries, no timers."""
+        self.succeeded(key)
+        if timer := self._timers.pop(key, None):
+            timer.cancel()
+
+    async def get(self) -> Key:
+        await self._wakeup.acquire()
+        key = (self._urgent or self._ready).popleft()
+        self._queued.discard(key)
+        self._working.add(key)
+        return key
+
+    def done(self, key: Key) -> None:
+        self._working.discard(key)
+        if key in self._again:
+            self._again.discard(key)
+            self.add(key)
+
+    def _due(self, key: Key) -> None:
+        self._timers.pop(key, None)
+        self.add(key)
