@@ -1,0 +1,176 @@
+"""`hone chat` against an HTTP server that speaks OpenAI's streaming protocol."""
+
+import io
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from hone_cli.chat import choose, require_available
+from hone_cli.engine import Model
+from hone_cli.main import main
+from hone_cli.output import Problem
+
+
+class Engine(ThreadingHTTPServer):
+    """Answers every conversation with its model and its number of messages; keeps the requests."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
+        self.models: list[dict[str, Any]] = [
+            {"id": "tiny/base", "kind": "base"},
+            {"id": "faq", "kind": "adapter", "parent": "tiny/base"},
+        ]
+        self.requests: list[dict[str, Any]] = []
+        self.status = 200
+        self.break_off = False
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Engine
+
+    def do_GET(self) -> None:
+        self._send(200, "application/json", json.dumps({"object": "list", "data": self.server.models}))
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.requests.append(asked)
+        if self.server.status != 200:
+            self._send(self.server.status, "application/json", json.dumps({"error": {"message": "still loading"}}))
+            return
+        pieces = ["", asked["model"], " heard ", str(len(asked["messages"]))]
+        chunks = [{"choices": [{"index": 0, "delta": {"content": piece}}]} for piece in pieces]
+        chunks += [{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}, {"choices": [], "usage": {}}]
+        events = [": comment\n\n", *(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)]
+        if not self.server.break_off:
+            events.append("data: [DONE]\n\n")
+        self._send(200, "text/event-stream", "".join(events))
+
+    def _send(self, status: int, kind: str, body: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    with Engine() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+Chat = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def chat(engine: Engine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Chat:
+    """Runs `hone chat` on the engine; returns exit code, stdout, stderr."""
+
+    def run(*arguments: str, stdin: str = "", url: str = engine.url) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+        with pytest.raises(SystemExit) as ended:
+            main(["chat", "--url", url, *arguments])
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err  # type: ignore[return-value]
+
+    return run
+
+
+def test_a_message_prints_the_answer_only_and_prefers_the_adapter(chat: Chat, engine: Engine) -> None:
+    code, out, err = chat("--message", "hello")
+    assert (code, out) == (0, "faq heard 1\n")
+    assert "Model: faq (also there: tiny/base)" in err
+    assert engine.requests == [
+        {"model": "faq", "messages": [{"role": "user", "content": "hello"}], "stream": True},
+    ]
+
+
+def test_the_history_goes_with_every_question(chat: Chat, engine: Engine) -> None:
+    code, out, _ = chat(stdin="one\n\ntwo\n/exit\nthree\n")
+    assert (code, out) == (0, "faq heard 1\nfaq heard 3\n")
+    assert [message["content"] for message in engine.requests[1]["messages"]] == ["one", "faq heard 1", "two"]
+
+
+def test_the_end_of_input_ends_the_chat(chat: Chat) -> None:
+    assert chat(stdin="one\n")[:2] == (0, "faq heard 1\n")
+
+
+def test_commands_change_and_list_the_models_and_forget(chat: Chat) -> None:
+    code, out, err = chat(stdin="/model tiny/base\nhi\n/clear\nhi\n/models\n/model nope\n/what\n")
+    assert (code, out) == (0, "tiny/base heard 1\ntiny/base heard 1\n")
+    assert "* tiny/base (base)\n  faq (adapter)\n" in err
+    assert "there is no model nope\n  The engine has: tiny/base, faq" in err
+    assert err.count("/models lists the models") == 2
+
+
+def test_a_failed_answer_is_not_in_the_history(chat: Chat, engine: Engine) -> None:
+    engine.break_off = True
+    _, _, err = chat(stdin="one\ntwo\n")
+    assert "broke off" in err
+    assert [len(request["messages"]) for request in engine.requests] == [1, 1]
+
+
+def test_an_engine_that_refuses_is_quoted(chat: Chat, engine: Engine) -> None:
+    engine.status = 503
+    code, out, err = chat("--message", "hello")
+    assert (code, out) == (1, "")
+    assert "503" in err
+    assert "still loading" in err
+    assert "Traceback" not in err
+
+
+def test_without_an_engine_it_says_how_to_start_one(chat: Chat) -> None:
+    code, _, err = chat("--message", "hello", url="http://127.0.0.1:1/v1")
+    assert code == 1
+    assert "no engine answers at http://127.0.0.1:1/v1" in err
+    assert "hone serve" in err
+
+
+def test_another_kind_of_server_is_named(chat: Chat, engine: Engine) -> None:
+    engine.models = [{"title": "not a model"}]
+    assert "is not an OpenAI-compatible API" in chat("--message", "hello")[2]
+
+
+def test_a_name_and_a_url_exclude_each_other(chat: Chat) -> None:
+    code, _, err = chat("faq")
+    assert code == 2
+    assert "not both" in err
+
+
+def test_choosing_a_model() -> None:
+    base, adapter = Model("base", "base"), Model("adapter", "adapter")
+    assert choose([base, adapter], None) == "adapter"
+    assert choose([base], None) == "base"
+    assert choose([base, adapter], "base") == "base"
+    with pytest.raises(Problem, match="lists no model"):
+        choose([], None)
+
+
+def test_a_service_that_is_not_available_says_why() -> None:
+    service = {
+        "metadata": {"name": "faq"},
+        "status": {
+            "conditions": [
+                {"type": "Accepted", "status": "True", "reason": "Valid", "message": ""},
+                {"type": "ArtifactsResolved", "status": "False", "reason": "ArtifactMissing", "message": "no such job"},
+                {"type": "Available", "status": "False", "reason": "Waiting", "message": "nothing runs"},
+            ]
+        },
+    }
+    with pytest.raises(Problem) as raised:
+        require_available(service)
+    assert raised.value.remedy == "ArtifactsResolved: ArtifactMissing: no such job\n  Available: Waiting: nothing runs"
+    service["status"]["conditions"][2]["status"] = "True"  # type: ignore[index]
+    require_available(service)
+    with pytest.raises(Problem, match="no status yet"):
+        require_available({"metadata": {"name": "faq"}})

@@ -1,0 +1,90 @@
+"""What `hone watch` says of a FineTuneJob."""
+
+from typing import Any
+
+import pytest
+from hone_api.reasons import UNSCHEDULABLE
+from hone_cli import progress
+
+
+def job(stage: str, *conditions: tuple[str, str, str, str], **status: Any) -> progress.Job:
+    listed = [dict(zip(("type", "status", "reason", "message"), condition, strict=True)) for condition in conditions]
+    return {"metadata": {"name": "faq"}, "status": {"stage": stage, "conditions": listed, **status}}
+
+
+RUNNING = ("Running", "True", "TrainerRunning", "the trainer runs")
+
+
+def test_a_running_job_shows_its_figures() -> None:
+    numbers = {"step": 40, "totalSteps": 120, "percent": 33, "loss": 1.23456, "tokensPerSecond": 5120.4, "eta": 200}
+    seen = progress.view(job("Training", RUNNING, progress=numbers))
+    assert seen == progress.View("Training", 33, "step 40/120 · loss 1.2346 · 5,120 tokens/s · 3m 20s left", None)
+
+
+def test_figures_that_are_not_known_are_left_out() -> None:
+    assert progress.figures({"step": 0, "totalSteps": 120}) == "step 0/120"
+    assert progress.figures({}) == ""
+
+
+def test_a_waiting_job_says_why() -> None:
+    waiting = job("Pending", ("Accepted", "True", "Valid", ""), ("Running", "False", "Unschedulable", "no amd.com/gpu"))
+    assert progress.view(waiting).waiting == "Unschedulable: no amd.com/gpu"
+    refused = job("Pending", ("Accepted", "False", "InvalidSpec", "spec.lora"), ("Running", "False", "Waiting", "…"))
+    assert progress.view(refused).waiting == "InvalidSpec: spec.lora"
+
+
+def test_a_job_that_no_operator_has_seen_says_so() -> None:
+    seen = progress.view({"metadata": {"name": "faq"}})
+    assert (seen.stage, seen.percent) == ("Pending", 0)
+    assert seen.waiting is not None
+    assert "operator" in seen.waiting
+
+
+@pytest.mark.parametrize(
+    ("stage", "outcome"),
+    [
+        ("Pending", None),
+        ("Preparing", None),
+        ("Training", None),
+        ("Saving", None),
+        ("Succeeded", True),
+        ("Failed", False),
+    ],
+)
+def test_outcome(stage: str, outcome: bool | None) -> None:
+    assert progress.outcome(job(stage)) is outcome
+
+
+def test_the_result_names_artifact_digest_and_metrics() -> None:
+    artifact = {
+        "kind": "adapter",
+        "claim": "faq",
+        "path": "default/faq",
+        "digest": "sha256:abc",
+        "baseModel": "tiny/base",
+        "baseRevision": "0123",
+    }
+    lines = progress.result(
+        job("Succeeded", artifact=artifact, metrics={"trainRuntime": 12.0, "trainLoss": 0.51234567})
+    )
+    assert lines == [
+        "artifact  adapter on claim faq, in folder default/faq",
+        "digest    sha256:abc",
+        "base      tiny/base 0123",
+        "trainLoss  0.512346",
+        "trainRuntime  12",
+    ]
+
+
+def test_a_failure_has_its_remedy_once() -> None:
+    plain = job("Failed", ("Failed", "True", "Unschedulable", "no node has amd.com/gpu"))
+    assert progress.failure(plain) == ("Unschedulable: no node has amd.com/gpu", UNSCHEDULABLE.remedy)
+    whole = job("Failed", ("Failed", "True", "Unschedulable", f"no node. {UNSCHEDULABLE.remedy}"))
+    assert progress.failure(whole) == (f"Unschedulable: no node. {UNSCHEDULABLE.remedy}", "")
+    unknown = job("Failed", ("Failed", "True", "NewReason", "words"))
+    assert progress.failure(unknown) == ("NewReason: words", "")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0s"), (59.6, "1m 0s"), (200, "3m 20s"), (7500, "2h 5m")])
+def test_durations(seconds: float, text: str) -> None:
+    assert progress.duration(seconds) == text
