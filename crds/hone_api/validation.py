@@ -1,0 +1,235 @@
+"""What the API server would say of an object, word for word, without one.
+
+It walks the very schema that the CRD has: unknown fields, then Kubernetes' structural checks on the object with its
+defaults, then the CEL rules. Rules on changes (`oldSelf`) need the object before, so only the API server checks those.
+"""
+
+import difflib
+import json
+from collections.abc import Iterator
+from decimal import Decimal
+from functools import cache
+from typing import Any, NamedTuple
+
+from hone_api.common import API_VERSION
+from hone_api.crd import KINDS, Schema, schema, with_defaults
+
+METADATA = frozenset(
+    "name generateName namespace labels annotations finalizers ownerReferences uid resourceVersion generation "
+    "creationTimestamp deletionTimestamp deletionGracePeriodSeconds managedFields selfLink".split()
+)
+
+
+class _Problem(NamedTuple):
+    sentence: str
+    hides_rules: bool = False
+
+
+def validate(document: dict[str, Any]) -> list[str]:
+    """Why `kubectl apply` would refuse the object, each reason naming field, value and what to do; empty: it would not.
+
+    Needs the extra [cli], whose cel-python evaluates the rules.
+    """
+    kind, version = document.get("kind"), document.get("apiVersion")
+    if kind not in KINDS or version != API_VERSION:
+        return [
+            f'no matches for kind "{kind or ""}" in version "{version or ""}": '
+            f"Hone has {' and '.join(KINDS)} in {API_VERSION}"
+        ]
+    of = schema(kind)
+    complete = with_defaults(document, of)
+    problems = [*_unknown_fields("", document, of, of), *_name(complete)]
+    problems += [*_structural("", complete, of), *_duplicates("", complete, of)]
+    if not any(problem.hides_rules for problem in problems):
+        problems += _rules("", complete, of)
+    return [problem.sentence for problem in problems]
+
+
+def _unknown_fields(path: str, value: Any, of: Schema, root: Schema) -> Iterator[_Problem]:
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _unknown_fields(f"{path}[{index}]", item, of.get("items", {}), root)
+    elif isinstance(value, dict) and "properties" in of:
+        known = METADATA if path == "metadata" else of["properties"].keys()
+        for name, item in value.items():
+            child = f"{path}.{name}".lstrip(".")
+            if name in known:
+                yield from _unknown_fields(child, item, of["properties"].get(name, {}), root)
+            else:
+                yield _Problem(f'unknown field "{child}"{_hint(path, name, root)}')
+
+
+def _hint(path: str, name: str, root: Schema) -> str:
+    """Where a field that is nearly called so is, the nearest place first."""
+    places: dict[str, list[str]] = {}
+    for place in _places("spec", root["properties"]["spec"]):
+        places.setdefault(place.rpartition(".")[2], []).append(place)
+    siblings = [field for field, found in places.items() if f"{path}.{field}" in found]
+    for candidates in (siblings, list(places)):
+        for match in difflib.get_close_matches(name, candidates, n=1, cutoff=0.82):
+            near = f"{path}.{match}"
+            return f"; did you mean {near if near in places[match] else places[match][0]}?"
+    return ""
+
+
+def _places(path: str, of: Schema) -> Iterator[str]:
+    for name, field in of.get("properties", {}).items():
+        yield f"{path}.{name}"
+        yield from _places(f"{path}.{name}", field)
+
+
+def _name(document: dict[str, Any]) -> Iterator[_Problem]:
+    metadata = document.get("metadata")
+    if not isinstance(metadata, dict) or not (metadata.get("name") or metadata.get("generateName")):
+        yield _Problem("metadata.name: Required value: name or generateName is required", hides_rules=True)
+
+
+def _structural(path: str, value: Any, of: Schema) -> Iterator[_Problem]:
+    yield from _type(path, value, of)
+    if isinstance(value, str):
+        yield from _text(path, value, of)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield from _number(path, value, of)
+    elif isinstance(value, list):
+        yield from _list(path, value, of)
+    if value not in of.get("enum", [value]):
+        supported = ", ".join(_quoted(option) for option in of["enum"])
+        yield _Problem(f"{path}: Unsupported value: {_shown(value)}: supported values: {supported}", hides_rules=True)
+    if isinstance(value, dict):
+        yield from _object(path, value, of)
+
+
+def _type(path: str, value: Any, of: Schema) -> Iterator[_Problem]:
+    expected = ["integer", "string"] if of.get("x-kubernetes-int-or-string") else [of["type"]] if "type" in of else []
+    found = _type_of(value)
+    if expected and found not in expected and not (found == "integer" and "number" in expected):
+        wanted = f"{path} in body must be of type {','.join(expected)}: {_quoted(found)}"
+        yield _Problem(f"{path}: Invalid value: {_quoted(found)}: {wanted}", hides_rules=True)
+
+
+def _type_of(value: Any) -> str:
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, float):
+        return "integer" if value.is_integer() else "number"
+    names = {int: "integer", str: "string", list: "array", dict: "object", type(None): "null"}
+    return names[type(value)]
+
+
+def _text(path: str, value: str, of: Schema) -> Iterator[_Problem]:
+    if len(value) > of.get("maxLength", len(value)):
+        yield _Problem(f"{path}: Too long: may not be more than {of['maxLength']} bytes", hides_rules=True)
+    elif len(value) < of.get("minLength", 0):
+        yield _invalid(path, value, f"should be at least {of['minLength']} chars long")
+    elif "pattern" in of and value != of["pattern"].strip("^$"):
+        yield _invalid(path, value, f"should match '{of['pattern']}'")
+
+
+def _number(path: str, value: float, of: Schema) -> Iterator[_Problem]:
+    least, most = of.get("minimum"), of.get("maximum")
+    as_integer = _type_of(value) == "integer"
+    if most is not None and (value > most or (value == most and of.get("exclusiveMaximum"))):
+        than = "less than" if of.get("exclusiveMaximum") else "less than or equal to"
+        yield _invalid(path, value, f"should be {than} {_bound(most, as_integer)}")
+    if least is not None and (value < least or (value == least and of.get("exclusiveMinimum"))):
+        than = "greater than" if of.get("exclusiveMinimum") else "greater than or equal to"
+        yield _invalid(path, value, f"should be {than} {_bound(least, as_integer)}")
+
+
+def _list(path: str, value: list[Any], of: Schema) -> Iterator[_Problem]:
+    for index, item in enumerate(value):
+        yield from _structural(f"{path}[{index}]", item, of.get("items", {}))
+    if len(value) < of.get("minItems", 0):
+        yield _invalid(path, len(value), f"should have at least {of['minItems']} items")
+    yield from _too_many(path, len(value), of.get("maxItems"))
+
+
+def _object(path: str, value: dict[str, Any], of: Schema) -> Iterator[_Problem]:
+    yield from _too_many(path, len(value), of.get("maxProperties"))
+    for name, item in value.items():
+        field = of.get("properties", {}).get(name, of.get("additionalProperties"))
+        if field:
+            yield from _structural(f"{path}.{name}".lstrip("."), item, field)
+    for name in of.get("required", []):
+        if name not in value:
+            yield _Problem(f"{path}.{name}".lstrip(".") + ": Required value", hides_rules=True)
+
+
+def _too_many(path: str, found: int, most: int | None) -> Iterator[_Problem]:
+    if most is not None and found > most:
+        yield _Problem(f"{path}: Too many: {found}: must have at most {most} items", hides_rules=True)
+
+
+def _duplicates(path: str, value: Any, of: Schema) -> Iterator[_Problem]:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _duplicates(f"{path}.{name}".lstrip("."), item, of.get("properties", {}).get(name, {}))
+    elif isinstance(value, list) and "x-kubernetes-list-type" in of:
+        names = of.get("x-kubernetes-list-map-keys", [])
+        keys = [{name: item.get(name) for name in names} if isinstance(item, dict) else item for item in value]
+        for index, key in enumerate(keys):
+            if keys[:index].count(key) == 1:
+                yield _Problem(f"{path}[{index}]: Duplicate value: {_shown(key)}")
+
+
+def _rules(path: str, value: Any, of: Schema) -> Iterator[_Problem]:
+    for rule in of.get("x-kubernetes-validations", []):
+        if "oldSelf" not in rule["rule"] and not _holds(rule["rule"], value):
+            shown = "" if of.get("type") in ("object", "array") else f" {_shown(value)}:"
+            field = f"{path}{rule.get('fieldPath', '')}".lstrip(".")
+            yield _Problem(f"{field}: Invalid value:{shown} {rule['message']}")
+    if isinstance(value, dict):
+        properties = of.get("properties", {})
+        for name, item in value.items():
+            if name in properties:
+                yield from _rules(f"{path}.{name}".lstrip("."), item, properties[name])
+            else:
+                yield from _rules(f"{path}[{name}]", item, of.get("additionalProperties", {}))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _rules(f"{path}[{index}]", item, of.get("items", {}))
+
+
+def _holds(rule: str, value: Any) -> bool:
+    from celpy.adapter import json_to_cel
+
+    return bool(_program(rule).evaluate({"self": json_to_cel(value)}))
+
+
+@cache
+def _program(rule: str) -> Any:
+    environment = _environment()
+    return environment.program(environment.compile(rule))
+
+
+@cache
+def _environment() -> Any:
+    import celpy
+
+    return celpy.Environment()
+
+
+def _invalid(path: str, value: Any, why: str) -> _Problem:
+    return _Problem(f"{path}: Invalid value: {_shown(value)}: {path} in body {why}")
+
+
+def _shown(value: Any) -> str:
+    """A value as Go prints it in an error."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return _bound(value, _type_of(value) == "integer")
+    return _quoted(value)
+
+
+def _quoted(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+
+def _bound(number: float, as_integer: bool) -> str:
+    """A number as Go's %v prints an int64 or a float64."""
+    if as_integer:
+        return str(int(number))
+    shortest = Decimal(repr(float(number))).normalize()
+    exponent = shortest.adjusted()
+    return f"{shortest:f}" if -4 <= exponent < 6 else f"{shortest.scaleb(-exponent):f}e{exponent:+03d}"
