@@ -10,7 +10,9 @@ from hone_api.reasons import INTERRUPTED_EXIT_CODE
 from hone_cli import child, documents, options, output
 
 File = Annotated[Path, typer.Argument(help="Manifest with one FineTuneJob; ConfigMaps beside it are used.")]
-Output = Annotated[Path | None, typer.Option(help="Folder for the artifact (default: ./<name of the job>).")]
+Output = Annotated[
+    Path | None, typer.Option("--output", help="Folder for the artifact (default: ./<name of the job>).")
+]
 
 
 def command(file: File, output_: Output = None, claim: options.Claims = [], verbose: options.Verbose = False) -> None:  # noqa: B006

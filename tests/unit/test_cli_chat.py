@@ -44,7 +44,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send(self.server.status, "application/json", json.dumps({"error": {"message": "still loading"}}))
             return
         pieces = ["", asked["model"], " heard ", str(len(asked["messages"]))]
-        chunks = [{"choices": [{"index": 0, "delta": {"content": piece}}]} for piece in pieces]
+        chunks: list[dict[str, Any]] = [{"choices": [{"index": 0, "delta": {"content": piece}}]} for piece in pieces]
         chunks += [{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}, {"choices": [], "usage": {}}]
         events = [": comment\n\n", *(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)]
         if not self.server.break_off:
