@@ -51,6 +51,16 @@ class Api:
     async def close(self) -> None:
         await self._session.close()
 
+    async def serves(self, *resources: Resource) -> bool:
+        """Whether the API server knows all these kinds of one API version."""
+        try:
+            known = await self._request("GET", f"/apis/{resources[0].api_version}")
+        except ApiError as error:
+            if error.status == 404:
+                return False
+            raise
+        return {resource.plural for resource in resources} <= {found["name"] for found in known["resources"]}
+
     async def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
         """The object, or None where there is none."""
         try:

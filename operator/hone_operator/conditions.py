@@ -39,8 +39,9 @@ class Conditions:
             **({"observedGeneration": self._generation} if self._generation is not None else {}),
         }
 
-    def to_list(self) -> list[Object]:
-        return list(self._after.values())
+    def to_list(self, *types: str) -> list[Object]:
+        """Those of these types that are known, in this order."""
+        return [self._after[type_] for type_ in types if type_ in self._after]
 
     def events(self, *types: str) -> list[Event]:
         """One event for each of these conditions whose status or reason became another."""

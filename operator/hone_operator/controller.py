@@ -127,6 +127,7 @@ class Controller:
             raise
         self.cache.put(key.resource, written)
         for event in plan.events:
+            logger.info("%s: %s: %s", key, event.reason, event.message)
             await self._emit(key, owner, event)
 
     async def _emit(self, key: Key, owner: Object, event: Event) -> None:

@@ -70,10 +70,8 @@ def plan(observed: ObservedFineTuneJob, now: datetime) -> Plan:
         conditions.set("Accepted", True, "Accepted", "The object keeps the contract.")
         _children(observed, observed.spec, result)
         _progress(observed, observed.spec, now, conditions, result)
-    status["conditions"] = conditions.to_list()
-    if not status["conditions"]:
-        del status["conditions"]
-    result.events = conditions.events("Accepted", "Running", "Succeeded", "Failed")
+    status["conditions"] = conditions.to_list("Accepted", "Running", "Succeeded", "Failed")
+    result.events = conditions.events("Accepted", "Running")
     return result
 
 

@@ -1,5 +1,6 @@
 """kopf's part: watch streams. Its handlers only tell the controller what was seen."""
 
+import asyncio
 import logging
 from typing import Any
 
@@ -10,6 +11,8 @@ from hone_operator.api import Api
 from hone_operator.controller import Controller
 from hone_operator.resources import CHILDREN, FINETUNEJOBS, INFERENCESERVICES, Resource
 
+CRD_WAIT_SECONDS = 2.0
+
 logger = logging.getLogger(__name__)
 
 
@@ -19,7 +22,13 @@ def register(registry: kopf.OperatorRegistry, image: str) -> None:
     @kopf.on.startup(registry=registry)
     async def start(memo: Any, settings: kopf.OperatorSettings, **_: Any) -> None:
         configure(settings)
-        memo.controller = Controller(await Api.connect(), image)
+        api = await Api.connect()
+        while not await api.serves(FINETUNEJOBS, INFERENCESERVICES):
+            logger.warning(
+                "The API server does not serve FineTuneJob and InferenceService yet: are the CRDs installed?"
+            )
+            await asyncio.sleep(CRD_WAIT_SECONDS)
+        memo.controller = Controller(api, image)
         memo.controller.start()
 
     @kopf.on.cleanup(registry=registry)
@@ -38,6 +47,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.watching.server_timeout = 300
     settings.watching.chunk_size = 500
     settings.posting.enabled = False
+    # What is watched is known, and served before the first watch begins.
     settings.scanning.disabled = True
     for resource in CHILDREN:
         group, _, version = resource.api_version.rpartition("/")

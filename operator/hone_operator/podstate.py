@@ -21,7 +21,7 @@ from hone_operator.resources import Object
 
 IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 NOT_STARTED_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError"}
-BINDING_PATIENCE = timedelta(seconds=60)
+BINDING_PATIENCE = timedelta(seconds=30)
 STARTING_PATIENCE = timedelta(seconds=15)
 
 _KILLED = 137
@@ -108,7 +108,9 @@ def why_not_running(
     age = now - parse_time(pod["metadata"]["creationTimestamp"])
     if scheduled is None or scheduled["status"] != "True":
         if scheduled and scheduled.get("reason") == "Unschedulable":
-            return _unschedulable(scheduled.get("message", ""), gpu_resource, gpus, facts)
+            error = _unschedulable(scheduled.get("message", ""), gpu_resource, gpus, facts)
+            # A claim that was made just now is bound in a moment.
+            return None if error.reason is VOLUME_NOT_BOUND and age < BINDING_PATIENCE else error
         if age > BINDING_PATIENCE and not scheduled:
             return HoneError(VOLUME_NOT_BOUND, "The pod waits for its volumes, or no scheduler looks at it")
         return None
