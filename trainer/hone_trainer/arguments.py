@@ -1,0 +1,47 @@
+"""From the spec to the keyword arguments of SFTConfig and LoraConfig: what the user wrote, plus what Hone owns."""
+
+from pathlib import Path
+from typing import Any
+
+from hone_api.finetunejob import FineTuneJobSpec, LoraOptions
+
+AT_THE_END = 1_000_000_000
+"""Evaluating every so many steps means: only at the last one."""
+
+
+def sft_config(spec: FineTuneJobSpec, checkpoints: Path, use_cpu: bool) -> dict[str, Any]:
+    """Keyword arguments of SFTConfig for a run that saves into the folder `checkpoints`."""
+    written = spec.training.sft_config()
+    evaluation = {"eval_strategy": "no"}
+    if spec.dataset.eval_fraction:
+        evaluation = {"eval_strategy": "steps", "eval_steps": written.get("eval_steps", AT_THE_END)}
+    return {
+        "logging_nan_inf_filter": False,  # else a loss that is NaN would be logged as the mean of those before
+        **written,
+        "use_cpu": use_cpu,
+        "output_dir": str(checkpoints),
+        "save_strategy": "steps",
+        "save_steps": spec.checkpoint.save_steps,
+        "logging_strategy": "steps",
+        "report_to": "none",
+        "disable_tqdm": True,
+        **evaluation,
+    }
+
+
+def lora_config(spec: FineTuneJobSpec, revision: str | None) -> dict[str, Any]:
+    """Keyword arguments of LoraConfig; `revision` is the base model's commit."""
+    lora = (spec.lora or LoraOptions()).model_dump()
+    return {**lora, "task_type": "CAUSAL_LM", "revision": revision}
+
+
+def warnings(spec: FineTuneJobSpec) -> list[str]:
+    """What the user should know before training: settings that do not do what they seem to."""
+    found = []
+    if spec.training.lr_scheduler_type == "constant" and spec.training.warmup_steps:
+        found.append(
+            "spec.training.lrSchedulerType is constant, which ignores warmupSteps: constant_with_warmup warms up"
+        )
+    if spec.training.eval_steps and not spec.dataset.eval_fraction:
+        found.append("spec.training.evalSteps is set, but without spec.dataset.evalFraction nothing is evaluated")
+    return found

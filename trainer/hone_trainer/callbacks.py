@@ -1,0 +1,103 @@
+"""What Hone does in the training loop: watch for the stop flag, report progress, refuse a loss that is not finite."""
+
+import time
+from collections import deque
+from typing import Any
+
+from hone_api.reports import Progress
+from transformers import TrainerCallback, TrainingArguments
+from transformers.trainer_callback import TrainerControl, TrainerState
+
+from hone_trainer.metricslog import MetricsLog
+from hone_trainer.stop import Stop
+from hone_trainer.telemetry import Telemetry, now
+from hone_trainer.terminal import Terminal
+from hone_trainer.training import HoneTrainer, check_finite
+
+PUBLISH_SECONDS = 1.0
+WINDOW = 30
+"""Speeds are means over so many publications."""
+
+
+class StopCallback(TrainerCallback):
+    """Saves a checkpoint and stops at the end of the step in which the run was told to."""
+
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        if self._stop.requested:
+            control.should_save = True
+            control.should_training_stop = True
+        return control
+
+
+class ReportCallback(TrainerCallback):
+    """Publishes progress: at every log, and at most once a second between."""
+
+    def __init__(self, trainer: HoneTrainer, telemetry: Telemetry, metrics: MetricsLog, terminal: Terminal) -> None:
+        self._trainer = trainer
+        self._telemetry = telemetry
+        self._metrics = metrics
+        self._terminal = terminal
+        self._logged: dict[str, float | None] = {}
+        self._points: deque[tuple[float, int, int]] = deque(maxlen=WINDOW)
+        self._due = 0.0
+        self._samples_a_step = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._samples_a_step = self._trainer.num_examples_in_all() / max(state.max_steps, 1)
+        self._publish(state)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if time.monotonic() >= self._due:
+            self._publish(state)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        logs = logs or {}
+        if "train_runtime" in logs:  # the summary of this one call; the metrics of the whole run are the manifest's
+            return
+        self._metrics.add(state.global_step, {"epoch": state.epoch, **logs})
+        if "loss" in logs:
+            self._logged = {name: logs.get(name) for name in ("loss", "grad_norm", "learning_rate")}
+            self._publish(state)
+            self._terminal.logged(self._telemetry.progress)
+            check_finite(logs["loss"], state.global_step)
+        elif "eval_loss" in logs:
+            self._terminal.note(f"step {state.global_step}: evaluation loss {logs['eval_loss']:.4f}")
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._metrics.flush()
+        self._publish(state)
+
+    def _publish(self, state: TrainerState) -> None:
+        moment, step, tokens = time.monotonic(), state.global_step, self._trainer._total_train_tokens
+        self._due = moment + PUBLISH_SECONDS
+        self._points.append((moment, step, tokens))
+        began, first_step, first_tokens = self._points[0]
+        seconds = moment - began
+        steps_a_second = (step - first_step) / seconds if seconds > 0 else 0.0
+        self._telemetry.tokens = tokens
+        self._telemetry.progress = Progress(
+            step=step,
+            total_steps=state.max_steps,
+            epoch=round(state.epoch or 0.0, 4),
+            tokens_per_second=round((tokens - first_tokens) / seconds, 1) if steps_a_second else None,
+            samples_per_second=round(steps_a_second * self._samples_a_step, 3) if steps_a_second else None,
+            percent=100 * step // max(state.max_steps, 1),
+            eta=round((state.max_steps - step) / steps_a_second) if steps_a_second else None,
+            updated_at=now(),
+            **self._logged,
+        )
+        self._terminal.show(self._telemetry.progress)

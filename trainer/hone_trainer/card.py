@@ -1,0 +1,37 @@
+"""README.md of an artifact's folder: a model card."""
+
+import json
+
+import yaml
+from hone_api.artifact import BaseModelReference
+from hone_api.finetunejob import FineTuneJob
+
+
+def model_card(job: FineTuneJob, base: BaseModelReference, metrics: dict[str, float], fingerprint: str) -> str:
+    """The card, with the front matter that the hub reads."""
+    spec = job.spec
+    matter: dict[str, object] = {"library_name": "peft" if spec.method == "lora" else "transformers"}
+    if base.name:
+        matter["base_model"] = base.name
+    if spec.dataset.name:
+        matter["datasets"] = [spec.dataset.name]
+    matter |= {"pipeline_tag": "text-generation", "tags": ["hone", "sft", spec.method]}
+    rows = "\n".join(f"| {name} | {value:g} |" for name, value in metrics.items())
+    where = base.name or f"claim {base.claim}, {base.path or 'its root'}"
+    return f"""---
+{yaml.safe_dump(matter, sort_keys=False).strip()}
+---
+
+# {job.name}
+
+Fine-tuned from {where}{f" at commit {base.revision}" if base.revision else ""}, method {spec.method}.
+Dataset fingerprint: `{fingerprint}`.
+
+| metric | value |
+|---|---|
+{rows}
+
+```json
+{json.dumps({name: spec.to_wire().get(name) for name in ("dataset", "lora", "training")}, indent=2)}
+```
+"""

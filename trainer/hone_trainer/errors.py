@@ -1,0 +1,78 @@
+"""From what libraries raise to failures with a name."""
+
+import errno
+from collections.abc import Iterator
+
+from hone_api.reasons import (
+    DATASET_NOT_FOUND,
+    DISK_FULL,
+    HUB_UNAUTHORIZED,
+    HUB_UNREACHABLE,
+    INTERNAL_ERROR,
+    MODEL_NOT_FOUND,
+    OUT_OF_MEMORY,
+    HoneError,
+)
+
+
+def named(error: BaseException) -> HoneError:
+    """The failure that an exception means: its own name, or the first known one in what caused it."""
+    for cause in _chain(error):
+        if isinstance(cause, HoneError):
+            return cause
+        found = _known(cause)
+        if found:
+            return found
+    text = " ".join(str(error).split()) or "no further words"
+    return HoneError(INTERNAL_ERROR, f"{type(error).__name__}: {text}", remedy=INTERNAL_ERROR.remedy)
+
+
+def is_connection_error(error: BaseException) -> bool:
+    """Whether the hub could not be reached, or answered that it is not well."""
+    import httpx
+
+    for cause in _chain(error):
+        if isinstance(cause, httpx.TransportError | ConnectionError):
+            return True
+        if isinstance(cause, httpx.HTTPStatusError) and cause.response.status_code >= 500:
+            return True
+    return False
+
+
+def hub_error(error: Exception, kind: str, name: str, revision: str) -> HoneError:
+    """What an answer of the hub means for spec.model or spec.dataset (`kind`)."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    missing = MODEL_NOT_FOUND if kind == "model" else DATASET_NOT_FOUND
+    where = f"spec.{kind}.name is {name}"
+    if isinstance(error, GatedRepoError):
+        return HoneError(HUB_UNAUTHORIZED, f"{where}, which is gated, and the hub refused access")
+    if isinstance(error, RevisionNotFoundError):
+        return HoneError(missing, f"spec.{kind}.revision is {revision}, and {name} has no such revision on the hub")
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    if status in (401, 403):
+        return HoneError(HUB_UNAUTHORIZED, f"{where}, which does not exist or is private: the hub answered {status}")
+    if isinstance(error, RepositoryNotFoundError):
+        return HoneError(missing, f"{where}, and the hub has no such {kind}")
+    return named(error)
+
+
+def _known(error: BaseException) -> HoneError | None:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return HoneError(DISK_FULL, f"{error.filename or 'A file'} can't be written: {error.strerror}")
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return HoneError(OUT_OF_MEMORY, str(error).partition("\n")[0])
+    if is_connection_error(error):
+        return HoneError(HUB_UNREACHABLE, f"The hub can't be reached: {error}")
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        yield found
+        found = found.__cause__ or found.__context__

@@ -1,0 +1,92 @@
+"""From MANIFEST to a FineTuneJob, and from its claims and ConfigMaps to folders."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hone_api.common import ClaimPath
+from hone_api.finetunejob import ConfigMapKey, FineTuneJob
+from hone_api.manifests import load_documents
+from hone_api.reasons import DATASET_NOT_FOUND, INVALID_SPEC, HoneError, Reason
+from pydantic import ValidationError
+
+from hone_trainer.options import Options
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The job, and where the files it names are."""
+
+    job: FineTuneJob
+    claims: dict[str, Path]
+    config_maps: dict[str, Path]
+    inline_config_maps: dict[str, dict[str, str]]
+
+    def claim_path(self, claim: ClaimPath, field: str, missing: Reason) -> Path:
+        """The file, folder or glob that a claim's path means. Raises InvalidSpec, or `missing` without its folder."""
+        if claim.name not in self.claims:
+            raise HoneError(
+                INVALID_SPEC,
+                f"{field}.name is {claim.name}, and no folder was given for that claim",
+                remedy=f"Outside a cluster, say where it is: --claim {claim.name}=FOLDER.",
+            )
+        root = self.claims[claim.name]
+        if not root.is_dir():
+            raise HoneError(missing, f"{field}.name is {claim.name}, and its folder {root} does not exist")
+        if ".." in Path(claim.path or "").parts:
+            raise HoneError(INVALID_SPEC, f"{field}.path is {claim.path!r}, which leaves the claim")
+        return root / (claim.path or "")
+
+    def config_map_text(self, reference: ConfigMapKey) -> str:
+        """The value of a ConfigMap's key. Raises DatasetNotFound."""
+        if reference.name in self.config_maps:
+            path = self.config_maps[reference.name] / reference.key
+            try:
+                return path.read_text(encoding="utf-8")
+            except OSError:
+                keys = sorted(entry.name for entry in path.parent.glob("[!.]*")) if path.parent.is_dir() else []
+        elif reference.name in self.inline_config_maps:
+            data = self.inline_config_maps[reference.name]
+            if reference.key in data:
+                return data[reference.key]
+            keys = sorted(data)
+        else:
+            raise HoneError(
+                DATASET_NOT_FOUND,
+                f"spec.dataset.configMap.name is {reference.name}, and there is no such ConfigMap",
+                remedy="Put the ConfigMap into the same file, or apply it to the job's namespace.",
+            )
+        raise HoneError(
+            DATASET_NOT_FOUND,
+            f"spec.dataset.configMap.key is {reference.key}, and ConfigMap {reference.name} has "
+            + (", ".join(keys) or "no keys"),
+        )
+
+
+def load(options: Options) -> Inputs:
+    """Read and check MANIFEST. Raises HoneError InvalidSpec naming field and value."""
+    documents = load_documents(options.manifest)
+    jobs = [document for document in documents if document.get("kind") == "FineTuneJob"]
+    if len(jobs) != 1:
+        raise HoneError(
+            INVALID_SPEC,
+            f"{options.manifest} holds {len(jobs)} FineTuneJobs where one should be",
+            remedy="Keep one FineTuneJob in the file; ConfigMaps may stand beside it.",
+        )
+    try:
+        job = FineTuneJob.model_validate(jobs[0])
+    except ValidationError as error:
+        raise HoneError(INVALID_SPEC, f"{options.manifest}: {_first(error)}") from None
+    config_maps = {
+        str(document.get("metadata", {}).get("name")): dict(document.get("data") or {})
+        for document in documents
+        if document.get("kind") == "ConfigMap"
+    }
+    return Inputs(job, options.claims, options.config_maps, config_maps)
+
+
+def _first(error: ValidationError) -> str:
+    detail = error.errors()[0]
+    field = ".".join(str(part) for part in detail["loc"])
+    value = detail["input"]
+    shown = "" if isinstance(value, dict) else f" is {value!r}"
+    return f"{field}{shown}: {detail['msg'][0].lower()}{detail['msg'][1:]}"

@@ -1,0 +1,17 @@
+"""What the command line says."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where a run reads from and writes to. `port` 0 means no HTTP server."""
+
+    manifest: Path
+    output: Path
+    claims: dict[str, Path] = field(default_factory=dict)
+    config_maps: dict[str, Path] = field(default_factory=dict)
+    port: int = 0
+    termination_log: Path | None = None
+    verbose: bool = False

@@ -1,0 +1,81 @@
+"""What is kept: the adapter, the merged model or the whole model, then manifest.json last."""
+
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hone_api.artifact import ArtifactKind, ArtifactManifest, BaseModelReference, describe_files, digest_of
+from hone_api.finetunejob import FineTuneJob, FineTuneJobSpec
+from hone_api.layout import ADAPTER, MERGED, MODEL
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hone_trainer.files import flush_tree
+
+SHARD_SIZE = "5GB"
+PACKAGES = ("hone", "torch", "transformers", "trl", "peft", "datasets", "accelerate")
+
+
+def kind_of(spec: FineTuneJobSpec) -> ArtifactKind:
+    """What the spec asks to keep."""
+    return MODEL if spec.method == "full" else spec.output.save or ADAPTER  # type: ignore[return-value]
+
+
+def folders_of(kind: ArtifactKind) -> list[str]:
+    """The folders of the artifact tree that a kind consists of."""
+    return [ADAPTER, MERGED] if kind == "both" else [kind]
+
+
+def save_models(
+    root: Path,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    kind: ArtifactKind,
+    card: str,
+    shard_size: str = SHARD_SIZE,
+) -> None:
+    """Write the kind's folders, each whole or not at all. Merging changes `model`, so the adapter goes first."""
+    for name in folders_of(kind):
+        if name == MERGED and isinstance(model, PeftModel):
+            model = model.merge_and_unload()
+        _save(root / name, model, tokenizer, card, shard_size)
+
+
+def manifest_of(
+    root: Path,
+    job: FineTuneJob,
+    base: BaseModelReference,
+    fingerprint: str,
+    metrics: dict[str, float],
+    parameters: dict[str, int],
+) -> ArtifactManifest:
+    """Describe what save_models wrote, with the digest of every file."""
+    kind = kind_of(job.spec)
+    files = describe_files(root, folders_of(kind))
+    return ArtifactManifest(
+        kind=kind,
+        job=job.name,
+        digest=digest_of(files),
+        base_model=base,
+        dataset_fingerprint=fingerprint,
+        files=files,
+        metrics=metrics,
+        parameters=parameters,
+        versions={package: version(package) for package in PACKAGES},
+        spec=job.spec.to_wire(),
+    )
+
+
+def _save(folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase, card: str, shard_size: str) -> None:
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    if isinstance(model, PreTrainedModel):
+        model.save_pretrained(temporary, max_shard_size=shard_size)
+    else:
+        model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    (temporary / "README.md").write_text(card, encoding="utf-8")
+    flush_tree(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)

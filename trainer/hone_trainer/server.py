@@ -1,0 +1,82 @@
+"""HTTP: GET /progress (JSON), /metrics (Prometheus), /healthz."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from hone_api.reasons import INVALID_SPEC, HoneError
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from hone_trainer.telemetry import Telemetry
+
+_GAUGES = {
+    "step": "Optimizer steps done",
+    "total_steps": "Optimizer steps in all",
+    "epoch": "Epochs done",
+    "loss": "Training loss at the last log",
+    "grad_norm": "Gradient norm at the last log",
+    "learning_rate": "Learning rate at the last log",
+    "tokens_per_second": "Trained tokens a second",
+    "samples_per_second": "Rows a second",
+    "eta": "Seconds left",
+}
+
+
+class TrainerCollector(Collector):
+    """Turns the telemetry into metrics when it is asked, so that training pays nothing for it."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
+
+    def collect(self) -> Any:
+        for stage in ("Preparing", "Training", "Saving"):
+            family = GaugeMetricFamily("hone_trainer_stage", "1 for the stage the trainer is in", labels=["stage"])
+            family.add_metric([stage], float(self._telemetry.stage == stage))
+            yield family
+        yield CounterMetricFamily("hone_trainer_tokens", "Trained tokens", value=self._telemetry.tokens)
+        for field, text in _GAUGES.items():
+            value = getattr(self._telemetry.progress, field, None)
+            if value is not None:
+                name = "eta_seconds" if field == "eta" else field
+                yield GaugeMetricFamily(f"hone_trainer_{name}", text, value=value)
+
+
+def serve(telemetry: Telemetry, port: int, host: str = "") -> ThreadingHTTPServer:
+    """Answer on a port, in a thread that ends with the process. Raises HoneError when the port is taken."""
+    registry = CollectorRegistry()
+    registry.register(TrainerCollector(telemetry))
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/progress":
+                body = telemetry.report().model_dump_json(by_alias=True, exclude_none=True).encode()
+                self._answer(200, "application/json", body)
+            elif self.path == "/metrics":
+                self._answer(200, "text/plain; version=0.0.4; charset=utf-8", generate_latest(registry))
+            elif self.path == "/healthz":
+                self._answer(200, "text/plain", b"ok\n")
+            else:
+                self._answer(404, "application/json", json.dumps({"error": f"no {self.path} here"}).encode())
+
+        def _answer(self, status: int, kind: str, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: Any) -> None:
+            """Polling is not news."""
+
+    try:
+        server = ThreadingHTTPServer((host, port), Handler)
+    except OSError as error:
+        raise HoneError(
+            INVALID_SPEC, f"--port is {port}, which can't be listened on: {error.strerror}", remedy="Choose another."
+        ) from None
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
+    return server

@@ -1,0 +1,46 @@
+"""Being told to stop: SIGTERM and SIGINT.
+
+Outside training there is nothing to lose, so the signal ends the run at once. In training it only sets a flag, and the
+trainer saves a checkpoint at the end of the step. Imported before torch, since Python as process 1 ignores SIGTERM
+until a handler is set.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupted(BaseException):
+    """Ends the run at once. Not an Exception, so that no library takes it for a failure of its own."""
+
+
+class Stop:
+    """Whether the run was told to stop."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._deferred = False
+        self._process = os.getpid()
+
+    def listen(self) -> None:
+        """Take over SIGTERM and SIGINT, in the main thread."""
+        signal.signal(signal.SIGTERM, self._handle)
+        signal.signal(signal.SIGINT, self._handle)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Inside, a signal only sets `requested`; a second one ends the run."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a data loader's worker that inherited the handler
+            os._exit(128 + number)
+        again, self.requested = self.requested, True
+        if again or not self._deferred:
+            raise Interrupted

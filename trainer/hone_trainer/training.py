@@ -1,0 +1,119 @@
+"""TRL's SFTTrainer with checkpoints that are complete or absent and accounts that survive a resume."""
+
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from hone_api.reasons import NON_FINITE_LOSS, HoneError
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import TrainerControl, TrainerState
+from trl.trainer.sft_trainer import SFTTrainer
+
+from hone_trainer import checkpoints
+from hone_trainer.checkpoints import Account, Checkpoint
+
+
+class HoneTrainer(SFTTrainer):
+    """SFTTrainer whose logs and metrics are the same whether or not a run was interrupted.
+
+    `Trainer.train` starts its sums anew at each call; they are kept in the checkpoint and put back.
+    """
+
+    def __init__(self, *args: Any, keep_checkpoints: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._keep_checkpoints = keep_checkpoints
+        self._resumed: Account | None = None
+        self._began = time.monotonic()
+        self.add_callback(_Resume(self))
+
+    def fit(self, checkpoint: Checkpoint | None) -> Account:
+        """Train from the checkpoint, or from the start, to the end or to where a callback stops it."""
+        if checkpoint and checkpoint.account.finished:
+            self._load_from_checkpoint(str(checkpoint.folder))
+            return checkpoint.account
+        self._resumed = checkpoint.account if checkpoint else None
+        self.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
+        return self.account()
+
+    def account(self) -> Account:
+        """What has been done so far, all starts of this run together."""
+        before = self._resumed
+        share = self.state.global_step / max(self.state.max_steps, 1)
+        return Account(
+            step=self.state.global_step,
+            finished=self.state.global_step >= self.state.max_steps,
+            tokens=self._total_train_tokens,
+            runtime=time.monotonic() - self._began + (before.runtime if before else 0.0),
+            samples=self.num_examples_in_all() * share,
+            loss_sum=self._total_loss_scalar,
+            loss_since_log=self._tr_loss.item(),
+            last_logged_step=self._globalstep_last_logged,
+            averages_since_log=dict(self._metrics["train"]),
+            eval_metrics=self._last_evaluation(),
+        )
+
+    def num_examples_in_all(self) -> float:
+        """Rows in all epochs together."""
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        if self.args.max_steps > 0:
+            return float(self.args.max_steps * batch)
+        return float(self.num_examples(self.get_train_dataloader()) * self.args.num_train_epochs)
+
+    def _last_evaluation(self) -> dict[str, float]:
+        for entry in reversed(self.state.log_history):
+            if "eval_loss" in entry:
+                return {"eval_loss": entry["eval_loss"]}
+        return {}
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        account = self.account()
+        check_finite(account.loss_since_log, self.state.global_step)
+        Trainer._save_checkpoint(self, model, trial)  # not SFTTrainer's, which adds a model card to the parent folder
+        written = Path(str(self.args.output_dir)) / f"checkpoint-{account.step}"
+        checkpoints.seal(written, account, self._keep_checkpoints)
+
+    def put_back(self) -> None:
+        """Set the sums that `train` has just set to zero to what they were at the checkpoint."""
+        self._began = time.monotonic()
+        before = self._resumed
+        if before is None:
+            return
+        self._total_train_tokens = before.tokens
+        self._initial_global_step = 0
+        self._total_loss_scalar = before.loss_sum
+        self._tr_loss = torch.tensor(before.loss_since_log, device=self.args.device)
+        self._globalstep_last_logged = before.last_logged_step
+        self._metrics["train"] = defaultdict(list, before.averages_since_log)
+
+
+class _Resume(TrainerCallback):
+    def __init__(self, trainer: HoneTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._trainer.put_back()
+
+
+def check_finite(loss: float, step: int) -> None:
+    """Raise HoneError NonFiniteLoss when a loss is NaN or infinite."""
+    if not torch.isfinite(torch.tensor(loss)):
+        raise HoneError(NON_FINITE_LOSS, f"The loss is {loss} at step {step}")
+
+
+def final_metrics(account: Account) -> dict[str, float]:
+    """Metrics of the whole run, all its starts together; trainRuntime is in seconds."""
+    runtime = max(account.runtime, 1e-9)
+    metrics = {
+        "trainLoss": (account.loss_sum + account.loss_since_log) / max(account.step, 1),
+        "trainRuntime": round(account.runtime, 3),
+        "trainSamplesPerSecond": round(account.samples / runtime, 3),
+        "trainStepsPerSecond": round(account.step / runtime, 3),
+        "numTokens": float(account.tokens),
+    }
+    if "eval_loss" in account.eval_metrics:
+        metrics["evalLoss"] = account.eval_metrics["eval_loss"]
+    return metrics
