@@ -1,0 +1,412 @@
+"""Manifests that are refused: a change to a good one each, with the sentence that the user reads.
+
+`hone validate` (offline) and the API server must both say it.
+"""
+
+# ruff: noqa: E501 (a sentence stands in one piece, so that it can be searched for)
+
+import copy
+from typing import Any, NamedTuple
+
+REMOVED = object()
+
+GOOD: dict[str, dict[str, Any]] = {
+    "FineTuneJob": {
+        "apiVersion": "hone.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": "bad"},
+        "spec": {
+            "model": {"name": "Qwen/Qwen2.5-0.5B-Instruct", "revision": "main"},
+            "dataset": {"name": "mlabonne/guanaco-llama2-1k", "columns": {"text": "text"}},
+            "method": "lora",
+            "lora": {"r": 8, "targetModules": ["q_proj", "v_proj"]},
+            "training": {"numTrainEpochs": 1, "learningRate": 2e-4, "extra": {"optimArgs": "x=1"}},
+            "output": {"claim": {"name": "results"}, "save": "adapter"},
+            "resources": {"gpus": 0, "cpu": 8, "memory": "64Gi"},
+            "tokenSecret": {"name": "hf-token"},
+            "pod": {
+                "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}],
+                "tolerations": [{"key": "gpu", "operator": "Exists"}],
+                "supplementalGroups": [109],
+                "labels": {"team": "nlp"},
+            },
+        },
+    },
+    "InferenceService": {
+        "apiVersion": "hone.dev/v1alpha1",
+        "kind": "InferenceService",
+        "metadata": {"name": "bad"},
+        "spec": {
+            "model": {"fineTuneJob": {"name": "llama2-guanaco"}},
+            "adapters": [
+                {"name": "support", "fineTuneJob": {"name": "support-lora"}},
+                {"name": "legal", "claim": {"name": "adapters", "path": "legal"}},
+            ],
+            "replicas": 2,
+            "maxModelLen": 4096,
+            "resources": {"gpus": 1},
+        },
+    },
+}
+
+
+class Bad(NamedTuple):
+    """`changes` maps paths such as `spec.adapters.0.name` to new values, or to REMOVED."""
+
+    kind: str
+    changes: dict[str, Any]
+    sentence: str
+
+    def manifest(self) -> dict[str, Any]:
+        return changed(GOOD[self.kind], self.changes)
+
+    def __str__(self) -> str:
+        return f"{self.kind}-{','.join(self.changes)}-{self.sentence[-40:]}"
+
+
+def changed(good: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a manifest with values at paths replaced or removed."""
+    manifest = copy.deepcopy(good)
+    for path, value in changes.items():
+        *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+        place: Any = manifest
+        for part in parents:
+            place = place[part] if isinstance(place, list) else place.setdefault(part, {})
+        if value is REMOVED:
+            del place[last]
+        else:
+            place[last] = value
+    return manifest
+
+
+NAME = (
+    "must be a DNS label of at most 52 characters, beginning with a letter, such as my-job: "
+    "what Hone makes for the object is named after it"
+)
+HUB = "must be a name on the hub such as owner/name, neither a URL nor a path"
+OBJECT = "must be the name of a Kubernetes object: lower-case letters, digits, '-' and '.', such as my-name"
+
+_JOBS: list[tuple[dict[str, Any], str]] = [
+    # the object itself
+    ({"kind": "FineTunJob"}, 'no matches for kind "FineTunJob" in version "hone.dev/v1alpha1"'),
+    ({"apiVersion": "hone.dev/v1"}, 'no matches for kind "FineTuneJob" in version "hone.dev/v1"'),
+    ({"metadata.name": "My_Job"}, "metadata.name: Invalid value: " + NAME),
+    ({"metadata.name": "1st"}, "metadata.name: Invalid value: " + NAME),
+    ({"metadata.name": "a.b"}, "metadata.name: Invalid value: " + NAME),
+    ({"metadata.name": "a" * 53}, "metadata.name: Invalid value: " + NAME),
+    ({"metadata.label": {}}, 'unknown field "metadata.label"'),
+    ({"spec": REMOVED}, "spec: Required value"),
+    ({"spec": "x"}, 'spec: Invalid value: "string": spec in body must be of type object: "string"'),
+    ({"specs": {}}, 'unknown field "specs"'),
+    # unknown fields
+    ({"spec.methd": "lora"}, 'unknown field "spec.methd"'),
+    ({"spec.training.learning_rate": 1e-4}, 'unknown field "spec.training.learning_rate"'),
+    ({"spec.training.extra.outputDir": "/x"}, 'unknown field "spec.training.extra.outputDir"'),
+    ({"spec.dataset.columns.question": "q"}, 'unknown field "spec.dataset.columns.question"'),
+    ({"spec.pod.env.0.valueFrom": {}}, 'unknown field "spec.pod.env[0].valueFrom"'),
+    # model
+    ({"spec.model": REMOVED}, "spec.model: Required value"),
+    (
+        {"spec.model.claim": {"name": "m"}},
+        "spec.model: Invalid value: set exactly one of name (a model on the hub) and claim",
+    ),
+    ({"spec.model": {}}, "spec.model: Invalid value: set exactly one of name (a model on the hub) and claim"),
+    (
+        {"spec.model": {"claim": {"name": "m"}, "revision": "main"}},
+        "spec.model: Invalid value: revision belongs to a model on the hub: set name, or remove it",
+    ),
+    ({"spec.model.name": "https://hub/a/b"}, 'spec.model.name: Invalid value: "https://hub/a/b": ' + HUB),
+    ({"spec.model.name": ""}, 'spec.model.name: Invalid value: "": ' + HUB),
+    ({"spec.model.name": "a" * 194}, "spec.model.name: Too long: may not be more than 193 bytes"),
+    (
+        {"spec.model.revision": "a b"},
+        'spec.model.revision: Invalid value: "a b": must be a branch, tag or commit, such as main or v1.0',
+    ),
+    (
+        {"spec.model.dtype": "fp16"},
+        'spec.model.dtype: Unsupported value: "fp16": supported values: "auto", "float32", "bfloat16", "float16"',
+    ),
+    (
+        {"spec.model.trustRemoteCode": "yes"},
+        'spec.model.trustRemoteCode: Invalid value: "string": spec.model.trustRemoteCode in body must be of type boolean: "string"',
+    ),
+    ({"spec.model": {"claim": {"path": "x"}}}, "spec.model.claim.name: Required value"),
+    ({"spec.model": {"claim": {"name": "A"}}}, 'spec.model.claim.name: Invalid value: "A": ' + OBJECT),
+    (
+        {"spec.model": {"claim": {"name": "m", "path": "/llama"}}},
+        """spec.model.claim.path: Invalid value: "/llama": must be a path relative to the claim's root, such as models/llama: no leading '/'""",
+    ),
+    (
+        {"spec.model": {"claim": {"name": "m", "path": "../llama"}}},
+        """spec.model.claim.path: Invalid value: "../llama": must stay on the claim: remove the '..'""",
+    ),
+    # dataset
+    ({"spec.dataset": REMOVED}, "spec.dataset: Required value"),
+    (
+        {"spec.dataset.configMap": {"name": "faq", "key": "train.jsonl"}},
+        "spec.dataset: Invalid value: set exactly one of name (a dataset on the hub), configMap and claim",
+    ),
+    (
+        {"spec.dataset": {"claim": {"name": "d"}, "config": "default"}},
+        "spec.dataset: Invalid value: config belongs to a dataset on the hub: set name, or remove it",
+    ),
+    (
+        {"spec.dataset": {"claim": {"name": "d"}, "revision": "main"}},
+        "spec.dataset: Invalid value: revision belongs to a dataset on the hub: set name, or remove it",
+    ),
+    ({"spec.dataset": {"configMap": {"name": "faq"}}}, "spec.dataset.configMap.key: Required value"),
+    (
+        {"spec.dataset": {"configMap": {"name": "faq", "key": "a/b.jsonl"}}},
+        """spec.dataset.configMap.key: Invalid value: "a/b.jsonl": must be a key: letters, digits, '-', '_' and '.', such as train.jsonl""",
+    ),
+    (
+        {"spec.dataset.format": "chat"},
+        'spec.dataset.format: Unsupported value: "chat": supported values: "auto", "text", "prompt-completion", "messages"',
+    ),
+    (
+        {"spec.dataset.split": ""},
+        'spec.dataset.split: Invalid value: "": spec.dataset.split in body should be at least 1 chars long',
+    ),
+    (
+        {"spec.dataset.maxSamples": 0},
+        "spec.dataset.maxSamples: Invalid value: 0: spec.dataset.maxSamples in body should be greater than or equal to 1",
+    ),
+    (
+        {"spec.dataset.maxSamples": 1.5},
+        'spec.dataset.maxSamples: Invalid value: "number": spec.dataset.maxSamples in body must be of type integer: "number"',
+    ),
+    (
+        {"spec.dataset.evalFraction": 1},
+        "spec.dataset.evalFraction: Invalid value: 1: spec.dataset.evalFraction in body should be less than 1",
+    ),
+    (
+        {"spec.dataset.evalFraction": 0},
+        "spec.dataset.evalFraction: Invalid value: 0: spec.dataset.evalFraction in body should be greater than 0",
+    ),
+    # method and adapter
+    ({"spec.method": "loraa"}, 'spec.method: Unsupported value: "loraa": supported values: "lora", "full"'),
+    (
+        {"spec.method": 5},
+        'spec.method: Invalid value: "integer": spec.method in body must be of type string: "integer"',
+    ),
+    ({"spec.method": "full"}, "spec: Invalid value: lora belongs to method lora: remove it, or set method: lora"),
+    (
+        {"spec.method": "full"},
+        "spec: Invalid value: output.save belongs to method lora, since method full always saves the whole model: remove it",
+    ),
+    ({"spec.lora.r": 0}, "spec.lora.r: Invalid value: 0: spec.lora.r in body should be greater than or equal to 1"),
+    (
+        {"spec.lora.r": 5000},
+        "spec.lora.r: Invalid value: 5000: spec.lora.r in body should be less than or equal to 4096",
+    ),
+    (
+        {"spec.lora.loraAlpha": 1e7},
+        "spec.lora.loraAlpha: Invalid value: 10000000: spec.lora.loraAlpha in body should be less than or equal to 65536",
+    ),
+    (
+        {"spec.lora.loraDropout": 1.5},
+        "spec.lora.loraDropout: Invalid value: 1.5: spec.lora.loraDropout in body should be less than 1",
+    ),
+    (
+        {"spec.lora.bias": "some"},
+        'spec.lora.bias: Unsupported value: "some": supported values: "none", "all", "lora_only"',
+    ),
+    (
+        {"spec.lora.targetModules": "q_proj"},
+        """spec.lora.targetModules: Invalid value: "q_proj": spec.lora.targetModules in body should match '^all-linear$'""",
+    ),
+    (
+        {"spec.lora.targetModules": []},
+        "spec.lora.targetModules: Invalid value: 0: spec.lora.targetModules in body should have at least 1 items",
+    ),
+    (
+        {"spec.lora.targetModules": ["q_proj", 5]},
+        'spec.lora.targetModules[1]: Invalid value: "integer": spec.lora.targetModules[1] in body must be of type string: "integer"',
+    ),
+    (
+        {"spec.lora.targetModules": ["m"] * 65},
+        "spec.lora.targetModules: Too many: 65: must have at most 64 items",
+    ),
+    # training
+    (
+        {"spec.training.learningRate": -1},
+        "spec.training.learningRate: Invalid value: -1: spec.training.learningRate in body should be greater than 0",
+    ),
+    (
+        {"spec.training.learningRate": -2e-05},
+        "spec.training.learningRate: Invalid value: -2e-05: spec.training.learningRate in body should be greater than 0",
+    ),
+    (
+        {"spec.training.learningRate": "2e-4"},
+        'spec.training.learningRate: Invalid value: "string": spec.training.learningRate in body must be of type number: "string"',
+    ),
+    (
+        {"spec.training.numTrainEpochs": 12345678.5},
+        "spec.training.numTrainEpochs: Invalid value: 1.23456785e+07: spec.training.numTrainEpochs in body should be less than or equal to 10000",
+    ),
+    (
+        {"spec.training.warmupSteps": 2e9 + 0.5},
+        "spec.training.warmupSteps: Invalid value: 2.0000000005e+09: spec.training.warmupSteps in body should be less than or equal to 1e+09",
+    ),
+    (
+        {"spec.training.perDeviceTrainBatchSize": 0},
+        "spec.training.perDeviceTrainBatchSize: Invalid value: 0: "
+        "spec.training.perDeviceTrainBatchSize in body should be greater than or equal to 1",
+    ),
+    (
+        {"spec.training.packingStrategy": "ffd"},
+        'spec.training.packingStrategy: Unsupported value: "ffd": supported values: "bfd", "bfd_split", "wrapped"',
+    ),
+    (
+        {"spec.training.bf16": True, "spec.training.fp16": True},
+        "spec.training: Invalid value: set bf16 or fp16, not both: bf16 where the device has it",
+    ),
+    (
+        {"spec.training.maxLength": 1},
+        "spec.training.maxLength: Invalid value: 1: spec.training.maxLength in body should be greater than or equal to 2",
+    ),
+    # output and checkpoints
+    (
+        {"spec.output.storage": {"size": "10Gi"}},
+        "spec.output: Invalid value: set claim (a claim that exists) or storage (a claim that Hone makes), not both",
+    ),
+    (
+        {"spec.output": {"storage": {"size": "10 GB"}}},
+        'spec.output.storage.size: Invalid value: "10 GB": must be a quantity such as 8, 500m or 64Gi',
+    ),
+    (
+        {"spec.output": {"storage": {"accessModes": ["ReadOnlyMany"]}}},
+        'spec.output.storage.accessModes[0]: Unsupported value: "ReadOnlyMany": '
+        'supported values: "ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany"',
+    ),
+    (
+        {"spec.output.save": "all"},
+        'spec.output.save: Unsupported value: "all": supported values: "adapter", "merged", "both"',
+    ),
+    (
+        {"spec.checkpoint.saveSteps": 0},
+        "spec.checkpoint.saveSteps: Invalid value: 0: spec.checkpoint.saveSteps in body should be greater than or equal to 1",
+    ),
+    # resources and pods
+    (
+        {"spec.resources.gpus": -1},
+        "spec.resources.gpus: Invalid value: -1: spec.resources.gpus in body should be greater than or equal to 0",
+    ),
+    (
+        {"spec.resources.gpuResource": "gpu"},
+        'spec.resources.gpuResource: Invalid value: "gpu": must be the resource of a device plugin, such as amd.com/gpu',
+    ),
+    (
+        {"spec.resources.memory": "64GB"},
+        'spec.resources.memory: Invalid value: "64GB": must be a quantity such as 8, 500m or 64Gi',
+    ),
+    ({"spec.resources.cpu": -1}, "spec.resources.cpu: Invalid value: -1: must be a quantity such as 8, 500m or 64Gi"),
+    (
+        {"spec.resources.cpu": True},
+        'spec.resources.cpu: Invalid value: "boolean": spec.resources.cpu in body must be of type integer,string: "boolean"',
+    ),
+    (
+        {"spec.pod.env.0.name": "1A"},
+        """spec.pod.env[0].name: Invalid value: "1A": must be the name of an environment variable: """
+        "letters, digits and '_', not beginning with a digit",
+    ),
+    ({"spec.pod.env.1.name": "A"}, 'spec.pod.env[1]: Duplicate value: {"name":"A"}'),
+    (
+        {"spec.pod.tolerations.0.value": "x"},
+        "spec.pod.tolerations[0]: Invalid value: value belongs to operator Equal: remove it, or set operator: Equal",
+    ),
+    (
+        {"spec.pod.tolerations": [{"effect": "NoSchedule"}]},
+        "spec.pod.tolerations[0]: Invalid value: without a key the operator must be Exists",
+    ),
+    (
+        {"spec.pod.tolerations.0.tolerationSeconds": 5},
+        "spec.pod.tolerations[0]: Invalid value: tolerationSeconds belongs to effect NoExecute: remove it, or set effect: NoExecute",
+    ),
+    (
+        {"spec.pod.labels.team": "a b"},
+        """spec.pod.labels[team]: Invalid value: "a b": must be a label's value""",
+    ),
+    (
+        {"spec.pod.supplementalGroups": [-1]},
+        "spec.pod.supplementalGroups[0]: Invalid value: -1: spec.pod.supplementalGroups[0] in body should be greater than or equal to 0",
+    ),
+    ({"spec.tokenSecret": {"key": "token"}}, "spec.tokenSecret.name: Required value"),
+    (
+        {"spec.backoffLimit": 101},
+        "spec.backoffLimit: Invalid value: 101: spec.backoffLimit in body should be less than or equal to 100",
+    ),
+    # several at once
+    ({"spec.method": "x", "spec.lora.r": 0}, 'spec.method: Unsupported value: "x"'),
+    ({"spec.method": "x", "spec.lora.r": 0}, "spec.lora.r: Invalid value: 0"),
+]
+
+_SERVICES: list[tuple[dict[str, Any], str]] = [
+    ({"metadata.name": "Chat"}, "metadata.name: Invalid value: " + NAME),
+    ({"spec.replica": 2}, 'unknown field "spec.replica"'),
+    ({"spec.adapters.0.path": "x"}, 'unknown field "spec.adapters[0].path"'),
+    ({"spec.model": REMOVED}, "spec.model: Required value"),
+    (
+        {"spec.model.name": "Qwen/Qwen3-0.6B"},
+        "spec.model: Invalid value: set exactly one of fineTuneJob, name (a model on the hub) and claim",
+    ),
+    (
+        {"spec.model": {}},
+        "spec.model: Invalid value: set exactly one of fineTuneJob, name (a model on the hub) and claim",
+    ),
+    (
+        {"spec.model.revision": "main"},
+        "spec.model: Invalid value: revision belongs to a model on the hub: set name, or remove it",
+    ),
+    ({"spec.model.fineTuneJob": {}}, "spec.model.fineTuneJob.name: Required value"),
+    (
+        {"spec.model.fineTuneJob": "llama2-guanaco"},
+        'spec.model.fineTuneJob: Invalid value: "string": spec.model.fineTuneJob in body must be of type object: "string"',
+    ),
+    ({"spec.adapters.1.name": "support"}, 'spec.adapters[1]: Duplicate value: {"name":"support"}'),
+    ({"spec.adapters.1.name": REMOVED}, "spec.adapters[1].name: Required value"),
+    (
+        {"spec.adapters.0.name": "a/b"},
+        """spec.adapters[0].name: Invalid value: "a/b": must be letters, digits, '-', '_' and '.', """
+        "beginning and ending with a letter or digit",
+    ),
+    (
+        {"spec.adapters.0.claim": {"name": "c"}},
+        "spec.adapters[0]: Invalid value: set exactly one of fineTuneJob and claim",
+    ),
+    (
+        {"spec.adapters": [{"name": f"a{i}", "claim": {"name": "c"}} for i in range(33)]},
+        "spec.adapters: Too many: 33: must have at most 32 items",
+    ),
+    (
+        {"spec.adapters": {}},
+        'spec.adapters: Invalid value: "object": spec.adapters in body must be of type array: "object"',
+    ),
+    ({"spec.engine": "vllm"}, 'spec.engine: Unsupported value: "vllm": supported values: "embedded"'),
+    (
+        {"spec.replicas": -1},
+        "spec.replicas: Invalid value: -1: spec.replicas in body should be greater than or equal to 0",
+    ),
+    (
+        {"spec.replicas": "2"},
+        'spec.replicas: Invalid value: "string": spec.replicas in body must be of type integer: "string"',
+    ),
+    (
+        {"spec.maxModelLen": 8},
+        "spec.maxModelLen: Invalid value: 8: spec.maxModelLen in body should be greater than or equal to 16",
+    ),
+    (
+        {"spec.resources.gpus": 17},
+        "spec.resources.gpus: Invalid value: 17: spec.resources.gpus in body should be less than or equal to 16",
+    ),
+    (
+        {"spec.resources.sharedMemory": "lots"},
+        'spec.resources.sharedMemory: Invalid value: "lots": must be a quantity such as 8, 500m or 64Gi',
+    ),
+    (
+        {"spec.pod.image": ""},
+        'spec.pod.image: Invalid value: "": spec.pod.image in body should be at least 1 chars long',
+    ),
+]
+
+BAD = [Bad("FineTuneJob", *case) for case in _JOBS] + [Bad("InferenceService", *case) for case in _SERVICES]
