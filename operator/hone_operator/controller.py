@@ -5,14 +5,23 @@ import logging
 import time
 from datetime import UTC, datetime
 
-from hone_operator import finetunejob
+from hone_operator import finetunejob, inferenceservice
 from hone_operator.api import Api, ApiError
 from hone_operator.cache import Cache, owner_key
 from hone_operator.conditions import timestamp
 from hone_operator.observe import Observer
 from hone_operator.plan import Action, Apply, Create, Delete, Event, Plan
 from hone_operator.polling import Poller
-from hone_operator.resources import CHILDREN, EVENTS, FINETUNEJOBS, Key, Object, Resource, merge_patch
+from hone_operator.resources import (
+    CHILDREN,
+    EVENTS,
+    FINETUNEJOBS,
+    INFERENCESERVICES,
+    Key,
+    Object,
+    Resource,
+    merge_patch,
+)
 from hone_operator.workqueue import WorkQueue
 
 WORKERS = 8
@@ -63,17 +72,13 @@ class Controller:
             self.queue.forget(key)
             self.poller.want(key, {})
             return
-        if key.resource != FINETUNEJOBS:
-            return
         now = datetime.now(UTC)
-        observed = await self.observer.finetunejob(key, owner, now)
-        plan = finetunejob.plan(observed, now)
+        plan = await self._plan(key, owner, now, refusal=None)
         try:
             news = await self._carry_out(key, plan)
         except ApiError as error:
             if error.is_refusal:
-                observed.refusal = error.message
-                await self._write_status(key, owner, finetunejob.plan(observed, now))
+                await self._write_status(key, owner, await self._plan(key, owner, now, refusal=error.message))
             raise
         if news:
             # Children first, for all objects that wait; the status tells what is seen afterwards.
@@ -83,6 +88,15 @@ class Controller:
         self.poller.want(key, plan.poll)
         if plan.requeue_after is not None:
             self.queue.add_after(key, plan.requeue_after)
+
+    async def _plan(self, key: Key, owner: Object, now: datetime, *, refusal: str | None) -> Plan:
+        if key.resource == FINETUNEJOBS:
+            job = await self.observer.finetunejob(key, owner, now)
+            job.refusal = refusal
+            return finetunejob.plan(job, now)
+        service = await self.observer.inferenceservice(key, owner, now)
+        service.refusal = refusal
+        return inferenceservice.plan(service, now)
 
     async def _carry_out(self, key: Key, plan: Plan) -> bool:
         """All actions at once. Returns whether the cache has news."""
@@ -171,8 +185,19 @@ class Controller:
             return
         key = Key(resource, metadata["namespace"], metadata["name"])
         self.queue.add(key, urgent=not body.get("status"))
+        if resource == FINETUNEJOBS:
+            for service in self.cache.all(INFERENCESERVICES, key.namespace):
+                if key.name in _named_jobs(service):
+                    self.queue.add(Key(INFERENCESERVICES, key.namespace, service["metadata"]["name"]))
 
     def _owner_of(self, body: Object) -> None:
         key = owner_key(body)
         if key and self.cache.get(key.resource, key.namespace, key.name):
             self.queue.add(key)
+
+
+def _named_jobs(service: Object) -> set[str]:
+    """The FineTuneJobs that an InferenceService names, also one that breaks the contract."""
+    spec = service.get("spec") or {}
+    sources = [spec.get("model"), *(spec.get("adapters") or [])]
+    return {source["fineTuneJob"]["name"] for source in sources if source and source.get("fineTuneJob")}

@@ -11,7 +11,6 @@ from hone_api.reasons import (
     INTERNAL_ERROR,
     INTERRUPTED,
     INVALID_SPEC,
-    NAME_CONFLICT,
     POD_NOT_STARTED,
     HoneError,
 )
@@ -19,8 +18,9 @@ from hone_api.reports import ProgressReport, TerminationMessage
 
 from hone_operator import podstate, trainer
 from hone_operator.conditions import Conditions
+from hone_operator.ownership import conflict, is_leaving
 from hone_operator.plan import Apply, Create, Delete, Patch, Plan
-from hone_operator.resources import CLAIMS, CONFIGMAPS, JOBS, Object, contains, controller_of, is_controlled_by
+from hone_operator.resources import CLAIMS, CONFIGMAPS, JOBS, Object, contains
 
 TERMINAL = ("Succeeded", "Failed")
 GONE_SOON_SECONDS = 2.0
@@ -59,12 +59,13 @@ def plan(observed: ObservedFineTuneJob, now: datetime) -> Plan:
     status: Object = {**before, "observedGeneration": owner["metadata"].get("generation")}
     status.setdefault("stage", "Pending")
     result = Plan(status=status)
+    children = [child for child in (observed.job, observed.config_map) if child is not None]
     if isinstance(observed.spec, HoneError):
         _refuse(conditions, INVALID_SPEC.name, observed.spec.sentence())
-    elif any(_is_leaving(child, owner) for child in (observed.job, observed.config_map)):
+    elif any(is_leaving(child, owner) for child in children):
         result.requeue_after = GONE_SOON_SECONDS
-    elif conflict := _conflict(observed):
-        _refuse(conditions, NAME_CONFLICT.name, conflict.sentence())
+    elif error := conflict(children, owner):
+        _refuse(conditions, error.reason.name, error.sentence())
         result.requeue_after = LOOK_AGAIN_SECONDS
     else:
         conditions.set("Accepted", True, "Accepted", "The object keeps the contract.")
@@ -78,28 +79,6 @@ def plan(observed: ObservedFineTuneJob, now: datetime) -> Plan:
 def _refuse(conditions: Conditions, reason: str, message: str) -> None:
     conditions.set("Accepted", False, reason, message)
     conditions.set("Running", False, reason, message)
-
-
-def _is_leaving(child: Object | None, owner: Object) -> bool:
-    """Whether a child is on its way out, such as that of an object of the same name that was deleted just now."""
-    if child is None:
-        return False
-    reference = controller_of(child)
-    of_predecessor = (
-        reference is not None
-        and reference["kind"] == owner["kind"]
-        and reference["name"] == owner["metadata"]["name"]
-        and reference["uid"] != owner["metadata"]["uid"]
-    )
-    return of_predecessor or bool(child["metadata"].get("deletionTimestamp"))
-
-
-def _conflict(observed: ObservedFineTuneJob) -> HoneError | None:
-    for child in (observed.job, observed.config_map):
-        if child is not None and not is_controlled_by(child, observed.owner):
-            found = f"{child['kind']} {child['metadata']['name']} exists and does not belong to this FineTuneJob"
-            return HoneError(NAME_CONFLICT, found)
-    return None
 
 
 def _children(observed: ObservedFineTuneJob, job: FineTuneJob, result: Plan) -> None:

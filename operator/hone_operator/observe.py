@@ -15,17 +15,23 @@ from hone_operator import podstate, trainer
 from hone_operator.api import Api, ApiError
 from hone_operator.cache import Cache
 from hone_operator.finetunejob import ObservedFineTuneJob, is_terminal
+from hone_operator.inferenceservice import ObservedInferenceService
 from hone_operator.polling import Poller
+from hone_operator.resolve import names_of_jobs
 from hone_operator.resources import (
     CLAIMS,
     CONFIGMAPS,
+    DEPLOYMENTS,
     DEVICE_CLASSES,
     EVENTS,
+    FINETUNEJOBS,
     JOBS,
     NODES,
     PODS,
+    SERVICES,
     Key,
     Object,
+    Resource,
 )
 
 FACTS_SECONDS = 30.0
@@ -74,6 +80,28 @@ class Observer:
         observed.warning = await self._warning(observed, now)
         return observed
 
+    async def inferenceservice(self, key: Key, owner: Object, now: datetime) -> ObservedInferenceService:
+        parsed = parse(InferenceService, owner)
+        observed = ObservedInferenceService(owner, parsed, self.image)
+        if isinstance(parsed, HoneError):
+            return observed
+        observed.deployment = await self._cached_or_read(DEPLOYMENTS, key.namespace, key.name)
+        observed.service = await self._cached_or_read(SERVICES, key.namespace, key.name)
+        for name in names_of_jobs(parsed.spec):
+            observed.jobs[name] = await self._cached_or_read(FINETUNEJOBS, key.namespace, name)
+        observed.pods = self.cache.children(key, PODS)
+        observed.answers = self.poller.answers(key)
+        if parsed.spec.resources.gpus and any(podstate.is_unschedulable(pod) for pod in observed.pods):
+            observed.facts = await self.cluster_facts()
+        stuck = next((pod for pod in observed.pods if podstate.is_stuck(pod, now)), None)
+        observed.warning = await self.newest_warning(stuck) if stuck else _replica_failure(observed.deployment)
+        return observed
+
+    async def _cached_or_read(self, resource: Resource, namespace: str, name: str) -> Object | None:
+        """What is not in the cache may be another's, without Hone's label, or not have been listed yet."""
+        cached = self.cache.get(resource, namespace, name)
+        return cached if cached is not None else await self.api.get(resource, namespace, name)
+
     async def cluster_facts(self) -> podstate.ClusterFacts:
         """Read from the nodes, at most every FACTS_SECONDS."""
         if self._facts and time.monotonic() - self._facts[0] < FACTS_SECONDS:
@@ -116,6 +144,12 @@ class Observer:
         events = await self.api.list(EVENTS, about["metadata"]["namespace"], fieldSelector=selector)
         newest = max(events, key=lambda e: e.get("lastTimestamp") or e.get("eventTime") or "", default=None)
         return f"{newest['reason']}: {newest['message']}" if newest else None
+
+
+def _replica_failure(deployment: Object | None) -> str | None:
+    """Why the Deployment can't make pods, such as a quota."""
+    conditions = ((deployment or {}).get("status") or {}).get("conditions") or []
+    return next((c["message"] for c in conditions if c["type"] == "ReplicaFailure" and c["status"] == "True"), None)
 
 
 def _progress_report(answer: object) -> ProgressReport | None:

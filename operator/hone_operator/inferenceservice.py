@@ -1,0 +1,214 @@
+"""What to do about an InferenceService: a pure function of what is observed."""
+
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from hone_api.inferenceservice import InferenceService, ModelStatus
+from hone_api.layout import ENGINE_PORT
+from hone_api.reasons import CATALOGUE, ENGINE_FAILED, HOST_OUT_OF_MEMORY, INVALID_SPEC, POD_NOT_STARTED, HoneError
+
+from hone_operator import engine, podstate
+from hone_operator.conditions import Conditions
+from hone_operator.ownership import conflict, is_leaving
+from hone_operator.plan import Apply, Plan
+from hone_operator.resolve import WAITING, NotYet, Resolved, resolve
+from hone_operator.resources import DEPLOYMENTS, SERVICES, Object, contains
+
+CONDITION_TYPES = ("Accepted", "ArtifactsResolved", "Progressing", "Available")
+RESTARTS_THAT_ARE_A_PATTERN = 2
+LOOK_AGAIN_SECONDS = 20.0
+GONE_SOON_SECONDS = 2.0
+LONGEST_WORDS = 2000
+
+_SAID = re.compile(r"^hone-server: (\w+): (.*)$", re.MULTILINE)
+
+
+@dataclass
+class ObservedInferenceService:
+    """An InferenceService, its children, and the FineTuneJobs it names. `answers`: /v1/models by pod uid."""
+
+    owner: Object
+    spec: InferenceService | HoneError
+    image: str
+    deployment: Object | None = None
+    service: Object | None = None
+    pods: list[Object] = field(default_factory=list)
+    jobs: dict[str, Object | None] = field(default_factory=dict)
+    answers: dict[str, Any] = field(default_factory=dict)
+    facts: podstate.ClusterFacts | None = None
+    warning: str | None = None
+    refusal: str | None = None
+
+
+def plan(observed: ObservedInferenceService, now: datetime) -> Plan:
+    """Children to make, status to write."""
+    owner = observed.owner
+    before: Object = owner.get("status") or {}
+    if owner["metadata"].get("deletionTimestamp"):
+        return Plan(status=before)
+    conditions = Conditions(owner, now)
+    result = Plan(status={**before, "observedGeneration": owner["metadata"].get("generation")})
+    children = [child for child in (observed.deployment, observed.service) if child is not None]
+    if isinstance(observed.spec, HoneError):
+        conditions.set("Accepted", False, INVALID_SPEC.name, observed.spec.sentence())
+    elif any(is_leaving(child, owner) for child in children):
+        result.requeue_after = GONE_SOON_SECONDS
+    elif error := conflict(children, owner):
+        conditions.set("Accepted", False, error.reason.name, error.sentence())
+        result.requeue_after = LOOK_AGAIN_SECONDS
+    else:
+        conditions.set("Accepted", True, "Accepted", "The object keeps the contract.")
+        resolved = _resolve(observed, observed.spec, conditions)
+        _children(observed, observed.spec, resolved, result)
+        _state(observed, observed.spec, resolved, now, conditions, result)
+    result.status["conditions"] = conditions.to_list(*CONDITION_TYPES)
+    result.events = conditions.events(*CONDITION_TYPES)
+    return result
+
+
+def _resolve(observed: ObservedInferenceService, declared: InferenceService, conditions: Conditions) -> Resolved | None:
+    try:
+        resolved = resolve(declared.spec, observed.jobs)
+    except NotYet as waiting:
+        conditions.set("ArtifactsResolved", False, WAITING, str(waiting))
+        return None
+    except HoneError as error:
+        conditions.set("ArtifactsResolved", False, error.reason.name, error.sentence())
+        return None
+    digests = ", ".join(f"{model.name} {model.digest}" for model in resolved.models if model.digest)
+    conditions.set("ArtifactsResolved", True, "Resolved", digests or "No artifact of a FineTuneJob is asked for.")
+    return resolved
+
+
+def _children(
+    observed: ObservedInferenceService, declared: InferenceService, resolved: Resolved | None, result: Plan
+) -> None:
+    """A Deployment that serves already goes on while an artifact is awaited."""
+    service = engine.service(observed.owner)
+    if observed.service is None or not contains(observed.service, service):
+        result.actions.append(Apply(SERVICES, service))
+    if resolved is None:
+        return
+    deployment = engine.deployment(observed.owner, declared, resolved, observed.image)
+    if observed.deployment is None or not contains(observed.deployment, deployment):
+        result.actions.append(Apply(DEPLOYMENTS, deployment))
+
+
+def _state(
+    observed: ObservedInferenceService,
+    declared: InferenceService,
+    resolved: Resolved | None,
+    now: datetime,
+    conditions: Conditions,
+    result: Plan,
+) -> None:
+    status = result.status
+    found: Object = (observed.deployment or {}).get("status") or {}
+    ready = [pod for pod in observed.pods if podstate.is_ready(pod) and not pod["metadata"].get("deletionTimestamp")]
+    status["url"] = engine.url(observed.owner)
+    status["selector"] = ",".join(f"{name}={value}" for name, value in engine.selector(declared.name).items())
+    status["replicas"] = found.get("replicas", 0)
+    status["readyReplicas"] = len(ready)
+    result.poll = {
+        pod["metadata"]["uid"]: f"http://{pod['status']['podIP']}:{ENGINE_PORT}/v1/models"
+        for pod in ready
+        if pod["status"].get("podIP")
+    }
+    if resolved:
+        lists = [_listed(observed.answers.get(pod["metadata"]["uid"])) for pod in ready]
+        status["models"] = [_loaded(model, lists, declared.spec.replicas) for model in resolved.models]
+    _available(declared, ready, conditions)
+    _progressing(observed, declared, resolved, found, len(ready), now, conditions, result)
+
+
+def _available(declared: InferenceService, ready: list[Object], conditions: Conditions) -> None:
+    if ready:
+        words = f"{len(ready)} of {declared.spec.replicas} engines answer."
+        conditions.set("Available", True, "EnginesReady", words)
+    elif declared.spec.replicas == 0:
+        conditions.set("Available", False, "ScaledToZero", "spec.replicas is 0.")
+    else:
+        conditions.set("Available", False, "NoEngineReady", "No engine answers yet.")
+
+
+def _progressing(
+    observed: ObservedInferenceService,
+    declared: InferenceService,
+    resolved: Resolved | None,
+    found: Object,
+    ready: int,
+    now: datetime,
+    conditions: Conditions,
+    result: Plan,
+) -> None:
+    wanted = declared.spec.replicas
+    if observed.refusal:
+        error = HoneError(POD_NOT_STARTED, f"The API server refused a child: {observed.refusal}")
+        conditions.set("Progressing", False, error.reason.name, error.sentence())
+        return
+    if resolved is None:
+        conditions.set("Progressing", False, "ArtifactsNotResolved", "What is to be served is not there; see above.")
+        return
+    up_to_date = (observed.deployment or {}).get("metadata", {}).get("generation") == found.get("observedGeneration")
+    if up_to_date and found.get("updatedReplicas", 0) == found.get("replicas", 0) == wanted == ready:
+        conditions.set("Progressing", False, "Complete", f"All {wanted} engines serve the present models.")
+        return
+    result.requeue_after = LOOK_AGAIN_SECONDS
+    if failure := _failure(observed, declared, now):
+        conditions.set("Progressing", False, failure.reason.name, failure.sentence())
+        return
+    words = f"{found.get('updatedReplicas', 0)} of {wanted} engines are of the present models, {ready} answer."
+    conditions.set("Progressing", True, "RollingOut", words)
+
+
+def _failure(observed: ObservedInferenceService, declared: InferenceService, now: datetime) -> HoneError | None:
+    """What keeps the newest engine that does not answer from starting."""
+    starting = [pod for pod in observed.pods if not podstate.is_ready(pod)]
+    pod = podstate.newest(p for p in starting if not p["metadata"].get("deletionTimestamp"))
+    if pod is None:
+        return HoneError(POD_NOT_STARTED, observed.warning) if observed.warning else None
+    container = podstate.container_status(pod, engine.CONTAINER)
+    ended = (container.get("lastState") or {}).get("terminated") or (container.get("state") or {}).get("terminated")
+    if container.get("restartCount", 0) >= RESTARTS_THAT_ARE_A_PATTERN and ended:
+        return _engine_failure(ended)
+    return podstate.why_not_running(
+        pod,
+        engine.CONTAINER,
+        gpu_resource=declared.spec.resources.gpu_resource,
+        gpus=declared.spec.resources.gpus,
+        facts=observed.facts,
+        warning=observed.warning,
+        now=now,
+    )
+
+
+def _engine_failure(ended: Object) -> HoneError:
+    """The reason that the engine named, else EngineFailed with its last words."""
+    if ended.get("reason") == "OOMKilled":
+        return HoneError(HOST_OUT_OF_MEMORY, HOST_OUT_OF_MEMORY.cause)
+    words = (ended.get("message") or "").strip()
+    if said := _SAID.findall(words):
+        reason, sentence = said[-1]
+        return HoneError(
+            ENGINE_FAILED,
+            f"{reason}: {sentence}",
+            remedy=" ".join([] if reason in CATALOGUE else [ENGINE_FAILED.remedy]),
+        )
+    last = words[-LONGEST_WORDS:] or f"exit code {ended.get('exitCode')}, without a word"
+    return HoneError(ENGINE_FAILED, f"The engine ends again and again: {last}")
+
+
+def _listed(answer: Any) -> dict[str, str | None]:
+    """The ids in an engine's /v1/models, with their digests."""
+    try:
+        return {model["id"]: model.get("digest") for model in answer["data"]}
+    except (TypeError, KeyError, AttributeError):
+        return {}
+
+
+def _loaded(model: ModelStatus, lists: list[dict[str, str | None]], wanted: int) -> Object:
+    """Loaded means that the engine itself lists the model, with the digest it should have."""
+    count = sum(model.name in listed and model.digest in (None, listed[model.name]) for listed in lists)
+    return model.model_copy(update={"loaded": f"{count}/{wanted}"}).to_wire()
