@@ -13,6 +13,7 @@ from hone_operator.resources import Object, Resource
 FIELD_MANAGER = "hone"
 TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
 CONNECTIONS = 32
+PAGE = 500
 
 
 class ApiError(Exception):
@@ -70,11 +71,6 @@ class Api:
                 return None
             raise
 
-    async def list(self, resource: Resource, namespace: str, **selectors: str) -> list[Object]:
-        """All objects that `labelSelector` and `fieldSelector` choose."""
-        found = await self._request("GET", resource.path(namespace), params=selectors)
-        return found.get("items") or []
-
     async def create(self, resource: Resource, body: Object) -> Object:
         """Make an object. Raises ApiError 409 when there is one of this name."""
         namespace = body["metadata"]["namespace"]
@@ -102,6 +98,22 @@ class Api:
         except ApiError as error:
             if error.status not in (404, 409):
                 raise
+
+    async def list_all(self, resource: Resource, namespace: str, selector: str) -> tuple[list[Object], int]:
+        """Everything the label selector chooses, page by page, and the resourceVersion it was so at."""
+        found: list[Object] = []
+        params = {"limit": str(PAGE), "labelSelector": selector}
+        while True:
+            page = await self._request("GET", resource.path(namespace), params=params)
+            found += page.get("items") or []
+            if not (token := page["metadata"].get("continue")):
+                return found, int(page["metadata"]["resourceVersion"])
+            params["continue"] = token
+
+    async def list(self, resource: Resource, namespace: str, **selectors: str) -> list[Object]:
+        """All objects that `labelSelector` and `fieldSelector` choose."""
+        found = await self._request("GET", resource.path(namespace), params=selectors)
+        return found.get("items") or []
 
     async def _one(self, method: str, path: str, body: Object | None = None, **options: Any) -> Object:
         answer: Object = await self._request(method, path, body, **options)

@@ -1,7 +1,6 @@
 """What the watch streams have told, so that a pass over an object needs no reads."""
 
 from collections import defaultdict
-from collections.abc import Iterable
 
 from hone_api.layout import FINETUNEJOB_LABEL, INFERENCESERVICE_LABEL
 
@@ -45,6 +44,18 @@ class Cache:
             if not self._children[owner]:
                 del self._children[owner]
 
+    def replace(self, resource: Resource, namespace: str, bodies: list[Object], version: int) -> list[Object]:
+        """Make the cache what a list at `version` has. Returns the objects that were news, or that are gone."""
+        listed = {body["metadata"]["uid"] for body in bodies}
+        gone = [
+            body
+            for body in self.all(resource, namespace)
+            if body["metadata"]["uid"] not in listed and _version(body) <= version
+        ]
+        for body in gone:
+            self.remove(resource, body)
+        return gone + [body for body in bodies if self.put(resource, body)]
+
     def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
         return self._objects.get((resource, namespace, name))
 
@@ -53,8 +64,11 @@ class Cache:
         identities = sorted((i for i in self._children.get(owner, ()) if i[0] == resource), key=lambda i: i[2])
         return [self._objects[identity] for identity in identities]
 
-    def all(self, resource: Resource, namespace: str) -> Iterable[Object]:
-        return [body for (kind, space, _), body in self._objects.items() if kind == resource and space == namespace]
+    def all(self, resource: Resource, namespace: str = "") -> list[Object]:
+        """All objects of a kind, in one namespace or ("") in every one."""
+        return [
+            body for (kind, space, _), body in self._objects.items() if kind == resource and namespace in ("", space)
+        ]
 
 
 def owner_key(body: Object) -> Key | None:

@@ -43,12 +43,14 @@ class Conditions:
         """Those of these types that are known, in this order."""
         return [self._after[type_] for type_ in types if type_ in self._after]
 
-    def events(self, *types: str) -> list[Event]:
-        """One event for each of these conditions whose status or reason became another."""
+    def events(self, *types: str, quiet: frozenset[str] = frozenset()) -> list[Event]:
+        """One event for each of these conditions whose status or reason became another; none for `quiet` reasons."""
         found = []
         for type_ in types:
             before, after = self._before.get(type_), self._after.get(type_)
-            if after is None or (before and (before["status"], before["reason"]) == (after["status"], after["reason"])):
+            if after is None or after["reason"] in quiet:
+                continue
+            if before and (before["status"], before["reason"]) == (after["status"], after["reason"]):
                 continue
             kind = "Warning" if after["reason"] in CATALOGUE else "Normal"
             event = Event(kind, after["reason"], after["message"][:LONGEST_MESSAGE])

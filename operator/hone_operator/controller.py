@@ -5,6 +5,9 @@ import logging
 import time
 from datetime import UTC, datetime
 
+import aiohttp
+from hone_api.layout import MANAGED_BY_LABEL, MANAGER
+
 from hone_operator import finetunejob, inferenceservice
 from hone_operator.api import Api, ApiError
 from hone_operator.cache import Cache, owner_key
@@ -17,6 +20,8 @@ from hone_operator.resources import (
     EVENTS,
     FINETUNEJOBS,
     INFERENCESERVICES,
+    OWNERS,
+    WATCHED,
     Key,
     Object,
     Resource,
@@ -25,6 +30,7 @@ from hone_operator.resources import (
 from hone_operator.workqueue import WorkQueue
 
 WORKERS = 8
+RESYNC_SECONDS = 600.0
 
 logger = logging.getLogger(__name__)
 
@@ -32,22 +38,26 @@ logger = logging.getLogger(__name__)
 class Controller:
     """Everything that the operator holds while it runs; all of it can be lost at any moment."""
 
-    def __init__(self, api: Api, image: str) -> None:
+    def __init__(self, api: Api, image: str, namespaces: list[str]) -> None:
         self.api = api
+        self._namespaces = namespaces or [""]
         self.cache = Cache()
         self.queue = WorkQueue()
         self.poller = Poller(self.queue.add)
         self.observer = Observer(api, self.cache, self.poller, image)
         self.last_success = time.monotonic()
-        self._workers: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[None]] = []
 
-    def start(self) -> None:
-        self._workers = [asyncio.create_task(self._work()) for _ in range(WORKERS)]
+    async def start(self) -> None:
+        """Nothing is decided before everything has been read once."""
+        await self.resync()
+        self._tasks = [asyncio.create_task(self._work()) for _ in range(WORKERS)]
+        self._tasks.append(asyncio.create_task(self._keep_in_sync()))
 
     async def stop(self) -> None:
-        for worker in self._workers:
-            worker.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.poller.close()
         await self.api.close()
 
@@ -58,8 +68,8 @@ class Controller:
                 await self.reconcile(key)
                 self.queue.succeeded(key)
                 self.last_success = time.monotonic()
-            except ApiError as error:
-                logger.warning("%s: %s; again in %.1f s", key, error, self.queue.retry(key))
+            except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+                logger.warning("%s: %r; again in %.1f s", key, error, self.queue.retry(key))
             except Exception:
                 logger.exception("%s: again in %.1f s", key, self.queue.retry(key))
             finally:
@@ -171,7 +181,23 @@ class Controller:
         except ApiError as error:
             logger.warning("%s: event %s was not written: %s", key, event.reason, error)
 
-    # What the watch streams tell.
+    async def resync(self) -> None:
+        """Read everything: a watch that was cut can have missed a deletion. Every object gets a pass."""
+        for resource in WATCHED:
+            selector = f"{MANAGED_BY_LABEL}={MANAGER}" if resource in CHILDREN else ""
+            for namespace in self._namespaces:
+                self.cache.replace(resource, namespace, *await self.api.list_all(resource, namespace, selector))
+        for resource in OWNERS:
+            for owner in self.cache.all(resource):
+                self.queue.add(Key(resource, owner["metadata"]["namespace"], owner["metadata"]["name"]))
+
+    async def _keep_in_sync(self) -> None:
+        while True:
+            await asyncio.sleep(RESYNC_SECONDS)
+            try:
+                await self.resync()
+            except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+                logger.warning("resync: %s", error)
 
     def saw(self, resource: Resource, type_: str | None, body: Object) -> None:
         """An object appeared, changed (`type_` None, ADDED, MODIFIED) or went (DELETED)."""

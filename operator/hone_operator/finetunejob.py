@@ -25,6 +25,7 @@ from hone_operator.resources import CLAIMS, CONFIGMAPS, JOBS, Object, contains
 TERMINAL = ("Succeeded", "Failed")
 GONE_SOON_SECONDS = 2.0
 LOOK_AGAIN_SECONDS = 20.0
+QUIET = frozenset({"Accepted"})
 
 
 @dataclass
@@ -72,7 +73,7 @@ def plan(observed: ObservedFineTuneJob, now: datetime) -> Plan:
         _children(observed, observed.spec, result)
         _progress(observed, observed.spec, now, conditions, result)
     status["conditions"] = conditions.to_list("Accepted", "Running", "Succeeded", "Failed")
-    result.events = conditions.events("Accepted", "Running")
+    result.events = conditions.events("Accepted", "Running", quiet=QUIET)
     return result
 
 

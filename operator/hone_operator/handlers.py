@@ -9,33 +9,33 @@ from hone_api.layout import MANAGED_BY_LABEL, MANAGER
 
 from hone_operator.api import Api
 from hone_operator.controller import Controller
-from hone_operator.resources import CHILDREN, FINETUNEJOBS, INFERENCESERVICES, Resource
+from hone_operator.resources import CHILDREN, OWNERS, WATCHED, Resource
 
 CRD_WAIT_SECONDS = 2.0
 
 logger = logging.getLogger(__name__)
 
 
-def register(registry: kopf.OperatorRegistry, image: str) -> None:
+def register(registry: kopf.OperatorRegistry, image: str, namespaces: list[str]) -> None:
     """Watch both kinds and their children; run the controller between start and clean-up."""
 
     @kopf.on.startup(registry=registry)
     async def start(memo: Any, settings: kopf.OperatorSettings, **_: Any) -> None:
         configure(settings)
         api = await Api.connect()
-        while not await api.serves(FINETUNEJOBS, INFERENCESERVICES):
+        while not await api.serves(*OWNERS):
             logger.warning(
                 "The API server does not serve FineTuneJob and InferenceService yet: are the CRDs installed?"
             )
             await asyncio.sleep(CRD_WAIT_SECONDS)
-        memo.controller = Controller(api, image)
-        memo.controller.start()
+        memo.controller = Controller(api, image, namespaces)
+        await memo.controller.start()
 
     @kopf.on.cleanup(registry=registry)
     async def stop(memo: Any, **_: Any) -> None:
         await memo.controller.stop()
 
-    for resource in (FINETUNEJOBS, INFERENCESERVICES, *CHILDREN):
+    for resource in WATCHED:
         _watch(registry, resource)
 
 

@@ -19,6 +19,7 @@ from hone_operator.resources import DEPLOYMENTS, SERVICES, Object, contains
 CONDITION_TYPES = ("Accepted", "ArtifactsResolved", "Progressing", "Available")
 RESTARTS_THAT_ARE_A_PATTERN = 2
 LOOK_AGAIN_SECONDS = 20.0
+QUIET = frozenset({"Accepted", "ArtifactsNotResolved", "NoEngineReady", "Resolved"})
 GONE_SOON_SECONDS = 2.0
 LONGEST_WORDS = 2000
 
@@ -64,7 +65,7 @@ def plan(observed: ObservedInferenceService, now: datetime) -> Plan:
         _children(observed, observed.spec, resolved, result)
         _state(observed, observed.spec, resolved, now, conditions, result)
     result.status["conditions"] = conditions.to_list(*CONDITION_TYPES)
-    result.events = conditions.events(*CONDITION_TYPES)
+    result.events = conditions.events(*CONDITION_TYPES, quiet=QUIET)
     return result
 
 

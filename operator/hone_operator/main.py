@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     logging.getLogger("kopf").setLevel(max(logging.getLogger().level, logging.WARNING))
     registry = kopf.get_default_registry()
-    register(registry, arguments.runtime_image)
+    register(registry, arguments.runtime_image, arguments.namespace)
     kopf.run(
         registry=registry,
         standalone=True,

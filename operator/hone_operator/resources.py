@@ -36,8 +36,10 @@ EVENTS = Resource("v1", "Event", "events")
 NODES = Resource("v1", "Node", "nodes")
 DEVICE_CLASSES = Resource("resource.k8s.io/v1", "DeviceClass", "deviceclasses")
 
+OWNERS = (FINETUNEJOBS, INFERENCESERVICES)
 CHILDREN = (JOBS, DEPLOYMENTS, PODS, SERVICES, CONFIGMAPS, CLAIMS)
 """What is watched of the children, by label."""
+WATCHED = (*OWNERS, *CHILDREN)
 
 
 @dataclass(frozen=True)
