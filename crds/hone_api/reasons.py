@@ -75,6 +75,12 @@ MODEL_NOT_FOUND = Reason(
     "The base model does not exist where the manifest says.",
     "Check spec.model: name and revision on the hub, or claim and path.",
 )
+MODEL_INVALID = Reason(
+    "ModelInvalid",
+    66,
+    "The base model can't be loaded.",
+    "Check that spec.model holds a complete causal language model, as transformers saves it, and its tokenizer.",
+)
 DATASET_NOT_FOUND = Reason(
     "DatasetNotFound",
     66,

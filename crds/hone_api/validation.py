@@ -37,8 +37,8 @@ def validate(document: dict[str, Any]) -> list[str]:
             f"Hone has {' and '.join(KINDS)} in {API_VERSION}"
         ]
     of = schema(kind)
-    complete = with_defaults(document, of)
-    problems = [*_unknown_fields("", document, of, of), *_name(complete)]
+    complete = _named(with_defaults(document, of))
+    problems = [*_unknown_fields("", document, of, of), *_without_name(complete)]
     problems += [*_structural("", complete, of), *_duplicates("", complete, of)]
     if not any(problem.hides_rules for problem in problems):
         problems += _rules("", complete, of)
@@ -56,7 +56,7 @@ def _unknown_fields(path: str, value: Any, of: Schema, root: Schema) -> Iterator
             if name in known:
                 yield from _unknown_fields(child, item, of["properties"].get(name, {}), root)
             else:
-                yield _Problem(f'unknown field "{child}"{_hint(path, name, root)}')
+                yield _Problem(f'unknown field "{child}"{_hint(path, str(name), root)}')
 
 
 def _hint(path: str, name: str, root: Schema) -> str:
@@ -78,9 +78,17 @@ def _places(path: str, of: Schema) -> Iterator[str]:
         yield from _places(f"{path}.{name}", field)
 
 
-def _name(document: dict[str, Any]) -> Iterator[_Problem]:
+def _named(document: dict[str, Any]) -> dict[str, Any]:
+    """With the name that the API server makes from generateName."""
     metadata = document.get("metadata")
-    if not isinstance(metadata, dict) or not (metadata.get("name") or metadata.get("generateName")):
+    if isinstance(metadata, dict) and metadata.get("generateName") and not metadata.get("name"):
+        return document | {"metadata": metadata | {"name": f"{metadata['generateName']}xxxxx"}}
+    return document
+
+
+def _without_name(document: dict[str, Any]) -> Iterator[_Problem]:
+    metadata = document.get("metadata")
+    if not isinstance(metadata, dict) or not metadata.get("name"):
         yield _Problem("metadata.name: Required value: name or generateName is required", hides_rules=True)
 
 

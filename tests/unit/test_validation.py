@@ -1,0 +1,87 @@
+"""`hone validate`: every bad manifest is refused with the API server's sentence, every good one accepted."""
+
+from typing import Any
+
+import pytest
+from bad_manifests import BAD, GOOD, REMOVED, Bad, changed
+from hone_api.manifests import parse
+from hone_api.reasons import HoneError
+from hone_api.validation import validate
+
+MINIMAL = {
+    "FineTuneJob": {"spec": {"model": {"name": "a/b"}, "dataset": {"name": "c/d"}}},
+    "InferenceService": {"spec": {"model": {"name": "a/b"}}},
+}
+
+
+def minimal(kind: str) -> dict[str, Any]:
+    return {"apiVersion": "hone.dev/v1alpha1", "kind": kind, "metadata": {"name": "small"}, **MINIMAL[kind]}
+
+
+@pytest.mark.parametrize("bad", BAD, ids=str)
+def test_refused_with_the_sentence(bad: Bad) -> None:
+    assert [sentence for sentence in validate(bad.manifest()) if bad.sentence in sentence]
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_good_is_accepted(kind: str) -> None:
+    assert validate(GOOD[kind]) == []
+    assert validate(minimal(kind)) == []
+    assert parse(GOOD[kind]).spec
+
+
+def test_a_mistake_is_reported_once_and_alone() -> None:
+    manifest = changed(GOOD["FineTuneJob"], {"spec.method": "loraa"})
+    assert validate(manifest) == ['spec.method: Unsupported value: "loraa": supported values: "lora", "full"']
+
+
+def test_rules_wait_until_the_types_are_right() -> None:
+    manifest = changed(GOOD["FineTuneJob"], {"spec.model": {}, "spec.method": 5})
+    assert not [sentence for sentence in validate(manifest) if "exactly one" in sentence]
+
+
+def test_null_is_as_if_left_out() -> None:
+    manifest = changed(GOOD["FineTuneJob"], {"spec.pod": None, "spec.tokenSecret": None, "spec.method": None})
+    assert validate(manifest) == []
+    assert parse(manifest).spec.method == "lora"  # type: ignore[union-attr]
+
+
+def test_generated_name_is_checked_too() -> None:
+    named = {"metadata": {"generateName": "try-"}}
+    assert validate(minimal("FineTuneJob") | named) == []
+    assert validate(minimal("FineTuneJob") | {"metadata": {}}) == [
+        "metadata.name: Required value: name or generateName is required"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "hint"),
+    [
+        (
+            {"spec.training.learning_rate": 1},
+            'unknown field "spec.training.learning_rate"; did you mean spec.training.learningRate?',
+        ),
+        ({"spec.saveSteps": 1}, 'unknown field "spec.saveSteps"; did you mean spec.checkpoint.saveSteps?'),
+        (
+            {"spec.training.lossType": "nll"},
+            'unknown field "spec.training.lossType"; did you mean spec.training.extra.lossType?',
+        ),
+        ({"spec.zebra": 1}, 'unknown field "spec.zebra"'),
+    ],
+)
+def test_unknown_field_says_where_it_belongs(changes: dict[str, Any], hint: str) -> None:
+    assert validate(changed(GOOD["FineTuneJob"], changes)) == [hint]
+
+
+def test_parse_names_every_wrong_field() -> None:
+    manifest = changed(GOOD["FineTuneJob"], {"spec.lora.r": 0, "spec.training.learningRate": -1})
+    with pytest.raises(HoneError, match=r"spec\.lora\.r: .*; spec\.training\.learningRate: ") as refused:
+        parse(manifest)
+    assert refused.value.reason.name == "InvalidSpec"
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_every_bad_manifest_differs_from_the_good_one(kind: str) -> None:
+    changes = [bad.changes for bad in BAD if bad.kind == kind]
+    assert all(changed(GOOD[kind], change) != GOOD[kind] for change in changes)
+    assert REMOVED not in GOOD[kind].values()
