@@ -40,7 +40,7 @@ class Engine:
         self.vocab_size = model.config.get_text_config().vocab_size
         self._manager = model.init_continuous_batching(
             # Greedy here, because BatchSampler's scores already hold the random choice.
-            generation_config=GenerationConfig(do_sample=False, eos_token_id=-1),
+            generation_config=GenerationConfig(do_sample=False, eos_token_id=-1),  # type: ignore[no-untyped-call]
             continuous_batching_config=ContinuousBatchingConfig(
                 page_size=PAGE_TOKENS,
                 num_blocks=plan.num_blocks,

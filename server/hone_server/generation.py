@@ -159,16 +159,8 @@ def _choices(model: Model, request: GenerationRequest, prompt: list[int], max_to
     }
     sampling = replace(model.defaults, **asked)
     seed = secrets.randbits(63) if request.seed is None else request.seed
-    return [
-        Job(
-            prompt,
-            replace(sampling, seed=(seed + first + choice) % 2**64),
-            max_tokens,
-            request.stops,
-            request.ignore_eos,
-        )
-        for choice in range(request.n or 1)
-    ]
+    seeds = [(seed + first + choice) % 2**64 for choice in range(request.n or 1)]
+    return [Job(prompt, replace(sampling, seed=own), max_tokens, request.stops, request.ignore_eos) for own in seeds]
 
 
 def _checked_length(model: Model, prompt: list[int], max_tokens: int, param: str) -> int:

@@ -84,7 +84,7 @@ def _find_artifact(root: Path, name: str | None, claims: Mapping[str, Path]) -> 
     ]
     if base.name:
         return Sources(base.name, base.revision, root / layout.CACHE, models)
-    if base.claim not in claims:
+    if base.claim is None or base.claim not in claims:
         found = ", ".join(sorted(claims)) or "none"
         message = f"the base model is on claim {base.claim!r}, and the claims given are: {found}"
         raise HoneError(MODEL_NOT_FOUND, message, remedy=f"Say where it is with --claim {base.claim}=DIR.")

@@ -25,14 +25,16 @@ class ChatWire:
     part = "chat.completion.chunk"
 
     def choice(self, piece: Piece) -> dict[str, Any]:
-        message = {"role": "assistant", "content": piece.text}
+        message: dict[str, Any] = {"role": "assistant", "content": piece.text}
         return {"index": piece.index, "message": message, "logprobs": None, "finish_reason": piece.finish_reason}
 
     def deltas(self, piece: Piece, *, first: bool) -> list[dict[str, Any]]:
         deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}] if first else []
         if piece.text:
             deltas.append({"content": piece.text})
-        parts = [{"index": piece.index, "delta": delta, "finish_reason": None} for delta in deltas]
+        parts: list[dict[str, Any]] = [
+            {"index": piece.index, "delta": delta, "finish_reason": None} for delta in deltas
+        ]
         if piece.finish_reason:
             parts.append({"index": piece.index, "delta": {}, "finish_reason": piece.finish_reason})
         return parts

@@ -1,0 +1,93 @@
+"""Adapters: merged at load, beside an untouched base; merged and full artifacts."""
+
+import shutil
+
+import pytest
+import torch
+from hone_api.artifact import BaseModelReference
+from hone_api.reasons import HoneError
+from hone_server.loading import merge_adapter
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+PROMPT = torch.tensor([[5, 40, 41, 42, 43]])
+
+
+@pytest.fixture
+def base(base_folder):
+    return AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32).eval()
+
+
+@torch.no_grad()
+def logits(model):
+    return model(PROMPT).logits
+
+
+def tensors(model):
+    return {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    "lora",
+    [
+        {},
+        {"use_dora": True},
+        {"bias": "all", "target_modules": ["q_proj"]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"modules_to_save": ["lm_head"], "target_modules": ["q_proj"]},
+    ],
+    ids=["linear", "dora", "bias", "embedding", "saved-module"],
+)
+def test_a_merged_adapter_is_what_peft_computes_and_the_base_stays(base, base_folder, adapter_maker, tmp_path, lora):
+    folder = adapter_maker(tmp_path / "adapter", base_folder, seed=3, **lora)
+    before = logits(base)
+    adapted = merge_adapter(base, "adapter", folder)
+    reference = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base_folder), folder).eval()
+    assert torch.allclose(logits(adapted), logits(reference), atol=1e-4)
+    assert not torch.allclose(logits(adapted), before, atol=1e-2)
+    assert torch.equal(logits(base), before)
+
+
+def test_what_the_adapter_does_not_change_is_shared(base, base_folder, adapter_maker, tmp_path):
+    folder = adapter_maker(tmp_path / "adapter", base_folder, seed=3, target_modules=["q_proj"])
+    own, shared = tensors(merge_adapter(base, "adapter", folder)), tensors(base)
+    assert own.keys() == shared.keys()
+    assert {name for name in own if own[name] != shared[name]} == {name for name in own if "q_proj" in name}
+
+
+def test_an_adapter_of_another_shape_is_a_mismatch(base, model_maker, adapter_maker, tmp_path):
+    other = model_maker(tmp_path / "other", hidden=32)
+    folder = adapter_maker(tmp_path / "adapter", other, seed=3)
+    with pytest.raises(HoneError) as error:
+        merge_adapter(base, "support", folder)
+    assert error.value.reason.name == "AdapterMismatch"
+    assert "'support'" in error.value.message
+
+
+def test_each_adapter_answers_in_its_own_way(client):
+    answers = {
+        model: client.completions.create(model=model, prompt="hello", max_tokens=16, temperature=0).choices[0].text
+        for model in ("tiny-llama", "support", "legal")
+    }
+    assert len(set(answers.values())) == 3
+
+
+def test_a_merged_artifact_answers_like_the_adapter(serve, client, seal_tree, base, base_folder, artifact, tmp_path):
+    tree = tmp_path / "tree"
+    merge_adapter(base, "support", artifact / "adapter").save_pretrained(tree / "merged")
+    for file in base_folder.glob("*token*"):
+        shutil.copy(file, tree / "merged")
+    shutil.copy(base_folder / "chat_template.jinja", tree / "merged")
+    manifest = seal_tree(tree, "merged", BaseModelReference(claim="models", path="tiny-llama"))
+    request = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 24, "temperature": 0}
+    with serve(str(tree), "--expect", f"support={manifest.digest}", "--max-model-len", "64") as server:
+        merged = server.client()
+        (model,) = merged.models.list()
+        assert (model.id, model.kind, model.digest) == ("support", "merged", manifest.digest)
+        answer = merged.chat.completions.create(model="support", **request)
+        too_long = server.post("/v1/completions", {"model": "support", "prompt": "hello", "max_tokens": 64})
+    assert (
+        answer.choices[0].message.content
+        == client.chat.completions.create(model="support", **request).choices[0].message.content
+    )
+    assert "64 tokens" in too_long.json()["error"]["message"]

@@ -1,0 +1,215 @@
+"""The OpenAI API through OpenAI's own client: answers, parameters, errors."""
+
+import openai
+import pytest
+
+MESSAGES = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello world"}]
+
+
+def chat(client, **options):
+    return client.chat.completions.create(**{"model": "tiny-llama", "messages": MESSAGES, "max_tokens": 8, **options})
+
+
+def complete(client, **options):
+    return client.completions.create(**{"model": "tiny-llama", "prompt": "hello", "max_tokens": 8, **options})
+
+
+def refused(call, **options):
+    """The error's body of a call that is answered with 400."""
+    with pytest.raises(openai.BadRequestError) as error:
+        call(**options)
+    assert set(error.value.body) == {"message", "type", "param", "code"}
+    assert error.value.body["type"] == "invalid_request_error"
+    return error.value.body
+
+
+def test_models_are_listed_with_kind_parent_and_digest(client, artifact):
+    from hone_api.artifact import read_manifest
+
+    models = {model.id: model for model in client.models.list()}
+    assert list(models) == ["tiny-llama", "support", "legal"]
+    assert [(m.kind, m.parent, m.digest) for m in models.values()] == [
+        ("base", None, None),
+        ("adapter", "tiny-llama", read_manifest(artifact).digest),
+        ("adapter", "tiny-llama", None),
+    ]
+    assert client.models.retrieve("support").owned_by == "hone"
+
+
+def test_a_chat_is_answered(client):
+    answer = chat(client, temperature=0)
+    choice = answer.choices[0]
+    assert answer.object == "chat.completion"
+    assert answer.model == "tiny-llama"
+    assert choice.message.role == "assistant"
+    assert choice.message.content
+    assert choice.finish_reason == "length"
+    assert answer.usage.completion_tokens == 8
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + 8
+
+
+def test_greedy_answers_are_those_of_transformers(client, base_folder):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base_folder)
+    model = AutoModelForCausalLM.from_pretrained(base_folder)
+    inputs = tokenizer.apply_chat_template(MESSAGES, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    outputs = model.generate(**inputs, max_new_tokens=32, do_sample=False)
+    expected = tokenizer.decode(outputs[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert chat(client, temperature=0, max_tokens=32).choices[0].message.content == expected
+
+
+def test_text_parts_are_one_text(client):
+    parts = [{"type": "text", "text": "hello "}, {"type": "text", "text": "world"}]
+    whole = chat(client, messages=[{"role": "user", "content": "hello world"}], temperature=0)
+    assert chat(client, messages=[{"role": "user", "content": parts}], temperature=0).choices == whole.choices
+
+
+def test_max_completion_tokens_goes_before_max_tokens(client):
+    assert chat(client, max_completion_tokens=3).usage.completion_tokens == 3
+
+
+def test_a_completion_has_sixteen_tokens_unless_told_otherwise(client):
+    assert complete(client, max_tokens=None, extra_body={"ignore_eos": True}).usage.completion_tokens == 16
+
+
+def test_prompts_as_texts_and_as_tokens(client, base_folder):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base_folder)
+    texts = ["hello world", "we tune"]
+    tokens = [tokenizer(text)["input_ids"] for text in texts]
+    of_texts = complete(client, prompt=texts, temperature=0)
+    of_tokens = complete(client, prompt=tokens, temperature=0)
+    alone = [complete(client, prompt=one, temperature=0).choices[0].text for one in (*texts, *tokens)]
+    assert [choice.text for choice in of_texts.choices] == [choice.text for choice in of_tokens.choices] == alone[:2]
+    assert alone[2:] == alone[:2]
+    assert of_texts.usage.prompt_tokens == sum(map(len, tokens))
+
+
+def test_several_choices_differ_and_count_the_prompt_once(client):
+    one = chat(client, n=1, seed=5)
+    three = chat(client, n=3, seed=5)
+    assert [choice.index for choice in three.choices] == [0, 1, 2]
+    assert len({choice.message.content for choice in three.choices}) == 3
+    assert three.choices[0].message.content == one.choices[0].message.content
+    assert three.usage.prompt_tokens == one.usage.prompt_tokens
+
+
+def test_a_stop_string_ends_the_answer_before_it(client):
+    whole = complete(client, temperature=0, max_tokens=40).choices[0].text
+    stop = whole[10:13]
+    answer = complete(client, temperature=0, max_tokens=40, stop=[stop, "never to be seen"])
+    assert answer.choices[0].text == whole[: whole.index(stop)]
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage.completion_tokens < 40
+
+
+@pytest.mark.parametrize("top", [{"top_p": 1e-9}, {"extra_body": {"top_k": 1}}])
+def test_the_narrowest_sampling_is_greedy(client, top):
+    greedy = chat(client, temperature=0, max_tokens=16).choices[0].message.content
+    assert chat(client, temperature=1, max_tokens=16, **top).choices[0].message.content == greedy
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"logprobs": True}, "logprobs"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"presence_penalty": 0.5}, "presence_penalty"),
+        ({"logit_bias": {"1": 5}}, "logit_bias"),
+        ({"extra_body": {"repetition_penalty": 1.1}}, "repetition_penalty"),
+        ({"extra_body": {"tempreature": 1}}, "tempreature"),
+    ],
+)
+def test_what_would_change_the_answer_and_is_not_supported_is_refused_by_name(client, options, param):
+    error = refused(chat, client=client, **options)
+    assert error["param"] == param
+    assert error["code"] == "unsupported_parameter"
+    assert repr(param) in error["message"]
+
+
+def test_what_asks_for_nothing_is_taken(client):
+    neutral = {"logprobs": False, "presence_penalty": 0, "tools": [], "response_format": {"type": "text"}, "user": "me"}
+    assert chat(client, **neutral).choices
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"temperature": -1}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"n": 0}, "n"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"stop": [""]}, "stop"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+    ],
+)
+def test_invalid_values_are_refused_by_name(client, options, param):
+    assert refused(chat, client=client, **options)["param"] == param
+
+
+@pytest.mark.parametrize("prompt", ["", [], [[]], [99999], [-1]])
+def test_an_empty_or_impossible_prompt_is_refused(client, prompt):
+    assert refused(complete, client=client, prompt=prompt)["param"] == "prompt"
+
+
+def test_an_unknown_model_is_not_found(client):
+    with pytest.raises(openai.NotFoundError) as error:
+        chat(client, model="nobody")
+    assert error.value.body["code"] == "model_not_found"
+    assert error.value.body["param"] == "model"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("nobody")
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [({"prompt": [5] * 2048}, "max_tokens"), ({"prompt": [5] * 3000, "max_tokens": None}, "prompt")],
+)
+def test_too_long_a_request_is_refused_with_the_limit(client, options, param):
+    error = refused(complete, client=client, **options)
+    assert error["code"] == "context_length_exceeded"
+    assert error["param"] == param
+    assert "2048 tokens" in error["message"]
+
+
+def test_a_chat_without_max_tokens_may_fill_the_context(client):
+    long = [{"role": "user", "content": "hello world " * 200}]
+    answer = chat(client, messages=long, max_tokens=None, extra_body={"ignore_eos": True})
+    assert answer.usage.total_tokens == 2048
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize("body", [{}, [], "text", {"model": 5}])
+def test_bodies_of_another_shape_are_refused(server, path, body):
+    answer = server.post(path, body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_errors_of_http_have_the_same_shape(server):
+    import httpx
+
+    assert (
+        httpx.post(server.url + "/v1/completions", content="{nope").json()["error"]["type"] == "invalid_request_error"
+    )
+    assert server.get("/v1/nothing").json()["error"]["message"]
+    wrong_method = server.get("/v1/chat/completions")
+    assert (wrong_method.status_code, set(wrong_method.json())) == (405, {"error"})
+
+
+def test_metrics_count_tokens(server, client):
+    def generated():
+        lines = server.get("/metrics").text.splitlines()
+        prefix = 'hone:generation_tokens_total{model_name="tiny-llama"} '
+        return next((float(line.removeprefix(prefix)) for line in lines if line.startswith(prefix)), 0.0)
+
+    before = generated()
+    complete(client, max_tokens=5, extra_body={"ignore_eos": True})
+    assert generated() == before + 5

@@ -1,0 +1,48 @@
+"""Sizing the key-value cache."""
+
+import os
+
+import pytest
+from hone_server.memory import (
+    FULL_LENGTH_REQUESTS,
+    PAGE_TOKENS,
+    CacheTooSmall,
+    KvPlan,
+    available_memory,
+    bytes_per_token,
+    cpu_threads,
+    plan_cache,
+)
+from transformers import LlamaConfig
+
+PLENTY = 2**40
+
+
+def test_ample_memory_gives_the_models_context_and_a_bounded_cache():
+    plan = plan_cache(position_limit=4096, wanted_len=None, bytes_per_token=1000, budget=PLENTY)
+    assert plan == KvPlan(4096, (4096 // PAGE_TOKENS + 1) * FULL_LENGTH_REQUESTS)
+
+
+def test_scarce_memory_shortens_the_context_that_nobody_asked_for():
+    plan = plan_cache(position_limit=131072, wanted_len=None, bytes_per_token=1000, budget=1000 * PAGE_TOKENS * 10)
+    assert plan.max_model_len == PAGE_TOKENS * 10
+
+
+def test_a_context_that_was_asked_for_is_not_shortened_silently():
+    with pytest.raises(CacheTooSmall) as caught:
+        plan_cache(position_limit=131072, wanted_len=8192, bytes_per_token=1000, budget=1000 * PAGE_TOKENS * 10)
+    assert caught.value.fits == PAGE_TOKENS * 10
+
+
+def test_the_context_is_never_longer_than_the_models():
+    assert plan_cache(position_limit=512, wanted_len=4096, bytes_per_token=1, budget=PLENTY).max_model_len == 512
+
+
+def test_bytes_of_a_token_count_keys_and_values_of_every_layer():
+    config = LlamaConfig(num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=2, hidden_size=64)
+    assert bytes_per_token(config, 2) == 2 * 3 * 2 * 8 * 2
+
+
+def test_the_machine_has_memory_and_threads():
+    assert available_memory() > 2**20
+    assert 1 <= cpu_threads() <= (os.cpu_count() or 1)

@@ -1,0 +1,49 @@
+"""The sampler's choices have the right distribution and depend on seed and position alone."""
+
+import pytest
+import torch
+from hone_server.sampling import Sampling, perturb
+
+LOGITS = torch.log(torch.tensor([0.5, 0.25, 0.15, 0.1]))
+
+
+def choose(position, **settings):
+    sampling = Sampling(**{"temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": 7, **settings})
+    return int(perturb(LOGITS, sampling, position).argmax())
+
+
+def frequencies(**settings):
+    draws = torch.tensor([choose(position, **settings) for position in range(4000)])
+    return torch.bincount(draws, minlength=4) / 4000
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [0.5, 0.25, 0.15, 0.1]),
+        ({"temperature": 0.5}, [0.25 / 0.345, 0.0625 / 0.345, 0.0225 / 0.345, 0.01 / 0.345]),
+        ({"top_k": 2}, [2 / 3, 1 / 3, 0, 0]),
+        ({"top_k": 100}, [0.5, 0.25, 0.15, 0.1]),
+        ({"top_p": 0.7}, [2 / 3, 1 / 3, 0, 0]),
+        ({"top_p": 0.8}, [0.5 / 0.9, 0.25 / 0.9, 0.15 / 0.9, 0]),
+        ({"top_p": 1e-6}, [1, 0, 0, 0]),
+        ({"temperature": 1e-6}, [1, 0, 0, 0]),
+    ],
+)
+def test_distribution(settings, expected):
+    assert torch.allclose(frequencies(**settings), torch.tensor(expected, dtype=torch.float32), atol=0.03)
+
+
+def test_the_same_seed_and_position_choose_the_same():
+    assert [choose(p) for p in range(50)] == [choose(p) for p in range(50)]
+
+
+def test_another_seed_chooses_otherwise():
+    assert [choose(p, seed=1) for p in range(50)] != [choose(p, seed=2) for p in range(50)]
+
+
+def test_logits_that_differ_in_their_last_bits_choose_the_same():
+    wobble = LOGITS + torch.tensor([1e-6, -1e-6, 1e-6, -1e-6])
+    sampling = Sampling(temperature=1.0, top_p=1.0, top_k=0, seed=7)
+    for position in range(200):
+        assert perturb(wobble, sampling, position).argmax() == perturb(LOGITS, sampling, position).argmax()

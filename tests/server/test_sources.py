@@ -1,0 +1,122 @@
+"""What is served, from the command line and the artifacts' manifests."""
+
+import shutil
+
+import pytest
+from hone_api.artifact import BaseModelReference, read_manifest
+from hone_api.reasons import HoneError
+from hone_server.sources import Served, find_sources
+
+
+def find(model, **options):
+    return find_sources(str(model), **{"name": None, "adapters": {}, "expected": {}, "claims": {}, **options})
+
+
+@pytest.fixture
+def sealed(tmp_path, seal_tree):
+    """An artifact of one small file each, of the given kind."""
+
+    def make(kind, base=None, name="job"):
+        tree = tmp_path / name
+        for part in ("adapter", "merged", "model"):
+            (tree / part).mkdir(parents=True, exist_ok=True)
+            (tree / part / "weights.safetensors").write_bytes(part.encode())
+        seal_tree(tree, kind, base or BaseModelReference(name="org/base", revision="abc"), job="support")
+        return tree
+
+    return make
+
+
+def reason(error):
+    return error.value.reason.name
+
+
+@pytest.mark.parametrize("kind", ["adapter", "both"])
+def test_an_adapter_is_served_beside_its_base_from_the_artifacts_cache(sealed, kind):
+    tree = sealed(kind)
+    found = find(tree)
+    digest = read_manifest(tree).digest
+    assert (found.weights, found.revision, found.cache) == ("org/base", "abc", tree / "cache")
+    assert found.models == [
+        Served("org/base", "base"),
+        Served("support", "adapter", "org/base", digest, tree / "adapter"),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["merged", "model"])
+def test_merged_and_full_models_are_served_alone(sealed, kind):
+    tree = sealed(kind)
+    found = find(tree, name="mine")
+    assert found.weights == str(tree / kind)
+    assert found.models == [Served("mine", kind, None, read_manifest(tree).digest)]
+
+
+def test_a_base_on_a_claim_is_looked_for_where_the_claim_is(sealed, tmp_path):
+    tree = sealed("adapter", BaseModelReference(claim="models", path="llama/chat"))
+    found = find(tree, claims={"models": tmp_path})
+    assert found.weights == str(tmp_path / "llama/chat")
+    assert found.models[0].name == "chat"
+
+
+def test_a_claim_that_is_not_given_is_named(sealed):
+    with pytest.raises(HoneError) as error:
+        find(sealed("adapter", BaseModelReference(claim="models")))
+    assert reason(error) == "ModelNotFound"
+    assert "--claim models=DIR" in error.value.sentence()
+
+
+def test_a_folder_and_a_hub_name(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    assert find(tmp_path).models == [Served(tmp_path.name, "base")]
+    assert find("org/name").models == [Served("org/name", "base")]
+
+
+def test_a_folder_with_no_model_is_not_taken_for_a_hub_name(tmp_path):
+    with pytest.raises(HoneError) as error:
+        find(tmp_path)
+    assert reason(error) == "ArtifactMissing"
+
+
+def test_a_changed_file_is_corrupt_and_named(sealed):
+    tree = sealed("merged")
+    (tree / "merged" / "weights.safetensors").write_bytes(b"MERGED")
+    with pytest.raises(HoneError) as error:
+        find(tree)
+    assert reason(error) == "ArtifactCorrupt"
+    assert "weights.safetensors" in error.value.message
+
+
+def test_a_digest_that_is_not_the_expected_one_is_corrupt(sealed):
+    tree = sealed("adapter")
+    assert find(tree, expected={"support": read_manifest(tree).digest})
+    with pytest.raises(HoneError) as error:
+        find(tree, expected={"support": "sha256:other"})
+    assert reason(error) == "ArtifactCorrupt"
+    assert "sha256:other" in error.value.message
+
+
+def test_a_digest_can_not_be_expected_of_what_has_none_or_is_not_served(sealed):
+    with pytest.raises(HoneError, match="has no manifest"):
+        find("org/base", expected={"org/base": "sha256:x"})
+    with pytest.raises(HoneError, match="not served"):
+        find("org/base", expected={"other": "sha256:x"})
+
+
+def test_an_adapter_of_another_base_is_refused(sealed):
+    with pytest.raises(HoneError) as error:
+        find("org/other", adapters={"support": sealed("adapter")})
+    assert reason(error) == "AdapterMismatch"
+
+
+def test_a_merged_model_is_no_adapter(sealed):
+    with pytest.raises(HoneError) as error:
+        find("org/base", adapters={"support": sealed("merged")})
+    assert reason(error) == "AdapterMismatch"
+
+
+def test_two_models_of_one_name_are_refused(sealed):
+    tree = sealed("adapter")
+    copy = shutil.copytree(tree, tree.parent / "copy")
+    with pytest.raises(HoneError) as error:
+        find(tree, adapters={"support": copy})
+    assert reason(error) == "InvalidSpec"

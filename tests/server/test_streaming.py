@@ -1,0 +1,85 @@
+"""Streams: the same text as without, stop strings held back, usage at the end."""
+
+import json
+
+import httpx
+import pytest
+
+MESSAGES = [{"role": "user", "content": "hello world"}]
+
+
+@pytest.fixture
+def stream(client):
+    def start(**options):
+        request = {"model": "tiny-llama", "messages": MESSAGES, "max_tokens": 40, "temperature": 0, **options}
+        return list(client.chat.completions.create(**request, stream=True))
+
+    return start
+
+
+def text(chunks):
+    return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": 0}, {"temperature": 1, "seed": 3}, {"temperature": 1.5, "seed": 4}]
+)
+def test_a_stream_tells_the_same_text(client, stream, options):
+    whole = client.chat.completions.create(model="tiny-llama", messages=MESSAGES, max_tokens=40, **options)
+    chunks = stream(**options)
+    assert text(chunks) == whole.choices[0].message.content
+    assert chunks[-1].choices[0].finish_reason == whole.choices[0].finish_reason
+    assert len(chunks) > 10
+
+
+def test_the_first_chunk_has_the_role_and_only_the_last_a_finish_reason(stream):
+    chunks = stream()
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert [chunk.choices[0].finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + ["length"]
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_a_stop_string_across_tokens_is_never_told(stream):
+    whole = text(stream())
+    stop = whole[12:18]  # six characters are several tokens in this vocabulary
+    chunks = stream(stop=stop)
+    assert text(chunks) == whole[: whole.index(stop)]
+    assert chunks[-1].choices[0].finish_reason == "stop"
+
+
+def test_a_stop_string_that_does_not_come_loses_nothing(stream):
+    whole = text(stream())
+    assert text(stream(stop=whole[-2:] + "never")) == whole
+
+
+def test_usage_comes_in_a_chunk_of_its_own(stream):
+    chunks = stream(stream_options={"include_usage": True})
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage.completion_tokens == 40
+    assert all(chunk.usage is None for chunk in chunks[:-1])
+
+
+def test_several_choices_stream_side_by_side(client, stream):
+    whole = client.chat.completions.create(model="tiny-llama", messages=MESSAGES, max_tokens=20, n=3, seed=1)
+    chunks = stream(n=3, seed=1, temperature=1, max_tokens=20)
+    for choice in whole.choices:
+        own = [chunk for chunk in chunks if chunk.choices[0].index == choice.index]
+        assert text(own) == choice.message.content
+
+
+def test_completions_stream_too(client):
+    request = {"model": "tiny-llama", "prompt": ["hello", "we tune"], "max_tokens": 20, "temperature": 0}
+    whole = client.completions.create(**request)
+    told = ["", ""]
+    for chunk in client.completions.create(**request, stream=True):
+        told[chunk.choices[0].index] += chunk.choices[0].text
+    assert told == [choice.text for choice in whole.choices]
+
+
+def test_the_stream_is_server_sent_events_and_ends_with_done(server):
+    body = {"model": "tiny-llama", "prompt": "hello", "max_tokens": 3, "stream": True}
+    with httpx.stream("POST", f"{server.url}/v1/completions", json=body) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        lines = [line for line in answer.iter_lines() if line]
+    assert lines[-1] == "data: [DONE]"
+    assert all(json.loads(line.removeprefix("data: "))["object"] == "text_completion" for line in lines[:-1])

@@ -1,0 +1,90 @@
+"""Detokenizing piece by piece and stop strings."""
+
+import pytest
+from hone_server.text import TextStream
+from tokenizers import Tokenizer, decoders, models
+
+
+def byte_decoder():
+    """A tokenizer of single bytes, so that every character beyond ASCII takes several tokens."""
+    alphabet = sorted(pre_alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={character: i for i, character in enumerate(alphabet)}, merges=[]))
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def pre_alphabet():
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    return ByteLevel.alphabet()
+
+
+def tokens_of(text):
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    tokenizer = byte_decoder()
+    pieces = ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)
+    return [tokenizer.token_to_id(character) for piece, _ in pieces for character in piece]
+
+
+def run(text, stops=()):
+    """The pieces told for each token, and whether a stop string came."""
+    stream = TextStream(byte_decoder().decode, stops)
+    pieces = []
+    for token in tokens_of(text):
+        pieces.append(stream.push(token))
+        if stream.stopped:
+            break
+    pieces.append(stream.flush())
+    return pieces, stream.stopped
+
+
+@pytest.mark.parametrize("text", ["plain", "grüße, 你好 🙂!", "  spaces  \n\n", ""])
+def test_pieces_make_the_text(text):
+    pieces, stopped = run(text)
+    assert "".join(pieces) == text
+    assert not stopped
+
+
+def test_an_unfinished_character_is_held_back_until_it_is_whole():
+    pieces, _ = run("é!")
+    assert pieces == ["", "é", "!", ""]
+
+
+def test_an_unfinished_character_at_the_end_becomes_the_replacement_character():
+    stream = TextStream(byte_decoder().decode)
+    assert stream.push(tokens_of("é")[0]) == ""
+    assert stream.flush() == "\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "told"),
+    [
+        ("hello STOP there", ["STOP"], "hello "),
+        ("one two three", ["three", "two"], "one "),
+        ("aaab", ["aab"], "a"),
+        ("abcabd", ["abd"], "abc"),
+        ("ünïcode", ["ï"], "ün"),
+        ("STOP", ["STOP"], ""),
+    ],
+)
+def test_text_ends_before_the_first_stop_string(text, stops, told):
+    pieces, stopped = run(text, stops)
+    assert "".join(pieces) == told
+    assert stopped
+
+
+def test_the_beginning_of_a_stop_string_is_held_back():
+    pieces, _ = run("a\n\nb", ["\n\n"])
+    assert pieces == ["a", "", "", ""]
+
+
+def test_a_stop_string_that_does_not_come_is_told_after_all():
+    pieces, stopped = run("a\nb\n", ["\n\n"])
+    assert pieces == ["a", "", "\nb", "", "\n"]
+    assert not stopped
+
+
+def test_an_earlier_stop_string_wins_although_it_is_completed_with_another():
+    pieces, _ = run("x<end>y", ["end", "<end>"])
+    assert "".join(pieces) == "x<"
