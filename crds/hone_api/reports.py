@@ -1,5 +1,6 @@
 """What the trainer says: while it runs (HTTP), and at its end (the termination message)."""
 
+from bisect import bisect_right
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -65,10 +66,18 @@ class TerminationMessage(ApiModel):
     artifact: ArtifactSummary | None = None
 
     def to_bytes(self) -> bytes:
-        """JSON that fits; a message that is too long loses its end."""
-        encoded = self.model_dump_json(by_alias=True, exclude_none=True).encode()
-        excess = len(encoded) - TERMINATION_MESSAGE_BYTES
-        if excess <= 0:
-            return encoded
-        shorter = self.message.encode()[: -excess - 8].decode(errors="ignore").rstrip() + " …"
-        return self.model_copy(update={"message": shorter}).to_bytes()
+        """JSON that fits: a message that is too long loses its end, and if that is not enough the metrics go."""
+        whole = self._encoded()
+        if len(whole) <= TERMINATION_MESSAGE_BYTES:
+            return whole
+        lengths = range(len(self.message))
+        kept = (
+            bisect_right(lengths, TERMINATION_MESSAGE_BYTES, key=lambda length: len(self._cut(length)._encoded())) - 1
+        )
+        return self._cut(kept)._encoded() if kept >= 0 else self.model_copy(update={"metrics": {}}).to_bytes()
+
+    def _cut(self, length: int) -> "TerminationMessage":
+        return self.model_copy(update={"message": self.message[:length].rstrip() + " …"})
+
+    def _encoded(self) -> bytes:
+        return self.model_dump_json(by_alias=True, exclude_none=True).encode()

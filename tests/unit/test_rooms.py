@@ -1,0 +1,84 @@
+"""The rooms of the repository: who imports whom, and what no file may hold."""
+
+import ast
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ROOMS = {
+    "hone_api": ROOT / "crds/hone_api",
+    "hone_operator": ROOT / "operator/hone_operator",
+    "hone_trainer": ROOT / "trainer/hone_trainer",
+    "hone_server": ROOT / "server/hone_server",
+    "hone_cli": ROOT / "cli/hone_cli",
+}
+HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate"}
+KUBERNETES = {"kubernetes", "kopf"}
+REFUSED = {
+    "hone_api": HEAVY | KUBERNETES | {"typer", "rich", "fastapi"},
+    "hone_operator": HEAVY | {"typer", "fastapi"},
+    "hone_trainer": KUBERNETES | {"typer", "fastapi"},
+    "hone_server": KUBERNETES | {"typer", "trl", "datasets"},
+    "hone_cli": HEAVY | {"kopf", "fastapi"},
+}
+
+
+def imports(room: str) -> set[str]:
+    """The top-level packages that a room's modules import, also inside functions."""
+    files = list(ROOMS[room].rglob("*.py"))
+    assert files
+    found = set()
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                found.add((node.module or "").partition(".")[0])
+    return found
+
+
+def tracked() -> list[str]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [name for name in listed.split("\0") if (ROOT / name).is_file()]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_no_other_room_but_the_contract(room: str) -> None:
+    assert imports(room) & ROOMS.keys() <= {room, "hone_api"}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_stays_free_of_what_its_image_lacks(room: str) -> None:
+    assert not imports(room) & REFUSED[room]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_are_seen(room: str) -> None:
+    assert "hone_api" in imports(room)
+
+
+def test_nothing_shadows_pythons_operator() -> None:
+    assert not (ROOT / "operator/__init__.py").exists()
+    assert not (ROOT / "tests/operator").exists()
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    names = [Path(name).name for name in tracked() if name.startswith("tests/") and Path(name).name.startswith("test_")]
+    assert names
+    assert len(names) == len(set(names))
+    assert not [name for name in tracked() if name.startswith("tests/") and name.endswith("__init__.py")]
+
+
+def test_no_file_names_a_package_registry() -> None:
+    hosts = [".".join(parts) for parts in (("pypi", "org"), ("pythonhosted", "org"), ("proxy", "golang", "org"))]
+    for name in tracked():
+        content = (ROOT / name).read_bytes()
+        assert not [host for host in hosts if host.encode() in content], name
+
+
+def test_sources_stay_short() -> None:
+    for room in ROOMS.values():
+        for file in room.rglob("*.py"):
+            assert len(file.read_text().splitlines()) <= 400, file
