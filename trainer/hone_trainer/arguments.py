@@ -17,12 +17,11 @@ def sft_config(spec: FineTuneJobSpec, checkpoints: Path, use_cpu: bool) -> dict[
         evaluation = {"eval_strategy": "steps", "eval_steps": written.get("eval_steps", AT_THE_END)}
     return {
         "logging_nan_inf_filter": False,  # else a loss that is NaN would be logged as the mean of those before
-        **written,
         "use_cpu": use_cpu,
+        **written,
         "output_dir": str(checkpoints),
         "save_strategy": "steps",
         "save_steps": spec.checkpoint.save_steps,
-        "logging_strategy": "steps",
         "report_to": "none",
         "disable_tqdm": True,
         **evaluation,
@@ -35,9 +34,11 @@ def lora_config(spec: FineTuneJobSpec, revision: str | None) -> dict[str, Any]:
     return {**lora, "task_type": "CAUSAL_LM", "revision": revision}
 
 
-def warnings(spec: FineTuneJobSpec) -> list[str]:
+def warnings(spec: FineTuneJobSpec, has_gpu: bool) -> list[str]:
     """What the user should know before training: settings that do not do what they seem to."""
     found = []
+    if spec.resources.gpus and not has_gpu:
+        found.append(f"spec.resources.gpus is {spec.resources.gpus}, and torch sees no GPU: training on the CPU")
     if spec.training.lr_scheduler_type == "constant" and spec.training.warmup_steps:
         found.append(
             "spec.training.lrSchedulerType is constant, which ignores warmupSteps: constant_with_warmup warms up"

@@ -45,12 +45,10 @@ class ReportCallback(TrainerCallback):
         self._logged: dict[str, float | None] = {}
         self._points: deque[tuple[float, int, int]] = deque(maxlen=WINDOW)
         self._due = 0.0
-        self._samples_a_step = 0.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._samples_a_step = self._trainer.num_examples_in_all() / max(state.max_steps, 1)
         self._publish(state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -82,7 +80,7 @@ class ReportCallback(TrainerCallback):
         self._publish(state)
 
     def _publish(self, state: TrainerState) -> None:
-        moment, step, tokens = time.monotonic(), state.global_step, self._trainer._total_train_tokens
+        moment, step, tokens = time.monotonic(), state.global_step, self._trainer.tokens
         self._due = moment + PUBLISH_SECONDS
         self._points.append((moment, step, tokens))
         began, first_step, first_tokens = self._points[0]
@@ -94,7 +92,7 @@ class ReportCallback(TrainerCallback):
             total_steps=state.max_steps,
             epoch=round(state.epoch or 0.0, 4),
             tokens_per_second=round((tokens - first_tokens) / seconds, 1) if steps_a_second else None,
-            samples_per_second=round(steps_a_second * self._samples_a_step, 3) if steps_a_second else None,
+            samples_per_second=round(steps_a_second * self._trainer.samples_a_step, 3) if steps_a_second else None,
             percent=100 * step // max(state.max_steps, 1),
             eta=round((state.max_steps - step) / steps_a_second) if steps_a_second else None,
             updated_at=now(),

@@ -24,7 +24,7 @@ class Account:
     """What Trainer forgets at a resume. Losses are sums over steps, `runtime` seconds of training so far."""
 
     step: int
-    finished: bool
+    total_steps: int
     tokens: int
     runtime: float
     samples: float
@@ -33,6 +33,10 @@ class Account:
     last_logged_step: int
     averages_since_log: dict[str, list[float]] = field(default_factory=dict)
     eval_metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.total_steps
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 import hashlib
 import itertools
 import json
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,16 @@ class Data:
     fingerprint: str
     commit: str | None
 
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Every row, those to train on first."""
+        for part in filter(None, (self.train, self.evaluation)):
+            yield from part
+
+    @property
+    def conversational(self) -> bool:
+        """Whether rows hold messages, which the chat template turns into text."""
+        return not isinstance(self.train[0][formats.COLUMNS[self.format][0]], str)
+
 
 def load(source: DatasetSource, inputs: Inputs, seed: int, pinned: str | None) -> Data:
     """Load what spec.dataset says; `pinned` is the commit that an earlier start of this run resolved.
@@ -41,9 +51,11 @@ def load(source: DatasetSource, inputs: Inputs, seed: int, pinned: str | None) -
         identity: Any = {"name": source.name, "commit": commit, "config": source.config, "split": source.split}
         stream: Callable[[], Iterable[rows.Row]] = lambda: _numbered(source, found)  # noqa: E731
         columns = set(found.column_names)
+        if not len(found):
+            raise HoneError(DATASET_EMPTY, f"spec.dataset.split is {source.split}, which has no rows")
     else:
         paths = _files(source, inputs)
-        identity = {path.name: _sha256(path) for path in paths}
+        identity = [[path.name, _sha256(path)] for path in paths]
         stream = lambda: rows.read(paths)  # noqa: E731
         first = next(iter(stream()), None)
         if first is None:
@@ -52,16 +64,17 @@ def load(source: DatasetSource, inputs: Inputs, seed: int, pinned: str | None) -
     form, own = formats.judge(source.format, {str(column): own for column, own in source.columns.items()}, columns)
     fingerprint = _fingerprint({"source": identity, "columns": own, "maxSamples": source.max_samples})
     train = _dataset(stream, own, source.max_samples, fingerprint)
-    if not len(train):
-        raise HoneError(DATASET_EMPTY, f"spec.dataset.split is {source.split}, which has no rows")
     train, evaluation = _split(train, source.eval_fraction, seed)
     return Data(train, evaluation, form, fingerprint, commit)
 
 
 def _from_hub(source: DatasetSource, pinned: str | None) -> tuple[str, Dataset]:
-    name = str(source.name)
-    commit = hub.resolve("dataset", name, pinned or source.revision or "main").commit
+    name, revision = str(source.name), pinned or source.revision or "main"
+    commit = hub.resolve("dataset", name, revision)
+    folder = hub.cached_snapshot("dataset", name, commit) if hub.is_offline() else None
     try:
+        if folder:
+            return commit, load_dataset(str(folder), source.config, split=source.split)
         return commit, load_dataset(name, source.config, revision=commit, split=source.split)
     except ValueError as error:  # what datasets raises for a config or split that is not there
         field, value = ("split", source.split) if "split" in str(error) else ("config", source.config)
@@ -69,7 +82,7 @@ def _from_hub(source: DatasetSource, pinned: str | None) -> tuple[str, Dataset]:
             DATASET_NOT_FOUND, f"spec.dataset.{field} is {value}, and {name} says: {' '.join(str(error).split())}"
         ) from error
     except Exception as error:
-        raise hub_error(error, "dataset", name, commit) from error
+        raise hub_error(error, "dataset", name, revision) from error
 
 
 def _numbered(source: DatasetSource, dataset: Dataset) -> Iterator[rows.Row]:
@@ -85,7 +98,7 @@ def _files(source: DatasetSource, inputs: Inputs) -> list[Path]:
             remedy="Remove it, and name the split's own files in path.",
         )
     if source.config_map:
-        field, paths = "spec.dataset.configMap.key", [_written(source.config_map.key, inputs, source)]
+        field, paths = "spec.dataset.configMap.key", [inputs.config_map_file(source.config_map)]
     elif source.claim:
         field = "spec.dataset.claim.path"
         paths = _expand(inputs.claim_path(source.claim, "spec.dataset.claim", DATASET_NOT_FOUND))
@@ -116,19 +129,13 @@ def _expand(path: Path) -> list[Path]:
     return []
 
 
-def _written(key: str, inputs: Inputs, source: DatasetSource) -> Path:
-    assert source.config_map
-    path = Path(tempfile.mkdtemp(prefix="hone-configmap-")) / key
-    path.write_text(inputs.config_map_text(source.config_map), encoding="utf-8")
-    return path
-
-
 def _dataset(stream: Callable[[], Iterable[rows.Row]], own: dict[str, str], limit: int | None, key: str) -> Dataset:
     def shaped() -> Iterator[dict[str, Any]]:
         for where, row in itertools.islice(stream(), limit):
             yield formats.shape(where, row, own)
 
-    return Dataset.from_generator(shaped, fingerprint=hashlib.sha256(key.encode()).hexdigest()[:16])
+    cache_key = hashlib.sha256(f"{key} {version('hone')}".encode()).hexdigest()[:16]
+    return Dataset.from_generator(shaped, fingerprint=cache_key)
 
 
 def _split(dataset: Dataset, fraction: float | None, seed: int) -> tuple[Dataset, Dataset | None]:

@@ -14,6 +14,9 @@ from hone_api.reasons import (
     HoneError,
 )
 
+_DISK_FULL = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed", "unexpected pos")
+"""How libraries that raise no OSError say that a write failed: safetensors, then torch.save."""
+
 
 def named(error: BaseException) -> HoneError:
     """The failure that an exception means: its own name, or the first known one in what caused it."""
@@ -23,19 +26,19 @@ def named(error: BaseException) -> HoneError:
         found = _known(cause)
         if found:
             return found
-    text = " ".join(str(error).split()) or "no further words"
-    return HoneError(INTERNAL_ERROR, f"{type(error).__name__}: {text}", remedy=INTERNAL_ERROR.remedy)
+    text = " ".join(str(error).split())
+    return HoneError(INTERNAL_ERROR, f"{type(error).__name__}{text and ': '}{text}")
 
 
 def is_connection_error(error: BaseException) -> bool:
-    """Whether the hub could not be reached, or answered that it is not well."""
+    """Whether the hub can't be reached, or answers that it is not well."""
     import httpx
 
     for cause in _chain(error):
-        if isinstance(cause, httpx.TransportError | ConnectionError):
+        if isinstance(cause, httpx.TransportError | ConnectionError):  # being told to stay offline is among these
             return True
-        if isinstance(cause, httpx.HTTPStatusError) and cause.response.status_code >= 500:
-            return True
+        if isinstance(cause, httpx.HTTPStatusError):
+            return cause.response.status_code == 429 or cause.response.status_code >= 500
     return False
 
 
@@ -45,27 +48,31 @@ def hub_error(error: Exception, kind: str, name: str, revision: str) -> HoneErro
 
     missing = MODEL_NOT_FOUND if kind == "model" else DATASET_NOT_FOUND
     where = f"spec.{kind}.name is {name}"
-    if isinstance(error, GatedRepoError):
-        return HoneError(HUB_UNAUTHORIZED, f"{where}, which is gated, and the hub refused access")
-    if isinstance(error, RevisionNotFoundError):
-        return HoneError(missing, f"spec.{kind}.revision is {revision}, and {name} has no such revision on the hub")
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-    if status in (401, 403):
-        return HoneError(HUB_UNAUTHORIZED, f"{where}, which does not exist or is private: the hub answered {status}")
-    if isinstance(error, RepositoryNotFoundError):
-        return HoneError(missing, f"{where}, and the hub has no such {kind}")
+    for cause in _chain(error):
+        if isinstance(cause, GatedRepoError):
+            return HoneError(HUB_UNAUTHORIZED, f"{where}, which is gated, and the hub refused access")
+        if isinstance(cause, RevisionNotFoundError):
+            return HoneError(missing, f"spec.{kind}.revision is {revision}, and {name} has no such revision on the hub")
+        status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
+        if status in (401, 403):
+            return HoneError(HUB_UNAUTHORIZED, f"{where}, which does not exist or is private: the hub says {status}")
+        if isinstance(cause, RepositoryNotFoundError):
+            return HoneError(missing, f"{where}, and the hub has no such {kind}")
     return named(error)
 
 
 def _known(error: BaseException) -> HoneError | None:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return HoneError(DISK_FULL, f"{error.filename or 'A file'} can't be written: {error.strerror}")
     import torch
 
-    if isinstance(error, torch.OutOfMemoryError):
-        return HoneError(OUT_OF_MEMORY, str(error).partition("\n")[0])
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return HoneError(DISK_FULL, f"{error.filename or 'A file'} can't be written: {error.strerror}")
+    if any(words in text for words in _DISK_FULL):
+        return HoneError(DISK_FULL, f"A file can't be written: {text}")
+    if isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and "out of memory" in text):
+        return HoneError(OUT_OF_MEMORY, text.partition(" If reserved")[0])
     if is_connection_error(error):
-        return HoneError(HUB_UNREACHABLE, f"The hub can't be reached: {error}")
+        return HoneError(HUB_UNREACHABLE, f"The hub can't be reached: {text}")
     return None
 
 

@@ -1,12 +1,11 @@
 """Names and revisions on the hub to commits, from the cache when the hub can't be reached."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import datasets
 from hone_api.reasons import HUB_UNREACHABLE, HoneError
 from huggingface_hub import HfApi, constants
-from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.file_download import repo_folder_name
 
 from hone_trainer.errors import hub_error, is_connection_error
@@ -16,35 +15,50 @@ TIMEOUT = 10.0
 """Seconds that the hub has to answer which commit a revision is."""
 
 
-@dataclass(frozen=True)
-class Commit:
-    """A commit; `offline` when the hub can't be reached and the cache must do."""
+def resolve(kind: RepoType, name: str, revision: str) -> str:
+    """The commit that a revision is. When the hub can't be reached, the cache answers, and is all that is used after.
 
-    commit: str
-    offline: bool
-
-
-def resolve(kind: RepoType, name: str, revision: str) -> Commit:
-    """The commit that a revision is. Raises ModelNotFound, DatasetNotFound, HubUnauthorized, HubUnreachable."""
+    Raises HoneError ModelNotFound, DatasetNotFound, HubUnauthorized, HubUnreachable.
+    """
     try:
-        info = HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=TIMEOUT)
-        return Commit(str(info.sha), offline=False)
+        return str(HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=TIMEOUT).sha)
     except Exception as error:
-        if not (isinstance(error, OfflineModeIsEnabled) or is_connection_error(error)):
+        if not is_connection_error(error):
             raise hub_error(error, kind, name, revision) from error
-        cached = _cached(kind, name, revision)
-        if cached:
-            return Commit(cached, offline=True)
+        commit = _cached_commit(kind, name, revision)
+        if commit:
+            _go_offline()
+            return commit
         raise HoneError(
             HUB_UNREACHABLE,
-            f"spec.{kind}.name is {name}, which is not in the cache {constants.HF_HUB_CACHE}, and {constants.ENDPOINT} "
-            "can't be reached" + (" (HF_HUB_OFFLINE is set)" if isinstance(error, OfflineModeIsEnabled) else ""),
+            f"spec.{kind}.name is {name}, which is not in the cache {constants.HF_HUB_CACHE}, "
+            f"and the hub {constants.ENDPOINT} can't be reached",
         ) from error
 
 
-def _cached(kind: RepoType, name: str, revision: str) -> str | None:
-    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=kind)
-    reference = folder / "refs" / revision
+def is_offline() -> bool:
+    """Whether only the cache is used."""
+    return constants.is_offline_mode()
+
+
+def cached_snapshot(kind: RepoType, name: str, commit: str) -> Path | None:
+    """The folder in the cache that holds a commit's files, if there is one."""
+    folder = _cache_folder(kind, name) / "snapshots" / commit
+    return folder if folder.is_dir() else None
+
+
+def _go_offline() -> None:
+    """Spare the libraries below their attempts, each of which would wait and be repeated."""
+    constants.HF_HUB_OFFLINE = True
+    datasets.config.HF_HUB_OFFLINE = True
+
+
+def _cached_commit(kind: RepoType, name: str, revision: str) -> str | None:
+    reference = _cache_folder(kind, name) / "refs" / revision
     if reference.is_file():
         return reference.read_text().strip()
-    return revision if (folder / "snapshots" / revision).is_dir() else None
+    return revision if cached_snapshot(kind, name, revision) else None
+
+
+def _cache_folder(kind: RepoType, name: str) -> Path:
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=kind)

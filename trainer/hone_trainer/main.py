@@ -6,11 +6,12 @@ import traceback
 from pathlib import Path
 
 from hone_api.layout import TRAINER_PORT
-from hone_api.reasons import INTERRUPTED, HoneError
+from hone_api.reasons import INTERNAL_ERROR, INTERRUPTED, INTERRUPTED_EXIT_CODE, HoneError
 from hone_api.reports import TerminationMessage
 
 from hone_trainer.options import Options
 from hone_trainer.stop import Interrupted, Stop
+from hone_trainer.telemetry import Telemetry
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,40 +21,36 @@ def main(argv: list[str] | None = None) -> int:
     stop.listen()
     print("starting", file=sys.stderr, flush=True)
     code, message = outcome(options, stop)
+    stop.ignore()
     if options.termination_log:
-        options.termination_log.write_bytes(message.to_bytes())
+        try:
+            options.termination_log.write_bytes(message.to_bytes())
+        except OSError as error:
+            print(f"warning: {options.termination_log} can't be written: {error.strerror}", file=sys.stderr)
     return code
 
 
 def outcome(options: Options, stop: Stop) -> tuple[int, TerminationMessage]:
     """Run, and turn every way to end into an exit code and the termination message."""
-    message = TerminationMessage(outcome="Failed", reason="", message="")
+    telemetry = Telemetry()
     try:
-        from hone_trainer.telemetry import Telemetry
-
-        telemetry = Telemetry()
         try:
             from hone_trainer.run import run
 
-            result = run(options, stop, telemetry)
+            return 0, telemetry.succeeded(run(options, stop, telemetry))
         except Exception as error:
             from hone_trainer.errors import named
 
             failure = named(error)
-            show(failure, error if options.verbose else None)
-            found = {"outcome": "Failed", "reason": failure.reason.name, "message": failure.sentence()}
-            return failure.reason.exit_code or 70, telemetry.termination(message.model_copy(update=found))
-        except Interrupted:
-            return interrupted(telemetry.termination(message))
+            unnamed = failure.reason is INTERNAL_ERROR
+            show(failure, error if options.verbose or unnamed else None)
+            code = failure.reason.exit_code or 70
+            return code, telemetry.failed(failure.reason.name, failure.sentence())
     except Interrupted:
-        return interrupted(message)
-    return 0, telemetry.termination(result)
-
-
-def interrupted(message: TerminationMessage) -> tuple[int, TerminationMessage]:
-    print("stopped: the next start goes on from the newest checkpoint", file=sys.stderr)
-    found = {"outcome": "Interrupted", "reason": INTERRUPTED.name, "message": f"{INTERRUPTED.cause}"}
-    return INTERRUPTED.exit_code or 75, message.model_copy(update=found)
+        done = telemetry.progress
+        where = f"at step {done.step} of {done.total_steps}" if done else "before training began"
+        print(f"stopped {where}; the next start goes on from the newest checkpoint", file=sys.stderr)
+        return INTERRUPTED_EXIT_CODE, telemetry.interrupted(INTERRUPTED.name, f"Stopped {where}. {INTERRUPTED.remedy}")
 
 
 def show(failure: HoneError, cause: BaseException | None) -> None:

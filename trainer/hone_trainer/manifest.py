@@ -1,7 +1,8 @@
 """From MANIFEST to a FineTuneJob, and from its claims and ConfigMaps to folders."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from hone_api.common import ClaimPath
 from hone_api.finetunejob import ConfigMapKey, FineTuneJob
@@ -20,41 +21,42 @@ class Inputs:
     claims: dict[str, Path]
     config_maps: dict[str, Path]
     inline_config_maps: dict[str, dict[str, str]]
+    scratch: TemporaryDirectory[str] = field(default_factory=TemporaryDirectory)
 
-    def claim_path(self, claim: ClaimPath, field: str, missing: Reason) -> Path:
+    def claim_path(self, claim: ClaimPath, where: str, missing: Reason) -> Path:
         """The file, folder or glob that a claim's path means. Raises InvalidSpec, or `missing` without its folder."""
         if claim.name not in self.claims:
             raise HoneError(
                 INVALID_SPEC,
-                f"{field}.name is {claim.name}, and no folder was given for that claim",
+                f"{where}.name is {claim.name}, and no folder was given for that claim",
                 remedy=f"Outside a cluster, say where it is: --claim {claim.name}=FOLDER.",
             )
         root = self.claims[claim.name]
         if not root.is_dir():
-            raise HoneError(missing, f"{field}.name is {claim.name}, and its folder {root} does not exist")
+            raise HoneError(missing, f"{where}.name is {claim.name}, and its folder {root} does not exist")
         if ".." in Path(claim.path or "").parts:
-            raise HoneError(INVALID_SPEC, f"{field}.path is {claim.path!r}, which leaves the claim")
+            raise HoneError(INVALID_SPEC, f"{where}.path is {claim.path!r}, which leaves the claim")
         return root / (claim.path or "")
 
-    def config_map_text(self, reference: ConfigMapKey) -> str:
-        """The value of a ConfigMap's key. Raises DatasetNotFound."""
+    def config_map_file(self, reference: ConfigMapKey) -> Path:
+        """The file that holds the value of a ConfigMap's key. Raises DatasetNotFound."""
         if reference.name in self.config_maps:
-            path = self.config_maps[reference.name] / reference.key
-            try:
-                return path.read_text(encoding="utf-8")
-            except OSError:
-                keys = sorted(entry.name for entry in path.parent.glob("[!.]*")) if path.parent.is_dir() else []
+            folder = self.config_maps[reference.name]
         elif reference.name in self.inline_config_maps:
-            data = self.inline_config_maps[reference.name]
-            if reference.key in data:
-                return data[reference.key]
-            keys = sorted(data)
+            folder = Path(self.scratch.name) / reference.name
+            folder.mkdir(exist_ok=True)
+            for key, value in self.inline_config_maps[reference.name].items():
+                (folder / Path(key).name).write_text(value, encoding="utf-8")
         else:
             raise HoneError(
                 DATASET_NOT_FOUND,
                 f"spec.dataset.configMap.name is {reference.name}, and there is no such ConfigMap",
                 remedy="Put the ConfigMap into the same file, or apply it to the job's namespace.",
             )
+        path = folder / reference.key
+        if path.is_file():
+            return path
+        keys = sorted(entry.name for entry in folder.glob("[!.]*")) if folder.is_dir() else []
         raise HoneError(
             DATASET_NOT_FOUND,
             f"spec.dataset.configMap.key is {reference.key}, and ConfigMap {reference.name} has "

@@ -1,6 +1,7 @@
 """logs/metrics.jsonl: one JSON line for each logged step, each step once even after resumes."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ class MetricsLog:
     def flush(self) -> None:
         """Write what is pending. Nothing more may be added at its step."""
         if self._pending:
-            self._file.write(json.dumps(self._pending) + "\n")
+            self._file.write(json.dumps({name: _finite(value) for name, value in self._pending.items()}) + "\n")
             self._file.flush()
             self._pending = {}
 
@@ -36,6 +37,10 @@ class MetricsLog:
 
 def _lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value  # JSON has no NaN
 
 
 def _step(line: str) -> float:

@@ -6,10 +6,12 @@ from typing import Any
 import torch
 from hone_api.artifact import BaseModelReference
 from hone_api.finetunejob import BaseModelSource
-from hone_api.reasons import INVALID_SPEC, MODEL_NOT_FOUND, HoneError
+from hone_api.reasons import INTERNAL_ERROR, INVALID_SPEC, MODEL_INVALID, MODEL_NOT_FOUND, HoneError
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hone_trainer import hub
+from hone_trainer.errors import hub_error
 from hone_trainer.manifest import Inputs
 
 
@@ -19,7 +21,6 @@ class BaseModel:
 
     location: str
     commit: str | None
-    offline: bool
     reference: BaseModelReference
 
 
@@ -35,22 +36,37 @@ def find(source: BaseModelSource, inputs: Inputs, pinned: str | None) -> BaseMod
                 MODEL_NOT_FOUND, f"spec.model.claim.path is {source.claim.path!r}, and {folder} has no config.json"
             )
         reference = BaseModelReference(claim=source.claim.name, path=source.claim.path)
-        return BaseModel(str(folder), None, True, reference)
+        return BaseModel(str(folder), None, reference)
     if not source.name:
         raise HoneError(INVALID_SPEC, "spec.model names no model", remedy="Set exactly one of name and claim.")
-    found = hub.resolve("model", source.name, pinned or source.revision or "main")
-    reference = BaseModelReference(name=source.name, revision=found.commit)
-    return BaseModel(source.name, found.commit, found.offline, reference)
+    commit = hub.resolve("model", source.name, pinned or source.revision or "main")
+    return BaseModel(source.name, commit, BaseModelReference(name=source.name, revision=commit))
 
 
 def load(base: BaseModel, source: BaseModelSource) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load weights and tokenizer, downloading what the cache lacks."""
-    common: dict[str, Any] = {
-        "revision": base.commit or "main",
-        "local_files_only": base.offline,
-        "trust_remote_code": source.trust_remote_code,
-    }
+    """Load weights and tokenizer, downloading what the cache lacks.
+
+    Raises HoneError ModelInvalid, InvalidSpec, HubUnauthorized, HubUnreachable.
+    """
+    common: dict[str, Any] = {"revision": base.commit or "main", "trust_remote_code": source.trust_remote_code}
     dtype: Any = source.dtype if source.dtype == "auto" else getattr(torch, source.dtype)
-    tokenizer = AutoTokenizer.from_pretrained(base.location, **common)
-    model = AutoModelForCausalLM.from_pretrained(base.location, dtype=dtype, **common)
-    return model, tokenizer
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base.location, **common)
+        return AutoModelForCausalLM.from_pretrained(base.location, dtype=dtype, **common), tokenizer
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        raise _refused(error, base, source) from error
+
+
+def _refused(error: Exception, base: BaseModel, source: BaseModelSource) -> HoneError:
+    where = f"spec.model.name is {source.name}" if source.name else f"spec.model.claim.path is {base.location}"
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text and not source.trust_remote_code:
+        return HoneError(
+            INVALID_SPEC,
+            f"spec.model.trustRemoteCode is false, and {source.name or base.location} brings its own code",
+            remedy="Read that code, and set trustRemoteCode: true if you trust it.",
+        )
+    found = hub_error(error, "model", source.name or base.location, source.revision or "main")
+    if found.reason is not INTERNAL_ERROR:
+        return found
+    return HoneError(MODEL_INVALID, f"{where}, which can't be loaded: {text}")

@@ -29,6 +29,11 @@ class Stop:
         signal.signal(signal.SIGTERM, self._handle)
         signal.signal(signal.SIGINT, self._handle)
 
+    def ignore(self) -> None:
+        """From now on, signals do nothing: the outcome is settled."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
     @contextmanager
     def deferred(self) -> Iterator[None]:
         """Inside, a signal only sets `requested`; a second one ends the run."""

@@ -3,7 +3,9 @@
 from datetime import UTC, datetime
 from typing import Literal
 
-from hone_api.reports import Parameters, Progress, ProgressReport, TerminationMessage
+from hone_api.artifact import ArtifactManifest
+from hone_api.layout import base_model_name
+from hone_api.reports import ArtifactSummary, Parameters, Progress, ProgressReport, TerminationMessage
 
 Stage = Literal["Preparing", "Training", "Saving"]
 
@@ -21,8 +23,34 @@ class Telemetry:
         """The body of `GET /progress`."""
         return ProgressReport(stage=self.stage, progress=self.progress, parameters=self.parameters)
 
-    def termination(self, message: TerminationMessage) -> TerminationMessage:
-        """The last word, with the progress that was made."""
+    def failed(self, reason: str, message: str) -> TerminationMessage:
+        """The last word of a run that failed."""
+        return self._last_word(TerminationMessage(outcome="Failed", reason=reason, message=message))
+
+    def interrupted(self, reason: str, message: str) -> TerminationMessage:
+        """The last word of a run that was told to stop."""
+        return self._last_word(TerminationMessage(outcome="Interrupted", reason=reason, message=message))
+
+    def succeeded(self, manifest: ArtifactManifest) -> TerminationMessage:
+        """The last word of a run whose artifact is complete."""
+        base = manifest.base_model
+        artifact = ArtifactSummary(
+            kind=manifest.kind,
+            digest=manifest.digest,
+            base_model=base_model_name(base.name, base.claim, base.path),
+            base_revision=base.revision,
+        )
+        return self._last_word(
+            TerminationMessage(
+                outcome="Succeeded",
+                reason="Succeeded",
+                message=f"Saved {manifest.kind}, digest {manifest.digest}",
+                metrics=manifest.metrics,
+                artifact=artifact,
+            )
+        )
+
+    def _last_word(self, message: TerminationMessage) -> TerminationMessage:
         return message.model_copy(update={"progress": self.progress, "parameters": self.parameters})
 
 

@@ -53,6 +53,11 @@ class Terminal:
         if progress and not self._live:
             self.note(f"step {progress.step}/{progress.total_steps} ({progress.percent} %)  {figures(progress)}")
 
+    def warn(self, warnings: list[str]) -> None:
+        """Print warnings, one a line."""
+        for warning in warnings:
+            self.note(f"warning: {warning}")
+
     def note(self, text: str) -> None:
         """Print a line, above the bar where there is one."""
         self._console.print(text, markup=False)

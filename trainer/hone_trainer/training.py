@@ -30,7 +30,7 @@ class HoneTrainer(SFTTrainer):
 
     def fit(self, checkpoint: Checkpoint | None) -> Account:
         """Train from the checkpoint, or from the start, to the end or to where a callback stops it."""
-        if checkpoint and checkpoint.account.finished:
+        if checkpoint and checkpoint.account.finished:  # only saving was cut short
             self._load_from_checkpoint(str(checkpoint.folder))
             return checkpoint.account
         self._resumed = checkpoint.account if checkpoint else None
@@ -40,13 +40,12 @@ class HoneTrainer(SFTTrainer):
     def account(self) -> Account:
         """What has been done so far, all starts of this run together."""
         before = self._resumed
-        share = self.state.global_step / max(self.state.max_steps, 1)
         return Account(
             step=self.state.global_step,
-            finished=self.state.global_step >= self.state.max_steps,
-            tokens=self._total_train_tokens,
+            total_steps=self.state.max_steps,
+            tokens=self.tokens,
             runtime=time.monotonic() - self._began + (before.runtime if before else 0.0),
-            samples=self.num_examples_in_all() * share,
+            samples=self.samples_a_step * self.state.global_step,
             loss_sum=self._total_loss_scalar,
             loss_since_log=self._tr_loss.item(),
             last_logged_step=self._globalstep_last_logged,
@@ -54,12 +53,18 @@ class HoneTrainer(SFTTrainer):
             eval_metrics=self._last_evaluation(),
         )
 
-    def num_examples_in_all(self) -> float:
-        """Rows in all epochs together."""
-        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+    @property
+    def samples_a_step(self) -> float:
+        """Rows that an optimizer step takes, on average."""
         if self.args.max_steps > 0:
-            return float(self.args.max_steps * batch)
-        return float(self.num_examples(self.get_train_dataloader()) * self.args.num_train_epochs)
+            return float(self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size)
+        rows: int = len(self.train_dataset)  # type: ignore[arg-type]
+        return rows * self.args.num_train_epochs / max(self.state.max_steps, 1)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens trained on, all starts of this run together."""
+        return int(self._total_train_tokens)
 
     def _last_evaluation(self) -> dict[str, float]:
         for entry in reversed(self.state.log_history):

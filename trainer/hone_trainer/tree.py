@@ -1,6 +1,11 @@
 """The output folder: whose it is, and what an earlier start of the same run resolved."""
 
+import errno
+import fcntl
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,16 +13,20 @@ from typing import Any
 from hone_api.artifact import ArtifactManifest, read_manifest, verify
 from hone_api.finetunejob import FineTuneJobSpec
 from hone_api.layout import ADAPTER, CHECKPOINTS, MANIFEST, MERGED, MODEL
-from hone_api.reasons import ARTIFACT_MISSING, INVALID_SPEC, HoneError
+from hone_api.reasons import ARTIFACT_CORRUPT, ARTIFACT_MISSING, DISK_FULL, INTERNAL_ERROR, INVALID_SPEC, HoneError
+from pydantic import ValidationError
 
 from hone_trainer.files import write_atomically
 
 RUN = f"{CHECKPOINTS}/run.json"
+LOCK = f"{CHECKPOINTS}/lock"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run trains, so that its later starts train the very same."""
+    """What a run trains (`spec` as on the wire), so that its later starts train the very same."""
 
     spec: dict[str, Any]
     model_commit: str | None = None
@@ -25,10 +34,30 @@ class Run:
     dataset_fingerprint: str | None = None
 
 
-def deciding(spec: dict[str, Any]) -> dict[str, Any]:
-    """The part of a spec (as on the wire) that decides the result."""
-    found = {name: spec.get(name) for name in ("model", "dataset", "method", "lora", "training")}
-    return {**found, "save": spec.get("output", {}).get("save")}
+@contextmanager
+def owned(root: Path) -> Iterator[None]:
+    """Make the folder, and keep every other trainer out of it.
+
+    XX another trainer is at work in it.
+    """
+    try:
+        (root / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        lock = (root / LOCK).open("w")
+    except OSError as error:
+        reason = DISK_FULL if error.errno == errno.ENOSPC else INVALID_SPEC
+        raise HoneError(reason, f"--output is {root}, which can't be written: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise HoneError(
+                INTERNAL_ERROR,
+                f"--output is {root}, where another trainer is at work",
+                remedy="Wait for it to end, or choose another --output.",
+            ) from None
+        except OSError as error:
+            log.warning("%s can't be locked (%s): start no second trainer there", root, error.strerror)
+        yield
 
 
 def finished(root: Path, spec: FineTuneJobSpec) -> ArtifactManifest | None:
@@ -42,39 +71,38 @@ def finished(root: Path, spec: FineTuneJobSpec) -> ArtifactManifest | None:
         if error.reason is ARTIFACT_MISSING:
             return None
         raise
-    if deciding(manifest.spec) != deciding(spec.to_wire()):
+    difference = differing(manifest.spec, spec)
+    if difference:
         raise HoneError(
             INVALID_SPEC,
-            f"{root} holds the artifact of another spec ({_difference(manifest.spec, spec.to_wire())})",
+            f"{root} holds the artifact of another spec: {difference} differs",
             remedy=f"Choose another --output, or remove {root / MANIFEST} and {root / CHECKPOINTS} to train anew.",
         )
-    verify(root, manifest)
+    try:
+        verify(root, manifest)
+    except HoneError as error:
+        remedy = f"Restore it, or remove {root / MANIFEST} and start again: the newest checkpoint is saved anew."
+        raise HoneError(ARTIFACT_CORRUPT, error.message, remedy=remedy) from None
     return manifest
 
 
 def earlier(root: Path, spec: FineTuneJobSpec, has_checkpoint: bool) -> Run:
-    """What an earlier start resolved, else a new run. Raises HoneError InvalidSpec when its checkpoint is another's."""
-    wanted = deciding(spec.to_wire())
+    """What an earlier start resolved, else a new run. Raises HoneError InvalidSpec when the folder is another's."""
     path = root / RUN
     if not path.is_file():
-        for name in (ADAPTER, MERGED, MODEL):
-            if (root / name).exists():
-                raise HoneError(
-                    INVALID_SPEC,
-                    f"--output is {root}, which has a folder {name} that does not come from Hone",
-                    remedy="Choose another --output.",
-                )
-        return Run(wanted)
+        _refuse_foreign_models(root)
+        return Run(spec.to_wire())
     run = Run(**json.loads(path.read_text()))
-    if run.spec == wanted:
+    difference = differing(run.spec, spec)
+    if not difference:
         return run
     if has_checkpoint:
         raise HoneError(
             INVALID_SPEC,
-            f"{root} holds checkpoints of another spec ({_difference(run.spec, wanted)})",
+            f"{root} holds checkpoints of another spec: {difference} differs",
             remedy=f"Choose another --output, or remove {root / CHECKPOINTS} to train anew.",
         )
-    return Run(wanted)
+    return Run(spec.to_wire())
 
 
 def remember(root: Path, run: Run) -> None:
@@ -82,6 +110,23 @@ def remember(root: Path, run: Run) -> None:
     write_atomically(root / RUN, json.dumps(asdict(run)))
 
 
-def _difference(before: dict[str, Any], after: dict[str, Any]) -> str:
-    names = [name for name in ("model", "dataset", "method", "lora", "training") if before.get(name) != after.get(name)]
-    return ", ".join(f"spec.{name}" for name in names or ["output.save"]) + " differs"
+def differing(before: dict[str, Any], after: FineTuneJobSpec) -> str | None:
+    """The first field that decides the result and differs between a spec on the wire and a spec."""
+    try:
+        old = FineTuneJobSpec.model_validate(before)
+    except ValidationError:
+        return "spec"
+    for name in ("model", "dataset", "method", "lora", "training"):
+        if getattr(old, name) != getattr(after, name):
+            return f"spec.{name}"
+    return None if old.output.save == after.output.save else "spec.output.save"
+
+
+def _refuse_foreign_models(root: Path) -> None:
+    for name in (ADAPTER, MERGED, MODEL):
+        if (root / name).exists():
+            raise HoneError(
+                INVALID_SPEC,
+                f"--output is {root}, whose folder {name} does not come from Hone and would be overwritten",
+                remedy="Choose another --output.",
+            )

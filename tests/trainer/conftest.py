@@ -1,0 +1,291 @@
+"""A tiny model and datasets that the tests make themselves, and two ways to run the trainer."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+SENTENCES = [
+    "the trainer reads the very manifest that the cluster takes",
+    "a checkpoint is complete or it is absent",
+    "every failure has a name and a remedy",
+    "what was trained is what is served",
+    "an adapter is small and a model is large",
+    "the loss goes down and the lights stay on",
+]
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+GENERATION_TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {% if m.role == 'assistant' %}{% generation %}{{ m.content }}{{ eos_token }}"
+    "{% endgeneration %}{% else %}{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def make_tokenizer(chat_template: str | None) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<s>", "</s>", "<pad>"]
+    tokenizer.train_from_iterator(
+        SENTENCES * 4, trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=alphabet)
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    fast.chat_template = chat_template
+    return fast
+
+
+def make_model(folder: Path, chat_template: str | None = CHAT_TEMPLATE) -> Path:
+    """Save a Llama of some 40,000 parameters."""
+    tokenizer = make_tokenizer(chat_template)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def claim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a claim with models and data."""
+    root = tmp_path_factory.mktemp("claim")
+    make_model(root / "tiny")
+    make_model(root / "no-template", chat_template=None)
+    make_model(root / "generation", chat_template=GENERATION_TEMPLATE)
+    write_jsonl(root / "text.jsonl", [{"text": f"{sentence} {n}"} for n in range(4) for sentence in SENTENCES])
+    write_jsonl(root / "chat.jsonl", [{"messages": chat(sentence)} for sentence in SENTENCES])
+    write_jsonl(root / "pairs.jsonl", [{"prompt": "say: ", "completion": sentence} for sentence in SENTENCES])
+    return root
+
+
+def chat(sentence: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": "say something"}, {"role": "assistant", "content": sentence}]
+
+
+def write_jsonl(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def make_job(**spec: Any) -> dict[str, Any]:
+    """A FineTuneJob that trains LoRA on text.jsonl for four steps, changed by `spec`."""
+    training = {
+        "maxSteps": 4,
+        "perDeviceTrainBatchSize": 2,
+        "loggingSteps": 1,
+        "learningRate": 1e-2,
+        "activationCheckpointing": False,
+        "bf16": False,
+    }
+    base: dict[str, Any] = {
+        "model": {"claim": {"name": "claim", "path": "tiny"}},
+        "dataset": {"claim": {"name": "claim", "path": "text.jsonl"}},
+        "resources": {"gpus": 0},
+        "training": training | spec.pop("training", {}),
+    }
+    return {
+        "apiVersion": "hone.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": "tiny"},
+        "spec": base | spec,
+    }
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended. `word` is the termination message, `log` what it printed."""
+
+    code: int
+    word: dict[str, Any]
+    output: Path
+    log: str = ""
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return json.loads((self.output / "manifest.json").read_text())
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl, without how long things took."""
+        lines = [json.loads(line) for line in (self.output / "logs/metrics.jsonl").read_text().splitlines()]
+        return [
+            {name: value for name, value in line.items() if "runtime" not in name and "second" not in name}
+            for line in lines
+        ]
+
+
+WORKER = """
+import json, sys
+from pathlib import Path
+from hone_trainer.main import outcome
+from hone_trainer.options import Options
+from hone_trainer.stop import Stop
+for line in sys.stdin:
+    asked = json.loads(line)
+    paths = {name: {key: Path(path) for key, path in asked[name].items()} for name in ("claims", "config_maps")}
+    code, message = outcome(Options(Path(asked["manifest"]), Path(asked["output"]), **paths), Stop())
+    sys.stderr.flush()
+    print(json.dumps([code, json.loads(message.to_bytes())]), flush=True)
+"""
+
+
+class Worker:
+    """A process that runs one job after another, so that torch is imported once."""
+
+    def __init__(self, folder: Path, environ: dict[str, str]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._log = folder / "log"
+        self._count = 0
+        self._folder = folder
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", WORKER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log.open("w"),
+            env={**os.environ, "HF_HOME": str(folder / "hf"), "OMP_NUM_THREADS": "1", **environ},
+            text=True,
+        )
+
+    def run(
+        self,
+        *documents: dict[str, Any],
+        claims: dict[str, Path],
+        config_maps: dict[str, Path] | None = None,
+        output: Path | None = None,
+    ) -> Result:
+        self._count += 1
+        output = output or self._folder / f"out-{self._count}"
+        manifest = write_manifest(self._folder / f"job-{self._count}.yaml", *documents)
+        asked = {
+            "manifest": str(manifest),
+            "output": str(output),
+            "claims": {name: str(path) for name, path in claims.items()},
+            "config_maps": {name: str(path) for name, path in (config_maps or {}).items()},
+        }
+        seen = self._log.stat().st_size
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        log = self._log.read_text()[seen:]
+        assert answer, f"the worker ended: {log}"
+        code, word = json.loads(answer)
+        return Result(code, word, output, log)
+
+    def close(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+
+
+def write_manifest(path: Path, *documents: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump_all(documents), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    found = Worker(tmp_path_factory.mktemp("worker"), {"HF_HUB_OFFLINE": "1"})
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="session")
+def job() -> Callable[..., dict[str, Any]]:
+    return make_job
+
+
+@pytest.fixture(scope="session")
+def train(worker: Worker, claim: Path) -> Callable[..., Result]:
+    """Run a job in the shared worker, with the claim `claim`: train(job(...), ConfigMaps…, output=…)."""
+
+    def run(*documents: dict[str, Any], **where: Any) -> Result:
+        return worker.run(*documents, **({"claims": {"claim": claim}} | where))
+
+    return run
+
+
+class Process:
+    """The real command, in a process of its own."""
+
+    def __init__(
+        self, folder: Path, document: dict[str, Any], claim: Path, output: Path, *arguments: str, **environ: str
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.output = output
+        self._word = folder / "termination-log"
+        self._log = folder / "log"
+        manifest = write_manifest(folder / "job.yaml", document)
+        command = [sys.executable, "-m", "hone_trainer", "run", str(manifest), "--output", str(output)]
+        command += ["--claim", f"claim={claim}", "--termination-log", str(self._word), *arguments]
+        self._process = subprocess.Popen(
+            command if "--port" in arguments else [*command, "--port", "0"],
+            stderr=self._log.open("w"),
+            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environ},
+        )
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def wait_for(self, ready: Callable[[], Any], seconds: float = 120) -> Any:
+        """Wait until `ready` returns something true, and return it."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            found = ready()
+            if found:
+                return found
+            assert self._process.poll() is None, f"the trainer ended: {self._log.read_text()}"
+            time.sleep(0.01)
+        raise AssertionError(f"waited {seconds} s: {self._log.read_text()}")
+
+    def end(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+
+    def result(self) -> Result:
+        code = self._process.wait(timeout=120)
+        word = json.loads(self._word.read_text()) if self._word.exists() else {}
+        return Result(code, word, self.output, self._log.read_text())
+
+
+@pytest.fixture
+def process(claim: Path, tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Start the real command: process(job(...), output, *arguments, **environ)."""
+    started: list[Process] = []
+
+    def start(document: dict[str, Any], output: Path, *arguments: str, **environ: str) -> Process:
+        folder = tmp_path / f"process-{len(started)}"
+        started.append(Process(folder, document, claim, output, *arguments, HF_HOME=str(tmp_path / "hf"), **environ))
+        return started[-1]
+
+    yield start
+    for found in started:
+        found.end()

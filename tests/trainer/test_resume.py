@@ -1,0 +1,180 @@
+"""Interrupted runs go on where they stopped, and end as if nothing had happened."""
+
+import json
+import signal
+import socket
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Job = Callable[..., dict[str, Any]]
+Train = Callable[..., Any]
+
+LONG = {"maxSteps": 150, "loggingSteps": 4}
+DROPOUT = {"r": 4, "loraDropout": 0.2}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def get(port: int, path: str) -> bytes | None:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return bytes(answer.read())
+    except OSError:
+        return None
+
+
+def same_weights(one: Path, other: Path, name: str) -> bool:
+    return (one / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_sigterm_saves_a_checkpoint_and_the_next_start_ends_bit_for_bit_alike(
+    job: Job, train: Train, process: Callable[..., Any], tmp_path: Path
+) -> None:
+    document = job(training=LONG, lora=DROPOUT, checkpoint={"saveSteps": 1000})
+    port = free_port()
+    run = process(document, tmp_path / "out", "--port", str(port))
+
+    def step() -> int:
+        progress = json.loads(get(port, "/progress") or b"{}").get("progress") or {}
+        return int(progress.get("step", 0)) if progress.get("loss") else 0
+
+    run.wait_for(lambda: step() >= 6)
+    metrics, health, nothing = get(port, "/metrics"), get(port, "/healthz"), get(port, "/nothing")
+    run.signal(signal.SIGTERM)
+    stopped = run.result()
+
+    assert health == b"ok\n"
+    assert nothing is None
+    assert metrics
+    assert b'hone_trainer_stage{stage="Training"} 1.0' in metrics
+    assert b"hone_trainer_total_steps 150.0" in metrics
+    assert (stopped.code, stopped.word["outcome"], stopped.word["reason"]) == (75, "Interrupted", "Interrupted")
+    at = stopped.word["progress"]["step"]
+    assert 6 <= at < 150
+    assert [folder.name for folder in (tmp_path / "out/checkpoints").glob("step-*")] == [f"step-{at:08d}"]
+    assert not (tmp_path / "out/manifest.json").exists()
+
+    resumed = train(document, output=tmp_path / "out")
+    whole = train(document, output=tmp_path / "whole")
+    assert (resumed.code, whole.code) == (0, 0)
+    assert f"checkpoint at step {at} of 150" in resumed.log
+    assert same_weights(resumed.output, whole.output, "adapter/adapter_model.safetensors")
+    assert resumed.metrics == whole.metrics
+    assert [line["step"] for line in whole.metrics] == list(range(4, 150, 4))
+    for name in ("trainLoss", "numTokens"):
+        assert resumed.manifest["metrics"][name] == whole.manifest["metrics"][name]
+
+
+def test_sigkill_loses_only_what_came_after_the_newest_checkpoint(
+    job: Job, train: Train, process: Callable[..., Any], tmp_path: Path
+) -> None:
+    document = job(method="full", training=LONG | {"loggingSteps": 1}, checkpoint={"saveSteps": 7, "saveTotalLimit": 2})
+    run = process(document, tmp_path / "out")
+    checkpoints = tmp_path / "out/checkpoints"
+    run.wait_for(lambda: (checkpoints / "step-00000007").exists())
+    run.signal(signal.SIGKILL)
+    assert run.result().code == -signal.SIGKILL
+    (checkpoints / "checkpoint-148").mkdir()
+    (checkpoints / "step-00000147").mkdir()
+
+    resumed = train(document, output=tmp_path / "out")
+    whole = train(document, output=tmp_path / "whole")
+    assert (resumed.code, whole.code) == (0, 0)
+    assert "checkpoint-148: its writing was cut short" in resumed.log
+    assert same_weights(resumed.output, whole.output, "model/model.safetensors")
+    assert resumed.metrics == whole.metrics
+    assert [line["step"] for line in whole.metrics] == list(range(1, 151))
+    assert sorted(folder.name for folder in checkpoints.glob("*-*")) == ["step-00000147", "step-00000150"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_training_ends_the_run_at_once(
+    job: Job, process: Callable[..., Any], tmp_path: Path, number: signal.Signals
+) -> None:
+    run = process(job(), tmp_path / "out")
+    run.wait_for(lambda: (tmp_path / "out/checkpoints").exists())
+    run.signal(number)
+    stopped = run.result()
+    assert stopped.code == 75
+    assert "before training began" in stopped.word["message"]
+    assert "Traceback" not in stopped.log
+
+
+def test_a_run_whose_saving_was_cut_short_only_saves(job: Job, train: Train, tmp_path: Path) -> None:
+    document = job(dataset={"claim": {"name": "claim", "path": "text.jsonl"}, "evalFraction": 0.25})
+    first = train(document, output=tmp_path / "out")
+    before = first.manifest
+    (tmp_path / "out/manifest.json").unlink()
+    (tmp_path / "out/adapter/adapter_model.safetensors").write_bytes(b"cut short")
+    again = train(document, output=tmp_path / "out")
+    assert again.code == 0
+    assert "checkpoint at step 4 of 4" in again.log
+    assert again.word["progress"]["percent"] == 100
+    assert (
+        again.manifest["files"]["adapter/adapter_model.safetensors"]
+        == before["files"]["adapter/adapter_model.safetensors"]
+    )
+    assert again.manifest["metrics"]["evalLoss"] == before["metrics"]["evalLoss"]
+    assert again.manifest["metrics"]["trainLoss"] == before["metrics"]["trainLoss"]
+
+
+def test_a_rerun_of_the_same_spec_succeeds_at_once(job: Job, train: Train, tmp_path: Path) -> None:
+    first = train(job(), output=tmp_path / "out")
+    written = (tmp_path / "out/manifest.json").stat().st_mtime_ns
+    again = train(job(checkpoint={"saveSteps": 3}), output=tmp_path / "out")
+    assert (first.code, again.code) == (0, 0)
+    assert again.word["artifact"] == first.word["artifact"]
+    assert again.word["metrics"] == first.word["metrics"]
+    assert (tmp_path / "out/manifest.json").stat().st_mtime_ns == written
+
+
+def test_a_folder_of_another_spec_is_refused(job: Job, train: Train, tmp_path: Path) -> None:
+    assert train(job(), output=tmp_path / "out").code == 0
+    other = train(job(training={"learningRate": 0.5}), output=tmp_path / "out")
+    assert (other.code, other.word["reason"]) == (64, "InvalidSpec")
+    assert "spec.training differs" in other.word["message"]
+
+    (tmp_path / "out/manifest.json").unlink()
+    other = train(job(lora={"r": 2}), output=tmp_path / "out")
+    assert (other.code, other.word["reason"]) == (64, "InvalidSpec")
+    assert "checkpoints of another spec: spec.lora differs" in other.word["message"]
+
+
+def test_a_changed_dataset_is_not_gone_on_with(job: Job, train: Train, claim: Path, tmp_path: Path) -> None:
+    changing = tmp_path / "changing.jsonl"
+    changing.write_bytes((claim / "text.jsonl").read_bytes())
+    document = job(dataset={"claim": {"name": "data", "path": "changing.jsonl"}})
+    claims = {"claim": claim, "data": tmp_path}
+    assert train(document, output=tmp_path / "out", claims=claims).code == 0
+    (tmp_path / "out/manifest.json").unlink()
+    changing.write_text('{"text": "something else"}\n')
+    again = train(document, output=tmp_path / "out", claims=claims)
+    assert (again.code, again.word["reason"]) == (65, "DatasetInvalid")
+    assert "has changed since step 4" in again.word["message"]
+
+
+def test_a_changed_file_of_the_artifact_is_found(job: Job, train: Train, tmp_path: Path) -> None:
+    assert train(job(), output=tmp_path / "out").code == 0
+    weights = tmp_path / "out/adapter/adapter_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    again = train(job(), output=tmp_path / "out")
+    assert (again.code, again.word["reason"]) == (65, "ArtifactCorrupt")
+    assert "adapter_model.safetensors" in again.word["message"]
+
+
+def test_a_folder_with_models_that_are_not_ours_is_left_alone(job: Job, train: Train, tmp_path: Path) -> None:
+    (tmp_path / "out/model").mkdir(parents=True)
+    (tmp_path / "out/model/keep").write_text("me")
+    refused = train(job(method="full"), output=tmp_path / "out")
+    assert (refused.code, refused.word["reason"]) == (64, "InvalidSpec")
+    assert (tmp_path / "out/model/keep").read_text() == "me"
