@@ -11,7 +11,7 @@ from kubernetes.aio.client.rest import RESTClientObject
 from hone_operator.resources import Object, Resource
 
 FIELD_MANAGER = "hone"
-TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
+TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
 CONNECTIONS = 32
 PAGE = 500
 
