@@ -1,0 +1,165 @@
+"""Builders of what the operator observes, so that a test reads as one sentence."""
+
+import copy
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from hone_api.finetunejob import FineTuneJob
+from hone_api.inferenceservice import InferenceService
+from hone_operator import engine, finetunejob, inferenceservice, trainer
+from hone_operator.observe import parse
+from hone_operator.podspec import owner_reference
+from hone_operator.resources import Object
+
+NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
+BEFORE = "2026-03-01T11:00:00Z"
+DIGEST = "sha256:" + "a" * 64
+IMAGE = "hone-runtime:test"
+
+
+def job_object(name: str = "faq", *, status: Object | None = None, labels: Object | None = None, **spec: Any) -> Object:
+    body = {
+        "apiVersion": "hone.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": name, "namespace": "team", "uid": f"uid-{name}", "generation": 1, "labels": labels or {}},
+        "spec": {"model": {"name": "org/base"}, "dataset": {"name": "org/data"}, "resources": {"gpus": 0}, **spec},
+    }
+    return body | ({"status": status} if status else {})
+
+
+def parsed_job(owner: Object) -> FineTuneJob:
+    found = parse(FineTuneJob, owner)
+    assert isinstance(found, FineTuneJob)
+    return found
+
+
+def stored(body: Object, uid: str = "uid-child", **status: Any) -> Object:
+    """A child as the API server has it."""
+    body = copy.deepcopy(body)
+    body["metadata"] |= {"uid": uid, "resourceVersion": "1", "creationTimestamp": BEFORE}
+    return body | {"status": status}
+
+
+def observed_job(
+    owner: Object, *pods: Object, job_conditions: list[Object] | None = None, **more: Any
+) -> finetunejob.ObservedFineTuneJob:
+    """A FineTuneJob all of whose children are there."""
+    declared = parsed_job(owner)
+    return finetunejob.ObservedFineTuneJob(
+        owner,
+        declared,
+        IMAGE,
+        config_map=stored(trainer.config_map(owner)),
+        claim=stored(trainer.claim(owner, declared)),
+        job=stored(trainer.train_job(owner, declared, IMAGE), conditions=job_conditions or [], failed=len(pods)),
+        pods=list(pods),
+        **more,
+    )
+
+
+def job_condition(type_: str, reason: str = "", message: str = "") -> Object:
+    return {"type": type_, "status": "True", "reason": reason, "message": message, "lastTransitionTime": BEFORE}
+
+
+def pod(name: str = "p1", *, container: str = "trainer", scheduled: bool = True, **state: Any) -> Object:
+    """A pod with a node whose container is in a state: `running=`, `waiting=` or `terminated=`."""
+    phase = "Running" if "running" in state else "Pending"
+    if "terminated" in state:
+        phase = "Failed" if state["terminated"]["exitCode"] else "Succeeded"
+    conditions = [{"type": "PodScheduled", "status": "True"}] if scheduled else []
+    return {
+        "metadata": {"name": name, "namespace": "team", "uid": f"uid-{name}", "creationTimestamp": BEFORE},
+        "spec": {"containers": [{"name": container, "image": IMAGE}]},
+        "status": {
+            "phase": phase,
+            "podIP": "10.0.0.7",
+            "conditions": conditions,
+            "containerStatuses": [{"name": container, "restartCount": 0, "state": state}] if state else [],
+        },
+    }
+
+
+def unschedulable(words: str) -> Object:
+    found = pod(scheduled=False)
+    found["status"]["conditions"] = [
+        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": words}
+    ]
+    return found
+
+
+def terminated(exit_code: int, message: Object | str | None = None, *, reason: str = "Error") -> Object:
+    words = json.dumps(message) if isinstance(message, dict) else message
+    return {"exitCode": exit_code, "reason": reason, "message": words, "startedAt": BEFORE, "finishedAt": BEFORE}
+
+
+def success(**more: Any) -> Object:
+    """The termination message of a trainer that left an adapter."""
+    artifact = {"kind": "adapter", "digest": DIGEST, "baseModel": "org/base"}
+    return {
+        "outcome": "Succeeded",
+        "reason": "Succeeded",
+        "message": "done",
+        "progress": {"step": 10, "totalSteps": 10, "percent": 100},
+        "parameters": {"trainable": 1, "total": 100},
+        "metrics": {"trainLoss": 0.5},
+        "artifact": artifact,
+        **more,
+    }
+
+
+def failure(reason: str, message: str) -> Object:
+    return {"outcome": "Failed", "reason": reason, "message": message}
+
+
+def finished_job(name: str = "faq", kind: str = "adapter", *, digest: str = DIGEST, **spec: Any) -> Object:
+    """A FineTuneJob that succeeded."""
+    artifact = {"kind": kind, "claim": name, "path": f"team/{name}", "digest": digest, "baseModel": "org/base"}
+    return job_object(name, status={"stage": "Succeeded", "artifact": artifact}, **spec)
+
+
+def service_object(name: str = "chat", *, status: Object | None = None, **spec: Any) -> Object:
+    body = {
+        "apiVersion": "hone.dev/v1alpha1",
+        "kind": "InferenceService",
+        "metadata": {"name": name, "namespace": "team", "uid": f"uid-{name}", "generation": 1},
+        "spec": {"model": {"fineTuneJob": {"name": "faq"}}, **spec},
+    }
+    return body | ({"status": status} if status else {})
+
+
+def observed_service(owner: Object, *jobs: Object, **more: Any) -> inferenceservice.ObservedInferenceService:
+    """An InferenceService, and the FineTuneJobs that there are."""
+    found = {job["metadata"]["name"]: job for job in jobs}
+    declared = parse(InferenceService, owner)
+    return inferenceservice.ObservedInferenceService(owner, declared, IMAGE, jobs=found, **more)
+
+
+def service_child(owner: Object) -> Object:
+    return stored(engine.service(owner))
+
+
+def conditions(status: Object) -> dict[str, tuple[str, str]]:
+    """Status and reason by type."""
+    return {c["type"]: (c["status"], c["reason"]) for c in status.get("conditions", [])}
+
+
+def message(status: Object, type_: str) -> str:
+    return next(str(c["message"]) for c in status["conditions"] if c["type"] == type_)
+
+
+def foreign(child: Object) -> Object:
+    """The same name, made by somebody else."""
+    child = copy.deepcopy(child)
+    child["metadata"]["ownerReferences"] = []
+    return child
+
+
+def of_predecessor(child: Object) -> Object:
+    """Made for an object of the same name that was deleted."""
+    child = copy.deepcopy(child)
+    child["metadata"]["ownerReferences"][0]["uid"] = "uid-earlier"
+    return child
+
+
+__all__ = ["owner_reference"]

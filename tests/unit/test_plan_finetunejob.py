@@ -1,0 +1,284 @@
+"""What the operator does about a FineTuneJob, by the table."""
+
+import json
+from typing import Any
+
+import pytest
+from hone_api.reasons import INVALID_SPEC, HoneError
+from hone_api.reports import ProgressReport
+from hone_operator.finetunejob import ObservedFineTuneJob, plan
+from hone_operator.plan import Apply, Create, Delete, Patch
+from hone_operator.podstate import ClusterFacts
+from hone_operator.resources import CLAIMS, CONFIGMAPS, JOBS
+from observed import (
+    BEFORE,
+    DIGEST,
+    IMAGE,
+    NOW,
+    conditions,
+    failure,
+    foreign,
+    job_condition,
+    job_object,
+    message,
+    observed_job,
+    of_predecessor,
+    parsed_job,
+    pod,
+    success,
+    terminated,
+    unschedulable,
+)
+
+
+def new(owner: dict[str, Any]) -> ObservedFineTuneJob:
+    return ObservedFineTuneJob(owner, parsed_job(owner), IMAGE)
+
+
+def test_a_new_object_gets_job_manifest_and_claim() -> None:
+    found = plan(new(job_object()), NOW)
+    assert [(type(a), a.resource) for a in found.actions] == [(Create, JOBS), (Create, CONFIGMAPS), (Create, CLAIMS)]
+
+
+def test_no_claim_is_made_where_one_is_named_or_exists() -> None:
+    found = plan(new(job_object(output={"claim": {"name": "mine"}})), NOW)
+    assert CLAIMS not in [action.resource for action in found.actions]
+    assert plan(observed_job(job_object()), NOW).actions == []
+
+
+def test_the_manifest_is_the_object_without_what_the_server_added() -> None:
+    [manifest] = [a.body for a in plan(new(job_object()), NOW).actions if a.resource is CONFIGMAPS]  # type: ignore[union-attr]
+    document = json.loads(manifest["data"]["finetunejob.yaml"])
+    assert document["metadata"] == {"name": "faq", "namespace": "team"}
+    assert document["spec"] == job_object()["spec"]
+    assert set(document) == {"apiVersion", "kind", "metadata", "spec"}
+
+
+def test_a_running_trainer_is_polled_and_reported() -> None:
+    running = pod(running={"startedAt": BEFORE})
+    report = ProgressReport.model_validate({"stage": "Training", "progress": {"step": 3, "totalSteps": 9}})
+    found = plan(observed_job(job_object(), running, reports={"uid-p1": report}), NOW)
+    assert found.poll == {"uid-p1": "http://10.0.0.7:8080/progress"}
+    assert found.status["stage"] == "Training"
+    assert found.status["progress"]["step"] == 3
+    assert found.status["startTime"] == BEFORE
+    assert conditions(found.status)["Running"] == ("True", "TrainerRunning")
+
+
+def test_a_trainer_that_said_nothing_yet_prepares() -> None:
+    assert plan(observed_job(job_object(), pod(running={"startedAt": BEFORE})), NOW).status["stage"] == "Preparing"
+
+
+def test_success_keeps_the_trainers_last_word() -> None:
+    done = observed_job(
+        job_object(), pod(terminated=terminated(0, success())), job_conditions=[job_condition("Complete")]
+    )
+    found = plan(done, NOW)
+    assert found.status["stage"] == "Succeeded"
+    assert found.status["artifact"] == {
+        "kind": "adapter",
+        "claim": "faq",
+        "path": "team/faq",
+        "digest": DIGEST,
+        "baseModel": "org/base",
+    }
+    assert found.status["metrics"] == {"trainLoss": 0.5}
+    assert found.status["progress"]["percent"] == 100
+    assert (found.status["startTime"], found.status["completionTime"]) == (BEFORE, BEFORE)
+    assert {type_: status for type_, (status, _) in conditions(found.status).items()} == {
+        "Accepted": "True",
+        "Running": "False",
+        "Succeeded": "True",
+        "Failed": "False",
+    }
+    assert [event.reason for event in found.events] == ["Succeeded"]
+
+
+def test_a_result_whose_pod_is_gone_is_asked_for_again() -> None:
+    found = plan(observed_job(job_object(), job_conditions=[job_condition("Complete")]), NOW)
+    assert found.actions == [Delete(JOBS, "faq-train", "uid-child")]
+    assert conditions(found.status)["Running"] == ("False", "ResultLost")
+
+
+def test_success_without_an_artifact_is_a_failure() -> None:
+    done = observed_job(job_object(), pod(terminated=terminated(0)), job_conditions=[job_condition("Complete")])
+    found = plan(done, NOW)
+    assert found.actions == []
+    assert conditions(found.status)["Failed"] == ("True", "ArtifactMissing")
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "words"),
+    [
+        (
+            terminated(65, failure("DatasetColumnMissing", "no column 'text'")),
+            "DatasetColumnMissing",
+            "no column 'text'",
+        ),
+        (terminated(137, None, reason="OOMKilled"), "HostOutOfMemory", "spec.resources.memory"),
+        (terminated(70, "not JSON"), "InternalError", "exit code 70"),
+        (terminated(137), "InternalError", "was killed"),
+    ],
+)
+def test_a_failure_has_the_trainers_reason(state: dict[str, Any], reason: str, words: str) -> None:
+    ended = observed_job(
+        job_object(), pod(terminated=state), job_conditions=[job_condition("Failed", "PodFailurePolicy")]
+    )
+    found = plan(ended, NOW)
+    assert found.status["stage"] == "Failed"
+    assert conditions(found.status)["Failed"] == ("True", reason)
+    assert words in message(found.status, "Failed")
+    assert [(event.type, event.reason) for event in found.events] == [("Warning", reason)]
+
+
+def test_too_many_failures_name_the_limit_and_the_last_failure() -> None:
+    pods = [
+        pod("p1", terminated=terminated(70, failure("InternalError", "first"))),
+        pod("p2", terminated={**terminated(74, failure("DiskFull", "no room")), "finishedAt": "2026-03-01T11:30:00Z"}),
+    ]
+    ended = observed_job(job_object(), *pods, job_conditions=[job_condition("Failed", "BackoffLimitExceeded")])
+    found = plan(ended, NOW)
+    assert conditions(found.status)["Failed"] == ("True", "DiskFull")
+    assert message(found.status, "Failed") == "no room (BackoffLimitExceeded: 2 trainers failed.)"
+
+
+def test_a_failed_job_without_pods_has_the_jobs_words() -> None:
+    ended = observed_job(
+        job_object(), job_conditions=[job_condition("Failed", "BackoffLimitExceeded", "limit reached")]
+    )
+    assert conditions(plan(ended, NOW).status)["Failed"] == ("True", "BackoffLimitExceeded")
+
+
+@pytest.mark.parametrize("stage", ["Succeeded", "Failed"])
+def test_a_terminal_job_is_left_as_it_is(stage: str) -> None:
+    owner = job_object(status={"stage": stage, "conditions": []})
+    found = plan(new(owner), NOW)
+    assert (found.actions, found.status, found.events) == ([], owner["status"], [])
+
+
+def test_a_job_deleted_by_hand_is_made_again() -> None:
+    observed = observed_job(job_object(status={"stage": "Training"}))
+    observed.job = None
+    assert [(type(a), a.resource) for a in plan(observed, NOW).actions] == [(Create, JOBS)]
+
+
+def test_edits_of_the_children_are_put_right() -> None:
+    observed = observed_job(job_object())
+    assert observed.job
+    assert observed.config_map
+    observed.job["spec"]["parallelism"] = 0
+    observed.config_map["data"] = {"finetunejob.yaml": "{}"}
+    patch, applied = plan(observed, NOW).actions
+    assert isinstance(patch, Patch)
+    assert patch.patch["spec"] == {"parallelism": 1, "backoffLimit": 3}
+    assert isinstance(applied, Apply)
+    assert "org/base" in applied.body["data"]["finetunejob.yaml"]
+
+
+def test_a_job_that_something_else_suspends_is_left_suspended() -> None:
+    observed = observed_job(job_object(labels={"kueue.x-k8s.io/queue-name": "gpus", "mine": "x"}))
+    assert observed.job
+    observed.job["spec"]["suspend"] = True
+    found = plan(observed, NOW)
+    assert found.actions == []
+    assert conditions(found.status)["Running"] == ("False", "JobSuspended")
+    assert observed.job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
+    assert "mine" not in observed.job["metadata"]["labels"]
+
+
+def test_what_others_made_is_never_taken_over() -> None:
+    observed = observed_job(job_object())
+    assert observed.job
+    observed.job = foreign(observed.job)
+    found = plan(observed, NOW)
+    assert found.actions == []
+    assert conditions(found.status)["Accepted"] == ("False", "NameConflict")
+    assert "faq-train" in message(found.status, "Accepted")
+
+
+def test_the_children_of_a_deleted_namesake_are_waited_out() -> None:
+    observed = observed_job(job_object())
+    assert observed.job
+    observed.job = of_predecessor(observed.job)
+    found = plan(observed, NOW)
+    assert found.actions == []
+    assert found.requeue_after
+    assert "Accepted" not in conditions(found.status)
+
+
+def test_an_object_that_breaks_the_contract_is_refused_with_words() -> None:
+    error = HoneError(INVALID_SPEC, "spec.model: no")
+    found = plan(ObservedFineTuneJob(job_object(), error, IMAGE), NOW)
+    assert (found.actions, found.requeue_after) == ([], None)
+    assert conditions(found.status)["Accepted"] == ("False", "InvalidSpec")
+
+
+@pytest.mark.parametrize(
+    ("facts", "advice"),
+    [
+        (ClusterFacts({}), "device plugin"),
+        (ClusterFacts({}, dynamic_allocation=True), "Dynamic Resource Allocation"),
+        (ClusterFacts({"amd.com/gpu": 4}), "spec.resources.gpus to 4"),
+        (ClusterFacts({"amd.com/gpu": 8}), "the largest node has 8"),
+    ],
+)
+def test_a_pod_without_a_node_says_what_the_cluster_has(facts: ClusterFacts, advice: str) -> None:
+    owner = job_object(resources={"gpus": 8})
+    found = plan(observed_job(owner, unschedulable("0/3 nodes: Insufficient amd.com/gpu."), facts=facts), NOW)
+    assert found.status["stage"] == "Pending"
+    assert conditions(found.status)["Running"] == ("False", "Unschedulable")
+    assert "0/3 nodes" in message(found.status, "Running")
+    assert advice in message(found.status, "Running")
+
+
+@pytest.mark.parametrize(
+    ("waiting", "warning", "reason"),
+    [
+        (unschedulable("pod has unbound immediate PersistentVolumeClaims"), None, "VolumeNotBound"),
+        (pod(waiting={"reason": "ImagePullBackOff", "message": "not found"}), None, "ImagePullFailed"),
+        (pod(waiting={"reason": "InvalidImageName", "message": "bad"}), None, "ImagePullFailed"),
+        (pod(waiting={"reason": "CreateContainerConfigError", "message": "no secret"}), None, "PodNotStarted"),
+        (pod(waiting={"reason": "ContainerCreating"}), "FailedMount: no ConfigMap", "PodNotStarted"),
+        (pod(waiting={"reason": "ContainerCreating"}), None, "PodStarting"),
+    ],
+)
+def test_a_pod_that_does_not_start_says_why(waiting: dict[str, Any], warning: str | None, reason: str) -> None:
+    found = plan(observed_job(job_object(), waiting, warning=warning), NOW)
+    assert conditions(found.status)["Running"] == ("False", reason)
+    assert conditions(found.status)["Failed"] == ("False", "NotFinished")
+    assert found.requeue_after
+
+
+def test_a_retry_tells_of_the_last_failure() -> None:
+    first = pod("p1", terminated=terminated(71, failure("HubUnreachable", "no route")))
+    found = plan(observed_job(job_object(), first, pod("p2", waiting={"reason": "ContainerCreating"})), NOW)
+    assert conditions(found.status)["Running"] == ("False", "Retrying")
+    assert "no route" in message(found.status, "Running")
+
+
+def test_what_the_api_server_refuses_is_said() -> None:
+    observed = new(job_object())
+    observed.refusal = "exceeded quota"
+    found = plan(observed, NOW)
+    assert conditions(found.status)["Running"] == ("False", "PodNotStarted")
+    assert "exceeded quota" in message(found.status, "Running")
+
+
+def test_a_second_look_changes_nothing() -> None:
+    running = pod(running={"startedAt": BEFORE})
+    first = plan(observed_job(job_object(), running), NOW)
+    later = NOW.replace(hour=13)
+    second = plan(observed_job(job_object(status=first.status), running), later)
+    assert (second.status, second.events, second.actions) == (first.status, [], [])
+
+
+def test_last_transition_time_changes_with_the_status_only() -> None:
+    first = plan(observed_job(job_object(), unschedulable("one")), NOW).status
+    later = NOW.replace(hour=13)
+    second = plan(observed_job(job_object(status=first), unschedulable("two")), later).status
+    third = plan(observed_job(job_object(status=second), pod(running={"startedAt": BEFORE})), later).status
+    times = [
+        next(c["lastTransitionTime"] for c in s["conditions"] if c["type"] == "Running") for s in (first, second, third)
+    ]
+    assert times == ["2026-03-01T12:00:00Z", "2026-03-01T12:00:00Z", "2026-03-01T13:00:00Z"]
+    assert message(second, "Running").startswith("two")
