@@ -227,6 +227,16 @@ class FineTuneJobSpec(ApiModel):
                 "self.method == 'lora' || !has(self.output) || !has(self.output.save)",
                 "output.save belongs to method lora, since method full always saves the whole model: remove it",
             ),
+            rule(
+                "!has(self.training) || !has(self.training.evalSteps) || has(self.dataset.evalFraction)",
+                "training.evalSteps needs rows to evaluate on: set dataset.evalFraction, or remove it",
+            ),
+            rule(
+                "!has(self.training) || !has(self.training.lrSchedulerType) || "
+                "self.training.lrSchedulerType != 'reduce_lr_on_plateau' || has(self.dataset.evalFraction)",
+                "training.lrSchedulerType reduce_lr_on_plateau follows the evaluation loss: set dataset.evalFraction, "
+                "or take another schedule",
+            ),
             rule("self.model == oldSelf.model", f"model {_UNCHANGEABLE}"),
             rule("self.dataset == oldSelf.dataset", f"dataset {_UNCHANGEABLE}"),
             rule("self.method == oldSelf.method", f"method {_UNCHANGEABLE}"),

@@ -265,6 +265,14 @@ _JOBS: list[tuple[dict[str, Any], str]] = [
         {"spec.training.maxLength": 1},
         "spec.training.maxLength: Invalid value: 1: spec.training.maxLength in body should be greater than or equal to 2",
     ),
+    (
+        {"spec.training.evalSteps": 10},
+        "spec: Invalid value: training.evalSteps needs rows to evaluate on: set dataset.evalFraction, or remove it",
+    ),
+    (
+        {"spec.training.lrSchedulerType": "reduce_lr_on_plateau"},
+        "spec: Invalid value: training.lrSchedulerType reduce_lr_on_plateau follows the evaluation loss: set dataset.evalFraction, or take another schedule",
+    ),
     # output and checkpoints
     (
         {"spec.output.storage": {"size": "10Gi"}},
