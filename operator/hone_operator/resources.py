@@ -73,7 +73,10 @@ def contains(observed: Any, desired: Any) -> bool:
             contains(observed.get(name), value) for name, value in desired.items() if not is_empty(value)
         )
     if isinstance(desired, list):
-        return isinstance(observed, list) and all(any(contains(o, d) for o in observed) for d in desired)
+        if not isinstance(observed, list):
+            return False
+        if all(isinstance(item, dict) for item in desired):
+            return all(any(contains(o, d) for o in observed) for d in desired)
     return bool(observed == desired)
 
 

@@ -9,7 +9,6 @@ from hone_api.finetunejob import FineTuneJob
 from hone_api.inferenceservice import InferenceService
 from hone_operator import engine, finetunejob, inferenceservice, trainer
 from hone_operator.observe import parse
-from hone_operator.podspec import owner_reference
 from hone_operator.resources import Object
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -130,7 +129,7 @@ def service_object(name: str = "chat", *, status: Object | None = None, **spec: 
 
 def observed_service(owner: Object, *jobs: Object, **more: Any) -> inferenceservice.ObservedInferenceService:
     """An InferenceService, and the FineTuneJobs that there are."""
-    found = {job["metadata"]["name"]: job for job in jobs}
+    found: dict[str, Object | None] = {job["metadata"]["name"]: job for job in jobs}
     declared = parse(InferenceService, owner)
     return inferenceservice.ObservedInferenceService(owner, declared, IMAGE, jobs=found, **more)
 
@@ -161,5 +160,3 @@ def of_predecessor(child: Object) -> Object:
     child["metadata"]["ownerReferences"][0]["uid"] = "uid-earlier"
     return child
 
-
-__all__ = ["owner_reference"]

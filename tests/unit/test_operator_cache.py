@@ -1,0 +1,94 @@
+"""The cache of what the watches told, and the comparison of children with what they should be."""
+
+from typing import Any
+
+import pytest
+from hone_operator.cache import Cache
+from hone_operator.resources import FINETUNEJOBS, JOBS, Key, Object, contains, merge_patch
+
+OWNER = Key(FINETUNEJOBS, "team", "faq")
+
+
+def job(version: int, *, uid: str = "u1", name: str = "faq-train") -> Object:
+    labels = {"hone.dev/finetunejob": "faq"}
+    return {
+        "metadata": {
+            "name": name,
+            "namespace": "team",
+            "uid": uid,
+            "resourceVersion": str(version),
+            "labels": labels,
+        }
+    }
+
+
+def version(cache: Cache) -> str | None:
+    found = cache.get(JOBS, "team", "faq-train")
+    return found["metadata"]["resourceVersion"] if found else None
+
+
+def test_an_older_version_never_replaces_a_newer_one() -> None:
+    cache = Cache()
+    assert cache.put(JOBS, job(9))
+    assert not cache.put(JOBS, job(9))
+    assert not cache.put(JOBS, job(8))
+    assert cache.put(JOBS, job(10))
+    assert version(cache) == "10"
+
+
+def test_a_late_deletion_does_not_remove_what_was_made_since() -> None:
+    cache = Cache()
+    cache.put(JOBS, job(9, uid="new"))
+    cache.remove(JOBS, job(5, uid="old"))
+    assert version(cache) == "9"
+    cache.remove(JOBS, job(9, uid="new"))
+    assert version(cache) is None
+    assert cache.children(OWNER, JOBS) == []
+
+
+def test_children_are_found_by_label() -> None:
+    cache = Cache()
+    cache.put(JOBS, job(1, name="b"))
+    cache.put(JOBS, job(1, name="a"))
+    assert [found["metadata"]["name"] for found in cache.children(OWNER, JOBS)] == ["a", "b"]
+
+
+def test_a_list_removes_what_a_cut_watch_missed() -> None:
+    cache = Cache()
+    cache.put(JOBS, job(3, uid="gone"))
+    cache.put(JOBS, job(9, uid="later", name="later"))
+    changed = cache.replace(JOBS, "", [job(4, uid="other", name="other")], 5)
+    assert sorted(found["metadata"]["uid"] for found in changed) == ["gone", "other"]
+    assert [found["metadata"]["name"] for found in cache.children(OWNER, JOBS)] == ["later", "other"]
+
+
+@pytest.mark.parametrize(
+    ("observed", "desired", "expected"),
+    [
+        ({"a": 1, "default": 2}, {"a": 1}, True),
+        ({"a": 1}, {"a": 2}, False),
+        ({}, {"a": {}, "b": None, "c": []}, True),
+        ({}, {"a": False}, False),
+        ({"l": [{"name": "x", "d": 1}, {"name": "y"}]}, {"l": [{"name": "y"}, {"name": "x"}]}, True),
+        ({"l": [{"name": "x"}]}, {"l": [{"name": "z"}]}, False),
+        ({"l": ["--a", "1"]}, {"l": ["--a", "1"]}, True),
+        ({"l": ["1", "--a"]}, {"l": ["--a", "1"]}, False),
+        ({"l": ["--a", "1", "--b"]}, {"l": ["--a", "1"]}, False),
+    ],
+)
+def test_a_child_is_right_when_it_has_all_that_is_desired(observed: Any, desired: Any, expected: bool) -> None:
+    assert contains(observed, desired) is expected
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "patch"),
+    [
+        ({"a": 1}, {"a": 1}, {}),
+        ({"a": 1, "b": 2}, {"a": 1}, {"b": None}),
+        ({"a": {"x": 1, "y": 2}}, {"a": {"x": 1, "y": 3}}, {"a": {"y": 3}}),
+        ({"a": [1]}, {"a": [1, 2]}, {"a": [1, 2]}),
+        ({}, {"a": {"x": 1}}, {"a": {"x": 1}}),
+    ],
+)
+def test_a_merge_patch_has_only_the_changes(old: Object, new: Object, patch: Object) -> None:
+    assert merge_patch(old, new) == patch

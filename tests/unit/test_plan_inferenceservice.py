@@ -1,0 +1,261 @@
+"""What the operator does about an InferenceService, by the table."""
+
+from typing import Any
+
+import pytest
+from hone_operator.inferenceservice import ObservedInferenceService, plan
+from hone_operator.plan import Apply
+from hone_operator.resources import DEPLOYMENTS, SERVICES, Object
+from observed import (
+    DIGEST,
+    NOW,
+    conditions,
+    finished_job,
+    foreign,
+    job_object,
+    message,
+    observed_service,
+    pod,
+    service_child,
+    service_object,
+    stored,
+    unschedulable,
+)
+
+FAQ = {"fineTuneJob": {"name": "faq"}}
+
+
+def deployment_of(*jobs: Object, **spec: Any) -> Object:
+    applied = [a for a in plan(observed_service(service_object(**spec), *jobs), NOW).actions if isinstance(a, Apply)]
+    [body] = [action.body for action in applied if action.resource is DEPLOYMENTS]
+    return body
+
+
+def engine_of(*jobs: Object, **spec: Any) -> Object:
+    [container] = deployment_of(*jobs, **spec)["spec"]["template"]["spec"]["containers"]
+    assert container["command"] == ["hone-server"]
+    return dict(container)
+
+
+def mounts_of(*jobs: Object, **spec: Any) -> dict[str, tuple[str, str | None, bool]]:
+    """Claim, folder and read-only flag by mount path."""
+    template = deployment_of(*jobs, **spec)["spec"]["template"]["spec"]
+    claims = {
+        v["name"]: v["persistentVolumeClaim"]["claimName"] for v in template["volumes"] if "persistentVolumeClaim" in v
+    }
+    return {
+        m["mountPath"]: (claims[m["name"]], m.get("subPath"), m.get("readOnly", False))
+        for m in template["containers"][0]["volumeMounts"]
+        if m["name"] in claims
+    }
+
+
+@pytest.mark.parametrize(
+    ("job", "words"),
+    [
+        (None, "FineTuneJob faq does not exist"),
+        (job_object(), "its stage is Pending"),
+        (job_object(status={"stage": "Training"}), "its stage is Training"),
+        (
+            job_object(status={"stage": "Failed", "conditions": [{"type": "Failed", "message": "no column"}]}),
+            "FineTuneJob faq failed: no column",
+        ),
+    ],
+)
+def test_it_waits_for_the_job_and_says_so(job: Object | None, words: str) -> None:
+    found = plan(observed_service(service_object(), *([job] if job else [])), NOW)
+    assert [action.resource for action in found.actions if isinstance(action, Apply)] == [SERVICES]
+    assert conditions(found.status)["ArtifactsResolved"] == ("False", "WaitingForFineTuneJob")
+    assert words in message(found.status, "ArtifactsResolved")
+    assert conditions(found.status)["Available"] == ("False", "NoEngineReady")
+    assert [event.reason for event in found.events] == ["WaitingForFineTuneJob"]
+
+
+def test_an_adapter_is_served_on_its_base_from_the_jobs_own_claim() -> None:
+    job = finished_job()
+    container = engine_of(job)
+    assert container["args"] == ["/artifact", "--name", "faq", "--expect", f"faq={DIGEST}", "--port", "8000"]
+    assert {"name": "HF_HUB_OFFLINE", "value": "1"} in container["env"]
+    assert mounts_of(job) == {"/artifact": ("faq", "team/faq", True)}
+    models = plan(observed_service(service_object(), job), NOW).status["models"]
+    assert models == [
+        {"name": "org/base", "kind": "base", "loaded": "0/1"},
+        {"name": "faq", "kind": "adapter", "digest": DIGEST, "loaded": "0/1"},
+    ]
+
+
+def test_a_base_on_a_claim_and_a_shared_cache_are_mounted_read_only() -> None:
+    on_claim = finished_job(model={"claim": {"name": "models", "path": "tiny"}})
+    assert mounts_of(on_claim)["/claims/models"] == ("models", None, True)
+    assert "models=/claims/models" in engine_of(on_claim)["args"]
+    cached = finished_job(cache={"claim": {"name": "hub-cache"}})
+    assert mounts_of(cached)["/cache"] == ("hub-cache", None, True)
+    assert {"name": "HF_HOME", "value": "/cache"} in engine_of(cached)["env"]
+
+
+def test_a_merged_model_needs_no_base() -> None:
+    job = finished_job(kind="merged", model={"claim": {"name": "models"}})
+    assert list(mounts_of(job)) == ["/artifact"]
+    models = plan(observed_service(service_object(), job), NOW).status["models"]
+    assert models == [{"name": "faq", "kind": "merged", "digest": DIGEST, "loaded": "0/1"}]
+
+
+def test_a_model_of_the_hub_is_downloaded_to_scratch() -> None:
+    container = engine_of(model={"name": "org/other"})
+    assert container["args"][0] == "org/other"
+    assert {"name": "HF_HOME", "value": "/cache"} in container["env"]
+    assert "HF_HUB_OFFLINE" not in [variable["name"] for variable in container["env"]]
+
+
+def test_adapters_are_mounted_beside_the_model() -> None:
+    adapters = [
+        {"name": "support", "fineTuneJob": {"name": "other"}},
+        {"name": "legal", "claim": {"name": "c", "path": "p"}},
+    ]
+    jobs = finished_job(), finished_job("other")
+    arguments = engine_of(*jobs, adapters=adapters)["args"]
+    assert "support=/adapters/support" in arguments
+    assert f"support={DIGEST}" in arguments
+    assert "legal=/adapters/legal" in arguments
+    mounts = mounts_of(*jobs, adapters=adapters)
+    assert mounts["/adapters/support"] == ("other", "team/other", True)
+    assert mounts["/adapters/legal"] == ("c", "p", True)
+
+
+@pytest.mark.parametrize(
+    ("model", "jobs", "words"),
+    [
+        (FAQ, [finished_job(), finished_job("other", model={"name": "org/x"})], "org/x"),
+        (FAQ, [finished_job(kind="merged"), finished_job("other")], "merged model"),
+        (FAQ, [finished_job(), finished_job("other", "merged")], "made a merged"),
+        ({"name": "org/y"}, [finished_job("other")], "org/y"),
+        (
+            {"claim": {"name": "m", "path": "a"}},
+            [finished_job("other", model={"claim": {"name": "m"}})],
+            "trained on m",
+        ),
+    ],
+)
+def test_an_adapter_of_another_base_is_refused(model: Object, jobs: list[Object], words: str) -> None:
+    owner = service_object(model=model, adapters=[{"name": "support", "fineTuneJob": {"name": "other"}}])
+    found = plan(observed_service(owner, *jobs), NOW)
+    assert conditions(found.status)["ArtifactsResolved"] == ("False", "AdapterMismatch")
+    assert words in message(found.status, "ArtifactsResolved")
+    assert DEPLOYMENTS not in [action.resource for action in found.actions]
+
+
+def test_two_models_of_one_name_are_refused() -> None:
+    owner = service_object(adapters=[{"name": "faq", "fineTuneJob": {"name": "other"}}])
+    found = plan(observed_service(owner, finished_job(), finished_job("other")), NOW)
+    assert conditions(found.status)["ArtifactsResolved"] == ("False", "InvalidSpec")
+
+
+def running(job: Object, *pods: Object, answers: Object | None = None, **spec: Any) -> ObservedInferenceService:
+    """A service whose children are there, with a Deployment status of all replicas up to date."""
+    owner = service_object(**spec)
+    replicas = spec.get("replicas", 1)
+    deployment = stored(deployment_of(job, **spec), replicas=replicas, updatedReplicas=replicas, observedGeneration=1)
+    deployment["metadata"]["generation"] = 1
+    more = {"deployment": deployment, "service": service_child(owner), "pods": list(pods), "answers": answers or {}}
+    return observed_service(owner, job, **more)
+
+
+def ready(name: str = "p1") -> Object:
+    found = pod(name, container="engine", running={"startedAt": "2026-03-01T11:00:00Z"})
+    found["status"]["conditions"].append({"type": "Ready", "status": "True"})
+    return found
+
+
+def test_loaded_is_what_the_engines_list_themselves() -> None:
+    lists = {"uid-p1": {"data": [{"id": "org/base", "digest": None}, {"id": "faq", "digest": DIGEST}]}}
+    lists["uid-p2"] = {"data": [{"id": "org/base"}, {"id": "faq", "digest": "sha256:old"}]}
+    found = plan(running(finished_job(), ready("p1"), ready("p2"), answers=lists, replicas=2), NOW)
+    assert found.actions == []
+    assert [(model["name"], model["loaded"]) for model in found.status["models"]] == [
+        ("org/base", "2/2"),
+        ("faq", "1/2"),
+    ]
+    assert found.poll["uid-p1"] == "http://10.0.0.7:8000/v1/models"
+    assert conditions(found.status)["Available"] == ("True", "EnginesReady")
+    assert conditions(found.status)["Progressing"] == ("False", "Complete")
+    assert (found.status["replicas"], found.status["readyReplicas"]) == (2, 2)
+    assert found.status["url"] == "http://chat.team.svc/v1"
+
+
+def test_another_digest_rolls_out() -> None:
+    observed = running(finished_job(), ready())
+    observed.jobs = {"faq": finished_job(digest="sha256:" + "b" * 64)}
+    [action] = plan(observed, NOW).actions
+    assert isinstance(action, Apply)
+    assert "faq=sha256:" + "b" * 64 in action.body["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert action.body["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+
+
+def test_a_service_that_runs_goes_on_when_its_job_is_deleted() -> None:
+    observed = running(finished_job(), ready())
+    observed.jobs = {"faq": None}
+    found = plan(observed, NOW)
+    assert found.actions == []
+    assert conditions(found.status)["ArtifactsResolved"] == ("False", "WaitingForFineTuneJob")
+    assert conditions(found.status)["Available"] == ("True", "EnginesReady")
+
+
+@pytest.mark.parametrize("child", ["deployment", "service"])
+def test_children_deleted_or_edited_are_put_right(child: str) -> None:
+    observed = running(finished_job(), ready())
+    edited = getattr(observed, child)
+    edited["spec"]["selector" if child == "service" else "replicas"] = {"x": "y"} if child == "service" else 7
+    assert len(plan(observed, NOW).actions) == 1
+    setattr(observed, child, None)
+    assert len(plan(observed, NOW).actions) == 1
+
+
+@pytest.mark.parametrize("child", ["deployment", "service"])
+def test_what_others_made_is_never_taken_over(child: str) -> None:
+    observed = running(finished_job(), ready())
+    setattr(observed, child, foreign(getattr(observed, child)))
+    found = plan(observed, NOW)
+    assert found.actions == []
+    assert conditions(found.status)["Accepted"] == ("False", "NameConflict")
+
+
+def restarted(words: str, reason: str = "Error") -> Object:
+    found = pod(container="engine", waiting={"reason": "CrashLoopBackOff"})
+    [status] = found["status"]["containerStatuses"]
+    status |= {"restartCount": 3, "lastState": {"terminated": {"exitCode": 65, "reason": reason, "message": words}}}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason", "words"),
+    [
+        (
+            restarted("log\nhone-server: ArtifactCorrupt: adapter/x differs."),
+            "EngineFailed",
+            "ArtifactCorrupt: adapter/x",
+        ),
+        (restarted("Traceback: boom"), "EngineFailed", "boom"),
+        (restarted("", "OOMKilled"), "HostOutOfMemory", "memory"),
+        (unschedulable("0/1 nodes"), "Unschedulable", "0/1 nodes"),
+        (pod(container="engine", waiting={"reason": "ErrImagePull", "message": "no"}), "ImagePullFailed", "no"),
+    ],
+)
+def test_an_engine_that_does_not_start_says_why(trouble: Object, reason: str, words: str) -> None:
+    found = plan(running(finished_job(), trouble), NOW)
+    assert conditions(found.status)["Progressing"] == ("False", reason)
+    assert words in message(found.status, "Progressing")
+    assert reason in [event.reason for event in found.events]
+
+
+def test_no_replicas_is_no_failure() -> None:
+    found = plan(running(finished_job(), replicas=0), NOW)
+    assert conditions(found.status)["Available"] == ("False", "ScaledToZero")
+    assert conditions(found.status)["Progressing"] == ("False", "Complete")
+
+
+def test_a_second_look_changes_nothing() -> None:
+    observed = running(finished_job(), ready())
+    first = plan(observed, NOW)
+    observed.owner["status"] = first.status
+    second = plan(observed, NOW.replace(hour=13))
+    assert (second.status, second.events, second.actions) == (first.status, [], [])
