@@ -64,7 +64,7 @@ def say(engine: "Engine", model: str, messages: "list[Message]") -> str:
     try:
         for piece in engine.answer(model, messages):
             answer += piece
-            print(piece, end="", flush=True)
+            print(output.for_terminal(piece), end="", flush=True)
     finally:
         if answer:
             print(flush=True)

@@ -51,6 +51,13 @@ def next_step(text: str, command: str) -> None:
     typer.echo(f"{text}:\n  {command}", err=True)
 
 
+def for_terminal(text: str) -> str:
+    """A model's words without the control characters that could steer a terminal, where stdout is one."""
+    if not is_terminal():
+        return text
+    return "".join(letter for letter in text if letter.isprintable() or letter in "\n\t")
+
+
 def is_terminal() -> bool:
     """Whether a person looks at stdout."""
     return sys.stdout.isatty()

@@ -32,6 +32,7 @@ def command(
         typer.secho(f"✓ {name} succeeded", fg="green")
         for line in progress.result(job):
             typer.echo(f"  {line}")
+        typer.echo(f"  serve it with an InferenceService: spec: {{model: {{fineTuneJob: {{name: {name}}}}}}}")
         return
     why, remedy = progress.failure(job)
     typer.secho(f"✗ {name} failed: {why}", fg="red")
