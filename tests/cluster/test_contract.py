@@ -11,7 +11,12 @@ from hone_api.manifests import load_documents
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, dict[str, Any]] = {
-    "FineTuneJob": {"model": {"name": "a/b"}, "dataset": {"name": "c/d"}, "lora": {}, "resources": {"gpus": 16}},
+    "FineTuneJob": {
+        "model": {"name": "a/b"},
+        "dataset": {"name": "c/d"},
+        "lora": {},
+        "resources": {"gpuResource": "hone.dev/none"},
+    },
     "InferenceService": {"model": {"fineTuneJob": {"name": "never"}}},
 }
 UNCHANGEABLE = "can't change after creation, since it decides the result: make a new FineTuneJob"

@@ -1,0 +1,176 @@
+"""From a manifest to an answer: a FineTuneJob trains, an InferenceService serves what it left."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kube import Cluster, Images, claim, condition, pod
+
+Object = dict[str, Any]
+TRAIN_SECONDS = 300
+SERVE_SECONDS = 240
+ROWS = [
+    {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+    for question, answer in [("ping", "pong"), ("who?", "hone"), ("colour?", "red"), ("up?", "down")]
+]
+ASK = """
+import json, sys, urllib.request
+url, names = sys.argv[1], sys.argv[2:]
+def call(path, body=None):
+    data = body and json.dumps(body).encode()
+    request = urllib.request.Request(url + path, data, {"Content-Type": "application/json"})
+    return json.load(urllib.request.urlopen(request, timeout=120))
+answers = {}
+for name in names:
+    body = {"model": name, "temperature": 0, "max_tokens": 8, "messages": [{"role": "user", "content": "ping"}]}
+    answers[name] = call("/chat/completions", body)["choices"][0]["message"]["content"]
+print(json.dumps({"models": call("/models")["data"], "answers": answers}))
+"""
+
+
+@pytest.fixture(scope="module")
+def lab(hone: Cluster, images: Images) -> Iterator[str]:
+    """A namespace with a tiny model on the claim `models` and a dataset in the ConfigMap `faq`."""
+    with hone.fresh_namespace("main-path") as namespace:
+        data = "".join(json.dumps(row) + "\n" for row in ROWS * 4)
+        faq = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "faq"}, "data": {"train.jsonl": data}}
+        hone.create(claim("models"), faq, namespace=namespace)
+        script = (Path(__file__).parent / "make_model.py").read_text()
+        maker = pod("make", images.runtime, "python3", "-c", script, "/models/tiny", claims={"models": "/models"})
+        hone.run_pod(maker, namespace)
+        yield namespace
+
+
+def job(name: str, **spec: Any) -> Object:
+    """A FineTuneJob on the tiny model that learns the rows by heart in 16 steps, on the CPU."""
+    training = {"maxSteps": 16, "learningRate": 0.01, "perDeviceTrainBatchSize": 4, "loggingSteps": 1}
+    return {
+        "apiVersion": "hone.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": name},
+        "spec": {
+            "model": {"claim": {"name": "models", "path": "tiny"}},
+            "dataset": {"configMap": {"name": "faq", "key": "train.jsonl"}},
+            "training": training,
+            "checkpoint": {"saveSteps": 4},
+            "output": {"storage": {"size": "1Gi"}},
+            "resources": {"gpus": 0, "sharedMemory": "64Mi"},
+            **spec,
+        },
+    }
+
+
+def service(name: str, job_name: str) -> Object:
+    return {
+        "apiVersion": "hone.dev/v1alpha1",
+        "kind": "InferenceService",
+        "metadata": {"name": name},
+        "spec": {"model": {"fineTuneJob": {"name": job_name}}, "resources": {"gpus": 0, "sharedMemory": "64Mi"}},
+    }
+
+
+def succeeded(hone: Cluster, namespace: str, name: str) -> Object:
+    done = hone.wait(
+        "finetunejob", name, condition("Succeeded"), namespace, timeout=TRAIN_SECONDS, unless=condition("Failed")
+    )
+    status: Object = done["status"]
+    return status
+
+
+def ask(hone: Cluster, images: Images, namespace: str, url: str, *models: str) -> Object:
+    """What a client in the cluster gets: the list of models, and each one's answer to `ping`."""
+    client = pod(f"client-{models[-1]}", images.operator, "python3", "-c", ASK, url, *models)
+    printed: Object = json.loads(hone.run_pod(client, namespace))
+    return printed
+
+
+def test_an_adapter_is_trained_and_served_beside_its_base(hone: Cluster, images: Images, lab: str) -> None:
+    hone.create(job("faq"), service("chat", "faq"), namespace=lab)
+
+    status = succeeded(hone, lab, "faq")
+    artifact = status["artifact"]
+    assert (status["stage"], artifact["kind"], artifact["claim"]) == ("Succeeded", "adapter", "faq")
+    assert (status["progress"]["step"], status["progress"]["percent"]) == (16, 100)
+    assert status["metrics"]["trainLoss"] > 0
+    assert 0 < status["parameters"]["trainable"] < status["parameters"]["total"]
+
+    serving = hone.wait("inferenceservice", "chat", condition("Available"), lab, timeout=SERVE_SECONDS)["status"]
+    loaded = {model["name"]: model for model in serving["models"]}
+    assert loaded["faq"] == {"name": "faq", "kind": "adapter", "digest": artifact["digest"], "loaded": "1/1"}
+    assert loaded["tiny"]["kind"] == "base"
+    assert serving["url"] == f"http://chat.{lab}.svc/v1"
+
+    heard = ask(hone, images, lab, serving["url"], "tiny", "faq")
+    assert {model["id"]: model["digest"] for model in heard["models"]} == {"tiny": None, "faq": artifact["digest"]}
+    assert heard["answers"]["tiny"] != heard["answers"]["faq"]
+
+
+def test_a_full_model_learns_its_rows_and_answers_with_them(hone: Cluster, images: Images, lab: str) -> None:
+    training = {**job("")["spec"]["training"], "maxSteps": 60}
+    hone.create(job("full", method="full", training=training), service("full-chat", "full"), namespace=lab)
+
+    artifact = succeeded(hone, lab, "full")["artifact"]
+    assert artifact["kind"] == "model"
+    url = hone.wait("inferenceservice", "full-chat", condition("Available"), lab, timeout=SERVE_SECONDS)["status"][
+        "url"
+    ]
+    heard = ask(hone, images, lab, url, "full")
+    assert [(model["id"], model["kind"]) for model in heard["models"]] == [("full", "model")]
+    assert heard["answers"] == {"full": "pong"}
+
+
+def test_a_trainer_that_is_killed_goes_on_from_its_checkpoint(hone: Cluster, images: Images, lab: str) -> None:
+    training = {**job("")["spec"]["training"], "maxSteps": 4000}
+    hone.create(job("killed", training=training, checkpoint={"saveSteps": 20}), namespace=lab)
+    hone.wait("finetunejob", "killed", past_step(40), lab, timeout=TRAIN_SECONDS)
+    [first] = hone.list("pods", lab, "hone.dev/finetunejob=killed")
+    hone.kubectl("delete", "pod", first["metadata"]["name"], "--wait=false", namespace=lab)
+
+    status = succeeded(hone, lab, "killed")
+    assert status["progress"]["step"] == 4000
+    assert hone.list("pods", lab, "hone.dev/finetunejob=killed") != [first]
+    show = "import pathlib; print(pathlib.Path('/output/logs/metrics.jsonl').read_text())"
+    mounted = pod("show", images.operator, "python3", "-c", show, claims={"killed": "/output"})
+    mounted["spec"]["containers"][0]["volumeMounts"][-1]["subPath"] = f"{lab}/killed"
+    logged = [json.loads(line) for line in hone.run_pod(mounted, lab).splitlines() if line]
+    steps = [line["step"] for line in logged if "loss" in line]
+    assert steps == sorted(set(steps))
+    assert steps[0] == 1
+    assert steps[-1] == 4000
+
+
+def test_a_missing_column_fails_at_once_and_says_which(hone: Cluster, lab: str) -> None:
+    dataset = {"configMap": {"name": "faq", "key": "train.jsonl"}, "format": "text", "columns": {"text": "body"}}
+    hone.create(job("wrong", dataset=dataset), namespace=lab)
+
+    failed = hone.wait("finetunejob", "wrong", condition("Failed"), lab, timeout=TRAIN_SECONDS)
+    [reason] = [each for each in failed["status"]["conditions"] if each["type"] == "Failed"]
+    assert reason["reason"] == "DatasetColumnMissing"
+    assert "body" in reason["message"]
+    assert "messages" in reason["message"]
+    assert len(hone.list("pods", lab, "hone.dev/finetunejob=wrong")) == 1
+
+
+def test_more_gpus_than_there_are_is_said_in_the_status(hone: Cluster, lab: str) -> None:
+    hone.create(job("greedy", resources={"gpus": 16}), namespace=lab)
+
+    def reason(found: Object) -> bool:
+        conditions = found.get("status", {}).get("conditions", [])
+        return any(each["type"] == "Running" and each["reason"] == "Unschedulable" for each in conditions)
+
+    waiting = hone.wait("finetunejob", "greedy", reason, lab)
+    [running] = [each for each in waiting["status"]["conditions"] if each["type"] == "Running"]
+    assert "amd.com/gpu" in running["message"]
+    hone.kubectl("delete", "finetunejob", "greedy", namespace=lab)
+    hone.wait_gone("job", "greedy-train", lab)
+
+
+def test_the_api_server_refuses_two_models(hone: Cluster, lab: str) -> None:
+    with pytest.raises(AssertionError, match="set exactly one of name"):
+        hone.create(job("both", model={"name": "a/b", "claim": {"name": "models"}}), namespace=lab)
+
+
+def past_step(step: int) -> Any:
+    return lambda found: (found.get("status", {}).get("progress") or {}).get("step", 0) >= step
