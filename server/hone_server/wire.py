@@ -32,12 +32,14 @@ class ChatWire:
         deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}] if first else []
         if piece.text:
             deltas.append({"content": piece.text})
-        parts: list[dict[str, Any]] = [
-            {"index": piece.index, "delta": delta, "finish_reason": None} for delta in deltas
-        ]
+        reasons: list[str | None] = [None] * len(deltas)
         if piece.finish_reason:
-            parts.append({"index": piece.index, "delta": {}, "finish_reason": piece.finish_reason})
-        return parts
+            deltas.append({})
+            reasons.append(piece.finish_reason)
+        return [
+            {"index": piece.index, "delta": delta, "finish_reason": reason}
+            for delta, reason in zip(deltas, reasons, strict=True)
+        ]
 
 
 class CompletionWire:

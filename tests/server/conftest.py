@@ -71,10 +71,9 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def make_model(folder: Path, *, hidden: int = 64, chat_template: str | None = CHAT_TEMPLATE) -> Path:
+def make_model(folder: Path, *, hidden: int = 64) -> Path:
     """A Llama with random weights, large enough ones that its answers vary."""
     tokenizer = make_tokenizer()
-    tokenizer.chat_template = chat_template
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -236,8 +235,12 @@ def artifact(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="session")
 def peft_folder(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A plain PEFT folder without a manifest."""
-    return make_adapter(tmp_path_factory.mktemp("peft") / "legal", base_folder, seed=2)
+    """A plain PEFT folder: no manifest, and a tokenizer of its own that has no chat template."""
+    folder = make_adapter(tmp_path_factory.mktemp("peft") / "legal", base_folder, seed=2)
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

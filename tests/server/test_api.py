@@ -1,7 +1,10 @@
 """The OpenAI API through OpenAI's own client: answers, parameters, errors."""
 
+import httpx
 import openai
 import pytest
+from hone_api.artifact import read_manifest
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 MESSAGES = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello world"}]
 
@@ -24,8 +27,6 @@ def refused(call, **options):
 
 
 def test_models_are_listed_with_kind_parent_and_digest(client, artifact):
-    from hone_api.artifact import read_manifest
-
     models = {model.id: model for model in client.models.list()}
     assert list(models) == ["tiny-llama", "support", "legal"]
     assert [(m.kind, m.parent, m.digest) for m in models.values()] == [
@@ -49,8 +50,6 @@ def test_a_chat_is_answered(client):
 
 
 def test_greedy_answers_are_those_of_transformers(client, base_folder):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     tokenizer = AutoTokenizer.from_pretrained(base_folder)
     model = AutoModelForCausalLM.from_pretrained(base_folder)
     inputs = tokenizer.apply_chat_template(MESSAGES, add_generation_prompt=True, return_tensors="pt", return_dict=True)
@@ -74,8 +73,6 @@ def test_a_completion_has_sixteen_tokens_unless_told_otherwise(client):
 
 
 def test_prompts_as_texts_and_as_tokens(client, base_folder):
-    from transformers import AutoTokenizer
-
     tokenizer = AutoTokenizer.from_pretrained(base_folder)
     texts = ["hello world", "we tune"]
     tokens = [tokenizer(text)["input_ids"] for text in texts]
@@ -180,7 +177,7 @@ def test_too_long_a_request_is_refused_with_the_limit(client, options, param):
 
 
 def test_a_chat_without_max_tokens_may_fill_the_context(client):
-    long = [{"role": "user", "content": "hello world " * 200}]
+    long = [{"role": "user", "content": "hello world " * 480}]
     answer = chat(client, messages=long, max_tokens=None, extra_body={"ignore_eos": True})
     assert answer.usage.total_tokens == 2048
 
@@ -194,11 +191,8 @@ def test_bodies_of_another_shape_are_refused(server, path, body):
 
 
 def test_errors_of_http_have_the_same_shape(server):
-    import httpx
-
-    assert (
-        httpx.post(server.url + "/v1/completions", content="{nope").json()["error"]["type"] == "invalid_request_error"
-    )
+    not_json = httpx.post(server.url + "/v1/completions", content="{nope")
+    assert (not_json.status_code, not_json.json()["error"]["type"]) == (400, "invalid_request_error")
     assert server.get("/v1/nothing").json()["error"]["message"]
     wrong_method = server.get("/v1/chat/completions")
     assert (wrong_method.status_code, set(wrong_method.json())) == (405, {"error"})
@@ -213,3 +207,9 @@ def test_metrics_count_tokens(server, client):
     before = generated()
     complete(client, max_tokens=5, extra_body={"ignore_eos": True})
     assert generated() == before + 5
+
+
+def test_a_model_without_a_chat_template_says_so(client):
+    error = refused(chat, client=client, model="legal")
+    assert error["param"] == "messages"
+    assert "no chat template" in error["message"]

@@ -5,13 +5,14 @@ import json
 import httpx
 import pytest
 
+ENDLESS = {"extra_body": {"ignore_eos": True}}
 MESSAGES = [{"role": "user", "content": "hello world"}]
 
 
 @pytest.fixture
 def stream(client):
     def start(**options):
-        request = {"model": "tiny-llama", "messages": MESSAGES, "max_tokens": 40, "temperature": 0, **options}
+        request = {"model": "tiny-llama", "messages": MESSAGES, "max_tokens": 40, "temperature": 0} | ENDLESS | options
         return list(client.chat.completions.create(**request, stream=True))
 
     return start
@@ -25,7 +26,7 @@ def text(chunks):
     "options", [{"temperature": 0}, {"temperature": 1, "seed": 3}, {"temperature": 1.5, "seed": 4}]
 )
 def test_a_stream_tells_the_same_text(client, stream, options):
-    whole = client.chat.completions.create(model="tiny-llama", messages=MESSAGES, max_tokens=40, **options)
+    whole = client.chat.completions.create(model="tiny-llama", messages=MESSAGES, max_tokens=40, **options, **ENDLESS)
     chunks = stream(**options)
     assert text(chunks) == whole.choices[0].message.content
     assert chunks[-1].choices[0].finish_reason == whole.choices[0].finish_reason
@@ -60,7 +61,7 @@ def test_usage_comes_in_a_chunk_of_its_own(stream):
 
 
 def test_several_choices_stream_side_by_side(client, stream):
-    whole = client.chat.completions.create(model="tiny-llama", messages=MESSAGES, max_tokens=20, n=3, seed=1)
+    whole = client.chat.completions.create(model="tiny-llama", messages=MESSAGES, max_tokens=20, n=3, seed=1, **ENDLESS)
     chunks = stream(n=3, seed=1, temperature=1, max_tokens=20)
     for choice in whole.choices:
         own = [chunk for chunk in chunks if chunk.choices[0].index == choice.index]
