@@ -18,7 +18,7 @@ def require(extra: str, *modules: str) -> None:
     if missing:
         raise Problem(
             f"this needs Hone's extra '{extra}', and {', '.join(missing)} can't be found",
-            f"Install it: pip install 'hone[{extra}]'",
+            f"Install it in a checkout of Hone: pip install '.[{extra}]'",
         )
 
 
