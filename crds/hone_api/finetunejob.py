@@ -83,6 +83,10 @@ class DatasetSource(ApiModel):
                 "set exactly one of name (a dataset on the hub), configMap and claim",
             ),
             rule(
+                "has(self.name) || self.split == 'train'",
+                "split belongs to a dataset on the hub, and files are all train: remove it, and name the files in path",
+            ),
+            rule(
                 "has(self.name) || !has(self.config)", "config belongs to a dataset on the hub: set name, or remove it"
             ),
             rule(
@@ -208,7 +212,12 @@ class CacheOptions(ApiModel):
 class TrainerResources(ComputeResources):
     """What the trainer's pod asks for."""
 
-    gpus: Annotated[int, Field(ge=0, le=16)] = Field(1, description="GPUs; 0: train on the CPU.", examples=[1])
+    gpus: Annotated[int, Field(ge=0, le=16)] = Field(
+        1,
+        description="GPUs; 0: train on the CPU.",
+        examples=[1],
+        json_schema_extra=rules(rule("self <= 1", "a job trains on one GPU so far: set 1, or 0 for the CPU")),
+    )
 
 
 _UNCHANGEABLE = "can't change after creation, since it decides the result: make a new FineTuneJob"

@@ -5,11 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
-from hone_api.crd import KINDS, schema, with_defaults
-from hone_api.finetunejob import FineTuneJob
-from hone_api.inferenceservice import InferenceService
 from hone_api.reasons import INVALID_SPEC, HoneError
 
 
@@ -28,25 +24,6 @@ def load_documents(path: Path) -> list[dict[str, Any]]:
     if not documents:
         raise HoneError(INVALID_SPEC, f"{path} holds no object")
     return documents
-
-
-def parse(document: dict[str, Any]) -> FineTuneJob | InferenceService:
-    """The object as a model, with defaults. Raises HoneError InvalidSpec naming every field that is wrong.
-
-    The rules between fields are those of `hone_api.validation`, which the API server checks too, not of this.
-    """
-    kind = document.get("kind")
-    if kind not in KINDS:
-        raise HoneError(INVALID_SPEC, f"kind {kind!r} is not one of Hone's: use {' or '.join(KINDS)}")
-    try:
-        return KINDS[kind].model_validate(with_defaults(document, schema(kind)))
-    except ValidationError as error:
-        problems = [f"{_path(problem['loc'])}: {problem['msg']}" for problem in error.errors()]
-        raise HoneError(INVALID_SPEC, "; ".join(problems)) from None
-
-
-def _path(location: tuple[int | str, ...]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
 
 
 class _Loader(yaml.SafeLoader):

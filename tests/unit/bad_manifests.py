@@ -154,6 +154,10 @@ _JOBS: list[tuple[dict[str, Any], str]] = [
         {"spec.dataset": {"claim": {"name": "d"}, "revision": "main"}},
         "spec.dataset: Invalid value: revision belongs to a dataset on the hub: set name, or remove it",
     ),
+    (
+        {"spec.dataset": {"claim": {"name": "d"}, "split": "test"}},
+        "spec.dataset: Invalid value: split belongs to a dataset on the hub, and files are all train: remove it, and name the files in path",
+    ),
     ({"spec.dataset": {"configMap": {"name": "faq"}}}, "spec.dataset.configMap.key: Required value"),
     (
         {"spec.dataset": {"configMap": {"name": "faq", "key": "a/b.jsonl"}}},
@@ -296,6 +300,10 @@ _JOBS: list[tuple[dict[str, Any], str]] = [
         "spec.checkpoint.saveSteps: Invalid value: 0: spec.checkpoint.saveSteps in body should be greater than or equal to 1",
     ),
     # resources and pods
+    (
+        {"spec.resources.gpus": 2},
+        "spec.resources.gpus: Invalid value: 2: a job trains on one GPU so far: set 1, or 0 for the CPU",
+    ),
     (
         {"spec.resources.gpus": -1},
         "spec.resources.gpus: Invalid value: -1: spec.resources.gpus in body should be greater than or equal to 0",
