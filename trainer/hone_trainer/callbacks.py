@@ -76,7 +76,6 @@ class ReportCallback(TrainerCallback):
             self._terminal.note(f"step {state.global_step}: evaluation loss {logs['eval_loss']:.4f}")
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._metrics.flush()
         self._publish(state)
 
     def _publish(self, state: TrainerState) -> None:

@@ -57,18 +57,18 @@ def pipeline(
     network, tokenizer = model.load(base, spec.model)
     use_cache = getattr(network.config, "use_cache", None)
     checks.before(dataset, tokenizer, spec.training)
+    step = checkpoint.account.step if checkpoint else 0
+    metrics_log = MetricsLog(root / METRICS_LOG, step)
     try:
-        trainer = make_trainer(network, tokenizer, sft_config, dataset, spec, base.commit)
+        trainer = make_trainer(network, tokenizer, sft_config, dataset, spec, base.commit, metrics_log)
     except jinja2.TemplateError as error:
         raise checks.refused_by_template(error, dataset.rows(), tokenizer) from error
     terminal.warn(checks.after(trainer, dataset))
     telemetry.parameters = count(trainer.model)
     terminal.note(describe(telemetry.parameters))
 
-    step = checkpoint.account.step if checkpoint else 0
     if checkpoint:
         terminal.note(f"going on from the checkpoint at step {step} of {checkpoint.account.total_steps}")
-    metrics_log = MetricsLog(root / METRICS_LOG, step)
     trainer.remove_callback(PrinterCallback)
     writer = SummaryWriter(str(root / LOGS), purge_step=step + 1)
     trainer.add_callback(TensorBoardCallback(writer))  # type: ignore[no-untyped-call]
@@ -104,7 +104,13 @@ def make_sft_config(keywords: dict[str, Any]) -> SFTConfig:
 
 
 def make_trainer(
-    network: Any, tokenizer: Any, sft_config: SFTConfig, dataset: data.Data, spec: FineTuneJobSpec, commit: str | None
+    network: Any,
+    tokenizer: Any,
+    sft_config: SFTConfig,
+    dataset: data.Data,
+    spec: FineTuneJobSpec,
+    commit: str | None,
+    metrics_log: MetricsLog,
 ) -> HoneTrainer:
     """The trainer, its dataset tokenized. Raises HoneError InvalidSpec when the adapter doesn't fit the model."""
     lora = LoraConfig(**arguments.lora_config(spec, commit)) if spec.method == "lora" else None
@@ -117,6 +123,7 @@ def make_trainer(
             processing_class=tokenizer,
             peft_config=lora,
             keep_checkpoints=spec.checkpoint.save_total_limit,
+            before_sealing=metrics_log.flush,
         )
     except ValueError as error:
         text = " ".join(str(error).split())

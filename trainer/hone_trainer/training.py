@@ -2,6 +2,7 @@
 
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from hone_trainer.checkpoints import Account, Checkpoint
 class HoneTrainer(SFTTrainer):
     """SFTTrainer whose logs and metrics are the same whether or not a run was interrupted.
 
-    `Trainer.train` starts its sums anew at each call; they are kept in the checkpoint and put back.
+    `Trainer.train` starts its sums anew at each call; they are kept in the checkpoint and put back. `before_sealing` is
+    called when a checkpoint is about to count as complete.
     """
 
-    def __init__(self, *args: Any, keep_checkpoints: int, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, keep_checkpoints: int, before_sealing: Callable[[], None], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._before_sealing = before_sealing
         self._keep_checkpoints = keep_checkpoints
         self._resumed: Account | None = None
         self._began = time.monotonic()
@@ -76,6 +79,7 @@ class HoneTrainer(SFTTrainer):
         account = self.account()
         check_finite(account.loss_since_log, self.state.global_step)
         Trainer._save_checkpoint(self, model, trial)  # not SFTTrainer's, which adds a model card to the parent folder
+        self._before_sealing()
         written = Path(str(self.args.output_dir)) / f"checkpoint-{account.step}"
         checkpoints.seal(written, account, self._keep_checkpoints)
 
