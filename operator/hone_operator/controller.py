@@ -48,11 +48,11 @@ class Controller:
         self.last_success = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def start(self) -> None:
-        """Nothing is decided before everything has been read once."""
-        await self.resync()
-        self._tasks = [asyncio.create_task(self._work()) for _ in range(WORKERS)]
-        self._tasks.append(asyncio.create_task(self._keep_in_sync()))
+    def start(self) -> None:
+        """Begin to work, once what exists has been seen: nothing is decided on half of it."""
+        if not self._tasks:
+            self._tasks = [asyncio.create_task(self._work()) for _ in range(WORKERS)]
+            self._tasks.append(asyncio.create_task(self._keep_in_sync()))
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -199,27 +199,29 @@ class Controller:
             except (ApiError, aiohttp.ClientError, TimeoutError) as error:
                 logger.warning("resync: %s", error)
 
-    def saw(self, resource: Resource, type_: str | None, body: Object) -> None:
-        """An object appeared, changed (`type_` None, ADDED, MODIFIED) or went (DELETED)."""
-        metadata = body["metadata"]
-        if type_ == "DELETED":
-            self.cache.remove(resource, body)
-        elif not self.cache.put(resource, body):
-            return
+    def saw(self, resource: Resource, body: Object) -> None:
+        """An object is there, new or changed."""
+        if self.cache.put(resource, body):
+            self._changed(resource, body)
+
+    def gone(self, resource: Resource, body: Object) -> None:
+        """An object was deleted."""
+        self.cache.remove(resource, body)
+        self._changed(resource, body)
+
+    def _changed(self, resource: Resource, body: Object) -> None:
+        """Queue whatever the change may concern."""
         if resource in CHILDREN:
-            self._owner_of(body)
+            owner = owner_key(body)
+            if owner and self.cache.get(owner.resource, owner.namespace, owner.name):
+                self.queue.add(owner)
             return
-        key = Key(resource, metadata["namespace"], metadata["name"])
+        key = Key(resource, body["metadata"]["namespace"], body["metadata"]["name"])
         self.queue.add(key, urgent=not body.get("status"))
         if resource == FINETUNEJOBS:
             for service in self.cache.all(INFERENCESERVICES, key.namespace):
                 if key.name in _named_jobs(service):
                     self.queue.add(Key(INFERENCESERVICES, key.namespace, service["metadata"]["name"]))
-
-    def _owner_of(self, body: Object) -> None:
-        key = owner_key(body)
-        if key and self.cache.get(key.resource, key.namespace, key.name):
-            self.queue.add(key)
 
 
 def _named_jobs(service: Object) -> set[str]:

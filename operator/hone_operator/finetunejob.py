@@ -20,7 +20,7 @@ from hone_operator import podstate, trainer
 from hone_operator.conditions import Conditions
 from hone_operator.ownership import conflict, is_leaving
 from hone_operator.plan import Apply, Create, Delete, Patch, Plan
-from hone_operator.resources import CLAIMS, CONFIGMAPS, JOBS, Object, contains
+from hone_operator.resources import CLAIMS, CONFIGMAPS, JOBS, Object, contains, is_controlled_by
 
 TERMINAL = ("Succeeded", "Failed")
 GONE_SOON_SECONDS = 2.0
@@ -67,6 +67,10 @@ def plan(observed: ObservedFineTuneJob, now: datetime) -> Plan:
         result.requeue_after = GONE_SOON_SECONDS
     elif error := conflict(children, owner):
         _refuse(conditions, error.reason.name, error.sentence())
+        if observed.job and is_controlled_by(observed.job, owner):  # it would run with another's manifest
+            result.actions = [
+                Delete(JOBS, trainer.job_name(owner["metadata"]["name"]), observed.job["metadata"]["uid"])
+            ]
         result.requeue_after = LOOK_AGAIN_SECONDS
     else:
         conditions.set("Accepted", True, "Accepted", "The object keeps the contract.")
@@ -217,9 +221,13 @@ def _ask_again(observed: ObservedFineTuneJob, conditions: Conditions, result: Pl
     job = observed.job
     if job is None:
         return
-    result.actions = [Delete(JOBS, job["metadata"]["name"], job["metadata"]["uid"])]
+    result.actions = [_delete(job)]
     words = "The trainer's pod is gone, and its result with it: it is started again to report the artifact it left."
     conditions.set("Running", False, "ResultLost", words)
+
+
+def _delete(job: Object) -> Delete:
+    return Delete(JOBS, job["metadata"]["name"], job["metadata"]["uid"])
 
 
 def _failed(observed: ObservedFineTuneJob, finished: Object, conditions: Conditions, result: Plan) -> None:

@@ -29,7 +29,6 @@ def register(registry: kopf.OperatorRegistry, image: str, namespaces: list[str])
             )
             await asyncio.sleep(CRD_WAIT_SECONDS)
         memo.controller = Controller(api, image, namespaces)
-        await memo.controller.start()
 
     @kopf.on.cleanup(registry=registry)
     async def stop(memo: Any, **_: Any) -> None:
@@ -55,8 +54,16 @@ def configure(settings: kopf.OperatorSettings) -> None:
 
 
 def _watch(registry: kopf.OperatorRegistry, resource: Resource) -> None:
+    """kopf handles events only after everything that exists has been indexed: until then the workers wait."""
     group, _, version = resource.api_version.rpartition("/")
+    options: Any = {"registry": registry, "id": resource.plural}
 
-    @kopf.on.event(group, version, resource.plural, registry=registry, id=f"saw-{resource.plural}")
-    async def saw(event: Any, memo: Any, **_: Any) -> None:
-        memo.controller.saw(resource, event["type"], dict(event["object"]))
+    @kopf.index(group, version, resource.plural, **options)
+    async def exists(body: kopf.Body, memo: Any, **_: Any) -> None:
+        memo.controller.saw(resource, dict(body))
+
+    @kopf.on.event(group, version, resource.plural, **options)
+    async def happened(event: Any, memo: Any, **_: Any) -> None:
+        if event["type"] == "DELETED":
+            memo.controller.gone(resource, event["object"])
+        memo.controller.start()

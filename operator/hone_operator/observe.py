@@ -32,6 +32,7 @@ from hone_operator.resources import (
     Key,
     Object,
     Resource,
+    is_controlled_by,
 )
 
 FACTS_SECONDS = 30.0
@@ -66,8 +67,8 @@ class Observer:
         if isinstance(parsed, HoneError) or is_terminal(owner):
             return observed
         space = key.namespace
-        observed.job = self.cache.get(JOBS, space, trainer.job_name(key.name))
-        observed.config_map = self.cache.get(CONFIGMAPS, space, trainer.config_map_name(key.name))
+        observed.job = await self._child(JOBS, owner, trainer.job_name(key.name))
+        observed.config_map = await self._child(CONFIGMAPS, owner, trainer.config_map_name(key.name))
         observed.claim = self.cache.get(CLAIMS, space, trainer.output_claim(parsed))
         observed.pods = self._pods_of(key, observed.job)
         if _is_complete(observed.job) and not any(podstate.terminated(p, trainer.CONTAINER) for p in observed.pods):
@@ -85,10 +86,12 @@ class Observer:
         observed = ObservedInferenceService(owner, parsed, self.image)
         if isinstance(parsed, HoneError):
             return observed
-        observed.deployment = await self._cached_or_read(DEPLOYMENTS, key.namespace, key.name)
-        observed.service = await self._cached_or_read(SERVICES, key.namespace, key.name)
-        for name in names_of_jobs(parsed.spec):
-            observed.jobs[name] = await self._cached_or_read(FINETUNEJOBS, key.namespace, name)
+        for resource in (DEPLOYMENTS, SERVICES):
+            if self.cache.get(resource, key.namespace, key.name) is None:
+                await self._read(resource, key.namespace, key.name)
+        observed.deployment = await self._child(DEPLOYMENTS, owner, key.name)
+        observed.service = await self._child(SERVICES, owner, key.name)
+        observed.jobs = {name: self.cache.get(FINETUNEJOBS, key.namespace, name) for name in names_of_jobs(parsed.spec)}
         observed.pods = self.cache.children(key, PODS)
         observed.answers = self.poller.answers(key)
         if parsed.spec.resources.gpus and any(podstate.is_unschedulable(pod) for pod in observed.pods):
@@ -97,10 +100,22 @@ class Observer:
         observed.warning = await self.newest_warning(stuck) if stuck else _replica_failure(observed.deployment)
         return observed
 
-    async def _cached_or_read(self, resource: Resource, namespace: str, name: str) -> Object | None:
-        """What is not in the cache may be another's, without Hone's label, or not have been listed yet."""
+    async def _child(self, resource: Resource, owner: Object, name: str) -> Object | None:
+        """From the cache; what is another's is read, since no watch tells of it."""
+        cached = self.cache.get(resource, owner["metadata"]["namespace"], name)
+        if cached is None or is_controlled_by(cached, owner):
+            return cached
+        return await self._read(resource, owner["metadata"]["namespace"], name)
+
+    async def _read(self, resource: Resource, namespace: str, name: str) -> Object | None:
+        """From the API server, into the cache."""
+        found = await self.api.get(resource, namespace, name)
         cached = self.cache.get(resource, namespace, name)
-        return cached if cached is not None else await self.api.get(resource, namespace, name)
+        if found is not None:
+            self.cache.put(resource, found)
+        elif cached is not None:
+            self.cache.remove(resource, cached)
+        return found
 
     async def cluster_facts(self) -> podstate.ClusterFacts:
         """Read from the nodes, at most every FACTS_SECONDS."""

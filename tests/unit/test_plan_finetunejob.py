@@ -196,6 +196,15 @@ def test_what_others_made_is_never_taken_over() -> None:
     assert "faq-train" in message(found.status, "Accepted")
 
 
+def test_a_job_does_not_run_with_anothers_manifest() -> None:
+    observed = observed_job(job_object())
+    assert observed.config_map
+    observed.config_map = foreign(observed.config_map)
+    found = plan(observed, NOW)
+    assert found.actions == [Delete(JOBS, "faq-train", "uid-child")]
+    assert "faq-manifest" in message(found.status, "Accepted")
+
+
 def test_the_children_of_a_deleted_namesake_are_waited_out() -> None:
     observed = observed_job(job_object())
     assert observed.job
