@@ -1,4 +1,4 @@
-"""How many CPU threads to use and how large the key-value cache may be, inside a container's limits too."""
+"""What the machine offers, inside a container's limits too: CPU threads, memory, and the cache that fits it."""
 
 import math
 import os
@@ -72,6 +72,12 @@ def cpu_threads() -> int:
     if quota[0] == "max":
         return allowed
     return max(1, min(allowed, math.ceil(int(quota[0]) / int(quota[1]))))
+
+
+def has_bfloat16() -> bool:
+    """Whether the CPU computes in bfloat16 (x86: AVX-512 or AMX; Arm: bf16)."""
+    words = set(Path("/proc/cpuinfo").read_text().split())
+    return not words.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def _cgroup(name: str) -> str | None:

@@ -3,6 +3,8 @@
 import os
 
 import pytest
+import torch
+from hone_server.loading import float32_is_better
 from hone_server.memory import (
     FULL_LENGTH_REQUESTS,
     PAGE_TOKENS,
@@ -41,6 +43,23 @@ def test_the_context_is_never_longer_than_the_models():
 def test_bytes_of_a_token_count_keys_and_values_of_every_layer():
     config = LlamaConfig(num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=2, hidden_size=64)
     assert bytes_per_token(config, 2) == 2 * 3 * 2 * 8 * 2
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("dtype", "weights", "free", "bfloat16", "better"),
+    [
+        (torch.bfloat16, 1 * GIB, 8 * GIB, False, True),
+        (torch.float16, 1 * GIB, 8 * GIB, False, True),
+        (torch.float32, 1 * GIB, 8 * GIB, False, False),
+        (torch.bfloat16, 1 * GIB, 8 * GIB, True, False),
+        (torch.bfloat16, 4 * GIB, 8 * GIB, False, False),
+    ],
+)
+def test_sixteen_bits_are_widened_where_that_is_faster_and_fits(dtype, weights, free, bfloat16, better):
+    assert float32_is_better(dtype, weights, free, bfloat16) is better
 
 
 def test_the_machine_has_memory_and_threads():
