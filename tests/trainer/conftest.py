@@ -194,7 +194,7 @@ class Worker:
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
-        log = self._log.read_text()[seen:]
+        log = self._log.read_bytes()[seen:].decode()
         assert answer, f"the worker ended: {log}"
         code, word = json.loads(answer)
         return Result(code, word, output, log)

@@ -13,7 +13,7 @@ import pytest
 Job = Callable[..., dict[str, Any]]
 Train = Callable[..., Any]
 
-LONG = {"maxSteps": 150, "loggingSteps": 4}
+LONG = {"maxSteps": 100, "loggingSteps": 4}
 DROPOUT = {"r": 4, "loraDropout": 0.2}
 
 
@@ -55,20 +55,20 @@ def test_sigterm_saves_a_checkpoint_and_the_next_start_ends_bit_for_bit_alike(
     assert nothing is None
     assert metrics
     assert b'hone_trainer_stage{stage="Training"} 1.0' in metrics
-    assert b"hone_trainer_total_steps 150.0" in metrics
+    assert b"hone_trainer_total_steps 100.0" in metrics
     assert (stopped.code, stopped.word["outcome"], stopped.word["reason"]) == (75, "Interrupted", "Interrupted")
     at = stopped.word["progress"]["step"]
-    assert 6 <= at < 150
+    assert 6 <= at < 100
     assert [folder.name for folder in (tmp_path / "out/checkpoints").glob("step-*")] == [f"step-{at:08d}"]
     assert not (tmp_path / "out/manifest.json").exists()
 
     resumed = train(document, output=tmp_path / "out")
     whole = train(document, output=tmp_path / "whole")
     assert (resumed.code, whole.code) == (0, 0)
-    assert f"checkpoint at step {at} of 150" in resumed.log
+    assert f"checkpoint at step {at} of 100" in resumed.log
     assert same_weights(resumed.output, whole.output, "adapter/adapter_model.safetensors")
     assert resumed.metrics == whole.metrics
-    assert [line["step"] for line in whole.metrics] == list(range(4, 150, 4))
+    assert [line["step"] for line in whole.metrics] == list(range(4, 101, 4))
     for name in ("trainLoss", "numTokens"):
         assert resumed.manifest["metrics"][name] == whole.manifest["metrics"][name]
 
@@ -82,17 +82,17 @@ def test_sigkill_loses_only_what_came_after_the_newest_checkpoint(
     run.wait_for(lambda: (checkpoints / "step-00000007").exists())
     run.signal(signal.SIGKILL)
     assert run.result().code == -signal.SIGKILL
-    (checkpoints / "checkpoint-148").mkdir()
-    (checkpoints / "step-00000147").mkdir()
+    (checkpoints / "checkpoint-99").mkdir()
+    (checkpoints / "step-00000099").mkdir()
 
     resumed = train(document, output=tmp_path / "out")
     whole = train(document, output=tmp_path / "whole")
     assert (resumed.code, whole.code) == (0, 0)
-    assert "checkpoint-148: its writing was cut short" in resumed.log
+    assert "checkpoint-99: its writing was cut short" in resumed.log
     assert same_weights(resumed.output, whole.output, "model/model.safetensors")
     assert resumed.metrics == whole.metrics
-    assert [line["step"] for line in whole.metrics] == list(range(1, 151))
-    assert sorted(folder.name for folder in checkpoints.glob("*-*")) == ["step-00000147", "step-00000150"]
+    assert [line["step"] for line in whole.metrics] == list(range(1, 101))
+    assert sorted(folder.name for folder in checkpoints.glob("*-*")) == ["step-00000098", "step-00000100"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

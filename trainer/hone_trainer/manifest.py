@@ -34,8 +34,6 @@ class Inputs:
         root = self.claims[claim.name]
         if not root.is_dir():
             raise HoneError(missing, f"{where}.name is {claim.name}, and its folder {root} does not exist")
-        if ".." in Path(claim.path or "").parts:
-            raise HoneError(INVALID_SPEC, f"{where}.path is {claim.path!r}, which leaves the claim")
         return root / (claim.path or "")
 
     def config_map_file(self, reference: ConfigMapKey) -> Path:

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from functools import partial
 from typing import Any
 
 import jinja2
@@ -87,7 +88,7 @@ def pipeline(
     kind, metrics = save.kind_of(spec), final_metrics(account)
     terminal.note("saving " + " and ".join(str(root / folder) for folder in save.folders_of(kind)))
     network.config.use_cache = use_cache  # training turns it off, and serving wants it as it was
-    card = model_card(inputs.job, base.reference, metrics, dataset.fingerprint)
+    card = partial(model_card, inputs.job, base.reference, metrics, dataset.fingerprint)
     save.save_models(root, trainer.accelerator.unwrap_model(trainer.model), tokenizer, kind, card)
     parameters = telemetry.parameters.model_dump()
     manifest = save.manifest_of(root, inputs.job, base.reference, dataset.fingerprint, metrics, parameters)

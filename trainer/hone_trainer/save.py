@@ -1,6 +1,7 @@
 """What is kept: the adapter, the merged model or the whole model, then manifest.json last."""
 
 import shutil
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,14 +33,15 @@ def save_models(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     kind: ArtifactKind,
-    card: str,
+    card: Callable[[str], str],
     shard_size: str = SHARD_SIZE,
 ) -> None:
-    """Write the kind's folders, each whole or not at all. Merging changes `model`, so the adapter goes first."""
+    """Write the kind's folders, each whole or not at all. Merging changes `model`, so the adapter
+    goes first. `card` makes the model card of a folder."""
     for name in folders_of(kind):
         if name == MERGED and isinstance(model, PeftModel):
             model = model.merge_and_unload()
-        _save(root / name, model, tokenizer, card, shard_size)
+        _save(root / name, model, tokenizer, card(name), shard_size)
 
 
 def manifest_of(

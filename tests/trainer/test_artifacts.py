@@ -1,0 +1,127 @@
+"""What a run leaves: it loads with PEFT and transformers as it is, and its manifest proves it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hone_api.artifact import read_manifest, verify
+from hone_trainer.save import save_models
+from peft import AutoPeftModelForCausalLM, PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+Job = Callable[..., dict[str, Any]]
+Train = Callable[..., Any]
+PROMPT = "what was trained"
+
+
+def logits(model: Any, tokenizer: Any) -> torch.Tensor:
+    model.eval()
+    with torch.no_grad():
+        return model(**tokenizer(PROMPT, return_tensors="pt", return_token_type_ids=False)).logits
+
+
+def load(folder: Path) -> tuple[Any, Any]:
+    return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def both(job: Job, train: Train) -> Any:
+    evaluated = {"claim": {"name": "claim", "path": "text.jsonl"}, "evalFraction": 0.25}
+    document = job(dataset=evaluated, output={"save": "both"}, training={"maxSteps": 20}, lora={"r": 4})
+    return train(document)
+
+
+def test_the_adapter_loads_with_peft_and_the_merged_model_equals_base_and_adapter(both: Any, claim: Path) -> None:
+    assert both.code == 0, both.log
+    base, tokenizer = load(claim / "tiny")
+    untrained = logits(base, tokenizer)
+    adapted = logits(PeftModel.from_pretrained(base, both.output / "adapter"), tokenizer)
+    found = logits(AutoPeftModelForCausalLM.from_pretrained(both.output / "adapter"), tokenizer)
+    merged = logits(*load(both.output / "merged"))
+    assert torch.equal(found, adapted)
+    assert (adapted - untrained).abs().max() > 1e-2
+    torch.testing.assert_close(merged, adapted, atol=1e-5, rtol=1e-5)
+
+
+def test_the_manifest_describes_every_file_and_verifies(both: Any) -> None:
+    manifest = read_manifest(both.output)
+    verify(both.output, manifest)
+    assert (manifest.kind, manifest.job) == ("both", "tiny")
+    assert manifest.base_model.to_wire() == {"claim": "claim", "path": "tiny"}
+    files = {path.relative_to(both.output).as_posix() for path in both.output.rglob("*") if path.is_file()}
+    assert set(manifest.files) == {path for path in files if path.startswith(("adapter/", "merged/"))}
+    assert {"adapter/adapter_model.safetensors", "merged/model.safetensors", "merged/tokenizer.json"} <= set(
+        manifest.files
+    )
+    assert set(manifest.versions) == {"hone", "torch", "transformers", "trl", "peft", "datasets", "accelerate"}
+    assert not [path for path in both.output.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_the_last_word_agrees_with_the_manifest_and_the_log(both: Any) -> None:
+    manifest, word = both.manifest, both.word
+    assert word["outcome"] == "Succeeded"
+    assert word["artifact"] == {"kind": "both", "digest": manifest["digest"], "baseModel": "tiny"}
+    assert word["metrics"] == manifest["metrics"]
+    assert word["parameters"] == manifest["parameters"]
+    assert set(word["metrics"]) == {
+        "trainLoss", "evalLoss", "trainRuntime", "trainSamplesPerSecond", "trainStepsPerSecond", "numTokens",
+    }  # fmt: skip
+    losses = [line["loss"] for line in both.metrics]
+    assert [line["step"] for line in both.metrics] == list(range(1, 21))
+    assert word["metrics"]["trainLoss"] == pytest.approx(sum(losses) / 20)
+    assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.05
+    assert word["metrics"]["evalLoss"] == both.metrics[-1]["eval_loss"]
+    assert word["metrics"]["numTokens"] == both.metrics[-1]["num_tokens"]
+    assert word["metrics"]["trainSamplesPerSecond"] == pytest.approx(40 / word["metrics"]["trainRuntime"], rel=0.01)
+    assert (word["progress"]["step"], word["progress"]["percent"], word["progress"]["eta"]) == (20, 100, 0)
+
+
+def test_the_parameters_are_counted(both: Any) -> None:
+    # Of rank 4: two layers, each with q and o (32x32), k and v (32x16), gate, up and down (32x64).
+    trainable = 2 * 4 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 64))
+    assert both.word["parameters"]["trainable"] == trainable
+    assert f"trainable params: {trainable:,} ||" in both.log
+
+
+def test_each_folder_has_a_model_card(both: Any, claim: Path) -> None:
+    for name, library in (("adapter", "peft"), ("merged", "transformers")):
+        card = (both.output / name / "README.md").read_text()
+        assert f"library_name: {library}" in card
+        assert both.manifest["datasetFingerprint"] in card
+        assert "| trainLoss |" in card
+
+
+def test_full_training_saves_the_whole_model_ready_to_serve(job: Job, train: Train, claim: Path) -> None:
+    done = train(job(method="full"))
+    assert (done.code, done.manifest["kind"]) == (0, "model"), done.log
+    base, tokenizer = load(claim / "tiny")
+    model, own = load(done.output / "model")
+    assert (logits(model, own) - logits(base, tokenizer)).abs().max() > 1e-2
+    assert model.config.use_cache
+    assert own.chat_template == tokenizer.chat_template
+    assert done.word["parameters"]["trainable"] == done.word["parameters"]["total"] == base.num_parameters()
+
+
+def test_a_big_model_is_saved_in_shards_with_an_index(claim: Path, tmp_path: Path) -> None:
+    model, tokenizer = load(claim / "tiny")
+    save_models(tmp_path, model, tokenizer, "model", lambda folder: "a card", shard_size="40KB")
+    index = json.loads((tmp_path / "model/model.safetensors.index.json").read_text())
+    shards = sorted(path.name for path in (tmp_path / "model").glob("*.safetensors"))
+    assert len(shards) > 2
+    assert sorted(set(index["weight_map"].values())) == shards
+    assert torch.equal(logits(*load(tmp_path / "model")), logits(model, tokenizer))
+
+
+def test_half_precision_weights_stay_as_they_were_saved(job: Job, train: Train, claim: Path, tmp_path: Path) -> None:
+    model, tokenizer = load(claim / "tiny")
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    tokenizer.save_pretrained(tmp_path / "half")
+    source = {"claim": {"name": "half", "path": "half"}}
+    claims = {"claim": claim, "half": tmp_path}
+    kept = train(job(model=source, method="full"), claims=claims)
+    raised = train(job(model=source | {"dtype": "float32"}, method="full"), claims=claims)
+    assert load(kept.output / "model")[0].dtype == torch.bfloat16
+    assert load(raised.output / "model")[0].dtype == torch.float32

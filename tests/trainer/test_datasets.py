@@ -1,0 +1,153 @@
+"""Formats, sources and cuts of a dataset."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from hone_api.finetunejob import DatasetSource, FineTuneJob
+from hone_trainer import data
+from hone_trainer.manifest import Inputs
+from pyarrow import parquet
+
+Job = Callable[..., dict[str, Any]]
+Train = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def load(job: Job, tmp_path: Path) -> Callable[..., data.Data]:
+    """Load spec.dataset from a claim that holds the given files."""
+
+    def run(source: dict[str, Any], **files: Any) -> data.Data:
+        for name, content in files.items():
+            path = tmp_path / "data" / name.replace("__", "/").replace("_", ".")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        inputs = Inputs(FineTuneJob.model_validate(job()), {"data": tmp_path / "data"}, {}, {})
+        parsed = DatasetSource.model_validate({"claim": {"name": "data", "path": source.pop("path", None)}, **source})
+        return data.load(parsed, inputs, seed=42, pinned=None)
+
+    return run
+
+
+ROWS = [{"text": "one", "other": 1}, {"text": "two", "other": 2}]
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("train.jsonl", "\n".join(map(json.dumps, ROWS)) + "\n\n"),
+        ("train.json", json.dumps(ROWS)),
+        ("train.csv", 'other,text\n1,one\n2,"two"\n'),
+        ("train.txt", "one\n\ntwo\n"),
+        ("train.jsonl", b'\xef\xbb\xbf{"text": "one"}\r\n{"text": "two"}'),
+    ],
+)
+def test_every_kind_of_file_gives_the_same_rows(load: Any, path: str, content: Any) -> None:
+    found = load({"path": path}, **{path.replace(".", "_"): content})
+    assert list(found.train) == [{"text": "one"}, {"text": "two"}]
+    assert found.format == "text"
+
+
+def test_parquet_with_messages(load: Any, tmp_path: Path) -> None:
+    messages = [[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]]
+    (tmp_path / "data").mkdir()
+    parquet.write_table(pyarrow.table({"messages": messages, "id": [7]}), tmp_path / "data/train.parquet")
+    found = load({"path": "train.parquet"})
+    assert (found.format, found.conversational) == ("messages", True)
+    assert found.train[0] == {"messages": messages[0]}
+
+
+def test_a_folder_and_a_glob_take_files_in_the_order_of_their_names(load: Any) -> None:
+    files = {
+        "set__b_txt": "two\n",
+        "set__a_txt": "one\n",
+        "set__sub__c_jsonl": '{"text": "three"}\n',
+        "set__notes_md": "no",
+    }
+    assert load({"path": "set"}, **files).train["text"][:] == ["one", "two", "three"]
+    assert load({"path": "set/*.txt"}).train["text"][:] == ["one", "two"]
+
+
+def test_columns_are_renamed_and_the_format_follows(load: Any) -> None:
+    row = json.dumps({"question": "2+2?", "answer": "4", "text": "2+2=4"})
+    renamed = {"columns": {"prompt": "question", "completion": "answer"}}
+    found = load({"path": "a.jsonl", "format": "prompt-completion", **renamed}, a_jsonl=row)
+    assert found.train[0] == {"prompt": "2+2?", "completion": "4"}
+    assert load({"path": "a.jsonl", "format": "text"}).train[0] == {"text": "2+2=4"}
+
+
+def test_sharegpt_rows_are_messages(load: Any) -> None:
+    row = json.dumps({"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "ho"}]})
+    found = load({"path": "a.jsonl"}, a_jsonl=row)
+    assert found.train[0]["messages"] == [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+
+
+def test_max_samples_and_eval_fraction(load: Any) -> None:
+    lines = "".join(f"row {number}\n" for number in range(100))
+    found = load({"path": "a.txt", "maxSamples": 40, "evalFraction": 0.1}, a_txt=lines)
+    again = load({"path": "a.txt", "maxSamples": 40, "evalFraction": 0.1})
+    train, held_out = set(found.train["text"][:]), set(found.evaluation["text"][:])
+    assert (len(train), len(held_out)) == (36, 4)
+    assert train | held_out == {f"row {number}" for number in range(40)}
+    assert again.evaluation["text"][:] == found.evaluation["text"][:]
+
+
+def test_the_fingerprint_follows_the_content(load: Any) -> None:
+    first = load({"path": "a.txt"}, a_txt="one\ntwo\n")
+    same = load({"path": "a.txt"}, a_txt="one\ntwo\n")
+    other = load({"path": "a.txt"}, a_txt="one\nthree\n")
+    fewer = load({"path": "a.txt", "maxSamples": 1})
+    assert first.fingerprint == same.fingerprint
+    assert len({first.fingerprint, other.fingerprint, fewer.fingerprint}) == 3
+    assert other.train["text"][:] == ["one", "three"]
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("path", ["chat.jsonl", "pairs.jsonl"])
+def test_each_format_trains(job: Job, train: Train, method: str, path: str) -> None:
+    done = train(job(method=method, dataset={"claim": {"name": "claim", "path": path}}))
+    assert done.code == 0, done.log
+    assert [line["step"] for line in done.metrics] == [1, 2, 3, 4]
+
+
+def test_messages_in_prompt_and_completion_train(job: Job, train: Train, claim: Path, tmp_path: Path) -> None:
+    turn = {"prompt": [{"role": "user", "content": "hi"}], "completion": [{"role": "assistant", "content": "ho"}]}
+    (tmp_path / "turns.jsonl").write_text(json.dumps(turn) + "\n")
+    document = job(dataset={"claim": {"name": "data", "path": "turns.jsonl"}})
+    done = train(document, claims={"claim": claim, "data": tmp_path})
+    assert done.code == 0, done.log
+
+
+def test_loss_on_the_assistant_only(job: Job, train: Train) -> None:
+    chat = {"claim": {"name": "claim", "path": "chat.jsonl"}}
+    model = {"claim": {"name": "claim", "path": "generation"}}
+    everything = train(job(model=model, dataset=chat))
+    assistant = train(job(model=model, dataset=chat, training={"assistantOnlyLoss": True}))
+    assert assistant.code == 0, assistant.log
+    assert assistant.metrics[0]["loss"] != everything.metrics[0]["loss"]
+
+
+def test_a_config_map_beside_the_job_and_in_a_folder(job: Job, train: Train, tmp_path: Path) -> None:
+    document = job(dataset={"configMap": {"name": "faq", "key": "train.jsonl"}})
+    text = '{"text": "one"}\n{"text": "two"}\n'
+    beside = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "faq"}, "data": {"train.jsonl": text}}
+    (tmp_path / "train.jsonl").write_text(text)
+    inline = train(document, beside)
+    mounted = train(document, config_maps={"faq": tmp_path})
+    assert (inline.code, mounted.code) == (0, 0), inline.log
+    assert inline.manifest["datasetFingerprint"] == mounted.manifest["datasetFingerprint"]
+    assert inline.manifest["digest"] == mounted.manifest["digest"]
+
+
+def test_packing_trains(job: Job, train: Train) -> None:
+    done = train(job(training={"packing": True, "maxLength": 32, "perDeviceTrainBatchSize": 1}))
+    assert done.code == 0, done.log
+    assert done.metrics[0]["num_tokens"] > 16
