@@ -26,7 +26,7 @@ HONE = Path(sys.executable).parent / "hone"
 MODEL_FILES = ["*.json", "*.jinja", "*.txt", "model.safetensors"]
 SECONDS_TO_READY = 180
 
-console = Console()
+console = Console(highlight=False)
 
 
 def main() -> int:
@@ -119,7 +119,7 @@ def free_port() -> int:
 
 
 def step(text: str) -> None:
-    console.print(f"\n[bold]{text}[/]", highlight=False)
+    console.print(f"\n[bold]{text}[/]", soft_wrap=True)
 
 
 def shown(command: list[str]) -> str:

@@ -1,0 +1,34 @@
+"""The least that one would write with kopf: a handler that makes a Job for each object. Needs IMAGE, KUBECONFIG."""
+
+import os
+
+import kopf
+import kubernetes
+from kubernetes.client import BatchV1Api
+
+IMAGE = os.environ["IMAGE"]
+
+
+@kopf.on.login()
+def login(**_: object) -> kopf.ConnectionInfo | None:
+    kubernetes.config.load_kube_config()
+    return kopf.login_with_kubeconfig()
+
+
+@kopf.on.create("bench.hone.dev", "v1", "barejobs")
+def create(spec: kopf.Spec, name: str, namespace: str, **_: object) -> dict[str, str]:
+    container = {
+        "name": "trainer",
+        "image": IMAGE,
+        "args": ["run", "--model", spec["model"]],
+        "resources": {"limits": {"amd.com/gpu": 1}},
+    }
+    job = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": f"{name}-train"},
+        "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [container]}}},
+    }
+    kopf.adopt(job)
+    BatchV1Api().create_namespaced_job(namespace, job)
+    return {"job": f"{name}-train"}
