@@ -63,8 +63,8 @@ def engine_arguments(target: Path, claims: dict[str, str], jobs: dict[str, str])
             f"spec.model.revision is {model['revision']}, and a model from the hub is served here at its main revision",
             remedy="Leave revision out, or download that revision and serve its folder.",
         )
-    arguments = [model["name"] if "name" in model else str(_folder(model, claims, jobs, "spec.model"))]
-    for index, source in enumerate(spec.get("adapters", [])):
+    arguments = [model["name"] if model.get("name") else str(_folder(model, claims, jobs, "spec.model"))]
+    for index, source in enumerate(spec.get("adapters") or []):
         folder = _folder(source, claims, jobs, f"spec.adapters[{index}]")
         arguments += ["--adapter", f"{source['name']}={folder}"]
     if spec.get("maxModelLen"):
@@ -74,7 +74,7 @@ def engine_arguments(target: Path, claims: dict[str, str], jobs: dict[str, str])
 
 def _folder(source: dict[str, Any], claims: dict[str, str], jobs: dict[str, str], field: str) -> Path:
     """Where a fineTuneJob or claim of the manifest lies here."""
-    if "fineTuneJob" in source:
+    if source.get("fineTuneJob"):
         name = source["fineTuneJob"]["name"]
         folder = Path(jobs.get(name, name))
         if not folder.is_dir():
@@ -91,4 +91,4 @@ def _folder(source: dict[str, Any], claims: dict[str, str], jobs: dict[str, str]
             f"{field}.claim names {claim['name']}, and no --claim says which folder that is here",
             remedy=f"Add --claim {claim['name']}=DIR",
         )
-    return Path(claims[claim["name"]]) / claim.get("path", "")
+    return Path(claims[claim["name"]]) / (claim.get("path") or "")

@@ -193,6 +193,11 @@ class TestServe:
             *("--max-model-len", "512"),
         ]
 
+    def test_a_null_is_as_if_left_out(self, tmp_path: Path) -> None:
+        model = {"name": None, "fineTuneJob": None, "claim": {"name": "models", "path": None}}
+        path = write(tmp_path / "nulls.yaml", service(model=model, adapters=None, maxModelLen=None))
+        assert engine_arguments(path, {"models": "/mnt"}, {}) == ["/mnt"]
+
     def test_models_of_the_hub_and_of_claims(self, tmp_path: Path) -> None:
         path = write(tmp_path / "hub.yaml", service(model={"name": "tiny/base"}))
         assert engine_arguments(path, {}, {}) == ["tiny/base"]
