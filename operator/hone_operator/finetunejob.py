@@ -30,7 +30,10 @@ QUIET = frozenset({"Accepted"})
 
 @dataclass
 class ObservedFineTuneJob:
-    """A FineTuneJob and what there is of its children. `spec` is an error when the object breaks the contract."""
+    """A FineTuneJob and what there is of its children. `spec` is an error when the object breaks the contract.
+
+    `pods` are those of the present Job, `strays` trainers of an earlier one that have not ended yet.
+    """
 
     owner: Object
     spec: FineTuneJob | HoneError
@@ -39,6 +42,7 @@ class ObservedFineTuneJob:
     claim: Object | None = None
     job: Object | None = None
     pods: list[Object] = field(default_factory=list)
+    strays: list[Object] = field(default_factory=list)
     reports: dict[str, ProgressReport] = field(default_factory=dict)
     facts: podstate.ClusterFacts | None = None
     warning: str | None = None
@@ -89,7 +93,8 @@ def _refuse(conditions: Conditions, reason: str, message: str) -> None:
 def _children(observed: ObservedFineTuneJob, job: FineTuneJob, result: Plan) -> None:
     owner = observed.owner
     if observed.job is None:
-        result.actions.append(Create(JOBS, trainer.train_job(owner, job, observed.image)))
+        if not observed.strays:  # the claim has one writer
+            result.actions.append(Create(JOBS, trainer.train_job(owner, job, observed.image)))
     else:
         desired = trainer.train_job(owner, job, observed.image)
         # The Job's template can't change: what could differ is put right field by field.
@@ -162,6 +167,10 @@ def _active(
         return
     if observed.job and (observed.job.get("spec") or {}).get("suspend"):
         conditions.set("Running", False, "JobSuspended", "The Job is suspended; what suspended it must let it go on.")
+        return
+    if observed.strays:
+        words = f"Pod {observed.strays[0]['metadata']['name']} of an earlier Job must end first."
+        conditions.set("Running", False, "EarlierTrainerEnding", words)
         return
     if last:
         reason, words = podstate.failure_of(last)

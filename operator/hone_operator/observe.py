@@ -75,6 +75,11 @@ class Observer:
             for pod in await self.api.list(PODS, space, labelSelector=f"{FINETUNEJOB_LABEL}={key.name}"):
                 self.cache.put(PODS, pod)
             observed.pods = self._pods_of(key, observed.job)
+        observed.strays = [
+            pod
+            for pod in self.cache.children(key, PODS)
+            if pod not in observed.pods and podstate.phase(pod) in ("Pending", "Running")
+        ]
         observed.reports = {uid: r for uid, a in self.poller.answers(key).items() if (r := _progress_report(a))}
         if parsed.spec.resources.gpus and any(podstate.is_unschedulable(pod) for pod in observed.pods):
             observed.facts = await self.cluster_facts()

@@ -162,6 +162,16 @@ def test_a_job_deleted_by_hand_is_made_again() -> None:
     assert [(type(a), a.resource) for a in plan(observed, NOW).actions] == [(Create, JOBS)]
 
 
+def test_a_job_is_not_made_while_an_earlier_trainer_writes_on_the_claim() -> None:
+    observed = observed_job(job_object())
+    observed.job = None
+    observed.strays = [pod("old", running={"startedAt": BEFORE})]
+    found = plan(observed, NOW)
+    assert found.actions == []
+    assert conditions(found.status)["Running"] == ("False", "EarlierTrainerEnding")
+    assert "old" in message(found.status, "Running")
+
+
 def test_edits_of_the_children_are_put_right() -> None:
     observed = observed_job(job_object())
     assert observed.job
