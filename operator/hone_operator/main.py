@@ -5,6 +5,7 @@ import logging
 import os
 
 import kopf
+from kopf._core.engines.peering import Identity
 
 from hone_operator.handlers import register
 
@@ -23,6 +24,8 @@ def main(argv: list[str] | None = None) -> None:
     kopf.run(
         registry=registry,
         standalone=True,
+        # Unused alone, but otherwise looked up: the name of a user that the image need not have.
+        identity=Identity("hone-operator"),
         clusterwide=not arguments.namespace,
         namespaces=arguments.namespace,
         liveness_endpoint=arguments.liveness,
