@@ -115,8 +115,7 @@ def _structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
         if exclusive in node:
             found |= {bound: node[exclusive], exclusive: True}
     if node.get("x-kubernetes-int-or-string"):
-        del found["type"]
-        found["anyOf"] = [{"type": "integer"}, {"type": "string"}]
+        del found["type"]  # the API server takes it to be integer or string
     if validations := _validations(node):
         found["x-kubernetes-validations"] = validations
     if "anyOf" in node:

@@ -20,6 +20,9 @@ METADATA = frozenset(
 )
 
 
+_ANYTHING: Schema = {"x-kubernetes-preserve-unknown-fields": True}
+
+
 class _Problem(NamedTuple):
     sentence: str
     hides_rules: bool = False
@@ -46,15 +49,17 @@ def validate(document: dict[str, Any]) -> list[str]:
 
 
 def _unknown_fields(path: str, value: Any, of: Schema, root: Schema) -> Iterator[_Problem]:
+    anything = of.get("x-kubernetes-preserve-unknown-fields", False)
     if isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _unknown_fields(f"{path}[{index}]", item, of.get("items", {}), root)
-    elif isinstance(value, dict) and "properties" in of:
-        known = METADATA if path == "metadata" else of["properties"].keys()
+            yield from _unknown_fields(f"{path}[{index}]", item, of if anything else of.get("items", {}), root)
+    elif isinstance(value, dict):
+        known = METADATA if path == "metadata" else of.get("properties", {}).keys()
+        others = _ANYTHING if anything else of.get("additionalProperties")
         for name, item in value.items():
             child = f"{path}.{name}".lstrip(".")
-            if name in known:
-                yield from _unknown_fields(child, item, of["properties"].get(name, {}), root)
+            if name in known or others:
+                yield from _unknown_fields(child, item, of.get("properties", {}).get(name, others or _ANYTHING), root)
             else:
                 yield _Problem(f'unknown field "{child}"{_hint(path, str(name), root)}')
 
@@ -118,9 +123,9 @@ def _type(path: str, value: Any, of: Schema) -> Iterator[_Problem]:
 def _type_of(value: Any) -> str:
     if isinstance(value, bool):
         return "boolean"
-    if isinstance(value, float):
-        return "integer" if value.is_integer() else "number"
-    names = {int: "integer", str: "string", list: "array", dict: "object", type(None): "null"}
+    if isinstance(value, int | float):
+        return "integer" if abs(value) < 2**63 and value == int(value) else "number"
+    names = {str: "string", list: "array", dict: "object", type(None): "null"}
     return names[type(value)]
 
 
@@ -173,8 +178,14 @@ def _duplicates(path: str, value: Any, of: Schema) -> Iterator[_Problem]:
         for name, item in value.items():
             yield from _duplicates(f"{path}.{name}".lstrip("."), item, of.get("properties", {}).get(name, {}))
     elif isinstance(value, list) and "x-kubernetes-list-type" in of:
-        names = of.get("x-kubernetes-list-map-keys", [])
-        keys = [{name: item.get(name) for name in names} if isinstance(item, dict) else item for item in value]
+        keys = value
+        if names := of.get("x-kubernetes-list-map-keys"):
+            for index, item in enumerate(value):
+                if not isinstance(item, dict | None):
+                    why = "must be an object for an array of list-type map"
+                    yield _Problem(f"{path}[{index}]: Invalid value: {_shown(item)}: {why}")
+                    return
+            keys = [{name: item[name] for name in names if name in item} for item in [item or {} for item in value]]
         for index, key in enumerate(keys):
             if keys[:index].count(key) == 1:
                 yield _Problem(f"{path}[{index}]: Duplicate value: {_shown(key)}")

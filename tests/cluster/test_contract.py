@@ -1,6 +1,8 @@
 """The API server and the contract agree: what it refuses and in which words, defaults, what may change, explain."""
 
 import json
+import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 from bad_manifests import BAD, GOOD, Bad, changed
 from hone_api.crd import KINDS, schema
 from hone_api.manifests import load_documents
+from hone_api.validation import validate
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, dict[str, Any]] = {
@@ -19,6 +22,10 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "InferenceService": {"model": {"fineTuneJob": {"name": "never"}}},
 }
+WORDS = ["x", "", "A B", "../x", "/x", "a" * 300, "10Gi"]
+NUMBERS = [0, -1, 1, 1.5, 2**40, 1e-7]
+COMPOSED = [[], {}, ["a"], ["a", "a"], [1], {"a": 1}, {"name": "x"}, [{"name": "x"}, {"name": "x"}]]
+VALUES: list[Any] = [*WORDS, *NUMBERS, *COMPOSED, True, None]
 UNCHANGEABLE = "can't change after creation, since it decides the result: make a new FineTuneJob"
 
 
@@ -30,6 +37,14 @@ def dry_run(hone: Any, manifest: dict[str, Any], *arguments: str) -> str:
     return str(hone.kubectl("apply", "--dry-run=server", "-f", "-", *arguments, stdin=json.dumps(manifest)))
 
 
+def fields(path: str, of: dict[str, Any]) -> Iterator[str]:
+    yield path
+    for name, field in of.get("properties", {}).items():
+        yield from fields(f"{path}.{name}", field)
+    if "items" in of:
+        yield from fields(f"{path}.0", of["items"])
+
+
 def words(text: str) -> str:
     return " ".join(text.split())
 
@@ -39,6 +54,27 @@ def test_refused_with_the_sentence(hone: Any, bad: Bad) -> None:
     with pytest.raises(AssertionError) as refused:
         dry_run(hone, bad.manifest())
     assert bad.sentence in str(refused.value)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_offline_says_the_same_of_random_changes(hone: Any, seed: int) -> None:
+    chance = random.Random(seed)
+    kind = chance.choice(["FineTuneJob", "FineTuneJob", "InferenceService"])
+    path = chance.choice(list(fields("spec", schema(kind)["properties"]["spec"])))
+    try:
+        manifest = changed(GOOD[kind], {path: chance.choice(VALUES)})
+    except (IndexError, TypeError):  # the good manifest has no such place
+        manifest = changed(GOOD[kind], {path.partition(".0")[0]: chance.choice(VALUES)})
+    offline = [sentence.partition("; did you mean")[0] for sentence in validate(manifest)]
+    try:
+        said = dry_run(hone, manifest)
+    except AssertionError as refusal:
+        said = str(refusal)
+        assert offline, f"only the API server refuses {path}: {said}"
+        unknown = [sentence for sentence in offline if sentence.startswith("unknown field")]
+        assert not [sentence for sentence in unknown or offline if sentence not in said], said
+    else:
+        assert not offline, f"only offline is {path} refused"
 
 
 @pytest.mark.parametrize("kind", GOOD)
