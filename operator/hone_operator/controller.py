@@ -150,6 +150,7 @@ class Controller:
                 return
             raise
         self.cache.put(key.resource, written)
+        self._queue_dependents(key)
         for event in plan.events:
             logger.info("%s: %s: %s", key, event.reason, event.message)
             await self._emit(key, owner, event)
@@ -218,10 +219,15 @@ class Controller:
             return
         key = Key(resource, body["metadata"]["namespace"], body["metadata"]["name"])
         self.queue.add(key, urgent=not body.get("status"))
-        if resource == FINETUNEJOBS:
-            for service in self.cache.all(INFERENCESERVICES, key.namespace):
-                if key.name in _named_jobs(service):
-                    self.queue.add(Key(INFERENCESERVICES, key.namespace, service["metadata"]["name"]))
+        self._queue_dependents(key)
+
+    def _queue_dependents(self, key: Key) -> None:
+        """The InferenceServices that name a FineTuneJob."""
+        if key.resource != FINETUNEJOBS:
+            return
+        for service in self.cache.all(INFERENCESERVICES, key.namespace):
+            if key.name in _named_jobs(service):
+                self.queue.add(Key(INFERENCESERVICES, key.namespace, service["metadata"]["name"]))
 
 
 def _named_jobs(service: Object) -> set[str]:

@@ -25,7 +25,7 @@ from hone_operator.resources import CLAIMS, CONFIGMAPS, JOBS, Object, contains, 
 TERMINAL = ("Succeeded", "Failed")
 GONE_SOON_SECONDS = 2.0
 LOOK_AGAIN_SECONDS = 20.0
-QUIET = frozenset({"Accepted"})
+QUIET = frozenset({"Accepted", "TrainerEnded"})
 
 
 @dataclass
@@ -145,6 +145,9 @@ def _active(
         _report(observed.reports.get(uid), status)
         conditions.set("Running", True, "TrainerRunning", f"The trainer runs in pod {current['metadata']['name']}.")
         return
+    if current is None and _success(observed.pods):
+        conditions.set("Running", False, "TrainerEnded", "The trainer has ended; the Job is about to.")
+        return
     status["stage"] = "Pending"
     if current and not since:
         error = podstate.why_not_running(
@@ -199,7 +202,7 @@ def _report(report: ProgressReport | None, status: Object) -> None:
 def _succeeded(
     observed: ObservedFineTuneJob, job: FineTuneJob, finished: Object, conditions: Conditions, result: Plan
 ) -> None:
-    state = next((s for pod in observed.pods if (s := _terminated(pod)) and s["exitCode"] == 0), None)
+    state = _success(observed.pods)
     if state is None:
         _ask_again(observed, conditions, result)
         return
@@ -285,6 +288,11 @@ def _final(message: TerminationMessage, status: Object) -> None:
 
 def _terminated(pod: Object) -> Object | None:
     return podstate.terminated(pod, trainer.CONTAINER)
+
+
+def _success(pods: list[Object]) -> Object | None:
+    """The `terminated` state of the trainer that succeeded."""
+    return next((state for pod in pods if (state := _terminated(pod)) and state["exitCode"] == 0), None)
 
 
 def _last_terminated(pods: list[Object]) -> Object | None:

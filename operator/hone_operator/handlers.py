@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from typing import Any
 
 import kopf
@@ -33,6 +34,10 @@ def register(registry: kopf.OperatorRegistry, image: str, namespaces: list[str])
     @kopf.on.cleanup(registry=registry)
     async def stop(memo: Any, **_: Any) -> None:
         await memo.controller.stop()
+
+    @kopf.on.probe(registry=registry, id="secondsSinceLastPass")
+    async def health(memo: Any, **_: Any) -> float:
+        return float(round(time.monotonic() - memo.controller.last_success, 1))
 
     for resource in WATCHED:
         _watch(registry, resource)

@@ -18,7 +18,8 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(
         level=arguments.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", force=True
     )
-    logging.getLogger("kopf").setLevel(max(logging.getLogger().level, logging.WARNING))
+    for chatty in ("kopf", "aiohttp.access"):
+        logging.getLogger(chatty).setLevel(max(logging.getLogger().level, logging.WARNING))
     registry = kopf.get_default_registry()
     register(registry, arguments.runtime_image, arguments.namespace)
     kopf.run(

@@ -94,6 +94,14 @@ def test_success_keeps_the_trainers_last_word() -> None:
     assert [event.reason for event in found.events] == ["Succeeded"]
 
 
+def test_between_the_trainers_end_and_the_jobs_the_stage_is_kept() -> None:
+    before = {"stage": "Saving"}
+    found = plan(observed_job(job_object(status=before), pod(terminated=terminated(0, success()))), NOW)
+    assert found.status["stage"] == "Saving"
+    assert conditions(found.status)["Running"] == ("False", "TrainerEnded")
+    assert found.events == []
+
+
 def test_a_result_whose_pod_is_gone_is_asked_for_again() -> None:
     found = plan(observed_job(job_object(), job_conditions=[job_condition("Complete")]), NOW)
     assert found.actions == [Delete(JOBS, "faq-train", "uid-child")]
