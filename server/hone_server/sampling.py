@@ -1,5 +1,6 @@
 """Choosing the next token of every request in a batch, each by its own settings and its own seed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,30 +25,38 @@ class Sampling:
     seed: int
 
 
-def token_noise(seed: int, position: int, vocab_size: int) -> torch.Tensor:
-    """Exponential noise (float32, shape [vocab_size]) that only the seed and the token's position decide."""
+def token_noise(seed: int, position: int, vocab_size: int) -> np.ndarray:
+    """Exponential noise (float32, shape [vocab_size], above 0) that only the seed and the token's position decide."""
     generator = np.random.Generator(np.random.Philox(key=seed, counter=position))
     noise = generator.standard_exponential(vocab_size, dtype=np.float32)
-    return torch.from_numpy(np.maximum(noise, np.finfo(np.float32).tiny))
+    return np.maximum(noise, np.finfo(np.float32).tiny, out=noise)
 
 
-def perturb(logits: torch.Tensor, sampling: Sampling, position: int) -> torch.Tensor:
-    """Scores (shape [vocab_size]) whose argmax is a sample of softmax(logits / temperature) after top-k and top-p.
+def perturb(logits: torch.Tensor, samplings: Sequence[Sampling], positions: Sequence[int]) -> torch.Tensor:
+    """Scores (shape [requests, vocab_size], as the logits) whose argmax is a sample of each row's distribution:
+    softmax(logits / temperature) after top-k and top-p. Every temperature is above 0.
 
     Dividing probabilities by exponential noise is the Gumbel-max trick. Beside needing no shared random state, it keeps
     the choice steady when the logits differ in their last bits, as they do when the batch is composed differently.
     """
-    scores = logits / sampling.temperature
-    if 0 < sampling.top_k < scores.numel():
-        scores = scores.masked_fill(scores < torch.topk(scores, sampling.top_k).values[-1], -torch.inf)
+    temperatures = torch.tensor([sampling.temperature for sampling in samplings], device=logits.device)
+    scores = logits / temperatures.unsqueeze(1)
+    for row, sampling in enumerate(samplings):
+        if 0 < sampling.top_k < scores.shape[1]:
+            smallest = torch.topk(scores[row], sampling.top_k).values[-1]
+            scores[row].masked_fill_(scores[row] < smallest, -torch.inf)
     probabilities = torch.softmax(scores, dim=-1)
-    if sampling.top_p < 1:
-        ordered = torch.sort(probabilities, descending=True).values
-        kept = int((torch.cumsum(ordered, dim=-1) < sampling.top_p).sum())
-        smallest = ordered[min(kept, ordered.numel() - 1)]
-        probabilities = probabilities.masked_fill(probabilities < smallest, 0.0)
-    noise = token_noise(sampling.seed, position, probabilities.numel())
-    return probabilities / noise.to(probabilities.device)
+    for row, sampling in enumerate(samplings):
+        if sampling.top_p < 1:
+            ordered = torch.sort(probabilities[row], descending=True).values
+            kept = int((torch.cumsum(ordered, dim=-1) < sampling.top_p).sum())
+            smallest = ordered[min(kept, ordered.numel() - 1)]
+            probabilities[row].masked_fill_(probabilities[row] < smallest, 0.0)
+    noise = [
+        token_noise(sampling.seed, position, logits.shape[1])
+        for sampling, position in zip(samplings, positions, strict=True)
+    ]
+    return probabilities / torch.from_numpy(np.stack(noise)).to(logits.device)
 
 
 class BatchSampler(ContinuousBatchingLogitsProcessorList):
@@ -73,10 +82,12 @@ class BatchSampler(ContinuousBatchingLogitsProcessorList):
         return arg_storage
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, logits_processor_args: Any) -> torch.Tensor:
-        for row, state in enumerate(self._states):
-            sampling: Sampling = state.logit_processor_kwargs["sampling"]
-            if sampling.temperature > 0:
-                # The sum stays the same when the scheduler evicts a request and later feeds it its own tokens again.
-                position = len(state.initial_tokens) + len(state.generated_tokens)
-                scores[row] = perturb(scores[row], sampling, position)
+        samplings: list[Sampling] = [state.logit_processor_kwargs["sampling"] for state in self._states]
+        rows = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
+        if rows:
+            # The sum stays the same when the scheduler evicts a request and later feeds it its own tokens again.
+            positions = [
+                len(state.initial_tokens) + len(state.generated_tokens) for state in (self._states[row] for row in rows)
+            ]
+            scores[rows] = perturb(scores[rows], [samplings[row] for row in rows], positions)
         return scores

@@ -9,7 +9,7 @@ LOGITS = torch.log(torch.tensor([0.5, 0.25, 0.15, 0.1]))
 
 def choose(position, **settings):
     sampling = Sampling(**{"temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": 7, **settings})
-    return int(perturb(LOGITS, sampling, position).argmax())
+    return int(perturb(LOGITS[None], [sampling], [position]).argmax())
 
 
 def frequencies(**settings):
@@ -45,5 +45,14 @@ def test_another_seed_chooses_otherwise():
 def test_logits_that_differ_in_their_last_bits_choose_the_same():
     wobble = LOGITS + torch.tensor([1e-6, -1e-6, 1e-6, -1e-6])
     sampling = Sampling(temperature=1.0, top_p=1.0, top_k=0, seed=7)
-    for position in range(200):
-        assert perturb(wobble, sampling, position).argmax() == perturb(LOGITS, sampling, position).argmax()
+    positions = range(200)
+    steady, wobbled = (perturb(x.expand(200, -1), [sampling] * 200, positions).argmax(-1) for x in (LOGITS, wobble))
+    assert torch.equal(steady, wobbled)
+
+
+def test_every_row_of_a_batch_has_its_own_settings():
+    settings = [{"top_k": 1}, {"temperature": 0.5, "seed": 9}, {"top_p": 0.7}, {"top_k": 3, "top_p": 0.5}]
+    samplings = [Sampling(**{"temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": 7, **one}) for one in settings]
+    for position in range(100):
+        batch = perturb(LOGITS.expand(4, -1), samplings, [position] * 4).argmax(-1).tolist()
+        assert batch == [choose(position, **one) for one in settings]
