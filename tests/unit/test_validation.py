@@ -1,13 +1,18 @@
 """`hone validate`: every bad manifest is refused with the API server's sentence, every good one accepted."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from bad_manifests import BAD, GOOD, REMOVED, Bad, changed
 from hone_api.crd import KINDS
 from hone_api.finetunejob import FineTuneJob
+from hone_api.manifests import load_documents
 from hone_api.validation import validate
 
+ROOT = Path(__file__).parents[2]
 MINIMAL = {
     "FineTuneJob": {"spec": {"model": {"name": "a/b"}, "dataset": {"name": "c/d"}}},
     "InferenceService": {"spec": {"model": {"name": "a/b"}}},
@@ -82,3 +87,24 @@ def test_every_bad_manifest_differs_from_the_good_one(kind: str) -> None:
     changes = [bad.changes for bad in BAD if bad.kind == kind]
     assert all(changed(GOOD[kind], change) != GOOD[kind] for change in changes)
     assert REMOVED not in GOOD[kind].values()
+
+
+def documents() -> list[tuple[str, dict[str, Any]]]:
+    """Every object of Hone's in the examples and in the YAML blocks of the documentation."""
+    found = []
+    for file in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]:
+        blocks = re.findall(r"```yaml\n(.*?)```", file.read_text(), re.DOTALL)
+        found += [(str(file), document) for block in blocks for document in yaml.safe_load_all(block)]
+    for file in ROOT.glob("examples/**/*.yaml"):
+        found += [(str(file), document) for document in load_documents(file)]
+    return [
+        (file, document) for file, document in found if isinstance(document, dict) and document.get("kind") in KINDS
+    ]
+
+
+def test_examples_and_documentation_are_good() -> None:
+    shown = documents()
+    assert {document["kind"] for _, document in shown} == set(KINDS)
+    assert [(file, sentence) for file, document in shown for sentence in validate(document)] == []
+    for _, document in shown:
+        KINDS[document["kind"]].model_validate(document)
