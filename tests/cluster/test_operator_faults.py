@@ -1,0 +1,246 @@
+"""Whatever is deleted, edited, killed or wrong: the operator puts it right, or says what is the matter."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kube import SYSTEM, Cluster, Images, claim, condition, pod
+
+Object = dict[str, Any]
+TRAIN_SECONDS = 400
+SERVE_SECONDS = 300
+ROWS = "".join(json.dumps({"text": f"{word} is the word of the day."}) + "\n" for word in "red green blue grey".split())
+
+
+@pytest.fixture(scope="module")
+def lab(hone: Cluster, images: Images) -> Iterator[str]:
+    """A namespace with a tiny model on the claim `models` and four rows of text in the ConfigMap `words`."""
+    with hone.fresh_namespace("faults") as namespace:
+        words = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "words"}, "data": {"train.jsonl": ROWS}}
+        hone.create(claim("models"), words, namespace=namespace)
+        script = (Path(__file__).parent / "make_model.py").read_text()
+        maker = pod("make", images.runtime, "python3", "-c", script, "/models/tiny", claims={"models": "/models"})
+        hone.run_pod(maker, namespace)
+        yield namespace
+
+
+def job(name: str, *, steps: int = 4, **spec: Any) -> Object:
+    """A FineTuneJob on the tiny model, on the CPU."""
+    return {
+        "apiVersion": "hone.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": name},
+        "spec": {
+            "model": {"claim": {"name": "models", "path": "tiny"}},
+            "dataset": {"configMap": {"name": "words", "key": "train.jsonl"}},
+            "training": {"maxSteps": steps, "perDeviceTrainBatchSize": 2, "loggingSteps": 1},
+            "checkpoint": {"saveSteps": 20},
+            "output": {"storage": {"size": "1Gi"}},
+            "resources": {"gpus": 0, "sharedMemory": "64Mi"},
+            **spec,
+        },
+    }
+
+
+def service(name: str, job_name: str) -> Object:
+    return {
+        "apiVersion": "hone.dev/v1alpha1",
+        "kind": "InferenceService",
+        "metadata": {"name": name},
+        "spec": {"model": {"fineTuneJob": {"name": job_name}}, "resources": {"gpus": 0, "sharedMemory": "64Mi"}},
+    }
+
+
+def because(type_: str, reason: str) -> Any:
+    """A test for a condition with this reason."""
+    return lambda found: reason == reasons(found).get(type_)
+
+
+def reasons(found: Object) -> dict[str, str]:
+    return {each["type"]: each["reason"] for each in found.get("status", {}).get("conditions", [])}
+
+
+def message(found: Object, type_: str) -> str:
+    return next(str(each["message"]) for each in found["status"]["conditions"] if each["type"] == type_)
+
+
+def past_step(step: int) -> Any:
+    return lambda found: (found.get("status", {}).get("progress") or {}).get("step", 0) >= step
+
+
+def uid(found: Object | None) -> str | None:
+    return found["metadata"]["uid"] if found else None
+
+
+def event_reasons(hone: Cluster, namespace: str, name: str) -> list[str]:
+    found = hone.list("events", namespace)
+    return [each["reason"] for each in found if each["involvedObject"]["name"] == name]
+
+
+@pytest.fixture(scope="module")
+def served(hone: Cluster, lab: str) -> str:
+    """A FineTuneJob `words` that succeeded and an InferenceService `speak`, made before it, that serves it."""
+    hone.create(service("speak", "words"), namespace=lab)
+    waiting = hone.wait("inferenceservice", "speak", because("ArtifactsResolved", "WaitingForFineTuneJob"), lab)
+    assert "FineTuneJob words does not exist" in message(waiting, "ArtifactsResolved")
+    hone.create(job("words", steps=40), namespace=lab)
+    hone.wait("inferenceservice", "speak", lambda found: "stage is" in message(found, "ArtifactsResolved"), lab)
+    assert hone.get("deployment", "speak", lab) is None
+    hone.wait("finetunejob", "words", condition("Succeeded"), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
+    hone.wait("inferenceservice", "speak", condition("Available"), lab, timeout=SERVE_SECONDS)
+    return lab
+
+
+def test_a_service_waits_for_its_job_and_then_serves_it(hone: Cluster, served: str) -> None:
+    found = hone.wait("inferenceservice", "speak", because("Progressing", "Complete"), served)
+    digest = (hone.get("finetunejob", "words", served) or {})["status"]["artifact"]["digest"]
+    models = {model["name"]: model for model in found["status"]["models"]}
+    hone.wait(
+        "inferenceservice",
+        "speak",
+        lambda now: {m["loaded"] for m in now["status"]["models"]} == {"1/1"},
+        served,
+    )
+    assert models["words"]["digest"] == digest
+    assert {"WaitingForFineTuneJob", "EnginesReady"} <= set(event_reasons(hone, served, "speak"))
+
+
+@pytest.mark.parametrize("kind", ["service", "deployment"])
+def test_a_child_that_is_deleted_is_made_again(hone: Cluster, served: str, kind: str) -> None:
+    before = uid(hone.get(kind, "speak", served))
+    hone.kubectl("delete", kind, "speak", "--wait=true", namespace=served)
+    hone.wait(kind, "speak", lambda found: uid(found) != before, served)
+    hone.wait("inferenceservice", "speak", condition("Available"), served, timeout=SERVE_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "patch", "path"),
+    [
+        ("service", {"spec": {"ports": [{"name": "http", "port": 99, "targetPort": 1}]}}, ("spec", "ports")),
+        ("deployment", {"spec": {"replicas": 0}}, ("spec", "replicas")),
+    ],
+)
+def test_a_child_that_is_edited_is_put_right(
+    hone: Cluster, served: str, kind: str, patch: Object, path: tuple[str, str]
+) -> None:
+    def value(found: Object | None) -> Any:
+        wanted = (found or {})[path[0]][path[1]]
+        return [(p["port"], p["targetPort"]) for p in wanted] if isinstance(wanted, list) else wanted
+
+    before = value(hone.get(kind, "speak", served))
+    hone.kubectl("patch", kind, "speak", "--type=merge", "--patch", json.dumps(patch), namespace=served)
+    hone.wait(kind, "speak", lambda found: value(found) == before, served)
+    hone.wait("inferenceservice", "speak", condition("Available"), served, timeout=SERVE_SECONDS)
+
+
+def test_a_job_that_is_deleted_in_the_middle_goes_on_from_its_checkpoint(hone: Cluster, lab: str) -> None:
+    hone.create(job("again", steps=1500), namespace=lab)
+    hone.wait("finetunejob", "again", past_step(60), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
+    before = uid(hone.get("job", "again-train", lab))
+    hone.kubectl("delete", "job", "again-train", "--wait=false", namespace=lab)
+    hone.wait("job", "again-train", lambda found: uid(found) != before, lab, timeout=120)
+    hone.wait("finetunejob", "again", condition("Succeeded"), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
+
+    steps = [line["step"] for line in metrics(hone, lab, "again") if "loss" in line]
+    assert steps == list(range(1, 1501))
+
+
+def metrics(hone: Cluster, namespace: str, name: str) -> list[Object]:
+    """The lines of the trainer's metrics.jsonl, read from the claim."""
+    image = hone.list("pods", SYSTEM, "app.kubernetes.io/component=operator")[0]["spec"]["containers"][0]["image"]
+    show = f"print(open('/output/{namespace}/{name}/logs/metrics.jsonl').read())"
+    reader = pod(f"read-{name}", image, "python3", "-c", show, claims={name: "/output"})
+    return [json.loads(line) for line in hone.run_pod(reader, namespace).splitlines() if line]
+
+
+def test_a_job_that_ends_while_the_operator_is_down_is_not_lost(hone: Cluster, lab: str) -> None:
+    hone.create(job("alone", steps=200), namespace=lab)
+    hone.wait("finetunejob", "alone", past_step(1), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
+    [operator] = hone.list("pods", SYSTEM, "app.kubernetes.io/component=operator")
+    hone.kubectl("delete", "pod", operator["metadata"]["name"], "--grace-period=0", "--force", namespace=SYSTEM)
+    hone.kubectl("scale", "deployment/hone-operator", "--replicas=0", namespace=SYSTEM)
+    try:
+        hone.wait("job", "alone-train", condition("Complete"), lab, timeout=TRAIN_SECONDS)
+        assert (hone.get("finetunejob", "alone", lab) or {})["status"]["stage"] != "Succeeded"
+    finally:
+        hone.kubectl("scale", "deployment/hone-operator", "--replicas=1", namespace=SYSTEM)
+    found = hone.wait("finetunejob", "alone", condition("Succeeded"), lab, unless=condition("Failed"))
+    assert found["status"]["artifact"]["digest"].startswith("sha256:")
+    assert len(hone.list("pods", lab, "hone.dev/finetunejob=alone")) == 1
+
+
+def test_a_result_whose_pod_is_gone_is_read_from_the_claim(hone: Cluster, lab: str) -> None:
+    hone.create(job("lost", steps=30), namespace=lab)
+    hone.wait("finetunejob", "lost", past_step(1), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
+    hone.kubectl("scale", "deployment/hone-operator", "--replicas=0", namespace=SYSTEM)
+    try:
+        hone.wait("job", "lost-train", condition("Complete"), lab, timeout=TRAIN_SECONDS)
+        hone.kubectl("delete", "pod", "--selector=hone.dev/finetunejob=lost", namespace=lab)
+    finally:
+        hone.kubectl("scale", "deployment/hone-operator", "--replicas=1", namespace=SYSTEM)
+    hone.wait("finetunejob", "lost", condition("Succeeded"), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
+    steps = [line["step"] for line in metrics(hone, lab, "lost") if "loss" in line]
+    assert steps == list(range(1, 31))
+    assert "ResultLost" in event_reasons(hone, lab, "lost")
+
+
+def test_a_missing_model_fails_at_once(hone: Cluster, lab: str) -> None:
+    hone.create(job("nomodel", model={"claim": {"name": "models", "path": "nowhere"}}), namespace=lab)
+    failed = hone.wait("finetunejob", "nomodel", condition("Failed"), lab, timeout=TRAIN_SECONDS)
+    assert reasons(failed)["Failed"] == "ModelNotFound"
+    assert "nowhere" in message(failed, "Failed")
+    assert "spec.model" in message(failed, "Failed")
+    assert len(hone.list("pods", lab, "hone.dev/finetunejob=nomodel")) == 1
+    assert "ModelNotFound" in event_reasons(hone, lab, "nomodel")
+
+
+def test_an_image_that_does_not_exist_is_named_and_can_be_waited_out(hone: Cluster, images: Images, lab: str) -> None:
+    image = f"{hone.registry}/hone-runtime:none"
+    hone.create(job("noimage", pod={"image": image}), namespace=lab)
+    waiting = hone.wait("finetunejob", "noimage", because("Running", "ImagePullFailed"), lab)
+    assert image in message(waiting, "Running")
+    assert "spec.pod.image" in message(waiting, "Running")
+    assert reasons(waiting)["Failed"] == "NotFinished"
+    assert "ImagePullFailed" in event_reasons(hone, lab, "noimage")
+    hone.kubectl("delete", "finetunejob", "noimage", namespace=lab)
+
+
+def test_a_claim_that_does_not_exist_is_named(hone: Cluster, lab: str) -> None:
+    hone.create(job("noclaim", dataset={"claim": {"name": "nowhere"}}), namespace=lab)
+    waiting = hone.wait("finetunejob", "noclaim", because("Running", "VolumeNotBound"), lab, timeout=120)
+    assert "nowhere" in message(waiting, "Running")
+    hone.create(claim("nowhere"), namespace=lab)
+    hone.wait("finetunejob", "noclaim", condition("Failed"), lab, timeout=TRAIN_SECONDS)
+    assert reasons(hone.get("finetunejob", "noclaim", lab) or {})["Failed"].startswith("Dataset")
+
+
+def test_what_somebody_else_made_is_never_taken_over(hone: Cluster, lab: str) -> None:
+    theirs = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "taken-manifest"}, "data": {"mine": "1"}}
+    hone.create(theirs, job("taken"), namespace=lab)
+    refused = hone.wait("finetunejob", "taken", condition("Accepted", "False"), lab)
+    assert reasons(refused)["Accepted"] == "NameConflict"
+    assert "taken-manifest" in message(refused, "Accepted")
+    hone.wait_gone("job", "taken-train", lab)
+    kept = hone.get("configmap", "taken-manifest", lab) or {}
+    assert kept["data"] == {"mine": "1"}
+    hone.kubectl("delete", "configmap", "taken-manifest", namespace=lab)
+    hone.wait("finetunejob", "taken", condition("Succeeded"), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
+
+
+def test_deleting_the_objects_leaves_the_claim_alone(hone: Cluster, served: str) -> None:
+    kept = uid(hone.get("persistentvolumeclaim", "words", served))
+    hone.kubectl("delete", "inferenceservice/speak", "finetunejob/words", namespace=served)
+    for kind, name in [
+        ("deployment", "speak"),
+        ("service", "speak"),
+        ("job", "words-train"),
+        ("configmap", "words-manifest"),
+    ]:
+        hone.wait_gone(kind, name, served)
+    for label in ("finetunejob=words", "inferenceservice=speak"):
+        hone.kubectl("wait", "--for=delete", "pod", f"--selector=hone.dev/{label}", "--timeout=120s", namespace=served)
+    left = hone.get("persistentvolumeclaim", "words", served)
+    assert kept
+    assert uid(left) == kept
