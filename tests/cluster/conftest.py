@@ -76,7 +76,7 @@ def hone(cluster: Cluster, images: Images) -> Iterator[Cluster]:
         values = [f"operator.image={images.operator}", f"runtime.image={images.runtime}"]
         run(*helm, "--set-string", ",".join(values), "--wait", "--timeout=180s", env=cluster.env, timeout=240)
     except AssertionError as error:
-        pytest.fail(f"{error}\n{cluster.dump('deployments', '', SYSTEM)}")
+        pytest.fail(f"{error}\n{cluster.dump('deployment', 'hone-operator', SYSTEM)}")
     yield cluster
     if os.environ.get("HONE_TEST_KUBECONFIG"):
         run("helm", "uninstall", "hone", "--namespace", SYSTEM, "--wait", env=cluster.env, timeout=240)
