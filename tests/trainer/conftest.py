@@ -162,7 +162,7 @@ class Worker:
         folder.mkdir(parents=True, exist_ok=True)
         self._log = folder / "log"
         self._count = 0
-        self._folder = folder
+        self.folder = folder
         self._process = subprocess.Popen(
             [sys.executable, "-c", WORKER],
             stdin=subprocess.PIPE,
@@ -180,8 +180,8 @@ class Worker:
         output: Path | None = None,
     ) -> Result:
         self._count += 1
-        output = output or self._folder / f"out-{self._count}"
-        manifest = write_manifest(self._folder / f"job-{self._count}.yaml", *documents)
+        output = output or self.folder / f"out-{self._count}"
+        manifest = write_manifest(self.folder / f"job-{self._count}.yaml", *documents)
         asked = {
             "manifest": str(manifest),
             "output": str(output),
@@ -211,10 +211,22 @@ def write_manifest(path: Path, *documents: dict[str, Any]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
-    found = Worker(tmp_path_factory.mktemp("worker"), {"HF_HUB_OFFLINE": "1"})
-    yield found
-    found.close()
+def make_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Worker]]:
+    """Start a worker: make_worker(name, environ)."""
+    started: list[Worker] = []
+
+    def make(name: str, environ: dict[str, str]) -> Worker:
+        started.append(Worker(tmp_path_factory.mktemp(name), environ))
+        return started[-1]
+
+    yield make
+    for worker in started:
+        worker.close()
+
+
+@pytest.fixture(scope="session")
+def worker(make_worker: Callable[..., Worker]) -> Worker:
+    return make_worker("worker", {"HF_HUB_OFFLINE": "1"})
 
 
 @pytest.fixture(scope="session")

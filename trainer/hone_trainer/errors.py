@@ -1,6 +1,7 @@
 """From what libraries raise to failures with a name."""
 
 import errno
+import socket
 from collections.abc import Iterator
 
 from hone_api.reasons import (
@@ -32,13 +33,14 @@ def named(error: BaseException) -> HoneError:
 
 def is_connection_error(error: BaseException) -> bool:
     """Whether the hub can't be reached, or answers that it is not well."""
-    import httpx
-
     for cause in _chain(error):
-        if isinstance(cause, httpx.TransportError | ConnectionError):  # being told to stay offline is among these
+        if isinstance(cause, ConnectionError | TimeoutError | socket.gaierror):  # being kept offline is among these
             return True
-        if isinstance(cause, httpx.HTTPStatusError):
-            return cause.response.status_code == 429 or cause.response.status_code >= 500
+        if _is_transport_error(cause):
+            return True
+        status = getattr(getattr(cause, "response", None), "status_code", None)
+        if isinstance(status, int):
+            return status == 429 or status >= 500
     return False
 
 
@@ -74,6 +76,13 @@ def _known(error: BaseException) -> HoneError | None:
     if is_connection_error(error):
         return HoneError(HUB_UNREACHABLE, f"The hub can't be reached: {text}")
     return None
+
+
+def _is_transport_error(error: BaseException) -> bool:
+    """By name, since versions of huggingface_hub differ in the HTTP client that they bring (httpx, httpx2)."""
+    return any(
+        kind.__name__ == "TransportError" and kind.__module__.startswith("httpx") for kind in type(error).__mro__
+    )
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

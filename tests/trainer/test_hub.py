@@ -1,0 +1,165 @@
+"""Models and datasets on the hub: found, refused, unreachable. The hub is a small HTTP server of the test's own."""
+
+import hashlib
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Job = Callable[..., dict[str, Any]]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+REFUSALS = {
+    "me/missing": (404, "RepoNotFound"),
+    "me/secret": (401, ""),
+    "me/gated": (403, "GatedRepo"),
+    "me/down": (503, ""),
+}
+
+
+class Hub(ThreadingHTTPServer):
+    """Answers as the hub does, for the one model me/tiny; `asked` is what it was asked."""
+
+    def __init__(self, model: Path) -> None:
+        self.model = model
+        self.asked: list[str] = []
+        super().__init__(("127.0.0.1", 0), Answer)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Answer(BaseHTTPRequestHandler):
+    server: Hub
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        self.server.asked.append(path)
+        for name, (status, code) in REFUSALS.items():
+            if name in path:
+                return self.send(status, b"{}", {"X-Error-Code": code} if code else {})
+        if path in (f"/api/models/me/tiny/revision/{revision}" for revision in ("main", COMMIT)):
+            return self.send(200, json.dumps({"id": "me/tiny", "sha": COMMIT, "siblings": [], "tags": []}).encode())
+        if path.startswith("/api/models/me/tiny/revision/"):
+            return self.send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+        file = self.server.model / path.rpartition("/")[2]
+        if path.startswith(f"/me/tiny/resolve/{COMMIT}/") and file.is_file():
+            data = file.read_bytes()
+            return self.send(200, data, {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": COMMIT})
+        return self.send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
+
+    do_HEAD = do_GET
+
+    def send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *args: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def hub(claim: Path) -> Iterator[Hub]:
+    server = Hub(claim / "tiny")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def online(make_worker: Callable[..., Any], hub: Hub) -> Any:
+    """A worker whose hub is the test's."""
+    return make_worker("online", {"HF_ENDPOINT": hub.url})
+
+
+@pytest.fixture(scope="module")
+def cut_off(make_worker: Callable[..., Any], claim: Path) -> Any:
+    """A worker whose hub does not answer, with me/tiny and the dataset me/rows in its cache."""
+    worker = make_worker("cut-off", {"HF_ENDPOINT": "http://127.0.0.1:9"})
+    for folder, files in (("models--me--tiny", claim / "tiny"), ("datasets--me--rows", None)):
+        cached = worker.folder / "hf/hub" / folder
+        (cached / "refs").mkdir(parents=True)
+        (cached / "refs/main").write_text(COMMIT)
+        snapshot = cached / "snapshots" / COMMIT
+        if files:
+            shutil.copytree(files, snapshot)
+        else:
+            snapshot.mkdir(parents=True)
+            shutil.copy(claim / "text.jsonl", snapshot / "train.jsonl")
+    return worker
+
+
+def test_a_model_is_downloaded_at_the_commit_that_its_revision_is(online: Any, hub: Hub, job: Job, claim: Path) -> None:
+    done = online.run(job(model={"name": "me/tiny"}), claims={"claim": claim})
+    assert done.code == 0, done.log
+    assert done.manifest["baseModel"] == {"name": "me/tiny", "revision": COMMIT}
+    assert done.word["artifact"]["baseModel"] == "me/tiny"
+    assert done.word["artifact"]["baseRevision"] == COMMIT
+    adapter = json.loads((done.output / "adapter/adapter_config.json").read_text())
+    assert (adapter["base_model_name_or_path"], adapter["revision"]) == ("me/tiny", COMMIT)
+    assert f"/me/tiny/resolve/{COMMIT}/model.safetensors" in hub.asked
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "reason", "words"),
+    [
+        ("me/missing", 66, "NotFound", "the hub has no such"),
+        ("me/secret", 67, "HubUnauthorized", "does not exist or is private"),
+        ("me/gated", 67, "HubUnauthorized", "is gated"),
+        ("me/down", 71, "HubUnreachable", "can't be reached"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["model", "dataset"])
+def test_what_the_hub_refuses_is_named(
+    online: Any, job: Job, claim: Path, kind: str, name: str, code: int, reason: str, words: str
+) -> None:
+    failed = online.run(job(**{kind: {"name": name}}), claims={"claim": claim})
+    reason = kind.capitalize() + reason if reason == "NotFound" else reason
+    assert (failed.code, failed.word["reason"]) == (code, reason), failed.log
+    assert f"spec.{kind}.name is {name}" in failed.word["message"]
+    assert words in failed.word["message"]
+
+
+def test_a_revision_that_is_not_there_is_named(online: Any, job: Job, claim: Path) -> None:
+    failed = online.run(job(model={"name": "me/tiny", "revision": "v9"}), claims={"claim": claim})
+    assert (failed.code, failed.word["reason"]) == (66, "ModelNotFound")
+    assert "spec.model.revision is v9" in failed.word["message"]
+
+
+def test_what_is_not_in_the_cache_can_not_be_had_without_the_hub(cut_off: Any, job: Job, claim: Path) -> None:
+    failed = cut_off.run(job(model={"name": "me/other"}), claims={"claim": claim})
+    assert (failed.code, failed.word["reason"]) == (71, "HubUnreachable"), failed.log
+    assert "spec.model.name is me/other, which is not in the cache" in failed.word["message"]
+
+
+def test_what_is_in_the_cache_is_trained_without_the_hub_and_without_waiting(
+    cut_off: Any, job: Job, claim: Path
+) -> None:
+    began = time.monotonic()
+    here = cut_off.run(job(), claims={"claim": claim})
+    local = time.monotonic() - began
+    began = time.monotonic()
+    done = cut_off.run(job(model={"name": "me/tiny"}, dataset={"name": "me/rows"}), claims={"claim": claim})
+    cached = time.monotonic() - began
+    assert done.code == 0, done.log
+    assert done.manifest["baseModel"] == {"name": "me/tiny", "revision": COMMIT}
+    assert cached < local + 5
+    assert (here.output / "adapter/adapter_model.safetensors").read_bytes() == (
+        done.output / "adapter/adapter_model.safetensors"
+    ).read_bytes()
+    missing = cut_off.run(job(dataset={"name": "me/rows", "split": "valid"}), claims={"claim": claim})
+    assert (missing.code, missing.word["reason"]) == (66, "DatasetNotFound")
+    assert "spec.dataset.split is valid" in missing.word["message"]
