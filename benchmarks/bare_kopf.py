@@ -7,12 +7,7 @@ import kubernetes
 from kubernetes.client import BatchV1Api
 
 IMAGE = os.environ["IMAGE"]
-
-
-@kopf.on.login()
-def login(**_: object) -> kopf.ConnectionInfo | None:
-    kubernetes.config.load_kube_config()
-    return kopf.login_with_kubeconfig()
+kubernetes.config.load_kube_config()
 
 
 @kopf.on.create("bench.hone.dev", "v1", "barejobs")
@@ -21,7 +16,7 @@ def create(spec: kopf.Spec, name: str, namespace: str, **_: object) -> dict[str,
         "name": "trainer",
         "image": IMAGE,
         "args": ["run", "--model", spec["model"]],
-        "resources": {"limits": {"amd.com/gpu": 1}},
+        "resources": {"limits": {"amd.com/gpu": "1"}},
     }
     job = {
         "apiVersion": "batch/v1",

@@ -33,7 +33,7 @@ from kubernetes.client import (
 HERE = Path(__file__).parent
 CRDS = HERE.parent / "charts" / "hone" / "files" / "crds"
 IMAGE = "registry.invalid/trainer:1"
-SECONDS_TO_SETTLE = 300
+SECONDS_TO_SETTLE = 120
 CREATORS = 8
 CLIENT_PORT, PEER_PORT, API_PORT = 23890, 23900, 16543
 
