@@ -79,7 +79,7 @@ def _known(error: BaseException) -> HoneError | None:
 
 
 def _is_transport_error(error: BaseException) -> bool:
-    """By name, since versions of huggingface_hub differ in the HTTP client that they bring (httpx, httpx2)."""
+    """By name, since versions of huggingface_hub bring different HTTP clients (httpx, httpx2)."""
     return any(
         kind.__name__ == "TransportError" and kind.__module__.startswith("httpx") for kind in type(error).__mro__
     )
