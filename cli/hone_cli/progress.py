@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from hone_api.reasons import CATALOGUE
-
 Job = dict[str, Any]
 
 
@@ -83,12 +81,10 @@ def result(job: Job) -> list[str]:
     return lines
 
 
-def failure(job: Job) -> tuple[str, str]:
-    """Why a job failed (reason and message), and what to do about it where the message does not say so."""
+def failure(job: Job) -> str:
+    """Why a job failed: the reason, and the message, which ends with what to do."""
     condition = _conditions(job).get("Failed") or {"reason": "Failed", "message": "the operator gave no reason"}
-    reason, message = condition["reason"], condition["message"]
-    remedy = CATALOGUE[reason].remedy if reason in CATALOGUE else ""
-    return f"{reason}: {message}", "" if remedy in message else remedy
+    return f"{condition['reason']}: {condition['message']}"
 
 
 def _conditions(job: Job) -> dict[str, dict[str, Any]]:

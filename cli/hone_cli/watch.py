@@ -34,10 +34,7 @@ def command(
             typer.echo(f"  {line}")
         typer.echo(f"  serve it with an InferenceService: spec: {{model: {{fineTuneJob: {{name: {name}}}}}}}")
         return
-    why, remedy = progress.failure(job)
-    typer.secho(f"✗ {name} failed: {why}", fg="red")
-    if remedy:
-        typer.echo(f"  {remedy}")
+    typer.secho(f"✗ {name} failed: {progress.failure(job)}", fg="red")
     raise typer.Exit(1)
 
 

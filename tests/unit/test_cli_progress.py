@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-from hone_api.reasons import UNSCHEDULABLE
 from hone_cli import progress
 
 
@@ -76,13 +75,10 @@ def test_the_result_names_artifact_digest_and_metrics() -> None:
     ]
 
 
-def test_a_failure_has_its_remedy_once() -> None:
-    plain = job("Failed", ("Failed", "True", "Unschedulable", "no node has amd.com/gpu"))
-    assert progress.failure(plain) == ("Unschedulable: no node has amd.com/gpu", UNSCHEDULABLE.remedy)
-    whole = job("Failed", ("Failed", "True", "Unschedulable", f"no node. {UNSCHEDULABLE.remedy}"))
-    assert progress.failure(whole) == (f"Unschedulable: no node. {UNSCHEDULABLE.remedy}", "")
-    unknown = job("Failed", ("Failed", "True", "NewReason", "words"))
-    assert progress.failure(unknown) == ("NewReason: words", "")
+def test_a_failure_has_reason_and_message() -> None:
+    failed = job("Failed", ("Failed", "True", "DatasetEmpty", "No rows. Check spec.dataset.split."))
+    assert progress.failure(failed) == "DatasetEmpty: No rows. Check spec.dataset.split."
+    assert progress.failure(job("Failed")) == "Failed: the operator gave no reason"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0s"), (59.6, "1m 0s"), (200, "3m 20s"), (7500, "2h 5m")])
