@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +14,7 @@ from .errors import ApiError, context_exceeded
 from .protocol import ChatRequest, CompletionRequest, GenerationRequest
 from .sampling import Sampling
 from .sources import Served
-from .text import TextStream
+from .text import Decode, TextStream
 
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default for /v1/completions; a chat may fill the context
 
@@ -25,11 +25,9 @@ class Model:
 
     served: Served
     tokenizer: Any
+    decode: Decode
     engine: Engine
     defaults: Sampling
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        return str(self.tokenizer.backend_tokenizer.decode(tokens, skip_special_tokens=True))
 
 
 @dataclass(frozen=True)

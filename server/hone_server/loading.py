@@ -1,8 +1,9 @@
 """From sources to models in memory.
 
-An adapter is merged into a second model that shares every tensor with the base except those that the adapter changes:
-at full speed, an adapter costs as much memory as the layers it targets, which with `all-linear` is nearly the base's
-size again. The embedded engine is for CPUs and small jobs; many adapters on a large model are vLLM's business.
+An adapter is merged into a second model that shares every tensor with the base except those that the adapter changes.
+So it answers at full speed, and costs as much memory as the layers that it targets: with `all-linear` nearly the base's
+size again, and a key-value cache and a thread of its own on top. That suits CPUs and small jobs, not many adapters on a
+large model.
 """
 
 import copy
@@ -15,6 +16,7 @@ import torch
 from hone_api.reasons import ADAPTER_MISMATCH, HUB_UNAUTHORIZED, HUB_UNREACHABLE, MODEL_NOT_FOUND, HoneError
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from .memory import CACHE_SHARE, available_memory, has_bfloat16
 from .sources import Served, Sources
@@ -29,6 +31,7 @@ class LoadedModel:
 
 def load_models(sources: Sources) -> list[LoadedModel]:
     """Loads the weights once and merges each adapter into a copy of its own. Raises HoneError."""
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     base, tokenizer = _load_weights(sources)
     base.to(device).eval().requires_grad_(False)

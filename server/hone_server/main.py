@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
             adapters={name: Path(folder) for name, folder in args.adapter},
             expected=dict(args.expect),
             claims={name: Path(folder) for name, folder in args.claim},
+            revision=args.revision,
         )
     except HoneError as error:
         _fail(error)
@@ -48,6 +49,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="hone-server", description="Serve a model behind an OpenAI-compatible API.")
     parser.add_argument("model", metavar="MODEL", help="artifact tree, model folder, or hub name")
+    parser.add_argument("--revision", help="branch, tag or commit of a model on the hub (default: main)")
     parser.add_argument("--name", help="what the model is called (default: the FineTuneJob, folder or hub name)")
     parser.add_argument("--adapter", metavar="NAME=DIR", type=_pair, action="append", default=[], help="serve it, too")
     parser.add_argument(

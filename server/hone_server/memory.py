@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 PAGE_TOKENS = 32
-FULL_LENGTH_REQUESTS = 8  # the cache holds this many requests of the greatest length, if the memory allows
+CACHE_TOKENS = 16384  # the cache is no larger, unless a single request is: more requests wait, or are computed anew
 CACHE_SHARE = 0.25  # of the memory that is free after the weights are loaded, for all models together
 MIN_MODEL_LEN = 16
 
@@ -40,7 +40,7 @@ def plan_cache(position_limit: int, wanted_len: int | None, bytes_per_token: int
         raise CacheTooSmall(fits)
     # One page more than a request needs, because the scheduler keeps a margin of free pages.
     one = math.ceil(length / PAGE_TOKENS) + 1
-    return KvPlan(max_model_len=length, num_blocks=max(one, min(one * FULL_LENGTH_REQUESTS, fits // PAGE_TOKENS)))
+    return KvPlan(max_model_len=length, num_blocks=max(one, min(CACHE_TOKENS, fits) // PAGE_TOKENS))
 
 
 def bytes_per_token(config: Any, dtype_bytes: int) -> int:

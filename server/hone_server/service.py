@@ -6,6 +6,7 @@ import threading
 import time
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from hone_api.reasons import ENGINE_FAILED, OUT_OF_MEMORY, HoneError
@@ -17,6 +18,7 @@ from .loading import load_models
 from .memory import CACHE_SHARE, CacheTooSmall, available_memory, bytes_per_token, plan_cache
 from .sampling import Sampling
 from .sources import Served, Sources
+from .text import Decode
 
 log = logging.getLogger("hone_server")
 
@@ -105,7 +107,8 @@ class Service:
             log.info("%s: context %d tokens, cache %d pages", one.served.name, plan.max_model_len, plan.num_blocks)
             eos = _eos_token_ids(one.model.generation_config, one.tokenizer)
             engine = Engine(one.model, eos, plan)
-            models.append(Model(one.served, one.tokenizer, engine, _defaults(one.model.generation_config)))
+            defaults = _defaults(one.model.generation_config)
+            models.append(Model(one.served, one.tokenizer, _decoder(one.tokenizer), engine, defaults))
         return models
 
 
@@ -140,6 +143,11 @@ def _eos_token_ids(generation_config: Any, tokenizer: Any) -> frozenset[int]:
     ids = generation_config.eos_token_id
     listed = ids if isinstance(ids, list) else [ids]
     return frozenset(one for one in [*listed, tokenizer.eos_token_id] if one is not None)
+
+
+def _decoder(tokenizer: Any) -> Decode:
+    """The tokenizer's own decoding, without transformers' layer around it where that can be: it runs at every token."""
+    return partial(getattr(tokenizer, "backend_tokenizer", tokenizer).decode, skip_special_tokens=True)
 
 
 def _defaults(config: Any) -> Sampling:

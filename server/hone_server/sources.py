@@ -47,9 +47,10 @@ def find_sources(
     adapters: Mapping[str, Path],
     expected: Mapping[str, str],
     claims: Mapping[str, Path],
+    revision: str | None = None,
 ) -> Sources:
     """Resolves the command line. Raises HoneError naming what is missing, corrupt or contradictory."""
-    main = _find_main(model, name, claims)
+    main = _find_main(model, name, claims, revision)
     root = main.models[0]
     models = [*main.models, *(_find_adapter(alias, folder, root.name, main) for alias, folder in adapters.items())]
     names = [served.name for served in models]
@@ -59,15 +60,17 @@ def find_sources(
     return Sources(main.weights, main.revision, main.cache, models)
 
 
-def _find_main(model: str, name: str | None, claims: Mapping[str, Path]) -> Sources:
+def _find_main(model: str, name: str | None, claims: Mapping[str, Path], revision: str | None) -> Sources:
     folder = Path(model)
+    if revision and folder.exists():
+        raise HoneError(INVALID_SPEC, f"{model} is a folder, and has no revision {revision!r}")
     if (folder / layout.MANIFEST).is_file():
         return _find_artifact(folder, name, claims)
     if (folder / "config.json").is_file():
         return Sources(model, None, None, [Served(name or folder.resolve().name, "base")])
     if folder.exists() or model.startswith(("/", ".", "~")):
         raise HoneError(ARTIFACT_MISSING, f"{model} has neither {layout.MANIFEST} nor config.json")
-    return Sources(model, None, None, [Served(name or model, "base")])
+    return Sources(model, revision, None, [Served(name or model, "base")])
 
 
 def _find_artifact(root: Path, name: str | None, claims: Mapping[str, Path]) -> Sources:

@@ -193,7 +193,7 @@ def run_to_end() -> Callable[..., tuple[int, str]]:
 
     def run(*args: str) -> tuple[int, str]:
         process = start(*args, "--host", "127.0.0.1", "--port", str(free_port()))
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=240)
         return process.returncode, said.decode()
 
     return run

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hone_server.loading import float32_is_better
 from hone_server.memory import (
-    FULL_LENGTH_REQUESTS,
+    CACHE_TOKENS,
     PAGE_TOKENS,
     CacheTooSmall,
     KvPlan,
@@ -22,7 +22,13 @@ PLENTY = 2**40
 
 def test_ample_memory_gives_the_models_context_and_a_bounded_cache():
     plan = plan_cache(position_limit=4096, wanted_len=None, bytes_per_token=1000, budget=PLENTY)
-    assert plan == KvPlan(4096, (4096 // PAGE_TOKENS + 1) * FULL_LENGTH_REQUESTS)
+    assert plan == KvPlan(4096, CACHE_TOKENS // PAGE_TOKENS)
+
+
+def test_one_request_of_the_greatest_length_always_fits():
+    plan = plan_cache(position_limit=10 * CACHE_TOKENS, wanted_len=None, bytes_per_token=1000, budget=PLENTY)
+    assert plan.max_model_len == 10 * CACHE_TOKENS
+    assert plan.num_blocks * PAGE_TOKENS > plan.max_model_len
 
 
 def test_scarce_memory_shortens_the_context_that_nobody_asked_for():
