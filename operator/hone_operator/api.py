@@ -29,6 +29,11 @@ class ApiError(Exception):
         """Whether the same request would be refused again."""
         return self.status in (400, 403, 404, 405, 413, 422)
 
+    @property
+    def is_farewell(self) -> bool:
+        """Whether the namespace is being deleted, and the object with it."""
+        return self.status == 403 and "it is being terminated" in self.message
+
 
 class Api:
     """One session; make it inside the running event loop."""

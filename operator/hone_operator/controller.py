@@ -87,6 +87,8 @@ class Controller:
         try:
             news = await self._carry_out(key, plan)
         except ApiError as error:
+            if error.is_farewell:
+                return
             if error.is_refusal:
                 await self._write_status(key, owner, await self._plan(key, owner, now, refusal=error.message))
             raise
@@ -180,6 +182,8 @@ class Controller:
         try:
             await self.api.create(EVENTS, body)
         except ApiError as error:
+            if error.is_farewell:
+                return
             logger.warning("%s: event %s was not written: %s", key, event.reason, error)
 
     async def resync(self) -> None:

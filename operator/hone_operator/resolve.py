@@ -53,7 +53,8 @@ def resolve(spec: InferenceServiceSpec, jobs: dict[str, Object | None]) -> Resol
         base, of = BaseModelSource(claim=served.claim), _describe(BaseModelSource(claim=served.claim))
     else:
         name = str(served.name)
-        resolved = Resolved([name], [ModelStatus(name=name, kind="base")], env={"HF_HOME": POD_CACHE})
+        revision = ["--revision", served.revision] if served.revision else []
+        resolved = Resolved([name, *revision], [ModelStatus(name=name, kind="base")], env={"HF_HOME": POD_CACHE})
         resolved.volumes.empty_dir("cache", POD_CACHE)
         base, of = BaseModelSource(name=name), name
     for adapter in spec.adapters:

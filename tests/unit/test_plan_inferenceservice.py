@@ -101,8 +101,8 @@ def test_a_merged_model_needs_no_base() -> None:
 
 
 def test_a_model_of_the_hub_is_downloaded_to_scratch() -> None:
-    container = engine_of(model={"name": "org/other"})
-    assert container["args"][0] == "org/other"
+    container = engine_of(model={"name": "org/other", "revision": "v1"})
+    assert container["args"][:3] == ["org/other", "--revision", "v1"]
     assert {"name": "HF_HOME", "value": "/cache"} in container["env"]
     assert "HF_HUB_OFFLINE" not in [variable["name"] for variable in container["env"]]
 
