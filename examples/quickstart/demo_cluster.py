@@ -25,7 +25,7 @@ LOADER = "model-loader"
 FORWARD_LOG = Path("build/demo-port-forward.log")
 UNPACK = (
     "import os, sys, tarfile; os.umask(0o002); "
-    f"tarfile.open(fileobj=sys.stdin.buffer, mode='r|').extractall('/claim/{NAMESPACE}/{TUNED_NAME}', filter='data')"
+    f"tarfile.open(fileobj=sys.stdin.buffer, mode='r|').extractall('/claim/{NAMESPACE}/{TUNED_NAME}')"
 )
 
 
