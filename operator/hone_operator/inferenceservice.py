@@ -12,7 +12,7 @@ from hone_api.reasons import CATALOGUE, ENGINE_FAILED, HOST_OUT_OF_MEMORY, INVAL
 from hone_operator import engine, podstate
 from hone_operator.conditions import Conditions
 from hone_operator.ownership import conflict, is_leaving
-from hone_operator.plan import Apply, Plan
+from hone_operator.plan import Apply, Patch, Plan
 from hone_operator.resolve import WAITING, NotYet, Resolved, resolve
 from hone_operator.resources import DEPLOYMENTS, SERVICES, Object, contains
 
@@ -88,8 +88,11 @@ def _children(
 ) -> None:
     """A Deployment that serves already goes on while an artifact is awaited."""
     service = engine.service(observed.owner)
-    if observed.service is None or not contains(observed.service, service):
+    if observed.service is None:
         result.actions.append(Apply(SERVICES, service))
+    elif not contains(observed.service, service):
+        # Apply would add the port to the edited ones, and the names would clash; a patch replaces the list.
+        result.actions.append(Patch(SERVICES, declared.name, service))
     if resolved is None:
         return
     deployment = engine.deployment(observed.owner, declared, resolved, observed.image)
