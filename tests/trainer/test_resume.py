@@ -172,9 +172,11 @@ def test_a_changed_file_of_the_artifact_is_found(job: Job, train: Train, tmp_pat
     assert "adapter_model.safetensors" in again.word["message"]
 
 
-def test_a_folder_with_models_that_are_not_ours_is_left_alone(job: Job, train: Train, tmp_path: Path) -> None:
-    (tmp_path / "out/model").mkdir(parents=True)
-    (tmp_path / "out/model/keep").write_text("me")
+@pytest.mark.parametrize("folder", ["model", "checkpoints/checkpoint-500"])
+def test_a_folder_that_is_not_ours_is_left_alone(job: Job, train: Train, tmp_path: Path, folder: str) -> None:
+    keep = tmp_path / "out" / folder / "keep"
+    keep.parent.mkdir(parents=True)
+    keep.write_text("me")
     refused = train(job(method="full"), output=tmp_path / "out")
     assert (refused.code, refused.word["reason"]) == (64, "InvalidSpec")
-    assert (tmp_path / "out/model/keep").read_text() == "me"
+    assert keep.read_text() == "me"

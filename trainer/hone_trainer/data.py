@@ -28,6 +28,11 @@ class Data:
     fingerprint: str
     commit: str | None
 
+    def sizes(self) -> str:
+        """How many rows there are, in words."""
+        held_out = f", {len(self.evaluation)} to evaluate on" if self.evaluation else ""
+        return f"{len(self.train)} to train on{held_out}"
+
     def rows(self) -> Iterator[dict[str, Any]]:
         """Every row, those to train on first."""
         for part in filter(None, (self.train, self.evaluation)):

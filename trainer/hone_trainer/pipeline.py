@@ -1,21 +1,22 @@
 """Prepare, train, save: the part of a run that needs torch. Reads from top to bottom."""
 
-import os
 import warnings
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jinja2
 import torch
 from datasets.utils.logging import disable_progress_bar
 from hone_api.artifact import ArtifactManifest, write_manifest
-from hone_api.finetunejob import FineTuneJobSpec
+from hone_api.finetunejob import FineTuneJob, LoraOptions
 from hone_api.layout import CHECKPOINTS, LOGS, METRICS_LOG
 from hone_api.reasons import DATASET_INVALID, INVALID_SPEC, HoneError
 from hone_api.reports import Parameters, Progress
 from peft import LoraConfig
 from torch.utils.tensorboard import SummaryWriter
-from transformers import PrinterCallback
+from transformers import PreTrainedTokenizerBase, PrinterCallback
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.utils import logging as transformers_logging
 from trl.trainer.sft_config import SFTConfig
@@ -23,6 +24,7 @@ from trl.trainer.sft_config import SFTConfig
 from hone_trainer import arguments, checkpoints, checks, data, model, save, tree
 from hone_trainer.callbacks import ReportCallback, StopCallback
 from hone_trainer.card import model_card
+from hone_trainer.checkpoints import Account, Checkpoint
 from hone_trainer.manifest import Inputs
 from hone_trainer.metricslog import MetricsLog
 from hone_trainer.options import Options
@@ -36,62 +38,105 @@ def pipeline(
     inputs: Inputs, options: Options, stop: Stop, telemetry: Telemetry, terminal: Terminal
 ) -> ArtifactManifest:
     """Everything from the base model to manifest.json. Raises HoneError; Interrupted once a checkpoint is saved."""
-    spec, root = inputs.job.spec, options.output
     if not options.verbose:
         quiet()
+    prepared = prepare(inputs, options.output, terminal)
+    telemetry.parameters = count(prepared.trainer.model)
+    terminal.note(describe(telemetry.parameters))
+
+    telemetry.stage = "Training"
+    account = train(prepared, options.output, stop, telemetry, terminal)
+
+    telemetry.stage = "Saving"
+    return keep(prepared, inputs.job, options.output, account, telemetry.parameters, terminal)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What training needs: nothing is left that the user could have got wrong, but memory."""
+
+    base: model.BaseModel
+    tokenizer: PreTrainedTokenizerBase
+    use_cache: bool | None
+    fingerprint: str
+    checkpoint: Checkpoint | None
+    metrics_log: MetricsLog
+    trainer: HoneTrainer
+
+
+def prepare(inputs: Inputs, root: Path, terminal: Terminal) -> Prepared:
+    """Find, load, check and tokenize. Raises HoneError."""
+    spec = inputs.job.spec
     has_gpu = torch.cuda.is_available()
     terminal.warn(arguments.warnings(spec, has_gpu))
-
+    tree.refuse_foreign(root)
     checkpoint = checkpoints.newest(root / CHECKPOINTS)
     run = tree.earlier(root, spec, has_checkpoint=checkpoint is not None)
     sft_config = make_sft_config(arguments.sft_config(spec, root / CHECKPOINTS, use_cpu=not has_gpu))
+
     base = model.find(spec.model, inputs, run.model_commit)
     dataset = data.load(spec.dataset, inputs, sft_config.seed, run.dataset_commit)
+    terminal.note(f"base model {base.location}{f' at commit {base.commit}' if base.commit else ''}")
+    terminal.note(f"dataset of {dataset.format} rows, {dataset.sizes()}")
     if checkpoint and dataset.fingerprint != run.dataset_fingerprint:
         raise HoneError(
             DATASET_INVALID,
             f"The dataset has changed since step {checkpoint.account.step}, where the last run stopped",
-            remedy=f"Put it back, or remove {root / CHECKPOINTS} to train anew.",
+            remedy=f"Put it back, or empty {root} to train anew.",
         )
     tree.remember(root, tree.Run(run.spec, base.commit, dataset.commit, dataset.fingerprint))
 
     network, tokenizer = model.load(base, spec.model)
     use_cache = getattr(network.config, "use_cache", None)
     checks.before(dataset, tokenizer, spec.training)
-    step = checkpoint.account.step if checkpoint else 0
-    metrics_log = MetricsLog(root / METRICS_LOG, step)
-    try:
-        trainer = make_trainer(network, tokenizer, sft_config, dataset, spec, base.commit, metrics_log)
-    except jinja2.TemplateError as error:
-        raise checks.refused_by_template(error, dataset.rows(), tokenizer) from error
+    metrics_log = MetricsLog(root / METRICS_LOG, checkpoint.account.step if checkpoint else 0)
+    trainer = make_trainer(
+        spec.lora,
+        dataset,
+        model=network,
+        args=sft_config,
+        processing_class=tokenizer,
+        peft_config=LoraConfig(**arguments.lora_config(spec, base.commit)) if spec.method == "lora" else None,
+        keep_checkpoints=spec.checkpoint.save_total_limit,
+        before_sealing=metrics_log.flush,
+    )
     terminal.warn(checks.after(trainer, dataset))
-    telemetry.parameters = count(trainer.model)
-    terminal.note(describe(telemetry.parameters))
+    return Prepared(base, tokenizer, use_cache, dataset.fingerprint, checkpoint, metrics_log, trainer)
 
+
+def train(prepared: Prepared, root: Path, stop: Stop, telemetry: Telemetry, terminal: Terminal) -> Account:
+    """Train to the end. Raises Interrupted when told to stop, once a checkpoint is saved; HoneError NonFiniteLoss."""
+    trainer, checkpoint = prepared.trainer, prepared.checkpoint
+    step = checkpoint.account.step if checkpoint else 0
     if checkpoint:
         terminal.note(f"going on from the checkpoint at step {step} of {checkpoint.account.total_steps}")
-    trainer.remove_callback(PrinterCallback)
     writer = SummaryWriter(str(root / LOGS), purge_step=step + 1)
+    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(TensorBoardCallback(writer))  # type: ignore[no-untyped-call]
-    trainer.add_callback(ReportCallback(trainer, telemetry, metrics_log, terminal))
+    trainer.add_callback(ReportCallback(trainer, telemetry, prepared.metrics_log, terminal))
     trainer.add_callback(StopCallback(stop))
-
-    telemetry.stage = "Training"
     with stop.deferred():
         account = trainer.fit(checkpoint)
-    metrics_log.close()
+    prepared.metrics_log.close()
     if stop.requested:
         raise Interrupted
     telemetry.progress = telemetry.progress or Progress(step=step, total_steps=step, percent=100)
+    return account
 
-    telemetry.stage = "Saving"
-    kind, metrics = save.kind_of(spec), final_metrics(account)
+
+def keep(
+    prepared: Prepared, job: FineTuneJob, root: Path, account: Account, parameters: Parameters, terminal: Terminal
+) -> ArtifactManifest:
+    """Save what the spec asks to keep, manifest.json last."""
+    kind, metrics = save.kind_of(job.spec), final_metrics(account)
     terminal.note("saving " + " and ".join(str(root / folder) for folder in save.folders_of(kind)))
-    network.config.use_cache = use_cache  # training turns it off, and serving wants it as it was
-    card = partial(model_card, inputs.job, base.reference, metrics, dataset.fingerprint)
-    save.save_models(root, trainer.accelerator.unwrap_model(trainer.model), tokenizer, kind, card)
-    parameters = telemetry.parameters.model_dump()
-    manifest = save.manifest_of(root, inputs.job, base.reference, dataset.fingerprint, metrics, parameters)
+    network = prepared.trainer.accelerator.unwrap_model(prepared.trainer.model)
+    if prepared.use_cache is not None:
+        network.config.use_cache = prepared.use_cache  # training turns it off, and serving wants it as it was
+    base, fingerprint = prepared.base.reference, prepared.fingerprint
+    card = partial(model_card, job, base, metrics, fingerprint)
+    save.save_models(root, network, prepared.tokenizer, kind, card)
+    manifest = save.manifest_of(root, job, base, fingerprint, metrics, parameters.model_dump())
     write_manifest(root, manifest)
     return manifest
 
@@ -104,34 +149,22 @@ def make_sft_config(keywords: dict[str, Any]) -> SFTConfig:
         raise HoneError(INVALID_SPEC, f"spec.training is refused by TRL: {' '.join(str(error).split())}") from error
 
 
-def make_trainer(
-    network: Any,
-    tokenizer: Any,
-    sft_config: SFTConfig,
-    dataset: data.Data,
-    spec: FineTuneJobSpec,
-    commit: str | None,
-    metrics_log: MetricsLog,
-) -> HoneTrainer:
-    """The trainer, its dataset tokenized. Raises HoneError InvalidSpec when the adapter doesn't fit the model."""
-    lora = LoraConfig(**arguments.lora_config(spec, commit)) if spec.method == "lora" else None
+def make_trainer(lora: LoraOptions | None, dataset: data.Data, **keywords: Any) -> HoneTrainer:
+    """The trainer, its dataset tokenized.
+
+    Raises HoneError InvalidSpec when the adapter doesn't fit the model, DatasetInvalid when a row doesn't fit its
+    chat template.
+    """
     try:
-        return HoneTrainer(
-            model=network,
-            args=sft_config,
-            train_dataset=dataset.train,
-            eval_dataset=dataset.evaluation,
-            processing_class=tokenizer,
-            peft_config=lora,
-            keep_checkpoints=spec.checkpoint.save_total_limit,
-            before_sealing=metrics_log.flush,
-        )
+        return HoneTrainer(train_dataset=dataset.train, eval_dataset=dataset.evaluation, **keywords)
+    except jinja2.TemplateError as error:
+        raise checks.refused_by_template(error, dataset.rows(), keywords["processing_class"]) from error
     except ValueError as error:
         text = " ".join(str(error).split())
-        if spec.lora and ("target modules" in text.lower() or "target_modules" in text):
+        if lora and ("target modules" in text.lower() or "target_modules" in text):
             raise HoneError(
                 INVALID_SPEC,
-                f"spec.lora.targetModules is {spec.lora.target_modules}: {text}",
+                f"spec.lora.targetModules is {lora.target_modules}: {text}",
                 remedy="Name linear layers that the model has, or set it to all-linear.",
             ) from error
         raise HoneError(INVALID_SPEC, f"TRL refuses the combination of model, dataset and arguments: {text}") from error
@@ -151,7 +184,6 @@ def describe(parameters: Parameters) -> str:
 
 def quiet() -> None:
     """Leave the terminal to Hone's own lines; the libraries' warnings come with --verbose."""
-    os.environ.setdefault("TQDM_DISABLE", "1")
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     disable_progress_bar()

@@ -76,7 +76,7 @@ def finished(root: Path, spec: FineTuneJobSpec) -> ArtifactManifest | None:
         raise HoneError(
             INVALID_SPEC,
             f"{root} holds the artifact of another spec: {difference} differs",
-            remedy=f"Choose another --output, or remove {root / MANIFEST} and {root / CHECKPOINTS} to train anew.",
+            remedy=f"Choose another --output, or empty {root} to train anew.",
         )
     try:
         verify(root, manifest)
@@ -86,11 +86,23 @@ def finished(root: Path, spec: FineTuneJobSpec) -> ArtifactManifest | None:
     return manifest
 
 
+def refuse_foreign(root: Path) -> None:
+    """Raise HoneError InvalidSpec when the folder holds what a run would overwrite and no run of Hone has left."""
+    if (root / RUN).is_file():
+        return
+    for pattern in (ADAPTER, MERGED, MODEL, f"{CHECKPOINTS}/*-*"):
+        for found in root.glob(pattern):
+            raise HoneError(
+                INVALID_SPEC,
+                f"--output is {root}, whose {found.relative_to(root)} does not come from Hone and would be overwritten",
+                remedy="Choose another --output.",
+            )
+
+
 def earlier(root: Path, spec: FineTuneJobSpec, has_checkpoint: bool) -> Run:
-    """What an earlier start resolved, else a new run. Raises HoneError InvalidSpec when the folder is another's."""
+    """What an earlier start resolved, else a new run. Raises HoneError InvalidSpec when it has another spec's checkpoint."""
     path = root / RUN
     if not path.is_file():
-        _refuse_foreign_models(root)
         return Run(spec.to_wire())
     run = Run(**json.loads(path.read_text()))
     difference = differing(run.spec, spec)
@@ -100,7 +112,7 @@ def earlier(root: Path, spec: FineTuneJobSpec, has_checkpoint: bool) -> Run:
         raise HoneError(
             INVALID_SPEC,
             f"{root} holds checkpoints of another spec: {difference} differs",
-            remedy=f"Choose another --output, or remove {root / CHECKPOINTS} to train anew.",
+            remedy=f"Choose another --output, or empty {root} to train anew.",
         )
     return Run(spec.to_wire())
 
@@ -120,13 +132,3 @@ def differing(before: dict[str, Any], after: FineTuneJobSpec) -> str | None:
         if getattr(old, name) != getattr(after, name):
             return f"spec.{name}"
     return None if old.output.save == after.output.save else "spec.output.save"
-
-
-def _refuse_foreign_models(root: Path) -> None:
-    for name in (ADAPTER, MERGED, MODEL):
-        if (root / name).exists():
-            raise HoneError(
-                INVALID_SPEC,
-                f"--output is {root}, whose folder {name} does not come from Hone and would be overwritten",
-                remedy="Choose another --output.",
-            )
