@@ -42,7 +42,7 @@ def outcome(options: Options, stop: Stop) -> tuple[int, TerminationMessage]:
             from hone_trainer.errors import named
 
             failure = named(error)
-            unnamed = failure.reason is INTERNAL_ERROR
+            unnamed = failure.reason is INTERNAL_ERROR and failure is not error
             show(failure, error if options.verbose or unnamed else None)
             code = failure.reason.exit_code or 70
             return code, telemetry.failed(failure.reason.name, failure.sentence())

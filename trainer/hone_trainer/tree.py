@@ -100,7 +100,7 @@ def refuse_foreign(root: Path) -> None:
 
 
 def earlier(root: Path, spec: FineTuneJobSpec, has_checkpoint: bool) -> Run:
-    """What an earlier start resolved, else a new run. Raises HoneError InvalidSpec when it has another spec's checkpoint."""
+    """What an earlier start resolved, else a new run. Raises HoneError InvalidSpec when its checkpoint is another's."""
     path = root / RUN
     if not path.is_file():
         return Run(spec.to_wire())
