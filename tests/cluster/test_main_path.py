@@ -11,6 +11,8 @@ from kube import Cluster, Images, claim, condition, pod
 Object = dict[str, Any]
 TRAIN_SECONDS = 300
 SERVE_SECONDS = 240
+# Two threads that wait for each other lose most of their time on cores that others use too.
+ONE_THREAD = {"env": [{"name": "OMP_NUM_THREADS", "value": "1"}]}
 ROWS = [
     {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
     for question, answer in [("ping", "pong"), ("who?", "hone"), ("colour?", "red"), ("up?", "down")]
@@ -57,17 +59,19 @@ def job(name: str, **spec: Any) -> Object:
             "checkpoint": {"saveSteps": 4},
             "output": {"storage": {"size": "1Gi"}},
             "resources": {"gpus": 0, "sharedMemory": "64Mi"},
+            "pod": ONE_THREAD,
             **spec,
         },
     }
 
 
 def service(name: str, job_name: str) -> Object:
+    resources = {"gpus": 0, "sharedMemory": "64Mi"}
     return {
         "apiVersion": "hone.dev/v1alpha1",
         "kind": "InferenceService",
         "metadata": {"name": name},
-        "spec": {"model": {"fineTuneJob": {"name": job_name}}, "resources": {"gpus": 0, "sharedMemory": "64Mi"}},
+        "spec": {"model": {"fineTuneJob": {"name": job_name}}, "resources": resources, "pod": ONE_THREAD},
     }
 
 
@@ -122,14 +126,14 @@ def test_a_full_model_learns_its_rows_and_answers_with_them(hone: Cluster, image
 
 
 def test_a_trainer_that_is_killed_goes_on_from_its_checkpoint(hone: Cluster, images: Images, lab: str) -> None:
-    training = {**job("")["spec"]["training"], "maxSteps": 4000}
+    training = {**job("")["spec"]["training"], "maxSteps": 600}
     hone.create(job("killed", training=training, checkpoint={"saveSteps": 20}), namespace=lab)
     hone.wait("finetunejob", "killed", past_step(40), lab, timeout=TRAIN_SECONDS)
     [first] = hone.list("pods", lab, "hone.dev/finetunejob=killed")
     hone.kubectl("delete", "pod", first["metadata"]["name"], "--wait=false", namespace=lab)
 
     status = succeeded(hone, lab, "killed")
-    assert status["progress"]["step"] == 4000
+    assert status["progress"]["step"] == 600
     assert hone.list("pods", lab, "hone.dev/finetunejob=killed") != [first]
     show = "import pathlib; print(pathlib.Path('/output/logs/metrics.jsonl').read_text())"
     mounted = pod("show", images.operator, "python3", "-c", show, claims={"killed": "/output"})
@@ -138,7 +142,7 @@ def test_a_trainer_that_is_killed_goes_on_from_its_checkpoint(hone: Cluster, ima
     steps = [line["step"] for line in logged if "loss" in line]
     assert steps == sorted(set(steps))
     assert steps[0] == 1
-    assert steps[-1] == 4000
+    assert steps[-1] == 600
 
 
 def test_a_missing_column_fails_at_once_and_says_which(hone: Cluster, lab: str) -> None:
@@ -153,8 +157,8 @@ def test_a_missing_column_fails_at_once_and_says_which(hone: Cluster, lab: str) 
     assert len(hone.list("pods", lab, "hone.dev/finetunejob=wrong")) == 1
 
 
-def test_more_gpus_than_there_are_is_said_in_the_status(hone: Cluster, lab: str) -> None:
-    hone.create(job("greedy", resources={"gpus": 16}), namespace=lab)
+def test_gpus_that_no_node_has_are_named_in_the_status(hone: Cluster, lab: str) -> None:
+    hone.create(job("greedy", resources={"gpus": 1, "gpuResource": "amd.com/cpx_nps1"}), namespace=lab)
 
     def reason(found: Object) -> bool:
         conditions = found.get("status", {}).get("conditions", [])
@@ -162,7 +166,7 @@ def test_more_gpus_than_there_are_is_said_in_the_status(hone: Cluster, lab: str)
 
     waiting = hone.wait("finetunejob", "greedy", reason, lab)
     [running] = [each for each in waiting["status"]["conditions"] if each["type"] == "Running"]
-    assert "amd.com/gpu" in running["message"]
+    assert "amd.com/cpx_nps1" in running["message"]
     hone.kubectl("delete", "finetunejob", "greedy", namespace=lab)
     hone.wait_gone("job", "greedy-train", lab)
 
