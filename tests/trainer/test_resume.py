@@ -109,7 +109,8 @@ def test_a_signal_before_training_ends_the_run_at_once(
 
 
 def test_a_run_whose_saving_was_cut_short_only_saves(job: Job, train: Train, tmp_path: Path) -> None:
-    document = job(dataset={"claim": {"name": "claim", "path": "text.jsonl"}, "evalFraction": 0.25})
+    evaluated = {"claim": {"name": "claim", "path": "text.jsonl"}, "evalFraction": 0.25}
+    document = job(dataset=evaluated, training={"loggingSteps": 3})
     first = train(document, output=tmp_path / "out")
     before = first.manifest
     (tmp_path / "out/manifest.json").unlink()

@@ -3,6 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class HoneTrainer(SFTTrainer):
             return checkpoint.account
         self._resumed = checkpoint.account if checkpoint else None
         self.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
-        return self.account()
+        return replace(self.account(), loss_since_log=0.0)  # `train` has added it to the sum at its end
 
     def account(self) -> Account:
         """What has been done so far, all starts of this run together."""
