@@ -10,7 +10,7 @@ import aiohttp
 from hone_operator.resources import Key
 
 EVERY_SECONDS = 3.0
-TIMEOUT = aiohttp.ClientTimeout(total=2)
+TIMEOUT = aiohttp.ClientTimeout(total=5)
 AT_ONCE = 32
 LARGEST_ANSWER = 1 << 20
 
