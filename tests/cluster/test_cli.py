@@ -11,8 +11,8 @@ import pytest
 from kube import Cluster, Images, claim, condition, pod
 
 Object = dict[str, Any]
-TRAIN_SECONDS = 300
-SERVE_SECONDS = 240
+TRAIN_SECONDS = 600
+SERVE_SECONDS = 480
 ROW = {"messages": [{"role": "user", "content": "ping"}, {"role": "assistant", "content": "pong"}]}
 
 
