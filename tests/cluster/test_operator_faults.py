@@ -36,7 +36,7 @@ def job(name: str, *, steps: int = 4, **spec: Any) -> Object:
             "model": {"claim": {"name": "models", "path": "tiny"}},
             "dataset": {"configMap": {"name": "words", "key": "train.jsonl"}},
             "training": {"maxSteps": steps, "perDeviceTrainBatchSize": 2, "loggingSteps": 1},
-            "checkpoint": {"saveSteps": 20},
+            "checkpoint": {"saveSteps": 10},
             "output": {"storage": {"size": "1Gi"}},
             "resources": {"gpus": 0, "sharedMemory": "64Mi"},
             **spec,
@@ -85,7 +85,7 @@ def served(hone: Cluster, lab: str) -> str:
     hone.create(service("speak", "words"), namespace=lab)
     waiting = hone.wait("inferenceservice", "speak", because("ArtifactsResolved", "WaitingForFineTuneJob"), lab)
     assert "FineTuneJob words does not exist" in message(waiting, "ArtifactsResolved")
-    hone.create(job("words", steps=40), namespace=lab)
+    hone.create(job("words", steps=20), namespace=lab)
     hone.wait("inferenceservice", "speak", lambda found: "stage is" in message(found, "ArtifactsResolved"), lab)
     assert hone.get("deployment", "speak", lab) is None
     hone.wait("finetunejob", "words", condition("Succeeded"), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
@@ -136,15 +136,15 @@ def test_a_child_that_is_edited_is_put_right(
 
 
 def test_a_job_that_is_deleted_in_the_middle_goes_on_from_its_checkpoint(hone: Cluster, lab: str) -> None:
-    hone.create(job("again", steps=1500), namespace=lab)
-    hone.wait("finetunejob", "again", past_step(60), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
+    hone.create(job("again", steps=150), namespace=lab)
+    hone.wait("finetunejob", "again", past_step(30), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
     before = uid(hone.get("job", "again-train", lab))
     hone.kubectl("delete", "job", "again-train", "--wait=false", namespace=lab)
     hone.wait("job", "again-train", lambda found: uid(found) != before, lab, timeout=120)
     hone.wait("finetunejob", "again", condition("Succeeded"), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
 
     steps = [line["step"] for line in metrics(hone, lab, "again") if "loss" in line]
-    assert steps == list(range(1, 1501))
+    assert steps == list(range(1, 151))
 
 
 def metrics(hone: Cluster, namespace: str, name: str) -> list[Object]:
@@ -156,7 +156,7 @@ def metrics(hone: Cluster, namespace: str, name: str) -> list[Object]:
 
 
 def test_a_job_that_ends_while_the_operator_is_down_is_not_lost(hone: Cluster, lab: str) -> None:
-    hone.create(job("alone", steps=200), namespace=lab)
+    hone.create(job("alone", steps=60), namespace=lab)
     hone.wait("finetunejob", "alone", past_step(1), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
     [operator] = hone.list("pods", SYSTEM, "app.kubernetes.io/component=operator")
     hone.kubectl("delete", "pod", operator["metadata"]["name"], "--grace-period=0", "--force", namespace=SYSTEM)
@@ -172,7 +172,7 @@ def test_a_job_that_ends_while_the_operator_is_down_is_not_lost(hone: Cluster, l
 
 
 def test_a_result_whose_pod_is_gone_is_read_from_the_claim(hone: Cluster, lab: str) -> None:
-    hone.create(job("lost", steps=30), namespace=lab)
+    hone.create(job("lost", steps=20), namespace=lab)
     hone.wait("finetunejob", "lost", past_step(1), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
     hone.kubectl("scale", "deployment/hone-operator", "--replicas=0", namespace=SYSTEM)
     try:
@@ -182,7 +182,7 @@ def test_a_result_whose_pod_is_gone_is_read_from_the_claim(hone: Cluster, lab: s
         hone.kubectl("scale", "deployment/hone-operator", "--replicas=1", namespace=SYSTEM)
     hone.wait("finetunejob", "lost", condition("Succeeded"), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
     steps = [line["step"] for line in metrics(hone, lab, "lost") if "loss" in line]
-    assert steps == list(range(1, 31))
+    assert steps == list(range(1, 21))
     assert "ResultLost" in event_reasons(hone, lab, "lost")
 
 
