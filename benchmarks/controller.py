@@ -208,7 +208,10 @@ def processes(commands: list[list[object]], environment: dict[str, str], output:
         for process in reversed(started):
             process.terminate()
         for process in started:
-            process.wait(timeout=60)
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:  # an API server waits for the watches that are open
+                process.kill()
 
 
 if __name__ == "__main__":
