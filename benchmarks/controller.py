@@ -6,6 +6,7 @@ Starts an etcd and an API server of its own, without anything that runs pods, fr
 
 import argparse
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import kubernetes
+import urllib3
 import yaml
 from common import compare
 from kubernetes.client import (
@@ -75,6 +77,8 @@ def main() -> None:
     parser.add_argument("--singles", type=int, default=10, help="objects created one by one, a round")
     parser.add_argument("--many", type=int, default=200, help="objects created at once, a round")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
+    urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     one: dict[str, list[float]] = {kind: [] for kind in KINDS}
     many: dict[str, list[float]] = {kind: [] for kind in KINDS}
     with tempfile.TemporaryDirectory() as name, api_server(Path(name)) as kubeconfig:
