@@ -126,14 +126,14 @@ def test_a_full_model_learns_its_rows_and_answers_with_them(hone: Cluster, image
 
 
 def test_a_trainer_that_is_killed_goes_on_from_its_checkpoint(hone: Cluster, images: Images, lab: str) -> None:
-    training = {**job("")["spec"]["training"], "maxSteps": 600}
+    training = {**job("")["spec"]["training"], "maxSteps": 300}
     hone.create(job("killed", training=training, checkpoint={"saveSteps": 20}), namespace=lab)
-    hone.wait("finetunejob", "killed", past_step(40), lab, timeout=TRAIN_SECONDS)
+    hone.wait("finetunejob", "killed", past_step(20), lab, timeout=TRAIN_SECONDS)
     [first] = hone.list("pods", lab, "hone.dev/finetunejob=killed")
     hone.kubectl("delete", "pod", first["metadata"]["name"], "--wait=false", namespace=lab)
 
     status = succeeded(hone, lab, "killed")
-    assert status["progress"]["step"] == 600
+    assert status["progress"]["step"] == 300
     assert hone.list("pods", lab, "hone.dev/finetunejob=killed") != [first]
     show = "import pathlib; print(pathlib.Path('/output/logs/metrics.jsonl').read_text())"
     mounted = pod("show", images.operator, "python3", "-c", show, claims={"killed": "/output"})
@@ -142,7 +142,7 @@ def test_a_trainer_that_is_killed_goes_on_from_its_checkpoint(hone: Cluster, ima
     steps = [line["step"] for line in logged if "loss" in line]
     assert steps == sorted(set(steps))
     assert steps[0] == 1
-    assert steps[-1] == 600
+    assert steps[-1] == 300
 
 
 def test_a_missing_column_fails_at_once_and_says_which(hone: Cluster, lab: str) -> None:
