@@ -96,7 +96,10 @@ def test_a_watched_job_that_fails_says_why_and_what_to_do(hone: Cluster, lab: st
 
 
 def test_a_watched_job_that_waits_says_for_what_and_that_it_was_deleted(hone: Cluster, namespace: str) -> None:
-    hone.create(job("greedy", resources={"gpus": 1, "gpuResource": "example.com/none"}), namespace=namespace)
+    hone.create(
+        job("greedy", model={"name": "a/b"}, resources={"gpus": 1, "gpuResource": "example.com/none"}),
+        namespace=namespace,
+    )
     with start(hone, "watch", "greedy", "-n", namespace) as watching:
         try:
             assert watching.stdout is not None
