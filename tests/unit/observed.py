@@ -159,4 +159,3 @@ def of_predecessor(child: Object) -> Object:
     child = copy.deepcopy(child)
     child["metadata"]["ownerReferences"][0]["uid"] = "uid-earlier"
     return child
-
