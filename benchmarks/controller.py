@@ -134,7 +134,9 @@ def seconds_to_jobs(kind: str, space: str, names: list[str]) -> float:
 
 @contextmanager
 def operator(kind: str, kubeconfig: Path) -> Iterator[None]:
-    environment = dict(os.environ, KUBECONFIG=str(kubeconfig), HONE_RUNTIME_IMAGE=IMAGE, IMAGE=IMAGE)
+    environment = dict(
+        os.environ, KUBECONFIG=str(kubeconfig), HONE_RUNTIME_IMAGE=IMAGE, IMAGE=IMAGE, PYTHONWARNINGS="ignore"
+    )
     with processes([COMMANDS[kind]], environment):
         yield
 
