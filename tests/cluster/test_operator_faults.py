@@ -157,10 +157,10 @@ def metrics(hone: Cluster, namespace: str, name: str) -> list[Object]:
 
 def test_a_job_that_ends_while_the_operator_is_down_is_not_lost(hone: Cluster, lab: str) -> None:
     hone.create(job("alone", steps=60), namespace=lab)
-    hone.wait("finetunejob", "alone", past_step(1), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
-    [operator] = hone.list("pods", SYSTEM, "app.kubernetes.io/component=operator")
-    hone.kubectl("delete", "pod", operator["metadata"]["name"], "--grace-period=0", "--force", namespace=SYSTEM)
+    hone.wait("finetunejob", "alone", condition("Running"), lab, unless=condition("Failed"))
     hone.kubectl("scale", "deployment/hone-operator", "--replicas=0", namespace=SYSTEM)
+    killed = ["--selector=app.kubernetes.io/component=operator", "--grace-period=0", "--force"]
+    hone.kubectl("delete", "pod", *killed, namespace=SYSTEM)
     try:
         hone.wait("job", "alone-train", condition("Complete"), lab, timeout=TRAIN_SECONDS)
         assert (hone.get("finetunejob", "alone", lab) or {})["status"]["stage"] != "Succeeded"
@@ -173,7 +173,7 @@ def test_a_job_that_ends_while_the_operator_is_down_is_not_lost(hone: Cluster, l
 
 def test_a_result_whose_pod_is_gone_is_read_from_the_claim(hone: Cluster, lab: str) -> None:
     hone.create(job("lost", steps=20), namespace=lab)
-    hone.wait("finetunejob", "lost", past_step(1), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
+    hone.wait("finetunejob", "lost", condition("Running"), lab, unless=condition("Failed"))
     hone.kubectl("scale", "deployment/hone-operator", "--replicas=0", namespace=SYSTEM)
     try:
         hone.wait("job", "lost-train", condition("Complete"), lab, timeout=TRAIN_SECONDS)
