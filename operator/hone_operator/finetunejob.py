@@ -12,6 +12,7 @@ from hone_api.reasons import (
     INTERRUPTED,
     INVALID_SPEC,
     POD_NOT_STARTED,
+    USER_MISTAKES,
     HoneError,
 )
 from hone_api.reports import ProgressReport, TerminationMessage
@@ -145,7 +146,7 @@ def _active(
         _report(observed.reports.get(uid), status)
         conditions.set("Running", True, "TrainerRunning", f"The trainer runs in pod {current['metadata']['name']}.")
         return
-    if current is None and _success(observed.pods):
+    if current is None and (_success(observed.pods) or (last and last["exitCode"] in USER_MISTAKES)):
         conditions.set("Running", False, "TrainerEnded", "The trainer has ended; the Job is about to.")
         return
     status["stage"] = "Pending"

@@ -94,9 +94,12 @@ def test_success_keeps_the_trainers_last_word() -> None:
     assert [event.reason for event in found.events] == ["Succeeded"]
 
 
-def test_between_the_trainers_end_and_the_jobs_the_stage_is_kept() -> None:
+@pytest.mark.parametrize(
+    "state", [terminated(0, success()), terminated(65, failure("DatasetColumnMissing", "no column 'text'"))]
+)
+def test_between_a_trainers_final_end_and_the_jobs_the_stage_is_kept(state: dict[str, Any]) -> None:
     before = {"stage": "Saving"}
-    found = plan(observed_job(job_object(status=before), pod(terminated=terminated(0, success()))), NOW)
+    found = plan(observed_job(job_object(status=before), pod(terminated=state)), NOW)
     assert found.status["stage"] == "Saving"
     assert conditions(found.status)["Running"] == ("False", "TrainerEnded")
     assert found.events == []

@@ -33,7 +33,7 @@ def find(source: BaseModelSource, inputs: Inputs, pinned: str | None) -> BaseMod
         folder = inputs.claim_path(source.claim, "spec.model.claim", MODEL_NOT_FOUND)
         if not (folder / "config.json").is_file():
             raise HoneError(
-                MODEL_NOT_FOUND, f"spec.model.claim.path is {source.claim.path!r}, and {folder} has no config.json"
+                MODEL_NOT_FOUND, f"spec.model.claim.path is {source.claim.path or ''!r}, and {folder} has no config.json"
             )
         reference = BaseModelReference(claim=source.claim.name, path=source.claim.path)
         return BaseModel(str(folder), None, reference)

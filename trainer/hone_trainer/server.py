@@ -1,5 +1,6 @@
 """HTTP: GET /progress (JSON), /metrics (Prometheus), /healthz."""
 
+import contextlib
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -62,11 +63,12 @@ def serve(telemetry: Telemetry, port: int, host: str = "") -> ThreadingHTTPServe
                 self._answer(404, "application/json", json.dumps({"error": f"no {self.path} here"}).encode())
 
         def _answer(self, status: int, kind: str, body: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            with contextlib.suppress(ConnectionError):  # the one who asked has left
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
 
         def log_message(self, *args: Any) -> None:
             """Polling is not news."""
