@@ -32,9 +32,8 @@ def find(source: BaseModelSource, inputs: Inputs, pinned: str | None) -> BaseMod
     if source.claim:
         folder = inputs.claim_path(source.claim, "spec.model.claim", MODEL_NOT_FOUND)
         if not (folder / "config.json").is_file():
-            raise HoneError(
-                MODEL_NOT_FOUND, f"spec.model.claim.path is {source.claim.path or ''!r}, and {folder} has no config.json"
-            )
+            found = f"spec.model.claim.path is {source.claim.path or ''!r}, and {folder} has no config.json"
+            raise HoneError(MODEL_NOT_FOUND, found)
         reference = BaseModelReference(claim=source.claim.name, path=source.claim.path)
         return BaseModel(str(folder), None, reference)
     if not source.name:
