@@ -41,8 +41,8 @@ def pairs(config_map: dict[str, Any], job: FineTuneJob) -> list[tuple[str, str]]
     found = []
     for line in config_map["data"][job.spec.dataset.config_map.key].splitlines():
         row = json.loads(line)
-        assert list(row) == ["messages"]
-        user, assistant = row["messages"]
+        assert list(row) == ["prompt", "completion"]
+        user, assistant = row["prompt"] + row["completion"]
         assert (user["role"], assistant["role"]) == ("user", "assistant")
         found.append((user["content"], assistant["content"]))
     return found
