@@ -24,7 +24,7 @@ PROMPTS = [f"Tell me about number {number}, and why anyone should care about it.
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=16, help="requests a round and server")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
