@@ -125,6 +125,9 @@ class InferenceServiceStatus(ApiModel):
 
     url: str | None = Field(None, description="Base URL for OpenAI clients inside the cluster.")
     models: list[ModelStatus] = Field([], max_length=64, description="The models that the service lists.")
+    model_names: str | None = Field(
+        None, description="The names alone, comma-separated: a column of `kubectl get` shows one value of a list."
+    )
     conditions: Conditions = Field([], description="Accepted, ArtifactsResolved, Progressing, Available.")
     replicas: int | None = Field(None, description="Engine pods there are.")
     ready_replicas: int | None = Field(None, description="Engine pods that answer.")
@@ -142,7 +145,7 @@ class InferenceService(ApiModel):
     PRINTER_COLUMNS: ClassVar = [
         {"name": "URL", "type": "string", "jsonPath": ".status.url"},
         {"name": "Ready", "type": "integer", "jsonPath": ".status.readyReplicas"},
-        {"name": "Models", "type": "string", "jsonPath": ".status.models[*].name"},
+        {"name": "Models", "type": "string", "jsonPath": ".status.modelNames"},
         {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
     ]
 

@@ -123,6 +123,7 @@ def _state(
     if resolved:
         lists = [_listed(observed.answers.get(pod["metadata"]["uid"])) for pod in ready]
         status["models"] = [_loaded(model, lists, declared.spec.replicas) for model in resolved.models]
+        status["modelNames"] = ", ".join(model["name"] for model in status["models"])
     _available(declared, ready, conditions)
     _progressing(observed, declared, resolved, found, len(ready), now, conditions, result)
 

@@ -77,11 +77,12 @@ def test_an_adapter_is_served_on_its_base_from_the_jobs_own_claim() -> None:
     assert container["args"] == ["/artifact", "--name", "faq", "--expect", f"faq={DIGEST}", "--port", "8000"]
     assert {"name": "HF_HUB_OFFLINE", "value": "1"} in container["env"]
     assert mounts_of(job) == {"/artifact": ("faq", "team/faq", True)}
-    models = plan(observed_service(service_object(), job), NOW).status["models"]
-    assert models == [
+    status = plan(observed_service(service_object(), job), NOW).status
+    assert status["models"] == [
         {"name": "org/base", "kind": "base", "loaded": "0/1"},
         {"name": "faq", "kind": "adapter", "digest": DIGEST, "loaded": "0/1"},
     ]
+    assert status["modelNames"] == "org/base, faq"
 
 
 def test_a_base_on_a_claim_and_a_shared_cache_are_mounted_read_only() -> None:

@@ -68,7 +68,9 @@ class ReportCallback(TrainerCallback):
             return
         self._metrics.add(state.global_step, {"epoch": state.epoch, **logs})
         if "loss" in logs:
-            self._logged = {name: logs.get(name) for name in ("loss", "grad_norm", "learning_rate")}
+            values = {name: logs.get(name) for name in ("loss", "grad_norm", "learning_rate")}
+            # Five digits are enough for a person; metrics.jsonl has all.
+            self._logged = {name: value and float(f"{value:.5g}") for name, value in values.items()}
             self._publish(state)
             self._terminal.logged(self._telemetry.progress)
             check_finite(logs["loss"], state.global_step)
