@@ -14,6 +14,19 @@ import pytest
 
 SYSTEM = "hone-system"
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+# For clients in the cluster. A pod is ready first, and some moments later the Service's address leads to it.
+CONNECT = """
+import socket, time
+def connect(host, port):
+    end = time.monotonic() + 30
+    while True:
+        try:
+            return socket.create_connection((host, port), 1).close()
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
+"""
 
 Object = dict[str, Any]
 

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from kube import Cluster, Images, claim, condition, phase, pod
+from kube import CONNECT, Cluster, Images, claim, condition, phase, pod
 
 
 def test_two_pods_share_a_claim_and_meet_through_a_service(cluster: Cluster, images: Images, namespace: str) -> None:
@@ -20,8 +20,9 @@ def test_two_pods_share_a_claim_and_meet_through_a_service(cluster: Cluster, ima
     cluster.apply(claim("shared"), service, web, namespace=namespace)
     cluster.wait("pod", "web", condition("Ready"), namespace)
 
-    ask = (
-        "import json, pathlib, socket, urllib.request as u;"
+    ask = CONNECT + (
+        "import json, pathlib, urllib.request as u\n"
+        "connect('web', 80)\n"
         f"print(json.dumps([socket.gethostbyname('web.{namespace}.svc.cluster.local'),"
         " u.urlopen('http://web/file', timeout=20).read().decode(), pathlib.Path('/data/file').read_text()]))"
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kube import Cluster, Images, claim, condition, pod
+from kube import CONNECT, Cluster, Images, claim, condition, pod
 
 Object = dict[str, Any]
 TRAIN_SECONDS = 300
@@ -17,9 +17,12 @@ ROWS = [
     {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
     for question, answer in [("ping", "pong"), ("who?", "hone"), ("colour?", "red"), ("up?", "down")]
 ]
-ASK = """
-import json, sys, urllib.request
+ASK = (
+    CONNECT
+    + """
+import json, sys, urllib.parse, urllib.request
 url, names = sys.argv[1], sys.argv[2:]
+connect(urllib.parse.urlsplit(url).hostname, 80)
 def call(path, body=None):
     data = body and json.dumps(body).encode()
     request = urllib.request.Request(url + path, data, {"Content-Type": "application/json"})
@@ -30,6 +33,7 @@ for name in names:
     answers[name] = call("/chat/completions", body)["choices"][0]["message"]["content"]
 print(json.dumps({"models": call("/models")["data"], "answers": answers}))
 """
+)
 
 
 @pytest.fixture(scope="module")
