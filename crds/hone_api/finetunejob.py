@@ -153,6 +153,11 @@ class LoraOptions(ApiModel):
         examples=[["q_proj", "v_proj"]],
     )
     use_rslora: bool = Field(False, description="Rank-stabilized LoRA: scale by loraAlpha / sqrt(r).")
+    use_dora: bool = Field(
+        False,
+        description="DoRA: the magnitude of each weight is trained as well. Slower; vLLM serves it merged only.",
+        examples=[True],
+    )
 
 
 class CheckpointOptions(ApiModel):
@@ -193,8 +198,8 @@ class OutputOptions(ApiModel):
 
     save: Literal["adapter", "merged", "both"] | None = Field(
         None,
-        description="For method lora: the adapter, the base with the adapter merged into it, or both; "
-        "left out: adapter. Method full always saves the whole model.",
+        description="For methods lora and qlora: the adapter, the unquantized base with the adapter merged into it, "
+        "or both; left out: adapter. Method full always saves the whole model.",
         examples=["adapter"],
     )
     claim: ClaimReference | None = Field(
@@ -229,12 +234,21 @@ class FineTuneJobSpec(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "self.method == 'lora' || !has(self.lora)",
-                "lora belongs to method lora: remove it, or set method: lora",
+                "self.method != 'full' || !has(self.lora)",
+                "lora belongs to methods lora and qlora: remove it, or set method: lora",
             ),
             rule(
-                "self.method == 'lora' || !has(self.output) || !has(self.output.save)",
-                "output.save belongs to method lora, since method full always saves the whole model: remove it",
+                "self.method != 'full' || !has(self.output) || !has(self.output.save)",
+                "output.save belongs to methods lora and qlora, since method full always saves the whole model: "
+                "remove it",
+            ),
+            rule(
+                "self.method != 'qlora' || !has(self.model.dtype) || self.model.dtype == 'auto'",
+                "model.dtype has no effect with method qlora, which loads the weights in 4 bits: remove it",
+            ),
+            rule(
+                "self.method != 'qlora' || !has(self.training) || !has(self.training.fp16) || !self.training.fp16",
+                "training.fp16 does not go with method qlora, whose adapters are bfloat16: remove it",
             ),
             rule(
                 "!has(self.training) || !has(self.training.evalSteps) || has(self.dataset.evalFraction)",
@@ -261,8 +275,13 @@ class FineTuneJobSpec(ApiModel):
 
     model: BaseModelSource = Field(description="The base model.")
     dataset: DatasetSource = Field(description="The dataset.")
-    method: Literal["lora", "full"] = Field("lora", description="What is trained: an adapter, or the whole model.")
-    lora: LoraOptions | None = Field(None, description="The adapter, for method lora.")
+    method: Literal["lora", "qlora", "full"] = Field(
+        "lora",
+        description="What is trained: lora: an adapter; qlora: an adapter on the base in 4 bits, which needs a "
+        "quarter of the memory for the base's weights; full: the whole model.",
+        examples=["qlora"],
+    )
+    lora: LoraOptions | None = Field(None, description="The adapter, for methods lora and qlora.")
     training: TrainingArguments = Field(
         TrainingArguments(),
         description="The fields of TRL's SFTConfig, camelCased. What is left out has TRL's default.",

@@ -21,6 +21,8 @@ METADATA = frozenset(
 
 
 _ANYTHING: Schema = {"x-kubernetes-preserve-unknown-fields": True}
+_MANY = 12
+"""Of more values than these, the nearest one is named as well."""
 
 
 class _Problem(NamedTuple):
@@ -107,7 +109,10 @@ def _structural(path: str, value: Any, of: Schema) -> Iterator[_Problem]:
         yield from _list(path, value, of)
     if value not in of.get("enum", [value]):
         supported = ", ".join(_quoted(option) for option in of["enum"])
-        yield _Problem(f"{path}: Unsupported value: {_shown(value)}: supported values: {supported}", hides_rules=True)
+        near = difflib.get_close_matches(str(value), map(str, of["enum"]), n=1) if len(of["enum"]) > _MANY else []
+        hint = f"; did you mean {near[0]}?" if near else ""
+        sentence = f"{path}: Unsupported value: {_shown(value)}: supported values: {supported}{hint}"
+        yield _Problem(sentence, hides_rules=True)
     if isinstance(value, dict):
         yield from _object(path, value, of)
 

@@ -20,7 +20,7 @@ from hone_operator.podspec import Volumes, environment, labels, owner_reference,
 from hone_operator.resources import Object
 
 CONTAINER = "trainer"
-GRACE_SECONDS = {"lora": 60, "full": 300}
+GRACE_SECONDS = {"lora": 60, "qlora": 60, "full": 300}
 """How long the trainer has to save a checkpoint when it is told to stop."""
 
 PASSED_ON = "kueue.x-k8s.io/"

@@ -107,7 +107,7 @@ def test_full_training_saves_the_whole_model_ready_to_serve(job: Job, train: Tra
 
 def test_a_big_model_is_saved_in_shards_with_an_index(claim: Path, tmp_path: Path) -> None:
     model, tokenizer = load(claim / "tiny")
-    save_models(tmp_path, model, tokenizer, "model", lambda folder: "a card", shard_size="40KB")
+    save_models(tmp_path, model, tokenizer, "model", lambda folder: "a card", lambda: model, shard_size="40KB")
     index = json.loads((tmp_path / "model/model.safetensors.index.json").read_text())
     shards = sorted(path.name for path in (tmp_path / "model").glob("*.safetensors"))
     assert len(shards) > 2

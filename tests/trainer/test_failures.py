@@ -61,7 +61,7 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "unknown token": ({"training": {"eosToken": "<end>"}}, 64, "InvalidSpec", "spec.training.eosToken is '<end>'"),
     "unknown optimizer": ({"training": {"optim": "magic"}}, 64, "InvalidSpec", "magic"),
     "unknown modules": (
-        {"lora": {"targetModules": ["elbow"]}}, 64, "InvalidSpec", "spec.lora.targetModules is ['elbow']",
+        {"lora": {"targetModules": ["elbow"]}}, 64, "InvalidSpec", "spec.lora.targetModules[0] is 'elbow'",
     ),
     "output head": ({"lora": {"targetModules": ["lm_head"]}}, 64, "InvalidSpec", "spec.lora.targetModules"),
     "two GPUs": ({"resources": {"gpus": 2}}, 64, "InvalidSpec", "spec.resources.gpus is 2"),

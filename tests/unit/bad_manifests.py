@@ -188,15 +188,30 @@ _JOBS: list[tuple[dict[str, Any], str]] = [
         "spec.dataset.evalFraction: Invalid value: 0: spec.dataset.evalFraction in body should be greater than 0",
     ),
     # method and adapter
-    ({"spec.method": "loraa"}, 'spec.method: Unsupported value: "loraa": supported values: "lora", "full"'),
+    ({"spec.method": "loraa"}, 'spec.method: Unsupported value: "loraa": supported values: "lora", "qlora", "full"'),
     (
         {"spec.method": 5},
         'spec.method: Invalid value: "integer": spec.method in body must be of type string: "integer"',
     ),
-    ({"spec.method": "full"}, "spec: Invalid value: lora belongs to method lora: remove it, or set method: lora"),
     (
         {"spec.method": "full"},
-        "spec: Invalid value: output.save belongs to method lora, since method full always saves the whole model: remove it",
+        "spec: Invalid value: lora belongs to methods lora and qlora: remove it, or set method: lora",
+    ),
+    (
+        {"spec.method": "full"},
+        "spec: Invalid value: output.save belongs to methods lora and qlora, since method full always saves the whole model: remove it",
+    ),
+    (
+        {"spec.method": "qlora", "spec.model.dtype": "bfloat16"},
+        "spec: Invalid value: model.dtype has no effect with method qlora, which loads the weights in 4 bits: remove it",
+    ),
+    (
+        {"spec.method": "qlora", "spec.training.fp16": True},
+        "spec: Invalid value: training.fp16 does not go with method qlora, whose adapters are bfloat16: remove it",
+    ),
+    (
+        {"spec.lora.useDora": "yes"},
+        'spec.lora.useDora: Invalid value: "string": spec.lora.useDora in body must be of type boolean: "string"',
     ),
     ({"spec.lora.r": 0}, "spec.lora.r: Invalid value: 0: spec.lora.r in body should be greater than or equal to 1"),
     (
@@ -256,6 +271,10 @@ _JOBS: list[tuple[dict[str, Any], str]] = [
         {"spec.training.perDeviceTrainBatchSize": 0},
         "spec.training.perDeviceTrainBatchSize: Invalid value: 0: "
         "spec.training.perDeviceTrainBatchSize in body should be greater than or equal to 1",
+    ),
+    (
+        {"spec.training.optim": "adamw_torch_fuse"},
+        'spec.training.optim: Unsupported value: "adamw_torch_fuse": supported values: "adafactor", "adagrad", "adalomo", ',
     ),
     (
         {"spec.training.packingStrategy": "ffd"},

@@ -37,7 +37,7 @@ def test_good_is_accepted(kind: str) -> None:
 
 def test_a_mistake_is_reported_once_and_alone() -> None:
     manifest = changed(GOOD["FineTuneJob"], {"spec.method": "loraa"})
-    assert validate(manifest) == ['spec.method: Unsupported value: "loraa": supported values: "lora", "full"']
+    assert validate(manifest) == ['spec.method: Unsupported value: "loraa": supported values: "lora", "qlora", "full"']
 
 
 def test_rules_wait_until_the_types_are_right() -> None:
@@ -80,6 +80,11 @@ def test_generated_name_is_checked_too() -> None:
 )
 def test_unknown_field_says_where_it_belongs(changes: dict[str, Any], hint: str) -> None:
     assert validate(changed(GOOD["FineTuneJob"], changes)) == [hint]
+
+
+def test_of_many_values_the_nearest_is_named() -> None:
+    (sentence,) = validate(changed(GOOD["FineTuneJob"], {"spec.training.optim": "adamw_8bits"}))
+    assert sentence.endswith('"stable_adamw"; did you mean adamw_8bit?')
 
 
 @pytest.mark.parametrize("kind", GOOD)

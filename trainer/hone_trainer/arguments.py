@@ -34,15 +34,40 @@ def lora_config(spec: FineTuneJobSpec, revision: str | None) -> dict[str, Any]:
     return {**lora, "task_type": "CAUSAL_LM", "revision": revision}
 
 
+VLLM_MAX_RANK = 512
+"""The highest value that vLLM's --max-lora-rank takes."""
+
+
+def unserved(spec: FineTuneJobSpec) -> list[str]:
+    """What keeps vLLM from serving the adapter (vllm/lora/peft_helper.py), when nothing merged is saved beside it."""
+    if spec.method == "full" or spec.output.save in ("merged", "both"):
+        return []
+    lora = spec.lora or LoraOptions()
+    found = []
+    if lora.use_dora:
+        found.append("spec.lora.useDora is true")
+    if lora.bias != "none":
+        found.append(f"spec.lora.bias is {lora.bias}")
+    if lora.r > VLLM_MAX_RANK:
+        found.append(f"spec.lora.r is {lora.r}, more than {VLLM_MAX_RANK}")
+    return [
+        f"{what}: vLLM can't serve such an adapter. For serving on a GPU set output.save: merged or both, or merge it "
+        "afterwards with `hone merge`"
+        for what in found
+    ]
+
+
 def warnings(spec: FineTuneJobSpec, has_gpu: bool) -> list[str]:
     """What the user should know before training: settings that do not do what they seem to."""
     found = []
     if spec.resources.gpus and not has_gpu:
         found.append(f"spec.resources.gpus is {spec.resources.gpus}, and torch sees no GPU: training on the CPU")
+    if (spec.training.optim or "").startswith("paged_") and not has_gpu:
+        found.append(f"spec.training.optim is {spec.training.optim}, and torch sees no GPU: its state is not paged")
     if spec.training.lr_scheduler_type == "constant" and spec.training.warmup_steps:
         found.append(
             "spec.training.lrSchedulerType is constant, which ignores warmupSteps: constant_with_warmup warms up"
         )
     if spec.training.eval_steps and not spec.dataset.eval_fraction:
         found.append("spec.training.evalSteps is set, but without spec.dataset.evalFraction nothing is evaluated")
-    return found
+    return found + unserved(spec)

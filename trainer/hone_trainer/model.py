@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 from hone_api.artifact import BaseModelReference
-from hone_api.finetunejob import BaseModelSource
+from hone_api.finetunejob import BaseModelSource, FineTuneJobSpec
 from hone_api.reasons import INTERNAL_ERROR, INVALID_SPEC, MODEL_INVALID, MODEL_NOT_FOUND, HoneError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from hone_trainer import hub
+from hone_trainer import hub, quantize
 from hone_trainer.errors import hub_error
 from hone_trainer.manifest import Inputs
 
@@ -42,18 +42,39 @@ def find(source: BaseModelSource, inputs: Inputs, pinned: str | None) -> BaseMod
     return BaseModel(source.name, commit, BaseModelReference(name=source.name, revision=commit))
 
 
-def load(base: BaseModel, source: BaseModelSource) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load weights and tokenizer, downloading what the cache lacks.
+def load(base: BaseModel, spec: FineTuneJobSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load tokenizer and weights as the method trains them, downloading what the cache lacks.
 
     Raises HoneError ModelInvalid, InvalidSpec, HubUnauthorized, HubUnreachable.
     """
-    common: dict[str, Any] = {"revision": base.commit or "main", "trust_remote_code": source.trust_remote_code}
+    source = spec.model
+    common = _common(base, source)
     dtype: Any = source.dtype if source.dtype == "auto" else getattr(torch, source.dtype)
     try:
         tokenizer = AutoTokenizer.from_pretrained(base.location, **common)
-        return AutoModelForCausalLM.from_pretrained(base.location, dtype=dtype, **common), tokenizer
+        config = AutoConfig.from_pretrained(base.location, **common)
+        quantize.refuse_quantized(spec, base.location, config)
+        if spec.method == "qlora":
+            common["quantization_config"] = quantize.four_bits()
+        network = AutoModelForCausalLM.from_pretrained(base.location, dtype=dtype, **common)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise _refused(error, base, source) from error
+    return quantize.ready_to_train(network) if spec.method == "qlora" else network, tokenizer
+
+
+def load_unquantized(base: BaseModel, source: BaseModelSource) -> PreTrainedModel:
+    """The base model again, in the type it was saved in and in the host's memory: what an adapter is merged into.
+
+    Raises HoneError ModelInvalid, HubUnauthorized, HubUnreachable.
+    """
+    try:
+        return AutoModelForCausalLM.from_pretrained(base.location, dtype="auto", **_common(base, source))
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        raise _refused(error, base, source) from error
+
+
+def _common(base: BaseModel, source: BaseModelSource) -> dict[str, Any]:
+    return {"revision": base.commit or "main", "trust_remote_code": source.trust_remote_code}
 
 
 def _refused(error: Exception, base: BaseModel, source: BaseModelSource) -> HoneError:

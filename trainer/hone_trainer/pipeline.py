@@ -14,14 +14,13 @@ from hone_api.finetunejob import FineTuneJob, LoraOptions
 from hone_api.layout import CHECKPOINTS, LOGS, METRICS_LOG
 from hone_api.reasons import DATASET_INVALID, INVALID_SPEC, HoneError
 from hone_api.reports import Parameters, Progress
-from peft import LoraConfig
 from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedTokenizerBase, PrinterCallback
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.utils import logging as transformers_logging
 from trl.trainer.sft_config import SFTConfig
 
-from hone_trainer import arguments, checkpoints, checks, data, model, save, tree
+from hone_trainer import adapters, arguments, checkpoints, checks, data, model, optimizers, save, tree
 from hone_trainer.callbacks import ReportCallback, StopCallback
 from hone_trainer.card import model_card
 from hone_trainer.checkpoints import Account, Checkpoint
@@ -86,7 +85,7 @@ def prepare(inputs: Inputs, root: Path, terminal: Terminal) -> Prepared:
         )
     tree.remember(root, tree.Run(run.spec, base.commit, dataset.commit, dataset.fingerprint))
 
-    network, tokenizer = model.load(base, spec.model)
+    network, tokenizer = model.load(base, spec)
     use_cache = getattr(network.config, "use_cache", None)
     checks.before(dataset, tokenizer, spec.training)
     metrics_log = MetricsLog(root / METRICS_LOG, checkpoint.account.step if checkpoint else 0)
@@ -96,10 +95,11 @@ def prepare(inputs: Inputs, root: Path, terminal: Terminal) -> Prepared:
         model=network,
         args=sft_config,
         processing_class=tokenizer,
-        peft_config=LoraConfig(**arguments.lora_config(spec, base.commit)) if spec.method == "lora" else None,
+        peft_config=adapters.lora_config(spec, base.commit, network),
         keep_checkpoints=spec.checkpoint.save_total_limit,
         before_sealing=metrics_log.flush,
     )
+    optimizers.check(trainer)
     terminal.warn(checks.after(trainer, dataset))
     return Prepared(base, tokenizer, use_cache, dataset.fingerprint, checkpoint, metrics_log, trainer)
 
@@ -135,7 +135,8 @@ def keep(
         network.config.use_cache = prepared.use_cache  # training turns it off, and serving wants it as it was
     base, fingerprint = prepared.base.reference, prepared.fingerprint
     card = partial(model_card, job, base, metrics, fingerprint)
-    save.save_models(root, network, prepared.tokenizer, kind, card)
+    load_base = partial(model.load_unquantized, prepared.base, job.spec.model)
+    save.save_models(root, network, prepared.tokenizer, kind, card, load_base)
     manifest = save.manifest_of(root, job, base, fingerprint, metrics, parameters.model_dump())
     write_manifest(root, manifest)
     return manifest
@@ -161,7 +162,7 @@ def make_trainer(lora: LoraOptions | None, dataset: data.Data, **keywords: Any) 
         raise checks.refused_by_template(error, dataset.rows(), keywords["processing_class"]) from error
     except ValueError as error:
         text = " ".join(str(error).split())
-        if lora and ("target modules" in text.lower() or "target_modules" in text):
+        if lora and any(words in text.lower() for words in ("target module", "target_modules")):
             raise HoneError(
                 INVALID_SPEC,
                 f"spec.lora.targetModules is {lora.target_modules}: {text}",
@@ -171,8 +172,11 @@ def make_trainer(lora: LoraOptions | None, dataset: data.Data, **keywords: Any) 
 
 
 def count(network: Any) -> Parameters:
-    """Trainable parameters, and all of them."""
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
+    """Trainable parameters, and all of them; a byte of bitsandbytes holds two in 4 bits."""
+    sizes = [
+        (parameter.numel() * (2 if type(parameter).__name__ == "Params4bit" else 1), parameter.requires_grad)
+        for parameter in network.parameters()
+    ]
     return Parameters(trainable=sum(size for size, trained in sizes if trained), total=sum(size for size, _ in sizes))
 
 

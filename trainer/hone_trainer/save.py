@@ -9,7 +9,7 @@ from typing import Any
 from hone_api.artifact import ArtifactKind, ArtifactManifest, BaseModelReference, describe_files, digest_of
 from hone_api.finetunejob import FineTuneJob, FineTuneJobSpec
 from hone_api.layout import ADAPTER, MERGED, MODEL
-from peft import PeftModel
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hone_trainer.files import flush_tree
@@ -34,14 +34,27 @@ def save_models(
     tokenizer: PreTrainedTokenizerBase,
     kind: ArtifactKind,
     card: Callable[[str], str],
+    load_base: Callable[[], PreTrainedModel],
     shard_size: str = SHARD_SIZE,
 ) -> None:
     """Write the kind's folders, each whole or not at all. Merging changes `model`, so the adapter
-    goes first. `card` makes the model card of a folder."""
+    goes first. `card` makes the model card of a folder; `load_base` the base that a quantized model was made from."""
     for name in folders_of(kind):
         if name == MERGED and isinstance(model, PeftModel):
-            model = model.merge_and_unload()
-        _save(root / name, model, tokenizer, card(name), shard_size)
+            quantized = getattr(model, "is_loaded_in_4bit", False)
+            model = merged_into(load_base(), model) if quantized else model.merge_and_unload()
+        save_model(root / name, model, tokenizer, card(name), shard_size)
+
+
+def merged_into(base: PreTrainedModel, trained: PeftModel) -> PreTrainedModel:
+    """`base` with the adapter of `trained`, whose own base is quantized, merged into it.
+
+    Merged into 4-bit weights, the sum would be rounded to 4 bits again, and much of what was learned be lost.
+    """
+    learned = {name: tensor.cpu() for name, tensor in get_peft_model_state_dict(trained).items()}
+    fresh = get_peft_model(base, trained.peft_config["default"])
+    set_peft_model_state_dict(fresh, learned)
+    return fresh.merge_and_unload()  # type: ignore[return-value]
 
 
 def manifest_of(
@@ -69,7 +82,10 @@ def manifest_of(
     )
 
 
-def _save(folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase, card: str, shard_size: str) -> None:
+def save_model(
+    folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase, card: str, shard_size: str = SHARD_SIZE
+) -> None:
+    """Write a model, its tokenizer and its card into a folder that appears whole or not at all."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     if isinstance(model, PreTrainedModel):

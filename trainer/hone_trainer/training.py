@@ -84,6 +84,15 @@ class HoneTrainer(SFTTrainer):
         written = Path(str(self.args.output_dir)) / f"checkpoint-{account.step}"
         checkpoints.seal(written, account, self._keep_checkpoints)
 
+    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """As Trainer does. PEFT loads an adapter as float32, where SFTTrainer had made that of qlora bfloat16."""
+        network: Any = self.model
+        types = {name: parameter.dtype for name, parameter in network.named_parameters() if parameter.requires_grad}
+        super()._load_from_checkpoint(*args, **kwargs)
+        for name, parameter in network.named_parameters():
+            if name in types:
+                parameter.data = parameter.data.to(types[name])
+
     def put_back(self) -> None:
         """Set the sums that `train` has just set to zero to what they were at the checkpoint."""
         self._began = time.monotonic()

@@ -1,0 +1,21 @@
+"""Optimizers that come from packages which may be missing, or not work on this device."""
+
+from hone_api.reasons import INVALID_SPEC, HoneError
+from transformers import Trainer
+
+from hone_trainer.quantize import require_bitsandbytes
+
+
+def check(trainer: Trainer) -> None:
+    """Raise HoneError InvalidSpec, before the first step, when the trainer's optimizer can't be made."""
+    name = getattr(trainer.args.optim, "value", trainer.args.optim)
+    try:
+        optimizer, _ = Trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)  # type: ignore[arg-type]
+    except (ImportError, ValueError, RuntimeError, OSError) as error:
+        raise HoneError(
+            INVALID_SPEC,
+            f"spec.training.optim is {name}, which can't be used: {' '.join(str(error).split())}",
+            remedy="Take another optimizer, such as adamw_torch_fused or adamw_8bit.",
+        ) from error
+    if getattr(optimizer, "__module__", "").startswith("bitsandbytes."):
+        require_bitsandbytes(f"spec.training.optim is {name}")
