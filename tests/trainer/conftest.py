@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -301,3 +301,110 @@ def process(claim: Path, tmp_path: Path) -> Iterator[Callable[..., Process]]:
     yield start
     for found in started:
         found.end()
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Send a signal `delay` seconds after a phase (see zygote.py) has begun for the `at`-th time."""
+
+    number: signal.Signals
+    phase: str
+    at: int = 1
+    delay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Fork(Result):
+    """How a forked run ended, what it announced (when, `begin` or `end`, which phase), and when it was signalled."""
+
+    events: list[tuple[float, str, str]] = field(default_factory=list)
+    signalled: list[float] = field(default_factory=list)
+
+    def durations(self, phase: str) -> list[float]:
+        """Seconds that each pass of a phase took."""
+        times = {kind: [at for at, found, name in self.events if (found, name) == (kind, phase)] for kind in KINDS}
+        return [end - begin for begin, end in zip(times["begin"], times["end"], strict=True)]
+
+    def signalled_in(self, phase: str) -> bool:
+        """Whether the phase had begun, and not ended, at the last signal."""
+        before = [found for at, found, name in self.events if name == phase and at < self.signalled[-1]]
+        return before.count("begin") > before.count("end")
+
+
+KINDS = ("begin", "end")
+SINGLE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+class Forks:
+    """Runs the trainer in children of one process that has done the imports, where real signals reach it."""
+
+    def __init__(self, folder: Path, claim: Path, environ: dict[str, str]) -> None:
+        self.folder = folder
+        self._claim = claim
+        self._count = 0
+        reader, writer = os.pipe()
+        self._zygote = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("zygote.py")), str(writer)],
+            stdin=subprocess.PIPE,
+            env={**os.environ, "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1", **SINGLE, **environ},
+            pass_fds=[writer],
+            text=True,
+        )
+        os.close(writer)
+        self._events = os.fdopen(reader)
+        kind, threads = self._events.readline().split()
+        assert (kind, threads) == ("ready", "1"), "a process with threads can't be forked safely"
+
+    def run(
+        self,
+        document: dict[str, Any],
+        output: Path,
+        *kills: Kill,
+        fill: dict[str, Any] | None = None,
+        limit: int | None = None,
+        arguments: tuple[str, ...] = (),
+    ) -> Fork:
+        """Run a job to its end, sending the signals that `kills` say, in their order."""
+        self._count += 1
+        manifest = write_manifest(self.folder / f"job-{self._count}.yaml", document)
+        word, log = self.folder / f"word-{self._count}", self.folder / f"log-{self._count}"
+        argv = ["run", str(manifest), "--output", str(output), "--claim", f"claim={self._claim}", "--port", "0"]
+        argv += ["--termination-log", str(word), *arguments]
+        assert self._zygote.stdin
+        self._zygote.stdin.write(json.dumps({"argv": argv, "log": str(log), "fill": fill, "limit": limit}) + "\n")
+        self._zygote.stdin.flush()
+        waiting, events, pid = list(kills), [], 0
+        signalled: list[float] = []
+        while True:
+            kind, value, *moment = self._events.readline().split()
+            if kind == "exit":
+                break
+            if kind == "pid":
+                pid = int(value)
+                continue
+            events.append((float(moment[0]), kind, value))
+            seen = sum(event[1:] == ("begin", value) for event in events)
+            while waiting and kind == "begin" and pid and (waiting[0].phase, waiting[0].at) == (value, seen):
+                time.sleep(waiting[0].delay)
+                signalled.append(time.monotonic())
+                os.kill(pid, waiting.pop(0).number)
+        said = json.loads(word.read_text()) if word.exists() else {}
+        return Fork(int(value), said, output, log.read_text(), events, signalled)
+
+    def close(self) -> None:
+        assert self._zygote.stdin
+        self._zygote.stdin.close()
+        self._zygote.wait(timeout=60)
+        self._events.close()
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory, claim: Path) -> Iterator[Forks]:
+    made = Forks(tmp_path_factory.mktemp("forks"), claim, {})
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def kill() -> type[Kill]:
+    return Kill

@@ -9,10 +9,10 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
 
 from hone_trainer.metricslog import MetricsLog
-from hone_trainer.stop import Stop
+from hone_trainer.stop import EvaluationInterrupted, Interrupted, Stop
 from hone_trainer.telemetry import Telemetry, now
 from hone_trainer.terminal import Terminal
-from hone_trainer.training import HoneTrainer, check_finite
+from hone_trainer.training import HoneTrainer
 
 PUBLISH_SECONDS = 1.0
 WINDOW = 30
@@ -20,10 +20,22 @@ WINDOW = 30
 
 
 class StopCallback(TrainerCallback):
-    """Saves a checkpoint and stops at the end of the step in which the run was told to."""
+    """Saves a checkpoint and stops at the end of the step, or batch of an evaluation, in which the run was told to."""
 
     def __init__(self, stop: Stop) -> None:
         self._stop = stop
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._stop.requested:  # while the checkpoint was loaded: there is nothing to lose yet
+            raise Interrupted
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._stop.requested:
+            raise EvaluationInterrupted
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -73,7 +85,9 @@ class ReportCallback(TrainerCallback):
             self._logged = {name: value and float(f"{value:.5g}") for name, value in values.items()}
             self._publish(state)
             self._terminal.logged(self._telemetry.progress)
-            check_finite(logs["loss"], state.global_step)
+            self._trainer.check_finite(loss=logs["loss"])
+            if self._trainer.accelerator.scaler is None:
+                self._trainer.check_finite(gradient_norm=logs.get("grad_norm", 0.0))
         elif "eval_loss" in logs:
             self._terminal.note(f"step {state.global_step}: evaluation loss {logs['eval_loss']:.4f}")
 

@@ -1,22 +1,21 @@
 """Checkpoints that are complete or absent.
 
-Trainer writes `checkpoint-N` file by file. When it is whole and on the disk, the marker goes into it and it is renamed
-to `step-0000000N`. Whatever lacks the marker was cut short, and is removed at the next start.
+Trainer writes `checkpoint-N` file by file. When it is whole and on the disk, the marker goes into it, with size and
+checksums of every file, and it is renamed to `step-0000000N`. Whatever lacks the marker was cut short, and whatever
+differs from it was spoiled: neither is used.
 """
 
 import json
-import logging
 import shutil
+import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from hone_api.layout import checkpoint_name
 
-from hone_trainer.files import flush, flush_tree, write_atomically
+from hone_trainer.files import Sum, difference, flush, flush_and_sum, write_atomically
 
 MARKER = "hone.json"
-
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -33,6 +32,8 @@ class Account:
     last_logged_step: int
     averages_since_log: dict[str, list[float]] = field(default_factory=dict)
     eval_metrics: dict[str, float] = field(default_factory=dict)
+    evaluation_due: bool = False
+    """Whether the evaluation at this step was cut short, and is to be done before the next one."""
 
     @property
     def finished(self) -> bool:
@@ -47,33 +48,72 @@ class Checkpoint:
     account: Account
 
 
-def newest(root: Path) -> Checkpoint | None:
-    """The newest complete checkpoint below `root`; incomplete ones are removed with a warning."""
-    complete = []
-    for folder in sorted(root.glob("*-*")):
-        if not folder.is_dir():
+def newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest good checkpoint below `root`, and warnings about those that are not: they are removed.
+
+    Every file of a checkpoint is read, newest checkpoint first, until one is good.
+    """
+    warnings = []
+    for folder in sorted(root.glob("checkpoint-*")):
+        warnings.append(f"removing {folder}: its writing was cut short")
+        shutil.rmtree(folder)
+    for folder in sorted(root.glob("step-*"), reverse=True):
+        try:
+            found = _read(folder)
+        except OSError as error:  # it may be readable again later: it stays
+            warnings.append(f"leaving out {folder}, which can't be read: {error.strerror}")
             continue
-        if folder.name.startswith("step-") and (folder / MARKER).is_file():
-            complete.append(folder)
-        else:
-            log.warning("removing %s: its writing was cut short", folder)
-            shutil.rmtree(folder)
-    if not complete:
-        return None
-    return Checkpoint(complete[-1], Account(**json.loads((complete[-1] / MARKER).read_text())))
+        if isinstance(found, Checkpoint):
+            return found, warnings
+        warnings.append(f"removing {folder}: {found}")
+        _remove(folder)
+    if warnings:
+        warnings.append("no good checkpoint is left: training starts anew")
+    return None, warnings
 
 
 def seal(written: Path, account: Account, limit: int) -> Path:
-    """Turn what Trainer has written into a complete checkpoint, then keep the newest `limit`."""
-    flush_tree(written)
-    write_atomically(written / MARKER, json.dumps(asdict(account)))
+    """Turn what Trainer has written into a complete checkpoint, then keep it and the newest `limit` - 1 before it."""
+    write_atomically(written / MARKER, _marker(account, flush_and_sum(written)))
     final = written.parent / checkpoint_name(account.step)
     if final.exists():
         shutil.rmtree(final)
     written.rename(final)
     flush(written.parent)
-    for old in sorted(written.parent.glob("step-*"))[:-limit]:
-        # The marker goes first, so that a removal cut short leaves nothing that looks complete.
-        (old / MARKER).unlink(missing_ok=True)
-        shutil.rmtree(old, ignore_errors=True)
+    before = sorted(folder for folder in final.parent.glob("step-*") if folder.name < final.name)
+    # What is newer was left out at the start, or this step would not have been trained again.
+    newer = [folder for folder in final.parent.glob("step-*") if folder.name > final.name]
+    for old in before[: max(len(before) - (limit - 1), 0)] + newer:
+        _remove(old)
     return final
+
+
+def _marker(account: Account, sums: dict[str, Sum]) -> str:
+    content = {"account": asdict(account), "files": {name: asdict(found) for name, found in sums.items()}}
+    return json.dumps({"content": content, "crc32": _crc32(content)})
+
+
+def _read(folder: Path) -> Checkpoint | str:
+    """The checkpoint, or what is wrong with it."""
+    if not (folder / MARKER).is_file():
+        return "its writing was cut short"
+    try:
+        marker = json.loads((folder / MARKER).read_bytes())
+        content = marker["content"]
+        if marker["crc32"] != _crc32(content):
+            return f"{MARKER} has other content than was written"
+        account = Account(**content["account"])
+        files = {name: Sum(**found) for name, found in content["files"].items()}
+    except (ValueError, TypeError, KeyError):
+        return f"{MARKER} can't be understood"
+    return difference(folder, files) or Checkpoint(folder, account)
+
+
+def _crc32(content: object) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
+def _remove(folder: Path) -> None:
+    # The marker goes first, so that a removal cut short leaves nothing that looks complete.
+    (folder / MARKER).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,8 +1,12 @@
 """From what libraries raise to failures with a name."""
 
 import errno
+import re
+import shutil
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from hone_api.reasons import (
     DATASET_NOT_FOUND,
@@ -17,6 +21,8 @@ from hone_api.reasons import (
 
 _DISK_FULL = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed", "unexpected pos")
 """How libraries that raise no OSError say that a write failed: safetensors, then torch.save."""
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory")
+"""How torch says it on a GPU, how on a CPU, and how the operating system does."""
 
 
 def named(error: BaseException) -> HoneError:
@@ -29,6 +35,21 @@ def named(error: BaseException) -> HoneError:
             return found
     text = " ".join(str(error).split())
     return HoneError(INTERNAL_ERROR, f"{type(error).__name__}{text and ': '}{text}")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Inside, a full disk is named with what was to be written and how full its volume is."""
+    try:
+        yield
+    except Exception as error:
+        found = named(error)
+        if found.reason is not DISK_FULL or found is error:
+            raise
+        volume = next(folder for folder in (path, *path.parents) if folder.is_dir())
+        usage = shutil.disk_usage(volume)
+        room = f"{_bytes(usage.free)} of {_bytes(usage.total)} are free"
+        raise HoneError(DISK_FULL, f"{path} can't be written: {room} on its volume") from error
 
 
 def is_connection_error(error: BaseException) -> bool:
@@ -71,11 +92,30 @@ def _known(error: BaseException) -> HoneError | None:
         return HoneError(DISK_FULL, f"{error.filename or 'A file'} can't be written: {error.strerror}")
     if any(words in text for words in _DISK_FULL):
         return HoneError(DISK_FULL, f"A file can't be written: {text}")
-    if isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and "out of memory" in text):
-        return HoneError(OUT_OF_MEMORY, text.partition(" If reserved")[0])
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError | OSError) and any(words in text for words in _OUT_OF_MEMORY)
+    ):
+        return HoneError(OUT_OF_MEMORY, _without_memory(text))
     if is_connection_error(error):
         return HoneError(HUB_UNREACHABLE, f"The hub can't be reached: {text}")
     return None
+
+
+def _without_memory(text: str) -> str:
+    on_cpu = re.search(r"you tried to allocate (\d+) bytes", text)
+    if on_cpu:
+        return f"The memory for a tensor of {_bytes(int(on_cpu[1]))} can't be had"
+    return text.partition(" If reserved")[0] or "Python got no more memory"
+
+
+def _bytes(count: int) -> str:
+    """Such as 1.5 GiB."""
+    size, unit = float(count), "bytes"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{size:.3g} {unit}"
 
 
 def _is_transport_error(error: BaseException) -> bool:

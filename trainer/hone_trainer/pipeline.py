@@ -14,9 +14,7 @@ from hone_api.finetunejob import FineTuneJob, LoraOptions
 from hone_api.layout import CHECKPOINTS, LOGS, METRICS_LOG
 from hone_api.reasons import DATASET_INVALID, INVALID_SPEC, HoneError
 from hone_api.reports import Parameters, Progress
-from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedTokenizerBase, PrinterCallback
-from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.utils import logging as transformers_logging
 from trl.trainer.sft_config import SFTConfig
 
@@ -24,6 +22,7 @@ from hone_trainer import adapters, arguments, checkpoints, checks, data, model, 
 from hone_trainer.callbacks import ReportCallback, StopCallback
 from hone_trainer.card import model_card
 from hone_trainer.checkpoints import Account, Checkpoint
+from hone_trainer.curves import Curves
 from hone_trainer.manifest import Inputs
 from hone_trainer.metricslog import MetricsLog
 from hone_trainer.options import Options
@@ -69,7 +68,8 @@ def prepare(inputs: Inputs, root: Path, terminal: Terminal) -> Prepared:
     has_gpu = torch.cuda.is_available()
     terminal.warn(arguments.warnings(spec, has_gpu))
     tree.refuse_foreign(root)
-    checkpoint = checkpoints.newest(root / CHECKPOINTS)
+    checkpoint, warnings_of_checkpoints = checkpoints.newest(root / CHECKPOINTS)
+    terminal.warn(warnings_of_checkpoints)
     run = tree.earlier(root, spec, has_checkpoint=checkpoint is not None)
     sft_config = make_sft_config(arguments.sft_config(spec, root / CHECKPOINTS, use_cpu=not has_gpu))
 
@@ -110,9 +110,8 @@ def train(prepared: Prepared, root: Path, stop: Stop, telemetry: Telemetry, term
     step = checkpoint.account.step if checkpoint else 0
     if checkpoint:
         terminal.note(f"going on from the checkpoint at step {step} of {checkpoint.account.total_steps}")
-    writer = SummaryWriter(str(root / LOGS), purge_step=step + 1)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(TensorBoardCallback(writer))  # type: ignore[no-untyped-call]
+    trainer.add_callback(Curves(root / LOGS, checkpoint.account if checkpoint else None, prepared.metrics_log.last))
     trainer.add_callback(ReportCallback(trainer, telemetry, prepared.metrics_log, terminal))
     trainer.add_callback(StopCallback(stop))
     with stop.deferred():

@@ -16,6 +16,10 @@ class Interrupted(BaseException):
     """Ends the run at once. Not an Exception, so that no library takes it for a failure of its own."""
 
 
+class EvaluationInterrupted(Interrupted):
+    """Ends an evaluation between two batches."""
+
+
 class Stop:
     """Whether the run was told to stop."""
 

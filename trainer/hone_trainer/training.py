@@ -1,5 +1,7 @@
 """TRL's SFTTrainer with checkpoints that are complete or absent and accounts that survive a resume."""
 
+import random
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -7,14 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from hone_api.reasons import NON_FINITE_LOSS, HoneError
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerControl, TrainerState
 from trl.trainer.sft_trainer import SFTTrainer
 
 from hone_trainer import checkpoints
 from hone_trainer.checkpoints import Account, Checkpoint
+from hone_trainer.errors import writing
+from hone_trainer.stop import EvaluationInterrupted
 
 
 class HoneTrainer(SFTTrainer):
@@ -29,14 +35,15 @@ class HoneTrainer(SFTTrainer):
         self._before_sealing = before_sealing
         self._keep_checkpoints = keep_checkpoints
         self._resumed: Account | None = None
+        self._evaluation_due = False
+        self._grad_norm: Any = 0.0
         self._began = time.monotonic()
         self.add_callback(_Resume(self))
 
     def fit(self, checkpoint: Checkpoint | None) -> Account:
         """Train from the checkpoint, or from the start, to the end or to where a callback stops it."""
-        if checkpoint and checkpoint.account.finished:  # only saving was cut short
-            self._load_from_checkpoint(str(checkpoint.folder))
-            return checkpoint.account
+        if checkpoint and checkpoint.account.finished:
+            return self._only_save(checkpoint)
         self._resumed = checkpoint.account if checkpoint else None
         self.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
         return replace(self.account(), loss_since_log=0.0)  # `train` has added it to the sum at its end
@@ -55,7 +62,14 @@ class HoneTrainer(SFTTrainer):
             last_logged_step=self._globalstep_last_logged,
             averages_since_log=dict(self._metrics["train"]),
             eval_metrics=self._last_evaluation(),
+            evaluation_due=self._evaluation_due,
         )
+
+    def check_finite(self, **values: float) -> None:
+        """Raise HoneError NonFiniteLoss when one of the values, called by its name, is NaN or infinite."""
+        for name, value in values.items():
+            if not torch.isfinite(torch.tensor(value)):
+                raise self._not_finite(f"{name.replace('_', ' ')} is {value}")
 
     @property
     def samples_a_step(self) -> float:
@@ -76,13 +90,67 @@ class HoneTrainer(SFTTrainer):
                 return {"eval_loss": entry["eval_loss"]}
         return {}
 
+    def _only_save(self, checkpoint: Checkpoint) -> Account:
+        """Training was done, and what comes after it was cut short."""
+        account = checkpoint.account
+        self._load_from_checkpoint(str(checkpoint.folder))
+        if not account.evaluation_due:
+            return account
+        self.state = TrainerState.load_from_json(str(checkpoint.folder / TRAINER_STATE_NAME))
+        self._total_train_tokens = account.tokens
+        self.evaluate()
+        return replace(account, eval_metrics=self._last_evaluation())
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         account = self.account()
-        check_finite(account.loss_since_log, self.state.global_step)
-        Trainer._save_checkpoint(self, model, trial)  # not SFTTrainer's, which adds a model card to the parent folder
-        self._before_sealing()
+        self._check_state(account)
         written = Path(str(self.args.output_dir)) / f"checkpoint-{account.step}"
-        checkpoints.seal(written, account, self._keep_checkpoints)
+        try:
+            with writing(written):
+                Trainer._save_checkpoint(self, model, trial)  # SFTTrainer's adds a model card to the parent folder
+                self._before_sealing()
+                checkpoints.seal(written, account, self._keep_checkpoints)
+        except Exception:
+            shutil.rmtree(written, ignore_errors=True)
+            raise
+
+    def _check_state(self, account: Account) -> None:
+        """Raise HoneError NonFiniteLoss rather than save, and go on from, a state that is spoiled."""
+        self.check_finite(loss=account.loss_since_log)
+        if self.accelerator.scaler is None:  # float16's scaler skips steps whose gradients overflow
+            self.check_finite(gradient_norm=float(self._grad_norm))
+        network: Any = self.model
+        trained = [(name, found) for name, found in network.named_parameters() if found.requires_grad]
+        finite = torch.stack([found.detach().isfinite().all() for _, found in trained])
+        if not finite.all():
+            raise self._not_finite(f"weight {trained[int(finite.int().argmin())][0]} is not finite")
+
+    def _not_finite(self, found: str) -> HoneError:
+        rate = f"with spec.training.learningRate {self.args.learning_rate:g}"
+        return HoneError(NON_FINITE_LOSS, f"The {found} at step {self.state.global_step}, {rate}")
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        self._grad_norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+        return self._grad_norm
+
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
+        """When told to stop, leave the evaluation to the next start, which repeats it from the same state."""
+        before = _random_states()
+        try:
+            return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        except EvaluationInterrupted:
+            _restore(before)
+            self._metrics["eval"].clear()
+            self._evaluation_due = True
+            self.control.should_evaluate = False
+            self.control.should_save = self.control.should_training_stop = True
+            return {}
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """The last thing that a resume does before the first step."""
+        super()._load_rng_state(checkpoint)
+        if self._resumed and self._resumed.evaluation_due:
+            super()._evaluate(None, None)
 
     def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         """As Trainer does. PEFT loads an adapter as float32, where SFTTrainer had made that of qlora bfloat16."""
@@ -117,10 +185,17 @@ class _Resume(TrainerCallback):
         self._trainer.put_back()
 
 
-def check_finite(loss: float, step: int) -> None:
-    """Raise HoneError NonFiniteLoss when a loss is NaN or infinite."""
-    if not torch.isfinite(torch.tensor(loss)):
-        raise HoneError(NON_FINITE_LOSS, f"The loss is {loss} at step {step}")
+def _random_states() -> tuple[Any, ...]:
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return random.getstate(), numpy.random.get_state(), torch.get_rng_state(), devices
+
+
+def _restore(states: tuple[Any, ...]) -> None:
+    random.setstate(states[0])
+    numpy.random.set_state(states[1])
+    torch.set_rng_state(states[2])
+    if states[3]:
+        torch.cuda.set_rng_state_all(states[3])
 
 
 def final_metrics(account: Account) -> dict[str, float]:

@@ -1,0 +1,96 @@
+"""Killed at any moment, a run goes on from its newest good checkpoint and ends as if nothing had happened."""
+
+import os
+import random
+import statistics
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from signal import SIGKILL, SIGTERM
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+Job = Callable[..., dict[str, Any]]
+
+SAVE_STEPS = 3
+ANYWHERE = 8
+START_SECONDS, RESUME_SECONDS = 1.2, 0.1
+"""Within which starts are killed at random, and a resume while it loads; longer than that takes is no mistake."""
+
+
+def long_job(job: Job, method: str) -> dict[str, Any]:
+    lora = {"lora": {"r": 4, "loraDropout": 0.2}} if method == "lora" else {}
+    return job(
+        method=method,
+        dataset={"claim": {"name": "claim", "path": "text.jsonl"}, "evalFraction": 0.25},
+        training={"maxSteps": 100, "loggingSteps": 4, "evalSteps": 5, "perDeviceEvalBatchSize": 1},
+        checkpoint={"saveSteps": SAVE_STEPS, "saveTotalLimit": 2},
+        **lora,
+    )
+
+
+def plans(chance: random.Random, whole: Any, kill: Callable[..., Any]) -> list[Any]:
+    """When to kill each start: at random, and inside the phases where most is at stake."""
+    lengths = {"listening": START_SECONDS, "resuming": RESUME_SECONDS}
+    for phase in ("saving", "evaluating", "keeping", "describing"):
+        lengths[phase] = statistics.median(whole.durations(phase))
+
+    def inside(phase: str, at: int = 1) -> Any:
+        return kill(chance.choice([SIGKILL, SIGTERM]), phase, at, chance.uniform(0, lengths[phase]))
+
+    anywhere = [inside("listening") for _ in range(ANYWHERE)]
+    there = [inside(phase, chance.choice([1, 2])) for phase in ["saving"] * 5 + ["evaluating"] * 2]
+    shuffled = anywhere + there + [inside("resuming") for _ in range(2)]
+    chance.shuffle(shuffled)
+    return [inside("saving", 2), *shuffled, inside("keeping"), inside("describing")]
+
+
+def scalars(output: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows: steps and values of each curve, without how long things took."""
+    shown = EventAccumulator(str(output / "logs"), size_guidance={"scalars": 0})
+    shown.Reload()
+    return {
+        tag: [(event.step, event.value) for event in shown.Scalars(tag)]
+        for tag in shown.Tags()["scalars"]
+        if not any(word in tag for word in ("runtime", "second", "train/t", "flos"))
+    }
+
+
+def same_end(one: Any, other: Any) -> None:
+    assert (one.code, other.code) == (0, 0), one.log
+    assert one.manifest["digest"] == other.manifest["digest"]
+    assert one.metrics == other.metrics
+    assert scalars(one.output) == scalars(other.output)
+    for name in ("trainLoss", "evalLoss", "numTokens"):
+        assert one.manifest["metrics"][name] == other.manifest["metrics"][name]
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_killed_at_twenty_moments_a_run_ends_as_if_nothing_had_happened(
+    forks: Any, kill: Callable[..., Any], job: Job, tmp_path: Path, method: str
+) -> None:
+    seed = int(os.environ.get("HONE_KILL_SEED") or random.randrange(2**32))
+    document = long_job(job, method)
+    whole = forks.run(document, tmp_path / "whole")
+    assert whole.code == 0, whole.log
+    steps = [line["step"] for line in whole.metrics]
+    assert steps == sorted({*range(4, 101, 4), *range(5, 101, 5)})
+
+    ends: Counter[Any] = Counter()
+    inside: Counter[str] = Counter()
+    for plan in plans(random.Random(seed), whole, kill):
+        ended = forks.run(document, tmp_path / "out", plan)
+        again = f"{plan}, ended with {ended.code}; repeat with HONE_KILL_SEED={seed}\n{ended.log}"
+        assert ended.code in ((-SIGKILL,) if plan.number == SIGKILL else (75,)), again
+        ends[ended.code] += 1
+        inside[plan.phase] += ended.signalled_in(plan.phase)
+    last = forks.run(document, tmp_path / "out")
+    print(f"HONE_KILL_SEED={seed}", ends, inside)
+    try:
+        same_end(last, whole)
+    except AssertionError as error:
+        raise AssertionError(f"repeat with HONE_KILL_SEED={seed}") from error
+    assert sum(ends.values()) == 20
+    assert inside["saving"] >= 2

@@ -1,0 +1,113 @@
+"""A process that has done the trainer's imports, and forks a trainer for each line that it is given.
+
+A line is JSON: `argv`, `log` (file for what it prints), `fill` (see Phases) and `limit` (bytes of address space that it
+may take beyond what it has). What happens is written to the file descriptor given as argument, a line each: `pid N`,
+`begin PHASE SECONDS`, `end PHASE SECONDS` (of time.monotonic), and at last `exit STATUS`, as os.waitstatus_to_exitcode
+says it.
+"""
+
+import functools
+import json
+import os
+import resource
+import shutil
+import sys
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from hone_trainer import checkpoints, data, main, pipeline, save, stop, training
+
+PHASES: dict[str, tuple[Any, str]] = {
+    "listening": (stop.Stop, "listen"),
+    "reading": (data, "load"),
+    "resuming": (training.HoneTrainer, "_load_from_checkpoint"),
+    "training": (training.HoneTrainer, "train"),
+    "evaluating": (training.HoneTrainer, "evaluate"),
+    "stepping": (training.HoneTrainer, "training_step"),
+    "saving": (training.HoneTrainer, "_save_checkpoint"),
+    "flushing": (checkpoints, "flush_and_sum"),
+    "sealing": (checkpoints, "seal"),
+    "keeping": (save, "save_models"),
+    "describing": (pipeline, "write_manifest"),
+}
+
+
+class Phases:
+    """Announces when a phase begins and ends.
+
+    `fill` is {"phase", "at", "root", "leave"}: when the phase begins for the at-th time, the volume of `root` is filled
+    up to `leave` free bytes.
+    """
+
+    def __init__(self, channel: int, fill: dict[str, Any] | None) -> None:
+        self._channel = channel
+        self._fill = fill
+        self._count: Counter[str] = Counter()
+
+    def watch(self, phase: str, owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        @functools.wraps(original)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            self._count[phase] += 1
+            tell(self._channel, f"begin {phase} {time.monotonic()}")
+            if self._fill and (self._fill["phase"], self._fill["at"]) == (phase, self._count[phase]):
+                fill_up(Path(self._fill["root"]), self._fill["leave"])
+            result = original(*args, **kwargs)
+            tell(self._channel, f"end {phase} {time.monotonic()}")
+            return result
+
+        setattr(owner, name, wrapped)
+
+
+def fill_up(root: Path, leave: int) -> None:
+    """Write a file `ballast` that leaves so many bytes free."""
+    with (root / "ballast").open("wb", buffering=0) as ballast:
+        rest = shutil.disk_usage(root).free - leave
+        while rest > 0:
+            rest -= ballast.write(bytes(min(rest, 2**20)))
+
+
+def tell(channel: int, line: str) -> None:
+    os.write(channel, f"{line}\n".encode())
+
+
+def child(asked: dict[str, Any], channel: int) -> int:
+    log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    for number in (1, 2):
+        os.dup2(log, number)
+    phases = Phases(channel, asked.get("fill"))
+    for phase, (owner, name) in PHASES.items():
+        phases.watch(phase, owner, name)
+    if asked.get("limit"):
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (taken + asked["limit"],) * 2)
+    return main.main(asked["argv"])
+
+
+def serve(channel: int) -> None:
+    names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    names.remove("jemalloc_bg_thd")  # pyarrow's, which jemalloc itself makes safe to fork
+    tell(channel, f"ready {len(names)}")
+    for line in sys.stdin:
+        asked = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                code = child(asked, channel)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        tell(channel, f"pid {pid}")
+        _, status = os.waitpid(pid, 0)
+        tell(channel, f"exit {os.waitstatus_to_exitcode(status)}")
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]))
