@@ -6,7 +6,7 @@ from pathlib import Path
 import typer
 from hone_api.reasons import HoneError
 
-from hone_cli import chat, output, run, serve, validate, watch
+from hone_cli import chat, merge, output, run, serve, validate, watch
 
 app = typer.Typer(
     name="hone",
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.command("validate")(validate.command)
 app.command("run")(run.command)
+app.command("merge")(merge.command)
 app.command("serve")(serve.command)
 app.command("chat")(chat.command)
 app.command("watch")(watch.command)

@@ -24,6 +24,7 @@ from hone_api.common import (
     rule,
     rules,
 )
+from hone_api.dtypes import Dtype
 from hone_api.reports import Parameters, Progress
 from hone_api.training import TrainingArguments
 
@@ -52,7 +53,7 @@ class BaseModelSource(ApiModel):
     claim: ClaimPath | None = Field(
         None, description="Folder on a claim that holds the model as transformers saves it."
     )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+    dtype: Dtype = Field(
         "auto", description="Type the weights are loaded as; auto: as they were saved.", examples=["bfloat16"]
     )
     trust_remote_code: bool = Field(

@@ -1,11 +1,12 @@
-"""LoRA adapters: which layers they change, and who can serve them."""
+"""LoRA adapters: which layers they change, and their sum with a base model."""
 
 from typing import Any
 
 import torch
 from hone_api.finetunejob import FineTuneJobSpec, LoraOptions
-from hone_api.reasons import INVALID_SPEC, HoneError
-from peft import LoraConfig
+from hone_api.reasons import ADAPTER_MISMATCH, ARTIFACT_CORRUPT, INVALID_SPEC, HoneError
+from peft import LoraConfig, PeftConfig, get_peft_model, set_peft_model_state_dict
+from transformers import PreTrainedModel
 
 from hone_trainer import arguments
 
@@ -49,3 +50,29 @@ def linear_layers(network: Any) -> list[str]:
             if isinstance(module, torch.nn.Linear) and module is not head
         }
     )
+
+
+def merge_into(base: PreTrainedModel, config: PeftConfig, weights: dict[str, torch.Tensor]) -> PreTrainedModel:
+    """`base` with an adapter merged into it, in the type that `base` has. `weights` are named as PEFT saves them.
+
+    Raises HoneError AdapterMismatch when the adapter was made for another model, ArtifactCorrupt when its weights are
+    not finite.
+    """
+    try:
+        adapted = get_peft_model(base, config)
+        result: Any = set_peft_model_state_dict(adapted, weights)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise HoneError(ADAPTER_MISMATCH, f"The adapter does not fit the base model: {_line(error)}") from error
+    left = sorted(result.unexpected_keys)
+    lacking = sorted(name for name in result.missing_keys if ".lora_" in name or ".modules_to_save." in name)
+    if left or lacking:
+        which = f"has {left[0]}, which the model lacks" if left else f"lacks {lacking[0]}, which the model has"
+        raise HoneError(ADAPTER_MISMATCH, f"The adapter does not fit the base model: it {which}")
+    try:
+        return adapted.merge_and_unload(safe_merge=True)  # type: ignore[return-value]
+    except ValueError as error:  # PEFT's check for NaN and infinity
+        raise HoneError(ARTIFACT_CORRUPT, f"The adapter can't be merged: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,15 +1,16 @@
-"""The command line of the trainer: `hone-trainer run MANIFEST --output DIR`."""
+"""The command line of the trainer: `hone-trainer run MANIFEST --output DIR`, `hone-trainer merge ADAPTER OUT`."""
 
 import argparse
 import sys
 import traceback
 from pathlib import Path
 
+from hone_api.dtypes import DTYPES
 from hone_api.layout import TRAINER_PORT
 from hone_api.reasons import INTERNAL_ERROR, INTERRUPTED, INTERRUPTED_EXIT_CODE, HoneError
 from hone_api.reports import TerminationMessage
 
-from hone_trainer.options import Options
+from hone_trainer.options import MergeOptions, Options
 from hone_trainer.stop import Interrupted, Stop
 from hone_trainer.telemetry import Telemetry
 
@@ -20,6 +21,8 @@ def main(argv: list[str] | None = None) -> int:
     stop = Stop()
     stop.listen()
     print("starting", file=sys.stderr, flush=True)
+    if isinstance(options, MergeOptions):
+        return merged(options)
     code, message = outcome(options, stop)
     stop.ignore()
     if options.termination_log:
@@ -39,18 +42,38 @@ def outcome(options: Options, stop: Stop) -> tuple[int, TerminationMessage]:
 
             return 0, telemetry.succeeded(run(options, stop, telemetry))
         except Exception as error:
-            from hone_trainer.errors import named
-
-            failure = named(error)
-            unnamed = failure.reason is INTERNAL_ERROR and failure is not error
-            show(failure, error if options.verbose or unnamed else None)
-            code = failure.reason.exit_code or 70
+            code, failure = failed(error, options.verbose)
             return code, telemetry.failed(failure.reason.name, failure.sentence())
     except Interrupted:
         done = telemetry.progress
         where = f"at step {done.step} of {done.total_steps}" if done else "before training began"
         print(f"stopped {where}; the next start goes on from the newest checkpoint", file=sys.stderr)
         return INTERRUPTED_EXIT_CODE, telemetry.interrupted(INTERRUPTED.name, f"Stopped {where}. {INTERRUPTED.remedy}")
+
+
+def merged(options: MergeOptions) -> int:
+    """Merge, and turn every way to end into an exit code."""
+    try:
+        try:
+            from hone_trainer.merge import merge
+
+            merge(options)
+            return 0
+        except Exception as error:
+            return failed(error, options.verbose)[0]
+    except Interrupted:
+        print(f"stopped; {options.out} was not written", file=sys.stderr)
+        return INTERRUPTED_EXIT_CODE
+
+
+def failed(error: Exception, verbose: bool) -> tuple[int, HoneError]:
+    """Show what an exception means; its exit code, and the failure that it is."""
+    from hone_trainer.errors import named
+
+    failure = named(error)
+    unnamed = failure.reason is INTERNAL_ERROR and failure is not error
+    show(failure, error if verbose or unnamed else None)
+    return failure.reason.exit_code or 70, failure
 
 
 def show(failure: HoneError, cause: BaseException | None) -> None:
@@ -60,9 +83,9 @@ def show(failure: HoneError, cause: BaseException | None) -> None:
     print(f"\nerror: {failure.reason.name}\n  {failure.message}\n  {failure.remedy}", file=sys.stderr)
 
 
-def parse(argv: list[str] | None) -> Options:
+def parse(argv: list[str] | None) -> Options | MergeOptions:
     parser = argparse.ArgumentParser(prog="hone-trainer", description="Trains what a FineTuneJob asks for.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     run = commands.add_parser("run", help="train one FineTuneJob, or go on where an interrupted run stopped")
     run.add_argument("manifest", type=Path, help="YAML or JSON with one FineTuneJob, and ConfigMaps it uses")
     run.add_argument("--output", type=Path, required=True, help="folder for the artifact, checkpoints and logs")
@@ -75,7 +98,15 @@ def parse(argv: list[str] | None) -> Options:
     )
     run.add_argument("--termination-log", type=Path, help="file for the last word, as JSON")
     run.add_argument("--verbose", action="store_true", help="also show tracebacks and what the libraries log")
+    merge = commands.add_parser("merge", help="merge an adapter into its unquantized base model")
+    merge.add_argument("adapter", type=Path, help="folder of an adapter, or the output folder of a job")
+    merge.add_argument("out", type=Path, help="folder for the merged model, which must not exist")
+    merge.add_argument("--base", help="the base model, a folder or a name on the hub (default: what the adapter says)")
+    merge.add_argument("--dtype", choices=DTYPES, default="auto", help="type of the weights; auto: the base model's")
+    merge.add_argument("--verbose", action="store_true", help="also show tracebacks and what the libraries log")
     found = parser.parse_args(argv)
+    if found.command == "merge":
+        return MergeOptions(found.adapter, found.out.absolute(), found.base, found.dtype, found.verbose)
     return Options(
         manifest=found.manifest,
         output=found.output.absolute(),

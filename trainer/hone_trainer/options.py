@@ -15,3 +15,14 @@ class Options:
     port: int = 0
     termination_log: Path | None = None
     verbose: bool = False
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """What to merge into what. `base` is a folder or a name on the hub; None: what the adapter says."""
+
+    adapter: Path
+    out: Path
+    base: str | None = None
+    dtype: str = "auto"
+    verbose: bool = False

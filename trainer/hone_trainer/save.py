@@ -9,10 +9,11 @@ from typing import Any
 from hone_api.artifact import ArtifactKind, ArtifactManifest, BaseModelReference, describe_files, digest_of
 from hone_api.finetunejob import FineTuneJob, FineTuneJobSpec
 from hone_api.layout import ADAPTER, MERGED, MODEL
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hone_trainer.files import flush_tree
+from hone_trainer.adapters import merge_into
+from hone_trainer.files import flush, flush_tree
 
 SHARD_SIZE = "5GB"
 PACKAGES = ("hone", "torch", "transformers", "trl", "peft", "datasets", "accelerate")
@@ -41,20 +42,8 @@ def save_models(
     goes first. `card` makes the model card of a folder; `load_base` the base that a quantized model was made from."""
     for name in folders_of(kind):
         if name == MERGED and isinstance(model, PeftModel):
-            quantized = getattr(model, "is_loaded_in_4bit", False)
-            model = merged_into(load_base(), model) if quantized else model.merge_and_unload()
+            model = _merged(model, load_base)
         save_model(root / name, model, tokenizer, card(name), shard_size)
-
-
-def merged_into(base: PreTrainedModel, trained: PeftModel) -> PreTrainedModel:
-    """`base` with the adapter of `trained`, whose own base is quantized, merged into it.
-
-    Merged into 4-bit weights, the sum would be rounded to 4 bits again, and much of what was learned be lost.
-    """
-    learned = {name: tensor.cpu() for name, tensor in get_peft_model_state_dict(trained).items()}
-    fresh = get_peft_model(base, trained.peft_config["default"])
-    set_peft_model_state_dict(fresh, learned)
-    return fresh.merge_and_unload()  # type: ignore[return-value]
 
 
 def manifest_of(
@@ -82,18 +71,31 @@ def manifest_of(
     )
 
 
+def _merged(model: PeftModel, load_base: Callable[[], PreTrainedModel]) -> Any:
+    if not getattr(model, "is_loaded_in_4bit", False):
+        return model.merge_and_unload()
+    # Merged into 4-bit weights, the sum would be rounded to 4 bits again, and much of what was learned be lost.
+    learned = {name: tensor.cpu() for name, tensor in get_peft_model_state_dict(model).items()}
+    return merge_into(load_base(), model.peft_config["default"], learned)
+
+
 def save_model(
     folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase, card: str, shard_size: str = SHARD_SIZE
 ) -> None:
     """Write a model, its tokenizer and its card into a folder that appears whole or not at all."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    if isinstance(model, PreTrainedModel):
-        model.save_pretrained(temporary, max_shard_size=shard_size)
-    else:
-        model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    (temporary / "README.md").write_text(card, encoding="utf-8")
-    flush_tree(temporary)
+    try:
+        if isinstance(model, PreTrainedModel):
+            model.save_pretrained(temporary, max_shard_size=shard_size)
+        else:
+            model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+        flush_tree(temporary)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
+    flush(folder.parent)

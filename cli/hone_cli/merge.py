@@ -1,0 +1,33 @@
+"""`hone merge`: an adapter and its base model become one model."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from hone_api.dtypes import Dtype
+
+from hone_cli import child, options, output
+
+Adapter = Annotated[Path, typer.Argument(help="Folder of an adapter, or the output folder of a job.")]
+Out = Annotated[Path, typer.Argument(help="Folder for the merged model; it must not exist.")]
+Base = Annotated[
+    str | None, typer.Option(help="Base model: a folder or a name on the hub (default: what the adapter says).")
+]
+Type = Annotated[Dtype, typer.Option("--dtype", help="Type of the weights; auto: the base model's.")]
+
+
+def command(
+    adapter: Adapter, out: Out, base: Base = None, dtype: Type = "auto", verbose: options.Verbose = False
+) -> None:
+    """Merge an adapter into its unquantized base model, so that transformers and vLLM load it without PEFT."""
+    child.require("trainer", "torch", "transformers", "peft")
+    arguments = ["merge", str(adapter), str(out), "--dtype", dtype]
+    if base:
+        arguments += ["--base", base]
+    if verbose:
+        arguments += ["--verbose"]
+    code = child.run_module("hone_trainer", arguments, on_stop=lambda: output.hint("Stopping."))
+    if code == 0:
+        output.next_step("Serve it here", f"hone serve {shlex.quote(str(out))}")
+    raise typer.Exit(code)

@@ -1,0 +1,273 @@
+"""`hone merge`: what it writes is base plus adapter, and whole or absent; what it refuses has a name."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hone_api.reasons import HoneError
+from hone_trainer.merge import merge
+from hone_trainer.options import MergeOptions
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
+
+Job = Callable[..., dict[str, Any]]
+Train = Callable[..., Any]
+TOLERANCE = 0.01
+"""Of the relative error of the logits (2-norm) that merging into bfloat16 may make.
+
+A merged weight is rounded to 8 significant bits: a relative error of at most 2**-8, of 2**-8 / sqrt(12) = 0.0011 in the
+mean square. Fourteen matrices are merged, whose errors are independent: sqrt(14) * 0.0011 = 0.0042, doubled and a bit
+for what the layers make of it. Both sides compute in float32, so that nothing else is rounded.
+"""
+PROMPT = "what was trained is what is served"
+
+
+def logits(model: Any, folder: Path) -> torch.Tensor:
+    tokens = AutoTokenizer.from_pretrained(folder)(PROMPT, return_tensors="pt", return_token_type_ids=False)
+    with torch.no_grad():
+        return model.float().eval()(**tokens).logits
+
+
+def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Relative to `other`."""
+    return float((one - other).norm() / other.norm())
+
+
+@pytest.fixture(scope="module")
+def half(claim: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a claim whose model `tiny` is in bfloat16, with weights so large that every layer matters."""
+    folder = tmp_path_factory.mktemp("half")
+    torch.manual_seed(0)
+    config = LlamaConfig.from_pretrained(claim / "tiny", initializer_range=0.2)
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder / "tiny")
+    AutoTokenizer.from_pretrained(claim / "tiny").save_pretrained(folder / "tiny")
+    shutil.copy(claim / "text.jsonl", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(job: Job, train: Train, half: Path) -> Callable[..., Path]:
+    """Train an adapter on the model in bfloat16, hard enough to matter: its artifact tree."""
+
+    def run(method: str = "lora", **lora: Any) -> Path:
+        training = {"maxSteps": 16, "learningRate": 2e-2}
+        done = train(job(method=method, lora={"r": 8, **lora}, training=training), claims={"claim": half})
+        assert done.code == 0, done.log
+        return done.output
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def tree(trained: Callable[..., Path]) -> Path:
+    return trained()
+
+
+@pytest.mark.parametrize(
+    ("method", "lora"),
+    [(method, lora) for method in ("lora", "qlora") for lora in ({}, {"useRslora": True}, {"useDora": True})],
+)
+def test_merged_is_the_unquantized_base_plus_adapter(
+    trained: Callable[..., Path], half: Path, tmp_path: Path, method: str, lora: dict[str, Any]
+) -> None:
+    tree = trained(method, **lora)
+    merge(MergeOptions(tree, tmp_path / "out"))
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert merged.dtype == torch.bfloat16
+    assert not hasattr(merged.config, "quantization_config")
+
+    base = AutoModelForCausalLM.from_pretrained(half / "tiny")
+    untrained = logits(base, half / "tiny")
+    expected = logits(PeftModel.from_pretrained(base, tree / "adapter"), half / "tiny")
+    found = logits(merged, tmp_path / "out")
+    assert distance(untrained, expected) > 20 * TOLERANCE
+    assert distance(found, expected) < TOLERANCE
+
+    quantized = AutoModelForCausalLM.from_pretrained(
+        half / "tiny", quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    )
+    on_4_bits = PeftModel.from_pretrained(quantized, tree / "adapter")
+    assert distance(logits(on_4_bits, half / "tiny"), expected) > TOLERANCE  # so the test tells them apart
+
+
+def test_a_bare_adapter_merges_in_the_type_asked_for(tree: Path, half: Path, tmp_path: Path) -> None:
+    shutil.copytree(tree / "adapter", tmp_path / "adapter")
+    for name in tmp_path.glob("adapter/*token*"):
+        name.unlink()
+    moved = shutil.copytree(half / "tiny", tmp_path / "moved")
+    merge(MergeOptions(tmp_path / "adapter", tmp_path / "deep/out", base=str(moved), dtype="float32"))
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "deep/out")
+    assert merged.dtype == torch.float32
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(moved), tree / "adapter")
+    torch.testing.assert_close(logits(merged, moved), logits(adapted, moved), atol=1e-4, rtol=1e-4)
+    assert AutoTokenizer.from_pretrained(tmp_path / "deep/out").eos_token == "</s>"
+    assert "the adapter in `adapter` merged into it, in float32" in (tmp_path / "deep/out/README.md").read_text()
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
+
+
+def refused(options: MergeOptions) -> HoneError:
+    with pytest.raises(HoneError) as error:
+        merge(options)
+    assert not list(options.out.parent.glob(f".{options.out.name}*"))
+    return error.value
+
+
+def test_an_existing_folder_is_left_alone(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    found = refused(MergeOptions(tree, tmp_path / "out"))
+    assert (found.reason.name, found.message) == ("InvalidSpec", f"OUT is {tmp_path / 'out'}, which exists")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_changed_artifact_is_not_merged(tree: Path, tmp_path: Path) -> None:
+    changed = shutil.copytree(tree, tmp_path / "changed", ignore=shutil.ignore_patterns("checkpoints"))
+    weights = load_file(changed / "adapter/adapter_model.safetensors")
+    next(iter(weights.values())).add_(1)
+    save_file(weights, changed / "adapter/adapter_model.safetensors", metadata={"format": "pt"})
+    assert refused(MergeOptions(changed, tmp_path / "out")).reason.name == "ArtifactCorrupt"
+
+
+def copied(tree: Path, folder: Path, **config: Any) -> Path:
+    """A copy of the adapter alone, its configuration changed."""
+    shutil.copytree(tree / "adapter", folder)
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("config", "reason", "message"),
+    [
+        (
+            {"base_model_name_or_path": "/not/there"},
+            "ModelNotFound",
+            "The base model is /not/there, which is no folder",
+        ),
+        ({"base_model_name_or_path": None}, "ModelNotFound", "names no base model"),
+        ({"peft_type": "PROMPT_TUNING"}, "InvalidSpec", "of the kind PROMPT_TUNING, and only LoRA is merged"),
+        ({"target_modules": ["elbow"]}, "AdapterMismatch", "does not fit the base model: Target modules {'elbow'}"),
+        ({"target_modules": ["q_proj"]}, "AdapterMismatch", "down_proj.lora_A.weight, which the model lacks"),
+    ],
+    ids=["no base", "unnamed base", "another kind", "no such layer", "fewer layers"],
+)
+def test_what_an_adapter_says_is_checked(
+    tree: Path, tmp_path: Path, config: dict[str, Any], reason: str, message: str
+) -> None:
+    found = refused(MergeOptions(copied(tree, tmp_path / "adapter", **config), tmp_path / "out"))
+    assert (found.reason.name, message in found.message) == (reason, True), found.message
+
+
+def test_a_base_of_other_shapes_or_fewer_layers_is_a_mismatch(tree: Path, half: Path, tmp_path: Path) -> None:
+    shapes = {"wide": ({"hidden_size": 64}, "size mismatch"), "flat": ({"num_hidden_layers": 1}, "it has base_model")}
+    for name, (changes, words) in shapes.items():
+        config = LlamaConfig.from_pretrained(half / "tiny", **changes)
+        LlamaForCausalLM(config).save_pretrained(tmp_path / name)
+        found = refused(MergeOptions(tree, tmp_path / "out", base=str(tmp_path / name)))
+        assert found.reason.name == "AdapterMismatch"
+        assert words in found.message
+
+
+def test_bases_that_are_none_are_named(tree: Path, half: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/config.json").write_text("{}")
+    nf4 = BitsAndBytesConfig(load_in_4bit=True)
+    AutoModelForCausalLM.from_pretrained(half / "tiny", quantization_config=nf4).save_pretrained(tmp_path / "nf4")
+    expected = {"empty": ("ModelNotFound", "no config.json"), "bad": ("ModelInvalid", "can't be loaded"),
+                "nf4": ("ModelInvalid", "is quantized (bitsandbytes)")}  # fmt: skip
+    for name, (reason, words) in expected.items():
+        found = refused(MergeOptions(tree, tmp_path / "out", base=str(tmp_path / name)))
+        assert (found.reason.name, words in found.message) == (reason, True), found.message
+        assert str(tmp_path / name) in found.message
+
+
+def test_what_is_no_adapter_is_named(half: Path, tmp_path: Path) -> None:
+    assert refused(MergeOptions(half / "tiny", tmp_path / "out")).reason.name == "ArtifactMissing"
+
+
+def test_weights_that_are_not_finite_are_not_merged(tree: Path, tmp_path: Path) -> None:
+    folder = copied(tree, tmp_path / "adapter")
+    weights = load_file(folder / "adapter_model.safetensors")
+    next(iter(weights.values())).fill_(torch.nan)
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    assert refused(MergeOptions(folder, tmp_path / "out")).reason.name == "ArtifactCorrupt"
+
+
+def command(*words: str | Path, before: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    line = [*before, sys.executable, "-m", "hone_cli", "merge", *map(str, words)]
+    return subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=environ)
+
+
+def test_the_command_merges_and_says_what_is_next(tree: Path, tmp_path: Path) -> None:
+    run = command(tree, tmp_path / "out")
+    assert run.stderr
+    said = run.stderr.read()
+    assert run.wait() == 0, said
+    assert f"hone serve {tmp_path / 'out'}" in said
+    assert f"merged into {tmp_path / 'out'}" in said
+    manifest = json.loads((tree / "manifest.json").read_text())
+    assert manifest["digest"] in (tmp_path / "out/README.md").read_text()
+
+
+def test_a_hub_model_that_is_not_here_is_named_with_the_hub(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    found = refused(MergeOptions(tree, tmp_path / "out", base="someone/else"))
+    assert found.reason.name == "HubUnreachable"
+    assert found.message.startswith("The base model is someone/else, which is not in the cache")
+    assert "--base" in found.remedy
+
+
+@pytest.fixture(scope="module")
+def large(claim: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base of 64 MB with an adapter."""
+    folder = tmp_path_factory.mktemp("large")
+    config = LlamaConfig.from_pretrained(claim / "tiny", intermediate_size=65536, num_hidden_layers=3)
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(folder / "base")
+    AutoTokenizer.from_pretrained(claim / "tiny").save_pretrained(folder / "base")
+    get_peft_model(model, LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")).save_pretrained(
+        folder / "adapter"
+    )
+    return folder
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(large: Path, tmp_path: Path) -> None:
+    """In a file system of 8 MB, which a user namespace of its own may mount."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    script = f'mount -t tmpfs -o size=8m none {disk} && "$@"; code=$?; ls -A {disk} >&2; exit $code'
+    before = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh")
+    if subprocess.run([*before[:-2], f"mount -t tmpfs none {disk}"], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    run = command(large / "adapter", disk / "out", "--base", large / "base", before=before)
+    assert run.stderr
+    said = run.stderr.read()
+    assert run.wait() == 74, said
+    assert "error: DiskFull" in said
+    assert said.rstrip().endswith(f"Make room where {disk / 'out'} is, and merge again.")
+
+
+def test_a_merge_that_is_stopped_leaves_nothing(large: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    run = command(large / "adapter", tmp_path / "there/out", "--base", large / "base")
+    assert run.stderr
+    for line in run.stderr:
+        if line.startswith("adapter "):
+            run.send_signal(signal.SIGTERM)
+            break
+    said = run.stderr.read()
+    assert run.wait() == 75, said
+    assert f"stopped; {tmp_path / 'there/out'} was not written" in said
+    assert list((tmp_path / "there").iterdir()) == []

@@ -1,0 +1,146 @@
+"""`merge`: what can be said of an adapter without torch comes first, merging after it."""
+
+import json
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hone_api.artifact import ArtifactManifest, read_manifest, verify
+from hone_api.layout import ADAPTER, CACHE, MANIFEST
+from hone_api.reasons import (
+    ARTIFACT_CORRUPT,
+    ARTIFACT_MISSING,
+    DISK_FULL,
+    INVALID_SPEC,
+    MODEL_NOT_FOUND,
+    HoneError,
+)
+
+from hone_trainer import environment
+from hone_trainer.options import MergeOptions
+
+CONFIG = "adapter_config.json"
+NAME_THE_BASE = "Name the base model with --base: a folder, or a name on the hub (HF_TOKEN is used for a gated one)."
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter and its base model: a folder, or a hub name with its commit.
+
+    `origin` says in words where the adapter comes from, `cache` is where its run kept what it downloaded.
+    """
+
+    folder: Path
+    base: str
+    revision: str | None
+    origin: str
+    cache: Path | None = None
+    trust_remote_code: bool = False
+
+
+def merge(options: MergeOptions) -> None:
+    """Write the base model with the adapter merged into it to `out`, which appears whole or not at all.
+
+    Raises HoneError ArtifactMissing, ArtifactCorrupt, ModelNotFound, ModelInvalid, HubUnauthorized, HubUnreachable,
+    AdapterMismatch, DiskFull, and InvalidSpec for what the command line says.
+    """
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.ERROR, format="%(levelname)s %(message)s")
+    out = options.out
+    if os.path.lexists(out):
+        raise HoneError(INVALID_SPEC, f"OUT is {out}, which exists", remedy="Choose another folder, or remove it.")
+    adapter = find(options.adapter, options.base)
+    if adapter.cache:
+        os.environ.setdefault("HF_HOME", str(adapter.cache))
+    environment.limit_devices(os.environ, 0)  # a sum of matrices, each used once, gains nothing from a GPU
+    _say(f"base model {adapter.base}{f' at commit {adapter.revision}' if adapter.revision else ''}")
+    _say(f"adapter {adapter.folder}")
+
+    from hone_trainer.errors import named
+    from hone_trainer.merging import write
+
+    try:
+        write(adapter, out, options.dtype, verbose=options.verbose)
+    except Exception as error:
+        failure = named(error)
+        if failure.reason is DISK_FULL:
+            raise HoneError(DISK_FULL, failure.message, remedy=f"Make room where {out} is, and merge again.") from error
+        raise
+    size = sum(path.stat().st_size for path in out.iterdir())
+    _say(f"merged into {out}: {size / 1e9:.3g} GB")
+
+
+def find(place: Path, base: str | None) -> Adapter:
+    """The adapter in a folder or an artifact tree, whose digests are verified; `base` overrides what it says.
+
+    Raises HoneError ArtifactMissing, ArtifactCorrupt, InvalidSpec, ModelNotFound.
+    """
+    if (place / MANIFEST).is_file():
+        manifest = read_manifest(place)
+        if manifest.kind not in (ADAPTER, "both"):
+            raise HoneError(
+                INVALID_SPEC,
+                f"ADAPTER is {place}, which holds a {manifest.kind} model and no adapter",
+                remedy="It needs no merging: serve it as it is.",
+            )
+        verify(place, manifest)
+        return _of_artifact(place, manifest, base)
+    if not (place / CONFIG).is_file():
+        raise HoneError(
+            ARTIFACT_MISSING,
+            f"ADAPTER is {place}, which has neither {MANIFEST} nor {CONFIG}",
+            remedy="Name the folder of an adapter, or the output folder of a job.",
+        )
+    config = _config(place)
+    revision = None if base else config.get("revision")
+    return Adapter(place, base or _trained_on(config, place), revision, f"the adapter in `{place.resolve().name}`")
+
+
+def _of_artifact(root: Path, manifest: ArtifactManifest, base: str | None) -> Adapter:
+    origin = f"the adapter of FineTuneJob {manifest.job} (artifact `{manifest.digest}`)"
+    folder = root / ADAPTER
+    config = _config(folder)
+    cache = root / CACHE if (root / CACHE).is_dir() else None
+    if base:
+        return Adapter(folder, base, None, origin, cache)
+    known = manifest.base_model
+    trusted = bool(manifest.spec.get("model", {}).get("trustRemoteCode"))
+    if known.name:
+        return Adapter(folder, known.name, known.revision, origin, cache, trusted)
+    trained_on = _trained_on(config, folder)
+    if not (Path(trained_on) / "config.json").is_file():
+        raise HoneError(
+            MODEL_NOT_FOUND,
+            f"The base model is on claim {known.claim}, path {known.path or ''!r}, which was {trained_on} in training "
+            "and is not here",
+            remedy="Say where it is: --base FOLDER.",
+        )
+    return Adapter(folder, trained_on, None, origin, cache, trusted)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((folder / CONFIG).read_bytes())
+        kind = config.get("peft_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise HoneError(ARTIFACT_CORRUPT, f"{folder / CONFIG} can't be read: {error}") from None
+    if kind != "LORA":
+        raise HoneError(
+            INVALID_SPEC,
+            f"ADAPTER is {folder}, of the kind {kind}, and only LoRA is merged",
+            remedy="Merge it with PEFT itself.",
+        )
+    return config
+
+
+def _trained_on(config: dict[str, Any], folder: Path) -> str:
+    found = config.get("base_model_name_or_path")
+    if not found:
+        raise HoneError(MODEL_NOT_FOUND, f"{folder / CONFIG} names no base model", remedy=NAME_THE_BASE)
+    return str(found)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

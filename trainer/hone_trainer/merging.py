@@ -1,0 +1,110 @@
+"""An adapter and the unquantized base model that it was trained on become one model."""
+
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from hone_api.reasons import (
+    ARTIFACT_CORRUPT,
+    INTERNAL_ERROR,
+    MODEL_INVALID,
+    MODEL_NOT_FOUND,
+    HoneError,
+)
+from peft import PeftConfig
+from peft.utils import load_peft_weights
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from hone_trainer import adapters, hub
+from hone_trainer.errors import hub_error
+from hone_trainer.merge import NAME_THE_BASE, Adapter
+from hone_trainer.quantize import quantized
+from hone_trainer.save import save_model
+
+_LOADING = (OSError, ValueError, KeyError, ImportError, SafetensorError)
+
+
+def write(adapter: Adapter, out: Path, dtype: str, *, verbose: bool) -> None:
+    """Load the base, merge, and save. Raises HoneError as merge.merge does."""
+    if not verbose:
+        transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        warnings.filterwarnings("ignore")
+    base, tokenizer, commit = load_base(adapter, dtype)
+    try:
+        config, weights = PeftConfig.from_pretrained(str(adapter.folder)), load_peft_weights(str(adapter.folder), "cpu")
+    except (*_LOADING, TypeError) as error:
+        raise HoneError(ARTIFACT_CORRUPT, f"The adapter {adapter.folder} can't be read: {_line(error)}") from error
+    merged = adapters.merge_into(base, config, weights)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_model(out, merged, tokenizer, card(adapter, commit, str(merged.dtype).removeprefix("torch.")))
+
+
+def load_base(adapter: Adapter, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str | None]:
+    """The base model, the adapter's tokenizer or else the base's, and the base's commit when it is on the hub.
+
+    `dtype` is a name in torch; auto: the type it was saved in. Raises HoneError ModelNotFound, ModelInvalid,
+    HubUnauthorized, HubUnreachable.
+    """
+    folder = Path(adapter.base)
+    if (not folder.exists() and adapter.base.startswith(("/", ".", "~"))) or folder.is_file():
+        raise HoneError(MODEL_NOT_FOUND, f"The base model is {adapter.base}, which is no folder", remedy=NAME_THE_BASE)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise HoneError(MODEL_NOT_FOUND, f"The base model is {folder}, which has no config.json", remedy=NAME_THE_BASE)
+    revision = adapter.revision or "main"
+    try:
+        commit = None if folder.is_dir() else hub.resolve("model", adapter.base, revision)
+        common: dict[str, Any] = {"revision": commit or "main", "trust_remote_code": adapter.trust_remote_code}
+        how = quantized(AutoConfig.from_pretrained(adapter.base, **common))
+        kind: Any = dtype if dtype == "auto" else getattr(torch, dtype)
+        base = AutoModelForCausalLM.from_pretrained(adapter.base, dtype=kind, **common)
+        own = (adapter.folder / "tokenizer_config.json").is_file()
+        tokenizer = AutoTokenizer.from_pretrained(adapter.folder if own else adapter.base, **({} if own else common))
+    except HoneError as error:
+        raise _of_the_base(error) from error
+    except _LOADING as error:
+        found = hub_error(error, "model", adapter.base, revision)
+        if found.reason is not INTERNAL_ERROR:
+            raise _of_the_base(found) from error
+        message = f"The base model is {adapter.base}, which can't be loaded: {_line(error)}"
+        raise HoneError(MODEL_INVALID, message, remedy=NAME_THE_BASE) from error
+    if how:
+        raise HoneError(
+            MODEL_INVALID,
+            f"The base model is {adapter.base}, which is quantized ({how}): merged into it, much of what was learned "
+            "would be lost",
+            remedy="Name the model that it was made from, in 16 bits: --base FOLDER or NAME.",
+        )
+    return base, tokenizer, commit
+
+
+def card(adapter: Adapter, commit: str | None, dtype: str) -> str:
+    """README.md of the merged model, with the front matter that the hub reads."""
+    matter: dict[str, object] = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["hone"]}
+    if commit:
+        matter["base_model"] = adapter.base
+    return f"""---
+{yaml.safe_dump(matter, sort_keys=False).strip()}
+---
+
+# {adapter.base.rstrip("/").rpartition("/")[2]}, merged
+
+{adapter.base}{f" at commit {commit}" if commit else ""} with {adapter.origin} merged into it, in {dtype},
+by Hone {version("hone")}. It loads with transformers as it is.
+"""
+
+
+def _of_the_base(error: HoneError) -> HoneError:
+    """The failure in words of the command line, where there is no spec."""
+    message = error.message.replace("spec.model.name is", "The base model is")
+    message = message.replace("spec.model.revision is", "The base model's revision is")
+    return HoneError(error.reason, message, remedy=NAME_THE_BASE)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
