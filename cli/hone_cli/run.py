@@ -23,7 +23,7 @@ def command(file: File, output_: Output = None, claim: options.Claims = [], verb
     folder = output_ or Path(job["metadata"]["name"])
     code = child.run_module(
         "hone_trainer",
-        trainer_arguments(file, folder, claims, verbose=verbose),
+        [*trainer_arguments("run", file, folder, claims, verbose=verbose), "--port", "0"],
         on_stop=lambda: output.hint("Stopping: a checkpoint is saved first. Ctrl-C again stops at once."),
     )
     if code == 0:
@@ -34,9 +34,9 @@ def command(file: File, output_: Output = None, claim: options.Claims = [], verb
     raise typer.Exit(code)
 
 
-def trainer_arguments(file: Path, folder: Path, claims: dict[str, str], *, verbose: bool) -> list[str]:
-    """The trainer's command line for a run without HTTP server."""
-    arguments = ["run", str(file), "--output", str(folder), "--port", "0", *_claim_options(claims)]
+def trainer_arguments(command: str, file: Path, folder: Path, claims: dict[str, str], *, verbose: bool) -> list[str]:
+    """The trainer's command line for `run` or `prepare`."""
+    arguments = [command, str(file), "--output", str(folder), *_claim_options(claims)]
     return [*arguments, "--verbose"] if verbose else arguments
 
 

@@ -71,7 +71,9 @@ class ConfigMapKey(ApiModel):
     )
 
 
-DataColumn = Literal["text", "prompt", "completion", "messages"]
+DataColumn = Literal[
+    "text", "prompt", "completion", "messages", "conversations", "instruction", "input", "output", "system"
+]
 
 
 class DatasetSource(ApiModel):
@@ -93,6 +95,14 @@ class DatasetSource(ApiModel):
             rule(
                 "has(self.name) || !has(self.revision)",
                 "revision belongs to a dataset on the hub: set name, or remove it",
+            ),
+            rule(
+                "has(self.name) || !has(self.evalSplit)",
+                "evalSplit belongs to a dataset on the hub, and files are all train: set evalFraction instead",
+            ),
+            rule(
+                "!(has(self.evalSplit) && has(self.evalFraction))",
+                "set evalSplit (a split to evaluate on) or evalFraction (a share of the rows), not both",
             ),
         )
     )
@@ -118,20 +128,35 @@ class DatasetSource(ApiModel):
         examples=[{"name": "data", "path": "train.parquet"}],
     )
     format: Literal["auto", "text", "prompt-completion", "messages"] = Field(
-        "auto", description="What a row holds; auto: judged by its columns.", examples=["messages"]
+        "auto",
+        description="What a row holds; auto: judged by its columns. messages are also `conversations` as ShareGPT "
+        "spells them, and `instruction`, `input` and `output` as Alpaca does.",
+        examples=["messages"],
     )
     columns: dict[DataColumn, Annotated[str, Field(min_length=1, max_length=255)]] = Field(
         {},
-        max_length=4,
+        max_length=9,
         description="The dataset's own column for each column that the format has.",
         examples=[{"prompt": "question", "completion": "answer"}],
     )
+    chat_template: Annotated[str, Field(min_length=1, max_length=65_536)] | None = Field(
+        None,
+        description="Jinja template that turns messages into text, saved with the result; left out: the tokenizer's.",
+    )
     max_samples: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = Field(
-        None, description="Use the first so many rows only.", examples=[1000]
+        None, description="Train on the first so many rows only.", examples=[1000]
+    )
+    eval_split: Annotated[str, Field(min_length=1, max_length=255)] | None = Field(
+        None, description="Split of a hub dataset that is evaluated on.", examples=["test"]
     )
     eval_fraction: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="Share of the rows that is kept out of training and evaluated on.", examples=[0.05]
     )
+
+    @property
+    def has_evaluation(self) -> bool:
+        """Whether there are rows to evaluate on."""
+        return bool(self.eval_split or self.eval_fraction)
 
 
 class LoraOptions(ApiModel):
@@ -252,14 +277,16 @@ class FineTuneJobSpec(ApiModel):
                 "training.fp16 does not go with method qlora, whose adapters are bfloat16: remove it",
             ),
             rule(
-                "!has(self.training) || !has(self.training.evalSteps) || has(self.dataset.evalFraction)",
-                "training.evalSteps needs rows to evaluate on: set dataset.evalFraction, or remove it",
+                "!has(self.training) || !has(self.training.evalSteps) || has(self.dataset.evalFraction) || "
+                "has(self.dataset.evalSplit)",
+                "training.evalSteps needs rows to evaluate on: set dataset.evalFraction or evalSplit, or remove it",
             ),
             rule(
                 "!has(self.training) || !has(self.training.lrSchedulerType) || "
-                "self.training.lrSchedulerType != 'reduce_lr_on_plateau' || has(self.dataset.evalFraction)",
-                "training.lrSchedulerType reduce_lr_on_plateau follows the evaluation loss: set dataset.evalFraction, "
-                "or take another schedule",
+                "self.training.lrSchedulerType != 'reduce_lr_on_plateau' || has(self.dataset.evalFraction) || "
+                "has(self.dataset.evalSplit)",
+                "training.lrSchedulerType reduce_lr_on_plateau follows the evaluation loss: set dataset.evalFraction "
+                "or evalSplit, or take another schedule",
             ),
             rule("self.model == oldSelf.model", f"model {_UNCHANGEABLE}"),
             rule("self.dataset == oldSelf.dataset", f"dataset {_UNCHANGEABLE}"),

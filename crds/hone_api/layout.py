@@ -1,7 +1,7 @@
 """Where things are: on the claim, in a pod, and on the wire."""
 
 ADAPTER, MERGED, MODEL = "adapter", "merged", "model"
-CACHE, CHECKPOINTS, LOGS = "cache", "checkpoints", "logs"
+CACHE, PREPARED, CHECKPOINTS, LOGS = "cache", "prepared", "checkpoints", "logs"
 METRICS_LOG = "logs/metrics.jsonl"
 MANIFEST = "manifest.json"
 

@@ -61,7 +61,8 @@ CHAT_TEMPLATE_MISSING = Reason(
     "ChatTemplateMissing",
     65,
     "The rows are messages, and the tokenizer has no chat template.",
-    "Use an instruction-tuned model, or turn the rows into text or prompt and completion.",
+    "Use an instruction-tuned model, or give spec.dataset.chatTemplate, or turn the rows into text or prompt and "
+    "completion.",
 )
 ALL_ROWS_TRUNCATED = Reason(
     "AllRowsTruncated",

@@ -22,8 +22,8 @@ HONE_SETS = frozenset(
     "metric_for_best_model greater_is_better push_to_hub hub_token hub_private_repo hub_model_id hub_strategy "
     "hub_always_push hub_revision report_to disable_tqdm log_level log_level_replica logging_strategy eval_strategy "
     "do_train do_eval do_predict local_rank deepspeed fsdp fsdp_config parallelism_config accelerator_config "
-    "model_init_kwargs trust_remote_code chat_template_path dataset_text_field trackio_space_id trackio_bucket_id "
-    "trackio_static_space_id project gradient_checkpointing gradient_checkpointing_kwargs".split()
+    "model_init_kwargs dataset_kwargs trust_remote_code chat_template_path dataset_text_field trackio_space_id "
+    "trackio_bucket_id trackio_static_space_id project gradient_checkpointing gradient_checkpointing_kwargs".split()
 )
 """Fields of SFTConfig that other parts of the manifest decide, or that are deprecated spellings."""
 

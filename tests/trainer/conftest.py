@@ -149,7 +149,8 @@ from hone_trainer.stop import Stop
 for line in sys.stdin:
     asked = json.loads(line)
     paths = {name: {key: Path(path) for key, path in asked[name].items()} for name in ("claims", "config_maps")}
-    code, message = outcome(Options(Path(asked["manifest"]), Path(asked["output"]), **paths), Stop())
+    options = Options(Path(asked["manifest"]), Path(asked["output"]), asked["command"], **paths)
+    code, message = outcome(options, Stop())
     sys.stderr.flush()
     print(json.dumps([code, json.loads(message.to_bytes())]), flush=True)
 """
@@ -178,6 +179,7 @@ class Worker:
         claims: dict[str, Path],
         config_maps: dict[str, Path] | None = None,
         output: Path | None = None,
+        command: str = "run",
     ) -> Result:
         self._count += 1
         output = output or self.folder / f"out-{self._count}"
@@ -185,6 +187,7 @@ class Worker:
         asked = {
             "manifest": str(manifest),
             "output": str(output),
+            "command": command,
             "claims": {name: str(path) for name, path in claims.items()},
             "config_maps": {name: str(path) for name, path in (config_maps or {}).items()},
         }

@@ -1,6 +1,7 @@
 """Formats, sources and cuts of a dataset."""
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,6 @@ Job = Callable[..., dict[str, Any]]
 Train = Callable[..., Any]
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-
-
 @pytest.fixture
 def load(job: Job, tmp_path: Path) -> Callable[..., data.Data]:
     """Load spec.dataset from a claim that holds the given files."""
@@ -32,7 +28,8 @@ def load(job: Job, tmp_path: Path) -> Callable[..., data.Data]:
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
         inputs = Inputs(FineTuneJob.model_validate(job()), {"data": tmp_path / "data"}, {}, {})
         parsed = DatasetSource.model_validate({"claim": {"name": "data", "path": source.pop("path", None)}, **source})
-        return data.load(parsed, inputs, seed=42, pinned=None)
+        found = data.find(parsed, inputs, pinned=None)
+        return data.load(found, seed=42, scratch=Path(tempfile.mkdtemp(dir=tmp_path)))
 
     return run
 
@@ -90,6 +87,23 @@ def test_sharegpt_rows_are_messages(load: Any) -> None:
     assert found.train[0]["messages"] == [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
 
 
+def test_alpaca_rows_are_messages(load: Any) -> None:
+    rows = [
+        {"instruction": "Add.", "input": "1 and 2", "output": "3", "text": "Add. 1 and 2: 3"},
+        {"instruction": "Hello?", "input": "", "output": "Hi.", "text": "Hello? Hi."},
+    ]
+    found = load({"path": "a.jsonl"}, a_jsonl="".join(json.dumps(row) + "\n" for row in rows))
+    assert found.format == "messages"
+    assert found.train[:]["messages"] == [
+        [{"role": "user", "content": "Add.\n\n1 and 2"}, {"role": "assistant", "content": "3"}],
+        [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Hi."}],
+    ]
+    assert load({"path": "a.jsonl", "format": "text"}).train[1] == {"text": "Hello? Hi."}
+    renamed = {"columns": {"instruction": "q", "output": "a", "system": "s"}, "path": "b.jsonl"}
+    found = load(renamed, b_jsonl=json.dumps({"q": "Hello?", "a": "Hi.", "s": "Be kind."}))
+    assert [message["role"] for message in found.train[0]["messages"]] == ["system", "user", "assistant"]
+
+
 def test_max_samples_and_eval_fraction(load: Any) -> None:
     lines = "".join(f"row {number}\n" for number in range(100))
     found = load({"path": "a.txt", "maxSamples": 40, "evalFraction": 0.1}, a_txt=lines)
@@ -100,14 +114,21 @@ def test_max_samples_and_eval_fraction(load: Any) -> None:
     assert again.evaluation["text"][:] == found.evaluation["text"][:]
 
 
-def test_the_fingerprint_follows_the_content(load: Any) -> None:
-    first = load({"path": "a.txt"}, a_txt="one\ntwo\n")
-    same = load({"path": "a.txt"}, a_txt="one\ntwo\n")
-    other = load({"path": "a.txt"}, a_txt="one\nthree\n")
-    fewer = load({"path": "a.txt", "maxSamples": 1})
-    assert first.fingerprint == same.fingerprint
-    assert len({first.fingerprint, other.fingerprint, fewer.fingerprint}) == 3
-    assert other.train["text"][:] == ["one", "three"]
+def test_the_fingerprint_follows_content_and_shape(job: Job, tmp_path: Path) -> None:
+    def fingerprint(text: str, **source: Any) -> str:
+        (tmp_path / "a.txt").write_text(text)
+        inputs = Inputs(FineTuneJob.model_validate(job()), {"data": tmp_path}, {}, {})
+        parsed = DatasetSource.model_validate({"claim": {"name": "data", "path": "a.txt"}, **source})
+        return data.find(parsed, inputs, pinned=None).fingerprint
+
+    first = fingerprint("one\ntwo\n")
+    assert fingerprint("one\ntwo\n") == first
+    others = [
+        fingerprint("one\nthree\n"),
+        fingerprint("one\ntwo\n", maxSamples=1),
+        fingerprint("one\ntwo\n", evalFraction=0.5),
+    ]
+    assert len({first, *others}) == 4
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -58,6 +58,10 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str, str]] = {
         {"dataset": of("chat.jsonl"), "training": {"assistantOnlyLoss": True}},
         64, "InvalidSpec", "no {% generation %} markers",
     ),
+    "template with an error": (
+        {"dataset": of("chat.jsonl", chatTemplate="{% for m in messages %}{{ m.role }}")},
+        64, "InvalidSpec", "spec.dataset.chatTemplate can't be read, line 1",
+    ),
     "unknown token": ({"training": {"eosToken": "<end>"}}, 64, "InvalidSpec", "spec.training.eosToken is '<end>'"),
     "unknown optimizer": ({"training": {"optim": "magic"}}, 64, "InvalidSpec", "magic"),
     "unknown modules": (
@@ -101,6 +105,12 @@ BAD_ROWS: dict[str, tuple[str, str, str]] = {
         '{"messages": [{"role": "assistant", "content": "", "tool_calls": [{"name": "f"}]}]}\n',
         "message 1 has tool_calls",
     ),
+    "an unknown speaker": (
+        "a.jsonl",
+        '{"conversations": [{"from": "narrator", "value": "once"}]}\n',
+        "message 1 is from 'narrator', which is none of human",
+    ),
+    "Alpaca without output": ("a.jsonl", '{"instruction": "a", "output": null}\n', "line 1, column output holds None"),
     "mixed": (
         "a.jsonl",
         '{"prompt": "a", "completion": [{"role": "assistant", "content": "b"}]}',
@@ -140,7 +150,7 @@ def test_the_row_that_a_chat_template_refuses_is_named(job: Job, train: Train, c
     )
     failed = train(document, claims={"data": tmp_path})
     assert (failed.code, failed.word["reason"]) == (65, "DatasetInvalid"), failed.log
-    assert "refuses row 2: Start with the user" in failed.word["message"]
+    assert "refuses a.jsonl, line 2: Start with the user" in failed.word["message"]
 
 
 @pytest.mark.parametrize("missing", ["model.safetensors", "tokenizer.json"])

@@ -24,10 +24,11 @@ REFUSALS = {
 
 
 class Hub(ThreadingHTTPServer):
-    """Answers as the hub does, for the one model me/tiny; `asked` is what it was asked."""
+    """Answers as the hub does, for the one model me/tiny; `asked` is what it was asked, `token` what it asks for."""
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, token: str | None = None) -> None:
         self.model = model
+        self.token = token
         self.asked: list[str] = []
         super().__init__(("127.0.0.1", 0), Answer)
 
@@ -43,11 +44,19 @@ class Answer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         self.server.asked.append(path)
+        if self.server.token and self.headers.get("Authorization") != f"Bearer {self.server.token}":
+            return self.send(401, b"{}")
         for name, (status, code) in REFUSALS.items():
             if name in path:
                 return self.send(status, b"{}", {"X-Error-Code": code} if code else {})
         if path in (f"/api/models/me/tiny/revision/{revision}" for revision in ("main", COMMIT)):
             return self.send(200, json.dumps({"id": "me/tiny", "sha": COMMIT, "siblings": [], "tags": []}).encode())
+        if path == f"/api/models/me/tiny/tree/{COMMIT}":
+            files = [
+                {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": "0"}
+                for file in self.server.model.iterdir()
+            ]
+            return self.send(200, json.dumps(files).encode())
         if path.startswith("/api/models/me/tiny/revision/"):
             return self.send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
         file = self.server.model / path.rpartition("/")[2]
@@ -98,7 +107,8 @@ def cut_off(make_worker: Callable[..., Any], claim: Path) -> Any:
             shutil.copytree(files, snapshot)
         else:
             snapshot.mkdir(parents=True)
-            shutil.copy(claim / "text.jsonl", snapshot / "train.jsonl")
+            for split in ("train", "test"):
+                shutil.copy(claim / "text.jsonl", snapshot / f"{split}.jsonl")
     return worker
 
 
@@ -163,3 +173,42 @@ def test_what_is_in_the_cache_is_trained_without_the_hub_and_without_waiting(
     missing = cut_off.run(job(dataset={"name": "me/rows", "split": "valid"}), claims={"claim": claim})
     assert (missing.code, missing.word["reason"]) == (66, "DatasetNotFound")
     assert "spec.dataset.split is valid" in missing.word["message"]
+
+
+def test_a_split_of_its_own_is_evaluated_on(cut_off: Any, job: Job, claim: Path) -> None:
+    done = cut_off.run(job(dataset={"name": "me/rows", "evalSplit": "test"}), claims={"claim": claim})
+    assert done.code == 0, done.log
+    assert "24 to train on, 24 to evaluate on" in done.log
+    assert done.metrics[-1]["eval_loss"] > 0
+    missing = cut_off.run(job(dataset={"name": "me/rows", "evalSplit": "valid"}), claims={"claim": claim})
+    assert (missing.code, missing.word["reason"]) == (66, "DatasetNotFound")
+    assert "spec.dataset.evalSplit is valid" in missing.word["message"]
+
+
+def test_what_was_prepared_is_trained_without_the_hub_and_without_a_token(
+    make_worker: Callable[..., Any], job: Job, claim: Path
+) -> None:
+    hub = Hub(claim / "tiny", token="hf_secret")
+    threading.Thread(target=hub.serve_forever, daemon=True).start()
+    with_token = make_worker("with-token", {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_secret"})
+    document = job(model={"name": "me/tiny"})
+    prepared = with_token.run(document, claims={"claim": claim}, command="prepare")
+    assert (prepared.code, prepared.word["reason"]) == (0, "Prepared"), prepared.log
+    hub.shutdown()
+    hub.server_close()
+
+    without = make_worker("without-token", {"HF_HOME": str(with_token.folder / "hf"), "HF_ENDPOINT": hub.url})
+    done = without.run(document, claims={"claim": claim}, output=prepared.output)
+    assert done.code == 0, done.log
+    assert done.manifest["baseModel"]["revision"] == COMMIT
+
+
+def test_without_the_token_a_private_model_is_refused(make_worker: Callable[..., Any], job: Job, claim: Path) -> None:
+    hub = Hub(claim / "tiny", token="hf_secret")
+    threading.Thread(target=hub.serve_forever, daemon=True).start()
+    refused = make_worker("refused", {"HF_ENDPOINT": hub.url}).run(
+        job(model={"name": "me/tiny"}), claims={"claim": claim}
+    )
+    assert (refused.code, refused.word["reason"]) == (67, "HubUnauthorized"), refused.log
+    hub.shutdown()
+    hub.server_close()

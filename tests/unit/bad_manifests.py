@@ -180,6 +180,16 @@ _JOBS: list[tuple[dict[str, Any], str]] = [
         'spec.dataset.maxSamples: Invalid value: "number": spec.dataset.maxSamples in body must be of type integer: "number"',
     ),
     (
+        {"spec.dataset": {"claim": {"name": "d"}, "evalSplit": "test"}},
+        "spec.dataset: Invalid value: evalSplit belongs to a dataset on the hub, and files are all train: "
+        "set evalFraction instead",
+    ),
+    (
+        {"spec.dataset": {"name": "a/b", "evalSplit": "test", "evalFraction": 0.1}},
+        "spec.dataset: Invalid value: set evalSplit (a split to evaluate on) or evalFraction (a share of the rows), "
+        "not both",
+    ),
+    (
         {"spec.dataset.evalFraction": 1},
         "spec.dataset.evalFraction: Invalid value: 1: spec.dataset.evalFraction in body should be less than 1",
     ),
@@ -290,11 +300,11 @@ _JOBS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"spec.training.evalSteps": 10},
-        "spec: Invalid value: training.evalSteps needs rows to evaluate on: set dataset.evalFraction, or remove it",
+        "spec: Invalid value: training.evalSteps needs rows to evaluate on: set dataset.evalFraction or evalSplit, or remove it",
     ),
     (
         {"spec.training.lrSchedulerType": "reduce_lr_on_plateau"},
-        "spec: Invalid value: training.lrSchedulerType reduce_lr_on_plateau follows the evaluation loss: set dataset.evalFraction, or take another schedule",
+        "spec: Invalid value: training.lrSchedulerType reduce_lr_on_plateau follows the evaluation loss: set dataset.evalFraction or evalSplit, or take another schedule",
     ),
     # output and checkpoints
     (

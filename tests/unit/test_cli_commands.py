@@ -117,8 +117,8 @@ class TestRun:
         assert "Traceback" in loud.stderr
 
     def test_the_trainer_gets_the_file_as_it_is(self) -> None:
-        arguments = trainer_arguments(Path("job.yaml"), Path("out"), {"data": "/mnt"}, verbose=True)
-        assert arguments == ["run", "job.yaml", "--output", "out", "--port", "0", "--claim", "data=/mnt", "--verbose"]
+        arguments = trainer_arguments("run", Path("job.yaml"), Path("out"), {"data": "/mnt"}, verbose=True)
+        assert arguments == ["run", "job.yaml", "--output", "out", "--claim", "data=/mnt", "--verbose"]
 
 
 class TestChild:

@@ -13,7 +13,7 @@ def sft_config(spec: FineTuneJobSpec, checkpoints: Path, use_cpu: bool) -> dict[
     """Keyword arguments of SFTConfig for a run that saves into the folder `checkpoints`."""
     written = spec.training.sft_config()
     evaluation = {"eval_strategy": "no"}
-    if spec.dataset.eval_fraction:
+    if spec.dataset.has_evaluation:
         evaluation = {"eval_strategy": "steps", "eval_steps": written.get("eval_steps", AT_THE_END)}
     return {
         "logging_nan_inf_filter": False,  # else a loss that is NaN would be logged as the mean of those before
@@ -68,6 +68,6 @@ def warnings(spec: FineTuneJobSpec, has_gpu: bool) -> list[str]:
         found.append(
             "spec.training.lrSchedulerType is constant, which ignores warmupSteps: constant_with_warmup warms up"
         )
-    if spec.training.eval_steps and not spec.dataset.eval_fraction:
-        found.append("spec.training.evalSteps is set, but without spec.dataset.evalFraction nothing is evaluated")
+    if spec.training.eval_steps and not spec.dataset.has_evaluation:
+        found.append("spec.training.evalSteps is set, but without evalFraction or evalSplit nothing is evaluated")
     return found + unserved(spec)

@@ -1,28 +1,25 @@
 """What would otherwise fail late, or not at all and train something else: checked before and after tokenizing."""
 
-from collections.abc import Iterable
-from typing import Any
-
 import jinja2
-import pyarrow.compute as pc
 from datasets import Dataset
-from hone_api.reasons import (
-    ALL_ROWS_TRUNCATED,
-    CHAT_TEMPLATE_MISSING,
-    DATASET_INVALID,
-    INVALID_SPEC,
-    HoneError,
-)
+from hone_api.reasons import CHAT_TEMPLATE_MISSING, DATASET_INVALID, INVALID_SPEC, HoneError
 from hone_api.training import TrainingArguments
 from transformers import PreTrainedTokenizerBase
-from trl.chat_template_utils import get_training_chat_template, has_generation_markers
-from trl.trainer.sft_trainer import SFTTrainer
+from trl.chat_template_utils import (
+    get_training_chat_template,
+    has_generation_markers,
+    is_chat_template_stop_token_trained,
+)
+from trl.data_utils import _tokenize, is_conversational
 
 from hone_trainer.data import Data
 
+LOOKED_AT = 1000
+"""Rows that are tokenized once more, to see whether prompts end where completions begin."""
 
-def before(data: Data, tokenizer: PreTrainedTokenizerBase, training: TrainingArguments) -> None:
-    """Check that the tokenizer can do what format and arguments need.
+
+def before(data: Data, tokenizer: PreTrainedTokenizerBase, training: TrainingArguments) -> list[str]:
+    """Check that the tokenizer can do what format and arguments need. Returns warnings.
 
     Raises HoneError ChatTemplateMissing, or InvalidSpec naming the field.
     """
@@ -38,55 +35,67 @@ def before(data: Data, tokenizer: PreTrainedTokenizerBase, training: TrainingArg
             remedy="Remove it"
             + (", or set assistantOnlyLoss." if data.conversational else ", or give prompt and completion."),
         )
-    if training.assistant_only_loss:
-        _assistant_only(data, tokenizer)
+    return _assistant_only(data, tokenizer) if training.assistant_only_loss else []
 
 
-def after(trainer: SFTTrainer, data: Data) -> list[str]:
-    """Warnings about rows that maxLength dropped or cut, once the trainer has tokenized them.
-
-    Raises HoneError AllRowsTruncated when none is left.
-    """
-    args: Any = trainer.args
-    found = _fit(trainer.train_dataset, data.train, args.max_length, args.packing, "to train on")
-    if data.evaluation:
-        packed = args.packing if args.eval_packing is None else args.eval_packing
-        found += _fit(trainer.eval_dataset, data.evaluation, args.max_length, packed, "to evaluate on")
-    return found
-
-
-def _fit(tokenized: Any, given: Dataset, limit: int | None, packed: bool, purpose: str) -> list[str]:
-    if not len(tokenized):
+def chat_template(template: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The template, when Jinja can read it. Raises HoneError InvalidSpec."""
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "a"}], chat_template=template, tokenize=False)
+    except jinja2.TemplateSyntaxError as error:
         raise HoneError(
-            ALL_ROWS_TRUNCATED,
-            f"spec.training.maxLength is {limit}, which leaves no token to learn in any of {len(given)} rows {purpose}",
-        )
-    if packed or not limit:
+            INVALID_SPEC,
+            f"spec.dataset.chatTemplate can't be read, line {error.lineno}: {error.message}",
+            remedy="Correct the Jinja template.",
+        ) from None
+    except jinja2.TemplateError:
+        pass  # it may refuse this conversation and take the dataset's
+    return template
+
+
+def unaligned(given: Dataset, whole: Dataset, tokenizer: PreTrainedTokenizerBase, purpose: str) -> list[str]:
+    """A warning when prompts, tokenized alone, are not how prompt and completion together begin.
+
+    Then the model is trained on a context that it does not see when it is asked.
+    """
+    if "prompt" not in given.column_names:
         return []
-    found = []
-    if len(tokenized) < len(given):
-        dropped = len(given) - len(tokenized)
-        found.append(
-            f"{dropped} of {len(given)} rows {purpose} are left out: their prompt alone fills maxLength {limit}"
+    looked_at = min(LOOKED_AT, len(given))
+    count = 0
+    for row, tokens in zip(given.take(looked_at), whole.take(looked_at), strict=True):
+        more = {"add_generation_prompt": True} if is_conversational(row) else {}
+        prompt = _tokenize(tokenizer, row["prompt"], **more)["input_ids"]
+        count += tokens["input_ids"][: len(prompt)] != prompt
+    if not count:
+        return []
+    return [
+        f"{count} of the first {looked_at} rows {purpose} have a prompt that ends otherwise when the completion "
+        "follows it: end prompts at a token's boundary, such as a line break"
+    ]
+
+
+def refused_row(error: Exception, data: Data, tokenizer: PreTrainedTokenizerBase) -> Exception:
+    """The failure that names the row for which tokenizing raised `error`; the error itself when no row explains it."""
+    if isinstance(error, RuntimeError):
+        if "assistant tokens" not in str(error):
+            return error
+        for where, row in data.rows():
+            if all(message["role"] != "assistant" for message in row.get("messages") or row["completion"]):
+                return HoneError(
+                    DATASET_INVALID, f"{where} has no assistant message, and spec.training.assistantOnlyLoss is true"
+                )
+        return HoneError(
+            INVALID_SPEC,
+            "spec.training.assistantOnlyLoss is true, and the chat template marks no token of some assistant's turn",
+            remedy="Correct the template's {% generation %} markers, or remove assistantOnlyLoss.",
         )
-    lengths = pc.list_value_length(tokenized.data.column("input_ids"))
-    full = pc.sum(pc.greater_equal(lengths, limit)).as_py()
-    if full:
-        found.append(f"{full} of {len(given)} rows {purpose} reach maxLength {limit}: what is longer is cut off")
-    return found
-
-
-def refused_by_template(
-    error: jinja2.TemplateError, rows: Iterable[dict[str, Any]], tokenizer: PreTrainedTokenizerBase
-) -> HoneError:
-    """The failure that names the row which made the chat template raise `error`."""
-    for number, row in enumerate(rows, start=1):
+    for where, row in data.rows():
         messages = row["messages"] if "messages" in row else row["prompt"] + row["completion"]
         try:
             tokenizer.apply_chat_template(messages, tokenize=False)
         except jinja2.TemplateError as found:
-            return HoneError(DATASET_INVALID, f"The model's chat template refuses row {number}: {found}")
-    return HoneError(DATASET_INVALID, f"The model's chat template refuses a row: {error}")
+            return HoneError(DATASET_INVALID, f"The chat template refuses {where}: {found}")
+    return error
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, training: TrainingArguments) -> None:
@@ -106,20 +115,26 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, training: TrainingArguments) -> 
         )
 
 
-def _assistant_only(data: Data, tokenizer: PreTrainedTokenizerBase) -> None:
+def _assistant_only(data: Data, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     if not data.conversational:
         raise HoneError(
             INVALID_SPEC,
             f"spec.training.assistantOnlyLoss is true, and the rows are {data.format} without messages",
             remedy="Remove it, or give messages.",
         )
-    if has_generation_markers(tokenizer.chat_template):
-        return
-    try:
-        get_training_chat_template(tokenizer)
-    except ValueError:
-        raise HoneError(
-            INVALID_SPEC,
-            "spec.training.assistantOnlyLoss is true, and the model's chat template has no {% generation %} markers",
-            remedy="Remove it, or use a model whose template marks the assistant's turns.",
-        ) from None
+    template = None
+    if not has_generation_markers(tokenizer.chat_template):
+        try:
+            template = get_training_chat_template(tokenizer)
+        except ValueError:
+            raise HoneError(
+                INVALID_SPEC,
+                "spec.training.assistantOnlyLoss is true, and the chat template has no {% generation %} markers",
+                remedy="Remove it, or give a template that marks the assistant's turns in spec.dataset.chatTemplate.",
+            ) from None
+    if is_chat_template_stop_token_trained(tokenizer, chat_template=template):
+        return []
+    return [
+        "the chat template leaves the token that ends an assistant's turn out of the loss: the model may not learn to "
+        "stop. Put it inside {% generation %} in spec.dataset.chatTemplate"
+    ]

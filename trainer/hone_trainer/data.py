@@ -1,11 +1,10 @@
-"""The dataset: found, read, shaped into its format, cut, split, and fingerprinted."""
+"""The dataset: found and fingerprinted, then read, shaped into its format, cut and split."""
 
 import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,82 +16,103 @@ from hone_trainer import formats, hub, rows
 from hone_trainer.errors import hub_error
 from hone_trainer.manifest import Inputs
 
+Stream = Callable[[], Iterable[rows.Row]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where the dataset is: `files` here, or `commit` on the hub. `fingerprint` is that of all its rows."""
+
+    source: DatasetSource
+    files: list[Path]
+    commit: str | None
+    fingerprint: str
+
 
 @dataclass(frozen=True)
 class Data:
-    """Rows to train on and, with evalFraction, rows to evaluate on. `commit` is the hub dataset's."""
+    """Rows to train on and, with evalFraction or evalSplit, rows to evaluate on; `streams` tells where each stands."""
 
     train: Dataset
     evaluation: Dataset | None
     format: formats.Format
-    fingerprint: str
-    commit: str | None
-
-    def sizes(self) -> str:
-        """How many rows there are, in words."""
-        held_out = f", {len(self.evaluation)} to evaluate on" if self.evaluation else ""
-        return f"{len(self.train)} to train on{held_out}"
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Every row, those to train on first."""
-        for part in filter(None, (self.train, self.evaluation)):
-            yield from part
+    streams: list[Stream]
+    columns: dict[str, str]
 
     @property
     def conversational(self) -> bool:
         """Whether rows hold messages, which the chat template turns into text."""
-        return not isinstance(self.train[0][formats.COLUMNS[self.format][0]], str)
+        first = self.train[0]
+        return not isinstance(first.get("messages", first.get("prompt", "")), str)
+
+    def rows(self) -> Iterator[rows.Row]:
+        """Where each row stands, and the row in its format."""
+        for where, row in itertools.chain.from_iterable(stream() for stream in self.streams):
+            yield where, formats.shape(where, row, self.columns)
 
 
-def load(source: DatasetSource, inputs: Inputs, seed: int, pinned: str | None) -> Data:
-    """Load what spec.dataset says; `pinned` is the commit that an earlier start of this run resolved.
+def find(source: DatasetSource, inputs: Inputs, pinned: str | None) -> Found:
+    """Resolve the dataset; `pinned` is the commit that an earlier start of this run resolved.
+
+    Raises HoneError DatasetNotFound, DatasetInvalid, HubUnauthorized, HubUnreachable, InvalidSpec.
+    """
+    if source.name:
+        commit = pinned or hub.resolve("dataset", source.name, source.revision or "main")
+        identity: Any = [source.name, commit, source.config, source.split, source.eval_split]
+        files: list[Path] = []
+    else:
+        commit, files = None, _files(source, inputs)
+        identity = [[path.name, _sha256(path)] for path in files]
+    shaping = [source.format, source.columns, source.max_samples, source.eval_fraction]
+    digest = hashlib.sha256(json.dumps([identity, shaping], sort_keys=True).encode()).hexdigest()
+    return Found(source, files, commit, f"sha256:{digest}")
+
+
+def load(found: Found, seed: int, scratch: Path) -> Data:
+    """Read the rows into Arrow files below `scratch`. The same seed holds out the same rows.
 
     Raises HoneError DatasetNotFound, DatasetColumnMissing, DatasetInvalid, DatasetEmpty, HubUnauthorized,
-    HubUnreachable, InvalidSpec.
+    HubUnreachable.
     """
-    commit: str | None = None
-    if source.name:
-        commit, found = _from_hub(source, pinned)
-        identity: Any = {"name": source.name, "commit": commit, "config": source.config, "split": source.split}
-        stream: Callable[[], Iterable[rows.Row]] = lambda: _numbered(source, found)  # noqa: E731
-        columns = set(found.column_names)
-        if not len(found):
-            raise HoneError(DATASET_EMPTY, f"spec.dataset.split is {source.split}, which has no rows")
-    else:
-        paths = _files(source, inputs)
-        identity = [[path.name, _sha256(path)] for path in paths]
-        stream = lambda: rows.read(paths)  # noqa: E731
-        first = next(iter(stream()), None)
-        if first is None:
-            raise HoneError(DATASET_EMPTY, f"{', '.join(path.name for path in paths)} has no rows")
-        columns = set(first[1])
-    form, own = formats.judge(source.format, {str(column): own for column, own in source.columns.items()}, columns)
-    fingerprint = _fingerprint({"source": identity, "columns": own, "maxSamples": source.max_samples})
-    train = _dataset(stream, own, source.max_samples, fingerprint)
-    train, evaluation = _split(train, source.eval_fraction, seed)
-    return Data(train, evaluation, form, fingerprint, commit)
+    source = found.source
+    streams = _hub_streams(found, scratch) if found.commit else [lambda: rows.read(found.files)]
+    first = next(iter(streams[0]()), None)
+    if first is None:
+        what = f"spec.dataset.split is {source.split}, which" if source.name else found.files[0].name
+        raise HoneError(DATASET_EMPTY, f"{what} has no rows")
+    form, columns = formats.judge(
+        source.format, {str(column): own for column, own in source.columns.items()}, set(first[1])
+    )
+    limited = [lambda: itertools.islice(streams[0](), source.max_samples), *streams[1:]]
+    parts = [_dataset(stream, columns, scratch / str(number)) for number, stream in enumerate(limited)]
+    if source.eval_split and not len(parts[1]):
+        raise HoneError(DATASET_EMPTY, f"spec.dataset.evalSplit is {source.eval_split}, which has no rows")
+    train, evaluation = parts if len(parts) == 2 else _split(parts[0], source.eval_fraction, seed)
+    return Data(train, evaluation, form, limited, columns)
 
 
-def _from_hub(source: DatasetSource, pinned: str | None) -> tuple[str, Dataset]:
-    name, revision = str(source.name), pinned or source.revision or "main"
-    commit = hub.resolve("dataset", name, revision)
-    folder = hub.cached_snapshot("dataset", name, commit) if hub.is_offline() else None
+def _hub_streams(found: Found, scratch: Path) -> list[Stream]:
+    """A stream for each split."""
+    source, name = found.source, str(found.source.name)
+    splits = [split for split in (source.split, source.eval_split) if split]
+    folder = hub.cached_snapshot("dataset", name, str(found.commit)) if hub.is_offline() else None
+    where: dict[str, Any] = {"path": str(folder)} if folder else {"path": name, "revision": found.commit}
     try:
-        if folder:
-            return commit, load_dataset(str(folder), source.config, split=source.split)
-        return commit, load_dataset(name, source.config, revision=commit, split=source.split)
+        parts = load_dataset(**where, name=source.config, split=splits, cache_dir=str(scratch / "hub"))
     except ValueError as error:  # what datasets raises for a config or split that is not there
-        field, value = ("split", source.split) if "split" in str(error) else ("config", source.config)
-        raise HoneError(
-            DATASET_NOT_FOUND, f"spec.dataset.{field} is {value}, and {name} says: {' '.join(str(error).split())}"
-        ) from error
+        text = " ".join(str(error).split())
+        field, value = ("config", source.config)
+        if "split" in text:
+            wrong = source.eval_split and f'"{source.eval_split}"' in text
+            field, value = ("evalSplit", source.eval_split) if wrong else ("split", source.split)
+        raise HoneError(DATASET_NOT_FOUND, f"spec.dataset.{field} is {value}, and {name} says: {text}") from error
     except Exception as error:
-        raise hub_error(error, "dataset", name, revision) from error
+        raise hub_error(error, "dataset", name, source.revision or "main") from error
+    return [_numbered(f"{name}, split {split}", part) for split, part in zip(splits, parts, strict=True)]
 
 
-def _numbered(source: DatasetSource, dataset: Dataset) -> Iterator[rows.Row]:
-    for number, row in enumerate(dataset, start=1):
-        yield f"{source.name}, split {source.split}, row {number}", row
+def _numbered(where: str, dataset: Dataset) -> Stream:
+    return lambda: ((f"{where}, row {number}", row) for number, row in enumerate(dataset, start=1))
 
 
 def _files(source: DatasetSource, inputs: Inputs) -> list[Path]:
@@ -134,13 +154,12 @@ def _expand(path: Path) -> list[Path]:
     return []
 
 
-def _dataset(stream: Callable[[], Iterable[rows.Row]], own: dict[str, str], limit: int | None, key: str) -> Dataset:
+def _dataset(stream: Stream, columns: dict[str, str], folder: Path) -> Dataset:
     def shaped() -> Iterator[dict[str, Any]]:
-        for where, row in itertools.islice(stream(), limit):
-            yield formats.shape(where, row, own)
+        for where, row in stream():
+            yield formats.shape(where, row, columns)
 
-    cache_key = hashlib.sha256(f"{key} {version('hone')}".encode()).hexdigest()[:16]
-    return Dataset.from_generator(shaped, fingerprint=cache_key)
+    return Dataset.from_generator(shaped, cache_dir=str(folder), fingerprint=folder.name)
 
 
 def _split(dataset: Dataset, fraction: float | None, seed: int) -> tuple[Dataset, Dataset | None]:
@@ -160,7 +179,3 @@ def _split(dataset: Dataset, fraction: float | None, seed: int) -> tuple[Dataset
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fingerprint(identity: dict[str, Any]) -> str:
-    return "sha256:" + hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

@@ -1,11 +1,13 @@
 """Names and revisions on the hub to commits, from the cache when the hub can't be reached."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import datasets
 from hone_api.reasons import HUB_UNREACHABLE, HoneError
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.file_download import repo_folder_name
 
 from hone_trainer.errors import hub_error, is_connection_error
@@ -45,6 +47,25 @@ def cached_snapshot(kind: RepoType, name: str, commit: str) -> Path | None:
     """The folder in the cache that holds a commit's files, if there is one."""
     folder = _cache_folder(kind, name) / "snapshots" / commit
     return folder if folder.is_dir() else None
+
+
+def download(kind: RepoType, name: str, commit: str, patterns: list[str]) -> Path:
+    """Bring the files of a commit that match into the cache; offline, return what is there."""
+    ignored = ["*/*", "consolidated*"]  # other formats of the same weights
+    return Path(
+        snapshot_download(name, repo_type=kind, revision=commit, allow_patterns=patterns, ignore_patterns=ignored)
+    )
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Inside, only the cache is used: no library below tries the hub."""
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    _go_offline()
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
 
 
 def _go_offline() -> None:

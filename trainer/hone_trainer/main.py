@@ -1,4 +1,4 @@
-"""The command line of the trainer: `hone-trainer run MANIFEST --output DIR`, `hone-trainer merge ADAPTER OUT`."""
+"""The command line of the trainer: `hone-trainer run MANIFEST --output DIR`, its first stage `prepare`, and `merge`."""
 
 import argparse
 import sys
@@ -38,8 +38,10 @@ def outcome(options: Options, stop: Stop) -> tuple[int, TerminationMessage]:
     telemetry = Telemetry()
     try:
         try:
-            from hone_trainer.run import run
+            from hone_trainer.run import prepare, run
 
+            if options.command == "prepare":
+                return 0, telemetry.prepared(prepare(options))
             return 0, telemetry.succeeded(run(options, stop, telemetry))
         except Exception as error:
             code, failure = failed(error, options.verbose)
@@ -86,18 +88,22 @@ def show(failure: HoneError, cause: BaseException | None) -> None:
 def parse(argv: list[str] | None) -> Options | MergeOptions:
     parser = argparse.ArgumentParser(prog="hone-trainer", description="Trains what a FineTuneJob asks for.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    prepare = commands.add_parser("prepare", help="download, check and tokenize for one FineTuneJob; needs no GPU")
     run = commands.add_parser("run", help="train one FineTuneJob, or go on where an interrupted run stopped")
-    run.add_argument("manifest", type=Path, help="YAML or JSON with one FineTuneJob, and ConfigMaps it uses")
-    run.add_argument("--output", type=Path, required=True, help="folder for the artifact, checkpoints and logs")
-    run.add_argument("--claim", type=_mapping, action="append", default=[], metavar="NAME=DIR", help="a claim's folder")
-    run.add_argument(
-        "--config-map", type=_mapping, action="append", default=[], metavar="NAME=DIR", help="a ConfigMap's folder"
-    )
+    for command in (prepare, run):
+        command.add_argument("manifest", type=Path, help="YAML or JSON with one FineTuneJob, and ConfigMaps it uses")
+        command.add_argument("--output", type=Path, required=True, help="folder for all that the job leaves")
+        command.add_argument(
+            "--claim", type=_mapping, action="append", default=[], metavar="NAME=DIR", help="a claim's folder"
+        )
+        command.add_argument(
+            "--config-map", type=_mapping, action="append", default=[], metavar="NAME=DIR", help="a ConfigMap's folder"
+        )
+        command.add_argument("--termination-log", type=Path, help="file for the last word, as JSON")
+        command.add_argument("--verbose", action="store_true", help="also show tracebacks and what the libraries log")
     run.add_argument(
         "--port", type=int, default=TRAINER_PORT, help="port for /progress, /metrics and /healthz; 0: none"
     )
-    run.add_argument("--termination-log", type=Path, help="file for the last word, as JSON")
-    run.add_argument("--verbose", action="store_true", help="also show tracebacks and what the libraries log")
     merge = commands.add_parser("merge", help="merge an adapter into its unquantized base model")
     merge.add_argument("adapter", type=Path, help="folder of an adapter, or the output folder of a job")
     merge.add_argument("out", type=Path, help="folder for the merged model, which must not exist")
@@ -110,9 +116,10 @@ def parse(argv: list[str] | None) -> Options | MergeOptions:
     return Options(
         manifest=found.manifest,
         output=found.output.absolute(),
+        command=found.command,
         claims=dict(found.claim),
         config_maps=dict(found.config_map),
-        port=found.port,
+        port=found.port if found.command == "run" else 0,
         termination_log=found.termination_log,
         verbose=found.verbose,
     )

@@ -1,6 +1,8 @@
 """The base model: where it is, which commit it is, and loading it with its tokenizer."""
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,14 +16,22 @@ from hone_trainer import hub, quantize
 from hone_trainer.errors import hub_error
 from hone_trainer.manifest import Inputs
 
+MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py"]
+"""Files of a model on the hub that loading it may need."""
+LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError, SafetensorError)
+
 
 @dataclass(frozen=True)
 class BaseModel:
-    """What from_pretrained takes: a hub name with its commit, or a folder."""
+    """What from_pretrained takes: a hub name with its commit, or a folder.
+
+    `digest` is of a folder's files other than the weights, which decide what rows become.
+    """
 
     location: str
     commit: str | None
     reference: BaseModelReference
+    digest: str | None = None
 
 
 def find(source: BaseModelSource, inputs: Inputs, pinned: str | None) -> BaseModel:
@@ -35,15 +45,26 @@ def find(source: BaseModelSource, inputs: Inputs, pinned: str | None) -> BaseMod
             found = f"spec.model.claim.path is {source.claim.path or ''!r}, and {folder} has no config.json"
             raise HoneError(MODEL_NOT_FOUND, found)
         reference = BaseModelReference(claim=source.claim.name, path=source.claim.path)
-        return BaseModel(str(folder), None, reference)
+        return BaseModel(str(folder), None, reference, _digest(folder))
     if not source.name:
         raise HoneError(INVALID_SPEC, "spec.model names no model", remedy="Set exactly one of name and claim.")
-    commit = hub.resolve("model", source.name, pinned or source.revision or "main")
+    commit = pinned or hub.resolve("model", source.name, source.revision or "main")
     return BaseModel(source.name, commit, BaseModelReference(name=source.name, revision=commit))
 
 
-def load(base: BaseModel, spec: FineTuneJobSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load tokenizer and weights as the method trains them, downloading what the cache lacks.
+def load_tokenizer(base: BaseModel, source: BaseModelSource) -> PreTrainedTokenizerBase:
+    """Load the tokenizer, downloading what the cache lacks.
+
+    Raises HoneError ModelInvalid, InvalidSpec, HubUnauthorized, HubUnreachable.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(base.location, **_common(base, source))
+    except LOAD_ERRORS as error:
+        raise _refused(error, base, source) from error
+
+
+def load(base: BaseModel, spec: FineTuneJobSpec) -> PreTrainedModel:
+    """Load the weights as the method trains them, downloading what the cache lacks.
 
     Raises HoneError ModelInvalid, InvalidSpec, HubUnauthorized, HubUnreachable.
     """
@@ -51,15 +72,14 @@ def load(base: BaseModel, spec: FineTuneJobSpec) -> tuple[PreTrainedModel, PreTr
     common = _common(base, source)
     dtype: Any = source.dtype if source.dtype == "auto" else getattr(torch, source.dtype)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(base.location, **common)
         config = AutoConfig.from_pretrained(base.location, **common)
         quantize.refuse_quantized(spec, base.location, config)
         if spec.method == "qlora":
             common["quantization_config"] = quantize.four_bits()
         network = AutoModelForCausalLM.from_pretrained(base.location, dtype=dtype, **common)
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+    except LOAD_ERRORS as error:
         raise _refused(error, base, source) from error
-    return quantize.ready_to_train(network) if spec.method == "qlora" else network, tokenizer
+    return quantize.ready_to_train(network) if spec.method == "qlora" else network
 
 
 def load_unquantized(base: BaseModel, source: BaseModelSource) -> PreTrainedModel:
@@ -69,12 +89,40 @@ def load_unquantized(base: BaseModel, source: BaseModelSource) -> PreTrainedMode
     """
     try:
         return AutoModelForCausalLM.from_pretrained(base.location, dtype="auto", **_common(base, source))
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+    except LOAD_ERRORS as error:
         raise _refused(error, base, source) from error
+
+
+def download(base: BaseModel, source: BaseModelSource) -> None:
+    """Bring all files of a model on the hub into the cache. Raises HoneError HubUnauthorized, HubUnreachable."""
+    if not base.commit:
+        return
+    try:
+        folder = hub.download("model", base.location, base.commit, MODEL_FILES)
+        if not list(folder.glob("*.safetensors")):
+            hub.download("model", base.location, base.commit, [*MODEL_FILES, "*.bin"])
+    except Exception as error:
+        raise hub_error(error, "model", base.location, source.revision or "main") from error
+
+
+def is_here(base: BaseModel) -> bool:
+    """Whether the model's files are on this machine."""
+    if not base.commit:
+        return True
+    folder = hub.cached_snapshot("model", base.location, base.commit)
+    return folder is not None and any(any(folder.glob(weights)) for weights in ("*.safetensors", "*.bin"))
 
 
 def _common(base: BaseModel, source: BaseModelSource) -> dict[str, Any]:
     return {"revision": base.commit or "main", "trust_remote_code": source.trust_remote_code}
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix in (".json", ".jinja", ".model", ".txt"):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return "sha256:" + digest.hexdigest()
 
 
 def _refused(error: Exception, base: BaseModel, source: BaseModelSource) -> HoneError:

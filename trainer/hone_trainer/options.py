@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -10,6 +11,7 @@ class Options:
 
     manifest: Path
     output: Path
+    command: Literal["prepare", "run"] = "run"
     claims: dict[str, Path] = field(default_factory=dict)
     config_maps: dict[str, Path] = field(default_factory=dict)
     port: int = 0

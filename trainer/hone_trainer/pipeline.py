@@ -6,26 +6,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import torch
 from datasets.utils.logging import disable_progress_bar
 from hone_api.artifact import ArtifactManifest, write_manifest
 from hone_api.finetunejob import FineTuneJob, LoraOptions
 from hone_api.layout import CHECKPOINTS, LOGS, METRICS_LOG
-from hone_api.reasons import DATASET_INVALID, INVALID_SPEC, HoneError
+from hone_api.reasons import INVALID_SPEC, HoneError
 from hone_api.reports import Parameters, Progress
-from transformers import PreTrainedTokenizerBase, PrinterCallback
+from transformers import PrinterCallback
 from transformers.utils import logging as transformers_logging
-from trl.trainer.sft_config import SFTConfig
 
-from hone_trainer import adapters, arguments, checkpoints, checks, data, model, optimizers, save, tree
+from hone_trainer import adapters, arguments, hub, model, optimizers, save
 from hone_trainer.callbacks import ReportCallback, StopCallback
 from hone_trainer.card import model_card
-from hone_trainer.checkpoints import Account, Checkpoint
+from hone_trainer.checkpoints import Account
 from hone_trainer.curves import Curves
 from hone_trainer.manifest import Inputs
 from hone_trainer.metricslog import MetricsLog
 from hone_trainer.options import Options
+from hone_trainer.prepare import Prepared, prepare
+from hone_trainer.settings import ALREADY_PREPARED, make_sft_config
 from hone_trainer.stop import Interrupted, Stop
 from hone_trainer.telemetry import Telemetry
 from hone_trainer.terminal import Terminal
@@ -39,84 +39,65 @@ def pipeline(
     if not options.verbose:
         quiet()
     prepared = prepare(inputs, options.output, terminal)
-    telemetry.parameters = count(prepared.trainer.model)
-    terminal.note(describe(telemetry.parameters))
+    with hub.offline():
+        run = load(prepared, inputs, options.output, terminal)
+        telemetry.parameters = count(run.trainer.model)
+        terminal.note(describe(telemetry.parameters))
 
-    telemetry.stage = "Training"
-    account = train(prepared, options.output, stop, telemetry, terminal)
+        telemetry.stage = "Training"
+        account = train(run, options.output, stop, telemetry, terminal)
 
-    telemetry.stage = "Saving"
-    return keep(prepared, inputs.job, options.output, account, telemetry.parameters, terminal)
+        telemetry.stage = "Saving"
+        return keep(run, inputs.job, options.output, account, telemetry.parameters, terminal)
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What training needs: nothing is left that the user could have got wrong, but memory."""
+class Run:
+    """A trainer with its model, on what was prepared."""
 
-    base: model.BaseModel
-    tokenizer: PreTrainedTokenizerBase
+    prepared: Prepared
     use_cache: bool | None
-    fingerprint: str
-    checkpoint: Checkpoint | None
     metrics_log: MetricsLog
     trainer: HoneTrainer
 
 
-def prepare(inputs: Inputs, root: Path, terminal: Terminal) -> Prepared:
-    """Find, load, check and tokenize. Raises HoneError."""
-    spec = inputs.job.spec
+def load(prepared: Prepared, inputs: Inputs, root: Path, terminal: Terminal) -> Run:
+    """Load the model and make the trainer. Raises HoneError."""
+    spec, checkpoint = inputs.job.spec, prepared.checkpoint
     has_gpu = torch.cuda.is_available()
     terminal.warn(arguments.warnings(spec, has_gpu))
-    tree.refuse_foreign(root)
-    checkpoint, warnings_of_checkpoints = checkpoints.newest(root / CHECKPOINTS)
-    terminal.warn(warnings_of_checkpoints)
-    run = tree.earlier(root, spec, has_checkpoint=checkpoint is not None)
-    sft_config = make_sft_config(arguments.sft_config(spec, root / CHECKPOINTS, use_cpu=not has_gpu))
-
-    base = model.find(spec.model, inputs, run.model_commit)
-    dataset = data.load(spec.dataset, inputs, sft_config.seed, run.dataset_commit)
-    terminal.note(f"base model {base.location}{f' at commit {base.commit}' if base.commit else ''}")
-    terminal.note(f"dataset of {dataset.format} rows, {dataset.sizes()}")
-    if checkpoint and dataset.fingerprint != run.dataset_fingerprint:
-        raise HoneError(
-            DATASET_INVALID,
-            f"The dataset has changed since step {checkpoint.account.step}, where the last run stopped",
-            remedy=f"Put it back, or empty {root} to train anew.",
-        )
-    tree.remember(root, tree.Run(run.spec, base.commit, dataset.commit, dataset.fingerprint))
-
-    network, tokenizer = model.load(base, spec)
+    keywords = arguments.sft_config(spec, root / CHECKPOINTS, use_cpu=not has_gpu)
+    network = model.load(prepared.base, spec)
     use_cache = getattr(network.config, "use_cache", None)
-    checks.before(dataset, tokenizer, spec.training)
     metrics_log = MetricsLog(root / METRICS_LOG, checkpoint.account.step if checkpoint else 0)
     trainer = make_trainer(
         spec.lora,
-        dataset,
         model=network,
-        args=sft_config,
-        processing_class=tokenizer,
-        peft_config=adapters.lora_config(spec, base.commit, network),
+        args=make_sft_config(keywords | ALREADY_PREPARED),
+        train_dataset=prepared.train,
+        eval_dataset=prepared.evaluation,
+        processing_class=prepared.tokenizer,
+        peft_config=adapters.lora_config(spec, prepared.base.commit, network),
         keep_checkpoints=spec.checkpoint.save_total_limit,
         before_sealing=metrics_log.flush,
     )
     optimizers.check(trainer)
-    terminal.warn(checks.after(trainer, dataset))
-    return Prepared(base, tokenizer, use_cache, dataset.fingerprint, checkpoint, metrics_log, trainer)
+    return Run(prepared, use_cache, metrics_log, trainer)
 
 
-def train(prepared: Prepared, root: Path, stop: Stop, telemetry: Telemetry, terminal: Terminal) -> Account:
+def train(run: Run, root: Path, stop: Stop, telemetry: Telemetry, terminal: Terminal) -> Account:
     """Train to the end. Raises Interrupted when told to stop, once a checkpoint is saved; HoneError NonFiniteLoss."""
-    trainer, checkpoint = prepared.trainer, prepared.checkpoint
+    trainer, checkpoint = run.trainer, run.prepared.checkpoint
     step = checkpoint.account.step if checkpoint else 0
     if checkpoint:
         terminal.note(f"going on from the checkpoint at step {step} of {checkpoint.account.total_steps}")
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Curves(root / LOGS, checkpoint.account if checkpoint else None, prepared.metrics_log.last))
-    trainer.add_callback(ReportCallback(trainer, telemetry, prepared.metrics_log, terminal))
+    trainer.add_callback(Curves(root / LOGS, checkpoint.account if checkpoint else None, run.metrics_log.last))
+    trainer.add_callback(ReportCallback(trainer, telemetry, run.metrics_log, terminal))
     trainer.add_callback(StopCallback(stop))
     with stop.deferred():
         account = trainer.fit(checkpoint)
-    prepared.metrics_log.close()
+    run.metrics_log.close()
     if stop.requested:
         raise Interrupted
     telemetry.progress = telemetry.progress or Progress(step=step, total_steps=step, percent=100)
@@ -124,41 +105,27 @@ def train(prepared: Prepared, root: Path, stop: Stop, telemetry: Telemetry, term
 
 
 def keep(
-    prepared: Prepared, job: FineTuneJob, root: Path, account: Account, parameters: Parameters, terminal: Terminal
+    run: Run, job: FineTuneJob, root: Path, account: Account, parameters: Parameters, terminal: Terminal
 ) -> ArtifactManifest:
     """Save what the spec asks to keep, manifest.json last."""
     kind, metrics = save.kind_of(job.spec), final_metrics(account)
     terminal.note("saving " + " and ".join(str(root / folder) for folder in save.folders_of(kind)))
-    network = prepared.trainer.accelerator.unwrap_model(prepared.trainer.model)
-    if prepared.use_cache is not None:
-        network.config.use_cache = prepared.use_cache  # training turns it off, and serving wants it as it was
-    base, fingerprint = prepared.base.reference, prepared.fingerprint
+    network = run.trainer.accelerator.unwrap_model(run.trainer.model)
+    if run.use_cache is not None:
+        network.config.use_cache = run.use_cache  # training turns it off, and serving wants it as it was
+    base, fingerprint = run.prepared.base.reference, run.prepared.file.dataset_fingerprint
     card = partial(model_card, job, base, metrics, fingerprint)
-    load_base = partial(model.load_unquantized, prepared.base, job.spec.model)
-    save.save_models(root, network, prepared.tokenizer, kind, card, load_base)
+    load_base = partial(model.load_unquantized, run.prepared.base, job.spec.model)
+    save.save_models(root, network, run.prepared.tokenizer, kind, card, load_base)
     manifest = save.manifest_of(root, job, base, fingerprint, metrics, parameters.model_dump())
     write_manifest(root, manifest)
     return manifest
 
 
-def make_sft_config(keywords: dict[str, Any]) -> SFTConfig:
-    """SFTConfig, whose own checks become HoneError InvalidSpec."""
+def make_trainer(lora: LoraOptions | None, **keywords: Any) -> HoneTrainer:
+    """The trainer. Raises HoneError InvalidSpec when the adapter doesn't fit the model."""
     try:
-        return SFTConfig(**keywords)
-    except (ValueError, TypeError, ImportError) as error:
-        raise HoneError(INVALID_SPEC, f"spec.training is refused by TRL: {' '.join(str(error).split())}") from error
-
-
-def make_trainer(lora: LoraOptions | None, dataset: data.Data, **keywords: Any) -> HoneTrainer:
-    """The trainer, its dataset tokenized.
-
-    Raises HoneError InvalidSpec when the adapter doesn't fit the model, DatasetInvalid when a row doesn't fit its
-    chat template.
-    """
-    try:
-        return HoneTrainer(train_dataset=dataset.train, eval_dataset=dataset.evaluation, **keywords)
-    except jinja2.TemplateError as error:
-        raise checks.refused_by_template(error, dataset.rows(), keywords["processing_class"]) from error
+        return HoneTrainer(**keywords)
     except ValueError as error:
         text = " ".join(str(error).split())
         if lora and any(words in text.lower() for words in ("target module", "target_modules")):

@@ -31,6 +31,10 @@ class Telemetry:
         """The last word of a run that was told to stop."""
         return self._last_word(TerminationMessage(outcome="Interrupted", reason=reason, message=message))
 
+    def prepared(self, summary: str) -> TerminationMessage:
+        """The last word of a preparation."""
+        return self._last_word(TerminationMessage(outcome="Succeeded", reason="Prepared", message=summary))
+
     def succeeded(self, manifest: ArtifactManifest) -> TerminationMessage:
         """The last word of a run whose artifact is complete."""
         base = manifest.base_model

@@ -1,12 +1,32 @@
 """What a person sees: a live bar on a terminal, plain lines elsewhere."""
 
 import sys
+from collections.abc import Callable
 from types import TracebackType
 
+from hone_api.datareport import DatasetReport, SplitReport
 from hone_api.reports import Progress
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
+from rich.table import Table
+from rich.text import Text
+
+ROWS: dict[str, Callable[[SplitReport], str]] = {
+    "rows": lambda split: f"{split.rows:,}",
+    "tokens": lambda split: f"{split.tokens:,}",
+    "tokens that are learned": lambda split: f"{split.trained_tokens:,}",
+    "tokens a row: median": lambda split: f"{split.lengths.p50:,}",
+    "95 of 100 rows have at most": lambda split: f"{split.lengths.p95:,}",
+    "the longest row": lambda split: f"{split.lengths.max:,}",
+    "rows that maxLength cuts": lambda split: f"{split.truncated_rows:,}",
+    "tokens cut off": lambda split: f"{split.truncated_tokens:,}",
+    "rows with nothing left to learn": lambda split: f"{split.dropped_rows:,}",
+    "rows with nothing to learn": lambda split: f"{split.empty_rows:,}",
+    "rows that repeat another": lambda split: f"{split.duplicate_rows:,}",
+    "rows trained on, after packing": lambda split: f"{split.kept_rows:,}",
+}
+"""The lines of the dataset's report."""
 
 
 class Terminal:
@@ -57,6 +77,28 @@ class Terminal:
         """Print warnings, one a line."""
         for warning in warnings:
             self.note(f"warning: {warning}")
+
+    def report(self, report: DatasetReport) -> None:
+        """Print what the rows are like, a column for each split."""
+        splits = {"train": report.train, "evaluation": report.evaluation}
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column(report.format)
+        for name, split in splits.items():
+            if split:
+                table.add_column(name, justify="right")
+        for label, value in ROWS.items():
+            table.add_row(label, *(value(split) for split in splits.values() if split))
+        self._console.print(table)
+
+    def sample(self, segments: list[tuple[str, bool]]) -> None:
+        """Print a row as the model reads it; what is learned is in green, or without colours between ⟦ and ⟧."""
+        has_colours = self._console.color_system is not None
+        text = Text("a row, ")
+        text.append("what is learned in green\n" if has_colours else "what is learned between ⟦ and ⟧\n")
+        for piece, learned in segments:
+            shown = piece if has_colours or not learned else f"⟦{piece}⟧"
+            text.append(shown, style="green" if learned else "dim")
+        self._console.print(text)
 
     def note(self, text: str) -> None:
         """Print a line, above the bar where there is one."""

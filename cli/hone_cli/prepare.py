@@ -1,0 +1,25 @@
+"""`hone prepare`: what a dataset is like and what will be learned from it, before any GPU is held."""
+
+import shlex
+from pathlib import Path
+
+import typer
+
+from hone_cli import child, documents, options, output
+from hone_cli.run import File, Output, trainer_arguments
+
+
+def command(file: File, output_: Output = None, claim: options.Claims = [], verbose: options.Verbose = False) -> None:  # noqa: B006
+    """Download, check and tokenize here, and show the dataset's report. `hone run` goes on from it."""
+    job = documents.the_only("FineTuneJob", file)
+    claims = documents.pairs("--claim", claim)
+    child.require("trainer", "torch", "transformers", "trl", "peft", "datasets")
+    folder = output_ or Path(job["metadata"]["name"])
+    code = child.run_module(
+        "hone_trainer",
+        trainer_arguments("prepare", file, folder, claims, verbose=verbose),
+        on_stop=lambda: output.hint("Stopping: what was downloaded stays in the cache."),
+    )
+    if code == 0:
+        output.next_step("Train on it", shlex.join(["hone", "run", str(file), "--output", str(folder)]))
+    raise typer.Exit(code)

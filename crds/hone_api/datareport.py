@@ -1,0 +1,46 @@
+"""What preparing finds a dataset to be like, as prepared.json keeps it."""
+
+from pydantic import Field
+
+from hone_api.common import ApiModel
+
+
+class Lengths(ApiModel):
+    """Tokens a row, at full length."""
+
+    p50: int
+    p95: int
+    max: int
+
+
+class SplitReport(ApiModel):
+    """Rows to train on, or to evaluate on. Rows are those of the dataset; tokens are counted at full length."""
+
+    rows: int
+    tokens: int
+    trained_tokens: int = Field(description="Tokens that the loss is taken of.")
+    lengths: Lengths
+    truncated_rows: int = Field(description="Rows longer than maxLength.")
+    truncated_tokens: int = Field(description="Tokens beyond maxLength.")
+    empty_rows: int = Field(description="Rows with no token to learn from, whatever maxLength is.")
+    dropped_rows: int = Field(description="Rows whose tokens to learn from all lie beyond maxLength.")
+    duplicate_rows: int = Field(description="Rows that are the same, token by token, as an earlier one.")
+    kept_rows: int = Field(description="Rows after cutting, dropping and packing.")
+
+
+class DatasetReport(ApiModel):
+    """The report of a dataset: its format, and its rows."""
+
+    format: str
+    max_length: int | None
+    train: SplitReport
+    evaluation: SplitReport | None = None
+
+    def summary(self) -> str:
+        """Format and sizes in words."""
+        lengths = self.train.lengths
+        held_out = f", {self.evaluation.rows} to evaluate on" if self.evaluation else ""
+        return (
+            f"dataset of {self.format} rows, {self.train.rows} to train on{held_out}; "
+            f"tokens a row: {lengths.p50} (median), {lengths.p95} (95 %), {lengths.max} (longest)"
+        )

@@ -1,0 +1,91 @@
+"""prepared/: the tokenized dataset and prepared.json. Training needs nothing else but the base model's files."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+from datasets import Dataset, load_from_disk
+from hone_api.artifact import BaseModelReference
+from hone_api.common import ApiModel
+from hone_api.datareport import DatasetReport
+from hone_api.finetunejob import FineTuneJobSpec
+from hone_api.layout import PREPARED
+from pydantic import ValidationError
+
+from hone_trainer.data import Found
+from hone_trainer.files import flush_tree, write_atomically
+from hone_trainer.model import BaseModel
+
+FILE = "prepared.json"
+PACKAGES = ("hone", "transformers", "trl", "tokenizers", "datasets")
+DECIDES_THE_DATA = (
+    "max_length packing packing_strategy seed eos_token completion_only_loss assistant_only_loss extra".split()
+)
+"""Fields of spec.training that decide what the tokenized rows are."""
+
+
+class PreparedFile(ApiModel):
+    """The content of prepared.json."""
+
+    fingerprint: str
+    model: BaseModelReference
+    dataset_fingerprint: str
+    dataset: DatasetReport
+    warnings: list[str]
+    versions: dict[str, str]
+
+
+def fingerprint(spec: FineTuneJobSpec, base: BaseModel, found: Found) -> str:
+    """Of all that the preparation depends on: it is done again when this changes."""
+    depends_on = {
+        "model": [base.reference.to_wire(), base.digest, spec.model.trust_remote_code],
+        "dataset": [found.fingerprint, spec.dataset.chat_template],
+        "training": {name: getattr(spec.training, name) for name in DECIDES_THE_DATA},
+        "versions": versions(),
+    }
+    return "sha256:" + hashlib.sha256(json.dumps(depends_on, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that decide how rows are turned into tokens."""
+    return {package: version(package) for package in PACKAGES}
+
+
+def read(root: Path) -> PreparedFile | None:
+    """prepared.json, when there is one that this version can read."""
+    path = root / PREPARED / FILE
+    try:
+        return PreparedFile.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def open_datasets(root: Path) -> tuple[Dataset, Dataset | None]:
+    """The tokenized rows to train on, and those to evaluate on."""
+    folder = root / PREPARED
+    evaluation = load_from_disk(str(folder / "eval")) if (folder / "eval").is_dir() else None
+    return load_from_disk(str(folder / "train")), evaluation
+
+
+def write(root: Path, fill: Callable[[Path], tuple[PreparedFile, Dataset, Dataset | None]]) -> PreparedFile:
+    """Write prepared/ so that it is there whole or not at all. `fill` may keep files in the folder that it gets."""
+    temporary = root / f".{PREPARED}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    scratch = temporary / "scratch"
+    scratch.mkdir(parents=True)
+    try:
+        file, train, evaluation = fill(scratch)
+        for name, rows in (("train", train), ("eval", evaluation)):
+            if rows is not None:
+                rows.save_to_disk(str(temporary / name))
+        shutil.rmtree(scratch)
+        write_atomically(temporary / FILE, json.dumps(file.to_wire(), indent=2))
+        flush_tree(temporary)
+        shutil.rmtree(root / PREPARED, ignore_errors=True)
+        temporary.rename(root / PREPARED)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return file

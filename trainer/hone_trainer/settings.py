@@ -1,0 +1,17 @@
+"""SFTConfig made from the spec, once to prepare the data and once to train on what was prepared."""
+
+from typing import Any
+
+from hone_api.reasons import INVALID_SPEC, HoneError
+from trl.trainer.sft_config import SFTConfig
+
+ALREADY_PREPARED = {"dataset_kwargs": {"skip_prepare_dataset": True}, "assistant_only_loss": False}
+"""Arguments that tell SFTTrainer that rows are tokens and labels."""
+
+
+def make_sft_config(keywords: dict[str, Any]) -> SFTConfig:
+    """SFTConfig, whose own checks become HoneError InvalidSpec."""
+    try:
+        return SFTConfig(**keywords)
+    except (ValueError, TypeError, ImportError) as error:
+        raise HoneError(INVALID_SPEC, f"spec.training is refused by TRL: {' '.join(str(error).split())}") from error

@@ -1,0 +1,34 @@
+"""Rows to tokens and labels, by SFTTrainer's own code but without a model."""
+
+import copy
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+from trl.chat_template_utils import get_training_chat_template, has_generation_markers
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+
+class Tokenizing(SFTTrainer):
+    """The part of SFTTrainer that prepares a dataset; what its `__init__` decides for that is decided here alike."""
+
+    def __init__(self, args: SFTConfig, tokenizer: PreTrainedTokenizerBase, sample: dict[str, Any]) -> None:
+        self._sft_config = args
+        self._tokenizer = tokenizer
+        self.chat_template = None
+        if args.assistant_only_loss and not has_generation_markers(tokenizer.chat_template):
+            self.chat_template = get_training_chat_template(tokenizer)
+        is_pair = "prompt" in sample and "completion" in sample
+        self.completion_only_loss = is_pair if args.completion_only_loss is None else args.completion_only_loss
+
+    def whole(self, rows: Dataset) -> Dataset:
+        """`input_ids` and `labels` of every row at its full length, in the rows' order."""
+        args = copy.copy(self._sft_config)
+        args.max_length, args.shuffle_dataset = None, False
+        tokenized = self._prepare_dataset(rows, self._tokenizer, args, False, None, "given")
+        return tokenized.select_columns(["input_ids", "labels"])
+
+    def cut(self, whole: Dataset, packing: bool) -> Dataset:
+        """What is trained on: rows cut to max_length, or packed into rows of it; rows without a label left out."""
+        return self._prepare_dataset(whole, self._tokenizer, self._sft_config, packing, None, "cut")
