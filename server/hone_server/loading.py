@@ -65,12 +65,17 @@ def float32_is_better(dtype: torch.dtype, weight_bytes: int, free_bytes: int, bf
 
 def merge_adapter(base: Any, name: str, folder: Path) -> Any:
     """A model that is `base` with the adapter merged in, sharing with it all that the adapter leaves as it is."""
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
     try:
-        written = {key.removeprefix("base_model.model.") for key in load_peft_weights(str(folder), device="cpu")}
+        weights = load_peft_weights(str(folder), device="cpu").keys()
+        written = {key.removeprefix("base_model.model.") for key in weights}
         peft_model = PeftModel.from_pretrained(_shared_copy(base, written), str(folder))
+        # PEFT passes over the weights of layers that the base lacks.
+        loaded = get_peft_model_state_dict(peft_model, save_embedding_layers=False).keys()
+        for key in sorted(key for key in weights ^ loaded if ".lora_" in key):
+            raise ValueError(f"only {'it' if key in weights else 'the base'} has {key}")
         # Safe merging replaces a layer's weight; the other kind would add to the tensor that the base shares.
         return peft_model.merge_and_unload(safe_merge=True).eval().requires_grad_(False)
     except (ValueError, RuntimeError, KeyError, OSError) as error:

@@ -8,6 +8,7 @@ from hone_api.artifact import BaseModelReference
 from hone_api.reasons import HoneError
 from hone_server.loading import merge_adapter
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 PROMPT = torch.tensor([[5, 40, 41, 42, 43]])
@@ -31,12 +32,13 @@ def tensors(model):
     "lora",
     [
         {},
+        {"use_rslora": True},
         {"use_dora": True},
         {"bias": "all", "target_modules": ["q_proj"]},
         {"target_modules": ["q_proj", "embed_tokens"]},
         {"modules_to_save": ["lm_head"], "target_modules": ["q_proj"]},
     ],
-    ids=["linear", "dora", "bias", "embedding", "saved-module"],
+    ids=["linear", "rslora", "dora", "bias", "embedding", "saved-module"],
 )
 def test_a_merged_adapter_is_what_peft_computes_and_the_base_stays(base, base_folder, adapter_maker, tmp_path, lora):
     folder = adapter_maker(tmp_path / "adapter", base_folder, seed=3, **lora)
@@ -62,6 +64,23 @@ def test_an_adapter_of_another_shape_is_a_mismatch(base, model_maker, adapter_ma
         merge_adapter(base, "support", folder)
     assert error.value.reason.name == "AdapterMismatch"
     assert "'support'" in error.value.message
+
+
+def test_an_adapter_of_a_deeper_model_is_a_mismatch(base_folder, adapter_maker, tmp_path):
+    folder = adapter_maker(tmp_path / "adapter", base_folder, seed=3)
+    shallow = AutoModelForCausalLM.from_pretrained(base_folder, num_hidden_layers=1)
+    with pytest.raises(HoneError) as error:
+        merge_adapter(shallow, "support", folder)
+    assert error.value.reason.name == "AdapterMismatch"
+    assert "only it has base_model.model.model.layers.1." in error.value.message
+
+
+def test_an_adapter_in_bfloat16_as_qlora_saves_it_is_merged_exactly(base, base_folder, adapter_maker, tmp_path):
+    folder = adapter_maker(tmp_path / "adapter", base_folder, seed=3)
+    weights = {name: tensor.bfloat16() for name, tensor in load_file(folder / "adapter_model.safetensors").items()}
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    reference = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base_folder), folder).eval()
+    assert torch.allclose(logits(merge_adapter(base, "adapter", folder)), logits(reference), atol=1e-4)
 
 
 def test_each_adapter_answers_in_its_own_way(client):

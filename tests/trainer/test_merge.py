@@ -176,6 +176,17 @@ def test_a_base_of_other_shapes_or_fewer_layers_is_a_mismatch(tree: Path, half: 
         assert words in found.message
 
 
+def test_a_base_on_a_claim_that_is_not_here_is_named(job: Job, train: Train, half: Path, tmp_path: Path) -> None:
+    claim = shutil.copytree(half, tmp_path / "claim")
+    tree = train(job(), claims={"claim": claim}).output
+    claim.rename(tmp_path / "moved")
+    found = refused(MergeOptions(tree, tmp_path / "out"))
+    assert found.reason.name == "ModelNotFound"
+    assert f"The base model is on claim claim, path 'tiny', which was {claim / 'tiny'} in training" in found.message
+    merge(MergeOptions(tree, tmp_path / "out", base=str(tmp_path / "moved/tiny")))
+    assert (tmp_path / "out/model.safetensors").is_file()
+
+
 def test_bases_that_are_none_are_named(tree: Path, half: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad").mkdir()

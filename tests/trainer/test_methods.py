@@ -97,6 +97,13 @@ def test_qlora_resumes_bit_for_bit(qlora: Any, job: Job, train: Train) -> None:
     assert again.metrics == metrics
 
 
+def test_qlora_trains_with_activation_checkpointing_and_autocast(job: Job, train: Train) -> None:
+    done = train(job(method="qlora", training={"maxSteps": 12, "activationCheckpointing": True, "bf16": True}))
+    assert done.code == 0, done.log
+    losses = [line["loss"] for line in done.metrics]
+    assert losses[-1] < losses[0] - 0.05
+
+
 @pytest.mark.parametrize(
     ("optim", "paged"), [("adamw_8bit", False), ("adamw_bnb_8bit", False), ("paged_adamw_8bit", True)]
 )
