@@ -129,11 +129,11 @@ def test_a_paged_32_bit_optimizer_trains(job: Job, train: Train) -> None:
     assert "spec.training.optim is paged_adamw_32bit, and torch sees no GPU: its state is not paged" in done.log
 
 
-def test_an_optimizer_whose_package_is_missing_is_refused_before_the_first_step(job: Job, train: Train) -> None:
+def test_an_optimizer_whose_package_is_missing_is_refused_before_the_data_is_prepared(job: Job, train: Train) -> None:
     refused = train(job(training={"optim": "lomo"}))
     assert (refused.code, refused.word["reason"]) == (64, "InvalidSpec")
     assert "spec.training.optim is lomo, which can't be used:" in refused.word["message"]
-    assert refused.metrics == []
+    assert not (refused.output / "prepared").exists()
 
 
 def test_bitsandbytes_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

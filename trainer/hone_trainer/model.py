@@ -63,6 +63,22 @@ def load_tokenizer(base: BaseModel, source: BaseModelSource) -> PreTrainedTokeni
         raise _refused(error, base, source) from error
 
 
+def outline(base: BaseModel, source: BaseModelSource) -> PreTrainedModel:
+    """The model as its config describes it, with neither weights nor memory for them.
+
+    Raises HoneError ModelInvalid, InvalidSpec, HubUnauthorized, HubUnreachable.
+    """
+    try:
+        config = AutoConfig.from_pretrained(base.location, **_common(base, source))
+        with torch.device("meta"):
+            network: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+                config, trust_remote_code=source.trust_remote_code
+            )
+            return network
+    except LOAD_ERRORS as error:
+        raise _refused(error, base, source) from error
+
+
 def load(base: BaseModel, spec: FineTuneJobSpec) -> PreTrainedModel:
     """Load the weights as the method trains them, downloading what the cache lacks.
 
@@ -72,8 +88,6 @@ def load(base: BaseModel, spec: FineTuneJobSpec) -> PreTrainedModel:
     common = _common(base, source)
     dtype: Any = source.dtype if source.dtype == "auto" else getattr(torch, source.dtype)
     try:
-        config = AutoConfig.from_pretrained(base.location, **common)
-        quantize.refuse_quantized(spec, base.location, config)
         if spec.method == "qlora":
             common["quantization_config"] = quantize.four_bits()
         network = AutoModelForCausalLM.from_pretrained(base.location, dtype=dtype, **common)

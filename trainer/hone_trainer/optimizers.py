@@ -1,16 +1,17 @@
 """Optimizers that come from packages which may be missing, or not work on this device."""
 
 from hone_api.reasons import INVALID_SPEC, HoneError
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
+from trl.trainer.sft_config import SFTConfig
 
 from hone_trainer.quantize import require_bitsandbytes
 
 
-def check(trainer: Trainer) -> None:
-    """Raise HoneError InvalidSpec, before the first step, when the trainer's optimizer can't be made."""
-    name = getattr(trainer.args.optim, "value", trainer.args.optim)
+def check(args: SFTConfig, network: PreTrainedModel) -> None:
+    """Raise HoneError InvalidSpec, before the first step, when the optimizer can't be made for the model."""
+    name = getattr(args.optim, "value", args.optim)
     try:
-        optimizer, _ = Trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)  # type: ignore[arg-type]
+        optimizer, _ = Trainer.get_optimizer_cls_and_kwargs(args, network)
     except (ImportError, ValueError, RuntimeError, OSError) as error:
         raise HoneError(
             INVALID_SPEC,

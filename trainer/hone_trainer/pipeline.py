@@ -16,7 +16,7 @@ from hone_api.reports import Parameters, Progress
 from transformers import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
-from hone_trainer import adapters, arguments, hub, model, optimizers, save
+from hone_trainer import adapters, arguments, hub, model, save
 from hone_trainer.callbacks import ReportCallback, StopCallback
 from hone_trainer.card import model_card
 from hone_trainer.checkpoints import Account
@@ -81,7 +81,6 @@ def load(prepared: Prepared, inputs: Inputs, root: Path, terminal: Terminal) -> 
         keep_checkpoints=spec.checkpoint.save_total_limit,
         before_sealing=metrics_log.flush,
     )
-    optimizers.check(trainer)
     return Run(prepared, use_cache, metrics_log, trainer)
 
 

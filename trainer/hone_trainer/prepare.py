@@ -14,7 +14,7 @@ from hone_api.reasons import DATASET_INVALID, HoneError
 from transformers import PreTrainedTokenizerBase
 from trl.trainer.sft_config import SFTConfig
 
-from hone_trainer import arguments, checkpoints, checks, data, datareport, hub, model, prepared, tree
+from hone_trainer import arguments, checkpoints, checks, data, datareport, hub, methods, model, prepared, tree
 from hone_trainer.checkpoints import Checkpoint
 from hone_trainer.manifest import Inputs
 from hone_trainer.prepared import PreparedFile
@@ -48,6 +48,8 @@ def prepare(inputs: Inputs, root: Path, terminal: Terminal) -> Prepared:
     terminal.warn(warnings_of_checkpoints)
     run = tree.earlier(root, spec, has_checkpoint=checkpoint is not None)
     base = model.find(spec.model, inputs, run.model_commit)
+    keywords = arguments.sft_config(spec, root / CHECKPOINTS, use_cpu=not torch.cuda.is_available())
+    methods.check(spec, base, make_sft_config(keywords))
     found = data.find(spec.dataset, inputs, run.dataset_commit)
     terminal.note(f"base model {base.location}{f' at commit {base.commit}' if base.commit else ''}")
     if checkpoint and found.fingerprint != run.dataset_fingerprint:
