@@ -186,6 +186,20 @@ class LoraOptions(ApiModel):
     )
 
 
+class EvaluationOptions(ApiModel):
+    """Prompts that the base model and the result are asked; the report shows both answers."""
+
+    prompts: list[Annotated[str, Field(min_length=1, max_length=8192)]] = Field(
+        min_length=1,
+        max_length=50,
+        description="Asked before and after training, through the chat template when there is one.",
+        examples=[["What is Hone?", "How do I resume a job?"]],
+    )
+    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = Field(
+        128, description="Tokens of an answer.", examples=[128]
+    )
+
+
 class CheckpointOptions(ApiModel):
     """When the state is saved that an interrupted run goes on from."""
 
@@ -296,7 +310,7 @@ class FineTuneJobSpec(ApiModel):
                     f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})",
                     f"{name} {_UNCHANGEABLE}",
                 )
-                for name in ("lora", "training", "output")
+                for name in ("lora", "training", "evaluation", "output")
             ),
         )
     )
@@ -315,6 +329,7 @@ class FineTuneJobSpec(ApiModel):
         description="The fields of TRL's SFTConfig, camelCased. What is left out has TRL's default.",
     )
     checkpoint: CheckpointOptions = Field(CheckpointOptions(), description="When checkpoints are saved.")
+    evaluation: EvaluationOptions | None = Field(None, description="Prompts that are asked before and after training.")
     output: OutputOptions = Field(OutputOptions(), description="Where the artifact goes, and in what form.")
     resources: TrainerResources = Field(TrainerResources(), description="What the trainer's pod asks for.")
     cache: CacheOptions | None = Field(None, description="Where downloads are kept; left out: on the output claim.")
@@ -346,7 +361,9 @@ class FineTuneJobStatus(ApiModel):
     conditions: Conditions = Field([], description="Accepted, Running, Succeeded, Failed.")
     progress: Progress | None = Field(None, description="How far training is.")
     parameters: Parameters | None = Field(None, description="How many parameters there are.")
-    metrics: dict[str, float] = Field({}, description="Final metrics, such as trainLoss and trainRuntime (seconds).")
+    metrics: dict[str, float] = Field(
+        {}, description="Final metrics, such as trainLoss, evalLossBefore, evalLossAfter and trainRuntime (seconds)."
+    )
     artifact: Artifact | None = Field(None, description="The result, once it is complete.")
     start_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = Field(
         None, description="When the first trainer pod started."

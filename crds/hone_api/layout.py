@@ -1,7 +1,7 @@
 """Where things are: on the claim, in a pod, and on the wire."""
 
 ADAPTER, MERGED, MODEL = "adapter", "merged", "model"
-CACHE, PREPARED, CHECKPOINTS, LOGS = "cache", "prepared", "checkpoints", "logs"
+CACHE, PREPARED, CHECKPOINTS, LOGS, REPORT = "cache", "prepared", "checkpoints", "logs", "report"
 METRICS_LOG = "logs/metrics.jsonl"
 MANIFEST = "manifest.json"
 

@@ -132,10 +132,14 @@ class Result:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl, without how long things took."""
+        """The lines of metrics.jsonl, without how long things took and what memory they held."""
         lines = [json.loads(line) for line in (self.output / "logs/metrics.jsonl").read_text().splitlines()]
         return [
-            {name: value for name, value in line.items() if "runtime" not in name and "second" not in name}
+            {
+                name: value
+                for name, value in line.items()
+                if not any(word in name for word in ("runtime", "second", "memory"))
+            }
             for line in lines
         ]
 
@@ -279,6 +283,10 @@ class Process:
             assert self._process.poll() is None, f"the trainer ended: {self._log.read_text()}"
             time.sleep(0.01)
         raise AssertionError(f"waited {seconds} s: {self._log.read_text()}")
+
+    def log(self) -> str:
+        """What it has printed so far."""
+        return self._log.read_text()
 
     def end(self) -> None:
         if self._process.poll() is None:

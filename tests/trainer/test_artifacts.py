@@ -67,13 +67,15 @@ def test_the_last_word_agrees_with_the_manifest_and_the_log(both: Any) -> None:
     assert word["metrics"] == manifest["metrics"]
     assert word["parameters"] == manifest["parameters"]
     assert set(word["metrics"]) == {
-        "trainLoss", "evalLoss", "trainRuntime", "trainSamplesPerSecond", "trainStepsPerSecond", "numTokens",
+        "trainLoss", "trainRuntime", "trainSamplesPerSecond", "trainStepsPerSecond", "numTokens",
+        "evalLossBefore", "evalLossAfter", "perplexityBefore", "perplexityAfter",
     }  # fmt: skip
-    losses = [line["loss"] for line in both.metrics]
-    assert [line["step"] for line in both.metrics] == list(range(1, 21))
+    losses = [line["loss"] for line in both.metrics[1:]]
+    assert [line["step"] for line in both.metrics] == list(range(21))
     assert word["metrics"]["trainLoss"] == pytest.approx(sum(losses) / 20)
     assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.05
-    assert word["metrics"]["evalLoss"] == both.metrics[-1]["eval_loss"]
+    assert word["metrics"]["evalLossBefore"] == both.metrics[0]["eval_loss"]
+    assert word["metrics"]["evalLossAfter"] == both.metrics[-1]["eval_loss"]
     assert word["metrics"]["numTokens"] == both.metrics[-1]["num_tokens"]
     assert word["metrics"]["trainSamplesPerSecond"] == pytest.approx(40 / word["metrics"]["trainRuntime"], rel=0.01)
     assert (word["progress"]["step"], word["progress"]["percent"], word["progress"]["eta"]) == (20, 100, 0)

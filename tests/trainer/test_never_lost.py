@@ -1,5 +1,6 @@
 """Killed at any moment, a run goes on from its newest good checkpoint and ends as if nothing had happened."""
 
+import json
 import os
 import random
 import statistics
@@ -26,6 +27,7 @@ def long_job(job: Job, method: str) -> dict[str, Any]:
         method=method,
         dataset={"claim": {"name": "claim", "path": "text.jsonl"}, "evalFraction": 0.25},
         training={"maxSteps": 100, "loggingSteps": 4, "evalSteps": 5, "perDeviceEvalBatchSize": 1},
+        evaluation={"prompts": ["say something"], "maxNewTokens": 4},
         checkpoint={"saveSteps": SAVE_STEPS, "saveTotalLimit": 2},
         **lora,
     )
@@ -63,7 +65,9 @@ def same_end(one: Any, other: Any) -> None:
     assert one.manifest["digest"] == other.manifest["digest"]
     assert one.metrics == other.metrics
     assert scalars(one.output) == scalars(other.output)
-    for name in ("trainLoss", "evalLoss", "numTokens"):
+    reports = [json.loads((run.output / "report/report.json").read_text()) for run in (one, other)]
+    assert reports[0]["evaluation"] == reports[1]["evaluation"]
+    for name in ("trainLoss", "evalLossBefore", "evalLossAfter", "numTokens"):
         assert one.manifest["metrics"][name] == other.manifest["metrics"][name]
 
 
@@ -76,7 +80,7 @@ def test_killed_at_twenty_moments_a_run_ends_as_if_nothing_had_happened(
     whole = forks.run(document, tmp_path / "whole")
     assert whole.code == 0, whole.log
     steps = [line["step"] for line in whole.metrics]
-    assert steps == sorted({*range(4, 101, 4), *range(5, 101, 5)})
+    assert steps == sorted({0, *range(4, 101, 4), *range(5, 101, 5)})
 
     ends: Counter[Any] = Counter()
     inside: Counter[str] = Counter()

@@ -123,7 +123,8 @@ def test_a_run_whose_saving_was_cut_short_only_saves(job: Job, train: Train, tmp
         again.manifest["files"]["adapter/adapter_model.safetensors"]
         == before["files"]["adapter/adapter_model.safetensors"]
     )
-    assert again.manifest["metrics"]["evalLoss"] == before["metrics"]["evalLoss"]
+    for name in ("evalLossBefore", "evalLossAfter", "perplexityBefore", "perplexityAfter"):
+        assert again.manifest["metrics"][name] == before["metrics"][name]
     assert again.manifest["metrics"]["trainLoss"] == before["metrics"]["trainLoss"]
 
 

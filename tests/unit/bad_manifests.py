@@ -306,6 +306,32 @@ _JOBS: list[tuple[dict[str, Any], str]] = [
         {"spec.training.lrSchedulerType": "reduce_lr_on_plateau"},
         "spec: Invalid value: training.lrSchedulerType reduce_lr_on_plateau follows the evaluation loss: set dataset.evalFraction or evalSplit, or take another schedule",
     ),
+    # evaluation
+    ({"spec.evaluation": {}}, "spec.evaluation.prompts: Required value"),
+    (
+        {"spec.evaluation": {"prompts": []}},
+        "spec.evaluation.prompts: Invalid value: 0: spec.evaluation.prompts in body should have at least 1 items",
+    ),
+    (
+        {"spec.evaluation": {"prompts": ["a"] * 51}},
+        "spec.evaluation.prompts: Too many: 51: must have at most 50 items",
+    ),
+    (
+        {"spec.evaluation": {"prompts": [""]}},
+        'spec.evaluation.prompts[0]: Invalid value: "": spec.evaluation.prompts[0] in body should be at least 1 chars long',
+    ),
+    (
+        {"spec.evaluation": {"prompts": ["a" * 8193]}},
+        "spec.evaluation.prompts[0]: Too long: may not be more than 8192 bytes",
+    ),
+    (
+        {"spec.evaluation": {"prompts": ["a"], "maxNewTokens": 0}},
+        "spec.evaluation.maxNewTokens: Invalid value: 0: spec.evaluation.maxNewTokens in body should be greater than or equal to 1",
+    ),
+    (
+        {"spec.evaluation": {"prompts": ["a"], "maxNewTokens": 5000}},
+        "spec.evaluation.maxNewTokens: Invalid value: 5000: spec.evaluation.maxNewTokens in body should be less than or equal to 4096",
+    ),
     # output and checkpoints
     (
         {"spec.output.storage": {"size": "10Gi"}},

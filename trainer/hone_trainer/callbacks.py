@@ -8,6 +8,7 @@ from hone_api.reports import Progress
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
 
+from hone_trainer import usage
 from hone_trainer.metricslog import MetricsLog
 from hone_trainer.stop import EvaluationInterrupted, Interrupted, Stop
 from hone_trainer.telemetry import Telemetry, now
@@ -57,10 +58,12 @@ class ReportCallback(TrainerCallback):
         self._logged: dict[str, float | None] = {}
         self._points: deque[tuple[float, int, int]] = deque(maxlen=WINDOW)
         self._due = 0.0
+        self._last_log = (time.monotonic(), 0)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._last_log = (time.monotonic(), self._trainer.tokens)
         self._publish(state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -78,7 +81,8 @@ class ReportCallback(TrainerCallback):
         logs = logs or {}
         if "train_runtime" in logs:  # the summary of this one call; the metrics of the whole run are the manifest's
             return
-        self._metrics.add(state.global_step, {"epoch": state.epoch, **logs})
+        used = self._used() if "loss" in logs else {}
+        self._metrics.add(state.global_step, {"epoch": state.epoch, **logs, **used})
         if "loss" in logs:
             values = {name: logs.get(name) for name in ("loss", "grad_norm", "learning_rate")}
             # Five digits are enough for a person; metrics.jsonl has all.
@@ -89,7 +93,14 @@ class ReportCallback(TrainerCallback):
             if self._trainer.accelerator.scaler is None:
                 self._trainer.check_finite(gradient_norm=logs.get("grad_norm", 0.0))
         elif "eval_loss" in logs:
-            self._terminal.note(f"step {state.global_step}: evaluation loss {logs['eval_loss']:.4f}")
+            when = f"step {state.global_step}" if state.global_step else "before training"
+            self._terminal.note(f"{when}: evaluation loss {logs['eval_loss']:.4f}")
+
+    def _used(self) -> dict[str, float]:
+        """Speed since the last log, and memory."""
+        moment, tokens = time.monotonic(), self._trainer.tokens
+        (began, before), self._last_log = self._last_log, (moment, tokens)
+        return {usage.SPEED: round((tokens - before) / max(moment - began, 1e-9), 1), **usage.memory()}
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._publish(state)

@@ -7,7 +7,7 @@ from hone_api.artifact import BaseModelReference
 from hone_api.finetunejob import FineTuneJob
 from hone_api.layout import ADAPTER
 
-LEARNED = ("trainLoss", "evalLoss", "numTokens")
+LEARNED = ("trainLoss", "evalLossBefore", "evalLossAfter", "perplexityBefore", "perplexityAfter", "numTokens")
 """The metrics that do not depend on the machine."""
 
 

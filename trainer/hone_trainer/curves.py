@@ -8,7 +8,10 @@ from transformers import TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback, rewrite_logs
 from transformers.trainer_callback import TrainerControl, TrainerState
 
+from hone_trainer import usage
 from hone_trainer.checkpoints import Account
+
+NOT_SHOWN = ("step", usage.SPEED, *usage.MEMORY)
 
 
 class Curves(TensorBoardCallback):
@@ -18,10 +21,12 @@ class Curves(TensorBoardCallback):
         """Hide what comes after `resumed`. `last_line` is metrics.jsonl's, which has what must not be hidden."""
         step = resumed.step if resumed else 0
         repeated = bool(resumed and resumed.evaluation_due)
-        writer = SummaryWriter(str(folder), purge_step=step if repeated else step + 1)
+        writer = SummaryWriter(str(folder), purge_step=step + 1 if resumed and not repeated else step)
         super().__init__(writer)  # type: ignore[no-untyped-call]
         if repeated and last_line.get("step") == step and "loss" in last_line:
-            trained = {name: value for name, value in last_line.items() if name != "step" and not _evaluated(name)}
+            trained = {
+                name: value for name, value in last_line.items() if name not in NOT_SHOWN and not _evaluated(name)
+            }
             for tag, value in rewrite_logs(trained).items():  # type: ignore[no-untyped-call]
                 writer.add_scalar(tag, float("nan") if value is None else value, step)
 

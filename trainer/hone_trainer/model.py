@@ -107,6 +107,16 @@ def load_unquantized(base: BaseModel, source: BaseModelSource) -> PreTrainedMode
         raise _refused(error, base, source) from error
 
 
+def context(base: BaseModel, source: BaseModelSource) -> int | None:
+    """How many tokens the model can read, by its configuration; None when that says nothing. Raises as `load` does."""
+    try:
+        config = AutoConfig.from_pretrained(base.location, **_common(base, source))
+    except LOAD_ERRORS as error:
+        raise _refused(error, base, source) from error
+    found = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
+
+
 def download(base: BaseModel, source: BaseModelSource) -> None:
     """Bring all files of a model on the hub into the cache. Raises HoneError HubUnauthorized, HubUnreachable."""
     if not base.commit:

@@ -16,7 +16,7 @@ from hone_api.reports import Parameters, Progress
 from transformers import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
-from hone_trainer import adapters, arguments, hub, model, save
+from hone_trainer import adapters, arguments, evaluation, hub, model, report, save
 from hone_trainer.callbacks import ReportCallback, StopCallback
 from hone_trainer.card import model_card
 from hone_trainer.checkpoints import Account
@@ -69,7 +69,7 @@ def load(prepared: Prepared, inputs: Inputs, root: Path, terminal: Terminal) -> 
     keywords = arguments.sft_config(spec, root / CHECKPOINTS, use_cpu=not has_gpu)
     network = model.load(prepared.base, spec)
     use_cache = getattr(network.config, "use_cache", None)
-    metrics_log = MetricsLog(root / METRICS_LOG, checkpoint.account.step if checkpoint else 0)
+    metrics_log = MetricsLog(root / METRICS_LOG, checkpoint.account.step if checkpoint else -1)
     trainer = make_trainer(
         spec.lora,
         model=network,
@@ -95,7 +95,7 @@ def train(run: Run, root: Path, stop: Stop, telemetry: Telemetry, terminal: Term
     trainer.add_callback(ReportCallback(trainer, telemetry, run.metrics_log, terminal))
     trainer.add_callback(StopCallback(stop))
     with stop.deferred():
-        account = trainer.fit(checkpoint)
+        account = trainer.fit(checkpoint, evaluation.before(trainer, run.prepared, root, stop, terminal))
     run.metrics_log.close()
     if stop.requested:
         raise Interrupted
@@ -107,7 +107,11 @@ def keep(
     run: Run, job: FineTuneJob, root: Path, account: Account, parameters: Parameters, terminal: Terminal
 ) -> ArtifactManifest:
     """Save what the spec asks to keep, manifest.json last."""
-    kind, metrics = save.kind_of(job.spec), final_metrics(account)
+    first = evaluation.earlier(root)
+    last = evaluation.after(run.trainer, run.prepared, account, terminal)
+    kind, metrics = save.kind_of(job.spec), final_metrics(account) | evaluation.metrics(first, last)
+    if gained := evaluation.sentence(metrics):
+        terminal.note(gained)
     terminal.note("saving " + " and ".join(str(root / folder) for folder in save.folders_of(kind)))
     network = run.trainer.accelerator.unwrap_model(run.trainer.model)
     if run.use_cache is not None:
@@ -117,6 +121,8 @@ def keep(
     load_base = partial(model.load_unquantized, run.prepared.base, job.spec.model)
     save.save_models(root, network, run.prepared.tokenizer, kind, card, load_base)
     manifest = save.manifest_of(root, job, base, fingerprint, metrics, parameters.model_dump())
+    data = report.collect(root, manifest, run.prepared, report.settings(job.spec, run.trainer.args), first, last)
+    terminal.warn(report.write(root, data))
     write_manifest(root, manifest)
     return manifest
 

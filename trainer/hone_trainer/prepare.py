@@ -14,10 +14,11 @@ from hone_api.reasons import DATASET_INVALID, HoneError
 from transformers import PreTrainedTokenizerBase
 from trl.trainer.sft_config import SFTConfig
 
-from hone_trainer import arguments, checkpoints, checks, data, datareport, hub, methods, model, prepared, tree
+from hone_trainer import arguments, checkpoints, checks, data, datareport, hub, methods, model, prepared, prompts, tree
 from hone_trainer.checkpoints import Checkpoint
 from hone_trainer.manifest import Inputs
 from hone_trainer.prepared import PreparedFile
+from hone_trainer.prompts import Question
 from hone_trainer.settings import make_sft_config
 from hone_trainer.terminal import Terminal
 from hone_trainer.tokenizing import Tokenizing
@@ -33,6 +34,7 @@ class Prepared:
     evaluation: Dataset | None
     file: PreparedFile
     checkpoint: Checkpoint | None
+    questions: list[Question]
 
     @property
     def segments(self) -> list[tuple[str, bool]]:
@@ -62,15 +64,18 @@ def prepare(inputs: Inputs, root: Path, terminal: Terminal) -> Prepared:
 
     fingerprint = prepared.fingerprint(spec, base, found)
     file = prepared.read(root)
+    load_context = partial(model.context, base, spec.model)
     if file and file.fingerprint == fingerprint and model.is_here(base):
         with hub.offline():
             tokenizer = load_tokenizer(base, spec)
+            questions, warnings = prompts.encode(spec.evaluation, tokenizer, load_context)
     else:
         tokenizer = load_tokenizer(base, spec)
+        questions, warnings = prompts.encode(spec.evaluation, tokenizer, load_context)
         file = prepared.write(root, partial(fill, spec, base, found, tokenizer, fingerprint))
     terminal.note(file.dataset.summary())
-    terminal.warn(file.warnings)
-    return Prepared(base, tokenizer, *prepared.open_datasets(root), file, checkpoint)
+    terminal.warn(file.warnings + warnings)
+    return Prepared(base, tokenizer, *prepared.open_datasets(root), file, checkpoint, questions)
 
 
 def load_tokenizer(base: model.BaseModel, spec: FineTuneJobSpec) -> PreTrainedTokenizerBase:

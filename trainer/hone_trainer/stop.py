@@ -47,6 +47,17 @@ class Stop:
         finally:
             self._deferred = False
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within `deferred`: inside, a signal ends the run after all, since there is nothing to lose."""
+        self._deferred = False
+        if self.requested:
+            raise Interrupted
+        try:
+            yield
+        finally:
+            self._deferred = True
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a data loader's worker that inherited the handler
             os._exit(128 + number)

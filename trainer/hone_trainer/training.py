@@ -37,14 +37,19 @@ class HoneTrainer(SFTTrainer):
         self._resumed: Account | None = None
         self._evaluation_due = False
         self._grad_norm: Any = 0.0
+        self._measure_before: Callable[[], None] | None = None
         self._began = time.monotonic()
         self.add_callback(_Resume(self))
 
-    def fit(self, checkpoint: Checkpoint | None) -> Account:
-        """Train from the checkpoint, or from the start, to the end or to where a callback stops it."""
+    def fit(self, checkpoint: Checkpoint | None, measure_before: Callable[[], None] | None = None) -> Account:
+        """Train from the checkpoint, or from the start, to the end or to where a callback stops it.
+
+        `measure_before` is called with the model ready and untouched, unless it goes on from a checkpoint.
+        """
         if checkpoint and checkpoint.account.finished:
             return self._only_save(checkpoint)
         self._resumed = checkpoint.account if checkpoint else None
+        self._measure_before = None if checkpoint else measure_before
         self.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
         return replace(self.account(), loss_since_log=0.0)  # `train` has added it to the sum at its end
 
@@ -86,7 +91,7 @@ class HoneTrainer(SFTTrainer):
 
     def _last_evaluation(self) -> dict[str, float]:
         for entry in reversed(self.state.log_history):
-            if "eval_loss" in entry:
+            if "eval_loss" in entry and entry["step"]:  # step 0 is the untouched model
                 return {"eval_loss": entry["eval_loss"]}
         return {}
 
@@ -161,8 +166,10 @@ class HoneTrainer(SFTTrainer):
             if name in types:
                 parameter.data = parameter.data.to(types[name])
 
-    def put_back(self) -> None:
-        """Set the sums that `train` has just set to zero to what they were at the checkpoint."""
+    def begin(self) -> None:
+        """Measure the untouched model, or set the sums that `train` has just set to zero to those at the checkpoint."""
+        if self._measure_before:
+            self._measure_before()
         self._began = time.monotonic()
         before = self._resumed
         if before is None:
@@ -182,7 +189,7 @@ class _Resume(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._trainer.put_back()
+        self._trainer.begin()
 
 
 def _random_states() -> tuple[Any, ...]:
@@ -201,13 +208,10 @@ def _restore(states: tuple[Any, ...]) -> None:
 def final_metrics(account: Account) -> dict[str, float]:
     """Metrics of the whole run, all its starts together; trainRuntime is in seconds."""
     runtime = max(account.runtime, 1e-9)
-    metrics = {
+    return {
         "trainLoss": (account.loss_sum + account.loss_since_log) / max(account.step, 1),
         "trainRuntime": round(account.runtime, 3),
         "trainSamplesPerSecond": round(account.samples / runtime, 3),
         "trainStepsPerSecond": round(account.step / runtime, 3),
         "numTokens": float(account.tokens),
     }
-    if "eval_loss" in account.eval_metrics:
-        metrics["evalLoss"] = account.eval_metrics["eval_loss"]
-    return metrics

@@ -128,7 +128,7 @@ def differing(before: dict[str, Any], after: FineTuneJobSpec) -> str | None:
         old = FineTuneJobSpec.model_validate(before)
     except ValidationError:
         return "spec"
-    for name in ("model", "dataset", "method", "lora", "training"):
+    for name in ("model", "dataset", "method", "lora", "training", "evaluation"):
         if getattr(old, name) != getattr(after, name):
             return f"spec.{name}"
     return None if old.output.save == after.output.save else "spec.output.save"

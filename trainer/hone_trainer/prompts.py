@@ -1,0 +1,64 @@
+"""spec.evaluation.prompts in tokens: what both models are asked."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jinja2
+from hone_api.finetunejob import EvaluationOptions
+from hone_api.reasons import INVALID_SPEC, HoneError
+from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt as the model reads it (`tokens`, the chat template applied) and the longest answer, in tokens."""
+
+    prompt: str
+    tokens: list[int]
+    max_new_tokens: int
+
+
+def encode(
+    options: EvaluationOptions | None, tokenizer: PreTrainedTokenizerBase, load_context: Callable[[], int | None]
+) -> tuple[list[Question], list[str]]:
+    """The prompts in tokens, and warnings; `load_context` says how many tokens the model can read, None: any number.
+
+    Raises HoneError InvalidSpec for a prompt that leaves no room for an answer, or that the chat template refuses.
+    """
+    if options is None:
+        return [], []
+    found, warnings = [], []
+    context, wanted = load_context(), options.max_new_tokens
+    for index, prompt in enumerate(options.prompts):
+        where = f"spec.evaluation.prompts[{index}]"
+        tokens = _tokens(prompt, tokenizer, where)
+        room = context - len(tokens) if context else wanted
+        if room < 1:
+            raise HoneError(
+                INVALID_SPEC,
+                f"{where} has {len(tokens)} tokens, and the model reads {context}, its answer included",
+                remedy="Shorten the prompt.",
+            )
+        if room < wanted:
+            warnings.append(
+                f"{where} has {len(tokens)} tokens of the {context} that the model reads: "
+                f"its answer has at most {room} tokens, not {wanted}"
+            )
+        found.append(Question(prompt, tokens, min(wanted, room)))
+    return found, warnings
+
+
+def _tokens(prompt: str, tokenizer: PreTrainedTokenizerBase, where: str) -> list[int]:
+    if not tokenizer.chat_template:
+        return list(tokenizer(prompt)["input_ids"])
+    try:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
+        )
+    except jinja2.TemplateError as error:
+        raise HoneError(
+            INVALID_SPEC,
+            f"{where} is refused by the chat template: {error}",
+            remedy="Give a template that takes one message of a user, or remove spec.evaluation.",
+        ) from error
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])

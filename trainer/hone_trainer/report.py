@@ -1,0 +1,110 @@
+"""report/: what training did, as a page for people (report.html) and as data (report.json).
+
+It lies beside the artifact and is no part of its digest: how long things took would change that.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hone_api.artifact import ArtifactManifest
+from hone_api.finetunejob import FineTuneJobSpec, LoraOptions
+from hone_api.layout import METRICS_LOG, REPORT
+from hone_api.reasons import DISK_FULL
+from hone_api.training import TypedArguments
+from pydantic.alias_generators import to_camel
+
+from hone_trainer import usage
+from hone_trainer.errors import named
+from hone_trainer.evaluation import Measured
+from hone_trainer.files import write_atomically
+from hone_trainer.page import render
+from hone_trainer.prepare import Prepared
+
+MANIFEST, DEFAULT = "written in the manifest", "default of the library"
+
+
+def write(root: Path, data: dict[str, Any]) -> list[str]:
+    """Write both files, the page last. A failure other than a full disk is a warning: the artifact matters more.
+
+    Raises HoneError DiskFull.
+    """
+    folder = root / REPORT
+    try:
+        folder.mkdir(exist_ok=True)
+        write_atomically(folder / "report.json", json.dumps(data, indent=2, ensure_ascii=False))
+        write_atomically(folder / "report.html", render(data))
+    except Exception as error:
+        failure = named(error)
+        if failure.reason is DISK_FULL:
+            raise failure from error
+        return [f"{folder} can't be written: {failure.message}"]
+    return []
+
+
+def collect(
+    root: Path,
+    manifest: ArtifactManifest,
+    prepared: Prepared,
+    settings: list[dict[str, Any]],
+    before: Measured,
+    after: Measured,
+) -> dict[str, Any]:
+    """All that the report shows, as JSON has it."""
+    wire, file, log = manifest.to_wire(), prepared.file.to_wire(), _logged(root / METRICS_LOG)
+    answers = [
+        {"prompt": question.prompt, "before": _at(before.answers, index), "after": _at(after.answers, index)}
+        for index, question in enumerate(prepared.questions)
+    ]
+    return {
+        **{name: wire.get(name) for name in ("job", "kind", "digest", "baseModel", "datasetFingerprint")},
+        "method": manifest.spec.get("method", "lora"),
+        "metrics": manifest.metrics,
+        "parameters": manifest.parameters,
+        "evaluation": {"answers": answers},
+        "dataset": file["dataset"],
+        "warnings": file["warnings"],
+        "settings": settings,
+        "memory": {"estimate": file.get("estimate"), "measured": peaks(log)},
+        "versions": manifest.versions,
+        "spec": manifest.spec,
+        "log": log,
+    }
+
+
+def _at(answers: list[str], index: int) -> str | None:
+    return answers[index] if index < len(answers) else None
+
+
+def peaks(log: list[dict[str, Any]]) -> dict[str, int]:
+    """The most of each kind of memory that was logged, in bytes."""
+    found = {name: [line[name] for line in log if line.get(name)] for name in usage.MEMORY}
+    return {to_camel(name): max(values) for name, values in found.items() if values}
+
+
+def settings(spec: FineTuneJobSpec, args: Any) -> list[dict[str, Any]]:
+    """Name, value and source of each setting that decides the result; `args` is the SFTConfig that is used."""
+    extra: dict[str, Any] = spec.training.to_wire().get("extra") or {}
+    written = spec.training.model_fields_set
+    found = [
+        (to_camel(name), getattr(args, name), name in written)
+        for name in TypedArguments.model_fields
+        if hasattr(args, name)
+    ]
+    found += [(name, value, True) for name, value in extra.items()]
+    if spec.method != "full":
+        lora = spec.lora or LoraOptions()
+        wire = lora.model_dump(by_alias=True)
+        found += [
+            (f"lora.{to_camel(name)}", wire[to_camel(name)], name in lora.model_fields_set)
+            for name in type(lora).model_fields
+        ]
+    return [
+        {"name": name, "value": json.loads(json.dumps(value, default=str)), "source": MANIFEST if own else DEFAULT}
+        for name, value, own in found
+    ]
+
+
+def _logged(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
