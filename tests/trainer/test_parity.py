@@ -9,7 +9,7 @@ import torch
 from datasets import load_dataset
 from peft import LoraConfig
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from trl import SFTConfig, SFTTrainer
 
 Job = Callable[..., dict[str, Any]]
@@ -24,10 +24,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def plain_trl(claim: Path, folder: Path, lora: LoraConfig | None) -> SFTTrainer:
+def plain_trl(
+    claim: Path, folder: Path, lora: LoraConfig | None, quantization: BitsAndBytesConfig | None = None
+) -> SFTTrainer:
     """What a user of TRL would write."""
     trainer = SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(claim / "tiny"),
+        model=AutoModelForCausalLM.from_pretrained(claim / "tiny", quantization_config=quantization),
         processing_class=AutoTokenizer.from_pretrained(claim / "tiny"),
         train_dataset=load_dataset("json", data_files=str(claim / "text.jsonl"), split="train", cache_dir=str(folder)),
         args=SFTConfig(
@@ -50,12 +52,23 @@ def plain_trl(claim: Path, folder: Path, lora: LoraConfig | None) -> SFTTrainer:
     return trainer
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("method", ["lora", "qlora", "full"])
 def test_losses_and_weights_are_those_of_trl(job: Job, train: Train, claim: Path, tmp_path: Path, method: str) -> None:
     lora = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.1, target_modules="all-linear", task_type="CAUSAL_LM")
-    trl = plain_trl(claim, tmp_path / "trl", lora if method == "lora" else None)
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    trl = plain_trl(
+        claim,
+        tmp_path / "trl",
+        None if method == "full" else lora,
+        quantization if method == "qlora" else None,
+    )
     document = job(
-        method=method, **({"lora": {"r": 4, "loraAlpha": 8, "loraDropout": 0.1}} if method == "lora" else {})
+        method=method, **({} if method == "full" else {"lora": {"r": 4, "loraAlpha": 8, "loraDropout": 0.1}})
     )
     document["spec"]["training"] = {
         "numTrainEpochs": 2,
@@ -76,8 +89,8 @@ def test_losses_and_weights_are_those_of_trl(job: Job, train: Train, claim: Path
     assert hone.manifest["metrics"]["trainLoss"] == pytest.approx(trl.state.log_history[-1]["train_loss"], rel=1e-12)
 
     trl.save_model(str(tmp_path / "saved"))
-    file = "adapter_model.safetensors" if method == "lora" else "model.safetensors"
+    file = "model.safetensors" if method == "full" else "adapter_model.safetensors"
     theirs = load_file(tmp_path / "saved" / file)
-    ours = load_file(hone.output / ("adapter" if method == "lora" else "model") / file)
+    ours = load_file(hone.output / ("model" if method == "full" else "adapter") / file)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
