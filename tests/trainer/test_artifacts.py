@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from hone_api.artifact import read_manifest, verify
+from hone_api.artifact import BaseModelReference, read_manifest, verify
+from hone_api.finetunejob import FineTuneJob
+from hone_trainer.card import license_of, model_card
 from hone_trainer.save import save_models
+from huggingface_hub import ModelCard
 from peft import AutoPeftModelForCausalLM, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -94,6 +97,28 @@ def test_each_folder_has_a_model_card(both: Any, claim: Path) -> None:
         assert f"library_name: {library}" in card
         assert both.manifest["datasetFingerprint"] in card
         assert "| trainLoss |" in card
+        assert f'from_pretrained("{name}")' in card
+        matter = ModelCard(card).data
+        assert (matter.library_name, matter.pipeline_tag, matter.model_name) == (library, "text-generation", "tiny")
+        results = {result.metric_type: result.metric_value for result in matter.eval_results}
+        assert results["perplexity"] == pytest.approx(both.manifest["metrics"]["perplexityAfter"], rel=1e-5)
+        assert results["loss"] == pytest.approx(both.manifest["metrics"]["evalLossAfter"], rel=1e-5)
+
+
+def test_the_card_names_base_relation_dataset_and_license(job: Job, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("---\nlicense: other\nlicense_name: llama2\nlanguage: en\n---\n# Llama\n")
+    dataset = {"name": "me/rows", "evalSplit": "test"}
+    tuned = FineTuneJob.model_validate(job(model={"name": "me/base"}, dataset=dataset))
+    base = BaseModelReference(name="me/base", revision="0" * 40)
+    for folder, relation in (("adapter", "adapter"), ("merged", "finetune"), ("model", "finetune")):
+        written = model_card(tuned, base, license_of(tmp_path), {"evalLossAfter": 1.5}, "sha256:0", folder)
+        matter = ModelCard(written).data
+        assert (matter.base_model, matter.base_model_relation, matter.datasets) == ("me/base", relation, ["me/rows"])
+        assert (matter.license, matter.license_name) == ("other", "llama2")
+        (result,) = matter.eval_results
+        assert (result.dataset_type, result.dataset_split, result.metric_value) == ("me/rows", "test", 1.5)
+    (tmp_path / "README.md").write_text("# no front matter: [\n")
+    assert license_of(tmp_path) == {} == license_of(None)
 
 
 def test_full_training_saves_the_whole_model_ready_to_serve(job: Job, train: Train, claim: Path) -> None:

@@ -16,8 +16,8 @@ from hone_trainer import hub, quantize
 from hone_trainer.errors import hub_error
 from hone_trainer.manifest import Inputs
 
-MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py"]
-"""Files of a model on the hub that loading it may need."""
+MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py", "README.md"]
+"""Files of a model on the hub that loading it may need, and its card, which gives the licence."""
 LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError, SafetensorError)
 
 
@@ -115,6 +115,11 @@ def context(base: BaseModel, source: BaseModelSource) -> int | None:
         raise _refused(error, base, source) from error
     found = getattr(config.get_text_config(), "max_position_embeddings", None)
     return found if isinstance(found, int) and found > 0 else None
+
+
+def folder(base: BaseModel) -> Path | None:
+    """Where the model's files are on this machine, if they are."""
+    return hub.cached_snapshot("model", base.location, base.commit) if base.commit else Path(base.location)
 
 
 def download(base: BaseModel, source: BaseModelSource) -> None:

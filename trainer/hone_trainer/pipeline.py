@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from hone_trainer import adapters, arguments, evaluation, hub, model, report, save
 from hone_trainer.callbacks import ReportCallback, StopCallback
-from hone_trainer.card import model_card
+from hone_trainer.card import license_of, model_card
 from hone_trainer.checkpoints import Account
 from hone_trainer.curves import Curves
 from hone_trainer.manifest import Inputs
@@ -117,7 +117,7 @@ def keep(
     if run.use_cache is not None:
         network.config.use_cache = run.use_cache  # training turns it off, and serving wants it as it was
     base, fingerprint = run.prepared.base.reference, run.prepared.file.dataset_fingerprint
-    card = partial(model_card, job, base, metrics, fingerprint)
+    card = partial(model_card, job, base, license_of(model.folder(run.prepared.base)), metrics, fingerprint)
     load_base = partial(model.load_unquantized, run.prepared.base, job.spec.model)
     save.save_models(root, network, run.prepared.tokenizer, kind, card, load_base)
     manifest = save.manifest_of(root, job, base, fingerprint, metrics, parameters.model_dump())
