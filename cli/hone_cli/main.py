@@ -6,7 +6,7 @@ from pathlib import Path
 import typer
 from hone_api.reasons import HoneError
 
-from hone_cli import chat, merge, output, prepare, run, serve, validate, watch
+from hone_cli import chat, merge, output, plan, prepare, run, serve, validate, watch
 
 app = typer.Typer(
     name="hone",
@@ -17,6 +17,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("validate")(validate.command)
+app.command("plan")(plan.command)
 app.command("prepare")(prepare.command)
 app.command("run")(run.command)
 app.command("merge")(merge.command)

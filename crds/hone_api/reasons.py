@@ -100,6 +100,12 @@ NON_FINITE_LOSS = Reason(
     "The loss became NaN or infinite.",
     "Lower spec.training.learningRate, set maxGradNorm, or train in bfloat16 rather than float16.",
 )
+MODEL_TOO_LARGE = Reason(
+    "ModelTooLarge",
+    69,
+    "The device has less memory than training is estimated to need.",
+    "Set what the message names; `hone plan FILE` shows the estimate and which GPUs it fits.",
+)
 OUT_OF_MEMORY = Reason(
     "OutOfMemory",
     69,

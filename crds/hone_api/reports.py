@@ -36,6 +36,11 @@ class Parameters(ApiModel):
     trainable: int = Field(description="Parameters that training changes.")
     total: int = Field(description="All parameters, those of the adapter included.")
 
+    def describe(self) -> str:
+        """As PEFT prints it."""
+        share = 100 * self.trainable / self.total
+        return f"trainable params: {self.trainable:,} || all params: {self.total:,} || trainable%: {share:.4f}"
+
 
 class ProgressReport(ApiModel):
     """The body of `GET /progress`."""

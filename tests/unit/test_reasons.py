@@ -23,7 +23,11 @@ def test_exit_codes_say_whether_a_retry_may_help() -> None:
 
 
 def test_an_exit_code_has_one_meaning() -> None:
-    shared = {65: {"Dataset", "Chat", "All", "Artifact", "Adapter"}, 66: {"Model", "Dataset", "Artifact"}}
+    shared = {
+        65: {"Dataset", "Chat", "All", "Artifact", "Adapter"},
+        66: {"Model", "Dataset", "Artifact"},
+        69: {"Model", "Out"},
+    }
     by_code: dict[int, list[str]] = {}
     for reason in CATALOGUE.values():
         if reason.exit_code is not None:

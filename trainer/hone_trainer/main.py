@@ -1,4 +1,4 @@
-"""The command line of the trainer: `hone-trainer run MANIFEST --output DIR`, its first stage `prepare`, and `merge`."""
+"""The command line of the trainer: `hone-trainer run MANIFEST --output DIR`, `prepare`, `plan` and `merge`."""
 
 import argparse
 import sys
@@ -10,7 +10,7 @@ from hone_api.layout import TRAINER_PORT
 from hone_api.reasons import INTERNAL_ERROR, INTERRUPTED, INTERRUPTED_EXIT_CODE, HoneError
 from hone_api.reports import TerminationMessage
 
-from hone_trainer.options import MergeOptions, Options
+from hone_trainer.options import MergeOptions, Options, PlanOptions
 from hone_trainer.stop import Interrupted, Stop
 from hone_trainer.telemetry import Telemetry
 
@@ -20,6 +20,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     stop = Stop()
     stop.listen()
+    if isinstance(options, PlanOptions):
+        return planned(options)
     print("starting", file=sys.stderr, flush=True)
     if isinstance(options, MergeOptions):
         return merged(options)
@@ -51,6 +53,20 @@ def outcome(options: Options, stop: Stop) -> tuple[int, TerminationMessage]:
         where = f"at step {done.step} of {done.total_steps}" if done else "before training began"
         print(f"stopped {where}; the next start goes on from the newest checkpoint", file=sys.stderr)
         return INTERRUPTED_EXIT_CODE, telemetry.interrupted(INTERRUPTED.name, f"Stopped {where}. {INTERRUPTED.remedy}")
+
+
+def planned(options: PlanOptions) -> int:
+    """Print the estimate of a job's memory, and turn every way to end into an exit code."""
+    try:
+        try:
+            from hone_trainer.memory.plan import run
+
+            run(options)
+            return 0
+        except Exception as error:
+            return failed(error, options.verbose)[0]
+    except Interrupted:
+        return INTERRUPTED_EXIT_CODE
 
 
 def merged(options: MergeOptions) -> int:
@@ -85,22 +101,24 @@ def show(failure: HoneError, cause: BaseException | None) -> None:
     print(f"\nerror: {failure.reason.name}\n  {failure.message}\n  {failure.remedy}", file=sys.stderr)
 
 
-def parse(argv: list[str] | None) -> Options | MergeOptions:
+def parse(argv: list[str] | None) -> Options | PlanOptions | MergeOptions:
     parser = argparse.ArgumentParser(prog="hone-trainer", description="Trains what a FineTuneJob asks for.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     prepare = commands.add_parser("prepare", help="download, check and tokenize for one FineTuneJob; needs no GPU")
     run = commands.add_parser("run", help="train one FineTuneJob, or go on where an interrupted run stopped")
-    for command in (prepare, run):
+    plan = commands.add_parser("plan", help="estimate the device memory of one FineTuneJob, from the model's config")
+    for command in (prepare, run, plan):
         command.add_argument("manifest", type=Path, help="YAML or JSON with one FineTuneJob, and ConfigMaps it uses")
-        command.add_argument("--output", type=Path, required=True, help="folder for all that the job leaves")
         command.add_argument(
             "--claim", type=_mapping, action="append", default=[], metavar="NAME=DIR", help="a claim's folder"
         )
+        command.add_argument("--verbose", action="store_true", help="also show tracebacks and what the libraries log")
+    for command in (prepare, run):
+        command.add_argument("--output", type=Path, required=True, help="folder for all that the job leaves")
         command.add_argument(
             "--config-map", type=_mapping, action="append", default=[], metavar="NAME=DIR", help="a ConfigMap's folder"
         )
         command.add_argument("--termination-log", type=Path, help="file for the last word, as JSON")
-        command.add_argument("--verbose", action="store_true", help="also show tracebacks and what the libraries log")
     run.add_argument(
         "--port", type=int, default=TRAINER_PORT, help="port for /progress, /metrics and /healthz; 0: none"
     )
@@ -113,6 +131,8 @@ def parse(argv: list[str] | None) -> Options | MergeOptions:
     found = parser.parse_args(argv)
     if found.command == "merge":
         return MergeOptions(found.adapter, found.out.absolute(), found.base, found.dtype, found.verbose)
+    if found.command == "plan":
+        return PlanOptions(found.manifest, dict(found.claim), verbose=found.verbose)
     return Options(
         manifest=found.manifest,
         output=found.output.absolute(),

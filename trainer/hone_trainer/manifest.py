@@ -10,7 +10,7 @@ from hone_api.manifests import load_documents
 from hone_api.reasons import DATASET_NOT_FOUND, INVALID_SPEC, HoneError, Reason
 from pydantic import ValidationError
 
-from hone_trainer.options import Options
+from hone_trainer.options import Options, PlanOptions
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Inputs:
         )
 
 
-def load(options: Options) -> Inputs:
+def load(options: Options | PlanOptions) -> Inputs:
     """Read and check MANIFEST. Raises HoneError InvalidSpec naming field and value."""
     documents = load_documents(options.manifest)
     jobs = [document for document in documents if document.get("kind") == "FineTuneJob"]

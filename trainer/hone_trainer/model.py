@@ -10,7 +10,14 @@ from hone_api.artifact import BaseModelReference
 from hone_api.finetunejob import BaseModelSource, FineTuneJobSpec
 from hone_api.reasons import INTERNAL_ERROR, INVALID_SPEC, MODEL_INVALID, MODEL_NOT_FOUND, HoneError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from hone_trainer import hub, quantize
 from hone_trainer.errors import hub_error
@@ -94,6 +101,14 @@ def load(base: BaseModel, spec: FineTuneJobSpec) -> PreTrainedModel:
     except LOAD_ERRORS as error:
         raise _refused(error, base, source) from error
     return quantize.ready_to_train(network) if spec.method == "qlora" else network
+
+
+def load_config(base: BaseModel, source: BaseModelSource) -> PreTrainedConfig:
+    """The model's config.json. Raises HoneError ModelInvalid, InvalidSpec, HubUnauthorized, HubUnreachable."""
+    try:
+        return AutoConfig.from_pretrained(base.location, **_common(base, source))  # type: ignore[no-any-return]
+    except LOAD_ERRORS as error:
+        raise _refused(error, base, source) from error
 
 
 def load_unquantized(base: BaseModel, source: BaseModelSource) -> PreTrainedModel:

@@ -20,6 +20,16 @@ class Options:
 
 
 @dataclass(frozen=True)
+class PlanOptions:
+    """What to estimate the memory of."""
+
+    manifest: Path
+    claims: dict[str, Path] = field(default_factory=dict)
+    config_maps: dict[str, Path] = field(default_factory=dict)
+    verbose: bool = False
+
+
+@dataclass(frozen=True)
 class MergeOptions:
     """What to merge into what. `base` is a folder or a name on the hub; None: what the adapter says."""
 

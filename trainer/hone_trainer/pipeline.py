@@ -42,7 +42,7 @@ def pipeline(
     with hub.offline():
         run = load(prepared, inputs, options.output, terminal)
         telemetry.parameters = count(run.trainer.model)
-        terminal.note(describe(telemetry.parameters))
+        terminal.note(telemetry.parameters.describe())
 
         telemetry.stage = "Training"
         account = train(run, options.output, stop, telemetry, terminal)
@@ -149,12 +149,6 @@ def count(network: Any) -> Parameters:
         for parameter in network.parameters()
     ]
     return Parameters(trainable=sum(size for size, trained in sizes if trained), total=sum(size for size, _ in sizes))
-
-
-def describe(parameters: Parameters) -> str:
-    """As PEFT prints it."""
-    share = 100 * parameters.trainable / parameters.total
-    return f"trainable params: {parameters.trainable:,} || all params: {parameters.total:,} || trainable%: {share:.4f}"
 
 
 def quiet() -> None:

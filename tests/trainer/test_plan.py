@@ -1,0 +1,70 @@
+"""`hone-trainer plan`, from a folder that holds a config.json and nothing else."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hone_trainer.main import main
+
+LLAMA_2_7B = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "vocab_size": 32000,
+    "tie_word_embeddings": False,
+    "dtype": "float16",
+}
+HOW_TO = {"r": 64, "loraAlpha": 16, "loraDropout": 0.1, "targetModules": ["q_proj", "v_proj"]}
+
+
+def plan(folder: Path, config: dict[str, Any] | None, **spec: Any) -> int:
+    if config:
+        (folder / "config.json").write_text(json.dumps(config))
+    job = {
+        "apiVersion": "hone.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": "planned"},
+        "spec": {"model": {"claim": {"name": "models"}}, "dataset": {"name": "some/data"}, **spec},
+    }
+    manifest = folder / "job.yaml"
+    manifest.write_text(yaml.safe_dump(job))
+    return main(["plan", str(manifest), "--claim", f"models={folder}"])
+
+
+def test_the_parameters_are_those_of_the_how_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan(tmp_path, LLAMA_2_7B, lora=HOW_TO) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "trainable params: 33,554,432 || all params: 6,771,970,048 || trainable%: 0.4955"
+    assert "batch 8, up to 1,024 tokens a row, activation checkpointing on" in lines[2]
+    rows = {line[:30].strip(): line.split()[-2] for line in lines if line.endswith("GiB")}
+    assert rows["weights"] == "12.68"
+    assert [line for line in lines if "MI210" in line and line.endswith("left")]
+
+
+def test_what_fits_nowhere_is_told_what_to_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    training = {"perDeviceTrainBatchSize": 64, "maxLength": 4096, "activationCheckpointing": False}
+    assert plan(tmp_path, LLAMA_2_7B, method="full", training=training) == 0
+    printed = capsys.readouterr().out
+    assert "Fits none" in printed
+    assert "288.0 GiB: spec.training.activationCheckpointing: true" in printed
+
+
+def test_without_a_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan(tmp_path, None) == 66
+    assert "ModelNotFound" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["of_nobody", "vit"])
+def test_what_is_no_causal_language_model(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan(tmp_path, {"model_type": kind}) == 66
+    assert "ModelInvalid" in capsys.readouterr().err
+
+
+def test_a_target_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan(tmp_path, LLAMA_2_7B, lora={"targetModules": ["query"]}) == 64
+    assert "spec.lora.targetModules[0] is 'query'" in capsys.readouterr().err

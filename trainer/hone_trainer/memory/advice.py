@@ -1,0 +1,128 @@
+"""Whether a job fits a device, and if not, which field to set to which value so that it does."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from hone_api.estimate import Estimate
+from hone_api.reasons import MODEL_TOO_LARGE, HoneError
+
+from hone_trainer.memory import optimizers
+from hone_trainer.memory.formulas import estimate
+from hone_trainer.memory.gpus import Gpu
+from hone_trainer.memory.settings import Adapter, Settings
+
+SHORTEST = 128
+"""Tokens below which no length is advised."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """Fields of the spec with new values, and what the job then needs."""
+
+    fields: tuple[tuple[str, str], ...]
+    estimate: Estimate
+
+    def __str__(self) -> str:
+        return " and ".join(f"{name}: {value}" for name, value in self.fields)
+
+
+def fits(found: Estimate, memory: int) -> bool:
+    """Whether an estimate, its allowance included, is at most a device's memory in bytes."""
+    return found.total <= memory
+
+
+def lower(settings: Settings, memory: int, adapter: Adapter | None = None) -> list[Change]:
+    """What makes a job fit into `memory` bytes: every single field that does, or else the fewest of them together.
+
+    `adapter` is what method lora would train, for a job whose method is full. Empty: nothing known does.
+    """
+    alone = [
+        Change(((name, value),), found)
+        for steps in _ways(settings, adapter)
+        for name, value, found in _first_that_fits(steps, memory)
+    ]
+    if alone:
+        return alone
+    fields: dict[str, str] = {}
+    current = settings
+    for way in range(len(list(_ways(settings, adapter)))):
+        for name, value, changed in list(_ways(current, adapter))[way]:
+            fields[name], current = value, changed
+            found = estimate(current)
+            if fits(found, memory):
+                return [Change(tuple(fields.items()), found)]
+    return []
+
+
+def too_large(
+    settings: Settings, device_bytes: int, device: str = "The device", adapter: Adapter | None = None
+) -> HoneError | None:
+    """HoneError ModelTooLarge when a device with so many bytes is too small for the job, with what to lower."""
+    found = estimate(settings)
+    if fits(found, device_bytes):
+        return None
+    message = (
+        f"Training needs about {gib(found.total)} a device (batch {found.batch}, {found.length} tokens), and "
+        f"{device} has {gib(device_bytes)}"
+    )
+    changes = lower(settings, device_bytes, adapter)
+    if not changes:
+        return HoneError(MODEL_TOO_LARGE, message, remedy="Take a smaller model, or a GPU with more memory.")
+    ways = "; or ".join(f"{change} ({gib(change.estimate.total)})" for change in changes)
+    return HoneError(MODEL_TOO_LARGE, message, remedy=f"Set {ways}.")
+
+
+def fitting(found: Estimate, gpus: tuple[Gpu, ...]) -> list[Gpu]:
+    """The GPUs that an estimate fits."""
+    return [gpu for gpu in gpus if fits(found, gpu.memory)]
+
+
+def gib(size: float) -> str:
+    """Bytes as GiB with one decimal."""
+    return f"{size / 1024**3:,.1f} GiB"
+
+
+def _first_that_fits(steps: Iterator[tuple[str, str, Settings]], memory: int) -> list[tuple[str, str, Estimate]]:
+    for name, value, changed in steps:
+        found = estimate(changed)
+        if fits(found, memory):
+            return [(name, value, found)]
+    return []
+
+
+def _ways(settings: Settings, adapter: Adapter | None) -> Iterator[Iterator[tuple[str, str, Settings]]]:
+    """The fields that lower memory, each with smaller and smaller values; those that cost the least come first."""
+    yield _checkpointing(settings)
+    yield _halved(settings, "perDeviceTrainBatchSize", "batch", 1)
+    yield _optimizer(settings)
+    yield _methods(settings, adapter)
+    yield _halved(settings, "maxLength", "length", SHORTEST)
+
+
+def _checkpointing(settings: Settings) -> Iterator[tuple[str, str, Settings]]:
+    if not settings.checkpointing:
+        yield "spec.training.activationCheckpointing", "true", replace(settings, checkpointing=True)
+
+
+def _halved(settings: Settings, field: str, name: str, least: int) -> Iterator[tuple[str, str, Settings]]:
+    value = getattr(settings, name)
+    while value // 2 >= least:
+        value //= 2
+        yield f"spec.training.{field}", str(value), replace(settings, **{name: value})
+
+
+def _optimizer(settings: Settings) -> Iterator[tuple[str, str, Settings]]:
+    smaller = optimizers.of("adamw_8bit").state(1000, 4)
+    if (
+        settings.method == "full"
+        and optimizers.of(settings.optimizer).state(1000, settings.architecture.weight_bytes) > smaller
+    ):
+        yield "spec.training.optim", "adamw_8bit", replace(settings, optimizer="adamw_8bit")
+
+
+def _methods(settings: Settings, adapter: Adapter | None) -> Iterator[tuple[str, str, Settings]]:
+    adapter = settings.adapter or adapter
+    if settings.method == "full" and adapter:
+        yield "spec.method", "lora", replace(settings, method="lora", adapter=adapter)
+    if settings.method != "qlora" and adapter:
+        yield "spec.method", "qlora", replace(settings, method="qlora", adapter=adapter)

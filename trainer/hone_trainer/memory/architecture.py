@@ -1,0 +1,155 @@
+"""Reading a model's shape and an adapter's size from its config: modules on the meta device, no weights."""
+
+import warnings
+from typing import Any
+
+import torch
+from hone_api.finetunejob import FineTuneJobSpec
+from hone_api.reasons import INVALID_SPEC, MODEL_INVALID, HoneError
+from peft import PeftModel, get_peft_model
+from peft.tuners.lora.layer import LoraLayer, ParamWrapper
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from hone_trainer import adapters
+from hone_trainer.memory.settings import Adapter, Architecture
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def build(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The model of a config on the meta device: every module and parameter, none of the memory.
+
+    Raises HoneError ModelInvalid for a config that is no causal language model's.
+    """
+    try:
+        with torch.device("meta"):
+            made: Any = AutoModelForCausalLM
+            return made.from_config(config, trust_remote_code=trust_remote_code)  # type: ignore[no-any-return]
+    except Exception as error:
+        kind = getattr(config, "model_type", None) or "without a model_type"
+        text = " ".join(str(error).split())
+        raise HoneError(
+            MODEL_INVALID, f"config.json describes a {kind}, which is no causal language model to transformers: {text}"
+        ) from error
+
+
+def read(network: PreTrainedModel) -> Architecture:
+    """The shape of a model from `build`. Raises HoneError ModelInvalid when its config lacks what a decoder has."""
+    config: Any = network.config.get_text_config()
+    try:
+        hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
+        intermediate = int(
+            getattr(config, "moe_intermediate_size", None)
+            or getattr(config, "intermediate_size", None)
+            or getattr(config, "n_inner", None)
+            or 4 * hidden
+        )
+    except (AttributeError, TypeError) as error:
+        raise HoneError(MODEL_INVALID, f"config.json of a {config.model_type} lacks a size: {error}") from error
+    head_size = int(getattr(config, "head_dim", None) or hidden // heads)
+    layers = decoder_layers(network)
+    largest = max(layers, key=_count)
+    own: Any = network
+    head, embedding = own.get_output_embeddings(), own.get_input_embeddings()
+    matrices = [parameter.numel() for parameter in largest.parameters() if parameter.dim() > 1]
+    query = heads * head_size
+    key_value = int(getattr(config, "num_key_value_heads", None) or heads) * head_size
+    return Architecture(
+        total=_count(network),
+        layers=len(layers),
+        layer=_count(largest),
+        matrices=sum(matrices),
+        widest=max(matrices),
+        linear=sum(
+            int(module.weight.numel())
+            for module in network.modules()
+            if isinstance(module, torch.nn.Linear) and module is not head
+        ),
+        head=head.weight.numel() if head is not None else 0,
+        embedding=embedding.weight.numel(),
+        tied=head is not None and head.weight is embedding.weight,
+        hidden=hidden,
+        query_width=query,
+        key_value_width=key_value,
+        heads=heads,
+        intermediate=intermediate,
+        gated=any("gate" in name for name, _ in largest.named_parameters()),
+        norm_width=sum(_norm_width(name, module, hidden, query, key_value) for name, module in largest.named_modules()),
+        vocabulary=head.weight.shape[0] if head is not None else int(config.vocab_size),
+        experts=_experts(config),
+        experts_per_token=int(getattr(config, "num_experts_per_tok", None) or 0) if _experts(config) else 0,
+        weight_bytes=BYTES.get(str(getattr(network.config, "dtype", None)).removeprefix("torch."), 4),
+    )
+
+
+def adapt(network: PreTrainedModel, spec: FineTuneJobSpec) -> Adapter | None:
+    """What the spec's LoRA adds to a model from `build`, which it changes; None for method full.
+
+    Raises HoneError InvalidSpec when a target does not fit the model.
+    """
+    if spec.method == "full":
+        return None
+    base = _count(network)
+    layers = decoder_layers(network)
+    adapted = apply_adapter(network, spec)
+    lora: Any = adapted.active_peft_config
+    trainable, total = adapted.get_nb_trainable_parameters()
+    largest = max(layers, key=lambda layer: sum(_trained(layer)))
+    wrapped: list[Any] = [module for module in largest.modules() if isinstance(module, LoraLayer)]
+    linear = [module for module in wrapped if not isinstance(module, ParamWrapper)]
+    return Adapter(
+        parameters=int(total) - base,
+        trainable=int(trainable),
+        layer_parameters=sum(_trained(largest)),
+        targets=len(linear),
+        inputs=sum(int(module.in_features) for module in linear),
+        outputs=sum(int(module.out_features) for module in linear),
+        rank=int(lora.r),
+        dropout=bool(lora.lora_dropout),
+        experts=sum(module.get_param().numel() for module in wrapped if module not in linear),
+        dora=bool(lora.use_dora),
+    )
+
+
+def apply_adapter(network: PreTrainedModel, spec: FineTuneJobSpec) -> PeftModel:
+    """A model from `build` with the spec's adapter. Raises HoneError InvalidSpec when a target does not fit it."""
+    lora = adapters.lora_config(spec, None, network)
+    assert lora, "method full has no adapter"
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return get_peft_model(network, lora)  # type: ignore[return-value,unused-ignore]
+    except ValueError as error:
+        raise HoneError(
+            INVALID_SPEC,
+            f"spec.lora is refused by PEFT: {' '.join(str(error).split())}",
+            remedy="Name linear layers that the model has, or set lora.targetModules to all-linear.",
+        ) from error
+
+
+def decoder_layers(network: torch.nn.Module) -> list[torch.nn.Module]:
+    """The decoder's layers: the list of modules with the most parameters."""
+    lists = [list(module) for module in network.modules() if isinstance(module, torch.nn.ModuleList) and len(module)]
+    if not lists:
+        raise HoneError(MODEL_INVALID, f"{type(network).__name__} has no list of decoder layers")
+    return max(lists, key=lambda layers: sum(_count(layer) for layer in layers))
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _trained(module: torch.nn.Module) -> list[int]:
+    return [parameter.numel() for parameter in module.parameters() if parameter.requires_grad]
+
+
+def _norm_width(name: str, module: torch.nn.Module, hidden: int, query: int, key_value: int) -> int:
+    if "norm" not in type(module).__name__.lower():
+        return 0
+    last = name.rpartition(".")[2]
+    return query if last == "q_norm" else key_value if last == "k_norm" else hidden
+
+
+def _experts(config: Any) -> int:
+    names = ("num_local_experts", "num_experts", "n_routed_experts")
+    return next((int(getattr(config, name)) for name in names if getattr(config, name, None)), 0)

@@ -1,0 +1,72 @@
+"""What optimizers keep for each trained parameter, and what a step of theirs needs on top.
+
+Sources: torch.optim (states are made with zeros_like, so in the parameter's dtype; `foreach` implementations hold
+temporaries as large as the parameters, as torch's documentation says), bitsandbytes' documentation (8-bit states have
+one byte a value and a 4-byte scale for every 256 values; those of tensors below 4,096 values stay in 32 bits, which is
+left out here; paged states may be evicted to the host, and are counted as if they stayed), transformers'
+Adafactor (row and column means only).
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """States in the parameter's dtype (`states`) or of a fixed size (`bytes`), and copies that a step makes."""
+
+    states: float = 0
+    bytes: float = 0
+    copies: float = 0
+
+    def state(self, parameters: int, parameter_bytes: int) -> int:
+        """Bytes kept between steps."""
+        return int(parameters * (self.states * parameter_bytes + self.bytes))
+
+    def transient(self, parameters: int, parameter_bytes: int) -> int:
+        """Bytes that a step holds in addition."""
+        return int(parameters * self.copies * parameter_bytes)
+
+
+_EIGHT_BITS = 1 + 4 / 256
+
+_KNOWN = {
+    "adamw_torch_fused": Optimizer(states=2),
+    "adamw_torch": Optimizer(states=2, copies=1),
+    "adamw_torch_xla": Optimizer(states=2, copies=1),
+    "adamw_torch_npu_fused": Optimizer(states=2),
+    "adamw_anyprecision": Optimizer(bytes=2 + 4 + 2),
+    "adamw_torch_4bit": Optimizer(bytes=2 * (0.5 + 4 / 128)),
+    "adamw_torch_8bit": Optimizer(bytes=2 * _EIGHT_BITS),
+    "adamw_bnb_8bit": Optimizer(bytes=2 * _EIGHT_BITS),
+    "adamw_8bit": Optimizer(bytes=2 * _EIGHT_BITS),
+    "paged_adamw_8bit": Optimizer(bytes=2 * _EIGHT_BITS),
+    "paged_adamw_32bit": Optimizer(bytes=8),
+    "ademamix": Optimizer(bytes=12),
+    "paged_ademamix_32bit": Optimizer(bytes=12),
+    "ademamix_8bit": Optimizer(bytes=3 * _EIGHT_BITS),
+    "paged_ademamix_8bit": Optimizer(bytes=3 * _EIGHT_BITS),
+    "lion_32bit": Optimizer(bytes=4),
+    "paged_lion_32bit": Optimizer(bytes=4),
+    "lion_8bit": Optimizer(bytes=_EIGHT_BITS),
+    "paged_lion_8bit": Optimizer(bytes=_EIGHT_BITS),
+    "rmsprop": Optimizer(states=1, copies=1),
+    "rmsprop_bnb": Optimizer(bytes=4),
+    "rmsprop_bnb_32bit": Optimizer(bytes=4),
+    "rmsprop_bnb_8bit": Optimizer(bytes=_EIGHT_BITS),
+    "adagrad": Optimizer(states=1, copies=1),
+    "sgd": Optimizer(),
+    "adafactor": Optimizer(bytes=0.01, copies=0),
+}
+
+UNKNOWN = Optimizer(bytes=8, copies=1)
+"""For an optimizer that is not in the table: two states in float32."""
+
+
+def of(name: str) -> Optimizer:
+    """The optimizer that transformers calls so."""
+    return _KNOWN.get(name, UNKNOWN)
+
+
+def is_known(name: str) -> bool:
+    """Whether its states are known, and not taken as two in float32."""
+    return name in _KNOWN

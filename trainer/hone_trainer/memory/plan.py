@@ -1,0 +1,117 @@
+"""From a FineTuneJob to its memory: `hone plan`, and what the stage before training asks."""
+
+import logging
+import os
+import sys
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hone_api.finetunejob import FineTuneJobSpec, LoraOptions
+from hone_api.reports import Parameters
+
+from hone_trainer import manifest
+from hone_trainer.memory import optimizers
+from hone_trainer.memory.settings import Adapter, Architecture, Settings, Sharding
+from hone_trainer.options import PlanOptions
+
+BATCH, LENGTH = 8, 1024
+"""SFTConfig's per_device_train_batch_size and max_length."""
+
+WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a job needs. `adapter` is what method lora would train, also where the method is full."""
+
+    settings: Settings
+    parameters: Parameters
+    adapter: Adapter | None
+    notes: tuple[str, ...] = ()
+
+
+def run(options: PlanOptions) -> None:
+    """Print what the job of a manifest needs. Raises HoneError."""
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.ERROR)
+    inputs = manifest.load(options)
+    spec = inputs.job.spec
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info" if options.verbose else "error")
+    from hone_trainer import model, quantize
+    from hone_trainer.memory import text
+
+    base = model.find(spec.model, inputs, None)
+    config = model.load_config(base, spec.model)
+    quantize.refuse_quantized(spec, base.location, config)
+    found = of(spec, config)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(text.render(found))
+
+
+def of(
+    spec: FineTuneJobSpec, config: Any, *, length: int | None = None, processes: int = 1, sharding: Sharding = "none"
+) -> Plan:
+    """The plan for a transformers config. `length` is that of the longest row, where it is known.
+
+    Raises HoneError ModelInvalid, InvalidSpec.
+    """
+    from hone_trainer import quantize
+    from hone_trainer.memory import architecture
+
+    network = architecture.build(config, trust_remote_code=spec.model.trust_remote_code)
+    shape = architecture.read(network)
+    if spec.model.dtype != "auto":
+        shape = replace(shape, weight_bytes=WIDTHS[spec.model.dtype])
+    lora = spec if spec.method != "full" else spec.model_copy(update={"method": "lora", "lora": LoraOptions()})
+    adapter = architecture.adapt(network, lora)
+    own = None if spec.method == "full" else adapter
+    settings = settings_of(
+        spec, shape, own, length=length or _length(spec, config), processes=processes, sharding=sharding
+    )
+    total = shape.total + (own.parameters if own else 0)
+    notes = []
+    how = quantize.quantized(config)
+    if how:
+        notes.append(f"the checkpoint is quantized ({how}); its weights are counted as if they were not")
+    if getattr(config, "dtype", None) is None and spec.model.dtype == "auto":
+        notes.append("config.json names no dtype; float32 is assumed")
+    if not optimizers.is_known(settings.optimizer):
+        notes.append(f"spec.training.optim is {settings.optimizer}, whose states are taken as 8 bytes a parameter")
+    return Plan(settings, Parameters(trainable=settings.trainable, total=total), adapter, tuple(notes))
+
+
+def settings_of(
+    spec: FineTuneJobSpec,
+    shape: Architecture,
+    adapter: Adapter | None,
+    *,
+    length: int,
+    processes: int = 1,
+    sharding: Sharding = "none",
+) -> Settings:
+    """What the spec says, with SFTConfig's defaults for what it leaves out (bf16 and checkpointing are on). Pure."""
+    written = spec.training.sft_config()
+    bf16 = written.get("bf16")
+    return Settings(
+        architecture=shape,
+        method=spec.method,
+        adapter=adapter,
+        batch=written.get("per_device_train_batch_size", BATCH),
+        length=length,
+        checkpointing=written.get("activation_checkpointing", True),
+        mixed=bool(written.get("fp16") or bf16 is None or bf16),
+        optimizer=written.get("optim", "adamw_torch_fused"),
+        accumulation=written.get("gradient_accumulation_steps", 1) > 1,
+        packed=bool(written.get("packing")) and written.get("packing_strategy") != "wrapped",
+        full_logits=bool(written.get("label_smoothing_factor")),
+        processes=processes,
+        sharding=sharding,
+        device="gpu" if spec.resources.gpus else "cpu",
+    )
+
+
+def _length(spec: FineTuneJobSpec, config: Any) -> int:
+    written = spec.training.sft_config()
+    length = written.get("max_length", LENGTH)
+    return int(length or getattr(config.get_text_config(), "max_position_embeddings", None) or LENGTH)

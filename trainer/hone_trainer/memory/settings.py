@@ -1,0 +1,92 @@
+"""What the estimate depends on: the shape of a model, and how it is trained. Plain numbers, no torch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Method = Literal["lora", "qlora", "full"]
+Sharding = Literal["none", "ddp", "fsdp"]
+Device = Literal["gpu", "cpu"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A decoder's shape. Counts are of parameters; widths are of the activations that one token has in a layer.
+
+    `linear` are the parameters in linear layers outside the output head, those that qlora keeps in 4 bits. `layer` is
+    the largest decoder layer, `matrices` its weights of two and more dimensions, which autocast casts, `widest` the
+    largest of them. `norm_width` is the sum of the widths that a layer's norms see. A dense model has 0 experts.
+    """
+
+    total: int
+    layers: int
+    layer: int
+    matrices: int
+    widest: int
+    linear: int
+    head: int
+    embedding: int
+    tied: bool
+    hidden: int
+    query_width: int
+    key_value_width: int
+    heads: int
+    intermediate: int
+    gated: bool
+    norm_width: int
+    vocabulary: int
+    experts: int = 0
+    experts_per_token: int = 0
+    weight_bytes: int = 2
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What LoRA adds. `inputs` and `outputs`: widths of the adapted linear layers of one decoder layer, summed.
+
+    `experts`: parameters of a layer's experts that are adapted (PEFT adds their update to a copy of the weights).
+    """
+
+    parameters: int
+    trainable: int
+    layer_parameters: int
+    targets: int
+    inputs: int
+    outputs: int
+    rank: int
+    dropout: bool
+    experts: int = 0
+    dora: bool = False
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One training process. `length` is the tokens of the longest row (or of a packed one), `batch` the rows of a step.
+
+    `mixed` is bf16 or fp16 autocast; `packed`: a batch is one row of batch * length tokens; `accumulation`: gradients
+    outlive a batch; `full_logits`: the loss needs those of all tokens (label smoothing).
+    """
+
+    architecture: Architecture
+    method: Method
+    adapter: Adapter | None
+    batch: int
+    length: int
+    checkpointing: bool
+    mixed: bool
+    optimizer: str = "adamw_torch_fused"
+    accumulation: bool = False
+    packed: bool = False
+    full_logits: bool = False
+    processes: int = 1
+    sharding: Sharding = "none"
+    device: Device = "gpu"
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that one process computes at once."""
+        return self.batch * self.length
+
+    @property
+    def trainable(self) -> int:
+        """Trained parameters, before sharding."""
+        return self.adapter.trainable if self.adapter else self.architecture.total

@@ -1,0 +1,74 @@
+"""A plan as a person reads it."""
+
+from hone_api.estimate import Estimate
+
+from hone_trainer.memory import advice
+from hone_trainer.memory.advice import gib
+from hone_trainer.memory.formulas import FRAGMENTATION, RUNTIME, estimate
+from hone_trainer.memory.gpus import GPUS, Gpu
+from hone_trainer.memory.plan import Plan
+from hone_trainer.memory.settings import Settings
+
+PEAKS = {
+    "loss": "while the loss is computed",
+    "backward": "in the backward pass",
+    "embedding": "at the end of the backward pass",
+    "step": "in the optimizer's step",
+}
+
+
+def render(plan: Plan) -> str:
+    """The parameters as PEFT prints them, the parts of the memory, the GPUs it fits, and what to lower if none."""
+    found = estimate(plan.settings)
+    lines = [plan.parameters.describe(), "", heading(plan.settings, found), *table(found), ""]
+    if plan.settings.device == "cpu":
+        return "\n".join([*lines, "spec.resources.gpus is 0: this is the host's memory, beside that of Python itself"])
+    return "\n".join([*lines, *verdict(plan, found)])
+
+
+def heading(settings: Settings, found: Estimate) -> str:
+    """What was estimated."""
+    checkpointing = "on" if settings.checkpointing else "off"
+    several = f", one of {found.processes} processes with {settings.sharding.upper()}" if found.processes > 1 else ""
+    return (
+        f"Memory of a device, method {settings.method}, batch {found.batch}, up to {found.length:,} tokens a row, "
+        f"activation checkpointing {checkpointing}{several}.\nMost is needed {PEAKS[found.peak]}:"
+    )
+
+
+def table(found: Estimate) -> list[str]:
+    """One line for each part that is not 0, then the sum."""
+    allowed = f"allowance: runtime, {FRAGMENTATION:.0%} fragmentation"
+    parts = [
+        ("weights", found.weights),
+        ("gradients", found.gradients),
+        ("optimizer states", found.optimizer_states),
+        ("activations", found.activations),
+        ("logits and loss", found.logits),
+        ("communication", found.communication),
+        (allowed, found.allowance),
+        ("total", found.total),
+    ]
+    return [f"  {name:<56}{size / RUNTIME:>10,.2f} GiB" for name, size in parts if size]
+
+
+def verdict(plan: Plan, found: Estimate) -> list[str]:
+    """Which GPUs it fits, with what is left; if none, what to lower for the largest and for the smallest."""
+    fitting = advice.fitting(found, GPUS)
+    lines = [f"  {_named(gpu):<54}{_room(gpu, found)}" for gpu in GPUS]
+    if fitting:
+        return ["Fits" if len(fitting) == len(GPUS) else "Fits some", *lines]
+    advised = []
+    for memory in sorted({gpu.memory for gpu in GPUS}, reverse=True):
+        changes = advice.lower(plan.settings, memory, plan.adapter)
+        advised += [f"  {gib(memory)}: {change} ({gib(change.estimate.total)})" for change in changes]
+    return ["Fits none", *lines, "", "To fit, set", *(advised or ["  nothing that Hone knows: take a smaller model"])]
+
+
+def _named(gpu: Gpu) -> str:
+    return f"{gpu.name}, {gib(gpu.memory)}" + (f" ({gpu.note})" if gpu.note else "")
+
+
+def _room(gpu: Gpu, found: Estimate) -> str:
+    left = gpu.memory - found.total
+    return f"{gib(left)} left" if left >= 0 else f"{gib(-left)} too little"
