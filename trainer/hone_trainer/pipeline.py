@@ -112,6 +112,7 @@ def keep(
     kind, metrics = save.kind_of(job.spec), final_metrics(account) | evaluation.metrics(first, last)
     if gained := evaluation.sentence(metrics):
         terminal.note(gained)
+    terminal.trained(metrics)
     terminal.note("saving " + " and ".join(str(root / folder) for folder in save.folders_of(kind)))
     network = run.trainer.accelerator.unwrap_model(run.trainer.model)
     if run.use_cache is not None:
