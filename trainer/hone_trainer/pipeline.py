@@ -25,6 +25,7 @@ from hone_trainer.manifest import Inputs
 from hone_trainer.metricslog import MetricsLog
 from hone_trainer.options import Options
 from hone_trainer.prepare import Prepared, prepare
+from hone_trainer.profile import ATTENTION
 from hone_trainer.settings import ALREADY_PREPARED, make_sft_config
 from hone_trainer.stop import Interrupted, Stop
 from hone_trainer.telemetry import Telemetry
@@ -66,8 +67,10 @@ def load(prepared: Prepared, inputs: Inputs, root: Path, terminal: Terminal) -> 
     spec, checkpoint = inputs.job.spec, prepared.checkpoint
     has_gpu = torch.cuda.is_available()
     terminal.warn(arguments.warnings(spec, has_gpu))
-    keywords = arguments.sft_config(spec, root / CHECKPOINTS, use_cpu=not has_gpu)
-    network = model.load(prepared.base, spec)
+    choices = prepared.file.profile
+    keywords = arguments.sft_config(spec, root / CHECKPOINTS, use_cpu=not has_gpu, choices=choices)
+    attention = next((choice.value for choice in choices if choice.field == ATTENTION), None)
+    network = model.load(prepared.base, spec, attention)
     use_cache = getattr(network.config, "use_cache", None)
     metrics_log = MetricsLog(root / METRICS_LOG, checkpoint.account.step if checkpoint else -1)
     trainer = make_trainer(

@@ -14,6 +14,8 @@ from pydantic import Field
 
 Effect = Literal["none", "rounding", "order", "packing"]
 
+ATTENTION = "attn_implementation"
+"""The one choice that is no field of SFTConfig: an argument of from_pretrained."""
 BATCH, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
 BATCH_OF_TRL = 8
 """SFTConfig's default of per_device_train_batch_size."""
@@ -23,7 +25,7 @@ WORKERS = 4
 
 
 class Choice(ApiModel):
-    """One field of SFTConfig (or `attn_implementation`) that was chosen."""
+    """One field of SFTConfig, or ATTENTION, that was chosen."""
 
     field: str
     value: Any
@@ -94,9 +96,9 @@ def _autocast(device: Device) -> Choice:
 def _attention(device: Device, autocast: bool) -> Choice:
     if device.kind == "gpu" and device.has_flash_attention and autocast:
         why = "FlashAttention is installed, and needs no padding"
-        return Choice(field="attn_implementation", value="flash_attention_2", why=why, effect="rounding")
+        return Choice(field=ATTENTION, value="flash_attention_2", why=why, effect="rounding")
     why = "torch's own fused kernel" + ("" if device.kind == "cpu" else ": FlashAttention is not installed")
-    return Choice(field="attn_implementation", value="sdpa", why=why, effect="none")
+    return Choice(field=ATTENTION, value="sdpa", why=why, effect="none")
 
 
 def _order(rows: SplitReport, longest: int, may_pack: bool) -> list[Choice]:
