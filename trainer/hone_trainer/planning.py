@@ -45,7 +45,9 @@ class Planned:
 
     @cached_property
     def _plan(self) -> plan.Plan:
-        return plan.of(self.spec, self.config, length=min(self.max_length or self.rows.lengths.max, self.rows.lengths.max))
+        return plan.of(
+            self.spec, self.config, length=min(self.max_length or self.rows.lengths.max, self.rows.lengths.max)
+        )
 
     def _peak(self, step: Step) -> int:
         settings = replace(

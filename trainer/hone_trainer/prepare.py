@@ -37,7 +37,6 @@ from hone_trainer.settings import make_sft_config
 from hone_trainer.terminal import Terminal
 from hone_trainer.tokenizing import Tokenizing
 
-
 TRAIN, EVALUATE = "to train on", "to evaluate on"
 
 
@@ -89,6 +88,8 @@ def prepare(inputs: Inputs, root: Path, terminal: Terminal) -> Prepared:
         questions, warnings = prompts.encode(spec.evaluation, tokenizer, load_context)
         file = prepared.write(root, partial(fill, spec, base, found, tokenizer, fingerprint))
     terminal.note(file.dataset.summary())
+    for choice in file.profile:
+        terminal.note(f"profile: {choice.sentence()}")
     terminal.warn(file.warnings + warnings)
     return Prepared(base, tokenizer, *prepared.open_datasets(root), file, checkpoint, questions)
 

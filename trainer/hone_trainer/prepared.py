@@ -28,8 +28,8 @@ DECIDES_THE_DATA = (
 )
 """Fields of spec.training that decide what the tokenized rows are."""
 DECIDES_THE_PROFILE = (
-    "profile bf16 fp16 per_device_train_batch_size gradient_accumulation_steps activation_checkpointing optim max_steps "
-    "train_sampling_strategy dataloader_num_workers label_smoothing_factor".split()
+    "profile bf16 fp16 per_device_train_batch_size gradient_accumulation_steps activation_checkpointing optim "
+    "max_steps train_sampling_strategy dataloader_num_workers label_smoothing_factor".split()
 )
 """Fields of spec.training that the profile's choices and the estimate depend on as well."""
 

@@ -16,6 +16,11 @@ Effect = Literal["none", "rounding", "order", "packing"]
 
 ATTENTION = "attn_implementation"
 """The one choice that is no field of SFTConfig: an argument of from_pretrained."""
+EFFECTS = {
+    "rounding": "no more than rounding",
+    "order": "the order of rows",
+    "packing": "which rows share a step",
+}
 BATCH, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
 BATCH_OF_TRL = 8
 """SFTConfig's default of per_device_train_batch_size."""
@@ -31,6 +36,11 @@ class Choice(ApiModel):
     value: Any
     why: str
     effect: Effect = Field(description="What it changes in what is learned.")
+
+    def sentence(self) -> str:
+        """Field, value, reason and effect in words."""
+        changes = "" if self.effect == "none" else f" (changes {EFFECTS[self.effect]})"
+        return f"{self.field} {self.value}: {self.why}{changes}"
 
 
 @dataclass(frozen=True)
