@@ -125,7 +125,8 @@ def keep(
     load_base = partial(model.load_unquantized, run.prepared.base, job.spec.model)
     save.save_models(root, network, run.prepared.tokenizer, kind, card, load_base)
     manifest = save.manifest_of(root, job, base, fingerprint, metrics, parameters.model_dump())
-    data = report.collect(root, manifest, run.prepared, report.settings(job.spec, run.trainer.args), first, last)
+    settings = report.settings(job.spec, run.trainer.args, run.prepared.file.profile)
+    data = report.collect(root, manifest, run.prepared, settings, first, last)
     terminal.warn(report.write(root, data))
     write_manifest(root, manifest)
     return manifest
