@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import yaml
 from common import compare, make_model
+from common import run as run_process
 
 ROOT = Path(__file__).parents[1]
 MEDIAN, SIGMA, SHORTEST, LONGEST = 250, 0.85, 20, 1024
@@ -105,11 +105,7 @@ def train(folder: Path, run: str, spec: dict[str, Any]) -> dict[str, float]:
         "--port",
         "0",
     ]
-    done = subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, env=dict(os.environ, HF_HUB_OFFLINE="1")
-    )
-    if done.returncode:
-        sys.exit(f"{' '.join(words)} ended with {done.returncode}\n{done.stderr[-3000:]}")
+    run_process([sys.executable, *words])
     found: dict[str, float] = json.loads((output / "manifest.json").read_text())["metrics"]
     return found
 
