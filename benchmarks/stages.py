@@ -49,7 +49,7 @@ def start_up(folder: Path, model: Path, rounds: int) -> None:
     ours, theirs = [], []
     for number in range(rounds):
         output = folder / f"start{number}"
-        spec = job(folder, "few.jsonl", {"maxSteps": 1, "loggingSteps": 1, "perDeviceTrainBatchSize": 1})
+        spec = job("few.jsonl", {"maxSteps": 1, "loggingSteps": 1, "perDeviceTrainBatchSize": 1})
         claims = [f"here={folder}", f"model={model}"]
         trainer("prepare", folder, spec, output, claims)
         ours.append(seconds_to_first_step(folder, spec, output, claims))
@@ -79,7 +79,7 @@ def many_rows(folder: Path, rows: int) -> None:
     for count in (rows // 10, rows):
         make_rows(folder / "many.jsonl", count)
         began = time.monotonic()
-        memory[count] = run(words("prepare", folder, job(folder, "many.jsonl", {}), folder / f"many{count}"))[1]
+        memory[count] = run(words("prepare", folder, job("many.jsonl", {}), folder / f"many{count}"))[1]
         print(f"preparing {count:,} rows: {time.monotonic() - began:.0f} s, {memory[count] / GIB:.2f} GiB", flush=True)
     print(f"  memory of ten times the rows: ratio {memory[rows] / memory[rows // 10]:.2f}")
 
@@ -89,7 +89,7 @@ def plan(folder: Path) -> None:
     LlamaConfig(
         hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, vocab_size=32000
     ).save_pretrained(folder / "seven")
-    spec = job(folder, "few.jsonl", {})
+    spec = job("few.jsonl", {})
     spec["spec"]["model"] = {"claim": {"name": "here", "path": "seven"}}
     spec["spec"]["resources"] = {"gpus": 1}
     manifest = folder / "plan.yaml"
@@ -99,7 +99,7 @@ def plan(folder: Path) -> None:
     print(f"plan of a 7B model: {time.monotonic() - began:.1f} s, {memory / GIB:.2f} GiB")
 
 
-def job(folder: Path, rows: str, training: dict[str, Any]) -> dict[str, Any]:
+def job(rows: str, training: dict[str, Any]) -> dict[str, Any]:
     """A LoRA job on the benchmark's rows, in float32 on the CPU."""
     return {
         "apiVersion": "hone.dev/v1alpha1",

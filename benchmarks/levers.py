@@ -93,19 +93,8 @@ def train(folder: Path, run: str, spec: dict[str, Any]) -> dict[str, float]:
     job = {"apiVersion": "hone.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": "benchmark"}, "spec": spec}
     manifest, output = folder / f"{run}.yaml", folder / run
     manifest.write_text(yaml.safe_dump(job))
-    words = [
-        "-m",
-        "hone_trainer",
-        "run",
-        str(manifest),
-        "--output",
-        str(output),
-        "--claim",
-        f"here={folder}",
-        "--port",
-        "0",
-    ]
-    run_process([sys.executable, *words])
+    command = [sys.executable, "-m", "hone_trainer", "run", str(manifest), "--output", str(output)]
+    run_process([*command, "--claim", f"here={folder}", "--port", "0"])
     found: dict[str, float] = json.loads((output / "manifest.json").read_text())["metrics"]
     return found
 
