@@ -52,7 +52,9 @@ def test_rows_of_unlike_lengths_are_grouped(job: Job, train: Train, claim: Path,
 
 
 def test_the_estimate_is_kept(job: Job, train: Train) -> None:
-    estimate = prepared(train(auto(job), command="prepare"))["estimate"]
+    done = train(auto(job), command="prepare")
+    estimate = prepared(done)["estimate"]
+    assert f"memory: about {estimate['total'] / 2**30:.1f} GiB" in done.log
     parts = ("weights", "gradients", "optimizerStates", "activations", "logits", "communication", "allowance")
     assert estimate["total"] == sum(estimate[part] for part in parts)
     assert estimate["weights"] > 4 * 40_000

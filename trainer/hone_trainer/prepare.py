@@ -31,6 +31,7 @@ from hone_trainer import (
 )
 from hone_trainer.checkpoints import Checkpoint
 from hone_trainer.manifest import Inputs
+from hone_trainer.memory import text
 from hone_trainer.prepared import PreparedFile
 from hone_trainer.prompts import Question
 from hone_trainer.settings import make_sft_config
@@ -88,6 +89,7 @@ def prepare(inputs: Inputs, root: Path, terminal: Terminal) -> Prepared:
         questions, warnings = prompts.encode(spec.evaluation, tokenizer, load_context)
         file = prepared.write(root, partial(fill, spec, base, found, tokenizer, fingerprint))
     terminal.note(file.dataset.summary())
+    terminal.note(text.sentence(file.estimate, spec.resources.gpus))
     for choice in file.profile:
         terminal.note(f"profile: {choice.sentence()}")
     terminal.warn(file.warnings + warnings)
