@@ -259,9 +259,9 @@ class TrainerResources(ComputeResources):
 
     gpus: Annotated[int, Field(ge=0, le=16)] = Field(
         1,
-        description="GPUs; 0: train on the CPU.",
+        description="GPUs, each with a process of its own that takes perDeviceTrainBatchSize rows a step; 0: train on "
+        "the CPU.",
         examples=[1],
-        json_schema_extra=rules(rule("self <= 1", "a job trains on one GPU so far: set 1, or 0 for the CPU")),
     )
 
 

@@ -356,8 +356,8 @@ _JOBS: list[tuple[dict[str, Any], str]] = [
     ),
     # resources and pods
     (
-        {"spec.resources.gpus": 2},
-        "spec.resources.gpus: Invalid value: 2: a job trains on one GPU so far: set 1, or 0 for the CPU",
+        {"spec.resources.gpus": 17},
+        "spec.resources.gpus: Invalid value: 17: spec.resources.gpus in body should be less than or equal to 16",
     ),
     (
         {"spec.resources.gpus": -1},

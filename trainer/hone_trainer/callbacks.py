@@ -9,6 +9,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
 
 from hone_trainer import usage
+from hone_trainer.group import Group
 from hone_trainer.metricslog import MetricsLog
 from hone_trainer.stop import EvaluationInterrupted, Interrupted, Stop
 from hone_trainer.telemetry import Telemetry, now
@@ -21,27 +22,31 @@ WINDOW = 30
 
 
 class StopCallback(TrainerCallback):
-    """Saves a checkpoint and stops at the end of the step, or batch of an evaluation, in which the run was told to."""
+    """Saves a checkpoint and stops at the end of the step, or batch of an evaluation, in which the run was told to.
 
-    def __init__(self, stop: Stop) -> None:
+    Whichever process was told, all stop at the same step.
+    """
+
+    def __init__(self, stop: Stop, group: Group) -> None:
         self._stop = stop
+        self._group = group
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self._stop.requested:  # while the checkpoint was loaded: there is nothing to lose yet
+        if self._group.any(self._stop.requested):  # while the checkpoint was loaded: there is nothing to lose yet
             raise Interrupted
 
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self._stop.requested:
+        if self._group.any(self._stop.requested):
             raise EvaluationInterrupted
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        if self._stop.requested:
+        if self._group.any(self._stop.requested):
             control.should_save = True
             control.should_training_stop = True
         return control
@@ -50,7 +55,9 @@ class StopCallback(TrainerCallback):
 class ReportCallback(TrainerCallback):
     """Publishes progress: at every log, and at most once a second between."""
 
-    def __init__(self, trainer: HoneTrainer, telemetry: Telemetry, metrics: MetricsLog, terminal: Terminal) -> None:
+    def __init__(
+        self, trainer: HoneTrainer, telemetry: Telemetry, metrics: MetricsLog | None, terminal: Terminal
+    ) -> None:
         self._trainer = trainer
         self._telemetry = telemetry
         self._metrics = metrics
@@ -82,7 +89,8 @@ class ReportCallback(TrainerCallback):
         if "train_runtime" in logs:  # the summary of this one call; the metrics of the whole run are the manifest's
             return
         used = self._used() if "loss" in logs else {}
-        self._metrics.add(state.global_step, {"epoch": state.epoch, **logs, **used})
+        if self._metrics:
+            self._metrics.add(state.global_step, {"epoch": state.epoch, **logs, **used})
         if "loss" in logs:
             values = {name: logs.get(name) for name in ("loss", "grad_norm", "learning_rate")}
             # Five digits are enough for a person; metrics.jsonl has all.

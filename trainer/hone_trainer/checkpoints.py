@@ -34,6 +34,8 @@ class Account:
     eval_metrics: dict[str, float] = field(default_factory=dict)
     evaluation_due: bool = False
     """Whether the evaluation at this step was cut short, and is to be done before the next one."""
+    losses_since_log: list[float] = field(default_factory=list)
+    """Of each process; `loss_since_log` is their mean."""
 
     @property
     def finished(self) -> bool:

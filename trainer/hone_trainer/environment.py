@@ -4,13 +4,12 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 from hone_api.layout import CACHE
-from hone_api.reasons import INVALID_SPEC, HoneError
 
 _DEVICES = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
 
 
 def set_up(environ: MutableMapping[str, str], output: Path, gpus: int) -> None:
-    """Cache below `output`, quiet libraries, and as many devices as the job asks for. Raises HoneError InvalidSpec."""
+    """Cache below `output`, quiet libraries, and as many devices as the job asks for."""
     environ.setdefault("HF_HOME", str(output / CACHE))
     environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -18,14 +17,18 @@ def set_up(environ: MutableMapping[str, str], output: Path, gpus: int) -> None:
 
 
 def limit_devices(environ: MutableMapping[str, str], gpus: int) -> None:
-    """Show torch one device or none: with several it would split the batch between them unasked."""
-    if gpus > 1:
-        raise HoneError(
-            INVALID_SPEC, f"spec.resources.gpus is {gpus}, and a job trains on one GPU so far", remedy="Set it to 1."
-        )
+    """Show torch no more devices than the job asks for: one process would split its batch between all it sees."""
     if gpus == 0:
         environ.update(dict.fromkeys(_DEVICES, ""))
         return
     given = [name for name in _DEVICES if name in environ]
+    first = ",".join(str(index) for index in range(gpus))
     for name in given or ["CUDA_VISIBLE_DEVICES"]:
-        environ[name] = environ.get(name, "0").split(",")[0]
+        environ[name] = ",".join(environ.get(name, first).split(",")[:gpus])
+
+
+def for_several(environ: MutableMapping[str, str], nodes: int) -> None:
+    """What processes that train together need; what the user has set stays."""
+    environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun: else each process would take all cores
+    if nodes == 1:
+        environ.setdefault("GLOO_SOCKET_IFNAME", "lo")

@@ -83,7 +83,8 @@ def before(trainer: HoneTrainer, prepared: Prepared, root: Path, stop: Stop, ter
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
             found = Measured(loss, perplexity(loss, trainer), given)
-            write_atomically(root / BEFORE, json.dumps(asdict(found)))
+            if trainer.is_world_process_zero():
+                write_atomically(root / BEFORE, json.dumps(asdict(found)))
 
     return measure
 

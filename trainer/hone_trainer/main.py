@@ -122,6 +122,12 @@ def parse(argv: list[str] | None) -> Options | PlanOptions | MergeOptions:
     run.add_argument(
         "--port", type=int, default=TRAINER_PORT, help="port for /progress, /metrics and /healthz; 0: none"
     )
+    run.add_argument(
+        "--nnodes",
+        type=int,
+        default=1,
+        help="start the trainer on so many machines, each with NODE_RANK, MASTER_ADDR and MASTER_PORT set",
+    )
     merge = commands.add_parser("merge", help="merge an adapter into its unquantized base model")
     merge.add_argument("adapter", type=Path, help="folder of an adapter, or the output folder of a job")
     merge.add_argument("out", type=Path, help="folder for the merged model, which must not exist")
@@ -142,6 +148,7 @@ def parse(argv: list[str] | None) -> Options | PlanOptions | MergeOptions:
         port=found.port if found.command == "run" else 0,
         termination_log=found.termination_log,
         verbose=found.verbose,
+        nodes=found.nnodes if found.command == "run" else 1,
     )
 
 

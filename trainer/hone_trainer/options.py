@@ -7,7 +7,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Options:
-    """Where a run reads from and writes to. `port` 0 means no HTTP server."""
+    """Where a run reads from and writes to. `port` 0 means no HTTP server; `nodes` is how many machines train."""
 
     manifest: Path
     output: Path
@@ -17,6 +17,16 @@ class Options:
     port: int = 0
     termination_log: Path | None = None
     verbose: bool = False
+    nodes: int = 1
+
+    def arguments(self) -> list[str]:
+        """The command line that says this, but for the termination log and the nodes."""
+        words = [self.command, str(self.manifest), "--output", str(self.output)]
+        if self.command == "run":
+            words += ["--port", str(self.port)]
+        for option, folders in (("--claim", self.claims), ("--config-map", self.config_maps)):
+            words += [word for name, folder in folders.items() for word in (option, f"{name}={folder}")]
+        return [*words, "--verbose"] if self.verbose else words
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from datasets.utils.logging import disable_progress_bar
-from hone_api.artifact import ArtifactManifest, write_manifest
+from hone_api.artifact import ArtifactManifest, read_manifest, write_manifest
 from hone_api.finetunejob import FineTuneJob, LoraOptions
 from hone_api.layout import CHECKPOINTS, LOGS, METRICS_LOG
 from hone_api.reasons import INVALID_SPEC, HoneError
@@ -21,11 +21,12 @@ from hone_trainer.callbacks import ReportCallback, StopCallback
 from hone_trainer.card import license_of, model_card
 from hone_trainer.checkpoints import Account
 from hone_trainer.curves import Curves
+from hone_trainer.group import Group, Meeting
 from hone_trainer.manifest import Inputs
 from hone_trainer.metricslog import MetricsLog
 from hone_trainer.options import Options
-from hone_trainer.prepare import Prepared, prepare
-from hone_trainer.profile import ATTENTION
+from hone_trainer.prepare import Found, Prepared, prepare
+from hone_trainer.processes import Place
 from hone_trainer.settings import ALREADY_PREPARED, make_sft_config
 from hone_trainer.stop import Interrupted, Stop
 from hone_trainer.telemetry import Telemetry
@@ -34,14 +35,20 @@ from hone_trainer.training import HoneTrainer, final_metrics
 
 
 def pipeline(
-    inputs: Inputs, options: Options, stop: Stop, telemetry: Telemetry, terminal: Terminal
+    inputs: Inputs, options: Options, stop: Stop, telemetry: Telemetry, terminal: Terminal, place: Place | None = None
 ) -> ArtifactManifest:
-    """Everything from the base model to manifest.json. Raises HoneError; Interrupted once a checkpoint is saved."""
+    """Everything from the base model to manifest.json, alone or at a place among several processes.
+
+    Raises HoneError; Interrupted once a checkpoint is saved.
+    """
     if not options.verbose:
         quiet()
-    prepared = prepare(inputs, options.output, terminal)
+    if place:
+        prepared, group = meet(place, inputs, options.output, terminal)
+    else:
+        prepared, group = prepare(inputs, options.output, terminal), Group()
     with hub.offline():
-        run = load(prepared, inputs, options.output, terminal)
+        run = load(prepared, group, inputs, options.output, terminal)
         telemetry.parameters = count(run.trainer.model)
         terminal.note(telemetry.parameters.describe())
 
@@ -52,27 +59,37 @@ def pipeline(
         return keep(run, inputs.job, options.output, account, telemetry.parameters, terminal)
 
 
+def meet(place: Place, inputs: Inputs, root: Path, terminal: Terminal) -> tuple[Prepared, Group]:
+    """The first process prepares, the others wait for it and open what it has prepared. Raises HoneError."""
+    meeting = Meeting(place)
+    prepared = prepare(inputs, root, terminal) if place.rank == 0 else None
+    meeting.wait_for_the_first()
+    group = meeting.join()
+    found = group.from_first(Found.of(prepared) if prepared else None)
+    return prepared or found.open(inputs.job.spec, root), group
+
+
 @dataclass(frozen=True)
 class Run:
-    """A trainer with its model, on what was prepared."""
+    """A trainer with its model, on what was prepared. Of several processes the first has the log."""
 
     prepared: Prepared
+    group: Group
     use_cache: bool | None
-    metrics_log: MetricsLog
+    metrics_log: MetricsLog | None
     trainer: HoneTrainer
 
 
-def load(prepared: Prepared, inputs: Inputs, root: Path, terminal: Terminal) -> Run:
+def load(prepared: Prepared, group: Group, inputs: Inputs, root: Path, terminal: Terminal) -> Run:
     """Load the model and make the trainer. Raises HoneError."""
     spec, checkpoint = inputs.job.spec, prepared.checkpoint
     has_gpu = torch.cuda.is_available()
     terminal.warn(arguments.warnings(spec, has_gpu))
-    choices = prepared.file.profile
-    keywords = arguments.sft_config(spec, root / CHECKPOINTS, use_cpu=not has_gpu, choices=choices)
-    attention = next((choice.value for choice in choices if choice.field == ATTENTION), None)
-    network = model.load(prepared.base, spec, attention)
+    keywords = arguments.sft_config(spec, root / CHECKPOINTS, use_cpu=not has_gpu)
+    network = model.load(prepared.base, spec)
     use_cache = getattr(network.config, "use_cache", None)
-    metrics_log = MetricsLog(root / METRICS_LOG, checkpoint.account.step if checkpoint else -1)
+    step = checkpoint.account.step if checkpoint else -1
+    metrics_log = MetricsLog(root / METRICS_LOG, step) if group.leads else None
     trainer = make_trainer(
         spec.lora,
         model=network,
@@ -82,9 +99,10 @@ def load(prepared: Prepared, inputs: Inputs, root: Path, terminal: Terminal) -> 
         processing_class=prepared.tokenizer,
         peft_config=adapters.lora_config(spec, prepared.base.commit, network),
         keep_checkpoints=spec.checkpoint.save_total_limit,
-        before_sealing=metrics_log.flush,
+        before_sealing=metrics_log.flush if metrics_log else lambda: None,
+        group=group,
     )
-    return Run(prepared, use_cache, metrics_log, trainer)
+    return Run(prepared, group, use_cache, metrics_log, trainer)
 
 
 def train(run: Run, root: Path, stop: Stop, telemetry: Telemetry, terminal: Terminal) -> Account:
@@ -94,13 +112,16 @@ def train(run: Run, root: Path, stop: Stop, telemetry: Telemetry, terminal: Term
     if checkpoint:
         terminal.note(f"going on from the checkpoint at step {step} of {checkpoint.account.total_steps}")
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Curves(root / LOGS, checkpoint.account if checkpoint else None, run.metrics_log.last))
+    if run.metrics_log:
+        trainer.add_callback(Curves(root / LOGS, checkpoint.account if checkpoint else None, run.metrics_log.last))
     trainer.add_callback(ReportCallback(trainer, telemetry, run.metrics_log, terminal))
-    trainer.add_callback(StopCallback(stop))
+    trainer.add_callback(StopCallback(stop, run.group))
     with stop.deferred():
         account = trainer.fit(checkpoint, evaluation.before(trainer, run.prepared, root, stop, terminal))
-    run.metrics_log.close()
-    if stop.requested:
+        stopped = run.group.any(stop.requested)
+    if run.metrics_log:
+        run.metrics_log.close()
+    if stopped or stop.requested:
         raise Interrupted
     telemetry.progress = telemetry.progress or Progress(step=step, total_steps=step, percent=100)
     return account
@@ -109,13 +130,15 @@ def train(run: Run, root: Path, stop: Stop, telemetry: Telemetry, terminal: Term
 def keep(
     run: Run, job: FineTuneJob, root: Path, account: Account, parameters: Parameters, terminal: Terminal
 ) -> ArtifactManifest:
-    """Save what the spec asks to keep, manifest.json last."""
+    """Save what the spec asks to keep, manifest.json last. Of several processes the first does."""
     first = evaluation.earlier(root)
     last = evaluation.after(run.trainer, run.prepared, account, terminal)
+    if not run.group.leads:
+        run.group.wait()
+        return read_manifest(root)
     kind, metrics = save.kind_of(job.spec), final_metrics(account) | evaluation.metrics(first, last)
     if gained := evaluation.sentence(metrics):
         terminal.note(gained)
-    terminal.trained(metrics)
     terminal.note("saving " + " and ".join(str(root / folder) for folder in save.folders_of(kind)))
     network = run.trainer.accelerator.unwrap_model(run.trainer.model)
     if run.use_cache is not None:
@@ -125,10 +148,10 @@ def keep(
     load_base = partial(model.load_unquantized, run.prepared.base, job.spec.model)
     save.save_models(root, network, run.prepared.tokenizer, kind, card, load_base)
     manifest = save.manifest_of(root, job, base, fingerprint, metrics, parameters.model_dump())
-    settings = report.settings(job.spec, run.trainer.args, run.prepared.file.profile)
-    data = report.collect(root, manifest, run.prepared, settings, first, last)
+    data = report.collect(root, manifest, run.prepared, report.settings(job.spec, run.trainer.args), first, last)
     terminal.warn(report.write(root, data))
     write_manifest(root, manifest)
+    run.group.wait()
     return manifest
 
 

@@ -2,13 +2,19 @@
 
 import logging
 import os
+import sys
+from contextlib import nullcontext
 
-from hone_api.artifact import ArtifactManifest
+from hone_api.artifact import ArtifactManifest, read_manifest
 from hone_api.layout import PREPARED
 from hone_api.reports import Parameters
 
 from hone_trainer import environment, manifest, tree
+from hone_trainer.endings import raise_failure
+from hone_trainer.launcher import launch
+from hone_trainer.manifest import Inputs
 from hone_trainer.options import Options
+from hone_trainer.processes import Place, places, rendezvous
 from hone_trainer.server import serve
 from hone_trainer.stop import Stop
 from hone_trainer.telemetry import Telemetry
@@ -18,9 +24,11 @@ from hone_trainer.terminal import Terminal
 def run(options: Options, stop: Stop, telemetry: Telemetry) -> ArtifactManifest:
     """Train what MANIFEST asks for, or go on with it. Raises HoneError; Interrupted when told to stop."""
     _log(options)
+    inputs = manifest.load(options)
+    if options.nodes > 1 or inputs.job.spec.resources.gpus > 1:
+        return _together(inputs, options, stop, telemetry)
     if options.port:
         serve(telemetry, options.port)
-    inputs = manifest.load(options)
     with Terminal() as terminal, tree.owned(options.output):
         done = tree.finished(options.output, inputs.job.spec)
         if done:
@@ -33,6 +41,39 @@ def run(options: Options, stop: Stop, telemetry: Telemetry) -> ArtifactManifest:
             done = pipeline(inputs, options, stop, telemetry, terminal)
         terminal.note(f"saved {done.kind} in {options.output}, digest {done.digest}")
     return done
+
+
+def _together(inputs: Inputs, options: Options, stop: Stop, telemetry: Telemetry) -> ArtifactManifest:
+    """Train in processes of their own, one for each GPU. Raises as run does."""
+    spec = inputs.job.spec
+    here = rendezvous(options.nodes, os.environ)
+    with tree.owned(options.output) if here.node == 0 else nullcontext():
+        done = tree.finished(options.output, spec)
+        if done:
+            Terminal().note(f"{options.output} already holds the complete artifact of this job")
+            telemetry.parameters = Parameters.model_validate(done.parameters)
+            return done
+        environment.set_up(os.environ, options.output, spec.resources.gpus)
+        environment.for_several(os.environ, options.nodes)
+        word = launch(places(here, max(1, spec.resources.gpus)), options, stop)
+    telemetry.progress, telemetry.parameters = word.progress, word.parameters
+    print(word.traceback, end="", file=sys.stderr)
+    raise_failure(word)
+    return read_manifest(options.output)
+
+
+def work(options: Options, place: Place, stop: Stop, telemetry: Telemetry) -> None:
+    """Be one of the processes that _together starts. Raises as run does."""
+    _log(options)
+    leads = place.rank == 0
+    if options.port and leads:
+        serve(telemetry, options.port)
+    inputs = manifest.load(options)
+    with Terminal(shown=leads) as terminal:
+        from hone_trainer.pipeline import pipeline
+
+        done = pipeline(inputs, options, stop, telemetry, terminal, place)
+        terminal.note(f"saved {done.kind} in {options.output}, digest {done.digest}")
 
 
 def prepare(options: Options) -> str:

@@ -6,7 +6,6 @@ from types import TracebackType
 
 from hone_api.datareport import DatasetReport, SplitReport
 from hone_api.reports import Progress
-from pydantic.alias_generators import to_camel
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
@@ -31,11 +30,11 @@ ROWS: dict[str, Callable[[SplitReport], str]] = {
 
 
 class Terminal:
-    """A context: inside, progress is shown on standard error."""
+    """A context: inside, progress is shown on standard error; nothing is when not `shown`."""
 
-    def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._live = self._console.is_terminal
+    def __init__(self, shown: bool = True) -> None:
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not shown)
+        self._live = shown and self._console.is_terminal
         self._bar = Bar(
             TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
             BarColumn(bar_width=None),
@@ -72,15 +71,7 @@ class Terminal:
     def logged(self, progress: Progress | None) -> None:
         """A step was logged: a line, where there is no bar."""
         if progress and not self._live:
-            done = f"step {progress.step}/{progress.total_steps} ({progress.percent} %)"
-            named = {name: getattr(progress, name) for name in ("grad_norm", "learning_rate", "epoch")}
-            values = "  ".join(f"{name} {value:.4g}" for name, value in named.items() if value is not None)
-            self.note(f"{done}  {figures(progress)}  {values}")
-
-    def trained(self, metrics: dict[str, float]) -> None:
-        """Print the figures of the whole run, by Trainer's names; runtime is in seconds."""
-        names = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss")
-        self.note("  ".join(f"{name} {metrics[to_camel(name)]:.4g}" for name in names))
+            self.note(f"step {progress.step}/{progress.total_steps} ({progress.percent} %)  {figures(progress)}")
 
     def warn(self, warnings: list[str]) -> None:
         """Print warnings, one a line."""

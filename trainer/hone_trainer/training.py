@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy
@@ -20,6 +21,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from hone_trainer import checkpoints
 from hone_trainer.checkpoints import Account, Checkpoint
 from hone_trainer.errors import writing
+from hone_trainer.group import Group
 from hone_trainer.stop import EvaluationInterrupted
 
 
@@ -30,7 +32,10 @@ class HoneTrainer(SFTTrainer):
     called when a checkpoint is about to count as complete.
     """
 
-    def __init__(self, *args: Any, keep_checkpoints: int, before_sealing: Callable[[], None], **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, group: Group, keep_checkpoints: int, before_sealing: Callable[[], None], **kwargs: Any
+    ) -> None:
+        self._group = group
         super().__init__(*args, **kwargs)
         self._before_sealing = before_sealing
         self._keep_checkpoints = keep_checkpoints
@@ -56,14 +61,16 @@ class HoneTrainer(SFTTrainer):
     def account(self) -> Account:
         """What has been done so far, all starts of this run together."""
         before = self._resumed
+        losses = self._group.each(self._tr_loss.item())
         return Account(
             step=self.state.global_step,
             total_steps=self.state.max_steps,
             tokens=self.tokens,
             runtime=time.monotonic() - self._began + (before.runtime if before else 0.0),
             samples=self.samples_a_step * self.state.global_step,
-            loss_sum=self._total_loss_scalar,
-            loss_since_log=self._tr_loss.item(),
+            loss_sum=fmean(self._group.each(self._total_loss_scalar)),
+            loss_since_log=fmean(losses),
+            losses_since_log=losses,
             last_logged_step=self._globalstep_last_logged,
             averages_since_log=dict(self._metrics["train"]),
             eval_metrics=self._last_evaluation(),
@@ -113,8 +120,11 @@ class HoneTrainer(SFTTrainer):
         try:
             with writing(written):
                 Trainer._save_checkpoint(self, model, trial)  # SFTTrainer's adds a model card to the parent folder
-                self._before_sealing()
-                checkpoints.seal(written, account, self._keep_checkpoints)
+                self._group.wait()
+                if self._group.leads:
+                    self._before_sealing()
+                    checkpoints.seal(written, account, self._keep_checkpoints)
+                self._group.wait()
         except Exception:
             shutil.rmtree(written, ignore_errors=True)
             raise
@@ -177,7 +187,8 @@ class HoneTrainer(SFTTrainer):
         self._total_train_tokens = before.tokens
         self._initial_global_step = 0
         self._total_loss_scalar = before.loss_sum
-        self._tr_loss = torch.tensor(before.loss_since_log, device=self.args.device)
+        losses = before.losses_since_log or [before.loss_since_log]
+        self._tr_loss = torch.tensor(losses[self._group.rank], device=self.args.device)
         self._globalstep_last_logged = before.last_logged_step
         self._metrics["train"] = defaultdict(list, before.averages_since_log)
 

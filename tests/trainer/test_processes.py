@@ -1,0 +1,249 @@
+"""Several processes train as one does, stop together, and name the one cause when they fail. With gloo, on the CPU."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hone_trainer.endings import Ending, Word, decide
+from hone_trainer.options import Options
+from hone_trainer.processes import places, rendezvous
+from safetensors.torch import load_file
+
+Job = Callable[..., dict[str, Any]]
+Train = Callable[..., Any]
+
+pytestmark = pytest.mark.timeout(240)
+
+# 16 of 24 rows to train on: accelerate fills up the last step of an epoch with its first rows.
+EVALUATED = {"claim": {"name": "claim", "path": "text.jsonl"}, "evalFraction": 0.334}
+
+
+@dataclass(frozen=True)
+class Together:
+    """How the processes ended, by rank."""
+
+    words: list[Word]
+    output: Path
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return dict(json.loads((self.output / "manifest.json").read_text()))
+
+
+class Ranks:
+    """Up to `size` processes."""
+
+    def __init__(self, folder: Path, claim: Path, size: int) -> None:
+        self.folder = folder
+        self._claim = claim
+        self._count = 0
+        environ = {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        environ |= {"CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo"}
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("rank.py"))],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=(folder / f"log-{rank}").open("w"),
+                env={**os.environ, **environ},
+                text=True,
+            )
+            for rank in range(size)
+        ]
+
+    def run(
+        self,
+        manifest: Path,
+        output: Path,
+        size: int,
+        meanwhile: Callable[[], None] = lambda: None,
+        limits: dict[int, int] | None = None,
+    ) -> Together:
+        """Train in the first `size` processes; `meanwhile` is called once all have begun."""
+        options = Options(manifest, output, claims={"claim": self._claim}, port=0)
+        (output / "checkpoints").mkdir(parents=True, exist_ok=True)  # as the launcher does when it locks the folder
+        for place in places(rendezvous(1, {}), size):
+            asked = {"argv": options.arguments(), "place": asdict(place), "limit": (limits or {}).get(place.rank)}
+            channel = self.processes[place.rank].stdin
+            assert channel
+            channel.write(json.dumps(asked) + "\n")
+            channel.flush()
+        meanwhile()
+        answers = [process.stdout.readline() for process in self.processes[:size] if process.stdout]
+        assert all(answers), self.log()
+        return Together([Word.model_validate_json(answer) for answer in answers], output)
+
+    def log(self) -> str:
+        return "\n".join(path.read_text() for path in sorted(self.folder.glob("log-*")))
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory, claim: Path) -> Iterator[Ranks]:
+    found = Ranks(tmp_path_factory.mktemp("ranks"), claim, 4)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def together(ranks: Ranks, tmp_path: Path) -> Callable[..., Together]:
+    """Train a job in `size` processes: together(job(...), size, output=…)."""
+
+    def run(document: dict[str, Any], size: int, output: str = "out", **how: Any) -> Together:
+        document["spec"]["resources"]["gpus"] = size  # there is none here: the processes train on the CPU
+        manifest = tmp_path / f"{output}.yaml"
+        manifest.write_text(yaml.safe_dump(document))
+        return ranks.run(manifest, tmp_path / output, size, **how)
+
+    return run
+
+
+def lines(output: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl, without what differs from run to run."""
+    path = output / "logs/metrics.jsonl"
+    found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [
+        {
+            name: value
+            for name, value in line.items()
+            if "runtime" not in name and "second" not in name and "memory" not in name
+        }
+        for line in found
+    ]
+
+
+def wait_until(ready: Callable[[], Any], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def wait_for_step(output: Path, step: int) -> None:
+    wait_until(lambda: any(line["step"] >= step for line in lines(output)))
+
+
+def difference(one: Path, other: Path) -> float:
+    """The largest one between the weights of two files."""
+    weights, others = load_file(one), load_file(other)
+    assert weights.keys() == others.keys()
+    return max(float((weights[name] - others[name]).abs().max()) for name in weights)
+
+
+@pytest.mark.parametrize(
+    ("size", "method", "kept"),
+    [(2, "lora", "adapter/adapter_model.safetensors"), (4, "full", "model/model.safetensors")],
+)
+def test_several_processes_train_as_one_does(
+    job: Job, train: Train, together: Callable[..., Together], size: int, method: str, kept: str
+) -> None:
+    def document(batch: int) -> dict[str, Any]:
+        training = {"perDeviceTrainBatchSize": batch, "perDeviceEvalBatchSize": 1, "maxSteps": 8, "evalSteps": 4}
+        return job(method=method, training=training, dataset=EVALUATED, evaluation={"prompts": ["the trainer"]})
+
+    one = train(document(4))
+    several = together(document(4 // size), size)
+    assert [word.outcome for word in several.words] == ["Succeeded"] * size
+    losses = [line["loss"] for line in lines(one.output) if "loss" in line]
+    assert losses == pytest.approx([line["loss"] for line in lines(several.output) if "loss" in line], abs=1e-4)
+    assert len(losses) == 8
+    assert difference(one.output / kept, several.output / kept) < 1e-4
+    for name in ("trainLoss", "evalLossBefore", "evalLossAfter", "numTokens"):
+        assert one.manifest["metrics"][name] == pytest.approx(several.manifest["metrics"][name], abs=1e-4)
+    assert several.words[1].progress
+    assert several.words[1].progress.percent == 100
+
+
+def test_one_that_is_told_to_stop_stops_all_and_they_go_on_bit_for_bit_alike(
+    job: Job, ranks: Ranks, together: Callable[..., Together], tmp_path: Path
+) -> None:
+    document = job(
+        training={"maxSteps": 40, "loggingSteps": 3, "perDeviceTrainBatchSize": 1},
+        lora={"r": 4, "loraDropout": 0.2},
+        checkpoint={"saveSteps": 1000},
+    )
+
+    def stop_the_second() -> None:
+        wait_for_step(tmp_path / "out", 6)
+        ranks.processes[1].send_signal(signal.SIGTERM)
+
+    stopped = together(document, 2, meanwhile=stop_the_second)
+    assert [word.outcome for word in stopped.words] == ["Interrupted"] * 2
+    steps = {word.progress.step for word in stopped.words if word.progress}
+    (checkpoint,) = (tmp_path / "out/checkpoints").glob("step-*")
+    assert steps == {int(checkpoint.name.removeprefix("step-"))}
+    assert min(steps) < 40
+    assert {path.name for path in checkpoint.glob("rng_state*")} == {"rng_state_0.pth", "rng_state_1.pth"}
+
+    resumed = together(document, 2)
+    whole = together(document, 2, output="whole")
+    assert [word.outcome for word in resumed.words + whole.words] == ["Succeeded"] * 4
+    kept = "adapter/adapter_model.safetensors"
+    assert (resumed.output / kept).read_bytes() == (whole.output / kept).read_bytes()
+    assert lines(resumed.output) == lines(whole.output)
+    assert resumed.manifest["metrics"]["trainLoss"] == whole.manifest["metrics"]["trainLoss"]
+
+
+def test_a_loss_that_is_not_finite_is_the_failure_of_all(job: Job, together: Callable[..., Together]) -> None:
+    failed = together(job(method="full", training={"adamEpsilon": 0, "optim": "adamw_torch"}), 2)
+    word = decide([Ending(rank, 1, rank, word) for rank, word in enumerate(failed.words)])
+    assert (word.outcome, word.reason) == ("Failed", "NonFiniteLoss")
+
+
+def test_a_killed_process_ends_the_run_and_the_next_start_goes_on(
+    job: Job, process: Callable[..., Any], together: Callable[..., Together], tmp_path: Path
+) -> None:
+    document = job(
+        training={"maxSteps": 60, "perDeviceTrainBatchSize": 1}, checkpoint={"saveSteps": 5}, resources={"gpus": 2}
+    )
+    run = process(document, tmp_path / "out")
+    run.wait_for(lambda: (tmp_path / "out/checkpoints/step-00000005").exists())
+    first, second = sorted(children(run.pid))
+    os.kill(second, signal.SIGKILL)
+    ended = run.result()
+    assert (ended.code, ended.word["reason"]) == (70, "InternalError")
+    assert "rank 1 was killed by SIGKILL" in ended.word["message"]
+    assert not Path(f"/proc/{first}").exists()
+    assert not (tmp_path / "out/manifest.json").exists()
+
+    resumed = together(document, 2)
+    assert [word.outcome for word in resumed.words] == ["Succeeded"] * 2
+    assert [line["step"] for line in lines(resumed.output)] == list(range(1, 61))
+
+
+def test_two_nodes_train_together_and_stop_together(
+    job: Job, process: Callable[..., Any], together: Callable[..., Together], tmp_path: Path
+) -> None:
+    """Two launchers on this machine, told what a cluster tells them."""
+    document = job(training={"maxSteps": 60, "perDeviceTrainBatchSize": 1}, checkpoint={"saveSteps": 1000})
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(rendezvous(1, {}).port), "GLOO_SOCKET_IFNAME": "lo"}
+    nodes = [
+        process(document, tmp_path / "out", "--nnodes", "2", JOB_COMPLETION_INDEX=str(node), **where)
+        for node in range(2)
+    ]
+    wait_for_step(tmp_path / "out", 3)
+    nodes[1].signal(signal.SIGTERM)
+    ended = [node.result() for node in nodes]
+    assert [(end.code, end.word["reason"]) for end in ended] == [(75, "Interrupted")] * 2
+    assert ended[0].word["progress"]["step"] == ended[1].word["progress"]["step"] < 60
+
+    resumed = together(document, 2)
+    assert [word.outcome for word in resumed.words] == ["Succeeded"] * 2
+    assert [line["step"] for line in lines(resumed.output)] == list(range(1, 61))
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -1,0 +1,73 @@
+"""How the processes of a run ended, and which ending is the run's: the cause, not what followed from it. Pure."""
+
+import signal
+from dataclasses import dataclass
+from typing import Literal
+
+from hone_api.common import ApiModel
+from hone_api.reasons import CATALOGUE, INTERNAL_ERROR, HoneError
+from hone_api.reports import Parameters, Progress
+
+from hone_trainer.stop import Interrupted
+
+
+class Word(ApiModel):
+    """What a process says at its end. `reason` and `remedy` are set where it failed."""
+
+    outcome: Literal["Succeeded", "Failed", "Interrupted"]
+    reason: str = INTERNAL_ERROR.name
+    message: str = ""
+    remedy: str = ""
+    traceback: str = ""
+    progress: Progress | None = None
+    parameters: Parameters | None = None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """`code` is the exit status, negative for a signal, None when it had to be killed; `at` when it spoke or ended."""
+
+    rank: int
+    code: int | None
+    at: float
+    word: Word | None
+
+
+def decide(endings: list[Ending]) -> Word:
+    """The run's ending. A word counts for more than an exit code: some processes abort after their work is done.
+
+    Of several failures it is the first that has a name: a process whose peer is lost fails too, with none.
+    """
+    return min(endings, key=lambda ending: (_weight(ending), ending.at)).word or _without_word(endings)
+
+
+def _weight(ending: Ending) -> int:
+    if ending.word is None:
+        return 2 if ending.code in (-signal.SIGTERM, -signal.SIGINT) else 5 if ending.code is None else 3
+    if ending.word.outcome == "Succeeded":
+        return 0
+    if ending.word.outcome == "Interrupted":
+        return 2
+    return 4 if ending.word.reason == INTERNAL_ERROR.name else 1
+
+
+def _without_word(endings: list[Ending]) -> Word:
+    ending = min(endings, key=lambda found: (_weight(found), found.at))
+    if ending.code in (-signal.SIGTERM, -signal.SIGINT):
+        return Word(outcome="Interrupted")
+    if ending.code is None:
+        how = "does not end"
+    elif ending.code < 0:
+        how = f"was killed by {signal.Signals(-ending.code).name}"
+    else:
+        how = f"ended with exit code {ending.code}"
+    hint = ": the host's memory may be full" if ending.code == -signal.SIGKILL else ""
+    return Word(outcome="Failed", message=f"The process of rank {ending.rank} {how}, without a word{hint}")
+
+
+def raise_failure(word: Word) -> None:
+    """Raise what a word says: HoneError, or Interrupted."""
+    if word.outcome == "Interrupted":
+        raise Interrupted
+    if word.outcome == "Failed":
+        raise HoneError(CATALOGUE[word.reason], word.message, remedy=word.remedy or None)

@@ -1,0 +1,98 @@
+"""Which processes train together: on how many nodes, on which one this is, and what each is told. Pure.
+
+The names are torchrun's. Its launcher is not used: told to stop, it gives the workers 30 seconds to save a checkpoint,
+and it returns 1 whatever they did.
+"""
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hone_api.reasons import INVALID_SPEC, HoneError
+
+_NODE_RANK = ("NODE_RANK", "JOB_COMPLETION_INDEX")
+RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE = "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"
+MASTER_ADDR, MASTER_PORT = "MASTER_ADDR", "MASTER_PORT"
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """The nodes of a run, and where the first process of node 0 listens."""
+
+    nodes: int
+    node: int
+    address: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """One process among all. `local_rank` counts within its node, and is the index of its GPU."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    address: str
+    port: int
+
+    def to_environ(self) -> dict[str, str]:
+        """As torchrun tells a worker."""
+        return {
+            RANK: str(self.rank),
+            WORLD_SIZE: str(self.size),
+            LOCAL_RANK: str(self.local_rank),
+            LOCAL_WORLD_SIZE: str(self.local_size),
+            MASTER_ADDR: self.address,
+            MASTER_PORT: str(self.port),
+        }
+
+    @staticmethod
+    def of(environ: Mapping[str, str]) -> "Place":
+        """The place that to_environ says."""
+        rank, size, local_rank, local_size, port = (
+            int(environ[name]) for name in (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_PORT)
+        )
+        return Place(rank, size, local_rank, local_size, environ[MASTER_ADDR], port)
+
+
+def places(here: Rendezvous, processes: int) -> list[Place]:
+    """The places of the `processes` processes of this node; each node has as many."""
+    return [
+        Place(here.node * processes + local, here.nodes * processes, local, processes, here.address, here.port)
+        for local in range(processes)
+    ]
+
+
+def rendezvous(nodes: int, environ: Mapping[str, str]) -> Rendezvous:
+    """What the environment says where there are several nodes; a free port here where there is one.
+
+    Raises HoneError InvalidSpec.
+    """
+    if nodes == 1:
+        return Rendezvous(1, 0, "127.0.0.1", _free_port())
+    node = next((environ[name] for name in _NODE_RANK if name in environ), "")
+    address, port = environ.get(MASTER_ADDR, ""), environ.get(MASTER_PORT, "")
+    for name, value in ((" or ".join(_NODE_RANK), node), (MASTER_PORT, port)):
+        if not value.isdigit():
+            raise _missing(nodes, name, value)
+    if not address:
+        raise _missing(nodes, MASTER_ADDR, address)
+    if int(node) >= nodes:
+        raise HoneError(INVALID_SPEC, f"--nnodes is {nodes}, and this is node {node}, where 0 is the first")
+    return Rendezvous(nodes, int(node), address, int(port))
+
+
+def _missing(nodes: int, name: str, value: str) -> HoneError:
+    found = f"is {value!r}" if value else "is not set"
+    return HoneError(
+        INVALID_SPEC,
+        f"--nnodes is {nodes}, and the environment variable {name} {found}",
+        remedy="On every node set NODE_RANK (from 0), and MASTER_ADDR and MASTER_PORT: where node 0 can be reached.",
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,77 @@
+"""One of several processes that train together: `python -m hone_trainer.worker WORD ARGUMENTS…`, by the launcher.
+
+Its last word goes into the file WORD. It leaves without tearing torch down, which aborts now and then where processes
+have talked to each other, or waits for those that are gone.
+"""
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+
+from hone_api.reasons import INTERNAL_ERROR
+
+from hone_trainer.endings import Word
+from hone_trainer.main import parse
+from hone_trainer.options import Options
+from hone_trainer.processes import Place
+from hone_trainer.stop import Interrupted, Stop
+from hone_trainer.telemetry import Telemetry
+
+
+def main(word: Path, options: Options) -> None:
+    """Train at the place that the environment says, write the last word, and leave."""
+    stop = Stop()
+    stop.listen()
+    threading.Thread(target=_follow_the_launcher, daemon=True).start()
+    said = last_word(options, Place.of(os.environ), stop)
+    stop.ignore()
+    temporary = word.with_suffix(".tmp")
+    temporary.write_text(said.model_dump_json(), encoding="utf-8")
+    temporary.replace(word)
+    sys.stderr.flush()
+    os._exit(0 if said.outcome == "Succeeded" else 1)
+
+
+def last_word(options: Options, place: Place, stop: Stop) -> Word:
+    """Train, and turn every way to end into a word."""
+    telemetry = Telemetry()
+    try:
+        try:
+            from hone_trainer.run import work
+
+            work(options, place, stop, telemetry)
+            said = Word(outcome="Succeeded")
+        except Exception as error:
+            said = _failed(error, options.verbose)
+    except Interrupted:
+        said = Word(outcome="Interrupted")
+    return said.model_copy(update={"progress": telemetry.progress, "parameters": telemetry.parameters})
+
+
+def _failed(error: Exception, verbose: bool) -> Word:
+    from hone_trainer.errors import named
+
+    failure = named(error)
+    unnamed = failure.reason is INTERNAL_ERROR and failure is not error
+    return Word(
+        outcome="Failed",
+        reason=failure.reason.name,
+        message=failure.message,
+        remedy=failure.remedy,
+        traceback="".join(traceback.format_exception(error)) if verbose or unnamed else "",
+    )
+
+
+def _follow_the_launcher() -> None:
+    """Without its launcher, nobody would end this process."""
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    options = parse(sys.argv[2:])
+    assert isinstance(options, Options)
+    main(Path(sys.argv[1]), options)
