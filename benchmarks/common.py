@@ -1,7 +1,11 @@
 """A tiny random chat model, and the figures that all benchmarks print."""
 
 import json
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -47,6 +51,19 @@ def make_rows(file: Path, rows: int) -> Path:
     texts = (" ".join(f"word{(index * 7 + word) % 97}" for word in range(ROW_WORDS)) for index in range(rows))
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return file
+
+
+def run(command: list[str]) -> tuple[str, int]:
+    """What the command prints, and the most memory its process held, in bytes. Exits with its output when it fails."""
+    with tempfile.TemporaryFile("w+") as out:
+        with subprocess.Popen(command, stdout=out, stderr=out, env=dict(os.environ, HF_HUB_OFFLINE="1")) as process:
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        printed = out.read()
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} ended with {process.returncode}\n{printed[-3000:]}")
+    return printed, usage.ru_maxrss * 1024
 
 
 def compare(name: str, unit: str, ours: list[float], theirs: list[float], them: str) -> None:

@@ -1,4 +1,4 @@
-"""`spec.training`: the fields of TRL's SFTConfig, camelCased. What is left out has TRL's default."""
+"""`spec.training`: the fields of TRL's SFTConfig, camelCased, and how what is left out is filled in."""
 
 from typing import Annotated, Any, Literal
 
@@ -152,6 +152,12 @@ ExtraField = Literal[*EXTRA_FIELDS]  # type: ignore[valid-type]
 class TrainingArguments(TypedArguments):
     """TRL's SFTConfig, camelCased: https://huggingface.co/docs/trl/sft_trainer#trl.SFTConfig"""
 
+    profile: Literal["auto", "none"] = Field(
+        "auto",
+        description="auto: what is left out is chosen for this model, data and device, such that training is fast and "
+        "what is learned stays the same; none: TRL's defaults.",
+        examples=["none"],
+    )
     extra: dict[ExtraField, Any] = Field(
         {},
         description="Any further field of SFTConfig, camelCased, with its value as it stands there.",
@@ -160,5 +166,5 @@ class TrainingArguments(TypedArguments):
 
     def sft_config(self) -> dict[str, Any]:
         """The keyword arguments of SFTConfig that the user wrote, `extra` included."""
-        typed = self.model_dump(exclude_none=True, exclude={"extra"})
+        typed = self.model_dump(exclude_none=True, include=set(TypedArguments.model_fields))
         return typed | {EXTRA_FIELDS[name]: value for name, value in self.extra.items()}

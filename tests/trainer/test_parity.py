@@ -6,7 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from datasets import load_dataset
+from hone_api.finetunejob import FineTuneJob
+from hone_trainer import adapters, arguments
+from hone_trainer.settings import make_sft_config
 from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
@@ -14,6 +18,51 @@ from trl import SFTConfig, SFTTrainer
 
 Job = Callable[..., dict[str, Any]]
 Train = Callable[..., Any]
+HOW_TO = Path(__file__).parents[2] / "examples/llama2-guanaco"
+
+HOW_TO_ARGUMENTS = {
+    "num_train_epochs": 1,
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 1,
+    "optim": "paged_adamw_32bit",
+    "save_steps": 50,
+    "logging_steps": 50,
+    "learning_rate": 4e-5,
+    "weight_decay": 0.001,
+    "fp16": False,
+    "bf16": False,
+    "max_grad_norm": 0.3,
+    "max_steps": -1,
+    "warmup_steps": 0.03,
+    "train_sampling_strategy": "group_by_length",
+    "lr_scheduler_type": "constant",
+    "pad_token": "</s>",
+    "packing": False,
+    "activation_checkpointing": False,
+    "max_length": 1024,
+}
+"""AMD's published run in today's names; TensorBoard is written by every run of Hone."""
+HOW_TO_LORA = {"r": 64, "lora_alpha": 16, "lora_dropout": 0.1, "bias": "none", "target_modules": {"q_proj", "v_proj"}}
+
+OWN_ARGUMENTS = {
+    "num_train_epochs": 2,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "learning_rate": 1e-2,
+    "warmup_steps": 0.25,
+    "logging_steps": 5,
+    "activation_checkpointing": True,
+    "seed": 7,
+}
+OWN_TRAINING = {
+    "numTrainEpochs": 2,
+    "perDeviceTrainBatchSize": 2,
+    "gradientAccumulationSteps": 2,
+    "learningRate": 1e-2,
+    "warmupSteps": 0.25,
+    "loggingSteps": 5,
+    "seed": 7,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -24,32 +73,40 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+def how_to(method: str) -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load((HOW_TO / f"{method}.yaml").read_text())
+    return document
+
+
 def plain_trl(
-    claim: Path, folder: Path, lora: LoraConfig | None, quantization: BitsAndBytesConfig | None = None
+    claim: Path, folder: Path, lora: LoraConfig | None, quantization: BitsAndBytesConfig | None = None, **written: Any
 ) -> SFTTrainer:
     """What a user of TRL would write."""
     trainer = SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(claim / "tiny", quantization_config=quantization),
         processing_class=AutoTokenizer.from_pretrained(claim / "tiny"),
         train_dataset=load_dataset("json", data_files=str(claim / "text.jsonl"), split="train", cache_dir=str(folder)),
-        args=SFTConfig(
-            output_dir=str(folder),
-            num_train_epochs=2,
-            per_device_train_batch_size=2,
-            gradient_accumulation_steps=2,
-            learning_rate=1e-2,
-            warmup_steps=0.25,
-            logging_steps=5,
-            activation_checkpointing=True,
-            use_cpu=True,
-            report_to="none",
-            save_strategy="no",
-            seed=7,
-        ),
+        args=SFTConfig(output_dir=str(folder), use_cpu=True, report_to="none", save_strategy="no", **written),
         peft_config=lora,
     )
     trainer.train()
     return trainer
+
+
+def same_as_trl(trl: SFTTrainer, hone: Any, folder: Path, lora: bool) -> None:
+    assert hone.code == 0, hone.log
+    names = ("step", "epoch", "loss", "grad_norm", "learning_rate", "num_tokens", "entropy", "mean_token_accuracy")
+    expected = [{name: line[name] for name in names} for line in trl.state.log_history if "loss" in line]
+    assert [{name: line[name] for name in names} for line in hone.metrics] == expected
+    assert len(expected) > 1
+    assert hone.manifest["metrics"]["trainLoss"] == pytest.approx(trl.state.log_history[-1]["train_loss"], rel=1e-12)
+
+    trl.save_model(str(folder))
+    file = "adapter_model.safetensors" if lora else "model.safetensors"
+    theirs = load_file(folder / file)
+    ours = load_file(hone.output / ("adapter" if lora else "model") / file)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora", "full"])
@@ -66,31 +123,53 @@ def test_losses_and_weights_are_those_of_trl(job: Job, train: Train, claim: Path
         tmp_path / "trl",
         None if method == "full" else lora,
         quantization if method == "qlora" else None,
+        **OWN_ARGUMENTS,
     )
     document = job(
         method=method, **({} if method == "full" else {"lora": {"r": 4, "loraAlpha": 8, "loraDropout": 0.1}})
     )
-    document["spec"]["training"] = {
-        "numTrainEpochs": 2,
-        "perDeviceTrainBatchSize": 2,
-        "gradientAccumulationSteps": 2,
-        "learningRate": 1e-2,
-        "warmupSteps": 0.25,
-        "loggingSteps": 5,
-        "seed": 7,
-    }
+    document["spec"]["training"] = {"profile": "none", **OWN_TRAINING}
+    same_as_trl(trl, train(document), tmp_path / "saved", method != "full")
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_the_how_to_becomes_these_arguments(tmp_path: Path, method: str) -> None:
+    spec = FineTuneJob.model_validate(how_to(method)).spec
+    assert (spec.model.name, spec.dataset.name) == ("meta-llama/Llama-2-7b-chat-hf", "mlabonne/guanaco-llama2-1k")
+    assert (spec.model.dtype, spec.training.profile) == ("float32", "none")
+    args = make_sft_config(arguments.sft_config(spec, tmp_path, use_cpu=True))
+    values = {name: getattr(args, name) for name in HOW_TO_ARGUMENTS}
+    assert {name: getattr(value, "value", value) for name, value in values.items()} == HOW_TO_ARGUMENTS
+    found = adapters.lora_config(spec, None, AutoModelForCausalLM.from_config(small_llama()))
+    assert (found is None) == (method == "full")
+    if found:
+        assert {name: getattr(found, name) for name in HOW_TO_LORA} == HOW_TO_LORA
+
+
+def small_llama() -> Any:
+    from transformers import LlamaConfig
+
+    return LlamaConfig(vocab_size=32, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_the_how_to_on_a_tiny_model_is_what_trl_makes_of_it(
+    train: Train, claim: Path, tmp_path: Path, method: str
+) -> None:
+    more = {"num_train_epochs": 2, "logging_steps": 1, "learning_rate": 1e-2}  # so that there is something to compare
+    lora = LoraConfig(**HOW_TO_LORA, task_type="CAUSAL_LM") if method == "lora" else None
+    trl = plain_trl(claim, tmp_path / "trl", lora, **(HOW_TO_ARGUMENTS | more))
+    document = how_to(method)
+    spec = document["spec"]
+    spec["model"] = {"claim": {"name": "claim", "path": "tiny"}, "dtype": "float32"}
+    spec["dataset"] = {"claim": {"name": "claim", "path": "text.jsonl"}, "format": "text"}
+    spec["resources"] = {"gpus": 0}
+    spec["training"] |= {"numTrainEpochs": 2, "loggingSteps": 1, "learningRate": 1e-2}
     hone = train(document)
-    assert hone.code == 0, hone.log
-
-    names = ("step", "loss", "grad_norm", "learning_rate", "num_tokens", "entropy", "mean_token_accuracy")
-    expected = [{name: line[name] for name in names} for line in trl.state.log_history if "loss" in line]
-    assert [{name: line[name] for name in names} for line in hone.metrics] == expected
-    assert [line["step"] for line in expected] == [5, 10]
-    assert hone.manifest["metrics"]["trainLoss"] == pytest.approx(trl.state.log_history[-1]["train_loss"], rel=1e-12)
-
-    trl.save_model(str(tmp_path / "saved"))
-    file = "model.safetensors" if method == "full" else "adapter_model.safetensors"
-    theirs = load_file(tmp_path / "saved" / file)
-    ours = load_file(hone.output / ("model" if method == "full" else "adapter") / file)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    same_as_trl(trl, hone, tmp_path / "saved", method == "lora")
+    assert "lrSchedulerType is constant, which ignores warmupSteps" in hone.log
+    assert list((hone.output / "logs").glob("events.out.tfevents.*"))
+    for name in ("loss", "grad_norm", "learning_rate", "epoch"):
+        assert f"{name} " in hone.log
+    for name in ("train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss"):
+        assert f"{name} " in hone.log

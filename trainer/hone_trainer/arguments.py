@@ -1,17 +1,26 @@
 """From the spec to the keyword arguments of SFTConfig and LoraConfig: what the user wrote, plus what Hone owns."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hone_api.finetunejob import FineTuneJobSpec, LoraOptions
 
+from hone_trainer.profile import ATTENTION, Choice
+
 AT_THE_END = 1_000_000_000
 """Evaluating every so many steps means: only at the last one."""
 
 
-def sft_config(spec: FineTuneJobSpec, checkpoints: Path, use_cpu: bool) -> dict[str, Any]:
-    """Keyword arguments of SFTConfig for a run that saves into the folder `checkpoints`."""
-    written = spec.training.sft_config()
+def sft_config(
+    spec: FineTuneJobSpec, checkpoints: Path, use_cpu: bool, choices: Sequence[Choice] = ()
+) -> dict[str, Any]:
+    """Keyword arguments of SFTConfig for a run that saves into the folder `checkpoints`.
+
+    `choices` are the profile's; what the user wrote wins.
+    """
+    chosen = {choice.field: choice.value for choice in choices if choice.field != ATTENTION}
+    written = chosen | spec.training.sft_config()
     evaluation = {"eval_strategy": "no"}
     if spec.dataset.has_evaluation:
         evaluation = {"eval_strategy": "steps", "eval_steps": written.get("eval_steps", AT_THE_END)}

@@ -86,8 +86,8 @@ def outline(base: BaseModel, source: BaseModelSource) -> PreTrainedModel:
         raise _refused(error, base, source) from error
 
 
-def load(base: BaseModel, spec: FineTuneJobSpec) -> PreTrainedModel:
-    """Load the weights as the method trains them, downloading what the cache lacks.
+def load(base: BaseModel, spec: FineTuneJobSpec, attention: str | None = None) -> PreTrainedModel:
+    """Load the weights as the method trains them; `attention` is the kernel, None: transformers' choice.
 
     Raises HoneError ModelInvalid, InvalidSpec, HubUnauthorized, HubUnreachable.
     """
@@ -97,6 +97,8 @@ def load(base: BaseModel, spec: FineTuneJobSpec) -> PreTrainedModel:
     try:
         if spec.method == "qlora":
             common["quantization_config"] = quantize.four_bits()
+        if attention:
+            common["attn_implementation"] = attention
         network = AutoModelForCausalLM.from_pretrained(base.location, dtype=dtype, **common)
     except LOAD_ERRORS as error:
         raise _refused(error, base, source) from error

@@ -27,6 +27,7 @@ from hone_trainer.metricslog import MetricsLog
 from hone_trainer.options import Options
 from hone_trainer.prepare import Found, Prepared, prepare
 from hone_trainer.processes import Place
+from hone_trainer.profile import ATTENTION
 from hone_trainer.settings import ALREADY_PREPARED, make_sft_config
 from hone_trainer.stop import Interrupted, Stop
 from hone_trainer.telemetry import Telemetry
@@ -85,8 +86,10 @@ def load(prepared: Prepared, group: Group, inputs: Inputs, root: Path, terminal:
     spec, checkpoint = inputs.job.spec, prepared.checkpoint
     has_gpu = torch.cuda.is_available()
     terminal.warn(arguments.warnings(spec, has_gpu))
-    keywords = arguments.sft_config(spec, root / CHECKPOINTS, use_cpu=not has_gpu)
-    network = model.load(prepared.base, spec)
+    choices = prepared.file.profile
+    keywords = arguments.sft_config(spec, root / CHECKPOINTS, use_cpu=not has_gpu, choices=choices)
+    attention = next((choice.value for choice in choices if choice.field == ATTENTION), None)
+    network = model.load(prepared.base, spec, attention)
     use_cache = getattr(network.config, "use_cache", None)
     step = checkpoint.account.step if checkpoint else -1
     metrics_log = MetricsLog(root / METRICS_LOG, step) if group.leads else None
@@ -139,6 +142,7 @@ def keep(
     kind, metrics = save.kind_of(job.spec), final_metrics(account) | evaluation.metrics(first, last)
     if gained := evaluation.sentence(metrics):
         terminal.note(gained)
+    terminal.trained(metrics)
     terminal.note("saving " + " and ".join(str(root / folder) for folder in save.folders_of(kind)))
     network = run.trainer.accelerator.unwrap_model(run.trainer.model)
     if run.use_cache is not None:
@@ -148,7 +152,8 @@ def keep(
     load_base = partial(model.load_unquantized, run.prepared.base, job.spec.model)
     save.save_models(root, network, run.prepared.tokenizer, kind, card, load_base)
     manifest = save.manifest_of(root, job, base, fingerprint, metrics, parameters.model_dump())
-    data = report.collect(root, manifest, run.prepared, report.settings(job.spec, run.trainer.args), first, last)
+    settings = report.settings(job.spec, run.trainer.args, run.prepared.file.profile)
+    data = report.collect(root, manifest, run.prepared, settings, first, last)
     terminal.warn(report.write(root, data))
     write_manifest(root, manifest)
     run.group.wait()

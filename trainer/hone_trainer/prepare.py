@@ -14,14 +14,31 @@ from hone_api.reasons import DATASET_INVALID, HoneError
 from transformers import PreTrainedTokenizerBase
 from trl.trainer.sft_config import SFTConfig
 
-from hone_trainer import arguments, checkpoints, checks, data, datareport, hub, methods, model, prepared, prompts, tree
+from hone_trainer import (
+    arguments,
+    checkpoints,
+    checks,
+    data,
+    datareport,
+    device,
+    hub,
+    methods,
+    model,
+    planning,
+    prepared,
+    prompts,
+    tree,
+)
 from hone_trainer.checkpoints import Checkpoint
 from hone_trainer.manifest import Inputs
+from hone_trainer.memory import text
 from hone_trainer.prepared import PreparedFile
 from hone_trainer.prompts import Question
 from hone_trainer.settings import make_sft_config
 from hone_trainer.terminal import Terminal
 from hone_trainer.tokenizing import Tokenizing
+
+TRAIN, EVALUATE = "to train on", "to evaluate on"
 
 
 @dataclass(frozen=True)
@@ -50,8 +67,6 @@ def prepare(inputs: Inputs, root: Path, terminal: Terminal) -> Prepared:
     terminal.warn(warnings_of_checkpoints)
     run = tree.earlier(root, spec, has_checkpoint=checkpoint is not None)
     base = model.find(spec.model, inputs, run.model_commit)
-    keywords = arguments.sft_config(spec, root / CHECKPOINTS, use_cpu=not torch.cuda.is_available())
-    methods.check(spec, base, make_sft_config(keywords))
     found = data.find(spec.dataset, inputs, run.dataset_commit)
     terminal.note(f"base model {base.location}{f' at commit {base.commit}' if base.commit else ''}")
     if checkpoint and found.fingerprint != run.dataset_fingerprint:
@@ -74,6 +89,9 @@ def prepare(inputs: Inputs, root: Path, terminal: Terminal) -> Prepared:
         questions, warnings = prompts.encode(spec.evaluation, tokenizer, load_context)
         file = prepared.write(root, partial(fill, spec, base, found, tokenizer, fingerprint))
     terminal.note(file.dataset.summary())
+    terminal.note(text.sentence(file.estimate, spec.resources.gpus))
+    for choice in file.profile:
+        terminal.note(f"profile: {choice.sentence()}")
     terminal.warn(file.warnings + warnings)
     return Prepared(base, tokenizer, *prepared.open_datasets(root), file, checkpoint, questions)
 
@@ -116,44 +134,63 @@ def fill(
     scratch: Path,
 ) -> tuple[PreparedFile, Dataset, Dataset | None]:
     """What prepared/ holds. The weights are downloaded last: a mistake in the data shows before. Raises HoneError."""
-    keywords = arguments.sft_config(spec, scratch, use_cpu=not torch.cuda.is_available())
-    report, warnings, train, evaluation = tokenize(spec, found, make_sft_config(keywords), tokenizer, scratch)
+    arguments_of = partial(arguments.sft_config, spec, scratch, not torch.cuda.is_available())
+    written = make_sft_config(arguments_of())
+    methods.check(spec, base, written)
+    rows = data.load(found, written.seed, scratch)
+    warnings = checks.before(rows, tokenizer, spec.training)
+    whole = tokenize(rows.train, Tokenizing(written, tokenizer, rows.train[0]), rows)
+
+    here = device.here()
+    lengths = datareport.examine(whole, limit_of(written))
+    planned = planning.Planned(spec, model.load_config(base, spec.model), here, lengths, written.max_length)
+    choices = planned.choices()
+    args = make_sft_config(arguments_of(choices))
+    warnings += planned.check(args)
+
+    cutting = Tokenizing(args, tokenizer, rows.train[0])
+    train, trained = cut(whole, cutting, args.packing, TRAIN, warnings)
+    warnings += checks.unaligned(rows.train, whole, tokenizer, TRAIN)
+    evaluation, evaluated = None, None
+    if rows.evaluation is not None:
+        held_out = tokenize(rows.evaluation, cutting, rows)
+        packing = args.packing if args.eval_packing is None else args.eval_packing
+        evaluation, evaluated = cut(held_out, cutting, packing, EVALUATE, warnings)
+        warnings += checks.unaligned(rows.evaluation, held_out, tokenizer, EVALUATE)
     model.download(base, spec.model)
     file = PreparedFile(
         fingerprint=fingerprint,
         model=base.reference,
         dataset_fingerprint=found.fingerprint,
-        dataset=report,
+        dataset=DatasetReport(format=rows.format, max_length=args.max_length, train=trained, evaluation=evaluated),
+        profile=choices,
+        estimate=planned.estimate(args),
+        device=here.name,
         warnings=warnings,
         versions=prepared.versions(),
     )
     return file, train, evaluation
 
 
-def tokenize(
-    spec: FineTuneJobSpec, found: data.Found, args: SFTConfig, tokenizer: PreTrainedTokenizerBase, scratch: Path
-) -> tuple[DatasetReport, list[str], Dataset, Dataset | None]:
-    """The report, warnings, and the rows to train and to evaluate on, tokenized. Raises HoneError."""
-    rows = data.load(found, args.seed, scratch)
-    warnings = checks.before(rows, tokenizer, spec.training)
-    tokenizing = Tokenizing(args, tokenizer, rows.train[0])
+def tokenize(given: Dataset, tokenizing: Tokenizing, rows: data.Data) -> Dataset:
+    """Tokens and labels at full length. Raises HoneError naming the row that can't be tokenized."""
+    try:
+        return tokenizing.whole(given)
+    except (jinja2.TemplateError, RuntimeError) as error:
+        raise checks.refused_row(error, rows, tokenizing.tokenizer) from error
 
-    def split(given: Dataset, packing: bool, purpose: str) -> tuple[SplitReport, Dataset]:
-        try:
-            whole = tokenizing.whole(given)
-        except (jinja2.TemplateError, RuntimeError) as error:
-            raise checks.refused_row(error, rows, tokenizer) from error
-        cut = tokenizing.cut(whole, packing)
-        keeps_all = args.max_length is None or (packing and args.packing_strategy != "bfd")
-        report = datareport.examine(whole, cut, None if keeps_all else args.max_length)
-        warnings.extend(datareport.warnings(report, args.max_length, packing, purpose))
-        warnings.extend(checks.unaligned(given, whole, tokenizer, purpose))
-        return report, cut
 
-    trained, train = split(rows.train, args.packing, "to train on")
-    evaluated, evaluation = None, None
-    if rows.evaluation is not None:
-        packing = args.packing if args.eval_packing is None else args.eval_packing
-        evaluated, evaluation = split(rows.evaluation, packing, "to evaluate on")
-    report = DatasetReport(format=rows.format, max_length=args.max_length, train=trained, evaluation=evaluated)
-    return report, warnings, train, evaluation
+def cut(
+    whole: Dataset, tokenizing: Tokenizing, packing: bool, purpose: str, warnings: list[str]
+) -> tuple[Dataset, SplitReport]:
+    """What is trained or evaluated on, and its report; adds to the warnings. Raises HoneError AllRowsTruncated."""
+    args = tokenizing.sft_config
+    kept = tokenizing.cut(whole, packing)
+    report = datareport.examine(whole, limit_of(args)).model_copy(update={"kept_rows": len(kept)})
+    warnings += datareport.warnings(report, args.max_length, packing, purpose)
+    return kept, report
+
+
+def limit_of(args: SFTConfig) -> int | None:
+    """The tokens after which the rest of a row is lost; None: nothing is."""
+    return None if args.packing and args.packing_strategy != "bfd" else args.max_length

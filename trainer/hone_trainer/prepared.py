@@ -11,6 +11,7 @@ from datasets import Dataset, load_from_disk
 from hone_api.artifact import BaseModelReference
 from hone_api.common import ApiModel
 from hone_api.datareport import DatasetReport
+from hone_api.estimate import Estimate
 from hone_api.finetunejob import FineTuneJobSpec
 from hone_api.layout import PREPARED
 from pydantic import ValidationError
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 from hone_trainer.data import Found
 from hone_trainer.files import flush_tree, write_atomically
 from hone_trainer.model import BaseModel
+from hone_trainer.profile import Choice
 
 FILE = "prepared.json"
 PACKAGES = ("hone", "transformers", "trl", "tokenizers", "datasets")
@@ -25,6 +27,11 @@ DECIDES_THE_DATA = (
     "max_length packing packing_strategy seed eos_token completion_only_loss assistant_only_loss extra".split()
 )
 """Fields of spec.training that decide what the tokenized rows are."""
+DECIDES_THE_PROFILE = (
+    "profile bf16 fp16 per_device_train_batch_size gradient_accumulation_steps activation_checkpointing optim "
+    "max_steps train_sampling_strategy dataloader_num_workers label_smoothing_factor".split()
+)
+"""Fields of spec.training that the profile's choices and the estimate depend on as well."""
 
 
 class PreparedFile(ApiModel):
@@ -34,6 +41,9 @@ class PreparedFile(ApiModel):
     model: BaseModelReference
     dataset_fingerprint: str
     dataset: DatasetReport
+    profile: list[Choice]
+    estimate: Estimate
+    device: str
     warnings: list[str]
     versions: dict[str, str]
 
@@ -43,7 +53,8 @@ def fingerprint(spec: FineTuneJobSpec, base: BaseModel, found: Found) -> str:
     depends_on = {
         "model": [base.reference.to_wire(), base.digest, spec.model.trust_remote_code],
         "dataset": [found.fingerprint, spec.dataset.chat_template],
-        "training": {name: getattr(spec.training, name) for name in DECIDES_THE_DATA},
+        "training": {name: getattr(spec.training, name) for name in (*DECIDES_THE_DATA, *DECIDES_THE_PROFILE)},
+        "method": [spec.method, spec.lora and spec.lora.to_wire(), spec.model.dtype, spec.resources.gpus],
         "versions": versions(),
     }
     return "sha256:" + hashlib.sha256(json.dumps(depends_on, sort_keys=True, default=str).encode()).hexdigest()

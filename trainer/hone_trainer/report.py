@@ -20,8 +20,9 @@ from hone_trainer.evaluation import Measured
 from hone_trainer.files import write_atomically
 from hone_trainer.page import render
 from hone_trainer.prepare import Prepared
+from hone_trainer.profile import Choice
 
-MANIFEST, DEFAULT = "written in the manifest", "default of the library"
+MANIFEST, PROFILE, DEFAULT = "written in the manifest", "profile", "default of the library"
 
 
 def write(root: Path, data: dict[str, Any]) -> list[str]:
@@ -82,26 +83,29 @@ def peaks(log: list[dict[str, Any]]) -> dict[str, int]:
     return {to_camel(name): max(values) for name, values in found.items() if values}
 
 
-def settings(spec: FineTuneJobSpec, args: Any) -> list[dict[str, Any]]:
+def settings(spec: FineTuneJobSpec, args: Any, choices: list[Choice]) -> list[dict[str, Any]]:
     """Name, value and source of each setting that decides the result; `args` is the SFTConfig that is used."""
-    extra: dict[str, Any] = spec.training.to_wire().get("extra") or {}
-    written = spec.training.model_fields_set
+    written, why = spec.training.sft_config(), {choice.field: f"{PROFILE}: {choice.why}" for choice in choices}
+    chosen = {choice.field: choice.value for choice in choices}
+    names = [name for name in TypedArguments.model_fields if hasattr(args, name)]
     found = [
-        (to_camel(name), getattr(args, name), name in written)
-        for name in TypedArguments.model_fields
-        if hasattr(args, name)
+        (
+            to_camel(name),
+            written[name] if name in written else chosen.get(name, getattr(args, name, None)),
+            MANIFEST if name in written else why.get(name, DEFAULT),
+        )
+        for name in dict.fromkeys([*names, *written, *chosen])
     ]
-    found += [(name, value, True) for name, value in extra.items()]
     if spec.method != "full":
         lora = spec.lora or LoraOptions()
         wire = lora.model_dump(by_alias=True)
         found += [
-            (f"lora.{to_camel(name)}", wire[to_camel(name)], name in lora.model_fields_set)
+            (f"lora.{to_camel(name)}", wire[to_camel(name)], MANIFEST if name in lora.model_fields_set else DEFAULT)
             for name in type(lora).model_fields
         ]
     return [
-        {"name": name, "value": json.loads(json.dumps(value, default=str)), "source": MANIFEST if own else DEFAULT}
-        for name, value, own in found
+        {"name": name, "value": json.loads(json.dumps(value, default=str)), "source": source}
+        for name, value, source in found
     ]
 
 

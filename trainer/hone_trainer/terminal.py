@@ -6,6 +6,7 @@ from types import TracebackType
 
 from hone_api.datareport import DatasetReport, SplitReport
 from hone_api.reports import Progress
+from pydantic.alias_generators import to_camel
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
@@ -71,7 +72,15 @@ class Terminal:
     def logged(self, progress: Progress | None) -> None:
         """A step was logged: a line, where there is no bar."""
         if progress and not self._live:
-            self.note(f"step {progress.step}/{progress.total_steps} ({progress.percent} %)  {figures(progress)}")
+            done = f"step {progress.step}/{progress.total_steps} ({progress.percent} %)"
+            named = {name: getattr(progress, name) for name in ("grad_norm", "learning_rate", "epoch")}
+            values = "  ".join(f"{name} {value:.4g}" for name, value in named.items() if value is not None)
+            self.note(f"{done}  {figures(progress)}  {values}")
+
+    def trained(self, metrics: dict[str, float]) -> None:
+        """Print the figures of the whole run, by Trainer's names; runtime is in seconds."""
+        names = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss")
+        self.note("  ".join(f"{name} {metrics[to_camel(name)]:.4g}" for name in names))
 
     def warn(self, warnings: list[str]) -> None:
         """Print warnings, one a line."""

@@ -14,8 +14,8 @@ class Tokenizing(SFTTrainer):
     """The part of SFTTrainer that prepares a dataset; what its `__init__` decides for that is decided here alike."""
 
     def __init__(self, args: SFTConfig, tokenizer: PreTrainedTokenizerBase, sample: dict[str, Any]) -> None:
-        self._sft_config = args
-        self._tokenizer = tokenizer
+        self.sft_config = args
+        self.tokenizer = self._tokenizer = tokenizer
         self.chat_template = None
         if args.assistant_only_loss and not has_generation_markers(tokenizer.chat_template):
             self.chat_template = get_training_chat_template(tokenizer)
@@ -24,11 +24,11 @@ class Tokenizing(SFTTrainer):
 
     def whole(self, rows: Dataset) -> Dataset:
         """`input_ids` and `labels` of every row at its full length, in the rows' order."""
-        args = copy.copy(self._sft_config)
+        args = copy.copy(self.sft_config)
         args.max_length, args.shuffle_dataset = None, False
         tokenized = self._prepare_dataset(rows, self._tokenizer, args, False, None, "given")
         return tokenized.select_columns(["input_ids", "labels"])
 
     def cut(self, whole: Dataset, packing: bool) -> Dataset:
         """What is trained on: rows cut to max_length, or packed into rows of it; rows without a label left out."""
-        return self._prepare_dataset(whole, self._tokenizer, self._sft_config, packing, None, "cut")
+        return self._prepare_dataset(whole, self._tokenizer, self.sft_config, packing, None, "cut")

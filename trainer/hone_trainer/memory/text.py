@@ -26,6 +26,15 @@ def render(plan: Plan) -> str:
     return "\n".join([*lines, *verdict(plan, found)])
 
 
+def sentence(found: Estimate, gpus: int) -> str:
+    """What is needed, and of how many GPUs or of this machine, in a line."""
+    needed = f"memory: about {gib(found.total)} (batch {found.batch}, up to {found.length:,} tokens a row)"
+    if not gpus:
+        return f"{needed} of the host's"
+    fitting = ", ".join(gpu.name for gpu in advice.fitting(found, GPUS))
+    return f"{needed} a device, which fits {fitting or 'no Instinct GPU'}"
+
+
 def heading(settings: Settings, found: Estimate) -> str:
     """What was estimated."""
     checkpointing = "on" if settings.checkpointing else "off"

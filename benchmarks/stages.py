@@ -1,0 +1,132 @@
+"""What comes before the first step: start-up, preparing many rows, planning a 7B model. Each in fresh processes.
+
+Goals: start to the first step 1.2 times the bare imports plus model load; memory of preparing does not grow with the
+rows; a plan in 10 s and 1 GB.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from common import compare, make_model, make_rows, run
+from transformers import LlamaConfig
+
+GIB = 2**30
+BARE = """
+import sys
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig, SFTTrainer
+AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype="auto")
+AutoTokenizer.from_pretrained(sys.argv[1])
+"""
+FIRST_STEP = "step 1/"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--model", type=Path, help="folder of a model for the start-up; default: a tiny one")
+    parser.add_argument("--rows", type=int, default=100_000)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_model(folder / "model")
+        start_up(folder, options.model or folder / "model", options.rounds)
+        many_rows(folder, options.rows)
+        plan(folder)
+
+
+def start_up(folder: Path, model: Path, rounds: int) -> None:
+    make_rows(folder / "few.jsonl", 32)
+    ours, theirs = [], []
+    for number in range(rounds):
+        output = folder / f"start{number}"
+        spec = job("few.jsonl", {"maxSteps": 1, "loggingSteps": 1, "perDeviceTrainBatchSize": 1})
+        claims = [f"here={folder}", f"model={model}"]
+        trainer("prepare", folder, spec, output, claims)
+        ours.append(seconds_to_first_step(folder, spec, output, claims))
+        began = time.monotonic()
+        run([sys.executable, "-c", BARE, str(model)])
+        theirs.append(time.monotonic() - began)
+    compare("start to the first step", "s", ours, theirs, "bare imports and model load")
+
+
+def seconds_to_first_step(folder: Path, spec: dict[str, Any], output: Path, claims: list[str]) -> float:
+    """From the process's start to its first optimizer step, which itself is not counted."""
+    began = time.monotonic()
+    with subprocess.Popen(words("run", folder, spec, output, claims), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        for line in process.stderr:
+            if line.startswith(FIRST_STEP):
+                passed = time.monotonic() - began
+                process.stderr.read()
+                process.wait()
+                metrics = json.loads((output / "manifest.json").read_text())["metrics"]
+                return passed - float(metrics["trainRuntime"])
+    sys.exit("the trainer ended without a step")
+
+
+def many_rows(folder: Path, rows: int) -> None:
+    memory = {}
+    for count in (rows // 10, rows):
+        make_rows(folder / "many.jsonl", count)
+        began = time.monotonic()
+        memory[count] = run(words("prepare", folder, job("many.jsonl", {}), folder / f"many{count}"))[1]
+        print(f"preparing {count:,} rows: {time.monotonic() - began:.0f} s, {memory[count] / GIB:.2f} GiB", flush=True)
+    print(f"  memory of ten times the rows: ratio {memory[rows] / memory[rows // 10]:.2f}")
+
+
+def plan(folder: Path) -> None:
+    (folder / "seven").mkdir()
+    LlamaConfig(
+        hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, vocab_size=32000
+    ).save_pretrained(folder / "seven")
+    spec = job("few.jsonl", {})
+    spec["spec"]["model"] = {"claim": {"name": "here", "path": "seven"}}
+    spec["spec"]["resources"] = {"gpus": 1}
+    manifest = folder / "plan.yaml"
+    manifest.write_text(yaml.safe_dump(spec))
+    began = time.monotonic()
+    _, memory = run([sys.executable, "-m", "hone_trainer", "plan", str(manifest), "--claim", f"here={folder}"])
+    print(f"plan of a 7B model: {time.monotonic() - began:.1f} s, {memory / GIB:.2f} GiB")
+
+
+def job(rows: str, training: dict[str, Any]) -> dict[str, Any]:
+    """A LoRA job on the benchmark's rows, in float32 on the CPU."""
+    return {
+        "apiVersion": "hone.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": "benchmark"},
+        "spec": {
+            "model": {"claim": {"name": "model"}},
+            "dataset": {"claim": {"name": "here", "path": rows}},
+            "training": training,
+            "resources": {"gpus": 0},
+        },
+    }
+
+
+def words(command: str, folder: Path, spec: dict[str, Any], output: Path, claims: list[str] | None = None) -> list[str]:
+    """The trainer's command line."""
+    manifest = folder / f"{output.name}.yaml"
+    manifest.write_text(yaml.safe_dump(spec))
+    found = [sys.executable, "-m", "hone_trainer", command, str(manifest), "--output", str(output)]
+    for claim in claims or [f"here={folder}", f"model={folder / 'model'}"]:
+        found += ["--claim", claim]
+    return [*found, "--port", "0"] if command == "run" else found
+
+
+def trainer(command: str, folder: Path, spec: dict[str, Any], output: Path, claims: list[str]) -> None:
+    run(words(command, folder, spec, output, claims))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The profile's choices and the memory estimate for one job, from its base model, its rows and this device."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from hone_api.datareport import SplitReport
+from hone_api.estimate import Estimate
+from hone_api.finetunejob import FineTuneJobSpec
+from trl.trainer.sft_config import SFTConfig
+
+from hone_trainer import profile
+from hone_trainer.memory import advice, formulas, plan
+from hone_trainer.memory.settings import Settings
+from hone_trainer.profile import Choice, Device, Step
+
+
+@dataclass(frozen=True)
+class Planned:
+    """`config` is the base model's, `rows` those to train on, `max_length` that of SFTConfig."""
+
+    spec: FineTuneJobSpec
+    config: Any
+    device: Device
+    rows: SplitReport
+    max_length: int | None
+
+    def choices(self) -> list[Choice]:
+        """What the profile chooses. Raises HoneError ModelInvalid, InvalidSpec."""
+        if self.spec.training.profile == "none":
+            return []
+        longest = self.max_length or self.rows.lengths.max
+        return profile.choose(self.spec.training, self.device, self.rows, longest, self._peak)
+
+    def estimate(self, args: SFTConfig) -> Estimate:
+        """What a process needs at its peak with these arguments."""
+        return formulas.estimate(self._settings(args))
+
+    def check(self, args: SFTConfig) -> list[str]:
+        """A warning when this machine's memory will hardly do. Raises HoneError ModelTooLarge when the GPU's won't."""
+        error = advice.too_large(self._settings(args), self.device.memory, self.device.name, self._plan.adapter)
+        if error and self.device.kind == "gpu":
+            raise error
+        return [error.sentence()] if error else []
+
+    @cached_property
+    def _plan(self) -> plan.Plan:
+        return plan.of(
+            self.spec, self.config, length=min(self.max_length or self.rows.lengths.max, self.rows.lengths.max)
+        )
+
+    def _peak(self, step: Step) -> int:
+        settings = replace(
+            self._plan.settings,
+            batch=step.batch,
+            length=step.length,
+            packed=step.packed,
+            mixed=step.autocast,
+            checkpointing=step.checkpointing,
+        )
+        return formulas.estimate(settings).total
+
+    def _settings(self, args: SFTConfig) -> Settings:
+        packed = bool(args.packing)
+        return replace(
+            self._plan.settings,
+            batch=args.per_device_train_batch_size,
+            length=args.max_length if packed and args.max_length else self._plan.settings.length,
+            packed=packed and args.packing_strategy != "wrapped",
+            mixed=bool(args.bf16 or args.fp16),
+            checkpointing=bool(args.activation_checkpointing),
+            accumulation=args.gradient_accumulation_steps > 1,
+        )
