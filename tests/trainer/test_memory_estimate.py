@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from hone_api.finetunejob import FineTuneJobSpec
-from hone_trainer.memory import plan
+from hone_trainer.memory import architecture, plan
 from hone_trainer.memory.architecture import apply_adapter, build
 from hone_trainer.memory.formulas import estimate
 from peft import PeftModel
@@ -200,7 +200,7 @@ def test_the_peak_of_a_step_is_as_estimated(
 ) -> None:
     config, job = make(layers), spec(method, batch, length, checkpointing)
     config.dtype = dtype
-    expected = estimate(plan.of(job, config).settings).computed
+    expected = estimate(plan.of(job, architecture.build(config)).settings).computed
     found = peak(networks(config, job), batch, length, checkpointing=checkpointing)
     assert found == pytest.approx(expected, rel=TOLERANCE), f"tracked {found:,}, estimated {expected:,}"
 
@@ -216,7 +216,9 @@ def test_layers_add_up_to_the_whole_model() -> None:
 
     one, three = (peak(networks(config(n), job), 1, 2048, checkpointing=False) for n in (1, 3))
     whole = one + (three - one) // 2 * 31
-    assert whole == pytest.approx(estimate(plan.of(job, config(32)).settings).computed, rel=TOLERANCE)
+    assert whole == pytest.approx(
+        estimate(plan.of(job, architecture.build(config(32))).settings).computed, rel=TOLERANCE
+    )
 
 
 @pytest.fixture
@@ -235,7 +237,7 @@ def test_the_peak_of_one_of_several_processes_with_fsdp2(
 ) -> None:
     config, job = llama_2_7b(2), spec(method, batch, length, checkpointing)
     config.dtype = torch.bfloat16
-    settings = plan.of(job, config, processes=processes, sharding="fsdp").settings
+    settings = plan.of(job, architecture.build(config), processes=processes, sharding="fsdp").settings
     network = networks(config, job)
     if method == "full":
         network = network.float()  # as accelerate does with what is trained

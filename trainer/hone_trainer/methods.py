@@ -1,15 +1,15 @@
 """What method, adapter and optimizer ask of the base model, judged by its config before its weights are downloaded."""
 
 from hone_api.finetunejob import FineTuneJobSpec, LoraOptions
+from transformers import PreTrainedModel
 from trl.trainer.sft_config import SFTConfig
 
-from hone_trainer import adapters, model, optimizers, quantize
+from hone_trainer import adapters, optimizers, quantize
 
 
-def check(spec: FineTuneJobSpec, base: model.BaseModel, args: SFTConfig) -> None:
-    """Raise HoneError InvalidSpec for what does not go together, ModelInvalid for a config of no language model."""
-    outline = model.outline(base, spec.model)
-    quantize.refuse_quantized(spec, base.location, outline.config)
+def check(spec: FineTuneJobSpec, name: str, outline: PreTrainedModel, args: SFTConfig) -> None:
+    """Raise HoneError InvalidSpec for what does not go together; `outline` is the base model without its weights."""
+    quantize.refuse_quantized(spec, name, outline.config)
     if spec.method == "qlora":
         quantize.four_bits()
     if spec.method != "full":

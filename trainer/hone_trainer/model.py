@@ -70,22 +70,6 @@ def load_tokenizer(base: BaseModel, source: BaseModelSource) -> PreTrainedTokeni
         raise _refused(error, base, source) from error
 
 
-def outline(base: BaseModel, source: BaseModelSource) -> PreTrainedModel:
-    """The model as its config describes it, with neither weights nor memory for them.
-
-    Raises HoneError ModelInvalid, InvalidSpec, HubUnauthorized, HubUnreachable.
-    """
-    try:
-        config = AutoConfig.from_pretrained(base.location, **_common(base, source))
-        with torch.device("meta"):
-            network: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-                config, trust_remote_code=source.trust_remote_code
-            )
-            return network
-    except LOAD_ERRORS as error:
-        raise _refused(error, base, source) from error
-
-
 def load(base: BaseModel, spec: FineTuneJobSpec, attention: str | None = None) -> PreTrainedModel:
     """Load the weights as the method trains them; `attention` is the kernel, None: transformers' choice.
 
@@ -126,11 +110,7 @@ def load_unquantized(base: BaseModel, source: BaseModelSource) -> PreTrainedMode
 
 def context(base: BaseModel, source: BaseModelSource) -> int | None:
     """How many tokens the model can read, by its configuration; None when that says nothing. Raises as `load` does."""
-    try:
-        config = AutoConfig.from_pretrained(base.location, **_common(base, source))
-    except LOAD_ERRORS as error:
-        raise _refused(error, base, source) from error
-    found = getattr(config.get_text_config(), "max_position_embeddings", None)
+    found = getattr(load_config(base, source).get_text_config(), "max_position_embeddings", None)
     return found if isinstance(found, int) and found > 0 else None
 
 

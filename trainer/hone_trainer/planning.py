@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from hone_api.datareport import SplitReport
 from hone_api.estimate import Estimate
 from hone_api.finetunejob import FineTuneJobSpec
+from transformers import PreTrainedModel
 from trl.trainer.sft_config import SFTConfig
 
 from hone_trainer import profile
@@ -17,10 +17,10 @@ from hone_trainer.profile import Choice, Device, Step
 
 @dataclass(frozen=True)
 class Planned:
-    """`config` is the base model's, `rows` those to train on, `max_length` that of SFTConfig."""
+    """`outline` is the base model without weights, `rows` those to train on, `max_length` that of SFTConfig."""
 
     spec: FineTuneJobSpec
-    config: Any
+    outline: PreTrainedModel
     device: Device
     rows: SplitReport
     max_length: int | None
@@ -46,7 +46,7 @@ class Planned:
     @cached_property
     def _plan(self) -> plan.Plan:
         return plan.of(
-            self.spec, self.config, length=min(self.max_length or self.rows.lengths.max, self.rows.lengths.max)
+            self.spec, self.outline, length=min(self.max_length or self.rows.lengths.max, self.rows.lengths.max)
         )
 
     def _peak(self, step: Step) -> int:

@@ -31,7 +31,7 @@ from hone_trainer import (
 )
 from hone_trainer.checkpoints import Checkpoint
 from hone_trainer.manifest import Inputs
-from hone_trainer.memory import text
+from hone_trainer.memory import architecture, text
 from hone_trainer.prepared import PreparedFile
 from hone_trainer.prompts import Question
 from hone_trainer.settings import make_sft_config
@@ -136,14 +136,16 @@ def fill(
     """What prepared/ holds. The weights are downloaded last: a mistake in the data shows before. Raises HoneError."""
     arguments_of = partial(arguments.sft_config, spec, scratch, not torch.cuda.is_available())
     written = make_sft_config(arguments_of())
-    methods.check(spec, base, written)
+    config = model.load_config(base, spec.model)
+    outline = architecture.build(config, trust_remote_code=spec.model.trust_remote_code)
+    methods.check(spec, base.location, outline, written)
     rows = data.load(found, written.seed, scratch)
     warnings = checks.before(rows, tokenizer, spec.training)
     whole = tokenize(rows.train, Tokenizing(written, tokenizer, rows.train[0]), rows)
 
     here = device.here()
     lengths = datareport.examine(whole, limit_of(written))
-    planned = planning.Planned(spec, model.load_config(base, spec.model), here, lengths, written.max_length)
+    planned = planning.Planned(spec, outline, here, lengths, written.max_length)
     choices = planned.choices()
     args = make_sft_config(arguments_of(choices))
     warnings += planned.check(args)

@@ -38,28 +38,28 @@ def run(options: PlanOptions) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info" if options.verbose else "error")
     from hone_trainer import model, quantize
-    from hone_trainer.memory import text
+    from hone_trainer.memory import architecture, text
 
     base = model.find(spec.model, inputs, None)
     config = model.load_config(base, spec.model)
     quantize.refuse_quantized(spec, base.location, config)
-    found = of(spec, config)
+    found = of(spec, architecture.build(config, trust_remote_code=spec.model.trust_remote_code))
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     print(text.render(found))
 
 
 def of(
-    spec: FineTuneJobSpec, config: Any, *, length: int | None = None, processes: int = 1, sharding: Sharding = "none"
+    spec: FineTuneJobSpec, network: Any, *, length: int | None = None, processes: int = 1, sharding: Sharding = "none"
 ) -> Plan:
-    """The plan for a transformers config. `length` is that of the longest row, where it is known.
+    """The plan for a model on the meta device, which gets its adapter. `length`: of the longest row, where it is known.
 
     Raises HoneError ModelInvalid, InvalidSpec.
     """
     from hone_trainer import quantize
     from hone_trainer.memory import architecture
 
-    network = architecture.build(config, trust_remote_code=spec.model.trust_remote_code)
+    config = network.config
     shape = architecture.read(network)
     if spec.model.dtype != "auto":
         shape = replace(shape, weight_bytes=WIDTHS[spec.model.dtype])
