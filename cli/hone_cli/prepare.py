@@ -1,12 +1,11 @@
 """`hone prepare`: what a dataset is like and what will be learned from it, before any GPU is held."""
 
-import shlex
 from pathlib import Path
 
 import typer
 
 from hone_cli import child, documents, options, output
-from hone_cli.run import File, Output, trainer_arguments
+from hone_cli.run import File, Output, run_command, trainer_arguments
 
 
 def command(file: File, output_: Output = None, claim: options.Claims = [], verbose: options.Verbose = False) -> None:  # noqa: B006
@@ -21,5 +20,5 @@ def command(file: File, output_: Output = None, claim: options.Claims = [], verb
         on_stop=lambda: output.hint("Stopping: what was downloaded stays in the cache."),
     )
     if code == 0:
-        output.next_step("Train on it", shlex.join(["hone", "run", str(file), "--output", str(folder)]))
+        output.next_step("Train on it", run_command(file, folder, claims))
     raise typer.Exit(code)

@@ -29,8 +29,7 @@ def command(file: File, output_: Output = None, claim: options.Claims = [], verb
     if code == 0:
         output.next_step("Talk to it, with `hone chat` in another terminal", f"hone serve {shlex.quote(str(folder))}")
     elif code == INTERRUPTED_EXIT_CODE:
-        again = ["hone", "run", str(file), "--output", str(folder), *_claim_options(claims)]
-        output.next_step("Go on from the checkpoint", shlex.join(again))
+        output.next_step("Go on from the checkpoint", run_command(file, folder, claims))
     raise typer.Exit(code)
 
 
@@ -38,6 +37,11 @@ def trainer_arguments(command: str, file: Path, folder: Path, claims: dict[str, 
     """The trainer's command line for `run` or `prepare`."""
     arguments = [command, str(file), "--output", str(folder), *_claim_options(claims)]
     return [*arguments, "--verbose"] if verbose else arguments
+
+
+def run_command(file: Path, folder: Path, claims: dict[str, str]) -> str:
+    """What a user types to train, or to go on."""
+    return shlex.join(["hone", "run", str(file), "--output", str(folder), *_claim_options(claims)])
 
 
 def _claim_options(claims: dict[str, str]) -> list[str]:

@@ -11,6 +11,7 @@ from hone_api.common import ApiModel
 from hone_api.datareport import SplitReport
 from hone_api.training import TrainingArguments
 from pydantic import Field
+from pydantic.alias_generators import to_camel
 
 Effect = Literal["none", "rounding", "order", "packing"]
 
@@ -40,7 +41,8 @@ class Choice(ApiModel):
     def sentence(self) -> str:
         """Field, value, reason and effect in words."""
         changes = "" if self.effect == "none" else f" (changes {EFFECTS[self.effect]})"
-        return f"{self.field} {self.value}: {self.why}{changes}"
+        value = str(self.value).lower() if isinstance(self.value, bool) else self.value
+        return f"{to_camel(self.field)}: {value}, since {self.why}{changes}"
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def _attention(device: Device, autocast: bool) -> Choice:
     if device.kind == "gpu" and device.has_flash_attention and autocast:
         why = "FlashAttention is installed, and needs no padding"
         return Choice(field=ATTENTION, value="flash_attention_2", why=why, effect="rounding")
-    why = "torch's own fused kernel" + ("" if device.kind == "cpu" else ": FlashAttention is not installed")
+    why = "torch has a fused kernel of its own" + ("" if device.kind == "cpu" else ", and FlashAttention is missing")
     return Choice(field=ATTENTION, value="sdpa", why=why, effect="none")
 
 
@@ -149,10 +151,12 @@ def _batch(written: dict[str, Any], device: Device, rows: SplitReport, step: Ste
         found.append(Choice(field="activation_checkpointing", value=best.checkpointing, why=why, effect="none"))
     if batch is None and best.batch != BATCH_OF_TRL:
         effect: Effect = "packing" if step.packed else "rounding"
-        why = f"{together} {'packed rows' if step.packed else 'rows'} a step; about {_gib(peak(best))}, and {has}"
+        why = (
+            f"{together} {'packed rows' if step.packed else 'rows'} a step take about {_gib(peak(best))} so, and {has}"
+        )
         found.append(Choice(field=BATCH, value=best.batch, why=why, effect=effect))
         if accumulation is None and together > best.batch:
-            why = f"keeps {together} rows a step"
+            why = f"that keeps {together} rows a step"
             found.append(Choice(field=ACCUMULATION, value=together // best.batch, why=why, effect="rounding"))
     return found
 

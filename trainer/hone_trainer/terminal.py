@@ -25,7 +25,7 @@ ROWS: dict[str, Callable[[SplitReport], str]] = {
     "rows with nothing left to learn": lambda split: f"{split.dropped_rows:,}",
     "rows with nothing to learn": lambda split: f"{split.empty_rows:,}",
     "rows that repeat another": lambda split: f"{split.duplicate_rows:,}",
-    "rows trained on, after packing": lambda split: f"{split.kept_rows:,}",
+    "rows left, after cutting and packing": lambda split: f"{split.kept_rows:,}",
 }
 """The lines of the dataset's report."""
 
