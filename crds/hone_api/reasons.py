@@ -97,7 +97,7 @@ HUB_UNAUTHORIZED = Reason(
 NON_FINITE_LOSS = Reason(
     "NonFiniteLoss",
     68,
-    "The loss became NaN or infinite.",
+    "The loss, the gradients or the weights became NaN or infinite.",
     "Lower spec.training.learningRate, set maxGradNorm, or train in bfloat16 rather than float16.",
 )
 MODEL_TOO_LARGE = Reason(
@@ -116,7 +116,7 @@ INTERNAL_ERROR = Reason(
     "InternalError",
     70,
     "Something failed that has no name yet.",
-    "Look at the pod's log; if it comes again, report it with that log.",
+    "If it comes again, report it with the traceback in the folder logs of the output; --verbose shows it, too.",
 )
 HUB_UNREACHABLE = Reason(
     "HubUnreachable",
@@ -128,7 +128,8 @@ DISK_FULL = Reason(
     "DiskFull",
     74,
     "A volume is full.",
-    "Enlarge the claim, or lower spec.checkpoint.saveTotalLimit.",
+    "Free some of it, enlarge the claim (spec.output.storage.size), or lower spec.checkpoint.saveTotalLimit; "
+    "the next start goes on from the newest checkpoint.",
 )
 INTERRUPTED = Reason(
     "Interrupted",

@@ -414,10 +414,22 @@ class Forks:
 
 
 @pytest.fixture(scope="session")
-def forks(tmp_path_factory: pytest.TempPathFactory, claim: Path) -> Iterator[Forks]:
-    made = Forks(tmp_path_factory.mktemp("forks"), claim, {})
-    yield made
-    made.close()
+def make_forks(tmp_path_factory: pytest.TempPathFactory, claim: Path) -> Iterator[Callable[..., Forks]]:
+    """Start a process to fork trainers from: make_forks(environ)."""
+    started: list[Forks] = []
+
+    def make(environ: dict[str, str]) -> Forks:
+        started.append(Forks(tmp_path_factory.mktemp("forks"), claim, environ))
+        return started[-1]
+
+    yield make
+    for found in started:
+        found.close()
+
+
+@pytest.fixture(scope="session")
+def forks(make_forks: Callable[..., Forks]) -> Forks:
+    return make_forks({})
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,8 @@ Job = Callable[..., dict[str, Any]]
 
 SAVE_STEPS = 3
 ANYWHERE = 8
-START_SECONDS, RESUME_SECONDS = 1.2, 0.1
-"""Within which starts are killed at random, and a resume while it loads; longer than that takes is no mistake."""
+RESUME_SECONDS = 0.03
+"""Within which a checkpoint is loaded, or a little more."""
 
 
 def long_job(job: Job, method: str) -> dict[str, Any]:
@@ -35,7 +35,9 @@ def long_job(job: Job, method: str) -> dict[str, Any]:
 
 def plans(chance: random.Random, whole: Any, kill: Callable[..., Any]) -> list[Any]:
     """When to kill each start: at random, and inside the phases where most is at stake."""
-    lengths = {"listening": START_SECONDS, "resuming": RESUME_SECONDS}
+    began = {phase: min(at for at, _, name in whole.events if name == phase) for phase in ("listening", "training")}
+    few_steps = 6 * whole.durations("training")[0] / 100
+    lengths = {"listening": began["training"] - began["listening"] + few_steps, "resuming": RESUME_SECONDS}
     for phase in ("saving", "evaluating", "keeping", "describing"):
         lengths[phase] = statistics.median(whole.durations(phase))
 

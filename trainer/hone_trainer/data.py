@@ -13,7 +13,7 @@ from hone_api.finetunejob import DatasetSource
 from hone_api.reasons import DATASET_EMPTY, DATASET_INVALID, DATASET_NOT_FOUND, INVALID_SPEC, HoneError
 
 from hone_trainer import formats, hub, rows
-from hone_trainer.errors import hub_error
+from hone_trainer.errors import hub_error, writing
 from hone_trainer.manifest import Inputs
 
 Stream = Callable[[], Iterable[rows.Row]]
@@ -159,7 +159,8 @@ def _dataset(stream: Stream, columns: dict[str, str], folder: Path) -> Dataset:
         for where, row in stream():
             yield formats.shape(where, row, columns)
 
-    return Dataset.from_generator(shaped, cache_dir=str(folder), fingerprint=folder.name)
+    with writing(folder):
+        return Dataset.from_generator(shaped, cache_dir=str(folder), fingerprint=folder.name)
 
 
 def _split(dataset: Dataset, fraction: float | None, seed: int) -> tuple[Dataset, Dataset | None]:

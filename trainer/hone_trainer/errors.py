@@ -19,8 +19,14 @@ from hone_api.reasons import (
     HoneError,
 )
 
-_DISK_FULL = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed", "unexpected pos")
-"""How libraries that raise no OSError say that a write failed: safetensors, then torch.save."""
+_DISK_FULL = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "PytorchStreamWriter failed",
+    "unexpected pos",
+    "Not enough disk space",
+)
+"""How libraries say without an errno that a write failed: safetensors, torch.save, datasets."""
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory")
 """How torch says it on a GPU, how on a CPU, and how the operating system does."""
 

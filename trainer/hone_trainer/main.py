@@ -6,10 +6,11 @@ import traceback
 from pathlib import Path
 
 from hone_api.dtypes import DTYPES
-from hone_api.layout import TRAINER_PORT
+from hone_api.layout import LOGS, TRAINER_PORT
 from hone_api.reasons import INTERNAL_ERROR, INTERRUPTED, INTERRUPTED_EXIT_CODE, HoneError
 from hone_api.reports import TerminationMessage
 
+from hone_trainer.errors import named, writing
 from hone_trainer.options import MergeOptions, Options, PlanOptions
 from hone_trainer.stop import Interrupted, Stop
 from hone_trainer.telemetry import Telemetry
@@ -40,13 +41,14 @@ def outcome(options: Options, stop: Stop) -> tuple[int, TerminationMessage]:
     telemetry = Telemetry()
     try:
         try:
-            from hone_trainer.run import prepare, run
+            with writing(options.output):
+                from hone_trainer.run import prepare, run
 
-            if options.command == "prepare":
-                return 0, telemetry.prepared(prepare(options))
-            return 0, telemetry.succeeded(run(options, stop, telemetry))
+                if options.command == "prepare":
+                    return 0, telemetry.prepared(prepare(options))
+                return 0, telemetry.succeeded(run(options, stop, telemetry))
         except Exception as error:
-            code, failure = failed(error, options.verbose)
+            code, failure = failed(error, options.verbose, options.output / LOGS)
             return code, telemetry.failed(failure.reason.name, failure.sentence())
     except Interrupted:
         done = telemetry.progress
@@ -78,20 +80,33 @@ def merged(options: MergeOptions) -> int:
             merge(options)
             return 0
         except Exception as error:
-            return failed(error, options.verbose)[0]
+            return failed(error, options.verbose, None)[0]
     except Interrupted:
         print(f"stopped; {options.out} was not written", file=sys.stderr)
         return INTERRUPTED_EXIT_CODE
 
 
-def failed(error: Exception, verbose: bool) -> tuple[int, HoneError]:
-    """Show what an exception means; its exit code, and the failure that it is."""
-    from hone_trainer.errors import named
-
+def failed(error: Exception, verbose: bool, logs: Path | None) -> tuple[int, HoneError]:
+    """Show what an exception means; its exit code, and the failure that it is. Tracebacks are kept in `logs`."""
     failure = named(error)
-    unnamed = failure.reason is INTERNAL_ERROR and failure is not error
-    show(failure, error if verbose or unnamed else None)
+    if failure.reason is INTERNAL_ERROR and failure is not error:
+        file = logs and kept(error, logs)
+        shown = f"with the traceback in {file}; --verbose shows it, too." if file else "with what --verbose shows."
+        failure = HoneError(failure.reason, failure.message, remedy=f"If it comes again, report it {shown}")
+    show(failure, error if verbose else None)
     return failure.reason.exit_code or 70, failure
+
+
+def kept(error: Exception, logs: Path) -> Path | None:
+    """The file that now has the traceback of a failure without a name; when it can't be written, it is printed."""
+    file = logs / "traceback.txt"
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    except OSError:
+        traceback.print_exception(error)
+        return None
+    return file
 
 
 def show(failure: HoneError, cause: BaseException | None) -> None:
