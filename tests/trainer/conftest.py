@@ -2,12 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,13 @@ def make_tokenizer(chat_template: str | None) -> PreTrainedTokenizerFast:
     return fast
 
 
-def make_model(folder: Path, chat_template: str | None = CHAT_TEMPLATE) -> Path:
+def make_model(folder: Path, chat_template: str | None = CHAT_TEMPLATE, hidden_size: int = 32) -> Path:
     """Save a Llama of some 40,000 parameters."""
     tokenizer = make_tokenizer(chat_template)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
+        hidden_size=hidden_size,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
@@ -78,6 +79,9 @@ def claim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_model(root / "tiny")
     make_model(root / "no-template", chat_template=None)
     make_model(root / "generation", chat_template=GENERATION_TEMPLATE)
+    make_model(root / "wide", hidden_size=64)
+    shutil.copytree(root / "tiny", root / "truncated")
+    os.truncate(root / "truncated/model.safetensors", 100_000)
     write_jsonl(root / "text.jsonl", [{"text": f"{sentence} {n}"} for n in range(4) for sentence in SENTENCES])
     write_jsonl(root / "chat.jsonl", [{"messages": chat(sentence)} for sentence in SENTENCES])
     write_jsonl(root / "pairs.jsonl", [{"prompt": "say: ", "completion": sentence} for sentence in SENTENCES])
@@ -372,7 +376,7 @@ class Forks:
 
     def run(
         self,
-        document: dict[str, Any],
+        documents: dict[str, Any] | list[dict[str, Any]],
         output: Path,
         *kills: Kill,
         fill: dict[str, Any] | None = None,
@@ -380,11 +384,20 @@ class Forks:
         arguments: tuple[str, ...] = (),
     ) -> Fork:
         """Run a job to its end, sending the signals that `kills` say, in their order."""
-        self._count += 1
-        manifest = write_manifest(self.folder / f"job-{self._count}.yaml", document)
-        word, log = self.folder / f"word-{self._count}", self.folder / f"log-{self._count}"
+        given = documents if isinstance(documents, list) else [documents]
+        manifest = write_manifest(self.folder / f"job-{self._count}.yaml", *given)
+        word = self.folder / f"word-{self._count}"
         argv = ["run", str(manifest), "--output", str(output), "--claim", f"claim={self._claim}", "--port", "0"]
         argv += ["--termination-log", str(word), *arguments]
+        ended = self.command(argv, *kills, fill=fill, limit=limit)
+        return replace(ended, output=output, word=json.loads(word.read_text()) if word.exists() else {})
+
+    def command(
+        self, argv: list[str], *kills: Kill, fill: dict[str, Any] | None = None, limit: int | None = None
+    ) -> Fork:
+        """Run any command of the trainer."""
+        self._count += 1
+        log = self.folder / f"log-{self._count}"
         assert self._zygote.stdin
         self._zygote.stdin.write(json.dumps({"argv": argv, "log": str(log), "fill": fill, "limit": limit}) + "\n")
         self._zygote.stdin.flush()
@@ -403,8 +416,7 @@ class Forks:
                 time.sleep(waiting[0].delay)
                 signalled.append(time.monotonic())
                 os.kill(pid, waiting.pop(0).number)
-        said = json.loads(word.read_text()) if word.exists() else {}
-        return Fork(int(value), said, output, log.read_text(), events, signalled)
+        return Fork(int(value), {}, self.folder, log.read_text(), events, signalled)
 
     def close(self) -> None:
         assert self._zygote.stdin

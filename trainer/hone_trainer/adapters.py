@@ -62,12 +62,12 @@ def merge_into(base: PreTrainedModel, config: PeftConfig, weights: dict[str, tor
         adapted = get_peft_model(base, config)
         result: Any = set_peft_model_state_dict(adapted, weights)
     except (ValueError, RuntimeError, KeyError) as error:
-        raise HoneError(ADAPTER_MISMATCH, f"The adapter does not fit the base model: {_line(error)}") from error
+        raise HoneError(ADAPTER_MISMATCH, f"The adapter does not fit {base.name_or_path}: {_line(error)}") from error
     left = sorted(result.unexpected_keys)
     lacking = sorted(name for name in result.missing_keys if ".lora_" in name or ".modules_to_save." in name)
     if left or lacking:
         which = f"has {left[0]}, which the model lacks" if left else f"lacks {lacking[0]}, which the model has"
-        raise HoneError(ADAPTER_MISMATCH, f"The adapter does not fit the base model: it {which}")
+        raise HoneError(ADAPTER_MISMATCH, f"The adapter does not fit {base.name_or_path}: it {which}")
     try:
         return adapted.merge_and_unload(safe_merge=True)  # type: ignore[return-value]
     except ValueError as error:  # PEFT's check for NaN and infinity

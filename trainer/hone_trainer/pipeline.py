@@ -119,11 +119,13 @@ def train(run: Run, root: Path, stop: Stop, telemetry: Telemetry, terminal: Term
         trainer.add_callback(Curves(root / LOGS, checkpoint.account if checkpoint else None, run.metrics_log.last))
     trainer.add_callback(ReportCallback(trainer, telemetry, run.metrics_log, terminal))
     trainer.add_callback(StopCallback(stop, run.group))
-    with stop.deferred():
-        account = trainer.fit(checkpoint, evaluation.before(trainer, run.prepared, root, stop, terminal))
-        stopped = run.group.any(stop.requested)
-    if run.metrics_log:
-        run.metrics_log.close()
+    try:
+        with stop.deferred():
+            account = trainer.fit(checkpoint, evaluation.before(trainer, run.prepared, root, stop, terminal))
+            stopped = run.group.any(stop.requested)
+    finally:
+        if run.metrics_log:
+            run.metrics_log.close()
     if stopped or stop.requested:
         raise Interrupted
     telemetry.progress = telemetry.progress or Progress(step=step, total_steps=step, percent=100)

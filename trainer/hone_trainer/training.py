@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy
 import torch
-from hone_api.reasons import NON_FINITE_LOSS, HoneError
+from hone_api.reasons import NON_FINITE_LOSS, OUT_OF_MEMORY, HoneError
+from peft import PeftModel
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerControl, TrainerState
@@ -20,7 +21,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from hone_trainer import checkpoints
 from hone_trainer.checkpoints import Account, Checkpoint
-from hone_trainer.errors import writing
+from hone_trainer.errors import named, writing
 from hone_trainer.group import Group
 from hone_trainer.stop import EvaluationInterrupted
 
@@ -55,7 +56,12 @@ class HoneTrainer(SFTTrainer):
             return self._only_save(checkpoint)
         self._resumed = checkpoint.account if checkpoint else None
         self._measure_before = None if checkpoint else measure_before
-        self.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
+        try:
+            self.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
+        except Exception as error:
+            if named(error).reason is OUT_OF_MEMORY:
+                raise self._out_of_memory(named(error).message) from error
+            raise
         return replace(self.account(), loss_since_log=0.0)  # `train` has added it to the sum at its end
 
     def account(self) -> Account:
@@ -143,6 +149,21 @@ class HoneTrainer(SFTTrainer):
     def _not_finite(self, found: str) -> HoneError:
         rate = f"with spec.training.learningRate {self.args.learning_rate:g}"
         return HoneError(NON_FINITE_LOSS, f"The {found} at step {self.state.global_step}, {rate}")
+
+    def _out_of_memory(self, found: str) -> HoneError:
+        args: Any = self.args
+        batch, length = args.per_device_train_batch_size, args.max_length
+        advice = [f"lower spec.training.maxLength, which is {length}"] if length else ["set spec.training.maxLength"]
+        if batch > 1:
+            advice.insert(0, f"lower spec.training.perDeviceTrainBatchSize, which is {batch}")
+        if not args.activation_checkpointing:
+            advice.append("turn on spec.training.activationCheckpointing")
+        if not isinstance(self.model, PeftModel):
+            advice.append("set spec.method to lora")
+        *first, last = advice
+        remedy = f"{', '.join(first)}, or {last}" if first else last
+        step = f"in the step after {self.state.global_step}"
+        return HoneError(OUT_OF_MEMORY, f"{found}, {step}", remedy=f"{remedy[0].upper()}{remedy[1:]}.")
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         self._grad_norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
