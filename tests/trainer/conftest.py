@@ -1,5 +1,6 @@
 """A tiny model and datasets that the tests make themselves, and two ways to run the trainer."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -415,7 +416,8 @@ class Forks:
             while waiting and kind == "begin" and pid and (waiting[0].phase, waiting[0].at) == (value, seen):
                 time.sleep(waiting[0].delay)
                 signalled.append(time.monotonic())
-                os.kill(pid, waiting.pop(0).number)
+                with contextlib.suppress(ProcessLookupError):  # it has ended just now
+                    os.kill(pid, waiting.pop(0).number)
         return Fork(int(value), {}, self.folder, log.read_text(), events, signalled)
 
     def close(self) -> None:

@@ -89,7 +89,10 @@ def test_killed_at_twenty_moments_a_run_ends_as_if_nothing_had_happened(
     for plan in plans(random.Random(seed), whole, kill):
         ended = forks.run(document, tmp_path / "out", plan)
         again = f"{plan}, ended with {ended.code}; repeat with HONE_KILL_SEED={seed}\n{ended.log}"
-        assert ended.code in ((-SIGKILL,) if plan.number == SIGKILL else (75,)), again
+        allowed = {-SIGKILL if plan.number == SIGKILL else 75}
+        if plan.phase in ("keeping", "describing"):
+            allowed.add(0)  # milliseconds before the end: the run may have been faster
+        assert ended.code in allowed, again
         ends[ended.code] += 1
         inside[plan.phase] += ended.signalled_in(plan.phase)
     last = forks.run(document, tmp_path / "out")
