@@ -382,6 +382,7 @@ class Forks:
         *kills: Kill,
         fill: dict[str, Any] | None = None,
         limit: int | None = None,
+        gpu: int | None = None,
         arguments: tuple[str, ...] = (),
     ) -> Fork:
         """Run a job to its end, sending the signals that `kills` say, in their order."""
@@ -390,17 +391,15 @@ class Forks:
         word = self.folder / f"word-{self._count}"
         argv = ["run", str(manifest), "--output", str(output), "--claim", f"claim={self._claim}", "--port", "0"]
         argv += ["--termination-log", str(word), *arguments]
-        ended = self.command(argv, *kills, fill=fill, limit=limit)
+        ended = self.command(argv, *kills, fill=fill, limit=limit, gpu=gpu)
         return replace(ended, output=output, word=json.loads(word.read_text()) if word.exists() else {})
 
-    def command(
-        self, argv: list[str], *kills: Kill, fill: dict[str, Any] | None = None, limit: int | None = None
-    ) -> Fork:
-        """Run any command of the trainer."""
+    def command(self, argv: list[str], *kills: Kill, **conditions: Any) -> Fork:
+        """Run any command of the trainer, under the conditions that zygote.py knows."""
         self._count += 1
         log = self.folder / f"log-{self._count}"
         assert self._zygote.stdin
-        self._zygote.stdin.write(json.dumps({"argv": argv, "log": str(log), "fill": fill, "limit": limit}) + "\n")
+        self._zygote.stdin.write(json.dumps({"argv": argv, "log": str(log), **conditions}) + "\n")
         self._zygote.stdin.flush()
         waiting, events, pid = list(kills), [], 0
         signalled: list[float] = []

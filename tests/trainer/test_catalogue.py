@@ -114,6 +114,10 @@ class Provoke:
         assert "set spec.method to lora" in failed.word["message"]
         return failed, "spec.training.perDeviceTrainBatchSize, which is 1024"
 
+    def ModelTooLarge(self) -> tuple[Any, str]:
+        failed = self._forks.run(self._job(method="full", resources={"gpus": 1}), self.out, gpu=2**20)
+        return failed, "a small GPU has 0.0 GiB"
+
     def InternalError(self) -> tuple[Any, str]:
         (self.out / "logs/metrics.jsonl").mkdir(parents=True)
         failed = self.run()

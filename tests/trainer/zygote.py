@@ -1,9 +1,9 @@
 """A process that has done the trainer's imports, and forks a trainer for each line that it is given.
 
-A line is JSON: `argv`, `log` (file for what it prints), `fill` (see Phases) and `limit` (bytes of address space that it
-may take beyond what it has). What happens is written to the file descriptor given as argument, a line each: `pid N`,
-`begin PHASE SECONDS`, `end PHASE SECONDS` (of time.monotonic), and at last `exit STATUS`, as os.waitstatus_to_exitcode
-says it.
+A line is JSON: `argv`, `log` (file for what it prints), `fill` (see Phases), `limit` (bytes of address space that it may
+take beyond what it has) and `gpu` (bytes of memory of a GPU that it is to plan for). What happens is written to the file
+descriptor given as argument, a line each: `pid N`, `begin PHASE SECONDS`, `end PHASE SECONDS` (of time.monotonic), and
+at last `exit STATUS`, as os.waitstatus_to_exitcode says it.
 """
 
 import functools
@@ -18,7 +18,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from hone_trainer import checkpoints, data, main, pipeline, save, stop, training
+from hone_trainer import checkpoints, data, device, main, pipeline, save, stop, training
+from hone_trainer.profile import Device
 
 PHASES: dict[str, tuple[Any, str]] = {
     "listening": (stop.Stop, "listen"),
@@ -85,6 +86,9 @@ def child(asked: dict[str, Any], channel: int) -> int:
     if asked.get("limit"):
         taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (taken + asked["limit"],) * 2)
+    if asked.get("gpu"):  # there is none: what the estimate is compared with is given, all else is real
+        small = Device("gpu", "a small GPU", asked["gpu"], False, False, 1)
+        device.here = lambda: small
     return main.main(asked["argv"])
 
 

@@ -66,7 +66,7 @@ def planned(options: PlanOptions) -> int:
             run(options)
             return 0
         except Exception as error:
-            return failed(error, options.verbose)[0]
+            return failed(error, options.verbose, None)[0]
     except Interrupted:
         return INTERRUPTED_EXIT_CODE
 
