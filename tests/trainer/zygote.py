@@ -1,9 +1,9 @@
 """A process that has done the trainer's imports, and forks a trainer for each line that it is given.
 
-A line is JSON: `argv`, `log` (file for what it prints), `fill` (see Phases), `limit` (bytes of address space that it may
-take beyond what it has) and `gpu` (bytes of memory of a GPU that it is to plan for). What happens is written to the file
-descriptor given as argument, a line each: `pid N`, `begin PHASE SECONDS`, `end PHASE SECONDS` (of time.monotonic), and
-at last `exit STATUS`, as os.waitstatus_to_exitcode says it.
+A line is JSON: `argv`, `log` (file for what it prints), `fill` (see Phases), `limit` (bytes of address space that it
+may take beyond what it has) and `gpu` (bytes of memory of a GPU that it is to plan for). What happens is written to the
+file descriptor given as argument, a line each: `pid N`, `begin PHASE SECONDS`, `end PHASE SECONDS` (of time.monotonic),
+and at last `exit STATUS`, as os.waitstatus_to_exitcode says it.
 """
 
 import functools
