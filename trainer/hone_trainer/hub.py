@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-import datasets
 from hone_api.reasons import HUB_UNREACHABLE, HoneError
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.file_download import repo_folder_name
@@ -60,18 +59,22 @@ def download(kind: RepoType, name: str, commit: str, patterns: list[str]) -> Pat
 @contextmanager
 def offline() -> Iterator[None]:
     """Inside, only the cache is used: no library below tries the hub."""
-    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    from datasets import config
+
+    before = constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE
     _go_offline()
     try:
         yield
     finally:
-        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
+        constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE = before
 
 
 def _go_offline() -> None:
     """Spare the libraries below their attempts, each of which would wait and be repeated."""
+    from datasets import config  # late: a plan has no use for it, and it takes a second
+
     constants.HF_HUB_OFFLINE = True
-    datasets.config.HF_HUB_OFFLINE = True
+    config.HF_HUB_OFFLINE = True
 
 
 def _cached_commit(kind: RepoType, name: str, revision: str) -> str | None:

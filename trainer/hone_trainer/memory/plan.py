@@ -37,6 +37,7 @@ def run(options: PlanOptions) -> None:
     spec = inputs.job.spec
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info" if options.verbose else "error")
+    sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type] # PEFT would import it, and take 4 s longer
     from hone_trainer import model, quantize
     from hone_trainer.memory import architecture, text
 
