@@ -302,6 +302,18 @@ class FineTuneJobSpec(ApiModel):
                 "training.lrSchedulerType reduce_lr_on_plateau follows the evaluation loss: set dataset.evalFraction "
                 "or evalSplit, or take another schedule",
             ),
+            rule(
+                "!has(self.training) || !has(self.training.parallelism) || self.training.parallelism != 'fsdp' || "
+                "(has(self.resources) && has(self.resources.gpus) && self.resources.gpus > 1)",
+                "training.parallelism fsdp splits the model among several GPUs: set resources.gpus to 2 or more, or "
+                "remove it",
+            ),
+            rule(
+                "self.method != 'qlora' || !has(self.training) || !has(self.training.parallelism) || "
+                "self.training.parallelism != 'fsdp'",
+                "training.parallelism fsdp does not go with method qlora, whose weights in 4 bits can't be split: "
+                "remove it, or set method: lora",
+            ),
             rule("self.model == oldSelf.model", f"model {_UNCHANGEABLE}"),
             rule("self.dataset == oldSelf.dataset", f"dataset {_UNCHANGEABLE}"),
             rule("self.method == oldSelf.method", f"method {_UNCHANGEABLE}"),

@@ -158,6 +158,12 @@ class TrainingArguments(TypedArguments):
         "what is learned stays the same; none: TRL's defaults.",
         examples=["none"],
     )
+    parallelism: Literal["ddp", "fsdp"] = Field(
+        "ddp",
+        description="How several GPUs share the work. ddp: each has the whole model; fsdp: each has a part of every "
+        "layer (FSDP2), for models that one GPU can't hold.",
+        examples=["fsdp"],
+    )
     extra: dict[ExtraField, Any] = Field(
         {},
         description="Any further field of SFTConfig, camelCased, with its value as it stands there.",

@@ -17,6 +17,7 @@ from hone_trainer.endings import Ending, Word, decide
 from hone_trainer.options import Options
 from hone_trainer.processes import places, rendezvous
 from safetensors.torch import load_file
+from torch.distributed.checkpoint import FileSystemReader, TensorStorageMetadata
 
 Job = Callable[..., dict[str, Any]]
 Train = Callable[..., Any]
@@ -201,6 +202,64 @@ def test_a_loss_that_is_not_finite_is_the_failure_of_all(job: Job, together: Cal
     failed = together(job(method="full", training={"adamEpsilon": 0, "optim": "adamw_torch"}), 2)
     word = decide([Ending(rank, 1, rank, word) for rank, word in enumerate(failed.words)])
     assert (word.outcome, word.reason) == ("Failed", "NonFiniteLoss")
+
+
+@pytest.mark.parametrize(
+    ("method", "dtype", "kept", "tolerance"),
+    [
+        ("full", "float32", ["model/model.safetensors"], 1e-4),
+        # adapters in float32 on a base in bfloat16, whose rounding the order of sums changes
+        ("lora", "bfloat16", ["adapter/adapter_model.safetensors", "merged/model.safetensors"], 2e-2),
+    ],
+)
+def test_a_model_that_is_split_learns_the_same_and_goes_on_after_a_stop(
+    job: Job,
+    ranks: Ranks,
+    together: Callable[..., Together],
+    tmp_path: Path,
+    method: str,
+    dtype: str,
+    kept: list[str],
+    tolerance: float,
+) -> None:
+    def document(parallelism: str) -> dict[str, Any]:
+        return job(
+            model={"claim": {"name": "claim", "path": "tiny"}, "dtype": dtype},
+            method=method,
+            training={"maxSteps": 20, "parallelism": parallelism, "evalSteps": 10},
+            dataset=EVALUATED,
+            checkpoint={"saveSteps": 1000},
+            evaluation={"prompts": ["the trainer"]},
+            **({"output": {"save": "both"}} if method == "lora" else {}),
+        )
+
+    def stop_the_second() -> None:
+        wait_for_step(tmp_path / "fsdp", 3)
+        ranks.processes[1].send_signal(signal.SIGTERM)
+
+    stopped = together(document("fsdp"), 2, output="fsdp", meanwhile=stop_the_second)
+    assert [word.outcome for word in stopped.words] == ["Interrupted"] * 2
+    (checkpoint,) = (tmp_path / "fsdp/checkpoints").glob("step-*")
+    assert parts_of_weights(checkpoint) == {2}
+
+    fsdp = together(document("fsdp"), 2, output="fsdp")
+    ddp = together(document("ddp"), 2, output="ddp")
+    assert [word.outcome for word in fsdp.words + ddp.words] == ["Succeeded"] * 4
+    losses, others = ([line["loss"] for line in lines(run.output) if "loss" in line] for run in (fsdp, ddp))
+    assert losses == pytest.approx(others, abs=tolerance)
+    assert len(losses) == 20
+    for name in kept:
+        assert difference(fsdp.output / name, ddp.output / name) < tolerance
+    for name in ("evalLossBefore", "evalLossAfter"):
+        assert fsdp.manifest["metrics"][name] == pytest.approx(ddp.manifest["metrics"][name], abs=tolerance)
+    assert fsdp.manifest["parameters"] == ddp.manifest["parameters"]
+
+
+def parts_of_weights(checkpoint: Path) -> set[int]:
+    """In how many parts the processes held the weights that a checkpoint has: one each, where they were DTensors."""
+    (folder,) = checkpoint.glob("pytorch_model_fsdp_*")
+    entries = FileSystemReader(str(folder)).read_metadata().state_dict_metadata
+    return {len(entry.chunks) for entry in entries.values() if isinstance(entry, TensorStorageMetadata)}
 
 
 def test_a_killed_process_ends_the_run_and_the_next_start_goes_on(

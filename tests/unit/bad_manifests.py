@@ -332,6 +332,18 @@ _JOBS: list[tuple[dict[str, Any], str]] = [
         {"spec.evaluation": {"prompts": ["a"], "maxNewTokens": 5000}},
         "spec.evaluation.maxNewTokens: Invalid value: 5000: spec.evaluation.maxNewTokens in body should be less than or equal to 4096",
     ),
+    (
+        {"spec.training.parallelism": "fsdp", "spec.resources.gpus": 1},
+        "spec: Invalid value: training.parallelism fsdp splits the model among several GPUs: set resources.gpus to 2 or more, or remove it",
+    ),
+    (
+        {"spec.training.parallelism": "fsdp", "spec.resources.gpus": 2, "spec.method": "qlora"},
+        "spec: Invalid value: training.parallelism fsdp does not go with method qlora, whose weights in 4 bits can't be split: remove it, or set method: lora",
+    ),
+    (
+        {"spec.training.parallelism": "deepspeed"},
+        'spec.training.parallelism: Unsupported value: "deepspeed": supported values: "ddp", "fsdp"',
+    ),
     # output and checkpoints
     (
         {"spec.output.storage": {"size": "10Gi"}},

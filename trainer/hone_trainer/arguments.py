@@ -8,6 +8,11 @@ from hone_api.finetunejob import FineTuneJobSpec, LoraOptions
 
 from hone_trainer.profile import ATTENTION, Choice
 
+FSDP = {
+    "fsdp": True,
+    # Sharded, so that every process writes its part of a checkpoint, and none holds the whole.
+    "fsdp_config": {"version": 2, "reshard_after_forward": True, "state_dict_type": "SHARDED_STATE_DICT"},
+}
 AT_THE_END = 1_000_000_000
 """Evaluating every so many steps means: only at the last one."""
 
@@ -35,6 +40,7 @@ def sft_config(
         "report_to": "none",
         "disable_tqdm": True,
         **evaluation,
+        **(FSDP if spec.training.parallelism == "fsdp" else {}),
     }
 
 

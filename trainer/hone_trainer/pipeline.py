@@ -16,7 +16,7 @@ from hone_api.reports import Parameters, Progress
 from transformers import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
-from hone_trainer import adapters, arguments, evaluation, hub, model, report, save
+from hone_trainer import adapters, arguments, evaluation, hub, model, report, save, sharding
 from hone_trainer.callbacks import ReportCallback, StopCallback
 from hone_trainer.card import license_of, model_card
 from hone_trainer.checkpoints import Account
@@ -138,6 +138,8 @@ def keep(
     """Save what the spec asks to keep, manifest.json last. Of several processes the first does."""
     first = evaluation.earlier(root)
     last = evaluation.after(run.trainer, run.prepared, account, terminal)
+    network = run.trainer.accelerator.unwrap_model(run.trainer.model)
+    weights = sharding.gather(network)
     if not run.group.leads:
         run.group.wait()
         return read_manifest(root)
@@ -146,13 +148,12 @@ def keep(
         terminal.note(gained)
     terminal.trained(metrics)
     terminal.note("saving " + " and ".join(str(root / folder) for folder in save.folders_of(kind)))
-    network = run.trainer.accelerator.unwrap_model(run.trainer.model)
     if run.use_cache is not None:
         network.config.use_cache = run.use_cache  # training turns it off, and serving wants it as it was
     base, fingerprint = run.prepared.base.reference, run.prepared.file.dataset_fingerprint
     card = partial(model_card, job, base, license_of(model.folder(run.prepared.base)), metrics, fingerprint)
     load_base = partial(model.load_unquantized, run.prepared.base, job.spec.model)
-    save.save_models(root, network, run.prepared.tokenizer, kind, card, load_base)
+    save.save_models(root, network, run.prepared.tokenizer, kind, card, load_base, weights)
     manifest = save.manifest_of(root, job, base, fingerprint, metrics, parameters.model_dump())
     settings = report.settings(job.spec, run.trainer.args, run.prepared.file.profile)
     data = report.collect(root, manifest, run.prepared, settings, first, last)

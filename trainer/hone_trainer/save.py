@@ -36,14 +36,16 @@ def save_models(
     kind: ArtifactKind,
     card: Callable[[str], str],
     load_base: Callable[[], PreTrainedModel],
+    weights: dict[str, Any] | None = None,
     shard_size: str = SHARD_SIZE,
 ) -> None:
     """Write the kind's folders, each whole or not at all. Merging changes `model`, so the adapter
-    goes first. `card` makes the model card of a folder; `load_base` the base that a quantized model was made from."""
+    goes first. `card` makes the model card of a folder; `load_base` the base that a quantized model was made from.
+    `weights` are those of a model that several processes share."""
     for name in folders_of(kind):
         if name == MERGED and isinstance(model, PeftModel):
-            model = _merged(model, load_base)
-        save_model(root / name, model, tokenizer, card(name), shard_size)
+            model, weights = _merged(model, load_base, weights), None
+        save_model(root / name, model, tokenizer, card(name), weights, shard_size)
 
 
 def manifest_of(
@@ -71,25 +73,30 @@ def manifest_of(
     )
 
 
-def _merged(model: PeftModel, load_base: Callable[[], PreTrainedModel]) -> Any:
-    if not getattr(model, "is_loaded_in_4bit", False):
+def _merged(model: PeftModel, load_base: Callable[[], PreTrainedModel], weights: dict[str, Any] | None) -> Any:
+    if weights is None and not getattr(model, "is_loaded_in_4bit", False):
         return model.merge_and_unload()
     # Merged into 4-bit weights, the sum would be rounded to 4 bits again, and much of what was learned be lost.
-    learned = {name: tensor.cpu() for name, tensor in get_peft_model_state_dict(model).items()}
+    learned = {name: tensor.cpu() for name, tensor in get_peft_model_state_dict(model, state_dict=weights).items()}
     return merge_into(load_base(), model.peft_config["default"], learned)
 
 
 def save_model(
-    folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase, card: str, shard_size: str = SHARD_SIZE
+    folder: Path,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    card: str,
+    weights: dict[str, Any] | None = None,
+    shard_size: str = SHARD_SIZE,
 ) -> None:
     """Write a model, its tokenizer and its card into a folder that appears whole or not at all."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         if isinstance(model, PreTrainedModel):
-            model.save_pretrained(temporary, max_shard_size=shard_size)
+            model.save_pretrained(temporary, state_dict=weights, max_shard_size=shard_size)
         else:
-            model.save_pretrained(temporary)
+            model.save_pretrained(temporary, state_dict=weights)
         tokenizer.save_pretrained(temporary)
         (temporary / "README.md").write_text(card, encoding="utf-8")
         flush_tree(temporary)

@@ -19,7 +19,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerControl, TrainerState
 from trl.trainer.sft_trainer import SFTTrainer
 
-from hone_trainer import checkpoints
+from hone_trainer import checkpoints, sharding
 from hone_trainer.checkpoints import Account, Checkpoint
 from hone_trainer.errors import named, writing
 from hone_trainer.group import Group
@@ -46,6 +46,12 @@ class HoneTrainer(SFTTrainer):
         self._measure_before: Callable[[], None] | None = None
         self._began = time.monotonic()
         self.add_callback(_Resume(self))
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()  # type: ignore[no-untyped-call]
+        if self.args.fsdp and not self.is_fsdp_enabled:
+            sharding.enable(self.accelerator, self.args)
+            self.is_fsdp_enabled = True
 
     def fit(self, checkpoint: Checkpoint | None, measure_before: Callable[[], None] | None = None) -> Account:
         """Train from the checkpoint, or from the start, to the end or to where a callback stops it.
@@ -142,7 +148,7 @@ class HoneTrainer(SFTTrainer):
             self.check_finite(gradient_norm=float(self._grad_norm))
         network: Any = self.model
         trained = [(name, found) for name, found in network.named_parameters() if found.requires_grad]
-        finite = torch.stack([found.detach().isfinite().all() for _, found in trained])
+        finite = torch.stack([sharding.own_part(found.detach()).isfinite().all() for _, found in trained])
         if not finite.all():
             raise self._not_finite(f"weight {trained[int(finite.int().argmin())][0]} is not finite")
 
@@ -194,7 +200,7 @@ class HoneTrainer(SFTTrainer):
         types = {name: parameter.dtype for name, parameter in network.named_parameters() if parameter.requires_grad}
         super()._load_from_checkpoint(*args, **kwargs)
         for name, parameter in network.named_parameters():
-            if name in types:
+            if name in types and parameter.dtype != types[name]:
                 parameter.data = parameter.data.to(types[name])
 
     def begin(self) -> None:
