@@ -1,14 +1,11 @@
 """One of several processes that train together, job after job, so that torch is imported once.
 
-A line of standard input is JSON: `argv`, `place`, and `limit` (bytes of address space that it may take beyond what it
-has). It answers with its last word.
+A line of standard input is JSON: `argv` and `place`. It answers with its last word.
 """
 
 import json
 import os
-import resource
 import sys
-from pathlib import Path
 
 from hone_trainer.main import parse
 from hone_trainer.options import Options
@@ -25,12 +22,7 @@ def serve() -> None:
         assert isinstance(options, Options)
         stop = Stop()
         stop.listen()
-        before = resource.getrlimit(resource.RLIMIT_AS)
-        if asked["limit"]:
-            taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (taken + asked["limit"], before[1]))
         word = last_word(options, Place(**asked["place"]), stop)
-        resource.setrlimit(resource.RLIMIT_AS, before)
         stop.ignore()
         from torch import distributed
 

@@ -67,13 +67,12 @@ class Ranks:
         output: Path,
         size: int,
         meanwhile: Callable[[], None] = lambda: None,
-        limits: dict[int, int] | None = None,
     ) -> Together:
         """Train in the first `size` processes; `meanwhile` is called once all have begun."""
         options = Options(manifest, output, claims={"claim": self._claim}, port=0)
         (output / "checkpoints").mkdir(parents=True, exist_ok=True)  # as the launcher does when it locks the folder
         for place in places(rendezvous(1, {}), size):
-            asked = {"argv": options.arguments(), "place": asdict(place), "limit": (limits or {}).get(place.rank)}
+            asked = {"argv": options.arguments(), "place": asdict(place)}
             channel = self.processes[place.rank].stdin
             assert channel
             channel.write(json.dumps(asked) + "\n")
@@ -172,13 +171,18 @@ def test_one_that_is_told_to_stop_stops_all_and_they_go_on_bit_for_bit_alike(
     job: Job, ranks: Ranks, together: Callable[..., Together], tmp_path: Path
 ) -> None:
     document = job(
-        training={"maxSteps": 40, "loggingSteps": 3, "perDeviceTrainBatchSize": 1},
+        training={
+            "maxSteps": 36,
+            "loggingSteps": 3,
+            "perDeviceTrainBatchSize": 1,
+            "trainSamplingStrategy": "group_by_length",
+        },
         lora={"r": 4, "loraDropout": 0.2},
         checkpoint={"saveSteps": 1000},
     )
 
     def stop_the_second() -> None:
-        wait_for_step(tmp_path / "out", 6)
+        wait_for_step(tmp_path / "out", 15)  # in the second epoch of three
         ranks.processes[1].send_signal(signal.SIGTERM)
 
     stopped = together(document, 2, meanwhile=stop_the_second)
@@ -186,12 +190,18 @@ def test_one_that_is_told_to_stop_stops_all_and_they_go_on_bit_for_bit_alike(
     steps = {word.progress.step for word in stopped.words if word.progress}
     (checkpoint,) = (tmp_path / "out/checkpoints").glob("step-*")
     assert steps == {int(checkpoint.name.removeprefix("step-"))}
-    assert min(steps) < 40
+    assert min(steps) < 36
     assert {path.name for path in checkpoint.glob("rng_state*")} == {"rng_state_0.pth", "rng_state_1.pth"}
+
+    other = together(document, 3)
+    assert "at step" in other.words[0].message
+    assert {(word.reason, word.outcome) for word in other.words} == {("InvalidSpec", "Failed")}
 
     resumed = together(document, 2)
     whole = together(document, 2, output="whole")
     assert [word.outcome for word in resumed.words + whole.words] == ["Succeeded"] * 4
+    rows = json.loads((tmp_path / "whole/prepared/prepared.json").read_text())["dataset"]["train"]
+    assert whole.manifest["metrics"]["numTokens"] == 3 * rows["tokens"]  # each row once an epoch, whatever its length
     kept = "adapter/adapter_model.safetensors"
     assert (resumed.output / kept).read_bytes() == (whole.output / kept).read_bytes()
     assert lines(resumed.output) == lines(whole.output)

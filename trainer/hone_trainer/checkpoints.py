@@ -38,6 +38,10 @@ class Account:
     """Of each process; `loss_since_log` is their mean."""
 
     @property
+    def processes(self) -> int:
+        return len(self.losses_since_log) or 1
+
+    @property
     def finished(self) -> bool:
         return self.step >= self.total_steps
 

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 
 def enable(accelerator: Accelerator, args: TrainingArguments) -> None:
     """Turn it on where accelerate leaves it out without a word: on CPUs it trains with DDP instead."""
-    plugin: Any = FullyShardedDataParallelPlugin(**args.fsdp_plugin_args)  # type: ignore[arg-type]
+    plugin: Any = FullyShardedDataParallelPlugin(**args.fsdp_plugin_args)
     if accelerator.mixed_precision != "no":
         plugin.set_mixed_precision(accelerator.mixed_precision)
     accelerator.state.fsdp_plugin = plugin

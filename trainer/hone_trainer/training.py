@@ -12,17 +12,19 @@ from typing import Any
 
 import numpy
 import torch
-from hone_api.reasons import NON_FINITE_LOSS, OUT_OF_MEMORY, HoneError
+from hone_api.reasons import INVALID_SPEC, NON_FINITE_LOSS, OUT_OF_MEMORY, HoneError
 from peft import PeftModel
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerControl, TrainerState
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl.trainer.sft_trainer import SFTTrainer
 
 from hone_trainer import checkpoints, sharding
 from hone_trainer.checkpoints import Account, Checkpoint
 from hone_trainer.errors import named, writing
 from hone_trainer.group import Group
+from hone_trainer.sampling import GroupedByLength
 from hone_trainer.stop import EvaluationInterrupted
 
 
@@ -48,10 +50,18 @@ class HoneTrainer(SFTTrainer):
         self.add_callback(_Resume(self))
 
     def create_accelerator_and_postprocess(self) -> None:
-        super().create_accelerator_and_postprocess()  # type: ignore[no-untyped-call]
+        super().create_accelerator_and_postprocess()
         if self.args.fsdp and not self.is_fsdp_enabled:
             sharding.enable(self.accelerator, self.args)
             self.is_fsdp_enabled = True
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        sampler = super()._get_train_sampler(train_dataset)
+        if self._group.size == 1 or not isinstance(sampler, LengthGroupedSampler):
+            return sampler
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        batch = sampler.batch_size * self._group.size
+        return GroupedByLength(batch, sampler.lengths, seed, lambda: int(self.state.epoch or 0))
 
     def fit(self, checkpoint: Checkpoint | None, measure_before: Callable[[], None] | None = None) -> Account:
         """Train from the checkpoint, or from the start, to the end or to where a callback stops it.
@@ -60,6 +70,8 @@ class HoneTrainer(SFTTrainer):
         """
         if checkpoint and checkpoint.account.finished:
             return self._only_save(checkpoint)
+        if checkpoint:
+            self._refuse_other_processes(checkpoint.account)
         self._resumed = checkpoint.account if checkpoint else None
         self._measure_before = None if checkpoint else measure_before
         try:
@@ -69,6 +81,15 @@ class HoneTrainer(SFTTrainer):
                 raise self._out_of_memory(named(error).message) from error
             raise
         return replace(self.account(), loss_since_log=0.0)  # `train` has added it to the sum at its end
+
+    def _refuse_other_processes(self, before: Account) -> None:
+        if before.processes != self._group.size:
+            raise HoneError(
+                INVALID_SPEC,
+                f"The checkpoint at step {before.step} is of {before.processes} processes, and this start has "
+                f"{self._group.size}, whose steps would take other rows",
+                remedy="Set spec.resources.gpus back, or empty the output folder to train anew.",
+            )
 
     def account(self) -> Account:
         """What has been done so far, all starts of this run together."""
