@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy
 import torch
+from hone_api.reasons import INVALID_SPEC, NON_FINITE_LOSS, HoneError
 from hone_api.reasons import INVALID_SPEC, NON_FINITE_LOSS, OUT_OF_MEMORY, HoneError
 from peft import PeftModel
+from torch.distributed.fsdp import register_fsdp_forward_method
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerControl, TrainerState
@@ -138,6 +140,8 @@ class HoneTrainer(SFTTrainer):
     def _only_save(self, checkpoint: Checkpoint) -> Account:
         """Training was done, and what comes after it was cut short."""
         account = checkpoint.account
+        if self.is_fsdp_enabled:
+            self._split()
         self._load_from_checkpoint(str(checkpoint.folder))
         if not account.evaluation_due:
             return account
@@ -145,6 +149,13 @@ class HoneTrainer(SFTTrainer):
         self._total_train_tokens = account.tokens
         self.evaluate()
         return replace(account, eval_metrics=self._last_evaluation())
+
+    def _split(self) -> None:
+        """As `train` does before its first step."""
+        self.create_optimizer()  # accelerate splits a model with its optimizer only
+        self.model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        self.model_wrapped = self.model
+        register_fsdp_forward_method(self.model, "generate")
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         account = self.account()
