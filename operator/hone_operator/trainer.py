@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from hone_api.finetunejob import ClaimStorage, FineTuneJob, FineTuneJobSpec
+from hone_api.finetunejob import FineTuneJob, FineTuneJobSpec
 from hone_api.layout import (
     FINETUNEJOB_LABEL,
     POD_CACHE,
@@ -14,6 +14,7 @@ from hone_api.layout import (
     TRAINER_PORT,
     artifact_path,
 )
+from hone_api.output import ClaimStorage
 from hone_api.reasons import INTERRUPTED_EXIT_CODE, USER_MISTAKES
 
 from hone_operator.podspec import Volumes, environment, labels, owner_reference, pod_spec, requirements, scratch

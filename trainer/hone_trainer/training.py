@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy
 import torch
-from hone_api.reasons import INVALID_SPEC, NON_FINITE_LOSS, HoneError
 from hone_api.reasons import INVALID_SPEC, NON_FINITE_LOSS, OUT_OF_MEMORY, HoneError
 from peft import PeftModel
 from torch.distributed.fsdp import register_fsdp_forward_method
