@@ -158,10 +158,10 @@ class TrainingArguments(TypedArguments):
         "what is learned stays the same; none: TRL's defaults.",
         examples=["none"],
     )
-    parallelism: Literal["ddp", "fsdp"] = Field(
-        "ddp",
+    parallelism: Literal["auto", "ddp", "fsdp"] = Field(
+        "auto",
         description="How several GPUs share the work. ddp: each has the whole model; fsdp: each has a part of every "
-        "layer (FSDP2), for models that one GPU can't hold.",
+        "layer (FSDP2), for models that one GPU can't hold; auto: fsdp when the memory estimate says that, else ddp.",
         examples=["fsdp"],
     )
     extra: dict[ExtraField, Any] = Field(

@@ -342,7 +342,7 @@ _JOBS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"spec.training.parallelism": "deepspeed"},
-        'spec.training.parallelism: Unsupported value: "deepspeed": supported values: "ddp", "fsdp"',
+        'spec.training.parallelism: Unsupported value: "deepspeed": supported values: "auto", "ddp", "fsdp"',
     ),
     # output and checkpoints
     (

@@ -6,6 +6,7 @@ from typing import Any
 
 from hone_api.finetunejob import FineTuneJobSpec, LoraOptions
 
+from hone_trainer.memory.settings import Sharding
 from hone_trainer.profile import ATTENTION, Choice
 
 FSDP = {
@@ -18,11 +19,15 @@ AT_THE_END = 1_000_000_000
 
 
 def sft_config(
-    spec: FineTuneJobSpec, checkpoints: Path, use_cpu: bool, choices: Sequence[Choice] = ()
+    spec: FineTuneJobSpec,
+    checkpoints: Path,
+    use_cpu: bool,
+    choices: Sequence[Choice] = (),
+    sharding: Sharding = "none",
 ) -> dict[str, Any]:
     """Keyword arguments of SFTConfig for a run that saves into the folder `checkpoints`.
 
-    `choices` are the profile's; what the user wrote wins.
+    `choices` are the profile's; what the user wrote wins. `sharding` is how several processes share the model.
     """
     chosen = {choice.field: choice.value for choice in choices if choice.field != ATTENTION}
     written = chosen | spec.training.sft_config()
@@ -40,7 +45,7 @@ def sft_config(
         "report_to": "none",
         "disable_tqdm": True,
         **evaluation,
-        **(FSDP if spec.training.parallelism == "fsdp" else {}),
+        **(FSDP if sharding == "fsdp" else {}),
     }
 
 

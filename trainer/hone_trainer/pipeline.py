@@ -87,7 +87,8 @@ def load(prepared: Prepared, group: Group, inputs: Inputs, root: Path, terminal:
     has_gpu = torch.cuda.is_available()
     terminal.warn(arguments.warnings(spec, has_gpu))
     choices = prepared.file.profile
-    keywords = arguments.sft_config(spec, root / CHECKPOINTS, use_cpu=not has_gpu, choices=choices)
+    sharding = prepared.file.sharding
+    keywords = arguments.sft_config(spec, root / CHECKPOINTS, use_cpu=not has_gpu, choices=choices, sharding=sharding)
     attention = next((choice.value for choice in choices if choice.field == ATTENTION), None)
     network = model.load(prepared.base, spec, attention)
     use_cache = getattr(network.config, "use_cache", None)

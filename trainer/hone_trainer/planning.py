@@ -11,7 +11,7 @@ from trl.trainer.sft_config import SFTConfig
 
 from hone_trainer import profile
 from hone_trainer.memory import advice, formulas, plan
-from hone_trainer.memory.settings import Settings
+from hone_trainer.memory.settings import Settings, Sharding
 from hone_trainer.profile import Choice, Device, Step
 
 
@@ -44,14 +44,28 @@ class Planned:
         return [error.sentence()] if error else []
 
     @cached_property
-    def _plan(self) -> plan.Plan:
-        return plan.of(
-            self.spec, self.outline, length=min(self.max_length or self.rows.lengths.max, self.rows.lengths.max)
+    def sharding(self) -> Sharding:
+        """How several GPUs share the model: with parallelism auto, fsdp when one can't hold the least that there is."""
+        found = plan.sharding_of(self.spec)
+        if found != "ddp" or self.spec.training.parallelism != "auto" or self.spec.method == "qlora":
+            return found
+        written = self.spec.training.sft_config()
+        settings = replace(
+            self._plan.settings,
+            batch=written.get("per_device_train_batch_size", 1),
+            checkpointing=written.get("activation_checkpointing", True),
         )
+        return found if formulas.estimate(settings).total <= self.device.memory else "fsdp"
+
+    @cached_property
+    def _plan(self) -> plan.Plan:
+        longest = self.rows.lengths.max
+        return plan.of(self.spec, self.outline, length=min(self.max_length or longest, longest))
 
     def _peak(self, step: Step) -> int:
         settings = replace(
             self._plan.settings,
+            sharding=self.sharding,
             batch=step.batch,
             length=step.length,
             packed=step.packed,
@@ -64,6 +78,7 @@ class Planned:
         packed = bool(args.packing)
         return replace(
             self._plan.settings,
+            sharding=self.sharding,
             batch=args.per_device_train_batch_size,
             length=args.max_length if packed and args.max_length else self._plan.settings.length,
             packed=packed and args.packing_strategy != "wrapped",

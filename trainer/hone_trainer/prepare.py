@@ -166,6 +166,7 @@ def fill(
         dataset_fingerprint=found.fingerprint,
         dataset=DatasetReport(format=rows.format, max_length=args.max_length, train=trained, evaluation=evaluated),
         profile=choices,
+        sharding=planned.sharding,
         estimate=planned.estimate(args),
         device=here.name,
         warnings=warnings,

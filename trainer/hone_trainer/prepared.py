@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from hone_trainer.data import Found
 from hone_trainer.files import flush_tree, write_atomically
+from hone_trainer.memory.settings import Sharding
 from hone_trainer.model import BaseModel
 from hone_trainer.profile import Choice
 
@@ -29,7 +30,7 @@ DECIDES_THE_DATA = (
 """Fields of spec.training that decide what the tokenized rows are."""
 DECIDES_THE_PROFILE = (
     "profile bf16 fp16 per_device_train_batch_size gradient_accumulation_steps activation_checkpointing optim "
-    "max_steps train_sampling_strategy dataloader_num_workers label_smoothing_factor".split()
+    "parallelism max_steps train_sampling_strategy dataloader_num_workers label_smoothing_factor".split()
 )
 """Fields of spec.training that the profile's choices and the estimate depend on as well."""
 
@@ -42,6 +43,7 @@ class PreparedFile(ApiModel):
     dataset_fingerprint: str
     dataset: DatasetReport
     profile: list[Choice]
+    sharding: Sharding
     estimate: Estimate
     device: str
     warnings: list[str]

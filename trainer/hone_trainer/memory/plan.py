@@ -51,7 +51,12 @@ def run(options: PlanOptions) -> None:
 
 
 def of(
-    spec: FineTuneJobSpec, network: Any, *, length: int | None = None, processes: int = 1, sharding: Sharding = "none"
+    spec: FineTuneJobSpec,
+    network: Any,
+    *,
+    length: int | None = None,
+    processes: int = 0,
+    sharding: Sharding | None = None,
 ) -> Plan:
     """The plan for a model on the meta device, which gets its adapter. `length`: of the longest row, where it is known.
 
@@ -82,14 +87,21 @@ def of(
     return Plan(settings, Parameters(trainable=settings.trainable, total=total), adapter, tuple(notes))
 
 
+def sharding_of(spec: FineTuneJobSpec) -> Sharding:
+    """How the spec's GPUs share the model, where training.parallelism auto means what is tried first."""
+    if spec.resources.gpus < 2:
+        return "none"
+    return "fsdp" if spec.training.parallelism == "fsdp" else "ddp"
+
+
 def settings_of(
     spec: FineTuneJobSpec,
     shape: Architecture,
     adapter: Adapter | None,
     *,
     length: int,
-    processes: int = 1,
-    sharding: Sharding = "none",
+    processes: int = 0,
+    sharding: Sharding | None = None,
 ) -> Settings:
     """What the spec says, with SFTConfig's defaults for what it leaves out (bf16 and checkpointing are on). Pure."""
     written = spec.training.sft_config()
@@ -106,8 +118,8 @@ def settings_of(
         accumulation=written.get("gradient_accumulation_steps", 1) > 1,
         packed=bool(written.get("packing")) and written.get("packing_strategy") != "wrapped",
         full_logits=bool(written.get("label_smoothing_factor")),
-        processes=processes,
-        sharding=sharding,
+        processes=processes or max(1, spec.resources.gpus),
+        sharding=sharding or sharding_of(spec),
         device="gpu" if spec.resources.gpus else "cpu",
     )
 

@@ -1,0 +1,65 @@
+"""How several GPUs share a model that one of them can or can't hold."""
+
+from typing import Any
+
+import pytest
+from hone_api.datareport import Lengths, SplitReport
+from hone_api.finetunejob import FineTuneJob
+from hone_api.reasons import HoneError
+from hone_trainer.arguments import sft_config
+from hone_trainer.memory.architecture import build
+from hone_trainer.planning import Planned
+from hone_trainer.profile import Device
+from hone_trainer.settings import make_sft_config
+from transformers import LlamaConfig
+
+GIB = 2**30
+ROWS = SplitReport(
+    rows=100, tokens=50_000, trained_tokens=50_000, lengths=Lengths(p50=500, p95=600, max=700), truncated_rows=0,
+    truncated_tokens=0, empty_rows=0, dropped_rows=0, duplicate_rows=0, kept_rows=100,
+)  # fmt: skip
+LLAMA_1B = LlamaConfig(
+    hidden_size=2048, intermediate_size=5504, num_hidden_layers=24, num_attention_heads=32, vocab_size=32000
+)
+
+
+def planned(job: Any, gib: float, gpus: int, method: str = "full", **training: Any) -> Planned:
+    document = job(method=method, resources={"gpus": gpus})
+    document["spec"]["training"] = {"bf16": True, **training}
+    spec = FineTuneJob.model_validate(document).spec
+    device = Device("gpu", "a GPU", round(gib * GIB), has_bfloat16=True, has_flash_attention=False, cores=8)
+    return Planned(spec, build(LLAMA_1B), device, ROWS, 1024)
+
+
+@pytest.mark.parametrize(
+    ("gib", "gpus", "training", "sharding"),
+    [
+        (64, 1, {}, "none"),
+        (64, 4, {}, "ddp"),
+        (16, 4, {}, "fsdp"),  # 1.3 billion parameters in float32 need 20 GiB before the first activation
+        (16, 4, {"parallelism": "ddp"}, "ddp"),
+        (64, 4, {"parallelism": "fsdp"}, "fsdp"),
+    ],
+)
+def test_fsdp_is_taken_when_one_gpu_can_not_hold_it(
+    job: Any, gib: float, gpus: int, training: dict[str, Any], sharding: str
+) -> None:
+    assert planned(job, gib, gpus, **training).sharding == sharding
+
+
+def test_the_estimate_is_that_of_the_way_taken(job: Any, tmp_path: Any) -> None:
+    split = planned(job, 16, 4)
+    args = make_sft_config(sft_config(split.spec, tmp_path, True, split.choices()))
+    assert split.estimate(args).processes == 4
+    assert split.estimate(args).total < 16 * GIB
+    assert split.check(args) == []
+
+
+def test_what_no_way_fits_is_refused_before_a_step(job: Any, tmp_path: Any) -> None:
+    small = planned(job, 4, 1)
+    args = make_sft_config(sft_config(small.spec, tmp_path, True, small.choices()))
+    with pytest.raises(HoneError) as refused:
+        small.check(args)
+    assert refused.value.reason.name == "ModelTooLarge"
+    assert "a GPU has 4.0 GiB" in refused.value.message
+    assert "spec." in refused.value.remedy
