@@ -325,7 +325,8 @@ def process(claim: Path, tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
 @dataclass(frozen=True)
 class Kill:
-    """Send a signal `delay` seconds after a phase (see zygote.py) has begun for the `at`-th time."""
+    """Send a signal `delay` seconds after a phase (see zygote.py) has begun for the `at`-th time; without a delay, the
+    process sends it to itself, at that very moment."""
 
     number: signal.Signals
     phase: str
@@ -398,10 +399,11 @@ class Forks:
         """Run any command of the trainer, under the conditions that zygote.py knows."""
         self._count += 1
         log = self.folder / f"log-{self._count}"
+        at_once = [[kill.phase, kill.at, int(kill.number)] for kill in kills if not kill.delay]
         assert self._zygote.stdin
-        self._zygote.stdin.write(json.dumps({"argv": argv, "log": str(log), **conditions}) + "\n")
+        self._zygote.stdin.write(json.dumps({"argv": argv, "log": str(log), "signals": at_once, **conditions}) + "\n")
         self._zygote.stdin.flush()
-        waiting, events, pid = list(kills), [], 0
+        waiting, events, pid = [kill for kill in kills if kill.delay], [], 0
         signalled: list[float] = []
         while True:
             kind, value, *moment = self._events.readline().split()

@@ -20,7 +20,10 @@ REFUSALS = {
     "me/secret": (401, ""),
     "me/gated": (403, "GatedRepo"),
     "me/down": (503, ""),
+    "me/busy": (429, ""),
+    "me/broken": (500, ""),
 }
+SLOW_SECONDS = 3
 
 
 class Hub(ThreadingHTTPServer):
@@ -44,6 +47,8 @@ class Answer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         self.server.asked.append(path)
+        trouble = next((name for name in ("me/cut", "me/once", "me/slow") if name in path), "")
+        path = path.replace(trouble, "me/tiny") if trouble else path
         if self.server.token and self.headers.get("Authorization") != f"Bearer {self.server.token}":
             return self.send(401, b"{}")
         for name, (status, code) in REFUSALS.items():
@@ -62,10 +67,26 @@ class Answer(BaseHTTPRequestHandler):
         file = self.server.model / path.rpartition("/")[2]
         if path.startswith(f"/me/tiny/resolve/{COMMIT}/") and file.is_file():
             data = file.read_bytes()
+            if file.suffix == ".safetensors" and self.command == "GET" and self.spoil(trouble, data):
+                return None
             return self.send(200, data, {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": COMMIT})
         return self.send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
 
     do_HEAD = do_GET
+
+    def spoil(self, trouble: str, data: bytes) -> bool:
+        """Cut the connection in the middle of the weights (me/once: only the first time), or let the client wait."""
+        if trouble == "me/slow":
+            time.sleep(SLOW_SECONDS)
+        first = len([path for path in self.server.asked if path == self.path.partition("?")[0]]) <= 2  # HEAD and GET
+        if trouble == "me/cut" or (trouble == "me/once" and first):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data[: len(data) // 2])
+            self.close_connection = True
+            return True
+        return False
 
     def send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -91,7 +112,7 @@ def hub(claim: Path) -> Iterator[Hub]:
 @pytest.fixture(scope="module")
 def online(make_worker: Callable[..., Any], hub: Hub) -> Any:
     """A worker whose hub is the test's."""
-    return make_worker("online", {"HF_ENDPOINT": hub.url})
+    return make_worker("online", {"HF_ENDPOINT": hub.url, "HF_HUB_DOWNLOAD_TIMEOUT": "1"})
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +151,8 @@ def test_a_model_is_downloaded_at_the_commit_that_its_revision_is(online: Any, h
         ("me/secret", 67, "HubUnauthorized", "does not exist or is private"),
         ("me/gated", 67, "HubUnauthorized", "is gated"),
         ("me/down", 71, "HubUnreachable", "can't be reached"),
+        ("me/busy", 71, "HubUnreachable", "can't be reached"),
+        ("me/broken", 71, "HubUnreachable", "can't be reached"),
     ],
 )
 @pytest.mark.parametrize("kind", ["model", "dataset"])
@@ -141,6 +164,22 @@ def test_what_the_hub_refuses_is_named(
     assert (failed.code, failed.word["reason"]) == (code, reason), failed.log
     assert f"spec.{kind}.name is {name}" in failed.word["message"]
     assert words in failed.word["message"]
+
+
+@pytest.mark.parametrize("name", ["me/cut", "me/slow"])
+def test_a_download_that_does_not_end_is_named(online: Any, job: Job, claim: Path, name: str) -> None:
+    failed = online.run(job(model={"name": name}), claims={"claim": claim})
+    assert (failed.code, failed.word["reason"]) == (71, "HubUnreachable"), failed.log
+    assert f"spec.model.name is {name}" in failed.word["message"]
+    assert "Traceback" not in failed.log
+
+
+def test_a_download_that_is_cut_once_is_gone_on_with(online: Any, hub: Hub, job: Job, claim: Path) -> None:
+    done = online.run(job(model={"name": "me/once"}), claims={"claim": claim})
+    assert done.code == 0, done.log
+    assert len([path for path in hub.asked if path == f"/me/once/resolve/{COMMIT}/model.safetensors"]) > 2
+    downloaded = online.folder / f"hf/hub/models--me--once/snapshots/{COMMIT}/model.safetensors"
+    assert downloaded.read_bytes() == (claim / "tiny/model.safetensors").read_bytes()
 
 
 def test_a_revision_that_is_not_there_is_named(online: Any, job: Job, claim: Path) -> None:

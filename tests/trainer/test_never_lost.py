@@ -11,6 +11,7 @@ from signal import SIGKILL, SIGTERM
 from typing import Any
 
 import pytest
+from hone_trainer import checkpoints
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 Job = Callable[..., dict[str, Any]]
@@ -103,3 +104,60 @@ def test_killed_at_twenty_moments_a_run_ends_as_if_nothing_had_happened(
         raise AssertionError(f"repeat with HONE_KILL_SEED={seed}") from error
     assert sum(ends.values()) == 20
     assert inside["saving"] >= 2
+
+
+@pytest.fixture(scope="module")
+def short(job: Job) -> dict[str, Any]:
+    return job(
+        dataset={"claim": {"name": "claim", "path": "text.jsonl"}, "evalFraction": 0.5},
+        training={"maxSteps": 6, "evalSteps": 2, "perDeviceEvalBatchSize": 1, "gradientAccumulationSteps": 4},
+        checkpoint={"saveSteps": 3},
+    )
+
+
+@pytest.fixture(scope="module")
+def short_whole(forks: Any, short: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return forks.run(short, tmp_path_factory.mktemp("short") / "out")
+
+
+@pytest.mark.parametrize(
+    ("phase", "at", "step", "due"),
+    [
+        ("stepping", 5, 2, True),  # the first of two batches: the step is done, the evaluation after it is not
+        ("evaluating", 2, 2, True),  # the first is that of the untouched model
+        ("stepping", 8, 3, False),  # the second of four
+        ("flushing", 1, 4, True),  # while the checkpoint of step 3 is written: one more step
+    ],
+)
+def test_a_signal_is_answered_at_the_end_of_a_step_or_of_a_batch_of_an_evaluation(
+    forks: Any,
+    kill: Any,
+    short: dict[str, Any],
+    short_whole: Any,
+    tmp_path: Path,
+    phase: str,
+    at: int,
+    step: int,
+    due: bool,
+) -> None:
+    stopped = forks.run(short, tmp_path / "out", kill(SIGTERM, phase, at))
+    assert (stopped.code, stopped.word["progress"]["step"]) == (75, step), stopped.log
+    newest, warnings = checkpoints.newest(tmp_path / "out/checkpoints")
+    assert newest
+    assert (newest.account.step, newest.account.evaluation_due, warnings) == (step, due, [])
+    same_end(forks.run(short, tmp_path / "out"), short_whole)
+
+
+def test_a_second_signal_ends_at_once_and_breaks_nothing(
+    forks: Any, kill: Any, short: dict[str, Any], short_whole: Any, tmp_path: Path
+) -> None:
+    stopped = forks.run(short, tmp_path / "out", kill(SIGTERM, "stepping", 14), kill(SIGTERM, "flushing", 2))
+    assert stopped.code == 75
+    assert "Traceback" not in stopped.log
+    assert [folder.name for folder in sorted((tmp_path / "out/checkpoints").glob("*-*"))] == [
+        "checkpoint-5",
+        "step-00000003",
+    ]
+    resumed = forks.run(short, tmp_path / "out")
+    assert f"warning: removing {tmp_path / 'out/checkpoints/checkpoint-5'}: its writing was cut short" in resumed.log
+    same_end(resumed, short_whole)

@@ -1,9 +1,9 @@
 """A process that has done the trainer's imports, and forks a trainer for each line that it is given.
 
-A line is JSON: `argv`, `log` (file for what it prints), `fill` (see Phases), `limit` (bytes of address space that it
-may take beyond what it has) and `gpu` (bytes of memory of a GPU that it is to plan for). What happens is written to the
-file descriptor given as argument, a line each: `pid N`, `begin PHASE SECONDS`, `end PHASE SECONDS` (of time.monotonic),
-and at last `exit STATUS`, as os.waitstatus_to_exitcode says it.
+A line is JSON: `argv`, `log` (file for what it prints), `fill` and `signals` (see Phases), `limit` (bytes of address
+space that it may take beyond what it has) and `gpu` (bytes of memory of a GPU that it is to plan for). What happens is
+written to the file descriptor given as argument, a line each: `pid N`, `begin PHASE SECONDS`, `end PHASE SECONDS` (of
+time.monotonic), and at last `exit STATUS`, as os.waitstatus_to_exitcode says it.
 """
 
 import functools
@@ -40,12 +40,13 @@ class Phases:
     """Announces when a phase begins and ends.
 
     `fill` is {"phase", "at", "root", "leave"}: when the phase begins for the at-th time, the volume of `root` is filled
-    up to `leave` free bytes.
+    up to `leave` free bytes. `signals` are [phase, at, number]: the process sends itself the signal at that moment.
     """
 
-    def __init__(self, channel: int, fill: dict[str, Any] | None) -> None:
+    def __init__(self, channel: int, fill: dict[str, Any] | None, signals: list[list[Any]]) -> None:
         self._channel = channel
         self._fill = fill
+        self._signals = signals
         self._count: Counter[str] = Counter()
 
     def watch(self, phase: str, owner: Any, name: str) -> None:
@@ -57,6 +58,8 @@ class Phases:
             tell(self._channel, f"begin {phase} {time.monotonic()}")
             if self._fill and (self._fill["phase"], self._fill["at"]) == (phase, self._count[phase]):
                 fill_up(Path(self._fill["root"]), self._fill["leave"])
+            for number in [number for *moment, number in self._signals if moment == [phase, self._count[phase]]]:
+                os.kill(os.getpid(), number)
             result = original(*args, **kwargs)
             tell(self._channel, f"end {phase} {time.monotonic()}")
             return result
@@ -80,7 +83,7 @@ def child(asked: dict[str, Any], channel: int) -> int:
     log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for number in (1, 2):
         os.dup2(log, number)
-    phases = Phases(channel, asked.get("fill"))
+    phases = Phases(channel, asked.get("fill"), asked["signals"])
     for phase, (owner, name) in PHASES.items():
         phases.watch(phase, owner, name)
     if asked.get("limit"):

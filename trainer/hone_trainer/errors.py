@@ -87,7 +87,10 @@ def hub_error(error: Exception, kind: str, name: str, revision: str) -> HoneErro
             return HoneError(HUB_UNAUTHORIZED, f"{where}, which does not exist or is private: the hub says {status}")
         if isinstance(cause, RepositoryNotFoundError):
             return HoneError(missing, f"{where}, and the hub has no such {kind}")
-    return named(error)
+    found = named(error)
+    if found.reason is HUB_UNREACHABLE and found is not error:
+        return HoneError(HUB_UNREACHABLE, f"{where}, and {found.message[0].lower()}{found.message[1:]}")
+    return found
 
 
 def _known(error: BaseException) -> HoneError | None:
