@@ -15,6 +15,7 @@ import torch
 from common import compare, make_model
 from datasets import Dataset
 from hone_trainer.checkpoints import MARKER
+from hone_trainer.group import Group
 from hone_trainer.training import HoneTrainer
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from trl.trainer.sft_config import SFTConfig
@@ -58,7 +59,7 @@ def make_trainer(folder: Path, hidden_size: int) -> HoneTrainer:
     rows = Dataset.from_dict({"text": ["a row"] * 4})
     return HoneTrainer(
         model=LlamaForCausalLM(config), args=args, train_dataset=rows, processing_class=tokenizer,
-        keep_checkpoints=1, before_sealing=lambda: None,
+        keep_checkpoints=1, before_sealing=lambda: None, group=Group(),
     )  # fmt: skip
 
 

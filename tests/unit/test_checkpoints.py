@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from hone_trainer import checkpoints, files
-from hone_trainer.checkpoints import MARKER, Account, newest, seal
+from hone_trainer.checkpoints import MARKER, Account, newest, remove, seal
 from hone_trainer.metricslog import MetricsLog
 
 
@@ -19,7 +19,8 @@ def make(root: Path, step: int, limit: int = 10) -> Path:
     (written / "optimizer.pt").write_bytes(bytes(range(256)) * step)
     (written / "shards/model.safetensors").write_bytes(b"weights" * step)
     (written / "empty").touch()
-    return seal(written, make_account(step), limit)
+    remove(seal(written, make_account(step), limit))
+    return root / f"step-{step:08d}"
 
 
 def names(root: Path) -> list[str]:

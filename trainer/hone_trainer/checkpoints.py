@@ -72,14 +72,19 @@ def newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
         if isinstance(found, Checkpoint):
             return found, warnings
         warnings.append(f"removing {folder}: {found}")
-        _remove(folder)
+        # The marker goes first, so that a removal cut short leaves nothing that looks complete.
+        (folder / MARKER).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
     if warnings:
         warnings.append("no good checkpoint is left: training starts anew")
     return None, warnings
 
 
-def seal(written: Path, account: Account, limit: int) -> Path:
-    """Turn what Trainer has written into a complete checkpoint, then keep it and the newest `limit` - 1 before it."""
+def seal(written: Path, account: Account, limit: int) -> list[Path]:
+    """Turn what Trainer has written into a complete checkpoint, and keep it and the newest `limit` - 1 before it.
+
+    Returns the folders that remain to be removed, which takes a while: they no longer count as checkpoints.
+    """
     write_atomically(written / MARKER, _marker(account, flush_and_sum(written)))
     final = written.parent / checkpoint_name(account.step)
     if final.exists():
@@ -89,9 +94,16 @@ def seal(written: Path, account: Account, limit: int) -> Path:
     before = sorted(folder for folder in final.parent.glob("step-*") if folder.name < final.name)
     # What is newer was left out at the start, or this step would not have been trained again.
     newer = [folder for folder in final.parent.glob("step-*") if folder.name > final.name]
-    for old in before[: max(len(before) - (limit - 1), 0)] + newer:
-        _remove(old)
-    return final
+    outdated = before[: max(len(before) - (limit - 1), 0)] + newer
+    for old in outdated:
+        (old / MARKER).unlink(missing_ok=True)
+    return outdated
+
+
+def remove(outdated: list[Path]) -> None:
+    """Remove what `seal` returned."""
+    for old in outdated:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _marker(account: Account, sums: dict[str, Sum]) -> str:
@@ -117,9 +129,3 @@ def _read(folder: Path) -> Checkpoint | str:
 
 def _crc32(content: object) -> int:
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
-
-
-def _remove(folder: Path) -> None:
-    # The marker goes first, so that a removal cut short leaves nothing that looks complete.
-    (folder / MARKER).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
