@@ -83,9 +83,15 @@ def load(base: BaseModel, spec: FineTuneJobSpec, attention: str | None = None) -
             common["quantization_config"] = quantize.four_bits()
         if attention:
             common["attn_implementation"] = attention
-        network = AutoModelForCausalLM.from_pretrained(base.location, dtype=dtype, **common)
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            base.location, dtype=dtype, output_loading_info=True, **common
+        )
     except LOAD_ERRORS as error:
         raise _refused(error, base, source) from error
+    network: PreTrainedModel = found[0]
+    if missing := sorted(found[1]["missing_keys"]):
+        lacks = f"lack {len(missing)} weights, such as {missing[0]}: they would be random"
+        raise HoneError(MODEL_INVALID, f"{_where(base, source)}, whose files {lacks}")
     return quantize.ready_to_train(network) if spec.method == "qlora" else network
 
 
@@ -152,7 +158,6 @@ def _digest(folder: Path) -> str:
 
 
 def _refused(error: Exception, base: BaseModel, source: BaseModelSource) -> HoneError:
-    where = f"spec.model.name is {source.name}" if source.name else f"spec.model.claim.path is {base.location}"
     text = " ".join(str(error).split())
     if "trust_remote_code" in text and not source.trust_remote_code:
         return HoneError(
@@ -163,4 +168,8 @@ def _refused(error: Exception, base: BaseModel, source: BaseModelSource) -> Hone
     found = hub_error(error, "model", source.name or base.location, source.revision or "main")
     if found.reason is not INTERNAL_ERROR:
         return found
-    return HoneError(MODEL_INVALID, f"{where}, which can't be loaded: {text}")
+    return HoneError(MODEL_INVALID, f"{_where(base, source)}, which can't be loaded: {text}")
+
+
+def _where(base: BaseModel, source: BaseModelSource) -> str:
+    return f"spec.model.name is {source.name}" if source.name else f"spec.model.claim.path is {base.location}"
