@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from hone_cli import child, documents, options, output
+from hone_cli.run import claim_options
 
 File = Annotated[Path, typer.Argument(help="Manifest with one FineTuneJob.")]
 
@@ -15,9 +16,7 @@ def command(file: File, claim: options.Claims = [], verbose: options.Verbose = F
     documents.the_only("FineTuneJob", file)
     claims = documents.pairs("--claim", claim)
     child.require("trainer", "torch", "transformers", "peft")
-    arguments = ["plan", str(file)]
-    for name, folder in claims.items():
-        arguments += ["--claim", f"{name}={folder}"]
+    arguments = ["plan", str(file), *claim_options(claims)]
     if verbose:
         arguments += ["--verbose"]
     raise typer.Exit(child.run_module("hone_trainer", arguments, on_stop=lambda: output.hint("Stopping.")))

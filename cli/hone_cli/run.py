@@ -35,14 +35,15 @@ def command(file: File, output_: Output = None, claim: options.Claims = [], verb
 
 def trainer_arguments(command: str, file: Path, folder: Path, claims: dict[str, str], *, verbose: bool) -> list[str]:
     """The trainer's command line for `run` or `prepare`."""
-    arguments = [command, str(file), "--output", str(folder), *_claim_options(claims)]
+    arguments = [command, str(file), "--output", str(folder), *claim_options(claims)]
     return [*arguments, "--verbose"] if verbose else arguments
 
 
 def run_command(file: Path, folder: Path, claims: dict[str, str]) -> str:
     """What a user types to train, or to go on."""
-    return shlex.join(["hone", "run", str(file), "--output", str(folder), *_claim_options(claims)])
+    return shlex.join(["hone", "run", str(file), "--output", str(folder), *claim_options(claims)])
 
 
-def _claim_options(claims: dict[str, str]) -> list[str]:
+def claim_options(claims: dict[str, str]) -> list[str]:
+    """The folders of claims, as the trainer and `hone run` take them."""
     return [word for name, folder in claims.items() for word in ("--claim", f"{name}={folder}")]

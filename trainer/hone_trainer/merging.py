@@ -16,17 +16,15 @@ from hone_api.reasons import (
 )
 from peft import PeftConfig
 from peft.utils import load_peft_weights
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from hone_trainer import adapters, hub
 from hone_trainer.errors import hub_error
 from hone_trainer.merge import NAME_THE_BASE, Adapter
+from hone_trainer.model import LOAD_ERRORS
 from hone_trainer.quantize import quantized
 from hone_trainer.save import save_model
-
-_LOADING = (OSError, ValueError, KeyError, ImportError, SafetensorError)
 
 
 def write(adapter: Adapter, out: Path, dtype: str, *, verbose: bool) -> None:
@@ -38,7 +36,7 @@ def write(adapter: Adapter, out: Path, dtype: str, *, verbose: bool) -> None:
     base, tokenizer, commit = load_base(adapter, dtype)
     try:
         config, weights = PeftConfig.from_pretrained(str(adapter.folder)), load_peft_weights(str(adapter.folder), "cpu")
-    except (*_LOADING, TypeError) as error:
+    except (*LOAD_ERRORS, TypeError) as error:
         raise HoneError(ARTIFACT_CORRUPT, f"The adapter {adapter.folder} can't be read: {_line(error)}") from error
     merged = adapters.merge_into(base, config, weights)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +65,7 @@ def load_base(adapter: Adapter, dtype: str) -> tuple[PreTrainedModel, PreTrained
         tokenizer = AutoTokenizer.from_pretrained(adapter.folder if own else adapter.base, **({} if own else common))
     except HoneError as error:
         raise _of_the_base(error) from error
-    except _LOADING as error:
+    except LOAD_ERRORS as error:
         found = hub_error(error, "model", adapter.base, revision)
         if found.reason is not INTERNAL_ERROR:
             raise _of_the_base(found) from error

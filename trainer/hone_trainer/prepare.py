@@ -30,6 +30,7 @@ from hone_trainer import (
     tree,
 )
 from hone_trainer.checkpoints import Checkpoint
+from hone_trainer.datareport import Counts
 from hone_trainer.manifest import Inputs
 from hone_trainer.memory import architecture, text
 from hone_trainer.prepared import PreparedFile
@@ -144,20 +145,21 @@ def fill(
     whole = tokenize(rows.train, Tokenizing(written, tokenizer, rows.train[0]), rows)
 
     here = device.here()
-    lengths = datareport.examine(whole, limit_of(written))
+    counts = datareport.count(whole)
+    lengths = datareport.examine(counts, limit_of(written))
     planned = planning.Planned(spec, outline, here, lengths, written.max_length)
     choices = planned.choices()
     args = make_sft_config(arguments_of(choices))
     warnings += planned.check(args)
 
     cutting = Tokenizing(args, tokenizer, rows.train[0])
-    train, trained = cut(whole, cutting, args.packing, TRAIN, warnings)
+    train, trained = cut(whole, counts, cutting, args.packing, TRAIN, warnings)
     warnings += checks.unaligned(rows.train, whole, tokenizer, TRAIN)
     evaluation, evaluated = None, None
     if rows.evaluation is not None:
         held_out = tokenize(rows.evaluation, cutting, rows)
         packing = args.packing if args.eval_packing is None else args.eval_packing
-        evaluation, evaluated = cut(held_out, cutting, packing, EVALUATE, warnings)
+        evaluation, evaluated = cut(held_out, datareport.count(held_out), cutting, packing, EVALUATE, warnings)
         warnings += checks.unaligned(rows.evaluation, held_out, tokenizer, EVALUATE)
     model.download(base, spec.model)
     file = PreparedFile(
@@ -184,12 +186,12 @@ def tokenize(given: Dataset, tokenizing: Tokenizing, rows: data.Data) -> Dataset
 
 
 def cut(
-    whole: Dataset, tokenizing: Tokenizing, packing: bool, purpose: str, warnings: list[str]
+    whole: Dataset, counts: Counts, tokenizing: Tokenizing, packing: bool, purpose: str, warnings: list[str]
 ) -> tuple[Dataset, SplitReport]:
     """What is trained or evaluated on, and its report; adds to the warnings. Raises HoneError AllRowsTruncated."""
     args = tokenizing.sft_config
     kept = tokenizing.cut(whole, packing)
-    report = datareport.examine(whole, limit_of(args)).model_copy(update={"kept_rows": len(kept)})
+    report = datareport.examine(counts, limit_of(args)).model_copy(update={"kept_rows": len(kept)})
     warnings += datareport.warnings(report, args.max_length, packing, purpose)
     return kept, report
 

@@ -13,6 +13,8 @@ from hone_api.training import TrainingArguments
 from pydantic import Field
 from pydantic.alias_generators import to_camel
 
+from hone_trainer.memory.advice import gib
+
 Effect = Literal["none", "rounding", "order", "packing"]
 
 ATTENTION = "attn_implementation"
@@ -141,25 +143,19 @@ def _batch(written: dict[str, Any], device: Device, rows: SplitReport, step: Ste
     ways = [False, True] if checkpointing is None else [checkpointing]
     steps = [replace(step, batch=size, checkpointing=way) for way in ways for size in sizes]
     best = next((one for one in steps if peak(one) <= device.memory), steps[-1])
-    has = f"{device.name} has {_gib(device.memory)}"
+    has = f"{device.name} has {gib(device.memory)}"
     found = []
     if checkpointing is None:
-        without = _gib(peak(replace(best, checkpointing=False)))
+        without = gib(peak(replace(best, checkpointing=False)))
         why = f"about {without} would be needed without it, and {has}"
         if not best.checkpointing:
             why = f"about {without} are needed without it, and {has}"
         found.append(Choice(field="activation_checkpointing", value=best.checkpointing, why=why, effect="none"))
     if batch is None and best.batch != BATCH_OF_TRL:
         effect: Effect = "packing" if step.packed else "rounding"
-        why = (
-            f"{together} {'packed rows' if step.packed else 'rows'} a step take about {_gib(peak(best))} so, and {has}"
-        )
+        why = f"{together} {'packed rows' if step.packed else 'rows'} a step take about {gib(peak(best))} so, and {has}"
         found.append(Choice(field=BATCH, value=best.batch, why=why, effect=effect))
         if accumulation is None and together > best.batch:
             why = f"that keeps {together} rows a step"
             found.append(Choice(field=ACCUMULATION, value=together // best.batch, why=why, effect="rounding"))
     return found
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"
