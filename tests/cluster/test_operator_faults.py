@@ -2,46 +2,23 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from kube import SYSTEM, Cluster, Images, claim, condition, pod
+from kube import SYSTEM, Cluster, Images, claim, condition
+from training import because, event_reasons, furnish, job, message, metrics, past_step, reasons, uid
 
 Object = dict[str, Any]
 TRAIN_SECONDS = 400
 SERVE_SECONDS = 300
-ROWS = "".join(json.dumps({"text": f"{word} is the word of the day."}) + "\n" for word in "red green blue grey".split())
 
 
 @pytest.fixture(scope="module")
 def lab(hone: Cluster, images: Images) -> Iterator[str]:
     """A namespace with a tiny model on the claim `models` and four rows of text in the ConfigMap `words`."""
     with hone.fresh_namespace("faults") as namespace:
-        words = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "words"}, "data": {"train.jsonl": ROWS}}
-        hone.create(claim("models"), words, namespace=namespace)
-        script = (Path(__file__).parent / "make_model.py").read_text()
-        maker = pod("make", images.runtime, "python3", "-c", script, "/models/tiny", claims={"models": "/models"})
-        hone.run_pod(maker, namespace)
+        furnish(hone, images, namespace)
         yield namespace
-
-
-def job(name: str, *, steps: int = 4, **spec: Any) -> Object:
-    """A FineTuneJob on the tiny model, on the CPU."""
-    return {
-        "apiVersion": "hone.dev/v1alpha1",
-        "kind": "FineTuneJob",
-        "metadata": {"name": name},
-        "spec": {
-            "model": {"claim": {"name": "models", "path": "tiny"}},
-            "dataset": {"configMap": {"name": "words", "key": "train.jsonl"}},
-            "training": {"maxSteps": steps, "perDeviceTrainBatchSize": 2, "loggingSteps": 1},
-            "checkpoint": {"saveSteps": 10},
-            "output": {"storage": {"size": "1Gi"}},
-            "resources": {"gpus": 0, "sharedMemory": "64Mi"},
-            **spec,
-        },
-    }
 
 
 def service(name: str, job_name: str) -> Object:
@@ -51,32 +28,6 @@ def service(name: str, job_name: str) -> Object:
         "metadata": {"name": name},
         "spec": {"model": {"fineTuneJob": {"name": job_name}}, "resources": {"gpus": 0, "sharedMemory": "64Mi"}},
     }
-
-
-def because(type_: str, reason: str) -> Any:
-    """A test for a condition with this reason."""
-    return lambda found: reason == reasons(found).get(type_)
-
-
-def reasons(found: Object) -> dict[str, str]:
-    return {each["type"]: each["reason"] for each in found.get("status", {}).get("conditions", [])}
-
-
-def message(found: Object, type_: str) -> str:
-    return next(str(each["message"]) for each in found["status"]["conditions"] if each["type"] == type_)
-
-
-def past_step(step: int) -> Any:
-    return lambda found: (found.get("status", {}).get("progress") or {}).get("step", 0) >= step
-
-
-def uid(found: Object | None) -> str | None:
-    return found["metadata"]["uid"] if found else None
-
-
-def event_reasons(hone: Cluster, namespace: str, name: str) -> list[str]:
-    found = hone.list("events", namespace)
-    return [each["reason"] for each in found if each["involvedObject"]["name"] == name]
 
 
 @pytest.fixture(scope="module")
@@ -145,14 +96,6 @@ def test_a_job_that_is_deleted_in_the_middle_goes_on_from_its_checkpoint(hone: C
 
     steps = [line["step"] for line in metrics(hone, lab, "again") if "loss" in line]
     assert steps == list(range(1, 151))
-
-
-def metrics(hone: Cluster, namespace: str, name: str) -> list[Object]:
-    """The lines of the trainer's metrics.jsonl, read from the claim."""
-    image = hone.list("pods", SYSTEM, "app.kubernetes.io/component=operator")[0]["spec"]["containers"][0]["image"]
-    show = f"print(open('/output/{namespace}/{name}/logs/metrics.jsonl').read())"
-    reader = pod(f"read-{name}", image, "python3", "-c", show, claims={name: "/output"})
-    return [json.loads(line) for line in hone.run_pod(reader, namespace).splitlines() if line]
 
 
 def test_a_job_that_ends_while_the_operator_is_down_is_not_lost(hone: Cluster, lab: str) -> None:

@@ -1,0 +1,71 @@
+"""FineTuneJobs that need no GPU and seconds, and what their status says."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kube import SYSTEM, Cluster, Images, claim, pod
+
+Object = dict[str, Any]
+ROWS = "".join(json.dumps({"text": f"{word} is the word of the day."}) + "\n" for word in "red green blue grey".split())
+
+
+def furnish(cluster: Cluster, images: Images, namespace: str) -> None:
+    """Put a tiny model on the claim `models` and four rows of text into the ConfigMap `words`, for `job`."""
+    words = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "words"}, "data": {"train.jsonl": ROWS}}
+    cluster.create(claim("models"), words, namespace=namespace)
+    script = (Path(__file__).parent / "make_model.py").read_text()
+    maker = pod("make", images.runtime, "python3", "-c", script, "/models/tiny", claims={"models": "/models"})
+    cluster.run_pod(maker, namespace)
+
+
+def job(name: str, *, steps: int = 4, **spec: Any) -> Object:
+    """A FineTuneJob on the tiny model, on the CPU."""
+    return {
+        "apiVersion": "hone.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": name},
+        "spec": {
+            "model": {"claim": {"name": "models", "path": "tiny"}},
+            "dataset": {"configMap": {"name": "words", "key": "train.jsonl"}},
+            "training": {"maxSteps": steps, "perDeviceTrainBatchSize": 2, "loggingSteps": 1},
+            "checkpoint": {"saveSteps": 10},
+            "output": {"storage": {"size": "1Gi"}},
+            "resources": {"gpus": 0, "sharedMemory": "64Mi"},
+            **spec,
+        },
+    }
+
+
+def because(type_: str, reason: str) -> Any:
+    """A test for a condition with this reason."""
+    return lambda found: reason == reasons(found).get(type_)
+
+
+def reasons(found: Object) -> dict[str, str]:
+    return {each["type"]: each["reason"] for each in found.get("status", {}).get("conditions", [])}
+
+
+def message(found: Object, type_: str) -> str:
+    return next(str(each["message"]) for each in found["status"]["conditions"] if each["type"] == type_)
+
+
+def past_step(step: int) -> Any:
+    return lambda found: (found.get("status", {}).get("progress") or {}).get("step", 0) >= step
+
+
+def uid(found: Object | None) -> str | None:
+    return found["metadata"]["uid"] if found else None
+
+
+def event_reasons(hone: Cluster, namespace: str, name: str) -> list[str]:
+    found = hone.list("events", namespace)
+    return [each["reason"] for each in found if each["involvedObject"]["name"] == name]
+
+
+def metrics(hone: Cluster, namespace: str, name: str) -> list[Object]:
+    """The lines of the trainer's metrics.jsonl, read from the claim."""
+    image = hone.list("pods", SYSTEM, "app.kubernetes.io/component=operator")[0]["spec"]["containers"][0]["image"]
+    show = f"print(open('/output/{namespace}/{name}/logs/metrics.jsonl').read())"
+    reader = pod(f"read-{name}", image, "python3", "-c", show, claims={name: "/output"})
+    return [json.loads(line) for line in hone.run_pod(reader, namespace).splitlines() if line]
