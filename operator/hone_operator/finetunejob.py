@@ -19,6 +19,7 @@ from hone_api.reports import ProgressReport, TerminationMessage
 
 from hone_operator import podstate, trainer
 from hone_operator.conditions import Conditions
+from hone_operator.nodes import ClusterFacts
 from hone_operator.ownership import conflict, is_leaving
 from hone_operator.plan import Apply, Create, Delete, Patch, Plan
 from hone_operator.resources import CLAIMS, CONFIGMAPS, JOBS, Object, contains, is_controlled_by
@@ -45,7 +46,7 @@ class ObservedFineTuneJob:
     pods: list[Object] = field(default_factory=list)
     strays: list[Object] = field(default_factory=list)
     reports: dict[str, ProgressReport] = field(default_factory=dict)
-    facts: podstate.ClusterFacts | None = None
+    facts: ClusterFacts | None = None
     warning: str | None = None
     refusal: str | None = None
 

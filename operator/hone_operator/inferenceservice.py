@@ -11,6 +11,7 @@ from hone_api.reasons import CATALOGUE, ENGINE_FAILED, HOST_OUT_OF_MEMORY, INVAL
 
 from hone_operator import engine, podstate
 from hone_operator.conditions import Conditions
+from hone_operator.nodes import ClusterFacts
 from hone_operator.ownership import conflict, is_leaving
 from hone_operator.plan import Apply, Patch, Plan
 from hone_operator.resolve import WAITING, NotYet, Resolved, resolve
@@ -38,7 +39,7 @@ class ObservedInferenceService:
     pods: list[Object] = field(default_factory=list)
     jobs: dict[str, Object | None] = field(default_factory=dict)
     answers: dict[str, Any] = field(default_factory=dict)
-    facts: podstate.ClusterFacts | None = None
+    facts: ClusterFacts | None = None
     warning: str | None = None
     refusal: str | None = None
 

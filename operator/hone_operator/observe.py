@@ -16,6 +16,7 @@ from hone_operator.api import Api, ApiError
 from hone_operator.cache import Cache
 from hone_operator.finetunejob import ObservedFineTuneJob, is_terminal
 from hone_operator.inferenceservice import ObservedInferenceService
+from hone_operator.nodes import ClusterFacts, node_of
 from hone_operator.polling import Poller
 from hone_operator.resolve import names_of_jobs
 from hone_operator.resources import (
@@ -59,7 +60,7 @@ class Observer:
         self.cache = cache
         self.poller = poller
         self.image = image
-        self._facts: tuple[float, podstate.ClusterFacts] | None = None
+        self._facts: tuple[float, ClusterFacts | None] | None = None
 
     async def finetunejob(self, key: Key, owner: Object, now: datetime) -> ObservedFineTuneJob:
         parsed = parse(FineTuneJob, owner)
@@ -122,22 +123,24 @@ class Observer:
             self.cache.remove(resource, cached)
         return found
 
-    async def cluster_facts(self) -> podstate.ClusterFacts:
-        """Read from the nodes, at most every FACTS_SECONDS."""
-        if self._facts and time.monotonic() - self._facts[0] < FACTS_SECONDS:
-            return self._facts[1]
-        most: dict[str, int] = {}
-        for node in await self.api.list(NODES, ""):
-            for name, quantity in ((node.get("status") or {}).get("allocatable") or {}).items():
-                if "/" in name and quantity.isdecimal():
-                    most[name] = max(most.get(name, 0), int(quantity))
+    async def cluster_facts(self) -> ClusterFacts | None:
+        """Read from the nodes, at most every FACTS_SECONDS; None where the operator may not list them."""
+        if self._facts is None or time.monotonic() - self._facts[0] > FACTS_SECONDS:
+            self._facts = (time.monotonic(), await self._read_facts())
+        return self._facts[1]
+
+    async def _read_facts(self) -> ClusterFacts | None:
+        try:
+            nodes = tuple(node_of(node) for node in await self.api.list(NODES, ""))
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            return None
         try:
             dynamic = await self.api.get(DEVICE_CLASSES, "", DRA_DEVICE_CLASS) is not None
         except ApiError:  # a cluster without the API, or older than it
             dynamic = False
-        facts = podstate.ClusterFacts(most, dynamic)
-        self._facts = (time.monotonic(), facts)
-        return facts
+        return ClusterFacts(nodes, dynamic)
 
     def _pods_of(self, key: Key, job: Object | None) -> list[Object]:
         """Pods of this very Job; those of an earlier one say nothing of it."""

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from hone_api.reasons import (
@@ -17,6 +16,7 @@ from hone_api.reasons import (
 from hone_api.reports import TerminationMessage
 from pydantic import ValidationError
 
+from hone_operator.nodes import ClusterFacts
 from hone_operator.resources import Object
 
 IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
@@ -25,14 +25,6 @@ BINDING_PATIENCE = timedelta(seconds=30)
 STARTING_PATIENCE = timedelta(seconds=15)
 
 _KILLED = 137
-
-
-@dataclass(frozen=True)
-class ClusterFacts:
-    """What the nodes have: the most of each extended resource on one node, and whether DRA hands out AMD GPUs."""
-
-    most_on_a_node: dict[str, int]
-    dynamic_allocation: bool = False
 
 
 def parse_time(text: str) -> datetime:
@@ -142,7 +134,7 @@ def _unschedulable(words: str, gpu_resource: str, gpus: int, facts: ClusterFacts
         return HoneError(VOLUME_NOT_BOUND, words)
     if not gpus or facts is None:
         return HoneError(UNSCHEDULABLE, words)
-    most = facts.most_on_a_node.get(gpu_resource, 0)
+    most = max((node.count(gpu_resource) for node in facts.nodes), default=0)
     found = f"{words.rstrip('.')}. The pod asks for {gpus} {gpu_resource}"
     if most == 0 and facts.dynamic_allocation:
         remedy = (

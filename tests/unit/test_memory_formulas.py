@@ -4,9 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hone_api.gpus import GPUS
 from hone_trainer.memory import advice, optimizers
 from hone_trainer.memory.formulas import FOUR_BITS, FRAGMENTATION, RUNTIME, estimate
-from hone_trainer.memory.gpus import GPUS
 from hone_trainer.memory.settings import Adapter, Architecture, Settings
 
 LLAMA = Architecture(

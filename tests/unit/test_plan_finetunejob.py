@@ -7,8 +7,8 @@ import pytest
 from hone_api.reasons import INVALID_SPEC, HoneError
 from hone_api.reports import ProgressReport
 from hone_operator.finetunejob import ObservedFineTuneJob, plan
+from hone_operator.nodes import ClusterFacts, Node
 from hone_operator.plan import Apply, Create, Delete, Patch
-from hone_operator.podstate import ClusterFacts
 from hone_operator.resources import CLAIMS, CONFIGMAPS, JOBS
 from observed import (
     BEFORE,
@@ -246,10 +246,10 @@ def test_an_object_that_breaks_the_contract_is_refused_with_words() -> None:
 @pytest.mark.parametrize(
     ("facts", "advice"),
     [
-        (ClusterFacts({}), "device plugin"),
-        (ClusterFacts({}, dynamic_allocation=True), "Dynamic Resource Allocation"),
-        (ClusterFacts({"amd.com/gpu": 4}), "spec.resources.gpus to 4"),
-        (ClusterFacts({"amd.com/gpu": 8}), "the largest node has 8"),
+        (ClusterFacts(), "device plugin"),
+        (ClusterFacts(dynamic_allocation=True), "Dynamic Resource Allocation"),
+        (ClusterFacts((Node("n", {"amd.com/gpu": 4}),)), "spec.resources.gpus to 4"),
+        (ClusterFacts((Node("n", {"amd.com/gpu": 8}),)), "the largest node has 8"),
     ],
 )
 def test_a_pod_without_a_node_says_what_the_cluster_has(facts: ClusterFacts, advice: str) -> None:

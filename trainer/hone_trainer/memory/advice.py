@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from hone_api.estimate import Estimate
+from hone_api.gpus import Gpu
 from hone_api.reasons import MODEL_TOO_LARGE, HoneError
 
 from hone_trainer.memory import optimizers
 from hone_trainer.memory.formulas import estimate
-from hone_trainer.memory.gpus import Gpu
 from hone_trainer.memory.settings import Adapter, Settings
 
 SHORTEST = 128

@@ -1,11 +1,11 @@
 """A plan as a person reads it."""
 
 from hone_api.estimate import Estimate
+from hone_api.gpus import GPUS, Gpu
 
 from hone_trainer.memory import advice
 from hone_trainer.memory.advice import gib
 from hone_trainer.memory.formulas import FRAGMENTATION, RUNTIME, estimate
-from hone_trainer.memory.gpus import GPUS, Gpu
 from hone_trainer.memory.plan import Plan
 from hone_trainer.memory.settings import Settings
 

@@ -1,0 +1,66 @@
+"""Which GPUs the nodes have, by the labels of AMD's node labeller."""
+
+import re
+from collections.abc import Iterable
+
+from hone_api.gpus import DEVICE_IDS, GB, GPUS
+
+from hone_operator.nodes import Node
+
+PARTS = {"spx": 1, "dpx": 2, "tpx": 3, "qpx": 4}
+"""Devices that a GPU is in a compute partition mode."""
+CPX_PARTS = {"MI300X": 8, "MI325X": 8, "MI350X": 8, "MI355X": 8}
+"""In CPX mode every compute die is a device."""
+SHARED_WITH_HOST = "MI300A"
+
+_PARTITION = re.compile(r"([sdtqc]px)_nps\d+")
+
+
+def gpu_of(nodes: Iterable[Node], gpu_resource: str, node_selector: dict[str, str]) -> tuple[str, int] | None:
+    """Name and memory in bytes of the largest GPU that the pod may get; None where no label tells.
+
+    A node labelled with several models may hand out any of them: its largest counts.
+    """
+    found: dict[str, int] = {}
+    for node in nodes:
+        if node.count(gpu_resource) and node_selector.items() <= node.labels.items():
+            for model, memory in _devices(node, gpu_resource):
+                found[f"{model} of node {node.name}"] = memory
+    return max(found.items(), key=lambda item: item[1], default=None)
+
+
+def properties(node: Node, name: str) -> list[str]:
+    """The values of a property of the node's GPUs, in all three spellings of the labeller's labels."""
+    if whole := node.labels.get(f"amd.com/gpu.{name}") or node.labels.get(f"beta.amd.com/gpu.{name}"):
+        return [whole]
+    prefixes = (f"amd.com/gpu.{name}.", f"beta.amd.com/gpu.{name}.")
+    return sorted({label.removeprefix(p) for label in node.labels for p in prefixes if label.startswith(p)})
+
+
+def _devices(node: Node, gpu_resource: str) -> list[tuple[str, int]]:
+    """Model and memory of the devices behind the resource.
+
+    Today's labeller reads `vram` where ROCm does, so it is what a process sees, also of a partition. Earlier ones read
+    it of the whole card: the lesser of label and table is right in both cases.
+    """
+    modes = _PARTITION.findall(gpu_resource) or _PARTITION.findall(
+        " ".join(properties(node, "compute-memory-partition"))
+    )
+    labelled = [int(size[:-1]) * GB for size in properties(node, "vram") if re.fullmatch(r"\d+G", size)]
+    if len(labelled) > 1:  # of which model each is, the labels don't say
+        labelled = []
+    found = []
+    for model in (DEVICE_IDS[id_] for id_ in properties(node, "device-id") if id_ in DEVICE_IDS):
+        sizes = labelled + [size for mode in modes or ["spx"] if (size := _size(model, mode))]
+        if sizes:
+            found.append((model, min(sizes)))
+    return found or [("GPU", size) for size in labelled]
+
+
+def _size(model: str, mode: str) -> int | None:
+    """The driver gives each compute partition the same share of the memory, whatever the memory partition mode."""
+    parts = CPX_PARTS.get(model) if mode == "cpx" else PARTS[mode]
+    # How much of the memory it shares with the host an APU may use is a matter of the node's settings.
+    if parts is None or model == SHARED_WITH_HOST:
+        return None
+    return next(gpu.memory for gpu in GPUS if gpu.name == model) // parts

@@ -1,0 +1,91 @@
+"""What the cluster's nodes have: resources, labels, taints, and whether they work."""
+
+from dataclasses import dataclass, field
+
+from hone_operator.quantity import number
+from hone_operator.resources import Object
+
+REPELLING = ("NoSchedule", "NoExecute")
+
+
+@dataclass(frozen=True)
+class Taint:
+    """What keeps pods off a node that don't tolerate it."""
+
+    key: str
+    value: str
+    effect: str
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.value}:{self.effect}" if self.value else f"{self.key}:{self.effect}"
+
+    def is_tolerated(self, tolerations: list[Object]) -> bool:
+        """As the scheduler judges it."""
+        return any(self._matches(toleration) for toleration in tolerations)
+
+    def _matches(self, toleration: Object) -> bool:
+        if toleration.get("effect") not in (None, "", self.effect):
+            return False
+        if toleration.get("key") not in (None, "", self.key):
+            return False
+        return toleration.get("operator") == "Exists" or toleration.get("value", "") == self.value
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node. Quantities are in units, bytes for memory; `not_ready` says since when and why."""
+
+    name: str
+    allocatable: dict[str, float] = field(default_factory=dict)
+    capacity: dict[str, float] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    taints: tuple[Taint, ...] = ()
+    cordoned: bool = False
+    not_ready: str | None = None
+
+    def count(self, resource: str) -> int:
+        """How many of an extended resource the node has to give, whether or not they are taken."""
+        return int(self.allocatable.get(resource, 0))
+
+
+@dataclass(frozen=True)
+class ClusterFacts:
+    """All nodes, and whether Dynamic Resource Allocation hands out AMD GPUs."""
+
+    nodes: tuple[Node, ...] = ()
+    dynamic_allocation: bool = False
+
+    def node(self, name: str | None) -> Node | None:
+        return next((node for node in self.nodes if node.name == name), None)
+
+
+def node_of(body: Object) -> Node:
+    """What matters of a Node object."""
+    spec, status = body.get("spec") or {}, body.get("status") or {}
+    return Node(
+        name=body["metadata"]["name"],
+        allocatable=_numbers(status.get("allocatable")),
+        capacity=_numbers(status.get("capacity")),
+        labels=body["metadata"].get("labels") or {},
+        taints=tuple(
+            Taint(taint["key"], taint.get("value", ""), taint["effect"])
+            for taint in spec.get("taints") or []
+            if taint["effect"] in REPELLING
+        ),
+        cordoned=bool(spec.get("unschedulable")),
+        not_ready=_not_ready(status.get("conditions") or []),
+    )
+
+
+def _numbers(quantities: Object | None) -> dict[str, float]:
+    return {name: number(quantity) for name, quantity in (quantities or {}).items()}
+
+
+def _not_ready(conditions: list[Object]) -> str | None:
+    ready = next((condition for condition in conditions if condition["type"] == "Ready"), None)
+    if ready is None:
+        return "it has never reported"
+    if ready["status"] == "True":
+        return None
+    words = ": ".join(part for part in (ready.get("reason"), ready.get("message")) if part)
+    return f"since {ready.get('lastTransitionTime')}, {words}" if words else f"since {ready.get('lastTransitionTime')}"

@@ -1,0 +1,103 @@
+"""Which GPU a pod may get, from the labels that AMD's node labeller sets."""
+
+import pytest
+from hone_operator.gpus import gpu_of
+from hone_operator.nodes import Node, node_of
+
+GIB = 1024**3
+WHOLE = "amd.com/gpu"
+
+
+def node(name: str = "gpu-1", resource: str = WHOLE, count: int = 8, **labels: str) -> Node:
+    """A node; labels by property, `device-id` spelled device_id."""
+    return Node(
+        name,
+        allocatable={resource: count},
+        labels={f"amd.com/gpu.{key.replace('_', '-')}": value for key, value in labels.items()},
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "model", "gib"),
+    [
+        (node(device_id="74a1", vram="192G"), "MI300X", 192),
+        (node(device_id="74b5"), "MI300X", 192),  # a virtual function, whose product name is missing
+        (node(device_id="740c", vram="64G"), "MI250X", 64),
+        (node(device_id="75a3"), "MI355X", 288),
+        (node(vram="32G", product_name="AMD_Radeon_PRO_W7900"), "GPU", 32),
+        (node(device_id="ffff", vram="48G"), "GPU", 48),
+        # The driver divides the memory by the number of compute partitions.
+        (node(device_id="74a1", vram="24G", compute_memory_partition="cpx_nps1"), "MI300X", 24),
+        (node(device_id="74a1", vram="192G", compute_memory_partition="cpx_nps4"), "MI300X", 24),
+        (node(device_id="74a1", compute_memory_partition="dpx_nps1"), "MI300X", 96),
+        (node(device_id="74a0", vram="64G"), "MI300A", 64),
+    ],
+)
+def test_model_and_memory_of_a_node(found: Node, model: str, gib: int) -> None:
+    assert gpu_of([found], WHOLE, {}) == (f"{model} of node gpu-1", gib * GIB)
+
+
+@pytest.mark.parametrize(
+    ("resource", "gib"),
+    [("amd.com/spx_nps1", 192), ("amd.com/dpx_nps2", 96), ("amd.com/qpx_nps1", 48), ("amd.com/cpx_nps4", 24)],
+)
+def test_a_partitions_resource_says_its_share(resource: str, gib: int) -> None:
+    assert gpu_of([node(resource=resource, device_id="74a1")], resource, {}) == ("MI300X of node gpu-1", gib * GIB)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        node(),
+        node(product_name="AMD_Instinct_MI300X_OAM"),
+        node(device_id="ffff"),
+        node(device_id="74a0"),  # an APU: how much it may use is the node's setting
+        node(device_id="74a2", compute_memory_partition="cpx_nps1"),
+        node(device_id="74a1", vram="192G", count=0),
+        Node("gpu-1", allocatable={"amd.com/cpx_nps1": 64}, labels={"amd.com/gpu.vram": "24G"}),
+    ],
+)
+def test_what_no_label_tells_is_not_guessed(found: Node) -> None:
+    assert gpu_of([found], WHOLE, {}) is None
+
+
+@pytest.mark.parametrize("prefix", ["amd.com", "beta.amd.com"])
+def test_a_node_with_two_models_counts_as_the_larger(prefix: str) -> None:
+    labels = {f"{prefix}/gpu.device-id.740f": "2", f"{prefix}/gpu.device-id.74a1": "2", f"{prefix}/gpu.vram.64G": "2"}
+    mixed = Node("gpu-1", allocatable={WHOLE: 4}, labels=labels | {f"{prefix}/gpu.vram.192G": "2"})
+    assert gpu_of([mixed], WHOLE, {}) == ("MI300X of node gpu-1", 192 * GIB)
+
+
+def test_the_largest_gpu_on_the_nodes_that_the_selector_chooses() -> None:
+    small, large = node("gpu-1", device_id="740f", vram="64G"), node("gpu-2", device_id="74a5", vram="256G")
+    assert gpu_of([small, large], WHOLE, {}) == ("MI325X of node gpu-2", 256 * GIB)
+    assert gpu_of([small, large], WHOLE, {"amd.com/gpu.vram": "64G"}) == ("MI210 of node gpu-1", 64 * GIB)
+    assert gpu_of([small, large], WHOLE, {"zone": "b"}) is None
+
+
+def test_a_node_is_read_from_its_object() -> None:
+    found = node_of(
+        {
+            "metadata": {"name": "n", "labels": {"a": "b"}},
+            "spec": {"unschedulable": True, "taints": [{"key": "k", "effect": "NoSchedule"}]},
+            "status": {
+                "capacity": {"amd.com/gpu": "8", "cpu": "128"},
+                "allocatable": {"amd.com/gpu": "7", "cpu": "127500m", "memory": "1Ti"},
+                "conditions": [
+                    {
+                        "type": "Ready",
+                        "status": "Unknown",
+                        "reason": "NodeStatusUnknown",
+                        "message": "Kubelet stopped posting node status.",
+                        "lastTransitionTime": "2026-03-01T11:00:00Z",
+                    }
+                ],
+            },
+        }
+    )
+    assert found.count("amd.com/gpu") == 7
+    assert found.allocatable["cpu"] == 127.5
+    assert found.allocatable["memory"] == 1024**4
+    assert found.cordoned
+    assert [str(taint) for taint in found.taints] == ["k:NoSchedule"]
+    assert found.not_ready == "since 2026-03-01T11:00:00Z, NodeStatusUnknown: Kubelet stopped posting node status."
