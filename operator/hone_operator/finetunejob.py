@@ -155,8 +155,6 @@ def _active(
         error = podstate.why_not_running(
             current,
             trainer.CONTAINER,
-            gpu_resource=job.spec.resources.gpu_resource,
-            gpus=job.spec.resources.gpus,
             facts=observed.facts,
             warning=observed.warning,
             now=now,

@@ -182,8 +182,6 @@ def _failure(observed: ObservedInferenceService, declared: InferenceService, now
     return podstate.why_not_running(
         pod,
         engine.CONTAINER,
-        gpu_resource=declared.spec.resources.gpu_resource,
-        gpus=declared.spec.resources.gpus,
         facts=observed.facts,
         warning=observed.warning,
         now=now,

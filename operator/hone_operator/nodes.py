@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from hone_operator.quantity import number
 from hone_operator.resources import Object
 
+BY_CLASS = "deviceclass.resource.kubernetes.io/"
+"""Before a DeviceClass's name: the extended resource that Kubernetes 1.36 turns into a claim for a device."""
 REPELLING = ("NoSchedule", "NoExecute")
 
 
@@ -50,10 +52,10 @@ class Node:
 
 @dataclass(frozen=True)
 class ClusterFacts:
-    """All nodes, and whether Dynamic Resource Allocation hands out AMD GPUs."""
+    """All nodes, and the extended resources that AMD's DeviceClass answers to, where the cluster has it."""
 
     nodes: tuple[Node, ...] = ()
-    dynamic_allocation: bool = False
+    by_claim: tuple[str, ...] = ()
 
     def node(self, name: str | None) -> Node | None:
         return next((node for node in self.nodes if node.name == name), None)
@@ -89,3 +91,12 @@ def _not_ready(conditions: list[Object]) -> str | None:
         return None
     words = ": ".join(part for part in (ready.get("reason"), ready.get("message")) if part)
     return f"since {ready.get('lastTransitionTime')}, {words}" if words else f"since {ready.get('lastTransitionTime')}"
+
+
+def by_claim(device_class: Object | None) -> tuple[str, ...]:
+    """The extended resources by which a pod may ask for devices of the class."""
+    if device_class is None:
+        return ()
+    explicit = (device_class.get("spec") or {}).get("extendedResourceName")
+    implicit = f"{BY_CLASS}{device_class['metadata']['name']}"
+    return (explicit, implicit) if explicit else (implicit,)

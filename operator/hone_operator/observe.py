@@ -16,7 +16,7 @@ from hone_operator.api import Api, ApiError
 from hone_operator.cache import Cache
 from hone_operator.finetunejob import ObservedFineTuneJob, is_terminal
 from hone_operator.inferenceservice import ObservedInferenceService
-from hone_operator.nodes import ClusterFacts, node_of
+from hone_operator.nodes import ClusterFacts, by_claim, node_of
 from hone_operator.polling import Poller
 from hone_operator.resolve import names_of_jobs
 from hone_operator.resources import (
@@ -82,7 +82,7 @@ class Observer:
             if pod not in observed.pods and podstate.phase(pod) in ("Pending", "Running")
         ]
         observed.reports = {uid: r for uid, a in self.poller.answers(key).items() if (r := _progress_report(a))}
-        if parsed.spec.resources.gpus and any(podstate.is_unschedulable(pod) for pod in observed.pods):
+        if any(podstate.is_unschedulable(pod) for pod in observed.pods):
             observed.facts = await self.cluster_facts()
         observed.warning = await self._warning(observed, now)
         return observed
@@ -100,7 +100,7 @@ class Observer:
         observed.jobs = {name: self.cache.get(FINETUNEJOBS, key.namespace, name) for name in names_of_jobs(parsed.spec)}
         observed.pods = self.cache.children(key, PODS)
         observed.answers = self.poller.answers(key)
-        if parsed.spec.resources.gpus and any(podstate.is_unschedulable(pod) for pod in observed.pods):
+        if any(podstate.is_unschedulable(pod) for pod in observed.pods):
             observed.facts = await self.cluster_facts()
         stuck = next((pod for pod in observed.pods if podstate.is_stuck(pod, now)), None)
         observed.warning = await self.newest_warning(stuck) if stuck else _replica_failure(observed.deployment)
@@ -137,10 +137,10 @@ class Observer:
                 raise
             return None
         try:
-            dynamic = await self.api.get(DEVICE_CLASSES, "", DRA_DEVICE_CLASS) is not None
+            found = await self.api.get(DEVICE_CLASSES, "", DRA_DEVICE_CLASS)
         except ApiError:  # a cluster without the API, or older than it
-            dynamic = False
-        return ClusterFacts(nodes, dynamic)
+            found = None
+        return ClusterFacts(nodes, by_claim(found))
 
     def _pods_of(self, key: Key, job: Object | None) -> list[Object]:
         """Pods of this very Job; those of an earlier one say nothing of it."""

@@ -1,6 +1,5 @@
 """What a pod's status says, in Hone's reasons."""
 
-import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
@@ -9,7 +8,6 @@ from hone_api.reasons import (
     IMAGE_PULL_FAILED,
     INTERNAL_ERROR,
     POD_NOT_STARTED,
-    UNSCHEDULABLE,
     VOLUME_NOT_BOUND,
     HoneError,
 )
@@ -18,6 +16,7 @@ from pydantic import ValidationError
 
 from hone_operator.nodes import ClusterFacts
 from hone_operator.resources import Object
+from hone_operator.scheduling import why_unschedulable
 
 IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 NOT_STARTED_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError"}
@@ -89,8 +88,6 @@ def why_not_running(
     pod: Object,
     container: str,
     *,
-    gpu_resource: str,
-    gpus: int,
     facts: ClusterFacts | None,
     warning: str | None,
     now: datetime,
@@ -100,7 +97,7 @@ def why_not_running(
     age = now - parse_time(pod["metadata"]["creationTimestamp"])
     if scheduled is None or scheduled["status"] != "True":
         if scheduled and scheduled.get("reason") == "Unschedulable":
-            error = _unschedulable(scheduled.get("message", ""), gpu_resource, gpus, facts)
+            error = why_unschedulable(pod, scheduled.get("message", ""), facts)
             # A claim that was made just now is bound in a moment.
             return None if error.reason is VOLUME_NOT_BOUND and age < BINDING_PATIENCE else error
         if age > BINDING_PATIENCE and not scheduled:
@@ -127,31 +124,6 @@ def is_stuck(pod: Object, now: datetime) -> bool:
 
 def is_unschedulable(pod: Object) -> bool:
     return any(c["type"] == "PodScheduled" and c.get("reason") == "Unschedulable" for c in _conditions(pod))
-
-
-def _unschedulable(words: str, gpu_resource: str, gpus: int, facts: ClusterFacts | None) -> HoneError:
-    if re.search("persistent ?volume", words, re.IGNORECASE):
-        return HoneError(VOLUME_NOT_BOUND, words)
-    if not gpus or facts is None:
-        return HoneError(UNSCHEDULABLE, words)
-    most = max((node.count(gpu_resource) for node in facts.nodes), default=0)
-    found = f"{words.rstrip('.')}. The pod asks for {gpus} {gpu_resource}"
-    if most == 0 and facts.dynamic_allocation:
-        remedy = (
-            "The cluster hands out AMD GPUs by Dynamic Resource Allocation (DeviceClass gpu.amd.com), which excludes "
-            "the device plugin's resource: install the device plugin instead."
-        )
-        return HoneError(UNSCHEDULABLE, f"{found}, and no node has {gpu_resource}", remedy=remedy)
-    if most == 0:
-        remedy = (
-            "Install AMD's device plugin or GPU operator, name the resource that the nodes do have in "
-            "spec.resources.gpuResource, or set spec.resources.gpus: 0 to use the CPU."
-        )
-        return HoneError(UNSCHEDULABLE, f"{found}, and no node has {gpu_resource}", remedy=remedy)
-    if gpus > most:
-        remedy = f"Lower spec.resources.gpus to {most} or less, or add larger nodes."
-        return HoneError(UNSCHEDULABLE, f"{found}, and no node has more than {most}", remedy=remedy)
-    return HoneError(UNSCHEDULABLE, f"{found}; the largest node has {most}")
 
 
 def _conditions(pod: Object) -> list[Object]:

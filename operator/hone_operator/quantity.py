@@ -16,3 +16,10 @@ def number(quantity: str | int | float) -> float:
         if text.endswith(suffix):
             return float(text.removesuffix(suffix)) * factor
     return float(text)
+
+
+def words_of(resource: str, amount: float) -> str:
+    """Such as `8 amd.com/gpu`, `0.5 cpu` and `62.5 GiB memory`."""
+    if resource in ("memory", "ephemeral-storage"):
+        return f"{amount / 2**30:.4g} GiB {resource}"
+    return f"{amount:.10g} {resource}"

@@ -79,8 +79,9 @@ def pod(name: str = "p1", *, container: str = "trainer", scheduled: bool = True,
     }
 
 
-def unschedulable(words: str) -> Object:
+def unschedulable(words: str, **requests: str) -> Object:
     found = pod(scheduled=False)
+    found["spec"]["containers"][0]["resources"] = {"requests": requests}
     found["status"]["conditions"] = [
         {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": words}
     ]

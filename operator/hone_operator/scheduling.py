@@ -1,0 +1,134 @@
+"""Why no node takes a pod: the scheduler's words, what the nodes show beside them, and what to do."""
+
+import re
+from collections.abc import Iterable
+
+from hone_api.reasons import UNSCHEDULABLE, VOLUME_NOT_BOUND, HoneError
+
+from hone_operator.nodes import ClusterFacts, Node
+from hone_operator.obstacles import Demand, Obstacle, demand_of, field_of, obstacles
+from hone_operator.quantity import words_of
+from hone_operator.resources import Object
+
+MOST_NODES = 3
+WAITS = "Nothing to do: the pod starts when enough is free. A higher spec.pod.priorityClassName puts it before others."
+
+# What follows tells only of preemption, in which no user can do anything.
+_PREEMPTION = re.compile(
+    r"\.? (?:no new claims to deallocate|still not schedulable), preemption: .*|(?<=found)\. not found$"
+)
+_SHORT = re.compile(r"Insufficient [\w./-]+|Too many pods|cannot allocate all claims")
+_OF_VOLUMES = re.compile(r"persistent ?volume|\bpvc\b|volume node affinity", re.IGNORECASE)
+
+
+def why_unschedulable(pod: Object, words: str, facts: ClusterFacts | None) -> HoneError:
+    """`words` are those of the condition PodScheduled; without facts they are all there is."""
+    words = _PREEMPTION.sub("", words).rstrip(".")
+    if _OF_VOLUMES.search(words):
+        return HoneError(VOLUME_NOT_BOUND, words)
+    if node := (pod.get("status") or {}).get("nominatedNodeName"):
+        found = f"{words}. Pods of lower priority are being removed from {node} to make room"
+        return HoneError(UNSCHEDULABLE, found, remedy="Nothing to do: the pod starts when they have ended.")
+    if facts is None:
+        return HoneError(UNSCHEDULABLE, words)
+    found, remedy = _diagnose(demand_of(pod), words, facts)
+    return HoneError(UNSCHEDULABLE, f"{words}. {found}" if found else words, remedy=remedy)
+
+
+def _diagnose(demand: Demand, words: str, facts: ClusterFacts) -> tuple[str, str | None]:
+    """What the nodes show, and what to do about it."""
+    gpu = demand.gpu
+    by_claim = gpu in facts.by_claim
+    if by_claim:  # the nodes don't count what Dynamic Resource Allocation hands out
+        demand = Demand(
+            {name: asked for name, asked in demand.resources.items() if name != gpu},
+            demand.tolerations,
+            demand.node_selector,
+            demand.node_terms,
+        )
+    elif gpu and not any(node.count(gpu) for node in facts.nodes):
+        found, remedy = _no_such_resource(gpu, facts)
+        return f"The pod asks for {words_of(gpu, demand.resources[gpu])}, and no node has any{found}", remedy
+    judged = sorted(
+        ((node, obstacles(node, demand)) for node in facts.nodes),
+        key=lambda item: (_has_no_gpu(item[0], gpu), len(item[1]), item[0].name),
+    )
+    if too_much := _more_than_any(demand, facts.nodes):
+        lower = " and ".join(f"{field_of(name)} to {words_of(name, most)} or less" for name, most in too_much.items())
+        asks = " and ".join(words_of(name, demand.resources[name]) for name in too_much)
+        most = " and ".join(words_of(name, most) for name, most in too_much.items())
+        found = f"The pod asks for {asks}, and no node has more than {most}{_unhealthy(too_much, facts.nodes)}"
+        return found, f"Lower {lower}, or add larger nodes."
+    fitting = [node.name for node, against in judged if not against]
+    if fitting:
+        if not _SHORT.search(words):
+            return "", None
+        return f"Large enough, but with too little free now: {_names(fitting)}", WAITS
+    near = [(node, against) for node, against in judged if against][:MOST_NODES]
+    if not near:
+        return "The cluster has no nodes", "Add nodes."
+    remedies = dict.fromkeys(obstacle.remedy for obstacle in near[0][1])
+    return f"The nodes that come nearest: {'; '.join(_describe(*item) for item in near)}", " ".join(remedies)
+
+
+def _has_no_gpu(node: Node, gpu: str | None) -> bool:
+    return gpu is not None and not node.count(gpu)
+
+
+def _more_than_any(demand: Demand, nodes: tuple[Node, ...]) -> dict[str, float]:
+    """The resources of which no single node has what is asked for, and the most that one has."""
+    most = {name: max((node.allocatable.get(name, 0) for node in nodes), default=0) for name in demand.resources}
+    return {name: most[name] for name, asked in demand.resources.items() if nodes and asked > most[name]}
+
+
+def _unhealthy(names: Iterable[str], nodes: tuple[Node, ...]) -> str:
+    """Devices that the largest nodes have and can't give."""
+    found = [
+        f"{node.name} has {words_of(name, node.capacity[name])}, of which {node.count(name)} are healthy"
+        for node in nodes
+        for name in names
+        if "/" in name and node.count(name) < node.capacity.get(name, 0)
+    ]
+    return f" ({'; '.join(found[:MOST_NODES])})" if found else ""
+
+
+def _no_such_resource(gpu: str, facts: ClusterFacts) -> tuple[str, str]:
+    """What the nodes have instead, as the end of a sentence, and what to do."""
+    ill = [node for node in facts.nodes if node.capacity.get(gpu)]
+    if ill:
+        found = ", ".join(f"{node.name} has {words_of(gpu, node.capacity[gpu])}" for node in ill[:MOST_NODES])
+        remedy = (
+            "Look at the device plugin's pods and the nodes' GPUs (amd-smi, node labels metricsexporter.amd.com.gpu): "
+            "either the plugin has stopped, or the GPUs are unhealthy."
+        )
+        return f" that is healthy: {found}", remedy
+    others: dict[str, list[str]] = {}
+    for node in facts.nodes:
+        for name in node.allocatable:
+            if name.startswith("amd.com/") and node.count(name):
+                others.setdefault(name, []).append(f"{node.count(name)} on {node.name}")
+    if others:
+        found = "; ".join(f"{name}: {', '.join(where[:MOST_NODES])}" for name, where in sorted(others.items()))
+        names = " or ".join(sorted(others))
+        return f", but there is {found}", f"Set spec.resources.gpuResource: {names}."
+    if facts.by_claim:
+        remedy = (
+            f"Set spec.resources.gpuResource: {facts.by_claim[0]} (Kubernetes 1.36 or later), or install AMD's "
+            "device plugin in place of the driver for Dynamic Resource Allocation: one excludes the other."
+        )
+        return ", since Dynamic Resource Allocation hands out AMD GPUs here (DeviceClass gpu.amd.com)", remedy
+    labelled = [node.name for node in facts.nodes if any("amd.com/gpu." in label for label in node.labels)]
+    remedy = (
+        "Install AMD's device plugin or GPU operator, name the resource that the nodes do have in "
+        "spec.resources.gpuResource, or set spec.resources.gpus: 0 to use the CPU."
+    )
+    return f", though {_names(labelled)} have AMD GPUs by their labels" if labelled else "", remedy
+
+
+def _describe(node: Node, against: list[Obstacle]) -> str:
+    return f"{node.name} {' and '.join(obstacle.words for obstacle in against)}"
+
+
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - MOST_NODES} more" if len(names) > MOST_NODES else ""
+    return ", ".join(names[:MOST_NODES]) + more
