@@ -12,7 +12,8 @@ from hone_operator.resources import Object
 
 BY_CONDITION = "node.kubernetes.io/"
 """Kubernetes itself sets these taints while something is the matter with the node: nobody should tolerate them."""
-SHOWN_OTHERWISE = {f"{BY_CONDITION}{name}" for name in ("not-ready", "unreachable", "unschedulable")}
+NOT_READY = {f"{BY_CONDITION}not-ready", f"{BY_CONDITION}unreachable"}
+CORDONED = {f"{BY_CONDITION}unschedulable"}
 REPARTITIONING = "amd-dcm"
 UNHEALTHY = "amd-gpu-unhealthy"
 
@@ -67,11 +68,9 @@ def obstacles(node: Node, demand: Demand) -> list[Obstacle]:
         found.append(Obstacle(f"is not ready {node.not_ready}", f"Look at `kubectl describe node {node.name}`."))
     if node.cordoned:
         found.append(Obstacle("is cordoned", f"`kubectl uncordon {node.name}` when its maintenance is over."))
-    found += [
-        _taint(taint)
-        for taint in node.taints
-        if taint.key not in SHOWN_OTHERWISE and not taint.is_tolerated(demand.tolerations)
-    ]
+    said = (NOT_READY if node.not_ready else set()) | (CORDONED if node.cordoned else set())
+    taints = [taint for taint in node.taints if taint.key not in said and not taint.is_tolerated(demand.tolerations)]
+    found += [_taint(taint) for taint in taints]
     missing = [_label(node, *item) for item in demand.node_selector.items() if node.labels.get(item[0]) != item[1]]
     if missing:
         found.append(Obstacle(f"lacks {', '.join(missing)}", "Correct spec.pod.nodeSelector, or label a node."))

@@ -18,8 +18,13 @@ def number(quantity: str | int | float) -> float:
     return float(text)
 
 
-def words_of(resource: str, amount: float) -> str:
-    """Such as `8 amd.com/gpu`, `0.5 cpu` and `62.5 GiB memory`."""
+def amount_of(resource: str, quantity: float) -> str:
+    """Such as `8`, `0.5` and `62.5 GiB`."""
     if resource in ("memory", "ephemeral-storage"):
-        return f"{amount / 2**30:.4g} GiB {resource}"
-    return f"{amount:.10g} {resource}"
+        return f"{quantity / 2**30:.4g} GiB"
+    return f"{quantity:.10g}"
+
+
+def words_of(resource: str, quantity: float) -> str:
+    """Such as `8 amd.com/gpu`, `0.5 cpu` and `62.5 GiB memory`."""
+    return f"{amount_of(resource, quantity)} {resource}"

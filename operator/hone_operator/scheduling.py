@@ -7,7 +7,7 @@ from hone_api.reasons import UNSCHEDULABLE, VOLUME_NOT_BOUND, HoneError
 
 from hone_operator.nodes import ClusterFacts, Node
 from hone_operator.obstacles import Demand, Obstacle, demand_of, field_of, obstacles
-from hone_operator.quantity import words_of
+from hone_operator.quantity import amount_of, words_of
 from hone_operator.resources import Object
 
 MOST_NODES = 3
@@ -54,7 +54,7 @@ def _diagnose(demand: Demand, words: str, facts: ClusterFacts) -> tuple[str, str
         key=lambda item: (_has_no_gpu(item[0], gpu), len(item[1]), item[0].name),
     )
     if too_much := _more_than_any(demand, facts.nodes):
-        lower = " and ".join(f"{field_of(name)} to {words_of(name, most)} or less" for name, most in too_much.items())
+        lower = " and ".join(f"{field_of(name)} to {amount_of(name, most)} or less" for name, most in too_much.items())
         asks = " and ".join(words_of(name, demand.resources[name]) for name in too_much)
         most = " and ".join(words_of(name, most) for name, most in too_much.items())
         found = f"The pod asks for {asks}, and no node has more than {most}{_unhealthy(too_much, facts.nodes)}"
