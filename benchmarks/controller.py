@@ -8,7 +8,6 @@ import argparse
 import os
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -19,8 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import kubernetes
-import urllib3
-import yaml
 from common import compare
 from kubernetes.client import (
     ApiClient,
@@ -33,11 +30,13 @@ from kubernetes.client import (
 )
 
 HERE = Path(__file__).parent
-CRDS = HERE.parent / "charts" / "hone" / "files" / "crds"
+sys.path.insert(0, str(HERE.parent / "tests/cluster"))
+
+from apiserver import api_server, processes  # noqa: E402
+
 IMAGE = "registry.invalid/trainer:1"
 SECONDS_TO_SETTLE = 120
 CREATORS = 8
-CLIENT_PORT, PEER_PORT, API_PORT = 23890, 23900, 16543
 
 KINDS = {
     "hone": (
@@ -78,14 +77,13 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=200, help="objects created at once, a round")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
-    urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     one: dict[str, list[float]] = {kind: [] for kind in KINDS}
     many: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    with tempfile.TemporaryDirectory() as name, api_server(Path(name)) as kubeconfig:
+    with tempfile.TemporaryDirectory() as name, api_server(Path(name)) as server:
+        kubeconfig = server.kubeconfig
         kubernetes.config.load_kube_config(str(kubeconfig))
-        extensions = ApiextensionsV1Api()
-        for crd in [BARE_CRD, *(yaml.safe_load(file.read_text()) for file in sorted(CRDS.glob("*.yaml")))]:
-            extensions.create_custom_resource_definition(crd)
+        ApiextensionsV1Api().create_custom_resource_definition(BARE_CRD)
+        server.install_crds()
         for number in range(options.rounds):
             for kind in sorted(KINDS, reverse=bool(number % 2)):
                 with operator(kind, kubeconfig), namespace(f"{kind}-{number}") as space:
@@ -145,79 +143,6 @@ def operator(kind: str, kubeconfig: Path) -> Iterator[None]:
 def namespace(name: str) -> Iterator[str]:
     CoreV1Api().create_namespace(V1Namespace(metadata=V1ObjectMeta(name=name)))
     yield name
-
-
-@contextmanager
-def api_server(folder: Path) -> Iterator[Path]:
-    """A kubeconfig of an API server that lasts as long as the context."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    programs = sorted(cache.glob("hone/cluster/*/bin/kube-apiserver"), key=lambda path: path.stat().st_mtime)
-    if not programs:
-        sys.exit("There is no kube-apiserver yet: `make cluster-up` builds it.")
-    key, tokens, kubeconfig = folder / "key", folder / "tokens.csv", folder / "kubeconfig"
-    subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
-    tokens.write_text("token,admin,admin,system:masters\n")
-    client_url, peer_url = f"http://127.0.0.1:{CLIENT_PORT}", f"http://127.0.0.1:{PEER_PORT}"
-    etcd = [programs[-1].with_name("etcd"), "--unsafe-no-fsync", "--data-dir", folder / "etcd"]
-    etcd += ["--listen-client-urls", client_url, "--advertise-client-urls", client_url]
-    etcd += ["--listen-peer-urls", peer_url]
-    server = [
-        programs[-1],
-        "--etcd-servers",
-        client_url,
-        "--secure-port",
-        API_PORT,
-        "--cert-dir",
-        folder / "certificates",
-    ]
-    server += ["--token-auth-file", tokens, "--authorization-mode", "AlwaysAllow", "--endpoint-reconciler-type", "none"]
-    server += ["--service-account-issuer", "https://benchmark", "--service-account-key-file", key]
-    server += ["--service-account-signing-key-file", key, "--service-cluster-ip-range", "10.99.0.0/24"]
-    server += ["--disable-admission-plugins", "ServiceAccount"]
-    cluster = {"server": f"https://127.0.0.1:{API_PORT}", "insecure-skip-tls-verify": True}
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "benchmark", "cluster": cluster}],
-        "users": [{"name": "admin", "user": {"token": "token"}}],
-        "contexts": [{"name": "benchmark", "context": {"cluster": "benchmark", "user": "admin"}}],
-        "current-context": "benchmark",
-    }
-    kubeconfig.write_text(yaml.safe_dump(config))
-    with (folder / "log").open("w") as log, processes([etcd, server], dict(os.environ), log.fileno()):
-        wait_until_served(kubeconfig)
-        yield kubeconfig
-
-
-def wait_until_served(kubeconfig: Path) -> None:
-    deadline = time.monotonic() + SECONDS_TO_SETTLE
-    client = kubernetes.config.new_client_from_config(str(kubeconfig))
-    while time.monotonic() < deadline:
-        try:
-            CoreV1Api(client).read_namespace("default")
-            return
-        except Exception:
-            time.sleep(0.5)
-    sys.exit("the API server did not come up")
-
-
-@contextmanager
-def processes(commands: list[list[object]], environment: dict[str, str], output: int | None = None) -> Iterator[None]:
-    """Run the commands until the context ends."""
-    started = []
-    try:
-        for command in commands:
-            words = [str(word) for word in command]
-            started.append(subprocess.Popen(words, env=environment, stdout=output, stderr=output))
-        yield
-    finally:
-        for process in reversed(started):
-            process.terminate()
-        for process in started:
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:  # an API server waits for the watches that are open
-                process.kill()
 
 
 if __name__ == "__main__":

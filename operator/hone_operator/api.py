@@ -2,16 +2,18 @@
 
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 from kubernetes.aio import client, config
 from kubernetes.aio.client.rest import RESTClientObject
 
 from hone_operator.resources import Object, Resource
 
 FIELD_MANAGER = "hone"
-TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
+TIMEOUT_SECONDS, CONNECT_SECONDS = 30.0, 5.0
 CONNECTIONS = 32
 PAGE = 500
 
@@ -35,24 +37,32 @@ class ApiError(Exception):
         return self.status == 403 and "it is being terminated" in self.message
 
 
-class Api:
-    """One session; make it inside the running event loop."""
+class NotLeading(Exception):
+    """Another replica may write now; this one may not."""
 
-    def __init__(self, configuration: client.Configuration) -> None:
+
+class Api:
+    """One session; make it inside the running event loop.
+
+    `fence` says for how many seconds a write that begins now may last; 0 refuses it.
+    """
+
+    def __init__(self, configuration: client.Configuration, fence: Callable[[], float] | None = None) -> None:
         self._configuration = configuration
+        self._fence = fence
         ssl = RESTClientObject(configuration).ssl_context
         connector = aiohttp.TCPConnector(ssl=ssl, limit=CONNECTIONS)
-        self._session = aiohttp.ClientSession(configuration.host, connector=connector, timeout=TIMEOUT)
+        self._session = aiohttp.ClientSession(configuration.host, connector=connector)
 
     @classmethod
-    async def connect(cls) -> "Api":
+    async def connect(cls, fence: Callable[[], float] | None = None) -> "Api":
         """With the pod's ServiceAccount in a cluster, else with the kubeconfig."""
         configuration = client.Configuration()
         if "KUBECONFIG" not in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
             config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         else:
             await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-        return cls(configuration)
+        return cls(configuration, fence)
 
     async def close(self) -> None:
         await self._session.close()
@@ -86,6 +96,11 @@ class Api:
         path = resource.path(body["metadata"]["namespace"], body["metadata"]["name"])
         params = {"fieldManager": FIELD_MANAGER, "force": "true"}
         return await self._one("PATCH", path, body, params=params, content_type="application/apply-patch+yaml")
+
+    async def replace(self, resource: Resource, body: Object) -> Object:
+        """Write the whole object. Raises ApiError 409 when it is no longer the one of this resourceVersion."""
+        metadata = body["metadata"]
+        return await self._one("PUT", resource.path(metadata["namespace"], metadata["name"]), body)
 
     async def patch(
         self, resource: Resource, namespace: str, name: str, patch: Object, subresource: str = ""
@@ -137,11 +152,39 @@ class Api:
         if token := await self._configuration.get_api_key_with_prefix("BearerToken"):
             headers["Authorization"] = token
         data = json.dumps(body, separators=(",", ":")).encode() if body is not None else None
-        async with self._session.request(method, path, params=params, data=data, headers=headers) as response:
+        timeout = aiohttp.ClientTimeout(total=self._seconds_for(method), sock_connect=CONNECT_SECONDS)
+        payload = _Payload(data, lambda: self._seconds_for(method)) if data is not None else None
+        async with self._session.request(
+            method, path, params=params, data=payload, headers=headers, timeout=timeout
+        ) as response:
             answer = await response.read()
             if response.status >= 400:
                 raise ApiError(response.status, _message(answer))
             return json.loads(answer)
+
+    def _seconds_for(self, method: str) -> float:
+        """How long a request may last. Raises NotLeading when it must not begin."""
+        if method == "GET" or self._fence is None:
+            return TIMEOUT_SECONDS
+        left = self._fence()
+        if left <= 0:
+            raise NotLeading("this replica no longer holds the Lease")
+        return min(TIMEOUT_SECONDS, left)
+
+
+class _Payload(aiohttp.BytesPayload):
+    """Asks again in the moment in which the request leaves, head and body together.
+
+    Waiting for a connection can take long, and the process can be paused anywhere on the way here.
+    """
+
+    def __init__(self, value: bytes, may_leave: Callable[[], object]) -> None:
+        super().__init__(value)
+        self._may_leave = may_leave
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        self._may_leave()
+        await super().write_with_length(writer, content_length)
 
 
 def _message(answer: bytes) -> str:

@@ -44,17 +44,16 @@ class Cache:
             if not self._children[owner]:
                 del self._children[owner]
 
-    def replace(self, resource: Resource, namespace: str, bodies: list[Object], version: int) -> list[Object]:
-        """Make the cache what a list at `version` has. Returns the objects that were news, or that are gone."""
-        listed = {body["metadata"]["uid"] for body in bodies}
+    def keep_only(self, resource: Resource, namespace: str, uids: set[str], version: int) -> list[Object]:
+        """Forget what a list at `version` did not have. Returns what is gone."""
         gone = [
             body
             for body in self.all(resource, namespace)
-            if body["metadata"]["uid"] not in listed and _version(body) <= version
+            if body["metadata"]["uid"] not in uids and _version(body) <= version
         ]
         for body in gone:
             self.remove(resource, body)
-        return gone + [body for body in bodies if self.put(resource, body)]
+        return gone
 
     def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
         return self._objects.get((resource, namespace, name))

@@ -2,11 +2,9 @@
 
 import asyncio
 import logging
-import time
 from datetime import UTC, datetime
 
 import aiohttp
-from hone_api.layout import MANAGED_BY_LABEL, MANAGER
 
 from hone_operator import finetunejob, inferenceservice
 from hone_operator.api import Api, ApiError
@@ -40,19 +38,19 @@ class Controller:
 
     def __init__(self, api: Api, image: str, namespaces: list[str]) -> None:
         self.api = api
-        self._namespaces = namespaces or [""]
         self.cache = Cache()
         self.queue = WorkQueue()
         self.poller = Poller(self.queue.add)
         self.observer = Observer(api, self.cache, self.poller, image)
-        self.last_success = time.monotonic()
+        self.synced = asyncio.Event()
+        self._unlisted = {(resource, namespace) for resource in WATCHED for namespace in namespaces or [""]}
         self._tasks: list[asyncio.Task[None]] = []
 
-    def start(self) -> None:
-        """Begin to work, once what exists has been seen: nothing is decided on half of it."""
-        if not self._tasks:
-            self._tasks = [asyncio.create_task(self._work()) for _ in range(WORKERS)]
-            self._tasks.append(asyncio.create_task(self._keep_in_sync()))
+    async def start(self) -> None:
+        """Begin to work, once all that exists has been seen: nothing is decided on half of it."""
+        await self.synced.wait()
+        self._tasks = [asyncio.create_task(self._work()) for _ in range(WORKERS)]
+        self._tasks.append(asyncio.create_task(self._look_at_all()))
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -67,7 +65,6 @@ class Controller:
             try:
                 await self.reconcile(key)
                 self.queue.succeeded(key)
-                self.last_success = time.monotonic()
             except (ApiError, aiohttp.ClientError, TimeoutError) as error:
                 logger.warning("%s: %r; again in %.1f s", key, error, self.queue.retry(key))
             except Exception:
@@ -186,23 +183,21 @@ class Controller:
                 return
             logger.warning("%s: event %s was not written: %s", key, event.reason, error)
 
-    async def resync(self) -> None:
-        """Read everything: a watch that was cut can have missed a deletion. Every object gets a pass."""
-        for resource in WATCHED:
-            selector = f"{MANAGED_BY_LABEL}={MANAGER}" if resource in CHILDREN else ""
-            for namespace in self._namespaces:
-                self.cache.replace(resource, namespace, *await self.api.list_all(resource, namespace, selector))
-        for resource in OWNERS:
-            for owner in self.cache.all(resource):
-                self.queue.add(Key(resource, owner["metadata"]["namespace"], owner["metadata"]["name"]))
-
-    async def _keep_in_sync(self) -> None:
+    async def _look_at_all(self) -> None:
+        """Every object gets a pass, at first and every RESYNC_SECONDS: not all that concerns it is watched."""
         while True:
+            for resource in OWNERS:
+                for owner in self.cache.all(resource):
+                    self._queue(resource, owner)
             await asyncio.sleep(RESYNC_SECONDS)
-            try:
-                await self.resync()
-            except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-                logger.warning("resync: %s", error)
+
+    def listed(self, resource: Resource, namespace: str, uids: set[str], version: int) -> None:
+        """A list is complete: what it did not have is gone, though no watch told of it."""
+        for body in self.cache.keep_only(resource, namespace, uids, version):
+            self._changed(resource, body)
+        self._unlisted.discard((resource, namespace))
+        if not self._unlisted:
+            self.synced.set()
 
     def saw(self, resource: Resource, body: Object) -> None:
         """An object is there, new or changed."""
@@ -215,15 +210,20 @@ class Controller:
         self._changed(resource, body)
 
     def _changed(self, resource: Resource, body: Object) -> None:
-        """Queue whatever the change may concern."""
+        """Queue whatever the change may concern. Before the start, nothing: the start looks at all there is."""
+        if not self._tasks:
+            return
         if resource in CHILDREN:
             owner = owner_key(body)
             if owner and self.cache.get(owner.resource, owner.namespace, owner.name):
                 self.queue.add(owner)
             return
-        key = Key(resource, body["metadata"]["namespace"], body["metadata"]["name"])
-        self.queue.add(key, urgent=not body.get("status"))
-        self._queue_dependents(key)
+        self._queue_dependents(self._queue(resource, body))
+
+    def _queue(self, resource: Resource, owner: Object) -> Key:
+        key = Key(resource, owner["metadata"]["namespace"], owner["metadata"]["name"])
+        self.queue.add(key, urgent=not owner.get("status"))
+        return key
 
     def _queue_dependents(self, key: Key) -> None:
         """The InferenceServices that name a FineTuneJob."""

@@ -1,15 +1,19 @@
-"""kopf's part: watch streams. Its handlers only tell the controller what was seen."""
+"""kopf's part: the process, its start and its end, and what is watched. What is seen goes to the controller."""
 
 import asyncio
 import logging
-import time
+import os
+import socket
+import uuid
 from typing import Any
 
 import kopf
 from hone_api.layout import MANAGED_BY_LABEL, MANAGER
 
+from hone_operator import streams
 from hone_operator.api import Api
 from hone_operator.controller import Controller
+from hone_operator.leader import Elector
 from hone_operator.resources import CHILDREN, OWNERS, WATCHED, Resource
 
 CRD_WAIT_SECONDS = 2.0
@@ -17,36 +21,62 @@ CRD_WAIT_SECONDS = 2.0
 logger = logging.getLogger(__name__)
 
 
-def register(registry: kopf.OperatorRegistry, image: str, namespaces: list[str]) -> None:
-    """Watch both kinds and their children; run the controller between start and clean-up."""
+def register(registry: kopf.OperatorRegistry, image: str, namespaces: list[str], lease_namespace: str | None) -> None:
+    """Watch both kinds and their children; run the controller between start and clean-up.
+
+    With a `lease_namespace`, the controller works only while this process holds the Lease there.
+    """
 
     @kopf.on.startup(registry=registry)
     async def start(memo: Any, settings: kopf.OperatorSettings, **_: Any) -> None:
         configure(settings)
-        api = await Api.connect()
+        memo.elector = await _elector(lease_namespace) if lease_namespace else None
+        api = await Api.connect(memo.elector.fence if memo.elector else None)
         while not await api.serves(*OWNERS):
             logger.warning(
                 "The API server does not serve FineTuneJob and InferenceService yet: are the CRDs installed?"
             )
             await asyncio.sleep(CRD_WAIT_SECONDS)
         memo.controller = Controller(api, image, namespaces)
+        streams.feed(memo.controller)
+        memo.work = asyncio.create_task(_work(memo.controller, memo.elector))
 
     @kopf.on.cleanup(registry=registry)
     async def stop(memo: Any, **_: Any) -> None:
+        memo.work.cancel()
         await memo.controller.stop()
-
-    @kopf.on.probe(registry=registry, id="secondsSinceLastPass")
-    async def health(memo: Any, **_: Any) -> float:
-        return float(round(time.monotonic() - memo.controller.last_success, 1))
+        if memo.elector:
+            await memo.elector.stop()
 
     for resource in WATCHED:
         _watch(registry, resource)
+
+
+async def _work(controller: Controller, elector: Elector | None) -> None:
+    if elector:
+        await elector.elected.wait()
+    await controller.start()
+
+
+async def _elector(namespace: str) -> Elector:
+    """With a session of its own, which nothing else can keep busy."""
+    identity = f"{socket.gethostname()}_{uuid.uuid4()}"
+    return Elector(await Api.connect(), namespace, identity, on_lost=_die)
+
+
+def _die(why: str) -> None:
+    """At once: what is under way must not go on when another leads. The kubelet starts the container anew."""
+    logger.error("%s; this process ends", why)
+    logging.shutdown()
+    os._exit(1)
 
 
 def configure(settings: kopf.OperatorSettings) -> None:
     """Time limits, and server-side filters: of other people's Jobs and pods the operator never hears."""
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 5
+    # Failures are waited out in streams.py, and counted there.
+    settings.networking.error_backoffs = ()
     settings.watching.connect_timeout = 5
     settings.watching.server_timeout = 300
     settings.watching.chunk_size = 500
@@ -59,16 +89,8 @@ def configure(settings: kopf.OperatorSettings) -> None:
 
 
 def _watch(registry: kopf.OperatorRegistry, resource: Resource) -> None:
-    """kopf handles events only after everything that exists has been indexed: until then the workers wait."""
+    """kopf watches what a handler asks for; streams.py tells the controller, and kopf nothing."""
     group, _, version = resource.api_version.rpartition("/")
-    options: Any = {"registry": registry, "id": resource.plural}
 
-    @kopf.index(group, version, resource.plural, **options)
-    async def exists(body: kopf.Body, memo: Any, **_: Any) -> None:
-        memo.controller.saw(resource, dict(body))
-
-    @kopf.on.event(group, version, resource.plural, **options)
-    async def happened(event: Any, memo: Any, **_: Any) -> None:
-        if event["type"] == "DELETED":
-            memo.controller.gone(resource, event["object"])
-        memo.controller.start()
+    @kopf.on.event(group, version, resource.plural, registry=registry, id=resource.plural)
+    async def never_called(**_: Any) -> None: ...

@@ -8,6 +8,7 @@ import kopf
 from kopf._core.engines.peering import Identity
 
 from hone_operator.handlers import register
+from hone_operator.leader import pod_namespace
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -21,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     for chatty in ("kopf", "aiohttp.access"):
         logging.getLogger(chatty).setLevel(max(logging.getLogger().level, logging.WARNING))
     registry = kopf.get_default_registry()
-    register(registry, arguments.runtime_image, arguments.namespace)
+    register(registry, arguments.runtime_image, arguments.namespace, arguments.lease_namespace)
     kopf.run(
         registry=registry,
         standalone=True,
@@ -41,6 +42,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help="image of trainer and engine pods (default: $HONE_RUNTIME_IMAGE)",
     )
     parser.add_argument("--namespace", action="append", default=[], help="watch only this namespace; may be repeated")
+    parser.add_argument(
+        "--lease-namespace",
+        default=pod_namespace(),
+        help="elect a leader by a Lease in this namespace (default: the pod's own; outside a cluster, no election)",
+    )
     parser.add_argument("--liveness", metavar="URL", help="serve /healthz, such as http://0.0.0.0:8081/healthz")
     parser.add_argument("--log-level", choices=LEVELS, default=os.environ.get("HONE_LOG_LEVEL", "info"))
     arguments = parser.parse_args(argv)

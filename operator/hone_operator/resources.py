@@ -34,6 +34,7 @@ CONFIGMAPS = Resource("v1", "ConfigMap", "configmaps")
 CLAIMS = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 EVENTS = Resource("v1", "Event", "events")
 NODES = Resource("v1", "Node", "nodes")
+LEASES = Resource("coordination.k8s.io/v1", "Lease", "leases")
 DEVICE_CLASSES = Resource("resource.k8s.io/v1", "DeviceClass", "deviceclasses")
 
 OWNERS = (FINETUNEJOBS, INFERENCESERVICES)

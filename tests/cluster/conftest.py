@@ -15,6 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves it out
 
+from apiserver import programs
 from kube import RESTRICTED, SYSTEM, Cluster, Images, run
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +58,15 @@ def cluster() -> Iterator[Cluster]:
     yield Cluster({**os.environ, "KUBECONFIG": kubeconfig, "PATH": path}, "127.0.0.1:5000")
     if os.environ.get("CI") == "true":
         run(LOCAL / "cluster", "down")
+
+
+@pytest.fixture(scope="session")
+def control_plane(request: pytest.FixtureRequest) -> None:
+    """The programs that `apiserver.api_server` runs."""
+    if programs() is None:
+        request.getfixturevalue("cluster")  # builds them, unless it is another's cluster
+    if programs() is None:
+        not_run("there is no kube-apiserver of the local cluster: `make cluster-up` builds it")
 
 
 @pytest.fixture(scope="session")

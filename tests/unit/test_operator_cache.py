@@ -56,9 +56,9 @@ def test_children_are_found_by_label() -> None:
 def test_a_list_removes_what_a_cut_watch_missed() -> None:
     cache = Cache()
     cache.put(JOBS, job(3, uid="gone"))
+    cache.put(JOBS, job(4, uid="other", name="other"))
     cache.put(JOBS, job(9, uid="later", name="later"))
-    changed = cache.replace(JOBS, "", [job(4, uid="other", name="other")], 5)
-    assert sorted(found["metadata"]["uid"] for found in changed) == ["gone", "other"]
+    assert [found["metadata"]["uid"] for found in cache.keep_only(JOBS, "", {"other"}, 5)] == ["gone"]
     assert [found["metadata"]["name"] for found in cache.children(OWNER, JOBS)] == ["later", "other"]
 
 

@@ -1,0 +1,155 @@
+"""Two operators and one Lease, on an API server without pods: one works, and the other goes on when it ends."""
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apiserver import ApiServer, api_server, operator
+from kubernetes.client import BatchV1Api, CoordinationV1Api, CustomObjectsApi
+from kubernetes.client.exceptions import ApiException
+
+REPLICAS = ("replica-a", "replica-b")
+LEASE = "hone-operator"
+WRITES = ("create", "update", "patch", "delete")
+SECONDS_TO_GO_ON = 20
+SPEC = {"model": {"name": "example/model"}, "dataset": {"name": "example/data"}}
+
+Object = dict[str, Any]
+
+
+@dataclass
+class Pair:
+    """Two replicas as two users, so that the audit log tells whose each write is."""
+
+    server: ApiServer
+    audit: Path
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def leader(self) -> str | None:
+        try:
+            found = CoordinationV1Api(self.server.client()).read_namespaced_lease(LEASE, "default")
+        except ApiException as error:
+            if error.status == 404:
+                return None
+            raise
+        writer = found.metadata.managed_fields[-1].time and found.spec.holder_identity
+        return self.of_identity(writer) if writer else None
+
+    def of_identity(self, identity: str) -> str | None:
+        """Whose identity this is: the audit log has who wrote the Lease, the operator's log who it is."""
+        for name in self.running:
+            if f"{identity} leads" in (self.server.folder / f"{name}.log").read_text():
+                return name
+        return None
+
+    def create(self, name: str) -> None:
+        body = {"apiVersion": "hone.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": name}, "spec": SPEC}
+        objects = CustomObjectsApi(self.server.client())
+        objects.create_namespaced_custom_object("hone.dev", "v1alpha1", "default", "finetunejobs", body)
+
+    def jobs(self) -> set[str]:
+        listed = BatchV1Api(self.server.client()).list_namespaced_job("default").items
+        return {(owner.name) for job in listed for owner in job.metadata.owner_references}
+
+    def writes(self, name: str) -> list[tuple[datetime, str]]:
+        """When the API server received this replica's writes, but those of the Lease, which has its own fence."""
+        events = [json.loads(line) for line in self.audit.read_text().splitlines()]
+        return [
+            (datetime.fromisoformat(event["requestReceivedTimestamp"]), event["requestURI"])
+            for event in events
+            if event["user"]["username"] == name
+            and event["verb"] in WRITES
+            and event["objectRef"]["resource"] != "leases"
+        ]
+
+
+def until(holds: Callable[[], object], seconds: float = 30) -> float:
+    """Seconds until it held."""
+    begun = time.monotonic()
+    while not holds():
+        assert time.monotonic() - begun < seconds, f"not within {seconds} s"
+        time.sleep(0.1)
+    return time.monotonic() - begun
+
+
+@pytest.fixture(scope="module")
+def server(control_plane: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    folder = tmp_path_factory.mktemp("leader")
+    policy = folder / "policy.yaml"
+    rule = {"level": "Metadata", "users": list(REPLICAS), "omitStages": ["RequestReceived"]}
+    policy.write_text(json.dumps({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [rule]}))
+    flags = ("--audit-policy-file", str(policy), "--audit-log-path", str(folder / "audit.log"))
+    users = dict.fromkeys(REPLICAS, ("system:masters",))
+    with api_server(folder, users=users, flags=flags) as found:
+        found.install_crds()
+        yield found
+
+
+@contextmanager
+def started(pair: Pair, name: str) -> Iterator[None]:
+    file = pair.server.folder / f"{name}.log"
+    file.write_bytes(b"")
+    arguments = ("--lease-namespace", "default")
+    with operator(pair.server.kubeconfig_of(name), *arguments, log=file) as process:
+        pair.running[name] = process
+        yield
+
+
+@pytest.fixture
+def pair(server: ApiServer) -> Iterator[Pair]:
+    """replica-a leads, replica-b follows."""
+    found = Pair(server, server.folder / "audit.log")
+    with ExitStack() as stack:
+        stack.enter_context(started(found, REPLICAS[0]))
+        until(lambda: found.leader() == REPLICAS[0])
+        stack.enter_context(started(found, REPLICAS[1]))
+        until(lambda: "waits for Lease" in (server.folder / f"{REPLICAS[1]}.log").read_text())
+        try:
+            yield found
+        finally:
+            for process in found.running.values():
+                if process.poll() is None:
+                    process.send_signal(signal.SIGCONT)
+
+
+def test_a_leader_that_is_told_to_stop_hands_over_at_once(pair: Pair) -> None:
+    pair.create("handed")
+    until(lambda: "handed" in pair.jobs())
+    assert not pair.writes(REPLICAS[1])
+    pair.running[REPLICAS[0]].terminate()
+    assert until(lambda: pair.leader() == REPLICAS[1]) < 10
+    pair.create("over")
+    until(lambda: "over" in pair.jobs())
+
+
+def test_a_leader_that_is_killed_is_replaced(pair: Pair) -> None:
+    pair.running[REPLICAS[0]].kill()
+    pair.create("left-behind")
+    until(lambda: "left-behind" in pair.jobs(), SECONDS_TO_GO_ON)
+    assert pair.leader() == REPLICAS[1]
+
+
+def test_a_leader_that_was_paused_writes_nothing_after_the_other_leads(pair: Pair) -> None:
+    old, new = REPLICAS
+    for number in range(30):  # it is stopped in the midst of these
+        pair.create(f"paused-{number}")
+    pair.running[old].send_signal(signal.SIGSTOP)
+    until(lambda: pair.leader() == new, SECONDS_TO_GO_ON)
+    lease = CoordinationV1Api(pair.server.client()).read_namespaced_lease(LEASE, "default")
+    until(lambda: {f"paused-{number}" for number in range(30)} <= pair.jobs())
+    pair.create("later")
+    pair.running[old].send_signal(signal.SIGCONT)
+    assert pair.running[old].wait(timeout=10) == 1
+    until(lambda: "later" in pair.jobs())
+    time.sleep(1)
+    late = [uri for moment, uri in pair.writes(old) if moment > lease.spec.acquire_time]
+    assert pair.writes(old)
+    assert not late
