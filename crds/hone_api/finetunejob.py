@@ -4,159 +4,21 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from hone_api.artifact import ArtifactKind
 from hone_api.common import (
     API_VERSION,
     DNS_LABEL_NAME,
     ApiModel,
-    ClaimPath,
     ClaimReference,
     ComputeResources,
-    Conditions,
-    DataKey,
-    HubName,
-    ObjectName,
     PodOptions,
-    Revision,
     SecretKey,
-    exactly_one,
     rule,
     rules,
 )
-from hone_api.dtypes import Dtype
+from hone_api.finetunejobstatus import FineTuneJobStatus
 from hone_api.output import OutputOptions
-from hone_api.reports import Parameters, Progress
+from hone_api.sources import BaseModelSource, DatasetSource
 from hone_api.training import TrainingArguments
-
-
-class BaseModelSource(ApiModel):
-    """The base model: exactly one of `name` and `claim`."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(exactly_one("name", "claim"), "set exactly one of name (a model on the hub) and claim"),
-            rule(
-                "has(self.name) || !has(self.revision)",
-                "revision belongs to a model on the hub: set name, or remove it",
-            ),
-        )
-    )
-
-    name: HubName | None = Field(
-        None, description="Name of a model on the hub.", examples=["meta-llama/Llama-2-7b-chat-hf"]
-    )
-    revision: Revision | None = Field(
-        None,
-        description="Branch, tag or commit on the hub; left out: main. The commit is kept in the artifact.",
-        examples=["main"],
-    )
-    claim: ClaimPath | None = Field(
-        None, description="Folder on a claim that holds the model as transformers saves it."
-    )
-    dtype: Dtype = Field(
-        "auto", description="Type the weights are loaded as; auto: as they were saved.", examples=["bfloat16"]
-    )
-    trust_remote_code: bool = Field(
-        False, description="Run code that comes with the model. It can do what the pod can."
-    )
-
-
-class ConfigMapKey(ApiModel):
-    """One key of a ConfigMap in the object's own namespace; its ending names the format."""
-
-    name: ObjectName = Field(description="Name of the ConfigMap.", examples=["faq"])
-    key: DataKey = Field(
-        description="Key whose value is the dataset, named as a file: jsonl, json, csv or txt.",
-        examples=["train.jsonl"],
-    )
-
-
-DataColumn = Literal[
-    "text", "prompt", "completion", "messages", "conversations", "instruction", "input", "output", "system"
-]
-
-
-class DatasetSource(ApiModel):
-    """The dataset: exactly one of `name`, `configMap` and `claim`."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(
-                exactly_one("name", "configMap", "claim"),
-                "set exactly one of name (a dataset on the hub), configMap and claim",
-            ),
-            rule(
-                "has(self.name) || self.split == 'train'",
-                "split belongs to a dataset on the hub, and files are all train: remove it, and name the files in path",
-            ),
-            rule(
-                "has(self.name) || !has(self.config)", "config belongs to a dataset on the hub: set name, or remove it"
-            ),
-            rule(
-                "has(self.name) || !has(self.revision)",
-                "revision belongs to a dataset on the hub: set name, or remove it",
-            ),
-            rule(
-                "has(self.name) || !has(self.evalSplit)",
-                "evalSplit belongs to a dataset on the hub, and files are all train: set evalFraction instead",
-            ),
-            rule(
-                "!(has(self.evalSplit) && has(self.evalFraction))",
-                "set evalSplit (a split to evaluate on) or evalFraction (a share of the rows), not both",
-            ),
-        )
-    )
-
-    name: HubName | None = Field(
-        None, description="Name of a dataset on the hub.", examples=["mlabonne/guanaco-llama2-1k"]
-    )
-    config: Annotated[str, Field(min_length=1, max_length=255)] | None = Field(
-        None, description="Configuration of a hub dataset; left out: its default.", examples=["default"]
-    )
-    revision: Revision | None = Field(
-        None, description="Branch, tag or commit on the hub; left out: main.", examples=["main"]
-    )
-    split: Annotated[str, Field(min_length=1, max_length=255)] = Field(
-        "train",
-        description="Split to train on. Files on a claim or in a ConfigMap are all `train`.",
-        examples=["train"],
-    )
-    config_map: ConfigMapKey | None = Field(None, description="A small dataset in a ConfigMap.")
-    claim: ClaimPath | None = Field(
-        None,
-        description="A file, a folder or a glob on a claim: jsonl, json, csv, parquet or txt.",
-        examples=[{"name": "data", "path": "train.parquet"}],
-    )
-    format: Literal["auto", "text", "prompt-completion", "messages"] = Field(
-        "auto",
-        description="What a row holds; auto: judged by its columns. messages are also `conversations` as ShareGPT "
-        "spells them, and `instruction`, `input` and `output` as Alpaca does.",
-        examples=["messages"],
-    )
-    columns: dict[DataColumn, Annotated[str, Field(min_length=1, max_length=255)]] = Field(
-        {},
-        max_length=9,
-        description="The dataset's own column for each column that the format has.",
-        examples=[{"prompt": "question", "completion": "answer"}],
-    )
-    chat_template: Annotated[str, Field(min_length=1, max_length=65_536)] | None = Field(
-        None,
-        description="Jinja template that turns messages into text, saved with the result; left out: the tokenizer's.",
-    )
-    max_samples: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = Field(
-        None, description="Train on the first so many rows only.", examples=[1000]
-    )
-    eval_split: Annotated[str, Field(min_length=1, max_length=255)] | None = Field(
-        None, description="Split of a hub dataset that is evaluated on.", examples=["test"]
-    )
-    eval_fraction: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="Share of the rows that is kept out of training and evaluated on.", examples=[0.05]
-    )
-
-    @property
-    def has_evaluation(self) -> bool:
-        """Whether there are rows to evaluate on."""
-        return bool(self.eval_split or self.eval_fraction)
 
 
 class LoraOptions(ApiModel):
@@ -226,8 +88,15 @@ class TrainerResources(ComputeResources):
         "the CPU.",
         examples=[1],
     )
+    nodes: Annotated[int, Field(ge=1, le=64)] = Field(
+        1,
+        description="Pods that train together, each on a node of its own choice with `gpus` GPUs. Above 1 their claim "
+        "must be ReadWriteMany.",
+        examples=[2],
+    )
 
 
+_YEAR_SECONDS = 366 * 24 * 3600
 _UNCHANGEABLE = "can't change after creation, since it decides the result: make a new FineTuneJob"
 
 
@@ -277,6 +146,22 @@ class FineTuneJobSpec(ApiModel):
                 "training.parallelism fsdp does not go with method qlora, whose weights in 4 bits can't be split: "
                 "remove it, or set method: lora",
             ),
+            rule(
+                "!has(self.resources) || !has(self.resources.nodes) || self.resources.nodes == 1 || "
+                "(has(self.output) && (has(self.output.claim) || (has(self.output.storage) && "
+                "has(self.output.storage.accessModes) && 'ReadWriteMany' in self.output.storage.accessModes)))",
+                "resources.nodes above 1 needs a claim that several nodes can mount: set output.storage.accessModes "
+                "to [ReadWriteMany], or output.claim",
+            ),
+            rule(
+                "!has(self.resources) || !has(self.resources.nodes) || self.resources.nodes == 1 || "
+                "!has(self.resources.gpus) || self.resources.gpus > 0",
+                "resources.nodes above 1 is for GPUs: set resources.gpus to 1 or more",
+            ),
+            rule(
+                "self.resources.gpus == oldSelf.resources.gpus && self.resources.nodes == oldSelf.resources.nodes",
+                f"resources.gpus and resources.nodes {_UNCHANGEABLE}",
+            ),
             rule("self.model == oldSelf.model", f"model {_UNCHANGEABLE}"),
             rule("self.dataset == oldSelf.dataset", f"dataset {_UNCHANGEABLE}"),
             rule("self.method == oldSelf.method", f"method {_UNCHANGEABLE}"),
@@ -313,40 +198,22 @@ class FineTuneJobSpec(ApiModel):
     backoff_limit: Annotated[int, Field(ge=0, le=100)] = Field(
         3, description="How often a failed trainer is started anew. Interruptions and the user's mistakes don't count."
     )
-
-
-class Artifact(ApiModel):
-    """The artifact on its claim."""
-
-    kind: ArtifactKind = Field(description="What was saved.")
-    claim: str = Field(description="The PersistentVolumeClaim.")
-    path: str = Field(description="Folder on the claim; manifest.json lies in it.")
-    digest: str = Field(description="sha256 over the digests of all files, as in manifest.json.")
-    base_model: str = Field(description="The base model.")
-    base_revision: str | None = Field(None, description="The commit of the base model, when it came from the hub.")
-
-
-Stage = Literal["Pending", "Preparing", "Training", "Saving", "Succeeded", "Failed"]
-
-
-class FineTuneJobStatus(ApiModel):
-    """What was observed."""
-
-    stage: Stage | None = Field(None, description="Where the job is in its life.")
-    conditions: Conditions = Field([], description="Accepted, Running, Succeeded, Failed.")
-    progress: Progress | None = Field(None, description="How far training is.")
-    parameters: Parameters | None = Field(None, description="How many parameters there are.")
-    metrics: dict[str, float] = Field(
-        {}, description="Final metrics, such as trainLoss, evalLossBefore, evalLossAfter and trainRuntime (seconds)."
+    suspend: bool = Field(
+        False,
+        description="Stop the trainer, which saves a checkpoint first, and free its GPUs; false: go on at that step.",
+        examples=[True],
     )
-    artifact: Artifact | None = Field(None, description="The result, once it is complete.")
-    start_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = Field(
-        None, description="When the first trainer pod started."
+    active_deadline_seconds: Annotated[int, Field(ge=1, le=_YEAR_SECONDS)] | None = Field(
+        None,
+        description="Seconds that the Job may be active, as in a Job's spec; after a suspension they count anew.",
+        examples=[86400],
     )
-    completion_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = Field(
-        None, description="When the job succeeded or failed."
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=_YEAR_SECONDS)] | None = Field(
+        None,
+        description="Seconds after the end when Jobs and pods, with their logs, are removed; left out: never. The "
+        "claim is never removed.",
+        examples=[604800],
     )
-    observed_generation: int | None = Field(None, description="The metadata.generation that this status speaks of.")
 
 
 class FineTuneJob(ApiModel):
@@ -361,6 +228,8 @@ class FineTuneJob(ApiModel):
         {"name": "Percent", "type": "integer", "jsonPath": ".status.progress.percent"},
         {"name": "Loss", "type": "number", "jsonPath": ".status.progress.loss"},
         {"name": "Left", "type": "integer", "jsonPath": ".status.progress.eta", "description": "Seconds left."},
+        {"name": "Restarts", "type": "integer", "jsonPath": ".status.restarts", "priority": 1},
+        {"name": "GPU seconds", "type": "integer", "jsonPath": ".status.gpuSeconds", "priority": 1},
         {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
     ]
 

@@ -191,6 +191,13 @@ BACKOFF_LIMIT_EXCEEDED = Reason(
     "The trainer failed more often than spec.backoffLimit allows.",
     "Look at the last failure in the message and the pod's log.",
 )
+DEADLINE_EXCEEDED = Reason(
+    "DeadlineExceeded",
+    None,
+    "The Job was active for longer than spec.activeDeadlineSeconds allows.",
+    "Delete the FineTuneJob and apply it again with a longer activeDeadlineSeconds: it goes on from the newest "
+    "checkpoint.",
+)
 NAME_CONFLICT = Reason(
     "NameConflict",
     None,

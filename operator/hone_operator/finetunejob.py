@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from hone_api.finetunejob import Artifact, FineTuneJob
+from hone_api.finetunejob import FineTuneJob
+from hone_api.finetunejobstatus import Artifact
 from hone_api.layout import TRAINER_PORT, artifact_path
 from hone_api.reasons import (
     ARTIFACT_MISSING,

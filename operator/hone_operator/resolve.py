@@ -3,10 +3,12 @@
 from dataclasses import dataclass, field
 
 from hone_api.common import ClaimPath
-from hone_api.finetunejob import Artifact, BaseModelSource, FineTuneJob
+from hone_api.finetunejob import FineTuneJob
+from hone_api.finetunejobstatus import Artifact
 from hone_api.inferenceservice import AdapterSource, InferenceServiceSpec, ModelStatus
 from hone_api.layout import POD_CACHE, POD_CLAIMS, base_model_name
 from hone_api.reasons import ADAPTER_MISMATCH, INVALID_SPEC, HoneError
+from hone_api.sources import BaseModelSource
 from pydantic import ValidationError
 
 from hone_operator.podspec import Volumes

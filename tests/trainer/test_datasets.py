@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow
 import pytest
-from hone_api.finetunejob import DatasetSource, FineTuneJob
+from hone_api.finetunejob import FineTuneJob
+from hone_api.sources import DatasetSource
 from hone_trainer import data
 from hone_trainer.manifest import Inputs
 from pyarrow import parquet

@@ -376,6 +376,26 @@ _JOBS: list[tuple[dict[str, Any], str]] = [
         "spec.resources.gpus: Invalid value: -1: spec.resources.gpus in body should be greater than or equal to 0",
     ),
     (
+        {"spec.resources": {"nodes": 2}, "spec.output": {"storage": {"accessModes": ["ReadWriteOnce"]}}},
+        "spec: Invalid value: resources.nodes above 1 needs a claim that several nodes can mount: set output.storage.accessModes to [ReadWriteMany], or output.claim",
+    ),
+    (
+        {"spec.resources": {"gpus": 0, "nodes": 2}},
+        "spec: Invalid value: resources.nodes above 1 is for GPUs: set resources.gpus to 1 or more",
+    ),
+    (
+        {"spec.resources.nodes": 0},
+        "spec.resources.nodes: Invalid value: 0: spec.resources.nodes in body should be greater than or equal to 1",
+    ),
+    (
+        {"spec.activeDeadlineSeconds": 0},
+        "spec.activeDeadlineSeconds: Invalid value: 0: spec.activeDeadlineSeconds in body should be greater than or equal to 1",
+    ),
+    (
+        {"spec.ttlSecondsAfterFinished": -1},
+        "spec.ttlSecondsAfterFinished: Invalid value: -1: spec.ttlSecondsAfterFinished in body should be greater than or equal to 0",
+    ),
+    (
         {"spec.resources.gpuResource": "gpu"},
         'spec.resources.gpuResource: Invalid value: "gpu": must be the resource of a device plugin, such as amd.com/gpu',
     ),

@@ -6,8 +6,9 @@ from typing import Any
 
 import yaml
 from hone_api.artifact import BaseModelReference
-from hone_api.finetunejob import DatasetSource, FineTuneJob
+from hone_api.finetunejob import FineTuneJob
 from hone_api.layout import ADAPTER
+from hone_api.sources import DatasetSource
 from huggingface_hub import EvalResult, ModelCardData, metadata_load
 
 LEARNED = ("trainLoss", "evalLossBefore", "evalLossAfter", "perplexityBefore", "perplexityAfter", "numTokens")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, load_dataset
-from hone_api.finetunejob import DatasetSource
 from hone_api.reasons import DATASET_EMPTY, DATASET_INVALID, DATASET_NOT_FOUND, INVALID_SPEC, HoneError
+from hone_api.sources import DatasetSource
 
 from hone_trainer import formats, hub, rows
 from hone_trainer.errors import hub_error, writing

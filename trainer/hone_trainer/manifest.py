@@ -5,9 +5,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hone_api.common import ClaimPath
-from hone_api.finetunejob import ConfigMapKey, FineTuneJob
+from hone_api.finetunejob import FineTuneJob
 from hone_api.manifests import load_documents
 from hone_api.reasons import DATASET_NOT_FOUND, INVALID_SPEC, HoneError, Reason
+from hone_api.sources import ConfigMapKey
 from pydantic import ValidationError
 
 from hone_trainer.options import Options, PlanOptions

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from hone_api.artifact import BaseModelReference
-from hone_api.finetunejob import BaseModelSource, FineTuneJobSpec
+from hone_api.finetunejob import FineTuneJobSpec
 from hone_api.reasons import INTERNAL_ERROR, INVALID_SPEC, MODEL_INVALID, MODEL_NOT_FOUND, HoneError
+from hone_api.sources import BaseModelSource
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
