@@ -7,6 +7,7 @@ from pydantic import Field
 
 from hone_api.artifact import ArtifactKind
 from hone_api.common import ApiModel
+from hone_api.estimate import Estimate
 
 TERMINATION_MESSAGE_BYTES = 4096
 """The kubelet cuts a termination message after this many bytes."""
@@ -67,6 +68,7 @@ class TerminationMessage(ApiModel):
     message: str
     progress: Progress | None = None
     parameters: Parameters | None = None
+    estimate: Estimate | None = None
     metrics: dict[str, float] = Field({})
     artifact: ArtifactSummary | None = None
 

@@ -151,15 +151,10 @@ class Result:
 
 WORKER = """
 import json, sys
-from pathlib import Path
-from hone_trainer.main import outcome
-from hone_trainer.options import Options
+from hone_trainer.main import outcome, parse
 from hone_trainer.stop import Stop
 for line in sys.stdin:
-    asked = json.loads(line)
-    paths = {name: {key: Path(path) for key, path in asked[name].items()} for name in ("claims", "config_maps")}
-    options = Options(Path(asked["manifest"]), Path(asked["output"]), asked["command"], **paths)
-    code, message = outcome(options, Stop())
+    code, message = outcome(parse(json.loads(line)), Stop())
     sys.stderr.flush()
     print(json.dumps([code, json.loads(message.to_bytes())]), flush=True)
 """
@@ -189,21 +184,19 @@ class Worker:
         config_maps: dict[str, Path] | None = None,
         output: Path | None = None,
         command: str = "run",
+        arguments: tuple[str, ...] = (),
     ) -> Result:
         self._count += 1
         output = output or self.folder / f"out-{self._count}"
         manifest = write_manifest(self.folder / f"job-{self._count}.yaml", *documents)
-        asked = {
-            "manifest": str(manifest),
-            "output": str(output),
-            "command": command,
-            "claims": {name: str(path) for name, path in claims.items()},
-            "config_maps": {name: str(path) for name, path in (config_maps or {}).items()},
-        }
+        argv = [command, str(manifest), "--output", str(output), *arguments]
+        argv += ["--port", "0"] if command == "run" else []
+        for option, folders in (("--claim", claims), ("--config-map", config_maps or {})):
+            argv += [word for name, folder in folders.items() for word in (option, f"{name}={folder}")]
         seen = self._log.stat().st_size
         assert self._process.stdin
         assert self._process.stdout
-        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.write(json.dumps(argv) + "\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         log = self._log.read_bytes()[seen:].decode()
@@ -384,14 +377,15 @@ class Forks:
         fill: dict[str, Any] | None = None,
         limit: int | None = None,
         gpu: int | None = None,
+        command: str = "run",
         arguments: tuple[str, ...] = (),
     ) -> Fork:
         """Run a job to its end, sending the signals that `kills` say, in their order."""
         given = documents if isinstance(documents, list) else [documents]
         manifest = write_manifest(self.folder / f"job-{self._count}.yaml", *given)
         word = self.folder / f"word-{self._count}"
-        argv = ["run", str(manifest), "--output", str(output), "--claim", f"claim={self._claim}", "--port", "0"]
-        argv += ["--termination-log", str(word), *arguments]
+        argv = [command, str(manifest), "--output", str(output), "--claim", f"claim={self._claim}"]
+        argv += ["--termination-log", str(word), *arguments, *(["--port", "0"] if command == "run" else [])]
         ended = self.command(argv, *kills, fill=fill, limit=limit, gpu=gpu)
         return replace(ended, output=output, word=json.loads(word.read_text()) if word.exists() else {})
 

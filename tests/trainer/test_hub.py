@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ REFUSALS = {
     "me/broken": (500, ""),
 }
 SLOW_SECONDS = 3
+STUCK_SECONDS = 60
 
 
 class Hub(ThreadingHTTPServer):
@@ -47,7 +49,7 @@ class Answer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         self.server.asked.append(path)
-        trouble = next((name for name in ("me/cut", "me/once", "me/slow") if name in path), "")
+        trouble = next((name for name in ("me/cut", "me/once", "me/slow", "me/stuck") if name in path), "")
         path = path.replace(trouble, "me/tiny") if trouble else path
         if self.server.token and self.headers.get("Authorization") != f"Bearer {self.server.token}":
             return self.send(401, b"{}")
@@ -76,8 +78,8 @@ class Answer(BaseHTTPRequestHandler):
 
     def spoil(self, trouble: str, data: bytes) -> bool:
         """Cut the connection in the middle of the weights (me/once: only the first time), or let the client wait."""
-        if trouble == "me/slow":
-            time.sleep(SLOW_SECONDS)
+        if trouble in ("me/slow", "me/stuck"):
+            time.sleep(SLOW_SECONDS if trouble == "me/slow" else STUCK_SECONDS)
         first = len([path for path in self.server.asked if path == self.path.partition("?")[0]]) <= 2  # HEAD and GET
         if trouble == "me/cut" or (trouble == "me/once" and first):
             self.send_response(200)
@@ -180,6 +182,17 @@ def test_a_download_that_is_cut_once_is_gone_on_with(online: Any, hub: Hub, job:
     assert len([path for path in hub.asked if path == f"/me/once/resolve/{COMMIT}/model.safetensors"]) > 2
     downloaded = online.folder / f"hf/hub/models--me--once/snapshots/{COMMIT}/model.safetensors"
     assert downloaded.read_bytes() == (claim / "tiny/model.safetensors").read_bytes()
+
+
+def test_a_preparation_that_waits_for_the_hub_can_be_told_to_stop(
+    make_forks: Callable[..., Any], hub: Hub, job: Job, kill: Any, tmp_path: Path
+) -> None:
+    """huggingface_hub would wait for the threads that download."""
+    there = make_forks({"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.url, "HF_HUB_DOWNLOAD_TIMEOUT": str(STUCK_SECONDS)})
+    told = kill(signal.SIGTERM, "downloading", delay=0.5)
+    stopped = there.run(job(model={"name": "me/stuck"}), tmp_path / "out", told, command="prepare")
+    assert time.monotonic() - stopped.signalled[0] < STUCK_SECONDS / 2
+    assert (stopped.code, stopped.word["reason"]) == (75, "Interrupted"), stopped.log
 
 
 def test_a_revision_that_is_not_there_is_named(online: Any, job: Job, claim: Path) -> None:

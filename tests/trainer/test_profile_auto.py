@@ -17,15 +17,15 @@ def auto(job: Job, **training: Any) -> dict[str, Any]:
     return document
 
 
-def prepared(done: Any) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((done.output / "prepared/prepared.json").read_text())
+def planned(done: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((done.output / "prepared/prepared.json").read_text())["plan"]
     return found
 
 
 def test_what_was_chosen_is_told_and_used(job: Job, train: Train) -> None:
     done = train(auto(job))
     assert done.code == 0, done.log
-    chosen = {choice["field"]: choice for choice in prepared(done)["profile"]}
+    chosen = {choice["field"]: choice for choice in planned(done)["profile"]}
     assert chosen["activation_checkpointing"]["value"] is False
     for choice in chosen.values():
         assert f", since {choice['why']}" in done.log
@@ -33,7 +33,7 @@ def test_what_was_chosen_is_told_and_used(job: Job, train: Train) -> None:
     by_hand = {"profile": "none", "bf16": chosen["bf16"]["value"], "activationCheckpointing": False}
     same = train(auto(job, **by_hand))
     assert [line["loss"] for line in same.metrics] == [line["loss"] for line in done.metrics]
-    assert prepared(same)["profile"] == []
+    assert planned(same)["profile"] == []
 
 
 def test_what_is_learned_differs_by_no_more_than_rounding(job: Job, train: Train) -> None:
@@ -47,14 +47,14 @@ def test_rows_of_unlike_lengths_are_grouped(job: Job, train: Train, claim: Path,
     document = auto(job)
     document["spec"]["dataset"] = {"claim": {"name": "data", "path": "rows.jsonl"}}
     done = train(document, claims={"claim": claim, "data": tmp_path}, command="prepare")
-    chosen = {choice["field"]: choice for choice in prepared(done)["profile"]}
+    chosen = {choice["field"]: choice for choice in planned(done)["profile"]}
     assert chosen["train_sampling_strategy"]["value"] == "group_by_length"
     assert "changes the order of rows" in done.log
 
 
 def test_the_estimate_is_kept(job: Job, train: Train) -> None:
     done = train(auto(job), command="prepare")
-    estimate = prepared(done)["estimate"]
+    estimate = planned(done)["estimate"]
     assert f"memory: about {estimate['total'] / 2**30:.1f} GiB" in done.log
     parts = ("weights", "gradients", "optimizerStates", "activations", "logits", "communication", "allowance")
     assert estimate["total"] == sum(estimate[part] for part in parts)

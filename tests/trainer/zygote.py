@@ -18,12 +18,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from hone_trainer import checkpoints, data, device, main, pipeline, save, stop, training
+from hone_trainer import checkpoints, data, device, main, model, pipeline, save, stop, training
 from hone_trainer.profile import Device
 
 PHASES: dict[str, tuple[Any, str]] = {
     "listening": (stop.Stop, "listen"),
     "reading": (data, "load"),
+    "downloading": (model, "download"),
     "resuming": (training.HoneTrainer, "_load_from_checkpoint"),
     "training": (training.HoneTrainer, "train"),
     "evaluating": (training.HoneTrainer, "evaluate"),

@@ -105,6 +105,16 @@ def test_a_cpu_without_bfloat16_computes_in_float32() -> None:
     assert "bf16" not in chosen(CPU, fp16=True)
 
 
+def test_what_depends_on_memory_is_left_out_while_it_is_not_known() -> None:
+    unknown = Device("gpu", "the GPU", None, has_bfloat16=True, has_flash_attention=False, cores=8)
+    assert chosen(unknown).keys() == {
+        "bf16",
+        "attn_implementation",
+        "train_sampling_strategy",
+        "dataloader_num_workers",
+    }
+
+
 def test_every_choice_says_why_and_what_it_changes() -> None:
     for device in (MI300X, MI210, CPU):
         for choice in choose(TrainingArguments(), device, rows(), 1024, needs(30, 1)):

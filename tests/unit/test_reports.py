@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from hone_api.estimate import Estimate
 from hone_api.reports import TERMINATION_MESSAGE_BYTES, ArtifactSummary, Progress, ProgressReport, TerminationMessage
 
 PROGRESS = Progress(step=10, total_steps=20, epoch=0.5, loss=1.25, percent=50, eta=30)
@@ -30,6 +31,18 @@ def test_a_long_message_is_cut_to_fit(message: str) -> None:
     kept = heard.message.removesuffix(" …")
     assert message.startswith(kept)
     assert len(kept) > 100
+
+
+def test_the_estimate_stays_beside_a_message_that_is_cut() -> None:
+    parts = dict.fromkeys(
+        ("weights", "gradients", "optimizer_states", "activations", "logits", "communication"), 10**12
+    )
+    estimate = Estimate(
+        processes=8, batch=64, length=131072, peak="embedding", allowance=10**12, total=7 * 10**12, **parts
+    )
+    said = failure("x" * 10_000).model_copy(update={"estimate": estimate}).to_bytes()
+    assert len(said) <= TERMINATION_MESSAGE_BYTES
+    assert TerminationMessage.model_validate_json(said).estimate == estimate
 
 
 def test_a_message_that_fits_is_kept_whole() -> None:

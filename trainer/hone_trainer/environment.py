@@ -8,11 +8,13 @@ from hone_api.layout import CACHE
 _DEVICES = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
 
 
-def set_up(environ: MutableMapping[str, str], output: Path, gpus: int) -> None:
+def set_up(environ: MutableMapping[str, str], output: Path, gpus: int, verbose: bool) -> None:
     """Cache below `output`, quiet libraries, and as many devices as the job asks for."""
     environ.setdefault("HF_HOME", str(output / CACHE))
     environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    if not verbose:
+        environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     limit_devices(environ, gpus)
 
 

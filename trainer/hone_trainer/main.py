@@ -11,6 +11,7 @@ from hone_api.reasons import INTERNAL_ERROR, INTERRUPTED, INTERRUPTED_EXIT_CODE,
 from hone_api.reports import TerminationMessage
 
 from hone_trainer.errors import named, writing
+from hone_trainer.memory.gpus import Gpu
 from hone_trainer.options import MergeOptions, Options, PlanOptions
 from hone_trainer.stop import Interrupted, Stop
 from hone_trainer.telemetry import Telemetry
@@ -20,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the trainer. Returns its exit code, as hone_api.reasons lists them."""
     options = parse(argv)
     stop = Stop()
-    stop.listen()
+    stop.listen(lambda: say(options, Telemetry().interrupted(INTERRUPTED.name, f"Stopped. {INTERRUPTED.remedy}")))
     if isinstance(options, PlanOptions):
         return planned(options)
     print("starting", file=sys.stderr, flush=True)
@@ -28,12 +29,17 @@ def main(argv: list[str] | None = None) -> int:
         return merged(options)
     code, message = outcome(options, stop)
     stop.ignore()
-    if options.termination_log:
+    say(options, message)
+    return code
+
+
+def say(options: Options | PlanOptions | MergeOptions, message: TerminationMessage) -> None:
+    """Leave the last word where the options say, if they do."""
+    if isinstance(options, Options) and options.termination_log:
         try:
             options.termination_log.write_bytes(message.to_bytes())
         except OSError as error:
             print(f"warning: {options.termination_log} can't be written: {error.strerror}", file=sys.stderr)
-    return code
 
 
 def outcome(options: Options, stop: Stop) -> tuple[int, TerminationMessage]:
@@ -45,7 +51,7 @@ def outcome(options: Options, stop: Stop) -> tuple[int, TerminationMessage]:
                 from hone_trainer.run import prepare, run
 
                 if options.command == "prepare":
-                    return 0, telemetry.prepared(prepare(options))
+                    return 0, telemetry.prepared(prepare(options, telemetry))
                 return 0, telemetry.succeeded(run(options, stop, telemetry))
         except Exception as error:
             code, failure = failed(error, options.verbose, options.output / LOGS)
@@ -134,6 +140,8 @@ def parse(argv: list[str] | None) -> Options | PlanOptions | MergeOptions:
             "--config-map", type=_mapping, action="append", default=[], metavar="NAME=DIR", help="a ConfigMap's folder"
         )
         command.add_argument("--termination-log", type=Path, help="file for the last word, as JSON")
+    prepare.add_argument("--gpu-name", metavar="TEXT", help="the GPU that will train, where it is not visible here")
+    prepare.add_argument("--gpu-memory", type=_positive, metavar="BYTES", help="its memory")
     run.add_argument(
         "--port", type=int, default=TRAINER_PORT, help="port for /progress, /metrics and /healthz; 0: none"
     )
@@ -154,17 +162,27 @@ def parse(argv: list[str] | None) -> Options | PlanOptions | MergeOptions:
         return MergeOptions(found.adapter, found.out.absolute(), found.base, found.dtype, found.verbose)
     if found.command == "plan":
         return PlanOptions(found.manifest, dict(found.claim), verbose=found.verbose)
+    preparing = found.command == "prepare"
+    if preparing and found.gpu_name and not found.gpu_memory:
+        prepare.error(f"--gpu-name is {found.gpu_name}, and --gpu-memory is missing")
     return Options(
         manifest=found.manifest,
         output=found.output.absolute(),
         command=found.command,
         claims=dict(found.claim),
         config_maps=dict(found.config_map),
-        port=found.port if found.command == "run" else 0,
+        port=0 if preparing else found.port,
         termination_log=found.termination_log,
         verbose=found.verbose,
-        nodes=found.nnodes if found.command == "run" else 1,
+        nodes=1 if preparing else found.nnodes,
+        gpu=Gpu(found.gpu_name or "the GPU", found.gpu_memory) if preparing and found.gpu_memory else None,
     )
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes")
+    return int(text)
 
 
 def _mapping(text: str) -> tuple[str, Path]:

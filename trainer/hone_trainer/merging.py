@@ -1,6 +1,5 @@
 """An adapter and the unquantized base model that it was trained on become one model."""
 
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,22 +16,20 @@ from hone_api.reasons import (
 from peft import PeftConfig
 from peft.utils import load_peft_weights
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from hone_trainer import adapters, hub
 from hone_trainer.errors import hub_error
 from hone_trainer.merge import NAME_THE_BASE, Adapter
 from hone_trainer.model import LOAD_ERRORS
 from hone_trainer.quantize import quantized
+from hone_trainer.quiet import quiet
 from hone_trainer.save import save_model
 
 
 def write(adapter: Adapter, out: Path, dtype: str, *, verbose: bool) -> None:
     """Load the base, merge, and save. Raises HoneError as merge.merge does."""
     if not verbose:
-        transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        warnings.filterwarnings("ignore")
+        quiet()
     base, tokenizer, commit = load_base(adapter, dtype)
     try:
         config, weights = PeftConfig.from_pretrained(str(adapter.folder)), load_peft_weights(str(adapter.folder), "cpu")

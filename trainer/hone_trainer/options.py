@@ -4,10 +4,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from hone_trainer.memory.gpus import Gpu
+
 
 @dataclass(frozen=True)
 class Options:
-    """Where a run reads from and writes to. `port` 0 means no HTTP server; `nodes` is how many machines train."""
+    """Where a run reads from and writes to. `port` 0 means no HTTP server; `nodes` is how many machines train.
+
+    `gpu` is what is prepared for, where that is not to be seen.
+    """
 
     manifest: Path
     output: Path
@@ -18,9 +23,10 @@ class Options:
     termination_log: Path | None = None
     verbose: bool = False
     nodes: int = 1
+    gpu: Gpu | None = None
 
     def arguments(self) -> list[str]:
-        """The command line that says this, but for the termination log and the nodes."""
+        """The command line that says this, but for the termination log, the nodes and the GPU."""
         words = [self.command, str(self.manifest), "--output", str(self.output)]
         if self.command == "run":
             words += ["--port", str(self.port)]

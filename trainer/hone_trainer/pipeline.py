@@ -1,22 +1,19 @@
 """Prepare, train, save: the part of a run that needs torch. Reads from top to bottom."""
 
-import warnings
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets.utils.logging import disable_progress_bar
 from hone_api.artifact import ArtifactManifest, read_manifest, write_manifest
 from hone_api.finetunejob import FineTuneJob, LoraOptions
 from hone_api.layout import CHECKPOINTS, LOGS, METRICS_LOG
 from hone_api.reasons import INVALID_SPEC, HoneError
 from hone_api.reports import Parameters, Progress
 from transformers import PrinterCallback
-from transformers.utils import logging as transformers_logging
 
-from hone_trainer import adapters, arguments, evaluation, hub, model, report, save, sharding
+from hone_trainer import adapters, arguments, device, evaluation, hub, model, report, save, sharding
 from hone_trainer.callbacks import ReportCallback, StopCallback
 from hone_trainer.card import license_of, model_card
 from hone_trainer.checkpoints import Account
@@ -28,6 +25,7 @@ from hone_trainer.options import Options
 from hone_trainer.prepare import Found, Prepared, prepare
 from hone_trainer.processes import Place
 from hone_trainer.profile import ATTENTION
+from hone_trainer.quiet import quiet
 from hone_trainer.settings import ALREADY_PREPARED, make_sft_config
 from hone_trainer.stop import Interrupted, Stop
 from hone_trainer.telemetry import Telemetry
@@ -47,7 +45,7 @@ def pipeline(
     if place:
         prepared, group = meet(place, inputs, options.output, terminal)
     else:
-        prepared, group = prepare(inputs, options.output, terminal), Group()
+        prepared, group = prepare(inputs, options.output, terminal, device.here()), Group()
     with hub.offline():
         run = load(prepared, group, inputs, options.output, terminal)
         telemetry.parameters = count(run.trainer.model)
@@ -63,7 +61,7 @@ def pipeline(
 def meet(place: Place, inputs: Inputs, root: Path, terminal: Terminal) -> tuple[Prepared, Group]:
     """The first process prepares, the others wait for it and open what it has prepared. Raises HoneError."""
     meeting = Meeting(place)
-    prepared = prepare(inputs, root, terminal) if place.rank == 0 else None
+    prepared = prepare(inputs, root, terminal, device.here()) if place.rank == 0 else None
     meeting.wait_for_the_first()
     group = meeting.join()
     found = group.from_first(Found.of(prepared) if prepared else None)
@@ -86,10 +84,11 @@ def load(prepared: Prepared, group: Group, inputs: Inputs, root: Path, terminal:
     spec, checkpoint = inputs.job.spec, prepared.checkpoint
     has_gpu = torch.cuda.is_available()
     terminal.warn(arguments.warnings(spec, has_gpu))
-    choices = prepared.file.profile
-    sharding = prepared.file.sharding
-    keywords = arguments.sft_config(spec, root / CHECKPOINTS, use_cpu=not has_gpu, choices=choices, sharding=sharding)
-    attention = next((choice.value for choice in choices if choice.field == ATTENTION), None)
+    plan = prepared.file.plan
+    keywords = arguments.sft_config(
+        spec, root / CHECKPOINTS, use_cpu=not has_gpu, choices=plan.profile, sharding=plan.sharding
+    )
+    attention = next((choice.value for choice in plan.profile if choice.field == ATTENTION), None)
     network = model.load(prepared.base, spec, attention)
     use_cache = getattr(network.config, "use_cache", None)
     step = checkpoint.account.step if checkpoint else -1
@@ -156,7 +155,7 @@ def keep(
     load_base = partial(model.load_unquantized, run.prepared.base, job.spec.model)
     save.save_models(root, network, run.prepared.tokenizer, kind, card, load_base, weights)
     manifest = save.manifest_of(root, job, base, fingerprint, metrics, parameters.model_dump())
-    settings = report.settings(job.spec, run.trainer.args, run.prepared.file.profile)
+    settings = report.settings(job.spec, run.trainer.args, run.prepared.file.plan.profile)
     data = report.collect(root, manifest, run.prepared, settings, first, last)
     terminal.warn(report.write(root, data))
     write_manifest(root, manifest)
@@ -186,11 +185,3 @@ def count(network: Any) -> Parameters:
         for parameter in network.parameters()
     ]
     return Parameters(trainable=sum(size for size, trained in sizes if trained), total=sum(size for size, _ in sizes))
-
-
-def quiet() -> None:
-    """Leave the terminal to Hone's own lines; the libraries' warnings come with --verbose."""
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    disable_progress_bar()
-    warnings.filterwarnings("ignore")

@@ -1,11 +1,15 @@
 """The profile's choices and the memory estimate for one job, from its base model, its rows and this device."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
+from hone_api.common import ApiModel
 from hone_api.datareport import SplitReport
 from hone_api.estimate import Estimate
 from hone_api.finetunejob import FineTuneJobSpec
+from hone_api.reports import Parameters
 from transformers import PreTrainedModel
 from trl.trainer.sft_config import SFTConfig
 
@@ -13,6 +17,18 @@ from hone_trainer import profile
 from hone_trainer.memory import advice, formulas, plan
 from hone_trainer.memory.settings import Settings, Sharding
 from hone_trainer.profile import Choice, Device, Step
+from hone_trainer.settings import make_sft_config
+
+
+class DevicePlan(ApiModel):
+    """How a job is trained on a device."""
+
+    device: Device
+    profile: list[Choice]
+    sharding: Sharding
+    estimate: Estimate
+    parameters: Parameters
+    warnings: list[str]
 
 
 @dataclass(frozen=True)
@@ -24,6 +40,24 @@ class Planned:
     device: Device
     rows: SplitReport
     max_length: int | None
+
+    def settle(self, arguments_of: Callable[[list[Choice]], dict[str, Any]]) -> tuple[DevicePlan, SFTConfig]:
+        """The plan, and the arguments that `arguments_of` makes of its choices.
+
+        Raises HoneError ModelInvalid, InvalidSpec, ModelTooLarge.
+        """
+        choices = self.choices()
+        args = make_sft_config(arguments_of(choices))
+        warnings = self.check(args)
+        found = DevicePlan(
+            device=self.device,
+            profile=choices,
+            sharding=self.sharding,
+            estimate=self.estimate(args),
+            parameters=self._plan.parameters,
+            warnings=warnings,
+        )
+        return found, args
 
     def choices(self) -> list[Choice]:
         """What the profile chooses. Raises HoneError ModelInvalid, InvalidSpec."""
@@ -38,6 +72,12 @@ class Planned:
 
     def check(self, args: SFTConfig) -> list[str]:
         """A warning when this machine's memory will hardly do. Raises HoneError ModelTooLarge when the GPU's won't."""
+        if self.device.memory is None:
+            needed = advice.gib(self.estimate(args).total)
+            return [
+                f"no GPU is visible, and --gpu-memory is not given: the estimate, {needed} a device, was not compared "
+                "with a GPU's memory; that is done when training starts"
+            ]
         error = advice.too_large(self._settings(args), self.device.memory, self.device.name, self._plan.adapter)
         if error and self.device.kind == "gpu":
             raise error
@@ -47,7 +87,8 @@ class Planned:
     def sharding(self) -> Sharding:
         """How several GPUs share the model: with parallelism auto, fsdp when one can't hold the least that there is."""
         found = plan.sharding_of(self.spec)
-        if found != "ddp" or self.spec.training.parallelism != "auto" or self.spec.method == "qlora":
+        memory = self.device.memory
+        if found != "ddp" or self.spec.training.parallelism != "auto" or self.spec.method == "qlora" or memory is None:
             return found
         written = self.spec.training.sft_config()
         settings = replace(
@@ -55,7 +96,7 @@ class Planned:
             batch=written.get("per_device_train_batch_size", 1),
             checkpointing=written.get("activation_checkpointing", True),
         )
-        return found if formulas.estimate(settings).total <= self.device.memory else "fsdp"
+        return found if formulas.estimate(settings).total <= memory else "fsdp"
 
     @cached_property
     def _plan(self) -> plan.Plan:

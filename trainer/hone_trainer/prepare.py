@@ -1,8 +1,11 @@
 """The stage before training: find, check, tokenize and download, and leave it all in prepared/ and the cache."""
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import torch
@@ -11,7 +14,7 @@ from hone_api.datareport import DatasetReport, SplitReport
 from hone_api.finetunejob import FineTuneJobSpec
 from hone_api.layout import CHECKPOINTS
 from hone_api.reasons import DATASET_INVALID, HoneError
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.sft_config import SFTConfig
 
 from hone_trainer import (
@@ -20,7 +23,6 @@ from hone_trainer import (
     checks,
     data,
     datareport,
-    device,
     hub,
     methods,
     model,
@@ -33,7 +35,9 @@ from hone_trainer.checkpoints import Checkpoint
 from hone_trainer.datareport import Counts
 from hone_trainer.manifest import Inputs
 from hone_trainer.memory import architecture, text
+from hone_trainer.planning import DevicePlan
 from hone_trainer.prepared import PreparedFile
+from hone_trainer.profile import Choice, Device
 from hone_trainer.prompts import Question
 from hone_trainer.settings import make_sft_config
 from hone_trainer.terminal import Terminal
@@ -60,8 +64,8 @@ class Prepared:
         return datareport.segments(self.train[0], self.tokenizer)
 
 
-def prepare(inputs: Inputs, root: Path, terminal: Terminal) -> Prepared:
-    """Do what prepared/ does not hold yet. Raises HoneError."""
+def prepare(inputs: Inputs, root: Path, terminal: Terminal, device: Device) -> Prepared:
+    """Do what prepared/ does not hold yet, for training on the device. Raises HoneError."""
     spec = inputs.job.spec
     tree.refuse_foreign(root)
     checkpoint, warnings_of_checkpoints = checkpoints.newest(root / CHECKPOINTS)
@@ -81,19 +85,25 @@ def prepare(inputs: Inputs, root: Path, terminal: Terminal) -> Prepared:
     fingerprint = prepared.fingerprint(spec, base, found)
     file = prepared.read(root)
     load_context = partial(model.context, base, spec.model)
-    if file and file.fingerprint == fingerprint and model.is_here(base):
-        with hub.offline():
-            tokenizer = load_tokenizer(base, spec)
-            questions, warnings = prompts.encode(spec.evaluation, tokenizer, load_context)
-    else:
+    if file and (file.fingerprint != fingerprint or not model.is_here(base)):
+        file = None
+    with hub.offline() if file else nullcontext():
         tokenizer = load_tokenizer(base, spec)
         questions, warnings = prompts.encode(spec.evaluation, tokenizer, load_context)
-        file = prepared.write(root, partial(fill, spec, base, found, tokenizer, fingerprint))
+        write = partial(prepared.write, root, partial(fill, spec, base, found, tokenizer, fingerprint, device))
+        if file is None:
+            file = write()
+        elif file.plan.device != device and checkpoint:
+            terminal.note(f"what was chosen for {file.plan.device.name} stays: training has begun with it")
+        elif file.plan.device != device:
+            terminal.note(f"prepared for {file.plan.device.name}: choosing anew for {device.name}")
+            plan = plan_anew(spec, base, file, device, root)
+            file = prepared.write_plan(root, file, plan) if file.has_the_rows_of(plan) else write()
     terminal.note(file.dataset.summary())
-    terminal.note(text.sentence(file.estimate, spec.resources.gpus))
-    for choice in file.profile:
+    terminal.note(text.sentence(file.plan.estimate, spec.resources.gpus))
+    for choice in file.plan.profile:
         terminal.note(f"profile: {choice.sentence()}")
-    terminal.warn(file.warnings + warnings)
+    terminal.warn(file.all_warnings + warnings)
     return Prepared(base, tokenizer, *prepared.open_datasets(root), file, checkpoint, questions)
 
 
@@ -132,25 +142,21 @@ def fill(
     found: data.Found,
     tokenizer: PreTrainedTokenizerBase,
     fingerprint: str,
+    device: Device,
     scratch: Path,
 ) -> tuple[PreparedFile, Dataset, Dataset | None]:
     """What prepared/ holds. The weights are downloaded last: a mistake in the data shows before. Raises HoneError."""
-    arguments_of = partial(arguments.sft_config, spec, scratch, not torch.cuda.is_available())
-    written = make_sft_config(arguments_of())
-    config = model.load_config(base, spec.model)
-    outline = architecture.build(config, trust_remote_code=spec.model.trust_remote_code)
+    written = make_sft_config(keywords(spec, scratch))
+    outline = outline_of(base, spec)
     methods.check(spec, base.location, outline, written)
     rows = data.load(found, written.seed, scratch)
     warnings = checks.before(rows, tokenizer, spec.training)
     whole = tokenize(rows.train, Tokenizing(written, tokenizer, rows.train[0]), rows)
 
-    here = device.here()
     counts = datareport.count(whole)
     lengths = datareport.examine(counts, limit_of(written))
-    planned = planning.Planned(spec, outline, here, lengths, written.max_length)
-    choices = planned.choices()
-    args = make_sft_config(arguments_of(choices))
-    warnings += planned.check(args)
+    planned = planning.Planned(spec, outline, device, lengths, written.max_length)
+    plan, args = planned.settle(partial(keywords, spec, scratch))
 
     cutting = Tokenizing(args, tokenizer, rows.train[0])
     train, trained = cut(whole, counts, cutting, args.packing, TRAIN, warnings)
@@ -167,14 +173,31 @@ def fill(
         model=base.reference,
         dataset_fingerprint=found.fingerprint,
         dataset=DatasetReport(format=rows.format, max_length=args.max_length, train=trained, evaluation=evaluated),
-        profile=choices,
-        sharding=planned.sharding,
-        estimate=planned.estimate(args),
-        device=here.name,
+        plan=plan,
         warnings=warnings,
         versions=prepared.versions(),
     )
     return file, train, evaluation
+
+
+def plan_anew(
+    spec: FineTuneJobSpec, base: model.BaseModel, file: PreparedFile, device: Device, root: Path
+) -> DevicePlan:
+    """The plan for another device than that which `file` has one for. Raises HoneError."""
+    written = make_sft_config(keywords(spec, root))
+    planned = planning.Planned(spec, outline_of(base, spec), device, file.dataset.train, written.max_length)
+    return planned.settle(partial(keywords, spec, root))[0]
+
+
+def outline_of(base: model.BaseModel, spec: FineTuneJobSpec) -> PreTrainedModel:
+    """The base model without weights. Raises HoneError."""
+    config = model.load_config(base, spec.model)
+    return architecture.build(config, trust_remote_code=spec.model.trust_remote_code)
+
+
+def keywords(spec: FineTuneJobSpec, folder: Path, choices: Sequence[Choice] = ()) -> dict[str, Any]:
+    """Of the SFTConfig that rows are prepared with."""
+    return arguments.sft_config(spec, folder, not torch.cuda.is_available(), choices)
 
 
 def tokenize(given: Dataset, tokenizing: Tokenizing, rows: data.Data) -> Dataset:

@@ -6,21 +6,20 @@ import shutil
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, load_from_disk
 from hone_api.artifact import BaseModelReference
 from hone_api.common import ApiModel
 from hone_api.datareport import DatasetReport
-from hone_api.estimate import Estimate
 from hone_api.finetunejob import FineTuneJobSpec
 from hone_api.layout import PREPARED
 from pydantic import ValidationError
 
 from hone_trainer.data import Found
 from hone_trainer.files import flush_tree, write_atomically
-from hone_trainer.memory.settings import Sharding
 from hone_trainer.model import BaseModel
-from hone_trainer.profile import Choice
+from hone_trainer.planning import DevicePlan
 
 FILE = "prepared.json"
 PACKAGES = ("hone", "transformers", "trl", "tokenizers", "datasets")
@@ -42,12 +41,18 @@ class PreparedFile(ApiModel):
     model: BaseModelReference
     dataset_fingerprint: str
     dataset: DatasetReport
-    profile: list[Choice]
-    sharding: Sharding
-    estimate: Estimate
-    device: str
+    plan: DevicePlan
     warnings: list[str]
     versions: dict[str, str]
+
+    def has_the_rows_of(self, plan: DevicePlan) -> bool:
+        """Whether another plan needs the same rows."""
+        return _rows_by(self.plan) == _rows_by(plan)
+
+    @property
+    def all_warnings(self) -> list[str]:
+        """About the rows, and about the device."""
+        return self.warnings + self.plan.warnings
 
 
 def fingerprint(spec: FineTuneJobSpec, base: BaseModel, found: Found) -> str:
@@ -83,6 +88,13 @@ def open_datasets(root: Path) -> tuple[Dataset, Dataset | None]:
     return load_from_disk(str(folder / "train")), evaluation
 
 
+def write_plan(root: Path, file: PreparedFile, plan: DevicePlan) -> PreparedFile:
+    """Put another plan into prepared.json; the rows stay."""
+    found = file.model_copy(update={"plan": plan})
+    write_atomically(root / PREPARED / FILE, found.model_dump_json(by_alias=True, indent=2))
+    return found
+
+
 def write(root: Path, fill: Callable[[Path], tuple[PreparedFile, Dataset, Dataset | None]]) -> PreparedFile:
     """Write prepared/ so that it is there whole or not at all. `fill` may keep files in the folder that it gets."""
     temporary = root / f".{PREPARED}.tmp"
@@ -95,10 +107,14 @@ def write(root: Path, fill: Callable[[Path], tuple[PreparedFile, Dataset, Datase
             if rows is not None:
                 rows.save_to_disk(str(temporary / name))
         shutil.rmtree(scratch)
-        write_atomically(temporary / FILE, json.dumps(file.to_wire(), indent=2))
+        write_atomically(temporary / FILE, file.model_dump_json(by_alias=True, indent=2))
         flush_tree(temporary)
         shutil.rmtree(root / PREPARED, ignore_errors=True)
         temporary.rename(root / PREPARED)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return file
+
+
+def _rows_by(plan: DevicePlan) -> dict[str, Any]:
+    return {choice.field: choice.value for choice in plan.profile if choice.field in DECIDES_THE_DATA}

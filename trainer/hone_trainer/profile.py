@@ -10,8 +10,9 @@ from typing import Any, Literal
 from hone_api.common import ApiModel
 from hone_api.datareport import SplitReport
 from hone_api.training import TrainingArguments
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
+from pydantic.dataclasses import dataclass as model_dataclass
 
 from hone_trainer.memory.advice import gib
 
@@ -47,13 +48,13 @@ class Choice(ApiModel):
         return f"{to_camel(self.field)}: {value}, since {self.why}{changes}"
 
 
-@dataclass(frozen=True)
+@model_dataclass(frozen=True, config=ConfigDict(alias_generator=to_camel, populate_by_name=True))
 class Device:
-    """Where training runs. `memory` in bytes: of the GPU, or of this machine or container."""
+    """Where training runs. `memory` in bytes: of the GPU, or of this machine or container; None: not known yet."""
 
     kind: Literal["gpu", "cpu"]
     name: str
-    memory: int
+    memory: int | None
     has_bfloat16: bool
     has_flash_attention: bool
     cores: int
@@ -92,7 +93,9 @@ def choose(training: TrainingArguments, device: Device, rows: SplitReport, limit
         may_pack = found[-1].value == "flash_attention_2" and not {BATCH, "max_steps"} & written.keys()
         found += _order(rows, longest, may_pack)
     packed = bool(chosen("packing", False))
-    found += _batch(written, device, rows, Step(1, limit if packed else longest, packed, autocast, False), peak)
+    if device.memory is not None:
+        step = Step(1, limit if packed else longest, packed, autocast, False)
+        found += _batch(written, device.name, device.memory, rows, step, peak)
     if "dataloader_num_workers" not in written and device.kind == "gpu":
         workers = max(0, min(WORKERS, device.cores - 1))
         why = f"{workers} of {device.cores} cores prepare batches while the GPU computes"
@@ -127,7 +130,9 @@ def _order(rows: SplitReport, longest: int, may_pack: bool) -> list[Choice]:
     return [Choice(field="train_sampling_strategy", value="group_by_length", why=why, effect="order")]
 
 
-def _batch(written: dict[str, Any], device: Device, rows: SplitReport, step: Step, peak: Peak) -> list[Choice]:
+def _batch(
+    written: dict[str, Any], device: str, memory: int, rows: SplitReport, step: Step, peak: Peak
+) -> list[Choice]:
     """Rows a batch, accumulation and activation checkpointing: the same rows a step, and as fast as memory allows."""
     batch, accumulation = written.get(BATCH), written.get(ACCUMULATION)
     together = (batch or BATCH_OF_TRL) * (accumulation or 1)
@@ -142,8 +147,8 @@ def _batch(written: dict[str, Any], device: Device, rows: SplitReport, step: Ste
     checkpointing = written.get("activation_checkpointing")
     ways = [False, True] if checkpointing is None else [checkpointing]
     steps = [replace(step, batch=size, checkpointing=way) for way in ways for size in sizes]
-    best = next((one for one in steps if peak(one) <= device.memory), steps[-1])
-    has = f"{device.name} has {gib(device.memory)}"
+    best = next((one for one in steps if peak(one) <= memory), steps[-1])
+    has = f"{device} has {gib(memory)}"
     found = []
     if checkpointing is None:
         without = gib(peak(replace(best, checkpointing=False)))

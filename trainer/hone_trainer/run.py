@@ -35,7 +35,7 @@ def run(options: Options, stop: Stop, telemetry: Telemetry) -> ArtifactManifest:
             terminal.note(f"{options.output} already holds the complete artifact of this job")
             telemetry.parameters = Parameters.model_validate(done.parameters)
         else:
-            environment.set_up(os.environ, options.output, inputs.job.spec.resources.gpus)
+            environment.set_up(os.environ, options.output, inputs.job.spec.resources.gpus, options.verbose)
             from hone_trainer.pipeline import pipeline
 
             done = pipeline(inputs, options, stop, telemetry, terminal)
@@ -53,7 +53,7 @@ def _together(inputs: Inputs, options: Options, stop: Stop, telemetry: Telemetry
             Terminal().note(f"{options.output} already holds the complete artifact of this job")
             telemetry.parameters = Parameters.model_validate(done.parameters)
             return done
-        environment.set_up(os.environ, options.output, spec.resources.gpus)
+        environment.set_up(os.environ, options.output, spec.resources.gpus, options.verbose)
         environment.for_several(os.environ, options.nodes)
         word = launch(places(here, max(1, spec.resources.gpus)), options, stop)
     telemetry.progress, telemetry.parameters = word.progress, word.parameters
@@ -76,18 +76,21 @@ def work(options: Options, place: Place, stop: Stop, telemetry: Telemetry) -> No
         terminal.note(f"saved {done.kind} in {options.output}, digest {done.digest}")
 
 
-def prepare(options: Options) -> str:
+def prepare(options: Options, telemetry: Telemetry) -> str:
     """Prepare what MANIFEST asks for, show the dataset's report and a row, and sum it up. Raises HoneError."""
     _log(options)
     inputs = manifest.load(options)
     with Terminal() as terminal, tree.owned(options.output):
-        environment.set_up(os.environ, options.output, inputs.job.spec.resources.gpus)
-        from hone_trainer.pipeline import quiet
+        environment.set_up(os.environ, options.output, inputs.job.spec.resources.gpus, options.verbose)
+        from hone_trainer import device
         from hone_trainer.prepare import prepare as prepare_all
+        from hone_trainer.quiet import quiet
 
         if not options.verbose:
             quiet()
-        done = prepare_all(inputs, options.output, terminal)
+        target = device.elsewhere(inputs.job.spec.resources.gpus, options.gpu)
+        done = prepare_all(inputs, options.output, terminal, target)
+        telemetry.estimate, telemetry.parameters = done.file.plan.estimate, done.file.plan.parameters
         terminal.report(done.file.dataset)
         terminal.sample(done.segments)
         terminal.note(f"prepared in {options.output / PREPARED}")

@@ -7,9 +7,14 @@ until a handler is set.
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from hone_api.reasons import INTERRUPTED_EXIT_CODE
+
+PATIENCE = 5.0
+"""Seconds that a library has to let go of what it waits for, once the run is told to end at once: a download, say."""
 
 
 class Interrupted(BaseException):
@@ -28,13 +33,20 @@ class Stop:
         self._deferred = False
         self._process = os.getpid()
 
-    def listen(self) -> None:
-        """Take over SIGTERM and SIGINT, in the main thread."""
+    def listen(self, at_last: Callable[[], None] = lambda: None) -> None:
+        """Take over SIGTERM and SIGINT, in the main thread. `at_last` is called where patience has an end."""
+
+        def leave(number: int, frame: FrameType | None) -> None:
+            at_last()
+            os._exit(INTERRUPTED_EXIT_CODE)
+
+        signal.signal(signal.SIGALRM, leave)
         signal.signal(signal.SIGTERM, self._handle)
         signal.signal(signal.SIGINT, self._handle)
 
     def ignore(self) -> None:
         """From now on, signals do nothing: the outcome is settled."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -63,4 +75,5 @@ class Stop:
             os._exit(128 + number)
         again, self.requested = self.requested, True
         if again or not self._deferred:
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE)
             raise Interrupted

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from hone_api.artifact import ArtifactManifest
+from hone_api.estimate import Estimate
 from hone_api.layout import base_model_name
 from hone_api.reports import ArtifactSummary, Parameters, Progress, ProgressReport, TerminationMessage
 
@@ -17,6 +18,7 @@ class Telemetry:
         self.stage: Stage = "Preparing"
         self.progress: Progress | None = None
         self.parameters: Parameters | None = None
+        self.estimate: Estimate | None = None
         self.tokens = 0
 
     def report(self) -> ProgressReport:
@@ -55,7 +57,8 @@ class Telemetry:
         )
 
     def _last_word(self, message: TerminationMessage) -> TerminationMessage:
-        return message.model_copy(update={"progress": self.progress, "parameters": self.parameters})
+        known = {"progress": self.progress, "parameters": self.parameters, "estimate": self.estimate}
+        return message.model_copy(update=known)
 
 
 def now() -> str:

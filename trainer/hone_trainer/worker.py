@@ -24,15 +24,20 @@ from hone_trainer.telemetry import Telemetry
 def main(word: Path, options: Options) -> None:
     """Train at the place that the environment says, write the last word, and leave."""
     stop = Stop()
-    stop.listen()
+    stop.listen(lambda: say(word, Word(outcome="Interrupted")))
     threading.Thread(target=_follow_the_launcher, daemon=True).start()
     said = last_word(options, Place.of(os.environ), stop)
     stop.ignore()
-    temporary = word.with_suffix(".tmp")
-    temporary.write_text(said.model_dump_json(), encoding="utf-8")
-    temporary.replace(word)
+    say(word, said)
     sys.stderr.flush()
     os._exit(0 if said.outcome == "Succeeded" else 1)
+
+
+def say(file: Path, word: Word) -> None:
+    """Put the last word into a file, where it is whole or absent."""
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(word.model_dump_json(), encoding="utf-8")
+    temporary.replace(file)
 
 
 def last_word(options: Options, place: Place, stop: Stop) -> Word:
