@@ -23,8 +23,8 @@ LLAMA_1B = LlamaConfig(
 )
 
 
-def planned(job: Any, gib: float, gpus: int, method: str = "full", **training: Any) -> Planned:
-    document = job(method=method, resources={"gpus": gpus})
+def planned(job: Any, gib: float, gpus: int, method: str = "full", nodes: int = 1, **training: Any) -> Planned:
+    document = job(method=method, resources={"gpus": gpus, "nodes": nodes})
     document["spec"]["training"] = {"bf16": True, **training}
     spec = FineTuneJob.model_validate(document).spec
     device = Device("gpu", "a GPU", round(gib * GIB), has_bfloat16=True, has_flash_attention=False, cores=8)
@@ -53,6 +53,11 @@ def test_the_estimate_is_that_of_the_way_taken(job: Any, tmp_path: Any) -> None:
     assert split.estimate(args).processes == 4
     assert split.estimate(args).total < 16 * GIB
     assert split.check(args) == []
+
+
+def test_the_gpus_of_all_nodes_share_a_model(job: Any) -> None:
+    assert planned(job, 16, 1, nodes=2).sharding == "fsdp"
+    assert planned(job, 64, 1, nodes=2).sharding == "ddp"
 
 
 def test_what_no_way_fits_is_refused_before_a_step(job: Any, tmp_path: Any) -> None:

@@ -5,9 +5,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from hone_api.gpus import Gpu
 from transformers.utils.import_utils import is_flash_attn_2_available
 
-from hone_trainer.memory.gpus import Gpu
 from hone_trainer.profile import Device
 
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")

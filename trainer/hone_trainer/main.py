@@ -6,12 +6,12 @@ import traceback
 from pathlib import Path
 
 from hone_api.dtypes import DTYPES
+from hone_api.gpus import Gpu
 from hone_api.layout import LOGS, TRAINER_PORT
 from hone_api.reasons import INTERNAL_ERROR, INTERRUPTED, INTERRUPTED_EXIT_CODE, HoneError
 from hone_api.reports import TerminationMessage
 
 from hone_trainer.errors import named, writing
-from hone_trainer.memory.gpus import Gpu
 from hone_trainer.options import MergeOptions, Options, PlanOptions
 from hone_trainer.stop import Interrupted, Stop
 from hone_trainer.telemetry import Telemetry

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from hone_trainer.memory.gpus import Gpu
+from hone_api.gpus import Gpu
 
 
 @dataclass(frozen=True)

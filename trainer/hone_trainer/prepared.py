@@ -61,7 +61,8 @@ def fingerprint(spec: FineTuneJobSpec, base: BaseModel, found: Found) -> str:
         "model": [base.reference.to_wire(), base.digest, spec.model.trust_remote_code],
         "dataset": [found.fingerprint, spec.dataset.chat_template],
         "training": {name: getattr(spec.training, name) for name in (*DECIDES_THE_DATA, *DECIDES_THE_PROFILE)},
-        "method": [spec.method, spec.lora and spec.lora.to_wire(), spec.model.dtype, spec.resources.gpus],
+        "method": [spec.method, spec.lora and spec.lora.to_wire(), spec.model.dtype],
+        "resources": [spec.resources.gpus, spec.resources.nodes],
         "versions": versions(),
     }
     return "sha256:" + hashlib.sha256(json.dumps(depends_on, sort_keys=True, default=str).encode()).hexdigest()

@@ -89,9 +89,14 @@ def of(
 
 def sharding_of(spec: FineTuneJobSpec) -> Sharding:
     """How the spec's GPUs share the model, where training.parallelism auto means what is tried first."""
-    if spec.resources.gpus < 2:
+    if processes_of(spec) < 2:
         return "none"
     return "fsdp" if spec.training.parallelism == "fsdp" else "ddp"
+
+
+def processes_of(spec: FineTuneJobSpec) -> int:
+    """One for each GPU of each node."""
+    return spec.resources.nodes * max(1, spec.resources.gpus)
 
 
 def settings_of(
@@ -118,7 +123,7 @@ def settings_of(
         accumulation=written.get("gradient_accumulation_steps", 1) > 1,
         packed=bool(written.get("packing")) and written.get("packing_strategy") != "wrapped",
         full_logits=bool(written.get("label_smoothing_factor")),
-        processes=processes or max(1, spec.resources.gpus),
+        processes=processes or processes_of(spec),
         sharding=sharding or sharding_of(spec),
         device="gpu" if spec.resources.gpus else "cpu",
     )
