@@ -24,7 +24,7 @@ class HoneError(Exception):
 
     def sentence(self) -> str:
         """What a user reads: what was found, then what to do."""
-        return f"{self.message.rstrip('.')}. {self.remedy}"
+        return f"{self.message.rstrip('. ')}. {self.remedy}"
 
 
 USER_MISTAKES = range(64, 70)
@@ -185,6 +185,18 @@ POD_NOT_STARTED = Reason(
     "The node can't start the container, or the pod could not be made.",
     "Look at the words of the kubelet or of admission in the message.",
 )
+VOLUME_IN_USE = Reason(
+    "VolumeInUse",
+    None,
+    "The volume is attached to another node, and can't be to two.",
+    "Wait until the pod that uses it has ended, or use a claim with accessModes [ReadWriteMany].",
+)
+QUOTA_EXCEEDED = Reason(
+    "QuotaExceeded",
+    None,
+    "A ResourceQuota or LimitRange of the namespace does not allow it.",
+    "Lower spec.resources, end what else uses the quota, or ask for more; it goes on by itself when it is allowed.",
+)
 BACKOFF_LIMIT_EXCEEDED = Reason(
     "BackoffLimitExceeded",
     None,
@@ -197,6 +209,39 @@ DEADLINE_EXCEEDED = Reason(
     "The Job was active for longer than spec.activeDeadlineSeconds allows.",
     "Delete the FineTuneJob and apply it again with a longer activeDeadlineSeconds: it goes on from the newest "
     "checkpoint.",
+)
+EVICTED = Reason(
+    "Evicted",
+    None,
+    "The pod was removed from its node: the node was drained, tainted, short of something, or shut down.",
+    "Nothing to do: a new pod goes on from the newest checkpoint, and backoffLimit does not count it.",
+)
+PREEMPTED = Reason(
+    "Preempted",
+    None,
+    "The pod made room for one of higher priority.",
+    "Nothing to do: a new pod goes on from the newest checkpoint, and backoffLimit does not count it. A higher "
+    "spec.pod.priorityClassName protects it.",
+)
+NODE_LOST = Reason(
+    "NodeLost",
+    None,
+    "The pod's node no longer reports, or is gone.",
+    "Repair the node, or `kubectl delete node` it when it is off for good: only then is it certain that its trainer "
+    "has ended, and a new one goes on from the newest checkpoint.",
+)
+STALLED = Reason(
+    "Stalled",
+    None,
+    "The trainer answers, and has made no step for far longer than a step takes.",
+    "Look at the pod's log and at the GPUs of its node; deleting the pod starts another from the newest checkpoint.",
+)
+TRAINER_SILENT = Reason(
+    "TrainerSilent",
+    None,
+    "The trainer's pod runs, and does not answer.",
+    "Look at the pod's log, its node, and whether a NetworkPolicy keeps the operator from port 8080; deleting the pod "
+    "starts another from the newest checkpoint.",
 )
 NAME_CONFLICT = Reason(
     "NameConflict",

@@ -10,19 +10,19 @@ from hone_api.reasons import (
     ARTIFACT_MISSING,
     BACKOFF_LIMIT_EXCEEDED,
     INTERNAL_ERROR,
-    INTERRUPTED,
     INVALID_SPEC,
-    POD_NOT_STARTED,
     USER_MISTAKES,
     HoneError,
 )
 from hone_api.reports import ProgressReport, TerminationMessage
 
-from hone_operator import podstate, trainer
+from hone_operator import liveness, podstate, trainer
 from hone_operator.conditions import Conditions
+from hone_operator.failures import NOT_COUNTED, last_failure, termination_message
 from hone_operator.nodes import ClusterFacts
 from hone_operator.ownership import conflict, is_leaving
 from hone_operator.plan import Apply, Create, Delete, Patch, Plan
+from hone_operator.refusals import refused
 from hone_operator.resources import CLAIMS, CONFIGMAPS, JOBS, Object, contains, is_controlled_by
 
 TERMINAL = ("Succeeded", "Failed")
@@ -47,6 +47,7 @@ class ObservedFineTuneJob:
     pods: list[Object] = field(default_factory=list)
     strays: list[Object] = field(default_factory=list)
     reports: dict[str, ProgressReport] = field(default_factory=dict)
+    heard: dict[str, datetime] = field(default_factory=dict)
     facts: ClusterFacts | None = None
     warning: str | None = None
     refusal: str | None = None
@@ -120,7 +121,7 @@ def _progress(
     observed: ObservedFineTuneJob, job: FineTuneJob, now: datetime, conditions: Conditions, result: Plan
 ) -> None:
     if observed.refusal:
-        error = HoneError(POD_NOT_STARTED, f"The API server refused a child: {observed.refusal}")
+        error = refused(observed.refusal)
         conditions.set("Running", False, error.reason.name, error.sentence())
         return
     if observed.job and (finished := _condition(observed.job, "Complete")):
@@ -138,7 +139,7 @@ def _active(
     conditions.set("Succeeded", False, "NotFinished", "The artifact is not complete yet.")
     conditions.set("Failed", False, "NotFinished", "No failure has ended the job.")
     current = podstate.newest(p for p in observed.pods if podstate.phase(p) in ("Pending", "Running"))
-    last = _last_terminated(observed.pods)
+    last = last_failure(observed.pods, trainer.CONTAINER)
     since = podstate.running_since(current, trainer.CONTAINER) if current else None
     if since and current and not _terminated(current):
         status.setdefault("startTime", since)
@@ -146,9 +147,9 @@ def _active(
         if ip:
             result.poll = {uid: f"http://{ip}:{TRAINER_PORT}/progress"}
         _report(observed.reports.get(uid), status)
-        conditions.set("Running", True, "TrainerRunning", f"The trainer runs in pod {current['metadata']['name']}.")
+        _running(observed, current, now, conditions, result)
         return
-    if current is None and (_success(observed.pods) or (last and last["exitCode"] in USER_MISTAKES)):
+    if current is None and (_success(observed.pods) or (last and last.exit_code in USER_MISTAKES)):
         conditions.set("Running", False, "TrainerEnded", "The trainer has ended; the Job is about to.")
         return
     status["stage"] = "Pending"
@@ -165,7 +166,7 @@ def _active(
             conditions.set("Running", False, error.reason.name, error.sentence())
             return
     elif observed.warning:
-        error = HoneError(POD_NOT_STARTED, observed.warning)
+        error = refused(observed.warning)
         conditions.set("Running", False, error.reason.name, error.sentence())
         result.requeue_after = LOOK_AGAIN_SECONDS
         return
@@ -177,15 +178,27 @@ def _active(
         conditions.set("Running", False, "EarlierTrainerEnding", words)
         return
     if last:
-        reason, words = podstate.failure_of(last)
-        conditions.set("Running", False, _attempt_reason(reason), f"The trainer is started anew. Last time: {words}")
+        words = f"The trainer is started anew. Last time: {last.words}"
+        conditions.set("Running", False, last.reason if last.reason in NOT_COUNTED else "Retrying", words)
         return
     conditions.set("Running", False, "PodStarting", "The trainer's pod is being made, scheduled or started.")
     result.requeue_after = LOOK_AGAIN_SECONDS
 
 
-def _attempt_reason(reason: str) -> str:
-    return INTERRUPTED.name if reason == INTERRUPTED.name else "Retrying"
+def _running(observed: ObservedFineTuneJob, pod: Object, now: datetime, conditions: Conditions, result: Plan) -> None:
+    """The trainer runs: is it well?"""
+    uid, name = pod["metadata"]["uid"], pod["metadata"]["name"]
+    found = liveness.judge(
+        pod, observed.reports.get(uid), observed.heard.get(uid), observed.facts, now, liveness.PATIENCE
+    )
+    result.requeue_after = found.look_again
+    if found.error:
+        conditions.set("Running", True, found.error.reason.name, found.error.sentence())
+    elif "deletionTimestamp" in pod["metadata"]:
+        words = f"The trainer in pod {name} is told to stop, and saves a checkpoint."
+        conditions.set("Running", True, "TrainerStopping", words)
+    else:
+        conditions.set("Running", True, "TrainerRunning", f"The trainer runs in pod {name}.")
 
 
 def _report(report: ProgressReport | None, status: Object) -> None:
@@ -208,7 +221,7 @@ def _succeeded(
         _ask_again(observed, conditions, result)
         return
     status = result.status
-    message = podstate.termination_message(state)
+    message = termination_message(state)
     if message is None or message.artifact is None:
         error = HoneError(ARTIFACT_MISSING, "The trainer ended as if it had succeeded, and reported no artifact")
         _end(observed, "Failed", finished, conditions, result, error.reason.name, error.sentence())
@@ -245,11 +258,11 @@ def _delete(job: Object) -> Delete:
 
 def _failed(observed: ObservedFineTuneJob, finished: Object, conditions: Conditions, result: Plan) -> None:
     status = result.status
-    last = _last_terminated(observed.pods)
+    last = last_failure(observed.pods, trainer.CONTAINER)
     if last:
-        reason, words = podstate.failure_of(last)
-        if message := podstate.termination_message(last):
-            _final(message, status)
+        reason, words = last.reason, last.words
+        if last.message:
+            _final(last.message, status)
     else:
         exceeded = finished.get("reason") == BACKOFF_LIMIT_EXCEEDED.name
         error = HoneError(BACKOFF_LIMIT_EXCEEDED if exceeded else INTERNAL_ERROR, str(finished.get("message", "")))
@@ -294,12 +307,6 @@ def _terminated(pod: Object) -> Object | None:
 def _success(pods: list[Object]) -> Object | None:
     """The `terminated` state of the trainer that succeeded."""
     return next((state for pod in pods if (state := _terminated(pod)) and state["exitCode"] == 0), None)
-
-
-def _last_terminated(pods: list[Object]) -> Object | None:
-    """The `terminated` state of the trainer that failed last."""
-    states = [state for pod in pods if (state := _terminated(pod)) and state["exitCode"]]
-    return max(states, key=lambda state: state.get("finishedAt") or "", default=None)
 
 
 def _condition(job: Object, *types: str) -> Object | None:

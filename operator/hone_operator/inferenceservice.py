@@ -7,13 +7,15 @@ from typing import Any
 
 from hone_api.inferenceservice import InferenceService, ModelStatus
 from hone_api.layout import ENGINE_PORT
-from hone_api.reasons import CATALOGUE, ENGINE_FAILED, HOST_OUT_OF_MEMORY, INVALID_SPEC, POD_NOT_STARTED, HoneError
+from hone_api.reasons import CATALOGUE, ENGINE_FAILED, INVALID_SPEC, HoneError
 
 from hone_operator import engine, podstate
 from hone_operator.conditions import Conditions
+from hone_operator.failures import out_of_memory
 from hone_operator.nodes import ClusterFacts
 from hone_operator.ownership import conflict, is_leaving
 from hone_operator.plan import Apply, Patch, Plan
+from hone_operator.refusals import refused
 from hone_operator.resolve import WAITING, NotYet, Resolved, resolve
 from hone_operator.resources import DEPLOYMENTS, SERVICES, Object, contains
 
@@ -151,7 +153,7 @@ def _progressing(
 ) -> None:
     wanted = declared.spec.replicas
     if observed.refusal:
-        error = HoneError(POD_NOT_STARTED, f"The API server refused a child: {observed.refusal}")
+        error = refused(observed.refusal)
         conditions.set("Progressing", False, error.reason.name, error.sentence())
         return
     if resolved is None:
@@ -174,11 +176,11 @@ def _failure(observed: ObservedInferenceService, declared: InferenceService, now
     starting = [pod for pod in observed.pods if not podstate.is_ready(pod)]
     pod = podstate.newest(p for p in starting if not p["metadata"].get("deletionTimestamp"))
     if pod is None:
-        return HoneError(POD_NOT_STARTED, observed.warning) if observed.warning else None
+        return refused(observed.warning) if observed.warning else None
     container = podstate.container_status(pod, engine.CONTAINER)
     ended = (container.get("lastState") or {}).get("terminated") or (container.get("state") or {}).get("terminated")
     if container.get("restartCount", 0) >= RESTARTS_THAT_ARE_A_PATTERN and ended:
-        return _engine_failure(ended)
+        return _engine_failure(pod, ended)
     return podstate.why_not_running(
         pod,
         engine.CONTAINER,
@@ -188,10 +190,10 @@ def _failure(observed: ObservedInferenceService, declared: InferenceService, now
     )
 
 
-def _engine_failure(ended: Object) -> HoneError:
+def _engine_failure(pod: Object, ended: Object) -> HoneError:
     """The reason that the engine named, else EngineFailed with its last words."""
     if ended.get("reason") == "OOMKilled":
-        return HoneError(HOST_OUT_OF_MEMORY, HOST_OUT_OF_MEMORY.cause)
+        return out_of_memory(pod, engine.CONTAINER)
     words = (ended.get("message") or "").strip()
     if said := _SAID.findall(words):
         reason, sentence = said[-1]

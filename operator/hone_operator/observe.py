@@ -11,7 +11,7 @@ from hone_api.reasons import INVALID_SPEC, HoneError
 from hone_api.reports import ProgressReport
 from pydantic import ValidationError
 
-from hone_operator import podstate, trainer
+from hone_operator import liveness, podstate, trainer, volumes
 from hone_operator.api import Api, ApiError
 from hone_operator.cache import Cache
 from hone_operator.finetunejob import ObservedFineTuneJob, is_terminal
@@ -82,7 +82,8 @@ class Observer:
             if pod not in observed.pods and podstate.phase(pod) in ("Pending", "Running")
         ]
         observed.reports = {uid: r for uid, a in self.poller.answers(key).items() if (r := _progress_report(a))}
-        if any(podstate.is_unschedulable(pod) for pod in observed.pods):
+        observed.heard = self.poller.heard(key)
+        if any(self._needs_facts(pod, observed.heard, now) for pod in observed.pods):
             observed.facts = await self.cluster_facts()
         observed.warning = await self._warning(observed, now)
         return observed
@@ -102,8 +103,7 @@ class Observer:
         observed.answers = self.poller.answers(key)
         if any(podstate.is_unschedulable(pod) for pod in observed.pods):
             observed.facts = await self.cluster_facts()
-        stuck = next((pod for pod in observed.pods if podstate.is_stuck(pod, now)), None)
-        observed.warning = await self.newest_warning(stuck) if stuck else _replica_failure(observed.deployment)
+        observed.warning = await self._of_pods(observed.pods, now) or _replica_failure(observed.deployment)
         return observed
 
     async def _child(self, resource: Resource, owner: Object, name: str) -> Object | None:
@@ -150,23 +150,58 @@ class Observer:
         pods = self.cache.children(key, PODS)
         return [p for p in pods if any(o["uid"] == uid for o in p["metadata"].get("ownerReferences") or [])]
 
+    @staticmethod
+    def _needs_facts(pod: Object, heard: dict[str, datetime], now: datetime) -> bool:
+        uid = pod["metadata"]["uid"]
+        return podstate.is_unschedulable(pod) or liveness.is_suspect(pod, heard.get(uid), now, liveness.PATIENCE)
+
     async def _warning(self, observed: ObservedFineTuneJob, now: datetime) -> str | None:
-        """What the kubelet or the Job controller warns of, where the status of pod and Job can't tell."""
-        stuck = next((pod for pod in observed.pods if podstate.is_stuck(pod, now)), None)
-        if stuck:
-            return await self.newest_warning(stuck)
+        """What the statuses of pods and Job can't tell: events about them, and the pods' claims."""
+        if words := await self._of_pods(observed.pods, now):
+            return words
         job = observed.job
-        if job is None or observed.pods or (job.get("status") or {}).get("conditions"):
+        alive = any(podstate.phase(pod) in ("Pending", "Running", "Succeeded") for pod in observed.pods)
+        if job is None or alive or (job.get("status") or {}).get("conditions"):
             return None
         age = now - podstate.parse_time(job["metadata"]["creationTimestamp"])
-        return await self.newest_warning(job) if age > podstate.STARTING_PATIENCE else None
+        return await self._warning_about(job) if age > podstate.STARTING_PATIENCE else None
 
-    async def newest_warning(self, about: Object) -> str | None:
-        """The words of the newest Warning about the object."""
-        selector = f"involvedObject.uid={about['metadata']['uid']},type=Warning"
+    async def _of_pods(self, pods: list[Object], now: datetime) -> str | None:
+        """Why the first pod that takes too long to start does not."""
+        for pod in pods:
+            if podstate.is_stuck(pod, now):
+                return await self._warning_about(pod)
+            if podstate.waits_for_volumes(pod, now):
+                return await self._of_claims(pod)
+        return None
+
+    async def _of_claims(self, pod: Object) -> str | None:
+        space = pod["metadata"]["namespace"]
+        found = []
+        for name in volumes.claims_of(pod):
+            claim = await self.api.get(CLAIMS, space, name)
+            event = await self._newest_event(claim) if claim else None
+            found.append(volumes.unbound(name, claim, event["message"] if event else None))
+        return " ".join(words for words in found if words) or None
+
+    async def _warning_about(self, about: Object) -> str | None:
+        """The words of the newest event when it is a warning: one that others followed is over."""
+        newest = await self._newest_event(about)
+        if newest is None or newest["type"] != "Warning":
+            return None
+        return f"{newest['reason']}: {newest['message']}"
+
+    async def _newest_event(self, about: Object) -> Object | None:
+        selector = f"involvedObject.uid={about['metadata']['uid']}"
         events = await self.api.list(EVENTS, about["metadata"]["namespace"], fieldSelector=selector)
-        newest = max(events, key=lambda e: e.get("lastTimestamp") or e.get("eventTime") or "", default=None)
-        return f"{newest['reason']}: {newest['message']}" if newest else None
+        return max(events, key=_moment, default=None)
+
+
+def _moment(event: Object) -> datetime:
+    """When the event last happened: the field depends on the API that the reporter uses."""
+    series = event.get("series") or {}
+    moments = (series.get("lastObservedTime"), event.get("lastTimestamp"), event.get("eventTime"))
+    return max(podstate.parse_time(moment) for moment in (*moments, event["metadata"]["creationTimestamp"]) if moment)
 
 
 def _replica_failure(deployment: Object | None) -> str | None:

@@ -3,27 +3,16 @@
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from hone_api.reasons import (
-    HOST_OUT_OF_MEMORY,
-    IMAGE_PULL_FAILED,
-    INTERNAL_ERROR,
-    POD_NOT_STARTED,
-    VOLUME_NOT_BOUND,
-    HoneError,
-)
-from hone_api.reports import TerminationMessage
-from pydantic import ValidationError
+from hone_api.reasons import POD_NOT_STARTED, UNSCHEDULABLE, VOLUME_NOT_BOUND, HoneError
 
+from hone_operator import images, volumes
 from hone_operator.nodes import ClusterFacts
 from hone_operator.resources import Object
 from hone_operator.scheduling import why_unschedulable
 
-IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 NOT_STARTED_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError"}
 BINDING_PATIENCE = timedelta(seconds=30)
 STARTING_PATIENCE = timedelta(seconds=15)
-
-_KILLED = 137
 
 
 def parse_time(text: str) -> datetime:
@@ -40,7 +29,8 @@ def phase(pod: Object) -> str:
 
 
 def is_ready(pod: Object) -> bool:
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in _conditions(pod))
+    ready = condition(pod, "Ready")
+    return ready is not None and ready["status"] == "True"
 
 
 def container_status(pod: Object, container: str) -> Object:
@@ -63,25 +53,9 @@ def terminated(pod: Object, container: str) -> Object | None:
     return state
 
 
-def termination_message(state: Object) -> TerminationMessage | None:
-    """The trainer's last word; None when it left none that can be read."""
-    try:
-        return TerminationMessage.model_validate_json(state.get("message") or "")
-    except ValidationError:
-        return None
-
-
-def failure_of(state: Object) -> tuple[str, str]:
-    """Reason and message of a trainer that ended with a failure."""
-    if state.get("reason") == "OOMKilled":
-        error = HoneError(HOST_OUT_OF_MEMORY, HOST_OUT_OF_MEMORY.cause)
-        return error.reason.name, error.sentence()
-    if message := termination_message(state):
-        return message.reason, message.message
-    code = state.get("exitCode")
-    words = "was killed" if code == _KILLED else f"ended with exit code {code}"
-    error = HoneError(INTERNAL_ERROR, f"The trainer {words} and left no message")
-    return error.reason.name, error.sentence()
+def condition(pod: Object, type_: str) -> Object | None:
+    """The pod's condition of this type, whatever its status."""
+    return next((c for c in (pod.get("status") or {}).get("conditions") or [] if c["type"] == type_), None)
 
 
 def why_not_running(
@@ -92,43 +66,70 @@ def why_not_running(
     warning: str | None,
     now: datetime,
 ) -> HoneError | None:
-    """What keeps a pending pod from running; None while all goes its usual way."""
-    scheduled = next((c for c in _conditions(pod) if c["type"] == "PodScheduled"), None)
+    """What keeps a pending pod from running; None while all goes its usual way.
+
+    `warning`: what the claims of a pod without a node lack, or the warning that is the newest event about one with.
+    """
     age = now - parse_time(pod["metadata"]["creationTimestamp"])
+    scheduled = condition(pod, "PodScheduled")
     if scheduled is None or scheduled["status"] != "True":
-        if scheduled and scheduled.get("reason") == "Unschedulable":
-            error = why_unschedulable(pod, scheduled.get("message", ""), facts)
-            # A claim that was made just now is bound in a moment.
-            return None if error.reason is VOLUME_NOT_BOUND and age < BINDING_PATIENCE else error
-        if age > BINDING_PATIENCE and not scheduled:
-            return HoneError(VOLUME_NOT_BOUND, "The pod waits for its volumes, or no scheduler looks at it")
-        return None
+        error = _why_no_node(pod, scheduled, facts, warning)
+        # A claim that was made just now is bound in a moment, and a scheduler takes one.
+        waits = error.reason is VOLUME_NOT_BOUND or scheduled is None
+        return None if waits and age < BINDING_PATIENCE else error
     waiting = (container_status(pod, container).get("state") or {}).get("waiting") or {}
     reason, words = waiting.get("reason", ""), waiting.get("message", "")
-    if reason in IMAGE_REASONS:
-        return HoneError(IMAGE_PULL_FAILED, f"{reason}: {words}" if words else f"{reason} of {_image(pod)}")
+    if reason in images.REASONS:
+        return images.not_pulled(reason, words, str(pod["spec"]["containers"][0]["image"]))
     if reason in NOT_STARTED_REASONS:
-        return HoneError(POD_NOT_STARTED, f"{reason}: {words}")
+        return HoneError(POD_NOT_STARTED, f"{reason}: {words}", remedy=volumes.missing(words))
     if warning and age > STARTING_PATIENCE:
-        return HoneError(POD_NOT_STARTED, warning)
+        return volumes.not_mounted(warning)
     return None
+
+
+def _why_no_node(pod: Object, scheduled: Object | None, facts: ClusterFacts | None, warning: str | None) -> HoneError:
+    if scheduled is None and not (pod.get("status") or {}).get("nominatedNodeName"):
+        name = pod["spec"].get("schedulerName", "default-scheduler")
+        remedy = "Correct spec.pod.schedulerName, or look whether that scheduler runs."
+        return HoneError(UNSCHEDULABLE, f"The scheduler {name} has not looked at the pod yet", remedy=remedy)
+    if scheduled is None:  # a node is chosen, and the volumes are being bound
+        return HoneError(VOLUME_NOT_BOUND, warning or "The pod's volumes are being provisioned")
+    words = scheduled.get("message", "")
+    if scheduled.get("reason") == "SchedulingGated":
+        gates = ", ".join(str(gate["name"]) for gate in pod["spec"].get("schedulingGates") or [])
+        remedy = "Whatever set the gate has to remove it."
+        return HoneError(UNSCHEDULABLE, f"The pod is held back by the scheduling gate {gates}", remedy=remedy)
+    error = why_unschedulable(pod, words, facts)
+    if error.reason is VOLUME_NOT_BOUND and warning:
+        return HoneError(VOLUME_NOT_BOUND, warning)
+    return error
 
 
 def is_stuck(pod: Object, now: datetime) -> bool:
     """Whether a pod with a node takes so long to start that its events are worth reading."""
     if phase(pod) != "Pending":
         return False
-    scheduled = any(c["type"] == "PodScheduled" and c["status"] == "True" for c in _conditions(pod))
-    return scheduled and now - parse_time(pod["metadata"]["creationTimestamp"]) > STARTING_PATIENCE
+    return has_node(pod) and now - parse_time(pod["metadata"]["creationTimestamp"]) > STARTING_PATIENCE
+
+
+def waits_for_volumes(pod: Object, now: datetime) -> bool:
+    """Whether a pod without a node has waited so long that its claims are worth reading."""
+    if phase(pod) != "Pending" or now - parse_time(pod["metadata"]["creationTimestamp"]) < BINDING_PATIENCE:
+        return False
+    scheduled = condition(pod, "PodScheduled")
+    if scheduled is None:
+        return True
+    return is_unschedulable(pod) and why_unschedulable(pod, scheduled.get("message", ""), None).reason is (
+        VOLUME_NOT_BOUND
+    )
 
 
 def is_unschedulable(pod: Object) -> bool:
-    return any(c["type"] == "PodScheduled" and c.get("reason") == "Unschedulable" for c in _conditions(pod))
+    scheduled = condition(pod, "PodScheduled")
+    return scheduled is not None and scheduled.get("reason") == "Unschedulable"
 
 
-def _conditions(pod: Object) -> list[Object]:
-    return (pod.get("status") or {}).get("conditions") or []
-
-
-def _image(pod: Object) -> str:
-    return str(pod["spec"]["containers"][0]["image"])
+def has_node(pod: Object) -> bool:
+    scheduled = condition(pod, "PodScheduled")
+    return scheduled is not None and scheduled["status"] == "True"

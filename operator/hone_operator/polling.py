@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
@@ -24,6 +25,7 @@ class Poller:
         self._on_news = on_news
         self._tasks: dict[Key, dict[str, asyncio.Task[None]]] = {}
         self._answers: dict[Key, dict[str, Any]] = {}
+        self._heard: dict[Key, dict[str, datetime]] = {}
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._session = aiohttp.ClientSession(timeout=TIMEOUT)
 
@@ -33,16 +35,23 @@ class Poller:
         for uid in [uid for uid in tasks if uid not in urls]:
             tasks.pop(uid).cancel()
             self._answers.get(key, {}).pop(uid, None)
+            self._heard.get(key, {}).pop(uid, None)
         for uid, url in urls.items():
             if uid not in tasks:
+                self._heard.setdefault(key, {})[uid] = datetime.now(UTC)
                 tasks[uid] = asyncio.create_task(self._ask(key, uid, url))
         if not tasks:
             del self._tasks[key]
             self._answers.pop(key, None)
+            self._heard.pop(key, None)
 
     def answers(self, key: Key) -> dict[str, Any]:
         """The newest JSON by pod uid."""
         return self._answers.get(key, {})
+
+    def heard(self, key: Key) -> dict[str, datetime]:
+        """When each pod last answered, by uid; before its first answer, since when it is asked."""
+        return self._heard.get(key, {})
 
     async def close(self) -> None:
         for key in list(self._tasks):
@@ -54,6 +63,8 @@ class Poller:
             async with self._slots:
                 answer = await self._get(url)
             known = self._answers.setdefault(key, {})
+            if answer is not None:
+                self._heard[key][uid] = datetime.now(UTC)
             if answer is not None and answer != known.get(uid):
                 known[uid] = answer
                 self._on_news(key)

@@ -1,0 +1,33 @@
+"""Why a node can't pull an image, by the registry's words."""
+
+import re
+
+from hone_api.reasons import IMAGE_PULL_FAILED, HoneError
+
+REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
+
+# The kubelet repeats the reference before the registry's words, and says by turns that it tries and that it waits.
+_BACK_OFF = re.compile(r'^Back-off pulling image "[^"]*": (?:ErrImagePull: )?')
+_ADVICE = (
+    (
+        r"unauthorized|denied|authentication required|no basic auth|401|403",
+        "Name a Secret with the registry's credentials in spec.pod.imagePullSecrets, or correct spec.pod.image: "
+        "registries say this of images that don't exist, too.",
+    ),
+    (r"not found|manifest unknown", "Correct spec.pod.image, or push that tag."),
+    (r"no match for platform|exec format", "Push the image for the node's architecture, or name another."),
+    (r"toomanyrequests|rate limit|429", "Wait, or pull with credentials or from a mirror."),
+    (r"no space left", "Free disk space on the node."),
+    (
+        r"no such host|dial tcp|i/o timeout|connection refused|deadline exceeded|x509|server gave HTTP response",
+        "The node does not reach the registry: check its network, DNS, proxy and certificates.",
+    ),
+    (r"couldn't parse image|invalid reference", "Correct spec.pod.image: it is no valid reference."),
+)
+
+
+def not_pulled(reason: str, words: str, image: str) -> HoneError:
+    """`reason` and `words` are those of the container's waiting state."""
+    said = _BACK_OFF.sub("", words)
+    remedy = next((advice for pattern, advice in _ADVICE if re.search(pattern, said, re.IGNORECASE)), None)
+    return HoneError(IMAGE_PULL_FAILED, f"{image}: {said or reason}", remedy=remedy)
