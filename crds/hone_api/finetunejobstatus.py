@@ -51,7 +51,7 @@ class FineTuneJobStatus(ApiModel):
         {}, description="Final metrics, such as trainLoss, evalLossBefore, evalLossAfter and trainRuntime (seconds)."
     )
     artifact: Artifact | None = Field(None, description="The result, once it is complete.")
-    attempts: list[Attempt] = Field([], max_length=20, description="The newest pods of the trainer.")
+    attempts: list[Attempt] = Field([], max_length=100, description="The newest pods of the trainer.")
     restarts: Annotated[int, Field(ge=0)] | None = Field(
         None, description="How often the trainer was started anew, for whatever reason."
     )

@@ -39,6 +39,14 @@ class Conditions:
             **({"observedGeneration": self._generation} if self._generation is not None else {}),
         }
 
+    def holds(self, type_: str) -> bool:
+        """Whether the condition is true now."""
+        return type_ in self._after and self._after[type_]["status"] == "True"
+
+    def words_of(self, type_: str) -> tuple[str, str]:
+        """Reason and message of a condition that is set."""
+        return self._after[type_]["reason"], self._after[type_]["message"]
+
     def to_list(self, *types: str) -> list[Object]:
         """Those of these types that are known, in this order."""
         return [self._after[type_] for type_ in types if type_ in self._after]

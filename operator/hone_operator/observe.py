@@ -6,16 +6,18 @@ from typing import TypeVar
 
 from hone_api.finetunejob import FineTuneJob
 from hone_api.inferenceservice import InferenceService
-from hone_api.layout import FINETUNEJOB_LABEL
+from hone_api.layout import COMPONENT_LABEL, FINETUNEJOB_LABEL
 from hone_api.reasons import INVALID_SPEC, HoneError
 from hone_api.reports import ProgressReport
 from pydantic import ValidationError
 
-from hone_operator import liveness, podstate, trainer, volumes
+from hone_operator import children, liveness, podstate, trainer, volumes
 from hone_operator.api import Api, ApiError
 from hone_operator.cache import Cache
 from hone_operator.finetunejob import ObservedFineTuneJob, is_terminal
+from hone_operator.gpus import gpu_of
 from hone_operator.inferenceservice import ObservedInferenceService
+from hone_operator.jobview import JobView
 from hone_operator.nodes import ClusterFacts, by_claim, node_of
 from hone_operator.polling import Poller
 from hone_operator.resolve import names_of_jobs
@@ -65,26 +67,33 @@ class Observer:
     async def finetunejob(self, key: Key, owner: Object, now: datetime) -> ObservedFineTuneJob:
         parsed = parse(FineTuneJob, owner)
         observed = ObservedFineTuneJob(owner, parsed, self.image)
-        if isinstance(parsed, HoneError) or is_terminal(owner):
+        if isinstance(parsed, HoneError):
             return observed
         space = key.namespace
-        observed.job = await self._child(JOBS, owner, trainer.job_name(key.name))
-        observed.config_map = await self._child(CONFIGMAPS, owner, trainer.config_map_name(key.name))
-        observed.claim = self.cache.get(CLAIMS, space, trainer.output_claim(parsed))
-        observed.pods = self._pods_of(key, observed.job)
-        if _is_complete(observed.job) and not any(podstate.terminated(p, trainer.CONTAINER) for p in observed.pods):
+        if is_terminal(owner):
+            observed.job = self.cache.get(JOBS, space, children.job_name(key.name))
+            observed.prepare_job = self.cache.get(JOBS, space, children.prepare_job_name(key.name))
+            return observed
+        observed.job = await self._child(JOBS, owner, children.job_name(key.name))
+        observed.prepare_job = await self._child(JOBS, owner, children.prepare_job_name(key.name))
+        observed.config_map = await self._child(CONFIGMAPS, owner, children.config_map_name(key.name))
+        if parsed.spec.resources.nodes > 1:
+            observed.service = await self._child(SERVICES, owner, children.job_name(key.name))
+        observed.claim = self.cache.get(CLAIMS, space, children.output_claim(parsed))
+        self._see_pods(key, observed)
+        if any(view.has_ended and not view.success and not view.failures for view in _views(observed)):
             for pod in await self.api.list(PODS, space, labelSelector=f"{FINETUNEJOB_LABEL}={key.name}"):
                 self.cache.put(PODS, pod)
-            observed.pods = self._pods_of(key, observed.job)
-        observed.strays = [
-            pod
-            for pod in self.cache.children(key, PODS)
-            if pod not in observed.pods and podstate.phase(pod) in ("Pending", "Running")
-        ]
+            self._see_pods(key, observed)
         observed.reports = {uid: r for uid, a in self.poller.answers(key).items() if (r := _progress_report(a))}
         observed.heard = self.poller.heard(key)
-        if any(self._needs_facts(pod, observed.heard, now) for pod in observed.pods):
+        wants_gpu = observed.prepare_job is None and trainer.prepares_apart(parsed)
+        pods = [pod for view in _views(observed) for pod in view.pods]
+        if wants_gpu or any(self._needs_facts(pod, observed.heard, now) for pod in pods):
             observed.facts = await self.cluster_facts()
+        if wants_gpu and observed.facts:
+            resources, options = parsed.spec.resources, parsed.spec.pod
+            observed.gpu = gpu_of(observed.facts.nodes, resources.gpu_resource, options.node_selector)
         observed.warning = await self._warning(observed, now)
         return observed
 
@@ -142,13 +151,15 @@ class Observer:
             found = None
         return ClusterFacts(nodes, by_claim(found))
 
-    def _pods_of(self, key: Key, job: Object | None) -> list[Object]:
-        """Pods of this very Job; those of an earlier one say nothing of it."""
-        if job is None:
-            return []
-        uid = job["metadata"]["uid"]
+    def _see_pods(self, key: Key, observed: ObservedFineTuneJob) -> None:
+        """Pods of these very Jobs; those of earlier ones say nothing of them, but may still be at work."""
         pods = self.cache.children(key, PODS)
-        return [p for p in pods if any(o["uid"] == uid for o in p["metadata"].get("ownerReferences") or [])]
+        observed.pods, observed.prepare_pods = _pods_of(observed.job, pods), _pods_of(observed.prepare_job, pods)
+        known = [*observed.pods, *observed.prepare_pods]
+        observed.strays = [pod for pod in pods if pod not in known and podstate.phase(pod) in ("Pending", "Running")]
+        observed.trainers = [
+            pod for pod in pods if pod["metadata"]["labels"].get(COMPONENT_LABEL) == children.TRAINER
+        ]
 
     @staticmethod
     def _needs_facts(pod: Object, heard: dict[str, datetime], now: datetime) -> bool:
@@ -156,15 +167,16 @@ class Observer:
         return podstate.is_unschedulable(pod) or liveness.is_suspect(pod, heard.get(uid), now, liveness.PATIENCE)
 
     async def _warning(self, observed: ObservedFineTuneJob, now: datetime) -> str | None:
-        """What the statuses of pods and Job can't tell: events about them, and the pods' claims."""
-        if words := await self._of_pods(observed.pods, now):
-            return words
-        job = observed.job
-        alive = any(podstate.phase(pod) in ("Pending", "Running", "Succeeded") for pod in observed.pods)
-        if job is None or alive or (job.get("status") or {}).get("conditions"):
-            return None
-        age = now - podstate.parse_time(job["metadata"]["creationTimestamp"])
-        return await self._warning_about(job) if age > podstate.STARTING_PATIENCE else None
+        """What the statuses of pods and Jobs can't tell: events about them, and the pods' claims."""
+        for view in _views(observed):
+            if words := await self._of_pods(view.pods, now):
+                return words
+            if view.job is None or view.has_ended or view.active or view.success:
+                continue
+            age = now - podstate.parse_time(view.job["metadata"]["creationTimestamp"])
+            if age > podstate.STARTING_PATIENCE and (words := await self._warning_about(view.job)):
+                return words
+        return None
 
     async def _of_pods(self, pods: list[Object], now: datetime) -> str | None:
         """Why the first pod that takes too long to start does not."""
@@ -217,6 +229,12 @@ def _progress_report(answer: object) -> ProgressReport | None:
         return None
 
 
-def _is_complete(job: Object | None) -> bool:
-    conditions = ((job or {}).get("status") or {}).get("conditions") or []
-    return any(c["type"] in ("Complete", "Failed") and c["status"] == "True" for c in conditions)
+def _views(observed: ObservedFineTuneJob) -> tuple[JobView, JobView]:
+    return observed.training, observed.preparing
+
+
+def _pods_of(job: Object | None, pods: list[Object]) -> list[Object]:
+    if job is None:
+        return []
+    uid = job["metadata"]["uid"]
+    return [pod for pod in pods if any(o["uid"] == uid for o in pod["metadata"].get("ownerReferences") or [])]

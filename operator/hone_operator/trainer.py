@@ -1,7 +1,7 @@
-"""The children of a FineTuneJob: the manifest's ConfigMap, the output's claim, the trainer's Job."""
+"""The Jobs of a FineTuneJob: one that prepares without GPUs, and one that trains."""
 
+import hashlib
 import json
-from typing import Any
 
 from hone_api.finetunejob import FineTuneJob, FineTuneJobSpec
 from hone_api.layout import (
@@ -14,103 +14,131 @@ from hone_api.layout import (
     TRAINER_PORT,
     artifact_path,
 )
-from hone_api.output import ClaimStorage
 from hone_api.reasons import INTERRUPTED_EXIT_CODE, USER_MISTAKES
 
-from hone_operator.podspec import Volumes, environment, labels, owner_reference, pod_spec, requirements, scratch
+from hone_operator.children import (
+    PREPARE,
+    TRAINER,
+    child_metadata,
+    config_map_name,
+    job_name,
+    output_claim,
+    prepare_job_name,
+)
+from hone_operator.podspec import Volumes, environment, labels, pod_spec, requirements, scratch
 from hone_operator.resources import Object
 
-CONTAINER = "trainer"
 GRACE_SECONDS = {"lora": 60, "qlora": 60, "full": 300}
 """How long the trainer has to save a checkpoint when it is told to stop."""
 
 PASSED_ON = "kueue.x-k8s.io/"
 """The owner's labels with this prefix are for the Job."""
 
+MADE_FROM = "hone.dev/made-from"
+"""Annotation of a Job: a digest of the fields that can change, and for which the Job is then made anew."""
+CHANGEABLE = {"checkpoint", "resources", "cache", "token_secret", "pod"}
 
-def config_map_name(name: str) -> str:
-    return f"{name}-manifest"
+RENDEZVOUS_PORT = 29500
+"""torchrun's default of --master-port."""
 
-
-def job_name(name: str) -> str:
-    return f"{name}-train"
-
-
-def output_claim(job: FineTuneJob) -> str:
-    """Name of the claim that the artifact goes to."""
-    return job.spec.output.claim.name if job.spec.output.claim else job.name
+NEAR_GPUS = ("amd.com/gpu.device-id", "beta.amd.com/gpu.device-id", "feature.node.kubernetes.io/amd-gpu")
+"""Labels of nodes with AMD GPUs, by AMD's node labeller and Node Feature Discovery."""
 
 
-def config_map(owner: Object) -> Object:
-    """The object as the trainer reads it, without status and without what the API server added."""
-    metadata = owner["metadata"]
-    manifest = {
-        "apiVersion": owner["apiVersion"],
-        "kind": owner["kind"],
-        "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]},
-        "spec": owner["spec"],
-    }
-    key = POD_MANIFEST.rpartition("/")[2]
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": _metadata(owner, config_map_name(metadata["name"])),
-        "data": {key: json.dumps(manifest, indent=2, ensure_ascii=False)},
-    }
-
-
-def claim(owner: Object, job: FineTuneJob) -> Object:
-    """The claim for the artifact. It has no owner: what was trained outlives the object."""
-    storage = job.spec.output.storage or ClaimStorage()
-    metadata = _metadata(owner, job.name)
-    del metadata["ownerReferences"]
-    spec: Object = {
-        "accessModes": list(storage.access_modes),
-        "resources": {"requests": {"storage": storage.size}},
-    }
-    if storage.storage_class_name:
-        spec["storageClassName"] = storage.storage_class_name
-    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
+def prepares_apart(job: FineTuneJob) -> bool:
+    """Whether a Job of its own prepares: where no GPU is held anyhow, the trainer does it."""
+    return job.spec.resources.gpus > 0
 
 
 def mutable_job_spec(job: FineTuneJob) -> Object:
-    """What of the Job's spec Hone decides and Kubernetes lets change. `suspend` is left to queues such as Kueue."""
-    return {"parallelism": 1, "backoffLimit": job.spec.backoff_limit}
+    """What of a Job's spec Hone decides and Kubernetes lets change. `suspend` is left to queues such as Kueue."""
+    return {"backoffLimit": job.spec.backoff_limit, "activeDeadlineSeconds": job.spec.active_deadline_seconds}
+
+
+def made_from(job: FineTuneJob) -> str:
+    """The value of MADE_FROM."""
+    fields = job.spec.model_dump(mode="json", by_alias=True, include=CHANGEABLE)
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def train_job(owner: Object, job: FineTuneJob, image: str) -> Object:
-    """The trainer's Job."""
-    options = job.spec.pod
+    """The Job that trains, with one pod a node."""
+    nodes = job.spec.resources.nodes
+    volumes, arguments = _volumes(owner, job)
+    arguments += ["--port", str(TRAINER_PORT)]
+    env = _environment(job.spec)
+    if nodes > 1:
+        arguments += ["--nnodes", str(nodes)]
+        first = f"{job_name(job.name)}-0.{job_name(job.name)}"
+        env |= {"MASTER_ADDR": first, "MASTER_PORT": str(RENDEZVOUS_PORT)}
+    variables = environment(env, job.spec.pod)
+    if prepares_apart(job):
+        variables = [*_without_token(variables), {"name": "HF_HUB_OFFLINE", "value": "1"}]
+    else:
+        variables = _with_token(variables, job.spec)
+    pod = _pod(job, image, TRAINER, "run", arguments, variables, volumes, gpus=job.spec.resources.gpus)
+    if nodes > 1:
+        pod["subdomain"] = job_name(job.name)
+    made = _job(owner, job, job_name(job.name), TRAINER, pod)
     passed_on = {
         name: value for name, value in (owner["metadata"].get("labels") or {}).items() if name.startswith(PASSED_ON)
     }
-    metadata = _metadata(owner, job_name(job.name))
-    metadata["labels"] = labels(FINETUNEJOB_LABEL, job.name, CONTAINER, options.labels, passed_on)
-    if options.annotations:
-        metadata["annotations"] = options.annotations
-    template_metadata: Object = {"labels": labels(FINETUNEJOB_LABEL, job.name, CONTAINER, options.labels)}
+    made["metadata"]["labels"] = passed_on | made["metadata"]["labels"]
+    made["spec"] |= {"parallelism": nodes, "completions": nodes}
+    if nodes > 1:
+        made["spec"]["completionMode"] = "Indexed"
+    return made
+
+
+def prepare_job(owner: Object, job: FineTuneJob, image: str, gpu: tuple[str, int] | None) -> Object:
+    """The Job that prepares. It alone has the hub token. `gpu`: name and bytes of the GPU that will train."""
+    volumes, arguments = _volumes(owner, job)
+    if gpu:
+        arguments += ["--gpu-name", gpu[0], "--gpu-memory", str(gpu[1])]
+    variables = _with_token(environment(_environment(job.spec), job.spec.pod), job.spec)
+    pod = _pod(job, image, PREPARE, "prepare", arguments, variables, volumes, gpus=0)
+    # The taints of the nodes with GPUs are tolerated, and these nodes preferred: storage may be bound to the node.
+    trains = pod_spec({}, Volumes(), job.spec.pod, gpus=1, gpu_resource=job.spec.resources.gpu_resource)
+    pod["tolerations"] = trains["tolerations"]
+    if "affinity" not in pod:
+        preferences = [
+            {"weight": 1, "preference": {"matchExpressions": [{"key": label, "operator": "Exists"}]}}
+            for label in NEAR_GPUS
+        ]
+        pod["affinity"] = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferences}}
+    made = _job(owner, job, prepare_job_name(job.name), PREPARE, pod)
+    made["spec"] |= {"parallelism": 1, "completions": 1}
+    return made
+
+
+def _job(owner: Object, job: FineTuneJob, name: str, component: str, pod: Object) -> Object:
+    options = job.spec.pod
+    metadata = child_metadata(owner, name, component)
+    metadata["labels"] = labels(FINETUNEJOB_LABEL, job.name, component, options.labels)
+    metadata["annotations"] = options.annotations | {MADE_FROM: made_from(job)}
+    template_metadata: Object = {"labels": labels(FINETUNEJOB_LABEL, job.name, component, options.labels)}
     if options.annotations:
         template_metadata["annotations"] = options.annotations
+    mutable = {name: value for name, value in mutable_job_spec(job).items() if value is not None}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": metadata,
-        "spec": mutable_job_spec(job)
+        "spec": mutable
         | {
-            "completions": 1,
-            "podFailurePolicy": {"rules": _failure_rules()},
+            "podFailurePolicy": {"rules": _failure_rules(component)},
             # The claim has one writer: a new trainer starts when the old one has ended, not when it begins to end.
             "podReplacementPolicy": "Failed",
-            "template": {"metadata": template_metadata, "spec": _pod(owner, job, image)},
+            "template": {"metadata": template_metadata, "spec": pod},
         },
     }
 
 
-def _failure_rules() -> list[Object]:
+def _failure_rules(container: str) -> list[Object]:
     def on_exit(action: str, codes: list[int]) -> Object:
         return {
             "action": action,
-            "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": codes},
+            "onExitCodes": {"containerName": container, "operator": "In", "values": codes},
         }
 
     return [
@@ -120,26 +148,42 @@ def _failure_rules() -> list[Object]:
     ]
 
 
-def _pod(owner: Object, job: FineTuneJob, image: str) -> Object:
+def _pod(
+    job: FineTuneJob,
+    image: str,
+    name: str,
+    command: str,
+    arguments: list[str],
+    variables: list[Object],
+    volumes: Volumes,
+    *,
+    gpus: int,
+) -> Object:
     spec = job.spec
-    gpus = spec.resources.gpus
-    volumes, arguments = _volumes(owner, job)
-    env = environment(_environment(spec), spec.pod)
-    if spec.token_secret:
-        reference = {"name": spec.token_secret.name, "key": spec.token_secret.key}
-        env = [variable for variable in env if variable["name"] != "HF_TOKEN"]
-        env.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}})
     container: Object = {
-        "name": CONTAINER,
+        "name": name,
         "image": spec.pod.image or image,
-        "command": ["hone-trainer", "run", POD_MANIFEST, "--output", POD_OUTPUT],
-        "args": [*arguments, "--port", str(TRAINER_PORT), "--termination-log", "/dev/termination-log"],
-        "env": env,
-        "ports": [{"name": "http", "containerPort": TRAINER_PORT}],
+        "command": ["hone-trainer", command, POD_MANIFEST, "--output", POD_OUTPUT],
+        "args": [*arguments, "--termination-log", "/dev/termination-log"],
+        "env": variables,
         "resources": requirements(spec.resources, gpus),
     }
+    if name == TRAINER:
+        container["ports"] = [{"name": "http", "containerPort": TRAINER_PORT}]
     pod = pod_spec(container, volumes, spec.pod, gpus=gpus, gpu_resource=spec.resources.gpu_resource)
     return pod | {"restartPolicy": "Never", "terminationGracePeriodSeconds": GRACE_SECONDS[spec.method]}
+
+
+def _without_token(variables: list[Object]) -> list[Object]:
+    return [variable for variable in variables if variable["name"] not in ("HF_TOKEN", "HF_HUB_OFFLINE")]
+
+
+def _with_token(variables: list[Object], spec: FineTuneJobSpec) -> list[Object]:
+    if not spec.token_secret:
+        return variables
+    reference = {"name": spec.token_secret.name, "key": spec.token_secret.key}
+    others = [variable for variable in variables if variable["name"] != "HF_TOKEN"]
+    return [*others, {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}}]
 
 
 def _volumes(owner: Object, job: FineTuneJob) -> tuple[Volumes, list[str]]:
@@ -173,15 +217,6 @@ def _environment(spec: FineTuneJobSpec) -> dict[str, str]:
         env["HF_HOME"] = POD_CACHE
     if spec.resources.gpus > 0:
         env |= {"GPU_MAX_HW_QUEUES": "2", "HSA_ENABLE_SDMA": "1"}
-    if spec.resources.gpus > 1:
+    if spec.resources.gpus > 1 or spec.resources.nodes > 1:
         env |= {"NCCL_MIN_NCHANNELS": "112", "TORCH_NCCL_HIGH_PRIORITY": "1"}
     return env
-
-
-def _metadata(owner: Object, name: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "namespace": owner["metadata"]["namespace"],
-        "labels": labels(FINETUNEJOB_LABEL, owner["metadata"]["name"], CONTAINER),
-        "ownerReferences": [owner_reference(owner)],
-    }

@@ -7,7 +7,7 @@ from typing import Any
 
 from hone_api.finetunejob import FineTuneJob
 from hone_api.inferenceservice import InferenceService
-from hone_operator import engine, finetunejob, inferenceservice, trainer
+from hone_operator import children, engine, finetunejob, inferenceservice, trainer
 from hone_operator.observe import parse
 from hone_operator.resources import Object
 
@@ -49,8 +49,8 @@ def observed_job(
         owner,
         declared,
         IMAGE,
-        config_map=stored(trainer.config_map(owner)),
-        claim=stored(trainer.claim(owner, declared)),
+        config_map=stored(children.config_map(owner)),
+        claim=stored(children.claim(owner, declared)),
         job=stored(trainer.train_job(owner, declared, IMAGE), conditions=job_conditions or [], failed=len(pods)),
         pods=list(pods),
         **more,

@@ -1,0 +1,87 @@
+"""What a FineTuneJob has beside its Jobs: the manifest's ConfigMap, the output's claim, the Service of several pods."""
+
+import json
+from typing import Any
+
+from hone_api.finetunejob import FineTuneJob
+from hone_api.layout import FINETUNEJOB_LABEL, POD_MANIFEST
+from hone_api.output import ClaimStorage
+
+from hone_operator.podspec import labels, owner_reference
+from hone_operator.resources import Object
+
+TRAINER, PREPARE = "trainer", "prepare"
+"""The components, and the names of their containers."""
+
+
+def config_map_name(name: str) -> str:
+    return f"{name}-manifest"
+
+
+def job_name(name: str) -> str:
+    """Name of the training Job, and of the Service by which its pods find each other."""
+    return f"{name}-train"
+
+
+def prepare_job_name(name: str) -> str:
+    return f"{name}-prepare"
+
+
+def output_claim(job: FineTuneJob) -> str:
+    """Name of the claim that the artifact goes to."""
+    return job.spec.output.claim.name if job.spec.output.claim else job.name
+
+
+def config_map(owner: Object) -> Object:
+    """The object as the trainer reads it, without status and without what the API server added."""
+    metadata = owner["metadata"]
+    manifest = {
+        "apiVersion": owner["apiVersion"],
+        "kind": owner["kind"],
+        "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]},
+        "spec": owner["spec"],
+    }
+    key = POD_MANIFEST.rpartition("/")[2]
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": child_metadata(owner, config_map_name(metadata["name"])),
+        "data": {key: json.dumps(manifest, indent=2, ensure_ascii=False)},
+    }
+
+
+def claim(owner: Object, job: FineTuneJob) -> Object:
+    """The claim for the artifact. It has no owner: what was trained outlives the object."""
+    storage = job.spec.output.storage or ClaimStorage()
+    metadata = child_metadata(owner, job.name)
+    del metadata["ownerReferences"]
+    spec: Object = {
+        "accessModes": list(storage.access_modes),
+        "resources": {"requests": {"storage": storage.size}},
+    }
+    if storage.storage_class_name:
+        spec["storageClassName"] = storage.storage_class_name
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
+
+
+def service(owner: Object, job: FineTuneJob) -> Object:
+    """Headless: each pod of several gets a name of its own in DNS, and before it is ready."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": child_metadata(owner, job_name(job.name)),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": labels(FINETUNEJOB_LABEL, job.name, TRAINER),
+        },
+    }
+
+
+def child_metadata(owner: Object, name: str, component: str = TRAINER) -> dict[str, Any]:
+    return {
+        "name": name,
+        "namespace": owner["metadata"]["namespace"],
+        "labels": labels(FINETUNEJOB_LABEL, owner["metadata"]["name"], component),
+        "ownerReferences": [owner_reference(owner)],
+    }

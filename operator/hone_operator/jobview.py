@@ -1,0 +1,91 @@
+"""One Job and its pods, as far as a FineTuneJob's state depends on them."""
+
+from dataclasses import dataclass, field
+
+from hone_api.reasons import USER_MISTAKES
+
+from hone_operator import podstate
+from hone_operator.failures import NOT_COUNTED, Failure, failure_of
+from hone_operator.resources import Object
+
+_INDEX = "batch.kubernetes.io/job-completion-index"
+
+
+@dataclass(frozen=True)
+class JobView:
+    """`pods` are those of this very Job; `container` is the one in them that does the work."""
+
+    container: str
+    job: Object | None = None
+    pods: list[Object] = field(default_factory=list)
+
+    def condition(self, *types: str) -> Object | None:
+        """The Job's first true condition of these types."""
+        conditions = ((self.job or {}).get("status") or {}).get("conditions") or []
+        return next((c for c in conditions if c["type"] in types and c["status"] == "True"), None)
+
+    @property
+    def has_ended(self) -> bool:
+        return self.condition("Complete", "Failed") is not None
+
+    @property
+    def is_suspended(self) -> bool:
+        return bool(((self.job or {}).get("spec") or {}).get("suspend"))
+
+    @property
+    def active(self) -> list[Object]:
+        """Pods that are waiting or running."""
+        return [pod for pod in self.pods if podstate.phase(pod) in ("Pending", "Running")]
+
+    @property
+    def running(self) -> list[Object]:
+        """Active pods whose container runs."""
+        return [pod for pod in self.active if self.started(pod) and not self.ended(pod)]
+
+    @property
+    def late(self) -> Object | None:
+        """The newest active pod whose container has not started."""
+        return podstate.newest(pod for pod in self.active if not self.started(pod))
+
+    @property
+    def lead(self) -> Object | None:
+        """The running pod of index 0, which speaks for all."""
+        return podstate.newest(pod for pod in self.running if index_of(pod) == 0)
+
+    @property
+    def success(self) -> Object | None:
+        """The `terminated` state of a container that succeeded, of index 0 where there is one."""
+        ended = [(index_of(pod), state) for pod in self.pods if (state := self.ended(pod)) and state["exitCode"] == 0]
+        return min(ended, key=lambda one: one[0])[1] if ended else None
+
+    @property
+    def failures(self) -> list[Failure]:
+        """Why pods failed, the last one last."""
+        found = [failure for pod in self.pods if (failure := failure_of(pod, self.container))]
+        return sorted(found, key=lambda failure: failure.at)
+
+    @property
+    def cause(self) -> Failure | None:
+        """The failure that ended the Job: pods that only followed another's end exit as interrupted."""
+
+        def weight(failure: Failure) -> tuple[bool, bool]:
+            return failure.exit_code in USER_MISTAKES, failure.reason not in NOT_COUNTED
+
+        return max(reversed(self.failures), key=weight, default=None)
+
+    @property
+    def is_about_to_end(self) -> bool:
+        """Whether a pod has ended in a way that decides the Job, which does not say so yet."""
+        failures = self.failures
+        return bool(self.success or (failures and failures[-1].exit_code in USER_MISTAKES))
+
+    def started(self, pod: Object) -> str | None:
+        return podstate.running_since(pod, self.container)
+
+    def ended(self, pod: Object) -> Object | None:
+        return podstate.terminated(pod, self.container)
+
+
+def index_of(pod: Object) -> int:
+    """The pod's index in an Indexed Job; 0 where there is one pod at a time."""
+    return int((pod["metadata"].get("labels") or {}).get(_INDEX, 0))
