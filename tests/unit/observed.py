@@ -15,6 +15,13 @@ NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 BEFORE = "2026-03-01T11:00:00Z"
 DIGEST = "sha256:" + "a" * 64
 IMAGE = "hone-runtime:test"
+PREPARED = {
+    "stage": "Pending",
+    "conditions": [
+        {"type": "Prepared", "status": "True", "reason": "Prepared", "message": "", "lastTransitionTime": BEFORE}
+    ],
+}
+"""The status of a FineTuneJob whose preparing Job has succeeded."""
 
 
 def job_object(name: str = "faq", *, status: Object | None = None, labels: Object | None = None, **spec: Any) -> Object:

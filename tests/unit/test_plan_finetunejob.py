@@ -15,6 +15,7 @@ from observed import (
     DIGEST,
     IMAGE,
     NOW,
+    PREPARED,
     conditions,
     failure,
     foreign,
@@ -191,7 +192,7 @@ def test_edits_of_the_children_are_put_right() -> None:
     observed.config_map["data"] = {"finetunejob.yaml": "{}"}
     patch, applied = plan(observed, NOW).actions
     assert isinstance(patch, Patch)
-    assert patch.patch["spec"] == {"parallelism": 1, "backoffLimit": 3}
+    assert patch.patch["spec"] == {"parallelism": 1, "backoffLimit": 3, "activeDeadlineSeconds": None}
     assert isinstance(applied, Apply)
     assert "org/base" in applied.body["data"]["finetunejob.yaml"]
 
@@ -202,7 +203,8 @@ def test_a_job_that_something_else_suspends_is_left_suspended() -> None:
     observed.job["spec"]["suspend"] = True
     found = plan(observed, NOW)
     assert found.actions == []
-    assert conditions(found.status)["Running"] == ("False", "JobSuspended")
+    assert found.status["stage"] == "Suspended"
+    assert conditions(found.status)["Suspended"] == ("True", "Queued")
     assert observed.job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
     assert "mine" not in observed.job["metadata"]["labels"]
 
@@ -246,7 +248,7 @@ def test_an_object_that_breaks_the_contract_is_refused_with_words() -> None:
 def test_a_pod_without_a_node_says_what_the_cluster_has() -> None:
     waiting = unschedulable("0/3 nodes: Insufficient amd.com/gpu.", **{"amd.com/gpu": "8"})
     facts = ClusterFacts((Node("gpu-1", {"amd.com/gpu": 4}),))
-    found = plan(observed_job(job_object(resources={"gpus": 8}), waiting, facts=facts), NOW)
+    found = plan(observed_job(job_object(status=PREPARED, resources={"gpus": 8}), waiting, facts=facts), NOW)
     assert found.status["stage"] == "Pending"
     assert conditions(found.status)["Running"] == ("False", "Unschedulable")
     assert "0/3 nodes" in message(found.status, "Running")
