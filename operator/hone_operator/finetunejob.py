@@ -284,12 +284,12 @@ def _running(
     found = liveness.judge(
         lead, observed.reports.get(uid), observed.heard.get(uid), observed.facts, now, liveness.PATIENCE
     )
-    lost = next((error for pod in view.running if (error := liveness.lost(pod, observed.facts))), found.error)
+    error = next((lost for pod in view.running if (lost := liveness.lost(pod, observed.facts))), found.error)
     result.requeue_after = found.look_again
     stopping = next((pod for pod in view.running if "deletionTimestamp" in pod["metadata"]), None)
     names = ", ".join(sorted(pod["metadata"]["name"] for pod in view.running))
-    if lost:
-        conditions.set("Running", True, lost.reason.name, lost.sentence())
+    if error:
+        conditions.set("Running", True, error.reason.name, error.sentence())
     elif stopping:
         words = f"The trainer in pod {stopping['metadata']['name']} is told to stop, and saves a checkpoint."
         conditions.set("Running", True, "TrainerStopping", words)

@@ -157,9 +157,7 @@ class Observer:
         observed.pods, observed.prepare_pods = _pods_of(observed.job, pods), _pods_of(observed.prepare_job, pods)
         known = [*observed.pods, *observed.prepare_pods]
         observed.strays = [pod for pod in pods if pod not in known and podstate.phase(pod) in ("Pending", "Running")]
-        observed.trainers = [
-            pod for pod in pods if pod["metadata"]["labels"].get(COMPONENT_LABEL) == children.TRAINER
-        ]
+        observed.trainers = [pod for pod in pods if pod["metadata"]["labels"].get(COMPONENT_LABEL) == children.TRAINER]
 
     @staticmethod
     def _needs_facts(pod: Object, heard: dict[str, datetime], now: datetime) -> bool:
