@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -10,21 +10,25 @@ from aiohttp.abc import AbstractStreamWriter
 from kubernetes.aio import client, config
 from kubernetes.aio.client.rest import RESTClientObject
 
+from hone_operator.metrics import Metrics
 from hone_operator.resources import Object, Resource
 
 FIELD_MANAGER = "hone"
 TIMEOUT_SECONDS, CONNECT_SECONDS = 30.0, 5.0
 CONNECTIONS = 32
-PAGE = 500
 
 
 class ApiError(Exception):
-    """The API server refused: `status` is the HTTP status, `message` the server's words."""
+    """The API server refused: `status` is the HTTP status, `message` the server's words.
 
-    def __init__(self, status: int, message: str) -> None:
+    `retry_after` are the seconds that it asks to be left alone.
+    """
+
+    def __init__(self, status: int, message: str, retry_after: float = 0.0) -> None:
         super().__init__(f"{status}: {message}")
         self.status = status
         self.message = message
+        self.retry_after = retry_after
 
     @property
     def is_refusal(self) -> bool:
@@ -47,22 +51,25 @@ class Api:
     `fence` says for how many seconds a write that begins now may last; 0 refuses it.
     """
 
-    def __init__(self, configuration: client.Configuration, fence: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self, configuration: client.Configuration, metrics: Metrics, fence: Callable[[], float] | None = None
+    ) -> None:
         self._configuration = configuration
+        self._metrics = metrics
         self._fence = fence
         ssl = RESTClientObject(configuration).ssl_context
         connector = aiohttp.TCPConnector(ssl=ssl, limit=CONNECTIONS)
         self._session = aiohttp.ClientSession(configuration.host, connector=connector)
 
     @classmethod
-    async def connect(cls, fence: Callable[[], float] | None = None) -> "Api":
+    async def connect(cls, metrics: Metrics, fence: Callable[[], float] | None = None) -> "Api":
         """With the pod's ServiceAccount in a cluster, else with the kubeconfig."""
         configuration = client.Configuration()
         if "KUBECONFIG" not in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
             config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         else:
             await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-        return cls(configuration, fence)
+        return cls(configuration, metrics, fence)
 
     async def close(self) -> None:
         await self._session.close()
@@ -70,7 +77,7 @@ class Api:
     async def serves(self, *resources: Resource) -> bool:
         """Whether the API server knows all these kinds of one API version."""
         try:
-            known = await self._request("GET", f"/apis/{resources[0].api_version}")
+            known = await self._request("GET", "", f"/apis/{resources[0].api_version}")
         except ApiError as error:
             if error.status == 404:
                 return False
@@ -80,7 +87,7 @@ class Api:
     async def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
         """The object, or None where there is none."""
         try:
-            return await self._one("GET", resource.path(namespace, name))
+            return await self._one("GET", resource.plural, resource.path(namespace, name))
         except ApiError as error:
             if error.status == 404:
                 return None
@@ -89,18 +96,22 @@ class Api:
     async def create(self, resource: Resource, body: Object) -> Object:
         """Make an object. Raises ApiError 409 when there is one of this name."""
         namespace = body["metadata"]["namespace"]
-        return await self._one("POST", resource.path(namespace), body, params={"fieldManager": FIELD_MANAGER})
+        return await self._one(
+            "POST", resource.plural, resource.path(namespace), body, params={"fieldManager": FIELD_MANAGER}
+        )
 
     async def apply(self, resource: Resource, body: Object) -> Object:
         """Server-side apply, taking over fields that others set."""
         path = resource.path(body["metadata"]["namespace"], body["metadata"]["name"])
         params = {"fieldManager": FIELD_MANAGER, "force": "true"}
-        return await self._one("PATCH", path, body, params=params, content_type="application/apply-patch+yaml")
+        return await self._one(
+            "PATCH", resource.plural, path, body, params=params, content_type="application/apply-patch+yaml"
+        )
 
     async def replace(self, resource: Resource, body: Object) -> Object:
         """Write the whole object. Raises ApiError 409 when it is no longer the one of this resourceVersion."""
         metadata = body["metadata"]
-        return await self._one("PUT", resource.path(metadata["namespace"], metadata["name"]), body)
+        return await self._one("PUT", resource.plural, resource.path(metadata["namespace"], metadata["name"]), body)
 
     async def patch(
         self, resource: Resource, namespace: str, name: str, patch: Object, subresource: str = ""
@@ -108,40 +119,32 @@ class Api:
         """JSON merge patch."""
         path = resource.path(namespace, name, subresource)
         params = {"fieldManager": FIELD_MANAGER}
-        return await self._one("PATCH", path, patch, params=params, content_type="application/merge-patch+json")
+        return await self._one(
+            "PATCH", resource.plural, path, patch, params=params, content_type="application/merge-patch+json"
+        )
 
     async def delete(self, resource: Resource, namespace: str, name: str, uid: str) -> None:
         """Delete exactly the object with this uid, and its pods. Nothing happens when it is gone."""
         options = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
         try:
-            await self._request("DELETE", resource.path(namespace, name), options)
+            await self._request("DELETE", resource.plural, resource.path(namespace, name), options)
         except ApiError as error:
             if error.status not in (404, 409):
                 raise
 
-    async def list_all(self, resource: Resource, namespace: str, selector: str) -> tuple[list[Object], int]:
-        """Everything the label selector chooses, page by page, and the resourceVersion it was so at."""
-        found: list[Object] = []
-        params = {"limit": str(PAGE), "labelSelector": selector}
-        while True:
-            page = await self._request("GET", resource.path(namespace), params=params)
-            found += page.get("items") or []
-            if not (token := page["metadata"].get("continue")):
-                return found, int(page["metadata"]["resourceVersion"])
-            params["continue"] = token
-
     async def list(self, resource: Resource, namespace: str, **selectors: str) -> list[Object]:
         """All objects that `labelSelector` and `fieldSelector` choose."""
-        found = await self._request("GET", resource.path(namespace), params=selectors)
+        found = await self._request("GET", resource.plural, resource.path(namespace), params=selectors)
         return found.get("items") or []
 
-    async def _one(self, method: str, path: str, body: Object | None = None, **options: Any) -> Object:
-        answer: Object = await self._request(method, path, body, **options)
+    async def _one(self, method: str, plural: str, path: str, body: Object | None = None, **options: Any) -> Object:
+        answer: Object = await self._request(method, plural, path, body, **options)
         return answer
 
     async def _request(
         self,
         method: str,
+        plural: str,
         path: str,
         body: Object | None = None,
         *,
@@ -154,13 +157,18 @@ class Api:
         data = json.dumps(body, separators=(",", ":")).encode() if body is not None else None
         timeout = aiohttp.ClientTimeout(total=self._seconds_for(method), sock_connect=CONNECT_SECONDS)
         payload = _Payload(data, lambda: self._seconds_for(method)) if data is not None else None
-        async with self._session.request(
-            method, path, params=params, data=payload, headers=headers, timeout=timeout
-        ) as response:
-            answer = await response.read()
-            if response.status >= 400:
-                raise ApiError(response.status, _message(answer))
-            return json.loads(answer)
+        code = "<error>"
+        try:
+            async with self._session.request(
+                method, path, params=params, data=payload, headers=headers, timeout=timeout
+            ) as response:
+                answer = await response.read()
+                code = str(response.status)
+                if response.status >= 400:
+                    raise ApiError(response.status, _message(answer), retry_after(response.headers))
+                return json.loads(answer)
+        finally:
+            self._metrics.requests.labels(code, method, plural).inc()
 
     def _seconds_for(self, method: str) -> float:
         """How long a request may last. Raises NotLeading when it must not begin."""
@@ -185,6 +193,12 @@ class _Payload(aiohttp.BytesPayload):
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         self._may_leave()
         await super().write_with_length(writer, content_length)
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds; the API server sends no dates."""
+    value = headers.get("Retry-After", "")
+    return float(value) if value.isdecimal() else 0.0
 
 
 def _message(answer: bytes) -> str:

@@ -6,41 +6,49 @@ from hone_api.layout import FINETUNEJOB_LABEL, INFERENCESERVICE_LABEL
 
 from hone_operator.resources import FINETUNEJOBS, INFERENCESERVICES, Key, Object, Resource
 
-_Id = tuple[Resource, str, str]
+_Id = tuple[Resource, str]
 
 
 class Cache:
     """The newest known version of each object, and which children each owner has."""
 
     def __init__(self) -> None:
-        self._objects: dict[_Id, Object] = {}
+        self._objects: dict[Resource, dict[str, dict[str, Object]]] = defaultdict(lambda: defaultdict(dict))
         self._children: dict[Key, set[_Id]] = defaultdict(set)
 
     def put(self, resource: Resource, body: Object) -> bool:
         """Keep the object unless a newer version is known. Returns whether it was news."""
         metadata = body["metadata"]
-        identity = (resource, metadata.get("namespace", ""), metadata["name"])
-        known = self._objects.get(identity)
+        namespace, name = metadata.get("namespace", ""), metadata["name"]
+        known = self.get(resource, namespace, name)
         if known is not None and _version(known) >= _version(body):
             return False
         metadata.pop("managedFields", None)
         body.setdefault("apiVersion", resource.api_version)
         body.setdefault("kind", resource.kind)
-        self._objects[identity] = body
+        if known is not None:
+            self._disown(resource, known)
+        self._objects[resource][namespace][name] = body
         if owner := owner_key(body):
-            self._children[owner].add(identity)
+            self._children[owner].add((resource, name))
         return True
 
     def remove(self, resource: Resource, body: Object) -> None:
         """Forget a deleted object, unless one made later has its name."""
         metadata = body["metadata"]
-        identity = (resource, metadata.get("namespace", ""), metadata["name"])
-        known = self._objects.get(identity)
+        namespace, name = metadata.get("namespace", ""), metadata["name"]
+        known = self.get(resource, namespace, name)
         if known is None or known["metadata"]["uid"] != metadata["uid"]:
             return
-        del self._objects[identity]
-        if owner := owner_key(body):
-            self._children[owner].discard(identity)
+        of_namespace = self._objects[resource][namespace]
+        del of_namespace[name]
+        if not of_namespace:
+            del self._objects[resource][namespace]
+        self._disown(resource, known)
+
+    def _disown(self, resource: Resource, known: Object) -> None:
+        if owner := owner_key(known):
+            self._children[owner].discard((resource, known["metadata"]["name"]))
             if not self._children[owner]:
                 del self._children[owner]
 
@@ -56,18 +64,20 @@ class Cache:
         return gone
 
     def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
-        return self._objects.get((resource, namespace, name))
+        return self._objects[resource].get(namespace, {}).get(name)
 
     def children(self, owner: Key, resource: Resource) -> list[Object]:
         """The owner's children of one kind, by name."""
-        identities = sorted((i for i in self._children.get(owner, ()) if i[0] == resource), key=lambda i: i[2])
-        return [self._objects[identity] for identity in identities]
+        names = sorted(name for kind, name in self._children.get(owner, ()) if kind == resource)
+        of_namespace = self._objects[resource][owner.namespace] if names else {}
+        return [of_namespace[name] for name in names]
 
     def all(self, resource: Resource, namespace: str = "") -> list[Object]:
         """All objects of a kind, in one namespace or ("") in every one."""
-        return [
-            body for (kind, space, _), body in self._objects.items() if kind == resource and namespace in ("", space)
-        ]
+        spaces = self._objects[resource]
+        if namespace:
+            return list(spaces.get(namespace, {}).values())
+        return [body for space in spaces.values() for body in space.values()]
 
 
 def owner_key(body: Object) -> Key | None:

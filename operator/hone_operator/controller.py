@@ -2,14 +2,17 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import aiohttp
 
-from hone_operator import finetunejob, inferenceservice
-from hone_operator.api import Api, ApiError
+from hone_operator import finetunejob, inferenceservice, logs
+from hone_operator.api import Api, ApiError, NotLeading
 from hone_operator.cache import Cache, owner_key
 from hone_operator.conditions import timestamp
+from hone_operator.health import why_stuck
+from hone_operator.metrics import JobMeter, Metrics
 from hone_operator.observe import Observer
 from hone_operator.plan import Action, Apply, Create, Delete, Event, Plan
 from hone_operator.polling import Poller
@@ -36,10 +39,15 @@ logger = logging.getLogger(__name__)
 class Controller:
     """Everything that the operator holds while it runs; all of it can be lost at any moment."""
 
-    def __init__(self, api: Api, image: str, namespaces: list[str]) -> None:
+    def __init__(
+        self, api: Api, image: str, namespaces: list[str], metrics: Metrics, leads: Callable[[], bool]
+    ) -> None:
         self.api = api
         self.cache = Cache()
-        self.queue = WorkQueue()
+        self.queue = WorkQueue(metrics)
+        self._metrics = metrics
+        self._meter = JobMeter(metrics, leads)
+        metrics.watch_objects(leads, self.cache.all)
         self.poller = Poller(self.queue.add)
         self.observer = Observer(api, self.cache, self.poller, image)
         self.synced = asyncio.Event()
@@ -62,41 +70,55 @@ class Controller:
     async def _work(self) -> None:
         while True:
             key = await self.queue.get()
-            try:
-                await self.reconcile(key)
-                self.queue.succeeded(key)
-            except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-                logger.warning("%s: %r; again in %.1f s", key, error, self.queue.retry(key))
-            except Exception:
-                logger.exception("%s: again in %.1f s", key, self.queue.retry(key))
-            finally:
-                self.queue.done(key)
+            controller = key.resource.kind.lower()
+            result = "error"
+            with logs.passing(key), self._metrics.reconcile_time.labels(controller).time():
+                try:
+                    result = await self.reconcile(key)
+                    self.queue.succeeded(key)
+                except ApiError as error:
+                    logger.warning("%s; again in %.1f s", error, self.queue.retry(key, error.retry_after))
+                except (aiohttp.ClientError, TimeoutError, NotLeading) as error:
+                    logger.warning("%r; again in %.1f s", error, self.queue.retry(key))
+                except Exception:
+                    logger.exception("again in %.1f s", self.queue.retry(key))
+                finally:
+                    self.queue.done(key)
+            self._metrics.reconciles.labels(controller, result).inc()
+            if result == "error":
+                self._metrics.reconcile_errors.labels(controller).inc()
 
-    async def reconcile(self, key: Key) -> None:
-        """One pass over one object. Raises ApiError when the API server refuses something."""
+    def why_stuck(self) -> str | None:
+        """Why no pass ends, though some should."""
+        return why_stuck(*self.queue.ages())
+
+    async def reconcile(self, key: Key) -> str:
+        """One pass over one object. Returns its result as metrics have it. Raises ApiError at a refusal."""
         owner = self.cache.get(key.resource, key.namespace, key.name)
         if owner is None:
             self.queue.forget(key)
             self.poller.want(key, {})
-            return
+            return "success"
         now = datetime.now(UTC)
         plan = await self._plan(key, owner, now, refusal=None)
         try:
             news = await self._carry_out(key, plan)
         except ApiError as error:
             if error.is_farewell:
-                return
+                return "success"
             if error.is_refusal:
                 await self._write_status(key, owner, await self._plan(key, owner, now, refusal=error.message))
             raise
         if news:
             # Children first, for all objects that wait; the status tells what is seen afterwards.
             self.queue.add(key)
-            return
+            return "requeue"
         await self._write_status(key, owner, plan)
         self.poller.want(key, plan.poll)
-        if plan.requeue_after is not None:
-            self.queue.add_after(key, plan.requeue_after)
+        if plan.requeue_after is None:
+            return "success"
+        self.queue.add_after(key, plan.requeue_after)
+        return "requeue_after"
 
     async def _plan(self, key: Key, owner: Object, now: datetime, *, refusal: str | None) -> Plan:
         if key.resource == FINETUNEJOBS:
@@ -148,10 +170,10 @@ class Controller:
             if error.status == 404:  # deleted meanwhile
                 return
             raise
-        self.cache.put(key.resource, written)
+        self._keep(key.resource, written)
         self._queue_dependents(key)
         for event in plan.events:
-            logger.info("%s: %s: %s", key, event.reason, event.message)
+            logger.info("%s", event.message, extra={"reason": event.reason})
             await self._emit(key, owner, event)
 
     async def _emit(self, key: Key, owner: Object, event: Event) -> None:
@@ -181,7 +203,7 @@ class Controller:
         except ApiError as error:
             if error.is_farewell:
                 return
-            logger.warning("%s: event %s was not written: %s", key, event.reason, error)
+            logger.warning("event was not written: %s", error, extra={"reason": event.reason})
 
     async def _look_at_all(self) -> None:
         """Every object gets a pass, at first and every RESYNC_SECONDS: not all that concerns it is watched."""
@@ -194,19 +216,30 @@ class Controller:
     def listed(self, resource: Resource, namespace: str, uids: set[str], version: int) -> None:
         """A list is complete: what it did not have is gone, though no watch told of it."""
         for body in self.cache.keep_only(resource, namespace, uids, version):
-            self._changed(resource, body)
+            self._left(resource, body)
         self._unlisted.discard((resource, namespace))
         if not self._unlisted:
             self.synced.set()
 
     def saw(self, resource: Resource, body: Object) -> None:
         """An object is there, new or changed."""
-        if self.cache.put(resource, body):
+        if self._keep(resource, body):
             self._changed(resource, body)
 
     def gone(self, resource: Resource, body: Object) -> None:
         """An object was deleted."""
         self.cache.remove(resource, body)
+        self._left(resource, body)
+
+    def _keep(self, resource: Resource, body: Object) -> bool:
+        news = self.cache.put(resource, body)
+        if news and resource == FINETUNEJOBS:
+            self._meter.saw(body)
+        return news
+
+    def _left(self, resource: Resource, body: Object) -> None:
+        if resource == FINETUNEJOBS:
+            self._meter.gone(body)
         self._changed(resource, body)
 
     def _changed(self, resource: Resource, body: Object) -> None:

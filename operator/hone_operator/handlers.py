@@ -5,15 +5,20 @@ import logging
 import os
 import socket
 import uuid
+from dataclasses import dataclass
 from typing import Any
 
+import aiohttp
 import kopf
+from aiohttp import web
 from hone_api.layout import MANAGED_BY_LABEL, MANAGER
 
 from hone_operator import streams
-from hone_operator.api import Api
+from hone_operator.api import Api, ApiError
 from hone_operator.controller import Controller
+from hone_operator.health import serve
 from hone_operator.leader import Elector
+from hone_operator.metrics import Metrics
 from hone_operator.resources import CHILDREN, OWNERS, WATCHED, Resource
 
 CRD_WAIT_SECONDS = 2.0
@@ -21,47 +26,98 @@ CRD_WAIT_SECONDS = 2.0
 logger = logging.getLogger(__name__)
 
 
-def register(registry: kopf.OperatorRegistry, image: str, namespaces: list[str], lease_namespace: str | None) -> None:
-    """Watch both kinds and their children; run the controller between start and clean-up.
+@dataclass(frozen=True)
+class Options:
+    """What the command line says. With a `lease_namespace`, only who holds the Lease there works."""
 
-    With a `lease_namespace`, the controller works only while this process holds the Lease there.
-    """
+    image: str
+    namespaces: list[str]
+    lease_namespace: str | None
+    listen: str | None
+
+
+class Operator:
+    """What lives from start to clean-up."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._metrics = Metrics()
+        self._elector: Elector | None = None
+        self._controller: Controller | None = None
+        self._server: web.AppRunner | None = None
+        self._work: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        options, metrics = self._options, self._metrics
+        if options.listen:
+            self._server = await serve(options.listen, metrics, self._why_sick, self._why_unready)
+        if options.lease_namespace:
+            # With a session of its own, which nothing else can keep busy.
+            api = await Api.connect(metrics)
+            identity = f"{socket.gethostname()}_{uuid.uuid4()}"
+            self._elector = Elector(api, options.lease_namespace, identity, on_lost=_die)
+        api = await Api.connect(metrics, self._elector.fence if self._elector else None)
+        await _until_served(api)
+        self._controller = Controller(api, options.image, options.namespaces, metrics, self._leads)
+        streams.feed(self._controller, metrics)
+        self._work = asyncio.create_task(self._begin(self._controller))
+
+    async def stop(self) -> None:
+        if self._work:
+            self._work.cancel()
+        if self._controller:
+            await self._controller.stop()
+        if self._elector:
+            await self._elector.stop()
+        if self._server:
+            await self._server.cleanup()
+
+    async def _begin(self, controller: Controller) -> None:
+        if self._elector:
+            await self._elector.elected.wait()
+        await controller.start()
+
+    def _leads(self) -> bool:
+        return self._elector is None or self._elector.leads
+
+    def _why_sick(self) -> str | None:
+        return self._controller.why_stuck() if self._controller else None
+
+    def _why_unready(self) -> str | None:
+        if self._controller is None:
+            return "the API server has not served FineTuneJobs and InferenceServices yet"
+        return None if self._controller.synced.is_set() else "not all that exists has been seen yet"
+
+
+def register(registry: kopf.OperatorRegistry, options: Options) -> None:
+    """Watch both kinds and their children; run the controller between start and clean-up."""
+    operator = Operator(options)
 
     @kopf.on.startup(registry=registry)
-    async def start(memo: Any, settings: kopf.OperatorSettings, **_: Any) -> None:
+    async def start(settings: kopf.OperatorSettings, **_: Any) -> None:
         configure(settings)
-        memo.elector = await _elector(lease_namespace) if lease_namespace else None
-        api = await Api.connect(memo.elector.fence if memo.elector else None)
-        while not await api.serves(*OWNERS):
-            logger.warning(
-                "The API server does not serve FineTuneJob and InferenceService yet: are the CRDs installed?"
-            )
-            await asyncio.sleep(CRD_WAIT_SECONDS)
-        memo.controller = Controller(api, image, namespaces)
-        streams.feed(memo.controller)
-        memo.work = asyncio.create_task(_work(memo.controller, memo.elector))
+        await operator.start()
 
     @kopf.on.cleanup(registry=registry)
-    async def stop(memo: Any, **_: Any) -> None:
-        memo.work.cancel()
-        await memo.controller.stop()
-        if memo.elector:
-            await memo.elector.stop()
+    async def stop(**_: Any) -> None:
+        await operator.stop()
 
     for resource in WATCHED:
         _watch(registry, resource)
 
 
-async def _work(controller: Controller, elector: Elector | None) -> None:
-    if elector:
-        await elector.elected.wait()
-    await controller.start()
-
-
-async def _elector(namespace: str) -> Elector:
-    """With a session of its own, which nothing else can keep busy."""
-    identity = f"{socket.gethostname()}_{uuid.uuid4()}"
-    return Elector(await Api.connect(), namespace, identity, on_lost=_die)
+async def _until_served(api: Api) -> None:
+    """Wait for the API server and the two kinds, rather than end: the kubelet would start this again, ever later."""
+    while True:
+        try:
+            if await api.serves(*OWNERS):
+                return
+            logger.warning(
+                "The API server does not serve FineTuneJob and InferenceService yet: are the CRDs installed?"
+            )
+        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+            logger.warning("The API server does not answer yet: %r", error)
+        await asyncio.sleep(CRD_WAIT_SECONDS)
 
 
 def _die(why: str) -> None:

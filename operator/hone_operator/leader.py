@@ -48,6 +48,7 @@ class Elector:
         self._renewed_at: float | None = None
         self.elected = asyncio.Event()
         self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(self._ended)
 
     @property
     def leads(self) -> bool:
@@ -81,7 +82,12 @@ class Elector:
             await asyncio.sleep(RETRY_SECONDS)
             if self.leads:
                 await self._try()
-        self._on_lost(f"{self.identity} could not renew Lease {self._namespace}/{LEASE} for {RENEW_SECONDS:.0f} s")
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Also of a fault of its own: a replica without an election would do nothing, and never say so."""
+        if not task.cancelled():
+            why = repr(error) if (error := task.exception()) else "it could not be renewed in time, or another took it"
+            self._on_lost(f"{self.identity} no longer holds Lease {self._namespace}/{LEASE}: {why}")
 
     async def _release(self) -> None:
         self._renewed_at = None

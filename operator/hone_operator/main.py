@@ -1,13 +1,13 @@
 """`hone-operator`: runs the controller until it is told to stop."""
 
 import argparse
-import logging
 import os
 
 import kopf
 from kopf._core.engines.peering import Identity
 
-from hone_operator.handlers import register
+from hone_operator import logs
+from hone_operator.handlers import Options, register
 from hone_operator.leader import pod_namespace
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -16,13 +16,10 @@ LEVELS = ("debug", "info", "warning", "error")
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments and run. Exits with 2 when they are wrong."""
     arguments = _parse(argv)
-    logging.basicConfig(
-        level=arguments.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", force=True
-    )
-    for chatty in ("kopf", "aiohttp.access"):
-        logging.getLogger(chatty).setLevel(max(logging.getLogger().level, logging.WARNING))
+    logs.set_up(arguments.log_level, arguments.log_format)
     registry = kopf.get_default_registry()
-    register(registry, arguments.runtime_image, arguments.namespace, arguments.lease_namespace)
+    options = Options(arguments.runtime_image, arguments.namespace, arguments.lease_namespace, arguments.listen)
+    register(registry, options)
     kopf.run(
         registry=registry,
         standalone=True,
@@ -30,7 +27,6 @@ def main(argv: list[str] | None = None) -> None:
         identity=Identity("hone-operator"),
         clusterwide=not arguments.namespace,
         namespaces=arguments.namespace,
-        liveness_endpoint=arguments.liveness,
     )
 
 
@@ -47,7 +43,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         default=pod_namespace(),
         help="elect a leader by a Lease in this namespace (default: the pod's own; outside a cluster, no election)",
     )
-    parser.add_argument("--liveness", metavar="URL", help="serve /healthz, such as http://0.0.0.0:8081/healthz")
+    parser.add_argument("--listen", metavar="HOST:PORT", help="serve /healthz, /readyz and /metrics")
+    parser.add_argument("--log-format", choices=logs.FORMATS, default="text")
     parser.add_argument("--log-level", choices=LEVELS, default=os.environ.get("HONE_LOG_LEVEL", "info"))
     arguments = parser.parse_args(argv)
     if not arguments.runtime_image:

@@ -15,6 +15,8 @@ from typing import Any, Protocol, cast
 import aiohttp
 from kopf._cogs.clients import errors, fetching, watching
 
+from hone_operator.api import retry_after
+from hone_operator.metrics import Metrics
 from hone_operator.resources import WATCHED, Object, Resource
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 15.0
@@ -34,7 +36,7 @@ class Sink(Protocol):
     def listed(self, resource: Resource, namespace: str, uids: set[str], version: int) -> None: ...
 
 
-def feed(sink: Sink) -> None:
+def feed(sink: Sink, metrics: Metrics) -> None:
     """From now on, whatever kopf watches is told to the sink."""
     streams: dict[tuple[Resource, str], _Stream] = {}
 
@@ -43,7 +45,7 @@ def feed(sink: Sink) -> None:
     ) -> AsyncIterator[Any]:
         api_version = f"{resource.group}/{resource.version}" if resource.group else resource.version
         known = _by_name[api_version, resource.plural]
-        stream = streams.setdefault((known, namespace or ""), _Stream(sink, known, namespace or ""))
+        stream = streams.setdefault((known, namespace or ""), _Stream(sink, metrics, known, namespace or ""))
         return stream.run(settings=settings, resource=resource, namespace=namespace, waiter=operator_pause_waiter)
 
     watching.continuous_watch = continuous_watch
@@ -54,8 +56,9 @@ def feed(sink: Sink) -> None:
 class _Stream:
     """One kind in one namespace or ("") in all. kopf calls `run` again whenever it ends."""
 
-    def __init__(self, sink: Sink, resource: Resource, namespace: str) -> None:
+    def __init__(self, sink: Sink, metrics: Metrics, resource: Resource, namespace: str) -> None:
         self._sink = sink
+        self._metrics = metrics
         self._resource = resource
         self._namespace = namespace
         self._failures = 0
@@ -70,15 +73,20 @@ class _Stream:
             yield watching.Bookmark.LISTED
             while not waiter.done():
                 version = await self._watch(where, version, waiter)
+        except watching.WatchingError as error:
+            await self._pause(str(error))
         except errors.APIError as error:
-            await self._pause(error.message or str(error), _retry_after(error.headers))
-        except (aiohttp.ClientError, TimeoutError, ValueError, watching.WatchingError) as error:
+            self._count(str(error.status))
+            await self._pause(error.message or str(error), retry_after(error.headers or {}))
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            self._count("<error>")
             await self._pause(repr(error))
 
     async def _list(self, where: dict[str, Any]) -> str:
         uids: set[str] = set()
         version = ""
         async for page, listed_at in fetching.fetch_objs(logger=watching.logger, **where):
+            self._count("200")
             version = listed_at
             for body in cast(list[Object], page):
                 uids.add(body["metadata"]["uid"])
@@ -90,22 +98,29 @@ class _Stream:
         """Returns the version to go on from. Raises WatchingError when that is too old, or the server has an error."""
         loop = asyncio.get_running_loop()
         begun = loop.time()
+        fault = None
         async for event in watching.watch_objs(since=version, operator_pause_waiter=waiter, **where):
             body = cast(Object, event["object"])
             if event["type"] == "ERROR":
-                if loop.time() - begun >= HEALTHY_SECONDS:
-                    self._failures = 0
-                raise watching.WatchingError(f"{body.get('code')}: {body.get('message')}")
+                fault = f"{body.get('code')}: {body.get('message')}"
+                break
             version = body["metadata"]["resourceVersion"]
             if event["type"] == "DELETED":
                 self._sink.gone(self._resource, body)
             elif event["type"] in ("ADDED", "MODIFIED"):
                 self._sink.saw(self._resource, body)
-        if loop.time() - begun >= HEALTHY_SECONDS:
+        healthy = loop.time() - begun >= HEALTHY_SECONDS
+        self._count("200" if healthy or fault else "<error>")
+        if healthy:
             self._failures = 0
-        else:
+        if fault:
+            raise watching.WatchingError(fault)
+        if not healthy:
             await self._pause("the watch was cut")
         return version
+
+    def _count(self, code: str) -> None:
+        self._metrics.requests.labels(code, "GET", self._resource.plural).inc()
 
     async def _pause(self, why: str, at_least: float = 0.0) -> None:
         """Ever longer while it keeps failing, and with jitter: all streams fail together."""
@@ -116,10 +131,3 @@ class _Stream:
         # The first cut is everyday life: an API server closes its watches when it is rolled.
         logger.log(logging.WARNING if self._failures > 1 else logging.INFO, "%s: %s; again in %.1f s", what, why, pause)
         await asyncio.sleep(pause)
-
-
-def _retry_after(headers: Any) -> float:
-    try:
-        return float((headers or {}).get("Retry-After") or 0)
-    except ValueError:
-        return 0.0

@@ -1,8 +1,10 @@
 """A queue of keys as client-go has it: each key once, never in two workers at a time, retried ever more slowly."""
 
 import asyncio
+import time
 from collections import deque
 
+from hone_operator.metrics import Metrics
 from hone_operator.resources import Key
 
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.5, 300.0
@@ -11,22 +13,26 @@ FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.5, 300.0
 class WorkQueue:
     """`get` a key, work, `done`; a key added meanwhile comes again after `done`."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
         self._urgent: deque[Key] = deque()
         self._ready: deque[Key] = deque()
-        self._queued: set[Key] = set()
-        self._working: set[Key] = set()
+        self._queued: dict[Key, float] = {}
+        self._working: dict[Key, float] = {}
+        self._last_done = time.monotonic()
         self._again: set[Key] = set()
         self._failures: dict[Key, int] = {}
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._wakeup = asyncio.Semaphore(0)
+        metrics.watch_queue(lambda: len(self._queued), self._working.values)
 
     def add(self, key: Key, *, urgent: bool = False) -> None:
         """Queue the key; an urgent one goes before all that are not."""
         if key in self._working:
             self._again.add(key)
         elif key not in self._queued:
-            self._queued.add(key)
+            self._queued[key] = time.monotonic()
+            self._metrics.queue_adds.inc()
             (self._urgent if urgent else self._ready).append(key)
             self._wakeup.release()
 
@@ -40,11 +46,12 @@ class WorkQueue:
             timer.cancel()
         self._timers[key] = loop.call_at(due, self._due, key)
 
-    def retry(self, key: Key) -> float:
+    def retry(self, key: Key, at_least: float = 0.0) -> float:
         """Queue a key that failed, with exponential backoff. Returns the seconds until then."""
+        self._metrics.queue_retries.inc()
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
-        seconds = min(FIRST_RETRY_SECONDS * 2.0 ** min(failures, 20), LONGEST_RETRY_SECONDS)
+        seconds = max(min(FIRST_RETRY_SECONDS * 2.0 ** min(failures, 20), LONGEST_RETRY_SECONDS), at_least)
         self.add_after(key, seconds)
         return seconds
 
@@ -61,15 +68,24 @@ class WorkQueue:
     async def get(self) -> Key:
         await self._wakeup.acquire()
         key = (self._urgent or self._ready).popleft()
-        self._queued.discard(key)
-        self._working.add(key)
+        now = time.monotonic()
+        self._metrics.queue_wait.observe(now - self._queued.pop(key))
+        self._working[key] = now
         return key
 
     def done(self, key: Key) -> None:
-        self._working.discard(key)
+        self._last_done = time.monotonic()
+        self._metrics.queue_work.observe(self._last_done - self._working.pop(key))
         if key in self._again:
             self._again.discard(key)
             self.add(key)
+
+    def ages(self) -> tuple[float, float, float]:
+        """In seconds: the longest pass under way, the longest wait in the queue, and since the last pass ended."""
+        now = time.monotonic()
+        longest_pass = max((now - begun for begun in self._working.values()), default=0.0)
+        longest_wait = max((now - queued for queued in self._queued.values()), default=0.0)
+        return longest_pass, longest_wait, now - self._last_done
 
     def _due(self, key: Key) -> None:
         self._timers.pop(key, None)

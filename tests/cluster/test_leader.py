@@ -4,6 +4,8 @@ import json
 import signal
 import subprocess
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from apiserver import ApiServer, api_server, operator
+from apiserver import ApiServer, api_server, free_ports, operator
 from kubernetes.client import BatchV1Api, CoordinationV1Api, CustomObjectsApi
 from kubernetes.client.exceptions import ApiException
 
@@ -32,6 +34,7 @@ class Pair:
     server: ApiServer
     audit: Path
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    addresses: dict[str, str] = field(default_factory=dict)
 
     def leader(self) -> str | None:
         try:
@@ -40,15 +43,18 @@ class Pair:
             if error.status == 404:
                 return None
             raise
-        writer = found.metadata.managed_fields[-1].time and found.spec.holder_identity
-        return self.of_identity(writer) if writer else None
+        says = f"{found.spec.holder_identity} leads"
+        return next((name for name in self.running if says in (self.server.folder / f"{name}.log").read_text()), None)
 
-    def of_identity(self, identity: str) -> str | None:
-        """Whose identity this is: the audit log has who wrote the Lease, the operator's log who it is."""
-        for name in self.running:
-            if f"{identity} leads" in (self.server.folder / f"{name}.log").read_text():
-                return name
-        return None
+    def ask(self, name: str, path: str) -> tuple[int, str]:
+        """HTTP status and body of the replica's answer; 0 when there is none."""
+        try:
+            with urllib.request.urlopen(f"http://{self.addresses[name]}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
 
     def create(self, name: str) -> None:
         body = {"apiVersion": "hone.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": name}, "spec": SPEC}
@@ -97,7 +103,8 @@ def server(control_plane: None, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def started(pair: Pair, name: str) -> Iterator[None]:
     file = pair.server.folder / f"{name}.log"
     file.write_bytes(b"")
-    arguments = ("--lease-namespace", "default")
+    pair.addresses[name] = f"127.0.0.1:{free_ports(1)[0]}"
+    arguments = ("--lease-namespace", "default", "--listen", pair.addresses[name])
     with operator(pair.server.kubeconfig_of(name), *arguments, log=file) as process:
         pair.running[name] = process
         yield
@@ -128,6 +135,18 @@ def test_a_leader_that_is_told_to_stop_hands_over_at_once(pair: Pair) -> None:
     assert until(lambda: pair.leader() == REPLICAS[1]) < 10
     pair.create("over")
     until(lambda: "over" in pair.jobs())
+
+
+def test_both_are_ready_and_one_says_that_it_leads(pair: Pair) -> None:
+    pair.create("counted")
+    until(lambda: "counted" in pair.jobs())
+    for name, leads in zip(REPLICAS, ("1.0", "0.0"), strict=True):
+        until(lambda name=name: pair.ask(name, "/readyz")[0] == 200)  # type: ignore[misc]
+        assert pair.ask(name, "/healthz")[0] == 200
+        metrics = pair.ask(name, "/metrics")[1]
+        assert f'leader_election_master_status{{name="hone-operator"}} {leads}' in metrics
+        assert ('hone_finetunejobs{reason="PodStarting",stage="Pending"}' in metrics) is (leads == "1.0")
+        assert 'rest_client_requests_total{code="200",method="GET",resource="finetunejobs"}' in metrics
 
 
 def test_a_leader_that_is_killed_is_replaced(pair: Pair) -> None:

@@ -53,6 +53,18 @@ def test_children_are_found_by_label() -> None:
     assert [found["metadata"]["name"] for found in cache.children(OWNER, JOBS)] == ["a", "b"]
 
 
+def test_a_child_whose_label_was_edited_has_one_owner() -> None:
+    cache = Cache()
+    cache.put(JOBS, job(1))
+    edited = job(2)
+    edited["metadata"]["labels"] = {"hone.dev/finetunejob": "other"}
+    cache.put(JOBS, edited)
+    assert cache.children(OWNER, JOBS) == []
+    assert len(cache.children(Key(FINETUNEJOBS, "team", "other"), JOBS)) == 1
+    cache.remove(JOBS, edited)
+    assert cache.children(Key(FINETUNEJOBS, "team", "other"), JOBS) == []
+
+
 def test_a_list_removes_what_a_cut_watch_missed() -> None:
     cache = Cache()
     cache.put(JOBS, job(3, uid="gone"))

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
+from hone_operator.metrics import Metrics
 from hone_operator.resources import FINETUNEJOBS, Key
 from hone_operator.workqueue import LONGEST_RETRY_SECONDS, WorkQueue
 
@@ -12,7 +13,7 @@ A, B, C = (Key(FINETUNEJOBS, "team", name) for name in "abc")
 
 def in_loop(test: Callable[[WorkQueue], Awaitable[None]]) -> None:
     async def run() -> None:
-        await asyncio.wait_for(test(WorkQueue()), 10)
+        await asyncio.wait_for(test(WorkQueue(Metrics())), 10)
 
     asyncio.run(run())
 
