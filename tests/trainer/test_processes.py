@@ -293,26 +293,5 @@ def test_a_killed_process_ends_the_run_and_the_next_start_goes_on(
     assert [line["step"] for line in lines(resumed.output)] == list(range(1, 61))
 
 
-def test_two_nodes_train_together_and_stop_together(
-    job: Job, process: Callable[..., Any], together: Callable[..., Together], tmp_path: Path
-) -> None:
-    """Two launchers on this machine, told what a cluster tells them."""
-    document = job(training={"maxSteps": 60, "perDeviceTrainBatchSize": 1}, checkpoint={"saveSteps": 1000})
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(rendezvous(1, {}).port), "GLOO_SOCKET_IFNAME": "lo"}
-    nodes = [
-        process(document, tmp_path / "out", "--nnodes", "2", JOB_COMPLETION_INDEX=str(node), **where)
-        for node in range(2)
-    ]
-    wait_for_step(tmp_path / "out", 3)
-    nodes[1].signal(signal.SIGTERM)
-    ended = [node.result() for node in nodes]
-    assert [(end.code, end.word["reason"]) for end in ended] == [(75, "Interrupted")] * 2
-    assert ended[0].word["progress"]["step"] == ended[1].word["progress"]["step"] < 60
-
-    resumed = together(document, 2)
-    assert [word.outcome for word in resumed.words] == ["Succeeded"] * 2
-    assert [line["step"] for line in lines(resumed.output)] == list(range(1, 61))
-
-
 def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -4,6 +4,7 @@ import signal
 from dataclasses import dataclass
 from typing import Literal
 
+from hone_api.artifact import ArtifactManifest
 from hone_api.common import ApiModel
 from hone_api.reasons import CATALOGUE, INTERNAL_ERROR, HoneError
 from hone_api.reports import Parameters, Progress
@@ -19,8 +20,10 @@ class Word(ApiModel):
     message: str = ""
     remedy: str = ""
     traceback: str = ""
+    killed: bool = False
     progress: Progress | None = None
     parameters: Parameters | None = None
+    manifest: ArtifactManifest | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ def _weight(ending: Ending) -> int:
         return 0
     if ending.word.outcome == "Interrupted":
         return 2
-    return 4 if ending.word.reason == INTERNAL_ERROR.name else 1
+    return 4 if is_unnamed(ending.word) else 1
 
 
 def _without_word(endings: list[Ending]) -> Word:
@@ -62,12 +65,35 @@ def _without_word(endings: list[Ending]) -> Word:
     else:
         how = f"ended with exit code {ending.code}"
     hint = ": the host's memory may be full" if ending.code == -signal.SIGKILL else ""
-    return Word(outcome="Failed", message=f"The process of rank {ending.rank} {how}, without a word{hint}")
+    killed = ending.code is not None and ending.code < 0
+    message = f"The process of rank {ending.rank} {how}, without a word{hint}"
+    return Word(outcome="Failed", message=message, killed=killed)
+
+
+def is_unnamed(word: Word) -> bool:
+    """Whether it is a failure that may have its cause in another process."""
+    return word.outcome == "Failed" and word.reason == INTERNAL_ERROR.name
+
+
+def cause(words: dict[int, Word], first: int | None) -> int | None:
+    """The node that caused the failures of all, where none has a name: one whose process was killed, else the `first`
+    that one ended on. None: what another node says is the cause.
+    """
+    if not all(is_unnamed(word) for word in words.values()):
+        return None
+    return next((node for node, word in words.items() if word.killed), first)
+
+
+def settled(own: Word, is_cause: bool, over: str) -> Word:
+    """How a node ends, among others: it was interrupted when they caused its failure. `over` says what was heard."""
+    if is_cause or not is_unnamed(own):
+        return own
+    return Word(outcome="Interrupted", message=over, progress=own.progress, parameters=own.parameters)
 
 
 def raise_failure(word: Word) -> None:
     """Raise what a word says: HoneError, or Interrupted."""
     if word.outcome == "Interrupted":
-        raise Interrupted
+        raise Interrupted(word.message)
     if word.outcome == "Failed":
         raise HoneError(CATALOGUE[word.reason], word.message, remedy=word.remedy or None)

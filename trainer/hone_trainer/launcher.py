@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from pydantic import ValidationError
 
 from hone_trainer.endings import Ending, Word, decide
+from hone_trainer.member import Member
 from hone_trainer.options import Options
 from hone_trainer.processes import Place
 from hone_trainer.stop import Stop
@@ -60,26 +61,30 @@ class Worker:
         return Ending(self._rank, code, at, word)
 
 
-def launch(places: list[Place], options: Options, stop: Stop) -> Word:
-    """Run the processes to their end. Raises Interrupted when told to stop a second time."""
+def launch(places: list[Place], options: Options, stop: Stop, member: Member | None) -> Word:
+    """Run this node's processes to their end. Raises Interrupted when told to stop a second time."""
     with TemporaryDirectory(prefix="hone-") as scratch, stop.deferred():
         workers: list[Worker] = []
         endings: list[Ending] = []
         try:
             workers.extend(Worker(place, options, Path(scratch)) for place in places)
-            _wait(workers, stop)
+            _wait(workers, stop, member)
         finally:
             endings.extend(worker.ending() for worker in workers)
-        return decide(endings)
+        word = decide(endings)
+        return member.settle(word) if member else word
 
 
-def _wait(workers: list[Worker], stop: Stop) -> None:
-    """Until all have ended, or one has and the others don't."""
+def _wait(workers: list[Worker], stop: Stop, member: Member | None) -> None:
+    """Until all have ended, or one has, here or on another node, and the others don't."""
     told = False
     deadline = float("inf")
     while any(worker.running for worker in workers) and time.monotonic() < deadline:
-        if deadline == float("inf") and not all(worker.running for worker in workers):
+        over = bool(member and member.over)
+        if deadline == float("inf") and (over or not all(worker.running for worker in workers)):
             deadline = time.monotonic() + PATIENCE
+            if member and not over:
+                member.ending()
         if stop.requested and not told:
             told = True
             for worker in workers:

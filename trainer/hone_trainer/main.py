@@ -56,11 +56,12 @@ def outcome(options: Options, stop: Stop) -> tuple[int, TerminationMessage]:
         except Exception as error:
             code, failure = failed(error, options.verbose, options.output / LOGS)
             return code, telemetry.failed(failure.reason.name, failure.sentence())
-    except Interrupted:
-        done = telemetry.progress
-        where = f"at step {done.step} of {done.total_steps}" if done else "before training began"
-        print(f"stopped {where}; the next start goes on from the newest checkpoint", file=sys.stderr)
-        return INTERRUPTED_EXIT_CODE, telemetry.interrupted(INTERRUPTED.name, f"Stopped {where}. {INTERRUPTED.remedy}")
+    except Interrupted as told:
+        done, why = telemetry.progress, str(told)
+        where = f"at step {done.step} of {done.total_steps}" if done else "" if why else "before training began"
+        stopped = f"{why}: stopped {where}".rstrip() if why else f"Stopped {where}"
+        print(f"{stopped}; the next start goes on from the newest checkpoint", file=sys.stderr)
+        return INTERRUPTED_EXIT_CODE, telemetry.interrupted(INTERRUPTED.name, f"{stopped}. {INTERRUPTED.remedy}")
 
 
 def planned(options: PlanOptions) -> int:

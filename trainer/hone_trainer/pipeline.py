@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hone_api.artifact import ArtifactManifest, read_manifest, write_manifest
+from hone_api.artifact import ArtifactManifest, write_manifest
 from hone_api.finetunejob import FineTuneJob, LoraOptions
 from hone_api.layout import CHECKPOINTS, LOGS, METRICS_LOG
 from hone_api.reasons import INVALID_SPEC, HoneError
@@ -141,8 +141,9 @@ def keep(
     network = run.trainer.accelerator.unwrap_model(run.trainer.model)
     weights = sharding.gather(network)
     if not run.group.leads:
+        manifest: ArtifactManifest = run.group.from_first(None)
         run.group.wait()
-        return read_manifest(root)
+        return manifest
     kind, metrics = save.kind_of(job.spec), final_metrics(account) | evaluation.metrics(first, last)
     if gained := evaluation.sentence(metrics):
         terminal.note(gained)
@@ -159,6 +160,7 @@ def keep(
     data = report.collect(root, manifest, run.prepared, settings, first, last)
     terminal.warn(report.write(root, data))
     write_manifest(root, manifest)
+    run.group.from_first(manifest)  # a network's disk may not show the file everywhere yet
     run.group.wait()
     return manifest
 

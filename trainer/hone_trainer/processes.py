@@ -17,7 +17,7 @@ MASTER_ADDR, MASTER_PORT = "MASTER_ADDR", "MASTER_PORT"
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """The nodes of a run, and where the first process of node 0 listens."""
+    """The nodes of a run, and where node 0 can be reached."""
 
     nodes: int
     node: int
@@ -70,7 +70,7 @@ def rendezvous(nodes: int, environ: Mapping[str, str]) -> Rendezvous:
     Raises HoneError InvalidSpec.
     """
     if nodes == 1:
-        return Rendezvous(1, 0, "127.0.0.1", _free_port())
+        return Rendezvous(1, 0, "127.0.0.1", free_port())
     node = next((environ[name] for name in _NODE_RANK if name in environ), "")
     address, port = environ.get(MASTER_ADDR, ""), environ.get(MASTER_PORT, "")
     for name, value in ((" or ".join(_NODE_RANK), node), (MASTER_PORT, port)):
@@ -92,7 +92,8 @@ def _missing(nodes: int, name: str, value: str) -> HoneError:
     )
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine on which nobody listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -4,15 +4,18 @@ import logging
 import os
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 
 from hone_api.artifact import ArtifactManifest, read_manifest
-from hone_api.layout import PREPARED
+from hone_api.layout import MANIFEST, PREPARED
 from hone_api.reports import Parameters
 
 from hone_trainer import environment, manifest, tree
 from hone_trainer.endings import raise_failure
+from hone_trainer.gate import Gate
 from hone_trainer.launcher import launch
 from hone_trainer.manifest import Inputs
+from hone_trainer.member import Member
 from hone_trainer.options import Options
 from hone_trainer.processes import Place, places, rendezvous
 from hone_trainer.server import serve
@@ -32,8 +35,7 @@ def run(options: Options, stop: Stop, telemetry: Telemetry) -> ArtifactManifest:
     with Terminal() as terminal, tree.owned(options.output):
         done = tree.finished(options.output, inputs.job.spec)
         if done:
-            terminal.note(f"{options.output} already holds the complete artifact of this job")
-            telemetry.parameters = Parameters.model_validate(done.parameters)
+            _known(done, options, terminal, telemetry)
         else:
             environment.set_up(os.environ, options.output, inputs.job.spec.resources.gpus, options.verbose)
             from hone_trainer.pipeline import pipeline
@@ -50,19 +52,29 @@ def _together(inputs: Inputs, options: Options, stop: Stop, telemetry: Telemetry
     with tree.owned(options.output) if here.node == 0 else nullcontext():
         done = tree.finished(options.output, spec)
         if done:
-            Terminal().note(f"{options.output} already holds the complete artifact of this job")
-            telemetry.parameters = Parameters.model_validate(done.parameters)
-            return done
+            return _known(done, options, Terminal(), telemetry)
         environment.set_up(os.environ, options.output, spec.resources.gpus, options.verbose)
         environment.for_several(os.environ, options.nodes)
-        word = launch(places(here, max(1, spec.resources.gpus)), options, stop)
+        with Gate(here) if here.nodes > 1 and here.node == 0 else nullcontext():
+            member = Member(here, Terminal().note) if here.nodes > 1 else None
+            port = member.join((options.output / MANIFEST).exists) if member else here.port
+            if port is None:  # node 0 has nothing left to do and won't come
+                return _together(inputs, options, stop, telemetry)
+            word = launch(places(replace(here, port=port), max(1, spec.resources.gpus)), options, stop, member)
     telemetry.progress, telemetry.parameters = word.progress, word.parameters
     print(word.traceback, end="", file=sys.stderr)
     raise_failure(word)
-    return read_manifest(options.output)
+    return word.manifest or read_manifest(options.output)
 
 
-def work(options: Options, place: Place, stop: Stop, telemetry: Telemetry) -> None:
+def _known(done: ArtifactManifest, options: Options, terminal: Terminal, telemetry: Telemetry) -> ArtifactManifest:
+    """Say that nothing is left to do."""
+    terminal.note(f"{options.output} already holds the complete artifact of this job")
+    telemetry.parameters = Parameters.model_validate(done.parameters)
+    return done
+
+
+def work(options: Options, place: Place, stop: Stop, telemetry: Telemetry) -> ArtifactManifest:
     """Be one of the processes that _together starts. Raises as run does."""
     _log(options)
     leads = place.rank == 0
@@ -74,6 +86,7 @@ def work(options: Options, place: Place, stop: Stop, telemetry: Telemetry) -> No
 
         done = pipeline(inputs, options, stop, telemetry, terminal, place)
         terminal.note(f"saved {done.kind} in {options.output}, digest {done.digest}")
+    return done
 
 
 def prepare(options: Options, telemetry: Telemetry) -> str:

@@ -47,8 +47,7 @@ def last_word(options: Options, place: Place, stop: Stop) -> Word:
         try:
             from hone_trainer.run import work
 
-            work(options, place, stop, telemetry)
-            said = Word(outcome="Succeeded")
+            said = Word(outcome="Succeeded", manifest=work(options, place, stop, telemetry))
         except Exception as error:
             said = _failed(error, options.verbose)
     except Interrupted:
