@@ -166,7 +166,8 @@ class ComputeResources(ApiModel):
     gpu_resource: ResourceName = Field(
         "amd.com/gpu",
         description="Extended resource that the device plugin offers. Partitioned GPUs under the plugin's strategy "
-        "`mixed` have names such as `amd.com/cpx_nps1`.",
+        "`mixed` have names such as `amd.com/cpx_nps1`. With Dynamic Resource Allocation, from Kubernetes 1.36 on: "
+        "`deviceclass.resource.kubernetes.io/gpu.amd.com`.",
         examples=["amd.com/gpu"],
     )
     cpu: Quantity | None = Field(None, description="CPU request.", examples=["8"])

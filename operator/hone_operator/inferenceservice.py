@@ -9,7 +9,7 @@ from hone_api.inferenceservice import InferenceService, ModelStatus
 from hone_api.layout import ENGINE_PORT
 from hone_api.reasons import CATALOGUE, ENGINE_FAILED, INVALID_SPEC, HoneError
 
-from hone_operator import engine, podstate
+from hone_operator import engine, liveness, podstate
 from hone_operator.conditions import Conditions
 from hone_operator.failures import out_of_memory
 from hone_operator.nodes import ClusterFacts
@@ -181,7 +181,7 @@ def _failure(observed: ObservedInferenceService, declared: InferenceService, now
     ended = (container.get("lastState") or {}).get("terminated") or (container.get("state") or {}).get("terminated")
     if container.get("restartCount", 0) >= RESTARTS_THAT_ARE_A_PATTERN and ended:
         return _engine_failure(pod, ended)
-    return podstate.why_not_running(
+    return liveness.lost(pod, observed.facts) or podstate.why_not_running(
         pod,
         engine.CONTAINER,
         facts=observed.facts,

@@ -11,7 +11,7 @@ from hone_api.reasons import INVALID_SPEC, HoneError
 from hone_api.reports import ProgressReport
 from pydantic import ValidationError
 
-from hone_operator import children, liveness, podstate, trainer, volumes
+from hone_operator import children, events, liveness, podstate, trainer, volumes
 from hone_operator.api import Api, ApiError
 from hone_operator.cache import Cache
 from hone_operator.finetunejob import ObservedFineTuneJob, is_terminal
@@ -110,7 +110,7 @@ class Observer:
         observed.jobs = {name: self.cache.get(FINETUNEJOBS, key.namespace, name) for name in names_of_jobs(parsed.spec)}
         observed.pods = self.cache.children(key, PODS)
         observed.answers = self.poller.answers(key)
-        if any(podstate.is_unschedulable(pod) for pod in observed.pods):
+        if any(self._needs_facts(pod, {}, now) for pod in observed.pods):
             observed.facts = await self.cluster_facts()
         observed.warning = await self._of_pods(observed.pods, now) or _replica_failure(observed.deployment)
         return observed
@@ -190,28 +190,16 @@ class Observer:
         found = []
         for name in volumes.claims_of(pod):
             claim = await self.api.get(CLAIMS, space, name)
-            event = await self._newest_event(claim) if claim else None
+            event = events.newest(await self._events(claim)) if claim else None
             found.append(volumes.unbound(name, claim, event["message"] if event else None))
         return " ".join(words for words in found if words) or None
 
     async def _warning_about(self, about: Object) -> str | None:
-        """The words of the newest event when it is a warning: one that others followed is over."""
-        newest = await self._newest_event(about)
-        if newest is None or newest["type"] != "Warning":
-            return None
-        return f"{newest['reason']}: {newest['message']}"
+        return events.standing_warning(await self._events(about))
 
-    async def _newest_event(self, about: Object) -> Object | None:
+    async def _events(self, about: Object) -> list[Object]:
         selector = f"involvedObject.uid={about['metadata']['uid']}"
-        events = await self.api.list(EVENTS, about["metadata"]["namespace"], fieldSelector=selector)
-        return max(events, key=_moment, default=None)
-
-
-def _moment(event: Object) -> datetime:
-    """When the event last happened: the field depends on the API that the reporter uses."""
-    series = event.get("series") or {}
-    moments = (series.get("lastObservedTime"), event.get("lastTimestamp"), event.get("eventTime"))
-    return max(podstate.parse_time(moment) for moment in (*moments, event["metadata"]["creationTimestamp"]) if moment)
+        return await self.api.list(EVENTS, about["metadata"]["namespace"], fieldSelector=selector)
 
 
 def _replica_failure(deployment: Object | None) -> str | None:

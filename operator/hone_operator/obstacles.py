@@ -38,11 +38,10 @@ class Demand:
 
 @dataclass(frozen=True)
 class Obstacle:
-    """`words` go on after the node's name; `lacks` is the resource of which the node has too little."""
+    """`words` go on after the node's name."""
 
     words: str
     remedy: str
-    lacks: str | None = None
 
 
 def demand_of(pod: Object) -> Demand:
@@ -81,7 +80,7 @@ def obstacles(node: Node, demand: Demand) -> list[Obstacle]:
     for name, asked in demand.resources.items():
         has = node.allocatable.get(name, 0)
         if asked > has:
-            found.append(Obstacle(f"has {words_of(name, has)}", f"Lower {field_of(name)}, or add nodes.", lacks=name))
+            found.append(Obstacle(f"has {words_of(name, has)}", f"Lower {field_of(name)}, or add nodes."))
     return found
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 from hone_api.reasons import UNSCHEDULABLE, VOLUME_NOT_BOUND, HoneError
 
@@ -38,37 +39,31 @@ def why_unschedulable(pod: Object, words: str, facts: ClusterFacts | None) -> Ho
 def _diagnose(demand: Demand, words: str, facts: ClusterFacts) -> tuple[str, str | None]:
     """What the nodes show, and what to do about it."""
     gpu = demand.gpu
-    by_claim = gpu in facts.by_claim
-    if by_claim:  # the nodes don't count what Dynamic Resource Allocation hands out
-        demand = Demand(
-            {name: asked for name, asked in demand.resources.items() if name != gpu},
-            demand.tolerations,
-            demand.node_selector,
-            demand.node_terms,
-        )
+    if gpu in facts.by_claim:  # the nodes don't count what Dynamic Resource Allocation hands out
+        counted = {name: asked for name, asked in demand.resources.items() if name != gpu}
+        demand = replace(demand, resources=counted)
     elif gpu and not any(node.count(gpu) for node in facts.nodes):
         found, remedy = _no_such_resource(gpu, facts)
         return f"The pod asks for {words_of(gpu, demand.resources[gpu])}, and no node has any{found}", remedy
-    judged = sorted(
-        ((node, obstacles(node, demand)) for node in facts.nodes),
-        key=lambda item: (_has_no_gpu(item[0], gpu), len(item[1]), item[0].name),
-    )
+    if not facts.nodes:
+        return "The cluster has no nodes", "Add nodes."
     if too_much := _more_than_any(demand, facts.nodes):
         lower = " and ".join(f"{field_of(name)} to {amount_of(name, most)} or less" for name, most in too_much.items())
         asks = " and ".join(words_of(name, demand.resources[name]) for name in too_much)
         most = " and ".join(words_of(name, most) for name, most in too_much.items())
         found = f"The pod asks for {asks}, and no node has more than {most}{_unhealthy(too_much, facts.nodes)}"
         return found, f"Lower {lower}, or add larger nodes."
-    fitting = [node.name for node, against in judged if not against]
-    if fitting:
+    judged = sorted(
+        ((node, obstacles(node, demand)) for node in facts.nodes),
+        key=lambda item: (_has_no_gpu(item[0], gpu), len(item[1]), item[0].name),
+    )
+    if fitting := [node.name for node, against in judged if not against]:
         if not _SHORT.search(words):
             return "", None
         return f"Large enough, but with too little free now: {_names(fitting)}", WAITS
-    near = [(node, against) for node, against in judged if against][:MOST_NODES]
-    if not near:
-        return "The cluster has no nodes", "Add nodes."
-    remedies = dict.fromkeys(obstacle.remedy for obstacle in near[0][1])
-    return f"The nodes that come nearest: {'; '.join(_describe(*item) for item in near)}", " ".join(remedies)
+    remedies = dict.fromkeys(obstacle.remedy for obstacle in judged[0][1])
+    nearest = "; ".join(_describe(*item) for item in judged[:MOST_NODES])
+    return f"The nodes that come nearest: {nearest}", " ".join(remedies)
 
 
 def _has_no_gpu(node: Node, gpu: str | None) -> bool:
@@ -77,8 +72,8 @@ def _has_no_gpu(node: Node, gpu: str | None) -> bool:
 
 def _more_than_any(demand: Demand, nodes: tuple[Node, ...]) -> dict[str, float]:
     """The resources of which no single node has what is asked for, and the most that one has."""
-    most = {name: max((node.allocatable.get(name, 0) for node in nodes), default=0) for name in demand.resources}
-    return {name: most[name] for name, asked in demand.resources.items() if nodes and asked > most[name]}
+    most = {name: max(node.allocatable.get(name, 0) for node in nodes) for name in demand.resources}
+    return {name: most[name] for name, asked in demand.resources.items() if asked > most[name]}
 
 
 def _unhealthy(names: Iterable[str], nodes: tuple[Node, ...]) -> str:

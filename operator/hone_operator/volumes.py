@@ -6,9 +6,10 @@ from hone_api.reasons import POD_NOT_STARTED, VOLUME_IN_USE, HoneError
 
 from hone_operator.resources import Object
 
+MULTI_ATTACH = "Multi-Attach error"
+
 _MISSING = re.compile(r"\b(?P<kind>secret|configmap)s? \"(?P<name>[^\"]+)\" not found", re.IGNORECASE)
 _MISSING_KEY = re.compile(r"references? non-existent (?:secret|config) key: (?P<key>\S+)")
-_MULTI_ATTACH = "Multi-Attach error"
 
 
 def claims_of(pod: Object) -> list[str]:
@@ -37,7 +38,7 @@ def unbound(name: str, claim: Object | None, event: str | None) -> str | None:
 
 def not_mounted(words: str) -> HoneError:
     """`words` are those of the kubelet's or the attach controller's warning about a pod that has a node."""
-    if _MULTI_ATTACH in words:
+    if MULTI_ATTACH in words:
         return HoneError(VOLUME_IN_USE, words)
     return HoneError(POD_NOT_STARTED, words, remedy=missing(words))
 
