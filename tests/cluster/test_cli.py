@@ -97,7 +97,7 @@ def test_a_watched_job_that_fails_says_why_and_what_to_do(hone: Cluster, lab: st
 
 def test_a_watched_job_that_waits_says_for_what_and_that_it_was_deleted(hone: Cluster, namespace: str) -> None:
     hone.create(
-        job("greedy", model={"name": "a/b"}, resources={"gpus": 1, "gpuResource": "example.com/none"}),
+        job("greedy", model={"name": "a/b"}, resources={"gpus": 0, "cpu": "9999"}),
         namespace=namespace,
     )
     with start(hone, "watch", "greedy", "-n", namespace) as watching:

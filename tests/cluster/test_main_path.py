@@ -168,7 +168,7 @@ def test_gpus_that_no_node_has_are_named_in_the_status(hone: Cluster, lab: str) 
         conditions = found.get("status", {}).get("conditions", [])
         return any(each["type"] == "Running" and each["reason"] == "Unschedulable" for each in conditions)
 
-    waiting = hone.wait("finetunejob", "greedy", reason, lab)
+    waiting = hone.wait("finetunejob", "greedy", reason, lab, timeout=TRAIN_SECONDS)
     [running] = [each for each in waiting["status"]["conditions"] if each["type"] == "Running"]
     assert "amd.com/cpx_nps1" in running["message"]
     hone.kubectl("delete", "finetunejob", "greedy", namespace=lab)
