@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -10,12 +11,19 @@ from aiohttp.abc import AbstractStreamWriter
 from kubernetes.aio import client, config
 from kubernetes.aio.client.rest import RESTClientObject
 
+from hone_operator import deepjson
 from hone_operator.metrics import Metrics
 from hone_operator.resources import Object, Resource
 
 FIELD_MANAGER = "hone"
 TIMEOUT_SECONDS, CONNECT_SECONDS = 30.0, 5.0
-CONNECTIONS = 32
+CONNECTIONS = 64
+"""Watches keep some of them for themselves."""
+PAGE = 500
+WATCH_SECONDS = (300, 600)
+"""How long a watch lasts, by chance, so that not all end together."""
+SILENCE_SECONDS = 90.0
+"""A watch that says nothing for so long is dead: the API server sends a bookmark every minute."""
 
 
 class ApiError(Exception):
@@ -132,6 +140,35 @@ class Api:
             if error.status not in (404, 409):
                 raise
 
+    async def pages(self, resource: Resource, namespace: str, selector: str) -> AsyncIterator[tuple[list[Object], str]]:
+        """Everything the label selector chooses, page by page, each with the resourceVersion of the whole."""
+        params = {"limit": str(PAGE), "labelSelector": selector}
+        while True:
+            page = await self._request("GET", resource.plural, resource.path(namespace), params=params)
+            yield page.get("items") or [], page["metadata"]["resourceVersion"]
+            if not (token := page["metadata"].get("continue")):
+                return
+            params["continue"] = token
+
+    async def watch(self, resource: Resource, namespace: str, selector: str, since: str) -> AsyncIterator[Object]:
+        """Watch events after a resourceVersion, until the server or a fault ends the stream."""
+        params = {"watch": "true", "allowWatchBookmarks": "true", "labelSelector": selector, "resourceVersion": since}
+        params["timeoutSeconds"] = str(random.randrange(*WATCH_SECONDS))
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
+        path, code = resource.path(namespace), "<error>"
+        try:
+            async with self._session.get(path, params=params, headers=await self._headers(), timeout=timeout) as stream:
+                code = str(stream.status)
+                if stream.status >= 400:
+                    raise ApiError(stream.status, _message(await stream.read()), _retry_after(stream.headers))
+                rest = b""
+                async for data in stream.content.iter_any():
+                    *lines, rest = (rest + data).split(b"\n")
+                    for line in lines:
+                        yield deepjson.loads(line)
+        finally:
+            self._metrics.requests.labels(code, "GET", resource.plural).inc()
+
     async def list(self, resource: Resource, namespace: str, **selectors: str) -> list[Object]:
         """All objects that `labelSelector` and `fieldSelector` choose."""
         found = await self._request("GET", resource.plural, resource.path(namespace), params=selectors)
@@ -151,9 +188,7 @@ class Api:
         params: dict[str, str] | None = None,
         content_type: str = "application/json",
     ) -> Any:
-        headers = {"Content-Type": content_type, "Accept": "application/json"}
-        if token := await self._configuration.get_api_key_with_prefix("BearerToken"):
-            headers["Authorization"] = token
+        headers = {**await self._headers(), "Content-Type": content_type}
         data = json.dumps(body, separators=(",", ":")).encode() if body is not None else None
         timeout = aiohttp.ClientTimeout(total=self._seconds_for(method), sock_connect=CONNECT_SECONDS)
         payload = _Payload(data, lambda: self._seconds_for(method)) if data is not None else None
@@ -165,10 +200,14 @@ class Api:
                 answer = await response.read()
                 code = str(response.status)
                 if response.status >= 400:
-                    raise ApiError(response.status, _message(answer), retry_after(response.headers))
-                return json.loads(answer)
+                    raise ApiError(response.status, _message(answer), _retry_after(response.headers))
+                return deepjson.loads(answer)
         finally:
             self._metrics.requests.labels(code, method, plural).inc()
+
+    async def _headers(self) -> dict[str, str]:
+        token = await self._configuration.get_api_key_with_prefix("BearerToken")
+        return {"Accept": "application/json", **({"Authorization": token} if token else {})}
 
     def _seconds_for(self, method: str) -> float:
         """How long a request may last. Raises NotLeading when it must not begin."""
@@ -195,7 +234,7 @@ class _Payload(aiohttp.BytesPayload):
         await super().write_with_length(writer, content_length)
 
 
-def retry_after(headers: Mapping[str, str]) -> float:
+def _retry_after(headers: Mapping[str, str]) -> float:
     """Seconds; the API server sends no dates."""
     value = headers.get("Retry-After", "")
     return float(value) if value.isdecimal() else 0.0
@@ -203,6 +242,6 @@ def retry_after(headers: Mapping[str, str]) -> float:
 
 def _message(answer: bytes) -> str:
     try:
-        return str(json.loads(answer)["message"])
+        return str(deepjson.loads(answer)["message"])
     except (ValueError, KeyError, TypeError):
         return answer.decode(errors="replace").strip()[:500]

@@ -147,9 +147,9 @@ class Controller:
             found = await self.api.apply(action.resource, action.body)
         else:
             found = await self.api.patch(action.resource, key.namespace, action.name, action.patch)
-        return found is not None and self.cache.put(action.resource, found)
+        return self.cache.put(action.resource, found)
 
-    async def _create(self, action: Create) -> Object | None:
+    async def _create(self, action: Create) -> Object:
         """The new object, or the one that has its name already: the next pass judges it."""
         try:
             return await self.api.create(action.resource, action.body)
@@ -157,7 +157,10 @@ class Controller:
             if error.status != 409:
                 raise
             metadata = action.body["metadata"]
-            return await self.api.get(action.resource, metadata["namespace"], metadata["name"])
+            found = await self.api.get(action.resource, metadata["namespace"], metadata["name"])
+            if found is None:  # not its name: a quota that somebody else changed at the same time also conflicts
+                raise
+            return found
 
     async def _write_status(self, key: Key, owner: Object, plan: Plan) -> None:
         changes = merge_patch(owner.get("status") or {}, plan.status)
@@ -263,12 +266,18 @@ class Controller:
         if key.resource != FINETUNEJOBS:
             return
         for service in self.cache.all(INFERENCESERVICES, key.namespace):
-            if key.name in _named_jobs(service):
+            if key.name in named_jobs(service):
                 self.queue.add(Key(INFERENCESERVICES, key.namespace, service["metadata"]["name"]))
 
 
-def _named_jobs(service: Object) -> set[str]:
+def named_jobs(service: Object) -> set[str]:
     """The FineTuneJobs that an InferenceService names, also one that breaks the contract."""
-    spec = service.get("spec") or {}
-    sources = [spec.get("model"), *(spec.get("adapters") or [])]
-    return {source["fineTuneJob"]["name"] for source in sources if source and source.get("fineTuneJob")}
+    spec = _mapping(service.get("spec"))
+    adapters = spec.get("adapters")
+    sources = [spec.get("model"), *(adapters if isinstance(adapters, list) else [])]
+    names = (_mapping(_mapping(source).get("fineTuneJob")).get("name") for source in sources)
+    return {name for name in names if isinstance(name, str)}
+
+
+def _mapping(value: object) -> Object:
+    return value if isinstance(value, dict) else {}

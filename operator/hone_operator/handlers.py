@@ -5,13 +5,14 @@ import logging
 import os
 import socket
 import uuid
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import Any
 
 import aiohttp
 import kopf
 from aiohttp import web
-from hone_api.layout import MANAGED_BY_LABEL, MANAGER
 
 from hone_operator import streams
 from hone_operator.api import Api, ApiError
@@ -19,7 +20,7 @@ from hone_operator.controller import Controller
 from hone_operator.health import serve
 from hone_operator.leader import Elector
 from hone_operator.metrics import Metrics
-from hone_operator.resources import CHILDREN, OWNERS, WATCHED, Resource
+from hone_operator.resources import OWNERS, WATCHED, Resource
 
 CRD_WAIT_SECONDS = 2.0
 
@@ -59,7 +60,7 @@ class Operator:
         api = await Api.connect(metrics, self._elector.fence if self._elector else None)
         await _until_served(api)
         self._controller = Controller(api, options.image, options.namespaces, metrics, self._leads)
-        streams.feed(self._controller, metrics)
+        streams.feed(self._controller, api)
         self._work = asyncio.create_task(self._begin(self._controller))
 
     async def stop(self) -> None:
@@ -127,21 +128,21 @@ def _die(why: str) -> None:
     os._exit(1)
 
 
+class _Backoffs(Iterable[float]):
+    """Seconds between the tries of one request, without an end."""
+
+    def __iter__(self) -> Iterator[float]:
+        return chain((1.0, 2.0, 4.0, 8.0), repeat(15.0))
+
+
 def configure(settings: kopf.OperatorSettings) -> None:
-    """Time limits, and server-side filters: of other people's Jobs and pods the operator never hears."""
+    """For what kopf still asks by itself, at its start."""
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 5
-    # Failures are waited out in streams.py, and counted there.
-    settings.networking.error_backoffs = ()
-    settings.watching.connect_timeout = 5
-    settings.watching.server_timeout = 300
-    settings.watching.chunk_size = 500
+    settings.networking.error_backoffs = _Backoffs()
     settings.posting.enabled = False
     # What is watched is known, and served before the first watch begins.
     settings.scanning.disabled = True
-    for resource in CHILDREN:
-        group, _, version = resource.api_version.rpartition("/")
-        settings.watching.label_selectors[group, version, resource.plural] = f"{MANAGED_BY_LABEL}={MANAGER}"
 
 
 def _watch(registry: kopf.OperatorRegistry, resource: Resource) -> None:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from hone_operator import children, events, liveness, podstate, trainer, volumes
 from hone_operator.api import Api, ApiError
 from hone_operator.cache import Cache
+from hone_operator.deepjson import is_deeper
 from hone_operator.finetunejob import ObservedFineTuneJob, is_terminal
 from hone_operator.gpus import gpu_of
 from hone_operator.inferenceservice import ObservedInferenceService
@@ -38,6 +39,7 @@ from hone_operator.resources import (
     is_controlled_by,
 )
 
+DEEPEST_SPEC = 50
 FACTS_SECONDS = 30.0
 DRA_DEVICE_CLASS = "gpu.amd.com"
 
@@ -46,11 +48,13 @@ Parsed = TypeVar("Parsed", FineTuneJob, InferenceService)
 
 def parse(model: type[Parsed], owner: Object) -> Parsed | HoneError:
     """The object as its model, or an error that names the field and its value."""
+    if is_deeper(owner.get("spec"), DEEPEST_SPEC):
+        return HoneError(INVALID_SPEC, f"spec: lists and maps are nested in each other more than {DEEPEST_SPEC} times")
     try:
         return model.model_validate({name: value for name, value in owner.items() if name != "status"})
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field = ".".join(str(part)[:100] for part in first["loc"])
         return HoneError(INVALID_SPEC, f"{field}: {first['msg']} (found {str(first['input'])[:200]!r})")
 
 

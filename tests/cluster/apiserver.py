@@ -5,6 +5,7 @@ For tests and benchmarks of what the operator asks of the API server. The progra
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -99,7 +100,9 @@ def api_server(
     server += ["--service-account-issuer", "https://test", "--service-account-key-file", key]
     server += ["--service-account-signing-key-file", key, "--service-cluster-ip-range", "10.99.0.0/24"]
     server += ["--disable-admission-plugins", "ServiceAccount", *flags]
-    with (folder / "log").open("w") as log, processes([etcd, server], dict(os.environ), log.fileno()):
+    log = (folder / "log").open("w")
+    # Killed, since an API server waits for the watches that are open.
+    with log, processes([etcd, server], dict(os.environ), log.fileno(), end=signal.SIGKILL):
         found = ApiServer(f"https://127.0.0.1:{api_port}", folder, bin_)
         _until(lambda: CoreV1Api(found.client()).read_namespace("default"))
         yield found
@@ -127,9 +130,9 @@ def _until(works: object) -> None:
 
 @contextmanager
 def processes(
-    commands: list[list[object]], environment: dict[str, str], output: int | None = None
+    commands: list[list[object]], environment: dict[str, str], output: int | None = None, *, end: int = signal.SIGTERM
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Run the commands until the context ends."""
+    """Run the commands until the context ends, which sends them the signal `end`."""
     started: list[subprocess.Popen[bytes]] = []
     try:
         for command in commands:
@@ -138,11 +141,11 @@ def processes(
         yield started
     finally:
         for process in reversed(started):
-            process.terminate()
+            process.send_signal(end)
         for process in started:
             try:
                 process.wait(timeout=SECONDS_TO_END)
-            except subprocess.TimeoutExpired:  # an API server waits for the watches that are open
+            except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
 

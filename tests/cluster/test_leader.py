@@ -18,6 +18,8 @@ from apiserver import ApiServer, api_server, free_ports, operator
 from kubernetes.client import BatchV1Api, CoordinationV1Api, CustomObjectsApi
 from kubernetes.client.exceptions import ApiException
 
+pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+
 REPLICAS = ("replica-a", "replica-b")
 LEASE = "hone-operator"
 WRITES = ("create", "update", "patch", "delete")

@@ -1,0 +1,285 @@
+"""An API server that is gone, slow, or wrong: the operator neither ends, nor asks without end, nor loses anything."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from subprocess import Popen
+from threading import Thread
+from typing import Any
+
+import pytest
+from apiserver import ApiServer, api_server, operator
+from faultproxy import BROKEN_STREAM, EXPIRED, GONE, Fault, FaultProxy, Request
+from kubernetes.client import BatchV1Api, CoreV1Api, CustomObjectsApi
+
+pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+
+Object = dict[str, Any]
+CHILDREN = ("jobs", "configmaps", "persistentvolumeclaims")
+TRAINER = ("127.80.0.1", 8080)
+"""The address of a stand-in for a trainer, where the operator asks for progress."""
+OUTAGE_SECONDS = 12
+REQUEST_SECONDS = 30
+"""How long the operator waits for an answer."""
+
+
+@dataclass
+class Bench:
+    """An operator that reaches its API server only through a faulty proxy; the test goes around it."""
+
+    server: ApiServer
+    proxy: FaultProxy
+    process: Popen[bytes]
+    log: Path
+
+    def __post_init__(self) -> None:
+        self.objects = CustomObjectsApi(self.server.client())
+        self.core = CoreV1Api(self.server.client())
+        self.batch = BatchV1Api(self.server.client())
+
+    def create(self, name: str, namespace: str = "default") -> None:
+        spec = {"model": {"name": "example/model"}, "dataset": {"name": "example/data"}, "resources": {"gpus": 0}}
+        body = {"apiVersion": "hone.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": name}, "spec": spec}
+        self.objects.create_namespaced_custom_object("hone.dev", "v1alpha1", namespace, "finetunejobs", body)
+
+    def get(self, name: str, namespace: str = "default") -> Object:
+        return self.objects.get_namespaced_custom_object("hone.dev", "v1alpha1", namespace, "finetunejobs", name)
+
+    def children(self, name: str, namespace: str = "default") -> dict[str, int]:
+        """How many of each kind there are."""
+        selector = {"label_selector": f"hone.dev/finetunejob={name}"}
+        listed = (
+            self.batch.list_namespaced_job(namespace, **selector),
+            self.core.list_namespaced_config_map(namespace, **selector),
+            self.core.list_namespaced_persistent_volume_claim(namespace, **selector),
+        )
+        return dict(zip(CHILDREN, (len(each.items) for each in listed), strict=True))
+
+    def settled(self, name: str, namespace: str = "default") -> bool:
+        conditions = self.get(name, namespace).get("status", {}).get("conditions", [])
+        return bool(conditions) and self.children(name, namespace) == dict.fromkeys(CHILDREN, 1)
+
+    def check(self) -> None:
+        """Whatever happened, the operator still runs, and met nothing that it does not know."""
+        assert self.process.poll() is None, self.log.read_text()[-3000:]
+        assert "Traceback" not in self.log.read_text(), self.log.read_text()[-3000:]
+
+
+def until(holds: Callable[[], object], seconds: float = 45) -> float:
+    begun = time.monotonic()
+    while not holds():
+        assert time.monotonic() - begun < seconds, f"not within {seconds} s"
+        time.sleep(0.2)
+    return time.monotonic() - begun
+
+
+@pytest.fixture(scope="module")
+def bench(control_plane: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    folder = tmp_path_factory.mktemp("faults")
+    with api_server(folder) as server, FaultProxy(server.url).running() as proxy:
+        kubeconfig = server.kubeconfig_of("admin", proxy.url)
+        server.install_crds()
+        CoreV1Api(server.client()).create_namespace({"metadata": {"name": "slow"}})
+        with operator(kubeconfig, log=folder / "operator.log") as process:
+            found = Bench(server, proxy, process, folder / "operator.log")
+            found.create("first")
+            until(lambda: found.settled("first"))
+            yield found
+
+
+@pytest.fixture(scope="module")
+def trainer() -> Iterator[dict[str, int]]:
+    """Answers GET /progress; the test sets the step."""
+    state = {"step": 1}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            progress = {"step": state["step"], "totalSteps": 100, "percent": state["step"]}
+            body = json.dumps({"stage": "Training", "progress": progress}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(TRAINER, Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield state
+        server.shutdown()
+
+
+def run_pod(bench: Bench, name: str) -> str:
+    """What the Job controller, the scheduler and the kubelet would do: a running trainer. Returns the pod's name."""
+    job = bench.batch.list_namespaced_job("default", label_selector=f"hone.dev/finetunejob={name}").items[0]
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job.metadata.name, "uid": job.metadata.uid}
+    template = json.loads(bench.batch.read_namespaced_job(job.metadata.name, "default", _preload_content=False).data)[
+        "spec"
+    ]["template"]
+    metadata = {"name": f"{name}-pod", "labels": template["metadata"]["labels"]}
+    metadata["ownerReferences"] = [{**owner, "controller": True}]
+    bench.core.create_namespaced_pod("default", {"metadata": metadata, "spec": template["spec"]})
+    set_container(bench, f"{name}-pod", "Running", {"running": {"startedAt": "2026-01-01T00:00:00Z"}})
+    return f"{name}-pod"
+
+
+def set_container(bench: Bench, pod: str, phase: str, state: Object) -> None:
+    container = {
+        "name": "trainer", "ready": True, "restartCount": 0, "image": "x", "imageID": "x", "state": state,
+    }  # fmt: skip
+    status = {"phase": phase, "podIP": TRAINER[0], "podIPs": [{"ip": TRAINER[0]}], "containerStatuses": [container]}
+    bench.core.patch_namespaced_pod_status(pod, "default", {"status": status})
+
+
+def step(bench: Bench, name: str) -> int:
+    return int((bench.get(name).get("status", {}).get("progress") or {}).get("step", 0))
+
+
+def test_an_answer_that_comes_too_late_makes_no_second_child(bench: Bench) -> None:
+    """The writes are done, and their answers come after the operator has given up on them."""
+    begun = time.monotonic()
+    late: list[str] = []
+
+    def choose(request: Request) -> Fault | None:
+        if "/namespaces/slow/" in request.path and request.name and request.name not in late:
+            late.append(request.name)
+            return Fault(delay=REQUEST_SECONDS + 2)
+        return None
+
+    with bench.proxy.fault(choose, cut=False):
+        bench.create("late", "slow")
+        until(lambda: len(late) == len(CHILDREN))
+        bench.create("beside", "default")  # one that hangs holds up no other
+        assert until(lambda: bench.settled("beside")) < REQUEST_SECONDS / 2
+        until(lambda: bench.settled("late", "slow"), 2 * REQUEST_SECONDS)
+    assert time.monotonic() - begun > REQUEST_SECONDS
+    bench.check()
+
+
+def test_an_api_server_that_is_gone_for_a_while(bench: Bench, trainer: dict[str, int]) -> None:
+    """A job goes on meanwhile, another ends, one is deleted, one is made: nothing of it is lost."""
+    for name in ("goes-on", "ends", "is-deleted"):
+        bench.create(name)
+    for name in ("goes-on", "ends", "is-deleted"):
+        until(lambda name=name: bench.settled(name))  # type: ignore[misc]
+    run_pod(bench, "goes-on")
+    ending = run_pod(bench, "ends")
+    until(lambda: step(bench, "goes-on") == 1 and step(bench, "ends") == 1)
+
+    begun = time.monotonic()
+    with bench.proxy.fault(lambda _: GONE):
+        trainer["step"] = 60
+        artifact = {"kind": "adapter", "digest": "sha256:" + "0" * 64, "baseModel": "example/model"}
+        message = {"outcome": "Succeeded", "reason": "Succeeded", "message": "done", "artifact": artifact}
+        ended = {"exitCode": 0, "message": json.dumps(message), "finishedAt": "2026-01-01T01:00:00Z"}
+        ended["startedAt"] = "2026-01-01T00:00:00Z"
+        set_container(bench, ending, "Succeeded", {"terminated": ended})
+        now = "2026-01-01T01:00:00Z"
+        conditions = [
+            {"type": type_, "status": "True", "lastTransitionTime": now, "lastProbeTime": now}
+            for type_ in ("SuccessCriteriaMet", "Complete")
+        ]
+        status = {"conditions": conditions, "startTime": now, "completionTime": now, "succeeded": 1}
+        bench.batch.patch_namespaced_job_status("ends-train", "default", {"status": status})
+        bench.objects.delete_namespaced_custom_object("hone.dev", "v1alpha1", "default", "finetunejobs", "is-deleted")
+        bench.create("made-meanwhile")
+        time.sleep(OUTAGE_SECONDS)
+        third = OUTAGE_SECONDS / 3
+        asked = [len([s for s in bench.proxy.since(begun) if s.at < begun + third])]
+        asked.append(len(bench.proxy.since(begun + 2 * third)))
+    # Ever fewer: so it is no matter how long it lasts.
+    assert asked[1] < asked[0]
+    assert sum(asked) < 200
+    until(lambda: bench.settled("made-meanwhile"))
+    until(lambda: step(bench, "goes-on") == 60)
+    until(lambda: bench.get("ends")["status"]["stage"] == "Succeeded")
+    assert bench.get("ends")["status"]["artifact"]["digest"] == artifact["digest"]
+    assert bench.children("goes-on") == dict.fromkeys(CHILDREN, 1)
+    bench.check()
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "seconds", "most"),
+    [
+        ("watches-cut-at-once", Fault(cut_after=0.01), 6, 120),
+        ("watches-too-old", EXPIRED, 6, 120),
+        ("watches-with-an-error", BROKEN_STREAM, 6, 120),
+    ],
+)
+def test_watches_that_end_at_once(bench: Bench, name: str, fault: Fault, seconds: float, most: int) -> None:
+    """What is made and deleted meanwhile is seen, by watches that go on or by lists."""
+    deleted = f"{name}-deleted"
+    bench.create(deleted)
+    until(lambda: bench.settled(deleted))
+    before = bench.batch.read_namespaced_job(f"{deleted}-train", "default").metadata.uid
+    begun = time.monotonic()
+    with bench.proxy.fault(lambda request: fault if request.is_watch else None):
+        bench.batch.delete_namespaced_job(f"{deleted}-train", "default", propagation_policy="Background")
+        bench.create(name)
+        time.sleep(seconds)
+        asked = [each for each in bench.proxy.since(begun) if not each.request.is_write]
+    assert len(asked) < most
+    until(lambda: bench.settled(name) and bench.settled(deleted))
+    assert bench.batch.read_namespaced_job(f"{deleted}-train", "default").metadata.uid != before
+    bench.check()
+
+
+def test_a_server_that_asks_to_be_left_alone_is(bench: Bench) -> None:
+    """429 with Retry-After, for everything."""
+    bench.create("calm")  # whatever came before is over
+    until(lambda: bench.settled("calm"))
+    seconds, begun = 5, time.monotonic()
+    busy = Fault(status=429, headers=(("Retry-After", str(seconds)),))
+    with bench.proxy.fault(lambda _: busy, cut=False):
+        bench.create("busy")
+        time.sleep(seconds - 1)
+        refused = [each for each in bench.proxy.since(begun) if each.status == 429]
+        posts = [each for each in refused if each.request.name == "busy-train"]
+    assert len(posts) == 1
+    until(lambda: bench.settled("busy"))
+    again = [each for each in bench.proxy.since(begun) if each.request == posts[0].request and each.status == 201]
+    assert min(each.at for each in again) >= posts[0].at + seconds
+    bench.check()
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [("conflicts", Fault(status=409)), ("errors", Fault(status=500)), ("lost-answers", Fault(lost=True))],
+)
+def test_writes_that_fail_half_of_the_time(bench: Bench, name: str, fault: Fault) -> None:
+    """Also those that were done and whose answers were lost."""
+    writes = [0]
+
+    def choose(request: Request) -> Fault | None:
+        if not request.is_write:
+            return None
+        writes[0] += 1
+        return fault if writes[0] % 2 else None
+
+    begun = time.monotonic()
+    with bench.proxy.fault(choose, cut=False):
+        for number in range(4):
+            bench.create(f"{name}-{number}")
+        until(lambda: all(bench.settled(f"{name}-{number}") for number in range(4)))
+    time.sleep(1)
+    for number in range(4):
+        assert bench.children(f"{name}-{number}") == dict.fromkeys(CHILDREN, 1)
+    assert len(bench.proxy.since(begun)) < 250
+    bench.check()
+
+
+def test_afterwards_nothing_is_written_any_more(bench: Bench) -> None:
+    until(lambda: all(bench.settled(found["metadata"]["name"]) for found in _all(bench)))
+    time.sleep(3)
+    begun = time.monotonic()
+    time.sleep(5)
+    assert not [each for each in bench.proxy.since(begun) if each.request.is_write]
+    bench.check()
+
+
+def _all(bench: Bench) -> list[Object]:
+    listed = bench.objects.list_namespaced_custom_object("hone.dev", "v1alpha1", "default", "finetunejobs")
+    return [found for found in listed["items"] if found.get("status", {}).get("stage") != "Succeeded"]
