@@ -32,7 +32,7 @@ GRACE_SECONDS = {"lora": 60, "qlora": 60, "full": 300}
 """How long the trainer has to save a checkpoint when it is told to stop."""
 
 PASSED_ON = "kueue.x-k8s.io/"
-"""The owner's labels with this prefix are for the Job."""
+"""The owner's labels and annotations with this prefix are for the Job."""
 
 MADE_FROM = "hone.dev/made-from"
 """Annotation of a Job: a digest of the fields that can change, and for which the Job is then made anew."""
@@ -80,10 +80,10 @@ def train_job(owner: Object, job: FineTuneJob, image: str) -> Object:
     if nodes > 1:
         pod["subdomain"] = job_name(job.name)
     made = _job(owner, job, job_name(job.name), TRAINER, pod)
-    passed_on = {
-        name: value for name, value in (owner["metadata"].get("labels") or {}).items() if name.startswith(PASSED_ON)
-    }
-    made["metadata"]["labels"] = passed_on | made["metadata"]["labels"]
+    for kind in ("labels", "annotations"):
+        given = (owner["metadata"].get(kind) or {}).items()
+        passed_on = {name: value for name, value in given if name.startswith(PASSED_ON)}
+        made["metadata"][kind] = passed_on | made["metadata"][kind]
     made["spec"] |= {"parallelism": nodes, "completions": nodes}
     if nodes > 1:
         made["spec"]["completionMode"] = "Indexed"

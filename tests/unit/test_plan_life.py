@@ -204,6 +204,17 @@ def test_a_queue_that_takes_the_gpus_away_is_waited_for() -> None:
     assert (found.status["stage"], conditions(found.status)["Suspended"]) == ("Suspended", ("True", "Queued"))
 
 
+def test_what_is_meant_for_the_queue_reaches_the_training_job_alone() -> None:
+    owner = job_object(labels={"kueue.x-k8s.io/queue-name": "gpus", "other": "x"}, resources=GPU)
+    owner["metadata"]["annotations"] = {"kueue.x-k8s.io/some": "1", "kubectl.kubernetes.io/last": "2"}
+    training = trainer.train_job(owner, parsed_job(owner), IMAGE)["metadata"]
+    assert training["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
+    assert training["annotations"]["kueue.x-k8s.io/some"] == "1"
+    assert not {"other", "kubectl.kubernetes.io/last"} & (training["labels"].keys() | training["annotations"].keys())
+    preparing = trainer.prepare_job(owner, parsed_job(owner), IMAGE, None)["metadata"]
+    assert "kueue.x-k8s.io/queue-name" not in preparing["labels"]
+
+
 # --- changed, out of time, and after the end ---
 
 
