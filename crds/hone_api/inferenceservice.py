@@ -15,6 +15,7 @@ from hone_api.common import (
     ObjectName,
     PodOptions,
     Revision,
+    SecretKey,
     exactly_one,
     keyed_by,
     rule,
@@ -89,6 +90,19 @@ class EngineResources(ComputeResources):
 class InferenceServiceSpec(ApiModel):
     """What to serve, and with what."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!has(self.extraArgs) || !self.extraArgs.exists(a, a.startsWith('--api-key'))",
+                "a key in extraArgs could be read by all who may read the object: set apiKeySecret instead",
+            ),
+            rule(
+                "!has(self.extraArgs) || !self.extraArgs.exists(a, a == '--port' || a.startsWith('--port='))",
+                "the probes and the Service need the engine's port as it is: remove --port from extraArgs",
+            ),
+        )
+    )
+
     model: ServedModel = Field(description="The model.")
     adapters: list[AdapterSource] = Field(
         [],
@@ -96,8 +110,10 @@ class InferenceServiceSpec(ApiModel):
         description="Named adapters on the same base model.",
         json_schema_extra=keyed_by("name"),
     )
-    engine: Literal["embedded"] = Field(
-        "embedded", description="The inference engine: Hone's own, on transformers' continuous batching."
+    engine: Literal["auto", "vllm", "sglang", "tgi", "embedded"] = Field(
+        "auto",
+        description="The inference engine; auto is vllm where resources.gpus is above 0, else embedded: Hone's own, on "
+        "transformers' continuous batching.",
     )
     replicas: Annotated[int, Field(ge=0, le=1000)] = Field(1, description="Number of engine pods.", examples=[2])
     max_model_len: Annotated[int, Field(ge=16, le=10_000_000)] | None = Field(
@@ -106,6 +122,15 @@ class InferenceServiceSpec(ApiModel):
         examples=[4096],
     )
     resources: EngineResources = Field(EngineResources(), description="What one engine pod asks for.")
+    api_key_secret: SecretKey | None = Field(
+        None, description="The key that clients must send, as `Authorization: Bearer`; left out: none is asked for."
+    )
+    extra_args: list[Annotated[str, Field(max_length=4096)]] = Field(
+        [],
+        max_length=100,
+        description="Further arguments of the engine, after Hone's: where one is given twice, these win.",
+        examples=[["--gpu-memory-utilization=0.95"]],
+    )
     pod: PodOptions = Field(PodOptions(), description="Further settings of the engine pods.")
 
 
@@ -116,7 +141,9 @@ class ModelStatus(ApiModel):
     kind: Literal["base", "adapter", "merged", "model"] = Field(description="What it is.")
     digest: str | None = Field(None, description="Digest of the artifact, where it is one of Hone's.")
     loaded: str | None = Field(
-        None, description="On how many of the pods it is loaded, by what they list themselves.", examples=["2/2"]
+        None,
+        description="On how many of the pods it is loaded, by their own lists; left out where these don't tell.",
+        examples=["2/2"],
     )
 
 

@@ -11,6 +11,9 @@ POD_CLAIMS = "/claims"
 POD_CONFIG_MAPS = "/configmaps"
 POD_CACHE = "/cache"
 
+POD_SERVED = "/served"
+"""Links to what an engine serves, made when it was proved."""
+
 TRAINER_PORT = 8080
 ENGINE_PORT = 8000
 
@@ -34,3 +37,8 @@ def checkpoint_name(step: int) -> str:
 def base_model_name(name: str | None, claim: str | None, path: str | None) -> str:
     """What a base model is called in an engine's list: its hub name, else the last part of its path, else its claim."""
     return name or (path or "").rstrip("/").rpartition("/")[2] or claim or ""
+
+
+def link_name(name: str, digest: str | None) -> str:
+    """The link below POD_SERVED: an engine that lists it tells the digest of what it loaded."""
+    return f"{name}-{digest.removeprefix('sha256:')[:12]}" if digest else name

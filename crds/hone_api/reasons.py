@@ -152,7 +152,7 @@ ARTIFACT_CORRUPT = Reason(
 ADAPTER_MISMATCH = Reason(
     "AdapterMismatch",
     65,
-    "The adapter was trained on another base model.",
+    "The adapter was trained on another base model, or is of a kind that the engine can't load.",
     "Serve the adapter on the base model that its manifest names.",
 )
 HOST_OUT_OF_MEMORY = Reason(

@@ -15,6 +15,7 @@ from hone_operator.health import why_stuck
 from hone_operator.metrics import JobMeter, Metrics
 from hone_operator.observe import Observer
 from hone_operator.plan import Action, Apply, Create, Delete, Event, Plan
+from hone_operator.podspec import Images
 from hone_operator.polling import Poller
 from hone_operator.resources import (
     CHILDREN,
@@ -40,7 +41,7 @@ class Controller:
     """Everything that the operator holds while it runs; all of it can be lost at any moment."""
 
     def __init__(
-        self, api: Api, image: str, namespaces: list[str], metrics: Metrics, leads: Callable[[], bool]
+        self, api: Api, images: Images, namespaces: list[str], metrics: Metrics, leads: Callable[[], bool]
     ) -> None:
         self.api = api
         self.cache = Cache()
@@ -49,7 +50,7 @@ class Controller:
         self._meter = JobMeter(metrics, leads)
         metrics.watch_objects(leads, self.cache.all)
         self.poller = Poller(self.queue.add)
-        self.observer = Observer(api, self.cache, self.poller, image)
+        self.observer = Observer(api, self.cache, self.poller, images)
         self.synced = asyncio.Event()
         self._unlisted = {(resource, namespace) for resource in WATCHED for namespace in namespaces or [""]}
         self._tasks: list[asyncio.Task[None]] = []

@@ -1,15 +1,33 @@
 """The children of an InferenceService: the engine's Deployment, and the Service before it."""
 
+from hone_api.common import ComputeResources
 from hone_api.inferenceservice import InferenceService
 from hone_api.layout import COMPONENT_LABEL, ENGINE_PORT, INFERENCESERVICE_LABEL, MANAGED_BY_LABEL, MANAGER
 
-from hone_operator.podspec import environment, labels, owner_reference, pod_spec, requirements, scratch
+from hone_operator.engines import engine_of, placing
+from hone_operator.podspec import (
+    POD_API_KEY,
+    Images,
+    environment,
+    labels,
+    owner_reference,
+    pod_spec,
+    requirements,
+    scratch,
+)
 from hone_operator.resolve import Resolved
 from hone_operator.resources import Object
 
 CONTAINER = "engine"
 LONGEST_START_SECONDS = 3600
 PROBE_SECONDS = 2
+SCRAPED = {
+    "prometheus.io/scrape": "true",
+    "prometheus.io/port": str(ENGINE_PORT),
+    "prometheus.io/path": "/metrics",
+}
+PLACING = ComputeResources(cpu="100m", memory="256Mi")
+"""It reads files in pieces; a quota may ask for requests of every container."""
 
 
 def selector(name: str) -> dict[str, str]:
@@ -36,14 +54,15 @@ def service(owner: Object) -> Object:
     }
 
 
-def deployment(owner: Object, declared: InferenceService, resolved: Resolved, image: str) -> Object:
+def deployment(owner: Object, declared: InferenceService, resolved: Resolved, images: Images) -> Object:
     """A new pod is ready before an old one ends, so a rollout leaves no gap."""
     spec = declared.spec
     options = spec.pod
     metadata = _metadata(owner, options.labels)
     template: Object = {"labels": labels(INFERENCESERVICE_LABEL, declared.name, CONTAINER, options.labels)}
+    template["annotations"] = SCRAPED | options.annotations
     if options.annotations:
-        metadata["annotations"] = template["annotations"] = options.annotations
+        metadata["annotations"] = options.annotations
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -53,29 +72,41 @@ def deployment(owner: Object, declared: InferenceService, resolved: Resolved, im
             "selector": {"matchLabels": selector(declared.name)},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
             "progressDeadlineSeconds": LONGEST_START_SECONDS,
-            "template": {"metadata": template, "spec": _pod(declared, resolved, image)},
+            "template": {"metadata": template, "spec": _pod(declared, resolved, images)},
         },
     }
 
 
-def _pod(declared: InferenceService, resolved: Resolved, image: str) -> Object:
+def _pod(declared: InferenceService, resolved: Resolved, images: Images) -> Object:
     spec = declared.spec
+    engine = engine_of(spec)
     gpus = spec.resources.gpus
+    first: Object | None = None
+    if not engine.PROVES:
+        resources = requirements(PLACING, 0)
+        first = placing.container(resolved, engine.largest_rank(spec, resolved), images.runtime, resources)
     scratch(resolved.volumes, spec.resources)
-    arguments = [*resolved.arguments, "--port", str(ENGINE_PORT)]
-    if spec.max_model_len:
-        arguments += ["--max-model-len", str(spec.max_model_len)]
-    env = {"HOME": "/tmp"} | resolved.env
+    env = {"HOME": "/tmp", "USER": "hone"} | resolved.env | engine.environment(resolved)
+    if resolved.weights.trust_remote_code:
+        env["HF_MODULES_CACHE"] = "/tmp/modules"  # beside the cache, which is mounted read-only
     if gpus:  # AMD's recommendations for serving
         env |= {"HIP_FORCE_DEV_KERNARG": "1", "SAFETENSORS_FAST_GPU": "1", "TORCH_BLAS_PREFER_HIPBLASLT": "1"}
     if gpus > 1:
         env["NCCL_MIN_NCHANNELS"] = "112"
+    variables = environment(env, spec.pod)
+    if key := spec.api_key_secret:
+        if engine.KEY_VARIABLE:
+            variables = [variable for variable in variables if variable["name"] != engine.KEY_VARIABLE]
+            source = {"secretKeyRef": {"name": key.name, "key": key.key}}
+            variables.append({"name": engine.KEY_VARIABLE, "valueFrom": source})
+        else:
+            resolved.volumes.secret("api-key", key.name, key.key, POD_API_KEY)
     container: Object = {
         "name": CONTAINER,
-        "image": spec.pod.image or image,
-        "command": ["hone-server"],
-        "args": arguments,
-        "env": environment(env, spec.pod),
+        "image": spec.pod.image or images.of(engine.NAME),
+        "command": engine.COMMAND,
+        "args": [*engine.arguments(spec, resolved), *spec.extra_args],
+        "env": variables,
         "ports": [{"name": "http", "containerPort": ENGINE_PORT}],
         "resources": requirements(spec.resources, gpus),
         "startupProbe": _probe(PROBE_SECONDS, LONGEST_START_SECONDS // PROBE_SECONDS),
@@ -84,7 +115,11 @@ def _pod(declared: InferenceService, resolved: Resolved, image: str) -> Object:
         # The engine's error is the end of its log.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
-    return pod_spec(container, resolved.volumes, spec.pod, gpus=gpus, gpu_resource=spec.resources.gpu_resource)
+    pod = pod_spec(container, resolved.volumes, spec.pod, gpus=gpus, gpu_resource=spec.resources.gpu_resource)
+    # Whatever the number of replicas, so that a change of it leaves the pods as they are.
+    spread = {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}
+    pod["topologySpreadConstraints"] = [spread | {"labelSelector": {"matchLabels": selector(declared.name)}}]
+    return pod | ({"initContainers": [first]} if first else {})
 
 
 def _probe(period_seconds: int, failures: int) -> Object:

@@ -20,6 +20,7 @@ from hone_operator.controller import Controller
 from hone_operator.health import serve
 from hone_operator.leader import Elector
 from hone_operator.metrics import Metrics
+from hone_operator.podspec import Images
 from hone_operator.resources import OWNERS, WATCHED, Resource
 
 CRD_WAIT_SECONDS = 2.0
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 class Options:
     """What the command line says. With a `lease_namespace`, only who holds the Lease there works."""
 
-    image: str
+    images: Images
     namespaces: list[str]
     lease_namespace: str | None
     listen: str | None
@@ -59,7 +60,7 @@ class Operator:
             self._elector = Elector(api, options.lease_namespace, identity, on_lost=_die)
         api = await Api.connect(metrics, self._elector.fence if self._elector else None)
         await _until_served(api)
-        self._controller = Controller(api, options.image, options.namespaces, metrics, self._leads)
+        self._controller = Controller(api, options.images, options.namespaces, metrics, self._leads)
         streams.feed(self._controller, api)
         self._work = asyncio.create_task(self._begin(self._controller))
 

@@ -6,15 +6,17 @@ from datetime import datetime
 from typing import Any
 
 from hone_api.inferenceservice import InferenceService, ModelStatus
-from hone_api.layout import ENGINE_PORT
+from hone_api.layout import ENGINE_PORT, link_name
 from hone_api.reasons import CATALOGUE, ENGINE_FAILED, INVALID_SPEC, HoneError
 
-from hone_operator import engine, liveness, podstate
+from hone_operator import engine, fitness, liveness, podstate
 from hone_operator.conditions import Conditions
+from hone_operator.engines import engine_of, placing
 from hone_operator.failures import out_of_memory
 from hone_operator.nodes import ClusterFacts
 from hone_operator.ownership import conflict, is_leaving
 from hone_operator.plan import Apply, Patch, Plan
+from hone_operator.podspec import Images
 from hone_operator.refusals import refused
 from hone_operator.resolve import WAITING, NotYet, Resolved, resolve
 from hone_operator.resources import DEPLOYMENTS, SERVICES, Object, contains
@@ -26,7 +28,7 @@ QUIET = frozenset({"Accepted", "ArtifactsNotResolved", "NoEngineReady", "Resolve
 GONE_SOON_SECONDS = 2.0
 LONGEST_WORDS = 2000
 
-_SAID = re.compile(r"^hone-server: (\w+): (.*)$", re.MULTILINE)
+_SAID = re.compile(r"^hone-(?:server|place): (\w+): (.*)$", re.MULTILINE)
 
 
 @dataclass
@@ -35,13 +37,14 @@ class ObservedInferenceService:
 
     owner: Object
     spec: InferenceService | HoneError
-    image: str
+    images: Images
     deployment: Object | None = None
     service: Object | None = None
     pods: list[Object] = field(default_factory=list)
     jobs: dict[str, Object | None] = field(default_factory=dict)
     answers: dict[str, Any] = field(default_factory=dict)
     facts: ClusterFacts | None = None
+    gpu: tuple[str, int] | None = None
     warning: str | None = None
     refusal: str | None = None
 
@@ -75,6 +78,9 @@ def plan(observed: ObservedInferenceService, now: datetime) -> Plan:
 def _resolve(observed: ObservedInferenceService, declared: InferenceService, conditions: Conditions) -> Resolved | None:
     try:
         resolved = resolve(declared.spec, observed.jobs)
+        chosen = engine_of(declared.spec)
+        image = declared.spec.pod.image or observed.images.of(chosen.NAME)
+        fitness.check(chosen, declared.spec, resolved, image, observed.gpu)
     except NotYet as waiting:
         conditions.set("ArtifactsResolved", False, WAITING, str(waiting))
         return None
@@ -98,7 +104,7 @@ def _children(
         result.actions.append(Patch(SERVICES, declared.name, service))
     if resolved is None:
         return
-    deployment = engine.deployment(observed.owner, declared, resolved, observed.image)
+    deployment = engine.deployment(observed.owner, declared, resolved, observed.images)
     if observed.deployment is None or not contains(observed.deployment, deployment):
         result.actions.append(Apply(DEPLOYMENTS, deployment))
 
@@ -118,14 +124,18 @@ def _state(
     status["selector"] = ",".join(f"{name}={value}" for name, value in engine.selector(declared.name).items())
     status["replicas"] = found.get("replicas", 0)
     status["readyReplicas"] = len(ready)
+    # The clients' key, which the operator does not have, is asked for by the list of models as well.
+    asked = [] if declared.spec.api_key_secret else ready
     result.poll = {
         pod["metadata"]["uid"]: f"http://{pod['status']['podIP']}:{ENGINE_PORT}/v1/models"
-        for pod in ready
+        for pod in asked
         if pod["status"].get("podIP")
     }
     if resolved:
-        lists = [_listed(observed.answers.get(pod["metadata"]["uid"])) for pod in ready]
-        status["models"] = [_loaded(model, lists, declared.spec.replicas) for model in resolved.models]
+        lists = [_listed(observed.answers.get(pod["metadata"]["uid"])) for pod in asked]
+        tells = engine_of(declared.spec).TELLS and not declared.spec.api_key_secret
+        wanted = declared.spec.replicas if tells else None
+        status["models"] = [_loaded(model, lists, wanted) for model in resolved.models]
         status["modelNames"] = ", ".join(model["name"] for model in status["models"])
     _available(declared, ready, conditions)
     _progressing(observed, declared, resolved, found, len(ready), now, conditions, result)
@@ -177,44 +187,59 @@ def _failure(observed: ObservedInferenceService, declared: InferenceService, now
     pod = podstate.newest(p for p in starting if not p["metadata"].get("deletionTimestamp"))
     if pod is None:
         return refused(observed.warning) if observed.warning else None
-    container = podstate.container_status(pod, engine.CONTAINER)
-    ended = (container.get("lastState") or {}).get("terminated") or (container.get("state") or {}).get("terminated")
-    if container.get("restartCount", 0) >= RESTARTS_THAT_ARE_A_PATTERN and ended:
-        return _engine_failure(pod, ended)
-    return liveness.lost(pod, observed.facts) or podstate.why_not_running(
-        pod,
-        engine.CONTAINER,
-        facts=observed.facts,
-        warning=observed.warning,
-        now=now,
-    )
+    if lost := liveness.lost(pod, observed.facts):
+        return lost
+    for name in (placing.CONTAINER, engine.CONTAINER):
+        container = podstate.container_status(pod, name)
+        ended = (container.get("state") or {}).get("terminated") or (container.get("lastState") or {}).get("terminated")
+        if not ended or not ended.get("exitCode"):
+            continue
+        if named := _named(ended):
+            return named
+        if container.get("restartCount", 0) >= RESTARTS_THAT_ARE_A_PATTERN:
+            return _engine_failure(pod, name, ended)
+    for name in (placing.CONTAINER, engine.CONTAINER):
+        why = podstate.why_not_running(pod, name, facts=observed.facts, warning=observed.warning, now=now)
+        if why:
+            return why
+    return None
 
 
-def _engine_failure(pod: Object, ended: Object) -> HoneError:
-    """The reason that the engine named, else EngineFailed with its last words."""
+def _named(ended: Object) -> HoneError | None:
+    """The reason that the engine, or what proves its artifacts, named in its last words."""
+    said = _SAID.findall((ended.get("message") or "").strip())
+    if not said or said[-1][0] not in CATALOGUE:
+        return None
+    reason, sentence = said[-1]
+    message, _, remedy = sentence.partition(". ")
+    return HoneError(CATALOGUE[reason], message, remedy=remedy)
+
+
+def _engine_failure(pod: Object, container: str, ended: Object) -> HoneError:
     if ended.get("reason") == "OOMKilled":
-        return out_of_memory(pod, engine.CONTAINER)
+        return out_of_memory(pod, container)
     words = (ended.get("message") or "").strip()
-    if said := _SAID.findall(words):
-        reason, sentence = said[-1]
-        return HoneError(
-            ENGINE_FAILED,
-            f"{reason}: {sentence}",
-            remedy=" ".join([] if reason in CATALOGUE else [ENGINE_FAILED.remedy]),
-        )
     last = words[-LONGEST_WORDS:] or f"exit code {ended.get('exitCode')}, without a word"
     return HoneError(ENGINE_FAILED, f"The engine ends again and again: {last}")
 
 
-def _listed(answer: Any) -> dict[str, str | None]:
-    """The ids in an engine's /v1/models, with their digests."""
+def _listed(answer: Any) -> dict[str, Object]:
+    """The entries of an engine's /v1/models by id."""
     try:
-        return {model["id"]: model.get("digest") for model in answer["data"]}
-    except (TypeError, KeyError, AttributeError):
+        return {model["id"]: dict(model) for model in answer["data"]}
+    except (TypeError, KeyError, AttributeError, ValueError):
         return {}
 
 
-def _loaded(model: ModelStatus, lists: list[dict[str, str | None]], wanted: int) -> Object:
-    """Loaded means that the engine itself lists the model, with the digest it should have."""
-    count = sum(model.name in listed and model.digest in (None, listed[model.name]) for listed in lists)
-    return model.model_copy(update={"loaded": f"{count}/{wanted}"}).to_wire()
+def _loaded(model: ModelStatus, lists: list[dict[str, Object]], wanted: int | None) -> Object:
+    """Loaded means that the engine itself lists the model, with the digest it should have; `wanted` None: it can't."""
+    count = sum(model.name in listed and _is_proved(model, listed[model.name]) for listed in lists)
+    loaded = None if wanted is None else f"{count}/{wanted}"
+    return model.model_copy(update={"loaded": loaded}).to_wire()
+
+
+def _is_proved(model: ModelStatus, entry: Object) -> bool:
+    """Hone's own engine tells the digest, vLLM the link that it loaded, which has the digest in its name."""
+    if model.digest is None or entry.get("digest") == model.digest:
+        return True
+    return str(entry.get("root", "")).endswith(link_name("", model.digest))

@@ -9,7 +9,9 @@ from kopf._core.engines.peering import Identity
 from hone_operator import logs
 from hone_operator.handlers import Options, register
 from hone_operator.leader import pod_namespace
+from hone_operator.podspec import Images
 
+ENGINES = ("vllm", "sglang", "tgi")
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -18,7 +20,9 @@ def main(argv: list[str] | None = None) -> None:
     arguments = _parse(argv)
     logs.set_up(arguments.log_level, arguments.log_format)
     registry = kopf.get_default_registry()
-    options = Options(arguments.runtime_image, arguments.namespace, arguments.lease_namespace, arguments.listen)
+    engines = {name: image for name in ENGINES if (image := getattr(arguments, f"{name}_image"))}
+    images = Images(arguments.runtime_image, engines)
+    options = Options(images, arguments.namespace, arguments.lease_namespace, arguments.listen)
     register(registry, options)
     kopf.run(
         registry=registry,
@@ -35,8 +39,13 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--runtime-image",
         default=os.environ.get("HONE_RUNTIME_IMAGE"),
-        help="image of trainer and engine pods (default: $HONE_RUNTIME_IMAGE)",
+        help="image of trainers and of engine embedded (default: $HONE_RUNTIME_IMAGE)",
     )
+    for name in ENGINES:
+        variable = f"HONE_{name.upper()}_IMAGE"
+        parser.add_argument(
+            f"--{name}-image", default=os.environ.get(variable), help=f"image of engine {name} (default: ${variable})"
+        )
     parser.add_argument("--namespace", action="append", default=[], help="watch only this namespace; may be repeated")
     parser.add_argument(
         "--lease-namespace",

@@ -20,6 +20,7 @@ from hone_operator.gpus import gpu_of
 from hone_operator.inferenceservice import ObservedInferenceService
 from hone_operator.jobview import JobView
 from hone_operator.nodes import ClusterFacts, by_claim, node_of
+from hone_operator.podspec import Images
 from hone_operator.polling import Poller
 from hone_operator.resolve import names_of_jobs
 from hone_operator.resources import (
@@ -61,16 +62,16 @@ def parse(model: type[Parsed], owner: Object) -> Parsed | HoneError:
 class Observer:
     """Reads for a plan. Kinds that are not watched, and pods of a finished Job, are read from the API server."""
 
-    def __init__(self, api: Api, cache: Cache, poller: Poller, image: str) -> None:
+    def __init__(self, api: Api, cache: Cache, poller: Poller, images: Images) -> None:
         self.api = api
         self.cache = cache
         self.poller = poller
-        self.image = image
+        self.images = images
         self._facts: tuple[float, ClusterFacts | None] | None = None
 
     async def finetunejob(self, key: Key, owner: Object, now: datetime) -> ObservedFineTuneJob:
         parsed = parse(FineTuneJob, owner)
-        observed = ObservedFineTuneJob(owner, parsed, self.image)
+        observed = ObservedFineTuneJob(owner, parsed, self.images.runtime)
         if isinstance(parsed, HoneError):
             return observed
         space = key.namespace
@@ -103,7 +104,7 @@ class Observer:
 
     async def inferenceservice(self, key: Key, owner: Object, now: datetime) -> ObservedInferenceService:
         parsed = parse(InferenceService, owner)
-        observed = ObservedInferenceService(owner, parsed, self.image)
+        observed = ObservedInferenceService(owner, parsed, self.images)
         if isinstance(parsed, HoneError):
             return observed
         for resource in (DEPLOYMENTS, SERVICES):
@@ -114,8 +115,11 @@ class Observer:
         observed.jobs = {name: self.cache.get(FINETUNEJOBS, key.namespace, name) for name in names_of_jobs(parsed.spec)}
         observed.pods = self.cache.children(key, PODS)
         observed.answers = self.poller.answers(key)
-        if any(self._needs_facts(pod, {}, now) for pod in observed.pods):
+        resources, options = parsed.spec.resources, parsed.spec.pod
+        if resources.gpus or any(self._needs_facts(pod, {}, now) for pod in observed.pods):
             observed.facts = await self.cluster_facts()
+        if resources.gpus and observed.facts:
+            observed.gpu = gpu_of(observed.facts.nodes, resources.gpu_resource, options.node_selector)
         observed.warning = await self._of_pods(observed.pods, now) or _replica_failure(observed.deployment)
         return observed
 

@@ -10,7 +10,21 @@ from hone_operator.resources import Object
 USER = 65532
 """User and group id of the images' unprivileged user."""
 
+POD_API_KEY = "/etc/hone/api-key/key"
+"""The file with the clients' key, in engines that read one."""
+
 RESERVED_LABEL_PREFIXES = ("hone.dev/", "app.kubernetes.io/managed-by", "app.kubernetes.io/component")
+
+
+@dataclass(frozen=True)
+class Images:
+    """The runtime image of trainers and embedded engines, and those of the other engines by name."""
+
+    runtime: str
+    engines: dict[str, str] = field(default_factory=dict)
+
+    def of(self, engine: str) -> str | None:
+        return self.runtime if engine == "embedded" else self.engines.get(engine)
 
 
 @dataclass
@@ -38,6 +52,13 @@ class Volumes:
     def empty_dir(self, volume: str, path: str, **options: str) -> None:
         self.volumes.append({"name": volume, "emptyDir": dict(options)})
         self._mount(volume, path, None, False)
+
+    def secret(self, volume: str, name: str, key: str, file: str) -> None:
+        """One key of a Secret as a file, which is renewed when the Secret is."""
+        folder, _, base = file.rpartition("/")
+        items = [{"key": key, "path": base}]
+        self.volumes.append({"name": volume, "secret": {"secretName": name, "items": items, "defaultMode": 0o440}})
+        self._mount(volume, folder, None, True)
 
     def _mount(self, volume: str, path: str, sub_path: str | None, read_only: bool) -> None:
         mount: Object = {"name": volume, "mountPath": path}

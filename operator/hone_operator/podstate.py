@@ -34,8 +34,15 @@ def is_ready(pod: Object) -> bool:
 
 
 def container_status(pod: Object, container: str) -> Object:
-    statuses = (pod.get("status") or {}).get("containerStatuses") or []
+    """Of an init container, too."""
+    found = pod.get("status") or {}
+    statuses = [*(found.get("initContainerStatuses") or []), *(found.get("containerStatuses") or [])]
     return next((status for status in statuses if status["name"] == container), {})
+
+
+def image_of(pod: Object, container: str) -> str:
+    containers = [*(pod["spec"].get("initContainers") or []), *pod["spec"]["containers"]]
+    return next((str(one["image"]) for one in containers if one["name"] == container), "")
 
 
 def running_since(pod: Object, container: str) -> str | None:
@@ -80,7 +87,7 @@ def why_not_running(
     waiting = (container_status(pod, container).get("state") or {}).get("waiting") or {}
     reason, words = waiting.get("reason", ""), waiting.get("message", "")
     if reason in images.REASONS:
-        return images.not_pulled(reason, words, str(pod["spec"]["containers"][0]["image"]))
+        return images.not_pulled(reason, words, image_of(pod, container))
     if reason in NOT_STARTED_REASONS:
         return HoneError(POD_NOT_STARTED, f"{reason}: {words}", remedy=volumes.missing(words))
     if warning and age > STARTING_PATIENCE:

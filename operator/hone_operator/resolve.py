@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field
 
 from hone_api.common import ClaimPath
-from hone_api.finetunejob import FineTuneJob
+from hone_api.finetunejob import FineTuneJob, LoraOptions
 from hone_api.finetunejobstatus import Artifact
-from hone_api.inferenceservice import AdapterSource, InferenceServiceSpec, ModelStatus
-from hone_api.layout import POD_CACHE, POD_CLAIMS, base_model_name
+from hone_api.inferenceservice import AdapterSource, InferenceServiceSpec, ModelStatus, ServedModel
+from hone_api.layout import CACHE, POD_CACHE, POD_CLAIMS, base_model_name
 from hone_api.reasons import ADAPTER_MISMATCH, INVALID_SPEC, HoneError
+from hone_api.reports import Parameters
 from hone_api.sources import BaseModelSource
 from pydantic import ValidationError
 
@@ -24,14 +25,55 @@ class NotYet(Exception):
     """The artifact of a FineTuneJob that the service needs is not there (yet); the message names job and stage."""
 
 
+@dataclass(frozen=True)
+class Weights:
+    """The model that adapters are put on, or that is served as it is: a folder in the pod, or a name on the hub."""
+
+    source: str
+    name: str
+    digest: str | None = None
+    revision: str | None = None
+    dtype: str = "auto"
+    trust_remote_code: bool = False
+
+    @property
+    def is_folder(self) -> bool:
+        return self.source.startswith("/")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An artifact tree, or a folder as PEFT saves it, in the pod. `lora`: with what a FineTuneJob made it."""
+
+    name: str
+    folder: str
+    digest: str | None = None
+    lora: LoraOptions | None = None
+    own_template: bool = False
+
+
 @dataclass
 class Resolved:
-    """The engine's arguments, what it mounts, and the models that it will list."""
+    """What the engine loads, what it mounts, and the models that it will list.
 
-    arguments: list[str]
+    `own` is the adapter that spec.model itself names; `adapters` are those of spec.adapters. `claims`: where claims are
+    mounted whole. `parameters`: how many the weights have, where a FineTuneJob tells.
+    """
+
+    weights: Weights
     models: list[ModelStatus]
+    own: Adapter | None = None
+    adapters: list[Adapter] = field(default_factory=list)
+    base: str | None = None
+    base_revision: str | None = None
+    parameters: int | None = None
+    claims: dict[str, str] = field(default_factory=dict)
     volumes: Volumes = field(default_factory=Volumes)
     env: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def all_adapters(self) -> list[Adapter]:
+        return [*([self.own] if self.own else []), *self.adapters]
 
 
 @dataclass(frozen=True)
@@ -40,6 +82,24 @@ class _Finished:
 
     job: FineTuneJob
     artifact: Artifact
+    parameters: int | None
+
+    @property
+    def lora(self) -> LoraOptions:
+        return self.job.spec.lora or LoraOptions()
+
+    @property
+    def own_template(self) -> bool:
+        return self.job.spec.dataset.chat_template is not None
+
+
+@dataclass(frozen=True)
+class _Base:
+    """What adapters have to have been trained on; `source` is None where what is served takes no adapters."""
+
+    source: BaseModelSource | None
+    of: str
+    revision: str | None = None
 
 
 def resolve(spec: InferenceServiceSpec, jobs: dict[str, Object | None]) -> Resolved:
@@ -47,20 +107,16 @@ def resolve(spec: InferenceServiceSpec, jobs: dict[str, Object | None]) -> Resol
     served = spec.model
     if served.fine_tune_job:
         finished = _finished(served.fine_tune_job.name, jobs)
-        resolved = _from_job(finished)
-        base = finished.job.spec.model if finished.artifact.kind in ("adapter", "both") else None
-        of = f"the {finished.artifact.kind} model of FineTuneJob {finished.job.name}"
+        resolved, base = _from_job(finished), _base_of(finished)
     elif served.claim:
-        resolved = _from_claim(served.claim)
-        base, of = BaseModelSource(claim=served.claim), _describe(BaseModelSource(claim=served.claim))
+        source = BaseModelSource(claim=served.claim)
+        resolved, base = _from_claim(served.claim), _Base(source, _describe(source))
     else:
-        name = str(served.name)
-        revision = ["--revision", served.revision] if served.revision else []
-        resolved = Resolved([name, *revision], [ModelStatus(name=name, kind="base")], env={"HF_HOME": POD_CACHE})
-        resolved.volumes.empty_dir("cache", POD_CACHE)
-        base, of = BaseModelSource(name=name), name
+        resolved, base = _from_hub(served), _Base(BaseModelSource(name=served.name), str(served.name), served.revision)
+    if base.source:
+        resolved.base, resolved.base_revision = base.source.name, _commit(base.revision)
     for adapter in spec.adapters:
-        _add_adapter(resolved, adapter, jobs, base, of)
+        _add_adapter(resolved, adapter, jobs, base)
     names = [model.name for model in resolved.models]
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise HoneError(
@@ -88,31 +144,71 @@ def _finished(name: str, jobs: dict[str, Object | None]) -> _Finished:
         raise NotYet(f"FineTuneJob {name} has not finished: its stage is {stage}.")
     try:
         job = FineTuneJob.model_validate({field: value for field, value in owner.items() if field != "status"})
-        return _Finished(job, Artifact.model_validate(status["artifact"]))
+        counted = Parameters.model_validate(status["parameters"]).total if status.get("parameters") else None
+        return _Finished(job, Artifact.model_validate(status["artifact"]), counted)
     except ValidationError as error:
         raise NotYet(f"FineTuneJob {name} can't be read: {error.errors()[0]['msg']}") from None
 
 
+def _base_of(finished: _Finished) -> _Base:
+    artifact = finished.artifact
+    takes_adapters = artifact.kind in ("adapter", "both")
+    of = f"the {artifact.kind} model of FineTuneJob {finished.job.name}"
+    return _Base(finished.job.spec.model if takes_adapters else None, of, artifact.base_revision)
+
+
 def _from_job(finished: _Finished) -> Resolved:
     """Nothing is downloaded: the base model comes from where the trainer had it."""
-    artifact, source = finished.artifact, finished.job.spec.model
-    name = finished.job.name
-    arguments = [POD_ARTIFACT, "--name", name, "--expect", f"{name}={artifact.digest}"]
-    models: list[ModelStatus] = []
-    resolved = Resolved(arguments, models, env={"HF_HUB_OFFLINE": "1"})
-    resolved.volumes.claim(artifact.claim, POD_ARTIFACT, sub_path=artifact.path, read_only=True)
+    artifact, source, name = finished.artifact, finished.job.spec.model, finished.job.name
+    volumes = Volumes()
+    volumes.claim(artifact.claim, POD_ARTIFACT, sub_path=artifact.path, read_only=True)
     if artifact.kind in ("merged", "model"):
-        models.append(ModelStatus(name=name, kind=artifact.kind, digest=artifact.digest))
-        return resolved
-    models.append(ModelStatus(name=_describe(source), kind="base"))
-    models.append(ModelStatus(name=name, kind="adapter", digest=artifact.digest))
-    if source.claim:
-        path = f"{POD_CLAIMS}/{source.claim.name}"
-        resolved.volumes.claim(source.claim.name, path, read_only=True)
-        arguments += ["--claim", f"{source.claim.name}={path}"]
-    elif finished.job.spec.cache:
-        resolved.volumes.claim(finished.job.spec.cache.claim.name, POD_CACHE, read_only=True)
+        weights = Weights(POD_ARTIFACT, name, digest=artifact.digest, trust_remote_code=source.trust_remote_code)
+        models = [ModelStatus(name=name, kind=artifact.kind, digest=artifact.digest)]
+        own = None
+    else:
+        models = [
+            ModelStatus(name=_describe(source), kind="base"),
+            ModelStatus(name=name, kind="adapter", digest=artifact.digest),
+        ]
+        weights = Weights(
+            _where_the_base_is(finished),
+            _describe(source),
+            revision=artifact.base_revision,
+            dtype=source.dtype,
+            trust_remote_code=source.trust_remote_code,
+        )
+        own = Adapter(name, POD_ARTIFACT, artifact.digest, finished.lora, finished.own_template)
+    resolved = Resolved(weights, models, own, volumes=volumes, env={"HF_HUB_OFFLINE": "1"})
+    resolved.parameters = finished.parameters
+    if own and source.claim:
+        path = resolved.claims[source.claim.name] = f"{POD_CLAIMS}/{source.claim.name}"
+        volumes.claim(source.claim.name, path, read_only=True)
+    elif own and finished.job.spec.cache:
+        volumes.claim(finished.job.spec.cache.claim.name, POD_CACHE, read_only=True)
         resolved.env["HF_HOME"] = POD_CACHE
+    elif own:
+        resolved.env["HF_HOME"] = f"{POD_ARTIFACT}/{CACHE}"
+    return resolved
+
+
+def _where_the_base_is(finished: _Finished) -> str:
+    """On a claim; else in the trainer's cache, as huggingface_hub lays it out, at the commit that was trained on."""
+    source, revision = finished.job.spec.model, finished.artifact.base_revision
+    if source.claim:
+        return f"{POD_CLAIMS}/{source.claim.name}/{source.claim.path or ''}".rstrip("/")
+    name = str(source.name)
+    if revision is None:
+        return name
+    home = POD_CACHE if finished.job.spec.cache else f"{POD_ARTIFACT}/{CACHE}"
+    return f"{home}/hub/models--{name.replace('/', '--')}/snapshots/{revision}"
+
+
+def _from_hub(served: ServedModel) -> Resolved:
+    name = str(served.name)
+    weights = Weights(name, name, revision=served.revision)
+    resolved = Resolved(weights, [ModelStatus(name=name, kind="base")], env={"HF_HOME": POD_CACHE})
+    resolved.volumes.empty_dir("cache", POD_CACHE)
     return resolved
 
 
@@ -120,39 +216,48 @@ def _from_claim(claim: ClaimPath) -> Resolved:
     """The claim is mounted whole: an artifact's base model may lie on it beside the artifact."""
     name = _describe(BaseModelSource(claim=claim))
     root = f"{POD_CLAIMS}/{claim.name}"
-    folder = f"{root}/{claim.path}" if claim.path else root
-    resolved = Resolved(
-        [folder, "--name", name, "--claim", f"{claim.name}={root}"],
-        [ModelStatus(name=name, kind="base")],
-        env={"HF_HUB_OFFLINE": "1"},
-    )
+    weights = Weights(f"{root}/{claim.path}" if claim.path else root, name)
+    resolved = Resolved(weights, [ModelStatus(name=name, kind="base")], env={"HF_HUB_OFFLINE": "1"})
+    resolved.claims[claim.name] = root
     resolved.volumes.claim(claim.name, root, read_only=True)
     return resolved
 
 
-def _add_adapter(
-    resolved: Resolved, adapter: AdapterSource, jobs: dict[str, Object | None], base: BaseModelSource | None, of: str
-) -> None:
+def _add_adapter(resolved: Resolved, adapter: AdapterSource, jobs: dict[str, Object | None], base: _Base) -> None:
     path = f"{POD_ADAPTERS}/{adapter.name}"
     digest = None
     if adapter.fine_tune_job:
         finished = _finished(adapter.fine_tune_job.name, jobs)
         artifact, digest = finished.artifact, finished.artifact.digest
-        which = f"FineTuneJob {finished.job.name}"
-        if artifact.kind not in ("adapter", "both"):
-            raise HoneError(ADAPTER_MISMATCH, f"Adapter {adapter.name}: {which} made a {artifact.kind}, not an adapter")
-        if base is None or not _is_same(base, finished.job.spec.model):
-            trained_on = _describe(finished.job.spec.model)
-            served = of if base is None else _describe(base)
-            found = f"Adapter {adapter.name}: {which} was trained on {trained_on}, and the service's model is {served}"
-            raise HoneError(ADAPTER_MISMATCH, found)
+        _check_base(adapter.name, finished, base)
         resolved.volumes.claim(artifact.claim, path, sub_path=artifact.path, read_only=True)
+        resolved.adapters.append(Adapter(adapter.name, path, digest, finished.lora))
     elif adapter.claim:
         resolved.volumes.claim(adapter.claim.name, path, sub_path=adapter.claim.path, read_only=True)
-    resolved.arguments += ["--adapter", f"{adapter.name}={path}"]
-    if digest:
-        resolved.arguments += ["--expect", f"{adapter.name}={digest}"]
+        resolved.adapters.append(Adapter(adapter.name, path))
     resolved.models.append(ModelStatus(name=adapter.name, kind="adapter", digest=digest))
+
+
+def _check_base(name: str, finished: _Finished, base: _Base) -> None:
+    which = f"FineTuneJob {finished.job.name}"
+    if finished.artifact.kind not in ("adapter", "both"):
+        raise HoneError(ADAPTER_MISMATCH, f"Adapter {name}: {which} made a {finished.artifact.kind}, not an adapter")
+    source = finished.job.spec.model
+    if base.source is None or not _is_same(base.source, source):
+        served = base.of if base.source is None else _describe(base.source)
+        found = f"Adapter {name}: {which} was trained on {_describe(source)}, and the service's model is {served}"
+        raise HoneError(ADAPTER_MISMATCH, found)
+    trained, is_served = finished.artifact.base_revision, _commit(base.revision)
+    if trained and is_served and trained != is_served:
+        found = f"Adapter {name}: {which} was trained on {_describe(source)} at {trained}, and {is_served} is served"
+        remedy = "Train it anew on that commit (spec.model.revision), or serve its own."
+        raise HoneError(ADAPTER_MISMATCH, found, remedy=remedy)
+
+
+def _commit(revision: str | None) -> str | None:
+    """Which commit a branch or tag is, only the hub knows."""
+    is_commit = revision and len(revision) == 40 and set(revision) <= set("0123456789abcdef")
+    return revision if is_commit else None
 
 
 def _is_same(one: BaseModelSource, other: BaseModelSource) -> bool:

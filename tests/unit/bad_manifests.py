@@ -485,7 +485,19 @@ _SERVICES: list[tuple[dict[str, Any], str]] = [
         {"spec.adapters": {}},
         'spec.adapters: Invalid value: "object": spec.adapters in body must be of type array: "object"',
     ),
-    ({"spec.engine": "vllm"}, 'spec.engine: Unsupported value: "vllm": supported values: "embedded"'),
+    (
+        {"spec.engine": "triton"},
+        'spec.engine: Unsupported value: "triton": supported values: "auto", "vllm", "sglang", "tgi", "embedded"',
+    ),
+    (
+        {"spec.extraArgs": ["--api-key=secret"]},
+        "spec: Invalid value: a key in extraArgs could be read by all who may read the object: set apiKeySecret instead",
+    ),
+    (
+        {"spec.extraArgs": ["--port", "1"]},
+        "spec: Invalid value: the probes and the Service need the engine's port as it is: remove --port from extraArgs",
+    ),
+    ({"spec.apiKeySecret": {"key": "token"}}, "spec.apiKeySecret.name: Required value"),
     (
         {"spec.replicas": -1},
         "spec.replicas: Invalid value: -1: spec.replicas in body should be greater than or equal to 0",

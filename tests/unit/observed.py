@@ -9,12 +9,14 @@ from hone_api.finetunejob import FineTuneJob
 from hone_api.inferenceservice import InferenceService
 from hone_operator import children, engine, finetunejob, inferenceservice, trainer
 from hone_operator.observe import parse
+from hone_operator.podspec import Images
 from hone_operator.resources import Object
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 BEFORE = "2026-03-01T11:00:00Z"
 DIGEST = "sha256:" + "a" * 64
 IMAGE = "hone-runtime:test"
+IMAGES = Images(IMAGE, {"vllm": "vllm:test", "sglang": "sglang:test", "tgi": "tgi:test"})
 PREPARED = {
     "stage": "Pending",
     "conditions": [
@@ -139,7 +141,7 @@ def observed_service(owner: Object, *jobs: Object, **more: Any) -> inferenceserv
     """An InferenceService, and the FineTuneJobs that there are."""
     found: dict[str, Object | None] = {job["metadata"]["name"]: job for job in jobs}
     declared = parse(InferenceService, owner)
-    return inferenceservice.ObservedInferenceService(owner, declared, IMAGE, jobs=found, **more)
+    return inferenceservice.ObservedInferenceService(owner, declared, IMAGES, jobs=found, **more)
 
 
 def service_child(owner: Object) -> Object:

@@ -183,6 +183,21 @@ def test_loaded_is_what_the_engines_list_themselves() -> None:
     assert found.status["url"] == "http://chat.team.svc/v1"
 
 
+@pytest.mark.parametrize(("link", "loaded"), [(f"faq-{DIGEST[7:19]}", "1/1"), ("faq-bbbbbbbbbbbb", "0/1")])
+def test_vllm_proves_the_digest_by_the_link_that_it_lists(link: str, loaded: str) -> None:
+    lists = {"uid-p1": {"data": [{"id": "org/base"}, {"id": "faq", "root": f"/served/adapters/{link}"}]}}
+    found = plan(running(finished_job(), ready(), answers=lists, engine="vllm"), NOW)
+    assert [model["loaded"] for model in found.status["models"]] == ["1/1", loaded]
+
+
+@pytest.mark.parametrize("spec", [{"engine": "tgi"}, {"engine": "vllm", "apiKeySecret": {"name": "k"}}])
+def test_where_no_list_tells_nothing_is_claimed(spec: Object) -> None:
+    found = plan(running(finished_job(), ready(), **spec), NOW)
+    assert [model.get("loaded") for model in found.status["models"]] == [None, None]
+    assert bool(found.poll) == ("apiKeySecret" not in spec)
+    assert conditions(found.status)["Progressing"] == ("False", "Complete")
+
+
 def test_another_digest_rolls_out() -> None:
     observed = running(finished_job(), ready())
     observed.jobs = {"faq": finished_job(digest="sha256:" + "b" * 64)}
@@ -227,15 +242,28 @@ def restarted(words: str, reason: str = "Error") -> Object:
     return found
 
 
+def not_placed(words: str) -> Object:
+    """What proves the artifacts, before the engine, has failed once."""
+    found = pod(container="engine", waiting={"reason": "PodInitializing"})
+    ended = {"terminated": {"exitCode": 65, "reason": "Error", "message": words}}
+    found["status"]["initContainerStatuses"] = [{"name": "place", "restartCount": 0, "state": ended}]
+    return found
+
+
 @pytest.mark.parametrize(
     ("trouble", "reason", "words"),
     [
         (
-            restarted("log\nhone-server: ArtifactCorrupt: adapter/x differs."),
-            "EngineFailed",
-            "ArtifactCorrupt: adapter/x",
+            restarted("log\nhone-server: ArtifactCorrupt: adapter/x differs. Train anew."),
+            "ArtifactCorrupt",
+            "adapter/x differs. Train anew.",
         ),
         (restarted("Traceback: boom"), "EngineFailed", "boom"),
+        (
+            not_placed("hone-place: AdapterMismatch: Adapter x has rank 9. Do this."),
+            "AdapterMismatch",
+            "rank 9. Do this.",
+        ),
         (restarted("", "OOMKilled"), "HostOutOfMemory", "memory"),
         (unschedulable("0/1 nodes"), "Unschedulable", "0/1 nodes"),
         (pod(container="engine", waiting={"reason": "ErrImagePull", "message": "no"}), "ImagePullFailed", "no"),

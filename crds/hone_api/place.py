@@ -1,0 +1,149 @@
+"""`python -m hone_api.place`: before an engine starts, prove its artifacts and link what it is to load.
+
+Engines other than Hone's know nothing of manifests. This reads every file of the artifacts once, in parallel, compares
+it with its digest, judges the adapters' configurations, and leaves links: `model…` and `adapters/NAME…`.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from hone_api import layout
+from hone_api.artifact import ArtifactManifest, read_manifest, verify
+from hone_api.reasons import ADAPTER_MISMATCH, ARTIFACT_CORRUPT, ARTIFACT_MISSING, HoneError
+
+TOLD_BY = "hone-place"
+RANK_FLAG = "--max-lora-rank"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code; the last words on stderr name the reason, as the engine's do."""
+    arguments = _parse(argv)
+    try:
+        _place(arguments)
+    except HoneError as error:
+        print(f"{TOLD_BY}: {error.reason.name}: {error.sentence()}", file=sys.stderr)
+        return error.reason.exit_code or 1
+    return 0
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m hone_api.place", description="Prove artifacts, and link them.")
+    parser.add_argument("--into", type=Path, required=True, help="folder for the links")
+    parser.add_argument("--model", type=Path, help="artifact tree, or folder with config.json")
+    parser.add_argument("--expect-model", metavar="DIGEST", help="digest that the model's manifest must have")
+    parser.add_argument("--base", help="hub name of the base model that is served")
+    parser.add_argument("--base-revision", metavar="COMMIT")
+    parser.add_argument("--adapter", metavar="NAME=DIR", type=_pair, action="append", default=[])
+    parser.add_argument("--expect", metavar="NAME=DIGEST", type=_pair, action="append", default=[])
+    parser.add_argument("--max-rank", type=int, help="largest rank that the engine was started for")
+    return parser.parse_args(argv)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name, value
+
+
+def _place(arguments: argparse.Namespace) -> None:
+    into: Path = arguments.into
+    expected: dict[str, str] = dict(arguments.expect)
+    if arguments.model:
+        folder = _model(arguments.model, arguments.expect_model)
+        _link(into / layout.link_name("model", arguments.expect_model), folder)
+    for name, path in arguments.adapter:
+        digest = expected.get(name)
+        folder, manifest = _adapter(name, Path(path), digest)
+        if manifest:
+            _check_base(name, manifest, arguments.base, arguments.base_revision)
+        _check_kind(name, folder, arguments.max_rank)
+        _link(into / "adapters" / layout.link_name(name, digest), folder)
+
+
+def _link(link: Path, folder: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)  # the container may start anew in the same pod
+    link.symlink_to(folder)
+
+
+def _model(root: Path, digest: str | None) -> Path:
+    manifest = _proved(root, digest)
+    if manifest is None:
+        if (root / "config.json").is_file():
+            return root
+        remedy = "Check spec.model; of a FineTuneJob's adapter, that the base model is still in the cache."
+        raise HoneError(ARTIFACT_MISSING, f"{root} has neither {layout.MANIFEST} nor config.json", remedy=remedy)
+    if manifest.kind == "adapter":
+        remedy = "Name its base in spec.model, and it in spec.adapters."
+        raise HoneError(ARTIFACT_MISSING, f"{root} holds an adapter, and no model", remedy=remedy)
+    return root / (layout.MODEL if manifest.kind == "model" else layout.MERGED)
+
+
+def _adapter(name: str, root: Path, digest: str | None) -> tuple[Path, ArtifactManifest | None]:
+    manifest = _proved(root, digest)
+    if manifest is None:
+        if (root / "adapter_config.json").is_file():
+            return root, None
+        message = f"Adapter {name}: {root} has neither {layout.MANIFEST} nor adapter_config.json"
+        raise HoneError(ARTIFACT_MISSING, message)
+    if manifest.kind not in ("adapter", "both"):
+        raise HoneError(ADAPTER_MISMATCH, f"Adapter {name}: {root} holds a {manifest.kind}, not an adapter")
+    return root / layout.ADAPTER, manifest
+
+
+def _proved(root: Path, digest: str | None) -> ArtifactManifest | None:
+    """The manifest, after every file was compared with it; None where there is none, and none has to be."""
+    if not digest and not (root / layout.MANIFEST).is_file():
+        return None
+    manifest = read_manifest(root)
+    if digest and manifest.digest != digest:
+        raise HoneError(ARTIFACT_CORRUPT, f"{root} should have digest {digest}, and its manifest has {manifest.digest}")
+    begin = time.monotonic()
+    verify(root, manifest)
+    size = sum(file.size for file in manifest.files.values())
+    seconds = time.monotonic() - begin
+    print(f"{TOLD_BY}: {root} is {manifest.digest}: {size} bytes read in {seconds:.2f} s", file=sys.stderr)
+    return manifest
+
+
+def _check_base(name: str, manifest: ArtifactManifest, base: str | None, revision: str | None) -> None:
+    trained = manifest.base_model
+    if base and trained.name and trained.name != base:
+        message = f"Adapter {name} was trained on {trained.name}, and the service's model is {base}"
+        raise HoneError(ADAPTER_MISMATCH, message)
+    if base and trained.name and revision and trained.revision and trained.revision != revision:
+        message = f"Adapter {name} was trained on {base} at {trained.revision}, and {revision} is served"
+        raise HoneError(ADAPTER_MISMATCH, message)
+
+
+def _check_kind(name: str, folder: Path, largest: int | None) -> None:
+    """What vLLM, SGLang and TGI refuse, said before they are started."""
+    path = folder / "adapter_config.json"
+    try:
+        config: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise HoneError(ARTIFACT_CORRUPT, f"Adapter {name}: {path} can't be read: {error}") from None
+    wrong = {
+        "peft_type": config.get("peft_type") != "LORA",
+        "use_dora": bool(config.get("use_dora")),
+        "modules_to_save": bool(config.get("modules_to_save")),
+        "bias": config.get("bias", "none") != "none",
+    }
+    for field in (field for field, is_wrong in wrong.items() if is_wrong):
+        found = json.dumps(config.get(field))
+        remedy = "Serve the merged model, or set spec.engine: embedded."
+        raise HoneError(
+            ADAPTER_MISMATCH, f"Adapter {name} has {field} {found}, which the engine refuses", remedy=remedy
+        )
+    rank = max([int(config.get("r") or 0), *(int(r) for r in (config.get("rank_pattern") or {}).values())])
+    if largest and rank > largest:
+        message = f"Adapter {name} has rank {rank}, and the engine is started for ranks up to {largest}"
+        remedy = f"Add {RANK_FLAG} and a rank that the engine takes to spec.extraArgs, or serve the merged model."
+        raise HoneError(ADAPTER_MISMATCH, message, remedy=remedy)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

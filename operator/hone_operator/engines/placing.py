@@ -1,0 +1,76 @@
+"""For engines that know nothing of Hone's artifacts: before them, a container proves and links what they load."""
+
+import re
+
+from hone_api.inferenceservice import InferenceServiceSpec
+from hone_api.layout import POD_SERVED, link_name
+
+from hone_operator.podspec import Volumes, container_security
+from hone_operator.resolve import Adapter, Resolved
+from hone_operator.resources import Object
+
+CONTAINER = "place"
+ADAPTERS = f"{POD_SERVED}/adapters"
+MODEL = "model"
+UNKNOWN_RANK = 64
+"""Allowed for where no FineTuneJob tells the rank of an adapter."""
+
+
+def model_path(resolved: Resolved) -> str:
+    """What the engine loads: the link to a folder, or a name on the hub."""
+    weights = resolved.weights
+    return f"{POD_SERVED}/{link_name(MODEL, weights.digest)}" if weights.is_folder else weights.source
+
+
+def adapter_path(adapter: Adapter) -> str:
+    return f"{ADAPTERS}/{link_name(adapter.name, adapter.digest)}"
+
+
+def rank(resolved: Resolved) -> int:
+    """The largest rank of the adapters."""
+    ranks = [adapter.lora.r if adapter.lora else UNKNOWN_RANK for adapter in resolved.all_adapters]
+    return max(ranks, default=UNKNOWN_RANK)
+
+
+def given(spec: InferenceServiceSpec, flag: str) -> int | None:
+    """The number that spec.extraArgs has for a flag, in either spelling."""
+    joined = " ".join(spec.extra_args)
+    values: list[str] = re.findall(rf"(?:^| ){flag}[= ](\d+)(?: |$)", joined)
+    return int(values[-1]) if values else None
+
+
+def container(resolved: Resolved, largest_rank: int | None, image: str, resources: Object) -> Object | None:
+    """The init container, with the links' volume added to what the engine mounts; None where nothing is mounted."""
+    weights, adapters = resolved.weights, resolved.all_adapters
+    if not weights.is_folder and not adapters:
+        return None
+    arguments = ["--into", POD_SERVED]
+    if weights.is_folder:
+        arguments += ["--model", weights.source]
+        if weights.digest:
+            arguments += ["--expect-model", weights.digest]
+    if resolved.base:
+        arguments += ["--base", resolved.base]
+        if resolved.base_revision:
+            arguments += ["--base-revision", resolved.base_revision]
+    for adapter in adapters:
+        arguments += ["--adapter", f"{adapter.name}={adapter.folder}"]
+        if adapter.digest:
+            arguments += ["--expect", f"{adapter.name}={adapter.digest}"]
+    if adapters and largest_rank:
+        arguments += ["--max-rank", str(largest_rank)]
+    mounts = list(resolved.volumes.mounts)
+    links = Volumes()
+    links.empty_dir("served", POD_SERVED)
+    resolved.volumes.volumes += links.volumes
+    resolved.volumes.mounts += [mount | {"readOnly": True} for mount in links.mounts]
+    return {
+        "name": CONTAINER,
+        "image": image,
+        "command": ["python3", "-m", "hone_api.place"],
+        "args": arguments,
+        "resources": resources,
+        "volumeMounts": [*mounts, *links.mounts],
+        "securityContext": container_security(),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }

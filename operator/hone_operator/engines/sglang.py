@@ -1,0 +1,49 @@
+"""SGLang: https://docs.sglang.io"""
+
+from hone_api.inferenceservice import InferenceServiceSpec
+from hone_api.layout import ENGINE_PORT
+
+from hone_operator.engines.placing import adapter_path, given, model_path, rank
+from hone_operator.resolve import Resolved
+
+NAME = "sglang"
+COMMAND = ["python3", "-m", "sglang.launch_server"]
+KEY_VARIABLE: str | None = "SGLANG_API_KEY"
+PROVES = False
+TELLS = False
+
+LORAS_IN_A_BATCH = 8
+
+
+def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
+    weights = resolved.weights
+    found = ["--model-path", model_path(resolved), "--served-model-name", weights.name]
+    found += ["--host", "0.0.0.0", "--port", str(ENGINE_PORT), "--enable-metrics"]
+    if weights.revision and not weights.is_folder:
+        found += ["--revision", weights.revision]
+    if weights.dtype != "auto":
+        found += ["--dtype", weights.dtype]
+    if weights.trust_remote_code:
+        found.append("--trust-remote-code")
+    if resolved.own and resolved.own.own_template:
+        found += ["--tokenizer-path", adapter_path(resolved.own)]
+    if spec.max_model_len:
+        found += ["--context-length", str(spec.max_model_len)]
+    if spec.resources.gpus > 1:
+        found += ["--tp-size", str(spec.resources.gpus)]
+    if spec.api_key_secret:
+        # It takes the key by an argument alone: the kubelet puts it in, so that no manifest has it.
+        found += ["--api-key", f"$({KEY_VARIABLE})"]
+    if adapters := resolved.all_adapters:
+        at_once = min(len(adapters), LORAS_IN_A_BATCH)
+        found += ["--enable-lora", "--max-loras-per-batch", str(at_once), "--max-lora-rank", str(rank(resolved))]
+        found += ["--lora-paths", *(f"{adapter.name}={adapter_path(adapter)}" for adapter in adapters)]
+    return found
+
+
+def environment(resolved: Resolved) -> dict[str, str]:
+    return {}
+
+
+def largest_rank(spec: InferenceServiceSpec, resolved: Resolved) -> int | None:
+    return given(spec, "--max-lora-rank") or rank(resolved)

@@ -1,0 +1,40 @@
+"""Text Generation Inference, archived in March 2026: https://huggingface.co/docs/text-generation-inference"""
+
+from hone_api.inferenceservice import InferenceServiceSpec
+from hone_api.layout import ENGINE_PORT
+
+from hone_operator.engines.placing import adapter_path, model_path
+from hone_operator.resolve import Resolved
+
+NAME = "tgi"
+COMMAND = ["text-generation-launcher"]
+KEY_VARIABLE: str | None = "API_KEY"
+PROVES = False
+TELLS = False
+
+
+def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
+    weights = resolved.weights
+    found = ["--model-id", model_path(resolved), "--hostname", "0.0.0.0", "--port", str(ENGINE_PORT)]
+    if weights.revision and not weights.is_folder:
+        found += ["--revision", weights.revision]
+    if weights.dtype != "auto":
+        found += ["--dtype", weights.dtype]
+    if weights.trust_remote_code:
+        found.append("--trust-remote-code")
+    if spec.max_model_len:
+        found += ["--max-total-tokens", str(spec.max_model_len)]
+    if spec.resources.gpus > 1:
+        found += ["--num-shard", str(spec.resources.gpus)]
+    if adapters := resolved.all_adapters:
+        found += ["--lora-adapters", ",".join(f"{adapter.name}={adapter_path(adapter)}" for adapter in adapters)]
+    return found
+
+
+def environment(resolved: Resolved) -> dict[str, str]:
+    # Its image sets this one, which comes before HF_HOME, to a folder that is not writable here.
+    return {"HUGGINGFACE_HUB_CACHE": f"{resolved.env['HF_HOME']}/hub"} if "HF_HOME" in resolved.env else {}
+
+
+def largest_rank(spec: InferenceServiceSpec, resolved: Resolved) -> int | None:
+    return None

@@ -1,0 +1,53 @@
+"""vLLM: https://docs.vllm.ai"""
+
+from hone_api.inferenceservice import InferenceServiceSpec
+from hone_api.layout import ENGINE_PORT
+
+from hone_operator.engines.placing import adapter_path, given, model_path, rank
+from hone_operator.resolve import Resolved
+
+NAME = "vllm"
+COMMAND = ["vllm", "serve"]
+KEY_VARIABLE: str | None = "VLLM_API_KEY"
+PROVES = False
+TELLS = True
+
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What --max-lora-rank takes (and 1)."""
+LORAS_IN_A_BATCH = 8
+"""More adapters take turns: each has its place in the device's memory."""
+
+
+def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
+    weights = resolved.weights
+    found = [model_path(resolved), "--served-model-name", weights.name, "--port", str(ENGINE_PORT)]
+    if weights.revision and not weights.is_folder:
+        found += ["--revision", weights.revision]
+    if weights.dtype != "auto":
+        found += ["--dtype", weights.dtype]
+    if weights.trust_remote_code:
+        found.append("--trust-remote-code")
+    if resolved.own and resolved.own.own_template:
+        found += ["--tokenizer", adapter_path(resolved.own)]
+    if spec.max_model_len:
+        found += ["--max-model-len", str(spec.max_model_len)]
+    if spec.resources.gpus > 1:
+        found += ["--tensor-parallel-size", str(spec.resources.gpus)]
+    if adapters := resolved.all_adapters:
+        at_once = min(len(adapters), LORAS_IN_A_BATCH)
+        found += ["--enable-lora", "--max-loras", str(at_once), "--max-cpu-loras", str(len(adapters))]
+        found += ["--max-lora-rank", str(_accepted(rank(resolved)))]
+        found += ["--lora-modules", *(f"{adapter.name}={adapter_path(adapter)}" for adapter in adapters)]
+    return found
+
+
+def environment(resolved: Resolved) -> dict[str, str]:
+    return {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+
+
+def largest_rank(spec: InferenceServiceSpec, resolved: Resolved) -> int | None:
+    return given(spec, "--max-lora-rank") or _accepted(rank(resolved))
+
+
+def _accepted(wanted: int) -> int:
+    return next((accepted for accepted in RANKS if accepted >= wanted), RANKS[-1])

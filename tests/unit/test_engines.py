@@ -1,0 +1,258 @@
+"""What each engine is started with, and what is refused before a pod is made."""
+
+from typing import Any
+
+import pytest
+from hone_operator.inferenceservice import plan
+from hone_operator.plan import Apply
+from hone_operator.resources import DEPLOYMENTS, Object
+from observed import DIGEST, IMAGE, NOW, conditions, finished_job, message, observed_service, service_object
+
+MARK = DIGEST[7:19]
+COMMIT, OTHER = "c" * 40, "d" * 40
+SNAPSHOT = f"/artifact/cache/hub/models--org--base/snapshots/{COMMIT}"
+
+
+def adapter_job(name: str = "faq", *, commit: str = COMMIT, parameters: int | None = None, **spec: Any) -> Object:
+    job = finished_job(name, **spec)
+    job["status"]["artifact"]["baseRevision"] = commit
+    if parameters:
+        job["status"]["parameters"] = {"trainable": 1, "total": parameters}
+    return job
+
+
+def pod_of(*jobs: Object, gpu: tuple[str, int] | None = None, **spec: Any) -> Object:
+    observed = observed_service(service_object(**spec), *jobs, gpu=gpu)
+    applied = [a for a in plan(observed, NOW).actions if isinstance(a, Apply) and a.resource is DEPLOYMENTS]
+    return dict(applied[0].body["spec"]["template"]["spec"])
+
+
+def engine_of(*jobs: Object, **spec: Any) -> Object:
+    return dict(pod_of(*jobs, **spec)["containers"][0])
+
+
+def variables(container: Object) -> dict[str, Any]:
+    return {v["name"]: v.get("value", v.get("valueFrom")) for v in container["env"]}
+
+
+def after(arguments: list[str], flag: str) -> str:
+    return arguments[arguments.index(flag) + 1]
+
+
+@pytest.mark.parametrize(
+    ("spec", "command", "image"),
+    [
+        ({}, ["hone-server"], IMAGE),
+        ({"resources": {"gpus": 1}}, ["vllm", "serve"], "vllm:test"),
+        ({"resources": {"gpus": 1}, "engine": "embedded"}, ["hone-server"], IMAGE),
+        ({"engine": "vllm"}, ["vllm", "serve"], "vllm:test"),
+        ({"engine": "sglang"}, ["python3", "-m", "sglang.launch_server"], "sglang:test"),
+        ({"engine": "tgi"}, ["text-generation-launcher"], "tgi:test"),
+        ({"engine": "vllm", "pod": {"image": "mine"}}, ["vllm", "serve"], "mine"),
+    ],
+)
+def test_the_engine_that_is_asked_for(spec: Object, command: list[str], image: str) -> None:
+    container = engine_of(adapter_job(), **spec)
+    assert (container["command"], container["image"]) == (command, image)
+
+
+@pytest.mark.parametrize(
+    ("engine", "expected"),
+    [
+        (
+            "vllm",
+            "/served/model --served-model-name org/base --port 8000 --dtype bfloat16 --max-model-len 4096 "
+            "--tensor-parallel-size 2 --enable-lora --max-loras 2 --max-cpu-loras 2 --max-lora-rank 32 "
+            f"--lora-modules faq=/served/adapters/faq-{MARK} support=/served/adapters/support-{MARK} --seed=1",
+        ),
+        (
+            "sglang",
+            "--model-path /served/model --served-model-name org/base --host 0.0.0.0 --port 8000 --enable-metrics "
+            "--dtype bfloat16 --context-length 4096 --tp-size 2 --enable-lora --max-loras-per-batch 2 "
+            f"--max-lora-rank 20 --lora-paths faq=/served/adapters/faq-{MARK} "
+            f"support=/served/adapters/support-{MARK} --seed=1",
+        ),
+        (
+            "tgi",
+            "--model-id /served/model --hostname 0.0.0.0 --port 8000 --dtype bfloat16 --max-total-tokens 4096 "
+            f"--num-shard 2 --lora-adapters faq=/served/adapters/faq-{MARK},support=/served/adapters/support-{MARK} "
+            "--seed=1",
+        ),
+        (
+            "embedded",
+            f"/artifact --name faq --expect faq={DIGEST} --adapter support=/adapters/support "
+            f"--expect support={DIGEST} --port 8000 --max-model-len 4096 --seed=1",
+        ),
+    ],
+)
+def test_arguments_of_a_base_with_adapters(engine: str, expected: str) -> None:
+    model = {"name": "org/base", "dtype": "bfloat16"}
+    jobs = adapter_job(model=model), adapter_job("other", model=model, lora={"r": 20})
+    spec: Object = {
+        "engine": engine,
+        "maxModelLen": 4096,
+        "resources": {"gpus": 2},
+        "adapters": [{"name": "support", "fineTuneJob": {"name": "other"}}],
+        "extraArgs": ["--seed=1"],
+    }
+    assert " ".join(engine_of(*jobs, **spec)["args"]) == expected
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "tgi"])
+@pytest.mark.parametrize("kind", ["merged", "model"])
+def test_a_merged_or_full_model_is_served_by_its_link(engine: str, kind: str) -> None:
+    pod = pod_of(finished_job(kind=kind), engine=engine)
+    arguments = pod["containers"][0]["args"]
+    assert f"/served/model-{MARK}" in arguments
+    assert not [argument for argument in arguments if "lora" in argument]
+    first = pod["initContainers"][0]["args"]
+    assert first == ["--into", "/served", "--model", "/artifact", "--expect-model", DIGEST]
+
+
+def test_what_lies_on_claims_is_proved_and_linked_before_the_engine_starts() -> None:
+    adapters = [{"name": "legal", "claim": {"name": "c", "path": "p"}}]
+    pod = pod_of(adapter_job(), engine="vllm", adapters=adapters)
+    [first], [container] = pod["initContainers"], pod["containers"]
+    assert (first["image"], first["command"]) == (IMAGE, ["python3", "-m", "hone_api.place"])
+    assert first["args"] == [
+        *("--into", "/served", "--model", SNAPSHOT, "--base", "org/base", "--base-revision", COMMIT),
+        *("--adapter", "faq=/artifact", "--expect", f"faq={DIGEST}", "--adapter", "legal=/adapters/legal"),
+        *("--max-rank", "64"),
+    ]
+    writable = {m["mountPath"] for m in first["volumeMounts"] if not m.get("readOnly")}
+    assert writable == {"/served"}
+    assert {m["mountPath"] for m in container["volumeMounts"] if not m.get("readOnly")} == {"/tmp", "/dev/shm"}
+    assert first["securityContext"]["readOnlyRootFilesystem"]
+    assert first["resources"]["requests"].keys() == {"cpu", "memory"}
+
+
+def test_a_hub_model_alone_needs_no_proof_and_is_downloaded_at_its_revision() -> None:
+    pod = pod_of(engine="vllm", model={"name": "org/other", "revision": "v1"})
+    assert "initContainers" not in pod
+    assert pod["containers"][0]["args"][:3] == ["org/other", "--served-model-name", "org/other"]
+    assert after(pod["containers"][0]["args"], "--revision") == "v1"
+    assert "HF_HUB_OFFLINE" not in variables(pod["containers"][0])
+    tgi = engine_of(engine="tgi", model={"name": "org/other"})
+    assert variables(tgi)["HUGGINGFACE_HUB_CACHE"] == "/cache/hub"
+
+
+def test_the_base_comes_from_a_shared_cache_or_a_claim() -> None:
+    cached = pod_of(adapter_job(cache={"claim": {"name": "hub-cache"}}), engine="vllm")["initContainers"][0]["args"]
+    assert after(cached, "--model") == f"/cache/hub/models--org--base/snapshots/{COMMIT}"
+    on_claim = finished_job(model={"claim": {"name": "models", "path": "tiny"}})
+    first = pod_of(on_claim, engine="vllm")["initContainers"][0]["args"]
+    assert after(first, "--model") == "/claims/models/tiny"
+
+
+def test_environment_and_volumes_on_gpus() -> None:
+    pod = pod_of(adapter_job(), resources={"gpus": 2, "sharedMemory": "16Gi"})
+    found = variables(pod["containers"][0])
+    expected = {
+        "HIP_FORCE_DEV_KERNARG": "1",
+        "SAFETENSORS_FAST_GPU": "1",
+        "TORCH_BLAS_PREFER_HIPBLASLT": "1",
+        "NCCL_MIN_NCHANNELS": "112",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HOME": "/tmp",
+        "USER": "hone",
+    }
+    assert expected.items() <= found.items()
+    assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" not in found
+    assert pod["enableServiceLinks"] is False
+    [shm] = [volume for volume in pod["volumes"] if volume["name"] == "shm"]
+    assert shm["emptyDir"] == {"medium": "Memory", "sizeLimit": "16Gi"}
+
+
+@pytest.mark.parametrize(("rank", "accepted"), [(1, "8"), (8, "8"), (9, "16"), (64, "64"), (257, "320"), (512, "512")])
+def test_vllm_takes_only_some_ranks(rank: int, accepted: str) -> None:
+    assert after(engine_of(adapter_job(lora={"r": rank}), engine="vllm")["args"], "--max-lora-rank") == accepted
+
+
+@pytest.mark.parametrize("given", [["--max-lora-rank=128"], ["--max-lora-rank", "128"]])
+def test_a_rank_in_extra_args_is_what_adapters_are_judged_by(given: list[str]) -> None:
+    pod = pod_of(adapter_job(), engine="vllm", extraArgs=given)
+    assert after(pod["initContainers"][0]["args"], "--max-rank") == "128"
+
+
+def test_more_adapters_than_a_batch_takes_wait_in_the_hosts_memory() -> None:
+    adapters = [{"name": f"a{i}", "claim": {"name": "c", "path": f"a{i}"}} for i in range(20)]
+    arguments = engine_of(adapter_job(), engine="vllm", adapters=adapters)["args"]
+    assert (after(arguments, "--max-loras"), after(arguments, "--max-cpu-loras")) == ("8", "21")
+
+
+def test_a_chat_template_of_the_job_goes_with_its_adapter() -> None:
+    job = adapter_job(dataset={"name": "org/data", "chatTemplate": "{{ messages }}"})
+    assert after(engine_of(job, engine="vllm")["args"], "--tokenizer") == f"/served/adapters/faq-{MARK}"
+
+
+@pytest.mark.parametrize(
+    ("engine", "variable"), [("vllm", "VLLM_API_KEY"), ("sglang", "SGLANG_API_KEY"), ("tgi", "API_KEY")]
+)
+def test_the_clients_key_is_in_no_manifest(engine: str, variable: str) -> None:
+    container = engine_of(adapter_job(), engine=engine, apiKeySecret={"name": "keys", "key": "chat"})
+    assert variables(container)[variable] == {"secretKeyRef": {"name": "keys", "key": "chat"}}
+    assert "--api-key" not in container["args"] or after(container["args"], "--api-key") == f"$({variable})"
+
+
+def test_the_embedded_engine_reads_the_key_from_a_file() -> None:
+    pod = pod_of(adapter_job(), apiKeySecret={"name": "keys", "key": "chat"})
+    assert after(pod["containers"][0]["args"], "--api-key-file") == "/etc/hone/api-key/key"
+    [volume] = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
+    assert volume == {"secretName": "keys", "items": [{"key": "chat", "path": "key"}], "defaultMode": 0o440}
+
+
+def test_remote_code_only_where_the_job_allowed_it() -> None:
+    trusted = engine_of(adapter_job(model={"name": "org/base", "trustRemoteCode": True}), engine="vllm")
+    assert "--trust-remote-code" in trusted["args"]
+    assert variables(trusted)["HF_MODULES_CACHE"] == "/tmp/modules"
+    assert "--trust-remote-code" not in engine_of(adapter_job(), engine="vllm")["args"]
+
+
+def refusal(*jobs: Object, gpu: tuple[str, int] | None = None, **spec: Any) -> tuple[str, str]:
+    found = plan(observed_service(service_object(**spec), *jobs, gpu=gpu), NOW)
+    assert DEPLOYMENTS not in [action.resource for action in found.actions]
+    return conditions(found.status)["ArtifactsResolved"][1], message(found.status, "ArtifactsResolved")
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "tgi"])
+@pytest.mark.parametrize(
+    ("lora", "words"),
+    [
+        ({"useDora": True}, "lora.useDora true"),
+        ({"bias": "all"}, "lora.bias all"),
+        ({"r": 1024}, "lora.r 1024 (the largest is 512)"),
+    ],
+)
+def test_adapters_that_an_engine_refuses(engine: str, lora: Object, words: str) -> None:
+    reason, said = refusal(adapter_job(lora=lora), engine=engine)
+    assert reason == "AdapterMismatch"
+    assert f"Adapter faq was trained with {words}, which {engine} can't load" in said
+    assert engine_of(adapter_job(lora=lora))["command"] == ["hone-server"]
+
+
+@pytest.mark.parametrize("model", [{"fineTuneJob": {"name": "faq"}}, {"name": "org/base", "revision": COMMIT}])
+def test_an_adapter_of_another_commit_is_refused(model: Object) -> None:
+    adapters = [{"name": "support", "fineTuneJob": {"name": "other"}}]
+    jobs = adapter_job(), adapter_job("other", commit=OTHER)
+    reason, said = refusal(*jobs, model=model, adapters=adapters)
+    assert reason == "AdapterMismatch"
+    assert f"trained on org/base at {OTHER}, and {COMMIT} is served" in said
+
+
+def test_weights_that_no_gpu_can_hold_are_refused() -> None:
+    job = adapter_job(parameters=70_000_000_000)
+    reason, said = refusal(job, resources={"gpus": 1}, gpu=("MI210 of node n1", 64 << 30))
+    assert reason == "ModelTooLarge"
+    assert "130.4 GiB (70000000000 parameters), and 1 of MI210 of node n1 have 57.6 GiB" in said
+    assert engine_of(job, resources={"gpus": 4}, gpu=("MI210 of node n1", 64 << 30))["command"] == ["vllm", "serve"]
+
+
+def test_an_engine_without_an_image_says_what_to_set() -> None:
+    observed = observed_service(service_object(engine="vllm"), adapter_job())
+    observed.images.engines.pop("vllm")
+    try:
+        found = plan(observed, NOW)
+    finally:
+        observed.images.engines["vllm"] = "vllm:test"
+    assert "spec.pod.image, or the chart's value runtime.vllmImage" in message(found.status, "ArtifactsResolved")
