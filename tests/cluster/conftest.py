@@ -81,6 +81,8 @@ def images(cluster: Cluster) -> Images:
 def hone(cluster: Cluster, images: Images) -> Iterator[Cluster]:
     """The cluster with Hone installed from its chart, as a user would do it."""
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM, "labels": RESTRICTED}})
+    # What an earlier installation left: helm does not know of it.
+    cluster.kubectl("delete", "lease", "hone-operator", "--ignore-not-found", namespace=SYSTEM)
     try:
         helm = ["helm", "upgrade", "--install", "hone", f"{ROOT}/charts/hone", "--namespace", SYSTEM]
         values = [f"operator.image={images.operator}", f"runtime.image={images.runtime}"]

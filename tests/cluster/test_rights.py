@@ -1,0 +1,167 @@
+"""What the chart lets the operator and its users do, on an API server that judges by RBAC."""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from apiserver import ROOT, ApiServer, api_server, operator, processes
+
+pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+
+Object = dict[str, Any]
+SYSTEM = "hone-system"
+ACCOUNT = f"system:serviceaccount:{SYSTEM}:hone-operator"
+ALICE, BOB = "alice", "bob"
+"""alice has the ClusterRole edit in team-a, bob may make Hone's objects there and nothing else."""
+USERS = {
+    ACCOUNT: ("system:serviceaccounts", f"system:serviceaccounts:{SYSTEM}", "system:authenticated"),
+    ALICE: ("system:authenticated",),
+    BOB: ("system:authenticated",),
+}
+SPACES = ("team-a", "team-b", "team-c")
+JOB = {"model": {"name": "example/model"}, "dataset": {"name": "example/data"}, "resources": {"gpus": 0}}
+SERVICE = {"model": {"name": "example/model"}, "resources": {"gpus": 0}}
+
+
+@dataclass
+class Space:
+    """kubectl as any user of an API server."""
+
+    server: ApiServer
+
+    def kubectl(self, *arguments: str, user: str = "admin", stdin: str | None = None) -> tuple[bool, str]:
+        """Whether it worked, and what it printed."""
+        command = [self.server.programs / "kubectl", "--kubeconfig", self.server.kubeconfig_of(user), *arguments]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+        return done.returncode == 0, done.stdout + done.stderr
+
+    def create(self, user: str, kind: str, name: str, namespace: str, spec: Object) -> tuple[bool, str]:
+        body = {"apiVersion": "hone.dev/v1alpha1", "kind": kind, "spec": spec}
+        body["metadata"] = {"name": name, "namespace": namespace}
+        return self.kubectl("create", "-f", "-", user=user, stdin=json.dumps(body))
+
+    def install(self, *values: str) -> list[Object]:
+        """Apply what the chart renders, but for the operator's Deployment, whose arguments are what counts."""
+        command = [self.server.programs / "helm", "template", "hone", ROOT / "charts/hone", "--namespace", SYSTEM]
+        flags = [word for value in values for word in ("--set", value)]
+        rendered = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=60, check=True).stdout
+        objects = [found for found in yaml.safe_load_all(rendered) if found]
+        kept = [found for found in objects if found["kind"] != "Deployment"]
+        worked, said = self.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all(kept))
+        assert worked, said
+        return objects
+
+    def remove(self, objects: list[Object]) -> None:
+        gone = [found for found in objects if found["kind"] not in ("Deployment", "CustomResourceDefinition")]
+        self.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=yaml.safe_dump_all(gone))
+
+
+def until(holds: Callable[[], object], seconds: float = 30) -> None:
+    begun = time.monotonic()
+    while not holds():
+        assert time.monotonic() - begun < seconds, f"not within {seconds} s"
+        time.sleep(0.3)
+
+
+@pytest.fixture(scope="module")
+def space(control_plane: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
+    with api_server(tmp_path_factory.mktemp("rights"), users=USERS) as server:
+        found = Space(server)
+        for name in (SYSTEM, *SPACES):
+            assert found.kubectl("create", "namespace", name)[0]
+        # Adds what is labelled so to the ClusterRoles edit, admin and view.
+        manager: list[object] = [server.programs / "kube-controller-manager", "--leader-elect=false"]
+        manager += ["--kubeconfig", server.kubeconfig, "--secure-port=0"]
+        manager += ["--controllers=clusterrole-aggregation-controller"]
+        with (server.folder / "manager.log").open("w") as log, processes([manager], dict(os.environ), log.fileno()):
+            yield found
+
+
+@pytest.fixture(scope="module")
+def everywhere(space: Space) -> Iterator[Space]:
+    """The chart for all namespaces, and people with rights in team-a."""
+    objects = space.install()
+    space.kubectl("create", "rolebinding", "alice", "--clusterrole=edit", f"--user={ALICE}", "--namespace=team-a")
+    for kinds in ("finetunejobs.hone.dev,inferenceservices.hone.dev",):
+        verbs = "--verb=get,list,create,update,patch"
+        space.kubectl("create", "role", "only-hone", verbs, f"--resource={kinds}", "--namespace=team-a")
+    space.kubectl("create", "rolebinding", "bob", "--role=only-hone", f"--user={BOB}", "--namespace=team-a")
+    until(lambda: space.create(ALICE, "FineTuneJob", "first", "team-a", JOB)[0])
+    # A policy works some moments after it was made.
+    until(lambda: not space.create(BOB, "FineTuneJob", f"b{time.monotonic_ns()}", "team-a", JOB)[0])
+    yield space
+    space.remove(objects)
+
+
+def test_who_may_edit_may_use_hone_in_their_own_namespace_only(everywhere: Space) -> None:
+    assert everywhere.create(ALICE, "FineTuneJob", "mine", "team-a", JOB)[0]
+    assert everywhere.create(ALICE, "InferenceService", "mine", "team-a", SERVICE)[0]
+    worked, said = everywhere.create(ALICE, "FineTuneJob", "theirs", "team-b", JOB)
+    assert not worked
+    assert 'cannot create resource "finetunejobs"' in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "right"),
+    [("FineTuneJob", JOB, "jobs.batch"), ("InferenceService", SERVICE, "deployments.apps")],
+)
+def test_nobody_gets_pods_by_hone_that_they_could_not_make(
+    everywhere: Space, kind: str, spec: Object, right: str
+) -> None:
+    worked, said = everywhere.create(BOB, kind, "through-hone", "team-a", spec)
+    assert not worked
+    assert f"bob may not create {right} in namespace team-a" in said
+    assert everywhere.create(ALICE, kind, f"alices-{kind.lower()}", "team-a", spec)[0]
+    patch = json.dumps({"spec": {"pod": {"serviceAccountName": "another"}}})
+    target = (f"{kind.lower()}s.hone.dev", f"alices-{kind.lower()}", "--namespace=team-a")
+    worked, said = everywhere.kubectl("patch", *target, "--type=merge", "--patch", patch, user=BOB)
+    assert not worked
+    assert f"bob may not create {right}" in said
+    assert everywhere.kubectl("label", *target, "a=b", user=BOB)[0]
+
+
+def settle(space: Space, log: Path, namespace: str, name: str) -> None:
+    """Both kinds get their children and a status, and nothing was refused."""
+    assert space.create("admin", "FineTuneJob", name, namespace, JOB)[0]
+    assert space.create("admin", "InferenceService", f"{name}-service", namespace, SERVICE)[0]
+    until(lambda: space.kubectl("get", "job", f"{name}-train", "--namespace", namespace)[0])
+    until(lambda: space.kubectl("get", "deployment,service", f"{name}-service", "--namespace", namespace)[0])
+    until(lambda: "Accepted" in space.kubectl("get", "finetunejob", name, "--output=yaml", "--namespace", namespace)[1])
+    time.sleep(1)
+    for word in ("Traceback", "forbidden", "Forbidden"):
+        assert word not in log.read_text(), log.read_text()[-2000:]
+
+
+def test_the_cluster_wide_roles_suffice(everywhere: Space) -> None:
+    log = everywhere.server.folder / "wide.log"
+    kubeconfig = everywhere.server.kubeconfig_of(ACCOUNT)
+    with operator(kubeconfig, "--lease-namespace", SYSTEM, log=log):
+        settle(everywhere, log, "team-b", "wide")
+
+
+def test_roles_in_two_namespaces_suffice_for_these(space: Space, everywhere: Space) -> None:
+    objects = space.install("watchNamespaces={team-a,team-b}")
+    assert not [found for found in objects if found["kind"].startswith("ClusterRole")]
+    for kind in ("clusterrole", "clusterrolebinding"):
+        space.kubectl("delete", kind, f"{SYSTEM}-hone-operator")
+    (deployment,) = (found for found in objects if found["kind"] == "Deployment")
+    given = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+    arguments = [each for each in given if not each.startswith("--listen")]
+    assert "--namespace=team-a" in arguments
+    log = space.server.folder / "narrow.log"
+    kubeconfig = space.server.kubeconfig_of(ACCOUNT)
+    try:
+        with operator(kubeconfig, "--lease-namespace", SYSTEM, *arguments, log=log):
+            settle(space, log, "team-a", "narrow")
+            assert space.create("admin", "FineTuneJob", "outside", "team-c", JOB)[0]
+            time.sleep(2)
+            assert not space.kubectl("get", "job", "outside-train", "--namespace=team-c")[0]
+    finally:
+        space.remove(objects)
