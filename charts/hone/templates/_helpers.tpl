@@ -20,7 +20,7 @@ app.kubernetes.io/component: operator
 {{- define "hone.rules" -}}
 - apiGroups: [hone.dev]
   resources: [finetunejobs, inferenceservices]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [hone.dev]
   resources: [finetunejobs/status, inferenceservices/status]
   verbs: [patch]
