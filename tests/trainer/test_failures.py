@@ -1,6 +1,7 @@
 """Every failure has a name, an exit code, and a sentence that names field and value."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -233,3 +234,46 @@ def test_torch_sees_as_many_devices_as_the_job_asks_for(
 ) -> None:
     limit_devices(before, gpus)
     assert before == after
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({}, "model_type"),
+        ({"architectures": None, "model_type": "vit"}, "describes a vit"),
+        ({"architectures": None, "model_type": "llama", "hidden_size": None}, "hidden_size"),
+    ],
+)
+def test_a_config_that_describes_no_language_model_is_refused(
+    job: Job, train: Train, claim: Path, tmp_path: Path, config: dict[str, Any], words: str
+) -> None:
+    shutil.copytree(claim / "tiny", tmp_path / "odd")
+    (tmp_path / "odd/config.json").write_text(json.dumps(config))
+    claims = {"claim": claim, "odd": tmp_path}
+    failed = train(job(model={"claim": {"name": "odd", "path": "odd"}}), claims=claims)
+    assert (failed.code, failed.word["reason"]) == (66, "ModelInvalid"), failed.log
+    assert words in failed.word["message"]
+
+
+def test_a_config_that_names_no_architecture_is_enough(job: Job, train: Train, claim: Path, tmp_path: Path) -> None:
+    shutil.copytree(claim / "tiny", tmp_path / "odd")
+    config = json.loads((tmp_path / "odd/config.json").read_text())
+    del config["architectures"]
+    (tmp_path / "odd/config.json").write_text(json.dumps(config))
+    done = train(job(model={"claim": {"name": "odd", "path": "odd"}}), claims={"claim": claim, "odd": tmp_path})
+    assert done.code == 0, done.log
+
+
+def test_gradients_whose_norm_is_infinite_end_the_run(job: Job, train: Train, claim: Path, tmp_path: Path) -> None:
+    """With such weights the loss is large, and the squares of its gradients are too large."""
+    shutil.copytree(claim / "tiny", tmp_path / "steep")
+    file = tmp_path / "steep/model.safetensors"
+    weights = load_file(file)
+    weights["lm_head.weight"] *= 1e30
+    save_file(weights, file, {"format": "pt"})
+    failed = train(
+        job(model={"claim": {"name": "steep", "path": "steep"}}, method="full"),
+        claims={"claim": claim, "steep": tmp_path},
+    )
+    assert (failed.code, failed.word["reason"]) == (68, "NonFiniteLoss"), failed.log
+    assert "gradient norm is inf" in failed.word["message"]

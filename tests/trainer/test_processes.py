@@ -144,11 +144,15 @@ def difference(one: Path, other: Path) -> float:
 
 
 @pytest.mark.parametrize(
-    ("size", "method", "kept"),
-    [(2, "lora", "adapter/adapter_model.safetensors"), (4, "full", "model/model.safetensors")],
+    ("size", "method", "kept", "tolerance"),
+    [
+        (2, "lora", "adapter/adapter_model.safetensors", 1e-4),
+        (4, "full", "model/model.safetensors", 1e-4),
+        (2, "qlora", "adapter/adapter_model.safetensors", 5e-2),  # rounded to bfloat16, some of Adam's steps turn
+    ],
 )
 def test_several_processes_train_as_one_does(
-    job: Job, train: Train, together: Callable[..., Together], size: int, method: str, kept: str
+    job: Job, train: Train, together: Callable[..., Together], size: int, method: str, kept: str, tolerance: float
 ) -> None:
     def document(batch: int) -> dict[str, Any]:
         training = {"perDeviceTrainBatchSize": batch, "perDeviceEvalBatchSize": 1, "maxSteps": 8, "evalSteps": 4}
@@ -158,11 +162,11 @@ def test_several_processes_train_as_one_does(
     several = together(document(4 // size), size)
     assert [word.outcome for word in several.words] == ["Succeeded"] * size
     losses = [line["loss"] for line in lines(one.output) if "loss" in line]
-    assert losses == pytest.approx([line["loss"] for line in lines(several.output) if "loss" in line], abs=1e-4)
+    assert losses == pytest.approx([line["loss"] for line in lines(several.output) if "loss" in line], abs=tolerance)
     assert len(losses) == 8
-    assert difference(one.output / kept, several.output / kept) < 1e-4
+    assert difference(one.output / kept, several.output / kept) < tolerance
     for name in ("trainLoss", "evalLossBefore", "evalLossAfter", "numTokens"):
-        assert one.manifest["metrics"][name] == pytest.approx(several.manifest["metrics"][name], abs=1e-4)
+        assert one.manifest["metrics"][name] == pytest.approx(several.manifest["metrics"][name], abs=tolerance)
     assert several.words[1].progress
     assert several.words[1].progress.percent == 100
 
@@ -291,6 +295,18 @@ def test_a_killed_process_ends_the_run_and_the_next_start_goes_on(
     resumed = together(document, 2)
     assert [word.outcome for word in resumed.words] == ["Succeeded"] * 2
     assert [line["step"] for line in lines(resumed.output)] == list(range(1, 61))
+
+
+def test_a_failure_without_a_name_leaves_its_traceback_in_the_logs(
+    job: Job, process: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "out/logs/metrics.jsonl").mkdir(parents=True)
+    failed = process(job(resources={"gpus": 2}), tmp_path / "out").result()
+    assert (failed.code, failed.word["reason"]) == (70, "InternalError"), failed.log
+    file = tmp_path / "out/logs/traceback.txt"
+    assert "IsADirectoryError" in file.read_text()
+    assert str(file) in failed.word["message"]
+    assert "Traceback" not in failed.log
 
 
 def children(pid: int) -> list[int]:

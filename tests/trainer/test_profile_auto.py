@@ -11,8 +11,8 @@ Job = Callable[..., dict[str, Any]]
 Train = Callable[..., Any]
 
 
-def auto(job: Job, **training: Any) -> dict[str, Any]:
-    document = job()
+def auto(job: Job, method: str = "lora", **training: Any) -> dict[str, Any]:
+    document = job(method=method)
     document["spec"]["training"] = {"maxSteps": 4, "loggingSteps": 1, "learningRate": 1e-2, **training}
     return document
 
@@ -20,6 +20,10 @@ def auto(job: Job, **training: Any) -> dict[str, Any]:
 def planned(done: Any) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((done.output / "prepared/prepared.json").read_text())["plan"]
     return found
+
+
+def values(done: Any) -> dict[str, Any]:
+    return {choice["field"]: choice["value"] for choice in planned(done)["profile"]}
 
 
 def test_what_was_chosen_is_told_and_used(job: Job, train: Train) -> None:
@@ -31,22 +35,39 @@ def test_what_was_chosen_is_told_and_used(job: Job, train: Train) -> None:
         assert f", since {choice['why']}" in done.log
     assert "profile: activationCheckpointing: false, since about" in done.log
     by_hand = {"profile": "none", "bf16": chosen["bf16"]["value"], "activationCheckpointing": False}
+    by_hand |= {"perDeviceTrainBatchSize": 1, "gradientAccumulationSteps": 8}
     same = train(auto(job, **by_hand))
     assert [line["loss"] for line in same.metrics] == [line["loss"] for line in done.metrics]
     assert planned(same)["profile"] == []
 
 
-def test_what_is_learned_differs_by_no_more_than_rounding(job: Job, train: Train) -> None:
-    done, plain = train(auto(job)), train(auto(job, profile="none", bf16=False))
-    assert [line["loss"] for line in done.metrics] == pytest.approx([line["loss"] for line in plain.metrics], rel=1e-5)
-
-
-def test_rows_of_unlike_lengths_are_grouped(job: Job, train: Train, claim: Path, tmp_path: Path) -> None:
-    rows = [{"text": "word " * (80 if number % 5 == 0 else 4)} for number in range(20)]
+@pytest.fixture
+def train_unlike(train: Train, claim: Path, tmp_path: Path) -> Train:
+    """As train, with a dataset whose rows are of unlike lengths."""
+    rows = [{"text": f"{number} " + "word " * (80 if number % 5 == 0 else 4)} for number in range(20)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    document = auto(job)
-    document["spec"]["dataset"] = {"claim": {"name": "data", "path": "rows.jsonl"}}
-    done = train(document, claims={"claim": claim, "data": tmp_path}, command="prepare")
+
+    def run(document: dict[str, Any], command: str = "run") -> Any:
+        document["spec"]["dataset"] = {"claim": {"name": "data", "path": "rows.jsonl"}}
+        return train(document, claims={"claim": claim, "data": tmp_path}, command=command)
+
+    return run
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_what_is_learned_differs_by_no_more_than_rounding(job: Job, train_unlike: Train, method: str) -> None:
+    """Row by row here, where eight rows of unlike lengths share a batch: the loss is the mean over all their tokens."""
+    done = train_unlike(auto(job, method=method))
+    assert {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8}.items() <= values(done).items()
+    plain = train_unlike(auto(job, method=method, profile="none", bf16=False))
+    for name in ("loss", "grad_norm"):
+        found, expected = ([line[name] for line in run.metrics if name in line] for run in (done, plain))
+        assert len(found) == 4
+        assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_rows_of_unlike_lengths_that_share_a_batch_are_grouped(job: Job, train_unlike: Train) -> None:
+    done = train_unlike(auto(job, perDeviceTrainBatchSize=4), command="prepare")
     chosen = {choice["field"]: choice for choice in planned(done)["profile"]}
     assert chosen["train_sampling_strategy"]["value"] == "group_by_length"
     assert "changes the order of rows" in done.log

@@ -105,6 +105,20 @@ def test_a_cpu_without_bfloat16_computes_in_float32() -> None:
     assert "bf16" not in chosen(CPU, fp16=True)
 
 
+def test_a_cpu_takes_row_by_row_what_has_no_batch_written() -> None:
+    assert chosen(CPU) == {
+        "bf16": False,
+        "attn_implementation": "sdpa",
+        "activation_checkpointing": False,
+        "per_device_train_batch_size": 1,  # alone, no row is padded: there is no order to choose
+        "gradient_accumulation_steps": 8,
+    }
+    written = chosen(CPU, perDeviceTrainBatchSize=4)
+    assert written["train_sampling_strategy"] == "group_by_length"
+    assert "gradient_accumulation_steps" not in written
+    assert chosen(CPU, gradientAccumulationSteps=4)["train_sampling_strategy"] == "group_by_length"
+
+
 def test_what_depends_on_memory_is_left_out_while_it_is_not_known() -> None:
     unknown = Device("gpu", "the GPU", None, has_bfloat16=True, has_flash_attention=False, cores=8)
     assert chosen(unknown).keys() == {

@@ -9,11 +9,15 @@ from hone_api.common import ApiModel
 from hone_api.reasons import CATALOGUE, INTERNAL_ERROR, HoneError
 from hone_api.reports import Parameters, Progress
 
+from hone_trainer.errors import UnnamedError
 from hone_trainer.stop import Interrupted
 
 
 class Word(ApiModel):
-    """What a process says at its end. `reason` and `remedy` are set where it failed."""
+    """What a process says at its end. `reason`, `remedy` are set where it failed, `traceback` where that has no name.
+
+    `killed`: it could not say anything.
+    """
 
     outcome: Literal["Succeeded", "Failed", "Interrupted"]
     reason: str = INTERNAL_ERROR.name
@@ -92,8 +96,10 @@ def settled(own: Word, is_cause: bool, over: str) -> Word:
 
 
 def raise_failure(word: Word) -> None:
-    """Raise what a word says: HoneError, or Interrupted."""
+    """Raise what a word says: HoneError, UnnamedError, or Interrupted."""
     if word.outcome == "Interrupted":
         raise Interrupted(word.message)
     if word.outcome == "Failed":
+        if word.traceback:
+            raise UnnamedError(word.message, word.traceback)
         raise HoneError(CATALOGUE[word.reason], word.message, remedy=word.remedy or None)

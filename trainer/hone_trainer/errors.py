@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import format_exception
 
 from hone_api.reasons import (
     DATASET_NOT_FOUND,
@@ -31,8 +32,16 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate mem
 """How torch says it on a GPU, how on a CPU, and how the operating system does."""
 
 
+class UnnamedError(HoneError):
+    """A failure without a name. `traceback` tells where it comes from."""
+
+    def __init__(self, message: str, traceback: str) -> None:
+        super().__init__(INTERNAL_ERROR, message)
+        self.traceback = traceback
+
+
 def named(error: BaseException) -> HoneError:
-    """The failure that an exception means: its own name, or the first known one in what caused it."""
+    """The failure that an exception means: its own name, or the first known one in what caused it; UnnamedError."""
     for cause in _chain(error):
         if isinstance(cause, HoneError):
             return cause
@@ -40,7 +49,7 @@ def named(error: BaseException) -> HoneError:
         if found:
             return found
     text = " ".join(str(error).split())
-    return HoneError(INTERNAL_ERROR, f"{type(error).__name__}{text and ': '}{text}")
+    return UnnamedError(f"{type(error).__name__}{text and ': '}{text}", "".join(format_exception(error)))
 
 
 @contextmanager

@@ -2,16 +2,16 @@
 
 import argparse
 import sys
-import traceback
 from pathlib import Path
+from traceback import format_exception
 
 from hone_api.dtypes import DTYPES
 from hone_api.gpus import Gpu
 from hone_api.layout import LOGS, TRAINER_PORT
-from hone_api.reasons import INTERNAL_ERROR, INTERRUPTED, INTERRUPTED_EXIT_CODE, HoneError
+from hone_api.reasons import INTERRUPTED, INTERRUPTED_EXIT_CODE, HoneError
 from hone_api.reports import TerminationMessage
 
-from hone_trainer.errors import named, writing
+from hone_trainer.errors import UnnamedError, named, writing
 from hone_trainer.options import MergeOptions, Options, PlanOptions
 from hone_trainer.stop import Interrupted, Stop
 from hone_trainer.telemetry import Telemetry
@@ -96,30 +96,30 @@ def merged(options: MergeOptions) -> int:
 def failed(error: Exception, verbose: bool, logs: Path | None) -> tuple[int, HoneError]:
     """Show what an exception means; its exit code, and the failure that it is. Tracebacks are kept in `logs`."""
     failure = named(error)
-    if failure.reason is INTERNAL_ERROR and failure is not error:
-        file = logs and kept(error, logs)
+    trace = failure.traceback if isinstance(failure, UnnamedError) else "".join(format_exception(error))
+    if isinstance(failure, UnnamedError):
+        file = logs and kept(trace, logs)
         shown = f"with the traceback in {file}; --verbose shows it, too." if file else "with what --verbose shows."
         failure = HoneError(failure.reason, failure.message, remedy=f"If it comes again, report it {shown}")
-    show(failure, error if verbose else None)
+    show(failure, trace if verbose else "")
     return failure.reason.exit_code or 70, failure
 
 
-def kept(error: Exception, logs: Path) -> Path | None:
+def kept(trace: str, logs: Path) -> Path | None:
     """The file that now has the traceback of a failure without a name; when it can't be written, it is printed."""
     file = logs / "traceback.txt"
     try:
         logs.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        file.write_text(trace, encoding="utf-8")
     except OSError:
-        traceback.print_exception(error)
+        print(trace, end="", file=sys.stderr)
         return None
     return file
 
 
-def show(failure: HoneError, cause: BaseException | None) -> None:
-    """Print a failure as a person reads it; with its cause, the traceback above."""
-    if cause:
-        traceback.print_exception(cause)
+def show(failure: HoneError, trace: str) -> None:
+    """Print a failure as a person reads it, below its traceback."""
+    print(trace, end="", file=sys.stderr)
     print(f"\nerror: {failure.reason.name}\n  {failure.message}\n  {failure.remedy}", file=sys.stderr)
 
 

@@ -10,6 +10,7 @@ from hone_api.artifact import BaseModelReference
 from hone_api.finetunejob import FineTuneJobSpec
 from hone_api.reasons import INTERNAL_ERROR, INVALID_SPEC, MODEL_INVALID, MODEL_NOT_FOUND, HoneError
 from hone_api.sources import BaseModelSource
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -26,7 +27,7 @@ from hone_trainer.manifest import Inputs
 
 MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py", "README.md"]
 """Files of a model on the hub that loading it may need, and its card, which gives the licence."""
-LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError, SafetensorError)
+LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError, SafetensorError, StrictDataclassError)
 
 
 @dataclass(frozen=True)

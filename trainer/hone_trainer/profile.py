@@ -88,14 +88,15 @@ def choose(training: TrainingArguments, device: Device, rows: SplitReport, limit
     autocast = bool(chosen("bf16", False) or chosen("fp16", False))
     found.append(_attention(device, autocast))
     longest = min(limit, rows.lengths.max)
-    if not {"packing", "train_sampling_strategy", "padding_free"} & written.keys():
+    row_by_row = device.kind == "cpu" and not {BATCH, ACCUMULATION} & written.keys()
+    if not row_by_row and not {"packing", "train_sampling_strategy", "padding_free"} & written.keys():
         # Packed rows are fewer: a batch or a number of steps that is written would come to mean more rows.
         may_pack = found[-1].value == "flash_attention_2" and not {BATCH, "max_steps"} & written.keys()
         found += _order(rows, longest, may_pack)
     packed = bool(chosen("packing", False))
     if device.memory is not None:
         step = Step(1, limit if packed else longest, packed, autocast, False)
-        found += _batch(written, device.name, device.memory, rows, step, peak)
+        found += _batch(written, device.name, device.memory, rows, step, row_by_row, peak)
     if "dataloader_num_workers" not in written and device.kind == "gpu":
         workers = max(0, min(WORKERS, device.cores - 1))
         why = f"{workers} of {device.cores} cores prepare batches while the GPU computes"
@@ -131,7 +132,7 @@ def _order(rows: SplitReport, longest: int, may_pack: bool) -> list[Choice]:
 
 
 def _batch(
-    written: dict[str, Any], device: str, memory: int, rows: SplitReport, step: Step, peak: Peak
+    written: dict[str, Any], device: str, memory: int, rows: SplitReport, step: Step, row_by_row: bool, peak: Peak
 ) -> list[Choice]:
     """Rows a batch, accumulation and activation checkpointing: the same rows a step, and as fast as memory allows."""
     batch, accumulation = written.get(BATCH), written.get(ACCUMULATION)
@@ -144,6 +145,8 @@ def _batch(
         sizes = [batch]
     elif accumulation:
         sizes = [max(1, together // accumulation)]
+    elif row_by_row:
+        sizes = [1]
     checkpointing = written.get("activation_checkpointing")
     ways = [False, True] if checkpointing is None else [checkpointing]
     steps = [replace(step, batch=size, checkpointing=way) for way in ways for size in sizes]
@@ -159,6 +162,8 @@ def _batch(
     if batch is None and best.batch != BATCH_OF_TRL:
         effect: Effect = "packing" if step.packed else "rounding"
         why = f"{together} {'packed rows' if step.packed else 'rows'} a step take about {gib(peak(best))} so, and {has}"
+        if row_by_row:
+            why = f"a row alone needs no padding, and takes about {gib(peak(best))}"
         found.append(Choice(field=BATCH, value=best.batch, why=why, effect=effect))
         if accumulation is None and together > best.batch:
             why = f"that keeps {together} rows a step"

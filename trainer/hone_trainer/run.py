@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -62,7 +61,6 @@ def _together(inputs: Inputs, options: Options, stop: Stop, telemetry: Telemetry
                 return _together(inputs, options, stop, telemetry)
             word = launch(places(replace(here, port=port), max(1, spec.resources.gpus)), options, stop, member)
     telemetry.progress, telemetry.parameters = word.progress, word.parameters
-    print(word.traceback, end="", file=sys.stderr)
     raise_failure(word)
     return word.manifest or read_manifest(options.output)
 

@@ -1,6 +1,5 @@
 """TRL's SFTTrainer with checkpoints that are complete or absent and accounts that survive a resume."""
 
-import random
 import shutil
 import time
 from collections import defaultdict
@@ -11,7 +10,6 @@ from statistics import fmean
 from threading import Thread
 from typing import Any
 
-import numpy
 import torch
 from hone_api.reasons import INVALID_SPEC, NON_FINITE_LOSS, OUT_OF_MEMORY, HoneError
 from peft import PeftModel
@@ -22,7 +20,7 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl.trainer.sft_trainer import SFTTrainer
 
-from hone_trainer import checkpoints, sharding
+from hone_trainer import checkpoints, randomness, sharding
 from hone_trainer.checkpoints import Account, Checkpoint
 from hone_trainer.errors import named, writing
 from hone_trainer.group import Group
@@ -222,11 +220,11 @@ class HoneTrainer(SFTTrainer):
 
     def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
         """When told to stop, leave the evaluation to the next start, which repeats it from the same state."""
-        before = _random_states()
+        before = randomness.states()
         try:
             return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
         except EvaluationInterrupted:
-            _restore(before)
+            randomness.restore(before)
             self._metrics["eval"].clear()
             self._evaluation_due = True
             self.control.should_evaluate = False
@@ -273,19 +271,6 @@ class _Resume(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._trainer.begin()
-
-
-def _random_states() -> tuple[Any, ...]:
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return random.getstate(), numpy.random.get_state(), torch.get_rng_state(), devices
-
-
-def _restore(states: tuple[Any, ...]) -> None:
-    random.setstate(states[0])
-    numpy.random.set_state(states[1])
-    torch.set_rng_state(states[2])
-    if states[3]:
-        torch.cuda.set_rng_state_all(states[3])
 
 
 def final_metrics(account: Account) -> dict[str, float]:

@@ -11,9 +11,8 @@ import threading
 import traceback
 from pathlib import Path
 
-from hone_api.reasons import INTERNAL_ERROR
-
 from hone_trainer.endings import Word
+from hone_trainer.errors import UnnamedError, named
 from hone_trainer.main import parse
 from hone_trainer.options import Options
 from hone_trainer.processes import Place
@@ -56,16 +55,15 @@ def last_word(options: Options, place: Place, stop: Stop) -> Word:
 
 
 def _failed(error: Exception, verbose: bool) -> Word:
-    from hone_trainer.errors import named
-
     failure = named(error)
-    unnamed = failure.reason is INTERNAL_ERROR and failure is not error
+    if verbose:
+        traceback.print_exception(error)
     return Word(
         outcome="Failed",
         reason=failure.reason.name,
         message=failure.message,
         remedy=failure.remedy,
-        traceback="".join(traceback.format_exception(error)) if verbose or unnamed else "",
+        traceback=failure.traceback if isinstance(failure, UnnamedError) else "",
     )
 
 
