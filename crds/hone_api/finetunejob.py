@@ -136,9 +136,10 @@ class FineTuneJobSpec(ApiModel):
             ),
             rule(
                 "!has(self.training) || !has(self.training.parallelism) || self.training.parallelism != 'fsdp' || "
-                "(has(self.resources) && has(self.resources.gpus) && self.resources.gpus > 1)",
-                "training.parallelism fsdp splits the model among several GPUs: set resources.gpus to 2 or more, or "
-                "remove it",
+                "(has(self.resources) && ((has(self.resources.gpus) && self.resources.gpus > 1) || "
+                "(has(self.resources.nodes) && self.resources.nodes > 1)))",
+                "training.parallelism fsdp splits the model among several GPUs: set resources.gpus or nodes to 2 or "
+                "more, or remove it",
             ),
             rule(
                 "self.method != 'qlora' || !has(self.training) || !has(self.training.parallelism) || "

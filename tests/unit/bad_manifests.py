@@ -334,7 +334,7 @@ _JOBS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"spec.training.parallelism": "fsdp", "spec.resources.gpus": 1},
-        "spec: Invalid value: training.parallelism fsdp splits the model among several GPUs: set resources.gpus to 2 or more, or remove it",
+        "spec: Invalid value: training.parallelism fsdp splits the model among several GPUs: set resources.gpus or nodes to 2 or more, or remove it",
     ),
     (
         {"spec.training.parallelism": "fsdp", "spec.resources.gpus": 2, "spec.method": "qlora"},
