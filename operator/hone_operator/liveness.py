@@ -65,6 +65,8 @@ def judge(
         moments.append(since + limit)
         if now > moments[-1]:
             return Judgement(HoneError(STALLED, _stalled(name, progress, since, limit)), LOOK_AGAIN.total_seconds())
+    if is_suspect(pod, heard, now, patience):  # what is known of its node may be older than what is odd
+        moments.append(now + LOOK_AGAIN)
     soonest = min(moments, default=now + patience.silent)
     return Judgement(None, max((soonest - now).total_seconds(), 1.0))
 

@@ -52,10 +52,14 @@ class Node:
 
 @dataclass(frozen=True)
 class ClusterFacts:
-    """All nodes, and the extended resources that AMD's DeviceClass answers to, where the cluster has it."""
+    """All nodes, and the extended resources that AMD's DeviceClass answers to, where the cluster has it.
+
+    `diagnoses` are what was concluded from these facts, by what was asked.
+    """
 
     nodes: tuple[Node, ...] = ()
     by_claim: tuple[str, ...] = ()
+    diagnoses: dict[tuple[str, bool], tuple[str, str | None]] = field(default_factory=dict, compare=False, repr=False)
 
     def node(self, name: str | None) -> Node | None:
         return next((node for node in self.nodes if node.name == name), None)

@@ -32,12 +32,17 @@ def why_unschedulable(pod: Object, words: str, facts: ClusterFacts | None) -> Ho
         return HoneError(UNSCHEDULABLE, found, remedy="Nothing to do: the pod starts when they have ended.")
     if facts is None:
         return HoneError(UNSCHEDULABLE, words)
-    found, remedy = _diagnose(demand_of(pod), words, facts)
+    demand, short = demand_of(pod), _SHORT.search(words) is not None
+    # Of a thousand pods that wait, many ask for the same.
+    key = (repr(demand), short)
+    if key not in facts.diagnoses:
+        facts.diagnoses[key] = _diagnose(demand, short, facts)
+    found, remedy = facts.diagnoses[key]
     return HoneError(UNSCHEDULABLE, f"{words}. {found}" if found else words, remedy=remedy)
 
 
-def _diagnose(demand: Demand, words: str, facts: ClusterFacts) -> tuple[str, str | None]:
-    """What the nodes show, and what to do about it."""
+def _diagnose(demand: Demand, short: bool, facts: ClusterFacts) -> tuple[str, str | None]:
+    """What the nodes show, and what to do about it. `short`: whether the scheduler lacks something countable."""
     gpu = demand.gpu
     if gpu in facts.by_claim:  # the nodes don't count what Dynamic Resource Allocation hands out
         counted = {name: asked for name, asked in demand.resources.items() if name != gpu}
@@ -58,7 +63,7 @@ def _diagnose(demand: Demand, words: str, facts: ClusterFacts) -> tuple[str, str
         key=lambda item: (_has_no_gpu(item[0], gpu), len(item[1]), item[0].name),
     )
     if fitting := [node.name for node, against in judged if not against]:
-        if not _SHORT.search(words):
+        if not short:
             return "", None
         return f"Large enough, but with too little free now: {_names(fitting)}", WAITS
     remedies = dict.fromkeys(obstacle.remedy for obstacle in judged[0][1])

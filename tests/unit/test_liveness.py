@@ -91,6 +91,12 @@ def test_the_next_look_is_when_time_alone_may_change_the_answer(found: ProgressR
     assert judged(found).look_again == seconds
 
 
+def test_an_odd_pod_is_looked_at_again_soon() -> None:
+    unready = RUNNING | {"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}]}}
+    found = judge(unready, None, NOW, ClusterFacts((Node("gpu-1"),)), NOW, PATIENCE)
+    assert (found.error, found.look_again) == (None, 20)
+
+
 @pytest.mark.parametrize(
     ("change", "silent", "suspect"),
     [

@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 from hone_operator.inferenceservice import ObservedInferenceService, plan
+from hone_operator.nodes import ClusterFacts, Node
 from hone_operator.plan import Apply
 from hone_operator.resources import DEPLOYMENTS, SERVICES, Object
 from observed import (
+    BEFORE,
     DIGEST,
     NOW,
     conditions,
@@ -274,6 +276,16 @@ def test_an_engine_that_does_not_start_says_why(trouble: Object, reason: str, wo
     assert conditions(found.status)["Progressing"] == ("False", reason)
     assert words in message(found.status, "Progressing")
     assert reason in [event.reason for event in found.events]
+
+
+def test_an_engine_whose_node_is_lost_says_so() -> None:
+    lost = pod(container="engine", running={"startedAt": BEFORE})
+    lost["spec"]["nodeName"] = "gpu-1"
+    observed = running(finished_job(), lost)
+    observed.facts = ClusterFacts((Node("gpu-1", not_ready="since 2026-03-01T11:50:00Z"),))
+    found = plan(observed, NOW)
+    assert conditions(found.status)["Progressing"] == ("False", "NodeLost")
+    assert "node gpu-1, which is not ready since" in message(found.status, "Progressing")
 
 
 def test_no_replicas_is_no_failure() -> None:

@@ -227,6 +227,11 @@ def test_other_words_stand_alone() -> None:
     assert said.startswith("0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules. Lower")
 
 
+def test_a_cluster_without_nodes() -> None:
+    words = "no nodes available to schedule pods"
+    assert explain(words, pod({"cpu": "1"})) == f"{words}. The cluster has no nodes. Add nodes."
+
+
 def test_without_facts_the_schedulers_words_stand_alone() -> None:
     assert why_unschedulable(ONE, INSUFFICIENT + TAIL, None).message == INSUFFICIENT.rstrip(".")
 
