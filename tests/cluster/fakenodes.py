@@ -1,0 +1,66 @@
+"""Nodes that are objects only: the scheduler and the controllers take them for real, and nothing ever runs on them."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from kube import Cluster
+
+Object = dict[str, Any]
+FAKE = "hone.dev/fake"
+TOLERATION = {"key": FAKE, "operator": "Exists"}
+
+
+@contextmanager
+def fake_nodes(cluster: Cluster, **nodes: Object) -> Iterator[None]:
+    """Nodes for as long as the context lasts: `capacity`, `labels`, and `allocatable`, `ready`, `unschedulable`.
+
+    All have a taint, so that nothing but what tolerates it goes there. Their heartbeat is not renewed: Kubernetes takes
+    them for lost after some 40 seconds.
+    """
+    try:
+        for name, node in nodes.items():
+            _make(cluster, name, **node)
+        yield
+    finally:
+        cluster.kubectl("delete", "node", "--ignore-not-found", *nodes)
+
+
+def _make(
+    cluster: Cluster,
+    name: str,
+    *,
+    capacity: dict[str, str],
+    allocatable: dict[str, str] | None = None,
+    labels: dict[str, str] | None = None,
+    unschedulable: bool = False,
+    ready: bool = True,
+) -> None:
+    taints = [{"key": FAKE, "value": "true", "effect": "NoSchedule"}]
+    spec = {"taints": taints, "unschedulable": unschedulable}
+    cluster.create(
+        {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels or {}}, "spec": spec}
+    )
+    room = {"cpu": "64", "memory": "256Gi", "pods": "110"}
+    has = room | capacity
+    _set_status(
+        cluster, name, {"capacity": has, "allocatable": room | (capacity if allocatable is None else allocatable)}
+    )
+    _set_ready(cluster, name, ready)
+
+
+def _set_ready(cluster: Cluster, name: str, ready: bool) -> None:
+    """Report as the kubelet does, or as Kubernetes does when the kubelet is silent."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    words = {"reason": "KubeletReady", "message": "kubelet is posting ready status"}
+    if not ready:
+        words = {"reason": "NodeStatusUnknown", "message": "Kubelet stopped posting node status."}
+    condition = {"type": "Ready", "status": "True" if ready else "Unknown", "lastTransitionTime": now, **words}
+    _set_status(cluster, name, {"conditions": [condition | {"lastHeartbeatTime": now}]})
+
+
+def _set_status(cluster: Cluster, name: str, status: Object) -> None:
+    patch = json.dumps({"status": status})
+    cluster.kubectl("patch", "node", name, "--subresource=status", "--type=merge", f"--patch={patch}")
