@@ -1,5 +1,6 @@
 """What the events about an object tell."""
 
+import re
 from datetime import datetime
 
 from hone_operator.podstate import parse_time
@@ -22,6 +23,13 @@ def standing_warning(events: list[Object]) -> str | None:
         event for event in events if event["type"] == "Warning" and (good is None or moment(event) > moment(good))
     ]
     found = newest([event for event in standing if MULTI_ATTACH in event["message"]]) or newest(standing)
+    return f"{found['reason']}: {found['message']}" if found else None
+
+
+def of_workload(events: list[Object], job: str) -> str | None:
+    """The newest of what Kueue tells about its Workload for this Job, which has a name of Kueue's making."""
+    name = re.compile(rf"job-{re.escape(job)}-[0-9a-f]+")
+    found = newest([event for event in events if name.fullmatch(event["involvedObject"]["name"])])
     return f"{found['reason']}: {found['message']}" if found else None
 
 

@@ -23,6 +23,8 @@ TERMINAL = ("Succeeded", "Failed")
 CONDITION_TYPES = ("Accepted", "Prepared", "Running", "Suspended", "Succeeded", "Failed")
 GONE_SOON_SECONDS = 2.0
 LOOK_AGAIN_SECONDS = 20.0
+QUEUED = "Queued"
+QUEUE_SECONDS = 60.0
 QUIET = frozenset({"Accepted", "TrainerEnded", "Suspending"})
 
 
@@ -32,6 +34,7 @@ class ObservedFineTuneJob:
 
     `pods` are those of the present training Job and `prepare_pods` of the preparing one, `strays` pods of earlier ones
     that have not ended yet, `trainers` all that train or trained. `gpu`: name and bytes of the GPU that may train.
+    `queue`: what the queue says of why it holds the Job.
     """
 
     owner: Object
@@ -51,6 +54,7 @@ class ObservedFineTuneJob:
     facts: ClusterFacts | None = None
     gpu: tuple[str, int] | None = None
     warning: str | None = None
+    queue: str | None = None
     refusal: str | None = None
 
     @property
@@ -204,7 +208,8 @@ def _state(
         _suspended(observed, job, conditions, result)
         return
     if conditions.holds("Suspended"):
-        conditions.set("Suspended", False, "Resumed", "The job goes on from its newest checkpoint.")
+        words = "The job goes on from its newest checkpoint." if result.status.get("progress") else "The job may begin."
+        conditions.set("Suspended", False, "Resumed", words)
     if result.actions:
         return
     if trainer.prepares_apart(job) and not conditions.holds("Prepared"):
@@ -238,10 +243,22 @@ def _suspended(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: Cond
             f"spec.suspend is true: no pod and no GPU is held. Set it to false to go on{where}.",
         )
     else:
-        reason, words = "Queued", f"The Job is suspended by a queue or a person, and goes on{where} when they let it."
+        reason, words = QUEUED, _queued(observed, where, conditions, result)
     result.status["stage"] = "Suspended"
     conditions.set("Suspended", True, reason, words)
     conditions.set("Running", False, reason, words)
+
+
+def _queued(observed: ObservedFineTuneJob, where: str, conditions: Conditions, result: Plan) -> str:
+    """The words of a wait for a queue. What the queue said is kept, since that is gone sooner than the wait is over."""
+    words = f"The Job is suspended by a queue or a person, and goes on{where} when they let it."
+    if observed.queue:
+        return f"{words} {observed.queue.rstrip('.')}."
+    if conditions.holds("Suspended") and conditions.words_of("Suspended")[0] == QUEUED:
+        result.requeue_after = QUEUE_SECONDS
+        return conditions.words_of("Suspended")[1]
+    result.requeue_after = GONE_SOON_SECONDS
+    return words
 
 
 def _preparing(observed: ObservedFineTuneJob, now: datetime, conditions: Conditions, result: Plan) -> None:

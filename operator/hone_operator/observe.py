@@ -42,6 +42,7 @@ from hone_operator.resources import (
 
 DEEPEST_SPEC = 50
 FACTS_SECONDS = 30.0
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 DRA_DEVICE_CLASS = "gpu.amd.com"
 
 Parsed = TypeVar("Parsed", FineTuneJob, InferenceService)
@@ -100,6 +101,8 @@ class Observer:
             resources, options = parsed.spec.resources, parsed.spec.pod
             observed.gpu = gpu_of(observed.facts.nodes, resources.gpu_resource, options.node_selector)
         observed.warning = await self._warning(observed, now)
+        if observed.training.is_suspended and not parsed.spec.suspend:
+            observed.queue = await self._of_queue(observed.job)
         return observed
 
     async def inferenceservice(self, key: Key, owner: Object, now: datetime) -> ObservedInferenceService:
@@ -201,6 +204,14 @@ class Observer:
             event = events.newest(await self._events(claim)) if claim else None
             found.append(volumes.unbound(name, claim, event["message"] if event else None))
         return " ".join(words for words in found if words) or None
+
+    async def _of_queue(self, job: Object | None) -> str | None:
+        """Why Kueue does not admit the Job. Its Workload for the Job may not be read, but the events about that may."""
+        if job is None or QUEUE_LABEL not in (job["metadata"].get("labels") or {}):
+            return None
+        selector = "involvedObject.kind=Workload,type=Warning"
+        found = await self.api.list(EVENTS, job["metadata"]["namespace"], fieldSelector=selector)
+        return events.of_workload(found, job["metadata"]["name"])
 
     async def _warning_about(self, about: Object) -> str | None:
         return events.standing_warning(await self._events(about))

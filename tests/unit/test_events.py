@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hone_operator.events import standing_warning
+from hone_operator.events import of_workload, standing_warning
 
 
 def event(minute: int, type_: str, reason: str, message: str = "", *, new_api: bool = False) -> dict[str, Any]:
@@ -39,3 +39,13 @@ MOUNT = event(9, "Warning", "FailedMount", "Unable to attach or mount volumes: t
 def test_the_warning_that_no_good_news_has_followed(events: list[dict[str, Any]], found: str | None) -> None:
     said = standing_warning(events)
     assert said is found if found is None else said is not None and said.startswith(found)
+
+
+def test_of_the_queue_only_what_concerns_the_job() -> None:
+    def about(workload: str, event: dict[str, Any]) -> dict[str, Any]:
+        return event | {"involvedObject": {"name": workload}}
+
+    others = [about("job-faq-train-2-0a1b2", event(9, "Warning", "Pending")), about("other", event(9, "Warning", "X"))]
+    assert of_workload(others, "faq-train") is None
+    ours = [about("job-faq-train-7167d", event(minute, "Warning", "Pending", f"lacks {minute}")) for minute in (3, 5)]
+    assert of_workload([*ours, *others], "faq-train") == "Pending: lacks 5"

@@ -209,6 +209,20 @@ def test_a_job_that_something_else_suspends_is_left_suspended() -> None:
     assert "mine" not in observed.job["metadata"]["labels"]
 
 
+def test_what_the_queue_says_is_shown_for_as_long_as_it_waits() -> None:
+    observed = observed_job(job_object())
+    assert observed.job
+    observed.job["spec"]["suspend"] = True
+    silent = plan(observed, NOW)
+    assert silent.requeue_after
+    observed.owner["status"], observed.queue = silent.status, "Pending: insufficient unused quota for amd.com/gpu"
+    heard = plan(observed, NOW)
+    message = next(c["message"] for c in heard.status["conditions"] if c["type"] == "Suspended")
+    assert message.endswith(" Pending: insufficient unused quota for amd.com/gpu.")
+    observed.owner["status"], observed.queue = heard.status, None
+    assert plan(observed, NOW).status == heard.status
+
+
 def test_what_others_made_is_never_taken_over() -> None:
     observed = observed_job(job_object())
     assert observed.job

@@ -1,0 +1,91 @@
+"""FineTuneJobs under the real Kueue: one waits until the quota is free."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kube import Cluster, Images, condition, run
+from training import Object, because, furnish, job, message
+
+KUEUE = Path(__file__).parent / "kueue"
+NAMESPACE = "kueue-system"
+GROUP = "kueue.x-k8s.io"
+MANAGED = "hone.dev/test=kueue"
+TRAIN_SECONDS = 300
+QUOTA = "insufficient unused quota for amd.com/gpu"
+QUEUED = because("Suspended", "Queued")
+
+
+@pytest.fixture(scope="module")
+def kueue(hone: Cluster) -> Iterator[Cluster]:
+    """The cluster with Kueue installed from its own chart."""
+    printed = run(KUEUE / "build", env={**hone.env, "HONE_TEST_REGISTRY": hone.registry}, timeout=1800)
+    image, chart = printed.splitlines()[-2:]
+    repository, _, tag = image.rpartition(":")
+    helm = ["helm", "upgrade", "--install", "kueue", chart, "--namespace", NAMESPACE, "--create-namespace"]
+    place = f"controllerManager.manager.image.repository={repository},controllerManager.manager.image.tag={tag}"
+    values = ["--values", f"{KUEUE}/values.yaml", "--set-string", place]
+    run(*helm, *values, env=hone.env, timeout=120)
+    # The pod fills a Secret that it mounts itself: a new pod sees at once what the old one would in a minute or two.
+    hone.wait("secret", "kueue-webhook-server-cert", lambda found: "tls.crt" in found.get("data", {}), NAMESPACE)
+    hone.kubectl("delete", "pod", "--all", "--wait=false", namespace=NAMESPACE)
+    hone.kubectl("rollout", "status", "deployment/kueue-controller-manager", "--timeout=120s", namespace=NAMESPACE)
+    yield hone
+    run("helm", "uninstall", "kueue", "--namespace", NAMESPACE, "--wait", env=hone.env, timeout=240)
+
+
+@pytest.fixture(scope="module")
+def lab(kueue: Cluster, images: Images) -> Iterator[str]:
+    """A namespace whose queue `team` has quota for one GPU."""
+    shared = [
+        new("ResourceFlavor", "default"),
+        new("ClusterQueue", "one-gpu", cluster_queue(gpus=1)),
+    ]
+    with kueue.fresh_namespace("kueue") as namespace:
+        kueue.kubectl("label", "namespace", namespace, MANAGED)
+        furnish(kueue, images, namespace)
+        kueue.apply(*shared)
+        kueue.create(new("LocalQueue", "team", {"clusterQueue": "one-gpu"}), namespace=namespace)
+        yield namespace
+    # Kueue takes its finalizers off while it still runs.
+    kueue.wait_gone("namespace", namespace, timeout=120)
+    for each in reversed(shared):
+        kueue.kubectl("delete", f"{each['kind']}.{GROUP}", each["metadata"]["name"])
+
+
+def new(kind: str, name: str, spec: Object | None = None, **fields: Any) -> Object:
+    made = {"apiVersion": f"{GROUP}/v1beta2", "kind": kind, "metadata": {"name": name}, **fields}
+    return made if spec is None else made | {"spec": spec}
+
+
+def cluster_queue(gpus: int) -> Object:
+    quotas = [{"name": "amd.com/gpu", "nominalQuota": gpus}]
+    return {
+        "namespaceSelector": {},
+        "resourceGroups": [
+            {"coveredResources": ["amd.com/gpu"], "flavors": [{"name": "default", "resources": quotas}]},
+        ],
+    }
+
+
+def queued_job(name: str, *, steps: int = 4) -> Object:
+    """A FineTuneJob for one GPU, which the node only pretends to have: the trainer uses the CPU."""
+    made = job(name, steps=steps, resources={"gpus": 1, "sharedMemory": "64Mi"})
+    made["metadata"]["labels"] = {f"{GROUP}/queue-name": "team"}
+    return made
+
+
+def test_two_jobs_with_quota_for_one_run_one_after_the_other(kueue: Cluster, lab: str) -> None:
+    kueue.create(queued_job("first", steps=100), namespace=lab)
+    kueue.wait("finetunejob", "first", condition("Running"), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
+    kueue.create(queued_job("second"), namespace=lab)
+
+    waiting = kueue.wait("finetunejob", "second", QUEUED, lab, timeout=TRAIN_SECONDS, unless=condition("Running"))
+    assert waiting["status"]["stage"] == "Suspended"
+    kueue.wait("finetunejob", "second", lambda found: QUOTA in message(found, "Suspended"), lab, timeout=90)
+    first = kueue.wait("finetunejob", "first", condition("Succeeded"), lab, timeout=TRAIN_SECONDS)
+    second = kueue.wait("finetunejob", "second", condition("Succeeded"), lab, timeout=TRAIN_SECONDS)
+
+    assert second["status"]["startTime"] >= first["status"]["completionTime"]
+    assert condition("Suspended", "False")(second)
