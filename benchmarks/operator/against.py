@@ -1,0 +1,172 @@
+"""Hone's operator against JobSet, Kubeflow Trainer and a bare kopf handler, in turns on one API server.
+
+From creating objects to their Jobs, memory, CPU and API requests; with KWOK, from creation to the end. Goals: 50 ms to
+the Job of one object, 1,000 in no longer than JobSet takes, 12 writes in the life of a job. Needs the local cluster's
+programs (`make cluster-up` builds them), Go and openssl.
+"""
+
+import argparse
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path += [str(HERE.parent), str(HERE.parents[1] / "tests/cluster")]
+
+import builds  # noqa: E402
+from apiserver import ApiServer, api_server  # noqa: E402
+from client import Arrivals, Client, Refused, names  # noqa: E402
+from common import compare  # noqa: E402
+from contenders import CONTENDERS, install, install_runtime, running  # noqa: E402
+from simulation import life  # noqa: E402
+from usage import Audit, cpu_seconds, resident_mib, writes  # noqa: E402
+
+SECONDS_TO_SETTLE = 60
+SECONDS_QUIET = 5
+POD_SECONDS = 3
+FIGURES = {
+    "first": "ms from 1 object to its Job, p50",
+    "slow": "ms from 1 object to its Job, p99",
+    "all": "s from {many} objects to the last Job",
+    "memory": "MiB resident after that",
+    "cpu": "ms of CPU an object, for that",
+    "life_requests": "API requests in the life of a job",
+    "life_writes": "writes among them",
+    "life_cpu": "ms of CPU in the life of a job",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--singles", type=int, default=100, help="objects created one by one, a round")
+    parser.add_argument("--many", type=int, default=1000, help="objects created at once, a round")
+    parser.add_argument("--lives", type=int, default=100, help="objects whose pods run to their end, a round")
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
+    print(", ".join(f"{name} {builds.version(name)}" for name in builds.MODULES), flush=True)
+    found: dict[str, dict[str, list[float]]] = {figure: {} for figure in FIGURES}
+    requests: dict[str, Counter[str]] = {}
+    for number in range(options.rounds):
+        turns = options.contenders[:: -1 if number % 2 else 1]
+        with apart() as (server, _):
+            for name in turns:
+                note(found, name, creations(server, name, options.singles, options.many))
+        with apart() as (server, audit), life(server, pod_seconds=POD_SECONDS):
+            for name in turns:
+                figures, requests[name] = lives(server, audit, name, options.lives)
+                note(found, name, figures)
+    for figure, words in FIGURES.items():
+        for name, values in found[figure].items():
+            if name != "hone":
+                unit = words.format(many=options.many)
+                compare(unit, "", found[figure]["hone"], values, CONTENDERS[name].title)
+    for name, counted in requests.items():
+        listed = ", ".join(f"{request} {count / options.lives:.2f}" for request, count in counted.most_common())
+        print(f"a life of {CONTENDERS[name].title}: {listed}")
+
+
+@contextmanager
+def apart() -> Iterator[tuple[ApiServer, Audit]]:
+    """An API server that knows all contenders, and its log."""
+    with tempfile.TemporaryDirectory() as folder:
+        audit = Audit(Path(folder))
+        users = dict.fromkeys([*CONTENDERS, "controllers", "scheduler", "kwok"], ("system:masters",))
+        with api_server(Path(folder), users=users, flags=audit.flags) as server:
+            install(server)
+            yield server, audit
+
+
+def note(found: dict[str, dict[str, list[float]]], name: str, figures: dict[str, float]) -> None:
+    for figure, value in figures.items():
+        found[figure].setdefault(name, []).append(value)
+
+
+def creations(server: ApiServer, name: str, singles: int, many: int) -> dict[str, float]:
+    """From objects to their Jobs, when nothing else happens to the Jobs."""
+    contender, client = CONTENDERS[name], Client(server.url)
+    space = fresh_namespace(client)
+    with running(name, server) as pids:
+        warm_up(client, name, space)
+        jobs = Arrivals(client, f"/apis/batch/v1/namespaces/{space}/jobs")
+        took = []
+        for each in names("single", singles):
+            started = time.monotonic()
+            client.create(contender.path(space), contender.body(each))
+            took.append(1000 * (jobs.wait([each], SECONDS_TO_SETTLE) - started))
+            time.sleep(0.05)
+        wanted = names("many", many)
+        time.sleep(SECONDS_QUIET)
+        before, started = cpu_seconds(pids), time.monotonic()
+        client.create_all(contender.path(space), map(contender.body, wanted))
+        last = jobs.wait(wanted, SECONDS_TO_SETTLE)
+        time.sleep(SECONDS_QUIET)
+        cpu = 1000 * (cpu_seconds(pids) - before) / many
+        memory = resident_mib(pids)
+    return {
+        "first": statistics.median(took),
+        "slow": statistics.quantiles(took, n=100)[-1] if singles > 1 else took[0],
+        "all": last - started,
+        "memory": memory,
+        "cpu": cpu,
+    }
+
+
+def lives(server: ApiServer, audit: Audit, name: str, count: int) -> tuple[dict[str, float], Counter[str]]:
+    """Objects whose pods run and end, until the contender has said so."""
+    contender, client = CONTENDERS[name], Client(server.url)
+    space = fresh_namespace(client)
+    with running(name, server) as pids:
+        warm_up(client, name, space)
+        time.sleep(POD_SECONDS + SECONDS_QUIET)
+        if name == "bare":  # it says nothing of the end
+            ends = Arrivals(client, f"/apis/batch/v1/namespaces/{space}/jobs", CONTENDERS["trainer"].ended)
+        else:
+            ends = Arrivals(client, contender.path(space), contender.ended)
+        wanted, since, before = names("life", count), audit.position(), cpu_seconds(pids)
+        client.create_all(contender.path(space), map(contender.body, wanted))
+        ends.wait(wanted, SECONDS_TO_SETTLE)
+        time.sleep(SECONDS_QUIET)
+        cpu = 1000 * (cpu_seconds(pids) - before) / count
+    requests = audit.requests(name, since)
+    figures = {
+        "life_requests": requests.total() / count,
+        "life_writes": writes(requests) / count,
+        "life_cpu": cpu,
+    }
+    return figures, requests
+
+
+def fresh_namespace(client: Client) -> str:
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"generateName": "benchmark-"}}
+    return str(client.create("/api/v1/namespaces", body)["metadata"]["name"])
+
+
+def warm_up(client: Client, name: str, space: str) -> None:
+    """Wait until the contender has made a Job. It refuses objects while its webhooks don't answer yet."""
+    jobs = Arrivals(client, f"/apis/batch/v1/namespaces/{space}/jobs")
+    (first,) = names("warmup", 1)
+    contender = CONTENDERS[name]
+    deadline = time.monotonic() + SECONDS_TO_SETTLE
+    while True:
+        try:
+            if name == "trainer":
+                install_runtime(client)
+            client.create(contender.path(space), contender.body(first))
+            break
+        except Refused:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.3)
+    jobs.wait([first], SECONDS_TO_SETTLE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""The operators that are compared: how each is installed and started, and the object that asks it for one Job."""
+
+import base64
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import builds
+import yaml
+from apiserver import CRDS, ApiServer, processes
+from client import Client, Object
+from simulation import STORAGE_CLASS
+
+HERE = Path(__file__).parent
+IMAGE = "registry.invalid/trainer:1"
+WEBHOOK_PORTS = {"jobset": 19443, "trainer": 19444}
+RUNTIME = "torch-distributed"
+PODS = {"restartPolicy": "Never", "containers": [{"name": "trainer", "image": IMAGE}]}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """`parts` are the programs that run; `ended` says whether an object has come to its end."""
+
+    title: str
+    api_version: str
+    kind: str
+    plural: str
+    spec: Object
+    parts: tuple[str, ...]
+    ended: Callable[[Object], bool]
+
+    def path(self, namespace: str) -> str:
+        return f"/apis/{self.api_version}/namespaces/{namespace}/{self.plural}"
+
+    def body(self, name: str) -> Object:
+        return {"apiVersion": self.api_version, "kind": self.kind, "metadata": {"name": name}, "spec": self.spec}
+
+
+def _has_condition(*types: str) -> Callable[[Object], bool]:
+    def holds(found: Object) -> bool:
+        conditions = (found.get("status") or {}).get("conditions") or []
+        return any(each["type"] in types and each["status"] == "True" for each in conditions)
+
+    return holds
+
+
+def _hone(title: str, gpus: int) -> Contender:
+    spec = {
+        "model": {"name": "example/model"},
+        "dataset": {"name": "example/data"},
+        "output": {"storage": {"size": "1Gi", "storageClassName": STORAGE_CLASS}},
+        "resources": {"gpus": gpus},
+    }
+    ended = _has_condition("Succeeded", "Failed")
+    return Contender(title, "hone.dev/v1alpha1", "FineTuneJob", "finetunejobs", spec, ("hone",), ended)
+
+
+CONTENDERS = {
+    "hone": _hone("Hone", gpus=0),
+    "prepared": _hone("Hone that prepares in a Job of its own", gpus=1),
+    "jobset": Contender(
+        "JobSet",
+        "jobset.x-k8s.io/v1alpha2",
+        "JobSet",
+        "jobsets",
+        {"replicatedJobs": [{"name": "node", "template": {"spec": {"template": {"spec": PODS}}}}]},
+        ("jobset",),
+        _has_condition("Completed", "Failed"),
+    ),
+    "trainer": Contender(
+        "Kubeflow Trainer",
+        "trainer.kubeflow.org/v1alpha1",
+        "TrainJob",
+        "trainjobs",
+        {"runtimeRef": {"name": RUNTIME}},
+        ("jobset", "trainer"),
+        _has_condition("Complete", "Failed"),
+    ),
+    "bare": Contender(
+        "bare kopf handler",
+        "bench.hone.dev/v1",
+        "BareJob",
+        "barejobs",
+        {"model": "example/model"},
+        ("bare",),
+        lambda _: False,
+    ),
+}
+BARE_CRD = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "barejobs.bench.hone.dev"},
+    "spec": {
+        "group": "bench.hone.dev",
+        "names": {"kind": "BareJob", "plural": "barejobs", "singular": "barejob"},
+        "scope": "Namespaced",
+        "versions": [
+            {
+                "name": "v1",
+                "served": True,
+                "storage": True,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+            }
+        ],
+    },
+}
+
+
+@contextmanager
+def running(name: str, server: ApiServer) -> Iterator[list[int]]:
+    """The contender's processes, by pid, each as the user of the contender's name."""
+    environment = dict(
+        os.environ,
+        KUBECONFIG=str(server.kubeconfig_of(name)),
+        HONE_RUNTIME_IMAGE=IMAGE,
+        IMAGE=IMAGE,
+        PYTHONWARNINGS="ignore",
+        TMPDIR=str(server.folder),
+    )
+    commands = [_command(part, server.folder) for part in CONTENDERS[name].parts]
+    with (
+        (server.folder / f"{name}.log").open("ab") as log,
+        processes(commands, environment, log.fileno()) as started,
+    ):
+        yield [process.pid for process in started]
+
+
+def _command(part: str, folder: Path) -> list[Any]:
+    if part == "hone":
+        return [sys.executable, "-m", "hone_operator", "--log-level", "warning"]
+    if part == "bare":
+        return [sys.executable, "-m", "kopf", "run", "--quiet", "--standalone", "-A", HERE / "bare_kopf.py"]
+    return [builds.program(part), "--config", folder / f"{part}-config.yaml", "--zap-log-level=error"]
+
+
+def install(server: ApiServer) -> None:
+    """CRDs, webhooks and configurations of all: as shipped, but for ports, and without leader election."""
+    client = Client(server.url)
+    _certificate(server.folder)
+    jobset, trainer = builds.source("jobset"), builds.source("trainer")
+    crds = [BARE_CRD]
+    for folder in (CRDS, jobset / "config/components/crd/bases", trainer / "manifests/base/crds"):
+        files = sorted(file for file in folder.glob("*.yaml") if file.name != "kustomization.yaml")
+        crds += [yaml.safe_load(file.read_text()) for file in files]
+    for crd in crds:
+        client.apply(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd['metadata']['name']}", crd)
+    client.apply(
+        "/api/v1/namespaces/kubeflow-system",
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kubeflow-system"}},
+    )
+    _configure(server.folder, "jobset", jobset / "config/components/manager/controller_manager_config.yaml")
+    _configure(server.folder, "trainer", trainer / "manifests/base/manager/controller_manager_config.yaml")
+    _webhooks(client, server.folder, "jobset", jobset / "config/components/webhook/manifests.yaml")
+    _webhooks(client, server.folder, "trainer", trainer / "manifests/base/webhook/manifests.yaml")
+
+
+def install_runtime(client: Client) -> None:
+    """The Trainer's torch runtime, which its own webhook has to accept."""
+    body = yaml.safe_load((builds.source("trainer") / "manifests/base/runtimes/torch_distributed.yaml").read_text())
+    client.apply(f"/apis/{CONTENDERS['trainer'].api_version}/clustertrainingruntimes/{RUNTIME}", body)
+
+
+def _configure(folder: Path, part: str, shipped: Path) -> None:
+    config = yaml.safe_load(shipped.read_text())
+    certificates = "internalCertManagement" if part == "jobset" else "certManagement"
+    config |= {
+        "leaderElection": {"leaderElect": False},
+        certificates: {"enable": False},
+        "webhook": {"port": WEBHOOK_PORTS[part]},
+        "metrics": {"bindAddress": "0"},
+        "health": {"healthProbeBindAddress": "0"},
+    }
+    (folder / f"{part}-config.yaml").write_text(yaml.safe_dump(config))
+
+
+def _certificate(folder: Path) -> None:
+    """Where controller-runtime looks for it, in the temporary folder."""
+    where = folder / "k8s-webhook-server/serving-certs"
+    where.mkdir(parents=True)
+    request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=webhooks", "-days", "2"]
+    request += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", where / "tls.key", "-out", where / "tls.crt"]
+    subprocess.run(request, check=True, capture_output=True)
+
+
+def _webhooks(client: Client, folder: Path, part: str, shipped: Path) -> None:
+    bundle = base64.b64encode((folder / "k8s-webhook-server/serving-certs/tls.crt").read_bytes()).decode()
+    for body in yaml.safe_load_all(shipped.read_text()):
+        if not body:
+            continue
+        for webhook in body["webhooks"]:
+            path = webhook["clientConfig"]["service"]["path"]
+            webhook["clientConfig"] = {
+                "url": f"https://127.0.0.1:{WEBHOOK_PORTS[part]}{path}",
+                "caBundle": bundle,
+            }
+            if path.endswith("--v1-pod"):  # as JobSet's kustomization has it
+                selector = {"key": "jobset.sigs.k8s.io/jobset-name", "operator": "Exists"}
+                webhook["objectSelector"] = {"matchExpressions": [selector]}
+        body["metadata"]["name"] = f"{part}-{body['metadata']['name']}"
+        plural = body["kind"].lower() + "s"
+        client.apply(f"/apis/admissionregistration.k8s.io/v1/{plural}/{body['metadata']['name']}", body)

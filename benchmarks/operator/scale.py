@@ -1,0 +1,158 @@
+"""Hone's operator with many objects: memory, a restart, the cost of a pass, the progress of many running jobs.
+
+Goals: with 5,000 finished objects at most 120 MiB, a restart that writes nothing and is ready in 15 s, passes that cost
+what they cost with 100; the progress of 500 running jobs for less than 10 % of a core, with statuses no more than 15 s
+old. Needs the local cluster's programs (`make cluster-up` builds them), Go and openssl.
+"""
+
+import argparse
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path += [str(HERE.parent), str(HERE.parents[1] / "tests/cluster")]
+
+import urllib3  # noqa: E402
+from against import apart, fresh_namespace  # noqa: E402
+from apiserver import ApiServer, free_ports, operator, processes  # noqa: E402
+from client import Arrivals, Client, Object, names  # noqa: E402
+from contenders import CONTENDERS  # noqa: E402
+from settled import Model  # noqa: E402
+from simulation import life  # noqa: E402
+from usage import Audit, cpu_seconds, resident_mib, writes  # noqa: E402
+
+HONE = CONTENDERS["hone"]
+FEW = 100
+PASSES_EACH = 10
+SECONDS_TO_SETTLE = 600
+SECONDS_QUIET = 20
+POLLED_SECONDS = 60
+SAMPLES = 6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--finished", type=int, default=5000)
+    parser.add_argument("--running", type=int, default=500)
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
+    with apart() as (server, audit):
+        space = fresh_namespace(Client(server.url))
+        model = one_life(server, space)
+        made = names("ended", options.finished)
+        model.copies(made[:FEW])
+        restart(server, audit, FEW)
+        passes(server, FEW)
+        model.copies(made[FEW:])
+        restart(server, audit, options.finished)
+        passes(server, options.finished)
+    with apart() as (server, _), life(server, pod_seconds=86400):
+        progress(server, options.running)
+
+
+def one_life(server: ApiServer, space: str) -> Model:
+    (name,) = names("model", 1)
+    client = Client(server.url)
+    with life(server, pod_seconds=1), hone(server):
+        ends = Arrivals(client, HONE.path(space), HONE.ended)
+        client.create(HONE.path(space), HONE.body(name))
+        ends.wait([name], SECONDS_TO_SETTLE)
+        time.sleep(SECONDS_QUIET / 4)
+    return Model(client, space, name)
+
+
+def restart(server: ApiServer, audit: Audit, count: int) -> None:
+    """Start with this many finished objects that are settled."""
+    since = audit.position()
+    with hone(server) as (pid, seconds):
+        time.sleep(SECONDS_QUIET)
+        memory, cpu = resident_mib([pid]), cpu_seconds([pid])
+        written = writes(audit.requests("hone", since))
+    print(
+        f"{count} finished: ready in {seconds:.1f} s, {cpu:.1f} s of CPU, {memory:.0f} MiB, {written} writes",
+        flush=True,
+    )
+
+
+def passes(server: ApiServer, count: int) -> None:
+    """What a pass over an unfinished object costs, beside this many finished ones."""
+    client = Client(server.url)
+    space = fresh_namespace(client)
+    wanted = names("pass", FEW)
+    with hone(server) as (pid, _):
+        jobs = Arrivals(client, f"/apis/batch/v1/namespaces/{space}/jobs")
+        took = []
+        for name in wanted:
+            started = time.monotonic()
+            client.create(HONE.path(space), HONE.body(name))
+            took.append(1000 * (jobs.wait([name], SECONDS_TO_SETTLE) - started))
+        time.sleep(SECONDS_QUIET)
+        before = cpu_seconds([pid])
+        for number in range(PASSES_EACH):
+            for name in wanted:
+                touch = {"metadata": {"annotations": {"benchmark": str(number)}}}
+                client.patch(f"{HONE.path(space)}/{name}", touch)
+            time.sleep(0.5)
+        time.sleep(2)
+        each = 1000 * (cpu_seconds([pid]) - before) / (len(wanted) * PASSES_EACH)
+    print(
+        f"beside {count} finished: {statistics.median(took):.1f} ms to the Job of one, {each:.2f} ms of CPU a pass",
+        flush=True,
+    )
+
+
+def progress(server: ApiServer, count: int) -> None:
+    """Many trainers that are asked how far they are."""
+    client = Client(server.url)
+    space = fresh_namespace(client)
+    trainers: list[list[object]] = [[sys.executable, HERE / "trainers.py"]]
+    with processes(trainers, {}), hone(server) as (pid, _):
+        told = Arrivals(client, HONE.path(space), lambda found: (found.get("status") or {}).get("progress"))
+        wanted = names("run", count)
+        client.create_all(HONE.path(space), map(HONE.body, wanted))
+        told.wait(wanted, SECONDS_TO_SETTLE)
+        time.sleep(SECONDS_QUIET)
+        before, started = cpu_seconds([pid]), time.monotonic()
+        ages: list[float] = []
+        for _ in range(SAMPLES):
+            time.sleep(POLLED_SECONDS / SAMPLES)
+            ages += [age(each) for each in client.get(HONE.path(space))["items"]]
+        share = (cpu_seconds([pid]) - before) / (time.monotonic() - started)
+        memory = resident_mib([pid])
+    print(
+        f"{count} running: {100 * share:.1f} % of a core, statuses {statistics.median(ages):.1f} s old "
+        f"(at most {max(ages):.1f}), {memory:.0f} MiB"
+    )
+
+
+def age(found: Object) -> float:
+    updated = datetime.fromisoformat(found["status"]["progress"]["updatedAt"])
+    return (datetime.now(UTC) - updated).total_seconds()
+
+
+@contextmanager
+def hone(server: ApiServer) -> Iterator[tuple[int, float]]:
+    """The operator as a process, once it is ready: its pid and the seconds that it took to be so."""
+    (port,) = free_ports(1)
+    ready = urllib3.PoolManager(retries=False)
+    started = time.monotonic()
+    arguments = ("--listen", f"127.0.0.1:{port}", "--log-level", "warning")
+    with operator(server.kubeconfig_of("hone"), *arguments, log=server.folder / "hone.log") as process:
+        while time.monotonic() < started + SECONDS_TO_SETTLE:
+            try:
+                if ready.request("GET", f"http://127.0.0.1:{port}/readyz").status == 200:
+                    break
+            except urllib3.exceptions.HTTPError:
+                pass
+            time.sleep(0.1)
+        yield process.pid, time.monotonic() - started
+
+
+if __name__ == "__main__":
+    main()
