@@ -155,7 +155,9 @@ class InferenceServiceStatus(ApiModel):
     model_names: str | None = Field(
         None, description="The names alone, comma-separated: a column of `kubectl get` shows one value of a list."
     )
-    conditions: Conditions = Field([], description="Accepted, ArtifactsResolved, Progressing, Available.")
+    conditions: Conditions = Field(
+        [], description="Accepted, ArtifactsResolved, Progressing, Available; above one replica Spreadable."
+    )
     replicas: int | None = Field(None, description="Engine pods there are.")
     ready_replicas: int | None = Field(None, description="Engine pods that answer.")
     selector: str | None = Field(None, description="Label selector of the engine pods, for the scale subresource.")

@@ -249,6 +249,12 @@ NAME_CONFLICT = Reason(
     "Something else has the name that a child of the object would have.",
     "Rename the object, or remove what has the name.",
 )
+CLAIM_NOT_SHARED = Reason(
+    "ClaimNotShared",
+    None,
+    "A claim that every engine mounts can't be mounted on several nodes.",
+    "Use a claim with accessModes [ReadWriteMany] or [ReadOnlyMany], or set spec.replicas: 1.",
+)
 ENGINE_FAILED = Reason(
     "EngineFailed",
     None,

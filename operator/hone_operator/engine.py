@@ -54,6 +54,20 @@ def service(owner: Object) -> Object:
     }
 
 
+def budget(owner: Object) -> Object:
+    """A drain takes one engine at a time, and one that does not work at any time."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": _metadata(owner, {}),
+        "spec": {
+            "maxUnavailable": 1,
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            "selector": {"matchLabels": selector(owner["metadata"]["name"])},
+        },
+    }
+
+
 def deployment(owner: Object, declared: InferenceService, resolved: Resolved, images: Images) -> Object:
     """A new pod is ready before an old one ends, so a rollout leaves no gap."""
     spec = declared.spec

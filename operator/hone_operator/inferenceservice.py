@@ -7,7 +7,7 @@ from typing import Any
 
 from hone_api.inferenceservice import InferenceService, ModelStatus
 from hone_api.layout import ENGINE_PORT, link_name
-from hone_api.reasons import CATALOGUE, ENGINE_FAILED, INVALID_SPEC, HoneError
+from hone_api.reasons import CATALOGUE, CLAIM_NOT_SHARED, ENGINE_FAILED, INVALID_SPEC, HoneError
 
 from hone_operator import engine, fitness, liveness, podstate
 from hone_operator.conditions import Conditions
@@ -15,16 +15,17 @@ from hone_operator.engines import engine_of, placing
 from hone_operator.failures import out_of_memory
 from hone_operator.nodes import ClusterFacts
 from hone_operator.ownership import conflict, is_leaving
-from hone_operator.plan import Apply, Patch, Plan
+from hone_operator.plan import Apply, Delete, Patch, Plan
 from hone_operator.podspec import Images
 from hone_operator.refusals import refused
 from hone_operator.resolve import WAITING, NotYet, Resolved, resolve
-from hone_operator.resources import DEPLOYMENTS, SERVICES, Object, contains
+from hone_operator.resources import BUDGETS, DEPLOYMENTS, SERVICES, Object, contains
 
 CONDITION_TYPES = ("Accepted", "ArtifactsResolved", "Progressing", "Available")
+SPREADABLE = "Spreadable"
 RESTARTS_THAT_ARE_A_PATTERN = 2
 LOOK_AGAIN_SECONDS = 20.0
-QUIET = frozenset({"Accepted", "ArtifactsNotResolved", "NoEngineReady", "Resolved"})
+QUIET = frozenset({"Accepted", "ArtifactsNotResolved", "NoEngineReady", "Resolved", "ClaimsShared"})
 GONE_SOON_SECONDS = 2.0
 LONGEST_WORDS = 2000
 
@@ -40,6 +41,8 @@ class ObservedInferenceService:
     images: Images
     deployment: Object | None = None
     service: Object | None = None
+    budget: Object | None = None
+    claims: list[Object] = field(default_factory=list)
     pods: list[Object] = field(default_factory=list)
     jobs: dict[str, Object | None] = field(default_factory=dict)
     answers: dict[str, Any] = field(default_factory=dict)
@@ -57,7 +60,9 @@ def plan(observed: ObservedInferenceService, now: datetime) -> Plan:
         return Plan(status=before)
     conditions = Conditions(owner, now)
     result = Plan(status={**before, "observedGeneration": owner["metadata"].get("generation")})
-    children = [child for child in (observed.deployment, observed.service) if child is not None]
+    known = (observed.deployment, observed.service, observed.budget)
+    children = [child for child in known if child is not None]
+    types: tuple[str, ...] = CONDITION_TYPES
     if isinstance(observed.spec, HoneError):
         conditions.set("Accepted", False, INVALID_SPEC.name, observed.spec.sentence())
     elif any(is_leaving(child, owner) for child in children):
@@ -69,9 +74,12 @@ def plan(observed: ObservedInferenceService, now: datetime) -> Plan:
         conditions.set("Accepted", True, "Accepted", "The object keeps the contract.")
         resolved = _resolve(observed, observed.spec, conditions)
         _children(observed, observed.spec, resolved, result)
+        if observed.spec.spec.replicas > 1 and resolved:
+            types = (*types, SPREADABLE)
+            _spreadable(observed.spec.spec.replicas, observed.claims, conditions)
         _state(observed, observed.spec, resolved, now, conditions, result)
-    result.status["conditions"] = conditions.to_list(*CONDITION_TYPES)
-    result.events = conditions.events(*CONDITION_TYPES, quiet=QUIET)
+    result.status["conditions"] = conditions.to_list(*types)
+    result.events = conditions.events(*types, quiet=QUIET)
     return result
 
 
@@ -102,11 +110,34 @@ def _children(
     elif not contains(observed.service, service):
         # Apply would add the port to the edited ones, and the names would clash; a patch replaces the list.
         result.actions.append(Patch(SERVICES, declared.name, service))
+    budget = engine.budget(observed.owner)
+    if declared.spec.replicas <= 1:
+        if observed.budget is not None:
+            result.actions.append(Delete(BUDGETS, declared.name, observed.budget["metadata"]["uid"]))
+    elif observed.budget is None or not contains(observed.budget, budget):
+        result.actions.append(Apply(BUDGETS, budget))
     if resolved is None:
         return
     deployment = engine.deployment(observed.owner, declared, resolved, observed.images)
     if observed.deployment is None or not contains(observed.deployment, deployment):
         result.actions.append(Apply(DEPLOYMENTS, deployment))
+
+
+def _spreadable(replicas: int, claims: list[Object], conditions: Conditions) -> None:
+    """Whether the engines can run on several nodes, said before one waits for a volume."""
+    for claim in claims:
+        modes = (claim.get("spec") or {}).get("accessModes") or []
+        if {"ReadWriteMany", "ReadOnlyMany"} & set(modes):
+            continue
+        where = "one pod alone" if modes == ["ReadWriteOncePod"] else "the pods of one node alone"
+        message = (
+            f"PersistentVolumeClaim {claim['metadata']['name']} has accessModes [{', '.join(modes)}]: {where} can "
+            f"mount it, and spec.replicas is {replicas}"
+        )
+        error = HoneError(CLAIM_NOT_SHARED, message)
+        conditions.set(SPREADABLE, False, error.reason.name, error.sentence())
+        return
+    conditions.set(SPREADABLE, True, "ClaimsShared", "Engines can run on several nodes.")
 
 
 def _state(

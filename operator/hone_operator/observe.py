@@ -22,8 +22,9 @@ from hone_operator.jobview import JobView
 from hone_operator.nodes import ClusterFacts, by_claim, node_of
 from hone_operator.podspec import Images
 from hone_operator.polling import Poller
-from hone_operator.resolve import names_of_jobs
+from hone_operator.resolve import claims_of, names_of_jobs
 from hone_operator.resources import (
+    BUDGETS,
     CLAIMS,
     CONFIGMAPS,
     DEPLOYMENTS,
@@ -110,12 +111,15 @@ class Observer:
         observed = ObservedInferenceService(owner, parsed, self.images)
         if isinstance(parsed, HoneError):
             return observed
-        for resource in (DEPLOYMENTS, SERVICES):
+        for resource in (DEPLOYMENTS, SERVICES, *([BUDGETS] if parsed.spec.replicas > 1 else [])):
             if self.cache.get(resource, key.namespace, key.name) is None:
                 await self._read(resource, key.namespace, key.name)
         observed.deployment = await self._child(DEPLOYMENTS, owner, key.name)
         observed.service = await self._child(SERVICES, owner, key.name)
+        observed.budget = await self._child(BUDGETS, owner, key.name)
         observed.jobs = {name: self.cache.get(FINETUNEJOBS, key.namespace, name) for name in names_of_jobs(parsed.spec)}
+        if parsed.spec.replicas > 1:
+            observed.claims = await self._claims(key.namespace, claims_of(parsed.spec, observed.jobs))
         observed.pods = self.cache.children(key, PODS)
         observed.answers = self.poller.answers(key)
         resources, options = parsed.spec.resources, parsed.spec.pod
@@ -125,6 +129,14 @@ class Observer:
             observed.gpu = gpu_of(observed.facts.nodes, resources.gpu_resource, options.node_selector)
         observed.warning = await self._of_pods(observed.pods, now) or _replica_failure(observed.deployment)
         return observed
+
+    async def _claims(self, namespace: str, names: list[str]) -> list[Object]:
+        """Those of Hone from the cache; access modes never change."""
+        return [
+            claim
+            for name in names
+            if (claim := self.cache.get(CLAIMS, namespace, name) or await self.api.get(CLAIMS, namespace, name))
+        ]
 
     async def _child(self, resource: Resource, owner: Object, name: str) -> Object | None:
         """From the cache; what is another's is read, since no watch tells of it."""

@@ -131,6 +131,15 @@ def names_of_jobs(spec: InferenceServiceSpec) -> list[str]:
     return list(dict.fromkeys(reference.name for reference in references if reference))
 
 
+def claims_of(spec: InferenceServiceSpec, jobs: dict[str, Object | None]) -> list[str]:
+    """The claims that every engine mounts, as far as it is known yet."""
+    try:
+        volumes = resolve(spec, jobs).volumes.volumes
+    except (NotYet, HoneError):
+        return []
+    return [str(v["persistentVolumeClaim"]["claimName"]) for v in volumes if "persistentVolumeClaim" in v]
+
+
 def _finished(name: str, jobs: dict[str, Object | None]) -> _Finished:
     owner = jobs.get(name)
     if owner is None:

@@ -3,10 +3,11 @@
 from typing import Any
 
 import pytest
+from hone_operator import engine
 from hone_operator.inferenceservice import ObservedInferenceService, plan
 from hone_operator.nodes import ClusterFacts, Node
-from hone_operator.plan import Apply
-from hone_operator.resources import DEPLOYMENTS, SERVICES, Object
+from hone_operator.plan import Apply, Delete
+from hone_operator.resources import BUDGETS, DEPLOYMENTS, SERVICES, Object
 from observed import (
     BEFORE,
     DIGEST,
@@ -160,6 +161,8 @@ def running(job: Object, *pods: Object, answers: Object | None = None, **spec: A
     deployment = stored(deployment_of(job, **spec), replicas=replicas, updatedReplicas=replicas, observedGeneration=1)
     deployment["metadata"]["generation"] = 1
     more = {"deployment": deployment, "service": service_child(owner), "pods": list(pods), "answers": answers or {}}
+    if replicas > 1:
+        more["budget"] = stored(engine.budget(owner))
     return observed_service(owner, job, **more)
 
 
@@ -300,3 +303,57 @@ def test_a_second_look_changes_nothing() -> None:
     observed.owner["status"] = first.status
     second = plan(observed, NOW.replace(hour=13))
     assert (second.status, second.events, second.actions) == (first.status, [], [])
+
+
+def claim(*modes: str) -> Object:
+    return {"metadata": {"name": "faq"}, "spec": {"accessModes": list(modes)}}
+
+
+def scaled(**more: Any) -> ObservedInferenceService:
+    observed = running(finished_job(), ready("p1"), ready("p2"), ready("p3"), replicas=3)
+    for name, value in more.items():
+        setattr(observed, name, value)
+    return observed
+
+
+def test_above_one_replica_a_drain_takes_one_at_a_time() -> None:
+    [made] = plan(scaled(budget=None), NOW).actions
+    assert isinstance(made, Apply)
+    assert made.resource is BUDGETS
+    assert made.body["spec"]["maxUnavailable"] == 1
+    assert made.body["metadata"]["ownerReferences"][0]["controller"] is True
+    assert plan(scaled(budget=stored(made.body)), NOW).actions == []
+    alone = running(finished_job(), ready())
+    alone.budget = stored(made.body, uid="uid-budget")
+    assert plan(alone, NOW).actions == [Delete(BUDGETS, "chat", "uid-budget")]
+
+
+def test_engines_are_spread_over_nodes_whatever_their_number() -> None:
+    one, three = (deployment_of(finished_job(), replicas=n)["spec"]["template"] for n in (1, 3))
+    assert one == three
+    [spread] = one["spec"]["topologySpreadConstraints"]
+    assert (spread["topologyKey"], spread["whenUnsatisfiable"]) == ("kubernetes.io/hostname", "ScheduleAnyway")
+    assert spread["labelSelector"]["matchLabels"].items() <= one["metadata"]["labels"].items()
+
+
+@pytest.mark.parametrize(
+    ("modes", "expected", "words"),
+    [
+        (["ReadWriteOnce"], ("False", "ClaimNotShared"), "[ReadWriteOnce]: the pods of one node alone can mount it"),
+        (["ReadWriteOncePod"], ("False", "ClaimNotShared"), "one pod alone can mount it, and spec.replicas is 3"),
+        (["ReadWriteOnce", "ReadOnlyMany"], ("True", "ClaimsShared"), ""),
+        (["ReadWriteMany"], ("True", "ClaimsShared"), ""),
+    ],
+)
+def test_a_claim_that_one_node_can_mount_is_said_beforehand(
+    modes: list[str], expected: tuple[str, str], words: str
+) -> None:
+    found = plan(scaled(claims=[claim(*modes)]), NOW)
+    assert conditions(found.status)["Spreadable"] == expected
+    assert words in message(found.status, "Spreadable")
+    assert [event.reason for event in found.events if event.reason.startswith("Claim")] == (
+        ["ClaimNotShared"] if words else []
+    )
+    back = running(finished_job(), ready())
+    back.owner["status"] = found.status
+    assert "Spreadable" not in conditions(plan(back, NOW).status)
