@@ -27,7 +27,7 @@ USERS = {
 }
 SPACES = ("team-a", "team-b", "team-c")
 JOB = {"model": {"name": "example/model"}, "dataset": {"name": "example/data"}, "resources": {"gpus": 0}}
-SERVICE = {"model": {"name": "example/model"}, "resources": {"gpus": 0}}
+SERVICE = {"model": {"name": "example/model"}, "resources": {"gpus": 0}, "replicas": 2}
 
 
 @dataclass
@@ -132,7 +132,11 @@ def settle(space: Space, log: Path, namespace: str, name: str) -> None:
     assert space.create("admin", "FineTuneJob", name, namespace, JOB)[0]
     assert space.create("admin", "InferenceService", f"{name}-service", namespace, SERVICE)[0]
     until(lambda: space.kubectl("get", "job", f"{name}-train", "--namespace", namespace)[0])
-    until(lambda: space.kubectl("get", "deployment,service", f"{name}-service", "--namespace", namespace)[0])
+    until(
+        lambda: space.kubectl(
+            "get", "deployment,service,poddisruptionbudget", f"{name}-service", "--namespace", namespace
+        )[0]
+    )
     until(lambda: "Accepted" in space.kubectl("get", "finetunejob", name, "--output=yaml", "--namespace", namespace)[1])
     time.sleep(1)
     for word in ("Traceback", "forbidden", "Forbidden"):

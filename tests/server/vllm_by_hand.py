@@ -91,7 +91,7 @@ def environment(container: dict[str, Any], work: Path) -> dict[str, str]:
 def main() -> None:
     program = Path(sys.argv[1])
     work = Path(tempfile.mkdtemp(prefix="hone-vllm-"))
-    make_model(work / "claims/models/tiny")
+    make_model(work / "claims/models/tiny", hidden=256)  # vLLM on CPUs takes no heads of 16
     job = trained(work)
     port = free_port()
     place, serve = rendered(work, job, port)
