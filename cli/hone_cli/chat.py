@@ -13,12 +13,19 @@ from hone_cli.output import Problem
 if TYPE_CHECKING:
     from hone_cli.engine import Engine, Message, Model
 
+# The models that are asked, each with what it and the user have said.
+Talk = dict[str, "list[Message]"]
+
 LOCAL_URL = "http://127.0.0.1:8000/v1"
-COMMANDS = "/models lists the models, /model NAME changes it, /clear forgets what was said, /exit ends"
+COMMANDS = (
+    "/models lists the models, /model NAME changes it, /beside NAME asks a second one the same questions, "
+    "/clear forgets what was said, /exit ends"
+)
 
 Service = Annotated[str | None, typer.Argument(metavar="[NAME]", help="InferenceService; left out: an engine here.")]
 Url = Annotated[str | None, typer.Option(help=f"Base URL of an engine (default: {LOCAL_URL}).")]
 ModelName = Annotated[str | None, typer.Option("--model", help="Model to talk to (default: the adapter, if any).")]
+Beside = Annotated[str | None, typer.Option(metavar="MODEL", help="Ask this model the same, too.")]
 Text = Annotated[str | None, typer.Option("--message", "-m", help="Ask this, print the answer only, and end.")]
 
 
@@ -28,6 +35,7 @@ def command(
     context: options.Context = None,
     url: Url = None,
     model: ModelName = None,
+    beside: Beside = None,
     message: Text = None,
     verbose: options.Verbose = False,
 ) -> None:
@@ -35,11 +43,14 @@ def command(
     if name and url:
         raise typer.BadParameter("give a NAME (an InferenceService) or --url, not both")
     with _engine(name, namespace, context, url) as engine:
-        chosen = choose(engine.models(), model)
+        models = engine.models()
+        talk: Talk = {choose(models, model): []}
+        if beside is not None:
+            talk[choose(models, beside)] = []
         if message is not None:
-            say(engine, chosen, [{"role": "user", "content": message}])
+            ask(engine, talk, message)
         else:
-            converse(engine, chosen)
+            converse(engine, talk)
 
 
 def choose(models: "list[Model]", wanted: str | None) -> str:
@@ -71,41 +82,55 @@ def say(engine: "Engine", model: str, messages: "list[Message]") -> str:
     return answer
 
 
-def converse(engine: "Engine", model: str) -> None:
+def ask(engine: "Engine", talk: "Talk", question: str) -> None:
+    """Every model's answer, with its name before it when there are several; each remembers its own."""
+    for model, history in talk.items():
+        if len(talk) > 1:
+            print(f"[{output.for_terminal(model)}] ", end="", flush=True)
+        asked: list[Message] = [*history, {"role": "user", "content": question}]
+        answer = say(engine, model, asked)
+        history[:] = [*asked, {"role": "assistant", "content": answer}]
+
+
+def converse(engine: "Engine", talk: "Talk") -> None:
     """Read lines and answer them until /exit or the end of input. A failed answer leaves the history as it was."""
-    output.hint(f"Talking to {model}. {COMMANDS}.")
-    history: list[Message] = []
+    output.hint(f"Talking to {' and '.join(talk)}. {COMMANDS}.")
     for line in _lines():
         if line.startswith("/"):
             if line == "/exit":
                 return
-            model, history = _obey(line, engine, model, history)
+            talk = _obey(line, engine, talk)
             continue
-        asked: list[Message] = [*history, {"role": "user", "content": line}]
         try:
-            history = [*asked, {"role": "assistant", "content": say(engine, model, asked)}]
+            ask(engine, talk, line)
         except Problem as problem:
             output.print_failure(problem)
         except KeyboardInterrupt:
             output.hint("(stopped; this answer is forgotten)")
 
 
-def _obey(line: str, engine: "Engine", model: str, history: "list[Message]") -> "tuple[str, list[Message]]":
+def _obey(line: str, engine: "Engine", talk: "Talk") -> "Talk":
     word, _, argument = line.partition(" ")
+    first = next(iter(talk))
     try:
         if word == "/models":
             for one in engine.models():
-                output.hint(f"{'*' if one.id == model else ' '} {one.id}{f' ({one.kind})' if one.kind else ''}")
+                output.hint(f"{'*' if one.id in talk else ' '} {one.id}{f' ({one.kind})' if one.kind else ''}")
         elif word == "/model" and argument.strip():
             model = choose(engine.models(), argument.strip())
             output.hint(f"Talking to {model}.")
+            return {model: talk[first]}
+        elif word == "/beside" and argument.strip():
+            model = choose(engine.models(), argument.strip())
+            output.hint(f"Talking to {first} and {model}, from the beginning.")
+            return {first: [], model: []}
         elif word == "/clear":
-            return model, []
+            return {model: [] for model in talk}
         else:
             output.hint(f"{COMMANDS}.")
     except Problem as problem:
         output.print_failure(problem)
-    return model, history
+    return talk
 
 
 def _lines() -> Iterator[str]:

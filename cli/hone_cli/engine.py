@@ -1,6 +1,7 @@
 """A client for an OpenAI-compatible engine: which models it has, and answers as they are written."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import httpx
 from hone_cli.output import Problem
 
 Message = dict[str, str]
+API_KEY = "HONE_API_KEY"  # of the engine, from apiKeySecret or its --api-key-file
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,10 @@ class Engine:
     def __init__(self, url: str, *, remedy: str) -> None:
         self.url = url.rstrip("/")
         self._remedy = remedy
+        key = os.environ.get(API_KEY)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
         # An engine with a long queue may take minutes to its first token.
-        self._http = httpx.Client(timeout=httpx.Timeout(10, read=600), trust_env=False)
+        self._http = httpx.Client(headers=headers, timeout=httpx.Timeout(10, read=600), trust_env=False)
 
     def models(self) -> list[Model]:
         """All models, in the engine's order."""
@@ -89,6 +93,10 @@ def _error_message(answer: httpx.Response) -> str:
 def _remedy_for(answer: httpx.Response) -> str:
     if answer.status_code == 503:
         return "It is still loading or overloaded: try again in a moment."
+    if answer.status_code == 401:
+        return f"Put the engine's API key into the variable {API_KEY}."
+    if answer.status_code == 429:
+        return "Too many ask at the moment: try again soon."
     if answer.status_code == 404:
         return "See which models there are with /models, and check that the URL ends in /v1."
     return "Change what the message names."

@@ -27,6 +27,7 @@ class Engine(ThreadingHTTPServer):
             {"id": "faq", "kind": "adapter", "parent": "tiny/base"},
         ]
         self.requests: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
         self.status = 200
         self.break_off = False
 
@@ -40,6 +41,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.requests.append(asked)
+        self.server.keys.append(self.headers["Authorization"])
         if self.server.status != 200:
             self._send(self.server.status, "application/json", json.dumps({"error": {"message": "still loading"}}))
             return
@@ -99,6 +101,31 @@ def test_the_history_goes_with_every_question(chat: Chat, engine: Engine) -> Non
     code, out, _ = chat(stdin="one\n\ntwo\n/exit\nthree\n")
     assert (code, out) == (0, "faq heard 1\nfaq heard 3\n")
     assert [message["content"] for message in engine.requests[1]["messages"]] == ["one", "faq heard 1", "two"]
+
+
+def test_two_models_answer_the_same_questions_side_by_side(chat: Chat, engine: Engine) -> None:
+    code, out, _ = chat("--beside", "tiny/base", stdin="one\ntwo\n")
+    lines = ["[faq] faq heard 1", "[tiny/base] tiny/base heard 1", "[faq] faq heard 3", "[tiny/base] tiny/base heard 3"]
+    assert (code, out.splitlines()) == (0, lines)
+    said = [[message["content"] for message in request["messages"]] for request in engine.requests[2:]]
+    assert said == [["one", "faq heard 1", "two"], ["one", "tiny/base heard 1", "two"]]
+    assert chat("--beside", "tiny/base", "-m", "hi")[1].splitlines() == lines[:2]
+
+
+def test_a_second_model_joins_and_leaves(chat: Chat) -> None:
+    _, out, err = chat(stdin="one\n/beside tiny/base\ntwo\n/model faq\nthree\n/beside nope\n")
+    lines = ["faq heard 1", "[faq] faq heard 1", "[tiny/base] tiny/base heard 1", "faq heard 3"]
+    assert out.splitlines() == lines
+    assert "there is no model nope" in err
+
+
+def test_the_key_comes_from_the_environment(chat: Chat, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    chat("-m", "hi")
+    monkeypatch.setenv("HONE_API_KEY", "s3cret")
+    chat("-m", "hi")
+    assert engine.keys == [None, "Bearer s3cret"]
+    engine.status = 401
+    assert "HONE_API_KEY" in chat("-m", "hi")[2]
 
 
 def test_the_end_of_input_ends_the_chat(chat: Chat) -> None:
