@@ -11,13 +11,15 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
+from .answers import CHAT, COMPLETION, ERRORS, HEALTH, ModelCard, ModelList
 from .engine import EngineError
-from .errors import ApiError
+from .errors import ApiError, too_busy
 from .generation import Job, Model, Piece, chat_jobs, completion_jobs, stream_jobs
 from .metrics import Metrics
+from .pages import add_pages
 from .protocol import ChatRequest, CompletionRequest, GenerationRequest
 from .service import READY, Service
 from .wire import ChatWire, CompletionWire, Wire, usage
@@ -36,38 +38,47 @@ class Totals:
         return usage(self.prompt_tokens, sum(self.tokens.values()))
 
 
-def make_app(service: Service) -> FastAPI:
-    app = FastAPI(title="Hone", docs_url=None, redoc_url=None, openapi_url=None)
+def make_app(service: Service, max_waiting: int) -> FastAPI:
+    app = FastAPI(title="Hone", version="1", docs_url=None, redoc_url=None)
     metrics = Metrics(service.load_figures)
     _answer_errors(app)
+    add_pages(app)
 
-    @app.get("/health")
+    def checked(body: GenerationRequest) -> Model:
+        """The model that is asked. Raises ApiError."""
+        body.refuse_unsupported()
+        model = service.model(body.model)
+        _, waiting = model.engine.counts()
+        if waiting >= max_waiting:
+            metrics.refused.labels(body.model).inc()
+            raise too_busy(body.model, waiting)
+        return model
+
+    @app.get("/health", responses=HEALTH)
     async def health() -> Response:
         state = service.state()
         return JSONResponse({"status": state}, 200 if state == READY else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse, responses=ERRORS)
     async def prometheus() -> Response:
         return Response(metrics.render(), media_type="text/plain; version=0.0.4")
 
-    @app.get("/v1/models")
+    @app.get("/v1/models", response_model=ModelList, responses=ERRORS)
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [_card(service, served.name) for served in service.served]}
 
-    @app.get("/v1/models/{name:path}")
+    @app.get("/v1/models/{name:path}", response_model=ModelCard, responses=ERRORS)
     async def one_model(name: str) -> dict[str, Any]:
         return _card(service, name)
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", responses=CHAT)
     async def chat(body: ChatRequest, request: Request) -> Response:
-        body.refuse_unsupported()
-        model = service.model(body.model)
+        model = checked(body)
         return await _answer(request, body, model, chat_jobs(model, body), ChatWire(), metrics)
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", responses=COMPLETION)
     async def completions(body: CompletionRequest, request: Request) -> Response:
-        body.refuse_unsupported()
-        model = service.model(body.model)
+        model = checked(body)
         return await _answer(request, body, model, completion_jobs(model, body), CompletionWire(), metrics)
 
     return app
@@ -94,20 +105,18 @@ async def _counted(
     model: Model, jobs: list[Job], totals: Totals, metrics: Metrics, *, stream: bool
 ) -> AsyncIterator[Piece]:
     """The pieces, counted for the usage and the metrics."""
-    name, started, first = model.served.name, time.monotonic(), True
+    name, started, unfinished = model.served.name, time.perf_counter(), len(jobs)
     metrics.prompt_tokens.labels(name).inc(totals.prompt_tokens)
     try:
         async with aclosing(stream_jobs(model, jobs, stream=stream)) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
                 totals.tokens[piece.index] = piece.tokens
-                if first and stream:
-                    metrics.first_token.labels(name).observe(time.monotonic() - started)
-                first = False
                 if piece.finish_reason:
-                    metrics.success.labels(name, piece.finish_reason).inc()
-                    metrics.latency.labels(name).observe(time.monotonic() - started)
+                    metrics.ended(name, piece.finish_reason, started, piece.times)
+                    unfinished -= 1
                 yield piece
     finally:
+        metrics.success.labels(name, "abort").inc(unfinished)
         metrics.generation_tokens.labels(name).inc(sum(totals.tokens.values()))
 
 
@@ -176,7 +185,7 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(ApiError)
     async def api_error(_: Request, error: ApiError) -> Response:
-        return JSONResponse(error.body(), error.status)
+        return JSONResponse(error.body(), error.status, headers=error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:

@@ -3,14 +3,14 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching.requests import GenerationOutput
 
 from .memory import PAGE_TOKENS, KvPlan
-from .sampling import BatchSampler, Sampling
+from .sampling import BatchSampler, Sampling, TokenLogprob
 
 MAX_BATCH_TOKENS = 512  # tokens a step, prefill and decode together; the attention mask grows with it
 MAX_BATCH_REQUESTS = 64
@@ -22,10 +22,15 @@ class EngineError(Exception):
 
 @dataclass(frozen=True)
 class Tokens:
-    """New tokens of a request; `last` when no more will come."""
+    """New tokens of a request; `last` when no more will come; `logprobs` of each token if they were asked for.
+
+    `times` has the moment of each token so far, by time.perf_counter.
+    """
 
     ids: list[int]
     last: bool
+    times: list[float] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
 
 
 class Engine:
@@ -51,7 +56,9 @@ class Engine:
                 auto_switch_to_flash=False,
             ),
         )
-        self._manager.logit_processor = BatchSampler()
+        self._unfinished = 0
+        self._sampler = BatchSampler()
+        self._manager.logit_processor = self._sampler
 
     @property
     def running(self) -> bool:
@@ -60,10 +67,8 @@ class Engine:
     def counts(self) -> tuple[int, int]:
         """Requests in the batch, and requests that wait for a place in it."""
         processor = self._manager.batch_processor
-        if processor is None:
-            return 0, 0
-        waiting = len(processor.scheduler.waiting_requests) + self._manager.input_queue.qsize()
-        return len(processor.scheduler.active_requests), waiting
+        active = 0 if processor is None else len(processor.scheduler.active_requests)
+        return active, max(0, self._unfinished - active)
 
     def cache_usage(self) -> float:
         """The part of the key-value cache in use, 0 to 1."""
@@ -89,12 +94,17 @@ class Engine:
         router = self._manager.output_router
         self._manager.register_result_handler(request_id, outputs.put_nowait)
         finished, told = False, 0
+        self._unfinished += 1
+        logprobs: list[TokenLogprob] = []
+        if sampling.logprobs is not None:
+            self._sampler.logprobs[request_id] = logprobs
         try:
             accepted = self._manager.add_request(
                 prompt,
                 request_id=request_id,
                 max_new_tokens=max_tokens,
                 streaming=stream,
+                record_timestamps=True,
                 eos_token_id=[] if ignore_eos else list(self.eos_token_ids),
                 sampling=sampling,
             )
@@ -105,9 +115,11 @@ class Engine:
                 finished = output.is_finished()
                 if output.error is not None:
                     raise EngineError(output.error)
-                ids, told = output.generated_tokens[told:], len(output.generated_tokens)
-                yield Tokens(ids, finished)
+                before, told = told, len(output.generated_tokens)
+                yield Tokens(output.generated_tokens[before:], finished, output.timestamps or [], logprobs[before:told])
         finally:
+            self._unfinished -= 1
+            self._sampler.logprobs.pop(request_id, None)
             if not finished:
                 self._manager.cancel_request(request_id)
                 # A cancelled request gets no last result, which is what takes its handler away.

@@ -1,26 +1,43 @@
 """Errors of the HTTP API, in the shape that OpenAI's clients read."""
 
+from collections.abc import Mapping
 from typing import Any
+
+RETRY_SECONDS = 2
 
 
 class ApiError(Exception):
     """Answered as `{"error": {message, type, param, code}}` with this HTTP status."""
 
-    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.param = param
         self.code = code
+        self.headers = headers
 
     def body(self) -> dict[str, Any]:
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
-def unsupported(param: str) -> ApiError:
+def too_busy(model: str, waiting: int) -> ApiError:
+    message = f"{waiting} answers of model {model!r} already wait for a place; try again in {RETRY_SECONDS} s"
+    return ApiError(429, message, code="too_many_requests", headers={"Retry-After": str(RETRY_SECONDS)})
+
+
+def unsupported(param: str, remedy: str = "leave it out") -> ApiError:
     """A parameter that would change the result and that this engine does not have."""
-    message = f"the embedded engine does not support {param!r}; leave it out"
+    message = f"the embedded engine does not support {param!r}; {remedy}"
     return ApiError(400, message, param=param, code="unsupported_parameter")
 
 

@@ -4,13 +4,15 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jinja2
 
 from .engine import Engine
 from .errors import ApiError, context_exceeded
+from .logprobs import LogprobStream, Told
+from .penalties import Penalties
 from .protocol import ChatRequest, CompletionRequest, GenerationRequest
 from .sampling import Sampling
 from .sources import Served
@@ -21,34 +23,44 @@ COMPLETION_MAX_TOKENS = 16  # OpenAI's default for /v1/completions; a chat may f
 
 @dataclass(frozen=True)
 class Model:
-    """A served model, ready to answer. `defaults` are the sampling settings of its generation_config.json."""
+    """A served model, ready to answer. `defaults` are the sampling settings of its generation_config.json.
+
+    `decode` leaves special tokens out; `token_text` is for one token by itself, and tells those, too.
+    """
 
     served: Served
     tokenizer: Any
     decode: Decode
+    token_text: Decode
     engine: Engine
     defaults: Sampling
 
 
 @dataclass(frozen=True)
 class Job:
-    """One answer to be generated: its prompt in tokens, and how."""
+    """One answer to be generated: its prompt in tokens, and how; `echo` is told before the answer."""
 
     prompt: list[int]
     sampling: Sampling
     max_tokens: int
     stops: list[str]
     ignore_eos: bool
+    echo: str = ""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """The next text of answer number `index`; `tokens` generated so far; the last piece has a finish reason."""
+    """The next text of answer number `index`; `tokens` generated so far; the last piece has a finish reason.
+
+    `logprobs` belong to the text, and are None when they were not asked for. `times` as in the engine's Tokens.
+    """
 
     index: int
     text: str
     tokens: int
     finish_reason: str | None
+    logprobs: list[Told] | None = None
+    times: list[float] = field(default_factory=list)
 
 
 def chat_jobs(model: Model, request: ChatRequest) -> list[Job]:
@@ -81,7 +93,8 @@ def completion_jobs(model: Model, request: CompletionRequest) -> list[Job]:
             raise ApiError(400, message, param="prompt")
         wanted = request.max_tokens or COMPLETION_MAX_TOKENS
         max_tokens = _checked_length(model, ids, wanted, "max_tokens" if request.max_tokens else "prompt")
-        jobs += _choices(model, request, ids, max_tokens, first=len(jobs))
+        echo = (prompt if isinstance(prompt, str) else model.decode(ids)) if request.echo else ""
+        jobs += _choices(model, request, ids, max_tokens, first=len(jobs), echo=echo)
     if not jobs:
         raise ApiError(400, "there is no prompt", param="prompt")
     return jobs
@@ -90,6 +103,7 @@ def completion_jobs(model: Model, request: CompletionRequest) -> list[Job]:
 async def stream_job(model: Model, job: Job, index: int, *, stream: bool) -> AsyncIterator[Piece]:
     """The pieces of one answer (only the last one unless `stream`). Raises EngineError."""
     text = TextStream(model.decode, job.stops)
+    logprobs = None if job.sampling.logprobs is None else LogprobStream(model.token_text)
     eos = frozenset[int]() if job.ignore_eos else model.engine.eos_token_ids
     tokens = 0
     generated = model.engine.generate(
@@ -99,25 +113,33 @@ async def stream_job(model: Model, job: Job, index: int, *, stream: bool) -> Asy
         stream=stream or bool(job.stops),
         ignore_eos=job.ignore_eos,
     )
-    pending = ""
+    pending = job.echo
     async with aclosing(generated) as chunks:  # type: ignore[type-var]
         async for chunk in chunks:
             finish = None
-            for token in chunk.ids:
+            for place, token in enumerate(chunk.ids):
                 tokens += 1
                 if token in eos:
                     finish = "stop"
                     break
+                offset = text.decoded
                 pending += text.push(token)
+                if logprobs is not None:
+                    logprobs.push(chunk.logprobs[place], offset)
                 if text.stopped:
                     finish = "stop"
                     break
-            if finish or chunk.last:
-                yield Piece(index, pending + text.flush(), tokens, "stop" if text.stopped else finish or "length")
-                return
-            if stream and pending:
-                yield Piece(index, pending, tokens, None)
+            ended = finish is not None or chunk.last
+            if ended:
+                pending += text.flush()
+                finish = "stop" if text.stopped else finish or "length"
+            if ended or (stream and pending):
+                everything = ended and not text.stopped
+                told = None if logprobs is None else logprobs.tell(text.told, everything=everything)
+                yield Piece(index, pending, tokens, finish, told, chunk.times)
                 pending = ""
+            if ended:
+                return
 
 
 async def stream_jobs(model: Model, jobs: list[Job], *, stream: bool) -> AsyncIterator[Piece]:
@@ -151,14 +173,34 @@ async def stream_jobs(model: Model, jobs: list[Job], *, stream: bool) -> AsyncIt
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _choices(model: Model, request: GenerationRequest, prompt: list[int], max_tokens: int, first: int) -> list[Job]:
+def _choices(
+    model: Model, request: GenerationRequest, prompt: list[int], max_tokens: int, first: int, echo: str = ""
+) -> list[Job]:
+    sampling = _sampling(model, request)
+    seed = secrets.randbits(63) if request.seed is None else request.seed
+    seeds = [(seed + first + choice) % 2**64 for choice in range(request.n or 1)]
+    return [
+        Job(prompt, replace(sampling, seed=own), max_tokens, request.stops, request.ignore_eos, echo) for own in seeds
+    ]
+
+
+def _sampling(model: Model, request: GenerationRequest) -> Sampling:
+    """What was asked for, over the model's own settings."""
+    bias = tuple((request.logit_bias or {}).items())
+    unknown = [token for token, _ in bias if token >= model.engine.vocab_size]
+    if unknown:
+        message = f"token {unknown[0]} is not in the vocabulary of {model.engine.vocab_size} tokens"
+        raise ApiError(400, message, param="logit_bias")
+    penalties = Penalties(
+        presence=request.presence_penalty or 0.0,
+        frequency=request.frequency_penalty or 0.0,
+        repetition=request.repetition_penalty or model.defaults.penalties.repetition,
+        bias=bias,
+    )
     asked = {
         name: getattr(request, name) for name in ("temperature", "top_p", "top_k") if getattr(request, name) is not None
     }
-    sampling = replace(model.defaults, **asked)
-    seed = secrets.randbits(63) if request.seed is None else request.seed
-    seeds = [(seed + first + choice) % 2**64 for choice in range(request.n or 1)]
-    return [Job(prompt, replace(sampling, seed=own), max_tokens, request.stops, request.ignore_eos) for own in seeds]
+    return replace(model.defaults, penalties=penalties, logprobs=request.wanted_logprobs(), **asked)
 
 
 def _checked_length(model: Model, prompt: list[int], max_tokens: int, param: str) -> int:

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from hone_api.layout import ENGINE_PORT
-from hone_api.reasons import HoneError
+from hone_api.reasons import INVALID_SPEC, HoneError
 
 from .memory import cpu_threads
 from .sources import find_sources
+
+API_KEY = "HONE_API_KEY"
+MAX_WAITING = 256
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
@@ -32,15 +35,16 @@ def main(argv: list[str] | None = None) -> NoReturn:
             claims={name: Path(folder) for name, folder in args.claim},
             revision=args.revision,
         )
+        api_key = _api_key(args.api_key_file)
     except HoneError as error:
         _fail(error)
     if sources.cache is not None and "HF_HOME" not in os.environ:
         # The artifact's own cache has the base model: nothing is to be downloaded.
         os.environ |= {"HF_HOME": str(sources.cache), "HF_HUB_OFFLINE": "1"}
     os.environ.setdefault("OMP_NUM_THREADS", str(cpu_threads()))
-    from .serving import serve
+    from .serving import Options, serve
 
-    failure = serve(sources, args.host, args.port, args.max_model_len)
+    failure = serve(sources, Options(args.host, args.port, args.max_model_len, args.max_waiting, api_key))
     if failure is not None:
         _fail(failure)
     _exit(0)
@@ -61,7 +65,30 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--host", default="0.0.0.0")
     parser.add_argument("--port", type=int, default=ENGINE_PORT)
     parser.add_argument("--max-model-len", type=_positive, metavar="TOKENS", help="longest prompt plus answer")
+    parser.add_argument(
+        "--max-waiting",
+        type=_positive,
+        default=MAX_WAITING,
+        metavar="ANSWERS",
+        help=f"answers of a model that may wait for a place; further requests get 429 (default: {MAX_WAITING})",
+    )
+    parser.add_argument(
+        "--api-key-file", type=Path, metavar="FILE", help=f"holds the key that clients must send (or: {API_KEY})"
+    )
     return parser.parse_args(argv)
+
+
+def _api_key(file: Path | None) -> str | None:
+    """The key that clients must send, from the file or else from the environment; None when there is neither."""
+    try:
+        key = os.environ.get(API_KEY) if file is None else file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise HoneError(INVALID_SPEC, f"--api-key-file {file}: can't be read: {error}") from None
+    if key is None:
+        return None
+    if not key.strip():
+        raise HoneError(INVALID_SPEC, f"{file or API_KEY} holds an empty API key", remedy="Write the key into it.")
+    return key.strip()
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -1,12 +1,13 @@
 """Prometheus metrics with the names and meanings of vLLM's, under the prefix `hone:`."""
 
+import itertools
 from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 # For each model: requests that run, requests that wait, and the used part of the key-value cache.
 Load = Callable[[], dict[str, tuple[int, int, float]]]
@@ -28,9 +29,20 @@ class Metrics:
 
         self.prompt_tokens = counter("prompt_tokens", "Prompt tokens processed.")
         self.generation_tokens = counter("generation_tokens", "Tokens generated.")
-        self.success = counter("request_success", "Answers that were finished.", "finished_reason")
-        self.first_token = seconds("time_to_first_token", "From a streamed request to its first text.")
+        self.success = counter("request_success", "Answers that ended: stop, length, or abort.", "finished_reason")
+        self.refused = counter("requests_refused", "Requests answered with 429, because too many waited.")
+        self.first_token = seconds("time_to_first_token", "From a request to its first token.")
+        self.inter_token = seconds("inter_token_latency", "From one token to the next.")
         self.latency = seconds("e2e_request_latency", "From a request to the end of its answer.")
+
+    def ended(self, model: str, reason: str, started: float, times: list[float]) -> None:
+        """An answer that ended by itself; `times` has the moment of each of its tokens."""
+        self.success.labels(model, reason).inc()
+        for before, after in itertools.pairwise(times):
+            self.inter_token.labels(model).observe(after - before)
+        if times:
+            self.first_token.labels(model).observe(times[0] - started)
+            self.latency.labels(model).observe(times[-1] - started)
 
     def render(self) -> bytes:
         return bytes(generate_latest(self.registry))

@@ -10,19 +10,36 @@ from transformers import LogitsProcessorList
 from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessorList
 from transformers.generation.continuous_batching.requests import FutureRequestState, RequestState
 
+from .penalties import NO_PENALTIES, Penalties, penalize
+
+LEAST_LOGPROB = -9999.0  # JSON has no infinity; vLLM tells the same number
+
 
 @dataclass(frozen=True)
 class Sampling:
     """How one request's tokens are chosen.
 
     temperature: 0 is greedy. top_p: 1 is off. top_k: 0 is off. seed: 64 bits; the same request with the same seed
-    draws the same noise for the same position, whatever runs beside it.
+    draws the same noise for the same position, whatever runs beside it. logprobs: how many of the likeliest tokens to
+    tell beside each chosen one; None tells nothing.
     """
 
     temperature: float
     top_p: float
     top_k: int
     seed: int
+    penalties: Penalties = NO_PENALTIES
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A chosen token, and the likeliest ones at its place. Of the model's own distribution, as vLLM tells it: before
+    penalties, temperature, top-k and top-p."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
 
 
 def token_noise(seed: int, position: int, vocab_size: int) -> np.ndarray:
@@ -70,6 +87,8 @@ class BatchSampler(ContinuousBatchingLogitsProcessorList):
         super().__init__(LogitsProcessorList())
         self.do_processing = True
         self._states: list[RequestState] = []
+        # By request, for those that want them. Not in the request's own arguments: an eviction makes copies of those.
+        self.logprobs: dict[str, list[TokenLogprob]] = {}
 
     def check_kwargs(self, kwargs: dict[str, Any]) -> None:
         if set(kwargs) != {"sampling"}:
@@ -83,6 +102,10 @@ class BatchSampler(ContinuousBatchingLogitsProcessorList):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, logits_processor_args: Any) -> torch.Tensor:
         samplings: list[Sampling] = [state.logit_processor_kwargs["sampling"] for state in self._states]
+        raw = {row: scores[row].clone() for row, sampling in enumerate(samplings) if sampling.logprobs is not None}
+        for row, sampling in enumerate(samplings):
+            if sampling.penalties != NO_PENALTIES:
+                penalize(scores[row], sampling.penalties, *_prompt_and_answer(self._states[row]))
         rows = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
         if rows:
             # The sum stays the same when the scheduler evicts a request and later feeds it its own tokens again.
@@ -90,4 +113,21 @@ class BatchSampler(ContinuousBatchingLogitsProcessorList):
                 len(state.initial_tokens) + len(state.generated_tokens) for state in (self._states[row] for row in rows)
             ]
             scores[rows] = perturb(scores[rows], [samplings[row] for row in rows], positions)
+        for row, logits in raw.items():
+            told = self.logprobs.get(self._states[row].request_id)
+            if told is not None:
+                told.append(_token_logprob(logits, int(scores[row].argmax()), samplings[row].logprobs or 0))
         return scores
+
+
+def _prompt_and_answer(state: RequestState) -> tuple[list[int], list[int]]:
+    """After an eviction the tokens of the answer so far stand with those of the prompt."""
+    prompt = state._true_initial_tokens or len(state.initial_tokens)
+    return state.initial_tokens[:prompt], state.initial_tokens[prompt:] + state.generated_tokens
+
+
+def _token_logprob(logits: torch.Tensor, token: int, top: int) -> TokenLogprob:
+    logprobs = torch.log_softmax(logits, dim=-1).clamp(min=LEAST_LOGPROB)
+    likeliest = torch.topk(logprobs, min(top, logprobs.numel()))
+    pairs = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
+    return TokenLogprob(token, float(logprobs[token]), tuple(pairs))

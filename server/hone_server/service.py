@@ -16,6 +16,7 @@ from .errors import ApiError
 from .generation import Model
 from .loading import load_models
 from .memory import CACHE_SHARE, CacheTooSmall, available_memory, bytes_per_token, plan_cache
+from .penalties import Penalties
 from .sampling import Sampling
 from .sources import Served, Sources
 from .text import Decode
@@ -108,7 +109,9 @@ class Service:
             eos = _eos_token_ids(one.model.generation_config, one.tokenizer)
             engine = Engine(one.model, eos, plan)
             defaults = _defaults(one.model.generation_config)
-            models.append(Model(one.served, one.tokenizer, _decoder(one.tokenizer), engine, defaults))
+            models.append(
+                Model(one.served, one.tokenizer, _decoder(one.tokenizer), _token_text(one.tokenizer), engine, defaults)
+            )
         return models
 
 
@@ -150,6 +153,14 @@ def _decoder(tokenizer: Any) -> Decode:
     return partial(getattr(tokenizer, "backend_tokenizer", tokenizer).decode, skip_special_tokens=True)
 
 
+def _token_text(tokenizer: Any) -> Decode:
+    """Decodes tokens as they stand within a text: after a letter, because some decoders drop the space of the first."""
+    decode = partial(getattr(tokenizer, "backend_tokenizer", tokenizer).decode, skip_special_tokens=False)
+    letter = tokenizer("a", add_special_tokens=False)["input_ids"]
+    start = len(decode(letter))
+    return lambda tokens: decode([*letter, *tokens])[start:]
+
+
 def _defaults(config: Any) -> Sampling:
     """The model's own sampling settings, or OpenAI's where it has none."""
     return Sampling(
@@ -157,4 +168,5 @@ def _defaults(config: Any) -> Sampling:
         top_p=1.0 if config.top_p is None else config.top_p,
         top_k=config.top_k or 0,
         seed=0,
+        penalties=Penalties(repetition=config.repetition_penalty or 1.0),
     )

@@ -68,19 +68,29 @@ def _overlap(text: str, stop: str) -> int:
 
 
 class TextStream:
-    """One answer's text: push tokens, tell what comes out, flush at the end. `stopped` says a stop string came."""
+    """One answer's text: push tokens, tell what comes out, flush at the end. `stopped` says a stop string came.
+
+    `decoded` and `told` count characters: what the tokens so far have made, and what of it has been told.
+    """
 
     def __init__(self, decode: Decode, stops: Sequence[str] = ()) -> None:
         self._detokenizer = Detokenizer(decode)
         self._stops = StopStrings(stops)
+        self.decoded = self.told = 0
 
     @property
     def stopped(self) -> bool:
         return self._stops.found
 
     def push(self, token: int) -> str:
-        return self._stops.push(self._detokenizer.push(token))
+        text = self._detokenizer.push(token)
+        self.decoded += len(text)
+        return self._tell(self._stops.push(text))
 
     def flush(self) -> str:
         last = self._stops.push(self._detokenizer.flush())
-        return last if self._stops.found else last + self._stops.flush()
+        return self._tell(last if self._stops.found else last + self._stops.flush())
+
+    def _tell(self, text: str) -> str:
+        self.told += len(text)
+        return text

@@ -3,6 +3,7 @@
 from typing import Any, Protocol
 
 from .generation import Piece
+from .logprobs import chat_logprobs, completion_logprobs
 
 
 class Wire(Protocol):
@@ -26,20 +27,22 @@ class ChatWire:
 
     def choice(self, piece: Piece) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": piece.text}
-        return {"index": piece.index, "message": message, "logprobs": None, "finish_reason": piece.finish_reason}
+        logprobs = None if piece.logprobs is None else chat_logprobs(piece.logprobs)
+        return {"index": piece.index, "message": message, "logprobs": logprobs, "finish_reason": piece.finish_reason}
 
     def deltas(self, piece: Piece, *, first: bool) -> list[dict[str, Any]]:
         deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}] if first else []
-        if piece.text:
+        if piece.text or piece.logprobs:
             deltas.append({"content": piece.text})
-        reasons: list[str | None] = [None] * len(deltas)
-        if piece.finish_reason:
-            deltas.append({})
-            reasons.append(piece.finish_reason)
-        return [
-            {"index": piece.index, "delta": delta, "finish_reason": reason}
-            for delta, reason in zip(deltas, reasons, strict=True)
+        choices: list[dict[str, Any]] = [
+            {"index": piece.index, "delta": delta, "logprobs": None, "finish_reason": None} for delta in deltas
         ]
+        if piece.logprobs:
+            choices[-1]["logprobs"] = chat_logprobs(piece.logprobs)
+        if piece.finish_reason:
+            end = {"index": piece.index, "delta": {}, "logprobs": None, "finish_reason": piece.finish_reason}
+            choices.append(end)
+        return choices
 
 
 class CompletionWire:
@@ -47,7 +50,8 @@ class CompletionWire:
     whole = part = "text_completion"
 
     def choice(self, piece: Piece) -> dict[str, Any]:
-        return {"index": piece.index, "text": piece.text, "logprobs": None, "finish_reason": piece.finish_reason}
+        logprobs = None if piece.logprobs is None else completion_logprobs(piece.logprobs)
+        return {"index": piece.index, "text": piece.text, "logprobs": logprobs, "finish_reason": piece.finish_reason}
 
     def deltas(self, piece: Piece, *, first: bool) -> list[dict[str, Any]]:
         return [self.choice(piece)]

@@ -111,12 +111,10 @@ def test_the_narrowest_sampling_is_greedy(client, top):
 @pytest.mark.parametrize(
     ("options", "param"),
     [
-        ({"logprobs": True}, "logprobs"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"presence_penalty": 0.5}, "presence_penalty"),
-        ({"logit_bias": {"1": 5}}, "logit_bias"),
-        ({"extra_body": {"repetition_penalty": 1.1}}, "repetition_penalty"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}}, "response_format"),
+        ({"extra_body": {"min_p": 0.1}}, "min_p"),
         ({"extra_body": {"tempreature": 1}}, "tempreature"),
     ],
 )
@@ -125,6 +123,12 @@ def test_what_would_change_the_answer_and_is_not_supported_is_refused_by_name(cl
     assert error["param"] == param
     assert error["code"] == "unsupported_parameter"
     assert repr(param) in error["message"]
+
+
+def test_echo_and_logprobs_together_are_refused(client):
+    error = refused(complete, client=client, echo=True, logprobs=1)
+    assert (error["param"], error["code"]) == ("logprobs", "unsupported_parameter")
+    assert "echo" in error["message"]
 
 
 def test_what_asks_for_nothing_is_taken(client):
@@ -138,6 +142,13 @@ def test_what_asks_for_nothing_is_taken(client):
         ({"temperature": -1}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"n": 0}, "n"),
+        ({"presence_penalty": 2.5}, "presence_penalty"),
+        ({"extra_body": {"repetition_penalty": 0}}, "repetition_penalty"),
+        ({"logit_bias": {"1": 101}}, "logit_bias"),
+        ({"logit_bias": {"99999": 1}}, "logit_bias"),
+        ({"logit_bias": {"word": 1}}, "logit_bias"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"top_logprobs": 2}, "top_logprobs"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"stop": [""]}, "stop"),
         ({"messages": []}, "messages"),

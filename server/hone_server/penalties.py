@@ -1,0 +1,40 @@
+"""What changes a token's score before it is chosen: bias and penalties, by the formulas of OpenAI and of vLLM."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Penalties:
+    """presence and frequency: subtracted once, and per occurrence, for tokens of the answer; 0 is off.
+    repetition: divides positive scores and multiplies negative ones of tokens in prompt or answer; 1 is off.
+    bias: added to the scores of these tokens.
+    """
+
+    presence: float = 0.0
+    frequency: float = 0.0
+    repetition: float = 1.0
+    bias: tuple[tuple[int, float], ...] = ()
+
+
+NO_PENALTIES = Penalties()
+
+
+def penalize(logits: torch.Tensor, penalties: Penalties, prompt: Sequence[int], answer: Sequence[int]) -> None:
+    """Changes one row of logits (shape [vocab_size]) in place."""
+
+    def indices(tokens: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(tokens, dtype=torch.long, device=logits.device)
+
+    if penalties.bias:
+        tokens, values = zip(*penalties.bias, strict=True)
+        logits[indices(tokens)] += torch.tensor(values, dtype=logits.dtype, device=logits.device)
+    if penalties.repetition != 1:
+        seen = indices([*prompt, *answer]).unique()  # type: ignore[no-untyped-call]
+        scores = logits[seen]
+        logits[seen] = torch.where(scores > 0, scores / penalties.repetition, scores * penalties.repetition)
+    if answer and (penalties.frequency or penalties.presence):
+        said, counts = indices(answer).unique(return_counts=True)  # type: ignore[no-untyped-call]
+        logits[said] -= penalties.frequency * counts + penalties.presence

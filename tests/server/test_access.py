@@ -1,0 +1,114 @@
+"""Who may ask: API keys, request ids, the log, and the bounded queue."""
+
+import re
+import signal
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import openai
+import pytest
+
+KEY = "s3cret-of-the-test"
+PROMPT = "a prompt that nobody shall read"
+
+
+@pytest.fixture(scope="module")
+def guarded(serve, base_folder, tmp_path_factory):
+    file = tmp_path_factory.mktemp("key") / "key"
+    file.write_text(KEY + "\n")
+    with serve(str(base_folder), "--api-key-file", str(file), "--max-waiting", "2") as server:
+        yield server
+
+
+def ask(server, key=KEY, **headers):
+    body = {"model": "tiny-llama", "prompt": PROMPT, "max_tokens": 2}
+    if key is not None:
+        headers["Authorization"] = f"Bearer {key}"
+    return httpx.post(f"{server.url}/v1/completions", json=body, headers=headers, timeout=60)
+
+
+@pytest.mark.parametrize("key", [None, "", "another", KEY + "x", KEY[:-1], "schlüssel"])
+def test_without_the_key_nothing_is_answered(guarded, key):
+    headers = {} if key is None else {"Authorization": f"Bearer {key}".strip().encode("latin-1")}
+    for method, path in [("POST", "/v1/completions"), ("POST", "/v1/chat/completions"), ("GET", "/v1/models")]:
+        answer = httpx.request(method, guarded.url + path, headers=headers, json={})
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert answer.json()["error"]["code"] == "invalid_api_key"
+
+
+def test_another_scheme_with_the_key_is_refused(guarded):
+    answer = httpx.get(f"{guarded.url}/v1/models", headers={"Authorization": f"Basic {KEY}"})
+    assert answer.status_code == 401
+
+
+def test_the_openai_client_gets_in_with_the_key_and_learns_why_it_did_not(guarded):
+    options = {"base_url": f"{guarded.url}/v1", "max_retries": 0}
+    assert [model.id for model in openai.OpenAI(api_key=KEY, **options).models.list()] == ["tiny-llama"]
+    with pytest.raises(openai.AuthenticationError, match="needs an API key"):
+        openai.OpenAI(api_key="another", **options).models.list()
+
+
+@pytest.mark.parametrize("path", ["/health", "/metrics", "/openapi.json"])
+def test_probes_and_scrapes_need_no_key(guarded, path):
+    assert guarded.get(path).status_code == 200
+
+
+def test_a_request_id_is_taken_over_or_made(guarded):
+    assert ask(guarded, **{"X-Request-Id": "order-66/a"}).headers["x-request-id"] == "order-66/a"
+    made = [ask(guarded, **{"X-Request-Id": given}).headers["x-request-id"] for given in ("", "a b", "x" * 129)]
+    assert len(set(made)) == 3
+    assert all(re.fullmatch("[0-9a-f]{32}", one) for one in made)
+    assert ask(guarded, key="another", **{"X-Request-Id": "refused"}).headers["x-request-id"] == "refused"
+
+
+def test_when_too_many_wait_a_request_is_told_to_come_again(guarded, until):
+    options = {"base_url": f"{guarded.url}/v1", "api_key": KEY, "max_retries": 0, "timeout": 120}
+    client = openai.OpenAI(**options)
+
+    def answers(n):
+        return client.completions.create(
+            model="tiny-llama", prompt="hello", n=n, max_tokens=240, extra_body={"ignore_eos": True}
+        )
+
+    with ThreadPoolExecutor(2) as pool:
+        full = pool.submit(answers, 64)
+        until(lambda: guarded.running("tiny-llama") == 64)
+        waiting = pool.submit(answers, 2)
+        until(lambda: 'hone:num_requests_waiting{model_name="tiny-llama"} 2.0' in guarded.get("/metrics").text)
+        with pytest.raises(openai.RateLimitError) as error:
+            answers(1)
+        assert not full.done()
+        assert int(error.value.response.headers["retry-after"]) > 0
+        assert error.value.body["code"] == "too_many_requests"
+        assert len(full.result().choices) == 64
+        assert len(waiting.result().choices) == 2
+    assert 'hone:requests_refused_total{model_name="tiny-llama"} 1.0' in guarded.get("/metrics").text
+    assert len(answers(1).choices) == 1
+
+
+def test_the_log_has_a_line_a_request_and_neither_keys_nor_prompts(serve, base_folder, tmp_path):
+    file = tmp_path / "key"
+    file.write_text(KEY)
+    with serve(str(base_folder), "--api-key-file", str(file)) as server:
+        ask(server, **{"X-Request-Id": "mine"})
+        ask(server, key="wrong-" + KEY, **{"X-Request-Id": "theirs"})
+        server.get("/v1/no%0Athing")
+        server.process.send_signal(signal.SIGTERM)
+        said = server.process.stderr.read().decode()
+    assert re.search(r"INFO mine POST /v1/completions 200 \d+\.\d+ s\n", said)
+    assert re.search(r"INFO theirs POST /v1/completions 401 ", said)
+    assert "GET /v1/no%0Athing 401" in said
+    assert KEY not in said
+    assert PROMPT not in said
+    assert "/health" not in said
+
+
+@pytest.mark.parametrize("content", [None, "", " \n"])
+def test_a_key_file_without_a_key_keeps_the_server_from_starting(run_to_end, base_folder, tmp_path, content):
+    file = tmp_path / "key"
+    if content is not None:
+        file.write_text(content)
+    code, said = run_to_end(str(base_folder), "--api-key-file", str(file))
+    assert code == 64
+    assert str(file) in said

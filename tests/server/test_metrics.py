@@ -1,0 +1,52 @@
+"""Metrics: vLLM's names, and what they count."""
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+ENDLESS = {"ignore_eos": True}
+
+
+@pytest.fixture
+def value(server):
+    """A sample's value, for the base model."""
+
+    def read(name, **labels):
+        labels = {"model_name": "tiny-llama", **labels}
+        families = text_string_to_metric_families(server.get("/metrics").text)
+        found = [s.value for family in families for s in family.samples if s.name == name and s.labels == labels]
+        return found[0] if found else 0.0
+
+    return read
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("options", [{"max_tokens": 9, **ENDLESS}, {"max_tokens": 60, "stop": "x", **ENDLESS}])
+def test_an_answer_is_counted_and_timed(server, value, stream, options):
+    names = ["time_to_first_token_seconds", "inter_token_latency_seconds", "e2e_request_latency_seconds"]
+    body = {"model": "tiny-llama", "prompt": "hello", "stream": stream, "temperature": 1, "seed": 1, **options}
+    before = {name: value(f"hone:{name}_count") for name in names}
+    tokens, prompt = value("hone:generation_tokens_total"), value("hone:prompt_tokens_total")
+    reasons = {reason: value("hone:request_success_total", finished_reason=reason) for reason in ("stop", "length")}
+    answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=60)
+    assert answer.status_code == 200
+    generated = value("hone:generation_tokens_total") - tokens
+    assert value("hone:prompt_tokens_total") > prompt
+    assert sum(value("hone:request_success_total", finished_reason=one) - reasons[one] for one in reasons) == 1
+    counts = {name: value(f"hone:{name}_count") - before[name] for name in names}
+    assert counts["time_to_first_token_seconds"] == counts["e2e_request_latency_seconds"] == 1
+    assert counts["inter_token_latency_seconds"] >= generated - 1 > 0
+    assert value("hone:e2e_request_latency_seconds_sum") >= value("hone:time_to_first_token_seconds_sum")
+
+
+def test_a_client_that_leaves_is_an_abort(server, value, until):
+    aborted = value("hone:request_success_total", finished_reason="abort")
+    body = {"model": "tiny-llama", "prompt": "hello", "max_tokens": 2000, "stream": True, **ENDLESS}
+    with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=60) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        assert value("hone:num_requests_running") == 1
+        assert 0 < value("hone:kv_cache_usage_perc") < 1
+    until(lambda: value("hone:request_success_total", finished_reason="abort") == aborted + 1)
+    until(lambda: value("hone:num_requests_running") == 0)
+    assert value("hone:num_requests_waiting") == 0
