@@ -139,7 +139,8 @@ def test_base_and_adapter_answer_side_by_side_and_remember(browse, chatty):
       window.fetch = (path, options) => {
         const body = JSON.parse(options.body);
         window.asked.push(body);
-        return original(path, { ...options, body: JSON.stringify({ ...body, max_tokens: 12, temperature: 0, ignore_eos: true }) });
+        const short = { ...body, max_tokens: 12, temperature: 0, ignore_eos: true };
+        return original(path, { ...options, body: JSON.stringify(short) });
       };
     """)
     page.say("hello <b>world</b>")
