@@ -1,0 +1,45 @@
+"""What an InferenceService gets beside its Deployment and Service, and what is proved before its engine starts."""
+
+import json
+from typing import Any
+
+from kube import Cluster, claim
+from training import because, message, reasons, uid
+
+Object = dict[str, Any]
+
+
+def service(name: str, **spec: Any) -> Object:
+    """Its engine never starts: the image can't be pulled."""
+    pod = {"image": "registry.invalid/nothing:1"}
+    return {
+        "apiVersion": "hone.dev/v1alpha1",
+        "kind": "InferenceService",
+        "metadata": {"name": name},
+        "spec": {"pod": pod, **spec},
+    }
+
+
+def test_a_budget_comes_and_goes_with_the_replicas(hone: Cluster, namespace: str) -> None:
+    def change(**spec: Any) -> None:
+        patch = json.dumps({"spec": spec})
+        hone.kubectl("patch", "inferenceservice", "chat", "--type=merge", "--patch", patch, namespace=namespace)
+
+    hone.create(service("chat", model={"name": "example/model"}, replicas=2), namespace=namespace)
+    made = hone.wait("poddisruptionbudget", "chat", bool, namespace)
+    assert made["spec"]["maxUnavailable"] == 1
+    hone.kubectl("delete", "poddisruptionbudget", "chat", namespace=namespace)
+    hone.wait("poddisruptionbudget", "chat", lambda found: uid(found) != uid(made), namespace)
+    change(replicas=1)
+    hone.wait_gone("poddisruptionbudget", "chat", namespace)
+    template = hone.get("deployment", "chat", namespace)
+    assert template
+    assert template["spec"]["replicas"] == 1
+
+
+def test_what_is_not_there_is_named_before_the_engine_starts(hone: Cluster, namespace: str) -> None:
+    model = {"claim": {"name": "empty", "path": "nothing"}}
+    hone.create(claim("empty"), service("chat", model=model, engine="vllm", replicas=2), namespace=namespace)
+    found = hone.wait("inferenceservice", "chat", because("Progressing", "ArtifactMissing"), namespace, timeout=120)
+    assert "/claims/empty/nothing has neither manifest.json nor config.json" in message(found, "Progressing")
+    assert reasons(found)["Spreadable"] == "ClaimNotShared"
