@@ -25,7 +25,7 @@ GONE_SOON_SECONDS = 2.0
 LOOK_AGAIN_SECONDS = 20.0
 QUEUED = "Queued"
 QUEUE_SECONDS = 60.0
-QUIET = frozenset({"Accepted", "TrainerEnded", "Suspending"})
+QUIET = frozenset({"Accepted", "PodStarting", "TrainerEnded", "Suspending"})
 
 
 @dataclass
