@@ -35,9 +35,9 @@ NODES: dict[str, Object] = {
 def service(name: str, *, count: int = 1, gpu: str = SPX, **options: Any) -> Object:
     """An InferenceService whose one engine asks for GPUs."""
     spec = {
-        "model": {"claim": {"name": "models", "path": "tiny"}},
+        "model": {"name": "example/model"},
         "resources": {"gpus": count, "gpuResource": gpu},
-        "pod": options,
+        "pod": {"image": "none", **options},
     }
     return {"apiVersion": "hone.dev/v1alpha1", "kind": "InferenceService", "metadata": {"name": name}, "spec": spec}
 
@@ -59,7 +59,7 @@ def waiting(
 UNSCHEDULABLE: list[tuple[Object, tuple[str, ...]]] = [
     (
         service("other", gpu="amd.com/cpx_nps4"),
-        ("Insufficient amd.com/cpx_nps4", "no node has any, but there is", "Set spec.resources.gpuResource: "),
+        ("no node has any, but there is", "Set spec.resources.gpuResource: "),
     ),
     (
         service("sick", gpu=QPX, **TOLERANT),
