@@ -22,7 +22,8 @@ def processes_of(pod_uid: str, word: str) -> list[int]:
 
 @contextmanager
 def stopped(pids: list[int]) -> Iterator[None]:
-    """The processes do nothing at all meanwhile."""
+    """The processes, of which there is one at least, do nothing at all meanwhile."""
+    assert pids
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -242,21 +241,23 @@ def test_an_eviction_says_by_whom_and_goes_on(hone: Cluster, lab: str) -> None:
     hone.kubectl("delete", "finetunejob", "evicted", namespace=lab)
 
 
-@contextmanager
-def impatient_operator(hone: Cluster, images: Images, namespace: str) -> Iterator[None]:
-    """In place of the chart's, an operator that takes seconds for what the chart's takes minutes for."""
+@pytest.fixture(scope="module")
+def impatient(hone: Cluster, images: Images, lab: str) -> Iterator[str]:
+    """The namespace with, in place of the chart's, an operator that takes seconds for what else takes minutes."""
+    if not Path("/sys/class/net/cni0").exists():
+        pytest.skip("NOT RUN: the pods run on another machine")
     start = (
         "from datetime import timedelta as t\n"
         "from hone_operator import liveness, main\n"
         "liveness.PATIENCE = liveness.Patience(silent=t(seconds=8), least=t(seconds=10), first_step=t(seconds=60))\n"
         "liveness.LOOK_AGAIN = t(seconds=1)\n"
-        f"main.main(['--namespace', {namespace!r}])"
+        f"main.main(['--namespace', {lab!r}])"
     )
     hone.kubectl("scale", "deployment/hone-operator", "--replicas=0", namespace=SYSTEM)
     env = {**os.environ, **hone.env, "HONE_RUNTIME_IMAGE": images.runtime}
     process = subprocess.Popen([sys.executable, "-c", start], env=env)
     try:
-        yield
+        yield lab
     finally:
         process.terminate()
         process.wait(timeout=30)
@@ -264,23 +265,29 @@ def impatient_operator(hone: Cluster, images: Images, namespace: str) -> Iterato
         hone.kubectl("rollout", "status", "deployment/hone-operator", "--timeout=60s", namespace=SYSTEM)
 
 
-@pytest.mark.skipif(not Path("/sys/class/net/cni0").exists(), reason="NOT RUN: the pods run on another machine")
-def test_trainers_that_are_silent_or_stalled(hone: Cluster, images: Images, lab: str) -> None:
-    """Of two that compute together the first answers for both: when the second stops, the first has to wait for it."""
+def test_a_trainer_that_is_silent(hone: Cluster, impatient: str) -> None:
+    hone.create(job("silent", steps=100000), namespace=impatient)
+    hone.wait("finetunejob", "silent", past_step(20), impatient, timeout=120, unless=condition("Failed"))
+    with stopped(processes_of(trainer_of(hone, impatient, "silent")["metadata"]["uid"], "hone")):
+        waiting(hone, impatient, "silent", "TrainerSilent", "port 8080 has not answered since")
+    hone.wait("finetunejob", "silent", because("Running", "TrainerRunning"), impatient)
+    hone.kubectl("delete", "finetunejob", "silent", namespace=impatient)
+
+
+def test_a_trainer_that_waits_for_another_for_ever(hone: Cluster, impatient: str) -> None:
+    """Of two that compute together the first answers for both: when the second stops, the first makes no step."""
     storage = {"storage": {"size": "1Gi", "accessModes": ["ReadWriteMany"]}}
     resources = {"gpus": 1, "nodes": 2, "sharedMemory": "64Mi"}
-    with impatient_operator(hone, images, lab):
-        hone.create(job("still", steps=100000, output=storage, resources=resources), namespace=lab)
-        hone.wait("finetunejob", "still", past_step(20), lab, timeout=180, unless=condition("Failed"))
-        for index, reason, words in (
-            (1, "Stalled", ("has made no step since", "of 100000 were done; a step takes about")),
-            (0, "TrainerSilent", ("port 8080 has not answered since",)),
-        ):
-            selector = f"batch.kubernetes.io/job-completion-index={index},hone.dev/finetunejob=still"
-            [found] = hone.list("pods", lab, selector)
-            pids = processes_of(found["metadata"]["uid"], "hone-trainer")
-            assert pids
-            with stopped(pids):
-                waiting(hone, lab, "still", reason, *words)
-            hone.wait("finetunejob", "still", because("Running", "TrainerRunning"), lab)
-        hone.kubectl("delete", "finetunejob", "still", namespace=lab)
+    hone.create(job("stalled", steps=100000, output=storage, resources=resources), namespace=impatient)
+    hone.wait("finetunejob", "stalled", past_step(20), impatient, timeout=180, unless=condition("Failed"))
+    selector = "batch.kubernetes.io/job-completion-index=1,hone.dev/finetunejob=stalled"
+    [second] = [
+        each["metadata"]["uid"]
+        for each in hone.list("pods", impatient, selector)
+        if each["status"]["phase"] == "Running"
+    ]
+    with stopped(processes_of(second, "hone")):
+        words = ("has made no step since", "of 100000 were done; a step takes about")
+        waiting(hone, impatient, "stalled", "Stalled", *words)
+    hone.wait("finetunejob", "stalled", because("Running", "TrainerRunning"), impatient)
+    hone.kubectl("delete", "finetunejob", "stalled", namespace=impatient)
