@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +11,9 @@ import aiohttp
 
 from hone_operator.resources import Key
 
-EVERY_SECONDS = 3.0
+EVERY_SECONDS, LATER_EVERY_SECONDS = 3.0, 12.0
+CLOSE_SECONDS = 120.0
+"""A pod is watched closely at first, when someone may be looking and a short run would be over unseen."""
 TIMEOUT = aiohttp.ClientTimeout(total=5)
 AT_ONCE = 32
 LARGEST_ANSWER = 1 << 20
@@ -59,6 +62,7 @@ class Poller:
         await self._session.close()
 
     async def _ask(self, key: Key, uid: str, url: str) -> None:
+        close_until = time.monotonic() + CLOSE_SECONDS
         while True:
             async with self._slots:
                 answer = await self._get(url)
@@ -68,7 +72,7 @@ class Poller:
             if answer is not None and answer != known.get(uid):
                 known[uid] = answer
                 self._on_news(key)
-            await asyncio.sleep(EVERY_SECONDS)
+            await asyncio.sleep(EVERY_SECONDS if time.monotonic() < close_until else LATER_EVERY_SECONDS)
 
     async def _get(self, url: str) -> Any:
         """None when there is no usable answer: the next one will do."""
