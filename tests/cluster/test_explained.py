@@ -248,7 +248,8 @@ def impatient(hone: Cluster, images: Images, lab: str) -> Iterator[str]:
         pytest.skip("NOT RUN: the pods run on another machine")
     start = (
         "from datetime import timedelta as t\n"
-        "from hone_operator import liveness, main\n"
+        "from hone_operator import liveness, main, polling\n"
+        "polling.LATER_EVERY_SECONDS = polling.EVERY_SECONDS\n"
         "liveness.PATIENCE = liveness.Patience(silent=t(seconds=8), least=t(seconds=10), first_step=t(seconds=60))\n"
         "liveness.LOOK_AGAIN = t(seconds=1)\n"
         f"main.main(['--namespace', {lab!r}])"
@@ -286,7 +287,8 @@ def test_a_trainer_that_waits_for_another_for_ever(hone: Cluster, impatient: str
         for each in hone.list("pods", impatient, selector)
         if each["status"]["phase"] == "Running"
     ]
-    with stopped(processes_of(second, "hone")):
+    # Its launcher goes on to say that the node is there.
+    with stopped(processes_of(second, "hone_trainer.worker")):
         words = ("has made no step since", "of 100000 were done; a step takes about")
         waiting(hone, impatient, "stalled", "Stalled", *words)
     hone.wait("finetunejob", "stalled", because("Running", "TrainerRunning"), impatient)

@@ -44,6 +44,7 @@ GOOD: dict[str, dict[str, Any]] = {
             ],
             "replicas": 2,
             "maxModelLen": 4096,
+            "extraArgs": ["--seed=1"],
             "resources": {"gpus": 1},
         },
     },
