@@ -94,7 +94,7 @@ def test_what_no_gpu_of_the_nodes_holds_is_said_before_one_is_asked_for(hone: Cl
 
 
 def test_suspended_it_holds_nothing_and_goes_on_at_the_same_step(hone: Cluster, lab: str) -> None:
-    hone.create(job("pause", steps=150), namespace=lab)
+    hone.create(job("pause", steps=600), namespace=lab)
     hone.wait("finetunejob", "pause", past_step(20), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
     patch(hone, "pause", lab, suspend=True)
     suspended = hone.wait("finetunejob", "pause", condition("Suspended"), lab)
@@ -106,14 +106,14 @@ def test_suspended_it_holds_nothing_and_goes_on_at_the_same_step(hone: Cluster, 
     done = succeeded(hone, "pause", lab)
     assert container_of(hone.get("job", "pause-train", lab))["resources"]["limits"]["memory"] == "4Gi"
     steps = [line["step"] for line in metrics(hone, lab, "pause") if "loss" in line]
-    assert steps == list(range(1, 151))
-    assert stopped_at < 150
+    assert steps == list(range(1, 601))
+    assert stopped_at < 600
     assert done["status"]["restarts"] == 1
     assert [attempt.get("exitCode") for attempt in done["status"]["attempts"]][-1] == 0
 
 
 def test_a_change_while_it_runs_is_taken_up_from_a_checkpoint(hone: Cluster, lab: str) -> None:
-    hone.create(job("change", steps=150), namespace=lab)
+    hone.create(job("change", steps=400), namespace=lab)
     hone.wait("finetunejob", "change", past_step(15), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
     before = uid(hone.get("job", "change-train", lab))
     patch(hone, "change", lab, pod={"labels": {"team": "nlp"}})
@@ -123,7 +123,7 @@ def test_a_change_while_it_runs_is_taken_up_from_a_checkpoint(hone: Cluster, lab
         "nlp"
     ]
     steps = [line["step"] for line in metrics(hone, lab, "change") if "loss" in line]
-    assert steps == list(range(1, 151))
+    assert steps == list(range(1, 401))
 
 
 def test_what_decides_the_result_can_not_change(hone: Cluster, lab: str) -> None:
