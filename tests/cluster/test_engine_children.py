@@ -39,7 +39,9 @@ def test_a_budget_comes_and_goes_with_the_replicas(hone: Cluster, namespace: str
 
 def test_what_is_not_there_is_named_before_the_engine_starts(hone: Cluster, namespace: str) -> None:
     model = {"claim": {"name": "empty", "path": "nothing"}}
-    hone.create(claim("empty"), service("chat", model=model, engine="vllm", replicas=2), namespace=namespace)
+    of_one_node = claim("empty")
+    of_one_node["spec"]["accessModes"] = ["ReadWriteOnce"]
+    hone.create(of_one_node, service("chat", model=model, engine="vllm", replicas=2), namespace=namespace)
     found = hone.wait("inferenceservice", "chat", because("Progressing", "ArtifactMissing"), namespace, timeout=120)
     assert "/claims/empty/nothing has neither manifest.json nor config.json" in message(found, "Progressing")
     assert reasons(found)["Spreadable"] == "ClaimNotShared"

@@ -99,7 +99,8 @@ def test_suspended_it_holds_nothing_and_goes_on_at_the_same_step(hone: Cluster, 
     patch(hone, "pause", lab, suspend=True)
     suspended = hone.wait("finetunejob", "pause", condition("Suspended"), lab)
     assert suspended["status"]["stage"] == "Suspended"
-    assert hone.list("pods", lab, "hone.dev/finetunejob=pause") == []
+    pods = hone.list("pods", lab, "hone.dev/finetunejob=pause")
+    assert {pod["status"]["phase"] for pod in pods} <= {"Failed"}  # one that has ended may be on its way out
     assert hone.get("job", "pause-train", lab) is None
     stopped_at = suspended["status"]["progress"]["step"]
     patch(hone, "pause", lab, suspend=False, resources={"memory": "4Gi"})

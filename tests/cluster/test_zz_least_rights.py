@@ -13,6 +13,9 @@ BEGUN = datetime.now(UTC)
 NEVER_ASKED: dict[Right, str] = {
     ("update", "hone.dev", f"{plural}/finalizers"): "judged by admission, when a child names its owner"
     for plural in ("finetunejobs", "inferenceservices")
+} | {
+    ("create", group, plural): "judged beside `patch`, when server-side apply makes what is not there"
+    for group, plural in (("apps", "deployments"), ("", "services"), ("policy", "poddisruptionbudgets"))
 }
 
 
