@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from hone_operator import children, events, liveness, podstate, trainer, volumes
 from hone_operator.api import Api, ApiError
 from hone_operator.cache import Cache
+from hone_operator.conditions import Conditions
 from hone_operator.deepjson import is_deeper
 from hone_operator.finetunejob import ObservedFineTuneJob, is_terminal
 from hone_operator.gpus import gpu_of
@@ -94,7 +95,8 @@ class Observer:
             self._see_pods(key, observed)
         observed.reports = {uid: r for uid, a in self.poller.answers(key).items() if (r := _progress_report(a))}
         observed.heard = self.poller.heard(key)
-        wants_gpu = observed.prepare_job is None and trainer.prepares_apart(parsed)
+        to_prepare = trainer.prepares_apart(parsed) and not Conditions(owner, now).holds("Prepared")
+        wants_gpu = to_prepare and observed.prepare_job is None
         pods = [pod for view in _views(observed) for pod in view.pods]
         if wants_gpu or any(self._needs_facts(pod, observed.heard, now) for pod in pods):
             observed.facts = await self.cluster_facts()

@@ -123,7 +123,10 @@ def container_security() -> Object:
 
 
 def pod_spec(container: Object, volumes: Volumes, options: PodOptions, *, gpus: int, gpu_resource: str) -> Object:
-    """A pod at the `restricted` Pod Security level, with the user's options; scheduling is left to the cluster."""
+    """A pod at the `restricted` Pod Security level, with the user's options; scheduling is left to the cluster.
+
+    `gpus` is that of the work, whether or not this pod asks for them: it is allowed on the nodes that have them.
+    """
     tolerations: list[Object] = []
     if gpus:
         tolerations = [{"key": key, "operator": "Exists"} for key in dict.fromkeys(("amd.com/gpu", gpu_resource))]

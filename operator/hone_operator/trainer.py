@@ -97,9 +97,7 @@ def prepare_job(owner: Object, job: FineTuneJob, image: str, gpu: tuple[str, int
         arguments += ["--gpu-name", gpu[0], "--gpu-memory", str(gpu[1])]
     variables = _with_token(environment(_environment(job.spec), job.spec.pod), job.spec)
     pod = _pod(job, image, PREPARE, "prepare", arguments, variables, volumes, gpus=0)
-    # The taints of the nodes with GPUs are tolerated, and these nodes preferred: storage may be bound to the node.
-    trains = pod_spec({}, Volumes(), job.spec.pod, gpus=1, gpu_resource=job.spec.resources.gpu_resource)
-    pod["tolerations"] = trains["tolerations"]
+    # The nodes with GPUs are preferred: storage may be bound to the node.
     if "affinity" not in pod:
         preferences = [
             {"weight": 1, "preference": {"matchExpressions": [{"key": label, "operator": "Exists"}]}}
@@ -170,7 +168,7 @@ def _pod(
     }
     if name == TRAINER:
         container["ports"] = [{"name": "http", "containerPort": TRAINER_PORT}]
-    pod = pod_spec(container, volumes, spec.pod, gpus=gpus, gpu_resource=spec.resources.gpu_resource)
+    pod = pod_spec(container, volumes, spec.pod, gpus=spec.resources.gpus, gpu_resource=spec.resources.gpu_resource)
     return pod | {"restartPolicy": "Never", "terminationGracePeriodSeconds": GRACE_SECONDS[spec.method]}
 
 

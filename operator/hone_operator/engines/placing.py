@@ -6,7 +6,7 @@ from hone_api.inferenceservice import InferenceServiceSpec
 from hone_api.layout import POD_SERVED, link_name
 
 from hone_operator.podspec import Volumes, container_security
-from hone_operator.resolve import Adapter, Resolved
+from hone_operator.resolve import Adapter, Resolved, Weights
 from hone_operator.resources import Object
 
 CONTAINER = "place"
@@ -20,6 +20,18 @@ def model_path(resolved: Resolved) -> str:
     """What the engine loads: the link to a folder, or a name on the hub."""
     weights = resolved.weights
     return f"{POD_SERVED}/{link_name(MODEL, weights.digest)}" if weights.is_folder else weights.source
+
+
+def loading(weights: Weights) -> list[str]:
+    """How the model is loaded, by the arguments that these engines have in common."""
+    found = []
+    if weights.revision and not weights.is_folder:
+        found += ["--revision", weights.revision]
+    if weights.dtype != "auto":
+        found += ["--dtype", weights.dtype]
+    if weights.trust_remote_code:
+        found.append("--trust-remote-code")
+    return found
 
 
 def adapter_path(adapter: Adapter) -> str:

@@ -3,7 +3,7 @@
 from hone_api.inferenceservice import InferenceServiceSpec
 from hone_api.layout import ENGINE_PORT
 
-from hone_operator.engines.placing import adapter_path, model_path
+from hone_operator.engines.placing import adapter_path, loading, model_path
 from hone_operator.resolve import Resolved
 
 NAME = "tgi"
@@ -16,12 +16,7 @@ TELLS = False
 def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
     weights = resolved.weights
     found = ["--model-id", model_path(resolved), "--hostname", "0.0.0.0", "--port", str(ENGINE_PORT)]
-    if weights.revision and not weights.is_folder:
-        found += ["--revision", weights.revision]
-    if weights.dtype != "auto":
-        found += ["--dtype", weights.dtype]
-    if weights.trust_remote_code:
-        found.append("--trust-remote-code")
+    found += loading(weights)
     if spec.max_model_len:
         found += ["--max-total-tokens", str(spec.max_model_len)]
     if spec.resources.gpus > 1:

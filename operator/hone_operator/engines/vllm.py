@@ -3,7 +3,7 @@
 from hone_api.inferenceservice import InferenceServiceSpec
 from hone_api.layout import ENGINE_PORT
 
-from hone_operator.engines.placing import adapter_path, given, model_path, rank
+from hone_operator.engines.placing import adapter_path, given, loading, model_path, rank
 from hone_operator.resolve import Resolved
 
 NAME = "vllm"
@@ -21,12 +21,7 @@ LORAS_IN_A_BATCH = 8
 def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
     weights = resolved.weights
     found = [model_path(resolved), "--served-model-name", weights.name, "--port", str(ENGINE_PORT)]
-    if weights.revision and not weights.is_folder:
-        found += ["--revision", weights.revision]
-    if weights.dtype != "auto":
-        found += ["--dtype", weights.dtype]
-    if weights.trust_remote_code:
-        found.append("--trust-remote-code")
+    found += loading(weights)
     if resolved.own and resolved.own.own_template:
         found += ["--tokenizer", adapter_path(resolved.own)]
     if spec.max_model_len:
