@@ -14,8 +14,16 @@ POD_CACHE = "/cache"
 POD_SERVED = "/served"
 """Links to what an engine serves, made when it was proved."""
 
+ADMIN_TOKEN = "admin-token"
+"""The file in POD_SERVED with what the engine's admin routes ask for."""
+ADMIN_HEADER = "X-Hone-Admin"
+
+POD_ADAPTERS = "/etc/hone/adapters/adapters.json"
+"""The adapters that an engine should have, as the operator last wrote them."""
+
 TRAINER_PORT = 8080
 ENGINE_PORT = 8000
+KEEPER_PORT = 8081
 
 FINETUNEJOB_LABEL = "hone.dev/finetunejob"
 INFERENCESERVICE_LABEL = "hone.dev/inferenceservice"

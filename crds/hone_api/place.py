@@ -53,17 +53,26 @@ def _place(arguments: argparse.Namespace) -> None:
     expected: dict[str, str] = dict(arguments.expect)
     if arguments.model:
         folder = _model(arguments.model, arguments.expect_model)
-        _link(into / layout.link_name("model", arguments.expect_model), folder)
+        make_link(into / layout.link_name("model", arguments.expect_model), folder)
     for name, path in arguments.adapter:
         digest = expected.get(name)
-        folder, manifest = _adapter(name, Path(path), digest)
-        if manifest:
-            _check_base(name, manifest, arguments.base, arguments.base_revision)
-        _check_kind(name, folder, arguments.max_rank)
-        _link(into / "adapters" / layout.link_name(name, digest), folder)
+        folder, _ = proved_adapter(name, Path(path), digest, arguments.base, arguments.base_revision)
+        check_kind(name, folder, arguments.max_rank)
+        make_link(into / "adapters" / layout.link_name(name, digest), folder)
 
 
-def _link(link: Path, folder: Path) -> None:
+def proved_adapter(
+    name: str, root: Path, digest: str | None, base: str | None, revision: str | None
+) -> tuple[Path, str | None]:
+    """The folder with adapter_config.json, every file as the manifest says, and its digest. Raises HoneError."""
+    folder, manifest = _adapter(name, root, digest)
+    if manifest is None:
+        return folder, None
+    _check_base(name, manifest, base, revision)
+    return folder, manifest.digest
+
+
+def make_link(link: Path, folder: Path) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
     link.unlink(missing_ok=True)  # the container may start anew in the same pod
     link.symlink_to(folder)
@@ -119,7 +128,7 @@ def _check_base(name: str, manifest: ArtifactManifest, base: str | None, revisio
         raise HoneError(ADAPTER_MISMATCH, message)
 
 
-def _check_kind(name: str, folder: Path, largest: int | None) -> None:
+def check_kind(name: str, folder: Path, largest: int | None) -> None:
     """What vLLM, SGLang and TGI refuse, said before they are started."""
     path = folder / "adapter_config.json"
     try:

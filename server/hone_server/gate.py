@@ -1,0 +1,132 @@
+"""An ASGI middleware for vLLM: its routes that load and unload adapters are for the keeper alone.
+
+It runs in vLLM's image, as the module `hone_gate`, so it imports nothing of Hone's. All who lack the token get what
+they would get where the routes do not exist.
+
+A replaced adapter is loaded under a new id, so that answers which run end on the old weights. vLLM's own `load_inplace`
+changes the weights under them, and reads the files anew in every step.
+"""
+
+import asyncio
+import hmac
+import json
+import os
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+TOKEN_FILE = "HONE_ADMIN_TOKEN_FILE"
+HEADER = b"x-hone-admin"
+LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
+ADMIN = re.compile(r"(/v1/(un)?load_lora_adapter|(^|/)adapters(/[^/]*)?)/*$")
+"""Also as SageMaker calls them, and below a root path."""
+TRIAL = "{}~hone"
+"""The name under which new weights are tried, before the old ones are let go."""
+
+
+class AdminGate:
+    """Other requests wait for the moment in which a name changes its weights."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._open = asyncio.Event()
+        self._open.set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+        elif not ADMIN.search(scope["path"]):
+            if scope["method"] == "POST":
+                await self._open.wait()
+            await self._app(scope, receive, send)
+        elif not _has_token(scope):
+            await _answer(send, 404, b'{"detail":"Not Found"}')
+        else:
+            await self._admit(scope, receive, send)
+
+    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await _read(receive)
+        wanted = _json(body) if scope["path"].endswith(LOAD) else {}
+        if not wanted.get("load_inplace"):
+            await self._app(scope, _replay(body), send)
+            return
+        name, path = wanted.get("lora_name"), wanted.get("lora_path")
+        trial = TRIAL.format(name)
+        status, said = await self._call(scope, LOAD, {"lora_name": trial, "lora_path": path})
+        if status == 200:
+            self._open.clear()
+            try:
+                await self._call(scope, UNLOAD, {"lora_name": name})
+                status, said = await self._call(scope, LOAD, {"lora_name": name, "lora_path": path})
+            finally:
+                self._open.set()
+            await self._call(scope, UNLOAD, {"lora_name": trial})
+        await _answer(send, status, said)
+
+    async def _call(self, scope: Scope, path: str, body: dict[str, Any]) -> tuple[int, bytes]:
+        """Status and body of the application's own answer."""
+        path = scope["path"][: -len(LOAD)] + path
+        status, said = 500, b""
+
+        async def send(message: dict[str, Any]) -> None:
+            nonlocal status, said
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            else:
+                said += message.get("body", b"")
+
+        data = json.dumps(body).encode()
+        headers = [(key, value) for key, value in scope["headers"] if key.lower() != b"content-length"]
+        headers.append((b"content-length", str(len(data)).encode()))
+        changed = {"path": path, "raw_path": path.encode(), "headers": headers, "state": dict(scope.get("state", {}))}
+        await self._app({**scope, **changed}, _replay(data), send)
+        return status, said
+
+
+def _has_token(scope: Scope) -> bool:
+    try:
+        with open(os.environ[TOKEN_FILE], "rb") as file:
+            token = file.read().strip()
+    except (KeyError, OSError):
+        return False
+    given = [value for key, value in scope["headers"] if key.lower() == HEADER]
+    return bool(token) and len(given) == 1 and hmac.compare_digest(given[0], token)
+
+
+def _json(body: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(body)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+async def _read(receive: Receive) -> bytes:
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+def _replay(body: bytes) -> Receive:
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        if not messages:
+            await asyncio.Event().wait()  # nobody leaves
+        return messages.pop()
+
+    return receive
+
+
+async def _answer(send: Send, status: int, body: bytes) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

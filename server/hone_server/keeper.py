@@ -1,0 +1,89 @@
+"""`python -m hone_server.keeper`: beside an engine, keeps its adapters as the operator's file has them. No torch."""
+
+import argparse
+import logging
+import os
+import secrets
+import shutil
+import signal
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from hone_api.layout import ADMIN_TOKEN, ENGINE_PORT, KEEPER_PORT, POD_ADAPTERS, POD_SERVED
+
+from . import gate
+from .adapters import Keeper
+from .engineapi import EngineApi
+
+EVERY_SECONDS = 0.25
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Works until SIGTERM, which ends it at once: it holds nothing that could be lost."""
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    arguments = _parse(argv)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr, level=logging.INFO)
+    served: Path = arguments.served
+    engine = EngineApi(arguments.engine_port, _prepare(served), arguments.api_key_file)
+    keeper = Keeper(arguments.file, served / "adapters", engine, arguments.max_rank)
+    server = ThreadingHTTPServer(("", arguments.port), _handler(keeper))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    while True:
+        keeper.tick()
+        time.sleep(EVERY_SECONDS)
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m hone_server.keeper", description="Keep an engine's adapters.")
+    parser.add_argument("--file", type=Path, default=Path(POD_ADAPTERS), help="the adapters that there should be")
+    parser.add_argument("--served", type=Path, default=Path(POD_SERVED), help="folder for links and the token")
+    parser.add_argument("--max-rank", type=int, help="largest that the engine takes (default: any kind of adapter)")
+    parser.add_argument("--api-key-file", type=Path, help="holds the key that clients must send")
+    parser.add_argument("--engine-port", type=int, default=ENGINE_PORT)
+    parser.add_argument("--port", type=int, default=KEEPER_PORT)
+    return parser.parse_args(argv)
+
+
+def _prepare(served: Path) -> str:
+    """What the engine needs before it starts: the token, which outlives this process, and the middleware."""
+    shutil.copyfile(gate.__file__, served / "hone_gate.py")
+    token = served / ADMIN_TOKEN
+    if not token.exists():
+        part = token.with_suffix(".part")
+        part.touch(0o600)
+        part.write_text(secrets.token_hex(32))
+        part.rename(token)
+    return token.read_text()
+
+
+def _handler(keeper: Keeper) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/started":
+                self._say(200 if keeper.started else 503, b"")
+            elif self.path == "/ready":
+                waits_for = keeper.waits_for
+                self._say(503 if waits_for else 200, f"waits for {', '.join(waits_for)}".encode() if waits_for else b"")
+            elif self.path == "/adapters":
+                self._say(200, keeper.report().model_dump_json(by_alias=True).encode(), "application/json")
+            else:
+                self._say(404, b"")
+
+        def _say(self, status: int, body: bytes, kind: str = "text/plain") -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    return Handler
+
+
+if __name__ == "__main__":
+    main()
