@@ -19,7 +19,8 @@ FIELD_MANAGER = "hone"
 TIMEOUT_SECONDS, CONNECT_SECONDS = 30.0, 5.0
 CONNECTIONS = 64
 """Watches keep some of them for themselves."""
-PAGE = 500
+PAGE = 100
+"""Objects of a list at a time: what is parsed at once stays in the process's memory."""
 WATCH_SECONDS = (300, 600)
 """How long a watch lasts, by chance, so that not all end together."""
 SILENCE_SECONDS = 90.0

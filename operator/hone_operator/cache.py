@@ -1,83 +1,151 @@
-"""What the watch streams have told, so that a pass over an object needs no reads."""
+"""What the watch streams have told, so that a pass over an object needs no reads.
 
+Of finished FineTuneJobs there may be thousands, so the little that is still asked of them is kept small.
+"""
+
+import json
+import zlib
 from collections import defaultdict
+from typing import NamedTuple
 
 from hone_api.layout import FINETUNEJOB_LABEL, INFERENCESERVICE_LABEL
 
-from hone_operator.resources import FINETUNEJOBS, INFERENCESERVICES, Key, Object, Resource
+from hone_operator.resources import (
+    CLAIMS,
+    FINETUNEJOBS,
+    INFERENCESERVICES,
+    JOBS,
+    PODS,
+    Key,
+    Object,
+    Resource,
+    is_terminal,
+)
 
 _Id = tuple[Resource, str]
 
 
+class _Packed(NamedTuple):
+    """An object that is seldom looked at, as JSON: a tenth of what its dicts take."""
+
+    version: int
+    uid: str
+    data: bytes
+
+
 class Cache:
-    """The newest known version of each object, and which children each owner has."""
+    """The newest known version of each object, and which children each owner has.
+
+    Of a finished FineTuneJob's children only its Jobs' metadata and the pods that have not ended are kept.
+    """
 
     def __init__(self) -> None:
-        self._objects: dict[Resource, dict[str, dict[str, Object]]] = defaultdict(lambda: defaultdict(dict))
+        self._objects: dict[Resource, dict[str, dict[str, Object | _Packed]]] = defaultdict(lambda: defaultdict(dict))
         self._children: dict[Key, set[_Id]] = defaultdict(set)
+        self._finished: set[Key] = set()
 
     def put(self, resource: Resource, body: Object) -> bool:
         """Keep the object unless a newer version is known. Returns whether it was news."""
         metadata = body["metadata"]
         namespace, name = metadata.get("namespace", ""), metadata["name"]
-        known = self.get(resource, namespace, name)
-        if known is not None and _version(known) >= _version(body):
+        known = self._known(resource, namespace, name)
+        if known is not None and _identity(known)[0] >= _identity(body)[0]:
             return False
         metadata.pop("managedFields", None)
         body.setdefault("apiVersion", resource.api_version)
         body.setdefault("kind", resource.kind)
         if known is not None:
-            self._disown(resource, known)
-        self._objects[resource][namespace][name] = body
-        if owner := owner_key(body):
-            self._children[owner].add((resource, name))
-        return True
+            self._forget(resource, namespace, name)
+        kept = self._keep(resource, body)
+        if resource == FINETUNEJOBS:
+            self._note_end(Key(resource, namespace, name), body)
+        return kept or known is not None
 
     def remove(self, resource: Resource, body: Object) -> None:
         """Forget a deleted object, unless one made later has its name."""
         metadata = body["metadata"]
         namespace, name = metadata.get("namespace", ""), metadata["name"]
-        known = self.get(resource, namespace, name)
-        if known is None or known["metadata"]["uid"] != metadata["uid"]:
+        known = self._known(resource, namespace, name)
+        if known is None or _identity(known)[1] != metadata["uid"]:
             return
-        of_namespace = self._objects[resource][namespace]
-        del of_namespace[name]
-        if not of_namespace:
-            del self._objects[resource][namespace]
-        self._disown(resource, known)
-
-    def _disown(self, resource: Resource, known: Object) -> None:
-        if owner := owner_key(known):
-            self._children[owner].discard((resource, known["metadata"]["name"]))
-            if not self._children[owner]:
-                del self._children[owner]
+        self._forget(resource, namespace, name)
+        if resource == FINETUNEJOBS:
+            self._finished.discard(Key(resource, namespace, name))
 
     def keep_only(self, resource: Resource, namespace: str, uids: set[str], version: int) -> list[Object]:
         """Forget what a list at `version` did not have. Returns what is gone."""
-        gone = [
-            body
-            for body in self.all(resource, namespace)
-            if body["metadata"]["uid"] not in uids and _version(body) <= version
-        ]
-        for body in gone:
+        gone = []
+        for space, objects in self._spaces(resource, namespace).items():
+            for name, found in objects.items():
+                known_version, uid = _identity(found)
+                if uid not in uids and known_version <= version:
+                    gone.append((space, name))
+        bodies = [body for space, name in gone if (body := self.get(resource, space, name))]
+        for body in bodies:
             self.remove(resource, body)
-        return gone
+        return bodies
 
     def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
-        return self._objects[resource].get(namespace, {}).get(name)
+        known = self._known(resource, namespace, name)
+        return None if known is None else _unpacked(known)
+
+    def has(self, key: Key) -> bool:
+        return self._known(key.resource, key.namespace, key.name) is not None
 
     def children(self, owner: Key, resource: Resource) -> list[Object]:
         """The owner's children of one kind, by name."""
         names = sorted(name for kind, name in self._children.get(owner, ()) if kind == resource)
         of_namespace = self._objects[resource][owner.namespace] if names else {}
-        return [of_namespace[name] for name in names]
+        return [_unpacked(of_namespace[name]) for name in names]
 
     def all(self, resource: Resource, namespace: str = "") -> list[Object]:
         """All objects of a kind, in one namespace or ("") in every one."""
+        return [_unpacked(known) for space in self._spaces(resource, namespace).values() for known in space.values()]
+
+    def keys(self, resource: Resource) -> list[Key]:
+        """Of all objects of a kind: without unpacking any."""
+        return [Key(resource, space, name) for space, objects in self._objects[resource].items() for name in objects]
+
+    def is_finished(self, key: Key) -> bool:
+        """Whether this is a FineTuneJob that has its result."""
+        return key in self._finished
+
+    def _spaces(self, resource: Resource, namespace: str) -> dict[str, dict[str, Object | _Packed]]:
         spaces = self._objects[resource]
-        if namespace:
-            return list(spaces.get(namespace, {}).values())
-        return [body for space in spaces.values() for body in space.values()]
+        return {namespace: spaces.get(namespace, {})} if namespace else spaces
+
+    def _known(self, resource: Resource, namespace: str, name: str) -> Object | _Packed | None:
+        return self._objects[resource].get(namespace, {}).get(name)
+
+    def _keep(self, resource: Resource, body: Object) -> bool:
+        owner, metadata = owner_key(body), body["metadata"]
+        kept = _worth_keeping(resource, body, owner_is_finished=owner in self._finished)
+        if kept is None:
+            return False
+        self._objects[resource][metadata.get("namespace", "")][metadata["name"]] = kept
+        if owner:
+            self._children[owner].add((resource, metadata["name"]))
+        return True
+
+    def _forget(self, resource: Resource, namespace: str, name: str) -> None:
+        of_namespace = self._objects[resource][namespace]
+        known = _unpacked(of_namespace.pop(name))
+        if not of_namespace:
+            del self._objects[resource][namespace]
+        if owner := owner_key(known):
+            self._children[owner].discard((resource, name))
+            if not self._children[owner]:
+                del self._children[owner]
+
+    def _note_end(self, key: Key, body: Object) -> None:
+        if not is_terminal(body):
+            self._finished.discard(key)
+        elif key not in self._finished:
+            self._finished.add(key)
+            for resource, name in list(self._children.get(key, ())):
+                child = _unpacked(self._objects[resource][key.namespace][name])
+                self._forget(resource, key.namespace, name)
+                self._keep(resource, child)
 
 
 def owner_key(body: Object) -> Key | None:
@@ -90,5 +158,30 @@ def owner_key(body: Object) -> Key | None:
     return None
 
 
-def _version(body: Object) -> int:
-    return int(body["metadata"]["resourceVersion"])
+def _worth_keeping(resource: Resource, body: Object, *, owner_is_finished: bool) -> Object | _Packed | None:
+    if resource == CLAIMS or (resource == FINETUNEJOBS and is_terminal(body)):
+        return _packed(body)
+    if not owner_is_finished:
+        return body
+    if resource == JOBS:
+        return _packed({part: body[part] for part in ("apiVersion", "kind", "metadata")})
+    has_ended = (body.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+    return None if resource != PODS or has_ended else body
+
+
+def _packed(body: Object) -> _Packed:
+    return _Packed(*_identity(body), zlib.compress(json.dumps(body, separators=(",", ":")).encode(), 1))
+
+
+def _unpacked(known: Object | _Packed) -> Object:
+    if not isinstance(known, _Packed):
+        return known
+    found: Object = json.loads(zlib.decompress(known.data))
+    return found
+
+
+def _identity(known: Object | _Packed) -> tuple[int, str]:
+    """Version and uid."""
+    if isinstance(known, _Packed):
+        return known.version, known.uid
+    return int(known["metadata"]["resourceVersion"]), known["metadata"]["uid"]

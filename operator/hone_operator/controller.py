@@ -48,7 +48,7 @@ class Controller:
         self.queue = WorkQueue(metrics)
         self._metrics = metrics
         self._meter = JobMeter(metrics, leads)
-        metrics.watch_objects(leads, self.cache.all)
+        metrics.watch_objects(leads, self._meter.jobs, lambda: self.cache.all(INFERENCESERVICES))
         self.poller = Poller(self.queue.add)
         self.observer = Observer(api, self.cache, self.poller, images)
         self.synced = asyncio.Event()
@@ -213,8 +213,8 @@ class Controller:
         """Every object gets a pass, at first and every RESYNC_SECONDS: not all that concerns it is watched."""
         while True:
             for resource in OWNERS:
-                for owner in self.cache.all(resource):
-                    self._queue(resource, owner)
+                for key in self.cache.keys(resource):
+                    self.queue.add(key, urgent=not self.cache.is_finished(key))
             await asyncio.sleep(RESYNC_SECONDS)
 
     def listed(self, resource: Resource, namespace: str, uids: set[str], version: int) -> None:
@@ -252,7 +252,7 @@ class Controller:
             return
         if resource in CHILDREN:
             owner = owner_key(body)
-            if owner and self.cache.get(owner.resource, owner.namespace, owner.name):
+            if owner and self.cache.has(owner):
                 self.queue.add(owner)
             return
         self._queue_dependents(self._queue(resource, body))

@@ -1,11 +1,15 @@
-"""One Job and its pods, as far as a FineTuneJob's state depends on them."""
+"""What is observed of a FineTuneJob: its children, and each Job with its pods."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 
-from hone_api.reasons import USER_MISTAKES
+from hone_api.finetunejob import FineTuneJob
+from hone_api.reasons import USER_MISTAKES, HoneError
+from hone_api.reports import ProgressReport
 
-from hone_operator import podstate
+from hone_operator import children, podstate
 from hone_operator.failures import NOT_COUNTED, Failure, failure_of
+from hone_operator.nodes import ClusterFacts
 from hone_operator.resources import Object
 
 _INDEX = "batch.kubernetes.io/job-completion-index"
@@ -74,16 +78,66 @@ class JobView:
         return max(reversed(self.failures), key=weight, default=None)
 
     @property
-    def is_about_to_end(self) -> bool:
-        """Whether a pod has ended in a way that decides the Job, which does not say so yet."""
+    def final_end(self) -> str | None:
+        """When a pod ended in a way that decides the Job, which may not say so yet; "" where the pod does not say."""
+        if success := self.success:
+            return str(success.get("finishedAt") or "")
         failures = self.failures
-        return bool(self.success or (failures and failures[-1].exit_code in USER_MISTAKES))
+        return failures[-1].at if failures and failures[-1].exit_code in USER_MISTAKES else None
+
+    @property
+    def is_about_to_end(self) -> bool:
+        return self.final_end is not None
 
     def started(self, pod: Object) -> str | None:
         return podstate.running_since(pod, self.container)
 
     def ended(self, pod: Object) -> Object | None:
         return podstate.terminated(pod, self.container)
+
+
+@dataclass
+class ObservedFineTuneJob:
+    """A FineTuneJob and what there is of its children. `spec` is an error when the object breaks the contract.
+
+    `pods` are those of the present training Job and `prepare_pods` of the preparing one, `strays` pods of earlier ones
+    that have not ended yet, `trainers` all that train or trained. `gpu`: name and bytes of the GPU that may train.
+    `queue`: what the queue says of why it holds the Job.
+    """
+
+    owner: Object
+    spec: FineTuneJob | HoneError
+    image: str
+    config_map: Object | None = None
+    claim: Object | None = None
+    service: Object | None = None
+    job: Object | None = None
+    prepare_job: Object | None = None
+    pods: list[Object] = field(default_factory=list)
+    prepare_pods: list[Object] = field(default_factory=list)
+    strays: list[Object] = field(default_factory=list)
+    trainers: list[Object] = field(default_factory=list)
+    reports: dict[str, ProgressReport] = field(default_factory=dict)
+    heard: dict[str, datetime] = field(default_factory=dict)
+    facts: ClusterFacts | None = None
+    gpu: tuple[str, int] | None = None
+    warning: str | None = None
+    queue: str | None = None
+    refusal: str | None = None
+
+    @property
+    def training(self) -> JobView:
+        return JobView(children.TRAINER, self.job, self.pods)
+
+    @property
+    def preparing(self) -> JobView:
+        return JobView(children.PREPARE, self.prepare_job, self.prepare_pods)
+
+    @property
+    def children(self) -> list[Object]:
+        """What is there of the children that belong to the object."""
+        found = (self.job, self.prepare_job, self.config_map, self.service)
+        return [child for child in found if child is not None]
 
 
 def index_of(pod: Object) -> int:

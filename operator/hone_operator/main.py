@@ -1,6 +1,7 @@
 """`hone-operator`: runs the controller until it is told to stop."""
 
 import argparse
+import gc
 import os
 
 import kopf
@@ -24,6 +25,8 @@ def main(argv: list[str] | None = None) -> None:
     images = Images(arguments.runtime_image, engines)
     options = Options(images, arguments.namespace, arguments.lease_namespace, arguments.listen)
     register(registry, options)
+    # The modules stay: without this, parsing JSON takes twice as long, looking at them again and again.
+    gc.freeze()
     kopf.run(
         registry=registry,
         standalone=True,

@@ -3,12 +3,13 @@
 import time
 from collections import Counter as Count
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from hone_operator.resources import FINETUNEJOBS, INFERENCESERVICES, Object, Resource
+from hone_operator.resources import TERMINAL, Object
 
 QUEUE = "hone"
 ELECTION = "hone-operator"
@@ -16,7 +17,6 @@ FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 
 """Buckets in seconds of what the operator does."""
 SLOW = (1, 5, 15, 30, 60, 300, 900, 1800, 3600, 7200, 14400, 43200, 86400, 259200, 604800)
 """Buckets in seconds of what jobs do."""
-TERMINAL = ("Succeeded", "Failed")
 
 
 class Metrics:
@@ -76,13 +76,24 @@ class Metrics:
         self._queue_longest.set_function(lambda: max(_ages(begun()), default=0.0))
         self._queue_unfinished.set_function(lambda: sum(_ages(begun())))
 
-    def watch_objects(self, leads: Callable[[], bool], all_of: Callable[[Resource], list[Object]]) -> None:
+    def watch_objects(
+        self, leads: Callable[[], bool], jobs: Callable[[], "Iterable[Job]"], services: Callable[[], Iterable[Object]]
+    ) -> None:
         """Count objects when asked. Followers don't: sums over the replicas are right then."""
         self._leads.set_function(leads)
-        self.registry.register(_Objects(leads, all_of))
+        self.registry.register(_Objects(leads, jobs, services))
 
     def exposition(self) -> bytes:
         return generate_latest(self.registry)
+
+
+class Job(NamedTuple):
+    """What is counted of a FineTuneJob. `since`: when its stage began by the monotonic clock, where that is known."""
+
+    gpu_seconds: float
+    stage: str
+    reason: str
+    since: float | None
 
 
 class JobMeter:
@@ -94,7 +105,7 @@ class JobMeter:
 
     def __init__(self, metrics: Metrics, leads: Callable[[], bool]) -> None:
         self._leads = leads
-        self._known: dict[str, tuple[float, str, float | None]] = {}
+        self._known: dict[str, Job] = {}
         self._gpu_seconds = Counter(
             "hone_finetunejob_gpu_seconds", "GPU time of trainers", ["namespace"], registry=metrics.registry
         )
@@ -110,22 +121,23 @@ class JobMeter:
         """A newer version of the job than the last."""
         status = job.get("status") or {}
         uid, now = job["metadata"]["uid"], time.monotonic()
-        spent, stage = _number(status.get("gpuSeconds")), str(status.get("stage") or "Pending")
+        spent, (stage, reason) = _number(status.get("gpuSeconds")), _stage_and_reason(status)
         if (before := self._known.get(uid)) is None:
             # Of a job that had a stage already, nobody knows since when.
-            self._known[uid] = (spent, stage, None if status else now)
+            self._known[uid] = Job(spent, stage, reason, None if status else now)
             return
-        spent_before, stage_before, since = before
-        if stage == stage_before:
-            self._known[uid] = (max(spent, spent_before), stage, since)
-        else:
-            self._known[uid] = (max(spent, spent_before), stage, now)
+        since = before.since if stage == before.stage else now
+        self._known[uid] = Job(max(spent, before.gpu_seconds), stage, reason, since)
         if not self._leads():
             return
-        if spent > spent_before:
-            self._gpu_seconds.labels(job["metadata"]["namespace"]).inc(spent - spent_before)
-        if stage != stage_before and since is not None and stage_before not in TERMINAL:
-            self._stage_seconds.labels(stage_before).observe(now - since)
+        if spent > before.gpu_seconds:
+            self._gpu_seconds.labels(job["metadata"]["namespace"]).inc(spent - before.gpu_seconds)
+        if stage != before.stage and before.since is not None and before.stage not in TERMINAL:
+            self._stage_seconds.labels(before.stage).observe(now - before.since)
+
+    def jobs(self) -> Iterable[Job]:
+        """All there are."""
+        return self._known.values()
 
     def gone(self, job: Object) -> None:
         self._known.pop(job["metadata"]["uid"], None)
@@ -134,25 +146,27 @@ class JobMeter:
 class _Objects(Collector):
     """Numbers of objects, counted when they are asked for, so that no pass pays for it."""
 
-    def __init__(self, leads: Callable[[], bool], all_of: Callable[[Resource], list[Object]]) -> None:
+    def __init__(
+        self, leads: Callable[[], bool], jobs: Callable[[], Iterable[Job]], services: Callable[[], Iterable[Object]]
+    ) -> None:
         self._leads = leads
-        self._all_of = all_of
+        self._jobs = jobs
+        self._services = services
 
     def collect(self) -> Iterator[Metric]:
         jobs = GaugeMetricFamily("hone_finetunejobs", "FineTuneJobs", labels=["stage", "reason"])
         services = GaugeMetricFamily("hone_inferenceservices", "InferenceServices", labels=["available"])
         if self._leads():
-            for labels, number in Count(map(_stage_and_reason, self._all_of(FINETUNEJOBS))).items():
+            for labels, number in Count((job.stage, job.reason) for job in self._jobs()).items():
                 jobs.add_metric(labels, number)
-            available = Count(str(_is_available(found)).lower() for found in self._all_of(INFERENCESERVICES))
+            available = Count(str(_is_available(found)).lower() for found in self._services())
             for value in ("true", "false"):
                 services.add_metric([value], available[value])
         yield jobs
         yield services
 
 
-def _stage_and_reason(job: Object) -> tuple[str, str]:
-    status = job.get("status") or {}
+def _stage_and_reason(status: Object) -> tuple[str, str]:
     conditions = {each.get("type"): each for each in status.get("conditions") or []}
     for type_ in ("Suspended", "Running", "Accepted"):
         found = conditions.get(type_)

@@ -16,10 +16,9 @@ from hone_operator.api import Api, ApiError
 from hone_operator.cache import Cache
 from hone_operator.conditions import Conditions
 from hone_operator.deepjson import is_deeper
-from hone_operator.finetunejob import ObservedFineTuneJob, is_terminal
 from hone_operator.gpus import gpu_of
 from hone_operator.inferenceservice import ObservedInferenceService
-from hone_operator.jobview import JobView
+from hone_operator.jobview import JobView, ObservedFineTuneJob
 from hone_operator.nodes import ClusterFacts, by_claim, node_of
 from hone_operator.podspec import Images
 from hone_operator.polling import Poller
@@ -40,6 +39,7 @@ from hone_operator.resources import (
     Object,
     Resource,
     is_controlled_by,
+    is_terminal,
 )
 
 DEEPEST_SPEC = 50

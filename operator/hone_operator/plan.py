@@ -39,6 +39,11 @@ class Delete:
     uid: str
 
 
+def removal(resource: Resource, found: Object) -> Delete:
+    """That of this very object."""
+    return Delete(resource, found["metadata"]["name"], found["metadata"]["uid"])
+
+
 Action = Create | Apply | Patch | Delete
 
 

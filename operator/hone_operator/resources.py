@@ -43,6 +43,9 @@ CHILDREN = (JOBS, DEPLOYMENTS, PODS, SERVICES, CONFIGMAPS, CLAIMS, BUDGETS)
 """What is watched of the children, by label."""
 WATCHED = (*OWNERS, *CHILDREN)
 
+TERMINAL = ("Succeeded", "Failed")
+"""The stages of a FineTuneJob that has its result."""
+
 
 @dataclass(frozen=True)
 class Key:
@@ -54,6 +57,11 @@ class Key:
 
     def __str__(self) -> str:
         return f"{self.resource.kind} {self.namespace}/{self.name}"
+
+
+def is_terminal(owner: Object) -> bool:
+    """Whether a FineTuneJob has its result, which nothing changes any more."""
+    return (owner.get("status") or {}).get("stage") in TERMINAL
 
 
 def is_controlled_by(child: Object, owner: Object) -> bool:

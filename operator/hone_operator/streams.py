@@ -8,6 +8,7 @@ one object that is nested too deep for Python. kopf says what to watch and where
 import asyncio
 import logging
 import random
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ from hone_api.layout import MANAGED_BY_LABEL, MANAGER
 from kopf._cogs.clients import watching
 
 from hone_operator.api import Api, ApiError
-from hone_operator.resources import CHILDREN, WATCHED, Object, Resource
+from hone_operator.resources import CHILDREN, FINETUNEJOBS, WATCHED, Object, Resource
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 15.0
 HEALTHY_SECONDS = 5.0
@@ -37,10 +38,13 @@ class Sink(Protocol):
 
 def feed(sink: Sink, api: Api) -> None:
     """From now on, whatever kopf watches is told to the sink, and nothing to kopf."""
+    # Children are listed when it is known which owners have finished: little is kept of theirs.
+    jobs_listed: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
     async def infinite_watch(*, resource: Any, namespace: str | None, **_: Any) -> AsyncIterator[Any]:
         api_version = f"{resource.group}/{resource.version}" if resource.group else resource.version
-        await _Stream(sink, api, _by_name[api_version, resource.plural], namespace or "").run()
+        stream = _Stream(sink, api, _by_name[api_version, resource.plural], namespace or "")
+        await stream.run(jobs_listed[namespace or ""])
         yield  # never reached; what makes this a generator
 
     watching.infinite_watch = infinite_watch
@@ -58,11 +62,15 @@ class _Stream:
         self._selector = f"{MANAGED_BY_LABEL}={MANAGER}" if resource in CHILDREN else ""
         self._failures = 0
 
-    async def run(self) -> None:
+    async def run(self, jobs_listed: asyncio.Event) -> None:
         """List, watch for as long as the version of the list is good, and begin anew. Ends only when cancelled."""
+        if self._resource in CHILDREN:
+            await jobs_listed.wait()
         while True:
             try:
                 version = await self._list()
+                if self._resource == FINETUNEJOBS:
+                    jobs_listed.set()
                 while True:
                     version = await self._watch(version)
             except ApiError as error:

@@ -7,7 +7,8 @@ from typing import Any
 
 from hone_api.finetunejob import FineTuneJob
 from hone_api.inferenceservice import InferenceService
-from hone_operator import children, engine, finetunejob, inferenceservice, trainer
+from hone_operator import children, engine, inferenceservice, trainer
+from hone_operator.jobview import ObservedFineTuneJob
 from hone_operator.observe import parse
 from hone_operator.podspec import Images
 from hone_operator.resources import Object
@@ -51,10 +52,10 @@ def stored(body: Object, uid: str = "uid-child", **status: Any) -> Object:
 
 def observed_job(
     owner: Object, *pods: Object, job_conditions: list[Object] | None = None, **more: Any
-) -> finetunejob.ObservedFineTuneJob:
+) -> ObservedFineTuneJob:
     """A FineTuneJob all of whose children are there."""
     declared = parsed_job(owner)
-    return finetunejob.ObservedFineTuneJob(
+    return ObservedFineTuneJob(
         owner,
         declared,
         IMAGE,

@@ -12,6 +12,7 @@ from hone_api.inferenceservice import InferenceService
 from hone_api.reasons import INVALID_SPEC, HoneError
 from hone_operator import deepjson, finetunejob, inferenceservice
 from hone_operator.controller import named_jobs
+from hone_operator.jobview import ObservedFineTuneJob
 from hone_operator.observe import DEEPEST_SPEC, parse
 from observed import IMAGE, NOW
 
@@ -29,7 +30,7 @@ def test_garbage_is_named_and_stops_nothing(kind: str) -> None:
         try:
             if kind == "FineTuneJob":
                 job = parse(FineTuneJob, owner)
-                result = finetunejob.plan(finetunejob.ObservedFineTuneJob(owner, job, IMAGE), NOW)
+                result = finetunejob.plan(ObservedFineTuneJob(owner, job, IMAGE), NOW)
             else:
                 job = parse(InferenceService, owner)
                 result = inferenceservice.plan(inferenceservice.ObservedInferenceService(owner, job, IMAGE), NOW)

@@ -4,7 +4,18 @@ from typing import Any
 
 import pytest
 from hone_operator.cache import Cache
-from hone_operator.resources import FINETUNEJOBS, JOBS, Key, Object, contains, merge_patch
+from hone_operator.resources import (
+    CLAIMS,
+    CONFIGMAPS,
+    FINETUNEJOBS,
+    JOBS,
+    PODS,
+    Key,
+    Object,
+    Resource,
+    contains,
+    merge_patch,
+)
 
 OWNER = Key(FINETUNEJOBS, "team", "faq")
 
@@ -72,6 +83,73 @@ def test_a_list_removes_what_a_cut_watch_missed() -> None:
     cache.put(JOBS, job(9, uid="later", name="later"))
     assert [found["metadata"]["uid"] for found in cache.keep_only(JOBS, "", {"other"}, 5)] == ["gone"]
     assert [found["metadata"]["name"] for found in cache.children(OWNER, JOBS)] == ["later", "other"]
+
+
+def owner(version: int, stage: str, uid: str = "owner") -> Object:
+    metadata = {"name": "faq", "namespace": "team", "uid": uid, "resourceVersion": str(version)}
+    return {"metadata": metadata, "spec": {"model": {"name": "org/base"}}, "status": {"stage": stage}}
+
+
+def child(resource: Resource, version: int, phase: str = "") -> Object:
+    body = job(version, uid=f"{resource.kind}-{version}", name=f"faq-{resource.plural}")
+    return body | {"spec": {"big": "x" * 1000}, "status": {"phase": phase}}
+
+
+@pytest.mark.parametrize("owner_comes_first", [True, False])
+def test_little_is_kept_of_a_finished_jobs_children(owner_comes_first: bool) -> None:
+    cache = Cache()
+    children = [child(CONFIGMAPS, 1), child(PODS, 2, "Succeeded"), child(JOBS, 3), child(CLAIMS, 4)]
+    resources = [CONFIGMAPS, PODS, JOBS, CLAIMS]
+    if owner_comes_first:
+        cache.put(FINETUNEJOBS, owner(9, "Succeeded"))
+    news = [cache.put(*each) for each in zip(resources, children, strict=True)]
+    if not owner_comes_first:
+        cache.put(FINETUNEJOBS, owner(8, "Saving"))
+        assert [len(cache.children(OWNER, resource)) for resource in resources] == [1, 1, 1, 1]
+        cache.put(FINETUNEJOBS, owner(9, "Succeeded"))
+    else:
+        assert news == [False, False, True, True]
+    assert [len(cache.children(OWNER, resource)) for resource in resources] == [0, 0, 1, 1]
+    [kept] = cache.children(OWNER, JOBS)
+    assert kept["metadata"]["uid"] == "Job-3"
+    assert "spec" not in kept
+    assert cache.children(OWNER, CLAIMS) == [children[3]]
+    assert cache.get(FINETUNEJOBS, "team", "faq") == owner(9, "Succeeded") | {
+        "apiVersion": FINETUNEJOBS.api_version,
+        "kind": "FineTuneJob",
+    }
+    assert (cache.is_finished(OWNER), cache.has(OWNER), cache.keys(FINETUNEJOBS)) == (True, True, [OWNER])
+    assert cache.children(OWNER, JOBS) == cache.all(JOBS, "team")
+
+
+def test_a_pod_at_work_is_kept_until_it_ends_for_the_next_job_of_the_name() -> None:
+    cache = Cache()
+    cache.put(FINETUNEJOBS, owner(1, "Failed"))
+    cache.put(PODS, child(PODS, 2, "Running"))
+    cache.remove(FINETUNEJOBS, owner(1, "Failed"))
+    assert not cache.is_finished(OWNER)
+    cache.put(FINETUNEJOBS, owner(3, "Pending", uid="next"))
+    assert len(cache.children(OWNER, PODS)) == 1
+    cache.put(FINETUNEJOBS, owner(4, "Failed", uid="next"))
+    assert cache.put(PODS, child(PODS, 5, "Succeeded"))
+    assert cache.children(OWNER, PODS) == []
+
+
+def test_the_next_job_of_a_finished_ones_name_is_not_finished() -> None:
+    cache = Cache()
+    cache.put(FINETUNEJOBS, owner(1, "Failed"))
+    cache.put(FINETUNEJOBS, owner(3, "Pending", uid="next"))  # the deletion between them was not seen
+    cache.put(PODS, child(PODS, 4, "Succeeded"))
+    assert not cache.is_finished(OWNER)
+    assert len(cache.children(OWNER, PODS)) == 1
+
+
+def test_a_list_removes_finished_jobs_too() -> None:
+    cache = Cache()
+    cache.put(FINETUNEJOBS, owner(3, "Succeeded"))
+    assert cache.keep_only(FINETUNEJOBS, "team", {"owner"}, 5) == []
+    assert [gone["metadata"]["uid"] for gone in cache.keep_only(FINETUNEJOBS, "", set(), 5)] == ["owner"]
+    assert not cache.has(OWNER)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hone_operator.health import STUCK_SECONDS, why_stuck
 from hone_operator.metrics import JobMeter, Metrics
-from hone_operator.resources import FINETUNEJOBS, Key, Object, Resource
+from hone_operator.resources import FINETUNEJOBS, Key, Object
 from hone_operator.workqueue import WorkQueue
 from prometheus_client import CollectorRegistry
 
@@ -54,12 +54,13 @@ def test_gpu_seconds_never_fall_and_a_restart_adds_nothing() -> None:
 def test_a_follower_counts_nothing_but_knows_where_to_go_on() -> None:
     metrics, leads = Metrics(), [False]
     meter = JobMeter(metrics, lambda: leads[0])
-    metrics.watch_objects(lambda: leads[0], lambda resource: [job("a", "Training", 5, "TrainerRunning")])
-    meter.saw(job("a", "Training", 5))
-    meter.saw(job("a", "Training", 50))
+    metrics.watch_objects(lambda: leads[0], meter.jobs, list)
+    meter.saw(job("a", "Training", 5, "TrainerRunning"))
+    meter.saw(job("a", "Training", 50, "TrainerRunning"))
     assert value(metrics, "hone_finetunejobs", stage="Training", reason="TrainerRunning") is None
     assert value(metrics, "leader_election_master_status", name="hone-operator") == 0
     leads[0] = True
+    assert value(metrics, "hone_finetunejobs", stage="Training", reason="TrainerRunning") == 1
     meter.saw(job("a", "Training", 60))
     assert value(metrics, "hone_finetunejob_gpu_seconds_total", namespace="team") == 10
     assert value(metrics, "leader_election_master_status", name="hone-operator") == 1
@@ -81,22 +82,21 @@ def test_time_in_a_stage_is_told_when_it_is_left() -> None:
 
 def test_objects_are_counted_by_stage_and_reason_when_asked() -> None:
     metrics = Metrics()
-    there = [job("a"), job("b", "Pending", reason="Unschedulable"), job("c", "Pending", reason="Unschedulable")]
-
-    def all_of(resource: Resource) -> list[Object]:
-        return there if resource == FINETUNEJOBS else []
-
-    metrics.watch_objects(lambda: True, all_of)
+    meter = JobMeter(metrics, lambda: True)
+    metrics.watch_objects(lambda: True, meter.jobs, lambda: [{"metadata": {"name": "faq"}}])
+    for each in (job("a"), job("b", "Pending", reason="Unschedulable"), job("c", "Pending", reason="Unschedulable")):
+        meter.saw(each)
     assert value(metrics, "hone_finetunejobs", stage="Pending", reason="Unschedulable") == 2
     assert value(metrics, "hone_finetunejobs", stage="Pending", reason="") == 1
-    assert value(metrics, "hone_inferenceservices", available="false") == 0
+    assert value(metrics, "hone_inferenceservices", available="false") == 1
+    meter.gone(job("c"))
+    assert value(metrics, "hone_finetunejobs", stage="Pending", reason="Unschedulable") == 1
 
 
 def test_the_dashboard_asks_for_metrics_that_exist() -> None:
     metrics = Metrics()
-    JobMeter(metrics, lambda: True)
     WorkQueue(metrics)
-    metrics.watch_objects(lambda: True, lambda _: [])
+    metrics.watch_objects(lambda: True, JobMeter(metrics, lambda: True).jobs, list)
     panels = json.loads(DASHBOARD.read_text())["panels"]
     queries = [target["expr"] for panel in panels for target in panel["targets"]]
     asked = {name for query in queries for name in re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", query)}

@@ -1,12 +1,15 @@
 """What the operator does about a FineTuneJob, by the table."""
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from hone_api.reasons import INVALID_SPEC, HoneError
 from hone_api.reports import ProgressReport
-from hone_operator.finetunejob import ObservedFineTuneJob, plan
+from hone_operator.conditions import timestamp
+from hone_operator.finetunejob import plan
+from hone_operator.jobview import ObservedFineTuneJob
 from hone_operator.nodes import ClusterFacts, Node
 from hone_operator.plan import Apply, Create, Delete, Patch
 from hone_operator.resources import CLAIMS, CONFIGMAPS, JOBS
@@ -104,6 +107,30 @@ def test_between_a_trainers_final_end_and_the_jobs_the_stage_is_kept(state: dict
     assert found.status["stage"] == "Saving"
     assert conditions(found.status)["Running"] == ("False", "TrainerEnded")
     assert found.events == []
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(2, False), (30, True)])
+def test_that_a_trainer_has_ended_is_told_only_when_its_job_does_not_say_so_soon(seconds: int, told: bool) -> None:
+    ended = terminated(0, success()) | {"finishedAt": timestamp(NOW - timedelta(seconds=seconds))}
+    before = {"stage": "Saving", "observedGeneration": 1}
+    found = plan(observed_job(job_object(status=before), pod(terminated=ended)), NOW)
+    assert found.requeue_after == (None if told else 10)
+    assert (found.status != before) == told
+
+
+def test_what_is_written_of_a_spec_changed_at_the_end_does_not_wait() -> None:
+    ended = terminated(0, success()) | {"finishedAt": timestamp(NOW)}
+    found = plan(
+        observed_job(job_object(status={"stage": "Saving", "observedGeneration": 0}), pod(terminated=ended)), NOW
+    )
+    assert found.status["observedGeneration"] == 1
+
+
+@pytest.mark.parametrize(("minutes", "seconds"), [(0, 20), (1, 20), (5, 60), (25, 300), (600, 300)])
+def test_a_long_wait_is_looked_at_ever_more_rarely(minutes: int, seconds: float) -> None:
+    waits = pod(waiting={"reason": "ContainerCreating"})
+    waits["metadata"]["creationTimestamp"] = timestamp(NOW - timedelta(minutes=minutes))
+    assert plan(observed_job(job_object(), waits), NOW).requeue_after == seconds
 
 
 def test_a_result_whose_pod_is_gone_is_asked_for_again() -> None:

@@ -1,0 +1,125 @@
+"""How far a FineTuneJob is, as its status tells it."""
+
+from datetime import datetime
+
+from hone_api.finetunejob import FineTuneJob
+from hone_api.layout import TRAINER_PORT
+from hone_api.reports import ProgressReport
+
+from hone_operator import endings, liveness, trainer, waiting
+from hone_operator.conditions import Conditions
+from hone_operator.jobview import JobView, ObservedFineTuneJob
+from hone_operator.plan import Plan, removal
+from hone_operator.refusals import refused
+from hone_operator.resources import JOBS, Object
+
+
+def tell(observed: ObservedFineTuneJob, job: FineTuneJob, now: datetime, conditions: Conditions, result: Plan) -> None:
+    """Put into the status and the conditions how far the job is."""
+    training, preparing = observed.training, observed.preparing
+    if observed.refusal:
+        error = refused(observed.refusal)
+        conditions.set("Running", False, error.reason.name, error.sentence())
+        return
+    if trainer.prepares_apart(job) and preparing.condition("Complete"):
+        endings.prepared(preparing, conditions, result)
+    if finished := training.condition("Complete"):
+        if training.success:
+            endings.succeeded(observed.owner, job, training, finished, conditions, result)
+            return
+        _ask_again(training, conditions, result)
+    elif finished := training.condition("Failed"):
+        endings.failed(training, finished, conditions, result)
+        return
+    elif finished := preparing.condition("Failed"):
+        endings.failed(preparing, finished, conditions, result)
+        conditions.set("Prepared", False, *conditions.words_of("Failed"))
+        return
+    conditions.set("Succeeded", False, "NotFinished", "The artifact is not complete yet.")
+    conditions.set("Failed", False, "NotFinished", "No failure has ended the job.")
+    if job.spec.suspend or (training.is_suspended and not training.is_about_to_end):
+        waiting.suspended(observed, job, conditions, result)
+        return
+    if conditions.holds("Suspended"):
+        words = "The job goes on from its newest checkpoint." if result.status.get("progress") else "The job may begin."
+        conditions.set("Suspended", False, "Resumed", words)
+    if result.actions:
+        return
+    if trainer.prepares_apart(job) and not conditions.holds("Prepared"):
+        _preparing(observed, now, conditions, result)
+    else:
+        _training(observed, job, now, conditions, result)
+
+
+def _ask_again(view: JobView, conditions: Conditions, result: Plan) -> None:
+    """The pod with the result is gone. The trainer, started again, finds its complete artifact and reports at once."""
+    if view.job is None:
+        return
+    result.actions = [removal(JOBS, view.job)]
+    words = "The trainer's pod is gone, and its result with it: it is started again to report the artifact it left."
+    conditions.set("Running", False, "ResultLost", words)
+
+
+def _preparing(observed: ObservedFineTuneJob, now: datetime, conditions: Conditions, result: Plan) -> None:
+    view = observed.preparing
+    if view.running:
+        result.status["stage"] = "Preparing"
+        pod = view.running[0]["metadata"]["name"]
+        reason, words = "Preparing", f"Pod {pod} downloads, checks and tokenizes. No GPU is held."
+    else:
+        if not view.is_about_to_end:
+            result.status["stage"] = "Pending"
+        reason, words = waiting.why(observed, view, now, result)
+    conditions.set("Prepared", False, reason, words)
+    conditions.set("Running", False, reason, words)
+
+
+def _training(
+    observed: ObservedFineTuneJob, job: FineTuneJob, now: datetime, conditions: Conditions, result: Plan
+) -> None:
+    view, status = observed.training, result.status
+    if lead := view.lead:
+        status.setdefault("startTime", view.started(lead))
+        uid, ip = lead["metadata"]["uid"], lead["status"].get("podIP")
+        if ip:
+            result.poll = {uid: f"http://{ip}:{TRAINER_PORT}/progress"}
+        _report(observed.reports.get(uid), status)
+        if len(view.running) == job.spec.resources.nodes:
+            _running(observed, view, lead, now, conditions, result)
+            return
+    elif not view.is_about_to_end:
+        status["stage"] = "Pending"
+    conditions.set("Running", False, *waiting.why(observed, view, now, result))
+
+
+def _running(
+    observed: ObservedFineTuneJob, view: JobView, lead: Object, now: datetime, conditions: Conditions, result: Plan
+) -> None:
+    """All pods of the trainer run: is it well?"""
+    uid = lead["metadata"]["uid"]
+    found = liveness.judge(
+        lead, observed.reports.get(uid), observed.heard.get(uid), observed.facts, now, liveness.PATIENCE
+    )
+    error = next((lost for pod in view.running if (lost := liveness.lost(pod, observed.facts))), found.error)
+    result.requeue_after = found.look_again
+    stopping = next((pod for pod in view.running if "deletionTimestamp" in pod["metadata"]), None)
+    names = ", ".join(sorted(pod["metadata"]["name"] for pod in view.running))
+    if error:
+        conditions.set("Running", True, error.reason.name, error.sentence())
+    elif stopping:
+        words = f"The trainer in pod {stopping['metadata']['name']} is told to stop, and saves a checkpoint."
+        conditions.set("Running", True, "TrainerStopping", words)
+    else:
+        conditions.set("Running", True, "TrainerRunning", f"The trainer runs in pod {names}.")
+
+
+def _report(report: ProgressReport | None, status: Object) -> None:
+    if report is None:
+        if status.get("stage") in ("Pending", "Suspended"):
+            status["stage"] = "Preparing"
+        return
+    status["stage"] = report.stage
+    if report.progress:
+        status["progress"] = report.progress.to_wire()
+    if report.parameters:
+        status["parameters"] = report.parameters.to_wire()
