@@ -1,18 +1,19 @@
-"""FineTuneJobs under the real Kueue: one waits until the quota is free."""
+"""FineTuneJobs under the real Kueue: one waits until the quota is free, one gives way to what is more important."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kube import Cluster, Images, condition, run
-from training import Object, because, furnish, job, message
+from kube import Cluster, Images, condition, pod, run
+from training import Object, because, furnish, job, message, metrics, past_step
 
 KUEUE = Path(__file__).parent / "kueue"
 NAMESPACE = "kueue-system"
 GROUP = "kueue.x-k8s.io"
 MANAGED = "hone.dev/test=kueue"
 TRAIN_SECONDS = 300
+STEPS = 400
 QUOTA = "insufficient unused quota for amd.com/gpu"
 QUEUED = because("Suspended", "Queued")
 
@@ -37,10 +38,12 @@ def kueue(hone: Cluster) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def lab(kueue: Cluster, images: Images) -> Iterator[str]:
-    """A namespace whose queue `team` has quota for one GPU."""
+    """A namespace whose queue `team` has quota for one GPU, and the priorities `urgent` and `patient`."""
     shared = [
         new("ResourceFlavor", "default"),
         new("ClusterQueue", "one-gpu", cluster_queue(gpus=1)),
+        new("WorkloadPriorityClass", "urgent", value=100),
+        new("WorkloadPriorityClass", "patient", value=1),
     ]
     with kueue.fresh_namespace("kueue") as namespace:
         kueue.kubectl("label", "namespace", namespace, MANAGED)
@@ -63,17 +66,30 @@ def cluster_queue(gpus: int) -> Object:
     quotas = [{"name": "amd.com/gpu", "nominalQuota": gpus}]
     return {
         "namespaceSelector": {},
+        "preemption": {"withinClusterQueue": "LowerPriority"},
         "resourceGroups": [
             {"coveredResources": ["amd.com/gpu"], "flavors": [{"name": "default", "resources": quotas}]},
         ],
     }
 
 
-def queued_job(name: str, *, steps: int = 4) -> Object:
+def queued_job(name: str, *, steps: int = 4, **labels: str) -> Object:
     """A FineTuneJob for one GPU, which the node only pretends to have: the trainer uses the CPU."""
     made = job(name, steps=steps, resources={"gpus": 1, "sharedMemory": "64Mi"})
-    made["metadata"]["labels"] = {f"{GROUP}/queue-name": "team"}
+    made["metadata"]["labels"] = queued(**labels)
     return made
+
+
+def queued(**labels: str) -> dict[str, str]:
+    return {f"{GROUP}/queue-name": "team"} | {f"{GROUP}/{name}".replace("_", "-"): v for name, v in labels.items()}
+
+
+def urgent_job(name: str, image: str) -> Object:
+    """A plain Job that holds a GPU for some seconds."""
+    limits = {"limits": {"amd.com/gpu": 1}}
+    template = {"spec": pod(name, image, "python3", "-c", "import time; time.sleep(5)", resources=limits)["spec"]}
+    metadata = {"name": name, "labels": queued(priority_class="urgent")}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": {"template": template}}
 
 
 def test_two_jobs_with_quota_for_one_run_one_after_the_other(kueue: Cluster, lab: str) -> None:
@@ -89,3 +105,20 @@ def test_two_jobs_with_quota_for_one_run_one_after_the_other(kueue: Cluster, lab
 
     assert second["status"]["startTime"] >= first["status"]["completionTime"]
     assert condition("Suspended", "False")(second)
+
+
+def test_a_preempted_job_saves_a_checkpoint_and_later_goes_on(kueue: Cluster, lab: str, images: Images) -> None:
+    kueue.create(queued_job("patient", steps=STEPS, priority_class="patient"), namespace=lab)
+    kueue.wait("finetunejob", "patient", past_step(20), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
+    kueue.create(urgent_job("urgent", images.runtime), namespace=lab)
+
+    gave_way = kueue.wait("finetunejob", "patient", QUEUED, lab, timeout=TRAIN_SECONDS, unless=condition("Succeeded"))
+    assert gave_way["status"]["stage"] == "Suspended"
+    kueue.wait("job", "urgent", condition("Complete"), lab, timeout=120)
+    done = kueue.wait(
+        "finetunejob", "patient", condition("Succeeded"), lab, timeout=TRAIN_SECONDS, unless=condition("Failed")
+    )
+
+    steps = [line["step"] for line in metrics(kueue, lab, "patient") if "loss" in line]
+    assert steps == list(range(1, STEPS + 1))
+    assert done["status"]["restarts"] == 1

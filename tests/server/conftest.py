@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -36,6 +37,10 @@ class Server:
 
     url: str
     process: subprocess.Popen[bytes]
+    log: Path
+
+    def said(self) -> str:
+        return self.log.read_text()
 
     def client(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60)
@@ -127,32 +132,32 @@ def free_port() -> int:
         return int(bound.getsockname()[1])
 
 
-def start(*args: str) -> subprocess.Popen[bytes]:
+def start(*args: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen([sys.executable, "-m", "hone_server", *args], stderr=subprocess.PIPE, env=environment)
+    return subprocess.Popen([sys.executable, "-m", "hone_server", *args], stderr=stderr, env=environment)
 
 
 @contextlib.contextmanager
 def serving(*args: str) -> Iterator[Server]:
-    """A server that is ready; its end is awaited."""
+    """A server that is ready; its end is awaited. Its log is a file: a full pipe would hold it up."""
     port = free_port()
-    process = start(*args, "--host", "127.0.0.1", "--port", str(port))
-    server = Server(f"http://127.0.0.1:{port}", process)
-    try:
-        wait_until(lambda: ready(server))
-        yield server
-    finally:
-        process.send_signal(signal.SIGTERM)
+    with tempfile.NamedTemporaryFile(prefix="hone-server-", suffix=".log") as log:
+        process = start(*args, "--host", "127.0.0.1", "--port", str(port), stderr=log.fileno())
+        server = Server(f"http://127.0.0.1:{port}", process, Path(log.name))
         try:
-            process.communicate(timeout=30)
+            wait_until(lambda: ready(server))
+            yield server
         finally:
-            process.kill()
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(timeout=30)
+            finally:
+                process.kill()
 
 
 def ready(server: Server) -> bool:
     if server.process.poll() is not None:
-        assert server.process.stderr is not None
-        pytest.fail(f"the server ended: {server.process.stderr.read().decode()}")
+        pytest.fail(f"the server ended: {server.said()}")
     with contextlib.suppress(httpx.TransportError):
         return server.get("/health").status_code == 200
     return False
