@@ -4,6 +4,7 @@ from hone_api.common import ComputeResources
 from hone_api.inferenceservice import InferenceService
 from hone_api.layout import COMPONENT_LABEL, ENGINE_PORT, INFERENCESERVICE_LABEL, MANAGED_BY_LABEL, MANAGER
 
+from hone_operator.draining import DRAIN_SECONDS, GRACE_SECONDS
 from hone_operator.engines import engine_of, placing
 from hone_operator.podspec import (
     POD_API_KEY,
@@ -129,10 +130,13 @@ def _pod(declared: InferenceService, resolved: Resolved, images: Images) -> Obje
         # The engine's error is the end of its log.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
+    if not engine.DRAINS:
+        container["lifecycle"] = {"preStop": {"sleep": {"seconds": DRAIN_SECONDS}}}
     pod = pod_spec(container, resolved.volumes, spec.pod, gpus=gpus, gpu_resource=spec.resources.gpu_resource)
     # Whatever the number of replicas, so that a change of it leaves the pods as they are.
     spread = {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}
     pod["topologySpreadConstraints"] = [spread | {"labelSelector": {"matchLabels": selector(declared.name)}}]
+    pod["terminationGracePeriodSeconds"] = GRACE_SECONDS
     return pod | ({"initContainers": [first]} if first else {})
 
 

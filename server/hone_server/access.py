@@ -24,9 +24,13 @@ SOUND_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 
 
 class Access:
-    """Wraps the application. With a key, all but the open paths need `Authorization: Bearer <key>`."""
+    """Wraps the application. With a key, all but the open paths need `Authorization: Bearer <key>`.
+
+    While `closing`, every answer closes its connection.
+    """
 
     def __init__(self, app: ASGIApp, key: str | None) -> None:
+        self.closing = False
         self._app = app
         self._key = key
 
@@ -42,7 +46,10 @@ class Access:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+                answer = MutableHeaders(scope=message)
+                answer[REQUEST_ID] = request_id
+                if self.closing:
+                    answer["connection"] = "close"
             await send(message)
 
         app = self._app if self._allowed(scope["path"], headers) else _unauthorized

@@ -44,7 +44,8 @@ def main(argv: list[str] | None = None) -> NoReturn:
     os.environ.setdefault("OMP_NUM_THREADS", str(cpu_threads()))
     from .serving import Options, serve
 
-    failure = serve(sources, Options(args.host, args.port, args.max_model_len, args.max_waiting, api_key))
+    options = Options(args.host, args.port, args.max_model_len, args.max_waiting, args.drain_seconds, api_key)
+    failure = serve(sources, options)
     if failure is not None:
         _fail(failure)
     _exit(0)
@@ -73,6 +74,13 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help=f"answers of a model that may wait for a place; further requests get 429 (default: {MAX_WAITING})",
     )
     parser.add_argument(
+        "--drain-seconds",
+        type=_count,
+        default=0,
+        metavar="SECONDS",
+        help="how long after SIGTERM connections are still accepted (default: 0)",
+    )
+    parser.add_argument(
         "--api-key-file", type=Path, metavar="FILE", help=f"holds the key that clients must send (or: {API_KEY})"
     )
     return parser.parse_args(argv)
@@ -96,6 +104,12 @@ def _pair(text: str) -> tuple[str, str]:
     if not (name and equals and value):
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
     return name, value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
 
 
 def _positive(text: str) -> int:

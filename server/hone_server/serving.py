@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass, field
+from types import FrameType
 
 import torch
 import uvicorn
@@ -10,20 +12,27 @@ from hone_api.reasons import HoneError
 
 from .access import Access
 from .api import make_app
-from .service import Service
+from .service import READY, Service
 from .sources import Sources
 
 log = logging.getLogger("hone_server")
 
+KEEP_ALIVE_SECONDS = 75
+"""Clients of OpenAI let go of an idle connection after 5: a server must not be as fast, or a request meets the end."""
+
 
 @dataclass(frozen=True)
 class Options:
-    """How to serve. `max_waiting`: answers of one model that may wait, before a request gets 429."""
+    """How to serve. `max_waiting`: answers of one model that may wait, before a request gets 429.
+
+    `drain_seconds`: how long after SIGTERM connections are still accepted.
+    """
 
     host: str
     port: int
     max_model_len: int | None
     max_waiting: int
+    drain_seconds: int
     api_key: str | None = field(repr=False)
 
 
@@ -34,12 +43,44 @@ def serve(sources: Sources, options: Options) -> HoneError | None:
     """
     service = Service(sources, options.max_model_len)
     app = Access(make_app(service, options.max_waiting), options.api_key)
-    server = uvicorn.Server(
-        uvicorn.Config(app, host=options.host, port=options.port, log_level="warning", access_log=False)
+    config = uvicorn.Config(
+        app,
+        host=options.host,
+        port=options.port,
+        log_level="warning",
+        access_log=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
+    server = _Server(config, service, app, options.drain_seconds)
     log.info("starting on %s:%d with %d threads", options.host, options.port, torch.get_num_threads())
     asyncio.run(_run(server, service))
     return service.failure
+
+
+class _Server(uvicorn.Server):
+    """Ends some seconds after the first signal, at once at a second one, or when nothing is ready to be asked.
+
+    Who sends connections here learns late of the end. What is answered meanwhile closes its connection.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service, access: Access, drain_seconds: int) -> None:
+        super().__init__(config)
+        self._service = service
+        self._access = access
+        self._drain_seconds = drain_seconds
+        self._end: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._end is None and self._drain_seconds and self._service.state() == READY:
+            self._end = time.monotonic() + self._drain_seconds
+            self._access.closing = True
+        else:
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._end is not None and time.monotonic() >= self._end:
+            self.should_exit = True
+        return await super().on_tick(counter)
 
 
 async def _run(server: uvicorn.Server, service: Service) -> None:

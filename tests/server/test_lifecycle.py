@@ -75,6 +75,35 @@ def test_sigterm_finishes_what_runs_and_exits_zero(serve, base_folder, until):
         assert server.process.wait(timeout=20) == 0
 
 
+def test_sigterm_is_followed_by_some_seconds_in_which_connections_are_accepted_and_closed(serve, base_folder, until):
+    stream = {"model": "tiny-llama", "prompt": "hello", "max_tokens": 1000, "ignore_eos": True, "stream": True}
+    short = {"model": "tiny-llama", "prompt": "hello", "max_tokens": 2}
+    with serve(str(base_folder), "--drain-seconds", "3") as server, httpx.Client(base_url=server.url) as kept:
+        before = kept.post("/v1/completions", json=short)
+        assert "connection" not in before.headers
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=stream, timeout=60) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            server.process.send_signal(signal.SIGTERM)
+            until(lambda: server.get("/health").headers.get("connection") == "close")
+            for answered in (kept.post("/v1/completions", json=short), server.post("/v1/completions", short)):
+                assert (answered.status_code, answered.headers["connection"]) == (200, "close")
+            assert server.get("/health").status_code == 200
+            until(lambda: refuses(server))
+            rest = [line for line in lines if line]
+        assert rest[-1] == "data: [DONE]"
+        assert '"finish_reason":"length"' in rest[-2]
+        assert server.process.wait(timeout=20) == 0
+
+
+def test_a_second_signal_ends_the_drain(serve, base_folder, until):
+    with serve(str(base_folder), "--drain-seconds", "600") as server:
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: server.get("/health").headers.get("connection") == "close")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=20) == 0
+
+
 def refuses(server):
     try:
         server.get("/health")
@@ -84,7 +113,7 @@ def refuses(server):
 
 
 def test_sigterm_while_starting_exits_zero(start_server, base_folder):
-    process = start_server(str(base_folder))
+    process = start_server(str(base_folder), "--drain-seconds", "600")
     for line in process.stderr:
         if b"starting" in line:
             break

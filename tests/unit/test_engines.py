@@ -61,9 +61,10 @@ def test_the_engine_that_is_asked_for(spec: Object, command: list[str], image: s
     [
         (
             "vllm",
-            "/served/model --served-model-name org/base --port 8000 --dtype bfloat16 --max-model-len 4096 "
-            "--tensor-parallel-size 2 --enable-lora --max-loras 2 --max-cpu-loras 2 --max-lora-rank 32 "
-            f"--lora-modules faq=/served/adapters/faq-{MARK} support=/served/adapters/support-{MARK} --seed=1",
+            "/served/model --served-model-name org/base --port 8000 --shutdown-timeout 560 --dtype bfloat16 "
+            "--max-model-len 4096 --tensor-parallel-size 2 --enable-lora --max-loras 2 --max-cpu-loras 2 "
+            f"--max-lora-rank 32 --lora-modules faq=/served/adapters/faq-{MARK} "
+            f"support=/served/adapters/support-{MARK} --seed=1",
         ),
         (
             "sglang",
@@ -81,7 +82,7 @@ def test_the_engine_that_is_asked_for(spec: Object, command: list[str], image: s
         (
             "embedded",
             f"/artifact --name faq --expect faq={DIGEST} --adapter support=/adapters/support "
-            f"--expect support={DIGEST} --port 8000 --max-model-len 4096 --seed=1",
+            f"--expect support={DIGEST} --port 8000 --drain-seconds 10 --max-model-len 4096 --seed=1",
         ),
     ],
 )
@@ -96,6 +97,14 @@ def test_arguments_of_a_base_with_adapters(engine: str, expected: str) -> None:
         "extraArgs": ["--seed=1"],
     }
     assert " ".join(engine_of(*jobs, **spec)["args"]) == expected
+
+
+@pytest.mark.parametrize(("engine", "waits"), [("embedded", False), ("vllm", True), ("sglang", True), ("tgi", True)])
+def test_an_engine_takes_requests_until_all_nodes_know_of_its_end(engine: str, waits: bool) -> None:
+    pod = pod_of(adapter_job(), engine=engine)
+    assert pod["terminationGracePeriodSeconds"] == 600
+    before_the_end = {"preStop": {"sleep": {"seconds": 10}}} if waits else None
+    assert pod["containers"][0].get("lifecycle") == before_the_end
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "tgi"])

@@ -77,7 +77,8 @@ def test_it_waits_for_the_job_and_says_so(job: Object | None, words: str) -> Non
 def test_an_adapter_is_served_on_its_base_from_the_jobs_own_claim() -> None:
     job = finished_job()
     container = engine_of(job)
-    assert container["args"] == ["/artifact", "--name", "faq", "--expect", f"faq={DIGEST}", "--port", "8000"]
+    arguments = ["/artifact", "--name", "faq", "--expect", f"faq={DIGEST}", "--port", "8000", "--drain-seconds", "10"]
+    assert container["args"] == arguments
     assert {"name": "HF_HUB_OFFLINE", "value": "1"} in container["env"]
     assert mounts_of(job) == {"/artifact": ("faq", "team/faq", True)}
     status = plan(observed_service(service_object(), job), NOW).status

@@ -17,6 +17,8 @@ class Engine(Protocol):
     """The environment variable that it takes the clients' key from; None: it reads a file."""
     PROVES: bool
     """Whether it checks digests and finds what lies in an artifact by itself."""
+    DRAINS: bool
+    """Whether it goes on taking requests for some time after SIGTERM."""
     TELLS: bool
     """Whether its /v1/models tells which digest each model has."""
 

@@ -3,6 +3,7 @@
 from hone_api.inferenceservice import InferenceServiceSpec
 from hone_api.layout import ENGINE_PORT
 
+from hone_operator.draining import DRAIN_SECONDS
 from hone_operator.podspec import POD_API_KEY
 from hone_operator.resolve import Resolved
 
@@ -10,6 +11,7 @@ NAME = "embedded"
 COMMAND = ["hone-server"]
 KEY_VARIABLE: str | None = None
 PROVES = True
+DRAINS = True
 TELLS = True
 
 
@@ -29,7 +31,7 @@ def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
         found += ["--adapter", f"{adapter.name}={adapter.folder}"]
         if adapter.digest:
             found += ["--expect", f"{adapter.name}={adapter.digest}"]
-    found += ["--port", str(ENGINE_PORT)]
+    found += ["--port", str(ENGINE_PORT), "--drain-seconds", str(DRAIN_SECONDS)]
     if spec.max_model_len:
         found += ["--max-model-len", str(spec.max_model_len)]
     if spec.api_key_secret:

@@ -10,6 +10,7 @@ NAME = "sglang"
 COMMAND = ["python3", "-m", "sglang.launch_server"]
 KEY_VARIABLE: str | None = "SGLANG_API_KEY"
 PROVES = False
+DRAINS = False
 TELLS = False
 
 LORAS_IN_A_BATCH = 8

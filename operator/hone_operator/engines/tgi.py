@@ -10,6 +10,7 @@ NAME = "tgi"
 COMMAND = ["text-generation-launcher"]
 KEY_VARIABLE: str | None = "API_KEY"
 PROVES = False
+DRAINS = False
 TELLS = False
 
 

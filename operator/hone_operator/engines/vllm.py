@@ -3,6 +3,7 @@
 from hone_api.inferenceservice import InferenceServiceSpec
 from hone_api.layout import ENGINE_PORT
 
+from hone_operator.draining import FINISHING_SECONDS
 from hone_operator.engines.placing import adapter_path, given, loading, model_path, rank
 from hone_operator.resolve import Resolved
 
@@ -10,6 +11,7 @@ NAME = "vllm"
 COMMAND = ["vllm", "serve"]
 KEY_VARIABLE: str | None = "VLLM_API_KEY"
 PROVES = False
+DRAINS = False
 TELLS = True
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -21,6 +23,7 @@ LORAS_IN_A_BATCH = 8
 def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
     weights = resolved.weights
     found = [model_path(resolved), "--served-model-name", weights.name, "--port", str(ENGINE_PORT)]
+    found += ["--shutdown-timeout", str(FINISHING_SECONDS)]
     found += loading(weights)
     if resolved.own and resolved.own.own_template:
         found += ["--tokenizer", adapter_path(resolved.own)]
@@ -37,7 +40,8 @@ def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
 
 
 def environment(resolved: Resolved) -> dict[str, str]:
-    return {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    # Its 5 seconds are those of OpenAI's client: a request would meet the connection's end.
+    return {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75"}
 
 
 def largest_rank(spec: InferenceServiceSpec, resolved: Resolved) -> int | None:
