@@ -147,7 +147,12 @@ class Controller:
         elif isinstance(action, Apply):
             found = await self.api.apply(action.resource, action.body)
         else:
-            found = await self.api.patch(action.resource, key.namespace, action.name, action.patch)
+            try:
+                found = await self.api.patch(action.resource, key.namespace, action.name, action.patch)
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+                return False  # deleted meanwhile, as the watch will tell
         return self.cache.put(action.resource, found)
 
     async def _create(self, action: Create) -> Object:

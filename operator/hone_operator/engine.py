@@ -1,14 +1,23 @@
 """The children of an InferenceService: the engine's Deployment, and the Service before it."""
 
 from hone_api.common import ComputeResources
-from hone_api.inferenceservice import InferenceService
-from hone_api.layout import COMPONENT_LABEL, ENGINE_PORT, INFERENCESERVICE_LABEL, MANAGED_BY_LABEL, MANAGER
+from hone_api.inferenceservice import InferenceService, InferenceServiceSpec
+from hone_api.layout import (
+    COMPONENT_LABEL,
+    ENGINE_PORT,
+    INFERENCESERVICE_LABEL,
+    MANAGED_BY_LABEL,
+    MANAGER,
+    POD_SERVED,
+)
 
+from hone_operator import adapters as keeping
 from hone_operator.draining import DRAIN_SECONDS, GRACE_SECONDS
 from hone_operator.engines import engine_of, placing
 from hone_operator.podspec import (
     POD_API_KEY,
     Images,
+    Volumes,
     environment,
     labels,
     owner_reference,
@@ -27,6 +36,7 @@ SCRAPED = {
     "prometheus.io/port": str(ENGINE_PORT),
     "prometheus.io/path": "/metrics",
 }
+LINKS_SIZE = "16Mi"
 PLACING = ComputeResources(cpu="100m", memory="256Mi")
 """It reads files in pieces; a quota may ask for requests of every container."""
 
@@ -69,6 +79,13 @@ def budget(owner: Object) -> Object:
     }
 
 
+def adapters(owner: Object, resolved: Resolved) -> Object:
+    """The ConfigMap that says which adapters the engines should have."""
+    metadata = _metadata(owner, {})
+    metadata["name"] = keeping.config_map_name(metadata["name"])
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": keeping.wanted(resolved)}
+
+
 def deployment(owner: Object, declared: InferenceService, resolved: Resolved, images: Images) -> Object:
     """A new pod is ready before an old one ends, so a rollout leaves no gap."""
     spec = declared.spec
@@ -96,10 +113,7 @@ def _pod(declared: InferenceService, resolved: Resolved, images: Images) -> Obje
     spec = declared.spec
     engine = engine_of(spec)
     gpus = spec.resources.gpus
-    first: Object | None = None
-    if not engine.PROVES:
-        resources = requirements(PLACING, 0)
-        first = placing.container(resolved, engine.largest_rank(spec, resolved), images.runtime, resources)
+    beside = _beside(declared, resolved, images)
     scratch(resolved.volumes, spec.resources)
     env = {"HOME": "/tmp", "USER": "hone"} | resolved.env | engine.environment(resolved)
     if resolved.weights.trust_remote_code:
@@ -109,13 +123,17 @@ def _pod(declared: InferenceService, resolved: Resolved, images: Images) -> Obje
     if gpus > 1:
         env["NCCL_MIN_NCHANNELS"] = "112"
     variables = environment(env, spec.pod)
+    if is_hot(spec, resolved):
+        _add_path(variables)
     if key := spec.api_key_secret:
         if engine.KEY_VARIABLE:
             variables = [variable for variable in variables if variable["name"] != engine.KEY_VARIABLE]
             source = {"secretKeyRef": {"name": key.name, "key": key.key}}
             variables.append({"name": engine.KEY_VARIABLE, "valueFrom": source})
         else:
-            resolved.volumes.secret("api-key", key.name, key.key, POD_API_KEY)
+            resolved.volumes.mounts += _api_key(spec).mounts
+    if engine.KEY_VARIABLE is None or is_hot(spec, resolved):
+        resolved.volumes.volumes += _api_key(spec).volumes
     container: Object = {
         "name": CONTAINER,
         "image": spec.pod.image or images.of(engine.NAME),
@@ -137,7 +155,49 @@ def _pod(declared: InferenceService, resolved: Resolved, images: Images) -> Obje
     spread = {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}
     pod["topologySpreadConstraints"] = [spread | {"labelSelector": {"matchLabels": selector(declared.name)}}]
     pod["terminationGracePeriodSeconds"] = GRACE_SECONDS
-    return pod | ({"initContainers": [first]} if first else {})
+    return pod | ({"initContainers": beside} if beside else {})
+
+
+def _beside(declared: InferenceService, resolved: Resolved, images: Images) -> list[Object]:
+    """What proves and links before the engine starts, and keeps its adapters while it runs; adds their volumes."""
+    spec, engine, volumes = declared.spec, engine_of(declared.spec), resolved.volumes
+    hot = is_hot(spec, resolved)
+    adapters = [] if hot else resolved.all_adapters
+    places = not engine.PROVES and bool(resolved.weights.is_folder or adapters)
+    if not (hot or places):
+        return []
+    served = Volumes()
+    served.empty_dir("served", POD_SERVED, medium="Memory", sizeLimit=LINKS_SIZE)
+    mounts = [*(mount for mount in volumes.mounts if mount.get("readOnly")), *served.mounts]
+    volumes.volumes += served.volumes
+    volumes.mounts += [mount | {"readOnly": True} for mount in served.mounts]
+    rank, resources = engine.largest_rank(spec, resolved), requirements(PLACING, 0)
+    found = [placing.container(resolved, adapters, rank, images.runtime, resources, mounts)] if places else []
+    if hot:
+        file = keeping.volumes(declared.name)
+        volumes.volumes += file.volumes
+        mounts = [*mounts, *file.mounts, *_api_key(spec).mounts]
+        found.append(keeping.container(spec, rank, images.runtime, resources, mounts))
+    return found
+
+
+def _add_path(variables: list[Object]) -> None:
+    """Where the gate is, after what a user's own PYTHONPATH has."""
+    for variable in variables:
+        if variable["name"] == "PYTHONPATH" and POD_SERVED not in variable["value"].split(":"):
+            variable["value"] += f":{POD_SERVED}"
+
+
+def _api_key(spec: InferenceServiceSpec) -> Volumes:
+    found = Volumes()
+    if key := spec.api_key_secret:
+        found.secret("api-key", key.name, key.key, POD_API_KEY)
+    return found
+
+
+def is_hot(spec: InferenceServiceSpec, resolved: Resolved) -> bool:
+    """Whether adapters come and go while the engines run."""
+    return engine_of(spec).HOT and bool(resolved.all_adapters)
 
 
 def _probe(period_seconds: int, failures: int) -> Object:

@@ -6,10 +6,9 @@ from datetime import datetime
 from typing import Any
 
 from hone_api.inferenceservice import InferenceService, ModelStatus
-from hone_api.layout import ENGINE_PORT, link_name
 from hone_api.reasons import CATALOGUE, CLAIM_NOT_SHARED, ENGINE_FAILED, INVALID_SPEC, HoneError
 
-from hone_operator import engine, fitness, liveness, podstate
+from hone_operator import adapters, engine, fitness, liveness, podstate
 from hone_operator.conditions import Conditions
 from hone_operator.engines import engine_of, placing
 from hone_operator.failures import out_of_memory
@@ -19,10 +18,11 @@ from hone_operator.plan import Apply, Delete, Patch, Plan
 from hone_operator.podspec import Images
 from hone_operator.refusals import refused
 from hone_operator.resolve import WAITING, NotYet, Resolved, resolve
-from hone_operator.resources import BUDGETS, DEPLOYMENTS, SERVICES, Object, contains
+from hone_operator.resources import BUDGETS, CONFIGMAPS, DEPLOYMENTS, SERVICES, Object, contains
 
 CONDITION_TYPES = ("Accepted", "ArtifactsResolved", "Progressing", "Available")
 SPREADABLE = "Spreadable"
+CONTAINERS = (placing.CONTAINER, adapters.CONTAINER, engine.CONTAINER)
 RESTARTS_THAT_ARE_A_PATTERN = 2
 LOOK_AGAIN_SECONDS = 20.0
 QUIET = frozenset({"Accepted", "ArtifactsNotResolved", "NoEngineReady", "Resolved", "ClaimsShared"})
@@ -34,15 +34,21 @@ _SAID = re.compile(r"^hone-(?:server|place): (\w+): (.*)$", re.MULTILINE)
 
 @dataclass
 class ObservedInferenceService:
-    """An InferenceService, its children, and the FineTuneJobs it names. `answers`: /v1/models by pod uid."""
+    """An InferenceService, its children, and the FineTuneJobs it names.
+
+    `answers`: what keepers, or engines without one, tell, by pod uid. `leaving`: claims that the engines still mount,
+    which nothing needs and which are being deleted.
+    """
 
     owner: Object
     spec: InferenceService | HoneError
     images: Images
     deployment: Object | None = None
     service: Object | None = None
+    adapters: Object | None = None
     budget: Object | None = None
     claims: list[Object] = field(default_factory=list)
+    leaving: list[str] = field(default_factory=list)
     pods: list[Object] = field(default_factory=list)
     jobs: dict[str, Object | None] = field(default_factory=dict)
     answers: dict[str, Any] = field(default_factory=dict)
@@ -60,7 +66,7 @@ def plan(observed: ObservedInferenceService, now: datetime) -> Plan:
         return Plan(status=before)
     conditions = Conditions(owner, now)
     result = Plan(status={**before, "observedGeneration": owner["metadata"].get("generation")})
-    known = (observed.deployment, observed.service, observed.budget)
+    known = (observed.deployment, observed.service, observed.adapters, observed.budget)
     children = [child for child in known if child is not None]
     types: tuple[str, ...] = CONDITION_TYPES
     if isinstance(observed.spec, HoneError):
@@ -73,7 +79,7 @@ def plan(observed: ObservedInferenceService, now: datetime) -> Plan:
     else:
         conditions.set("Accepted", True, "Accepted", "The object keeps the contract.")
         resolved = _resolve(observed, observed.spec, conditions)
-        _children(observed, observed.spec, resolved, result)
+        _children(observed, observed.spec, resolved, now, result)
         if observed.spec.spec.replicas > 1 and resolved:
             types = (*types, SPREADABLE)
             _spreadable(observed.spec.spec.replicas, observed.claims, conditions)
@@ -101,7 +107,11 @@ def _resolve(observed: ObservedInferenceService, declared: InferenceService, con
 
 
 def _children(
-    observed: ObservedInferenceService, declared: InferenceService, resolved: Resolved | None, result: Plan
+    observed: ObservedInferenceService,
+    declared: InferenceService,
+    resolved: Resolved | None,
+    now: datetime,
+    result: Plan,
 ) -> None:
     """A Deployment that serves already goes on while an artifact is awaited."""
     service = engine.service(observed.owner)
@@ -118,8 +128,15 @@ def _children(
         result.actions.append(Apply(BUDGETS, budget))
     if resolved is None:
         return
+    if engine.is_hot(declared.spec, resolved):
+        wanted = engine.adapters(observed.owner, resolved)
+        if observed.adapters is None or not contains(observed.adapters, wanted):
+            result.actions.append(Apply(CONFIGMAPS, wanted))
+        else:
+            result.actions += adapters.nudges(observed.pods, observed.answers, adapters.revision(resolved), now)
     deployment = engine.deployment(observed.owner, declared, resolved, observed.images)
-    if observed.deployment is None or not contains(observed.deployment, deployment):
+    # A claim that is no longer needed stays where it is mounted: `contains` takes more than is wanted.
+    if observed.deployment is None or observed.leaving or not contains(observed.deployment, deployment):
         result.actions.append(Apply(DEPLOYMENTS, deployment))
 
 
@@ -156,17 +173,15 @@ def _state(
     status["replicas"] = found.get("replicas", 0)
     status["readyReplicas"] = len(ready)
     # The clients' key, which the operator does not have, is asked for by the list of models as well.
-    asked = [] if declared.spec.api_key_secret else ready
-    result.poll = {
-        pod["metadata"]["uid"]: f"http://{pod['status']['podIP']}:{ENGINE_PORT}/v1/models"
-        for pod in asked
-        if pod["status"].get("podIP")
-    }
+    needs_key = declared.spec.api_key_secret is not None
+    staying = [pod for pod in observed.pods if not pod["metadata"].get("deletionTimestamp")]
+    asked = [pod for pod in staying if pod in ready or adapters.has_keeper(pod)]
+    result.poll = adapters.urls(asked, needs_key=needs_key)
     if resolved:
-        lists = [_listed(observed.answers.get(pod["metadata"]["uid"])) for pod in asked]
-        tells = engine_of(declared.spec).TELLS and not declared.spec.api_key_secret
+        answers = [observed.answers.get(pod["metadata"]["uid"]) for pod in ready]
+        tells = engine.is_hot(declared.spec, resolved) or (engine_of(declared.spec).TELLS and not needs_key)
         wanted = declared.spec.replicas if tells else None
-        status["models"] = [_loaded(model, lists, wanted) for model in resolved.models]
+        status["models"] = [_loaded(model, answers, wanted) for model in resolved.models]
         status["modelNames"] = ", ".join(model["name"] for model in status["models"])
     _available(declared, ready, conditions)
     _progressing(observed, declared, resolved, found, len(ready), now, conditions, result)
@@ -202,17 +217,36 @@ def _progressing(
         return
     up_to_date = (observed.deployment or {}).get("metadata", {}).get("generation") == found.get("observedGeneration")
     if up_to_date and found.get("updatedReplicas", 0) == found.get("replicas", 0) == wanted == ready:
-        conditions.set("Progressing", False, "Complete", f"All {wanted} engines serve the present models.")
+        _loading(observed, declared, resolved, conditions, result)
         return
     result.requeue_after = LOOK_AGAIN_SECONDS
-    if failure := _failure(observed, declared, now):
+    if failure := _failure(observed, resolved, now):
         conditions.set("Progressing", False, failure.reason.name, failure.sentence())
         return
     words = f"{found.get('updatedReplicas', 0)} of {wanted} engines are of the present models, {ready} answer."
     conditions.set("Progressing", True, "RollingOut", words)
 
 
-def _failure(observed: ObservedInferenceService, declared: InferenceService, now: datetime) -> HoneError | None:
+def _loading(
+    observed: ObservedInferenceService,
+    declared: InferenceService,
+    resolved: Resolved,
+    conditions: Conditions,
+    result: Plan,
+) -> None:
+    """All engines are there; whether they have the adapters of now."""
+    wanted, revision = declared.spec.replicas, adapters.revision(resolved)
+    behind = adapters.behind(observed.pods, observed.answers, revision)
+    if not engine.is_hot(declared.spec, resolved) or not behind:
+        conditions.set("Progressing", False, "Complete", f"All {wanted} engines serve the present models.")
+    elif failure := adapters.error(observed.pods, observed.answers, revision):
+        conditions.set("Progressing", False, failure.reason.name, failure.sentence())
+    else:
+        conditions.set("Progressing", True, "LoadingAdapters", f"{behind} of {wanted} engines change their adapters.")
+        result.requeue_after = adapters.NUDGE_AGAIN.total_seconds()
+
+
+def _failure(observed: ObservedInferenceService, resolved: Resolved, now: datetime) -> HoneError | None:
     """What keeps the newest engine that does not answer from starting."""
     starting = [pod for pod in observed.pods if not podstate.is_ready(pod)]
     pod = podstate.newest(p for p in starting if not p["metadata"].get("deletionTimestamp"))
@@ -220,7 +254,7 @@ def _failure(observed: ObservedInferenceService, declared: InferenceService, now
         return refused(observed.warning) if observed.warning else None
     if lost := liveness.lost(pod, observed.facts):
         return lost
-    for name in (placing.CONTAINER, engine.CONTAINER):
+    for name in CONTAINERS:
         container = podstate.container_status(pod, name)
         ended = (container.get("state") or {}).get("terminated") or (container.get("lastState") or {}).get("terminated")
         if not ended or not ended.get("exitCode"):
@@ -229,7 +263,9 @@ def _failure(observed: ObservedInferenceService, declared: InferenceService, now
             return named
         if container.get("restartCount", 0) >= RESTARTS_THAT_ARE_A_PATTERN:
             return _engine_failure(pod, name, ended)
-    for name in (placing.CONTAINER, engine.CONTAINER):
+    if told := adapters.error([pod], observed.answers, adapters.revision(resolved)):
+        return told
+    for name in CONTAINERS:
         why = podstate.why_not_running(pod, name, facts=observed.facts, warning=observed.warning, now=now)
         if why:
             return why
@@ -254,23 +290,8 @@ def _engine_failure(pod: Object, container: str, ended: Object) -> HoneError:
     return HoneError(ENGINE_FAILED, f"The engine ends again and again: {last}")
 
 
-def _listed(answer: Any) -> dict[str, Object]:
-    """The entries of an engine's /v1/models by id."""
-    try:
-        return {model["id"]: dict(model) for model in answer["data"]}
-    except (TypeError, KeyError, AttributeError, ValueError):
-        return {}
-
-
-def _loaded(model: ModelStatus, lists: list[dict[str, Object]], wanted: int | None) -> Object:
-    """Loaded means that the engine itself lists the model, with the digest it should have; `wanted` None: it can't."""
-    count = sum(model.name in listed and _is_proved(model, listed[model.name]) for listed in lists)
+def _loaded(model: ModelStatus, answers: list[Any], wanted: int | None) -> Object:
+    """`wanted` None: nothing tells."""
+    count = sum(adapters.is_loaded(model, answer) for answer in answers)
     loaded = None if wanted is None else f"{count}/{wanted}"
-    return model.model_copy(update={"loaded": loaded}).to_wire()
-
-
-def _is_proved(model: ModelStatus, entry: Object) -> bool:
-    """Hone's own engine tells the digest, vLLM the link that it loaded, which has the digest in its name."""
-    if model.digest is None or entry.get("digest") == model.digest:
-        return True
-    return str(entry.get("root", "")).endswith(link_name("", model.digest))
+    return model.model_copy(update={"loaded": loaded, "digest": adapters.digest_of(model, answers)}).to_wire()

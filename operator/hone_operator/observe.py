@@ -11,7 +11,7 @@ from hone_api.reasons import INVALID_SPEC, HoneError
 from hone_api.reports import ProgressReport
 from pydantic import ValidationError
 
-from hone_operator import children, events, liveness, podstate, trainer, volumes
+from hone_operator import adapters, children, events, liveness, podstate, trainer, volumes
 from hone_operator.api import Api, ApiError
 from hone_operator.cache import Cache
 from hone_operator.conditions import Conditions
@@ -119,9 +119,20 @@ class Observer:
         observed.deployment = await self._child(DEPLOYMENTS, owner, key.name)
         observed.service = await self._child(SERVICES, owner, key.name)
         observed.budget = await self._child(BUDGETS, owner, key.name)
+        if parsed.spec.adapters or parsed.spec.model.fine_tune_job:
+            name = adapters.config_map_name(key.name)
+            observed.adapters = await self._child(CONFIGMAPS, owner, name) or await self._read(
+                CONFIGMAPS, key.namespace, name
+            )
         observed.jobs = {name: self.cache.get(FINETUNEJOBS, key.namespace, name) for name in names_of_jobs(parsed.spec)}
+        needed = claims_of(parsed.spec, observed.jobs)
         if parsed.spec.replicas > 1:
-            observed.claims = await self._claims(key.namespace, claims_of(parsed.spec, observed.jobs))
+            observed.claims = await self._claims(key.namespace, needed)
+        if needed and observed.deployment:
+            mounted = set(volumes.claims_of(observed.deployment["spec"]["template"])) - set(needed)
+            there = await self._claims(key.namespace, sorted(mounted))
+            stay = {claim["metadata"]["name"] for claim in there if not claim["metadata"].get("deletionTimestamp")}
+            observed.leaving = sorted(mounted - stay)
         observed.pods = self.cache.children(key, PODS)
         observed.answers = self.poller.answers(key)
         resources, options = parsed.spec.resources, parsed.spec.pod

@@ -1,5 +1,6 @@
 """What the trainer's and the engine's pods have in common."""
 
+import hashlib
 from dataclasses import dataclass, field
 
 from hone_api.common import ComputeResources, PodOptions
@@ -33,15 +34,14 @@ class Volumes:
 
     volumes: list[Object] = field(default_factory=list)
     mounts: list[Object] = field(default_factory=list)
-    _claims: dict[str, str] = field(default_factory=dict)
 
     def claim(self, claim: str, path: str, *, sub_path: str | None = None, read_only: bool = False) -> None:
         """Mount a claim, or a folder on it, at `path`; a second mount at the same path is left out."""
         if any(mount["mountPath"] == path for mount in self.mounts):
             return
-        volume = self._claims.get(claim)
-        if volume is None:
-            volume = self._claims[claim] = f"claim-{len(self._claims)}"
+        # Named by the claim alone, so that another claim that comes or goes changes nothing about this one.
+        volume = f"claim-{hashlib.sha256(claim.encode()).hexdigest()[:10]}"
+        if volume not in [known["name"] for known in self.volumes]:
             self.volumes.append({"name": volume, "persistentVolumeClaim": {"claimName": claim}})
         self._mount(volume, path, sub_path, read_only)
 

@@ -1,6 +1,6 @@
 """From the spec of an InferenceService, and the FineTuneJobs it names, to what an engine loads."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hone_api.common import ClaimPath
 from hone_api.finetunejob import FineTuneJob, LoraOptions
@@ -14,9 +14,6 @@ from pydantic import ValidationError
 
 from hone_operator.podspec import Volumes
 from hone_operator.resources import Object
-
-POD_ARTIFACT = "/artifact"
-POD_ADAPTERS = "/adapters"
 
 WAITING = "WaitingForFineTuneJob"
 
@@ -56,8 +53,8 @@ class Adapter:
 class Resolved:
     """What the engine loads, what it mounts, and the models that it will list.
 
-    `own` is the adapter that spec.model itself names; `adapters` are those of spec.adapters. `claims`: where claims are
-    mounted whole. `parameters`: how many the weights have, where a FineTuneJob tells.
+    `own` is the adapter that spec.model itself names; `adapters` are those of spec.adapters. `claims`: where a base
+    model may lie. `parameters`: how many the weights have, where a FineTuneJob tells.
     """
 
     weights: Weights
@@ -74,6 +71,12 @@ class Resolved:
     @property
     def all_adapters(self) -> list[Adapter]:
         return [*([self.own] if self.own else []), *self.adapters]
+
+    def mount(self, claim: str, path: str | None = None) -> str:
+        """The folder in the pod of a path on a claim, which is mounted whole: what is added to it later is there."""
+        root = f"{POD_CLAIMS}/{claim}"
+        self.volumes.claim(claim, root, read_only=True)
+        return f"{root}/{path or ''}".rstrip("/")
 
 
 @dataclass(frozen=True)
@@ -169,48 +172,38 @@ def _base_of(finished: _Finished) -> _Base:
 def _from_job(finished: _Finished) -> Resolved:
     """Nothing is downloaded: the base model comes from where the trainer had it."""
     artifact, source, name = finished.artifact, finished.job.spec.model, finished.job.name
-    volumes = Volumes()
-    volumes.claim(artifact.claim, POD_ARTIFACT, sub_path=artifact.path, read_only=True)
-    if artifact.kind in ("merged", "model"):
-        weights = Weights(POD_ARTIFACT, name, digest=artifact.digest, trust_remote_code=source.trust_remote_code)
-        models = [ModelStatus(name=name, kind=artifact.kind, digest=artifact.digest)]
-        own = None
-    else:
-        models = [
-            ModelStatus(name=_describe(source), kind="base"),
-            ModelStatus(name=name, kind="adapter", digest=artifact.digest),
-        ]
-        weights = Weights(
-            _where_the_base_is(finished),
-            _describe(source),
-            revision=artifact.base_revision,
-            dtype=source.dtype,
-            trust_remote_code=source.trust_remote_code,
-        )
-        own = Adapter(name, POD_ARTIFACT, artifact.digest, finished.lora, finished.own_template)
-    resolved = Resolved(weights, models, own, volumes=volumes, env={"HF_HUB_OFFLINE": "1"})
+    resolved = Resolved(Weights("", name, digest=artifact.digest, trust_remote_code=source.trust_remote_code), [])
+    resolved.env["HF_HUB_OFFLINE"] = "1"
     resolved.parameters = finished.parameters
-    if own and source.claim:
-        path = resolved.claims[source.claim.name] = f"{POD_CLAIMS}/{source.claim.name}"
-        volumes.claim(source.claim.name, path, read_only=True)
-    elif own and finished.job.spec.cache:
-        volumes.claim(finished.job.spec.cache.claim.name, POD_CACHE, read_only=True)
-        resolved.env["HF_HOME"] = POD_CACHE
-    elif own:
-        resolved.env["HF_HOME"] = f"{POD_ARTIFACT}/{CACHE}"
+    folder = resolved.mount(artifact.claim, artifact.path)
+    if artifact.kind in ("merged", "model"):
+        resolved.weights = replace(resolved.weights, source=folder)
+        resolved.models = [ModelStatus(name=name, kind=artifact.kind, digest=artifact.digest)]
+        return resolved
+    resolved.own = Adapter(name, folder, artifact.digest, finished.lora, finished.own_template)
+    resolved.models = [
+        ModelStatus(name=_describe(source), kind="base"),
+        ModelStatus(name=name, kind="adapter", digest=artifact.digest),
+    ]
+    resolved.weights = Weights(
+        _base_folder(resolved, finished, folder),
+        _describe(source),
+        revision=artifact.base_revision,
+        dtype=source.dtype,
+        trust_remote_code=source.trust_remote_code,
+    )
     return resolved
 
 
-def _where_the_base_is(finished: _Finished) -> str:
+def _base_folder(resolved: Resolved, finished: _Finished, artifact: str) -> str:
     """On a claim; else in the trainer's cache, as huggingface_hub lays it out, at the commit that was trained on."""
-    source, revision = finished.job.spec.model, finished.artifact.base_revision
+    source, revision, cache = finished.job.spec.model, finished.artifact.base_revision, finished.job.spec.cache
     if source.claim:
-        return f"{POD_CLAIMS}/{source.claim.name}/{source.claim.path or ''}".rstrip("/")
+        resolved.claims[source.claim.name] = resolved.mount(source.claim.name)
+        return resolved.mount(source.claim.name, source.claim.path)
+    home = resolved.env["HF_HOME"] = resolved.mount(cache.claim.name) if cache else f"{artifact}/{CACHE}"
     name = str(source.name)
-    if revision is None:
-        return name
-    home = POD_CACHE if finished.job.spec.cache else f"{POD_ARTIFACT}/{CACHE}"
-    return f"{home}/hub/models--{name.replace('/', '--')}/snapshots/{revision}"
+    return f"{home}/hub/models--{name.replace('/', '--')}/snapshots/{revision}" if revision else name
 
 
 def _from_hub(served: ServedModel) -> Resolved:
@@ -222,28 +215,24 @@ def _from_hub(served: ServedModel) -> Resolved:
 
 
 def _from_claim(claim: ClaimPath) -> Resolved:
-    """The claim is mounted whole: an artifact's base model may lie on it beside the artifact."""
+    """An artifact's base model may lie on the claim beside the artifact."""
     name = _describe(BaseModelSource(claim=claim))
-    root = f"{POD_CLAIMS}/{claim.name}"
-    weights = Weights(f"{root}/{claim.path}" if claim.path else root, name)
-    resolved = Resolved(weights, [ModelStatus(name=name, kind="base")], env={"HF_HUB_OFFLINE": "1"})
-    resolved.claims[claim.name] = root
-    resolved.volumes.claim(claim.name, root, read_only=True)
+    resolved = Resolved(Weights("", name), [ModelStatus(name=name, kind="base")], env={"HF_HUB_OFFLINE": "1"})
+    resolved.claims[claim.name] = resolved.mount(claim.name)
+    resolved.weights = Weights(resolved.mount(claim.name, claim.path), name)
     return resolved
 
 
 def _add_adapter(resolved: Resolved, adapter: AdapterSource, jobs: dict[str, Object | None], base: _Base) -> None:
-    path = f"{POD_ADAPTERS}/{adapter.name}"
     digest = None
     if adapter.fine_tune_job:
         finished = _finished(adapter.fine_tune_job.name, jobs)
         artifact, digest = finished.artifact, finished.artifact.digest
         _check_base(adapter.name, finished, base)
-        resolved.volumes.claim(artifact.claim, path, sub_path=artifact.path, read_only=True)
-        resolved.adapters.append(Adapter(adapter.name, path, digest, finished.lora))
+        folder = resolved.mount(artifact.claim, artifact.path)
+        resolved.adapters.append(Adapter(adapter.name, folder, digest, finished.lora))
     elif adapter.claim:
-        resolved.volumes.claim(adapter.claim.name, path, sub_path=adapter.claim.path, read_only=True)
-        resolved.adapters.append(Adapter(adapter.name, path))
+        resolved.adapters.append(Adapter(adapter.name, resolved.mount(adapter.claim.name, adapter.claim.path)))
     resolved.models.append(ModelStatus(name=adapter.name, kind="adapter", digest=digest))
 
 

@@ -10,7 +10,7 @@ from observed import DIGEST, IMAGE, NOW, conditions, finished_job, message, obse
 
 MARK = DIGEST[7:19]
 COMMIT, OTHER = "c" * 40, "d" * 40
-SNAPSHOT = f"/artifact/cache/hub/models--org--base/snapshots/{COMMIT}"
+SNAPSHOT = f"/claims/faq/team/faq/cache/hub/models--org--base/snapshots/{COMMIT}"
 
 
 def adapter_job(name: str = "faq", *, commit: str = COMMIT, parameters: int | None = None, **spec: Any) -> Object:
@@ -62,9 +62,8 @@ def test_the_engine_that_is_asked_for(spec: Object, command: list[str], image: s
         (
             "vllm",
             "/served/model --served-model-name org/base --port 8000 --shutdown-timeout 560 --dtype bfloat16 "
-            "--max-model-len 4096 --tensor-parallel-size 2 --enable-lora --max-loras 2 --max-cpu-loras 2 "
-            f"--max-lora-rank 32 --lora-modules faq=/served/adapters/faq-{MARK} "
-            f"support=/served/adapters/support-{MARK} --seed=1",
+            "--max-model-len 4096 --tensor-parallel-size 2 --enable-lora --max-loras 4 --max-cpu-loras 32 "
+            "--max-lora-rank 64 --middleware hone_gate.AdminGate --seed=1",
         ),
         (
             "sglang",
@@ -81,7 +80,7 @@ def test_the_engine_that_is_asked_for(spec: Object, command: list[str], image: s
         ),
         (
             "embedded",
-            f"/artifact --name faq --expect faq={DIGEST} --adapter support=/adapters/support "
+            f"/claims/faq/team/faq --name faq --expect faq={DIGEST} --adapter support=/claims/other/team/other "
             f"--expect support={DIGEST} --port 8000 --drain-seconds 10 --max-model-len 4096 --seed=1",
         ),
     ],
@@ -115,17 +114,17 @@ def test_a_merged_or_full_model_is_served_by_its_link(engine: str, kind: str) ->
     assert f"/served/model-{MARK}" in arguments
     assert not [argument for argument in arguments if "lora" in argument]
     first = pod["initContainers"][0]["args"]
-    assert first == ["--into", "/served", "--model", "/artifact", "--expect-model", DIGEST]
+    assert first == ["--into", "/served", "--model", "/claims/faq/team/faq", "--expect-model", DIGEST]
 
 
 def test_what_lies_on_claims_is_proved_and_linked_before_the_engine_starts() -> None:
     adapters = [{"name": "legal", "claim": {"name": "c", "path": "p"}}]
-    pod = pod_of(adapter_job(), engine="vllm", adapters=adapters)
+    pod = pod_of(adapter_job(), engine="sglang", adapters=adapters)
     [first], [container] = pod["initContainers"], pod["containers"]
     assert (first["image"], first["command"]) == (IMAGE, ["python3", "-m", "hone_api.place"])
     assert first["args"] == [
         *("--into", "/served", "--model", SNAPSHOT, "--base", "org/base", "--base-revision", COMMIT),
-        *("--adapter", "faq=/artifact", "--expect", f"faq={DIGEST}", "--adapter", "legal=/adapters/legal"),
+        *("--adapter", "faq=/claims/faq/team/faq", "--expect", f"faq={DIGEST}", "--adapter", "legal=/claims/c/p"),
         *("--max-rank", "64"),
     ]
     writable = {m["mountPath"] for m in first["volumeMounts"] if not m.get("readOnly")}
@@ -147,7 +146,7 @@ def test_a_hub_model_alone_needs_no_proof_and_is_downloaded_at_its_revision() ->
 
 def test_the_base_comes_from_a_shared_cache_or_a_claim() -> None:
     cached = pod_of(adapter_job(cache={"claim": {"name": "hub-cache"}}), engine="vllm")["initContainers"][0]["args"]
-    assert after(cached, "--model") == f"/cache/hub/models--org--base/snapshots/{COMMIT}"
+    assert after(cached, "--model") == f"/claims/hub-cache/hub/models--org--base/snapshots/{COMMIT}"
     on_claim = finished_job(model={"claim": {"name": "models", "path": "tiny"}})
     first = pod_of(on_claim, engine="vllm")["initContainers"][0]["args"]
     assert after(first, "--model") == "/claims/models/tiny"
@@ -167,27 +166,54 @@ def test_environment_and_volumes_on_gpus() -> None:
         "USER": "hone",
     }
     assert expected.items() <= found.items()
-    assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" not in found
     assert pod["enableServiceLinks"] is False
     [shm] = [volume for volume in pod["volumes"] if volume["name"] == "shm"]
     assert shm["emptyDir"] == {"medium": "Memory", "sizeLimit": "16Gi"}
 
 
-@pytest.mark.parametrize(("rank", "accepted"), [(1, "8"), (8, "8"), (9, "16"), (64, "64"), (257, "320"), (512, "512")])
-def test_vllm_takes_only_some_ranks(rank: int, accepted: str) -> None:
+@pytest.mark.parametrize(("rank", "accepted"), [(1, "64"), (64, "64"), (65, "128"), (257, "320"), (512, "512")])
+def test_vllm_takes_only_some_ranks_and_most_adapters_need_no_other(rank: int, accepted: str) -> None:
     assert after(engine_of(adapter_job(lora={"r": rank}), engine="vllm")["args"], "--max-lora-rank") == accepted
 
 
 @pytest.mark.parametrize("given", [["--max-lora-rank=128"], ["--max-lora-rank", "128"]])
 def test_a_rank_in_extra_args_is_what_adapters_are_judged_by(given: list[str]) -> None:
     pod = pod_of(adapter_job(), engine="vllm", extraArgs=given)
-    assert after(pod["initContainers"][0]["args"], "--max-rank") == "128"
+    assert after(pod["initContainers"][-1]["args"], "--max-rank") == "128"
 
 
 def test_more_adapters_than_a_batch_takes_wait_in_the_hosts_memory() -> None:
-    adapters = [{"name": f"a{i}", "claim": {"name": "c", "path": f"a{i}"}} for i in range(20)]
-    arguments = engine_of(adapter_job(), engine="vllm", adapters=adapters)["args"]
-    assert (after(arguments, "--max-loras"), after(arguments, "--max-cpu-loras")) == ("8", "21")
+    for number, at_once in [(0, "4"), (3, "4"), (4, "8"), (20, "8")]:
+        adapters = [{"name": f"a{i}", "claim": {"name": "c", "path": f"a{i}"}} for i in range(number)]
+        arguments = engine_of(adapter_job(), engine="vllm", adapters=adapters)["args"]
+        assert (after(arguments, "--max-loras"), after(arguments, "--max-cpu-loras")) == (at_once, "32")
+
+
+def test_adapters_of_vllm_come_by_a_keeper_and_its_admin_routes_are_gated() -> None:
+    adapters = [{"name": "legal", "claim": {"name": "c", "path": "p"}}]
+    pod = pod_of(adapter_job(), engine="vllm", adapters=adapters, apiKeySecret={"name": "keys", "key": "chat"})
+    [place, keeper], [container] = pod["initContainers"], pod["containers"]
+    assert place["args"] == ["--into", "/served", "--model", SNAPSHOT]
+    assert (keeper["restartPolicy"], keeper["command"]) == ("Always", ["python3", "-m", "hone_server.keeper"])
+    assert keeper["args"] == ["--max-rank", "64", "--api-key-file", "/etc/hone/api-key/key"]
+    mounts = {m["mountPath"]: m.get("readOnly", False) for m in keeper["volumeMounts"]}
+    read_only = ["/claims/faq", "/claims/c", "/etc/hone/adapters", "/etc/hone/api-key"]
+    assert mounts == dict.fromkeys(read_only, True) | {"/served": False}
+    assert not [m for m in keeper["volumeMounts"] if "subPath" in m]
+    assert {m["mountPath"]: m.get("readOnly", False) for m in container["volumeMounts"]}["/served"] is True
+    [served] = [volume["emptyDir"] for volume in pod["volumes"] if volume["name"] == "served"]
+    assert served["medium"] == "Memory"
+    assert after(container["args"], "--middleware") == "hone_gate.AdminGate"
+    assert {
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+        "PYTHONPATH": "/served",
+        "HONE_ADMIN_TOKEN_FILE": "/served/admin-token",
+    }.items() <= variables(container).items()
+    mine = engine_of(adapter_job(), engine="vllm", pod={"env": [{"name": "PYTHONPATH", "value": "/mine"}]})
+    assert variables(mine)["PYTHONPATH"] == "/mine:/served"
+    without = pod_of(finished_job(kind="merged"), engine="vllm")
+    assert [one["name"] for one in without["initContainers"]] == ["place"]
+    assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" not in variables(without["containers"][0])
 
 
 def test_a_chat_template_of_the_job_goes_with_its_adapter() -> None:

@@ -77,10 +77,10 @@ def test_it_waits_for_the_job_and_says_so(job: Object | None, words: str) -> Non
 def test_an_adapter_is_served_on_its_base_from_the_jobs_own_claim() -> None:
     job = finished_job()
     container = engine_of(job)
-    arguments = ["/artifact", "--name", "faq", "--expect", f"faq={DIGEST}", "--port", "8000", "--drain-seconds", "10"]
-    assert container["args"] == arguments
+    arguments = ["/claims/faq/team/faq", "--name", "faq", "--expect", f"faq={DIGEST}"]
+    assert container["args"] == [*arguments, "--port", "8000", "--drain-seconds", "10"]
     assert {"name": "HF_HUB_OFFLINE", "value": "1"} in container["env"]
-    assert mounts_of(job) == {"/artifact": ("faq", "team/faq", True)}
+    assert mounts_of(job) == {"/claims/faq": ("faq", None, True)}
     status = plan(observed_service(service_object(), job), NOW).status
     assert status["models"] == [
         {"name": "org/base", "kind": "base", "loaded": "0/1"},
@@ -94,13 +94,13 @@ def test_a_base_on_a_claim_and_a_shared_cache_are_mounted_read_only() -> None:
     assert mounts_of(on_claim)["/claims/models"] == ("models", None, True)
     assert "models=/claims/models" in engine_of(on_claim)["args"]
     cached = finished_job(cache={"claim": {"name": "hub-cache"}})
-    assert mounts_of(cached)["/cache"] == ("hub-cache", None, True)
-    assert {"name": "HF_HOME", "value": "/cache"} in engine_of(cached)["env"]
+    assert mounts_of(cached)["/claims/hub-cache"] == ("hub-cache", None, True)
+    assert {"name": "HF_HOME", "value": "/claims/hub-cache"} in engine_of(cached)["env"]
 
 
 def test_a_merged_model_needs_no_base() -> None:
     job = finished_job(kind="merged", model={"claim": {"name": "models"}})
-    assert list(mounts_of(job)) == ["/artifact"]
+    assert list(mounts_of(job)) == ["/claims/faq"]
     models = plan(observed_service(service_object(), job), NOW).status["models"]
     assert models == [{"name": "faq", "kind": "merged", "digest": DIGEST, "loaded": "0/1"}]
 
@@ -119,12 +119,11 @@ def test_adapters_are_mounted_beside_the_model() -> None:
     ]
     jobs = finished_job(), finished_job("other")
     arguments = engine_of(*jobs, adapters=adapters)["args"]
-    assert "support=/adapters/support" in arguments
+    assert "support=/claims/other/team/other" in arguments
     assert f"support={DIGEST}" in arguments
-    assert "legal=/adapters/legal" in arguments
+    assert "legal=/claims/c/p" in arguments
     mounts = mounts_of(*jobs, adapters=adapters)
-    assert mounts["/adapters/support"] == ("other", "team/other", True)
-    assert mounts["/adapters/legal"] == ("c", "p", True)
+    assert mounts == {f"/claims/{name}": (name, None, True) for name in ("faq", "other", "c")}
 
 
 @pytest.mark.parametrize(
@@ -189,14 +188,7 @@ def test_loaded_is_what_the_engines_list_themselves() -> None:
     assert found.status["url"] == "http://chat.team.svc/v1"
 
 
-@pytest.mark.parametrize(("link", "loaded"), [(f"faq-{DIGEST[7:19]}", "1/1"), ("faq-bbbbbbbbbbbb", "0/1")])
-def test_vllm_proves_the_digest_by_the_link_that_it_lists(link: str, loaded: str) -> None:
-    lists = {"uid-p1": {"data": [{"id": "org/base"}, {"id": "faq", "root": f"/served/adapters/{link}"}]}}
-    found = plan(running(finished_job(), ready(), answers=lists, engine="vllm"), NOW)
-    assert [model["loaded"] for model in found.status["models"]] == ["1/1", loaded]
-
-
-@pytest.mark.parametrize("spec", [{"engine": "tgi"}, {"engine": "vllm", "apiKeySecret": {"name": "k"}}])
+@pytest.mark.parametrize("spec", [{"engine": "tgi"}, {"engine": "sglang", "apiKeySecret": {"name": "k"}}])
 def test_where_no_list_tells_nothing_is_claimed(spec: Object) -> None:
     found = plan(running(finished_job(), ready(), **spec), NOW)
     assert [model.get("loaded") for model in found.status["models"]] == [None, None]

@@ -44,7 +44,7 @@ app.kubernetes.io/component: operator
   verbs: [get, list, watch, create]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [list, watch]
+  verbs: [list, watch, patch]
 # Why a pod does not start: the kubelet's and the scheduler's words.
 - apiGroups: [""]
   resources: [events]

@@ -22,6 +22,9 @@ class Engine(Protocol):
     TELLS: bool
     """Whether its /v1/models tells which digest each model has."""
 
+    HOT: bool
+    """Whether it loads and unloads adapters while it runs, told by the keeper beside it."""
+
     def arguments(self, spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
         """Arguments for what is served; `spec.extraArgs` follow."""
         ...

@@ -13,6 +13,7 @@ KEY_VARIABLE: str | None = None
 PROVES = True
 DRAINS = True
 TELLS = True
+HOT = False
 
 
 def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:

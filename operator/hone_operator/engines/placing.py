@@ -5,7 +5,7 @@ import re
 from hone_api.inferenceservice import InferenceServiceSpec
 from hone_api.layout import POD_SERVED, link_name
 
-from hone_operator.podspec import Volumes, container_security
+from hone_operator.podspec import container_security
 from hone_operator.resolve import Adapter, Resolved, Weights
 from hone_operator.resources import Object
 
@@ -51,17 +51,22 @@ def given(spec: InferenceServiceSpec, flag: str) -> int | None:
     return int(values[-1]) if values else None
 
 
-def container(resolved: Resolved, largest_rank: int | None, image: str, resources: Object) -> Object | None:
-    """The init container, with the links' volume added to what the engine mounts; None where nothing is mounted."""
-    weights, adapters = resolved.weights, resolved.all_adapters
-    if not weights.is_folder and not adapters:
-        return None
+def container(
+    resolved: Resolved,
+    adapters: list[Adapter],
+    largest_rank: int | None,
+    image: str,
+    resources: Object,
+    mounts: list[Object],
+) -> Object:
+    """The init container; `adapters` are those that nothing else proves."""
+    weights = resolved.weights
     arguments = ["--into", POD_SERVED]
     if weights.is_folder:
         arguments += ["--model", weights.source]
         if weights.digest:
             arguments += ["--expect-model", weights.digest]
-    if resolved.base:
+    if adapters and resolved.base:
         arguments += ["--base", resolved.base]
         if resolved.base_revision:
             arguments += ["--base-revision", resolved.base_revision]
@@ -71,18 +76,13 @@ def container(resolved: Resolved, largest_rank: int | None, image: str, resource
             arguments += ["--expect", f"{adapter.name}={adapter.digest}"]
     if adapters and largest_rank:
         arguments += ["--max-rank", str(largest_rank)]
-    mounts = list(resolved.volumes.mounts)
-    links = Volumes()
-    links.empty_dir("served", POD_SERVED)
-    resolved.volumes.volumes += links.volumes
-    resolved.volumes.mounts += [mount | {"readOnly": True} for mount in links.mounts]
     return {
         "name": CONTAINER,
         "image": image,
         "command": ["python3", "-m", "hone_api.place"],
         "args": arguments,
         "resources": resources,
-        "volumeMounts": [*mounts, *links.mounts],
+        "volumeMounts": mounts,
         "securityContext": container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }

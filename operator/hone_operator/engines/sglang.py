@@ -12,6 +12,7 @@ KEY_VARIABLE: str | None = "SGLANG_API_KEY"
 PROVES = False
 DRAINS = False
 TELLS = False
+HOT = False
 
 LORAS_IN_A_BATCH = 8
 

@@ -12,6 +12,7 @@ KEY_VARIABLE: str | None = "API_KEY"
 PROVES = False
 DRAINS = False
 TELLS = False
+HOT = False
 
 
 def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:

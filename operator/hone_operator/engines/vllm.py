@@ -1,7 +1,7 @@
 """vLLM: https://docs.vllm.ai"""
 
 from hone_api.inferenceservice import InferenceServiceSpec
-from hone_api.layout import ENGINE_PORT
+from hone_api.layout import ADMIN_TOKEN, ENGINE_PORT, POD_SERVED
 
 from hone_operator.draining import FINISHING_SECONDS
 from hone_operator.engines.placing import adapter_path, given, loading, model_path, rank
@@ -13,11 +13,15 @@ KEY_VARIABLE: str | None = "VLLM_API_KEY"
 PROVES = False
 DRAINS = False
 TELLS = True
+HOT = True
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What --max-lora-rank takes (and 1)."""
-LORAS_IN_A_BATCH = 8
+SMALLEST_RANK = 64
+"""As the two below, so coarse that the engines rarely start anew for another adapter."""
+LORAS_IN_A_BATCH = (4, 8)
 """More adapters take turns: each has its place in the device's memory."""
+LORAS_ON_THE_HOST = 32
 
 
 def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
@@ -32,16 +36,19 @@ def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
     if spec.resources.gpus > 1:
         found += ["--tensor-parallel-size", str(spec.resources.gpus)]
     if adapters := resolved.all_adapters:
-        at_once = min(len(adapters), LORAS_IN_A_BATCH)
-        found += ["--enable-lora", "--max-loras", str(at_once), "--max-cpu-loras", str(len(adapters))]
-        found += ["--max-lora-rank", str(_accepted(rank(resolved)))]
-        found += ["--lora-modules", *(f"{adapter.name}={adapter_path(adapter)}" for adapter in adapters)]
+        at_once = next(number for number in LORAS_IN_A_BATCH if number >= min(len(adapters), LORAS_IN_A_BATCH[-1]))
+        found += ["--enable-lora", "--max-loras", str(at_once), "--max-cpu-loras", str(LORAS_ON_THE_HOST)]
+        found += ["--max-lora-rank", str(_accepted(rank(resolved))), "--middleware", "hone_gate.AdminGate"]
     return found
 
 
 def environment(resolved: Resolved) -> dict[str, str]:
     # Its 5 seconds are those of OpenAI's client: a request would meet the connection's end.
-    return {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75"}
+    found = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75"}
+    if resolved.all_adapters:
+        found |= {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "PYTHONPATH": POD_SERVED}
+        found["HONE_ADMIN_TOKEN_FILE"] = f"{POD_SERVED}/{ADMIN_TOKEN}"
+    return found
 
 
 def largest_rank(spec: InferenceServiceSpec, resolved: Resolved) -> int | None:
@@ -49,4 +56,4 @@ def largest_rank(spec: InferenceServiceSpec, resolved: Resolved) -> int | None:
 
 
 def _accepted(wanted: int) -> int:
-    return next((accepted for accepted in RANKS if accepted >= wanted), RANKS[-1])
+    return next((accepted for accepted in RANKS if accepted >= max(wanted, SMALLEST_RANK)), RANKS[-1])
