@@ -94,6 +94,10 @@ def ask(hone: Cluster, images: Images, namespace: str, url: str, *models: str) -
     return printed
 
 
+def all_loaded(found: Object) -> bool:
+    return all(model["loaded"] == "1/1" for model in found["status"]["models"])
+
+
 def test_an_adapter_is_trained_and_served_beside_its_base(hone: Cluster, images: Images, lab: str) -> None:
     hone.create(job("faq"), service("chat", "faq"), namespace=lab)
 
@@ -104,7 +108,8 @@ def test_an_adapter_is_trained_and_served_beside_its_base(hone: Cluster, images:
     assert status["metrics"]["trainLoss"] > 0
     assert 0 < status["parameters"]["trainable"] < status["parameters"]["total"]
 
-    serving = hone.wait("inferenceservice", "chat", condition("Available"), lab, timeout=SERVE_SECONDS)["status"]
+    hone.wait("inferenceservice", "chat", condition("Available"), lab, timeout=SERVE_SECONDS)
+    serving = hone.wait("inferenceservice", "chat", all_loaded, lab)["status"]
     loaded = {model["name"]: model for model in serving["models"]}
     assert loaded["faq"] == {"name": "faq", "kind": "adapter", "digest": artifact["digest"], "loaded": "1/1"}
     assert loaded["tiny"]["kind"] == "base"
