@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import aiohttp
 
-from hone_operator import finetunejob, inferenceservice, logs
+from hone_operator import finetunejob, inferenceservice, logs, stages
 from hone_operator.api import Api, ApiError, NotLeading
 from hone_operator.cache import Cache, owner_key
 from hone_operator.conditions import timestamp
@@ -49,7 +49,7 @@ class Controller:
         self._metrics = metrics
         self._meter = JobMeter(metrics, leads)
         metrics.watch_objects(leads, self._meter.jobs, lambda: self.cache.all(INFERENCESERVICES))
-        self.poller = Poller(self.queue.add)
+        self.poller = Poller(self._heard)
         self.observer = Observer(api, self.cache, self.poller, images)
         self.synced = asyncio.Event()
         self._unlisted = {(resource, namespace) for resource in WATCHED for namespace in namespaces or [""]}
@@ -101,6 +101,8 @@ class Controller:
             self.poller.want(key, {})
             return "success"
         now = datetime.now(UTC)
+        if not self.queue.wants_whole(key) and await self._tell_progress(key, owner, now):
+            return "success"
         plan = await self._plan(key, owner, now, refusal=None)
         try:
             news = await self._carry_out(key, plan)
@@ -168,22 +170,39 @@ class Controller:
                 raise
             return found
 
+    async def _tell_progress(self, key: Key, owner: Object, now: datetime) -> bool:
+        """What trainers report is taken up without a whole pass, where that would do no more. Returns whether it is."""
+        reports = list(self.observer.reports(key).values())
+        if len(reports) != 1:
+            return False
+        changes = stages.progress_alone(owner, reports[0], self.observer.trainers(key), now)
+        if changes is None:
+            return False
+        if changes:
+            await self._patch_status(key, changes)
+        return True
+
     async def _write_status(self, key: Key, owner: Object, plan: Plan) -> None:
         changes = merge_patch(owner.get("status") or {}, plan.status)
-        if not changes:
+        if not changes or not await self._patch_status(key, changes):
             return
-        try:
-            patch = {"status": changes}
-            written = await self.api.patch(key.resource, key.namespace, key.name, patch, subresource="status")
-        except ApiError as error:
-            if error.status == 404:  # deleted meanwhile
-                return
-            raise
-        self._keep(key.resource, written)
         self._queue_dependents(key)
         for event in plan.events:
             logger.info("%s", event.message, extra={"reason": event.reason})
             await self._emit(key, owner, event)
+
+    async def _patch_status(self, key: Key, changes: Object) -> bool:
+        """Returns whether the object is still there."""
+        try:
+            written = await self.api.patch(
+                key.resource, key.namespace, key.name, {"status": changes}, subresource="status"
+            )
+        except ApiError as error:
+            if error.status == 404:
+                return False
+            raise
+        self._keep(key.resource, written)
+        return True
 
     async def _emit(self, key: Key, owner: Object, event: Event) -> None:
         now = datetime.now(UTC)
@@ -239,6 +258,10 @@ class Controller:
         """An object was deleted."""
         self.cache.remove(resource, body)
         self._left(resource, body)
+
+    def _heard(self, key: Key) -> None:
+        """A pod has answered, and otherwise than before."""
+        self.queue.add(key, whole=key.resource != FINETUNEJOBS)
 
     def _keep(self, resource: Resource, body: Object) -> bool:
         news = self.cache.put(resource, body)

@@ -93,7 +93,7 @@ class Observer:
             for pod in await self.api.list(PODS, space, labelSelector=f"{FINETUNEJOB_LABEL}={key.name}"):
                 self.cache.put(PODS, pod)
             self._see_pods(key, observed)
-        observed.reports = {uid: r for uid, a in self.poller.answers(key).items() if (r := _progress_report(a))}
+        observed.reports = self.reports(key)
         observed.heard = self.poller.heard(key)
         to_prepare = trainer.prepares_apart(parsed) and not Conditions(owner, now).holds("Prepared")
         wants_gpu = to_prepare and observed.prepare_job is None
@@ -107,6 +107,15 @@ class Observer:
         if observed.training.is_suspended and not parsed.spec.suspend:
             observed.queue = await self._of_queue(observed.job)
         return observed
+
+    def reports(self, key: Key) -> dict[str, ProgressReport]:
+        """What trainers said last, by pod uid."""
+        return {uid: r for uid, a in self.poller.answers(key).items() if (r := _progress_report(a))}
+
+    def trainers(self, key: Key) -> list[Object]:
+        """All pods that train or trained."""
+        pods = self.cache.children(key, PODS)
+        return [pod for pod in pods if pod["metadata"]["labels"].get(COMPONENT_LABEL) == children.TRAINER]
 
     async def inferenceservice(self, key: Key, owner: Object, now: datetime) -> ObservedInferenceService:
         parsed = parse(InferenceService, owner)
@@ -193,7 +202,7 @@ class Observer:
         observed.pods, observed.prepare_pods = _pods_of(observed.job, pods), _pods_of(observed.prepare_job, pods)
         known = [*observed.pods, *observed.prepare_pods]
         observed.strays = [pod for pod in pods if pod not in known and podstate.phase(pod) in ("Pending", "Running")]
-        observed.trainers = [pod for pod in pods if pod["metadata"]["labels"].get(COMPONENT_LABEL) == children.TRAINER]
+        observed.trainers = self.trainers(key)
 
     @staticmethod
     def _needs_facts(pod: Object, heard: dict[str, datetime], now: datetime) -> bool:

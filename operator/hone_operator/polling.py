@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import random
 import time
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -11,11 +13,11 @@ import aiohttp
 
 from hone_operator.resources import Key
 
-EVERY_SECONDS, LATER_EVERY_SECONDS = 3.0, 12.0
-CLOSE_SECONDS = 120.0
-"""A pod is watched closely at first, when someone may be looking and a short run would be over unseen."""
+EVERY_SECONDS, LATER_EVERY_SECONDS = 3.0, 13.0
+CLOSE_SECONDS, CLOSELY_AT_ONCE = 120.0, 50
+"""Some pods are asked closely at first, when someone may be looking and a short run would be over unseen."""
 TIMEOUT = aiohttp.ClientTimeout(total=5)
-AT_ONCE = 32
+AT_ONCE = 100
 LARGEST_ANSWER = 1 << 20
 
 logger = logging.getLogger(__name__)
@@ -29,6 +31,7 @@ class Poller:
         self._tasks: dict[Key, dict[str, asyncio.Task[None]]] = {}
         self._answers: dict[Key, dict[str, Any]] = {}
         self._heard: dict[Key, dict[str, datetime]] = {}
+        self._close: deque[float] = deque()
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._session = aiohttp.ClientSession(timeout=TIMEOUT)
 
@@ -62,7 +65,7 @@ class Poller:
         await self._session.close()
 
     async def _ask(self, key: Key, uid: str, url: str) -> None:
-        close_until = time.monotonic() + CLOSE_SECONDS
+        close_until, delay = self._close_until(), random.random()
         while True:
             async with self._slots:
                 answer = await self._get(url)
@@ -72,7 +75,18 @@ class Poller:
             if answer is not None and answer != known.get(uid):
                 known[uid] = answer
                 self._on_news(key)
-            await asyncio.sleep(EVERY_SECONDS if time.monotonic() < close_until else LATER_EVERY_SECONDS)
+            # The first delay is by chance: after a restart, all begin together.
+            await asyncio.sleep(delay * (EVERY_SECONDS if time.monotonic() < close_until else LATER_EVERY_SECONDS))
+            delay = 1.0
+
+    def _close_until(self) -> float:
+        now = time.monotonic()
+        while self._close and self._close[0] < now:
+            self._close.popleft()
+        if len(self._close) >= CLOSELY_AT_ONCE:
+            return now
+        self._close.append(now + CLOSE_SECONDS)
+        return self._close[-1]
 
     async def _get(self, url: str) -> Any:
         """None when there is no usable answer: the next one will do."""

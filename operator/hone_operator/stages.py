@@ -2,16 +2,19 @@
 
 from datetime import datetime
 
-from hone_api.finetunejob import FineTuneJob
+from hone_api.finetunejob import FineTuneJob, TrainerResources
 from hone_api.layout import TRAINER_PORT
 from hone_api.reports import ProgressReport
 
-from hone_operator import endings, liveness, trainer, waiting
+from hone_operator import children, endings, liveness, trainer, waiting
+from hone_operator.attempts import account
 from hone_operator.conditions import Conditions
 from hone_operator.jobview import JobView, ObservedFineTuneJob
 from hone_operator.plan import Plan, removal
 from hone_operator.refusals import refused
-from hone_operator.resources import JOBS, Object
+from hone_operator.resources import JOBS, Object, merge_patch
+
+WELL = "TrainerRunning"
 
 
 def tell(observed: ObservedFineTuneJob, job: FineTuneJob, now: datetime, conditions: Conditions, result: Plan) -> None:
@@ -110,7 +113,7 @@ def _running(
         words = f"The trainer in pod {stopping['metadata']['name']} is told to stop, and saves a checkpoint."
         conditions.set("Running", True, "TrainerStopping", words)
     else:
-        conditions.set("Running", True, "TrainerRunning", f"The trainer runs in pod {names}.")
+        conditions.set("Running", True, WELL, f"The trainer runs in pod {names}.")
 
 
 def _report(report: ProgressReport | None, status: Object) -> None:
@@ -123,3 +126,16 @@ def _report(report: ProgressReport | None, status: Object) -> None:
         status["progress"] = report.progress.to_wire()
     if report.parameters:
         status["parameters"] = report.parameters.to_wire()
+
+
+def progress_alone(owner: Object, report: ProgressReport, trainers: list[Object], now: datetime) -> Object | None:
+    """The status patch for a report that tells of nothing but steps; None where a whole pass has to judge."""
+    before: Object = owner.get("status") or {}
+    well = any(c["type"] == "Running" and c["reason"] == WELL for c in before.get("conditions") or [])
+    is_same = report.parameters is None or report.parameters.to_wire() == before.get("parameters")
+    if not well or not is_same or report.stage != before.get("stage") or report.progress is None:
+        return None
+    after = before | {"progress": report.progress.to_wire()}
+    gpus = TrainerResources.model_validate(owner["spec"].get("resources") or {}).gpus
+    account(after, trainers, children.TRAINER, gpus, now)
+    return merge_patch(before, after)

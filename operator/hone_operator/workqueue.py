@@ -11,7 +11,10 @@ FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.5, 300.0
 
 
 class WorkQueue:
-    """`get` a key, work, `done`; a key added meanwhile comes again after `done`."""
+    """`get` a key, work, `done`; a key added meanwhile comes again after `done`.
+
+    A key may be added for a part of the work; it is then with a worker for the `whole` unless that was all.
+    """
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -20,17 +23,23 @@ class WorkQueue:
         self._queued: dict[Key, float] = {}
         self._working: dict[Key, float] = {}
         self._last_done = time.monotonic()
-        self._again: set[Key] = set()
+        self._again: dict[Key, bool] = {}
+        self._for_part: set[Key] = set()
         self._failures: dict[Key, int] = {}
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._wakeup = asyncio.Semaphore(0)
         metrics.watch_queue(lambda: len(self._queued), self._working.values)
 
-    def add(self, key: Key, *, urgent: bool = False) -> None:
+    def add(self, key: Key, *, urgent: bool = False, whole: bool = True) -> None:
         """Queue the key; an urgent one goes before all that are not."""
         if key in self._working:
-            self._again.add(key)
+            self._again[key] = whole or self._again.get(key, False)
+            return
+        if whole:
+            self._for_part.discard(key)
         elif key not in self._queued:
+            self._for_part.add(key)
+        if key not in self._queued:
             self._queued[key] = time.monotonic()
             self._metrics.queue_adds.inc()
             (self._urgent if urgent else self._ready).append(key)
@@ -73,12 +82,16 @@ class WorkQueue:
         self._working[key] = now
         return key
 
+    def wants_whole(self, key: Key) -> bool:
+        """Whether a key that is with a worker is there for more than a part of the work."""
+        return key not in self._for_part
+
     def done(self, key: Key) -> None:
         self._last_done = time.monotonic()
         self._metrics.queue_work.observe(self._last_done - self._working.pop(key))
+        self._for_part.discard(key)
         if key in self._again:
-            self._again.discard(key)
-            self.add(key)
+            self.add(key, whole=self._again.pop(key))
 
     def ages(self) -> tuple[float, float, float]:
         """In seconds: the longest pass under way, the longest wait in the queue, and since the last pass ended."""

@@ -52,6 +52,28 @@ def test_a_key_is_never_with_two_workers() -> None:
     in_loop(check)
 
 
+def test_who_wants_the_whole_gets_it_and_a_part_is_enough_only_for_those_who_want_a_part() -> None:
+    async def check(queue: WorkQueue) -> None:
+        queue.add(A, whole=False)
+        queue.add(B, whole=False)
+        queue.add(B)
+        queue.add(C)
+        queue.add(C, whole=False)
+        assert [queue.wants_whole(await queue.get()) for _ in range(3)] == [False, True, True]
+        queue.add(A, whole=False)  # while all are worked on
+        queue.add(B)
+        queue.add(B, whole=False)
+        assert not queue.wants_whole(A)
+        for key in (A, B, C):
+            queue.done(key)
+        assert [queue.wants_whole(await queue.get()) for _ in range(2)] == [False, True]
+        queue.done(A)
+        queue.add(A)
+        assert queue.wants_whole(await queue.get())
+
+    in_loop(check)
+
+
 def test_of_several_delays_the_soonest_counts() -> None:
     async def check(queue: WorkQueue) -> None:
         queue.add_after(A, 60)

@@ -1,7 +1,7 @@
 """What the operator does about a FineTuneJob, by the table."""
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,7 +12,8 @@ from hone_operator.finetunejob import plan
 from hone_operator.jobview import ObservedFineTuneJob
 from hone_operator.nodes import ClusterFacts, Node
 from hone_operator.plan import Apply, Create, Delete, Patch
-from hone_operator.resources import CLAIMS, CONFIGMAPS, JOBS
+from hone_operator.resources import CLAIMS, CONFIGMAPS, JOBS, merge_patch
+from hone_operator.stages import progress_alone
 from observed import (
     BEFORE,
     DIGEST,
@@ -67,6 +68,48 @@ def test_a_running_trainer_is_polled_and_reported() -> None:
     assert found.status["progress"]["step"] == 3
     assert found.status["startTime"] == BEFORE
     assert conditions(found.status)["Running"] == ("True", "TrainerRunning")
+
+
+def reported(step: int, stage: str = "Training", **parameters: int) -> ProgressReport:
+    report = {"stage": stage, "progress": {"step": step, "totalSteps": 9}}
+    return ProgressReport.model_validate(report | ({"parameters": parameters} if parameters else {}))
+
+
+RUNNING = pod(running={"startedAt": timestamp(NOW - timedelta(seconds=50))})
+
+
+def trained(step: int, status: dict[str, Any] | None = None, now: datetime = NOW) -> dict[str, Any]:
+    owner = job_object(status=status, resources={"gpus": 2})
+    observed = observed_job(owner, RUNNING, trainers=[RUNNING], reports={"uid-p1": reported(step)})
+    return plan(observed, now).status
+
+
+@pytest.mark.parametrize("seconds", [0, 60])
+def test_steps_alone_need_no_whole_pass_and_tell_the_same(seconds: int) -> None:
+    before, now = trained(3, PREPARED), NOW + timedelta(seconds=seconds)
+    owner = job_object(status=before, resources={"gpus": 2})
+    patch = progress_alone(owner, reported(4), [RUNNING], now)
+    after = trained(4, before, now)
+    assert patch == merge_patch(before, after)
+    assert patch is not None
+    assert patch["progress"] == {"step": 4}
+    assert patch.get("gpuSeconds") == (220 if seconds else None)
+    assert progress_alone(job_object(status=after, resources={"gpus": 2}), reported(4), [RUNNING], now) == {}
+
+
+@pytest.mark.parametrize(
+    ("report", "status"),
+    [
+        (reported(4, "Saving"), {}),
+        (reported(4, trainable=1, total=2), {}),
+        (ProgressReport.model_validate({"stage": "Training"}), {}),
+        (reported(4), {"conditions": [{"type": "Running", "status": "True", "reason": "Stalled"}]}),
+        (reported(4), {"conditions": []}),
+    ],
+)
+def test_what_more_than_steps_changes_is_for_a_whole_pass(report: ProgressReport, status: dict[str, Any]) -> None:
+    owner = job_object(status=trained(3, PREPARED) | status, resources={"gpus": 2})
+    assert progress_alone(owner, report, [RUNNING], NOW) is None
 
 
 def test_a_trainer_that_said_nothing_yet_prepares() -> None:
