@@ -23,6 +23,7 @@ from against import apart, fresh_namespace  # noqa: E402
 from apiserver import ApiServer, free_ports, operator, processes  # noqa: E402
 from client import Arrivals, Client, Object, names  # noqa: E402
 from contenders import CONTENDERS  # noqa: E402
+from hone_operator.polling import CLOSE_SECONDS, LATER_EVERY_SECONDS  # noqa: E402
 from settled import Model  # noqa: E402
 from simulation import life  # noqa: E402
 from usage import Audit, cpu_seconds, resident_mib, writes  # noqa: E402
@@ -117,7 +118,7 @@ def progress(server: ApiServer, count: int) -> None:
         wanted = names("run", count)
         client.create_all(HONE.path(space), map(HONE.body, wanted))
         told.wait(wanted, SECONDS_TO_SETTLE)
-        time.sleep(SECONDS_QUIET)
+        time.sleep(CLOSE_SECONDS + LATER_EVERY_SECONDS)  # some are asked more often at first
         before, started = cpu_seconds([pid]), time.monotonic()
         ages: list[float] = []
         for _ in range(SAMPLES):
