@@ -33,6 +33,7 @@ from hone_operator.workqueue import WorkQueue
 
 WORKERS = 8
 RESYNC_SECONDS = 600.0
+_BY_SERVER = ("resourceVersion", "managedFields")
 
 logger = logging.getLogger(__name__)
 
@@ -179,20 +180,20 @@ class Controller:
         if changes is None:
             return False
         if changes:
-            await self._patch_status(key, changes)
+            await self._patch_status(key, owner, changes)
         return True
 
     async def _write_status(self, key: Key, owner: Object, plan: Plan) -> None:
         changes = merge_patch(owner.get("status") or {}, plan.status)
-        if not changes or not await self._patch_status(key, changes):
+        if not changes or not await self._patch_status(key, owner, changes):
             return
         self._queue_dependents(key)
         for event in plan.events:
             logger.info("%s", event.message, extra={"reason": event.reason})
             await self._emit(key, owner, event)
 
-    async def _patch_status(self, key: Key, changes: Object) -> bool:
-        """Returns whether the object is still there."""
+    async def _patch_status(self, key: Key, owner: Object, changes: Object) -> bool:
+        """Returns whether the object is still there. `owner`: as it was when the changes were decided."""
         try:
             written = await self.api.patch(
                 key.resource, key.namespace, key.name, {"status": changes}, subresource="status"
@@ -202,6 +203,8 @@ class Controller:
                 return False
             raise
         self._keep(key.resource, written)
+        if asked(written) != asked(owner):  # the watch may tell of it when this answer is no news any more
+            self.queue.add(key)
         return True
 
     async def _emit(self, key: Key, owner: Object, event: Event) -> None:
@@ -251,13 +254,19 @@ class Controller:
 
     def saw(self, resource: Resource, body: Object) -> None:
         """An object is there, new or changed."""
-        if self._keep(resource, body):
+        known = self._in_work(resource, body)
+        if self._keep(resource, body) and (known is None or asked(known) != asked(body)):
             self._changed(resource, body)
 
     def gone(self, resource: Resource, body: Object) -> None:
         """An object was deleted."""
         self.cache.remove(resource, body)
         self._left(resource, body)
+
+    def _in_work(self, resource: Resource, body: Object) -> Object | None:
+        """The known version of an object that a worker has: a change of its status alone is that worker's own."""
+        key = Key(resource, body["metadata"].get("namespace", ""), body["metadata"]["name"])
+        return self.cache.get(resource, key.namespace, key.name) if self.queue.is_working(key) else None
 
     def _heard(self, key: Key) -> None:
         """A pod has answered, and otherwise than before."""
@@ -297,6 +306,12 @@ class Controller:
         for service in self.cache.all(INFERENCESERVICES, key.namespace):
             if key.name in named_jobs(service):
                 self.queue.add(Key(INFERENCESERVICES, key.namespace, service["metadata"]["name"]))
+
+
+def asked(owner: Object) -> Object:
+    """What of an object others decide: all but the status."""
+    metadata = {name: value for name, value in owner["metadata"].items() if name not in _BY_SERVER}
+    return {"metadata": metadata, "spec": owner.get("spec")}
 
 
 def named_jobs(service: Object) -> set[str]:

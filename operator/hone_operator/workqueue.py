@@ -82,6 +82,10 @@ class WorkQueue:
         self._working[key] = now
         return key
 
+    def is_working(self, key: Key) -> bool:
+        """Whether a worker has the key."""
+        return key in self._working
+
     def wants_whole(self, key: Key) -> bool:
         """Whether a key that is with a worker is there for more than a part of the work."""
         return key not in self._for_part

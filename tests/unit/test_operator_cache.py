@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from hone_operator.cache import Cache
+from hone_operator.controller import asked
 from hone_operator.resources import (
     CLAIMS,
     CONFIGMAPS,
@@ -182,3 +183,17 @@ def test_a_child_is_right_when_it_has_all_that_is_desired(observed: Any, desired
 )
 def test_a_merge_patch_has_only_the_changes(old: Object, new: Object, patch: Object) -> None:
     assert merge_patch(old, new) == patch
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "is_news"),
+    [
+        ("status", {"stage": "Training"}, False),
+        ("spec", {"suspend": True}, True),
+        ("metadata", {**owner(2, "Pending")["metadata"], "managedFields": [{}]}, False),
+        ("metadata", {**owner(2, "Pending")["metadata"], "labels": {"a": "b"}}, True),
+        ("metadata", {**owner(2, "Pending")["metadata"], "deletionTimestamp": "2026-03-01T11:00:00Z"}, True),
+    ],
+)
+def test_what_others_ask_is_all_but_the_status(part: str, value: Object, is_news: bool) -> None:
+    assert (asked(owner(1, "Pending")) != asked(owner(1, "Pending") | {part: value})) == is_news
