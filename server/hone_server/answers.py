@@ -27,6 +27,7 @@ class ModelCard(BaseModel):
     object: Literal["model"]
     created: int
     owned_by: str
+    root: str
     parent: str | None
     kind: Literal["base", "adapter", "merged", "model"]
     digest: str | None

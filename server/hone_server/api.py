@@ -41,14 +41,14 @@ class Totals:
 def make_app(service: Service, max_waiting: int) -> FastAPI:
     app = FastAPI(title="Hone", version="1", docs_url=None, redoc_url=None)
     metrics = Metrics(service.load_figures)
-    _answer_errors(app)
+    answer_errors(app)
     add_pages(app)
 
     def checked(body: GenerationRequest) -> Model:
         """The model that is asked. Raises ApiError."""
         body.refuse_unsupported()
         model = service.model(body.model)
-        _, waiting = model.engine.counts()
+        _, waiting = model.lane.counts()
         if waiting >= max_waiting:
             metrics.refused.labels(body.model).inc()
             raise too_busy(body.model, waiting)
@@ -174,13 +174,14 @@ def _card(service: Service, name: str) -> dict[str, Any]:
         "object": "model",
         "created": service.created,
         "owned_by": "hone",
+        "root": served.root,
         "parent": served.parent,
         "kind": served.kind,
         "digest": served.digest,
     }
 
 
-def _answer_errors(app: FastAPI) -> None:
+def answer_errors(app: FastAPI) -> None:
     """Every error in OpenAI's shape."""
 
     @app.exception_handler(ApiError)

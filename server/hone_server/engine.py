@@ -1,16 +1,18 @@
-"""One served model: its continuous-batching loop, and the requests that run in it."""
+"""A continuous-batching loop, and the requests that run in it: of one model, and of the adapters on it."""
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching.requests import GenerationOutput
 
+from .lora import BASE, Adapter, BatchTable
 from .memory import PAGE_TOKENS, KvPlan
 from .sampling import BatchSampler, Sampling, TokenLogprob
+from .sharing import keep_adapters_apart, request_id_of
 
 MAX_BATCH_TOKENS = 512  # tokens a step, prefill and decode together; the attention mask grows with it
 MAX_BATCH_REQUESTS = 64
@@ -36,13 +38,14 @@ class Tokens:
 class Engine:
     """Generates for one model. Made in any thread, used from one event loop; `start` before, `stop` after.
 
-    Every engine has a thread and a key-value cache of its own, which `plan` sizes.
+    Every engine has a thread and a key-value cache of its own, which `plan` sizes. With the model's `table` its
+    requests may name adapters.
     """
 
-    def __init__(self, model: Any, eos_token_ids: frozenset[int], plan: KvPlan) -> None:
-        self.eos_token_ids = eos_token_ids
+    def __init__(self, model: Any, plan: KvPlan, table: BatchTable | None = None) -> None:
         self.max_model_len = plan.max_model_len
-        self.vocab_size = model.config.get_text_config().vocab_size
+        self.vocab_size: int = model.config.get_text_config().vocab_size
+        self.table = table
         self._manager = model.init_continuous_batching(
             # Greedy here, because BatchSampler's scores already hold the random choice.
             generation_config=GenerationConfig(do_sample=False, eos_token_id=-1),  # type: ignore[no-untyped-call]
@@ -56,19 +59,17 @@ class Engine:
                 auto_switch_to_flash=False,
             ),
         )
-        self._unfinished = 0
-        self._sampler = BatchSampler()
+        self._sampler = BatchSampler(table)
         self._manager.logit_processor = self._sampler
 
     @property
     def running(self) -> bool:
         return bool(self._manager.is_running())
 
-    def counts(self) -> tuple[int, int]:
-        """Requests in the batch, and requests that wait for a place in it."""
+    def active(self) -> list[str]:
+        """The requests in the batch."""
         processor = self._manager.batch_processor
-        active = 0 if processor is None else len(processor.scheduler.active_requests)
-        return active, max(0, self._unfinished - active)
+        return [] if processor is None else list(processor.scheduler.active_requests)
 
     def cache_usage(self) -> float:
         """The part of the key-value cache in use, 0 to 1."""
@@ -76,6 +77,9 @@ class Engine:
         return 0.0 if processor is None else 1.0 - float(processor.cache.compute_free_capacity())
 
     def start(self) -> None:
+        self._manager.warmup()  # without graphs it only makes the batch processor
+        if self.table is not None:
+            keep_adapters_apart(self._manager.batch_processor, self.vocab_size)
         self._manager.start()
 
     def stop(self) -> None:
@@ -83,18 +87,24 @@ class Engine:
         self._manager.stop(block=True, hard_stop=True)
 
     async def generate(
-        self, prompt: list[int], sampling: Sampling, max_tokens: int, *, stream: bool, ignore_eos: bool = False
+        self,
+        request_id: str,
+        prompt: list[int],
+        sampling: Sampling,
+        max_tokens: int,
+        *,
+        stream: bool,
+        eos_token_ids: frozenset[int],
+        adapter: Adapter | None = None,
     ) -> AsyncIterator[Tokens]:
         """Yields tokens as they come (all at once unless `stream`). Leaving early takes the request out of the batch.
 
         Raises EngineError when the loop has died or the request failed.
         """
-        request_id = uuid.uuid4().hex
         outputs: asyncio.Queue[GenerationOutput] = asyncio.Queue()
         router = self._manager.output_router
         self._manager.register_result_handler(request_id, outputs.put_nowait)
         finished, told = False, 0
-        self._unfinished += 1
         logprobs: list[TokenLogprob] = []
         if sampling.logprobs is not None:
             self._sampler.logprobs[request_id] = logprobs
@@ -105,8 +115,9 @@ class Engine:
                 max_new_tokens=max_tokens,
                 streaming=stream,
                 record_timestamps=True,
-                eos_token_id=[] if ignore_eos else list(self.eos_token_ids),
+                eos_token_id=list(eos_token_ids),
                 sampling=sampling,
+                adapter=adapter,
             )
             if accepted is None:
                 raise EngineError("the engine has stopped")
@@ -118,9 +129,53 @@ class Engine:
                 before, told = told, len(output.generated_tokens)
                 yield Tokens(output.generated_tokens[before:], finished, output.timestamps or [], logprobs[before:told])
         finally:
-            self._unfinished -= 1
             self._sampler.logprobs.pop(request_id, None)
             if not finished:
                 self._manager.cancel_request(request_id)
                 # A cancelled request gets no last result, which is what takes its handler away.
                 router.result_handlers.pop(request_id, None)
+
+
+class Lane:
+    """What one served model has of an engine: its own requests, and its adapter, if it is one."""
+
+    def __init__(self, engine: Engine, eos_token_ids: frozenset[int], adapter: Adapter | None = None) -> None:
+        self.engine = engine
+        self.eos_token_ids = eos_token_ids
+        self._adapter = adapter
+        self._unfinished: set[str] = set()
+
+    @property
+    def max_model_len(self) -> int:
+        return self.engine.max_model_len
+
+    @property
+    def vocab_size(self) -> int:
+        return self.engine.vocab_size
+
+    def counts(self) -> tuple[int, int]:
+        """This model's requests in the batch, and those that wait for a place in it."""
+        running = len(self._unfinished.intersection(self.engine.active()))
+        return running, len(self._unfinished) - running
+
+    async def generate(
+        self, prompt: list[int], sampling: Sampling, max_tokens: int, *, stream: bool, ignore_eos: bool = False
+    ) -> AsyncIterator[Tokens]:
+        """As the engine's."""
+        request_id = request_id_of(BASE if self._adapter is None else self._adapter.number)
+        self._unfinished.add(request_id)
+        generated = self.engine.generate(
+            request_id,
+            prompt,
+            sampling,
+            max_tokens,
+            stream=stream,
+            eos_token_ids=frozenset() if ignore_eos else self.eos_token_ids,
+            adapter=self._adapter,
+        )
+        try:
+            async with aclosing(generated) as tokens:  # type: ignore[type-var]
+                async for one in tokens:
+                    yield one
+        finally:
+            self._unfinished.discard(request_id)

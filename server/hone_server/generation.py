@@ -9,7 +9,7 @@ from typing import Any
 
 import jinja2
 
-from .engine import Engine
+from .engine import Lane
 from .errors import ApiError, context_exceeded
 from .logprobs import LogprobStream, Told
 from .penalties import Penalties
@@ -21,7 +21,7 @@ from .text import Decode, TextStream
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default for /v1/completions; a chat may fill the context
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
     """A served model, ready to answer. `defaults` are the sampling settings of its generation_config.json.
 
@@ -32,7 +32,7 @@ class Model:
     tokenizer: Any
     decode: Decode
     token_text: Decode
-    engine: Engine
+    lane: Lane
     defaults: Sampling
 
 
@@ -76,7 +76,7 @@ def chat_jobs(model: Model, request: ChatRequest) -> list[Job]:
     prompt = model.tokenizer(text, add_special_tokens=False)["input_ids"]
     wanted = request.max_completion_tokens or request.max_tokens
     param = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
-    room = model.engine.max_model_len - len(prompt)
+    room = model.lane.max_model_len - len(prompt)
     max_tokens = _checked_length(model, prompt, wanted or max(room, 1), "messages" if wanted is None else param)
     return _choices(model, request, prompt, max_tokens, first=0)
 
@@ -88,8 +88,8 @@ def completion_jobs(model: Model, request: CompletionRequest) -> list[Job]:
         ids = model.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt
         if not ids:
             raise ApiError(400, "the prompt is empty", param="prompt")
-        if max(ids) >= model.engine.vocab_size:
-            message = f"token {max(ids)} is not in the vocabulary of {model.engine.vocab_size} tokens"
+        if max(ids) >= model.lane.vocab_size:
+            message = f"token {max(ids)} is not in the vocabulary of {model.lane.vocab_size} tokens"
             raise ApiError(400, message, param="prompt")
         wanted = request.max_tokens or COMPLETION_MAX_TOKENS
         max_tokens = _checked_length(model, ids, wanted, "max_tokens" if request.max_tokens else "prompt")
@@ -104,9 +104,9 @@ async def stream_job(model: Model, job: Job, index: int, *, stream: bool) -> Asy
     """The pieces of one answer (only the last one unless `stream`). Raises EngineError."""
     text = TextStream(model.decode, job.stops)
     logprobs = None if job.sampling.logprobs is None else LogprobStream(model.token_text)
-    eos = frozenset[int]() if job.ignore_eos else model.engine.eos_token_ids
+    eos = frozenset[int]() if job.ignore_eos else model.lane.eos_token_ids
     tokens = 0
-    generated = model.engine.generate(
+    generated = model.lane.generate(
         job.prompt,
         job.sampling,
         job.max_tokens,
@@ -187,9 +187,9 @@ def _choices(
 def _sampling(model: Model, request: GenerationRequest) -> Sampling:
     """What was asked for, over the model's own settings."""
     bias = tuple((request.logit_bias or {}).items())
-    unknown = [token for token, _ in bias if token >= model.engine.vocab_size]
+    unknown = [token for token, _ in bias if token >= model.lane.vocab_size]
     if unknown:
-        message = f"token {unknown[0]} is not in the vocabulary of {model.engine.vocab_size} tokens"
+        message = f"token {unknown[0]} is not in the vocabulary of {model.lane.vocab_size} tokens"
         raise ApiError(400, message, param="logit_bias")
     penalties = Penalties(
         presence=request.presence_penalty or 0.0,
@@ -204,6 +204,6 @@ def _sampling(model: Model, request: GenerationRequest) -> Sampling:
 
 
 def _checked_length(model: Model, prompt: list[int], max_tokens: int, param: str) -> int:
-    if len(prompt) + max_tokens > model.engine.max_model_len:
-        raise context_exceeded(model.engine.max_model_len, len(prompt), max_tokens, param)
+    if len(prompt) + max_tokens > model.lane.max_model_len:
+        raise context_exceeded(model.lane.max_model_len, len(prompt), max_tokens, param)
     return max_tokens

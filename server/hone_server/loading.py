@@ -1,9 +1,8 @@
-"""From sources to models in memory.
+"""From sources to models in memory: the base once, and adapters on it, unmerged where that can be.
 
-An adapter is merged into a second model that shares every tensor with the base except those that the adapter changes.
-So it answers at full speed, and costs as much memory as the layers that it targets: with `all-linear` nearly the base's
-size again, and a key-value cache and a thread of its own on top. That suits CPUs and small jobs, not many adapters on a
-large model.
+What an unmerged adapter can't express (DoRA, saved modules, trained biases or embeddings) is merged into a second model
+that shares every tensor with the base except those that the adapter changes. Such a model answers at full speed, and
+has a batch, a key-value cache and a thread of its own.
 """
 
 import copy
@@ -15,41 +14,59 @@ from typing import Any
 import torch
 from hone_api.reasons import ADAPTER_MISMATCH, HUB_UNAUTHORIZED, HUB_UNREACHABLE, MODEL_NOT_FOUND, HoneError
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from .lora import AdaptableLinear, Adapter, BatchTable, Factors, make_adaptable
 from .memory import CACHE_SHARE, available_memory, has_bfloat16
 from .sources import Served, Sources
 
 
 @dataclass(frozen=True)
-class LoadedModel:
-    served: Served
+class Base:
+    """The weights that everything is served from. `table` is None when no adapter can stay unmerged."""
+
     model: Any
     tokenizer: Any
+    table: BatchTable | None
 
 
-def load_models(sources: Sources) -> list[LoadedModel]:
-    """Loads the weights once and merges each adapter into a copy of its own. Raises HoneError."""
+def load_base(sources: Sources, *, adaptable: bool) -> Base:
+    """Loads the weights, ready for unmerged adapters if `adaptable`. Raises HoneError."""
     disable_progress_bar()  # type: ignore[no-untyped-call]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    base, tokenizer = _load_weights(sources)
-    base.to(device).eval().requires_grad_(False)
+    model, tokenizer = _load_weights(sources)
+    model.to(device).eval().requires_grad_(False)
+    copies = 1 if adaptable else len(sources.models)
     widen = device == "cpu" and float32_is_better(
-        base.dtype, len(sources.models) * base.get_memory_footprint(), available_memory(), has_bfloat16()
+        model.dtype, copies * model.get_memory_footprint(), available_memory(), has_bfloat16()
     )
     if widen:
-        base.float()
-    loaded = []
-    for served in sources.models:
-        if served.folder is None:
-            loaded.append(LoadedModel(served, base, tokenizer))
-        else:
-            own = (served.folder / "tokenizer_config.json").is_file()
-            adapted = merge_adapter(base, served.name, served.folder)
-            adapted_tokenizer = AutoTokenizer.from_pretrained(served.folder) if own else tokenizer
-            loaded.append(LoadedModel(served, adapted, adapted_tokenizer))
-    return loaded
+        model.float()
+    return Base(model, tokenizer, make_adaptable(model) if adaptable else None)
+
+
+def load_adapter(base: Base, served: Served) -> Adapter | Any:
+    """The adapter's weights, or, when it can't stay unmerged, a model with it merged in. Raises HoneError."""
+    assert served.folder is not None
+    try:
+        peft_model, written = _fit(base.model, served.folder)
+        if base.table is not None and not written:
+            factors = _factors(peft_model, base.model.dtype)
+            if factors is not None:
+                return Adapter(factors)
+        # Safe merging replaces a layer's weight; the other kind would add to the tensor that the base shares.
+        return peft_model.merge_and_unload(safe_merge=True).eval().requires_grad_(False)
+    except (ValueError, RuntimeError, KeyError, OSError, SafetensorError) as error:
+        message = f"adapter {served.name!r} in {served.folder} does not fit the base model: {_first_line(error)}"
+        raise HoneError(ADAPTER_MISMATCH, message) from error
+
+
+def own_tokenizer(base: Base, folder: Path) -> Any:
+    """The adapter's tokenizer, or else the base's."""
+    own = (folder / "tokenizer_config.json").is_file()
+    return AutoTokenizer.from_pretrained(folder) if own else base.tokenizer
 
 
 def float32_is_better(dtype: torch.dtype, weight_bytes: int, free_bytes: int, bfloat16: bool) -> bool:
@@ -63,24 +80,43 @@ def float32_is_better(dtype: torch.dtype, weight_bytes: int, free_bytes: int, bf
     return dtype in (torch.bfloat16, torch.float16) and not bfloat16 and fits
 
 
-def merge_adapter(base: Any, name: str, folder: Path) -> Any:
-    """A model that is `base` with the adapter merged in, sharing with it all that the adapter leaves as it is."""
+def _fit(base: Any, folder: Path) -> tuple[Any, set[str]]:
+    """PEFT's model on the base's own tensors, and the keys of the base's parameters that the adapter's file replaces.
+
+    Raises ValueError when weights are left over on either side.
+    """
     from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
-    try:
-        weights = load_peft_weights(str(folder), device="cpu").keys()
-        written = {key.removeprefix("base_model.model.") for key in weights}
-        peft_model = PeftModel.from_pretrained(_shared_copy(base, written), str(folder))
-        # PEFT passes over the weights of layers that the base lacks.
-        loaded = get_peft_model_state_dict(peft_model, save_embedding_layers=False).keys()
-        for key in sorted(key for key in weights ^ loaded if ".lora_" in key):
-            raise ValueError(f"only {'it' if key in weights else 'the base'} has {key}")
-        # Safe merging replaces a layer's weight; the other kind would add to the tensor that the base shares.
-        return peft_model.merge_and_unload(safe_merge=True).eval().requires_grad_(False)
-    except (ValueError, RuntimeError, KeyError, OSError) as error:
-        message = f"adapter {name!r} in {folder} does not fit the base model: {_first_line(error)}"
-        raise HoneError(ADAPTER_MISMATCH, message) from error
+    weights = load_peft_weights(str(folder), device="cpu").keys()
+    written = {key.removeprefix("base_model.model.") for key in weights}
+    shared = _shared_copy(base, written)
+    peft_model = PeftModel.from_pretrained(shared, str(folder), low_cpu_mem_usage=True)
+    # PEFT passes over the weights of layers that the base lacks.
+    loaded = get_peft_model_state_dict(peft_model, save_embedding_layers=False).keys()
+    for key in sorted(key for key in weights ^ loaded if ".lora_" in key):
+        raise ValueError(f"only {'it' if key in weights else 'the base'} has {key}")
+    return peft_model, {key for key in written if ".lora_A." not in key and ".lora_B." not in key}
+
+
+def _factors(peft_model: Any, dtype: torch.dtype) -> Factors | None:
+    """The weights of plain LoRA on layers that take adapters; None when there is anything else."""
+    from peft.tuners.lora import Linear
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    factors: Factors = {}
+    name = peft_model.active_adapter
+    for layer, module in peft_model.base_model.model.named_modules():
+        if not isinstance(module, BaseTunerLayer):
+            continue
+        if not isinstance(module, Linear) or not isinstance(module.get_base_layer(), AdaptableLinear):
+            return None
+        if module.lora_variant or module.lora_bias[name]:
+            return None
+        down, up = module.lora_A[name].get_parameter("weight"), module.lora_B[name].get_parameter("weight")
+        scaled = up.data.t().float() * module.scaling[name]
+        factors[layer] = (down.data.to(dtype), scaled.to(dtype).contiguous())
+    return factors
 
 
 def _shared_copy(base: Any, written: set[str]) -> Any:
@@ -90,6 +126,8 @@ def _shared_copy(base: Any, written: set[str]) -> Any:
     for key, tensor in named:
         data = tensor.data.clone() if key in written else tensor.data
         memo[id(tensor)] = torch.nn.Parameter(data, False) if isinstance(tensor, torch.nn.Parameter) else data
+    table = next((module.table for module in base.modules() if isinstance(module, AdaptableLinear)), None)
+    memo[id(table)] = BatchTable()  # so that it is deaf to the base's batches
     return copy.deepcopy(base, memo)
 
 

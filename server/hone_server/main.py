@@ -44,7 +44,15 @@ def main(argv: list[str] | None = None) -> NoReturn:
     os.environ.setdefault("OMP_NUM_THREADS", str(cpu_threads()))
     from .serving import Options, serve
 
-    options = Options(args.host, args.port, args.max_model_len, args.max_waiting, args.drain_seconds, api_key)
+    options = Options(
+        args.host,
+        args.port,
+        args.max_model_len,
+        args.max_waiting,
+        args.drain_seconds,
+        api_key,
+        args.admin_token_file,
+    )
     failure = serve(sources, options)
     if failure is not None:
         _fail(failure)
@@ -82,6 +90,12 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--api-key-file", type=Path, metavar="FILE", help=f"holds the key that clients must send (or: {API_KEY})"
+    )
+    parser.add_argument(
+        "--admin-token-file",
+        type=Path,
+        metavar="FILE",
+        help="turns on loading and unloading adapters, for who sends what the file holds",
     )
     return parser.parse_args(argv)
 

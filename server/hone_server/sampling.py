@@ -10,6 +10,7 @@ from transformers import LogitsProcessorList
 from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessorList
 from transformers.generation.continuous_batching.requests import FutureRequestState, RequestState
 
+from .lora import BatchTable
 from .penalties import NO_PENALTIES, Penalties, penalize
 
 LEAST_LOGPROB = -9999.0  # JSON has no infinity; vLLM tells the same number
@@ -83,24 +84,36 @@ class BatchSampler(ContinuousBatchingLogitsProcessorList):
     synchronous loop (no CUDA graphs, no double buffering), because the batch's requests are remembered between calls.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, table: BatchTable | None = None) -> None:
         super().__init__(LogitsProcessorList())
         self.do_processing = True
+        self._table = table
         self._states: list[RequestState] = []
         # By request, for those that want them. Not in the request's own arguments: an eviction makes copies of those.
         self.logprobs: dict[str, list[TokenLogprob]] = {}
 
     def check_kwargs(self, kwargs: dict[str, Any]) -> None:
-        if set(kwargs) != {"sampling"}:
-            raise ValueError(f"a request takes exactly one extra argument, 'sampling', not {sorted(kwargs)}")
+        if set(kwargs) != {"sampling", "adapter"}:
+            raise ValueError(
+                f"a request takes exactly the extra arguments 'sampling' and 'adapter', not {sorted(kwargs)}"
+            )
 
     def prepare_tensor_args(
         self, requests_in_batch: list[FutureRequestState], arg_storage: torch.Tensor
     ) -> torch.Tensor:
         self._states = [request.state for request in requests_in_batch if request.has_new_token]
+        if self._table is not None:
+            self._table.prepare(
+                [
+                    (request.state.logit_processor_kwargs["adapter"], request.query_length)
+                    for request in requests_in_batch
+                ]
+            )
         return arg_storage
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, logits_processor_args: Any) -> torch.Tensor:
+        if self._table is not None:
+            self._table.clear()
         samplings: list[Sampling] = [state.logit_processor_kwargs["sampling"] for state in self._states]
         raw = {row: scores[row].clone() for row, sampling in enumerate(samplings) if sampling.logprobs is not None}
         for row, sampling in enumerate(samplings):

@@ -4,22 +4,24 @@ import asyncio
 import logging
 import threading
 import time
+import weakref
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from hone_api.reasons import ENGINE_FAILED, OUT_OF_MEMORY, HoneError
 
-from .engine import Engine
+from .engine import Engine, EngineError, Lane
 from .errors import ApiError
 from .generation import Model
-from .loading import load_models
+from .loading import Base, load_adapter, load_base, own_tokenizer
+from .lora import Adapter
 from .memory import CACHE_SHARE, CacheTooSmall, available_memory, bytes_per_token, plan_cache
-from .penalties import Penalties
-from .sampling import Sampling
-from .sources import Served, Sources
-from .text import Decode
+from .models import defaults_of, eos_token_ids, make_model
+from .sources import Served, Sources, find_adapter
 
 log = logging.getLogger("hone_server")
 
@@ -27,19 +29,27 @@ LOADING, READY, FAILED = "loading", "ready", "failed"
 
 
 class Service:
-    """Starts empty; `load` fills it and makes it ready after every model has answered once."""
+    """Starts empty; `load` fills it and makes it ready after every model has answered once.
 
-    def __init__(self, sources: Sources, max_model_len: int | None) -> None:
+    With `hot`, adapters come and go afterwards, too.
+    """
+
+    def __init__(self, sources: Sources, max_model_len: int | None, *, hot: bool = False) -> None:
         self.created = int(time.time())
         self._sources = sources
         self._max_model_len = max_model_len
+        # A single adapter answers faster merged; an unmerged one leaves room for others.
+        self._adaptable = hot or len(sources.models) > 2
+        self._base: Base | None = None
+        self._served = {served.name: served for served in sources.models}
         self._models: dict[str, Model] = {}
+        self._changing = asyncio.Lock()
         self._ready = False
         self.failure: HoneError | None = None
 
     @property
     def served(self) -> list[Served]:
-        return self._sources.models
+        return list(self._served.values())
 
     def state(self) -> str:
         """`ready` when requests are answered; `failed` when an engine's loop has died."""
@@ -47,23 +57,26 @@ class Service:
             return FAILED
         if not self._ready:
             return LOADING
-        return READY if all(model.engine.running for model in self._models.values()) else FAILED
+        return READY if all(model.lane.engine.running for model in self._models.values()) else FAILED
 
     def model(self, name: str) -> Model:
         """The model of this name. Raises ApiError: 404 for an unknown one, 503 before all are ready."""
-        if name not in {served.name for served in self.served}:
-            known = ", ".join(served.name for served in self.served)
-            message = f"model {name!r} does not exist; the models here are: {known}"
+        if name not in self._served:
+            message = f"model {name!r} does not exist; the models here are: {', '.join(self._served)}"
             raise ApiError(404, message, param="model", code="model_not_found")
+        self.require_ready()
+        return self._models[name]
+
+    def require_ready(self) -> None:
+        """Raises ApiError 503 unless requests are answered."""
         state = self.state()
         if state != READY:
             raise ApiError(503, f"the server is {state}", code=state)
-        return self._models[name]
 
     def load_figures(self) -> dict[str, tuple[int, int, float]]:
         """For the metrics: running and waiting requests and cache use, by model."""
         return {
-            name: (*model.engine.counts(), model.engine.cache_usage()) for name, model in list(self._models.items())
+            name: (*model.lane.counts(), model.lane.engine.cache_usage()) for name, model in list(self._models.items())
         }
 
     async def load(self) -> None:
@@ -71,10 +84,8 @@ class Service:
         try:
             started = time.monotonic()
             models = await _in_daemon_thread(self._load)
-            self._models = {model.served.name: model for model in models}
             for model in models:
-                model.engine.start()
-                await _try_out(model)
+                self._models[model.served.name] = await _started(model)
             self._ready = True
             log.info("ready after %.1f s: %s", time.monotonic() - started, ", ".join(self._models))
         except HoneError as error:
@@ -85,34 +96,101 @@ class Service:
             self.failure = HoneError(ENGINE_FAILED, f"loading failed: {error}")
             raise self.failure from error
 
+    async def load_adapter(self, name: str, path: str, *, replace_it: bool) -> None:
+        """Serves the adapter in this folder from now on. Raises ApiError when the name is taken, HoneError."""
+        self.require_ready()
+        async with self._changing:
+            self._check_name(name, replace_it=replace_it)
+            base = self._sources.models[0].name
+            served = await _in_daemon_thread(lambda: find_adapter(name, Path(path), base, self._sources))
+            started = time.monotonic()
+            try:
+                model = await _started(await _in_daemon_thread(lambda: self._read_adapter(served)))
+            except EngineError as error:
+                raise HoneError(ENGINE_FAILED, f"adapter {name!r} in {path} does not answer: {error}") from error
+            self._served[name], self._models[name] = served, model
+            log.info("adapter %s from %s is served after %.2f s", name, path, time.monotonic() - started)
+
+    async def unload_adapter(self, name: str) -> None:
+        """Answers that run go on to their end. Raises ApiError 404 for what is no adapter here."""
+        self.require_ready()
+        async with self._changing:
+            if name not in self._served or self._served[name].folder is None:
+                raise ApiError(404, f"the LoRA adapter {name!r} cannot be found", param="lora_name")
+            del self._served[name], self._models[name]
+            log.info("adapter %s is no longer served", name)
+
     def stop(self) -> None:
-        for model in self._models.values():
-            model.engine.stop()
+        for engine in {model.lane.engine for model in self._models.values()}:
+            engine.stop()
+
+    def _check_name(self, name: str, *, replace_it: bool) -> None:
+        served = self._served.get(name)
+        if served and served.folder is None:
+            raise ApiError(400, f"{name!r} is the name of the base model; give the adapter another", param="lora_name")
+        if served and not replace_it:
+            message = f"the LoRA adapter {name!r} is already loaded; to replace it set load_inplace to true"
+            raise ApiError(400, message, param="lora_name")
 
     def _load(self) -> list[Model]:
-        loaded = load_models(self._sources)
-        budget = int(available_memory() * CACHE_SHARE / len(loaded))
-        models = []
-        for one in loaded:
-            config = one.model.config.get_text_config()
-            token_bytes = bytes_per_token(config, one.model.dtype.itemsize)
-            try:
-                plan = plan_cache(config.max_position_embeddings, self._max_model_len, token_bytes, budget)
-            except CacheTooSmall as error:
-                message = (
-                    f"the key-value cache of {one.served.name!r} may take {budget // 2**20} MiB, "
-                    f"which is room for {error.fits} tokens"
-                )
-                remedy = "Lower --max-model-len (spec.maxModelLen), serve fewer adapters, or give more memory."
-                raise HoneError(OUT_OF_MEMORY, message, remedy=remedy) from None
-            log.info("%s: context %d tokens, cache %d pages", one.served.name, plan.max_model_len, plan.num_blocks)
-            eos = _eos_token_ids(one.model.generation_config, one.tokenizer)
-            engine = Engine(one.model, eos, plan)
-            defaults = _defaults(one.model.generation_config)
-            models.append(
-                Model(one.served, one.tokenizer, _decoder(one.tokenizer), _token_text(one.tokenizer), engine, defaults)
+        self._base = load_base(self._sources, adaptable=self._adaptable)
+        root, *adapters = self._sources.models
+        loaded = [(served, load_adapter(self._base, served)) for served in adapters]
+        shares = 1 + sum(not isinstance(one, Adapter) for _, one in loaded)
+        self._models[root.name] = self._with_engine(root, self._base.model, self._base.tokenizer, shares)
+        return [self._models[root.name], *(self._adapted(*one, shares) for one in loaded)]
+
+    def _adapted(self, served: Served, loaded: Adapter | Any, shares: int) -> Model:
+        assert self._base is not None
+        assert served.folder is not None
+        root = self._models[self._sources.models[0].name]
+        tokenizer = own_tokenizer(self._base, served.folder)
+        if not isinstance(loaded, Adapter):
+            return self._with_engine(served, loaded, tokenizer, shares)
+        engine, config = root.lane.engine, self._base.model.generation_config
+        lane = Lane(engine, eos_token_ids(config, tokenizer), loaded)
+        model = make_model(served, tokenizer, lane, defaults_of(config))
+        assert self._base.table is not None
+        _when_unused(model, partial(self._base.table.forget, loaded))
+        return model
+
+    def _read_adapter(self, served: Served) -> Model:
+        assert self._base is not None
+        return self._adapted(served, load_adapter(self._base, served), shares=1)
+
+    def _with_engine(self, served: Served, weights: Any, tokenizer: Any, shares: int) -> Model:
+        """A model with an engine of its own, which takes one of so many shares of the memory that is free."""
+        config = weights.config.get_text_config()
+        token_bytes = bytes_per_token(config, weights.dtype.itemsize)
+        budget = int(available_memory() * CACHE_SHARE / shares)
+        try:
+            plan = plan_cache(config.max_position_embeddings, self._max_model_len, token_bytes, budget)
+        except CacheTooSmall as error:
+            message = (
+                f"the key-value cache of {served.name!r} may take {budget // 2**20} MiB, "
+                f"which is room for {error.fits} tokens"
             )
-        return models
+            remedy = "Lower --max-model-len (spec.maxModelLen), serve fewer adapters, or give more memory."
+            raise HoneError(OUT_OF_MEMORY, message, remedy=remedy) from None
+        log.info("%s: context %d tokens, cache %d pages", served.name, plan.max_model_len, plan.num_blocks)
+        assert self._base is not None
+        engine = Engine(weights, plan, self._base.table if weights is self._base.model else None)
+        lane = Lane(engine, eos_token_ids(weights.generation_config, tokenizer))
+        model = make_model(served, tokenizer, lane, defaults_of(weights.generation_config))
+        _when_unused(model, lambda: threading.Thread(target=engine.stop, name="stop", daemon=True).start())
+        return model
+
+
+def _when_unused(model: Model, end: Callable[[], None]) -> None:
+    """Calls `end` when no request and no name needs the model any more."""
+    weakref.finalize(model, end).atexit = False
+
+
+async def _started(model: Model) -> Model:
+    if not model.lane.engine.running:
+        await _in_daemon_thread(model.lane.engine.start)
+    await _try_out(model)
+    return model
 
 
 async def _in_daemon_thread(function: Any) -> Any:
@@ -136,37 +214,7 @@ async def _in_daemon_thread(function: Any) -> Any:
 
 
 async def _try_out(model: Model) -> None:
-    prompt = [min(model.engine.eos_token_ids, default=0)]
-    async with aclosing(model.engine.generate(prompt, replace(model.defaults, temperature=0), 1, stream=False)) as out:  # type: ignore[type-var]
+    prompt = [min(model.lane.eos_token_ids, default=0)]
+    async with aclosing(model.lane.generate(prompt, replace(model.defaults, temperature=0), 1, stream=False)) as out:  # type: ignore[type-var]
         async for _ in out:
             pass
-
-
-def _eos_token_ids(generation_config: Any, tokenizer: Any) -> frozenset[int]:
-    ids = generation_config.eos_token_id
-    listed = ids if isinstance(ids, list) else [ids]
-    return frozenset(one for one in [*listed, tokenizer.eos_token_id] if one is not None)
-
-
-def _decoder(tokenizer: Any) -> Decode:
-    """The tokenizer's own decoding, without transformers' layer around it where that can be: it runs at every token."""
-    return partial(getattr(tokenizer, "backend_tokenizer", tokenizer).decode, skip_special_tokens=True)
-
-
-def _token_text(tokenizer: Any) -> Decode:
-    """Decodes tokens as they stand within a text: after a letter, because some decoders drop the space of the first."""
-    decode = partial(getattr(tokenizer, "backend_tokenizer", tokenizer).decode, skip_special_tokens=False)
-    letter = tokenizer("a", add_special_tokens=False)["input_ids"]
-    start = len(decode(letter))
-    return lambda tokens: decode([*letter, *tokens])[start:]
-
-
-def _defaults(config: Any) -> Sampling:
-    """The model's own sampling settings, or OpenAI's where it has none."""
-    return Sampling(
-        temperature=1.0 if config.temperature is None else config.temperature,
-        top_p=1.0 if config.top_p is None else config.top_p,
-        top_k=config.top_k or 0,
-        seed=0,
-        penalties=Penalties(repetition=config.repetition_penalty or 1.0),
-    )

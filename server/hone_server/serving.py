@@ -4,13 +4,16 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 
 import torch
 import uvicorn
 from hone_api.reasons import HoneError
+from starlette.types import ASGIApp
 
 from .access import Access
+from .admin import AdminGate, make_admin
 from .api import make_app
 from .service import READY, Service
 from .sources import Sources
@@ -25,7 +28,8 @@ KEEP_ALIVE_SECONDS = 75
 class Options:
     """How to serve. `max_waiting`: answers of one model that may wait, before a request gets 429.
 
-    `drain_seconds`: how long after SIGTERM connections are still accepted.
+    `drain_seconds`: how long after SIGTERM connections are still accepted. `admin_token_file` holds what lets its bearer
+    load and unload adapters; None: nobody may.
     """
 
     host: str
@@ -34,6 +38,7 @@ class Options:
     max_waiting: int
     drain_seconds: int
     api_key: str | None = field(repr=False)
+    admin_token_file: Path | None
 
 
 def serve(sources: Sources, options: Options) -> HoneError | None:
@@ -41,8 +46,12 @@ def serve(sources: Sources, options: Options) -> HoneError | None:
 
     HTTP answers, 503 on /health, while the models load.
     """
-    service = Service(sources, options.max_model_len)
-    app = Access(make_app(service, options.max_waiting), options.api_key)
+    token_file = options.admin_token_file
+    service = Service(sources, options.max_model_len, hot=token_file is not None)
+    routes: ASGIApp = make_app(service, options.max_waiting)
+    if token_file is not None:
+        routes = AdminGate(routes, make_admin(service), token_file)
+    app = Access(routes, options.api_key)
     config = uvicorn.Config(
         app,
         host=options.host,

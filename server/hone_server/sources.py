@@ -21,10 +21,14 @@ Kind = Literal["base", "adapter", "merged", "model"]
 
 @dataclass(frozen=True)
 class Served:
-    """One entry of /v1/models. `folder` is an adapter's; the other kinds are the weights themselves."""
+    """One entry of /v1/models. `folder` is an adapter's; the other kinds are the weights themselves.
+
+    `root` is what was asked for: a path, or a name on the hub.
+    """
 
     name: str
     kind: Kind
+    root: str
     parent: str | None = None
     digest: str | None = None
     folder: Path | None = None
@@ -52,7 +56,7 @@ def find_sources(
     """Resolves the command line. Raises HoneError naming what is missing, corrupt or contradictory."""
     main = _find_main(model, name, claims, revision)
     root = main.models[0]
-    models = [*main.models, *(_find_adapter(alias, folder, root.name, main) for alias, folder in adapters.items())]
+    models = [*main.models, *(find_adapter(alias, folder, root.name, main) for alias, folder in adapters.items())]
     names = [served.name for served in models]
     for twice in {one for one in names if names.count(one) > 1}:
         raise HoneError(INVALID_SPEC, f"two models are called {twice!r}", remedy="Give one another name.")
@@ -67,10 +71,10 @@ def _find_main(model: str, name: str | None, claims: Mapping[str, Path], revisio
     if (folder / layout.MANIFEST).is_file():
         return _find_artifact(folder, name, claims)
     if (folder / "config.json").is_file():
-        return Sources(model, None, None, [Served(name or folder.resolve().name, "base")])
+        return Sources(model, None, None, [Served(name or folder.resolve().name, "base", model)])
     if folder.exists() or model.startswith(("/", ".", "~")):
         raise HoneError(ARTIFACT_MISSING, f"{model} has neither {layout.MANIFEST} nor config.json")
-    return Sources(model, revision, None, [Served(name or model, "base")])
+    return Sources(model, revision, None, [Served(name or model, "base", model)])
 
 
 def _find_artifact(root: Path, name: str | None, claims: Mapping[str, Path]) -> Sources:
@@ -78,23 +82,22 @@ def _find_artifact(root: Path, name: str | None, claims: Mapping[str, Path]) -> 
     name = name or manifest.job
     if manifest.kind in ("merged", "model"):
         kind: Kind = "merged" if manifest.kind == "merged" else "model"
-        return Sources(str(root / manifest.kind), None, None, [Served(name, kind, digest=manifest.digest)])
+        return Sources(str(root / manifest.kind), None, None, [Served(name, kind, str(root), digest=manifest.digest)])
     base = manifest.base_model
     base_name = layout.base_model_name(base.name, base.claim, base.path)
-    models = [
-        Served(base_name, "base"),
-        Served(name, "adapter", base_name, manifest.digest, root / layout.ADAPTER),
-    ]
+    adapter = Served(name, "adapter", str(root), base_name, manifest.digest, root / layout.ADAPTER)
     if base.name:
+        models = [Served(base_name, "base", base.name), adapter]
         return Sources(base.name, base.revision, root / layout.CACHE, models)
     if base.claim is None or base.claim not in claims:
         found = ", ".join(sorted(claims)) or "none"
         message = f"the base model is on claim {base.claim!r}, and the claims given are: {found}"
         raise HoneError(MODEL_NOT_FOUND, message, remedy=f"Say where it is with --claim {base.claim}=DIR.")
-    return Sources(str(claims[base.claim] / (base.path or "")), None, None, models)
+    weights = str(claims[base.claim] / (base.path or ""))
+    return Sources(weights, None, None, [Served(base_name, "base", weights), adapter])
 
 
-def _find_adapter(name: str, folder: Path, parent: str, main: Sources) -> Served:
+def find_adapter(name: str, folder: Path, parent: str, main: Sources) -> Served:
     if (folder / layout.MANIFEST).is_file():
         manifest = _verified(folder)
         if manifest.kind not in ("adapter", "both"):
@@ -103,9 +106,9 @@ def _find_adapter(name: str, folder: Path, parent: str, main: Sources) -> Served
         if base.name and not Path(main.weights).exists() and base.name != main.weights:
             message = f"adapter {name!r} was trained on {base.name}, and {main.weights} is served"
             raise HoneError(ADAPTER_MISMATCH, message)
-        return Served(name, "adapter", parent, manifest.digest, folder / layout.ADAPTER)
+        return Served(name, "adapter", str(folder), parent, manifest.digest, folder / layout.ADAPTER)
     if (folder / "adapter_config.json").is_file():
-        return Served(name, "adapter", parent, None, folder)
+        return Served(name, "adapter", str(folder), parent, None, folder)
     message = f"adapter {name!r}: {folder} has neither {layout.MANIFEST} nor adapter_config.json"
     raise HoneError(ARTIFACT_MISSING, message)
 

@@ -1,4 +1,4 @@
-"""Adapters: merged at load, beside an untouched base; merged and full artifacts."""
+"""Adapters merged at load, beside an untouched base; merged and full artifacts."""
 
 import shutil
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 from hone_api.artifact import BaseModelReference
 from hone_api.reasons import HoneError
-from hone_server.loading import merge_adapter
+from hone_server.loading import Base, load_adapter
+from hone_server.sources import Served
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -17,6 +18,10 @@ PROMPT = torch.tensor([[5, 40, 41, 42, 43]])
 @pytest.fixture
 def base(base_folder):
     return AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32).eval()
+
+
+def merge_adapter(base, name, folder):
+    return load_adapter(Base(base, None, None), Served(name, "adapter", str(folder), folder=folder))
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 import torch
-from hone_server.engine import Engine, EngineError
+from hone_server.engine import Engine, EngineError, Lane
 from hone_server.memory import PAGE_TOKENS, KvPlan
 from hone_server.sampling import Sampling
 from transformers import AutoModelForCausalLM
@@ -16,36 +16,41 @@ LENGTH = 2 * PAGE_TOKENS
 def engine(base_folder):
     """An engine whose cache holds one request of the greatest length and little more."""
     model = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32).eval()
-    engine = Engine(model, frozenset({2}), KvPlan(max_model_len=LENGTH, num_blocks=LENGTH // PAGE_TOKENS + 1))
+    engine = Engine(model, KvPlan(max_model_len=LENGTH, num_blocks=LENGTH // PAGE_TOKENS + 1))
     engine.start()
     yield engine
     engine.stop()
 
 
-async def answer(engine, seed):
+@pytest.fixture
+def lane(engine):
+    return Lane(engine, frozenset({2}))
+
+
+async def answer(lane, seed):
     prompt = [10 + seed, 20, 30, 40]
     sampling = Sampling(temperature=1.0, top_p=1.0, top_k=0, seed=seed)
     tokens = []
-    async for chunk in engine.generate(prompt, sampling, LENGTH - len(prompt), stream=True, ignore_eos=True):
+    async for chunk in lane.generate(prompt, sampling, LENGTH - len(prompt), stream=True, ignore_eos=True):
         tokens += chunk.ids
     return tokens
 
 
-def test_requests_that_are_evicted_and_computed_anew_get_the_same_answers(engine):
+def test_requests_that_are_evicted_and_computed_anew_get_the_same_answers(engine, lane):
     async def run():
-        alone = [await answer(engine, seed) for seed in range(3)]
-        together = await asyncio.gather(*[answer(engine, seed) for seed in range(3)])
+        alone = [await answer(lane, seed) for seed in range(3)]
+        together = await asyncio.gather(*[answer(lane, seed) for seed in range(3)])
         return alone, together
 
     alone, together = asyncio.run(run())
     assert all(len(tokens) == LENGTH - 4 for tokens in alone)
     assert together == alone
     assert engine.running
-    assert engine.counts() == (0, 0)
+    assert lane.counts() == (0, 0)
 
 
-def test_a_stopped_engine_says_so(engine):
+def test_a_stopped_engine_says_so(engine, lane):
     engine.stop()
     assert not engine.running
     with pytest.raises(EngineError):
-        asyncio.run(answer(engine, 1))
+        asyncio.run(answer(lane, 1))

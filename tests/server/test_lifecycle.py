@@ -53,7 +53,7 @@ def test_a_context_that_does_not_fit_the_memory_is_refused(base_folder, tmp_path
     vast = shutil.copytree(base_folder, tmp_path / "vast")
     config = json.loads((vast / "config.json").read_text())
     (vast / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 10**10}))
-    service = Service(Sources(str(vast), None, None, [Served("vast", "base")]), max_model_len=10**9)
+    service = Service(Sources(str(vast), None, None, [Served("vast", "base", str(vast))]), max_model_len=10**9)
     with pytest.raises(HoneError) as error:
         asyncio.run(service.load())
     assert error.value.reason.name == "OutOfMemory"

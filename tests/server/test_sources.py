@@ -38,8 +38,8 @@ def test_an_adapter_is_served_beside_its_base_from_the_artifacts_cache(sealed, k
     digest = read_manifest(tree).digest
     assert (found.weights, found.revision, found.cache) == ("org/base", "abc", tree / "cache")
     assert found.models == [
-        Served("org/base", "base"),
-        Served("support", "adapter", "org/base", digest, tree / "adapter"),
+        Served("org/base", "base", "org/base"),
+        Served("support", "adapter", str(tree), "org/base", digest, tree / "adapter"),
     ]
 
 
@@ -48,7 +48,7 @@ def test_merged_and_full_models_are_served_alone(sealed, kind):
     tree = sealed(kind)
     found = find(tree, name="mine")
     assert found.weights == str(tree / kind)
-    assert found.models == [Served("mine", kind, None, read_manifest(tree).digest)]
+    assert found.models == [Served("mine", kind, str(tree), None, read_manifest(tree).digest)]
 
 
 def test_a_base_on_a_claim_is_looked_for_where_the_claim_is(sealed, tmp_path):
@@ -67,8 +67,8 @@ def test_a_claim_that_is_not_given_is_named(sealed):
 
 def test_a_folder_and_a_hub_name(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    assert find(tmp_path).models == [Served(tmp_path.name, "base")]
-    assert find("org/name").models == [Served("org/name", "base")]
+    assert find(tmp_path).models == [Served(tmp_path.name, "base", str(tmp_path))]
+    assert find("org/name").models == [Served("org/name", "base", "org/name")]
 
 
 def test_a_folder_with_no_model_is_not_taken_for_a_hub_name(tmp_path):

@@ -1,0 +1,187 @@
+"""Adapters that come and go at run time, and who may make them."""
+
+import json
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from hone_api.artifact import read_manifest
+
+TOKEN = "t0ken-of-the-test"
+LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
+
+
+@pytest.fixture(scope="module")
+def token_file(tmp_path_factory):
+    return tmp_path_factory.mktemp("token") / "token"
+
+
+@pytest.fixture(scope="module")
+def hot(serve, base_folder, token_file):
+    """The base alone; the token comes after the start."""
+    with serve(str(base_folder), "--admin-token-file", str(token_file), "--max-model-len", "1024") as server:
+        assert httpx.post(server.url + LOAD, json={}, headers={"X-Hone-Admin": ""}).status_code == 404
+        token_file.write_text(TOKEN + "\n")
+        yield server
+
+
+def admin(server, path, token=TOKEN, **body):
+    return httpx.post(server.url + path, json=body, headers={"X-Hone-Admin": token}, timeout=60)
+
+
+def load(server, name, folder, **more):
+    return admin(server, LOAD, lora_name=name, lora_path=str(folder), **more)
+
+
+def cards(server):
+    return {card["id"]: card for card in server.get("/v1/models").json()["data"]}
+
+
+def say(server, model, prompt="hello", max_tokens=16):
+    body = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "ignore_eos": True}
+    answer = server.post("/v1/completions", body)
+    return answer.json()["choices"][0]["text"] if answer.status_code == 200 else answer.status_code
+
+
+@pytest.fixture
+def name(hot, request):
+    """A name of the test's own; what is left of it goes away."""
+    yield request.node.name
+    admin(hot, UNLOAD, lora_name=request.node.name)
+
+
+def test_an_adapter_comes_is_replaced_and_goes(hot, server, artifact, peft_folder, name):
+    base = say(hot, "tiny-llama")
+    done = load(hot, name, artifact)
+    assert (done.status_code, done.text) == (200, f"Success: LoRA adapter {name!r} added successfully.")
+    card = cards(hot)[name]
+    assert (card["root"], card["parent"], card["kind"]) == (str(artifact), "tiny-llama", "adapter")
+    assert card["digest"] == read_manifest(artifact).digest
+    assert say(hot, name) == say(server, "support")
+    again = load(hot, name, peft_folder)
+    assert again.status_code == 400
+    assert "load_inplace" in again.json()["error"]["message"]
+    assert load(hot, name, peft_folder, load_inplace=True).status_code == 200
+    assert (cards(hot)[name]["root"], cards(hot)[name]["digest"]) == (str(peft_folder), None)
+    assert say(hot, name) == say(server, "legal")
+    assert say(hot, "tiny-llama") == base == say(server, "tiny-llama")
+    gone = admin(hot, UNLOAD, lora_name=name)
+    assert (gone.status_code, gone.text) == (200, f"Success: LoRA adapter {name!r} removed successfully.")
+    assert list(cards(hot)) == ["tiny-llama"]
+    assert say(hot, name) == 404
+    assert admin(hot, UNLOAD, lora_name=name).status_code == 404
+
+
+def test_a_link_is_told_as_it_was_asked_for(hot, peft_folder, tmp_path, name):
+    link = tmp_path / "support-0123456789ab"
+    link.symlink_to(peft_folder)
+    load(hot, name, link)
+    assert cards(hot)[name]["root"] == str(link)
+
+
+def test_what_can_only_be_merged_comes_and_goes_as_well(hot, base_folder, adapter_maker, tmp_path, until, name):
+    folder = adapter_maker(tmp_path / "dora", base_folder, seed=5, use_dora=True)
+    base, threads = say(hot, "tiny-llama"), threads_of(hot)
+    assert load(hot, name, folder).status_code == 200
+    assert say(hot, name) != base
+    assert threads_of(hot) > threads
+    admin(hot, UNLOAD, lora_name=name)
+    assert say(hot, name) == 404
+    until(lambda: threads_of(hot) <= threads, seconds=20)
+    assert say(hot, "tiny-llama") == base
+
+
+def threads_of(server):
+    """A merged model has a thread of its own."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(status.partition("Threads:")[2].split()[0])
+
+
+def test_a_running_answer_ends_on_the_weights_that_it_began_with(hot, artifact, peft_folder, name):
+    load(hot, name, artifact)
+    whole = say(hot, name, max_tokens=400)
+    body = {"model": name, "prompt": "hello", "max_tokens": 400, "temperature": 0, "ignore_eos": True, "stream": True}
+    texts = []
+    with httpx.stream("POST", f"{hot.url}/v1/completions", json=body, timeout=60) as answer:
+        for line in answer.iter_lines():
+            if not line.startswith("data: {"):
+                continue
+            texts.append(json.loads(line.removeprefix("data: "))["choices"][0]["text"])
+            if len(texts) == 3:
+                assert load(hot, name, peft_folder, load_inplace=True).status_code == 200
+                replaced = say(hot, name, max_tokens=16)
+                assert admin(hot, UNLOAD, lora_name=name).status_code == 200
+    assert "".join(texts) == whole
+    assert not whole.startswith(replaced)
+
+
+def test_others_are_answered_while_adapters_come_and_go(hot, artifact, name):
+    alone, stop = say(hot, "tiny-llama", max_tokens=64), threading.Event()
+
+    def churn():
+        while not stop.is_set():
+            assert load(hot, name, artifact, load_inplace=True).status_code == 200
+
+    with ThreadPoolExecutor(5) as pool:
+        churning = pool.submit(churn)
+        answers = list(pool.map(lambda _: say(hot, "tiny-llama", max_tokens=64), range(12)))
+        stop.set()
+        churning.result()
+    assert set(answers) == {alone}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "status", "reason"),
+    [
+        (shutil.rmtree, 404, "ArtifactMissing"),
+        (lambda folder: (folder / "adapter_config.json").write_text("{"), 400, "AdapterMismatch"),
+        (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"no weights"), 400, "AdapterMismatch"),
+    ],
+    ids=["missing", "config", "weights"],
+)
+def test_what_can_not_be_loaded_is_named_and_changes_nothing(hot, peft_folder, tmp_path, spoil, status, reason):
+    folder = shutil.copytree(peft_folder, tmp_path / "broken")
+    spoil(folder)
+    answer = load(hot, "broken", folder)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (status, reason)
+    assert str(folder) in error["message"]
+    assert "broken" not in cards(hot)
+
+
+def test_an_adapter_of_another_model_is_a_mismatch(hot, model_maker, adapter_maker, tmp_path):
+    folder = adapter_maker(tmp_path / "adapter", model_maker(tmp_path / "other", hidden=32), seed=3)
+    answer = load(hot, "foreign", folder)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "AdapterMismatch")
+
+
+def test_the_base_is_neither_replaced_nor_removed(hot, peft_folder):
+    taken = load(hot, "tiny-llama", peft_folder, load_inplace=True)
+    assert (taken.status_code, taken.json()["error"]["param"]) == (400, "lora_name")
+    assert admin(hot, UNLOAD, lora_name="tiny-llama").status_code == 404
+
+
+@pytest.mark.parametrize("body", [{}, {"lora_name": "a"}, {"lora_name": "", "lora_path": "/x"}])
+def test_incomplete_requests_are_refused(hot, body):
+    assert admin(hot, LOAD, **body).status_code == 400
+
+
+@pytest.mark.parametrize("token", ["", "another", TOKEN + "x", TOKEN[:-1]])
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_without_the_token_there_are_no_such_routes(hot, token, method):
+    def ask(path):
+        return httpx.request(method, hot.url + path, json={"lora_name": "a"}, headers={"X-Hone-Admin": token})
+
+    unknown = ask("/v1/no_such_route")
+    for path in (LOAD, UNLOAD):
+        answer = ask(path)
+        assert answer.status_code == unknown.status_code == 404
+        assert answer.json() == json.loads(unknown.text.replace("/v1/no_such_route", path))
+
+
+def test_clients_are_told_nothing_of_it(hot, server):
+    assert "lora_adapter" not in hot.get("/openapi.json").text
+    assert admin(server, LOAD, lora_name="a", lora_path="b").status_code == 404
