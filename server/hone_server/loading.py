@@ -126,8 +126,8 @@ def _shared_copy(base: Any, written: set[str]) -> Any:
     for key, tensor in named:
         data = tensor.data.clone() if key in written else tensor.data
         memo[id(tensor)] = torch.nn.Parameter(data, False) if isinstance(tensor, torch.nn.Parameter) else data
-    table = next((module.table for module in base.modules() if isinstance(module, AdaptableLinear)), None)
-    memo[id(table)] = BatchTable()  # so that it is deaf to the base's batches
+    deaf = BatchTable()  # to the base's batches
+    memo |= {id(module.table): deaf for module in base.modules() if isinstance(module, AdaptableLinear)}
     return copy.deepcopy(base, memo)
 
 

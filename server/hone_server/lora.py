@@ -54,11 +54,16 @@ class Stack:
 
     def __init__(self, adapters: Sequence[Adapter]) -> None:
         self.adapters = tuple(adapters)
-        layers = {layer: factors for adapter in adapters for layer, factors in adapter.factors.items()}
-        self.factors = {layer: self._stacked(layer, like) for layer, like in layers.items()}
+        weights = [adapter.factors for adapter in adapters]
+        layers = {layer: factors for own in weights for layer, factors in own.items()}
+        self.factors = {
+            layer: self._stacked([own.get(layer) for own in weights], like) for layer, like in layers.items()
+        }
 
-    def _stacked(self, layer: str, like: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        own = [adapter.factors.get(layer) for adapter in self.adapters]
+    @staticmethod
+    def _stacked(
+        own: list[tuple[torch.Tensor, torch.Tensor] | None], like: tuple[torch.Tensor, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         rank = max(factors[0].shape[0] for factors in own if factors)
         down, up = (like[side].new_zeros(len(own), rank, like[side].shape[1]) for side in (0, 1))
         for place, factors in enumerate(own):
@@ -114,7 +119,8 @@ class BatchTable:
         self.plan = None
 
     def forget(self, adapter: Adapter) -> None:
-        """Frees what is kept of an adapter that is no longer served."""
+        """Frees an adapter that nobody asks any more, though the last batch's requests are remembered."""
+        adapter.factors = {}
         stack = self.stack
         if stack and adapter in stack.adapters:
             self.stack = None

@@ -28,8 +28,8 @@ KEEP_ALIVE_SECONDS = 75
 class Options:
     """How to serve. `max_waiting`: answers of one model that may wait, before a request gets 429.
 
-    `drain_seconds`: how long after SIGTERM connections are still accepted. `admin_token_file` holds what lets its bearer
-    load and unload adapters; None: nobody may.
+    `drain_seconds`: how long after SIGTERM connections are still accepted.
+    `admin_token_file` holds what lets its bearer load and unload adapters; None: nobody may.
     """
 
     host: str
