@@ -53,8 +53,8 @@ class Adapter:
 class Resolved:
     """What the engine loads, what it mounts, and the models that it will list.
 
-    `own` is the adapter that spec.model itself names; `adapters` are those of spec.adapters. `claims`: where a base
-    model may lie. `parameters`: how many the weights have, where a FineTuneJob tells.
+    `own` is the adapter that spec.model itself names; `adapters` are those of spec.adapters. `claims`: where the
+    base model of an artifact on a claim may lie. `parameters`: how many the weights have, where a FineTuneJob tells.
     """
 
     weights: Weights
@@ -199,7 +199,6 @@ def _base_folder(resolved: Resolved, finished: _Finished, artifact: str) -> str:
     """On a claim; else in the trainer's cache, as huggingface_hub lays it out, at the commit that was trained on."""
     source, revision, cache = finished.job.spec.model, finished.artifact.base_revision, finished.job.spec.cache
     if source.claim:
-        resolved.claims[source.claim.name] = resolved.mount(source.claim.name)
         return resolved.mount(source.claim.name, source.claim.path)
     home = resolved.env["HF_HOME"] = resolved.mount(cache.claim.name) if cache else f"{artifact}/{CACHE}"
     name = str(source.name)

@@ -116,7 +116,8 @@ def test_an_adapter_is_trained_and_served_beside_its_base(hone: Cluster, images:
     assert serving["url"] == f"http://chat.{lab}.svc/v1"
 
     heard = ask(hone, images, lab, serving["url"], "tiny", "faq")
-    assert {model["id"]: model["digest"] for model in heard["models"]} == {"tiny": None, "faq": artifact["digest"]}
+    link = f"/served/adapters/faq-{artifact['digest'][7:19]}"
+    assert {model["id"]: model["root"] for model in heard["models"]} == {"tiny": "/claims/models/tiny", "faq": link}
     assert heard["answers"]["tiny"] != heard["answers"]["faq"]
 
 

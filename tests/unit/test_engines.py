@@ -80,8 +80,8 @@ def test_the_engine_that_is_asked_for(spec: Object, command: list[str], image: s
         ),
         (
             "embedded",
-            f"/claims/faq/team/faq --name faq --expect faq={DIGEST} --adapter support=/claims/other/team/other "
-            f"--expect support={DIGEST} --port 8000 --drain-seconds 10 --max-model-len 4096 --seed=1",
+            f"{SNAPSHOT} --name org/base --admin-token-file /served/admin-token --port 8000 --drain-seconds 10 "
+            "--max-model-len 4096 --seed=1",
         ),
     ],
 )
@@ -214,6 +214,17 @@ def test_adapters_of_vllm_come_by_a_keeper_and_its_admin_routes_are_gated() -> N
     without = pod_of(finished_job(kind="merged"), engine="vllm")
     assert [one["name"] for one in without["initContainers"]] == ["place"]
     assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" not in variables(without["containers"][0])
+
+
+def test_the_embedded_engine_takes_any_kind_of_adapter_from_its_keeper() -> None:
+    pod = pod_of(adapter_job(lora={"useDora": True}), apiKeySecret={"name": "keys", "key": "chat"})
+    [keeper] = pod["initContainers"]
+    assert keeper["args"] == ["--api-key-file", "/etc/hone/api-key/key"]
+    names = [volume["name"] for volume in pod["volumes"]]
+    assert len(names) == len(set(names))
+    mounts = {m["mountPath"] for m in pod["containers"][0]["volumeMounts"]}
+    assert {"/served", "/etc/hone/api-key", "/claims/faq"} < mounts
+    assert "initContainers" not in pod_of(finished_job(kind="merged"))
 
 
 def test_a_chat_template_of_the_job_goes_with_its_adapter() -> None:

@@ -28,10 +28,14 @@ from observed import (
 FAQ = {"fineTuneJob": {"name": "faq"}}
 
 
+def applied(*jobs: Object, **spec: Any) -> dict[str, Object]:
+    """What a new object gets, by kind."""
+    actions = plan(observed_service(service_object(**spec), *jobs), NOW).actions
+    return {action.resource.kind: action.body for action in actions if isinstance(action, Apply)}
+
+
 def deployment_of(*jobs: Object, **spec: Any) -> Object:
-    applied = [a for a in plan(observed_service(service_object(**spec), *jobs), NOW).actions if isinstance(a, Apply)]
-    [body] = [action.body for action in applied if action.resource is DEPLOYMENTS]
-    return body
+    return applied(*jobs, **spec)["Deployment"]
 
 
 def engine_of(*jobs: Object, **spec: Any) -> Object:
@@ -77,8 +81,9 @@ def test_it_waits_for_the_job_and_says_so(job: Object | None, words: str) -> Non
 def test_an_adapter_is_served_on_its_base_from_the_jobs_own_claim() -> None:
     job = finished_job()
     container = engine_of(job)
-    arguments = ["/claims/faq/team/faq", "--name", "faq", "--expect", f"faq={DIGEST}"]
-    assert container["args"] == [*arguments, "--port", "8000", "--drain-seconds", "10"]
+    arguments = ["org/base", "--admin-token-file", "/served/admin-token", "--port", "8000"]
+    assert container["args"] == [*arguments, "--drain-seconds", "10"]
+    assert {"name": "HF_HOME", "value": "/claims/faq/team/faq/cache"} in container["env"]
     assert {"name": "HF_HUB_OFFLINE", "value": "1"} in container["env"]
     assert mounts_of(job) == {"/claims/faq": ("faq", None, True)}
     status = plan(observed_service(service_object(), job), NOW).status
@@ -92,7 +97,9 @@ def test_an_adapter_is_served_on_its_base_from_the_jobs_own_claim() -> None:
 def test_a_base_on_a_claim_and_a_shared_cache_are_mounted_read_only() -> None:
     on_claim = finished_job(model={"claim": {"name": "models", "path": "tiny"}})
     assert mounts_of(on_claim)["/claims/models"] == ("models", None, True)
-    assert "models=/claims/models" in engine_of(on_claim)["args"]
+    assert engine_of(on_claim)["args"][:3] == ["/claims/models/tiny", "--name", "tiny"]
+    artifact = engine_of(model={"claim": {"name": "models", "path": "tuned"}})["args"]
+    assert artifact[:5] == ["/claims/models/tuned", "--name", "tuned", "--claim", "models=/claims/models"]
     cached = finished_job(cache={"claim": {"name": "hub-cache"}})
     assert mounts_of(cached)["/claims/hub-cache"] == ("hub-cache", None, True)
     assert {"name": "HF_HOME", "value": "/claims/hub-cache"} in engine_of(cached)["env"]
@@ -118,10 +125,6 @@ def test_adapters_are_mounted_beside_the_model() -> None:
         {"name": "legal", "claim": {"name": "c", "path": "p"}},
     ]
     jobs = finished_job(), finished_job("other")
-    arguments = engine_of(*jobs, adapters=adapters)["args"]
-    assert "support=/claims/other/team/other" in arguments
-    assert f"support={DIGEST}" in arguments
-    assert "legal=/claims/c/p" in arguments
     mounts = mounts_of(*jobs, adapters=adapters)
     assert mounts == {f"/claims/{name}": (name, None, True) for name in ("faq", "other", "c")}
 
@@ -161,6 +164,8 @@ def running(job: Object, *pods: Object, answers: Object | None = None, **spec: A
     deployment = stored(deployment_of(job, **spec), replicas=replicas, updatedReplicas=replicas, observedGeneration=1)
     deployment["metadata"]["generation"] = 1
     more = {"deployment": deployment, "service": service_child(owner), "pods": list(pods), "answers": answers or {}}
+    if config_map := applied(job, **spec).get("ConfigMap"):
+        more["adapters"] = stored(config_map)
     if replicas > 1:
         more["budget"] = stored(engine.budget(owner))
     return observed_service(owner, job, **more)
@@ -173,14 +178,12 @@ def ready(name: str = "p1") -> Object:
 
 
 def test_loaded_is_what_the_engines_list_themselves() -> None:
-    lists = {"uid-p1": {"data": [{"id": "org/base", "digest": None}, {"id": "faq", "digest": DIGEST}]}}
-    lists["uid-p2"] = {"data": [{"id": "org/base"}, {"id": "faq", "digest": "sha256:old"}]}
-    found = plan(running(finished_job(), ready("p1"), ready("p2"), answers=lists, replicas=2), NOW)
+    job = finished_job(kind="merged")
+    lists = {"uid-p1": {"data": [{"id": "faq", "digest": DIGEST}]}}
+    lists["uid-p2"] = {"data": [{"id": "faq", "digest": "sha256:old"}]}
+    found = plan(running(job, ready("p1"), ready("p2"), answers=lists, replicas=2), NOW)
     assert found.actions == []
-    assert [(model["name"], model["loaded"]) for model in found.status["models"]] == [
-        ("org/base", "2/2"),
-        ("faq", "1/2"),
-    ]
+    assert [(model["name"], model["loaded"]) for model in found.status["models"]] == [("faq", "1/2")]
     assert found.poll["uid-p1"] == "http://10.0.0.7:8000/v1/models"
     assert conditions(found.status)["Available"] == ("True", "EnginesReady")
     assert conditions(found.status)["Progressing"] == ("False", "Complete")
@@ -196,9 +199,9 @@ def test_where_no_list_tells_nothing_is_claimed(spec: Object) -> None:
     assert conditions(found.status)["Progressing"] == ("False", "Complete")
 
 
-def test_another_digest_rolls_out() -> None:
-    observed = running(finished_job(), ready())
-    observed.jobs = {"faq": finished_job(digest="sha256:" + "b" * 64)}
+def test_another_digest_of_a_model_rolls_out() -> None:
+    observed = running(finished_job(kind="merged"), ready())
+    observed.jobs = {"faq": finished_job(kind="merged", digest="sha256:" + "b" * 64)}
     [action] = plan(observed, NOW).actions
     assert isinstance(action, Apply)
     assert "faq=sha256:" + "b" * 64 in action.body["spec"]["template"]["spec"]["containers"][0]["args"]

@@ -1,7 +1,7 @@
 """Hone's own engine, from the runtime image. It checks digests and reads manifests by itself."""
 
 from hone_api.inferenceservice import InferenceServiceSpec
-from hone_api.layout import ENGINE_PORT
+from hone_api.layout import ADMIN_TOKEN, ENGINE_PORT, POD_SERVED
 
 from hone_operator.draining import DRAIN_SECONDS
 from hone_operator.podspec import POD_API_KEY
@@ -13,25 +13,22 @@ KEY_VARIABLE: str | None = None
 PROVES = True
 DRAINS = True
 TELLS = True
-HOT = False
+HOT = True
 
 
 def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
-    weights, own = resolved.weights, resolved.own
-    main = own or weights
-    found = [own.folder if own else weights.source]
+    weights = resolved.weights
+    found = [weights.source]
     if weights.revision and not weights.is_folder:
         found += ["--revision", weights.revision]
-    if own or weights.is_folder:
-        found += ["--name", main.name]
-    if main.digest:
-        found += ["--expect", f"{main.name}={main.digest}"]
+    if weights.is_folder:
+        found += ["--name", weights.name]
+    if weights.digest:
+        found += ["--expect", f"{weights.name}={weights.digest}"]
     for claim, path in resolved.claims.items():
         found += ["--claim", f"{claim}={path}"]
-    for adapter in resolved.adapters:
-        found += ["--adapter", f"{adapter.name}={adapter.folder}"]
-        if adapter.digest:
-            found += ["--expect", f"{adapter.name}={adapter.digest}"]
+    if resolved.all_adapters:
+        found += ["--admin-token-file", f"{POD_SERVED}/{ADMIN_TOKEN}"]
     found += ["--port", str(ENGINE_PORT), "--drain-seconds", str(DRAIN_SECONDS)]
     if spec.max_model_len:
         found += ["--max-model-len", str(spec.max_model_len)]
