@@ -87,6 +87,22 @@ class EngineResources(ComputeResources):
     gpus: Annotated[int, Field(ge=0, le=16)] = Field(0, description="GPUs of one engine pod.", examples=[1])
 
 
+class Autoscaling(ApiModel):
+    """The number of engine pods by their load."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule("self.minReplicas <= self.maxReplicas", "minReplicas must not be above maxReplicas"),
+        )
+    )
+
+    min_replicas: Annotated[int, Field(ge=1, le=1000)] = Field(1, description="Fewest engine pods.", examples=[1])
+    max_replicas: Annotated[int, Field(ge=1, le=1000)] = Field(description="Most engine pods.", examples=[4])
+    target_concurrency: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        description="Requests, running and waiting, that an engine pod should have on average.", examples=[32]
+    )
+
+
 class InferenceServiceSpec(ApiModel):
     """What to serve, and with what."""
 
@@ -99,6 +115,10 @@ class InferenceServiceSpec(ApiModel):
             rule(
                 "!has(self.extraArgs) || !self.extraArgs.exists(a, a == '--port' || a.startsWith('--port='))",
                 "the probes and the Service need the engine's port as it is: remove --port from extraArgs",
+            ),
+            rule(
+                "!has(self.autoscaling) || self.replicas == 1",
+                "autoscaling sets the number of engine pods: remove replicas, or remove autoscaling",
             ),
         )
     )
@@ -116,6 +136,9 @@ class InferenceServiceSpec(ApiModel):
         "transformers' continuous batching.",
     )
     replicas: Annotated[int, Field(ge=0, le=1000)] = Field(1, description="Number of engine pods.", examples=[2])
+    autoscaling: Autoscaling | None = Field(
+        None, description="The number of engine pods by their load, in place of `replicas`."
+    )
     max_model_len: Annotated[int, Field(ge=16, le=10_000_000)] | None = Field(
         None,
         description="Most tokens of prompt and answer together; left out: what the model was made for.",
@@ -156,7 +179,9 @@ class InferenceServiceStatus(ApiModel):
         None, description="The names alone, comma-separated: a column of `kubectl get` shows one value of a list."
     )
     conditions: Conditions = Field(
-        [], description="Accepted, ArtifactsResolved, Progressing, Available; above one replica Spreadable."
+        [],
+        description="Accepted, ArtifactsResolved, Progressing, Available; above one replica Spreadable; with "
+        "autoscaling ScalingActive.",
     )
     replicas: int | None = Field(None, description="Engine pods there are.")
     ready_replicas: int | None = Field(None, description="Engine pods that answer.")

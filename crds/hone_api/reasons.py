@@ -255,6 +255,13 @@ CLAIM_NOT_SHARED = Reason(
     "A claim that every engine mounts can't be mounted on several nodes.",
     "Use a claim with accessModes [ReadWriteMany] or [ReadOnlyMany], or set spec.replicas: 1.",
 )
+LOAD_NOT_SERVED = Reason(
+    "LoadNotServed",
+    None,
+    "The HorizontalPodAutoscaler gets no metric of the engines' load from the cluster.",
+    "Let a custom-metrics adapter, such as prometheus-adapter, serve pods/hone_engine_requests; docs/engines.md has "
+    "its rule. Until then the number of engines stays.",
+)
 ENGINE_FAILED = Reason(
     "EngineFailed",
     None,

@@ -23,6 +23,7 @@ from hone_operator.resources import (
     FINETUNEJOBS,
     INFERENCESERVICES,
     OWNERS,
+    PODS,
     WATCHED,
     Key,
     Object,
@@ -34,6 +35,7 @@ from hone_operator.workqueue import WorkQueue
 WORKERS = 8
 RESYNC_SECONDS = 600.0
 _BY_SERVER = ("resourceVersion", "managedFields")
+LOOK_AT_NODES_SECONDS = 6.0
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +63,7 @@ class Controller:
         await self.synced.wait()
         self._tasks = [asyncio.create_task(self._work()) for _ in range(WORKERS)]
         self._tasks.append(asyncio.create_task(self._look_at_all()))
+        self._tasks.append(asyncio.create_task(self._look_at_nodes()))
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -243,6 +246,24 @@ class Controller:
                 for key in self.cache.keys(resource):
                     self.queue.add(key, urgent=not self.cache.is_finished(key))
             await asyncio.sleep(RESYNC_SECONDS)
+
+    async def _look_at_nodes(self) -> None:
+        """The engines of a node that was cordoned get a pass: its drain waits for those that are alone."""
+        known: frozenset[str] = frozenset()
+        while True:
+            await asyncio.sleep(LOOK_AT_NODES_SECONDS)
+            if not self.cache.all(INFERENCESERVICES):
+                continue
+            try:
+                cordoned = await self.observer.cordoned() or frozenset()
+            except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+                logger.warning("cordoned nodes: %r", error)
+                continue
+            for pod in self.cache.all(PODS) if cordoned - known else ():
+                owner = owner_key(pod)
+                if owner and owner.resource == INFERENCESERVICES and pod["spec"].get("nodeName") in cordoned - known:
+                    self.queue.add(owner)
+            known = cordoned
 
     def listed(self, resource: Resource, namespace: str, uids: set[str], version: int) -> None:
         """A list is complete: what it did not have is gone, though no watch told of it."""

@@ -12,6 +12,7 @@ from hone_api.layout import (
 )
 
 from hone_operator import adapters as keeping
+from hone_operator import autoscaling
 from hone_operator.draining import DRAIN_SECONDS, GRACE_SECONDS
 from hone_operator.engines import engine_of, placing
 from hone_operator.podspec import (
@@ -65,14 +66,14 @@ def service(owner: Object) -> Object:
     }
 
 
-def budget(owner: Object) -> Object:
-    """A drain takes one engine at a time, and one that does not work at any time."""
+def budget(owner: Object, at_once: int) -> Object:
+    """How many engines a drain may take at once; one that does not work at any time."""
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": _metadata(owner, {}),
         "spec": {
-            "maxUnavailable": 1,
+            "maxUnavailable": at_once,
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
             "selector": {"matchLabels": selector(owner["metadata"]["name"])},
         },
@@ -86,7 +87,11 @@ def adapters(owner: Object, resolved: Resolved) -> Object:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": keeping.wanted(resolved)}
 
 
-def deployment(owner: Object, declared: InferenceService, resolved: Resolved, images: Images) -> Object:
+def autoscaler(owner: Object, declared: InferenceService) -> Object:
+    return autoscaling.autoscaler(declared.spec, _metadata(owner, {}))
+
+
+def deployment(owner: Object, declared: InferenceService, resolved: Resolved, images: Images, replicas: int) -> Object:
     """A new pod is ready before an old one ends, so a rollout leaves no gap."""
     spec = declared.spec
     options = spec.pod
@@ -100,7 +105,7 @@ def deployment(owner: Object, declared: InferenceService, resolved: Resolved, im
         "kind": "Deployment",
         "metadata": metadata,
         "spec": {
-            "replicas": spec.replicas,
+            "replicas": replicas,
             "selector": {"matchLabels": selector(declared.name)},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
             "progressDeadlineSeconds": LONGEST_START_SECONDS,

@@ -8,7 +8,7 @@ from typing import Any
 from hone_api.inferenceservice import InferenceService, ModelStatus
 from hone_api.reasons import CATALOGUE, CLAIM_NOT_SHARED, ENGINE_FAILED, INVALID_SPEC, HoneError
 
-from hone_operator import adapters, engine, fitness, liveness, podstate
+from hone_operator import adapters, autoscaling, engine, fitness, liveness, moving, podstate
 from hone_operator.conditions import Conditions
 from hone_operator.engines import engine_of, placing
 from hone_operator.failures import out_of_memory
@@ -18,14 +18,14 @@ from hone_operator.plan import Apply, Delete, Patch, Plan
 from hone_operator.podspec import Images
 from hone_operator.refusals import refused
 from hone_operator.resolve import WAITING, NotYet, Resolved, resolve
-from hone_operator.resources import BUDGETS, CONFIGMAPS, DEPLOYMENTS, SERVICES, Object, contains
+from hone_operator.resources import AUTOSCALERS, BUDGETS, CONFIGMAPS, DEPLOYMENTS, SERVICES, Object, contains
 
 CONDITION_TYPES = ("Accepted", "ArtifactsResolved", "Progressing", "Available")
 SPREADABLE = "Spreadable"
 CONTAINERS = (placing.CONTAINER, adapters.CONTAINER, engine.CONTAINER)
 RESTARTS_THAT_ARE_A_PATTERN = 2
 LOOK_AGAIN_SECONDS = 20.0
-QUIET = frozenset({"Accepted", "ArtifactsNotResolved", "NoEngineReady", "Resolved", "ClaimsShared"})
+QUIET = frozenset({"Accepted", "ArtifactsNotResolved", "NoEngineReady", "Resolved", "ClaimsShared", "NotLookedYet"})
 GONE_SOON_SECONDS = 2.0
 LONGEST_WORDS = 2000
 
@@ -38,6 +38,7 @@ class ObservedInferenceService:
 
     `answers`: what keepers, or engines without one, tell, by pod uid. `leaving`: claims that the engines still mount,
     which nothing needs and which are being deleted.
+    `cordoned`: the nodes that are, None where the operator may not list them.
     """
 
     owner: Object
@@ -47,12 +48,14 @@ class ObservedInferenceService:
     service: Object | None = None
     adapters: Object | None = None
     budget: Object | None = None
+    autoscaler: Object | None = None
     claims: list[Object] = field(default_factory=list)
     leaving: list[str] = field(default_factory=list)
     pods: list[Object] = field(default_factory=list)
     jobs: dict[str, Object | None] = field(default_factory=dict)
     answers: dict[str, Any] = field(default_factory=dict)
     facts: ClusterFacts | None = None
+    cordoned: frozenset[str] | None = None
     gpu: tuple[str, int] | None = None
     warning: str | None = None
     refusal: str | None = None
@@ -66,7 +69,7 @@ def plan(observed: ObservedInferenceService, now: datetime) -> Plan:
         return Plan(status=before)
     conditions = Conditions(owner, now)
     result = Plan(status={**before, "observedGeneration": owner["metadata"].get("generation")})
-    known = (observed.deployment, observed.service, observed.adapters, observed.budget)
+    known = (observed.deployment, observed.service, observed.adapters, observed.budget, observed.autoscaler)
     children = [child for child in known if child is not None]
     types: tuple[str, ...] = CONDITION_TYPES
     if isinstance(observed.spec, HoneError):
@@ -80,9 +83,13 @@ def plan(observed: ObservedInferenceService, now: datetime) -> Plan:
         conditions.set("Accepted", True, "Accepted", "The object keeps the contract.")
         resolved = _resolve(observed, observed.spec, conditions)
         _children(observed, observed.spec, resolved, now, result)
-        if observed.spec.spec.replicas > 1 and resolved:
+        most = autoscaling.most(observed.spec.spec)
+        if most > 1 and resolved:
             types = (*types, SPREADABLE)
-            _spreadable(observed.spec.spec.replicas, observed.claims, conditions)
+            _spreadable(most, observed.claims, conditions)
+        if observed.spec.spec.autoscaling:
+            types = (*types, autoscaling.CONDITION)
+            autoscaling.tell(observed.autoscaler, conditions)
         _state(observed, observed.spec, resolved, now, conditions, result)
     result.status["conditions"] = conditions.to_list(*types)
     result.events = conditions.events(*types, quiet=QUIET)
@@ -120,12 +127,12 @@ def _children(
     elif not contains(observed.service, service):
         # Apply would add the port to the edited ones, and the names would clash; a patch replaces the list.
         result.actions.append(Patch(SERVICES, declared.name, service))
-    budget = engine.budget(observed.owner)
-    if declared.spec.replicas <= 1:
-        if observed.budget is not None:
-            result.actions.append(Delete(BUDGETS, declared.name, observed.budget["metadata"]["uid"]))
-    elif observed.budget is None or not contains(observed.budget, budget):
-        result.actions.append(Apply(BUDGETS, budget))
+    replicas = autoscaling.wanted(declared.spec, observed.deployment)
+    _budget(observed, replicas, result)
+    _autoscaler(observed, declared, result)
+    is_alone = replicas == 1
+    if is_alone and (patch := moving.move(observed.deployment, observed.pods, observed.cordoned or frozenset())):
+        result.actions.append(patch)
     if resolved is None:
         return
     if engine.is_hot(declared.spec, resolved):
@@ -134,22 +141,58 @@ def _children(
             result.actions.append(Apply(CONFIGMAPS, wanted))
         else:
             result.actions += adapters.nudges(observed.pods, observed.answers, adapters.revision(resolved), now)
-    deployment = engine.deployment(observed.owner, declared, resolved, observed.images)
+    deployment = engine.deployment(observed.owner, declared, resolved, observed.images, replicas)
+    if declared.spec.autoscaling and observed.deployment:
+        # Refused when the autoscaler has set another number meanwhile.
+        deployment["metadata"]["resourceVersion"] = observed.deployment["metadata"]["resourceVersion"]
     # A claim that is no longer needed stays where it is mounted: `contains` takes more than is wanted.
     if observed.deployment is None or observed.leaving or not contains(observed.deployment, deployment):
         result.actions.append(Apply(DEPLOYMENTS, deployment))
 
 
+def _autoscaler(observed: ObservedInferenceService, declared: InferenceService, result: Plan) -> None:
+    if declared.spec.autoscaling is None:
+        if observed.autoscaler is not None:
+            result.actions.append(Delete(AUTOSCALERS, declared.name, observed.autoscaler["metadata"]["uid"]))
+        return
+    autoscaler = engine.autoscaler(observed.owner, declared)
+    if observed.autoscaler is None or not contains(observed.autoscaler, autoscaler):
+        result.actions.append(Apply(AUTOSCALERS, autoscaler))
+
+
+def _budget(observed: ObservedInferenceService, replicas: int, result: Plan) -> None:
+    """A drain takes one engine of several at a time. One alone it may not take: it is moved, where that is possible."""
+    moves = replicas == 1 and observed.cordoned is not None and not any(map(_is_bound, observed.claims))
+    if replicas <= 1 and not moves:
+        if observed.budget is not None:
+            result.actions.append(
+                Delete(BUDGETS, observed.budget["metadata"]["name"], observed.budget["metadata"]["uid"])
+            )
+        return
+    budget = engine.budget(observed.owner, 0 if moves else 1)
+    if observed.budget is None or not contains(observed.budget, budget):
+        result.actions.append(Apply(BUDGETS, budget))
+
+
+def _modes(claim: Object) -> list[str]:
+    return (claim.get("spec") or {}).get("accessModes") or []
+
+
+def _is_bound(claim: Object) -> bool:
+    """Whether one node alone can mount the claim."""
+    return not {"ReadWriteMany", "ReadOnlyMany"} & set(_modes(claim))
+
+
 def _spreadable(replicas: int, claims: list[Object], conditions: Conditions) -> None:
     """Whether the engines can run on several nodes, said before one waits for a volume."""
     for claim in claims:
-        modes = (claim.get("spec") or {}).get("accessModes") or []
-        if {"ReadWriteMany", "ReadOnlyMany"} & set(modes):
+        if not _is_bound(claim):
             continue
+        modes = _modes(claim)
         where = "one pod alone" if modes == ["ReadWriteOncePod"] else "the pods of one node alone"
         message = (
             f"PersistentVolumeClaim {claim['metadata']['name']} has accessModes [{', '.join(modes)}]: {where} can "
-            f"mount it, and spec.replicas is {replicas}"
+            f"mount it, and there may be {replicas} engines"
         )
         error = HoneError(CLAIM_NOT_SHARED, message)
         conditions.set(SPREADABLE, False, error.reason.name, error.sentence())
@@ -168,6 +211,7 @@ def _state(
     status = result.status
     found: Object = (observed.deployment or {}).get("status") or {}
     ready = [pod for pod in observed.pods if podstate.is_ready(pod) and not pod["metadata"].get("deletionTimestamp")]
+    wanted = autoscaling.wanted(declared.spec, observed.deployment)
     status["url"] = engine.url(observed.owner)
     status["selector"] = ",".join(f"{name}={value}" for name, value in engine.selector(declared.name).items())
     status["replicas"] = found.get("replicas", 0)
@@ -180,18 +224,17 @@ def _state(
     if resolved:
         answers = [observed.answers.get(pod["metadata"]["uid"]) for pod in ready]
         tells = engine.is_hot(declared.spec, resolved) or (engine_of(declared.spec).TELLS and not needs_key)
-        wanted = declared.spec.replicas if tells else None
-        status["models"] = [_loaded(model, answers, wanted) for model in resolved.models]
+        status["models"] = [_loaded(model, answers, wanted if tells else None) for model in resolved.models]
         status["modelNames"] = ", ".join(model["name"] for model in status["models"])
-    _available(declared, ready, conditions)
+    _available(wanted, ready, conditions)
     _progressing(observed, declared, resolved, found, len(ready), now, conditions, result)
 
 
-def _available(declared: InferenceService, ready: list[Object], conditions: Conditions) -> None:
+def _available(wanted: int, ready: list[Object], conditions: Conditions) -> None:
     if ready:
-        words = f"{len(ready)} of {declared.spec.replicas} engines answer."
+        words = f"{len(ready)} of {wanted} engines answer."
         conditions.set("Available", True, "EnginesReady", words)
-    elif declared.spec.replicas == 0:
+    elif wanted == 0:
         conditions.set("Available", False, "ScaledToZero", "spec.replicas is 0.")
     else:
         conditions.set("Available", False, "NoEngineReady", "No engine answers yet.")
@@ -207,7 +250,7 @@ def _progressing(
     conditions: Conditions,
     result: Plan,
 ) -> None:
-    wanted = declared.spec.replicas
+    wanted = autoscaling.wanted(declared.spec, observed.deployment)
     if observed.refusal:
         error = refused(observed.refusal)
         conditions.set("Progressing", False, error.reason.name, error.sentence())

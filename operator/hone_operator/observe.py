@@ -11,7 +11,7 @@ from hone_api.reasons import INVALID_SPEC, HoneError
 from hone_api.reports import ProgressReport
 from pydantic import ValidationError
 
-from hone_operator import adapters, children, events, liveness, podstate, trainer, volumes
+from hone_operator import adapters, autoscaling, children, events, liveness, podstate, trainer, volumes
 from hone_operator.api import Api, ApiError
 from hone_operator.cache import Cache
 from hone_operator.conditions import Conditions
@@ -24,6 +24,7 @@ from hone_operator.podspec import Images
 from hone_operator.polling import Poller
 from hone_operator.resolve import claims_of, names_of_jobs
 from hone_operator.resources import (
+    AUTOSCALERS,
     BUDGETS,
     CLAIMS,
     CONFIGMAPS,
@@ -44,6 +45,9 @@ from hone_operator.resources import (
 
 DEEPEST_SPEC = 50
 FACTS_SECONDS = 30.0
+CORDON_SECONDS = 5.0
+FORBIDDEN_SECONDS = 600.0
+"""After so long it may have become allowed."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 DRA_DEVICE_CLASS = "gpu.amd.com"
 
@@ -71,6 +75,7 @@ class Observer:
         self.poller = poller
         self.images = images
         self._facts: tuple[float, ClusterFacts | None] | None = None
+        self._cordoned: tuple[float, frozenset[str] | None] = (0.0, None)
 
     async def finetunejob(self, key: Key, owner: Object, now: datetime) -> ObservedFineTuneJob:
         parsed = parse(FineTuneJob, owner)
@@ -122,7 +127,12 @@ class Observer:
         observed = ObservedInferenceService(owner, parsed, self.images)
         if isinstance(parsed, HoneError):
             return observed
-        for resource in (DEPLOYMENTS, SERVICES, *([BUDGETS] if parsed.spec.replicas > 1 else [])):
+        for resource in (
+            DEPLOYMENTS,
+            SERVICES,
+            *([BUDGETS] if autoscaling.most(parsed.spec) else []),
+            *([AUTOSCALERS] if parsed.spec.autoscaling else []),
+        ):
             if self.cache.get(resource, key.namespace, key.name) is None:
                 await self._read(resource, key.namespace, key.name)
         observed.deployment = await self._child(DEPLOYMENTS, owner, key.name)
@@ -134,8 +144,11 @@ class Observer:
                 CONFIGMAPS, key.namespace, name
             )
         observed.jobs = {name: self.cache.get(FINETUNEJOBS, key.namespace, name) for name in names_of_jobs(parsed.spec)}
+        observed.autoscaler = await self._child(AUTOSCALERS, owner, key.name)
         needed = claims_of(parsed.spec, observed.jobs)
-        if parsed.spec.replicas > 1:
+        if autoscaling.wanted(parsed.spec, observed.deployment) == 1:
+            observed.cordoned = await self.cordoned()
+        if autoscaling.most(parsed.spec) > 1 or observed.cordoned is not None:
             observed.claims = await self._claims(key.namespace, needed)
         if needed and observed.deployment:
             mounted = set(volumes.claims_of(observed.deployment["spec"]["template"])) - set(needed)
@@ -176,6 +189,21 @@ class Observer:
         elif cached is not None:
             self.cache.remove(resource, cached)
         return found
+
+    async def cordoned(self) -> frozenset[str] | None:
+        """The nodes that take no new pods, looked up every CORDON_SECONDS; None where they may not be listed."""
+        until, known = self._cordoned
+        if time.monotonic() < until:
+            return known
+        try:
+            found = await self.api.list(NODES, "", fieldSelector="spec.unschedulable=true")
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            self._cordoned = (time.monotonic() + FORBIDDEN_SECONDS, None)
+        else:
+            self._cordoned = (time.monotonic() + CORDON_SECONDS, frozenset(node["metadata"]["name"] for node in found))
+        return self._cordoned[1]
 
     async def cluster_facts(self) -> ClusterFacts | None:
         """Read from the nodes, at most every FACTS_SECONDS; None where the operator may not list them."""

@@ -15,7 +15,12 @@ NEVER_ASKED: dict[Right, str] = {
     for plural in ("finetunejobs", "inferenceservices")
 } | {
     ("create", group, plural): "judged beside `patch`, when server-side apply makes what is not there"
-    for group, plural in (("apps", "deployments"), ("", "services"), ("policy", "poddisruptionbudgets"))
+    for group, plural in (
+        ("apps", "deployments"),
+        ("", "services"),
+        ("policy", "poddisruptionbudgets"),
+        ("autoscaling", "horizontalpodautoscalers"),
+    )
 }
 
 

@@ -500,6 +500,18 @@ _SERVICES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"spec.apiKeySecret": {"key": "token"}}, "spec.apiKeySecret.name: Required value"),
     (
+        {"spec.autoscaling": {"maxReplicas": 4, "targetConcurrency": 8}},
+        "spec: Invalid value: autoscaling sets the number of engine pods: remove replicas, or remove autoscaling",
+    ),
+    (
+        {"spec.replicas": 1, "spec.autoscaling": {"minReplicas": 5, "maxReplicas": 4, "targetConcurrency": 8}},
+        "spec.autoscaling: Invalid value: minReplicas must not be above maxReplicas",
+    ),
+    (
+        {"spec.replicas": 1, "spec.autoscaling": {"maxReplicas": 4}},
+        "spec.autoscaling.targetConcurrency: Required value",
+    ),
+    (
         {"spec.replicas": -1},
         "spec.replicas: Invalid value: -1: spec.replicas in body should be greater than or equal to 0",
     ),

@@ -14,7 +14,7 @@ from hone_operator import deepjson, finetunejob, inferenceservice
 from hone_operator.controller import named_jobs
 from hone_operator.jobview import ObservedFineTuneJob
 from hone_operator.observe import DEEPEST_SPEC, parse
-from observed import IMAGE, NOW
+from observed import IMAGE, IMAGES, NOW
 
 MANIFESTS = 5000
 """Of each kind."""
@@ -33,7 +33,7 @@ def test_garbage_is_named_and_stops_nothing(kind: str) -> None:
                 result = finetunejob.plan(ObservedFineTuneJob(owner, job, IMAGE), NOW)
             else:
                 job = parse(InferenceService, owner)
-                result = inferenceservice.plan(inferenceservice.ObservedInferenceService(owner, job, IMAGE), NOW)
+                result = inferenceservice.plan(inferenceservice.ObservedInferenceService(owner, job, IMAGES), NOW)
                 named_jobs(owner)
         except Exception as error:
             pytest.fail(f"{error!r} for {json.dumps(owner)[:2000]}")

@@ -109,7 +109,7 @@ def running(*pods: Object, **spec: Any) -> ObservedInferenceService:
     answers = {one["metadata"]["uid"]: told(revision, faq=DIGEST) for one in pods}
     more = {"deployment": deployment, "adapters": config_map, "service": service_child(owner), "pods": list(pods)}
     if len(pods) > 1:
-        more["budget"] = stored(engine.budget(owner))
+        more["budget"] = stored(engine.budget(owner, 1))
     return observed_service(owner, FAQ, answers=answers, **more)
 
 

@@ -3,11 +3,12 @@
 from typing import Any
 
 import pytest
+from hone_api.inferenceservice import InferenceService
 from hone_operator import engine
 from hone_operator.inferenceservice import ObservedInferenceService, plan
 from hone_operator.nodes import ClusterFacts, Node
-from hone_operator.plan import Apply, Delete
-from hone_operator.resources import BUDGETS, DEPLOYMENTS, SERVICES, Object
+from hone_operator.plan import Apply, Delete, Patch
+from hone_operator.resources import AUTOSCALERS, BUDGETS, DEPLOYMENTS, SERVICES, Object
 from observed import (
     BEFORE,
     DIGEST,
@@ -167,7 +168,7 @@ def running(job: Object, *pods: Object, answers: Object | None = None, **spec: A
     if config_map := applied(job, **spec).get("ConfigMap"):
         more["adapters"] = stored(config_map)
     if replicas > 1:
-        more["budget"] = stored(engine.budget(owner))
+        more["budget"] = stored(engine.budget(owner, 1))
     return observed_service(owner, job, **more)
 
 
@@ -324,6 +325,122 @@ def test_above_one_replica_a_drain_takes_one_at_a_time() -> None:
     assert plan(alone, NOW).actions == [Delete(BUDGETS, "chat", "uid-budget")]
 
 
+def alone(*, node: str = "gpu-1", modes: str = "ReadWriteMany", **more: Any) -> ObservedInferenceService:
+    """One engine that answers on a node, of a service whose claim has these access modes."""
+    engine_pod = ready()
+    engine_pod["spec"]["nodeName"] = node
+    observed = running(finished_job(), engine_pod)
+    observed.cordoned, observed.claims = frozenset(), [claim(modes)]
+    for name, value in more.items():
+        setattr(observed, name, value)
+    return observed
+
+
+def test_a_drain_may_not_take_an_engine_that_is_alone_and_can_move() -> None:
+    [made] = plan(alone(), NOW).actions
+    assert isinstance(made, Apply)
+    assert (made.resource, made.body["spec"]["maxUnavailable"]) == (BUDGETS, 0)
+    budget = stored(made.body, uid="uid-budget")
+    assert plan(alone(budget=budget), NOW).actions == []
+    assert plan(alone(budget=budget, cordoned=None), NOW).actions == [Delete(BUDGETS, "chat", "uid-budget")]
+    assert plan(alone(budget=budget, modes="ReadWriteOnce"), NOW).actions == [Delete(BUDGETS, "chat", "uid-budget")]
+
+
+def test_an_engine_that_is_alone_is_moved_off_a_cordoned_node_once() -> None:
+    budget = stored(engine.budget(service_object(), 0))
+    cordoned = frozenset({"gpu-1"})
+    assert plan(alone(budget=budget, node="gpu-2", cordoned=cordoned), NOW).actions == []
+    observed = alone(budget=budget, cordoned=cordoned)
+    [made] = plan(observed, NOW).actions
+    marked = {"metadata": {"annotations": {"hone.dev/moved-from": "p1"}}}
+    assert made == Patch(DEPLOYMENTS, "chat", {"spec": {"template": marked}})
+    assert observed.deployment
+    observed.deployment["spec"]["template"]["metadata"]["annotations"] |= marked["metadata"]["annotations"]
+    assert plan(observed, NOW).actions == []
+    second = ready("p2")
+    second["spec"]["nodeName"] = "gpu-1"
+    second["metadata"]["annotations"] = marked["metadata"]["annotations"]
+    observed.pods = [second]
+    [again] = plan(observed, NOW).actions
+    assert isinstance(again, Patch)
+    assert again.patch["spec"]["template"]["metadata"]["annotations"] == {"hone.dev/moved-from": "p2"}
+
+
+def test_one_of_several_engines_is_not_moved() -> None:
+    several = scaled(cordoned=frozenset({"gpu-1"}))
+    several.pods[0]["spec"]["nodeName"] = "gpu-1"
+    assert plan(several, NOW).actions == []
+
+
+AUTOSCALED = {"autoscaling": {"minReplicas": 2, "maxReplicas": 4, "targetConcurrency": 8}}
+
+
+def autoscaled(replicas: int, **more: Any) -> ObservedInferenceService:
+    """A service whose autoscaler has set this number of engines."""
+    observed = scaled()
+    alike = observed_service(service_object(**AUTOSCALED), finished_job())
+    observed.owner, observed.spec = alike.owner, alike.spec
+    assert observed.deployment
+    observed.deployment["spec"]["replicas"] = replicas
+    assert isinstance(observed.spec, InferenceService)
+    observed.autoscaler = stored(engine.autoscaler(observed.owner, observed.spec), uid="uid-scaler")
+    for name, value in more.items():
+        setattr(observed, name, value)
+    return observed
+
+
+def test_an_autoscaler_is_made_changed_and_pruned() -> None:
+    [made] = plan(autoscaled(3, autoscaler=None), NOW).actions
+    assert isinstance(made, Apply)
+    assert made.resource is AUTOSCALERS
+    spec = made.body["spec"]
+    assert spec["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "chat"}
+    assert (spec["minReplicas"], spec["maxReplicas"]) == (2, 4)
+    [metric] = spec["metrics"]
+    assert metric["pods"]["metric"] == {"name": "hone_engine_requests"}
+    assert metric["pods"]["target"] == {"type": "AverageValue", "averageValue": "8"}
+    stale = stored(made.body)
+    stale["spec"]["maxReplicas"] = 9
+    assert [a.resource for a in plan(autoscaled(3, autoscaler=stale), NOW).actions if isinstance(a, Apply)] == [
+        AUTOSCALERS
+    ]
+    back = scaled(autoscaler=stored(made.body, uid="uid-scaler"))
+    assert plan(back, NOW).actions == [Delete(AUTOSCALERS, "chat", "uid-scaler")]
+
+
+@pytest.mark.parametrize(("found", "kept"), [(2, 2), (3, 3), (4, 4), (0, 2), (1, 2), (9, 4)])
+def test_the_number_that_the_autoscaler_set_stays_within_its_bounds(found: int, kept: int) -> None:
+    actions = plan(autoscaled(found), NOW).actions
+    [body] = [a.body for a in actions if isinstance(a, Apply) and a.resource is DEPLOYMENTS] or [None]
+    assert (body is None) == (found == kept)
+    if body:
+        assert body["spec"]["replicas"] == kept
+        assert body["metadata"]["resourceVersion"] == "1", "refused where the autoscaler was faster"
+
+
+@pytest.mark.parametrize(
+    ("status", "expected", "words"),
+    [
+        (None, ("False", "NotLookedYet"), "has not looked"),
+        ("False", ("False", "LoadNotServed"), "no custom metrics API. Let a custom-metrics adapter"),
+        ("True", ("True", "ValidMetricFound"), "no custom metrics API"),
+    ],
+)
+def test_whether_the_load_is_known_is_in_the_autoscalers_words(
+    status: str | None, expected: tuple[str, str], words: str
+) -> None:
+    observed = autoscaled(3)
+    assert observed.autoscaler
+    told = {"type": "ScalingActive", "status": status, "reason": "ValidMetricFound", "message": "no custom metrics API"}
+    observed.autoscaler["status"] = {"conditions": [told] if status else []}
+    found = plan(observed, NOW)
+    assert conditions(found.status)["ScalingActive"] == expected
+    assert words in message(found.status, "ScalingActive")
+    back = scaled()
+    back.owner["status"] = found.status
+    assert "ScalingActive" not in conditions(plan(back, NOW).status)
+
+
 def test_engines_are_spread_over_nodes_whatever_their_number() -> None:
     one, three = (deployment_of(finished_job(), replicas=n)["spec"]["template"] for n in (1, 3))
     assert one == three
@@ -336,7 +453,7 @@ def test_engines_are_spread_over_nodes_whatever_their_number() -> None:
     ("modes", "expected", "words"),
     [
         (["ReadWriteOnce"], ("False", "ClaimNotShared"), "[ReadWriteOnce]: the pods of one node alone can mount it"),
-        (["ReadWriteOncePod"], ("False", "ClaimNotShared"), "one pod alone can mount it, and spec.replicas is 3"),
+        (["ReadWriteOncePod"], ("False", "ClaimNotShared"), "one pod alone can mount it, and there may be 3 engines"),
         (["ReadWriteOnce", "ReadOnlyMany"], ("True", "ClaimsShared"), ""),
         (["ReadWriteMany"], ("True", "ClaimsShared"), ""),
     ],

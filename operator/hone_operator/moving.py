@@ -1,0 +1,26 @@
+"""An engine that is alone leaves a node that is being drained once another one answers in its place."""
+
+from hone_operator import podstate
+from hone_operator.plan import Patch
+from hone_operator.resources import DEPLOYMENTS, Object
+
+MOVED = "hone.dev/moved-from"
+"""On the pod template: the pod whose node was cordoned. A change of it is a roll-out, which makes the new pod first."""
+
+
+def move(deployment: Object | None, pods: list[Object], cordoned: frozenset[str]) -> Patch | None:
+    """Begins a roll-out when an engine of the present template answers on a cordoned node."""
+    if deployment is None:
+        return None
+    present = _mark(deployment["spec"]["template"])
+    for pod in pods:
+        if pod["metadata"].get("deletionTimestamp") or not podstate.is_ready(pod):
+            continue
+        if pod["spec"].get("nodeName") in cordoned and _mark(pod) == present:
+            template = {"metadata": {"annotations": {MOVED: pod["metadata"]["name"]}}}
+            return Patch(DEPLOYMENTS, deployment["metadata"]["name"], {"spec": {"template": template}})
+    return None
+
+
+def _mark(body: Object) -> str | None:
+    return (body.get("metadata", {}).get("annotations") or {}).get(MOVED)
