@@ -90,7 +90,12 @@ class Cache:
         return None if known is None else _unpacked(known)
 
     def has(self, key: Key) -> bool:
-        return self._known(key.resource, key.namespace, key.name) is not None
+        return self.version(key) is not None
+
+    def version(self, key: Key) -> int | None:
+        """The newest known version of the object."""
+        known = self._known(key.resource, key.namespace, key.name)
+        return None if known is None else _identity(known)[0]
 
     def children(self, owner: Key, resource: Resource) -> list[Object]:
         """The owner's children of one kind, by name."""

@@ -14,7 +14,7 @@ from hone_operator.conditions import timestamp
 from hone_operator.health import why_stuck
 from hone_operator.metrics import JobMeter, Metrics
 from hone_operator.observe import Observer
-from hone_operator.plan import Action, Apply, Create, Delete, Event, Plan
+from hone_operator.plan import Action, Apply, Create, Delete, Event, Patch, Plan
 from hone_operator.podspec import Images
 from hone_operator.polling import Poller
 from hone_operator.resources import (
@@ -137,7 +137,7 @@ class Controller:
         return inferenceservice.plan(service, now)
 
     async def _carry_out(self, key: Key, plan: Plan) -> bool:
-        """All actions at once. Returns whether the cache has news."""
+        """All actions at once. Returns whether there is something new, that the plan could not know of."""
         results = await asyncio.gather(*(self._act(key, action) for action in plan.actions), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
@@ -148,6 +148,9 @@ class Controller:
         if isinstance(action, Delete):
             await self.api.delete(action.resource, key.namespace, action.name, action.uid)
             return False
+        name = action.name if isinstance(action, Patch) else action.body["metadata"]["name"]
+        target = Key(action.resource, key.namespace, name)
+        before = self.cache.version(target)
         if isinstance(action, Create):
             found = await self._create(action)
         elif isinstance(action, Apply):
@@ -159,7 +162,8 @@ class Controller:
                 if error.status != 404:
                     raise
                 return False  # deleted meanwhile, as the watch will tell
-        return self.cache.put(action.resource, found)
+        self.cache.put(action.resource, found)
+        return self.cache.version(target) != before  # the watch may have told of it before the answer came
 
     async def _create(self, action: Create) -> Object:
         """The new object, or the one that has its name already: the next pass judges it."""

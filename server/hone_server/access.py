@@ -8,6 +8,7 @@ import time
 from typing import Any
 from urllib.parse import quote
 
+from hone_api.layout import ADMIN_HEADER
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,11 +27,13 @@ SOUND_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 class Access:
     """Wraps the application. With a key, all but the open paths need `Authorization: Bearer <key>`.
 
-    While `closing`, every answer closes its connection.
+    While `closing`, every answer closes its connection. `asked_at`: when a client's last request came, by
+    time.monotonic; probes, scrapes and the keeper don't count.
     """
 
     def __init__(self, app: ASGIApp, key: str | None) -> None:
         self.closing = False
+        self.asked_at = time.monotonic()
         self._app = app
         self._key = key
 
@@ -39,6 +42,8 @@ class Access:
             await self._app(scope, receive, send)
             return
         headers, started, status = Headers(scope=scope), time.monotonic(), 0
+        if scope["path"] not in UNLOGGED and ADMIN_HEADER not in headers:
+            self.asked_at = started
         given = headers.get(REQUEST_ID, "")
         request_id = given if SOUND_ID.fullmatch(given) else secrets.token_hex(16)
 

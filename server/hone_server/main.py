@@ -86,7 +86,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         type=_count,
         default=0,
         metavar="SECONDS",
-        help="how long after SIGTERM connections are still accepted (default: 0)",
+        help="how long after SIGTERM connections are accepted at least (default: 0)",
     )
     parser.add_argument(
         "--api-key-file", type=Path, metavar="FILE", help=f"holds the key that clients must send (or: {API_KEY})"

@@ -23,12 +23,15 @@ log = logging.getLogger("hone_server")
 KEEP_ALIVE_SECONDS = 75
 """Clients of OpenAI let go of an idle connection after 5: a server must not be as fast, or a request meets the end."""
 
+QUIET_SECONDS, LATEST_SECONDS = 3, 60
+"""A drain goes on while requests come: not all who send them have learnt of the end. But not for ever."""
+
 
 @dataclass(frozen=True)
 class Options:
     """How to serve. `max_waiting`: answers of one model that may wait, before a request gets 429.
 
-    `drain_seconds`: how long after SIGTERM connections are still accepted.
+    `drain_seconds`: how long after SIGTERM connections are accepted at least.
     `admin_token_file` holds what lets its bearer load and unload adapters; None: nobody may.
     """
 
@@ -87,8 +90,9 @@ class _Server(uvicorn.Server):
             super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
-        if self._end is not None and time.monotonic() >= self._end:
-            self.should_exit = True
+        if self._end is not None and (late := time.monotonic() - self._end) >= 0:
+            is_quiet = time.monotonic() - self._access.asked_at >= QUIET_SECONDS
+            self.should_exit = self.should_exit or is_quiet or late >= LATEST_SECONDS
         return await super().on_tick(counter)
 
 

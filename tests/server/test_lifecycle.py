@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 import signal
+import time
 
 import httpx
 import pytest
@@ -93,6 +94,17 @@ def test_sigterm_is_followed_by_some_seconds_in_which_connections_are_accepted_a
             rest = [line for line in lines if line]
         assert rest[-1] == "data: [DONE]"
         assert '"finish_reason":"length"' in rest[-2]
+        assert server.process.wait(timeout=20) == 0
+
+
+def test_a_drain_goes_on_while_requests_come(serve, base_folder, until):
+    short = {"model": "tiny-llama", "prompt": "hello", "max_tokens": 1}
+    with serve(str(base_folder), "--drain-seconds", "1") as server:
+        server.process.send_signal(signal.SIGTERM)
+        ended = time.monotonic() + 5
+        while time.monotonic() < ended:
+            assert server.post("/v1/completions", short).status_code == 200
+        until(lambda: refuses(server))
         assert server.process.wait(timeout=20) == 0
 
 
