@@ -31,10 +31,12 @@ def test_a_budget_comes_and_goes_with_the_replicas(hone: Cluster, namespace: str
     hone.kubectl("delete", "poddisruptionbudget", "chat", namespace=namespace)
     hone.wait("poddisruptionbudget", "chat", lambda found: uid(found) != uid(made), namespace)
     change(replicas=1)
+    hone.wait("poddisruptionbudget", "chat", lambda found: found["spec"]["maxUnavailable"] == 0, namespace)
+    change(replicas=0)
     hone.wait_gone("poddisruptionbudget", "chat", namespace)
     template = hone.get("deployment", "chat", namespace)
     assert template
-    assert template["spec"]["replicas"] == 1
+    assert template["spec"]["replicas"] == 0
 
 
 def test_what_is_not_there_is_named_before_the_engine_starts(hone: Cluster, namespace: str) -> None:
