@@ -260,7 +260,7 @@ def _progressing(
         return
     up_to_date = (observed.deployment or {}).get("metadata", {}).get("generation") == found.get("observedGeneration")
     if up_to_date and found.get("updatedReplicas", 0) == found.get("replicas", 0) == wanted == ready:
-        _loading(observed, declared, resolved, conditions, result)
+        _loading(observed, declared, resolved, wanted, conditions, result)
         return
     result.requeue_after = LOOK_AGAIN_SECONDS
     if failure := _failure(observed, resolved, now):
@@ -274,11 +274,12 @@ def _loading(
     observed: ObservedInferenceService,
     declared: InferenceService,
     resolved: Resolved,
+    wanted: int,
     conditions: Conditions,
     result: Plan,
 ) -> None:
     """All engines are there; whether they have the adapters of now."""
-    wanted, revision = declared.spec.replicas, adapters.revision(resolved)
+    revision = adapters.revision(resolved)
     behind = adapters.behind(observed.pods, observed.answers, revision)
     if not engine.is_hot(declared.spec, resolved) or not behind:
         conditions.set("Progressing", False, "Complete", f"All {wanted} engines serve the present models.")
