@@ -1,0 +1,166 @@
+"""Clients notice nothing: no error and no cut stream while engines are rolled out, evicted and moved."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kube import CONNECT, Cluster, Images, claim, condition, phase, pod
+from test_main_path import ONE_THREAD, SERVE_SECONDS
+
+Object = dict[str, Any]
+# In the cluster, so that kube-proxy and the Service are passed as by any client. The openai package is in no image; it
+# stands on httpx with these limits, whose fork httpx2 the runtime image has for the hub. Nothing is asked twice. Every
+# second it prints all that it has met so far.
+CLIENT = (
+    CONNECT
+    + """
+import asyncio, collections, json, sys, time, urllib.parse, httpx2
+url = sys.argv[1]
+connect(urllib.parse.urlsplit(url).hostname, 80)
+body = {"model": "tiny", "temperature": 0, "messages": [{"role": "user", "content": "ping"}], "ignore_eos": True}
+errors, done, texts = [], collections.Counter(), collections.Counter()
+async def whole(client):
+    answer = await client.post("/chat/completions", json=body | {"max_tokens": 8})
+    assert answer.status_code == 200, answer.text
+    [choice] = answer.json()["choices"]
+    assert choice["finish_reason"] == "length", choice
+    texts[choice["message"]["content"]] += 1
+async def streamed(client):
+    events = []
+    async with client.stream("POST", "/chat/completions", json=body | {"max_tokens": 64, "stream": True}) as answer:
+        assert answer.status_code == 200, await answer.aread()
+        async for line in answer.aiter_lines():
+            events += [line.removeprefix("data: ")] if line else []
+    assert events[-1] == "[DONE]", events[-2:]
+    assert [json.loads(e)["choices"][0]["finish_reason"] for e in events[:-1]][-1] == "length", events[-2:]
+async def one(client, ask):
+    try:
+        await ask(client)
+        done[ask.__name__] += 1
+    except Exception as error:
+        errors.append(f"{time.strftime('%X')} {ask.__name__}: {error!r}")
+async def main():
+    limits = httpx2.Limits(max_connections=1000, max_keepalive_connections=100)
+    async with httpx2.AsyncClient(base_url=url, limits=limits, timeout=60) as client, asyncio.TaskGroup() as group:
+        while True:
+            for _ in range(10):
+                for ask in (whole, streamed):
+                    group.create_task(one(client, ask))
+                    await asyncio.sleep(0.05)
+            print(json.dumps({"errors": errors, **done, "texts": texts}), flush=True)
+asyncio.run(main())
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def lab(hone: Cluster, images: Images) -> Iterator[str]:
+    """A namespace with the claims `one` and `two`, each with another model `tiny`."""
+    with hone.fresh_namespace("no-gap") as namespace:
+        hone.create(claim("one"), claim("two"), namespace=namespace)
+        script = (Path(__file__).parent / "make_model.py").read_text()
+        claims = {"one": "/one", "two": "/two"}
+        make = "import sys\nfor seed, claim in enumerate(['one', 'two']):\n    sys.argv[1] = f'/{claim}/tiny'\n"
+        make += "    exec(sys.argv[2].replace('manual_seed(0)', f'manual_seed({seed})'))\n"
+        hone.run_pod(pod("make", images.runtime, "python3", "-c", make, "", script, claims=claims), namespace)
+        yield namespace
+
+
+@pytest.fixture
+def asked(hone: Cluster, images: Images, lab: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a service that a client asks all the time; `request.param`: how many engines it has."""
+    name = f"chat-{request.param}"
+    spec = {
+        "model": {"claim": {"name": "one", "path": "tiny"}},
+        "replicas": request.param,
+        "resources": {"gpus": 0, "sharedMemory": "64Mi"},
+        "pod": ONE_THREAD,
+    }
+    owner = {"apiVersion": "hone.dev/v1alpha1", "kind": "InferenceService", "metadata": {"name": name}, "spec": spec}
+    hone.create(owner, namespace=lab)
+    settled(hone, lab, name, request.param)
+    client = pod(f"client-{name}", images.runtime, "python3", "-c", CLIENT, f"http://{name}.{lab}.svc/v1")
+    hone.create(client, namespace=lab)
+    hone.wait("pod", f"client-{name}", condition("Ready"), lab, unless=phase("Failed"))
+    yield name
+    hone.kubectl("delete", "inferenceservice", name, "--wait=false", namespace=lab)
+    hone.kubectl("delete", "pod", f"client-{name}", "--wait=false", namespace=lab)
+
+
+@pytest.mark.parametrize("asked", [1], indirect=True)
+def test_with_one_engine_clients_notice_no_roll_out_and_no_move_off_a_cordoned_node(
+    hone: Cluster, lab: str, asked: str
+) -> None:
+    change(hone, lab, asked, {"model": {"claim": {"name": "two"}}})
+    settled(hone, lab, asked, 1)
+
+    [alone] = engines(hone, lab, asked)
+    with pytest.raises(AssertionError, match="disruption budget"):
+        evict(hone, lab, alone)
+    node = hone.get("pod", alone, lab)["spec"]["nodeName"]
+    hone.kubectl("cordon", node)
+    try:
+        hone.wait("deployment", asked, lambda found: found["status"].get("unavailableReplicas"), lab)
+    finally:
+        hone.kubectl("uncordon", node)
+    hone.wait_gone("pod", alone, lab, timeout=SERVE_SECONDS)
+    settled(hone, lab, asked, 1)
+
+    assert noticed(hone, lab, asked) == 2, "each of the two models has answered, always in the same way"
+
+
+@pytest.mark.parametrize("asked", [3], indirect=True)
+def test_with_three_engines_clients_notice_no_eviction_and_no_roll_out(hone: Cluster, lab: str, asked: str) -> None:
+    first = engines(hone, lab, asked)[0]
+    evict(hone, lab, first)
+    hone.wait_gone("pod", first, lab)
+    settled(hone, lab, asked, 3)
+    change(hone, lab, asked, {"pod": {"env": [*ONE_THREAD["env"], {"name": "CHANGED", "value": "1"}]}})
+    settled(hone, lab, asked, 3)
+
+    assert noticed(hone, lab, asked) == 1
+
+
+def noticed(hone: Cluster, namespace: str, name: str) -> int:
+    """How many different answers the client has had, none of them an error, and none cut."""
+    met = json.loads(hone.kubectl("logs", f"client-{name}", "--tail=1", namespace=namespace))
+    assert met["errors"] == []
+    assert min(met["whole"], met["streamed"]) > 100
+    return len(met["texts"])
+
+
+def settled(hone: Cluster, namespace: str, name: str, replicas: int) -> None:
+    """Wait until so many engines of the present spec answer, and the earlier ones are gone."""
+
+    def complete(found: Object) -> bool:
+        status = found.get("status", {})
+        of_now = (
+            status.get("observedGeneration") == found["metadata"]["generation"]
+            and status.get("readyReplicas") == replicas
+        )
+        progress = [c for c in status.get("conditions", []) if c["type"] == "Progressing"]
+        return (
+            of_now
+            and [c["reason"] for c in progress] == ["Complete"]
+            and len(engines(hone, namespace, name)) == replicas
+        )
+
+    hone.wait("inferenceservice", name, complete, namespace, timeout=SERVE_SECONDS)
+
+
+def engines(hone: Cluster, namespace: str, name: str) -> list[str]:
+    return [found["metadata"]["name"] for found in hone.list("pods", namespace, f"hone.dev/inferenceservice={name}")]
+
+
+def change(hone: Cluster, namespace: str, name: str, spec: Object) -> None:
+    patch = json.dumps({"spec": spec})
+    hone.kubectl("patch", "inferenceservice", name, "--type=merge", f"--patch={patch}", namespace=namespace)
+
+
+def evict(hone: Cluster, namespace: str, name: str) -> None:
+    """As `kubectl drain` does it."""
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": namespace}}
+    path = f"/api/v1/namespaces/{namespace}/pods/{name}/eviction"
+    hone.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
