@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
+from hone_api.layout import ADMIN_HEADER
 from hone_api.reasons import ARTIFACT_MISSING, ENGINE_FAILED, OUT_OF_MEMORY, HoneError
 from pydantic import BaseModel, Field
 from starlette.datastructures import Headers
@@ -14,12 +15,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .api import answer_errors
 from .errors import ApiError
+from .gate import LOAD, UNLOAD
 from .service import Service
 
 log = logging.getLogger("hone_server")
 
-ROUTES = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
-TOKEN_HEADER = "x-hone-admin"
+ROUTES = frozenset({LOAD, UNLOAD})
 STATUSES = {ARTIFACT_MISSING: 404, OUT_OF_MEMORY: 503, ENGINE_FAILED: 500}  # another reason: 400
 
 
@@ -54,7 +55,7 @@ class AdminGate:
         except OSError as error:
             log.warning("admin route asked for, and the token can't be read: %s", error)
             return False
-        given = headers.get(TOKEN_HEADER, "").strip().encode("latin-1", "replace")
+        given = headers.get(ADMIN_HEADER, "").strip().encode("latin-1", "replace")
         return bool(token) and hmac.compare_digest(given, token)
 
 
@@ -63,12 +64,12 @@ def make_admin(service: Service) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     answer_errors(app)
 
-    @app.post("/v1/load_lora_adapter")
+    @app.post(LOAD)
     async def load(body: LoadAdapter) -> Response:
         await service.load_adapter(body.lora_name, body.lora_path, replace_it=body.load_inplace)
         return PlainTextResponse(f"Success: LoRA adapter {body.lora_name!r} added successfully.")
 
-    @app.post("/v1/unload_lora_adapter")
+    @app.post(UNLOAD)
     async def unload(body: UnloadAdapter) -> Response:
         await service.unload_adapter(body.lora_name)
         return PlainTextResponse(f"Success: LoRA adapter {body.lora_name!r} removed successfully.")

@@ -7,6 +7,8 @@ from typing import Any
 
 from hone_api.layout import ADMIN_HEADER
 
+from .gate import LOAD, UNLOAD
+
 LOOK_SECONDS = 5.0
 WORK_SECONDS = 600.0
 """Loading a large adapter, or a first answer behind a full queue."""
@@ -36,10 +38,10 @@ class EngineApi:
 
     def load(self, name: str, path: str, *, replace: bool) -> None:
         body = {"lora_name": name, "lora_path": path, "load_inplace": replace}
-        self._ask("POST", "/v1/load_lora_adapter", body, timeout=WORK_SECONDS)
+        self._ask("POST", LOAD, body, timeout=WORK_SECONDS)
 
     def unload(self, name: str) -> None:
-        self._ask("POST", "/v1/unload_lora_adapter", {"lora_name": name}, timeout=WORK_SECONDS)
+        self._ask("POST", UNLOAD, {"lora_name": name}, timeout=WORK_SECONDS)
 
     def answer(self, name: str) -> None:
         """Let the model generate one token."""
