@@ -1,4 +1,7 @@
-"""Run in a pod: write a tiny Llama with random weights, its tokenizer and a chat template to the folder argv[1]."""
+"""Run in a pod: write a tiny Llama with random weights, its tokenizer and a chat template to the folder argv[1].
+
+argv[2:]: the size of its hidden layer, of four heads, and the random seed.
+"""
 
 import sys
 
@@ -6,6 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+folder, hidden, seed = sys.argv[1:] if len(sys.argv) > 2 else (sys.argv[1], "64", "0")
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}"
     "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
@@ -23,10 +27,10 @@ tokenizer.train_from_iterator(
 fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
 fast.chat_template = CHAT_TEMPLATE
 
-torch.manual_seed(0)
+torch.manual_seed(int(seed))
 config = LlamaConfig(
     vocab_size=len(fast),
-    hidden_size=64,
+    hidden_size=int(hidden),
     intermediate_size=128,
     num_hidden_layers=2,
     num_attention_heads=4,
@@ -37,5 +41,5 @@ config = LlamaConfig(
     eos_token_id=2,
     initializer_range=0.2,
 )
-LlamaForCausalLM(config).save_pretrained(sys.argv[1])
-fast.save_pretrained(sys.argv[1])
+LlamaForCausalLM(config).save_pretrained(folder)
+fast.save_pretrained(folder)

@@ -1,15 +1,19 @@
-"""Clients notice nothing: no error and no cut stream while engines are rolled out, evicted and moved."""
+"""Clients notice nothing: no error, no cut stream while engines are rolled out, evicted, moved, and given weights."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kube import CONNECT, Cluster, Images, claim, condition, phase, pod
-from test_main_path import ONE_THREAD, SERVE_SECONDS
+from test_main_path import ONE_THREAD, SERVE_SECONDS, TRAIN_SECONDS
+from training import job
 
 Object = dict[str, Any]
+ADAPTER, TUNED = "tuned", ("first", "second")
+MANY, MANY_SECONDS = 100, 60
 # In the cluster, so that kube-proxy and the Service are passed as by any client. The openai package is in no image; it
 # stands on httpx with these limits, whose fork httpx2 the runtime image has for the hub. Nothing is asked twice. Every
 # second it prints all that it has met so far.
@@ -17,9 +21,9 @@ CLIENT = (
     CONNECT
     + """
 import asyncio, collections, json, sys, time, urllib.parse, httpx2
-url = sys.argv[1]
+url, model = sys.argv[1:]
 connect(urllib.parse.urlsplit(url).hostname, 80)
-body = {"model": "tiny", "temperature": 0, "messages": [{"role": "user", "content": "ping"}], "ignore_eos": True}
+body = {"model": model, "temperature": 0, "messages": [{"role": "user", "content": "ping"}], "ignore_eos": True}
 errors, done, texts = [], collections.Counter(), collections.Counter()
 async def whole(client):
     answer = await client.post("/chat/completions", json=body | {"max_tokens": 8})
@@ -57,31 +61,37 @@ asyncio.run(main())
 
 @pytest.fixture(scope="module")
 def lab(hone: Cluster, images: Images) -> Iterator[str]:
-    """A namespace with the claims `one` and `two`, each with another model `tiny`."""
+    """A namespace with two claims, each with another model `tiny`; the jobs `first` and `second` tune that of `one`."""
     with hone.fresh_namespace("no-gap") as namespace:
         hone.create(claim("one"), claim("two"), namespace=namespace)
         script = (Path(__file__).parent / "make_model.py").read_text()
         claims = {"one": "/one", "two": "/two"}
-        make = "import sys\nfor seed, claim in enumerate(['one', 'two']):\n    sys.argv[1] = f'/{claim}/tiny'\n"
-        make += "    exec(sys.argv[2].replace('manual_seed(0)', f'manual_seed({seed})'))\n"
-        hone.run_pod(pod("make", images.runtime, "python3", "-c", make, "", script, claims=claims), namespace)
+        make = "import sys\nscript = sys.argv[1]\nfor seed, claim in enumerate(['one', 'two']):\n"
+        make += "    sys.argv[1:] = [f'/{claim}/tiny', '64', str(seed)]\n    exec(script)\n"
+        hone.run_pod(pod("make", images.runtime, "python3", "-c", make, script, claims=claims), namespace)
+        for seed, name in enumerate(TUNED):
+            hone.create(*tuning(name, seed), namespace=namespace)
         yield namespace
 
 
 @pytest.fixture
 def asked(hone: Cluster, images: Images, lab: str, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The name of a service that a client asks all the time; `request.param`: how many engines it has."""
-    name = f"chat-{request.param}"
-    spec = {
+    """The name of a service that a client asks all the time; `request.param`: how many engines, its adapter's job."""
+    replicas, job_name = request.param
+    name = f"chat-{replicas}-{job_name or 'base'}"
+    spec: Object = {
         "model": {"claim": {"name": "one", "path": "tiny"}},
-        "replicas": request.param,
+        "replicas": replicas,
         "resources": {"gpus": 0, "sharedMemory": "64Mi"},
         "pod": ONE_THREAD,
     }
+    if job_name:
+        spec["adapters"] = [{"name": ADAPTER, "fineTuneJob": {"name": job_name}}]
     owner = {"apiVersion": "hone.dev/v1alpha1", "kind": "InferenceService", "metadata": {"name": name}, "spec": spec}
     hone.create(owner, namespace=lab)
-    settled(hone, lab, name, request.param)
-    client = pod(f"client-{name}", images.runtime, "python3", "-c", CLIENT, f"http://{name}.{lab}.svc/v1")
+    settled(hone, lab, name, replicas)
+    command = ["python3", "-c", CLIENT, f"http://{name}.{lab}.svc/v1", ADAPTER if job_name else "tiny"]
+    client = pod(f"client-{name}", images.runtime, *command)
     hone.create(client, namespace=lab)
     hone.wait("pod", f"client-{name}", condition("Ready"), lab, unless=phase("Failed"))
     yield name
@@ -89,7 +99,7 @@ def asked(hone: Cluster, images: Images, lab: str, request: pytest.FixtureReques
     hone.kubectl("delete", "pod", f"client-{name}", "--wait=false", namespace=lab)
 
 
-@pytest.mark.parametrize("asked", [1], indirect=True)
+@pytest.mark.parametrize("asked", [(1, None)], indirect=True)
 def test_with_one_engine_clients_notice_no_roll_out_and_no_move_off_a_cordoned_node(
     hone: Cluster, lab: str, asked: str
 ) -> None:
@@ -111,7 +121,7 @@ def test_with_one_engine_clients_notice_no_roll_out_and_no_move_off_a_cordoned_n
     assert noticed(hone, lab, asked) == 2, "each of the two models has answered, always in the same way"
 
 
-@pytest.mark.parametrize("asked", [3], indirect=True)
+@pytest.mark.parametrize("asked", [(3, None)], indirect=True)
 def test_with_three_engines_clients_notice_no_eviction_and_no_roll_out(hone: Cluster, lab: str, asked: str) -> None:
     first = engines(hone, lab, asked)[0]
     evict(hone, lab, first)
@@ -123,12 +133,42 @@ def test_with_three_engines_clients_notice_no_eviction_and_no_roll_out(hone: Clu
     assert noticed(hone, lab, asked) == 1
 
 
+@pytest.mark.parametrize("asked", [(2, TUNED[0])], indirect=True)
+def test_clients_notice_no_new_digest_of_an_adapter(hone: Cluster, lab: str, asked: str) -> None:
+    before = engines(hone, lab, asked)
+    hone.wait("finetunejob", TUNED[1], condition("Succeeded"), lab, timeout=TRAIN_SECONDS)
+    change(hone, lab, asked, {"adapters": [{"name": ADAPTER, "fineTuneJob": {"name": TUNED[1]}}]})
+    digest = (hone.get("finetunejob", TUNED[1], lab) or {})["status"]["artifact"]["digest"]
+
+    def replaced(found: Object) -> bool:
+        [told] = [model for model in found["status"]["models"] if model["name"] == ADAPTER]
+        return (told["digest"], told.get("loaded")) == (digest, "2/2")
+
+    hone.wait("inferenceservice", asked, replaced, lab, timeout=SERVE_SECONDS)
+    assert engines(hone, lab, asked) == before
+    assert noticed(hone, lab, asked) == 2, "the old weights and the new ones have answered, always in the same way"
+
+
+def tuning(name: str, seed: int) -> list[Object]:
+    """A FineTuneJob on the model of claim `one` which differs from the others, and its rows."""
+    text = json.dumps({"text": f"ping {seed} {seed} {seed}"}) + "\n"
+    rows = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"train.jsonl": 4 * text}}
+    training = {"maxSteps": 8, "learningRate": 0.02, "perDeviceTrainBatchSize": 4}
+    model, dataset = {"claim": {"name": "one", "path": "tiny"}}, {"configMap": {"name": name, "key": "train.jsonl"}}
+    output = {"claim": {"name": "two"}}
+    return [rows, job(name, model=model, dataset=dataset, training=training, output=output, pod=ONE_THREAD)]
+
+
 def noticed(hone: Cluster, namespace: str, name: str) -> int:
-    """How many different answers the client has had, none of them an error, and none cut."""
-    met = json.loads(hone.kubectl("logs", f"client-{name}", "--tail=1", namespace=namespace))
-    assert met["errors"] == []
-    assert min(met["whole"], met["streamed"]) > 100
-    return len(met["texts"])
+    """How many different answers the client has had, when it has had many, none of them an error, and none cut."""
+    end = time.monotonic() + MANY_SECONDS
+    while True:
+        met = json.loads(hone.kubectl("logs", f"client-{name}", "--tail=1", namespace=namespace))
+        assert met["errors"] == []
+        if min(met["whole"], met["streamed"]) > MANY:
+            return len(met["texts"])
+        assert time.monotonic() < end, met
+        time.sleep(1)
 
 
 def settled(hone: Cluster, namespace: str, name: str, replicas: int) -> None:

@@ -1,0 +1,173 @@
+"""The real vLLM, on the CPU in a pod: from FineTuneJobs to answers, by the very arguments that GPUs get."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import LOCAL
+from kube import CONNECT, Cluster, Images, claim, condition, pod, run
+from training import because, job
+
+Object = dict[str, Any]
+IMAGE_SECONDS, TRAIN_SECONDS, START_SECONDS, CHANGE_SECONDS = 900, 300, 600, 120
+HEADS_OF_64 = "256"
+"""vLLM's attention on CPUs takes none of 16."""
+KEY = "not-a-secret"
+# Nothing is compiled in the pod, whose image has no compiler; 1 GiB for the key-value cache.
+EAGER = ["--enforce-eager"]
+ENVIRONMENT = [{"name": "VLLM_CPU_KVCACHE_SPACE", "value": "1"}]
+# Prints the status and the answer to each request of argv[2], as JSON.
+ASK = (
+    CONNECT
+    + """
+import json, sys, urllib.error, urllib.request
+url, key = sys.argv[1], sys.argv[3]
+connect(url, 80)
+def call(path, body=None, key=key):
+    data = body and json.dumps(body).encode()
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+    try:
+        return 200, json.load(urllib.request.urlopen(urllib.request.Request(f"http://{url}{path}", data, headers)))
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+print(json.dumps([call(*each) for each in json.loads(sys.argv[2])]))
+"""
+)
+
+
+class Vllm:
+    """The InferenceService `chat` of one vLLM, and a client of it."""
+
+    def __init__(self, hone: Cluster, namespace: str, images: Images) -> None:
+        self.hone, self.namespace, self._images = hone, namespace, images
+        self._asked = 0
+
+    def ask(self, *requests: list[Any]) -> list[Any]:
+        """Status and answer of each `[path, body, key]`: without a body a GET, without a key by the right one."""
+        self._asked += 1
+        command = ["python3", "-c", ASK, f"chat.{self.namespace}.svc", json.dumps(requests), KEY]
+        client = pod(f"client-{self._asked}", self._images.operator, *command)
+        answers: list[Any] = json.loads(self.hone.run_pod(client, self.namespace))
+        return answers
+
+    def texts(self, *models: str) -> list[str]:
+        """What each says after the same words."""
+        bodies = [{"model": name, "prompt": "red", "temperature": 0, "max_tokens": 8} for name in models]
+        answers = self.ask(*(["/v1/completions", body] for body in bodies))
+        assert [status for status, _ in answers] == [200] * len(models), answers
+        return [answer["choices"][0]["text"] for _, answer in answers]
+
+    def serve(self, **jobs: str) -> None:
+        """Exactly these adapters, once the status tells that they are loaded, by the digests of the jobs."""
+        adapters = [{"name": name, "fineTuneJob": {"name": job}} for name, job in jobs.items()]
+        patch = json.dumps({"spec": {"adapters": adapters}})
+        self.hone.kubectl("patch", "inferenceservice", "chat", "--type=merge", "-p", patch, namespace=self.namespace)
+        self.loaded(**jobs)
+
+    def loaded(self, **jobs: str) -> None:
+        wanted = {name: (self.digest(job), "1/1") for name, job in jobs.items()}
+
+        def holds(found: Object) -> bool:
+            models = found.get("status", {}).get("models", [])
+            return {m["name"]: (m["digest"], m.get("loaded")) for m in models if m["kind"] == "adapter"} == wanted
+
+        self.hone.wait("inferenceservice", "chat", holds, self.namespace, timeout=CHANGE_SECONDS)
+
+    def digest(self, name: str) -> str:
+        found = self.hone.wait(
+            "finetunejob",
+            name,
+            condition("Succeeded"),
+            self.namespace,
+            timeout=TRAIN_SECONDS,
+            unless=condition("Failed"),
+        )
+        return str(found["status"]["artifact"]["digest"])
+
+    def pod(self) -> Object:
+        [found] = self.hone.list("pods", self.namespace, "hone.dev/inferenceservice=chat")
+        return found
+
+
+@pytest.fixture(scope="module")
+def image(hone: Cluster, images: Images) -> str:
+    environment = {**hone.env, "HONE_TEST_REGISTRY": hone.registry}
+    return run(LOCAL / "images", "vllm", env=environment, timeout=IMAGE_SECONDS).splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def chat(hone: Cluster, images: Images, image: str) -> Iterator[Vllm]:
+    """It serves `tuned`, the adapter of job `one`, beside its base; job `two` learns other words."""
+    with hone.fresh_namespace("vllm") as namespace:
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "key"}, "stringData": {"token": KEY}}
+        hone.create(claim("models"), claim("artifacts"), secret, namespace=namespace)
+        script = (Path(__file__).parent / "make_model.py").read_text()
+        command = ["python3", "-c", script, "/models/tiny", HEADS_OF_64, "0"]
+        hone.run_pod(pod("make", images.runtime, *command, claims={"models": "/models"}), namespace)
+        for name, word in (("one", "blue"), ("two", "pink")):
+            hone.create(rows(word), learning(name, word), namespace=namespace)
+        spec = {
+            "model": {"claim": {"name": "models", "path": "tiny"}},
+            "adapters": [{"name": "tuned", "fineTuneJob": {"name": "one"}}],
+            "engine": "vllm",
+            "maxModelLen": 256,
+            "resources": {"gpus": 0, "sharedMemory": "256Mi"},
+            "extraArgs": EAGER,
+            "apiKeySecret": {"name": "key", "key": "token"},
+            "pod": {"image": image, "env": ENVIRONMENT},
+        }
+        service = {"apiVersion": "hone.dev/v1alpha1", "kind": "InferenceService", "metadata": {"name": "chat"}}
+        hone.create({**service, "spec": spec}, namespace=namespace)
+        failed = because("Progressing", "EngineFailed")
+        hone.wait("inferenceservice", "chat", condition("Available"), namespace, timeout=START_SECONDS, unless=failed)
+        yield Vllm(hone, namespace, images)
+
+
+def rows(word: str) -> Object:
+    data = "".join(json.dumps({"text": f"red {word} {word} {word}."}) + "\n" for _ in range(4))
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": word}, "data": {"train.jsonl": data}}
+
+
+def learning(name: str, word: str) -> Object:
+    """A FineTuneJob that learns the word by heart; rank 12 is none of those that vLLM takes."""
+    return job(
+        name,
+        lora={"r": 12},
+        training={"maxSteps": 12, "learningRate": 0.02, "perDeviceTrainBatchSize": 4},
+        dataset={"configMap": {"name": word, "key": "train.jsonl"}},
+        output={"claim": {"name": "artifacts"}},
+        pod={"env": [{"name": "OMP_NUM_THREADS", "value": "1"}]},
+    )
+
+
+def test_vllm_answers_as_the_base_and_as_what_was_trained(chat: Vllm) -> None:
+    chat.loaded(tuned="one")
+    (refused, _), (status, listed) = chat.ask(["/v1/models", None, "guessed"], ["/v1/models"])
+    assert (refused, status) == (401, 200)
+    roots = {model["id"]: model["root"] for model in listed["data"]}
+    link = f"/served/adapters/tuned-{chat.digest('one').removeprefix('sha256:')[:12]}"
+    assert roots == {"tiny": "/served/model", "tuned": link}
+    base, tuned = chat.texts("tiny", "tuned")
+    assert "blue" in tuned
+    assert "blue" not in base
+
+
+def test_adapters_come_change_and_go_in_the_running_vllm(chat: Vllm) -> None:
+    before = chat.pod()["metadata"]["uid"]
+    chat.serve(tuned="two", second="one")
+    tuned, second = chat.texts("tuned", "second")
+    assert ("pink" in tuned, "blue" in second) == (True, True)
+    chat.serve(tuned="two")
+    body = {"model": "second", "prompt": "red"}
+    assert chat.ask(["/v1/completions", body])[0][0] == 404
+    assert chat.pod()["metadata"]["uid"] == before
+    restarts = {status["name"]: status["restartCount"] for status in chat.pod()["status"]["containerStatuses"]}
+    assert restarts == {"engine": 0}
+
+
+def test_clients_find_no_admin_routes(chat: Vllm) -> None:
+    body = {"lora_name": "tuned", "lora_path": "/nowhere"}
+    answers = chat.ask(["/v1/load_lora_adapter", body], ["/v1/unload_lora_adapter", body], ["/adapters", body])
+    assert [status for status, _ in answers] == [404] * 3
