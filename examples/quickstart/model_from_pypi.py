@@ -58,21 +58,29 @@ def kept_folder() -> Path:
     return cache / "hone" / "models" / f"SmolLM2-135M-Instruct-{PACKAGE.replace('==', '-')}"
 
 
-def fill_hub_cache(hf_home: Path, say: Callable[[str], None] = print) -> str:
-    """Put the stand-in model into the hub cache at `hf_home` (an HF_HOME folder) and return its commit.
+def kept_model(say: Callable[[str], None] = print) -> Path:
+    """The folder `model` of the stand-in, with a file `commit` beside it. Raises RuntimeError when it can't be had.
 
-    The commit is made from the files' content, as there is no real one. Raises RuntimeError when the package can't be
-    downloaded.
+    The commit is made from the files' content, as there is no real one.
     """
     kept = kept_folder()
     if not (kept / "commit").exists():
         _convert_package(kept, say)
-    commit = (kept / "commit").read_text()
+    return kept / "model"
+
+
+def fill_hub_cache(hf_home: Path, say: Callable[[str], None] = print) -> str:
+    """Put the stand-in model into the hub cache at `hf_home` (an HF_HOME folder) and return its commit.
+
+    Raises RuntimeError when the package can't be downloaded.
+    """
+    model = kept_model(say)
+    commit = model.with_name("commit").read_text()
     repository = hf_home / "hub" / f"models--{HUB_NAME.replace('/', '--')}"
     snapshot = repository / "snapshots" / commit
     if not snapshot.exists():
         partial = snapshot.with_name("partial")
-        shutil.copytree(kept / "model", partial, dirs_exist_ok=True)
+        shutil.copytree(model, partial, dirs_exist_ok=True)
         partial.rename(snapshot)
     (repository / "refs").mkdir(parents=True, exist_ok=True)
     (repository / "refs" / "main").write_text(commit)

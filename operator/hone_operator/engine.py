@@ -13,7 +13,7 @@ from hone_api.layout import (
 
 from hone_operator import adapters as keeping
 from hone_operator import autoscaling
-from hone_operator.draining import DRAIN_SECONDS, GRACE_SECONDS
+from hone_operator.draining import GRACE_SECONDS
 from hone_operator.engines import engine_of, placing
 from hone_operator.podspec import (
     POD_API_KEY,
@@ -120,7 +120,8 @@ def _pod(declared: InferenceService, resolved: Resolved, images: Images) -> Obje
     gpus = spec.resources.gpus
     beside = _beside(declared, resolved, images)
     scratch(resolved.volumes, spec.resources)
-    env = {"HOME": "/tmp", "USER": "hone"} | resolved.env | engine.environment(resolved)
+    own = engine.environment(resolved)
+    env = {"HOME": "/tmp", "USER": "hone"} | resolved.env | own
     if resolved.weights.trust_remote_code:
         env["HF_MODULES_CACHE"] = "/tmp/modules"  # beside the cache, which is mounted read-only
     if gpus:  # AMD's recommendations for serving
@@ -128,7 +129,7 @@ def _pod(declared: InferenceService, resolved: Resolved, images: Images) -> Obje
     if gpus > 1:
         env["NCCL_MIN_NCHANNELS"] = "112"
     variables = environment(env, spec.pod)
-    if is_hot(spec, resolved):
+    if "PYTHONPATH" in own:
         _add_path(variables)
     if key := spec.api_key_secret:
         if engine.KEY_VARIABLE:
@@ -153,8 +154,8 @@ def _pod(declared: InferenceService, resolved: Resolved, images: Images) -> Obje
         # The engine's error is the end of its log.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
-    if not engine.DRAINS:
-        container["lifecycle"] = {"preStop": {"sleep": {"seconds": DRAIN_SECONDS}}}
+    if pre_stop := engine.pre_stop(resolved):
+        container["lifecycle"] = {"preStop": pre_stop}
     pod = pod_spec(container, resolved.volumes, spec.pod, gpus=gpus, gpu_resource=spec.resources.gpu_resource)
     # Whatever the number of replicas, so that a change of it leaves the pods as they are.
     spread = {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}

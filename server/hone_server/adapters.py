@@ -6,12 +6,12 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hone_api import place
 from hone_api.adapters import AdapterError, AdapterState, KeeperReport, WantedAdapter, WantedAdapters, revision_of
 from hone_api.layout import POD_CLAIMS, link_name
 from hone_api.reasons import ADAPTER_MISMATCH, ARTIFACT_MISSING, HoneError
 from pydantic import ValidationError
 
+from . import place
 from .engineapi import EngineApi, Refused
 
 LOOK_EVERY_SECONDS = 2.0

@@ -1,7 +1,10 @@
-"""An ASGI middleware for vLLM: its routes that load and unload adapters are for the keeper alone.
+"""An ASGI middleware for vLLM: its routes that load and unload adapters are for the keeper alone, and it drains.
 
 It runs in vLLM's image, as the module `hone_gate`, so it imports nothing of Hone's. All who lack the token get what
 they would get where the routes do not exist.
+
+`python3 -m hone_gate SECONDS` is the pod's preStop hook: for so long, and until no more requests come, vLLM goes on,
+and every answer closes its connection. Else clients would meet vLLM's end on the connections that they keep.
 
 A replaced adapter is loaded under a new id, so that answers which run end on the old weights. vLLM's own `load_inplace`
 changes the weights under them, and reads the files anew in every step.
@@ -12,7 +15,10 @@ import hmac
 import json
 import os
 import re
+import sys
+import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 Scope = dict[str, Any]
@@ -28,11 +34,18 @@ ADMIN = re.compile(r"(/v1/(un)?load_lora_adapter|(^|/)adapters(/[^/]*)?)/*$")
 TRIAL = "{}~hone"
 """The name under which new weights are tried, before the old ones are let go."""
 
+DRAINING = Path(os.environ.get("TMPDIR", "/tmp"), "hone-draining")
+"""Is there while vLLM drains; changed when a client's last request came."""
+UNCOUNTED = ("/health", "/metrics")
+QUIET_SECONDS, LATEST_SECONDS = 3, 60
+"""As the embedded engine does: until no request has come for so long, but not for ever."""
 
-class AdminGate:
+
+class Gate:
     """Other requests wait for the moment in which a name changes its weights."""
 
     def __init__(self, app: App) -> None:
+        DRAINING.unlink(missing_ok=True)  # of an engine that was ended and started anew in this pod
         self._app = app
         self._open = asyncio.Event()
         self._open.set()
@@ -43,7 +56,7 @@ class AdminGate:
         elif not ADMIN.search(scope["path"]):
             if scope["method"] == "POST":
                 await self._open.wait()
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, _closing_in_a_drain(scope, send))
         elif not _has_token(scope):
             await _answer(send, 404, b'{"detail":"Not Found"}')
         else:
@@ -88,6 +101,32 @@ class AdminGate:
         return status, said
 
 
+def drain(seconds: float) -> None:
+    """Returns when vLLM may end."""
+    DRAINING.touch()
+    started = time.time()
+    while True:
+        late, quiet = time.time() - started - seconds, time.time() - DRAINING.stat().st_mtime
+        if late >= LATEST_SECONDS or (late >= 0 and quiet >= QUIET_SECONDS):
+            return
+        time.sleep(0.2)
+
+
+def _closing_in_a_drain(scope: Scope, send: Send) -> Send:
+    """While vLLM drains, an answer ends its connection."""
+    if not DRAINING.exists():
+        return send
+    if scope["path"] not in UNCOUNTED and not any(key.lower() == HEADER for key, _ in scope["headers"]):
+        DRAINING.touch()
+
+    async def closing(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message = message | {"headers": [*message["headers"], (b"connection", b"close")]}
+        await send(message)
+
+    return closing
+
+
 def _has_token(scope: Scope) -> bool:
     try:
         with open(os.environ[TOKEN_FILE], "rb") as file:
@@ -130,3 +169,7 @@ async def _answer(send: Send, status: int, body: bytes) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+if __name__ == "__main__":
+    drain(float(sys.argv[1]))

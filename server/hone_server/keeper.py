@@ -4,7 +4,6 @@ import argparse
 import logging
 import os
 import secrets
-import shutil
 import signal
 import sys
 import threading
@@ -14,9 +13,9 @@ from pathlib import Path
 
 from hone_api.layout import ADMIN_TOKEN, ENGINE_PORT, KEEPER_PORT, POD_ADAPTERS, POD_SERVED
 
-from . import gate
 from .adapters import Keeper
 from .engineapi import EngineApi
+from .place import put_gate
 
 EVERY_SECONDS = 0.25
 
@@ -49,7 +48,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 def _prepare(served: Path) -> str:
     """What the engine needs before it starts: the token, which outlives this process, and the middleware."""
-    shutil.copyfile(gate.__file__, served / "hone_gate.py")
+    put_gate(served)
     token = served / ADMIN_TOKEN
     if not token.exists():
         part = token.with_suffix(".part")

@@ -21,7 +21,7 @@ CLIENT = (
     CONNECT
     + """
 import asyncio, collections, json, sys, time, urllib.parse, httpx2
-url, model = sys.argv[1:]
+url, model, key = sys.argv[1:]
 connect(urllib.parse.urlsplit(url).hostname, 80)
 body = {"model": model, "temperature": 0, "messages": [{"role": "user", "content": "ping"}], "ignore_eos": True}
 errors, done, texts = [], collections.Counter(), collections.Counter()
@@ -47,7 +47,9 @@ async def one(client, ask):
         errors.append(f"{time.strftime('%X')} {ask.__name__}: {error!r}")
 async def main():
     limits = httpx2.Limits(max_connections=1000, max_keepalive_connections=100)
-    async with httpx2.AsyncClient(base_url=url, limits=limits, timeout=60) as client, asyncio.TaskGroup() as group:
+    headers = {"Authorization": f"Bearer {key}"}
+    client = httpx2.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=60)
+    async with client, asyncio.TaskGroup() as group:
         while True:
             for _ in range(10):
                 for ask in (whole, streamed):
@@ -90,10 +92,7 @@ def asked(hone: Cluster, images: Images, lab: str, request: pytest.FixtureReques
     owner = {"apiVersion": "hone.dev/v1alpha1", "kind": "InferenceService", "metadata": {"name": name}, "spec": spec}
     hone.create(owner, namespace=lab)
     settled(hone, lab, name, replicas)
-    command = ["python3", "-c", CLIENT, f"http://{name}.{lab}.svc/v1", ADAPTER if job_name else "tiny"]
-    client = pod(f"client-{name}", images.runtime, *command)
-    hone.create(client, namespace=lab)
-    hone.wait("pod", f"client-{name}", condition("Ready"), lab, unless=phase("Failed"))
+    begin_to_ask(hone, images, lab, name, ADAPTER if job_name else "tiny")
     yield name
     hone.kubectl("delete", "inferenceservice", name, "--wait=false", namespace=lab)
     hone.kubectl("delete", "pod", f"client-{name}", "--wait=false", namespace=lab)
@@ -157,6 +156,13 @@ def tuning(name: str, seed: int) -> list[Object]:
     model, dataset = {"claim": {"name": "one", "path": "tiny"}}, {"configMap": {"name": name, "key": "train.jsonl"}}
     output = {"claim": {"name": "two"}}
     return [rows, job(name, model=model, dataset=dataset, training=training, output=output, pod=ONE_THREAD)]
+
+
+def begin_to_ask(hone: Cluster, images: Images, namespace: str, name: str, model: str, key: str = "none") -> None:
+    """Start the client of the service `name`."""
+    command = ["python3", "-c", CLIENT, f"http://{name}.{namespace}.svc/v1", model, key]
+    hone.create(pod(f"client-{name}", images.runtime, *command), namespace=namespace)
+    hone.wait("pod", f"client-{name}", condition("Ready"), namespace, unless=phase("Failed"))
 
 
 def noticed(hone: Cluster, namespace: str, name: str) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from conftest import LOCAL
 from kube import CONNECT, Cluster, Images, claim, condition, pod, run
+from test_no_gap import begin_to_ask, change, noticed, settled
 from training import because, job
 
 Object = dict[str, Any]
@@ -41,14 +42,14 @@ class Vllm:
     """The InferenceService `chat` of one vLLM, and a client of it."""
 
     def __init__(self, hone: Cluster, namespace: str, images: Images) -> None:
-        self.hone, self.namespace, self._images = hone, namespace, images
+        self.hone, self.namespace, self.images = hone, namespace, images
         self._asked = 0
 
     def ask(self, *requests: list[Any]) -> list[Any]:
         """Status and answer of each `[path, body, key]`: without a body a GET, without a key by the right one."""
         self._asked += 1
         command = ["python3", "-c", ASK, f"chat.{self.namespace}.svc", json.dumps(requests), KEY]
-        client = pod(f"client-{self._asked}", self._images.operator, *command)
+        client = pod(f"client-{self._asked}", self.images.operator, *command)
         answers: list[Any] = json.loads(self.hone.run_pod(client, self.namespace))
         return answers
 
@@ -99,7 +100,7 @@ def image(hone: Cluster, images: Images) -> str:
 
 @pytest.fixture(scope="module")
 def chat(hone: Cluster, images: Images, image: str) -> Iterator[Vllm]:
-    """It serves `tuned`, the adapter of job `one`, beside its base; job `two` learns other words."""
+    """It serves `tuned`, the adapter of job `one`, beside its base; `two` learns other words. A client asks always."""
     with hone.fresh_namespace("vllm") as namespace:
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "key"}, "stringData": {"token": KEY}}
         hone.create(claim("models"), claim("artifacts"), secret, namespace=namespace)
@@ -122,6 +123,7 @@ def chat(hone: Cluster, images: Images, image: str) -> Iterator[Vllm]:
         hone.create({**service, "spec": spec}, namespace=namespace)
         failed = because("Progressing", "EngineFailed")
         hone.wait("inferenceservice", "chat", condition("Available"), namespace, timeout=START_SECONDS, unless=failed)
+        begin_to_ask(hone, images, namespace, "chat", "tuned", KEY)
         yield Vllm(hone, namespace, images)
 
 
@@ -165,9 +167,17 @@ def test_adapters_come_change_and_go_in_the_running_vllm(chat: Vllm) -> None:
     assert chat.pod()["metadata"]["uid"] == before
     restarts = {status["name"]: status["restartCount"] for status in chat.pod()["status"]["containerStatuses"]}
     assert restarts == {"engine": 0}
+    assert noticed(chat.hone, chat.namespace, "chat") == 2, "the adapters of both jobs"
 
 
 def test_clients_find_no_admin_routes(chat: Vllm) -> None:
     body = {"lora_name": "tuned", "lora_path": "/nowhere"}
     answers = chat.ask(["/v1/load_lora_adapter", body], ["/v1/unload_lora_adapter", body], ["/adapters", body])
     assert [status for status, _ in answers] == [404] * 3
+
+
+def test_clients_notice_no_roll_out(chat: Vllm) -> None:
+    hone, namespace = chat.hone, chat.namespace
+    change(hone, namespace, "chat", {"pod": {"env": [*ENVIRONMENT, {"name": "CHANGED", "value": "1"}]}})
+    settled(hone, namespace, "chat", 1)
+    assert noticed(hone, namespace, "chat") == 2

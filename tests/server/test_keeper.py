@@ -130,7 +130,7 @@ class Pod:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         os.environ["HONE_ADMIN_TOKEN_FILE"] = str(self.served / "admin-token")
-        self.engine = LikeVllm(module.AdminGate, self.engine_port)
+        self.engine = LikeVllm(module.Gate, self.engine_port)
         return self.engine
 
     def get(self, path: str) -> httpx.Response:
@@ -155,6 +155,7 @@ def until(holds: Callable[[], Any], seconds: float = 20) -> Any:
 @pytest.fixture
 def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pod]:
     monkeypatch.setenv("HONE_ADMIN_TOKEN_FILE", str(tmp_path / "served/admin-token"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     made = Pod(tmp_path)
     yield made
     if made.process:
@@ -318,3 +319,33 @@ def test_no_request_meets_a_name_that_is_just_being_replaced(running: tuple[Pod,
         asker.join()
     assert len(statuses) > 50
     assert set(statuses) == {200}
+
+
+def test_a_drain_closes_connections_and_goes_on_while_requests_come(running: tuple[Pod, LikeVllm]) -> None:
+    pod, _ = running
+    url = f"http://127.0.0.1:{pod.engine_port}"
+    environment = {"PYTHONPATH": str(pod.served), "TMPDIR": str(pod.root)}
+    with httpx.Client() as client:
+
+        def ask() -> str | None:
+            return client.post(f"{url}/v1/completions", json={"model": "faq"}).headers.get("connection")
+
+        assert ask() is None
+        drain = subprocess.Popen([sys.executable, "-m", "hone_gate", "1"], env=environment)
+        until(lambda: ask() == "close")
+        begin = time.monotonic()
+        while time.monotonic() - begin < 5:
+            assert ask() == "close"
+            time.sleep(0.3)
+        assert drain.poll() is None
+    assert drain.wait(10) == 0
+
+
+def test_an_engine_that_starts_anew_does_not_drain(running: tuple[Pod, LikeVllm]) -> None:
+    pod, engine = running
+    (pod.root / "hone-draining").touch()
+    engine.stop()
+    anew = pod.start_engine()
+    until(lambda: "faq" in anew.loras)
+    answer = httpx.post(f"http://127.0.0.1:{pod.engine_port}/v1/completions", json={"model": "faq"})
+    assert (answer.status_code, answer.headers.get("connection")) == (200, None)

@@ -61,9 +61,9 @@ def test_the_engine_that_is_asked_for(spec: Object, command: list[str], image: s
     [
         (
             "vllm",
-            "/served/model --served-model-name org/base --port 8000 --shutdown-timeout 560 --dtype bfloat16 "
+            "/served/model --served-model-name org/base --port 8000 --shutdown-timeout 500 --dtype bfloat16 "
             "--max-model-len 4096 --tensor-parallel-size 2 --enable-lora --max-loras 4 --max-cpu-loras 32 "
-            "--max-lora-rank 64 --middleware hone_gate.AdminGate --seed=1",
+            "--max-lora-rank 64 --middleware hone_gate.Gate --seed=1",
         ),
         (
             "sglang",
@@ -98,12 +98,29 @@ def test_arguments_of_a_base_with_adapters(engine: str, expected: str) -> None:
     assert " ".join(engine_of(*jobs, **spec)["args"]) == expected
 
 
-@pytest.mark.parametrize(("engine", "waits"), [("embedded", False), ("vllm", True), ("sglang", True), ("tgi", True)])
-def test_an_engine_takes_requests_until_all_nodes_know_of_its_end(engine: str, waits: bool) -> None:
-    pod = pod_of(adapter_job(), engine=engine)
-    assert pod["terminationGracePeriodSeconds"] == 600
-    before_the_end = {"preStop": {"sleep": {"seconds": 10}}} if waits else None
-    assert pod["containers"][0].get("lifecycle") == before_the_end
+@pytest.mark.parametrize(
+    ("engine", "hook"),
+    [
+        ("embedded", None),
+        ("vllm", {"exec": {"command": ["python3", "-m", "hone_gate", "10"]}}),
+        ("sglang", {"sleep": {"seconds": 10}}),
+        ("tgi", {"sleep": {"seconds": 10}}),
+    ],
+)
+def test_an_engine_takes_requests_until_all_nodes_know_of_its_end(engine: str, hook: Object | None) -> None:
+    for job in (adapter_job(), finished_job(kind="merged")):
+        pod = pod_of(job, engine=engine)
+        assert pod["terminationGracePeriodSeconds"] == 600
+        assert pod["containers"][0].get("lifecycle") == (hook and {"preStop": hook})
+
+
+def test_vllm_with_a_model_of_the_hub_alone_has_nothing_of_hones_beside_it() -> None:
+    pod = pod_of(engine="vllm", model={"name": "org/base"})
+    [container] = pod["containers"]
+    assert "initContainers" not in pod
+    assert container["lifecycle"] == {"preStop": {"sleep": {"seconds": 10}}}
+    assert "--middleware" not in container["args"]
+    assert "PYTHONPATH" not in variables(container)
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "tgi"])
@@ -121,7 +138,7 @@ def test_what_lies_on_claims_is_proved_and_linked_before_the_engine_starts() -> 
     adapters = [{"name": "legal", "claim": {"name": "c", "path": "p"}}]
     pod = pod_of(adapter_job(), engine="sglang", adapters=adapters)
     [first], [container] = pod["initContainers"], pod["containers"]
-    assert (first["image"], first["command"]) == (IMAGE, ["python3", "-m", "hone_api.place"])
+    assert (first["image"], first["command"]) == (IMAGE, ["python3", "-m", "hone_server.place"])
     assert first["args"] == [
         *("--into", "/served", "--model", SNAPSHOT, "--base", "org/base", "--base-revision", COMMIT),
         *("--adapter", "faq=/claims/faq/team/faq", "--expect", f"faq={DIGEST}", "--adapter", "legal=/claims/c/p"),
@@ -203,7 +220,7 @@ def test_adapters_of_vllm_come_by_a_keeper_and_its_admin_routes_are_gated() -> N
     assert {m["mountPath"]: m.get("readOnly", False) for m in container["volumeMounts"]}["/served"] is True
     [served] = [volume["emptyDir"] for volume in pod["volumes"] if volume["name"] == "served"]
     assert served["medium"] == "Memory"
-    assert after(container["args"], "--middleware") == "hone_gate.AdminGate"
+    assert after(container["args"], "--middleware") == "hone_gate.Gate"
     assert {
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
         "PYTHONPATH": "/served",

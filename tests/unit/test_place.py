@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from hone_api.artifact import ArtifactManifest, BaseModelReference, describe_files, digest_of, write_manifest
-from hone_api.place import main
+from hone_server.place import main
 
 LORA = {"peft_type": "LORA", "r": 8, "bias": "none"}
 

@@ -6,6 +6,7 @@ from hone_api.inferenceservice import InferenceServiceSpec
 
 from hone_operator.engines import embedded, sglang, tgi, vllm
 from hone_operator.resolve import Resolved
+from hone_operator.resources import Object
 
 
 class Engine(Protocol):
@@ -17,8 +18,6 @@ class Engine(Protocol):
     """The environment variable that it takes the clients' key from; None: it reads a file."""
     PROVES: bool
     """Whether it checks digests and finds what lies in an artifact by itself."""
-    DRAINS: bool
-    """Whether it goes on taking requests for some time after SIGTERM."""
     TELLS: bool
     """Whether its /v1/models tells which digest each model has."""
 
@@ -27,6 +26,10 @@ class Engine(Protocol):
 
     def arguments(self, spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
         """Arguments for what is served; `spec.extraArgs` follow."""
+        ...
+
+    def pre_stop(self, resolved: Resolved) -> Object | None:
+        """What lets it go on taking requests for some time; None: it does so by itself after SIGTERM."""
         ...
 
     def environment(self, resolved: Resolved) -> dict[str, str]:

@@ -6,12 +6,12 @@ from hone_api.layout import ADMIN_TOKEN, ENGINE_PORT, POD_SERVED
 from hone_operator.draining import DRAIN_SECONDS
 from hone_operator.podspec import POD_API_KEY
 from hone_operator.resolve import Resolved
+from hone_operator.resources import Object
 
 NAME = "embedded"
 COMMAND = ["hone-server"]
 KEY_VARIABLE: str | None = None
 PROVES = True
-DRAINS = True
 TELLS = True
 HOT = True
 
@@ -35,6 +35,10 @@ def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
     if spec.api_key_secret:
         found += ["--api-key-file", POD_API_KEY]
     return found
+
+
+def pre_stop(resolved: Resolved) -> Object | None:
+    return None
 
 
 def environment(resolved: Resolved) -> dict[str, str]:

@@ -22,6 +22,11 @@ def model_path(resolved: Resolved) -> str:
     return f"{POD_SERVED}/{link_name(MODEL, weights.digest)}" if weights.is_folder else weights.source
 
 
+def is_placed(resolved: Resolved) -> bool:
+    """Whether a container of Hone's is before or beside the engine, which has left there what the engine may import."""
+    return bool(resolved.weights.is_folder or resolved.all_adapters)
+
+
 def loading(weights: Weights) -> list[str]:
     """How the model is loaded, by the arguments that these engines have in common."""
     found = []
@@ -79,7 +84,7 @@ def container(
     return {
         "name": CONTAINER,
         "image": image,
-        "command": ["python3", "-m", "hone_api.place"],
+        "command": ["python3", "-m", "hone_server.place"],
         "args": arguments,
         "resources": resources,
         "volumeMounts": mounts,

@@ -3,14 +3,15 @@
 from hone_api.inferenceservice import InferenceServiceSpec
 from hone_api.layout import ENGINE_PORT
 
+from hone_operator.draining import SLEEP
 from hone_operator.engines.placing import adapter_path, given, loading, model_path, rank
 from hone_operator.resolve import Resolved
+from hone_operator.resources import Object
 
 NAME = "sglang"
 COMMAND = ["python3", "-m", "sglang.launch_server"]
 KEY_VARIABLE: str | None = "SGLANG_API_KEY"
 PROVES = False
-DRAINS = False
 TELLS = False
 HOT = False
 
@@ -36,6 +37,10 @@ def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
         found += ["--enable-lora", "--max-loras-per-batch", str(at_once), "--max-lora-rank", str(rank(resolved))]
         found += ["--lora-paths", *(f"{adapter.name}={adapter_path(adapter)}" for adapter in adapters)]
     return found
+
+
+def pre_stop(resolved: Resolved) -> Object | None:
+    return SLEEP
 
 
 def environment(resolved: Resolved) -> dict[str, str]:

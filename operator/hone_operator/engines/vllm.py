@@ -3,15 +3,15 @@
 from hone_api.inferenceservice import InferenceServiceSpec
 from hone_api.layout import ADMIN_TOKEN, ENGINE_PORT, POD_SERVED
 
-from hone_operator.draining import FINISHING_SECONDS
-from hone_operator.engines.placing import adapter_path, given, loading, model_path, rank
+from hone_operator.draining import DRAIN_SECONDS, FINISHING_SECONDS, SLEEP
+from hone_operator.engines.placing import adapter_path, given, is_placed, loading, model_path, rank
 from hone_operator.resolve import Resolved
+from hone_operator.resources import Object
 
 NAME = "vllm"
 COMMAND = ["vllm", "serve"]
 KEY_VARIABLE: str | None = "VLLM_API_KEY"
 PROVES = False
-DRAINS = False
 TELLS = True
 HOT = True
 
@@ -38,15 +38,23 @@ def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
     if adapters := resolved.all_adapters:
         at_once = next(number for number in LORAS_IN_A_BATCH if number >= min(len(adapters), LORAS_IN_A_BATCH[-1]))
         found += ["--enable-lora", "--max-loras", str(at_once), "--max-cpu-loras", str(LORAS_ON_THE_HOST)]
-        found += ["--max-lora-rank", str(_accepted(rank(resolved))), "--middleware", "hone_gate.AdminGate"]
+        found += ["--max-lora-rank", str(_accepted(rank(resolved)))]
+    if is_placed(resolved):
+        found += ["--middleware", "hone_gate.Gate"]
     return found
+
+
+def pre_stop(resolved: Resolved) -> Object | None:
+    return {"exec": {"command": ["python3", "-m", "hone_gate", str(DRAIN_SECONDS)]}} if is_placed(resolved) else SLEEP
 
 
 def environment(resolved: Resolved) -> dict[str, str]:
     # Its 5 seconds are those of OpenAI's client: a request would meet the connection's end.
     found = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75"}
+    if is_placed(resolved):
+        found["PYTHONPATH"] = POD_SERVED
     if resolved.all_adapters:
-        found |= {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "PYTHONPATH": POD_SERVED}
+        found["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
         found["HONE_ADMIN_TOKEN_FILE"] = f"{POD_SERVED}/{ADMIN_TOKEN}"
     return found
 

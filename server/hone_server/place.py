@@ -1,11 +1,13 @@
-"""`python -m hone_api.place`: before an engine starts, prove its artifacts and link what it is to load.
+"""`python -m hone_server.place`: before an engine starts, prove its artifacts and link what it is to load. No torch.
 
 Engines other than Hone's know nothing of manifests. This reads every file of the artifacts once, in parallel, compares
-it with its digest, judges the adapters' configurations, and leaves links: `model…` and `adapters/NAME…`.
+it with its digest, judges the adapters' configurations, and leaves links, `model…` and `adapters/NAME…`, and the
+module `hone_gate`.
 """
 
 import argparse
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -14,6 +16,8 @@ from typing import Any
 from hone_api import layout
 from hone_api.artifact import ArtifactManifest, read_manifest, verify
 from hone_api.reasons import ADAPTER_MISMATCH, ARTIFACT_CORRUPT, ARTIFACT_MISSING, HoneError
+
+from . import gate
 
 TOLD_BY = "hone-place"
 RANK_FLAG = "--max-lora-rank"
@@ -31,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m hone_api.place", description="Prove artifacts, and link them.")
+    parser = argparse.ArgumentParser(prog="python -m hone_server.place", description="Prove artifacts, and link them.")
     parser.add_argument("--into", type=Path, required=True, help="folder for the links")
     parser.add_argument("--model", type=Path, help="artifact tree, or folder with config.json")
     parser.add_argument("--expect-model", metavar="DIGEST", help="digest that the model's manifest must have")
@@ -50,6 +54,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _place(arguments: argparse.Namespace) -> None:
     into: Path = arguments.into
+    put_gate(into)
     expected: dict[str, str] = dict(arguments.expect)
     if arguments.model:
         folder = _model(arguments.model, arguments.expect_model)
@@ -70,6 +75,11 @@ def proved_adapter(
         return folder, None
     _check_base(name, manifest, base, revision)
     return folder, manifest.digest
+
+
+def put_gate(into: Path) -> None:
+    """What vLLM imports, from a folder that is on its PYTHONPATH."""
+    shutil.copyfile(gate.__file__, into / "hone_gate.py")
 
 
 def make_link(link: Path, folder: Path) -> None:

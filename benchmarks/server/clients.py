@@ -1,0 +1,80 @@
+"""Clients that stream answers, and what they see of the server: tokens a second, and the time to the first one."""
+
+import asyncio
+import json
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from itertools import cycle
+
+import httpx
+
+NEW_TOKENS = 64
+SUBJECTS = ["rivers", "the moon", "trains", "bread", "winter", "numbers", "violins", "gardens"]
+PROMPTS = [
+    f"Tell me about {subject}, and why anyone should care." + " Take your time, and think of a child." * (index % 4)
+    for index, subject in enumerate(SUBJECTS)
+]
+"""Of 20 to 50 tokens, with the chat template around them 30 to 80."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """`rate` in tokens a second over all clients; `first`, `slow`: median and 99th percentile to the first text, ms."""
+
+    rate: float
+    first: float
+    slow: float
+
+
+def ask(url: str, models: list[str], clients: int, requests: int) -> Seen:
+    """So many clients that ask one after the other, the models in turn, until all requests are answered."""
+    return asyncio.run(_ask(url, models, clients, requests))
+
+
+async def _ask(url: str, models: list[str], clients: int, requests: int) -> Seen:
+    names = cycle(models)
+    todo = [(next(names), PROMPTS[number % len(PROMPTS)]) for number in range(requests)]
+    firsts: list[float] = []
+    tokens = 0
+
+    async def client(http: httpx.AsyncClient) -> None:
+        nonlocal tokens
+        while todo:
+            model, prompt = todo.pop()
+            first, count = await _one(http, model, prompt)
+            firsts.append(first)
+            tokens += count
+
+    limits = httpx.Limits(max_connections=clients)
+    async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as http:
+        started = time.monotonic()
+        await asyncio.gather(*(client(http) for _ in range(clients)))
+        took = time.monotonic() - started
+    return Seen(tokens / took, statistics.median(firsts), statistics.quantiles(firsts, n=100, method="inclusive")[-1])
+
+
+async def _one(http: httpx.AsyncClient, model: str, prompt: str) -> tuple[float, int]:
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": prompt}],
+        "temperature": 0,
+        "max_tokens": NEW_TOKENS,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    started, first, tokens = time.monotonic(), 0.0, 0
+    async with http.stream("POST", "/v1/chat/completions", json=body) as answer:
+        if answer.status_code != httpx.codes.OK:
+            sys.exit(f"{model}: {answer.status_code} {(await answer.aread()).decode()}")
+        async for line in answer.aiter_lines():
+            if not line.startswith("data: {"):
+                continue
+            event = json.loads(line[len("data: ") :])
+            if not first and any(choice["delta"].get("content") for choice in event["choices"]):
+                first = 1000 * (time.monotonic() - started)
+            tokens = (event.get("usage") or {}).get("completion_tokens") or tokens
+    if not (first and tokens):
+        sys.exit(f"{model}: no text, or no usage, in the answer to {prompt!r}")
+    return first, tokens

@@ -1,0 +1,124 @@
+"""The servers that are compared, each as a process that can be frozen while another one is asked."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from hone_server.memory import CACHE_TOKENS, PAGE_TOKENS
+
+SECONDS_TO_READY = 600
+SECONDS_TO_END = 10
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server: where it answers, and the names of the base and of its adapters there."""
+
+    url: str
+    base: str
+    adapters: list[str]
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def freeze(self, stop: bool) -> None:
+        """Takes the processors from all of its processes, or gives them back."""
+        os.killpg(self.process.pid, signal.SIGSTOP if stop else signal.SIGCONT)
+
+    def memory(self) -> float:
+        """What its processes hold, in MiB; what they share is counted once."""
+        return sum(_held(pid) for pid in _group(self.process.pid)) / 2**20
+
+
+def hone(model: Path, adapters: dict[str, Path], *options: str) -> tuple[list[str], str, list[str]]:
+    command = [sys.executable, "-m", "hone_server", str(model), "--name", "base", "--host", "127.0.0.1", *options]
+    for name, folder in adapters.items():
+        command += ["--adapter", f"{name}={folder}"]
+    return command, "base", list(adapters)
+
+
+def transformers(model: Path) -> tuple[list[str], str, list[str]]:
+    """It serves one model, which may be an adapter on its base."""
+    program = str(Path(sys.executable).parent / "transformers")
+    command = [program, "serve", str(model), "--continuous-batching", "--device", "cpu", "--host", "127.0.0.1"]
+    # As large a key-value cache as Hone's. By itself it takes most of the memory that is free.
+    command += ["--cb-block-size", str(PAGE_TOKENS), "--cb-num-blocks", str(CACHE_TOKENS // PAGE_TOKENS)]
+    return command, str(model), []
+
+
+def vllm(program: Path, model: Path, adapters: dict[str, Path]) -> tuple[list[str], str, list[str]]:
+    command = [str(program), "serve", str(model), "--served-model-name", "base", "--host", "127.0.0.1"]
+    command += ["--max-model-len", "2048", "--enable-lora", "--max-loras", str(len(adapters)), "--lora-modules"]
+    return command + [f"{name}={folder}" for name, folder in adapters.items()], "base", list(adapters)
+
+
+@contextmanager
+def running(made: tuple[list[str], str, list[str]], log: Path) -> Iterator[Server]:
+    """The server, once it is healthy. Exits with its output when it is not."""
+    command, base, adapters = made
+    port = _free_port()
+    # vLLM's own settings mean nothing to the others.
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [*command, "--port", str(port)], stdout=file, stderr=file, env=environment, start_new_session=True
+        )
+    server = Server(f"http://127.0.0.1:{port}", base, adapters, process, log)
+    try:
+        wait(server)
+        yield server
+    finally:
+        if process.poll() is None:
+            end(server)
+
+
+def end(server: Server) -> None:
+    server.freeze(False)
+    server.process.terminate()
+    try:
+        server.process.wait(SECONDS_TO_END)
+    except subprocess.TimeoutExpired:  # with continuous batching, transformers serve does not end at SIGTERM
+        os.killpg(server.process.pid, signal.SIGKILL)
+        server.process.wait()
+
+
+def wait(server: Server) -> None:
+    deadline = time.monotonic() + SECONDS_TO_READY
+    while time.monotonic() < deadline and server.process.poll() is None:
+        try:
+            if httpx.get(f"{server.url}/health", timeout=2).status_code == httpx.codes.OK:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.02)
+    sys.exit(f"{server.url} did not answer\n{server.log.read_text()[-3000:]}")
+
+
+def _group(leader: int) -> list[int]:
+    processes = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdecimal()]
+    return [pid for pid in processes if _in_group(pid, leader)]
+
+
+def _in_group(pid: int, leader: int) -> bool:
+    try:
+        return os.getpgid(pid) == leader
+    except ProcessLookupError:
+        return False
+
+
+def _held(pid: int) -> int:
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return next(int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Pss:"))
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
