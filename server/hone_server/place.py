@@ -79,6 +79,7 @@ def proved_adapter(
 
 def put_gate(into: Path) -> None:
     """What vLLM imports, from a folder that is on its PYTHONPATH."""
+    into.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(gate.__file__, into / "hone_gate.py")
 
 

@@ -94,7 +94,9 @@ def attend(
     for side in plan.sides:
         count, longest = side.mask.shape[0], side.mask.shape[-1]
         theirs = slice(side.start, side.start + count * longest)
-        keys, values = (tensor[0, :, theirs].unflatten(1, (count, longest)).transpose(0, 1) for tensor in (key, value))
+        keys, values = (
+            tensor[0, :, theirs].view(kv_heads, count, longest, size).transpose(0, 1) for tensor in (key, value)
+        )
         out[side.rows] = sdpa(queries[side.rows], keys, values, attn_mask=side.mask, scale=scaling)
     for span in plan.alone:
         rows, own = slice(span.first, span.last), slice(span.start, span.end)
