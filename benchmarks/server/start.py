@@ -72,7 +72,8 @@ def start(work: Path, model: Path, rounds: int) -> None:
 
 def memory(server: Server, model: Path) -> None:
     """What the engine holds besides what it was given to hold."""
-    held = server.memory()
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    held = int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1024
     [pages] = re.findall(r"cache (\d+) pages", server.log.read_text())
     item = BFLOAT16 if has_bfloat16() else 2 * BFLOAT16
     weights = sum(file.stat().st_size for file in model.glob("*.safetensors")) / BFLOAT16 * item / MIB

@@ -15,7 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hone_trainer.adapters import merge_into
 from hone_trainer.files import flush, flush_tree
 
-SHARD_SIZE = "5GB"
+SHARD_SIZE = "2GB"
+"""Each file is hashed on a core of its own."""
 PACKAGES = ("hone", "torch", "transformers", "trl", "peft", "datasets", "accelerate")
 
 
