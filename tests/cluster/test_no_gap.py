@@ -13,7 +13,7 @@ from training import job
 
 Object = dict[str, Any]
 ADAPTER, TUNED = "tuned", ("first", "second")
-MANY, MANY_SECONDS = 100, 60
+MANY, MANY_SECONDS = 100, 120
 # In the cluster, so that kube-proxy and the Service are passed as by any client. The openai package is in no image; it
 # stands on httpx with these limits, whose fork httpx2 the runtime image has for the hub. Nothing is asked twice. Every
 # second it prints all that it has met so far.
@@ -21,7 +21,7 @@ CLIENT = (
     CONNECT
     + """
 import asyncio, collections, json, sys, time, urllib.parse, httpx2
-url, model, key = sys.argv[1:]
+url, model, key, pause = sys.argv[1:]
 connect(urllib.parse.urlsplit(url).hostname, 80)
 body = {"model": model, "temperature": 0, "messages": [{"role": "user", "content": "ping"}], "ignore_eos": True}
 errors, done, texts = [], collections.Counter(), collections.Counter()
@@ -54,7 +54,7 @@ async def main():
             for _ in range(10):
                 for ask in (whole, streamed):
                     group.create_task(one(client, ask))
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(float(pause))
             print(json.dumps({"errors": errors, **done, "texts": texts}), flush=True)
 asyncio.run(main())
 """
@@ -158,9 +158,11 @@ def tuning(name: str, seed: int) -> list[Object]:
     return [rows, job(name, model=model, dataset=dataset, training=training, output=output, pod=ONE_THREAD)]
 
 
-def begin_to_ask(hone: Cluster, images: Images, namespace: str, name: str, model: str, key: str = "none") -> None:
-    """Start the client of the service `name`."""
-    command = ["python3", "-c", CLIENT, f"http://{name}.{namespace}.svc/v1", model, key]
+def begin_to_ask(
+    hone: Cluster, images: Images, namespace: str, name: str, model: str, *, key: str = "none", pause: float = 0.05
+) -> None:
+    """Start the client of the service `name`, which begins a request after every pause, in seconds."""
+    command = ["python3", "-c", CLIENT, f"http://{name}.{namespace}.svc/v1", model, key, str(pause)]
     hone.create(pod(f"client-{name}", images.runtime, *command), namespace=namespace)
     hone.wait("pod", f"client-{name}", condition("Ready"), namespace, unless=phase("Failed"))
 

@@ -16,6 +16,8 @@ IMAGE_SECONDS, TRAIN_SECONDS, START_SECONDS, CHANGE_SECONDS = 900, 300, 600, 120
 HEADS_OF_64 = "256"
 """vLLM's attention on CPUs takes none of 16."""
 KEY = "not-a-secret"
+PAUSE = 0.2
+"""Between two requests, in seconds: two vLLMs on two cores must keep up."""
 # Nothing is compiled in the pod, whose image has no compiler; 1 GiB for the key-value cache.
 EAGER = ["--enforce-eager"]
 ENVIRONMENT = [{"name": "VLLM_CPU_KVCACHE_SPACE", "value": "1"}]
@@ -123,7 +125,7 @@ def chat(hone: Cluster, images: Images, image: str) -> Iterator[Vllm]:
         hone.create({**service, "spec": spec}, namespace=namespace)
         failed = because("Progressing", "EngineFailed")
         hone.wait("inferenceservice", "chat", condition("Available"), namespace, timeout=START_SECONDS, unless=failed)
-        begin_to_ask(hone, images, namespace, "chat", "tuned", KEY)
+        begin_to_ask(hone, images, namespace, "chat", "tuned", key=KEY, pause=PAUSE)
         yield Vllm(hone, namespace, images)
 
 

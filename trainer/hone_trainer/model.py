@@ -94,6 +94,7 @@ def load(base: BaseModel, spec: FineTuneJobSpec, attention: str | None = None) -
     if missing := sorted(found[1]["missing_keys"]):
         lacks = f"lack {len(missing)} weights, such as {missing[0]}: they would be random"
         raise HoneError(MODEL_INVALID, f"{_where(base, source)}, whose files {lacks}")
+    quantize.keep_unpacked(network)
     return quantize.ready_to_train(network) if spec.method == "qlora" else network
 
 

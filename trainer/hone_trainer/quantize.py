@@ -30,6 +30,17 @@ def four_bits() -> BitsAndBytesConfig:
     )
 
 
+def keep_unpacked(network: PreTrainedModel) -> None:
+    """Have 4-bit layers evaluate as they train.
+
+    On CPUs with AVX-512 for bfloat16, the first evaluation would pack their weights anew in place. That is for other
+    kernels than those that train, and fails on layers narrower than a block.
+    """
+    for module in network.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
 def ready_to_train(network: PreTrainedModel) -> PreTrainedModel:
     """Freeze it, and widen what is not in 4 bits (embeddings, norms, output head) to float32, as PEFT recommends.
 
