@@ -128,7 +128,9 @@ def _shared_copy(base: Any, written: set[str]) -> Any:
         memo[id(tensor)] = torch.nn.Parameter(data, False) if isinstance(tensor, torch.nn.Parameter) else data
     deaf = BatchTable()  # to the base's batches
     memo |= {id(module.table): deaf for module in base.modules() if isinstance(module, AdaptableLinear)}
-    return copy.deepcopy(base, memo)
+    copied = copy.deepcopy(base, memo)
+    copied.set_attn_implementation("sdpa")  # the base may have that of its engine
+    return copied
 
 
 def _load_weights(sources: Sources) -> tuple[Any, Any]:

@@ -15,6 +15,9 @@ Object = dict[str, Any]
 IMAGE_SECONDS, TRAIN_SECONDS, START_SECONDS, CHANGE_SECONDS = 900, 300, 600, 120
 HEADS_OF_64 = "256"
 """vLLM's attention on CPUs takes none of 16."""
+MERGED = {"claim": {"name": "artifacts"}, "save": "merged"}
+RANK = 12
+"""None of those that vLLM takes."""
 KEY = "not-a-secret"
 PAUSE = 0.2
 """Between two requests, in seconds: two vLLMs on two cores must keep up."""
@@ -43,24 +46,39 @@ print(json.dumps([call(*each) for each in json.loads(sys.argv[2])]))
 class Vllm:
     """The InferenceService `chat` of one vLLM, and a client of it."""
 
-    def __init__(self, hone: Cluster, namespace: str, images: Images) -> None:
-        self.hone, self.namespace, self.images = hone, namespace, images
+    def __init__(self, hone: Cluster, namespace: str, images: Images, image: str) -> None:
+        self.hone, self.namespace, self.images, self.image = hone, namespace, images, image
         self._asked = 0
 
-    def ask(self, *requests: list[Any]) -> list[Any]:
+    def ask(self, *requests: list[Any], service: str = "chat") -> list[Any]:
         """Status and answer of each `[path, body, key]`: without a body a GET, without a key by the right one."""
         self._asked += 1
-        command = ["python3", "-c", ASK, f"chat.{self.namespace}.svc", json.dumps(requests), KEY]
+        command = ["python3", "-c", ASK, f"{service}.{self.namespace}.svc", json.dumps(requests), KEY]
         client = pod(f"client-{self._asked}", self.images.operator, *command)
         answers: list[Any] = json.loads(self.hone.run_pod(client, self.namespace))
         return answers
 
-    def texts(self, *models: str) -> list[str]:
+    def texts(self, *models: str, service: str = "chat") -> list[str]:
         """What each says after the same words."""
         bodies = [{"model": name, "prompt": "red", "temperature": 0, "max_tokens": 8} for name in models]
-        answers = self.ask(*(["/v1/completions", body] for body in bodies))
+        answers = self.ask(*(["/v1/completions", body] for body in bodies), service=service)
         assert [status for status, _ in answers] == [200] * len(models), answers
         return [answer["choices"][0]["text"] for _, answer in answers]
+
+    def start(self, name: str, **spec: Any) -> None:
+        """An InferenceService, until it answers."""
+        common = {
+            "engine": "vllm",
+            "maxModelLen": 256,
+            "resources": {"gpus": 0, "sharedMemory": "256Mi"},
+            "extraArgs": EAGER,
+            "apiKeySecret": {"name": "key", "key": "token"},
+            "pod": {"image": self.image, "env": ENVIRONMENT},
+        }
+        service = {"apiVersion": "hone.dev/v1alpha1", "kind": "InferenceService", "metadata": {"name": name}}
+        self.hone.create({**service, "spec": common | spec}, namespace=self.namespace)
+        ready, failed = condition("Available"), because("Progressing", "EngineFailed")
+        self.hone.wait("inferenceservice", name, ready, self.namespace, timeout=START_SECONDS, unless=failed)
 
     def serve(self, **jobs: str) -> None:
         """Exactly these adapters, once the status tells that they are loaded, by the digests of the jobs."""
@@ -110,23 +128,12 @@ def chat(hone: Cluster, images: Images, image: str) -> Iterator[Vllm]:
         command = ["python3", "-c", script, "/models/tiny", HEADS_OF_64, "0"]
         hone.run_pod(pod("make", images.runtime, *command, claims={"models": "/models"}), namespace)
         for name, word in (("one", "blue"), ("two", "pink")):
-            hone.create(rows(word), learning(name, word), namespace=namespace)
-        spec = {
-            "model": {"claim": {"name": "models", "path": "tiny"}},
-            "adapters": [{"name": "tuned", "fineTuneJob": {"name": "one"}}],
-            "engine": "vllm",
-            "maxModelLen": 256,
-            "resources": {"gpus": 0, "sharedMemory": "256Mi"},
-            "extraArgs": EAGER,
-            "apiKeySecret": {"name": "key", "key": "token"},
-            "pod": {"image": image, "env": ENVIRONMENT},
-        }
-        service = {"apiVersion": "hone.dev/v1alpha1", "kind": "InferenceService", "metadata": {"name": "chat"}}
-        hone.create({**service, "spec": spec}, namespace=namespace)
-        failed = because("Progressing", "EngineFailed")
-        hone.wait("inferenceservice", "chat", condition("Available"), namespace, timeout=START_SECONDS, unless=failed)
+            hone.create(rows(word), learning(name, word, lora={"r": RANK}), namespace=namespace)
+        made = Vllm(hone, namespace, images, image)
+        base, adapter = {"claim": {"name": "models", "path": "tiny"}}, {"name": "tuned", "fineTuneJob": {"name": "one"}}
+        made.start("chat", model=base, adapters=[adapter])
         begin_to_ask(hone, images, namespace, "chat", "tuned", key=KEY, pause=PAUSE)
-        yield Vllm(hone, namespace, images)
+        yield made
 
 
 def rows(word: str) -> Object:
@@ -134,15 +141,14 @@ def rows(word: str) -> Object:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": word}, "data": {"train.jsonl": data}}
 
 
-def learning(name: str, word: str) -> Object:
-    """A FineTuneJob that learns the word by heart; rank 12 is none of those that vLLM takes."""
+def learning(name: str, word: str, **spec: Any) -> Object:
+    """A FineTuneJob that learns the word by heart."""
     return job(
         name,
-        lora={"r": 12},
         training={"maxSteps": 12, "learningRate": 0.02, "perDeviceTrainBatchSize": 4},
         dataset={"configMap": {"name": word, "key": "train.jsonl"}},
-        output={"claim": {"name": "artifacts"}},
         pod={"env": [{"name": "OMP_NUM_THREADS", "value": "1"}]},
+        **{"output": {"claim": {"name": "artifacts"}}, **spec},
     )
 
 
@@ -183,3 +189,14 @@ def test_clients_notice_no_roll_out(chat: Vllm) -> None:
     change(hone, namespace, "chat", {"pod": {"env": [*ENVIRONMENT, {"name": "CHANGED", "value": "1"}]}})
     settled(hone, namespace, "chat", 1)
     assert noticed(hone, namespace, "chat") == 2
+
+
+@pytest.mark.parametrize(("name", "spec"), [("full", {"method": "full"}), ("merged", {"output": MERGED})])
+def test_a_model_of_its_own_answers_with_what_it_learned(chat: Vllm, name: str, spec: Object) -> None:
+    chat.hone.create(rows(name), learning(name, name, **spec), namespace=chat.namespace)
+    digest = chat.digest(name)
+    chat.start(name, model={"fineTuneJob": {"name": name}})
+    assert name in chat.texts(name, service=name)[0]
+    [(_, listed)] = chat.ask(["/v1/models"], service=name)
+    assert [model["root"] for model in listed["data"]] == [f"/served/model-{digest.removeprefix('sha256:')[:12]}"]
+    chat.hone.kubectl("delete", "inferenceservice", name, "--wait=false", namespace=chat.namespace)
