@@ -87,7 +87,7 @@ def test_a_child_that_is_edited_is_put_right(
 
 
 def test_a_job_that_is_deleted_in_the_middle_goes_on_from_its_checkpoint(hone: Cluster, lab: str) -> None:
-    hone.create(job("again", steps=150), namespace=lab)
+    hone.create(job("again", steps=600), namespace=lab)
     hone.wait("finetunejob", "again", past_step(30), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
     before = uid(hone.get("job", "again-train", lab))
     hone.kubectl("delete", "job", "again-train", "--wait=false", namespace=lab)
@@ -95,7 +95,7 @@ def test_a_job_that_is_deleted_in_the_middle_goes_on_from_its_checkpoint(hone: C
     hone.wait("finetunejob", "again", condition("Succeeded"), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
 
     steps = [line["step"] for line in metrics(hone, lab, "again") if "loss" in line]
-    assert steps == list(range(1, 151))
+    assert steps == list(range(1, 601))
 
 
 def test_a_job_that_ends_while_the_operator_is_down_is_not_lost(hone: Cluster, lab: str) -> None:

@@ -15,7 +15,6 @@ Object = dict[str, Any]
 IMAGE_SECONDS, TRAIN_SECONDS, START_SECONDS, CHANGE_SECONDS = 900, 300, 600, 120
 HEADS_OF_64 = "256"
 """vLLM's attention on CPUs takes none of 16."""
-MERGED = {"claim": {"name": "artifacts"}, "save": "merged"}
 RANK = 12
 """None of those that vLLM takes."""
 KEY = "not-a-secret"
@@ -50,18 +49,18 @@ class Vllm:
         self.hone, self.namespace, self.images, self.image = hone, namespace, images, image
         self._asked = 0
 
-    def ask(self, *requests: list[Any], service: str = "chat") -> list[Any]:
+    def ask(self, *requests: list[Any]) -> list[Any]:
         """Status and answer of each `[path, body, key]`: without a body a GET, without a key by the right one."""
         self._asked += 1
-        command = ["python3", "-c", ASK, f"{service}.{self.namespace}.svc", json.dumps(requests), KEY]
+        command = ["python3", "-c", ASK, f"chat.{self.namespace}.svc", json.dumps(requests), KEY]
         client = pod(f"client-{self._asked}", self.images.operator, *command)
         answers: list[Any] = json.loads(self.hone.run_pod(client, self.namespace))
         return answers
 
-    def texts(self, *models: str, service: str = "chat") -> list[str]:
+    def texts(self, *models: str) -> list[str]:
         """What each says after the same words."""
         bodies = [{"model": name, "prompt": "red", "temperature": 0, "max_tokens": 8} for name in models]
-        answers = self.ask(*(["/v1/completions", body] for body in bodies), service=service)
+        answers = self.ask(*(["/v1/completions", body] for body in bodies))
         assert [status for status, _ in answers] == [200] * len(models), answers
         return [answer["choices"][0]["text"] for _, answer in answers]
 
@@ -148,7 +147,8 @@ def learning(name: str, word: str, **spec: Any) -> Object:
         training={"maxSteps": 12, "learningRate": 0.02, "perDeviceTrainBatchSize": 4},
         dataset={"configMap": {"name": word, "key": "train.jsonl"}},
         pod={"env": [{"name": "OMP_NUM_THREADS", "value": "1"}]},
-        **{"output": {"claim": {"name": "artifacts"}}, **spec},
+        output={"claim": {"name": "artifacts"}},
+        **spec,
     )
 
 
@@ -189,14 +189,3 @@ def test_clients_notice_no_roll_out(chat: Vllm) -> None:
     change(hone, namespace, "chat", {"pod": {"env": [*ENVIRONMENT, {"name": "CHANGED", "value": "1"}]}})
     settled(hone, namespace, "chat", 1)
     assert noticed(hone, namespace, "chat") == 2
-
-
-@pytest.mark.parametrize(("name", "spec"), [("full", {"method": "full"}), ("merged", {"output": MERGED})])
-def test_a_model_of_its_own_answers_with_what_it_learned(chat: Vllm, name: str, spec: Object) -> None:
-    chat.hone.create(rows(name), learning(name, name, **spec), namespace=chat.namespace)
-    digest = chat.digest(name)
-    chat.start(name, model={"fineTuneJob": {"name": name}})
-    assert name in chat.texts(name, service=name)[0]
-    [(_, listed)] = chat.ask(["/v1/models"], service=name)
-    assert [model["root"] for model in listed["data"]] == [f"/served/model-{digest.removeprefix('sha256:')[:12]}"]
-    chat.hone.kubectl("delete", "inferenceservice", name, "--wait=false", namespace=chat.namespace)
