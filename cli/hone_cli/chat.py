@@ -44,9 +44,8 @@ def command(
         raise typer.BadParameter("give a NAME (an InferenceService) or --url, not both")
     with _engine(name, namespace, context, url) as engine:
         models = engine.models()
-        talk: Talk = {choose(models, model): []}
-        if beside is not None:
-            talk[choose(models, beside)] = []
+        first = choose(models, model)
+        talk: Talk = {first: []} if beside is None else {first: [], choose_beside(models, first, beside): []}
         if message is not None:
             ask(engine, talk, message)
         else:
@@ -69,6 +68,14 @@ def choose(models: "list[Model]", wanted: str | None) -> str:
     return chosen
 
 
+def choose_beside(models: "list[Model]", first: str, wanted: str) -> str:
+    """The second model. Raises Problem when there is none of that name, or it is the first."""
+    second = choose(models, wanted)
+    if second == first:
+        raise Problem(f"{first} is already asked", "Name another model to ask beside it; /models lists them.")
+    return second
+
+
 def say(engine: "Engine", model: str, messages: "list[Message]") -> str:
     """Print the answer to a conversation as it comes, and return it."""
     answer = ""
@@ -83,13 +90,15 @@ def say(engine: "Engine", model: str, messages: "list[Message]") -> str:
 
 
 def ask(engine: "Engine", talk: "Talk", question: str) -> None:
-    """Every model's answer, with its name before it when there are several; each remembers its own."""
+    """Every model's answer, with its name before it when there are several; each remembers its own, or none does."""
+    said: Talk = {}
     for model, history in talk.items():
         if len(talk) > 1:
             print(f"[{output.for_terminal(model)}] ", end="", flush=True)
         asked: list[Message] = [*history, {"role": "user", "content": question}]
         answer = say(engine, model, asked)
-        history[:] = [*asked, {"role": "assistant", "content": answer}]
+        said[model] = [*asked, {"role": "assistant", "content": answer}]
+    talk.update(said)
 
 
 def converse(engine: "Engine", talk: "Talk") -> None:
@@ -121,7 +130,7 @@ def _obey(line: str, engine: "Engine", talk: "Talk") -> "Talk":
             output.hint(f"Talking to {model}.")
             return {model: talk[first]}
         elif word == "/beside" and argument.strip():
-            model = choose(engine.models(), argument.strip())
+            model = choose_beside(engine.models(), first, argument.strip())
             output.hint(f"Talking to {first} and {model}, from the beginning.")
             return {first: [], model: []}
         elif word == "/clear":

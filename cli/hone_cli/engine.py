@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
@@ -15,7 +16,7 @@ API_KEY = "HONE_API_KEY"  # of the engine, from apiKeySecret or its --api-key-fi
 
 @dataclass(frozen=True)
 class Model:
-    """A model that an engine lists. `kind` is base, adapter, merged or model; None where the engine says nothing."""
+    """A model that an engine lists. `kind` is base, adapter, merged or model; None where the engine does not tell."""
 
     id: str
     kind: str | None = None
@@ -40,7 +41,7 @@ class Engine:
             raise self._unreachable(error) from error
         self._check(answer)
         try:
-            return [Model(entry["id"], entry.get("kind")) for entry in answer.json()["data"]]
+            return [Model(entry["id"], _kind(entry)) for entry in answer.json()["data"]]
         except (ValueError, KeyError, TypeError):
             raise Problem(
                 f"{self.url} is not an OpenAI-compatible API", "Give the base URL of one, ending in /v1."
@@ -65,6 +66,12 @@ class Engine:
         if answer.is_success:
             return
         raise Problem(f"the engine refuses ({answer.status_code}): {_error_message(answer)}", _remedy_for(answer))
+
+
+def _kind(entry: dict[str, Any]) -> str | None:
+    """vLLM tells no kind, and the parent of adapters alone."""
+    kind: str | None = entry.get("kind")
+    return kind or ("adapter" if entry.get("parent") else None)
 
 
 def _pieces(lines: Iterator[str]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from hone_api.reasons import ARTIFACT_MISSING, INVALID_SPEC, MODEL_NOT_FOUND, HoneError
+from hone_api.reasons import ARTIFACT_MISSING, MODEL_NOT_FOUND, HoneError
 
 from hone_cli import child, documents, options, output
 
@@ -17,6 +17,12 @@ Jobs = Annotated[
 ]
 Name = Annotated[str | None, typer.Option(help="What clients call the model.")]
 Adapters = Annotated[list[str], typer.Option("--adapter", metavar="NAME=DIR", help="Serve an adapter as well.")]
+
+LEFT_OUT = {
+    "apiKeySecret": "Put a key that clients must send into the variable HONE_API_KEY.",
+    "extraArgs": "They are for the engine in the cluster; `hone-server --help` shows those of the one here.",
+}
+"""Fields that change what clients meet, and what to do instead."""
 
 
 def command(
@@ -57,18 +63,16 @@ def engine_arguments(target: Path, claims: dict[str, str], jobs: dict[str, str])
         )
     spec = documents.the_only("InferenceService", target)["spec"]
     model = spec["model"]
-    if model.get("revision"):
-        raise HoneError(
-            INVALID_SPEC,
-            f"spec.model.revision is {model['revision']}, and a model from the hub is served here at its main revision",
-            remedy="Leave revision out, or download that revision and serve its folder.",
-        )
     arguments = [model["name"] if model.get("name") else str(_folder(model, claims, jobs, "spec.model"))]
+    if model.get("revision"):
+        arguments += ["--revision", model["revision"]]
     for index, source in enumerate(spec.get("adapters") or []):
         folder = _folder(source, claims, jobs, f"spec.adapters[{index}]")
         arguments += ["--adapter", f"{source['name']}={folder}"]
     if spec.get("maxModelLen"):
         arguments += ["--max-model-len", str(spec["maxModelLen"])]
+    for field in LEFT_OUT.keys() & spec.keys():
+        output.hint(f"spec.{field} is not read here. {LEFT_OUT[field]}")
     return arguments
 
 

@@ -89,12 +89,16 @@ def read_manifest(root: Path) -> ArtifactManifest:
         raise HoneError(ARTIFACT_CORRUPT, f"{path} is not an artifact's manifest: {error.errors()[0]['msg']}") from None
 
 
-def verify(root: Path, manifest: ArtifactManifest) -> None:
-    """Compare every file with the manifest. Raises HoneError ArtifactCorrupt naming the first that differs."""
+def verify(root: Path, manifest: ArtifactManifest, below: str = "") -> None:
+    """Compare every file, or those below a folder, with the manifest.
+
+    Raises HoneError ArtifactCorrupt naming the first that differs.
+    """
     if digest_of(manifest.files) != manifest.digest:
         raise HoneError(ARTIFACT_CORRUPT, f"{root / MANIFEST} gives digest {manifest.digest}, its files make another")
+    files = [(path, expected) for path, expected in manifest.files.items() if Path(path).is_relative_to(below)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for error in pool.map(lambda item: _difference(root / item[0], item[1]), manifest.files.items()):
+        for error in pool.map(lambda item: _difference(root / item[0], item[1]), files):
             if error:
                 raise HoneError(ARTIFACT_CORRUPT, error)
 

@@ -15,6 +15,7 @@ from hone_operator import adapters as keeping
 from hone_operator import autoscaling
 from hone_operator.draining import GRACE_SECONDS
 from hone_operator.engines import engine_of, placing
+from hone_operator.engines.probing import HEALTH
 from hone_operator.podspec import (
     POD_API_KEY,
     Images,
@@ -32,6 +33,7 @@ from hone_operator.resources import Object
 CONTAINER = "engine"
 LONGEST_START_SECONDS = 3600
 PROBE_SECONDS = 2
+FIRST_ANSWER_SECONDS = 30
 SCRAPED = {
     "prometheus.io/scrape": "true",
     "prometheus.io/port": str(ENGINE_PORT),
@@ -138,6 +140,9 @@ def _pod(declared: InferenceService, resolved: Resolved, images: Images) -> Obje
             variables.append({"name": engine.KEY_VARIABLE, "valueFrom": source})
         else:
             resolved.volumes.mounts += _api_key(spec).mounts
+    if engine.ADMIN_VARIABLE:  # random, and known to who may read the pod, but not to the service's clients
+        uid = {"fieldRef": {"fieldPath": "metadata.uid"}}
+        variables.append({"name": engine.ADMIN_VARIABLE, "valueFrom": uid})
     if engine.KEY_VARIABLE is None or is_hot(spec, resolved):
         resolved.volumes.volumes += _api_key(spec).volumes
     container: Object = {
@@ -148,9 +153,10 @@ def _pod(declared: InferenceService, resolved: Resolved, images: Images) -> Obje
         "env": variables,
         "ports": [{"name": "http", "containerPort": ENGINE_PORT}],
         "resources": requirements(spec.resources, gpus),
-        "startupProbe": _probe(PROBE_SECONDS, LONGEST_START_SECONDS // PROBE_SECONDS),
-        "readinessProbe": _probe(PROBE_SECONDS, 3),
-        "livenessProbe": _probe(10, 6),
+        "startupProbe": engine.started(resolved)
+        | _times(PROBE_SECONDS, LONGEST_START_SECONDS // PROBE_SECONDS, timeout=FIRST_ANSWER_SECONDS),
+        "readinessProbe": HEALTH | _times(PROBE_SECONDS, 3),
+        "livenessProbe": HEALTH | _times(10, 6),
         # The engine's error is the end of its log.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
@@ -206,13 +212,8 @@ def is_hot(spec: InferenceServiceSpec, resolved: Resolved) -> bool:
     return engine_of(spec).HOT and bool(resolved.all_adapters)
 
 
-def _probe(period_seconds: int, failures: int) -> Object:
-    return {
-        "httpGet": {"path": "/health", "port": "http"},
-        "periodSeconds": period_seconds,
-        "timeoutSeconds": 5,
-        "failureThreshold": failures,
-    }
+def _times(period: int, failures: int, timeout: int = 5) -> Object:
+    return {"periodSeconds": period, "timeoutSeconds": timeout, "failureThreshold": failures}
 
 
 def _metadata(owner: Object, of_user: dict[str, str]) -> Object:

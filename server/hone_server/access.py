@@ -70,7 +70,7 @@ class Access:
         if self._key is None or path in OPEN:
             return True
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        same = hmac.compare_digest(token.strip().encode(), self._key.encode())
+        same = hmac.compare_digest(token.strip().encode("latin-1"), self._key.encode())  # headers are read as latin-1
         return same and scheme.lower() == "bearer"
 
 

@@ -143,6 +143,10 @@ class Keeper:
     def _agree(self) -> None:
         listed = self.engine.listed()
         for known in self._known.values():
+            if known.answered and listed.get(known.wanted.name) != known.link:  # the engine has started anew
+                known.link, known.answered = None, False
+                self._prove(known)
+        for known in self._known.values():
             name, link = known.wanted.name, known.link
             if link is None or listed.get(name) == link or time.monotonic() < known.again_at:
                 continue

@@ -35,6 +35,12 @@ def too_busy(model: str, waiting: int) -> ApiError:
     return ApiError(429, message, code="too_many_requests", headers={"Retry-After": str(RETRY_SECONDS)})
 
 
+def too_many(param: str, wanted: int, limit: int) -> ApiError:
+    """More answers than may ever be under way."""
+    message = f"the request asks for {wanted} answers, and a model takes {limit} at once at most; ask for fewer"
+    return ApiError(400, message, param=param)
+
+
 def unsupported(param: str, remedy: str = "leave it out") -> ApiError:
     """A parameter that would change the result and that this engine does not have."""
     message = f"the embedded engine does not support {param!r}; {remedy}"

@@ -3,8 +3,10 @@
 It runs in vLLM's image, as the module `hone_gate`, so it imports nothing of Hone's. All who lack the token get what
 they would get where the routes do not exist.
 
-`python3 -m hone_gate SECONDS` is the pod's preStop hook: for so long, and until no more requests come, vLLM goes on,
-and every answer closes its connection. Else clients would meet vLLM's end on the connections that they keep.
+`python3 -m hone_gate drain SECONDS` is the pod's preStop hook: for so long, and until no more requests come, vLLM goes
+on, and every answer closes its connection. Else clients would meet vLLM's end on the connections that they keep.
+
+`python3 -m hone_gate ask PORT MODEL` is its startup probe: whether the model answers. vLLM's /health asks no model.
 
 A replaced adapter is loaded under a new id, so that answers which run end on the old weights. vLLM's own `load_inplace`
 changes the weights under them, and reads the files anew in every step.
@@ -17,6 +19,7 @@ import os
 import re
 import sys
 import time
+import urllib.request
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +58,7 @@ class Gate:
             await self._app(scope, receive, send)
         elif not ADMIN.search(scope["path"]):
             if scope["method"] == "POST":
+                receive = _replay(await _read(receive), receive)  # a slow one must not pass now and be heard later
                 await self._open.wait()
             await self._app(scope, receive, _closing_in_a_drain(scope, send))
         elif not _has_token(scope):
@@ -112,6 +116,14 @@ def drain(seconds: float) -> None:
         time.sleep(0.2)
 
 
+def ask(port: int, model: str) -> None:
+    """Returns when vLLM has generated a token. Raises OSError else."""
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {os.environ.get('VLLM_API_KEY', '')}"}
+    body = json.dumps({"model": model, "prompt": "Hi", "max_tokens": 1}).encode()
+    url = f"http://127.0.0.1:{port}/v1/completions"
+    urllib.request.urlopen(urllib.request.Request(url, body, headers)).close()
+
+
 def _closing_in_a_drain(scope: Scope, send: Send) -> Send:
     """While vLLM drains, an answer ends its connection."""
     if not DRAINING.exists():
@@ -154,13 +166,15 @@ async def _read(receive: Receive) -> bytes:
             return b"".join(parts)
 
 
-def _replay(body: bytes) -> Receive:
+async def _nobody_leaves() -> dict[str, Any]:
+    return await asyncio.Future()
+
+
+def _replay(body: bytes, then: Receive = _nobody_leaves) -> Receive:
     messages = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> dict[str, Any]:
-        if not messages:
-            await asyncio.Event().wait()  # nobody leaves
-        return messages.pop()
+        return messages.pop() if messages else await then()
 
     return receive
 
@@ -172,4 +186,10 @@ async def _answer(send: Send, status: int, body: bytes) -> None:
 
 
 if __name__ == "__main__":
-    drain(float(sys.argv[1]))
+    if sys.argv[1] == "drain":
+        drain(float(sys.argv[2]))
+    else:
+        try:
+            ask(int(sys.argv[2]), sys.argv[3])
+        except OSError as error:
+            sys.exit(f"no answer of {sys.argv[3]}: {error}")

@@ -7,6 +7,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from .generation import Piece
+
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 # For each model: requests that run, requests that wait, and the used part of the key-value cache.
@@ -29,20 +31,24 @@ class Metrics:
 
         self.prompt_tokens = counter("prompt_tokens", "Prompt tokens processed.")
         self.generation_tokens = counter("generation_tokens", "Tokens generated.")
-        self.success = counter("request_success", "Answers that ended: stop, length, or abort.", "finished_reason")
+        self.success = counter("request_success", "Answers: stop, length, abort, or error.", "finished_reason")
         self.refused = counter("requests_refused", "Requests answered with 429, because too many waited.")
         self.first_token = seconds("time_to_first_token", "From a request to its first token.")
         self.inter_token = seconds("inter_token_latency", "From one token to the next.")
         self.latency = seconds("e2e_request_latency", "From a request to the end of its answer.")
 
-    def ended(self, model: str, reason: str, started: float, times: list[float]) -> None:
-        """An answer that ended by itself; `times` has the moment of each of its tokens."""
-        self.success.labels(model, reason).inc()
-        for before, after in itertools.pairwise(times):
-            self.inter_token.labels(model).observe(after - before)
-        if times:
+    def generated(self, model: str, piece: Piece, told: int, started: float) -> None:
+        """The next tokens of an answer, of which so many were told before; the request came at `started`."""
+        self.generation_tokens.labels(model).inc(piece.tokens - told)
+        times = piece.times[: piece.tokens]
+        if times and not told:
             self.first_token.labels(model).observe(times[0] - started)
-            self.latency.labels(model).observe(times[-1] - started)
+        for before, after in itertools.pairwise(times[max(told - 1, 0) :]):
+            self.inter_token.labels(model).observe(after - before)
+        if piece.finish_reason:
+            self.success.labels(model, piece.finish_reason).inc()
+            if times:
+                self.latency.labels(model).observe(times[-1] - started)
 
     def render(self) -> bytes:
         return bytes(generate_latest(self.registry))

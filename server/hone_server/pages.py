@@ -1,4 +1,4 @@
-"""The chat page at `/`: three files that ask only this server."""
+"""The chat page at `/`, and the API's at `/docs`: files that ask only this server."""
 
 from pathlib import Path
 
@@ -13,7 +13,8 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-FILES = {"/": "index.html", "/chat.js": "chat.js", "/chat.css": "chat.css"}
+FILES = {"/": "index.html", "/docs": "docs.html"}
+FILES |= {f"/{name}": name for name in ("chat.js", "chat.css", "docs.js", "docs.css")}
 
 
 def add_pages(app: FastAPI) -> None:

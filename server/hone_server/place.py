@@ -73,7 +73,7 @@ def proved_adapter(
     folder, manifest = _adapter(name, root, digest)
     if manifest is None:
         return folder, None
-    _check_base(name, manifest, base, revision)
+    check_base(name, manifest, base, revision)
     return folder, manifest.digest
 
 
@@ -129,12 +129,17 @@ def _proved(root: Path, digest: str | None) -> ArtifactManifest | None:
     return manifest
 
 
-def _check_base(name: str, manifest: ArtifactManifest, base: str | None, revision: str | None) -> None:
+def check_base(name: str, manifest: ArtifactManifest, base: str | None, revision: str | None) -> None:
+    """Raises HoneError with both sides when the adapter was trained on another hub model, or commit, than is served.
+
+    Of a base model on a claim no more is known than where it was, which may be elsewhere here.
+    """
     trained = manifest.base_model
     if base and trained.name and trained.name != base:
         message = f"Adapter {name} was trained on {trained.name}, and the service's model is {base}"
         raise HoneError(ADAPTER_MISMATCH, message)
-    if base and trained.name and revision and trained.revision and trained.revision != revision:
+    is_commit = revision and len(revision) == len(trained.revision or "")
+    if base and trained.name and is_commit and trained.revision != revision:
         message = f"Adapter {name} was trained on {base} at {trained.revision}, and {revision} is served"
         raise HoneError(ADAPTER_MISMATCH, message)
 

@@ -86,6 +86,11 @@ class GenerationRequest(BaseModel):
         """How many likeliest tokens to tell beside each one; None for no log probabilities at all."""
         raise NotImplementedError
 
+    @property
+    def answers(self) -> int:
+        """How many answers are wanted."""
+        return self.n or 1
+
 
 class TextPart(BaseModel):
     type: Literal["text"]
@@ -132,6 +137,10 @@ class CompletionRequest(GenerationRequest):
 
     def wanted_logprobs(self) -> int | None:
         return self.logprobs
+
+    @property
+    def answers(self) -> int:
+        return super().answers * len(self.prompts())
 
     def prompts(self) -> list[str | list[int]]:
         """The prompts one by one, as text or as tokens."""

@@ -1,5 +1,7 @@
 """What is to be served, from the command line and the artifacts' manifests; digests are proved here. No torch."""
 
+import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,10 @@ from hone_api.reasons import (
     MODEL_NOT_FOUND,
     HoneError,
 )
+
+from .place import check_base
+
+log = logging.getLogger("hone_server")
 
 Kind = Literal["base", "adapter", "merged", "model"]
 
@@ -98,24 +104,26 @@ def _find_artifact(root: Path, name: str | None, claims: Mapping[str, Path]) -> 
 
 
 def find_adapter(name: str, folder: Path, parent: str, main: Sources) -> Served:
-    if (folder / layout.MANIFEST).is_file():
-        manifest = _verified(folder)
+    """An artifact's tree, or the adapter in it, which the keeper's links name; or a folder as PEFT saves it."""
+    inside = folder.resolve()
+    root = inside.parent if inside.name == layout.ADAPTER and not (folder / layout.MANIFEST).exists() else folder
+    if (root / layout.MANIFEST).is_file():
+        manifest = _verified(root, layout.ADAPTER)
         if manifest.kind not in ("adapter", "both"):
-            raise HoneError(ADAPTER_MISMATCH, f"adapter {name!r}: {folder} holds a {manifest.kind}, not an adapter")
-        base = manifest.base_model
-        if base.name and not Path(main.weights).exists() and base.name != main.weights:
-            message = f"adapter {name!r} was trained on {base.name}, and {main.weights} is served"
-            raise HoneError(ADAPTER_MISMATCH, message)
-        return Served(name, "adapter", str(folder), parent, manifest.digest, folder / layout.ADAPTER)
+            raise HoneError(ADAPTER_MISMATCH, f"adapter {name!r}: {root} holds a {manifest.kind}, not an adapter")
+        if not Path(main.weights).exists():
+            check_base(name, manifest, main.weights, main.revision)
+        return Served(name, "adapter", str(folder), parent, manifest.digest, root / layout.ADAPTER)
     if (folder / "adapter_config.json").is_file():
         return Served(name, "adapter", str(folder), parent, None, folder)
     message = f"adapter {name!r}: {folder} has neither {layout.MANIFEST} nor adapter_config.json"
     raise HoneError(ARTIFACT_MISSING, message)
 
 
-def _verified(root: Path) -> ArtifactManifest:
-    manifest = read_manifest(root)
-    verify(root, manifest)
+def _verified(root: Path, below: str = "") -> ArtifactManifest:
+    manifest, begin = read_manifest(root), time.monotonic()
+    verify(root, manifest, below)
+    log.info("%s is %s, read in %.2f s", root / below, manifest.digest, time.monotonic() - begin)
     return manifest
 
 

@@ -13,10 +13,10 @@ from training import job
 
 Object = dict[str, Any]
 ADAPTER, TUNED = "tuned", ("first", "second")
-MANY, MANY_SECONDS = 100, 120
+MANY, MANY_SECONDS = 200, 120
 # In the cluster, so that kube-proxy and the Service are passed as by any client. The openai package is in no image; it
-# stands on httpx with these limits, whose fork httpx2 the runtime image has for the hub. Nothing is asked twice. Every
-# second it prints all that it has met so far.
+# stands on httpx with these limits, whose fork httpx2 the runtime image has for the hub. Nothing is asked twice. After
+# every 20 requests it prints all that it has met so far: `begun` of them, those before `ended` without one in flight.
 CLIENT = (
     CONNECT
     + """
@@ -24,7 +24,7 @@ import asyncio, collections, json, sys, time, urllib.parse, httpx2
 url, model, key, pause = sys.argv[1:]
 connect(urllib.parse.urlsplit(url).hostname, 80)
 body = {"model": model, "temperature": 0, "messages": [{"role": "user", "content": "ping"}], "ignore_eos": True}
-errors, done, texts = [], collections.Counter(), collections.Counter()
+errors, texts, flying, begun = [], collections.Counter(), set(), 0
 async def whole(client):
     answer = await client.post("/chat/completions", json=body | {"max_tokens": 8})
     assert answer.status_code == 200, answer.text
@@ -39,13 +39,14 @@ async def streamed(client):
             events += [line.removeprefix("data: ")] if line else []
     assert events[-1] == "[DONE]", events[-2:]
     assert [json.loads(e)["choices"][0]["finish_reason"] for e in events[:-1]][-1] == "length", events[-2:]
-async def one(client, ask):
+async def one(client, ask, number):
     try:
         await ask(client)
-        done[ask.__name__] += 1
     except Exception as error:
         errors.append(f"{time.strftime('%X')} {ask.__name__}: {error!r}")
+    flying.remove(number)
 async def main():
+    global begun
     limits = httpx2.Limits(max_connections=1000, max_keepalive_connections=100)
     headers = {"Authorization": f"Bearer {key}"}
     client = httpx2.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=60)
@@ -53,9 +54,12 @@ async def main():
         while True:
             for _ in range(10):
                 for ask in (whole, streamed):
-                    group.create_task(one(client, ask))
+                    flying.add(begun)
+                    group.create_task(one(client, ask, begun))
+                    begun += 1
                     await asyncio.sleep(float(pause))
-            print(json.dumps({"errors": errors, **done, "texts": texts}), flush=True)
+            ended = min(flying, default=begun)
+            print(json.dumps({"errors": errors, "begun": begun, "ended": ended, "texts": texts}), flush=True)
 asyncio.run(main())
 """
 )
@@ -168,12 +172,17 @@ def begin_to_ask(
 
 
 def noticed(hone: Cluster, namespace: str, name: str) -> int:
-    """How many different answers the client has had, when it has had many, none of them an error, and none cut."""
+    """How many different answers the client has had, none of them an error, and none cut.
+
+    It looks when all that was asked before now has been answered, and many more.
+    """
     end = time.monotonic() + MANY_SECONDS
+    enough = None
     while True:
         met = json.loads(hone.kubectl("logs", f"client-{name}", "--tail=1", namespace=namespace))
         assert met["errors"] == []
-        if min(met["whole"], met["streamed"]) > MANY:
+        enough = met["begun"] + MANY if enough is None else enough
+        if met["ended"] >= enough:
             return len(met["texts"])
         assert time.monotonic() < end, met
         time.sleep(1)

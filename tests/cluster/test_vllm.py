@@ -43,17 +43,30 @@ print(json.dumps([call(*each) for each in json.loads(sys.argv[2])]))
 
 
 class Vllm:
-    """The InferenceService `chat` of one vLLM, and a client of it."""
+    """The InferenceService `name` of one vLLM, and a client of it."""
 
-    def __init__(self, hone: Cluster, namespace: str, images: Images, image: str) -> None:
-        self.hone, self.namespace, self.images, self.image = hone, namespace, images, image
+    def __init__(self, hone: Cluster, namespace: str, images: Images, image: str, name: str, **spec: Any) -> None:
+        """Waits until it answers."""
+        self.hone, self.namespace, self.images, self.name = hone, namespace, images, name
         self._asked = 0
+        common = {
+            "engine": "vllm",
+            "maxModelLen": 256,
+            "resources": {"gpus": 0, "sharedMemory": "256Mi"},
+            "extraArgs": EAGER,
+            "apiKeySecret": {"name": "key", "key": "token"},
+            "pod": {"image": image, "env": ENVIRONMENT},
+        }
+        service = {"apiVersion": "hone.dev/v1alpha1", "kind": "InferenceService", "metadata": {"name": name}}
+        hone.create({**service, "spec": common | spec}, namespace=namespace)
+        ready, failed = condition("Available"), because("Progressing", "EngineFailed")
+        hone.wait("inferenceservice", name, ready, namespace, timeout=START_SECONDS, unless=failed)
 
     def ask(self, *requests: list[Any]) -> list[Any]:
         """Status and answer of each `[path, body, key]`: without a body a GET, without a key by the right one."""
         self._asked += 1
-        command = ["python3", "-c", ASK, f"chat.{self.namespace}.svc", json.dumps(requests), KEY]
-        client = pod(f"client-{self._asked}", self.images.operator, *command)
+        command = ["python3", "-c", ASK, f"{self.name}.{self.namespace}.svc", json.dumps(requests), KEY]
+        client = pod(f"client-{self.name}-{self._asked}", self.images.operator, *command)
         answers: list[Any] = json.loads(self.hone.run_pod(client, self.namespace))
         return answers
 
@@ -64,26 +77,11 @@ class Vllm:
         assert [status for status, _ in answers] == [200] * len(models), answers
         return [answer["choices"][0]["text"] for _, answer in answers]
 
-    def start(self, name: str, **spec: Any) -> None:
-        """An InferenceService, until it answers."""
-        common = {
-            "engine": "vllm",
-            "maxModelLen": 256,
-            "resources": {"gpus": 0, "sharedMemory": "256Mi"},
-            "extraArgs": EAGER,
-            "apiKeySecret": {"name": "key", "key": "token"},
-            "pod": {"image": self.image, "env": ENVIRONMENT},
-        }
-        service = {"apiVersion": "hone.dev/v1alpha1", "kind": "InferenceService", "metadata": {"name": name}}
-        self.hone.create({**service, "spec": common | spec}, namespace=self.namespace)
-        ready, failed = condition("Available"), because("Progressing", "EngineFailed")
-        self.hone.wait("inferenceservice", name, ready, self.namespace, timeout=START_SECONDS, unless=failed)
-
     def serve(self, **jobs: str) -> None:
         """Exactly these adapters, once the status tells that they are loaded, by the digests of the jobs."""
         adapters = [{"name": name, "fineTuneJob": {"name": job}} for name, job in jobs.items()]
         patch = json.dumps({"spec": {"adapters": adapters}})
-        self.hone.kubectl("patch", "inferenceservice", "chat", "--type=merge", "-p", patch, namespace=self.namespace)
+        self.hone.kubectl("patch", "inferenceservice", self.name, "--type=merge", "-p", patch, namespace=self.namespace)
         self.loaded(**jobs)
 
     def loaded(self, **jobs: str) -> None:
@@ -93,21 +91,13 @@ class Vllm:
             models = found.get("status", {}).get("models", [])
             return {m["name"]: (m["digest"], m.get("loaded")) for m in models if m["kind"] == "adapter"} == wanted
 
-        self.hone.wait("inferenceservice", "chat", holds, self.namespace, timeout=CHANGE_SECONDS)
+        self.hone.wait("inferenceservice", self.name, holds, self.namespace, timeout=CHANGE_SECONDS)
 
-    def digest(self, name: str) -> str:
-        found = self.hone.wait(
-            "finetunejob",
-            name,
-            condition("Succeeded"),
-            self.namespace,
-            timeout=TRAIN_SECONDS,
-            unless=condition("Failed"),
-        )
-        return str(found["status"]["artifact"]["digest"])
+    def digest(self, job: str) -> str:
+        return trained(self.hone, self.namespace, job)
 
     def pod(self) -> Object:
-        [found] = self.hone.list("pods", self.namespace, "hone.dev/inferenceservice=chat")
+        [found] = self.hone.list("pods", self.namespace, f"hone.dev/inferenceservice={self.name}")
         return found
 
 
@@ -128,9 +118,8 @@ def chat(hone: Cluster, images: Images, image: str) -> Iterator[Vllm]:
         hone.run_pod(pod("make", images.runtime, *command, claims={"models": "/models"}), namespace)
         for name, word in (("one", "blue"), ("two", "pink")):
             hone.create(rows(word), learning(name, word, lora={"r": RANK}), namespace=namespace)
-        made = Vllm(hone, namespace, images, image)
         base, adapter = {"claim": {"name": "models", "path": "tiny"}}, {"name": "tuned", "fineTuneJob": {"name": "one"}}
-        made.start("chat", model=base, adapters=[adapter])
+        made = Vllm(hone, namespace, images, image, "chat", model=base, adapters=[adapter])
         begin_to_ask(hone, images, namespace, "chat", "tuned", key=KEY, pause=PAUSE)
         yield made
 
@@ -142,14 +131,20 @@ def rows(word: str) -> Object:
 
 def learning(name: str, word: str, **spec: Any) -> Object:
     """A FineTuneJob that learns the word by heart."""
-    return job(
-        name,
-        training={"maxSteps": 12, "learningRate": 0.02, "perDeviceTrainBatchSize": 4},
-        dataset={"configMap": {"name": word, "key": "train.jsonl"}},
-        pod={"env": [{"name": "OMP_NUM_THREADS", "value": "1"}]},
-        output={"claim": {"name": "artifacts"}},
-        **spec,
-    )
+    common: Object = {
+        "training": {"maxSteps": 12, "learningRate": 0.02, "perDeviceTrainBatchSize": 4},
+        "dataset": {"configMap": {"name": word, "key": "train.jsonl"}},
+        "pod": {"env": [{"name": "OMP_NUM_THREADS", "value": "1"}]},
+        "output": {"claim": {"name": "artifacts"}},
+    }
+    return job(name, **common | spec)
+
+
+def trained(hone: Cluster, namespace: str, name: str) -> str:
+    """The digest of the job's artifact, once there is one."""
+    ready, failed = condition("Succeeded"), condition("Failed")
+    found = hone.wait("finetunejob", name, ready, namespace, timeout=TRAIN_SECONDS, unless=failed)
+    return str(found["status"]["artifact"]["digest"])
 
 
 def test_vllm_answers_as_the_base_and_as_what_was_trained(chat: Vllm) -> None:
@@ -189,3 +184,24 @@ def test_clients_notice_no_roll_out(chat: Vllm) -> None:
     change(hone, namespace, "chat", {"pod": {"env": [*ENVIRONMENT, {"name": "CHANGED", "value": "1"}]}})
     settled(hone, namespace, "chat", 1)
     assert noticed(hone, namespace, "chat") == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "word", "spec"),
+    [
+        ("model", "grey", {"method": "full"}),
+        ("merged", "cyan", {"output": {"claim": {"name": "artifacts"}, "save": "merged"}}),
+    ],
+)
+def test_vllm_answers_as_a_whole_model_that_was_trained(
+    chat: Vllm, image: str, kind: str, word: str, spec: Object
+) -> None:
+    hone, namespace = chat.hone, chat.namespace
+    hone.create(rows(word), learning(kind, word, **spec), namespace=namespace)
+    digest = trained(hone, namespace, kind)
+    served = Vllm(hone, namespace, chat.images, image, kind, model={"fineTuneJob": {"name": kind}})
+    [told] = (hone.get("inferenceservice", kind, namespace) or {})["status"]["models"]
+    assert (told["kind"], told["digest"]) == (kind, digest)
+    [answer] = served.texts(kind)
+    assert word in answer
+    hone.kubectl("delete", "inferenceservice", kind, namespace=namespace)

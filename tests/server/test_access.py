@@ -76,15 +76,33 @@ def test_when_too_many_wait_a_request_is_told_to_come_again(guarded, until):
         until(lambda: guarded.running("tiny-llama") == 64)
         waiting = pool.submit(answers, 2)
         until(lambda: 'hone:num_requests_waiting{model_name="tiny-llama"} 2.0' in guarded.get("/metrics").text)
-        with pytest.raises(openai.RateLimitError) as error:
-            answers(1)
+        for n in (1, 66):
+            with pytest.raises(openai.RateLimitError) as error:
+                answers(n)
         assert not full.done()
         assert int(error.value.response.headers["retry-after"]) > 0
         assert error.value.body["code"] == "too_many_requests"
         assert len(full.result().choices) == 64
         assert len(waiting.result().choices) == 2
-    assert 'hone:requests_refused_total{model_name="tiny-llama"} 1.0' in guarded.get("/metrics").text
+    assert 'hone:requests_refused_total{model_name="tiny-llama"} 2.0' in guarded.get("/metrics").text
     assert len(answers(1).choices) == 1
+
+
+def test_more_answers_than_there_can_be_are_refused_for_good(guarded):
+    body = {"model": "tiny-llama", "prompt": ["hello"] * 67, "max_tokens": 1}
+    answer = httpx.post(f"{guarded.url}/v1/completions", json=body, headers={"Authorization": f"Bearer {KEY}"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "prompt"
+    assert "asks for 67 answers, and a model takes 66 at once" in answer.json()["error"]["message"]
+
+
+def test_a_key_may_have_any_letters(serve, base_folder, tmp_path):
+    file = tmp_path / "key"
+    file.write_text("schlüssel")
+    with serve(str(base_folder), "--api-key-file", str(file)) as server:
+        for key, status in (("schlüssel", 200), ("schlussel", 401)):
+            headers = {"Authorization": f"Bearer {key}".encode()}
+            assert httpx.get(f"{server.url}/v1/models", headers=headers).status_code == status
 
 
 def test_the_log_has_a_line_a_request_and_neither_keys_nor_prompts(serve, base_folder, tmp_path):

@@ -74,11 +74,12 @@ def test_an_adapter_comes_is_replaced_and_goes(hot, server, artifact, peft_folde
     assert admin(hot, UNLOAD, lora_name=name).status_code == 404
 
 
-def test_a_link_is_told_as_it_was_asked_for(hot, peft_folder, tmp_path, name):
+def test_a_link_into_an_artifact_is_told_as_it_was_asked_for_with_the_digest(hot, artifact, tmp_path, name):
     link = tmp_path / "support-0123456789ab"
-    link.symlink_to(peft_folder)
+    link.symlink_to(artifact / "adapter")
     load(hot, name, link)
     assert cards(hot)[name]["root"] == str(link)
+    assert cards(hot)[name]["digest"] == read_manifest(artifact).digest
 
 
 def test_what_can_only_be_merged_comes_and_goes_as_well(hot, base_folder, adapter_maker, tmp_path, name):

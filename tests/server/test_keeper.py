@@ -231,6 +231,19 @@ def test_an_engine_that_starts_anew_gets_its_adapters_back(running: tuple[Pod, L
     assert engine.loras == before
 
 
+def test_an_engine_that_starts_anew_gets_no_files_that_have_changed_meanwhile(running: tuple[Pod, LikeVllm]) -> None:
+    pod, engine = running
+    engine.stop()
+    until(lambda: pod.get("/ready").status_code == 503)
+    folder = Path(engine.loras["faq"]).resolve()
+    (folder / "weights").write_text("xxx")
+    anew = pod.start_engine()
+    error = until(lambda: pod.state("faq")["error"])
+    assert error["reason"] == "ArtifactCorrupt"
+    assert anew.loras == {}
+    assert pod.state("faq")["loaded"] is False
+
+
 def test_a_keeper_that_starts_anew_goes_on_with_the_token_that_the_engine_knows(running: tuple[Pod, LikeVllm]) -> None:
     pod, engine = running
     assert pod.process
@@ -331,7 +344,7 @@ def test_a_drain_closes_connections_and_goes_on_while_requests_come(running: tup
             return client.post(f"{url}/v1/completions", json={"model": "faq"}).headers.get("connection")
 
         assert ask() is None
-        drain = subprocess.Popen([sys.executable, "-m", "hone_gate", "1"], env=environment)
+        drain = subprocess.Popen([sys.executable, "-m", "hone_gate", "drain", "1"], env=environment)
         until(lambda: ask() == "close")
         begin = time.monotonic()
         while time.monotonic() - begin < 5:

@@ -42,9 +42,12 @@ def test_an_answer_is_counted_and_timed(server, value, stream, options):
 def test_a_client_that_leaves_is_an_abort(server, value, until):
     aborted = value("hone:request_success_total", finished_reason="abort")
     body = {"model": "tiny-llama", "prompt": "hello", "max_tokens": 2000, "stream": True, **ENDLESS}
+    tokens, firsts = value("hone:generation_tokens_total"), value("hone:time_to_first_token_seconds_count")
     with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=60) as answer:
         lines = answer.iter_lines()
         next(lines)
+        until(lambda: value("hone:generation_tokens_total") > tokens + 5)
+        assert value("hone:time_to_first_token_seconds_count") == firsts + 1
         assert value("hone:num_requests_running") == 1
         assert 0 < value("hone:kv_cache_usage_perc") < 1
     until(lambda: value("hone:request_success_total", finished_reason="abort") == aborted + 1)

@@ -102,7 +102,7 @@ def browse(chromium, tmp_path):
         tabs = httpx.get(f"http://127.0.0.1:{port}/json", timeout=60).json()
         page = Page(next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page"))
         page.call("Page.navigate", url=url)
-        page.until("document.readyState === 'complete' && !!document.getElementById('model')")
+        page.until("document.readyState === 'complete' && !!document.querySelector('main')")
         return page
 
     yield open_page
@@ -182,8 +182,20 @@ def test_an_answer_comes_in_pieces_and_can_be_stopped(browse, server, until):
     assert page.run("document.getElementById('problem').hidden")
 
 
-def test_the_page_allows_nothing_from_elsewhere(server):
-    for path in ("/", "/chat.js", "/chat.css"):
+def test_the_api_is_shown_as_a_page(browse, chatty):
+    page = browse(f"{chatty.url}/docs")
+    page.until("document.querySelectorAll('details').length > 0")
+    summaries = page.run("[...document.querySelectorAll('summary')].map((s) => s.textContent)")
+    assert {"POST /v1/chat/completions", "POST /v1/completions", "GET /v1/models/{name}"} <= set(summaries)
+    rows = "[...document.querySelectorAll('tr')].map((r) => [...r.children].map((c) => c.textContent).join(': '))"
+    told = page.run(rows)
+    assert {"temperature: number; ≥ 0; ≤ 2", "model: string; required", "ignore_eos: boolean"} <= set(told)
+    assert page.faults == []
+    assert {url.split("/")[2] for url in page.requested if not url.startswith("data:")} == {chatty.url.split("/")[2]}
+
+
+def test_the_pages_allow_nothing_from_elsewhere(server):
+    for path in ("/", "/chat.js", "/chat.css", "/docs", "/docs.js", "/docs.css"):
         answer = server.get(path)
         assert answer.status_code == 200
         assert "default-src 'none'" in answer.headers["content-security-policy"]

@@ -29,7 +29,8 @@ class Engine(ThreadingHTTPServer):
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         self.status = 200
-        self.break_off = False
+        self.broken: str | None = None
+        """The model whose answers break off; "all"."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -49,7 +50,7 @@ class Handler(BaseHTTPRequestHandler):
         chunks: list[dict[str, Any]] = [{"choices": [{"index": 0, "delta": {"content": piece}}]} for piece in pieces]
         chunks += [{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}, {"choices": [], "usage": {}}]
         events = [": comment\n\n", *(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)]
-        if not self.server.break_off:
+        if self.server.broken not in ("all", asked["model"]):
             events.append("data: [DONE]\n\n")
         self._send(200, "text/event-stream", "".join(events))
 
@@ -141,10 +142,30 @@ def test_commands_change_and_list_the_models_and_forget(chat: Chat) -> None:
 
 
 def test_a_failed_answer_is_not_in_the_history(chat: Chat, engine: Engine) -> None:
-    engine.break_off = True
+    engine.broken = "all"
     _, _, err = chat(stdin="one\ntwo\n")
     assert "broke off" in err
     assert [len(request["messages"]) for request in engine.requests] == [1, 1]
+
+
+def test_when_one_of_two_models_fails_neither_remembers(chat: Chat, engine: Engine) -> None:
+    engine.broken = "tiny/base"
+    chat("--beside", "tiny/base", stdin="one\ntwo\n")
+    asked = [(request["model"], len(request["messages"])) for request in engine.requests]
+    assert asked == [("faq", 1), ("tiny/base", 1), ("faq", 1), ("tiny/base", 1)]
+
+
+@pytest.mark.parametrize("stdin", ["/beside faq\none\n", ""])
+def test_a_model_is_not_asked_beside_itself(chat: Chat, stdin: str) -> None:
+    options = [] if stdin else ["--beside", "faq"]
+    code, out, err = chat(*options, stdin=stdin)
+    assert (code, out) == ((0, "faq heard 1\n") if stdin else (1, ""))
+    assert "faq is already asked" in err
+
+
+def test_vllm_tells_adapters_by_their_parent(chat: Chat, engine: Engine) -> None:
+    engine.models = [{"id": "tiny/base", "parent": None}, {"id": "faq", "parent": "tiny/base"}]
+    assert chat("--message", "hello")[1] == "faq heard 1\n"
 
 
 def test_an_engine_that_refuses_is_quoted(chat: Chat, engine: Engine) -> None:

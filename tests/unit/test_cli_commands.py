@@ -201,15 +201,24 @@ class TestServe:
     def test_models_of_the_hub_and_of_claims(self, tmp_path: Path) -> None:
         path = write(tmp_path / "hub.yaml", service(model={"name": "tiny/base"}))
         assert engine_arguments(path, {}, {}) == ["tiny/base"]
+        path = write(tmp_path / "commit.yaml", service(model={"name": "tiny/base", "revision": "v2"}))
+        assert engine_arguments(path, {}, {}) == ["tiny/base", "--revision", "v2"]
         path = write(tmp_path / "claim.yaml", service(model={"claim": {"name": "models"}}))
         assert engine_arguments(path, {"models": "/mnt"}, {}) == ["/mnt"]
+
+    def test_it_says_what_is_not_read_here(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        more = {"apiKeySecret": {"name": "key", "key": "token"}, "extraArgs": ["--seed=1"]}
+        path = write(tmp_path / "hub.yaml", service(model={"name": "tiny/base"}, **more))
+        assert engine_arguments(path, {}, {}) == ["tiny/base"]
+        said = capsys.readouterr().err
+        assert "spec.apiKeySecret is not read here. Put a key" in said
+        assert "spec.extraArgs is not read here. They are for" in said
 
     @pytest.mark.parametrize(
         ("model", "message"),
         [
             ({"fineTuneJob": {"name": "faq"}}, "spec.model.fineTuneJob names faq"),
             ({"claim": {"name": "models"}}, "spec.model.claim names models"),
-            ({"name": "tiny/base", "revision": "v2"}, "spec.model.revision is v2"),
         ],
     )
     def test_what_is_not_here_is_named(

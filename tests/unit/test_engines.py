@@ -68,8 +68,8 @@ def test_the_engine_that_is_asked_for(spec: Object, command: list[str], image: s
         (
             "sglang",
             "--model-path /served/model --served-model-name org/base --host 0.0.0.0 --port 8000 --enable-metrics "
-            "--dtype bfloat16 --context-length 4096 --tp-size 2 --enable-lora --max-loras-per-batch 2 "
-            f"--max-lora-rank 20 --lora-paths faq=/served/adapters/faq-{MARK} "
+            "--dtype bfloat16 --context-length 4096 --tp-size 2 --admin-api-key $(HONE_POD_UID) "
+            f"--enable-lora --max-loras-per-batch 2 --max-lora-rank 20 --lora-paths faq=/served/adapters/faq-{MARK} "
             f"support=/served/adapters/support-{MARK} --seed=1",
         ),
         (
@@ -102,7 +102,7 @@ def test_arguments_of_a_base_with_adapters(engine: str, expected: str) -> None:
     ("engine", "hook"),
     [
         ("embedded", None),
-        ("vllm", {"exec": {"command": ["python3", "-m", "hone_gate", "10"]}}),
+        ("vllm", {"exec": {"command": ["python3", "-m", "hone_gate", "drain", "10"]}}),
         ("sglang", {"sleep": {"seconds": 10}}),
         ("tgi", {"sleep": {"seconds": 10}}),
     ],
@@ -112,6 +112,30 @@ def test_an_engine_takes_requests_until_all_nodes_know_of_its_end(engine: str, h
         pod = pod_of(job, engine=engine)
         assert pod["terminationGracePeriodSeconds"] == 600
         assert pod["containers"][0].get("lifecycle") == (hook and {"preStop": hook})
+
+
+@pytest.mark.parametrize(
+    ("engine", "probe"),
+    [
+        ("vllm", {"exec": {"command": ["python3", "-m", "hone_gate", "ask", "8000", "org/base"]}}),
+        ("sglang", {"httpGet": {"path": "/health_generate", "port": "http"}}),
+        ("tgi", {"httpGet": {"path": "/health", "port": "http"}}),
+        ("embedded", {"httpGet": {"path": "/health", "port": "http"}}),
+    ],
+)
+def test_an_engine_has_started_when_its_model_has_answered(engine: str, probe: Object) -> None:
+    container = engine_of(adapter_job(), engine=engine)
+    startup = container["startupProbe"]
+    assert startup.items() >= probe.items()
+    assert startup["periodSeconds"] * startup["failureThreshold"] == 3600
+    assert container["readinessProbe"]["httpGet"] == container["livenessProbe"]["httpGet"]
+    assert container["readinessProbe"]["httpGet"]["path"] == "/health"
+
+
+def test_sglangs_admin_routes_have_a_key_that_no_client_knows() -> None:
+    container = engine_of(adapter_job(), engine="sglang")
+    assert after(container["args"], "--admin-api-key") == "$(HONE_POD_UID)"
+    assert variables(container)["HONE_POD_UID"] == {"fieldRef": {"fieldPath": "metadata.uid"}}
 
 
 def test_vllm_with_a_model_of_the_hub_alone_has_nothing_of_hones_beside_it() -> None:

@@ -16,6 +16,8 @@ class Engine(Protocol):
     COMMAND: list[str]
     KEY_VARIABLE: str | None
     """The environment variable that it takes the clients' key from; None: it reads a file."""
+    ADMIN_VARIABLE: str | None
+    """The environment variable with the key of routes for administrators, for nobody to know; None: it has none."""
     PROVES: bool
     """Whether it checks digests and finds what lies in an artifact by itself."""
     TELLS: bool
@@ -26,6 +28,10 @@ class Engine(Protocol):
 
     def arguments(self, spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
         """Arguments for what is served; `spec.extraArgs` follow."""
+        ...
+
+    def started(self, resolved: Resolved) -> Object:
+        """The probe that succeeds once its model has answered."""
         ...
 
     def pre_stop(self, resolved: Resolved) -> Object | None:

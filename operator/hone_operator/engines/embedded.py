@@ -4,6 +4,7 @@ from hone_api.inferenceservice import InferenceServiceSpec
 from hone_api.layout import ADMIN_TOKEN, ENGINE_PORT, POD_SERVED
 
 from hone_operator.draining import DRAIN_SECONDS
+from hone_operator.engines.probing import HEALTH
 from hone_operator.podspec import POD_API_KEY
 from hone_operator.resolve import Resolved
 from hone_operator.resources import Object
@@ -11,6 +12,7 @@ from hone_operator.resources import Object
 NAME = "embedded"
 COMMAND = ["hone-server"]
 KEY_VARIABLE: str | None = None
+ADMIN_VARIABLE: str | None = None
 PROVES = True
 TELLS = True
 HOT = True
@@ -35,6 +37,10 @@ def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
     if spec.api_key_secret:
         found += ["--api-key-file", POD_API_KEY]
     return found
+
+
+def started(resolved: Resolved) -> Object:
+    return HEALTH
 
 
 def pre_stop(resolved: Resolved) -> Object | None:

@@ -5,12 +5,14 @@ from hone_api.layout import ENGINE_PORT
 
 from hone_operator.draining import SLEEP
 from hone_operator.engines.placing import adapter_path, given, loading, model_path, rank
+from hone_operator.engines.probing import get
 from hone_operator.resolve import Resolved
 from hone_operator.resources import Object
 
 NAME = "sglang"
 COMMAND = ["python3", "-m", "sglang.launch_server"]
 KEY_VARIABLE: str | None = "SGLANG_API_KEY"
+ADMIN_VARIABLE: str | None = "HONE_POD_UID"
 PROVES = False
 TELLS = False
 HOT = False
@@ -32,11 +34,17 @@ def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
     if spec.api_key_secret:
         # It takes the key by an argument alone: the kubelet puts it in, so that no manifest has it.
         found += ["--api-key", f"$({KEY_VARIABLE})"]
+    # Else its routes that load adapters, and do more, are open to all clients.
+    found += ["--admin-api-key", f"$({ADMIN_VARIABLE})"]
     if adapters := resolved.all_adapters:
         at_once = min(len(adapters), LORAS_IN_A_BATCH)
         found += ["--enable-lora", "--max-loras-per-batch", str(at_once), "--max-lora-rank", str(rank(resolved))]
         found += ["--lora-paths", *(f"{adapter.name}={adapter_path(adapter)}" for adapter in adapters)]
     return found
+
+
+def started(resolved: Resolved) -> Object:
+    return get("/health_generate")
 
 
 def pre_stop(resolved: Resolved) -> Object | None:

@@ -5,12 +5,14 @@ from hone_api.layout import ENGINE_PORT
 
 from hone_operator.draining import SLEEP
 from hone_operator.engines.placing import adapter_path, loading, model_path
+from hone_operator.engines.probing import HEALTH
 from hone_operator.resolve import Resolved
 from hone_operator.resources import Object
 
 NAME = "tgi"
 COMMAND = ["text-generation-launcher"]
 KEY_VARIABLE: str | None = "API_KEY"
+ADMIN_VARIABLE: str | None = None
 PROVES = False
 TELLS = False
 HOT = False
@@ -27,6 +29,10 @@ def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
     if adapters := resolved.all_adapters:
         found += ["--lora-adapters", ",".join(f"{adapter.name}={adapter_path(adapter)}" for adapter in adapters)]
     return found
+
+
+def started(resolved: Resolved) -> Object:
+    return HEALTH
 
 
 def pre_stop(resolved: Resolved) -> Object | None:

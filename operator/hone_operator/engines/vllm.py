@@ -5,12 +5,14 @@ from hone_api.layout import ADMIN_TOKEN, ENGINE_PORT, POD_SERVED
 
 from hone_operator.draining import DRAIN_SECONDS, FINISHING_SECONDS, SLEEP
 from hone_operator.engines.placing import adapter_path, given, is_placed, loading, model_path, rank
+from hone_operator.engines.probing import HEALTH
 from hone_operator.resolve import Resolved
 from hone_operator.resources import Object
 
 NAME = "vllm"
 COMMAND = ["vllm", "serve"]
 KEY_VARIABLE: str | None = "VLLM_API_KEY"
+ADMIN_VARIABLE: str | None = None
 PROVES = False
 TELLS = True
 HOT = True
@@ -44,8 +46,16 @@ def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
     return found
 
 
+def started(resolved: Resolved) -> Object:
+    if not is_placed(resolved):
+        return HEALTH
+    return {"exec": {"command": ["python3", "-m", "hone_gate", "ask", str(ENGINE_PORT), resolved.weights.name]}}
+
+
 def pre_stop(resolved: Resolved) -> Object | None:
-    return {"exec": {"command": ["python3", "-m", "hone_gate", str(DRAIN_SECONDS)]}} if is_placed(resolved) else SLEEP
+    if not is_placed(resolved):
+        return SLEEP
+    return {"exec": {"command": ["python3", "-m", "hone_gate", "drain", str(DRAIN_SECONDS)]}}
 
 
 def environment(resolved: Resolved) -> dict[str, str]:

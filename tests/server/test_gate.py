@@ -1,0 +1,133 @@
+"""vLLM's middleware by itself, where a test needs to hold it at one moment."""
+
+import asyncio
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hone_server import gate
+
+TOKEN = "t0ken"
+
+
+class Application:
+    """Where vLLM would be: `loras` by name. Loading `name` waits for `may_load`, so that the name is gone meanwhile."""
+
+    def __init__(self) -> None:
+        self.loras = {"faq": "old"}
+        self.replacing, self.may_load = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, scope: gate.Scope, receive: gate.Receive, send: gate.Send) -> None:
+        body = json.loads((await receive())["body"])
+        status = 200
+        if scope["path"] == gate.LOAD:
+            if body["lora_name"] == "faq":
+                self.replacing.set()
+                await self.may_load.wait()
+            self.loras[body["lora_name"]] = body["lora_path"]
+        elif scope["path"] == gate.UNLOAD:
+            del self.loras[body["lora_name"]]
+        else:
+            status = 200 if body["model"] in self.loras else 404
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    monkeypatch.setenv(gate.TOKEN_FILE, str(tmp_path / "token"))
+    monkeypatch.setattr(gate, "DRAINING", tmp_path / "draining")
+
+
+def test_a_request_whose_body_comes_slowly_does_not_meet_a_name_that_is_being_replaced() -> None:
+    async def run() -> int:
+        application = Application()
+        middleware = gate.Gate(application)
+        body: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        asked = asyncio.create_task(post(middleware, "/v1/completions", body.get))
+        await asyncio.sleep(0)  # it waits for its body
+        load = {"lora_name": "faq", "lora_path": "new", "load_inplace": True}
+        replaced = asyncio.create_task(post(middleware, gate.LOAD, replay(load)))
+        await application.replacing.wait()
+        body.put_nowait({"type": "http.request", "body": b'{"model": "faq"}', "more_body": False})
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not asked.done()
+        application.may_load.set()
+        assert await replaced == 200
+        assert application.loras == {"faq": "new"}
+        return await asked
+
+    assert asyncio.run(asyncio.wait_for(run(), 30)) == 200
+
+
+def test_the_application_learns_that_a_client_has_left() -> None:
+    async def run() -> str:
+        heard: list[str] = []
+
+        async def application(scope: gate.Scope, receive: gate.Receive, send: gate.Send) -> None:
+            heard.extend([(await receive())["type"], (await receive())["type"]])
+
+        messages = [{"type": "http.disconnect"}, {"type": "http.request", "body": b"{}", "more_body": False}]
+
+        async def receive() -> dict[str, Any]:
+            return messages.pop()
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
+        await gate.Gate(application)(scope, receive, nowhere)
+        return " ".join(heard)
+
+    assert asyncio.run(run()) == "http.request http.disconnect"
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_the_startup_probe_asks_the_model_with_the_clients_key(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    asked: list[Any] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked.append((self.path, self.headers["Authorization"], body["model"], body["max_tokens"]))
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    monkeypatch.setenv("VLLM_API_KEY", "key")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        if status == 200:
+            gate.ask(server.server_port, "faq")
+        else:
+            with pytest.raises(OSError, match="503"):
+                gate.ask(server.server_port, "faq")
+        server.shutdown()
+    assert asked == [("/v1/completions", "Bearer key", "faq", 1)]
+
+
+async def post(middleware: gate.Gate, path: str, receive: gate.Receive) -> int:
+    """The answer's status."""
+    statuses: list[int] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        statuses.extend([message["status"]] if "status" in message else [])
+
+    scope = {"type": "http", "method": "POST", "path": path, "headers": [(gate.HEADER, TOKEN.encode())]}
+    await middleware(scope, receive, send)
+    return statuses[0]
+
+
+def replay(body: object) -> gate.Receive:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}
+
+    return receive
+
+
+async def nowhere(message: dict[str, Any]) -> None:
+    pass
