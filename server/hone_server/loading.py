@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from .joined import JoinedLinear, join
 from .lora import AdaptableLinear, Adapter, BatchTable, Factors, make_adaptable
 from .memory import CACHE_SHARE, available_memory, has_bfloat16
 from .sources import Served, Sources
@@ -44,6 +45,8 @@ def load_base(sources: Sources, *, adaptable: bool) -> Base:
     )
     if widen:
         model.float()
+    if device == "cpu":
+        join(model)
     return Base(model, tokenizer, make_adaptable(model) if adaptable else None)
 
 
@@ -128,6 +131,8 @@ def _shared_copy(base: Any, written: set[str]) -> Any:
         memo[id(tensor)] = torch.nn.Parameter(data, False) if isinstance(tensor, torch.nn.Parameter) else data
     deaf = BatchTable()  # to the base's batches
     memo |= {id(module.table): deaf for module in base.modules() if isinstance(module, AdaptableLinear)}
+    # Its weights may change, which a joint would not learn.
+    memo |= {id(module.joint): None for module in base.modules() if isinstance(module, JoinedLinear) and module.joint}
     copied = copy.deepcopy(base, memo)
     copied.set_attn_implementation("sdpa")  # the base may have that of its engine
     return copied

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import torch
 
+from .joined import JoinedLinear
+
 BASE = 0  # stands where an adapter's number would, for requests without one
 PADDING = 2  # a stack computes at most this many times the rows that there are
 
@@ -148,7 +150,7 @@ def _runs(requests: Sequence[tuple[Adapter | None, int]]) -> Iterator[tuple[Adap
         start = end
 
 
-class AdaptableLinear(torch.nn.Linear):
+class AdaptableLinear(JoinedLinear):
     """A linear layer of the base model that adds what the batch's adapters have for it."""
 
     layer: str
@@ -174,7 +176,7 @@ def make_adaptable(model: Any) -> BatchTable:
             lambda _, inputs, name=name: seen.setdefault(name, []).append(inputs[0].shape[:-1])
         )
         for name, module in model.named_modules()
-        if type(module) is torch.nn.Linear
+        if type(module) in (torch.nn.Linear, JoinedLinear)
     ]
     with torch.no_grad():
         model(input_ids=rows, use_cache=False, logits_to_keep=1)
