@@ -12,10 +12,10 @@ RANK = 16
 def make_adapters(work: Path, model: Path, count: int) -> dict[str, Path]:
     """Random ones on all linear layers, by name. Each folder has the base, too, as `transformers serve` wants it."""
     torch.manual_seed(0)
+    config = LoraConfig(r=RANK, target_modules="all-linear", init_lora_weights=False)
+    peft_model = get_peft_model(AutoModelForCausalLM.from_pretrained(model), config)
     made = {}
     for number in range(count):
-        config = LoraConfig(r=RANK, target_modules="all-linear", init_lora_weights=False)
-        peft_model = get_peft_model(AutoModelForCausalLM.from_pretrained(model), config)
         for name, weight in peft_model.named_parameters():
             if ".lora_" in name:  # far less than PEFT's own random ones, after which no sentence would be left
                 weight.data.normal_(std=0.02)

@@ -71,15 +71,16 @@ def start(work: Path, model: Path, rounds: int) -> None:
 
 
 def memory(server: Server, model: Path) -> None:
-    """What the engine holds besides what it was given to hold."""
+    """What the engine holds besides what it was given to hold; `mapped` is the code of libraries."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
-    held = int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1024
+    held, mapped = (int(re.findall(rf"{field}:\s+(\d+)", status)[0]) / 1024 for field in ("VmRSS", "RssFile"))
     [pages] = re.findall(r"cache (\d+) pages", server.log.read_text())
     item = BFLOAT16 if has_bfloat16() else 2 * BFLOAT16
     weights = sum(file.stat().st_size for file in model.glob("*.safetensors")) / BFLOAT16 * item / MIB
     cache = int(pages) * PAGE_TOKENS * bytes_per_token(AutoConfig.from_pretrained(model), item) / MIB
     rest = held - weights - cache
-    print(f"after {CLIENTS} clients {held:.0f} MiB: weights {weights:.0f}, cache {cache:.0f}, the rest {rest:.0f}")
+    parts = f"weights {weights:.0f}, cache {cache:.0f}, the rest {rest:.0f}, of which {mapped:.0f} mapped"
+    print(f"after {CLIENTS} clients {held:.0f} MiB: {parts}")
 
 
 def digests(work: Path, gib: int, rounds: int) -> None:

@@ -103,7 +103,7 @@ NON_FINITE_LOSS = Reason(
 MODEL_TOO_LARGE = Reason(
     "ModelTooLarge",
     69,
-    "The device has less memory than training is estimated to need.",
+    "The device has less memory than training, or serving, is estimated to need.",
     "Set what the message names; `hone plan FILE` shows the estimate and which GPUs it fits.",
 )
 OUT_OF_MEMORY = Reason(

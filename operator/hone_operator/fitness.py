@@ -4,6 +4,7 @@ from hone_api.inferenceservice import InferenceServiceSpec
 from hone_api.reasons import ADAPTER_MISMATCH, INVALID_SPEC, MODEL_TOO_LARGE, HoneError
 
 from hone_operator.engines import Engine
+from hone_operator.quantity import number
 from hone_operator.resolve import Adapter, Resolved
 
 GB = 1 << 30
@@ -24,7 +25,7 @@ def check(
     if not engine.PROVES:
         for adapter in resolved.all_adapters:
             _check_adapter(engine, adapter)
-    if gpu and resolved.parameters:
+    if resolved.parameters:
         _check_memory(spec, resolved, resolved.parameters, gpu)
 
 
@@ -43,13 +44,16 @@ def _check_adapter(engine: Engine, adapter: Adapter) -> None:
         raise HoneError(ADAPTER_MISMATCH, message, remedy=remedy)
 
 
-def _check_memory(spec: InferenceServiceSpec, resolved: Resolved, parameters: int, gpu: tuple[str, int]) -> None:
-    name, memory = gpu
-    needed = parameters * WEIGHT_BYTES.get(resolved.weights.dtype, 2)
-    gpus = spec.resources.gpus
-    if needed > USABLE * memory * gpus:
-        message = (
-            f"The weights of {resolved.weights.name} alone take {needed / GB:.1f} GiB ({parameters} parameters), and "
-            f"{gpus} of {name} have {USABLE * memory * gpus / GB:.1f} GiB for them"
-        )
-        raise HoneError(MODEL_TOO_LARGE, message, remedy="Raise spec.resources.gpus, or choose larger GPUs.")
+def _check_memory(spec: InferenceServiceSpec, resolved: Resolved, parameters: int, gpu: tuple[str, int] | None) -> None:
+    needed, wanted = parameters * WEIGHT_BYTES.get(resolved.weights.dtype, 2), spec.resources
+    if wanted.gpus and gpu:
+        name, memory = gpu
+        room, where = USABLE * memory * wanted.gpus, f"{wanted.gpus} of {name} have"
+        remedy = "Raise spec.resources.gpus, or choose larger GPUs."
+    elif wanted.memory and not wanted.gpus:
+        room, where, remedy = number(wanted.memory), "spec.resources.memory leaves", "Raise spec.resources.memory."
+    else:
+        return
+    if needed > room:
+        weights = f"The weights of {resolved.weights.name} alone take {needed / GB:.1f} GiB ({parameters} parameters)"
+        raise HoneError(MODEL_TOO_LARGE, f"{weights}, and {where} {room / GB:.1f} GiB for them", remedy=remedy)

@@ -7,6 +7,7 @@ module `hone_gate`.
 
 import argparse
 import json
+import re
 import shutil
 import sys
 import time
@@ -21,6 +22,7 @@ from . import gate
 
 TOLD_BY = "hone-place"
 RANK_FLAG = "--max-lora-rank"
+COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -138,8 +140,8 @@ def check_base(name: str, manifest: ArtifactManifest, base: str | None, revision
     if base and trained.name and trained.name != base:
         message = f"Adapter {name} was trained on {trained.name}, and the service's model is {base}"
         raise HoneError(ADAPTER_MISMATCH, message)
-    is_commit = revision and len(revision) == len(trained.revision or "")
-    if base and trained.name and is_commit and trained.revision != revision:
+    is_known = trained.revision and COMMIT.fullmatch(revision or "")  # which commit a branch is, only the hub knows
+    if base and trained.name and is_known and trained.revision != revision:
         message = f"Adapter {name} was trained on {base} at {trained.revision}, and {revision} is served"
         raise HoneError(ADAPTER_MISMATCH, message)
 

@@ -136,20 +136,35 @@ def test_with_three_engines_clients_notice_no_eviction_and_no_roll_out(hone: Clu
     assert noticed(hone, lab, asked) == 1
 
 
-@pytest.mark.parametrize("asked", [(2, TUNED[0])], indirect=True)
-def test_clients_notice_no_new_digest_of_an_adapter(hone: Cluster, lab: str, asked: str) -> None:
+@pytest.mark.parametrize("asked", [(1, TUNED[0])], indirect=True)
+def test_clients_notice_no_other_adapter_under_the_same_name(hone: Cluster, lab: str, asked: str) -> None:
     before = engines(hone, lab, asked)
-    hone.wait("finetunejob", TUNED[1], condition("Succeeded"), lab, timeout=TRAIN_SECONDS)
     change(hone, lab, asked, {"adapters": [{"name": ADAPTER, "fineTuneJob": {"name": TUNED[1]}}]})
-    digest = (hone.get("finetunejob", TUNED[1], lab) or {})["status"]["artifact"]["digest"]
+    loaded(hone, lab, asked, TUNED[1], "1/1")
+    assert engines(hone, lab, asked) == before
+    assert noticed(hone, lab, asked) == 2, "the old weights and the new ones have answered, always in the same way"
+
+
+@pytest.mark.parametrize("asked", [(3, TUNED[0])], indirect=True)
+def test_clients_notice_no_retraining(hone: Cluster, lab: str, asked: str) -> None:
+    before = engines(hone, lab, asked)
+    hone.kubectl("delete", f"finetunejob/{TUNED[0]}", f"configmap/{TUNED[0]}", namespace=lab)
+    hone.create(*tuning(TUNED[0], len(TUNED)), namespace=lab)
+    loaded(hone, lab, asked, TUNED[0], "3/3")
+    assert engines(hone, lab, asked) == before
+    assert noticed(hone, lab, asked) == 2, "the old weights and the new ones have answered, always in the same way"
+
+
+def loaded(hone: Cluster, namespace: str, name: str, job_name: str, count: str) -> None:
+    """Wait until the job has succeeded, and so many engines have its adapter."""
+    done = hone.wait("finetunejob", job_name, condition("Succeeded"), namespace, timeout=TRAIN_SECONDS)
+    digest = done["status"]["artifact"]["digest"]
 
     def replaced(found: Object) -> bool:
         [told] = [model for model in found["status"]["models"] if model["name"] == ADAPTER]
-        return (told["digest"], told.get("loaded")) == (digest, "2/2")
+        return (told["digest"], told.get("loaded")) == (digest, count)
 
-    hone.wait("inferenceservice", asked, replaced, lab, timeout=SERVE_SECONDS)
-    assert engines(hone, lab, asked) == before
-    assert noticed(hone, lab, asked) == 2, "the old weights and the new ones have answered, always in the same way"
+    hone.wait("inferenceservice", name, replaced, namespace, timeout=SERVE_SECONDS)
 
 
 def tuning(name: str, seed: int) -> list[Object]:

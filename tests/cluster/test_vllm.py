@@ -1,15 +1,19 @@
 """The real vLLM, on the CPU in a pod: from FineTuneJobs to answers, by the very arguments that GPUs get."""
 
 import json
+import os
+import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import LOCAL
 from kube import CONNECT, Cluster, Images, claim, condition, pod, run
+from processes import processes_of
 from test_no_gap import begin_to_ask, change, noticed, settled
-from training import because, job
+from training import because, job, uid
 
 Object = dict[str, Any]
 IMAGE_SECONDS, TRAIN_SECONDS, START_SECONDS, CHANGE_SECONDS = 900, 300, 600, 120
@@ -186,6 +190,26 @@ def test_clients_notice_no_roll_out(chat: Vllm) -> None:
     assert noticed(hone, namespace, "chat") == 2
 
 
+def test_a_crashed_vllm_comes_back_with_its_adapters(chat: Vllm) -> None:
+    """The client would notice that: there is one engine."""
+    hone, namespace = chat.hone, chat.namespace
+    hone.kubectl("delete", "pod", "client-chat", "--now", namespace=namespace)
+    before = chat.pod()
+    for pid in processes_of(uid(before), "vllm"):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+    def restarted(found: Object) -> bool:
+        return found["status"]["containerStatuses"][0]["restartCount"] == 1
+
+    name = before["metadata"]["name"]
+    hone.wait("pod", name, restarted, namespace)
+    hone.wait("pod", name, condition("Ready"), namespace, timeout=START_SECONDS)
+    chat.loaded(tuned="two")
+    assert "pink" in chat.texts("tuned")[0]
+    assert uid(chat.pod()) == uid(before)
+
+
 @pytest.mark.parametrize(
     ("kind", "word", "spec"),
     [
@@ -197,6 +221,7 @@ def test_vllm_answers_as_a_whole_model_that_was_trained(
     chat: Vllm, image: str, kind: str, word: str, spec: Object
 ) -> None:
     hone, namespace = chat.hone, chat.namespace
+    hone.kubectl("delete", "inferenceservice", "chat", "--ignore-not-found", namespace=namespace)  # two cores
     hone.create(rows(word), learning(kind, word, **spec), namespace=namespace)
     digest = trained(hone, namespace, kind)
     served = Vllm(hone, namespace, chat.images, image, kind, model={"fineTuneJob": {"name": kind}})

@@ -1,10 +1,9 @@
 """Layers that read the same input are one product, and nothing else changes."""
 
-import copy
-
 import pytest
 import torch
 from hone_server.joined import JoinedLinear, join
+from hone_server.loading import _shared_copy
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 TOKENS = torch.arange(1, 13).reshape(2, 6)
@@ -62,8 +61,7 @@ def test_nothing_is_mapped_from_the_file_any_more(base_folder):
 def test_a_copy_whose_weights_change_is_apart(model):
     join(model)
     before = model(input_ids=TOKENS).logits
-    memo = {id(module.joint): None for module in model.modules() if isinstance(module, JoinedLinear)}
-    other = copy.deepcopy(model, memo)
+    other = _shared_copy(model, set())
     other.model.layers[0].self_attn.q_proj.weight.data = torch.zeros(
         model.model.layers[0].self_attn.q_proj.weight.shape
     )

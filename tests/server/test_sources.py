@@ -108,6 +108,30 @@ def test_an_adapter_of_another_base_is_refused(sealed):
     assert reason(error) == "AdapterMismatch"
 
 
+def test_an_adapter_of_another_commit_is_refused(sealed):
+    trained, other = "a" * 40, "b" * 40
+    tree = sealed("adapter", BaseModelReference(name="org/base", revision=trained))
+    for revision in (trained, "main", None):
+        assert find("org/base", adapters={"support": tree}, revision=revision)
+    with pytest.raises(HoneError, match=f"at {trained}, and {other} is served") as error:
+        find("org/base", adapters={"support": tree}, revision=other)
+    assert reason(error) == "AdapterMismatch"
+
+
+def test_the_adapter_in_an_artifact_has_the_artifacts_digest_also_by_a_link(sealed, tmp_path):
+    tree = sealed("both")
+    link = tmp_path / "link"
+    link.symlink_to(tree / "adapter")
+    (tree / "merged" / "weights.safetensors").write_bytes(b"not read for it")
+    for folder in (tree, tree / "adapter", link):
+        served = find("org/base", adapters={"support": folder}).models[1]
+        assert (served.digest, served.folder) == (read_manifest(tree).digest, tree / "adapter")
+    (tree / "adapter" / "weights.safetensors").write_bytes(b"changed")
+    with pytest.raises(HoneError) as error:
+        find("org/base", adapters={"support": link})
+    assert reason(error) == "ArtifactCorrupt"
+
+
 def test_a_merged_model_is_no_adapter(sealed):
     with pytest.raises(HoneError) as error:
         find("org/base", adapters={"support": sealed("merged")})

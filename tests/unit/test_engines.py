@@ -327,6 +327,15 @@ def test_an_adapter_of_another_commit_is_refused(model: Object) -> None:
     assert f"trained on org/base at {OTHER}, and {COMMIT} is served" in said
 
 
+def test_weights_that_do_not_fit_the_pods_memory_are_refused() -> None:
+    job = adapter_job(parameters=7_000_000_000)
+    reason, said = refusal(job, resources={"gpus": 0, "memory": "8Gi"})
+    assert reason == "ModelTooLarge"
+    assert "alone take 13.0 GiB (7000000000 parameters), and spec.resources.memory leaves 8.0 GiB for them" in said
+    for resources in ({"gpus": 0, "memory": "16Gi"}, {"gpus": 0}, {"gpus": 1, "memory": "8Gi"}):
+        assert plan(observed_service(service_object(resources=resources), job), NOW).actions
+
+
 def test_weights_that_no_gpu_can_hold_are_refused() -> None:
     job = adapter_job(parameters=70_000_000_000)
     reason, said = refusal(job, resources={"gpus": 1}, gpu=("MI210 of node n1", 64 << 30))

@@ -8,6 +8,7 @@ import pytest
 from hone_api.artifact import ArtifactManifest, BaseModelReference, describe_files, digest_of, write_manifest
 from hone_server.place import main
 
+TRAINED, OTHER = "c" * 40, "d" * 40
 LORA = {"peft_type": "LORA", "r": 8, "bias": "none"}
 
 
@@ -27,7 +28,7 @@ def tree(root: Path, kind: str = "adapter", base: BaseModelReference | None = No
                 "kind": kind,
                 "job": "faq",
                 "digest": digest_of(files),
-                "base_model": base or BaseModelReference(name="org/base", revision="c1"),
+                "base_model": base or BaseModelReference(name="org/base", revision=TRAINED),
                 "dataset_fingerprint": "0",
                 "files": files,
                 "metrics": {},
@@ -49,7 +50,7 @@ def test_links_lead_to_what_was_proved(tmp_path: Path, capsys: pytest.CaptureFix
     (plain / "adapter_config.json").write_text(json.dumps(LORA))
     root, digest = tree(tmp_path / "faq")
     into = tmp_path / "served"
-    arguments = ["--into", str(into), "--model", str(base), "--base", "org/base", "--base-revision", "c1"]
+    arguments = ["--into", str(into), "--model", str(base), "--base", "org/base", "--base-revision", TRAINED]
     arguments += ["--adapter", f"faq={root}", "--expect", f"faq={digest}", "--adapter", f"plain={plain}"]
     for _ in range(2):  # an init container may run again in the same pod
         assert main([*arguments, "--max-rank", "8"]) == 0
@@ -77,7 +78,11 @@ def test_the_model_of_an_artifact(tmp_path: Path, kind: str, folder: str) -> Non
         ({"r": 16}, ["--max-rank", "8"], "rank 16, and the engine is started for ranks up to 8"),
         ({"rank_pattern": {"q_proj": 32}}, ["--max-rank", "8"], "rank 32"),
         ({}, ["--base", "org/other"], "trained on org/base, and the service's model is org/other"),
-        ({}, ["--base", "org/base", "--base-revision", "c2"], "trained on org/base at c1, and c2 is served"),
+        (
+            {},
+            ["--base", "org/base", "--base-revision", OTHER],
+            f"trained on org/base at {TRAINED}, and {OTHER} is served",
+        ),
     ],
 )
 def test_an_adapter_that_does_not_fit(
