@@ -5,6 +5,7 @@ faster.
 """
 
 from collections import Counter
+from collections.abc import Container
 from typing import Any
 
 import torch
@@ -50,28 +51,37 @@ class JoinedLinear(torch.nn.Linear):
         return super().forward(input) if self.joint is None else self.joint.part(self.place, input)
 
 
-def join(model: Any) -> None:
+def is_apart(module: torch.nn.Module) -> bool:
+    """Whether it could have a joint, and has none."""
+    return isinstance(module, JoinedLinear) and module.joint is None
+
+
+def unmap(model: Any) -> None:
+    """Copies all weights into memory, so that a file which they were mapped from is let go."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+
+
+def join(model: Any, shared: Container[int] = ()) -> None:
     """Joins the layers of a model whose weights will not change any more.
 
-    All weights are copied into memory, so that a file which they were mapped from is let go.
+    Where a weight's address is in `shared` they stay as they are, because a joint has weights of its own.
     """
-    groups = _groups(model)
-    joined = {id(parameter) for group in groups for layer in group for parameter in layer.parameters()}
-    for parameter in model.parameters():
-        if id(parameter) not in joined:
-            parameter.data = parameter.data.clone()
-    for group in groups:
+    for group in _groups(model):
+        if any(layer.weight.data_ptr() in shared for layer in group):
+            continue
         joint = Joint(group)
         for place, layer in enumerate(group):
-            layer.__class__ = JoinedLinear
+            if not isinstance(layer, JoinedLinear):
+                layer.__class__ = JoinedLinear
             layer.joint, layer.place = joint, place  # type: ignore[assignment]
 
 
 def _groups(model: Any) -> list[list[torch.nn.Linear]]:
     """Layers that read the same tensor one after the other, as a trial shows; each is used once in it."""
     calls: list[tuple[torch.nn.Linear, torch.Tensor]] = []
-    linears = [module for module in model.modules() if type(module) is torch.nn.Linear]
-    hooks = [layer.register_forward_pre_hook(lambda own, inputs: calls.append((own, inputs[0]))) for layer in linears]
+    plain = [module for module in model.modules() if type(module) is torch.nn.Linear or is_apart(module)]
+    hooks = [layer.register_forward_pre_hook(lambda own, inputs: calls.append((own, inputs[0]))) for layer in plain]
     with torch.no_grad():
         model(input_ids=torch.zeros(ROWS, dtype=torch.long, device=model.device), use_cache=False, logits_to_keep=1)
     for hook in hooks:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from .joined import JoinedLinear, join
+from .joined import JoinedLinear, join, unmap
 from .lora import AdaptableLinear, Adapter, BatchTable, Factors, make_adaptable
 from .memory import CACHE_SHARE, available_memory, has_bfloat16
 from .sources import Served, Sources
@@ -46,6 +46,7 @@ def load_base(sources: Sources, *, adaptable: bool) -> Base:
     if widen:
         model.float()
     if device == "cpu":
+        unmap(model)
         join(model)
     return Base(model, tokenizer, make_adaptable(model) if adaptable else None)
 
@@ -60,10 +61,13 @@ def load_adapter(base: Base, served: Served) -> Adapter | Any:
             if factors is not None:
                 return Adapter(factors)
         # Safe merging replaces a layer's weight; the other kind would add to the tensor that the base shares.
-        return peft_model.merge_and_unload(safe_merge=True).eval().requires_grad_(False)
+        merged = peft_model.merge_and_unload(safe_merge=True).eval().requires_grad_(False)
     except (ValueError, RuntimeError, KeyError, OSError, SafetensorError) as error:
         message = f"adapter {served.name!r} in {served.folder} does not fit the base model: {_first_line(error)}"
         raise HoneError(ADAPTER_MISMATCH, message) from error
+    if merged.device.type == "cpu":
+        join(merged, shared={parameter.data_ptr() for parameter in base.model.parameters()})
+    return merged
 
 
 def own_tokenizer(base: Base, folder: Path) -> Any:

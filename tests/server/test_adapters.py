@@ -6,6 +6,7 @@ import pytest
 import torch
 from hone_api.artifact import BaseModelReference
 from hone_api.reasons import HoneError
+from hone_server.joined import join
 from hone_server.loading import Base, load_adapter
 from hone_server.sources import Served
 from peft import PeftModel
@@ -17,7 +18,10 @@ PROMPT = torch.tensor([[5, 40, 41, 42, 43]])
 
 @pytest.fixture
 def base(base_folder):
-    return AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32).eval()
+    """As load_base makes it."""
+    made = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32).eval()
+    join(made)
+    return made
 
 
 def merge_adapter(base, name, folder):
@@ -60,6 +64,14 @@ def test_what_the_adapter_does_not_change_is_shared(base, base_folder, adapter_m
     own, shared = tensors(merge_adapter(base, "adapter", folder)), tensors(base)
     assert own.keys() == shared.keys()
     assert {name for name in own if own[name] != shared[name]} == {name for name in own if "q_proj" in name}
+
+
+def test_layers_that_the_adapter_changes_are_joined_like_the_bases(base, base_folder, adapter_maker, tmp_path):
+    folder = adapter_maker(tmp_path / "adapter", base_folder, seed=3, target_modules=["q_proj", "gate_proj", "up_proj"])
+    layer = merge_adapter(base, "adapter", folder).model.layers[0]
+    assert layer.mlp.gate_proj.joint is layer.mlp.up_proj.joint
+    assert layer.mlp.gate_proj.joint not in (None, base.model.layers[0].mlp.gate_proj.joint)
+    assert layer.self_attn.q_proj.joint is None, "k and v are the base's"
 
 
 def test_an_adapter_of_another_shape_is_a_mismatch(base, model_maker, adapter_maker, tmp_path):
