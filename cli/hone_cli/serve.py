@@ -71,8 +71,9 @@ def engine_arguments(target: Path, claims: dict[str, str], jobs: dict[str, str])
         arguments += ["--adapter", f"{source['name']}={folder}"]
     if spec.get("maxModelLen"):
         arguments += ["--max-model-len", str(spec["maxModelLen"])]
-    for field in LEFT_OUT.keys() & spec.keys():
-        output.hint(f"spec.{field} is not read here. {LEFT_OUT[field]}")
+    for field, instead in LEFT_OUT.items():
+        if spec.get(field):
+            output.hint(f"spec.{field} is not read here. {instead}")
     return arguments
 
 

@@ -45,8 +45,9 @@ def load_base(sources: Sources, *, adaptable: bool) -> Base:
     )
     if widen:
         model.float()
-    if device == "cpu":
+    elif device == "cpu":
         unmap(model)
+    if device == "cpu":
         join(model)
     return Base(model, tokenizer, make_adaptable(model) if adaptable else None)
 
