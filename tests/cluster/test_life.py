@@ -151,7 +151,7 @@ def test_out_of_time_then_removed_and_the_claim_is_kept(hone: Cluster, lab: str)
 
 def test_two_pods_train_together_and_survive_the_loss_of_one(hone: Cluster, lab: str) -> None:
     storage = {"storage": {"size": "1Gi", "accessModes": ["ReadWriteMany"]}}
-    hone.create(job("gang", steps=60, output=storage, resources={**ONE_GPU, "nodes": 2}), namespace=lab)
+    hone.create(job("gang", steps=600, output=storage, resources={**ONE_GPU, "nodes": 2}), namespace=lab)
     hone.wait("finetunejob", "gang", past_step(12), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
     [second] = [
         pod["metadata"]["name"]
@@ -160,6 +160,6 @@ def test_two_pods_train_together_and_survive_the_loss_of_one(hone: Cluster, lab:
     hone.kubectl("delete", "pod", second, "--grace-period=0", "--force", namespace=lab)
     done = succeeded(hone, "gang", lab)
     steps = [line["step"] for line in metrics(hone, lab, "gang") if "loss" in line]
-    assert steps == list(range(1, 61))
+    assert steps == list(range(1, 601))
     assert done["status"]["restarts"] >= 1
     assert done["status"]["gpuSeconds"] == sum(attempt["seconds"] for attempt in done["status"]["attempts"])

@@ -156,8 +156,13 @@ def test_a_changed_dataset_is_not_gone_on_with(job: Job, train: Train, claim: Pa
     document = job(dataset={"claim": {"name": "data", "path": "changing.jsonl"}})
     claims = {"claim": claim, "data": tmp_path}
     assert train(document, output=tmp_path / "out", claims=claims).code == 0
-    (tmp_path / "out/manifest.json").unlink()
+    changing.unlink()
+    assert train(document, output=tmp_path / "out", claims=claims).code == 0, "nothing is left to do"
     changing.write_text('{"text": "something else"}\n')
+    finished = train(document, output=tmp_path / "out", claims=claims)
+    assert (finished.code, finished.word["reason"]) == (65, "DatasetInvalid")
+    assert "complete artifact of this spec, and the dataset has changed since" in finished.word["message"]
+    (tmp_path / "out/manifest.json").unlink()
     again = train(document, output=tmp_path / "out", claims=claims)
     assert (again.code, again.word["reason"]) == (65, "DatasetInvalid")
     assert "has changed since step 4" in again.word["message"]

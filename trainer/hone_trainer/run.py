@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from hone_api.artifact import ArtifactManifest, read_manifest
 from hone_api.layout import MANIFEST, PREPARED
+from hone_api.reasons import DATASET_INVALID, HoneError
 from hone_api.reports import Parameters
 
 from hone_trainer import environment, manifest, tree
@@ -34,7 +35,7 @@ def run(options: Options, stop: Stop, telemetry: Telemetry) -> ArtifactManifest:
     with Terminal() as terminal, tree.owned(options.output):
         done = tree.finished(options.output, inputs.job.spec)
         if done:
-            _known(done, options, terminal, telemetry)
+            _known(done, inputs, options, terminal, telemetry)
         else:
             environment.set_up(os.environ, options.output, inputs.job.spec.resources.gpus, options.verbose)
             from hone_trainer.pipeline import pipeline
@@ -51,7 +52,7 @@ def _together(inputs: Inputs, options: Options, stop: Stop, telemetry: Telemetry
     with tree.owned(options.output) if here.node == 0 else nullcontext():
         done = tree.finished(options.output, spec)
         if done:
-            return _known(done, options, Terminal(), telemetry)
+            return _known(done, inputs, options, Terminal(), telemetry)
         environment.set_up(os.environ, options.output, spec.resources.gpus, options.verbose)
         environment.for_several(os.environ, options.nodes)
         with Gate(here) if here.nodes > 1 and here.node == 0 else nullcontext():
@@ -65,11 +66,32 @@ def _together(inputs: Inputs, options: Options, stop: Stop, telemetry: Telemetry
     return word.manifest or read_manifest(options.output)
 
 
-def _known(done: ArtifactManifest, options: Options, terminal: Terminal, telemetry: Telemetry) -> ArtifactManifest:
-    """Say that nothing is left to do."""
+def _known(
+    done: ArtifactManifest, inputs: Inputs, options: Options, terminal: Terminal, telemetry: Telemetry
+) -> ArtifactManifest:
+    """Say that nothing is left to do. Raises HoneError DatasetInvalid when the dataset's files have changed since."""
+    if _has_other_data(done, inputs):
+        raise HoneError(
+            DATASET_INVALID,
+            f"{options.output} holds the complete artifact of this spec, and the dataset has changed since",
+            remedy=f"Give the new one another name or --output, or empty {options.output} to train anew.",
+        )
     terminal.note(f"{options.output} already holds the complete artifact of this job")
     telemetry.parameters = Parameters.model_validate(done.parameters)
     return done
+
+
+def _has_other_data(done: ArtifactManifest, inputs: Inputs) -> bool:
+    """What a branch of the hub is by now is not looked up, and files that are gone tell nothing."""
+    source = inputs.job.spec.dataset
+    if source.name:
+        return False
+    from hone_trainer import data
+
+    try:
+        return data.find(source, inputs, None).fingerprint != done.dataset_fingerprint
+    except HoneError:
+        return False
 
 
 def work(options: Options, place: Place, stop: Stop, telemetry: Telemetry) -> ArtifactManifest:
