@@ -170,10 +170,20 @@ def tuning(name: str, seed: int) -> list[Object]:
 def begin_to_ask(
     hone: Cluster, images: Images, namespace: str, name: str, model: str, *, key: str = "none", pause: float = 0.05
 ) -> None:
-    """Start the client of the service `name`, which begins a request after every pause, in seconds."""
+    """Start the client of the service `name`, which begins a request after every pause, in seconds; it has met some."""
     command = ["python3", "-c", CLIENT, f"http://{name}.{namespace}.svc/v1", model, key, str(pause)]
     hone.create(pod(f"client-{name}", images.runtime, *command), namespace=namespace)
     hone.wait("pod", f"client-{name}", condition("Ready"), namespace, unless=phase("Failed"))
+    end = time.monotonic() + MANY_SECONDS
+    while met(hone, namespace, name) is None:
+        assert time.monotonic() < end
+        time.sleep(0.5)
+
+
+def met(hone: Cluster, namespace: str, name: str) -> Object | None:
+    """What the client of the service has met so far; None: nothing yet."""
+    lines = hone.kubectl("logs", f"client-{name}", "--tail=1", namespace=namespace)
+    return json.loads(lines) if lines else None
 
 
 def noticed(hone: Cluster, namespace: str, name: str) -> int:
@@ -184,12 +194,13 @@ def noticed(hone: Cluster, namespace: str, name: str) -> int:
     end = time.monotonic() + MANY_SECONDS
     enough = None
     while True:
-        met = json.loads(hone.kubectl("logs", f"client-{name}", "--tail=1", namespace=namespace))
-        assert met["errors"] == []
-        enough = met["begun"] + MANY if enough is None else enough
-        if met["ended"] >= enough:
-            return len(met["texts"])
-        assert time.monotonic() < end, met
+        so_far = met(hone, namespace, name)
+        assert so_far is not None
+        assert so_far["errors"] == []
+        enough = so_far["begun"] + MANY if enough is None else enough
+        if so_far["ended"] >= enough:
+            return len(so_far["texts"])
+        assert time.monotonic() < end, so_far
         time.sleep(1)
 
 
