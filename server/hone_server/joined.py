@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.nn.functional import linear
 
-ROWS = (1, 3)
+from .trial import calls_of
 
 
 class Joint:
@@ -51,17 +51,6 @@ class JoinedLinear(torch.nn.Linear):
         return super().forward(input) if self.joint is None else self.joint.part(self.place, input)
 
 
-def is_apart(module: torch.nn.Module) -> bool:
-    """Whether it could have a joint, and has none."""
-    return isinstance(module, JoinedLinear) and module.joint is None
-
-
-def unmap(model: Any) -> None:
-    """Copies all weights into memory, so that a file which they were mapped from is let go."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
-
-
 def join(model: Any, shared: Container[int] = ()) -> None:
     """Joins the layers of a model whose weights will not change any more.
 
@@ -79,13 +68,14 @@ def join(model: Any, shared: Container[int] = ()) -> None:
 
 def _groups(model: Any) -> list[list[torch.nn.Linear]]:
     """Layers that read the same tensor one after the other, as a trial shows; each is used once in it."""
-    calls: list[tuple[torch.nn.Linear, torch.Tensor]] = []
-    plain = [module for module in model.modules() if type(module) is torch.nn.Linear or is_apart(module)]
-    hooks = [layer.register_forward_pre_hook(lambda own, inputs: calls.append((own, inputs[0]))) for layer in plain]
-    with torch.no_grad():
-        model(input_ids=torch.zeros(ROWS, dtype=torch.long, device=model.device), use_cache=False, logits_to_keep=1)
-    for hook in hooks:
-        hook.remove()
+    calls = calls_of(
+        model,
+        [
+            layer
+            for layer in model.modules()
+            if type(layer) is torch.nn.Linear or (isinstance(layer, JoinedLinear) and layer.joint is None)
+        ],
+    )
     used = Counter(id(layer) for layer, _ in calls)
     groups: list[list[torch.nn.Linear]] = []
     before: torch.Tensor | None = None

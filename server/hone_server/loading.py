@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from .joined import JoinedLinear, join, unmap
+from .joined import JoinedLinear, join
 from .lora import AdaptableLinear, Adapter, BatchTable, Factors, make_adaptable
 from .memory import CACHE_SHARE, available_memory, has_bfloat16
 from .sources import Served, Sources
@@ -50,6 +50,12 @@ def load_base(sources: Sources, *, adaptable: bool) -> Base:
     if device == "cpu":
         join(model)
     return Base(model, tokenizer, make_adaptable(model) if adaptable else None)
+
+
+def unmap(model: Any) -> None:
+    """Copies all weights into memory, so that a file which they were mapped from is let go."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
 
 
 def load_adapter(base: Base, served: Served) -> Adapter | Any:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from .joined import JoinedLinear
+from .trial import SHAPE, calls_of
 
 BASE = 0  # stands where an adapter's number would, for requests without one
 PADDING = 2  # a stack computes at most this many times the rows that there are
@@ -169,21 +170,12 @@ def make_adaptable(model: Any) -> BatchTable:
 
     A trial shows which these are: the output layer sees the last tokens only, an expert those that are routed to it.
     """
-    table, rows = BatchTable(), torch.zeros((1, 3), dtype=torch.long, device=model.device)
-    seen: dict[str, list[torch.Size]] = {}
-    hooks = [
-        module.register_forward_pre_hook(
-            lambda _, inputs, name=name: seen.setdefault(name, []).append(inputs[0].shape[:-1])
-        )
-        for name, module in model.named_modules()
-        if type(module) in (torch.nn.Linear, JoinedLinear)
-    ]
-    with torch.no_grad():
-        model(input_ids=rows, use_cache=False, logits_to_keep=1)
-    for hook in hooks:
-        hook.remove()
-    for name in (name for name, shapes in seen.items() if shapes == [rows.shape]):
-        linear = model.get_submodule(name)
+    table = BatchTable()
+    names = {layer: name for name, layer in model.named_modules() if type(layer) in (torch.nn.Linear, JoinedLinear)}
+    seen: dict[Any, list[torch.Size]] = {}
+    for layer, input in calls_of(model, list(names)):
+        seen.setdefault(layer, []).append(input.shape[:-1])
+    for linear in (layer for layer, shapes in seen.items() if shapes == [SHAPE]):
         linear.__class__ = AdaptableLinear
-        linear.layer, linear.table = name, table
+        linear.layer, linear.table = names[linear], table
     return table

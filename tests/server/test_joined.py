@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from hone_server.joined import JoinedLinear, join, unmap
-from hone_server.loading import _shared_copy
+from hone_server.joined import JoinedLinear, join
+from hone_server.loading import _shared_copy, unmap
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 TOKENS = torch.arange(1, 13).reshape(2, 6)
