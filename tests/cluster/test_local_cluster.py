@@ -33,6 +33,25 @@ def test_two_pods_share_a_claim_and_meet_through_a_service(cluster: Cluster, ima
     assert json.loads(printed) == [address, "hello\n", "hello\n"]
 
 
+def test_pods_that_leave_cost_no_other_pod_the_dns(cluster: Cluster, images: Images, namespace: str) -> None:
+    ask = (
+        "import socket, time\n"
+        "end = time.monotonic() + 25\n"
+        "while (begun := time.monotonic()) < end:\n"
+        "    socket.gethostbyname('kubernetes.default.svc')\n"
+        "    assert time.monotonic() - begun < 4, 'a question was lost: it is asked again after 5 s'\n"
+        "    time.sleep(0.05)\n"
+    )
+    leaving = [f"leaving-{number}" for number in range(8)]
+    cluster.create(*[pod(name, images.operator, "sleep", "600") for name in leaving], namespace=namespace)
+    for name in leaving:
+        cluster.wait("pod", name, phase("Running"), namespace)
+    cluster.create(pod("asks", images.operator, "python3", "-c", ask), namespace=namespace)
+    cluster.wait("pod", "asks", phase("Running"), namespace)
+    cluster.kubectl("delete", "pod", *leaving, "--wait=false", namespace=namespace)
+    cluster.wait("pod", "asks", phase("Succeeded"), namespace, unless=phase("Failed"))
+
+
 def test_gpus_are_counted(cluster: Cluster, images: Images, namespace: str) -> None:
     def asking(name: str, gpus: int) -> dict[str, Any]:
         return pod(name, images.operator, "sleep", "600", resources={"limits": {"amd.com/gpu": gpus}})
