@@ -60,6 +60,20 @@ def cluster() -> Iterator[Cluster]:
         run(LOCAL / "cluster", "down")
 
 
+@pytest.fixture(scope="module")
+def two_nodes(cluster: Cluster) -> Iterator[tuple[str, str]]:
+    """The names of two nodes that take pods; one of them may be drained: the second."""
+    local = not os.environ.get("HONE_TEST_KUBECONFIG")
+    if local:
+        run(LOCAL / "cluster", "join", timeout=240)
+    names = [node["metadata"]["name"] for node in cluster.list("nodes") if not node["spec"].get("unschedulable")]
+    if len(names) < 2:
+        not_run("two nodes are needed; the local cluster gets its second by: tests/cluster/local/cluster join")
+    yield names[0], names[1]
+    if local:
+        run(LOCAL / "cluster", "leave")
+
+
 @pytest.fixture(scope="session")
 def control_plane(request: pytest.FixtureRequest) -> None:
     """The programs that `apiserver.api_server` runs."""

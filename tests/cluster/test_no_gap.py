@@ -85,21 +85,10 @@ def asked(hone: Cluster, images: Images, lab: str, request: pytest.FixtureReques
     """The name of a service that a client asks all the time; `request.param`: how many engines, its adapter's job."""
     replicas, job_name = request.param
     name = f"chat-{replicas}-{job_name or 'base'}"
-    spec: Object = {
-        "model": {"claim": {"name": "one", "path": "tiny"}},
-        "replicas": replicas,
-        "resources": {"gpus": 0, "sharedMemory": "64Mi"},
-        "pod": ONE_THREAD,
-    }
-    if job_name:
-        spec["adapters"] = [{"name": ADAPTER, "fineTuneJob": {"name": job_name}}]
-    owner = {"apiVersion": "hone.dev/v1alpha1", "kind": "InferenceService", "metadata": {"name": name}, "spec": spec}
-    hone.create(owner, namespace=lab)
-    settled(hone, lab, name, replicas)
+    serve(hone, lab, name, replicas, job_name)
     begin_to_ask(hone, images, lab, name, ADAPTER if job_name else "tiny")
     yield name
-    hone.kubectl("delete", "inferenceservice", name, "--wait=false", namespace=lab)
-    hone.kubectl("delete", "pod", f"client-{name}", "--wait=false", namespace=lab)
+    end(hone, lab, name)
 
 
 @pytest.mark.parametrize("asked", [(1, None)], indirect=True)
@@ -145,6 +134,64 @@ def test_clients_notice_no_new_digest_of_an_adapter(hone: Cluster, lab: str, ask
     assert noticed(hone, lab, asked) == 2, "the old weights and the new ones have answered, always in the same way"
 
 
+def test_with_one_engine_clients_notice_no_drain_of_its_node(
+    hone: Cluster, images: Images, lab: str, two_nodes: tuple[str, str]
+) -> None:
+    staying, leaving = two_nodes
+    hone.kubectl("cordon", staying)
+    try:
+        serve(hone, lab, "drained-1", 1)
+    finally:
+        hone.kubectl("uncordon", staying)
+    assert nodes(hone, lab, "drained-1") == {leaving}
+    begin_to_ask(hone, images, lab, "drained-1", "tiny", node=staying)
+    drain(hone, lab, "drained-1", 1, leaving)
+
+
+def test_three_engines_are_spread_over_nodes_and_clients_notice_no_drain(
+    hone: Cluster, images: Images, lab: str, two_nodes: tuple[str, str]
+) -> None:
+    staying, leaving = two_nodes
+    serve(hone, lab, "drained-3", 3)
+    assert nodes(hone, lab, "drained-3") == {staying, leaving}
+    begin_to_ask(hone, images, lab, "drained-3", "tiny", node=staying)
+    drain(hone, lab, "drained-3", 3, leaving)
+
+
+def drain(hone: Cluster, namespace: str, name: str, replicas: int, leaving: str) -> None:
+    """Drain the node, whose engines go elsewhere, and the client of the service notices nothing."""
+    command = ["drain", leaving, "--delete-emptydir-data", "--ignore-daemonsets", f"--timeout={SERVE_SECONDS}s"]
+    try:
+        hone.kubectl(*command, timeout=SERVE_SECONDS + 10)
+        settled(hone, namespace, name, replicas)
+    finally:
+        hone.kubectl("uncordon", leaving)
+    assert leaving not in nodes(hone, namespace, name)
+    assert noticed(hone, namespace, name) == 1
+    end(hone, namespace, name)
+
+
+def serve(hone: Cluster, namespace: str, name: str, replicas: int, job_name: str | None = None) -> None:
+    """Serve the model `tiny` of claim `one`, with the adapter of the job, until so many engines answer."""
+    spec: Object = {
+        "model": {"claim": {"name": "one", "path": "tiny"}},
+        "replicas": replicas,
+        "resources": {"gpus": 0, "sharedMemory": "64Mi"},
+        "pod": ONE_THREAD,
+    }
+    if job_name:
+        spec["adapters"] = [{"name": ADAPTER, "fineTuneJob": {"name": job_name}}]
+    owner = {"apiVersion": "hone.dev/v1alpha1", "kind": "InferenceService", "metadata": {"name": name}, "spec": spec}
+    hone.create(owner, namespace=namespace)
+    settled(hone, namespace, name, replicas)
+
+
+def end(hone: Cluster, namespace: str, name: str) -> None:
+    """Remove the service and its client."""
+    hone.kubectl("delete", "inferenceservice", name, "--wait=false", namespace=namespace)
+    hone.kubectl("delete", "pod", f"client-{name}", "--wait=false", namespace=namespace)
+
+
 def loaded(hone: Cluster, namespace: str, name: str, job_name: str, count: str) -> None:
     """Wait until the job has succeeded, and so many engines have its adapter."""
     done = hone.wait("finetunejob", job_name, condition("Succeeded"), namespace, timeout=TRAIN_SECONDS)
@@ -168,11 +215,22 @@ def tuning(name: str, seed: int) -> list[Object]:
 
 
 def begin_to_ask(
-    hone: Cluster, images: Images, namespace: str, name: str, model: str, *, key: str = "none", pause: float = 0.05
+    hone: Cluster,
+    images: Images,
+    namespace: str,
+    name: str,
+    model: str,
+    *,
+    key: str = "none",
+    pause: float = 0.05,
+    node: str | None = None,
 ) -> None:
     """Start the client of the service `name`, which begins a request after every pause, in seconds; it has met some."""
     command = ["python3", "-c", CLIENT, f"http://{name}.{namespace}.svc/v1", model, key, str(pause)]
-    hone.create(pod(f"client-{name}", images.runtime, *command), namespace=namespace)
+    client = pod(f"client-{name}", images.runtime, *command)
+    if node:
+        client["spec"]["nodeName"] = node
+    hone.create(client, namespace=namespace)
     hone.wait("pod", f"client-{name}", condition("Ready"), namespace, unless=phase("Failed"))
     end = time.monotonic() + MANY_SECONDS
     while met(hone, namespace, name) is None:
@@ -224,7 +282,16 @@ def settled(hone: Cluster, namespace: str, name: str, replicas: int) -> None:
 
 
 def engines(hone: Cluster, namespace: str, name: str) -> list[str]:
-    return [found["metadata"]["name"] for found in hone.list("pods", namespace, f"hone.dev/inferenceservice={name}")]
+    return [found["metadata"]["name"] for found in pods(hone, namespace, name)]
+
+
+def nodes(hone: Cluster, namespace: str, name: str) -> set[str]:
+    """Where the engines run."""
+    return {found["spec"]["nodeName"] for found in pods(hone, namespace, name)}
+
+
+def pods(hone: Cluster, namespace: str, name: str) -> list[Object]:
+    return hone.list("pods", namespace, f"hone.dev/inferenceservice={name}")
 
 
 def change(hone: Cluster, namespace: str, name: str, spec: Object) -> None:
