@@ -16,6 +16,13 @@ from .sources import find_sources
 
 API_KEY = "HONE_API_KEY"
 MAX_WAITING = 256
+KEPT_PRODUCTS = 32
+"""Of how many shapes of products oneDNN, and torch above it, keep the program; each takes 1 to 2 MB.
+
+It computes bfloat16 on CPUs, and every length of a prompt has shapes of its own. With the 1,024 that are kept by
+default, 400 prompts of different lengths grew an engine of SmolLM2-135M by 900 MB; with 32 it answers 32 clients, and 8
+adapters, as fast.
+"""
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
@@ -42,6 +49,8 @@ def main(argv: list[str] | None = None) -> NoReturn:
         # The artifact's own cache has the base model: nothing is to be downloaded.
         os.environ |= {"HF_HOME": str(sources.cache), "HF_HUB_OFFLINE": "1"}
     os.environ.setdefault("OMP_NUM_THREADS", str(cpu_threads()))
+    for variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(variable, str(KEPT_PRODUCTS))
     from .serving import Options, serve
 
     options = Options(

@@ -1,6 +1,8 @@
-"""Sizing the key-value cache."""
+"""Sizing the key-value cache, and what the engine holds besides."""
 
 import os
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from hone_server.memory import (
     cpu_threads,
     plan_cache,
 )
-from transformers import LlamaConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 PLENTY = 2**40
 
@@ -71,3 +73,21 @@ def test_sixteen_bits_are_widened_where_that_is_faster_and_fits(dtype, weights, 
 def test_the_machine_has_memory_and_threads():
     assert available_memory() > 2**20
     assert 1 <= cpu_threads() <= (os.cpu_count() or 1)
+
+
+def test_prompts_of_many_lengths_leave_little_behind(serve, base_folder, tmp_path):
+    """With bfloat16 instructions, that is; without them 16 bits are widened, and nothing is kept of any length."""
+    AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(base_folder).save_pretrained(tmp_path)
+
+    with serve(str(tmp_path), "--name", "tiny") as server:
+
+        def held_after(lengths: range) -> float:
+            for length in lengths:
+                body = {"model": "tiny", "prompt": [10 + length % 7] * length, "max_tokens": 1}
+                assert server.post("/v1/completions", body).status_code == 200
+            status = Path(f"/proc/{server.process.pid}/status").read_text()
+            return int(re.findall(r"RssAnon:\s+(\d+)", status)[0]) / 1024
+
+        first = held_after(range(2, 30))
+        assert held_after(range(30, 330)) - first < 100, "MiB; 670 with what oneDNN keeps by default"
