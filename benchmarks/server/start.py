@@ -1,12 +1,11 @@
-"""What comes before the first answer of the embedded engine, and what it holds after many; SmolLM2-135M.
+"""What comes before the first answer of the embedded engine; SmolLM2-135M.
 
-Goals: ready after 1.3 times the bare imports and the model's load; in memory no more than the weights, the key-value
-cache and 600 MB; digests at the disk's speed. Needs root, to empty the page cache before each reading.
+Goals: ready after 1.3 times the bare imports and the model's load; digests at the disk's speed. Needs root, to empty
+the page cache before each reading.
 """
 
 import argparse
 import os
-import re
 import shutil
 import signal
 import sys
@@ -18,13 +17,10 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path += [str(HERE.parent), str(HERE.parents[1] / "examples/quickstart")]
 
-from clients import ask  # noqa: E402
 from common import compare, run  # noqa: E402
 from hone_api.artifact import describe_files  # noqa: E402
-from hone_server.memory import PAGE_TOKENS, bytes_per_token, has_bfloat16  # noqa: E402
 from model_from_pypi import kept_model  # noqa: E402
-from servers import Server, hone, running  # noqa: E402
-from transformers import AutoConfig  # noqa: E402
+from servers import hone, running  # noqa: E402
 
 BARE = """
 import sys
@@ -35,9 +31,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype="auto")
 AutoTokenizer.from_pretrained(sys.argv[1])
 """
-CLIENTS, REQUESTS = 32, 64
 MIB, GIB = 2**20, 2**30
-BFLOAT16 = 2
 SHARDS = 4
 CHUNK = 16 * MIB
 
@@ -57,30 +51,14 @@ def main() -> None:
 
 def start(work: Path, model: Path, rounds: int) -> None:
     ours, theirs = [], []
-    for number in range(rounds + 1):
+    for _ in range(rounds + 1):
         began = time.monotonic()
-        with running(hone(model, {}), work / "log") as server:
+        with running(hone(model, {}), work / "log"):
             ours.append(time.monotonic() - began)
-            if number == rounds:
-                ask(server.url, [server.base], CLIENTS, REQUESTS)
-                memory(server, model)
         began = time.monotonic()
         run([sys.executable, "-c", BARE, str(model)])
         theirs.append(time.monotonic() - began)
     compare("start to ready", "s", ours[1:], theirs[1:], "bare imports and model load")  # the first one fills caches
-
-
-def memory(server: Server, model: Path) -> None:
-    """What the engine holds besides what it was given to hold; `mapped` is the code of libraries."""
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    held, mapped = (int(re.findall(rf"{field}:\s+(\d+)", status)[0]) / 1024 for field in ("VmRSS", "RssFile"))
-    [pages] = re.findall(r"cache (\d+) pages", server.log.read_text())
-    item = BFLOAT16 if has_bfloat16() else 2 * BFLOAT16
-    weights = sum(file.stat().st_size for file in model.glob("*.safetensors")) / BFLOAT16 * item / MIB
-    cache = int(pages) * PAGE_TOKENS * bytes_per_token(AutoConfig.from_pretrained(model), item) / MIB
-    rest = held - weights - cache
-    parts = f"weights {weights:.0f}, cache {cache:.0f}, the rest {rest:.0f}, of which {mapped:.0f} mapped"
-    print(f"after {CLIENTS} clients {held:.0f} MiB: {parts}")
 
 
 def digests(work: Path, gib: int, rounds: int) -> None:

@@ -90,15 +90,22 @@ def say(engine: "Engine", model: str, messages: "list[Message]") -> str:
 
 
 def ask(engine: "Engine", talk: "Talk", question: str) -> None:
-    """Every model's answer, with its name before it when there are several; each remembers its own, or none does."""
-    said: Talk = {}
-    for model, history in talk.items():
-        if len(talk) > 1:
-            print(f"[{output.for_terminal(model)}] ", end="", flush=True)
-        asked: list[Message] = [*history, {"role": "user", "content": question}]
-        answer = say(engine, model, asked)
-        said[model] = [*asked, {"role": "assistant", "content": answer}]
-    talk.update(said)
+    """Every model's answer, with its name when there are several; each remembers its own, or none does."""
+    asked: Talk = {model: [*history, {"role": "user", "content": question}] for model, history in talk.items()}
+    if len(asked) > 1 and output.is_terminal():
+        from rich.console import Console
+
+        from hone_cli.beside import answers_in_columns
+
+        answers = answers_in_columns(engine, asked, Console())
+    else:
+        answers = {}
+        for model, messages in asked.items():
+            if len(asked) > 1:
+                print(f"[{output.for_terminal(model)}] ", end="", flush=True)
+            answers[model] = say(engine, model, messages)
+    for model, messages in asked.items():
+        talk[model] = [*messages, {"role": "assistant", "content": answers[model]}]
 
 
 def converse(engine: "Engine", talk: "Talk") -> None:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,7 @@ class Engine:
                 f"{self.url} is not an OpenAI-compatible API", "Give the base URL of one, ending in /v1."
             ) from None
 
-    def answer(self, model: str, messages: list[Message]) -> Iterator[str]:
+    def answer(self, model: str, messages: list[Message]) -> Generator[str, None, None]:
         """The answer to a conversation, in pieces as they come."""
         body = {"model": model, "messages": messages, "stream": True}
         try:

@@ -8,10 +8,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from hone_cli import engine as client
+from hone_cli.beside import answers_in_columns
 from hone_cli.chat import choose, require_available
 from hone_cli.engine import Model
 from hone_cli.main import main
 from hone_cli.output import Problem
+from rich.console import Console
 
 
 class Engine(ThreadingHTTPServer):
@@ -222,3 +225,20 @@ def test_a_service_that_is_not_available_says_why() -> None:
     require_available(service)
     with pytest.raises(Problem, match="no status yet"):
         require_available({"metadata": {"name": "faq"}})
+
+
+def test_on_a_terminal_two_answers_stand_side_by_side(engine: Engine) -> None:
+    shown = io.StringIO()
+    asked = {name: [{"role": "user", "content": "hi"}] for name in ("faq", "tiny/base")}
+    answers = answers_in_columns(client.Engine(engine.url, remedy=""), asked, Console(file=shown, width=60))
+    assert answers == {"faq": "faq heard 1", "tiny/base": "tiny/base heard 1"}
+    assert [line.split() for line in shown.getvalue().splitlines() if "heard" in line] == [
+        ["faq", "heard", "1", "tiny/base", "heard", "1"]
+    ]
+
+
+def test_on_a_terminal_both_answers_are_lost_when_one_breaks_off(engine: Engine) -> None:
+    engine.broken = "faq"
+    asked = {name: [{"role": "user", "content": "hi"}] for name in ("faq", "tiny/base")}
+    with pytest.raises(Problem, match="broke off"):
+        answers_in_columns(client.Engine(engine.url, remedy=""), asked, Console(file=io.StringIO()))
