@@ -107,8 +107,10 @@ def group(limit: int) -> Iterator[Path]:
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(str(limit))
     print(f"limit: {limit / MIB:.0f} MiB", flush=True)
-    yield folder / "cgroup.procs"
-    folder.rmdir()
+    try:
+        yield folder / "cgroup.procs"
+    finally:
+        folder.rmdir()
 
 
 if __name__ == "__main__":

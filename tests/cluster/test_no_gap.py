@@ -88,7 +88,7 @@ def asked(hone: Cluster, images: Images, lab: str, request: pytest.FixtureReques
     serve(hone, lab, name, replicas, job_name)
     begin_to_ask(hone, images, lab, name, ADAPTER if job_name else "tiny")
     yield name
-    end(hone, lab, name)
+    remove(hone, lab, name)
 
 
 @pytest.mark.parametrize("asked", [(1, None)], indirect=True)
@@ -168,7 +168,7 @@ def drain(hone: Cluster, namespace: str, name: str, replicas: int, leaving: str)
         hone.kubectl("uncordon", leaving)
     assert leaving not in nodes(hone, namespace, name)
     assert noticed(hone, namespace, name) == 1
-    end(hone, namespace, name)
+    remove(hone, namespace, name)
 
 
 def serve(hone: Cluster, namespace: str, name: str, replicas: int, job_name: str | None = None) -> None:
@@ -186,7 +186,7 @@ def serve(hone: Cluster, namespace: str, name: str, replicas: int, job_name: str
     settled(hone, namespace, name, replicas)
 
 
-def end(hone: Cluster, namespace: str, name: str) -> None:
+def remove(hone: Cluster, namespace: str, name: str) -> None:
     """Remove the service and its client."""
     hone.kubectl("delete", "inferenceservice", name, "--wait=false", namespace=namespace)
     hone.kubectl("delete", "pod", f"client-{name}", "--wait=false", namespace=namespace)

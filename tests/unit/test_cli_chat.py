@@ -237,6 +237,15 @@ def test_on_a_terminal_two_answers_stand_side_by_side(engine: Engine) -> None:
     ]
 
 
+def test_on_a_terminal_the_command_shows_columns(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hone_cli.output.is_terminal", lambda: True)
+    code, out, _ = chat("--beside", "tiny/base", "-m", "hi")
+    assert code == 0
+    assert [line.split() for line in out.splitlines() if "heard" in line] == [
+        ["faq", "heard", "1", "tiny/base", "heard", "1"]
+    ]
+
+
 def test_on_a_terminal_both_answers_are_lost_when_one_breaks_off(engine: Engine) -> None:
     engine.broken = "faq"
     asked = {name: [{"role": "user", "content": "hi"}] for name in ("faq", "tiny/base")}
