@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from hone_api.common import ApiModel
 from hone_api.layout import MANIFEST
@@ -35,6 +35,19 @@ class BaseModelReference(ApiModel):
     revision: str | None = None
 
 
+class BaseConfig(ApiModel):
+    """What of the base model's configuration decides which engine takes it, and with how much memory."""
+
+    architecture: str | None = Field(None, description="transformers' class, such as LlamaForCausalLM.")
+    quantization: str | None = Field(None, description="quant_method of the checkpoint, if it is quantized.")
+    embedding_modules: list[str] = Field([], description="Names of the input embedding and of the output head.")
+    cache_bytes_per_token: int | None = Field(
+        None,
+        description="Key-value cache of one token in 16 bits, of the layers that keep every token; left out where "
+        "the configuration does not tell.",
+    )
+
+
 class ArtifactManifest(ApiModel):
     """The content of manifest.json. The keys of `files` are paths relative to the tree's root."""
 
@@ -42,6 +55,7 @@ class ArtifactManifest(ApiModel):
     job: str
     digest: str
     base_model: BaseModelReference
+    base_config: BaseConfig | None = None
     dataset_fingerprint: str
     files: dict[str, FileDigest]
     metrics: dict[str, float]

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hone_api.artifact import ArtifactKind
+from hone_api.artifact import ArtifactKind, BaseConfig
 from hone_api.common import ApiModel, Conditions
 from hone_api.estimate import Estimate
 from hone_api.reports import Parameters, Progress
@@ -21,6 +21,7 @@ class Artifact(ApiModel):
     digest: str = Field(description="sha256 over the digests of all files, as in manifest.json.")
     base_model: str = Field(description="The base model.")
     base_revision: str | None = Field(None, description="The commit of the base model, when it came from the hub.")
+    base_config: BaseConfig | None = Field(None, description="What decides which engine takes the base model.")
 
 
 class Attempt(ApiModel):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hone_api.artifact import ArtifactKind
+from hone_api.artifact import ArtifactKind, BaseConfig
 from hone_api.common import ApiModel
 from hone_api.estimate import Estimate
 
@@ -58,6 +58,7 @@ class ArtifactSummary(ApiModel):
     digest: str
     base_model: str
     base_revision: str | None = None
+    base_config: BaseConfig | None = None
 
 
 class TerminationMessage(ApiModel):

@@ -52,6 +52,7 @@ def succeeded(
         digest=summary.digest,
         base_model=summary.base_model,
         base_revision=summary.base_revision,
+        base_config=summary.base_config,
     )
     _final(message, result.status)
     result.status["artifact"] = artifact.to_wire()

@@ -7,11 +7,26 @@ from hone_operator.engines import Engine
 from hone_operator.quantity import number
 from hone_operator.resolve import Adapter, Resolved
 
-GB = 1 << 30
+MIB, GIB = 1 << 20, 1 << 30
 USABLE = 0.9
 """Share of a GPU's memory that vLLM takes by default, for weights and cache together."""
-WEIGHT_BYTES = {"float32": 4}
+BYTES = {"float32": 4}
 LARGEST_RANK = 512
+MEMORY_FLAGS = (
+    "--gpu-memory-utilization",
+    "--mem-fraction-static",
+    "--cuda-memory-fraction",
+    "--kv-cache-dtype",
+    "--max-model-len",
+    "--context-length",
+    "--max-total-tokens",
+    "--quantiz",
+    "--cpu-offload",
+    "--pipeline-parallel-size",
+    "--pp-size",
+    "--dtype",
+)
+"""Beginnings of arguments by which a user changes how much memory is needed, or there is."""
 
 
 def check(
@@ -22,18 +37,19 @@ def check(
         message = f"spec.engine is {engine.NAME}, and the operator was installed without an image for it"
         remedy = f"Set spec.pod.image, or the chart's value runtime.{engine.NAME}Image."
         raise HoneError(INVALID_SPEC, message, remedy=remedy)
-    if not engine.PROVES:
-        for adapter in resolved.all_adapters:
-            _check_adapter(engine, adapter)
-    if resolved.parameters:
-        _check_memory(spec, resolved, resolved.parameters, gpu)
+    for adapter in resolved.all_adapters:
+        if adapter.lora and not engine.PROVES:
+            _check_kind(engine, adapter)
+        if not spec.pod.image:
+            _check_version(engine, adapter, resolved)
+    if not any(argument.startswith(MEMORY_FLAGS) for argument in spec.extra_args):
+        _check_memory(engine, spec, resolved, gpu)
 
 
-def _check_adapter(engine: Engine, adapter: Adapter) -> None:
+def _check_kind(engine: Engine, adapter: Adapter) -> None:
+    """What these engines refuse in all their versions."""
     lora = adapter.lora
-    if lora is None:
-        return
-    remedy = "Set spec.engine: embedded, or train it with output.save: merged."
+    assert lora
     wrong = {
         "lora.useDora true": lora.use_dora,
         f"lora.bias {lora.bias}": lora.bias != "none",
@@ -41,11 +57,37 @@ def _check_adapter(engine: Engine, adapter: Adapter) -> None:
     }
     for found in (found for found, is_wrong in wrong.items() if is_wrong):
         message = f"Adapter {adapter.name} was trained with {found}, which {engine.NAME} can't load"
+        remedy = "Set spec.engine: embedded, or train it with output.save: merged."
         raise HoneError(ADAPTER_MISMATCH, message, remedy=remedy)
 
 
-def _check_memory(spec: InferenceServiceSpec, resolved: Resolved, parameters: int, gpu: tuple[str, int] | None) -> None:
-    needed, wanted = parameters * WEIGHT_BYTES.get(resolved.weights.dtype, 2), spec.resources
+def _check_version(engine: Engine, adapter: Adapter, resolved: Resolved) -> None:
+    """What other versions may take: an image that the user chose is not judged."""
+    base = resolved.base_config
+    if base.quantization and engine.QUANTIZATIONS is not None and base.quantization not in engine.QUANTIZATIONS:
+        message = (
+            f"Adapter {adapter.name} was trained on a base model that is quantized by {base.quantization}, which "
+            f"{engine.NAME} can't load; it takes {', '.join(sorted(engine.QUANTIZATIONS))}"
+        )
+        remedy = "Train it on the model that the base was made from, in 16 bits."
+        raise HoneError(ADAPTER_MISMATCH, message, remedy=remedy)
+    targets = adapter.lora.target_modules if adapter.lora else []
+    names = [name.rpartition(".")[2] for name in targets] if isinstance(targets, list) else []
+    refused = [name for name in names if name in base.embedding_modules]
+    if refused and base.architecture in engine.LINEAR_ONLY:
+        message = (
+            f"Adapter {adapter.name} was trained with {', '.join(refused)} in lora.targetModules, and {engine.NAME} "
+            f"adapts only linear layers in {base.architecture}"
+        )
+        remedy = "Set spec.engine: embedded, or train it with output.save: merged, or without them."
+        raise HoneError(ADAPTER_MISMATCH, message, remedy=remedy)
+
+
+def _check_memory(engine: Engine, spec: InferenceServiceSpec, resolved: Resolved, gpu: tuple[str, int] | None) -> None:
+    """An engine needs the weights at least, and the cache of one request as long as spec.maxModelLen allows."""
+    parameters, length, wanted = resolved.parameters, spec.max_model_len, spec.resources
+    if not parameters or resolved.base_config.quantization:
+        return
     if wanted.gpus and gpu:
         name, memory = gpu
         room, where = USABLE * memory * wanted.gpus, f"{wanted.gpus} of {name} have"
@@ -54,6 +96,19 @@ def _check_memory(spec: InferenceServiceSpec, resolved: Resolved, parameters: in
         room, where, remedy = number(wanted.memory), "spec.resources.memory leaves", "Raise spec.resources.memory."
     else:
         return
-    if needed > room:
-        weights = f"The weights of {resolved.weights.name} alone take {needed / GB:.1f} GiB ({parameters} parameters)"
-        raise HoneError(MODEL_TOO_LARGE, f"{weights}, and {where} {room / GB:.1f} GiB for them", remedy=remedy)
+    size = BYTES.get(resolved.weights.dtype, 2)
+    weights, share = parameters * size, engine.CACHE_SHARE
+    cache = (length or 0) * (resolved.base_config.cache_bytes_per_token or 0) * size / 2
+    said = f"The weights of {resolved.weights.name} alone take {_size(weights)} ({parameters} parameters)"
+    if weights > room:
+        raise HoneError(MODEL_TOO_LARGE, f"{said}, and {where} {_size(room)} for them", remedy=remedy)
+    if cache > share * (room - weights):
+        message = (
+            f"{said}, and {where} {_size(room)}; for the key-value cache that leaves "
+            f"{_size(share * (room - weights))}, and spec.maxModelLen {length} needs {_size(cache)}"
+        )
+        raise HoneError(MODEL_TOO_LARGE, message, remedy=f"Lower spec.maxModelLen. {remedy}")
+
+
+def _size(number_of_bytes: float) -> str:
+    return f"{number_of_bytes / GIB:.1f} GiB" if number_of_bytes >= GIB else f"{number_of_bytes / MIB:.0f} MiB"

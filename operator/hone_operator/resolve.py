@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
+from hone_api.artifact import BaseConfig
 from hone_api.common import ClaimPath
 from hone_api.finetunejob import FineTuneJob, LoraOptions
 from hone_api.finetunejobstatus import Artifact
@@ -54,7 +55,8 @@ class Resolved:
     """What the engine loads, what it mounts, and the models that it will list.
 
     `own` is the adapter that spec.model itself names; `adapters` are those of spec.adapters. `claims`: where the
-    base model of an artifact on a claim may lie. `parameters`: how many the weights have, where a FineTuneJob tells.
+    base model of an artifact on a claim may lie. `parameters`, how many the weights have, and `base_config` are there
+    where a FineTuneJob tells.
     """
 
     weights: Weights
@@ -64,6 +66,7 @@ class Resolved:
     base: str | None = None
     base_revision: str | None = None
     parameters: int | None = None
+    base_config: BaseConfig = field(default_factory=BaseConfig)
     claims: dict[str, str] = field(default_factory=dict)
     volumes: Volumes = field(default_factory=Volumes)
     env: dict[str, str] = field(default_factory=dict)
@@ -174,7 +177,7 @@ def _from_job(finished: _Finished) -> Resolved:
     artifact, source, name = finished.artifact, finished.job.spec.model, finished.job.name
     resolved = Resolved(Weights("", name, digest=artifact.digest, trust_remote_code=source.trust_remote_code), [])
     resolved.env["HF_HUB_OFFLINE"] = "1"
-    resolved.parameters = finished.parameters
+    _learn(resolved, finished)
     folder = resolved.mount(artifact.claim, artifact.path)
     if artifact.kind in ("merged", "model"):
         resolved.weights = replace(resolved.weights, source=folder)
@@ -228,11 +231,18 @@ def _add_adapter(resolved: Resolved, adapter: AdapterSource, jobs: dict[str, Obj
         finished = _finished(adapter.fine_tune_job.name, jobs)
         artifact, digest = finished.artifact, finished.artifact.digest
         _check_base(adapter.name, finished, base)
+        _learn(resolved, finished)
         folder = resolved.mount(artifact.claim, artifact.path)
         resolved.adapters.append(Adapter(adapter.name, folder, digest, finished.lora))
     elif adapter.claim:
         resolved.adapters.append(Adapter(adapter.name, resolved.mount(adapter.claim.name, adapter.claim.path)))
     resolved.models.append(ModelStatus(name=adapter.name, kind="adapter", digest=digest))
+
+
+def _learn(resolved: Resolved, finished: _Finished) -> None:
+    """What a FineTuneJob knows of the model that is served, for it was trained on that or has made it."""
+    resolved.parameters = resolved.parameters or finished.parameters
+    resolved.base_config = finished.artifact.base_config or resolved.base_config
 
 
 def _check_base(name: str, finished: _Finished, base: _Base) -> None:

@@ -12,11 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hone_api.reasons import ADAPTER_MISMATCH, HUB_UNAUTHORIZED, HUB_UNREACHABLE, MODEL_NOT_FOUND, HoneError
+from hone_api.reasons import (
+    ADAPTER_MISMATCH,
+    HUB_UNAUTHORIZED,
+    HUB_UNREACHABLE,
+    MODEL_INVALID,
+    MODEL_NOT_FOUND,
+    HoneError,
+)
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
+from transformers.utils.quantization_config import QuantizationMethod
 
 from .joined import JoinedLinear, join
 from .lora import AdaptableLinear, Adapter, BatchTable, Factors, make_adaptable
@@ -155,6 +163,9 @@ def _load_weights(sources: Sources) -> tuple[Any, Any]:
         model = AutoModelForCausalLM.from_pretrained(
             sources.weights, revision=sources.revision, dtype="auto", attn_implementation="sdpa"
         )
+    except ImportError as error:  # how transformers says that a kind of quantization needs another package
+        remedy = "Serve the model that it was made from, in 16 bits."
+        raise HoneError(MODEL_INVALID, f"can't load {sources.weights}: {_first_line(error)}", remedy=remedy) from error
     except (OSError, ValueError) as error:
         cause = error.__cause__ or error
         reason = MODEL_NOT_FOUND
@@ -163,7 +174,16 @@ def _load_weights(sources: Sources) -> tuple[Any, Any]:
         elif isinstance(cause, LocalEntryNotFoundError | HfHubHTTPError) and not Path(sources.weights).exists():
             reason = HUB_UNREACHABLE
         raise HoneError(reason, f"can't load {sources.weights}: {_first_line(error)}") from error
-    return model, tokenizer
+    return widened(model), tokenizer
+
+
+def widened(model: Any) -> Any:
+    """The model with plain layers in 16 bits, of the same values, in place of bitsandbytes' in 4 or 8 bits.
+
+    These compute in 16 bits as well, unpack their weights for every batch, and can't share them with a copy.
+    """
+    packed = getattr(model, "quantization_method", None) == QuantizationMethod.BITS_AND_BYTES
+    return model.dequantize() if packed else model
 
 
 def _first_line(error: Exception) -> str:

@@ -121,6 +121,19 @@ def test_an_adapter_is_trained_and_served_beside_its_base(hone: Cluster, images:
     assert heard["answers"]["tiny"] != heard["answers"]["faq"]
 
 
+def test_a_context_that_does_not_fit_is_refused_before_a_pod_is_made(hone: Cluster, lab: str) -> None:
+    """By what the trainer told of the base model's cache."""
+    greedy = service("greedy-chat", "faq")
+    greedy["spec"] |= {"maxModelLen": 200_000, "resources": {"gpus": 0, "memory": "64Mi"}}
+    hone.create(greedy, namespace=lab)
+    found = hone.wait("inferenceservice", "greedy-chat", condition("ArtifactsResolved", "False"), lab)
+    [refused] = [each for each in found["status"]["conditions"] if each["type"] == "ArtifactsResolved"]
+    assert refused["reason"] == "ModelTooLarge"
+    assert "spec.maxModelLen 200000 needs 49 MiB" in refused["message"]
+    assert not hone.list("pods", lab, "hone.dev/inferenceservice=greedy-chat")
+    hone.kubectl("delete", "inferenceservice", "greedy-chat", namespace=lab)
+
+
 def test_a_full_model_learns_its_rows_and_answers_with_them(hone: Cluster, images: Images, lab: str) -> None:
     training = {**job("")["spec"]["training"], "maxSteps": 60}
     hone.create(job("full", method="full", training=training), service("full-chat", "full"), namespace=lab)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import LOCAL
+from hone_operator.engines.vllm import LINEAR_ONLY, QUANTIZATIONS
 from kube import CONNECT, Cluster, Images, claim, condition, pod, run
 from processes import processes_of
 from test_no_gap import begin_to_ask, change, noticed, settled
@@ -44,6 +45,24 @@ def call(path, body=None, key=key):
 print(json.dumps([call(*each) for each in json.loads(sys.argv[2])]))
 """
 )
+
+# Prints, as JSON, what vLLM's platform for ROCm takes, and whether it adapts the embeddings of each of argv[1:].
+TELL = """
+import ast, importlib, json, sys
+from pathlib import Path
+import vllm
+from vllm.model_executor.models import registry
+def adapts(name):
+    module, kind = registry._TEXT_GENERATION_MODELS[name]
+    found = getattr(importlib.import_module(f"vllm.model_executor.models.{module}"), kind)
+    return bool(getattr(found, "embedding_modules", None))
+tree = ast.parse(Path(vllm.__file__).with_name("platforms").joinpath("rocm.py").read_text())
+[takes] = [
+    ast.literal_eval(node.value) for node in ast.walk(tree)
+    if isinstance(node, ast.AnnAssign) and node.target.id == "supported_quantization"
+]
+print(json.dumps([takes, {name: adapts(name) for name in sys.argv[1:]}]))
+"""
 
 
 class Vllm:
@@ -188,6 +207,13 @@ def test_clients_notice_no_roll_out(chat: Vllm) -> None:
     change(hone, namespace, "chat", {"pod": {"env": [*ENVIRONMENT, {"name": "CHANGED", "value": "1"}]}})
     settled(hone, namespace, "chat", 1)
     assert noticed(hone, namespace, "chat") == 2
+
+
+def test_the_operator_knows_what_this_vllm_takes(chat: Vllm, image: str) -> None:
+    told = pod("tell", image, "python3", "-c", TELL, "LlamaForCausalLM", *LINEAR_ONLY)
+    takes, adapts = json.loads(chat.hone.run_pod(told, chat.namespace).splitlines()[-1])
+    assert set(takes) == QUANTIZATIONS
+    assert [name for name, embeddings in adapts.items() if embeddings] == ["LlamaForCausalLM"]
 
 
 def test_a_crashed_vllm_comes_back_with_its_adapters(chat: Vllm) -> None:

@@ -173,6 +173,21 @@ def test_a_quantized_model_is_refused_where_it_does_not_fit(
 def test_lora_trains_on_a_quantized_model(job: Job, train: Train, quantized: dict[str, Path]) -> None:
     done = train(job(model={"claim": {"name": "quantized", "path": "nf4"}}), claims=quantized)
     assert done.code == 0, done.log
+    assert done.manifest["baseConfig"] == done.word["artifact"]["baseConfig"] == base_config("bitsandbytes")
+
+
+def base_config(quantization: str | None = None) -> dict[str, Any]:
+    """Of the tests' Llama: keys and values of 2 layers, 2 heads of 8 numbers, 2 bytes each."""
+    found = {"architecture": "LlamaForCausalLM", "embeddingModules": ["embed_tokens", "lm_head"]}
+    return found | {"cacheBytesPerToken": 128} | ({"quantization": quantization} if quantization else {})
+
+
+def test_what_engines_must_know_of_the_base_is_of_the_checkpoint(job: Job, train: Train) -> None:
+    """A method that quantizes changes nothing of it, nor does an adapter on the embeddings."""
+    for changes in ({"method": "qlora"}, {"method": "full"}, {"lora": {"targetModules": ["embed_tokens", "q_proj"]}}):
+        done = train(job(**changes))
+        assert done.code == 0, done.log
+        assert done.manifest["baseConfig"] == base_config()
 
 
 @pytest.mark.parametrize("targets", [["q_proj", "elbow"], ["q_proj", "mlp"]])

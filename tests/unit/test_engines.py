@@ -3,9 +3,11 @@
 from typing import Any
 
 import pytest
+from hone_operator.engines import embedded
 from hone_operator.inferenceservice import plan
 from hone_operator.plan import Apply
 from hone_operator.resources import DEPLOYMENTS, Object
+from hone_server.memory import CACHE_SHARE
 from observed import DIGEST, IMAGE, NOW, conditions, finished_job, message, observed_service, service_object
 
 MARK = DIGEST[7:19]
@@ -342,6 +344,89 @@ def test_weights_that_no_gpu_can_hold_are_refused() -> None:
     assert reason == "ModelTooLarge"
     assert "130.4 GiB (70000000000 parameters), and 1 of MI210 of node n1 have 57.6 GiB" in said
     assert engine_of(job, resources={"gpus": 4}, gpu=("MI210 of node n1", 64 << 30))["command"] == ["vllm", "serve"]
+
+
+ONE_GPU = {"resources": {"gpus": 1}}
+
+
+def job_on(base: Object, *, parameters: int | None = None, **spec: Any) -> Object:
+    """An adapter, and what its trainer told of the base model."""
+    job = adapter_job(parameters=parameters, **spec)
+    job["status"]["artifact"]["baseConfig"] = base
+    return job
+
+
+@pytest.mark.parametrize("model", [{"fineTuneJob": {"name": "faq"}}, {"name": "org/base"}])
+def test_an_adapter_on_a_base_quantized_as_the_engine_can_not_read_is_refused(model: Object) -> None:
+    spec = {"model": model, "adapters": [{"name": "more", "fineTuneJob": {"name": "faq"}}]}
+    reason, said = refusal(job_on({"quantization": "bitsandbytes"}), **spec, **ONE_GPU)
+    assert reason == "AdapterMismatch"
+    assert "a base model that is quantized by bitsandbytes, which vllm can't load; it takes " in said
+    assert ", gptq, " in said
+    reason, said = refusal(job_on({"quantization": "gptq"}), **spec)
+    assert reason == "AdapterMismatch"
+    assert "quantized by gptq, which embedded can't load; it takes bitsandbytes, fp8, mxfp4" in said
+
+
+def test_a_quantization_that_the_engine_reads_or_that_nothing_is_known_of_is_left_to_it() -> None:
+    for engine, kind in (("vllm", "gptq"), ("embedded", "bitsandbytes"), ("tgi", "bitsandbytes"), ("sglang", "awq")):
+        assert pod_of(job_on({"quantization": kind}), engine=engine)
+    assert pod_of(job_on({"quantization": "bitsandbytes"}), engine="vllm", pod={"image": "mine"})
+
+
+QWEN2 = {"architecture": "Qwen2ForCausalLM", "embeddingModules": ["embed_tokens", "lm_head"]}
+ON_EMBEDDINGS = {"targetModules": ["q_proj", "model.embed_tokens"]}
+
+
+def test_adapted_embeddings_are_refused_where_vllm_adapts_linear_layers_only() -> None:
+    reason, said = refusal(job_on(QWEN2, lora=ON_EMBEDDINGS), engine="vllm")
+    assert reason == "AdapterMismatch"
+    assert "trained with embed_tokens in lora.targetModules, and vllm adapts only linear layers in Qwen2" in said
+    llama = QWEN2 | {"architecture": "LlamaForCausalLM"}
+    for base, engine, lora in (
+        (QWEN2, "embedded", ON_EMBEDDINGS),
+        (QWEN2, "vllm", {"targetModules": "all-linear"}),
+        (QWEN2, "vllm", {"targetModules": ["q_proj"]}),
+        (llama, "vllm", ON_EMBEDDINGS),
+        ({}, "vllm", ON_EMBEDDINGS),
+    ):
+        assert pod_of(job_on(base, lora=lora), engine=engine)
+
+
+LLAMA_8B = {"cacheBytesPerToken": 131_072}
+PARAMETERS_8B = 8_000_000_000
+GPU = ("MI210 of node n1", 20 << 30)
+
+
+def test_a_context_whose_cache_does_not_fit_beside_the_weights_is_refused() -> None:
+    job = job_on(LLAMA_8B, parameters=PARAMETERS_8B)
+    reason, said = refusal(job, maxModelLen=32_768, gpu=GPU, **ONE_GPU)
+    assert reason == "ModelTooLarge"
+    assert "alone take 14.9 GiB (8000000000 parameters), and 1 of MI210 of node n1 have 18.0 GiB; " in said
+    assert "leaves 3.1 GiB, and spec.maxModelLen 32768 needs 4.0 GiB. Lower spec.maxModelLen. Raise spec.res" in said
+    for spec in (
+        {"maxModelLen": 16_384},
+        {},
+        {"maxModelLen": 32_768, "extraArgs": ["--kv-cache-dtype=fp8"]},
+        {"maxModelLen": 32_768, "extraArgs": ["--gpu-memory-utilization", "0.97"]},
+    ):
+        assert pod_of(job, gpu=GPU, **ONE_GPU, **spec)
+    reason, _ = refusal(job, maxModelLen=32_768, gpu=GPU, extraArgs=["--seed=1"], **ONE_GPU)
+    assert reason == "ModelTooLarge"
+
+
+def test_the_embedded_engine_gives_its_cache_a_quarter_of_what_the_weights_leave() -> None:
+    job = job_on(LLAMA_8B, parameters=PARAMETERS_8B)
+    reason, said = refusal(job, maxModelLen=8192, resources={"gpus": 0, "memory": "18Gi"})
+    assert reason == "ModelTooLarge"
+    assert "that leaves 793 MiB, and spec.maxModelLen 8192 needs 1.0 GiB" in said
+    assert pod_of(job, maxModelLen=8192, resources={"gpus": 0, "memory": "20Gi"})
+    assert embedded.CACHE_SHARE == CACHE_SHARE
+
+
+def test_the_weights_of_a_quantized_base_are_not_counted_as_16_bits() -> None:
+    job = job_on({"quantization": "gptq"}, parameters=70_000_000_000)
+    assert pod_of(job, gpu=GPU, **ONE_GPU)
 
 
 def test_an_engine_without_an_image_says_what_to_set() -> None:

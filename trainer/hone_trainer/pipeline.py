@@ -13,7 +13,7 @@ from hone_api.reasons import INVALID_SPEC, HoneError
 from hone_api.reports import Parameters, Progress
 from transformers import PrinterCallback
 
-from hone_trainer import adapters, arguments, device, evaluation, hub, model, report, save, sharding
+from hone_trainer import adapters, arguments, baseconfig, device, evaluation, hub, model, report, save, sharding
 from hone_trainer.callbacks import ReportCallback, StopCallback
 from hone_trainer.card import license_of, model_card
 from hone_trainer.checkpoints import Account
@@ -155,7 +155,8 @@ def keep(
     card = partial(model_card, job, base, license_of(model.folder(run.prepared.base)), metrics, fingerprint)
     load_base = partial(model.load_unquantized, run.prepared.base, job.spec.model)
     save.save_models(root, network, run.prepared.tokenizer, kind, card, load_base, weights)
-    manifest = save.manifest_of(root, job, base, fingerprint, metrics, parameters.model_dump())
+    config = baseconfig.read(model.load_config(run.prepared.base, job.spec.model), network)
+    manifest = save.manifest_of(root, job, base, config, fingerprint, metrics, parameters.model_dump())
     settings = report.settings(job.spec, run.trainer.args, run.prepared.file.plan.profile)
     data = report.collect(root, manifest, run.prepared, settings, first, last)
     terminal.warn(report.write(root, data))

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hone_api.artifact import ArtifactKind, ArtifactManifest, BaseModelReference, describe_files, digest_of
+from hone_api.artifact import ArtifactKind, ArtifactManifest, BaseConfig, BaseModelReference, describe_files, digest_of
 from hone_api.finetunejob import FineTuneJob, FineTuneJobSpec
 from hone_api.layout import ADAPTER, MERGED, MODEL
 from peft import PeftModel, get_peft_model_state_dict
@@ -53,6 +53,7 @@ def manifest_of(
     root: Path,
     job: FineTuneJob,
     base: BaseModelReference,
+    base_config: BaseConfig,
     fingerprint: str,
     metrics: dict[str, float],
     parameters: dict[str, int],
@@ -65,6 +66,7 @@ def manifest_of(
         job=job.name,
         digest=digest_of(files),
         base_model=base,
+        base_config=base_config,
         dataset_fingerprint=fingerprint,
         files=files,
         metrics=metrics,

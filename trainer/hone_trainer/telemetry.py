@@ -45,6 +45,7 @@ class Telemetry:
             digest=manifest.digest,
             base_model=base_model_name(base.name, base.claim, base.path),
             base_revision=base.revision,
+            base_config=manifest.base_config,
         )
         return self._last_word(
             TerminationMessage(

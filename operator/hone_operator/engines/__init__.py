@@ -23,6 +23,13 @@ class Engine(Protocol):
     TELLS: bool
     """Whether its /v1/models tells which digest each model has."""
 
+    QUANTIZATIONS: frozenset[str] | None
+    """The quant_method of base models that its image takes; None: not known."""
+    LINEAR_ONLY: frozenset[str]
+    """Architectures of which its image adapts neither the embeddings nor the output head, as far as it is known."""
+    CACHE_SHARE: float
+    """How much of the memory beside the weights its key-value cache may take."""
+
     HOT: bool
     """Whether it loads and unloads adapters while it runs, told by the keeper beside it."""
 

@@ -15,6 +15,11 @@ KEY_VARIABLE: str | None = None
 ADMIN_VARIABLE: str | None = None
 PROVES = True
 TELLS = True
+QUANTIZATIONS: frozenset[str] | None = frozenset({"bitsandbytes", "fp8", "mxfp4"})
+"""What transformers reads without further packages."""
+LINEAR_ONLY: frozenset[str] = frozenset()
+CACHE_SHARE = 0.25
+"""As in hone_server.memory."""
 HOT = True
 
 

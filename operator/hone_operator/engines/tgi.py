@@ -15,6 +15,9 @@ KEY_VARIABLE: str | None = "API_KEY"
 ADMIN_VARIABLE: str | None = None
 PROVES = False
 TELLS = False
+QUANTIZATIONS: frozenset[str] | None = None
+LINEAR_ONLY: frozenset[str] = frozenset()
+CACHE_SHARE = 1.0
 HOT = False
 
 

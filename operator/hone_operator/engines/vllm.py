@@ -15,6 +15,19 @@ KEY_VARIABLE: str | None = "VLLM_API_KEY"
 ADMIN_VARIABLE: str | None = None
 PROVES = False
 TELLS = True
+# Both as vLLM 0.32 has them: `supported_quantization` of its platform for ROCm, and its models without
+# `embedding_modules`, of the architectures that are trained most.
+QUANTIZATIONS: frozenset[str] | None = frozenset(
+    "auto_awq auto_gptq awq awq_marlin compressed-tensors deepseek_v4_fp8 fbgemm_fp8 fp8 fp8_per_block fp8_per_channel "
+    "fp8_per_tensor gpt_oss_mxfp4 gptq inc modelopt modelopt_fp4 modelopt_mixed modelopt_mxfp8 mxfp4 mxfp8 online "
+    "quark torchao".split()
+)
+LINEAR_ONLY = frozenset(
+    "DeepseekV2ForCausalLM DeepseekV3ForCausalLM Gemma2ForCausalLM Gemma3ForCausalLM Gemma4ForCausalLM "
+    "GemmaForCausalLM Glm4ForCausalLM Glm4MoeForCausalLM GptOssForCausalLM MistralForCausalLM OPTForCausalLM "
+    "OlmoeForCausalLM Qwen2ForCausalLM Qwen2MoeForCausalLM Qwen3NextForCausalLM".split()
+)
+CACHE_SHARE = 1.0
 HOT = True
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
