@@ -170,6 +170,14 @@ def trained(hone: Cluster, namespace: str, name: str) -> str:
     return str(found["status"]["artifact"]["digest"])
 
 
+def test_the_operator_knows_what_this_vllm_takes(hone: Cluster, namespace: str, image: str) -> None:
+    """First, while no vLLM runs: it would take both cores."""
+    told = pod("tell", image, "python3", "-c", TELL, "LlamaForCausalLM", *LINEAR_ONLY)
+    takes, adapts = json.loads(hone.run_pod(told, namespace).splitlines()[-1])
+    assert set(takes) == QUANTIZATIONS
+    assert [name for name, embeddings in adapts.items() if embeddings] == ["LlamaForCausalLM"]
+
+
 def test_vllm_answers_as_the_base_and_as_what_was_trained(chat: Vllm) -> None:
     chat.loaded(tuned="one")
     (refused, _), (status, listed) = chat.ask(["/v1/models", None, "guessed"], ["/v1/models"])
@@ -207,13 +215,6 @@ def test_clients_notice_no_roll_out(chat: Vllm) -> None:
     change(hone, namespace, "chat", {"pod": {"env": [*ENVIRONMENT, {"name": "CHANGED", "value": "1"}]}})
     settled(hone, namespace, "chat", 1)
     assert noticed(hone, namespace, "chat") == 2
-
-
-def test_the_operator_knows_what_this_vllm_takes(chat: Vllm, image: str) -> None:
-    told = pod("tell", image, "python3", "-c", TELL, "LlamaForCausalLM", *LINEAR_ONLY)
-    takes, adapts = json.loads(chat.hone.run_pod(told, chat.namespace).splitlines()[-1])
-    assert set(takes) == QUANTIZATIONS
-    assert [name for name, embeddings in adapts.items() if embeddings] == ["LlamaForCausalLM"]
 
 
 def test_a_crashed_vllm_comes_back_with_its_adapters(chat: Vllm) -> None:
