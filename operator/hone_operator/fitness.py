@@ -97,7 +97,7 @@ def _check_memory(engine: Engine, spec: InferenceServiceSpec, resolved: Resolved
     else:
         return
     size = BYTES.get(resolved.weights.dtype, 2)
-    weights, share = parameters * size, engine.CACHE_SHARE
+    weights, share = parameters * size, 1.0 if wanted.gpus else engine.CACHE_SHARE
     cache = (length or 0) * (resolved.base_config.cache_bytes_per_token or 0) * size / 2
     said = f"The weights of {resolved.weights.name} alone take {_size(weights)} ({parameters} parameters)"
     if weights > room:

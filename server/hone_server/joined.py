@@ -19,7 +19,7 @@ class Joint:
 
     def __init__(self, layers: list[torch.nn.Linear]) -> None:
         self._sizes = [layer.out_features for layer in layers]
-        self._weight = self._joined([layer.weight for layer in layers])
+        self.weight = self._joined([layer.weight for layer in layers])
         self._bias = self._joined([layer.bias for layer in layers]) if layers[0].bias is not None else None
         self._input: torch.Tensor | None = None
         self._parts: list[torch.Tensor] = []
@@ -34,11 +34,18 @@ class Joint:
         """What the layer at this place makes of the input. The first that is asked computes for all."""
         if self._input is not input:
             self._input = input
-            self._parts = list(torch.split(linear(input, self._weight, self._bias), self._sizes, dim=-1))
+            self._parts = list(torch.split(product(input, self.weight, self._bias), self._sizes, dim=-1))
         found = self._parts[place]
         if place == len(self._sizes) - 1:
             self._input, self._parts = None, []
         return found
+
+
+def product(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """torch's linear; of a weight that oneDNN has packed, oneDNN's."""
+    if weight.is_mkldnn:
+        return torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")  # type: ignore[no-any-return]
+    return linear(input, weight, bias)
 
 
 class JoinedLinear(torch.nn.Linear):

@@ -21,6 +21,7 @@ from .loading import Base, load_adapter, load_base, own_tokenizer
 from .lora import Adapter
 from .memory import CACHE_SHARE, CacheTooSmall, available_memory, bytes_per_token, plan_cache
 from .models import defaults_of, eos_token_ids, make_model
+from .packed import pack
 from .sources import Served, Sources, find_adapter
 
 log = logging.getLogger("hone_server")
@@ -136,7 +137,10 @@ class Service:
         self._base = load_base(self._sources, adaptable=self._adaptable)
         root, *adapters = self._sources.models
         loaded = [(served, load_adapter(self._base, served)) for served in adapters]
-        shares = 1 + sum(not isinstance(one, Adapter) for _, one in loaded)
+        merged = [one for _, one in loaded if not isinstance(one, Adapter)]
+        if not self._adaptable and self._base.model.device.type == "cpu":
+            pack([self._base.model, *merged])
+        shares = 1 + len(merged)
         self._models[root.name] = self._with_engine(root, self._base.model, self._base.tokenizer, shares)
         return [self._models[root.name], *(self._adapted(*one, shares) for one in loaded)]
 

@@ -28,7 +28,7 @@ class Engine(Protocol):
     LINEAR_ONLY: frozenset[str]
     """Architectures of which its image adapts neither the embeddings nor the output head, as far as it is known."""
     CACHE_SHARE: float
-    """How much of the memory beside the weights its key-value cache may take."""
+    """On CPUs, how much of the memory beside the weights its key-value cache may take."""
 
     HOT: bool
     """Whether it loads and unloads adapters while it runs, told by the keeper beside it."""

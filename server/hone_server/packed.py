@@ -1,0 +1,70 @@
+"""Weights that lie in memory as oneDNN computes with them, which does not have to order them anew in every call.
+
+On two cores (AVX-512) the products of SmolLM2-135M take half to three quarters of the time with 1 to 8 rows, and two
+thirds to four fifths with 32.
+"""
+
+import ctypes
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .joined import JoinedLinear, Joint, product
+from .memory import has_bfloat16
+
+
+class PackedLinear(torch.nn.Linear):
+    """A layer whose weight only oneDNN can read."""
+
+    packed: torch.Tensor
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return product(input, self.packed, self.bias)
+
+
+def pack(models: Sequence[Any]) -> None:
+    """Packs the weights of models on the CPU, one at a time, in place of those that torch could read.
+
+    For models whose weights will neither change nor be read by anything but their layers. A weight that several
+    layers or models share stays as it is, as an output head's that is the embedding's.
+    """
+    modules = [module for model in models for module in model.modules()]
+    uses = Counter(own.data_ptr() for module in modules for own in module.parameters(recurse=False))
+    joints: defaultdict[Joint, list[torch.nn.Linear]] = defaultdict(list)
+    for layer in modules:
+        if isinstance(layer, JoinedLinear) and layer.joint is not None:
+            joints[layer.joint].append(layer)
+        elif type(layer) in (torch.nn.Linear, JoinedLinear) and _can(layer, uses):
+            layer.__class__, layer.packed = PackedLinear, reordered(layer.weight)
+            _empty(layer)
+    for joint, layers in joints.items():
+        if all(_can(layer, uses) for layer in layers):
+            joint.weight = reordered(joint.weight)
+            for layer in layers:
+                _empty(layer)
+    _give_back()
+
+
+def reordered(weight: torch.Tensor) -> torch.Tensor:
+    """The same numbers as `product` takes them, opaque to torch."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)  # type: ignore[no-any-return]
+
+
+def _can(layer: torch.nn.Linear, uses: Counter[int]) -> bool:
+    dtype = layer.weight.dtype
+    takes = dtype == torch.float32 or (dtype == torch.bfloat16 and has_bfloat16())
+    return takes and uses[layer.weight.data_ptr()] == 1 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+
+
+def _empty(layer: torch.nn.Linear) -> None:
+    """What reads the weight all the same fails, and does not compute with something else."""
+    layer.weight.data = layer.weight.data.new_empty(0)
+
+
+def _give_back() -> None:
+    """The memory of what was freed goes to the system, where the C library can do that (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)
