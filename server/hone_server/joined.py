@@ -18,7 +18,7 @@ class Joint:
     """The weights of several layers one above the other; those of the layers become views of them."""
 
     def __init__(self, layers: list[torch.nn.Linear]) -> None:
-        self._sizes = [layer.out_features for layer in layers]
+        self.sizes = [layer.out_features for layer in layers]
         self.weight = self._joined([layer.weight for layer in layers])
         self._bias = self._joined([layer.bias for layer in layers]) if layers[0].bias is not None else None
         self._input: torch.Tensor | None = None
@@ -26,7 +26,7 @@ class Joint:
 
     def _joined(self, parameters: list[torch.Tensor]) -> torch.Tensor:
         whole = torch.cat([parameter.data for parameter in parameters])
-        for parameter, own in zip(parameters, torch.split(whole, self._sizes), strict=True):
+        for parameter, own in zip(parameters, torch.split(whole, self.sizes), strict=True):
             parameter.data = own
         return whole
 
@@ -34,9 +34,9 @@ class Joint:
         """What the layer at this place makes of the input. The first that is asked computes for all."""
         if self._input is not input:
             self._input = input
-            self._parts = list(torch.split(product(input, self.weight, self._bias), self._sizes, dim=-1))
+            self._parts = list(torch.split(product(input, self.weight, self._bias), self.sizes, dim=-1))
         found = self._parts[place]
-        if place == len(self._sizes) - 1:
+        if place == len(self.sizes) - 1:
             self._input, self._parts = None, []
         return found
 
@@ -49,13 +49,17 @@ def product(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 
 
 class JoinedLinear(torch.nn.Linear):
-    """A linear layer that has its product from a joint; without one it is as any other."""
+    """A linear layer that has its product from a joint, if it has one, and from packed weights, where they are."""
 
     joint: Joint | None = None
     place = 0
+    packed: torch.Tensor | None = None
+    """In place of the weight, which then is empty; that of a joint is the joint's."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return super().forward(input) if self.joint is None else self.joint.part(self.place, input)
+        if self.joint is not None:
+            return self.joint.part(self.place, input)
+        return product(input, self.weight if self.packed is None else self.packed, self.bias)
 
 
 def join(model: Any, shared: Container[int] = ()) -> None:

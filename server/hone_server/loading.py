@@ -29,6 +29,7 @@ from transformers.utils.quantization_config import QuantizationMethod
 from .joined import JoinedLinear, join
 from .lora import AdaptableLinear, Adapter, BatchTable, Factors, make_adaptable
 from .memory import CACHE_SHARE, available_memory, has_bfloat16
+from .packed import is_packed, pack, unpack
 from .sources import Served, Sources
 
 
@@ -75,6 +76,8 @@ def load_adapter(base: Base, served: Served) -> Adapter | Any:
             factors = _factors(peft_model, base.model.dtype)
             if factors is not None:
                 return Adapter(factors)
+        if is_packed(peft_model):
+            peft_model, _ = _fit(base.model, served.folder, readable=True)
         # Safe merging replaces a layer's weight; the other kind would add to the tensor that the base shares.
         merged = peft_model.merge_and_unload(safe_merge=True).eval().requires_grad_(False)
     except (ValueError, RuntimeError, KeyError, OSError, SafetensorError) as error:
@@ -82,6 +85,8 @@ def load_adapter(base: Base, served: Served) -> Adapter | Any:
         raise HoneError(ADAPTER_MISMATCH, message) from error
     if merged.device.type == "cpu":
         join(merged, shared={parameter.data_ptr() for parameter in base.model.parameters()})
+        if is_packed(base.model):
+            pack([merged, base.model])
     return merged
 
 
@@ -102,23 +107,28 @@ def float32_is_better(dtype: torch.dtype, weight_bytes: int, free_bytes: int, bf
     return dtype in (torch.bfloat16, torch.float16) and not bfloat16 and fits
 
 
-def _fit(base: Any, folder: Path) -> tuple[Any, set[str]]:
+def _fit(base: Any, folder: Path, *, readable: bool = False) -> tuple[Any, set[str]]:
     """PEFT's model on the base's own tensors, and the keys of the base's parameters that the adapter's file replaces.
 
+    Of a packed base the layers have no weights in it, unless they are to be `readable`, or PEFT begins with reading.
     Raises ValueError when weights are left over on either side.
     """
-    from peft import PeftModel, get_peft_model_state_dict
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
     weights = load_peft_weights(str(folder), device="cpu").keys()
-    written = {key.removeprefix("base_model.model.") for key in weights}
+    factors = (".lora_A.", ".lora_B.")
+    written = {key.removeprefix("base_model.model.") for key in weights if not any(part in key for part in factors)}
     shared = _shared_copy(base, written)
+    config: Any = PeftConfig.from_pretrained(str(folder))
+    if is_packed(base) and (readable or written or isinstance(config.init_lora_weights, str)):
+        unpack(base, shared)
     peft_model = PeftModel.from_pretrained(shared, str(folder), low_cpu_mem_usage=True)
     # PEFT passes over the weights of layers that the base lacks.
     loaded = get_peft_model_state_dict(peft_model, save_embedding_layers=False).keys()
     for key in sorted(key for key in weights ^ loaded if ".lora_" in key):
         raise ValueError(f"only {'it' if key in weights else 'the base'} has {key}")
-    return peft_model, {key for key in written if ".lora_A." not in key and ".lora_B." not in key}
+    return peft_model, written
 
 
 def _factors(peft_model: Any, dtype: torch.dtype) -> Factors | None:
@@ -150,6 +160,7 @@ def _shared_copy(base: Any, written: set[str]) -> Any:
         memo[id(tensor)] = torch.nn.Parameter(data, False) if isinstance(tensor, torch.nn.Parameter) else data
     deaf = BatchTable()  # to the base's batches
     memo |= {id(module.table): deaf for module in base.modules() if isinstance(module, AdaptableLinear)}
+    memo |= {id(m.packed): m.packed for m in base.modules() if isinstance(m, JoinedLinear) and m.packed is not None}
     # Its weights may change, which a joint would not learn.
     memo |= {id(module.joint): None for module in base.modules() if isinstance(module, JoinedLinear) and module.joint}
     copied = copy.deepcopy(base, memo)

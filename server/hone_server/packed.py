@@ -11,24 +11,15 @@ from typing import Any
 
 import torch
 
-from .joined import JoinedLinear, Joint, product
+from .joined import JoinedLinear, Joint
 from .memory import has_bfloat16
-
-
-class PackedLinear(torch.nn.Linear):
-    """A layer whose weight only oneDNN can read."""
-
-    packed: torch.Tensor
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return product(input, self.packed, self.bias)
 
 
 def pack(models: Sequence[Any]) -> None:
     """Packs the weights of models on the CPU, one at a time, in place of those that torch could read.
 
-    For models whose weights will neither change nor be read by anything but their layers. A weight that several
-    layers or models share stays as it is, as an output head's that is the embedding's.
+    For models whose weights nothing but their layers reads any more; `unpack` makes them readable in a copy. A weight
+    that several layers or models share stays as it is, as an output head's that is the embedding's.
     """
     modules = [module for model in models for module in model.modules()]
     uses = Counter(own.data_ptr() for module in modules for own in module.parameters(recurse=False))
@@ -36,8 +27,10 @@ def pack(models: Sequence[Any]) -> None:
     for layer in modules:
         if isinstance(layer, JoinedLinear) and layer.joint is not None:
             joints[layer.joint].append(layer)
-        elif type(layer) in (torch.nn.Linear, JoinedLinear) and _can(layer, uses):
-            layer.__class__, layer.packed = PackedLinear, reordered(layer.weight)
+        elif (isinstance(layer, JoinedLinear) or type(layer) is torch.nn.Linear) and _can(layer, uses):
+            if not isinstance(layer, JoinedLinear):
+                layer.__class__ = JoinedLinear
+            layer.packed = reordered(layer.weight)
             _empty(layer)
     for joint, layers in joints.items():
         if all(_can(layer, uses) for layer in layers):
@@ -47,15 +40,33 @@ def pack(models: Sequence[Any]) -> None:
     _give_back()
 
 
+def is_packed(model: Any) -> bool:
+    return any(isinstance(module, JoinedLinear) and not module.weight.numel() for module in model.modules())
+
+
+def unpack(model: Any, copied: Any) -> None:
+    """Gives a copy of a packed model, whose layers have no joints, weights that torch can read, of its own."""
+    for layer, other in zip(model.modules(), copied.modules(), strict=True):
+        if not isinstance(layer, JoinedLinear) or layer.weight.numel():
+            continue
+        if layer.joint is not None:
+            whole = torch.split(layer.joint.weight.to_dense(), layer.joint.sizes)[layer.place].clone()
+        else:
+            assert layer.packed is not None
+            whole = layer.packed.to_dense()
+        other.weight, other.packed = torch.nn.Parameter(whole, False), None
+
+
 def reordered(weight: torch.Tensor) -> torch.Tensor:
     """The same numbers as `product` takes them, opaque to torch."""
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)  # type: ignore[no-any-return]
 
 
 def _can(layer: torch.nn.Linear, uses: Counter[int]) -> bool:
-    dtype = layer.weight.dtype
-    takes = dtype == torch.float32 or (dtype == torch.bfloat16 and has_bfloat16())
-    return takes and uses[layer.weight.data_ptr()] == 1 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    weight = layer.weight
+    takes = weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and has_bfloat16())
+    is_whole = weight.numel() > 0 and uses[weight.data_ptr()] == 1
+    return takes and is_whole and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 def _empty(layer: torch.nn.Linear) -> None:

@@ -138,7 +138,7 @@ class Service:
         root, *adapters = self._sources.models
         loaded = [(served, load_adapter(self._base, served)) for served in adapters]
         merged = [one for _, one in loaded if not isinstance(one, Adapter)]
-        if not self._adaptable and self._base.model.device.type == "cpu":
+        if self._base.model.device.type == "cpu":
             pack([self._base.model, *merged])
         shares = 1 + len(merged)
         self._models[root.name] = self._with_engine(root, self._base.model, self._base.tokenizer, shares)

@@ -5,8 +5,12 @@ import copy
 import pytest
 import torch
 from hone_server.joined import JoinedLinear, join
+from hone_server.loading import Base, load_adapter
+from hone_server.lora import Adapter, Segments, make_adaptable
 from hone_server.memory import has_bfloat16
-from hone_server.packed import PackedLinear, pack
+from hone_server.packed import pack
+from hone_server.sources import Served
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 TOKENS = torch.arange(1, 13).reshape(2, 6)
@@ -35,7 +39,7 @@ def packed(model):
     return {
         name.rpartition(".")[2]
         for name, module in model.named_modules()
-        if isinstance(module, JoinedLinear | PackedLinear) and not module.weight.numel()
+        if isinstance(module, JoinedLinear) and not module.weight.numel()
     }
 
 
@@ -82,3 +86,58 @@ def test_what_reads_a_packed_weight_fails(model):
     else:
         with pytest.raises(RuntimeError):
             torch.nn.functional.linear(torch.ones(1, model.config.intermediate_size, dtype=model.dtype), weight)
+
+
+@pytest.fixture
+def base(base_folder):
+    """As it is when adapters come while the engine runs."""
+    made = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32).eval().requires_grad_(False)
+    join(made)
+    table = make_adaptable(made)
+    pack([made])
+    return Base(made, None, table)
+
+
+def loaded(base, folder):
+    return load_adapter(base, Served(folder.name, "adapter", str(folder), folder=folder))
+
+
+def peft(base_folder, folder):
+    return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base_folder), folder).eval()
+
+
+@torch.no_grad()
+def test_an_adapter_stays_unmerged_over_packed_weights(base, base_folder, adapter_maker, tmp_path, monkeypatch):
+    """Without a readable copy of them, which would take as much memory again."""
+    monkeypatch.delattr("hone_server.loading.unpack")
+    folder = adapter_maker(tmp_path / "plain", base_folder, seed=1)
+    adapter = loaded(base, folder)
+    assert isinstance(adapter, Adapter)
+    before = logits(base.model)
+    base.table.plan = Segments([(adapter, 0, TOKENS.shape[1])])
+    adapted = base.model(input_ids=TOKENS[:1]).logits
+    base.table.clear()
+    torch.testing.assert_close(adapted, peft(base_folder, folder)(input_ids=TOKENS[:1]).logits, atol=1e-4, rtol=1e-4)
+    assert torch.equal(logits(base.model), before)
+
+
+@pytest.mark.parametrize(
+    "lora",
+    [
+        {"use_dora": True},
+        {"use_dora": True, "target_modules": ["q_proj"]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_modules": ["lm_head", "o_proj"]},
+        {"modules_to_save": ["lm_head"], "target_modules": ["q_proj"]},
+    ],
+    ids=["dora", "dora on one", "embedding", "output", "saved module"],
+)
+def test_an_adapter_is_merged_into_readable_weights_which_are_packed_again(
+    base, base_folder, adapter_maker, tmp_path, lora
+):
+    folder = adapter_maker(tmp_path / "adapter", base_folder, seed=2, **lora)
+    before = logits(base.model)
+    merged = loaded(base, folder)
+    torch.testing.assert_close(logits(merged), logits(peft(base_folder, folder)), atol=1e-4, rtol=1e-4)
+    assert packed(merged) == packed(base.model) == ALL | {"lm_head"}
+    assert torch.equal(logits(base.model), before)
