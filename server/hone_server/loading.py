@@ -86,7 +86,7 @@ def load_adapter(base: Base, served: Served) -> Adapter | Any:
     if merged.device.type == "cpu":
         join(merged, shared={parameter.data_ptr() for parameter in base.model.parameters()})
         if is_packed(base.model):
-            pack([merged, base.model])
+            pack([merged], beside=base.model)
     return merged
 
 

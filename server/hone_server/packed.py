@@ -15,14 +15,16 @@ from .joined import JoinedLinear, Joint
 from .memory import has_bfloat16
 
 
-def pack(models: Sequence[Any]) -> None:
+def pack(models: Sequence[Any], beside: Any = None) -> None:
     """Packs the weights of models on the CPU, one at a time, in place of those that torch could read.
 
-    For models whose weights nothing but their layers reads any more; `unpack` makes them readable in a copy. A weight
-    that several layers or models share stays as it is, as an output head's that is the embedding's.
+    For models that do not compute yet, and whose weights nothing but their layers reads any more; `unpack` makes them
+    readable in a copy. A weight that several layers or models share, also with the one `beside` them, stays as it is,
+    as an output head's that is the embedding's.
     """
     modules = [module for model in models for module in model.modules()]
-    uses = Counter(own.data_ptr() for module in modules for own in module.parameters(recurse=False))
+    all_modules = [*modules, *(beside.modules() if beside is not None else ())]
+    uses = Counter(own.data_ptr() for module in all_modules for own in module.parameters(recurse=False))
     joints: defaultdict[Joint, list[torch.nn.Linear]] = defaultdict(list)
     for layer in modules:
         if isinstance(layer, JoinedLinear) and layer.joint is not None:

@@ -141,3 +141,13 @@ def test_an_adapter_is_merged_into_readable_weights_which_are_packed_again(
     torch.testing.assert_close(logits(merged), logits(peft(base_folder, folder)), atol=1e-4, rtol=1e-4)
     assert packed(merged) == packed(base.model) == ALL | {"lm_head"}
     assert torch.equal(logits(base.model), before)
+
+
+def test_a_model_that_answers_already_is_left_as_it_is():
+    base = tied()
+    other = copy.deepcopy(base)
+    pack([other], beside=base)
+    assert (packed(base), packed(other)) == (set(), ALL)
+    shared = copy.deepcopy(base, {id(found): found for found in base.parameters()})
+    pack([shared], beside=base)
+    assert packed(base) == packed(shared) == set()
