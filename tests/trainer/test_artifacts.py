@@ -66,7 +66,12 @@ def test_the_manifest_describes_every_file_and_verifies(both: Any) -> None:
 def test_the_last_word_agrees_with_the_manifest_and_the_log(both: Any) -> None:
     manifest, word = both.manifest, both.word
     assert word["outcome"] == "Succeeded"
-    assert word["artifact"] == {"kind": "both", "digest": manifest["digest"], "baseModel": "tiny"}
+    assert word["artifact"] == {
+        "kind": "both",
+        "digest": manifest["digest"],
+        "baseModel": "tiny",
+        "baseConfig": manifest["baseConfig"],
+    }
     assert word["metrics"] == manifest["metrics"]
     assert word["parameters"] == manifest["parameters"]
     assert set(word["metrics"]) == {
