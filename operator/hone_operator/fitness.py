@@ -1,5 +1,6 @@
 """Whether an engine can serve what was resolved, judged before a pod is made."""
 
+from hone_api.finetunejob import LoraOptions
 from hone_api.inferenceservice import InferenceServiceSpec
 from hone_api.reasons import ADAPTER_MISMATCH, INVALID_SPEC, MODEL_TOO_LARGE, HoneError
 
@@ -39,24 +40,22 @@ def check(
         raise HoneError(INVALID_SPEC, message, remedy=remedy)
     for adapter in resolved.all_adapters:
         if adapter.lora and not engine.PROVES:
-            _check_kind(engine, adapter)
+            _check_kind(engine, adapter.name, adapter.lora)
         if not spec.pod.image:
             _check_version(engine, adapter, resolved)
     if not any(argument.startswith(MEMORY_FLAGS) for argument in spec.extra_args):
         _check_memory(engine, spec, resolved, gpu)
 
 
-def _check_kind(engine: Engine, adapter: Adapter) -> None:
+def _check_kind(engine: Engine, name: str, lora: LoraOptions) -> None:
     """What these engines refuse in all their versions."""
-    lora = adapter.lora
-    assert lora
     wrong = {
         "lora.useDora true": lora.use_dora,
         f"lora.bias {lora.bias}": lora.bias != "none",
         f"lora.r {lora.r} (the largest is {LARGEST_RANK})": lora.r > LARGEST_RANK,
     }
     for found in (found for found, is_wrong in wrong.items() if is_wrong):
-        message = f"Adapter {adapter.name} was trained with {found}, which {engine.NAME} can't load"
+        message = f"Adapter {name} was trained with {found}, which {engine.NAME} can't load"
         remedy = "Set spec.engine: embedded, or train it with output.save: merged."
         raise HoneError(ADAPTER_MISMATCH, message, remedy=remedy)
 

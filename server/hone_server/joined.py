@@ -1,7 +1,7 @@
 """Linear layers that read the same input, as q, k and v do, or gate and up: one product instead of two or three.
 
 With one row a product costs little more than its call: on two cores (AVX-512) an answer to one client comes 7 to 11 %
-faster.
+faster, of weights that are not packed.
 """
 
 from collections import Counter

@@ -89,13 +89,15 @@ def test_layers_of_bitsandbytes_become_plain_ones_of_the_same_values(packed):
 def test_an_adapter_on_a_quantized_base_stays_unmerged_and_answers(packed, serve, adapter_maker, tmp_path):
     folder = adapter_maker(tmp_path / "learned", packed, seed=1)
     assert isinstance(load_adapter(loaded(packed), Served("learned", "adapter", str(folder), folder=folder)), Adapter)
-    with serve(str(packed), "--name", "base", "--adapter", f"learned={folder}") as server:
+    # Of two adapters neither is merged.
+    adapters = ["--adapter", f"learned={folder}", "--adapter", f"again={folder}"]
+    with serve(str(packed), "--name", "base", *adapters) as server:
         client = server.client()
         said = [
             client.completions.create(model=name, prompt="red", max_tokens=16, temperature=0).choices[0].text
-            for name in ("base", "learned")
+            for name in ("base", "learned", "again")
         ]
-    assert said[0] != said[1]
+    assert said[0] != said[1] == said[2]
 
 
 def test_fp8_is_read_without_a_gpu(fp8_folder, wide_folder):
