@@ -48,6 +48,11 @@ test-trainer: install ## the trainer with real torch on the CPU
 test-server: install ## the embedded engine with real torch on the CPU
 	$(BIN)/pytest tests/server
 
+test-long: install ## all cases of the long matrices, of which `make test` runs a random sample
+	$(BIN)/pytest --long tests/unit
+	$(BIN)/pytest --long tests/trainer
+	$(BIN)/pytest --long tests/server
+
 test-cluster: install ## the whole of Hone on a real Kubernetes
 	$(BIN)/pytest tests/cluster
 
@@ -58,4 +63,4 @@ cluster-down: ## stop it; its state and its images stay
 	tests/cluster/local/cluster down
 
 .PHONY: help install constraints demo demo-cluster test lint generate test-unit test-trainer test-server \
-	test-cluster cluster-up cluster-down
+	test-long test-cluster cluster-up cluster-down
