@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,7 @@ from hone_api.sources import DatasetSource
 from hone_trainer import formats, hub, rows
 from hone_trainer.errors import hub_error, writing
 from hone_trainer.manifest import Inputs
-
-Stream = Callable[[], Iterable[rows.Row]]
+from hone_trainer.streams import FileStream, HubStream, Stream, survey_columns
 
 
 @dataclass(frozen=True)
@@ -75,24 +74,24 @@ def load(found: Found, seed: int, scratch: Path) -> Data:
     HubUnreachable.
     """
     source = found.source
-    streams = _hub_streams(found, scratch) if found.commit else [lambda: rows.read(found.files)]
-    first = next(iter(streams[0]()), None)
-    if first is None:
+    limit = source.max_samples
+    streams: list[Stream] = _hub_streams(found, scratch) if found.commit else [FileStream(found.files, limit)]
+    survey = survey_columns(streams[:1])
+    if not survey.rows:
         what = f"spec.dataset.split is {source.split}, which" if source.name else found.files[0].name
         raise HoneError(DATASET_EMPTY, f"{what} has no rows")
     form, columns = formats.judge(
-        source.format, {str(column): own for column, own in source.columns.items()}, set(first[1])
+        source.format, {str(column): own for column, own in source.columns.items()}, set(survey.found)
     )
-    limited = [lambda: itertools.islice(streams[0](), source.max_samples), *streams[1:]]
-    parts = [_dataset(stream, columns, scratch / str(number)) for number, stream in enumerate(limited)]
+    parts = [_dataset(stream, columns, scratch / str(number)) for number, stream in enumerate(streams)]
     if source.eval_split and not len(parts[1]):
         raise HoneError(DATASET_EMPTY, f"spec.dataset.evalSplit is {source.eval_split}, which has no rows")
     train, evaluation = parts if len(parts) == 2 else _split(parts[0], source.eval_fraction, seed)
-    return Data(train, evaluation, form, limited, columns)
+    return Data(train, evaluation, form, streams, columns)
 
 
 def _hub_streams(found: Found, scratch: Path) -> list[Stream]:
-    """A stream for each split."""
+    """Return a stream for each split."""
     source, name = found.source, str(found.source.name)
     splits = [split for split in (source.split, source.eval_split) if split]
     folder = hub.cached_snapshot("dataset", name, str(found.commit)) if hub.is_offline() else None
@@ -108,11 +107,11 @@ def _hub_streams(found: Found, scratch: Path) -> list[Stream]:
         raise HoneError(DATASET_NOT_FOUND, f"spec.dataset.{field} is {value}, and {name} says: {text}") from error
     except Exception as error:
         raise hub_error(error, "dataset", name, source.revision or "main") from error
-    return [_numbered(f"{name}, split {split}", part) for split, part in zip(splits, parts, strict=True)]
-
-
-def _numbered(where: str, dataset: Dataset) -> Stream:
-    return lambda: ((f"{where}, row {number}", row) for number, row in enumerate(dataset, start=1))
+    limits = [source.max_samples, None]
+    return [
+        HubStream(f"{name}, split {split}", part, limit)
+        for split, part, limit in zip(splits, parts, limits, strict=False)
+    ]
 
 
 def _files(source: DatasetSource, inputs: Inputs) -> list[Path]:

@@ -66,6 +66,23 @@ def _parquet(path: Path) -> Iterator[Row]:
         raise HoneError(DATASET_INVALID, f"{path.name} is not Parquet: {error}") from None
 
 
+def count_parquet(path: Path, limit: int | None) -> Iterator[tuple[int, dict[str, int]]]:
+    """For batches of the first `limit` rows: how many rows, and in how many of them each column is not null."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        left = limit
+        for batch in parquet.ParquetFile(path).iter_batches(batch_size=min(10_000, limit or 10_000)):
+            part = batch.slice(0, left)
+            yield len(part), {name: len(part) - part.column(name).null_count for name in part.schema.names}
+            left = None if left is None else left - len(part)
+            if left == 0:
+                return
+    except pyarrow.ArrowException as error:
+        raise HoneError(DATASET_INVALID, f"{path.name} is not Parquet: {error}") from None
+
+
 def _txt(path: Path) -> Iterator[Row]:
     with _text(path) as file:
         try:
