@@ -61,6 +61,12 @@ def test_what_is_learned_is_shown(job: Job, prepare: Any) -> None:
     assert "user: hi</s>assistant: ⟦ho</s>⟧" in done.log
 
 
+def test_the_end_token_of_the_arguments_ends_texts_and_completions(job: Job, prepare: Any) -> None:
+    done = prepare(job(training={"eosToken": "<s>"}), [{"prompt": "say:\n", "completion": "hello"}])
+    assert "say:\n⟦hello<s>⟧" in done.log
+    assert "⟦hello<s>⟧" in prepare(job(training={"eosToken": "<s>"}), [{"text": "hello"}]).log
+
+
 def test_a_template_of_ones_own_is_saved_with_the_result(job: Job, train: Train) -> None:
     template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}"
     chat = {"claim": {"name": "claim", "path": "chat.jsonl"}, "chatTemplate": template}

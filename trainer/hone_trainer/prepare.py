@@ -129,8 +129,11 @@ class Found:
 
 
 def load_tokenizer(base: model.BaseModel, spec: FineTuneJobSpec) -> PreTrainedTokenizerBase:
-    """The base model's tokenizer, with the template that spec.dataset.chatTemplate gives. Raises HoneError."""
+    """Load the base model's tokenizer, with spec.dataset.chatTemplate and spec.training.eosToken. Raises HoneError."""
     tokenizer = model.load_tokenizer(base, spec.model)
+    # As SFTTrainer does before it tokenizes; a token outside the vocabulary is refused by `checks`.
+    if spec.training.eos_token in tokenizer.get_vocab():
+        tokenizer.eos_token = spec.training.eos_token
     if spec.dataset.chat_template:
         tokenizer.chat_template = checks.chat_template(spec.dataset.chat_template, tokenizer)
     return tokenizer
