@@ -33,6 +33,9 @@ class DatasetReport(ApiModel):
 
     format: str
     max_length: int | None
+    files: list[str] = Field([], description="The first files that were read, at most 20; none for a hub dataset.")
+    file_count: int = Field(0, description="Files that were read.")
+    left_out_files: list[str] = Field([], description="The first files next to them that were not read, at most 20.")
     train: SplitReport
     evaluation: SplitReport | None = None
 

@@ -63,17 +63,6 @@ def test_parquet_with_messages(load: Any, tmp_path: Path) -> None:
     assert found.train[0] == {"messages": messages[0]}
 
 
-def test_a_folder_and_a_glob_take_files_in_the_order_of_their_names(load: Any) -> None:
-    files = {
-        "set__b_txt": "two\n",
-        "set__a_txt": "one\n",
-        "set__sub__c_jsonl": '{"text": "three"}\n',
-        "set__notes_md": "no",
-    }
-    assert load({"path": "set"}, **files).train["text"][:] == ["one", "two", "three"]
-    assert load({"path": "set/*.txt"}).train["text"][:] == ["one", "two"]
-
-
 def test_columns_are_renamed_and_the_format_follows(load: Any) -> None:
     row = json.dumps({"question": "2+2?", "answer": "4", "text": "2+2=4"})
     renamed = {"columns": {"prompt": "question", "completion": "answer"}}

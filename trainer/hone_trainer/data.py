@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 from datasets import Dataset, load_dataset
-from hone_api.reasons import DATASET_EMPTY, DATASET_INVALID, DATASET_NOT_FOUND, INVALID_SPEC, HoneError
+from datasets.exceptions import DatasetGenerationError
+from hone_api.reasons import DATASET_EMPTY, DATASET_INVALID, DATASET_NOT_FOUND, HoneError
 from hone_api.sources import DatasetSource
 
 from hone_trainer import formats, hub, rows
-from hone_trainer.errors import hub_error, writing
+from hone_trainer.csvrows import suggest_header
+from hone_trainer.datafiles import DataFiles, find_files
+from hone_trainer.errors import UnnamedError, hub_error, named, writing
 from hone_trainer.manifest import Inputs
-from hone_trainer.streams import FileStream, HubStream, Stream, survey_columns
+from hone_trainer.streams import ColumnSurvey, FileStream, HubStream, Stream, survey_columns
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Found:
     """Where the dataset is: `files` here, or `commit` on the hub. `fingerprint` is that of all its rows."""
 
     source: DatasetSource
-    files: list[Path]
+    files: DataFiles
     commit: str | None
     fingerprint: str
 
@@ -58,10 +62,10 @@ def find(source: DatasetSource, inputs: Inputs, pinned: str | None) -> Found:
     if source.name:
         commit = pinned or hub.resolve("dataset", source.name, source.revision or "main")
         identity: Any = [source.name, commit, source.config, source.split, source.eval_split]
-        files: list[Path] = []
+        files = DataFiles()
     else:
-        commit, files = None, _files(source, inputs)
-        identity = [[path.name, _sha256(path)] for path in files]
+        commit, files = None, find_files(source, inputs)
+        identity = [[path.name, _sha256(path)] for path, _ in files.files]
     shaping = [source.format, source.columns, source.max_samples, source.eval_fraction]
     digest = hashlib.sha256(json.dumps([identity, shaping], sort_keys=True).encode()).hexdigest()
     return Found(source, files, commit, f"sha256:{digest}")
@@ -75,14 +79,17 @@ def load(found: Found, seed: int, scratch: Path) -> Data:
     """
     source = found.source
     limit = source.max_samples
-    streams: list[Stream] = _hub_streams(found, scratch) if found.commit else [FileStream(found.files, limit)]
+    streams: list[Stream] = _hub_streams(found, scratch) if found.commit else [FileStream(found.files.files, limit)]
     survey = survey_columns(streams[:1])
     if not survey.rows:
-        what = f"spec.dataset.split is {source.split}, which" if source.name else found.files[0].name
+        what = f"spec.dataset.split is {source.split}, which" if source.name else found.files.summary()
         raise HoneError(DATASET_EMPTY, f"{what} has no rows")
-    form, columns = formats.judge(
-        source.format, {str(column): own for column, own in source.columns.items()}, set(survey.found)
-    )
+    try:
+        form, columns = formats.judge(
+            source.format, {str(column): own for column, own in source.columns.items()}, set(survey.found)
+        )
+    except HoneError as error:
+        raise _with_hint(error, found.files, survey) from None
     parts = [_dataset(stream, columns, scratch / str(number)) for number, stream in enumerate(streams)]
     if source.eval_split and not len(parts[1]):
         raise HoneError(DATASET_EMPTY, f"spec.dataset.evalSplit is {source.eval_split}, which has no rows")
@@ -114,52 +121,37 @@ def _hub_streams(found: Found, scratch: Path) -> list[Stream]:
     ]
 
 
-def _files(source: DatasetSource, inputs: Inputs) -> list[Path]:
-    if source.split != "train":
-        raise HoneError(
-            INVALID_SPEC,
-            f"spec.dataset.split is {source.split}, and files are all train",
-            remedy="Remove it, and name the split's own files in path.",
-        )
-    if source.config_map:
-        field, paths = "spec.dataset.configMap.key", [inputs.config_map_file(source.config_map)]
-    elif source.claim:
-        field = "spec.dataset.claim.path"
-        paths = _expand(inputs.claim_path(source.claim, "spec.dataset.claim", DATASET_NOT_FOUND))
-    else:
-        raise HoneError(
-            INVALID_SPEC, "spec.dataset names no dataset", remedy="Set exactly one of name, configMap, claim."
-        )
-    if not paths:
-        raise HoneError(DATASET_NOT_FOUND, f"{field} is {source.claim and source.claim.path!r}, and nothing is there")
-    unknown = [path.name for path in paths if path.suffix.lower() not in rows.READERS]
-    if unknown:
-        raise HoneError(
-            DATASET_INVALID,
-            f"{field} names {unknown[0]}, whose ending is none of {', '.join(rows.READERS)}",
-            remedy="Rename or convert the file, or name the files with a glob such as data/*.jsonl.",
-        )
-    return paths
-
-
-def _expand(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        return sorted(found for found in path.rglob("*") if found.is_file() and found.suffix.lower() in rows.READERS)
-    if any(character in str(path) for character in "*?["):
-        root = Path(path.anchor)
-        return sorted(found for found in root.glob(str(path.relative_to(root))) if found.is_file())
-    return []
-
-
 def _dataset(stream: Stream, columns: dict[str, str], folder: Path) -> Dataset:
     def shaped() -> Iterator[dict[str, Any]]:
         for where, row in stream():
             yield formats.shape(where, row, columns)
 
-    with writing(folder):
-        return Dataset.from_generator(shaped, cache_dir=str(folder), fingerprint=folder.name)
+    try:
+        with writing(folder):
+            return Dataset.from_generator(shaped, cache_dir=str(folder), fingerprint=folder.name)
+    except DatasetGenerationError as error:
+        failure = named(error)
+        raise (_refused_by_arrow(stream, columns) if isinstance(failure, UnnamedError) else None) or failure from error
+
+
+def _refused_by_arrow(stream: Stream, columns: dict[str, str]) -> HoneError | None:
+    """Return the failure that names the first row which Arrow can't store, alone or next to the first row."""
+    first: rows.Row | None = None
+    for where, row in stream():
+        shaped = formats.shape(where, row, columns)
+        first = first or (where, shaped)
+        for others, beside in (([], ""), ([first[1]], f" next to {first[0]}")):
+            try:
+                pyarrow.array([*others, shaped])
+            except (pyarrow.ArrowException, ValueError, OverflowError, TypeError) as error:
+                return HoneError(DATASET_INVALID, f"{where} can't be stored{beside}: {error}")
+    return None
+
+
+def _with_hint(error: HoneError, files: DataFiles, survey: ColumnSurvey) -> HoneError:
+    """Return the failure of a format that was not found, with what may be wrong with the header of a CSV file."""
+    hint = suggest_header(list(survey.found)) if any(name.lower().endswith(".csv") for _, name in files.files) else ""
+    return HoneError(error.reason, error.message, remedy=f"{hint} {error.remedy}") if hint else error
 
 
 def _split(dataset: Dataset, fraction: float | None, seed: int) -> tuple[Dataset, Dataset | None]:
@@ -177,5 +169,8 @@ def _split(dataset: Dataset, fraction: float | None, seed: int) -> tuple[Dataset
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise HoneError(DATASET_INVALID, f"{path} can't be read: {error.strerror}") from None

@@ -74,6 +74,8 @@ def prepare(inputs: Inputs, root: Path, terminal: Terminal, device: Device) -> P
     base = model.find(spec.model, inputs, run.model_commit)
     found = data.find(spec.dataset, inputs, run.dataset_commit)
     terminal.note(f"base model {base.location}{f' at commit {base.commit}' if base.commit else ''}")
+    if found.files.files:
+        terminal.note(found.files.summary())
     if checkpoint and found.fingerprint != run.dataset_fingerprint:
         raise HoneError(
             DATASET_INVALID,
@@ -175,7 +177,9 @@ def fill(
         fingerprint=fingerprint,
         model=base.reference,
         dataset_fingerprint=found.fingerprint,
-        dataset=DatasetReport(format=rows.format, max_length=args.max_length, train=trained, evaluation=evaluated),
+        dataset=DatasetReport(
+            format=rows.format, max_length=args.max_length, train=trained, evaluation=evaluated, **found.files.report()
+        ),
         plan=plan,
         warnings=warnings,
         versions=prepared.versions(),

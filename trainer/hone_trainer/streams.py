@@ -56,25 +56,27 @@ class Stream(Protocol):
 class FileStream:
     """The first `limit` rows of files, or all of them."""
 
-    paths: list[Path]
+    files: list[tuple[Path, str]]
     limit: int | None = None
 
     def __call__(self) -> Iterator[rows.Row]:
-        return itertools.islice(rows.read(self.paths), self.limit)
+        return itertools.islice(rows.read(self.files), self.limit)
 
     def survey(self, survey: ColumnSurvey) -> None:
         left = self.limit
-        for path in self.paths:
+        for path, name in self.files:
             if left == 0:
                 return
             before = survey.rows
             if path.suffix.lower() == ".parquet":
-                for count, filled in rows.count_parquet(path, left):
+                from hone_trainer.parquetrows import count_parquet
+
+                for count, filled in count_parquet(path, name, left):
                     survey.rows += count
                     for column, filled_rows in filled.items():
-                        survey.add_column(path.name, column, filled_rows)
+                        survey.add_column(name, column, filled_rows)
             else:
-                for where, row in itertools.islice(rows.read([path]), left):
+                for where, row in itertools.islice(rows.read([(path, name)]), left):
                     survey.add_row(where, row)
             left = None if left is None else left - (survey.rows - before)
 

@@ -1,0 +1,178 @@
+"""Which files a folder, a glob and a path on a claim mean, and what is said of the others."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets.data_files
+import pytest
+from datasets.exceptions import DatasetGenerationError
+from hone_api.finetunejob import FineTuneJob
+from hone_api.reasons import HoneError
+from hone_api.sources import DatasetSource
+from hone_trainer import data, formats
+from hone_trainer.datafiles import DataFiles, find_files
+from hone_trainer.manifest import Inputs
+from hone_trainer.streams import FileStream
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+Find = Callable[..., DataFiles]
+
+
+def find(job: Any, claim: Path, path: str | None) -> DataFiles:
+    inputs = Inputs(FineTuneJob.model_validate(job()), {"data": claim}, {}, {})
+    return find_files(DatasetSource.model_validate({"claim": {"name": "data", "path": path}}), inputs)
+
+
+def names(found: DataFiles) -> list[str]:
+    return [name for _, name in found.files]
+
+
+def make(folder: Path, *files: str) -> Path:
+    for name in files:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('{"text": "a"}\n')
+    return folder
+
+
+def test_files_of_a_folder_come_in_the_order_of_their_names(job: Any, tmp_path: Path) -> None:
+    make(tmp_path, "set/b.jsonl", "set/a.jsonl", "set/sub/c.jsonl", "set/notes.md")
+    found = find(job, tmp_path, "set")
+    assert names(found) == ["a.jsonl", "b.jsonl", "sub/c.jsonl"]
+    assert found.summary() == "dataset of 3 files: a.jsonl, b.jsonl, sub/c.jsonl; left out: notes.md"
+    assert names(find(job, tmp_path, "set/*.jsonl")) == ["a.jsonl", "b.jsonl"]
+    assert names(find(job, tmp_path, "*/*/c.jsonl")) == ["c.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("files", "taken", "left_out"),
+    [
+        (["train.jsonl", ".ipynb_checkpoints/train-checkpoint.jsonl", "._train.jsonl"], ["train.jsonl"], []),
+        (["train.jsonl", "test.jsonl"], ["train.jsonl"], ["test.jsonl"]),
+        (["train/a.jsonl", "validation/a.jsonl"], ["train/a.jsonl"], ["validation/a.jsonl"]),
+        (["train.jsonl", "old.jsonl"], ["train.jsonl"], ["old.jsonl"]),
+        (["a.jsonl", "dev.jsonl"], ["a.jsonl"], ["dev.jsonl"]),
+        (["a.jsonl", "LICENSE.txt", "requirements.txt"], ["a.jsonl"], ["LICENSE.txt", "requirements.txt"]),
+        (["a.parquet", "dataset_infos.json", "README.md"], ["a.parquet"], ["README.md", "dataset_infos.json"]),
+        (["contest.jsonl", "latest.jsonl", "devices.jsonl"], ["contest.jsonl", "devices.jsonl", "latest.jsonl"], []),
+        (["a.JSONL", "b.jsonl"], ["a.JSONL", "b.jsonl"], []),
+    ],
+)
+def test_a_folder_leaves_out_what_is_no_row_to_train_on(
+    job: Any, tmp_path: Path, files: list[str], taken: list[str], left_out: list[str]
+) -> None:
+    found = find(job, make(tmp_path, *files), None)
+    assert (names(found), found.left_out) == (taken, left_out)
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["a.jsonl", "b.json"], "several endings: b.json, a.jsonl"),
+        (["a.txt", "b.csv"], "several endings"),
+        (["test.jsonl"], "files of other splits: test.jsonl"),
+        (["README.md"], "no file to train on"),
+    ],
+)
+def test_a_folder_that_could_mean_several_things_is_refused(
+    job: Any, tmp_path: Path, files: list[str], said: str
+) -> None:
+    with pytest.raises(HoneError, match=said):
+        find(job, make(tmp_path, *files), None)
+
+
+parts = st.lists(st.sampled_from(["train", "test", "val", "dev", "a", "0", "latest"]), min_size=1, max_size=3)
+file_names = st.builds(lambda words, mark: mark.join(words) + ".jsonl", parts, st.sampled_from("-_."))
+paths = st.builds(
+    lambda folder, name: f"{folder}/{name}" if folder else name,
+    st.sampled_from(["", "x", "x/train", "test"]),
+    file_names,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(paths, min_size=1, max_size=4, unique=True))
+def test_a_folder_means_the_files_that_datasets_trains_on(tmp_path_factory: Any, files: list[str]) -> None:
+    folder = make(tmp_path_factory.mktemp("folder"), *files)
+    patterns = datasets.data_files.get_data_patterns(str(folder))
+    if "train" not in patterns:
+        return  # datasets has no rows to train on there
+    expected = datasets.data_files.DataFilesList.from_patterns(patterns["train"], base_path=str(folder))
+    inputs = Inputs.__new__(Inputs)
+    object.__setattr__(inputs, "claims", {"data": folder})
+    found = find_files(DatasetSource.model_validate({"claim": {"name": "data"}}), inputs)
+    assert sorted(str(path) for path, _ in found.files) == sorted(set(expected))
+
+
+class TestWhatIsNoFile:
+    def test_a_pipe_is_refused_and_not_waited_for(self, job: Any, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe.jsonl")
+        with pytest.raises(HoneError, match="neither a file nor a folder"):
+            find(job, tmp_path, "pipe.jsonl")
+        make(tmp_path, "a.jsonl")
+        assert names(find(job, tmp_path, None)) == ["a.jsonl"]
+
+    def test_a_link_that_leads_nowhere_is_named(self, job: Any, tmp_path: Path) -> None:
+        make(tmp_path, "a.jsonl")
+        (tmp_path / "b.jsonl").symlink_to(tmp_path / "gone.jsonl")
+        for path in ("b.jsonl", None):
+            with pytest.raises(HoneError, match="a link to a file that does not exist"):
+                find(job, tmp_path, path)
+
+    def test_linked_files_and_folders_are_read_once(self, job: Any, tmp_path: Path) -> None:
+        make(tmp_path, "blobs/0", "set/sub/a.jsonl")
+        (tmp_path / "set/b.jsonl").symlink_to("../blobs/0")
+        (tmp_path / "set/sub/loop").symlink_to(tmp_path / "set")
+        assert names(find(job, tmp_path, "set")) == ["b.jsonl", "sub/a.jsonl"]
+
+    @pytest.mark.parametrize(
+        ("name", "remedy"), [("a.jsonl.gz", "Unpack"), ("a.ndjson", "Rename it to .jsonl"), ("a.tsv", "commas")]
+    )
+    def test_an_ending_that_cannot_be_read_comes_with_what_to_do(
+        self, job: Any, tmp_path: Path, name: str, remedy: str
+    ) -> None:
+        with pytest.raises(HoneError) as refused:
+            find(job, make(tmp_path, name), name)
+        assert remedy in refused.value.remedy
+
+
+class TestWhatArrowCannotStore:
+    """Rows that pass the checks of their format, and that Arrow refuses all the same."""
+
+    @pytest.mark.parametrize("bad", [2**70, "a\ud83d"])
+    @pytest.mark.parametrize("number", [1, 2, 1200])
+    def test_the_row_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: Any, number: int) -> None:
+        monkeypatch.setattr(formats, "shape", lambda where, row, columns: row)
+        rows = [{"text": "ok"}] * 1500
+        rows[number - 1] = {"text": bad}
+        path = tmp_path / "a.jsonl"
+        path.write_text("")
+        monkeypatch.setattr(FileStream, "__call__", lambda self: ((f"line {n}", r) for n, r in enumerate(rows, 1)))
+        with pytest.raises(HoneError) as refused:
+            data._dataset(FileStream([(path, path.name)]), {"text": "text"}, tmp_path / "0")
+        assert refused.value.reason.name == "DatasetInvalid"
+        assert f"line {number} " in refused.value.message
+        assert isinstance(refused.value.__cause__, DatasetGenerationError)
+
+
+def test_rows_of_csv_with_another_separator_get_a_hint(job: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt;completion\na;b\n")
+    source = DatasetSource.model_validate({"claim": {"name": "data", "path": "a.csv"}})
+    inputs = Inputs(FineTuneJob.model_validate(job()), {"data": tmp_path}, {}, {})
+    with pytest.raises(HoneError) as refused:
+        data.load(data.find(source, inputs, None), 42, tmp_path / "scratch")
+    assert refused.value.reason.name == "DatasetColumnMissing"
+    assert "separated by semicolons" in refused.value.remedy
+
+
+def test_the_report_has_the_names_of_files(job: Any, tmp_path: Path) -> None:
+    make(tmp_path, *(f"{number:03}.jsonl" for number in range(30)), "test.jsonl")
+    found = find(job, tmp_path, None)
+    report = found.report()
+    assert (len(report["files"]), report["file_count"], report["left_out_files"]) == (20, 30, ["test.jsonl"])
+    assert found.summary().endswith("004.jsonl and 25 more; left out: test.jsonl")
+    assert json.dumps(report)

@@ -1,0 +1,184 @@
+"""The files that spec.dataset names in a ConfigMap or on a claim.
+
+A folder follows the rules of load_dataset in `datasets`, so that a downloaded dataset means the same here: hidden files
+are left out, and so are files whose names are those of another split. Unlike there, a folder whose files have several
+endings is refused, and every file that is left out is reported.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hone_api.reasons import DATASET_INVALID, DATASET_NOT_FOUND, INVALID_SPEC, HoneError
+from hone_api.sources import DatasetSource
+
+from hone_trainer import rows
+from hone_trainer.manifest import Inputs
+
+_DOCUMENTS = re.compile(
+    r"(readme|licen[cs]e|copying|notice|authors|changelog|citation|requirements|dataset_infos?|dataset_dict|config)\b"
+    r".*\.(txt|json)$",
+    re.IGNORECASE,
+)
+"""Beginnings of the names of files that describe a dataset and are no part of it."""
+
+_REPORTED_NAMES = 20
+
+
+def _split_pattern(*words: str) -> re.Pattern[str]:
+    """Match a path in which a word stands alone, between separators, as the name of a split."""
+    return re.compile(rf"(^|[-._ 0-9/])({'|'.join(words)})([-._ 0-9/]|$)", re.IGNORECASE)
+
+
+_TRAIN = _split_pattern("train", "training")
+_OTHER_SPLITS = _split_pattern("validation", "valid", "dev", "val", "test", "testing", "eval", "evaluation")
+
+
+@dataclass(frozen=True)
+class DataFiles:
+    """Files of rows in the order in which they are read, each with its name in messages; `left_out` are names."""
+
+    files: list[tuple[Path, str]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    def summary(self) -> str:
+        """Return how many files are read, the first names, and which files next to them are not."""
+        count = f"{len(self.files)} file{'s' if len(self.files) != 1 else ''}"
+        read = f"dataset of {count}: {list_names([name for _, name in self.files])}"
+        return f"{read}; left out: {list_names(self.left_out)}" if self.left_out else read
+
+    def report(self) -> dict[str, Any]:
+        """Return the fields of the dataset's report that say which files were read."""
+        names = [name for _, name in self.files]
+        return {
+            "files": names[:_REPORTED_NAMES],
+            "file_count": len(names),
+            "left_out_files": self.left_out[:_REPORTED_NAMES],
+        }
+
+
+def find_files(source: DatasetSource, inputs: Inputs) -> DataFiles:
+    """Return the files that spec.dataset means. Raises HoneError DatasetNotFound, DatasetInvalid, InvalidSpec."""
+    if source.split != "train":
+        raise HoneError(
+            INVALID_SPEC,
+            f"spec.dataset.split is {source.split}, and files are all train",
+            remedy="Remove it, and name the split's own files in path.",
+        )
+    if source.config_map:
+        path = inputs.config_map_file(source.config_map)
+        rows.refuse_unknown_endings("spec.dataset.configMap.key", [path])
+        return DataFiles([(path, path.name)], [])
+    if source.claim is None:
+        raise HoneError(
+            INVALID_SPEC, "spec.dataset names no dataset", remedy="Set exactly one of name, configMap, claim."
+        )
+    path = inputs.claim_path(source.claim, "spec.dataset.claim", DATASET_NOT_FOUND)
+    try:
+        found = _find(path, str(source.claim.path or ""))
+    except OSError as error:
+        raise HoneError(DATASET_NOT_FOUND, f"{error.filename} can't be read: {error.strerror}") from None
+    rows.refuse_unknown_endings("spec.dataset.claim.path", [path for path, _ in found.files])
+    return found
+
+
+def _find(path: Path, written: str) -> DataFiles:
+    where = f"spec.dataset.claim.path is {written!r}"
+    if path.is_file():
+        return DataFiles([(path, path.name)], [])
+    if path.is_dir():
+        return _choose(path, where)
+    if os.path.lexists(path):
+        what = "a link to a file that does not exist" if path.is_symlink() else "neither a file nor a folder"
+        raise HoneError(DATASET_NOT_FOUND, f"{where}, which is {what}")
+    matched = _glob(path) if any(character in written for character in "*?[") else []
+    if not matched:
+        raise HoneError(DATASET_NOT_FOUND, f"{where}, and nothing is there")
+    return DataFiles(_named(matched), [])
+
+
+def _glob(path: Path) -> list[Path]:
+    """Return the files that a pattern matches; hidden ones only where the pattern itself has the dot."""
+    root = Path(path.anchor)
+    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+    matched = [found for found in root.glob(str(path.relative_to(root))) if found.is_file()]
+    return sorted(found for found in matched if hidden or not _is_hidden(found.relative_to(root)))
+
+
+def _named(paths: list[Path]) -> list[tuple[Path, str]]:
+    """Return the paths with their names, which are unique: below the folder that holds them all."""
+    folder = Path(os.path.commonpath([path.parent for path in paths]))
+    return [(path, path.relative_to(folder).as_posix()) for path in paths]
+
+
+def _choose(folder: Path, where: str) -> DataFiles:
+    """Return the files of rows in a folder and in those below it."""
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(_walk(folder))}
+    readable = {
+        name: path
+        for name, path in found.items()
+        if path.suffix.lower() in rows.READERS and not _is_hidden(Path(name)) and not _DOCUMENTS.match(path.name)
+    }
+    chosen = _choose_split(set(readable))
+    if not chosen:
+        others = f" but files of other splits: {list_names(list(readable))}" if readable else ""
+        raise HoneError(
+            DATASET_NOT_FOUND,
+            f"{where}, a folder that has no file to train on{others}",
+            remedy=f"Give a file that ends with one of {', '.join(rows.READERS)}, or name the file itself in path.",
+        )
+    endings = sorted({readable[name].suffix.lower() for name in chosen})
+    if len(endings) > 1:
+        examples = [next(name for name in sorted(chosen) if name.lower().endswith(ending)) for ending in endings]
+        raise HoneError(
+            DATASET_INVALID,
+            f"{where}, a folder whose files have several endings: {list_names(examples)}",
+            remedy=f"Name the files to train on with a glob, such as {folder.name}/*{endings[0]}.",
+        )
+    broken = next((name for name in sorted(chosen) if not readable[name].exists()), None)
+    if broken:
+        raise HoneError(DATASET_NOT_FOUND, f"{where}, and its {broken} is a link to a file that does not exist")
+    left_out = [name for name in found if name not in chosen and not _is_hidden(Path(name))]
+    return DataFiles([(readable[name], name) for name in readable if name in chosen], left_out)
+
+
+def _choose_split(names: set[str]) -> set[str]:
+    """Return the names that are of the split to train on: by their folders, else by what the files are called."""
+    for part in (os.path.dirname, os.path.basename):
+        train = {name for name in names if _TRAIN.search(part(name))}
+        if train:
+            return train
+        names = {name for name in names if not _OTHER_SPLITS.search(part(name))}
+    return names
+
+
+def list_names(names: list[str], most: int = 5) -> str:
+    """Return the first names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder, and links that lead nowhere. A linked folder is read once."""
+    seen: set[str] = set()
+
+    def raise_error(error: OSError) -> None:
+        raise error
+
+    for place, folders, names in os.walk(folder, onerror=raise_error, followlinks=True):
+        folders[:] = [name for name in sorted(folders) if not name.startswith((".", "__"))]
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        for path in (Path(place, name) for name in names):
+            if path.is_file() or not path.exists():
+                yield path
+
+
+def _is_hidden(name: Path) -> bool:
+    return any(part.startswith((".", "__")) for part in name.parts)

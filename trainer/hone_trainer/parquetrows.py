@@ -1,0 +1,81 @@
+"""Rows in Parquet files, and how many values their columns have."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+from hone_api.reasons import DATASET_INVALID, HoneError
+from pyarrow import parquet
+
+from hone_trainer.jsonrows import Row
+
+_BATCH_ROWS = 1000
+_COUNTED_ROWS = 10_000
+
+
+def read_parquet(path: Path, name: str) -> Iterator[Row]:
+    """Yield the rows. Raises HoneError DatasetInvalid naming the file, and the row where there is one."""
+    number = 0
+    for batch in _batches(path, name, _BATCH_ROWS):
+        for row in _as_dicts(batch, name, number):
+            number += 1
+            yield f"{name}, row {number}", row
+
+
+def count_parquet(path: Path, name: str, limit: int | None) -> Iterator[tuple[int, dict[str, int]]]:
+    """For batches of the first `limit` rows, yield how many rows, and in how many of them each column is not null.
+
+    A file without rows yields its columns once. Raises HoneError DatasetInvalid.
+    """
+    left = limit
+    with _named_errors(name):
+        columns = parquet.read_schema(path).names
+    yield 0, dict.fromkeys(columns, 0)
+    for batch in _batches(path, name, min(_COUNTED_ROWS, limit or _COUNTED_ROWS)):
+        part = batch.slice(0, left)
+        yield len(part), {column: len(part) - part.column(column).null_count for column in columns}
+        left = None if left is None else left - len(part)
+        if left == 0:
+            return
+
+
+def _batches(path: Path, name: str, rows: int) -> Iterator[pyarrow.RecordBatch]:
+    with _named_errors(name), parquet.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        repeated = next((column for column in names if names.count(column) > 1), None)
+        if repeated is not None:
+            raise HoneError(DATASET_INVALID, f"{name} has the column {repeated} twice", remedy="Rename one of them.")
+        yield from file.iter_batches(batch_size=rows)
+
+
+def _as_dicts(batch: pyarrow.RecordBatch, name: str, before: int) -> list[dict[str, Any]]:
+    try:
+        found: list[dict[str, Any]] = batch.to_pylist()
+    except (pyarrow.ArrowException, ValueError, OverflowError, TypeError, KeyError):
+        for index in range(len(batch)):
+            for column in batch.schema.names:
+                try:
+                    batch.column(column)[index].as_py()
+                except (pyarrow.ArrowException, ValueError, OverflowError, TypeError, KeyError) as error:
+                    raise HoneError(
+                        DATASET_INVALID,
+                        f"{name}, row {before + index + 1}, column {column} can't be read: {error}",
+                        remedy="Write the column anew, or leave it out of the file.",
+                    ) from None
+        raise
+    return found
+
+
+@contextmanager
+def _named_errors(name: str) -> Iterator[None]:
+    """Inside, what Arrow raises becomes DatasetInvalid; a system error without a number is Arrow's, too."""
+    try:
+        yield
+    except pyarrow.ArrowException as error:
+        raise HoneError(DATASET_INVALID, f"{name} is not Parquet: {error}") from None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise HoneError(DATASET_INVALID, f"{name} is not Parquet: {error}") from None
