@@ -4,10 +4,10 @@ import hashlib
 
 from pydantic import Field
 
-from hone_api.common import ApiModel
+from hone_api.common import ForeignModel
 
 
-class WantedAdapter(ApiModel):
+class WantedAdapter(ForeignModel):
     """An adapter that the engine should have: an artifact tree, or a folder as PEFT saves it, in the pod."""
 
     name: str
@@ -15,7 +15,7 @@ class WantedAdapter(ApiModel):
     digest: str | None = None
 
 
-class WantedAdapters(ApiModel):
+class WantedAdapters(ForeignModel):
     """The content of adapters.json. `base` and its commit are what the adapters have to have been trained on."""
 
     base: str | None = None
@@ -23,7 +23,7 @@ class WantedAdapters(ApiModel):
     adapters: list[WantedAdapter] = Field([])
 
 
-class AdapterError(ApiModel):
+class AdapterError(ForeignModel):
     """Why an adapter is not there; `reason` is one of the catalogue's."""
 
     reason: str
@@ -31,7 +31,7 @@ class AdapterError(ApiModel):
     remedy: str
 
 
-class AdapterState(ApiModel):
+class AdapterState(ForeignModel):
     """Whether the engine has the adapter with this digest, and has answered with it."""
 
     digest: str | None = None
@@ -39,7 +39,7 @@ class AdapterState(ApiModel):
     error: AdapterError | None = None
 
 
-class KeeperReport(ApiModel):
+class KeeperReport(ForeignModel):
     """What the keeper answers on /adapters. `revision`: of the file that it saw; `models`: what the engine lists."""
 
     revision: str | None = None

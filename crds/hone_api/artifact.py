@@ -1,41 +1,49 @@
-"""manifest.json: what an artifact is, and the proof that its files are what was trained.
+"""manifest.json: what an artifact is, and what its files must be.
 
-The trainer writes it last and atomically: no manifest, no artifact.
+The trainer writes it last and atomically: no manifest, no artifact. Whoever reads one reads what others may have
+changed: the fields are checked here, and the files in `verification`, which is next.
 """
 
 import hashlib
 import json
 import os
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from hone_api.common import ApiModel
-from hone_api.layout import MANIFEST
+from hone_api import strictjson
+from hone_api.common import ForeignModel, HubName, ObjectName, RelativePath, Revision
+from hone_api.layout import ADAPTER, MANIFEST, MERGED
 from hone_api.reasons import ARTIFACT_CORRUPT, ARTIFACT_MISSING, HoneError
 
 ArtifactKind = Literal["adapter", "merged", "both", "model"]
 
+# A hundred thousand files would fit. What is larger was not written by Hone, and is not read into memory.
+LARGEST_MANIFEST_BYTES = 16 * 2**20
+LARGEST_FILE_BYTES = 2**63 - 1
+CORRUPT_REMEDY = "Restore manifest.json from where the artifact came from, or run the FineTuneJob again."
 
-class FileDigest(ApiModel):
+
+class FileDigest(ForeignModel):
     """What a file must be: `sha256` in hex, `size` in bytes."""
 
-    sha256: str
-    size: int
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size: Annotated[int, Field(strict=True, ge=0, le=LARGEST_FILE_BYTES)]
 
 
-class BaseModelReference(ApiModel):
+class BaseModelReference(ForeignModel):
     """The base model: a hub name with the commit that was loaded, or a claim and a path on it."""
 
-    name: str | None = None
-    claim: str | None = None
-    path: str | None = None
-    revision: str | None = None
+    name: HubName | None = None
+    claim: ObjectName | None = None
+    path: RelativePath | None = None
+    revision: Revision | None = None
 
 
-class BaseConfig(ApiModel):
+class BaseConfig(ForeignModel):
     """What of the base model's configuration decides which engine takes it, and with how much memory."""
 
     architecture: str | None = Field(None, description="transformers' class, such as LlamaForCausalLM.")
@@ -48,12 +56,12 @@ class BaseConfig(ApiModel):
     )
 
 
-class ArtifactManifest(ApiModel):
+class ArtifactManifest(ForeignModel):
     """The content of manifest.json. The keys of `files` are paths relative to the tree's root."""
 
     kind: ArtifactKind
-    job: str
-    digest: str
+    job: Annotated[str, Field(max_length=253, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+    digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
     base_model: BaseModelReference
     base_config: BaseConfig | None = None
     dataset_fingerprint: str
@@ -62,6 +70,11 @@ class ArtifactManifest(ApiModel):
     parameters: dict[str, int]
     versions: dict[str, str]
     spec: dict[str, Any]
+
+
+def folders_of(kind: ArtifactKind) -> list[str]:
+    """Return the folders of the artifact tree that a kind consists of."""
+    return [ADAPTER, MERGED] if kind == "both" else [kind]
 
 
 def digest_of(files: dict[str, FileDigest]) -> str:
@@ -96,38 +109,48 @@ def read_manifest(root: Path) -> ArtifactManifest:
     """Read manifest.json. Raises HoneError ArtifactMissing without one, ArtifactCorrupt when it can't be read."""
     path = root / MANIFEST
     try:
-        return ArtifactManifest.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+        return ArtifactManifest.model_validate(strictjson.parse(_content(path)))
+    except (FileNotFoundError, NotADirectoryError):
         raise HoneError(ARTIFACT_MISSING, f"{root} has no {MANIFEST}") from None
+    except OSError as error:
+        problem = f"can't be read: {error.strerror}"
     except ValidationError as error:
-        raise HoneError(ARTIFACT_CORRUPT, f"{path} is not an artifact's manifest: {error.errors()[0]['msg']}") from None
+        first = error.errors()[0]
+        where = "".join(f" {part!r}" for part in first["loc"])
+        problem = f"is not an artifact's manifest:{where} {first['msg']}"
+    except ValueError as error:
+        problem = f"is not an artifact's manifest: {error}"
+    raise HoneError(ARTIFACT_CORRUPT, f"{path} {problem}", remedy=CORRUPT_REMEDY)
 
 
-def verify(root: Path, manifest: ArtifactManifest, below: str = "") -> None:
-    """Compare every file, or those below a folder, with the manifest.
+def open_regular(path: Path) -> int:
+    """Open a file to read, and return its descriptor. Raises OSError, also for links; ValueError unless it is a file.
 
-    Raises HoneError ArtifactCorrupt naming the first that differs.
+    A FIFO that nobody writes to, which blocks who opens it, is refused as well.
     """
-    if digest_of(manifest.files) != manifest.digest:
-        raise HoneError(ARTIFACT_CORRUPT, f"{root / MANIFEST} gives digest {manifest.digest}, its files make another")
-    files = [(path, expected) for path, expected in manifest.files.items() if Path(path).is_relative_to(below)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for error in pool.map(lambda item: _difference(root / item[0], item[1]), files):
-            if error:
-                raise HoneError(ARTIFACT_CORRUPT, error)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError("it is not a regular file")
+    return descriptor
+
+
+def describe_file(file: int) -> FileDigest:
+    """Return digest and size of an open file."""
+    if hasattr(os, "posix_fadvise"):  # Linux then reads further ahead while this hashes
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+    with open(file, "rb", closefd=False) as stream:
+        return FileDigest(sha256=hashlib.file_digest(stream, "sha256").hexdigest(), size=os.fstat(file).st_size)
+
+
+def _content(path: Path) -> bytes:
+    with open(open_regular(path), "rb") as file:
+        content = file.read(LARGEST_MANIFEST_BYTES + 1)
+    if len(content) > LARGEST_MANIFEST_BYTES:
+        raise ValueError(f"it is larger than {LARGEST_MANIFEST_BYTES} bytes")
+    return content
 
 
 def _describe(path: Path) -> FileDigest:
     with path.open("rb") as file:
-        if hasattr(os, "posix_fadvise"):  # Linux then reads further ahead while this hashes
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
-        return FileDigest(sha256=hashlib.file_digest(file, "sha256").hexdigest(), size=path.stat().st_size)
-
-
-def _difference(path: Path, expected: FileDigest) -> str | None:
-    if not path.is_file():
-        return f"{path} is missing"
-    if path.stat().st_size != expected.size:
-        return f"{path} has {path.stat().st_size} bytes, the manifest says {expected.size}"
-    found = _describe(path).sha256
-    return None if found == expected.sha256 else f"{path} has sha256 {found}, the manifest says {expected.sha256}"
+        return describe_file(file.fileno())

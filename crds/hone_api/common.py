@@ -25,6 +25,12 @@ class ApiModel(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
+class ForeignModel(ApiModel):
+    """What another program wrote, which may be newer: fields that this version does not know are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
 def rule(expression: str, message: str, *, field_path: str | None = None) -> dict[str, str]:
     """A CEL rule between fields: the API server and `hone validate` refuse with `message` when it is false."""
     found = {"rule": expression, "message": message}

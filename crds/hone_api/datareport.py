@@ -2,10 +2,10 @@
 
 from pydantic import Field
 
-from hone_api.common import ApiModel
+from hone_api.common import ForeignModel
 
 
-class Lengths(ApiModel):
+class Lengths(ForeignModel):
     """Tokens a row, at full length."""
 
     p50: int
@@ -13,7 +13,7 @@ class Lengths(ApiModel):
     max: int
 
 
-class SplitReport(ApiModel):
+class SplitReport(ForeignModel):
     """Rows to train on, or to evaluate on. Rows are those of the dataset; tokens are counted at full length."""
 
     rows: int
@@ -28,7 +28,7 @@ class SplitReport(ApiModel):
     kept_rows: int = Field(description="Rows after cutting, dropping and packing.")
 
 
-class DatasetReport(ApiModel):
+class DatasetReport(ForeignModel):
     """The report of a dataset: its format, and its rows."""
 
     format: str

@@ -4,12 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hone_api.common import ApiModel
+from hone_api.common import ForeignModel
 
 Bytes = Annotated[int, Field(ge=0)]
 
 
-class Estimate(ApiModel):
+class Estimate(ForeignModel):
     """Device memory of one process at the moment it needs the most, in bytes; the parts add up to `total`."""
 
     processes: Annotated[int, Field(ge=1)] = Field(description="Training processes, one for each device.")

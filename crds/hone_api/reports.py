@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from hone_api.artifact import ArtifactKind, BaseConfig
-from hone_api.common import ApiModel
+from hone_api.common import ForeignModel
 from hone_api.estimate import Estimate
 
 TERMINATION_MESSAGE_BYTES = 4096
 """The kubelet cuts a termination message after this many bytes."""
 
 
-class Progress(ApiModel):
+class Progress(ForeignModel):
     """How far training is. `eta` is in seconds, `updatedAt` RFC 3339."""
 
     step: Annotated[int, Field(ge=0)] = Field(description="Optimizer steps done.")
@@ -31,7 +31,7 @@ class Progress(ApiModel):
     )
 
 
-class Parameters(ApiModel):
+class Parameters(ForeignModel):
     """How many parameters there are."""
 
     trainable: int = Field(description="Parameters that training changes.")
@@ -43,7 +43,7 @@ class Parameters(ApiModel):
         return f"trainable params: {self.trainable:,} || all params: {self.total:,} || trainable%: {share:.4f}"
 
 
-class ProgressReport(ApiModel):
+class ProgressReport(ForeignModel):
     """The body of `GET /progress`."""
 
     stage: Literal["Preparing", "Training", "Saving"]
@@ -51,7 +51,7 @@ class ProgressReport(ApiModel):
     parameters: Parameters | None = None
 
 
-class ArtifactSummary(ApiModel):
+class ArtifactSummary(ForeignModel):
     """What the operator must know of an artifact, without reading the claim."""
 
     kind: ArtifactKind
@@ -61,7 +61,7 @@ class ArtifactSummary(ApiModel):
     base_config: BaseConfig | None = None
 
 
-class TerminationMessage(ApiModel):
+class TerminationMessage(ForeignModel):
     """The trainer's last word, in at most TERMINATION_MESSAGE_BYTES bytes of JSON."""
 
     outcome: Literal["Succeeded", "Failed", "Interrupted"]

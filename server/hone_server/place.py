@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from hone_api import layout
-from hone_api.artifact import ArtifactManifest, read_manifest, verify
+from hone_api.artifact import ArtifactManifest, read_manifest
 from hone_api.reasons import ADAPTER_MISMATCH, ARTIFACT_CORRUPT, ARTIFACT_MISSING, HoneError
+from hone_api.verification import verify
 
 from . import gate
 

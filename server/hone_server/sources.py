@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from hone_api import layout
-from hone_api.artifact import ArtifactManifest, read_manifest, verify
+from hone_api.artifact import ArtifactManifest, read_manifest
 from hone_api.reasons import (
     ADAPTER_MISMATCH,
     ARTIFACT_CORRUPT,
@@ -17,6 +17,7 @@ from hone_api.reasons import (
     MODEL_NOT_FOUND,
     HoneError,
 )
+from hone_api.verification import verify
 
 from .place import check_base
 

@@ -1,14 +1,17 @@
 """What a run leaves: it loads with PEFT and transformers as it is, and its manifest proves it."""
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hone_api.artifact import BaseModelReference, read_manifest, verify
+from hone_api.artifact import BaseModelReference, read_manifest
 from hone_api.finetunejob import FineTuneJob
+from hone_api.verification import verify
 from hone_trainer.card import license_of, model_card
 from hone_trainer.save import save_models
 from huggingface_hub import ModelCard
@@ -61,6 +64,29 @@ def test_the_manifest_describes_every_file_and_verifies(both: Any) -> None:
     )
     assert set(manifest.versions) == {"hone", "torch", "transformers", "trl", "peft", "datasets", "accelerate"}
     assert not [path for path in both.output.iterdir() if path.name.endswith(".tmp")]
+
+
+@pytest.fixture(scope="module")
+def opened() -> list[Path]:
+    """Every path that Python opens from now on. An audit hook can't be removed: it ends with the process."""
+    paths: list[Path] = []
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and isinstance(arguments[0], str | os.PathLike):
+            paths.append(Path(arguments[0]))
+
+    sys.addaudithook(hook)
+    return paths
+
+
+def test_loaders_open_no_file_that_the_manifest_lacks(both: Any, claim: Path, opened: list[Path]) -> None:
+    opened.clear()
+    load(both.output / "merged")
+    AutoTokenizer.from_pretrained(both.output / "adapter")
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(claim / "tiny"), both.output / "adapter")
+    found = {path.relative_to(both.output).as_posix() for path in opened if path.is_relative_to(both.output)}
+    assert {"adapter/adapter_config.json", "merged/config.json", "merged/tokenizer.json"} <= found
+    assert found <= set(read_manifest(both.output).files)
 
 
 def test_the_last_word_agrees_with_the_manifest_and_the_log(both: Any) -> None:

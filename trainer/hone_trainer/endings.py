@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hone_api.artifact import ArtifactManifest
-from hone_api.common import ApiModel
+from hone_api.common import ForeignModel
 from hone_api.reasons import CATALOGUE, INTERNAL_ERROR, HoneError
 from hone_api.reports import Parameters, Progress
 
@@ -13,7 +13,7 @@ from hone_trainer.errors import UnnamedError
 from hone_trainer.stop import Interrupted
 
 
-class Word(ApiModel):
+class Word(ForeignModel):
     """What a process says at its end. `reason`, `remedy` are set where it failed, `traceback` where that has no name.
 
     `killed`: it could not say anything.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hone_api.artifact import ArtifactManifest, read_manifest, verify
+from hone_api.artifact import ArtifactManifest, read_manifest
 from hone_api.layout import ADAPTER, CACHE, MANIFEST
 from hone_api.reasons import (
     ARTIFACT_CORRUPT,
@@ -18,6 +18,7 @@ from hone_api.reasons import (
     MODEL_NOT_FOUND,
     HoneError,
 )
+from hone_api.verification import verify
 
 from hone_trainer import environment
 from hone_trainer.options import MergeOptions

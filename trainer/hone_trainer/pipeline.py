@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hone_api.artifact import ArtifactManifest, write_manifest
+from hone_api.artifact import ArtifactManifest, folders_of, write_manifest
 from hone_api.finetunejob import FineTuneJob, LoraOptions
 from hone_api.layout import CHECKPOINTS, LOGS, METRICS_LOG
 from hone_api.reasons import INVALID_SPEC, HoneError
@@ -148,7 +148,7 @@ def keep(
     if gained := evaluation.sentence(metrics):
         terminal.note(gained)
     terminal.trained(metrics)
-    terminal.note("saving " + " and ".join(str(root / folder) for folder in save.folders_of(kind)))
+    terminal.note("saving " + " and ".join(str(root / folder) for folder in folders_of(kind)))
     if run.use_cache is not None:
         network.config.use_cache = run.use_cache  # training turns it off, and serving wants it as it was
     base, fingerprint = run.prepared.base.reference, run.prepared.file.dataset_fingerprint

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from hone_api.common import ApiModel
+from hone_api.common import ForeignModel
 from hone_api.datareport import SplitReport
 from hone_api.estimate import Estimate
 from hone_api.finetunejob import FineTuneJobSpec
@@ -20,7 +20,7 @@ from hone_trainer.profile import Choice, Device, Step
 from hone_trainer.settings import make_sft_config
 
 
-class DevicePlan(ApiModel):
+class DevicePlan(ForeignModel):
     """How a job is trained on a device."""
 
     device: Device

@@ -10,7 +10,7 @@ from typing import Any
 
 from datasets import Dataset, load_from_disk
 from hone_api.artifact import BaseModelReference
-from hone_api.common import ApiModel
+from hone_api.common import ForeignModel
 from hone_api.datareport import DatasetReport
 from hone_api.finetunejob import FineTuneJobSpec
 from hone_api.layout import PREPARED
@@ -34,7 +34,7 @@ DECIDES_THE_PROFILE = (
 """Fields of spec.training that the profile's choices and the estimate depend on as well."""
 
 
-class PreparedFile(ApiModel):
+class PreparedFile(ForeignModel):
     """The content of prepared.json."""
 
     fingerprint: str

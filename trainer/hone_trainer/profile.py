@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from hone_api.common import ApiModel
+from hone_api.common import ForeignModel
 from hone_api.datareport import SplitReport
 from hone_api.training import TrainingArguments
 from pydantic import ConfigDict, Field
@@ -33,7 +33,7 @@ SPREAD = 1.5
 WORKERS = 4
 
 
-class Choice(ApiModel):
+class Choice(ForeignModel):
     """One field of SFTConfig, or ATTENTION, that was chosen."""
 
     field: str

@@ -6,7 +6,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hone_api.artifact import ArtifactKind, ArtifactManifest, BaseConfig, BaseModelReference, describe_files, digest_of
+from hone_api.artifact import (
+    ArtifactKind,
+    ArtifactManifest,
+    BaseConfig,
+    BaseModelReference,
+    describe_files,
+    digest_of,
+    folders_of,
+)
 from hone_api.finetunejob import FineTuneJob, FineTuneJobSpec
 from hone_api.layout import ADAPTER, MERGED, MODEL
 from peft import PeftModel, get_peft_model_state_dict
@@ -23,11 +31,6 @@ PACKAGES = ("hone", "torch", "transformers", "trl", "peft", "datasets", "acceler
 def kind_of(spec: FineTuneJobSpec) -> ArtifactKind:
     """What the spec asks to keep."""
     return MODEL if spec.method == "full" else spec.output.save or ADAPTER  # type: ignore[return-value]
-
-
-def folders_of(kind: ArtifactKind) -> list[str]:
-    """The folders of the artifact tree that a kind consists of."""
-    return [ADAPTER, MERGED] if kind == "both" else [kind]
 
 
 def save_models(

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hone_api.artifact import ArtifactManifest, read_manifest, verify
+from hone_api.artifact import ArtifactManifest, read_manifest
 from hone_api.finetunejob import FineTuneJobSpec
 from hone_api.layout import ADAPTER, CHECKPOINTS, MANIFEST, MERGED, MODEL
 from hone_api.reasons import ARTIFACT_CORRUPT, ARTIFACT_MISSING, DISK_FULL, INTERNAL_ERROR, INVALID_SPEC, HoneError
+from hone_api.verification import verify
 from pydantic import ValidationError
 
 from hone_trainer.files import write_atomically

@@ -1,0 +1,33 @@
+"""JSON that was written by others: what has two meanings, or none, is refused.
+
+Python's parser takes the last of two keys with the same name, NaN, and any depth that its stack holds. Other parsers
+decide differently, so that two readers of one file could see two different contents.
+"""
+
+import json
+import math
+from typing import Any
+
+import pydantic_core
+
+
+def parse(content: bytes) -> Any:
+    """Parse JSON. Raises ValueError for a key that occurs twice, numbers that are not finite, and deep nesting."""
+    pydantic_core.from_json(content, allow_inf_nan=False)  # has a limit of depth
+    return json.loads(content, object_pairs_hook=_unique, parse_float=_finite)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} occurs twice")
+    return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:40]} is too large")
+    return value
