@@ -16,15 +16,27 @@ Base = Annotated[
 ]
 Type = Annotated[Dtype, typer.Option("--dtype", help="Type of the weights; auto: the base model's.")]
 
+Trust = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="Run the code that the base model brings. It can do all that you can."),
+]
+
 
 def command(
-    adapter: Adapter, out: Out, base: Base = None, dtype: Type = "auto", verbose: options.Verbose = False
+    adapter: Adapter,
+    out: Out,
+    base: Base = None,
+    dtype: Type = "auto",
+    trust_remote_code: Trust = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Merge an adapter into its unquantized base model, so that transformers and vLLM load it without PEFT."""
     child.require("trainer", "torch", "transformers", "peft")
     arguments = ["merge", str(adapter), str(out), "--dtype", dtype]
     if base:
         arguments += ["--base", base]
+    if trust_remote_code:
+        arguments += ["--trust-remote-code"]
     if verbose:
         arguments += ["--verbose"]
     code = child.run_module("hone_trainer", arguments, on_stop=lambda: output.hint("Stopping."))

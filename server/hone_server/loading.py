@@ -93,7 +93,7 @@ def load_adapter(base: Base, served: Served) -> Adapter | Any:
 def own_tokenizer(base: Base, folder: Path) -> Any:
     """The adapter's tokenizer, or else the base's."""
     own = (folder / "tokenizer_config.json").is_file()
-    return AutoTokenizer.from_pretrained(folder) if own else base.tokenizer
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False) if own else base.tokenizer
 
 
 def float32_is_better(dtype: torch.dtype, weight_bytes: int, free_bytes: int, bfloat16: bool) -> bool:
@@ -170,9 +170,10 @@ def _shared_copy(base: Any, written: set[str]) -> Any:
 
 def _load_weights(sources: Sources) -> tuple[Any, Any]:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(sources.weights, revision=sources.revision)
+        source: dict[str, Any] = {"revision": sources.revision, "trust_remote_code": False}  # never asks on a terminal
+        tokenizer = AutoTokenizer.from_pretrained(sources.weights, **source)
         model = AutoModelForCausalLM.from_pretrained(
-            sources.weights, revision=sources.revision, dtype="auto", attn_implementation="sdpa"
+            sources.weights, dtype="auto", attn_implementation="sdpa", **source
         )
     except ImportError as error:  # how transformers says that a kind of quantization needs another package
         remedy = "Serve the model that it was made from, in 16 bits."

@@ -45,9 +45,9 @@ def main(argv: list[str] | None = None) -> NoReturn:
         api_key = _api_key(args.api_key_file)
     except HoneError as error:
         _fail(error)
-    if sources.cache is not None and "HF_HOME" not in os.environ:
-        # The artifact's own cache has the base model: nothing is to be downloaded.
-        os.environ |= {"HF_HOME": str(sources.cache), "HF_HUB_OFFLINE": "1"}
+    if sources.cache is not None and not os.environ.keys() & {"HF_HOME", "HF_HUB_CACHE"}:
+        # The artifact's own cache has the base model: nothing is to be downloaded. HF_HOME would also bring a token.
+        os.environ |= {"HF_HUB_CACHE": str(sources.cache / "hub"), "HF_HUB_OFFLINE": "1"}
     os.environ.setdefault("OMP_NUM_THREADS", str(cpu_threads()))
     for variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(variable, str(KEPT_PRODUCTS))

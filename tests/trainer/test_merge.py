@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from hone_api.artifact import BaseModelReference, describe_files, digest_of, read_manifest, write_manifest
 from hone_api.reasons import HoneError
 from hone_trainer.merge import merge
 from hone_trainer.options import MergeOptions
@@ -203,6 +204,68 @@ def test_bases_that_are_none_are_named(tree: Path, half: Path, tmp_path: Path) -
 
 def test_what_is_no_adapter_is_named(half: Path, tmp_path: Path) -> None:
     assert refused(MergeOptions(half / "tiny", tmp_path / "out")).reason.name == "ArtifactMissing"
+
+
+OWN_CODE = """
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM
+Path({mark!r}).write_text("the code of the model ran")
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+class OwnModel(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+@pytest.fixture
+def with_code(half: Path, tmp_path: Path) -> Path:
+    """A base model that brings its own code, which leaves the file `ran` when it runs."""
+    folder = shutil.copytree(half / "tiny", tmp_path / "with-code")
+    (folder / "code_of_model.py").write_text(OWN_CODE.format(mark=str(tmp_path / "ran")))
+    config = json.loads((folder / "config.json").read_text())
+    own = {"AutoConfig": "code_of_model.OwnConfig", "AutoModelForCausalLM": "code_of_model.OwnModel"}
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "own", "auto_map": own}))
+    return folder
+
+
+def resealed(tree: Path, **fields: Any) -> None:
+    """Write the manifest of a changed tree, as whoever can write to it could."""
+    files = describe_files(tree, ["adapter"])
+    manifest = read_manifest(tree).model_copy(update={"files": files, "digest": digest_of(files), **fields})
+    write_manifest(tree, manifest)
+
+
+def test_an_artifact_gives_no_permission_to_run_code(tree: Path, with_code: Path, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    adapter = copied(tree, tmp_path / "artifact/adapter", base_model_name_or_path=str(with_code))
+    found = refused(MergeOptions(adapter, tmp_path / "out"))
+    assert (found.reason.name, "brings its own code" in found.message) == ("InvalidSpec", True)
+    assert "--trust-remote-code" in found.remedy
+
+    shutil.copy(tree / "manifest.json", tmp_path / "artifact")
+    resealed(tmp_path / "artifact", spec={"model": {"trustRemoteCode": True}})
+    assert refused(MergeOptions(tmp_path / "artifact", tmp_path / "out")).message == found.message
+
+    # Nor does what the artifact has in its cache.
+    snapshot = tmp_path / f"artifact/cache/hub/models--some--base/snapshots/{'a' * 40}"
+    shutil.copytree(with_code, snapshot)
+    base = BaseModelReference(name="some/base", revision="a" * 40)
+    resealed(tmp_path / "artifact", spec={"model": {"trustRemoteCode": True}}, base_model=base)
+    run = command(tmp_path / "artifact", tmp_path / "out", before=("env", "--unset=HF_HOME", "--unset=HF_HUB_CACHE"))
+    assert run.stderr
+    said = run.stderr.read()
+    assert run.wait() == 64, said
+    assert "The base model is some/base, and it or the adapter's tokenizer brings its own code" in said
+    assert not ran.exists()
+
+    merge(MergeOptions(adapter, tmp_path / "out", trust_remote_code=True))
+    assert ran.exists()
+    assert (tmp_path / "out/model.safetensors").is_file()
+
+
+def test_an_adapter_names_no_module_to_import(tree: Path, tmp_path: Path) -> None:
+    config = {"megatron_config": {"a": 1}, "megatron_core": "megatron.core"}
+    assert "megatron_config" in refused(MergeOptions(copied(tree, tmp_path / "a", **config), tmp_path / "out")).message
 
 
 def test_weights_that_are_not_finite_are_not_merged(tree: Path, tmp_path: Path) -> None:

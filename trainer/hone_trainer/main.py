@@ -157,10 +157,13 @@ def parse(argv: list[str] | None) -> Options | PlanOptions | MergeOptions:
     merge.add_argument("out", type=Path, help="folder for the merged model, which must not exist")
     merge.add_argument("--base", help="the base model, a folder or a name on the hub (default: what the adapter says)")
     merge.add_argument("--dtype", choices=DTYPES, default="auto", help="type of the weights; auto: the base model's")
+    merge.add_argument("--trust-remote-code", action="store_true", help="run the code that the base model brings")
     merge.add_argument("--verbose", action="store_true", help="also show tracebacks and what the libraries log")
     found = parser.parse_args(argv)
     if found.command == "merge":
-        return MergeOptions(found.adapter, found.out.absolute(), found.base, found.dtype, found.verbose)
+        return MergeOptions(
+            found.adapter, found.out.absolute(), found.base, found.dtype, found.verbose, found.trust_remote_code
+        )
     if found.command == "plan":
         return PlanOptions(found.manifest, dict(found.claim), verbose=found.verbose)
     preparing = found.command == "prepare"

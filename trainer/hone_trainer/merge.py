@@ -31,7 +31,8 @@ NAME_THE_BASE = "Name the base model with --base: a folder, or a name on the hub
 class Adapter:
     """An adapter and its base model: a folder, or a hub name with its commit.
 
-    `origin` says in words where the adapter comes from, `cache` is where its run kept what it downloaded.
+    `origin` says in words where the adapter comes from, `cache` is where its run kept what it downloaded. All of this
+    is data of somebody else: whether code may run is no part of it.
     """
 
     folder: Path
@@ -39,7 +40,6 @@ class Adapter:
     revision: str | None
     origin: str
     cache: Path | None = None
-    trust_remote_code: bool = False
 
 
 def merge(options: MergeOptions) -> None:
@@ -53,8 +53,9 @@ def merge(options: MergeOptions) -> None:
     if os.path.lexists(out):
         raise HoneError(INVALID_SPEC, f"OUT is {out}, which exists", remedy="Choose another folder, or remove it.")
     adapter = find(options.adapter, options.base)
-    if adapter.cache:
-        os.environ.setdefault("HF_HOME", str(adapter.cache))
+    if adapter.cache and not os.environ.keys() & {"HF_HOME", "HF_HUB_CACHE"}:
+        # Its downloaded models alone: HF_HOME would also bring a token, and a folder of Python modules.
+        os.environ["HF_HUB_CACHE"] = str(adapter.cache / "hub")
     environment.limit_devices(os.environ, 0)  # a sum of matrices, each used once, gains nothing from a GPU
     _say(f"base model {adapter.base}{f' at commit {adapter.revision}' if adapter.revision else ''}")
     _say(f"adapter {adapter.folder}")
@@ -63,7 +64,7 @@ def merge(options: MergeOptions) -> None:
     from hone_trainer.merging import write
 
     try:
-        write(adapter, out, options.dtype, verbose=options.verbose)
+        write(adapter, options)
     except Exception as error:
         failure = named(error)
         if failure.reason is DISK_FULL:
@@ -107,9 +108,8 @@ def _of_artifact(root: Path, manifest: ArtifactManifest, base: str | None) -> Ad
     if base:
         return Adapter(folder, base, None, origin, cache)
     known = manifest.base_model
-    trusted = bool(manifest.spec.get("model", {}).get("trustRemoteCode"))
     if known.name:
-        return Adapter(folder, known.name, known.revision, origin, cache, trusted)
+        return Adapter(folder, known.name, known.revision, origin, cache)
     trained_on = _trained_on(config, folder)
     if not (Path(trained_on) / "config.json").is_file():
         raise HoneError(
@@ -118,7 +118,7 @@ def _of_artifact(root: Path, manifest: ArtifactManifest, base: str | None) -> Ad
             "and is not here",
             remedy="Say where it is: --base FOLDER.",
         )
-    return Adapter(folder, trained_on, None, origin, cache, trusted)
+    return Adapter(folder, trained_on, None, origin, cache)
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -132,6 +132,12 @@ def _config(folder: Path) -> dict[str, Any]:
             INVALID_SPEC,
             f"ADAPTER is {folder}, of the kind {kind}, and only LoRA is merged",
             remedy="Merge it with PEFT itself.",
+        )
+    if config.get("megatron_config"):  # PEFT would import a module that the file names
+        raise HoneError(
+            INVALID_SPEC,
+            f"ADAPTER is {folder}, whose {CONFIG} has megatron_config",
+            remedy="Remove that field if the adapter is for a model of transformers; other models are not merged.",
         )
     return config
 

@@ -9,6 +9,7 @@ import yaml
 from hone_api.reasons import (
     ARTIFACT_CORRUPT,
     INTERNAL_ERROR,
+    INVALID_SPEC,
     MODEL_INVALID,
     MODEL_NOT_FOUND,
     HoneError,
@@ -21,16 +22,18 @@ from hone_trainer import adapters, hub
 from hone_trainer.errors import hub_error
 from hone_trainer.merge import NAME_THE_BASE, Adapter
 from hone_trainer.model import LOAD_ERRORS
+from hone_trainer.options import MergeOptions
 from hone_trainer.quantize import quantized
 from hone_trainer.quiet import quiet
 from hone_trainer.save import save_model
 
 
-def write(adapter: Adapter, out: Path, dtype: str, *, verbose: bool) -> None:
+def write(adapter: Adapter, options: MergeOptions) -> None:
     """Load the base, merge, and save. Raises HoneError as merge.merge does."""
-    if not verbose:
+    if not options.verbose:
         quiet()
-    base, tokenizer, commit = load_base(adapter, dtype)
+    out = options.out
+    base, tokenizer, commit = load_base(adapter, options)
     try:
         config, weights = PeftConfig.from_pretrained(str(adapter.folder)), load_peft_weights(str(adapter.folder), "cpu")
     except (*LOAD_ERRORS, TypeError) as error:
@@ -40,12 +43,13 @@ def write(adapter: Adapter, out: Path, dtype: str, *, verbose: bool) -> None:
     save_model(out, merged, tokenizer, card(adapter, commit, str(merged.dtype).removeprefix("torch.")))
 
 
-def load_base(adapter: Adapter, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str | None]:
+def load_base(adapter: Adapter, options: MergeOptions) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str | None]:
     """The base model, the adapter's tokenizer or else the base's, and the base's commit when it is on the hub.
 
-    `dtype` is a name in torch; auto: the type it was saved in. Raises HoneError ModelNotFound, ModelInvalid,
-    HubUnauthorized, HubUnreachable.
+    Raises HoneError ModelNotFound, ModelInvalid, HubUnauthorized, HubUnreachable, and InvalidSpec when a model brings
+    code that `options` do not allow.
     """
+    dtype, trust = options.dtype, options.trust_remote_code
     folder = Path(adapter.base)
     if (not folder.exists() and adapter.base.startswith(("/", ".", "~"))) or folder.is_file():
         raise HoneError(MODEL_NOT_FOUND, f"The base model is {adapter.base}, which is no folder", remedy=NAME_THE_BASE)
@@ -54,15 +58,23 @@ def load_base(adapter: Adapter, dtype: str) -> tuple[PreTrainedModel, PreTrained
     revision = adapter.revision or "main"
     try:
         commit = None if folder.is_dir() else hub.resolve("model", adapter.base, revision)
-        common: dict[str, Any] = {"revision": commit or "main", "trust_remote_code": adapter.trust_remote_code}
+        common: dict[str, Any] = {"revision": commit or "main", "trust_remote_code": trust}
         how = quantized(AutoConfig.from_pretrained(adapter.base, **common))
         kind: Any = dtype if dtype == "auto" else getattr(torch, dtype)
         base = AutoModelForCausalLM.from_pretrained(adapter.base, dtype=kind, **common)
         own = (adapter.folder / "tokenizer_config.json").is_file()
-        tokenizer = AutoTokenizer.from_pretrained(adapter.folder if own else adapter.base, **({} if own else common))
+        tokenizer = (
+            AutoTokenizer.from_pretrained(adapter.folder, trust_remote_code=trust)
+            if own
+            else AutoTokenizer.from_pretrained(adapter.base, **common)
+        )
     except HoneError as error:
         raise _of_the_base(error) from error
     except LOAD_ERRORS as error:
+        if "trust_remote_code" in str(error) and not trust:
+            message = f"The base model is {adapter.base}, and it or the adapter's tokenizer brings its own code"
+            remedy = "Read that code, and add --trust-remote-code if you trust it."
+            raise HoneError(INVALID_SPEC, message, remedy=remedy) from error
         found = hub_error(error, "model", adapter.base, revision)
         if found.reason is not INTERNAL_ERROR:
             raise _of_the_base(found) from error

@@ -47,10 +47,14 @@ class PlanOptions:
 
 @dataclass(frozen=True)
 class MergeOptions:
-    """What to merge into what. `base` is a folder or a name on the hub; None: what the adapter says."""
+    """What to merge into what. `base` is a folder or a name on the hub; None: what the adapter says.
+
+    `trust_remote_code` allows code that comes with the base model or the adapter's tokenizer to run.
+    """
 
     adapter: Path
     out: Path
     base: str | None = None
     dtype: str = "auto"
     verbose: bool = False
+    trust_remote_code: bool = False
