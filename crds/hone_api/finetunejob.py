@@ -100,6 +100,16 @@ _YEAR_SECONDS = 366 * 24 * 3600
 _UNCHANGEABLE = "can't change after creation, since it decides the result: make a new FineTuneJob"
 
 
+# Fields of a spec that stay in its object: people put credentials into the variables of spec.pod.env, and neither
+# training nor the readers of an artifact need to know how the pod ran.
+PRIVATE = ("pod",)
+
+
+def without_private(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return a spec on the wire without the fields that are PRIVATE."""
+    return {name: value for name, value in spec.items() if name not in PRIVATE}
+
+
 class FineTuneJobSpec(ApiModel):
     """What to train, on what, and how."""
 
@@ -215,6 +225,10 @@ class FineTuneJobSpec(ApiModel):
         "claim is never removed.",
         examples=[604800],
     )
+
+    def published(self) -> dict[str, Any]:
+        """Return the spec on the wire without the fields that are PRIVATE."""
+        return without_private(self.to_wire())
 
 
 class FineTuneJob(ApiModel):

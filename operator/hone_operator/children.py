@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from hone_api.finetunejob import FineTuneJob
+from hone_api.finetunejob import FineTuneJob, without_private
 from hone_api.layout import FINETUNEJOB_LABEL, POD_MANIFEST
 from hone_api.output import ClaimStorage
 
@@ -33,13 +33,13 @@ def output_claim(job: FineTuneJob) -> str:
 
 
 def config_map(owner: Object) -> Object:
-    """The object as the trainer reads it, without status and without what the API server added."""
+    """The object as the trainer reads it, without status, pod options, and what the API server added."""
     metadata = owner["metadata"]
     manifest = {
         "apiVersion": owner["apiVersion"],
         "kind": owner["kind"],
         "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]},
-        "spec": owner["spec"],
+        "spec": without_private(owner["spec"]),
     }
     key = POD_MANIFEST.rpartition("/")[2]
     return {

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 from hone_api.artifact import BaseModelReference, read_manifest
+from hone_api.common import PodOptions
 from hone_api.finetunejob import FineTuneJob
 from hone_api.verification import verify
+from hone_trainer import tree
 from hone_trainer.card import license_of, model_card
 from hone_trainer.save import save_models
 from huggingface_hub import ModelCard
@@ -21,6 +23,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 Job = Callable[..., dict[str, Any]]
 Train = Callable[..., Any]
 PROMPT = "what was trained"
+CANARY = "hunter2"
+POD = {
+    "env": [{"name": "HTTPS_PROXY", "value": f"http://user:{CANARY}@proxy"}],
+    "annotations": {"example.com/a": CANARY},
+    "labels": {"a": CANARY},
+    "nodeSelector": {"a": CANARY},
+    "affinity": {"a": CANARY},
+    "image": f"registry/{CANARY}",
+}
+TOKEN = {"name": "hub-token", "key": "token"}
 
 
 def logits(model: Any, tokenizer: Any) -> torch.Tensor:
@@ -36,8 +48,24 @@ def load(folder: Path) -> tuple[Any, Any]:
 @pytest.fixture(scope="module")
 def both(job: Job, train: Train) -> Any:
     evaluated = {"claim": {"name": "claim", "path": "text.jsonl"}, "evalFraction": 0.25}
-    document = job(dataset=evaluated, output={"save": "both"}, training={"maxSteps": 20}, lora={"r": 4})
+    document = job(
+        dataset=evaluated, output={"save": "both"}, training={"maxSteps": 20}, lora={"r": 4}, pod=POD, tokenSecret=TOKEN
+    )
     return train(document)
+
+
+def test_the_pods_options_are_in_no_file_of_the_output(both: Any) -> None:
+    assert both.manifest["spec"]["tokenSecret"] == TOKEN
+    files = [path for path in both.output.rglob("*") if path.is_file()]
+    assert {"manifest.json", "run.json", "report.json", "report.html", "prepared.json"} <= {path.name for path in files}
+    assert not [path for path in files if CANARY.encode() in path.read_bytes()]
+
+
+def test_a_run_that_kept_the_pods_options_is_resumed(both: Any, job: Job) -> None:
+    """Earlier versions wrote them into run.json."""
+    spec = FineTuneJob.model_validate(job(pod=POD)).spec
+    assert tree.differing(spec.to_wire(), spec.model_copy(update={"pod": PodOptions()})) is None
+    assert tree.differing(spec.published(), spec) is None
 
 
 def test_the_adapter_loads_with_peft_and_the_merged_model_equals_base_and_adapter(both: Any, claim: Path) -> None:

@@ -59,6 +59,13 @@ def test_the_manifest_is_the_object_without_what_the_server_added() -> None:
     assert set(document) == {"apiVersion", "kind", "metadata", "spec"}
 
 
+def test_the_pods_options_stay_out_of_the_manifest() -> None:
+    options = {"env": [{"name": "HTTPS_PROXY", "value": "http://user:hunter2@proxy"}], "annotations": {"a": "hunter2"}}
+    actions = {a.resource: a.body for a in plan(new(job_object(pod=options)), NOW).actions}  # type: ignore[union-attr]
+    assert "hunter2" in json.dumps(actions[JOBS])
+    assert "hunter2" not in json.dumps(actions[CONFIGMAPS])
+
+
 def test_a_running_trainer_is_polled_and_reported() -> None:
     running = pod(running={"startedAt": BEFORE})
     report = ProgressReport.model_validate({"stage": "Training", "progress": {"step": 3, "totalSteps": 9}})

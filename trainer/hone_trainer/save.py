@@ -75,7 +75,7 @@ def manifest_of(
         metrics=metrics,
         parameters=parameters,
         versions={package: version(package) for package in PACKAGES},
-        spec=job.spec.to_wire(),
+        spec=job.spec.published(),
     )
 
 

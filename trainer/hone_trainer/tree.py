@@ -39,7 +39,7 @@ class Run:
 def owned(root: Path) -> Iterator[None]:
     """Make the folder, and keep every other trainer out of it.
 
-    XX another trainer is at work in it.
+    Raises HoneError InvalidSpec or DiskFull when it can't be written, InternalError when another trainer is there.
     """
     try:
         (root / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def earlier(root: Path, spec: FineTuneJobSpec, has_checkpoint: bool) -> Run:
     """What an earlier start resolved, else a new run. Raises HoneError InvalidSpec when its checkpoint is another's."""
     path = root / RUN
     if not path.is_file():
-        return Run(spec.to_wire())
+        return Run(spec.published())
     run = Run(**json.loads(path.read_text()))
     difference = differing(run.spec, spec)
     if not difference:
@@ -115,7 +115,7 @@ def earlier(root: Path, spec: FineTuneJobSpec, has_checkpoint: bool) -> Run:
             f"{root} holds checkpoints of another spec: {difference} differs",
             remedy=f"Choose another --output, or empty {root} to train anew.",
         )
-    return Run(spec.to_wire())
+    return Run(spec.published())
 
 
 def remember(root: Path, run: Run) -> None:
