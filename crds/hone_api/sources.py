@@ -61,7 +61,18 @@ class ConfigMapKey(ApiModel):
 
 
 DataColumn = Literal[
-    "text", "prompt", "completion", "messages", "conversations", "instruction", "input", "output", "system"
+    "text",
+    "prompt",
+    "completion",
+    "messages",
+    "conversations",
+    "instruction",
+    "input",
+    "output",
+    "history",
+    "system",
+    "tools",
+    "chat_template_kwargs",
 ]
 
 
@@ -124,7 +135,7 @@ class DatasetSource(ApiModel):
     )
     columns: dict[DataColumn, Annotated[str, Field(min_length=1, max_length=255)]] = Field(
         {},
-        max_length=9,
+        max_length=12,
         description="The dataset's own column for each column that the format has.",
         examples=[{"prompt": "question", "completion": "answer"}],
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow
-from datasets import Dataset, load_dataset
+from datasets import Dataset, Features, Json, List, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from hone_api.reasons import DATASET_EMPTY, DATASET_INVALID, DATASET_NOT_FOUND, HoneError
 from hone_api.sources import DatasetSource
@@ -19,6 +19,7 @@ from hone_trainer.csvrows import suggest_header
 from hone_trainer.datafiles import DataFiles, find_files
 from hone_trainer.errors import UnnamedError, hub_error, named, writing
 from hone_trainer.manifest import Inputs
+from hone_trainer.messages import MessageCounts
 from hone_trainer.streams import ColumnSurvey, FileStream, HubStream, Stream, survey_columns
 
 
@@ -38,9 +39,15 @@ class Data:
 
     train: Dataset
     evaluation: Dataset | None
-    format: formats.Format
+    layout: formats.Layout
     streams: list[Stream]
-    columns: dict[str, str]
+    messages: MessageCounts
+    warnings: list[str]
+
+    @property
+    def format(self) -> formats.Format:
+        """What rows hold."""
+        return self.layout.format
 
     @property
     def conversational(self) -> bool:
@@ -51,7 +58,7 @@ class Data:
     def rows(self) -> Iterator[rows.Row]:
         """Where each row stands, and the row in its format."""
         for where, row in itertools.chain.from_iterable(stream() for stream in self.streams):
-            yield where, formats.shape(where, row, self.columns)
+            yield where, formats.shape(where, row, self.layout)
 
 
 def find(source: DatasetSource, inputs: Inputs, pinned: str | None) -> Found:
@@ -71,8 +78,10 @@ def find(source: DatasetSource, inputs: Inputs, pinned: str | None) -> Found:
     return Found(source, files, commit, f"sha256:{digest}")
 
 
-def load(found: Found, seed: int, scratch: Path) -> Data:
+def load(found: Found, seed: int, scratch: Path, *, join_parts: bool = False) -> Data:
     """Read the rows into Arrow files below `scratch`. The same seed holds out the same rows.
+
+    `join_parts`: content in text parts becomes one string.
 
     Raises HoneError DatasetNotFound, DatasetColumnMissing, DatasetInvalid, DatasetEmpty, HubUnauthorized,
     HubUnreachable.
@@ -80,21 +89,22 @@ def load(found: Found, seed: int, scratch: Path) -> Data:
     source = found.source
     limit = source.max_samples
     streams: list[Stream] = _hub_streams(found, scratch) if found.commit else [FileStream(found.files.files, limit)]
-    survey = survey_columns(streams[:1])
-    if not survey.rows:
+    survey = survey_columns(streams)
+    first = next(iter(streams[0]()), None)
+    if first is None:
         what = f"spec.dataset.split is {source.split}, which" if source.name else found.files.summary()
         raise HoneError(DATASET_EMPTY, f"{what} has no rows")
+    renames = {str(column): own for column, own in source.columns.items()}
     try:
-        form, columns = formats.judge(
-            source.format, {str(column): own for column, own in source.columns.items()}, set(survey.found)
-        )
+        layout = formats.judge(source.format, renames, survey.found, first[1], join_parts=join_parts)
     except HoneError as error:
         raise _with_hint(error, found.files, survey) from None
-    parts = [_dataset(stream, columns, scratch / str(number)) for number, stream in enumerate(streams)]
+    warnings, counts = formats.find_unused(layout, survey.found, survey.rows), MessageCounts()
+    parts = [_dataset(stream, layout, counts, scratch / str(number)) for number, stream in enumerate(streams)]
     if source.eval_split and not len(parts[1]):
         raise HoneError(DATASET_EMPTY, f"spec.dataset.evalSplit is {source.eval_split}, which has no rows")
     train, evaluation = parts if len(parts) == 2 else _split(parts[0], source.eval_fraction, seed)
-    return Data(train, evaluation, form, streams, columns)
+    return Data(train, evaluation, layout, streams, counts, warnings)
 
 
 def _hub_streams(found: Found, scratch: Path) -> list[Stream]:
@@ -121,30 +131,45 @@ def _hub_streams(found: Found, scratch: Path) -> list[Stream]:
     ]
 
 
-def _dataset(stream: Stream, columns: dict[str, str], folder: Path) -> Dataset:
+def _dataset(stream: Stream, layout: formats.Layout, counts: MessageCounts, folder: Path) -> Dataset:
     def shaped() -> Iterator[dict[str, Any]]:
+        first: rows.Row | None = None
         for where, row in stream():
-            yield formats.shape(where, row, columns)
+            found = where, formats.shape(where, row, layout, counts)
+            first = first or found
+            formats.check_kind(*found, first)
+            yield found[1]
 
+    first = next(((where, formats.shape(where, row, layout)) for where, row in stream()), None)
+    features = _features(first[1]) if first else None
     try:
         with writing(folder):
-            return Dataset.from_generator(shaped, cache_dir=str(folder), fingerprint=folder.name)
+            return Dataset.from_generator(shaped, features=features, cache_dir=str(folder), fingerprint=folder.name)
     except DatasetGenerationError as error:
         failure = named(error)
-        raise (_refused_by_arrow(stream, columns) if isinstance(failure, UnnamedError) else None) or failure from error
+        raise (_refused_by_arrow(stream, layout) if isinstance(failure, UnnamedError) else None) or failure from error
 
 
-def _refused_by_arrow(stream: Stream, columns: dict[str, str]) -> HoneError | None:
-    """Return the failure that names the first row which Arrow can't store, alone or next to the first row."""
-    first: rows.Row | None = None
+def _features(row: dict[str, Any]) -> Features:
+    """Return types that keep messages as they are written: Arrow's structs would add null for every key of another."""
+    messages, text = List(Json()), Value("string")
+    as_json = ("tools", "chat_template_kwargs")
+    return Features(
+        {
+            name: Json() if name in as_json else messages if isinstance(value, list) else text
+            for name, value in row.items()
+        }
+    )
+
+
+def _refused_by_arrow(stream: Stream, layout: formats.Layout) -> HoneError | None:
+    """Return the failure that names the first row which can't be stored."""
     for where, row in stream():
-        shaped = formats.shape(where, row, columns)
-        first = first or (where, shaped)
-        for others, beside in (([], ""), ([first[1]], f" next to {first[0]}")):
-            try:
-                pyarrow.array([*others, shaped])
-            except (pyarrow.ArrowException, ValueError, OverflowError, TypeError) as error:
-                return HoneError(DATASET_INVALID, f"{where} can't be stored{beside}: {error}")
+        shaped = formats.shape(where, row, layout)
+        try:
+            Dataset.from_list([shaped], features=_features(shaped))
+        except (pyarrow.ArrowException, ValueError, OverflowError, TypeError) as error:
+            return HoneError(DATASET_INVALID, f"{where} can't be stored: {error}")
     return None
 
 

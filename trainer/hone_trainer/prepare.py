@@ -29,7 +29,9 @@ from hone_trainer import (
     planning,
     prepared,
     prompts,
+    templatereads,
     tree,
+    turns,
 )
 from hone_trainer.checkpoints import Checkpoint
 from hone_trainer.datareport import Counts
@@ -154,8 +156,10 @@ def fill(
     written = make_sft_config(keywords(spec, scratch))
     outline = outline_of(base, spec)
     methods.check(spec, base.location, outline, written)
-    rows = data.load(found, written.seed, scratch)
-    warnings = checks.before(rows, tokenizer, spec.training)
+    rows = data.load(found, written.seed, scratch, join_parts=not templatereads.takes_text_parts(tokenizer))
+    warnings = rows.warnings + checks.before(rows, tokenizer, spec.training)
+    warnings += templatereads.find_unread(rows, tokenizer)
+    warnings += turns.find_flags_without_effect(rows, spec.training)
     whole = tokenize(rows.train, Tokenizing(written, tokenizer, rows.train[0]), rows)
 
     counts = datareport.count(whole)
@@ -210,7 +214,8 @@ def keywords(spec: FineTuneJobSpec, folder: Path, choices: Sequence[Choice] = ()
 def tokenize(given: Dataset, tokenizing: Tokenizing, rows: data.Data) -> Dataset:
     """Tokens and labels at full length. Raises HoneError naming the row that can't be tokenized."""
     try:
-        return tokenizing.whole(given)
+        whole = tokenizing.whole(given)
+        return tokenizing.exclude_turns(given, whole) if rows.messages.unlearned else whole
     except (jinja2.TemplateError, RuntimeError) as error:
         raise checks.refused_row(error, rows, tokenizing.tokenizer) from error
 

@@ -9,6 +9,8 @@ from trl.chat_template_utils import get_training_chat_template, has_generation_m
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from hone_trainer import turns
+
 
 class Tokenizing(SFTTrainer):
     """The part of SFTTrainer that prepares a dataset; what its `__init__` decides for that is decided here alike."""
@@ -28,6 +30,11 @@ class Tokenizing(SFTTrainer):
         args.max_length, args.shuffle_dataset = None, False
         tokenized = self._prepare_dataset(rows, self._tokenizer, args, False, None, "given")
         return tokenized.select_columns(["input_ids", "labels"])
+
+    def exclude_turns(self, rows: Dataset, whole: Dataset) -> Dataset:
+        """Set the labels of messages that are not to be learned to IGNORED. Raises HoneError InvalidSpec."""
+        by_markers = self.sft_config.assistant_only_loss
+        return turns.exclude_turns(rows, whole, self.tokenizer, self.chat_template, by_markers=by_markers)
 
     def cut(self, whole: Dataset, packing: bool) -> Dataset:
         """What is trained on: rows cut to max_length, or packed into rows of it; rows without a label left out."""
