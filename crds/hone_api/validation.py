@@ -36,14 +36,14 @@ def validate(document: dict[str, Any]) -> list[str]:
     Needs the extra [cli], whose cel-python evaluates the rules.
     """
     kind, version = document.get("kind"), document.get("apiVersion")
-    if kind not in KINDS or version != API_VERSION:
+    if not isinstance(kind, str) or kind not in KINDS or version != API_VERSION:
         return [
             f'no matches for kind "{kind or ""}" in version "{version or ""}": '
             f"Hone has {' and '.join(KINDS)} in {API_VERSION}"
         ]
     of = schema(kind)
     complete = _named(with_defaults(document, of))
-    problems = [*_unknown_fields("", document, of, of), *_without_name(complete)]
+    problems = [*_unknown_fields("", document, of, of), *_without_name(complete), *_metadata(complete)]
     problems += [*_structural("", complete, of), *_duplicates("", complete, of)]
     if not any(problem.hides_rules for problem in problems):
         problems += _rules("", complete, of)
@@ -99,6 +99,34 @@ def _without_name(document: dict[str, Any]) -> Iterator[_Problem]:
         yield _Problem("metadata.name: Required value: name or generateName is required", hides_rules=True)
 
 
+def _metadata(document: dict[str, Any]) -> Iterator[_Problem]:
+    """Find what the API server can't decode into its own metadata, for which a CRD has no schema."""
+    metadata = document.get("metadata")
+    if not isinstance(metadata, dict):
+        return
+    for field in ("name", "generateName", "namespace"):
+        if metadata.get(field) is not None:
+            yield from _string(f"metadata.{field}", metadata[field])
+    for field in ("labels", "annotations"):
+        entries = metadata.get(field)
+        if entries is not None and not isinstance(entries, dict):
+            yield _Problem(f"metadata.{field}: Invalid value: {_shown(entries)}: must be an object", hides_rules=True)
+        elif entries:
+            for key, value in entries.items():
+                if value is not None:
+                    yield from _string(f"metadata.{field}.{key}", value)
+
+
+def _string(path: str, value: Any) -> Iterator[_Problem]:
+    if not isinstance(value, str):
+        yield _Problem(f"{path}: Invalid value: {_shown(value)}: must be a string{_quotes(value)}", hides_rules=True)
+
+
+def _quotes(value: Any) -> str:
+    """Return what to do about a value that YAML reads as another type than text."""
+    return "; write it in quotes" if isinstance(value, bool | int | float) else ""
+
+
 def _structural(path: str, value: Any, of: Schema) -> Iterator[_Problem]:
     yield from _type(path, value, of)
     if isinstance(value, str):
@@ -122,6 +150,7 @@ def _type(path: str, value: Any, of: Schema) -> Iterator[_Problem]:
     found = _type_of(value)
     if expected and found not in expected and not (found == "integer" and "number" in expected):
         wanted = f"{path} in body must be of type {','.join(expected)}: {_quoted(found)}"
+        wanted += _quotes(value) if expected == ["string"] else ""
         yield _Problem(f"{path}: Invalid value: {_quoted(found)}: {wanted}", hides_rules=True)
 
 
@@ -215,9 +244,13 @@ def _rules(path: str, value: Any, of: Schema) -> Iterator[_Problem]:
 
 
 def _holds(rule: str, value: Any) -> bool:
+    from celpy import CELEvalError
     from celpy.adapter import json_to_cel
 
-    return bool(_program(rule).evaluate({"self": json_to_cel(value)}))
+    try:
+        return bool(_program(rule).evaluate({"self": json_to_cel(value)}))
+    except (CELEvalError, ValueError):  # also the API server refuses what a rule can't be evaluated on
+        return False
 
 
 @cache

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from hone_api.common import ClaimPath
 from hone_api.finetunejob import FineTuneJob
@@ -77,12 +78,32 @@ def load(options: Options | PlanOptions) -> Inputs:
         job = FineTuneJob.model_validate(jobs[0])
     except ValidationError as error:
         raise HoneError(INVALID_SPEC, f"{options.manifest}: {_first(error)}") from None
-    config_maps = {
-        str(document.get("metadata", {}).get("name")): dict(document.get("data") or {})
-        for document in documents
-        if document.get("kind") == "ConfigMap"
-    }
+    config_maps = dict(
+        _config_map(options.manifest, document) for document in documents if document.get("kind") == "ConfigMap"
+    )
     return Inputs(job, options.claims, options.config_maps, config_maps)
+
+
+def _config_map(manifest: Path, document: dict[str, Any]) -> tuple[str, dict[str, str]]:
+    """Return name and data of a ConfigMap. Raises HoneError InvalidSpec for what `kubectl apply` would refuse."""
+    metadata, data = document.get("metadata"), document.get("data")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    if not isinstance(name, str):
+        raise HoneError(INVALID_SPEC, f"{manifest}: a ConfigMap has no metadata.name", remedy="Give it one.")
+    if not isinstance(data, dict | None):
+        raise HoneError(
+            INVALID_SPEC,
+            f"{manifest}: ConfigMap {name}: data is {data!r:.60} where keys and their text should be",
+            remedy="Write data: {train.jsonl: |- …}.",
+        )
+    for key, value in (data or {}).items():
+        if not isinstance(value, str):
+            raise HoneError(
+                INVALID_SPEC,
+                f"{manifest}: ConfigMap {name}: data[{key}] is {value!r:.60} where a string should be",
+                remedy=f"Write it as text: put it in quotes, or below `{key}: |-`.",
+            )
+    return name, data or {}
 
 
 def _first(error: ValidationError) -> str:
