@@ -183,12 +183,12 @@ def test_what_the_template_does_not_read_is_counted(prepare: Prepare) -> None:
         {"messages": [{**ASKED, "name": "Ann"}, ANSWERED], "chat_template_kwargs": {"style": "short"}},
     ]
     done = prepare(rows, "{% for m in messages %}{{ m.role }}:{{ m.content }}{{ eos_token }}{% endfor %}")
-    assert "1 messages have the key reasoning_content, which the chat template does not read" in done.log
-    assert "1 messages have the key tool_calls, which the chat template does not read" in done.log
-    assert "1 rows have tools, which the chat template does not read" in done.log
-    assert "1 rows set style in chat_template_kwargs, which the chat template does not read" in done.log
+    assert "1 of 4 messages have the key reasoning_content, which the chat template does not read" in done.log
+    assert "1 of 4 messages have the key tool_calls, which the chat template does not read" in done.log
+    assert "1 of 2 rows have tools, which the chat template does not read" in done.log
+    assert "1 of 2 rows set style in chat_template_kwargs, which the chat template does not read" in done.log
     assert "key name" not in done.log
-    assert "1 messages have tool_calls whose arguments are a string" in prepare(rows).log
+    assert "1 of 4 messages have tool_calls whose arguments are a string" in prepare(rows).log
 
 
 def test_parts_are_joined_where_the_template_takes_strings_alone(prepare: Prepare) -> None:
@@ -197,7 +197,7 @@ def test_parts_are_joined_where_the_template_takes_strings_alone(prepare: Prepar
         [{"messages": [parts, ANSWERED]}], "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
     )
     assert learned(done) == ["h\ni</s>ho</s>"]
-    assert "1 messages have content in parts" in done.log
+    assert "1 of 2 messages have content in parts" in done.log
 
 
 def test_a_missing_content_is_written_as_nothing(prepare: Prepare) -> None:
@@ -221,7 +221,7 @@ def test_a_message_can_be_left_out_of_the_loss(prepare: Prepare, flag: dict[str,
     done = prepare(rows, GENERATION_TEMPLATE)
     both = "user:hi</s>assistant:first</s>user:and?</s>assistant:second</s>"
     assert learned(done) == [both.replace("first</s>", ""), both.replace("second</s>", ""), both]
-    assert "2 messages are excluded by weight or train, and all others are learned" in done.log
+    assert "2 of 12 messages are excluded by weight or train, and all others are learned" in done.log
 
 
 def test_a_turn_of_a_completion_can_be_left_out_of_the_loss(prepare: Prepare) -> None:
@@ -231,4 +231,4 @@ def test_a_turn_of_a_completion_can_be_left_out_of_the_loss(prepare: Prepare) ->
 
 def test_a_flag_that_assistant_only_loss_overrides_is_counted(prepare: Prepare) -> None:
     done = prepare([{"messages": [{**ASKED, "weight": 1}, ANSWERED]}], GENERATION_TEMPLATE, assistantOnlyLoss=True)
-    assert "1 messages that are not the assistant's have weight: 1" in done.log
+    assert "1 of 2 messages are not the assistant's and have weight: 1" in done.log

@@ -40,6 +40,8 @@ RESERVED_ARGUMENTS = frozenset(
 class MessageCounts:
     """How many messages have what templates may not read, counted while rows are read."""
 
+    messages: int = 0
+    """All messages."""
     keys: Counter[str] = field(default_factory=Counter)
     """For each key but role, content and the flags of learning, the messages that have it."""
     text_parts: int = 0
@@ -54,6 +56,7 @@ class MessageCounts:
 
     def add(self, messages: list[Message]) -> None:
         """Count messages."""
+        self.messages += len(messages)
         for message in messages:
             self.keys.update(key for key in message if key not in ("role", "content", *LEARNING_FLAGS))
             self.text_parts += isinstance(message.get("content"), list)

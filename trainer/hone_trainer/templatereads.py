@@ -27,19 +27,20 @@ def find_unread(data: Data, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     if not data.conversational or not tokenizer.chat_template:
         return []
     template, counts = _read_source(tokenizer), data.messages
+    of = f"of {counts.messages} messages"
     warnings = [
-        f"{count} messages have the key {key}, which the chat template does not read: it is not learned"
+        f"{count} {of} have the key {key}, which the chat template does not read: it is not learned"
         for key, count in counts.keys.items()
         if key != "name" and not any(_mentions(template, name) for name in (REASONING if key in REASONING else [key]))
     ]
     if counts.text_parts and data.layout.join_parts:
         warnings.append(
-            f"{counts.text_parts} messages have content in parts, which the chat template does not take: their texts "
-            "are joined by line breaks"
+            f"{counts.text_parts} {of} have content in parts, which the chat template does not take: their texts are "
+            "joined by line breaks"
         )
     if counts.text_arguments and _quotes_arguments(tokenizer):
         warnings.append(
-            f"{counts.text_arguments} messages have tool_calls whose arguments are a string, which the chat template "
+            f"{counts.text_arguments} {of} have tool_calls whose arguments are a string, which the chat template "
             'writes as a quoted string: give them as objects, such as {"city": "Paris"}'
         )
     return warnings + _find_unread_columns(data, template)
@@ -47,6 +48,7 @@ def find_unread(data: Data, tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 def _find_unread_columns(data: Data, template: str) -> list[str]:
     parts = [part for part in (data.train, data.evaluation) if part is not None]
+    rows = sum(map(len, parts))
     used = {column: 0 for column in ("tools", "chat_template_kwargs") if column in data.layout.columns}
     unread: dict[str, int] = {}
     for part in parts:
@@ -58,13 +60,14 @@ def _find_unread_columns(data: Data, template: str) -> list[str]:
                     for name in value:
                         unread[name] = unread.get(name, 0) + (not _mentions(template, name))
     warnings = [
-        f"{count} rows set {name} in chat_template_kwargs, which the chat template does not read"
+        f"{count} of {rows} rows set {name} in chat_template_kwargs, which the chat template does not read"
         for name, count in unread.items()
         if count
     ]
     if used.get("tools") and not _mentions(template, "tools"):
         warnings.append(
-            f"{used['tools']} rows have tools, which the chat template does not read: their definitions are not learned"
+            f"{used['tools']} of {rows} rows have tools, which the chat template does not read: their definitions are "
+            "not learned"
         )
     return warnings
 

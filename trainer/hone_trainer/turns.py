@@ -53,13 +53,13 @@ def find_flags_without_effect(data: Data, training: TrainingArguments) -> list[s
     counts, found = data.messages, []
     if counts.unlearned and data.format == "messages" and not training.assistant_only_loss:
         found.append(
-            f"{counts.unlearned} messages are excluded by weight or train, and all others are learned, those of users "
-            "included: set spec.training.assistantOnlyLoss to learn the assistant's alone"
+            f"{counts.unlearned} of {counts.messages} messages are excluded by weight or train, and all others are "
+            "learned, those of users included: set spec.training.assistantOnlyLoss to learn the assistant's alone"
         )
     if counts.marked_others and training.assistant_only_loss:
         found.append(
-            f"{counts.marked_others} messages that are not the assistant's have weight: 1 or train: true, and "
-            "spec.training.assistantOnlyLoss learns the assistant's alone"
+            f"{counts.marked_others} of {counts.messages} messages are not the assistant's and have weight: 1 or "
+            "train: true, and spec.training.assistantOnlyLoss learns the assistant's alone"
         )
     return found
 
