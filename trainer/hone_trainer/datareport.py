@@ -1,6 +1,5 @@
 """What a tokenized dataset is like: lengths, what is cut, dropped, repeated, or has nothing to learn from."""
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 from hone_api.datareport import Lengths, SplitReport
-from hone_api.reasons import ALL_ROWS_TRUNCATED, HoneError
+from hone_api.reasons import ALL_ROWS_TRUNCATED, DATASET_INVALID, HoneError
+from trl.trainer.sft_config import SFTConfig
 
 IGNORED = -100
 """The label of a token that is read and not learned (torch's `ignore_index`)."""
@@ -17,25 +17,44 @@ BATCH = 1000
 
 @dataclass(frozen=True)
 class Counts:
-    """For each row: its length, the position of its first learned token, how many there are, and a digest."""
+    """For each row: its length, the positions of its first and last learned token, how many there are, and a digest.
+
+    Without a learned token the first one's position is the length, and the last one's -1.
+    """
 
     lengths: np.ndarray
     first_learned: np.ndarray
+    last_learned: np.ndarray
     learned: np.ndarray
     digests: np.ndarray
 
 
+@dataclass(frozen=True)
+class Cut:
+    """The tokens that a row keeps: at most `limit`, None: all; the first ones, or with `keep_end` the last ones."""
+
+    limit: int | None
+    keep_end: bool = False
+
+    @staticmethod
+    def of(args: SFTConfig, packing: bool) -> "Cut":
+        """Return what TRL cuts: a packed row loses its end with bfd, and nothing with the other strategies."""
+        if packing:
+            return Cut(args.max_length if args.packing_strategy == "bfd" else None)
+        return Cut(args.max_length, args.truncation_mode == "keep_end")
+
+
 def count(whole: Dataset) -> Counts:
-    """Count over `input_ids` and `labels`; memory: 32 bytes a row."""
-    return Counts(*(np.concatenate(parts) for parts in zip(*map(_count, _batches(whole)), strict=True)))
+    """Count over `input_ids` and `labels`; memory: 40 bytes a row."""
+    return Counts(*(np.concatenate(parts) for parts in zip(*map(_count, iterate_tokens(whole)), strict=True)))
 
 
-def examine(counts: Counts, limit: int | None) -> SplitReport:
-    """The report, with `keptRows` left at 0. Tokens beyond `limit` are lost; None: no token is."""
+def examine(counts: Counts, cut: Cut) -> SplitReport:
+    """The report, with `keptRows` left at 0."""
     lengths, learned, digests = counts.lengths, counts.learned, counts.digests
-    if limit is None:
-        limit = int(lengths.max())
+    limit = int(lengths.max()) if cut.limit is None else cut.limit
     beyond = np.maximum(lengths - limit, 0)
+    is_lost = counts.last_learned < beyond if cut.keep_end else counts.first_learned >= limit
     p50, p95 = np.percentile(lengths, [50, 95], method="higher")
     return SplitReport(
         rows=len(lengths),
@@ -45,7 +64,7 @@ def examine(counts: Counts, limit: int | None) -> SplitReport:
         truncated_rows=int((beyond > 0).sum()),
         truncated_tokens=int(beyond.sum()),
         empty_rows=int((learned == 0).sum()),
-        dropped_rows=int(((learned > 0) & (counts.first_learned >= limit)).sum()),
+        dropped_rows=int(((learned > 0) & is_lost).sum()),
         duplicate_rows=len(digests) - len(np.unique(digests)),
         kept_rows=0,
     )
@@ -53,7 +72,13 @@ def examine(counts: Counts, limit: int | None) -> SplitReport:
 
 def warnings(report: SplitReport, max_length: int | None, packing: bool, purpose: str) -> list[str]:
     """What the user should know of these rows, each with its number. Raises HoneError AllRowsTruncated."""
-    if not report.kept_rows:
+    if report.empty_rows == report.rows:
+        raise HoneError(
+            DATASET_INVALID,
+            f"None of {report.rows} rows {purpose} has a token to learn from",
+            remedy="Check the rows' completions, and what the chat template makes of the assistant's turns.",
+        )
+    if not report.kept_rows or report.empty_rows + report.dropped_rows == report.rows:
         raise HoneError(
             ALL_ROWS_TRUNCATED,
             f"spec.training.maxLength is {max_length}, which leaves no token to learn in any of {report.rows} rows "
@@ -84,24 +109,39 @@ def segments(row: dict[str, Any], tokenizer: Any) -> list[tuple[str, bool]]:
     return [(tokenizer.decode(tokens), learned) for tokens, learned in found]
 
 
-def _batches(whole: Dataset) -> Iterator[dict[str, list[list[int]]]]:
-    yield from whole.with_format("arrow").iter(BATCH)
+@dataclass(frozen=True)
+class Tokens:
+    """Some rows' tokens and labels, one row after another; row i is at `offsets[i]` to `offsets[i + 1]`."""
+
+    ids: np.ndarray
+    labels: np.ndarray
+    offsets: np.ndarray
 
 
-def _count(batch: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """For each row: its length, the position of its first learned token, how many there are, and a digest."""
-    tokens, labels = (_rows(batch.column(name)) for name in ("input_ids", "labels"))
-    learned = [row != IGNORED for row in labels]
+def iterate_tokens(whole: Dataset) -> Iterator[Tokens]:
+    """Yield the rows in batches, without a Python object for each token."""
+    for batch in whole.with_format("arrow").iter(BATCH):
+        found: Any = batch
+        ids, labels = (found.column(name).combine_chunks() for name in ("input_ids", "labels"))
+        offsets = ids.offsets.to_numpy()
+        yield Tokens(
+            ids.flatten().to_numpy(zero_copy_only=False),
+            labels.flatten().to_numpy(zero_copy_only=False),
+            offsets - offsets[0],
+        )
+
+
+def _count(batch: Tokens) -> tuple[np.ndarray, ...]:
+    """For each row the fields of Counts."""
+    starts, ends = batch.offsets[:-1].astype(np.int64), batch.offsets[1:].astype(np.int64)
+    positions = np.append(np.flatnonzero(batch.labels != IGNORED), -1)
+    before, after = np.searchsorted(positions[:-1], starts), np.searchsorted(positions[:-1], ends)
+    learned = after - before
+    lengths = ends - starts
     return (
-        np.array([len(row) for row in tokens], dtype=np.int64),
-        np.array([int(row.argmax()) if row.any() else len(row) for row in learned], dtype=np.int64),
-        np.array([int(row.sum()) for row in learned], dtype=np.int64),
-        np.array([hash(row.tobytes()) for row in tokens], dtype=np.int64),
+        lengths,
+        np.where(learned > 0, positions[before] - starts, lengths),
+        np.where(learned > 0, positions[after - 1] - starts, -1),
+        learned,
+        np.array([hash(batch.ids[start:end].tobytes()) for start, end in zip(starts, ends, strict=True)], np.int64),
     )
-
-
-def _rows(column: Any) -> list[np.ndarray]:
-    array = column.combine_chunks()
-    flat, offsets = array.flatten().to_numpy(zero_copy_only=False), array.offsets.to_numpy()
-    offsets = offsets - offsets[0]
-    return [flat[start:end] for start, end in itertools.pairwise(offsets)]

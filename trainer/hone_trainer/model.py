@@ -16,6 +16,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -104,6 +105,16 @@ def load_config(base: BaseModel, source: BaseModelSource) -> PreTrainedConfig:
         return AutoConfig.from_pretrained(base.location, **_common(base, source))  # type: ignore[no-any-return]
     except LOAD_ERRORS as error:
         raise _refused(error, base, source) from error
+
+
+def load_stop_tokens(base: BaseModel, source: BaseModelSource) -> set[int]:
+    """Return the tokens at which the base model's generation stops, as its generation config or its config says."""
+    try:
+        found: Any = GenerationConfig.from_pretrained(base.location, **_common(base, source))
+    except LOAD_ERRORS:  # most models have no such file
+        found = load_config(base, source).get_text_config()
+    tokens = getattr(found, "eos_token_id", None)
+    return {token for token in (tokens if isinstance(tokens, list) else [tokens]) if isinstance(token, int)}
 
 
 def load_unquantized(base: BaseModel, source: BaseModelSource) -> PreTrainedModel:

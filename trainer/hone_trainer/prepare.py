@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import torch
 from datasets import Dataset
 from hone_api.datareport import DatasetReport, SplitReport
@@ -15,12 +14,10 @@ from hone_api.finetunejob import FineTuneJobSpec
 from hone_api.layout import CHECKPOINTS
 from hone_api.reasons import DATASET_INVALID, HoneError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from trl.trainer.sft_config import SFTConfig
 
 from hone_trainer import (
     arguments,
     checkpoints,
-    checks,
     data,
     datareport,
     hub,
@@ -34,7 +31,9 @@ from hone_trainer import (
     turns,
 )
 from hone_trainer.checkpoints import Checkpoint
-from hone_trainer.datareport import Counts
+from hone_trainer.checks import failures, limits, preconditions, templates
+from hone_trainer.checks.tokenized import Checker, Split
+from hone_trainer.datareport import Cut
 from hone_trainer.manifest import Inputs
 from hone_trainer.memory import architecture, text
 from hone_trainer.planning import DevicePlan
@@ -94,6 +93,8 @@ def prepare(inputs: Inputs, root: Path, terminal: Terminal, device: Device) -> P
     with hub.offline() if file else nullcontext():
         tokenizer = load_tokenizer(base, spec)
         questions, warnings = prompts.encode(spec.evaluation, tokenizer, load_context)
+        asked = [question.tokens for question in questions]
+        limits.check_prompts(asked, partial(model.load_config, base, spec.model), tokenizer)
         write = partial(prepared.write, root, partial(fill, spec, base, found, tokenizer, fingerprint, device))
         if file is None:
             file = write()
@@ -139,7 +140,8 @@ def load_tokenizer(base: model.BaseModel, spec: FineTuneJobSpec) -> PreTrainedTo
     if spec.training.eos_token in tokenizer.get_vocab():
         tokenizer.eos_token = spec.training.eos_token
     if spec.dataset.chat_template:
-        tokenizer.chat_template = checks.chat_template(spec.dataset.chat_template, tokenizer)
+        templates.check_syntax(spec.dataset.chat_template, tokenizer, "spec.dataset.chatTemplate")
+        tokenizer.chat_template = spec.dataset.chat_template
     return tokenizer
 
 
@@ -156,26 +158,26 @@ def fill(
     written = make_sft_config(keywords(spec, scratch))
     outline = outline_of(base, spec)
     methods.check(spec, base.location, outline, written)
+    reach = limits.read_limits(outline)
+    limits.check_padding(reach, tokenizer, spec.training)
     rows = data.load(found, written.seed, scratch, join_parts=not templatereads.takes_text_parts(tokenizer))
-    warnings = rows.warnings + checks.before(rows, tokenizer, spec.training)
-    warnings += templatereads.find_unread(rows, tokenizer)
+    preconditions.check_tokenizer(rows, tokenizer, spec.training)
+    warnings = rows.warnings + templatereads.find_unread(rows, tokenizer)
     warnings += turns.find_flags_without_effect(rows, spec.training)
-    whole = tokenize(rows.train, Tokenizing(written, tokenizer, rows.train[0]), rows)
+    checker = Checker(rows, tokenizer, spec.training, reach, model.load_stop_tokens(base, spec.model))
+    whole = tokenize(rows.train, Tokenizing(written, tokenizer, rows.train[0]), checker, TRAIN)
 
-    counts = datareport.count(whole)
-    lengths = datareport.examine(counts, limit_of(written))
+    lengths = datareport.examine(whole.counts, Cut.of(written, written.packing))
     planned = planning.Planned(spec, outline, device, lengths, written.max_length)
     plan, args = planned.settle(partial(keywords, spec, scratch))
 
     cutting = Tokenizing(args, tokenizer, rows.train[0])
-    train, trained = cut(whole, counts, cutting, args.packing, TRAIN, warnings)
-    warnings += checks.unaligned(rows.train, whole, tokenizer, TRAIN)
+    train, trained = cut(whole, cutting, args.packing, checker, warnings)
     evaluation, evaluated = None, None
     if rows.evaluation is not None:
-        held_out = tokenize(rows.evaluation, cutting, rows)
+        held_out = tokenize(rows.evaluation, cutting, checker, EVALUATE)
         packing = args.packing if args.eval_packing is None else args.eval_packing
-        evaluation, evaluated = cut(held_out, datareport.count(held_out), cutting, packing, EVALUATE, warnings)
-        warnings += checks.unaligned(rows.evaluation, held_out, tokenizer, EVALUATE)
+        evaluation, evaluated = cut(held_out, cutting, packing, checker, warnings)
     model.download(base, spec.model)
     file = PreparedFile(
         fingerprint=fingerprint,
@@ -211,26 +213,30 @@ def keywords(spec: FineTuneJobSpec, folder: Path, choices: Sequence[Choice] = ()
     return arguments.sft_config(spec, folder, not torch.cuda.is_available(), choices)
 
 
-def tokenize(given: Dataset, tokenizing: Tokenizing, rows: data.Data) -> Dataset:
+def tokenize(given: Dataset, tokenizing: Tokenizing, checker: Checker, purpose: str) -> Split:
     """Tokens and labels at full length. Raises HoneError naming the row that can't be tokenized."""
     try:
         whole = tokenizing.whole(given)
-        return tokenizing.exclude_turns(given, whole) if rows.messages.unlearned else whole
-    except (jinja2.TemplateError, RuntimeError) as error:
-        raise checks.refused_row(error, rows, tokenizing.tokenizer) from error
+        if checker.data.messages.unlearned:
+            whole = tokenizing.exclude_turns(given, whole)
+    except Exception as error:  # a chat template may raise anything
+        found = failures.explain_failure(error, given, checker.data, tokenizing.tokenizer, tokenizing.chat_template)
+        raise found from (None if found is error else error)
+    split = Split(given, whole, datareport.count(whole), purpose)
+    checker.check_split(split)
+    return split
 
 
 def cut(
-    whole: Dataset, counts: Counts, tokenizing: Tokenizing, packing: bool, purpose: str, warnings: list[str]
+    split: Split, tokenizing: Tokenizing, packing: bool, checker: Checker, warnings: list[str]
 ) -> tuple[Dataset, SplitReport]:
-    """What is trained or evaluated on, and its report; adds to the warnings. Raises HoneError AllRowsTruncated."""
+    """What is trained or evaluated on, and its report; adds to the warnings.
+
+    Raises HoneError AllRowsTruncated, DatasetInvalid, InvalidSpec.
+    """
     args = tokenizing.sft_config
-    kept = tokenizing.cut(whole, packing)
-    report = datareport.examine(counts, limit_of(args)).model_copy(update={"kept_rows": len(kept)})
-    warnings += datareport.warnings(report, args.max_length, packing, purpose)
+    kept = tokenizing.cut(split.whole, packing)
+    report = datareport.examine(split.counts, Cut.of(args, packing)).model_copy(update={"kept_rows": len(kept)})
+    warnings += datareport.warnings(report, args.max_length, packing, split.purpose)
+    warnings += checker.find_warnings(split, tokenizing, packing)
     return kept, report
-
-
-def limit_of(args: SFTConfig) -> int | None:
-    """The tokens after which the rest of a row is lost; None: nothing is."""
-    return None if args.packing and args.packing_strategy != "bfd" else args.max_length

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import jinja2
 from hone_api.finetunejob import EvaluationOptions
 from hone_api.reasons import INVALID_SPEC, HoneError
 from transformers import PreTrainedTokenizerBase
+
+from hone_trainer.checks import templates
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ def encode(
 ) -> tuple[list[Question], list[str]]:
     """The prompts in tokens, and warnings; `load_context` says how many tokens the model can read, None: any number.
 
-    Raises HoneError InvalidSpec for a prompt that leaves no room for an answer, or that the chat template refuses.
+    Raises HoneError InvalidSpec for a prompt without a token, that leaves no room for an answer, or that the chat
+    template refuses; ChatTemplateMissing for a tokenizer with several templates and no default.
     """
     if options is None:
         return [], []
@@ -32,6 +34,12 @@ def encode(
     for index, prompt in enumerate(options.prompts):
         where = f"spec.evaluation.prompts[{index}]"
         tokens = _tokens(prompt, tokenizer, where)
+        if not tokens:
+            raise HoneError(
+                INVALID_SPEC,
+                f"{where} is {prompt!r}, which gives no token",
+                remedy="Give a prompt with text, and a chat template that prints it.",
+            )
         room = context - len(tokens) if context else wanted
         if room < 1:
             raise HoneError(
@@ -51,14 +59,13 @@ def encode(
 def _tokens(prompt: str, tokenizer: PreTrainedTokenizerBase, where: str) -> list[int]:
     if not tokenizer.chat_template:
         return list(tokenizer(prompt)["input_ids"])
+    templates.find_template(tokenizer)
     try:
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
-        )
-    except jinja2.TemplateError as error:
+        text = templates.render(tokenizer, [{"role": "user", "content": prompt}], add_generation_prompt=True)
+    except Exception as error:  # a template may raise anything
         raise HoneError(
             INVALID_SPEC,
-            f"{where} is refused by the chat template: {error}",
+            f"{where} is refused by the chat template: {templates.describe(error)}",
             remedy="Give a template that takes one message of a user, or remove spec.evaluation.",
         ) from error
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])

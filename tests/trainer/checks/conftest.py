@@ -1,0 +1,85 @@
+"""A tokenizer that a test gives its special tokens, and all checks of rows, in the test's own process."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+from hone_api.training import TrainingArguments
+from hone_trainer import datareport
+from hone_trainer.checks.limits import Limits
+from hone_trainer.checks.tokenized import Checker, Split
+from hone_trainer.data import Data
+from hone_trainer.formats import Layout
+from hone_trainer.messages import MessageCounts
+from hone_trainer.tokenizing import Tokenizing
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+from trl.trainer.sft_config import SFTConfig
+
+MARKUP = re.compile("<[|\uff5c]?[A-Za-z_\u2581]+[|\uff5c]?>|\\[/?[A-Za-z_]+\\]")
+"""What looks like a special token in a chat template."""
+
+
+def make_tokenizer(end: str, template: str | None = None, begin: str | None = None, adds: str = "") -> Any:
+    """Make a tokenizer of bytes, whose special tokens are `begin`, `end` and the markup in the template.
+
+    `adds` are the special tokens, by name, that it puts around every text: "begin", "end" or both.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = list(dict.fromkeys([end, *([begin] if begin else []), *MARKUP.findall(template or "")]))
+    vocabulary = {token: number for number, token in enumerate([*special, *alphabet])}
+    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens(special)
+    parts = [f"{begin}:0" if "begin" in adds else "", "$A:0", f"{end}:0" if "end" in adds else ""]
+    if adds:
+        known = [(token, vocabulary[token]) for token in (begin, end) if token]
+        inner.post_processor = processors.TemplateProcessing(single=" ".join(filter(None, parts)), special_tokens=known)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=end, bos_token=begin)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def check_rows(
+    rows: list[dict[str, Any]], tokenizer: Any, folder: Path, limits: Limits, stops: set[str], **training: Any
+) -> list[str]:
+    """Tokenize the rows, and return the warnings."""
+    given = Dataset.from_list(rows)
+    kind: Any = next((kind for kind in ("messages", "text") if kind in rows[0]), "prompt-completion")
+
+    def stream() -> Any:
+        return ((f"rows.jsonl, line {number}", row) for number, row in enumerate(rows, start=1))
+
+    layout = Layout(kind, {column: column for column in rows[0]})
+    data = Data(given, None, layout, [stream], MessageCounts(), [])  # type: ignore[list-item]
+    args = SFTConfig(str(folder), use_cpu=True, bf16=False, report_to="none", **training)
+    tokenizing = Tokenizing(args, tokenizer, rows[0])
+    whole = tokenizing.whole(given)
+    vocabulary = tokenizer.get_vocab()
+    written = TrainingArguments.model_validate(
+        {name: value for name, value in training.items() if name in TrainingArguments.model_fields}
+    )
+    checker = Checker(data, tokenizer, written, limits, {vocabulary[token] for token in stops})
+    split = Split(given, whole, datareport.count(whole), "to train on")
+    checker.check_split(split)
+    return checker.find_warnings(split, tokenizing, bool(args.packing))
+
+
+@pytest.fixture(scope="session")
+def tokenizer_of() -> Callable[..., Any]:
+    return make_tokenizer
+
+
+@pytest.fixture
+def warnings_of(tmp_path: Path) -> Callable[..., list[str]]:
+    """warnings_of(rows, tokenizer, limits=, stops=, **training): what the checks say of the rows."""
+
+    def run(rows: list[dict[str, Any]], tokenizer: Any, **more: Any) -> list[str]:
+        limits = more.pop("limits", Limits(None, None, is_hard=False))
+        return check_rows(rows, tokenizer, tmp_path, limits, more.pop("stops", set()), **more)
+
+    return run

@@ -1,0 +1,20 @@
+"""What a message of a shaped row holds: texts, or nothing at all."""
+
+from typing import Any
+
+from hone_trainer.messages import LEARNING_FLAGS, Message
+
+DESCRIBES = ("role", "content", "name", *LEARNING_FLAGS)
+"""Keys that hold nothing to learn, next to the content."""
+
+
+def texts_of(message: Message) -> list[str]:
+    """Return the texts in a message's content, which is a string, a list of text parts, or missing."""
+    content: Any = message.get("content")
+    return [content] if isinstance(content, str) else [part["text"] for part in content or []]
+
+
+def is_empty(message: Message) -> bool:
+    """Return whether a message has no text but whitespace, and nothing in its place, such as a tool call."""
+    replaced = any(value for key, value in message.items() if key not in DESCRIBES)
+    return not replaced and not any(text.strip() for text in texts_of(message))

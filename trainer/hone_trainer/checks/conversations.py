@@ -1,0 +1,136 @@
+"""What rows say, before tokens: turns of unknown roles, turns and completions without text, rows without an answer."""
+
+import difflib
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from hone_trainer.checks.contents import is_empty
+from hone_trainer.checks.findings import Finding, collect
+from hone_trainer.formats import get_conversation
+from hone_trainer.messages import is_learned
+
+Row = dict[str, Any]
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+_SYNONYMS = {
+    "human": "user",
+    "prompter": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "ai": "assistant",
+    "function": "tool",
+    "observation": "tool",
+}
+"""Names that other layouts and products give to roles."""
+MOST_ROLES = 5
+"""Unknown roles that get a sentence each."""
+BATCH = 1000
+
+
+@dataclass
+class Turns:
+    """Which rows, by number, have what; `ends_with_answer` has every row."""
+
+    ends_with_answer: list[bool] = field(default_factory=list)
+    unknown_roles: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    without_answer: list[int] = field(default_factory=list)
+    empty_turn: list[int] = field(default_factory=list)
+    empty_completion: list[int] = field(default_factory=list)
+    empty_text: list[int] = field(default_factory=list)
+
+    def add_row(self, row: Row) -> None:
+        """Look at the next row."""
+        index = len(self.ends_with_answer)
+        if isinstance(row.get("text"), str):
+            self._add_if(not row["text"].strip(), self.empty_text, index)
+            self.ends_with_answer.append(True)
+        elif isinstance(row.get("completion"), str):
+            self._add_if(not row["completion"].strip(), self.empty_completion, index)
+            self.ends_with_answer.append(True)
+        else:
+            self._add_messages(row, index)
+
+    def ends_with_nothing(self) -> np.ndarray:
+        """Return for each row whether what it teaches may be empty."""
+        found = np.zeros(len(self.ends_with_answer), bool)
+        found[[*self.empty_text, *self.empty_completion, *self.empty_turn]] = True
+        return found
+
+    def _add_messages(self, row: Row, index: int) -> None:
+        messages = get_conversation(row)
+        for role in {message["role"] for message in messages} - set(ROLES):
+            self.unknown_roles[role].append(index)
+        answers = row.get("completion", messages)
+        turns = [message for message in answers if message["role"] == "assistant"]
+        self._add_if(not turns, self.without_answer, index)
+        self._add_if(any(is_learned(turn) and is_empty(turn) for turn in turns), self.empty_turn, index)
+        self.ends_with_answer.append(messages[-1]["role"] == "assistant" and is_learned(messages[-1]))
+
+    @staticmethod
+    def _add_if(condition: bool, rows: list[int], index: int) -> None:
+        if condition:
+            rows.append(index)
+
+
+def read_turns(given: Dataset) -> Turns:
+    """Look at every row."""
+    turns = Turns()
+    for row in iterate_rows(given):
+        turns.add_row(row)
+    return turns
+
+
+def iterate_rows(given: Dataset) -> Iterator[Row]:
+    """Yield the rows, which is faster by the batch."""
+    for batch in given.iter(BATCH):
+        columns: dict[str, list[object]] = batch
+        yield from (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+
+
+def find_empty_rows(turns: Turns) -> list[Finding]:
+    """Return what is empty, or has no answer."""
+    return [
+        *collect(turns.empty_text, "have no text but whitespace: the model learns to write nothing"),
+        *collect(turns.empty_completion, "have an empty completion: the model learns to answer nothing"),
+        *collect(turns.empty_turn, "have an empty assistant message: the model learns to answer nothing"),
+        *collect(turns.without_answer, "have no assistant message, and so no answer to learn"),
+    ]
+
+
+def find_unknown_roles(turns: Turns, template: str, assistant_only: bool) -> list[Finding]:
+    """Return a finding for each role that neither Hone nor the template knows, or that looks like another one."""
+    found = []
+    for role, rows in sorted(turns.unknown_roles.items(), key=lambda item: -len(item[1])):
+        meant = suggest_role(role)
+        if _names(template, role) and meant not in ("user", "assistant"):
+            continue
+        hint = f"did you mean {meant}?" if meant else f"known are {', '.join(ROLES)}"
+        lost = "; with assistantOnlyLoss nothing of them is learned" if assistant_only else ""
+        found += collect(rows, f"have messages of the unknown role {role!r}: {hint}{lost}")
+    if len(found) > MOST_ROLES:
+        more = f", and {len(found) - MOST_ROLES} more unknown roles are not shown"
+        last = found[MOST_ROLES - 1]
+        found[MOST_ROLES - 1 :] = [Finding(last.count, last.first, last.text + more)]
+    return found
+
+
+def suggest_role(role: str) -> str | None:
+    """Return the known role that an unknown one probably means."""
+    name = role.strip().lower()
+    if name in ROLES:
+        return name
+    if name in _SYNONYMS:
+        return _SYNONYMS[name]
+    return next(iter(difflib.get_close_matches(name, ROLES, n=1, cutoff=0.75)), None)
+
+
+def _names(template: str, role: str) -> bool:
+    """Return whether the template has the role as a string of its own."""
+    return f"'{role}'" in template or f'"{role}"' in template

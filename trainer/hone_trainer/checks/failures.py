@@ -1,0 +1,94 @@
+"""Why tokenizing failed: the row that its chat template refuses, or marks nothing to learn in."""
+
+from typing import Any
+
+import jinja2
+from datasets import Dataset
+from hone_api.reasons import DATASET_INVALID, INTERNAL_ERROR, INVALID_SPEC, HoneError
+from transformers import PreTrainedTokenizerBase
+from trl.data_utils import _tokenize, is_conversational
+
+from hone_trainer.checks import templates
+from hone_trainer.checks.contents import is_empty
+from hone_trainer.checks.places import find_places
+from hone_trainer.data import Data
+from hone_trainer.errors import named
+from hone_trainer.formats import get_conversation, get_template_arguments
+
+REMEDY = "Correct the row, or give another template in spec.dataset.chatTemplate."
+
+
+def explain_failure(
+    error: Exception, given: Dataset, data: Data, tokenizer: PreTrainedTokenizerBase, template: str | None
+) -> Exception:
+    """Return the failure that names the row of `given` for which tokenizing raised `error`, else `error` itself.
+
+    `template` is the one that is used in place of the tokenizer's.
+    """
+    if named(error).reason is not INTERNAL_ERROR:
+        return error
+    wants_mask = isinstance(error, RuntimeError) and "assistant tokens" in str(error)
+    for index, row in enumerate(given):
+        try:
+            masks = tokenize_as_trl(row, tokenizer, template, wants_mask)
+        except Exception as found:  # a template may raise anything
+            return _refused(found, find_places(data, given, [index])[index], tokenizer)
+        if wants_mask and 1 not in masks:
+            return _unmarked(row, find_places(data, given, [index])[index])
+    return error
+
+
+def tokenize_as_trl(
+    row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, template: str | None, wants_mask: bool = False
+) -> list[int]:
+    """Tokenize a row with the calls that TRL makes, and return the mask of assistant tokens when it is wanted."""
+    if not is_conversational(row):
+        for column in ("prompt", "completion", "text"):
+            if column in row:
+                _tokenize(tokenizer, row[column])
+        return []
+    arguments = {"chat_template": template, **get_template_arguments(row)}
+    if "prompt" in row:
+        _tokenize(tokenizer, row["prompt"], add_generation_prompt=True, **arguments)
+    done = _tokenize(tokenizer, get_conversation(row), return_assistant_tokens_mask=wants_mask, **arguments)
+    return list(done.get("assistant_masks", []))
+
+
+def _refused(error: Exception, where: str, tokenizer: PreTrainedTokenizerBase) -> HoneError:
+    """Return the refusal of one row: the data's fault when the template says so, else the template's."""
+    if type(error) is jinja2.TemplateError:  # what raise_exception raises
+        return HoneError(
+            DATASET_INVALID, f"The chat template refuses {where}: {templates.describe(error)}", remedy=REMEDY
+        )
+    hint = ""
+    if templates.takes_parts(tokenizer):
+        hint = " The template takes content as a list of parts, such as [{type: text, text: …}], not as a string."
+    return HoneError(
+        INVALID_SPEC,
+        f"The chat template fails for {where}: {templates.describe(error)}.{hint}",
+        remedy=templates.CORRECT_THE_TEMPLATE,
+    )
+
+
+def _unmarked(row: dict[str, Any], where: str) -> HoneError:
+    turns = [message for message in get_conversation(row) if message.get("role") == "assistant"]
+    if not turns:
+        return HoneError(
+            DATASET_INVALID,
+            f"{where} has no assistant message, and spec.training.assistantOnlyLoss is true",
+            remedy="Leave such rows out, or remove assistantOnlyLoss.",
+        )
+    if all(map(is_empty, turns)):
+        return HoneError(
+            DATASET_INVALID,
+            f"{where} has only empty assistant messages, of which the chat template marks nothing to learn, and "
+            "spec.training.assistantOnlyLoss is true",
+            remedy="Leave such rows out, or put the token that ends a turn inside {% generation %} in "
+            "spec.dataset.chatTemplate.",
+        )
+    return HoneError(
+        INVALID_SPEC,
+        "spec.training.assistantOnlyLoss is true, and the chat template marks no token of the assistant's turns in "
+        f"{where}",
+        remedy="Correct the template's {% generation %} markers, or remove assistantOnlyLoss.",
+    )

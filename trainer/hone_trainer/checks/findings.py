@@ -1,0 +1,45 @@
+"""A property that some rows have and a user should know of, and the warnings that are made of such."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from datasets import Dataset
+
+from hone_trainer.checks.places import find_places
+from hone_trainer.data import Data
+
+LOOKED_AT = 1000
+"""Rows that a check looks at which renders or tokenizes each once more."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`count` rows, of which `first` is the first one's number, `text` what they have in common.
+
+    `looked_at` is the number of rows that were looked at, None: all.
+    """
+
+    count: int
+    first: int
+    text: str
+    looked_at: int | None = None
+
+
+def collect(rows: Sequence[int], text: str, looked_at: int | None = None) -> list[Finding]:
+    """Return the finding about these rows, given by number in ascending order; none when there are none."""
+    return [Finding(len(rows), int(rows[0]), text, looked_at)] if len(rows) else []
+
+
+def write_warnings(findings: list[Finding], data: Data, given: Dataset, purpose: str) -> list[str]:
+    """Return a sentence for each finding: how many rows of how many, what they are, and where the first stands."""
+    places = find_places(data, given, [finding.first for finding in findings])
+    return [
+        f"{finding.count} of {_total(finding, len(given))} rows {purpose} {finding.text} "
+        f"(first: {places[finding.first]})"
+        for finding in findings
+    ]
+
+
+def _total(finding: Finding, rows: int) -> str:
+    is_partial = finding.looked_at is not None and finding.looked_at < rows
+    return f"the first {finding.looked_at}" if is_partial else str(rows)

@@ -1,0 +1,89 @@
+"""What the chat template makes of the first rows: text that it leaves out, and prompts that end otherwise alone."""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+from trl.data_utils import _tokenize, is_conversational
+
+from hone_trainer.checks import templates
+from hone_trainer.checks.contents import texts_of
+from hone_trainer.checks.findings import LOOKED_AT, Finding, collect
+from hone_trainer.checks.specialtokens import adds_end
+from hone_trainer.formats import get_conversation, get_template_arguments
+from hone_trainer.messages import Message
+
+_THOUGHT = re.compile(r".*</think>", re.DOTALL)
+"""Templates of reasoning models leave the thoughts of earlier turns out on purpose."""
+
+
+def find_dropped_text(given: Dataset, tokenizer: PreTrainedTokenizerBase, template: str | None) -> list[Finding]:
+    """Return for each role the rows, of the first LOOKED_AT, that lose text of its messages when they are rendered."""
+    lost: dict[str, list[int]] = defaultdict(list)
+    for index, row in enumerate(given.take(min(LOOKED_AT, len(given)))):
+        if not is_conversational(row):
+            return []
+        messages = get_conversation(row)
+        rendered = templates.render(tokenizer, messages, chat_template=template, **get_template_arguments(row))
+        for role in {str(message.get("role")) for message in _dropped(messages, rendered)}:
+            lost[role].append(index)
+    remedy = "correct spec.dataset.chatTemplate, or leave such messages out"
+    if lost and templates.takes_parts(tokenizer):
+        remedy = "it takes content as a list of parts; give a template for text in spec.dataset.chatTemplate"
+    return [
+        finding
+        for role, rows in sorted(lost.items())
+        for finding in collect(
+            rows, f"have text in messages of role {role} that the chat template leaves out: {remedy}", LOOKED_AT
+        )
+    ]
+
+
+def find_unaligned(
+    given: Dataset, whole: Dataset, tokenizer: PreTrainedTokenizerBase, template: str | None
+) -> list[Finding]:
+    """Return the rows, of the first LOOKED_AT, whose prompt alone is not how prompt and completion begin.
+
+    Then the model is trained on a context that it does not see when it is asked.
+    """
+    if "prompt" not in given.column_names:
+        return []
+    looked_at = min(LOOKED_AT, len(given))
+    end = tokenizer.eos_token_id if adds_end(tokenizer) else None
+    found = []
+    for index, (row, tokens) in enumerate(zip(given.take(looked_at), whole.take(looked_at), strict=True)):
+        if is_conversational(row):
+            arguments = {"chat_template": template, **get_template_arguments(row)}
+            prompt = _tokenize(tokenizer, row["prompt"], add_generation_prompt=True, **arguments)["input_ids"]
+        else:
+            prompt = _tokenize(tokenizer, row["prompt"])["input_ids"]
+            prompt = prompt[:-1] if end is not None and prompt[-1:] == [end] else prompt
+        if tokens["input_ids"][: len(prompt)] != prompt:
+            found.append(index)
+    cause = "end prompts at a token's boundary, such as a line break"
+    if found and is_conversational(given[found[0]]):
+        cause = (
+            "the chat template begins an answer otherwise than it writes one, so the model learns to answer a prompt "
+        )
+        cause += "that it is not given"
+    return collect(found, f"have a prompt that ends otherwise when the completion follows it: {cause}", LOOKED_AT)
+
+
+def _dropped(messages: list[Message], rendered: str) -> Iterator[Message]:
+    """Yield the messages whose text is not in the rendering, neither as it is nor as JSON."""
+    plain = _squeeze(rendered)
+    for message in messages:
+        for text in texts_of(message):
+            spoken = _squeeze(_THOUGHT.sub("", text))
+            escaped = _squeeze(json.dumps(text)[1:-1]), _squeeze(json.dumps(text, ensure_ascii=False)[1:-1])
+            if spoken and not any(form in plain for form in (spoken, *escaped)):
+                yield message
+                break
+
+
+def _squeeze(text: str) -> str:
+    """Return the text without white space, which templates trim and indent."""
+    return "".join(text.split())

@@ -1,0 +1,88 @@
+"""All checks of a tokenized split, in one place: what is refused before planning, and the warnings after it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset
+from hone_api.reasons import DATASET_INVALID, HoneError
+from hone_api.training import TrainingArguments
+from transformers import PreTrainedTokenizerBase
+from trl.chat_template_utils import is_chat_template_stop_token_trained
+
+from hone_trainer.checks import conversations, limits, renderings, specialtokens, templates
+from hone_trainer.checks.findings import write_warnings
+from hone_trainer.checks.limits import Limits
+from hone_trainer.checks.places import find_places
+from hone_trainer.data import Data
+from hone_trainer.datareport import Counts, Cut
+from hone_trainer.tokenizing import Tokenizing
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of the dataset before and after tokenizing, and what they are for, in words."""
+
+    given: Dataset
+    whole: Dataset
+    counts: Counts
+    purpose: str
+
+
+@dataclass(frozen=True)
+class Checker:
+    """Checks splits of `data`; `base_stops` are the tokens at which the base model's generation stops."""
+
+    data: Data
+    tokenizer: PreTrainedTokenizerBase
+    training: TrainingArguments
+    limits: Limits
+    base_stops: set[int]
+
+    def check_split(self, split: Split) -> None:
+        """Raise HoneError DatasetInvalid or ModelInvalid for rows without a token, or with one the model lacks."""
+        if not split.counts.lengths.max():
+            where = find_places(self.data, split.given, [0])[0]
+            raise HoneError(
+                DATASET_INVALID,
+                f"None of {len(split.given)} rows {split.purpose} gives a token (first: {where}): the chat template "
+                "renders nothing",
+                remedy=templates.CORRECT_THE_TEMPLATE,
+            )
+        limits.check_ids(split.whole, self.limits, self.data, split.given, self.tokenizer, split.purpose)
+
+    def find_warnings(self, split: Split, tokenizing: Tokenizing, packing: bool) -> list[str]:
+        """Return what the user should know of these rows. Raises HoneError InvalidSpec for rows that are too long."""
+        given, args, template = split.given, tokenizing.sft_config, tokenizing.chat_template
+        turns = conversations.read_turns(given)
+        findings = [
+            *limits.check_lengths(split.counts.lengths, self.limits, args, Cut.of(args, packing), packing),
+            *conversations.find_empty_rows(turns),
+            *renderings.find_unaligned(given, split.whole, self.tokenizer, template),
+        ]
+        if self.data.conversational:
+            text = template or templates.find_template(self.tokenizer)
+            findings += conversations.find_unknown_roles(turns, text, args.assistant_only_loss)
+            findings += renderings.find_dropped_text(given, self.tokenizer, template)
+        stops = self.base_stops | {self.tokenizer.get_vocab()[str(self._end_token)]}
+        ends = specialtokens.read_ends(split.whole, self.tokenizer)
+        answered = np.array(turns.ends_with_answer, bool)
+        missing = specialtokens.find_missing_ends(ends, answered, stops, self.tokenizer)
+        findings += missing
+        findings += specialtokens.find_doubled(ends, ~turns.ends_with_nothing(), stops, self.tokenizer)
+        warnings = write_warnings(findings, self.data, given, split.purpose)
+        if args.assistant_only_loss and not missing and not self._teaches_end(template):
+            warnings.append(
+                "the chat template leaves the token that ends an assistant's turn out of the loss when another turn "
+                "follows: the model may not learn to stop. Put it inside {% generation %} in spec.dataset.chatTemplate"
+            )
+        return warnings
+
+    @property
+    def _end_token(self) -> str | None:
+        return self.training.eos_token or self.tokenizer.eos_token
+
+    def _teaches_end(self, template: str | None) -> bool:
+        try:
+            return bool(is_chat_template_stop_token_trained(self.tokenizer, chat_template=template))
+        except Exception:  # the template does not render TRL's conversation, and did render the rows
+            return True
