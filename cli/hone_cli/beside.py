@@ -10,8 +10,6 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from hone_cli import output
-
 if TYPE_CHECKING:
     from hone_cli.engine import Engine, Message
 
@@ -51,6 +49,6 @@ def answers_in_columns(engine: "Engine", asked: dict[str, "list[Message]"], cons
 def columns(said: dict[str, str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1))
     for model in said:
-        table.add_column(Text(output.for_terminal(model)), ratio=1, overflow="fold")
-    table.add_row(*(Text(output.for_terminal(text)) for text in said.values()))
+        table.add_column(Text(model), ratio=1, overflow="fold")
+    table.add_row(*(Text(text) for text in said.values()))
     return table

@@ -78,31 +78,21 @@ def choose_beside(models: "list[Model]", first: str, wanted: str) -> str:
 
 def say(engine: "Engine", model: str, messages: "list[Message]") -> str:
     """Print the answer to a conversation as it comes, and return it."""
-    answer = ""
-    try:
-        for piece in engine.answer(model, messages):
-            answer += piece
-            print(output.for_terminal(piece), end="", flush=True)
-    finally:
-        if answer:
-            print(flush=True)
-    return answer
+    return output.print_answer(engine.answer(model, messages))
 
 
 def ask(engine: "Engine", talk: "Talk", question: str) -> None:
     """Every model's answer, with its name when there are several; each remembers its own, or none does."""
     asked: Talk = {model: [*history, {"role": "user", "content": question}] for model, history in talk.items()}
     if len(asked) > 1 and output.is_terminal():
-        from rich.console import Console
-
         from hone_cli.beside import answers_in_columns
 
-        answers = answers_in_columns(engine, asked, Console())
+        answers = answers_in_columns(engine, asked, output.make_console())
     else:
         answers = {}
         for model, messages in asked.items():
             if len(asked) > 1:
-                print(f"[{output.for_terminal(model)}] ", end="", flush=True)
+                output.print_label(f"[{model}] ")
             answers[model] = say(engine, model, messages)
     for model, messages in asked.items():
         talk[model] = [*messages, {"role": "assistant", "content": answers[model]}]

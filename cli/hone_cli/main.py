@@ -5,6 +5,7 @@ from pathlib import Path
 
 import typer
 from hone_api.reasons import HoneError
+from hone_api.terminal import make_output_safe, make_printable
 
 from hone_cli import chat, merge, output, plan, prepare, run, serve, validate, watch
 
@@ -29,8 +30,19 @@ app.command("watch")(watch.command)
 def main(arguments: list[str] | None = None) -> None:
     """Run the command and exit: 0 done, 1 a failure, 2 wrong usage, or the exit code of the trainer or engine."""
     plugin = Path(sys.argv[0]).name == "kubectl-hone"
+    make_output_safe()
     try:
-        app(arguments, prog_name="kubectl hone" if plugin else "hone")
+        code = app(arguments, prog_name="kubectl hone" if plugin else "hone", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except typer.TyperException as error:
+        from typer import rich_utils
+
+        error.message = make_printable(error.message)  # of wrong usage, which quotes what was typed
+        rich_utils.rich_format_error(error)  # type: ignore[arg-type] # declared for the class below
+        sys.exit(error.exit_code)
+    except typer.Abort:
+        output.hint("Stopped.")
+        sys.exit(1)
     except (HoneError, output.Problem, OSError) as error:
         output.print_failure(error)
         sys.exit((isinstance(error, HoneError) and error.reason.exit_code) or 1)

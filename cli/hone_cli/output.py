@@ -1,10 +1,20 @@
-"""What the user reads: the one clear block of a failure, and hints."""
+"""All that the user reads passes through here: lines, hints, answers, the clear block of a failure, and consoles.
 
+Nothing else in this package prints (a test checks it), so that no text written by others steers the terminal.
+"""
+
+import os
 import sys
 import traceback
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 from hone_api.reasons import HoneError
+from hone_api.terminal import make_printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class Problem(Exception):
@@ -26,40 +36,72 @@ def set_verbose(value: bool) -> bool:
     return value
 
 
+def print_line(
+    text: str, *, color: Literal["red", "green"] | None = None, dim: bool = False, err: bool = False
+) -> None:
+    """Print a line on stdout, or on stderr, in a color where a terminal shows it."""
+    stream = sys.stderr if err else sys.stdout
+    shown = make_printable(text)
+    if stream.isatty() and not os.environ.get("NO_COLOR"):
+        shown = typer.style(shown, fg=color, dim=dim or None)
+    print(shown, file=stream, flush=True)
+
+
 def print_failure(error: HoneError | Problem | OSError) -> None:
-    """The block for a failure, on stderr; with --verbose its traceback, too."""
+    """Print the block for a failure on stderr; with --verbose its traceback, too."""
     if _verbose:
-        traceback.print_exception(error)
+        print_line("".join(traceback.format_exception(error)).rstrip("\n"), err=True)
     if isinstance(error, HoneError):
         title, remedy = f"{error.reason.name}: {error.message}", error.remedy
     elif isinstance(error, Problem):
         title, remedy = error.message, error.remedy
     else:
         title, remedy = _os_error(error), ""
-    typer.secho(f"✗ {title}", fg="red", err=True)
+    print_line(f"✗ {title}", color="red", err=True)
     if remedy:
-        typer.echo(f"  {remedy}", err=True)
+        print_line(f"  {remedy}", err=True)
 
 
 def hint(text: str) -> None:
-    """A line that is not the answer itself, on stderr."""
-    typer.secho(text, dim=True, err=True)
+    """Print a line that is not the answer itself, on stderr."""
+    print_line(text, dim=True, err=True)
 
 
 def next_step(text: str, command: str) -> None:
-    """What the user may want to do next, with the command for it, on stderr."""
-    typer.echo(f"{text}:\n  {command}", err=True)
+    """Print what the user may want to do next, with the command for it, on stderr."""
+    print_line(f"{text}:\n  {command}", err=True)
 
 
-def for_terminal(text: str) -> str:
-    """A model's words without the control characters that could steer a terminal, where stdout is one."""
-    if not is_terminal():
-        return text
-    return "".join(letter for letter in text if letter.isprintable() or letter in "\n\t")
+def print_answer(pieces: Iterable[str]) -> str:
+    """Print pieces of a model's answer as they come, and return the answer.
+
+    A pipe gets the very text of the model, which is its data; a terminal gets it without control characters.
+    """
+    answer = ""
+    try:
+        for piece in pieces:
+            answer += piece
+            print(make_printable(piece) if is_terminal() else piece, end="", flush=True)
+    finally:
+        if answer:
+            print(flush=True)
+    return answer
+
+
+def print_label(text: str) -> None:
+    """Print what an answer follows on the same line."""
+    print(make_printable(text), end="", flush=True)
+
+
+def make_console(**options: Any) -> "Console":
+    """Return a rich console that shows text as it is, without markup, emoji codes and control characters."""
+    from hone_cli.console import PrintableConsole
+
+    return PrintableConsole(**options)
 
 
 def is_terminal() -> bool:
-    """Whether a person looks at stdout."""
+    """Return whether a person looks at stdout."""
     return sys.stdout.isatty()
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from hone_api.reasons import HoneError
 
-from hone_cli import documents, options
+from hone_cli import documents, options, output
 
 Files = Annotated[list[Path], typer.Argument(metavar="FILE…", help="Manifests: YAML or JSON, any number of documents.")]
 
@@ -31,17 +31,17 @@ def check(path: Path) -> bool:
 def _check_object(path: Path, document: documents.Document) -> bool:
     title = f"{path}: {documents.title(document)}"
     if not documents.is_hones(document):
-        typer.echo(f"- {title}: not checked, it is not an object of Hone's")
+        output.print_line(f"- {title}: not checked, it is not an object of Hone's")
         return True
     wrong = documents.problems(document)
     if wrong:
         _refuse(title, wrong)
         return False
-    typer.secho(f"✓ {title}", fg="green")
+    output.print_line(f"✓ {title}", color="green")
     return True
 
 
 def _refuse(title: str, sentences: list[str]) -> None:
-    typer.secho(f"✗ {title}", fg="red")
+    output.print_line(f"✗ {title}", color="red")
     for sentence in sentences:
-        typer.echo(f"  {sentence}")
+        output.print_line(f"  {sentence}")

@@ -29,12 +29,12 @@ def command(
     jobs = follow(cluster.connect(context, namespace), name)
     job = show_live(jobs) if output.is_terminal() else show_lines(jobs)
     if progress.outcome(job):
-        typer.secho(f"✓ {name} succeeded", fg="green")
+        output.print_line(f"✓ {name} succeeded", color="green")
         for line in progress.result(job):
-            typer.echo(f"  {line}")
-        typer.echo(f"  serve it with an InferenceService: spec: {{model: {{fineTuneJob: {{name: {name}}}}}}}")
+            output.print_line(f"  {line}")
+        output.print_line(f"  serve it with an InferenceService: spec: {{model: {{fineTuneJob: {{name: {name}}}}}}}")
         return
-    typer.secho(f"✗ {name} failed: {progress.failure(job)}", fg="red")
+    output.print_line(f"✗ {name} failed: {progress.failure(job)}", color="red")
     raise typer.Exit(1)
 
 
@@ -50,7 +50,7 @@ def show_live(jobs: Iterator[progress.Job]) -> progress.Job:
         TextColumn("{task.fields[figures]}", markup=False),
     )
     waiting = None
-    with Progress(*columns) as bar:
+    with Progress(*columns, console=output.make_console()) as bar:
         task = bar.add_task("Pending", total=100, figures="")
         for job in jobs:
             if progress.outcome(job) is not None:
@@ -58,7 +58,7 @@ def show_live(jobs: Iterator[progress.Job]) -> progress.Job:
             seen = progress.view(job)
             bar.update(task, description=seen.stage, completed=seen.percent, figures=seen.figures)
             if seen.waiting and seen.waiting != waiting:
-                bar.console.print(seen.waiting, markup=False, highlight=False, soft_wrap=True)
+                bar.console.print(seen.waiting, soft_wrap=True)
             waiting = seen.waiting
     raise AssertionError("follow ends only with the job")
 
@@ -72,7 +72,7 @@ def show_lines(jobs: Iterator[progress.Job]) -> progress.Job:
         seen = progress.view(job)
         line = "  ".join(part for part in (seen.stage, f"{seen.percent}%", seen.figures, seen.waiting) if part)
         if line != last:
-            typer.echo(line)
+            output.print_line(line)
         last = line
     raise AssertionError("follow ends only with the job")
 

@@ -244,8 +244,8 @@ def _rules(path: str, value: Any, of: Schema) -> Iterator[_Problem]:
 
 
 def _holds(rule: str, value: Any) -> bool:
-    from celpy import CELEvalError
     from celpy.adapter import json_to_cel
+    from celpy.evaluation import CELEvalError
 
     try:
         return bool(_program(rule).evaluate({"self": json_to_cel(value)}))

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from hone_api.layout import ADMIN_TOKEN, ENGINE_PORT, KEEPER_PORT, POD_ADAPTERS, POD_SERVED
+from hone_api.terminal import make_output_safe
 
 from .adapters import Keeper
 from .engineapi import EngineApi
@@ -24,6 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     """Works until SIGTERM, which ends it at once: it holds nothing that could be lost."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     arguments = _parse(argv)
+    make_output_safe()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr, level=logging.INFO)
     served: Path = arguments.served
     engine = EngineApi(arguments.engine_port, _prepare(served), arguments.api_key_file)

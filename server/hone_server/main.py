@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from hone_api.layout import ENGINE_PORT
 from hone_api.reasons import INVALID_SPEC, HoneError
+from hone_api.terminal import make_output_safe, print_line
 
 from .memory import cpu_threads
 from .sources import find_sources
@@ -31,6 +32,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     args = _parse(argv)
+    make_output_safe()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("hone_server").setLevel(logging.INFO)
     try:
@@ -142,7 +144,7 @@ def _positive(text: str) -> int:
 
 
 def _fail(error: HoneError) -> NoReturn:
-    print(f"hone-server: {error.reason.name}: {error.sentence()}", file=sys.stderr)
+    print_line(f"hone-server: {error.reason.name}: {error.sentence()}")
     _exit(error.reason.exit_code or 1)
 
 

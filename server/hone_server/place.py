@@ -17,6 +17,7 @@ from typing import Any
 from hone_api import layout
 from hone_api.artifact import ArtifactManifest, read_manifest
 from hone_api.reasons import ADAPTER_MISMATCH, ARTIFACT_CORRUPT, ARTIFACT_MISSING, HoneError
+from hone_api.terminal import print_line
 from hone_api.verification import verify
 
 from . import gate
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         _place(arguments)
     except HoneError as error:
-        print(f"{TOLD_BY}: {error.reason.name}: {error.sentence()}", file=sys.stderr)
+        print_line(f"{TOLD_BY}: {error.reason.name}: {error.sentence()}")
         return error.reason.exit_code or 1
     return 0
 
@@ -128,7 +129,7 @@ def _proved(root: Path, digest: str | None) -> ArtifactManifest | None:
     verify(root, manifest)
     size = sum(file.size for file in manifest.files.values())
     seconds = time.monotonic() - begin
-    print(f"{TOLD_BY}: {root} is {manifest.digest}: {size} bytes read in {seconds:.2f} s", file=sys.stderr)
+    print_line(f"{TOLD_BY}: {root} is {manifest.digest}: {size} bytes read in {seconds:.2f} s")
     return manifest
 
 

@@ -1,7 +1,6 @@
 """The command line of the trainer: `hone-trainer run MANIFEST --output DIR`, `prepare`, `plan` and `merge`."""
 
 import argparse
-import sys
 from pathlib import Path
 from traceback import format_exception
 
@@ -10,6 +9,7 @@ from hone_api.gpus import Gpu
 from hone_api.layout import LOGS, TRAINER_PORT
 from hone_api.reasons import INTERRUPTED, INTERRUPTED_EXIT_CODE, HoneError
 from hone_api.reports import TerminationMessage
+from hone_api.terminal import make_output_safe, print_line
 
 from hone_trainer.errors import UnnamedError, named, writing
 from hone_trainer.options import MergeOptions, Options, PlanOptions
@@ -20,11 +20,12 @@ from hone_trainer.telemetry import Telemetry
 def main(argv: list[str] | None = None) -> int:
     """Run the trainer. Returns its exit code, as hone_api.reasons lists them."""
     options = parse(argv)
+    make_output_safe()
     stop = Stop()
     stop.listen(lambda: say(options, Telemetry().interrupted(INTERRUPTED.name, f"Stopped. {INTERRUPTED.remedy}")))
     if isinstance(options, PlanOptions):
         return planned(options)
-    print("starting", file=sys.stderr, flush=True)
+    print_line("starting")
     if isinstance(options, MergeOptions):
         return merged(options)
     code, message = outcome(options, stop)
@@ -39,7 +40,7 @@ def say(options: Options | PlanOptions | MergeOptions, message: TerminationMessa
         try:
             options.termination_log.write_bytes(message.to_bytes())
         except OSError as error:
-            print(f"warning: {options.termination_log} can't be written: {error.strerror}", file=sys.stderr)
+            print_line(f"warning: {options.termination_log} can't be written: {error.strerror}")
 
 
 def outcome(options: Options, stop: Stop) -> tuple[int, TerminationMessage]:
@@ -60,7 +61,7 @@ def outcome(options: Options, stop: Stop) -> tuple[int, TerminationMessage]:
         done, why = telemetry.progress, str(told)
         where = f"at step {done.step} of {done.total_steps}" if done else "" if why else "before training began"
         stopped = f"{why}: stopped {where}".rstrip() if why else f"Stopped {where}"
-        print(f"{stopped}; the next start goes on from the newest checkpoint", file=sys.stderr)
+        print_line(f"{stopped}; the next start goes on from the newest checkpoint")
         return INTERRUPTED_EXIT_CODE, telemetry.interrupted(INTERRUPTED.name, f"{stopped}. {INTERRUPTED.remedy}")
 
 
@@ -89,7 +90,7 @@ def merged(options: MergeOptions) -> int:
         except Exception as error:
             return failed(error, options.verbose, None)[0]
     except Interrupted:
-        print(f"stopped; {options.out} was not written", file=sys.stderr)
+        print_line(f"stopped; {options.out} was not written")
         return INTERRUPTED_EXIT_CODE
 
 
@@ -112,15 +113,16 @@ def kept(trace: str, logs: Path) -> Path | None:
         logs.mkdir(parents=True, exist_ok=True)
         file.write_text(trace, encoding="utf-8")
     except OSError:
-        print(trace, end="", file=sys.stderr)
+        print_line(trace.rstrip("\n"))
         return None
     return file
 
 
 def show(failure: HoneError, trace: str) -> None:
     """Print a failure as a person reads it, below its traceback."""
-    print(trace, end="", file=sys.stderr)
-    print(f"\nerror: {failure.reason.name}\n  {failure.message}\n  {failure.remedy}", file=sys.stderr)
+    if trace:
+        print_line(trace.rstrip("\n"))
+    print_line(f"\nerror: {failure.reason.name}\n  {failure.message}\n  {failure.remedy}")
 
 
 def parse(argv: list[str] | None) -> Options | PlanOptions | MergeOptions:

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from hone_api.reasons import (
     MODEL_NOT_FOUND,
     HoneError,
 )
+from hone_api.terminal import print_line
 from hone_api.verification import verify
 
 from hone_trainer import environment
@@ -150,4 +150,4 @@ def _trained_on(config: dict[str, Any], folder: Path) -> str:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print_line(text)

@@ -1,15 +1,18 @@
 """What a person sees: a live bar on a terminal, plain lines elsewhere."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
+from typing import Any
 
 from hone_api.datareport import DatasetReport, SplitReport
 from hone_api.reports import Progress
+from hone_api.terminal import make_printable
 from pydantic.alias_generators import to_camel
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -30,11 +33,22 @@ ROWS: dict[str, Callable[[SplitReport], str]] = {
 """The lines of the dataset's report."""
 
 
+class PrintableConsole(Console):
+    """A console that shows markup and emoji codes as text, and writes out control characters; rich's own ones stay."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(make_printable(segment.text), segment.style)
+
+
 class Terminal:
     """A context: inside, progress is shown on standard error; nothing is when not `shown`."""
 
     def __init__(self, shown: bool = True) -> None:
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not shown)
+        self._console = PrintableConsole(stderr=True, soft_wrap=True, quiet=not shown)
         self._live = shown and self._console.is_terminal
         self._bar = Bar(
             TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
@@ -111,7 +125,7 @@ class Terminal:
 
     def note(self, text: str) -> None:
         """Print a line, above the bar where there is one."""
-        self._console.print(text, markup=False)
+        self._console.print(text)
         sys.stderr.flush()
 
 

@@ -11,6 +11,8 @@ import threading
 import traceback
 from pathlib import Path
 
+from hone_api.terminal import make_output_safe, print_line
+
 from hone_trainer.endings import Word
 from hone_trainer.errors import UnnamedError, named
 from hone_trainer.main import parse
@@ -57,7 +59,7 @@ def last_word(options: Options, place: Place, stop: Stop) -> Word:
 def _failed(error: Exception, verbose: bool) -> Word:
     failure = named(error)
     if verbose:
-        traceback.print_exception(error)
+        print_line("".join(traceback.format_exception(error)).rstrip("\n"))
     return Word(
         outcome="Failed",
         reason=failure.reason.name,
@@ -75,5 +77,6 @@ def _follow_the_launcher() -> None:
 
 if __name__ == "__main__":
     options = parse(sys.argv[2:])
+    make_output_safe()
     assert isinstance(options, Options)
     main(Path(sys.argv[1]), options)

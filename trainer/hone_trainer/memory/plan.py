@@ -8,6 +8,7 @@ from typing import Any
 
 from hone_api.finetunejob import FineTuneJobSpec, LoraOptions
 from hone_api.reports import Parameters
+from hone_api.terminal import print_line
 
 from hone_trainer import manifest
 from hone_trainer.memory import optimizers
@@ -46,8 +47,8 @@ def run(options: PlanOptions) -> None:
     quantize.refuse_quantized(spec, base.location, config)
     found = of(spec, architecture.build(config, trust_remote_code=spec.model.trust_remote_code))
     for note in found.notes:
-        print(f"note: {note}", file=sys.stderr)
-    print(text.render(found))
+        print_line(f"note: {note}")
+    print_line(text.render(found), file=sys.stdout)
 
 
 def of(
