@@ -41,8 +41,8 @@ class Engine:
             raise self._unreachable(error) from error
         self._check(answer)
         try:
-            return [Model(entry["id"], _kind(entry)) for entry in answer.json()["data"]]
-        except (ValueError, KeyError, TypeError):
+            return [Model(str(entry["id"]), _kind(entry)) for entry in answer.json()["data"]]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise Problem(
                 f"{self.url} is not an OpenAI-compatible API", "Give the base URL of one, ending in /v1."
             ) from None
@@ -70,8 +70,8 @@ class Engine:
 
 def _kind(entry: dict[str, Any]) -> str | None:
     """vLLM tells no kind, and the parent of adapters alone."""
-    kind: str | None = entry.get("kind")
-    return kind or ("adapter" if entry.get("parent") else None)
+    kind = entry.get("kind")
+    return kind if isinstance(kind, str) and kind else "adapter" if entry.get("parent") else None
 
 
 def _pieces(lines: Iterator[str]) -> Iterator[str]:
@@ -81,20 +81,49 @@ def _pieces(lines: Iterator[str]) -> Iterator[str]:
             continue
         if data.strip() == "[DONE]":
             return
-        event = json.loads(data)
+        event = _event(data)
         if "error" in event:
-            raise Problem(f"the engine broke off: {event['error'].get('message')}", "Look at the engine's log.")
-        for choice in event.get("choices", []):
-            if piece := choice.get("delta", {}).get("content"):
-                yield piece
+            raise Problem(f"the engine broke off: {_error_text(event['error'])}", "Look at the engine's log.")
+        yield from _contents(event)
     raise Problem("the engine broke off in the middle of the answer", "Look at the engine's log, and ask again.")
+
+
+def _event(data: str) -> dict[str, Any]:
+    try:
+        event = json.loads(data)
+    except (ValueError, RecursionError):
+        event = None
+    if isinstance(event, dict):
+        return event
+    raise Problem(
+        f"the engine sent an event that is no JSON object: {data.strip()[:80]}",
+        "Check that the URL is that of an OpenAI-compatible API, with no proxy in between that changes answers.",
+    )
+
+
+def _contents(event: dict[str, Any]) -> Iterator[str]:
+    """Yield the text in an event; what has another form than OpenAI's has none."""
+    choices = event.get("choices")
+    for choice in choices if isinstance(choices, list) else []:
+        delta = choice.get("delta") if isinstance(choice, dict) else None
+        content = delta.get("content") if isinstance(delta, dict) else None
+        if isinstance(content, str) and content:
+            yield content
+
+
+def _error_text(error: Any) -> str:
+    """Return the message of an error, which engines send as an object or as text."""
+    message = error.get("message") if isinstance(error, dict) else error
+    return str(message or "no reason given")
 
 
 def _error_message(answer: httpx.Response) -> str:
     try:
-        return str(answer.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return answer.reason_phrase or "no reason given"
+        body = answer.json()
+    except (ValueError, RecursionError):
+        body = None
+    error = body.get("error") if isinstance(body, dict) else None
+    return _error_text(error) if error else answer.reason_phrase or "no reason given"
 
 
 def _remedy_for(answer: httpx.Response) -> str:

@@ -1,6 +1,5 @@
 """Why a trainer's pod has ended without success."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hone_api.reasons import (
@@ -37,12 +36,6 @@ class Failure:
     at: str
     exit_code: int | None = None
     message: TerminationMessage | None = None
-
-
-def last_failure(pods: Iterable[Object], container: str) -> Failure | None:
-    """That of the pod that failed last."""
-    failures = [failure for pod in pods if (failure := failure_of(pod, container))]
-    return max(failures, key=lambda failure: failure.at, default=None)
 
 
 def failure_of(pod: Object, container: str) -> Failure | None:

@@ -1,5 +1,6 @@
 """What is to be served, from the command line and the artifacts' manifests; digests are proved here. No torch."""
 
+import json
 import logging
 import time
 from collections.abc import Mapping
@@ -96,12 +97,26 @@ def _find_artifact(root: Path, name: str | None, claims: Mapping[str, Path]) -> 
     if base.name:
         models = [Served(base_name, "base", base.name), adapter]
         return Sources(base.name, base.revision, root / layout.CACHE, models)
+    trained_on = _trained_on(root / layout.ADAPTER)
+    if base.claim not in claims and not claims and trained_on:
+        log.info("the base model is in %s, where it was in training", trained_on)
+        return Sources(trained_on, None, None, [Served(base_name, "base", trained_on), adapter])
     if base.claim is None or base.claim not in claims:
         found = ", ".join(sorted(claims)) or "none"
         message = f"the base model is on claim {base.claim!r}, and the claims given are: {found}"
         raise HoneError(MODEL_NOT_FOUND, message, remedy=f"Say where it is with --claim {base.claim}=DIR.")
     weights = str(claims[base.claim] / (base.path or ""))
     return Sources(weights, None, None, [Served(base_name, "base", weights), adapter])
+
+
+def _trained_on(adapter: Path) -> str | None:
+    """Return the folder that an adapter's configuration names as its base model, if it is here, as hone merge does."""
+    try:
+        named = json.loads((adapter / "adapter_config.json").read_bytes()).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        return None
+    is_here = isinstance(named, str) and Path(named).is_absolute() and (Path(named) / "config.json").is_file()
+    return named if is_here else None
 
 
 def find_adapter(name: str, folder: Path, parent: str, main: Sources) -> Served:

@@ -1,5 +1,6 @@
 """What is served, from the command line and the artifacts' manifests."""
 
+import json
 import shutil
 
 import pytest
@@ -56,6 +57,22 @@ def test_a_base_on_a_claim_is_looked_for_where_the_claim_is(sealed, tmp_path):
     found = find(tree, claims={"models": tmp_path})
     assert found.weights == str(tmp_path / "llama/chat")
     assert found.models[0].name == "chat"
+
+
+def test_without_claims_the_base_is_the_folder_that_the_adapter_was_trained_on(sealed, tmp_path, seal_tree):
+    base = BaseModelReference(claim="models", path="llama/chat")
+    tree, trained_on = sealed("adapter", base), tmp_path / "llama"
+    config = {"base_model_name_or_path": str(trained_on)}
+    (tree / "adapter/adapter_config.json").write_text(json.dumps(config))
+    seal_tree(tree, "adapter", base, job="support")
+    with pytest.raises(HoneError, match="the base model is on claim"):
+        find(tree)
+    trained_on.mkdir()
+    (trained_on / "config.json").write_text("{}")
+    assert find(tree).weights == str(trained_on)
+    assert find(tree).models[0].name == "chat"
+    with pytest.raises(HoneError, match="the claims given are: other"):
+        find(tree, claims={"other": tmp_path})
 
 
 def test_a_claim_that_is_not_given_is_named(sealed):

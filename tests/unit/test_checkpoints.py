@@ -89,6 +89,17 @@ def test_without_a_good_one_training_starts_anew_and_says_so(tmp_path: Path) -> 
     ]
 
 
+def test_files_and_links_of_such_names_are_left_alone(tmp_path: Path) -> None:
+    folder = make(tmp_path, 3)
+    (tmp_path / "checkpoint-x").write_text("a note")
+    (tmp_path / "step-note").write_text("another")
+    (tmp_path / "checkpoint-link").symlink_to(folder)
+    found, warnings = newest(tmp_path)
+    assert found is not None
+    assert (found.folder, warnings) == (folder, [])
+    assert names(tmp_path) == ["checkpoint-link", "checkpoint-x", "step-00000003", "step-note"]
+
+
 def test_the_limit_keeps_the_newest(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
         make(tmp_path, step, limit=2)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -196,6 +197,23 @@ def test_a_name_and_a_url_exclude_each_other(chat: Chat) -> None:
     code, _, err = chat("faq")
     assert code == 2
     assert "not both" in err
+
+
+@pytest.mark.parametrize(
+    ("events", "said"),
+    [
+        (["no json"], "an event that is no JSON object: no json"),
+        (["[1]"], "an event that is no JSON object"),
+        (["[" * 5000], "an event that is no JSON object"),
+        (['{"error": "out of memory"}'], "broke off: out of memory"),
+        (['{"error": {"message": "out of memory"}}'], "broke off: out of memory"),
+        (['{"error": null}'], "broke off: no reason given"),
+        (['{"choices": null}', '{"choices": [1, {"delta": null}, {"delta": {"content": 5}}]}'], "in the middle"),
+    ],
+)
+def test_an_answer_of_another_form_is_a_failure_in_words(events: list[str], said: str) -> None:
+    with pytest.raises(Problem, match=re.escape(said)):
+        list(client._pieces(iter(f"data: {event}" for event in events)))
 
 
 def test_choosing_a_model() -> None:

@@ -54,16 +54,21 @@ class Checkpoint:
     account: Account
 
 
+def _folders(root: Path, pattern: str) -> list[Path]:
+    """Return the folders that a trainer made; files and links of such names are somebody else's."""
+    return sorted(folder for folder in root.glob(pattern) if folder.is_dir() and not folder.is_symlink())
+
+
 def newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest good checkpoint below `root`, and warnings about those that are not: they are removed.
 
     Every file of a checkpoint is read, newest checkpoint first, until one is good.
     """
     warnings = []
-    for folder in sorted(root.glob("checkpoint-*")):
+    for folder in _folders(root, "checkpoint-*"):
         warnings.append(f"removing {folder}: its writing was cut short")
         shutil.rmtree(folder)
-    for folder in sorted(root.glob("step-*"), reverse=True):
+    for folder in reversed(_folders(root, "step-*")):
         try:
             found = _read(folder)
         except OSError as error:  # it may be readable again later: it stays
