@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from hone_api.training import TrainingArguments
-from hone_trainer import datareport
+from hone_trainer import prepare
+from hone_trainer.checks import preconditions
 from hone_trainer.checks.limits import Limits
-from hone_trainer.checks.tokenized import Checker, Split
+from hone_trainer.checks.tokenized import Checker
 from hone_trainer.data import Data
 from hone_trainer.formats import Layout
 from hone_trainer.messages import MessageCounts
@@ -47,7 +48,7 @@ def make_tokenizer(end: str, template: str | None = None, begin: str | None = No
 def check_rows(
     rows: list[dict[str, Any]], tokenizer: Any, folder: Path, limits: Limits, stops: set[str], **training: Any
 ) -> list[str]:
-    """Tokenize the rows, and return the warnings."""
+    """Tokenize the rows, and return the warnings. Raises HoneError."""
     given = Dataset.from_list(rows)
     kind: Any = next((kind for kind in ("messages", "text") if kind in rows[0]), "prompt-completion")
 
@@ -56,16 +57,15 @@ def check_rows(
 
     layout = Layout(kind, {column: column for column in rows[0]})
     data = Data(given, None, layout, [stream], MessageCounts(), [])  # type: ignore[list-item]
-    args = SFTConfig(str(folder), use_cpu=True, bf16=False, report_to="none", **training)
-    tokenizing = Tokenizing(args, tokenizer, rows[0])
-    whole = tokenizing.whole(given)
-    vocabulary = tokenizer.get_vocab()
     written = TrainingArguments.model_validate(
         {name: value for name, value in training.items() if name in TrainingArguments.model_fields}
     )
+    preconditions.check_tokenizer(data, tokenizer, written)
+    args = SFTConfig(str(folder), use_cpu=True, bf16=False, report_to="none", **training)
+    tokenizing = Tokenizing(args, tokenizer, rows[0])
+    vocabulary = tokenizer.get_vocab()
     checker = Checker(data, tokenizer, written, limits, {vocabulary[token] for token in stops})
-    split = Split(given, whole, datareport.count(whole), "to train on")
-    checker.check_split(split)
+    split = prepare.tokenize(given, tokenizing, checker, "to train on")
     return checker.find_warnings(split, tokenizing, bool(args.packing))
 
 
@@ -79,6 +79,7 @@ def warnings_of(tmp_path: Path) -> Callable[..., list[str]]:
     """warnings_of(rows, tokenizer, limits=, stops=, **training): what the checks say of the rows."""
 
     def run(rows: list[dict[str, Any]], tokenizer: Any, **more: Any) -> list[str]:
+        disable_progress_bars()
         limits = more.pop("limits", Limits(None, None, is_hard=False))
         return check_rows(rows, tokenizer, tmp_path, limits, more.pop("stops", set()), **more)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import trl
-from jinja2 import UndefinedError
+from hone_api.reasons import HoneError
 from trl.chat_template_utils import has_generation_markers
 
 FOLDER = Path(trl.__file__).parent / "chat_templates"
@@ -38,7 +38,7 @@ def test_the_end_of_turn_is_found_and_good_rows_give_no_warning(
     template = (FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
     tokenizer = tokenizer_of("</s>", template, begin="<bos>")
     if name in FAILS_FOR_STRINGS:
-        with pytest.raises(UndefinedError):
+        with pytest.raises(HoneError, match="The template takes content as a list of parts"):
             warnings_of(MESSAGES, tokenizer)
         return
     first = warnings_of(MESSAGES, tokenizer)
