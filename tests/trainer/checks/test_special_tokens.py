@@ -1,13 +1,18 @@
 """Tokens that begin and end a row: the model learns to stop, and reads each special token once."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from datasets import Dataset
+from hone_api.artifact import BaseModelReference
+from hone_api.sources import BaseModelSource
 from hone_trainer.checks.specialtokens import MOST_SPACES, NONE, read_ends
 from hone_trainer.datareport import IGNORED
+from hone_trainer.model import BaseModel, load_stop_tokens
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -130,3 +135,31 @@ def test_a_turn_whose_end_is_outside_the_markers_is_warned_of(warnings_of: Warni
         "1 of 1 rows to train on do not teach the model to stop: end the assistant's turns with '<|im_end|>' in "
         "spec.dataset.chatTemplate (first: rows.jsonl, line 1)"
     ]
+
+
+@pytest.mark.parametrize(
+    ("files", "stops"),
+    [
+        ({"generation_config.json": {"eos_token_id": [1, 106]}}, {1, 106}),
+        ({"generation_config.json": {"eos_token_id": 7}}, {7}),
+        ({"generation_config.json": {}}, set()),
+        ({}, {1}),
+    ],
+)
+def test_generation_stops_at_what_the_model_says(
+    claim: Path, tmp_path: Path, files: dict[str, Any], stops: set[int]
+) -> None:
+    (tmp_path / "config.json").write_bytes((claim / "tiny/config.json").read_bytes())
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    base = BaseModel(str(tmp_path), None, BaseModelReference(name="any"))
+    assert load_stop_tokens(base, BaseModelSource.model_validate({"name": "any"})) == stops
+
+
+def test_text_and_its_end_are_prepared_without_a_warning(job: Any, train: Any, claim: Path) -> None:
+    for path in ("text.jsonl", "chat.jsonl", "pairs.jsonl"):
+        dataset = {"claim": {"name": "claim", "path": path}, "evalFraction": 0.2}
+        done = train(job(dataset=dataset), command="prepare")
+        assert done.code == 0, done.log
+        about_rows = [line for line in done.log.splitlines() if "warning: " in line and "rows to" in line]
+        assert all("ends otherwise" in line or "repeat an earlier" in line for line in about_rows)
