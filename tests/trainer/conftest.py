@@ -383,16 +383,20 @@ class Forks:
         fill: dict[str, Any] | None = None,
         limit: int | None = None,
         gpu: int | None = None,
+        rows: Path | None = None,
         command: str = "run",
         arguments: tuple[str, ...] = (),
     ) -> Fork:
-        """Run a job to its end, sending the signals that `kills` say, in their order."""
+        """Run a job to its end, sending the signals that `kills` say, in their order.
+
+        `rows` is a file to which the tokens of each batch are appended.
+        """
         given = documents if isinstance(documents, list) else [documents]
         manifest = write_manifest(self.folder / f"job-{self._count}.yaml", *given)
         word = self.folder / f"word-{self._count}"
         argv = [command, str(manifest), "--output", str(output), "--claim", f"claim={self._claim}"]
         argv += ["--termination-log", str(word), *arguments, *(["--port", "0"] if command == "run" else [])]
-        ended = self.command(argv, *kills, fill=fill, limit=limit, gpu=gpu)
+        ended = self.command(argv, *kills, fill=fill, limit=limit, gpu=gpu, rows=str(rows) if rows else None)
         return replace(ended, output=output, word=json.loads(word.read_text()) if word.exists() else {})
 
     def command(self, argv: list[str], *kills: Kill, **conditions: Any) -> Fork:

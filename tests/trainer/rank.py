@@ -1,25 +1,34 @@
 """One of several processes that train together, job after job, so that torch is imported once.
 
-A line of standard input is JSON: `argv` and `place`. It answers with its last word.
+A line of standard input is JSON: `argv`, `place`, and perhaps `rows` (a file for the rows of each batch) and `stop_at`
+(the batch at which it sends itself SIGTERM). It answers with its last word.
 """
 
 import json
 import os
 import sys
+from pathlib import Path
 
+import recording
 from hone_trainer.main import parse
 from hone_trainer.options import Options
 from hone_trainer.processes import Place
 from hone_trainer.stop import Stop
+from hone_trainer.training import HoneTrainer
 from hone_trainer.worker import last_word
 
 
 def serve() -> None:
-    environ = dict(os.environ)
+    environ, original = dict(os.environ), HoneTrainer.training_step
     for line in sys.stdin:
         asked = json.loads(line)
         options = parse(asked["argv"])
         assert isinstance(options, Options)
+        HoneTrainer.training_step = original  # type: ignore[method-assign]
+        if asked.get("rows"):
+            recording.record_rows(Path(asked["rows"]))
+        if asked.get("stop_at"):
+            recording.stop_at(asked["stop_at"])
         stop = Stop()
         stop.listen()
         word = last_word(options, Place(**asked["place"]), stop)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hone_api.finetunejob import FineTuneJobSpec, LoraOptions
+from pydantic.alias_generators import to_camel
 
 from hone_trainer.memory.settings import Sharding
 from hone_trainer.profile import ATTENTION, Choice
@@ -14,6 +15,9 @@ FSDP = {
     # Sharded, so that every process writes its part of a checkpoint, and none holds the whole.
     "fsdp_config": {"version": 2, "reshard_after_forward": True, "state_dict_type": "SHARDED_STATE_DICT"},
 }
+REPEATABLE = {"dataloader_persistent_workers": False, "dataloader_in_order": True}
+"""Data loaders that a resumed run can repeat. Workers that live on draw fewer random numbers when an epoch begins than
+new ones, and batches out of order depend on how fast each worker is."""
 AT_THE_END = 1_000_000_000
 """Evaluating every so many steps means: only at the last one."""
 
@@ -39,6 +43,7 @@ def sft_config(
         "use_cpu": use_cpu,
         "ddp_find_unused_parameters": False,  # every weight that is trained takes part in every step
         **written,
+        **REPEATABLE,
         "output_dir": str(checkpoints),
         "save_strategy": "steps",
         "save_steps": spec.checkpoint.save_steps,
@@ -91,4 +96,8 @@ def warnings(spec: FineTuneJobSpec, has_gpu: bool) -> list[str]:
         )
     if spec.training.eval_steps and not spec.dataset.has_evaluation:
         found.append("spec.training.evalSteps is set, but without evalFraction or evalSplit nothing is evaluated")
+    for name, value in REPEATABLE.items():
+        if spec.training.sft_config().get(name, value) != value:
+            key, used = to_camel(name), str(value).lower()
+            found.append(f"spec.training.extra.{key} is not {used}, which a resumed run can't repeat: {used} is used")
     return found + unserved(spec)

@@ -1,7 +1,8 @@
-"""What Hone does in the training loop: watch for the stop flag, report progress, refuse a loss that is not finite."""
+"""What Hone does in the training loop: watch for the stop flag, and report progress."""
 
 import time
 from collections import deque
+from math import isfinite
 from typing import Any
 
 from hone_api.reports import Progress
@@ -94,12 +95,12 @@ class ReportCallback(TrainerCallback):
         if "loss" in logs:
             values = {name: logs.get(name) for name in ("loss", "grad_norm", "learning_rate")}
             # Five digits are enough for a person; metrics.jsonl has all.
-            self._logged = {name: value and float(f"{value:.5g}") for name, value in values.items()}
+            self._logged = {
+                name: float(f"{value:.5g}") if value is not None and isfinite(value) else None
+                for name, value in values.items()
+            }
             self._publish(state)
             self._terminal.logged(self._telemetry.progress)
-            self._trainer.check_finite(loss=logs["loss"])
-            if self._trainer.accelerator.scaler is None:
-                self._trainer.check_finite(gradient_norm=logs.get("grad_norm", 0.0))
         elif "eval_loss" in logs:
             when = f"step {state.global_step}" if state.global_step else "before training"
             self._terminal.note(f"{when}: evaluation loss {logs['eval_loss']:.4f}")

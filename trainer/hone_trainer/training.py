@@ -5,6 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from statistics import fmean
 from threading import Thread
@@ -24,8 +25,12 @@ from hone_trainer import checkpoints, randomness, sharding
 from hone_trainer.checkpoints import Account, Checkpoint
 from hone_trainer.errors import named, writing
 from hone_trainer.group import Group
-from hone_trainer.sampling import GroupedByLength
+from hone_trainer.sampling import ReplayedGroups, SeededGroups
 from hone_trainer.stop import EvaluationInterrupted
+
+PREPARATION = "eval_model_preparation_time"
+"""A duration that only the first evaluation outside of training logs, so only some resumed runs."""
+BASE_MODEL = "Check the weights of spec.model, and compute in bfloat16 or float32 rather than float16."
 
 
 class HoneTrainer(SFTTrainer):
@@ -43,6 +48,8 @@ class HoneTrainer(SFTTrainer):
         self._before_sealing = before_sealing
         self._keep_checkpoints = keep_checkpoints
         self._resumed: Account | None = None
+        self._resume_from: Path | None = None
+        self._order: ReplayedGroups | None = None
         self._evaluation_due = False
         self._grad_norm: Any = 0.0
         self._measure_before: Callable[[], None] | None = None
@@ -59,11 +66,29 @@ class HoneTrainer(SFTTrainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         sampler = super()._get_train_sampler(train_dataset)
-        if self._group.size == 1 or not isinstance(sampler, LengthGroupedSampler):
+        if not isinstance(sampler, LengthGroupedSampler):
             return sampler
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        batch = sampler.batch_size * self._group.size
-        return GroupedByLength(batch, sampler.lengths, seed, lambda: int(self.state.epoch or 0))
+        if self._group.size > 1:
+            batch = sampler.batch_size * self._group.size
+            return SeededGroups(batch, sampler.lengths, self._data_seed, self._current_epoch)
+        self._order = ReplayedGroups(sampler.batch_size, sampler.lengths, self._current_epoch)
+        if self._resume_from:
+            self._order.load(self._resume_from)
+        return self._order
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """Return a sampler whose order is the same in every evaluation, also where the data loader is kept."""
+        sampler = super()._get_eval_sampler(eval_dataset)
+        if not isinstance(sampler, LengthGroupedSampler):
+            return sampler
+        return SeededGroups(sampler.batch_size, sampler.lengths, self._data_seed)
+
+    @property
+    def _data_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    def _current_epoch(self) -> int:
+        return int(self.state.epoch or 0)
 
     def fit(self, checkpoint: Checkpoint | None, measure_before: Callable[[], None] | None = None) -> Account:
         """Train from the checkpoint, or from the start, to the end or to where a callback stops it.
@@ -74,7 +99,9 @@ class HoneTrainer(SFTTrainer):
             return self._only_save(checkpoint)
         if checkpoint:
             self._refuse_other_processes(checkpoint.account)
+            self.args.eval_on_start = False  # this is not the start
         self._resumed = checkpoint.account if checkpoint else None
+        self._resume_from = checkpoint.folder if checkpoint else None
         self._measure_before = None if checkpoint else measure_before
         try:
             self.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
@@ -114,10 +141,23 @@ class HoneTrainer(SFTTrainer):
             evaluation_due=self._evaluation_due,
         )
 
-    def check_finite(self, **values: float) -> None:
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log values at a step. Raises HoneError NonFiniteLoss where a loss or gradient norm is not finite."""
+        logs.pop(PREPARATION, None)
+        super().log(logs, start_time)
+        self._check_finite(loss=logs.get("loss", 0.0))
+        if self.accelerator.scaler is None:  # float16's scaler skips steps whose gradients overflow
+            self._check_finite(gradient_norm=logs.get("grad_norm", 0.0))
+        loss = logs.get("eval_loss", 0.0)
+        if not isfinite(loss) and self.state.global_step == 0:
+            message = f"The evaluation loss of the base model is {loss}, before the first step"
+            raise HoneError(NON_FINITE_LOSS, message, remedy=BASE_MODEL)
+        self._check_finite(evaluation_loss=loss)
+
+    def _check_finite(self, **values: float) -> None:
         """Raise HoneError NonFiniteLoss when one of the values, called by its name, is NaN or infinite."""
         for name, value in values.items():
-            if not torch.isfinite(torch.tensor(value)):
+            if not isfinite(value):
                 raise self._not_finite(f"{name.replace('_', ' ')} is {value}")
 
     @property
@@ -178,15 +218,20 @@ class HoneTrainer(SFTTrainer):
             shutil.rmtree(written, ignore_errors=True)
             raise
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        if self._order:
+            self._order.save(Path(output_dir))
+
     def _end_removal(self) -> None:
         if self._removal:
             self._removal.join()
 
     def _check_state(self, account: Account) -> None:
         """Raise HoneError NonFiniteLoss rather than save, and go on from, a state that is spoiled."""
-        self.check_finite(loss=account.loss_since_log)
-        if self.accelerator.scaler is None:  # float16's scaler skips steps whose gradients overflow
-            self.check_finite(gradient_norm=float(self._grad_norm))
+        self._check_finite(loss=account.loss_since_log)
+        if self.accelerator.scaler is None:
+            self._check_finite(gradient_norm=float(self._grad_norm))
         network: Any = self.model
         trained = [(name, found) for name, found in network.named_parameters() if found.requires_grad]
         parts = [sharding.own_part(found.detach()) for _, found in trained]
