@@ -276,11 +276,15 @@ class HoneTrainer(SFTTrainer):
             self.control.should_save = self.control.should_training_stop = True
             return {}
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As Trainer does, which asks also after an evaluation that was left to the next start."""
+        return bool(metrics) and bool(super()._determine_best_metric(metrics, trial))
+
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """The last thing that a resume does before the first step."""
         super()._load_rng_state(checkpoint)
         if self._resumed and self._resumed.evaluation_due:
-            super()._evaluate(None, None)
+            self._determine_best_metric(super()._evaluate(None, None), None)
 
     def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         """As Trainer does. PEFT loads an adapter as float32, where SFTTrainer had made that of qlora bfloat16."""
