@@ -162,7 +162,10 @@ def read_text(where: str, column: str, value: Any) -> str:
 
 def show(value: Any) -> str:
     """Return the start of a value, for a message."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"a deeply nested {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "…"
 
 
