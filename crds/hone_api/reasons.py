@@ -155,6 +155,12 @@ ADAPTER_MISMATCH = Reason(
     "The adapter was trained on another base model, or is of a kind that the engine can't load.",
     "Serve the adapter on the base model that its manifest names.",
 )
+MERGE_MISMATCH = Reason(
+    "MergeMismatch",
+    68,
+    "The merged model does not answer as the base model with the adapter does.",
+    "Keep the adapter instead (spec.output.save: adapter), serve it on its base, and report this.",
+)
 HOST_OUT_OF_MEMORY = Reason(
     "HostOutOfMemory",
     None,

@@ -5,10 +5,11 @@ from typing import Any
 import torch
 from hone_api.finetunejob import FineTuneJobSpec, LoraOptions
 from hone_api.reasons import ADAPTER_MISMATCH, ARTIFACT_CORRUPT, INVALID_SPEC, HoneError
-from peft import LoraConfig, PeftConfig, get_peft_model, set_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from transformers import PreTrainedModel
 
 from hone_trainer import arguments
+from hone_trainer.tying import record_untied, untie_adapted
 
 
 def lora_config(spec: FineTuneJobSpec, revision: str | None, network: torch.nn.Module) -> LoraConfig | None:
@@ -52,11 +53,10 @@ def linear_layers(network: Any) -> list[str]:
     )
 
 
-def merge_into(base: PreTrainedModel, config: PeftConfig, weights: dict[str, torch.Tensor]) -> PreTrainedModel:
-    """`base` with an adapter merged into it, in the type that `base` has. `weights` are named as PEFT saves them.
+def adapt(base: PreTrainedModel, config: PeftConfig, weights: dict[str, torch.Tensor]) -> PeftModel:
+    """Put an adapter on `base`. `weights` are named as PEFT saves them.
 
-    Raises HoneError AdapterMismatch when the adapter was made for another model, ArtifactCorrupt when its weights are
-    not finite.
+    Raises HoneError AdapterMismatch when the adapter was made for another model.
     """
     try:
         adapted = get_peft_model(base, config)
@@ -68,10 +68,22 @@ def merge_into(base: PreTrainedModel, config: PeftConfig, weights: dict[str, tor
     if left or lacking:
         which = f"has {left[0]}, which the model lacks" if left else f"lacks {lacking[0]}, which the model has"
         raise HoneError(ADAPTER_MISMATCH, f"The adapter does not fit {base.name_or_path}: it {which}")
+    return adapted
+
+
+def merge(adapted: PeftModel, *, safely: bool = True) -> PreTrainedModel:
+    """Merge the adapter into its base, in the type that the base has. Layers that are tied and adapted are untied.
+
+    `safely` looks for weights that are not finite, which takes the memory of a layer: then raises HoneError
+    ArtifactCorrupt.
+    """
+    untie_adapted(adapted)
     try:
-        return adapted.merge_and_unload(safe_merge=True)  # type: ignore[return-value]
+        merged: Any = adapted.merge_and_unload(safe_merge=safely)
     except ValueError as error:  # PEFT's check for NaN and infinity
         raise HoneError(ARTIFACT_CORRUPT, f"The adapter can't be merged: {_line(error)}") from error
+    record_untied(merged)
+    return merged  # type: ignore[no-any-return]
 
 
 def _line(error: Exception) -> str:

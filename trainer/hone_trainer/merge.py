@@ -46,7 +46,7 @@ def merge(options: MergeOptions) -> None:
     """Write the base model with the adapter merged into it to `out`, which appears whole or not at all.
 
     Raises HoneError ArtifactMissing, ArtifactCorrupt, ModelNotFound, ModelInvalid, HubUnauthorized, HubUnreachable,
-    AdapterMismatch, DiskFull, and InvalidSpec for what the command line says.
+    AdapterMismatch, MergeMismatch, DiskFull, and InvalidSpec for what the command line says.
     """
     logging.basicConfig(level=logging.INFO if options.verbose else logging.ERROR, format="%(levelname)s %(message)s")
     out = options.out
@@ -57,8 +57,8 @@ def merge(options: MergeOptions) -> None:
         # Its downloaded models alone: HF_HOME would also bring a token, and a folder of Python modules.
         os.environ["HF_HUB_CACHE"] = str(adapter.cache / "hub")
     environment.limit_devices(os.environ, 0)  # a sum of matrices, each used once, gains nothing from a GPU
-    _say(f"base model {adapter.base}{f' at commit {adapter.revision}' if adapter.revision else ''}")
-    _say(f"adapter {adapter.folder}")
+    say(f"base model {adapter.base}{f' at commit {adapter.revision}' if adapter.revision else ''}")
+    say(f"adapter {adapter.folder}")
 
     from hone_trainer.errors import named
     from hone_trainer.merging import write
@@ -71,7 +71,7 @@ def merge(options: MergeOptions) -> None:
             raise HoneError(DISK_FULL, failure.message, remedy=f"Make room where {out} is, and merge again.") from error
         raise
     size = sum(path.stat().st_size for path in out.iterdir())
-    _say(f"merged into {out}: {size / 1e9:.3g} GB")
+    say(f"merged into {out}: {size / 1e9:.3g} GB")
 
 
 def find(place: Path, base: str | None) -> Adapter:
@@ -149,5 +149,6 @@ def _trained_on(config: dict[str, Any], folder: Path) -> str:
     return str(found)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Print a line for the user."""
     print_line(text)

@@ -1,5 +1,6 @@
 """An adapter and the unquantized base model that it was trained on become one model."""
 
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ from peft.utils import load_peft_weights
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hone_trainer import adapters, hub
+from hone_trainer.comparison import compare_with
 from hone_trainer.errors import hub_error
-from hone_trainer.merge import NAME_THE_BASE, Adapter
+from hone_trainer.merge import NAME_THE_BASE, Adapter, say
 from hone_trainer.model import LOAD_ERRORS
 from hone_trainer.options import MergeOptions
 from hone_trainer.quantize import quantized
 from hone_trainer.quiet import quiet
-from hone_trainer.save import save_model
+from hone_trainer.save import check_merged, save_model
 
 
 def write(adapter: Adapter, options: MergeOptions) -> None:
@@ -38,9 +40,13 @@ def write(adapter: Adapter, options: MergeOptions) -> None:
         config, weights = PeftConfig.from_pretrained(str(adapter.folder)), load_peft_weights(str(adapter.folder), "cpu")
     except (*LOAD_ERRORS, TypeError) as error:
         raise HoneError(ARTIFACT_CORRUPT, f"The adapter {adapter.folder} can't be read: {_line(error)}") from error
-    merged = adapters.merge_into(base, config, weights)
+    adapted = adapters.adapt(base, config, weights)
+    comparison = compare_with(adapted)
+    merged = adapters.merge(adapted)
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_model(out, merged, tokenizer, card(adapter, commit, str(merged.dtype).removeprefix("torch.")))
+    readme = card(adapter, commit, str(merged.dtype).removeprefix("torch."))
+    check = partial(check_merged, comparison, options.trust_remote_code, say)
+    save_model(out, merged, tokenizer, readme, check=check)
 
 
 def load_base(adapter: Adapter, options: MergeOptions) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str | None]:

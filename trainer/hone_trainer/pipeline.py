@@ -1,5 +1,6 @@
 """Prepare, train, save: the part of a run that needs torch. Reads from top to bottom."""
 
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,9 +12,21 @@ from hone_api.finetunejob import FineTuneJob, LoraOptions
 from hone_api.layout import CHECKPOINTS, LOGS, METRICS_LOG
 from hone_api.reasons import INVALID_SPEC, HoneError
 from hone_api.reports import Parameters, Progress
-from transformers import PrinterCallback
+from transformers import PreTrainedConfig, PrinterCallback
 
-from hone_trainer import adapters, arguments, baseconfig, device, evaluation, hub, model, report, save, sharding
+from hone_trainer import (
+    adapters,
+    arguments,
+    baseconfig,
+    configuration,
+    device,
+    evaluation,
+    hub,
+    model,
+    report,
+    save,
+    sharding,
+)
 from hone_trainer.callbacks import ReportCallback, StopCallback
 from hone_trainer.card import license_of, model_card
 from hone_trainer.checkpoints import Account
@@ -70,11 +83,14 @@ def meet(place: Place, inputs: Inputs, root: Path, terminal: Terminal) -> tuple[
 
 @dataclass(frozen=True)
 class Run:
-    """A trainer with its model, on what was prepared. Of several processes the first has the log."""
+    """A trainer with its model, on what was prepared. Of several processes the first has the log.
+
+    `config` is the model's configuration before training.
+    """
 
     prepared: Prepared
     group: Group
-    use_cache: bool | None
+    config: PreTrainedConfig
     metrics_log: MetricsLog | None
     trainer: HoneTrainer
 
@@ -90,7 +106,7 @@ def load(prepared: Prepared, group: Group, inputs: Inputs, root: Path, terminal:
     )
     attention = next((choice.value for choice in plan.profile if choice.field == ATTENTION), None)
     network = model.load(prepared.base, spec, attention)
-    use_cache = getattr(network.config, "use_cache", None)
+    config = deepcopy(network.config)
     step = checkpoint.account.step if checkpoint else -1
     metrics_log = MetricsLog(root / METRICS_LOG, step) if group.leads else None
     trainer = make_trainer(
@@ -105,7 +121,7 @@ def load(prepared: Prepared, group: Group, inputs: Inputs, root: Path, terminal:
         before_sealing=metrics_log.flush if metrics_log else lambda: None,
         group=group,
     )
-    return Run(prepared, group, use_cache, metrics_log, trainer)
+    return Run(prepared, group, config, metrics_log, trainer)
 
 
 def train(run: Run, root: Path, stop: Stop, telemetry: Telemetry, terminal: Terminal) -> Account:
@@ -149,12 +165,21 @@ def keep(
         terminal.note(gained)
     terminal.trained(metrics)
     terminal.note("saving " + " and ".join(str(root / folder) for folder in folders_of(kind)))
-    if run.use_cache is not None:
-        network.config.use_cache = run.use_cache  # training turns it off, and serving wants it as it was
+    configuration.restore(network.config, run.config)
     base, fingerprint = run.prepared.base.reference, run.prepared.file.dataset_fingerprint
     card = partial(model_card, job, base, license_of(model.folder(run.prepared.base)), metrics, fingerprint)
     load_base = partial(model.load_unquantized, run.prepared.base, job.spec.model)
-    save.save_models(root, network, run.prepared.tokenizer, kind, card, load_base, weights)
+    save.save_models(
+        root,
+        network,
+        run.prepared.tokenizer,
+        kind,
+        card,
+        load_base,
+        weights,
+        trust_remote_code=job.spec.model.trust_remote_code,
+        warn=lambda text: terminal.warn([text]),
+    )
     config = baseconfig.read(model.load_config(run.prepared.base, job.spec.model), network)
     manifest = save.manifest_of(root, job, base, config, fingerprint, metrics, parameters.model_dump())
     settings = report.settings(job.spec, run.trainer.args, run.prepared.file.plan.profile)

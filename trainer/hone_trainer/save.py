@@ -1,7 +1,9 @@
 """What is kept: the adapter, the merged model or the whole model, then manifest.json last."""
 
+import logging
 import shutil
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,12 @@ from hone_api.layout import ADAPTER, MERGED, MODEL
 from peft import PeftModel, get_peft_model_state_dict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hone_trainer.adapters import merge_into
+from hone_trainer.adapters import adapt, merge
+from hone_trainer.comparison import Comparison, compare_with
+from hone_trainer.configuration import copy_tokens
 from hone_trainer.files import flush, flush_tree
+
+log = logging.getLogger(__name__)
 
 SHARD_SIZE = "2GB"
 """Each file is hashed on a core of its own."""
@@ -42,14 +48,30 @@ def save_models(
     load_base: Callable[[], PreTrainedModel],
     weights: dict[str, Any] | None = None,
     shard_size: str = SHARD_SIZE,
+    *,
+    trust_remote_code: bool = False,
+    warn: Callable[[str], None] = log.warning,
 ) -> None:
     """Write the kind's folders, each whole or not at all. Merging changes `model`, so the adapter
     goes first. `card` makes the model card of a folder; `load_base` the base that a quantized model was made from.
-    `weights` are those of a model that several processes share."""
+    `weights` are those of a model that several processes share. Raises HoneError MergeMismatch."""
     for name in folders_of(kind):
+        check = None
         if name == MERGED and isinstance(model, PeftModel):
-            model, weights = _merged(model, load_base, weights), None
-        save_model(root / name, model, tokenizer, card(name), weights, shard_size)
+            safely = weights is not None or getattr(model, "is_loaded_in_4bit", False)
+            adapted = _on_base(model, load_base(), weights) if safely else model
+            check = partial(check_merged, compare_with(adapted), trust_remote_code, warn)
+            model, weights = merge(adapted, safely=safely), None
+        save_model(root / name, model, tokenizer, card(name), weights, shard_size, check)
+
+
+def check_merged(
+    comparison: Comparison | str, trust_remote_code: bool, warn: Callable[[str], None], folder: Path
+) -> None:
+    """Compare a merged model in a folder with base plus adapter. Raises HoneError MergeMismatch."""
+    problem = comparison if isinstance(comparison, str) else comparison.check(folder, trust_remote_code)
+    if problem:
+        warn(problem)
 
 
 def manifest_of(
@@ -79,12 +101,16 @@ def manifest_of(
     )
 
 
-def _merged(model: PeftModel, load_base: Callable[[], PreTrainedModel], weights: dict[str, Any] | None) -> Any:
-    if weights is None and not getattr(model, "is_loaded_in_4bit", False):
-        return model.merge_and_unload()
-    # Merged into 4-bit weights, the sum would be rounded to 4 bits again, and much of what was learned be lost.
+def _on_base(model: PeftModel, base: PreTrainedModel, weights: dict[str, Any] | None) -> PeftModel:
+    """The adapter on the base as it was saved, with the tokens that training has decided on.
+
+    Merged into 4-bit weights, the sum would be rounded to 4 bits again, and much of what was learned be lost.
+    """
     learned = {name: tensor.cpu() for name, tensor in get_peft_model_state_dict(model, state_dict=weights).items()}
-    return merge_into(load_base(), model.peft_config["default"], learned)
+    trained: Any = model.get_base_model()
+    copy_tokens(trained.config, base.config)
+    base.generation_config = trained.generation_config
+    return adapt(base, model.peft_config["default"], learned)
 
 
 def save_model(
@@ -94,8 +120,9 @@ def save_model(
     card: str,
     weights: dict[str, Any] | None = None,
     shard_size: str = SHARD_SIZE,
+    check: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write a model, its tokenizer and its card into a folder that appears whole or not at all."""
+    """Write a model, its tokenizer and its card into a folder that appears whole, and once `check` has passed it."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -106,6 +133,8 @@ def save_model(
         tokenizer.save_pretrained(temporary)
         (temporary / "README.md").write_text(card, encoding="utf-8")
         flush_tree(temporary)
+        if check:
+            check(temporary)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
