@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from hone_api.sources import DatasetSource
 from hone_trainer import data, formats
 from hone_trainer.datafiles import DataFiles, find_files
 from hone_trainer.manifest import Inputs
+from hone_trainer.messages import MessageCounts
 from hone_trainer.streams import FileStream
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 Find = Callable[..., DataFiles]
@@ -143,20 +145,54 @@ class TestWhatIsNoFile:
 class TestWhatArrowCannotStore:
     """Rows that pass the checks of their format, and that Arrow refuses all the same."""
 
-    @pytest.mark.parametrize("bad", [2**70, "a\ud83d"])
-    @pytest.mark.parametrize("number", [1, 2, 1200])
-    def test_the_row_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: Any, number: int) -> None:
-        monkeypatch.setattr(formats, "shape", lambda where, row, columns: row)
-        rows = [{"text": "ok"}] * 1500
-        rows[number - 1] = {"text": bad}
+    @pytest.mark.parametrize("number", [1, 2, 50])
+    def test_the_row_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+        monkeypatch.setattr(formats, "shape", lambda where, row, layout, counts=None: row)
+        monkeypatch.setattr(formats, "check_kind", lambda *_: None)
+        rows = [{"text": "ok"}] * 60
+        rows[number - 1] = {"text": "a\ud83d"}
         path = tmp_path / "a.jsonl"
         path.write_text("")
         monkeypatch.setattr(FileStream, "__call__", lambda self: ((f"line {n}", r) for n, r in enumerate(rows, 1)))
+        layout = formats.judge("text", {}, {"text": 1}, {"text": "ok"}, join_parts=False)
         with pytest.raises(HoneError) as refused:
-            data._dataset(FileStream([(path, path.name)]), {"text": "text"}, tmp_path / "0")
+            data._dataset(FileStream([(path, path.name)]), layout, MessageCounts(), tmp_path / "0")
         assert refused.value.reason.name == "DatasetInvalid"
         assert f"line {number} " in refused.value.message
         assert isinstance(refused.value.__cause__, DatasetGenerationError)
+
+
+odd = st.recursive(
+    st.none() | st.booleans() | st.sampled_from([0, -1, 2**63, 2**70, 0.5, float("nan"), "", "x"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["role", "a", "b"]), inner, max_size=2),
+    max_leaves=3,
+)
+message = st.builds(
+    lambda role, content, more: {"role": role, "content": content} | more,
+    st.sampled_from(["user", "assistant", "system", "tool"]),
+    st.sampled_from(["hi", "ho", ""]) | odd,
+    st.dictionaries(st.sampled_from(["tool_calls", "name", "thinking", "weight", "x"]), odd, max_size=1),
+)
+odd_rows = st.builds(
+    lambda value, more: {"messages": value} | more,
+    st.lists(message, min_size=1, max_size=3),
+    st.dictionaries(st.sampled_from(["tools", "system", "text", "x", "weight"]), odd, max_size=2),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(odd_rows, min_size=1, max_size=3))
+def test_any_content_of_a_row_is_loaded_or_refused_by_name(job: Any, tmp_path: Path, rows: list[Any]) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = DatasetSource.model_validate({"claim": {"name": "data", "path": "a.jsonl"}})
+    inputs = Inputs(FineTuneJob.model_validate(job()), {"data": tmp_path}, {}, {})
+    try:
+        found = data.load(data.find(source, inputs, None), 42, Path(tempfile.mkdtemp(dir=tmp_path)))
+    except HoneError as error:
+        refused = error.reason.name
+        assert refused in ("DatasetInvalid", "DatasetColumnMissing", "InvalidSpec")
+    else:
+        assert len(found.train) == len(rows)
 
 
 def test_rows_of_csv_with_another_separator_get_a_hint(job: Any, tmp_path: Path) -> None:
