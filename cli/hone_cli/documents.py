@@ -20,7 +20,19 @@ def title(document: Document) -> str:
     """`Kind/name`, as far as the document says."""
     metadata = document.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
-    return f"{document.get('kind') or 'object without kind'}/{name or '(no name)'}"
+    kind = document.get("kind")
+    kind = kind if isinstance(kind, str) and kind else "object without kind"
+    return f"{kind}/{name if isinstance(name, str | int | float) else '(no name)'}"
+
+
+def find_missing_names(document: Document) -> list[str]:
+    """Return why no client could tell what the object is: apiVersion or kind is missing, or not a string."""
+    found = []
+    for field in ("apiVersion", "kind"):
+        value = document.get(field)
+        if not isinstance(value, str) or not value:
+            found.append(f"{field}: Required value: a string" + (f", and it is {value!r:.60}" if value else ""))
+    return found
 
 
 def is_hones(document: Document) -> bool:

@@ -30,6 +30,10 @@ def check(path: Path) -> bool:
 
 def _check_object(path: Path, document: documents.Document) -> bool:
     title = f"{path}: {documents.title(document)}"
+    nameless = documents.find_missing_names(document)
+    if nameless:
+        _refuse(title, nameless)
+        return False
     if not documents.is_hones(document):
         output.print_line(f"- {title}: not checked, it is not an object of Hone's")
         return True

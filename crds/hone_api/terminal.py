@@ -6,6 +6,7 @@ in them could clear the screen, rename the window, or make a failure look like a
 built on it), and what Python and the libraries print through the hooks of `make_output_safe`.
 """
 
+import io
 import logging
 import re
 import sys
@@ -37,6 +38,9 @@ def print_line(text: str = "", file: TextIO | None = None) -> None:
 
 def make_output_safe() -> None:
     """Make what Python and libraries print themselves printable: logs, warnings, and tracebacks of errors uncaught."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is written out, not an error
+            stream.reconfigure(errors="backslashreplace")
     logging.setLogRecordFactory(_PrintableRecord)
     logging.Formatter.formatException = _format_exception  # type: ignore[method-assign, assignment]
     warnings.formatwarning = _format_warning

@@ -104,7 +104,7 @@ def _metadata(document: dict[str, Any]) -> Iterator[_Problem]:
     metadata = document.get("metadata")
     if not isinstance(metadata, dict):
         return
-    for field in ("name", "generateName", "namespace"):
+    for field in ("generateName", "namespace"):  # the schema has name
         if metadata.get(field) is not None:
             yield from _string(f"metadata.{field}", metadata[field])
     for field in ("labels", "annotations"):

@@ -1,6 +1,7 @@
 """The `hone` command but for chat and watch: what it says, what it exits with, what it hands on."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -71,6 +72,25 @@ class TestValidate:
         assert f"✗ {tmp_path / 'missing.yaml'}\n" in out
         assert f"✗ {second}: InferenceService/faq\n" in out
         assert "exactly one of fineTuneJob, name" in out
+
+    @pytest.mark.parametrize("change", [{"kind": ["FineTuneJob"]}, {"kind": None}, {"apiVersion": 1}, {"kind": ""}])
+    def test_an_object_that_does_not_say_what_it_is_is_refused(
+        self, hone: Hone, tmp_path: Path, change: dict[str, Any]
+    ) -> None:
+        code, out, _ = hone("validate", write(tmp_path / "job.yaml", JOB | change))
+        assert code == 1
+        assert f"{next(iter(change))}: Required value: a string" in out
+
+    def test_values_that_yaml_takes_for_others_are_told_to_be_quoted(self, hone: Hone, tmp_path: Path) -> None:
+        path = tmp_path / "job.yaml"
+        write(path, JOB | {"metadata": {"name": "faq", "labels": {"a": True}, "annotations": {"b": 1}, "namespace": 5}})
+        _, out, _ = hone("validate", path)
+        for field in ("labels.a", "annotations.b", "namespace"):
+            assert re.search(rf"metadata.{field}: Invalid value: \S+: must be a string; write it in quotes", out)
+        write(path, JOB | {"metadata": {"name": 5, "labels": ["a"]}})
+        _, out, _ = hone("validate", path)
+        assert 'metadata.name in body must be of type string: "integer"; write it in quotes' in out
+        assert 'metadata.labels: Invalid value: ["a"]: must be an object' in out
 
     def test_another_version_of_the_api_is_not_passed_over(self, hone: Hone, tmp_path: Path) -> None:
         code, out, _ = hone("validate", write(tmp_path / "job.yaml", JOB | {"apiVersion": "hone.dev/v9"}))

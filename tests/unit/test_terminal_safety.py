@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import pty
+import subprocess
 import sys
 import threading
 import unicodedata
@@ -70,6 +71,16 @@ def test_printable_text_has_no_control_characters(text: str) -> None:
 def test_text_of_any_language_stays(text: str) -> None:
     assert make_printable(text) == text
     assert make_printable(text.replace("\n", "\r\n")) == text
+
+
+def test_a_terminal_with_another_encoding_gets_the_text_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text('apiVersion: v1\nkind: "\u00e9\\ud83d\\ude00"\n', encoding="utf-8")
+    command = [sys.executable, "-m", "hone_cli", "validate", str(path), str(path) + "\udcff"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.stderr == ""
+    assert "\\xe9\\U0001f600" in done.stdout
+    assert "can't be read" in done.stdout
 
 
 class Engine(BaseHTTPRequestHandler):
