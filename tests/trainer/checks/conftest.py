@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset, disable_progress_bars
+from datasets import Dataset, Features, Json, List, Value, disable_progress_bars
 from hone_api.training import TrainingArguments
 from hone_trainer import prepare
 from hone_trainer.checks import preconditions
@@ -49,7 +49,10 @@ def check_rows(
     rows: list[dict[str, Any]], tokenizer: Any, folder: Path, limits: Limits, stops: set[str], **training: Any
 ) -> list[str]:
     """Tokenize the rows, and return the warnings. Raises HoneError."""
-    given = Dataset.from_list(rows)
+    features = Features(
+        {name: List(Json()) if isinstance(value, list) else Value("string") for name, value in rows[0].items()}
+    )
+    given = Dataset.from_list(rows, features=features)
     kind: Any = next((kind for kind in ("messages", "text") if kind in rows[0]), "prompt-completion")
 
     def stream() -> Any:

@@ -70,6 +70,13 @@ def test_positions_are_those_that_the_model_has(name: str) -> None:
         read((positions or 2 * MOST) + 1)
 
 
+def test_positions_of_images_are_not_those_of_text() -> None:
+    text = SIZES | {"num_key_value_heads": 2, "head_dim": 8}
+    vision = SIZES | {"image_size": 28, "patch_size": 14}
+    config = transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    assert limits.read_limits(architecture.build(config)) == Limits(64, MOST, is_hard=False)
+
+
 @pytest.mark.parametrize(
     ("way", "lengths", "too_long"),
     [

@@ -32,7 +32,7 @@ def explain_failure(
         try:
             masks = tokenize_as_trl(row, tokenizer, template, wants_mask)
         except Exception as found:  # a template may raise anything
-            return _refused(found, find_places(data, given, [index])[index], tokenizer)
+            return _refused(found, row, find_places(data, given, [index])[index], tokenizer)
         if wants_mask and 1 not in masks:
             return _unmarked(row, find_places(data, given, [index])[index])
     return error
@@ -54,8 +54,11 @@ def tokenize_as_trl(
     return list(done.get("assistant_masks", []))
 
 
-def _refused(error: Exception, where: str, tokenizer: PreTrainedTokenizerBase) -> HoneError:
+def _refused(error: Exception, row: dict[str, Any], where: str, tokenizer: PreTrainedTokenizerBase) -> HoneError:
     """Return the refusal of one row: the data's fault when the template says so, else the template's."""
+    if not is_conversational(row):
+        what = f"The tokenizer of spec.model fails for {where}: {templates.describe(error)}"
+        return HoneError(DATASET_INVALID, what, remedy="Correct the row, or use another tokenizer.")
     if type(error) is jinja2.TemplateError:  # what raise_exception raises
         return HoneError(
             DATASET_INVALID, f"The chat template refuses {where}: {templates.describe(error)}", remedy=REMEDY

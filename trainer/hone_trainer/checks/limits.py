@@ -22,6 +22,8 @@ from hone_trainer.datareport import Cut, iterate_tokens
 
 _TABLES = ("position", "wpe", "pos_enc")
 """Parts of the names of modules and buffers with one row for each position."""
+_NOT_TEXT = ("vision", "visual", "image", "img", "audio", "speech", "encoder")
+"""Parts of the names of modules that read something else than the text."""
 _STRETCHED = ("linear", "dynamic", "yarn", "longrope", "llama3")
 """Kinds of rotary positions that reach `factor` times the original length."""
 
@@ -163,7 +165,8 @@ def _read_positions(outline: PreTrainedModel) -> tuple[int | None, bool]:
 
 
 def _names_positions(name: str) -> bool:
-    return any(part in name.rpartition(".")[2] for part in _TABLES)
+    parents, _, last = name.rpartition(".")
+    return any(part in last for part in _TABLES) and not any(part in parents for part in _NOT_TEXT)
 
 
 def _offset(module: Any) -> int:

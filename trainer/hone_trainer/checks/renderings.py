@@ -78,10 +78,15 @@ def _dropped(messages: list[Message], rendered: str) -> Iterator[Message]:
     for message in messages:
         for text in texts_of(message):
             spoken = _squeeze(_THOUGHT.sub("", text))
-            escaped = _squeeze(json.dumps(text)[1:-1]), _squeeze(json.dumps(text, ensure_ascii=False)[1:-1])
-            if spoken and not any(form in plain for form in (spoken, *escaped)):
+            if spoken and spoken not in plain and not any(form in plain for form in _escape(text)):
                 yield message
                 break
+
+
+def _escape(text: str) -> Iterator[str]:
+    """Yield the text as it stands in JSON, with and without other letters than ASCII."""
+    for ascii_only in (True, False):
+        yield _squeeze(json.dumps(text, ensure_ascii=ascii_only)[1:-1])
 
 
 def _squeeze(text: str) -> str:
