@@ -159,7 +159,8 @@ MERGE_MISMATCH = Reason(
     "MergeMismatch",
     68,
     "The merged model does not answer as the base model with the adapter does.",
-    "Keep the adapter instead (spec.output.save: adapter), serve it on its base, and report this.",
+    "Serve the adapter on its base instead, and report this; of a job, start it again with spec.output.save: adapter, "
+    "which saves what is trained already.",
 )
 HOST_OUT_OF_MEMORY = Reason(
     "HostOutOfMemory",

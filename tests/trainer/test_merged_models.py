@@ -17,6 +17,7 @@ from hone_trainer import adapters, comparison, save
 from hone_trainer.merge import merge
 from hone_trainer.options import MergeOptions
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -196,3 +197,27 @@ def test_a_saved_configuration_is_the_bases(
     after = json.loads((done.output / done.manifest["kind"] / "config.json").read_text())
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     assert changed <= {"bos_token_id", "eos_token_id", "pad_token_id"}
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_hone_merge_writes_what_the_job_saves(job: Job, train: Train, claim: Path, tmp_path: Path, method: str) -> None:
+    root = make_base(tmp_path, "llama, tied", claim)
+    source = {"claim": {"name": "claim", "path": "base"}}
+    document = job(
+        model=source,
+        method=method,
+        lora={"targetModules": ["q_proj", "embed_tokens"]} if method == "lora" else {"r": 2},
+        output={"save": "both"},
+        training={"eosToken": "<pad>"},
+    )
+    done = train(document, claims={"claim": root})
+    assert done.code == 0, done.log
+    merge(MergeOptions(done.output, tmp_path / "out"))
+    for name in ("config.json", "generation_config.json"):
+        assert json.loads((tmp_path / "out" / name).read_text()) == json.loads(
+            (done.output / "merged" / name).read_text()
+        )
+    saved, merged = (load_file(folder / "model.safetensors") for folder in (done.output / "merged", tmp_path / "out"))
+    assert saved.keys() == merged.keys()
+    for name, tensor in saved.items():
+        torch.testing.assert_close(merged[name], tensor, rtol=1e-5, atol=1e-6)

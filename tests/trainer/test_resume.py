@@ -150,6 +150,18 @@ def test_a_folder_of_another_spec_is_refused(job: Job, train: Train, tmp_path: P
     assert "checkpoints of another spec: spec.lora differs" in other.word["message"]
 
 
+def test_what_is_saved_of_a_trained_run_can_be_chosen_again(job: Job, train: Train, tmp_path: Path) -> None:
+    first = train(job(), output=tmp_path / "out")
+    other = train(job(output={"save": "merged"}), output=tmp_path / "out")
+    assert (other.code, "spec.output.save differs" in other.word["message"]) == (64, True)
+    (tmp_path / "out/manifest.json").unlink()  # as when saving had failed
+    merged = train(job(output={"save": "merged"}), output=tmp_path / "out")
+    assert (merged.code, merged.manifest["kind"]) == (0, "merged")
+    assert "going on from the checkpoint at step 4 of 4" in merged.log
+    assert merged.manifest["metrics"] == first.manifest["metrics"]
+    assert merged.manifest["spec"]["output"]["save"] == "merged"
+
+
 def test_a_changed_dataset_is_not_gone_on_with(job: Job, train: Train, claim: Path, tmp_path: Path) -> None:
     changing = tmp_path / "changing.jsonl"
     changing.write_bytes((claim / "text.jsonl").read_bytes())

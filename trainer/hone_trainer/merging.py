@@ -18,6 +18,7 @@ from hone_api.reasons import (
 from peft import PeftConfig
 from peft.utils import load_peft_weights
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_utils import align_special_tokens
 
 from hone_trainer import adapters, hub
 from hone_trainer.comparison import compare_with
@@ -40,6 +41,7 @@ def write(adapter: Adapter, options: MergeOptions) -> None:
         config, weights = PeftConfig.from_pretrained(str(adapter.folder)), load_peft_weights(str(adapter.folder), "cpu")
     except (*LOAD_ERRORS, TypeError) as error:
         raise HoneError(ARTIFACT_CORRUPT, f"The adapter {adapter.folder} can't be read: {_line(error)}") from error
+    align_special_tokens(base, tokenizer)  # as training does: the adapter may end its answers with another token
     adapted = adapters.adapt(base, config, weights)
     comparison = compare_with(adapted)
     merged = adapters.merge(adapted)

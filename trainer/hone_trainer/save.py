@@ -1,6 +1,7 @@
 """What is kept: the adapter, the merged model or the whole model, then manifest.json last."""
 
 import logging
+import math
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -94,7 +95,7 @@ def manifest_of(
         base_config=base_config,
         dataset_fingerprint=fingerprint,
         files=files,
-        metrics=metrics,
+        metrics={name: value for name, value in metrics.items() if math.isfinite(value)},  # JSON has no others
         parameters=parameters,
         versions={package: version(package) for package in PACKAGES},
         spec=job.spec.published(),

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from hone_trainer.files import write_atomically
 
 RUN = f"{CHECKPOINTS}/run.json"
 LOCK = f"{CHECKPOINTS}/lock"
+WHAT_IS_SAVED = "spec.output.save"
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +110,8 @@ def earlier(root: Path, spec: FineTuneJobSpec, has_checkpoint: bool) -> Run:
     difference = differing(run.spec, spec)
     if not difference:
         return run
+    if difference == WHAT_IS_SAVED:  # training is the same: a merge that failed may be left out
+        return replace(run, spec=spec.published())
     if has_checkpoint:
         raise HoneError(
             INVALID_SPEC,
@@ -132,4 +135,4 @@ def differing(before: dict[str, Any], after: FineTuneJobSpec) -> str | None:
     for name in ("model", "dataset", "method", "lora", "training", "evaluation"):
         if getattr(old, name) != getattr(after, name):
             return f"spec.{name}"
-    return None if old.output.save == after.output.save else "spec.output.save"
+    return None if old.output.save == after.output.save else WHAT_IS_SAVED
