@@ -41,7 +41,8 @@ def write(adapter: Adapter, options: MergeOptions) -> None:
         config, weights = PeftConfig.from_pretrained(str(adapter.folder)), load_peft_weights(str(adapter.folder), "cpu")
     except (*LOAD_ERRORS, TypeError) as error:
         raise HoneError(ARTIFACT_CORRUPT, f"The adapter {adapter.folder} can't be read: {_line(error)}") from error
-    align_special_tokens(base, tokenizer)  # as training does: the adapter may end its answers with another token
+    # As training does: the adapter may end its answers with another token than the base.
+    align_special_tokens(base, tokenizer)  # type: ignore[no-untyped-call]
     adapted = adapters.adapt(base, config, weights)
     comparison = compare_with(adapted)
     merged = adapters.merge(adapted)
