@@ -38,7 +38,7 @@ def read_csv(path: Path, name: str) -> Iterator[Row]:
         elif len(fields) > len(header):
             raise HoneError(
                 DATASET_INVALID,
-                f"{where} has {len(fields)} fields, and the header names {len(header)} columns",
+                f"{where} has {len(fields)} fields, and the header names {len(header)}",
                 remedy='Put text that has commas in quotes: "one, two".',
             )
         else:
