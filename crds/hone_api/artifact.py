@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 
 from hone_api import strictjson
 from hone_api.common import ForeignModel, HubName, ObjectName, RelativePath, Revision
+from hone_api.figures import Figures
 from hone_api.layout import ADAPTER, MANIFEST, MERGED
 from hone_api.reasons import ARTIFACT_CORRUPT, ARTIFACT_MISSING, HoneError
 
@@ -66,7 +67,7 @@ class ArtifactManifest(ForeignModel):
     base_config: BaseConfig | None = None
     dataset_fingerprint: str
     files: dict[str, FileDigest]
-    metrics: dict[str, float]
+    metrics: Figures
     parameters: dict[str, int]
     versions: dict[str, str]
     spec: dict[str, Any]
@@ -94,7 +95,7 @@ def write_manifest(root: Path, manifest: ArtifactManifest) -> None:
     """Write manifest.json so that it is there whole or not at all, also after a power cut."""
     temporary = root / f".{MANIFEST}.tmp"
     with temporary.open("w") as file:
-        json.dump(manifest.to_wire(), file, indent=2)
+        json.dump(manifest.to_wire(), file, indent=2, allow_nan=False)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(root / MANIFEST)

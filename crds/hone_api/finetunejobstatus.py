@@ -7,6 +7,7 @@ from pydantic import Field
 from hone_api.artifact import ArtifactKind, BaseConfig
 from hone_api.common import ApiModel, Conditions
 from hone_api.estimate import Estimate
+from hone_api.figures import Figures
 from hone_api.reports import Parameters, Progress
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
@@ -48,7 +49,7 @@ class FineTuneJobStatus(ApiModel):
     progress: Progress | None = Field(None, description="How far training is.")
     parameters: Parameters | None = Field(None, description="How many parameters there are.")
     estimate: Estimate | None = Field(None, description="The device memory that a process is estimated to need.")
-    metrics: dict[str, float] = Field(
+    metrics: Figures = Field(
         {}, description="Final metrics, such as trainLoss, evalLossBefore, evalLossAfter and trainRuntime (seconds)."
     )
     artifact: Artifact | None = Field(None, description="The result, once it is complete.")

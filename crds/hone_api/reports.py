@@ -1,13 +1,14 @@
 """What the trainer says: while it runs (HTTP), and at its end (the termination message)."""
 
 from bisect import bisect_right
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hone_api.artifact import ArtifactKind, BaseConfig
 from hone_api.common import ForeignModel
 from hone_api.estimate import Estimate
+from hone_api.figures import Figures, keep_finite
 
 TERMINATION_MESSAGE_BYTES = 4096
 """The kubelet cuts a termination message after this many bytes."""
@@ -29,6 +30,11 @@ class Progress(ForeignModel):
     updated_at: str | None = Field(
         None, description="When this was measured (RFC 3339).", json_schema_extra={"format": "date-time"}
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_what_is_not_finite(cls, data: Any) -> Any:
+        return keep_finite(data)
 
 
 class Parameters(ForeignModel):
@@ -70,7 +76,7 @@ class TerminationMessage(ForeignModel):
     progress: Progress | None = None
     parameters: Parameters | None = None
     estimate: Estimate | None = None
-    metrics: dict[str, float] = Field({})
+    metrics: Figures = Field({})
     artifact: ArtifactSummary | None = None
 
     def to_bytes(self) -> bytes:

@@ -23,6 +23,8 @@ from hone_trainer.stop import Stop
 from hone_trainer.terminal import Terminal
 from hone_trainer.training import HoneTrainer
 
+LARGEST_LOSS = 709.0
+"""Beyond it, e to the loss is more than a float holds."""
 BEFORE = f"{CHECKPOINTS}/before.json"
 
 
@@ -114,7 +116,7 @@ def perplexity(loss: float | None, trainer: HoneTrainer) -> float | None:
     args: Any = trainer.args
     if loss is None or args.loss_type != "nll" or args.label_smoothing_factor or trainer.aux_loss_enabled:
         return None
-    return math.exp(loss) if loss < 700 else None  # a float ends at e^709
+    return math.exp(loss) if loss < LARGEST_LOSS else None
 
 
 def metrics(first: Measured, last: Measured) -> dict[str, float]:
@@ -134,5 +136,6 @@ def sentence(figures: dict[str, float]) -> str | None:
         return None
     text = f"evaluation loss {figures['evalLossBefore']:.4g} before, {figures['evalLossAfter']:.4g} after"
     if not {"perplexityBefore", "perplexityAfter"} <= figures.keys():
-        return text
+        too_large = figures["evalLossBefore"] >= LARGEST_LOSS or figures["evalLossAfter"] >= LARGEST_LOSS
+        return f"{text}; a perplexity is too large to be given" if too_large else text
     return f"{text}; perplexity {figures['perplexityBefore']:.4g} before, {figures['perplexityAfter']:.4g} after"

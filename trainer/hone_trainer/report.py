@@ -33,7 +33,7 @@ def write(root: Path, data: dict[str, Any]) -> list[str]:
     folder = root / REPORT
     try:
         folder.mkdir(exist_ok=True)
-        write_atomically(folder / "report.json", json.dumps(data, indent=2, ensure_ascii=False))
+        write_atomically(folder / "report.json", json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
         write_atomically(folder / "report.html", render(data))
     except Exception as error:
         failure = named(error)
@@ -103,10 +103,15 @@ def settings(spec: FineTuneJobSpec, args: Any, choices: list[Choice]) -> list[di
             (f"lora.{to_camel(name)}", wire[to_camel(name)], MANIFEST if name in lora.model_fields_set else DEFAULT)
             for name in type(lora).model_fields
         ]
-    return [
-        {"name": name, "value": json.loads(json.dumps(value, default=str)), "source": source}
-        for name, value, source in found
-    ]
+    return [{"name": name, "value": _to_json(value), "source": source} for name, value, source in found]
+
+
+def _to_json(value: Any) -> Any:
+    """Return a value as JSON has it, and as text what JSON does not have: infinity, objects of libraries."""
+    try:
+        return json.loads(json.dumps(value, default=str, allow_nan=False))
+    except ValueError:
+        return str(value)
 
 
 def _logged(path: Path) -> list[dict[str, Any]]:
