@@ -43,14 +43,14 @@ test-unit: install ## pure tests
 	$(BIN)/pytest tests/unit
 
 test-trainer: install ## the trainer with real torch on the CPU
-	$(BIN)/pytest tests/trainer
+	$(BIN)/pytest tests/trainer -n 2 --dist loadfile
 
 test-server: install ## the embedded engine with real torch on the CPU
 	$(BIN)/pytest tests/server
 
 test-long: install ## all cases of the long matrices, of which `make test` runs a random sample
 	$(BIN)/pytest --long tests/unit
-	$(BIN)/pytest --long tests/trainer
+	$(BIN)/pytest --long tests/trainer -n 2 --dist loadfile
 	$(BIN)/pytest --long tests/server
 
 test-cluster: install ## the whole of Hone on a real Kubernetes

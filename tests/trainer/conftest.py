@@ -335,20 +335,14 @@ class Kill:
 
 @dataclass(frozen=True)
 class Fork(Result):
-    """How a forked run ended, what it announced (when, `begin` or `end`, which phase), and when it was signalled."""
+    """How a forked run ended, and what it announced: when, `begin` or `end`, which phase."""
 
     events: list[tuple[float, str, str]] = field(default_factory=list)
-    signalled: list[float] = field(default_factory=list)
 
     def durations(self, phase: str) -> list[float]:
         """Seconds that each pass of a phase took."""
         times = {kind: [at for at, found, name in self.events if (found, name) == (kind, phase)] for kind in KINDS}
         return [end - begin for begin, end in zip(times["begin"], times["end"], strict=True)]
-
-    def signalled_in(self, phase: str) -> bool:
-        """Whether the phase had begun, and not ended, at the last signal."""
-        before = [found for at, found, name in self.events if name == phase and at < self.signalled[-1]]
-        return before.count("begin") > before.count("end")
 
 
 KINDS = ("begin", "end")
@@ -408,7 +402,6 @@ class Forks:
         self._zygote.stdin.write(json.dumps({"argv": argv, "log": str(log), "signals": at_once, **conditions}) + "\n")
         self._zygote.stdin.flush()
         waiting, events, pid = [kill for kill in kills if kill.delay], [], 0
-        signalled: list[float] = []
         while True:
             kind, value, *moment = self._events.readline().split()
             if kind == "exit":
@@ -420,10 +413,9 @@ class Forks:
             seen = sum(event[1:] == ("begin", value) for event in events)
             while waiting and kind == "begin" and pid and (waiting[0].phase, waiting[0].at) == (value, seen):
                 time.sleep(waiting[0].delay)
-                signalled.append(time.monotonic())
                 with contextlib.suppress(ProcessLookupError):  # it has ended just now
                     os.kill(pid, waiting.pop(0).number)
-        return Fork(int(value), {}, self.folder, log.read_text(), events, signalled)
+        return Fork(int(value), {}, self.folder, log.read_text(), events)
 
     def close(self) -> None:
         assert self._zygote.stdin

@@ -1,7 +1,9 @@
 """Several processes train as one does, stop together, and name the one cause when they fail. With gloo, on the CPU."""
 
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import yaml
 from hone_trainer.endings import Ending, Word, decide
 from hone_trainer.options import Options
 from hone_trainer.processes import places, rendezvous
+from long_matrix import is_long, make_random, sample
 from safetensors.torch import load_file
 from torch.distributed.checkpoint import FileSystemReader, TensorStorageMetadata
 
@@ -67,12 +70,20 @@ class Ranks:
         output: Path,
         size: int,
         meanwhile: Callable[[], None] = lambda: None,
+        rows: bool = False,
+        stop_at: int | None = None,
     ) -> Together:
-        """Train in the first `size` processes; `meanwhile` is called once all have begun."""
+        """Train in the first `size` processes; `meanwhile` is called once all have begun.
+
+        `rows`: each appends its rows to `rows-RANK` below the output folder. `stop_at`: the last one is told to stop at
+        that batch.
+        """
         options = Options(manifest, output, claims={"claim": self._claim}, port=0)
         (output / "checkpoints").mkdir(parents=True, exist_ok=True)  # as the launcher does when it locks the folder
         for place in places(rendezvous(1, {}), size):
-            asked = {"argv": options.arguments(), "place": asdict(place)}
+            asked: dict[str, Any] = {"argv": options.arguments(), "place": asdict(place)}
+            asked["rows"] = str(output / f"rows-{place.rank}") if rows else None
+            asked["stop_at"] = stop_at if place.rank == size - 1 else None
             channel = self.processes[place.rank].stdin
             assert channel
             channel.write(json.dumps(asked) + "\n")
@@ -210,6 +221,73 @@ def test_one_that_is_told_to_stop_stops_all_and_they_go_on_bit_for_bit_alike(
     assert (resumed.output / kept).read_bytes() == (whole.output / kept).read_bytes()
     assert lines(resumed.output) == lines(whole.output)
     assert resumed.manifest["metrics"]["trainLoss"] == whole.manifest["metrics"]["trainLoss"]
+
+
+ORDERS = ["random", "sequential", "group_by_length"]
+MODES = list(itertools.product(ORDERS, [1, 2], ["lora", "full"], [False, True], [0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("order", "accumulation", "method", "packing", "workers"), sample(MODES, "same bytes of two processes", 2)
+)
+def test_stopped_in_any_epoch_two_processes_take_the_same_rows_and_end_with_the_same_bytes(
+    job: Job,
+    together: Callable[..., Together],
+    tmp_path: Path,
+    order: str,
+    accumulation: int,
+    method: str,
+    packing: bool,
+    workers: int,
+) -> None:
+    training = {
+        "numTrainEpochs": 3,
+        "perDeviceTrainBatchSize": 1,
+        "gradientAccumulationSteps": accumulation,
+        "trainSamplingStrategy": order,
+        "dataloaderNumWorkers": workers,
+        "evalSteps": 4,
+        **({"packing": True, "maxLength": 32} if packing else {}),
+    }
+    lora = {"lora": {"r": 4, "loraDropout": 0.2}} if method == "lora" else {}
+    document = job(
+        method=method, training=training, dataset=EVALUATED, checkpoint={"saveSteps": 1, "saveTotalLimit": 1000}, **lora
+    )
+    del document["spec"]["training"]["maxSteps"]
+    whole = together(document, 2, output="whole", rows=True)
+    assert [word.outcome for word in whole.words] == ["Succeeded"] * 2
+    expected = [taken_rows(whole.output, rank) for rank in range(2)]
+    total = max(expected[0])
+    steps = (
+        range(1, total + 1) if is_long() else [make_random(f"{order} {accumulation}").randint(total // 3 + 1, total)]
+    )
+    for step in steps:
+        killed = tmp_path / f"killed-{step}"
+        shutil.copytree(whole.output, killed, ignore=shutil.ignore_patterns("rows-*", "manifest.json"))
+        for folder in killed.glob("checkpoints/step-*"):
+            if int(folder.name.removeprefix("step-")) > step:
+                shutil.rmtree(folder)
+        batches = sum(len(batches) for number, batches in expected[1].items() if number <= step)
+        stopped = together(document, 2, output=f"stopped-{step}", rows=True, stop_at=batches)
+        assert [word.outcome for word in stopped.words] == ["Interrupted"] * 2
+        for output in (killed, stopped.output):
+            resumed = together(document, 2, output=output.name, rows=True)
+            assert [word.outcome for word in resumed.words] == ["Succeeded"] * 2
+            for rank in range(2):
+                taken = taken_rows(output, rank)
+                assert taken == {number: expected[rank][number] for number in taken}, output.name
+            assert resumed.manifest["digest"] == whole.manifest["digest"], output.name
+            assert lines(output) == lines(whole.output), output.name
+
+
+def taken_rows(output: Path, rank: int) -> dict[int, list[Any]]:
+    """The batches of each step."""
+    found: dict[int, list[Any]] = {}
+    path = output / f"rows-{rank}"
+    for line in path.read_text().splitlines() if path.exists() else []:
+        step, *batch = json.loads(line)
+        found.setdefault(step, []).append(batch)
+    return found
 
 
 def test_a_loss_that_is_not_finite_is_the_failure_of_all(job: Job, together: Callable[..., Together]) -> None:
