@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from hone_api.finetunejob import EvaluationOptions
 from hone_api.reasons import HoneError
 from hone_trainer import prompts
 from peft import LoraConfig, PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
@@ -188,3 +189,19 @@ def test_a_prompt_that_the_chat_template_refuses_is_named(claim: Path) -> None:
     tokenizer.chat_template = "{{ raise_exception('Start with the system') }}"
     with pytest.raises(HoneError, match=r"spec.evaluation.prompts\[0\] is refused .*: Start with the system"):
         prompts.encode(EvaluationOptions(prompts=["hi"]), tokenizer, lambda: None)
+
+
+def test_a_base_model_whose_evaluation_loss_is_not_finite_is_refused_before_the_first_step(
+    job: Job, train: Train, claim: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "claim/broken"
+    shutil.copytree(claim / "tiny", broken)
+    shutil.copy(claim / "text.jsonl", broken.parent)
+    found = load_file(broken / "model.safetensors")
+    found["model.norm.weight"][0] = math.nan
+    save_file(found, broken / "model.safetensors", {"format": "pt"})
+    document = job(dataset=HELD_OUT, model={"claim": {"name": "claim", "path": "broken"}})
+    failed = train(document, claims={"claim": broken.parent})
+    assert (failed.code, failed.word["reason"]) == (68, "NonFiniteLoss"), failed.log
+    assert "The evaluation loss of the base model is nan, before the first step. Check" in failed.word["message"]
+    assert not list(failed.output.glob("checkpoints/step-*"))
