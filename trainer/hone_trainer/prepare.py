@@ -217,11 +217,12 @@ def tokenize(given: Dataset, tokenizing: Tokenizing, checker: Checker, purpose: 
     """Tokens and labels at full length. Raises HoneError naming the row that can't be tokenized."""
     try:
         whole = tokenizing.whole(given)
-        if checker.data.messages.unlearned:
-            whole = tokenizing.exclude_turns(given, whole)
     except Exception as error:  # a chat template may raise anything
         found = failures.explain_failure(error, given, checker.data, tokenizing.tokenizer, tokenizing.chat_template)
         raise found from (None if found is error else error)
+    if checker.data.messages.unlearned:
+        with failures.name_failed_exclusion():
+            whole = tokenizing.exclude_turns(given, whole)
     split = Split(given, whole, datareport.count(whole), purpose)
     checker.check_split(split)
     return split

@@ -59,7 +59,10 @@ def check_rows(
         return ((f"rows.jsonl, line {number}", row) for number, row in enumerate(rows, start=1))
 
     layout = Layout(kind, {column: column for column in rows[0]})
-    data = Data(given, None, layout, [stream], MessageCounts(), [])  # type: ignore[list-item]
+    counts = MessageCounts()
+    for messages in (value for row in rows for value in row.values() if isinstance(value, list)):
+        counts.add(messages)
+    data = Data(given, None, layout, [stream], counts, [])  # type: ignore[list-item]
     written = TrainingArguments.model_validate(
         {name: value for name, value in training.items() if name in TrainingArguments.model_fields}
     )

@@ -12,7 +12,8 @@ TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=12) | st.samp
     ["", " \n", "<|im_end|>", "</think>", "<think>\na\n</think>\nb", "a"]
 )
 ROLES = st.sampled_from(["system", "user", "assistant", "tool", "asistant", "human", "", "developer"])
-MESSAGE = st.builds(lambda role, content: {"role": role, "content": content}, ROLES, TEXT)
+FLAGS = st.sampled_from([{}, {}, {}, {"weight": 0}, {"train": False}, {"weight": 1}])
+MESSAGE = st.builds(lambda role, content, flags: {"role": role, "content": content} | flags, ROLES, TEXT, FLAGS)
 CALL = st.just({"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": {"name": "f"}}]})
 CHAT = st.lists(MESSAGE | CALL, min_size=1, max_size=4)
 ROWS = st.one_of(

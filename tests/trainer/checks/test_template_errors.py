@@ -142,3 +142,13 @@ def test_a_row_in_which_nothing_is_marked_is_named(
         )
     assert words in refused.value.message
     assert refused.value.reason.name in ("DatasetInvalid", "InvalidSpec")
+
+
+def test_a_template_that_fails_for_another_text_of_an_excluded_message_is_named(
+    warnings_of: Warnings, tokenizer_of: Tokenizers
+) -> None:
+    template = CHATML.replace("m.content", "m.content.split('i')[1].strip()")
+    row = {"messages": [CHAT[0] | {"weight": 0}, {"role": "assistant", "content": "it"}]}
+    with pytest.raises(HoneError, match="can't be left out of the loss: the chat template fails") as refused:
+        warnings_of([row], tokenizer_of("<|im_end|>", template))
+    assert refused.value.reason.name == "InvalidSpec"
