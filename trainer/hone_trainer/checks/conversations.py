@@ -1,6 +1,9 @@
 """What rows say, before tokens: turns of unknown roles, turns and completions without text, rows without an answer."""
 
+from __future__ import annotations  # array is generic for type checkers alone
+
 import difflib
+from array import array
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -34,33 +37,43 @@ MOST_ROLES = 5
 BATCH = 1000
 
 
+def _make_numbers() -> array[int]:
+    """Make an empty list of numbers of rows, with 8 bytes for each."""
+    return array("q")
+
+
 @dataclass
 class Turns:
-    """Which rows, by number, have what; `ends_with_answer` has every row."""
+    """Which rows, by number, have what; `answered` has a 1 for each row that ends with an answer, else a 0."""
 
-    ends_with_answer: list[bool] = field(default_factory=list)
-    unknown_roles: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    without_answer: list[int] = field(default_factory=list)
-    empty_turn: list[int] = field(default_factory=list)
-    empty_completion: list[int] = field(default_factory=list)
-    empty_text: list[int] = field(default_factory=list)
+    answered: bytearray = field(default_factory=bytearray)
+    unknown_roles: dict[str, array[int]] = field(default_factory=lambda: defaultdict(_make_numbers))
+    without_answer: array[int] = field(default_factory=_make_numbers)
+    empty_turn: array[int] = field(default_factory=_make_numbers)
+    empty_completion: array[int] = field(default_factory=_make_numbers)
+    empty_text: array[int] = field(default_factory=_make_numbers)
 
     def add_row(self, row: Row) -> None:
         """Look at the next row."""
-        index = len(self.ends_with_answer)
+        index = len(self.answered)
         if isinstance(row.get("text"), str):
             self._add_if(not row["text"].strip(), self.empty_text, index)
-            self.ends_with_answer.append(True)
+            self.answered.append(True)
         elif isinstance(row.get("completion"), str):
             self._add_if(not row["completion"].strip(), self.empty_completion, index)
-            self.ends_with_answer.append(True)
+            self.answered.append(True)
         else:
             self._add_messages(row, index)
 
+    def ends_with_answer(self) -> np.ndarray:
+        """Return for each row whether it ends with an answer, or is text."""
+        return np.frombuffer(bytes(self.answered), bool)
+
     def ends_with_nothing(self) -> np.ndarray:
         """Return for each row whether what it teaches may be empty."""
-        found = np.zeros(len(self.ends_with_answer), bool)
-        found[[*self.empty_text, *self.empty_completion, *self.empty_turn]] = True
+        found = np.zeros(len(self.answered), bool)
+        for rows in (self.empty_text, self.empty_completion, self.empty_turn):
+            found[np.frombuffer(bytes(rows), np.int64)] = True
         return found
 
     def _add_messages(self, row: Row, index: int) -> None:
@@ -71,10 +84,10 @@ class Turns:
         turns = [message for message in answers if message["role"] == "assistant"]
         self._add_if(not turns, self.without_answer, index)
         self._add_if(any(is_learned(turn) and is_empty(turn) for turn in turns), self.empty_turn, index)
-        self.ends_with_answer.append(messages[-1]["role"] == "assistant" and is_learned(messages[-1]))
+        self.answered.append(messages[-1]["role"] == "assistant" and is_learned(messages[-1]))
 
     @staticmethod
-    def _add_if(condition: bool, rows: list[int], index: int) -> None:
+    def _add_if(condition: bool, rows: array[int], index: int) -> None:
         if condition:
             rows.append(index)
 

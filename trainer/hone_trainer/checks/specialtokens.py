@@ -18,7 +18,10 @@ MOST_SPACES = 32
 
 @dataclass(frozen=True)
 class Ends:
-    """For each row: its first two tokens, its last two and its last learned one, whitespace at the end left out."""
+    """For each row: its first two tokens, its last two and its last learned one, whitespace at the end left out.
+
+    Memory: 20 bytes a row.
+    """
 
     first: np.ndarray
     second: np.ndarray
@@ -135,6 +138,6 @@ def _step_back(
 
 def _take(ids: np.ndarray, indices: np.ndarray, exists: np.ndarray) -> np.ndarray:
     """Return `ids[indices]`, and NONE where no such token exists."""
-    found = np.full(len(indices), NONE, np.int64)
+    found = np.full(len(indices), NONE, np.int32)
     found[exists] = ids[indices[exists]]
     return found

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 from datasets import Dataset
 from hone_api.reasons import DATASET_INVALID, HoneError
 from hone_api.training import TrainingArguments
@@ -65,8 +64,7 @@ class Checker:
             findings += renderings.find_dropped_text(given, self.tokenizer, template)
         stops = self.base_stops | {self.tokenizer.get_vocab()[str(self._end_token)]}
         ends = specialtokens.read_ends(split.whole, self.tokenizer)
-        answered = np.array(turns.ends_with_answer, bool)
-        missing = specialtokens.find_missing_ends(ends, answered, stops, self.tokenizer)
+        missing = specialtokens.find_missing_ends(ends, turns.ends_with_answer(), stops, self.tokenizer)
         findings += missing
         findings += specialtokens.find_doubled(ends, ~turns.ends_with_nothing(), stops, self.tokenizer)
         warnings = write_warnings(findings, self.data, given, split.purpose)
