@@ -74,14 +74,12 @@ def test_sigterm_saves_a_checkpoint_and_the_next_start_ends_bit_for_bit_alike(
 
 
 def test_sigkill_loses_only_what_came_after_the_newest_checkpoint(
-    job: Job, train: Train, process: Callable[..., Any], tmp_path: Path
+    job: Job, train: Train, forks: Any, kill: Callable[..., Any], tmp_path: Path
 ) -> None:
     document = job(method="full", training=LONG | {"loggingSteps": 1}, checkpoint={"saveSteps": 7, "saveTotalLimit": 2})
-    run = process(document, tmp_path / "out")
     checkpoints = tmp_path / "out/checkpoints"
-    run.wait_for(lambda: (checkpoints / "step-00000007").exists())
-    run.signal(signal.SIGKILL)
-    assert run.result().code == -signal.SIGKILL
+    assert forks.run(document, tmp_path / "out", kill(signal.SIGKILL, "stepping", 10)).code == -signal.SIGKILL
+    assert [folder.name for folder in checkpoints.glob("*-*")] == ["step-00000007"]
     (checkpoints / "checkpoint-99").mkdir()
     (checkpoints / "step-00000099").mkdir()
 

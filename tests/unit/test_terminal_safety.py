@@ -109,7 +109,7 @@ class Engine(BaseHTTPRequestHandler):
 
 def test_no_command_lets_text_steer_the_terminal(tmp_path: Path) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Engine)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     child, terminal = pty.fork()
     if child == 0:
