@@ -162,6 +162,12 @@ MERGE_MISMATCH = Reason(
     "Serve the adapter on its base instead, and report this; of a job, start it again with spec.output.save: adapter, "
     "which saves what is trained already.",
 )
+MODEL_UNSUPPORTED = Reason(
+    "ModelUnsupported",
+    66,
+    "The embedded engine can't serve models of this architecture.",
+    "Serve it with another engine: set spec.engine: vllm or sglang.",
+)
 HOST_OUT_OF_MEMORY = Reason(
     "HostOutOfMemory",
     None,

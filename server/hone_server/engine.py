@@ -6,10 +6,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
+from hone_api.attention import default_kernel
 from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching.requests import GenerationOutput
 
-from . import ragged
+from . import eager, ragged
 from .lora import BASE, Adapter, BatchTable
 from .memory import PAGE_TOKENS, KvPlan
 from .sampling import BatchSampler, Sampling, TokenLogprob
@@ -47,7 +48,10 @@ class Engine:
         self.max_model_len = plan.max_model_len
         self.vocab_size: int = model.config.get_text_config().vocab_size
         self.table = table
-        model.set_attn_implementation("sdpa")
+        kernel = default_kernel(model)
+        if kernel == "eager":
+            eager.install()
+        model.set_attn_implementation(kernel)
         self._manager = model.init_continuous_batching(
             # Greedy here, because BatchSampler's scores already hold the random choice.
             generation_config=GenerationConfig(do_sample=False, eos_token_id=-1),  # type: ignore[no-untyped-call]
@@ -61,7 +65,7 @@ class Engine:
                 auto_switch_to_flash=False,
             ),
         )
-        if model.device.type == "cpu" and ragged.fits(model.config.get_text_config()):
+        if model.device.type == "cpu" and kernel == "sdpa" and ragged.fits(model.config.get_text_config()):
             model.set_attn_implementation(ragged.NAME)
         self._sampler = BatchSampler(table)
         self._manager.logit_processor = self._sampler

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hone_api.attention import default_kernel
 from hone_api.reasons import (
     ADAPTER_MISMATCH,
     HUB_UNAUTHORIZED,
@@ -22,10 +23,11 @@ from hone_api.reasons import (
 )
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 from transformers.utils.quantization_config import QuantizationMethod
 
+from .architectures import refuse_unserved
 from .joined import JoinedLinear, join
 from .lora import AdaptableLinear, Adapter, BatchTable, Factors, make_adaptable
 from .memory import CACHE_SHARE, available_memory, has_bfloat16
@@ -164,17 +166,16 @@ def _shared_copy(base: Any, written: set[str]) -> Any:
     # Its weights may change, which a joint would not learn.
     memo |= {id(module.joint): None for module in base.modules() if isinstance(module, JoinedLinear) and module.joint}
     copied = copy.deepcopy(base, memo)
-    copied.set_attn_implementation("sdpa")  # the base may have that of its engine
+    copied.set_attn_implementation(default_kernel(copied))  # the base may have that of its engine
     return copied
 
 
 def _load_weights(sources: Sources) -> tuple[Any, Any]:
     try:
         source: dict[str, Any] = {"revision": sources.revision, "trust_remote_code": False}  # never asks on a terminal
+        refuse_unserved(AutoConfig.from_pretrained(sources.weights, **source), sources.weights)
         tokenizer = AutoTokenizer.from_pretrained(sources.weights, **source)
-        model = AutoModelForCausalLM.from_pretrained(
-            sources.weights, dtype="auto", attn_implementation="sdpa", **source
-        )
+        model = AutoModelForCausalLM.from_pretrained(sources.weights, dtype="auto", **source)
     except ImportError as error:  # how transformers says that a kind of quantization needs another package
         remedy = "Serve the model that it was made from, in 16 bits."
         raise HoneError(MODEL_INVALID, f"can't load {sources.weights}: {_first_line(error)}", remedy=remedy) from error

@@ -13,9 +13,10 @@ import long_matrix
 import pytest
 import torch
 from hone_api.reasons import HoneError
-from hone_trainer import adapters, comparison, save
+from hone_trainer import comparison, save
 from hone_trainer.merge import merge
 from hone_trainer.options import MergeOptions
+from hone_trainer.targets import linear_layers
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import (
@@ -70,7 +71,7 @@ def adapted(config: PreTrainedConfig, dtype: torch.dtype, choice: random.Random)
     torch.manual_seed(choice.randrange(2**32))
     model = AutoModelForCausalLM.from_config(config).to(dtype)
     ends = embedding_and_head(model)
-    linear = adapters.linear_layers(model) or ["c_attn", "c_proj", "c_fc"]
+    linear = linear_layers(model)
     targets = choice.sample(linear, choice.randint(1, len(linear)))
     targets += choice.choice([[], [ends[0]], [ends[1]], list(ends)])
     full = [name for name in ends if name not in targets and choice.random() < 0.3]

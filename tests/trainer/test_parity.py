@@ -9,7 +9,7 @@ import torch
 import yaml
 from datasets import load_dataset
 from hone_api.finetunejob import FineTuneJob
-from hone_trainer import adapters, arguments
+from hone_trainer import arguments, targets
 from hone_trainer.settings import make_sft_config
 from peft import LoraConfig
 from safetensors.torch import load_file
@@ -140,7 +140,7 @@ def test_the_how_to_becomes_these_arguments(tmp_path: Path, method: str) -> None
     args = make_sft_config(arguments.sft_config(spec, tmp_path, use_cpu=True))
     values = {name: getattr(args, name) for name in HOW_TO_ARGUMENTS}
     assert {name: getattr(value, "value", value) for name, value in values.items()} == HOW_TO_ARGUMENTS
-    found = adapters.lora_config(spec, None, AutoModelForCausalLM.from_config(small_llama()))
+    found = targets.lora_config(spec, None, AutoModelForCausalLM.from_config(small_llama()))
     assert (found is None) == (method == "full")
     if found:
         assert {name: getattr(found, name) for name in HOW_TO_LORA} == HOW_TO_LORA

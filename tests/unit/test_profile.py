@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hone_api.datareport import Lengths, SplitReport
 from hone_api.training import TrainingArguments
-from hone_trainer.profile import Device, Step, choose
+from hone_trainer.profile import Device, Step, Traits, choose
 
 GIB = 2**30
 MI300X = Device("gpu", "MI300X", 192 * GIB, has_bfloat16=True, has_flash_attention=True, cores=96)
@@ -30,9 +30,12 @@ def needs(gib_a_row: float, gib_a_checkpointed_row: float) -> Any:
     return peak
 
 
-def chosen(device: Device, peak: Any = None, data: SplitReport | None = None, **written: Any) -> dict[str, Any]:
+def chosen(
+    device: Device, peak: Any = None, data: SplitReport | None = None, traits: Traits | None = None, **written: Any
+) -> dict[str, Any]:
     training = TrainingArguments.model_validate(written)
-    found = choose(training, device, data or rows(), training.max_length or 1024, peak or needs(1, 0.1))
+    limit = training.max_length or 1024
+    found = choose(training, device, data or rows(), limit, peak or needs(1, 0.1), traits or Traits())
     assert len({choice.field for choice in found}) == len(found)
     return {choice.field: choice.value for choice in found}
 
@@ -131,9 +134,49 @@ def test_what_depends_on_memory_is_left_out_while_it_is_not_known() -> None:
 
 def test_every_choice_says_why_and_what_it_changes() -> None:
     for device in (MI300X, MI210, CPU):
-        for choice in choose(TrainingArguments(), device, rows(), 1024, needs(30, 1)):
+        for choice in choose(TrainingArguments(), device, rows(), 1024, needs(30, 1), Traits()):
             assert choice.why
             assert (choice.effect == "packing") == (
                 choice.field == "packing" or (device is MI300X and choice.field == "per_device_train_batch_size")
             )
             assert (choice.effect == "order") == (choice.field == "train_sampling_strategy")
+
+
+@pytest.mark.parametrize(
+    ("kernels", "device", "kernel"),
+    [
+        (("flash_attention_2", "sdpa", "eager"), MI300X, "flash_attention_2"),
+        (("flash_attention_2", "sdpa", "eager"), MI210, "sdpa"),
+        (("flash_attention_2", "eager"), MI300X, "flash_attention_2"),
+        (("flash_attention_2", "eager"), MI210, "eager"),
+        (("sdpa", "eager"), MI300X, "sdpa"),
+        (("sdpa", "eager"), CPU, "sdpa"),
+        (("eager",), MI300X, "eager"),
+        (("eager",), CPU, "eager"),
+    ],
+)
+def test_the_kernel_is_one_that_the_model_supports(kernels: Any, device: Device, kernel: str) -> None:
+    assert chosen(device, traits=Traits("TinyForCausalLM", kernels))["attn_implementation"] == kernel
+
+
+def test_a_model_that_mixes_packed_rows_is_not_packed() -> None:
+    found = chosen(MI300X, traits=Traits("TinyForCausalLM", mixes_rows="takes no positions"))
+    assert found["attn_implementation"] == "flash_attention_2"
+    assert "packing" not in found
+    assert found["train_sampling_strategy"] == "group_by_length"
+
+
+def test_the_batch_is_one_row_where_memory_is_not_estimated() -> None:
+    found = chosen(MI210, lambda step: None)
+    assert found["activation_checkpointing"] is True
+    assert found["per_device_train_batch_size"] == 1
+    assert found["gradient_accumulation_steps"] == 8
+
+
+@pytest.mark.parametrize("device", [MI210, CPU, Device("gpu", "the GPU", None, True, False, 8)])
+@pytest.mark.parametrize("peak", [needs(60, 5), lambda step: None])
+def test_checkpointing_is_off_in_a_model_that_does_not_support_it(device: Device, peak: Any) -> None:
+    assert (
+        chosen(device, peak, traits=Traits("TinyForCausalLM", can_checkpoint=False))["activation_checkpointing"]
+        is False
+    )

@@ -4,7 +4,7 @@ from hone_api.finetunejob import FineTuneJobSpec, LoraOptions
 from transformers import PreTrainedModel
 from trl.trainer.sft_config import SFTConfig
 
-from hone_trainer import adapters, optimizers, quantize
+from hone_trainer import optimizers, quantize, targets
 
 
 def check(spec: FineTuneJobSpec, name: str, outline: PreTrainedModel, args: SFTConfig) -> None:
@@ -13,5 +13,5 @@ def check(spec: FineTuneJobSpec, name: str, outline: PreTrainedModel, args: SFTC
     if spec.method == "qlora":
         quantize.four_bits()
     if spec.method != "full":
-        adapters.check_targets(spec.lora or LoraOptions(), outline)
+        targets.check_targets(spec.lora or LoraOptions(), outline)
     optimizers.check(args, outline)

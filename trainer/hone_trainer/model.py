@@ -95,6 +95,7 @@ def load(base: BaseModel, spec: FineTuneJobSpec, attention: str | None = None) -
     if missing := sorted(found[1]["missing_keys"]):
         lacks = f"lack {len(missing)} weights, such as {missing[0]}: they would be random"
         raise HoneError(MODEL_INVALID, f"{_where(base, source)}, whose files {lacks}")
+    _name_experts(network.config)
     quantize.keep_unpacked(network)
     return quantize.ready_to_train(network) if spec.method == "qlora" else network
 
@@ -157,6 +158,14 @@ def is_here(base: BaseModel) -> bool:
         return True
     folder = hub.cached_snapshot("model", base.location, base.commit)
     return folder is not None and any(any(folder.glob(weights)) for weights in ("*.safetensors", "*.bin"))
+
+
+def _name_experts(config: PreTrainedConfig) -> None:
+    """Let TRL's load-balancing loss find the number of experts, which it reads as num_experts alone."""
+    text: Any = config.get_text_config()
+    other = next((name for name in ("num_local_experts", "n_routed_experts") if hasattr(text, name)), None)
+    if other and not hasattr(text, "num_experts"):
+        type(text).attribute_map = {**type(text).attribute_map, "num_experts": other}
 
 
 def _common(base: BaseModel, source: BaseModelSource) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from hone_api.reports import Parameters, Progress
 from transformers import PreTrainedConfig, PrinterCallback
 
 from hone_trainer import (
-    adapters,
     arguments,
     baseconfig,
     configuration,
@@ -26,6 +25,7 @@ from hone_trainer import (
     report,
     save,
     sharding,
+    targets,
 )
 from hone_trainer.callbacks import ReportCallback, StopCallback
 from hone_trainer.card import license_of, model_card
@@ -116,7 +116,7 @@ def load(prepared: Prepared, group: Group, inputs: Inputs, root: Path, terminal:
         train_dataset=prepared.train,
         eval_dataset=prepared.evaluation,
         processing_class=prepared.tokenizer,
-        peft_config=adapters.lora_config(spec, prepared.base.commit, network),
+        peft_config=targets.lora_config(spec, prepared.base.commit, network),
         keep_checkpoints=spec.checkpoint.save_total_limit,
         before_sealing=metrics_log.flush if metrics_log else lambda: None,
         group=group,

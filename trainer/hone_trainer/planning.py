@@ -8,15 +8,15 @@ from typing import Any
 from hone_api.common import ForeignModel
 from hone_api.datareport import SplitReport
 from hone_api.estimate import Estimate
-from hone_api.finetunejob import FineTuneJobSpec
+from hone_api.finetunejob import FineTuneJobSpec, LoraOptions
 from hone_api.reports import Parameters
 from transformers import PreTrainedModel
 from trl.trainer.sft_config import SFTConfig
 
-from hone_trainer import profile
-from hone_trainer.memory import advice, formulas, plan
+from hone_trainer import profile, targets, traits
+from hone_trainer.memory import advice, formulas, plan, text
 from hone_trainer.memory.settings import Settings, Sharding
-from hone_trainer.profile import Choice, Device, Step
+from hone_trainer.profile import Choice, Device, Step, Traits
 from hone_trainer.settings import make_sft_config
 
 
@@ -26,7 +26,7 @@ class DevicePlan(ForeignModel):
     device: Device
     profile: list[Choice]
     sharding: Sharding
-    estimate: Estimate
+    estimate: Estimate | None = None
     parameters: Parameters
     warnings: list[str]
 
@@ -48,7 +48,8 @@ class Planned:
         """
         choices = self.choices()
         args = make_sft_config(arguments_of(choices))
-        warnings = self.check(args)
+        traits.check(args, self.traits)
+        warnings = self.check(args) + self.left_out()
         found = DevicePlan(
             device=self.device,
             profile=choices,
@@ -64,24 +65,43 @@ class Planned:
         if self.spec.training.profile == "none":
             return []
         longest = self.max_length or self.rows.lengths.max
-        return profile.choose(self.spec.training, self.device, self.rows, longest, self._peak)
+        return profile.choose(self.spec.training, self.device, self.rows, longest, self._peak, self.traits)
 
-    def estimate(self, args: SFTConfig) -> Estimate:
-        """What a process needs at its peak with these arguments."""
-        return formulas.estimate(self._settings(args))
+    def estimate(self, args: SFTConfig) -> Estimate | None:
+        """Return what a process needs at its peak with these arguments; None where that is not estimated."""
+        settings = self._settings(args)
+        return formulas.estimate(settings) if settings else None
 
     def check(self, args: SFTConfig) -> list[str]:
         """A warning when this machine's memory will hardly do. Raises HoneError ModelTooLarge when the GPU's won't."""
+        settings = self._settings(args)
+        if settings is None:
+            return [text.not_estimated(self._plan.unestimated)]
         if self.device.memory is None:
-            needed = advice.gib(self.estimate(args).total)
+            needed = advice.gib(formulas.estimate(settings).total)
             return [
                 f"no GPU is visible, and --gpu-memory is not given: the estimate, {needed} a device, was not compared "
                 "with a GPU's memory; that is done when training starts"
             ]
-        error = advice.too_large(self._settings(args), self.device.memory, self.device.name, self._plan.adapter)
+        error = advice.too_large(settings, self.device.memory, self.device.name, self._plan.adapter)
         if error and self.device.kind == "gpu":
             raise error
         return [error.sentence()] if error else []
+
+    def left_out(self) -> list[str]:
+        """Return a warning that names the linear layers which all-linear does not adapt, if there are any."""
+        lora = self.spec.lora or LoraOptions()
+        if self.spec.method == "full" or lora.target_modules != targets.ALL_LINEAR:
+            return []
+        assert self._plan, "planning has given the outline its adapter"
+        names = targets.find_left_out(self.outline)
+        what = f"spec.lora.targetModules is {targets.ALL_LINEAR}, and PEFT can't adapt {', '.join(names)} of this model"
+        return [f"{what}: they stay as they are"] if names else []
+
+    @cached_property
+    def traits(self) -> Traits:
+        """What the model's class supports."""
+        return traits.read_traits(self.outline)
 
     @cached_property
     def sharding(self) -> Sharding:
@@ -90,9 +110,12 @@ class Planned:
         memory = self.device.memory
         if found != "ddp" or self.spec.training.parallelism != "auto" or self.spec.method == "qlora" or memory is None:
             return found
+        settings = self._plan.settings
+        if settings is None:
+            return found
         written = self.spec.training.sft_config()
         settings = replace(
-            self._plan.settings,
+            settings,
             batch=written.get("per_device_train_batch_size", 1),
             checkpointing=written.get("activation_checkpointing", True),
         )
@@ -103,10 +126,22 @@ class Planned:
         longest = self.rows.lengths.max
         return plan.of(self.spec, self.outline, length=min(self.max_length or longest, longest))
 
-    def _peak(self, step: Step) -> int:
+    @cached_property
+    def _start(self) -> Settings | None:
+        """The plan's settings on this device; None where memory is not estimated."""
+        settings = self._plan.settings
+        if settings is None:
+            return None
+        flash = self.device.has_flash_attention and "flash_attention_2" in self.traits.kernels
+        uses_flash = flash and self.device.kind == "gpu" and self.spec.training.profile == "auto"
+        return replace(settings, sharding=self.sharding, eager=settings.eager and not uses_flash)
+
+    def _peak(self, step: Step) -> int | None:
+        settings = self._start
+        if settings is None:
+            return None
         settings = replace(
-            self._plan.settings,
-            sharding=self.sharding,
+            settings,
             batch=step.batch,
             length=step.length,
             packed=step.packed,
@@ -115,13 +150,15 @@ class Planned:
         )
         return formulas.estimate(settings).total
 
-    def _settings(self, args: SFTConfig) -> Settings:
+    def _settings(self, args: SFTConfig) -> Settings | None:
+        settings = self._start
+        if settings is None:
+            return None
         packed = bool(args.packing)
         return replace(
-            self._plan.settings,
-            sharding=self.sharding,
+            settings,
             batch=args.per_device_train_batch_size,
-            length=args.max_length if packed and args.max_length else self._plan.settings.length,
+            length=args.max_length if packed and args.max_length else settings.length,
             packed=packed and args.packing_strategy != "wrapped",
             mixed=bool(args.bf16 or args.fp16),
             checkpointing=bool(args.activation_checkpointing),

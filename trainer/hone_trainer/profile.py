@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from hone_api.attention import Kernel
 from hone_api.common import ForeignModel
 from hone_api.datareport import SplitReport
 from hone_api.training import TrainingArguments
@@ -31,6 +32,7 @@ BATCH_OF_TRL = 8
 SPREAD = 1.5
 """Lengths are spread when 95 of 100 rows have at most so many times the median's tokens, or more."""
 WORKERS = 4
+UNKNOWN = "the memory that this model needs is not estimated"
 
 
 class Choice(ForeignModel):
@@ -71,11 +73,24 @@ class Step:
     checkpointing: bool
 
 
-Peak = Callable[[Step], int]
-"""Bytes that a process needs at its peak."""
+@dataclass(frozen=True)
+class Traits:
+    """What a model supports. `kernels`: of attention, the fastest first. `mixes_rows`: why rows that are packed
+    together would not stay apart in it; None: they do."""
+
+    name: str = "the model"
+    kernels: tuple[Kernel, ...] = ("flash_attention_2", "sdpa", "eager")
+    mixes_rows: str | None = None
+    can_checkpoint: bool = True
 
 
-def choose(training: TrainingArguments, device: Device, rows: SplitReport, limit: int, peak: Peak) -> list[Choice]:
+Peak = Callable[[Step], int | None]
+"""Bytes that a process needs at its peak; None: they can't be estimated for this model."""
+
+
+def choose(
+    training: TrainingArguments, device: Device, rows: SplitReport, limit: int, peak: Peak, traits: Traits
+) -> list[Choice]:
     """Choose what `training` leaves out. `limit`: the tokens a row is cut or packed to."""
     written = training.sft_config()
     found: list[Choice] = []
@@ -86,17 +101,20 @@ def choose(training: TrainingArguments, device: Device, rows: SplitReport, limit
     if not {"bf16", "fp16"} & written.keys():
         found.append(_autocast(device))
     autocast = bool(chosen("bf16", False) or chosen("fp16", False))
-    found.append(_attention(device, autocast))
+    found.append(_attention(device, autocast, traits))
     longest = min(limit, rows.lengths.max)
     row_by_row = device.kind == "cpu" and not {BATCH, ACCUMULATION} & written.keys()
     if not row_by_row and not {"packing", "train_sampling_strategy", "padding_free"} & written.keys():
         # Packed rows are fewer: a batch or a number of steps that is written would come to mean more rows.
         may_pack = found[-1].value == "flash_attention_2" and not {BATCH, "max_steps"} & written.keys()
+        may_pack = may_pack and traits.mixes_rows is None
         found += _order(rows, longest, may_pack)
     packed = bool(chosen("packing", False))
     if device.memory is not None:
         step = Step(1, limit if packed else longest, packed, autocast, False)
-        found += _batch(written, device.name, device.memory, rows, step, row_by_row, peak)
+        found += _batch(written, device.name, device.memory, rows, step, row_by_row, peak, traits)
+    elif not traits.can_checkpoint and "activation_checkpointing" not in written:
+        found.append(_no_checkpointing(traits))
     if "dataloader_num_workers" not in written and device.kind == "gpu":
         workers = max(0, min(WORKERS, device.cores - 1))
         why = f"{workers} of {device.cores} cores prepare batches while the GPU computes"
@@ -111,12 +129,22 @@ def _autocast(device: Device) -> Choice:
     return Choice(field="bf16", value=False, why=why, effect="rounding")
 
 
-def _attention(device: Device, autocast: bool) -> Choice:
-    if device.kind == "gpu" and device.has_flash_attention and autocast:
+def _attention(device: Device, autocast: bool, traits: Traits) -> Choice:
+    flash, sdpa = "flash_attention_2" in traits.kernels, "sdpa" in traits.kernels
+    if device.kind == "gpu" and device.has_flash_attention and autocast and flash:
         why = "FlashAttention is installed, and needs no padding"
         return Choice(field=ATTENTION, value="flash_attention_2", why=why, effect="rounding")
-    why = "torch has a fused kernel of its own" + ("" if device.kind == "cpu" else ", and FlashAttention is missing")
+    if not sdpa:
+        why = f"{traits.name} supports no fused kernel" + (" but FlashAttention's" if flash else "")
+        return Choice(field=ATTENTION, value="eager", why=why, effect="none")
+    without = "FlashAttention is missing" if flash else f"{traits.name} does not support FlashAttention"
+    why = "torch has a fused kernel of its own" + ("" if device.kind == "cpu" else f", and {without}")
     return Choice(field=ATTENTION, value="sdpa", why=why, effect="none")
+
+
+def _no_checkpointing(traits: Traits) -> Choice:
+    why = f"{traits.name} does not support it"
+    return Choice(field="activation_checkpointing", value=False, why=why, effect="none")
 
 
 def _order(rows: SplitReport, longest: int, may_pack: bool) -> list[Choice]:
@@ -132,9 +160,19 @@ def _order(rows: SplitReport, longest: int, may_pack: bool) -> list[Choice]:
 
 
 def _batch(
-    written: dict[str, Any], device: str, memory: int, rows: SplitReport, step: Step, row_by_row: bool, peak: Peak
+    written: dict[str, Any],
+    device: str,
+    memory: int,
+    rows: SplitReport,
+    step: Step,
+    row_by_row: bool,
+    peak: Peak,
+    traits: Traits,
 ) -> list[Choice]:
-    """Rows a batch, accumulation and activation checkpointing: the same rows a step, and as fast as memory allows."""
+    """Rows a batch, accumulation and activation checkpointing: the same rows a step, and as fast as memory allows.
+
+    Where memory can't be estimated, the batch is one row, and activations are recomputed.
+    """
     batch, accumulation = written.get(BATCH), written.get(ACCUMULATION)
     together = (batch or BATCH_OF_TRL) * (accumulation or 1)
     if step.packed and batch is None:
@@ -148,24 +186,35 @@ def _batch(
     elif row_by_row:
         sizes = [1]
     checkpointing = written.get("activation_checkpointing")
-    ways = [False, True] if checkpointing is None else [checkpointing]
+    ways = ([False, True] if traits.can_checkpoint else [False]) if checkpointing is None else [checkpointing]
     steps = [replace(step, batch=size, checkpointing=way) for way in ways for size in sizes]
-    best = next((one for one in steps if peak(one) <= memory), steps[-1])
+    best = next((one for one in steps if _fits(peak(one), memory)), steps[-1])
+    needed = peak(best)
     has = f"{device} has {gib(memory)}"
     found = []
-    if checkpointing is None:
-        without = gib(peak(replace(best, checkpointing=False)))
-        why = f"about {without} would be needed without it, and {has}"
-        if not best.checkpointing:
-            why = f"about {without} are needed without it, and {has}"
+    if checkpointing is None and not traits.can_checkpoint:
+        found.append(_no_checkpointing(traits))
+    elif checkpointing is None:
+        less = peak(replace(best, checkpointing=False))
+        why = UNKNOWN
+        if less is not None:
+            would = "would be" if best.checkpointing else "are"
+            why = f"about {gib(less)} {would} needed without it, and {has}"
         found.append(Choice(field="activation_checkpointing", value=best.checkpointing, why=why, effect="none"))
     if batch is None and best.batch != BATCH_OF_TRL:
         effect: Effect = "packing" if step.packed else "rounding"
-        why = f"{together} {'packed rows' if step.packed else 'rows'} a step take about {gib(peak(best))} so, and {has}"
+        what = "packed rows" if step.packed else "rows"
+        why = UNKNOWN
+        if needed is not None:
+            why = f"{together} {what} a step take about {gib(needed)} so, and {has}"
         if row_by_row:
-            why = f"a row alone needs no padding, and takes about {gib(peak(best))}"
+            why = "a row alone needs no padding" + (f", and takes about {gib(needed)}" if needed is not None else "")
         found.append(Choice(field=BATCH, value=best.batch, why=why, effect=effect))
         if accumulation is None and together > best.batch:
             why = f"that keeps {together} rows a step"
             found.append(Choice(field=ACCUMULATION, value=together // best.batch, why=why, effect="rounding"))
     return found
+
+
+def _fits(needed: int | None, memory: int) -> bool:
+    return needed is not None and needed <= memory

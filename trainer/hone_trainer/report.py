@@ -66,7 +66,7 @@ def collect(
         "dataset": file["dataset"],
         "warnings": prepared.file.all_warnings,
         "settings": settings,
-        "memory": {"estimate": file["plan"]["estimate"], "measured": peaks(log)},
+        "memory": {"estimate": file["plan"].get("estimate"), "measured": peaks(log)},
         "versions": manifest.versions,
         "spec": manifest.spec,
         "log": log,

@@ -15,7 +15,7 @@ import torch
 from hone_api.reasons import INVALID_SPEC, NON_FINITE_LOSS, OUT_OF_MEMORY, HoneError
 from peft import PeftModel
 from torch.distributed.fsdp import register_fsdp_forward_method
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -25,6 +25,7 @@ from hone_trainer import checkpoints, randomness, sharding
 from hone_trainer.checkpoints import Account, Checkpoint
 from hone_trainer.errors import named, writing
 from hone_trainer.group import Group
+from hone_trainer.restoring import restore_renamed
 from hone_trainer.sampling import ReplayedGroups, SeededGroups
 from hone_trainer.stop import EvaluationInterrupted
 
@@ -286,11 +287,16 @@ class HoneTrainer(SFTTrainer):
         if self._resumed and self._resumed.evaluation_due:
             self._determine_best_metric(super()._evaluate(None, None), None)
 
-    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """As Trainer does. PEFT loads an adapter as float32, where SFTTrainer had made that of qlora bfloat16."""
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
+        """As Trainer does, and under all names.
+
+        PEFT loads an adapter as float32, where SFTTrainer had made that of qlora bfloat16.
+        """
         network: Any = self.model
         types = {name: parameter.dtype for name, parameter in network.named_parameters() if parameter.requires_grad}
-        super()._load_from_checkpoint(*args, **kwargs)
+        super()._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
+        if not self.is_fsdp_enabled and isinstance(network, PreTrainedModel):
+            restore_renamed(network, Path(resume_from_checkpoint))
         for name, parameter in network.named_parameters():
             if name in types and parameter.dtype != types[name]:
                 parameter.data = parameter.data.to(types[name])

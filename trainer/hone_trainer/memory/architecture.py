@@ -10,10 +10,14 @@ from peft import PeftModel, get_peft_model
 from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from hone_trainer import adapters
+from hone_trainer import targets
 from hone_trainer.memory.settings import Adapter, Architecture
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+class Unestimated(Exception):
+    """Why the memory of a model is not estimated."""
 
 
 def build(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -34,30 +38,47 @@ def build(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> PreTr
 
 
 def read(network: PreTrainedModel) -> Architecture:
-    """The shape of a model from `build`. Raises HoneError ModelInvalid when its config lacks what a decoder has."""
+    """Return the shape of a model from `build`. Raises Unestimated for what the formulas do not cover."""
     config: Any = network.config.get_text_config()
+    if carries_state(network):
+        raise Unestimated("its layers carry state from one token to the next, and the formulas are those of attention")
     try:
-        hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
-        intermediate = int(
-            getattr(config, "moe_intermediate_size", None)
-            or getattr(config, "intermediate_size", None)
-            or getattr(config, "n_inner", None)
-            or 4 * hidden
-        )
-    except (AttributeError, TypeError) as error:
-        raise HoneError(MODEL_INVALID, f"config.json of a {config.model_type} lacks a size: {error}") from error
+        return _read(network, config)
+    except (AttributeError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        text = " ".join(str(error).split())
+        raise Unestimated(f"config.json of a {config.model_type} lacks a size of a usual decoder: {text}") from error
+
+
+def carries_state(network: PreTrainedModel) -> bool:
+    """Return whether layers other than attention connect the tokens, as in Mamba and in hybrid models."""
+    return bool(getattr(network, "_is_stateful", False)) or any(
+        isinstance(part, torch.nn.Conv1d) for part in network.modules()
+    )
+
+
+def _read(network: PreTrainedModel, config: Any) -> Architecture:
+    hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
+    intermediate = int(
+        getattr(config, "moe_intermediate_size", None)
+        or getattr(config, "intermediate_size", None)
+        or getattr(config, "ffn_dim", None)
+        or getattr(config, "n_inner", None)
+        or 4 * hidden
+    )
     head_size = int(getattr(config, "head_dim", None) or hidden // heads)
     layers = decoder_layers(network)
-    largest = max(layers, key=_count)
+    largest = max(layers, key=count)
     own: Any = network
     head, embedding = own.get_output_embeddings(), own.get_input_embeddings()
     matrices = [parameter.numel() for parameter in largest.parameters() if parameter.dim() > 1]
     query = heads * head_size
     key_value = int(getattr(config, "num_key_value_heads", None) or heads) * head_size
+    if getattr(config, "kv_lora_rank", None):  # multi-head latent attention: heads have keys of their own
+        query = key_value = heads * int(config.qk_nope_head_dim + config.qk_rope_head_dim)
     return Architecture(
-        total=_count(network),
+        total=count(network),
         layers=len(layers),
-        layer=_count(largest),
+        layer=count(largest),
         matrices=sum(matrices),
         widest=max(matrices),
         linear=sum(
@@ -82,19 +103,16 @@ def read(network: PreTrainedModel) -> Architecture:
     )
 
 
-def adapt(network: PreTrainedModel, spec: FineTuneJobSpec) -> Adapter | None:
-    """What the spec's LoRA adds to a model from `build`, which it changes; None for method full.
+def adapt(network: PreTrainedModel, spec: FineTuneJobSpec) -> Adapter:
+    """Return what the spec's LoRA adds to a model from `build`, which it changes.
 
-    Raises HoneError InvalidSpec when a target does not fit the model.
+    Raises HoneError InvalidSpec when a target does not fit the model, Unestimated when it has no decoder layers.
     """
-    if spec.method == "full":
-        return None
-    base = _count(network)
-    layers = decoder_layers(network)
+    base = count(network)
     adapted = apply_adapter(network, spec)
     lora: Any = adapted.active_peft_config
     trainable, total = adapted.get_nb_trainable_parameters()
-    largest = max(layers, key=lambda layer: sum(_trained(layer)))
+    largest = max(decoder_layers(network), key=lambda layer: sum(_trained(layer)))
     wrapped: list[Any] = [module for module in largest.modules() if isinstance(module, LoraLayer)]
     linear = [module for module in wrapped if not isinstance(module, ParamWrapper)]
     return Adapter(
@@ -113,7 +131,7 @@ def adapt(network: PreTrainedModel, spec: FineTuneJobSpec) -> Adapter | None:
 
 def apply_adapter(network: PreTrainedModel, spec: FineTuneJobSpec) -> PeftModel:
     """A model from `build` with the spec's adapter. Raises HoneError InvalidSpec when a target does not fit it."""
-    lora = adapters.lora_config(spec, None, network)
+    lora = targets.lora_config(spec, None, network)
     assert lora, "method full has no adapter"
     try:
         with torch.device("meta"), warnings.catch_warnings():
@@ -131,11 +149,12 @@ def decoder_layers(network: torch.nn.Module) -> list[torch.nn.Module]:
     """The decoder's layers: the list of modules with the most parameters."""
     lists = [list(module) for module in network.modules() if isinstance(module, torch.nn.ModuleList) and len(module)]
     if not lists:
-        raise HoneError(MODEL_INVALID, f"{type(network).__name__} has no list of decoder layers")
-    return max(lists, key=lambda layers: sum(_count(layer) for layer in layers))
+        raise Unestimated(f"{type(network).__name__} has no list of decoder layers")
+    return max(lists, key=lambda layers: sum(count(layer) for layer in layers))
 
 
-def _count(module: torch.nn.Module) -> int:
+def count(module: torch.nn.Module) -> int:
+    """Return how many parameters a module has."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 

@@ -6,8 +6,8 @@ activations and the loss, whose sum is largest at one of four moments of a step 
 
 What a decoder layer keeps for its backward pass follows Korthikanti et al. (arXiv 2205.05198, section 4) in method:
 add up what each operation saves. The operations are those of transformers' Llama, Qwen 2 and Mixtral with SDPA
-attention, which saves no scores, and of PEFT's LoRA layers. The loss is TRL's fused output head
-(trl/kernels/chunked_logprob.py), which never holds the logits of all tokens.
+attention, which saves no scores (eager attention saves them), and of PEFT's LoRA layers. The loss is TRL's fused output
+head (trl/kernels/chunked_logprob.py), which never holds the logits of all tokens.
 """
 
 from dataclasses import dataclass
@@ -234,7 +234,15 @@ def _layer_saved(settings: Settings) -> float:
         weights += 2 * model.matrices
     if adapter:
         weights += compute * (adapter.experts + (adapter.layer_parameters if settings.method == "lora" else 0))
-    return settings.tokens * token + weights
+    return settings.tokens * token + weights + _scores(settings) * (4 + 2 * compute)
+
+
+def _scores(settings: Settings) -> float:
+    """How many scores eager attention keeps: their softmax in float32, and what goes into it and comes of it."""
+    if not settings.eager:
+        return 0
+    row = settings.tokens if settings.packed else settings.length
+    return settings.tokens * row * settings.architecture.heads
 
 
 def _layer_working(settings: Settings) -> float:
@@ -248,7 +256,7 @@ def _layer_working(settings: Settings) -> float:
     experts = settings.adapter.experts * compute / 3 if settings.adapter else 0
     dequantized = model.widest * 2 if settings.method == "qlora" else 0
     dora = 8 * model.widest if settings.adapter and settings.adapter.dora else 0
-    return settings.tokens * token + experts + dequantized + dora
+    return settings.tokens * token + experts + dequantized + dora + _scores(settings) * 8
 
 
 def _tail_saved(settings: Settings) -> float:

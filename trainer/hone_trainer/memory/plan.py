@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hone_api.finetunejob import FineTuneJobSpec, LoraOptions
+from hone_api.reasons import HoneError
 from hone_api.reports import Parameters
 from hone_api.terminal import print_line
 
@@ -23,12 +24,16 @@ WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 @dataclass(frozen=True)
 class Plan:
-    """What a job needs. `adapter` is what method lora would train, also where the method is full."""
+    """What a job needs. `adapter` is what method lora would train, also where the method is full.
 
-    settings: Settings
+    `settings` are None where the formulas do not cover the model, and `unestimated` says why.
+    """
+
+    settings: Settings | None
     parameters: Parameters
     adapter: Adapter | None
     notes: tuple[str, ...] = ()
+    unestimated: str = ""
 
 
 def run(options: PlanOptions) -> None:
@@ -61,31 +66,67 @@ def of(
 ) -> Plan:
     """The plan for a model on the meta device, which gets its adapter. `length`: of the longest row, where it is known.
 
-    Raises HoneError ModelInvalid, InvalidSpec.
+    Raises HoneError InvalidSpec.
     """
-    from hone_trainer import quantize
+    from hone_api.attention import default_kernel
+
     from hone_trainer.memory import architecture
 
     config = network.config
-    shape = architecture.read(network)
+    total = architecture.count(network)
+    notes = _notes(spec, config)
+    try:
+        shape = architecture.read(network)
+        adapter = _adapter(spec, network)
+    except architecture.Unestimated as error:
+        return Plan(None, _parameters(spec, network, total), None, notes, str(error))
     if spec.model.dtype != "auto":
         shape = replace(shape, weight_bytes=WIDTHS[spec.model.dtype])
-    lora = spec if spec.method != "full" else spec.model_copy(update={"method": "lora", "lora": LoraOptions()})
-    adapter = architecture.adapt(network, lora)
     own = None if spec.method == "full" else adapter
     settings = settings_of(
         spec, shape, own, length=length or _length(spec, config), processes=processes, sharding=sharding
     )
-    total = shape.total + (own.parameters if own else 0)
+    settings = replace(settings, eager=default_kernel(network) == "eager")
+    parameters = Parameters(trainable=settings.trainable, total=total + (own.parameters if own else 0))
+    return Plan(settings, parameters, adapter, notes)
+
+
+def _notes(spec: FineTuneJobSpec, config: Any) -> tuple[str, ...]:
+    """What the estimate assumes."""
+    from hone_trainer import quantize
+
     notes = []
     how = quantize.quantized(config)
     if how:
         notes.append(f"the checkpoint is quantized ({how}); its weights are counted as if they were not")
     if getattr(config, "dtype", None) is None and spec.model.dtype == "auto":
         notes.append("config.json names no dtype; float32 is assumed")
-    if not optimizers.is_known(settings.optimizer):
-        notes.append(f"spec.training.optim is {settings.optimizer}, whose states are taken as 8 bytes a parameter")
-    return Plan(settings, Parameters(trainable=settings.trainable, total=total), adapter, tuple(notes))
+    optimizer = spec.training.sft_config().get("optim", "adamw_torch_fused")
+    if not optimizers.is_known(optimizer):
+        notes.append(f"spec.training.optim is {optimizer}, whose states are taken as 8 bytes a parameter")
+    return tuple(notes)
+
+
+def _adapter(spec: FineTuneJobSpec, network: Any) -> Adapter | None:
+    """What method lora trains; for method full, what it would, and None where it can't train the model."""
+    from hone_trainer.memory import architecture
+
+    if spec.method != "full":
+        return architecture.adapt(network, spec)
+    try:
+        return architecture.adapt(network, spec.model_copy(update={"method": "lora", "lora": LoraOptions()}))
+    except HoneError:
+        return None
+
+
+def _parameters(spec: FineTuneJobSpec, network: Any, total: int) -> Parameters:
+    """Count the parameters of a model that is not estimated. Raises HoneError InvalidSpec as `of` does."""
+    from hone_trainer.memory import architecture
+
+    if spec.method == "full":
+        return Parameters(trainable=total, total=total)
+    trainable, total = architecture.apply_adapter(network, spec).get_nb_trainable_parameters()
+    return Parameters(trainable=int(trainable), total=int(total))
 
 
 def sharding_of(spec: FineTuneJobSpec) -> Sharding:

@@ -63,7 +63,8 @@ class Settings:
     """One training process. `length` is the tokens of the longest row (or of a packed one), `batch` the rows of a step.
 
     `mixed` is bf16 or fp16 autocast; `packed`: a batch is one row of batch * length tokens; `accumulation`: gradients
-    outlive a batch; `full_logits`: the loss needs those of all tokens (label smoothing).
+    outlive a batch; `full_logits`: the loss needs those of all tokens (label smoothing); `eager`: attention without a
+    fused kernel, which keeps its scores.
     """
 
     architecture: Architecture
@@ -80,6 +81,7 @@ class Settings:
     processes: int = 1
     sharding: Sharding = "none"
     device: Device = "gpu"
+    eager: bool = False
 
     @property
     def tokens(self) -> int:

@@ -7,7 +7,7 @@ from hone_trainer.memory import advice
 from hone_trainer.memory.advice import gib
 from hone_trainer.memory.formulas import FRAGMENTATION, RUNTIME, estimate
 from hone_trainer.memory.plan import Plan
-from hone_trainer.memory.settings import Settings
+from hone_trainer.memory.settings import Adapter, Settings
 
 PEAKS = {
     "loss": "while the loss is computed",
@@ -19,15 +19,24 @@ PEAKS = {
 
 def render(plan: Plan) -> str:
     """The parameters as PEFT prints them, the parts of the memory, the GPUs it fits, and what to lower if none."""
+    if plan.settings is None:
+        return f"{plan.parameters.describe()}\n\n{not_estimated(plan.unestimated)}"
     found = estimate(plan.settings)
     lines = [plan.parameters.describe(), "", heading(plan.settings, found), *table(found), ""]
     if plan.settings.device == "cpu":
         return "\n".join([*lines, "spec.resources.gpus is 0: this is the host's memory, beside that of Python itself"])
-    return "\n".join([*lines, *verdict(plan, found)])
+    return "\n".join([*lines, *verdict(plan.settings, plan.adapter, found)])
 
 
-def sentence(found: Estimate, gpus: int) -> str:
+def not_estimated(why: str) -> str:
+    """Return the line that stands in place of an estimate."""
+    return f"memory: not estimated: {why}"
+
+
+def sentence(found: Estimate | None, gpus: int) -> str:
     """What is needed, and of how many GPUs or of this machine, in a line."""
+    if found is None:
+        return "memory: not estimated"
     needed = f"memory: about {gib(found.total)} (batch {found.batch}, up to {found.length:,} tokens a row)"
     if not gpus:
         return f"{needed} of the host's"
@@ -61,7 +70,7 @@ def table(found: Estimate) -> list[str]:
     return [f"  {name:<56}{size / RUNTIME:>10,.2f} GiB" for name, size in parts if size]
 
 
-def verdict(plan: Plan, found: Estimate) -> list[str]:
+def verdict(settings: Settings, adapter: Adapter | None, found: Estimate) -> list[str]:
     """Which GPUs it fits, with what is left; if none, what to lower for the largest and for the smallest."""
     fitting = advice.fitting(found, GPUS)
     lines = [f"  {_named(gpu):<54}{_room(gpu, found)}" for gpu in GPUS]
@@ -69,7 +78,7 @@ def verdict(plan: Plan, found: Estimate) -> list[str]:
         return ["Fits" if len(fitting) == len(GPUS) else "Fits some", *lines]
     advised = []
     for memory in sorted({gpu.memory for gpu in GPUS}, reverse=True):
-        changes = advice.lower(plan.settings, memory, plan.adapter)
+        changes = advice.lower(settings, memory, adapter)
         advised += [f"  {gib(memory)}: {change} ({gib(change.estimate.total)})" for change in changes]
     return ["Fits none", *lines, "", "To fit, set", *(advised or ["  nothing that Hone knows: take a smaller model"])]
 

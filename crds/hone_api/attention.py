@@ -1,0 +1,48 @@
+"""Which attention kernels a model can use: a rule that the trainer and the embedded engine share. Needs no torch.
+
+Input is a model of transformers, with or without weights; output is the names that `attn_implementation` takes. The
+classes say what they support, and a composite model supports what all of its parts do. transformers makes the same
+choice only where no kernel is requested, and raises an error where a requested one is not supported.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+Kernel = Literal["flash_attention_2", "sdpa", "eager"]
+
+LARGEST_HEAD = 256
+"""Numbers in a head of queries and keys, above which FlashAttention 2 raises an error."""
+
+
+def supported_kernels(network: Any) -> tuple[Kernel, ...]:
+    """Return the kernels that every part of a model supports, the fastest first. The last is always eager."""
+    parts = list(_parts_of(network))
+    found: list[Kernel] = []
+    if all(_supports_flash(part) for part in parts) and _head_size(network.config) <= LARGEST_HEAD:
+        found.append("flash_attention_2")
+    if all(part._supports_sdpa for part in parts):
+        found.append("sdpa")
+    return (*found, "eager")
+
+
+def default_kernel(network: Any) -> Kernel:
+    """Return the kernel that needs no package but torch: sdpa where all parts support it, else eager."""
+    return "sdpa" if "sdpa" in supported_kernels(network) else "eager"
+
+
+def _parts_of(network: Any) -> Iterator[Any]:
+    return (part for part in network.modules() if hasattr(part, "_supports_sdpa"))
+
+
+def _supports_flash(part: Any) -> bool:
+    """Whether the class supports FlashAttention 2 itself. Others would get a kernel that is downloaded instead."""
+    only = getattr(part, "_compatible_flash_implementations", None)
+    return bool(part._supports_flash_attn) and (only is None or "flash_attention_2" in only)
+
+
+def _head_size(config: Any) -> int:
+    text = config.get_text_config()
+    size = getattr(text, "head_dim", None)
+    if not size:
+        size = (getattr(text, "hidden_size", None) or 0) // (getattr(text, "num_attention_heads", None) or 1)
+    return int(max(size)) if isinstance(size, list | tuple) else int(size)

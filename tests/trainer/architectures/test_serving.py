@@ -1,0 +1,75 @@
+"""The embedded engine answers as plain transformers and PEFT do, or says why it can't serve an architecture."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from architecture_table import TABLE, Architecture
+from hone_api.reasons import HoneError
+from hone_server.service import Service
+from hone_server.sources import find_sources
+from long_matrix import sample
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM
+
+MakeArchitecture = Callable[[Architecture], Path]
+PROMPT = list(range(40, 60))
+NEW = 12
+SERVED = [one for one in TABLE if one.unserved is None]
+UNSERVED = [one for one in TABLE if one.unserved is not None]
+
+
+def generate(network: Any) -> list[int]:
+    """Continue the prompt greedily with plain transformers, without a cache."""
+    tokens = list(PROMPT)
+    with torch.no_grad():
+        for _ in range(NEW):
+            logits = network(input_ids=torch.tensor([tokens]), use_cache=False).logits
+            tokens.append(int(logits[0, -1].argmax()))
+    return tokens[len(PROMPT) :]
+
+
+async def serve(base: Path, adapter: Path | None) -> dict[str, list[int]]:
+    """Load the engine in this process and let each of its models continue the prompt."""
+    adapters = {"tuned": adapter} if adapter else {}
+    service = Service(find_sources(str(base), name="base", adapters=adapters, expected={}, claims={}), 128)
+    try:
+        await service.load()
+        answers = {}
+        for name in ["base", *adapters]:
+            model = service.model(name)
+            greedy = replace(model.defaults, temperature=0)
+            async for tokens in model.lane.generate(PROMPT, greedy, NEW, stream=False, ignore_eos=True):
+                answers[name] = answers.get(name, []) + tokens.ids
+        return answers
+    finally:
+        service.stop()
+
+
+@pytest.mark.parametrize("architecture", sample(SERVED, "architectures: serving", 4), ids=lambda one: one.name)
+def test_the_engine_answers_as_transformers_does(
+    architecture: Architecture, make_architecture: MakeArchitecture, tmp_path: Path
+) -> None:
+    folder = make_architecture(architecture)
+    base: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
+    plain = generate(base)
+    torch.manual_seed(1)
+    linear = {name for name, part in base.named_modules() if type(part).__name__ in ("Linear", "Conv1D")} - {"lm_head"}
+    lora = LoraConfig(r=4, target_modules=sorted(linear)[:4], init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(base, lora).save_pretrained(tmp_path / "adapter")
+    tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), tmp_path / "adapter").eval()
+    answers = asyncio.run(serve(folder, tmp_path / "adapter"))
+    assert answers == {"base": plain, "tuned": generate(tuned)}
+
+
+@pytest.mark.parametrize("architecture", sample(UNSERVED, "architectures: unserved", 3), ids=lambda one: one.name)
+def test_the_engine_says_why_it_can_not_serve(architecture: Architecture, make_architecture: MakeArchitecture) -> None:
+    with pytest.raises(HoneError) as refused:
+        asyncio.run(serve(make_architecture(architecture), None))
+    assert refused.value.reason.name == "ModelUnsupported"
+    assert architecture.unserved
+    assert architecture.unserved in refused.value.message
