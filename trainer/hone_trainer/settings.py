@@ -12,6 +12,13 @@ ALREADY_PREPARED = {"dataset_kwargs": {"skip_prepare_dataset": True}, "assistant
 def make_sft_config(keywords: dict[str, Any]) -> SFTConfig:
     """SFTConfig, whose own checks become HoneError InvalidSpec."""
     try:
-        return SFTConfig(**keywords)
+        args = SFTConfig(**keywords)
     except (ValueError, TypeError, ImportError) as error:
         raise HoneError(INVALID_SPEC, f"spec.training is refused by TRL: {' '.join(str(error).split())}") from error
+    if args.padding_free and not args.packing and args.max_length is not None:  # SFTTrainer refuses it, with the model
+        raise HoneError(
+            INVALID_SPEC,
+            "spec.training.extra.paddingFree is true without packing, and TRL then cuts no row to maxLength",
+            remedy="Set spec.training.packing: true, or remove paddingFree.",
+        )
+    return args
