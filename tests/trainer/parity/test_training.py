@@ -18,7 +18,7 @@ from trl import SFTConfig, SFTTrainer
 
 Job = Callable[..., dict[str, Any]]
 Train = Callable[..., Any]
-HOW_TO = Path(__file__).parents[2] / "examples/llama2-guanaco"
+HOW_TO = Path(__file__).parents[3] / "examples/llama2-guanaco"
 
 HOW_TO_ARGUMENTS = {
     "num_train_epochs": 1,

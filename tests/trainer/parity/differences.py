@@ -1,0 +1,141 @@
+"""Compare what Hone and TRL make of a case, and list where they may differ: Hone then refuses or warns, and why.
+
+Everything that is not on these lists has to be equal, to the order of rows and the padding.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hone_api.reasons import USER_MISTAKES, HoneError
+from parity.learned import Case, Learned
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What Hone refuses although TRL takes it: the reason's name, a pattern of the sentence, and why."""
+
+    reason: str
+    pattern: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """What Hone changes, with a warning: a pattern of the warning, why, and the change of a message."""
+
+    warning: str
+    why: str
+    message: Callable[[Any], Any]
+
+
+REFUSALS = [
+    Refusal(
+        "InvalidSpec",
+        r"^spec\.training\.completionOnlyLoss is true, and the rows are (text|messages)",
+        "TRL ignores the option for rows without a completion, and learns everything.",
+    ),
+    Refusal(
+        "InvalidSpec",
+        r"^spec\.training\.eosToken is left out, and the tokenizer has no end-of-sequence token",
+        "Serving needs a token to stop at; TRL needs none for messages.",
+    ),
+    Refusal(
+        "AllRowsTruncated",
+        r"^spec\.training\.maxLength is \d+, which leaves no token to learn in any of \d+ rows",
+        "TRL goes on with no row, or with rows of which nothing is learned.",
+    ),
+    Refusal(
+        "DatasetInvalid",
+        r"message \d+ .*(None|no content|null)|column (instruction|output) holds None",
+        "A message without content and without anything in its place is a hole in the data; most templates print None.",
+    ),
+    Refusal(
+        "DatasetInvalid",
+        r"holds \[\] where a list of messages should be",
+        "TRL fails for an empty conversation in the first row, and learns an empty row in the others.",
+    ),
+    Refusal(
+        "DatasetInvalid",
+        r"sets tokenize, which is an argument of apply_chat_template",
+        "TRL hands it on, and the rows become something else than tokens.",
+    ),
+    Refusal(
+        "DatasetInvalid",
+        r"column system is .* begin with another system message",
+        "Two system prompts: the user has to choose.",
+    ),
+]
+
+
+def join_parts(message: Any) -> Any:
+    """Return the message with its parts of text as one."""
+    if not isinstance(message, dict) or not isinstance(message.get("content"), list):
+        return message
+    return message | {"content": "\n".join(part["text"] for part in message["content"])}
+
+
+CHANGES = [
+    Change(
+        "have content in parts, which the chat template does not take",
+        "A template that takes strings would print the list, as Python writes it.",
+        join_parts,
+    ),
+]
+
+A_PLACE = re.compile(r"spec\.\w+|rows\.\w+, (line|row) \d+|rows\.\w+ |chat template|The dataset has")
+"""What a refusal has to name: a field, a row, or the file."""
+
+
+def change(case: Case, warnings: list[str]) -> Case:
+    """Return the case as Hone says that it has changed it."""
+    for one in CHANGES:
+        if any(re.search(one.warning, warning) for warning in warnings):
+            rows = [
+                {
+                    name: [one.message(message) for message in value] if isinstance(value, list) else value
+                    for name, value in row.items()
+                }
+                for row in case.rows
+            ]
+            case = replace(case, rows=rows)
+    return case
+
+
+def compare(ours: Learned | HoneError, theirs: Learned | Exception) -> None:
+    """Raise AssertionError when the two differ and the difference is not on the lists."""
+    if isinstance(ours, HoneError):
+        check_refusal(ours, theirs)
+        return
+    if isinstance(theirs, Exception):
+        raise AssertionError(f"TRL fails where Hone does not: {theirs!r}")
+    for name in ("train", "evaluation", "first_row"):
+        for difference in find_differences(getattr(ours, name), getattr(theirs, name), name):
+            raise AssertionError(
+                f"Hone and TRL differ, and no warning says so: {difference}; warnings: {ours.warnings}"
+            )
+
+
+def check_refusal(ours: HoneError, theirs: Learned | Exception) -> None:
+    """Raise AssertionError unless the refusal is a user's to correct, names a place, and TRL fails or it is listed."""
+    said = f"{ours.reason.name}: {ours.sentence()}"
+    if ours.reason.exit_code not in USER_MISTAKES:
+        raise AssertionError(f"Hone fails with {said}")
+    if not A_PLACE.search(ours.sentence()):
+        raise AssertionError(f"Hone names neither a row nor a field: {said}")
+    is_listed = any(ours.reason.name == one.reason and re.search(one.pattern, ours.message) for one in REFUSALS)
+    if not isinstance(theirs, Exception) and not is_listed:
+        raise AssertionError(f"Hone refuses what TRL takes: {said}")
+
+
+def find_differences(ours: Any, theirs: Any, path: str) -> Iterator[str]:
+    """Yield where two values made of lists and objects differ, first places first."""
+    if isinstance(ours, dict) and isinstance(theirs, dict) and ours.keys() == theirs.keys():
+        for key in ours:
+            yield from find_differences(ours[key], theirs[key], f"{path}.{key}")
+    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        for index, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            yield from find_differences(one, other, f"{path}[{index}]")
+    elif ours != theirs:
+        yield f"{path} is {ours!r:.300} in Hone and {theirs!r:.300} in TRL"

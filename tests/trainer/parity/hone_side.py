@@ -1,0 +1,55 @@
+"""What Hone makes of a case: the trainer's own steps, from the manifest to the batches that the model is given."""
+
+from pathlib import Path
+
+from hone_api.finetunejob import FineTuneJob
+from hone_api.layout import CHECKPOINTS
+from hone_trainer import device, pipeline
+from hone_trainer.errors import named
+from hone_trainer.group import Group
+from hone_trainer.manifest import Inputs
+from hone_trainer.prepare import prepare
+from hone_trainer.terminal import Terminal
+from parity.learned import Case, Learned, read_batches
+
+
+def learn(case: Case, model: Path, folder: Path) -> Learned:
+    """Return what Hone learns, in the output folder `folder`. Raises HoneError, under its name as in a run."""
+    try:
+        return _learn(case, model, folder)
+    except Exception as error:
+        raise named(error) from error
+
+
+def _learn(case: Case, model: Path, folder: Path) -> Learned:
+    claim = folder / "claim"
+    claim.mkdir(parents=True)
+    (folder / CHECKPOINTS).mkdir()
+    path = case.write(claim)
+    dataset = {"claim": {"name": "data", "path": path.name}, "columns": case.columns, **case.options}
+    if case.template is not None:
+        dataset["chatTemplate"] = case.template
+    document = {
+        "apiVersion": "hone.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": "case"},
+        "spec": {
+            "method": "full",
+            "model": {"claim": {"name": "model", "path": model.name}},
+            "dataset": dataset,
+            "resources": {"gpus": 0},
+            "training": {"profile": "none", **case.training},
+        },
+    }
+    inputs = Inputs(FineTuneJob.model_validate(document), {"data": claim, "model": model.parent}, {}, {})
+    terminal = Terminal(shown=False)
+    prepared = prepare(inputs, folder, terminal, device.here())
+    run = pipeline.load(prepared, Group(), inputs, folder, terminal)
+    if run.metrics_log:
+        run.metrics_log.close()
+    return Learned(
+        train=read_batches(run.trainer.get_train_dataloader()),
+        evaluation=None if prepared.evaluation is None else read_batches(run.trainer.get_eval_dataloader()),
+        first_row=prepared.segments,
+        warnings=prepared.file.all_warnings,
+    )

@@ -1,0 +1,79 @@
+"""With `profile: none`, what the model is given to learn is what a plain TRL script gives it, for any dataset.
+
+Or Hone refuses the dataset with a named reason, or warns: differences.py lists when. Cases are generated; a failure
+prints the smallest one.
+"""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import torch
+from hone_api.reasons import HoneError
+from hypothesis import given, settings
+from long_matrix import is_long
+from parity import hone_side, trl_side
+from parity.cases import cases
+from parity.differences import change, compare
+from parity.learned import Case, Learned
+from parity.tokenizing import save_models
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+# Hundreds of cases are one test, and the libraries warn of the same options in each of them.
+pytestmark = [pytest.mark.timeout(0), pytest.mark.filterwarnings("ignore")]
+
+CASES = {False: 400, True: 6000}
+"""How many cases, by whether all are to run."""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return save_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def network(models: dict[str, Path]) -> PreTrainedModel:
+    found: PreTrainedModel = AutoModelForCausalLM.from_pretrained(next(iter(models.values())))
+    return found
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One thread, and nothing of what the libraries print."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    monkeypatch.setattr("datasets.utils.tqdm._tqdm_disabled", True, raising=False)
+    yield
+    logging.disable(logging.NOTSET)
+    torch.set_num_threads(before)
+
+
+def test_what_is_learned_is_what_trl_learns(models: dict[str, Path], network: PreTrainedModel) -> None:
+    @settings(max_examples=CASES[is_long()])
+    @given(cases())
+    def check(case: Case) -> None:
+        with TemporaryDirectory() as folder:
+            compare(*learn(case, models[case.tokenizer], network, Path(folder)))
+
+    check()
+
+
+def learn(
+    case: Case, model: Path, network: PreTrainedModel, folder: Path
+) -> tuple[Learned | HoneError, Learned | Exception]:
+    """Return what Hone and TRL learn, or how they fail."""
+    ours: Learned | HoneError
+    theirs: Learned | Exception
+    try:
+        ours = hone_side.learn(case, model, folder / "hone")
+        case = change(case, ours.warnings)
+    except HoneError as error:
+        ours = error
+    try:
+        theirs = trl_side.learn(case, network, model, folder / "trl")
+    except Exception as error:
+        theirs = error
+    return ours, theirs
