@@ -44,7 +44,6 @@ OTHERS: list[dict[str, Any]] = [
     {"extra": {"dataloaderPersistentWorkers": True}, "dataloaderNumWorkers": 1, **GROUPED},
     {"extra": {"evalOnStart": True}},
     {"extra": {"loggingFirstStep": True}, "loggingSteps": 4},
-    {"extra": {"paddingFree": True}},
     {"extra": {"lossType": "dft"}},
     {"extra": {"truncationMode": "keep_end"}, "maxLength": 16},
     {"profile": "auto"},
