@@ -40,11 +40,14 @@ class AdapterState(ForeignModel):
 
 
 class KeeperReport(ForeignModel):
-    """What the keeper answers on /adapters. `revision`: of the file that it saw; `models`: what the engine lists."""
+    """What the keeper answers on /adapters. `revision`: of the file that it saw; `models`: what the engine lists.
+
+    An answer without `models` and `adapters` is somebody else's.
+    """
 
     revision: str | None = None
-    models: list[str] = Field([])
-    adapters: dict[str, AdapterState] = Field({})
+    models: list[str]
+    adapters: dict[str, AdapterState]
 
 
 def revision_of(text: str) -> str:
