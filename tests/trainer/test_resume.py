@@ -1,6 +1,8 @@
 """Interrupted runs go on where they stopped, and end as if nothing had happened."""
 
 import json
+import os
+import shutil
 import signal
 import socket
 import urllib.request
@@ -197,3 +199,22 @@ def test_a_folder_that_is_not_ours_is_left_alone(job: Job, train: Train, tmp_pat
     refused = train(job(method="full"), output=tmp_path / "out")
     assert (refused.code, refused.word["reason"]) == (64, "InvalidSpec")
     assert keep.read_text() == "me"
+
+
+@pytest.mark.parametrize("changed", ["model.safetensors", "tokenizer.json"])
+def test_a_base_model_that_was_replaced_is_refused(
+    job: Job, train: Train, claim: Path, tmp_path: Path, changed: str
+) -> None:
+    shutil.copytree(claim / "tiny", tmp_path / "models/base")
+    document = job(model={"claim": {"name": "models", "path": "base"}}, checkpoint={"saveSteps": 2})
+    claims = {"claim": claim, "models": tmp_path / "models"}
+    assert train(document, output=tmp_path / "out", claims=claims).code == 0
+    (tmp_path / "out/manifest.json").unlink()
+    file = tmp_path / "models/base" / changed
+    before, content = file.stat(), bytearray(file.read_bytes())
+    content[-2] ^= 1  # of the same size
+    file.write_bytes(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    refused = train(document, output=tmp_path / "out", claims=claims)
+    assert (refused.code, refused.word["reason"]) == (66, "ModelInvalid")
+    assert "has changed since step" in refused.word["message"]

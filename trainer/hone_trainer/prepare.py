@@ -12,7 +12,7 @@ from datasets import Dataset
 from hone_api.datareport import DatasetReport, SplitReport
 from hone_api.finetunejob import FineTuneJobSpec
 from hone_api.layout import CHECKPOINTS
-from hone_api.reasons import DATASET_INVALID, HoneError
+from hone_api.reasons import DATASET_INVALID, MODEL_INVALID, HoneError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hone_trainer import (
@@ -23,6 +23,7 @@ from hone_trainer import (
     hub,
     methods,
     model,
+    modelfiles,
     planning,
     prepared,
     prompts,
@@ -83,7 +84,15 @@ def prepare(inputs: Inputs, root: Path, terminal: Terminal, device: Device) -> P
             f"The dataset has changed since step {checkpoint.account.step}, where the last run stopped",
             remedy=f"Put it back, or empty {root} to train anew.",
         )
-    tree.remember(root, tree.Run(run.spec, base.commit, found.commit, found.fingerprint))
+    digest = None if base.commit else modelfiles.digest_files(Path(base.location))
+    if checkpoint and run.model_digest and digest != run.model_digest:
+        raise HoneError(
+            MODEL_INVALID,
+            f"The base model in {base.location} has changed since step {checkpoint.account.step}, where the last run "
+            "stopped",
+            remedy=f"Put it back, or empty {root} to train again.",
+        )
+    tree.remember(root, tree.Run(run.spec, base.commit, found.commit, found.fingerprint, digest))
 
     fingerprint = prepared.fingerprint(spec, base, found)
     file = prepared.read(root)

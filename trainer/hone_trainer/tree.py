@@ -34,6 +34,7 @@ class Run:
     model_commit: str | None = None
     dataset_commit: str | None = None
     dataset_fingerprint: str | None = None
+    model_digest: str | None = None
 
 
 @contextmanager
