@@ -68,3 +68,13 @@ def test_what_no_way_fits_is_refused_before_a_step(job: Any, tmp_path: Any) -> N
     assert refused.value.reason.name == "ModelTooLarge"
     assert "a GPU has 4.0 GiB" in refused.value.message
     assert "spec." in refused.value.remedy
+
+
+@pytest.mark.parametrize("training", [{"fp16": True}, {"extra": {"dataloaderPinMemory": True}}])
+def test_what_has_no_effect_on_a_cpu_is_reported(job: Any, training: dict[str, Any]) -> None:
+    document = job(resources={"gpus": 0})
+    document["spec"]["training"] = training
+    device = Device("cpu", "this CPU", 24 * GIB, has_bfloat16=False, has_flash_attention=False, cores=2)
+    found = Planned(FineTuneJob.model_validate(document).spec, build(LLAMA_1B), device, ROWS, 1024).without_effect()
+    field = next(iter(training)) if "fp16" in training else "extra.dataloaderPinMemory"
+    assert found == [f"spec.training.{field} has no effect on a CPU"]

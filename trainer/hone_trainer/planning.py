@@ -10,6 +10,8 @@ from hone_api.datareport import SplitReport
 from hone_api.estimate import Estimate
 from hone_api.finetunejob import FineTuneJobSpec, LoraOptions
 from hone_api.reports import Parameters
+from hone_api.training import TypedArguments
+from pydantic.alias_generators import to_camel
 from transformers import PreTrainedModel
 from trl.trainer.sft_config import SFTConfig
 
@@ -18,6 +20,9 @@ from hone_trainer.memory import advice, formulas, plan, text
 from hone_trainer.memory.settings import Settings, Sharding
 from hone_trainer.profile import Choice, Device, Step, Traits
 from hone_trainer.settings import make_sft_config
+
+ONLY_ON_GPUS = ("fp16", "dataloader_pin_memory", "torch_empty_cache_steps")
+"""Arguments that Trainer passes over without a word where it trains on a CPU."""
 
 
 class DevicePlan(ForeignModel):
@@ -49,7 +54,7 @@ class Planned:
         choices = self.choices()
         args = make_sft_config(arguments_of(choices))
         traits.check(args, self.traits)
-        warnings = self.check(args) + self.left_out()
+        warnings = self.check(args) + self.left_out() + self.without_effect()
         found = DevicePlan(
             device=self.device,
             profile=choices,
@@ -87,6 +92,15 @@ class Planned:
         if error and self.device.kind == "gpu":
             raise error
         return [error.sentence()] if error else []
+
+    def without_effect(self) -> list[str]:
+        """Return a warning for each field of spec.training that does nothing on this device."""
+        written = self.spec.training.sft_config()
+        names = [name for name in ONLY_ON_GPUS if written.get(name)] if self.device.kind == "cpu" else []
+        fields = [
+            to_camel(name) if name in TypedArguments.model_fields else f"extra.{to_camel(name)}" for name in names
+        ]
+        return [f"spec.training.{field} has no effect on a CPU" for field in fields]
 
     def left_out(self) -> list[str]:
         """Return a warning that names the linear layers which all-linear does not adapt, if there are any."""
