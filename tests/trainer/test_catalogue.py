@@ -153,7 +153,7 @@ class Provoke:
 
 
 ENGINE_ONLY = {"ModelUnsupported"}
-"""Reasons that no trainer ends with: tests/trainer/architectures/test_serving.py provokes them."""
+"""Reasons that no trainer ends with: tests/trainer/architectures/test_architecture_serving.py provokes them."""
 REASONS = [found for found in CATALOGUE.values() if found.exit_code and found.name not in ENGINE_ONLY]
 
 
