@@ -20,8 +20,12 @@ Row = tuple[str, dict[str, Any]]
 _SHOWN_CHARACTERS = 40
 
 
-class _RepeatedKey(ValueError):
-    pass
+class RepeatedKeyError(ValueError):
+    """An object of JSON has a key twice; `key` is that key."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"it has the key {show_json(key)} twice in one object")
+        self.key = key
 
 
 def read_jsonl(path: Path, name: str) -> Iterator[Row]:
@@ -60,16 +64,25 @@ def show_json(value: Any) -> str:
     return shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[:_SHOWN_CHARACTERS]}…"
 
 
+def refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of these keys and values, for json.loads. Raises RepeatedKeyError."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise RepeatedKeyError(next(key for key in keys if keys.count(key) > 1))
+    return found
+
+
 def _parse(where: str, data: bytes, text: str, remedy: str) -> Any:
     try:
-        found = json.loads(text, object_pairs_hook=_unique)
+        found = json.loads(text, object_pairs_hook=refuse_repeated_keys)
     except json.JSONDecodeError as error:
         place = f" (line {error.lineno}, column {error.colno})" if error.lineno > 1 else f" (column {error.colno})"
         raise HoneError(DATASET_INVALID, f"{where} is not JSON: {error.msg}{place}", remedy=remedy) from None
-    except _RepeatedKey as error:
+    except RepeatedKeyError as error:
         raise HoneError(
             DATASET_INVALID,
-            f"{where} has the key {show_json(error.args[0])} twice in one object",
+            f"{where} has the key {show_json(error.key)} twice in one object",
             remedy="Remove one of the two: only one could be kept.",
         ) from None
     except RecursionError:
@@ -82,14 +95,6 @@ def _parse(where: str, data: bytes, text: str, remedy: str) -> Any:
         ) from None
     if b"\\ud" in data or b"\\uD" in data:
         _refuse_surrogates(where, found)
-    return found
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _RepeatedKey(next(key for key in keys if keys.count(key) > 1))
     return found
 
 

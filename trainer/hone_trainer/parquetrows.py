@@ -9,17 +9,22 @@ import pyarrow
 from hone_api.reasons import DATASET_INVALID, HoneError
 from pyarrow import parquet
 
+from hone_trainer.arrowvalues import Reader, make_readers
 from hone_trainer.jsonrows import Row
 
 _BATCH_ROWS = 1000
 _COUNTED_ROWS = 10_000
+_VALUE_ERRORS = (pyarrow.ArrowException, ValueError, OverflowError, TypeError, KeyError, RecursionError)
+"""What one value may raise when it becomes an object of Python."""
 
 
 def read_parquet(path: Path, name: str) -> Iterator[Row]:
     """Yield the rows. Raises HoneError DatasetInvalid naming the file, and the row where there is one."""
     number = 0
+    readers: dict[str, Reader] | None = None
     for batch in _batches(path, name, _BATCH_ROWS):
-        for row in _as_dicts(batch, name, number):
+        readers = make_readers(batch.schema) if readers is None else readers
+        for row in _as_dicts(batch, readers, name, number):
             number += 1
             yield f"{name}, row {number}", row
 
@@ -50,22 +55,32 @@ def _batches(path: Path, name: str, rows: int) -> Iterator[pyarrow.RecordBatch]:
         yield from file.iter_batches(batch_size=rows)
 
 
-def _as_dicts(batch: pyarrow.RecordBatch, name: str, before: int) -> list[dict[str, Any]]:
+def _as_dicts(batch: pyarrow.RecordBatch, readers: dict[str, Reader], name: str, before: int) -> list[dict[str, Any]]:
     try:
-        found: list[dict[str, Any]] = batch.to_pylist()
-    except (pyarrow.ArrowException, ValueError, OverflowError, TypeError, KeyError):
+        found: list[dict[str, Any]] = batch.to_pylist(maps_as_pydicts="strict")
+        for column, read in readers.items():
+            for row in found:
+                row[column] = read(row[column])
+    except _VALUE_ERRORS:
         for index in range(len(batch)):
             for column in batch.schema.names:
                 try:
-                    batch.column(column)[index].as_py()
-                except (pyarrow.ArrowException, ValueError, OverflowError, TypeError, KeyError) as error:
+                    value = batch.column(column)[index].as_py(maps_as_pydicts="strict")
+                    readers.get(column, _keep)(value)
+                except _VALUE_ERRORS as error:
+                    is_map = isinstance(error, KeyError)
+                    reason = f"a map has a key twice: {error.args[0]}" if is_map else error
                     raise HoneError(
                         DATASET_INVALID,
-                        f"{name}, row {before + index + 1}, column {column} can't be read: {error}",
-                        remedy="Write the column anew, or leave it out of the file.",
+                        f"{name}, row {before + index + 1}, column {column} can't be read: {reason}",
+                        remedy="Write the column again without it, or leave the column out of the file.",
                     ) from None
         raise
     return found
+
+
+def _keep(value: Any) -> Any:
+    return value
 
 
 @contextmanager

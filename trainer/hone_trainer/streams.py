@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from datasets import Dataset
 
 from hone_trainer import rows
+from hone_trainer.arrowvalues import make_readers
 
 
 @dataclass
@@ -90,8 +91,10 @@ class HubStream:
     limit: int | None = None
 
     def __call__(self) -> Iterator[rows.Row]:
+        readers = make_readers(self.dataset.data.schema, is_json_parsed=True)
         for number, row in enumerate(itertools.islice(self.dataset, self.limit), start=1):
-            yield f"{self.name}, row {number}", row
+            read = {column: readers[column](value) if column in readers else value for column, value in row.items()}
+            yield f"{self.name}, row {number}", read
 
     def survey(self, survey: ColumnSurvey) -> None:
         table = self.dataset.data.slice(0, self.limit)
