@@ -10,7 +10,7 @@ import torch
 from hone_api.artifact import ArtifactManifest, folders_of, write_manifest
 from hone_api.finetunejob import FineTuneJob, LoraOptions
 from hone_api.layout import CHECKPOINTS, LOGS, METRICS_LOG
-from hone_api.reasons import INVALID_SPEC, HoneError
+from hone_api.reasons import INTERNAL_ERROR, INVALID_SPEC, HoneError
 from hone_api.reports import Parameters, Progress
 from transformers import PreTrainedConfig, PrinterCallback
 
@@ -144,8 +144,19 @@ def train(run: Run, root: Path, stop: Stop, telemetry: Telemetry, terminal: Term
             run.metrics_log.close()
     if stopped or stop.requested:
         raise Interrupted
+    refuse_incomplete(account)
     telemetry.progress = telemetry.progress or Progress(step=step, total_steps=step, percent=100)
     return account
+
+
+def refuse_incomplete(account: Account) -> None:
+    """Raise HoneError InternalError when training ended before its last step, and was not told to."""
+    if not account.finished:
+        raise HoneError(
+            INTERNAL_ERROR,
+            f"Training ended after step {account.step} of {account.total_steps}, and nothing told it to stop",
+            remedy="No artifact was saved. Check how many batches the rows give with spec.training, and start again.",
+        )
 
 
 def keep(

@@ -33,6 +33,7 @@ from hone_trainer import (
 )
 from hone_trainer.checkpoints import Checkpoint
 from hone_trainer.checks import failures, limits, preconditions, templates
+from hone_trainer.checks.rehearsal import rehearse
 from hone_trainer.checks.tokenized import Checker, Split
 from hone_trainer.datareport import Cut
 from hone_trainer.manifest import Inputs
@@ -117,8 +118,10 @@ def prepare(inputs: Inputs, root: Path, terminal: Terminal, device: Device) -> P
     terminal.note(text.sentence(file.plan.estimate, spec.resources.gpus))
     for choice in file.plan.profile:
         terminal.note(f"profile: {choice.sentence()}")
+    rows = prepared.open_datasets(root)
+    warnings += rehearse(*rows, make_sft_config(keywords(spec, root, file.plan.profile)), spec)
     terminal.warn(file.all_warnings + warnings)
-    return Prepared(base, tokenizer, *prepared.open_datasets(root), file, checkpoint, questions)
+    return Prepared(base, tokenizer, *rows, file, checkpoint, questions)
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,7 @@ def fill(
         held_out = tokenize(rows.evaluation, cutting, checker, EVALUATE)
         packing = args.packing if args.eval_packing is None else args.eval_packing
         evaluation, evaluated = cut(held_out, cutting, packing, checker, warnings)
+    rehearse(train, evaluation, args, spec)
     model.download(base, spec.model)
     file = PreparedFile(
         fingerprint=fingerprint,

@@ -1,0 +1,21 @@
+"""Checks that training can begin with the prepared rows, with everything that it makes of arguments and rows.
+
+Runs at every start, also where rows were prepared earlier: arguments that rows do not depend on may be others.
+"""
+
+from collections.abc import Sized
+
+from hone_api.finetunejob import FineTuneJobSpec
+from trl.trainer.sft_config import SFTConfig
+
+from hone_trainer.batches import check_batches
+
+
+def count_processes(spec: FineTuneJobSpec) -> int:
+    """Return how many processes train together."""
+    return max(1, spec.resources.gpus) * spec.resources.nodes
+
+
+def rehearse(train: Sized, evaluation: Sized | None, args: SFTConfig, spec: FineTuneJobSpec) -> list[str]:
+    """Return warnings about rows that are not used. Raises HoneError InvalidSpec when training could not begin."""
+    return check_batches(train, evaluation, args, count_processes(spec))
