@@ -162,3 +162,20 @@ def test_nor_with_what_else_draws_numbers_or_keeps_a_state(
 ) -> None:
     case = {dimension: values[0] for dimension, values in DIMENSIONS.items()} | {"evaluated": True}
     check_everywhere(forks, kill, make_document(job, uneven, case, **training), tmp_path, name(training))
+
+
+@pytest.mark.parametrize(("method", "precision"), [("lora", "bf16FullEval"), ("full", "fp16FullEval")])
+def test_nor_with_a_last_evaluation_that_the_next_start_does(
+    forks: Any, kill: Any, job: Job, uneven: str, tmp_path: Path, method: str, precision: str
+) -> None:
+    document = job(
+        method=method,
+        dataset={"claim": {"name": "claim", "path": uneven}, "evalFraction": 0.25},
+        training={"maxSteps": 2, "extra": {precision: True}},
+    )
+    whole = forks.run(document, tmp_path / "whole")
+    output = tmp_path / "stopped"
+    stopped = forks.run(document, output, kill(SIGTERM, "evaluating", 2))  # the first is that of the untouched model
+    assert (stopped.code, stopped.word["progress"]["step"]) == (75, 2), stopped.log
+    check_same(forks.run(document, output), whole, tmp_path / "no rows", {}, "stopped in the last evaluation")
+    assert f"spec.training.extra.{precision} has no effect: evaluations compute as training does" in whole.log

@@ -18,6 +18,8 @@ FSDP = {
 REPEATABLE = {"dataloader_persistent_workers": False, "dataloader_in_order": True}
 """Data loaders that a resumed run can repeat. Workers that live on draw fewer random numbers when an epoch begins than
 new ones, and batches out of order depend on how fast each worker is."""
+ONLY_OUTSIDE_TRAINING = ("bf16_full_eval", "fp16_full_eval")
+"""Arguments that Trainer applies to an evaluation only when it does not train, and then to the model itself."""
 AT_THE_END = 1_000_000_000
 """Evaluating every so many steps means: only at the last one."""
 
@@ -96,6 +98,11 @@ def warnings(spec: FineTuneJobSpec, has_gpu: bool) -> list[str]:
         )
     if spec.training.eval_steps and not spec.dataset.has_evaluation:
         found.append("spec.training.evalSteps is set, but without evalFraction or evalSplit nothing is evaluated")
+    found += [
+        f"spec.training.extra.{to_camel(name)} has no effect: evaluations compute as training does"
+        for name in ONLY_OUTSIDE_TRAINING
+        if spec.training.sft_config().get(name)
+    ]
     for name, value in REPEATABLE.items():
         if spec.training.sft_config().get(name, value) != value:
             key, used = to_camel(name), str(value).lower()

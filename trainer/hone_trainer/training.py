@@ -22,6 +22,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl.trainer.sft_trainer import SFTTrainer
 
 from hone_trainer import checkpoints, randomness, sharding
+from hone_trainer.batches import Batches
 from hone_trainer.checkpoints import Account, Checkpoint
 from hone_trainer.errors import named, writing
 from hone_trainer.group import Group
@@ -132,7 +133,7 @@ class HoneTrainer(SFTTrainer):
             total_steps=self.state.max_steps,
             tokens=self.tokens,
             runtime=time.monotonic() - self._began + (before.runtime if before else 0.0),
-            samples=self.samples_a_step * self.state.global_step,
+            samples=self._batches.count_rows(self.state.global_step),
             loss_sum=fmean(self._group.each(self._total_loss_scalar)),
             loss_since_log=fmean(losses),
             losses_since_log=losses,
@@ -163,11 +164,18 @@ class HoneTrainer(SFTTrainer):
 
     @property
     def samples_a_step(self) -> float:
-        """Rows that an optimizer step takes, on average."""
-        if self.args.max_steps > 0:
-            return float(self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size)
-        rows: int = len(self.train_dataset)  # type: ignore[arg-type]
-        return rows * self.args.num_train_epochs / max(self.state.max_steps, 1)
+        """Rows that an optimizer step takes, on average over the run."""
+        return self._batches.count_rows(self.state.max_steps) / max(self.state.max_steps, 1)
+
+    @property
+    def _batches(self) -> Batches:
+        return Batches(
+            rows=len(self.train_dataset),  # type: ignore[arg-type]
+            size=self.args.train_batch_size,
+            processes=self.args.world_size,
+            drops_last=self.args.dataloader_drop_last,
+            accumulation=self.args.gradient_accumulation_steps,
+        )
 
     @property
     def tokens(self) -> int:
@@ -190,7 +198,9 @@ class HoneTrainer(SFTTrainer):
             return account
         self.state = TrainerState.load_from_json(str(checkpoint.folder / TRAINER_STATE_NAME))
         self._total_train_tokens = account.tokens
+        self.is_in_train = True  # else Trainer casts the model for bf16_full_eval, and that is what would be saved
         self.evaluate()
+        self.is_in_train = False
         return replace(account, eval_metrics=self._last_evaluation())
 
     def _split(self) -> None:
