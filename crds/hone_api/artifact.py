@@ -110,7 +110,7 @@ def read_manifest(root: Path) -> ArtifactManifest:
     """Read manifest.json. Raises HoneError ArtifactMissing without one, ArtifactCorrupt when it can't be read."""
     path = root / MANIFEST
     try:
-        return ArtifactManifest.model_validate(strictjson.parse(_content(path)))
+        return ArtifactManifest.model_validate(strictjson.parse(read_content(path)))
     except (FileNotFoundError, NotADirectoryError):
         raise HoneError(ARTIFACT_MISSING, f"{root} has no {MANIFEST}") from None
     except OSError as error:
@@ -144,7 +144,8 @@ def describe_file(file: int) -> FileDigest:
         return FileDigest(sha256=hashlib.file_digest(stream, "sha256").hexdigest(), size=os.fstat(file).st_size)
 
 
-def _content(path: Path) -> bytes:
+def read_content(path: Path) -> bytes:
+    """Return the content of a file. Raises OSError, and ValueError for what is no file, or larger than a manifest."""
     with open(open_regular(path), "rb") as file:
         content = file.read(LARGEST_MANIFEST_BYTES + 1)
     if len(content) > LARGEST_MANIFEST_BYTES:

@@ -7,11 +7,13 @@ has a batch, a key-value cache and a thread of its own.
 
 import copy
 import itertools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from hone_api.adapterconfig import read_adapter_config
 from hone_api.attention import default_kernel
 from hone_api.reasons import (
     ADAPTER_MISMATCH,
@@ -33,6 +35,9 @@ from .lora import AdaptableLinear, Adapter, BatchTable, Factors, make_adaptable
 from .memory import CACHE_SHARE, available_memory, has_bfloat16
 from .packed import is_packed, pack, unpack
 from .sources import Served, Sources
+
+# What PEFT raises for a configuration that is wrong, as its fields are used unchecked; names of layers are patterns.
+PEFT_ERRORS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, ImportError, re.error)
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,10 @@ def unmap(model: Any) -> None:
 def load_adapter(base: Base, served: Served) -> Adapter | Any:
     """The adapter's weights, or, when it can't stay unmerged, a model with it merged in. Raises HoneError."""
     assert served.folder is not None
+    if read_adapter_config(served.folder).megatron_config:  # PEFT would import a module that the file names
+        message = f"adapter {served.name!r} in {served.folder} has megatron_config, and such adapters are not served"
+        remedy = "Remove that field if the adapter is for a model of transformers."
+        raise HoneError(ADAPTER_MISMATCH, message, remedy=remedy)
     try:
         peft_model, written = _fit(base.model, served.folder)
         if base.table is not None and not written:
@@ -82,7 +91,7 @@ def load_adapter(base: Base, served: Served) -> Adapter | Any:
             peft_model, _ = _fit(base.model, served.folder, readable=True)
         # Safe merging replaces a layer's weight; the other kind would add to the tensor that the base shares.
         merged = peft_model.merge_and_unload(safe_merge=True).eval().requires_grad_(False)
-    except (ValueError, RuntimeError, KeyError, OSError, SafetensorError) as error:
+    except (*PEFT_ERRORS, OSError, SafetensorError) as error:
         message = f"adapter {served.name!r} in {served.folder} does not fit the base model: {_first_line(error)}"
         raise HoneError(ADAPTER_MISMATCH, message) from error
     if merged.device.type == "cpu":

@@ -12,13 +12,13 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from hone_api import layout
-from hone_api.artifact import ArtifactManifest, read_manifest
+from hone_api.adapterconfig import ADAPTER_CONFIG, read_adapter_config
+from hone_api.artifact import ArtifactManifest
+from hone_api.proof import Proof, find_proof
 from hone_api.reasons import ADAPTER_MISMATCH, ARTIFACT_CORRUPT, ARTIFACT_MISSING, HoneError
 from hone_api.terminal import print_line
-from hone_api.verification import verify
 
 from . import gate
 
@@ -94,43 +94,46 @@ def make_link(link: Path, folder: Path) -> None:
 
 
 def _model(root: Path, digest: str | None) -> Path:
-    manifest = _proved(root, digest)
-    if manifest is None:
+    proof = _proved(root, digest)
+    if proof is None:
         if (root / "config.json").is_file():
             return root
         remedy = "Check spec.model; of a FineTuneJob's adapter, that the base model is still in the cache."
         raise HoneError(ARTIFACT_MISSING, f"{root} has neither {layout.MANIFEST} nor config.json", remedy=remedy)
-    if manifest.kind == "adapter":
+    if proof.model_folder is None:
         remedy = "Name its base in spec.model, and it in spec.adapters."
         raise HoneError(ARTIFACT_MISSING, f"{root} holds an adapter, and no model", remedy=remedy)
-    return root / (layout.MODEL if manifest.kind == "model" else layout.MERGED)
+    return proof.model_folder
 
 
 def _adapter(name: str, root: Path, digest: str | None) -> tuple[Path, ArtifactManifest | None]:
-    manifest = _proved(root, digest)
-    if manifest is None:
-        if (root / "adapter_config.json").is_file():
+    proof = _proved(root, digest)
+    if proof is None:
+        if (root / ADAPTER_CONFIG).is_file():
             return root, None
-        message = f"Adapter {name}: {root} has neither {layout.MANIFEST} nor adapter_config.json"
+        message = f"Adapter {name}: {root} has neither {layout.MANIFEST} nor {ADAPTER_CONFIG}"
         raise HoneError(ARTIFACT_MISSING, message)
-    if manifest.kind not in ("adapter", "both"):
-        raise HoneError(ADAPTER_MISMATCH, f"Adapter {name}: {root} holds a {manifest.kind}, not an adapter")
-    return root / layout.ADAPTER, manifest
+    if not proof.has_adapter:
+        raise HoneError(ADAPTER_MISMATCH, f"Adapter {name}: {root} holds a {proof.manifest.kind}, not an adapter")
+    return proof.root / layout.ADAPTER, proof.manifest
 
 
-def _proved(root: Path, digest: str | None) -> ArtifactManifest | None:
-    """The manifest, after every file was compared with it; None where there is none, and none has to be."""
-    if not digest and not (root / layout.MANIFEST).is_file():
+def _proved(root: Path, digest: str | None) -> Proof | None:
+    """The artifact, after its files were compared with the manifest; None where there is none, and none has to be."""
+    proof = find_proof(root)
+    if proof is None:
+        if digest:
+            raise HoneError(ARTIFACT_MISSING, f"{root} should have digest {digest}, and no {layout.MANIFEST} is there")
         return None
-    manifest = read_manifest(root)
+    manifest = proof.manifest
     if digest and manifest.digest != digest:
         raise HoneError(ARTIFACT_CORRUPT, f"{root} should have digest {digest}, and its manifest has {manifest.digest}")
     begin = time.monotonic()
-    verify(root, manifest)
-    size = sum(file.size for file in manifest.files.values())
+    proof.check()
+    size = sum(file.size for path, file in manifest.files.items() if path.startswith(proof.part))
     seconds = time.monotonic() - begin
     print_line(f"{TOLD_BY}: {root} is {manifest.digest}: {size} bytes read in {seconds:.2f} s")
-    return manifest
+    return proof
 
 
 def check_base(name: str, manifest: ArtifactManifest, base: str | None, revision: str | None) -> None:
@@ -150,24 +153,20 @@ def check_base(name: str, manifest: ArtifactManifest, base: str | None, revision
 
 def check_kind(name: str, folder: Path, largest: int | None) -> None:
     """What vLLM, SGLang and TGI refuse, said before they are started."""
-    path = folder / "adapter_config.json"
-    try:
-        config: dict[str, Any] = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise HoneError(ARTIFACT_CORRUPT, f"Adapter {name}: {path} can't be read: {error}") from None
+    config = read_adapter_config(folder)
     wrong = {
-        "peft_type": config.get("peft_type") != "LORA",
-        "use_dora": bool(config.get("use_dora")),
-        "modules_to_save": bool(config.get("modules_to_save")),
-        "bias": config.get("bias", "none") != "none",
+        "peft_type": config.peft_type != "LORA",
+        "use_dora": bool(config.use_dora),
+        "modules_to_save": bool(config.modules_to_save),
+        "bias": config.bias != "none",
     }
     for field in (field for field, is_wrong in wrong.items() if is_wrong):
-        found = json.dumps(config.get(field))
+        found = json.dumps(getattr(config, field))
         remedy = "Serve the merged model, or set spec.engine: embedded."
         raise HoneError(
             ADAPTER_MISMATCH, f"Adapter {name} has {field} {found}, which the engine refuses", remedy=remedy
         )
-    rank = max([int(config.get("r") or 0), *(int(r) for r in (config.get("rank_pattern") or {}).values())])
+    rank = config.largest_rank
     if largest and rank > largest:
         message = f"Adapter {name} has rank {rank}, and the engine is started for ranks up to {largest}"
         remedy = f"Add {RANK_FLAG} and a rank that the engine takes to spec.extraArgs, or serve the merged model."

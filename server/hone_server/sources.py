@@ -1,6 +1,5 @@
 """What is to be served, from the command line and the artifacts' manifests; digests are proved here. No torch."""
 
-import json
 import logging
 import time
 from collections.abc import Mapping
@@ -9,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from hone_api import layout
-from hone_api.artifact import ArtifactManifest, read_manifest
+from hone_api.adapterconfig import ADAPTER_CONFIG, read_adapter_config
+from hone_api.proof import Proof, find_proof
 from hone_api.reasons import (
     ADAPTER_MISMATCH,
     ARTIFACT_CORRUPT,
@@ -18,7 +18,6 @@ from hone_api.reasons import (
     MODEL_NOT_FOUND,
     HoneError,
 )
-from hone_api.verification import verify
 
 from .place import check_base
 
@@ -76,8 +75,8 @@ def _find_main(model: str, name: str | None, claims: Mapping[str, Path], revisio
     folder = Path(model)
     if revision and folder.exists():
         raise HoneError(INVALID_SPEC, f"{model} is a folder, and has no revision {revision!r}")
-    if (folder / layout.MANIFEST).is_file():
-        return _find_artifact(folder, name, claims)
+    if proof := _prove(folder):
+        return _find_artifact(proof, model, name, claims)
     if (folder / "config.json").is_file():
         return Sources(model, None, None, [Served(name or folder.resolve().name, "base", model)])
     if folder.exists() or model.startswith(("/", ".", "~")):
@@ -85,62 +84,68 @@ def _find_main(model: str, name: str | None, claims: Mapping[str, Path], revisio
     return Sources(model, revision, None, [Served(name or model, "base", model)])
 
 
-def _find_artifact(root: Path, name: str | None, claims: Mapping[str, Path]) -> Sources:
-    manifest = _verified(root)
+def _find_artifact(proof: Proof, asked: str, name: str | None, claims: Mapping[str, Path]) -> Sources:
+    root, manifest = proof.root, proof.manifest
     name = name or manifest.job
-    if manifest.kind in ("merged", "model"):
-        kind: Kind = "merged" if manifest.kind == "merged" else "model"
-        return Sources(str(root / manifest.kind), None, None, [Served(name, kind, str(root), digest=manifest.digest)])
+    if not proof.has_adapter:
+        assert proof.model_folder is not None
+        kind: Kind = "merged" if proof.model_folder.name == layout.MERGED else "model"
+        return Sources(str(proof.model_folder), None, None, [Served(name, kind, asked, digest=manifest.digest)])
     base = manifest.base_model
     base_name = layout.base_model_name(base.name, base.claim, base.path)
-    adapter = Served(name, "adapter", str(root), base_name, manifest.digest, root / layout.ADAPTER)
+    adapter = Served(name, "adapter", asked, base_name, manifest.digest, root / layout.ADAPTER)
     if base.name:
         models = [Served(base_name, "base", base.name), adapter]
         return Sources(base.name, base.revision, root / layout.CACHE, models)
     trained_on = _trained_on(root / layout.ADAPTER)
     if base.claim not in claims and not claims and trained_on:
         log.info("the base model is in %s, where it was in training", trained_on)
+        _prove(Path(trained_on))
         return Sources(trained_on, None, None, [Served(base_name, "base", trained_on), adapter])
     if base.claim is None or base.claim not in claims:
         found = ", ".join(sorted(claims)) or "none"
         message = f"the base model is on claim {base.claim!r}, and the claims given are: {found}"
         raise HoneError(MODEL_NOT_FOUND, message, remedy=f"Say where it is with --claim {base.claim}=DIR.")
     weights = str(claims[base.claim] / (base.path or ""))
+    _prove(Path(weights))
     return Sources(weights, None, None, [Served(base_name, "base", weights), adapter])
 
 
 def _trained_on(adapter: Path) -> str | None:
     """Return the folder that an adapter's configuration names as its base model, if it is here, as hone merge does."""
-    try:
-        named = json.loads((adapter / "adapter_config.json").read_bytes()).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError):
+    if not (adapter / ADAPTER_CONFIG).is_file():
         return None
-    is_here = isinstance(named, str) and Path(named).is_absolute() and (Path(named) / "config.json").is_file()
-    return named if is_here else None
+    named = read_adapter_config(adapter).base_model_name_or_path
+    return named if named and Path(named).is_absolute() and (Path(named) / "config.json").is_file() else None
 
 
 def find_adapter(name: str, folder: Path, parent: str, main: Sources) -> Served:
     """An artifact's tree, or the adapter in it, which the keeper's links name; or a folder as PEFT saves it."""
-    inside = folder.resolve()
-    root = inside.parent if inside.name == layout.ADAPTER and not (folder / layout.MANIFEST).exists() else folder
-    if (root / layout.MANIFEST).is_file():
-        manifest = _verified(root, layout.ADAPTER)
-        if manifest.kind not in ("adapter", "both"):
-            raise HoneError(ADAPTER_MISMATCH, f"adapter {name!r}: {root} holds a {manifest.kind}, not an adapter")
+    if proof := find_proof(folder):
+        root, manifest = proof.root, proof.manifest
+        if not proof.has_adapter:
+            raise HoneError(ADAPTER_MISMATCH, f"adapter {name!r}: {folder} holds a {manifest.kind}, not an adapter")
+        _check(Proof(root, manifest, layout.ADAPTER))
         if not Path(main.weights).exists():
             check_base(name, manifest, main.weights, main.revision)
         return Served(name, "adapter", str(folder), parent, manifest.digest, root / layout.ADAPTER)
-    if (folder / "adapter_config.json").is_file():
+    if (folder / ADAPTER_CONFIG).is_file():
         return Served(name, "adapter", str(folder), parent, None, folder)
-    message = f"adapter {name!r}: {folder} has neither {layout.MANIFEST} nor adapter_config.json"
+    message = f"adapter {name!r}: {folder} has neither {layout.MANIFEST} nor {ADAPTER_CONFIG}"
     raise HoneError(ARTIFACT_MISSING, message)
 
 
-def _verified(root: Path, below: str = "") -> ArtifactManifest:
-    manifest, begin = read_manifest(root), time.monotonic()
-    verify(root, manifest, below)
-    log.info("%s is %s, read in %.2f s", root / below, manifest.digest, time.monotonic() - begin)
-    return manifest
+def _prove(folder: Path) -> Proof | None:
+    proof = find_proof(folder)
+    if proof:
+        _check(proof)
+    return proof
+
+
+def _check(proof: Proof) -> None:
+    begin = time.monotonic()
+    proof.check()
+    log.info("%s is %s, read in %.2f s", proof.root / proof.part, proof.manifest.digest, time.monotonic() - begin)
 
 
 def _check_expected(expected: Mapping[str, str], models: list[Served]) -> None:

@@ -1,5 +1,6 @@
 """Adapters merged at load, beside an untouched base; merged and full artifacts."""
 
+import json
 import shutil
 
 import pytest
@@ -90,6 +91,36 @@ def test_an_adapter_of_a_deeper_model_is_a_mismatch(base_folder, adapter_maker, 
         merge_adapter(shallow, "support", folder)
     assert error.value.reason.name == "AdapterMismatch"
     assert "only it has base_model.model.model.layers.1." in error.value.message
+
+
+def test_an_adapter_names_no_module_to_import(base, base_folder, adapter_maker, tmp_path):
+    folder = adapter_maker(tmp_path / "adapter", base_folder, seed=3)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    changed = config | {"megatron_config": {"a": 1}, "megatron_core": "antigravity"}
+    (folder / "adapter_config.json").write_text(json.dumps(changed))
+    with pytest.raises(HoneError, match="has megatron_config") as error:
+        merge_adapter(base, "support", folder)
+    assert error.value.reason.name == "AdapterMismatch"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"r": "abc"}, "ArtifactCorrupt"),
+        ({"rank_pattern": {"a": None}}, "ArtifactCorrupt"),
+        ({"target_modules": "((("}, "AdapterMismatch"),
+        ({"rank_pattern": {"(": 8}}, "AdapterMismatch"),
+        ({"layers_pattern": 1}, "ArtifactCorrupt"),
+        ({"init_lora_weights": "eva", "eva_config": 1}, "AdapterMismatch"),
+    ],
+)
+def test_a_configuration_that_peft_can_not_use_is_refused(base, base_folder, adapter_maker, tmp_path, changes, reason):
+    folder = adapter_maker(tmp_path / "adapter", base_folder, seed=3)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(HoneError) as error:
+        merge_adapter(base, "support", folder)
+    assert error.value.reason.name == reason
 
 
 def test_an_adapter_in_bfloat16_as_qlora_saves_it_is_merged_exactly(base, base_folder, adapter_maker, tmp_path):

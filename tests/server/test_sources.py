@@ -161,3 +161,29 @@ def test_two_models_of_one_name_are_refused(sealed):
     with pytest.raises(HoneError) as error:
         find(tree, adapters={"support": copy})
     assert reason(error) == "InvalidSpec"
+
+
+@pytest.mark.parametrize(("kind", "part"), [("merged", "merged"), ("model", "model"), ("both", "merged")])
+def test_the_model_in_an_artifact_has_the_artifacts_digest_also_by_a_link(sealed, tmp_path, kind, part):
+    tree = sealed(kind)
+    (tree / part / "config.json").write_text("{}")
+    link = tmp_path / "link"
+    link.symlink_to(tree / part)
+    for folder in (tree / part, link):
+        with pytest.raises(HoneError, match=r"config\.json is not listed"):
+            find(folder)
+    (tree / part / "config.json").unlink()
+    for folder in (tree / part, link):
+        found = find(folder)
+        assert found.weights == str(tree / part)
+        assert found.models == [Served("support", part, str(folder), None, read_manifest(tree).digest)]
+
+
+def test_a_base_in_an_artifact_is_proved_as_well(sealed, tmp_path):
+    base = sealed("merged", name="before")
+    tree = sealed("adapter", BaseModelReference(claim="models", path="before/merged"))
+    assert find(tree, claims={"models": tmp_path})
+    (base / "merged" / "weights.safetensors").write_bytes(b"MERGED")
+    with pytest.raises(HoneError) as error:
+        find(tree, claims={"models": tmp_path})
+    assert reason(error) == "ArtifactCorrupt"

@@ -134,7 +134,21 @@ def test_a_changed_artifact_is_not_merged(tree: Path, tmp_path: Path) -> None:
     weights = load_file(changed / "adapter/adapter_model.safetensors")
     next(iter(weights.values())).add_(1)
     save_file(weights, changed / "adapter/adapter_model.safetensors", metadata={"format": "pt"})
-    assert refused(MergeOptions(changed, tmp_path / "out")).reason.name == "ArtifactCorrupt"
+    for place in (changed, changed / "adapter"):
+        assert refused(MergeOptions(place, tmp_path / "out")).reason.name == "ArtifactCorrupt"
+
+
+def test_a_base_that_is_a_changed_artifact_is_not_merged_into(tree: Path, half: Path, tmp_path: Path) -> None:
+    before = tmp_path / "before"
+    shutil.copytree(half / "tiny", before / "merged")
+    files = describe_files(before, ["merged"])
+    manifest = read_manifest(tree).model_copy(update={"kind": "merged", "files": files, "digest": digest_of(files)})
+    write_manifest(before, manifest)
+    base = str(before / "merged")
+    merge(MergeOptions(tree, tmp_path / "out", base=base))
+    config = before / "merged/config.json"
+    config.write_text(config.read_text() + " ")
+    assert refused(MergeOptions(tree, tmp_path / "other", base=base)).reason.name == "ArtifactCorrupt"
 
 
 def copied(tree: Path, folder: Path, **config: Any) -> Path:
@@ -155,10 +169,12 @@ def copied(tree: Path, folder: Path, **config: Any) -> Path:
         ),
         ({"base_model_name_or_path": None}, "ModelNotFound", "names no base model"),
         ({"peft_type": "PROMPT_TUNING"}, "InvalidSpec", "of the kind PROMPT_TUNING, and only LoRA is merged"),
+        ({"r": "eight"}, "ArtifactCorrupt", "has the field r 'eight'"),
+        ({"alora_invocation_tokens": [1]}, "AdapterMismatch", "PEFT can't merge an adapter of this kind"),
         ({"target_modules": ["elbow"]}, "AdapterMismatch", "Target modules {'elbow'}"),
         ({"target_modules": ["q_proj"]}, "AdapterMismatch", "down_proj.lora_A.weight, which the model lacks"),
     ],
-    ids=["no base", "unnamed base", "another kind", "no such layer", "fewer layers"],
+    ids=["no base", "unnamed base", "another kind", "no number", "not to be merged", "no such layer", "fewer layers"],
 )
 def test_what_an_adapter_says_is_checked(
     tree: Path, tmp_path: Path, config: dict[str, Any], reason: str, message: str
@@ -258,7 +274,7 @@ def test_an_artifact_gives_no_permission_to_run_code(tree: Path, with_code: Path
     assert "The base model is some/base, and it or the adapter's tokenizer brings its own code" in said
     assert not ran.exists()
 
-    merge(MergeOptions(adapter, tmp_path / "out", trust_remote_code=True))
+    merge(MergeOptions(adapter, tmp_path / "out", base=str(with_code), trust_remote_code=True))
     assert ran.exists()
     assert (tmp_path / "out/model.safetensors").is_file()
 

@@ -107,3 +107,19 @@ def test_what_is_missing_or_changed_is_named(tmp_path: Path, capsys: pytest.Capt
     assert main([*into, "--model", str(tmp_path / "none")]) == 66
     assert "hone-place: ArtifactMissing: " in capsys.readouterr().err
     assert main([*into, "--adapter", f"faq={tmp_path}", "--expect", f"faq={digest}"]) == 66
+
+
+@pytest.mark.parametrize(("option", "part"), [("--adapter", "adapter"), ("--model", "merged")])
+def test_a_folder_inside_an_artifact_is_proved_by_its_manifest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, part: str
+) -> None:
+    root, digest = tree(tmp_path / "faq", "both")
+    folder = Path(root) / part
+    arguments = ["--into", str(tmp_path / "served"), option, f"faq={folder}" if part == "adapter" else str(folder)]
+    expect = ["--expect", f"faq={digest}"] if part == "adapter" else ["--expect-model", digest]
+    assert main([*arguments, *expect]) == 0
+    link = "adapters/faq" if part == "adapter" else "model"
+    assert (tmp_path / f"served/{link}-{digest[7:19]}").resolve() == folder
+    (folder / "weights").write_bytes(b"changed")
+    assert main(arguments) == 65
+    assert "hone-place: ArtifactCorrupt: " in capsys.readouterr().err

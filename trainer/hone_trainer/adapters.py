@@ -1,5 +1,6 @@
 """LoRA adapters: their sum with a base model."""
 
+import re
 from typing import Any
 
 import torch
@@ -8,6 +9,9 @@ from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from transformers import PreTrainedModel
 
 from hone_trainer.tying import record_untied, untie_adapted
+
+# What PEFT raises for a configuration that is wrong, as its fields are used unchecked; names of layers are patterns.
+PEFT_ERRORS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, ImportError, re.error)
 
 
 def adapt(base: PreTrainedModel, config: PeftConfig, weights: dict[str, torch.Tensor]) -> PeftModel:
@@ -18,7 +22,7 @@ def adapt(base: PreTrainedModel, config: PeftConfig, weights: dict[str, torch.Te
     try:
         adapted = get_peft_model(base, config)
         result: Any = set_peft_model_state_dict(adapted, weights)
-    except (ValueError, RuntimeError, KeyError) as error:
+    except PEFT_ERRORS as error:
         raise HoneError(ADAPTER_MISMATCH, f"The adapter does not fit {base.name_or_path}: {_line(error)}") from error
     left = sorted(result.unexpected_keys)
     lacking = sorted(name for name in result.missing_keys if ".lora_" in name or ".modules_to_save." in name)
@@ -32,11 +36,13 @@ def merge(adapted: PeftModel, *, safely: bool = True) -> PreTrainedModel:
     """Merge the adapter into its base, in the type that the base has. Layers that are tied and adapted are untied.
 
     `safely` looks for weights that are not finite, which takes the memory of a layer: then raises HoneError
-    ArtifactCorrupt.
+    ArtifactCorrupt. Raises HoneError AdapterMismatch for kinds that are not merged.
     """
     untie_adapted(adapted)
     try:
         merged: Any = adapted.merge_and_unload(safe_merge=safely)
+    except NotImplementedError as error:
+        raise HoneError(ADAPTER_MISMATCH, f"PEFT can't merge an adapter of this kind: {_line(error)}") from error
     except ValueError as error:  # PEFT's check for NaN and infinity
         raise HoneError(ARTIFACT_CORRUPT, f"The adapter can't be merged: {_line(error)}") from error
     record_untied(merged)

@@ -1,16 +1,15 @@
 """`merge`: what can be said of an adapter without torch comes first, merging after it."""
 
-import json
 import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from hone_api.artifact import ArtifactManifest, read_manifest
+from hone_api.adapterconfig import ADAPTER_CONFIG, AdapterConfig, read_adapter_config
+from hone_api.artifact import ArtifactManifest
 from hone_api.layout import ADAPTER, CACHE, MANIFEST
+from hone_api.proof import find_proof
 from hone_api.reasons import (
-    ARTIFACT_CORRUPT,
     ARTIFACT_MISSING,
     DISK_FULL,
     INVALID_SPEC,
@@ -18,12 +17,10 @@ from hone_api.reasons import (
     HoneError,
 )
 from hone_api.terminal import print_line
-from hone_api.verification import verify
 
 from hone_trainer import environment
 from hone_trainer.options import MergeOptions
 
-CONFIG = "adapter_config.json"
 NAME_THE_BASE = "Name the base model with --base: a folder, or a name on the hub (HF_TOKEN is used for a gated one)."
 
 
@@ -79,24 +76,23 @@ def find(place: Path, base: str | None) -> Adapter:
 
     Raises HoneError ArtifactMissing, ArtifactCorrupt, InvalidSpec, ModelNotFound.
     """
-    if (place / MANIFEST).is_file():
-        manifest = read_manifest(place)
-        if manifest.kind not in (ADAPTER, "both"):
+    if proof := find_proof(place):
+        if not proof.has_adapter:
             raise HoneError(
                 INVALID_SPEC,
-                f"ADAPTER is {place}, which holds a {manifest.kind} model and no adapter",
+                f"ADAPTER is {place}, which holds a {proof.part or proof.manifest.kind} model and no adapter",
                 remedy="It needs no merging: serve it as it is.",
             )
-        verify(place, manifest)
-        return _of_artifact(place, manifest, base)
-    if not (place / CONFIG).is_file():
+        proof.check()
+        return _of_artifact(proof.root, proof.manifest, base)
+    if not (place / ADAPTER_CONFIG).is_file():
         raise HoneError(
             ARTIFACT_MISSING,
-            f"ADAPTER is {place}, which has neither {MANIFEST} nor {CONFIG}",
+            f"ADAPTER is {place}, which has neither {MANIFEST} nor {ADAPTER_CONFIG}",
             remedy="Name the folder of an adapter, or the output folder of a job.",
         )
     config = _config(place)
-    revision = None if base else config.get("revision")
+    revision = None if base else config.revision
     return Adapter(place, base or _trained_on(config, place), revision, f"the adapter in `{place.resolve().name}`")
 
 
@@ -121,32 +117,28 @@ def _of_artifact(root: Path, manifest: ArtifactManifest, base: str | None) -> Ad
     return Adapter(folder, trained_on, None, origin, cache)
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = json.loads((folder / CONFIG).read_bytes())
-        kind = config.get("peft_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise HoneError(ARTIFACT_CORRUPT, f"{folder / CONFIG} can't be read: {error}") from None
-    if kind != "LORA":
+def _config(folder: Path) -> AdapterConfig:
+    config = read_adapter_config(folder)
+    if config.peft_type != "LORA":
         raise HoneError(
             INVALID_SPEC,
-            f"ADAPTER is {folder}, of the kind {kind}, and only LoRA is merged",
+            f"ADAPTER is {folder}, of the kind {config.peft_type}, and only LoRA is merged",
             remedy="Merge it with PEFT itself.",
         )
-    if config.get("megatron_config"):  # PEFT would import a module that the file names
+    if config.megatron_config:  # PEFT would import a module that the file names
         raise HoneError(
             INVALID_SPEC,
-            f"ADAPTER is {folder}, whose {CONFIG} has megatron_config",
+            f"ADAPTER is {folder}, whose {ADAPTER_CONFIG} has megatron_config",
             remedy="Remove that field if the adapter is for a model of transformers; other models are not merged.",
         )
     return config
 
 
-def _trained_on(config: dict[str, Any], folder: Path) -> str:
-    found = config.get("base_model_name_or_path")
+def _trained_on(config: AdapterConfig, folder: Path) -> str:
+    found = config.base_model_name_or_path
     if not found:
-        raise HoneError(MODEL_NOT_FOUND, f"{folder / CONFIG} names no base model", remedy=NAME_THE_BASE)
-    return str(found)
+        raise HoneError(MODEL_NOT_FOUND, f"{folder / ADAPTER_CONFIG} names no base model", remedy=NAME_THE_BASE)
+    return found
 
 
 def say(text: str) -> None:

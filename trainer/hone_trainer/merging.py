@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import yaml
+from hone_api.proof import prove
 from hone_api.reasons import (
     ARTIFACT_CORRUPT,
     INTERNAL_ERROR,
@@ -39,7 +40,7 @@ def write(adapter: Adapter, options: MergeOptions) -> None:
     base, tokenizer, commit = load_base(adapter, options)
     try:
         config, weights = PeftConfig.from_pretrained(str(adapter.folder)), load_peft_weights(str(adapter.folder), "cpu")
-    except (*LOAD_ERRORS, TypeError) as error:
+    except (*LOAD_ERRORS, *adapters.PEFT_ERRORS) as error:
         raise HoneError(ARTIFACT_CORRUPT, f"The adapter {adapter.folder} can't be read: {_line(error)}") from error
     # As training does: the adapter may end its answers with another token than the base.
     align_special_tokens(base, tokenizer)  # type: ignore[no-untyped-call]
@@ -55,8 +56,8 @@ def write(adapter: Adapter, options: MergeOptions) -> None:
 def load_base(adapter: Adapter, options: MergeOptions) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str | None]:
     """The base model, the adapter's tokenizer or else the base's, and the base's commit when it is on the hub.
 
-    Raises HoneError ModelNotFound, ModelInvalid, HubUnauthorized, HubUnreachable, and InvalidSpec when a model brings
-    code that `options` do not allow.
+    Raises HoneError ModelNotFound, ModelInvalid, ArtifactCorrupt, HubUnauthorized, HubUnreachable, and InvalidSpec when
+    a model brings code that `options` do not allow.
     """
     dtype, trust = options.dtype, options.trust_remote_code
     folder = Path(adapter.base)
@@ -64,6 +65,8 @@ def load_base(adapter: Adapter, options: MergeOptions) -> tuple[PreTrainedModel,
         raise HoneError(MODEL_NOT_FOUND, f"The base model is {adapter.base}, which is no folder", remedy=NAME_THE_BASE)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise HoneError(MODEL_NOT_FOUND, f"The base model is {folder}, which has no config.json", remedy=NAME_THE_BASE)
+    if folder.is_dir():
+        prove(folder)
     revision = adapter.revision or "main"
     try:
         commit = None if folder.is_dir() else hub.resolve("model", adapter.base, revision)

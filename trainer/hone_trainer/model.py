@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from hone_api.artifact import BaseModelReference
 from hone_api.finetunejob import FineTuneJobSpec
+from hone_api.proof import prove
 from hone_api.reasons import INTERNAL_ERROR, INVALID_SPEC, MODEL_INVALID, MODEL_NOT_FOUND, HoneError
 from hone_api.sources import BaseModelSource
 from huggingface_hub.errors import StrictDataclassError
@@ -47,13 +48,14 @@ class BaseModel:
 def find(source: BaseModelSource, inputs: Inputs, pinned: str | None) -> BaseModel:
     """Resolve the model; `pinned` is the commit that an earlier start of this run resolved.
 
-    Raises HoneError ModelNotFound, HubUnauthorized, HubUnreachable, InvalidSpec.
+    Raises HoneError ModelNotFound, ArtifactCorrupt, HubUnauthorized, HubUnreachable, InvalidSpec.
     """
     if source.claim:
         folder = inputs.claim_path(source.claim, "spec.model.claim", MODEL_NOT_FOUND)
         if not (folder / "config.json").is_file():
             found = f"spec.model.claim.path is {source.claim.path or ''!r}, and {folder} has no config.json"
             raise HoneError(MODEL_NOT_FOUND, found)
+        prove(folder)
         reference = BaseModelReference(claim=source.claim.name, path=source.claim.path)
         return BaseModel(str(folder), None, reference, _digest(folder))
     if not source.name:
