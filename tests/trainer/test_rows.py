@@ -108,6 +108,28 @@ def test_long_fields_and_columns_without_a_name_are_read(tmp_path: Path) -> None
     assert read_all(tmp_path / "a.csv") == [("a.csv, line 2", {"a": "x" * 200_000})]
 
 
+@pytest.mark.parametrize(
+    ("header", "row", "cell"),
+    [
+        ("a,b,", "q,one, two", "'two' in field 3"),
+        ("a,,b", "q,1,two", "'1' in field 2"),
+        (",a", "x1,two", "'x1' in field 1"),
+        ("a, ", "q,two", "'two' in field 2"),
+        ("a,,", "q,,two", "'two' in field 3"),
+    ],
+)
+def test_text_in_a_column_without_a_name_is_refused(refuse: Any, header: str, row: str, cell: str) -> None:
+    failure = refuse("a.csv", f"{header}\n{row}\n".encode())
+    assert failure.message.startswith(f"a.csv, line 2 has {cell}, a column that has no name")
+    assert "in quotes" in failure.remedy
+
+
+@pytest.mark.parametrize("content", [",a\n7,x\n", ",a\n,x\n", "a,\nx\n", "a,\nx, \n", "a,,\nx,,\n"])
+def test_a_column_without_a_name_may_be_empty_or_number_the_rows(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.csv").write_text(content)
+    assert read_all(tmp_path / "a.csv") == [("a.csv, line 2", {"a": "x"})]
+
+
 cells = st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\ufeff"), max_size=8)
 
 

@@ -1,6 +1,7 @@
 """Rows in CSV files: columns separated by commas, with a header."""
 
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +12,14 @@ from hone_trainer.lines import read_lines
 
 _LONGEST_FIELD = 2**31 - 1
 """The csv module refuses fields of more than 131,072 characters unless it is told another limit."""
+_NUMBER = re.compile(r"[+-]?\d+")
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 
 def read_csv(path: Path, name: str) -> Iterator[Row]:
-    """Yield a row for each record, at the line where it begins. A column without a name is left out.
+    """Yield a row for each record, at the line where it begins.
+
+    A column without a name is left out if it is empty, or if it comes first and holds numbers, as pandas' index does.
 
     Raises HoneError DatasetInvalid naming file and line.
     """
@@ -42,6 +46,7 @@ def read_csv(path: Path, name: str) -> Iterator[Row]:
                 remedy='Put text that has commas in quotes: "one, two".',
             )
         else:
+            _refuse_unnamed(where, header, fields)
             cells: list[str | None] = [*fields, *[None] * (len(header) - len(fields))]
             yield where, {column: cell for column, cell in zip(header, cells, strict=True) if column}
 
@@ -64,6 +69,17 @@ def _header(where: str, names: list[str]) -> list[str]:
             remedy="Rename or remove one of the two columns.",
         )
     return names
+
+
+def _refuse_unnamed(where: str, header: list[str], fields: list[str]) -> None:
+    """Raise HoneError DatasetInvalid when text would be lost: often the rest of a text that has commas."""
+    for number, (column, cell) in enumerate(zip(header, fields, strict=False), start=1):
+        if not column.strip() and cell.strip() and not (number == 1 and _NUMBER.fullmatch(cell.strip())):
+            raise HoneError(
+                DATASET_INVALID,
+                f"{where} has {cell.strip()[:60]!r} in field {number}, a column that has no name in the header",
+                remedy='Put text that has commas in quotes, "one, two"; or name the column, or remove it.',
+            )
 
 
 def _explain(error: csv.Error, name: str, first_line: int, last_line: int) -> HoneError:
