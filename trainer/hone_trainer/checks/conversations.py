@@ -14,6 +14,7 @@ from datasets import Dataset
 
 from hone_trainer.checks.contents import is_empty
 from hone_trainer.checks.findings import Finding, collect
+from hone_trainer.checks.samples import Sampler
 from hone_trainer.formats import get_conversation
 from hone_trainer.messages import is_learned
 
@@ -52,10 +53,12 @@ class Turns:
     empty_turn: array[int] = field(default_factory=_make_numbers)
     empty_completion: array[int] = field(default_factory=_make_numbers)
     empty_text: array[int] = field(default_factory=_make_numbers)
+    sampler: Sampler = field(default_factory=Sampler)
 
     def add_row(self, row: Row) -> None:
         """Look at the next row."""
         index = len(self.answered)
+        self.sampler.add_row(row)
         if isinstance(row.get("text"), str):
             self._add_if(not row["text"].strip(), self.empty_text, index)
             self.answered.append(True)

@@ -8,9 +8,6 @@ from datasets import Dataset
 from hone_trainer.checks.places import find_places
 from hone_trainer.data import Data
 
-LOOKED_AT = 1000
-"""Rows that a check looks at which renders or tokenizes each once more."""
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -34,12 +31,12 @@ def write_warnings(findings: list[Finding], data: Data, given: Dataset, purpose:
     """Return a sentence for each finding: how many rows of how many, what they are, and where the first stands."""
     places = find_places(data, given, [finding.first for finding in findings])
     return [
-        f"{finding.count} of {_total(finding, len(given))} rows {purpose} {finding.text} "
-        f"(first: {places[finding.first]})"
+        f"{finding.count} of {_name_rows(finding, len(given), purpose)} {finding.text} (first: {places[finding.first]})"
         for finding in findings
     ]
 
 
-def _total(finding: Finding, rows: int) -> str:
-    is_partial = finding.looked_at is not None and finding.looked_at < rows
-    return f"the first {finding.looked_at}" if is_partial else str(rows)
+def _name_rows(finding: Finding, rows: int, purpose: str) -> str:
+    if finding.looked_at is None or finding.looked_at >= rows:
+        return f"{rows} rows {purpose}"
+    return f"{finding.looked_at} rows {purpose} that were looked at (there are {rows})"

@@ -1,4 +1,4 @@
-"""What the chat template makes of the first rows: text that it leaves out, and prompts that end otherwise alone."""
+"""What the chat template makes of rows: text that it leaves out, and prompts that end otherwise alone."""
 
 import json
 import re
@@ -11,7 +11,8 @@ from trl.data_utils import _tokenize, is_conversational
 
 from hone_trainer.checks import templates
 from hone_trainer.checks.contents import texts_of
-from hone_trainer.checks.findings import LOOKED_AT, Finding, collect
+from hone_trainer.checks.conversations import iterate_rows
+from hone_trainer.checks.findings import Finding, collect
 from hone_trainer.checks.specialtokens import adds_end
 from hone_trainer.formats import get_conversation, get_template_arguments
 from hone_trainer.messages import Message
@@ -20,10 +21,12 @@ _THOUGHT = re.compile(r".*</think>", re.DOTALL)
 """Templates of reasoning models leave the thoughts of earlier turns out on purpose."""
 
 
-def find_dropped_text(given: Dataset, tokenizer: PreTrainedTokenizerBase, template: str | None) -> list[Finding]:
-    """Return for each role the rows, of the first LOOKED_AT, that lose text of its messages when they are rendered."""
+def find_dropped_text(
+    given: Dataset, sample: list[int], tokenizer: PreTrainedTokenizerBase, template: str | None
+) -> list[Finding]:
+    """Return for each role the rows, of the sample, that lose text of its messages when they are rendered."""
     lost: dict[str, list[int]] = defaultdict(list)
-    for index, row in enumerate(given.take(min(LOOKED_AT, len(given)))):
+    for index, row in zip(sample, iterate_rows(given.select(sample)), strict=True):
         if not is_conversational(row):
             return []
         messages = get_conversation(row)
@@ -37,24 +40,24 @@ def find_dropped_text(given: Dataset, tokenizer: PreTrainedTokenizerBase, templa
         finding
         for role, rows in sorted(lost.items())
         for finding in collect(
-            rows, f"have text in messages of role {role} that the chat template leaves out: {remedy}", LOOKED_AT
+            rows, f"have text in messages of role {role} that the chat template leaves out: {remedy}", len(sample)
         )
     ]
 
 
 def find_unaligned(
-    given: Dataset, whole: Dataset, tokenizer: PreTrainedTokenizerBase, template: str | None
+    given: Dataset, whole: Dataset, sample: list[int], tokenizer: PreTrainedTokenizerBase, template: str | None
 ) -> list[Finding]:
-    """Return the rows, of the first LOOKED_AT, whose prompt alone is not how prompt and completion begin.
+    """Return the rows, of the sample, whose prompt alone is not how prompt and completion begin.
 
     Then the model is trained on a context that it does not see when it is asked.
     """
     if "prompt" not in given.column_names:
         return []
-    looked_at = min(LOOKED_AT, len(given))
     end = tokenizer.eos_token_id if adds_end(tokenizer) else None
     found = []
-    for index, (row, tokens) in enumerate(zip(given.take(looked_at), whole.take(looked_at), strict=True)):
+    rows = zip(sample, iterate_rows(given.select(sample)), iterate_rows(whole.select(sample)), strict=True)
+    for index, row, tokens in rows:
         if is_conversational(row):
             arguments = {"chat_template": template, **get_template_arguments(row)}
             prompt = _tokenize(tokenizer, row["prompt"], add_generation_prompt=True, **arguments)["input_ids"]
@@ -69,7 +72,7 @@ def find_unaligned(
             "the chat template begins an answer otherwise than it writes one, so the model learns to answer a prompt "
         )
         cause += "that it is not given"
-    return collect(found, f"have a prompt that ends otherwise when the completion follows it: {cause}", LOOKED_AT)
+    return collect(found, f"have a prompt that ends otherwise when the completion follows it: {cause}", len(sample))
 
 
 def _dropped(messages: list[Message], rendered: str) -> Iterator[Message]:

@@ -53,15 +53,16 @@ class Checker:
         """Return what the user should know of these rows. Raises HoneError InvalidSpec for rows that are too long."""
         given, args, template = split.given, tokenizing.sft_config, tokenizing.chat_template
         turns = conversations.read_turns(given)
+        sample = turns.sampler.choose()
         findings = [
             *limits.check_lengths(split.counts.lengths, self.limits, args, Cut.of(args, packing), packing),
             *conversations.find_empty_rows(turns),
-            *renderings.find_unaligned(given, split.whole, self.tokenizer, template),
+            *renderings.find_unaligned(given, split.whole, sample, self.tokenizer, template),
         ]
         if self.data.conversational:
             text = template or templates.find_template(self.tokenizer)
             findings += conversations.find_unknown_roles(turns, text, args.assistant_only_loss)
-            findings += renderings.find_dropped_text(given, self.tokenizer, template)
+            findings += renderings.find_dropped_text(given, sample, self.tokenizer, template)
         stops = self.base_stops | {self.tokenizer.get_vocab()[str(self._end_token)]}
         ends = specialtokens.read_ends(split.whole, self.tokenizer)
         missing = specialtokens.find_missing_ends(ends, turns.ends_with_answer(), stops, self.tokenizer)
