@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hone_trainer import checkpoints
 
 Job = Callable[..., dict[str, Any]]
 Train = Callable[..., Any]
@@ -209,12 +210,40 @@ def test_a_base_model_that_was_replaced_is_refused(
     document = job(model={"claim": {"name": "models", "path": "base"}}, checkpoint={"saveSteps": 2})
     claims = {"claim": claim, "models": tmp_path / "models"}
     assert train(document, output=tmp_path / "out", claims=claims).code == 0
-    (tmp_path / "out/manifest.json").unlink()
     file = tmp_path / "models/base" / changed
     before, content = file.stat(), bytearray(file.read_bytes())
     content[-2] ^= 1  # of the same size
     file.write_bytes(content)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    finished = train(document, output=tmp_path / "out", claims=claims)
+    assert (finished.code, finished.word["reason"]) == (66, "ModelInvalid")
+    assert "complete artifact of this spec, and the base model has changed since" in finished.word["message"]
+    (tmp_path / "out/manifest.json").unlink()
     refused = train(document, output=tmp_path / "out", claims=claims)
     assert (refused.code, refused.word["reason"]) == (66, "ModelInvalid")
     assert "has changed since step" in refused.word["message"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"of": "another"}', b"\xff"])
+def test_a_record_of_the_run_that_is_spoiled_is_written_again_or_named(
+    job: Job, train: Train, tmp_path: Path, content: bytes
+) -> None:
+    output = tmp_path / "out"
+    assert train(job(), command="prepare", output=output).code == 0
+    (output / "checkpoints/run.json").write_bytes(content)
+    assert train(job(), command="prepare", output=output).code == 0
+    folder = output / "checkpoints/checkpoint-4"
+    folder.mkdir()
+    seal_nothing(folder)
+    (output / "checkpoints/run.json").write_bytes(content)
+    refused = train(job(), command="prepare", output=output)
+    assert (refused.code, refused.word["reason"]) == (64, "InvalidSpec"), refused.log
+    assert f"{output}/checkpoints/run.json is not what an earlier start wrote" in refused.word["message"]
+
+
+def seal_nothing(folder: Path) -> None:
+    """Make a checkpoint that is complete, of no files."""
+    account = checkpoints.Account(
+        step=4, total_steps=4, tokens=0, runtime=0, samples=0, loss_sum=0, loss_since_log=0, last_logged_step=0
+    )
+    checkpoints.seal(folder, account, limit=1)

@@ -91,10 +91,16 @@ def before(trainer: HoneTrainer, prepared: Prepared, root: Path, stop: Stop, ter
     return measure
 
 
-def earlier(root: Path) -> Measured:
-    """What `before` kept; nothing, when there is none."""
+def earlier(root: Path, terminal: Terminal) -> Measured:
+    """What `before` kept; nothing, when there is none, or none that can be read."""
     path = root / BEFORE
-    return Measured(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else Measured()
+    if not path.is_file():
+        return Measured()
+    try:
+        return Measured(**json.loads(path.read_bytes()))
+    except (ValueError, TypeError):
+        terminal.warn([f"{path} can't be read: what was measured before training is left out"])
+        return Measured()
 
 
 def after(trainer: HoneTrainer, prepared: Prepared, account: Account, terminal: Terminal) -> Measured:

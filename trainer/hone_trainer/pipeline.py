@@ -163,7 +163,7 @@ def keep(
     run: Run, job: FineTuneJob, root: Path, account: Account, parameters: Parameters, terminal: Terminal
 ) -> ArtifactManifest:
     """Save what the spec asks to keep, manifest.json last. Of several processes the first does."""
-    first = evaluation.earlier(root)
+    first = evaluation.earlier(root, terminal)
     last = evaluation.after(run.trainer, run.prepared, account, terminal)
     network = run.trainer.accelerator.unwrap_model(run.trainer.model)
     weights = sharding.gather(network)

@@ -102,10 +102,12 @@ def prepare(inputs: Inputs, root: Path, terminal: Terminal, device: Device) -> P
         file = None
     with hub.offline() if file else nullcontext():
         tokenizer = load_tokenizer(base, spec)
+        outline = outline_of(base, spec)
+        check_arguments(spec, base, outline, tokenizer, root)
         questions, warnings = prompts.encode(spec.evaluation, tokenizer, load_context)
         asked = [question.tokens for question in questions]
         limits.check_prompts(asked, partial(model.load_config, base, spec.model), tokenizer)
-        write = partial(prepared.write, root, partial(fill, spec, base, found, tokenizer, fingerprint, device))
+        write = partial(prepared.write, root, partial(fill, spec, base, found, tokenizer, outline, fingerprint, device))
         if file is None:
             file = write()
         elif file.plan.device != device and checkpoint:
@@ -157,21 +159,35 @@ def load_tokenizer(base: model.BaseModel, spec: FineTuneJobSpec) -> PreTrainedTo
     return tokenizer
 
 
+def check_arguments(
+    spec: FineTuneJobSpec,
+    base: model.BaseModel,
+    outline: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+) -> None:
+    """Check what needs no rows, at every start: rows that were prepared may be those of another spec.
+
+    Raises HoneError InvalidSpec, ModelInvalid.
+    """
+    methods.check(spec, base.location, outline, make_sft_config(keywords(spec, folder)))
+    limits.check_padding(limits.read_limits(outline), tokenizer, spec.training)
+    preconditions.check_tokens(tokenizer, spec.training)
+
+
 def fill(
     spec: FineTuneJobSpec,
     base: model.BaseModel,
     found: data.Found,
     tokenizer: PreTrainedTokenizerBase,
+    outline: PreTrainedModel,
     fingerprint: str,
     device: Device,
     scratch: Path,
 ) -> tuple[PreparedFile, Dataset, Dataset | None]:
     """What prepared/ holds. The weights are downloaded last: a mistake in the data shows before. Raises HoneError."""
     written = make_sft_config(keywords(spec, scratch))
-    outline = outline_of(base, spec)
-    methods.check(spec, base.location, outline, written)
     reach = limits.read_limits(outline)
-    limits.check_padding(reach, tokenizer, spec.training)
     rows = data.load(found, written.seed, scratch, join_parts=not templatereads.takes_text_parts(tokenizer))
     preconditions.check_tokenizer(rows, tokenizer, spec.training)
     warnings = rows.warnings + templatereads.find_unread(rows, tokenizer)

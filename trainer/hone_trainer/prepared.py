@@ -14,7 +14,7 @@ from hone_api.common import ForeignModel
 from hone_api.datareport import DatasetReport
 from hone_api.finetunejob import FineTuneJobSpec
 from hone_api.layout import PREPARED
-from pydantic import ValidationError
+from pyarrow import ArrowException
 
 from hone_trainer.data import Found
 from hone_trainer.files import flush_tree, write_atomically
@@ -27,11 +27,12 @@ DECIDES_THE_DATA = (
     "max_length packing packing_strategy seed eos_token completion_only_loss assistant_only_loss extra".split()
 )
 """Fields of spec.training that decide what the tokenized rows are."""
-DECIDES_THE_PROFILE = (
-    "profile bf16 fp16 per_device_train_batch_size gradient_accumulation_steps activation_checkpointing optim "
-    "parallelism max_steps train_sampling_strategy dataloader_num_workers label_smoothing_factor".split()
+DECIDES_NOTHING_HERE = frozenset(
+    "learning_rate lr_scheduler_type warmup_steps weight_decay max_grad_norm adam_beta1 adam_beta2 adam_epsilon "
+    "logging_steps eval_steps neftune_noise_alpha".split()
 )
-"""Fields of spec.training that the profile's choices and the estimate depend on as well."""
+"""Fields of spec.training that neither the rows, nor their warnings, the profile's choices and the estimate depend on.
+Whatever is not listed makes the preparation start again, so that a new field can't be forgotten."""
 
 
 class PreparedFile(ForeignModel):
@@ -60,7 +61,7 @@ def fingerprint(spec: FineTuneJobSpec, base: BaseModel, found: Found) -> str:
     depends_on = {
         "model": [base.reference.to_wire(), base.digest, spec.model.trust_remote_code],
         "dataset": [found.fingerprint, spec.dataset.chat_template],
-        "training": {name: getattr(spec.training, name) for name in (*DECIDES_THE_DATA, *DECIDES_THE_PROFILE)},
+        "training": {name: value for name, value in spec.training if name not in DECIDES_NOTHING_HERE},
         "method": [spec.method, spec.lora and spec.lora.to_wire(), spec.model.dtype],
         "resources": [spec.resources.gpus, spec.resources.nodes],
         "versions": versions(),
@@ -74,12 +75,16 @@ def versions() -> dict[str, str]:
 
 
 def read(root: Path) -> PreparedFile | None:
-    """prepared.json, when there is one that this version can read."""
+    """prepared.json, when there is one that this version can read, with all rows that it reports."""
     path = root / PREPARED / FILE
     try:
-        return PreparedFile.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError):
+        file = PreparedFile.model_validate_json(path.read_bytes())
+        rows = open_datasets(root)
+    except (OSError, ValueError, KeyError, TypeError, ArrowException):  # something was removed, or cut short
         return None
+    reports = (file.dataset.train, file.dataset.evaluation)
+    found = [None if part is None else len(part) for part in rows]
+    return file if found == [None if report is None else report.kept_rows for report in reports] else None
 
 
 def open_datasets(root: Path) -> tuple[Dataset, Dataset | None]:

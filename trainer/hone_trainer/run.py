@@ -4,13 +4,14 @@ import logging
 import os
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 from hone_api.artifact import ArtifactManifest, read_manifest
 from hone_api.layout import MANIFEST, PREPARED
-from hone_api.reasons import DATASET_INVALID, HoneError
+from hone_api.reasons import DATASET_INVALID, MODEL_INVALID, MODEL_NOT_FOUND, HoneError
 from hone_api.reports import Parameters
 
-from hone_trainer import environment, manifest, tree
+from hone_trainer import environment, manifest, modelfiles, tree
 from hone_trainer.endings import raise_failure
 from hone_trainer.gate import Gate
 from hone_trainer.launcher import launch
@@ -69,13 +70,20 @@ def _together(inputs: Inputs, options: Options, stop: Stop, telemetry: Telemetry
 def _known(
     done: ArtifactManifest, inputs: Inputs, options: Options, terminal: Terminal, telemetry: Telemetry
 ) -> ArtifactManifest:
-    """Say that nothing is left to do. Raises HoneError DatasetInvalid when the dataset's files have changed since."""
-    if _has_other_data(done, inputs):
-        raise HoneError(
-            DATASET_INVALID,
-            f"{options.output} holds the complete artifact of this spec, and the dataset has changed since",
-            remedy=f"Give the new one another name or --output, or empty {options.output} to train anew.",
-        )
+    """Report that nothing is left to do.
+
+    Raises HoneError DatasetInvalid or ModelInvalid when files of the dataset or of the base model have changed since.
+    """
+    for reason, what, has_changed in (
+        (DATASET_INVALID, "the dataset", _has_other_data(done, inputs)),
+        (MODEL_INVALID, "the base model", _has_other_model(inputs, options.output)),
+    ):
+        if has_changed:
+            raise HoneError(
+                reason,
+                f"{options.output} holds the complete artifact of this spec, and {what} has changed since",
+                remedy=f"Give the new one another name or --output, or empty {options.output} to train again.",
+            )
     terminal.note(f"{options.output} already holds the complete artifact of this job")
     telemetry.parameters = Parameters.model_validate(done.parameters)
     return done
@@ -91,6 +99,19 @@ def _has_other_data(done: ArtifactManifest, inputs: Inputs) -> bool:
     try:
         return data.find(source, inputs, None).fingerprint != done.dataset_fingerprint
     except HoneError:
+        return False
+
+
+def _has_other_model(inputs: Inputs, output: Path) -> bool:
+    """As _has_other_data, compared with what the start that trained has remembered."""
+    spec = inputs.job.spec
+    before = tree.earlier(output, spec, has_checkpoint=False).model_digest
+    if before is None or spec.model.claim is None:
+        return False
+    try:
+        folder = inputs.claim_path(spec.model.claim, "spec.model.claim", MODEL_NOT_FOUND)
+        return modelfiles.digest_files(folder) != before
+    except (HoneError, OSError):
         return False
 
 

@@ -103,11 +103,17 @@ def refuse_foreign(root: Path) -> None:
 
 
 def earlier(root: Path, spec: FineTuneJobSpec, has_checkpoint: bool) -> Run:
-    """What an earlier start resolved, else a new run. Raises HoneError InvalidSpec when its checkpoint is another's."""
+    """What an earlier start resolved, else a new run.
+
+    Raises HoneError InvalidSpec when its checkpoint is another's, or may be.
+    """
     path = root / RUN
     if not path.is_file():
         return Run(spec.published())
-    run = Run(**json.loads(path.read_text()))
+    try:
+        run = Run(**json.loads(path.read_bytes()))
+    except (ValueError, TypeError):
+        return _replace_unreadable(path, spec, has_checkpoint)
     difference = differing(run.spec, spec)
     if not difference:
         return run
@@ -120,6 +126,17 @@ def earlier(root: Path, spec: FineTuneJobSpec, has_checkpoint: bool) -> Run:
             remedy=f"Choose another --output, or empty {root} to train anew.",
         )
     return Run(spec.published())
+
+
+def _replace_unreadable(path: Path, spec: FineTuneJobSpec, has_checkpoint: bool) -> Run:
+    """Return a new run. Raises HoneError InvalidSpec when there is a checkpoint, which may be of another spec."""
+    if not has_checkpoint:
+        return Run(spec.published())
+    raise HoneError(
+        INVALID_SPEC,
+        f"{path} is not what an earlier start wrote, so it is not known which spec the checkpoints next to it are of",
+        remedy=f"Put it back, or choose another --output, or empty {path.parents[1]} to train again.",
+    )
 
 
 def remember(root: Path, run: Run) -> None:

@@ -11,7 +11,6 @@ from hone_trainer.data import Data
 
 def check_tokenizer(data: Data, tokenizer: PreTrainedTokenizerBase, training: TrainingArguments) -> None:
     """Raise HoneError ChatTemplateMissing, or InvalidSpec naming the field, when the rows can't be tokenized."""
-    _check_tokens(tokenizer, training)
     if data.conversational:
         if not tokenizer.chat_template:
             raise HoneError(
@@ -29,7 +28,8 @@ def check_tokenizer(data: Data, tokenizer: PreTrainedTokenizerBase, training: Tr
         _check_markers(data, tokenizer)
 
 
-def _check_tokens(tokenizer: PreTrainedTokenizerBase, training: TrainingArguments) -> None:
+def check_tokens(tokenizer: PreTrainedTokenizerBase, training: TrainingArguments) -> None:
+    """Raise HoneError InvalidSpec for a token of spec.training that the tokenizer lacks, or for no token at the end."""
     vocabulary = tokenizer.get_vocab()
     for field, token in (("eosToken", training.eos_token), ("padToken", training.pad_token)):
         if token is not None and token not in vocabulary:
