@@ -13,7 +13,7 @@ import long_matrix
 import pytest
 import torch
 from hone_api.reasons import HoneError
-from hone_trainer import comparison, save
+from hone_trainer import adapters, comparison, save
 from hone_trainer.merge import merge
 from hone_trainer.options import MergeOptions
 from hone_trainer.targets import linear_layers
@@ -157,6 +157,48 @@ def test_a_merged_model_that_answers_otherwise_is_refused(
         save.save_model(tmp_path / "out", spoil(network), tokenizer, "card", check=check)
     assert refused.value.reason.name == "MergeMismatch"
     assert list(tmp_path.iterdir()) == []
+
+
+def forget_the_adapter(network: PeftModel, *, safely: bool = True) -> Any:
+    """Stand in for the merge of Hone: a model that loads, and is the base."""
+    return network.unload()
+
+
+@pytest.fixture
+def network(claim: Path, tmp_path: Path) -> Any:
+    """A base in `base`, and an adapter of random weights on it, also in `adapter`."""
+    torch.manual_seed(0)
+    make_base(tmp_path, "llama, tied", claim)
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    network: Any = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False))
+    network.save_pretrained(tmp_path / "adapter")
+    return network
+
+
+@pytest.mark.usefixtures("network")
+def test_hone_merge_writes_no_model_that_answers_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapters, "merge", forget_the_adapter)
+    with pytest.raises(HoneError) as refused:
+        merge(MergeOptions(tmp_path / "adapter", tmp_path / "out", base=str(tmp_path / "base")))
+    assert refused.value.reason.name == "MergeMismatch"
+    assert not list(tmp_path.glob("*out*")), "nothing is left"
+
+
+@pytest.mark.parametrize("kind", ["merged", "both"])
+@pytest.mark.parametrize("is_shared", [False, True], ids=["one process", "several processes"])
+def test_a_job_saves_no_merged_model_that_answers_otherwise(
+    network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, is_shared: bool
+) -> None:
+    monkeypatch.setattr(save, "merge", forget_the_adapter)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    weights = network.state_dict() if is_shared else None
+    load_base = functools.partial(AutoModelForCausalLM.from_pretrained, tmp_path / "base")
+    root = tmp_path / "tree"
+    root.mkdir()
+    with pytest.raises(HoneError) as refused:
+        save.save_models(root, network, tokenizer, kind, str, load_base, weights, warn=pytest.fail)
+    assert refused.value.reason.name == "MergeMismatch"
+    assert [path.name for path in root.iterdir()] == (["adapter"] if kind == "both" else [])
 
 
 @pytest.mark.parametrize("targets", [["q_proj", "embed_tokens"], ["q_proj", "lm_head"]])
