@@ -49,7 +49,10 @@ def find_proof(folder: Path) -> Proof | None:
     """
     if os.path.lexists(folder / MANIFEST):
         return Proof(folder, read_manifest(folder))
-    inside = folder.resolve()
+    try:
+        inside = Path(os.path.realpath(folder))
+    except ValueError:  # a path with a null character, which names nothing
+        return None
     root = inside.parent
     if inside.name not in (ADAPTER, MERGED, MODEL) or not inside.is_dir() or not os.path.lexists(root / MANIFEST):
         return None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,12 @@ import torch
 from hone_api.artifact import BaseModelReference, read_manifest
 from hone_api.common import PodOptions
 from hone_api.finetunejob import FineTuneJob
+from hone_api.reasons import HoneError
+from hone_api.sources import BaseModelSource
 from hone_api.verification import verify
-from hone_trainer import tree
+from hone_trainer import model, tree
 from hone_trainer.card import license_of, model_card
+from hone_trainer.manifest import Inputs
 from hone_trainer.save import save_models
 from huggingface_hub import ModelCard
 from peft import AutoPeftModelForCausalLM, PeftModel
@@ -105,6 +109,18 @@ def opened() -> list[Path]:
 
     sys.addaudithook(hook)
     return paths
+
+
+def test_a_base_model_that_lies_in_an_artifact_is_proved(both: Any, tmp_path: Path) -> None:
+    shutil.copytree(both.output, tmp_path / "before", ignore=shutil.ignore_patterns("checkpoints", "cache"))
+    source = BaseModelSource.model_validate({"claim": {"name": "claim", "path": "before/merged"}})
+    inputs = Inputs(None, {"claim": tmp_path}, {}, {})  # type: ignore[arg-type]
+    assert model.find(source, inputs, None).location == str(tmp_path / "before/merged")
+    config = tmp_path / "before/merged/config.json"
+    config.write_text(config.read_text() + " ")
+    with pytest.raises(HoneError, match=r"merged/config\.json") as refused:
+        model.find(source, inputs, None)
+    assert refused.value.reason.name == "ArtifactCorrupt"
 
 
 def test_loaders_open_no_file_that_the_manifest_lacks(both: Any, claim: Path, opened: list[Path]) -> None:

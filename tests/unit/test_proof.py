@@ -80,7 +80,9 @@ def test_what_no_manifest_describes_is_proved_by_none(tmp_path: Path) -> None:
     shutil.copytree(root / "adapter", root / "merged")
     shutil.copytree(root / "adapter", tmp_path / "adapter")
     (root / "checkpoints").mkdir()
-    for folder in (root / "merged", tmp_path / "adapter", root / "checkpoints", root / "model", tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    nowhere = [root / "model", tmp_path / "loop", root / "adapter\0"]
+    for folder in [root / "merged", tmp_path / "adapter", root / "checkpoints", tmp_path, *nowhere]:
         assert find_proof(folder) is None
 
 
