@@ -61,6 +61,12 @@ def suggest_header(columns: list[str]) -> str:
 
 
 def _header(where: str, names: list[str]) -> list[str]:
+    if re.fullmatch(r"sep=.?", names[0].strip(), re.IGNORECASE) and not any(names[1:]):
+        raise HoneError(
+            DATASET_INVALID,
+            f"{where} is {','.join(names)}, by which Excel knows the separator, where the header should be",
+            remedy="Remove the line, and separate the columns by commas.",
+        )
     repeated = next((column for column in names if column and names.count(column) > 1), None)
     if repeated is not None:
         raise HoneError(

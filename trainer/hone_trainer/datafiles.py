@@ -16,6 +16,7 @@ from hone_api.reasons import DATASET_INVALID, DATASET_NOT_FOUND, INVALID_SPEC, H
 from hone_api.sources import DatasetSource
 
 from hone_trainer import rows
+from hone_trainer.disguises import refuse_disguised
 from hone_trainer.manifest import Inputs
 
 _DOCUMENTS = re.compile(
@@ -62,6 +63,13 @@ class DataFiles:
 
 def find_files(source: DatasetSource, inputs: Inputs) -> DataFiles:
     """Return the files that spec.dataset means. Raises HoneError DatasetNotFound, DatasetInvalid, InvalidSpec."""
+    found = _find_files(source, inputs)
+    for path, name in found.files:
+        refuse_disguised(path, name)
+    return found
+
+
+def _find_files(source: DatasetSource, inputs: Inputs) -> DataFiles:
     if source.split != "train":
         raise HoneError(
             INVALID_SPEC,

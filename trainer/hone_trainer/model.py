@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from hone_trainer import hub, quantize
+from hone_trainer.disguises import find_pointers
 from hone_trainer.errors import hub_error
 from hone_trainer.manifest import Inputs
 
@@ -193,6 +194,10 @@ def _refused(error: Exception, base: BaseModel, source: BaseModelSource) -> Hone
     found = hub_error(error, "model", source.name or base.location, source.revision or "main")
     if found.reason is not INTERNAL_ERROR:
         return found
+    if pointers := [] if base.commit else find_pointers(Path(base.location)):
+        what = f"which can't be loaded: {', '.join(pointers)} there is a pointer of Git LFS and not the file itself"
+        remedy = "Run `git lfs pull` where it was cloned, and copy the files again."
+        return HoneError(MODEL_INVALID, f"{_where(base, source)}, {what}", remedy=remedy)
     return HoneError(MODEL_INVALID, f"{_where(base, source)}, which can't be loaded: {text}")
 
 
