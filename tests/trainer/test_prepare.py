@@ -52,6 +52,19 @@ def test_the_report_counts_what_training_will_not_see(job: Job, prepare: Any) ->
     assert not (done.output / "manifest.json").exists()
 
 
+def test_rows_to_evaluate_on_that_are_trained_on_are_counted(job: Job, prepare: Any) -> None:
+    rows = [{"text": f"row {number}"} for number in [*range(8), *[1, 2, 3, 4] * 3]]
+    done = prepare(job(dataset={"evalFraction": 0.4}), rows)
+    assert done.code == 0, done.log
+    train, held_out = (
+        list(map(tuple, load_from_disk(str(done.output / "prepared" / part))["input_ids"]))
+        for part in ("train", "eval")
+    )
+    shared = sum(row in train for row in held_out)
+    assert 0 < shared < len(held_out) == 8
+    assert f"{shared} of 8 rows to evaluate on are rows to train on as well" in done.log
+
+
 def test_what_is_learned_is_shown(job: Job, prepare: Any) -> None:
     done = prepare(job(), [{"prompt": "say:\n", "completion": "hello"}])
     assert "say:\n⟦hello</s>⟧" in done.log

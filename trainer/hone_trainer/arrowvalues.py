@@ -2,8 +2,8 @@
 
 Arrow has one type for all values of a column, so a struct gives each row the keys of every other row, with the value
 null. Such a key counts as absent: else a call of a tool would be learned with arguments that nobody wrote. One null is
-kept, the `content` of a message, because templates tell a content of nothing from one that is missing. Values of the
-JSON type are parsed; they hold what was written, their nulls included. Next: `formats`, which shapes the rows.
+kept, the `content` of a message, as `messages` keeps it for rows of JSON. Values of the JSON type are parsed; they hold
+what was written, their nulls included. Next: `formats`, which shapes the rows.
 """
 
 import json

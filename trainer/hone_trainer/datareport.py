@@ -70,6 +70,11 @@ def examine(counts: Counts, cut: Cut) -> SplitReport:
     )
 
 
+def find_shared(counts: Counts, other: Counts) -> list[int]:
+    """Return the numbers of the rows that are, token by token, among the rows of `other`."""
+    return np.flatnonzero(np.isin(counts.digests, other.digests)).tolist()
+
+
 def warnings(report: SplitReport, max_length: int | None, packing: bool, purpose: str) -> list[str]:
     """What the user should know of these rows, each with its number. Raises HoneError AllRowsTruncated."""
     if report.empty_rows == report.rows:

@@ -206,6 +206,7 @@ def fill(
         held_out = tokenize(rows.evaluation, cutting, checker, EVALUATE)
         packing = args.packing if args.eval_packing is None else args.eval_packing
         evaluation, evaluated = cut(held_out, cutting, packing, checker, warnings)
+        warnings += checker.find_leaks(held_out, whole)
     rehearse(train, evaluation, args, spec)
     model.download(base, spec.model)
     file = PreparedFile(

@@ -53,6 +53,14 @@ def _check_markers(data: Data, tokenizer: PreTrainedTokenizerBase) -> None:
             f"spec.training.assistantOnlyLoss is true, and the rows are {data.format} without messages",
             remedy="Remove it, or give messages.",
         )
+    if not tokenizer.is_fast:
+        raise HoneError(
+            INVALID_SPEC,
+            "spec.training.assistantOnlyLoss is true, and the tokenizer of spec.model is written in Python and does "
+            "not report where a token stands in the text",
+            remedy="Use a model with a fast tokenizer (tokenizer.json), or remove assistantOnlyLoss and give prompt "
+            "and completion.",
+        )
     if has_generation_markers(templates.find_template(tokenizer)):
         return
     try:

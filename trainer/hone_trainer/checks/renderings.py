@@ -18,7 +18,7 @@ from hone_trainer.formats import get_conversation, get_template_arguments
 from hone_trainer.messages import Message
 
 _THOUGHT = re.compile(r".*</think>", re.DOTALL)
-"""Templates of reasoning models leave the thoughts of earlier turns out on purpose."""
+"""Templates of reasoning models leave the thoughts of earlier turns out on purpose: `reasoning` looks at these."""
 
 
 def find_dropped_text(
@@ -75,13 +75,17 @@ def find_unaligned(
     return collect(found, f"have a prompt that ends otherwise when the completion follows it: {cause}", len(sample))
 
 
+def is_written(text: str, squeezed: str) -> bool:
+    """Return whether a squeezed rendering has the text, as it is or as JSON."""
+    return squeeze(text) in squeezed or any(form in squeezed for form in _escape(text))
+
+
 def _dropped(messages: list[Message], rendered: str) -> Iterator[Message]:
     """Yield the messages whose text is not in the rendering, neither as it is nor as JSON."""
-    plain = _squeeze(rendered)
+    plain = squeeze(rendered)
     for message in messages:
         for text in texts_of(message):
-            spoken = _squeeze(_THOUGHT.sub("", text))
-            if spoken and spoken not in plain and not any(form in plain for form in _escape(text)):
+            if not is_written(_THOUGHT.sub("", text), plain) and not is_written(text, plain):
                 yield message
                 break
 
@@ -89,9 +93,9 @@ def _dropped(messages: list[Message], rendered: str) -> Iterator[Message]:
 def _escape(text: str) -> Iterator[str]:
     """Yield the text as it stands in JSON, with and without other letters than ASCII."""
     for ascii_only in (True, False):
-        yield _squeeze(json.dumps(text, ensure_ascii=ascii_only)[1:-1])
+        yield squeeze(json.dumps(text, ensure_ascii=ascii_only)[1:-1])
 
 
-def _squeeze(text: str) -> str:
+def squeeze(text: str) -> str:
     """Return the text without white space, which templates trim and indent."""
     return "".join(text.split())

@@ -8,12 +8,12 @@ from hone_api.training import TrainingArguments
 from transformers import PreTrainedTokenizerBase
 from trl.chat_template_utils import is_chat_template_stop_token_trained
 
-from hone_trainer.checks import conversations, limits, renderings, specialtokens, templates
-from hone_trainer.checks.findings import write_warnings
+from hone_trainer.checks import conversations, limits, markers, reasoning, renderings, specialtokens, templates
+from hone_trainer.checks.findings import collect, write_warnings
 from hone_trainer.checks.limits import Limits
 from hone_trainer.checks.places import find_places
 from hone_trainer.data import Data
-from hone_trainer.datareport import Counts, Cut
+from hone_trainer.datareport import Counts, Cut, find_shared
 from hone_trainer.tokenizing import Tokenizing
 
 
@@ -63,6 +63,9 @@ class Checker:
             text = template or templates.find_template(self.tokenizer)
             findings += conversations.find_unknown_roles(turns, text, args.assistant_only_loss)
             findings += renderings.find_dropped_text(given, sample, self.tokenizer, template)
+            findings += reasoning.find_dropped_reasoning(given, sample, self.tokenizer, template, text)
+        if args.assistant_only_loss:
+            findings += markers.find_mislabelled(given, split.whole, sample, self.tokenizer, template)
         stops = self.base_stops | {self.tokenizer.get_vocab()[str(self._end_token)]}
         ends = specialtokens.read_ends(split.whole, self.tokenizer)
         missing = specialtokens.find_missing_ends(ends, turns.ends_with_answer(), stops, self.tokenizer)
@@ -75,6 +78,12 @@ class Checker:
                 "follows: the model may not learn to stop. Put it inside {% generation %} in spec.dataset.chatTemplate"
             )
         return warnings
+
+    def find_leaks(self, evaluation: Split, train: Split) -> list[str]:
+        """Return a warning when rows to evaluate on are among those to train on."""
+        text = "are rows to train on as well, so that the evaluation loss shows what was memorized: leave repeats out"
+        shared = find_shared(evaluation.counts, train.counts)
+        return write_warnings(collect(shared, text), self.data, evaluation.given, evaluation.purpose)
 
     @property
     def _end_token(self) -> str | None:
