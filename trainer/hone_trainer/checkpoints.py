@@ -7,13 +7,12 @@ differs from it was spoiled: neither is used.
 
 import json
 import shutil
-import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from hone_api.layout import checkpoint_name
 
-from hone_trainer.files import Sum, difference, flush, flush_and_sum, write_atomically
+from hone_trainer.files import CHECKSUM, Sum, difference, flush, flush_and_sum, sum_content, write_atomically
 
 MARKER = "hone.json"
 
@@ -96,9 +95,9 @@ def seal(written: Path, account: Account, limit: int) -> list[Path]:
         shutil.rmtree(final)
     written.rename(final)
     flush(written.parent)
-    before = sorted(folder for folder in final.parent.glob("step-*") if folder.name < final.name)
+    before = [folder for folder in _folders(final.parent, "step-*") if folder.name < final.name]
     # What is newer was left out at the start, or this step would not have been trained again.
-    newer = [folder for folder in final.parent.glob("step-*") if folder.name > final.name]
+    newer = [folder for folder in _folders(final.parent, "step-*") if folder.name > final.name]
     outdated = before[: max(len(before) - (limit - 1), 0)] + newer
     for old in outdated:
         (old / MARKER).unlink(missing_ok=True)
@@ -113,7 +112,7 @@ def remove(outdated: list[Path]) -> None:
 
 def _marker(account: Account, sums: dict[str, Sum]) -> str:
     content = {"account": asdict(account), "files": {name: asdict(found) for name, found in sums.items()}}
-    return json.dumps({"content": content, "crc32": _crc32(content)})
+    return json.dumps({"content": content, CHECKSUM: sum_content(content)})
 
 
 def _read(folder: Path) -> Checkpoint | str:
@@ -123,14 +122,10 @@ def _read(folder: Path) -> Checkpoint | str:
     try:
         marker = json.loads((folder / MARKER).read_bytes())
         content = marker["content"]
-        if marker["crc32"] != _crc32(content):
+        if marker[CHECKSUM] != sum_content(content):
             return f"{MARKER} has other content than was written"
         account = Account(**content["account"])
         files = {name: Sum(**found) for name, found in content["files"].items()}
     except (ValueError, TypeError, KeyError):
         return f"{MARKER} can't be understood"
     return difference(folder, files) or Checkpoint(folder, account)
-
-
-def _crc32(content: object) -> int:
-    return zlib.crc32(json.dumps(content, sort_keys=True).encode())

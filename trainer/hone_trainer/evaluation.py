@@ -16,7 +16,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from hone_trainer import randomness
 from hone_trainer.checkpoints import Account
-from hone_trainer.files import write_atomically
+from hone_trainer.files import CHECKSUM, sum_content, write_atomically
 from hone_trainer.prepare import Prepared
 from hone_trainer.prompts import Question
 from hone_trainer.stop import Stop
@@ -86,21 +86,27 @@ def before(trainer: HoneTrainer, prepared: Prepared, root: Path, stop: Stop, ter
                 torch.cuda.reset_peak_memory_stats()
             found = Measured(loss, perplexity(loss, trainer), given)
             if trainer.is_world_process_zero():
-                write_atomically(root / BEFORE, json.dumps(asdict(found)))
+                content = asdict(found)
+                write_atomically(root / BEFORE, json.dumps(content | {CHECKSUM: sum_content(content)}))
 
     return measure
 
 
 def earlier(root: Path, terminal: Terminal) -> Measured:
-    """What `before` kept; nothing, when there is none, or none that can be read."""
+    """What `before` kept; nothing, with a warning, when it is not there as it was written."""
     path = root / BEFORE
-    if not path.is_file():
-        return Measured()
     try:
-        return Measured(**json.loads(path.read_bytes()))
-    except (ValueError, TypeError):
-        terminal.warn([f"{path} can't be read: what was measured before training is left out"])
-        return Measured()
+        content = json.loads(path.read_bytes())
+        expected = content.pop(CHECKSUM, None)  # earlier versions wrote none
+        if expected in (None, sum_content(content)):
+            return Measured(**content)
+        problem = "has other content than was written"
+    except FileNotFoundError:
+        problem = "is missing"
+    except (ValueError, TypeError, AttributeError):
+        problem = "can't be understood"
+    terminal.warn([f"{path} {problem}: what was measured before training is left out"])
+    return Measured()
 
 
 def after(trainer: HoneTrainer, prepared: Prepared, account: Account, terminal: Terminal) -> Measured:

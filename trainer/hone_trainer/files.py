@@ -1,6 +1,8 @@
 """Writing so that a crash or a power cut leaves a file whole or absent, and telling later whether it still is."""
 
+import json
 import os
+import shutil
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -8,6 +10,9 @@ from pathlib import Path
 
 PART = 16 * 2**20
 """Bytes that one checksum covers."""
+
+CHECKSUM = "crc32"
+"""The field of a JSON file that sums up all its other fields."""
 
 _THREADS = (os.cpu_count() or 1) + 4  # some wait for the disk while others compute
 
@@ -68,9 +73,23 @@ def difference(folder: Path, expected: dict[str, Sum]) -> str | None:
     return None
 
 
+def remove(path: Path) -> None:
+    """Remove a folder with its content, a file, or a link, if it is there. What a link leads to stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sum_content(content: object) -> int:
+    """Return the CRC-32 of what JSON can hold, whatever the order of its fields."""
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a file that is there whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
+    remove(temporary)
     temporary.write_text(text, encoding="utf-8")
     flush(temporary)
     temporary.replace(path)

@@ -64,11 +64,15 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
             values = json.loads(line)
-            int(values["step"])
-        except (ValueError, KeyError, TypeError):  # its writing was cut short
+        except (ValueError, RecursionError):  # its writing was cut short
             continue
-        found.append(values)
+        if isinstance(values, dict) and type(values.get("step")) is int and all(map(_is_figure, values.values())):
+            found.append(values)
     return found
+
+
+def _is_figure(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def _line(values: dict[str, Any]) -> str:

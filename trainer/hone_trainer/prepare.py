@@ -11,12 +11,13 @@ import torch
 from datasets import Dataset
 from hone_api.datareport import DatasetReport, SplitReport
 from hone_api.finetunejob import FineTuneJobSpec
-from hone_api.layout import CHECKPOINTS
+from hone_api.layout import CHECKPOINTS, PREPARED
 from hone_api.reasons import DATASET_INVALID, MODEL_INVALID, HoneError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hone_trainer import (
     arguments,
+    blockers,
     checkpoints,
     data,
     datareport,
@@ -70,6 +71,7 @@ class Prepared:
 def prepare(inputs: Inputs, root: Path, terminal: Terminal, device: Device) -> Prepared:
     """Do what prepared/ does not hold yet, for training on the device. Raises HoneError."""
     spec = inputs.job.spec
+    blockers.refuse_blockers(root)
     tree.refuse_foreign(root)
     checkpoint, warnings_of_checkpoints = checkpoints.newest(root / CHECKPOINTS)
     terminal.warn(warnings_of_checkpoints)
@@ -96,9 +98,9 @@ def prepare(inputs: Inputs, root: Path, terminal: Terminal, device: Device) -> P
     tree.remember(root, tree.Run(run.spec, base.commit, found.commit, found.fingerprint, digest))
 
     fingerprint = prepared.fingerprint(spec, base, found)
-    file = prepared.read(root)
+    file = find_prepared(root, fingerprint, terminal)
     load_context = partial(model.context, base, spec.model)
-    if file and (file.fingerprint != fingerprint or not model.is_here(base)):
+    if file and not model.is_here(base):
         file = None
     with hub.offline() if file else nullcontext():
         tokenizer = load_tokenizer(base, spec)
@@ -124,6 +126,17 @@ def prepare(inputs: Inputs, root: Path, terminal: Terminal, device: Device) -> P
     warnings += rehearse(*rows, make_sft_config(keywords(spec, root, file.plan.profile)), spec)
     terminal.warn(file.all_warnings + warnings)
     return Prepared(base, tokenizer, *rows, file, checkpoint, questions)
+
+
+def find_prepared(root: Path, fingerprint: str, terminal: Terminal) -> PreparedFile | None:
+    """Return what prepared/ holds for a fingerprint; None, with a warning where it is damaged: prepare it again."""
+    file = prepared.read(root)
+    if isinstance(file, PreparedFile) and file.fingerprint != fingerprint:
+        return None
+    damage = prepared.find_damage(root, file) if isinstance(file, PreparedFile) else file
+    if damage:
+        terminal.warn([f"preparing {root / PREPARED} again: {damage}"])
+    return file if isinstance(file, PreparedFile) and not damage else None
 
 
 @dataclass(frozen=True)
@@ -219,6 +232,7 @@ def fill(
         plan=plan,
         warnings=warnings,
         versions=prepared.versions(),
+        files={},
     )
     return file, train, evaluation
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from importlib.metadata import version
@@ -14,14 +15,14 @@ from hone_api.common import ForeignModel
 from hone_api.datareport import DatasetReport
 from hone_api.finetunejob import FineTuneJobSpec
 from hone_api.layout import PREPARED
-from pyarrow import ArrowException
 
 from hone_trainer.data import Found
-from hone_trainer.files import flush_tree, write_atomically
+from hone_trainer.files import CHECKSUM, Sum, difference, flush, flush_and_sum, remove, sum_content, write_atomically
 from hone_trainer.model import BaseModel
 from hone_trainer.planning import DevicePlan
 
 FILE = "prepared.json"
+TRAIN, EVAL = "train", "eval"
 PACKAGES = ("hone", "transformers", "trl", "tokenizers", "datasets")
 DECIDES_THE_DATA = (
     "max_length packing packing_strategy seed eos_token completion_only_loss assistant_only_loss extra".split()
@@ -45,6 +46,8 @@ class PreparedFile(ForeignModel):
     plan: DevicePlan
     warnings: list[str]
     versions: dict[str, str]
+    files: dict[str, Sum]
+    """Of the rows: size and checksums of every file, by its path below prepared/."""
 
     def has_the_rows_of(self, plan: DevicePlan) -> bool:
         """Whether another plan needs the same rows."""
@@ -74,52 +77,75 @@ def versions() -> dict[str, str]:
     return {package: version(package) for package in PACKAGES}
 
 
-def read(root: Path) -> PreparedFile | None:
-    """prepared.json, when there is one that this version can read, with all rows that it reports."""
+def read(root: Path) -> PreparedFile | str | None:
+    """Return prepared.json, what is wrong with it, or None where nothing was prepared yet."""
     path = root / PREPARED / FILE
-    try:
-        file = PreparedFile.model_validate_json(path.read_bytes())
-        rows = open_datasets(root)
-    except (OSError, ValueError, KeyError, TypeError, ArrowException):  # something was removed, or cut short
+    if not os.path.lexists(root / PREPARED):
         return None
-    reports = (file.dataset.train, file.dataset.evaluation)
-    found = [None if part is None else len(part) for part in rows]
-    return file if found == [None if report is None else report.kept_rows for report in reports] else None
+    if not path.is_file():  # a FIFO would block whoever opens it
+        return f"{FILE} is missing"
+    try:
+        content = json.loads(path.read_bytes())
+        if content.pop(CHECKSUM) != sum_content(content):
+            return f"{FILE} has other content than was written"
+        return PreparedFile.model_validate(content)
+    except OSError as error:
+        return f"{FILE} can't be read: {error.strerror}"
+    except (ValueError, AttributeError, TypeError, KeyError, RecursionError):
+        return f"{FILE} can't be understood"
+
+
+def find_damage(root: Path, file: PreparedFile) -> str | None:
+    """Return what is wrong with the rows that `file` describes; None: each of their bytes is as it was written."""
+    folder = root / PREPARED
+    if (folder / EVAL).is_dir() and file.dataset.evaluation is None:
+        return f"{EVAL} does not belong to it"
+    try:
+        return difference(folder, file.files)
+    except OSError as error:
+        return f"{error.filename or folder} can't be read: {error.strerror}"
 
 
 def open_datasets(root: Path) -> tuple[Dataset, Dataset | None]:
     """The tokenized rows to train on, and those to evaluate on."""
     folder = root / PREPARED
-    evaluation = load_from_disk(str(folder / "eval")) if (folder / "eval").is_dir() else None
-    return load_from_disk(str(folder / "train")), evaluation
+    evaluation = load_from_disk(str(folder / EVAL)) if (folder / EVAL).is_dir() else None
+    return load_from_disk(str(folder / TRAIN)), evaluation
 
 
 def write_plan(root: Path, file: PreparedFile, plan: DevicePlan) -> PreparedFile:
     """Put another plan into prepared.json; the rows stay."""
     found = file.model_copy(update={"plan": plan})
-    write_atomically(root / PREPARED / FILE, found.model_dump_json(by_alias=True, indent=2))
+    _write_file(root / PREPARED, found)
     return found
 
 
 def write(root: Path, fill: Callable[[Path], tuple[PreparedFile, Dataset, Dataset | None]]) -> PreparedFile:
     """Write prepared/ so that it is there whole or not at all. `fill` may keep files in the folder that it gets."""
     temporary = root / f".{PREPARED}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove(temporary)
     scratch = temporary / "scratch"
     scratch.mkdir(parents=True)
     try:
         file, train, evaluation = fill(scratch)
-        for name, rows in (("train", train), ("eval", evaluation)):
+        for name, rows in ((TRAIN, train), (EVAL, evaluation)):
             if rows is not None:
                 rows.save_to_disk(str(temporary / name))
         shutil.rmtree(scratch)
-        write_atomically(temporary / FILE, file.model_dump_json(by_alias=True, indent=2))
-        flush_tree(temporary)
-        shutil.rmtree(root / PREPARED, ignore_errors=True)
+        file = file.model_copy(update={"files": flush_and_sum(temporary)})
+        _write_file(temporary, file)
+        remove(root / PREPARED)
         temporary.rename(root / PREPARED)
+        flush(root)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return file
+
+
+def _write_file(folder: Path, file: PreparedFile) -> None:
+    content = file.model_dump(mode="json", by_alias=True)
+    content[CHECKSUM] = sum_content(content)
+    write_atomically(folder / FILE, json.dumps(content, indent=2))
 
 
 def _rows_by(plan: DevicePlan) -> dict[str, Any]:

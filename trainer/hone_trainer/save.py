@@ -2,7 +2,6 @@
 
 import logging
 import math
-import shutil
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
@@ -26,7 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hone_trainer.adapters import adapt, merge
 from hone_trainer.comparison import Comparison, compare_with
 from hone_trainer.configuration import copy_tokens
-from hone_trainer.files import flush, flush_tree
+from hone_trainer.files import flush, flush_tree, remove
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +124,7 @@ def save_model(
 ) -> None:
     """Write a model, its tokenizer and its card into a folder that appears whole, and once `check` has passed it."""
     temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove(temporary)
     try:
         if isinstance(model, PreTrainedModel):
             model.save_pretrained(temporary, state_dict=weights, max_shard_size=shard_size)
@@ -137,8 +136,8 @@ def save_model(
         if check:
             check(temporary)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(temporary)
         raise
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(folder)
     temporary.rename(folder)
     flush(folder.parent)

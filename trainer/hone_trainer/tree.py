@@ -12,13 +12,15 @@ from typing import Any
 
 from hone_api.artifact import ArtifactManifest, read_manifest
 from hone_api.finetunejob import FineTuneJobSpec
-from hone_api.layout import ADAPTER, CHECKPOINTS, MANIFEST, MERGED, MODEL
+from hone_api.layout import ADAPTER, CHECKPOINTS, MANIFEST, MERGED, MODEL, PREPARED
 from hone_api.reasons import ARTIFACT_CORRUPT, ARTIFACT_MISSING, DISK_FULL, INTERNAL_ERROR, INVALID_SPEC, HoneError
 from hone_api.verification import verify
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from hone_trainer.blockers import refuse_lock
 from hone_trainer.files import write_atomically
 
+PREPARED_FILE = f"{PREPARED}/prepared.json"
 RUN = f"{CHECKPOINTS}/run.json"
 LOCK = f"{CHECKPOINTS}/lock"
 WHAT_IS_SAVED = "spec.output.save"
@@ -45,7 +47,8 @@ def owned(root: Path) -> Iterator[None]:
     """
     try:
         (root / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-        lock = (root / LOCK).open("w")
+        refuse_lock(root / LOCK)
+        lock = (root / LOCK).open("a")
     except OSError as error:
         reason = DISK_FULL if error.errno == errno.ENOSPC else INVALID_SPEC
         raise HoneError(reason, f"--output is {root}, which can't be written: {error.strerror}") from None
@@ -73,7 +76,7 @@ def finished(root: Path, spec: FineTuneJobSpec) -> ArtifactManifest | None:
     except HoneError as error:
         if error.reason is ARTIFACT_MISSING:
             return None
-        raise
+        raise HoneError(ARTIFACT_CORRUPT, error.message, remedy=_remedy_for_damage(root)) from None
     difference = differing(manifest.spec, spec)
     if difference:
         raise HoneError(
@@ -84,16 +87,20 @@ def finished(root: Path, spec: FineTuneJobSpec) -> ArtifactManifest | None:
     try:
         verify(root, manifest)
     except HoneError as error:
-        remedy = f"Restore it, or remove {root / MANIFEST} and start again: the newest checkpoint is saved anew."
-        raise HoneError(ARTIFACT_CORRUPT, error.message, remedy=remedy) from None
+        raise HoneError(ARTIFACT_CORRUPT, error.message, remedy=_remedy_for_damage(root)) from None
     return manifest
+
+
+def _remedy_for_damage(root: Path) -> str:
+    return f"Restore it, or remove {root / MANIFEST} and start again: the newest checkpoint is saved again."
 
 
 def refuse_foreign(root: Path) -> None:
     """Raise HoneError InvalidSpec when the folder holds what a run would overwrite and no run of Hone has left."""
     if (root / RUN).is_file():
         return
-    for pattern in (ADAPTER, MERGED, MODEL, f"{CHECKPOINTS}/*-*"):
+    foreign = [PREPARED] if not (root / PREPARED_FILE).is_file() else []
+    for pattern in (ADAPTER, MERGED, MODEL, f"{CHECKPOINTS}/*-*", *foreign):
         for found in root.glob(pattern):
             raise HoneError(
                 INVALID_SPEC,
@@ -111,8 +118,8 @@ def earlier(root: Path, spec: FineTuneJobSpec, has_checkpoint: bool) -> Run:
     if not path.is_file():
         return Run(spec.published())
     try:
-        run = Run(**json.loads(path.read_bytes()))
-    except (ValueError, TypeError):
+        run = TypeAdapter(Run).validate_json(path.read_bytes(), strict=True)  # fields of newer versions are ignored
+    except ValidationError:
         return _replace_unreadable(path, spec, has_checkpoint)
     difference = differing(run.spec, spec)
     if not difference:
