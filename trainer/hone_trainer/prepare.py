@@ -33,7 +33,7 @@ from hone_trainer import (
     turns,
 )
 from hone_trainer.checkpoints import Checkpoint
-from hone_trainer.checks import failures, limits, preconditions, templates
+from hone_trainer.checks import failures, limits, preconditions, templates, trials
 from hone_trainer.checks.rehearsal import rehearse
 from hone_trainer.checks.tokenized import Checker, Split
 from hone_trainer.datareport import Cut
@@ -105,7 +105,7 @@ def prepare(inputs: Inputs, root: Path, terminal: Terminal, device: Device) -> P
     with hub.offline() if file else nullcontext():
         tokenizer = load_tokenizer(base, spec)
         outline = outline_of(base, spec)
-        check_arguments(spec, base, outline, tokenizer, root)
+        check_arguments(spec, base, outline, tokenizer, device, root)
         questions, warnings = prompts.encode(spec.evaluation, tokenizer, load_context)
         asked = [question.tokens for question in questions]
         limits.check_prompts(asked, partial(model.load_config, base, spec.model), tokenizer)
@@ -177,13 +177,17 @@ def check_arguments(
     base: model.BaseModel,
     outline: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
+    device: Device,
     folder: Path,
 ) -> None:
     """Check what needs no rows, at every start: rows that were prepared may be those of another spec.
 
     Raises HoneError InvalidSpec, ModelInvalid.
     """
-    methods.check(spec, base.location, outline, make_sft_config(keywords(spec, folder)))
+    trials.check_types(spec.training)
+    written = make_sft_config(keywords(spec, folder))
+    methods.check(spec, base.location, outline, written)
+    trials.check_arguments(written, outline, device.kind)
     limits.check_padding(limits.read_limits(outline), tokenizer, spec.training)
     preconditions.check_tokens(tokenizer, spec.training)
 

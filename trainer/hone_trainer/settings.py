@@ -13,7 +13,7 @@ def make_sft_config(keywords: dict[str, Any]) -> SFTConfig:
     """SFTConfig, whose own checks become HoneError InvalidSpec."""
     try:
         args = SFTConfig(**keywords)
-    except (ValueError, TypeError, ImportError) as error:
+    except Exception as error:  # some compare, split or import what they are given
         raise HoneError(INVALID_SPEC, f"spec.training is refused by TRL: {' '.join(str(error).split())}") from error
     if args.padding_free and not args.packing and args.max_length is not None:  # SFTTrainer refuses it, with the model
         raise HoneError(

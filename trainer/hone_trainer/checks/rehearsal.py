@@ -8,7 +8,8 @@ from collections.abc import Sized
 from hone_api.finetunejob import FineTuneJobSpec
 from trl.trainer.sft_config import SFTConfig
 
-from hone_trainer.batches import check_batches
+from hone_trainer.batches import Batches, check_batches
+from hone_trainer.checks import trials
 
 
 def count_processes(spec: FineTuneJobSpec) -> int:
@@ -18,4 +19,13 @@ def count_processes(spec: FineTuneJobSpec) -> int:
 
 def rehearse(train: Sized, evaluation: Sized | None, args: SFTConfig, spec: FineTuneJobSpec) -> list[str]:
     """Return warnings about rows that are not used. Raises HoneError InvalidSpec when training could not begin."""
-    return check_batches(train, evaluation, args, count_processes(spec))
+    processes = count_processes(spec)
+    warnings = check_batches(train, evaluation, args, processes)
+    batches = Batches(
+        rows=len(train),
+        size=args.per_device_train_batch_size,
+        processes=processes,
+        drops_last=args.dataloader_drop_last,
+        accumulation=args.gradient_accumulation_steps,
+    )
+    return warnings + trials.check_steps(train, evaluation, args, batches.steps)
