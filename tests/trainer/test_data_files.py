@@ -1,5 +1,6 @@
 """Which files a folder, a glob and a path on a claim mean, and what is said of the others."""
 
+import glob
 import json
 import os
 import tempfile
@@ -110,20 +111,69 @@ def test_a_folder_means_the_files_that_datasets_trains_on(tmp_path_factory: Any,
     assert sorted(str(path) for path, _ in found.files) == sorted(set(expected))
 
 
-class TestWhatIsNoFile:
-    def test_a_pipe_is_refused_and_not_waited_for(self, job: Any, tmp_path: Path) -> None:
-        os.mkfifo(tmp_path / "pipe.jsonl")
-        with pytest.raises(HoneError, match="neither a file nor a folder"):
-            find(job, tmp_path, "pipe.jsonl")
-        make(tmp_path, "a.jsonl")
-        assert names(find(job, tmp_path, None)) == ["a.jsonl"]
+odd_folders = st.sampled_from(["data", "v[1]", "s*", "a?", "[!x]", ".cache/set", "__x/y", "*/**"])
+pattern_parts = st.sampled_from(["*", "**", "s", "s?b", "[st]*", "x*", ".*", "[a-c]*"])
+patterns = st.builds(
+    lambda folders, name: "/".join([*folders, name]),
+    st.lists(pattern_parts, max_size=2),
+    st.sampled_from(["*.jsonl", "?.jsonl", "[ab].jsonl", ".*.jsonl", "[!a]*.jsonl"]),
+)
+stored = st.sampled_from(
+    [
+        "a.jsonl",
+        "b.jsonl",
+        "cd.jsonl",
+        ".a.jsonl",
+        "s/a.jsonl",
+        "s/.h/a.jsonl",
+        "s/sub/b.jsonl",
+        ".git/a.jsonl",
+        "x1/c.jsonl",
+    ]
+)
 
-    def test_a_link_that_leads_nowhere_is_named(self, job: Any, tmp_path: Path) -> None:
+
+@settings(max_examples=150, deadline=None)
+@given(odd_folders, patterns, st.sets(stored, max_size=6))
+def test_a_pattern_means_what_a_shell_finds_below_the_claim(
+    job: Any, tmp_path_factory: Any, folder: str, pattern: str, files: set[str]
+) -> None:
+    around = tmp_path_factory.mktemp("claims")
+    make(around, *(f"{other}/{name}" for other in ("v1", "secret", "ab", "y") for name in ("a.jsonl", "s/a.jsonl")))
+    claim = make(around / folder, *files)
+    claim.mkdir(parents=True, exist_ok=True)
+    expected = {claim / name for name in glob.glob(pattern, root_dir=claim, recursive=True)}
+    try:
+        found = {path for path, _ in find(job, claim, pattern).files}
+    except HoneError as refused:
+        reason, found = refused.reason.name, set()
+    else:
+        reason = "DatasetNotFound"
+    assert (reason, found) == ("DatasetNotFound", {path for path in expected if path.is_file()})
+
+
+@pytest.mark.parametrize("pattern", ["**.jsonl", "a**b.jsonl", "**x/*.jsonl", "***"])
+def test_two_stars_inside_a_name_are_refused(job: Any, tmp_path: Path, pattern: str) -> None:
+    with pytest.raises(HoneError) as refused:
+        find(job, make(tmp_path, "a.jsonl"), pattern)
+    assert refused.value.reason.name == "InvalidSpec"
+    assert refused.value.message.startswith(f"spec.dataset.claim.path is '{pattern}'")
+
+
+class TestWhatIsNoFile:
+    @pytest.mark.parametrize("path", ["b.jsonl", None, "*.jsonl", "**/b*.jsonl"])
+    @pytest.mark.parametrize("kind", ["pipe", "dangling link", "circular link"])
+    def test_it_is_refused_by_name_however_it_is_found(
+        self, job: Any, tmp_path: Path, kind: str, path: str | None
+    ) -> None:
         make(tmp_path, "a.jsonl")
-        (tmp_path / "b.jsonl").symlink_to(tmp_path / "gone.jsonl")
-        for path in ("b.jsonl", None):
-            with pytest.raises(HoneError, match="a link to a file that does not exist"):
-                find(job, tmp_path, path)
+        if kind == "pipe":
+            os.mkfifo(tmp_path / "b.jsonl")
+        else:
+            (tmp_path / "b.jsonl").symlink_to("gone.jsonl" if kind == "dangling link" else "b.jsonl")
+        with pytest.raises(HoneError, match=r"neither a file|a link to a file that does not exist") as refused:
+            find(job, tmp_path, path)
+        assert "b.jsonl" in refused.value.message
 
     def test_linked_files_and_folders_are_read_once(self, job: Any, tmp_path: Path) -> None:
         make(tmp_path, "blobs/0", "set/sub/a.jsonl")

@@ -5,11 +5,12 @@ are left out, and so are files whose names are those of another split. Unlike th
 endings is refused, and every file that is left out is reported.
 """
 
+import fnmatch
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hone_api.reasons import DATASET_INVALID, DATASET_NOT_FOUND, INVALID_SPEC, HoneError
@@ -27,6 +28,8 @@ _DOCUMENTS = re.compile(
 """Beginnings of the names of files that describe a dataset and are no part of it."""
 
 _REPORTED_NAMES = 20
+_HIDDEN = (".", "__")
+_WILDCARDS = re.compile(r"[*?[]")
 
 
 def _split_pattern(*words: str) -> re.Pattern[str]:
@@ -86,34 +89,74 @@ def _find_files(source: DatasetSource, inputs: Inputs) -> DataFiles:
         )
     path = inputs.claim_path(source.claim, "spec.dataset.claim", DATASET_NOT_FOUND)
     try:
-        found = _find(path, str(source.claim.path or ""))
+        found = _find(path, inputs.claims[source.claim.name], str(source.claim.path or ""))
     except OSError as error:
         raise HoneError(DATASET_NOT_FOUND, f"{error.filename} can't be read: {error.strerror}") from None
     rows.refuse_unknown_endings("spec.dataset.claim.path", [path for path, _ in found.files])
     return found
 
 
-def _find(path: Path, written: str) -> DataFiles:
+def _find(path: Path, root: Path, written: str) -> DataFiles:
     where = f"spec.dataset.claim.path is {written!r}"
     if path.is_file():
         return DataFiles([(path, path.name)], [])
     if path.is_dir():
         return _choose(path, where)
     if os.path.lexists(path):
-        what = "a link to a file that does not exist" if path.is_symlink() else "neither a file nor a folder"
-        raise HoneError(DATASET_NOT_FOUND, f"{where}, which is {what}")
-    matched = _glob(path) if any(character in written for character in "*?[") else []
+        _refuse_what_is_no_file(path, f"{where}, which")
+    matched = _glob(root, written, where) if _WILDCARDS.search(written) else []
     if not matched:
         raise HoneError(DATASET_NOT_FOUND, f"{where}, and nothing is there")
     return DataFiles(_named(matched), [])
 
 
-def _glob(path: Path) -> list[Path]:
-    """Return the files that a pattern matches; hidden ones only where the pattern itself has the dot."""
-    root = Path(path.anchor)
-    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-    matched = [found for found in root.glob(str(path.relative_to(root))) if found.is_file()]
-    return sorted(found for found in matched if hidden or not _is_hidden(found.relative_to(root)))
+def _match(root: Path, parts: tuple[str, ...]) -> Iterator[Path]:
+    """Yield what a pattern matches below a folder: each folder with files of its own, links to folders only by name.
+
+    Only the pattern's parts are patterns, the folder is none. A wildcard matches a hidden name where it has the dot.
+    """
+    if not parts:
+        yield root
+        return
+    part, rest = parts[0], parts[1:]
+    if not root.is_dir():
+        return
+    if not _WILDCARDS.search(part):
+        if os.path.lexists(root / part):
+            yield from _match(root / part, rest)
+        return
+    if part == "**":
+        yield from _match(root, rest)
+    for name in sorted(os.listdir(root)):
+        if _is_hidden(Path(name)) and not part.startswith(_HIDDEN):
+            continue
+        if part != "**":
+            if fnmatch.fnmatchcase(name, part):
+                yield from _match(root / name, rest)
+        elif (root / name).is_dir() and not (root / name).is_symlink():
+            yield from _match(root / name, parts)
+
+
+def _glob(root: Path, written: str, where: str) -> list[Path]:
+    """Return the files below a claim's folder that a pattern matches. Raises HoneError for what can't be read."""
+    parts = PurePosixPath(written).parts
+    if any("**" in part and part != "**" for part in parts):
+        raise HoneError(
+            INVALID_SPEC,
+            f"{where}, where ** is only a part of a name",
+            remedy="** stands for any number of folders: write it between slashes, such as data/**/*.jsonl.",
+        )
+    matched = sorted({path for path in _match(root, parts) if not path.is_dir()})
+    for path in matched:
+        _refuse_what_is_no_file(path, f"{where}, and {path.relative_to(root).as_posix()}")
+    return matched
+
+
+def _refuse_what_is_no_file(path: Path, subject: str) -> None:
+    """Raise HoneError DatasetNotFound for a link that leads nowhere, and for a pipe, a socket or a device."""
+    if not path.is_file():
+        what = "a link to a file that does not exist" if path.is_symlink() else "neither a file nor a folder"
+        raise HoneError(DATASET_NOT_FOUND, f"{subject} is {what}", remedy="Remove it, or name the files to train on.")
 
 
 def _named(paths: list[Path]) -> list[tuple[Path, str]]:
@@ -146,9 +189,8 @@ def _choose(folder: Path, where: str) -> DataFiles:
             f"{where}, a folder whose files have several endings: {list_names(examples)}",
             remedy=f"Name the files to train on with a glob, such as {folder.name}/*{endings[0]}.",
         )
-    broken = next((name for name in sorted(chosen) if not readable[name].exists()), None)
-    if broken:
-        raise HoneError(DATASET_NOT_FOUND, f"{where}, and its {broken} is a link to a file that does not exist")
+    for name in sorted(chosen):
+        _refuse_what_is_no_file(readable[name], f"{where}, and its {name}")
     left_out = [name for name in found if name not in chosen and not _is_hidden(Path(name))]
     return DataFiles([(readable[name], name) for name in readable if name in chosen], left_out)
 
@@ -170,23 +212,21 @@ def list_names(names: list[str], most: int = 5) -> str:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder, and links that lead nowhere. A linked folder is read once."""
+    """Yield all below a folder that is no folder. A linked folder is read once."""
     seen: set[str] = set()
 
     def raise_error(error: OSError) -> None:
         raise error
 
     for place, folders, names in os.walk(folder, onerror=raise_error, followlinks=True):
-        folders[:] = [name for name in sorted(folders) if not name.startswith((".", "__"))]
+        folders[:] = [name for name in sorted(folders) if not name.startswith(_HIDDEN)]
         real = os.path.realpath(place)
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
-        for path in (Path(place, name) for name in names):
-            if path.is_file() or not path.exists():
-                yield path
+        yield from (Path(place, name) for name in names)
 
 
 def _is_hidden(name: Path) -> bool:
-    return any(part.startswith((".", "__")) for part in name.parts)
+    return any(part.startswith(_HIDDEN) for part in name.parts)
