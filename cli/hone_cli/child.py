@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 from hone_cli.output import Problem
@@ -25,21 +26,26 @@ def require(extra: str, *modules: str) -> None:
 def run_module(module: str, arguments: list[str], *, on_stop: Callable[[], None]) -> int:
     """Run `python -m module` to its end and return its exit code (128 + n when signal n ended it).
 
-    Ctrl-C, SIGTERM and SIGHUP become SIGTERM for the child, after `on_stop`; the second one kills it. It is in a
-    process group of its own, so that the terminal's Ctrl-C reaches it only through here.
+    Ctrl-C, SIGTERM and SIGHUP become SIGTERM for the child, and then call `on_stop`; the second one kills the child. It
+    is in a process group of its own, so that the terminal's Ctrl-C reaches it only through here.
     """
     asked = 0
     child: subprocess.Popen[bytes] | None = None
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal asked
+        if asked and number == signal.SIGHUP:  # kernel and shell both send it when one terminal closes
+            return
         asked += 1
-        if asked == 1:
-            on_stop()
         if child is not None:
             child.terminate() if asked == 1 else child.kill()
+        if asked == 1:
+            with suppress(OSError, ValueError, RuntimeError):  # the terminal is gone, or was just being written to
+                on_stop()
 
-    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # by nohup, which means it to stay so
+    taken = [number for number in STOP_SIGNALS if not (ignored and number == signal.SIGHUP)]
+    before = {number: signal.signal(number, stop) for number in taken}
     try:
         child = subprocess.Popen([sys.executable, "-m", module, *arguments], stdin=subprocess.DEVNULL, process_group=0)
         if asked:

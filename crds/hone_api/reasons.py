@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from hone_api.terminal import make_encodable
+
 
 @dataclass(frozen=True)
 class Reason:
@@ -14,13 +16,16 @@ class Reason:
 
 
 class HoneError(Exception):
-    """A failure with a name. `message` says what was found, with the field and its value; the remedy is added."""
+    """A failure with a name. `message` says what was found, with the field and its value; the remedy is added.
+
+    Both may quote the name of a file, and fit into JSON even where that is not UTF-8.
+    """
 
     def __init__(self, reason: Reason, message: str, *, remedy: str | None = None) -> None:
-        super().__init__(message)
         self.reason = reason
-        self.message = message
-        self.remedy = remedy or reason.remedy
+        self.message = make_encodable(message)
+        super().__init__(self.message)
+        self.remedy = make_encodable(remedy or reason.remedy)
 
     def sentence(self) -> str:
         """What a user reads: what was found, then what to do."""

@@ -3,12 +3,13 @@
 from bisect import bisect_right
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from hone_api.artifact import ArtifactKind, BaseConfig
 from hone_api.common import ForeignModel
 from hone_api.estimate import Estimate
 from hone_api.figures import Figures, keep_finite
+from hone_api.terminal import make_encodable
 
 TERMINATION_MESSAGE_BYTES = 4096
 """The kubelet cuts a termination message after this many bytes."""
@@ -72,7 +73,7 @@ class TerminationMessage(ForeignModel):
 
     outcome: Literal["Succeeded", "Failed", "Interrupted"]
     reason: str
-    message: str
+    message: Annotated[str, BeforeValidator(make_encodable)]
     progress: Progress | None = None
     parameters: Parameters | None = None
     estimate: Estimate | None = None

@@ -13,7 +13,10 @@ import sys
 import threading
 import traceback
 import warnings
+from contextlib import suppress
 from typing import Any, TextIO
+
+from hone_api.streams import is_standard, make_forgiving, open_missing_descriptors
 
 _UNPRINTABLE = re.compile(
     "["
@@ -31,13 +34,30 @@ def make_printable(text: str) -> str:
     return _UNPRINTABLE.sub(_write_out, text.replace("\r\n", "\n"))
 
 
+def make_encodable(text: str) -> str:
+    r"""Return text that UTF-8 can hold: of a file name that is not UTF-8, the bytes are written out, such as \udcff."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def print_line(text: str = "", file: TextIO | None = None) -> None:
-    """Print a line, on standard error unless `file` is given, and flush it."""
-    print(make_printable(text), file=file or sys.stderr, flush=True)
+    """Print a line and flush it: on standard error, where a line that can't be written is lost, or in `file`."""
+    if file is not None:
+        print(make_printable(text), file=file, flush=True)
+    elif sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            print(make_printable(text), file=sys.stderr, flush=True)
 
 
-def make_output_safe() -> None:
-    """Make what Python and libraries print themselves printable: logs, warnings, and tracebacks of errors uncaught."""
+def make_output_safe(*, is_stdout_a_log: bool = False) -> None:
+    """Make what Python and libraries print themselves printable: logs, warnings, and tracebacks of errors uncaught.
+
+    No write to standard error raises from now on; nor to standard output, if what is there is no answer of the program.
+    """
+    open_missing_descriptors()
+    if is_standard(sys.stderr):
+        sys.stderr = make_forgiving(sys.stderr, 2)
+    if is_standard(sys.stdout) and (is_stdout_a_log or sys.stdout is None):
+        sys.stdout = make_forgiving(sys.stdout, 1)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is written out, not an error
             stream.reconfigure(errors="backslashreplace")

@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     """Works until SIGTERM, which ends it at once: it holds nothing that could be lost."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     arguments = _parse(argv)
-    make_output_safe()
+    make_output_safe(is_stdout_a_log=True)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr, level=logging.INFO)
     served: Path = arguments.served
     engine = EngineApi(arguments.engine_port, _prepare(served), arguments.api_key_file)

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     args = _parse(argv)
-    make_output_safe()
+    make_output_safe(is_stdout_a_log=True)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("hone_server").setLevel(logging.INFO)
     try:

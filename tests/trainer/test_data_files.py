@@ -14,7 +14,7 @@ from datasets.exceptions import DatasetGenerationError
 from hone_api.finetunejob import FineTuneJob
 from hone_api.reasons import HoneError
 from hone_api.sources import DatasetSource
-from hone_trainer import data, formats
+from hone_trainer import data, formats, rows
 from hone_trainer.datafiles import DataFiles, find_files
 from hone_trainer.manifest import Inputs
 from hone_trainer.messages import MessageCounts
@@ -158,6 +158,23 @@ def test_two_stars_inside_a_name_are_refused(job: Any, tmp_path: Path, pattern: 
         find(job, make(tmp_path, "a.jsonl"), pattern)
     assert refused.value.reason.name == "InvalidSpec"
     assert refused.value.message.startswith(f"spec.dataset.claim.path is '{pattern}'")
+
+
+any_name = st.binary(min_size=1, max_size=12).filter(lambda name: not set(name) & set(b"\0/") and name[:1] not in b"._")
+
+
+@settings(max_examples=60, deadline=None)
+@given(any_name, st.sampled_from([None, "*.jsonl"]))
+def test_a_file_may_have_any_name_that_is_none_of_a_split(
+    job: Any, tmp_path_factory: Any, name: bytes, path: str | None
+) -> None:
+    claim = tmp_path_factory.mktemp("claim")
+    file = Path(os.fsdecode(os.fsencode(claim) + b"/" + name + b".jsonl"))
+    file.write_text('{"text": "a"}\n{"text": 1}\n')
+    found = find(job, claim, path)
+    assert [where for where, _ in rows.read(found.files)] == [f"{found.files[0][1]}, line {n}" for n in (1, 2)]
+    for shown in (found.summary(), str(found.report()), *names(found)):
+        shown.encode()
 
 
 class TestWhatIsNoFile:

@@ -144,8 +144,8 @@ class TestRun:
 class TestChild:
     """The child is a module of the test's own, started by a real parent."""
 
-    PARENT = "import sys; from hone_cli.child import run_module; " + (
-        "sys.exit(run_module(sys.argv[1], sys.argv[2:], on_stop=lambda: print('stopping', flush=True)))"
+    PARENT = "import os, sys; from hone_cli.child import run_module; " + (
+        "sys.exit(run_module(sys.argv[1], sys.argv[2:], on_stop=lambda: os.write(1, b'stopping\\n')))"
     )
 
     def start(self, tmp_path: Path, child: str) -> subprocess.Popen[str]:
@@ -178,8 +178,8 @@ class TestChild:
     def test_the_second_signal_ends_it_at_once(self, tmp_path: Path) -> None:
         parent = self.start(
             tmp_path,
-            "import signal, time\n"
-            "signal.signal(signal.SIGTERM, lambda *_: print('saving', flush=True))\n"
+            "import os, signal, time\n"
+            "signal.signal(signal.SIGTERM, lambda *_: os.write(1, b'saving\\n'))\n"
             "print('ready', flush=True)\n"
             "while True: time.sleep(60)",
         )
@@ -190,6 +190,38 @@ class TestChild:
         parent.send_signal(signal.SIGINT)
         parent.communicate(timeout=30)
         assert parent.returncode == 128 + signal.SIGKILL
+
+    @pytest.mark.parametrize(
+        "lost", ["raise OSError(5, 'Input/output error')", "print(1, file=open('/dev/full', 'w'))"]
+    )
+    def test_a_closed_terminal_stops_the_child_once(self, tmp_path: Path, lost: str) -> None:
+        (tmp_path / "hook.py").write_text(f"def stop():\n    {lost}\n")
+        (tmp_path / "child_of_test.py").write_text(
+            "import os, signal, sys, time\n"
+            "signal.signal(signal.SIGTERM, lambda *_: (os.write(1, b'saving\\n'), time.sleep(0.3), sys.exit(75)))\n"
+            "os.write(1, b'ready\\n')\n"
+            "time.sleep(60)"
+        )
+        program = "import sys, hook; from hone_cli.child import run_module; "
+        program += "sys.exit(run_module('child_of_test', [], on_stop=hook.stop))"
+        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+        parent = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "ready\n"
+        parent.send_signal(signal.SIGHUP)
+        assert parent.stdout.readline() == "saving\n"
+        parent.send_signal(signal.SIGHUP)  # kernel and shell send one each
+        parent.communicate(timeout=30)
+        assert parent.returncode == 75
+
+    def test_nohup_keeps_a_hangup_away(self, tmp_path: Path) -> None:
+        program = "import os, signal; from hone_cli.child import run_module; "
+        program += "signal.signal(signal.SIGHUP, signal.SIG_IGN); "
+        program += "print(run_module('signal_sender', [], on_stop=lambda: print('stopping')))"
+        (tmp_path / "signal_sender.py").write_text("import os, signal; os.kill(os.getppid(), signal.SIGHUP)")
+        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        assert done.stdout == "0\n"
 
 
 class TestServe:

@@ -15,6 +15,7 @@ from typing import Any
 
 from hone_api.reasons import DATASET_INVALID, DATASET_NOT_FOUND, INVALID_SPEC, HoneError
 from hone_api.sources import DatasetSource
+from hone_api.terminal import make_encodable
 
 from hone_trainer import rows
 from hone_trainer.disguises import refuse_disguised
@@ -47,6 +48,11 @@ class DataFiles:
 
     files: list[tuple[Path, str]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, files: list[tuple[Path, str]], left_out: list[str]) -> "DataFiles":
+        """Return the files, with names that messages and reports can hold, whatever bytes the files' own names are."""
+        return cls([(path, make_encodable(name)) for path, name in files], [make_encodable(name) for name in left_out])
 
     def summary(self) -> str:
         """Return how many files are read, the first names, and which files next to them are not."""
@@ -82,7 +88,7 @@ def _find_files(source: DatasetSource, inputs: Inputs) -> DataFiles:
     if source.config_map:
         path = inputs.config_map_file(source.config_map)
         rows.refuse_unknown_endings("spec.dataset.configMap.key", [path])
-        return DataFiles([(path, path.name)], [])
+        return DataFiles.of([(path, path.name)], [])
     if source.claim is None:
         raise HoneError(
             INVALID_SPEC, "spec.dataset names no dataset", remedy="Set exactly one of name, configMap, claim."
@@ -99,7 +105,7 @@ def _find_files(source: DatasetSource, inputs: Inputs) -> DataFiles:
 def _find(path: Path, root: Path, written: str) -> DataFiles:
     where = f"spec.dataset.claim.path is {written!r}"
     if path.is_file():
-        return DataFiles([(path, path.name)], [])
+        return DataFiles.of([(path, path.name)], [])
     if path.is_dir():
         return _choose(path, where)
     if os.path.lexists(path):
@@ -107,7 +113,7 @@ def _find(path: Path, root: Path, written: str) -> DataFiles:
     matched = _glob(root, written, where) if _WILDCARDS.search(written) else []
     if not matched:
         raise HoneError(DATASET_NOT_FOUND, f"{where}, and nothing is there")
-    return DataFiles(_named(matched), [])
+    return DataFiles.of(_named(matched), [])
 
 
 def _match(root: Path, parts: tuple[str, ...]) -> Iterator[Path]:
@@ -192,7 +198,7 @@ def _choose(folder: Path, where: str) -> DataFiles:
     for name in sorted(chosen):
         _refuse_what_is_no_file(readable[name], f"{where}, and its {name}")
     left_out = [name for name in found if name not in chosen and not _is_hidden(Path(name))]
-    return DataFiles([(readable[name], name) for name in readable if name in chosen], left_out)
+    return DataFiles.of([(readable[name], name) for name in readable if name in chosen], left_out)
 
 
 def _choose_split(names: set[str]) -> set[str]:

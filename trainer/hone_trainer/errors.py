@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from traceback import format_exception
+from traceback import format_exception, walk_tb
 
 from hone_api.reasons import (
     DATASET_NOT_FOUND,
@@ -19,6 +19,7 @@ from hone_api.reasons import (
     OUT_OF_MEMORY,
     HoneError,
 )
+from hone_api.terminal import make_encodable
 
 _DISK_FULL = (
     "No space left on device",
@@ -32,12 +33,16 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate mem
 """How torch says it on a GPU, how on a CPU, and how the operating system does."""
 
 
+_HUB_PACKAGES = ("huggingface_hub", "httpx", "httpx2", "httpcore", "requests", "urllib3")
+"""The packages through which calls of the hub go."""
+
+
 class UnnamedError(HoneError):
     """A failure without a name. `traceback` tells where it comes from."""
 
     def __init__(self, message: str, traceback: str) -> None:
         super().__init__(INTERNAL_ERROR, message)
-        self.traceback = traceback
+        self.traceback = make_encodable(traceback)
 
 
 def named(error: BaseException) -> HoneError:
@@ -68,7 +73,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def is_connection_error(error: BaseException) -> bool:
-    """Whether the hub can't be reached, or answers that it is not well."""
+    """Whether a call of the hub failed since it can't be reached, or answers that it is not well."""
     for cause in _chain(error):
         if isinstance(cause, ConnectionError | TimeoutError | socket.gaierror):  # being kept offline is among these
             return True
@@ -97,6 +102,8 @@ def hub_error(error: Exception, kind: str, name: str, revision: str) -> HoneErro
         if isinstance(cause, RepositoryNotFoundError):
             return HoneError(missing, f"{where}, and the hub has no such {kind}")
     found = named(error)
+    if isinstance(found, UnnamedError) and is_connection_error(error):
+        found = _unreachable(error)
     if found.reason is HUB_UNREACHABLE and found is not error:
         return HoneError(HUB_UNREACHABLE, f"{where}, and {found.message[0].lower()}{found.message[1:]}")
     return found
@@ -114,9 +121,13 @@ def _known(error: BaseException) -> HoneError | None:
         isinstance(error, RuntimeError | OSError) and any(words in text for words in _OUT_OF_MEMORY)
     ):
         return HoneError(OUT_OF_MEMORY, _without_memory(text))
-    if is_connection_error(error):
-        return HoneError(HUB_UNREACHABLE, f"The hub can't be reached: {text}")
+    if _is_of_the_hub(error) and is_connection_error(error):
+        return _unreachable(error)
     return None
+
+
+def _unreachable(error: BaseException) -> HoneError:
+    return HoneError(HUB_UNREACHABLE, f"The hub can't be reached: {' '.join(str(error).split())}")
 
 
 def _without_memory(text: str) -> str:
@@ -134,6 +145,16 @@ def _bytes(count: int) -> str:
             break
         size, unit = size / 1024, larger
     return f"{size:.3g} {unit}"
+
+
+def _is_of_the_hub(error: BaseException) -> bool:
+    """Whether an exception comes from a call of the hub: by its class, else by the code that raised it.
+
+    A pipe or a socket of anything else breaks with the very same exceptions of Python.
+    """
+    modules = [kind.__module__ for kind in type(error).__mro__]
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+    return any(module.partition(".")[0] in _HUB_PACKAGES for module in (*modules, *frames))
 
 
 def _is_transport_error(error: BaseException) -> bool:

@@ -20,7 +20,7 @@ from hone_trainer.telemetry import Telemetry
 def main(argv: list[str] | None = None) -> int:
     """Run the trainer. Returns its exit code, as hone_api.reasons lists them."""
     options = parse(argv)
-    make_output_safe()
+    make_output_safe(is_stdout_a_log=not isinstance(options, PlanOptions))
     stop = Stop()
     stop.listen(lambda: say(options, Telemetry().interrupted(INTERRUPTED.name, f"Stopped. {INTERRUPTED.remedy}")))
     if isinstance(options, PlanOptions):
@@ -111,7 +111,7 @@ def kept(trace: str, logs: Path) -> Path | None:
     file = logs / "traceback.txt"
     try:
         logs.mkdir(parents=True, exist_ok=True)
-        file.write_text(trace, encoding="utf-8")
+        file.write_text(trace, encoding="utf-8", errors="backslashreplace")
     except OSError:
         print_line(trace.rstrip("\n"))
         return None

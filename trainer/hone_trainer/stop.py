@@ -1,4 +1,4 @@
-"""Being told to stop: SIGTERM and SIGINT.
+"""Being told to stop: SIGTERM, SIGINT, and SIGHUP, which a closed terminal sends.
 
 Outside training there is nothing to lose, so the signal ends the run at once. In training it only sets a flag, and the
 trainer saves a checkpoint at the end of the step. Imported before torch, since Python as process 1 ignores SIGTERM
@@ -34,7 +34,10 @@ class Stop:
         self._process = os.getpid()
 
     def listen(self, at_last: Callable[[], None] = lambda: None) -> None:
-        """Take over SIGTERM and SIGINT, in the main thread. `at_last` is called where patience has an end."""
+        """Take over the signals, in the main thread. `at_last` is called where patience has an end.
+
+        A SIGHUP that the parent ignores, as nohup does, stays ignored.
+        """
 
         def leave(number: int, frame: FrameType | None) -> None:
             at_last()
@@ -43,12 +46,15 @@ class Stop:
         signal.signal(signal.SIGALRM, leave)
         signal.signal(signal.SIGTERM, self._handle)
         signal.signal(signal.SIGINT, self._handle)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self._hang_up)
 
     def ignore(self) -> None:
         """From now on, signals do nothing: the outcome is settled."""
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -69,6 +75,11 @@ class Stop:
             yield
         finally:
             self._deferred = True
+
+    def _hang_up(self, number: int, frame: FrameType | None) -> None:
+        """Handle SIGHUP, which kernel and shell both send when one terminal closes: more of them say nothing new."""
+        if not self.requested:
+            self._handle(number, frame)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a data loader's worker that inherited the handler

@@ -77,6 +77,6 @@ def _follow_the_launcher() -> None:
 
 if __name__ == "__main__":
     options = parse(sys.argv[2:])
-    make_output_safe()
+    make_output_safe(is_stdout_a_log=True)
     assert isinstance(options, Options)
     main(Path(sys.argv[1]), options)
