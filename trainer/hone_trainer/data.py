@@ -100,7 +100,10 @@ def load(found: Found, seed: int, scratch: Path, *, join_parts: bool = False) ->
     except HoneError as error:
         raise _with_hint(error, found.files, survey) from None
     warnings, counts = formats.find_unused(layout, survey.found, survey.rows), MessageCounts()
-    parts = [_dataset(stream, layout, counts, scratch / str(number)) for number, stream in enumerate(streams)]
+    shaped_first = first[0], formats.shape(*first, layout)
+    parts = [
+        _dataset(stream, layout, shaped_first, counts, scratch / str(number)) for number, stream in enumerate(streams)
+    ]
     if source.eval_split and not len(parts[1]):
         raise HoneError(DATASET_EMPTY, f"spec.dataset.evalSplit is {source.eval_split}, which has no rows")
     train, evaluation = parts if len(parts) == 2 else _split(parts[0], source.eval_fraction, seed)
@@ -131,17 +134,16 @@ def _hub_streams(found: Found, scratch: Path) -> list[Stream]:
     ]
 
 
-def _dataset(stream: Stream, layout: formats.Layout, counts: MessageCounts, folder: Path) -> Dataset:
-    def shaped() -> Iterator[dict[str, Any]]:
-        first: rows.Row | None = None
-        for where, row in stream():
-            found = where, formats.shape(where, row, layout, counts)
-            first = first or found
-            formats.check_kind(*found, first)
-            yield found[1]
+def _dataset(stream: Stream, layout: formats.Layout, first: rows.Row, counts: MessageCounts, folder: Path) -> Dataset:
+    """Shape and store all rows; `first` is the first row to train on, shaped, whose kind all others must have."""
 
-    first = next(((where, formats.shape(where, row, layout)) for where, row in stream()), None)
-    features = _features(first[1]) if first else None
+    def shaped() -> Iterator[dict[str, Any]]:
+        for where, row in stream():
+            found = formats.shape(where, row, layout, counts)
+            formats.check_kind(where, found, first)
+            yield found
+
+    features = _features(first[1])
     try:
         with writing(folder):
             return Dataset.from_generator(shaped, features=features, cache_dir=str(folder), fingerprint=folder.name)

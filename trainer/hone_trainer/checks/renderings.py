@@ -35,7 +35,7 @@ def find_dropped_text(
             lost[role].append(index)
     remedy = "correct spec.dataset.chatTemplate, or leave such messages out"
     if lost and templates.takes_parts(tokenizer):
-        remedy = "it takes content as a list of parts; give a template for text in spec.dataset.chatTemplate"
+        remedy = 'it takes content as a list of parts: write content as [{"type": "text", "text": …}]'
     return [
         finding
         for role, rows in sorted(lost.items())
