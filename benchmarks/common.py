@@ -69,8 +69,9 @@ def run(command: list[str]) -> tuple[str, int]:
 def compare(name: str, unit: str, ours: list[float], theirs: list[float], them: str) -> None:
     """Print both medians with their ranges, and the ratio ours / theirs."""
     ratio = statistics.median(ours) / statistics.median(theirs)
-    print(f"{name}: hone {_spread(ours)}, {them} {_spread(theirs)} {unit}; ratio {ratio:.3f}", flush=True)
+    print(f"{name}: hone {spread(ours)}, {them} {spread(theirs)} {unit}; ratio {ratio:.3f}", flush=True)
 
 
-def _spread(values: list[float]) -> str:
+def spread(values: list[float]) -> str:
+    """Return the median of values, and their range."""
     return f"{statistics.median(values):.4g} ({min(values):.4g} to {max(values):.4g})"

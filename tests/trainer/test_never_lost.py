@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 Job = Callable[..., dict[str, Any]]
 
 SAVE_STEPS = 3
-AT_MOST = {"reading": 1, "resuming": 1, "training": 1, "stepping": 6, "saving": 2, "flushing": 2, "sealing": 2}
+AT_MOST = {"resuming": 1, "training": 1, "stepping": 6, "saving": 2, "flushing": 2, "sealing": 2}
 """How often a phase begins, or at least so often, in a start that goes on from a checkpoint and has steps left."""
 AT_ONCE, DELAYED = 10, 7
 RESUME_SECONDS = 0.03
@@ -39,7 +39,7 @@ def long_job(job: Job, method: str) -> dict[str, Any]:
 def plans(chance: random.Random, whole: Any, kill: Callable[..., Any]) -> list[Any]:
     """When to kill each start: at the very beginning of a phase, or a random time into one of those that last."""
     lengths = {"resuming": RESUME_SECONDS}
-    lengths |= {phase: statistics.median(whole.durations(phase)) for phase in ("saving", "evaluating", "reading")}
+    lengths |= {phase: statistics.median(whole.durations(phase)) for phase in ("saving", "evaluating")}
 
     def at_once(phase: str, at: int = 1) -> Any:
         return kill(chance.choice([SIGKILL, SIGTERM]), phase, at)
@@ -50,7 +50,7 @@ def plans(chance: random.Random, whole: Any, kill: Callable[..., Any]) -> list[A
         for phase in chance.choices(list(lengths), k=DELAYED)
     ]
     chance.shuffle(found)
-    return [at_once("flushing", 2), *found, at_once("keeping"), at_once("describing")]
+    return [at_once("reading"), at_once("flushing", 2), *found, at_once("keeping"), at_once("describing")]
 
 
 def scalars(output: Path) -> dict[str, list[tuple[int, float]]]:

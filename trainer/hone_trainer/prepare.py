@@ -34,6 +34,7 @@ from hone_trainer import (
 )
 from hone_trainer.checkpoints import Checkpoint
 from hone_trainer.checks import failures, limits, preconditions, templates, trials
+from hone_trainer.checks.places import find_places
 from hone_trainer.checks.rehearsal import rehearse
 from hone_trainer.checks.tokenized import Checker, Split
 from hone_trainer.datareport import Cut
@@ -269,8 +270,7 @@ def tokenize(given: Dataset, tokenizing: Tokenizing, checker: Checker, purpose: 
         found = failures.explain_failure(error, given, checker.data, tokenizing.tokenizer, tokenizing.chat_template)
         raise found from (None if found is error else error)
     if checker.data.messages.unlearned:
-        with failures.name_failed_exclusion():
-            whole = tokenizing.exclude_turns(given, whole)
+        whole = tokenizing.exclude_turns(given, whole, lambda index: find_places(checker.data, given, [index])[index])
     split = Split(given, whole, datareport.count(whole), purpose)
     checker.check_split(split)
     return split

@@ -1,6 +1,7 @@
 """Rows to tokens and labels, by SFTTrainer's own code but without a model."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 from datasets import Dataset
@@ -31,10 +32,13 @@ class Tokenizing(SFTTrainer):
         tokenized = self._prepare_dataset(rows, self._tokenizer, args, False, None, "given")
         return tokenized.select_columns(["input_ids", "labels"])
 
-    def exclude_turns(self, rows: Dataset, whole: Dataset) -> Dataset:
-        """Set the labels of messages that are not to be learned to IGNORED. Raises HoneError InvalidSpec."""
+    def exclude_turns(self, rows: Dataset, whole: Dataset, find_place: Callable[[int], str]) -> Dataset:
+        """Set the labels of messages that are not to be learned to IGNORED.
+
+        `find_place` returns where a row stands. Raises HoneError InvalidSpec, DatasetInvalid.
+        """
         by_markers = self.sft_config.assistant_only_loss
-        return turns.exclude_turns(rows, whole, self.tokenizer, self.chat_template, by_markers=by_markers)
+        return turns.exclude_turns(rows, whole, self.tokenizer, self.chat_template, find_place, by_markers=by_markers)
 
     def cut(self, whole: Dataset, packing: bool) -> Dataset:
         """What is trained on: rows cut to max_length, or packed into rows of it; rows without a label left out."""

@@ -152,7 +152,8 @@ def is_excluded(message: dict[str, Any]) -> bool:
 def exclude_messages(rows: Dataset, make_trainer: Callable[..., SFTTrainer]) -> Dataset:
     """Return the rows as TRL tokenizes them at full length, with the labels of excluded messages ignored.
 
-    A message is found by its text, which is unique; the special tokens right after it end its turn, and are its own.
+    A message is found by its text, which is unique; what follows up to the first special token before the next message
+    ends its turn, and is its own.
     """
     trainer = make_trainer(rows, None, max_length=None, packing=False, padding_free=False, shuffle_dataset=False)
     tokenizer: PreTrainedTokenizerBase = trainer.processing_class
@@ -169,13 +170,17 @@ def exclude_messages(rows: Dataset, make_trainer: Callable[..., SFTTrainer]) -> 
         )
         encoded: Any = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         assert encoded["input_ids"] == tokenized["input_ids"]
+        starts = [begin for message in get_messages(row) if (begin := text.find(message["content"])) >= 0]
         for message in filter(is_excluded, get_messages(row)):
             begin = text.find(message["content"])
             end = begin + len(message["content"])
+            following = min((start for start in starts if start > begin), default=len(text))
             inside = [at for at, (start, stop) in enumerate(encoded["offset_mapping"]) if start < end and stop > begin]
             inside = inside if begin >= 0 else []
-            while inside and inside[-1] + 1 < len(labels) and tokenized["input_ids"][inside[-1] + 1] in special:
-                inside.append(inside[-1] + 1)
+            for at in range(inside[-1] + 1 if inside else len(labels), len(labels)):
+                if encoded["offset_mapping"][at][0] < following and tokenized["input_ids"][at] in special:
+                    inside += range(inside[-1] + 1, at + 1)
+                    break
             for at in inside:
                 labels[at] = IGNORED
         return {"input_ids": tokenized["input_ids"], "labels": labels}

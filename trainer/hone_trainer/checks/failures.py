@@ -1,7 +1,5 @@
 """Why tokenizing failed: the row that its chat template refuses, or marks nothing to learn in."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import jinja2
@@ -38,22 +36,6 @@ def explain_failure(
         if wants_mask and 1 not in masks:
             return _unmarked(row, find_places(data, given, [index])[index])
     return error
-
-
-@contextmanager
-def name_failed_exclusion() -> Iterator[None]:
-    """Raise HoneError InvalidSpec when rows render, and not with another text in place of an excluded message."""
-    try:
-        yield
-    except HoneError:
-        raise
-    except Exception as error:  # a template may raise anything
-        raise HoneError(
-            INVALID_SPEC,
-            "Messages with weight: 0 or train: false can't be left out of the loss: the chat template fails when such "
-            f"a message has another text: {templates.describe(error)}",
-            remedy="Remove weight and train, or give another template in spec.dataset.chatTemplate.",
-        ) from error
 
 
 def tokenize_as_trl(
