@@ -11,7 +11,7 @@ from datasets import load_from_disk
 from hone_api.reasons import HoneError
 from hone_trainer import formats
 from hone_trainer.messages import RESERVED_ARGUMENTS
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .conftest import GENERATION_TEMPLATE
 
@@ -48,8 +48,6 @@ def prepare(job: Callable[..., dict[str, Any]], train: Callable[..., Any], claim
 
 def learned(done: Any) -> list[str]:
     """Return the learned text of each row, without spaces: a token may or may not begin with the one before it."""
-    from transformers import AutoTokenizer
-
     assert done.code == 0, done.log
     tokenizer = AutoTokenizer.from_pretrained(done.output.parent.parent / "claim0/tiny")
     rows = load_from_disk(str(done.output / "prepared/train"))
@@ -176,6 +174,20 @@ def test_tools_calls_reasoning_and_arguments_reach_the_template(prepare: Prepare
     assert "does not" not in done.log
 
 
+def test_numbers_reach_the_template_as_they_are_written(prepare: Prepare) -> None:
+    numbers = [0.7, 3.141592653589793, 1.5e-12, -0.0, 10**30, -(10**25), 2**63, 1e300]
+    call = {"type": "function", "function": {"name": "find", "arguments": {"numbers": numbers}}}
+    tool = {"type": "function", "function": {"name": "find", "parameters": {"minimum": 0.7}}}
+    asked = {"prompt": [ASKED], "completion": [{"role": "assistant", "tool_calls": [call]}], "tools": [tool]}
+    done = prepare([asked, asked | {"chat_template_kwargs": {"style": 0.7}}], maxLength=None)
+    assert done.code == 0, done.log
+    tokenizer = AutoTokenizer.from_pretrained(done.output.parent.parent / "claim0/tiny")
+    first, second = (tokenizer.decode(row["input_ids"]) for row in load_from_disk(str(done.output / "prepared/train")))
+    assert json.dumps([call]) in first
+    assert json.dumps([tool]) in first
+    assert "<0.7>" in second
+
+
 def test_what_the_template_does_not_read_is_counted(prepare: Prepare) -> None:
     string_call = {"function": {"name": "find", "arguments": '{"a": 1}'}}
     rows = [
@@ -222,6 +234,42 @@ def test_a_message_can_be_left_out_of_the_loss(prepare: Prepare, flag: dict[str,
     both = "user:hi</s>assistant:first</s>user:and?</s>assistant:second</s>"
     assert learned(done) == [both.replace("first</s>", ""), both.replace("second</s>", ""), both]
     assert "2 of 12 messages are excluded by weight or train, and all others are learned" in done.log
+
+
+def test_the_message_after_an_excluded_one_is_learned_in_the_same_run(prepare: Prepare) -> None:
+    turn = "{{ m.role }}:{{ m.content }}{{ eos_token }}"
+    marked = "{% for m in messages %}{% generation %}" + turn + "{% endgeneration %}{% endfor %}"
+    rows = [{"messages": [ASKED, {**ANSWERED, "content": "bad", "weight": 0}, {**ANSWERED, "content": "good"}]}]
+    assert learned(prepare(rows, marked, assistantOnlyLoss=True)) == ["user:hi</s>assistant:good</s>"]
+
+
+def test_text_between_an_excluded_turn_and_its_end_token_is_not_learned(prepare: Prepare) -> None:
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }} . {{ eos_token }}{% endfor %}"
+    rows = [{"messages": [ASKED, {**ANSWERED, "weight": 0}, ASKED, ANSWERED]}]
+    assert learned(prepare(rows, template)) == ["user:hi.</s>assistant:user:hi.</s>assistant:ho.</s>"]
+
+
+def test_an_excluded_message_that_changes_other_turns_is_refused_by_name(prepare: Prepare) -> None:
+    template = (
+        "{% set last = namespace(at=-1) %}{% for m in messages %}{% if m.role == 'user' and not "
+        "m.content.startswith('<r>') %}{% set last.at = loop.index0 %}{% endif %}{% endfor %}"
+        "{% for m in messages %}{% if loop.index0 > last.at %}(think){% endif %}{{ m.content }}{{ eos_token }}"
+        "{% endfor %}"
+    )
+    result = {"role": "user", "content": "<r>ok", "weight": 0}
+    rows = [{"messages": [ASKED, ANSWERED, result, {**ANSWERED, "content": "done"}]}]
+    assert learned(prepare(rows, template)) == ["hi</s>(think)ho</s>(think)(think)done</s>"]
+    done = prepare(
+        [{"messages": [ASKED, ANSWERED, {**result, "content": [{"type": "text", "text": "<r>ok"}]}]}], template
+    )
+    assert learned(done) == ["hi</s>(think)ho</s>(think)"]
+    hides = (
+        "{% for m in messages %}{% if not messages[-1].content.startswith('x') %}{{ m.content }}{% endif %}."
+        "{{ eos_token }}{% endfor %}"
+    )
+    done = prepare([{"messages": [ASKED, {**ANSWERED, "content": "xy", "weight": 0}]}], hides)
+    assert done.word["reason"] == "DatasetInvalid"
+    assert "rows.jsonl, line 1 has messages with weight: 0" in done.word["message"]
 
 
 def test_a_turn_of_a_completion_can_be_left_out_of_the_loss(prepare: Prepare) -> None:

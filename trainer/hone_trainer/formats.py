@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from hone_api.reasons import DATASET_COLUMN_MISSING, DATASET_INVALID, INVALID_SPEC, HoneError
 
+from hone_trainer.exactnumbers import keep_numbers, restore_numbers
 from hone_trainer.messages import (
     MessageCounts,
     add_system,
@@ -83,6 +84,13 @@ def judge(
                 f"spec.dataset.columns.{column} is {own}, and the dataset has {_list(found)}",
                 remedy="Name a column that the dataset has.",
             )
+    for own in renames.values():
+        if (named := [column for column, other in renames.items() if other == own])[1:]:
+            raise HoneError(
+                INVALID_SPEC,
+                f"spec.dataset.columns names {own} for {' and '.join(named)}",
+                remedy="Name a column of the dataset once.",
+            )
     own_names = {column: column for column in found} | renames
     spelling = _find_spelling(wanted, own_names, found)
     optional = spelling.optional
@@ -141,18 +149,22 @@ def shape(where: str, row: dict[str, Any], layout: Layout, counts: MessageCounts
             counts.add(shaped[column])
         if layout.join_parts:
             shaped[column] = [join_text_parts(message) for message in shaped[column]]
-    return shaped
+    try:
+        return {column: keep_numbers(value) for column, value in shaped.items()}
+    except RecursionError:
+        raise HoneError(DATASET_INVALID, f"{where} is nested too deeply to be stored") from None
 
 
 def get_conversation(row: dict[str, Any]) -> list[dict[str, Any]]:
     """Return all messages of a shaped row: of a pair, those of the prompt and then those of the completion."""
     messages: list[dict[str, Any]] = row["messages"] if "messages" in row else row["prompt"] + row["completion"]
-    return messages
+    return [restore_numbers(message) for message in messages]
 
 
 def get_template_arguments(row: dict[str, Any]) -> dict[str, Any]:
     """Return what a shaped row gives to the chat template next to its messages, as arguments of apply_chat_template."""
-    return {"tools": row.get("tools"), **row.get("chat_template_kwargs", {})}
+    arguments: dict[str, Any] = restore_numbers({"tools": row.get("tools"), **row.get("chat_template_kwargs", {})})
+    return arguments
 
 
 def check_kind(where: str, row: dict[str, Any], first: tuple[str, dict[str, Any]]) -> None:

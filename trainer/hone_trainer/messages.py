@@ -28,12 +28,15 @@ SHAREGPT_ROLES = {
 }
 # How OpenAI and axolotl mark messages; no template reads them.
 LEARNING_FLAGS = ("weight", "train")
-# The arguments of apply_chat_template that are no variables of a template.
+# What apply_chat_template, TRL's call of it, and transformers' rendering take themselves: no variables of a template.
 RESERVED_ARGUMENTS = frozenset(
-    "add_generation_prompt chat_template continue_final_message conversation max_length padding "
-    "return_assistant_tokens_mask return_dict return_tensors sanitize_control_tokens tokenize tokenizer_kwargs tools "
-    "truncation".split()
+    "add_generation_prompt chat_template continue_final_message conversation conversations input max_length "
+    "messages padding processing_class return_assistant_tokens_mask return_dict return_tensors sanitize_control_tokens "
+    "self tokenize tokenizer tokenizer_kwargs tools truncation".split()
 )
+# What stands in place of content.
+REPLACES_CONTENT = ("tool_calls", "reasoning_content", "thinking", "reasoning")
+CALL = '{"type": "function", "function": {"name": …, "arguments": {…}}}'
 
 
 @dataclass
@@ -74,7 +77,13 @@ def is_learned(message: Message) -> bool:
 def read_messages(where: str, value: Any) -> list[Message]:
     """Return the messages of a column. Raises HoneError DatasetInvalid."""
     if not isinstance(value, list) or not value:
-        raise HoneError(DATASET_INVALID, f"{where} holds {show(value)} where a list of messages should be")
+        raise HoneError(
+            DATASET_INVALID,
+            f"{where} holds {show(value)} where a list of messages should be",
+            remedy="Write the list as JSON, not as a string of it, in a jsonl file; CSV can't hold lists."
+            if isinstance(value, str)
+            else "Write a list of objects with role and content.",
+        )
     return [_read_message(f"{where}, message {number}", message) for number, message in enumerate(value, start=1)]
 
 
@@ -125,7 +134,11 @@ def read_tools(where: str, value: Any) -> list[Any] | None:
     if tools is None:
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise HoneError(DATASET_INVALID, f"{where} holds {show(value)} where a list of tools, or JSON of it, should be")
+        raise HoneError(
+            DATASET_INVALID,
+            f"{where} holds {show(value)} where a list of tools, or JSON of it, should be",
+            remedy='Write a list of objects such as {"type": "function", "function": {"name": …, "parameters": {…}}}.',
+        )
     return tools
 
 
@@ -183,7 +196,7 @@ def _read_message(where: str, given: Any) -> Message:
         raise HoneError(
             DATASET_INVALID,
             f"{where} has function_call, which chat templates do not read",
-            remedy='Write it as tool_calls: [{"type": "function", "function": {"name": …, "arguments": {…}}}].',
+            remedy=f"Write it as tool_calls: [{CALL}].",
         )
     read: Message = message
     _check_tool_calls(where, read.get("tool_calls", []))
@@ -224,7 +237,11 @@ def _read_sharegpt(where: str, message: Message) -> Message:
 
 def _check_tool_calls(where: str, calls: Any) -> None:
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-        raise HoneError(DATASET_INVALID, f"{where} has the tool_calls {show(calls)} where a list of calls should be")
+        raise HoneError(
+            DATASET_INVALID,
+            f"{where} has the tool_calls {show(calls)} where a list of calls should be",
+            remedy=f"Write a call as {CALL}.",
+        )
 
 
 def _check_learning_flags(where: str, message: Message) -> None:
@@ -263,13 +280,14 @@ def _read_part(where: str, part: Any) -> dict[str, Any]:
 
 
 def _check_that_something_replaces_content(where: str, message: Message) -> None:
-    others = set(message) - {"role", "content", "name", *LEARNING_FLAGS}
-    if not others:
-        raise HoneError(
-            DATASET_INVALID,
-            f"{where} has no content, and nothing in its place such as tool_calls",
-            remedy="Give content, or leave the message out.",
-        )
+    if any(message.get(key) for key in REPLACES_CONTENT) or message.get("tool_calls") == []:
+        return
+    raise HoneError(
+        DATASET_INVALID,
+        f"{where} has no content, and nothing in its place such as tool_calls",
+        remedy="Give content, or leave the message out."
+        + "".join(f" It has the key {key}: is that its content?" for key in ("text", "value") if key in message),
+    )
 
 
 def _read_history(where: str, value: Any) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from hone_trainer import turns
+from hone_trainer.exactnumbers import RestoringTokenizer
 
 
 class Tokenizing(SFTTrainer):
@@ -29,7 +30,8 @@ class Tokenizing(SFTTrainer):
         """`input_ids` and `labels` of every row at its full length, in the rows' order."""
         args = copy.copy(self.sft_config)
         args.max_length, args.shuffle_dataset = None, False
-        tokenized = self._prepare_dataset(rows, self._tokenizer, args, False, None, "given")
+        restoring: Any = RestoringTokenizer(self._tokenizer)
+        tokenized = self._prepare_dataset(rows, restoring, args, False, None, "given")
         return tokenized.select_columns(["input_ids", "labels"])
 
     def exclude_turns(self, rows: Dataset, whole: Dataset, find_place: Callable[[int], str]) -> Dataset:

@@ -52,6 +52,16 @@ REFUSALS = [
         "A message without content and without anything in its place is a hole in the data; most templates print None.",
     ),
     Refusal(
+        "InvalidSpec",
+        r"^spec\.training\.extra\.dataloaderDropLast is true, and the \d+ rows .* fill no batch",
+        "TRL trains no step, and saves the model as it was.",
+    ),
+    Refusal(
+        "DatasetInvalid",
+        r"has messages with weight: 0 or train: false, which can't be left out of the loss",
+        "The template writes other messages differently without this one: which tokens are its own is not known.",
+    ),
+    Refusal(
         "DatasetInvalid",
         r"holds \[\] where a list of messages should be",
         "TRL fails for an empty conversation in the first row, and learns an empty row in the others.",

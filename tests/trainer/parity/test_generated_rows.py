@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 # Hundreds of cases are one test, and the libraries warn of the same options in each of them.
 pytestmark = [pytest.mark.timeout(0), pytest.mark.filterwarnings("ignore")]
 
-CASES = {False: 400, True: 6000}
+CASES = {False: 300, True: 6000}
 """How many cases, by whether all are to run."""
 
 

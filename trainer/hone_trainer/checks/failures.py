@@ -13,6 +13,7 @@ from hone_trainer.checks.contents import is_empty
 from hone_trainer.checks.places import find_places
 from hone_trainer.data import Data
 from hone_trainer.errors import named
+from hone_trainer.exactnumbers import restore_numbers
 from hone_trainer.formats import get_conversation, get_template_arguments
 
 REMEDY = "Correct the row, or give another template in spec.dataset.chatTemplate."
@@ -49,7 +50,7 @@ def tokenize_as_trl(
         return []
     arguments = {"chat_template": template, **get_template_arguments(row)}
     if "prompt" in row:
-        _tokenize(tokenizer, row["prompt"], add_generation_prompt=True, **arguments)
+        _tokenize(tokenizer, restore_numbers(row["prompt"]), add_generation_prompt=True, **arguments)
     done = _tokenize(tokenizer, get_conversation(row), return_assistant_tokens_mask=wants_mask, **arguments)
     return list(done.get("assistant_masks", []))
 

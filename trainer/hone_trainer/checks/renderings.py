@@ -14,6 +14,7 @@ from hone_trainer.checks.contents import texts_of
 from hone_trainer.checks.conversations import iterate_rows
 from hone_trainer.checks.findings import Finding, collect
 from hone_trainer.checks.specialtokens import adds_end
+from hone_trainer.exactnumbers import restore_numbers
 from hone_trainer.formats import get_conversation, get_template_arguments
 from hone_trainer.messages import Message
 
@@ -60,7 +61,9 @@ def find_unaligned(
     for index, row, tokens in rows:
         if is_conversational(row):
             arguments = {"chat_template": template, **get_template_arguments(row)}
-            prompt = _tokenize(tokenizer, row["prompt"], add_generation_prompt=True, **arguments)["input_ids"]
+            prompt = _tokenize(tokenizer, restore_numbers(row["prompt"]), add_generation_prompt=True, **arguments)[
+                "input_ids"
+            ]
         else:
             prompt = _tokenize(tokenizer, row["prompt"])["input_ids"]
             prompt = prompt[:-1] if end is not None and prompt[-1:] == [end] else prompt
