@@ -84,7 +84,7 @@ MODEL_NOT_FOUND = Reason(
 MODEL_INVALID = Reason(
     "ModelInvalid",
     66,
-    "The base model can't be loaded.",
+    "The base model can't be loaded, is of the wrong kind, or has changed since training began.",
     "Check that spec.model holds a complete causal language model, as transformers saves it, and its tokenizer.",
 )
 DATASET_NOT_FOUND = Reason(

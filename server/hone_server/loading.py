@@ -27,6 +27,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNot
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
+from transformers.utils.peft_utils import find_adapter_config_file
 from transformers.utils.quantization_config import QuantizationMethod
 
 from .architectures import refuse_unserved
@@ -182,9 +183,13 @@ def _shared_copy(base: Any, written: set[str]) -> Any:
 def _load_weights(sources: Sources) -> tuple[Any, Any]:
     try:
         source: dict[str, Any] = {"revision": sources.revision, "trust_remote_code": False}  # never asks on a terminal
+        _refuse_adapter(sources)
         refuse_unserved(AutoConfig.from_pretrained(sources.weights, **source), sources.weights)
         tokenizer = AutoTokenizer.from_pretrained(sources.weights, **source)
-        model = AutoModelForCausalLM.from_pretrained(sources.weights, dtype="auto", **source)
+        auto: Any = AutoModelForCausalLM
+        found = auto.from_pretrained(
+            sources.weights, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True, **source
+        )
     except ImportError as error:  # how transformers says that a kind of quantization needs another package
         remedy = "Serve the model that it was made from, in 16 bits."
         raise HoneError(MODEL_INVALID, f"can't load {sources.weights}: {_first_line(error)}", remedy=remedy) from error
@@ -196,7 +201,25 @@ def _load_weights(sources: Sources) -> tuple[Any, Any]:
         elif isinstance(cause, LocalEntryNotFoundError | HfHubHTTPError) and not Path(sources.weights).exists():
             reason = HUB_UNREACHABLE
         raise HoneError(reason, f"can't load {sources.weights}: {_first_line(error)}") from error
+    model, info = found
+    if mismatched := sorted(info["mismatched_keys"]):
+        key, has, expected = mismatched[0]
+        shapes = f"{key} has the shape {list(has)} in the files, and {list(expected)} by config.json"
+        raise HoneError(MODEL_INVALID, f"can't load {sources.weights}: {shapes}")
+    if missing := sorted(info["missing_keys"]):
+        lacks = f"its files lack {len(missing)} weights, such as {missing[0]}"
+        raise HoneError(MODEL_INVALID, f"can't load {sources.weights}: {lacks}")
     return widened(model), tokenizer
+
+
+def _refuse_adapter(sources: Sources) -> None:
+    """Raise HoneError ModelInvalid for a base model with an adapter, which transformers would put on top of it."""
+    if find_adapter_config_file(sources.weights, revision=sources.revision):
+        raise HoneError(
+            MODEL_INVALID,
+            f"can't load {sources.weights}: it holds an adapter (adapter_config.json)",
+            remedy="Merge it first, with `hone merge`; or serve it as an adapter on its base model.",
+        )
 
 
 def widened(model: Any) -> Any:

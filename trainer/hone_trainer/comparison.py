@@ -16,7 +16,7 @@ from hone_api.reasons import MERGE_MISMATCH, HoneError
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from hone_trainer.model import LOAD_ERRORS
+from hone_trainer.weights import LOAD_ERRORS
 
 # Of the row. A mixture of experts sends a token to other experts when a weight is rounded; the median of the tokens is
 # not changed by a few of those.

@@ -18,18 +18,18 @@ from hone_api.reasons import (
 )
 from peft import PeftConfig
 from peft.utils import load_peft_weights
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import align_special_tokens
 
-from hone_trainer import adapters, hub
+from hone_trainer import adapters, hub, weights
 from hone_trainer.comparison import compare_with
 from hone_trainer.errors import hub_error
 from hone_trainer.merge import NAME_THE_BASE, Adapter, say
-from hone_trainer.model import LOAD_ERRORS
 from hone_trainer.options import MergeOptions
 from hone_trainer.quantize import quantized
 from hone_trainer.quiet import quiet
 from hone_trainer.save import check_merged, save_model
+from hone_trainer.weights import LOAD_ERRORS
 
 
 def write(adapter: Adapter, options: MergeOptions) -> None:
@@ -63,6 +63,8 @@ def load_base(adapter: Adapter, options: MergeOptions) -> tuple[PreTrainedModel,
     folder = Path(adapter.base)
     if (not folder.exists() and adapter.base.startswith(("/", ".", "~"))) or folder.is_file():
         raise HoneError(MODEL_NOT_FOUND, f"The base model is {adapter.base}, which is no folder", remedy=NAME_THE_BASE)
+    if folder.is_dir():
+        weights.refuse_adapter(str(folder), f"The base model is {folder}", None)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise HoneError(MODEL_NOT_FOUND, f"The base model is {folder}, which has no config.json", remedy=NAME_THE_BASE)
     if folder.is_dir():
@@ -71,9 +73,15 @@ def load_base(adapter: Adapter, options: MergeOptions) -> tuple[PreTrainedModel,
     try:
         commit = None if folder.is_dir() else hub.resolve("model", adapter.base, revision)
         common: dict[str, Any] = {"revision": commit or "main", "trust_remote_code": trust}
-        how = quantized(AutoConfig.from_pretrained(adapter.base, **common))
+        if how := quantized(AutoConfig.from_pretrained(adapter.base, **common)):
+            raise HoneError(
+                MODEL_INVALID,
+                f"The base model is {adapter.base}, which is quantized ({how}): merged into it, much of what was "
+                "learned would be lost",
+                remedy="Name the model that it was made from, in 16 bits: --base FOLDER or NAME.",
+            )
         kind: Any = dtype if dtype == "auto" else getattr(torch, dtype)
-        base = AutoModelForCausalLM.from_pretrained(adapter.base, dtype=kind, **common)
+        base = weights.load(adapter.base, f"The base model is {adapter.base}", dtype=kind, **common)
         own = (adapter.folder / "tokenizer_config.json").is_file()
         tokenizer = (
             AutoTokenizer.from_pretrained(adapter.folder, trust_remote_code=trust)
@@ -92,13 +100,6 @@ def load_base(adapter: Adapter, options: MergeOptions) -> tuple[PreTrainedModel,
             raise _of_the_base(found) from error
         message = f"The base model is {adapter.base}, which can't be loaded: {_line(error)}"
         raise HoneError(MODEL_INVALID, message, remedy=NAME_THE_BASE) from error
-    if how:
-        raise HoneError(
-            MODEL_INVALID,
-            f"The base model is {adapter.base}, which is quantized ({how}): merged into it, much of what was learned "
-            "would be lost",
-            remedy="Name the model that it was made from, in 16 bits: --base FOLDER or NAME.",
-        )
     return base, tokenizer, commit
 
 
@@ -122,7 +123,8 @@ def _of_the_base(error: HoneError) -> HoneError:
     """The failure in words of the command line, where there is no spec."""
     message = error.message.replace("spec.model.name is", "The base model is")
     message = message.replace("spec.model.revision is", "The base model's revision is")
-    return HoneError(error.reason, message, remedy=NAME_THE_BASE)
+    remedy = NAME_THE_BASE if error.remedy == error.reason.remedy else error.remedy
+    return HoneError(error.reason, message, remedy=remedy)
 
 
 def _line(error: Exception) -> str:

@@ -11,11 +11,8 @@ from hone_api.finetunejob import FineTuneJobSpec
 from hone_api.proof import prove
 from hone_api.reasons import INTERNAL_ERROR, INVALID_SPEC, MODEL_INVALID, MODEL_NOT_FOUND, HoneError
 from hone_api.sources import BaseModelSource
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
@@ -23,14 +20,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hone_trainer import hub, quantize
+from hone_trainer import hub, quantize, weights
 from hone_trainer.disguises import find_pointers
 from hone_trainer.errors import hub_error
 from hone_trainer.manifest import Inputs
+from hone_trainer.weights import LOAD_ERRORS
 
 MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py", "README.md"]
 """Files of a model on the hub that loading it may need, and its card, which gives the licence."""
-LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError, SafetensorError, StrictDataclassError)
 
 
 @dataclass(frozen=True)
@@ -49,10 +46,11 @@ class BaseModel:
 def find(source: BaseModelSource, inputs: Inputs, pinned: str | None) -> BaseModel:
     """Resolve the model; `pinned` is the commit that an earlier start of this run resolved.
 
-    Raises HoneError ModelNotFound, ArtifactCorrupt, HubUnauthorized, HubUnreachable, InvalidSpec.
+    Raises HoneError ModelNotFound, ModelInvalid, ArtifactCorrupt, HubUnauthorized, HubUnreachable, InvalidSpec.
     """
     if source.claim:
         folder = inputs.claim_path(source.claim, "spec.model.claim", MODEL_NOT_FOUND)
+        weights.refuse_adapter(str(folder), f"spec.model.claim.path is {source.claim.path or ''!r}", None)
         if not (folder / "config.json").is_file():
             found = f"spec.model.claim.path is {source.claim.path or ''!r}, and {folder} has no config.json"
             raise HoneError(MODEL_NOT_FOUND, found)
@@ -89,18 +87,28 @@ def load(base: BaseModel, spec: FineTuneJobSpec, attention: str | None = None) -
             common["quantization_config"] = quantize.four_bits()
         if attention:
             common["attn_implementation"] = attention
-        found: Any = AutoModelForCausalLM.from_pretrained(
-            base.location, dtype=dtype, output_loading_info=True, **common
-        )
+        network = weights.load(base.location, _where(base, source), dtype=dtype, **common)
     except LOAD_ERRORS as error:
         raise _refused(error, base, source) from error
-    network: PreTrainedModel = found[0]
-    if missing := sorted(found[1]["missing_keys"]):
-        lacks = f"lack {len(missing)} weights, such as {missing[0]}: they would be random"
-        raise HoneError(MODEL_INVALID, f"{_where(base, source)}, whose files {lacks}")
     _name_experts(network.config)
     quantize.keep_unpacked(network)
     return quantize.ready_to_train(network) if spec.method == "qlora" else network
+
+
+def check_weights(base: BaseModel, source: BaseModelSource, outline: PreTrainedModel) -> list[str]:
+    """Check that the files of a model that is here can be loaded, without reading the weights; return warnings.
+
+    `outline` is the model without weights.
+
+    Raises HoneError ModelInvalid, InvalidSpec.
+    """
+    here = folder(base)
+    if here is None:
+        return []
+    try:
+        return weights.check(outline, here, _where(base, source))
+    except LOAD_ERRORS as error:
+        raise _refused(error, base, source) from error
 
 
 def load_config(base: BaseModel, source: BaseModelSource) -> PreTrainedConfig:
@@ -127,7 +135,7 @@ def load_unquantized(base: BaseModel, source: BaseModelSource) -> PreTrainedMode
     Raises HoneError ModelInvalid, HubUnauthorized, HubUnreachable.
     """
     try:
-        return AutoModelForCausalLM.from_pretrained(base.location, dtype="auto", **_common(base, source))
+        return weights.load(base.location, _where(base, source), dtype="auto", **_common(base, source))
     except LOAD_ERRORS as error:
         raise _refused(error, base, source) from error
 

@@ -100,14 +100,13 @@ def prepare(inputs: Inputs, root: Path, terminal: Terminal, device: Device) -> P
 
     fingerprint = prepared.fingerprint(spec, base, found)
     file = find_prepared(root, fingerprint, terminal)
-    load_context = partial(model.context, base, spec.model)
     if file and not model.is_here(base):
         file = None
     with hub.offline() if file else nullcontext():
         tokenizer = load_tokenizer(base, spec)
         outline = outline_of(base, spec)
         check_arguments(spec, base, outline, tokenizer, device, root)
-        questions, warnings = prompts.encode(spec.evaluation, tokenizer, load_context)
+        questions, warnings = prompts.encode(spec.evaluation, tokenizer, partial(read_context, base, spec, outline))
         asked = [question.tokens for question in questions]
         limits.check_prompts(asked, partial(model.load_config, base, spec.model), tokenizer)
         write = partial(prepared.write, root, partial(fill, spec, base, found, tokenizer, outline, fingerprint, device))
@@ -205,10 +204,11 @@ def fill(
 ) -> tuple[PreparedFile, Dataset, Dataset | None]:
     """What prepared/ holds. The weights are downloaded last: a mistake in the data shows before. Raises HoneError."""
     written = make_sft_config(keywords(spec, scratch))
+    warnings = [] if base.commit else model.check_weights(base, spec.model, outline)
     reach = limits.read_limits(outline)
     rows = data.load(found, written.seed, scratch, join_parts=not templatereads.takes_text_parts(tokenizer))
     preconditions.check_tokenizer(rows, tokenizer, spec.training)
-    warnings = rows.warnings + templatereads.find_unread(rows, tokenizer)
+    warnings += rows.warnings + templatereads.find_unread(rows, tokenizer)
     warnings += turns.find_flags_without_effect(rows, spec.training)
     checker = Checker(rows, tokenizer, spec.training, reach, model.load_stop_tokens(base, spec.model))
     whole = tokenize(rows.train, Tokenizing(written, tokenizer, rows.train[0]), checker, TRAIN)
@@ -226,7 +226,9 @@ def fill(
         evaluation, evaluated = cut(held_out, cutting, packing, checker, warnings)
         warnings += checker.find_leaks(held_out, whole)
     rehearse(train, evaluation, args, spec)
-    model.download(base, spec.model)
+    if base.commit:
+        model.download(base, spec.model)
+        warnings += model.check_weights(base, spec.model, outline)
     file = PreparedFile(
         fingerprint=fingerprint,
         model=base.reference,
@@ -249,6 +251,12 @@ def plan_anew(
     written = make_sft_config(keywords(spec, root))
     planned = planning.Planned(spec, outline_of(base, spec), device, file.dataset.train, written.max_length)
     return planned.settle(partial(keywords, spec, root))[0]
+
+
+def read_context(base: model.BaseModel, spec: FineTuneJobSpec, outline: PreTrainedModel) -> int | None:
+    """Return how many tokens the model can read; None: no limit is known. Raises HoneError."""
+    found = limits.read_limits(outline)
+    return found.positions if found.is_hard else model.context(base, spec.model)
 
 
 def outline_of(base: model.BaseModel, spec: FineTuneJobSpec) -> PreTrainedModel:

@@ -5,7 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from statistics import fmean
 from threading import Thread
@@ -21,7 +21,7 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl.trainer.sft_trainer import SFTTrainer
 
-from hone_trainer import checkpoints, randomness, sharding
+from hone_trainer import checkpoints, randomness, sharding, weights
 from hone_trainer.batches import Batches
 from hone_trainer.checkpoints import Account, Checkpoint
 from hone_trainer.errors import named, writing
@@ -33,6 +33,8 @@ from hone_trainer.stop import EvaluationInterrupted
 PREPARATION = "eval_model_preparation_time"
 """A duration that only the first evaluation outside of training logs, so only some resumed runs."""
 BASE_MODEL = "Check the weights of spec.model, and compute in bfloat16 or float32 rather than float16."
+
+SPOILED = "Use files of the base model whose weights are finite: download or convert it again."
 
 
 class HoneTrainer(SFTTrainer):
@@ -252,8 +254,25 @@ class HoneTrainer(SFTTrainer):
             raise self._not_finite(f"weight {trained[int(finite.int().argmin())][0]} is not finite")
 
     def _not_finite(self, found: str) -> HoneError:
+        has_learned = any(isfinite(entry.get("loss", nan)) for entry in self.state.log_history)
+        if not has_learned and (spoiled := self._find_spoiled_weight()):
+            message = f"The {found} at step {self.state.global_step}: {spoiled} of the base model is NaN or infinite"
+            return HoneError(NON_FINITE_LOSS, message, remedy=SPOILED)
         rate = f"with spec.training.learningRate {self.args.learning_rate:g}"
         return HoneError(NON_FINITE_LOSS, f"The {found} at step {self.state.global_step}, {rate}")
+
+    def _find_spoiled_weight(self) -> str | None:
+        """Return a weight of the base model that is NaN or infinite: of an adapter's base, or else in its files."""
+        network: Any = self.model
+        if not isinstance(network, PeftModel):
+            folder = Path(network.name_or_path)
+            return weights.find_not_finite(folder) if folder.is_dir() else None
+        for name, found in network.named_parameters():
+            if found.requires_grad or not found.is_floating_point():
+                continue
+            if not sharding.own_part(found.detach()).sum(dtype=torch.float32).isfinite():
+                return str(name).removeprefix("base_model.model.")
+        return None
 
     def _out_of_memory(self, found: str) -> HoneError:
         args: Any = self.args

@@ -15,6 +15,9 @@ from hone_trainer.memory.settings import Adapter, Architecture
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
+READ_BOTH_WAYS = ("xlnet", "cpmant")
+"""Kinds of models whose tokens read those that follow them, and whose layers do not note that."""
+
 
 class Unestimated(Exception):
     """Why the memory of a model is not estimated."""
@@ -27,14 +30,36 @@ def build(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> PreTr
     """
     try:
         with torch.device("meta"):
-            made: Any = AutoModelForCausalLM
-            return made.from_config(config, trust_remote_code=trust_remote_code)  # type: ignore[no-any-return]
+            auto: Any = AutoModelForCausalLM
+            made: PreTrainedModel = auto.from_config(config, trust_remote_code=trust_remote_code)
     except Exception as error:
         kind = getattr(config, "model_type", None) or "without a model_type"
         text = " ".join(str(error).split())
         raise HoneError(
             MODEL_INVALID, f"config.json describes a {kind}, which is no causal language model to transformers: {text}"
         ) from error
+    _refuse_two_way(made)
+    return made
+
+
+def _refuse_two_way(outline: PreTrainedModel) -> None:
+    """Raise HoneError ModelInvalid for an encoder: its tokens read those that they are trained to predict.
+
+    Encoders that can also be decoders, such as BERT, note in their layers which of both they are.
+    """
+    config: Any = outline.config
+    if any(getattr(module, "is_decoder", None) is False for module in outline.modules()):
+        setting = "is_encoder: true" if hasattr(config, "is_encoder") else "is_decoder: false, or leaves it out"
+        found = f"config.json has {setting}, so that {type(outline).__name__} is an encoder"
+    elif config.model_type in READ_BOTH_WAYS:
+        found = f"config.json describes a {config.model_type}"
+    else:
+        return
+    raise HoneError(
+        MODEL_INVALID,
+        f"{found}: each token reads the tokens that follow it, also those that it is trained to predict",
+        remedy="Use a decoder, such as Llama or Qwen, as the base model.",
+    )
 
 
 def read(network: PreTrainedModel) -> Architecture:
