@@ -183,8 +183,8 @@ def _shared_copy(base: Any, written: set[str]) -> Any:
 def _load_weights(sources: Sources) -> tuple[Any, Any]:
     try:
         source: dict[str, Any] = {"revision": sources.revision, "trust_remote_code": False}  # never asks on a terminal
-        _refuse_adapter(sources)
         refuse_unserved(AutoConfig.from_pretrained(sources.weights, **source), sources.weights)
+        _refuse_adapter(sources)
         tokenizer = AutoTokenizer.from_pretrained(sources.weights, **source)
         auto: Any = AutoModelForCausalLM
         found = auto.from_pretrained(

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_utils import load_state_dict
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoHfQuantizer
-from transformers.utils.peft_utils import find_adapter_config_file
+from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME, find_adapter_config_file
 
 from hone_trainer.quantize import quantized
 
@@ -105,11 +105,16 @@ def check(outline: PreTrainedModel, folder: Path, what: str) -> list[str]:
 
 def refuse_adapter(location: str, what: str, revision: str | None) -> None:
     """Raise HoneError ModelInvalid for a model with an adapter in its folder, which transformers would put on top."""
-    if find_adapter_config_file(location, revision=revision) is None:
+    here = Path(location)
+    if here.is_absolute() or here.is_dir():
+        found = (here / ADAPTER_CONFIG_NAME).is_file()
+    else:
+        found = find_adapter_config_file(location, revision=revision) is not None
+    if not found:
         return
     raise HoneError(
         MODEL_INVALID,
-        f"{what}, which holds an adapter (adapter_config.json)",
+        f"{what}, which holds an adapter ({ADAPTER_CONFIG_NAME})",
         remedy="Merge it first: move the files of the adapter to a folder of their own, run `hone merge`, and name the "
         "merged model. To use the base model alone, remove adapter_config.json.",
     )
