@@ -22,6 +22,7 @@ from transformers.modeling_utils import load_state_dict
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoHfQuantizer
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME, find_adapter_config_file
 
+from hone_trainer.disguises import is_pointer
 from hone_trainer.quantize import quantized
 
 LOAD_ERRORS = (
@@ -31,7 +32,6 @@ LOAD_ERRORS = (
 """What transformers raises for a model that it can't load."""
 NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """Files that hold or list the weights, in the order in which transformers looks for them."""
-POINTER = b"version https://git-lfs"
 UNUSED = re.compile(r"(^|\.)mtp\.|nextn|inv_freq$|position_ids$|\.masked_bias$|\.(attn|attention)\.bias$")
 """Weights that a model may leave unused: layers for speculative decoding, and buffers of older versions."""
 OWN_CONFIG = "Use the config.json that belongs to these weights."
@@ -151,13 +151,12 @@ def find_not_finite(folder: Path) -> str | None:
 
 def _read_header(path: Path, what: str) -> dict[str, torch.Tensor]:
     """Return the weights of a file without their values. Raises HoneError ModelInvalid for a file that is none."""
-    with path.open("rb") as file:
-        if file.read(len(POINTER)) == POINTER:
-            raise HoneError(
-                MODEL_INVALID,
-                f"{what}, whose {path.name} is a pointer of Git LFS and not the weights",
-                remedy="Download the weights: run `git lfs pull` in the folder of the model.",
-            )
+    if is_pointer(path):
+        raise HoneError(
+            MODEL_INVALID,
+            f"{what}, whose {path.name} is a pointer of Git LFS and not the file itself",
+            remedy="Run `git lfs pull` where it was cloned, and copy the file again.",
+        )
     try:
         return load_state_dict(str(path), map_location="meta")
     except (*LOAD_ERRORS, RuntimeError) as error:
