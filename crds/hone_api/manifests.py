@@ -45,6 +45,10 @@ def load_documents(path: Path) -> list[dict[str, Any]]:
         raise HoneError(INVALID_SPEC, f"{path} is not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise HoneError(INVALID_SPEC, f"{path} is nested too deeply") from None
+    except (ValueError, OverflowError):  # the scanner's, for an escape such as \U00110000
+        raise HoneError(
+            INVALID_SPEC, f"{path} is not YAML: an escape in it, such as \\U…, stands for no character of Unicode"
+        ) from None
     documents = [document for document in found if document is not None]
     for document in documents:
         if not isinstance(document, dict):

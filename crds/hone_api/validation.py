@@ -287,6 +287,9 @@ def _bound(number: float, as_integer: bool) -> str:
     """A number as Go's %v prints an int64 or a float64."""
     if as_integer:
         return str(int(number))
-    shortest = Decimal(repr(float(number))).normalize()
+    try:
+        shortest = Decimal(repr(float(number))).normalize()
+    except OverflowError:  # an integer beyond what a float64 holds
+        shortest = Decimal(number).normalize()
     exponent = shortest.adjusted()
     return f"{shortest:f}" if -4 <= exponent < 6 else f"{shortest.scaleb(-exponent):f}e{exponent:+03d}"

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def _header(where: str, names: list[str]) -> list[str]:
             f"{where} is {','.join(names)}, by which Excel knows the separator, where the header should be",
             remedy="Remove the line, and separate the columns by commas.",
         )
-    repeated = next((column for column in names if column and names.count(column) > 1), None)
+    repeated = next((column for column, count in Counter(names).items() if column and count > 1), None)
     if repeated is not None:
         raise HoneError(
             DATASET_INVALID,

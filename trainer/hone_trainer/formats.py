@@ -57,6 +57,10 @@ METADATA = frozenset(
 )
 
 
+_REPORTED_COLUMNS = 10
+"""A table may have thousands of columns that are not used."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """What rows hold. `columns` has the dataset's own name for each of the format's columns.
@@ -111,12 +115,18 @@ def judge(
 def find_unused(layout: Layout, found: Mapping[str, int], rows: int) -> list[str]:
     """Return a warning for each column that holds something, is not used, and is not known as metadata."""
     used = set(layout.columns.values())
-    return [
-        f"{count} of {rows} rows have the column {column}, which is not used: rows are read as {layout.format} from "
-        f"{', '.join(layout.columns.values())}"
-        for column, count in found.items()
-        if count and column not in used and column.lower() not in METADATA
+    unused = [column for column, count in found.items() if count and column not in used and _is_no_metadata(column)]
+    read = f"not used: rows are read as {layout.format} from {', '.join(layout.columns.values())}"
+    warnings = [
+        f"{found[column]} of {rows} rows have the column {column}, which is {read}"
+        for column in unused[:_REPORTED_COLUMNS]
     ]
+    more = len(unused) - _REPORTED_COLUMNS
+    return [*warnings, f"{more} more columns are {read}"] if more > 0 else warnings
+
+
+def _is_no_metadata(column: str) -> bool:
+    return column.lower() not in METADATA
 
 
 def shape(where: str, row: dict[str, Any], layout: Layout, counts: MessageCounts | None = None) -> dict[str, Any]:

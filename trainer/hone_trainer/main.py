@@ -111,6 +111,7 @@ def kept(trace: str, logs: Path) -> Path | None:
     file = logs / "traceback.txt"
     try:
         logs.mkdir(parents=True, exist_ok=True)
+        file.unlink(missing_ok=True)  # it may be a link to a file of another's
         file.write_text(trace, encoding="utf-8", errors="backslashreplace")
     except OSError:
         print_line(trace.rstrip("\n"))

@@ -66,6 +66,10 @@ class Inputs:
 
 def load(options: Options | PlanOptions) -> Inputs:
     """Read and check MANIFEST. Raises HoneError InvalidSpec naming field and value."""
+    if isinstance(options, Options):
+        refuse_what_is_not_utf8("--output", options.output)
+    for name, folder in options.claims.items():
+        refuse_what_is_not_utf8(f"--claim {name}", folder)
     documents = load_documents(options.manifest)
     jobs = [document for document in documents if document.get("kind") == "FineTuneJob"]
     if len(jobs) != 1:
@@ -82,6 +86,18 @@ def load(options: Options | PlanOptions) -> Inputs:
         _config_map(options.manifest, document) for document in documents if document.get("kind") == "ConfigMap"
     )
     return Inputs(job, options.claims, options.config_maps, config_maps)
+
+
+def refuse_what_is_not_utf8(option: str, folder: Path) -> None:
+    """Raise HoneError InvalidSpec for a folder whose path is not UTF-8, which Arrow and tokenizers can't open."""
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError:
+        raise HoneError(
+            INVALID_SPEC,
+            f"{option} is {folder}, whose path is not UTF-8",
+            remedy="Rename the folder: the libraries that read and write there take UTF-8 only.",
+        ) from None
 
 
 def _config_map(manifest: Path, document: dict[str, Any]) -> tuple[str, dict[str, str]]:

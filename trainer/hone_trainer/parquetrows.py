@@ -1,5 +1,6 @@
 """Rows in Parquet files, and how many values their columns have."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,7 +50,7 @@ def count_parquet(path: Path, name: str, limit: int | None) -> Iterator[tuple[in
 def _batches(path: Path, name: str, rows: int) -> Iterator[pyarrow.RecordBatch]:
     with _named_errors(name), parquet.ParquetFile(path) as file:
         names = file.schema_arrow.names
-        repeated = next((column for column in names if names.count(column) > 1), None)
+        repeated = next((column for column, count in Counter(names).items() if count > 1), None)
         if repeated is not None:
             raise HoneError(DATASET_INVALID, f"{name} has the column {repeated} twice", remedy="Rename one of them.")
         yield from file.iter_batches(batch_size=rows)

@@ -26,7 +26,7 @@ def explain_failure(
 
     `template` is the one that is used in place of the tokenizer's.
     """
-    if named(error).reason is not INTERNAL_ERROR:
+    if named(error).reason is not INTERNAL_ERROR and not isinstance(error, MemoryError):  # a template asks for any size
         return error
     wants_mask = isinstance(error, RuntimeError) and "assistant tokens" in str(error)
     for index, row in enumerate(given):
