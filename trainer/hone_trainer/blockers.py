@@ -30,12 +30,22 @@ def refuse_blockers(root: Path) -> None:
 
 
 def refuse_lock(path: Path) -> None:
-    """Raise HoneError InvalidSpec when the file to lock is something else: to open it could block, or empty a file."""
+    """Raise HoneError InvalidSpec when the file to lock is something else: to open it could block, or empty a file.
+
+    The same holds for what is no folder in the place of the lock's folder.
+    """
+    folder = path.parent
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise HoneError(
+            INVALID_SPEC,
+            f"--output is {folder.parent}, where {folder.name} is {_kind(folder)}, not a folder",
+            remedy=f"Move or remove {folder}, and start again, or choose another --output.",
+        )
     if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
         raise HoneError(
             INVALID_SPEC,
-            f"--output is {path.parents[1]}, where {path} is {_kind(path)}, not a file",
-            remedy="Remove it, and start again, or choose another --output.",
+            f"--output is {path.parents[1]}, where {path.relative_to(path.parents[1])} is {_kind(path)}, not a file",
+            remedy=f"Move or remove {path}, and start again, or choose another --output.",
         )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from hone_api.layout import checkpoint_name
 
 from hone_trainer.files import CHECKSUM, Sum, difference, flush, flush_and_sum, sum_content, write_atomically
+from hone_trainer.files import remove as remove_path
 
 MARKER = "hone.json"
 
@@ -77,7 +78,7 @@ def newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
             return found, warnings
         warnings.append(f"removing {folder}: {found}")
         # The marker goes first, so that a removal cut short leaves nothing that looks complete.
-        (folder / MARKER).unlink(missing_ok=True)
+        remove_path(folder / MARKER)
         shutil.rmtree(folder, ignore_errors=True)
     if warnings:
         warnings.append("no good checkpoint is left: training starts anew")
@@ -100,7 +101,7 @@ def seal(written: Path, account: Account, limit: int) -> list[Path]:
     newer = [folder for folder in _folders(final.parent, "step-*") if folder.name > final.name]
     outdated = before[: max(len(before) - (limit - 1), 0)] + newer
     for old in outdated:
-        (old / MARKER).unlink(missing_ok=True)
+        remove_path(old / MARKER)
     return outdated
 
 

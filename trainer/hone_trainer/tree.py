@@ -46,8 +46,8 @@ def owned(root: Path) -> Iterator[None]:
     Raises HoneError InvalidSpec or DiskFull when it can't be written, InternalError when another trainer is there.
     """
     try:
-        (root / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         refuse_lock(root / LOCK)
+        (root / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         lock = (root / LOCK).open("a")
     except OSError as error:
         reason = DISK_FULL if error.errno == errno.ENOSPC else INVALID_SPEC
