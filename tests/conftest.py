@@ -1,4 +1,7 @@
-"""The options of all tests."""
+"""The options of all tests, and what tests of several rooms use."""
+
+import socket
+from typing import Any
 
 import long_matrix
 import pytest
@@ -19,3 +22,20 @@ def pytest_report_header() -> str:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if terminalreporter.stats.get("failed") or terminalreporter.stats.get("error"):
         terminalreporter.write_line(long_matrix.describe())
+
+
+@pytest.fixture
+def outgoing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The hosts that the test's process tries to reach. The hub may be asked, and no host has an address."""
+    asked: list[str] = []
+
+    def refuse(host: Any, *args: Any, **options: Any) -> Any:
+        asked.append(str(host))
+        raise socket.gaierror(socket.EAI_NONAME, "no name is resolved in this test")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(proxy, raising=False)
+        monkeypatch.delenv(proxy.lower(), raising=False)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    return asked

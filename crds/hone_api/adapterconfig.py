@@ -4,6 +4,7 @@ PEFT itself checks no types: a rank that is a string ends in a TypeError far awa
 reads its configuration here first.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from hone_api.artifact import read_content
 from hone_api.reasons import ARTIFACT_CORRUPT, HoneError
 
 ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 # No matrix of a model has more rows than this, and PEFT would make the matrices before it compares them.
 LARGEST_RANK = 2**20
@@ -83,3 +85,13 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     except (ValueError, RuntimeError) as error:  # pathlib's for links in a circle is a RuntimeError
         problem = f"is not an adapter's configuration: {error}"
     raise HoneError(ARTIFACT_CORRUPT, f"{path} {problem}", remedy=remedy)
+
+
+def require_adapter_weights(folder: Path) -> None:
+    """Raise HoneError ArtifactCorrupt unless the folder holds an adapter's weights.
+
+    PEFT takes a folder without them for the name of a repository on the hub, and would load what that has.
+    """
+    if not any(os.path.isfile(folder / name) for name in ADAPTER_WEIGHTS):
+        remedy = "Save the adapter again with PEFT, or restore the file from where the adapter came from."
+        raise HoneError(ARTIFACT_CORRUPT, f"{folder} has neither {' nor '.join(ADAPTER_WEIGHTS)}", remedy=remedy)

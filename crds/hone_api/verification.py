@@ -3,8 +3,9 @@
 Loaders pick up what lies in a folder: a `model.safetensors` is preferred to the shards that an index lists, a
 `chat_template.jinja` to the template in the tokenizer's configuration. So it is not enough that each file of the
 manifest is right. The folders of the artifact must hold these files alone: no other file, no link, no device, and
-nothing that is listed may lie elsewhere. What lies in other folders (checkpoints, logs, the cache) is never loaded as
-the artifact.
+nothing that is listed may lie elsewhere. Each folder has a configuration and weights, or a loader would look for them
+in another place: PEFT takes a folder without weights for the name of a repository on the hub. What lies in other
+folders (checkpoints, logs, the cache) is never loaded as the artifact.
 """
 
 import os
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from hone_api.adapterconfig import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from hone_api.artifact import (
     CORRUPT_REMEDY,
     ArtifactManifest,
@@ -22,14 +24,19 @@ from hone_api.artifact import (
     folders_of,
     open_regular,
 )
-from hone_api.layout import MANIFEST
+from hone_api.layout import ADAPTER, MANIFEST
 from hone_api.reasons import ARTIFACT_CORRUPT, HoneError
+
+CONFIG = "config.json"
+# A model's weights may be in several files; an adapter's are in one.
+MODEL_WEIGHTS = (".safetensors", ".bin")
 
 
 def verify(root: Path, manifest: ArtifactManifest, below: str = "") -> None:
     """Compare all folders of the artifact, or the one named `below`, with the manifest.
 
-    Raises HoneError ArtifactCorrupt naming the first file that is missing, differs, or is not in the manifest.
+    Raises HoneError ArtifactCorrupt naming the first file that is missing, differs, or is not in the manifest, and when
+    the manifest lists no configuration or no weights.
     """
     for path in manifest.files:
         if problem := _wrong_path(path, manifest):
@@ -37,6 +44,9 @@ def verify(root: Path, manifest: ArtifactManifest, below: str = "") -> None:
             raise HoneError(ARTIFACT_CORRUPT, found, remedy=CORRUPT_REMEDY)
     if digest_of(manifest.files) != manifest.digest:
         found = f"{root / MANIFEST} has the digest {manifest.digest}, and its list of files has another"
+        raise HoneError(ARTIFACT_CORRUPT, found, remedy=CORRUPT_REMEDY)
+    if lacking := _find_lacking(manifest):
+        found = f"{root / MANIFEST} is of kind {manifest.kind}, and lists no {lacking}"
         raise HoneError(ARTIFACT_CORRUPT, found, remedy=CORRUPT_REMEDY)
     folders = [folder for folder in folders_of(manifest.kind) if below in ("", folder)]
     listed = {path: digest for path, digest in manifest.files.items() if path.partition("/")[0] in folders}
@@ -57,6 +67,20 @@ def _wrong_path(path: str, manifest: ArtifactManifest) -> str | None:
     folders = folders_of(manifest.kind)
     if len(parts) < 2 or parts[0] not in folders:
         return f"is not in {' or '.join(f'{folder}/' for folder in folders)}"
+    return None
+
+
+def _find_lacking(manifest: ArtifactManifest) -> str | None:
+    """Return a file that a folder of the artifact needs to be loaded, and that the manifest does not list."""
+    for folder in folders_of(manifest.kind):
+        config = ADAPTER_CONFIG if folder == ADAPTER else CONFIG
+        if f"{folder}/{config}" not in manifest.files:
+            return f"{folder}/{config}"
+        listed = [path for path in manifest.files if path.count("/") == 1 and path.startswith(f"{folder}/")]
+        if folder == ADAPTER and not any(f"{folder}/{name}" in listed for name in ADAPTER_WEIGHTS):
+            return f"{folder}/{ADAPTER_WEIGHTS[0]}"
+        if folder != ADAPTER and not any(path.endswith(MODEL_WEIGHTS) for path in listed):
+            return f"weights in {folder}/"
     return None
 
 

@@ -7,16 +7,16 @@ has a batch, a key-value cache and a thread of its own.
 
 import copy
 import itertools
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from hone_api.adapterconfig import read_adapter_config
+from hone_api.adapterconfig import read_adapter_config, require_adapter_weights
 from hone_api.attention import default_kernel
 from hone_api.reasons import (
     ADAPTER_MISMATCH,
+    ARTIFACT_CORRUPT,
     HUB_UNAUTHORIZED,
     HUB_UNREACHABLE,
     MODEL_INVALID,
@@ -24,7 +24,6 @@ from hone_api.reasons import (
     HoneError,
 )
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 from transformers.utils.peft_utils import find_adapter_config_file
@@ -36,9 +35,6 @@ from .lora import AdaptableLinear, Adapter, BatchTable, Factors, make_adaptable
 from .memory import CACHE_SHARE, available_memory, has_bfloat16
 from .packed import is_packed, pack, unpack
 from .sources import Served, Sources
-
-# What PEFT raises for a configuration that is wrong, as its fields are used unchecked; names of layers are patterns.
-PEFT_ERRORS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, ImportError, re.error)
 
 
 @dataclass(frozen=True)
@@ -78,10 +74,12 @@ def unmap(model: Any) -> None:
 def load_adapter(base: Base, served: Served) -> Adapter | Any:
     """The adapter's weights, or, when it can't stay unmerged, a model with it merged in. Raises HoneError."""
     assert served.folder is not None
-    if read_adapter_config(served.folder).megatron_config:  # PEFT would import a module that the file names
+    config = read_adapter_config(served.folder)
+    if config.megatron_config:  # PEFT would import a module that the file names
         message = f"adapter {served.name!r} in {served.folder} has megatron_config, and such adapters are not served"
         remedy = "Remove that field if the adapter is for a model of transformers."
         raise HoneError(ADAPTER_MISMATCH, message, remedy=remedy)
+    require_adapter_weights(served.folder)
     try:
         peft_model, written = _fit(base.model, served.folder)
         if base.table is not None and not written:
@@ -92,7 +90,7 @@ def load_adapter(base: Base, served: Served) -> Adapter | Any:
             peft_model, _ = _fit(base.model, served.folder, readable=True)
         # Safe merging replaces a layer's weight; the other kind would add to the tensor that the base shares.
         merged = peft_model.merge_and_unload(safe_merge=True).eval().requires_grad_(False)
-    except (*PEFT_ERRORS, OSError, SafetensorError) as error:
+    except Exception as error:  # PEFT uses the fields of a configuration unchecked
         message = f"adapter {served.name!r} in {served.folder} does not fit the base model: {_first_line(error)}"
         raise HoneError(ADAPTER_MISMATCH, message) from error
     if merged.device.type == "cpu":
@@ -103,9 +101,13 @@ def load_adapter(base: Base, served: Served) -> Adapter | Any:
 
 
 def own_tokenizer(base: Base, folder: Path) -> Any:
-    """The adapter's tokenizer, or else the base's."""
-    own = (folder / "tokenizer_config.json").is_file()
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False) if own else base.tokenizer
+    """The adapter's tokenizer, or else the base's. Raises HoneError ArtifactCorrupt."""
+    if not (folder / "tokenizer_config.json").is_file():
+        return base.tokenizer
+    try:
+        return AutoTokenizer.from_pretrained(folder.absolute(), trust_remote_code=False)
+    except Exception as error:
+        raise HoneError(ARTIFACT_CORRUPT, f"the tokenizer in {folder} can't be read: {_first_line(error)}") from error
 
 
 def float32_is_better(dtype: torch.dtype, weight_bytes: int, free_bytes: int, bfloat16: bool) -> bool:
@@ -128,14 +130,17 @@ def _fit(base: Any, folder: Path, *, readable: bool = False) -> tuple[Any, set[s
     from peft import PeftConfig, PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
-    weights = load_peft_weights(str(folder), device="cpu").keys()
+    place = str(folder.absolute())  # which PEFT can't take for a name on the hub
+    weights = load_peft_weights(place, device="cpu").keys()
     factors = (".lora_A.", ".lora_B.")
     written = {key.removeprefix("base_model.model.") for key in weights if not any(part in key for part in factors)}
     shared = _shared_copy(base, written)
-    config: Any = PeftConfig.from_pretrained(str(folder))
+    config: Any = PeftConfig.from_pretrained(place)
+    if config.is_prompt_learning or config.peft_type == "XLORA":  # they may name files and repositories to load
+        raise ValueError(f"adapters of the kind {config.peft_type.value} are not served")
     if is_packed(base) and (readable or written or isinstance(config.init_lora_weights, str)):
         unpack(base, shared)
-    peft_model = PeftModel.from_pretrained(shared, str(folder), low_cpu_mem_usage=True)
+    peft_model = PeftModel.from_pretrained(shared, place, low_cpu_mem_usage=True)
     # PEFT passes over the weights of layers that the base lacks.
     loaded = get_peft_model_state_dict(peft_model, save_embedding_layers=False).keys()
     for key in sorted(key for key in weights ^ loaded if ".lora_" in key):

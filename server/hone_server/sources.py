@@ -72,13 +72,13 @@ def find_sources(
 
 
 def _find_main(model: str, name: str | None, claims: Mapping[str, Path], revision: str | None) -> Sources:
-    folder = Path(model)
+    folder = Path(model).absolute()  # no library then takes it for a name on the hub
     if revision and folder.exists():
         raise HoneError(INVALID_SPEC, f"{model} is a folder, and has no revision {revision!r}")
     if proof := _prove(folder):
         return _find_artifact(proof, model, name, claims)
     if (folder / "config.json").is_file():
-        return Sources(model, None, None, [Served(name or folder.resolve().name, "base", model)])
+        return Sources(str(folder), None, None, [Served(name or folder.resolve().name, "base", model)])
     if folder.exists() or model.startswith(("/", ".", "~")):
         raise HoneError(ARTIFACT_MISSING, f"{model} has neither {layout.MANIFEST} nor config.json")
     return Sources(model, revision, None, [Served(name or model, "base", model)])
@@ -106,7 +106,7 @@ def _find_artifact(proof: Proof, asked: str, name: str | None, claims: Mapping[s
         found = ", ".join(sorted(claims)) or "none"
         message = f"the base model is on claim {base.claim!r}, and the claims given are: {found}"
         raise HoneError(MODEL_NOT_FOUND, message, remedy=f"Say where it is with --claim {base.claim}=DIR.")
-    weights = str(claims[base.claim] / (base.path or ""))
+    weights = str((claims[base.claim] / (base.path or "")).absolute())
     _prove(Path(weights))
     return Sources(weights, None, None, [Served(base_name, "base", weights), adapter])
 
@@ -128,9 +128,9 @@ def find_adapter(name: str, folder: Path, parent: str, main: Sources) -> Served:
         _check(Proof(root, manifest, layout.ADAPTER))
         if not Path(main.weights).exists():
             check_base(name, manifest, main.weights, main.revision)
-        return Served(name, "adapter", str(folder), parent, manifest.digest, root / layout.ADAPTER)
+        return Served(name, "adapter", str(folder), parent, manifest.digest, (root / layout.ADAPTER).absolute())
     if (folder / ADAPTER_CONFIG).is_file():
-        return Served(name, "adapter", str(folder), parent, None, folder)
+        return Served(name, "adapter", str(folder), parent, None, folder.absolute())
     message = f"adapter {name!r}: {folder} has neither {layout.MANIFEST} nor {ADAPTER_CONFIG}"
     raise HoneError(ARTIFACT_MISSING, message)
 

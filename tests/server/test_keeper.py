@@ -103,7 +103,7 @@ class Pod:
         (tree / "adapter").mkdir(parents=True)
         written = {"peft_type": "LORA", "r": 8, "bias": "none", **config}
         (tree / "adapter/adapter_config.json").write_text(json.dumps(written))
-        (tree / "adapter/weights").write_text(name + seed)
+        (tree / "adapter/adapter_model.safetensors").write_text(name + seed)
         files = describe_files(tree, ["adapter"])
         base = {"name": "org/base", "revision": "c1"}
         empty: dict[str, Any] = {"metrics": {}, "parameters": {}, "versions": {}, "spec": {}}
@@ -236,7 +236,7 @@ def test_an_engine_that_starts_anew_gets_no_files_that_have_changed_meanwhile(ru
     engine.stop()
     until(lambda: pod.get("/ready").status_code == 503)
     folder = Path(engine.loras["faq"]).resolve()
-    (folder / "weights").write_text("xxx")
+    (folder / "adapter_model.safetensors").write_text("xxx")
     anew = pod.start_engine()
     error = until(lambda: pod.state("faq")["error"])
     assert error["reason"] == "ArtifactCorrupt"
@@ -275,7 +275,7 @@ def test_what_does_not_fit_is_told_and_what_was_there_goes_on(running: tuple[Pod
 
 def test_an_artifact_that_is_not_what_it_should_be_is_never_loaded(pod: Pod) -> None:
     faq, gone = pod.adapter("faq"), pod.adapter("gone")
-    (Path(faq["folder"]) / "adapter/weights").write_text("xxx")
+    (Path(faq["folder"]) / "adapter/adapter_model.safetensors").write_text("xxx")
     (Path(gone["folder"]) / "manifest.json").unlink()
     pod.write(faq, gone)
     pod.start_keeper()

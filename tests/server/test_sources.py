@@ -21,7 +21,8 @@ def sealed(tmp_path, seal_tree):
         tree = tmp_path / name
         for part in ("adapter", "merged", "model"):
             (tree / part).mkdir(parents=True, exist_ok=True)
-            (tree / part / "weights.safetensors").write_bytes(part.encode())
+            for file in ("adapter_model.safetensors", "adapter_config.json", "config.json"):
+                (tree / part / file).write_bytes(b'{"of": "%s"}' % part.encode())
         seal_tree(tree, kind, base or BaseModelReference(name="org/base", revision="abc"), job="support")
         return tree
 
@@ -96,11 +97,11 @@ def test_a_folder_with_no_model_is_not_taken_for_a_hub_name(tmp_path):
 
 def test_a_changed_file_is_corrupt_and_named(sealed):
     tree = sealed("merged")
-    (tree / "merged" / "weights.safetensors").write_bytes(b"MERGED")
+    (tree / "merged" / "adapter_model.safetensors").write_bytes(b"MERGED")
     with pytest.raises(HoneError) as error:
         find(tree)
     assert reason(error) == "ArtifactCorrupt"
-    assert "weights.safetensors" in error.value.message
+    assert "adapter_model.safetensors" in error.value.message
 
 
 def test_a_digest_that_is_not_the_expected_one_is_corrupt(sealed):
@@ -139,11 +140,11 @@ def test_the_adapter_in_an_artifact_has_the_artifacts_digest_also_by_a_link(seal
     tree = sealed("both")
     link = tmp_path / "link"
     link.symlink_to(tree / "adapter")
-    (tree / "merged" / "weights.safetensors").write_bytes(b"not read for it")
+    (tree / "merged" / "adapter_model.safetensors").write_bytes(b"not read for it")
     for folder in (tree, tree / "adapter", link):
         served = find("org/base", adapters={"support": folder}).models[1]
         assert (served.digest, served.folder) == (read_manifest(tree).digest, tree / "adapter")
-    (tree / "adapter" / "weights.safetensors").write_bytes(b"changed")
+    (tree / "adapter" / "adapter_model.safetensors").write_bytes(b"changed")
     with pytest.raises(HoneError) as error:
         find("org/base", adapters={"support": link})
     assert reason(error) == "ArtifactCorrupt"
@@ -166,13 +167,13 @@ def test_two_models_of_one_name_are_refused(sealed):
 @pytest.mark.parametrize(("kind", "part"), [("merged", "merged"), ("model", "model"), ("both", "merged")])
 def test_the_model_in_an_artifact_has_the_artifacts_digest_also_by_a_link(sealed, tmp_path, kind, part):
     tree = sealed(kind)
-    (tree / part / "config.json").write_text("{}")
+    (tree / part / "generation_config.json").write_text("{}")
     link = tmp_path / "link"
     link.symlink_to(tree / part)
     for folder in (tree / part, link):
-        with pytest.raises(HoneError, match=r"config\.json is not listed"):
+        with pytest.raises(HoneError, match=r"generation_config\.json is not listed"):
             find(folder)
-    (tree / part / "config.json").unlink()
+    (tree / part / "generation_config.json").unlink()
     for folder in (tree / part, link):
         found = find(folder)
         assert found.weights == str(tree / part)
@@ -183,7 +184,7 @@ def test_a_base_in_an_artifact_is_proved_as_well(sealed, tmp_path):
     base = sealed("merged", name="before")
     tree = sealed("adapter", BaseModelReference(claim="models", path="before/merged"))
     assert find(tree, claims={"models": tmp_path})
-    (base / "merged" / "weights.safetensors").write_bytes(b"MERGED")
+    (base / "merged" / "adapter_model.safetensors").write_bytes(b"MERGED")
     with pytest.raises(HoneError) as error:
         find(tree, claims={"models": tmp_path})
     assert reason(error) == "ArtifactCorrupt"

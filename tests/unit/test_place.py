@@ -9,6 +9,7 @@ from hone_api.artifact import ArtifactManifest, BaseModelReference, describe_fil
 from hone_server.place import main
 
 TRAINED, OTHER = "c" * 40, "d" * 40
+WEIGHTS = "adapter_model.safetensors"  # a name that holds a model's weights as well
 LORA = {"peft_type": "LORA", "r": 8, "bias": "none"}
 
 
@@ -17,7 +18,7 @@ def tree(root: Path, kind: str = "adapter", base: BaseModelReference | None = No
     folders = {"adapter": ["adapter"], "both": ["adapter", "merged"]}.get(kind, [kind])
     for folder in folders:
         (root / folder).mkdir(parents=True)
-        (root / folder / "weights").write_bytes(b"weights")
+        (root / folder / WEIGHTS).write_bytes(b"weights")
         name = "adapter_config.json" if folder == "adapter" else "config.json"
         (root / folder / name).write_text(json.dumps(LORA | config))
     files = describe_files(root, folders)
@@ -101,7 +102,7 @@ def test_what_is_missing_or_changed_is_named(tmp_path: Path, capsys: pytest.Capt
     other = "sha256:" + "0" * 64
     assert main([*into, "--adapter", f"faq={root}", "--expect", f"faq={other}"]) == 65
     assert f"should have digest {other}, and its manifest has {digest}" in capsys.readouterr().err
-    (Path(root) / "adapter/weights").write_bytes(b"changed")
+    (Path(root) / "adapter" / WEIGHTS).write_bytes(b"changed")
     assert main([*into, "--adapter", f"faq={root}"]) == 65
     assert "hone-place: ArtifactCorrupt: " in capsys.readouterr().err
     assert main([*into, "--model", str(tmp_path / "none")]) == 66
@@ -120,6 +121,6 @@ def test_a_folder_inside_an_artifact_is_proved_by_its_manifest(
     assert main([*arguments, *expect]) == 0
     link = "adapters/faq" if part == "adapter" else "model"
     assert (tmp_path / f"served/{link}-{digest[7:19]}").resolve() == folder
-    (folder / "weights").write_bytes(b"changed")
+    (folder / WEIGHTS).write_bytes(b"changed")
     assert main(arguments) == 65
     assert "hone-place: ArtifactCorrupt: " in capsys.readouterr().err

@@ -16,15 +16,17 @@ from hone_api.proof import find_proof, prove
 from hone_api.reasons import HoneError
 
 KINDS = ["adapter", "merged", "model", "both"]
+FILES = ["adapter_model.safetensors", "adapter_config.json", "config.json"]
 PARTS = [(kind, part) for kind in KINDS for part in folders_of(kind)]  # type: ignore[arg-type]
 
 
 def make_tree(root: Path, kind: str) -> Path:
-    """Write an artifact with one file in each folder."""
+    """Write an artifact of small files, each of which is a configuration or weights for some kind."""
     folders = folders_of(kind)  # type: ignore[arg-type]
     for folder in folders:
         (root / folder).mkdir(parents=True)
-        (root / folder / "weights").write_bytes(folder.encode())
+        for name in FILES:
+            (root / folder / name).write_bytes(folder.encode())
     files = describe_files(root, folders)
     manifest = ArtifactManifest(
         kind=kind,  # type: ignore[arg-type]
@@ -59,9 +61,9 @@ def test_a_folder_of_an_artifact_is_proved_by_the_trees_manifest(tmp_path: Path,
         assert proof
         assert (proof.part, proof.has_adapter) == (part, part == "adapter")
         assert (proof.model_folder is None) == proof.has_adapter
-    (root / part / "weights").write_bytes(b"other")
+    (root / part / FILES[0]).write_bytes(b"other")
     for folder in [root, *ways]:
-        with pytest.raises(HoneError, match="weights") as refused:
+        with pytest.raises(HoneError, match=FILES[0]) as refused:
             prove(folder)
         assert refused.value.reason.name == "ArtifactCorrupt"
 

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hone_api.artifact import (
@@ -23,6 +24,7 @@ from hone_api.verification import verify
 
 SECRET = b"a secret outside of the artifact"
 FILES = ("README.md", "weights-00001-of-00002.safetensors", "nested/a.json")
+LOADED = {"adapter": ("adapter_config.json", "adapter_model.safetensors"), "merged": ("config.json",)}
 
 
 def seal(root: Path, kind: ArtifactKind, files: dict[str, FileDigest] | None = None) -> None:
@@ -45,7 +47,7 @@ def seal(root: Path, kind: ArtifactKind, files: dict[str, FileDigest] | None = N
 
 def make_tree(root: Path, kind: ArtifactKind = "both") -> Path:
     for folder in folders_of(kind):
-        for name in FILES:
+        for name in (*FILES, *LOADED.get(folder, LOADED["merged"])):
             (root / folder / name).parent.mkdir(parents=True, exist_ok=True)
             (root / folder / name).write_bytes(f"{folder} {name}".encode())
     (root / "checkpoints").mkdir()
@@ -82,7 +84,7 @@ def test_an_artifact_as_it_was_written_is_verified(root: Path) -> None:
     check(root)
     check(root, "adapter")
     assert list(read_manifest(root).files) == [
-        f"{folder}/{name}" for folder in ("adapter", "merged") for name in sorted(FILES)
+        f"{folder}/{name}" for folder, own in LOADED.items() for name in sorted((*FILES, *own))
     ]
 
 
@@ -95,16 +97,18 @@ def test_what_lies_outside_of_the_folders_is_not_looked_at(root: Path) -> None:
     check(root, "adapter")
 
 
-@pytest.mark.parametrize("folder", ["adapter", "merged"])
-@pytest.mark.parametrize(
-    "name",
-    """model.safetensors model.safetensors.index.json pytorch_model.bin pytorch_model.bin.index.json adapter_model.bin
+FURTHER = """
+    model.safetensors model.safetensors.index.json pytorch_model.bin pytorch_model.bin.index.json adapter_model.bin
     adapter_model.safetensors adapter_config.json chat_template.jinja chat_template.json chat_templates/tool.jinja
     additional_chat_templates/tool.jinja added_tokens.json special_tokens_map.json tokenizer.model tokenizer.json
     vocab.json merges.txt generation_config.json preprocessor_config.json processor_config.json modeling_own.py
     nested/__init__.py model.gguf .hidden nested/.hidden tf_model.h5 flax_model.msgpack consolidated.00.pth readme.md
     README.md.
-    custom_generate/generate.py nested/deeper/file empty/""".split(),
+    custom_generate/generate.py nested/deeper/file empty/"""
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"), [(folder, name) for folder in LOADED for name in FURTHER.split() if name not in LOADED[folder]]
 )
 def test_any_further_file_is_refused_and_named(root: Path, folder: str, name: str) -> None:
     planted = root / folder / name
@@ -212,3 +216,18 @@ def test_names_are_compared_letter_by_letter(root: Path) -> None:
     check(root)
     (root / "adapter/caf\u00e9").rename(root / "adapter/cafe\u0301")
     refusal(root)
+
+
+def test_what_a_loader_needs_is_listed_or_refused_by_name(tmp_path: Path) -> None:
+    """Of each kind and folder: without its configuration, and without weights."""
+    for kind in get_args(ArtifactKind):
+        for folder in folders_of(kind):
+            config = "adapter_config.json" if folder == "adapter" else "config.json"
+            for lacking in (f"{folder}/{config}", "weights"):
+                root = make_tree(tmp_path / f"{kind} {folder} {lacking.rpartition('/')[2]}" / "tree", kind)
+                for path in (root / folder).iterdir():
+                    if path.name == config if lacking != "weights" else path.suffix == ".safetensors":
+                        path.unlink()
+                seal(root, kind)
+                found = refusal(root).message
+                assert lacking in found or f"{folder}/adapter_model.safetensors" in found, found

@@ -49,7 +49,7 @@ def find(source: BaseModelSource, inputs: Inputs, pinned: str | None) -> BaseMod
     Raises HoneError ModelNotFound, ModelInvalid, ArtifactCorrupt, HubUnauthorized, HubUnreachable, InvalidSpec.
     """
     if source.claim:
-        folder = inputs.claim_path(source.claim, "spec.model.claim", MODEL_NOT_FOUND)
+        folder = inputs.claim_path(source.claim, "spec.model.claim", MODEL_NOT_FOUND).absolute()
         weights.refuse_adapter(str(folder), f"spec.model.claim.path is {source.claim.path or ''!r}", None)
         if not (folder / "config.json").is_file():
             found = f"spec.model.claim.path is {source.claim.path or ''!r}, and {folder} has no config.json"
