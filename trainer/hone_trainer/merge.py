@@ -1,5 +1,6 @@
 """`merge`: what can be said of an adapter without torch comes first, merging after it."""
 
+import errno
 import logging
 import os
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ def merge(options: MergeOptions) -> None:
     if os.path.lexists(out):
         raise HoneError(INVALID_SPEC, f"OUT is {out}, which exists", remedy="Choose another folder, or remove it.")
     adapter = find(options.adapter, options.base)
+    check_out(out)
     if adapter.cache and not os.environ.keys() & {"HF_HOME", "HF_HUB_CACHE"}:
         # Its downloaded models alone: HF_HOME would also bring a token, and a folder of Python modules.
         os.environ["HF_HUB_CACHE"] = str(adapter.cache / "hub")
@@ -71,6 +73,27 @@ def merge(options: MergeOptions) -> None:
     say(f"merged into {out}: {size / 1e9:.3g} GB")
 
 
+def check_out(out: Path) -> None:
+    """Try whether `out` can be written, and leave nothing: merging may take an hour.
+
+    Raises HoneError InvalidSpec, and OSError for a full disk.
+    """
+    made: list[Path] = []
+    try:
+        for folder in (*reversed(out.parents), out.with_name(f".{out.name}.tmp")):
+            if not folder.is_dir():
+                folder.mkdir()
+                made.append(folder)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        found = f"OUT is {out}, which can't be written: {error.strerror}"
+        raise HoneError(INVALID_SPEC, found, remedy="Choose a folder that can be written.") from error
+    finally:
+        for folder in reversed(made):
+            folder.rmdir()
+
+
 def find(place: Path, base: str | None) -> Adapter:
     """The adapter in a folder or an artifact tree, whose digests are verified; `base` overrides what it says.
 
@@ -85,7 +108,7 @@ def find(place: Path, base: str | None) -> Adapter:
             )
         proof.check()
         return _of_artifact(proof.root, proof.manifest, base)
-    if not (place / ADAPTER_CONFIG).is_file():
+    if not os.path.isfile(place / ADAPTER_CONFIG):  # also False for a path that is too long
         raise HoneError(
             ARTIFACT_MISSING,
             f"ADAPTER is {place}, which has neither {MANIFEST} nor {ADAPTER_CONFIG}",
