@@ -39,11 +39,9 @@ for name in names:
     for part in outer:
         owner = getattr(owner, part)
     setattr(owner, last, timed(name, getattr(owner, last)))
-from hone_trainer.main import outcome, parse
-from hone_trainer.stop import Stop
+from hone_trainer.main import main
 began = time.perf_counter()
-code, message = outcome(parse(arguments), Stop())
-assert code == 0, message
+assert main(arguments) == 0
 print("\\n" + json.dumps({"all": time.perf_counter() - began, **seconds}))
 """
 TOKENIZING = "hone_trainer.tokenizing:Tokenizing.whole"
@@ -52,6 +50,7 @@ CHECKS = [
     "hone_trainer.templatereads:find_unread",
     "hone_trainer.checks.tokenized:Checker.check_split",
     "hone_trainer.checks.tokenized:Checker.find_warnings",
+    "hone_trainer.checks.tokenized:Checker.find_leaks",
 ]
 MERGE_CHECKS = ["hone_trainer.merging:compare_with", "hone_trainer.merging:check_merged"]
 
