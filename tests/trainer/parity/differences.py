@@ -48,8 +48,13 @@ REFUSALS = [
     ),
     Refusal(
         "DatasetInvalid",
-        r"message \d+ .*(None|no content|null)|column (instruction|output) holds None",
+        r"message \d+ .*(None|no content|null)",
         "A message without content and without anything in its place is a hole in the data; most templates print None.",
+    ),
+    Refusal(
+        "DatasetInvalid",
+        r"column \w+ holds .* where a string should be|message \d+ has the content .* where a string",
+        "A number or another value in place of text is a mistake in the data, which templates print as Python does.",
     ),
     Refusal(
         "InvalidSpec",
