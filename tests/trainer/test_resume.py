@@ -202,11 +202,15 @@ def test_a_folder_that_is_not_ours_is_left_alone(job: Job, train: Train, tmp_pat
     assert keep.read_text() == "me"
 
 
-@pytest.mark.parametrize("changed", ["model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("changed", ["model.safetensors", "tokenizer.json", "additional_chat_templates/tool_use.jinja"])
 def test_a_base_model_that_was_replaced_is_refused(
     job: Job, train: Train, claim: Path, tmp_path: Path, changed: str
 ) -> None:
     shutil.copytree(claim / "tiny", tmp_path / "models/base")
+    (tmp_path / "models/base/additional_chat_templates").mkdir()
+    shutil.copyfile(
+        claim / "tiny/chat_template.jinja", tmp_path / "models/base/additional_chat_templates/tool_use.jinja"
+    )
     document = job(model={"claim": {"name": "models", "path": "base"}}, checkpoint={"saveSteps": 2})
     claims = {"claim": claim, "models": tmp_path / "models"}
     assert train(document, output=tmp_path / "out", claims=claims).code == 0

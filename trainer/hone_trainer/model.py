@@ -24,6 +24,7 @@ from hone_trainer import hub, quantize, weights
 from hone_trainer.disguises import find_pointers
 from hone_trainer.errors import hub_error
 from hone_trainer.manifest import Inputs
+from hone_trainer.modelfiles import TEXTS, list_files
 from hone_trainer.weights import LOAD_ERRORS
 
 MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py", "README.md"]
@@ -185,9 +186,8 @@ def _common(base: BaseModel, source: BaseModelSource) -> dict[str, Any]:
 
 def _digest(folder: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix in (".json", ".jinja", ".model", ".txt"):
-            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for path in list_files(folder, TEXTS):
+        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
     return "sha256:" + digest.hexdigest()
 
 

@@ -11,18 +11,31 @@ from pathlib import Path
 
 BLOCK = 64 * 1024**2
 PIECE = 1024**2
-IGNORED = ("README.md", "LICENSE")
+TEXTS = (".json", ".jinja", ".model", ".txt")
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".py")
+TEMPLATES = "additional_chat_templates"
+"""Where transformers keeps chat templates that have a name."""
+
+
+def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Return the files with these endings that transformers may read of a model or tokenizer in a folder."""
+    return [
+        path
+        for part in (folder, folder / TEMPLATES)
+        if part.is_dir()
+        for path in sorted(part.iterdir())
+        if path.is_file() and path.suffix in suffixes and not path.name.startswith(".")
+    ]
 
 
 def digest_files(folder: Path) -> str:
-    """Return the digest of all files in a model's folder, without its card and hidden files."""
-    paths = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name not in IGNORED]
-    paths = [path for path in paths if not path.name.startswith(".")]
+    """Return the digest of all files that make up the model in a folder."""
+    paths = list_files(folder, TEXTS + WEIGHTS)
     blocks = [(path, start) for path in paths for start in range(0, max(path.stat().st_size, 1), BLOCK)]
     digest = hashlib.sha256()
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
         for (path, start), found in zip(blocks, threads.map(_digest_block, blocks), strict=True):
-            digest.update(f"{path.name}\0{start}\0".encode() + found)
+            digest.update(f"{path.relative_to(folder)}\0{start}\0".encode() + found)
     return "sha256:" + digest.hexdigest()
 
 
