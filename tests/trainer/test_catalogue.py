@@ -9,6 +9,7 @@ from signal import SIGTERM
 from typing import Any
 
 import pytest
+from broken_model import make_broken_model
 from hone_api.reasons import CATALOGUE, Reason
 
 Job = Callable[..., dict[str, Any]]
@@ -119,19 +120,14 @@ class Provoke:
         return failed, "a small GPU has 0.0 GiB"
 
     def InternalError(self) -> tuple[Any, str]:
-        (self.out / "logs/metrics.jsonl").mkdir(parents=True)
-        failed = self.run()
+        broken = make_broken_model(self._claim / "tiny", self._claim / "broken")
+        failed = self.run(model=broken)
         file = self.out / "logs/traceback.txt"
         assert "Traceback (most recent call last)" in file.read_text()
-        assert "IsADirectoryError" in file.read_text()
-        again = self._forks.run(self._job(), self.out, arguments=("--verbose",))
+        assert "ZeroDivisionError: this model is broken" in file.read_text()
+        again = self._forks.run(self._job(model=broken), self.out, arguments=("--verbose",))
         assert "Traceback (most recent call last)" in again.log
         return failed, str(file)
-
-    def DiskFull(self) -> tuple[Any, str]:
-        (self.out / "checkpoints").mkdir(parents=True)
-        (self.out / "checkpoints/.run.json.tmp").symlink_to("/dev/full")  # test_disk_full.py has real full volumes
-        return self.run(), str(self.out)
 
     def Interrupted(self) -> tuple[Any, str]:
         stopped = self.run(self._kill(SIGTERM, "stepping", 2), training={"maxSteps": 100})
@@ -153,6 +149,7 @@ class Provoke:
 
 
 PROVOKED_ELSEWHERE = {
+    "DiskFull": "it takes a volume: test_disk_full.py fills one",
     "ModelUnsupported": "no trainer ends with it: architectures/test_architecture_serving.py",
     "MergeMismatch": "no input is known that leads to it: test_merged_models.py spoils a merge",
 }

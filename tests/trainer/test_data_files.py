@@ -222,8 +222,9 @@ class TestWhatArrowCannotStore:
         path.write_text("")
         monkeypatch.setattr(FileStream, "__call__", lambda self: ((f"line {n}", r) for n, r in enumerate(rows, 1)))
         layout = formats.judge("text", {}, {"text": 1}, {"text": "ok"}, join_parts=False)
+        first = ("line 1", {"text": "ok"})
         with pytest.raises(HoneError) as refused:
-            data._dataset(FileStream([(path, path.name)]), layout, MessageCounts(), tmp_path / "0")
+            data._dataset(FileStream([(path, path.name)]), layout, first, MessageCounts(), tmp_path / "0")
         assert refused.value.reason.name == "DatasetInvalid"
         assert f"line {number} " in refused.value.message
         assert isinstance(refused.value.__cause__, DatasetGenerationError)

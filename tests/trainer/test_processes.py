@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from broken_model import make_broken_model
 from hone_trainer.endings import Ending, Word, decide
 from hone_trainer.options import Options
 from hone_trainer.processes import places, rendezvous
@@ -376,13 +377,13 @@ def test_a_killed_process_ends_the_run_and_the_next_start_goes_on(
 
 
 def test_a_failure_without_a_name_leaves_its_traceback_in_the_logs(
-    job: Job, process: Callable[..., Any], tmp_path: Path
+    job: Job, process: Callable[..., Any], claim: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "out/logs/metrics.jsonl").mkdir(parents=True)
-    failed = process(job(resources={"gpus": 2}), tmp_path / "out").result()
+    broken = make_broken_model(claim / "tiny", claim / "broken")
+    failed = process(job(model=broken, resources={"gpus": 2}), tmp_path / "out").result()
     assert (failed.code, failed.word["reason"]) == (70, "InternalError"), failed.log
     file = tmp_path / "out/logs/traceback.txt"
-    assert "IsADirectoryError" in file.read_text()
+    assert "ZeroDivisionError: this model is broken" in file.read_text()
     assert str(file) in failed.word["message"]
     assert "Traceback" not in failed.log
 

@@ -1,7 +1,7 @@
 """report/: a page that needs nothing else, and its data."""
 
+import errno
 import json
-import os
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -124,8 +124,7 @@ def test_the_report_is_no_part_of_the_digest(reported: Any) -> None:
 
 
 def test_a_report_that_cannot_be_written_does_not_lose_the_artifact(job: Job, train: Train, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/report").write_text("a file where the folder should be")
+    (tmp_path / "out/report/report.json/a folder where the file should be").mkdir(parents=True)
     done = train(job(), output=tmp_path / "out")
     assert done.code == 0, done.log
     assert "warning: " in done.log
@@ -133,11 +132,11 @@ def test_a_report_that_cannot_be_written_does_not_lose_the_artifact(job: Job, tr
     assert done.manifest["digest"]
 
 
-def test_a_full_disk_is_named(data: dict[str, Any], tmp_path: Path) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full here")
-    (tmp_path / "report").mkdir()
-    os.symlink("/dev/full", tmp_path / "report/.report.json.tmp")
+def test_a_full_disk_is_named(data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill_up(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(report, "write_atomically", fill_up)
     with pytest.raises(HoneError) as caught:
         report.write(tmp_path, data)
     assert caught.value.reason.name == "DiskFull"

@@ -151,4 +151,4 @@ def test_a_template_that_fails_for_another_text_of_an_excluded_message_is_named(
     row = {"messages": [CHAT[0] | {"weight": 0}, {"role": "assistant", "content": "it"}]}
     with pytest.raises(HoneError, match="can't be left out of the loss: the chat template fails") as refused:
         warnings_of([row], tokenizer_of("<|im_end|>", template))
-    assert refused.value.reason.name == "InvalidSpec"
+    assert refused.value.reason.name == "DatasetInvalid"
