@@ -152,12 +152,12 @@ def is_excluded(message: dict[str, Any]) -> bool:
 def exclude_messages(rows: Dataset, make_trainer: Callable[..., SFTTrainer]) -> Dataset:
     """Return the rows as TRL tokenizes them at full length, with the labels of excluded messages ignored.
 
-    A message is found by its text, which is unique; what follows up to the first special token before the next message
+    A message is found by its text, which is unique; what follows up to the first added token before the next message
     ends its turn, and is its own.
     """
     trainer = make_trainer(rows, None, max_length=None, packing=False, padding_free=False, shuffle_dataset=False)
     tokenizer: PreTrainedTokenizerBase = trainer.processing_class
-    special = set(tokenizer.all_special_ids)
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
 
     def exclude(tokenized: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
         labels = list(tokenized["labels"])
