@@ -251,7 +251,11 @@ def resealed(tree: Path, **fields: Any) -> None:
     write_manifest(tree, manifest)
 
 
-def test_an_artifact_gives_no_permission_to_run_code(tree: Path, with_code: Path, tmp_path: Path) -> None:
+def test_an_artifact_gives_no_permission_to_run_code(
+    tree: Path, with_code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", "")  # merging sets it for the process: the test's end restores it
+    monkeypatch.delenv("HF_HUB_CACHE")
     ran = tmp_path / "ran"
     adapter = copied(tree, tmp_path / "artifact/adapter", base_model_name_or_path=str(with_code))
     found = refused(MergeOptions(adapter, tmp_path / "out"))

@@ -102,8 +102,8 @@ def logits(model: Any, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Of most tokens: rounding may send a few to another expert."""
-    return float(((found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-6)).quantile(0.75))
+    """Of the median token, as in the check itself: rounding may send some tokens to another expert."""
+    return float(((found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-6)).median())
 
 
 @pytest.mark.parametrize("seed", long_matrix.sample(range(400), "merged models", 16))
