@@ -129,7 +129,7 @@ def test_others_are_answered_while_adapters_come_and_go(hot, artifact, name):
     ("spoil", "status", "reason"),
     [
         (shutil.rmtree, 404, "ArtifactMissing"),
-        (lambda folder: (folder / "adapter_config.json").write_text("{"), 400, "AdapterMismatch"),
+        (lambda folder: (folder / "adapter_config.json").write_text("{"), 400, "ArtifactCorrupt"),
         (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"no weights"), 400, "AdapterMismatch"),
     ],
     ids=["missing", "config", "weights"],
