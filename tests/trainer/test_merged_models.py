@@ -52,7 +52,8 @@ def configs(vocabulary: int) -> dict[str, PreTrainedConfig]:
         "falcon, tied": FalconConfig(
             vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, initializer_range=0.2
         ),
-        "mixtral": MixtralConfig(**sizes, num_local_experts=4),
+        # All experts answer each token: which ones a router takes would depend on rounding.
+        "mixtral": MixtralConfig(**sizes, num_local_experts=4, num_experts_per_tok=4),
     }
 
 
@@ -69,7 +70,7 @@ def embedding_and_head(model: Any) -> tuple[str, str]:
 def adapted(config: PreTrainedConfig, dtype: torch.dtype, choice: random.Random) -> PeftModel:
     """A model with an adapter of random kind, layers and weights."""
     torch.manual_seed(choice.randrange(2**32))
-    model = AutoModelForCausalLM.from_config(config).to(dtype)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)  # `to` would round the rotary frequencies as well
     ends = embedding_and_head(model)
     linear = linear_layers(model)
     targets = choice.sample(linear, choice.randint(1, len(linear)))
@@ -102,8 +103,8 @@ def logits(model: Any, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Of the median token, as in the check itself: rounding may send some tokens to another expert."""
-    return float(((found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-6)).median())
+    """Of most tokens: rounding may send a few to another expert."""
+    return float(((found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-6)).quantile(0.75))
 
 
 @pytest.mark.parametrize("seed", long_matrix.sample(range(400), "merged models", 16))
