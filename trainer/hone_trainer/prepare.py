@@ -206,7 +206,7 @@ def fill(
     written = make_sft_config(keywords(spec, scratch))
     warnings = [] if base.commit else model.check_weights(base, spec.model, outline)
     reach = limits.read_limits(outline)
-    rows = data.load(found, written.seed, scratch, join_parts=not templatereads.takes_text_parts(tokenizer))
+    rows = data.load(found, written.seed, scratch, join_parts=not templates.takes_text_parts(tokenizer))
     preconditions.check_tokenizer(rows, tokenizer, spec.training)
     warnings += rows.warnings + templatereads.find_unread(rows, tokenizer)
     warnings += turns.find_flags_without_effect(rows, spec.training)

@@ -5,21 +5,14 @@ what the template makes of it. The template itself is used as TRL uses it. Next:
 """
 
 import re
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from hone_trainer.checks.templates import PROBE, try_render
 from hone_trainer.data import Data
 
 # transformers hands each of them to the template under the other names, too.
 REASONING = ("reasoning_content", "thinking", "reasoning")
-PROBE = "hone-probe"
-
-
-def takes_text_parts(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether the chat template writes the text of content that is a list of text parts, and no more."""
-    rendered = _render(tokenizer, [{"role": "user", "content": [{"type": "text", "text": PROBE}]}])
-    return rendered is not None and PROBE in rendered and not re.search(r"""["']type["']""", rendered)
 
 
 def find_unread(data: Data, tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -85,16 +78,8 @@ def _mentions(template: str, name: str) -> bool:
 def _quotes_arguments(tokenizer: PreTrainedTokenizerBase) -> bool:
     arguments = '{"' + PROBE + '": 1}'
     call = {"id": "a12345678", "type": "function", "function": {"name": "find", "arguments": arguments}}
-    rendered = _render(
+    rendered = try_render(
         tokenizer,
         [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": [call]}],
     )
     return rendered is not None and f'\\"{PROBE}\\"' in rendered
-
-
-def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]]) -> str | None:
-    """Return the rendered messages, or None when the template refuses them, with whatever error."""
-    try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False))
-    except Exception:
-        return None

@@ -65,7 +65,7 @@ def _refused(error: Exception, row: dict[str, Any], where: str, tokenizer: PreTr
             DATASET_INVALID, f"The chat template refuses {where}: {templates.describe(error)}", remedy=REMEDY
         )
     hint = ""
-    if templates.takes_parts(tokenizer):
+    if templates.needs_parts(tokenizer):
         hint = " The template takes content as a list of parts, such as [{type: text, text: …}], not as a string."
     return HoneError(
         INVALID_SPEC,

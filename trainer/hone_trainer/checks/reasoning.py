@@ -27,7 +27,7 @@ def find_dropped_reasoning(
     `source` is the text of the template. A key that it does not read is reported elsewhere, and so is a template that
     prints nothing of content that is a string.
     """
-    if templates.takes_parts(tokenizer):
+    if templates.needs_parts(tokenizer):
         return []
     keys = REASONING if any(re.search(rf"\b{key}\b", source) for key in REASONING) else ()
     earlier, last = [], []

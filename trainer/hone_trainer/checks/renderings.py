@@ -35,7 +35,7 @@ def find_dropped_text(
         for role in {str(message.get("role")) for message in _dropped(messages, rendered)}:
             lost[role].append(index)
     remedy = "correct spec.dataset.chatTemplate, or leave such messages out"
-    if lost and templates.takes_parts(tokenizer):
+    if lost and templates.needs_parts(tokenizer):
         remedy = 'it takes content as a list of parts: write content as [{"type": "text", "text": …}]'
     return [
         finding

@@ -3,6 +3,7 @@
 A template is a program that comes with the model or the manifest, and may raise anything, not only Jinja's errors.
 """
 
+import re
 from typing import Any
 
 import jinja2
@@ -11,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hone_trainer.messages import Message
 
+PROBE = "hone-probe"
 CORRECT_THE_TEMPLATE = "Correct the Jinja template, or give another one in spec.dataset.chatTemplate."
 
 
@@ -50,16 +52,24 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: list[Message], **argume
     return str(tokenizer.apply_chat_template(messages, tokenize=False, **arguments))
 
 
-def takes_parts(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether the template prints content that is a list of parts, and not content that is a string."""
+def try_render(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> str | None:
+    """Return the text that the template makes of messages, or None when it refuses them, with whatever error."""
+    try:
+        return render(tokenizer, messages)
+    except Exception:  # the template's own
+        return None
 
-    def prints(content: Any) -> bool:
-        try:
-            return "sentinel" in render(tokenizer, [{"role": "user", "content": content}])
-        except Exception:  # the template's own
-            return False
 
-    return prints([{"type": "text", "text": "sentinel"}]) and not prints("sentinel")
+def takes_text_parts(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether the template writes the text of content that is a list of text parts, and no more."""
+    rendered = try_render(tokenizer, [{"role": "user", "content": [{"type": "text", "text": PROBE}]}]) or ""
+    return PROBE in rendered and not re.search(r"""["']type["']""", rendered)
+
+
+def needs_parts(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether the template writes content that is a list of text parts, and not content that is a string."""
+    rendered = try_render(tokenizer, [{"role": "user", "content": PROBE}]) or ""
+    return PROBE not in rendered and takes_text_parts(tokenizer)
 
 
 def describe(error: Exception) -> str:
