@@ -267,6 +267,13 @@ NAME_CONFLICT = Reason(
     "Something else has the name that a child of the object would have.",
     "Rename the object, or remove what has the name.",
 )
+FINE_TUNE_JOB_FAILED = Reason(
+    "FineTuneJobFailed",
+    None,
+    "The FineTuneJob whose artifact is to be served has failed.",
+    "Delete the FineTuneJob and apply it again, corrected: the service goes on when it has succeeded. Or name another "
+    "FineTuneJob.",
+)
 CLAIM_NOT_SHARED = Reason(
     "ClaimNotShared",
     None,

@@ -8,7 +8,7 @@ from hone_api.finetunejob import FineTuneJob, LoraOptions
 from hone_api.finetunejobstatus import Artifact
 from hone_api.inferenceservice import AdapterSource, InferenceServiceSpec, ModelStatus, ServedModel
 from hone_api.layout import CACHE, POD_CACHE, POD_CLAIMS, base_model_name
-from hone_api.reasons import ADAPTER_MISMATCH, INVALID_SPEC, HoneError
+from hone_api.reasons import ADAPTER_MISMATCH, FINE_TUNE_JOB_FAILED, INVALID_SPEC, HoneError
 from hone_api.reports import Parameters
 from hone_api.sources import BaseModelSource
 from pydantic import ValidationError
@@ -109,7 +109,7 @@ class _Base:
 
 
 def resolve(spec: InferenceServiceSpec, jobs: dict[str, Object | None]) -> Resolved:
-    """Raises NotYet while a FineTuneJob has no artifact, HoneError when the parts don't fit together."""
+    """Raises NotYet while a FineTuneJob has no artifact, HoneError when it failed or the parts don't fit together."""
     served = spec.model
     if served.fine_tune_job:
         finished = _finished(served.fine_tune_job.name, jobs)
@@ -154,7 +154,7 @@ def _finished(name: str, jobs: dict[str, Object | None]) -> _Finished:
     stage = status.get("stage") or "Pending"
     if stage == "Failed":
         why = next((c["message"] for c in status.get("conditions", []) if c["type"] == "Failed"), "")
-        raise NotYet(f"FineTuneJob {name} failed: {why}")
+        raise HoneError(FINE_TUNE_JOB_FAILED, f"FineTuneJob {name} failed: {why}")
     if stage != "Succeeded" or not status.get("artifact"):
         raise NotYet(f"FineTuneJob {name} has not finished: its stage is {stage}.")
     try:

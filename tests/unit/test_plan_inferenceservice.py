@@ -64,10 +64,6 @@ def mounts_of(*jobs: Object, **spec: Any) -> dict[str, tuple[str, str | None, bo
         (None, "FineTuneJob faq does not exist"),
         (job_object(), "its stage is Pending"),
         (job_object(status={"stage": "Training"}), "its stage is Training"),
-        (
-            job_object(status={"stage": "Failed", "conditions": [{"type": "Failed", "message": "no column"}]}),
-            "FineTuneJob faq failed: no column",
-        ),
     ],
 )
 def test_it_waits_for_the_job_and_says_so(job: Object | None, words: str) -> None:
@@ -77,6 +73,14 @@ def test_it_waits_for_the_job_and_says_so(job: Object | None, words: str) -> Non
     assert words in message(found.status, "ArtifactsResolved")
     assert conditions(found.status)["Available"] == ("False", "NoEngineReady")
     assert [event.reason for event in found.events] == ["WaitingForFineTuneJob"]
+
+
+def test_it_does_not_wait_for_a_job_that_failed() -> None:
+    job = job_object(status={"stage": "Failed", "conditions": [{"type": "Failed", "message": "no column"}]})
+    found = plan(observed_service(service_object(), job), NOW)
+    assert conditions(found.status)["ArtifactsResolved"] == ("False", "FineTuneJobFailed")
+    assert "FineTuneJob faq failed: no column. Delete the FineTuneJob" in message(found.status, "ArtifactsResolved")
+    assert [(event.type, event.reason) for event in found.events] == [("Warning", "FineTuneJobFailed")]
 
 
 def test_an_adapter_is_served_on_its_base_from_the_jobs_own_claim() -> None:
