@@ -170,7 +170,8 @@ def _engine(name: str | None, namespace: str | None, context: str | None, url: s
 def require_available(service: dict[str, Any]) -> None:
     """Raises Problem, with what the conditions say, unless the InferenceService is available."""
     title = f"InferenceService {service['metadata']['name']}"
-    conditions = service.get("status", {}).get("conditions", [])
+    found = service.get("status", {}).get("conditions", [])
+    conditions = [condition for condition in found if condition["type"] != "Ready"]  # which repeats the others
     if not conditions:
         raise Problem(f"{title} has no status yet", "Wait a moment; if it stays so, check that Hone's operator runs.")
     if any(condition["type"] == "Available" and condition["status"] == "True" for condition in conditions):

@@ -88,4 +88,5 @@ def failure(job: Job) -> str:
 
 
 def _conditions(job: Job) -> dict[str, dict[str, Any]]:
-    return {one["type"]: one for one in job.get("status", {}).get("conditions", [])}
+    found = job.get("status", {}).get("conditions", [])
+    return {one["type"]: one for one in found if one["status"] != "Unknown"}

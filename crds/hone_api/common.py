@@ -270,4 +270,10 @@ class Condition(ApiModel):
     observed_generation: int | None = Field(None, description="The metadata.generation that this speaks of.")
 
 
+READY_COLUMNS = [
+    {"name": "Ready", "type": "string", "jsonPath": '.status.conditions[?(@.type=="Ready")].status'},
+    {"name": "Reason", "type": "string", "jsonPath": '.status.conditions[?(@.type=="Ready")].reason'},
+]
+"""Columns of `kubectl get` that both kinds have."""
+
 Conditions = Annotated[list[Condition], Field(max_length=16, json_schema_extra=keyed_by("type"))]

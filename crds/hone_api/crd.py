@@ -1,5 +1,6 @@
 """CustomResourceDefinitions made from the pydantic models, with structural schemas as the API server wants them."""
 
+import copy
 import json
 from functools import cache
 from typing import Any
@@ -18,6 +19,21 @@ SCALE = {
     "statusReplicasPath": ".status.replicas",
     "labelSelectorPath": ".status.selector",
 }
+
+UNOBSERVED = {
+    "observedGeneration": -1,
+    "conditions": [
+        {
+            "type": "Ready",
+            "status": "Unknown",
+            "reason": "NotObserved",
+            "message": "Hone's operator has not looked at the object yet. If it stays so, check that it runs: "
+            "kubectl get pods --all-namespaces --selector app.kubernetes.io/name=hone",
+            "lastTransitionTime": "1970-01-01T00:00:00Z",
+        }
+    ],
+}
+"""The status of an object until the operator writes one, so that no tool takes the object for ready before."""
 
 _KEPT = (
     "type",
@@ -42,6 +58,8 @@ def definition(kind: Kind) -> dict[str, Any]:
     """The CustomResourceDefinition of a kind."""
     name = kind.__name__
     subresources: dict[str, Any] = {"status": {}}
+    structural = copy.deepcopy(schema(name))
+    structural["properties"]["status"]["default"] = UNOBSERVED
     if kind is InferenceService:
         subresources["scale"] = SCALE
     return {
@@ -66,7 +84,7 @@ def definition(kind: Kind) -> dict[str, Any]:
                     "storage": True,
                     "additionalPrinterColumns": kind.PRINTER_COLUMNS,
                     "subresources": subresources,
-                    "schema": {"openAPIV3Schema": schema(name)},
+                    "schema": {"openAPIV3Schema": structural},
                 }
             ],
         },

@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field
 from hone_api.common import (
     API_VERSION,
     DNS_LABEL_NAME,
+    READY_COLUMNS,
     ApiModel,
     ClaimReference,
     ComputeResources,
@@ -240,6 +241,7 @@ class FineTuneJob(ApiModel):
     SHORT_NAMES: ClassVar = ["ftj"]
     PRINTER_COLUMNS: ClassVar = [
         {"name": "Stage", "type": "string", "jsonPath": ".status.stage"},
+        *READY_COLUMNS,
         {"name": "Percent", "type": "integer", "jsonPath": ".status.progress.percent"},
         {"name": "Loss", "type": "number", "jsonPath": ".status.progress.loss"},
         {"name": "Left", "type": "integer", "jsonPath": ".status.progress.eta", "description": "Seconds left."},

@@ -45,7 +45,11 @@ class FineTuneJobStatus(ApiModel):
     """What was observed."""
 
     stage: Stage | None = Field(None, description="Where the job is in its life.")
-    conditions: Conditions = Field([], description="Accepted, Prepared, Running, Suspended, Succeeded, Failed.")
+    conditions: Conditions = Field(
+        [],
+        description="Accepted, Prepared, Running, Suspended, Succeeded, Failed; for tools Ready, Reconciling and "
+        "Stalled, as kstatus defines them.",
+    )
     progress: Progress | None = Field(None, description="How far training is.")
     parameters: Parameters | None = Field(None, description="How many parameters there are.")
     estimate: Estimate | None = Field(None, description="The device memory that a process is estimated to need.")

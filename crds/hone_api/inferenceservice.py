@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field
 from hone_api.common import (
     API_VERSION,
     DNS_LABEL_NAME,
+    READY_COLUMNS,
     ApiModel,
     ClaimPath,
     ComputeResources,
@@ -181,7 +182,7 @@ class InferenceServiceStatus(ApiModel):
     conditions: Conditions = Field(
         [],
         description="Accepted, ArtifactsResolved, Progressing, Available; above one replica Spreadable; with "
-        "autoscaling ScalingActive.",
+        "autoscaling ScalingActive; for tools Ready, Reconciling and Stalled, as kstatus defines them.",
     )
     replicas: int | None = Field(None, description="Engine pods there are.")
     ready_replicas: int | None = Field(None, description="Engine pods that answer.")
@@ -198,7 +199,8 @@ class InferenceService(ApiModel):
     SHORT_NAMES: ClassVar = ["hisvc"]
     PRINTER_COLUMNS: ClassVar = [
         {"name": "URL", "type": "string", "jsonPath": ".status.url"},
-        {"name": "Ready", "type": "integer", "jsonPath": ".status.readyReplicas"},
+        *READY_COLUMNS,
+        {"name": "Engines", "type": "integer", "jsonPath": ".status.readyReplicas"},
         {"name": "Models", "type": "string", "jsonPath": ".status.modelNames"},
         {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
     ]

@@ -24,12 +24,14 @@ class Conditions:
         self._now = timestamp(now)
         self._before = {c["type"]: c for c in (owner.get("status") or {}).get("conditions") or []}
         self._after = dict(self._before)
+        self._fresh: set[str] = set()
 
     def set(self, type_: str, status: bool, reason: str, message: str) -> None:
         """`lastTransitionTime` changes only when the status does."""
         word = "True" if status else "False"
         before = self._before.get(type_)
         since = before["lastTransitionTime"] if before and before["status"] == word else self._now
+        self._fresh.add(type_)
         self._after[type_] = {
             "type": type_,
             "status": word,
@@ -38,6 +40,14 @@ class Conditions:
             "lastTransitionTime": since,
             **({"observedGeneration": self._generation} if self._generation is not None else {}),
         }
+
+    def remove(self, type_: str) -> None:
+        """Leave the condition out from now on."""
+        self._after.pop(type_, None)
+
+    def is_fresh(self, type_: str) -> bool:
+        """Return whether this pass has set the condition, rather than an earlier one."""
+        return type_ in self._fresh
 
     def holds(self, type_: str) -> bool:
         """Whether the condition is true now."""

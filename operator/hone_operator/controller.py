@@ -28,6 +28,7 @@ from hone_operator.resources import (
     Key,
     Object,
     Resource,
+    is_observed,
     merge_patch,
 )
 from hone_operator.workqueue import WorkQueue
@@ -321,7 +322,7 @@ class Controller:
 
     def _queue(self, resource: Resource, owner: Object) -> Key:
         key = Key(resource, owner["metadata"]["namespace"], owner["metadata"]["name"])
-        self.queue.add(key, urgent=not owner.get("status"))
+        self.queue.add(key, urgent=not is_observed(owner))
         return key
 
     def _queue_dependents(self, key: Key) -> None:

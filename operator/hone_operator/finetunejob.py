@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from hone_api.finetunejob import FineTuneJob
 from hone_api.reasons import INVALID_SPEC, HoneError
 
-from hone_operator import children, podstate, stages, trainer
+from hone_operator import children, podstate, readiness, stages, trainer
 from hone_operator.attempts import account
 from hone_operator.conditions import Conditions
 from hone_operator.jobview import JobView, ObservedFineTuneJob
@@ -63,18 +63,21 @@ def plan(observed: ObservedFineTuneJob, now: datetime) -> Plan:
             is_known = before.get("observedGeneration") == status["observedGeneration"]
             if is_known and (_settles(observed.training, now) or _settles(observed.preparing, now)):
                 return Plan(status=before, actions=result.actions, requeue_after=SETTLING.total_seconds())
-    status["conditions"] = conditions.to_list(*CONDITION_TYPES)
+    _set_health(status, conditions)
     result.events = conditions.events("Accepted", "Prepared", "Running", "Suspended", quiet=QUIET)
     return result
 
 
 def _after_the_end(observed: ObservedFineTuneJob, now: datetime) -> Plan:
-    """The status is left as it is; Jobs and pods are removed when their time is over."""
-    result = Plan(status=observed.owner["status"])
+    """The result stays as it is; Jobs and pods are removed when their time is over."""
+    owner = observed.owner
+    status: Object = {**owner["status"], "observedGeneration": owner["metadata"].get("generation")}
+    result = Plan(status=status)
+    _set_health(status, Conditions(owner, now))
     if isinstance(observed.spec, HoneError) or "completionTime" not in result.status:
         return result
     seconds = observed.spec.spec.ttl_seconds_after_finished
-    jobs = [job for job in (observed.job, observed.prepare_job) if job and is_controlled_by(job, observed.owner)]
+    jobs = [job for job in (observed.job, observed.prepare_job) if job and is_controlled_by(job, owner)]
     if seconds is None or not jobs:
         return result
     left = podstate.parse_time(result.status["completionTime"]) + timedelta(seconds=seconds) - now
@@ -83,6 +86,12 @@ def _after_the_end(observed: ObservedFineTuneJob, now: datetime) -> Plan:
     else:
         result.actions = [removal(JOBS, job) for job in jobs if not job["metadata"].get("deletionTimestamp")]
     return result
+
+
+def _set_health(status: Object, conditions: Conditions) -> None:
+    """Put the conditions into the status, and with them what they say to tools."""
+    readiness.set_conditions(conditions, readiness.judge_job(status["stage"], conditions))
+    status["conditions"] = conditions.to_list(*CONDITION_TYPES, *readiness.TYPES)
 
 
 def _settles(view: JobView, now: datetime) -> bool:

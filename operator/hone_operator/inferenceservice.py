@@ -8,7 +8,7 @@ from typing import Any
 from hone_api.inferenceservice import InferenceService, ModelStatus
 from hone_api.reasons import CATALOGUE, CLAIM_NOT_SHARED, ENGINE_FAILED, INVALID_SPEC, HoneError
 
-from hone_operator import adapters, autoscaling, engine, fitness, liveness, moving, podstate
+from hone_operator import adapters, autoscaling, engine, fitness, liveness, moving, podstate, readiness
 from hone_operator.conditions import Conditions
 from hone_operator.engines import engine_of, placing
 from hone_operator.failures import out_of_memory
@@ -91,7 +91,9 @@ def plan(observed: ObservedInferenceService, now: datetime) -> Plan:
             types = (*types, autoscaling.CONDITION)
             autoscaling.tell(observed.autoscaler, conditions)
         _state(observed, observed.spec, resolved, now, conditions, result)
-    result.status["conditions"] = conditions.to_list(*types)
+    health = readiness.judge_service(result.status.get("models") or [], conditions)
+    readiness.set_conditions(conditions, health)
+    result.status["conditions"] = conditions.to_list(*types, *readiness.TYPES)
     result.events = conditions.events(*types, quiet=QUIET)
     return result
 

@@ -124,7 +124,7 @@ class JobMeter:
         spent, (stage, reason) = _number(status.get("gpuSeconds")), _stage_and_reason(status)
         if (before := self._known.get(uid)) is None:
             # Of a job that had a stage already, nobody knows since when.
-            self._known[uid] = Job(spent, stage, reason, None if status else now)
+            self._known[uid] = Job(spent, stage, reason, None if "stage" in status else now)
             return
         since = before.since if stage == before.stage else now
         self._known[uid] = Job(max(spent, before.gpu_seconds), stage, reason, since)

@@ -65,6 +65,11 @@ def is_terminal(owner: Object) -> bool:
     return (owner.get("status") or {}).get("stage") in TERMINAL
 
 
+def is_observed(owner: Object) -> bool:
+    """Whether a pass has written the status, which is otherwise the default of the CustomResourceDefinition."""
+    return int((owner.get("status") or {}).get("observedGeneration") or -1) >= 0
+
+
 def is_controlled_by(child: Object, owner: Object) -> bool:
     """Whether the child's controller is exactly this owner."""
     reference = controller_of(child)

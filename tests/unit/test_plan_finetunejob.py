@@ -144,6 +144,7 @@ def test_success_keeps_the_trainers_last_word() -> None:
         "Running": "False",
         "Succeeded": "True",
         "Failed": "False",
+        "Ready": "True",
     }
     assert [event.reason for event in found.events] == ["Succeeded"]
 
@@ -239,10 +240,23 @@ def test_a_failed_job_without_pods_has_the_jobs_words() -> None:
 
 
 @pytest.mark.parametrize("stage", ["Succeeded", "Failed"])
-def test_a_terminal_job_is_left_as_it_is(stage: str) -> None:
-    owner = job_object(status={"stage": stage, "conditions": []})
+def test_a_terminal_job_keeps_its_result(stage: str) -> None:
+    result = {"type": stage, "status": "True", "reason": "Why", "message": "so", "lastTransitionTime": BEFORE}
+    owner = job_object(status={"stage": stage, "metrics": {"loss": 1.0}, "conditions": [result]})
     found = plan(new(owner), NOW)
-    assert (found.actions, found.status, found.events) == ([], owner["status"], [])
+    assert (found.actions, found.events) == ([], [])
+    assert (found.status["stage"], found.status["metrics"]) == (stage, {"loss": 1.0})
+    assert found.status["conditions"][0] == result
+
+
+@pytest.mark.parametrize("stage", ["Succeeded", "Failed"])
+def test_the_health_of_a_terminal_job_follows_its_generation_and_then_stays(stage: str) -> None:
+    owner = job_object(status={"stage": stage, "observedGeneration": 1, "conditions": []})
+    owner["metadata"]["generation"] = 2
+    owner["status"] = plan(new(owner), NOW).status
+    assert owner["status"]["observedGeneration"] == 2
+    assert conditions(owner["status"])["Ready"] == ("True" if stage == "Succeeded" else "False", stage)
+    assert plan(new(owner), NOW + timedelta(hours=1)).status == owner["status"]
 
 
 def test_a_job_deleted_by_hand_is_made_again() -> None:

@@ -1,0 +1,149 @@
+"""The conditions that tools read: Ready, Reconciling and Stalled, as kstatus defines them.
+
+The input is the conditions that a pass has set, with the stage or the models of the status; the output is one
+judgement. `Ready` is always present. `Reconciling` is present while the object is being worked on, or waits for
+something that can come without a change of the object. `Stalled` is present when nothing more happens until a person
+acts. The plan functions call this module last, so that the three follow whatever else a pass has found.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hone_operator.conditions import Conditions
+from hone_operator.resources import Object
+
+TYPES = ("Ready", "Reconciling", "Stalled")
+WAITS_FOR_A_PERSON = frozenset(
+    {
+        "AdapterMismatch",
+        "AllRowsTruncated",
+        "ArtifactCorrupt",
+        "ArtifactMissing",
+        "BackoffLimitExceeded",
+        "ChatTemplateMissing",
+        "ClaimNotShared",
+        "DatasetColumnMissing",
+        "DatasetEmpty",
+        "DatasetInvalid",
+        "DatasetNotFound",
+        "DeadlineExceeded",
+        "DiskFull",
+        "EngineFailed",
+        "FineTuneJobFailed",
+        "HostOutOfMemory",
+        "HubUnauthorized",
+        "ImagePullFailed",
+        "InternalError",
+        "InvalidSpec",
+        "MergeMismatch",
+        "ModelInvalid",
+        "ModelNotFound",
+        "ModelTooLarge",
+        "ModelUnsupported",
+        "NameConflict",
+        "NonFiniteLoss",
+        "OutOfMemory",
+        "Stalled",
+    }
+)
+"""Reasons that stay until a person changes the object or what it names: a tool that waits should give up."""
+MAY_PASS = frozenset(
+    {
+        "Evicted",
+        "HubUnreachable",
+        "Interrupted",
+        "LoadNotServed",
+        "NodeLost",
+        "PodNotStarted",
+        "Preempted",
+        "QuotaExceeded",
+        "TrainerSilent",
+        "Unschedulable",
+        "VolumeInUse",
+        "VolumeNotBound",
+    }
+)
+"""Reasons that can pass without a change of the object: a GPU becomes free, a Secret arrives, a node returns."""
+SUSPENDED = "Suspended"
+SCALED_TO_ZERO = "ScaledToZero"
+
+State = Literal["Ready", "Reconciling", "Stalled"]
+
+
+@dataclass(frozen=True)
+class Health:
+    """How an object is, and why."""
+
+    state: State
+    reason: str
+    message: str
+
+
+_NOT_JUDGED = Health("Reconciling", "ChildrenLeaving", "A child of an earlier object is being deleted.")
+
+
+def set_conditions(conditions: Conditions, health: Health) -> None:
+    """Put the health into the three conditions; those that do not hold are left out, except Ready."""
+    conditions.set("Ready", health.state == "Ready", health.reason, health.message)
+    for type_ in ("Reconciling", "Stalled"):
+        if health.state == type_:
+            conditions.set(type_, True, health.reason, health.message)
+        else:
+            conditions.remove(type_)
+
+
+def judge_job(stage: str, conditions: Conditions) -> Health:
+    """Return the health of a FineTuneJob. Ready: the artifact is complete, or the job is suspended as it should be."""
+    if stage == "Succeeded":
+        return _final("Ready", stage, conditions)
+    if stage == "Failed":
+        return _final("Stalled", stage, conditions)
+    if refusal := _refusal(conditions):
+        return refusal
+    if conditions.is_fresh(SUSPENDED) and conditions.holds(SUSPENDED):
+        reason, message = conditions.words_of(SUSPENDED)
+        return Health("Ready" if reason == SUSPENDED else "Reconciling", reason, message)
+    if conditions.is_fresh("Running"):
+        return _by_reason(*conditions.words_of("Running"))
+    return Health("Reconciling", *conditions.words_of("Accepted"))
+
+
+def judge_service(models: list[Object], conditions: Conditions) -> Health:
+    """Return the health of an InferenceService. Ready: all engines that the spec wants serve all its models."""
+    if refusal := _refusal(conditions):
+        return refusal
+    for type_ in ("ArtifactsResolved", "Progressing"):
+        if not conditions.is_fresh(type_):
+            return Health("Reconciling", *conditions.words_of("Accepted"))
+        reason, message = conditions.words_of(type_)
+        if type_ == "ArtifactsResolved" and not conditions.holds(type_):
+            return _by_reason(reason, message)
+        if type_ == "Progressing" and reason != "Complete":
+            return _by_reason(reason, message)
+    reason, message = conditions.words_of("Available")
+    if reason == SCALED_TO_ZERO:
+        return Health("Ready", reason, message)
+    for model in models:
+        loaded, _, wanted = str(model.get("loaded") or "").partition("/")
+        if loaded != wanted and wanted:
+            words = f"Model {model['name']} is loaded on {loaded} of {wanted} engines, by their own lists."
+            return Health("Reconciling", "ModelsNotLoaded", words)
+    return Health("Ready" if conditions.holds("Available") else "Reconciling", reason, message)
+
+
+def _refusal(conditions: Conditions) -> Health | None:
+    """Return the health of an object that this pass did not accept; None: it did."""
+    if not conditions.is_fresh("Accepted"):
+        return _NOT_JUDGED
+    return None if conditions.holds("Accepted") else _by_reason(*conditions.words_of("Accepted"))
+
+
+def _by_reason(reason: str, message: str) -> Health:
+    return Health("Stalled" if reason in WAITS_FOR_A_PERSON else "Reconciling", reason, message)
+
+
+def _final(state: State, stage: str, conditions: Conditions) -> Health:
+    """Return the health of a job that has its result, whose conditions an earlier pass may have set."""
+    if conditions.holds(stage):
+        return Health(state, *conditions.words_of(stage))
+    return Health(state, stage, f"The stage is {stage}.")
