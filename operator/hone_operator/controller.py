@@ -58,6 +58,7 @@ class Controller:
         self.synced = asyncio.Event()
         self._unlisted = {(resource, namespace) for resource in WATCHED for namespace in namespaces or [""]}
         self._tasks: list[asyncio.Task[None]] = []
+        self._turn = asyncio.Lock()
 
     async def start(self) -> None:
         """Begin to work, once all that exists has been seen: nothing is decided on half of it."""
@@ -154,6 +155,8 @@ class Controller:
         before = self.cache.version(target)
         if isinstance(action, Create):
             found = await self._create(action)
+        elif isinstance(action, Apply) and action.in_turn:
+            return await self._apply_in_turn(key, action)
         elif isinstance(action, Apply):
             found = await self.api.apply(action.resource, action.body)
         else:
@@ -165,6 +168,14 @@ class Controller:
                 return False  # deleted meanwhile, as the watch will tell
         self.cache.put(action.resource, found)
         return self.cache.version(target) != before  # the watch may have told of it before the answer came
+
+    async def _apply_in_turn(self, key: Key, action: Apply) -> bool:
+        """Two passes at a time may have planned to begin: the second is planned again."""
+        async with self._turn:
+            if self.observer.upgrading(key):
+                return True
+            self.cache.put(action.resource, await self.api.apply(action.resource, action.body))
+        return True
 
     async def _create(self, action: Create) -> Object:
         """The new object, or the one that has its name already: the next pass judges it."""
