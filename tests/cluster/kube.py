@@ -203,6 +203,15 @@ def pod(name: str, image: str, *command: str, claims: dict[str, str] | None = No
     }
 
 
+def chart(folder: Path, *contents: Object) -> str:
+    """A Helm chart of these objects, in a new folder whose name it has."""
+    (folder / "templates").mkdir(parents=True)
+    (folder / "Chart.yaml").write_text(f"apiVersion: v2\nname: {folder.name}\nversion: 0.1.0\n")
+    documents = (json.dumps(each).replace("{{", '{{ "{{" }}') for each in contents)
+    (folder / "templates/objects.yaml").write_text("\n---\n".join(documents))
+    return str(folder)
+
+
 def claim(name: str) -> Object:
     """A claim of the default StorageClass that several pods may mount."""
     spec = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}

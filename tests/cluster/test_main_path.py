@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kube import CONNECT, Cluster, Images, claim, condition, pod
+from kube import CONNECT, Cluster, Images, chart, claim, condition, pod, run
 
 Object = dict[str, Any]
 TRAIN_SECONDS = 300
@@ -94,12 +94,14 @@ def ask(hone: Cluster, images: Images, namespace: str, url: str, *models: str) -
     return printed
 
 
-def all_loaded(found: Object) -> bool:
-    return all(model["loaded"] == "1/1" for model in found["status"]["models"])
-
-
-def test_an_adapter_is_trained_and_served_beside_its_base(hone: Cluster, images: Images, lab: str) -> None:
-    hone.create(job("faq"), service("chat", "faq"), namespace=lab)
+def test_helm_waits_until_an_adapter_is_trained_and_served_beside_its_base(
+    hone: Cluster, images: Images, lab: str, tmp_path: Path
+) -> None:
+    contents = chart(tmp_path / "faq", job("faq"), service("chat", "faq"))
+    seconds = TRAIN_SECONDS + SERVE_SECONDS
+    helm = ("helm", "install", "faq", contents, "--namespace", lab, "--wait", f"--timeout={seconds}s")
+    run(*helm, env=hone.env, timeout=seconds + 30)
+    hone.kubectl("wait", "--for=condition=Ready", "ftj/faq", "hisvc/chat", "--timeout=1s", namespace=lab)
 
     status = succeeded(hone, lab, "faq")
     artifact = status["artifact"]
@@ -109,7 +111,9 @@ def test_an_adapter_is_trained_and_served_beside_its_base(hone: Cluster, images:
     assert 0 < status["parameters"]["trainable"] < status["parameters"]["total"]
 
     hone.wait("inferenceservice", "chat", condition("Available"), lab, timeout=SERVE_SECONDS)
-    serving = hone.wait("inferenceservice", "chat", all_loaded, lab)["status"]
+    service_ = hone.get("inferenceservice", "chat", lab)
+    assert service_
+    serving = service_["status"]
     loaded = {model["name"]: model for model in serving["models"]}
     assert loaded["faq"] == {"name": "faq", "kind": "adapter", "digest": artifact["digest"], "loaded": "1/1"}
     assert loaded["tiny"]["kind"] == "base"

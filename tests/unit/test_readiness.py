@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 from hone_api.crd import KINDS, UNOBSERVED, definition
-from hone_api.reasons import CATALOGUE, INVALID_SPEC, HoneError
+from hone_api.reasons import CATALOGUE
 from hone_operator import readiness
 from hone_operator.conditions import Conditions
 from hone_operator.finetunejob import plan as plan_job
+from hone_operator.inferenceservice import ObservedInferenceService
 from hone_operator.inferenceservice import plan as plan_service
 from hone_operator.jobview import ObservedFineTuneJob
 from hone_operator.resources import Object
@@ -18,23 +19,11 @@ from hypothesis import strategies as st
 from observed import (
     IMAGE,
     NOW,
-    PREPARED,
     conditions,
-    failure,
-    finished_job,
-    foreign,
-    job_condition,
     job_object,
-    observed_job,
-    observed_service,
-    parsed_job,
-    pod,
-    service_child,
     service_object,
-    success,
-    terminated,
-    unschedulable,
 )
+from phases import BROKEN, JOBS, SERVICES, new_job
 from test_plan_adapters import ready, running
 
 STATES = ("Ready", "Reconciling", "Stalled")
@@ -72,87 +61,9 @@ def test_only_a_reason_of_the_catalogue_makes_a_tool_give_up() -> None:
     assert not set(PROGRESS) & readiness.WAITS_FOR_A_PERSON
 
 
-gpu_job = job_object(resources={"gpus": 1}, status=PREPARED)
-
-
-def refused_job() -> ObservedFineTuneJob:
-    owner = job_object()
-    observed = ObservedFineTuneJob(owner, parsed_job(owner), IMAGE)
-    observed.refusal = 'pods "x" is forbidden: exceeded quota: gpus'
-    return observed
-
-
-def conflicting_job() -> ObservedFineTuneJob:
-    observed = observed_job(job_object())
-    assert observed.config_map
-    observed.config_map = foreign(observed.config_map)
-    return observed
-
-
-def leaving_job() -> ObservedFineTuneJob:
-    observed = observed_job(job_object())
-    assert observed.config_map
-    observed.config_map["metadata"]["deletionTimestamp"] = "2026-03-01T11:59:00Z"
-    return observed
-
-
-def new_job(owner: Object) -> ObservedFineTuneJob:
-    return ObservedFineTuneJob(owner, parsed_job(owner), IMAGE)
-
-
-BROKEN = HoneError(INVALID_SPEC, "spec.x is wrong")
-waiting = pod(waiting={"reason": "ImagePullBackOff", "message": "not found"})
-JOBS: dict[str, tuple[ObservedFineTuneJob, str, str]] = {
-    "new": (new_job(job_object()), "Reconciling", "PodStarting"),
-    "broken": (ObservedFineTuneJob(job_object(), BROKEN, IMAGE), "Stalled", "InvalidSpec"),
-    "conflict": (conflicting_job(), "Stalled", "NameConflict"),
-    "child in deletion": (leaving_job(), "Reconciling", "ChildrenLeaving"),
-    "refused": (refused_job(), "Reconciling", "QuotaExceeded"),
-    "no GPU": (observed_job(gpu_job, unschedulable("0/1 nodes: 1 Insufficient amd.com/gpu.")), "Reconciling", ""),
-    "no image": (observed_job(job_object(), waiting), "Stalled", "ImagePullFailed"),
-    "running": (observed_job(job_object(), pod(running={"startedAt": "2026-03-01T12:00:00Z"})), "Reconciling", ""),
-    "suspended": (new_job(job_object(suspend=True)), "Ready", "Suspended"),
-    "stopping": (
-        observed_job(job_object(suspend=True), pod(running={"startedAt": "2026-03-01T11:00:00Z"})),
-        "Reconciling",
-        "Suspending",
-    ),
-    "retried": (observed_job(job_object(), pod(terminated=terminated(71, "no hub"))), "Reconciling", "Retrying"),
-    "succeeded": (
-        observed_job(
-            job_object(), pod(terminated=terminated(0, success())), job_conditions=[job_condition("Complete")]
-        ),
-        "Ready",
-        "Succeeded",
-    ),
-    "failed": (
-        observed_job(
-            job_object(),
-            pod(terminated=terminated(65, failure("DatasetInvalid", "row 7"))),
-            job_conditions=[job_condition("Failed", "PodFailurePolicy")],
-        ),
-        "Stalled",
-        "DatasetInvalid",
-    ),
-    "failed for what might pass": (
-        observed_job(job_object(), job_conditions=[job_condition("Failed", "DeadlineExceeded")]),
-        "Stalled",
-        "DeadlineExceeded",
-    ),
-}
-
-
 @pytest.mark.parametrize(("observed", "state", "reason"), JOBS.values(), ids=JOBS)
 def test_the_health_of_a_job(observed: ObservedFineTuneJob, state: str, reason: str) -> None:
-    found = health(plan_job(observed, NOW).status)
-    assert found == (state, reason or found[1])
-
-
-def test_a_job_whose_job_a_queue_suspended_is_on_its_way() -> None:
-    observed = observed_job(job_object())
-    assert observed.job
-    observed.job["spec"]["suspend"] = True
-    assert health(plan_job(observed, NOW).status) == ("Reconciling", "Queued")
+    assert health(plan_job(observed, NOW).status) == (state, reason)
 
 
 def test_a_corrected_job_is_no_longer_stalled() -> None:
@@ -163,25 +74,9 @@ def test_a_corrected_job_is_no_longer_stalled() -> None:
     assert health(plan_job(new_job(owner), NOW).status) == ("Reconciling", "PodStarting")
 
 
-def test_the_health_of_a_service() -> None:
-    service, job = service_object(), finished_job()
-
-    def found(observed: object) -> tuple[str, str]:
-        return health(plan_service(observed, NOW).status)  # type: ignore[arg-type]
-
-    assert found(observed_service(service)) == ("Reconciling", "WaitingForFineTuneJob")
-    failed = job_object(status={"stage": "Failed", "conditions": []})
-    assert found(observed_service(service, failed)) == ("Stalled", "FineTuneJobFailed")
-    assert found(observed_service(service, job)) == ("Reconciling", "RollingOut")
-    observed = observed_service(service, job)
-    observed.spec = BROKEN
-    assert found(observed) == ("Stalled", "InvalidSpec")
-    assert found(observed_service(service, job, service=foreign(service_child(service)))) == ("Stalled", "NameConflict")
-    leaving = service_child(service)
-    leaving["metadata"]["deletionTimestamp"] = "2026-03-01T11:59:00Z"
-    assert found(observed_service(service, job, service=leaving)) == ("Reconciling", "ChildrenLeaving")
-    no_image = pod("chat-1", container="engine", waiting={"reason": "ImagePullBackOff", "message": "not found"})
-    assert found(observed_service(service, job, pods=[no_image])) == ("Stalled", "ImagePullFailed")
+@pytest.mark.parametrize(("observed", "state", "reason"), SERVICES.values(), ids=SERVICES)
+def test_the_health_of_a_service(observed: ObservedInferenceService, state: str, reason: str) -> None:
+    assert health(plan_service(observed, NOW).status) == (state, reason)
 
 
 def test_a_service_is_ready_when_every_engine_lists_every_model() -> None:
