@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from hone_api.listening import join_address
 from hone_api.reasons import ARTIFACT_MISSING, MODEL_NOT_FOUND, HoneError
 
 from hone_cli import child, documents, options, output
@@ -45,7 +46,7 @@ def command(
         arguments += ["--claim", f"{alias}={folder}"]
     if name:
         arguments += ["--name", name]
-    url = f"http://{host}:{port}/v1"
+    url = f"http://{join_address(host, port)}/v1"
     output.hint(f"{url} once it is ready; talk to it with: hone chat --url {url}")
     code = child.run_module(
         "hone_server", [*arguments, "--host", host, "--port", str(port)], on_stop=lambda: output.hint("Stopping.")

@@ -6,12 +6,12 @@ import os
 import secrets
 import signal
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from hone_api.layout import ADMIN_TOKEN, ENGINE_PORT, KEEPER_PORT, POD_ADAPTERS, POD_SERVED
+from hone_api.listening import open_listener
+from hone_api.statusserver import Answer, StatusServer
 from hone_api.terminal import make_output_safe
 
 from .adapters import Keeper
@@ -30,8 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     served: Path = arguments.served
     engine = EngineApi(arguments.engine_port, _prepare(served), arguments.api_key_file)
     keeper = Keeper(arguments.file, served / "adapters", engine, arguments.max_rank)
-    server = ThreadingHTTPServer(("", arguments.port), _handler(keeper))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    StatusServer(open_listener("", arguments.port), lambda path: _answer(keeper, path))
     while True:
         keeper.tick()
         time.sleep(EVERY_SECONDS)
@@ -60,30 +59,15 @@ def _prepare(served: Path) -> str:
     return token.read_text()
 
 
-def _handler(keeper: Keeper) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path == "/started":
-                self._say(200 if keeper.started else 503, b"")
-            elif self.path == "/ready":
-                waits_for = keeper.waits_for
-                self._say(503 if waits_for else 200, f"waits for {', '.join(waits_for)}".encode() if waits_for else b"")
-            elif self.path == "/adapters":
-                self._say(200, keeper.report().model_dump_json(by_alias=True).encode(), "application/json")
-            else:
-                self._say(404, b"")
-
-        def _say(self, status: int, body: bytes, kind: str = "text/plain") -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    return Handler
+def _answer(keeper: Keeper, path: str) -> Answer:
+    if path == "/started":
+        return Answer(200 if keeper.started else 503)
+    if path == "/ready":
+        waits_for = keeper.waits_for
+        return Answer(503, body=f"waits for {', '.join(waits_for)}".encode()) if waits_for else Answer(200)
+    if path == "/adapters":
+        return Answer(200, "application/json", keeper.report().model_dump_json(by_alias=True).encode())
+    return Answer(404)
 
 
 if __name__ == "__main__":

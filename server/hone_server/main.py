@@ -82,7 +82,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--claim", metavar="NAME=DIR", type=_pair, action="append", default=[], help="where a claim is mounted"
     )
-    parser.add_argument("--host", default="0.0.0.0")
+    parser.add_argument("--host", default="", help="listen on this address alone (default: all, IPv4 and IPv6)")
     parser.add_argument("--port", type=int, default=ENGINE_PORT)
     parser.add_argument("--max-model-len", type=_positive, metavar="TOKENS", help="longest prompt plus answer")
     parser.add_argument(

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,8 @@ from types import FrameType
 
 import torch
 import uvicorn
-from hone_api.reasons import HoneError
+from hone_api.listening import join_address, open_listener
+from hone_api.reasons import INVALID_SPEC, HoneError
 from starlette.types import ASGIApp
 
 from .access import Access
@@ -49,6 +51,11 @@ def serve(sources: Sources, options: Options) -> HoneError | None:
 
     HTTP answers, 503 on /health, while the models load.
     """
+    try:
+        listener = open_listener(options.host, options.port)
+    except OSError as error:
+        message = f"--host is {options.host!r} and --port {options.port}, which can't be listened on: {error.strerror}"
+        return HoneError(INVALID_SPEC, message, remedy="Choose another.")
     token_file = options.admin_token_file
     service = Service(sources, options.max_model_len, hot=token_file is not None)
     routes: ASGIApp = make_app(service, options.max_waiting)
@@ -57,15 +64,14 @@ def serve(sources: Sources, options: Options) -> HoneError | None:
     app = Access(routes, options.api_key)
     config = uvicorn.Config(
         app,
-        host=options.host,
-        port=options.port,
         log_level="warning",
         access_log=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
     server = _Server(config, service, app, options.drain_seconds)
-    log.info("starting on %s:%d with %d threads", options.host, options.port, torch.get_num_threads())
-    asyncio.run(_run(server, service))
+    where = join_address(*listener.getsockname()[:2])
+    log.info("starting on %s with %d threads", where, torch.get_num_threads())
+    asyncio.run(_run(server, listener, service))
     return service.failure
 
 
@@ -96,7 +102,7 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-async def _run(server: uvicorn.Server, service: Service) -> None:
+async def _run(server: uvicorn.Server, listener: socket.socket, service: Service) -> None:
     def loaded(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
             server.should_exit = True
@@ -104,7 +110,7 @@ async def _run(server: uvicorn.Server, service: Service) -> None:
     loading = asyncio.create_task(service.load())
     loading.add_done_callback(loaded)
     try:
-        await server.serve()
+        await server.serve(sockets=[listener])
     except SystemExit as end:
         # After its orderly end uvicorn raises the signal anew, which meets main's handler; a code is a failed start.
         if end.code:

@@ -200,7 +200,7 @@ def test_it_is_ready_when_each_adapter_is_proved_listed_and_has_answered(pod: Po
         },
     }
     assert pod.get("/other").status_code == 404
-    assert httpx.post(f"http://127.0.0.1:{pod.port}/adapters").status_code == 501
+    assert httpx.post(f"http://127.0.0.1:{pod.port}/adapters").status_code == 405
 
 
 def test_adapters_come_change_and_go_while_it_stays_ready(running: tuple[Pod, LikeVllm]) -> None:

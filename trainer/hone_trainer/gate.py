@@ -7,10 +7,10 @@ for SILENCE seconds; {} is said only to be heard.
 
 import asyncio
 import json
-import socket
 from threading import Thread
 from typing import Any
 
+from hone_api.listening import open_listener
 from hone_api.reasons import INTERNAL_ERROR, HoneError
 
 from hone_trainer.endings import Word, cause
@@ -20,6 +20,8 @@ BEAT, SILENCE = 2.0, 12.0
 """Seconds."""
 PATIENCE = 20.0
 """Seconds that the others have to tell how they ended, once this node has."""
+MOST_STRANGERS, LONGEST_LINE = 64, 16 << 10
+"""Connections that have not said which node they are of, and bytes: anybody may connect."""
 
 
 class Gate:
@@ -28,14 +30,13 @@ class Gate:
     def __init__(self, here: Rendezvous) -> None:
         """Listen. Raises HoneError when the port is taken."""
         try:
-            both = socket.has_dualstack_ipv6()
-            family = socket.AF_INET6 if both else socket.AF_INET
-            self._socket = socket.create_server(("", here.port), family=family, dualstack_ipv6=both)
+            self._socket = open_listener("", here.port)
         except OSError as error:
             message = f"MASTER_PORT is {here.port}, which can't be listened on: {error.strerror}"
             raise HoneError(INTERNAL_ERROR, message, remedy="Choose another.") from None
         self._nodes = here.nodes
         self._members: dict[int, asyncio.StreamWriter] = {}
+        self._strangers: dict[asyncio.StreamWriter, None] = {}
         self._lost: set[int] = set()
         self._words: dict[int, Word] = {}
         self._first: int | None = None
@@ -55,7 +56,7 @@ class Gate:
             self._thread.join(BEAT)
 
     async def _serve(self) -> None:
-        async with await asyncio.start_server(self._attend, sock=self._socket):
+        async with await asyncio.start_server(self._attend, sock=self._socket, limit=LONGEST_LINE):
             while not self._closing.is_set():
                 self._tell(**({} if self._begun else {"waiting": self._missing()}))
                 try:
@@ -68,8 +69,14 @@ class Gate:
     async def _attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Hear a launcher until it has ended, or is lost."""
         node = None
+        if len(self._strangers) >= MOST_STRANGERS:
+            oldest = next(iter(self._strangers))
+            del self._strangers[oldest]
+            oldest.transport.abort()
+        self._strangers[writer] = None
         try:
             hello = await _hear(reader)
+            self._strangers.pop(writer, None)
             if self._begun or hello.get("nodes") != self._nodes or hello.get("node") not in range(self._nodes):
                 return
             node = int(hello["node"])
@@ -85,6 +92,7 @@ class Gate:
         except (OSError, ValueError):
             return
         finally:
+            self._strangers.pop(writer, None)
             if node is None or self._members[node] is not writer:
                 writer.close()
             elif not self._begun:
@@ -119,7 +127,10 @@ class Gate:
 async def _hear(reader: asyncio.StreamReader) -> dict[str, Any]:
     """A line. Raises OSError, ValueError when nothing comes, or nothing that can be understood."""
     line = await asyncio.wait_for(reader.readline(), SILENCE)
-    found = json.loads(line)
+    try:
+        found = json.loads(line)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
     if not isinstance(found, dict):
         raise ValueError(line)
     return found

@@ -1,12 +1,11 @@
 """HTTP: GET /progress (JSON), /metrics (Prometheus), /healthz."""
 
-import contextlib
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from hone_api.listening import open_listener
 from hone_api.reasons import INVALID_SPEC, HoneError
+from hone_api.statusserver import Answer, StatusServer
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -45,40 +44,25 @@ class TrainerCollector(Collector):
                 yield GaugeMetricFamily(f"hone_trainer_{name}", text, value=value)
 
 
-def serve(telemetry: Telemetry, port: int, host: str = "") -> ThreadingHTTPServer:
+def serve(telemetry: Telemetry, port: int, host: str = "") -> StatusServer:
     """Answer on a port, in a thread that ends with the process. Raises HoneError when the port is taken."""
     registry = CollectorRegistry()
     registry.register(TrainerCollector(telemetry))
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path == "/progress":
-                body = telemetry.report().model_dump_json(by_alias=True, exclude_none=True).encode()
-                self._answer(200, "application/json", body)
-            elif self.path == "/metrics":
-                self._answer(200, "text/plain; version=0.0.4; charset=utf-8", generate_latest(registry))
-            elif self.path == "/healthz":
-                self._answer(200, "text/plain", b"ok\n")
-            else:
-                self._answer(404, "application/json", json.dumps({"error": f"no {self.path} here"}).encode())
-
-        def _answer(self, status: int, kind: str, body: bytes) -> None:
-            with contextlib.suppress(ConnectionError):  # the one who asked has left
-                self.send_response(status)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-        def log_message(self, *args: Any) -> None:
-            """Polling is not news."""
+    def answer(path: str) -> Answer:
+        if path == "/progress":
+            report = telemetry.report().model_dump_json(by_alias=True, exclude_none=True)
+            return Answer(200, "application/json", report.encode())
+        if path == "/metrics":
+            return Answer(200, "text/plain; version=0.0.4; charset=utf-8", generate_latest(registry))
+        if path == "/healthz":
+            return Answer(200, body=b"ok\n")
+        return Answer(404, "application/json", json.dumps({"error": f"no {path} here"}).encode())
 
     try:
-        server = ThreadingHTTPServer((host, port), Handler)
+        listener = open_listener(host, port)
     except OSError as error:
         raise HoneError(
             INVALID_SPEC, f"--port is {port}, which can't be listened on: {error.strerror}", remedy="Choose another."
         ) from None
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
-    return server
+    return StatusServer(listener, answer)
