@@ -1,10 +1,12 @@
 """What the operator writes for the keeper beside an engine, and what the keeper tells."""
 
 import hashlib
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from hone_api.common import ForeignModel
+from hone_api.terminal import make_encodable
 
 
 class WantedAdapter(ForeignModel):
@@ -23,18 +25,26 @@ class WantedAdapters(ForeignModel):
     adapters: list[WantedAdapter] = Field([])
 
 
+LONGEST_MESSAGE = 2000
+"""Characters that a condition shows of what an engine says."""
+
+
+def _shorten(value: object) -> object:
+    return make_encodable(value[:LONGEST_MESSAGE]) if isinstance(value, str) else value
+
+
 class AdapterError(ForeignModel):
     """Why an adapter is not there; `reason` is one of the catalogue's."""
 
-    reason: str
-    message: str
-    remedy: str
+    reason: Annotated[str, Field(max_length=100)]
+    message: Annotated[str, BeforeValidator(_shorten)]
+    remedy: Annotated[str, BeforeValidator(_shorten)]
 
 
 class AdapterState(ForeignModel):
     """Whether the engine has the adapter with this digest, and has answered with it."""
 
-    digest: str | None = None
+    digest: Annotated[str | None, Field(max_length=100)] = None
     loaded: bool = False
     error: AdapterError | None = None
 

@@ -1,6 +1,8 @@
 """What the trainer says: while it runs (HTTP), and at its end (the termination message)."""
 
+import re
 from bisect import bisect_right
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -15,11 +17,35 @@ TERMINATION_MESSAGE_BYTES = 4096
 """The kubelet cuts a termination message after this many bytes."""
 
 
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)", re.ASCII)
+LARGEST_COUNT = 2**53 - 1
+"""What every reader of JSON takes as it is."""
+LONGEST_ETA = 10**9
+"""Seconds. More than thirty years is no estimate."""
+
+Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
+
+
+def _keep_moment(value: Any) -> Any:
+    """Return a moment as RFC 3339 has it; None for anything else, and for what no clock of a machine can show."""
+    if not isinstance(value, str) or not _MOMENT.fullmatch(value):
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    return value if 1970 <= moment.year < 2200 else None
+
+
+def _keep_eta(value: Any) -> Any:
+    return value if isinstance(value, int) and 0 <= value <= LONGEST_ETA else None
+
+
 class Progress(ForeignModel):
     """How far training is. `eta` is in seconds, `updatedAt` RFC 3339."""
 
-    step: Annotated[int, Field(ge=0)] = Field(description="Optimizer steps done.")
-    total_steps: Annotated[int, Field(ge=0)] = Field(description="Optimizer steps in all.")
+    step: Count = Field(description="Optimizer steps done.")
+    total_steps: Count = Field(description="Optimizer steps in all.")
     epoch: float | None = Field(None, description="Epochs done.")
     loss: float | None = Field(None, description="Training loss at the last log.")
     grad_norm: float | None = Field(None, description="Gradient norm at the last log.")
@@ -27,8 +53,8 @@ class Progress(ForeignModel):
     tokens_per_second: float | None = Field(None, description="Trained tokens a second, all processes together.")
     samples_per_second: float | None = Field(None, description="Rows a second, all processes together.")
     percent: Annotated[int, Field(ge=0, le=100)] = Field(0, description="Share of the steps done.")
-    eta: int | None = Field(None, description="Seconds left.")
-    updated_at: str | None = Field(
+    eta: Annotated[int | None, BeforeValidator(_keep_eta)] = Field(None, description="Seconds left.")
+    updated_at: Annotated[str | None, BeforeValidator(_keep_moment)] = Field(
         None, description="When this was measured (RFC 3339).", json_schema_extra={"format": "date-time"}
     )
 
@@ -41,8 +67,8 @@ class Progress(ForeignModel):
 class Parameters(ForeignModel):
     """How many parameters there are."""
 
-    trainable: int = Field(description="Parameters that training changes.")
-    total: int = Field(description="All parameters, those of the adapter included.")
+    trainable: Count = Field(description="Parameters that training changes.")
+    total: Count = Field(description="All parameters, those of the adapter included.")
 
     def describe(self) -> str:
         """As PEFT prints it."""

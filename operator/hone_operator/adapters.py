@@ -6,6 +6,7 @@ from typing import Any
 from hone_api.adapters import KeeperReport, WantedAdapter, WantedAdapters, revision_of
 from hone_api.inferenceservice import InferenceServiceSpec, ModelStatus
 from hone_api.layout import ENGINE_PORT, KEEPER_PORT, POD_ADAPTERS, link_name
+from hone_api.listening import join_address
 from hone_api.reasons import CATALOGUE, ENGINE_FAILED, HoneError
 from pydantic import ValidationError
 
@@ -89,8 +90,8 @@ def urls(pods: list[Object], *, needs_key: bool) -> dict[str, str]:
     found = {}
     for pod in pods:
         if (address := pod["status"].get("podIP")) and (has_keeper(pod) or not needs_key):
-            path = f"{KEEPER_PORT}/adapters" if has_keeper(pod) else f"{ENGINE_PORT}/v1/models"
-            found[pod["metadata"]["uid"]] = f"http://{address}:{path}"
+            port, path = (KEEPER_PORT, "/adapters") if has_keeper(pod) else (ENGINE_PORT, "/v1/models")
+            found[pod["metadata"]["uid"]] = f"http://{join_address(address, port)}{path}"
     return found
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from hone_api.reasons import (
+    CATALOGUE,
     EVICTED,
     HOST_OUT_OF_MEMORY,
     INTERNAL_ERROR,
@@ -67,7 +68,8 @@ def _why(pod: Object, container: str, state: Object, message: TerminationMessage
         words = message.message
         if disruption and message.reason == INTERRUPTED.name:
             words = f"{words.rstrip('.')}. Why: {disruption.message.rstrip('.')}."
-        return message.reason, words
+        # What an image says is anybody's text; a reason is one of the catalogue's, also as a label of metrics.
+        return message.reason if message.reason in CATALOGUE else INTERNAL_ERROR.name, words
     if disruption:
         return _named(disruption)
     status = pod.get("status") or {}

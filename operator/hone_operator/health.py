@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
+from hone_api.listening import open_listener, split_address
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from hone_operator.metrics import Metrics
@@ -45,6 +46,5 @@ async def serve(
     application.router.add_get("/metrics", expose)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
-    host, _, port = address.rpartition(":")
-    await web.TCPSite(runner, host, int(port)).start()
+    await web.SockSite(runner, open_listener(*split_address(address))).start()
     return runner

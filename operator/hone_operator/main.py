@@ -5,6 +5,7 @@ import gc
 import os
 
 import kopf
+from hone_api.listening import split_address
 from kopf._core.engines.peering import Identity
 
 from hone_operator import logs
@@ -55,10 +56,23 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         default=pod_namespace(),
         help="elect a leader by a Lease in this namespace (default: the pod's own; outside a cluster, no election)",
     )
-    parser.add_argument("--listen", metavar="HOST:PORT", help="serve /healthz, /readyz and /metrics")
+    parser.add_argument(
+        "--listen",
+        metavar="[HOST]:PORT",
+        type=_address,
+        help="serve /healthz, /readyz and /metrics (:8080: on all addresses, IPv4 and IPv6)",
+    )
     parser.add_argument("--log-format", choices=logs.FORMATS, default="text")
     parser.add_argument("--log-level", choices=LEVELS, default=os.environ.get("HONE_LOG_LEVEL", "info"))
     arguments = parser.parse_args(argv)
     if not arguments.runtime_image:
         parser.error("give the image of trainer and engine pods by --runtime-image or HONE_RUNTIME_IMAGE")
     return arguments
+
+
+def _address(text: str) -> str:
+    try:
+        split_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text

@@ -1,4 +1,9 @@
-"""Asking pods how it goes, beside the workers, so that a pod that doesn't answer holds up nothing."""
+"""Ask pods how they are doing, in tasks next to the workers, so that a pod that does not answer holds up nothing.
+
+What a pod answers is untrusted: an image is anybody's choice. An answer has a limit of bytes and of seconds, leads
+nowhere else (no redirect, no proxy), and only what its model has of it is kept (`answers.py`). The plans decide which
+pods are asked; observe.py hands them the newest answers.
+"""
 
 import asyncio
 import logging
@@ -6,21 +11,33 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
 
+from hone_operator.answers import read_answer
 from hone_operator.resources import Key
 
 EVERY_SECONDS, LATER_EVERY_SECONDS = 3.0, 13.0
 CLOSE_SECONDS, CLOSELY_AT_ONCE = 120.0, 50
 """Some pods are asked closely at first, when someone may be looking and a short run would be over unseen."""
-TIMEOUT = aiohttp.ClientTimeout(total=5)
+TIMEOUT = aiohttp.ClientTimeout(total=5, sock_connect=3)
 AT_ONCE = 100
-LARGEST_ANSWER = 1 << 20
+LARGEST_ANSWER = 256 << 10
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Poll:
+    """One pod that is asked. `heard`: when it last gave a usable answer; before its first, since when it is asked."""
+
+    url: str
+    heard: datetime = field(default_factory=lambda: datetime.now(UTC))
+    answer: Any = None
+    task: asyncio.Task[None] | None = None
 
 
 class Poller:
@@ -28,56 +45,64 @@ class Poller:
 
     def __init__(self, on_news: Callable[[Key], None]) -> None:
         self._on_news = on_news
-        self._tasks: dict[Key, dict[str, asyncio.Task[None]]] = {}
-        self._answers: dict[Key, dict[str, Any]] = {}
-        self._heard: dict[Key, dict[str, datetime]] = {}
+        self._polls: dict[Key, dict[str, _Poll]] = {}
         self._close: deque[float] = deque()
         self._slots = asyncio.Semaphore(AT_ONCE)
-        self._session = aiohttp.ClientSession(timeout=TIMEOUT)
+        self._session = aiohttp.ClientSession(
+            timeout=TIMEOUT,
+            connector=aiohttp.TCPConnector(limit=AT_ONCE, force_close=True),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Accept-Encoding": "identity"},
+            auto_decompress=False,
+            trust_env=False,
+        )
 
     def want(self, key: Key, urls: dict[str, str]) -> None:
-        """From now on, ask exactly these: URLs by pod uid."""
-        tasks = self._tasks.setdefault(key, {})
-        for uid in [uid for uid in tasks if uid not in urls]:
-            tasks.pop(uid).cancel()
-            self._answers.get(key, {}).pop(uid, None)
-            self._heard.get(key, {}).pop(uid, None)
+        """From now on, ask exactly these URLs, by pod uid. A pod that has another address now is another one to ask."""
+        polls = self._polls.setdefault(key, {})
+        for uid in [uid for uid, poll in polls.items() if poll.url != urls.get(uid)]:
+            if task := polls.pop(uid).task:
+                task.cancel()
         for uid, url in urls.items():
-            if uid not in tasks:
-                self._heard.setdefault(key, {})[uid] = datetime.now(UTC)
-                tasks[uid] = asyncio.create_task(self._ask(key, uid, url))
-        if not tasks:
-            del self._tasks[key]
-            self._answers.pop(key, None)
-            self._heard.pop(key, None)
+            if uid not in polls:
+                poll = polls[uid] = _Poll(url)
+                poll.task = asyncio.create_task(self._ask(key, poll))
+        if not polls:
+            del self._polls[key]
 
     def answers(self, key: Key) -> dict[str, Any]:
         """The newest JSON by pod uid."""
-        return self._answers.get(key, {})
+        return {uid: poll.answer for uid, poll in self._polls.get(key, {}).items() if poll.answer is not None}
 
     def heard(self, key: Key) -> dict[str, datetime]:
-        """When each pod last answered, by uid; before its first answer, since when it is asked."""
-        return self._heard.get(key, {})
+        """When each pod last gave a usable answer, by uid; before its first one, since when it is asked."""
+        return {uid: poll.heard for uid, poll in self._polls.get(key, {}).items()}
 
     async def close(self) -> None:
-        for key in list(self._tasks):
+        for key in list(self._polls):
             self.want(key, {})
         await self._session.close()
 
-    async def _ask(self, key: Key, uid: str, url: str) -> None:
+    async def _ask(self, key: Key, poll: _Poll) -> None:
         close_until, delay = self._close_until(), random.random()
         while True:
-            async with self._slots:
-                answer = await self._get(url)
-            known = self._answers.setdefault(key, {})
-            if answer is not None:
-                self._heard[key][uid] = datetime.now(UTC)
-            if answer is not None and answer != known.get(uid):
-                known[uid] = answer
-                self._on_news(key)
+            try:
+                async with self._slots:
+                    answer = await self._get(key, poll.url)
+                self._take(key, poll, answer)
+            except Exception:  # an unforeseen answer must not end the task: the pod would never be asked again
+                logger.exception("asking %s", poll.url)
             # The first delay is by chance: after a restart, all begin together.
             await asyncio.sleep(delay * (EVERY_SECONDS if time.monotonic() < close_until else LATER_EVERY_SECONDS))
             delay = 1.0
+
+    def _take(self, key: Key, poll: _Poll, answer: Any) -> None:
+        if answer is None:
+            return
+        poll.heard = datetime.now(UTC)
+        if answer != poll.answer:
+            poll.answer = answer
+            self._on_news(key)
 
     def _close_until(self) -> float:
         now = time.monotonic()
@@ -88,13 +113,19 @@ class Poller:
         self._close.append(now + CLOSE_SECONDS)
         return self._close[-1]
 
-    async def _get(self, url: str) -> Any:
+    async def _get(self, key: Key, url: str) -> Any:
         """None when there is no usable answer: the next one will do."""
         try:
-            async with self._session.get(url) as response:
+            async with self._session.get(url, allow_redirects=False) as response:
                 if response.status != 200 or (response.content_length or 0) > LARGEST_ANSWER:
                     return None
-                return await response.json(content_type=None)
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+                data = bytearray()
+                async for piece in response.content.iter_any():
+                    data += piece
+                    if len(data) > LARGEST_ANSWER:
+                        logger.debug("%s answers more than %d bytes", url, LARGEST_ANSWER)
+                        return None
+                return read_answer(key, bytes(data))
+        except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
             logger.debug("%s does not answer: %s", url, error)
             return None

@@ -4,6 +4,7 @@ from datetime import datetime
 
 from hone_api.finetunejob import FineTuneJob, TrainerResources
 from hone_api.layout import TRAINER_PORT
+from hone_api.listening import join_address
 from hone_api.reports import ProgressReport
 
 from hone_operator import children, endings, liveness, trainer, waiting
@@ -85,7 +86,7 @@ def _training(
         status.setdefault("startTime", view.started(lead))
         uid, ip = lead["metadata"]["uid"], lead["status"].get("podIP")
         if ip:
-            result.poll = {uid: f"http://{ip}:{TRAINER_PORT}/progress"}
+            result.poll = {uid: f"http://{join_address(ip, TRAINER_PORT)}/progress"}
         _report(observed.reports.get(uid), status)
         if len(view.running) == job.spec.resources.nodes:
             _running(observed, view, lead, now, conditions, result)
