@@ -274,6 +274,32 @@ FINE_TUNE_JOB_FAILED = Reason(
     "Delete the FineTuneJob and apply it again, corrected: the service goes on when it has succeeded. Or name another "
     "FineTuneJob.",
 )
+CHILD_REFUSED = Reason(
+    "ChildRefused",
+    None,
+    "The API server, a policy or an admission webhook refuses an object that Hone makes.",
+    "Allow it in the policy, webhook, quota or role that the message names; Hone tries again with growing pauses.",
+)
+CHILD_CONTESTED = Reason(
+    "ChildContested",
+    None,
+    "Something else in the cluster changes or deletes an object of Hone's each time Hone has restored it.",
+    "Find what writes it (`kubectl get KIND NAME --show-managed-fields -o yaml`) and exclude Hone's objects from it; "
+    "until then Hone restores the object ever more rarely, at least every 5 minutes.",
+)
+CHILD_LEAVING = Reason(
+    "ChildLeaving",
+    None,
+    "An object of the same name is still being deleted.",
+    "Wait, or find out what keeps its finalizers, which the message names.",
+)
+API_FAILING = Reason(
+    "ApiFailing",
+    None,
+    "The API server, or an admission webhook that it asks, fails each time.",
+    "If the message names a webhook, repair the service behind it or remove its configuration (`kubectl get "
+    "validatingwebhookconfigurations,mutatingwebhookconfigurations`); Hone tries again with growing pauses.",
+)
 CLAIM_NOT_SHARED = Reason(
     "ClaimNotShared",
     None,

@@ -1,9 +1,10 @@
 """The Kubernetes API over one pooled HTTP session: JSON in, JSON out, a time limit on every request."""
 
 import json
+import logging
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
 import aiohttp
@@ -15,6 +16,8 @@ from hone_operator import deepjson
 from hone_operator.metrics import Metrics
 from hone_operator.resources import Object, Resource
 
+logger = logging.getLogger(__name__)
+
 FIELD_MANAGER = "hone"
 TIMEOUT_SECONDS, CONNECT_SECONDS = 30.0, 5.0
 CONNECTIONS = 64
@@ -25,6 +28,9 @@ WATCH_SECONDS = (300, 600)
 """How long a watch lasts, by chance, so that not all end together."""
 SILENCE_SECONDS = 90.0
 """A watch that says nothing for so long is dead: the API server sends a bookmark every minute."""
+STRICT = {"fieldValidation": "Strict"}
+"""A field that the API server does not know is refused, and not dropped with a warning."""
+WARNINGS_KEPT = 1000
 
 
 class ApiError(Exception):
@@ -43,6 +49,13 @@ class ApiError(Exception):
     def is_refusal(self) -> bool:
         """Whether the same request would be refused again."""
         return self.status in (400, 403, 404, 405, 413, 422)
+
+    @property
+    def is_of_another(self) -> bool:
+        """Whether an object with another uid has the name now, or none has."""
+        return (self.status == 409 and "uid mismatch" in self.message) or (
+            self.status == 422 and "metadata.uid" in self.message
+        )
 
     @property
     def is_farewell(self) -> bool:
@@ -69,6 +82,7 @@ class Api:
         ssl = RESTClientObject(configuration).ssl_context
         connector = aiohttp.TCPConnector(ssl=ssl, limit=CONNECTIONS)
         self._session = aiohttp.ClientSession(configuration.host, connector=connector)
+        self._warned: dict[str, None] = {}
 
     @classmethod
     async def connect(cls, metrics: Metrics, fence: Callable[[], float] | None = None) -> "Api":
@@ -106,7 +120,7 @@ class Api:
         """Make an object. Raises ApiError 409 when there is one of this name."""
         namespace = body["metadata"]["namespace"]
         return await self._one(
-            "POST", resource.plural, resource.path(namespace), body, params={"fieldManager": FIELD_MANAGER}
+            "POST", resource.plural, resource.path(namespace), body, params={"fieldManager": FIELD_MANAGER, **STRICT}
         )
 
     async def apply(self, resource: Resource, body: Object) -> Object:
@@ -200,11 +214,23 @@ class Api:
             ) as response:
                 answer = await response.read()
                 code = str(response.status)
+                self._warn(method, path, response.headers.getall("Warning", []))
                 if response.status >= 400:
                     raise ApiError(response.status, _message(answer), _retry_after(response.headers))
                 return deepjson.loads(answer)
         finally:
             self._metrics.requests.labels(code, method, plural).inc()
+
+    def _warn(self, method: str, path: str, warnings: Iterable[str]) -> None:
+        """Log what the API server warns of, each warning once for each object."""
+        for warning in warnings:
+            line = f"{method} {path}: the API server warns: {_warning_text(warning)}"
+            if line in self._warned:
+                continue
+            if len(self._warned) >= WARNINGS_KEPT:
+                del self._warned[next(iter(self._warned))]
+            self._warned[line] = None
+            logger.warning("%s", line)
 
     async def _headers(self) -> dict[str, str]:
         token = await self._configuration.get_api_key_with_prefix("BearerToken")
@@ -233,6 +259,12 @@ class _Payload(aiohttp.BytesPayload):
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         self._may_leave()
         await super().write_with_length(writer, content_length)
+
+
+def _warning_text(header: str) -> str:
+    """Return the text of a Warning header as RFC 7234 has it: `299 - "text"`."""
+    _, quote, text = header.partition('"')
+    return text.rpartition('"')[0].replace('\\"', '"') if quote else header
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

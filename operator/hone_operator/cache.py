@@ -4,16 +4,16 @@ Of finished FineTuneJobs there may be thousands, so the little that is still ask
 """
 
 import json
+import math
+import time
 import zlib
 from collections import defaultdict
 from typing import NamedTuple
 
-from hone_api.layout import FINETUNEJOB_LABEL, INFERENCESERVICE_LABEL
-
+from hone_operator.ownership import owner_key
 from hone_operator.resources import (
     CLAIMS,
     FINETUNEJOBS,
-    INFERENCESERVICES,
     JOBS,
     PODS,
     Key,
@@ -21,6 +21,10 @@ from hone_operator.resources import (
     Resource,
     is_terminal,
 )
+
+REMEMBERED_SECONDS = 600.0
+"""An answer comes at most as late as a request may take; a list of many pages takes longer."""
+MOST_REMEMBERED = 100_000
 
 _Id = tuple[Resource, str]
 
@@ -43,10 +47,18 @@ class Cache:
         self._objects: dict[Resource, dict[str, dict[str, Object | _Packed]]] = defaultdict(lambda: defaultdict(dict))
         self._children: dict[Key, set[_Id]] = defaultdict(set)
         self._finished: set[Key] = set()
+        # By uid: the version of the deletion, and until when it is remembered.
+        self._deleted: dict[str, tuple[float, float]] = {}
 
     def put(self, resource: Resource, body: Object) -> bool:
-        """Keep the object unless a newer version is known. Returns whether it was news."""
+        """Keep the object unless a newer version, or its deletion, is known. Returns whether it was news.
+
+        An answer to a write may be read after the watch has told that the object was deleted.
+        """
         metadata = body["metadata"]
+        version, uid = _identity(body)
+        if version < self._deleted.get(uid, (-1.0, 0.0))[0]:
+            return False
         namespace, name = metadata.get("namespace", ""), metadata["name"]
         known = self._known(resource, namespace, name)
         if known is not None and _identity(known)[0] >= _identity(body)[0]:
@@ -61,9 +73,15 @@ class Cache:
             self._note_end(Key(resource, namespace, name), body)
         return kept or known is not None
 
-    def remove(self, resource: Resource, body: Object) -> None:
-        """Forget a deleted object, unless one made later has its name."""
+    def remove(self, resource: Resource, body: Object, *, for_good: bool = False) -> None:
+        """Forget an object that a watch no longer has, unless one made later has its name.
+
+        `body` has the version of its deletion. It may come back with a later one, when labels had hidden it; with
+        `for_good` it is certain that it does not exist.
+        """
         metadata = body["metadata"]
+        version, deleted = _identity(body)
+        self._remember(deleted, math.inf if for_good else version)
         namespace, name = metadata.get("namespace", ""), metadata["name"]
         known = self._known(resource, namespace, name)
         if known is None or _identity(known)[1] != metadata["uid"]:
@@ -83,6 +101,7 @@ class Cache:
         bodies = [body for space, name in gone if (body := self.get(resource, space, name))]
         for body in bodies:
             self.remove(resource, body)
+            self._remember(body["metadata"]["uid"], version)
         return bodies
 
     def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
@@ -115,6 +134,16 @@ class Cache:
         """Whether this is a FineTuneJob that has its result."""
         return key in self._finished
 
+    def _remember(self, uid: str, version: float) -> None:
+        """Remember a deletion. The oldest are forgotten when their time is over, or there are too many."""
+        now = time.monotonic()
+        version = max(version, self._deleted.pop(uid, (-1.0, 0.0))[0])
+        self._deleted[uid] = (version, now + REMEMBERED_SECONDS)
+        while (oldest := next(iter(self._deleted))) != uid:
+            if self._deleted[oldest][1] > now and len(self._deleted) <= MOST_REMEMBERED:
+                break
+            del self._deleted[oldest]
+
     def _spaces(self, resource: Resource, namespace: str) -> dict[str, dict[str, Object | _Packed]]:
         spaces = self._objects[resource]
         return {namespace: spaces.get(namespace, {})} if namespace else spaces
@@ -123,7 +152,7 @@ class Cache:
         return self._objects[resource].get(namespace, {}).get(name)
 
     def _keep(self, resource: Resource, body: Object) -> bool:
-        owner, metadata = owner_key(body), body["metadata"]
+        owner, metadata = owner_key(resource, body), body["metadata"]
         kept = _worth_keeping(resource, body, owner_is_finished=owner in self._finished)
         if kept is None:
             return False
@@ -137,7 +166,7 @@ class Cache:
         known = _unpacked(of_namespace.pop(name))
         if not of_namespace:
             del self._objects[resource][namespace]
-        if owner := owner_key(known):
+        if owner := owner_key(resource, known):
             self._children[owner].discard((resource, name))
             if not self._children[owner]:
                 del self._children[owner]
@@ -151,16 +180,6 @@ class Cache:
                 child = _unpacked(self._objects[resource][key.namespace][name])
                 self._forget(resource, key.namespace, name)
                 self._keep(resource, child)
-
-
-def owner_key(body: Object) -> Key | None:
-    """The Hone object that a child's labels name."""
-    metadata = body["metadata"]
-    labels = metadata.get("labels") or {}
-    for label, resource in ((FINETUNEJOB_LABEL, FINETUNEJOBS), (INFERENCESERVICE_LABEL, INFERENCESERVICES)):
-        if name := labels.get(label):
-            return Key(resource, metadata.get("namespace", ""), name)
-    return None
 
 
 def _worth_keeping(resource: Resource, body: Object, *, owner_is_finished: bool) -> Object | _Packed | None:

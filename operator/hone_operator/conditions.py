@@ -53,6 +53,10 @@ class Conditions:
         """Whether the condition is true now."""
         return type_ in self._after and self._after[type_]["status"] == "True"
 
+    def is_set(self, type_: str) -> bool:
+        """Whether the condition is there, whatever its status."""
+        return type_ in self._after
+
     def words_of(self, type_: str) -> tuple[str, str]:
         """Reason and message of a condition that is set."""
         return self._after[type_]["reason"], self._after[type_]["message"]

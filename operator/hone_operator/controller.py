@@ -6,15 +6,20 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import aiohttp
+from hone_api.reasons import API_FAILING, HoneError
 
 from hone_operator import finetunejob, inferenceservice, logs, stages
 from hone_operator.api import Api, ApiError, NotLeading
-from hone_operator.cache import Cache, owner_key
-from hone_operator.conditions import timestamp
+from hone_operator.cache import Cache
+from hone_operator.conditions import LONGEST_MESSAGE, timestamp
+from hone_operator.coverage import Coverage
+from hone_operator.execution import Executor, refresh
 from hone_operator.health import why_stuck
+from hone_operator.jobview import ObservedFineTuneJob
 from hone_operator.metrics import JobMeter, Metrics
 from hone_operator.observe import Observer
-from hone_operator.plan import Action, Apply, Create, Delete, Event, Patch, Plan
+from hone_operator.ownership import bind, owner_key
+from hone_operator.plan import Event, Plan
 from hone_operator.podspec import Images
 from hone_operator.polling import Poller
 from hone_operator.resources import (
@@ -24,19 +29,24 @@ from hone_operator.resources import (
     INFERENCESERVICES,
     OWNERS,
     PODS,
-    WATCHED,
     Key,
     Object,
     Resource,
     is_observed,
     merge_patch,
 )
+from hone_operator.troubles import TRIES, describe, troubles_alone, unread
 from hone_operator.workqueue import WorkQueue
 
 WORKERS = 8
 RESYNC_SECONDS = 600.0
 _BY_SERVER = ("resourceVersion", "managedFields")
 LOOK_AT_NODES_SECONDS = 6.0
+UNREAD_SECONDS = 60.0
+READ, STATUS = "read", "status"
+"""What may fail, apart from the writes of children."""
+
+Observed = ObservedFineTuneJob | inferenceservice.ObservedInferenceService
 
 logger = logging.getLogger(__name__)
 
@@ -55,10 +65,11 @@ class Controller:
         metrics.watch_objects(leads, self._meter.jobs, lambda: self.cache.all(INFERENCESERVICES))
         self.poller = Poller(self._heard)
         self.observer = Observer(api, self.cache, self.poller, images)
+        self.executor = Executor(api, self.cache)
         self.synced = asyncio.Event()
-        self._unlisted = {(resource, namespace) for resource in WATCHED for namespace in namespaces or [""]}
+        self.coverage = Coverage(namespaces)
+        metrics.watch_coverage(self.coverage.unreadable)
         self._tasks: list[asyncio.Task[None]] = []
-        self._turn = asyncio.Lock()
 
     async def start(self) -> None:
         """Begin to work, once all that exists has been seen: nothing is decided on half of it."""
@@ -100,95 +111,56 @@ class Controller:
         return why_stuck(*self.queue.ages())
 
     async def reconcile(self, key: Key) -> str:
-        """One pass over one object. Returns its result as metrics have it. Raises ApiError at a refusal."""
+        """One pass over one object. Returns its result as metrics have it. Raises ApiError when a part of it failed."""
         owner = self.cache.get(key.resource, key.namespace, key.name)
         if owner is None:
             self.queue.forget(key)
+            self.executor.forget(key)
             self.poller.want(key, {})
             return "success"
         now = datetime.now(UTC)
+        if lacking := self.coverage.lacking(key):
+            await self._write_status(key, owner, troubles_alone(owner, now, [lacking]) if lacking.is_known else None)
+            self.queue.add_after(key, UNREAD_SECONDS)
+            return "requeue_after"
         if not self.queue.wants_whole(key) and await self._tell_progress(key, owner, now):
             return "success"
-        plan = await self._plan(key, owner, now, refusal=None)
-        try:
-            news = await self._carry_out(key, plan)
-        except ApiError as error:
-            if error.is_farewell:
-                return "success"
-            if error.is_refusal:
-                await self._write_status(key, owner, await self._plan(key, owner, now, refusal=error.message))
-            raise
-        if news:
+        observed = await self._observe(key, owner, now)
+        plan = decide(observed, now)
+        actions = [bind(action, observed.found) for action in plan.actions]
+        outcome = await self.executor.carry_out(key, owner["metadata"].get("generation") or 0, actions)
+        if outcome.is_farewell:
+            return "success"
+        if outcome.has_news and not outcome.error and not outcome.troubles:
             # Children first, for all objects that wait; the status tells what is seen afterwards.
             self.queue.add(key)
             return "requeue"
-        await self._write_status(key, owner, plan)
         self.poller.want(key, plan.poll)
-        if plan.requeue_after is None:
+        if outcome.troubles:
+            observed.troubles = outcome.troubles
+            plan = decide(observed, now)
+        await self._write_status(key, owner, plan)
+        if outcome.error:
+            raise outcome.error
+        waits = [seconds for seconds in (plan.requeue_after, outcome.wait_seconds) if seconds is not None]
+        if not waits:
             return "success"
-        self.queue.add_after(key, plan.requeue_after)
+        self.queue.add_after(key, min(waits))
         return "requeue_after"
 
-    async def _plan(self, key: Key, owner: Object, now: datetime, *, refusal: str | None) -> Plan:
-        if key.resource == FINETUNEJOBS:
-            job = await self.observer.finetunejob(key, owner, now)
-            job.refusal = refusal
-            return finetunejob.plan(job, now)
-        service = await self.observer.inferenceservice(key, owner, now)
-        service.refusal = refusal
-        return inferenceservice.plan(service, now)
-
-    async def _carry_out(self, key: Key, plan: Plan) -> bool:
-        """All actions at once. Returns whether there is something new, that the plan could not know of."""
-        results = await asyncio.gather(*(self._act(key, action) for action in plan.actions), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        return any(results)
-
-    async def _act(self, key: Key, action: Action) -> bool:
-        if isinstance(action, Delete):
-            await self.api.delete(action.resource, key.namespace, action.name, action.uid)
-            return False
-        name = action.name if isinstance(action, Patch) else action.body["metadata"]["name"]
-        target = Key(action.resource, key.namespace, name)
-        before = self.cache.version(target)
-        if isinstance(action, Create):
-            found = await self._create(action)
-        elif isinstance(action, Apply) and action.in_turn:
-            return await self._apply_in_turn(key, action)
-        elif isinstance(action, Apply):
-            found = await self.api.apply(action.resource, action.body)
-        else:
-            try:
-                found = await self.api.patch(action.resource, key.namespace, action.name, action.patch)
-            except ApiError as error:
-                if error.status != 404:
-                    raise
-                return False  # deleted meanwhile, as the watch will tell
-        self.cache.put(action.resource, found)
-        return self.cache.version(target) != before  # the watch may have told of it before the answer came
-
-    async def _apply_in_turn(self, key: Key, action: Apply) -> bool:
-        """Two passes at a time may have planned to begin: the second is planned again."""
-        async with self._turn:
-            if self.observer.upgrading(key):
-                return True
-            self.cache.put(action.resource, await self.api.apply(action.resource, action.body))
-        return True
-
-    async def _create(self, action: Create) -> Object:
-        """The new object, or the one that has its name already: the next pass judges it."""
+    async def _observe(self, key: Key, owner: Object, now: datetime) -> Observed:
+        """Read what the plan is made from. A failure that lasts is reported to the object."""
         try:
-            return await self.api.create(action.resource, action.body)
-        except ApiError as error:
-            if error.status != 409:
-                raise
-            metadata = action.body["metadata"]
-            found = await self.api.get(action.resource, metadata["namespace"], metadata["name"])
-            if found is None:  # not its name: a quota that somebody else changed at the same time also conflicts
-                raise
-            return found
+            if key.resource == FINETUNEJOBS:
+                observed: Observed = await self.observer.finetunejob(key, owner, now)
+            else:
+                observed = await self.observer.inferenceservice(key, owner, now)
+        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+            counted = self.executor.troubles.count(key, [READ])[READ]
+            if found := unread(error, counted):
+                await self._write_status(key, owner, troubles_alone(owner, now, [found]))
+            raise
+        return observed
 
     async def _tell_progress(self, key: Key, owner: Object, now: datetime) -> bool:
         """What trainers report is taken up without a whole pass, where that would do no more. Returns whether it is."""
@@ -202,25 +174,48 @@ class Controller:
             await self._patch_status(key, owner, changes)
         return True
 
-    async def _write_status(self, key: Key, owner: Object, plan: Plan) -> None:
-        changes = merge_patch(owner.get("status") or {}, plan.status)
-        if not changes or not await self._patch_status(key, owner, changes):
+    async def _write_status(self, key: Key, owner: Object, plan: Plan | None) -> None:
+        if plan is None:
             return
+        changes = merge_patch(owner.get("status") or {}, plan.status)
+        try:
+            if not changes or not await self._patch_status(key, owner, changes):
+                return
+        except ApiError as error:
+            await self._tell_unwritten(key, owner, error)
+            raise
         self._queue_dependents(key)
         for event in plan.events:
             logger.info("%s", event.message, extra={"reason": event.reason})
             await self._emit(key, owner, event)
 
+    async def _tell_unwritten(self, key: Key, owner: Object, error: ApiError) -> None:
+        """Report by an event that the status can't be written: it is reported nowhere else."""
+        counted = self.executor.troubles.count(key, [STATUS])[STATUS]
+        if counted == (1 if error.is_refusal else TRIES) and not error.is_farewell:
+            words = HoneError(API_FAILING, f"The status can't be written: {describe(error)}").sentence()
+            await self._emit(key, owner, Event("Warning", API_FAILING.name, words[:LONGEST_MESSAGE]))
+
     async def _patch_status(self, key: Key, owner: Object, changes: Object) -> bool:
-        """Returns whether the object is still there. `owner`: as it was when the changes were decided."""
+        """Returns whether the status was written. `owner`: as it was when the changes were decided.
+
+        For a status the API server ignores a uid in the patch, so it is the version that the object has to be of.
+        """
+        metadata = {name: owner["metadata"][name] for name in ("uid", "resourceVersion")}
         try:
             written = await self.api.patch(
-                key.resource, key.namespace, key.name, {"status": changes}, subresource="status"
+                key.resource, key.namespace, key.name, {"metadata": metadata, "status": changes}, subresource="status"
             )
         except ApiError as error:
-            if error.status == 404:
-                return False
-            raise
+            if error.status not in (404, 409):
+                raise
+            found = await refresh(self.api, self.cache, key.resource, key.namespace, key.name)
+            if found is not None and found["metadata"]["resourceVersion"] == metadata["resourceVersion"]:
+                raise
+            if found is None or found["metadata"]["uid"] != metadata["uid"]:
+                self._left(key.resource, owner)
+            self.queue.add(key)  # what was decided is about what the object is no more
+            return False
         self._keep(key.resource, written)
         if asked(written) != asked(owner):  # the watch may tell of it when this answer is no news any more
             self.queue.add(key)
@@ -258,10 +253,14 @@ class Controller:
     async def _look_at_all(self) -> None:
         """Every object gets a pass, at first and every RESYNC_SECONDS: not all that concerns it is watched."""
         while True:
-            for resource in OWNERS:
-                for key in self.cache.keys(resource):
-                    self.queue.add(key, urgent=not self.cache.is_finished(key))
+            self._add_all("")
             await asyncio.sleep(RESYNC_SECONDS)
+
+    def _add_all(self, namespace: str) -> None:
+        for resource in OWNERS:
+            for key in self.cache.keys(resource):
+                if namespace in ("", key.namespace):
+                    self.queue.add(key, urgent=not self.cache.is_finished(key))
 
     async def _look_at_nodes(self) -> None:
         """The engines of a node that was cordoned get a pass: its drain waits for those that are alone."""
@@ -276,7 +275,7 @@ class Controller:
                 logger.warning("cordoned nodes: %r", error)
                 continue
             for pod in self.cache.all(PODS) if cordoned - known else ():
-                owner = owner_key(pod)
+                owner = owner_key(PODS, pod)
                 if owner and owner.resource == INFERENCESERVICES and pod["spec"].get("nodeName") in cordoned - known:
                     self.queue.add(owner)
             known = cordoned
@@ -285,8 +284,17 @@ class Controller:
         """A list is complete: what it did not have is gone, though no watch told of it."""
         for body in self.cache.keep_only(resource, namespace, uids, version):
             self._left(resource, body)
-        self._unlisted.discard((resource, namespace))
-        if not self._unlisted:
+        if self.coverage.listed(resource, namespace) and self._tasks:
+            self._add_all(namespace)
+        self._note_coverage()
+
+    def unlisted(self, resource: Resource, namespace: str, why: str) -> None:
+        """A list is refused: nothing is decided on it, and what does not need it goes on."""
+        self.coverage.refused(resource, namespace, why)
+        self._note_coverage()
+
+    def _note_coverage(self) -> None:
+        if self.coverage.is_sufficient:
             self.synced.set()
 
     def saw(self, resource: Resource, body: Object) -> None:
@@ -325,7 +333,7 @@ class Controller:
         if not self._tasks:
             return
         if resource in CHILDREN:
-            owner = owner_key(body)
+            owner = owner_key(resource, body)
             if owner and self.cache.has(owner):
                 self.queue.add(owner)
             return
@@ -343,6 +351,13 @@ class Controller:
         for service in self.cache.all(INFERENCESERVICES, key.namespace):
             if key.name in named_jobs(service):
                 self.queue.add(Key(INFERENCESERVICES, key.namespace, service["metadata"]["name"]))
+
+
+def decide(observed: Observed, now: datetime) -> Plan:
+    """Return what is to be done about either kind of object."""
+    if isinstance(observed, ObservedFineTuneJob):
+        return finetunejob.plan(observed, now)
+    return inferenceservice.plan(observed, now)
 
 
 def asked(owner: Object) -> Object:

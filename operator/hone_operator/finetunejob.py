@@ -3,16 +3,15 @@
 from datetime import datetime, timedelta
 
 from hone_api.finetunejob import FineTuneJob
-from hone_api.reasons import INVALID_SPEC, HoneError
+from hone_api.reasons import INVALID_SPEC, NAME_CONFLICT, HoneError
 
 from hone_operator import children, podstate, readiness, stages, trainer
 from hone_operator.attempts import account
 from hone_operator.conditions import Conditions
-from hone_operator.drift import annotation_of, contains, is_current
 from hone_operator.jobview import JobView, ObservedFineTuneJob
-from hone_operator.madefrom import FIELDS, MADE_FROM, are_fields_changed, recorded_fields
-from hone_operator.ownership import conflict, is_leaving
+from hone_operator.ownership import conflict, explain_leaving, is_foreign_claim, is_leaving, is_orphan
 from hone_operator.plan import Apply, Create, Patch, Plan, removal
+from hone_operator.podspec import owner_reference
 from hone_operator.resources import (
     CLAIMS,
     CONFIGMAPS,
@@ -20,15 +19,18 @@ from hone_operator.resources import (
     SERVICES,
     TERMINAL,
     Object,
+    contains,
     is_controlled_by,
     is_terminal,
 )
+from hone_operator.troubles import SYNCED, report
 
-CONDITION_TYPES = ("Accepted", "Prepared", "Running", "Suspended", "Succeeded", "Failed")
+CONDITION_TYPES = ("Accepted", "Prepared", "Running", "Suspended", "Succeeded", "Failed", SYNCED)
 GONE_SOON_SECONDS = 2.0
 CONFLICT_SECONDS = 20.0
 SETTLING = timedelta(seconds=10)
 """A Job says moments after its pods' end that it has ended, too: only a longer wait is worth telling."""
+KEEPS = "The object keeps the contract."
 QUIET = frozenset({"Accepted", "PodStarting", "Preparing", "TrainerEnded", "Suspending"})
 """Reasons that the conditions tell and no event does: what is usual, and over soon."""
 
@@ -49,13 +51,22 @@ def plan(observed: ObservedFineTuneJob, now: datetime) -> Plan:
         _refuse(conditions, INVALID_SPEC.name, observed.spec.sentence())
     elif any(is_leaving(child, owner) for child in observed.children):
         result.requeue_after = GONE_SOON_SECONDS
+        if error := explain_leaving(observed.children, owner, now):
+            _refuse(conditions, error.reason.name, error.sentence())
+            result.requeue_after = CONFLICT_SECONDS
     elif error := conflict(observed.children, owner):
         _refuse(conditions, error.reason.name, error.sentence())
         jobs = [job for job in (observed.job, observed.prepare_job) if job and is_controlled_by(job, owner)]
         result.actions = [removal(JOBS, job) for job in jobs]  # they would run with another's manifest
         result.requeue_after = CONFLICT_SECONDS
+    elif error := _claim_conflict(observed, observed.spec, conditions):
+        _refuse(conditions, error.reason.name, error.sentence())
+        result.requeue_after = CONFLICT_SECONDS
+    elif others := _jobs_of_another_spec(observed, observed.spec):
+        result.actions = [removal(JOBS, job) for job in others]
+        result.requeue_after = GONE_SOON_SECONDS
     else:
-        conditions.set("Accepted", True, "Accepted", "The object keeps the contract.")
+        conditions.set("Accepted", True, "Accepted", _accepted(observed, observed.spec))
         account(status, observed.trainers, children.TRAINER, observed.spec.spec.resources.gpus, now)
         stages.tell(observed, observed.spec, now, conditions, result)
         if status["stage"] not in TERMINAL:
@@ -64,8 +75,9 @@ def plan(observed: ObservedFineTuneJob, now: datetime) -> Plan:
             is_known = before.get("observedGeneration") == status["observedGeneration"]
             if is_known and (_settles(observed.training, now) or _settles(observed.preparing, now)):
                 return Plan(status=before, actions=result.actions, requeue_after=SETTLING.total_seconds())
+    report(observed.troubles, conditions)
     _set_health(status, conditions)
-    result.events = conditions.events("Accepted", "Prepared", "Running", "Suspended", quiet=QUIET)
+    result.events = conditions.events("Accepted", "Prepared", "Running", "Suspended", SYNCED, quiet=QUIET)
     return result
 
 
@@ -107,6 +119,37 @@ def _refuse(conditions: Conditions, reason: str, message: str) -> None:
     conditions.set("Running", False, reason, message)
 
 
+def _claim_conflict(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: Conditions) -> HoneError | None:
+    """An error when somebody else's claim has the output's name; a job that writes to it already goes on."""
+    began = observed.job or observed.prepare_job or conditions.holds("Prepared")
+    if job.spec.output.claim or began or not is_foreign_claim(observed.claim, observed.owner):
+        return None
+    words = f"PersistentVolumeClaim {job.name} exists, and Hone did not make it for a FineTuneJob of this name"
+    remedy = (
+        f"To write to it, delete the FineTuneJob and apply it with spec.output.claim.name: {job.name}. Otherwise "
+        "rename the FineTuneJob, or remove the claim."
+    )
+    return HoneError(NAME_CONFLICT, words, remedy=remedy)
+
+
+def _accepted(observed: ObservedFineTuneJob, job: FineTuneJob) -> str:
+    if job.spec.output.claim or not is_foreign_claim(observed.claim, observed.owner):
+        return KEEPS
+    return f"{KEEPS} PersistentVolumeClaim {job.name} was not made by Hone for this job, and is used as it is."
+
+
+def _jobs_of_another_spec(observed: ObservedFineTuneJob, job: FineTuneJob) -> list[Object]:
+    """Jobs without a controller that were made from another spec: what they did says nothing of this object."""
+    wanted, found = children.config_map(observed.owner)["data"], (observed.config_map or {}).get("data")
+    orphans = [each for each in (observed.job, observed.prepare_job) if each and is_orphan(each, observed.owner)]
+    return [
+        orphan
+        for orphan in orphans
+        if found != wanted
+        or (orphan["metadata"].get("annotations") or {}).get(trainer.MADE_FROM) != trainer.made_from(job)
+    ]
+
+
 def _jobs(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: Conditions, result: Plan) -> None:
     """Whichever Job the job's state asks for, as the spec now says; none while it is suspended."""
     owner, image = observed.owner, observed.image
@@ -124,39 +167,33 @@ def _jobs(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: Condition
         if not observed.strays:  # the claim has one writer
             result.actions.append(Create(JOBS, desired))
         return
+    if is_orphan(view.job, owner):
+        kept = view.job["metadata"].get("ownerReferences") or []
+        adoption = {"metadata": {"ownerReferences": [*kept, owner_reference(owner)]}}
+        result.actions.append(Patch(JOBS, view.job["metadata"]["name"], adoption))
+        return
     if view.has_ended:
         return
-    if are_fields_changed(view.job, owner, job, has_token=trainer.has_token(job, view.container)):
+    if (view.job["metadata"].get("annotations") or {}).get(trainer.MADE_FROM, "") not in ("", trainer.made_from(job)):
         result.actions.append(removal(JOBS, view.job))
         return
-    if patch := _job_patch(view.job, desired, job):
-        result.actions.append(Patch(JOBS, view.job["metadata"]["name"], patch))
-
-
-def _job_patch(found: Object, desired: Object, job: FineTuneJob) -> Object | None:
-    """What of a Job can still change, where it is not as desired: the rest of its template is left as it is."""
+    # What else of the template could differ can't change: only some fields can be put right.
     fields = trainer.mutable_job_spec(job) | {"parallelism": desired["spec"]["parallelism"]}
-    wanted = dict(desired["metadata"]["annotations"])
-    if recorded_fields(found) is not None or not annotation_of(found, MADE_FROM):
-        del wanted[FIELDS]  # what the Job was made from stays, or is not known
-    metadata: Object = {"labels": desired["metadata"]["labels"], "annotations": wanted}
-    taken_away = trainer.no_longer_passed_on(desired, found)
+    mutable = {"metadata": {"labels": desired["metadata"]["labels"]}, "spec": fields}
     deadline = "activeDeadlineSeconds"
-    is_right = contains(found, {"metadata": metadata, "spec": fields}) and not any(taken_away.values())
-    if is_right and found["spec"].get(deadline) == fields[deadline]:
-        return None
-    return {"metadata": {kind: metadata[kind] | taken_away[kind] for kind in metadata}, "spec": fields}
+    if not contains(view.job, mutable) or view.job["spec"].get(deadline) != fields[deadline]:
+        result.actions.append(Patch(JOBS, view.job["metadata"]["name"], mutable))
 
 
 def _other_children(observed: ObservedFineTuneJob, job: FineTuneJob, result: Plan) -> None:
     config_map = children.config_map(observed.owner)
     if observed.config_map is None:
         result.actions.append(Create(CONFIGMAPS, config_map))
-    elif not is_current(observed.config_map, config_map):
+    elif not contains(observed.config_map, config_map):
         result.actions.append(Apply(CONFIGMAPS, config_map))
     if observed.claim is None and not job.spec.output.claim:
         result.actions.append(Create(CLAIMS, children.claim(observed.owner, job)))
     if job.spec.resources.nodes > 1:
         service = children.service(observed.owner, job)
-        if not is_current(observed.service, service):
+        if observed.service is None or not contains(observed.service, service):
             result.actions.append(Apply(SERVICES, service))

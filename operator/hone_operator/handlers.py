@@ -52,7 +52,7 @@ class Operator:
     async def start(self) -> None:
         options, metrics = self._options, self._metrics
         if options.listen:
-            self._server = await serve(options.listen, metrics, self._why_sick, self._why_unready)
+            self._server = await serve(options.listen, metrics, self._why_sick, self._why_unready, self._remark)
         if options.lease_namespace:
             # With a session of its own, which nothing else can keep busy.
             api = await Api.connect(metrics)
@@ -88,7 +88,13 @@ class Operator:
     def _why_unready(self) -> str | None:
         if self._controller is None:
             return "the API server has not served FineTuneJobs and InferenceServices yet"
-        return None if self._controller.synced.is_set() else "not all that exists has been seen yet"
+        if self._controller.synced.is_set():
+            return None
+        lacking = self._controller.coverage.describe()
+        return "not all that exists has been seen yet" + (f"; {lacking}" if lacking else "")
+
+    def _remark(self) -> str | None:
+        return self._controller.coverage.describe() if self._controller else None
 
 
 def register(registry: kopf.OperatorRegistry, options: Options) -> None:

@@ -26,14 +26,22 @@ def why_stuck(longest_pass: float, longest_wait: float, since_last_finished: flo
 
 
 async def serve(
-    address: str, metrics: Metrics, sick: Callable[[], str | None], unready: Callable[[], str | None]
+    address: str,
+    metrics: Metrics,
+    sick: Callable[[], str | None],
+    unready: Callable[[], str | None],
+    remark: Callable[[], str | None],
 ) -> web.AppRunner:
-    """Listen on HOST:PORT until the runner's clean-up. `sick` and `unready` say why, or None."""
+    """Listen on HOST:PORT until the runner's clean-up. `sick` and `unready` say why, or None.
+
+    `remark` is added to the answer of a ready operator: what it can't do.
+    """
 
     def probe(why_not: Callable[[], str | None]) -> Handler:
         async def answer(_: web.Request) -> web.Response:
             why = why_not()
-            return web.Response(status=503 if why else 200, text=f"{why or 'ok'}\n")
+            also = remark() if why_not is unready else None
+            return web.Response(status=503 if why else 200, text=f"{why or 'ok'}{f'; {also}' if also else ''}\n")
 
         return answer
 

@@ -1,23 +1,25 @@
 """What to do about an InferenceService: a pure function of what is observed."""
 
 import re
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from hone_api.inferenceservice import InferenceService, ModelStatus
 from hone_api.reasons import CATALOGUE, CLAIM_NOT_SHARED, ENGINE_FAILED, INVALID_SPEC, HoneError
 
-from hone_operator import adapters, autoscaling, engine, fitness, liveness, podstate, readiness, servicechildren
+from hone_operator import adapters, autoscaling, engine, fitness, liveness, moving, podstate, readiness
 from hone_operator.conditions import Conditions
-from hone_operator.deadlock import explain_deadlock
 from hone_operator.engines import engine_of, placing
 from hone_operator.failures import out_of_memory
-from hone_operator.ownership import conflict, is_leaving
-from hone_operator.plan import Plan
+from hone_operator.nodes import ClusterFacts
+from hone_operator.ownership import conflict, explain_leaving, is_leaving
+from hone_operator.plan import Apply, Delete, Patch, Plan
+from hone_operator.podspec import Images
 from hone_operator.refusals import refused
 from hone_operator.resolve import WAITING, NotYet, Resolved, resolve
-from hone_operator.resources import Object
-from hone_operator.serviceview import ObservedInferenceService
+from hone_operator.resources import AUTOSCALERS, BUDGETS, CONFIGMAPS, DEPLOYMENTS, SERVICES, Object, contains
+from hone_operator.troubles import SYNCED, Trouble, report
 
 CONDITION_TYPES = ("Accepted", "ArtifactsResolved", "Progressing", "Available")
 SPREADABLE = "Spreadable"
@@ -31,6 +33,46 @@ LONGEST_WORDS = 2000
 _SAID = re.compile(r"^hone-(?:server|place): (\w+): (.*)$", re.MULTILINE)
 
 
+@dataclass
+class ObservedInferenceService:
+    """An InferenceService, its children, and the FineTuneJobs it names.
+
+    `answers`: what keepers, or engines without one, tell, by pod uid. `leaving`: claims that the engines still mount,
+    which nothing needs and which are being deleted.
+    `cordoned`: the nodes that are, None where the operator may not list them.
+    """
+
+    owner: Object
+    spec: InferenceService | HoneError
+    images: Images
+    deployment: Object | None = None
+    service: Object | None = None
+    adapters: Object | None = None
+    budget: Object | None = None
+    autoscaler: Object | None = None
+    claims: list[Object] = field(default_factory=list)
+    leaving: list[str] = field(default_factory=list)
+    pods: list[Object] = field(default_factory=list)
+    jobs: dict[str, Object | None] = field(default_factory=dict)
+    answers: dict[str, Any] = field(default_factory=dict)
+    facts: ClusterFacts | None = None
+    cordoned: frozenset[str] | None = None
+    gpu: tuple[str, int] | None = None
+    warning: str | None = None
+    troubles: list[Trouble] = field(default_factory=list)
+
+    @property
+    def children(self) -> list[Object]:
+        """What is there of the object's children, and of what has their names."""
+        known = (self.deployment, self.service, self.adapters, self.budget, self.autoscaler)
+        return [child for child in known if child is not None]
+
+    @property
+    def found(self) -> list[Object]:
+        """What the plan's actions may be about."""
+        return [*self.children, *self.pods]
+
+
 def plan(observed: ObservedInferenceService, now: datetime) -> Plan:
     """Children to make, status to write."""
     owner = observed.owner
@@ -39,20 +81,23 @@ def plan(observed: ObservedInferenceService, now: datetime) -> Plan:
         return Plan(status=before)
     conditions = Conditions(owner, now)
     result = Plan(status={**before, "observedGeneration": owner["metadata"].get("generation")})
-    known = (observed.deployment, observed.service, observed.adapters, observed.budget, observed.autoscaler)
-    children = [child for child in known if child is not None]
+    children = observed.children
     types: tuple[str, ...] = CONDITION_TYPES
     if isinstance(observed.spec, HoneError):
         conditions.set("Accepted", False, INVALID_SPEC.name, observed.spec.sentence())
     elif any(is_leaving(child, owner) for child in children):
         result.requeue_after = GONE_SOON_SECONDS
+        if error := explain_leaving(children, owner, now):
+            conditions.set("Accepted", False, error.reason.name, error.sentence())
+            conditions.set("Progressing", False, error.reason.name, error.sentence())
+            result.requeue_after = LOOK_AGAIN_SECONDS
     elif error := conflict(children, owner):
         conditions.set("Accepted", False, error.reason.name, error.sentence())
         result.requeue_after = LOOK_AGAIN_SECONDS
     else:
         conditions.set("Accepted", True, "Accepted", "The object keeps the contract.")
         resolved = _resolve(observed, observed.spec, conditions)
-        turn = servicechildren.make(observed, observed.spec, resolved, now, result)
+        _children(observed, observed.spec, resolved, now, result)
         most = autoscaling.most(observed.spec.spec)
         if most > 1 and resolved:
             types = (*types, SPREADABLE)
@@ -61,9 +106,8 @@ def plan(observed: ObservedInferenceService, now: datetime) -> Plan:
             types = (*types, autoscaling.CONDITION)
             autoscaling.tell(observed.autoscaler, conditions)
         _state(observed, observed.spec, resolved, now, conditions, result)
-        if turn and conditions.words_of("Progressing")[0] == "Complete":
-            conditions.set("Progressing", False, "UpgradeWaiting", turn)
-            result.requeue_after = LOOK_AGAIN_SECONDS
+    report(observed.troubles, conditions)
+    types = (*types, SYNCED)
     health = readiness.judge_service(result.status.get("models") or [], conditions)
     readiness.set_conditions(conditions, health)
     result.status["conditions"] = conditions.to_list(*types, *readiness.TYPES)
@@ -88,12 +132,82 @@ def _resolve(observed: ObservedInferenceService, declared: InferenceService, con
     return resolved
 
 
+def _children(
+    observed: ObservedInferenceService,
+    declared: InferenceService,
+    resolved: Resolved | None,
+    now: datetime,
+    result: Plan,
+) -> None:
+    """A Deployment that serves already goes on while an artifact is awaited."""
+    service = engine.service(observed.owner)
+    if observed.service is None:
+        result.actions.append(Apply(SERVICES, service))
+    elif not contains(observed.service, service):
+        # Apply would add the port to the edited ones, and the names would clash; a patch replaces the list.
+        result.actions.append(Patch(SERVICES, declared.name, service))
+    replicas = autoscaling.wanted(declared.spec, observed.deployment)
+    _budget(observed, replicas, result)
+    _autoscaler(observed, declared, result)
+    is_alone = replicas == 1
+    if is_alone and (patch := moving.move(observed.deployment, observed.pods, observed.cordoned or frozenset())):
+        result.actions.append(patch)
+    if resolved is None:
+        return
+    if engine.is_hot(declared.spec, resolved):
+        wanted = engine.adapters(observed.owner, resolved)
+        if observed.adapters is None or not contains(observed.adapters, wanted):
+            result.actions.append(Apply(CONFIGMAPS, wanted))
+        else:
+            result.actions += adapters.nudges(observed.pods, observed.answers, adapters.revision(resolved), now)
+    deployment = engine.deployment(observed.owner, declared, resolved, observed.images, replicas)
+    if declared.spec.autoscaling and observed.deployment:
+        # Refused when the autoscaler has set another number meanwhile.
+        deployment["metadata"]["resourceVersion"] = observed.deployment["metadata"]["resourceVersion"]
+    # A claim that is no longer needed stays where it is mounted: `contains` takes more than is wanted.
+    if observed.deployment is None or observed.leaving or not contains(observed.deployment, deployment):
+        result.actions.append(Apply(DEPLOYMENTS, deployment))
+
+
+def _autoscaler(observed: ObservedInferenceService, declared: InferenceService, result: Plan) -> None:
+    if declared.spec.autoscaling is None:
+        if observed.autoscaler is not None:
+            result.actions.append(Delete(AUTOSCALERS, declared.name, observed.autoscaler["metadata"]["uid"]))
+        return
+    autoscaler = engine.autoscaler(observed.owner, declared)
+    if observed.autoscaler is None or not contains(observed.autoscaler, autoscaler):
+        result.actions.append(Apply(AUTOSCALERS, autoscaler))
+
+
+def _budget(observed: ObservedInferenceService, replicas: int, result: Plan) -> None:
+    """A drain takes one engine of several at a time. One alone it may not take: it is moved, where that is possible."""
+    moves = replicas == 1 and observed.cordoned is not None and not any(map(_is_bound, observed.claims))
+    if replicas <= 1 and not moves:
+        if observed.budget is not None:
+            result.actions.append(
+                Delete(BUDGETS, observed.budget["metadata"]["name"], observed.budget["metadata"]["uid"])
+            )
+        return
+    budget = engine.budget(observed.owner, 0 if moves else 1)
+    if observed.budget is None or not contains(observed.budget, budget):
+        result.actions.append(Apply(BUDGETS, budget))
+
+
+def _modes(claim: Object) -> list[str]:
+    return (claim.get("spec") or {}).get("accessModes") or []
+
+
+def _is_bound(claim: Object) -> bool:
+    """Whether one node alone can mount the claim."""
+    return not {"ReadWriteMany", "ReadOnlyMany"} & set(_modes(claim))
+
+
 def _spreadable(replicas: int, claims: list[Object], conditions: Conditions) -> None:
     """Whether the engines can run on several nodes, said before one waits for a volume."""
     for claim in claims:
-        if not servicechildren.is_bound(claim):
+        if not _is_bound(claim):
             continue
-        modes = servicechildren.modes_of(claim)
+        modes = _modes(claim)
         where = "one pod alone" if modes == ["ReadWriteOncePod"] else "the pods of one node alone"
         message = (
             f"PersistentVolumeClaim {claim['metadata']['name']} has accessModes [{', '.join(modes)}]: {where} can "
@@ -156,9 +270,8 @@ def _progressing(
     result: Plan,
 ) -> None:
     wanted = autoscaling.wanted(declared.spec, observed.deployment)
-    if observed.refusal:
-        error = refused(observed.refusal)
-        conditions.set("Progressing", False, error.reason.name, error.sentence())
+    if trouble := next((each for each in observed.troubles if each.stops_pods), None):
+        conditions.set("Progressing", False, trouble.error.reason.name, trouble.error.sentence())
         return
     if resolved is None:
         conditions.set("Progressing", False, "ArtifactsNotResolved", "What is to be served is not there; see above.")
@@ -217,7 +330,7 @@ def _failure(observed: ObservedInferenceService, resolved: Resolved, now: dateti
     for name in CONTAINERS:
         why = podstate.why_not_running(pod, name, facts=observed.facts, warning=observed.warning, now=now)
         if why:
-            return explain_deadlock(why, pod, observed.pods, observed.deployment)
+            return why
     return None
 
 

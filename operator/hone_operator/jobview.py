@@ -11,6 +11,7 @@ from hone_operator import children, podstate
 from hone_operator.failures import NOT_COUNTED, Failure, failure_of
 from hone_operator.nodes import ClusterFacts
 from hone_operator.resources import Object
+from hone_operator.troubles import Trouble
 
 _INDEX = "batch.kubernetes.io/job-completion-index"
 
@@ -123,7 +124,7 @@ class ObservedFineTuneJob:
     gpu: tuple[str, int] | None = None
     warning: str | None = None
     queue: str | None = None
-    refusal: str | None = None
+    troubles: list[Trouble] = field(default_factory=list)
 
     @property
     def training(self) -> JobView:
@@ -138,6 +139,11 @@ class ObservedFineTuneJob:
         """What is there of the children that belong to the object."""
         found = (self.job, self.prepare_job, self.config_map, self.service)
         return [child for child in found if child is not None]
+
+    @property
+    def found(self) -> list[Object]:
+        """What the plan's actions may be about."""
+        return [*self.children, *([self.claim] if self.claim else [])]
 
 
 def index_of(pod: Object) -> int:

@@ -76,6 +76,10 @@ class Metrics:
         self._queue_longest.set_function(lambda: max(_ages(begun()), default=0.0))
         self._queue_unfinished.set_function(lambda: sum(_ages(begun())))
 
+    def watch_coverage(self, unreadable: Callable[[], Iterable[tuple[str, str, str]]]) -> None:
+        """Report the lists that the API server refuses."""
+        self.registry.register(_Unreadable(unreadable))
+
     def watch_objects(
         self, leads: Callable[[], bool], jobs: Callable[[], "Iterable[Job]"], services: Callable[[], Iterable[Object]]
     ) -> None:
@@ -164,6 +168,21 @@ class _Objects(Collector):
                 services.add_metric([value], available[value])
         yield jobs
         yield services
+
+
+class _Unreadable(Collector):
+    """The lists that the API server refuses, by kind and namespace."""
+
+    def __init__(self, unreadable: Callable[[], Iterable[tuple[str, str, str]]]) -> None:
+        self._unreadable = unreadable
+
+    def collect(self) -> Iterator[Metric]:
+        found = GaugeMetricFamily(
+            "hone_unreadable", "1 for a list that the API server refuses", labels=["resource", "namespace"]
+        )
+        for plural, namespace, _ in self._unreadable():
+            found.add_metric([plural, namespace], 1)
+        yield found
 
 
 def _stage_and_reason(status: Object) -> tuple[str, str]:

@@ -11,14 +11,17 @@ from hone_api.reasons import INVALID_SPEC, HoneError
 from hone_api.reports import ProgressReport
 from pydantic import ValidationError
 
-from hone_operator import adapters, autoscaling, children, events, liveness, podstate, rollouts, trainer, volumes
+from hone_operator import adapters, autoscaling, children, events, liveness, podstate, trainer, volumes
 from hone_operator.api import Api, ApiError
 from hone_operator.cache import Cache
 from hone_operator.conditions import Conditions
 from hone_operator.deepjson import is_deeper
+from hone_operator.execution import refresh
 from hone_operator.gpus import gpu_of
+from hone_operator.inferenceservice import ObservedInferenceService
 from hone_operator.jobview import JobView, ObservedFineTuneJob
 from hone_operator.nodes import ClusterFacts, by_claim, node_of
+from hone_operator.ownership import is_leaving
 from hone_operator.podspec import Images
 from hone_operator.polling import Poller
 from hone_operator.resolve import claims_of, names_of_jobs
@@ -38,10 +41,10 @@ from hone_operator.resources import (
     Key,
     Object,
     Resource,
+    controller_of,
     is_controlled_by,
     is_terminal,
 )
-from hone_operator.serviceview import ObservedInferenceService
 
 DEEPEST_SPEC = 50
 FACTS_SECONDS = 30.0
@@ -49,6 +52,7 @@ CORDON_SECONDS = 5.0
 FORBIDDEN_SECONDS = 600.0
 """After so long it may have become allowed."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 DRA_DEVICE_CLASS = "gpu.amd.com"
 
 Parsed = TypeVar("Parsed", FineTuneJob, InferenceService)
@@ -91,8 +95,11 @@ class Observer:
         observed.prepare_job = await self._child(JOBS, owner, children.prepare_job_name(key.name))
         observed.config_map = await self._child(CONFIGMAPS, owner, children.config_map_name(key.name))
         if parsed.spec.resources.nodes > 1:
-            observed.service = await self._child(SERVICES, owner, children.job_name(key.name))
-        observed.claim = self.cache.get(CLAIMS, space, children.output_claim(parsed))
+            observed.service = await self._child_or_foreign(SERVICES, owner, children.job_name(key.name))
+        claim = children.output_claim(parsed)
+        observed.claim = self.cache.get(CLAIMS, space, claim)
+        if observed.claim is None and not parsed.spec.output.claim:
+            observed.claim = await self._read(CLAIMS, space, claim)
         self._see_pods(key, observed)
         if any(view.has_ended and not view.success and not view.failures for view in _views(observed)):
             for pod in await self.api.list(PODS, space, labelSelector=f"{FINETUNEJOB_LABEL}={key.name}"):
@@ -102,7 +109,7 @@ class Observer:
         observed.heard = self.poller.heard(key)
         to_prepare = trainer.prepares_apart(parsed) and not Conditions(owner, now).holds("Prepared")
         wants_gpu = to_prepare and observed.prepare_job is None
-        pods = [pod for view in _views(observed) for pod in view.pods]
+        pods = [*observed.strays, *(pod for view in _views(observed) for pod in view.pods)]
         if wants_gpu or any(self._needs_facts(pod, observed.heard, now) for pod in pods):
             observed.facts = await self.cluster_facts()
         if wants_gpu and observed.facts:
@@ -118,9 +125,17 @@ class Observer:
         return {uid: r for uid, a in self.poller.answers(key).items() if (r := _progress_report(a))}
 
     def trainers(self, key: Key) -> list[Object]:
-        """All pods that train or trained."""
+        """All pods that train or trained for this very object."""
+        since = ((self.cache.get(key.resource, key.namespace, key.name) or {}).get("metadata") or {}).get(
+            "creationTimestamp", ""
+        )
         pods = self.cache.children(key, PODS)
-        return [pod for pod in pods if pod["metadata"]["labels"].get(COMPONENT_LABEL) == children.TRAINER]
+        return [
+            pod
+            for pod in pods
+            if pod["metadata"]["labels"].get(COMPONENT_LABEL) == children.TRAINER
+            and pod["metadata"]["creationTimestamp"] >= since
+        ]
 
     async def inferenceservice(self, key: Key, owner: Object, now: datetime) -> ObservedInferenceService:
         parsed = parse(InferenceService, owner)
@@ -128,22 +143,17 @@ class Observer:
         if isinstance(parsed, HoneError):
             return observed
         for resource in (
-            DEPLOYMENTS,
-            SERVICES,
             *([BUDGETS] if autoscaling.most(parsed.spec) else []),
             *([AUTOSCALERS] if parsed.spec.autoscaling else []),
         ):
             if self.cache.get(resource, key.namespace, key.name) is None:
                 await self._read(resource, key.namespace, key.name)
-        observed.deployment = await self._child(DEPLOYMENTS, owner, key.name)
-        observed.service = await self._child(SERVICES, owner, key.name)
+        observed.deployment = await self._child_or_foreign(DEPLOYMENTS, owner, key.name)
+        observed.service = await self._child_or_foreign(SERVICES, owner, key.name)
         observed.budget = await self._child(BUDGETS, owner, key.name)
-        name = adapters.config_map_name(key.name)
-        observed.adapters = await self._child(CONFIGMAPS, owner, name)
         if parsed.spec.adapters or parsed.spec.model.fine_tune_job:
-            observed.adapters = observed.adapters or await self._read(CONFIGMAPS, key.namespace, name)
-        elif observed.adapters and not is_controlled_by(observed.adapters, owner):
-            observed.adapters = None
+            name = adapters.config_map_name(key.name)
+            observed.adapters = await self._child_or_foreign(CONFIGMAPS, owner, name)
         observed.jobs = {name: self.cache.get(FINETUNEJOBS, key.namespace, name) for name in names_of_jobs(parsed.spec)}
         observed.autoscaler = await self._child(AUTOSCALERS, owner, key.name)
         needed = claims_of(parsed.spec, observed.jobs)
@@ -156,8 +166,7 @@ class Observer:
             there = await self._claims(key.namespace, sorted(mounted))
             stay = {claim["metadata"]["name"] for claim in there if not claim["metadata"].get("deletionTimestamp")}
             observed.leaving = sorted(mounted - stay)
-        observed.upgrading = self.upgrading(key)
-        observed.pods = self.cache.children(key, PODS)
+        observed.pods = engines_of(observed.deployment, owner, self.cache.children(key, PODS))
         observed.answers = self.poller.answers(key)
         resources, options = parsed.spec.resources, parsed.spec.pod
         if resources.gpus or any(self._needs_facts(pod, {}, now) for pod in observed.pods):
@@ -166,13 +175,6 @@ class Observer:
             observed.gpu = gpu_of(observed.facts.nodes, resources.gpu_resource, options.node_selector)
         observed.warning = await self._of_pods(observed.pods, now) or _replica_failure(observed.deployment)
         return observed
-
-    def upgrading(self, key: Key) -> list[Object]:
-        """Deployments of other services whose roll-out began because of an upgrade, and has not ended."""
-        found = rollouts.begun_by_upgrade(self.cache.all(DEPLOYMENTS))
-        return [
-            one for one in found if (one["metadata"]["namespace"], one["metadata"]["name"]) != (key.namespace, key.name)
-        ]
 
     async def _claims(self, namespace: str, names: list[str]) -> list[Object]:
         """Those of Hone from the cache; access modes never change."""
@@ -189,15 +191,14 @@ class Observer:
             return cached
         return await self._read(resource, owner["metadata"]["namespace"], name)
 
+    async def _child_or_foreign(self, resource: Resource, owner: Object, name: str) -> Object | None:
+        """What is to be applied: read where it is not in the cache, since it would be taken over from another."""
+        found = await self._child(resource, owner, name)
+        return found or await self._read(resource, owner["metadata"]["namespace"], name)
+
     async def _read(self, resource: Resource, namespace: str, name: str) -> Object | None:
         """From the API server, into the cache."""
-        found = await self.api.get(resource, namespace, name)
-        cached = self.cache.get(resource, namespace, name)
-        if found is not None:
-            self.cache.put(resource, found)
-        elif cached is not None:
-            self.cache.remove(resource, cached)
-        return found
+        return await refresh(self.api, self.cache, resource, namespace, name)
 
     async def cordoned(self) -> frozenset[str] | None:
         """The nodes that take no new pods, looked up every CORDON_SECONDS; None where they may not be listed."""
@@ -238,7 +239,8 @@ class Observer:
         pods = self.cache.children(key, PODS)
         observed.pods, observed.prepare_pods = _pods_of(observed.job, pods), _pods_of(observed.prepare_job, pods)
         known = [*observed.pods, *observed.prepare_pods]
-        observed.strays = [pod for pod in pods if pod not in known and podstate.phase(pod) in ("Pending", "Running")]
+        makers = (children.job_name(key.name), children.prepare_job_name(key.name))
+        observed.strays = [pod for pod in pods if pod not in known and is_stray(pod, makers)]
         observed.trainers = self.trainers(key)
 
     @staticmethod
@@ -290,6 +292,25 @@ class Observer:
     async def _events(self, about: Object) -> list[Object]:
         selector = f"involvedObject.uid={about['metadata']['uid']}"
         return await self.api.list(EVENTS, about["metadata"]["namespace"], fieldSelector=selector)
+
+
+def is_stray(pod: Object, makers: tuple[str, ...]) -> bool:
+    """Whether a pod that one of these Jobs made may still be at work. What a user labelled alike is not Hone's."""
+    maker = controller_of(pod)
+    name = maker["name"] if maker else (pod["metadata"].get("labels") or {}).get(JOB_NAME_LABEL)
+    return name in makers and podstate.phase(pod) in ("Pending", "Running")
+
+
+def engines_of(deployment: Object | None, owner: Object, pods: list[Object]) -> list[Object]:
+    """Return the pods of the present Deployment: those of a deleted one's, or a user's own, answer for nothing."""
+    if deployment is None or is_leaving(deployment, owner):
+        return []
+    metadata = deployment["metadata"]
+    made = [pod for pod in pods if (controller_of(pod) or {}).get("name", "").startswith(f"{metadata['name']}-")]
+    newer = [pod for pod in made if pod["metadata"]["creationTimestamp"] >= metadata["creationTimestamp"]]
+    # A Deployment that was made again adopts the pods of the one before it, if that left them.
+    replicas = (deployment.get("status") or {}).get("replicas", 0)
+    return made if replicas > len(newer) else newer
 
 
 def _replica_failure(deployment: Object | None) -> str | None:

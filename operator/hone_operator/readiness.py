@@ -49,6 +49,10 @@ WAITS_FOR_A_PERSON = frozenset(
 """Reasons that stay until a person changes the object or what it names: a tool that waits should give up."""
 MAY_PASS = frozenset(
     {
+        "ApiFailing",
+        "ChildContested",
+        "ChildLeaving",
+        "ChildRefused",
         "Evicted",
         "HubUnreachable",
         "Interrupted",
@@ -64,8 +68,6 @@ MAY_PASS = frozenset(
     }
 )
 """Reasons that can pass without a change of the object: a GPU becomes free, a Secret arrives, a node returns."""
-SERVES_ALL = frozenset({"Complete", "UpgradeWaiting"})
-"""Reasons of Progressing while all engines serve the present models."""
 SUSPENDED = "Suspended"
 SCALED_TO_ZERO = "ScaledToZero"
 
@@ -120,7 +122,7 @@ def judge_service(models: list[Object], conditions: Conditions) -> Health:
         reason, message = conditions.words_of(type_)
         if type_ == "ArtifactsResolved" and not conditions.holds(type_):
             return _by_reason(reason, message)
-        if type_ == "Progressing" and reason not in SERVES_ALL:
+        if type_ == "Progressing" and reason != "Complete":
             return _by_reason(reason, message)
     reason, message = conditions.words_of("Available")
     if reason == SCALED_TO_ZERO:

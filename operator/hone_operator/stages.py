@@ -12,7 +12,6 @@ from hone_operator.attempts import account
 from hone_operator.conditions import Conditions
 from hone_operator.jobview import JobView, ObservedFineTuneJob
 from hone_operator.plan import Plan, removal
-from hone_operator.refusals import refused
 from hone_operator.resources import JOBS, Object, merge_patch
 
 WELL = "TrainerRunning"
@@ -21,9 +20,8 @@ WELL = "TrainerRunning"
 def tell(observed: ObservedFineTuneJob, job: FineTuneJob, now: datetime, conditions: Conditions, result: Plan) -> None:
     """Put into the status and the conditions how far the job is."""
     training, preparing = observed.training, observed.preparing
-    if observed.refusal:
-        error = refused(observed.refusal)
-        conditions.set("Running", False, error.reason.name, error.sentence())
+    if trouble := next((each for each in observed.troubles if each.stops_pods), None):
+        conditions.set("Running", False, trouble.error.reason.name, trouble.error.sentence())
         return
     if trainer.prepares_apart(job) and preparing.condition("Complete"):
         endings.prepared(preparing, conditions, result)

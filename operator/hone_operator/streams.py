@@ -23,6 +23,9 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 15.0
 HEALTHY_SECONDS = 5.0
 """A watch that lasted so long is no failure, however it ended."""
 
+REFUSED, REFUSED_BEFORE = (401, 403, 404, 405), 2
+"""Statuses that mean that a kind or a namespace is not the operator's to see, when they come again."""
+
 logger = logging.getLogger(__name__)
 
 _by_name = {(resource.api_version, resource.plural): resource for resource in WATCHED}
@@ -34,6 +37,7 @@ class Sink(Protocol):
     def saw(self, resource: Resource, body: Object) -> None: ...
     def gone(self, resource: Resource, body: Object) -> None: ...
     def listed(self, resource: Resource, namespace: str, uids: set[str], version: int) -> None: ...
+    def unlisted(self, resource: Resource, namespace: str, why: str) -> None: ...
 
 
 def feed(sink: Sink, api: Api) -> None:
@@ -74,6 +78,9 @@ class _Stream:
                 while True:
                     version = await self._watch(version)
             except ApiError as error:
+                if error.status in REFUSED and self._failures >= REFUSED_BEFORE:
+                    self._sink.unlisted(self._resource, self._namespace, str(error))
+                    jobs_listed.set()  # what else is there in the namespace does not wait for it
                 await self._pause(str(error), error.retry_after)
             except (aiohttp.ClientError, TimeoutError) as error:
                 await self._pause(repr(error))

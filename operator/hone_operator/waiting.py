@@ -4,7 +4,7 @@ from datetime import datetime
 
 from hone_api.finetunejob import FineTuneJob
 
-from hone_operator import podstate
+from hone_operator import liveness, podstate
 from hone_operator.conditions import Conditions
 from hone_operator.failures import NOT_COUNTED
 from hone_operator.jobview import JobView, ObservedFineTuneJob
@@ -20,6 +20,11 @@ QUEUE_FIRST_SECONDS, QUEUE_SECONDS = 2.0, 60.0
 def suspended(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: Conditions, result: Plan) -> None:
     """No pod is wanted: by the user, or by whatever has suspended the Job, such as a queue."""
     ending = [*observed.training.active, *observed.preparing.active, *observed.strays]
+    if ending and (lost := next((found for pod in ending if (found := liveness.lost(pod, observed.facts))), None)):
+        conditions.set("Suspended", False, lost.reason.name, lost.sentence())
+        conditions.set("Running", False, lost.reason.name, lost.sentence())
+        result.requeue_after = LOOK_AGAIN_SECONDS
+        return
     if ending:
         words = f"Pod {ending[0]['metadata']['name']} saves a checkpoint and ends."
         conditions.set("Suspended", False, "Suspending", words)
@@ -64,6 +69,8 @@ def why(observed: ObservedFineTuneJob, view: JobView, now: datetime, result: Pla
     if error:
         return error.reason.name, error.sentence()
     if observed.strays:
+        if lost := next((found for pod in observed.strays if (found := liveness.lost(pod, observed.facts))), None):
+            return lost.reason.name, lost.sentence()
         return (
             "EarlierTrainerEnding",
             f"Pod {observed.strays[0]['metadata']['name']} of an earlier Job must end first.",

@@ -162,6 +162,14 @@ def foreign(child: Object) -> Object:
     """The same name, made by somebody else."""
     child = copy.deepcopy(child)
     child["metadata"]["ownerReferences"] = []
+    child["metadata"]["labels"] = {}
+    return child
+
+
+def orphaned(child: Object) -> Object:
+    """Made by Hone, and without its owner reference."""
+    child = copy.deepcopy(child)
+    child["metadata"]["ownerReferences"] = []
     return child
 
 

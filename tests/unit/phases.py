@@ -6,7 +6,9 @@ from hone_api.reasons import INVALID_SPEC, HoneError
 from hone_operator import finetunejob, inferenceservice
 from hone_operator.inferenceservice import ObservedInferenceService
 from hone_operator.jobview import ObservedFineTuneJob
+from hone_operator.refusals import refused
 from hone_operator.resources import Object
+from hone_operator.troubles import Trouble
 from observed import (
     IMAGE,
     NOW,
@@ -34,7 +36,8 @@ GPU_JOB = job_object(resources={"gpus": 1}, status=PREPARED)
 def refused_job() -> ObservedFineTuneJob:
     owner = job_object()
     observed = ObservedFineTuneJob(owner, parsed_job(owner), IMAGE)
-    observed.refusal = 'pods "x" is forbidden: exceeded quota: gpus'
+    words = 'pods "x" is forbidden: exceeded quota: gpus'
+    observed.troubles = [Trouble(refused(words), stops_pods=True)]
     return observed
 
 
@@ -69,7 +72,7 @@ JOBS: dict[str, tuple[ObservedFineTuneJob, str, str]] = {
     "new": (new_job(job_object()), "Reconciling", "PodStarting"),
     "broken": (ObservedFineTuneJob(job_object(), BROKEN, IMAGE), "Stalled", "InvalidSpec"),
     "conflict": (conflicting_job(), "Stalled", "NameConflict"),
-    "child in deletion": (leaving_job(), "Reconciling", "ChildrenLeaving"),
+    "child in deletion": (leaving_job(), "Reconciling", "ChildLeaving"),
     "refused": (refused_job(), "Reconciling", "QuotaExceeded"),
     "no GPU": (
         observed_job(GPU_JOB, unschedulable("0/1 nodes: 1 Insufficient amd.com/gpu.")),
@@ -142,7 +145,7 @@ SERVICES: dict[str, tuple[ObservedInferenceService, str, str]] = {
     "child in deletion": (
         service_of(finished_job(), service=leaving(service_child(service_object()))),
         "Reconciling",
-        "ChildrenLeaving",
+        "ChildLeaving",
     ),
     "no image": (service_of(finished_job(), pods=[STARTING]), "Stalled", "ImagePullFailed"),
     "serving": (running(ready("p1"), ready("p2")), "Ready", "EnginesReady"),

@@ -12,8 +12,10 @@ from hone_operator.finetunejob import plan
 from hone_operator.jobview import ObservedFineTuneJob
 from hone_operator.nodes import ClusterFacts, Node
 from hone_operator.plan import Apply, Create, Delete, Patch
+from hone_operator.refusals import refused
 from hone_operator.resources import CLAIMS, CONFIGMAPS, JOBS, merge_patch
 from hone_operator.stages import progress_alone
+from hone_operator.troubles import Trouble
 from observed import (
     BEFORE,
     DIGEST,
@@ -387,7 +389,7 @@ def test_a_retry_tells_of_the_last_failure() -> None:
 
 def test_what_the_api_server_refuses_is_said() -> None:
     observed = new(job_object())
-    observed.refusal = "exceeded quota"
+    observed.troubles = [Trouble(refused("exceeded quota"), stops_pods=True)]
     found = plan(observed, NOW)
     assert conditions(found.status)["Running"] == ("False", "PodNotStarted")
     assert "exceeded quota" in message(found.status, "Running")

@@ -1,0 +1,91 @@
+"""Which children are written again and again, because somebody else changes or deletes them each time.
+
+A repair is free a few times. After that the pause before the next one doubles, up to a limit, so that two writers never
+make the cluster roll out without end. A change of the owner's spec begins the count again.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from hone_operator.api import FIELD_MANAGER
+from hone_operator.resources import Key, Object
+
+FREE_WRITES = 5
+WINDOW_SECONDS = 600.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 5.0, 300.0
+
+Child = tuple[str, str]
+"""Kind and name."""
+
+
+@dataclass
+class Contest:
+    """The latest writes of one child. `not_before` is when the next one may be made."""
+
+    generation: int
+    writes: deque[float] = field(default_factory=lambda: deque(maxlen=FREE_WRITES + 8))
+    not_before: float = 0.0
+    manager: str | None = None
+
+    def is_open(self, now: float) -> bool:
+        """Whether there were too many writes lately."""
+        while self.writes and self.writes[0] < now - WINDOW_SECONDS:
+            self.writes.popleft()
+        return len(self.writes) > FREE_WRITES
+
+
+class Contests:
+    """The writes of all children, by owner."""
+
+    def __init__(self) -> None:
+        self._of: dict[Key, dict[Child, Contest]] = {}
+
+    def note(self, key: Key, child: Child, generation: int, now: float) -> bool:
+        """Count a write that changed the child. Return whether there were too many."""
+        known = self._of.setdefault(key, {})
+        contest = known.get(child)
+        if contest is None or contest.generation != generation:
+            contest = known[child] = Contest(generation)
+        contest.writes.append(now)
+        if not contest.is_open(now):
+            return False
+        extra = len(contest.writes) - FREE_WRITES - 1
+        contest.not_before = now + min(FIRST_PAUSE_SECONDS * 2.0**extra, LONGEST_PAUSE_SECONDS)
+        return True
+
+    def is_suspect(self, key: Key, child: Child) -> bool:
+        """Whether one more write of the child is too many."""
+        contest = self._of.get(key, {}).get(child)
+        return contest is not None and len(contest.writes) >= FREE_WRITES
+
+    def blame(self, key: Key, child: Child, manager: str | None) -> None:
+        """Remember who else writes the child."""
+        contest = self._of[key][child]
+        contest.manager = manager or contest.manager
+
+    def holds(self, key: Key, child: Child, now: float) -> bool:
+        """Whether the child is not to be written yet."""
+        contest = self._of.get(key, {}).get(child)
+        return contest is not None and contest.is_open(now) and now < contest.not_before
+
+    def contested(self, key: Key, now: float) -> list[tuple[Child, Contest]]:
+        """Return the children that had too many writes lately."""
+        return [(child, found) for child, found in self._of.get(key, {}).items() if found.is_open(now)]
+
+    def seconds_left(self, key: Key, now: float) -> float | None:
+        """Return after how many seconds something may have changed; None when nothing is contested."""
+        contests = [found for _, found in self.contested(key, now)]
+        moments = [c.not_before if c.not_before > now else c.writes[0] + WINDOW_SECONDS for c in contests]
+        return max(min(moments) - now, 1.0) if moments else None
+
+    def forget(self, key: Key) -> None:
+        """Forget the children of an object that is gone."""
+        self._of.pop(key, None)
+
+
+def contender(found: Object | None) -> str | None:
+    """Return who else wrote the child last: the newest field manager that is not Hone's and wrote more than status."""
+    managers = ((found or {}).get("metadata") or {}).get("managedFields") or []
+    others = [each for each in managers if each.get("manager") != FIELD_MANAGER and not each.get("subresource")]
+    newest = max(others, key=lambda each: str(each.get("time") or ""), default=None)
+    return str(newest["manager"]) if newest and newest.get("manager") else None

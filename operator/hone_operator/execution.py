@@ -1,0 +1,156 @@
+"""Carries out the actions of a plan, each on its own: an action that fails keeps no other from being carried out.
+
+In: the plan's actions, each bound to the uid of the object that the plan was decided on. Out: whether something is new
+that the plan could not know, and the failures that the object's status has to report. controller.py writes that status.
+"""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from hone_operator.api import Api, ApiError
+from hone_operator.cache import Cache
+from hone_operator.contests import Contests, contender
+from hone_operator.plan import Action, Apply, Create, Delete, Patch
+from hone_operator.resources import PODS, Key, Object, Resource
+from hone_operator.troubles import Trouble, Troubles, contested, failed
+
+Failure = ApiError | aiohttp.ClientError | TimeoutError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Outcome:
+    """What came of a plan's actions. `troubles` are reported to the object; `error` ends the pass with a retry."""
+
+    has_news: bool = False
+    is_farewell: bool = False
+    troubles: list[Trouble] = field(default_factory=list)
+    error: Failure | None = None
+    wait_seconds: float | None = None
+
+
+class Executor:
+    """Writes children. What it remembers of failures and repeated repairs is only for this process."""
+
+    def __init__(self, api: Api, cache: Cache) -> None:
+        self._api = api
+        self._cache = cache
+        self.troubles = Troubles()
+        self._contests = Contests()
+
+    def forget(self, key: Key) -> None:
+        """Forget what is remembered of an object that is gone."""
+        self.troubles.forget(key)
+        self._contests.forget(key)
+
+    async def carry_out(self, key: Key, generation: int, actions: list[Action]) -> Outcome:
+        """Carry out all actions at once. Raises what is not a failure of the API server or of the way to it."""
+        now, outcome = time.monotonic(), Outcome()
+        held = [action for action in actions if self._contests.holds(key, _child(action), now)]
+        due = [action for action in actions if action not in held]
+        await self._find_contenders(key, due)
+        results = await asyncio.gather(*(self._act(key, action) for action in due), return_exceptions=True)
+        failures: dict[str, Failure] = {}
+        for action, result in zip(due, results, strict=True):
+            if isinstance(result, Failure):
+                failures[_name(action)] = result
+                outcome.error = outcome.error or result
+                outcome.is_farewell |= isinstance(result, ApiError) and result.is_farewell
+            elif isinstance(result, BaseException):
+                raise result
+            elif result:
+                outcome.has_news = True
+                self._note_write(key, generation, action)
+        counted = self.troubles.count(key, list(failures))
+        for action in due:
+            if (error := failures.get(_name(action))) and (found := failed(action, error, counted[_name(action)])):
+                outcome.troubles.append(found)
+        for child, contest in self._contests.contested(key, time.monotonic()):
+            outcome.troubles.append(contested(child, contest.manager))
+        outcome.wait_seconds = self._contests.seconds_left(key, time.monotonic())
+        return outcome
+
+    async def _find_contenders(self, key: Key, actions: list[Action]) -> None:
+        """Find out who else writes the children that were written too often: a write of Hone's wipes the traces."""
+        for action in actions:
+            if not isinstance(action, Apply | Patch) or not self._contests.is_suspect(key, _child(action)):
+                continue
+            try:
+                found = await self._api.get(action.resource, key.namespace, _child(action)[1])
+            except (ApiError, aiohttp.ClientError, TimeoutError):
+                continue
+            self._contests.blame(key, _child(action), contender(found))
+
+    def _note_write(self, key: Key, generation: int, action: Action) -> None:
+        """Count a write of a child."""
+        if isinstance(action, Delete) or action.resource == PODS:
+            return
+        if self._contests.note(key, _child(action), generation, time.monotonic()):
+            logger.warning("%s is written again and again, by Hone and by something else", _name(action))
+
+    async def _act(self, key: Key, action: Action) -> bool:
+        """Carry out one action. Return whether it led to something new."""
+        if isinstance(action, Delete):
+            await self._api.delete(action.resource, key.namespace, action.name, action.uid)
+            return False
+        target = Key(action.resource, key.namespace, _child(action)[1])
+        before = self._cache.version(target)
+        if isinstance(action, Create):
+            found = await self._create(action)
+        else:
+            try:
+                if isinstance(action, Apply):
+                    found = await self._api.apply(action.resource, action.body)
+                else:
+                    found = await self._api.patch(action.resource, key.namespace, action.name, action.patch)
+            except ApiError as error:
+                if not error.is_of_another and not (isinstance(action, Patch) and error.status == 404):
+                    raise
+                # Deleted meanwhile, or made again under its name: the next pass decides on what is there now.
+                await self.refresh(action.resource, key.namespace, target.name)
+                return isinstance(action, Apply)
+        self._cache.put(action.resource, found)
+        return self._cache.version(target) != before  # the watch may have told of it before the answer came
+
+    async def _create(self, action: Create) -> Object:
+        """Return the new object, or the one that has its name already: the next pass judges it."""
+        try:
+            return await self._api.create(action.resource, action.body)
+        except ApiError as error:
+            if error.status != 409:
+                raise
+            metadata = action.body["metadata"]
+            found = await self._api.get(action.resource, metadata["namespace"], metadata["name"])
+            if found is None:  # not its name: a quota that somebody else changed at the same time also conflicts
+                raise
+            return found
+
+    async def refresh(self, resource: Resource, namespace: str, name: str) -> Object | None:
+        """Read an object from the API server into the cache."""
+        return await refresh(self._api, self._cache, resource, namespace, name)
+
+
+async def refresh(api: Api, cache: Cache, resource: Resource, namespace: str, name: str) -> Object | None:
+    """Read an object from the API server into the cache. An object of that name with another uid is gone."""
+    cached = cache.get(resource, namespace, name)
+    found = await api.get(resource, namespace, name)
+    if cached is not None and (found is None or found["metadata"]["uid"] != cached["metadata"]["uid"]):
+        cache.remove(resource, cached, for_good=True)
+    if found is not None:
+        cache.put(resource, found)
+    return found
+
+
+def _child(action: Action) -> tuple[str, str]:
+    """Kind and name of the object that an action is about."""
+    name = action.body["metadata"]["name"] if isinstance(action, Create | Apply) else action.name
+    return action.resource.kind, name
+
+
+def _name(action: Action) -> str:
+    return " ".join(_child(action))
