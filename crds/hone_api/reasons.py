@@ -133,8 +133,9 @@ DISK_FULL = Reason(
     "DiskFull",
     74,
     "A volume is full.",
-    "Free some of it, enlarge the claim (spec.output.storage.size), or lower spec.checkpoint.saveTotalLimit; "
-    "the next start goes on from the newest checkpoint.",
+    "Free some of it, lower spec.checkpoint.saveTotalLimit, or enlarge the claim with `kubectl patch pvc NAME --patch "
+    '\'{"spec": {"resources": {"requests": {"storage": "SIZE"}}}}\'` where its StorageClass has '
+    "allowVolumeExpansion: true; the next start goes on from the newest checkpoint.",
 )
 INTERRUPTED = Reason(
     "Interrupted",
@@ -191,11 +192,57 @@ UNSCHEDULABLE = Reason(
     "No node takes the pod.",
     "Lower spec.resources, or add nodes; the scheduler's words say what is lacking.",
 )
+SCALING_UP = Reason(
+    "ScalingUp",
+    None,
+    "No node takes the pod yet, and the cluster's autoscaler adds one.",
+    "Nothing to do: the pod starts when the node is ready.",
+)
 VOLUME_NOT_BOUND = Reason(
     "VolumeNotBound",
     None,
     "The PersistentVolumeClaim is not bound to a volume.",
-    "Check the claim, its StorageClass and spec.output.storage.",
+    "Read why with `kubectl describe pvc NAME`; name a StorageClass that provisions volumes in "
+    "spec.output.storage.storageClassName.",
+)
+VOLUME_ACCESS_DENIED = Reason(
+    "VolumeAccessDenied",
+    67,
+    "The user of the container can't read or write a volume.",
+    "Give the user or group that the message names access to the folder: with `chown` or `chmod` on the storage, with "
+    "mountPermissions in the StorageClass of csi-driver-nfs, or with the group that owns the folder in "
+    "spec.pod.supplementalGroups.",
+)
+CLAIM_DIFFERS = Reason(
+    "ClaimDiffers",
+    None,
+    "The claim for the output exists, and is not as spec.output.storage says; it is used as it is.",
+    'Enlarge it with `kubectl patch pvc NAME --patch \'{"spec": {"resources": {"requests": {"storage": '
+    '"SIZE"}}}}\'` where its StorageClass has allowVolumeExpansion: true; for another class or access mode, apply the '
+    "job under another metadata.name, which makes a new claim.",
+)
+POD_REJECTED = Reason(
+    "PodRejected",
+    None,
+    "The kubelet of the node that the scheduler chose did not admit the pod.",
+    "Nothing to do after a reboot of the node: another pod is made, and backoffLimit does not count it. If it goes on, "
+    "look at the device plugin's pod on the node, or run `kubectl cordon NODE` so that another node is chosen.",
+)
+EVICTED_FOR_USE = Reason(
+    "EvictedForUse",
+    None,
+    "The node ran short of what the pod used more of than it asked for.",
+    "Set spec.resources.memory, or spec.resources.requests.ephemeral-storage, to what the pod uses.",
+)
+SIDECAR_RUNNING = Reason(
+    "SidecarRunning",
+    None,
+    "The trainer has ended, and another container of its pod still runs, which keeps the pod and its GPUs.",
+    "Keep the container out of Hone's pods: `sidecar.istio.io/inject: 'false'` in spec.pod.labels for Istio, "
+    "`linkerd.io/inject: disabled` in spec.pod.annotations for Linkerd, "
+    "`vault.hashicorp.com/agent-pre-populate-only: 'true'` in spec.pod.annotations for Vault. Or let it be injected as "
+    "an init container with restartPolicy: Always, which ends with the trainer "
+    "(`config.alpha.linkerd.io/proxy-enable-native-sidecar: 'true'` in spec.pod.annotations for Linkerd).",
 )
 POD_NOT_STARTED = Reason(
     "PodNotStarted",
@@ -219,7 +266,8 @@ BACKOFF_LIMIT_EXCEEDED = Reason(
     "BackoffLimitExceeded",
     None,
     "The trainer failed more often than spec.backoffLimit allows.",
-    "Look at the last failure in the message and the pod's log.",
+    "Correct what the message names, then delete the FineTuneJob and apply it again: it goes on from the newest "
+    "checkpoint.",
 )
 DEADLINE_EXCEEDED = Reason(
     "DeadlineExceeded",

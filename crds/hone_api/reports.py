@@ -5,7 +5,8 @@ from bisect import bisect_right
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic_core import from_json
 
 from hone_api.artifact import ArtifactKind, BaseConfig
 from hone_api.common import ForeignModel
@@ -58,6 +59,12 @@ class Progress(ForeignModel):
         None, description="When this was measured (RFC 3339).", json_schema_extra={"format": "date-time"}
     )
 
+    observed_at: str | None = Field(
+        None,
+        description="When the operator first observed this step (RFC 3339).",
+        json_schema_extra={"format": "date-time"},
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _leave_out_what_is_not_finite(cls, data: Any) -> Any:
@@ -100,11 +107,46 @@ class TerminationMessage(ForeignModel):
     outcome: Literal["Succeeded", "Failed", "Interrupted"]
     reason: str
     message: Annotated[str, BeforeValidator(make_encodable)]
+    # What comes first is kept where the kubelet cuts the message shorter than the trainer may know.
+    artifact: ArtifactSummary | None = None
     progress: Progress | None = None
     parameters: Parameters | None = None
     estimate: Estimate | None = None
     metrics: Figures = Field({})
-    artifact: ArtifactSummary | None = None
+
+    @classmethod
+    def recover(cls, text: str) -> "TerminationMessage | None":
+        """Return what is complete of a message, and as much as there is of its sentence; None when nothing can be read.
+
+        The kubelet keeps 12288 bytes for all containers of a pod together, so among many sidecars it cuts each message.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError:
+            pass
+        try:
+            found = from_json(text, allow_partial="trailing-strings")
+        except ValueError:
+            return None
+        if not isinstance(found, dict) or not isinstance(found.get("message", ""), str):
+            return None
+        last = next(reversed(found), None)
+        if last in ("outcome", "reason"):  # the end may be missing
+            return None
+        if last == "message":
+            found["message"] = f"{found['message'].rstrip()} …"
+        else:
+            found.pop(last, None)
+        essential = {name: found.pop(name) for name in ("outcome", "reason", "message") if name in found}
+        for name in list(found):
+            try:
+                cls.model_validate(essential | {name: found[name]})
+            except ValidationError:
+                del found[name]
+        try:
+            return cls.model_validate(essential | found)
+        except ValidationError:
+            return None
 
     def to_bytes(self) -> bytes:
         """JSON that fits: a message that is too long loses its end, and if that is not enough the metrics go."""

@@ -3,6 +3,7 @@
 import re
 from datetime import datetime
 
+from hone_operator.autoscalers import Scaling, is_report, read_report
 from hone_operator.podstate import parse_time
 from hone_operator.resources import Object
 from hone_operator.volumes import MULTI_ATTACH
@@ -24,6 +25,12 @@ def standing_warning(events: list[Object]) -> str | None:
     ]
     found = newest([event for event in standing if MULTI_ATTACH in event["message"]]) or newest(standing)
     return f"{found['reason']}: {found['message']}" if found else None
+
+
+def scaling_of(events: list[Object]) -> Scaling | None:
+    """Return the newest report of an autoscaler among the events about a pod; None when there is none."""
+    found = newest([event for event in events if is_report(event)])
+    return read_report(found) if found else None
 
 
 def of_workload(events: list[Object], job: str) -> str | None:

@@ -9,6 +9,7 @@ from hone_api.inferenceservice import InferenceService, ModelStatus
 from hone_api.reasons import CATALOGUE, CLAIM_NOT_SHARED, ENGINE_FAILED, INVALID_SPEC, HoneError
 
 from hone_operator import adapters, autoscaling, engine, fitness, liveness, moving, podstate, readiness
+from hone_operator.autoscalers import Scaling
 from hone_operator.conditions import Conditions
 from hone_operator.engines import engine_of, placing
 from hone_operator.failures import out_of_memory
@@ -59,6 +60,7 @@ class ObservedInferenceService:
     cordoned: frozenset[str] | None = None
     gpu: tuple[str, int] | None = None
     warning: str | None = None
+    scaling: Scaling | None = None
     troubles: list[Trouble] = field(default_factory=list)
 
     @property
@@ -328,7 +330,9 @@ def _failure(observed: ObservedInferenceService, resolved: Resolved, now: dateti
     if told := adapters.error([pod], observed.answers, adapters.revision(resolved)):
         return told
     for name in CONTAINERS:
-        why = podstate.why_not_running(pod, name, facts=observed.facts, warning=observed.warning, now=now)
+        why = podstate.why_not_running(
+            pod, name, facts=observed.facts, warning=observed.warning, now=now, scaling=observed.scaling
+        )
         if why:
             return why
     return None

@@ -8,6 +8,7 @@ from hone_api.reasons import USER_MISTAKES, HoneError
 from hone_api.reports import ProgressReport
 
 from hone_operator import children, podstate
+from hone_operator.autoscalers import Scaling
 from hone_operator.failures import NOT_COUNTED, Failure, failure_of
 from hone_operator.nodes import ClusterFacts
 from hone_operator.resources import Object
@@ -123,6 +124,7 @@ class ObservedFineTuneJob:
     facts: ClusterFacts | None = None
     gpu: tuple[str, int] | None = None
     warning: str | None = None
+    scaling: Scaling | None = None
     queue: str | None = None
     troubles: list[Trouble] = field(default_factory=list)
 

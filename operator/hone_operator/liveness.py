@@ -45,9 +45,14 @@ def judge(
     facts: ClusterFacts | None,
     now: datetime,
     patience: Patience,
+    stepped: datetime | None = None,
 ) -> Judgement:
-    """`heard`: when the trainer last answered, or was first asked. All is said with moments, not with durations, so
-    that the words change only with what they tell."""
+    """Return what is the matter with a trainer.
+
+    `heard`: when it last answered, or was first asked. `stepped`: when the operator first observed its last step;
+    without it, the trainer's own time of that step, by the clock of its node, is all there is. Messages have moments,
+    not durations, so that they change only with what they report.
+    """
     name = pod["metadata"]["name"]
     if error := lost(pod, facts):
         return Judgement(error, LOOK_AGAIN.total_seconds())
@@ -57,11 +62,11 @@ def judge(
         if now > moments[-1]:
             words = f"Pod {name} runs, and its port 8080 has not answered since {timestamp(heard)}"
             return Judgement(HoneError(TRAINER_SILENT, words), LOOK_AGAIN.total_seconds())
-    if report and report.stage == "Training" and report.progress and report.progress.updated_at:
+    if report and report.stage == "Training" and report.progress and (stepped or report.progress.updated_at):
         progress = report.progress
         seconds = step_seconds(progress)
         limit = patience.first_step if seconds is None else max(patience.least, seconds * patience.steps * _SECOND)
-        since = podstate.parse_time(report.progress.updated_at)
+        since = stepped or podstate.parse_time(str(report.progress.updated_at))
         moments.append(since + limit)
         if now > moments[-1]:
             return Judgement(HoneError(STALLED, _stalled(name, progress, since, limit)), LOOK_AGAIN.total_seconds())

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from hone_operator import adapters, autoscaling, children, events, liveness, podstate, trainer, volumes
 from hone_operator.api import Api, ApiError
+from hone_operator.autoscalers import Scaling
 from hone_operator.cache import Cache
 from hone_operator.conditions import Conditions
 from hone_operator.deepjson import is_deeper
@@ -116,6 +117,7 @@ class Observer:
             resources, options = parsed.spec.resources, parsed.spec.pod
             observed.gpu = gpu_of(observed.facts.nodes, resources.gpu_resource, options.node_selector)
         observed.warning = await self._warning(observed, now)
+        observed.scaling = await self._scaling(pods, now)
         if observed.training.is_suspended and not parsed.spec.suspend:
             observed.queue = await self._of_queue(observed.job)
         return observed
@@ -174,6 +176,7 @@ class Observer:
         if resources.gpus and observed.facts:
             observed.gpu = gpu_of(observed.facts.nodes, resources.gpu_resource, options.node_selector)
         observed.warning = await self._of_pods(observed.pods, now) or _replica_failure(observed.deployment)
+        observed.scaling = await self._scaling(observed.pods, now)
         return observed
 
     async def _claims(self, namespace: str, names: list[str]) -> list[Object]:
@@ -268,6 +271,11 @@ class Observer:
             if podstate.waits_for_volumes(pod, now):
                 return await self._of_claims(pod)
         return None
+
+    async def _scaling(self, pods: list[Object], now: datetime) -> Scaling | None:
+        """What an autoscaler reports about the newest pod that no node takes."""
+        waiting = podstate.newest(pod for pod in pods if podstate.waits_for_node(pod, now))
+        return events.scaling_of(await self._events(waiting)) if waiting else None
 
     async def _of_claims(self, pod: Object) -> str | None:
         space = pod["metadata"]["namespace"]

@@ -5,7 +5,8 @@ from datetime import datetime, timedelta
 
 from hone_api.reasons import POD_NOT_STARTED, UNSCHEDULABLE, VOLUME_NOT_BOUND, HoneError
 
-from hone_operator import images, volumes
+from hone_operator import autoscalers, images, volumes
+from hone_operator.autoscalers import Scaling
 from hone_operator.nodes import ClusterFacts
 from hone_operator.resources import Object
 from hone_operator.scheduling import why_unschedulable
@@ -72,15 +73,17 @@ def why_not_running(
     facts: ClusterFacts | None,
     warning: str | None,
     now: datetime,
+    scaling: Scaling | None = None,
 ) -> HoneError | None:
     """What keeps a pending pod from running; None while all goes its usual way.
 
     `warning`: what the claims of a pod without a node lack, or the warning that is the newest event about one with.
+    `scaling`: what an autoscaler reports about a pod without a node.
     """
     age = now - parse_time(pod["metadata"]["creationTimestamp"])
     scheduled = condition(pod, "PodScheduled")
     if scheduled is None or scheduled["status"] != "True":
-        error = _why_no_node(pod, scheduled, facts, warning)
+        error = _why_no_node(pod, scheduled, facts, warning, scaling)
         # A claim that was made just now is bound in a moment, and a scheduler takes one.
         waits = error.reason is VOLUME_NOT_BOUND or scheduled is None
         return None if waits and age < BINDING_PATIENCE else error
@@ -95,7 +98,9 @@ def why_not_running(
     return None
 
 
-def _why_no_node(pod: Object, scheduled: Object | None, facts: ClusterFacts | None, warning: str | None) -> HoneError:
+def _why_no_node(
+    pod: Object, scheduled: Object | None, facts: ClusterFacts | None, warning: str | None, scaling: Scaling | None
+) -> HoneError:
     if scheduled is None and not (pod.get("status") or {}).get("nominatedNodeName"):
         name = pod["spec"].get("schedulerName", "default-scheduler")
         remedy = "Correct spec.pod.schedulerName, or look whether that scheduler runs."
@@ -110,6 +115,8 @@ def _why_no_node(pod: Object, scheduled: Object | None, facts: ClusterFacts | No
     error = why_unschedulable(pod, words, facts)
     if error.reason is VOLUME_NOT_BOUND and warning:
         return HoneError(VOLUME_NOT_BOUND, warning)
+    if scaling and error.reason is UNSCHEDULABLE and "nominatedNodeName" not in (pod.get("status") or {}):
+        return autoscalers.explain(words, scaling)
     return error
 
 
@@ -130,6 +137,13 @@ def waits_for_volumes(pod: Object, now: datetime) -> bool:
     return is_unschedulable(pod) and why_unschedulable(pod, scheduled.get("message", ""), None).reason is (
         VOLUME_NOT_BOUND
     )
+
+
+def waits_for_node(pod: Object, now: datetime) -> bool:
+    """Whether no node has taken a pod for so long that an autoscaler may have reported about it."""
+    if phase(pod) != "Pending" or not is_unschedulable(pod):
+        return False
+    return now - parse_time(pod["metadata"]["creationTimestamp"]) > STARTING_PATIENCE
 
 
 def is_unschedulable(pod: Object) -> bool:

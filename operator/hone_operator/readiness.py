@@ -27,8 +27,10 @@ WAITS_FOR_A_PERSON = frozenset(
         "DatasetInvalid",
         "DatasetNotFound",
         "DeadlineExceeded",
+        "ClaimDiffers",
         "DiskFull",
         "EngineFailed",
+        "EvictedForUse",
         "FineTuneJobFailed",
         "HostOutOfMemory",
         "HubUnauthorized",
@@ -44,6 +46,7 @@ WAITS_FOR_A_PERSON = frozenset(
         "NonFiniteLoss",
         "OutOfMemory",
         "Stalled",
+        "VolumeAccessDenied",
     }
 )
 """Reasons that stay until a person changes the object or what it names: a tool that waits should give up."""
@@ -59,8 +62,11 @@ MAY_PASS = frozenset(
         "LoadNotServed",
         "NodeLost",
         "PodNotStarted",
+        "PodRejected",
         "Preempted",
         "QuotaExceeded",
+        "ScalingUp",
+        "SidecarRunning",
         "TrainerSilent",
         "Unschedulable",
         "VolumeInUse",

@@ -9,24 +9,94 @@ _FORBIDDEN = re.compile(r'^(?:\w+: )?(?:Error creating: )?([a-z.]+) "[^"]*" is f
 _QUOTA = re.compile(
     r"(?:exceeded|failed) quota: |(?:maximum|minimum) [\w./-]+ (?:usage|limit)|[\w./-]+ max limit to request ratio"
 )
+_MUST_SPECIFY = re.compile(r"failed quota: [^:]*: must specify (?P<names>.*)")
+_QUOTA_RESOURCE = re.compile(r"\b(?P<kind>limits|requests)\.(?P<name>[a-z0-9./-]+)|\b(?P<short>cpu|memory)\b")
+# A sentence of a policy engine: it may write the path of the field, or the words in prose.
+_RESOURCE_OF_POLICY = re.compile(
+    r"(?P<kind>limits|requests)[./](?P<name>cpu|memory|ephemeral-storage)"
+    r"|(?P<resource>cpu|memory|ephemeral[- ]storage)[ -](?P<kinds>(?:resource )?(?:limits?|requests?))",
+    re.IGNORECASE,
+)
+_POLICY = re.compile(r"admission webhook|ValidatingAdmissionPolicy|validation error|denied the request", re.IGNORECASE)
+_SECURITY = (
+    "Let an administrator allow the pod's ServiceAccount the constraint nonroot-v2, which takes Hone's user 65532 "
+    "(`oc adm policy add-scc-to-user nonroot-v2 --serviceaccount NAME`), and name that account in "
+    "spec.pod.serviceAccountName; or let OpenShift choose the user: docs/pods.md says how."
+)
 _ADVICE = (
-    (
-        r"failed quota: .*must specify",
-        "The quota wants every pod to say what it needs: set spec.resources.cpu and memory, or give the namespace a "
-        "LimitRange with defaults.",
-    ),
+    (r"security context constraint", _SECURITY),
     (
         r"violates PodSecurity",
         "Hone's pods keep the level `restricted`: look at what spec.pod or a webhook of the cluster adds to them.",
     ),
-    (r"service ?account", "Create the ServiceAccount, or correct spec.pod.serviceAccountName."),
+    (
+        r"(?:runAsNonRoot|runAsUser|runAsGroup|fsGroup|supplementalGroups|seccompProfile|capabilities|"
+        r"readOnlyRootFilesystem|allowPrivilegeEscalation|privileged|hostNetwork|hostPath)\b",
+        "Change the field of spec.pod.securityContext or spec.pod.containerSecurityContext that the message names, or "
+        "ask for an exception to the policy.",
+    ),
+    (
+        r"service account [^ ]+ was not found|looking up service account|serviceaccount \"[^\"]+\" not found",
+        "Create the ServiceAccount, or correct spec.pod.serviceAccountName.",
+    ),
     (r"PriorityClass", "Create the PriorityClass, or correct spec.pod.priorityClassName."),
+    (
+        r"failed calling webhook",
+        "The webhook does not answer: whoever runs it has to repair it. Nothing has to be changed here; the operator "
+        "tries again.",
+    ),
 )
 
 
 def refused(words: str) -> HoneError:
-    """`words` are those of the API server, or of the event of a controller that it refused."""
+    """Return the failure that a refusal means.
+
+    `words` are those of the API server, or of the event of a controller that it refused.
+    """
     what = _FORBIDDEN.match(words)
     said = f"The API server refuses {what[1]}: {words[what.end() :]}" if what else f"Not allowed: {words}"
-    remedy = next((advice for pattern, advice in _ADVICE if re.search(pattern, words)), None)
+    remedy = _of_quota(words) or _of_policy(words)
+    if remedy is None:
+        remedy = next((advice for pattern, advice in _ADVICE if re.search(pattern, words)), None)
     return HoneError(QUOTA_EXCEEDED if _QUOTA.search(words) else POD_NOT_STARTED, said, remedy=remedy)
+
+
+def field_of_resource(kind: str, name: str) -> str:
+    """Return the field of the object that sets a container's request or limit (`kind`) of this resource."""
+    if name in ("cpu", "memory") and (kind, name) != ("limits", "cpu"):
+        return f"spec.resources.{name}"
+    return f"spec.resources.{kind}.{name}"
+
+
+def _of_quota(words: str) -> str | None:
+    """Name the fields of what a ResourceQuota wants every pod to say."""
+    found = _MUST_SPECIFY.search(words)
+    if found is None:
+        return None
+    fields = dict.fromkeys(
+        field_of_resource(one["kind"] or "requests", one["name"] or one["short"])
+        for one in _QUOTA_RESOURCE.finditer(found["names"])
+    )
+    if not fields:
+        return None
+    return (
+        f"The quota wants every container to say what it needs: set {_listed(fields)}, or give the namespace a "
+        "LimitRange with defaults."
+    )
+
+
+def _of_policy(words: str) -> str | None:
+    """Name the fields of what a policy wants every container to ask for."""
+    if not _POLICY.search(words):
+        return None
+    fields: dict[str, None] = {}
+    for one in _RESOURCE_OF_POLICY.finditer(words):
+        name = (one["name"] or one["resource"]).lower().replace(" ", "-")
+        kind = (one["kind"] or ("limits" if "limit" in one["kinds"].lower() else "requests")).lower()
+        fields[field_of_resource(kind, name)] = None
+    return f"The policy wants containers to say what they need: set {_listed(fields)}." if fields else None
+
+
+def _listed(fields: dict[str, None]) -> str:
+    names = list(fields)
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -4,12 +4,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
+from hone_api.layout import FINETUNEJOB_LABEL
 from hone_api.reasons import UNSCHEDULABLE, VOLUME_NOT_BOUND, HoneError
 
 from hone_operator.nodes import ClusterFacts, Node
 from hone_operator.obstacles import Demand, Obstacle, demand_of, field_of, obstacles
 from hone_operator.quantity import amount_of, words_of
 from hone_operator.resources import Object
+from hone_operator.volumes import claims_of
 
 MOST_NODES = 3
 WAITS = "Nothing to do: the pod starts when enough is free. A higher spec.pod.priorityClassName puts it before others."
@@ -19,14 +21,27 @@ _PREEMPTION = re.compile(
     r"\.? (?:no new claims to deallocate|still not schedulable), preemption: .*|(?<=found)\. not found$"
 )
 _SHORT = re.compile(r"Insufficient [\w./-]+|Too many pods|cannot allocate all claims")
-_OF_VOLUMES = re.compile(r"persistent ?volume|\bpvc\b|volume node affinity", re.IGNORECASE)
+# The scheduler says this only of nodes that have room: it looks at volumes after resources.
+_ELSEWHERE = re.compile(
+    r"(?P<count>\d+) node\(s\) (?:had volume node affinity conflict|didn't match PersistentVolume's node affinity|"
+    r"had no available volume zone)"
+)
+_UNBOUND = re.compile(
+    r"unbound immediate PersistentVolumeClaims|persistentvolumeclaim \"|persistentvolume \"|"
+    r"didn't find available persistent volumes to bind|did not have enough free storage|"
+    r"bound to non-existent|ephemeral volume controller|PersistentVolumeClaim is (?:lost|being deleted)",
+    re.IGNORECASE,
+)
 
 
 def why_unschedulable(pod: Object, words: str, facts: ClusterFacts | None) -> HoneError:
     """`words` are those of the condition PodScheduled; without facts they are all there is."""
     words = _PREEMPTION.sub("", words).rstrip(".")
-    if _OF_VOLUMES.search(words):
+    if _UNBOUND.search(words):
         return HoneError(VOLUME_NOT_BOUND, words)
+    if elsewhere := sum(int(found["count"]) for found in _ELSEWHERE.finditer(words)):
+        reach, advice = _out_of_reach(pod, elsewhere, facts)
+        return HoneError(UNSCHEDULABLE, f"{words}. {reach}", remedy=advice)
     if node := (pod.get("status") or {}).get("nominatedNodeName"):
         found = f"{words}. Pods of lower priority are being removed from {node} to make room"
         return HoneError(UNSCHEDULABLE, found, remedy="Nothing to do: the pod starts when they have ended.")
@@ -39,6 +54,30 @@ def why_unschedulable(pod: Object, words: str, facts: ClusterFacts | None) -> Ho
         facts.diagnoses[key] = _diagnose(demand, short, facts)
     found, remedy = facts.diagnoses[key]
     return HoneError(UNSCHEDULABLE, f"{words}. {found}" if found else words, remedy=remedy)
+
+
+def _out_of_reach(pod: Object, elsewhere: int, facts: ClusterFacts | None) -> tuple[str, str]:
+    """Say whether the pod waits for a busy node near its bound volume, or could run nowhere near it.
+
+    `elsewhere`: how many nodes have room, and can't mount the volume.
+    """
+    demand, names = demand_of(pod), ", ".join(claims_of(pod)) or "its claim"
+    where = "which is in another zone or on another node"
+    reach = f"{elsewhere} of the nodes with room can't mount the volume of {names}, {where}"
+    is_counted = facts is not None and not (demand.gpu and demand.gpu in facts.by_claim)
+    if is_counted and facts and sum(not obstacles(node, demand) for node in facts.nodes) > elsewhere:
+        return f"{reach}; the nodes near the volume have too little free now", WAITS
+    again = (pod.get("metadata") or {}).get("labels", {}).get(FINETUNEJOB_LABEL)
+    object_ = f"`kubectl delete ftj {again}`" if again else "delete the object"
+    claims = f"`kubectl delete pvc {' '.join(claims_of(pod))}`" if claims_of(pod) else "delete the claim"
+    remedy = (
+        "Add nodes that can run the pod where the volume is. Or, when nothing on the claim is needed any more, run "
+        f"{object_} and {claims}, and apply the object again with a spec.pod.nodeSelector that only nodes with GPUs "
+        "have, so that the volume is made near them. A StorageClass whose volumes every node can mount avoids this."
+    )
+    if not is_counted:
+        return reach, f"Nothing to do when nodes near the volume are busy. Otherwise: {remedy[0].lower()}{remedy[1:]}"
+    return f"{reach}, and no node near the volume can run the pod", remedy
 
 
 def _diagnose(demand: Demand, short: bool, facts: ClusterFacts) -> tuple[str, str | None]:
@@ -119,8 +158,8 @@ def _no_such_resource(gpu: str, facts: ClusterFacts) -> tuple[str, str]:
         return ", since Dynamic Resource Allocation hands out AMD GPUs here (DeviceClass gpu.amd.com)", remedy
     labelled = [node.name for node in facts.nodes if any("amd.com/gpu." in label for label in node.labels)]
     remedy = (
-        "Install AMD's device plugin or GPU operator, name the resource that the nodes do have in "
-        "spec.resources.gpuResource, or set spec.resources.gpus: 0 to use the CPU."
+        "Where an autoscaler adds nodes with GPUs, wait for one. Otherwise install AMD's device plugin or GPU "
+        "operator, or name the resource that the nodes do have in spec.resources.gpuResource."
     )
     return f", though {_names(labelled)} have AMD GPUs by their labels" if labelled else "", remedy
 

@@ -5,11 +5,11 @@ from datetime import datetime
 from hone_api.finetunejob import FineTuneJob, TrainerResources
 from hone_api.layout import TRAINER_PORT
 from hone_api.listening import join_address
-from hone_api.reports import ProgressReport
+from hone_api.reports import Progress, ProgressReport
 
-from hone_operator import children, endings, liveness, trainer, waiting
+from hone_operator import children, endings, liveness, podstate, sidecars, trainer, waiting
 from hone_operator.attempts import account
-from hone_operator.conditions import Conditions
+from hone_operator.conditions import Conditions, timestamp
 from hone_operator.jobview import JobView, ObservedFineTuneJob
 from hone_operator.plan import Plan, removal
 from hone_operator.resources import JOBS, Object, merge_patch
@@ -25,6 +25,13 @@ def tell(observed: ObservedFineTuneJob, job: FineTuneJob, now: datetime, conditi
         return
     if trainer.prepares_apart(job) and preparing.condition("Complete"):
         endings.prepared(preparing, conditions, result)
+    elif trainer.prepares_apart(job) and _is_held_success(preparing, 1, now):
+        endings.prepared(preparing, conditions, result)
+        result.actions += sidecars.remove(preparing)
+    if _is_held_success(training, job.spec.resources.nodes, now) and not training.has_ended:
+        result.actions += sidecars.remove(training)
+        endings.succeeded(observed.owner, job, training, {"lastTransitionTime": timestamp(now)}, conditions, result)
+        return
     if finished := training.condition("Complete"):
         if training.success:
             endings.succeeded(observed.owner, job, training, finished, conditions, result)
@@ -51,6 +58,11 @@ def tell(observed: ObservedFineTuneJob, job: FineTuneJob, now: datetime, conditi
         _preparing(observed, now, conditions, result)
     else:
         _training(observed, job, now, conditions, result)
+
+
+def _is_held_success(view: JobView, nodes: int, now: datetime) -> bool:
+    """Whether other containers keep the pods of a Job that has succeeded, for longer than they may."""
+    return sidecars.has_succeeded(view, nodes) and not sidecars.seconds_left(view, sidecars.find_held(view), now)
 
 
 def _ask_again(view: JobView, conditions: Conditions, result: Plan) -> None:
@@ -85,7 +97,7 @@ def _training(
         uid, ip = lead["metadata"]["uid"], lead["status"].get("podIP")
         if ip:
             result.poll = {uid: f"http://{join_address(ip, TRAINER_PORT)}/progress"}
-        _report(observed.reports.get(uid), status)
+        _report(observed.reports.get(uid), status, now)
         if len(view.running) == job.spec.resources.nodes:
             _running(observed, view, lead, now, conditions, result)
             return
@@ -99,8 +111,15 @@ def _running(
 ) -> None:
     """All pods of the trainer run: is it well?"""
     uid = lead["metadata"]["uid"]
+    stepped = (result.status.get("progress") or {}).get("observedAt")
     found = liveness.judge(
-        lead, observed.reports.get(uid), observed.heard.get(uid), observed.facts, now, liveness.PATIENCE
+        lead,
+        observed.reports.get(uid),
+        observed.heard.get(uid),
+        observed.facts,
+        now,
+        liveness.PATIENCE,
+        stepped=podstate.parse_time(stepped) if stepped else None,
     )
     error = next((lost for pod in view.running if (lost := liveness.lost(pod, observed.facts))), found.error)
     result.requeue_after = found.look_again
@@ -115,16 +134,27 @@ def _running(
         conditions.set("Running", True, WELL, f"The trainer runs in pod {names}.")
 
 
-def _report(report: ProgressReport | None, status: Object) -> None:
+def _report(report: ProgressReport | None, status: Object, now: datetime) -> None:
     if report is None:
         if status.get("stage") in ("Pending", "Suspended"):
             status["stage"] = "Preparing"
         return
     status["stage"] = report.stage
     if report.progress:
-        status["progress"] = report.progress.to_wire()
+        status["progress"] = _observed(report.progress, status.get("progress"), now)
     if report.parameters:
         status["parameters"] = report.parameters.to_wire()
+
+
+def _observed(progress: Progress, before: Object | None, now: datetime) -> Object:
+    """The progress as the status has it: with the moment, by the operator's clock, when this step was first observed.
+
+    The clock of the trainer's node may be wrong.
+    """
+    found, known = progress.to_wire(), before or {}
+    # A trainer that was started again may report the step that its predecessor ended with.
+    is_same = (known.get("step"), known.get("updatedAt")) == (found["step"], found.get("updatedAt"))
+    return found | {"observedAt": (is_same and known.get("observedAt")) or timestamp(now)}
 
 
 def progress_alone(owner: Object, report: ProgressReport, trainers: list[Object], now: datetime) -> Object | None:
@@ -134,7 +164,7 @@ def progress_alone(owner: Object, report: ProgressReport, trainers: list[Object]
     is_same = report.parameters is None or report.parameters.to_wire() == before.get("parameters")
     if not well or not is_same or report.stage != before.get("stage") or report.progress is None:
         return None
-    after = before | {"progress": report.progress.to_wire()}
+    after = before | {"progress": _observed(report.progress, before.get("progress"), now)}
     gpus = TrainerResources.model_validate(owner["spec"].get("resources") or {}).gpus
     account(after, trainers, children.TRAINER, gpus, now)
     return merge_patch(before, after)

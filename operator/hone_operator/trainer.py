@@ -41,8 +41,13 @@ CHANGEABLE = {"checkpoint", "resources", "cache", "token_secret", "pod"}
 RENDEZVOUS_PORT = 29500
 """torchrun's default of --master-port."""
 
-NEAR_GPUS = ("amd.com/gpu.device-id", "beta.amd.com/gpu.device-id", "feature.node.kubernetes.io/amd-gpu")
-"""Labels of nodes with AMD GPUs, by AMD's node labeller and Node Feature Discovery."""
+NEAR_GPUS = (
+    "amd.com/gpu.device-id",
+    "beta.amd.com/gpu.device-id",
+    "feature.node.kubernetes.io/amd-gpu",
+    "feature.node.kubernetes.io/amd-vgpu",
+)
+"""Labels of nodes with AMD GPUs, by AMD's node labeller and Node Feature Discovery; amd-vgpu: virtual functions."""
 
 
 def prepares_apart(job: FineTuneJob) -> bool:

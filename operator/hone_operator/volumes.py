@@ -15,7 +15,19 @@ _MISSING_KEY = re.compile(r"references? non-existent (?:secret|config) key: (?P<
 def claims_of(pod: Object) -> list[str]:
     """Names of the claims that the pod mounts."""
     volumes = pod["spec"].get("volumes") or []
-    return [str(v["persistentVolumeClaim"]["claimName"]) for v in volumes if "persistentVolumeClaim" in v]
+    return [str(v["persistentVolumeClaim"]["claimName"]) for v in volumes if v.get("persistentVolumeClaim")]
+
+
+def claim_of_path(pod: Object, container: str, words: str) -> tuple[str, str, str | None] | None:
+    """Return mount path, claim and folder of the mounted claim that a sentence names a path of; None without one."""
+    spec: Object = next((one for one in pod["spec"]["containers"] if one["name"] == container), {})
+    sources = [volume for volume in pod["spec"].get("volumes") or [] if volume.get("persistentVolumeClaim")]
+    claims = {volume["name"]: volume["persistentVolumeClaim"]["claimName"] for volume in sources}
+    mounts = [mount for mount in spec.get("volumeMounts") or [] if mount["name"] in claims]
+    for mount in sorted(mounts, key=lambda one: -len(one["mountPath"])):
+        if re.search(rf"(?<![\w./-]){re.escape(mount['mountPath'])}(?![\w-])", words):
+            return mount["mountPath"], claims[mount["name"]], mount.get("subPath")
+    return None
 
 
 def unbound(name: str, claim: Object | None, event: str | None) -> str | None:

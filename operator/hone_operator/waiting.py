@@ -4,7 +4,7 @@ from datetime import datetime
 
 from hone_api.finetunejob import FineTuneJob
 
-from hone_operator import liveness, podstate
+from hone_operator import liveness, podstate, sidecars
 from hone_operator.conditions import Conditions
 from hone_operator.failures import NOT_COUNTED
 from hone_operator.jobview import JobView, ObservedFineTuneJob
@@ -60,9 +60,18 @@ def why(observed: ObservedFineTuneJob, view: JobView, now: datetime, result: Pla
     """Reason and words for a Job whose pods don't all run."""
     if not view.active and view.is_about_to_end:
         return "TrainerEnded", "The trainer has ended; the Job is about to."
+    if held := sidecars.find_held(view):
+        return _held(observed, view, held, now, result)
     error = None
     if pod := view.late:
-        error = podstate.why_not_running(pod, view.container, facts=observed.facts, warning=observed.warning, now=now)
+        error = podstate.why_not_running(
+            pod,
+            view.container,
+            facts=observed.facts,
+            warning=observed.warning,
+            now=now,
+            scaling=observed.scaling,
+        )
     elif observed.warning and not view.active:
         error = refused(observed.warning)
     result.requeue_after = look_again(pod or view.job, now)
@@ -82,6 +91,23 @@ def why(observed: ObservedFineTuneJob, view: JobView, now: datetime, result: Pla
     if len(view.running) > 0:
         return "PodStarting", f"{len(view.running)} pods of the trainer run and wait for the others."
     return "PodStarting", "The trainer's pod is being made, scheduled or started."
+
+
+def _held(
+    observed: ObservedFineTuneJob, view: JobView, held: list[Object], now: datetime, result: Plan
+) -> tuple[str, str]:
+    """Reason and message for pods that other containers keep after the trainer's end."""
+    if left := sidecars.seconds_left(view, held, now):
+        result.requeue_after = left
+        return "TrainerEnded", "The trainer has ended; the other containers of its pod are about to."
+    result.requeue_after = LOOK_AGAIN_SECONDS
+    if lost := next((lost for pod in held if (lost := liveness.lost(pod, observed.facts))), None):
+        return lost.reason.name, lost.sentence()
+    result.actions += sidecars.end_failed(view)
+    error = sidecars.explain(view, held[0])
+    failed = next((failure for failure in reversed(view.failures)), None)
+    ends = f"{error.message}. The pod is being ended. Last time: {failed.words}" if failed else error.message
+    return error.reason.name, f"{ends.rstrip('.')}. {error.remedy}"
 
 
 def look_again(waits: Object | None, now: datetime) -> float:

@@ -236,7 +236,7 @@ LOW = "The node was low on resource: memory. Threshold quantity: 100Mi, availabl
         (ended(KILLED, reason="Evicted", message=LOW), "Evicted", "low on resource: memory"),
         (
             ended(None, reason="Evicted", message='Usage of EmptyDir volume "shm" exceeds the limit "8Gi". '),
-            "Evicted",
+            "EvictedForUse",
             'exceeds the limit "8Gi". Raise spec.resources.sharedMemory.',
         ),
         (
@@ -252,7 +252,7 @@ LOW = "The node was low on resource: memory. Threshold quantity: 100Mi, availabl
                 message="Allocate failed due to requested number of devices unavailable for amd.com/gpu, which is "
                 "unexpected",
             ),
-            "PodNotStarted",
+            "PodRejected",
             "UnexpectedAdmissionError: Allocate failed",
         ),
         (ended(KILLED), "InternalError", "was killed"),

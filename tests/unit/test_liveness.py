@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from hone_api.reports import ProgressReport
+from hone_operator.conditions import timestamp
 from hone_operator.finetunejob import plan
 from hone_operator.liveness import Judgement, Patience, is_suspect, judge
 from hone_operator.nodes import ClusterFacts, Node
@@ -114,7 +115,8 @@ def test_the_node_is_looked_at_when_something_is_odd(change: dict[str, Any], sil
 def test_the_job_goes_on_running_and_one_event_tells() -> None:
     stalled = {"uid-p1": report(updated=ago(minutes=11))}
     heard = {"uid-p1": NOW}
-    first = plan(observed_job(job_object(), RUNNING, reports={}, heard=heard), NOW).status
+    before = NOW - timedelta(minutes=11)
+    first = plan(observed_job(job_object(), RUNNING, reports=stalled, heard=heard), before).status
     second = plan(observed_job(job_object(status=first), RUNNING, reports=stalled, heard=heard), NOW)
     assert conditions(second.status)["Running"] == ("True", "Stalled")
     assert [(event.type, event.reason) for event in second.events] == [("Warning", "Stalled")]
@@ -131,3 +133,24 @@ def test_a_trainer_that_is_told_to_stop_runs_until_it_has() -> None:
     leaving = RUNNING | {"metadata": RUNNING["metadata"] | {"deletionTimestamp": BEFORE}}
     found = plan(observed_job(job_object(), leaving, heard={"uid-p1": NOW}), NOW)
     assert conditions(found.status)["Running"] == ("True", "TrainerStopping")
+
+
+@pytest.mark.parametrize("wrong", [-12, 12])
+def test_a_wrong_clock_of_the_node_makes_no_stall(wrong: int) -> None:
+    status = job_object().get("status")
+    for minute in range(30):
+        now = NOW + timedelta(minutes=minute)
+        told = {"uid-p1": report(step=minute + 1, updated=timestamp(now + timedelta(minutes=wrong)))}
+        status = plan(observed_job(job_object(status=status), RUNNING, reports=told, heard={"uid-p1": now}), now).status
+        assert conditions(status)["Running"] == ("True", "TrainerRunning")
+    later = NOW + timedelta(minutes=29 + 120)
+    stuck = plan(observed_job(job_object(status=status), RUNNING, reports=told, heard={"uid-p1": later}), later).status
+    assert conditions(stuck)["Running"] == ("True", "Stalled")
+
+
+def test_a_trainer_that_is_started_again_at_the_same_step_is_not_stalled() -> None:
+    old, now = {"uid-p1": report(updated=ago(minutes=11))}, NOW + timedelta(hours=2)
+    status = plan(observed_job(job_object(), RUNNING, reports=old, heard={"uid-p1": NOW}), NOW).status
+    again = {"uid-p1": report(updated=timestamp(now))}
+    found = plan(observed_job(job_object(status=status), RUNNING, reports=again, heard={"uid-p1": now}), now)
+    assert conditions(found.status)["Running"] == ("True", "TrainerRunning")

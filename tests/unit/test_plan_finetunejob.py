@@ -101,7 +101,7 @@ def test_steps_alone_need_no_whole_pass_and_tell_the_same(seconds: int) -> None:
     after = trained(4, before, now)
     assert patch == merge_patch(before, after)
     assert patch is not None
-    assert patch["progress"] == {"step": 4}
+    assert patch["progress"] == {"step": 4} | ({"observedAt": timestamp(now)} if seconds else {})
     assert patch.get("gpuSeconds") == (220 if seconds else None)
     assert progress_alone(job_object(status=after, resources={"gpus": 2}), reported(4), [RUNNING], now) == {}
 

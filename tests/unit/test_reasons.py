@@ -26,6 +26,7 @@ def test_an_exit_code_has_one_meaning() -> None:
     shared = {
         65: {"Dataset", "Chat", "All", "Artifact", "Adapter"},
         66: {"Model", "Dataset", "Artifact"},
+        67: {"Hub", "Volume"},
         68: {"Non", "Merge"},
         69: {"Model", "Out"},
     }

@@ -247,7 +247,7 @@ def test_room_that_is_being_made_is_waited_for() -> None:
     [
         '0/1 nodes are available: persistentvolumeclaim "nope" not found. not found',
         "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims. not found",
-        "0/1 nodes are available: 1 node(s) had volume node affinity conflict." + TAIL,
+        "0/1 nodes are available: 1 node(s) didn't find available persistent volumes to bind." + TAIL,
     ],
 )
 def test_a_volume_is_no_matter_of_nodes(words: str) -> None:

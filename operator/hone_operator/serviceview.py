@@ -1,0 +1,44 @@
+"""What is observed of an InferenceService: its children, its pods, and what they answer."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hone_api.inferenceservice import InferenceService
+from hone_api.reasons import HoneError
+
+from hone_operator.autoscalers import Scaling
+from hone_operator.nodes import ClusterFacts
+from hone_operator.podspec import Images
+from hone_operator.resources import Object
+
+
+@dataclass
+class ObservedInferenceService:
+    """An InferenceService, its children, and the FineTuneJobs it names.
+
+    `answers`: what keepers, or engines without one, tell, by pod uid. `leaving`: claims that the engines still mount,
+    which nothing needs and which are being deleted.
+    `cordoned`: the nodes that are, None where the operator may not list them. `upgrading`: Deployments of other
+    services whose roll-out began because of an upgrade, and has not ended.
+    """
+
+    owner: Object
+    spec: InferenceService | HoneError
+    images: Images
+    deployment: Object | None = None
+    service: Object | None = None
+    adapters: Object | None = None
+    budget: Object | None = None
+    autoscaler: Object | None = None
+    claims: list[Object] = field(default_factory=list)
+    leaving: list[str] = field(default_factory=list)
+    pods: list[Object] = field(default_factory=list)
+    jobs: dict[str, Object | None] = field(default_factory=dict)
+    answers: dict[str, Any] = field(default_factory=dict)
+    facts: ClusterFacts | None = None
+    cordoned: frozenset[str] | None = None
+    gpu: tuple[str, int] | None = None
+    warning: str | None = None
+    scaling: Scaling | None = None
+    refusal: str | None = None
+    upgrading: list[Object] = field(default_factory=list)
