@@ -39,6 +39,9 @@ lint: install ## style, types, drift of generated files
 generate: install ## write the CRDs and the reference pages anew from the models
 	$(BIN)/python -m hone_api.generate
 
+pod-schema: install ## read the types of pods that users write from the local cluster's API server again
+	$(BIN)/python tests/cluster/pod_schema.py
+
 test-unit: install ## pure tests
 	$(BIN)/pytest tests/unit
 
@@ -62,5 +65,5 @@ cluster-up: ## start the local one-node Kubernetes (Linux, root, Go); built on t
 cluster-down: ## stop it; its state and its images stay
 	tests/cluster/local/cluster down
 
-.PHONY: help install constraints demo demo-cluster test lint generate test-unit test-trainer test-server \
+.PHONY: help install constraints demo demo-cluster test lint generate pod-schema test-unit test-trainer test-server \
 	test-long test-cluster cluster-up cluster-down

@@ -8,6 +8,7 @@ from typing import Any
 from hone_api.common import GROUP, VERSION
 from hone_api.finetunejob import FineTuneJob
 from hone_api.inferenceservice import InferenceService
+from hone_api.podschema import FIELD, FIELD_RULES, structural
 
 Schema = dict[str, Any]
 Kind = type[FineTuneJob] | type[InferenceService]
@@ -124,6 +125,8 @@ def with_defaults(value: Any, schema: Schema) -> Any:
 
 def _structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
     node = _resolved(node, definitions)
+    if FIELD in node:
+        return {"description": _description(node)} | structural(node[FIELD], node[FIELD_RULES])
     found = {key: node[key] for key in _KEPT if key in node}
     if description := _description(node):
         found = {"description": description} | found

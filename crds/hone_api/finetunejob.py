@@ -10,14 +10,13 @@ from hone_api.common import (
     READY_COLUMNS,
     ApiModel,
     ClaimReference,
-    ComputeResources,
-    PodOptions,
     SecretKey,
     rule,
     rules,
 )
 from hone_api.finetunejobstatus import FineTuneJobStatus
 from hone_api.output import OutputOptions
+from hone_api.pod import TRAINER_GRACE_SECONDS, ComputeResources, PodOptions
 from hone_api.sources import BaseModelSource, DatasetSource
 from hone_api.training import TrainingArguments
 
@@ -169,6 +168,14 @@ class FineTuneJobSpec(ApiModel):
                 "!has(self.resources) || !has(self.resources.nodes) || self.resources.nodes == 1 || "
                 "!has(self.resources.gpus) || self.resources.gpus > 0",
                 "resources.nodes above 1 is for GPUs: set resources.gpus to 1 or more",
+            ),
+            rule(
+                "!has(self.pod) || !has(self.pod.terminationGracePeriodSeconds) || "
+                "self.pod.terminationGracePeriodSeconds >= "
+                f"(self.method == 'full' ? {TRAINER_GRACE_SECONDS['full']} : {TRAINER_GRACE_SECONDS['lora']})",
+                "pod.terminationGracePeriodSeconds is too short to save a checkpoint: set it to "
+                f"{TRAINER_GRACE_SECONDS['lora']} or more, with method full to {TRAINER_GRACE_SECONDS['full']} or "
+                "more, or remove it",
             ),
             rule(
                 "self.resources.gpus == oldSelf.resources.gpus && self.resources.nodes == oldSelf.resources.nodes",

@@ -10,11 +10,9 @@ from hone_api.common import (
     READY_COLUMNS,
     ApiModel,
     ClaimPath,
-    ComputeResources,
     Conditions,
     HubName,
     ObjectName,
-    PodOptions,
     Revision,
     SecretKey,
     exactly_one,
@@ -23,6 +21,7 @@ from hone_api.common import (
     rules,
     text,
 )
+from hone_api.pod import ENGINE_LEAST_GRACE_SECONDS, ComputeResources, PodOptions
 
 
 class FineTuneJobReference(ApiModel):
@@ -116,6 +115,12 @@ class InferenceServiceSpec(ApiModel):
             rule(
                 "!has(self.extraArgs) || !self.extraArgs.exists(a, a == '--port' || a.startsWith('--port='))",
                 "the probes and the Service need the engine's port as it is: remove --port from extraArgs",
+            ),
+            rule(
+                "!has(self.pod) || !has(self.pod.terminationGracePeriodSeconds) || "
+                f"self.pod.terminationGracePeriodSeconds >= {ENGINE_LEAST_GRACE_SECONDS}",
+                "pod.terminationGracePeriodSeconds is too short for an engine to finish its answers: set it to "
+                f"{ENGINE_LEAST_GRACE_SECONDS} or more, or remove it",
             ),
             rule(
                 "!has(self.autoscaling) || self.replicas == 1",

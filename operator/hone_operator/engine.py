@@ -1,6 +1,5 @@
 """The children of an InferenceService: the engine's Deployment, and the Service before it."""
 
-from hone_api.common import ComputeResources
 from hone_api.inferenceservice import InferenceService, InferenceServiceSpec
 from hone_api.layout import (
     COMPONENT_LABEL,
@@ -10,10 +9,11 @@ from hone_api.layout import (
     MANAGER,
     POD_SERVED,
 )
+from hone_api.pod import ComputeResources
 
 from hone_operator import adapters as keeping
 from hone_operator import autoscaling
-from hone_operator.draining import GRACE_SECONDS
+from hone_operator.draining import grace_seconds
 from hone_operator.engines import engine_of, placing
 from hone_operator.engines.probing import HEALTH
 from hone_operator.podspec import (
@@ -21,6 +21,7 @@ from hone_operator.podspec import (
     Images,
     Volumes,
     environment,
+    helper_requirements,
     labels,
     owner_reference,
     pod_spec,
@@ -39,6 +40,7 @@ SCRAPED = {
     "prometheus.io/port": str(ENGINE_PORT),
     "prometheus.io/path": "/metrics",
 }
+HOSTNAME = "kubernetes.io/hostname"
 LINKS_SIZE = "16Mi"
 PLACING = ComputeResources(cpu="100m", memory="256Mi")
 """It reads files in pieces; a quota may ask for requests of every container."""
@@ -162,12 +164,24 @@ def _pod(declared: InferenceService, resolved: Resolved, images: Images) -> Obje
     }
     if pre_stop := engine.pre_stop(resolved):
         container["lifecycle"] = {"preStop": pre_stop}
-    pod = pod_spec(container, resolved.volumes, spec.pod, gpus=gpus, gpu_resource=spec.resources.gpu_resource)
+    labels_of_pods = selector(declared.name)
+    pod = pod_spec(
+        container,
+        resolved.volumes,
+        spec.pod,
+        gpus=gpus,
+        gpu_resource=spec.resources.gpu_resource,
+        selector=labels_of_pods,
+    )
     # Whatever the number of replicas, so that a change of it leaves the pods as they are.
-    spread = {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}
-    pod["topologySpreadConstraints"] = [spread | {"labelSelector": {"matchLabels": selector(declared.name)}}]
-    pod["terminationGracePeriodSeconds"] = GRACE_SECONDS
-    return pod | ({"initContainers": beside} if beside else {})
+    spread = {"maxSkew": 1, "topologyKey": HOSTNAME, "whenUnsatisfiable": "ScheduleAnyway"}
+    constraints = pod.get("topologySpreadConstraints", [])
+    if HOSTNAME not in [constraint["topologyKey"] for constraint in constraints]:
+        constraints = [*constraints, spread | {"labelSelector": {"matchLabels": labels_of_pods}}]
+    pod["topologySpreadConstraints"] = constraints
+    pod["terminationGracePeriodSeconds"] = grace_seconds(spec)
+    init_containers = [*pod.get("initContainers", []), *beside]
+    return pod | ({"initContainers": init_containers} if init_containers else {})
 
 
 def _beside(declared: InferenceService, resolved: Resolved, images: Images) -> list[Object]:
@@ -183,7 +197,7 @@ def _beside(declared: InferenceService, resolved: Resolved, images: Images) -> l
     mounts = [*(mount for mount in volumes.mounts if mount.get("readOnly")), *served.mounts]
     volumes.volumes += served.volumes
     volumes.mounts += [mount | {"readOnly": True} for mount in served.mounts]
-    rank, resources = engine.largest_rank(spec, resolved), requirements(PLACING, 0)
+    rank, resources = engine.largest_rank(spec, resolved), helper_requirements(PLACING, spec.resources)
     found = [placing.container(resolved, adapters, rank, images.runtime, resources, mounts)] if places else []
     if hot:
         file = keeping.volumes(declared.name)

@@ -3,16 +3,18 @@
 import hashlib
 from dataclasses import dataclass, field
 
-from hone_api.common import ComputeResources, PodOptions
 from hone_api.layout import COMPONENT_LABEL, MANAGED_BY_LABEL, MANAGER
+from hone_api.pod import ComputeResources, PodOptions
 
+from hone_operator import podoptions
 from hone_operator.resources import Object
-
-USER = 65532
-"""User and group id of the images' unprivileged user."""
 
 POD_API_KEY = "/etc/hone/api-key/key"
 """The file with the clients' key, in engines that read one."""
+
+HELPER_CPU_LIMIT = "1"
+HELPER_STORAGE = "64Mi"
+"""What a container that checks or keeps adapters may use, where the user's resources name the kind."""
 
 RESERVED_LABEL_PREFIXES = ("hone.dev/", "app.kubernetes.io/managed-by", "app.kubernetes.io/component")
 
@@ -97,8 +99,11 @@ def owner_reference(owner: Object) -> Object:
 
 def environment(defaults: dict[str, str], options: PodOptions) -> list[Object]:
     """The container's variables; the user's win."""
-    merged = defaults | {variable.name: variable.value for variable in options.env}
-    return [{"name": name, "value": value} for name, value in merged.items()]
+    merged: dict[str, Object] = {name: {"value": value} for name, value in defaults.items()}
+    for variable in options.env:
+        by_value: Object = {"value": variable.value}
+        merged[variable.name] = by_value if variable.value_from is None else {"valueFrom": variable.value_from}
+    return [{"name": name} | source for name, source in merged.items()]
 
 
 def requirements(resources: ComputeResources, gpus: int) -> Object:
@@ -111,10 +116,22 @@ def requirements(resources: ComputeResources, gpus: int) -> Object:
         requests["memory"] = limits["memory"] = resources.memory
     if gpus:
         requests[resources.gpu_resource] = limits[resources.gpu_resource] = str(gpus)
-    return {"requests": requests, "limits": limits}
+    return {"requests": requests | resources.requests, "limits": limits | resources.limits}
+
+
+def helper_requirements(helper: ComputeResources, resources: ComputeResources) -> Object:
+    """Those of a small container of Hone's, which names what the user's resources name: a quota may ask for it."""
+    found = requirements(helper, 0)
+    if "cpu" in resources.limits:
+        found["limits"]["cpu"] = HELPER_CPU_LIMIT
+    for kind in ("requests", "limits"):
+        if "ephemeral-storage" in resources.requests | resources.limits:
+            found[kind]["ephemeral-storage"] = HELPER_STORAGE
+    return found
 
 
 def container_security() -> Object:
+    """Of Hone's own containers."""
     return {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
@@ -122,35 +139,44 @@ def container_security() -> Object:
     }
 
 
-def pod_spec(container: Object, volumes: Volumes, options: PodOptions, *, gpus: int, gpu_resource: str) -> Object:
+def pod_spec(
+    container: Object,
+    volumes: Volumes,
+    options: PodOptions,
+    *,
+    gpus: int,
+    gpu_resource: str,
+    selector: dict[str, str],
+) -> Object:
     """A pod at the `restricted` Pod Security level, with the user's options; scheduling is left to the cluster.
 
     `gpus` is that of the work, whether or not this pod asks for them: it is allowed on the nodes that have them.
+    `selector`: the labels that the pods of this kind are found by.
     """
     tolerations: list[Object] = []
     if gpus:
         tolerations = [{"key": key, "operator": "Exists"} for key in dict.fromkeys(("amd.com/gpu", gpu_resource))]
     tolerations += [toleration.to_wire() for toleration in options.tolerations]
     spec: Object = {
-        "automountServiceAccountToken": False,
+        "automountServiceAccountToken": options.automount_service_account_token,
         "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "supplementalGroups": options.supplemental_groups,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [container | {"volumeMounts": volumes.mounts, "securityContext": container_security()}],
-        "volumes": volumes.volumes,
+        "securityContext": podoptions.pod_security(options),
+        "initContainers": podoptions.init_containers(options),
+        "containers": [podoptions.working_container(container, volumes.mounts, container_security(), options)],
+        "volumes": [*volumes.volumes, *options.volumes],
         "tolerations": tolerations,
         "nodeSelector": options.node_selector,
         "affinity": options.affinity,
+        "topologySpreadConstraints": podoptions.spread(options, selector),
         "priorityClassName": options.priority_class_name,
         "imagePullSecrets": [secret.to_wire() for secret in options.image_pull_secrets],
         "serviceAccountName": options.service_account_name,
         "schedulerName": options.scheduler_name,
+        "runtimeClassName": options.runtime_class_name,
+        "hostNetwork": options.host_network or None,
+        "dnsPolicy": options.dns_policy or ("ClusterFirstWithHostNet" if options.host_network else None),
+        "dnsConfig": options.dns_config,
+        "hostAliases": options.host_aliases,
+        "shareProcessNamespace": options.share_process_namespace or None,
     }
     return {name: value for name, value in spec.items() if value not in (None, [], {})}

@@ -14,6 +14,7 @@ from hone_api.layout import (
     TRAINER_PORT,
     artifact_path,
 )
+from hone_api.pod import TRAINER_GRACE_SECONDS
 from hone_api.reasons import INTERRUPTED_EXIT_CODE, USER_MISTAKES
 
 from hone_operator.children import (
@@ -28,15 +29,15 @@ from hone_operator.children import (
 from hone_operator.podspec import Volumes, environment, labels, pod_spec, requirements, scratch
 from hone_operator.resources import Object
 
-GRACE_SECONDS = {"lora": 60, "qlora": 60, "full": 300}
-"""How long the trainer has to save a checkpoint when it is told to stop."""
-
 PASSED_ON = "kueue.x-k8s.io/"
 """The owner's labels and annotations with this prefix are for the Job."""
 
 MADE_FROM = "hone.dev/made-from"
 """Annotation of a Job: a digest of the fields that can change, and for which the Job is then made anew."""
 CHANGEABLE = {"checkpoint", "resources", "cache", "token_secret", "pod"}
+
+TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+"""The variables that huggingface_hub reads a token from."""
 
 RENDEZVOUS_PORT = 29500
 """torchrun's default of --master-port."""
@@ -79,6 +80,8 @@ def train_job(owner: Object, job: FineTuneJob, image: str) -> Object:
     variables = environment(env, job.spec.pod)
     if prepares_apart(job):
         variables = [*_without_token(variables), {"name": "HF_HUB_OFFLINE", "value": "1"}]
+        if job.spec.pod.env_from:  # a key of these may be a token as well: what is set here wins
+            variables += [{"name": name, "value": ""} for name in TOKEN_VARIABLES]
     else:
         variables = _with_token(variables, job.spec)
     pod = _pod(job, image, TRAINER, "run", arguments, variables, volumes, gpus=job.spec.resources.gpus)
@@ -173,19 +176,27 @@ def _pod(
     }
     if name == TRAINER:
         container["ports"] = [{"name": "http", "containerPort": TRAINER_PORT}]
-    pod = pod_spec(container, volumes, spec.pod, gpus=spec.resources.gpus, gpu_resource=spec.resources.gpu_resource)
-    return pod | {"restartPolicy": "Never", "terminationGracePeriodSeconds": GRACE_SECONDS[spec.method]}
+    pod = pod_spec(
+        container,
+        volumes,
+        spec.pod,
+        gpus=spec.resources.gpus,
+        gpu_resource=spec.resources.gpu_resource,
+        selector=labels(FINETUNEJOB_LABEL, job.name, name),
+    )
+    grace = spec.pod.termination_grace_period_seconds or TRAINER_GRACE_SECONDS[spec.method]
+    return pod | {"restartPolicy": "Never", "terminationGracePeriodSeconds": grace}
 
 
 def _without_token(variables: list[Object]) -> list[Object]:
-    return [variable for variable in variables if variable["name"] not in ("HF_TOKEN", "HF_HUB_OFFLINE")]
+    return [variable for variable in variables if variable["name"] not in (*TOKEN_VARIABLES, "HF_HUB_OFFLINE")]
 
 
 def _with_token(variables: list[Object], spec: FineTuneJobSpec) -> list[Object]:
     if not spec.token_secret:
         return variables
     reference = {"name": spec.token_secret.name, "key": spec.token_secret.key}
-    others = [variable for variable in variables if variable["name"] != "HF_TOKEN"]
+    others = [variable for variable in variables if variable["name"] not in TOKEN_VARIABLES]
     return [*others, {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}}]
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 from hone_api.artifact import BaseModelReference, read_manifest
-from hone_api.common import PodOptions
 from hone_api.finetunejob import FineTuneJob
+from hone_api.pod import PodOptions
 from hone_api.reasons import HoneError
 from hone_api.sources import BaseModelSource
 from hone_api.verification import verify

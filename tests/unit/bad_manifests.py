@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 
 REMOVED = object()
 
+OWN = "is where Hone's pods keep their own files: choose another path, such as /mnt/data"
+ABSOLUTE = "must be an absolute path without '.', '..', '//' and ':', such as /etc/ssl/private-ca"
+
 GOOD: dict[str, dict[str, Any]] = {
     "FineTuneJob": {
         "apiVersion": "hone.dev/v1alpha1",
@@ -104,7 +107,13 @@ _JOBS: list[tuple[dict[str, Any], str]] = [
     ({"spec.training.learning_rate": 1e-4}, 'unknown field "spec.training.learning_rate"'),
     ({"spec.training.extra.outputDir": "/x"}, 'unknown field "spec.training.extra.outputDir"'),
     ({"spec.dataset.columns.question": "q"}, 'unknown field "spec.dataset.columns.question"'),
-    ({"spec.pod.env.0.valueFrom": {}}, 'unknown field "spec.pod.env[0].valueFrom"'),
+    ({"spec.pod.env.0.valueFrom": {"secret": {}}}, 'unknown field "spec.pod.env[0].valueFrom.secret"'),
+    ({"spec.pod.hostPID": True}, 'unknown field "spec.pod.hostPID"'),
+    ({"spec.pod.restartPolicy": "Always"}, 'unknown field "spec.pod.restartPolicy"'),
+    (
+        {"spec.pod.affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecutions": {}}}},
+        'unknown field "spec.pod.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecutions"',
+    ),
     # model
     ({"spec.model": REMOVED}, "spec.model: Required value"),
     (
@@ -415,6 +424,89 @@ _JOBS: list[tuple[dict[str, Any], str]] = [
         "letters, digits and '_', not beginning with a digit",
     ),
     ({"spec.pod.env.1.name": "A"}, 'spec.pod.env[1]: Duplicate value: {"name":"A"}'),
+    (
+        {"spec.pod.env.0.valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+        "spec.pod.env[0]: Invalid value: set exactly one of value and valueFrom",
+    ),
+    (
+        {"spec.pod.env.0.name": "MASTER_ADDR"},
+        'spec.pod.env[0].name: Invalid value: "MASTER_ADDR": is a variable that Hone sets: remove it',
+    ),
+    (
+        {"spec.pod.env.0": {"name": "PYTHONPATH", "valueFrom": {"configMapKeyRef": {"name": "a", "key": "b"}}}},
+        "spec.pod.env[0]: Invalid value: PYTHONPATH must be given as value, since Hone adds a folder to it",
+    ),
+    *(
+        (
+            {"spec.pod.volumes": [{"name": "a"}], "spec.pod.volumeMounts": [{"name": "a", "mountPath": path}]},
+            f'spec.pod.volumeMounts[0].mountPath: Invalid value: "{path}": {why}',
+        )
+        for paths, why in (
+            (("/output", "/output/logs", "/tmp", "/etc", "/etc/hone/x", "/dev/shm", "/", "/cache/", "/proc/self"), OWN),
+            (("data", "/mnt/../output", "//output", "/./output", "/a:b"), ABSOLUTE),
+        )
+        for path in paths
+    ),
+    (
+        {"spec.pod.volumeMounts": [{"name": "output", "mountPath": "/mnt/data"}]},
+        "spec.pod: Invalid value: every name in volumeMounts must be that of an item in volumes: add the volume, or correct the name",
+    ),
+    (
+        {"spec.pod.volumes": [{"name": "shm", "emptyDir": {}}]},
+        """spec.pod.volumes[0].name: Invalid value: "shm": is the name of a volume that Hone's pods have""",
+    ),
+    ({"spec.pod.volumes": [{"emptyDir": {}}]}, "spec.pod.volumes[0].name: Required value"),
+    (
+        {"spec.pod.volumes": [{"name": "a", "emptyDir": {"sizeLimit": "lots"}}]},
+        'spec.pod.volumes[0].emptyDir.sizeLimit: Invalid value: "lots": must be a quantity such as 8, 500m or 64Gi',
+    ),
+    (
+        {"spec.pod.initContainers": [{"name": "trainer", "image": "a"}]},
+        """spec.pod.initContainers[0].name: Invalid value: "trainer": is the name of a container that Hone's pods have""",
+    ),
+    (
+        {"spec.pod.imagePullPolicy": "Sometimes"},
+        'spec.pod.imagePullPolicy: Unsupported value: "Sometimes": supported values: "Always", "IfNotPresent", "Never"',
+    ),
+    (
+        {"spec.pod.securityContext": {"runAsUser": 0}},
+        "spec.pod: Invalid value: securityContext.runAsUser 0 is root: choose another user, or set securityContext.runAsNonRoot: false",
+    ),
+    (
+        {"spec.pod.containerSecurityContext": {"runAsUser": 0}},
+        "spec.pod: Invalid value: containerSecurityContext.runAsUser 0 is root: choose another user",
+    ),
+    (
+        {"spec.pod.securityContext": {"supplementalGroups": [1]}},
+        "spec.pod: Invalid value: supplementalGroups and securityContext.supplementalGroups are the same: remove one",
+    ),
+    (
+        {"spec.pod.dnsPolicy": "None"},
+        "spec.pod: Invalid value: dnsPolicy None needs dnsConfig.nameservers: add them, or remove dnsPolicy",
+    ),
+    (
+        {"spec.pod.terminationGracePeriodSeconds": 30},
+        "spec: Invalid value: pod.terminationGracePeriodSeconds is too short to save a checkpoint: set it to 60 or more",
+    ),
+    (
+        {"spec.resources": {"cpu": 1, "requests": {"cpu": 2}}},
+        "spec.resources: Invalid value: cpu and requests.cpu are the same: remove one of them",
+    ),
+    (
+        {"spec.resources": {"memory": "1Gi", "limits": {"memory": "2Gi"}}},
+        "spec.resources: Invalid value: memory is both the request and the limit: remove it",
+    ),
+    (
+        {"spec.resources.limits": {"amd.com/gpu": 1}},
+        "spec.resources: Invalid value: the number of GPUs is the field gpus",
+    ),
+    *(
+        (
+            {"spec.resources": found},
+            "spec.resources: Invalid value: only cpu, memory and ephemeral-storage may have a request that is not the limit",
+        )
+        for found in ({"requests": {"rdma/hca": 1}}, {"requests": {"rdma/hca": 1}, "limits": {"rdma/hca": 2}})
+    ),
     (
         {"spec.pod.tolerations.0.value": "x"},
         "spec.pod.tolerations[0]: Invalid value: value belongs to operator Equal: remove it, or set operator: Equal",

@@ -1,5 +1,6 @@
 """The CRDs: what is generated is up to date, complete, and says the same as the models."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,15 @@ from hone_api.crd import KINDS, definition, schema, with_defaults
 from hone_api.finetunejob import FineTuneJob
 from hone_api.generate import generated, main
 from hone_api.inferenceservice import InferenceService
+from hone_api.pod import PodOptions
+from hone_api.podschema import FIELD
 
 ROOT = Path(__file__).parents[2]
+TYPED = ["env.valueFrom"] + [
+    field.alias or name
+    for name, field in PodOptions.model_fields.items()
+    if isinstance(field.json_schema_extra, dict) and FIELD in field.json_schema_extra
+]
 SMALLEST = {
     "FineTuneJob": {"model": {"name": "a/b"}, "dataset": {"name": "c/d"}, "lora": {}, "output": {"storage": {}}},
     "InferenceService": {"model": {"name": "a/b"}},
@@ -25,6 +33,12 @@ def fields(path: str, of: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]
         yield from fields(f"{path}.{name}", field)
     if "items" in of:
         yield from fields(f"{path}[]", of["items"])
+
+
+def is_of_kubernetes(path: str) -> bool:
+    """Whether the field is inside a value that has one of Kubernetes' own types, whose reference describes it."""
+    parent = path.rpartition(".")[0].replace("[]", "")
+    return any(parent.startswith(f"spec.pod.{name}") for name in TYPED)
 
 
 def keywords(node: Any) -> Iterator[str]:
@@ -66,7 +80,7 @@ def test_yaml_is_the_definition() -> None:
 def test_every_field_is_described(kind: str) -> None:
     spec, status = (schema(kind)["properties"][part] for part in ("spec", "status"))
     for path, field in [*fields("spec", spec), *fields("status", status)]:
-        if not path.startswith(("spec.training.extra.", "spec.dataset.columns.")):
+        if not path.startswith(("spec.training.extra.", "spec.dataset.columns.")) and not is_of_kubernetes(path):
             assert re.match(r".{4,}\.($| Example: .)", field.get("description", "")), path
 
 
@@ -103,6 +117,12 @@ def test_printer_columns_point_at_fields(kind: type[FineTuneJob] | type[Inferenc
     known = {path.replace("[]", "[*]") for path, _ in fields("", schema(kind.__name__))}
     columns = [re.sub(r"\[\?\(@.type==.\w+.\)\]", "[*]", column["jsonPath"]) for column in kind.PRINTER_COLUMNS]
     assert set(columns) - known == {".metadata.creationTimestamp"}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_definition_fits_the_annotation_of_kubectl_apply(kind: type[FineTuneJob] | type[InferenceService]) -> None:
+    annotation = json.dumps(definition(kind), separators=(",", ":"))
+    assert len(annotation.encode()) < 128 * 1024, "Kubernetes allows 256 KiB for all annotations together"
 
 
 def test_inference_service_scales() -> None:

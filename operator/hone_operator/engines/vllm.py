@@ -3,7 +3,7 @@
 from hone_api.inferenceservice import InferenceServiceSpec
 from hone_api.layout import ADMIN_TOKEN, ENGINE_PORT, POD_SERVED
 
-from hone_operator.draining import DRAIN_SECONDS, FINISHING_SECONDS, SLEEP
+from hone_operator.draining import DRAIN_SECONDS, SLEEP, finishing_seconds
 from hone_operator.engines.placing import adapter_path, given, is_placed, loading, model_path, rank
 from hone_operator.engines.probing import HEALTH
 from hone_operator.resolve import Resolved
@@ -42,7 +42,7 @@ LORAS_ON_THE_HOST = 32
 def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
     weights = resolved.weights
     found = [model_path(resolved), "--served-model-name", weights.name, "--port", str(ENGINE_PORT)]
-    found += ["--shutdown-timeout", str(FINISHING_SECONDS)]
+    found += ["--shutdown-timeout", str(finishing_seconds(spec))]
     found += loading(weights)
     if resolved.own and resolved.own.own_template:
         found += ["--tokenizer", adapter_path(resolved.own)]
