@@ -59,6 +59,8 @@ LEFT_OUT = {
     # No terminal is attached, no block device is opened, and claims of devices belong to the pod.
     "Container": ("resizePolicy", "restartPolicyRules", "stdin", "stdinOnce", "tty", "volumeDevices"),
     "ResourceRequirements": ("claims",),
+    # Nothing refers to another namespace: what may be read in one is for its own users to decide.
+    "TypedObjectReference": ("namespace",),
     # Deprecated aliases.
     "PersistentVolumeClaimSpec": ("dataSource",),
 }

@@ -25,4 +25,6 @@ def test_no_field_refers_to_another_namespace(file: Path) -> None:
         found = fields(version["schema"]["openAPIV3Schema"])
         assert {"claim", "tokenSecret", "apiKeySecret", "serviceAccountName"} & found
         # Those of affinity, which schedules beside pods and reads nothing.
-        assert {name for name in found if "namespace" in name.lower()} <= {"namespaces", "namespaceSelector"}
+        assert {name for name in found if "namespace" in name.lower()} <= {
+            "namespaces", "namespaceSelector", "shareProcessNamespace",
+        }  # fmt: skip
