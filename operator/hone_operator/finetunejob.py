@@ -5,9 +5,10 @@ from datetime import datetime, timedelta
 from hone_api.finetunejob import FineTuneJob
 from hone_api.reasons import INVALID_SPEC, NAME_CONFLICT, HoneError
 
-from hone_operator import children, podstate, readiness, stages, trainer
+from hone_operator import children, outputclaims, podstate, readiness, stages, trainer
 from hone_operator.attempts import account
 from hone_operator.conditions import Conditions
+from hone_operator.failures import is_rejected
 from hone_operator.jobview import JobView, ObservedFineTuneJob
 from hone_operator.ownership import conflict, explain_leaving, is_foreign_claim, is_leaving, is_orphan
 from hone_operator.plan import Apply, Create, Patch, Plan, removal
@@ -25,12 +26,15 @@ from hone_operator.resources import (
 )
 from hone_operator.troubles import SYNCED, report
 
-CONDITION_TYPES = ("Accepted", "Prepared", "Running", "Suspended", "Succeeded", "Failed", SYNCED)
+EVENT_TYPES = ("Accepted", "Prepared", "Running", "Suspended", outputclaims.CONDITION, SYNCED)
+CONDITION_TYPES = (*EVENT_TYPES[:4], "Succeeded", "Failed", *EVENT_TYPES[4:])
 GONE_SOON_SECONDS = 2.0
 CONFLICT_SECONDS = 20.0
 SETTLING = timedelta(seconds=10)
 """A Job says moments after its pods' end that it has ended, too: only a longer wait is worth telling."""
 KEEPS = "The object keeps the contract."
+MOST_REJECTED = 20
+"""So many pods that a kubelet rejected don't count against backoffLimit: a node that rejects more must be repaired."""
 QUIET = frozenset({"Accepted", "PodStarting", "Preparing", "TrainerEnded", "Suspending"})
 """Reasons that the conditions tell and no event does: what is usual, and over soon."""
 
@@ -68,6 +72,7 @@ def plan(observed: ObservedFineTuneJob, now: datetime) -> Plan:
     else:
         conditions.set("Accepted", True, "Accepted", _accepted(observed, observed.spec))
         account(status, observed.trainers, children.TRAINER, observed.spec.spec.resources.gpus, now)
+        _compare_claim(observed, observed.spec, conditions)
         stages.tell(observed, observed.spec, now, conditions, result)
         if status["stage"] not in TERMINAL:
             _jobs(observed, observed.spec, conditions, result)
@@ -77,7 +82,7 @@ def plan(observed: ObservedFineTuneJob, now: datetime) -> Plan:
                 return Plan(status=before, actions=result.actions, requeue_after=SETTLING.total_seconds())
     report(observed.troubles, conditions)
     _set_health(status, conditions)
-    result.events = conditions.events("Accepted", "Prepared", "Running", "Suspended", SYNCED, quiet=QUIET)
+    result.events = conditions.events(*EVENT_TYPES, quiet=QUIET)
     return result
 
 
@@ -105,6 +110,14 @@ def _set_health(status: Object, conditions: Conditions) -> None:
     """Put the conditions into the status, and with them what they say to tools."""
     readiness.set_conditions(conditions, readiness.judge_job(status["stage"], conditions))
     status["conditions"] = conditions.to_list(*CONDITION_TYPES, *readiness.TYPES)
+
+
+def _compare_claim(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: Conditions) -> None:
+    """Set a condition while the output's claim is not as the object says."""
+    if error := outputclaims.compare(observed.claim, job):
+        conditions.set(outputclaims.CONDITION, False, error.reason.name, error.sentence())
+    elif conditions.is_set(outputclaims.CONDITION):
+        conditions.set(outputclaims.CONDITION, True, "ClaimMatches", "The claim is as spec.output says.")
 
 
 def _settles(view: JobView, now: datetime) -> bool:
@@ -179,6 +192,8 @@ def _jobs(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: Condition
         return
     # What else of the template could differ can't change: only some fields can be put right.
     fields = trainer.mutable_job_spec(job) | {"parallelism": desired["spec"]["parallelism"]}
+    # No rule of a podFailurePolicy matches what never ran, so a pod that was rejected is allowed on top.
+    fields["backoffLimit"] += min(sum(is_rejected(pod) for pod in view.pods), MOST_REJECTED)
     mutable = {"metadata": {"labels": desired["metadata"]["labels"]}, "spec": fields}
     deadline = "activeDeadlineSeconds"
     if not contains(view.job, mutable) or view.job["spec"].get(deadline) != fields[deadline]:

@@ -1,6 +1,7 @@
 """From what libraries raise to failures with a name."""
 
 import errno
+import os
 import re
 import shutil
 import socket
@@ -17,6 +18,7 @@ from hone_api.reasons import (
     INTERNAL_ERROR,
     MODEL_NOT_FOUND,
     OUT_OF_MEMORY,
+    VOLUME_ACCESS_DENIED,
     HoneError,
 )
 from hone_api.terminal import make_encodable
@@ -29,6 +31,7 @@ _DISK_FULL = (
     "Not enough disk space",
 )
 """How libraries say without an errno that a write failed: safetensors, torch.save, datasets."""
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory")
 """How torch says it on a GPU, how on a CPU, and how the operating system does."""
 
@@ -117,6 +120,8 @@ def _known(error: BaseException) -> HoneError | None:
         return HoneError(DISK_FULL, f"{error.filename or 'A file'} can't be written: {error.strerror}")
     if any(words in text for words in _DISK_FULL):
         return HoneError(DISK_FULL, f"A file can't be written: {text}")
+    if denied := access_denied(error):
+        return denied
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError | OSError) and any(words in text for words in _OUT_OF_MEMORY)
     ):
@@ -124,6 +129,23 @@ def _known(error: BaseException) -> HoneError | None:
     if _is_of_the_hub(error) and is_connection_error(error):
         return _unreachable(error)
     return None
+
+
+def access_denied(error: BaseException) -> HoneError | None:
+    """Return the failure that a refused access to a file means, with the user that was refused; None for others."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in _DENIED:
+        # Devices are no volumes.
+        if str(error.filename or "").startswith("/dev/"):
+            return None
+        what, why = error.filename or "A file", error.strerror
+    elif not isinstance(error, OSError) and "Permission denied (os error 13)" in text:
+        what, why = "A file", text  # as libraries in Rust report it
+    else:
+        return None
+    groups = ", ".join(str(group) for group in sorted({os.getgid(), *os.getgroups()}))
+    found = f"{what}: {why}, for user {os.getuid()} and groups {groups}"
+    return HoneError(VOLUME_ACCESS_DENIED, found)
 
 
 def _unreachable(error: BaseException) -> HoneError:

@@ -18,6 +18,7 @@ from hone_api.verification import verify
 from pydantic import TypeAdapter, ValidationError
 
 from hone_trainer.blockers import refuse_lock
+from hone_trainer.errors import access_denied
 from hone_trainer.files import write_atomically
 
 PREPARED_FILE = f"{PREPARED}/prepared.json"
@@ -43,13 +44,16 @@ class Run:
 def owned(root: Path) -> Iterator[None]:
     """Make the folder, and keep every other trainer out of it.
 
-    Raises HoneError InvalidSpec or DiskFull when it can't be written, InternalError when another trainer is there.
+    Raises HoneError InvalidSpec, DiskFull or VolumeAccessDenied when it can't be written, InternalError when another
+    trainer is there.
     """
     try:
         refuse_lock(root / LOCK)
         (root / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         lock = (root / LOCK).open("a")
     except OSError as error:
+        if denied := access_denied(error):
+            raise denied from None
         reason = DISK_FULL if error.errno == errno.ENOSPC else INVALID_SPEC
         raise HoneError(reason, f"--output is {root}, which can't be written: {error.strerror}") from None
     with lock:

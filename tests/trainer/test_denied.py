@@ -1,0 +1,27 @@
+"""Access that a volume refuses has a name, the path, and the user that was refused."""
+
+import errno
+import os
+
+import pytest
+from hone_trainer.errors import named
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
+@pytest.mark.parametrize("path", ["/output/checkpoints", "/claims/models/config.json", "/cache/hub"])
+def test_a_volume_that_refuses_is_named(code: int, path: str) -> None:
+    found = named(OSError(code, os.strerror(code), path))
+    assert found.reason.name == "VolumeAccessDenied"
+    assert found.message.startswith(f"{path}: {os.strerror(code)}, for user {os.getuid()} and groups ")
+    assert "spec.pod.supplementalGroups" in found.remedy
+
+
+def test_a_refusal_that_a_library_wraps_is_found() -> None:
+    error = ValueError("could not load the model")
+    error.__cause__ = PermissionError(errno.EACCES, "Permission denied", "/claims/models/model.safetensors")
+    assert named(error).reason.name == "VolumeAccessDenied"
+    assert named(RuntimeError("Permission denied (os error 13)")).reason.name == "VolumeAccessDenied"
+
+
+def test_a_device_is_no_volume() -> None:
+    assert named(PermissionError(errno.EACCES, "Permission denied", "/dev/kfd")).reason.name == "InternalError"
