@@ -19,9 +19,9 @@ _RESOURCE_OF_POLICY = re.compile(
 )
 _POLICY = re.compile(r"admission webhook|ValidatingAdmissionPolicy|validation error|denied the request", re.IGNORECASE)
 _SECURITY = (
-    "Let an administrator allow the pod's ServiceAccount the constraint nonroot-v2, which takes Hone's user 65532 "
-    "(`oc adm policy add-scc-to-user nonroot-v2 --serviceaccount NAME`), and name that account in "
-    "spec.pod.serviceAccountName; or let OpenShift choose the user: docs/pods.md says how."
+    "Set spec.pod.userAndGroup: Platform, and OpenShift chooses the user. Or let an administrator allow a "
+    "ServiceAccount the constraint nonroot-v2, which takes Hone's user 65532 "
+    "(`oc adm policy add-scc-to-user nonroot-v2 --serviceaccount NAME`), and set spec.pod.serviceAccountName: NAME."
 )
 _ADVICE = (
     (r"security context constraint", _SECURITY),
