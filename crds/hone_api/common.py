@@ -184,5 +184,12 @@ READY_COLUMNS = [
     {"name": "Reason", "type": "string", "jsonPath": '.status.conditions[?(@.type=="Ready")].reason'},
 ]
 """Columns of `kubectl get` that both kinds have."""
+MESSAGE_COLUMN = {
+    "name": "Message",
+    "type": "string",
+    "jsonPath": '.status.conditions[?(@.type=="Ready")].message',
+    "priority": 1,
+}
+"""A column of `kubectl get --output wide` that both kinds have, as the last one: it is long."""
 
 Conditions = Annotated[list[Condition], Field(max_length=16, json_schema_extra=keyed_by("type"))]

@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field
 from hone_api.common import (
     API_VERSION,
     DNS_LABEL_NAME,
+    MESSAGE_COLUMN,
     READY_COLUMNS,
     ApiModel,
     ClaimReference,
@@ -255,6 +256,7 @@ class FineTuneJob(ApiModel):
         {"name": "Restarts", "type": "integer", "jsonPath": ".status.restarts", "priority": 1},
         {"name": "GPU seconds", "type": "integer", "jsonPath": ".status.gpuSeconds", "priority": 1},
         {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+        MESSAGE_COLUMN,
     ]
 
     api_version: Literal[API_VERSION]  # type: ignore[valid-type]

@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field
 from hone_api.common import (
     API_VERSION,
     DNS_LABEL_NAME,
+    MESSAGE_COLUMN,
     READY_COLUMNS,
     ApiModel,
     ClaimPath,
@@ -208,6 +209,7 @@ class InferenceService(ApiModel):
         {"name": "Engines", "type": "integer", "jsonPath": ".status.readyReplicas"},
         {"name": "Models", "type": "string", "jsonPath": ".status.modelNames"},
         {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+        MESSAGE_COLUMN,
     ]
 
     api_version: Literal[API_VERSION]  # type: ignore[valid-type]

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from hone_api.crd import UNOBSERVED
 from hone_cli import engine as client
 from hone_cli.beside import answers_in_columns
 from hone_cli.chat import choose, require_available
@@ -241,8 +242,9 @@ def test_a_service_that_is_not_available_says_why() -> None:
     assert raised.value.remedy == "ArtifactsResolved: ArtifactMissing: no such job\n  Available: Waiting: nothing runs"
     service["status"]["conditions"][2]["status"] = "True"  # type: ignore[index]
     require_available(service)
-    with pytest.raises(Problem, match="no status yet"):
-        require_available({"metadata": {"name": "faq"}})
+    for status in ({}, {"status": UNOBSERVED}):
+        with pytest.raises(Problem, match="no status yet"):
+            require_available({"metadata": {"name": "faq"}, **status})
 
 
 def test_on_a_terminal_two_answers_stand_side_by_side(engine: Engine) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from hone_api.crd import UNOBSERVED
 from hone_cli import progress
 
 
@@ -84,3 +85,7 @@ def test_a_failure_has_reason_and_message() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0s"), (59.6, "1m 0s"), (200, "3m 20s"), (7500, "2h 5m")])
 def test_durations(seconds: float, text: str) -> None:
     assert progress.duration(seconds) == text
+
+
+def test_a_job_that_no_operator_has_looked_at_has_no_status_yet() -> None:
+    assert "no status yet" in (progress.waiting({"status": UNOBSERVED}) or "")
