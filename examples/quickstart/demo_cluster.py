@@ -47,7 +47,7 @@ def main() -> int:
     step(f"kubectl hone watch {TUNED_NAME}")
     if code := subprocess.run([HONE, "watch", TUNED_NAME, "-n", NAMESPACE]).returncode:
         return code
-    kubectl("wait", "-n", NAMESPACE, "--for=condition=Available", f"hisvc/{TUNED_NAME}", "--timeout=300s")
+    kubectl("wait", "-n", NAMESPACE, "--for=condition=Ready", f"hisvc/{TUNED_NAME}", "--timeout=300s")
     kubectl("get", "-n", NAMESPACE, "ftj,hisvc")
     with forwarded() as url:
         step("Asking the base model and the tuned one the same five questions, through the OpenAI client")

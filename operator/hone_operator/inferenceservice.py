@@ -23,7 +23,6 @@ from hone_operator.resources import AUTOSCALERS, BUDGETS, CONFIGMAPS, DEPLOYMENT
 from hone_operator.troubles import SYNCED, Trouble, report
 
 CONDITION_TYPES = ("Accepted", "ArtifactsResolved", "Progressing", "Available")
-SPREADABLE = "Spreadable"
 CONTAINERS = (placing.CONTAINER, adapters.CONTAINER, engine.CONTAINER)
 RESTARTS_THAT_ARE_A_PATTERN = 2
 LOOK_AGAIN_SECONDS = 20.0
@@ -102,7 +101,7 @@ def plan(observed: ObservedInferenceService, now: datetime) -> Plan:
         _children(observed, observed.spec, resolved, now, result)
         most = autoscaling.most(observed.spec.spec)
         if most > 1 and resolved:
-            types = (*types, SPREADABLE)
+            types = (*types, readiness.SPREADABLE)
             _spreadable(most, observed.claims, conditions)
         if observed.spec.spec.autoscaling:
             types = (*types, autoscaling.CONDITION)
@@ -216,9 +215,9 @@ def _spreadable(replicas: int, claims: list[Object], conditions: Conditions) -> 
             f"mount it, and there may be {replicas} engines"
         )
         error = HoneError(CLAIM_NOT_SHARED, message)
-        conditions.set(SPREADABLE, False, error.reason.name, error.sentence())
+        conditions.set(readiness.SPREADABLE, False, error.reason.name, error.sentence())
         return
-    conditions.set(SPREADABLE, True, "ClaimsShared", "Engines can run on several nodes.")
+    conditions.set(readiness.SPREADABLE, True, "ClaimsShared", "Engines can run on several nodes.")
 
 
 def _state(

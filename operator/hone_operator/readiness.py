@@ -9,6 +9,8 @@ acts. The plan functions call this module last, so that the three follow whateve
 from dataclasses import dataclass
 from typing import Literal
 
+from hone_api.reasons import VOLUME_IN_USE
+
 from hone_operator.conditions import Conditions
 from hone_operator.resources import Object
 
@@ -75,6 +77,7 @@ MAY_PASS = frozenset(
 )
 """Reasons that can pass without a change of the object: a GPU becomes free, a Secret arrives, a node returns."""
 SUSPENDED = "Suspended"
+SPREADABLE = "Spreadable"
 SCALED_TO_ZERO = "ScaledToZero"
 
 State = Literal["Ready", "Reconciling", "Stalled"]
@@ -122,6 +125,8 @@ def judge_service(models: list[Object], conditions: Conditions) -> Health:
     """Return the health of an InferenceService. Ready: all engines that the spec wants serve all its models."""
     if refusal := _refusal(conditions):
         return refusal
+    if _waits_for_a_shared_claim(conditions):
+        return _by_reason(*conditions.words_of(SPREADABLE))
     for type_ in ("ArtifactsResolved", "Progressing"):
         if not conditions.is_fresh(type_):
             return Health("Reconciling", *conditions.words_of("Accepted"))
@@ -146,6 +151,12 @@ def _refusal(conditions: Conditions) -> Health | None:
     if not conditions.is_fresh("Accepted"):
         return _NOT_JUDGED
     return None if conditions.holds("Accepted") else _by_reason(*conditions.words_of("Accepted"))
+
+
+def _waits_for_a_shared_claim(conditions: Conditions) -> bool:
+    """Return whether an engine waits for a volume that another engine, which does not end, has on its node."""
+    is_fresh = conditions.is_fresh(SPREADABLE) and conditions.is_fresh("Progressing")
+    return is_fresh and not conditions.holds(SPREADABLE) and conditions.words_of("Progressing")[0] == VOLUME_IN_USE.name
 
 
 def _by_reason(reason: str, message: str) -> Health:

@@ -100,6 +100,17 @@ def test_a_model_that_an_engine_does_not_list_keeps_a_service_from_being_ready()
     assert readiness.judge_service([{"name": "faq", "loaded": "2/2"}, {"name": "base"}], settled).state == "Ready"
 
 
+def test_engines_that_share_a_claim_of_one_node_wait_for_a_person() -> None:
+    found = Conditions(service_object(), NOW)
+    for type_, holds, reason in (("Accepted", True, "Accepted"), ("ArtifactsResolved", True, "Resolved")):
+        found.set(type_, holds, reason, "")
+    found.set("Progressing", False, "VolumeInUse", "The volume is attached to another node.")
+    assert readiness.judge_service([], found).state == "Reconciling"
+    words = "Claim models is ReadWriteOnce."
+    found.set("Spreadable", False, "ClaimNotShared", words)
+    assert readiness.judge_service([], found) == readiness.Health("Stalled", "ClaimNotShared", words)
+
+
 def test_a_service_without_engines_is_as_it_should_be() -> None:
     assert health(plan_service(running(), NOW).status) == ("Ready", "ScaledToZero")
 
