@@ -226,7 +226,7 @@ def _volumes(owner: Object, job: FineTuneJob) -> tuple[Volumes, list[str]]:
 
 def _environment(spec: FineTuneJobSpec) -> dict[str, str]:
     """AMD's recommendations for training; several GPUs have RCCL's, too."""
-    env = {"HOME": "/tmp"}
+    env = {"HOME": "/tmp", "USER": "hone"}  # torch asks for its name, which an id of the platform lacks
     if spec.cache:
         env["HF_HOME"] = POD_CACHE
     if spec.resources.gpus > 0:

@@ -1,0 +1,53 @@
+"""The types of pods are those of the API server, which takes what Hone makes from them and refuses the same faults."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apiserver import ApiServer, api_server
+from bad_manifests import BAD
+from hone_api.crd import KINDS
+from kubernetes.client import ApiException, BatchV1Api, CustomObjectsApi
+from pod_schema import FILE, read_openapi, text
+from test_pod_options import EXAMPLES, JOBS, job_of
+
+OF_PODS = [bad for bad in BAD if "spec.pod" in str(bad) or "spec.resources" in str(bad)]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    with api_server(Path(tmp_path_factory.mktemp("api"))) as found:
+        found.install_crds()
+        yield found
+
+
+def create(server: ApiServer, manifest: dict[str, Any]) -> None:
+    plural = KINDS[manifest["kind"]].PLURAL
+    objects = CustomObjectsApi(server.client())
+    where = ("hone.dev", "v1alpha1", "default", plural)
+    objects.create_namespaced_custom_object(*where, manifest, dry_run="All", field_validation="Strict")
+
+
+def test_file_is_what_the_api_server_publishes(server: ApiServer) -> None:
+    assert FILE.read_text() == text(read_openapi(server)), "run `make pod-schema`"
+
+
+def test_examples_are_accepted(server: ApiServer) -> None:
+    for manifest in EXAMPLES:
+        create(server, manifest)
+
+
+def test_faults_are_refused_with_the_sentence(server: ApiServer) -> None:
+    assert len(OF_PODS) > 20
+    for bad in OF_PODS:
+        with pytest.raises(ApiException) as refused:
+            create(server, bad.manifest())
+        assert bad.sentence in str(refused.value.body).replace('\\"', '"'), bad
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_jobs_are_accepted(server: ApiServer, name: str) -> None:
+    for prepares in (False, True):
+        job = job_of(JOBS[name], prepares=prepares)
+        BatchV1Api(server.client()).create_namespaced_job("default", job, dry_run="All", field_validation="Strict")

@@ -1,0 +1,59 @@
+"""What users write of pods is merged onto Hone's, and the examples of the page about it keep the contract."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hone_api.finetunejob import FineTuneJob
+from hone_api.validation import validate
+from hone_operator import trainer
+
+PAGE = Path(__file__).parents[2] / "docs/pods.md"
+EXAMPLES = [yaml.safe_load(part.partition("```")[0]) for part in PAGE.read_text().split("```yaml\n")[1:]]
+JOBS = {one["metadata"]["name"]: one for one in EXAMPLES if one["kind"] == "FineTuneJob"}
+
+
+def job_of(manifest: dict[str, Any], *, prepares: bool = False) -> dict[str, Any]:
+    metadata = manifest["metadata"] | {"namespace": "default", "uid": "3f1c7a52-0000-4000-8000-000000000000"}
+    owner, job = manifest | {"metadata": metadata}, FineTuneJob.model_validate(manifest)
+    if prepares:
+        return trainer.prepare_job(owner, job, "hone:1", None)
+    return trainer.train_job(owner, job, "hone:1")
+
+
+def pod_of(name: str, **pod: Any) -> dict[str, Any]:
+    manifest = JOBS[name]
+    spec = manifest["spec"] | {"pod": manifest["spec"]["pod"] | pod}
+    found: dict[str, Any] = job_of(manifest | {"spec": spec})["spec"]["template"]["spec"]
+    return found
+
+
+@pytest.mark.parametrize("manifest", EXAMPLES, ids=lambda one: one["metadata"]["name"])
+def test_examples_are_valid(manifest: dict[str, Any]) -> None:
+    assert validate(manifest) == []
+
+
+def test_the_platform_sets_user_and_group_when_asked() -> None:
+    assert not {"runAsUser", "runAsGroup", "fsGroup"} & pod_of("openshift")["securityContext"].keys()
+    assert pod_of("sidecar")["securityContext"]["runAsUser"] == 65532
+    assert pod_of("nfs")["securityContext"]["runAsUser"] == 1000
+
+
+def test_added_capabilities_leave_the_others_dropped() -> None:
+    pod = pod_of("rdma")
+    security = pod["containers"][0]["securityContext"]
+    assert security["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
+    assert not security["allowPrivilegeEscalation"]
+    assert pod["dnsPolicy"] == "ClusterFirstWithHostNet"
+    assert pod["containers"][0]["resources"]["limits"]["rdma/hca"] == "1"
+
+
+def test_no_token_reaches_a_training_pod_by_env_from() -> None:
+    container = pod_of("sidecar", envFrom=[{"secretRef": {"name": "all"}}])["containers"][0]
+    assert {"name": "HF_TOKEN", "value": ""} in container["env"]
+
+
+def test_sidecars_keep_the_restricted_level() -> None:
+    [sidecar] = pod_of("sidecar")["initContainers"]
+    assert sidecar["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
