@@ -104,6 +104,18 @@ class Autoscaling(ApiModel):
     )
 
 
+class RolloutStrategy(ApiModel):
+    """How engine pods are replaced, as in a Deployment's spec."""
+
+    type: Literal["RollingUpdate", "Recreate"] = Field(
+        "RollingUpdate",
+        description="RollingUpdate: a new pod answers before an old one ends, which needs the room of one more. "
+        "Recreate: all old pods end first, for GPUs that nothing else is left of; the service does not answer until "
+        "the new ones do.",
+        examples=["Recreate"],
+    )
+
+
 class InferenceServiceSpec(ApiModel):
     """What to serve, and with what."""
 
@@ -146,6 +158,7 @@ class InferenceServiceSpec(ApiModel):
     autoscaling: Autoscaling | None = Field(
         None, description="The number of engine pods by their load, in place of `replicas`."
     )
+    strategy: RolloutStrategy = Field(RolloutStrategy(), description="How engine pods are replaced.")
     max_model_len: Annotated[int, Field(ge=16, le=10_000_000)] | None = Field(
         None,
         description="Most tokens of prompt and answer together; left out: what the model was made for.",

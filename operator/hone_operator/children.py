@@ -7,6 +7,7 @@ from hone_api.finetunejob import FineTuneJob, without_private
 from hone_api.layout import FINETUNEJOB_LABEL, POD_MANIFEST
 from hone_api.output import ClaimStorage
 
+from hone_operator.drift import stamp
 from hone_operator.podspec import labels, owner_reference
 from hone_operator.resources import Object
 
@@ -42,12 +43,14 @@ def config_map(owner: Object) -> Object:
         "spec": without_private(owner["spec"]),
     }
     key = POD_MANIFEST.rpartition("/")[2]
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": child_metadata(owner, config_map_name(metadata["name"])),
-        "data": {key: json.dumps(manifest, indent=2, ensure_ascii=False)},
-    }
+    return stamp(
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": child_metadata(owner, config_map_name(metadata["name"])),
+            "data": {key: json.dumps(manifest, indent=2, ensure_ascii=False)},
+        }
+    )
 
 
 def claim(owner: Object, job: FineTuneJob) -> Object:
@@ -66,16 +69,18 @@ def claim(owner: Object, job: FineTuneJob) -> Object:
 
 def service(owner: Object, job: FineTuneJob) -> Object:
     """Headless: each pod of several gets a name of its own in DNS, and before it is ready."""
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": child_metadata(owner, job_name(job.name)),
-        "spec": {
-            "clusterIP": "None",
-            "publishNotReadyAddresses": True,
-            "selector": labels(FINETUNEJOB_LABEL, job.name, TRAINER),
-        },
-    }
+    return stamp(
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": child_metadata(owner, job_name(job.name)),
+            "spec": {
+                "clusterIP": "None",
+                "publishNotReadyAddresses": True,
+                "selector": labels(FINETUNEJOB_LABEL, job.name, TRAINER),
+            },
+        }
+    )
 
 
 def child_metadata(owner: Object, name: str, component: str = TRAINER) -> dict[str, Any]:

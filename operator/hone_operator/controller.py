@@ -35,6 +35,7 @@ from hone_operator.resources import (
     is_observed,
     merge_patch,
 )
+from hone_operator.serviceview import ObservedInferenceService
 from hone_operator.troubles import TRIES, describe, troubles_alone, unread
 from hone_operator.workqueue import WorkQueue
 
@@ -46,7 +47,7 @@ UNREAD_SECONDS = 60.0
 READ, STATUS = "read", "status"
 """What may fail, apart from the writes of children."""
 
-Observed = ObservedFineTuneJob | inferenceservice.ObservedInferenceService
+Observed = ObservedFineTuneJob | ObservedInferenceService
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class Controller:
         metrics.watch_objects(leads, self._meter.jobs, lambda: self.cache.all(INFERENCESERVICES))
         self.poller = Poller(self._heard)
         self.observer = Observer(api, self.cache, self.poller, images)
-        self.executor = Executor(api, self.cache)
+        self.executor = Executor(api, self.cache, self.observer.upgrading)
         self.synced = asyncio.Event()
         self.coverage = Coverage(namespaces)
         metrics.watch_coverage(self.coverage.unreadable)

@@ -12,8 +12,9 @@ from hone_api.layout import (
 from hone_api.pod import ComputeResources
 
 from hone_operator import adapters as keeping
-from hone_operator import autoscaling
+from hone_operator import autoscaling, rollouts
 from hone_operator.draining import grace_seconds
+from hone_operator.drift import stamp
 from hone_operator.engines import engine_of, placing
 from hone_operator.engines.probing import HEALTH
 from hone_operator.podspec import (
@@ -58,45 +59,49 @@ def url(owner: Object) -> str:
 
 def service(owner: Object) -> Object:
     name = owner["metadata"]["name"]
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": _metadata(owner, {}),
-        "spec": {
-            "type": "ClusterIP",
-            "selector": selector(name),
-            "ports": [{"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"}],
-        },
-    }
+    return stamp(
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": _metadata(owner, {}),
+            "spec": {
+                "type": "ClusterIP",
+                "selector": selector(name),
+                "ports": [{"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"}],
+            },
+        }
+    )
 
 
 def budget(owner: Object, at_once: int) -> Object:
     """How many engines a drain may take at once; one that does not work at any time."""
-    return {
-        "apiVersion": "policy/v1",
-        "kind": "PodDisruptionBudget",
-        "metadata": _metadata(owner, {}),
-        "spec": {
-            "maxUnavailable": at_once,
-            "unhealthyPodEvictionPolicy": "AlwaysAllow",
-            "selector": {"matchLabels": selector(owner["metadata"]["name"])},
-        },
-    }
+    return stamp(
+        {
+            "apiVersion": "policy/v1",
+            "kind": "PodDisruptionBudget",
+            "metadata": _metadata(owner, {}),
+            "spec": {
+                "maxUnavailable": at_once,
+                "unhealthyPodEvictionPolicy": "AlwaysAllow",
+                "selector": {"matchLabels": selector(owner["metadata"]["name"])},
+            },
+        }
+    )
 
 
 def adapters(owner: Object, resolved: Resolved) -> Object:
     """The ConfigMap that says which adapters the engines should have."""
     metadata = _metadata(owner, {})
     metadata["name"] = keeping.config_map_name(metadata["name"])
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": keeping.wanted(resolved)}
+    return stamp({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": keeping.wanted(resolved)})
 
 
 def autoscaler(owner: Object, declared: InferenceService) -> Object:
-    return autoscaling.autoscaler(declared.spec, _metadata(owner, {}))
+    return stamp(autoscaling.autoscaler(declared.spec, _metadata(owner, {})))
 
 
 def deployment(owner: Object, declared: InferenceService, resolved: Resolved, images: Images, replicas: int) -> Object:
-    """A new pod is ready before an old one ends, so a rollout leaves no gap."""
+    """A new pod is ready before an old one ends, so a rollout leaves no gap, unless the spec wants them ended first."""
     spec = declared.spec
     options = spec.pod
     metadata = _metadata(owner, options.labels)
@@ -104,18 +109,27 @@ def deployment(owner: Object, declared: InferenceService, resolved: Resolved, im
     template["annotations"] = SCRAPED | options.annotations
     if options.annotations:
         metadata["annotations"] = options.annotations
-    return {
+    desired: Object = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": metadata,
         "spec": {
             "replicas": replicas,
             "selector": {"matchLabels": selector(declared.name)},
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+            "strategy": _strategy(spec),
             "progressDeadlineSeconds": LONGEST_START_SECONDS,
             "template": {"metadata": template, "spec": _pod(declared, resolved, images)},
         },
     }
+    digest = rollouts.digest_of_deployment(desired)
+    metadata["annotations"] = options.annotations | rollouts.annotations_of(desired, spec, resolved)
+    return stamp(desired, digest=digest)
+
+
+def _strategy(spec: InferenceServiceSpec) -> Object:
+    if spec.strategy.type == "Recreate":
+        return {"type": "Recreate"}
+    return {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
 
 
 def _pod(declared: InferenceService, resolved: Resolved, images: Images) -> Object:
@@ -180,6 +194,8 @@ def _pod(declared: InferenceService, resolved: Resolved, images: Images) -> Obje
         constraints = [*constraints, spread | {"labelSelector": {"matchLabels": labels_of_pods}}]
     pod["topologySpreadConstraints"] = constraints
     pod["terminationGracePeriodSeconds"] = grace_seconds(spec)
+    # Kubernetes copies the name to the older field, and back from there when the name alone is taken away.
+    pod["serviceAccountName"] = pod["serviceAccount"] = spec.pod.service_account_name or ""
     init_containers = [*pod.get("initContainers", []), *beside]
     return pod | ({"initContainers": init_containers} if init_containers else {})
 

@@ -7,6 +7,7 @@ that the plan could not know, and the failures that the object's status has to r
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -37,7 +38,9 @@ class Outcome:
 class Executor:
     """Writes children. What it remembers of failures and repeated repairs is only for this process."""
 
-    def __init__(self, api: Api, cache: Cache) -> None:
+    def __init__(self, api: Api, cache: Cache, upgrading: Callable[[Key], list[Object]]) -> None:
+        self._upgrading = upgrading
+        self._turn = asyncio.Lock()
         self._api = api
         self._cache = cache
         self.troubles = Troubles()
@@ -98,6 +101,12 @@ class Executor:
         if isinstance(action, Delete):
             await self._api.delete(action.resource, key.namespace, action.name, action.uid)
             return False
+        if isinstance(action, Apply) and action.in_turn:
+            async with self._turn:  # of two passes that planned to begin, the second is planned again
+                return bool(self._upgrading(key)) or await self._write(key, action)
+        return await self._write(key, action)
+
+    async def _write(self, key: Key, action: Create | Apply | Patch) -> bool:
         target = Key(action.resource, key.namespace, _child(action)[1])
         before = self._cache.version(target)
         if isinstance(action, Create):

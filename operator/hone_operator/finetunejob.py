@@ -8,8 +8,10 @@ from hone_api.reasons import INVALID_SPEC, NAME_CONFLICT, HoneError
 from hone_operator import children, outputclaims, podstate, readiness, stages, trainer
 from hone_operator.attempts import account
 from hone_operator.conditions import Conditions
+from hone_operator.drift import annotation_of, contains, is_current
 from hone_operator.failures import is_rejected
 from hone_operator.jobview import JobView, ObservedFineTuneJob
+from hone_operator.madefrom import FIELDS, MADE_FROM, are_fields_changed, is_recorded, recorded_fields
 from hone_operator.ownership import conflict, explain_leaving, is_foreign_claim, is_leaving, is_orphan
 from hone_operator.plan import Apply, Create, Patch, Plan, removal
 from hone_operator.podspec import owner_reference
@@ -20,7 +22,6 @@ from hone_operator.resources import (
     SERVICES,
     TERMINAL,
     Object,
-    contains,
     is_controlled_by,
     is_terminal,
 )
@@ -154,12 +155,14 @@ def _accepted(observed: ObservedFineTuneJob, job: FineTuneJob) -> str:
 def _jobs_of_another_spec(observed: ObservedFineTuneJob, job: FineTuneJob) -> list[Object]:
     """Jobs without a controller that were made from another spec: what they did says nothing of this object."""
     wanted, found = children.config_map(observed.owner)["data"], (observed.config_map or {}).get("data")
-    orphans = [each for each in (observed.job, observed.prepare_job) if each and is_orphan(each, observed.owner)]
+    views = (observed.training, observed.preparing)
+    orphans = [(view.container, view.job) for view in views if view.job and is_orphan(view.job, observed.owner)]
     return [
         orphan
-        for orphan in orphans
+        for component, orphan in orphans
         if found != wanted
-        or (orphan["metadata"].get("annotations") or {}).get(trainer.MADE_FROM) != trainer.made_from(job)
+        or not is_recorded(orphan)
+        or are_fields_changed(orphan, observed.owner, job, has_token=trainer.has_token(job, component))
     ]
 
 
@@ -187,28 +190,39 @@ def _jobs(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: Condition
         return
     if view.has_ended:
         return
-    if (view.job["metadata"].get("annotations") or {}).get(trainer.MADE_FROM, "") not in ("", trainer.made_from(job)):
+    if are_fields_changed(view.job, owner, job, has_token=trainer.has_token(job, view.container)):
         result.actions.append(removal(JOBS, view.job))
         return
-    # What else of the template could differ can't change: only some fields can be put right.
+    if patch := _job_patch(view.job, view.pods, desired, job):
+        result.actions.append(Patch(JOBS, view.job["metadata"]["name"], patch))
+
+
+def _job_patch(found: Object, pods: list[Object], desired: Object, job: FineTuneJob) -> Object | None:
+    """What of a Job can still change, where it is not as desired: the rest of its template is left as it is."""
     fields = trainer.mutable_job_spec(job) | {"parallelism": desired["spec"]["parallelism"]}
     # No rule of a podFailurePolicy matches what never ran, so a pod that was rejected is allowed on top.
-    fields["backoffLimit"] += min(sum(is_rejected(pod) for pod in view.pods), MOST_REJECTED)
-    mutable = {"metadata": {"labels": desired["metadata"]["labels"]}, "spec": fields}
+    fields["backoffLimit"] += min(sum(is_rejected(pod) for pod in pods), MOST_REJECTED)
+    wanted = dict(desired["metadata"]["annotations"])
+    if recorded_fields(found) is not None or not annotation_of(found, MADE_FROM):
+        del wanted[FIELDS]  # what the Job was made from stays, or is not known
+    metadata: Object = {"labels": desired["metadata"]["labels"], "annotations": wanted}
+    taken_away = trainer.no_longer_passed_on(desired, found)
     deadline = "activeDeadlineSeconds"
-    if not contains(view.job, mutable) or view.job["spec"].get(deadline) != fields[deadline]:
-        result.actions.append(Patch(JOBS, view.job["metadata"]["name"], mutable))
+    is_right = contains(found, {"metadata": metadata, "spec": fields}) and not any(taken_away.values())
+    if is_right and found["spec"].get(deadline) == fields[deadline]:
+        return None
+    return {"metadata": {kind: metadata[kind] | taken_away[kind] for kind in metadata}, "spec": fields}
 
 
 def _other_children(observed: ObservedFineTuneJob, job: FineTuneJob, result: Plan) -> None:
     config_map = children.config_map(observed.owner)
     if observed.config_map is None:
         result.actions.append(Create(CONFIGMAPS, config_map))
-    elif not contains(observed.config_map, config_map):
+    elif not is_current(observed.config_map, config_map):
         result.actions.append(Apply(CONFIGMAPS, config_map))
     if observed.claim is None and not job.spec.output.claim:
         result.actions.append(Create(CLAIMS, children.claim(observed.owner, job)))
     if job.spec.resources.nodes > 1:
         service = children.service(observed.owner, job)
-        if observed.service is None or not contains(observed.service, service):
+        if not is_current(observed.service, service):
             result.actions.append(Apply(SERVICES, service))

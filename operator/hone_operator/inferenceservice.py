@@ -1,26 +1,24 @@
 """What to do about an InferenceService: a pure function of what is observed."""
 
 import re
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from hone_api.inferenceservice import InferenceService, ModelStatus
 from hone_api.reasons import CATALOGUE, CLAIM_NOT_SHARED, ENGINE_FAILED, INVALID_SPEC, HoneError
 
-from hone_operator import adapters, autoscaling, engine, fitness, liveness, moving, podstate, readiness
-from hone_operator.autoscalers import Scaling
+from hone_operator import adapters, autoscaling, engine, fitness, liveness, podstate, readiness, servicechildren
 from hone_operator.conditions import Conditions
+from hone_operator.deadlock import explain_deadlock
 from hone_operator.engines import engine_of, placing
 from hone_operator.failures import out_of_memory
-from hone_operator.nodes import ClusterFacts
 from hone_operator.ownership import conflict, explain_leaving, is_leaving
-from hone_operator.plan import Apply, Delete, Patch, Plan
-from hone_operator.podspec import Images
+from hone_operator.plan import Plan
 from hone_operator.refusals import refused
 from hone_operator.resolve import WAITING, NotYet, Resolved, resolve
-from hone_operator.resources import AUTOSCALERS, BUDGETS, CONFIGMAPS, DEPLOYMENTS, SERVICES, Object, contains
-from hone_operator.troubles import SYNCED, Trouble, report
+from hone_operator.resources import Object
+from hone_operator.serviceview import ObservedInferenceService
+from hone_operator.troubles import SYNCED, report
 
 CONDITION_TYPES = ("Accepted", "ArtifactsResolved", "Progressing", "Available")
 CONTAINERS = (placing.CONTAINER, adapters.CONTAINER, engine.CONTAINER)
@@ -31,47 +29,6 @@ GONE_SOON_SECONDS = 2.0
 LONGEST_WORDS = 2000
 
 _SAID = re.compile(r"^hone-(?:server|place): (\w+): (.*)$", re.MULTILINE)
-
-
-@dataclass
-class ObservedInferenceService:
-    """An InferenceService, its children, and the FineTuneJobs it names.
-
-    `answers`: what keepers, or engines without one, tell, by pod uid. `leaving`: claims that the engines still mount,
-    which nothing needs and which are being deleted.
-    `cordoned`: the nodes that are, None where the operator may not list them.
-    """
-
-    owner: Object
-    spec: InferenceService | HoneError
-    images: Images
-    deployment: Object | None = None
-    service: Object | None = None
-    adapters: Object | None = None
-    budget: Object | None = None
-    autoscaler: Object | None = None
-    claims: list[Object] = field(default_factory=list)
-    leaving: list[str] = field(default_factory=list)
-    pods: list[Object] = field(default_factory=list)
-    jobs: dict[str, Object | None] = field(default_factory=dict)
-    answers: dict[str, Any] = field(default_factory=dict)
-    facts: ClusterFacts | None = None
-    cordoned: frozenset[str] | None = None
-    gpu: tuple[str, int] | None = None
-    warning: str | None = None
-    scaling: Scaling | None = None
-    troubles: list[Trouble] = field(default_factory=list)
-
-    @property
-    def children(self) -> list[Object]:
-        """What is there of the object's children, and of what has their names."""
-        known = (self.deployment, self.service, self.adapters, self.budget, self.autoscaler)
-        return [child for child in known if child is not None]
-
-    @property
-    def found(self) -> list[Object]:
-        """What the plan's actions may be about."""
-        return [*self.children, *self.pods]
 
 
 def plan(observed: ObservedInferenceService, now: datetime) -> Plan:
@@ -98,7 +55,7 @@ def plan(observed: ObservedInferenceService, now: datetime) -> Plan:
     else:
         conditions.set("Accepted", True, "Accepted", "The object keeps the contract.")
         resolved = _resolve(observed, observed.spec, conditions)
-        _children(observed, observed.spec, resolved, now, result)
+        turn = servicechildren.make(observed, observed.spec, resolved, now, result)
         most = autoscaling.most(observed.spec.spec)
         if most > 1 and resolved:
             types = (*types, readiness.SPREADABLE)
@@ -107,6 +64,9 @@ def plan(observed: ObservedInferenceService, now: datetime) -> Plan:
             types = (*types, autoscaling.CONDITION)
             autoscaling.tell(observed.autoscaler, conditions)
         _state(observed, observed.spec, resolved, now, conditions, result)
+        if turn and conditions.words_of("Progressing")[0] == "Complete":
+            conditions.set("Progressing", False, "UpgradeWaiting", turn)
+            result.requeue_after = LOOK_AGAIN_SECONDS
     report(observed.troubles, conditions)
     types = (*types, SYNCED)
     health = readiness.judge_service(result.status.get("models") or [], conditions)
@@ -133,82 +93,12 @@ def _resolve(observed: ObservedInferenceService, declared: InferenceService, con
     return resolved
 
 
-def _children(
-    observed: ObservedInferenceService,
-    declared: InferenceService,
-    resolved: Resolved | None,
-    now: datetime,
-    result: Plan,
-) -> None:
-    """A Deployment that serves already goes on while an artifact is awaited."""
-    service = engine.service(observed.owner)
-    if observed.service is None:
-        result.actions.append(Apply(SERVICES, service))
-    elif not contains(observed.service, service):
-        # Apply would add the port to the edited ones, and the names would clash; a patch replaces the list.
-        result.actions.append(Patch(SERVICES, declared.name, service))
-    replicas = autoscaling.wanted(declared.spec, observed.deployment)
-    _budget(observed, replicas, result)
-    _autoscaler(observed, declared, result)
-    is_alone = replicas == 1
-    if is_alone and (patch := moving.move(observed.deployment, observed.pods, observed.cordoned or frozenset())):
-        result.actions.append(patch)
-    if resolved is None:
-        return
-    if engine.is_hot(declared.spec, resolved):
-        wanted = engine.adapters(observed.owner, resolved)
-        if observed.adapters is None or not contains(observed.adapters, wanted):
-            result.actions.append(Apply(CONFIGMAPS, wanted))
-        else:
-            result.actions += adapters.nudges(observed.pods, observed.answers, adapters.revision(resolved), now)
-    deployment = engine.deployment(observed.owner, declared, resolved, observed.images, replicas)
-    if declared.spec.autoscaling and observed.deployment:
-        # Refused when the autoscaler has set another number meanwhile.
-        deployment["metadata"]["resourceVersion"] = observed.deployment["metadata"]["resourceVersion"]
-    # A claim that is no longer needed stays where it is mounted: `contains` takes more than is wanted.
-    if observed.deployment is None or observed.leaving or not contains(observed.deployment, deployment):
-        result.actions.append(Apply(DEPLOYMENTS, deployment))
-
-
-def _autoscaler(observed: ObservedInferenceService, declared: InferenceService, result: Plan) -> None:
-    if declared.spec.autoscaling is None:
-        if observed.autoscaler is not None:
-            result.actions.append(Delete(AUTOSCALERS, declared.name, observed.autoscaler["metadata"]["uid"]))
-        return
-    autoscaler = engine.autoscaler(observed.owner, declared)
-    if observed.autoscaler is None or not contains(observed.autoscaler, autoscaler):
-        result.actions.append(Apply(AUTOSCALERS, autoscaler))
-
-
-def _budget(observed: ObservedInferenceService, replicas: int, result: Plan) -> None:
-    """A drain takes one engine of several at a time. One alone it may not take: it is moved, where that is possible."""
-    moves = replicas == 1 and observed.cordoned is not None and not any(map(_is_bound, observed.claims))
-    if replicas <= 1 and not moves:
-        if observed.budget is not None:
-            result.actions.append(
-                Delete(BUDGETS, observed.budget["metadata"]["name"], observed.budget["metadata"]["uid"])
-            )
-        return
-    budget = engine.budget(observed.owner, 0 if moves else 1)
-    if observed.budget is None or not contains(observed.budget, budget):
-        result.actions.append(Apply(BUDGETS, budget))
-
-
-def _modes(claim: Object) -> list[str]:
-    return (claim.get("spec") or {}).get("accessModes") or []
-
-
-def _is_bound(claim: Object) -> bool:
-    """Whether one node alone can mount the claim."""
-    return not {"ReadWriteMany", "ReadOnlyMany"} & set(_modes(claim))
-
-
 def _spreadable(replicas: int, claims: list[Object], conditions: Conditions) -> None:
     """Whether the engines can run on several nodes, said before one waits for a volume."""
     for claim in claims:
-        if not _is_bound(claim):
+        if not servicechildren.is_bound(claim):
             continue
-        modes = _modes(claim)
+        modes = servicechildren.modes_of(claim)
         where = "one pod alone" if modes == ["ReadWriteOncePod"] else "the pods of one node alone"
         message = (
             f"PersistentVolumeClaim {claim['metadata']['name']} has accessModes [{', '.join(modes)}]: {where} can "
@@ -333,7 +223,7 @@ def _failure(observed: ObservedInferenceService, resolved: Resolved, now: dateti
             pod, name, facts=observed.facts, warning=observed.warning, now=now, scaling=observed.scaling
         )
         if why:
-            return why
+            return explain_deadlock(why, pod, observed.pods, observed.deployment)
     return None
 
 

@@ -11,7 +11,7 @@ from hone_api.reasons import INVALID_SPEC, HoneError
 from hone_api.reports import ProgressReport
 from pydantic import ValidationError
 
-from hone_operator import adapters, autoscaling, children, events, liveness, podstate, trainer, volumes
+from hone_operator import adapters, autoscaling, children, events, liveness, podstate, rollouts, trainer, volumes
 from hone_operator.api import Api, ApiError
 from hone_operator.autoscalers import Scaling
 from hone_operator.cache import Cache
@@ -19,7 +19,6 @@ from hone_operator.conditions import Conditions
 from hone_operator.deepjson import is_deeper
 from hone_operator.execution import refresh
 from hone_operator.gpus import gpu_of
-from hone_operator.inferenceservice import ObservedInferenceService
 from hone_operator.jobview import JobView, ObservedFineTuneJob
 from hone_operator.nodes import ClusterFacts, by_claim, node_of
 from hone_operator.ownership import is_leaving
@@ -46,6 +45,7 @@ from hone_operator.resources import (
     is_controlled_by,
     is_terminal,
 )
+from hone_operator.serviceview import ObservedInferenceService
 
 DEEPEST_SPEC = 50
 FACTS_SECONDS = 30.0
@@ -153,9 +153,12 @@ class Observer:
         observed.deployment = await self._child_or_foreign(DEPLOYMENTS, owner, key.name)
         observed.service = await self._child_or_foreign(SERVICES, owner, key.name)
         observed.budget = await self._child(BUDGETS, owner, key.name)
+        name = adapters.config_map_name(key.name)
+        observed.adapters = await self._child(CONFIGMAPS, owner, name)
         if parsed.spec.adapters or parsed.spec.model.fine_tune_job:
-            name = adapters.config_map_name(key.name)
             observed.adapters = await self._child_or_foreign(CONFIGMAPS, owner, name)
+        elif observed.adapters and not is_controlled_by(observed.adapters, owner):
+            observed.adapters = None
         observed.jobs = {name: self.cache.get(FINETUNEJOBS, key.namespace, name) for name in names_of_jobs(parsed.spec)}
         observed.autoscaler = await self._child(AUTOSCALERS, owner, key.name)
         needed = claims_of(parsed.spec, observed.jobs)
@@ -168,6 +171,7 @@ class Observer:
             there = await self._claims(key.namespace, sorted(mounted))
             stay = {claim["metadata"]["name"] for claim in there if not claim["metadata"].get("deletionTimestamp")}
             observed.leaving = sorted(mounted - stay)
+        observed.upgrading = self.upgrading(key)
         observed.pods = engines_of(observed.deployment, owner, self.cache.children(key, PODS))
         observed.answers = self.poller.answers(key)
         resources, options = parsed.spec.resources, parsed.spec.pod
@@ -178,6 +182,12 @@ class Observer:
         observed.warning = await self._of_pods(observed.pods, now) or _replica_failure(observed.deployment)
         observed.scaling = await self._scaling(observed.pods, now)
         return observed
+
+    def upgrading(self, key: Key) -> list[Object]:
+        """Deployments of other services whose roll-out began because of an upgrade, and has not ended."""
+        found = rollouts.begun_by_upgrade(self.cache.all(DEPLOYMENTS))
+        own = (key.namespace, key.name)
+        return [one for one in found if (one["metadata"]["namespace"], one["metadata"]["name"]) != own]
 
     async def _claims(self, namespace: str, names: list[str]) -> list[Object]:
         """Those of Hone from the cache; access modes never change."""

@@ -15,10 +15,11 @@ class Create:
 
 @dataclass(frozen=True)
 class Apply:
-    """Server-side apply: every field of `body` is made so."""
+    """Server-side apply: every field of `body` is made so. `in_turn`: once no other roll-out of an upgrade goes on."""
 
     resource: Resource
     body: Object
+    in_turn: bool = False
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,8 @@ MAY_PASS = frozenset(
     }
 )
 """Reasons that can pass without a change of the object: a GPU becomes free, a Secret arrives, a node returns."""
+SERVES_ALL = frozenset({"Complete", "UpgradeWaiting"})
+"""Reasons of Progressing while all engines serve the present models."""
 SUSPENDED = "Suspended"
 SPREADABLE = "Spreadable"
 SCALED_TO_ZERO = "ScaledToZero"
@@ -133,7 +135,7 @@ def judge_service(models: list[Object], conditions: Conditions) -> Health:
         reason, message = conditions.words_of(type_)
         if type_ == "ArtifactsResolved" and not conditions.holds(type_):
             return _by_reason(reason, message)
-        if type_ == "Progressing" and reason != "Complete":
+        if type_ == "Progressing" and reason not in SERVES_ALL:
             return _by_reason(reason, message)
     reason, message = conditions.words_of("Available")
     if reason == SCALED_TO_ZERO:

@@ -82,25 +82,6 @@ def controller_of(child: Object) -> Object | None:
     return next((reference for reference in references if reference.get("controller")), None)
 
 
-def contains(observed: Any, desired: Any) -> bool:
-    """Whether every field of `desired` is so in `observed`, which may have more (defaults, what others set)."""
-    if isinstance(desired, dict):
-        return isinstance(observed, dict) and all(
-            contains(observed.get(name), value) for name, value in desired.items() if not is_empty(value)
-        )
-    if isinstance(desired, list):
-        if not isinstance(observed, list):
-            return False
-        if all(isinstance(item, dict) for item in desired):
-            return all(any(contains(o, d) for o in observed) for d in desired)
-    return bool(observed == desired)
-
-
-def is_empty(value: Any) -> bool:
-    """Whether the API server leaves this value out when it stores an object."""
-    return value is None or value == {} or value == [] or value == ""
-
-
 def merge_patch(old: Object, new: Object) -> Object:
     """The JSON merge patch (RFC 7386) that makes `new` of `old`."""
     patch: Object = {name: None for name in old if name not in new}

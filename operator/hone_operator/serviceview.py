@@ -10,6 +10,7 @@ from hone_operator.autoscalers import Scaling
 from hone_operator.nodes import ClusterFacts
 from hone_operator.podspec import Images
 from hone_operator.resources import Object
+from hone_operator.troubles import Trouble
 
 
 @dataclass
@@ -40,5 +41,16 @@ class ObservedInferenceService:
     gpu: tuple[str, int] | None = None
     warning: str | None = None
     scaling: Scaling | None = None
-    refusal: str | None = None
+    troubles: list[Trouble] = field(default_factory=list)
     upgrading: list[Object] = field(default_factory=list)
+
+    @property
+    def children(self) -> list[Object]:
+        """What is there of the object's children, and of what has their names."""
+        known = (self.deployment, self.service, self.adapters, self.budget, self.autoscaler)
+        return [child for child in known if child is not None]
+
+    @property
+    def found(self) -> list[Object]:
+        """What the plan's actions may be about."""
+        return [*self.children, *self.pods]

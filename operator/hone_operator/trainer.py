@@ -1,6 +1,5 @@
 """The Jobs of a FineTuneJob: one that prepares without GPUs, and one that trains."""
 
-import hashlib
 import json
 
 from hone_api.finetunejob import FineTuneJob, FineTuneJobSpec
@@ -26,15 +25,16 @@ from hone_operator.children import (
     output_claim,
     prepare_job_name,
 )
+from hone_operator.drift import annotation_of
+from hone_operator.madefrom import FIELDS, fields_of
 from hone_operator.podspec import Volumes, environment, labels, pod_spec, requirements, scratch
 from hone_operator.resources import Object
 
 PASSED_ON = "kueue.x-k8s.io/"
 """The owner's labels and annotations with this prefix are for the Job."""
 
-MADE_FROM = "hone.dev/made-from"
-"""Annotation of a Job: a digest of the fields that can change, and for which the Job is then made anew."""
-CHANGEABLE = {"checkpoint", "resources", "cache", "token_secret", "pod"}
+PASSED_ON_NAMES = "hone.dev/passed-on"
+"""Annotation of a Job: what was passed on, so that it can be taken away again; a queue sets more under that prefix."""
 
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 """The variables that huggingface_hub reads a token from."""
@@ -61,10 +61,35 @@ def mutable_job_spec(job: FineTuneJob) -> Object:
     return {"backoffLimit": job.spec.backoff_limit, "activeDeadlineSeconds": job.spec.active_deadline_seconds}
 
 
-def made_from(job: FineTuneJob) -> str:
-    """The value of MADE_FROM."""
-    fields = job.spec.model_dump(mode="json", by_alias=True, include=CHANGEABLE)
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+def has_token(job: FineTuneJob, component: str) -> bool:
+    """Return whether the pods of this Job read the hub token."""
+    return component == PREPARE or not prepares_apart(job)
+
+
+def passed_on(owner: Object) -> Object:
+    """Return the labels and annotations of the owner that are for the Job, and the annotation that lists them."""
+    found: Object = {}
+    for kind in ("labels", "annotations"):
+        given = (owner["metadata"].get(kind) or {}).items()
+        found[kind] = {name: value for name, value in given if name.startswith(PASSED_ON)}
+    names = [f"{kind}:{name}" for kind in ("annotations", "labels") for name in sorted(found[kind])]
+    if names:
+        found["annotations"][PASSED_ON_NAMES] = ",".join(names)
+    return found
+
+
+def no_longer_passed_on(desired: Object, observed: Object) -> Object:
+    """Return a merge patch of the metadata that takes away from a Job what its owner no longer has."""
+    now = desired["metadata"]
+    patch: Object = {"labels": {}, "annotations": {}}
+    names = annotation_of(observed, PASSED_ON_NAMES)
+    for entry in (names or "").split(","):
+        kind, _, name = entry.partition(":")
+        if kind in patch and name.startswith(PASSED_ON) and name not in now[kind]:
+            patch[kind][name] = None
+    if names and PASSED_ON_NAMES not in now["annotations"]:
+        patch["annotations"][PASSED_ON_NAMES] = None
+    return patch
 
 
 def train_job(owner: Object, job: FineTuneJob, image: str) -> Object:
@@ -88,10 +113,8 @@ def train_job(owner: Object, job: FineTuneJob, image: str) -> Object:
     if nodes > 1:
         pod["subdomain"] = job_name(job.name)
     made = _job(owner, job, job_name(job.name), TRAINER, pod)
-    for kind in ("labels", "annotations"):
-        given = (owner["metadata"].get(kind) or {}).items()
-        passed_on = {name: value for name, value in given if name.startswith(PASSED_ON)}
-        made["metadata"][kind] = passed_on | made["metadata"][kind]
+    for kind, found in passed_on(owner).items():
+        made["metadata"][kind] = found | made["metadata"][kind]
     made["spec"] |= {"parallelism": nodes, "completions": nodes}
     if nodes > 1:
         made["spec"]["completionMode"] = "Indexed"
@@ -121,7 +144,9 @@ def _job(owner: Object, job: FineTuneJob, name: str, component: str, pod: Object
     options = job.spec.pod
     metadata = child_metadata(owner, name, component)
     metadata["labels"] = labels(FINETUNEJOB_LABEL, job.name, component, options.labels)
-    metadata["annotations"] = options.annotations | {MADE_FROM: made_from(job)}
+    metadata["annotations"] = options.annotations | {
+        FIELDS: json.dumps(fields_of(job, has_token=has_token(job, component)), sort_keys=True)
+    }
     template_metadata: Object = {"labels": labels(FINETUNEJOB_LABEL, job.name, component, options.labels)}
     if options.annotations:
         template_metadata["annotations"] = options.annotations

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hone_operator.cache import Cache
 from hone_operator.controller import asked
+from hone_operator.drift import contains
 from hone_operator.resources import (
     CLAIMS,
     CONFIGMAPS,
@@ -14,7 +15,6 @@ from hone_operator.resources import (
     Key,
     Object,
     Resource,
-    contains,
     merge_patch,
 )
 

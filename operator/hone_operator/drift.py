@@ -1,0 +1,90 @@
+"""Whether a child is as it should be.
+
+A digest of the desired object is kept on the child as an annotation: when it differs, the desired object has changed,
+also by what it no longer has, and is applied again. The fields themselves show drift alone: what others changed, and
+what was deleted from the child. Others may add to a child; what they add stays.
+"""
+
+import copy
+import hashlib
+import json
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from hone_operator.quantity import SUFFIXES
+from hone_operator.resources import Object
+
+APPLIED = "hone.dev/applied"
+"""Annotation of a child: the digest of the desired object that it was made from."""
+
+_QUANTITIES = frozenset({"requests", "limits", "sizeLimit", "averageValue"})
+"""Fields whose values are quantities, which the API server stores in its own notation."""
+_WHOLE = frozenset({"selector", "matchLabels"})
+"""Maps that mean something else with any entry more."""
+
+
+def digest_of(value: Any) -> str:
+    """Return a short digest of JSON data."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def stamp(desired: Object, *, digest: str | None = None) -> Object:
+    """Return the desired object with its digest, or with the given one, as an annotation of its own metadata."""
+    stamped = copy.copy(desired)
+    metadata = copy.copy(desired["metadata"])
+    metadata["annotations"] = (metadata.get("annotations") or {}) | {APPLIED: digest or digest_of(desired)}
+    stamped["metadata"] = metadata
+    return stamped
+
+
+def annotation_of(observed: Object | None, name: str) -> str | None:
+    """Return an annotation of an object."""
+    return (((observed or {}).get("metadata") or {}).get("annotations") or {}).get(name)
+
+
+def is_current(observed: Object | None, stamped: Object) -> bool:
+    """Return whether the child was made from this very desired object, and nobody has changed what it says."""
+    return observed is not None and contains(observed, stamped)
+
+
+def contains(observed: Any, desired: Any, *, as_quantity: bool = False) -> bool:
+    """Return whether every field of `desired` is so in `observed`, which may have more (defaults, what others set)."""
+    if isinstance(desired, dict):
+        return isinstance(observed, dict) and all(
+            _has_field(observed, name, value, as_quantity) for name, value in desired.items() if not is_empty(value)
+        )
+    if isinstance(desired, list):
+        if not isinstance(observed, list):
+            return False
+        if all(isinstance(item, dict) for item in desired):
+            return all(any(contains(o, d) for o in observed) for d in desired)
+    return bool(observed == desired) or (as_quantity and _is_same_amount(observed, desired))
+
+
+def _has_field(observed: Object, name: str, value: Any, as_quantity: bool) -> bool:
+    found = observed.get(name)
+    if name in _WHOLE and isinstance(found, dict) and isinstance(value, dict) and set(found) != set(value):
+        return False
+    return contains(found, value, as_quantity=as_quantity or name in _QUANTITIES)
+
+
+def _is_same_amount(one: Any, other: Any) -> bool:
+    if isinstance(one, (dict, list)) or isinstance(other, (dict, list)) or one is None:
+        return False
+    try:
+        return _amount(str(one)) == _amount(str(other))
+    except InvalidOperation:
+        return False
+
+
+def _amount(quantity: str) -> Decimal:
+    """Return a quantity as an exact number. Raises InvalidOperation where it is none."""
+    for suffix in SUFFIXES:
+        if quantity.endswith(suffix):
+            return Decimal(quantity.removesuffix(suffix)) * Decimal(str(SUFFIXES[suffix]))
+    return Decimal(quantity)
+
+
+def is_empty(value: Any) -> bool:
+    """Return whether the API server leaves this value out when it stores an object."""
+    return value is None or value == {} or value == [] or value == ""

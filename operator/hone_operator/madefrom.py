@@ -1,0 +1,135 @@
+"""For which fields a Job is replaced, and whether they have changed since it was made."""
+
+import hashlib
+import json
+import re
+from typing import Any
+
+from hone_api.finetunejob import FineTuneJob
+
+from hone_operator.drift import annotation_of
+from hone_operator.resources import Object
+from hone_operator.specfields import Fields, are_changed, record_fields
+
+FIELDS = "hone.dev/made-from-fields"
+"""Annotation of a Job: what the object set of the fields for which the Job is replaced."""
+
+MADE_FROM = "hone.dev/made-from"
+"""What versions before FIELDS wrote: one digest of the same fields, with that version's defaults."""
+
+CHANGEABLE = ("checkpoint", "resources", "cache", "token_secret", "pod")
+"""The fields that may change after creation, and that the pod template of a Job is made from."""
+
+_FIRST_DEFAULTS: Object = {
+    "checkpoint": {"saveSteps": 50, "saveTotalLimit": 2},
+    "resources": {
+        "gpuResource": "amd.com/gpu",
+        "cpu": None,
+        "memory": None,
+        "sharedMemory": "8Gi",
+        "gpus": 1,
+        "nodes": 1,
+    },
+    "cache": None,
+    "tokenSecret": None,
+    "pod": {
+        "image": None,
+        "env": [],
+        "nodeSelector": {},
+        "tolerations": [],
+        "affinity": None,
+        "priorityClassName": None,
+        "imagePullSecrets": [],
+        "serviceAccountName": None,
+        "supplementalGroups": [],
+        "labels": {},
+        "annotations": {},
+        "schedulerName": None,
+    },
+}
+"""The fields behind MADE_FROM with their defaults. Frozen: it describes Jobs that exist."""
+_FIRST_ITEMS: dict[str, Object] = {
+    "pod.env": {"name": None, "value": None},
+    "pod.tolerations": {
+        "key": None,
+        "operator": "Equal",
+        "value": None,
+        "effect": None,
+        "tolerationSeconds": None,
+    },
+    "pod.imagePullSecrets": {"name": None},
+    "cache": {"claim": {"name": None}},
+    "cache.claim": {"name": None},
+    "tokenSecret": {"name": None, "key": "token"},
+}
+_FIRST_QUANTITIES = ("cpu", "memory", "sharedMemory")
+
+
+def fields_of(job: FineTuneJob, *, has_token: bool) -> Fields:
+    """Return the record of a Job's fields. `has_token`: whether its pods read the hub token."""
+    return record_fields(job.spec, _names(has_token))
+
+
+def are_fields_changed(observed: Object, owner: Object, job: FineTuneJob, *, has_token: bool) -> bool:
+    """Return whether the object has changed, since a Job was made, in what the Job's pods are made from."""
+    if (recorded := recorded_fields(observed)) is not None:
+        return are_changed(recorded, job.spec, _names(has_token))
+    if not (first := annotation_of(observed, MADE_FROM)):
+        return False  # nothing is known of what it was made from
+    then_known = {
+        path: digest for path, digest in record_fields(job.spec, CHANGEABLE).items() if _was_known(path.split("."))
+    }
+    return first != first_digest(owner["spec"]) or are_changed(then_known, job.spec, CHANGEABLE)
+
+
+def is_recorded(observed: Object) -> bool:
+    """Return whether a Job says what it was made from."""
+    return recorded_fields(observed) is not None or bool(annotation_of(observed, MADE_FROM))
+
+
+def recorded_fields(observed: Object) -> Fields | None:
+    """Return what a Job was made from, where it says so."""
+    try:
+        found = json.loads(annotation_of(observed, FIELDS) or "")
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def first_digest(spec: Object) -> str:
+    """Return the value of MADE_FROM for a spec, without the fields that later versions added."""
+    fields = {name: _with_first_defaults(spec.get(name), default, name) for name, default in _FIRST_DEFAULTS.items()}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _with_first_defaults(value: Any, default: Any, path: str) -> Any:
+    if value is None:
+        return default
+    shape = _FIRST_ITEMS.get(path, default)
+    if isinstance(value, list) and isinstance(shape, dict):
+        return [_with_first_defaults(item, shape, "") for item in value]
+    if isinstance(value, dict) and isinstance(shape, dict) and shape:
+        return {
+            name: _with_first_defaults(value.get(name), one, f"{path}.{name}" if path else name)
+            for name, one in shape.items()
+        }
+    name = path.rpartition(".")[2]
+    return str(value) if name in _FIRST_QUANTITIES and isinstance(value, int) else value
+
+
+def _was_known(path: list[str]) -> bool:
+    """Return whether the field was among those of the first digest."""
+    names = [part for part in path if not re.fullmatch(r"\d+", part)]
+    found: Any = _FIRST_DEFAULTS
+    for depth, name in enumerate(names):
+        shape = _FIRST_ITEMS.get(".".join(names[:depth]), found)
+        if not isinstance(shape, dict) or not shape:
+            return True  # below a field that was taken as a whole
+        if name not in shape:
+            return False
+        found = shape[name]
+    return True
+
+
+def _names(has_token: bool) -> list[str]:
+    return [name for name in CHANGEABLE if has_token or name != "token_secret"]

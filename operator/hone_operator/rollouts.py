@@ -1,0 +1,138 @@
+"""When the engines of an InferenceService are replaced, and by which of its changes.
+
+What a user changes rolls out at once. A new version of the operator, or another runtime image, changes the pods of all
+services, and these are replaced one service at a time: a roll-out needs the room of one more engine, and an image that
+does not work stops at the first service. Which service has its turn is read from its Deployment: it says that its
+roll-out began because of an upgrade, and how far it is.
+"""
+
+import copy
+import json
+from collections.abc import Iterable
+
+from hone_api.inferenceservice import InferenceServiceSpec
+
+from hone_operator.drift import annotation_of, contains, digest_of
+from hone_operator.resolve import Resolved
+from hone_operator.resources import Object
+from hone_operator.specfields import Fields, are_changed, record_fields
+
+FIELDS = "hone.dev/made-from-fields"
+"""Annotation of a Deployment: what the object, and the artifacts that it names, set of the pods."""
+TEMPLATE = "hone.dev/template"
+"""Annotation of a Deployment: digest of the desired pod template."""
+UPGRADE = "hone.dev/upgrade"
+"""Annotation of a Deployment whose present pod template came with an upgrade of the operator."""
+
+_NAMES = [name for name in InferenceServiceSpec.model_fields if name not in ("replicas", "autoscaling", "adapters")]
+"""The fields that the pods are made from. Adapters are looked at apart."""
+_WEIGHTS, _ADAPTERS, _IMAGES = "(weights)", "(adapters)", "(images)"
+
+
+def digest_of_deployment(desired: Object) -> str:
+    """Return the digest of a Deployment, whose replicas an autoscaler may set."""
+    metadata = {name: value for name, value in desired["metadata"].items() if name != "resourceVersion"}
+    spec = {name: value for name, value in desired["spec"].items() if name not in ("replicas", "template")}
+    return digest_of([metadata, spec, digest_of_template(desired)])
+
+
+def digest_of_template(desired: Object) -> str:
+    """Return the digest of the pod template.
+
+    Claims are left out: one that a removed adapter no longer needs stays mounted until another change, so that
+    adapters leave without a restart. That the needed ones are there, the comparison of fields shows.
+    """
+    template = copy.deepcopy(desired["spec"]["template"])
+    pod = template["spec"]
+    claims = {volume["name"] for volume in pod.get("volumes") or [] if "persistentVolumeClaim" in volume}
+    pod["volumes"] = [volume for volume in pod.get("volumes") or [] if volume["name"] not in claims]
+    for container in [*pod["containers"], *(pod.get("initContainers") or [])]:
+        mounts = container.get("volumeMounts") or []
+        container["volumeMounts"] = [mount for mount in mounts if mount["name"] not in claims]
+    return digest_of(template)
+
+
+def annotations_of(desired: Object, spec: InferenceServiceSpec, resolved: Resolved) -> dict[str, str]:
+    """Return the annotations by which a later pass sees what has changed since."""
+    fields = record_fields(spec, [*_NAMES, "adapters"]) | _artifacts(resolved) | {_IMAGES: _images(desired)}
+    return {FIELDS: json.dumps(fields, sort_keys=True), TEMPLATE: digest_of_template(desired)}
+
+
+def is_current(observed: Object | None, desired: Object) -> bool:
+    """Return whether the Deployment is as desired; adapters that come and go make no new record."""
+    metadata = desired["metadata"]
+    compared = {name: value for name, value in metadata["annotations"].items() if name != FIELDS}
+    return observed is not None and contains(observed, desired | {"metadata": metadata | {"annotations": compared}})
+
+
+def is_of_upgrade(
+    observed: Object, desired: Object, spec: InferenceServiceSpec, resolved: Resolved, *, is_hot: bool
+) -> bool:
+    """Return whether applying the Deployment replaces pods for no change of the object or its artifacts.
+
+    `is_hot`: adapters come and go without a new record, so it may be behind in these.
+    """
+    if annotation_of(observed, TEMPLATE) == digest_of_template(desired):
+        return False
+    recorded = _recorded(observed)
+    if recorded is None:  # made by a version that kept no record
+        return True
+    artifacts = _artifacts(resolved)
+    if recorded.get(_WEIGHTS) != artifacts[_WEIGHTS] or are_changed(recorded, spec, _NAMES):
+        return False
+    if recorded.get(_ADAPTERS) == artifacts[_ADAPTERS] and not are_changed(recorded, spec, ["adapters"]):
+        return True
+    return is_hot and recorded.get(_IMAGES) != _images(desired)
+
+
+def is_recorded(observed: Object) -> bool:
+    """Return whether the Deployment says what it was made from."""
+    return _recorded(observed) is not None
+
+
+def keeps_marker(observed: Object, desired: Object, *, takes_turn: bool) -> bool:
+    """Return whether the Deployment that is applied now has pods because of an upgrade."""
+    is_same = annotation_of(observed, TEMPLATE) == annotation_of(desired, TEMPLATE)
+    return takes_turn or (is_same and annotation_of(observed, UPGRADE) is not None)
+
+
+def begun_by_upgrade(deployments: Iterable[Object]) -> list[Object]:
+    """Return the Deployments whose roll-out began because of an upgrade and neither ended nor took too long."""
+    return [deployment for deployment in deployments if annotation_of(deployment, UPGRADE) and _is_moving(deployment)]
+
+
+def _is_moving(deployment: Object) -> bool:
+    status = deployment.get("status") or {}
+    if deployment["metadata"].get("deletionTimestamp") or deployment["spec"].get("replicas") == 0:
+        return False
+    if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0):
+        return True
+    conditions = status.get("conditions") or []
+    progress = next((condition for condition in conditions if condition["type"] == "Progressing"), None)
+    if progress is None:
+        return True
+    if progress.get("reason") == "ProgressDeadlineExceeded":
+        return False
+    is_complete = status.get("updatedReplicas", 0) == status.get("replicas", 0)
+    return not (is_complete and progress.get("reason") == "NewReplicaSetAvailable")
+
+
+def _artifacts(resolved: Resolved) -> Fields:
+    own, others = (
+        [[model.name, model.kind, model.digest] for model in resolved.models if (model.kind == "adapter") is is_adapter]
+        for is_adapter in (False, True)
+    )
+    return {_WEIGHTS: digest_of(own), _ADAPTERS: digest_of(others)}
+
+
+def _images(desired: Object) -> str:
+    pod = desired["spec"]["template"]["spec"]
+    return digest_of([container["image"] for container in [*pod["containers"], *(pod.get("initContainers") or [])]])
+
+
+def _recorded(observed: Object) -> Fields | None:
+    try:
+        found = json.loads(annotation_of(observed, FIELDS) or "")
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

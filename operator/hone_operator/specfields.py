@@ -1,0 +1,75 @@
+"""Which fields of a spec a child was made from, so that a later version of the operator can see what a user changed.
+
+A digest of a whole spec would change with every field that a new version adds, and with every changed default, though
+nobody touched the object. So the digest of each field is kept by its path, and only for the fields that the object
+itself sets. A field that is missing on either side counts as its present default, and a field that this version does
+not know is ignored: it is one of a newer version, before a rollback.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from hone_api.common import ApiModel
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from hone_operator.drift import digest_of
+
+Fields = dict[str, str]
+"""Digests of values by the path of the field."""
+
+
+class _Field(NamedTuple):
+    path: str
+    digest: str
+    default: str
+    is_set: bool
+
+
+def record_fields(spec: ApiModel, names: Iterable[str]) -> Fields:
+    """Return the digests of what the object sets below these fields of its spec."""
+    return {field.path: field.digest for field in _walk(spec, set(names)) if field.is_set}
+
+
+def are_changed(recorded: Fields, spec: ApiModel, names: Iterable[str]) -> bool:
+    """Return whether one of these fields has another value than the record says."""
+    for field in _walk(spec, set(names)):
+        now = field.digest if field.is_set else field.default
+        if recorded.get(field.path, field.default) != now:
+            return True
+    return False
+
+
+def _walk(model: BaseModel, names: set[str] | None = None, prefix: str = "") -> Iterator[_Field]:
+    for name, info in type(model).model_fields.items():
+        if names is not None and name not in names:
+            continue
+        path = prefix + (info.alias or name)
+        yield from _walk_value(path, getattr(model, name), info, name in model.model_fields_set)
+
+
+def _walk_value(path: str, value: Any, info: FieldInfo, is_set: bool) -> Iterator[_Field]:
+    default = None if info.is_required() else info.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
+        if not isinstance(default, BaseModel):
+            yield _Field(path, digest_of("set"), digest_of(default), is_set)
+        yield from _walk(value, prefix=f"{path}.")
+    elif isinstance(value, list) and value and all(isinstance(item, BaseModel) for item in value):
+        yield _Field(path, digest_of(len(value)), digest_of(0), is_set)
+        for index, item in enumerate(value):
+            yield from _walk(item, prefix=f"{path}.{index}.")
+    elif isinstance(default, BaseModel):  # None in place of a part that has defaults
+        yield _Field(path, digest_of(None), digest_of("set"), is_set)
+    else:
+        yield _Field(path, digest_of(_plain(value)), digest_of(_plain(default)), is_set)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON data; an empty list is none of its items."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value] or 0
+    return value
