@@ -4,6 +4,7 @@ A child of Hone's can lose its owner reference: a restored backup strips it, and
 Such an orphan, with Hone's labels that name the object, is adopted.
 """
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from hone_api.layout import FINETUNEJOB_LABEL, INFERENCESERVICE_LABEL, MANAGED_BY_LABEL, MANAGER
@@ -125,7 +126,7 @@ def bind(action: Action, found: list[Object]) -> Action:
         return action
     body = action.patch if isinstance(action, Patch) else action.body
     bound = body | {"metadata": {**(body.get("metadata") or {}), "uid": uids[0]}}
-    return Patch(action.resource, action.name, bound) if isinstance(action, Patch) else Apply(action.resource, bound)
+    return replace(action, patch=bound) if isinstance(action, Patch) else replace(action, body=bound)
 
 
 def _is_of_predecessor(child: Object, owner: Object) -> bool:
