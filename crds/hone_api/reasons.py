@@ -368,6 +368,14 @@ ENGINE_FAILED = Reason(
     "Look at the engine's last words in the message and the pod's log.",
 )
 
+ENGINE_SILENT = Reason(
+    "EngineSilent",
+    None,
+    "An engine's pod is ready, and does not tell the operator which models it has loaded.",
+    "Let the operator's pods reach the port that the message names (8081, or 8000 where no adapters are loaded at run "
+    "time): allow it in NetworkPolicies, and exempt it from a mesh's STRICT mTLS.",
+)
+
 CATALOGUE: dict[str, Reason] = {
     reason.name: reason for reason in list(globals().values()) if isinstance(reason, Reason)
 }

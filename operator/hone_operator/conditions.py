@@ -41,6 +41,11 @@ class Conditions:
             **({"observedGeneration": self._generation} if self._generation is not None else {}),
         }
 
+    def keep(self, type_: str) -> None:
+        """Judge the condition as an earlier pass did, where this one has nothing newer."""
+        before = self._before[type_]
+        self.set(type_, before["status"] == "True", before["reason"], before["message"])
+
     def remove(self, type_: str) -> None:
         """Leave the condition out from now on."""
         self._after.pop(type_, None)

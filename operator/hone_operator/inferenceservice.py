@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from hone_api.inferenceservice import InferenceService, ModelStatus
-from hone_api.reasons import CATALOGUE, CLAIM_NOT_SHARED, ENGINE_FAILED, INVALID_SPEC, HoneError
+from hone_api.reasons import CATALOGUE, CLAIM_NOT_SHARED, ENGINE_FAILED, ENGINE_SILENT, INVALID_SPEC, HoneError
 
 from hone_operator import adapters, autoscaling, engine, fitness, liveness, podstate, readiness, servicechildren
 from hone_operator.conditions import Conditions
@@ -18,6 +18,7 @@ from hone_operator.refusals import refused
 from hone_operator.resolve import WAITING, NotYet, Resolved, resolve
 from hone_operator.resources import Object
 from hone_operator.serviceview import ObservedInferenceService
+from hone_operator.silence import find_silence, find_unheard
 from hone_operator.troubles import SYNCED, report
 
 CONDITION_TYPES = ("Accepted", "ArtifactsResolved", "Progressing", "Available")
@@ -133,7 +134,8 @@ def _state(
     result.poll = adapters.urls(asked, needs_key=needs_key)
     if resolved:
         answers = [observed.answers.get(pod["metadata"]["uid"]) for pod in ready]
-        tells = engine.is_hot(declared.spec, resolved) or (engine_of(declared.spec).TELLS and not needs_key)
+        # Of engines that have all not answered yet it is unknown what they have loaded, which is not nothing.
+        tells = _tells(declared, resolved) and (not ready or any(answer is not None for answer in answers))
         status["models"] = [_loaded(model, answers, wanted if tells else None) for model in resolved.models]
         status["modelNames"] = ", ".join(model["name"] for model in status["models"])
     _available(wanted, ready, conditions)
@@ -169,7 +171,7 @@ def _progressing(
         return
     up_to_date = (observed.deployment or {}).get("metadata", {}).get("generation") == found.get("observedGeneration")
     if up_to_date and found.get("updatedReplicas", 0) == found.get("replicas", 0) == wanted == ready:
-        _loading(observed, declared, resolved, wanted, conditions, result)
+        _loading(observed, declared, resolved, wanted, now, conditions, result)
         return
     result.requeue_after = LOOK_AGAIN_SECONDS
     if failure := _failure(observed, resolved, now):
@@ -184,11 +186,30 @@ def _loading(
     declared: InferenceService,
     resolved: Resolved,
     wanted: int,
+    now: datetime,
     conditions: Conditions,
     result: Plan,
 ) -> None:
     """All engines are there; whether they have the adapters of now."""
     revision = adapters.revision(resolved)
+    asked = (
+        [pod for pod in observed.pods if pod["metadata"]["uid"] in result.poll] if _tells(declared, resolved) else []
+    )
+    if asked:
+        result.requeue_after = LOOK_AGAIN_SECONDS
+    if silence := find_silence(asked, observed.heard, now):
+        result.requeue_after = LOOK_AGAIN_SECONDS
+        conditions.set("Progressing", False, silence.reason.name, silence.sentence())
+        return
+    if unheard := find_unheard(asked, observed.answers):
+        result.requeue_after = LOOK_AGAIN_SECONDS
+        if not _was_judged(observed.owner):
+            words = f"{len(unheard)} of {wanted} engines have not told the operator yet which models they have loaded."
+            conditions.set("Progressing", True, "WaitingForEngines", words)
+            return
+        # The operator has just started: what it found before this start holds until the engines have had their time.
+        conditions.keep("Progressing")
+        return
     behind = adapters.behind(observed.pods, observed.answers, revision)
     if not engine.is_hot(declared.spec, resolved) or not behind:
         conditions.set("Progressing", False, "Complete", f"All {wanted} engines serve the present models.")
@@ -197,6 +218,21 @@ def _loading(
     else:
         conditions.set("Progressing", True, "LoadingAdapters", f"{behind} of {wanted} engines change their adapters.")
         result.requeue_after = adapters.NUDGE_AGAIN.total_seconds()
+
+
+def _tells(declared: InferenceService, resolved: Resolved) -> bool:
+    """Whether something in the engines' pods can tell the operator which models are loaded."""
+    needs_key = declared.spec.api_key_secret is not None
+    return engine.is_hot(declared.spec, resolved) or (engine_of(declared.spec).TELLS and not needs_key)
+
+
+def _was_judged(owner: Object) -> bool:
+    """Whether an earlier pass over this very spec has found that all is served, or that engines are silent."""
+    status = owner.get("status") or {}
+    if status.get("observedGeneration") != owner["metadata"].get("generation"):
+        return False
+    judged = {"Complete", ENGINE_SILENT.name}
+    return any(c["type"] == "Progressing" and c["reason"] in judged for c in status.get("conditions") or [])
 
 
 def _failure(observed: ObservedInferenceService, resolved: Resolved, now: datetime) -> HoneError | None:

@@ -173,7 +173,7 @@ class Observer:
             observed.leaving = sorted(mounted - stay)
         observed.upgrading = self.upgrading(key)
         observed.pods = engines_of(observed.deployment, owner, self.cache.children(key, PODS))
-        observed.answers = self.poller.answers(key)
+        observed.answers, observed.heard = self.poller.answers(key), self.poller.heard(key)
         resources, options = parsed.spec.resources, parsed.spec.pod
         if resources.gpus or any(self._needs_facts(pod, {}, now) for pod in observed.pods):
             observed.facts = await self.cluster_facts()

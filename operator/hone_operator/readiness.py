@@ -58,6 +58,7 @@ MAY_PASS = frozenset(
         "ChildContested",
         "ChildLeaving",
         "ChildRefused",
+        "EngineSilent",
         "Evicted",
         "HubUnreachable",
         "Interrupted",

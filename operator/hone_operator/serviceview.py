@@ -1,6 +1,7 @@
 """What is observed of an InferenceService: its children, its pods, and what they answer."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from hone_api.inferenceservice import InferenceService
@@ -17,8 +18,8 @@ from hone_operator.troubles import Trouble
 class ObservedInferenceService:
     """An InferenceService, its children, and the FineTuneJobs it names.
 
-    `answers`: what keepers, or engines without one, tell, by pod uid. `leaving`: claims that the engines still mount,
-    which nothing needs and which are being deleted.
+    `answers`: what keepers, or engines without one, tell, by pod uid; `heard`: when they last did, or since when they
+    are asked. `leaving`: claims that the engines still mount, which nothing needs and which are being deleted.
     `cordoned`: the nodes that are, None where the operator may not list them. `upgrading`: Deployments of other
     services whose roll-out began because of an upgrade, and has not ended.
     """
@@ -36,6 +37,7 @@ class ObservedInferenceService:
     pods: list[Object] = field(default_factory=list)
     jobs: dict[str, Object | None] = field(default_factory=dict)
     answers: dict[str, Any] = field(default_factory=dict)
+    heard: dict[str, datetime] = field(default_factory=dict)
     facts: ClusterFacts | None = None
     cordoned: frozenset[str] | None = None
     gpu: tuple[str, int] | None = None
