@@ -13,6 +13,7 @@ from kubernetes.aio import client, config
 from kubernetes.aio.client.rest import RESTClientObject
 
 from hone_operator import deepjson
+from hone_operator.listpages import ListPage
 from hone_operator.metrics import Metrics
 from hone_operator.resources import Object, Resource
 
@@ -22,8 +23,8 @@ FIELD_MANAGER = "hone"
 TIMEOUT_SECONDS, CONNECT_SECONDS = 30.0, 5.0
 CONNECTIONS = 64
 """Watches keep some of them for themselves."""
-PAGE = 100
-"""Objects of a list at a time: what is parsed at once stays in the process's memory."""
+PAGE, LARGEST_PAGE = 100, 4 << 20
+"""Objects, and bytes, of a list at a time. A page with more bytes is asked for again with fewer objects."""
 WATCH_SECONDS = (300, 600)
 """How long a watch lasts, by chance, so that not all end together."""
 SILENCE_SECONDS = 90.0
@@ -61,6 +62,10 @@ class ApiError(Exception):
     def is_farewell(self) -> bool:
         """Whether the namespace is being deleted, and the object with it."""
         return self.status == 403 and "it is being terminated" in self.message
+
+
+class _TooLarge(Exception):
+    """A page of a list has more bytes than are read at once."""
 
 
 class NotLeading(Exception):
@@ -155,13 +160,31 @@ class Api:
             if error.status not in (404, 409):
                 raise
 
-    async def pages(self, resource: Resource, namespace: str, selector: str) -> AsyncIterator[tuple[list[Object], str]]:
-        """Everything the label selector chooses, page by page, each with the resourceVersion of the whole."""
-        params = {"limit": str(PAGE), "labelSelector": selector}
+    async def pages(
+        self, resource: Resource, namespace: str, selector: str, **selectors: str
+    ) -> AsyncIterator[tuple[list[Object], str]]:
+        """Everything that the label selector chooses, object by object, so that none need be kept for the next one.
+
+        The resourceVersion of the whole comes with the end of each page, which has no object.
+        """
+        params = {"labelSelector": selector, **selectors}
+        limit = PAGE
         while True:
-            page = await self._request("GET", resource.plural, resource.path(namespace), params=params)
-            yield page.get("items") or [], page["metadata"]["resourceVersion"]
-            if not (token := page["metadata"].get("continue")):
+            params["limit"] = str(limit)
+            try:
+                data = await self._fetch(
+                    "GET", resource.plural, resource.path(namespace), params=params, largest=_largest_page(limit)
+                )
+            except _TooLarge:
+                limit = max(1, limit // 10)
+                continue
+            limit = min(PAGE, limit * 2)
+            page = ListPage(data)
+            del data
+            for item in page.items():
+                yield [item], ""
+            yield [], page.metadata["resourceVersion"]
+            if not (token := page.metadata.get("continue")):
                 return
             params["continue"] = token
 
@@ -186,14 +209,22 @@ class Api:
 
     async def list(self, resource: Resource, namespace: str, **selectors: str) -> list[Object]:
         """All objects that `labelSelector` and `fieldSelector` choose."""
-        found = await self._request("GET", resource.plural, resource.path(namespace), params=selectors)
-        return found.get("items") or []
+        selector = selectors.pop("labelSelector", "")
+        found: list[Object] = []
+        async for page, _ in self.pages(resource, namespace, selector, **selectors):
+            for item in page:
+                item["metadata"].pop("managedFields", None)
+                found.append(item)
+        return found
 
     async def _one(self, method: str, plural: str, path: str, body: Object | None = None, **options: Any) -> Object:
         answer: Object = await self._request(method, plural, path, body, **options)
         return answer
 
-    async def _request(
+    async def _request(self, method: str, plural: str, path: str, body: Object | None = None, **options: Any) -> Any:
+        return deepjson.loads(await self._fetch(method, plural, path, body, **options))
+
+    async def _fetch(
         self,
         method: str,
         plural: str,
@@ -202,7 +233,9 @@ class Api:
         *,
         params: dict[str, str] | None = None,
         content_type: str = "application/json",
-    ) -> Any:
+        largest: int | None = None,
+    ) -> bytes:
+        """The answer's bytes. Raises _TooLarge where these are more than `largest`."""
         headers = {**await self._headers(), "Content-Type": content_type}
         data = json.dumps(body, separators=(",", ":")).encode() if body is not None else None
         timeout = aiohttp.ClientTimeout(total=self._seconds_for(method), sock_connect=CONNECT_SECONDS)
@@ -212,12 +245,12 @@ class Api:
             async with self._session.request(
                 method, path, params=params, data=payload, headers=headers, timeout=timeout
             ) as response:
-                answer = await response.read()
+                answer = await _read(response, largest)
                 code = str(response.status)
                 self._warn(method, path, response.headers.getall("Warning", []))
                 if response.status >= 400:
                     raise ApiError(response.status, _message(answer), _retry_after(response.headers))
-                return deepjson.loads(answer)
+                return answer
         finally:
             self._metrics.requests.labels(code, method, plural).inc()
 
@@ -265,6 +298,22 @@ def _warning_text(header: str) -> str:
     """Return the text of a Warning header as RFC 7234 has it: `299 - "text"`."""
     _, quote, text = header.partition('"')
     return text.rpartition('"')[0].replace('\\"', '"') if quote else header
+
+
+async def _read(response: aiohttp.ClientResponse, largest: int | None) -> bytes:
+    if largest is None:
+        return await response.read()
+    data = bytearray()
+    async for piece in response.content.iter_any():
+        data += piece
+        if len(data) > largest:
+            raise _TooLarge
+    return bytes(data)
+
+
+def _largest_page(limit: int) -> int | None:
+    """How many bytes a page of so many objects may have; one object is always read."""
+    return LARGEST_PAGE if limit > 1 else None
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

@@ -10,6 +10,7 @@ import zlib
 from collections import defaultdict
 from typing import NamedTuple
 
+from hone_operator import sizes
 from hone_operator.ownership import owner_key
 from hone_operator.resources import (
     CLAIMS,
@@ -66,6 +67,7 @@ class Cache:
         metadata.pop("managedFields", None)
         body.setdefault("apiVersion", resource.api_version)
         body.setdefault("kind", resource.kind)
+        body = sizes.bound(body)
         if known is not None:
             self._forget(resource, namespace, name)
         kept = self._keep(resource, body)

@@ -1,6 +1,7 @@
 """What the cluster's nodes have: resources, labels, taints, and whether they work."""
 
 from dataclasses import dataclass, field
+from sys import intern
 
 from hone_operator.quantity import number
 from hone_operator.resources import Object
@@ -66,13 +67,13 @@ class ClusterFacts:
 
 
 def node_of(body: Object) -> Node:
-    """What matters of a Node object."""
+    """What matters of a Node object. Thousands of nodes have the same labels, which are kept once."""
     spec, status = body.get("spec") or {}, body.get("status") or {}
     return Node(
         name=body["metadata"]["name"],
         allocatable=_numbers(status.get("allocatable")),
         capacity=_numbers(status.get("capacity")),
-        labels=body["metadata"].get("labels") or {},
+        labels={intern(name): intern(value) for name, value in (body["metadata"].get("labels") or {}).items()},
         taints=tuple(
             Taint(taint["key"], taint.get("value", ""), taint["effect"])
             for taint in spec.get("taints") or []
@@ -84,7 +85,7 @@ def node_of(body: Object) -> Node:
 
 
 def _numbers(quantities: Object | None) -> dict[str, float]:
-    return {name: number(quantity) for name, quantity in (quantities or {}).items()}
+    return {intern(name): number(quantity) for name, quantity in (quantities or {}).items()}
 
 
 def _not_ready(conditions: list[Object]) -> str | None:

@@ -1,5 +1,6 @@
 """Gathering what a plan is made from: the watch's cache first, the API server where the cache can't know."""
 
+import asyncio
 import time
 from datetime import datetime
 from typing import TypeVar
@@ -46,9 +47,11 @@ from hone_operator.resources import (
     is_terminal,
 )
 from hone_operator.serviceview import ObservedInferenceService
+from hone_operator.sizes import describe_oversize
 
 DEEPEST_SPEC = 50
-FACTS_SECONDS = 30.0
+FACTS_SECONDS, FACTS_SHARE = 30.0, 20
+"""How long facts about nodes are good: at least so many seconds, and so many times as long as it takes to read them."""
 CORDON_SECONDS = 5.0
 FORBIDDEN_SECONDS = 600.0
 """After so long it may have become allowed."""
@@ -61,6 +64,8 @@ Parsed = TypeVar("Parsed", FineTuneJob, InferenceService)
 
 def parse(model: type[Parsed], owner: Object) -> Parsed | HoneError:
     """The object as its model, or an error that names the field and its value."""
+    if oversize := describe_oversize(owner):
+        return HoneError(INVALID_SPEC, oversize, remedy="Make it smaller.")
     if is_deeper(owner.get("spec"), DEEPEST_SPEC):
         return HoneError(INVALID_SPEC, f"spec: lists and maps are nested in each other more than {DEEPEST_SPEC} times")
     try:
@@ -79,6 +84,7 @@ class Observer:
         self.cache = cache
         self.poller = poller
         self.images = images
+        self._reading_facts = asyncio.Lock()
         self._facts: tuple[float, ClusterFacts | None] | None = None
         self._cordoned: tuple[float, frozenset[str] | None] = (0.0, None)
 
@@ -219,24 +225,29 @@ class Observer:
         if time.monotonic() < until:
             return known
         try:
-            found = await self.api.list(NODES, "", fieldSelector="spec.unschedulable=true")
+            pages = self.api.pages(NODES, "", "", fieldSelector="spec.unschedulable=true")
+            found = frozenset([node["metadata"]["name"] async for page, _ in pages for node in page])
         except ApiError as error:
             if error.status != 403:
                 raise
             self._cordoned = (time.monotonic() + FORBIDDEN_SECONDS, None)
         else:
-            self._cordoned = (time.monotonic() + CORDON_SECONDS, frozenset(node["metadata"]["name"] for node in found))
+            self._cordoned = (time.monotonic() + CORDON_SECONDS, found)
         return self._cordoned[1]
 
     async def cluster_facts(self) -> ClusterFacts | None:
         """Read from the nodes, at most every FACTS_SECONDS; None where the operator may not list them."""
-        if self._facts is None or time.monotonic() - self._facts[0] > FACTS_SECONDS:
-            self._facts = (time.monotonic(), await self._read_facts())
-        return self._facts[1]
+        async with self._reading_facts:  # by one worker for all: thousands of nodes take memory
+            if self._facts is None or time.monotonic() > self._facts[0]:
+                begun = time.monotonic()
+                found = await self._read_facts()
+                now = time.monotonic()
+                self._facts = (now + max(FACTS_SECONDS, (now - begun) * FACTS_SHARE), found)
+            return self._facts[1]
 
     async def _read_facts(self) -> ClusterFacts | None:
         try:
-            nodes = tuple(node_of(node) for node in await self.api.list(NODES, ""))
+            nodes = tuple([node_of(node) async for page, _ in self.api.pages(NODES, "", "") for node in page])
         except ApiError as error:
             if error.status != 403:
                 raise

@@ -89,7 +89,7 @@ class _Stream:
         uids: set[str] = set()
         version = ""
         async for page, listed_at in self._api.pages(self._resource, self._namespace, self._selector):
-            version = listed_at
+            version = listed_at or version
             for body in page:
                 uids.add(body["metadata"]["uid"])
                 self._sink.saw(self._resource, body)

@@ -1,0 +1,82 @@
+"""Take a page of a Kubernetes list apart, one object at a time.
+
+Python needs up to twenty times the bytes of JSON. A page that were parsed at once, with large objects that anybody may
+make, would take the memory of the whole operator. api.py reads the bytes; streams.py and observe.py reduce each object
+before the next one is parsed.
+"""
+
+import json
+import re
+from collections.abc import Generator, Iterator
+
+from hone_operator import deepjson
+from hone_operator.resources import Object
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+_decode = json.JSONDecoder().raw_decode
+
+
+class ListPage:
+    """One page of a list. `metadata` is complete once all objects have been taken."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.metadata: Object = {}
+
+    def items(self) -> Iterator[Object]:
+        """Yield the page's objects in their order. Raises ValueError where the page is no JSON object."""
+        taken = 0
+        try:
+            for item in self._split(self._data.decode("utf-8", "surrogatepass")):
+                taken += 1
+                yield item
+        except RecursionError:  # an object is nested too deep for Python: cut off what lies too deep
+            found = deepjson.loads(self._data)
+            self.metadata = found.get("metadata") or {}
+            yield from (found.get("items") or [])[taken:]
+
+    def _split(self, text: str) -> Iterator[Object]:
+        at = _expect(text, 0, "{")
+        if text[at] == "}":
+            return
+        while True:
+            name, at = _decode(text, at)
+            at = _expect(text, _skip(text, at), ":")
+            if name == "items" and text[at] == "[":
+                at = yield from _elements(text, at)
+            else:
+                value, at = _decode(text, at)
+                if name == "metadata":
+                    self.metadata = value
+            at = _skip(text, at)
+            if text[at : at + 1] == "}":
+                return
+            at = _expect(text, at, ",")
+
+
+def _elements(text: str, at: int) -> Generator[Object, None, int]:
+    """Yield the elements of the array that begins at a position; return where it ends."""
+    at = _expect(text, at, "[")
+    if text[at : at + 1] == "]":
+        return at + 1
+    while True:
+        item, at = _decode(text, at)
+        yield item
+        at = _skip(text, at)
+        if text[at : at + 1] == "]":
+            return at + 1
+        at = _expect(text, at, ",")
+
+
+def _expect(text: str, at: int, sign: str) -> int:
+    """Return the position of what follows a sign that has to be at a position."""
+    at = _skip(text, at)
+    if text[at : at + 1] != sign:
+        raise ValueError(f"expected {sign!r} at {at} of a list")
+    return _skip(text, at + 1)
+
+
+def _skip(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    assert found
+    return found.end()
