@@ -122,7 +122,8 @@ class InferenceServiceSpec(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "!has(self.extraArgs) || !self.extraArgs.exists(a, a.startsWith('--api-key'))",
+                "!has(self.extraArgs) || !self.extraArgs.exists(a, a.startsWith('--api-key') "
+                "|| a.startsWith('--api_key'))",
                 "a key in extraArgs could be read by all who may read the object: set apiKeySecret instead",
             ),
             rule(

@@ -587,6 +587,10 @@ _SERVICES: list[tuple[dict[str, Any], str]] = [
         "spec: Invalid value: a key in extraArgs could be read by all who may read the object: set apiKeySecret instead",
     ),
     (
+        {"spec.extraArgs": ["--api_key=secret"]},
+        "spec: Invalid value: a key in extraArgs could be read by all who may read the object: set apiKeySecret instead",
+    ),
+    (
         {"spec.extraArgs": ["--port", "1"]},
         "spec: Invalid value: the probes and the Service need the engine's port as it is: remove --port from extraArgs",
     ),
