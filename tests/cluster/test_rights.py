@@ -50,6 +50,7 @@ class Space:
     def install(self, *values: str) -> list[Object]:
         """Apply what the chart renders, but for the operator's Deployment, whose arguments are what counts."""
         command = [self.server.programs / "helm", "template", "hone", ROOT / "charts/hone", "--namespace", SYSTEM]
+        command += ["--no-hooks"]
         flags = [word for value in values for word in ("--set", value)]
         rendered = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=60, check=True).stdout
         objects = [found for found in yaml.safe_load_all(rendered) if found]
@@ -125,6 +126,10 @@ def test_nobody_gets_pods_by_hone_that_they_could_not_make(
     assert not worked
     assert f"bob may not create {right}" in said
     assert everywhere.kubectl("label", *target, "a=b", user=BOB)[0]
+    # This label is passed on to Jobs.
+    worked, said = everywhere.kubectl("label", *target, "kueue.x-k8s.io/queue-name=theirs", user=BOB)
+    assert not worked
+    assert f"bob may not create {right}" in said
 
 
 def settle(space: Space, log: Path, namespace: str, name: str) -> None:

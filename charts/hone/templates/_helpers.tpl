@@ -1,19 +1,86 @@
-{{- define "hone.labels" -}}
-app.kubernetes.io/name: hone
-app.kubernetes.io/instance: {{ .Release.Name }}
+{{- define "hone.name" -}}
+{{- default "hone" .Values.nameOverride -}}
+{{- end }}
+
+{{- /* The beginning of all names, at most 46 characters, so that the longest suffix, "-operator-metrics", fits into 63.
+Release names can be longer, and have dots or a leading digit, which a Service's name can't. A changed name ends with a
+digest, so that two releases never share one. */}}
+{{- define "hone.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride -}}
+{{- else -}}
+{{- $given := .Release.Name -}}
+{{- $name := replace "." "-" $given -}}
+{{- if regexMatch "^[0-9]" $name }}{{ $name = printf "hone-%s" $name }}{{ end -}}
+{{- if or (ne $name $given) (gt (len $name) 46) -}}
+{{- $name = printf "%s-%s" ($name | trunc 37 | trimSuffix "-") (sha256sum $given | trunc 8) -}}
+{{- end -}}
+{{- $name -}}
+{{- end -}}
+{{- end }}
+
+{{- define "hone.operator" -}}
+{{ include "hone.fullname" . }}-operator
+{{- end }}
+
+{{- /* Names of cluster-scoped objects, and of objects in other namespaces. */}}
+{{- define "hone.clusterOperator" -}}
+{{ .Release.Namespace }}-{{ include "hone.operator" . }}
+{{- end }}
+
+{{- define "hone.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "hone.operator" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end }}
+
+{{- define "hone.commonLabels" -}}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.global.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "hone.labels" -}}
+app.kubernetes.io/name: {{ include "hone.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{ include "hone.commonLabels" . }}
 {{- end }}
 
 {{- define "hone.selector" -}}
-app.kubernetes.io/name: hone
+app.kubernetes.io/name: {{ include "hone.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: operator
 {{- end }}
 
-{{- define "hone.operator" -}}
-{{ .Release.Name }}-operator
+{{- /* Where, and as whom, pods of the operator's image run. */}}
+{{- define "hone.podOptions" -}}
+{{- with concat (.Values.global.imagePullSecrets | default list) .Values.operator.imagePullSecrets | uniq }}
+imagePullSecrets: {{- toYaml . | nindent 0 }}
+{{- end }}
+enableServiceLinks: false
+{{- with .Values.operator.securityContext }}
+securityContext: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.operator.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.operator.tolerations }}
+tolerations: {{- toYaml . | nindent 0 }}
+{{- end }}
+{{- with .Values.operator.priorityClassName }}
+priorityClassName: {{ . | quote }}
+{{- end }}
+{{- with .Values.operator.runtimeClassName }}
+runtimeClassName: {{ . | quote }}
+{{- end }}
+{{- with .Values.operator.hostAliases }}
+hostAliases: {{- toYaml . | nindent 0 }}
+{{- end }}
 {{- end }}
 
 {{- /* What the operator does in each namespace that it watches. Each verb is used: a test counts. */}}
@@ -56,4 +123,10 @@ app.kubernetes.io/component: operator
 - apiGroups: [hone.dev]
   resources: [finetunejobs/finalizers, inferenceservices/finalizers]
   verbs: [update]
+{{- end }}
+
+{{- define "hone.hook" -}}
+helm.sh/hook: post-delete
+helm.sh/hook-weight: {{ . | quote }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end }}

@@ -1,0 +1,59 @@
+"""Remove the PodDisruptionBudgets that only a running operator makes harmless; the chart runs this after an uninstall.
+
+The budget of a single engine allows no disruption: the operator starts a second engine elsewhere when a node is
+drained. Without an operator such a budget blocks the drain for ever. The engines themselves continue to serve.
+"""
+
+import argparse
+import asyncio
+import logging
+import sys
+
+from hone_api.layout import MANAGED_BY_LABEL, MANAGER
+
+from hone_operator import logs
+from hone_operator.api import Api, ApiError
+from hone_operator.metrics import Metrics
+from hone_operator.resources import BUDGETS
+
+logger = logging.getLogger(__name__)
+
+
+async def remove_budgets(api: Api, namespaces: list[str]) -> int:
+    """Delete the budgets of engines in these namespaces, "" for all, and return their number. Raises ApiError."""
+    removed = 0
+    for namespace in namespaces:
+        for budget in await api.list(BUDGETS, namespace, labelSelector=f"{MANAGED_BY_LABEL}={MANAGER}"):
+            metadata = budget["metadata"]
+            await api.delete(BUDGETS, metadata["namespace"], metadata["name"], metadata["uid"])
+            logger.info("Deleted PodDisruptionBudget %s/%s", metadata["namespace"], metadata["name"])
+            removed += 1
+    return removed
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Remove the budgets. Exits with 1 when the API server refuses."""
+    parser = argparse.ArgumentParser(prog="hone_operator.uninstall", description="Remove the budgets of engines.")
+    parser.add_argument("--namespace", action="append", help="only in this namespace; may be repeated (default: all)")
+    namespaces = parser.parse_args(argv).namespace or [""]
+    logs.set_up("info", "text")
+    try:
+        removed = asyncio.run(_connect_and_remove(namespaces))
+    except ApiError as error:
+        sys.exit(
+            f"The API server refused to list or delete PodDisruptionBudgets: {error}. Delete them yourself: "
+            f"kubectl delete poddisruptionbudgets -A -l {MANAGED_BY_LABEL}={MANAGER}"
+        )
+    logger.info("PodDisruptionBudgets deleted: %d", removed)
+
+
+async def _connect_and_remove(namespaces: list[str]) -> int:
+    api = await Api.connect(Metrics())
+    try:
+        return await remove_budgets(api, namespaces)
+    finally:
+        await api.close()
+
+
+if __name__ == "__main__":
+    main()
