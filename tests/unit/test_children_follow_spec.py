@@ -20,6 +20,7 @@ from hone_operator.resources import CONFIGMAPS, DEPLOYMENTS, JOBS, Object
 from hone_operator.serviceview import ObservedInferenceService
 from hone_operator.specfields import are_changed, record_fields
 from observed import (
+    DIGEST,
     IMAGES,
     NOW,
     conditions,
@@ -298,6 +299,7 @@ def test_an_upgrade_replaces_the_engines_in_turn() -> None:
     assert action.in_turn
     observed.upgrading = [stored(deployment_of())]
     observed.upgrading[0]["metadata"]["name"] = "other"
+    observed.answers = {pod["metadata"]["uid"]: {"data": [{"id": "faq", "digest": DIGEST}]} for pod in observed.pods}
     found = plan(observed, NOW)
     assert found.actions == []
     assert conditions(found.status)["Progressing"] == ("False", "UpgradeWaiting")
