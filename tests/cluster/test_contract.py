@@ -144,10 +144,10 @@ def test_short_names_category_and_columns(hone: Any, namespace: str) -> None:
     for kind in SMALL:
         hone.apply(small(kind), namespace=namespace)
     assert hone.kubectl("get", "ftj", namespace=namespace).split("\n")[0].split() == [
-        "NAME", "STAGE", "PERCENT", "LOSS", "LEFT", "AGE",
+        "NAME", "STAGE", "READY", "REASON", "PERCENT", "LOSS", "LEFT", "AGE",
     ]  # fmt: skip
     assert hone.kubectl("get", "hisvc", namespace=namespace).split("\n")[0].split() == [
-        "NAME", "URL", "READY", "MODELS", "AGE",
+        "NAME", "URL", "READY", "REASON", "ENGINES", "MODELS", "AGE",
     ]  # fmt: skip
     listed = hone.kubectl("get", "hone", "--output=name", namespace=namespace)
     assert listed.split() == ["finetunejob.hone.dev/small", "inferenceservice.hone.dev/small"]
