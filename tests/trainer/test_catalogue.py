@@ -5,6 +5,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from signal import SIGTERM
@@ -132,11 +133,21 @@ class Provoke:
         return failed, str(file)
 
     def DiskFull(self) -> tuple[Any, str]:
-        self.out.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "hone-test", str(self.out)], check=True)
-        try:
+        with self.mounted("size=16m"):
             full = {"phase": "stepping", "at": 2, "root": str(self.out), "leave": 0}
             return self._forks.run(self._job(checkpoint={"saveSteps": 2}), self.out, fill=full), str(self.out)
+
+    def VolumeAccessDenied(self) -> tuple[Any, str]:
+        with self.mounted("ro"):
+            return self.run(), str(self.out)
+
+    @contextmanager
+    def mounted(self, options: str) -> Iterator[None]:
+        """A small file system as the output folder."""
+        self.out.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "hone-test", str(self.out)], check=True)
+        try:
+            yield
         finally:
             subprocess.run(["umount", "--lazy", str(self.out)], check=True)
 
@@ -170,7 +181,7 @@ REASONS = [found for found in CATALOGUE.values() if found.exit_code and found.na
 def test_a_reason_is_what_a_user_meets(
     forks: Any, there: Any, kill: Any, job: Job, claim: Path, tmp_path: Path, reason: Reason
 ) -> None:
-    if reason.name == "DiskFull" and os.getuid() != 0:
+    if reason.name in ("DiskFull", "VolumeAccessDenied") and os.getuid() != 0:
         pytest.skip("mounting a small file system takes root")
     provoke = getattr(Provoke(forks, there, kill, job, claim, tmp_path), reason.name, None)
     assert provoke, f"nothing provokes {reason.name}"
