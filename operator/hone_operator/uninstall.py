@@ -9,7 +9,8 @@ import asyncio
 import logging
 import sys
 
-from hone_api.layout import MANAGED_BY_LABEL, MANAGER
+import aiohttp
+from hone_api.layout import INFERENCESERVICE_LABEL, MANAGED_BY_LABEL, MANAGER
 
 from hone_operator import logs
 from hone_operator.api import Api, ApiError
@@ -18,12 +19,14 @@ from hone_operator.resources import BUDGETS
 
 logger = logging.getLogger(__name__)
 
+SELECTOR = f"{MANAGED_BY_LABEL}={MANAGER},{INFERENCESERVICE_LABEL}"
+
 
 async def remove_budgets(api: Api, namespaces: list[str]) -> int:
-    """Delete the budgets of engines in these namespaces, "" for all, and return their number. Raises ApiError."""
+    """Delete the budgets of engines in these namespaces, "" for all, and return their number. Raises as Api does."""
     removed = 0
     for namespace in namespaces:
-        for budget in await api.list(BUDGETS, namespace, labelSelector=f"{MANAGED_BY_LABEL}={MANAGER}"):
+        for budget in await api.list(BUDGETS, namespace, labelSelector=SELECTOR):
             metadata = budget["metadata"]
             await api.delete(BUDGETS, metadata["namespace"], metadata["name"], metadata["uid"])
             logger.info("Deleted PodDisruptionBudget %s/%s", metadata["namespace"], metadata["name"])
@@ -32,7 +35,7 @@ async def remove_budgets(api: Api, namespaces: list[str]) -> int:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Remove the budgets. Exits with 1 when the API server refuses."""
+    """Remove the budgets. Exits with 1 when the API server refuses or does not answer."""
     parser = argparse.ArgumentParser(prog="hone_operator.uninstall", description="Remove the budgets of engines.")
     parser.add_argument("--namespace", action="append", help="only in this namespace; may be repeated (default: all)")
     namespaces = parser.parse_args(argv).namespace or [""]
@@ -40,11 +43,18 @@ def main(argv: list[str] | None = None) -> None:
     try:
         removed = asyncio.run(_connect_and_remove(namespaces))
     except ApiError as error:
-        sys.exit(
-            f"The API server refused to list or delete PodDisruptionBudgets: {error}. Delete them yourself: "
-            f"kubectl delete poddisruptionbudgets -A -l {MANAGED_BY_LABEL}={MANAGER}"
-        )
+        sys.exit(f"The API server refused to list or delete PodDisruptionBudgets: {error}. {_remedy(namespaces)}")
+    except (aiohttp.ClientError, TimeoutError) as error:
+        sys.exit(f"The API server does not answer: {error or 'no answer in time'}. {_remedy(namespaces)}")
     logger.info("PodDisruptionBudgets deleted: %d", removed)
+
+
+def _remedy(namespaces: list[str]) -> str:
+    commands = (
+        f"kubectl delete poddisruptionbudgets {f'-n {namespace}' if namespace else '-A'} -l {SELECTOR}"
+        for namespace in namespaces
+    )
+    return "Delete the budgets yourself: " + "; ".join(commands)
 
 
 async def _connect_and_remove(namespaces: list[str]) -> int:
