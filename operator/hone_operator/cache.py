@@ -62,8 +62,12 @@ class Cache:
             return False
         namespace, name = metadata.get("namespace", ""), metadata["name"]
         known = self._known(resource, namespace, name)
-        if known is not None and _identity(known)[0] >= _identity(body)[0]:
-            return False
+        if known is not None:
+            known_version, known_uid = _identity(known)
+            if known_uid != uid:  # the older of the two is gone, though an answer about it can still come
+                self._remember(uid if known_version >= version else known_uid, max(known_version, version))
+            if known_version >= version:
+                return False
         metadata.pop("managedFields", None)
         body.setdefault("apiVersion", resource.api_version)
         body.setdefault("kind", resource.kind)

@@ -1,0 +1,100 @@
+"""In whatever order watches and the answers of writes come, the cache ends with what the server has.
+
+One order is left out: an object that was made and deleted before a list, while the watch was cut, and of which the
+first news is the answer to its creation, after that list.
+"""
+
+import copy
+from dataclasses import dataclass, field
+
+from hone_operator.cache import Cache
+from hone_operator.resources import JOBS, Key, Object
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+TARGET = Key(JOBS, "team", "faq-train")
+
+
+@dataclass
+class Server:
+    """One name on a server: what it has, what its watch has still to tell, and the answers on their way."""
+
+    version: int = 0
+    lives: int = 0
+    body: Object | None = None
+    events: list[tuple[str, Object]] = field(default_factory=list)
+    answers: list[Object] = field(default_factory=list)
+
+    def write(self) -> None:
+        """Make the object, or change it."""
+        self.version += 1
+        if self.body is None:
+            self.lives += 1
+        uid = f"uid-{self.lives}"
+        kind = "MODIFIED" if self.body else "ADDED"
+        metadata = {"name": TARGET.name, "namespace": "team", "uid": uid, "resourceVersion": str(self.version)}
+        self.body = {"metadata": metadata}
+        self.events.append((kind, self.body))
+        self.answers.append(self.body)
+
+    def delete(self) -> None:
+        if self.body is None:
+            return
+        self.version += 1
+        metadata = self.body["metadata"] | {"resourceVersion": str(self.version)}
+        self.events.append(("DELETED", {"metadata": metadata}))
+        self.body = None
+
+
+def hear(cache: Cache, event: tuple[str, Object]) -> None:
+    kind, body = event
+    if kind == "DELETED":
+        cache.remove(JOBS, copy.deepcopy(body))
+    else:
+        cache.put(JOBS, copy.deepcopy(body))
+
+
+def hear_list(cache: Cache, server: Server) -> None:
+    """The watch was cut: what it had still to tell is never told."""
+    unheard = {body["metadata"]["uid"] for kind, body in server.events if kind == "ADDED"}
+    unheard -= {body["metadata"]["uid"] for body in (server.body, cache.get(JOBS, "team", TARGET.name)) if body}
+    server.answers = [body for body in server.answers if body["metadata"]["uid"] not in unheard]
+    server.events.clear()
+    if server.body:
+        cache.put(JOBS, copy.deepcopy(server.body))
+    cache.keep_only(JOBS, "", {server.body["metadata"]["uid"]} if server.body else set(), server.version)
+
+
+STEPS = st.tuples(st.sampled_from(["write", "delete", "hear", "answer", "list", "read"]), st.integers(0, 3))
+REPLACED_BY_A_LIST = [("write", 0), ("hear", 0), ("delete", 0), ("write", 0), ("list", 0), ("delete", 0)]
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(STEPS, max_size=25), st.booleans())
+@example(REPLACED_BY_A_LIST, True)
+def test_any_order_ends_with_what_the_server_has(steps: list[tuple[str, int]], answers_come_last: bool) -> None:
+    cache, server = Cache(), Server()
+    ends = [("hear", 0)] * 30 + [("answer", 0)] * 30
+    for step, which in steps + (ends if answers_come_last else ends[::-1]):
+        if step == "write":
+            server.write()
+        elif step == "delete":
+            server.delete()
+        elif step == "hear" and server.events:
+            hear(cache, server.events.pop(0))
+        elif step == "answer" and server.answers:
+            cache.put(JOBS, copy.deepcopy(server.answers.pop(which % len(server.answers))))
+        elif step == "list":
+            hear_list(cache, server)
+        elif step == "read":
+            # As `refresh` does: an object with another uid than that which was read is gone.
+            known, found = cache.get(JOBS, "team", TARGET.name), copy.deepcopy(server.body)
+            if known and (found is None or found["metadata"]["uid"] != known["metadata"]["uid"]):
+                cache.remove(JOBS, known, for_good=True)
+            if found:
+                cache.put(JOBS, found)
+    assert not server.events
+    assert not server.answers
+    found = cache.get(JOBS, "team", TARGET.name)
+    expected = server.body["metadata"] if server.body else None
+    assert (found["metadata"] if found else None) == expected
