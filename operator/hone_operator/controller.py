@@ -36,7 +36,7 @@ from hone_operator.resources import (
     merge_patch,
 )
 from hone_operator.serviceview import ObservedInferenceService
-from hone_operator.troubles import TRIES, describe, troubles_alone, unread
+from hone_operator.troubles import TRIES, Troubles, describe, troubles_alone, unread
 from hone_operator.workqueue import WorkQueue
 
 WORKERS = 8
@@ -67,6 +67,7 @@ class Controller:
         self.poller = Poller(self._heard)
         self.observer = Observer(api, self.cache, self.poller, images)
         self.executor = Executor(api, self.cache, self.observer.upgrading)
+        self._unwritten = Troubles()
         self.synced = asyncio.Event()
         self.coverage = Coverage(namespaces)
         metrics.watch_coverage(self.coverage.unreadable)
@@ -117,6 +118,7 @@ class Controller:
         if owner is None:
             self.queue.forget(key)
             self.executor.forget(key)
+            self._unwritten.forget(key)
             self.poller.want(key, {})
             return "success"
         now = datetime.now(UTC)
@@ -180,11 +182,13 @@ class Controller:
             return
         changes = merge_patch(owner.get("status") or {}, plan.status)
         try:
-            if not changes or not await self._patch_status(key, owner, changes):
-                return
+            is_written = bool(changes) and await self._patch_status(key, owner, changes)
         except ApiError as error:
             await self._tell_unwritten(key, owner, error)
             raise
+        self._unwritten.forget(key)
+        if not is_written:
+            return
         self._queue_dependents(key)
         for event in plan.events:
             logger.info("%s", event.message, extra={"reason": event.reason})
@@ -192,7 +196,7 @@ class Controller:
 
     async def _tell_unwritten(self, key: Key, owner: Object, error: ApiError) -> None:
         """Report by an event that the status can't be written: it is reported nowhere else."""
-        counted = self.executor.troubles.count(key, [STATUS])[STATUS]
+        counted = self._unwritten.count(key, [STATUS])[STATUS]
         if counted == (1 if error.is_refusal else TRIES) and not error.is_farewell:
             words = HoneError(API_FAILING, f"The status can't be written: {describe(error)}").sentence()
             await self._emit(key, owner, Event("Warning", API_FAILING.name, words[:LONGEST_MESSAGE]))
