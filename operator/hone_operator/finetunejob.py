@@ -154,9 +154,11 @@ def _accepted(observed: ObservedFineTuneJob, job: FineTuneJob) -> str:
 
 def _jobs_of_another_spec(observed: ObservedFineTuneJob, job: FineTuneJob) -> list[Object]:
     """Jobs without a controller that were made from another spec: what they did says nothing of this object."""
-    wanted, found = children.config_map(observed.owner)["data"], (observed.config_map or {}).get("data")
     views = (observed.training, observed.preparing)
     orphans = [(view.container, view.job) for view in views if view.job and is_orphan(view.job, observed.owner)]
+    if not orphans:
+        return []
+    wanted, found = children.config_map(observed.owner)["data"], (observed.config_map or {}).get("data")
     return [
         orphan
         for component, orphan in orphans

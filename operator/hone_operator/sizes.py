@@ -6,6 +6,7 @@ size alone, and observe.py refuses it with that size.
 """
 
 import json
+import marshal
 from typing import Any
 
 from hone_operator.resources import Object
@@ -15,13 +16,15 @@ LARGEST_BYTES = 1 << 20
 OVERSIZED = "oversized"
 """The field of a kept object, in place of its spec and status, with the bytes of its JSON."""
 _CONTAINER, _VALUE = 120, 60
+_MOST_PER_BYTE = 68
+"""Of memory for each byte of marshal's format, which is quick to make: a list of nulls has the most."""
 _METADATA = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
 _LABELS, _MOST_OWNERS = ("hone.dev/", "app.kubernetes.io/"), 8
 
 
 def bound(body: Object) -> Object:
     """Return the object, or what is kept of one that is too large."""
-    if not _is_larger(body, LARGEST_BYTES):
+    if len(marshal.dumps(body, 2)) * _MOST_PER_BYTE <= LARGEST_BYTES or not _is_larger(body, LARGEST_BYTES):
         return body
     metadata = body["metadata"]
     kept = {name: metadata[name] for name in _METADATA if name in metadata}

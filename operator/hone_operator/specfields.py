@@ -21,47 +21,64 @@ Fields = dict[str, str]
 
 class _Field(NamedTuple):
     path: str
-    digest: str
-    default: str
+    value: Any
+    default: Any
     is_set: bool
 
 
 def record_fields(spec: ApiModel, names: Iterable[str]) -> Fields:
     """Return the digests of what the object sets below these fields of its spec."""
-    return {field.path: field.digest for field in _walk(spec, set(names)) if field.is_set}
+    return {field.path: _digest_of(field.value) for field in _walk(spec, set(), set(names)) if field.is_set}
 
 
 def are_changed(recorded: Fields, spec: ApiModel, names: Iterable[str]) -> bool:
     """Return whether one of these fields has another value than the record says."""
-    for field in _walk(spec, set(names)):
-        now = field.digest if field.is_set else field.default
-        if recorded.get(field.path, field.default) != now:
+    for field in _walk(spec, _with_parents(recorded), set(names)):
+        default = _digest_of(field.default)
+        if recorded.get(field.path, default) != (_digest_of(field.value) if field.is_set else default):
             return True
     return False
 
 
-def _walk(model: BaseModel, names: set[str] | None = None, prefix: str = "") -> Iterator[_Field]:
+def _with_parents(paths: Iterable[str]) -> set[str]:
+    """Return the paths, and those of the parts that they are in."""
+    found: set[str] = set()
+    for path in paths:
+        while path and path not in found:
+            found.add(path)
+            path = path.rpartition(".")[0]
+    return found
+
+
+def _walk(model: BaseModel, recorded: set[str], names: set[str] | None = None, prefix: str = "") -> Iterator[_Field]:
+    """Yield the fields that are set now, or were when the record was made: all others have their defaults."""
+    are_set = model.model_fields_set
     for name, info in type(model).model_fields.items():
         if names is not None and name not in names:
             continue
         path = prefix + (info.alias or name)
-        yield from _walk_value(path, getattr(model, name), info, name in model.model_fields_set)
+        if name in are_set or path in recorded:
+            yield from _walk_value(path, getattr(model, name), info, name in are_set, recorded)
 
 
-def _walk_value(path: str, value: Any, info: FieldInfo, is_set: bool) -> Iterator[_Field]:
-    default = None if info.is_required() else info.get_default(call_default_factory=True)
+def _walk_value(path: str, value: Any, info: FieldInfo, is_set: bool, recorded: set[str]) -> Iterator[_Field]:
+    default = None if info.is_required() else info.default  # no field has a factory
     if isinstance(value, BaseModel):
         if not isinstance(default, BaseModel):
-            yield _Field(path, digest_of("set"), digest_of(default), is_set)
-        yield from _walk(value, prefix=f"{path}.")
+            yield _Field(path, "set", default, is_set)
+        yield from _walk(value, recorded, prefix=f"{path}.")
     elif isinstance(value, list) and value and all(isinstance(item, BaseModel) for item in value):
-        yield _Field(path, digest_of(len(value)), digest_of(0), is_set)
+        yield _Field(path, len(value), 0, is_set)
         for index, item in enumerate(value):
-            yield from _walk(item, prefix=f"{path}.{index}.")
+            yield from _walk(item, recorded, prefix=f"{path}.{index}.")
     elif isinstance(default, BaseModel):  # None in place of a part that has defaults
-        yield _Field(path, digest_of(None), digest_of("set"), is_set)
+        yield _Field(path, None, "set", is_set)
     else:
-        yield _Field(path, digest_of(_plain(value)), digest_of(_plain(default)), is_set)
+        yield _Field(path, value, default, is_set)
+
+
+def _digest_of(value: Any) -> str:
+    return digest_of(_plain(value))
 
 
 def _plain(value: Any) -> Any:
