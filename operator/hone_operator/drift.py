@@ -8,10 +8,10 @@ what was deleted from the child. Others may add to a child; what they add stays.
 import copy
 import hashlib
 import json
-from decimal import Decimal, InvalidOperation
+from decimal import InvalidOperation
 from typing import Any
 
-from hone_operator.quantity import SUFFIXES
+from hone_operator.quantity import exact_number
 from hone_operator.resources import Object
 
 APPLIED = "hone.dev/applied"
@@ -72,17 +72,9 @@ def _is_same_amount(one: Any, other: Any) -> bool:
     if isinstance(one, (dict, list)) or isinstance(other, (dict, list)) or one is None:
         return False
     try:
-        return _amount(str(one)) == _amount(str(other))
+        return exact_number(one) == exact_number(other)
     except InvalidOperation:
         return False
-
-
-def _amount(quantity: str) -> Decimal:
-    """Return a quantity as an exact number. Raises InvalidOperation where it is none."""
-    for suffix in SUFFIXES:
-        if quantity.endswith(suffix):
-            return Decimal(quantity.removesuffix(suffix)) * Decimal(str(SUFFIXES[suffix]))
-    return Decimal(quantity)
 
 
 def is_empty(value: Any) -> bool:

@@ -15,7 +15,7 @@ import aiohttp
 from hone_operator.api import Api, ApiError
 from hone_operator.cache import Cache
 from hone_operator.contests import Contests, contender
-from hone_operator.plan import Action, Apply, Create, Delete, Patch
+from hone_operator.plan import Action, Apply, Create, Delete, Patch, name_of
 from hone_operator.resources import PODS, Key, Object, Resource
 from hone_operator.troubles import Trouble, Troubles, contested, failed
 
@@ -84,7 +84,7 @@ class Executor:
             if not isinstance(action, Apply | Patch) or not self._contests.is_suspect(key, _child(action)):
                 continue
             try:
-                found = await self._api.get(action.resource, key.namespace, _child(action)[1])
+                found = await self._api.get(action.resource, key.namespace, name_of(action))
             except (ApiError, aiohttp.ClientError, TimeoutError):
                 continue
             self._contests.blame(key, _child(action), contender(found))
@@ -107,7 +107,7 @@ class Executor:
         return await self._write(key, action)
 
     async def _write(self, key: Key, action: Create | Apply | Patch) -> bool:
-        target = Key(action.resource, key.namespace, _child(action)[1])
+        target = Key(action.resource, key.namespace, name_of(action))
         before = self._cache.version(target)
         if isinstance(action, Create):
             found = await self._create(action)
@@ -157,8 +157,7 @@ async def refresh(api: Api, cache: Cache, resource: Resource, namespace: str, na
 
 def _child(action: Action) -> tuple[str, str]:
     """Kind and name of the object that an action is about."""
-    name = action.body["metadata"]["name"] if isinstance(action, Create | Apply) else action.name
-    return action.resource.kind, name
+    return action.resource.kind, name_of(action)
 
 
 def _name(action: Action) -> str:

@@ -11,7 +11,7 @@ from hone_operator.conditions import Conditions
 from hone_operator.drift import annotation_of, contains, is_current
 from hone_operator.failures import is_rejected
 from hone_operator.jobview import JobView, ObservedFineTuneJob
-from hone_operator.madefrom import FIELDS, MADE_FROM, are_fields_changed, is_recorded, recorded_fields
+from hone_operator.madefrom import MADE_FROM, are_fields_changed, is_recorded
 from hone_operator.ownership import conflict, explain_leaving, is_foreign_claim, is_leaving, is_orphan
 from hone_operator.plan import Apply, Create, Patch, Plan, removal
 from hone_operator.podspec import owner_reference
@@ -25,6 +25,7 @@ from hone_operator.resources import (
     is_controlled_by,
     is_terminal,
 )
+from hone_operator.specfields import FIELDS, read_record
 from hone_operator.troubles import SYNCED, report
 
 EVENT_TYPES = ("Accepted", "Prepared", "Running", "Suspended", outputclaims.CONDITION, SYNCED)
@@ -205,7 +206,7 @@ def _job_patch(found: Object, pods: list[Object], desired: Object, job: FineTune
     # No rule of a podFailurePolicy matches what never ran, so a pod that was rejected is allowed on top.
     fields["backoffLimit"] += min(sum(is_rejected(pod) for pod in pods), MOST_REJECTED)
     wanted = dict(desired["metadata"]["annotations"])
-    if recorded_fields(found) is not None or not annotation_of(found, MADE_FROM):
+    if read_record(found) is not None or not annotation_of(found, MADE_FROM):
         del wanted[FIELDS]  # what the Job was made from stays, or is not known
     metadata: Object = {"labels": desired["metadata"]["labels"], "annotations": wanted}
     taken_away = trainer.no_longer_passed_on(desired, found)

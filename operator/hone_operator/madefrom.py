@@ -9,13 +9,10 @@ from hone_api.finetunejob import FineTuneJob
 
 from hone_operator.drift import annotation_of
 from hone_operator.resources import Object
-from hone_operator.specfields import Fields, are_changed, record_fields
-
-FIELDS = "hone.dev/made-from-fields"
-"""Annotation of a Job: what the object set of the fields for which the Job is replaced."""
+from hone_operator.specfields import Fields, are_changed, read_record, record_fields
 
 MADE_FROM = "hone.dev/made-from"
-"""What versions before FIELDS wrote: one digest of the same fields, with that version's defaults."""
+"""What versions before specfields.FIELDS wrote: one digest of the same fields, with that version's defaults."""
 
 CHANGEABLE = ("checkpoint", "resources", "cache", "token_secret", "pod")
 """The fields that may change after creation, and that the pod template of a Job is made from."""
@@ -72,7 +69,7 @@ def fields_of(job: FineTuneJob, *, has_token: bool) -> Fields:
 
 def are_fields_changed(observed: Object, owner: Object, job: FineTuneJob, *, has_token: bool) -> bool:
     """Return whether the object has changed, since a Job was made, in what the Job's pods are made from."""
-    if (recorded := recorded_fields(observed)) is not None:
+    if (recorded := read_record(observed)) is not None:
         return are_changed(recorded, job.spec, _names(has_token))
     if not (first := annotation_of(observed, MADE_FROM)):
         return False  # nothing is known of what it was made from
@@ -84,16 +81,7 @@ def are_fields_changed(observed: Object, owner: Object, job: FineTuneJob, *, has
 
 def is_recorded(observed: Object) -> bool:
     """Return whether a Job says what it was made from."""
-    return recorded_fields(observed) is not None or bool(annotation_of(observed, MADE_FROM))
-
-
-def recorded_fields(observed: Object) -> Fields | None:
-    """Return what a Job was made from, where it says so."""
-    try:
-        found = json.loads(annotation_of(observed, FIELDS) or "")
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
+    return read_record(observed) is not None or bool(annotation_of(observed, MADE_FROM))
 
 
 def first_digest(spec: Object) -> str:

@@ -160,11 +160,10 @@ class Observer:
         observed.service = await self._child_or_foreign(SERVICES, owner, key.name)
         observed.budget = await self._child(BUDGETS, owner, key.name)
         name = adapters.config_map_name(key.name)
-        observed.adapters = await self._child(CONFIGMAPS, owner, name)
         if parsed.spec.adapters or parsed.spec.model.fine_tune_job:
             observed.adapters = await self._child_or_foreign(CONFIGMAPS, owner, name)
-        elif observed.adapters and not is_controlled_by(observed.adapters, owner):
-            observed.adapters = None
+        elif (left := await self._child(CONFIGMAPS, owner, name)) and is_controlled_by(left, owner):
+            observed.adapters = left
         observed.jobs = {name: self.cache.get(FINETUNEJOBS, key.namespace, name) for name in names_of_jobs(parsed.spec)}
         observed.autoscaler = await self._child(AUTOSCALERS, owner, key.name)
         needed = claims_of(parsed.spec, observed.jobs)

@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 from hone_api.layout import FINETUNEJOB_LABEL, INFERENCESERVICE_LABEL, MANAGED_BY_LABEL, MANAGER
 from hone_api.reasons import CHILD_LEAVING, NAME_CONFLICT, HoneError
 
-from hone_operator.plan import Action, Apply, Patch
+from hone_operator.plan import Action, Apply, Patch, name_of
+from hone_operator.podstate import parse_time
 from hone_operator.resources import (
     CHILDREN,
     FINETUNEJOBS,
@@ -61,7 +62,7 @@ def explain_leaving(children: list[Object], owner: Object, now: datetime) -> Hon
         what, where = f"{child['kind']} {metadata['name']}", f"--namespace {metadata['namespace']}"
         command = f"kubectl get {child['kind'].lower()} {metadata['name']} {where} --output yaml"
         if since := metadata.get("deletionTimestamp"):
-            if now - _moment(since) < LEAVING_PATIENCE:
+            if now - parse_time(since) < LEAVING_PATIENCE:
                 continue
             words = f"{what} has been in deletion since {since}"
             if finalizers := metadata.get("finalizers"):
@@ -72,7 +73,7 @@ def explain_leaving(children: list[Object], owner: Object, now: datetime) -> Hon
             )
             return HoneError(CHILD_LEAVING, words, remedy=remedy)
         since = owner["metadata"].get("creationTimestamp")
-        if since is None or now - _moment(since) < LEAVING_PATIENCE:
+        if since is None or now - parse_time(since) < LEAVING_PATIENCE:
             continue
         uid = (controller_of(child) or {})["uid"]
         words = f"{what} belongs to an earlier {owner['kind']} of this name (uid {uid}), and has not been removed"
@@ -116,11 +117,10 @@ def bind(action: Action, found: list[Object]) -> Action:
     """Return the action with the uid of the object that it was decided on: of another one it must change nothing."""
     if not isinstance(action, Apply | Patch):
         return action
-    name = action.name if isinstance(action, Patch) else action.body["metadata"]["name"]
     uids = [
         each["metadata"].get("uid")
         for each in found
-        if each["metadata"]["name"] == name and each.get("kind", PODS.kind) == action.resource.kind
+        if each["metadata"]["name"] == name_of(action) and each.get("kind", PODS.kind) == action.resource.kind
     ]
     if not uids or uids[0] is None:
         return action
@@ -137,7 +137,3 @@ def _is_of_predecessor(child: Object, owner: Object) -> bool:
         and reference["name"] == owner["metadata"]["name"]
         and reference["uid"] != owner["metadata"]["uid"]
     )
-
-
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text)

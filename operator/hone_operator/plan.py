@@ -48,6 +48,12 @@ def removal(resource: Resource, found: Object) -> Delete:
 Action = Create | Apply | Patch | Delete
 
 
+def name_of(action: Action) -> str:
+    """Return the name of the object that an action is about."""
+    name: str = action.body["metadata"]["name"] if isinstance(action, Create | Apply) else action.name
+    return name
+
+
 @dataclass(frozen=True)
 class Event:
     """A Kubernetes Event about the object; `type` is Normal or Warning."""

@@ -1,21 +1,26 @@
 """Kubernetes quantities as numbers."""
 
+from decimal import Decimal
+
 SUFFIXES = {
-    **{suffix: 1024.0**power for power, suffix in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), start=1)},
-    **{suffix: 1000.0**power for power, suffix in enumerate(("k", "M", "G", "T", "P", "E"), start=1)},
-    "m": 1e-3,
-    "u": 1e-6,
-    "n": 1e-9,
+    **{suffix: Decimal(1024) ** power for power, suffix in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), start=1)},
+    **{suffix: Decimal(1000) ** power for power, suffix in enumerate(("k", "M", "G", "T", "P", "E"), start=1)},
+    **{suffix: Decimal(1000) ** -power for power, suffix in enumerate(("m", "u", "n"), start=1)},
 }
 
 
 def number(quantity: str | int | float) -> float:
-    """Such as 0.5 for "500m" and 1024 for "1Ki"."""
+    """Such as 0.5 for "500m" and 1024 for "1Ki". Raises InvalidOperation as `exact_number` does."""
+    return float(exact_number(quantity))
+
+
+def exact_number(quantity: str | int | float) -> Decimal:
+    """Return a quantity as an exact number, for comparisons. Raises decimal.InvalidOperation where it is none."""
     text = str(quantity)
     for suffix, factor in SUFFIXES.items():
         if text.endswith(suffix):
-            return float(text.removesuffix(suffix)) * factor
-    return float(text)
+            return Decimal(text.removesuffix(suffix)) * factor
+    return Decimal(text)
 
 
 def amount_of(resource: str, quantity: float) -> str:

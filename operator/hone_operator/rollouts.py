@@ -15,10 +15,8 @@ from hone_api.inferenceservice import InferenceServiceSpec
 from hone_operator.drift import annotation_of, contains, digest_of
 from hone_operator.resolve import Resolved
 from hone_operator.resources import Object
-from hone_operator.specfields import Fields, are_changed, record_fields
+from hone_operator.specfields import FIELDS, Fields, are_changed, read_record, record_fields
 
-FIELDS = "hone.dev/made-from-fields"
-"""Annotation of a Deployment: what the object, and the artifacts that it names, set of the pods."""
 TEMPLATE = "hone.dev/template"
 """Annotation of a Deployment: digest of the desired pod template."""
 UPGRADE = "hone.dev/upgrade"
@@ -74,7 +72,7 @@ def is_of_upgrade(
     """
     if annotation_of(observed, TEMPLATE) == digest_of_template(desired):
         return False
-    recorded = _recorded(observed)
+    recorded = read_record(observed)
     if recorded is None:  # made by a version that kept no record
         return True
     artifacts = _artifacts(resolved)
@@ -83,11 +81,6 @@ def is_of_upgrade(
     if recorded.get(_ADAPTERS) == artifacts[_ADAPTERS] and not are_changed(recorded, spec, ["adapters"]):
         return True
     return is_hot and recorded.get(_IMAGES) != _images(desired)
-
-
-def is_recorded(observed: Object) -> bool:
-    """Return whether the Deployment says what it was made from."""
-    return _recorded(observed) is not None
 
 
 def keeps_marker(observed: Object, desired: Object, *, takes_turn: bool) -> bool:
@@ -128,11 +121,3 @@ def _artifacts(resolved: Resolved) -> Fields:
 def _images(desired: Object) -> str:
     pod = desired["spec"]["template"]["spec"]
     return digest_of([container["image"] for container in [*pod["containers"], *(pod.get("initContainers") or [])]])
-
-
-def _recorded(observed: Object) -> Fields | None:
-    try:
-        found = json.loads(annotation_of(observed, FIELDS) or "")
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None

@@ -18,6 +18,7 @@ from hone_operator.resources import (
     merge_patch,
 )
 from hone_operator.serviceview import ObservedInferenceService
+from hone_operator.specfields import FIELDS, read_record
 
 
 def make(
@@ -128,9 +129,8 @@ def _keep_for_now(found: Object, desired: Object, replicas: int, result: Plan) -
     patch: Object = {}
     if found["spec"].get("replicas") != replicas:
         patch["spec"] = {"replicas": replicas}
-    if not rollouts.is_recorded(found):
-        fields = desired["metadata"]["annotations"][rollouts.FIELDS]
-        patch["metadata"] = {"annotations": {rollouts.FIELDS: fields}}
+    if read_record(found) is None:
+        patch["metadata"] = {"annotations": {FIELDS: desired["metadata"]["annotations"][FIELDS]}}
     if patch:
         result.actions.append(Patch(DEPLOYMENTS, found["metadata"]["name"], patch))
 

@@ -6,6 +6,7 @@ itself sets. A field that is missing on either side counts as its present defaul
 not know is ignored: it is one of a newer version, before a rollback.
 """
 
+import json
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -13,7 +14,11 @@ from hone_api.common import ApiModel
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from hone_operator.drift import digest_of
+from hone_operator.drift import annotation_of, digest_of
+from hone_operator.resources import Object
+
+FIELDS = "hone.dev/made-from-fields"
+"""Annotation of a child that has pods: the record of what the object set of the fields that these are made from."""
 
 Fields = dict[str, str]
 """Digests of values by the path of the field."""
@@ -29,6 +34,15 @@ class _Field(NamedTuple):
 def record_fields(spec: ApiModel, names: Iterable[str]) -> Fields:
     """Return the digests of what the object sets below these fields of its spec."""
     return {field.path: _digest_of(field.value) for field in _walk(spec, set(), set(names)) if field.is_set}
+
+
+def read_record(observed: Object) -> Fields | None:
+    """Return what a child was made from, where it says so."""
+    try:
+        found = json.loads(annotation_of(observed, FIELDS) or "")
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def are_changed(recorded: Fields, spec: ApiModel, names: Iterable[str]) -> bool:

@@ -26,9 +26,10 @@ from hone_operator.children import (
     prepare_job_name,
 )
 from hone_operator.drift import annotation_of
-from hone_operator.madefrom import FIELDS, fields_of
+from hone_operator.madefrom import fields_of
 from hone_operator.podspec import Volumes, environment, labels, pod_spec, requirements, scratch
 from hone_operator.resources import Object
+from hone_operator.specfields import FIELDS
 
 PASSED_ON = "kueue.x-k8s.io/"
 """The owner's labels and annotations with this prefix are for the Job."""

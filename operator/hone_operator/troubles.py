@@ -13,7 +13,7 @@ from hone_api.reasons import API_FAILING, CHILD_CONTESTED, CHILD_REFUSED, HoneEr
 from hone_operator import readiness
 from hone_operator.api import ApiError
 from hone_operator.conditions import Conditions
-from hone_operator.plan import Action, Apply, Create, Delete, Plan
+from hone_operator.plan import Action, Apply, Create, Delete, Plan, name_of
 from hone_operator.refusals import refused
 from hone_operator.resources import DEPLOYMENTS, Key, Object, is_terminal
 
@@ -53,8 +53,7 @@ class Troubles:
 
 def failed(action: Action, error: Exception, failures: int) -> Trouble | None:
     """Return what to report of a write that failed so often in a row; None when it is too early."""
-    name = action.body["metadata"]["name"] if isinstance(action, Create | Apply) else action.name
-    what = f"{action.resource.kind} {name}"
+    what = f"{action.resource.kind} {name_of(action)}"
     stops_pods = isinstance(action, Create) or (action.resource == DEPLOYMENTS and isinstance(action, Apply))
     if isinstance(error, ApiError) and error.is_refusal:
         if stops_pods:

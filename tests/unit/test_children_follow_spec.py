@@ -11,14 +11,14 @@ from hone_operator import engine, trainer
 from hone_operator.drift import APPLIED, contains
 from hone_operator.finetunejob import plan as plan_job
 from hone_operator.inferenceservice import plan
-from hone_operator.madefrom import FIELDS, MADE_FROM, first_digest
+from hone_operator.madefrom import MADE_FROM, first_digest
 from hone_operator.observe import parse
 from hone_operator.plan import Apply, Delete, Patch
 from hone_operator.podspec import Images
 from hone_operator.resolve import resolve
 from hone_operator.resources import CONFIGMAPS, DEPLOYMENTS, JOBS, Object
 from hone_operator.serviceview import ObservedInferenceService
-from hone_operator.specfields import are_changed, record_fields
+from hone_operator.specfields import FIELDS, are_changed, record_fields
 from observed import (
     DIGEST,
     IMAGES,
