@@ -13,7 +13,7 @@ from kubernetes.aio import client, config
 from kubernetes.aio.client.rest import RESTClientObject
 
 from hone_operator import deepjson
-from hone_operator.listpages import ListPage
+from hone_operator.listpages import Listing, ListPage
 from hone_operator.metrics import Metrics
 from hone_operator.resources import Object, Resource
 
@@ -160,20 +160,19 @@ class Api:
             if error.status not in (404, 409):
                 raise
 
-    async def pages(
-        self, resource: Resource, namespace: str, selector: str, **selectors: str
-    ) -> AsyncIterator[tuple[list[Object], str]]:
-        """Everything that the label selector chooses, object by object, so that none need be kept for the next one.
+    def items(self, resource: Resource, namespace: str, **selectors: str) -> Listing:
+        """All objects that `labelSelector` and `fieldSelector` choose, one by one."""
+        return Listing(self._pages(resource, namespace, selectors))
 
-        The resourceVersion of the whole comes with the end of each page, which has no object.
-        """
-        params = {"labelSelector": selector, **selectors}
-        limit = PAGE
+    async def _pages(self, resource: Resource, namespace: str, selectors: dict[str, str]) -> AsyncIterator[ListPage]:
+        params, limit = dict(selectors), PAGE
         while True:
             params["limit"] = str(limit)
+            # One object is always read, whatever its size.
+            largest = LARGEST_PAGE if limit > 1 else None
             try:
                 data = await self._fetch(
-                    "GET", resource.plural, resource.path(namespace), params=params, largest=_largest_page(limit)
+                    "GET", resource.plural, resource.path(namespace), params=params, largest=largest
                 )
             except _TooLarge:
                 limit = max(1, limit // 10)
@@ -181,9 +180,7 @@ class Api:
             limit = min(PAGE, limit * 2)
             page = ListPage(data)
             del data
-            for item in page.items():
-                yield [item], ""
-            yield [], page.metadata["resourceVersion"]
+            yield page
             if not (token := page.metadata.get("continue")):
                 return
             params["continue"] = token
@@ -209,12 +206,10 @@ class Api:
 
     async def list(self, resource: Resource, namespace: str, **selectors: str) -> list[Object]:
         """All objects that `labelSelector` and `fieldSelector` choose."""
-        selector = selectors.pop("labelSelector", "")
         found: list[Object] = []
-        async for page, _ in self.pages(resource, namespace, selector, **selectors):
-            for item in page:
-                item["metadata"].pop("managedFields", None)
-                found.append(item)
+        async for item in self.items(resource, namespace, **selectors):
+            item["metadata"].pop("managedFields", None)
+            found.append(item)
         return found
 
     async def _one(self, method: str, plural: str, path: str, body: Object | None = None, **options: Any) -> Object:
@@ -309,11 +304,6 @@ async def _read(response: aiohttp.ClientResponse, largest: int | None) -> bytes:
         if len(data) > largest:
             raise _TooLarge
     return bytes(data)
-
-
-def _largest_page(limit: int) -> int | None:
-    """How many bytes a page of so many objects may have; one object is always read."""
-    return LARGEST_PAGE if limit > 1 else None
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

@@ -1,7 +1,8 @@
 """Which children are written again and again, because somebody else changes or deletes them each time.
 
-A repair is free a few times. After that the pause before the next one doubles, up to a limit, so that two writers never
-make the cluster roll out without end. A change of the owner's spec begins the count again.
+A repair is free a few times. After that the pause before the next one doubles, up to a limit at which it stays, so that
+two writers never make the cluster roll out without end. A time without a write begins the count again, and so does a
+change of the owner's spec.
 """
 
 from collections import deque
@@ -20,18 +21,21 @@ Child = tuple[str, str]
 
 @dataclass
 class Contest:
-    """The latest writes of one child. `not_before` is when the next one may be made."""
+    """The latest writes of one child. `pause`: seconds after the last one; 0 as long as there were not too many."""
 
     generation: int
-    writes: deque[float] = field(default_factory=lambda: deque(maxlen=FREE_WRITES + 8))
-    not_before: float = 0.0
+    writes: deque[float] = field(default_factory=lambda: deque(maxlen=FREE_WRITES + 1))
+    pause: float = 0.0
     manager: str | None = None
 
+    @property
+    def not_before(self) -> float:
+        """When the next write may be made."""
+        return self.writes[-1] + self.pause
+
     def is_open(self, now: float) -> bool:
-        """Whether there were too many writes lately."""
-        while self.writes and self.writes[0] < now - WINDOW_SECONDS:
-            self.writes.popleft()
-        return len(self.writes) > FREE_WRITES
+        """Whether there were too many writes, and the last one is not long ago."""
+        return self.pause > 0 and now <= self.writes[-1] + WINDOW_SECONDS
 
 
 class Contests:
@@ -46,15 +50,16 @@ class Contests:
         contest = known.get(child)
         if contest is None or contest.generation != generation:
             contest = known[child] = Contest(generation)
+        was_open = contest.is_open(now)
         contest.writes.append(now)
-        if not contest.is_open(now):
+        if not was_open and (len(contest.writes) <= FREE_WRITES or contest.writes[0] < now - WINDOW_SECONDS):
+            contest.pause = 0.0
             return False
-        extra = len(contest.writes) - FREE_WRITES - 1
-        contest.not_before = now + min(FIRST_PAUSE_SECONDS * 2.0**extra, LONGEST_PAUSE_SECONDS)
+        contest.pause = min(max(2 * contest.pause, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
         return True
 
     def is_suspect(self, key: Key, child: Child) -> bool:
-        """Whether one more write of the child is too many."""
+        """Whether one more write of the child may be too many."""
         contest = self._of.get(key, {}).get(child)
         return contest is not None and len(contest.writes) >= FREE_WRITES
 
@@ -75,7 +80,7 @@ class Contests:
     def seconds_left(self, key: Key, now: float) -> float | None:
         """Return after how many seconds something may have changed; None when nothing is contested."""
         contests = [found for _, found in self.contested(key, now)]
-        moments = [c.not_before if c.not_before > now else c.writes[0] + WINDOW_SECONDS for c in contests]
+        moments = [c.not_before if c.not_before > now else c.writes[-1] + WINDOW_SECONDS for c in contests]
         return max(min(moments) - now, 1.0) if moments else None
 
     def forget(self, key: Key) -> None:

@@ -7,7 +7,7 @@ before the next one is parsed.
 
 import json
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 
 from hone_operator import deepjson
 from hone_operator.resources import Object
@@ -52,6 +52,23 @@ class ListPage:
             if text[at : at + 1] == "}":
                 return
             at = _expect(text, at, ",")
+
+
+class Listing:
+    """The objects of a list, one by one, so that none needs to be kept for the next one.
+
+    `version` is the resourceVersion of the list, once all objects have been taken.
+    """
+
+    def __init__(self, pages: AsyncIterator[ListPage]) -> None:
+        self._pages = pages
+        self.version = ""
+
+    async def __aiter__(self) -> AsyncIterator[Object]:
+        async for page in self._pages:
+            for item in page.items():
+                yield item
+            self.version = page.metadata["resourceVersion"]
 
 
 def _elements(text: str, at: int) -> Generator[Object, None, int]:

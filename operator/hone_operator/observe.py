@@ -224,8 +224,8 @@ class Observer:
         if time.monotonic() < until:
             return known
         try:
-            pages = self.api.pages(NODES, "", "", fieldSelector="spec.unschedulable=true")
-            found = frozenset([node["metadata"]["name"] async for page, _ in pages for node in page])
+            nodes = self.api.items(NODES, "", fieldSelector="spec.unschedulable=true")
+            found = frozenset([node["metadata"]["name"] async for node in nodes])
         except ApiError as error:
             if error.status != 403:
                 raise
@@ -246,7 +246,7 @@ class Observer:
 
     async def _read_facts(self) -> ClusterFacts | None:
         try:
-            nodes = tuple([node_of(node) async for page, _ in self.api.pages(NODES, "", "") for node in page])
+            nodes = tuple([node_of(node) async for node in self.api.items(NODES, "")])
         except ApiError as error:
             if error.status != 403:
                 raise

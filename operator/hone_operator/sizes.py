@@ -16,7 +16,7 @@ LARGEST_BYTES = 1 << 20
 OVERSIZED = "oversized"
 """The field of a kept object, in place of its spec and status, with the bytes of its JSON."""
 _CONTAINER, _VALUE = 120, 60
-_MOST_PER_BYTE = 68
+MOST_PER_BYTE = 68
 """Of memory for each byte of marshal's format, which is quick to make: a list of nulls has the most."""
 _METADATA = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
 _LABELS, _MOST_OWNERS = ("hone.dev/", "app.kubernetes.io/"), 8
@@ -24,7 +24,7 @@ _LABELS, _MOST_OWNERS = ("hone.dev/", "app.kubernetes.io/"), 8
 
 def bound(body: Object) -> Object:
     """Return the object, or what is kept of one that is too large."""
-    if len(marshal.dumps(body, 2)) * _MOST_PER_BYTE <= LARGEST_BYTES or not _is_larger(body, LARGEST_BYTES):
+    if len(marshal.dumps(body, 2)) * MOST_PER_BYTE <= LARGEST_BYTES or not is_larger(body, LARGEST_BYTES):
         return body
     metadata = body["metadata"]
     kept = {name: metadata[name] for name in _METADATA if name in metadata}
@@ -35,7 +35,7 @@ def bound(body: Object) -> Object:
     found: Object = {"apiVersion": body["apiVersion"], "kind": body["kind"], "metadata": kept, "spec": {}}
     status = body.get("status")
     if status is not None:
-        found["status"] = {} if _is_larger(status, LARGEST_BYTES // 2) else status
+        found["status"] = {} if is_larger(status, LARGEST_BYTES // 2) else status
     found[OVERSIZED] = len(json.dumps(body, separators=(",", ":")))
     return found
 
@@ -48,7 +48,7 @@ def describe_oversize(body: Object) -> str | None:
     return f"the object has {body[OVERSIZED]} bytes, and takes more than {limit}"
 
 
-def _is_larger(value: Any, limit: int) -> bool:
+def is_larger(value: Any, limit: int) -> bool:
     """Whether a parsed value takes more than so many bytes, by a rough count that ends early."""
     left, waiting = limit, [value]
     while waiting:

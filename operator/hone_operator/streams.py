@@ -87,14 +87,12 @@ class _Stream:
 
     async def _list(self) -> str:
         uids: set[str] = set()
-        version = ""
-        async for page, listed_at in self._api.pages(self._resource, self._namespace, self._selector):
-            version = listed_at or version
-            for body in page:
-                uids.add(body["metadata"]["uid"])
-                self._sink.saw(self._resource, body)
-        self._sink.listed(self._resource, self._namespace, uids, int(version))
-        return version
+        listing = self._api.items(self._resource, self._namespace, labelSelector=self._selector)
+        async for body in listing:
+            uids.add(body["metadata"]["uid"])
+            self._sink.saw(self._resource, body)
+        self._sink.listed(self._resource, self._namespace, uids, int(listing.version))
+        return listing.version
 
     async def _watch(self, version: str) -> str:
         """Returns the version to go on from. Raises ApiError when that is too old, or the server has an error."""

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,6 +14,7 @@ import pytest
 from apiserver import ApiServer, api_server, operator
 from faultproxy import BROKEN_STREAM, EXPIRED, GONE, Fault, FaultProxy, Request
 from kubernetes.client import BatchV1Api, CoreV1Api, CustomObjectsApi
+from until import until
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 
@@ -66,14 +67,6 @@ class Bench:
         """Whatever happened, the operator still runs, and met nothing that it does not know."""
         assert self.process.poll() is None, self.log.read_text()[-3000:]
         assert "Traceback" not in self.log.read_text(), self.log.read_text()[-3000:]
-
-
-def until(holds: Callable[[], object], seconds: float = 45) -> float:
-    begun = time.monotonic()
-    while not holds():
-        assert time.monotonic() - begun < seconds, f"not within {seconds} s"
-        time.sleep(0.2)
-    return time.monotonic() - begun
 
 
 @pytest.fixture(scope="module")

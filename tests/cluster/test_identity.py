@@ -26,6 +26,7 @@ from kubernetes.client import (
     PolicyV1Api,
     RbacAuthorizationV1Api,
 )
+from until import until
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 
@@ -79,13 +80,6 @@ class Bench:
     def job(self, name: str) -> Any:
         found = self.batch.list_namespaced_job("default", field_selector=f"metadata.name={name}").items
         return found[0] if found else None
-
-
-def until(holds: Callable[[], object], seconds: float = 45) -> None:
-    begun = time.monotonic()
-    while not holds():
-        assert time.monotonic() - begun < seconds, f"not within {seconds} s"
-        time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")

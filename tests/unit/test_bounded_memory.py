@@ -1,6 +1,7 @@
 """What large clusters and large objects take of the operator's memory."""
 
 import json
+import marshal
 import random
 import subprocess
 import sys
@@ -9,11 +10,13 @@ from typing import Any
 import pytest
 from hone_api.finetunejob import FineTuneJob
 from hone_api.reasons import HoneError
-from hone_operator import deepjson
+from hone_operator import deepjson, sizes
 from hone_operator.cache import Cache
 from hone_operator.listpages import ListPage
 from hone_operator.observe import parse
 from hone_operator.resources import FINETUNEJOBS
+from hypothesis import example, given
+from hypothesis import strategies as st
 from observed import job_object
 
 ODD = ["", '"', "\\", "]}", "[{", "ü", "\u2028", "\ud800", None, True, 1e300, -1, [], {}, [[]], {"items": [1]}]
@@ -129,3 +132,18 @@ def test_ten_thousand_nodes_and_twenty_large_objects_stay_far_below_the_charts_l
     assert bytes_each > 15_000
     assert peak - before < 200, f"MiB, of {before} before"
     assert peak < 384
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters()), inner),
+)
+
+
+@given(VALUES)
+@example([None] * 1000)
+@example([{}] * 1000)
+@example({"": {"": {}}})
+@example({"k" * 1000: [[]] * 1000})
+def test_no_value_counts_for_more_memory_than_its_bytes_allow(value: Any) -> None:
+    assert not sizes.is_larger(value, len(marshal.dumps(value, 2)) * sizes.MOST_PER_BYTE)

@@ -57,6 +57,23 @@ def test_the_pause_doubles_up_to_its_limit_and_ends() -> None:
     assert contests.seconds_left(KEY, 0.0) == LONGEST_PAUSE_SECONDS
 
 
+def test_the_pause_stays_at_its_limit_for_as_long_as_the_other_writer_goes_on() -> None:
+    contests, now = fought(FREE_WRITES), 0.0
+    for repair in range(2000):
+        assert contests.note(KEY, CHILD, 1, now)
+        left = contests.seconds_left(KEY, now)
+        assert left is not None
+        assert repair < 6 or left == LONGEST_PAUSE_SECONDS
+        now += left
+
+
+def test_after_a_quiet_time_repairs_are_free_again() -> None:
+    contests = fought(FREE_WRITES + 4)
+    later = WINDOW_SECONDS + 1
+    assert not any(contests.note(KEY, CHILD, 1, later) for _ in range(FREE_WRITES - 1))
+    assert not contests.holds(KEY, CHILD, later)
+
+
 def test_a_change_of_the_owners_spec_begins_the_count_again() -> None:
     contests = fought(FREE_WRITES + 3)
     assert not contests.note(KEY, CHILD, 2, 0.0)

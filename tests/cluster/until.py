@@ -1,0 +1,13 @@
+"""Wait in a test until something holds."""
+
+import time
+from collections.abc import Callable
+
+
+def until(holds: Callable[[], object], seconds: float = 45) -> float:
+    """Return after how many seconds it held. Fails when it does not in time."""
+    begun = time.monotonic()
+    while not holds():
+        assert time.monotonic() - begun < seconds, f"not within {seconds} s"
+        time.sleep(0.2)
+    return time.monotonic() - begun
