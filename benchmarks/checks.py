@@ -1,8 +1,8 @@
 """What the checks cost: those of rows beside tokenizing them, and that of a merge beside the merge.
 
 Goals: the checks of rows at most 10 % of tokenizing 100,000 rows; the check of a merge, which loads the merged model,
-at most 15 % of `hone merge` as its user waits for it (give SmolLM2-135M as --model). Beside it the share of the merge
-alone is printed, without Python's and the libraries' start. Each round is a fresh process that times its own calls.
+at most 15 % of `hone merge` as its user waits for it (give SmolLM2-135M as --model). The share of the merge alone is
+printed as well, without Python's and the libraries' start. Each round is a fresh process that times its own calls.
 """
 
 import argparse

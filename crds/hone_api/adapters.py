@@ -26,7 +26,7 @@ class WantedAdapters(ForeignModel):
 
 
 LONGEST_MESSAGE = 2000
-"""Characters that a condition shows of what an engine says."""
+"""Characters that a condition shows of an engine's message."""
 
 
 def _shorten(value: object) -> object:

@@ -30,7 +30,7 @@ def open_listener(host: str, port: int) -> socket.socket:
 
 
 def split_address(text: str) -> tuple[str, int]:
-    """Return host and port of HOST:PORT, :PORT or [IPV6]:PORT. Raises ValueError that says what is wrong."""
+    """Return host and port of HOST:PORT, :PORT or [IPV6]:PORT. Raises ValueError that names what is wrong."""
     host, colon, port = text.rpartition(":")
     if not colon or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
         raise ValueError(f"{text!r} is not of the form HOST:PORT, :PORT or [IPV6]:PORT")

@@ -186,7 +186,7 @@ class Toleration(ApiModel):
         None, description="Taint effect; left out: all effects."
     )
     toleration_seconds: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="How many seconds a NoExecute taint is tolerated; left out: for ever."
+        None, description="How many seconds a NoExecute taint is tolerated; left out: without limit."
     )
 
 

@@ -135,7 +135,7 @@ DISK_FULL = Reason(
     "A volume is full.",
     "Free some of it, lower spec.checkpoint.saveTotalLimit, or enlarge the claim with `kubectl patch pvc NAME --patch "
     '\'{"spec": {"resources": {"requests": {"storage": "SIZE"}}}}\'` where its StorageClass has '
-    "allowVolumeExpansion: true; the next start goes on from the newest checkpoint.",
+    "allowVolumeExpansion: true; the next start continues from the newest checkpoint.",
 )
 INTERRUPTED = Reason(
     "Interrupted",
@@ -216,7 +216,7 @@ VOLUME_ACCESS_DENIED = Reason(
 CLAIM_DIFFERS = Reason(
     "ClaimDiffers",
     None,
-    "The claim for the output exists, and is not as spec.output.storage says; it is used as it is.",
+    "The claim for the output exists and differs from spec.output.storage; it is used as it is.",
     'Enlarge it with `kubectl patch pvc NAME --patch \'{"spec": {"resources": {"requests": {"storage": '
     '"SIZE"}}}}\'` where its StorageClass has allowVolumeExpansion: true; for another class or access mode, apply the '
     "job under another metadata.name, which makes a new claim.",
@@ -225,7 +225,7 @@ POD_REJECTED = Reason(
     "PodRejected",
     None,
     "The kubelet of the node that the scheduler chose did not admit the pod.",
-    "Nothing to do after a reboot of the node: another pod is made, and backoffLimit does not count it. If it goes on, "
+    "Nothing to do after a reboot of the node: another pod is made, and backoffLimit does not count it. If it lasts, "
     "look at the device plugin's pod on the node, or run `kubectl cordon NODE` so that another node is chosen.",
 )
 EVICTED_FOR_USE = Reason(
@@ -266,7 +266,7 @@ BACKOFF_LIMIT_EXCEEDED = Reason(
     "BackoffLimitExceeded",
     None,
     "The trainer failed more often than spec.backoffLimit allows.",
-    "Correct what the message names, then delete the FineTuneJob and apply it again: it goes on from the newest "
+    "Correct what the message names, then delete the FineTuneJob and apply it again: it continues from the newest "
     "checkpoint.",
 )
 DEADLINE_EXCEEDED = Reason(
@@ -319,7 +319,7 @@ FINE_TUNE_JOB_FAILED = Reason(
     "FineTuneJobFailed",
     None,
     "The FineTuneJob whose artifact is to be served has failed.",
-    "Delete the FineTuneJob and apply it again, corrected: the service goes on when it has succeeded. Or name another "
+    "Delete the FineTuneJob and apply it again, corrected: the service continues after its success. Or name another "
     "FineTuneJob.",
 )
 CHILD_REFUSED = Reason(
@@ -371,7 +371,7 @@ ENGINE_FAILED = Reason(
 ENGINE_SILENT = Reason(
     "EngineSilent",
     None,
-    "An engine's pod is ready, and does not tell the operator which models it has loaded.",
+    "An engine's pod is ready, and does not report to the operator which models it has loaded.",
     "Let the operator's pods reach the port that the message names (8081, or 8000 where no adapters are loaded at run "
     "time): allow it in NetworkPolicies, and exempt it from a mesh's STRICT mTLS.",
 )

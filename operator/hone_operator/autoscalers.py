@@ -18,7 +18,7 @@ _KARPENTER = "karpenter"
 
 @dataclass(frozen=True)
 class Scaling:
-    """The autoscaler's newest report about a pod: `message` in its words."""
+    """The autoscaler's newest report about a pod: `message` is its own text."""
 
     comes: bool
     message: str
@@ -34,12 +34,12 @@ def is_report(event: Object) -> bool:
 
 
 def read_report(event: Object) -> Scaling:
-    """Return what an autoscaler's event says."""
+    """Return what an autoscaler's event reports."""
     return Scaling(event.get("reason") in COMING, str(event.get("message") or "").strip().rstrip("."))
 
 
 def explain(scheduler: str, scaling: Scaling) -> HoneError:
-    """Return the failure that stands for a pod without a node. `scheduler`: the scheduler's words."""
+    """Return the failure that stands for a pod without a node. `scheduler`: the scheduler's message."""
     if scaling.comes:
         return HoneError(SCALING_UP, f"{scheduler.rstrip('.')}. The autoscaler adds a node: {scaling.message}")
     return HoneError(

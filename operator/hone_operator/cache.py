@@ -54,7 +54,7 @@ class Cache:
     def put(self, resource: Resource, body: Object) -> bool:
         """Keep the object unless a newer version, or its deletion, is known. Returns whether it was news.
 
-        An answer to a write may be read after the watch has told that the object was deleted.
+        An answer to a write may be read after the watch has reported the deletion.
         """
         metadata = body["metadata"]
         version, uid = _identity(body)

@@ -219,7 +219,7 @@ class Controller:
                 raise
             if found is None or found["metadata"]["uid"] != metadata["uid"]:
                 self._left(key.resource, owner)
-            self.queue.add(key)  # what was decided is about what the object is no more
+            self.queue.add(key)  # the decision was about an earlier version of the object
             return False
         self._keep(key.resource, written)
         if asked(written) != asked(owner):  # the watch may tell of it when this answer is no news any more
@@ -294,7 +294,7 @@ class Controller:
         self._note_coverage()
 
     def unlisted(self, resource: Resource, namespace: str, why: str) -> None:
-        """A list is refused: nothing is decided on it, and what does not need it goes on."""
+        """A list is refused: nothing is decided on it, and what does not need it continues."""
         self.coverage.refused(resource, namespace, why)
         self._note_coverage()
 

@@ -82,7 +82,7 @@ class Coverage:
         return [(part[0].plural, part[1], why) for part, why in self._unlisted.items() if why is not None]
 
     def describe(self) -> str | None:
-        """Return in words what is refused; None when nothing is."""
+        """Describe what is refused; None when nothing is."""
         found = [f"{plural} in {_where(namespace)}: {why}" for plural, namespace, why in self.unreadable()]
         return f"can't be listed: {'; '.join(found)}" if found else None
 

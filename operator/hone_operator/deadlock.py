@@ -12,7 +12,7 @@ _HASH = "pod-template-hash"
 
 
 def explain_deadlock(error: HoneError, pod: Object, pods: list[Object], deployment: Object | None) -> HoneError:
-    """Return the error of a pod that does not start, or one that says that engines of its own service are in its way.
+    """Return the error of a pod that does not start, or one that names engines of its own service as the obstacle.
 
     `pods` are all pods of the service.
     """
@@ -30,7 +30,7 @@ def explain_deadlock(error: HoneError, pod: Object, pods: list[Object], deployme
     remedy = (
         "Set spec.strategy.type: Recreate, which ends them first, so that the service does not answer until the new "
         f"ones are ready. Or free {words_of(gpu, demand_of(pod).resources[gpu])} on a node, or add one: the roll-out "
-        "then goes on."
+        "then continues."
     )
     return HoneError(UNSCHEDULABLE, found, remedy=remedy)
 

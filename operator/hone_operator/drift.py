@@ -43,7 +43,7 @@ def annotation_of(observed: Object | None, name: str) -> str | None:
 
 
 def is_current(observed: Object | None, stamped: Object) -> bool:
-    """Return whether the child was made from this very desired object, and nobody has changed what it says."""
+    """Return whether the child was made from this very desired object, and nobody has changed its fields."""
     return observed is not None and contains(observed, stamped)
 
 

@@ -124,7 +124,7 @@ class Executor:
                 await self.refresh(action.resource, key.namespace, target.name)
                 return isinstance(action, Apply)
         self._cache.put(action.resource, found)
-        return self._cache.version(target) != before  # the watch may have told of it before the answer came
+        return self._cache.version(target) != before  # the watch may have reported it before the answer came
 
     async def _create(self, action: Create) -> Object:
         """Return the new object, or the one that has its name already: the next pass judges it."""

@@ -86,7 +86,7 @@ def _why(pod: Object, container: str, state: Object, message: TerminationMessage
         words = _with_claim(pod, container, message)
         if disruption and message.reason == INTERRUPTED.name:
             words = f"{words.rstrip('.')}. Why: {disruption.message.rstrip('.')}."
-        # What an image says is anybody's text; a reason is one of the catalogue's, also as a label of metrics.
+        # An image may write any text; a reason is one of the catalogue's, also as a label of metrics.
         return message.reason if message.reason in CATALOGUE else INTERNAL_ERROR.name, words
     if disruption:
         return _named(disruption)

@@ -115,11 +115,11 @@ def _set_health(status: Object, conditions: Conditions) -> None:
 
 
 def _compare_claim(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: Conditions) -> None:
-    """Set a condition while the output's claim is not as the object says."""
+    """Set a condition while the output's claim differs from the object."""
     if error := outputclaims.compare(observed.claim, job):
         conditions.set(outputclaims.CONDITION, False, error.reason.name, error.sentence())
     elif conditions.is_set(outputclaims.CONDITION):
-        conditions.set(outputclaims.CONDITION, True, "ClaimMatches", "The claim is as spec.output says.")
+        conditions.set(outputclaims.CONDITION, True, "ClaimMatches", "The claim is as spec.output asks for.")
 
 
 def _settles(view: JobView, now: datetime) -> bool:
@@ -135,7 +135,7 @@ def _refuse(conditions: Conditions, reason: str, message: str) -> None:
 
 
 def _claim_conflict(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: Conditions) -> HoneError | None:
-    """An error when somebody else's claim has the output's name; a job that writes to it already goes on."""
+    """An error when somebody else's claim has the output's name; a job that writes to it already continues."""
     began = observed.job or observed.prepare_job or conditions.holds("Prepared")
     if job.spec.output.claim or began or not is_foreign_claim(observed.claim, observed.owner):
         return None
@@ -154,7 +154,7 @@ def _accepted(observed: ObservedFineTuneJob, job: FineTuneJob) -> str:
 
 
 def _jobs_of_another_spec(observed: ObservedFineTuneJob, job: FineTuneJob) -> list[Object]:
-    """Jobs without a controller that were made from another spec: what they did says nothing of this object."""
+    """Jobs without a controller that were made from another spec: their results are not about this object."""
     views = (observed.training, observed.preparing)
     orphans = [(view.container, view.job) for view in views if view.job and is_orphan(view.job, observed.owner)]
     if not orphans:

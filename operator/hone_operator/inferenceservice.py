@@ -204,7 +204,7 @@ def _loading(
     if unheard := find_unheard(asked, observed.answers):
         result.requeue_after = LOOK_AGAIN_SECONDS
         if not _was_judged(observed.owner):
-            words = f"{len(unheard)} of {wanted} engines have not told the operator yet which models they have loaded."
+            words = f"{len(unheard)} of {wanted} engines have not reported yet which models they have loaded."
             conditions.set("Progressing", True, "WaitingForEngines", words)
             return
         # The operator has just started: what it found before this start holds until the engines have had their time.
@@ -221,7 +221,7 @@ def _loading(
 
 
 def _tells(declared: InferenceService, resolved: Resolved) -> bool:
-    """Whether something in the engines' pods can tell the operator which models are loaded."""
+    """Whether something in the engines' pods can report to the operator which models are loaded."""
     needs_key = declared.spec.api_key_secret is not None
     return engine.is_hot(declared.spec, resolved) or (engine_of(declared.spec).TELLS and not needs_key)
 

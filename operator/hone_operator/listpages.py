@@ -1,7 +1,7 @@
 """Take a page of a Kubernetes list apart, one object at a time.
 
 Python needs up to twenty times the bytes of JSON. A page that were parsed at once, with large objects that anybody may
-make, would take the memory of the whole operator. api.py reads the bytes; streams.py and observe.py reduce each object
+make, would take all of the operator's memory. api.py reads the bytes; streams.py and observe.py reduce each object
 before the next one is parsed.
 """
 

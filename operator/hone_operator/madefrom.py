@@ -80,7 +80,7 @@ def are_fields_changed(observed: Object, owner: Object, job: FineTuneJob, *, has
 
 
 def is_recorded(observed: Object) -> bool:
-    """Return whether a Job says what it was made from."""
+    """Return whether a Job has a record of what it was made from."""
     return read_record(observed) is not None or bool(annotation_of(observed, MADE_FROM))
 
 
@@ -112,7 +112,7 @@ def _was_known(path: list[str]) -> bool:
     for depth, name in enumerate(names):
         shape = _FIRST_ITEMS.get(".".join(names[:depth]), found)
         if not isinstance(shape, dict) or not shape:
-            return True  # below a field that was taken as a whole
+            return True  # below a field that was taken with all its parts
         if name not in shape:
             return False
         found = shape[name]

@@ -1,4 +1,4 @@
-"""Whether the claim that the output goes to is as the object says.
+"""Whether the claim that the output goes to is as the object asks for.
 
 A claim is made once and outlives its FineTuneJob, so a job that is applied again may say something else than the claim
 is. In: the claim and the job. Out: what differs, for a condition of its own. Next: finetunejob.py.

@@ -15,7 +15,7 @@ class Create:
 
 @dataclass(frozen=True)
 class Apply:
-    """Server-side apply: every field of `body` is made so. `in_turn`: once no other roll-out of an upgrade goes on."""
+    """Server-side apply: every field of `body` is made so. `in_turn`: once no roll-out of an upgrade is under way."""
 
     resource: Resource
     body: Object

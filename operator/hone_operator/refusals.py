@@ -11,7 +11,7 @@ _QUOTA = re.compile(
 )
 _MUST_SPECIFY = re.compile(r"failed quota: [^:]*: must specify (?P<names>.*)")
 _QUOTA_RESOURCE = re.compile(r"\b(?P<kind>limits|requests)\.(?P<name>[a-z0-9./-]+)|\b(?P<short>cpu|memory)\b")
-# A sentence of a policy engine: it may write the path of the field, or the words in prose.
+# A sentence of a policy engine: it may write the path of the field, or describe it in prose.
 _RESOURCE_OF_POLICY = re.compile(
     r"(?P<kind>limits|requests)[./](?P<name>cpu|memory|ephemeral-storage)"
     r"|(?P<resource>cpu|memory|ephemeral[- ]storage)[ -](?P<kinds>(?:resource )?(?:limits?|requests?))",
@@ -51,7 +51,7 @@ _ADVICE = (
 def refused(words: str) -> HoneError:
     """Return the failure that a refusal means.
 
-    `words` are those of the API server, or of the event of a controller that it refused.
+    `words` is the message of the API server, or of the event of a controller that it refused.
     """
     what = _FORBIDDEN.match(words)
     said = f"The API server refuses {what[1]}: {words[what.end() :]}" if what else f"Not allowed: {words}"

@@ -2,8 +2,8 @@
 
 What a user changes rolls out at once. A new version of the operator, or another runtime image, changes the pods of all
 services, and these are replaced one service at a time: a roll-out needs the room of one more engine, and an image that
-does not work stops at the first service. Which service has its turn is read from its Deployment: it says that its
-roll-out began because of an upgrade, and how far it is.
+does not work stops at the first service. Which service has its turn is read from its Deployment: an
+annotation marks a roll-out that began because of an upgrade, and the status shows how far it is.
 """
 
 import copy

@@ -21,7 +21,7 @@ _PREEMPTION = re.compile(
     r"\.? (?:no new claims to deallocate|still not schedulable), preemption: .*|(?<=found)\. not found$"
 )
 _SHORT = re.compile(r"Insufficient [\w./-]+|Too many pods|cannot allocate all claims")
-# The scheduler says this only of nodes that have room: it looks at volumes after resources.
+# The scheduler reports this only of nodes that have room: it looks at volumes after resources.
 _ELSEWHERE = re.compile(
     r"(?P<count>\d+) node\(s\) (?:had volume node affinity conflict|didn't match PersistentVolume's node affinity|"
     r"had no available volume zone)"

@@ -1,4 +1,4 @@
-"""What to do about the children of an InferenceService: made, put right, changed and removed as the spec says."""
+"""What to do about the children of an InferenceService: created, restored, changed and removed as the spec requires."""
 
 from datetime import datetime
 
@@ -28,7 +28,7 @@ def make(
     now: datetime,
     result: Plan,
 ) -> str | None:
-    """Plan the actions. A Deployment that serves already goes on while an artifact is awaited.
+    """Plan the actions. A Deployment that serves already continues while an artifact is awaited.
 
     Returns why the engines are still those of an earlier version of the operator, where they wait for their turn.
     """

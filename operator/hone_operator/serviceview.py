@@ -18,7 +18,7 @@ from hone_operator.troubles import Trouble
 class ObservedInferenceService:
     """An InferenceService, its children, and the FineTuneJobs it names.
 
-    `answers`: what keepers, or engines without one, tell, by pod uid; `heard`: when they last did, or since when they
+    `answers`: what keepers, or engines without one, answer, by pod uid; `heard`: when they last did, or since when they
     are asked. `leaving`: claims that the engines still mount, which nothing needs and which are being deleted.
     `cordoned`: the nodes that are, None where the operator may not list them. `upgrading`: Deployments of other
     services whose roll-out began because of an upgrade, and has not ended.

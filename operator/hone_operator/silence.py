@@ -1,6 +1,6 @@
 """Engines of which the operator has not heard which models they have loaded.
 
-The kubelet's probes say that an engine runs. What it has loaded the operator asks by itself, from another pod, and a
+The kubelet's probes show that an engine runs. What it has loaded the operator asks from another pod, and a
 NetworkPolicy, a service mesh or a proxy can be in the way. Silence is neither success nor failure: for PATIENCE it is
 waited for, then it is reported with the port. inferenceservice.py puts the result into the condition Progressing.
 """
@@ -29,7 +29,7 @@ def find_unheard(pods: list[Object], answers: dict[str, Any]) -> list[Object]:
 def find_silence(pods: list[Object], heard: dict[str, datetime], now: datetime) -> HoneError | None:
     """Return what to report of the first pod that has not answered for too long; None where there is none.
 
-    `pods` are those that are asked; `heard` says when each last answered, or since when it is asked.
+    `pods` are those that are asked; `heard` is when each last answered, or since when it is asked.
     """
     silent = [pod for pod in pods if now - heard.get(pod["metadata"]["uid"], now) > PATIENCE]
     if not silent:

@@ -1,6 +1,6 @@
 """Which fields of a spec a child was made from, so that a later version of the operator can see what a user changed.
 
-A digest of a whole spec would change with every field that a new version adds, and with every changed default, though
+A digest of all of a spec would change with every field that a new version adds, and with every changed default, though
 nobody touched the object. So the digest of each field is kept by its path, and only for the fields that the object
 itself sets. A field that is missing on either side counts as its present default, and a field that this version does
 not know is ignored: it is one of a newer version, before a rollback.
@@ -37,7 +37,7 @@ def record_fields(spec: ApiModel, names: Iterable[str]) -> Fields:
 
 
 def read_record(observed: Object) -> Fields | None:
-    """Return what a child was made from, where it says so."""
+    """Return the record of what a child was made from; None where it has none."""
     try:
         found = json.loads(annotation_of(observed, FIELDS) or "")
     except ValueError:
@@ -46,7 +46,7 @@ def read_record(observed: Object) -> Fields | None:
 
 
 def are_changed(recorded: Fields, spec: ApiModel, names: Iterable[str]) -> bool:
-    """Return whether one of these fields has another value than the record says."""
+    """Return whether one of these fields has another value than in the record."""
     for field in _walk(spec, _with_parents(recorded), set(names)):
         default = _digest_of(field.default)
         if recorded.get(field.path, default) != (_digest_of(field.value) if field.is_set else default):

@@ -35,7 +35,7 @@ PASSED_ON = "kueue.x-k8s.io/"
 """The owner's labels and annotations with this prefix are for the Job."""
 
 PASSED_ON_NAMES = "hone.dev/passed-on"
-"""Annotation of a Job: what was passed on, so that it can be taken away again; a queue sets more under that prefix."""
+"""Annotation of a Job: what was passed on, by which it is removed again later; a queue sets more under that prefix."""
 
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 """The variables that huggingface_hub reads a token from."""

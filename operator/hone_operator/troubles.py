@@ -98,7 +98,7 @@ def troubles_alone(owner: Object, now: datetime, troubles: Sequence[Trouble]) ->
 
 
 def describe(error: Exception) -> str:
-    """Return the words of a failure, without what changes from try to try."""
+    """Return a failure's message, without what changes from try to try."""
     if isinstance(error, ApiError):
         return f"the API server answers {error.status}: {error.message[:LONGEST_WORDS]}"
     return f"the API server does not answer ({type(error).__name__})"

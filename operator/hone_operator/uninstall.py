@@ -1,7 +1,7 @@
 """Remove the PodDisruptionBudgets that only a running operator makes harmless; the chart runs this after an uninstall.
 
 The budget of a single engine allows no disruption: the operator starts a second engine elsewhere when a node is
-drained. Without an operator such a budget blocks the drain for ever. The engines themselves continue to serve.
+drained. Without an operator such a budget blocks the drain without end. The engines themselves continue to serve.
 """
 
 import argparse

@@ -336,7 +336,7 @@ class World:
         return found
 
     def status(self, resource: Resource, namespace: str, name: str) -> Object:
-        """Return the status, without times and what only the object's history can tell."""
+        """Return the status, without times and what only the object's history shows."""
         body = self.get(resource, namespace, name)
         assert body
         status = dict(body.get("status") or {})

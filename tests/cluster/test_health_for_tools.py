@@ -44,7 +44,7 @@ class Judge:
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
     if not shutil.which("go"):
-        not_run("the libraries of the tools are built with Go, and there is no go on the PATH")
+        not_run("the libraries of the tools are built with Go, and no `go` is on the PATH")
     return Judge(run(HERE / "kstatus/build", timeout=600).strip(), tmp_path_factory.mktemp("judge"))
 
 

@@ -17,7 +17,7 @@ TARGET = Key(JOBS, "team", "faq-train")
 
 @dataclass
 class Server:
-    """One name on a server: what it has, what its watch has still to tell, and the answers on their way."""
+    """One name on a server: what it has, what its watch has yet to report, and the answers on their way."""
 
     version: int = 0
     lives: int = 0
@@ -55,7 +55,7 @@ def hear(cache: Cache, event: tuple[str, Object]) -> None:
 
 
 def hear_list(cache: Cache, server: Server) -> None:
-    """The watch was cut: what it had still to tell is never told."""
+    """The watch was cut: what it had yet to report is lost."""
     unheard = {body["metadata"]["uid"] for kind, body in server.events if kind == "ADDED"}
     unheard -= {body["metadata"]["uid"] for body in (server.body, cache.get(JOBS, "team", TARGET.name)) if body}
     server.answers = [body for body in server.answers if body["metadata"]["uid"] not in unheard]
@@ -87,7 +87,7 @@ def test_any_order_ends_with_what_the_server_has(steps: list[tuple[str, int]], a
         elif step == "list":
             hear_list(cache, server)
         elif step == "read":
-            # As `refresh` does: an object with another uid than that which was read is gone.
+            # As `refresh` does: an object with another uid than the one read is gone.
             known, found = cache.get(JOBS, "team", TARGET.name), copy.deepcopy(server.body)
             if known and (found is None or found["metadata"]["uid"] != known["metadata"]["uid"]):
                 cache.remove(JOBS, known, for_good=True)

@@ -1,6 +1,7 @@
 """Causes that read alike and are not: policies, volumes, autoscalers, the kubelet's refusals, and messages cut short.
 
-The words are those of OpenShift, Kyverno, Cluster Autoscaler, Karpenter and the kubelet, as users have reported them.
+OpenShift's messages are as users have reported them. Those of Kyverno, Cluster Autoscaler, Karpenter and the kubelet
+are partly from memory, and were not compared with their sources.
 """
 
 import json

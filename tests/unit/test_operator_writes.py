@@ -1,6 +1,6 @@
 """What leaves the operator for the API server: strict, fenced, and with its warnings logged.
 
-The server here is one of HTTP alone, which records requests and answers as the test says.
+The server here is one of HTTP alone, which records requests and answers as the test requires.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Ready, Reconciling and Stalled: one judgement for whatever else a status says."""
+"""Ready, Reconciling and Stalled: one judgement for every status."""
 
 import ast
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Silence is not success: engines that never tell the operator what they have loaded."""
+"""Silence is not success: engines that never report to the operator what they have loaded."""
 
 from datetime import timedelta
 from typing import Any
