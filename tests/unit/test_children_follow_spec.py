@@ -4,10 +4,10 @@ import copy
 from typing import Any
 
 import pytest
-from hone_api.finetunejob import FineTuneJobSpec
+from hone_api.finetunejob import FineTuneJob, FineTuneJobSpec
 from hone_api.inferenceservice import InferenceService
 from hone_api.pod import ComputeResources, PodOptions
-from hone_operator import engine, trainer
+from hone_operator import children, engine, trainer
 from hone_operator.drift import APPLIED, contains
 from hone_operator.finetunejob import plan as plan_job
 from hone_operator.inferenceservice import plan
@@ -299,10 +299,12 @@ def test_an_upgrade_replaces_the_engines_in_turn() -> None:
     assert action.in_turn
     observed.upgrading = [stored(deployment_of())]
     observed.upgrading[0]["metadata"]["name"] = "other"
-    observed.answers = {pod["metadata"]["uid"]: {"data": [{"id": "faq", "digest": DIGEST}]} for pod in observed.pods}
+    models = [{"id": "org/base"}, {"id": "faq", "digest": DIGEST}]
+    observed.answers = {pod["metadata"]["uid"]: {"data": models} for pod in observed.pods}
     found = plan(observed, NOW)
     assert found.actions == []
     assert conditions(found.status)["Progressing"] == ("False", "UpgradeWaiting")
+    assert conditions(found.status)["Ready"] == ("True", "EnginesReady")
     assert "InferenceService other" in message(found.status, "Progressing")
     observed.upgrading[0]["metadata"]["namespace"] = "another"
     assert "other" not in message(plan(observed, NOW).status, "Progressing").replace("another", "")
@@ -394,3 +396,39 @@ def test_a_roll_out_that_waits_for_its_own_gpus_says_how_to_go_on(recreates: boo
     observed.pods = [old, pending()]
     words = message(plan(observed, NOW).status, "Progressing")
     assert ("Set spec.strategy.type: Recreate" in words) is told
+
+
+# --- what no longer is in a desired object ---
+
+
+def older(child: Object) -> Object:
+    """A child that was made from another desired object, and has all fields of the present one."""
+    child = stored(child)
+    assert APPLIED in child["metadata"]["annotations"]
+    child["metadata"]["annotations"][APPLIED] = "another"
+    return child
+
+
+def test_each_child_of_a_service_that_was_made_from_another_object_is_written() -> None:
+    spec: Object = {"engine": "vllm", "autoscaling": {"minReplicas": 2, "maxReplicas": 4, "targetConcurrency": 8}}
+    owner = service_object(**spec)
+    declared = parse(InferenceService, owner)
+    assert isinstance(declared, InferenceService)
+    observed = deployed(**spec)
+    observed.deployment = older(deployment_of(**spec))
+    observed.service = older(engine.service(owner))
+    observed.adapters = older(engine.adapters(owner, _resolved(owner)))
+    observed.budget = older(engine.budget(owner, 1))
+    observed.autoscaler = older(engine.autoscaler(owner, declared))
+    written = {action.resource.kind for action in plan(observed, NOW).actions}
+    assert written == {"Deployment", "Service", "ConfigMap", "PodDisruptionBudget", "HorizontalPodAutoscaler"}
+
+
+def test_each_child_of_a_job_that_was_made_from_another_object_is_written() -> None:
+    owner = job_object(resources={"nodes": 2, "gpus": 1}, output={"claim": {"name": "shared"}})
+    observed = observed_job(owner)
+    assert isinstance(observed.spec, FineTuneJob)
+    observed.config_map = older(children.config_map(owner))
+    observed.service = older(children.service(owner, observed.spec))
+    written = {action.resource.kind for action in plan_job(observed, NOW).actions if isinstance(action, Apply)}
+    assert written == {"ConfigMap", "Service"}
