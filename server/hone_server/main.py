@@ -12,10 +12,12 @@ from hone_api.layout import ENGINE_PORT
 from hone_api.reasons import INVALID_SPEC, HoneError
 from hone_api.terminal import make_output_safe, print_line
 
+from .cors import ANY_ORIGIN, parse_origins
 from .memory import cpu_threads
 from .sources import find_sources
 
 API_KEY = "HONE_API_KEY"
+ALLOWED_ORIGINS = "HONE_ALLOWED_ORIGINS"
 MAX_WAITING = 256
 KEPT_PRODUCTS = 32
 """Of how many shapes of products oneDNN, and torch above it, keep the program; each takes 1 to 2 MB.
@@ -63,6 +65,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
         args.drain_seconds,
         api_key,
         args.admin_token_file,
+        args.allowed_origins,
     )
     failure = serve(sources, options)
     if failure is not None:
@@ -108,6 +111,14 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="FILE",
         help="turns on loading and unloading adapters, for who sends what the file holds",
     )
+    parser.add_argument(
+        "--allowed-origins",
+        type=_origins,
+        default=os.environ.get(ALLOWED_ORIGINS, ANY_ORIGIN),
+        metavar="JSON",
+        help="origins of web pages that may call the API from a browser, as a JSON list "
+        f"(or: {ALLOWED_ORIGINS}; default: '{ANY_ORIGIN}', any)",
+    )
     return parser.parse_args(argv)
 
 
@@ -129,6 +140,13 @@ def _pair(text: str) -> tuple[str, str]:
     if not (name and equals and value):
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
     return name, value
+
+
+def _origins(text: str) -> list[str]:
+    try:
+        return parse_origins(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _count(text: str) -> int:

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from .access import Access
 from .admin import AdminGate, make_admin
 from .api import make_app
+from .cors import allow_origins
 from .service import READY, Service
 from .sources import Sources
 
@@ -34,7 +35,8 @@ class Options:
     """How to serve. `max_waiting`: answers of one model that may wait, before a request gets 429.
 
     `drain_seconds`: how long after SIGTERM connections are accepted at least.
-    `admin_token_file` holds what lets its bearer load and unload adapters; None: nobody may.
+    `admin_token_file` holds what lets its bearer load and unload adapters; None: nobody may. `allowed_origins`: of web
+    pages that may call the API from a browser; "*" is any.
     """
 
     host: str
@@ -44,6 +46,7 @@ class Options:
     drain_seconds: int
     api_key: str | None = field(repr=False)
     admin_token_file: Path | None
+    allowed_origins: list[str]
 
 
 def serve(sources: Sources, options: Options) -> HoneError | None:
@@ -63,7 +66,7 @@ def serve(sources: Sources, options: Options) -> HoneError | None:
         routes = AdminGate(routes, make_admin(service), token_file)
     app = Access(routes, options.api_key)
     config = uvicorn.Config(
-        app,
+        allow_origins(app, options.allowed_origins),
         log_level="warning",
         access_log=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
