@@ -29,6 +29,7 @@ class ModelCard(BaseModel):
     owned_by: str
     root: str
     parent: str | None
+    max_model_len: int | None
     kind: Literal["base", "adapter", "merged", "model"]
     digest: str | None
 

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from .answers import CHAT, COMPLETION, ERRORS, HEALTH, ModelCard, ModelList
 from .engine import MAX_BATCH_REQUESTS, EngineError
-from .errors import ApiError, too_busy, too_many
+from .errors import ApiError, invalid, too_busy, too_many
 from .generation import Job, Model, Piece, chat_jobs, completion_jobs, stream_jobs
 from .metrics import Metrics
 from .pages import add_pages
@@ -42,7 +42,7 @@ class Totals:
 
 def make_app(service: Service, max_waiting: int) -> FastAPI:
     app = FastAPI(title="Hone", version="1", docs_url=None, redoc_url=None)
-    metrics = Metrics(service.load_figures)
+    metrics = Metrics(service.load_figures, lambda: [served.name for served in service.served if served.parent])
     answer_errors(app)
     add_pages(app)
 
@@ -96,7 +96,7 @@ async def _answer(
     head = {"id": f"{wire.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model.served.name}
     pieces = _counted(model, jobs, totals, metrics, stream=bool(body.stream))
     if body.stream:
-        events = _events(pieces, wire, head, totals, include_usage=body.include_usage)
+        events = _events(pieces, wire, head, totals, body)
         return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
     finished = await _unless_client_leaves(request, _last_pieces(pieces))
     if finished is None:
@@ -127,15 +127,18 @@ async def _counted(
 
 
 async def _events(
-    pieces: AsyncIterator[Piece], wire: Wire, head: dict[str, Any], totals: Totals, *, include_usage: bool
+    pieces: AsyncIterator[Piece], wire: Wire, head: dict[str, Any], totals: Totals, body: GenerationRequest
 ) -> AsyncIterator[str]:
     """The server-sent events of a stream, ending with [DONE]. An error after the start is an event, too."""
     head = {**head, "object": wire.part}
-    extra = {"usage": None} if include_usage else {}
+    include_usage, continuous = body.include_usage, body.continuous_usage
+    extra: dict[str, Any] = {"usage": None} if include_usage else {}
     told: set[int] = set()
     try:
         async with aclosing(pieces) as counted:  # type: ignore[type-var]
             async for piece in counted:
+                if continuous:
+                    extra = {"usage": totals.usage()}
                 for delta in wire.deltas(piece, first=piece.index not in told):
                     yield _event({**head, "choices": [delta], **extra})
                 told.add(piece.index)
@@ -182,6 +185,7 @@ def _card(service: Service, name: str) -> dict[str, Any]:
         "owned_by": "hone",
         "root": served.root,
         "parent": served.parent,
+        "max_model_len": service.max_model_len(name),
         "kind": served.kind,
         "digest": served.digest,
     }
@@ -195,14 +199,8 @@ def answer_errors(app: FastAPI) -> None:
         return JSONResponse(error.body(), error.status, headers=error.headers)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        place = [str(part) for part in first["loc"] if part != "body"]
-        if first["type"] == "json_invalid":
-            refused = ApiError(400, f"the body is not JSON: {first['ctx']['error']}")
-        else:
-            where = ".".join(place) or "the body"
-            refused = ApiError(400, f"{where}: {first['msg']}", param=place[0] if place else None)
+    async def invalid_request(request: Request, error: RequestValidationError) -> Response:
+        refused = invalid(error.errors()[0], request.headers.get("content-type", ""))
         return JSONResponse(refused.body(), refused.status)
 
     @app.exception_handler(HTTPException)

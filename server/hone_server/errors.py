@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 RETRY_SECONDS = 2
+# pydantic's names; its sentences speak of dictionaries and classes.
+NOT_AN_OBJECT = frozenset({"dict_type", "model_attributes_type", "model_type"})
 
 
 class ApiError(Exception):
@@ -28,6 +30,19 @@ class ApiError(Exception):
     def body(self) -> dict[str, Any]:
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+def invalid(error: Mapping[str, Any], content_type: str) -> ApiError:
+    """What pydantic found first in a body of this content type."""
+    place = [str(part) for part in error["loc"] if part not in ("body", "[key]")]
+    kind = content_type.partition(";")[0].strip().lower()
+    if not place and kind != "application/json" and not kind.endswith("+json"):
+        found = f"the Content-Type is {kind!r}" if kind else "there is no Content-Type"
+        return ApiError(400, f"{found}; send the body as JSON with the header 'Content-Type: application/json'")
+    if error["type"] == "json_invalid":
+        return ApiError(400, f"the body is not JSON: {error['ctx']['error']}")
+    words = "must be a JSON object" if error["type"] in NOT_AN_OBJECT else error["msg"]
+    return ApiError(400, f"{'.'.join(place) or 'the body'}: {words}", param=place[0] if place else None)
 
 
 def too_busy(model: str, waiting: int) -> ApiError:

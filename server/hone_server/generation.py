@@ -91,7 +91,7 @@ def completion_jobs(model: Model, request: CompletionRequest) -> list[Job]:
         if max(ids) >= model.lane.vocab_size:
             message = f"token {max(ids)} is not in the vocabulary of {model.lane.vocab_size} tokens"
             raise ApiError(400, message, param="prompt")
-        wanted = request.max_tokens or COMPLETION_MAX_TOKENS
+        wanted = COMPLETION_MAX_TOKENS if request.max_tokens is None else request.max_tokens
         max_tokens = _checked_length(model, ids, wanted, "max_tokens" if request.max_tokens else "prompt")
         echo = (prompt if isinstance(prompt, str) else model.decode(ids)) if request.echo else ""
         jobs += _choices(model, request, ids, max_tokens, first=len(jobs), echo=echo)
@@ -106,6 +106,9 @@ async def stream_job(model: Model, job: Job, index: int, *, stream: bool) -> Asy
     logprobs = None if job.sampling.logprobs is None else LogprobStream(model.token_text)
     eos = frozenset[int]() if job.ignore_eos else model.lane.eos_token_ids
     tokens = 0
+    if not job.max_tokens:
+        yield Piece(index, job.echo, 0, "length", None if logprobs is None else [])
+        return
     generated = model.lane.generate(
         job.prompt,
         job.sampling,
@@ -180,7 +183,8 @@ def _choices(
     seed = secrets.randbits(63) if request.seed is None else request.seed
     seeds = [(seed + first + choice) % 2**64 for choice in range(request.n or 1)]
     return [
-        Job(prompt, replace(sampling, seed=own), max_tokens, request.stops, request.ignore_eos, echo) for own in seeds
+        Job(prompt, replace(sampling, seed=own), max_tokens, request.stops, bool(request.ignore_eos), echo)
+        for own in seeds
     ]
 
 

@@ -1,6 +1,7 @@
 """Prometheus metrics with the names and meanings of vLLM's, under the prefix `hone:`."""
 
 import itertools
+import time
 from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -11,16 +12,18 @@ from .generation import Piece
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
+MAX_LORA, WAITING, RUNNING = "max_lora", "waiting_lora_adapters", "running_lora_adapters"
+
 # For each model: requests that run, requests that wait, and the used part of the key-value cache.
 Load = Callable[[], dict[str, tuple[int, int, float]]]
 
 
 class Metrics:
-    """The server's counters. `load` is asked at every scrape."""
+    """The server's counters. `load` and `adapters`, the names of the adapters, are asked at every scrape."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: Load, adapters: Callable[[], list[str]]) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(_LoadCollector(load))
+        self.registry.register(_LoadCollector(load, adapters))
         label = ["model_name"]
 
         def counter(name: str, text: str, *more: str) -> Counter:
@@ -55,8 +58,9 @@ class Metrics:
 
 
 class _LoadCollector(Collector):
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: Load, adapters: Callable[[], list[str]]) -> None:
         self._load = load
+        self._adapters = adapters
 
     def collect(self) -> Iterable[Metric]:
         texts = {
@@ -65,7 +69,23 @@ class _LoadCollector(Collector):
             "kv_cache_usage_perc": "Used part of the key-value cache; 1 is full.",
         }
         families = [GaugeMetricFamily(f"hone:{name}", text, labels=["model_name"]) for name, text in texts.items()]
-        for model, values in self._load().items():
+        load = self._load()
+        for model, values in load.items():
             for family, value in zip(families, values, strict=True):
                 family.add_metric([model], value)
+        if adapters := [name for name in self._adapters() if name in load]:
+            families.append(_lora_requests(adapters, load))
         return families
+
+
+def _lora_requests(adapters: list[str], load: dict[str, tuple[int, int, float]]) -> GaugeMetricFamily:
+    """Return the gauge by which routers learn which adapters an engine works on. Its value is the time.
+
+    `max_lora` is the number of adapters, because a batch has room for all of them.
+    """
+    text = "Adapters with requests in the batch and with requests that wait; the value is the time of the scrape."
+    family = GaugeMetricFamily("hone:lora_requests_info", text, labels=[MAX_LORA, WAITING, RUNNING])
+    waiting = ",".join(name for name in adapters if load[name][1])
+    running = ",".join(name for name in adapters if load[name][0])
+    family.add_metric([str(len(adapters)), waiting, running], time.time())
+    return family

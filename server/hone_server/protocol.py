@@ -1,26 +1,43 @@
 """Requests of the HTTP API, as OpenAI has them. What would change the result and is not supported is refused."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidatorFunctionWrapHandler, WrapValidator
 
 from .errors import ApiError, unsupported
+from .messages import Message, explained, kind_of
 
 Token = Annotated[int, Field(ge=0)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
-Stop = Annotated[str, StringConstraints(min_length=1)]
 MAX_LOGPROBS = 20
 
-# Values of unsupported parameters that ask for nothing; whatever else is refused by name.
+# Values of unsupported parameters that ask for nothing, as null does; everything else is refused by name.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "best_of": (None, 1),
-    "function_call": (None, "none"),
-    "functions": (None, []),
-    "modalities": (None, ["text"]),
-    "response_format": (None, {"type": "text"}),
-    "suffix": (None, ""),
-    "tool_choice": (None, "none", "auto"),
-    "tools": (None, []),
+    "add_generation_prompt": (True,),
+    "allowed_token_ids": ([],),
+    "bad_words": ([],),
+    "best_of": (1,),
+    "chat_template_kwargs": ({},),
+    "continue_final_message": (False,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "include_stop_str_in_output": (False,),
+    "length_penalty": (1,),
+    "min_p": (0,),
+    "min_tokens": (0,),
+    "modalities": (["text"],),
+    "priority": (0,),
+    "response_format": ({"type": "text"},),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "stop_token_ids": ([],),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "use_beam_search": (False,),
+    "verbosity": ("medium",),
 }
 REMEDIES = {
     "response_format": "only {'type': 'text'} is answered here; ask for the form in the prompt, or use engine vllm",
@@ -28,19 +45,69 @@ REMEDIES = {
 }
 # These say something about the request and nothing about the answer.
 IGNORED = frozenset(
-    {"metadata", "parallel_tool_calls", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user"}
+    "metadata parallel_tool_calls prompt_cache_key prompt_cache_retention request_id safety_identifier service_tier "
+    "store user".split()
 )
 
 
-class StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+def explain_stop(value: Any) -> str:
+    """Return why this is no value of `stop`."""
+    if isinstance(value, list):
+        place = next((place for place, one in enumerate(value) if not isinstance(one, str)), None)
+        if place is not None:
+            return f"must be a text or a list of texts; item {place} is {kind_of(value[place])}"
+    return f"must be a text or a list of texts; got {kind_of(value)}"
 
-    include_usage: bool = False
+
+def explain_prompt(value: Any) -> str:
+    """Return why this is no prompt."""
+    accepted = "must be a text, a list of texts, a list of tokens or a list of lists of tokens"
+    if not isinstance(value, list):
+        return f"{accepted}; got {kind_of(value)}"
+    kinds = {type(one) for one in value}
+    if len(kinds) > 1:
+        return f"{accepted}; this list holds {' and '.join(sorted({kind_of(one) for one in value}))}"
+    lists = value if kinds == {list} else [value]
+    for place, tokens in enumerate(lists):
+        where = f" of list {place}" if kinds == {list} else ""
+        for number, token in enumerate(tokens):
+            if isinstance(token, bool) or not isinstance(token, int):
+                return f"{accepted}; item {number}{where} is {kind_of(token)}"
+            if token < 0:
+                return f"item {number}{where} is {token}, and a token is a whole number from 0"
+    return accepted
+
+
+def explain_logprobs(value: Any) -> str:
+    """Return why this is no value of a chat's `logprobs`, which in completions is a number."""
+    return f"is true or false in a chat, and top_logprobs is the number of likeliest tokens; got {kind_of(value)}"
+
+
+def _explain_logprobs(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    return explained(value, handler, explain_logprobs)
+
+
+def _explain_stop(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    return explained(value, handler, explain_stop)
+
+
+def _explain_prompt(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    return explained(value, handler, explain_prompt)
+
+
+class StreamOptions(BaseModel):
+    """`continuous_usage_stats` is vLLM's, and puts the usage in each chunk; `include_obfuscation` has no effect."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": False})
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    include_obfuscation: bool | None = None
 
 
 def _documented(schema: dict[str, Any]) -> None:
     """What is taken beside the fields, for the OpenAPI document; all else is refused."""
-    schema["properties"] |= {name: {"enum": list(values)} for name, values in NEUTRAL.items()}
+    schema["properties"] |= {name: {"enum": [None, *values]} for name, values in NEUTRAL.items()}
     schema["properties"] |= {name: {"description": "Has no effect."} for name in sorted(IGNORED)}
     schema["additionalProperties"] = False
 
@@ -53,7 +120,7 @@ class GenerationRequest(BaseModel):
     model: str
     max_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
+    top_p: float | None = Field(None, ge=0, le=1)
     top_k: int | None = Field(None, ge=-1)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
@@ -61,25 +128,38 @@ class GenerationRequest(BaseModel):
     logit_bias: dict[Token, Bias] | None = None
     n: int | None = Field(None, ge=1, le=128)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    stop: Stop | list[Stop] | None = None
+    stop: Annotated[str | list[str] | None, WrapValidator(_explain_stop)] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    ignore_eos: bool = False
+    ignore_eos: bool | None = None
 
     @property
     def stops(self) -> list[str]:
-        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+        """The stop strings; an empty one asks for nothing."""
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return [stop for stop in stops if stop]
 
     @property
     def include_usage(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    @property
+    def continuous_usage(self) -> bool:
+        """Whether each chunk of a stream has the usage so far; as in vLLM only together with include_usage."""
+        return self.include_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
     def refuse_unsupported(self) -> None:
         """Raises ApiError for a parameter that is not supported and asks for something."""
         for name, value in (self.model_extra or {}).items():
-            if name not in IGNORED and (name not in NEUTRAL or value not in NEUTRAL[name]):
-                raise unsupported(name, *([REMEDIES[name]] if name in REMEDIES else []))
-        if self.stream_options is not None and not self.stream:
+            if value is None or name in IGNORED or value in NEUTRAL.get(name, ()):
+                continue
+            raise unsupported(name, *([REMEDIES[name]] if name in REMEDIES else []))
+        if self.stream_options is None:
+            return
+        for name, value in (self.stream_options.model_extra or {}).items():
+            if value is not None:
+                raise unsupported(f"stream_options.{name}")
+        if not self.stream and (self.stream_options.include_usage or self.stream_options.continuous_usage_stats):
             raise ApiError(400, "stream_options needs stream: true", param="stream_options")
 
     def wanted_logprobs(self) -> int | None:
@@ -92,28 +172,10 @@ class GenerationRequest(BaseModel):
         return self.n or 1
 
 
-class TextPart(BaseModel):
-    type: Literal["text"]
-    text: str
-
-
-class Message(BaseModel):
-    """A message of a chat. Further keys, such as `name`, go to the chat template as they are."""
-
-    model_config = ConfigDict(extra="allow")
-
-    role: str
-    content: str | list[TextPart]
-
-    def for_template(self) -> dict[str, Any]:
-        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return self.model_dump() | {"content": content}
-
-
 class ChatRequest(GenerationRequest):
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
-    logprobs: bool | None = None
+    logprobs: Annotated[bool | None, WrapValidator(_explain_logprobs)] = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
 
     def refuse_unsupported(self) -> None:
@@ -126,14 +188,21 @@ class ChatRequest(GenerationRequest):
 
 
 class CompletionRequest(GenerationRequest):
-    prompt: str | list[Token] | list[str] | list[list[Token]]
+    prompt: Annotated[str | list[Token] | list[str] | list[list[Token]], WrapValidator(_explain_prompt)]
+    max_tokens: int | None = Field(None, ge=0)
     echo: bool | None = None
-    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    # In chats it is true or false: false asks for nothing, and would become 0, which asks for those of the answer.
+    logprobs: Annotated[int | None, BeforeValidator(lambda value: None if value is False else value)] = Field(
+        None, ge=0, le=MAX_LOGPROBS
+    )
 
     def refuse_unsupported(self) -> None:
         super().refuse_unsupported()
         if self.echo and self.logprobs is not None:
             raise unsupported("logprobs", "leave it out together with echo: those of the prompt are not computed")
+        if self.max_tokens == 0 and not self.echo:
+            message = "max_tokens is 0, which only returns a prompt: set echo, or at least 1 token"
+            raise ApiError(400, message, param="max_tokens")
 
     def wanted_logprobs(self) -> int | None:
         return self.logprobs

@@ -68,6 +68,10 @@ class Service:
         self.require_ready()
         return self._models[name]
 
+    def max_model_len(self, name: str) -> int | None:
+        """The longest prompt plus answer of a served model; None until it is loaded."""
+        return self._models[name].lane.max_model_len if name in self._models else None
+
     def require_ready(self) -> None:
         """Raises ApiError 503 unless requests are answered."""
         state = self.state()

@@ -35,6 +35,7 @@ def test_models_are_listed_with_kind_parent_and_digest(client, artifact):
         ("adapter", "tiny-llama", None),
     ]
     assert client.models.retrieve("support").owned_by == "hone"
+    assert {model.max_model_len for model in models.values()} == {2048}
 
 
 def test_a_chat_is_answered(client):
@@ -115,6 +116,7 @@ def test_the_narrowest_sampling_is_greedy(client, top):
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}}, "response_format"),
         ({"extra_body": {"min_p": 0.1}}, "min_p"),
+        ({"stream": True, "stream_options": {"chunk_size": 5}}, "stream_options.chunk_size"),
         ({"extra_body": {"tempreature": 1}}, "tempreature"),
     ],
 )
@@ -140,7 +142,7 @@ def test_what_asks_for_nothing_is_taken(client):
     ("options", "param"),
     [
         ({"temperature": -1}, "temperature"),
-        ({"top_p": 0}, "top_p"),
+        ({"top_p": -0.1}, "top_p"),
         ({"n": 0}, "n"),
         ({"presence_penalty": 2.5}, "presence_penalty"),
         ({"extra_body": {"repetition_penalty": 0}}, "repetition_penalty"),
@@ -150,7 +152,7 @@ def test_what_asks_for_nothing_is_taken(client):
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"stop": [""]}, "stop"),
+        ({"stop": ["a", 5]}, "stop"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user", "content": None}]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages"),
@@ -202,11 +204,36 @@ def test_bodies_of_another_shape_are_refused(server, path, body):
 
 
 def test_errors_of_http_have_the_same_shape(server):
-    not_json = httpx.post(server.url + "/v1/completions", content="{nope")
+    headers = {"Content-Type": "application/json"}
+    not_json = httpx.post(server.url + "/v1/completions", content="{nope", headers=headers)
     assert (not_json.status_code, not_json.json()["error"]["type"]) == (400, "invalid_request_error")
     assert server.get("/v1/nothing").json()["error"]["message"]
     wrong_method = server.get("/v1/chat/completions")
     assert (wrong_method.status_code, set(wrong_method.json())) == (405, {"error"})
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain; charset=utf-8", None])
+def test_a_body_that_is_not_called_json_is_refused_with_the_header(server, kind):
+    headers = {} if kind is None else {"Content-Type": kind}
+    answer = httpx.post(server.url + "/v1/completions", content='{"model": "tiny-llama"}', headers=headers)
+    assert answer.status_code == 400
+    assert "send the body as JSON with the header 'Content-Type: application/json'" in answer.json()["error"]["message"]
+
+
+def test_top_p_of_0_is_the_likeliest_token(client):
+    assert chat(client, top_p=0, seed=3).choices == chat(client, temperature=0).choices
+
+
+def test_a_prompt_alone_is_returned_without_new_tokens(client):
+    answer = complete(client, max_tokens=0, echo=True)
+    assert (answer.choices[0].text, answer.choices[0].finish_reason) == ("hello", "length")
+    assert answer.usage.completion_tokens == 0
+
+
+def test_a_history_with_tool_calls_is_answered(client):
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    asked = [*MESSAGES, {"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "user", "content": "hi"}]
+    assert chat(client, messages=asked).choices
 
 
 def test_metrics_count_tokens(server, client):

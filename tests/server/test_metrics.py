@@ -53,3 +53,24 @@ def test_a_client_that_leaves_is_an_abort(server, value, until):
     until(lambda: value("hone:request_success_total", finished_reason="abort") == aborted + 1)
     until(lambda: value("hone:num_requests_running") == 0)
     assert value("hone:num_requests_waiting") == 0
+
+
+def test_routers_learn_which_adapters_are_worked_on(server, until):
+    def adapters():
+        [family] = [
+            family
+            for family in text_string_to_metric_families(server.get("/metrics").text)
+            if family.name == "hone:lora_requests_info"
+        ]
+        [sample] = family.samples
+        assert sample.value > 1.6e9
+        return sample.labels
+
+    idle = {"max_lora": "2", "running_lora_adapters": "", "waiting_lora_adapters": ""}
+    until(lambda: adapters() == idle)
+    body = {"model": "legal", "prompt": "hello", "max_tokens": 2000, "stream": True, **ENDLESS}
+    with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=60) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        assert adapters() == {**idle, "running_lora_adapters": "legal"}
+    until(lambda: adapters() == idle)

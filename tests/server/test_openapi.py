@@ -17,7 +17,7 @@ def test_it_names_all_that_is_accepted(server):
     shared = {"model", "n", "seed", "stop", "presence_penalty", "repetition_penalty", "logit_bias", "user", "tools"}
     assert shared | {"messages", "max_completion_tokens", "top_logprobs"} <= properties(server, "ChatRequest")
     assert shared | {"prompt", "echo"} <= properties(server, "CompletionRequest")
-    assert "min_p" not in properties(server, "ChatRequest") | properties(server, "CompletionRequest")
+    assert "mirostat" not in properties(server, "ChatRequest") | properties(server, "CompletionRequest")
 
 
 def test_its_paths_are_those_of_the_server(server):

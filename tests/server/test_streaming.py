@@ -60,6 +60,14 @@ def test_usage_comes_in_a_chunk_of_its_own(stream):
     assert all(chunk.usage is None for chunk in chunks[:-1])
 
 
+def test_usage_comes_in_every_chunk_where_that_is_asked_for(stream):
+    chunks = stream(stream_options={"include_usage": True, "continuous_usage_stats": True, "include_obfuscation": True})
+    told = [chunk.usage.completion_tokens for chunk in chunks]
+    assert told == sorted(told)
+    assert (told[0], told[-1]) == (1, 40)
+    assert {chunk.usage.prompt_tokens for chunk in chunks} == {chunks[-1].usage.prompt_tokens}
+
+
 def test_several_choices_stream_side_by_side(client, stream):
     whole = client.chat.completions.create(model="tiny-llama", messages=MESSAGES, max_tokens=20, n=3, seed=1, **ENDLESS)
     chunks = stream(n=3, seed=1, temperature=1, max_tokens=20)

@@ -1,0 +1,198 @@
+"""What requests may contain, and what the error of another request says. No server: the models alone."""
+
+import pytest
+from hone_server.cors import parse_origins
+from hone_server.errors import ApiError, invalid
+from hone_server.messages import Message
+from hone_server.protocol import NEUTRAL, ChatRequest, CompletionRequest
+from pydantic import ValidationError
+
+CALL = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": null}'}}
+
+
+def chat(**options):
+    return read(ChatRequest, {"model": "m", "messages": [{"role": "user", "content": "q"}], **options})
+
+
+def completion(**options):
+    return read(CompletionRequest, {"model": "m", "prompt": "q", **options})
+
+
+def read(kind, body):
+    request = kind.model_validate(body)
+    request.refuse_unsupported()
+    return request
+
+
+def refusal(make, **options):
+    """The error that the client gets."""
+    with pytest.raises((ValidationError, ApiError)) as raised:
+        make(**options)
+    error = raised.value
+    return error if isinstance(error, ApiError) else invalid(error.errors()[0], "application/json")
+
+
+@pytest.mark.parametrize("make", [chat, completion])
+def test_null_asks_for_nothing_whatever_the_name(make):
+    fields = set(ChatRequest.model_fields) | set(CompletionRequest.model_fields) | set(NEUTRAL)
+    unset = fields - {"model", "messages", "prompt"} | {"reasoning_effort", "audio", "prediction", "a_name_of_tomorrow"}
+    request = make(**dict.fromkeys(sorted(unset)))
+    assert not request.stops
+    make(stream=True, stream_options={"include_usage": None, "include_obfuscation": None, "another": None})
+
+
+@pytest.mark.parametrize("make", [chat, completion])
+def test_neutral_values_ask_for_nothing(make):
+    for name, values in NEUTRAL.items():
+        for value in values:
+            make(**{name: value})
+    assert make(top_p=0).top_p == 0
+    assert make(stop="").stops == make(stop=["", ""]).stops == []
+    assert make(stop=["", "a"]).stops == ["a"]
+    assert make(stream_options={"include_usage": False}).include_usage is False
+
+
+def test_values_that_ask_for_something_are_refused_by_name():
+    for name in NEUTRAL:
+        assert refusal(chat, **{name: "something else"}).param == name
+    assert refusal(chat, stream=True, stream_options={"chunk_size": 5}).param == "stream_options.chunk_size"
+    assert refusal(chat, stream_options={"include_usage": True}).message == "stream_options needs stream: true"
+
+
+def test_stream_options_of_openai_and_of_vllm_are_accepted():
+    options = {"include_usage": True, "include_obfuscation": False, "continuous_usage_stats": True}
+    request = chat(stream=True, stream_options=options)
+    assert request.include_usage
+    assert request.continuous_usage
+    assert not chat(stream=True, stream_options={"continuous_usage_stats": True}).continuous_usage
+
+
+def test_no_new_tokens_are_only_for_a_prompt_that_is_returned():
+    assert completion(max_tokens=0, echo=True).max_tokens == 0
+    assert "set echo" in refusal(completion, max_tokens=0).message
+    assert refusal(chat, max_tokens=0).param == "max_tokens"
+
+
+def test_false_logprobs_of_a_chat_are_none_in_a_completion():
+    assert completion(logprobs=False).wanted_logprobs() is None
+    assert completion(logprobs=0).wanted_logprobs() == 0
+
+
+@pytest.mark.parametrize("absent", [{}, {"content": None}, {"content": ""}, {"content": []}])
+@pytest.mark.parametrize(
+    "message",
+    [{"role": "assistant", "tool_calls": [CALL]}, {"role": "assistant"}, {"role": "tool", "tool_call_id": "1"}],
+)
+def test_messages_without_a_text_have_an_empty_one_for_the_template(message, absent):
+    [read] = chat(messages=[{**message, **absent}]).messages
+    assert read.for_template()["content"] == ""
+
+
+def template_gets(**message):
+    return Message.model_validate({"role": "assistant", **message}).for_template()
+
+
+def test_the_template_gets_the_arguments_of_tool_calls_as_an_object():
+    expected = [{"id": "1", "type": "function", "function": {"name": "weather", "arguments": {"city": None}}}]
+    assert template_gets(content=None, tool_calls=[CALL])["tool_calls"] == expected
+    as_object = {**CALL, "function": {"name": "weather", "arguments": {"city": None}}}
+    assert template_gets(tool_calls=[as_object])["tool_calls"] == expected
+    for text in ("", None, "not JSON", "[1]", "[" * 100_000):
+        call = {**CALL, "function": {"name": "weather", "arguments": text}}
+        assert template_gets(tool_calls=[call])["tool_calls"][0]["function"]["arguments"] == {}
+    old = template_gets(function_call={"name": "weather", "arguments": '{"city": "Paris"}'})
+    assert old["tool_calls"][0]["function"] == {"name": "weather", "arguments": {"city": "Paris"}}
+    assert "function_call" not in old
+
+
+def test_the_template_gets_no_nulls_and_no_empty_calls():
+    """Templates ask whether a message has a key, not whether it is null."""
+    echoed = {"content": "Hi", "refusal": None, "annotations": None, "audio": None, "function_call": None}
+    for calls in (None, []):
+        assert template_gets(**echoed, tool_calls=calls) == {"role": "assistant", "content": "Hi"}
+    assert template_gets(content="Hi", name="Ann", reasoning_content="Hm") == {
+        "role": "assistant",
+        "content": "Hi",
+        "name": "Ann",
+        "reasoning_content": "Hm",
+    }
+
+
+def test_parts_of_all_text_kinds_are_one_text():
+    parts = [{"type": kind, "text": kind[0], "annotations": []} for kind in ("text", "input_text", "output_text")]
+    assert template_gets(content=[*parts, {"type": "refusal", "refusal": "!"}])["content"] == "tio!"
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "param", "message"),
+    [
+        (chat, {"stop": ["a", 5]}, "stop", "stop: must be a text or a list of texts; item 1 is a number"),
+        (chat, {"stop": {"a": 1}}, "stop", "stop: must be a text or a list of texts; got an object"),
+        (chat, {"logprobs": 5}, "logprobs", "top_logprobs is the number"),
+        (completion, {"prompt": [3, -1]}, "prompt", "prompt: item 1 is -1, and a token is a whole number from 0"),
+        (completion, {"prompt": [[1], [2, -7]]}, "prompt", "prompt: item 1 of list 1 is -7"),
+        (completion, {"prompt": ["a", 1]}, "prompt", "this list holds a number and a text"),
+        (completion, {"prompt": None}, "prompt", "got null"),
+        (completion, {"prompt": [[1], [1.5]]}, "prompt", "item 0 of list 1 is a number"),
+    ],
+)
+def test_an_error_is_about_what_was_meant(make, options, param, message):
+    error = refusal(make, **options)
+    assert (error.status, error.param) == (400, param)
+    assert message in error.message
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ({"role": "user"}, "messages.0.content: a message of role 'user' needs a text"),
+        ({"role": "system", "content": None}, "messages.0.content: a message of role 'system' needs a text"),
+        ({"role": "user", "content": {"text": "{Hi}"}}, "must be a text or a list of parts"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, "part 0 is of type 'image_url', and"),
+        ({"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "{x}"}]}, "part 1 is of type '{x}'"),
+        ({"role": "user", "content": [{"text": "a"}]}, "part 0 has no type"),
+        ({"role": "user", "content": [{"type": {}, "refusal": ""}]}, "part 0 has no type"),
+        ({"role": "user", "content": [{"type": "text"}]}, "part 0 is of type 'text' and needs a text as 'text'"),
+        ({"role": "user", "content": ["a"]}, "part 0 must be an object"),
+        ({"content": "a"}, "messages.0.role: Field required"),
+        ("a", "messages.0: must be a JSON object"),
+        ({"role": "assistant", "tool_calls": {}}, "messages.0.tool_calls: Input should be a valid list"),
+        ({"role": "assistant", "tool_calls": [{"type": "custom"}]}, "messages.0.tool_calls.0.type: Input should be"),
+        (
+            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": [1]}}]},
+            "messages.0.tool_calls.0.function.arguments: must be JSON text",
+        ),
+    ],
+)
+def test_an_error_names_the_message_and_the_part(message, words):
+    error = refusal(chat, messages=[message])
+    assert error.param == "messages"
+    assert words in error.message
+
+
+@pytest.mark.parametrize("value", [True, 5, -1.5, "text", [], [1], ["a"], [[]], [{}], {}, {"a": 1}])
+def test_no_error_names_an_alternative_inside_the_server(value):
+    for make, kind in ((chat, ChatRequest), (completion, CompletionRequest)):
+        for name in kind.model_fields:
+            try:
+                make(**{name: value})
+            except ApiError:
+                continue
+            except ValidationError as raised:
+                error = invalid(raised.errors()[0], "application/json")
+                assert error.param == name
+                for inside in ("[", ".str", ".list", "constrained", "instance of", "dictionary"):
+                    assert inside not in error.message
+
+
+@pytest.mark.parametrize(
+    "text", ["https://a.example", '["https://a.example/path"]', "[5]", '["a.example"]', '{"a": 1}']
+)
+def test_origins_that_are_none_are_refused_with_an_example(text):
+    with pytest.raises(ValueError, match="origin"):
+        parse_origins(text)
+
+
+def test_origins_are_read_as_vllm_reads_them():
+    for origins in (["*"], [], ["https://a.example", "http://localhost:3000"]):
+        assert parse_origins(str(origins).replace("'", '"')) == origins
