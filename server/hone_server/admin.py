@@ -3,17 +3,19 @@
 import hmac
 import logging
 from pathlib import Path
+from typing import Annotated
 
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from hone_api.layout import ADMIN_HEADER
 from hone_api.reasons import ARTIFACT_MISSING, ENGINE_FAILED, OUT_OF_MEMORY, HoneError
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .api import answer_errors
+from .bodies import BodyRoute
 from .errors import ApiError
 from .gate import LOAD, UNLOAD
 from .service import Service
@@ -21,12 +23,20 @@ from .service import Service
 log = logging.getLogger("hone_server")
 
 ROUTES = frozenset({LOAD, UNLOAD})
+LONGEST_PATH = 4095
+"""Of Linux, in bytes."""
 STATUSES = {ARTIFACT_MISSING: 404, OUT_OF_MEMORY: 503, ENGINE_FAILED: 500}  # another reason: 400
+
+
+def _refuse_nul(path: str) -> str:
+    if "\0" in path:
+        raise ValueError("a path can't have the character NUL; leave it out")
+    return path
 
 
 class LoadAdapter(BaseModel):
     lora_name: str = Field(min_length=1)
-    lora_path: str = Field(min_length=1)
+    lora_path: Annotated[str, Field(min_length=1, max_length=LONGEST_PATH), AfterValidator(_refuse_nul)]
     load_inplace: bool = False
 
 
@@ -62,6 +72,7 @@ class AdminGate:
 def make_admin(service: Service) -> FastAPI:
     """An application of its own, so that the clients' one, and its OpenAPI document, know nothing of it."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app.router.route_class = BodyRoute
     answer_errors(app)
 
     @app.post(LOAD)
@@ -73,6 +84,13 @@ def make_admin(service: Service) -> FastAPI:
     async def unload(body: UnloadAdapter) -> Response:
         await service.unload_adapter(body.lora_name)
         return PlainTextResponse(f"Success: LoRA adapter {body.lora_name!r} removed successfully.")
+
+    @app.exception_handler(OSError)
+    async def unreadable(_: Request, error: OSError) -> Response:
+        refused = ApiError(
+            400, f"lora_path: {error.strerror}; name a folder that the engine can read", param="lora_path"
+        )
+        return JSONResponse(refused.body(), refused.status)
 
     @app.exception_handler(HoneError)
     async def named(_: Request, error: HoneError) -> Response:

@@ -16,14 +16,16 @@ from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from .answers import CHAT, COMPLETION, ERRORS, HEALTH, ModelCard, ModelList
+from .bodies import BodyRoute
 from .engine import MAX_BATCH_REQUESTS, EngineError
-from .errors import ApiError, invalid, too_busy, too_many
-from .generation import Job, Model, Piece, chat_jobs, completion_jobs, stream_jobs
+from .errors import ApiError, FailureAnswers, invalid, too_busy, too_many
+from .generation import FEW_TOKENS, Job, Model, Piece, chat_jobs, completion_jobs, stream_jobs
 from .metrics import Metrics
 from .pages import add_pages
 from .protocol import ChatRequest, CompletionRequest, GenerationRequest
 from .service import READY, Service
 from .wire import ChatWire, CompletionWire, Wire, usage
+from .workers import run_in_thread
 
 CLIENT_CLOSED_REQUEST = 499
 
@@ -42,6 +44,8 @@ class Totals:
 
 def make_app(service: Service, max_waiting: int) -> FastAPI:
     app = FastAPI(title="Hone", version="1", docs_url=None, redoc_url=None)
+    most_answers = MAX_BATCH_REQUESTS + max_waiting
+    app.router.route_class = type("Route", (BodyRoute,), {"most_prompts": most_answers})
     metrics = Metrics(service.load_figures, lambda: [served.name for served in service.served if served.parent])
     answer_errors(app)
     add_pages(app)
@@ -50,13 +54,17 @@ def make_app(service: Service, max_waiting: int) -> FastAPI:
         """The model that is asked. Raises ApiError."""
         body.refuse_unsupported()
         model = service.model(body.model)
-        if body.answers > (most := MAX_BATCH_REQUESTS + max_waiting):
-            raise too_many("n" if (body.n or 1) > 1 else "prompt", body.answers, most)
+        if body.answers > most_answers:
+            raise too_many("n" if (body.n or 1) > 1 else "prompt", body.answers, most_answers)
+        refuse_busy(model, body)
+        return model
+
+    def refuse_busy(model: Model, body: GenerationRequest) -> None:
+        """Raises ApiError 429 when too many answers wait."""
         _, waiting = model.lane.counts()
         if waiting and waiting + body.answers > max_waiting:
             metrics.refused.labels(body.model).inc()
             raise too_busy(body.model, waiting)
-        return model
 
     @app.get("/health", responses=HEALTH)
     async def health() -> Response:
@@ -78,12 +86,16 @@ def make_app(service: Service, max_waiting: int) -> FastAPI:
     @app.post("/v1/chat/completions", responses=CHAT)
     async def chat(body: ChatRequest, request: Request) -> Response:
         model = checked(body)
-        return await _answer(request, body, model, chat_jobs(model, body), ChatWire(), metrics)
+        jobs = await run_in_thread(chat_jobs, model, body, is_large=request.state.is_large)
+        refuse_busy(model, body)  # others have come meanwhile
+        return await _answer(request, body, model, jobs, ChatWire(), metrics)
 
     @app.post("/v1/completions", responses=COMPLETION)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         model = checked(body)
-        return await _answer(request, body, model, completion_jobs(model, body), CompletionWire(), metrics)
+        jobs = await run_in_thread(completion_jobs, model, body, is_large=request.state.is_large)
+        refuse_busy(model, body)  # others have come meanwhile
+        return await _answer(request, body, model, jobs, CompletionWire(), metrics)
 
     return app
 
@@ -101,8 +113,14 @@ async def _answer(
     finished = await _unless_client_leaves(request, _last_pieces(pieces))
     if finished is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    choices = [wire.choice(piece) for piece in sorted(finished, key=lambda piece: piece.index)]
-    return JSONResponse({**head, "object": wire.whole, "choices": choices, "usage": totals.usage()})
+    answer = {**head, "object": wire.whole, "choices": [], "usage": totals.usage()}
+    return Response(await run_in_thread(_whole, answer, finished, wire), media_type="application/json")
+
+
+def _whole(answer: dict[str, Any], finished: list[Piece], wire: Wire) -> bytes:
+    """The answer's body with all choices. Each is encoded by itself, since others have to wait for that."""
+    choices = [_json(wire.choice(piece)) for piece in sorted(finished, key=lambda piece: piece.index)]
+    return _json(answer).replace('"choices":[]', f'"choices":[{",".join(choices)}]', 1).encode()
 
 
 async def _counted(
@@ -115,7 +133,11 @@ async def _counted(
             async for piece in pieces:
                 if not totals.tokens:
                     metrics.prompt_tokens.labels(name).inc(totals.prompt_tokens)
-                metrics.generated(name, piece, totals.tokens[piece.index], totals.started)
+                told = totals.tokens[piece.index]
+                if piece.tokens - told > FEW_TOKENS:
+                    await run_in_thread(metrics.generated, name, piece, told, totals.started)
+                else:
+                    metrics.generated(name, piece, told, totals.started)
                 totals.tokens[piece.index] = piece.tokens
                 unfinished -= piece.finish_reason is not None
                 yield piece
@@ -171,7 +193,11 @@ async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, list
 
 
 def _event(data: dict[str, Any]) -> str:
-    return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    return f"data: {_json(data)}\n\n"
+
+
+def _json(data: dict[str, Any]) -> str:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
 
 
 def _card(service: Service, name: str) -> dict[str, Any]:
@@ -199,8 +225,8 @@ def answer_errors(app: FastAPI) -> None:
         return JSONResponse(error.body(), error.status, headers=error.headers)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid_request(request: Request, error: RequestValidationError) -> Response:
-        refused = invalid(error.errors()[0], request.headers.get("content-type", ""))
+    async def invalid_request(_: Request, error: RequestValidationError) -> Response:
+        refused = invalid(error.errors()[0])
         return JSONResponse(refused.body(), refused.status)
 
     @app.exception_handler(HTTPException)
@@ -212,6 +238,4 @@ def answer_errors(app: FastAPI) -> None:
     async def engine_error(_: Request, error: EngineError) -> Response:
         return JSONResponse(ApiError(500, str(error), code="engine_error").body(), 500)
 
-    @app.exception_handler(Exception)
-    async def unexpected(_: Request, error: Exception) -> Response:
-        return JSONResponse(ApiError(500, f"internal error: {type(error).__name__}").body(), 500)
+    app.add_middleware(FailureAnswers)

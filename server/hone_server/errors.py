@@ -1,11 +1,20 @@
 """Errors of the HTTP API, in the shape that OpenAI's clients read."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = logging.getLogger("hone_server")
 
 RETRY_SECONDS = 2
 # pydantic's names; its sentences speak of dictionaries and classes.
 NOT_AN_OBJECT = frozenset({"dict_type", "model_attributes_type", "model_type"})
+MESSAGE_CHARACTERS = 2000
+"""What a message quotes can be as long as the request."""
 
 
 class ApiError(Exception):
@@ -20,10 +29,11 @@ class ApiError(Exception):
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        message = shorten(message, MESSAGE_CHARACTERS)
         super().__init__(message)
         self.status = status
         self.message = message
-        self.param = param
+        self.param = None if param is None else shorten(param, MESSAGE_CHARACTERS)
         self.code = code
         self.headers = headers
 
@@ -32,17 +42,49 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
-def invalid(error: Mapping[str, Any], content_type: str) -> ApiError:
-    """What pydantic found first in a body of this content type."""
+def invalid(error: Mapping[str, Any]) -> ApiError:
+    """What pydantic found first in a body."""
     place = [str(part) for part in error["loc"] if part not in ("body", "[key]")]
-    kind = content_type.partition(";")[0].strip().lower()
-    if not place and kind != "application/json" and not kind.endswith("+json"):
-        found = f"the Content-Type is {kind!r}" if kind else "there is no Content-Type"
-        return ApiError(400, f"{found}; send the body as JSON with the header 'Content-Type: application/json'")
-    if error["type"] == "json_invalid":
-        return ApiError(400, f"the body is not JSON: {error['ctx']['error']}")
     words = "must be a JSON object" if error["type"] in NOT_AN_OBJECT else error["msg"]
     return ApiError(400, f"{'.'.join(place) or 'the body'}: {words}", param=place[0] if place else None)
+
+
+def shorten(text: str, characters: int) -> str:
+    """Return the text with its middle left out when it is longer than this."""
+    if len(text) <= characters:
+        return text
+    half = characters // 2
+    return f"{text[:half]} … {text[-half:]}"
+
+
+class FailureAnswers:
+    """Answers 500 for any exception of the application, on a connection that stays usable for the next request.
+
+    Starlette's own handler raises the exception again after its answer, upon which uvicorn closes the connection, and
+    a proxy that shares it between clients fails the request of another one. It stands inside of Starlette's.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_started = False
+
+        async def send_noting(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noting)
+        except ClientDisconnect:
+            log.debug("a client left while it sent its request")
+        except Exception as error:
+            if has_started or scope["type"] != "http":
+                raise  # half an answer ends with its connection
+            log.exception("%s %r failed", scope["method"], scope["path"])
+            failed = ApiError(500, f"internal error: {type(error).__name__}; the server's log has the details")
+            await JSONResponse(failed.body(), failed.status)(scope, receive, send)
 
 
 def too_busy(model: str, waiting: int) -> ApiError:
@@ -62,10 +104,20 @@ def unsupported(param: str, remedy: str = "leave it out") -> ApiError:
     return ApiError(400, message, param=param, code="unsupported_parameter")
 
 
-def context_exceeded(limit: int, prompt: int, wanted: int, param: str) -> ApiError:
-    """Prompt and answer (in tokens) do not fit the model's context."""
+def context_exceeded(limit: int, prompt: int, wanted: int, param: str, *, at_least: bool = False) -> ApiError:
+    """Prompt and answer (in tokens) do not fit the model's context; `at_least` if not all of the prompt was counted."""
+    few = "at least " if at_least else ""
     message = (
-        f"this model's maximum context length is {limit} tokens, but {prompt + wanted} were asked for "
-        f"({prompt} in the prompt, {wanted} in the answer); shorten one of them"
+        f"this model's maximum context length is {limit} tokens, but {few}{prompt + wanted} were asked for "
+        f"({few}{prompt} in the prompt, {wanted} in the answer); shorten one of them"
+    )
+    return ApiError(400, message, param=param, code="context_length_exceeded")
+
+
+def prompt_too_long(characters: int, most: int, limit: int, longest_token: int, param: str) -> ApiError:
+    """A prompt of so many characters does not fit, whatever its tokens are."""
+    message = (
+        f"the prompt has {characters} characters, and this model takes {most} at most: its maximum context length is "
+        f"{limit} tokens, and its longest token has {longest_token} characters; shorten the prompt"
     )
     return ApiError(400, message, param=param, code="context_length_exceeded")

@@ -7,17 +7,19 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import jinja2
-
-from .engine import Lane
+from .engine import Lane, Tokens
 from .errors import ApiError, context_exceeded
 from .logprobs import LogprobStream, Told
 from .penalties import Penalties
+from .prompts import encode, render_chat
 from .protocol import ChatRequest, CompletionRequest, GenerationRequest
 from .sampling import Sampling
 from .sources import Served
-from .text import Decode, TextStream
+from .text import Decode, StopSet, TextStream
+from .workers import run_in_thread
 
+FEW_TOKENS = 16
+"""So many are turned into text on the event loop. An answer that is not streamed comes with all of its tokens."""
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default for /v1/completions; a chat may fill the context
 
 
@@ -25,7 +27,8 @@ COMPLETION_MAX_TOKENS = 16  # OpenAI's default for /v1/completions; a chat may f
 class Model:
     """A served model, ready to answer. `defaults` are the sampling settings of its generation_config.json.
 
-    `decode` leaves special tokens out; `token_text` is for one token by itself, and tells those, too.
+    `decode` leaves special tokens out; `token_text` is for one token by itself, and tells those, too. `longest_token`
+    is in characters.
     """
 
     served: Served
@@ -34,6 +37,7 @@ class Model:
     token_text: Decode
     lane: Lane
     defaults: Sampling
+    longest_token: int
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Job:
     prompt: list[int]
     sampling: Sampling
     max_tokens: int
-    stops: list[str]
+    stops: StopSet
     ignore_eos: bool
     echo: str = ""
 
@@ -69,11 +73,10 @@ def chat_jobs(model: Model, request: ChatRequest) -> list[Job]:
         message = f"model {model.served.name!r} has no chat template; use /v1/completions"
         raise ApiError(400, message, param="messages")
     messages = [message.for_template() for message in request.messages]
-    try:
-        text = model.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except (jinja2.TemplateError, TypeError) as error:
-        raise ApiError(400, f"the chat template refuses these messages: {error}", param="messages") from None
-    prompt = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    text = render_chat(model.tokenizer, messages, add_generation_prompt=True)
+    prompt = encode(
+        model.tokenizer, text, model.lane.max_model_len, model.longest_token, "messages", add_special_tokens=False
+    )
     wanted = request.max_completion_tokens or request.max_tokens
     param = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
     room = model.lane.max_model_len - len(prompt)
@@ -84,8 +87,9 @@ def chat_jobs(model: Model, request: ChatRequest) -> list[Job]:
 def completion_jobs(model: Model, request: CompletionRequest) -> list[Job]:
     """`n` jobs for each prompt, in order. Raises ApiError."""
     jobs: list[Job] = []
+    sizes = model.lane.max_model_len, model.longest_token
     for prompt in request.prompts():
-        ids = model.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt
+        ids = prompt if isinstance(prompt, list) else encode(model.tokenizer, prompt, *sizes, "prompt")
         if not ids:
             raise ApiError(400, "the prompt is empty", param="prompt")
         if max(ids) >= model.lane.vocab_size:
@@ -100,14 +104,50 @@ def completion_jobs(model: Model, request: CompletionRequest) -> list[Job]:
     return jobs
 
 
+class _Answer:
+    """The text of one answer so far, from its tokens."""
+
+    def __init__(self, model: Model, job: Job, index: int, *, stream: bool) -> None:
+        self._text = TextStream(model.decode, job.stops)
+        self._logprobs = None if job.sampling.logprobs is None else LogprobStream(model.token_text)
+        self._eos = frozenset[int]() if job.ignore_eos else model.lane.eos_token_ids
+        self._index = index
+        self._stream = stream
+        self._tokens = 0
+        self._pending = job.echo
+
+    def push(self, chunk: Tokens) -> Piece | None:
+        """Take the next tokens; return the piece that they make, if there is one to send."""
+        finish = None
+        for place, token in enumerate(chunk.ids):
+            self._tokens += 1
+            if token in self._eos:
+                finish = "stop"
+                break
+            offset = self._text.decoded
+            self._pending += self._text.push(token)
+            if self._logprobs is not None:
+                self._logprobs.push(chunk.logprobs[place], offset)
+            if self._text.stopped:
+                finish = "stop"
+                break
+        ended = finish is not None or chunk.last
+        if ended:
+            self._pending += self._text.flush()
+            finish = "stop" if self._text.stopped else finish or "length"
+        if not (ended or (self._stream and self._pending)):
+            return None
+        everything = ended and not self._text.stopped
+        told = None if self._logprobs is None else self._logprobs.tell(self._text.told, everything=everything)
+        text, self._pending = self._pending, ""
+        return Piece(self._index, text, self._tokens, finish, told, chunk.times)
+
+
 async def stream_job(model: Model, job: Job, index: int, *, stream: bool) -> AsyncIterator[Piece]:
     """The pieces of one answer (only the last one unless `stream`). Raises EngineError."""
-    text = TextStream(model.decode, job.stops)
-    logprobs = None if job.sampling.logprobs is None else LogprobStream(model.token_text)
-    eos = frozenset[int]() if job.ignore_eos else model.lane.eos_token_ids
-    tokens = 0
+    answer = _Answer(model, job, index, stream=stream)
     if not job.max_tokens:
-        yield Piece(index, job.echo, 0, "length", None if logprobs is None else [])
+        yield Piece(index, job.echo, 0, "length", None if job.sampling.logprobs is None else [])
         return
     generated = model.lane.generate(
         job.prompt,
@@ -116,33 +156,14 @@ async def stream_job(model: Model, job: Job, index: int, *, stream: bool) -> Asy
         stream=stream or bool(job.stops),
         ignore_eos=job.ignore_eos,
     )
-    pending = job.echo
     async with aclosing(generated) as chunks:  # type: ignore[type-var]
         async for chunk in chunks:
-            finish = None
-            for place, token in enumerate(chunk.ids):
-                tokens += 1
-                if token in eos:
-                    finish = "stop"
-                    break
-                offset = text.decoded
-                pending += text.push(token)
-                if logprobs is not None:
-                    logprobs.push(chunk.logprobs[place], offset)
-                if text.stopped:
-                    finish = "stop"
-                    break
-            ended = finish is not None or chunk.last
-            if ended:
-                pending += text.flush()
-                finish = "stop" if text.stopped else finish or "length"
-            if ended or (stream and pending):
-                everything = ended and not text.stopped
-                told = None if logprobs is None else logprobs.tell(text.told, everything=everything)
-                yield Piece(index, pending, tokens, finish, told, chunk.times)
-                pending = ""
-            if ended:
-                return
+            is_long = len(chunk.ids) > FEW_TOKENS
+            piece = await run_in_thread(answer.push, chunk) if is_long else answer.push(chunk)
+            if piece is not None:
+                yield piece
+                if piece.finish_reason is not None:
+                    return
 
 
 async def stream_jobs(model: Model, jobs: list[Job], *, stream: bool) -> AsyncIterator[Piece]:
@@ -182,10 +203,8 @@ def _choices(
     sampling = _sampling(model, request)
     seed = secrets.randbits(63) if request.seed is None else request.seed
     seeds = [(seed + first + choice) % 2**64 for choice in range(request.n or 1)]
-    return [
-        Job(prompt, replace(sampling, seed=own), max_tokens, request.stops, bool(request.ignore_eos), echo)
-        for own in seeds
-    ]
+    stops, ignore_eos = StopSet(request.stops), bool(request.ignore_eos)
+    return [Job(prompt, replace(sampling, seed=own), max_tokens, stops, ignore_eos, echo) for own in seeds]
 
 
 def _sampling(model: Model, request: GenerationRequest) -> Sampling:

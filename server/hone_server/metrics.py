@@ -43,11 +43,12 @@ class Metrics:
     def generated(self, model: str, piece: Piece, told: int, started: float) -> None:
         """The next tokens of an answer, of which so many were told before; the request came at `started`."""
         self.generation_tokens.labels(model).inc(piece.tokens - told)
-        times = piece.times[: piece.tokens]
+        times = piece.times[max(told - 1, 0) : piece.tokens]
         if times and not told:
             self.first_token.labels(model).observe(times[0] - started)
-        for before, after in itertools.pairwise(times[max(told - 1, 0) :]):
-            self.inter_token.labels(model).observe(after - before)
+        inter_token = self.inter_token.labels(model)
+        for before, after in itertools.pairwise(times):
+            inter_token.observe(after - before)
         if piece.finish_reason:
             self.success.labels(model, piece.finish_reason).inc()
             if times:

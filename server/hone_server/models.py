@@ -6,13 +6,15 @@ from typing import Any
 from .engine import Lane
 from .generation import Model
 from .penalties import Penalties
+from .prompts import longest_token
 from .sampling import Sampling
 from .sources import Served
 from .text import Decode
 
 
 def make_model(served: Served, tokenizer: Any, lane: Lane, defaults: Sampling) -> Model:
-    return Model(served, tokenizer, _decoder(tokenizer), _token_text(tokenizer), lane, defaults)
+    decode, token_text = _decoder(tokenizer), _token_text(tokenizer)
+    return Model(served, tokenizer, decode, token_text, lane, defaults, longest_token(tokenizer))
 
 
 def eos_token_ids(generation_config: Any, tokenizer: Any) -> frozenset[int]:

@@ -20,6 +20,9 @@ class Penalties:
 
 
 NO_PENALTIES = Penalties()
+LEAST_REPETITION = 1e-25
+"""A smaller one is as good as this: seen tokens already win. Divided by it, scores stay within float32, also when the
+temperature divides them again."""
 
 
 def penalize(logits: torch.Tensor, penalties: Penalties, prompt: Sequence[int], answer: Sequence[int]) -> None:
@@ -34,7 +37,8 @@ def penalize(logits: torch.Tensor, penalties: Penalties, prompt: Sequence[int], 
     if penalties.repetition != 1:
         seen = indices([*prompt, *answer]).unique()  # type: ignore[no-untyped-call]
         scores = logits[seen]
-        logits[seen] = torch.where(scores > 0, scores / penalties.repetition, scores * penalties.repetition)
+        repetition = max(penalties.repetition, LEAST_REPETITION)
+        logits[seen] = torch.where(scores > 0, scores / repetition, scores * repetition)
     if answer and (penalties.frequency or penalties.presence):
         said, counts = indices(answer).unique(return_counts=True)  # type: ignore[no-untyped-call]
         logits[said] -= penalties.frequency * counts + penalties.presence

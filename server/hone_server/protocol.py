@@ -2,7 +2,15 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from .errors import ApiError, unsupported
 from .messages import Message, explained, kind_of
@@ -10,6 +18,15 @@ from .messages import Message, explained, kind_of
 Token = Annotated[int, Field(ge=0)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 MAX_LOGPROBS = 20
+
+
+class _FirstFault(FailFast):
+    """Ends the validation of a list at its first fault, of which there can be as many as a body has room for."""
+
+    __hash__ = object.__hash__  # which a union wants of its parts
+
+
+FIRST_FAULT = _FirstFault()
 
 # Values of unsupported parameters that ask for nothing, as null does; everything else is refused by name.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -188,7 +205,13 @@ class ChatRequest(GenerationRequest):
 
 
 class CompletionRequest(GenerationRequest):
-    prompt: Annotated[str | list[Token] | list[str] | list[list[Token]], WrapValidator(_explain_prompt)]
+    prompt: Annotated[
+        str
+        | Annotated[list[Token], FIRST_FAULT]
+        | Annotated[list[str], FIRST_FAULT]
+        | Annotated[list[Annotated[list[Token], FIRST_FAULT]], FIRST_FAULT],
+        WrapValidator(_explain_prompt),
+    ]
     max_tokens: int | None = Field(None, ge=0)
     echo: bool | None = None
     # In chats it is true or false: false asks for nothing, and would become 0, which asks for those of the answer.

@@ -13,6 +13,8 @@ from transformers.generation.continuous_batching.requests import FutureRequestSt
 from .lora import BatchTable
 from .penalties import NO_PENALTIES, Penalties, penalize
 
+LEAST_TEMPERATURE = 1e-5
+"""Below it the choice is greedy, as vLLM's is: the scores divided by it would leave float32."""
 LEAST_LOGPROB = -9999.0  # JSON has no infinity; vLLM tells the same number
 
 
@@ -20,9 +22,9 @@ LEAST_LOGPROB = -9999.0  # JSON has no infinity; vLLM tells the same number
 class Sampling:
     """How one request's tokens are chosen.
 
-    temperature: 0 is greedy. top_p: 1 is off. top_k: 0 is off. seed: 64 bits; the same request with the same seed
-    draws the same noise for the same position, whatever runs beside it. logprobs: how many of the likeliest tokens to
-    tell beside each chosen one; None tells nothing.
+    temperature: below LEAST_TEMPERATURE it is greedy. top_p: 1 is off. top_k: 0 is off. seed: 64 bits; the same request
+    with the same seed draws the same noise for the same position, whatever runs beside it. logprobs: how many of the
+    likeliest tokens to tell beside each chosen one; None tells nothing.
     """
 
     temperature: float
@@ -31,6 +33,10 @@ class Sampling:
     seed: int
     penalties: Penalties = NO_PENALTIES
     logprobs: int | None = None
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature < LEAST_TEMPERATURE
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ def token_noise(seed: int, position: int, vocab_size: int) -> np.ndarray:
 
 def perturb(logits: torch.Tensor, samplings: Sequence[Sampling], positions: Sequence[int]) -> torch.Tensor:
     """Scores (shape [requests, vocab_size], as the logits) whose argmax is a sample of each row's distribution:
-    softmax(logits / temperature) after top-k and top-p. Every temperature is above 0.
+    softmax(logits / temperature) after top-k and top-p. None of the samplings is greedy.
 
     Dividing probabilities by exponential noise is the Gumbel-max trick. Beside needing no shared random state, it keeps
     the choice steady when the logits differ in their last bits, as they do when the batch is composed differently.
@@ -119,7 +125,7 @@ class BatchSampler(ContinuousBatchingLogitsProcessorList):
         for row, sampling in enumerate(samplings):
             if sampling.penalties != NO_PENALTIES:
                 penalize(scores[row], sampling.penalties, *_prompt_and_answer(self._states[row]))
-        rows = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
+        rows = [row for row, sampling in enumerate(samplings) if not sampling.is_greedy]
         if rows:
             # The sum stays the same when the scheduler evicts a request and later feeds it its own tokens again.
             positions = [

@@ -5,6 +5,17 @@ from collections.abc import Callable, Sequence
 Decode = Callable[[Sequence[int]], str]
 
 
+def is_unicode(text: str) -> bool:
+    """Return whether the text can be encoded, which one with half of a surrogate pair can't."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class Detokenizer:
     """Turns tokens into text as they come, holding back the bytes of an unfinished character."""
 
@@ -32,26 +43,45 @@ class Detokenizer:
         return text[len(before) :]
 
 
-class StopStrings:
-    """Cuts text before the first stop string, and holds back what could be the beginning of one."""
+class StopSet:
+    """The stop strings of a request, prepared once for all of its answers.
 
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = [stop for stop in stops if stop]
+    For each one `borders` has, by length, how much of what has matched still matches when the next character does not,
+    as in the algorithm of Knuth, Morris and Pratt: so a character costs the same however long the strings are.
+    """
+
+    def __init__(self, stops: Sequence[str] = ()) -> None:
+        self.stops = [stop for stop in dict.fromkeys(stops) if stop]
+        self.borders = [_borders(stop) for stop in self.stops]
+        self.firsts = frozenset(stop[0] for stop in self.stops)
+
+    def __bool__(self) -> bool:
+        return bool(self.stops)
+
+
+class StopStrings:
+    """Cuts text before the stop string that is complete first, and holds back what could be the beginning of one."""
+
+    def __init__(self, stops: StopSet) -> None:
+        self._set = stops
+        self._matched = [0] * len(stops.stops)
         self._held = ""
         self.found = False
 
     def push(self, text: str) -> str:
         """The text that is safe to tell now."""
-        if self.found or not self._stops:
-            return "" if self.found else text
+        if self.found:
+            return ""
+        if not self._held and self._set.firsts.isdisjoint(text):
+            return text
+        before = len(self._held)
         self._held += text
-        places = [place for place in (self._held.find(stop) for stop in self._stops) if place >= 0]
-        if places:
-            self.found = True
-            told, self._held = self._held[: min(places)], ""
-            return told
-        held = max(_overlap(self._held, stop) for stop in self._stops)
-        cut = len(self._held) - held
+        for place, character in enumerate(text, before + 1):
+            if complete := self._advance(character):
+                self.found = True
+                told, self._held = self._held[: place - complete], ""
+                return told
+        cut = len(self._held) - max(self._matched, default=0)
         told, self._held = self._held[:cut], self._held[cut:]
         return told
 
@@ -60,11 +90,33 @@ class StopStrings:
         told, self._held = self._held, ""
         return told
 
+    def _advance(self, character: str) -> int:
+        """Take one character; return the length of the longest stop string that it completes, or 0."""
+        complete = 0
+        for index, stop in enumerate(self._set.stops):
+            matched, borders = self._matched[index], self._set.borders[index]
+            while matched and stop[matched] != character:
+                matched = borders[matched - 1]
+            matched += stop[matched] == character
+            if matched == len(stop):
+                complete = max(complete, matched)
+                matched = 0
+            self._matched[index] = matched
+        return complete
 
-def _overlap(text: str, stop: str) -> int:
-    """The length of the longest end of the text that begins the stop string, without being all of it."""
-    longest = min(len(text), len(stop) - 1)
-    return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)
+
+def _borders(stop: str) -> list[int]:
+    """For each beginning of the string, the length of its longest end that is also its beginning."""
+    borders = [0]
+    for character in stop[1:]:
+        length = borders[-1]
+        while length and stop[length] != character:
+            length = borders[length - 1]
+        borders.append(length + (stop[length] == character))
+    return borders
+
+
+NO_STOPS = StopSet()
 
 
 class TextStream:
@@ -73,7 +125,7 @@ class TextStream:
     `decoded` and `told` count characters: what the tokens so far have made, and what of it has been told.
     """
 
-    def __init__(self, decode: Decode, stops: Sequence[str] = ()) -> None:
+    def __init__(self, decode: Decode, stops: StopSet = NO_STOPS) -> None:
         self._detokenizer = Detokenizer(decode)
         self._stops = StopStrings(stops)
         self.decoded = self.told = 0

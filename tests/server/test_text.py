@@ -1,7 +1,11 @@
 """Detokenizing piece by piece and stop strings."""
 
+import itertools
+
 import pytest
-from hone_server.text import TextStream
+from hone_server.text import StopSet, StopStrings, TextStream
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
 
@@ -29,7 +33,7 @@ def tokens_of(text):
 
 def run(text, stops=()):
     """The pieces told for each token, and whether a stop string came."""
-    stream = TextStream(byte_decoder().decode, stops)
+    stream = TextStream(byte_decoder().decode, StopSet(stops))
     pieces = []
     for token in tokens_of(text):
         pieces.append(stream.push(token))
@@ -88,3 +92,28 @@ def test_a_stop_string_that_does_not_come_is_told_after_all():
 def test_an_earlier_stop_string_wins_although_it_is_completed_with_another():
     pieces, _ = run("x<end>y", ["end", "<end>"])
     assert "".join(pieces) == "x<"
+
+
+FEW_LETTERS = st.text("ab\n", max_size=12)
+
+
+@given(text=FEW_LETTERS, stops=st.lists(FEW_LETTERS, max_size=4), cuts=st.lists(st.integers(0, 12)))
+def test_where_text_ends_does_not_depend_on_how_it_is_cut_into_pieces(text, stops, cuts):
+    places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
+    pieces = [text[start:end] for start, end in itertools.pairwise(places)]
+    strings = StopStrings(StopSet(stops))
+    told = "".join([*(strings.push(piece) for piece in pieces), strings.flush()])
+    wanted = [stop for stop in stops if stop]
+    ends = [end for end in range(len(text) + 1) if text[:end].endswith(tuple(wanted))] if wanted else []
+    assert strings.found == bool(ends)
+    assert told == (text[: ends[0] - max(len(s) for s in wanted if text[: ends[0]].endswith(s))] if ends else text)
+
+
+@given(text=FEW_LETTERS, stops=st.lists(FEW_LETTERS, min_size=1, max_size=4))
+def test_no_more_is_held_back_than_could_begin_a_stop_string(text, stops):
+    strings = StopStrings(StopSet(stops))
+    told = "".join(strings.push(character) for character in text)
+    if not strings.found:
+        beginnings = {stop[:size] for stop in stops for size in range(len(stop))}
+        held = next(text[place:] for place in range(len(text) + 1) if text[place:] in beginnings or place == len(text))
+        assert text == told + held
