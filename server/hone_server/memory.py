@@ -9,6 +9,7 @@ from typing import Any
 PAGE_TOKENS = 32
 CACHE_TOKENS = 16384  # the cache is no larger, unless a single request is: more requests wait, or are computed anew
 CACHE_SHARE = 0.25  # of the memory that is free after the weights are loaded, for all models together
+GPU_CACHE_SHARE = 0.8  # of a GPU's, which nothing else needs; the rest is for activations
 MIN_MODEL_LEN = 16
 
 
@@ -28,8 +29,10 @@ class CacheTooSmall(Exception):
         self.fits = fits
 
 
-def plan_cache(position_limit: int, wanted_len: int | None, bytes_per_token: int, budget: int) -> KvPlan:
-    """Sizes one engine's cache from the budget in bytes.
+def plan_cache(
+    position_limit: int, wanted_len: int | None, bytes_per_token: int, budget: int, *, requests: int | None = None
+) -> KvPlan:
+    """Sizes one engine's cache from the budget in bytes: CACHE_TOKENS at most, or room for so many full `requests`.
 
     The context is `wanted_len`, or else the model's own limit shortened to what fits. Raises CacheTooSmall if
     `wanted_len`, or MIN_MODEL_LEN, does not fit.
@@ -40,7 +43,8 @@ def plan_cache(position_limit: int, wanted_len: int | None, bytes_per_token: int
         raise CacheTooSmall(fits)
     # One page more than a request needs, because the scheduler keeps a margin of free pages.
     one = math.ceil(length / PAGE_TOKENS) + 1
-    return KvPlan(max_model_len=length, num_blocks=max(one, min(CACHE_TOKENS, fits) // PAGE_TOKENS))
+    most = CACHE_TOKENS if requests is None else requests * one * PAGE_TOKENS
+    return KvPlan(max_model_len=length, num_blocks=max(one, min(most, fits) // PAGE_TOKENS))
 
 
 def bytes_per_token(config: Any, dtype_bytes: int) -> int:
@@ -48,6 +52,26 @@ def bytes_per_token(config: Any, dtype_bytes: int) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return int(2 * config.num_hidden_layers * heads * head_dim * dtype_bytes)
+
+
+def read_bytes_per_token(config: Any, dtype_bytes: int, batch_tokens: int) -> int:
+    """What a GPU needs for each token of the cache while it is read, in bytes, by the formulas of transformers.
+
+    These are the copies of keys and values for each head of queries, two attention masks, and an index.
+    """
+    heads = config.num_attention_heads
+    key_value_heads = getattr(config, "num_key_value_heads", None) or heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return int((2 * heads + key_value_heads) * head_dim * dtype_bytes + 2 * batch_tokens * dtype_bytes + 8)
+
+
+def free_memory(device: Any) -> int:
+    """Bytes that are free on the device of the weights."""
+    if device.type == "cpu":
+        return available_memory()
+    import torch
+
+    return int(torch.cuda.mem_get_info(device)[0])
 
 
 def available_memory() -> int:

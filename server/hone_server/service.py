@@ -14,12 +14,20 @@ from typing import Any
 
 from hone_api.reasons import ENGINE_FAILED, OUT_OF_MEMORY, HoneError
 
-from .engine import Engine, EngineError, Lane
+from .engine import MAX_BATCH_REQUESTS, MAX_BATCH_TOKENS, Engine, EngineError, Lane
 from .errors import ApiError
 from .generation import Model
 from .loading import Base, load_adapter, load_base, own_tokenizer
 from .lora import Adapter
-from .memory import CACHE_SHARE, CacheTooSmall, available_memory, bytes_per_token, plan_cache
+from .memory import (
+    CACHE_SHARE,
+    GPU_CACHE_SHARE,
+    CacheTooSmall,
+    bytes_per_token,
+    free_memory,
+    plan_cache,
+    read_bytes_per_token,
+)
 from .models import defaults_of, eos_token_ids, make_model
 from .packed import pack
 from .sources import Served, Sources, find_adapter
@@ -169,10 +177,16 @@ class Service:
     def _with_engine(self, served: Served, weights: Any, tokenizer: Any, shares: int) -> Model:
         """A model with an engine of its own, which takes one of so many shares of the memory that is free."""
         config = weights.config.get_text_config()
-        token_bytes = bytes_per_token(config, weights.dtype.itemsize)
-        budget = int(available_memory() * CACHE_SHARE / shares)
+        token_bytes, requests = bytes_per_token(config, weights.dtype.itemsize), None
+        share = CACHE_SHARE
+        if weights.device.type != "cpu":
+            token_bytes += read_bytes_per_token(config, weights.dtype.itemsize, MAX_BATCH_TOKENS)
+            share, requests = GPU_CACHE_SHARE, MAX_BATCH_REQUESTS
+        budget = int(free_memory(weights.device) * share / shares)
         try:
-            plan = plan_cache(config.max_position_embeddings, self._max_model_len, token_bytes, budget)
+            plan = plan_cache(
+                config.max_position_embeddings, self._max_model_len, token_bytes, budget, requests=requests
+            )
         except CacheTooSmall as error:
             message = (
                 f"the key-value cache of {served.name!r} may take {budget // 2**20} MiB, "

@@ -17,7 +17,9 @@ from starlette.types import ASGIApp
 from .access import Access
 from .admin import AdminGate, make_admin
 from .api import make_app
+from .connections import Connection, drop_overdue, raise_file_limit
 from .cors import allow_origins
+from .errors import FailureAnswers
 from .service import READY, Service
 from .sources import Sources
 
@@ -25,6 +27,9 @@ log = logging.getLogger("hone_server")
 
 KEEP_ALIVE_SECONDS = 75
 """Clients of OpenAI let go of an idle connection after 5: a server must not be as fast, or a request meets the end."""
+
+TICKS_A_SECOND = 10
+"""Of uvicorn."""
 
 QUIET_SECONDS, LATEST_SECONDS = 3, 60
 """A drain goes on while requests come: not all who send them have learnt of the end. But not for ever."""
@@ -65,8 +70,11 @@ def serve(sources: Sources, options: Options) -> HoneError | None:
     if token_file is not None:
         routes = AdminGate(routes, make_admin(service), token_file)
     app = Access(routes, options.api_key)
+    connection = type("Connection", (Connection,), {"most": raise_file_limit()})
     config = uvicorn.Config(
-        allow_origins(app, options.allowed_origins),
+        allow_origins(FailureAnswers(app), options.allowed_origins),
+        http=connection,
+        ws="none",
         log_level="warning",
         access_log=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
@@ -99,6 +107,8 @@ class _Server(uvicorn.Server):
             super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
+        if counter % TICKS_A_SECOND == 0:
+            drop_overdue(self.server_state.connections, time.monotonic())
         if self._end is not None and (late := time.monotonic() - self._end) >= 0:
             is_quiet = time.monotonic() - self._access.asked_at >= QUIET_SECONDS
             self.should_exit = self.should_exit or is_quiet or late >= LATEST_SECONDS

@@ -15,6 +15,7 @@ from hone_server.memory import (
     available_memory,
     bytes_per_token,
     cpu_threads,
+    free_memory,
     plan_cache,
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
@@ -51,6 +52,19 @@ def test_the_context_is_never_longer_than_the_models():
 def test_bytes_of_a_token_count_keys_and_values_of_every_layer():
     config = LlamaConfig(num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=2, hidden_size=64)
     assert bytes_per_token(config, 2) == 2 * 3 * 2 * 8 * 2
+
+
+def test_a_gpu_has_room_for_a_full_batch_of_the_longest_requests():
+    plan = plan_cache(position_limit=8192, wanted_len=None, bytes_per_token=1000, budget=PLENTY, requests=64)
+    assert plan.num_blocks * PAGE_TOKENS >= 64 * 8192
+    scarce = plan_cache(8192, None, bytes_per_token=1000, budget=1000 * 100_000, requests=64)
+    assert 100_000 - PAGE_TOKENS < scarce.num_blocks * PAGE_TOKENS <= 100_000
+
+
+def test_the_free_memory_is_that_of_the_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: {1: (5 * GIB, 9 * GIB)}[device.index])
+    assert free_memory(torch.device("cuda", 1)) == 5 * GIB
+    assert free_memory(torch.device("cpu")) > 2**20
 
 
 GIB = 2**30

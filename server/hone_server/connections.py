@@ -1,0 +1,112 @@
+"""Connections that clients can't hold by being slow: uvicorn's protocol with deadlines and a bound on their number.
+
+A client has HEAD_SECONDS for the head of a request, BODY_SECONDS and a rate for its body, and WRITE_SECONDS to read
+what waits for it; the time that the server needs does not count. uvicorn itself ends only connections that are idle
+between two requests. serving.py calls `drop_overdue` once a second, so that no request needs a timer.
+"""
+
+import asyncio
+import resource
+import time
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEAD_SECONDS = 15.0
+BODY_SECONDS = 20.0
+BODY_BYTES_A_SECOND = 32 << 10
+"""Each so many bytes of a body give it one second more."""
+WRITE_SECONDS = 60.0
+MOST_CONNECTIONS = 4096
+FILES_BESIDE = 256
+"""File descriptors that are left for everything but connections."""
+READ_BYTES = 16 << 10
+"""Read at once from a connection: a body in chunks of one byte each costs a parser in Python 10 us a chunk."""
+
+
+class Connection(H11Protocol):
+    """One client's connection. Times are those of time.monotonic."""
+
+    most = MOST_CONNECTIONS
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if hasattr(transport, "max_size"):  # asyncio's own loop; its default is 256 KiB
+            transport.max_size = READ_BYTES
+        self._head_since: float | None = time.monotonic()
+        self._body_since: float | None = None
+        self._body_bytes = 0
+        self._unread_since: float | None = None
+        self._closing_since: float | None = None
+        if len(self.connections) > self.most:
+            self._make_room()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        state = self.conn.their_state
+        if state is h11.IDLE:
+            self._head_since = self._head_since or time.monotonic()
+            self._body_since = None
+        elif state is h11.SEND_BODY:
+            if self._body_since is None:
+                self._body_since, self._body_bytes = time.monotonic(), 0
+            self._body_bytes += len(data)
+            self._head_since = None
+        else:
+            self._head_since = self._body_since = None
+
+    def pause_writing(self) -> None:
+        self._unread_since = time.monotonic()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._unread_since = None
+        super().resume_writing()
+
+    def waits_since(self) -> float | None:
+        """Return since when the client has owed the rest of a request; None when the server owes the answer."""
+        if self.conn.their_state is h11.IDLE:
+            return self._head_since
+        return self._body_since if self.conn.their_state is h11.SEND_BODY else None
+
+    def is_overdue(self, now: float) -> bool:
+        """Return whether the client has had more time than it may take."""
+        if self.transport.is_closing():  # what was not read yet is still kept
+            self._closing_since = self._closing_since or now
+            return now - self._closing_since > WRITE_SECONDS
+        if self._unread_since is not None:
+            return now - self._unread_since > WRITE_SECONDS
+        since = self.waits_since()
+        if since is None or self.flow.read_paused:
+            return False
+        if self.conn.their_state is h11.IDLE:
+            return now - since > HEAD_SECONDS
+        return now - since > BODY_SECONDS + self._body_bytes / BODY_BYTES_A_SECOND
+
+    def _make_room(self) -> None:
+        """Drop the connection that has waited longest for its client; this one when all others are being answered."""
+        others = [one for one in self.connections if isinstance(one, Connection) and one is not self]
+        idle = [one for one in others if one.conn.their_state in (h11.IDLE, h11.SEND_BODY)]
+        oldest = min(idle, key=lambda one: one.waits_since() or 0.0, default=self)
+        oldest.transport.abort()
+
+
+def drop_overdue(connections: Any, now: float) -> int:
+    """Abort the connections whose clients take too long, and return how many."""
+    overdue = [one for one in list(connections) if isinstance(one, Connection) and one.is_overdue(now)]
+    for one in overdue:
+        one.transport.abort()
+    return len(overdue)
+
+
+def raise_file_limit() -> int:
+    """Let this process have as many files as it may, and return how many connections that is room for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_CONNECTIONS + FILES_BESIDE
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY:
+        return MOST_CONNECTIONS
+    return max(1, min(MOST_CONNECTIONS, soft - FILES_BESIDE))

@@ -1,0 +1,94 @@
+"""The embedded engine's routes in this process, over a model that only repeats, so that a test can look inside."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+from hone_server.access import Access
+from hone_server.api import make_app
+from hone_server.connections import Connection, drop_overdue
+from hone_server.engine import Tokens
+from hone_server.errors import ApiError, FailureAnswers
+from hone_server.generation import Model
+from hone_server.models import make_model
+from hone_server.sampling import Sampling
+from hone_server.sources import Served
+
+CONTEXT = 64
+
+
+class Lane:
+    """Answers with the prompt's last token, again and again."""
+
+    max_model_len = CONTEXT
+    eos_token_ids = frozenset[int]()
+
+    def __init__(self, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+
+    def counts(self) -> tuple[int, int]:
+        return 0, 0
+
+    async def generate(self, prompt: list[int], sampling: Sampling, max_tokens: int, *, stream: bool, **_: Any) -> Any:
+        if not stream:
+            yield Tokens([prompt[-1]] * max_tokens, last=True)
+            return
+        for number in range(max_tokens):
+            await asyncio.sleep(0)
+            yield Tokens([prompt[-1]], last=number == max_tokens - 1)
+
+
+class Service:
+    """Of one model, `m`. A model of another name raises the exception in `failures` of that name, or is not found."""
+
+    created = 0
+
+    def __init__(self, tokenizer: Any) -> None:
+        served = Served("m", "model", "m")
+        self.only: Model = make_model(served, tokenizer, Lane(len(tokenizer)), Sampling(1.0, 1.0, 0, 0))  # type: ignore[arg-type]
+        self.served = [served]
+        self.failures: dict[str, Exception] = {}
+
+    def state(self) -> str:
+        return "ready"
+
+    def load_figures(self) -> dict[str, tuple[int, int, float]]:
+        return {}
+
+    def model(self, name: str) -> Model:
+        if name != "m":
+            raise self.failures.get(name) or ApiError(404, "no such model", param="model")
+        return self.only
+
+
+class InThread(uvicorn.Server):
+    """uvicorn in a thread of this process."""
+
+    def install_signal_handlers(self) -> None:
+        pass
+
+    async def on_tick(self, counter: int) -> bool:
+        loop_time = asyncio.get_running_loop().time()
+        drop_overdue(self.server_state.connections, loop_time)
+        return await super().on_tick(counter)
+
+
+@contextlib.contextmanager
+def served_in_thread(service: Service, connection: type[Connection] = Connection) -> Iterator[tuple[str, int, int]]:
+    """Address, port, and the identifier of the thread of the event loop."""
+    app = FailureAnswers(Access(make_app(service, max_waiting=256), None))  # type: ignore[arg-type]
+    config = uvicorn.Config(app, http=connection, ws="none", log_level="critical", timeout_keep_alive=60)
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = InThread(config)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
+    thread.start()
+    assert thread.ident is not None
+    try:
+        yield (*listener.getsockname()[:2], thread.ident)
+    finally:
+        server.should_exit = True
+        thread.join(30)

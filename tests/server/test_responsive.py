@@ -1,0 +1,234 @@
+"""The event loop stays free, one request's failure is its own, and slow clients hold nothing."""
+
+import http.client
+import json
+import socket
+import threading
+
+import pytest
+from hone_server import bodies, connections, text
+from hone_server.bounds import MAX_BODY_BYTES
+from hone_server.connections import Connection
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from inprocess import CONTEXT, Service, served_in_thread
+from transformers import AutoTokenizer
+
+SMALL = {"model": "m", "prompt": "hello", "max_tokens": 1}
+
+
+class Watched:
+    """A tokenizer that notes in which threads it works."""
+
+    def __init__(self, tokenizer):
+        self._tokenizer = tokenizer
+        self.threads = set()
+        self.longest = 0
+
+    def __getattr__(self, name):
+        return getattr(self._tokenizer, name)
+
+    def __len__(self):
+        return len(self._tokenizer)
+
+    def __call__(self, given, **options):
+        self.threads.add(threading.get_ident())
+        self.longest = max(self.longest, len(given))
+        return self._tokenizer(given, **options)
+
+    def apply_chat_template(self, *arguments, **options):
+        self.threads.add(threading.get_ident())
+        return self._tokenizer.apply_chat_template(*arguments, **options)
+
+
+@pytest.fixture(scope="module")
+def service(base_folder):
+    return Service(Watched(AutoTokenizer.from_pretrained(base_folder)))
+
+
+@pytest.fixture(scope="module")
+def place(service):
+    with served_in_thread(service) as (host, port, loop):
+        yield host, port, loop
+
+
+@pytest.fixture
+def connection(place):
+    made = http.client.HTTPConnection(*place[:2], timeout=60)
+    yield made
+    made.close()
+
+
+def send(connection, body, path="/v1/completions", **headers):
+    """Status and error of a request, and whether the connection stays open."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    connection.request("POST", path, content, {"Content-Type": "application/json", **headers})
+    answer = connection.getresponse()
+    said = json.loads(answer.read())
+    return answer.status, said.get("error", said), not answer.will_close
+
+
+def test_what_grows_with_a_request_never_runs_on_the_event_loop(service, place, connection, monkeypatch):
+    threads = service.only.tokenizer.threads
+    threads.clear()
+
+    def noting(owner, name):
+        original = getattr(owner, name)
+
+        def run(*arguments, **options):
+            threads.add(threading.get_ident())
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, run)
+
+    noting(bodies.json, "loads")
+    noting(bodies, "check_counts")
+    noting(text, "_borders")
+    chat = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "stop": ["xyz"]}
+    for path, body in [("/v1/completions", SMALL | {"stop": "xyz", "n": 3}), ("/v1/chat/completions", chat)]:
+        for stream in (False, True):
+            connection.request(
+                "POST", path, json.dumps(body | {"stream": stream}), {"Content-Type": "application/json"}
+            )
+            answer = connection.getresponse()
+            assert (answer.status, bool(answer.read())) == (200, True)
+    assert threads
+    assert place[2] not in threads
+
+
+def test_a_long_answer_becomes_text_outside_of_the_event_loop(service, place, connection, monkeypatch):
+    threads = []
+    original = text.TextStream.push
+    monkeypatch.setattr(
+        text.TextStream, "push", lambda *given: (threads.append(threading.get_ident()), original(*given))[1]
+    )
+    status, answer, _ = send(connection, SMALL | {"max_tokens": 40})
+    assert (status, answer["usage"]["completion_tokens"]) == (200, 40)
+    assert len(threads) == 40
+    assert place[2] not in threads
+
+
+@pytest.mark.parametrize("size", [MAX_BODY_BYTES + 1, 8 << 20])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_is_too_large_is_refused_before_it_is_parsed(place, connection, monkeypatch, size, chunked):
+    monkeypatch.setattr(bodies, "parse_body", lambda *_: pytest.fail("it was parsed"))
+    content = b'{"prompt": "' + b"x" * (size - 14) + b'"}'
+    pieces = (content[start : start + 60_000] for start in range(0, size, 60_000))
+    connection.request(
+        "POST",
+        "/v1/completions",
+        pieces if chunked else content,
+        {"Content-Type": "application/json"},
+        encode_chunked=chunked,
+    )
+    answer = connection.getresponse()
+    assert answer.status == 413
+    assert str(MAX_BODY_BYTES) in json.loads(answer.read())["error"]["message"]
+    monkeypatch.undo()
+    assert send(connection, SMALL)[0] == 200, "on the same connection"
+
+
+def test_a_prompt_that_can_not_fit_is_refused_without_tokenizing_it(service, connection):
+    service.only.tokenizer.longest = 0
+    most = CONTEXT * service.only.longest_token
+    status, error, _ = send(connection, SMALL | {"prompt": "x" * (most + 1)})
+    assert (status, error["param"], error["code"]) == (400, "prompt", "context_length_exceeded")
+    assert str(most) in error["message"]
+    assert service.only.tokenizer.longest == 0
+
+
+HALF = st.integers(0xD800, 0xDFFF).map(chr)
+BROKEN = st.one_of(
+    HALF.map(lambda half: SMALL | {"prompt": f"a{half}"}),
+    HALF.map(lambda half: SMALL | {"model": half}),
+    HALF.map(lambda half: SMALL | {half: 1}),
+    st.sampled_from(["KeyError", "RecursionError", "MemoryError", "UnicodeError"]).map(
+        lambda name: SMALL | {"model": name}
+    ),
+    st.sampled_from(
+        [
+            b"",
+            b"{",
+            b"[" * 100_000,
+            b'{"prompt": "\xed\xa0\x80"}',
+            b"\xff\xfe",
+            b"1" * 5000,
+            json.dumps(SMALL | {"prompt": "x" * 100_000}).encode(),
+            json.dumps(SMALL | {"prompt": [[1]] * 30_000}).encode(),
+        ]
+    ),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(bodies=st.lists(BROKEN, min_size=1, max_size=4))
+def test_after_any_refusal_or_failure_the_connection_serves_the_next_request(service, connection, bodies):
+    for error in (KeyError("x"), RecursionError(), MemoryError(), UnicodeError("y")):
+        service.failures[type(error).__name__] = error
+    for body in bodies:
+        status, error, is_open = send(connection, body)
+        internal = isinstance(body, dict) and body.get("model") in service.failures
+        assert status == (500 if internal else 400)
+        assert set(error) == {"message", "type", "param", "code"}
+        assert is_open
+    assert send(connection, SMALL)[0] == 200
+
+
+def test_a_body_of_another_kind_is_refused_by_its_header(connection):
+    for headers in ({"Content-Type": "text/plain"}, {"Content-Encoding": "gzip"}):
+        status, error, _ = send(connection, SMALL, **headers)
+        assert status == 415
+        assert next(iter(headers)) in error["message"]
+
+
+def stays_open(opened):
+    """Whether the server has not closed this connection; waits until it says something."""
+    try:
+        return bool(opened.recv(1 << 16))
+    except ConnectionError:
+        return False
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"",
+        b"POST /v1/completions HTTP/1.1\r\nHost: a\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{",
+        b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
+        b"GET /health HTTP/1.1\r\nHost: a\r\n\r\nGET /health HTTP/1.1\r\nHo",
+    ],
+)
+def test_a_request_that_never_ends_loses_its_connection(place, monkeypatch, begun):
+    with socket.create_connection(place[:2], timeout=60) as opened:
+        opened.sendall(begun)
+        if begun.startswith(b"GET"):
+            assert b"200" in opened.recv(1 << 16)
+            opened.sendall(b"st:")
+        monkeypatch.setattr(connections, "HEAD_SECONDS", 0)
+        monkeypatch.setattr(connections, "BODY_SECONDS", 0)
+        assert not stays_open(opened)
+
+
+def test_an_answer_that_is_not_read_is_given_up(place, monkeypatch, service):
+    monkeypatch.setattr(connections, "WRITE_SECONDS", 0)
+    seen = threading.Event()
+    lost = Connection.connection_lost
+    monkeypatch.setattr(Connection, "connection_lost", lambda *given: (lost(*given), seen.set())[0])
+    with socket.create_connection(place[:2], timeout=60) as opened:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        opened.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n" * 3000)
+        assert seen.wait(60)
+
+
+def test_many_half_open_connections_leave_room_for_a_whole_request(service):
+    few = type("Few", (Connection,), {"most": 8})
+    with served_in_thread(service, few) as (host, port, _):
+        opened = [socket.create_connection((host, port), timeout=60) for _ in range(40)]
+        for one in opened[:20]:
+            one.sendall(b"POST /v1/completions HTTP/1.1\r\nContent-Le")
+        last = http.client.HTTPConnection(host, port, timeout=60)
+        assert send(last, SMALL)[0] == 200
+        assert not stays_open(opened[0])
+        for one in [*opened, last]:
+            one.close()
