@@ -1,0 +1,120 @@
+"""How long refused and long requests hold up everybody else: /health, and the tokens of a running stream.
+
+SmolLM2-135M. First nothing but the stream runs, then each kind of request, again and again, for some seconds. Goals for
+a refused prompt of 8 MB: /health waits 50 ms at most, and a token of the stream comes one token's time later at most.
+"""
+
+import argparse
+import json
+import signal
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+HERE = Path(__file__).parent
+sys.path += [str(HERE.parent), str(HERE.parents[1] / "examples/quickstart")]
+
+from model_from_pypi import kept_model  # noqa: E402
+from servers import Server, hone, running  # noqa: E402
+
+SECONDS = 8.0
+PROBE_SECONDS = 0.02
+SENTENCE = "The quick brown fox jumps. "
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "prompt of 8 MB": (TEXT, {"prompt": SENTENCE * (8 * 2**20 // len(SENTENCE))}),
+    "prompt of 4 MB": (TEXT, {"prompt": SENTENCE * (4_100_000 // len(SENTENCE))}),
+    "prompt of 200 kB": (TEXT, {"prompt": SENTENCE * (200_000 // len(SENTENCE))}),
+    "4 MB of [1]": (TEXT, {"prompt": [[1]] * 800_000}),
+    "40,000 messages": (CHAT, {"messages": [{"role": "user", "content": "x"}] * 40_000}),
+    "2,048 messages": (CHAT, {"messages": [{"role": "user", "content": "x"}] * 2048}),
+    "100,000 stop strings": (TEXT, {"prompt": "Hello", "stop": [f"zq{number}" for number in range(100_000)]}),
+    "64 stop strings of 256": (TEXT, {"prompt": "Hello", "stop": [f"{number:0256}" for number in range(64)]}),
+}
+
+
+@dataclass
+class Waits:
+    """Milliseconds: what /health took, and from one token of the stream to the next."""
+
+    health: list[float] = field(default_factory=list)
+    tokens: list[float] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        gaps = sorted(self.tokens)
+        p99 = gaps[int(0.99 * len(gaps))] if gaps else 0.0
+        return (
+            f"/health p50 {statistics.median(self.health):.1f}, most {max(self.health):.1f} ms; "
+            f"a token p50 {statistics.median(gaps):.1f}, p99 {p99:.1f}, most {gaps[-1]:.1f} ms"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=SECONDS)
+    seconds = parser.parse_args().seconds
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
+    with tempfile.TemporaryDirectory() as name, running(hone(kept_model(), {}), Path(name, "log")) as server:
+        watch(server, 2.0, None)  # the first answers are slower than all later ones
+        print(f"{'nothing else':24} {watch(server, seconds, None)[0]}", flush=True)
+        for title, (path, body) in KINDS.items():
+            content = json.dumps({"model": server.base, "max_tokens": 1} | body).encode()
+            waits, statuses = watch(server, seconds, (path, content))
+            print(f"{title:24} {waits}; {len(statuses)} times {set(statuses)}", flush=True)
+
+
+def watch(server: Server, seconds: float, request: tuple[str, bytes] | None) -> tuple[Waits, list[int]]:
+    """The waits while the request is sent again and again, and its statuses."""
+    waits, statuses, ended = Waits(), list[int](), threading.Event()
+    watchers = [threading.Thread(target=watcher, args=(server, waits, ended)) for watcher in (probe, stream)]
+    for watcher in watchers:
+        watcher.start()
+    end = time.monotonic() + seconds
+    with httpx.Client(base_url=server.url, timeout=300) as http:
+        while time.monotonic() < end:
+            if request is None:
+                time.sleep(PROBE_SECONDS)
+            else:
+                statuses.append(http.post(request[0], content=request[1]).status_code)
+    ended.set()
+    for watcher in watchers:
+        watcher.join()
+    return waits, statuses
+
+
+def probe(server: Server, waits: Waits, ended: threading.Event) -> None:
+    with httpx.Client(base_url=server.url, timeout=300) as http:
+        http.get("/health")
+        while not ended.is_set():
+            started = time.monotonic()
+            http.get("/health")
+            waits.health.append(1000 * (time.monotonic() - started))
+            time.sleep(PROBE_SECONDS)
+
+
+def stream(server: Server, waits: Waits, ended: threading.Event) -> None:
+    body = {"model": server.base, "prompt": "Once", "max_tokens": 1500, "ignore_eos": True, "stream": True}
+    with httpx.Client(base_url=server.url, timeout=300) as http:
+        while not ended.is_set():
+            with http.stream("POST", TEXT, json=body) as answer:
+                last = None
+                for line in answer.iter_lines():
+                    if not line.startswith("data: {"):
+                        continue
+                    now = time.monotonic()
+                    if last is not None:
+                        waits.tokens.append(1000 * (now - last))
+                    last = now
+                    if ended.is_set():
+                        break
+
+
+if __name__ == "__main__":
+    main()
