@@ -21,6 +21,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from .bodies import check_structure
+from .bounds import MAX_VALUES
+
 log = logging.getLogger("hone_server")
 
 TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
@@ -69,6 +72,8 @@ class CalledFunction(BaseModel):
         """
         if not self.arguments:
             return {}
+        if isinstance(self.arguments, str):
+            check_structure(self.arguments, MAX_VALUES)
         try:
             read = json.loads(self.arguments) if isinstance(self.arguments, str) else self.arguments
         except (ValueError, RecursionError):

@@ -59,6 +59,9 @@ class Service:
     def load_figures(self) -> dict[str, tuple[int, int, float]]:
         return {}
 
+    def max_model_len(self, name: str) -> int:
+        return CONTEXT
+
     def model(self, name: str) -> Model:
         if name != "m":
             raise self.failures.get(name) or ApiError(404, "no such model", param="model")
