@@ -29,7 +29,7 @@ def refusal(make, **options):
     with pytest.raises((ValidationError, ApiError)) as raised:
         make(**options)
     error = raised.value
-    return error if isinstance(error, ApiError) else invalid(error.errors()[0], "application/json")
+    return error if isinstance(error, ApiError) else invalid(error.errors()[0])
 
 
 @pytest.mark.parametrize("make", [chat, completion])
@@ -179,7 +179,7 @@ def test_no_error_names_an_alternative_inside_the_server(value):
             except ApiError:
                 continue
             except ValidationError as raised:
-                error = invalid(raised.errors()[0], "application/json")
+                error = invalid(raised.errors()[0])
                 assert error.param == name
                 for inside in ("[", ".str", ".list", "constrained", "instance of", "dictionary"):
                     assert inside not in error.message
