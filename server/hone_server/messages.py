@@ -6,7 +6,6 @@ accepted here. The template gets one text per message, and of each tool call the
 templates are written for that. Next in the flow: protocol.py has the requests that contain the messages.
 """
 
-import json
 import logging
 from typing import Any, Literal
 
@@ -21,8 +20,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from .bodies import check_structure
+from .bodies import parse_json
 from .bounds import MAX_VALUES
+from .errors import ApiError
 
 log = logging.getLogger("hone_server")
 
@@ -70,13 +70,12 @@ class CalledFunction(BaseModel):
 
         A refusal would end a conversation for good in which a model once wrote something else.
         """
-        if not self.arguments:
+        given = self.arguments
+        if not given:
             return {}
-        if isinstance(self.arguments, str):
-            check_structure(self.arguments, MAX_VALUES)
         try:
-            read = json.loads(self.arguments) if isinstance(self.arguments, str) else self.arguments
-        except (ValueError, RecursionError):
+            read = parse_json(given.encode(), MAX_VALUES) if isinstance(given, str) else given
+        except (ValueError, ApiError):
             read = None
         if isinstance(read, dict):
             return read
