@@ -17,14 +17,15 @@ from starlette.exceptions import HTTPException
 
 from .answers import CHAT, COMPLETION, ERRORS, HEALTH, ModelCard, ModelList
 from .bodies import BodyRoute
-from .engine import MAX_BATCH_REQUESTS, EngineError
+from .engine import MAX_BATCH_REQUESTS, EngineError, GuidanceError
 from .errors import ApiError, FailureAnswers, invalid, too_busy, too_many
-from .generation import FEW_TOKENS, Job, Model, Piece, chat_jobs, completion_jobs, stream_jobs
+from .generation import FEW_TOKENS, Job, Model, Piece, stream_jobs
 from .metrics import Metrics
 from .pages import add_pages
 from .protocol import ChatRequest, CompletionRequest, GenerationRequest
 from .service import READY, Service
-from .wire import ChatWire, CompletionWire, Wire, usage
+from .structured import choose_wire, guide_jobs, plan_chat, plan_completion
+from .wire import CompletionWire, Wire, usage
 from .workers import run_in_thread
 
 CLIENT_CLOSED_REQUEST = 499
@@ -86,16 +87,23 @@ def make_app(service: Service, max_waiting: int) -> FastAPI:
     @app.post("/v1/chat/completions", responses=CHAT)
     async def chat(body: ChatRequest, request: Request) -> Response:
         model = checked(body)
-        jobs = await run_in_thread(chat_jobs, model, body, is_large=request.state.is_large)
+        structure, jobs = await run_in_thread(plan_chat, model, body, is_large=request.state.is_large)
+        jobs = await guide_jobs(model, jobs, structure)
         refuse_busy(model, body)  # others have come meanwhile
-        return await _answer(request, body, model, jobs, ChatWire(), metrics)
+        return await _answer(request, body, model, jobs, choose_wire(structure), metrics)
 
     @app.post("/v1/completions", responses=COMPLETION)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         model = checked(body)
-        jobs = await run_in_thread(completion_jobs, model, body, is_large=request.state.is_large)
+        structure, jobs = await run_in_thread(plan_completion, model, body, is_large=request.state.is_large)
+        jobs = await guide_jobs(model, jobs, structure)
         refuse_busy(model, body)  # others have come meanwhile
         return await _answer(request, body, model, jobs, CompletionWire(), metrics)
+
+    @app.api_route("/v1/responses{rest:path}", methods=["GET", "POST", "DELETE"], include_in_schema=False)
+    async def responses(rest: str) -> Response:
+        message = "the embedded engine has no Responses API; use POST /v1/chat/completions, or engine vllm"
+        raise ApiError(404, message, code="not_found")
 
     return app
 
@@ -233,6 +241,10 @@ def answer_errors(app: FastAPI) -> None:
     async def http_error(request: Request, error: HTTPException) -> Response:
         refused = ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
         return JSONResponse(refused.body(), refused.status, headers=error.headers)
+
+    @app.exception_handler(GuidanceError)
+    async def guidance_error(_: Request, error: GuidanceError) -> Response:
+        return JSONResponse(ApiError(400, str(error)).body(), 400)
 
     @app.exception_handler(EngineError)
     async def engine_error(_: Request, error: EngineError) -> Response:

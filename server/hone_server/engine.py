@@ -11,6 +11,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching.requests import GenerationOutput
 
 from . import eager, ragged
+from .guidance import Guide
 from .lora import BASE, Adapter, BatchTable
 from .memory import PAGE_TOKENS, KvPlan
 from .sampling import BatchSampler, Sampling, TokenLogprob
@@ -22,6 +23,10 @@ MAX_BATCH_REQUESTS = 64
 
 class EngineError(Exception):
     """The engine could not finish a request."""
+
+
+class GuidanceError(EngineError):
+    """An answer could not be guided to its end."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +109,11 @@ class Engine:
         stream: bool,
         eos_token_ids: frozenset[int],
         adapter: Adapter | None = None,
+        guide: Guide | None = None,
     ) -> AsyncIterator[Tokens]:
         """Yields tokens as they come (all at once unless `stream`). Leaving early takes the request out of the batch.
 
-        Raises EngineError when the loop has died or the request failed.
+        Raises EngineError when the loop has died or the request failed; GuidanceError.
         """
         outputs: asyncio.Queue[GenerationOutput] = asyncio.Queue()
         router = self._manager.output_router
@@ -116,6 +122,8 @@ class Engine:
         logprobs: list[TokenLogprob] = []
         if sampling.logprobs is not None:
             self._sampler.logprobs[request_id] = logprobs
+        if guide is not None:
+            self._sampler.guides[request_id] = guide
         try:
             accepted = self._manager.add_request(
                 prompt,
@@ -134,10 +142,15 @@ class Engine:
                 finished = output.is_finished()
                 if output.error is not None:
                     raise EngineError(output.error)
+                if finished and guide is not None and guide.error is not None:
+                    raise GuidanceError(
+                        f"the answer can't follow its schema further, which is too complex: {guide.error}"
+                    )
                 before, told = told, len(output.generated_tokens)
                 yield Tokens(output.generated_tokens[before:], finished, output.timestamps or [], logprobs[before:told])
         finally:
             self._sampler.logprobs.pop(request_id, None)
+            self._sampler.guides.pop(request_id, None)
             if not finished:
                 self._manager.cancel_request(request_id)
                 # A cancelled request gets no last result, which is what takes its handler away.
@@ -167,7 +180,14 @@ class Lane:
         return running, len(self._unfinished) - running
 
     async def generate(
-        self, prompt: list[int], sampling: Sampling, max_tokens: int, *, stream: bool, ignore_eos: bool = False
+        self,
+        prompt: list[int],
+        sampling: Sampling,
+        max_tokens: int,
+        *,
+        stream: bool,
+        ignore_eos: bool = False,
+        guide: Guide | None = None,
     ) -> AsyncIterator[Tokens]:
         """As the engine's."""
         request_id = request_id_of(BASE if self._adapter is None else self._adapter.number)
@@ -180,6 +200,7 @@ class Lane:
             stream=stream,
             eos_token_ids=frozenset() if ignore_eos else self.eos_token_ids,
             adapter=self._adapter,
+            guide=guide,
         )
         try:
             async with aclosing(generated) as tokens:  # type: ignore[type-var]

@@ -9,6 +9,7 @@ from typing import Any
 
 from .engine import Lane, Tokens
 from .errors import ApiError, context_exceeded
+from .guidance import Guidance, Guide
 from .logprobs import LogprobStream, Told
 from .penalties import Penalties
 from .prompts import encode, render_chat
@@ -16,6 +17,7 @@ from .protocol import ChatRequest, CompletionRequest, GenerationRequest
 from .sampling import Sampling
 from .sources import Served
 from .text import Decode, StopSet, TextStream
+from .toolformats import ToolFormat
 from .workers import run_in_thread
 
 FEW_TOKENS = 16
@@ -27,22 +29,28 @@ COMPLETION_MAX_TOKENS = 16  # OpenAI's default for /v1/completions; a chat may f
 class Model:
     """A served model, ready to answer. `defaults` are the sampling settings of its generation_config.json.
 
-    `decode` leaves special tokens out; `token_text` is for one token by itself, and tells those, too. `longest_token`
-    is in characters.
+    `decode` leaves special tokens out, `decode_all` does not; `token_text` is for one token by itself, and tells those,
+    too. `longest_token` is in characters. `tool_form` is how it writes tool calls; None: not known.
     """
 
     served: Served
     tokenizer: Any
     decode: Decode
+    decode_all: Decode
     token_text: Decode
     lane: Lane
     defaults: Sampling
     longest_token: int
+    guidance: Guidance
+    tool_form: ToolFormat | None
 
 
 @dataclass(frozen=True)
 class Job:
-    """One answer to be generated: its prompt in tokens, and how; `echo` is told before the answer."""
+    """One answer to be generated: its prompt in tokens, and how; `echo` is told before the answer.
+
+    `guide` leads it through its grammar; `shows_all`: special tokens are a part of its text.
+    """
 
     prompt: list[int]
     sampling: Sampling
@@ -50,6 +58,8 @@ class Job:
     stops: StopSet
     ignore_eos: bool
     echo: str = ""
+    guide: Guide | None = None
+    shows_all: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,13 +77,13 @@ class Piece:
     times: list[float] = field(default_factory=list)
 
 
-def chat_jobs(model: Model, request: ChatRequest) -> list[Job]:
-    """One job for each of the `n` choices. Raises ApiError."""
+def chat_jobs(model: Model, request: ChatRequest, tools: list[dict[str, Any]] | None = None) -> list[Job]:
+    """One job for each of the `n` choices; `tools` are for the chat template. Raises ApiError."""
     if not model.tokenizer.chat_template:
         message = f"model {model.served.name!r} has no chat template; use /v1/completions"
         raise ApiError(400, message, param="messages")
     messages = [message.for_template() for message in request.messages]
-    text = render_chat(model.tokenizer, messages, add_generation_prompt=True)
+    text = render_chat(model.tokenizer, messages, tools=tools, add_generation_prompt=True)
     prompt = encode(
         model.tokenizer, text, model.lane.max_model_len, model.longest_token, "messages", add_special_tokens=False
     )
@@ -108,7 +118,7 @@ class _Answer:
     """The text of one answer so far, from its tokens."""
 
     def __init__(self, model: Model, job: Job, index: int, *, stream: bool) -> None:
-        self._text = TextStream(model.decode, job.stops)
+        self._text = TextStream(model.decode_all if job.shows_all else model.decode, job.stops)
         self._logprobs = None if job.sampling.logprobs is None else LogprobStream(model.token_text)
         self._eos = frozenset[int]() if job.ignore_eos else model.lane.eos_token_ids
         self._index = index
@@ -155,6 +165,7 @@ async def stream_job(model: Model, job: Job, index: int, *, stream: bool) -> Asy
         job.max_tokens,
         stream=stream or bool(job.stops),
         ignore_eos=job.ignore_eos,
+        guide=job.guide,
     )
     async with aclosing(generated) as chunks:  # type: ignore[type-var]
         async for chunk in chunks:

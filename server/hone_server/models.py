@@ -5,16 +5,37 @@ from typing import Any
 
 from .engine import Lane
 from .generation import Model
+from .guidance import Guidance
 from .penalties import Penalties
 from .prompts import longest_token
 from .sampling import Sampling
 from .sources import Served
 from .text import Decode
+from .toolformats import ToolFormat, find_format
 
 
-def make_model(served: Served, tokenizer: Any, lane: Lane, defaults: Sampling) -> Model:
-    decode, token_text = _decoder(tokenizer), _token_text(tokenizer)
-    return Model(served, tokenizer, decode, token_text, lane, defaults, longest_token(tokenizer))
+def make_model(
+    served: Served, tokenizer: Any, lane: Lane, defaults: Sampling, tool_form: ToolFormat | None = None
+) -> Model:
+    """Return the model, whose chat template tells how it writes tool calls, unless `tool_form` does."""
+    return Model(
+        served,
+        tokenizer,
+        decode=_decoder(tokenizer, skip_special_tokens=True),
+        decode_all=_decoder(tokenizer, skip_special_tokens=False),
+        token_text=_token_text(tokenizer),
+        lane=lane,
+        defaults=defaults,
+        longest_token=longest_token(tokenizer),
+        guidance=Guidance(tokenizer, lane.eos_token_ids, lane.vocab_size),
+        tool_form=tool_form or find_format(_template_for_tools(tokenizer)),
+    )
+
+
+def _template_for_tools(tokenizer: Any) -> str | None:
+    """Return the chat template that requests with tools get; a model may have several."""
+    template = tokenizer.chat_template
+    return template.get("tool_use", template.get("default")) if isinstance(template, dict) else template
 
 
 def eos_token_ids(generation_config: Any, tokenizer: Any) -> frozenset[int]:
@@ -23,9 +44,9 @@ def eos_token_ids(generation_config: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(one for one in [*listed, tokenizer.eos_token_id] if one is not None)
 
 
-def _decoder(tokenizer: Any) -> Decode:
+def _decoder(tokenizer: Any, *, skip_special_tokens: bool) -> Decode:
     """The tokenizer's own decoding, without transformers' layer around it where that can be: it runs at every token."""
-    return partial(getattr(tokenizer, "backend_tokenizer", tokenizer).decode, skip_special_tokens=True)
+    return partial(getattr(tokenizer, "backend_tokenizer", tokenizer).decode, skip_special_tokens=skip_special_tokens)
 
 
 def _token_text(tokenizer: Any) -> Decode:

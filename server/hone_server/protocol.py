@@ -10,9 +10,11 @@ from pydantic import (
     Field,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    field_validator,
 )
 
 from .errors import ApiError, unsupported
+from .functions import MAX_TOOLS, ResponseFormat, Tool, ToolChoice, check_tool_choice
 from .messages import Message, explained, kind_of
 
 Token = Annotated[int, Field(ge=0)]
@@ -44,7 +46,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "min_tokens": (0,),
     "modalities": (["text"],),
     "priority": (0,),
-    "response_format": ({"type": "text"},),
     "return_token_ids": (False,),
     "return_tokens_as_token_ids": (False,),
     "skip_special_tokens": (True,),
@@ -57,8 +58,9 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "verbosity": ("medium",),
 }
 REMEDIES = {
-    "response_format": "only {'type': 'text'} is answered here; ask for the form in the prompt, or use engine vllm",
-    "tools": "describe them in the prompt, or use engine vllm",
+    "tools": "use /v1/chat/completions",
+    "functions": "give them as tools",
+    "function_call": "use tools and tool_choice",
 }
 # These say something about the request and nothing about the answer.
 IGNORED = frozenset(
@@ -124,7 +126,8 @@ class StreamOptions(BaseModel):
 
 def _documented(schema: dict[str, Any]) -> None:
     """What is taken beside the fields, for the OpenAPI document; all else is refused."""
-    schema["properties"] |= {name: {"enum": [None, *values]} for name, values in NEUTRAL.items()}
+    neutral = {name: {"enum": [None, *values]} for name, values in NEUTRAL.items()}
+    schema["properties"] = neutral | schema["properties"]
     schema["properties"] |= {name: {"description": "Has no effect."} for name in sorted(IGNORED)}
     schema["additionalProperties"] = False
 
@@ -149,6 +152,7 @@ class GenerationRequest(BaseModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = None
+    response_format: ResponseFormat | None = None
 
     @property
     def stops(self) -> list[str]:
@@ -194,6 +198,11 @@ class ChatRequest(GenerationRequest):
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: Annotated[bool | None, WrapValidator(_explain_logprobs)] = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+
+    _check_tool_choice = field_validator("tool_choice", mode="before")(check_tool_choice)
 
     def refuse_unsupported(self) -> None:
         super().refuse_unsupported()

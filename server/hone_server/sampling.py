@@ -10,6 +10,7 @@ from transformers import LogitsProcessorList
 from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessorList
 from transformers.generation.continuous_batching.requests import FutureRequestState, RequestState
 
+from .guidance import Guide, forbid
 from .lora import BatchTable
 from .penalties import NO_PENALTIES, Penalties, penalize
 
@@ -97,6 +98,7 @@ class BatchSampler(ContinuousBatchingLogitsProcessorList):
         self._states: list[RequestState] = []
         # By request, for those that want them. Not in the request's own arguments: an eviction makes copies of those.
         self.logprobs: dict[str, list[TokenLogprob]] = {}
+        self.guides: dict[str, Guide] = {}
 
     def check_kwargs(self, kwargs: dict[str, Any]) -> None:
         if set(kwargs) != {"sampling", "adapter"}:
@@ -125,6 +127,8 @@ class BatchSampler(ContinuousBatchingLogitsProcessorList):
         for row, sampling in enumerate(samplings):
             if sampling.penalties != NO_PENALTIES:
                 penalize(scores[row], sampling.penalties, *_prompt_and_answer(self._states[row]))
+        if self.guides:
+            self._forbid(scores)
         rows = [row for row, sampling in enumerate(samplings) if not sampling.is_greedy]
         if rows:
             # The sum stays the same when the scheduler evicts a request and later feeds it its own tokens again.
@@ -137,6 +141,16 @@ class BatchSampler(ContinuousBatchingLogitsProcessorList):
             if told is not None:
                 told.append(_token_logprob(logits, int(scores[row].argmax()), samplings[row].logprobs or 0))
         return scores
+
+    def _forbid(self, scores: torch.Tensor) -> None:
+        """Leave the requests that have a guide the tokens that it allows."""
+        guided = [
+            (row, guide, state.initial_tokens, state.generated_tokens)
+            for row, state in enumerate(self._states)
+            if (guide := self.guides.get(state.request_id)) is not None
+        ]
+        if guided:
+            forbid(scores, guided)
 
 
 def _prompt_and_answer(state: RequestState) -> tuple[list[int], list[int]]:

@@ -1,9 +1,12 @@
 """How answers look on the wire: chat completions and plain completions. Pure."""
 
+from dataclasses import replace
 from typing import Any, Protocol
 
 from .generation import Piece
 from .logprobs import chat_logprobs, completion_logprobs
+from .toolcalls import Part, ToolCallParser
+from .toolformats import ToolFormat
 
 
 class Wire(Protocol):
@@ -27,13 +30,19 @@ class ChatWire:
 
     def choice(self, piece: Piece) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": piece.text}
-        logprobs = None if piece.logprobs is None else chat_logprobs(piece.logprobs)
-        return {"index": piece.index, "message": message, "logprobs": logprobs, "finish_reason": piece.finish_reason}
+        return self._choice(piece, message)
 
     def deltas(self, piece: Piece, *, first: bool) -> list[dict[str, Any]]:
         deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}] if first else []
         if piece.text or piece.logprobs:
             deltas.append({"content": piece.text})
+        return self._choices(piece, deltas)
+
+    def _choice(self, piece: Piece, message: dict[str, Any]) -> dict[str, Any]:
+        logprobs = None if piece.logprobs is None else chat_logprobs(piece.logprobs)
+        return {"index": piece.index, "message": message, "logprobs": logprobs, "finish_reason": piece.finish_reason}
+
+    def _choices(self, piece: Piece, deltas: list[dict[str, Any]]) -> list[dict[str, Any]]:
         choices: list[dict[str, Any]] = [
             {"index": piece.index, "delta": delta, "logprobs": None, "finish_reason": None} for delta in deltas
         ]
@@ -43,6 +52,55 @@ class ChatWire:
             end = {"index": piece.index, "delta": {}, "logprobs": None, "finish_reason": piece.finish_reason}
             choices.append(end)
         return choices
+
+
+class ToolWire(ChatWire):
+    """Of a chat whose answers may have calls of these functions, written in this form."""
+
+    def __init__(self, form: ToolFormat, names: set[str]) -> None:
+        self._form = form
+        self._names = names
+        self._parsers: dict[int, ToolCallParser] = {}
+
+    def choice(self, piece: Piece) -> dict[str, Any]:
+        parser, content, parts = self._parse(piece)
+        calls: list[dict[str, Any]] = []
+        for part in parts:
+            if part.name is not None:
+                calls.append(_call(part))
+            else:
+                calls[part.index]["function"]["arguments"] += part.arguments
+        message: dict[str, Any] = {"role": "assistant", "content": content}
+        if calls:
+            message |= {"content": content or None, "tool_calls": calls}
+        return self._choice(_ended(piece, parser), message)
+
+    def deltas(self, piece: Piece, *, first: bool) -> list[dict[str, Any]]:
+        parser, content, parts = self._parse(piece)
+        deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}] if first else []
+        if content or (piece.logprobs and not parts):
+            deltas.append({"content": content})
+        # Clients put together the parts of one chunk only if they are of different calls.
+        deltas += [{"tool_calls": [{"index": part.index, **_call(part)}]} for part in parts]
+        return self._choices(_ended(piece, parser), deltas)
+
+    def _parse(self, piece: Piece) -> tuple[ToolCallParser, str, list[Part]]:
+        if piece.index not in self._parsers:
+            self._parsers[piece.index] = ToolCallParser(self._form, self._names)
+        parser = self._parsers[piece.index]
+        content, parts = parser.push(piece.text)
+        return parser, content + parser.flush() if piece.finish_reason else content, parts
+
+
+def _call(part: Part) -> dict[str, Any]:
+    if part.name is None:
+        return {"function": {"arguments": part.arguments}}
+    return {"id": part.id, "type": "function", "function": {"name": part.name, "arguments": ""}}
+
+
+def _ended(piece: Piece, parser: ToolCallParser) -> Piece:
+    is_call = parser.calls and piece.finish_reason == "stop"
+    return replace(piece, finish_reason="tool_calls") if is_call else piece
 
 
 class CompletionWire:

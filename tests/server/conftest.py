@@ -76,9 +76,9 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def make_model(folder: Path, *, hidden: int = 64) -> Path:
+def make_model(folder: Path, *, hidden: int = 64, tokenizer: PreTrainedTokenizerFast | None = None) -> Path:
     """A Llama with random weights, large enough ones that its answers vary."""
-    tokenizer = make_tokenizer()
+    tokenizer = tokenizer or make_tokenizer()
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -179,6 +179,11 @@ def seal_tree() -> Callable[..., ArtifactManifest]:
 @pytest.fixture(scope="session")
 def model_maker() -> Callable[..., Path]:
     return make_model
+
+
+@pytest.fixture(scope="session")
+def tokenizer_maker() -> Callable[[], PreTrainedTokenizerFast]:
+    return make_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -112,9 +112,7 @@ def test_the_narrowest_sampling_is_greedy(client, top):
 @pytest.mark.parametrize(
     ("options", "param"),
     [
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}}, "response_format"),
+        ({"functions": [{"name": "f"}]}, "functions"),
         ({"extra_body": {"min_p": 0.1}}, "min_p"),
         ({"stream": True, "stream_options": {"chunk_size": 5}}, "stream_options.chunk_size"),
         ({"extra_body": {"tempreature": 1}}, "tempreature"),

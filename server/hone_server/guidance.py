@@ -1,0 +1,137 @@
+"""Guided decoding: which tokens may come next, so that an answer has the structure that its request asks for.
+
+`structure` makes the grammar of a request. Here llguidance compiles it, in a thread and within limits, and a Guide
+follows one answer through it: the sampler (`sampling.BatchSampler`) asks it at every token which ones are allowed.
+A mask takes some 10 microseconds. Requests without a grammar never come here.
+"""
+
+import asyncio
+import re
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance.hf import from_tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from .errors import RETRY_SECONDS, ApiError
+
+COMPILE_SECONDS = 20.0
+"""The library's own limits end a compilation within some 2 seconds; others may be before it."""
+COMPILERS = 2
+LIMITS = LLParserLimits(
+    max_items_in_row=10_000,  # an object may have some 2,500 properties
+    step_lexer_fuel=50_000,  # a token of an odd regular expression holds up all answers for 20 ms at most
+    max_lexer_states=20_000,  # each takes 1 to 2 kB
+    verbose_errors=False,
+)
+MESSAGE_CHARACTERS = 500
+BITS = 32
+"""Of one number of a mask."""
+
+_pool = ThreadPoolExecutor(COMPILERS, thread_name_prefix="guidance")
+
+
+class Guide:
+    """Follows one answer through its grammar. `error` says why it can't any more; the answer then ends."""
+
+    def __init__(self, matcher: LLMatcher, prompt_length: int, eos_token_ids: frozenset[int]) -> None:
+        self.error: str | None = None
+        self._matcher = matcher
+        self._prompt_length = prompt_length
+        self._eos_token_ids = eos_token_ids
+        self._followed = 0
+
+    def fill(self, mask: np.ndarray, before: list[int], generated: list[int]) -> None:
+        """Write one bit for each token, 1 where it may come next, into `mask` (uint32, shape [ceil(vocab_size / 32)]).
+
+        before, generated: the tokens of prompt and answer; those of the answer move to `before` at an eviction.
+        """
+        new = len(before) + len(generated) - self._prompt_length - self._followed
+        if new and self.error is None:
+            tokens = generated[-new:] if new <= len(generated) else (before + generated)[-new:]
+            if not self._matcher.consume_tokens(tokens):
+                self.error = shorten(self._matcher.get_error())
+            self._followed += new
+        if self.error is None:
+            self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+            if self._matcher.is_error():
+                self.error = shorten(self._matcher.get_error())
+        if self.error is not None:
+            mask[:] = 0
+            for token in self._eos_token_ids:
+                mask[token // BITS] |= np.uint32(1 << token % BITS)
+
+
+class Guidance:
+    """Compiles grammars for one vocabulary."""
+
+    def __init__(self, tokenizer: Any, eos_token_ids: frozenset[int], vocab_size: int) -> None:
+        self._tokenizer = tokenizer
+        self._eos_token_ids = eos_token_ids
+        self._vocab_size = vocab_size
+
+    async def make_guides(self, grammar: str, prompt_lengths: list[int], param: str) -> list[Guide]:
+        """Return a guide for each answer.
+
+        Raises ApiError: 400 for a grammar that can't be compiled, 503 for one that takes too long.
+        """
+        if not isinstance(self._tokenizer, PreTrainedTokenizerFast) or not self._eos_token_ids:
+            message = f"{param} needs a model with a fast tokenizer and an end-of-text token, which this one has not"
+            raise ApiError(400, message, param=param)
+        compiling = asyncio.get_running_loop().run_in_executor(_pool, partial(self._compile, grammar))
+        try:
+            matcher = await asyncio.wait_for(compiling, COMPILE_SECONDS)
+        except TimeoutError:
+            message = f"{param} was not compiled within {COMPILE_SECONDS:.0f} s; try again, or simplify its schema"
+            raise ApiError(503, message, param=param, headers={"Retry-After": str(RETRY_SECONDS)}) from None
+        if matcher.is_error():
+            words = shorten(matcher.get_error())
+            raise ApiError(400, f"{param} has a schema that can't be enforced: {words}", param=param)
+        copies = [matcher, *(matcher.deep_copy() for _ in prompt_lengths[1:])]
+        return [Guide(copy, length, self._eos_token_ids) for copy, length in zip(copies, prompt_lengths, strict=True)]
+
+    def _compile(self, grammar: str) -> LLMatcher:
+        """Return the matcher after its first mask, which takes longer than all others."""
+        matcher = LLMatcher(self._shared(), grammar, log_level=0, limits=LIMITS)
+        if not matcher.is_error():
+            matcher.compute_bitmask()
+        return matcher
+
+    def _shared(self) -> LLTokenizer:
+        """Return the library's own tokenizer, made at the first request (0.3 s for 49,152 tokens)."""
+        made = _TOKENIZERS.setdefault(self._tokenizer, {})
+        key = (self._eos_token_ids, self._vocab_size)
+        if key not in made:
+            made[key] = from_tokenizer(self._tokenizer, self._vocab_size, sorted(self._eos_token_ids))
+        return made[key]
+
+
+_TOKENIZERS: weakref.WeakKeyDictionary[Any, dict[tuple[frozenset[int], int], LLTokenizer]] = weakref.WeakKeyDictionary()
+"""Adapters share the tokenizer of their base, and so what is made of it."""
+
+
+def forbid(scores: torch.Tensor, guides: Sequence[tuple[int, Guide, list[int], list[int]]]) -> None:
+    """Set the scores (shape [requests, vocab_size]) of forbidden tokens to minus infinity, in place.
+
+    guides: a row of the scores, its guide, and the tokens of prompt and answer, as for `Guide.fill`.
+    """
+    vocab_size = scores.shape[1]
+    masks = np.empty((len(guides), -(-vocab_size // BITS)), np.uint32)
+    for mask, (_, guide, before, generated) in zip(masks, guides, strict=True):
+        guide.fill(mask, before, generated)
+    allowed = np.unpackbits(masks.view(np.uint8), axis=1, count=vocab_size, bitorder="little")
+    forbidden = torch.from_numpy(allowed == 0).to(scores.device)
+    for place, (row, *_) in enumerate(guides):
+        scores[row].masked_fill_(forbidden[place], -torch.inf)
+
+
+def shorten(words: str) -> str:
+    """Return the library's message in one line, without the state that it may append."""
+    message = re.split(r"<(?:state|backtrace)>", words)[0]
+    return " ".join(message.split())[:MESSAGE_CHARACTERS] or "no reason was given"
