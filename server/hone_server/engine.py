@@ -14,6 +14,7 @@ from . import eager, ragged
 from .guidance import Guide
 from .lora import BASE, Adapter, BatchTable
 from .memory import PAGE_TOKENS, KvPlan
+from .promptlogprobs import PromptLogprobs, PromptRecorder
 from .sampling import BatchSampler, Sampling, TokenLogprob
 from .sharing import keep_adapters_apart, request_id_of
 
@@ -74,6 +75,8 @@ class Engine:
             model.set_attn_implementation(ragged.NAME)
         self._sampler = BatchSampler(table)
         self._manager.logit_processor = self._sampler
+        self._prompts = PromptRecorder()
+        self._sampler.prepared = self._prompts.prepare
 
     @property
     def running(self) -> bool:
@@ -93,6 +96,7 @@ class Engine:
         self._manager.warmup()  # without graphs it only makes the batch processor
         if self.table is not None:
             keep_adapters_apart(self._manager.batch_processor, self.vocab_size)
+        self._prompts.install(self._manager.batch_processor)
         self._manager.start()
 
     def stop(self) -> None:
@@ -110,8 +114,11 @@ class Engine:
         eos_token_ids: frozenset[int],
         adapter: Adapter | None = None,
         guide: Guide | None = None,
+        prompt_logprobs: PromptLogprobs | None = None,
     ) -> AsyncIterator[Tokens]:
         """Yields tokens as they come (all at once unless `stream`). Leaving early takes the request out of the batch.
+
+        `prompt_logprobs`, of this prompt, are filled before the first token comes.
 
         Raises EngineError when the loop has died or the request failed; GuidanceError.
         """
@@ -124,6 +131,8 @@ class Engine:
             self._sampler.logprobs[request_id] = logprobs
         if guide is not None:
             self._sampler.guides[request_id] = guide
+        if prompt_logprobs is not None:
+            self._prompts.wanted[request_id] = prompt_logprobs
         try:
             accepted = self._manager.add_request(
                 prompt,
@@ -151,6 +160,7 @@ class Engine:
         finally:
             self._sampler.logprobs.pop(request_id, None)
             self._sampler.guides.pop(request_id, None)
+            self._prompts.wanted.pop(request_id, None)
             if not finished:
                 self._manager.cancel_request(request_id)
                 # A cancelled request gets no last result, which is what takes its handler away.
@@ -188,6 +198,7 @@ class Lane:
         stream: bool,
         ignore_eos: bool = False,
         guide: Guide | None = None,
+        prompt_logprobs: PromptLogprobs | None = None,
     ) -> AsyncIterator[Tokens]:
         """As the engine's."""
         request_id = request_id_of(BASE if self._adapter is None else self._adapter.number)
@@ -201,6 +212,7 @@ class Lane:
             eos_token_ids=frozenset() if ignore_eos else self.eos_token_ids,
             adapter=self._adapter,
             guide=guide,
+            prompt_logprobs=prompt_logprobs,
         )
         try:
             async with aclosing(generated) as tokens:  # type: ignore[type-var]

@@ -10,8 +10,9 @@ from typing import Any
 from .engine import Lane, Tokens
 from .errors import ApiError, context_exceeded
 from .guidance import Guidance, Guide
-from .logprobs import LogprobStream, Told
+from .logprobs import LogprobStream, Told, tell_prompt
 from .penalties import Penalties
+from .promptlogprobs import PromptLogprobs
 from .prompts import encode, render_chat
 from .protocol import ChatRequest, CompletionRequest, GenerationRequest
 from .sampling import Sampling
@@ -50,6 +51,8 @@ class Job:
     """One answer to be generated: its prompt in tokens, and how; `echo` is told before the answer.
 
     `guide` leads it through its grammar; `shows_all`: special tokens are a part of its text.
+    With no `max_tokens` there is no answer but the echo. `tells_end`: the token that ends the answer is told among the
+    log probabilities, as completions have it.
     """
 
     prompt: list[int]
@@ -60,6 +63,8 @@ class Job:
     echo: str = ""
     guide: Guide | None = None
     shows_all: bool = False
+    prompt_logprobs: PromptLogprobs | None = None
+    tells_end: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,10 +113,18 @@ def completion_jobs(model: Model, request: CompletionRequest) -> list[Job]:
         wanted = COMPLETION_MAX_TOKENS if request.max_tokens is None else request.max_tokens
         max_tokens = _checked_length(model, ids, wanted, "max_tokens" if request.max_tokens else "prompt")
         echo = (prompt if isinstance(prompt, str) else model.decode(ids)) if request.echo else ""
-        jobs += _choices(model, request, ids, max_tokens, first=len(jobs), echo=echo)
+        jobs += [_told_as_completion(job) for job in _choices(model, request, ids, max_tokens, len(jobs), echo)]
     if not jobs:
         raise ApiError(400, "there is no prompt", param="prompt")
     return jobs
+
+
+def _told_as_completion(job: Job) -> Job:
+    """Return the job with what completions tell in addition to chats, where log probabilities are asked for."""
+    top = job.sampling.logprobs
+    if top is None:
+        return job
+    return replace(job, tells_end=True, prompt_logprobs=PromptLogprobs(job.prompt, top) if job.echo else None)
 
 
 class _Answer:
@@ -125,16 +138,29 @@ class _Answer:
         self._stream = stream
         self._tokens = 0
         self._pending = job.echo
+        self._model = model
+        self._job = job
+        self._told_prompt: list[Told] | None = [] if job.prompt_logprobs is None else None
+
+    def is_long(self, chunk: Tokens) -> bool:
+        """Whether it takes long to `push` these tokens."""
+        return len(chunk.ids) > FEW_TOKENS or self._told_prompt is None
 
     def push(self, chunk: Tokens) -> Piece | None:
         """Take the next tokens; return the piece that they make, if there is one to send."""
+        if self._told_prompt is None and (prompt := self._job.prompt_logprobs) is not None:
+            self._told_prompt = tell_prompt(prompt.prompt, prompt.tokens, self._model.decode, self._model.token_text)
+        if not self._job.max_tokens:
+            return Piece(self._index, self._pending, 0, "length", self._told_prompt, chunk.times)
         finish = None
         for place, token in enumerate(chunk.ids):
             self._tokens += 1
+            offset = len(self._job.echo) + self._text.decoded
             if token in self._eos:
                 finish = "stop"
+                if self._logprobs is not None and self._job.tells_end:
+                    self._logprobs.push(chunk.logprobs[place], offset)
                 break
-            offset = self._text.decoded
             self._pending += self._text.push(token)
             if self._logprobs is not None:
                 self._logprobs.push(chunk.logprobs[place], offset)
@@ -148,7 +174,11 @@ class _Answer:
         if not (ended or (self._stream and self._pending)):
             return None
         everything = ended and not self._text.stopped
-        told = None if self._logprobs is None else self._logprobs.tell(self._text.told, everything=everything)
+        told = None
+        if self._logprobs is not None:
+            shown = len(self._job.echo) + self._text.told
+            told = [*(self._told_prompt or []), *self._logprobs.tell(shown, everything=everything)]
+            self._told_prompt = []
         text, self._pending = self._pending, ""
         return Piece(self._index, text, self._tokens, finish, told, chunk.times)
 
@@ -156,21 +186,21 @@ class _Answer:
 async def stream_job(model: Model, job: Job, index: int, *, stream: bool) -> AsyncIterator[Piece]:
     """The pieces of one answer (only the last one unless `stream`). Raises EngineError."""
     answer = _Answer(model, job, index, stream=stream)
-    if not job.max_tokens:
-        yield Piece(index, job.echo, 0, "length", None if job.sampling.logprobs is None else [])
+    if not job.max_tokens and job.prompt_logprobs is None:
+        yield Piece(index, job.echo, 0, "length")
         return
     generated = model.lane.generate(
         job.prompt,
         job.sampling,
-        job.max_tokens,
+        job.max_tokens or 1,
         stream=stream or bool(job.stops),
         ignore_eos=job.ignore_eos,
         guide=job.guide,
+        prompt_logprobs=job.prompt_logprobs,
     )
     async with aclosing(generated) as chunks:  # type: ignore[type-var]
         async for chunk in chunks:
-            is_long = len(chunk.ids) > FEW_TOKENS
-            piece = await run_in_thread(answer.push, chunk) if is_long else answer.push(chunk)
+            piece = await run_in_thread(answer.push, chunk) if answer.is_long(chunk) else answer.push(chunk)
             if piece is not None:
                 yield piece
                 if piece.finish_reason is not None:

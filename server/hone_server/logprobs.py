@@ -1,19 +1,22 @@
 """Log probabilities of an answer's tokens, kept in step with its text, and as OpenAI's two APIs show them. Pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .sampling import TokenLogprob
-from .text import Decode
+from .text import Decode, Detokenizer
 
 
 @dataclass(frozen=True)
 class Told:
-    """One token of an answer with its text; `offset` is where that begins, in characters of the answer."""
+    """One token with its text; `offset` is where that begins, in characters of the answer. A prompt's first token has
+    no `logprob`. `top` has the likeliest tokens in its place: text, log probability and number.
+    """
 
     text: str
-    logprob: float
-    top: list[tuple[str, float]]
+    logprob: float | None
+    top: list[tuple[str, float, int]]
     offset: int
 
 
@@ -25,8 +28,7 @@ class LogprobStream:
         self._held: list[Told] = []
 
     def push(self, token: TokenLogprob, offset: int) -> None:
-        top = [(self._text(other), logprob) for other, logprob in token.top]
-        self._held.append(Told(self._text(token.token), token.logprob, top, offset))
+        self._held.append(_told(token, offset, self._token_text))
 
     def tell(self, told: int, *, everything: bool = False) -> list[Told]:
         """The tokens that begin in the first `told` characters, or all that are left."""
@@ -34,14 +36,28 @@ class LogprobStream:
         self._held = self._held[len(ready) :]
         return ready
 
-    def _text(self, token: int) -> str:
-        return self._token_text([token])
+
+def tell_prompt(
+    prompt: Sequence[int], logprobs: Sequence[TokenLogprob | None], decode: Decode, token_text: Decode
+) -> list[Told]:
+    """Return the tokens of a prompt; their offsets are places in the prompt's text, as decoded."""
+    told, offset, text = [], 0, Detokenizer(decode)
+    for token, logprob in zip(prompt, logprobs, strict=True):
+        first = Told(token_text([token]), None, [], offset)
+        told.append(first if logprob is None else _told(logprob, offset, token_text))
+        offset += len(text.push(token))
+    return told
+
+
+def _told(token: TokenLogprob, offset: int, token_text: Decode) -> Told:
+    top = [(token_text([other]), logprob, other) for other, logprob in token.top]
+    return Told(token_text([token.token]), token.logprob, top, offset)
 
 
 def chat_logprobs(told: list[Told]) -> dict[str, Any]:
     return {
         "content": [
-            {**_entry(one.text, one.logprob), "top_logprobs": [_entry(text, logprob) for text, logprob in one.top]}
+            {**_entry(one.text, one.logprob), "top_logprobs": [_entry(text, logprob) for text, logprob, _ in one.top]}
             for one in told
         ],
         "refusal": None,
@@ -49,15 +65,29 @@ def chat_logprobs(told: list[Told]) -> dict[str, Any]:
 
 
 def completion_logprobs(told: list[Told]) -> dict[str, Any]:
-    """Here the chosen token is always among the likeliest."""
+    """Here the chosen token is always among the likeliest. A prompt's first token has null, as in OpenAI's API."""
     return {
         "tokens": [one.text for one in told],
         "token_logprobs": [one.logprob for one in told],
-        "top_logprobs": [dict([*reversed(one.top), (one.text, one.logprob)]) for one in told],
+        "top_logprobs": [None if one.logprob is None else _by_text(one, one.logprob) for one in told],
         "text_offset": [one.offset for one in told],
     }
 
 
-def _entry(text: str, logprob: float) -> dict[str, Any]:
+def _by_text(one: Told, chosen: float) -> dict[str, float]:
+    """Return the likeliest tokens by their text. Of several with the same text (parts of characters have no text of
+    their own) only the first has it, and the others have their number, in the words of vLLM.
+    """
+    found = {one.text: chosen}
+    is_chosen_told = False
+    for text, logprob, token in one.top:
+        if not is_chosen_told and (text, logprob) == (one.text, chosen):
+            is_chosen_told = True
+        else:
+            found[text if text not in found else f"token_id:{token}"] = logprob
+    return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+
+
+def _entry(text: str, logprob: float | None) -> dict[str, Any]:
     # A token that is a part of a character has no text of its own, and so its bytes are not known here.
     return {"token": text, "logprob": logprob, "bytes": None if "\ufffd" in text else list(text.encode())}

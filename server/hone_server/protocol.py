@@ -230,8 +230,6 @@ class CompletionRequest(GenerationRequest):
 
     def refuse_unsupported(self) -> None:
         super().refuse_unsupported()
-        if self.echo and self.logprobs is not None:
-            raise unsupported("logprobs", "leave it out together with echo: those of the prompt are not computed")
         if self.max_tokens == 0 and not self.echo:
             message = "max_tokens is 0, which only returns a prompt: set echo, or at least 1 token"
             raise ApiError(400, message, param="max_tokens")

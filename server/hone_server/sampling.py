@@ -1,6 +1,6 @@
 """Choosing the next token of every request in a batch, each by its own settings and its own seed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +99,8 @@ class BatchSampler(ContinuousBatchingLogitsProcessorList):
         # By request, for those that want them. Not in the request's own arguments: an eviction makes copies of those.
         self.logprobs: dict[str, list[TokenLogprob]] = {}
         self.guides: dict[str, Guide] = {}
+        self.prepared: Callable[[list[FutureRequestState]], None] = lambda requests: None
+        """Called with the requests of each step before it."""
 
     def check_kwargs(self, kwargs: dict[str, Any]) -> None:
         if set(kwargs) != {"sampling", "adapter"}:
@@ -110,6 +112,7 @@ class BatchSampler(ContinuousBatchingLogitsProcessorList):
         self, requests_in_batch: list[FutureRequestState], arg_storage: torch.Tensor
     ) -> torch.Tensor:
         self._states = [request.state for request in requests_in_batch if request.has_new_token]
+        self.prepared(requests_in_batch)
         if self._table is not None:
             self._table.prepare(
                 [

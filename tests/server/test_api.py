@@ -125,12 +125,6 @@ def test_what_would_change_the_answer_and_is_not_supported_is_refused_by_name(cl
     assert repr(param) in error["message"]
 
 
-def test_echo_and_logprobs_together_are_refused(client):
-    error = refused(complete, client=client, echo=True, logprobs=1)
-    assert (error["param"], error["code"]) == ("logprobs", "unsupported_parameter")
-    assert "echo" in error["message"]
-
-
 def test_what_asks_for_nothing_is_taken(client):
     neutral = {"logprobs": False, "presence_penalty": 0, "tools": [], "response_format": {"type": "text"}, "user": "me"}
     assert chat(client, **neutral).choices

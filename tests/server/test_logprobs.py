@@ -47,7 +47,8 @@ def test_they_are_the_models_own_whatever_the_sampling(client, base_folder, toke
     for told, row, text in zip(choice.logprobs.top_logprobs, logprobs, choice.logprobs.tokens, strict=True):
         top = torch.topk(row, 3)
         best = {tokenizer.decode([int(i)]): float(value) for i, value in zip(top.indices, top.values, strict=True)}
-        assert best.keys() | {text} == told.keys()
+        assert best.keys() | {text} == {one for one in told if not one.startswith("token_id:")}
+        assert len(told) in (3, 4)
         assert all(told[one] == pytest.approx(best[one], abs=1e-3) for one in best if "\ufffd" not in one)
 
 
