@@ -123,12 +123,18 @@ class InferenceServiceSpec(ApiModel):
         json_schema_extra=rules(
             rule(
                 "!has(self.extraArgs) || !self.extraArgs.exists(a, a.startsWith('--api-key') "
-                "|| a.startsWith('--api_key'))",
+                "|| a.startsWith('--api_key') || a.startsWith('--admin-api') || a.startsWith('--admin_api'))",
                 "a key in extraArgs could be read by all who may read the object: set apiKeySecret instead",
             ),
             rule(
                 "!has(self.extraArgs) || !self.extraArgs.exists(a, a == '--port' || a.startsWith('--port='))",
                 "the probes and the Service need the engine's port as it is: remove --port from extraArgs",
+            ),
+            rule(
+                "!has(self.extraArgs) || !has(self.engine) || !(self.engine in ['sglang', 'tgi']) || "
+                "!self.extraArgs.exists(a, a.startsWith('--host'))",
+                "this engine listens where a sidecar that asks for the key forwards to it: remove --host and "
+                "--hostname from extraArgs",
             ),
             rule(
                 "!has(self.pod) || !has(self.pod.terminationGracePeriodSeconds) || "

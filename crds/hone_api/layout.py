@@ -23,6 +23,8 @@ POD_ADAPTERS = "/etc/hone/adapters/adapters.json"
 
 TRAINER_PORT = 8080
 ENGINE_PORT = 8000
+GUARDED_PORT = 8001
+"""Where an engine listens, on the pod's loopback, when a guard receives its requests on ENGINE_PORT."""
 KEEPER_PORT = 8081
 
 FINETUNEJOB_LABEL = "hone.dev/finetunejob"

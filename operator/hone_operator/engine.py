@@ -15,7 +15,7 @@ from hone_operator import adapters as keeping
 from hone_operator import autoscaling, rollouts
 from hone_operator.draining import grace_seconds
 from hone_operator.drift import stamp
-from hone_operator.engines import engine_of, placing
+from hone_operator.engines import engine_of, guarding, placing
 from hone_operator.engines.probing import HEALTH
 from hone_operator.podspec import (
     POD_API_KEY,
@@ -32,7 +32,7 @@ from hone_operator.podspec import (
 from hone_operator.resolve import Resolved
 from hone_operator.resources import Object
 
-CONTAINER = "engine"
+CONTAINER, CHECK = "engine", "check"
 LONGEST_START_SECONDS = 3600
 PROBE_SECONDS = 2
 FIRST_ANSWER_SECONDS = 30
@@ -138,7 +138,7 @@ def _pod(declared: InferenceService, resolved: Resolved, images: Images) -> Obje
     gpus = spec.resources.gpus
     beside = _beside(declared, resolved, images)
     scratch(resolved.volumes, spec.resources)
-    own = engine.environment(resolved)
+    own = engine.environment(spec, resolved)
     env = {"HOME": "/tmp", "USER": "hone"} | resolved.env | own
     if resolved.weights.trust_remote_code:
         env["HF_MODULES_CACHE"] = "/tmp/modules"  # beside the cache, which is mounted read-only
@@ -149,18 +149,11 @@ def _pod(declared: InferenceService, resolved: Resolved, images: Images) -> Obje
     variables = environment(env, spec.pod)
     if "PYTHONPATH" in own:
         _add_path(variables)
-    if key := spec.api_key_secret:
-        if engine.KEY_VARIABLE:
-            variables = [variable for variable in variables if variable["name"] != engine.KEY_VARIABLE]
-            source = {"secretKeyRef": {"name": key.name, "key": key.key}}
-            variables.append({"name": engine.KEY_VARIABLE, "valueFrom": source})
-        else:
-            resolved.volumes.mounts += _api_key(spec).mounts
-    if engine.ADMIN_VARIABLE:  # random, and known to who may read the pod, but not to the service's clients
-        uid = {"fieldRef": {"fieldPath": "metadata.uid"}}
-        variables.append({"name": engine.ADMIN_VARIABLE, "valueFrom": uid})
-    if engine.KEY_VARIABLE is None or is_hot(spec, resolved):
+    if spec.api_key_secret:
+        variables = [variable for variable in variables if variable["name"] != engine.KEY_VARIABLE]
         resolved.volumes.volumes += _api_key(spec).volumes
+        if not engine.is_guarded(spec):
+            resolved.volumes.mounts += _api_key(spec).mounts
     container: Object = {
         "name": CONTAINER,
         "image": spec.pod.image or images.of(engine.NAME),
@@ -169,14 +162,14 @@ def _pod(declared: InferenceService, resolved: Resolved, images: Images) -> Obje
         "env": variables,
         "ports": [{"name": "http", "containerPort": ENGINE_PORT}],
         "resources": requirements(spec.resources, gpus),
-        "startupProbe": engine.started(resolved)
+        "startupProbe": engine.started(spec, resolved)
         | _times(PROBE_SECONDS, LONGEST_START_SECONDS // PROBE_SECONDS, timeout=FIRST_ANSWER_SECONDS),
         "readinessProbe": HEALTH | _times(PROBE_SECONDS, 3),
         "livenessProbe": HEALTH | _times(10, 6),
         # The engine's error is the end of its log.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
-    if pre_stop := engine.pre_stop(resolved):
+    if pre_stop := engine.pre_stop(spec, resolved):
         container["lifecycle"] = {"preStop": pre_stop}
     labels_of_pods = selector(declared.name)
     pod = pod_spec(
@@ -196,7 +189,8 @@ def _pod(declared: InferenceService, resolved: Resolved, images: Images) -> Obje
     pod["terminationGracePeriodSeconds"] = grace_seconds(spec)
     # Kubernetes copies the name to the older field, and back from there when the name alone is taken away.
     pod["serviceAccountName"] = pod["serviceAccount"] = spec.pod.service_account_name or ""
-    init_containers = [*pod.get("initContainers", []), *beside]
+    check = [_check(engine.CHECK, pod["containers"][0])] if engine.CHECK and placing.is_placed(spec, resolved) else []
+    init_containers = [*pod.get("initContainers", []), *beside, *check]
     return pod | ({"initContainers": init_containers} if init_containers else {})
 
 
@@ -205,22 +199,38 @@ def _beside(declared: InferenceService, resolved: Resolved, images: Images) -> l
     spec, engine, volumes = declared.spec, engine_of(declared.spec), resolved.volumes
     hot = is_hot(spec, resolved)
     adapters = [] if hot else resolved.all_adapters
-    places = not engine.PROVES and bool(resolved.weights.is_folder or adapters)
+    resources = helper_requirements(PLACING, spec.resources)
+    guard = []
+    if engine.is_guarded(spec):
+        guard = [guarding.container(spec, engine.CLIENT_ROUTES, images.runtime, resources, _api_key(spec).mounts)]
+    imports = engine.CHECK is not None and placing.is_placed(spec, resolved)
+    places = not engine.PROVES and bool(resolved.weights.is_folder or adapters or (imports and not hot))
     if not (hot or places):
-        return []
+        return guard
     served = Volumes()
     served.empty_dir("served", POD_SERVED, medium="Memory", sizeLimit=LINKS_SIZE)
     mounts = [*(mount for mount in volumes.mounts if mount.get("readOnly")), *served.mounts]
     volumes.volumes += served.volumes
     volumes.mounts += [mount | {"readOnly": True} for mount in served.mounts]
-    rank, resources = engine.largest_rank(spec, resolved), helper_requirements(PLACING, spec.resources)
+    rank = engine.largest_rank(spec, resolved)
     found = [placing.container(resolved, adapters, rank, images.runtime, resources, mounts)] if places else []
     if hot:
         file = keeping.volumes(declared.name)
         volumes.volumes += file.volumes
         mounts = [*mounts, *file.mounts, *_api_key(spec).mounts]
         found.append(keeping.container(spec, rank, images.runtime, resources, mounts))
-    return found
+    return [*found, *guard]
+
+
+def _check(command: list[str], container: Object) -> Object:
+    """What lets the engine's own code judge, once in a pod, what it would refuse only after it has loaded weights."""
+    shared = ("image", "imagePullPolicy", "args", "env", "envFrom", "resources", "volumeMounts", "securityContext")
+    return {
+        "name": CHECK,
+        "command": command,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        **{name: container[name] for name in shared if name in container},
+    }
 
 
 def _add_path(variables: list[Object]) -> None:

@@ -1,4 +1,8 @@
-"""Whether an engine can serve what was resolved, judged before a pod is made."""
+"""Whether an engine can serve what was resolved, judged before a pod is made.
+
+Only by what holds for every version of an engine. What differs between versions (kinds of quantization, architectures,
+layers that adapters may change, shares of the memory) the engine itself judges in its pod: engine.py, `_check`.
+"""
 
 from hone_api.finetunejob import LoraOptions
 from hone_api.inferenceservice import InferenceServiceSpec
@@ -6,11 +10,9 @@ from hone_api.reasons import ADAPTER_MISMATCH, INVALID_SPEC, MODEL_TOO_LARGE, Ho
 
 from hone_operator.engines import Engine
 from hone_operator.quantity import number
-from hone_operator.resolve import Adapter, Resolved
+from hone_operator.resolve import Resolved
 
 MIB, GIB = 1 << 20, 1 << 30
-USABLE = 0.9
-"""Share of a GPU's memory that vLLM takes by default, for weights and cache together."""
 BYTES = {"float32": 4}
 LARGEST_RANK = 512
 MEMORY_FLAGS = (
@@ -41,8 +43,6 @@ def check(
     for adapter in resolved.all_adapters:
         if adapter.lora and not engine.PROVES:
             _check_kind(engine, adapter.name, adapter.lora)
-        if not spec.pod.image:
-            _check_version(engine, adapter, resolved)
     if not any(argument.startswith(MEMORY_FLAGS) for argument in spec.extra_args):
         _check_memory(engine, spec, resolved, gpu)
 
@@ -60,28 +60,6 @@ def _check_kind(engine: Engine, name: str, lora: LoraOptions) -> None:
         raise HoneError(ADAPTER_MISMATCH, message, remedy=remedy)
 
 
-def _check_version(engine: Engine, adapter: Adapter, resolved: Resolved) -> None:
-    """What other versions may take: an image that the user chose is not judged."""
-    base = resolved.base_config
-    if base.quantization and engine.QUANTIZATIONS is not None and base.quantization not in engine.QUANTIZATIONS:
-        message = (
-            f"Adapter {adapter.name} was trained on a base model that is quantized by {base.quantization}, which "
-            f"{engine.NAME} can't load; it takes {', '.join(sorted(engine.QUANTIZATIONS))}"
-        )
-        remedy = "Train it on the model that the base was made from, in 16 bits."
-        raise HoneError(ADAPTER_MISMATCH, message, remedy=remedy)
-    targets = adapter.lora.target_modules if adapter.lora else []
-    names = [name.rpartition(".")[2] for name in targets] if isinstance(targets, list) else []
-    refused = [name for name in names if name in base.embedding_modules]
-    if refused and base.architecture in engine.LINEAR_ONLY:
-        message = (
-            f"Adapter {adapter.name} was trained with {', '.join(refused)} in lora.targetModules, and {engine.NAME} "
-            f"adapts only linear layers in {base.architecture}"
-        )
-        remedy = "Set spec.engine: embedded, or train it with output.save: merged, or without them."
-        raise HoneError(ADAPTER_MISMATCH, message, remedy=remedy)
-
-
 def _check_memory(engine: Engine, spec: InferenceServiceSpec, resolved: Resolved, gpu: tuple[str, int] | None) -> None:
     """An engine needs the weights at least, and the cache of one request as long as spec.maxModelLen allows."""
     parameters, length, wanted = resolved.parameters, spec.max_model_len, spec.resources
@@ -89,7 +67,7 @@ def _check_memory(engine: Engine, spec: InferenceServiceSpec, resolved: Resolved
         return
     if wanted.gpus and gpu:
         name, memory = gpu
-        room, where = USABLE * memory * wanted.gpus, f"{wanted.gpus} of {name} have"
+        room, where = float(memory * wanted.gpus), f"{wanted.gpus} of {name} have"
         remedy = "Raise spec.resources.gpus, or choose larger GPUs."
     elif wanted.memory and not wanted.gpus:
         room, where, remedy = number(wanted.memory), "spec.resources.memory leaves", "Raise spec.resources.memory."

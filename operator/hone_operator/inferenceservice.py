@@ -10,7 +10,7 @@ from hone_api.reasons import CATALOGUE, CLAIM_NOT_SHARED, ENGINE_FAILED, ENGINE_
 from hone_operator import adapters, autoscaling, engine, fitness, liveness, podstate, readiness, servicechildren
 from hone_operator.conditions import Conditions
 from hone_operator.deadlock import explain_deadlock
-from hone_operator.engines import engine_of, placing
+from hone_operator.engines import engine_of, guarding, placing
 from hone_operator.failures import out_of_memory
 from hone_operator.ownership import conflict, explain_leaving, is_leaving
 from hone_operator.plan import Plan
@@ -22,14 +22,14 @@ from hone_operator.silence import find_silence, find_unheard
 from hone_operator.troubles import SYNCED, report
 
 CONDITION_TYPES = ("Accepted", "ArtifactsResolved", "Progressing", "Available")
-CONTAINERS = (placing.CONTAINER, adapters.CONTAINER, engine.CONTAINER)
+CONTAINERS = (placing.CONTAINER, adapters.CONTAINER, guarding.CONTAINER, engine.CHECK, engine.CONTAINER)
 RESTARTS_THAT_ARE_A_PATTERN = 2
 LOOK_AGAIN_SECONDS = 20.0
 QUIET = frozenset({"Accepted", "ArtifactsNotResolved", "NoEngineReady", "Resolved", "ClaimsShared", "NotLookedYet"})
 GONE_SOON_SECONDS = 2.0
 LONGEST_WORDS = 2000
 
-_SAID = re.compile(r"^hone-(?:server|place): (\w+): (.*)$", re.MULTILINE)
+_SAID = re.compile(r"^hone-(?:server|place|guard|check): (\w+): (.*)$", re.MULTILINE)
 
 
 def plan(observed: ObservedInferenceService, now: datetime) -> Plan:

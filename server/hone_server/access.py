@@ -1,5 +1,6 @@
-"""Around all routes: the bearer token, a request id, and one log line a request, without keys and without prompts."""
+"""Around all routes: the key, a request id, and one log line a request, without keys and without prompts."""
 
+import base64
 import hmac
 import logging
 import re
@@ -18,14 +19,18 @@ from .pages import FILES
 
 log = logging.getLogger("hone_server.requests")
 
-OPEN = frozenset({*FILES, "/health", "/metrics", "/openapi.json"})  # these tell nothing of what was asked or answered
-UNLOGGED = frozenset({"/health", "/metrics"})
+OPEN = UNLOGGED = frozenset({"/health", "/metrics"})
+"""For probes and Prometheus, which send no key."""
+PAGES = frozenset({*FILES, "/openapi.json"})
+"""A browser sends the key for these as a password, for which it asks by itself."""
 REQUEST_ID = "x-request-id"
 SOUND_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 
 
 class Access:
     """Wraps the application. With a key, all but the open paths need `Authorization: Bearer <key>`.
+
+    The pages take the key as the password of `Basic` as well: other sites can't make a browser ask the API with it.
 
     While `closing`, every answer closes its connection. `asked_at`: when a client's last request came, by
     time.monotonic; probes, scrapes and the keeper don't count.
@@ -58,7 +63,7 @@ class Access:
                     answer["connection"] = "close"
             await send(message)
 
-        app = self._app if self._allowed(scope["path"], headers) else _unauthorized
+        app = self._app if self._is_allowed(scope["method"], scope["path"], headers) else _unauthorized
         try:
             await app(scope, receive, send_with_id)
         finally:
@@ -66,15 +71,32 @@ class Access:
                 seconds = time.monotonic() - started
                 log.info("%s %s %s %d %.3f s", request_id, scope["method"], quote(scope["path"]), status, seconds)
 
-    def _allowed(self, path: str, headers: Headers) -> bool:
-        if self._key is None or path in OPEN:
+    def _is_allowed(self, method: str, path: str, headers: Headers) -> bool:
+        reads = method in ("GET", "HEAD")
+        if self._key is None or (path in OPEN and reads):
             return True
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        same = hmac.compare_digest(token.strip().encode("latin-1"), self._key.encode())  # headers are read as latin-1
-        return same and scheme.lower() == "bearer"
+        if method == "OPTIONS" and "origin" in headers and "access-control-request-method" in headers:
+            return True  # a browser asks whether it may send the key, and does not send it with this question
+        scheme, _, text = headers.get("authorization", "").partition(" ")
+        token = text.strip().encode("latin-1")  # headers are read as latin-1
+        if scheme.lower() == "basic" and path in PAGES and reads:
+            token = _password(token)
+        elif scheme.lower() != "bearer":
+            return False
+        return hmac.compare_digest(token, self._key.encode())
+
+
+def _password(credentials: bytes) -> bytes:
+    """Return the password of Basic credentials; empty where they are damaged."""
+    try:
+        return base64.b64decode(credentials, validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
 
 
 async def _unauthorized(scope: Scope, receive: Receive, send: Send) -> None:
     message = "this server needs an API key, as the header 'Authorization: Bearer <key>', and got none or another one"
     error: dict[str, Any] = ApiError(401, message, code="invalid_api_key").body()
-    await JSONResponse(error, 401, headers={"WWW-Authenticate": "Bearer"})(scope, receive, send)
+    asks = 'Basic realm="Hone: any user, and the API key as password", charset="UTF-8"'
+    challenge = asks if scope["path"] in PAGES else "Bearer"
+    await JSONResponse(error, 401, headers={"WWW-Authenticate": challenge})(scope, receive, send)

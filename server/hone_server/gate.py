@@ -1,7 +1,8 @@
-"""An ASGI middleware for vLLM: its routes that load and unload adapters are for the keeper alone, and it drains.
+"""An ASGI middleware for vLLM: it asks for the key, keeps the routes that load adapters for the keeper, and drains.
 
-It runs in vLLM's image, as the module `hone_gate`, so it imports nothing of Hone's. All who lack the token get what
-they would get where the routes do not exist.
+It runs in vLLM's image, as the module `hone_gate`, so it imports nothing of Hone's. vLLM's own check of the key covers
+only some prefixes of its routes; this one covers all but OPEN. On routes that load and unload adapters, requests
+without the token get the answer that they would get if the routes did not exist.
 
 `python3 -m hone_gate drain SECONDS` is the pod's preStop hook: for so long, and until no more requests come, vLLM goes
 on, and every answer closes its connection. Else clients would meet vLLM's end on the connections that they keep.
@@ -15,6 +16,7 @@ changes the weights under them, and reads the files anew in every step.
 import asyncio
 import hmac
 import json
+import logging
 import os
 import re
 import sys
@@ -29,6 +31,24 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+KEY_FILE = "HONE_API_KEY_FILE"
+"""The variable that names the file with the clients' key; without it no key is needed."""
+OPEN = frozenset({"/health", "/metrics"})
+"""Routes for probes and Prometheus, which send no key."""
+UNAUTHORIZED = json.dumps(
+    {
+        "error": {
+            "message": "this server needs an API key, as the header 'Authorization: Bearer <key>', and got none or "
+            "another one",
+            "type": "invalid_request_error",
+            "param": None,
+            "code": "invalid_api_key",
+        }
+    }
+).encode()
+
+NOT_FOUND = b'{"detail":"Not Found"}'
+
 TOKEN_FILE = "HONE_ADMIN_TOKEN_FILE"
 HEADER = b"x-hone-admin"
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
@@ -39,7 +59,6 @@ TRIAL = "{}~hone"
 
 DRAINING = Path(os.environ.get("TMPDIR", "/tmp"), "hone-draining")
 """Is there while vLLM drains; changed when a client's last request came."""
-UNCOUNTED = ("/health", "/metrics")
 QUIET_SECONDS, LATEST_SECONDS = 3, 60
 """As the embedded engine does: until no request has come for so long, but not for ever."""
 
@@ -50,11 +69,14 @@ class Gate:
     def __init__(self, app: App) -> None:
         DRAINING.unlink(missing_ok=True)  # of an engine that was ended and started anew in this pod
         self._app = app
+        self._key = read_key()
         self._open = asyncio.Event()
         self._open.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if not is_allowed(scope, self._key):
+            await refuse(scope, send)
+        elif scope["type"] != "http":
             await self._app(scope, receive, send)
         elif not ADMIN.search(scope["path"]):
             if scope["method"] == "POST":
@@ -62,7 +84,7 @@ class Gate:
                 await self._open.wait()
             await self._app(scope, receive, _closing_in_a_drain(scope, send))
         elif not _has_token(scope):
-            await _answer(send, 404, b'{"detail":"Not Found"}')
+            await answer(send, 404, NOT_FOUND)
         else:
             await self._admit(scope, receive, send)
 
@@ -83,7 +105,7 @@ class Gate:
             finally:
                 self._open.set()
             await self._call(scope, UNLOAD, {"lora_name": trial})
-        await _answer(send, status, said)
+        await answer(send, status, said)
 
     async def _call(self, scope: Scope, path: str, body: dict[str, Any]) -> tuple[int, bytes]:
         """Status and body of the application's own answer."""
@@ -105,6 +127,45 @@ class Gate:
         return status, said
 
 
+def read_key() -> bytes | None:
+    """Return the key that clients must send; None: none is needed. An empty one, which nobody can send, stays empty."""
+    if KEY_FILE not in os.environ:
+        return None
+    try:
+        return Path(os.environ[KEY_FILE]).read_bytes().strip()
+    except OSError as error:
+        logging.getLogger("hone_gate").error("every request is refused, because the key can't be read: %s", error)
+        return b""
+
+
+def is_allowed(scope: Scope, key: bytes | None) -> bool:
+    """Whether a connection sends the key, or needs none."""
+    if key is None or scope["type"] not in ("http", "websocket"):
+        return True
+    headers = [(name.lower(), value) for name, value in scope["headers"]]
+    names = {name for name, _ in headers}
+    if scope["type"] == "http":
+        path = scope["path"].removeprefix(scope.get("root_path") or "")
+        if scope["method"] in ("GET", "HEAD") and path in OPEN:
+            return True
+        # A browser asks first whether it may send the key, and does not send it with this question.
+        if scope["method"] == "OPTIONS" and {b"origin", b"access-control-request-method"} <= names:
+            return True
+    given = [value for name, value in headers if name == b"authorization"]
+    if len(given) != 1 or not key:
+        return False
+    scheme, _, token = given[0].partition(b" ")
+    return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), key)
+
+
+async def refuse(scope: Scope, send: Send) -> None:
+    """Answer 401 in OpenAI's shape."""
+    if scope["type"] == "http":
+        await answer(send, 401, UNAUTHORIZED, (b"www-authenticate", b"Bearer"))
+    else:
+        await send({"type": "websocket.close", "code": 1008})  # servers answer 403 to the handshake
+
+
 def drain(seconds: float) -> None:
     """Returns when vLLM may end."""
     DRAINING.touch()
@@ -118,7 +179,9 @@ def drain(seconds: float) -> None:
 
 def ask(port: int, model: str) -> None:
     """Returns when vLLM has generated a token. Raises OSError else."""
-    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {os.environ.get('VLLM_API_KEY', '')}"}
+    headers = {"Content-Type": "application/json"}
+    if key := read_key():
+        headers["Authorization"] = f"Bearer {key.decode('latin-1')}"
     body = json.dumps({"model": model, "prompt": "Hi", "max_tokens": 1}).encode()
     url = f"http://127.0.0.1:{port}/v1/completions"
     # A proxy that the environment names does not reach this pod's loopback, and must not see the key.
@@ -137,7 +200,7 @@ def _closing_in_a_drain(scope: Scope, send: Send) -> Send:
     """While vLLM drains, an answer ends its connection."""
     if not DRAINING.exists():
         return send
-    if scope["path"] not in UNCOUNTED and not any(key.lower() == HEADER for key, _ in scope["headers"]):
+    if scope["path"] not in OPEN and not any(key.lower() == HEADER for key, _ in scope["headers"]):
         DRAINING.touch()
 
     async def closing(message: dict[str, Any]) -> None:
@@ -188,8 +251,8 @@ def _replay(body: bytes, then: Receive = _nobody_leaves) -> Receive:
     return receive
 
 
-async def _answer(send: Send, status: int, body: bytes) -> None:
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+async def answer(send: Send, status: int, body: bytes, *more: tuple[bytes, bytes]) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

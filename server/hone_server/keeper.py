@@ -16,7 +16,7 @@ from hone_api.terminal import make_output_safe
 
 from .adapters import Keeper
 from .engineapi import EngineApi
-from .place import put_gate
+from .place import put_modules
 
 EVERY_SECONDS = 0.25
 
@@ -49,7 +49,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 def _prepare(served: Path) -> str:
     """What the engine needs before it starts: the token, which outlives this process, and the middleware."""
-    put_gate(served)
+    put_modules(served)
     token = served / ADMIN_TOKEN
     if not token.exists():
         part = token.with_suffix(".part")

@@ -2,7 +2,7 @@
 
 Engines other than Hone's know nothing of manifests. This reads every file of the artifacts once, in parallel, compares
 it with its digest, judges the adapters' configurations, and leaves links, `model…` and `adapters/NAME…`, and the
-module `hone_gate`.
+modules `hone_gate` and `hone_vllm`.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from hone_api.proof import Proof, find_proof
 from hone_api.reasons import ADAPTER_MISMATCH, ARTIFACT_CORRUPT, ARTIFACT_MISSING, HoneError
 from hone_api.terminal import print_line
 
-from . import gate
+from . import gate, vllmcheck
 
 TOLD_BY = "hone-place"
 RANK_FLAG = "--max-lora-rank"
@@ -58,7 +58,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _place(arguments: argparse.Namespace) -> None:
     into: Path = arguments.into
-    put_gate(into)
+    put_modules(into)
     expected: dict[str, str] = dict(arguments.expect)
     if arguments.model:
         folder = _model(arguments.model, arguments.expect_model)
@@ -81,10 +81,11 @@ def proved_adapter(
     return folder, manifest.digest
 
 
-def put_gate(into: Path) -> None:
-    """What vLLM imports, from a folder that is on its PYTHONPATH."""
+def put_modules(into: Path) -> None:
+    """Copy what vLLM imports into a folder that is on its PYTHONPATH."""
     into.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(gate.__file__, into / "hone_gate.py")
+    shutil.copyfile(vllmcheck.__file__, into / "hone_vllm.py")
 
 
 def make_link(link: Path, folder: Path) -> None:

@@ -3,10 +3,12 @@
 import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import MagicMock
 
 import httpx
 import openai
 import pytest
+from hone_server.api import make_app
 
 KEY = "s3cret-of-the-test"
 PROMPT = "a prompt that nobody shall read"
@@ -49,9 +51,32 @@ def test_the_openai_client_gets_in_with_the_key_and_learns_why_it_did_not(guarde
         openai.OpenAI(api_key="another", **options).models.list()
 
 
-@pytest.mark.parametrize("path", ["/health", "/metrics", "/openapi.json"])
-def test_probes_and_scrapes_need_no_key(guarded, path):
-    assert guarded.get(path).status_code == 200
+def test_without_the_key_every_route_is_401_but_health_and_metrics(guarded):
+    routes = {route.path for route in make_app(MagicMock(), 1).routes} | {"/v1/load_lora_adapter", "/nowhere"}
+    assert {"/", "/docs", "/openapi.json", "/v1/models", "/v1/chat/completions"} < routes
+    with httpx.Client(base_url=guarded.url) as client:
+        for path in routes:
+            for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+                is_open = path in ("/health", "/metrics") and method in ("GET", "HEAD")
+                status = client.request(method, path.replace("{", "").replace("}", "")).status_code
+                assert (status == 401) != is_open, (method, path, status)
+
+
+def test_a_browsers_preflight_request_needs_no_key(guarded):
+    headers = {"Origin": "http://app", "Access-Control-Request-Method": "POST"}
+    assert httpx.options(f"{guarded.url}/v1/chat/completions", headers=headers).status_code != 401
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/chat.js", "/openapi.json"])
+def test_pages_take_the_key_as_a_password_and_the_api_does_not(guarded, path):
+    def status(path, **options):
+        return httpx.get(guarded.url + path, **options).status_code
+
+    assert httpx.get(guarded.url + path).headers["www-authenticate"].startswith("Basic ")
+    assert status(path, auth=("anybody", KEY)) == 200
+    assert status(path, auth=("anybody", "another")) == status("/v1/models", auth=("anybody", KEY)) == 401
+    assert status(path, headers={"Authorization": "Basic %%%"}) == 401
+    assert status(path, headers={"Authorization": f"Bearer {KEY}"}) == 200
 
 
 def test_a_request_id_is_taken_over_or_made(guarded):

@@ -85,7 +85,9 @@ def test_the_application_learns_that_a_client_has_left() -> None:
 
 
 @pytest.mark.parametrize("status", [200, 503])
-def test_the_startup_probe_asks_the_model_with_the_clients_key(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+def test_the_startup_probe_asks_the_model_with_the_clients_key(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: int
+) -> None:
     asked: list[Any] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -98,7 +100,8 @@ def test_the_startup_probe_asks_the_model_with_the_clients_key(monkeypatch: pyte
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    monkeypatch.setenv("VLLM_API_KEY", "key")
+    (tmp_path / "key").write_text("key\n")
+    monkeypatch.setenv(gate.KEY_FILE, str(tmp_path / "key"))
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         if status == 200:
@@ -108,6 +111,44 @@ def test_the_startup_probe_asks_the_model_with_the_clients_key(monkeypatch: pyte
                 gate.ask(server.server_port, "faq")
         server.shutdown()
     assert asked == [("/v1/completions", "Bearer key", "faq", 1)]
+
+
+OPEN = [("GET", "/health"), ("HEAD", "/health"), ("GET", "/metrics")]
+
+
+def allowed(key: bytes | None, method: str, path: str, *headers: tuple[bytes, bytes], **scope: Any) -> bool:
+    return gate.is_allowed({"type": "http", "method": method, "path": path, "headers": headers, **scope}, key)
+
+
+def test_only_the_key_opens_other_routes_than_health_and_metrics() -> None:
+    right = (b"Authorization", b"Bearer schl\xc3\xbcssel")
+    key = "schlüssel".encode()
+    for method, path in [("POST", "/invocations"), ("POST", "/v1/completions"), ("GET", "/"), ("OPTIONS", "/tokenize")]:
+        assert allowed(None, method, path)
+        assert allowed(key, method, path, right)
+        assert not allowed(b"", method, path, (b"authorization", b"Bearer "))
+        for wrong in ((), (right, right), ((b"authorization", b"Bearer x"),), ((b"x-api-key", key),)):
+            assert not allowed(key, method, path, *wrong)
+    for method, path in OPEN:
+        assert allowed(key, method, path)
+        assert allowed(key, method, f"/below{path}", root_path="/below")
+        assert not allowed(key, "POST", path)
+        assert not allowed(key, method, f"{path}/x")
+        assert not allowed(key, method, f"/x{path}")
+
+
+def test_a_preflight_request_needs_no_key_and_a_websocket_does() -> None:
+    asks = (b"origin", b"http://app"), (b"access-control-request-method", b"POST")
+    assert allowed(b"key", "OPTIONS", "/v1/completions", *asks)
+    assert not allowed(b"key", "POST", "/v1/completions", *asks)
+    assert not allowed(b"key", "GET", "/health", type="websocket")
+    assert allowed(b"key", "GET", "/v1/realtime", (b"authorization", b"bearer key"), type="websocket")
+    assert allowed(b"key", "", "", type="lifespan")
+
+
+def test_a_key_that_can_not_be_read_lets_nobody_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(gate.KEY_FILE, "/nowhere")
+    assert gate.read_key() == b""
 
 
 async def post(middleware: gate.Gate, path: str, receive: gate.Receive) -> int:

@@ -93,7 +93,7 @@ def browse(chromium, tmp_path):
         process = subprocess.Popen(words, stdout=log, stderr=log)
     port_file = tmp_path / "profile" / "DevToolsActivePort"
 
-    def open_page(url):
+    def open_page(url, key=None):
         deadline = time.monotonic() + 60
         while not port_file.exists() or "\n" not in port_file.read_text():
             assert time.monotonic() < deadline, (tmp_path / "chromium.log").read_text()
@@ -101,6 +101,9 @@ def browse(chromium, tmp_path):
         port = port_file.read_text().split()[0]
         tabs = httpx.get(f"http://127.0.0.1:{port}/json", timeout=60).json()
         page = Page(next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page"))
+        if key:  # as a user types it where the browser asks for a password
+            page.call("Page.navigate", url=f"{url.replace('://', f'://hone:{key}@').rpartition('/')[0]}/chat.css")
+            page.until("document.readyState === 'complete' && location.pathname === '/chat.css'")
         page.call("Page.navigate", url=url)
         page.until("document.readyState === 'complete' && !!document.querySelector('main')")
         return page
@@ -124,7 +127,7 @@ def chatty(serve, base_folder, artifact, tmp_path_factory):
 
 
 def test_base_and_adapter_answer_side_by_side_and_remember(browse, chatty):
-    page = browse(f"{chatty.url}/")
+    page = browse(f"{chatty.url}/", KEY)
     assert "API key" in page.until("document.getElementById('problem').textContent")
     page.choose("key", KEY)
     page.until("document.querySelectorAll('#model option').length === 2")
@@ -183,7 +186,7 @@ def test_an_answer_comes_in_pieces_and_can_be_stopped(browse, server, until):
 
 
 def test_the_api_is_shown_as_a_page(browse, chatty):
-    page = browse(f"{chatty.url}/docs")
+    page = browse(f"{chatty.url}/docs", KEY)
     page.until("document.querySelectorAll('details').length > 0")
     summaries = page.run("[...document.querySelectorAll('summary')].map((s) => s.textContent)")
     assert {"POST /v1/chat/completions", "POST /v1/completions", "GET /v1/models/{name}"} <= set(summaries)

@@ -591,6 +591,15 @@ _SERVICES: list[tuple[dict[str, Any], str]] = [
         "spec: Invalid value: a key in extraArgs could be read by all who may read the object: set apiKeySecret instead",
     ),
     (
+        {"spec.extraArgs": ["--admin-api-key=secret"]},
+        "spec: Invalid value: a key in extraArgs could be read by all who may read the object: set apiKeySecret instead",
+    ),
+    (
+        {"spec.extraArgs": ["--host=0.0.0.0"], "spec.engine": "sglang"},
+        "spec: Invalid value: this engine listens where a sidecar that asks for the key forwards to it: remove --host "
+        "and --hostname from extraArgs",
+    ),
+    (
         {"spec.extraArgs": ["--port", "1"]},
         "spec: Invalid value: the probes and the Service need the engine's port as it is: remove --port from extraArgs",
     ),

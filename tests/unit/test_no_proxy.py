@@ -85,7 +85,7 @@ def test_what_asks_an_engine_on_loopback_asks_no_proxy(
 ) -> None:
     key_file = tmp_path / "key"
     key_file.write_text(KEY)
-    monkeypatch.setenv("VLLM_API_KEY", KEY)
+    monkeypatch.setenv(gate.KEY_FILE, str(key_file))
     monkeypatch.setenv("HONE_API_KEY", KEY)
     gate.ask(engine.port, "m")
     EngineApi(engine.port, "token", key_file).listed()
@@ -96,10 +96,10 @@ def test_what_asks_an_engine_on_loopback_asks_no_proxy(
 
 
 def test_no_redirect_takes_a_key_elsewhere(engine: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VLLM_API_KEY", KEY)
-    monkeypatch.setenv("HONE_API_KEY", KEY)
     key_file = tmp_path / "key"
     key_file.write_text(KEY)
+    monkeypatch.setenv(gate.KEY_FILE, str(key_file))
+    monkeypatch.setenv("HONE_API_KEY", KEY)
     for status in (301, 302, 303, 307, 308):
         redirecting = Recorder(status, f"http://127.0.0.1:{engine.port}/elsewhere")
         with pytest.raises(OSError, match=str(status)):

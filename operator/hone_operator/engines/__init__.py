@@ -15,18 +15,16 @@ class Engine(Protocol):
     NAME: str
     COMMAND: list[str]
     KEY_VARIABLE: str | None
-    """The environment variable that it takes the clients' key from; None: it reads a file."""
-    ADMIN_VARIABLE: str | None
-    """The environment variable with the key of routes for administrators, for nobody to know; None: it has none."""
+    """The environment variable that makes it ask for a key itself: removed where Hone asks; None: there is none."""
+    CLIENT_ROUTES: tuple[str, ...]
+    """The paths that a guard forwards to it: one that ends with / stands for all below it. Without any: all."""
+    CHECK: list[str] | None
+    """The command that lets it judge its arguments before it loads weights, where Hone's modules are in its pod."""
     PROVES: bool
     """Whether it checks digests and finds what lies in an artifact by itself."""
     TELLS: bool
     """Whether its /v1/models tells which digest each model has."""
 
-    QUANTIZATIONS: frozenset[str] | None
-    """The quant_method of base models that its image takes; None: not known."""
-    LINEAR_ONLY: frozenset[str]
-    """Architectures of which its image adapts neither the embeddings nor the output head, as far as it is known."""
     CACHE_SHARE: float
     """On CPUs, how much of the memory beside the weights its key-value cache may take."""
 
@@ -37,15 +35,19 @@ class Engine(Protocol):
         """Arguments for what is served; `spec.extraArgs` follow."""
         ...
 
-    def started(self, resolved: Resolved) -> Object:
+    def is_guarded(self, spec: InferenceServiceSpec) -> bool:
+        """Whether a sidecar receives its requests: it asks for the key, and hides the routes for administrators."""
+        ...
+
+    def started(self, spec: InferenceServiceSpec, resolved: Resolved) -> Object:
         """The probe that succeeds once its model has answered."""
         ...
 
-    def pre_stop(self, resolved: Resolved) -> Object | None:
+    def pre_stop(self, spec: InferenceServiceSpec, resolved: Resolved) -> Object | None:
         """What lets it go on taking requests for some time; None: it does so by itself after SIGTERM."""
         ...
 
-    def environment(self, resolved: Resolved) -> dict[str, str]:
+    def environment(self, spec: InferenceServiceSpec, resolved: Resolved) -> dict[str, str]:
         """Variables beside those that all engines get."""
         ...
 

@@ -12,12 +12,10 @@ from hone_operator.resources import Object
 NAME = "embedded"
 COMMAND = ["hone-server"]
 KEY_VARIABLE: str | None = None
-ADMIN_VARIABLE: str | None = None
+CLIENT_ROUTES: tuple[str, ...] = ()
+CHECK: list[str] | None = None
 PROVES = True
 TELLS = True
-QUANTIZATIONS: frozenset[str] | None = frozenset({"bitsandbytes", "fp8", "mxfp4"})
-"""What transformers reads without further packages."""
-LINEAR_ONLY: frozenset[str] = frozenset()
 CACHE_SHARE = 0.25
 """As in hone_server.memory."""
 HOT = True
@@ -44,15 +42,19 @@ def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
     return found
 
 
-def started(resolved: Resolved) -> Object:
+def is_guarded(spec: InferenceServiceSpec) -> bool:
+    return False
+
+
+def started(spec: InferenceServiceSpec, resolved: Resolved) -> Object:
     return HEALTH
 
 
-def pre_stop(resolved: Resolved) -> Object | None:
+def pre_stop(spec: InferenceServiceSpec, resolved: Resolved) -> Object | None:
     return None
 
 
-def environment(resolved: Resolved) -> dict[str, str]:
+def environment(spec: InferenceServiceSpec, resolved: Resolved) -> dict[str, str]:
     return {}
 
 

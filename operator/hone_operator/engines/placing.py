@@ -22,9 +22,9 @@ def model_path(resolved: Resolved) -> str:
     return f"{POD_SERVED}/{link_name(MODEL, weights.digest)}" if weights.is_folder else weights.source
 
 
-def is_placed(resolved: Resolved) -> bool:
-    """Whether a container of Hone's is before or beside the engine, which has left there what the engine may import."""
-    return bool(resolved.weights.is_folder or resolved.all_adapters)
+def is_placed(spec: InferenceServiceSpec, resolved: Resolved) -> bool:
+    """Whether a container of Hone's runs before vLLM or next to it, and leaves there the modules that vLLM imports."""
+    return bool(resolved.weights.is_folder or resolved.all_adapters or spec.api_key_secret)
 
 
 def loading(weights: Weights) -> list[str]:

@@ -1,32 +1,42 @@
 """SGLang: https://docs.sglang.io"""
 
 from hone_api.inferenceservice import InferenceServiceSpec
-from hone_api.layout import ENGINE_PORT
+from hone_api.layout import GUARDED_PORT
 
 from hone_operator.draining import SLEEP
 from hone_operator.engines.placing import adapter_path, given, loading, model_path, rank
-from hone_operator.engines.probing import get
 from hone_operator.resolve import Resolved
 from hone_operator.resources import Object
 
 NAME = "sglang"
 COMMAND = ["python3", "-m", "sglang.launch_server"]
-KEY_VARIABLE: str | None = "SGLANG_API_KEY"
-ADMIN_VARIABLE: str | None = "HONE_POD_UID"
+KEY_VARIABLE: str | None = None
+CLIENT_ROUTES: tuple[str, ...] = (
+    "/",
+    "/v1/",
+    "/api/",
+    *("/health", "/health_generate", "/metrics", "/ping"),
+    *("/generate", "/encode", "/classify", "/invocations", "/vertex_generate"),
+    *("/model_info", "/get_model_info", "/parse_function_call", "/separate_reasoning"),
+)
+"""All others change the engine, or report how it was started; a route that a new version adds is not forwarded."""
+CHECK: list[str] | None = None
 PROVES = False
 TELLS = False
-QUANTIZATIONS: frozenset[str] | None = None
-LINEAR_ONLY: frozenset[str] = frozenset()
 CACHE_SHARE = 1.0
 HOT = False
 
 LORAS_IN_A_BATCH = 8
+ASK = (
+    "import urllib.request as r; "
+    f"r.build_opener(r.ProxyHandler({{}})).open('http://127.0.0.1:{GUARDED_PORT}/health_generate')"
+)
 
 
 def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
     weights = resolved.weights
     found = ["--model-path", model_path(resolved), "--served-model-name", weights.name]
-    found += ["--host", "0.0.0.0", "--port", str(ENGINE_PORT), "--enable-metrics"]
+    found += ["--host", "127.0.0.1", "--port", str(GUARDED_PORT), "--enable-metrics"]
     found += loading(weights)
     if resolved.own and resolved.own.own_template:
         found += ["--tokenizer-path", adapter_path(resolved.own)]
@@ -34,11 +44,6 @@ def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
         found += ["--context-length", str(spec.max_model_len)]
     if spec.resources.gpus > 1:
         found += ["--tp-size", str(spec.resources.gpus)]
-    if spec.api_key_secret:
-        # It takes the key by an argument alone: the kubelet puts it in, so that no manifest has it.
-        found += ["--api-key", f"$({KEY_VARIABLE})"]
-    # Else its routes that load adapters, and do more, are open to all clients.
-    found += ["--admin-api-key", f"$({ADMIN_VARIABLE})"]
     if adapters := resolved.all_adapters:
         at_once = min(len(adapters), LORAS_IN_A_BATCH)
         found += ["--enable-lora", "--max-loras-per-batch", str(at_once), "--max-lora-rank", str(rank(resolved))]
@@ -46,15 +51,20 @@ def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
     return found
 
 
-def started(resolved: Resolved) -> Object:
-    return get("/health_generate")
+def is_guarded(spec: InferenceServiceSpec) -> bool:
+    """Always: its routes for administrators are open without a key, and with one it reports the key to clients."""
+    return True
 
 
-def pre_stop(resolved: Resolved) -> Object | None:
+def started(spec: InferenceServiceSpec, resolved: Resolved) -> Object:
+    return {"exec": {"command": ["python3", "-c", ASK]}}
+
+
+def pre_stop(spec: InferenceServiceSpec, resolved: Resolved) -> Object | None:
     return SLEEP
 
 
-def environment(resolved: Resolved) -> dict[str, str]:
+def environment(spec: InferenceServiceSpec, resolved: Resolved) -> dict[str, str]:
     return {}
 
 

@@ -1,7 +1,7 @@
 """Text Generation Inference, archived in March 2026: https://huggingface.co/docs/text-generation-inference"""
 
 from hone_api.inferenceservice import InferenceServiceSpec
-from hone_api.layout import ENGINE_PORT
+from hone_api.layout import ENGINE_PORT, GUARDED_PORT
 
 from hone_operator.draining import SLEEP
 from hone_operator.engines.placing import adapter_path, loading, model_path
@@ -12,18 +12,18 @@ from hone_operator.resources import Object
 NAME = "tgi"
 COMMAND = ["text-generation-launcher"]
 KEY_VARIABLE: str | None = "API_KEY"
-ADMIN_VARIABLE: str | None = None
+CLIENT_ROUTES: tuple[str, ...] = ()
+CHECK: list[str] | None = None
 PROVES = False
 TELLS = False
-QUANTIZATIONS: frozenset[str] | None = None
-LINEAR_ONLY: frozenset[str] = frozenset()
 CACHE_SHARE = 1.0
 HOT = False
 
 
 def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
     weights = resolved.weights
-    found = ["--model-id", model_path(resolved), "--hostname", "0.0.0.0", "--port", str(ENGINE_PORT)]
+    host, port = ("127.0.0.1", GUARDED_PORT) if is_guarded(spec) else ("0.0.0.0", ENGINE_PORT)
+    found = ["--model-id", model_path(resolved), "--hostname", host, "--port", str(port)]
     found += loading(weights)
     if spec.max_model_len:
         found += ["--max-total-tokens", str(spec.max_model_len)]
@@ -34,15 +34,20 @@ def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
     return found
 
 
-def started(resolved: Resolved) -> Object:
+def is_guarded(spec: InferenceServiceSpec) -> bool:
+    """Whether there is a key: TGI itself would compare it without regard to case, and not on all of its routes."""
+    return spec.api_key_secret is not None
+
+
+def started(spec: InferenceServiceSpec, resolved: Resolved) -> Object:
     return HEALTH
 
 
-def pre_stop(resolved: Resolved) -> Object | None:
+def pre_stop(spec: InferenceServiceSpec, resolved: Resolved) -> Object | None:
     return SLEEP
 
 
-def environment(resolved: Resolved) -> dict[str, str]:
+def environment(spec: InferenceServiceSpec, resolved: Resolved) -> dict[str, str]:
     # Its image sets this one, which comes before HF_HOME, to a folder that is not writable here.
     return {"HUGGINGFACE_HUB_CACHE": f"{resolved.env['HF_HOME']}/hub"} if "HF_HOME" in resolved.env else {}
 

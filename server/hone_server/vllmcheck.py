@@ -1,0 +1,161 @@
+"""`python3 -m hone_vllm ARGUMENTS`: what vLLM says to the arguments of `vllm serve`, before it loads weights.
+
+An init container of vLLM's own image runs it, as the module `hone_vllm`, so it imports nothing of Hone's. The installed
+vLLM reads the model's configuration and judges quantization, architecture, context and adapters by its own code: no
+list of Hone's has to follow its versions. The last line on stderr is what the operator shows. What can't be asked in
+some version is left to vLLM's own start.
+"""
+
+import importlib
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("hone_vllm")
+
+KEY_FILE = "HONE_API_KEY_FILE"
+ADAPTERS = Path(__file__).with_name("adapters")
+"""The links that the containers before this one have made."""
+PARSERS = ("vllm.utils.argparse_utils", "vllm.utils")
+ARGUMENTS = ("vllm.entrypoints.openai.cli_args", "vllm.entrypoints.launchers.cli_args")
+"""Where versions of vLLM have what reads the arguments of `vllm serve`."""
+HEADS = frozenset({"lm_head", "embed_out", "output_layer"})
+"""What models of transformers call their output head."""
+LONGEST_WORDS = 300
+
+
+class Refusal(Exception):
+    """What is wrong; `reason` is one of Hone's reasons."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def main(arguments: list[str]) -> None:
+    """Return where vLLM takes its arguments or can't be asked; else exit with the reason as the last line."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    try:
+        check_key()
+        judge(arguments)
+    except Refusal as refusal:
+        sys.exit(f"hone-check: {refusal.reason}: {refusal}")
+
+
+def check_key() -> None:
+    """Raise Refusal where the key that clients must send is empty."""
+    path = os.environ.get(KEY_FILE)
+    if path is not None and not Path(path).read_bytes().strip():
+        message = "the Secret of spec.apiKeySecret holds an empty key"
+        raise Refusal("InvalidSpec", f"{message}. Write a key into it, and delete the pod")
+
+
+def judge(arguments: list[str]) -> None:
+    """Raise Refusal with the words of the installed vLLM."""
+    try:
+        vllm = importlib.import_module("vllm")
+        name = f"vLLM {vllm.__version__}"
+        parser = _first("make_arg_parser", ARGUMENTS)(_first("FlexibleArgumentParser", PARSERS)())
+        options = parser.parse_args(arguments)
+        options.model = getattr(options, "model_tag", None) or options.model
+        engine = _first("AsyncEngineArgs", ("vllm.engine.arg_utils",)).from_cli_args(options)
+    except (ImportError, AttributeError, TypeError, SystemExit) as error:
+        log.warning("vLLM can't be asked before it starts: %r", error)
+        return
+    try:
+        config = engine.create_model_config()
+    except (ValueError, NotImplementedError) as error:  # pydantic's errors are ValueErrors
+        remedy = (
+            "Name another model or another quantization of it, or a version of vLLM that takes it in spec.pod.image"
+        )
+        raise Refusal("ModelUnsupported", f"{name} refuses {options.model}: {words_of(error)}. {remedy}") from error
+    log.info("%s takes %s: %s", name, options.model, getattr(config, "architectures", ""))
+    if getattr(options, "enable_lora", False):
+        judge_adapters(name, config, int(options.max_lora_rank))
+
+
+def judge_adapters(name: str, config: Any, largest_rank: int) -> None:
+    """Raise Refusal for an adapter that this vLLM can't put on the model."""
+    try:
+        [architecture, *_] = config.architectures
+        model: Any = _first(
+            "get_model_cls", ("vllm.model_executor.model_loader.utils", "vllm.model_executor.model_loader")
+        )(config)
+        supports = _first("supports_lora", ("vllm.model_executor.models.interfaces", "vllm.model_executor.models"))
+        takes_adapters = bool(supports(model))
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        log.warning("%s can't be asked about adapters before it starts: %r", name, error)
+        return
+    if not takes_adapters:
+        remedy = "Serve merged models, or set spec.engine: embedded"
+        raise Refusal("AdapterMismatch", f"{name} serves {architecture} without adapters. {remedy}")
+    adapted = set(getattr(model, "embedding_modules", None) or ())
+    for folder in sorted(ADAPTERS.glob("*")):
+        if embeddings := sorted(embeddings_of(folder) - adapted):
+            message = f"Adapter {folder.name} changes {', '.join(embeddings)}, and {name} adapts "
+            message += f"{', '.join(sorted(adapted)) or 'only linear layers'} in {architecture}"
+            remedy = "Set spec.engine: embedded, or train it with output.save: merged, or without them"
+            raise Refusal("AdapterMismatch", f"{message}. {remedy}")
+        check_configuration(name, folder, largest_rank)
+
+
+def embeddings_of(folder: Path) -> set[str]:
+    """Return the names of the embeddings and of the output head that an adapter changes."""
+    keys = _keys_of(folder)
+    found = {key.split(".lora_embedding_")[0].rpartition(".")[2] for key in keys if ".lora_embedding_" in key}
+    layers = {key.split(".lora_A")[0].rpartition(".")[2] for key in keys if ".lora_A" in key}
+    return found | (layers & HEADS)
+
+
+def check_configuration(name: str, folder: Path, largest_rank: int) -> None:
+    """Raise Refusal with what vLLM says to an adapter's configuration."""
+    try:
+        helper: Any = _first("PEFTHelper", ("vllm.lora.peft_helper",))
+        options: Any = _first("LoRAConfig", ("vllm.config.lora", "vllm.config"))
+        limits = options(max_lora_rank=largest_rank, max_loras=1)
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return
+    try:
+        helper.from_local_dir(str(folder), None).validate_legal(limits)
+    except (AttributeError, TypeError, OSError):
+        return
+    except ValueError as error:
+        remedy = "Serve the merged model, or set spec.engine: embedded"
+        raise Refusal(
+            "AdapterMismatch", f"{name} refuses adapter {folder.name}: {words_of(error)}. {remedy}"
+        ) from error
+
+
+def words_of(error: Exception) -> str:
+    """Return the message in one line; of pydantic's, without its frame."""
+    errors = getattr(error, "errors", None)
+    found = str(errors()[0].get("msg", error)) if callable(errors) else str(error)
+    found = "".join(letter if letter.isprintable() else " " for letter in found)
+    line = " ".join(found.removeprefix("Value error, ").split()).rstrip(".").replace(". ", "; ")
+    return line if len(line) <= LONGEST_WORDS else f"{line[:LONGEST_WORDS]}…"
+
+
+def _first(name: str, modules: tuple[str, ...]) -> Any:
+    """Return the attribute of the first module that has it. Raises ImportError."""
+    for module in modules:
+        try:
+            return getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError):
+            continue
+    raise ImportError(f"{name} is in none of {', '.join(modules)}")
+
+
+def _keys_of(folder: Path) -> list[str]:
+    """Return the names of an adapter's tensors; none where they are not in safetensors."""
+    try:
+        with open(folder / "adapter_model.safetensors", "rb") as file:
+            return list(json.loads(file.read(int.from_bytes(file.read(8), "little"))))
+    except (OSError, ValueError):
+        return []
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
