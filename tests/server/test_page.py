@@ -104,6 +104,7 @@ def browse(chromium, tmp_path):
         if key:  # as a user types it where the browser asks for a password
             page.call("Page.navigate", url=f"{url.replace('://', f'://hone:{key}@').rpartition('/')[0]}/chat.css")
             page.until("document.readyState === 'complete' && location.pathname === '/chat.css'")
+            page.requested.clear()
         page.call("Page.navigate", url=url)
         page.until("document.readyState === 'complete' && !!document.querySelector('main')")
         return page
