@@ -34,21 +34,56 @@ def find_obstacle(outline: Any) -> str | None:
         return f"it has layers of the kind {min(kinds)}, which the engine's cache of keys and values does not know"
     if getattr(config, "kv_lora_rank", None):
         return "its keys and values have different sizes, and the engine's cache has one size for both"
-    if not outline._supports_attention_backend or not all(map(_passes_on, outline.modules())):
-        return "its attention can't read keys and values from the pages of the engine's cache"
+    if not outline._supports_attention_backend:
+        return UNREADABLE
+    kinds_of_parts = {type(part): part for part in outline.modules()}.values()
+    return next((why for part in kinds_of_parts if (why := _find_fault(part))), None)
+
+
+UNREADABLE = "its attention can't read keys and values from the pages of the engine's cache"
+INTERFACE = "attention_interface"
+"""What transformers' models call the kernel that they are to use."""
+KNOWN_TO_KERNELS = frozenset(
+    {"attention_mask", "dropout", "scaling", "sliding_window", "softcap", "s_aux", "is_causal", "position_ids"}
+)
+
+
+def _find_fault(part: torch.nn.Module) -> str | None:
+    """Return what keeps the kernels from computing what a layer asks of its attention, by the source of its class.
+
+    A layer has to pass the pages, which it does not know itself, on to its attention, and that to the kernel.
+    """
+    attention = {name for name, child in part.named_children() if type(child).__name__.endswith("Attention")}
+    is_attention = type(part).__name__.endswith("Attention")
+    if is_attention:
+        attention.add(INTERFACE)
+    if not attention:
+        return None
+    calls = [node for node in ast.walk(ast.parse(_source_of(part))) if isinstance(node, ast.Call)]
+    own = [call for call in calls if _name_of(call) in attention]
+    if not own or not all(any(keyword.arg is None for keyword in call.keywords) for call in own):
+        return UNREADABLE
+    return _find_fault_of_calls([call for call in own if _name_of(call) == INTERFACE]) if is_attention else None
+
+
+def _find_fault_of_calls(calls: list[ast.Call]) -> str | None:
+    """Return what the calls of the kernel ask for that the kernels on pages don't do."""
+    if len(calls) > 1:
+        return (
+            "its attention computes several times in each layer, and would put its keys and values into the cache twice"
+        )
+    for call in calls:
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords if keyword.arg}
+        mask = given.get("attention_mask") or "".join(ast.unparse(one) for one in call.args[4:5])
+        if mask != "attention_mask":
+            return "its attention makes a mask of its own, which the engine's batches of several requests don't have"
+        if unknown := sorted(given.keys() - KNOWN_TO_KERNELS):
+            return f"its attention depends on {', '.join(unknown)}, which the engine's kernels don't know"
     return None
 
 
-def _passes_on(part: torch.nn.Module) -> bool:
-    """Whether a layer hands the pages, which it does not know itself, to its attention, and that to the function."""
-    attention = {name for name, child in part.named_children() if type(child).__name__.endswith("Attention")}
-    if type(part).__name__.endswith("Attention"):
-        attention.add("attention_interface")
-    if not attention:
-        return True
-    calls = [node for node in ast.walk(ast.parse(_source_of(part))) if isinstance(node, ast.Call)]
-    own = [call for call in calls if getattr(call.func, "id", getattr(call.func, "attr", None)) in attention]
-    return bool(own) and all(any(keyword.arg is None for keyword in call.keywords) for call in own)
+def _name_of(call: ast.Call) -> str | None:
+    return getattr(call.func, "id", getattr(call.func, "attr", None))
 
 
 def _source_of(part: torch.nn.Module) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from architecture_table import TABLE, Architecture
+from architecture_table import TABLE, Architecture, llama_like
 from hone_api.reasons import HoneError
 from hone_server.service import Service
 from hone_server.sources import find_sources
@@ -20,7 +20,11 @@ MakeArchitecture = Callable[[Architecture], Path]
 PROMPT = list(range(40, 60))
 NEW = 12
 SERVED = [one for one in TABLE if one.unserved is None]
-UNSERVED = [one for one in TABLE if one.unserved is not None]
+UNSERVED = [
+    *(one for one in TABLE if one.unserved is not None),
+    Architecture("diffllama", "DiffLlamaConfig", llama_like(), unserved="computes several times in each layer"),
+    Architecture("doge", "DogeConfig", llama_like(), unserved="a mask of its own"),
+]
 
 
 def generate(network: Any) -> list[int]:
