@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from hone_api.layout import EMBEDDED_TOOL_PARSERS
 from hone_api.listening import join_address
 from hone_api.reasons import ARTIFACT_MISSING, MODEL_NOT_FOUND, HoneError
 
@@ -21,6 +22,7 @@ Adapters = Annotated[list[str], typer.Option("--adapter", metavar="NAME=DIR", he
 
 LEFT_OUT = {
     "apiKeySecret": "Put a key that clients must send into the variable HONE_API_KEY.",
+    "reasoningParser": "The embedded engine returns what a model thinks as a part of its text.",
     "extraArgs": "They are for the engine in the cluster; `hone-server --help` shows those of the one here.",
 }
 """Fields that change what clients meet, and what to do instead."""
@@ -72,6 +74,13 @@ def engine_arguments(target: Path, claims: dict[str, str], jobs: dict[str, str])
         arguments += ["--adapter", f"{source['name']}={folder}"]
     if spec.get("maxModelLen"):
         arguments += ["--max-model-len", str(spec["maxModelLen"])]
+    if spec.get("chatTemplate"):
+        arguments.append(f"--chat-template={spec['chatTemplate']}")
+    if (parser := spec.get("toolCallParser")) in EMBEDDED_TOOL_PARSERS:
+        arguments += ["--tool-call-parser", parser]
+    elif parser:
+        known = ", ".join(EMBEDDED_TOOL_PARSERS)
+        output.hint(f"spec.toolCallParser {parser} is not read here, where the parsers are: {known}.")
     for field, instead in LEFT_OUT.items():
         if spec.get(field):
             output.hint(f"spec.{field} is not read here. {instead}")

@@ -22,6 +22,7 @@ from hone_api.common import (
     rules,
     text,
 )
+from hone_api.layout import EMBEDDED_TOOL_PARSERS
 from hone_api.pod import ENGINE_LEAST_GRACE_SECONDS, ComputeResources, PodOptions
 
 
@@ -116,6 +117,15 @@ class RolloutStrategy(ApiModel):
     )
 
 
+# auto is embedded without GPUs.
+_IS_EMBEDDED = (
+    "(self.engine == 'embedded' || (self.engine == 'auto' && "
+    "(!has(self.resources) || !has(self.resources.gpus) || self.resources.gpus == 0)))"
+)
+ParserName = Annotated[str, text(r"^[A-Za-z0-9_.-]+$", "must be letters, digits, '-', '_' and '.'", max_length=63)]
+JinjaTemplate = Annotated[str, text("[{]", "must be a Jinja template, not a path", max_length=65_536)]
+
+
 class InferenceServiceSpec(ApiModel):
     """What to serve, and with what."""
 
@@ -146,6 +156,26 @@ class InferenceServiceSpec(ApiModel):
                 "!has(self.autoscaling) || self.replicas == 1",
                 "autoscaling sets the number of engine pods: remove replicas, or remove autoscaling",
             ),
+            rule(
+                f"!has(self.toolCallParser) || !{_IS_EMBEDDED} || self.toolCallParser in {list(EMBEDDED_TOOL_PARSERS)}",
+                f"the embedded engine has the toolCallParser {', '.join(EMBEDDED_TOOL_PARSERS)}: set one of these, "
+                "remove it (the chat template then decides), or set engine: vllm",
+            ),
+            rule(
+                f"!has(self.reasoningParser) || !{_IS_EMBEDDED}",
+                "the embedded engine returns what a model thinks as a part of its text: remove reasoningParser, or set "
+                "engine: vllm",
+            ),
+            rule(
+                "self.engine != 'tgi' || (!has(self.toolCallParser) && !has(self.reasoningParser))",
+                "tgi has one form of tool calls and no reasoning parsers: remove toolCallParser and reasoningParser, "
+                "or set engine: vllm",
+            ),
+            rule(
+                "!has(self.chatTemplate) || (self.engine != 'sglang' && self.engine != 'tgi')",
+                "sglang and tgi take no chat template as a text: remove chatTemplate (with sglang a file of the image "
+                "can be named in extraArgs), or set engine: vllm",
+            ),
         )
     )
 
@@ -174,6 +204,25 @@ class InferenceServiceSpec(ApiModel):
     resources: EngineResources = Field(EngineResources(), description="What one engine pod asks for.")
     api_key_secret: SecretKey | None = Field(
         None, description="The key that clients must send, as `Authorization: Bearer`; left out: none is asked for."
+    )
+    tool_call_parser: ParserName | None = Field(
+        None,
+        description="How the model writes tool calls: with vllm and sglang the name of a parser of theirs, without "
+        "which they find no calls in answers to tool_choice auto; with embedded one of "
+        f"{', '.join(EMBEDDED_TOOL_PARSERS)}, in place of what its chat template says.",
+        examples=["hermes"],
+    )
+    reasoning_parser: ParserName | None = Field(
+        None,
+        description="How the model marks what it thinks before its answer, which clients then get in a field of its "
+        "own: the name of a parser of vllm or sglang.",
+        examples=["qwen3"],
+    )
+    chat_template: JinjaTemplate | None = Field(
+        None,
+        description="A chat template in Jinja, for all models of the service, in place of their own; for vllm and "
+        "embedded.",
+        examples=["{% for message in messages %}...{% endfor %}"],
     )
     extra_args: list[Annotated[str, Field(max_length=4096)]] = Field(
         [],

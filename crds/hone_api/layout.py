@@ -52,3 +52,7 @@ def base_model_name(name: str | None, claim: str | None, path: str | None) -> st
 def link_name(name: str, digest: str | None) -> str:
     """The link below POD_SERVED: an engine that lists it tells the digest of what it loaded."""
     return f"{name}-{digest.removeprefix('sha256:')[:12]}" if digest else name
+
+
+EMBEDDED_TOOL_PARSERS = ("hermes", "llama3_json", "mistral")
+"""How the embedded engine can read tool calls, by vLLM's names."""

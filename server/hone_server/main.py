@@ -15,6 +15,7 @@ from hone_api.terminal import make_output_safe, print_line
 from .cors import ANY_ORIGIN, parse_origins
 from .memory import cpu_threads
 from .sources import find_sources
+from .toolformats import FORMATS
 
 API_KEY = "HONE_API_KEY"
 ALLOWED_ORIGINS = "HONE_ALLOWED_ORIGINS"
@@ -47,6 +48,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
             revision=args.revision,
         )
         api_key = _api_key(args.api_key_file)
+        chat_template = _read_template(args.chat_template)
     except HoneError as error:
         _fail(error)
     if sources.cache is not None and not os.environ.keys() & {"HF_HOME", "HF_HUB_CACHE"}:
@@ -66,6 +68,8 @@ def main(argv: list[str] | None = None) -> NoReturn:
         api_key,
         args.admin_token_file,
         args.allowed_origins,
+        chat_template,
+        args.tool_call_parser,
     )
     failure = serve(sources, options)
     if failure is not None:
@@ -119,6 +123,14 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help="origins of web pages that may call the API from a browser, as a JSON list "
         f"(or: {ALLOWED_ORIGINS}; default: '{ANY_ORIGIN}', any)",
     )
+    parser.add_argument(
+        "--chat-template", metavar="FILE|TEXT", help="in Jinja, for all models (default: what each model has)"
+    )
+    parser.add_argument(
+        "--tool-call-parser",
+        choices=sorted(FORMATS),
+        help="how models write tool calls (default: what their chat templates say)",
+    )
     return parser.parse_args(argv)
 
 
@@ -133,6 +145,17 @@ def _api_key(file: Path | None) -> str | None:
     if not key.strip():
         raise HoneError(INVALID_SPEC, f"{file or API_KEY} holds an empty API key", remedy="Write the key into it.")
     return key.strip()
+
+
+def _read_template(given: str | None) -> str | None:
+    """Return the template, which is given itself or in a file, as vLLM has it. Raises HoneError InvalidSpec."""
+    if given is None or "{" in given:
+        return given
+    try:
+        return Path(given).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"--chat-template {given}: can't be read, and is no Jinja template: {error}"
+        raise HoneError(INVALID_SPEC, message, remedy="Give a file, or the template itself.") from None
 
 
 def _pair(text: str) -> tuple[str, str]:

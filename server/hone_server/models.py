@@ -1,5 +1,6 @@
 """What a served model needs beside its weights: tokens to text, where answers end, and its default settings."""
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,10 +15,21 @@ from .text import Decode
 from .toolformats import ToolFormat, find_format
 
 
-def make_model(
-    served: Served, tokenizer: Any, lane: Lane, defaults: Sampling, tool_form: ToolFormat | None = None
-) -> Model:
-    """Return the model, whose chat template tells how it writes tool calls, unless `tool_form` does."""
+@dataclass(frozen=True)
+class ChatOptions:
+    """What is given for all models in place of what each has: a chat template, and how it writes tool calls."""
+
+    template: str | None = None
+    tool_form: ToolFormat | None = None
+
+
+AS_TRAINED = ChatOptions()
+
+
+def make_model(served: Served, tokenizer: Any, lane: Lane, defaults: Sampling, chat: ChatOptions = AS_TRAINED) -> Model:
+    """Return the model, whose chat template tells how it writes tool calls, unless `chat` does."""
+    if chat.template is not None:
+        tokenizer.chat_template = chat.template
     return Model(
         served,
         tokenizer,
@@ -28,7 +40,7 @@ def make_model(
         defaults=defaults,
         longest_token=longest_token(tokenizer),
         guidance=Guidance(tokenizer, lane.eos_token_ids, lane.vocab_size),
-        tool_form=tool_form or find_format(_template_for_tools(tokenizer)),
+        tool_form=chat.tool_form or find_format(_template_for_tools(tokenizer)),
     )
 
 

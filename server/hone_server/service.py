@@ -28,7 +28,7 @@ from .memory import (
     plan_cache,
     read_bytes_per_token,
 )
-from .models import defaults_of, eos_token_ids, make_model
+from .models import AS_TRAINED, ChatOptions, defaults_of, eos_token_ids, make_model
 from .packed import pack
 from .sources import Served, Sources, find_adapter
 
@@ -43,10 +43,13 @@ class Service:
     With `hot`, adapters come and go afterwards, too.
     """
 
-    def __init__(self, sources: Sources, max_model_len: int | None, *, hot: bool = False) -> None:
+    def __init__(
+        self, sources: Sources, max_model_len: int | None, *, hot: bool = False, chat: ChatOptions = AS_TRAINED
+    ) -> None:
         self.created = int(time.time())
         self._sources = sources
         self._max_model_len = max_model_len
+        self._chat = chat
         # A single adapter answers faster merged; an unmerged one leaves room for others.
         self._adaptable = hot or len(sources.models) > 2
         self._base: Base | None = None
@@ -165,7 +168,7 @@ class Service:
             return self._with_engine(served, loaded, tokenizer, shares)
         engine, config = root.lane.engine, self._base.model.generation_config
         lane = Lane(engine, eos_token_ids(config, tokenizer), loaded)
-        model = make_model(served, tokenizer, lane, defaults_of(config))
+        model = make_model(served, tokenizer, lane, defaults_of(config), self._chat)
         assert self._base.table is not None
         _when_unused(model, partial(self._base.table.forget, loaded))
         return model
@@ -198,7 +201,7 @@ class Service:
         assert self._base is not None
         engine = Engine(weights, plan, self._base.table if weights is self._base.model else None)
         lane = Lane(engine, eos_token_ids(weights.generation_config, tokenizer))
-        model = make_model(served, tokenizer, lane, defaults_of(weights.generation_config))
+        model = make_model(served, tokenizer, lane, defaults_of(weights.generation_config), self._chat)
         _when_unused(model, lambda: threading.Thread(target=engine.stop, name="stop", daemon=True).start())
         return model
 

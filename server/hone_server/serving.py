@@ -20,8 +20,10 @@ from .api import make_app
 from .connections import Connection, drop_overdue, raise_file_limit
 from .cors import allow_origins
 from .errors import FailureAnswers
+from .models import ChatOptions
 from .service import READY, Service
 from .sources import Sources
+from .toolformats import FORMATS
 
 log = logging.getLogger("hone_server")
 
@@ -41,7 +43,8 @@ class Options:
 
     `drain_seconds`: how long after SIGTERM connections are accepted at least.
     `admin_token_file` holds what lets its bearer load and unload adapters; None: nobody may. `allowed_origins`: of web
-    pages that may call the API from a browser; "*" is any.
+    pages that may call the API from a browser; "*" is any. `chat_template`, and `tool_call_parser` as in toolformats,
+    are for all models; None: as each model has it.
     """
 
     host: str
@@ -52,6 +55,8 @@ class Options:
     api_key: str | None = field(repr=False)
     admin_token_file: Path | None
     allowed_origins: list[str]
+    chat_template: str | None
+    tool_call_parser: str | None
 
 
 def serve(sources: Sources, options: Options) -> HoneError | None:
@@ -65,7 +70,8 @@ def serve(sources: Sources, options: Options) -> HoneError | None:
         message = f"--host is {options.host!r} and --port {options.port}, which can't be listened on: {error.strerror}"
         return HoneError(INVALID_SPEC, message, remedy="Choose another.")
     token_file = options.admin_token_file
-    service = Service(sources, options.max_model_len, hot=token_file is not None)
+    chat = ChatOptions(options.chat_template, FORMATS.get(options.tool_call_parser or ""))
+    service = Service(sources, options.max_model_len, hot=token_file is not None, chat=chat)
     routes: ASGIApp = make_app(service, options.max_waiting)
     if token_file is not None:
         routes = AdminGate(routes, make_admin(service), token_file)

@@ -629,6 +629,34 @@ _SERVICES: list[tuple[dict[str, Any], str]] = [
         "spec.maxModelLen: Invalid value: 8: spec.maxModelLen in body should be greater than or equal to 16",
     ),
     (
+        {"spec.resources.gpus": 0, "spec.toolCallParser": "qwen3_coder"},
+        "spec: Invalid value: the embedded engine has the toolCallParser hermes, llama3_json, mistral: set one of these, "
+        "remove it (the chat template then decides), or set engine: vllm",
+    ),
+    (
+        {"spec.engine": "embedded", "spec.reasoningParser": "qwen3"},
+        "spec: Invalid value: the embedded engine returns what a model thinks as a part of its text: remove "
+        "reasoningParser, or set engine: vllm",
+    ),
+    (
+        {"spec.engine": "tgi", "spec.toolCallParser": "hermes"},
+        "spec: Invalid value: tgi has one form of tool calls and no reasoning parsers: remove toolCallParser and "
+        "reasoningParser, or set engine: vllm",
+    ),
+    (
+        {"spec.engine": "sglang", "spec.chatTemplate": "{{ messages }}"},
+        "spec: Invalid value: sglang and tgi take no chat template as a text: remove chatTemplate (with sglang a file of "
+        "the image can be named in extraArgs), or set engine: vllm",
+    ),
+    (
+        {"spec.chatTemplate": "/templates/own.jinja"},
+        'spec.chatTemplate: Invalid value: "/templates/own.jinja": must be a Jinja template, not a path',
+    ),
+    (
+        {"spec.toolCallParser": "her mes"},
+        "spec.toolCallParser: Invalid value: \"her mes\": must be letters, digits, '-', '_' and '.'",
+    ),
+    (
         {"spec.resources.gpus": 17},
         "spec.resources.gpus: Invalid value: 17: spec.resources.gpus in body should be less than or equal to 16",
     ),

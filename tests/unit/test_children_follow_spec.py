@@ -70,6 +70,9 @@ OF_SERVICES: list[tuple[Object, Object]] = [
     ({"apiKeySecret": {"name": "k"}}, {}),
     ({"apiKeySecret": {"name": "k"}, "engine": "vllm"}, {"engine": "vllm"}),
     ({"maxModelLen": 512}, {}),
+    ({"toolCallParser": "hermes"}, {}),
+    ({"reasoningParser": "qwen3", "engine": "vllm"}, {"engine": "vllm"}),
+    ({"chatTemplate": "{{ messages }}"}, {}),
     ({"extraArgs": ["--a"]}, {}),
     ({"strategy": {"type": "Recreate"}}, {}),
 ]

@@ -245,6 +245,15 @@ class TestServe:
             *("--max-model-len", "512"),
         ]
 
+    def test_chats_are_as_in_the_cluster(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        spec = {"model": {"name": "tiny"}, "chatTemplate": "{{ messages }}"}
+        path = write(tmp_path / "known.yaml", service(**spec, toolCallParser="hermes"))
+        chat = "--chat-template={{ messages }}"
+        assert engine_arguments(path, {}, {}) == ["tiny", chat, "--tool-call-parser", "hermes"]
+        path = write(tmp_path / "other.yaml", service(**spec, toolCallParser="xlam", engine="vllm"))
+        assert engine_arguments(path, {}, {}) == ["tiny", chat]
+        assert "toolCallParser xlam is not read here" in capsys.readouterr().err
+
     def test_a_null_is_as_if_left_out(self, tmp_path: Path) -> None:
         model = {"name": None, "fineTuneJob": None, "claim": {"name": "models", "path": None}}
         path = write(tmp_path / "nulls.yaml", service(model=model, adapters=None, maxModelLen=None))

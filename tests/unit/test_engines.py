@@ -101,6 +101,36 @@ def test_arguments_of_a_base_with_adapters(engine: str, expected: str) -> None:
     assert " ".join(engine_of(*jobs, **spec)["args"]) == expected
 
 
+TEMPLATE = "{{ messages[0]['content'] }} costs $(HOME) $5"
+CHATTING: Object = {"toolCallParser": "hermes", "reasoningParser": "qwen3", "chatTemplate": TEMPLATE}
+KEPT = "--chat-template={{ messages[0]['content'] }} costs $$(HOME) $$5"
+
+
+@pytest.mark.parametrize(
+    ("engine", "fields", "expected"),
+    [
+        (
+            "vllm",
+            ["toolCallParser", "reasoningParser", "chatTemplate"],
+            ["--tool-call-parser", "hermes", "--reasoning-parser", "qwen3", "--enable-auto-tool-choice", KEPT],
+        ),
+        ("vllm", ["reasoningParser"], ["--reasoning-parser", "qwen3"]),
+        (
+            "sglang",
+            ["toolCallParser", "reasoningParser"],
+            ["--tool-call-parser", "hermes", "--reasoning-parser", "qwen3"],
+        ),
+        ("embedded", ["toolCallParser", "chatTemplate"], ["--tool-call-parser", "hermes", KEPT]),
+    ],
+)
+def test_arguments_for_chats_follow_the_spec(engine: str, fields: list[str], expected: list[str]) -> None:
+    """The kubelet puts variables into arguments, and would into a template."""
+    spec = {"engine": engine, **{name: CHATTING[name] for name in fields}}
+    without, found = engine_of(adapter_job(), engine=engine)["args"], engine_of(adapter_job(), **spec)["args"]
+    assert [argument for argument in found if argument not in without] == expected
+    assert [argument for argument in found if argument in without] == without
+
+
 @pytest.mark.parametrize(
     ("engine", "hook"),
     [

@@ -4,6 +4,7 @@ from hone_api.inferenceservice import InferenceServiceSpec
 from hone_api.layout import ADMIN_TOKEN, ENGINE_PORT, POD_SERVED
 
 from hone_operator.draining import DRAIN_SECONDS
+from hone_operator.engines.placing import literal
 from hone_operator.engines.probing import HEALTH
 from hone_operator.podspec import POD_API_KEY
 from hone_operator.resolve import Resolved
@@ -37,6 +38,10 @@ def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
     found += ["--port", str(ENGINE_PORT), "--drain-seconds", str(DRAIN_SECONDS)]
     if spec.max_model_len:
         found += ["--max-model-len", str(spec.max_model_len)]
+    if spec.tool_call_parser:
+        found += ["--tool-call-parser", spec.tool_call_parser]
+    if spec.chat_template:
+        found.append(f"--chat-template={literal(spec.chat_template)}")
     if spec.api_key_secret:
         found += ["--api-key-file", POD_API_KEY]
     return found

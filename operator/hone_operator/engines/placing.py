@@ -39,6 +39,21 @@ def loading(weights: Weights) -> list[str]:
     return found
 
 
+def parsing(spec: InferenceServiceSpec) -> list[str]:
+    """Return how answers are taken apart, by the arguments that vLLM and SGLang have in common."""
+    found = []
+    if spec.tool_call_parser:
+        found += ["--tool-call-parser", spec.tool_call_parser]
+    if spec.reasoning_parser:
+        found += ["--reasoning-parser", spec.reasoning_parser]
+    return found
+
+
+def literal(argument: str) -> str:
+    """Return a text such that the kubelet, which puts variables into arguments, leaves it as it is."""
+    return argument.replace("$", "$$")
+
+
 def adapter_path(adapter: Adapter) -> str:
     return f"{ADAPTERS}/{link_name(adapter.name, adapter.digest)}"
 

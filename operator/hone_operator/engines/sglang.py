@@ -4,7 +4,7 @@ from hone_api.inferenceservice import InferenceServiceSpec
 from hone_api.layout import GUARDED_PORT
 
 from hone_operator.draining import SLEEP
-from hone_operator.engines.placing import adapter_path, given, loading, model_path, rank
+from hone_operator.engines.placing import adapter_path, given, loading, model_path, parsing, rank
 from hone_operator.resolve import Resolved
 from hone_operator.resources import Object
 
@@ -42,6 +42,7 @@ def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
         found += ["--tokenizer-path", adapter_path(resolved.own)]
     if spec.max_model_len:
         found += ["--context-length", str(spec.max_model_len)]
+    found += parsing(spec)
     if spec.resources.gpus > 1:
         found += ["--tp-size", str(spec.resources.gpus)]
     if adapters := resolved.all_adapters:

@@ -4,7 +4,7 @@ from hone_api.inferenceservice import InferenceServiceSpec
 from hone_api.layout import ADMIN_TOKEN, ENGINE_PORT, POD_SERVED
 
 from hone_operator.draining import DRAIN_SECONDS, SLEEP, finishing_seconds
-from hone_operator.engines.placing import adapter_path, given, is_placed, loading, model_path, rank
+from hone_operator.engines.placing import adapter_path, given, is_placed, literal, loading, model_path, parsing, rank
 from hone_operator.engines.probing import HEALTH
 from hone_operator.podspec import POD_API_KEY
 from hone_operator.resolve import Resolved
@@ -40,6 +40,11 @@ def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
         found += ["--tokenizer", adapter_path(resolved.own)]
     if spec.max_model_len:
         found += ["--max-model-len", str(spec.max_model_len)]
+    found += parsing(spec)
+    if spec.tool_call_parser:
+        found.append("--enable-auto-tool-choice")
+    if spec.chat_template:
+        found.append(f"--chat-template={literal(spec.chat_template)}")
     if spec.resources.gpus > 1:
         found += ["--tensor-parallel-size", str(spec.resources.gpus)]
     if adapters := resolved.all_adapters:
