@@ -28,6 +28,7 @@ SECONDS = 8.0
 PROBE_SECONDS = 0.02
 SENTENCE = "The quick brown fox jumps. "
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+JSON = {"Content-Type": "application/json"}
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "prompt of 8 MB": (TEXT, {"prompt": SENTENCE * (8 * 2**20 // len(SENTENCE))}),
     "prompt of 4 MB": (TEXT, {"prompt": SENTENCE * (4_100_000 // len(SENTENCE))}),
@@ -49,7 +50,9 @@ class Waits:
 
     def __str__(self) -> str:
         gaps = sorted(self.tokens)
-        p99 = gaps[int(0.99 * len(gaps))] if gaps else 0.0
+        if not gaps:
+            return "no two tokens came; give it more seconds"
+        p99 = gaps[int(0.99 * len(gaps))]
         return (
             f"/health p50 {statistics.median(self.health):.1f}, most {max(self.health):.1f} ms; "
             f"a token p50 {statistics.median(gaps):.1f}, p99 {p99:.1f}, most {gaps[-1]:.1f} ms"
@@ -82,7 +85,7 @@ def watch(server: Server, seconds: float, request: tuple[str, bytes] | None) -> 
             if request is None:
                 time.sleep(PROBE_SECONDS)
             else:
-                statuses.append(http.post(request[0], content=request[1]).status_code)
+                statuses.append(http.post(request[0], content=request[1], headers=JSON).status_code)
     ended.set()
     for watcher in watchers:
         watcher.join()

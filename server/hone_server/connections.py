@@ -7,6 +7,7 @@ between two requests. serving.py calls `drop_overdue` once a second, so that no 
 
 import asyncio
 import resource
+import socket
 import time
 from typing import Any
 
@@ -32,6 +33,9 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # asyncio does this only for sockets that name their protocol, which those of a listener given to it do not. The
+        # head and the body of an answer are two writes, and the second one would wait 40 ms for the first one's ACK.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
         if hasattr(transport, "max_size"):  # asyncio's own loop; its default is 256 KiB
             transport.max_size = READ_BYTES
         self._head_since: float | None = time.monotonic()
