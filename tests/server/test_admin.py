@@ -177,3 +177,14 @@ def test_without_the_token_there_are_no_such_routes(hot, token, method):
 def test_clients_are_told_nothing_of_it(hot, server):
     assert "lora_adapter" not in hot.get("/openapi.json").text
     assert admin(server, LOAD, lora_name="a", lora_path="b").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/tmp/a\0b", "\ud83d", "/tmp/" + "x" * 300, "/tmp/" + "x/" * 3000])
+def test_a_path_that_can_not_be_is_refused_by_its_field(hot, path):
+    body = json.dumps({"lora_name": "x", "lora_path": path})
+    headers = {"X-Hone-Admin": TOKEN, "Content-Type": "application/json"}
+    with httpx.Client(base_url=hot.url) as client:
+        answer = client.post(LOAD, content=body, headers=headers)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "lora_path")
+        assert client.post(LOAD, content="[", headers=headers).status_code == 400
+        assert client.post(LOAD, content=b"x" * (5 << 20), headers=headers).status_code == 413

@@ -109,6 +109,20 @@ def test_the_narrowest_sampling_is_greedy(client, top):
     assert chat(client, temperature=1, max_tokens=16, **top).choices[0].message.content == greedy
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-39, 1e-6])
+def test_a_tiny_temperature_is_greedy(client, temperature):
+    greedy = complete(client, temperature=0).choices[0].text
+    assert complete(client, temperature=temperature, seed=1).choices[0].text == greedy
+
+
+def test_a_tiny_repetition_penalty_repeats_what_was_said(client):
+    answers = [
+        complete(client, prompt="hello", temperature=0, extra_body={"repetition_penalty": penalty, "ignore_eos": True})
+        for penalty in (1e-45, 1e-6)
+    ]
+    assert answers[0].choices[0].text == answers[1].choices[0].text
+
+
 @pytest.mark.parametrize(
     ("options", "param"),
     [

@@ -3,6 +3,9 @@
 import pytest
 import torch
 from hone_server.penalties import Penalties, penalize
+from hone_server.sampling import LEAST_TEMPERATURE, Sampling, perturb
+from hypothesis import example, given
+from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 LOGITS = [2.0, -1.0, 0.5, 3.0, 0.0]
@@ -86,3 +89,28 @@ def test_a_bias_forces_and_forbids_a_token(client, base_folder):
 def test_a_seed_holds_with_penalties(client):
     options = {"presence_penalty": 1, "frequency_penalty": 0.5, "seed": 7, "temperature": 1}
     assert greedy(client, "hello", **options) == greedy(client, "hello", **options)
+
+
+@given(
+    repetition=st.floats(0, 10, exclude_min=True),
+    presence=st.floats(-2, 2),
+    temperature=st.floats(LEAST_TEMPERATURE, 2),
+    top_p=st.floats(0, 1),
+)
+@example(repetition=5e-324, presence=5e-324, temperature=LEAST_TEMPERATURE, top_p=5e-324)
+@example(repetition=1e-45, presence=0.0, temperature=1.0, top_p=1.0)
+@example(repetition=1e-40, presence=-2.0, temperature=2.0, top_p=1e-45)
+def test_numbers_of_any_size_leave_a_distribution(repetition, presence, temperature, top_p):
+    scores = torch.tensor([LOGITS])
+    penalize(scores[0], Penalties(repetition=repetition, presence=presence), [0, 3], [1])
+    assert scores.isfinite().all()
+    chosen = perturb(scores, [Sampling(temperature, top_p, 0, 7)], [3])
+    assert not chosen.isnan().any()
+    assert chosen.max() > 0
+    if repetition < 1e-3:
+        assert int(chosen.argmax()) == 3, "of the tokens that were seen, the likeliest"
+
+
+@pytest.mark.parametrize("temperature", [0, 5e-324, 1e-45, 1e-39, 1e-37, LEAST_TEMPERATURE / 2])
+def test_a_tiny_temperature_is_greedy(temperature):
+    assert Sampling(temperature, 1.0, 0, 7).is_greedy

@@ -1,0 +1,108 @@
+"""A chat template is a program: whatever becomes of it, the client gets a 400 with its message, and soon."""
+
+import pytest
+from hone_server import prompts
+from hone_server.errors import ApiError
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+MESSAGES = [{"role": "user", "content": "hello", "deep": 0}]
+FAILURES = {
+    "{{ raise_exception('roles must alternate') }}": "roles must alternate",
+    "{{ messages[0]['content'].index('</think>') }}": "substring not found",
+    "{{ '{}'.format() }}": "index",
+    "{{ 1 // 0 }}": "zero",
+    "{{ 1 % 0 }}": "zero",
+    "{% for i in range(10**9) %}{% endfor %}": "Range",
+    "{% for i in range(10**30) %}{% endfor %}": "",
+    "{{ nothing.of_it }}": "undefined",
+    "{{ messages[7]['content'] }}": "",
+    "{{ messages['a']['b'] }}": "",
+    "{{ 5()  }}": "not callable",
+    "{{ [] + 1 }}": "concatenate",
+    "{{ {'a': 1} | sort(attribute='x') | first + 1 }}": "",
+    "{{ messages | tojson(indent='x' * 3) + 1 }}": "",
+    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "recursion",
+    "{% for": "",
+    "{{ ''.__class__.__mro__ }}": "unsafe",
+    "{{ messages[0].update({'a': 1}) }}": "",
+    "{{ '%d' % 'x' }}": "",
+    "{{ '%c' | format(10**9) }}": "",
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(base_folder):
+    return AutoTokenizer.from_pretrained(base_folder)
+
+
+def refusal(tokenizer, template):
+    tokenizer.chat_template = template
+    with pytest.raises(ApiError) as caught:
+        prompts.render_chat(tokenizer, MESSAGES, add_generation_prompt=True)
+    assert (caught.value.status, caught.value.param) == (400, "messages")
+    return caught.value.message
+
+
+@pytest.mark.parametrize("template", FAILURES)
+def test_any_failure_of_a_template_is_a_refusal_with_its_message(tokenizer, template):
+    message = refusal(tokenizer, template)
+    assert message.startswith("the chat template refuses these messages: ")
+    assert FAILURES[template] in message
+    assert len(message) > len("the chat template refuses these messages: ")
+
+
+VALUES = st.sampled_from(["messages", "messages[0]", "none", "''", "0", "1.5", "[]", "{}", "true", "nothing", "10**9"])
+NAMES = (
+    "abs batch(0) center dictsort first float groupby('x') int items join last list map max min random reverse round "
+    "slice(0) sort string sum tojson trim truncate unique upper urlize wordcount wordwrap xmlattr"
+)
+FILTERS = st.sampled_from(NAMES.split())
+OPERATORS = st.sampled_from(["+", "-", "*", "/", "//", "%", "**", "~", "<", "in", "and"])
+
+
+@given(left=VALUES, operator=OPERATORS, right=VALUES, name=FILTERS)
+def test_a_template_gives_a_text_or_a_refusal_and_nothing_else(tokenizer, left, operator, right, name):
+    if "*" in operator and "10**9" in left + right:
+        operator = "+"  # a product of gigabytes would be made in one step
+    tokenizer.chat_template = f"{{{{ ({left} {operator} {right}) | {name} }}}}"
+    try:
+        text = prompts.render_chat(tokenizer, MESSAGES)
+    except ApiError as error:
+        assert error.status == 400  # noqa: PT017
+    else:
+        assert isinstance(text, str)
+
+
+def test_an_endless_template_is_ended(tokenizer, monkeypatch):
+    monkeypatch.setattr(prompts, "TEMPLATE_SECONDS", 0.1)
+    loop = "{% for i in range(99999) %}"
+    end = "{% endfor %}"
+    assert "takes more than 0.1 s" in refusal(tokenizer, loop * 4 + end * 4)
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    monkeypatch.undo()
+    for _ in range(100):
+        assert prompts.render_chat(tokenizer, MESSAGES) == "hello"
+
+
+def test_a_text_that_does_not_fit_is_refused_by_its_beginning(tokenizer):
+    read = []
+
+    def counting(text, **options):
+        read.append(len(text))
+        return tokenizer(text, **options)
+
+    text, longest = "hello, " * 28_000, prompts.longest_token(tokenizer)
+    with pytest.raises(ApiError, match="at least"):
+        prompts.encode(counting, text, 2**14, longest, "prompt")
+    assert read == [prompts.CHARACTERS_A_TOKEN * 2**14]
+    with pytest.raises(ApiError, match=f"has {len(text)} characters, and this model takes {64 * longest} at most"):
+        prompts.encode(counting, text, 64, longest, "prompt")
+    assert len(read) == 1
+
+
+@given(text=st.text(max_size=40), repeat=st.integers(1, 3))
+def test_the_longest_token_bounds_the_characters_of_a_text(tokenizer, text, repeat):
+    tokens = tokenizer(text * repeat)["input_ids"]
+    assert len(text) * repeat <= len(tokens) * prompts.longest_token(tokenizer)
