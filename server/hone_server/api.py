@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import time
 import uuid
 from collections import Counter
@@ -18,7 +19,7 @@ from starlette.exceptions import HTTPException
 from .answers import CHAT, COMPLETION, ERRORS, HEALTH, ModelCard, ModelList
 from .bodies import BodyRoute
 from .engine import MAX_BATCH_REQUESTS, EngineError, GuidanceError
-from .errors import ApiError, FailureAnswers, invalid, too_busy, too_many
+from .errors import ApiError, FailureAnswers, internal_error, invalid, too_busy, too_many
 from .generation import FEW_TOKENS, Job, Model, Piece, stream_jobs
 from .metrics import Metrics
 from .pages import add_pages
@@ -27,6 +28,8 @@ from .service import READY, Service
 from .structured import choose_wire, guide_jobs, plan_chat, plan_completion
 from .wire import CompletionWire, Wire, usage
 from .workers import run_in_thread
+
+log = logging.getLogger("hone_server")
 
 CLIENT_CLOSED_REQUEST = 499
 
@@ -176,6 +179,9 @@ async def _events(
             yield _event({**head, "choices": [], "usage": totals.usage()})
     except EngineError as error:
         yield _event(ApiError(500, str(error), code="engine_error").body())
+    except Exception as error:  # otherwise the client would see a connection that breaks, and no reason
+        log.exception("a stream failed")
+        yield _event(internal_error(error).body())
     yield "data: [DONE]\n\n"
 
 

@@ -83,8 +83,13 @@ class FailureAnswers:
             if has_started or scope["type"] != "http":
                 raise  # half an answer ends with its connection
             log.exception("%s %r failed", scope["method"], scope["path"])
-            failed = ApiError(500, f"internal error: {type(error).__name__}; the server's log has the details")
+            failed = internal_error(error)
             await JSONResponse(failed.body(), failed.status)(scope, receive, send)
+
+
+def internal_error(error: Exception) -> ApiError:
+    """A failure that nobody foresaw."""
+    return ApiError(500, f"internal error: {type(error).__name__}; the server's log has the details")
 
 
 def too_busy(model: str, waiting: int) -> ApiError:

@@ -26,6 +26,7 @@ class Lane:
 
     max_model_len = CONTEXT
     eos_token_ids = frozenset[int]()
+    fails_after: int | None = None
 
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size
@@ -39,6 +40,8 @@ class Lane:
             return
         for number in range(max_tokens):
             await asyncio.sleep(0)
+            if number == self.fails_after:
+                raise KeyError("x")
             yield Tokens([prompt[-1]], last=number == max_tokens - 1)
 
 
