@@ -2,6 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
+MOST_UNFINISHED = 16
+"""More tokens than a character has bytes are no character. To wait longer would decode all of them for each new one."""
+
 Decode = Callable[[Sequence[int]], str]
 
 
@@ -37,6 +40,7 @@ class Detokenizer:
     def _new_text(self, finished: bool) -> str:
         before = self._decode(self._tokens[self._start : self._told]) if self._told > self._start else ""
         text = self._decode(self._tokens[self._start :])
+        finished = finished or len(self._tokens) - self._told > MOST_UNFINISHED
         if len(text) <= len(before) or (text.endswith("\ufffd") and not finished):
             return ""
         self._start, self._told = self._told, len(self._tokens)

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hone_server.text import StopSet, StopStrings, TextStream
+from hone_server.text import MOST_UNFINISHED, StopSet, StopStrings, TextStream
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
@@ -59,6 +59,21 @@ def test_an_unfinished_character_at_the_end_becomes_the_replacement_character():
     stream = TextStream(byte_decoder().decode)
     assert stream.push(tokens_of("é")[0]) == ""
     assert stream.flush() == "\ufffd"
+
+
+def test_bytes_that_never_become_a_character_are_not_held_back_for_ever():
+    lengths = []
+
+    def decode(tokens):
+        lengths.append(len(tokens))
+        return byte_decoder().decode(tokens)
+
+    stream = TextStream(decode)
+    continuation = tokens_of("é")[1]
+    told = "".join(stream.push(continuation) for _ in range(100))
+    assert set(told) == {"\ufffd"}
+    assert max(lengths) <= 2 * MOST_UNFINISHED + 2
+    assert told + stream.flush() == "\ufffd" * 100
 
 
 @pytest.mark.parametrize(
