@@ -95,7 +95,10 @@ def _password(credentials: bytes) -> bytes:
 
 
 async def _unauthorized(scope: Scope, receive: Receive, send: Send) -> None:
-    message = "this server needs an API key, as the header 'Authorization: Bearer <key>', and got none or another one"
+    message = "this server needs an API key, as the header 'Authorization: Bearer <key>', and got "
+    # litellm knows a wrong key by OpenAI's first words, and takes other errors of this type for faults of the request.
+    is_given = "authorization" in Headers(scope=scope)
+    message = f"Incorrect API key provided: {message}another one" if is_given else f"{message}none"
     error: dict[str, Any] = ApiError(401, message, code="invalid_api_key").body()
     asks = 'Basic realm="Hone: any user, and the API key as password", charset="UTF-8"'
     challenge = asks if scope["path"] in PAGES else "Bearer"

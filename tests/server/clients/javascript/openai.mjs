@@ -40,9 +40,7 @@ async function refused(name, call) {
 }
 await refused("unknown model", () => client.chat.completions.create({ model: "none", messages }));
 await refused("too long", () => client.chat.completions.create({ model, messages, max_tokens: 1_000_000 }));
-await refused("response_format", () =>
-  client.chat.completions.create({ model, messages, response_format: { type: "json_object" } }),
-);
+await refused("min_p", () => client.chat.completions.create({ model, messages, min_p: 0.5 }));
 await refused("wrong key", () =>
   new OpenAI({ baseURL: process.argv[2], apiKey: "another", maxRetries: 0 }).models.list(),
 );

@@ -1,0 +1,45 @@
+"""litellm against the engine, as `openai/<model>`."""
+
+import os
+
+import pytest
+
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else its import asks the internet
+
+import litellm
+
+MESSAGES = [{"role": "user", "content": "hello world"}]
+
+
+@pytest.fixture(scope="module")
+def complete(endpoint):
+    settings = {"api_base": endpoint.url, "api_key": endpoint.key, "max_retries": 0, "timeout": 60}
+
+    def call(messages, **options):
+        request = {"model": f"openai/{endpoint.model}", "temperature": 0, "max_tokens": 12, **settings, **options}
+        return litellm.completion(messages=messages, **request)
+
+    return call
+
+
+def test_chats_with_usage(complete, endpoint, answers):
+    answer = complete(MESSAGES)
+    assert answer.choices[0].message.content == answers["question"]
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (endpoint.count(MESSAGES), 12)
+
+
+def test_streams_with_usage(complete, answers):
+    chunks = list(complete(MESSAGES, stream=True, stream_options={"include_usage": True}))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == answers["question"]
+    assert chunks[-1].usage.completion_tokens == 12
+
+
+def test_a_history_with_tool_calls(complete, history, answers):
+    assert complete(history).choices[0].message.content == answers["history"]
+
+
+def test_an_error_has_the_reason(complete):
+    with pytest.raises(litellm.ContextWindowExceededError, match="maximum context length is 2048 tokens"):
+        complete(MESSAGES, max_tokens=100_000)
+    with pytest.raises(litellm.AuthenticationError, match="needs an API key"):
+        complete(MESSAGES, api_key="another")
