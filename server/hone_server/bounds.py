@@ -21,6 +21,8 @@ MAX_STOPS = 64
 MAX_STOP_CHARACTERS = 256
 MAX_LOGIT_BIAS = 1024
 """As many as vLLM takes."""
+MAX_PROMPT_LOGPROBS = 1 << 19
+"""Log probabilities of prompts in one answer. Each is some 150 bytes in memory before it is sent."""
 
 
 def check_counts(value: Any, most_prompts: int) -> None:
@@ -33,6 +35,17 @@ def check_counts(value: Any, most_prompts: int) -> None:
     prompts = value.get("prompt")
     if isinstance(prompts, list) and len(prompts) > most_prompts and isinstance(prompts[0], str | list):
         raise too_many("prompt", len(prompts), most_prompts)
+
+
+def check_prompt_logprobs(tokens: int, top: int) -> None:
+    """Raise ApiError 400 when an answer would have too many: of so many tokens, and of the `top` likeliest for each."""
+    count = tokens * (top + 1)
+    if count > MAX_PROMPT_LOGPROBS:
+        message = (
+            f"logprobs: {top} with echo make {count} log probabilities for prompts of {tokens} tokens, and an answer "
+            f"has at most {MAX_PROMPT_LOGPROBS}; send fewer prompts, or ask for fewer logprobs"
+        )
+        raise ApiError(400, message, param="logprobs")
 
 
 def _check_messages(messages: Any) -> None:

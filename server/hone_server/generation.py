@@ -7,6 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .bounds import check_prompt_logprobs
 from .engine import Lane, Tokens
 from .errors import ApiError, context_exceeded
 from .guidance import Guidance, Guide
@@ -116,6 +117,8 @@ def completion_jobs(model: Model, request: CompletionRequest) -> list[Job]:
         jobs += [_told_as_completion(job) for job in _choices(model, request, ids, max_tokens, len(jobs), echo)]
     if not jobs:
         raise ApiError(400, "there is no prompt", param="prompt")
+    if request.echo and request.logprobs is not None:
+        check_prompt_logprobs(sum(len(job.prompt) for job in jobs), request.logprobs)
     return jobs
 
 

@@ -1,5 +1,6 @@
 """Log probabilities of the prompt (`echo` with `logprobs`), by which evaluation harnesses score given answers."""
 
+import openai
 import pytest
 import torch
 from hone_server.logprobs import completion_logprobs, tell_prompt
@@ -118,6 +119,13 @@ def test_a_prompt_may_fill_the_context(client, expected):
     tokens = [7, 9] * 1024
     [choice] = score(client, tokens, max_tokens=0).choices
     check(choice.logprobs, tokens, expected(tokens))
+
+
+def test_more_of_them_than_an_answer_has_are_refused(client):
+    prompt = [[7, 9] * 1000] * 13
+    with pytest.raises(openai.BadRequestError, match="546000 log probabilities for prompts of 26000 tokens"):
+        score(client, prompt, logprobs=20, max_tokens=0)
+    assert len(score(client, prompt[:2], logprobs=0, max_tokens=0).choices) == 2
 
 
 def test_the_token_that_ends_an_answer_is_told(client):
