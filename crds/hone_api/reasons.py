@@ -171,8 +171,8 @@ MERGE_MISMATCH = Reason(
 MODEL_UNSUPPORTED = Reason(
     "ModelUnsupported",
     66,
-    "The embedded engine can't serve models of this architecture.",
-    "Serve it with another engine: set spec.engine: vllm or sglang.",
+    "The engine can't serve models of this architecture or quantization.",
+    "Serve it with another engine (spec.engine: vllm, sglang or embedded), or with another version (spec.pod.image).",
 )
 HOST_OUT_OF_MEMORY = Reason(
     "HostOutOfMemory",

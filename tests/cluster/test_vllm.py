@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from conftest import LOCAL
-from hone_operator.engines.vllm import LINEAR_ONLY, QUANTIZATIONS
 from kube import CONNECT, Cluster, Images, claim, condition, pod, run
 from processes import processes_of
 from test_no_gap import begin_to_ask, change, noticed, settled
@@ -39,30 +38,16 @@ def call(path, body=None, key=key):
     data = body and json.dumps(body).encode()
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
     try:
-        return 200, json.load(urllib.request.urlopen(urllib.request.Request(f"http://{url}{path}", data, headers)))
+        text = urllib.request.urlopen(urllib.request.Request(f"http://{url}{path}", data, headers)).read()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
+    try:
+        return 200, json.loads(text)
+    except ValueError:
+        return 200, text.decode()
 print(json.dumps([call(*each) for each in json.loads(sys.argv[2])]))
 """
 )
-
-# Prints, as JSON, what vLLM's platform for ROCm takes, and whether it adapts the embeddings of each of argv[1:].
-TELL = """
-import ast, importlib, json, sys
-from pathlib import Path
-import vllm
-from vllm.model_executor.models import registry
-def adapts(name):
-    module, kind = registry._TEXT_GENERATION_MODELS[name]
-    found = getattr(importlib.import_module(f"vllm.model_executor.models.{module}"), kind)
-    return bool(getattr(found, "embedding_modules", None))
-tree = ast.parse(Path(vllm.__file__).with_name("platforms").joinpath("rocm.py").read_text())
-[takes] = [
-    ast.literal_eval(node.value) for node in ast.walk(tree)
-    if isinstance(node, ast.AnnAssign) and node.target.id == "supported_quantization"
-]
-print(json.dumps([takes, {name: adapts(name) for name in sys.argv[1:]}]))
-"""
 
 
 class Vllm:
@@ -170,12 +155,36 @@ def trained(hone: Cluster, namespace: str, name: str) -> str:
     return str(found["status"]["artifact"]["digest"])
 
 
-def test_the_operator_knows_what_this_vllm_takes(hone: Cluster, namespace: str, image: str) -> None:
+def test_vllms_own_application_asks_for_the_key_and_vllm_judges_models(
+    hone: Cluster, namespace: str, image: str
+) -> None:
     """First, while no vLLM runs: it would take both cores."""
-    told = pod("tell", image, "python3", "-c", TELL, "LlamaForCausalLM", *LINEAR_ONLY)
-    takes, adapts = json.loads(hone.run_pod(told, namespace).splitlines()[-1])
-    assert set(takes) == QUANTIZATIONS
-    assert [name for name, embeddings in adapts.items() if embeddings] == ["LlamaForCausalLM"]
+    script = (Path(__file__).parent / "vllm_asked.py").read_text()
+    # The modules under the names that they have next to the engine.
+    copy = (
+        "cd /tmp && cp /opt/hone/hone_server/gate.py hone_gate.py && cp /opt/hone/hone_server/vllmcheck.py hone_vllm.py"
+    )
+    command = ["bash", "-c", f'{copy} && PYTHONPATH=/tmp exec python3 -c "$0"', script]
+    told = json.loads(hone.run_pod(pod("asked", image, *command), namespace, timeout=START_SECONDS).splitlines()[-1])
+    routes = told["routes"]
+    assert {
+        "POST /v1/completions",
+        "POST /invocations",
+        "POST /tokenize",
+        "GET /ping",
+        "GET /openapi.json",
+    } <= routes.keys()
+    without_key = {route: statuses[0] for route, statuses in routes.items() if statuses[0] != 401}
+    assert without_key.keys() <= {"GET /health", "HEAD /health", "GET /metrics", "HEAD /metrics"}
+    assert without_key.keys() >= {"GET /health", "GET /metrics"}
+    with_key = {route for route, statuses in routes.items() if statuses[1] == 401}
+    assert with_key == set()
+    assert told["preflight"] == [200, "*"]
+    checks = told["checks"]
+    assert checks["architecture"].startswith("hone-check: ModelUnsupported: vLLM 0.32.0 refuses architecture: ")
+    assert "NoSuchForCausalLM" in checks["architecture"]
+    assert "no-such-method" in checks["quantization"]
+    assert "hone-check: AdapterMismatch: Adapter faq changes embed_tokens, and vLLM" in checks["embeddings"]
 
 
 def test_vllm_answers_as_the_base_and_as_what_was_trained(chat: Vllm) -> None:
@@ -202,6 +211,18 @@ def test_adapters_come_change_and_go_in_the_running_vllm(chat: Vllm) -> None:
     restarts = {status["name"]: status["restartCount"] for status in chat.pod()["status"]["containerStatuses"]}
     assert restarts == {"engine": 0}
     assert noticed(chat.hone, chat.namespace, "chat") == 2, "the adapters of both jobs"
+
+
+def test_without_the_key_all_routes_that_the_running_vllm_lists_are_401(chat: Vllm) -> None:
+    [(status, document)] = chat.ask(["/openapi.json"])
+    assert status == 200
+    paths = [path.replace("{", "").replace("}", "") for path in document["paths"]]
+    assert len(paths) > 15
+    asked = [*paths, "/docs", "/openapi.json", "/nowhere", "/v1/load_lora_adapter"]
+    for body in (None, {"model": "tiny", "prompt": "red"}):
+        answers = dict(zip(asked, chat.ask(*([path, body, "guessed"] for path in asked)), strict=True))
+        opened = {path for path, (status, _) in answers.items() if status != 401}
+        assert opened == ({"/health", "/metrics"} & set(paths) if body is None else set())
 
 
 def test_clients_find_no_admin_routes(chat: Vllm) -> None:
@@ -256,4 +277,8 @@ def test_vllm_answers_as_a_whole_model_that_was_trained(
     assert (told["kind"], told["digest"]) == (kind, digest)
     [answer] = served.texts(kind)
     assert word in answer
+    guessed = served.ask(
+        *([path, {"model": kind, "prompt": "red"}, "guessed"] for path in ("/invocations", "/tokenize"))
+    )
+    assert [status for status, _ in guessed] == [401, 401]
     hone.kubectl("delete", "inferenceservice", kind, namespace=namespace)
