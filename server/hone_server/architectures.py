@@ -12,14 +12,20 @@ from typing import Any
 
 import torch
 from hone_api.reasons import MODEL_UNSUPPORTED, HoneError
-from transformers import AutoModelForCausalLM
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 from transformers.generation.continuous_batching.cache import ATTN_TYPE_TO_ALLOCATOR
 
 
 def refuse_unserved(config: Any, name: str) -> None:
     """Raise HoneError ModelUnsupported when the engine can't serve the model of this configuration."""
-    with torch.device("meta"):
-        outline: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    try:
+        with torch.device("meta"):
+            outline: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    except ValueError as error:
+        if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise
+        message = f"{name} is of the type {config.model_type}, which transformers has no causal language model for"
+        raise HoneError(MODEL_UNSUPPORTED, message) from error
     if why := find_obstacle(outline):
         raise HoneError(MODEL_UNSUPPORTED, f"{name} is a {type(outline).__name__}, and {why}")
 
@@ -32,12 +38,25 @@ def find_obstacle(outline: Any) -> str | None:
     kinds = set(getattr(config, "layer_types", None) or []) - set(ATTN_TYPE_TO_ALLOCATOR)
     if kinds:
         return f"it has layers of the kind {min(kinds)}, which the engine's cache of keys and values does not know"
+    if not _has_one_size_of_heads(config):
+        return "its layers have heads of different sizes or numbers, and the engine's cache has one size for all layers"
     if getattr(config, "kv_lora_rank", None):
         return "its keys and values have different sizes, and the engine's cache has one size for both"
+    if any(getattr(part, "is_causal", None) is False for part in outline.modules() if hasattr(part, "layer_idx")):
+        return "its attention reads later tokens as well: it is not a model that continues a text"
     if not outline._supports_attention_backend:
         return UNREADABLE
-    kinds_of_parts = {type(part): part for part in outline.modules()}.values()
+    # Other parts read images or sounds, which are not requested.
+    kinds_of_parts = {type(part): part for part in outline.get_decoder().modules()}.values()
     return next((why for part in kinds_of_parts if (why := _find_fault(part))), None)
+
+
+def _has_one_size_of_heads(config: Any) -> bool:
+    try:
+        sizes = [getattr(config, name, None) for name in ("head_dim", "num_key_value_heads", "num_attention_heads")]
+    except RuntimeError:  # transformers refuses to name one size where the layers have several
+        return False
+    return not any(isinstance(size, list | tuple) and len(set(size)) > 1 for size in sizes)
 
 
 UNREADABLE = "its attention can't read keys and values from the pages of the engine's cache"

@@ -21,6 +21,7 @@ from hone_api.reasons import (
     HUB_UNREACHABLE,
     MODEL_INVALID,
     MODEL_NOT_FOUND,
+    MODEL_UNSUPPORTED,
     HoneError,
 )
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
@@ -188,7 +189,7 @@ def _shared_copy(base: Any, written: set[str]) -> Any:
 def _load_weights(sources: Sources) -> tuple[Any, Any]:
     try:
         source: dict[str, Any] = {"revision": sources.revision, "trust_remote_code": False}  # never asks on a terminal
-        refuse_unserved(AutoConfig.from_pretrained(sources.weights, **source), sources.weights)
+        refuse_unserved(_read_config(sources.weights, source), sources.weights)
         _refuse_adapter(sources)
         tokenizer = AutoTokenizer.from_pretrained(sources.weights, **source)
         auto: Any = AutoModelForCausalLM
@@ -215,6 +216,21 @@ def _load_weights(sources: Sources) -> tuple[Any, Any]:
         lacks = f"its files lack {len(missing)} weights, such as {missing[0]}"
         raise HoneError(MODEL_INVALID, f"can't load {sources.weights}: {lacks}")
     return widened(model), tokenizer
+
+
+def _read_config(weights: str, source: dict[str, Any]) -> Any:
+    """Return the model's configuration. Raises HoneError ModelUnsupported where transformers has no such model."""
+    try:
+        return AutoConfig.from_pretrained(weights, **source)
+    except ValueError as error:
+        words = str(error)
+        if "trust_remote_code" in words:
+            raise HoneError(
+                MODEL_UNSUPPORTED, f"{weights} brings code of its own, which this engine never runs"
+            ) from error
+        if "does not recognize this architecture" in words:
+            raise HoneError(MODEL_UNSUPPORTED, f"can't load {weights}: {_first_line(error)}") from error
+        raise
 
 
 def _refuse_adapter(sources: Sources) -> None:

@@ -1,6 +1,7 @@
 """The embedded engine answers as plain transformers and PEFT do, or says why it can't serve an architecture."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from architecture_table import TABLE, Architecture, llama_like
+from architecture_table import TABLE, Architecture, gpt_like, llama_like
 from hone_api.reasons import HoneError
 from hone_server.service import Service
 from hone_server.sources import find_sources
@@ -19,11 +20,16 @@ from transformers import AutoModelForCausalLM
 MakeArchitecture = Callable[[Architecture], Path]
 PROMPT = list(range(40, 60))
 NEW = 12
+LAYERS = {"layer_types": ["sliding_attention", "full_attention"]}
+GEMMA4 = LAYERS | {"global_head_dim": 16, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 320}
+VISION = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64, "num_attention_heads": 4}
 SERVED = [one for one in TABLE if one.unserved is None]
 UNSERVED = [
     *(one for one in TABLE if one.unserved is not None),
     Architecture("diffllama", "DiffLlamaConfig", llama_like(), unserved="computes several times in each layer"),
     Architecture("doge", "DogeConfig", llama_like(), unserved="a mask of its own"),
+    Architecture("bert", "BertConfig", gpt_like(), unserved="reads later tokens as well"),
+    Architecture("gemma4", "Gemma4TextConfig", llama_like(head_dim=8, **GEMMA4), unserved="heads of different sizes"),
 ]
 
 
@@ -77,3 +83,28 @@ def test_the_engine_says_why_it_can_not_serve(architecture: Architecture, make_a
     assert refused.value.reason.name == "ModelUnsupported"
     assert architecture.unserved
     assert architecture.unserved in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"model_type": "of-tomorrow"}, "of-tomorrow` but Transformers does not recognize this architecture"),
+        ({"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine"}}, "brings code of its own"),
+        ({"model_type": "t5"}, "is of the type t5, which transformers has no causal language model for"),
+    ],
+)
+def test_a_model_that_transformers_does_not_have_is_unsupported(
+    tmp_path: Path, changed: dict[str, Any], words: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(changed))
+    with pytest.raises(HoneError) as refused:
+        asyncio.run(serve(tmp_path, None))
+    assert refused.value.reason.name == "ModelUnsupported"
+    assert words in refused.value.message
+
+
+def test_the_text_of_a_model_that_also_reads_images_is_served(make_architecture: MakeArchitecture) -> None:
+    sizes = {"text_config": llama_like(head_dim=8, vocab_size=320, **LAYERS), "vision_config": VISION}
+    folder = make_architecture(Architecture("gemma3-images", "Gemma3Config", sizes))
+    plain = generate(AutoModelForCausalLM.from_pretrained(folder).eval())
+    assert asyncio.run(serve(folder, None)) == {"base": plain}
