@@ -1,0 +1,96 @@
+"""What is judged by vLLM before it loads weights; the real vLLM is asked in tests/cluster/test_vllm.py."""
+
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hone_server import vllmcheck
+
+
+@pytest.fixture
+def vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.SimpleNamespace:
+    """A stand-in for the installed vLLM, of which a test changes what it refuses."""
+    fake = types.SimpleNamespace(refuses=None, embedding_modules={}, takes_adapters=True)
+
+    class Model:
+        embedding_modules: Any = fake.embedding_modules
+
+    class Arguments:
+        @classmethod
+        def from_cli_args(cls, options: Any) -> "Arguments":
+            return cls()
+
+        def create_model_config(self) -> Any:
+            if fake.refuses:
+                raise fake.refuses
+            return types.SimpleNamespace(architectures=["FakeForCausalLM"])
+
+    def parser(made: Any) -> Any:
+        options = types.SimpleNamespace(model=None, model_tag="m", enable_lora=True, max_lora_rank=64)
+        return types.SimpleNamespace(parse_args=lambda words: options)
+
+    modules = {
+        "vllm": {"__version__": "9.9"},
+        "vllm.utils": {"FlexibleArgumentParser": object},
+        "vllm.entrypoints.openai.cli_args": {"make_arg_parser": parser},
+        "vllm.engine.arg_utils": {"AsyncEngineArgs": Arguments},
+        "vllm.model_executor.model_loader.utils": {"get_model_cls": lambda config: Model},
+        "vllm.model_executor.models.interfaces": {"supports_lora": lambda model: fake.takes_adapters},
+    }
+    for name, content in modules.items():
+        module = types.ModuleType(name)
+        module.__dict__.update(content)
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(vllmcheck, "ADAPTERS", tmp_path / "adapters")
+    monkeypatch.delenv(vllmcheck.KEY_FILE, raising=False)
+    return fake
+
+
+def write_adapter(folder: Path, *names: str) -> None:
+    folder.mkdir(parents=True)
+    header = json.dumps({name: {} for name in names}).encode()
+    (folder / "adapter_model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+
+
+def refusal() -> str:
+    with pytest.raises(SystemExit) as end:
+        vllmcheck.main(["m"])
+    return str(end.value.code)
+
+
+def test_the_last_line_has_the_words_of_the_installed_vllm(vllm: Any) -> None:
+    vllmcheck.main(["m"])
+    vllm.refuses = ValueError("Quantization x is\nnot supported. Use \x1b[2J y.")
+    expected = (
+        "hone-check: ModelUnsupported: vLLM 9.9 refuses m: Quantization x is not supported; Use [2J y. Name another"
+    )
+    assert refusal().startswith(expected)
+
+
+def test_a_model_without_adapters_and_embeddings_without_support_are_refused(vllm: Any, tmp_path: Path) -> None:
+    write_adapter(tmp_path / "adapters" / "a", "m.layers.0.q_proj.lora_A.weight")
+    vllmcheck.main(["m"])
+    write_adapter(tmp_path / "adapters" / "b", "m.embed_tokens.lora_embedding_A", "lm_head.lora_A.weight")
+    words = (
+        "hone-check: AdapterMismatch: Adapter b changes embed_tokens, lm_head, and vLLM 9.9 adapts only linear layers"
+    )
+    assert refusal().startswith(words)
+    vllm.embedding_modules.update({"embed_tokens": "input_embeddings", "lm_head": "output_embeddings"})
+    vllmcheck.main(["m"])
+    vllm.takes_adapters = False
+    assert refusal().startswith("hone-check: AdapterMismatch: vLLM 9.9 serves FakeForCausalLM without adapters")
+
+
+def test_what_a_version_can_not_be_asked_is_left_to_its_start(vllm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("vllm.model_executor.models.interfaces", "vllm.engine.arg_utils", "vllm"):
+        monkeypatch.setitem(sys.modules, module, None)
+        vllmcheck.main(["m"])
+
+
+def test_an_empty_key_is_refused(vllm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "key").write_text("\n")
+    monkeypatch.setenv(vllmcheck.KEY_FILE, str(tmp_path / "key"))
+    assert refusal().startswith("hone-check: InvalidSpec: the Secret of spec.apiKeySecret holds an empty key")
