@@ -162,8 +162,14 @@ async def refuse(scope: Scope, send: Send) -> None:
     """Answer 401 in OpenAI's shape."""
     if scope["type"] == "http":
         await answer(send, 401, UNAUTHORIZED, (b"www-authenticate", b"Bearer"))
+    elif "websocket.http.response" in scope.get("extensions", {}):
+
+        async def send_to_handshake(message: dict[str, Any]) -> None:
+            await send(message | {"type": message["type"].replace("http.", "websocket.http.", 1)})
+
+        await answer(send_to_handshake, 401, UNAUTHORIZED, (b"www-authenticate", b"Bearer"))
     else:
-        await send({"type": "websocket.close", "code": 1008})  # servers answer 403 to the handshake
+        await send({"type": "websocket.close", "code": 1008})
 
 
 def drain(seconds: float) -> None:

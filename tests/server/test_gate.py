@@ -146,6 +146,20 @@ def test_a_preflight_request_needs_no_key_and_a_websocket_does() -> None:
     assert allowed(b"key", "", "", type="lifespan")
 
 
+def test_a_websocket_without_the_key_gets_401_at_its_handshake() -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope: gate.Scope = {"type": "websocket", "path": "/v1/realtime", "headers": []}
+    asyncio.run(gate.refuse(scope | {"extensions": {"websocket.http.response": {}}}, send))
+    assert [message["type"] for message in sent] == ["websocket.http.response.start", "websocket.http.response.body"]
+    assert sent[0]["status"] == 401
+    asyncio.run(gate.refuse(scope, send))
+    assert sent[2]["type"] == "websocket.close"
+
+
 def test_a_key_that_can_not_be_read_lets_nobody_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(gate.KEY_FILE, "/nowhere")
     assert gate.read_key() == b""
