@@ -22,29 +22,49 @@ WRITE_SECONDS = 60.0
 MOST_CONNECTIONS = 4096
 FILES_BESIDE = 256
 """File descriptors that are left for everything but connections."""
-READ_BYTES = 16 << 10
-"""Read at once from a connection: a body in chunks of one byte each costs a parser in Python 10 us a chunk."""
+READ_BYTES = 64 << 10
+READ_CHUNKED_BYTES = 2 << 10
+"""Read at once from a connection. A body in chunks of one byte each costs h11 some 20 us a chunk, all of one read."""
 
 
 class Connection(H11Protocol):
     """One client's connection. Times are those of time.monotonic."""
 
     most = MOST_CONNECTIONS
+    waiting: dict["Connection", None]
+    """Those that wait for their clients, the longest first; of each server its own."""
+
+    @classmethod
+    def limited(cls, most: int) -> type["Connection"]:
+        """Return the class for a server of at most so many connections."""
+        return type("Connection", (cls,), {"most": most, "waiting": {}})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         # asyncio does this only for sockets that name their protocol, which those of a listener given to it do not. The
         # head and the body of an answer are two writes, and the second one would wait 40 ms for the first one's ACK.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-        if hasattr(transport, "max_size"):  # asyncio's own loop; its default is 256 KiB
-            transport.max_size = READ_BYTES
+        self._read_at_once(READ_BYTES)
         self._head_since: float | None = time.monotonic()
         self._body_since: float | None = None
         self._body_bytes = 0
         self._unread_since: float | None = None
         self._closing_since: float | None = None
-        if len(self.connections) > self.most:
-            self._make_room()
+        if len(self.connections) > self.most and self.waiting:
+            next(iter(self.waiting)).drop()
+        elif len(self.connections) > self.most:
+            self.drop()
+            return
+        self.waiting[self] = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.waiting.pop(self, None)
+        super().connection_lost(exc)
+
+    def drop(self) -> None:
+        """Close the connection at once, with what was not sent yet."""
+        self.waiting.pop(self, None)
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -55,10 +75,25 @@ class Connection(H11Protocol):
         elif state is h11.SEND_BODY:
             if self._body_since is None:
                 self._body_since, self._body_bytes = time.monotonic(), 0
+                is_chunked = any(name == b"transfer-encoding" for name, _ in self.headers)
+                self._read_at_once(READ_CHUNKED_BYTES if is_chunked else READ_BYTES)
             self._body_bytes += len(data)
             self._head_since = None
         else:
             self._head_since = self._body_since = None
+        if state is h11.IDLE or state is h11.SEND_BODY:
+            self.waiting.setdefault(self, None)
+        else:
+            self.waiting.pop(self, None)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self.transport.is_closing() and self.conn.their_state is h11.IDLE:
+            self.waiting.setdefault(self, None)
+
+    def _read_at_once(self, size: int) -> None:
+        if hasattr(self.transport, "max_size"):  # asyncio's own loop; its default is 256 KiB
+            self.transport.max_size = size
 
     def pause_writing(self) -> None:
         self._unread_since = time.monotonic()
@@ -88,19 +123,12 @@ class Connection(H11Protocol):
             return now - since > HEAD_SECONDS
         return now - since > BODY_SECONDS + self._body_bytes / BODY_BYTES_A_SECOND
 
-    def _make_room(self) -> None:
-        """Drop the connection that has waited longest for its client; this one when all others are being answered."""
-        others = [one for one in self.connections if isinstance(one, Connection) and one is not self]
-        idle = [one for one in others if one.conn.their_state in (h11.IDLE, h11.SEND_BODY)]
-        oldest = min(idle, key=lambda one: one.waits_since() or 0.0, default=self)
-        oldest.transport.abort()
-
 
 def drop_overdue(connections: Any, now: float) -> int:
     """Abort the connections whose clients take too long, and return how many."""
     overdue = [one for one in list(connections) if isinstance(one, Connection) and one.is_overdue(now)]
     for one in overdue:
-        one.transport.abort()
+        one.drop()
     return len(overdue)
 
 

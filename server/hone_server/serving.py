@@ -76,10 +76,9 @@ def serve(sources: Sources, options: Options) -> HoneError | None:
     if token_file is not None:
         routes = AdminGate(routes, make_admin(service), token_file)
     app = Access(routes, options.api_key)
-    connection = type("Connection", (Connection,), {"most": raise_file_limit()})
     config = uvicorn.Config(
         allow_origins(FailureAnswers(app), options.allowed_origins),
-        http=connection,
+        http=Connection.limited(raise_file_limit()),
         ws="none",
         log_level="warning",
         access_log=False,

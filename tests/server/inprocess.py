@@ -84,10 +84,12 @@ class InThread(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def served_in_thread(service: Service, connection: type[Connection] = Connection) -> Iterator[tuple[str, int, int]]:
+def served_in_thread(service: Service, most_connections: int = 100) -> Iterator[tuple[str, int, int]]:
     """Address, port, and the identifier of the thread of the event loop."""
     app = FailureAnswers(Access(make_app(service, max_waiting=256), None))  # type: ignore[arg-type]
-    config = uvicorn.Config(app, http=connection, ws="none", log_level="critical", timeout_keep_alive=60)
+    config = uvicorn.Config(
+        app, http=Connection.limited(most_connections), ws="none", log_level="critical", timeout_keep_alive=60
+    )
     listener = socket.create_server(("127.0.0.1", 0))
     server = InThread(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
