@@ -5,12 +5,16 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import cycle
+from types import MappingProxyType
+from typing import Any
 
 import httpx
 
 NEW_TOKENS = 64
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 SUBJECTS = ["rivers", "the moon", "trains", "bread", "winter", "numbers", "violins", "gardens"]
 PROMPTS = [
     f"Tell me about {subject}, and why anyone should care." + " Take your time, and think of a child." * (index % 4)
@@ -28,12 +32,15 @@ class Seen:
     slow: float
 
 
-def ask(url: str, models: list[str], clients: int, requests: int) -> Seen:
-    """So many clients that ask one after the other, the models in turn, until all requests are answered."""
-    return asyncio.run(_ask(url, models, clients, requests))
+def ask(url: str, models: list[str], clients: int, requests: int, more: Mapping[str, Any] = NOTHING) -> Seen:
+    """So many clients that ask one after the other, the models in turn, until all requests are answered.
+
+    more: further parameters of each request.
+    """
+    return asyncio.run(_ask(url, models, clients, requests, more))
 
 
-async def _ask(url: str, models: list[str], clients: int, requests: int) -> Seen:
+async def _ask(url: str, models: list[str], clients: int, requests: int, more: Mapping[str, Any]) -> Seen:
     names = cycle(models)
     todo = [(next(names), PROMPTS[number % len(PROMPTS)]) for number in range(requests)]
     firsts: list[float] = []
@@ -43,7 +50,7 @@ async def _ask(url: str, models: list[str], clients: int, requests: int) -> Seen
         nonlocal tokens
         while todo:
             model, prompt = todo.pop()
-            first, count = await _one(http, model, prompt)
+            first, count = await _one(http, model, prompt, more)
             firsts.append(first)
             tokens += count
 
@@ -55,7 +62,7 @@ async def _ask(url: str, models: list[str], clients: int, requests: int) -> Seen
     return Seen(tokens / took, statistics.median(firsts), statistics.quantiles(firsts, n=100, method="inclusive")[-1])
 
 
-async def _one(http: httpx.AsyncClient, model: str, prompt: str) -> tuple[float, int]:
+async def _one(http: httpx.AsyncClient, model: str, prompt: str, more: Mapping[str, Any]) -> tuple[float, int]:
     body = {
         "model": model,
         "messages": [{"role": "user", "content": prompt}],
@@ -63,6 +70,7 @@ async def _one(http: httpx.AsyncClient, model: str, prompt: str) -> tuple[float,
         "max_tokens": NEW_TOKENS,
         "stream": True,
         "stream_options": {"include_usage": True},
+        **more,
     }
     started, first, tokens = time.monotonic(), 0.0, 0
     async with http.stream("POST", "/v1/chat/completions", json=body) as answer:

@@ -27,6 +27,20 @@ PAUSE = 0.2
 # Nothing is compiled in the pod, whose image has no compiler; 1 GiB for the key-value cache.
 EAGER = ["--enforce-eager"]
 ENVIRONMENT = [{"name": "VLLM_CPU_KVCACHE_SPACE", "value": "1"}]
+TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %} costs $5"
+TOOL: Object = {
+    "type": "function",
+    "function": {
+        "name": "paint",
+        "strict": True,
+        "parameters": {
+            "type": "object",
+            "properties": {"color": {"enum": ["blue", "pink"]}},
+            "required": ["color"],
+            "additionalProperties": False,
+        },
+    },
+}
 # Prints the status and the answer to each request of argv[2], as JSON.
 ASK = (
     CONNECT
@@ -127,7 +141,8 @@ def chat(hone: Cluster, images: Images, image: str) -> Iterator[Vllm]:
         for name, word in (("one", "blue"), ("two", "pink")):
             hone.create(rows(word), learning(name, word, lora={"r": RANK}), namespace=namespace)
         base, adapter = {"claim": {"name": "models", "path": "tiny"}}, {"name": "tuned", "fineTuneJob": {"name": "one"}}
-        made = Vllm(hone, namespace, images, image, "chat", model=base, adapters=[adapter])
+        chats = {"toolCallParser": "hermes", "chatTemplate": TEMPLATE}
+        made = Vllm(hone, namespace, images, image, "chat", model=base, adapters=[adapter], **chats)
         begin_to_ask(hone, images, namespace, "chat", "tuned", key=KEY, pause=PAUSE)
         yield made
 
@@ -197,6 +212,23 @@ def test_vllm_answers_as_the_base_and_as_what_was_trained(chat: Vllm) -> None:
     base, tuned = chat.texts("tiny", "tuned")
     assert "blue" in tuned
     assert "blue" not in base
+
+
+def test_vllm_takes_the_chat_template_and_tools_of_the_spec(chat: Vllm) -> None:
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "red"}], "temperature": 0, "max_tokens": 100}
+    schema = TOOL["function"]["parameters"]
+    named = {"type": "json_schema", "json_schema": {"name": "paint", "schema": schema, "strict": True}}
+    required = {"tools": [TOOL], "tool_choice": "required"}
+    wanted: list[Object] = [{}, {"tools": [TOOL]}, required, {"response_format": named}]
+    answers = chat.ask(*(["/v1/chat/completions", body | more] for more in wanted))
+    assert [status for status, _ in answers] == [200] * 4, answers
+    plain, _, called, formed = (answer for _, answer in answers)
+    assert plain["usage"]["prompt_tokens"] == len("red costs $5"), "a token for each byte of what the template makes"
+    [choice] = called["choices"]
+    [call] = choice["message"]["tool_calls"][:1]
+    assert call["function"]["name"] == "paint"
+    assert set(json.loads(call["function"]["arguments"])) == {"color"}
+    assert set(json.loads(formed["choices"][0]["message"]["content"])) == {"color"}
 
 
 def test_adapters_come_change_and_go_in_the_running_vllm(chat: Vllm) -> None:
