@@ -38,7 +38,9 @@ def find_obstacle(outline: Any) -> str | None:
     kinds = set(getattr(config, "layer_types", None) or []) - set(ATTN_TYPE_TO_ALLOCATOR)
     if kinds:
         return f"it has layers of the kind {min(kinds)}, which the engine's cache of keys and values does not know"
-    if not _has_one_size_of_heads(config):
+    if any(hasattr(part, "create_position_ids_from_input_ids") for part in outline.modules()):
+        return "it counts positions from the number of its padding token, and the engine counts them from 0"
+    if not _has_one_size_of_heads(config) or len(_sizes_of_keys(outline.get_decoder())) > 1:
         return "its layers have heads of different sizes or numbers, and the engine's cache has one size for all layers"
     if getattr(config, "kv_lora_rank", None):
         return "its keys and values have different sizes, and the engine's cache has one size for both"
@@ -57,6 +59,12 @@ def _has_one_size_of_heads(config: Any) -> bool:
     except RuntimeError:  # transformers refuses to name one size where the layers have several
         return False
     return not any(isinstance(size, list | tuple) and len(set(size)) > 1 for size in sizes)
+
+
+def _sizes_of_keys(decoder: torch.nn.Module) -> set[int]:
+    """Return the numbers of features that the layers' projections to keys have, as far as they have this name."""
+    layers = [getattr(part, "k_proj", None) for part in decoder.modules()]
+    return {layer.out_features for layer in layers if isinstance(layer, torch.nn.Linear)}
 
 
 UNREADABLE = "its attention can't read keys and values from the pages of the engine's cache"

@@ -29,6 +29,7 @@ UNSERVED = [
     Architecture("diffllama", "DiffLlamaConfig", llama_like(), unserved="computes several times in each layer"),
     Architecture("doge", "DogeConfig", llama_like(), unserved="a mask of its own"),
     Architecture("bert", "BertConfig", gpt_like(), unserved="reads later tokens as well"),
+    Architecture("roberta", "RobertaConfig", gpt_like(is_decoder=True), unserved="the number of its padding token"),
     Architecture("gemma4", "Gemma4TextConfig", llama_like(head_dim=8, **GEMMA4), unserved="heads of different sizes"),
 ]
 
