@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 from hone_api.reasons import HoneError
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from long_matrix import is_long
 from parity import hone_side, trl_side
 from parity.cases import cases
@@ -59,6 +59,17 @@ def test_what_is_learned_is_what_trl_learns(models: dict[str, Path], network: Pr
             compare(*learn(case, models[case.tokenizer], network, Path(folder)))
 
     check()
+
+
+def test_a_failing_case_is_printed() -> None:
+    @settings(max_examples=1, phases=[Phase.generate])
+    @given(cases())
+    def fail(case: Case) -> None:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError) as found:
+        fail()
+    assert "case=Case(form=" in "\n".join(found.value.__notes__)
 
 
 def learn(

@@ -11,6 +11,7 @@ from typing import Any
 
 from datasets import Dataset, Features, Json, List, Value
 from parity.learned import IGNORED, Case, Learned, read_batches, split_by_loss
+from parity.tokenizing import TEMPLATES
 from pydantic.alias_generators import to_snake
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
@@ -32,7 +33,7 @@ def learn(case: Case, network: PreTrainedModel, model: Path, folder: Path) -> Le
     """Return what the script learns; raises whatever TRL raises."""
     tokenizer = AutoTokenizer.from_pretrained(model)
     if case.template is not None:
-        tokenizer.chat_template = case.template
+        tokenizer.chat_template = TEMPLATES[case.template]
     written = {to_snake(name): value for name, value in case.training.items() if name != "extra"}
     written |= {to_snake(name): value for name, value in case.training.get("extra", {}).items()}
     rows = make_dataset(case)
