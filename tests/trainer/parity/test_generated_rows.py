@@ -61,6 +61,23 @@ def test_what_is_learned_is_what_trl_learns(models: dict[str, Path], network: Pr
     check()
 
 
+def test_an_excluded_message_takes_along_what_is_marked_with_it(
+    models: dict[str, Path], network: PreTrainedModel, tmp_path: Path
+) -> None:
+    turns = [
+        {"role": "user", "content": "the question"},
+        {"role": "assistant", "content": "a wrong answer", "weight": 0},
+        {"role": "user", "content": "asked again"},
+        {"role": "assistant", "content": "the right answer"},
+    ]
+    case = Case("messages", [{"messages": turns}], "plain", "qwen3_training", training={"assistantOnlyLoss": True})
+    ours, theirs = learn(case, models["plain"], network, tmp_path)
+    compare(ours, theirs)
+    assert isinstance(theirs, Learned)
+    learned = [text for text, is_learned in theirs.first_row if is_learned]
+    assert learned == ["<think>\n\n</think>\n\nthe right answer<|im_end|>\n"]
+
+
 def test_a_failing_case_is_printed() -> None:
     @settings(max_examples=1, phases=[Phase.generate])
     @given(cases())
