@@ -7,8 +7,9 @@ that the plan could not know, and the failures that the object's status has to r
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 import aiohttp
 
@@ -22,6 +23,14 @@ from hone_operator.troubles import Trouble, Troubles, contested, failed
 Failure = ApiError | aiohttp.ClientError | TimeoutError
 
 logger = logging.getLogger(__name__)
+
+
+class Written(Enum):
+    """What came of one action. KNOWN: the watch had reported it before the answer came."""
+
+    KNOWN = auto()
+    NEWS = auto()
+    NAME_TAKEN = auto()
 
 
 @dataclass
@@ -57,7 +66,10 @@ class Executor:
         held = [action for action in actions if self._contests.holds(key, _child(action), now)]
         due = [action for action in actions if action not in held]
         await self._find_contenders(key, due)
-        results = await asyncio.gather(*(self._act(key, action) for action in due), return_exceptions=True)
+        first = [action for action in due if isinstance(action, Create) and action.decides]
+        results = await self._act_on(key, first)
+        others = [] if Written.NAME_TAKEN in results else [action for action in due if action not in first]
+        results, due = [*results, *await self._act_on(key, others)], [*first, *others]
         failures: dict[str, Failure] = {}
         for action, result in zip(due, results, strict=True):
             if isinstance(result, Failure):
@@ -66,7 +78,7 @@ class Executor:
                 outcome.is_farewell |= isinstance(result, ApiError) and result.is_farewell
             elif isinstance(result, BaseException):
                 raise result
-            elif result:
+            elif result != Written.KNOWN:
                 outcome.has_news = True
                 self._note_write(key, generation, action)
         counted = self.troubles.count(key, list(failures))
@@ -96,21 +108,25 @@ class Executor:
         if self._contests.note(key, _child(action), generation, time.monotonic()):
             logger.warning("%s is written again and again, by Hone and by something else", _name(action))
 
-    async def _act(self, key: Key, action: Action) -> bool:
-        """Carry out one action. Return whether it led to something new."""
+    async def _act_on(self, key: Key, actions: Sequence[Action]) -> list[Written | BaseException]:
+        """Carry out these at once. Return what came of each, failures included."""
+        return await asyncio.gather(*(self._act(key, action) for action in actions), return_exceptions=True)
+
+    async def _act(self, key: Key, action: Action) -> Written:
         if isinstance(action, Delete):
             await self._api.delete(action.resource, key.namespace, action.name, action.uid)
-            return False
+            return Written.KNOWN
         if isinstance(action, Apply) and action.in_turn:
             async with self._turn:  # of two passes that planned to begin, the second is planned again
-                return bool(self._upgrading(key)) or await self._write(key, action)
+                return Written.NEWS if self._upgrading(key) else await self._write(key, action)
         return await self._write(key, action)
 
-    async def _write(self, key: Key, action: Create | Apply | Patch) -> bool:
+    async def _write(self, key: Key, action: Create | Apply | Patch) -> Written:
         target = Key(action.resource, key.namespace, name_of(action))
         before = self._cache.version(target)
+        is_taken = False
         if isinstance(action, Create):
-            found = await self._create(action)
+            found, is_taken = await self._create(action)
         else:
             try:
                 if isinstance(action, Apply):
@@ -122,14 +138,16 @@ class Executor:
                     raise
                 # Deleted meanwhile, or made again under its name: the next pass decides on what is there now.
                 await self.refresh(action.resource, key.namespace, target.name)
-                return isinstance(action, Apply)
+                return Written.NEWS if isinstance(action, Apply) else Written.KNOWN
         self._cache.put(action.resource, found)
-        return self._cache.version(target) != before  # the watch may have reported it before the answer came
+        if is_taken:
+            return Written.NAME_TAKEN
+        return Written.KNOWN if self._cache.version(target) == before else Written.NEWS
 
-    async def _create(self, action: Create) -> Object:
-        """Return the new object, or the one that has its name already: the next pass judges it."""
+    async def _create(self, action: Create) -> tuple[Object, bool]:
+        """Return the new object, or the one that has its name already and True: the next pass judges it."""
         try:
-            return await self._api.create(action.resource, action.body)
+            return await self._api.create(action.resource, action.body), False
         except ApiError as error:
             if error.status != 409:
                 raise
@@ -137,7 +155,7 @@ class Executor:
             found = await self._api.get(action.resource, metadata["namespace"], metadata["name"])
             if found is None:  # not its name: a quota that somebody else changed at the same time also conflicts
                 raise
-            return found
+            return found, True
 
     async def refresh(self, resource: Resource, namespace: str, name: str) -> Object | None:
         """Read an object from the API server into the cache."""

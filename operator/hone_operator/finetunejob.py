@@ -224,7 +224,7 @@ def _other_children(observed: ObservedFineTuneJob, job: FineTuneJob, result: Pla
     elif not is_current(observed.config_map, config_map):
         result.actions.append(Apply(CONFIGMAPS, config_map))
     if observed.claim is None and not job.spec.output.claim:
-        result.actions.append(Create(CLAIMS, children.claim(observed.owner, job)))
+        result.actions.append(Create(CLAIMS, children.claim(observed.owner, job), decides=True))
     if job.spec.resources.nodes > 1:
         service = children.service(observed.owner, job)
         if not is_current(observed.service, service):

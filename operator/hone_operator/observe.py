@@ -22,7 +22,7 @@ from hone_operator.execution import refresh
 from hone_operator.gpus import gpu_of
 from hone_operator.jobview import JobView, ObservedFineTuneJob
 from hone_operator.nodes import ClusterFacts, by_claim, node_of
-from hone_operator.ownership import is_leaving
+from hone_operator.ownership import is_foreign_claim, is_leaving
 from hone_operator.podspec import Images
 from hone_operator.polling import Poller
 from hone_operator.resolve import claims_of, names_of_jobs
@@ -103,10 +103,9 @@ class Observer:
         observed.config_map = await self._child(CONFIGMAPS, owner, children.config_map_name(key.name))
         if parsed.spec.resources.nodes > 1:
             observed.service = await self._child_or_foreign(SERVICES, owner, children.job_name(key.name))
-        claim = children.output_claim(parsed)
-        observed.claim = self.cache.get(CLAIMS, space, claim)
-        if observed.claim is None and not parsed.spec.output.claim:
-            observed.claim = await self._read(CLAIMS, space, claim)
+        observed.claim = self.cache.get(CLAIMS, space, children.output_claim(parsed))
+        if is_foreign_claim(observed.claim, owner):
+            observed.claim = await self._read(CLAIMS, space, children.output_claim(parsed))  # no watch tells of it
         self._see_pods(key, observed)
         if any(view.has_ended and not view.success and not view.failures for view in _views(observed)):
             for pod in await self.api.list(PODS, space, labelSelector=f"{FINETUNEJOB_LABEL}={key.name}"):

@@ -7,10 +7,14 @@ from hone_operator.resources import Object, Resource
 
 @dataclass(frozen=True)
 class Create:
-    """Make an object that is not there."""
+    """Make an object that is not there.
+
+    With `decides`, the other actions wait for it, and are left to the next pass when an object of that name exists.
+    """
 
     resource: Resource
     body: Object
+    decides: bool = False
 
 
 @dataclass(frozen=True)
