@@ -21,11 +21,12 @@ _QUANTITIES = frozenset({"requests", "limits", "sizeLimit", "averageValue"})
 """Fields whose values are quantities, which the API server stores in its own notation."""
 _WHOLE = frozenset({"selector", "matchLabels"})
 """Maps that mean something else with any entry more."""
+_ENCODER = json.JSONEncoder(sort_keys=True)  # json.dumps would make one anew each time
 
 
 def digest_of(value: Any) -> str:
     """Return a short digest of JSON data."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(_ENCODER.encode(value).encode()).hexdigest()[:16]
 
 
 def stamp(desired: Object, *, digest: str | None = None) -> Object:

@@ -193,7 +193,8 @@ def _jobs(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: Condition
         return
     if view.has_ended:
         return
-    if are_fields_changed(view.job, owner, job, has_token=trainer.has_token(job, view.container)):
+    is_same = annotation_of(view.job, FIELDS) == annotation_of(desired, FIELDS)
+    if not is_same and are_fields_changed(view.job, owner, job, has_token=trainer.has_token(job, view.container)):
         result.actions.append(removal(JOBS, view.job))
         return
     if patch := _job_patch(view.job, view.pods, desired, job):
