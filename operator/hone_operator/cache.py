@@ -50,6 +50,7 @@ class Cache:
         self._finished: set[Key] = set()
         # By uid: the version of the deletion, and until when it is remembered.
         self._deleted: dict[str, tuple[float, float]] = {}
+        self._listed: dict[tuple[Resource, str], int] = {}
 
     def put(self, resource: Resource, body: Object) -> bool:
         """Keep the object unless a newer version, or its deletion, is known. Returns whether it was news.
@@ -98,6 +99,7 @@ class Cache:
 
     def keep_only(self, resource: Resource, namespace: str, uids: set[str], version: int) -> list[Object]:
         """Forget what a list at `version` did not have. Returns what is gone."""
+        self._listed[resource, namespace] = version
         gone = []
         for space, objects in self._spaces(resource, namespace).items():
             for name, found in objects.items():
@@ -109,6 +111,11 @@ class Cache:
             self.remove(resource, body)
             self._remember(body["metadata"]["uid"], version)
         return bodies
+
+    def may_be_gone(self, resource: Resource, body: Object) -> bool:
+        """Return whether the answer to a write is older than the last list, whose watch tells of no deletion before."""
+        listed = max(self._listed.get((resource, space), -1) for space in ("", body["metadata"].get("namespace", "")))
+        return int(body["metadata"]["resourceVersion"]) <= listed
 
     def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
         known = self._known(resource, namespace, name)

@@ -139,7 +139,10 @@ class Executor:
                 # Deleted meanwhile, or made again under its name: the next pass decides on what is there now.
                 await self.refresh(action.resource, key.namespace, target.name)
                 return Written.NEWS if isinstance(action, Apply) else Written.KNOWN
-        self._cache.put(action.resource, found)
+        if self._cache.may_be_gone(action.resource, found):
+            await self.refresh(action.resource, key.namespace, target.name)
+        else:
+            self._cache.put(action.resource, found)
         if is_taken:
             return Written.NAME_TAKEN
         return Written.KNOWN if self._cache.version(target) == before else Written.NEWS
