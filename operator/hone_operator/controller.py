@@ -131,7 +131,8 @@ class Controller:
         observed = await self._observe(key, owner, now)
         plan = decide(observed, now)
         actions = [bind(action, observed.found) for action in plan.actions]
-        outcome = await self.executor.carry_out(key, owner["metadata"].get("generation") or 0, actions)
+        spec = owner["metadata"]["uid"], owner["metadata"].get("generation") or 0
+        outcome = await self.executor.carry_out(key, spec, actions)
         if outcome.is_farewell:
             return "success"
         if outcome.has_news and not outcome.error and not outcome.troubles:

@@ -15,7 +15,7 @@ import aiohttp
 
 from hone_operator.api import Api, ApiError
 from hone_operator.cache import Cache
-from hone_operator.contests import Contests, contender
+from hone_operator.contests import Contests, Spec, contender
 from hone_operator.plan import Action, Apply, Create, Delete, Patch, name_of
 from hone_operator.resources import PODS, Key, Object, Resource
 from hone_operator.troubles import Trouble, Troubles, contested, failed
@@ -60,9 +60,13 @@ class Executor:
         self.troubles.forget(key)
         self._contests.forget(key)
 
-    async def carry_out(self, key: Key, generation: int, actions: list[Action]) -> Outcome:
-        """Carry out all actions at once. Raises what is not a failure of the API server or of the way to it."""
+    async def carry_out(self, key: Key, spec: Spec, actions: list[Action]) -> Outcome:
+        """Carry out all actions for this spec of the owner.
+
+        Raises what is not a failure of the API server or of the way to it.
+        """
         now, outcome = time.monotonic(), Outcome()
+        self._contests.begin(key, spec)
         held = [action for action in actions if self._contests.holds(key, _child(action), now)]
         due = [action for action in actions if action not in held]
         await self._find_contenders(key, due)
@@ -80,7 +84,7 @@ class Executor:
                 raise result
             elif result != Written.KNOWN:
                 outcome.has_news = True
-                self._note_write(key, generation, action)
+                self._note_write(key, action)
         counted = self.troubles.count(key, list(failures))
         for action in due:
             if (error := failures.get(_name(action))) and (found := failed(action, error, counted[_name(action)])):
@@ -101,11 +105,11 @@ class Executor:
                 continue
             self._contests.blame(key, _child(action), contender(found))
 
-    def _note_write(self, key: Key, generation: int, action: Action) -> None:
+    def _note_write(self, key: Key, action: Action) -> None:
         """Count a write of a child."""
         if isinstance(action, Delete) or action.resource == PODS:
             return
-        if self._contests.note(key, _child(action), generation, time.monotonic()):
+        if self._contests.note(key, _child(action), time.monotonic()):
             logger.warning("%s is written again and again, by Hone and by something else", _name(action))
 
     async def _act_on(self, key: Key, actions: Sequence[Action]) -> list[Written | BaseException]:

@@ -134,7 +134,7 @@ def test_a_replica_that_no_longer_leads_writes_no_child(action: Action, is_bound
         executor = Executor(api, Cache(), lambda _: [])
         bound = bind(action, [FOUND]) if is_bound else action
         with pytest.raises(NotLeading):
-            await executor.carry_out(KEY, 1, [bound])
+            await executor.carry_out(KEY, ("u", 1), [bound])
         assert not server.seen
 
     with_api(check, fence=lambda: 0.0)
@@ -145,7 +145,7 @@ def test_a_replica_that_loses_the_lease_before_the_request_leaves_writes_no_chil
     async def check(server: Server, api: Api) -> None:
         executor = Executor(api, Cache(), lambda _: [])
         try:
-            outcome = await executor.carry_out(KEY, 1, [action])
+            outcome = await executor.carry_out(KEY, ("u", 1), [action])
         except NotLeading:
             pass
         else:
@@ -181,11 +181,11 @@ def test_the_second_of_two_roll_outs_of_an_upgrade_waits_for_its_turn() -> None:
         executor = Executor(api, Cache(), lambda _: begun)
         action = bind(Apply(DEPLOYMENTS, BODY, in_turn=True), [FOUND])
         free = bind(Apply(DEPLOYMENTS, BODY), [FOUND])
-        assert (await executor.carry_out(KEY, 1, [action])).has_news
+        assert (await executor.carry_out(KEY, ("u", 1), [action])).has_news
         begun.append({})
-        assert (await executor.carry_out(KEY, 1, [action])).has_news
+        assert (await executor.carry_out(KEY, ("u", 1), [action])).has_news
         assert server.of("PATCH") == 1
-        await executor.carry_out(KEY, 1, [free])
+        await executor.carry_out(KEY, ("u", 1), [free])
         assert server.of("PATCH") == 2
 
     with_api(check)
@@ -201,7 +201,7 @@ def test_a_status_that_cannot_be_written_is_reported_by_one_event(status: int, r
 
         async def one_pass() -> int:
             before = server.of("POST")
-            await controller.executor.carry_out(key, 1, [])
+            await controller.executor.carry_out(key, ("u", 1), [])
             with pytest.raises(ApiError):
                 await controller._write_status(key, owner, Plan(status={"stage": "Pending"}))
             return server.of("POST") - before
@@ -226,7 +226,7 @@ def test_a_child_that_fails_is_counted_though_the_status_fails_too() -> None:
         key = Key(FINETUNEJOBS, "team", "faq")
         server.status, server.body = 500, {"message": "no"}
         for number in range(1, TRIES + 1):
-            outcome = await controller.executor.carry_out(key, 1, [Apply(DEPLOYMENTS, BODY)])
+            outcome = await controller.executor.carry_out(key, ("u", 1), [Apply(DEPLOYMENTS, BODY)])
             assert [each.error.reason for each in outcome.troubles] == [API_FAILING] * (number == TRIES)
             with pytest.raises(ApiError):
                 await controller._write_status(key, owner, Plan(status={"stage": "Pending"}))
