@@ -348,6 +348,13 @@ API_FAILING = Reason(
     "If the message names a webhook, repair the service behind it or remove its configuration (`kubectl get "
     "validatingwebhookconfigurations,mutatingwebhookconfigurations`); Hone tries again with growing pauses.",
 )
+OPERATOR_ERROR = Reason(
+    "OperatorError",
+    None,
+    "Hone's operator fails on this object with an error that nobody foresaw; its children stay as they are.",
+    "Report it with the traceback in the operator's log. If it came with a change of the object, undo that change; "
+    "Hone tries again with growing pauses.",
+)
 CLAIM_NOT_SHARED = Reason(
     "ClaimNotShared",
     None,

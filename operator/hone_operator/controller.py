@@ -3,10 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import aiohttp
-from hone_api.reasons import API_FAILING, HoneError
+from hone_api.reasons import API_FAILING, OPERATOR_ERROR, HoneError
 
 from hone_operator import finetunejob, inferenceservice, logs, stages
 from hone_operator.api import Api, ApiError, NotLeading
@@ -36,7 +37,7 @@ from hone_operator.resources import (
     merge_patch,
 )
 from hone_operator.serviceview import ObservedInferenceService
-from hone_operator.troubles import TRIES, Troubles, describe, troubles_alone, unread
+from hone_operator.troubles import TRIES, Trouble, Troubles, describe, troubles_alone, unread
 from hone_operator.workqueue import WorkQueue
 
 WORKERS = 8
@@ -100,8 +101,9 @@ class Controller:
                     logger.warning("%s; again in %.1f s", error, self.queue.retry(key, error.retry_after))
                 except (aiohttp.ClientError, TimeoutError, NotLeading) as error:
                     logger.warning("%r; again in %.1f s", error, self.queue.retry(key))
-                except Exception:
+                except Exception as error:
                     logger.exception("again in %.1f s", self.queue.retry(key))
+                    await self._report_error(key, error)
                 finally:
                     self.queue.done(key)
             self._metrics.reconciles.labels(controller, result).inc()
@@ -151,6 +153,14 @@ class Controller:
             return "success"
         self.queue.add_after(key, min(waits))
         return "requeue_after"
+
+    async def _report_error(self, key: Key, error: Exception) -> None:
+        """Report a fault of the operator's own to the object, as far as that succeeds."""
+        owner = self.cache.get(key.resource, key.namespace, key.name)
+        if owner is not None:
+            found = Trouble(HoneError(OPERATOR_ERROR, f"The operator fails: {error!r:.300}"))
+            with suppress(ApiError, aiohttp.ClientError, TimeoutError, NotLeading):
+                await self._write_status(key, owner, troubles_alone(owner, datetime.now(UTC), [found]))
 
     async def _observe(self, key: Key, owner: Object, now: datetime) -> Observed:
         """Read what the plan is made from. A failure that lasts is reported to the object."""

@@ -64,6 +64,7 @@ MAY_PASS = frozenset(
         "Interrupted",
         "LoadNotServed",
         "NodeLost",
+        "OperatorError",
         "PodNotStarted",
         "PodRejected",
         "Preempted",

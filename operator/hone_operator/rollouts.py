@@ -120,4 +120,4 @@ def _artifacts(resolved: Resolved) -> Fields:
 
 def _images(desired: Object) -> str:
     pod = desired["spec"]["template"]["spec"]
-    return digest_of([container["image"] for container in [*pod["containers"], *(pod.get("initContainers") or [])]])
+    return digest_of([container.get("image") for container in [*pod["containers"], *(pod.get("initContainers") or [])]])

@@ -1,5 +1,6 @@
 """Whatever happens to an object, its children and its status end as those of a fresh object with the same spec."""
 
+import difflib
 import itertools
 import json
 from collections.abc import Iterator
@@ -20,10 +21,10 @@ from hone_operator.resources import (
     Object,
     Resource,
 )
-from hypothesis import Phase, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
-from long_matrix import is_long
+from long_matrix import is_long, sample
 from modelworld import CHILDREN, Refused, World
 from schema_values import Path, fields, values, with_value
 
@@ -38,8 +39,6 @@ IMMUTABLE = frozenset({"model", "dataset", "method", "lora", "training", "evalua
 REPLACES = ("checkpoint", "resources", "cache", "tokenSecret", "pod")
 QUEUE = {"kueue.x-k8s.io/queue-name": ["a", "b"], "kueue.x-k8s.io/priority-class": ["low"]}
 
-KINDS = ("labels", "annotations")
-
 
 def spec_schema(plural: str) -> Object:
     crd = yaml.safe_load((CRD_FILES / f"{plural}.yaml").read_text())
@@ -47,9 +46,14 @@ def spec_schema(plural: str) -> Object:
     return found
 
 
+def fields_of(plural: str, without: frozenset[str]) -> list[tuple[Path, Object]]:
+    """Return the path and the schema of each field that may be edited."""
+    return [(path, schema) for path, schema in fields(spec_schema(plural)) if path[0] not in without]
+
+
 def edits(plural: str, without: frozenset[str]) -> st.SearchStrategy[tuple[Path, Any]]:
     """Return a strategy for a field and its new value; None: the field is removed."""
-    found = [(path, schema) for path, schema in fields(spec_schema(plural)) if path[0] not in without]
+    found = fields_of(plural, without)
     of_pods = [field for field in found if field[0][0] == "pod"]
     return st.sampled_from([*found, *of_pods, *of_pods]).flatmap(
         lambda field: st.tuples(st.just(field[0]), st.none() | values(field[1], field[0][-1]))
@@ -204,9 +208,7 @@ class Model(RuleBasedStateMachine):
         self.world.settle(fresh)
         wanted, found = self.world.children(fresh), self.world.children(self.space)
         self.forgive(wanted, found)
-        assert found == wanted
-        for name, child in wanted.items():
-            assert found[name] == child
+        assert found == wanted, differences(found, wanted)
         assert self.world.status(self.resource, self.space, NAME) == self.world.status(self.resource, fresh, NAME)
         for space in (self.space, fresh):
             for kind in (self.resource, *CHILDREN):
@@ -300,6 +302,12 @@ class ServiceModel(Model):
                 body[part] = in_order(body.get(part, []))
 
 
+def differences(found: Object, wanted: Object) -> str:
+    """Return the lines in which the two differ, with the lines around them."""
+    texts = [json.dumps(each, indent=1, sort_keys=True).splitlines() for each in (found, wanted)]
+    return "\n".join(difflib.unified_diff(*texts, "found", "wanted", n=8, lineterm=""))
+
+
 def in_order(items: list[Object]) -> list[Object]:
     """Return the items in an order that is theirs: a list that several write keeps the order of its history."""
     return sorted(items, key=lambda item: json.dumps(item, sort_keys=True))
@@ -327,3 +335,29 @@ def test_children_and_status_are_those_of_a_fresh_object(world: World, machine: 
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         kind, settings=settings(max_examples=examples, stateful_step_count=steps, deadline=None, phases=phases)
     )
+
+
+@pytest.mark.parametrize("machine", [JobModel, ServiceModel])
+def test_a_field_that_is_set_and_removed_leaves_nothing(world: World, machine: type[Model]) -> None:
+    editable = sample(fields_of(machine.resource.plural, machine.keeps), machine.__name__, 40)
+
+    @settings(max_examples=1, deadline=None, phases=[Phase.generate])
+    @given(st.data())
+    def check(data: Any) -> None:
+        model = type(machine.__name__, (machine,), {"world": world})()
+        model.make(model.space, JOB if machine is JobModel else SERVICE, {})
+        model.settle()
+        bare, wanted = model.owner["spec"], world.children(model.space)
+        for path, schema in editable:
+            model.may_replace = True
+            model.replace(with_value(bare, path, data.draw(values(schema, path[-1]))))
+            model.settle_or_put_back(bare)
+            model.may_replace = True
+            model.replace(bare)
+            model.settle()
+            left = world.children(model.space)
+            model.forgive(wanted, left)
+            assert left == wanted, f"{path}: {differences(left, wanted)}"
+        model.teardown()
+
+    check()

@@ -45,10 +45,13 @@ class Server:
     warnings: list[str] = field(default_factory=list)
     seen: list[tuple[str, str]] = field(default_factory=list)
     queries: list[dict[str, str]] = field(default_factory=list)
+    patched: Object = field(default_factory=dict)
 
     async def answer(self, request: web.Request) -> web.Response:
         self.seen.append((request.method, request.path))
         self.queries.append(dict(request.query))
+        if request.method == "PATCH":
+            self.patched = await request.json()
         response = web.json_response(self.body, status=self.status)
         for warning in self.warnings:
             response.headers.add("Warning", warning)
@@ -213,6 +216,25 @@ def test_a_status_that_cannot_be_written_is_reported_by_one_event(status: int, r
         await controller._write_status(key, owner, Plan(status={"stage": "Pending"}))
         server.status, server.body = status, {"message": "no"}
         assert [await one_pass() for _ in expected] == expected
+        await controller.poller.close()
+
+    with_api(check)
+
+
+def test_an_error_of_the_operator_itself_is_reported_to_the_object() -> None:
+    async def check(server: Server, api: Api) -> None:
+        controller = Controller(api, IMAGES, [], Metrics(), lambda: True)
+        owner = job_object()
+        owner["metadata"] |= {"uid": "u", "resourceVersion": "1"}
+        key = Key(FINETUNEJOBS, "team", owner["metadata"]["name"])
+        owner["metadata"]["namespace"] = "team"
+        controller.cache.put(FINETUNEJOBS, owner)
+        await controller._report_error(key, KeyError("image"))
+        synced = next(each for each in server.patched["status"]["conditions"] if each["type"] == "Synced")
+        assert (synced["status"], synced["reason"]) == ("False", "OperatorError")
+        assert "KeyError('image')" in synced["message"]
+        server.status = 500
+        await controller._report_error(key, KeyError("other"))
         await controller.poller.close()
 
     with_api(check)
