@@ -231,9 +231,13 @@ def _draw_conversation(draw: Draw, oddities: set[str]) -> list[Row]:
 def _change(draw: Draw, message: Row, oddities: set[str]) -> None:
     """Add to a message what the oddities are about."""
     answers = message["role"] == "assistant"
+    content = message["content"] or "two"
+    first, thought = ("one ", "2 + 2")
+    if "flags" in oddities:  # as above
+        first, thought = (content.replace("message", word) for word in ("part", "thought"))
     changes: dict[str, Row | None] = {
-        "reasoning": {draw(st.sampled_from(["reasoning_content", "thinking"])): "2 + 2"} if answers else None,
-        "parts": {"content": [{"type": "text", "text": text} for text in ("one ", message["content"] or "two")]},
+        "reasoning": {draw(st.sampled_from(["reasoning_content", "thinking"])): thought} if answers else None,
+        "parts": {"content": [{"type": "text", "text": text} for text in (first, content)]},
         "null content": {"content": None},
         "flags": draw(st.sampled_from([{"weight": 0}, {"weight": 1}, {"train": False}, {"train": True}])),
         "names": {"name": "ann"},

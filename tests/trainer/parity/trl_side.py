@@ -192,21 +192,28 @@ def render(row: dict[str, Any], trainer: SFTTrainer) -> tuple[str, list[Span]]:
 def find_excluded(text: str, messages: list[dict[str, Any]], marked: list[Span], stops: list[int]) -> list[Span]:
     """Return where the excluded messages stand in a text.
 
-    A message is found by its content, which is unique. Its own is what the template marks together with it, or else
+    A message is found by its texts, which are unique. Its own is what the template marks together with it, or else
     what follows up to the first special token before the next message; `stops` are the ends of those.
     """
-    begins = {number: text.find(message["content"]) for number, message in enumerate(messages)}
+    places = [find_message(text, message) for message in messages]
+    begins = [place[0] for place in places if place]
     found = []
-    for number, message in enumerate(messages):
-        begin = begins[number]
-        if begin < 0 or not is_excluded(message):
+    for message, place in zip(messages, places, strict=True):
+        if not place or not is_excluded(message):
             continue
-        end = begin + len(message["content"])
-        following = min((other for other in begins.values() if other > begin), default=len(text))
+        begin, end = place
+        following = min((other for other in begins if other > begin), default=len(text))
         found.append((begin, next((stop for stop in stops if end < stop <= following), end)))
         found += [
-            (first, last)
-            for first, last in marked
-            if [other for other in begins.values() if first <= other < last] == [begin]
+            (first, last) for first, last in marked if [other for other in begins if first <= other < last] == [begin]
         ]
     return found
+
+
+def find_message(text: str, message: dict[str, Any]) -> Span | None:
+    """Return where the first of the texts of a message begins, and where the last one ends."""
+    content = message["content"]
+    texts = [part["text"] for part in content] if isinstance(content, list) else [content]
+    texts += [message.get("reasoning_content"), message.get("thinking")]
+    found = [(begin, begin + len(one)) for one in texts if one and (begin := text.find(one)) >= 0]
+    return (min(begin for begin, _ in found), max(end for _, end in found)) if found else None
