@@ -209,9 +209,14 @@ def _too_many(path: str, found: int, most: int | None) -> Iterator[_Problem]:
 
 def _duplicates(path: str, value: Any, of: Schema) -> Iterator[_Problem]:
     if isinstance(value, dict):
+        values = of.get("additionalProperties", {})
         for name, item in value.items():
-            yield from _duplicates(f"{path}.{name}".lstrip("."), item, of.get("properties", {}).get(name, {}))
-    elif isinstance(value, list) and "x-kubernetes-list-type" in of:
+            yield from _duplicates(f"{path}.{name}".lstrip("."), item, of.get("properties", {}).get(name, values))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _duplicates(f"{path}[{index}]", item, of.get("items", {}))
+        if of.get("x-kubernetes-list-type", "atomic") == "atomic":
+            return
         keys = value
         if names := of.get("x-kubernetes-list-map-keys"):
             for index, item in enumerate(value):
