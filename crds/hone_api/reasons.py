@@ -328,6 +328,12 @@ CHILD_REFUSED = Reason(
     "The API server, a policy or an admission webhook refuses an object that Hone makes.",
     "Allow it in the policy, webhook, quota or role that the message names; Hone tries again with growing pauses.",
 )
+CHILD_INVALID = Reason(
+    "ChildInvalid",
+    None,
+    "Kubernetes refuses an object that Hone makes as invalid: a field of the spec has a value that it does not take.",
+    "Correct the field of spec.pod or spec.resources that the message names; Hone tries again when the object changes.",
+)
 CHILD_CONTESTED = Reason(
     "ChildContested",
     None,

@@ -52,6 +52,14 @@ class ApiError(Exception):
         return self.status in (400, 403, 404, 405, 413, 422)
 
     @property
+    def is_of_spec(self) -> bool:
+        """Whether it is the object that is refused: not for a quota, which counts what is to be removed yet.
+
+        Nor for a webhook that knows no dry run, which answers 400.
+        """
+        return self.status in (403, 413, 422) and "quota" not in self.message and not self.is_farewell
+
+    @property
     def is_of_another(self) -> bool:
         """Whether an object with another uid has the name now, or none has."""
         return (self.status == 409 and "uid mismatch" in self.message) or (
@@ -127,6 +135,16 @@ class Api:
         return await self._one(
             "POST", resource.plural, resource.path(namespace), body, params={"fieldManager": FIELD_MANAGER, **STRICT}
         )
+
+    async def try_create(self, resource: Resource, body: Object) -> None:
+        """Have the API server check an object that is to take the place of another one of its name; nothing is made.
+
+        Raises ApiError when it refuses.
+        """
+        metadata = {name: value for name, value in body["metadata"].items() if name != "name"}
+        tried = body | {"metadata": metadata | {"generateName": f"{body['metadata']['name']}-"}}
+        params = {"fieldManager": FIELD_MANAGER, "dryRun": "All", **STRICT}
+        await self._request("POST", resource.plural, resource.path(metadata["namespace"]), tried, params=params)
 
     async def apply(self, resource: Resource, body: Object) -> Object:
         """Server-side apply, taking over fields that others set."""

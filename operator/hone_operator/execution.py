@@ -118,6 +118,8 @@ class Executor:
 
     async def _act(self, key: Key, action: Action) -> Written:
         if isinstance(action, Delete):
+            if action.replaced_by:
+                await self._try(action.resource, action.replaced_by)
             await self._api.delete(action.resource, key.namespace, action.name, action.uid)
             return Written.KNOWN
         if isinstance(action, Apply) and action.in_turn:
@@ -163,6 +165,14 @@ class Executor:
             if found is None:  # not its name: a quota that somebody else changed at the same time also conflicts
                 raise
             return found, True
+
+    async def _try(self, resource: Resource, body: Object) -> None:
+        """Raise ApiError when the API server would not let the object be made, as far as it can tell."""
+        try:
+            await self._api.try_create(resource, body)
+        except ApiError as error:
+            if error.is_of_spec or not error.is_refusal:
+                raise
 
     async def refresh(self, resource: Resource, namespace: str, name: str) -> Object | None:
         """Read an object from the API server into the cache."""

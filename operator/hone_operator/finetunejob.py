@@ -195,7 +195,7 @@ def _jobs(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: Condition
         return
     is_same = annotation_of(view.job, FIELDS) == annotation_of(desired, FIELDS)
     if not is_same and are_fields_changed(view.job, owner, job, has_token=trainer.has_token(job, view.container)):
-        result.actions.append(removal(JOBS, view.job))
+        result.actions.append(removal(JOBS, view.job, replaced_by=desired))
         return
     if patch := _job_patch(view.job, view.pods, desired, job):
         result.actions.append(Patch(JOBS, view.job["metadata"]["name"], patch))

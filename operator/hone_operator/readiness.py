@@ -23,6 +23,7 @@ WAITS_FOR_A_PERSON = frozenset(
         "ArtifactMissing",
         "BackoffLimitExceeded",
         "ChatTemplateMissing",
+        "ChildInvalid",
         "ClaimNotShared",
         "DatasetColumnMissing",
         "DatasetEmpty",

@@ -13,6 +13,7 @@ from hone_api.reasons import API_FAILING, CHILD_CONTESTED, CHILD_REFUSED, HoneEr
 from hone_operator import readiness
 from hone_operator.api import ApiError
 from hone_operator.conditions import Conditions
+from hone_operator.invalidfields import explain_invalid
 from hone_operator.plan import Action, Apply, Create, Delete, Plan, name_of
 from hone_operator.refusals import refused
 from hone_operator.resources import DEPLOYMENTS, Key, Object, is_terminal
@@ -59,6 +60,12 @@ def failed(action: Action, error: Exception, failures: int) -> Trouble | None:
         if stops_pods:
             found = refused(error.message)
             return Trouble(HoneError(found.reason, f"{what}: {found.message}", remedy=found.remedy), stops_pods=True)
+        if isinstance(action, Delete) and action.replaced_by:
+            found = refused(error.message)
+            kept = f"{what} is kept as it was, since the one that the spec now asks for is refused: {found.message}"
+            return Trouble(HoneError(found.reason, kept, remedy=found.remedy))
+        if invalid := explain_invalid(error.message):
+            return Trouble(HoneError(invalid.reason, f"{what}: {invalid.message}", remedy=invalid.remedy))
         remedy = refused(error.message).remedy if "failed quota" in error.message else None
         words = error.message[:LONGEST_WORDS]
         return Trouble(HoneError(CHILD_REFUSED, f"{what} is refused ({error.status}): {words}", remedy=remedy))
