@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 import kopf
-from aiohttp import web
+from hone_api.statusserver import LoopServer
 
 from hone_operator import streams
 from hone_operator.api import Api, ApiError
@@ -46,7 +46,7 @@ class Operator:
         self._metrics = Metrics()
         self._elector: Elector | None = None
         self._controller: Controller | None = None
-        self._server: web.AppRunner | None = None
+        self._server: LoopServer | None = None
         self._work: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -72,7 +72,7 @@ class Operator:
         if self._elector:
             await self._elector.stop()
         if self._server:
-            await self._server.cleanup()
+            await self._server.close()
 
     async def _begin(self, controller: Controller) -> None:
         if self._elector:
