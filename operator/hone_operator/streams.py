@@ -103,7 +103,7 @@ class _Stream:
             async for event in self._api.watch(self._resource, self._namespace, self._selector, version):
                 body = event["object"]
                 if event["type"] == "ERROR":
-                    raise ApiError(body.get("code") or 500, body.get("message") or "")
+                    raise ApiError(body.get("code") or 500, str(body.get("message") or ""))
                 version = body["metadata"]["resourceVersion"]
                 if event["type"] == "DELETED":
                     self._sink.gone(self._resource, body)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from apiserver import ApiServer, api_server, operator
-from faultproxy import BROKEN_STREAM, EXPIRED, GONE, Fault, FaultProxy, Request
+from faultproxy import BROKEN_STREAM, EXPIRED, GONE, HTML, Fault, FaultProxy, Request
 from kubernetes.client import BatchV1Api, CoreV1Api, CustomObjectsApi
 from until import until
 
@@ -200,6 +200,7 @@ def test_an_api_server_that_is_gone_for_a_while(bench: Bench, trainer: dict[str,
         ("watches-cut-at-once", Fault(cut_after=0.01), 6, 120),
         ("watches-too-old", EXPIRED, 6, 120),
         ("watches-with-an-error", BROKEN_STREAM, 6, 120),
+        ("watches-of-html", HTML, 6, 120),
     ],
 )
 def test_watches_that_end_at_once(bench: Bench, name: str, fault: Fault, seconds: float, most: int) -> None:
@@ -217,6 +218,17 @@ def test_watches_that_end_at_once(bench: Bench, name: str, fault: Fault, seconds
     assert len(asked) < most
     until(lambda: bench.settled(name) and bench.settled(deleted))
     assert bench.batch.read_namespaced_job(f"{deleted}-train", "default").metadata.uid != before
+    bench.check()
+
+
+def test_a_balancer_that_answers_with_pages_of_its_own(bench: Bench) -> None:
+    """Lists, watches and reads get 200 and HTML."""
+    begun = time.monotonic()
+    with bench.proxy.fault(lambda request: None if request.is_write else HTML):
+        bench.create("html")
+        time.sleep(6)
+        assert len(bench.proxy.since(begun)) < 200
+    until(lambda: bench.settled("html"))
     bench.check()
 
 
