@@ -36,6 +36,47 @@ BOUNDS: dict[str, int] = {
     "Volume.name": 63,
     "VolumeMount.name": 63,
     "VolumeMount.mountPath": 1024,
+    # What Kubernetes itself bounds. Its refusals repeat the value, and of a list every value.
+    "HostAlias.hostnames[]": 253,
+    "HostAlias.ip": 45,
+    "PodDNSConfig.nameservers": 3,
+    "PodDNSConfig.nameservers[]": 45,
+    "PodDNSConfig.searches": 32,
+    "PodDNSConfig.searches[]": 254,
+    "ContainerPort.name": 15,
+    "ContainerPort.hostIP": 45,
+    "Sysctl.name": 253,
+    "LabelSelector.matchLabels{}": 63,
+    "ObjectMeta.labels{}": 63,
+    "LabelSelectorRequirement.key": 317,
+    "LabelSelectorRequirement.values[]": 63,
+    "NodeSelectorRequirement.key": 317,
+    "NodeSelectorRequirement.values[]": 253,
+    "TopologySpreadConstraint.topologyKey": 317,
+    "TopologySpreadConstraint.matchLabelKeys[]": 317,
+    "PodAffinityTerm.topologyKey": 317,
+    "PodAffinityTerm.namespaces[]": 63,
+    "PodAffinityTerm.matchLabelKeys[]": 317,
+    "PodAffinityTerm.mismatchLabelKeys[]": 317,
+    "PersistentVolumeClaimVolumeSource.claimName": 253,
+    "PersistentVolumeClaimSpec.storageClassName": 253,
+    "SecretVolumeSource.secretName": 253,
+    "KeyToPath.key": 253,
+    "PodSpec.runtimeClassName": 253,
+    **{
+        f"{reference}.name": 253
+        for reference in (
+            "ConfigMapEnvSource",
+            "ConfigMapKeySelector",
+            "ConfigMapProjection",
+            "ConfigMapVolumeSource",
+            "LocalObjectReference",
+            "SecretEnvSource",
+            "SecretKeySelector",
+            "SecretProjection",
+        )
+    },
+    **{f"{source}.key": 253 for source in ("ConfigMapKeySelector", "SecretKeySelector")},
 }
 """The greatest number of items or characters, where it is not the usual one."""
 
