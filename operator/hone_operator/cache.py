@@ -13,6 +13,7 @@ from typing import NamedTuple
 from hone_operator import sizes
 from hone_operator.ownership import owner_key
 from hone_operator.resources import (
+    CHILDREN,
     CLAIMS,
     FINETUNEJOBS,
     JOBS,
@@ -22,6 +23,7 @@ from hone_operator.resources import (
     Resource,
     is_terminal,
 )
+from hone_operator.texts import cut_all
 
 REMEMBERED_SECONDS = 600.0
 """An answer comes at most as late as a request may take; a list of many pages takes longer."""
@@ -72,6 +74,8 @@ class Cache:
         metadata.pop("managedFields", None)
         body.setdefault("apiVersion", resource.api_version)
         body.setdefault("kind", resource.kind)
+        if resource in CHILDREN:  # an owner's status is Hone's own
+            cut_all(body.get("status") or {})
         body = sizes.bound(body)
         if known is not None:
             self._forget(resource, namespace, name)

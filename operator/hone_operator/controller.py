@@ -12,7 +12,7 @@ from hone_api.reasons import API_FAILING, OPERATOR_ERROR, HoneError
 from hone_operator import finetunejob, inferenceservice, logs, stages
 from hone_operator.api import Api, ApiError, NotLeading
 from hone_operator.cache import Cache
-from hone_operator.conditions import LONGEST_MESSAGE, timestamp
+from hone_operator.conditions import timestamp
 from hone_operator.coverage import Coverage
 from hone_operator.execution import Executor, refresh
 from hone_operator.health import why_stuck
@@ -37,6 +37,7 @@ from hone_operator.resources import (
     merge_patch,
 )
 from hone_operator.serviceview import ObservedInferenceService
+from hone_operator.texts import LONGEST_EVENT, cut
 from hone_operator.troubles import TRIES, Trouble, Troubles, describe, troubles_alone, unread
 from hone_operator.workqueue import WorkQueue
 
@@ -210,7 +211,7 @@ class Controller:
         counted = self._unwritten.count(key, [STATUS])[STATUS]
         if counted == (1 if error.is_refusal else TRIES) and not error.is_farewell:
             words = HoneError(API_FAILING, f"The status can't be written: {describe(error)}").sentence()
-            await self._emit(key, owner, Event("Warning", API_FAILING.name, words[:LONGEST_MESSAGE]))
+            await self._emit(key, owner, Event("Warning", API_FAILING.name, words))
 
     async def _patch_status(self, key: Key, owner: Object, changes: Object) -> bool:
         """Returns whether the status was written. `owner`: as it was when the changes were decided.
@@ -253,7 +254,7 @@ class Controller:
             },
             "type": event.type,
             "reason": event.reason,
-            "message": event.message,
+            "message": cut(event.message, LONGEST_EVENT),
             "source": {"component": "hone-operator"},
             "firstTimestamp": timestamp(now),
             "lastTimestamp": timestamp(now),

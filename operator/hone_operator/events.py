@@ -1,12 +1,42 @@
 """What the events about an object tell."""
 
 import re
+from collections.abc import AsyncIterable
 from datetime import datetime
 
 from hone_operator.autoscalers import Scaling, is_report, read_report
 from hone_operator.podstate import parse_time
 from hone_operator.resources import Object
+from hone_operator.texts import cut_all
 from hone_operator.volumes import MULTI_ATTACH
+
+_TIMES = ("lastTimestamp", "eventTime")
+
+
+MOST_EVENTS = 500
+"""Kubernetes joins equal events about an object; what makes so many different ones is not worth waiting for."""
+
+
+async def read(listing: AsyncIterable[Object]) -> list[Object]:
+    """Return what is used of the events of a list, of MOST_EVENTS at most, with their texts cut."""
+    found: list[Object] = []
+    async for event in listing:
+        found.append(reduce(event))
+        if len(found) >= MOST_EVENTS:
+            break
+    return found
+
+
+def reduce(event: Object) -> Object:
+    """Return what is used of an event, with its texts cut."""
+    kept: Object = {name: event[name] for name in _TIMES if event.get(name)}
+    kept |= {name: event.get(name) or "" for name in ("type", "reason", "message", "reportingComponent")}
+    kept["source"] = {"component": (event.get("source") or {}).get("component") or ""}
+    kept["series"] = {"lastObservedTime": (event.get("series") or {}).get("lastObservedTime")}
+    kept["involvedObject"] = {"name": (event.get("involvedObject") or {}).get("name") or ""}
+    kept["metadata"] = {"creationTimestamp": event["metadata"]["creationTimestamp"]}
+    cut_all(kept)
+    return kept
 
 
 def newest(events: list[Object]) -> Object | None:

@@ -108,7 +108,7 @@ class Observer:
             observed.claim = await self._read(CLAIMS, space, children.output_claim(parsed))  # no watch tells of it
         self._see_pods(key, observed)
         if any(view.has_ended and not view.success and not view.failures for view in _views(observed)):
-            for pod in await self.api.list(PODS, space, labelSelector=f"{FINETUNEJOB_LABEL}={key.name}"):
+            async for pod in self.api.items(PODS, space, labelSelector=f"{FINETUNEJOB_LABEL}={key.name}"):
                 self.cache.put(PODS, pod)
             self._see_pods(key, observed)
         observed.reports = self.reports(key)
@@ -310,7 +310,7 @@ class Observer:
         if job is None or QUEUE_LABEL not in (job["metadata"].get("labels") or {}):
             return None
         selector = "involvedObject.kind=Workload,type=Warning"
-        found = await self.api.list(EVENTS, job["metadata"]["namespace"], fieldSelector=selector)
+        found = await events.read(self.api.items(EVENTS, job["metadata"]["namespace"], fieldSelector=selector))
         return events.of_workload(found, job["metadata"]["name"])
 
     async def _warning_about(self, about: Object) -> str | None:
@@ -318,7 +318,7 @@ class Observer:
 
     async def _events(self, about: Object) -> list[Object]:
         selector = f"involvedObject.uid={about['metadata']['uid']}"
-        return await self.api.list(EVENTS, about["metadata"]["namespace"], fieldSelector=selector)
+        return await events.read(self.api.items(EVENTS, about["metadata"]["namespace"], fieldSelector=selector))
 
 
 def is_stray(pod: Object, makers: tuple[str, ...]) -> bool:

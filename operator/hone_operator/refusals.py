@@ -9,7 +9,7 @@ from hone_operator.invalidfields import explain_invalid
 # Names that a controller makes up anew with every try would make every try news.
 _FORBIDDEN = re.compile(r'^(?:\w+: )?(?:Error creating: )?([a-z.]+) "[^"]*" is forbidden: ')
 _QUOTA = re.compile(
-    r"(?:exceeded|failed) quota: |(?:maximum|minimum) [\w./-]+ (?:usage|limit)|[\w./-]+ max limit to request ratio"
+    r"(?:exceeded|failed) quota: |(?:maximum|minimum) [\w./-]+ (?:usage|limit)|[\w./-] max limit to request ratio"
 )
 _MUST_SPECIFY = re.compile(r"failed quota: [^:]*: must specify (?P<names>.*)")
 _QUOTA_RESOURCE = re.compile(r"\b(?P<kind>limits|requests)\.(?P<name>[a-z0-9./-]+)|\b(?P<short>cpu|memory)\b")

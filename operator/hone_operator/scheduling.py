@@ -26,8 +26,8 @@ _PREEMPTION = re.compile(
 _SHORT = re.compile(r"Insufficient [\w./-]+|Too many pods|cannot allocate all claims")
 # The scheduler reports this only of nodes that have room: it looks at volumes after resources.
 _ELSEWHERE = re.compile(
-    r"(?P<count>\d+) node\(s\) (?:had volume node affinity conflict|didn't match PersistentVolume's node affinity|"
-    r"had no available volume zone)"
+    r"(?<!\d)(?P<count>\d{1,9}) node\(s\) (?:had volume node affinity conflict|"
+    r"didn't match PersistentVolume's node affinity|had no available volume zone)"
 )
 _UNBOUND = re.compile(
     r"unbound immediate PersistentVolumeClaims|persistentvolumeclaim \"|persistentvolume \"|"
