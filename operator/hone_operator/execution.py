@@ -13,6 +13,7 @@ from enum import Enum, auto
 
 import aiohttp
 
+from hone_operator import takeover
 from hone_operator.api import Api, ApiError
 from hone_operator.cache import Cache
 from hone_operator.contests import Contests, Spec, contender
@@ -26,9 +27,13 @@ logger = logging.getLogger(__name__)
 
 
 class Written(Enum):
-    """What came of one action. KNOWN: the watch had reported it before the answer came."""
+    """What came of one action.
+
+    KNOWN: the watch had reported it before the answer came. WITHOUT_EFFECT: the object is as it was before.
+    """
 
     KNOWN = auto()
+    WITHOUT_EFFECT = auto()
     NEWS = auto()
     NAME_TAKEN = auto()
 
@@ -83,7 +88,7 @@ class Executor:
             elif isinstance(result, BaseException):
                 raise result
             elif result != Written.KNOWN:
-                outcome.has_news = True
+                outcome.has_news |= result != Written.WITHOUT_EFFECT
                 self._note_write(key, action)
         counted = self.troubles.count(key, list(failures))
         for action in due:
@@ -131,12 +136,12 @@ class Executor:
         target = Key(action.resource, key.namespace, name_of(action))
         before = self._cache.version(target)
         is_taken = False
-        if isinstance(action, Create):
-            found, is_taken = await self._create(action)
+        if isinstance(action, Create) or (isinstance(action, Apply) and "uid" not in action.body["metadata"]):
+            found, is_taken = await self._create(action)  # Apply would take over what another has made meanwhile
         else:
             try:
                 if isinstance(action, Apply):
-                    found = await self._api.apply(action.resource, action.body)
+                    found = await self._apply(action)
                 else:
                     found = await self._api.patch(action.resource, key.namespace, action.name, action.patch)
             except ApiError as error:
@@ -151,9 +156,28 @@ class Executor:
             self._cache.put(action.resource, found)
         if is_taken:
             return Written.NAME_TAKEN
+        if int(found["metadata"]["resourceVersion"]) == before:
+            return Written.WITHOUT_EFFECT
         return Written.KNOWN if self._cache.version(target) == before else Written.NEWS
 
-    async def _create(self, action: Create) -> tuple[Object, bool]:
+    async def _apply(self, action: Apply) -> Object:
+        """Apply a child that exists, and take over the fields that keep it from becoming so."""
+        resource, metadata = action.resource, action.body["metadata"]
+        found = await self._api.get(resource, metadata["namespace"], metadata["name"])
+        if found is None or found["metadata"]["uid"] != metadata["uid"]:
+            raise ApiError(409, "uid mismatch: deleted, or made again under its name")
+        found |= {"apiVersion": resource.api_version}
+        if patch := takeover.take_over(found):
+            found = await self._api.patch(resource, metadata["namespace"], metadata["name"], patch)
+        try:
+            return await self._api.apply(resource, action.body)
+        except ApiError as error:
+            if error.status != 422 or error.is_of_another or not (patch := takeover.take_over_spec(found)):
+                raise
+            await self._api.patch(resource, metadata["namespace"], metadata["name"], patch)
+        return await self._api.apply(resource, action.body)
+
+    async def _create(self, action: Create | Apply) -> tuple[Object, bool]:
         """Return the new object, or the one that has its name already and True: the next pass judges it."""
         try:
             return await self._api.create(action.resource, action.body), False

@@ -223,7 +223,8 @@ def _other_children(observed: ObservedFineTuneJob, job: FineTuneJob, result: Pla
     if observed.config_map is None:
         result.actions.append(Create(CONFIGMAPS, config_map))
     elif not is_current(observed.config_map, config_map):
-        result.actions.append(Apply(CONFIGMAPS, config_map))
+        is_fixed = observed.config_map.get("immutable")
+        result.actions.append(removal(CONFIGMAPS, observed.config_map) if is_fixed else Apply(CONFIGMAPS, config_map))
     if observed.claim is None and not job.spec.output.claim:
         result.actions.append(Create(CLAIMS, children.claim(observed.owner, job), decides=True))
     if job.spec.resources.nodes > 1:

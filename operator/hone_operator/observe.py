@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from hone_api.finetunejob import FineTuneJob
@@ -35,6 +35,7 @@ from hone_operator.resources import (
     DEVICE_CLASSES,
     EVENTS,
     FINETUNEJOBS,
+    INFERENCESERVICES,
     JOBS,
     NODES,
     PODS,
@@ -189,9 +190,14 @@ class Observer:
 
     def upgrading(self, key: Key) -> list[Object]:
         """Deployments of other services whose roll-out began because of an upgrade, and has not ended."""
-        found = rollouts.begun_by_upgrade(self.cache.all(DEPLOYMENTS))
+        found = rollouts.begun_by_upgrade(self.cache.all(DEPLOYMENTS), datetime.now(UTC))
         own = (key.namespace, key.name)
-        return [one for one in found if (one["metadata"]["namespace"], one["metadata"]["name"]) != own]
+        return [each for each in found if self._is_of_a_service(each) and _place(each) != own]
+
+    def _is_of_a_service(self, deployment: Object) -> bool:
+        """Whether it is a service's own: annotations of any other mean nothing."""
+        service = self.cache.get(INFERENCESERVICES, *_place(deployment))
+        return service is not None and is_controlled_by(deployment, service)
 
     async def _claims(self, namespace: str, names: list[str]) -> list[Object]:
         """Those of Hone from the cache; access modes never change."""
@@ -326,6 +332,10 @@ def is_stray(pod: Object, makers: tuple[str, ...]) -> bool:
     maker = controller_of(pod)
     name = maker["name"] if maker else (pod["metadata"].get("labels") or {}).get(JOB_NAME_LABEL)
     return name in makers and podstate.phase(pod) in ("Pending", "Running")
+
+
+def _place(body: Object) -> tuple[str, str]:
+    return body["metadata"]["namespace"], body["metadata"]["name"]
 
 
 def engines_of(deployment: Object | None, owner: Object, pods: list[Object]) -> list[Object]:

@@ -133,7 +133,7 @@ def _is_of_predecessor(child: Object, owner: Object) -> bool:
     reference = controller_of(child)
     return (
         reference is not None
-        and reference["kind"] == owner["kind"]
+        and (reference["apiVersion"], reference["kind"]) == (owner["apiVersion"], owner["kind"])
         and reference["name"] == owner["metadata"]["name"]
         and reference["uid"] != owner["metadata"]["uid"]
     )

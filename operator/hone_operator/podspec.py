@@ -163,7 +163,7 @@ def pod_spec(
         "securityContext": podoptions.pod_security(options),
         "initContainers": podoptions.init_containers(options),
         "containers": [podoptions.working_container(container, volumes.mounts, container_security(), options)],
-        "volumes": [*volumes.volumes, *options.volumes],
+        "volumes": [*volumes.volumes, *map(podoptions.with_source, options.volumes)],
         "tolerations": tolerations,
         "nodeSelector": options.node_selector,
         "affinity": options.affinity,

@@ -7,6 +7,7 @@ depends on time.
 
 import asyncio
 import copy
+import difflib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -198,13 +199,17 @@ class World:
         """Passes until nothing changes. Raises Refused where the API server takes no child."""
         for _ in range(MOST_PASSES):
             before = self._versions(namespace)
-            with self.models():
-                self._pass(namespace)
+            self.observe(namespace)
             self._play(namespace)
             if self._versions(namespace) == before:
                 self._check_observed(namespace)
                 return
         raise AssertionError("the operator never comes to rest")
+
+    def observe(self, namespace: str) -> None:
+        """One pass over each object."""
+        with self.models():
+            self._pass(namespace)
 
     def _check_observed(self, namespace: str) -> None:
         """Raise AssertionError when the operator rests because it does not work on an object at all."""
@@ -356,6 +361,12 @@ class World:
             if (one["type"], one["status"]) not in (("Suspended", "False"), ("Synced", "True"))
         ]
         return _named({**status, "conditions": sorted(map(list, conditions))}, namespace)
+
+
+def differences(found: Object, wanted: Object) -> str:
+    """Return the lines in which the two differ, with the lines around them."""
+    texts = [json.dumps(each, indent=1, sort_keys=True).splitlines() for each in (found, wanted)]
+    return "\n".join(difflib.unified_diff(*texts, "found", "wanted", n=8, lineterm=""))
 
 
 _BY_SERVER = ("clusterIP", "clusterIPs", "selector", "healthCheckNodePort", "volumeName")

@@ -1,6 +1,5 @@
 """Whatever happens to an object, its children and its status end as those of a fresh object with the same spec."""
 
-import difflib
 import itertools
 import json
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from long_matrix import is_long, sample
-from modelworld import CHILDREN, Refused, World
+from modelworld import CHILDREN, Refused, World, differences
 from schema_values import Path, fields, values, with_value
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
@@ -300,12 +299,6 @@ class ServiceModel(Model):
                     for field in ("env", "volumeMounts"):
                         item[field] = in_order(item.get(field, []))
                 body[part] = in_order(body.get(part, []))
-
-
-def differences(found: Object, wanted: Object) -> str:
-    """Return the lines in which the two differ, with the lines around them."""
-    texts = [json.dumps(each, indent=1, sort_keys=True).splitlines() for each in (found, wanted)]
-    return "\n".join(difflib.unified_diff(*texts, "found", "wanted", n=8, lineterm=""))
 
 
 def in_order(items: list[Object]) -> list[Object]:

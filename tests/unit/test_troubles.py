@@ -119,7 +119,7 @@ def test_the_condition_comes_with_trouble_and_stays_to_say_that_it_is_over() -> 
     assert (found["status"], found["reason"]) == ("False", CHILD_CONTESTED.name)
     assert found["message"].count("Job faq") == 1
     assert "'argocd'" in found["message"]
-    assert "Service faq is changed or deleted again and again by somebody else." in found["message"]
+    assert "Service faq is changed or deleted again and again by somebody else, " in found["message"]
     found = synced(reported(owner))
     assert found is not None
     assert (found["status"], found["reason"]) == ("True", SYNCED)
