@@ -114,7 +114,8 @@ class Model(RuleBasedStateMachine):
         try:
             self.settle()
         except Refused:
-            self.others = {}
+            if not self.world.get(DEPLOYMENTS, self.space, NAME):
+                self.others = {}
             self.replace(spec)
             self.may_replace = True
             self.settle()
