@@ -50,8 +50,9 @@ def _advance(attempt: Object, ended: Object | None, now: datetime) -> int:
     """Note what is new of an attempt. Returns the seconds that were not counted yet."""
     if "endTime" in attempt:
         return 0
-    until = podstate.parse_time(ended["finishedAt"]) if ended and ended.get("finishedAt") else now
-    seconds = max(0, int((until - podstate.parse_time(attempt["startTime"])).total_seconds()))
+    since = podstate.read_time(attempt["startTime"])
+    until = podstate.read_time(ended.get("finishedAt")) if ended else now
+    seconds = max(0, int((until - since).total_seconds())) if since and until else 0
     more = max(0, seconds - int(attempt["seconds"]))
     if ended:
         attempt["endTime"] = ended.get("finishedAt") or attempt["startTime"]

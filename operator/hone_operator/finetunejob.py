@@ -100,7 +100,10 @@ def _after_the_end(observed: ObservedFineTuneJob, now: datetime) -> Plan:
     jobs = [job for job in (observed.job, observed.prepare_job) if job and is_controlled_by(job, owner)]
     if seconds is None or not jobs:
         return result
-    left = podstate.parse_time(result.status["completionTime"]) + timedelta(seconds=seconds) - now
+    ended = podstate.read_time(result.status["completionTime"])
+    if ended is None:
+        return result
+    left = ended + timedelta(seconds=seconds) - now
     if left > timedelta(0):
         result.requeue_after = left.total_seconds()
     else:
@@ -126,7 +129,8 @@ def _settles(view: JobView, now: datetime) -> bool:
     """Whether the Job is about to say that it has ended."""
     if not view.final_end or view.has_ended or view.active:
         return False
-    return abs(now - podstate.parse_time(view.final_end)) < SETTLING
+    ended = podstate.read_time(view.final_end)
+    return ended is not None and not podstate.has_lasted(ended, SETTLING, now)
 
 
 def _refuse(conditions: Conditions, reason: str, message: str) -> None:

@@ -16,7 +16,12 @@ HELPER_CPU_LIMIT = "1"
 HELPER_STORAGE = "64Mi"
 """What a container that checks or keeps adapters may use, where the user's resources name the kind."""
 
-RESERVED_LABEL_PREFIXES = ("hone.dev/", "app.kubernetes.io/managed-by", "app.kubernetes.io/component")
+RESERVED_LABEL_PREFIXES = (
+    "hone.dev/",
+    "app.kubernetes.io/managed-by",
+    "app.kubernetes.io/component",
+    "batch.kubernetes.io/",
+)
 
 
 @dataclass(frozen=True)
