@@ -121,6 +121,7 @@ class Controller:
         if owner is None:
             self.queue.forget(key)
             self.executor.forget(key)
+            self.observer.forget(key)
             self._unwritten.forget(key)
             self.poller.want(key, {})
             return "success"

@@ -7,12 +7,23 @@ from typing import TypeVar
 
 from hone_api.finetunejob import FineTuneJob
 from hone_api.inferenceservice import InferenceService
-from hone_api.layout import COMPONENT_LABEL, FINETUNEJOB_LABEL
+from hone_api.layout import FINETUNEJOB_LABEL
 from hone_api.reasons import INVALID_SPEC, HoneError
 from hone_api.reports import ProgressReport
 from pydantic import ValidationError
 
-from hone_operator import adapters, autoscaling, children, events, liveness, podstate, rollouts, trainer, volumes
+from hone_operator import (
+    adapters,
+    autoscaling,
+    children,
+    events,
+    liveness,
+    podstate,
+    rollouts,
+    sidecars,
+    trainer,
+    volumes,
+)
 from hone_operator.api import Api, ApiError
 from hone_operator.autoscalers import Scaling
 from hone_operator.cache import Cache
@@ -22,7 +33,8 @@ from hone_operator.execution import refresh
 from hone_operator.gpus import gpu_of
 from hone_operator.jobview import JobView, ObservedFineTuneJob
 from hone_operator.nodes import ClusterFacts, by_claim, node_of
-from hone_operator.ownership import is_foreign_claim, is_leaving
+from hone_operator.ownership import is_foreign_claim
+from hone_operator.podowners import engines_of, is_stray, pods_of, trainers_of
 from hone_operator.podspec import Images
 from hone_operator.polling import Poller
 from hone_operator.resolve import claims_of, names_of_jobs
@@ -43,7 +55,6 @@ from hone_operator.resources import (
     Key,
     Object,
     Resource,
-    controller_of,
     is_controlled_by,
     is_terminal,
 )
@@ -57,7 +68,6 @@ CORDON_SECONDS = 5.0
 FORBIDDEN_SECONDS = 600.0
 """After so long it may have become allowed."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 DRA_DEVICE_CLASS = "gpu.amd.com"
 
 Parsed = TypeVar("Parsed", FineTuneJob, InferenceService)
@@ -87,6 +97,7 @@ class Observer:
         self.images = images
         self._reading_facts = asyncio.Lock()
         self._facts: tuple[float, ClusterFacts | None] | None = None
+        self._held: dict[Key, dict[str, datetime]] = {}
         self._cordoned: tuple[float, frozenset[str] | None] = (0.0, None)
 
     async def finetunejob(self, key: Key, owner: Object, now: datetime) -> ObservedFineTuneJob:
@@ -96,6 +107,7 @@ class Observer:
             return observed
         space = key.namespace
         if is_terminal(owner):
+            self.forget(key)
             observed.job = self.cache.get(JOBS, space, children.job_name(key.name))
             observed.prepare_job = self.cache.get(JOBS, space, children.prepare_job_name(key.name))
             return observed
@@ -114,6 +126,7 @@ class Observer:
             self._see_pods(key, observed)
         observed.reports = self.reports(key)
         observed.heard = self.poller.heard(key)
+        observed.held = self._note_held(key, observed, now)
         to_prepare = trainer.prepares_apart(parsed) and not Conditions(owner, now).holds("Prepared")
         wants_gpu = to_prepare and observed.prepare_job is None
         pods = [*observed.strays, *(pod for view in _views(observed) for pod in view.pods)]
@@ -134,16 +147,9 @@ class Observer:
 
     def trainers(self, key: Key) -> list[Object]:
         """All pods that train or trained for this very object."""
-        since = ((self.cache.get(key.resource, key.namespace, key.name) or {}).get("metadata") or {}).get(
-            "creationTimestamp", ""
-        )
-        pods = self.cache.children(key, PODS)
-        return [
-            pod
-            for pod in pods
-            if pod["metadata"]["labels"].get(COMPONENT_LABEL) == children.TRAINER
-            and pod["metadata"]["creationTimestamp"] >= since
-        ]
+        owner = self.cache.get(key.resource, key.namespace, key.name) or {}
+        since = (owner.get("metadata") or {}).get("creationTimestamp", "")
+        return trainers_of(children.job_name(key.name), self.cache.children(key, PODS), since)
 
     async def inferenceservice(self, key: Key, owner: Object, now: datetime) -> ObservedInferenceService:
         parsed = parse(InferenceService, owner)
@@ -188,6 +194,18 @@ class Observer:
         observed.scaling = await self._scaling(observed.pods, now)
         return observed
 
+    def forget(self, key: Key) -> None:
+        """Forget an object that is gone, or has its result."""
+        self._held.pop(key, None)
+
+    def _note_held(self, key: Key, observed: ObservedFineTuneJob, now: datetime) -> dict[str, datetime]:
+        """Since when it is observed, by pod uid, that a trainer has ended and its pod has not."""
+        before = self._held.pop(key, {})
+        uids = [pod["metadata"]["uid"] for view in _views(observed) for pod in sidecars.find_held(view)]
+        if found := {uid: before.get(uid, now) for uid in uids}:
+            self._held[key] = found
+        return found
+
     def upgrading(self, key: Key) -> list[Object]:
         """Deployments of other services whose roll-out began because of an upgrade, and has not ended."""
         found = rollouts.begun_by_upgrade(self.cache.all(DEPLOYMENTS), datetime.now(UTC))
@@ -210,7 +228,9 @@ class Observer:
     async def _child(self, resource: Resource, owner: Object, name: str) -> Object | None:
         """From the cache; what is another's is read, since no watch tells of it."""
         cached = self.cache.get(resource, owner["metadata"]["namespace"], name)
-        if cached is None or is_controlled_by(cached, owner):
+        # Of a finished FineTuneJob's Job the cache has the metadata alone; that status may have been removed since.
+        is_whole = cached is None or resource != JOBS or "spec" in cached
+        if cached is None or (is_controlled_by(cached, owner) and is_whole):
             return cached
         return await self._read(resource, owner["metadata"]["namespace"], name)
 
@@ -265,7 +285,7 @@ class Observer:
     def _see_pods(self, key: Key, observed: ObservedFineTuneJob) -> None:
         """Pods of these very Jobs; those of earlier ones say nothing of them, but may still be at work."""
         pods = self.cache.children(key, PODS)
-        observed.pods, observed.prepare_pods = _pods_of(observed.job, pods), _pods_of(observed.prepare_job, pods)
+        observed.pods, observed.prepare_pods = pods_of(observed.job, pods), pods_of(observed.prepare_job, pods)
         known = [*observed.pods, *observed.prepare_pods]
         makers = (children.job_name(key.name), children.prepare_job_name(key.name))
         observed.strays = [pod for pod in pods if pod not in known and is_stray(pod, makers)]
@@ -283,8 +303,9 @@ class Observer:
                 return words
             if view.job is None or view.has_ended or view.active or view.success:
                 continue
-            age = now - podstate.parse_time(view.job["metadata"]["creationTimestamp"])
-            if age > podstate.STARTING_PATIENCE and (words := await self._warning_about(view.job)):
+            since = podstate.parse_time(view.job["metadata"]["creationTimestamp"])
+            is_late = podstate.has_lasted(since, podstate.STARTING_PATIENCE, now)
+            if is_late and (words := await self._warning_about(view.job)):
                 return words
         return None
 
@@ -308,7 +329,7 @@ class Observer:
         for name in volumes.claims_of(pod):
             claim = await self.api.get(CLAIMS, space, name)
             event = events.newest(await self._events(claim)) if claim else None
-            found.append(volumes.unbound(name, claim, event["message"] if event else None))
+            found.append(volumes.unbound(name, claim, event.get("message") if event else None))
         return " ".join(words for words in found if words) or None
 
     async def _of_queue(self, job: Object | None) -> str | None:
@@ -327,33 +348,14 @@ class Observer:
         return await events.read(self.api.items(EVENTS, about["metadata"]["namespace"], fieldSelector=selector))
 
 
-def is_stray(pod: Object, makers: tuple[str, ...]) -> bool:
-    """Whether a pod that one of these Jobs made may still be at work. What a user labelled alike is not Hone's."""
-    maker = controller_of(pod)
-    name = maker["name"] if maker else (pod["metadata"].get("labels") or {}).get(JOB_NAME_LABEL)
-    return name in makers and podstate.phase(pod) in ("Pending", "Running")
-
-
 def _place(body: Object) -> tuple[str, str]:
     return body["metadata"]["namespace"], body["metadata"]["name"]
-
-
-def engines_of(deployment: Object | None, owner: Object, pods: list[Object]) -> list[Object]:
-    """Return the pods of the present Deployment: those of a deleted one's, or a user's own, answer for nothing."""
-    if deployment is None or is_leaving(deployment, owner):
-        return []
-    metadata = deployment["metadata"]
-    made = [pod for pod in pods if (controller_of(pod) or {}).get("name", "").startswith(f"{metadata['name']}-")]
-    newer = [pod for pod in made if pod["metadata"]["creationTimestamp"] >= metadata["creationTimestamp"]]
-    # A Deployment that was made again adopts the pods of the one before it, if that left them.
-    replicas = (deployment.get("status") or {}).get("replicas", 0)
-    return made if replicas > len(newer) else newer
 
 
 def _replica_failure(deployment: Object | None) -> str | None:
     """Why the Deployment can't make pods, such as a quota."""
     conditions = ((deployment or {}).get("status") or {}).get("conditions") or []
-    return next((c["message"] for c in conditions if c["type"] == "ReplicaFailure" and c["status"] == "True"), None)
+    return next((c.get("message") for c in conditions if c["type"] == "ReplicaFailure" and c["status"] == "True"), None)
 
 
 def _progress_report(answer: object) -> ProgressReport | None:
@@ -365,10 +367,3 @@ def _progress_report(answer: object) -> ProgressReport | None:
 
 def _views(observed: ObservedFineTuneJob) -> tuple[JobView, JobView]:
     return observed.training, observed.preparing
-
-
-def _pods_of(job: Object | None, pods: list[Object]) -> list[Object]:
-    if job is None:
-        return []
-    uid = job["metadata"]["uid"]
-    return [pod for pod in pods if any(o["uid"] == uid for o in pod["metadata"].get("ownerReferences") or [])]
