@@ -32,12 +32,12 @@ def read_time(text: object) -> datetime | None:
 
 
 def has_lasted(since: datetime, patience: timedelta, now: datetime) -> bool:
-    """Whether something has lasted for longer than `patience`, by a clock that is not the operator's.
+    """Whether something has lasted for `patience`, by a clock that is not the operator's.
 
     A moment that lies far ahead shows that the clocks differ: then it is not known how long it lasted, and waiting
     until the operator's clock is there as well would hide it for as long.
     """
-    return abs(now - since) > patience
+    return abs(now - since) >= patience
 
 
 def newest(pods: Iterable[Object]) -> Object | None:
