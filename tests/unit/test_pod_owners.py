@@ -1,6 +1,7 @@
 """Labels can be copied: the controller of a pod decides whose it is."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any, cast
 
@@ -58,8 +59,10 @@ class Server:
     async def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
         return self.found.get(name)
 
-    async def list(self, resource: Resource, namespace: str, **selectors: str) -> list[Object]:
-        return [one for one in self.found.values() if resource == PODS and one["kind"] == "Pod"]
+    async def items(self, resource: Resource, namespace: str, **selectors: str) -> AsyncIterator[Object]:
+        for one in self.found.values():
+            if resource == PODS and one["kind"] == PODS.kind:
+                yield one
 
 
 class Silent:
