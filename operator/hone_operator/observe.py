@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from hone_api.finetunejob import FineTuneJob
 from hone_api.inferenceservice import InferenceService
-from hone_api.layout import FINETUNEJOB_LABEL
+from hone_api.layout import FINETUNEJOB_LABEL, INFERENCESERVICE_LABEL, MANAGED_BY_LABEL, MANAGER
 from hone_api.reasons import INVALID_SPEC, HoneError
 from hone_api.reports import ProgressReport
 from pydantic import ValidationError
@@ -58,6 +58,7 @@ from hone_operator.resources import (
     is_controlled_by,
     is_terminal,
 )
+from hone_operator.retention import is_complete
 from hone_operator.serviceview import ObservedInferenceService
 from hone_operator.sizes import describe_oversize
 
@@ -108,15 +109,16 @@ class Observer:
         space = key.namespace
         if is_terminal(owner):
             self.forget(key)
-            observed.job = self.cache.get(JOBS, space, children.job_name(key.name))
-            observed.prepare_job = self.cache.get(JOBS, space, children.prepare_job_name(key.name))
+            observed.job = await self._known(JOBS, space, children.job_name(key.name))
+            observed.prepare_job = await self._known(JOBS, space, children.prepare_job_name(key.name))
             return observed
+        await self._complete_pods(key)
         observed.job = await self._child(JOBS, owner, children.job_name(key.name))
         observed.prepare_job = await self._child(JOBS, owner, children.prepare_job_name(key.name))
         observed.config_map = await self._child(CONFIGMAPS, owner, children.config_map_name(key.name))
         if parsed.spec.resources.nodes > 1:
             observed.service = await self._child_or_foreign(SERVICES, owner, children.job_name(key.name))
-        observed.claim = self.cache.get(CLAIMS, space, children.output_claim(parsed))
+        observed.claim = await self._known(CLAIMS, space, children.output_claim(parsed))
         if is_foreign_claim(observed.claim, owner):
             observed.claim = await self._read(CLAIMS, space, children.output_claim(parsed))  # no watch tells of it
         self._see_pods(key, observed)
@@ -156,6 +158,7 @@ class Observer:
         observed = ObservedInferenceService(owner, parsed, self.images)
         if isinstance(parsed, HoneError):
             return observed
+        await self._complete_pods(key)
         for resource in (
             *([BUDGETS] if autoscaling.most(parsed.spec) else []),
             *([AUTOSCALERS] if parsed.spec.autoscaling else []),
@@ -222,14 +225,29 @@ class Observer:
         return [
             claim
             for name in names
-            if (claim := self.cache.get(CLAIMS, namespace, name) or await self.api.get(CLAIMS, namespace, name))
+            if (claim := await self._known(CLAIMS, namespace, name) or await self.api.get(CLAIMS, namespace, name))
         ]
+
+    async def _known(self, resource: Resource, namespace: str, name: str) -> Object | None:
+        """From the cache; what that has only in part is read."""
+        cached = self.cache.get(resource, namespace, name)
+        return cached if cached is None or is_complete(cached) else await self._read(resource, namespace, name)
+
+    async def _complete_pods(self, key: Key) -> None:
+        """Read the pods of an owner that came after them."""
+        if not self.cache.lacks_pods(key):
+            return
+        label = FINETUNEJOB_LABEL if key.resource == FINETUNEJOBS else INFERENCESERVICE_LABEL
+        selector = f"{MANAGED_BY_LABEL}={MANAGER},{label}={key.name}"
+        async for pod in self.api.items(PODS, key.namespace, labelSelector=selector):
+            self.cache.put(PODS, pod)
+        self.cache.has_pods(key)
 
     async def _child(self, resource: Resource, owner: Object, name: str) -> Object | None:
         """From the cache; what is another's is read, since no watch tells of it."""
         cached = self.cache.get(resource, owner["metadata"]["namespace"], name)
         # Of a finished FineTuneJob's Job the cache has the metadata alone; that status may have been removed since.
-        is_whole = cached is None or resource != JOBS or "spec" in cached
+        is_whole = cached is None or (is_complete(cached) and (resource != JOBS or "spec" in cached))
         if cached is None or (is_controlled_by(cached, owner) and is_whole):
             return cached
         return await self._read(resource, owner["metadata"]["namespace"], name)

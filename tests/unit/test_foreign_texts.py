@@ -15,7 +15,7 @@ from hone_operator.api import ApiError
 from hone_operator.cache import Cache
 from hone_operator.conditions import Conditions
 from hone_operator.refusals import refused
-from hone_operator.resources import PODS
+from hone_operator.resources import FINETUNEJOBS, PODS
 from hone_operator.scheduling import why_unschedulable
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,7 +46,11 @@ def test_a_text_of_any_length_is_cut_where_it_comes_from(text: str) -> None:
     event = {"message": text, "reason": text, "involvedObject": {"name": text}, "more": text}
     event |= {"metadata": {"creationTimestamp": "2026-03-01T11:00:00Z", "annotations": {"a": text}}}
     assert len(json.dumps(events.reduce(event), ensure_ascii=False).encode()) < 8 * texts.LONGEST_FOREIGN
-    cache, metadata = Cache(), {"name": "a", "namespace": "team", "uid": "u", "resourceVersion": "1"}
+    cache, job = Cache(), job_object()
+    job["metadata"]["resourceVersion"] = "1"
+    cache.put(FINETUNEJOBS, job)
+    metadata: Any = {"name": "a", "namespace": "team", "uid": "u", "resourceVersion": "1"}
+    metadata |= {"labels": {"hone.dev/finetunejob": "faq"}}
     state = {"waiting": {"reason": text, "message": text}}
     cache.put(PODS, {"metadata": metadata, "spec": {}, "status": {"containerStatuses": [{"state": state}]}})
     [pod] = cache.all(PODS)
