@@ -19,7 +19,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from observed import job_object
 
-ODD: list[Any] = ["", '"', "\\", "]}", "[{", "ü", "\u2028", "\ud800", None, True, 1e300, -1, [], {}, [[]], {"items": [1]}]
+ODD: list[Any] = ["", '"', "\\", "]}", "[{", "ü", "\u2028", "\ud800", None, True, 1e300, -1, [], {}, [[]], {"a": [1]}]
 
 
 def page(items: object, **more: Any) -> Any:
