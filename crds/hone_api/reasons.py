@@ -367,6 +367,12 @@ CLAIM_NOT_SHARED = Reason(
     "A claim that every engine mounts can't be mounted on several nodes.",
     "Use a claim with accessModes [ReadWriteMany] or [ReadOnlyMany], or set spec.replicas: 1.",
 )
+DEPLOYMENT_PAUSED = Reason(
+    "DeploymentPaused",
+    None,
+    "Somebody has paused the Deployment of the engines, and a change of the service waits for it.",
+    "Run `kubectl rollout resume deployment/NAME`.",
+)
 LOAD_NOT_SERVED = Reason(
     "LoadNotServed",
     None,

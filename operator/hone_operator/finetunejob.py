@@ -12,7 +12,7 @@ from hone_operator.drift import annotation_of, contains, is_current
 from hone_operator.failures import is_rejected
 from hone_operator.jobview import JobView, ObservedFineTuneJob
 from hone_operator.madefrom import MADE_FROM, are_fields_changed, is_recorded
-from hone_operator.ownership import conflict, explain_leaving, is_foreign_claim, is_leaving, is_orphan
+from hone_operator.ownership import conflict, explain_leaving, is_foreign_claim, is_leaving, is_orphan, is_own
 from hone_operator.plan import Apply, Create, Patch, Plan, removal
 from hone_operator.podspec import owner_reference
 from hone_operator.resources import (
@@ -54,19 +54,19 @@ def plan(observed: ObservedFineTuneJob, now: datetime) -> Plan:
     status.setdefault("stage", "Pending")
     result = Plan(status=status)
     if isinstance(observed.spec, HoneError):
-        _refuse(conditions, INVALID_SPEC.name, observed.spec.sentence())
+        _refuse(observed, conditions, INVALID_SPEC.name, observed.spec.sentence())
     elif any(is_leaving(child, owner) for child in observed.children):
         result.requeue_after = GONE_SOON_SECONDS
         if error := explain_leaving(observed.children, owner, now):
-            _refuse(conditions, error.reason.name, error.sentence())
+            _refuse(observed, conditions, error.reason.name, error.sentence())
             result.requeue_after = CONFLICT_SECONDS
     elif error := conflict(observed.children, owner):
-        _refuse(conditions, error.reason.name, error.sentence())
+        _refuse(observed, conditions, error.reason.name, error.sentence())
         jobs = [job for job in (observed.job, observed.prepare_job) if job and is_controlled_by(job, owner)]
         result.actions = [removal(JOBS, job) for job in jobs]  # they would run with another's manifest
         result.requeue_after = CONFLICT_SECONDS
     elif error := _claim_conflict(observed, observed.spec, conditions):
-        _refuse(conditions, error.reason.name, error.sentence())
+        _refuse(observed, conditions, error.reason.name, error.sentence())
         result.requeue_after = CONFLICT_SECONDS
     elif others := _jobs_of_another_spec(observed, observed.spec):
         result.actions = [removal(JOBS, job) for job in others]
@@ -133,9 +133,13 @@ def _settles(view: JobView, now: datetime) -> bool:
     return ended is not None and not podstate.has_lasted(ended, SETTLING, now)
 
 
-def _refuse(conditions: Conditions, reason: str, message: str) -> None:
+def _refuse(observed: ObservedFineTuneJob, conditions: Conditions, reason: str, message: str) -> None:
+    """Report why nothing is done for the object. A trainer that was started before runs all the same."""
+    job = observed.job
+    is_there = job is not None and is_own(job, observed.owner)
+    parallelism = ((job or {}).get("spec") or {}).get("parallelism") or 1
     conditions.set("Accepted", False, reason, message)
-    conditions.set("Running", False, reason, message)
+    conditions.set("Running", is_there and len(observed.training.running) >= parallelism, reason, message)
 
 
 def _claim_conflict(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: Conditions) -> HoneError | None:

@@ -104,9 +104,12 @@ class Observer:
     async def finetunejob(self, key: Key, owner: Object, now: datetime) -> ObservedFineTuneJob:
         parsed = parse(FineTuneJob, owner)
         observed = ObservedFineTuneJob(owner, parsed, self.images.runtime)
+        space = key.namespace
+        if isinstance(parsed, HoneError) and not is_terminal(owner):
+            observed.job = await self._child(JOBS, owner, children.job_name(key.name))
+            self._see_pods(key, observed)
         if isinstance(parsed, HoneError):
             return observed
-        space = key.namespace
         if is_terminal(owner):
             self.forget(key)
             observed.job = await self._known(JOBS, space, children.job_name(key.name))
@@ -157,6 +160,8 @@ class Observer:
         parsed = parse(InferenceService, owner)
         observed = ObservedInferenceService(owner, parsed, self.images)
         if isinstance(parsed, HoneError):
+            observed.deployment = await self._child(DEPLOYMENTS, owner, key.name)
+            self._see_engines(key, observed)
             return observed
         await self._complete_pods(key)
         for resource in (
@@ -186,8 +191,7 @@ class Observer:
             stay = {claim["metadata"]["name"] for claim in there if not claim["metadata"].get("deletionTimestamp")}
             observed.leaving = sorted(mounted - stay)
         observed.upgrading = self.upgrading(key)
-        observed.pods = engines_of(observed.deployment, owner, self.cache.children(key, PODS))
-        observed.answers, observed.heard = self.poller.answers(key), self.poller.heard(key)
+        self._see_engines(key, observed)
         resources, options = parsed.spec.resources, parsed.spec.pod
         if resources.gpus or any(self._needs_facts(pod, {}, now) for pod in observed.pods):
             observed.facts = await self.cluster_facts()
@@ -299,6 +303,10 @@ class Observer:
         except ApiError:  # a cluster without the API, or older than it
             found = None
         return ClusterFacts(nodes, by_claim(found))
+
+    def _see_engines(self, key: Key, observed: ObservedInferenceService) -> None:
+        observed.pods = engines_of(observed.deployment, observed.owner, self.cache.children(key, PODS))
+        observed.answers, observed.heard = self.poller.answers(key), self.poller.heard(key)
 
     def _see_pods(self, key: Key, observed: ObservedFineTuneJob) -> None:
         """Pods of these very Jobs; those of earlier ones say nothing of them, but may still be at work."""

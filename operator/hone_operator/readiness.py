@@ -30,6 +30,7 @@ WAITS_FOR_A_PERSON = frozenset(
         "DatasetInvalid",
         "DatasetNotFound",
         "DeadlineExceeded",
+        "DeploymentPaused",
         "ClaimDiffers",
         "DiskFull",
         "EngineFailed",

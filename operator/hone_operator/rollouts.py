@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from hone_api.inferenceservice import InferenceServiceSpec
+from hone_api.reasons import DEPLOYMENT_PAUSED, HoneError
 
 from hone_operator.conditions import timestamp
 from hone_operator.drift import annotation_of, contains, digest_of
@@ -107,6 +108,19 @@ def _has_its_turn(deployment: Object, now: datetime) -> bool:
         return began <= now < began + LONGEST_TURN
     except (ValueError, TypeError):  # no time, or one without a zone
         return False
+
+
+def explain_pause(deployment: Object | None) -> HoneError | None:
+    """Return what to report when somebody has paused the Deployment, so that no roll-out proceeds."""
+    if deployment is None or not deployment["spec"].get("paused"):
+        return None
+    metadata, status = deployment["metadata"], deployment.get("status") or {}
+    is_seen = status.get("observedGeneration") == metadata.get("generation")
+    if not is_seen or status.get("updatedReplicas", 0) >= deployment["spec"].get("replicas", 1):
+        return None
+    words = f"Deployment {metadata['name']} is paused, so that its pods are not replaced"
+    command = f"kubectl rollout resume deployment/{metadata['name']} --namespace {metadata['namespace']}"
+    return HoneError(DEPLOYMENT_PAUSED, words, remedy=f"Run `{command}`.")
 
 
 def _is_moving(deployment: Object) -> bool:
