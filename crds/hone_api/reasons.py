@@ -313,7 +313,7 @@ NAME_CONFLICT = Reason(
     "NameConflict",
     None,
     "Something else has the name that a child of the object would have.",
-    "Rename the object, or remove what has the name.",
+    "Rename the object, or remove what has the name if nobody needs it.",
 )
 FINE_TUNE_JOB_FAILED = Reason(
     "FineTuneJobFailed",

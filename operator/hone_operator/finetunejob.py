@@ -150,7 +150,7 @@ def _claim_conflict(observed: ObservedFineTuneJob, job: FineTuneJob, conditions:
     words = f"PersistentVolumeClaim {job.name} exists, and Hone did not make it for a FineTuneJob of this name"
     remedy = (
         f"To write to it, delete the FineTuneJob and apply it with spec.output.claim.name: {job.name}. Otherwise "
-        "rename the FineTuneJob, or remove the claim."
+        "rename the FineTuneJob."
     )
     return HoneError(NAME_CONFLICT, words, remedy=remedy)
 

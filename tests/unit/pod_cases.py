@@ -281,3 +281,23 @@ ACCEPTED: dict[str, Spec] = {
     "pod term": pod_term(namespaceSelector={"matchLabels": {"a": "b"}}),
 }
 """Kubernetes takes it, and so must the contract."""
+
+LATER: dict[str, tuple[Spec, str]] = {
+    "part of a huge page": (resources(cpu="1", limits={"hugepages-2Mi": "3Mi"}), "spec.resources"),
+    "sysctl of the node's network": (
+        pod(hostNetwork=True, securityContext={"sysctls": [{"name": "net.x", "value": "1"}]}),
+        "spec.pod.securityContext.sysctls[0].name",
+    ),
+    "node's unknown field": (
+        node_term("matchFields", operator="In", values=["a"]),
+        "spec.pod.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0]"
+        ".matchFields[0].key",
+    ),
+    "mount that reaches the node": (mount(mountPropagation="Bidirectional"), "spec.pod.volumeMounts"),
+    "variable of all labels": (env(fieldRef={"fieldPath": "metadata.labels"}), "spec.pod.env"),
+    "port's name with two dashes": (
+        sidecar(ports=[{"containerPort": 1, "name": "a--b"}]),
+        "spec.pod.initContainers[0].ports[0].name",
+    ),
+}
+"""The contract takes it, Kubernetes refuses the pod; with the field that the user corrects."""
