@@ -322,6 +322,13 @@ FINE_TUNE_JOB_FAILED = Reason(
     "Delete the FineTuneJob and apply it again, corrected: the service continues after its success. Or name another "
     "FineTuneJob.",
 )
+CHILD_HIDDEN = Reason(
+    "ChildHidden",
+    None,
+    "A policy or webhook changes a label by which Hone finds the objects that it makes.",
+    "Exclude objects with the label app.kubernetes.io/managed-by=hone from the policy or webhook that sets it, and "
+    "delete the object that the message names, which Hone then makes again.",
+)
 CHILD_REFUSED = Reason(
     "ChildRefused",
     None,

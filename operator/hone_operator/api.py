@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 FIELD_MANAGER = "hone"
 TIMEOUT_SECONDS, CONNECT_SECONDS = 30.0, 5.0
+WRITE_SECONDS = 65.0
+"""For a write: an API server ends a request after 60 seconds, and says so (--request-timeout)."""
 CONNECTIONS = 64
 """Watches keep some of them for themselves."""
 PAGE, LARGEST_PAGE = 100, 4 << 20
@@ -314,13 +316,16 @@ class Api:
         return {"Accept": "application/json", **({"Authorization": token} if token else {})}
 
     def _seconds_for(self, method: str) -> float:
-        """How long a request may last. Raises NotLeading when it must not begin."""
-        if method == "GET" or self._fence is None:
+        """How long a request may last. Raises NotLeading when it must not begin.
+
+        A write waits for admission webhooks, one after another. To end it here earlier would end nothing in the API
+        server; a process that loses the Lease ends, and what comes late is bound to a uid or to a name that is free.
+        """
+        if method == "GET":
             return TIMEOUT_SECONDS
-        left = self._fence()
-        if left <= 0:
+        if self._fence is not None and self._fence() <= 0:
             raise NotLeading("this replica no longer holds the Lease")
-        return min(TIMEOUT_SECONDS, left)
+        return WRITE_SECONDS
 
 
 class _Payload(aiohttp.BytesPayload):

@@ -141,6 +141,10 @@ class Cache:
         listed = max(self._listed.get((resource, space), -1) for space in ("", body["metadata"].get("namespace", "")))
         return int(body["metadata"]["resourceVersion"]) <= listed
 
+    def is_newer_than(self, resource: Resource, namespace: str, version: int) -> bool:
+        """Return whether an earlier list had a later version, as it has when etcd was restored from a snapshot."""
+        return self._listed.get((resource, namespace), -1) > version
+
     def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
         known = self._known(resource, namespace, name)
         return None if known is None else _unpacked(known)

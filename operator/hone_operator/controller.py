@@ -14,6 +14,7 @@ from hone_operator.api import Api, ApiError, NotLeading
 from hone_operator.cache import Cache
 from hone_operator.conditions import timestamp
 from hone_operator.coverage import Coverage
+from hone_operator.dependents import named_jobs
 from hone_operator.execution import Executor, refresh
 from hone_operator.health import why_stuck
 from hone_operator.jobview import ObservedFineTuneJob
@@ -38,7 +39,7 @@ from hone_operator.resources import (
 )
 from hone_operator.serviceview import ObservedInferenceService
 from hone_operator.texts import LONGEST_EVENT, cut
-from hone_operator.troubles import TRIES, Trouble, Troubles, describe, troubles_alone, unread
+from hone_operator.troubles import TRIES, Trouble, Troubles, describe, hidden, troubles_alone, unread
 from hone_operator.workqueue import WorkQueue
 
 WORKERS = 8
@@ -70,6 +71,7 @@ class Controller:
         self.observer = Observer(api, self.cache, self.poller, images)
         self.executor = Executor(api, self.cache, self.observer.upgrading)
         self._unwritten = Troubles()
+        self.on_past: Callable[[str], None] = logger.error
         self.synced = asyncio.Event()
         self.coverage = Coverage(namespaces)
         metrics.watch_coverage(self.coverage.unreadable)
@@ -133,6 +135,7 @@ class Controller:
         if not self.queue.wants_whole(key) and await self._tell_progress(key, owner, now):
             return "success"
         observed = await self._observe(key, owner, now)
+        observed.troubles = hidden(observed.found, owner)
         plan = decide(observed, now)
         actions = [bind(action, observed.found) for action in plan.actions]
         spec = owner["metadata"]["uid"], owner["metadata"].get("generation") or 0
@@ -145,7 +148,7 @@ class Controller:
             return "requeue"
         self.poller.want(key, plan.poll)
         if outcome.troubles:
-            observed.troubles = outcome.troubles
+            observed.troubles += outcome.troubles
             plan = decide(observed, now)
         await self._write_status(key, owner, plan)
         if outcome.error:
@@ -300,6 +303,8 @@ class Controller:
 
     def listed(self, resource: Resource, namespace: str, uids: set[str], version: int) -> None:
         """A list is complete: what it did not have is gone, though no watch told of it."""
+        if self.cache.is_newer_than(resource, namespace, version):
+            self.on_past(f"{resource.plural} are older than before: the cluster was restored from a backup")
         for body in self.cache.keep_only(resource, namespace, uids, version):
             self._left(resource, body)
         if self.coverage.listed(resource, namespace) and self._tasks:
@@ -382,16 +387,3 @@ def asked(owner: Object) -> Object:
     """What of an object others decide: all but the status."""
     metadata = {name: value for name, value in owner["metadata"].items() if name not in _BY_SERVER}
     return {"metadata": metadata, "spec": owner.get("spec")}
-
-
-def named_jobs(service: Object) -> set[str]:
-    """The FineTuneJobs that an InferenceService names, also one that breaks the contract."""
-    spec = _mapping(service.get("spec"))
-    adapters = spec.get("adapters")
-    sources = [spec.get("model"), *(adapters if isinstance(adapters, list) else [])]
-    names = (_mapping(_mapping(source).get("fineTuneJob")).get("name") for source in sources)
-    return {name for name in names if isinstance(name, str)}
-
-
-def _mapping(value: object) -> Object:
-    return value if isinstance(value, dict) else {}

@@ -208,7 +208,7 @@ async def refresh(api: Api, cache: Cache, resource: Resource, namespace: str, na
     cached = cache.get(resource, namespace, name)
     found = await api.get(resource, namespace, name)
     if cached is not None and (found is None or found["metadata"]["uid"] != cached["metadata"]["uid"]):
-        cache.remove(resource, cached, for_good=True)
+        cache.remove(resource, cached, for_good=found is not None)  # a proxy on the way may answer 404 for a while
     if found is not None:
         cache.put(resource, found)
     return found

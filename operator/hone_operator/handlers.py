@@ -61,6 +61,7 @@ class Operator:
         api = await Api.connect(metrics, self._elector.fence if self._elector else None)
         await _until_served(api)
         self._controller = Controller(api, options.images, options.namespaces, metrics, self._leads)
+        self._controller.on_past = _die  # what is remembered is of no use any more
         streams.feed(self._controller, api)
         self._work = asyncio.create_task(self._begin(self._controller))
 

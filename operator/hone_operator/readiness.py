@@ -58,6 +58,7 @@ MAY_PASS = frozenset(
     {
         "ApiFailing",
         "ChildContested",
+        "ChildHidden",
         "ChildLeaving",
         "ChildRefused",
         "EngineSilent",

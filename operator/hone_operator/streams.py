@@ -65,6 +65,8 @@ class _Stream:
         # Server-side: of other people's Jobs and pods the operator never hears.
         self._selector = f"{MANAGED_BY_LABEL}={MANAGER}" if resource in CHILDREN else ""
         self._failures = 0
+        self._watches = False
+        self._unconfirmed: tuple[set[str], int] | None = None
 
     async def run(self, listed: Mapping[tuple[Resource, str], asyncio.Event]) -> None:
         """List, watch for as long as the version of the list is good, and begin anew. Ends only when cancelled."""
@@ -73,13 +75,17 @@ class _Stream:
                 await listed[owner, self._namespace].wait()
         while True:
             try:
+                self._watches = False
                 version = await self._list()
                 listed[self._resource, self._namespace].set()
+                self._watches = True
                 while True:
                     version = await self._watch(version)
             except ApiError as error:
                 if error.status in REFUSED and self._failures >= REFUSED_BEFORE:
                     self._sink.unlisted(self._resource, self._namespace, str(error))
+                    # What can be listed and not watched can't be seen, though each list succeeds.
+                    self._unconfirmed = (set(), 0) if self._watches else None
                     listed[self._resource, self._namespace].set()  # what else is in the namespace does not wait for it
                 await self._pause(str(error), error.retry_after)
             except (aiohttp.ClientError, TimeoutError) as error:
@@ -91,8 +97,17 @@ class _Stream:
         async for body in listing:
             uids.add(body["metadata"]["uid"])
             self._sink.saw(self._resource, body)
-        self._sink.listed(self._resource, self._namespace, uids, int(listing.version))
+        if self._unconfirmed is None:
+            self._sink.listed(self._resource, self._namespace, uids, int(listing.version))
+        else:
+            self._unconfirmed = uids, int(listing.version)
         return listing.version
+
+    def _confirm(self) -> None:
+        """Hand on the list that came before a watch that is no longer refused."""
+        if self._unconfirmed is not None:
+            (uids, version), self._unconfirmed = self._unconfirmed, None
+            self._sink.listed(self._resource, self._namespace, uids, version)
 
     async def _watch(self, version: str) -> str:
         """Returns the version to go on from. Raises ApiError when that is too old, or the server has an error."""
@@ -104,6 +119,7 @@ class _Stream:
                 body = event["object"]
                 if event["type"] == "ERROR":
                     raise ApiError(body.get("code") or 500, str(body.get("message") or ""))
+                self._confirm()
                 version = body["metadata"]["resourceVersion"]
                 if event["type"] == "DELETED":
                     self._sink.gone(self._resource, body)

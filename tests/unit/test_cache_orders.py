@@ -62,7 +62,7 @@ def refresh(cache: Cache, server: Server) -> None:
     """Read the object, as execution.py does: one with another uid than the one read is gone."""
     known, found = cache.get(JOBS, "team", TARGET.name), copy.deepcopy(server.body)
     if known and (found is None or found["metadata"]["uid"] != known["metadata"]["uid"]):
-        cache.remove(JOBS, known, for_good=True)
+        cache.remove(JOBS, known, for_good=found is not None)
     if found:
         cache.put(JOBS, found)
 
@@ -101,3 +101,24 @@ def test_any_order_ends_with_what_the_server_has(steps: list[tuple[str, int]], a
     found = cache.get(JOBS, "team", TARGET.name)
     expected = server.body["metadata"] if server.body else None
     assert (found["metadata"] if found else None) == expected
+
+
+def test_an_object_that_a_proxy_hid_for_a_while_comes_back() -> None:
+    cache, server = Cache(), Server()
+    server.write()
+    hear(cache, server.events.pop())
+    body, server.body = server.body, None
+    refresh(cache, server)
+    assert cache.get(JOBS, "team", TARGET.name) is None
+    server.body = body
+    hear_list(cache, server)
+    found = cache.get(JOBS, "team", TARGET.name)
+    assert found and body
+    assert found["metadata"] == body["metadata"]
+
+
+def test_a_list_that_is_older_than_the_one_before_is_noticed() -> None:
+    cache = Cache()
+    cache.keep_only(JOBS, "", set(), 10)
+    assert not cache.is_newer_than(JOBS, "", 10)
+    assert cache.is_newer_than(JOBS, "", 9)

@@ -19,6 +19,7 @@ from hone_operator.troubles import (
     Troubles,
     contested,
     failed,
+    hidden,
     report,
     troubles_alone,
     unread,
@@ -166,3 +167,15 @@ def test_a_child_that_is_refused_keeps_no_result_back(type_: str) -> None:
     ended = [job_condition(type_, "BackoffLimitExceeded")]
     observed = observed_job(job_object(), pod(terminated=state), job_conditions=ended, troubles=[REFUSED])
     assert finetunejob.plan(observed, NOW).status["stage"] == ("Succeeded" if type_ == "Complete" else "Failed")
+
+
+def test_a_child_that_no_watch_selects_is_reported() -> None:
+    owner = job_object()
+    labels = {"app.kubernetes.io/managed-by": "policy"}
+    reference = {"uid": owner["metadata"]["uid"], "kind": owner["kind"], "name": "faq", "controller": True}
+    made = {"kind": "Job", "metadata": {"name": "faq-train", "labels": labels, "ownerReferences": [reference]}}
+    theirs = {"kind": "Job", "metadata": {"name": "faq-train", "labels": labels}}
+    assert hidden([theirs], owner) == []
+    [found] = hidden([made, theirs], owner)
+    assert found.error.reason.name == "ChildHidden"
+    assert "Job faq-train has app.kubernetes.io/managed-by=policy instead of hone" in found.error.message
