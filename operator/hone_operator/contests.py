@@ -15,6 +15,9 @@ FREE_WRITES = 5
 WINDOW_SECONDS = 600.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 5.0, 300.0
 
+INSTALLATION = "hone.dev/operator"
+"""Annotation of a child: which installation of Hone wrote it last."""
+
 Child = tuple[str, str]
 """Kind and name."""
 Spec = tuple[str, int]
@@ -94,9 +97,16 @@ class Contests:
         self._specs.pop(key, None)
 
 
-def contender(found: Object | None) -> str | None:
-    """Return who else wrote the child last: the newest field manager that is not Hone's and wrote more than status."""
-    managers = ((found or {}).get("metadata") or {}).get("managedFields") or []
-    others = [each for each in managers if each.get("manager") != FIELD_MANAGER and not each.get("subresource")]
+def contender(found: Object | None, installation: str = "") -> str | None:
+    """Return who else wrote the child: another Hone, or else the newest other field manager of more than the status."""
+    metadata = (found or {}).get("metadata") or {}
+    written_by = (metadata.get("annotations") or {}).get(INSTALLATION)
+    if written_by and installation and written_by != installation:
+        return f"another Hone operator, whose Lease is {written_by}"
+    others = [
+        each
+        for each in metadata.get("managedFields") or []
+        if each.get("manager") != FIELD_MANAGER and not each.get("subresource")
+    ]
     newest = max(others, key=lambda each: str(each.get("time") or ""), default=None)
-    return str(newest["manager"]) if newest and newest.get("manager") else None
+    return f"{newest['manager']!r} (its field manager)" if newest and newest.get("manager") else None

@@ -16,7 +16,7 @@ import aiohttp
 from hone_operator import takeover
 from hone_operator.api import Api, ApiError
 from hone_operator.cache import Cache
-from hone_operator.contests import Contests, Spec, contender
+from hone_operator.contests import INSTALLATION, Contests, Spec, contender
 from hone_operator.plan import Action, Apply, Create, Delete, Patch, name_of
 from hone_operator.resources import PODS, Key, Object, Resource
 from hone_operator.troubles import Trouble, Troubles, contested, failed
@@ -51,6 +51,9 @@ class Outcome:
 
 class Executor:
     """Writes children. What it remembers of failures and repeated repairs is only for this process."""
+
+    installation: str = ""
+    """Namespace and name of the Lease, which tell apart two operators of one cluster; "" without one."""
 
     def __init__(self, api: Api, cache: Cache, upgrading: Callable[[Key], list[Object]]) -> None:
         self._upgrading = upgrading
@@ -108,7 +111,7 @@ class Executor:
                 found = await self._api.get(action.resource, key.namespace, name_of(action))
             except (ApiError, aiohttp.ClientError, TimeoutError):
                 continue
-            self._contests.blame(key, _child(action), contender(found))
+            self._contests.blame(key, _child(action), contender(found, self.installation))
 
     def _note_write(self, key: Key, action: Action) -> None:
         """Count a write of a child."""
@@ -170,17 +173,25 @@ class Executor:
         if patch := takeover.take_over(found):
             found = await self._api.patch(resource, metadata["namespace"], metadata["name"], patch)
         try:
-            return await self._api.apply(resource, action.body)
+            return await self._api.apply(resource, self._signed(action.body))
         except ApiError as error:
             if error.status != 422 or error.is_of_another or not (patch := takeover.take_over_spec(found)):
                 raise
             await self._api.patch(resource, metadata["namespace"], metadata["name"], patch)
-        return await self._api.apply(resource, action.body)
+        return await self._api.apply(resource, self._signed(action.body))
+
+    def _signed(self, body: Object) -> Object:
+        """Return the child with the name of this installation, by which another one is recognized."""
+        if not self.installation:
+            return body
+        metadata = body["metadata"]
+        annotations = (metadata.get("annotations") or {}) | {INSTALLATION: self.installation}
+        return body | {"metadata": metadata | {"annotations": annotations}}
 
     async def _create(self, action: Create | Apply) -> tuple[Object, bool]:
         """Return the new object, or the one that has its name already and True: the next pass judges it."""
         try:
-            return await self._api.create(action.resource, action.body), False
+            return await self._api.create(action.resource, self._signed(action.body)), False
         except ApiError as error:
             if error.status != 409:
                 raise

@@ -86,7 +86,7 @@ def unread(error: Exception, failures: int) -> Trouble | None:
 
 def contested(child: tuple[str, str], manager: str | None) -> Trouble:
     """Return what to report of a child that somebody else changes or deletes each time."""
-    who = f"{manager!r} (its field manager)" if manager else "somebody else, or by an admission policy or webhook"
+    who = manager or "somebody else, or by an admission policy or webhook"
     return Trouble(HoneError(CHILD_CONTESTED, f"{child[0]} {child[1]} is changed or deleted again and again by {who}"))
 
 

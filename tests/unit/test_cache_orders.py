@@ -113,7 +113,8 @@ def test_an_object_that_a_proxy_hid_for_a_while_comes_back() -> None:
     server.body = body
     hear_list(cache, server)
     found = cache.get(JOBS, "team", TARGET.name)
-    assert found and body
+    assert found
+    assert body
     assert found["metadata"] == body["metadata"]
 
 

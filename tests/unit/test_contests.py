@@ -145,7 +145,16 @@ def managed(manager: str, time: str | None, subresource: str = "") -> Object:
 def test_the_newest_other_manager_of_more_than_the_status_is_named(
     fields: list[Object] | None, expected: str | None
 ) -> None:
-    assert contender({"metadata": {"managedFields": fields}}) == expected
+    said = expected and f"{expected!r} (its field manager)"
+    assert contender({"metadata": {"managedFields": fields}}) == said
+
+
+def test_another_installation_of_hone_is_named_by_its_lease() -> None:
+    found: Object = {"metadata": {"annotations": {"hone.dev/operator": "other/hone-operator"}, "managedFields": []}}
+    said = contender(found, "hone-system/hone-operator")
+    assert said == "another Hone operator, whose Lease is other/hone-operator"
+    assert contender(found, "other/hone-operator") is None
+    assert contender(found) is None
 
 
 def test_of_a_child_that_is_gone_no_manager_is_named() -> None:

@@ -116,7 +116,7 @@ def reported(owner: Object, *troubles: Trouble) -> Object:
 def test_the_condition_comes_with_trouble_and_stays_to_say_that_it_is_over() -> None:
     owner = reported(job_object())
     assert synced(owner) is None
-    trouble = contested(("Job", "faq"), "argocd")
+    trouble = contested(("Job", "faq"), "'argocd' (its field manager)")
     owner = reported(owner, trouble, trouble, contested(("Service", "faq"), None))
     found = synced(owner)
     assert found is not None

@@ -23,6 +23,12 @@ digest, so that two releases never share one. */}}
 {{ include "hone.fullname" . }}-operator
 {{- end }}
 
+{{- /* Releases that watch different namespaces can share one. The name of all others never changes: an upgrade would
+      have two leaders. */}}
+{{- define "hone.lease" -}}
+{{- if .Values.watchNamespaces }}{{ include "hone.operator" . }}{{ else }}hone-operator{{ end -}}
+{{- end }}
+
 {{- /* Names of cluster-scoped objects, and of objects in other namespaces. */}}
 {{- define "hone.clusterOperator" -}}
 {{ .Release.Namespace }}-{{ include "hone.operator" . }}
