@@ -365,8 +365,7 @@ OPERATOR_ERROR = Reason(
     "OperatorError",
     None,
     "Hone's operator fails on this object with an error that nobody foresaw; its children stay as they are.",
-    "Report it with the traceback in the operator's log. If it came with a change of the object, undo that change; "
-    "Hone tries again with growing pauses.",
+    "Report it with the traceback in the operator's log. If it came with a change of the object, undo that change.",
 )
 CLAIM_NOT_SHARED = Reason(
     "ClaimNotShared",
