@@ -147,7 +147,8 @@ def test_nobody_gets_pods_by_hone_that_they_could_not_make(
 
 def test_a_service_of_an_adapter_asks_for_its_config_map(everywhere: Space) -> None:
     assert everywhere.create(CAROL, "InferenceService", "carols", "team-a", SERVICE)[0]
-    for more in ({"model": {"fineTuneJob": {"name": "faq"}}}, {"adapters": [{"name": "a", "fineTuneJob": {"name": "faq"}}]}):
+    faq = {"fineTuneJob": {"name": "faq"}}
+    for more in ({"model": faq}, {"adapters": [{"name": "a", **faq}]}):
         worked, said = everywhere.create(CAROL, "InferenceService", "with-adapter", "team-a", SERVICE | more)
         assert not worked
         assert "carol may not create configmaps in namespace team-a" in said
