@@ -107,6 +107,7 @@ class Observer:
         space = key.namespace
         if isinstance(parsed, HoneError) and not is_terminal(owner):
             observed.job = await self._child(JOBS, owner, children.job_name(key.name))
+            await self._complete_pods(key)
             self._see_pods(key, observed)
         if isinstance(parsed, HoneError):
             return observed
@@ -159,11 +160,11 @@ class Observer:
     async def inferenceservice(self, key: Key, owner: Object, now: datetime) -> ObservedInferenceService:
         parsed = parse(InferenceService, owner)
         observed = ObservedInferenceService(owner, parsed, self.images)
+        await self._complete_pods(key)
         if isinstance(parsed, HoneError):
             observed.deployment = await self._child(DEPLOYMENTS, owner, key.name)
             self._see_engines(key, observed)
             return observed
-        await self._complete_pods(key)
         for resource in (
             *([BUDGETS] if autoscaling.most(parsed.spec) else []),
             *([AUTOSCALERS] if parsed.spec.autoscaling else []),

@@ -6,13 +6,14 @@ from datetime import timedelta
 from typing import Any, cast
 
 import pytest
+from hone_operator import finetunejob
 from hone_operator.api import Api
 from hone_operator.cache import Cache
 from hone_operator.observe import Observer
 from hone_operator.podowners import engines_of, is_stray, trainers_of
 from hone_operator.polling import Poller
 from hone_operator.resources import FINETUNEJOBS, JOBS, PODS, Key, Resource
-from observed import BEFORE, IMAGES, NOW, job_object, observed_job, pod, success, terminated
+from observed import BEFORE, IMAGES, NOW, conditions, job_object, observed_job, pod, success, terminated
 from test_sidecars import held
 
 Object = dict[str, Any]
@@ -125,3 +126,17 @@ def test_the_operators_own_clock_shows_since_when_a_pod_is_held() -> None:
     assert observe(40) == {"uid-p1": NOW + timedelta(seconds=40)}
     cache.remove(PODS, one)
     assert observe(50) == {}
+
+
+def test_the_pods_of_an_object_that_is_not_valid_are_observed() -> None:
+    owner = versioned(job_object(), 3)
+    cache, key = Cache(), Key(FINETUNEJOBS, "team", "faq")
+    job = versioned(cast(Object, observed_job(owner).job), 4)
+    one = versioned(made_by("Job", "faq-train"), 5, kind="Pod", apiVersion="v1")
+    owner["spec"]["model"] = 7
+    for resource, body in ((FINETUNEJOBS, owner), (JOBS, job), (PODS, one)):
+        cache.put(resource, body)
+    observed = asyncio.run(observer_of(cache).finetunejob(key, owner, NOW))
+    found = finetunejob.plan(observed, NOW)
+    assert conditions(found.status)["Running"] == ("True", "InvalidSpec")
+    assert found.actions == []
