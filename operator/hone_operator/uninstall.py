@@ -26,7 +26,7 @@ async def remove_budgets(api: Api, namespaces: list[str]) -> int:
     """Delete the budgets of engines in these namespaces, "" for all, and return their number. Raises as Api does."""
     removed = 0
     for namespace in namespaces:
-        for budget in await api.list(BUDGETS, namespace, labelSelector=SELECTOR):
+        async for budget in api.items(BUDGETS, namespace, labelSelector=SELECTOR):
             metadata = budget["metadata"]
             await api.delete(BUDGETS, metadata["namespace"], metadata["name"], metadata["uid"])
             logger.info("Deleted PodDisruptionBudget %s/%s", metadata["namespace"], metadata["name"])
