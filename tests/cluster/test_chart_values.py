@@ -205,3 +205,17 @@ def test_the_uninstallation_needs_no_namespace_that_can_be_gone(
     (job,) = (found for found in hooks if found["kind"] == "Job")
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert container["args"] == ([f"--namespace={each}" for each in namespaces] or ["--namespace="])
+
+
+def test_releases_of_one_namespace_that_watch_others_have_a_lease_each(control_plane: None, tmp_path: Path) -> None:
+    leases = []
+    for release in ("first", "second"):
+        objects = render(tmp_path, {"watchNamespaces": [f"team-{release}"], "crds": {"enabled": False}}, release)
+        (deployment,) = (found for found in objects if found["kind"] == "Deployment")
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        (lease,) = (each.partition("=")[2] for each in container["args"] if each.startswith("--lease-name="))
+        rights = [rule for found in objects if found["kind"] == "Role" for rule in found["rules"]]
+        named = [rule for rule in rights if rule["resources"] == ["leases"] and "resourceNames" in rule]
+        assert [(rule["resourceNames"], rule["verbs"]) for rule in named] == [([lease], ["get", "update"])]
+        leases.append(lease)
+    assert leases[0] != leases[1]
