@@ -14,6 +14,9 @@ import pytest
 
 SEED = "HONE_TEST_SEED"
 EXAMPLES = {"ci": 200, "long": 3000}
+# Hypothesis takes up to five minutes, and its warning speaks of them, to make a failing case smaller. A larger case is
+# printed sooner.
+SHRINKING_SECONDS = 60
 
 Case = TypeVar("Case")
 
@@ -59,14 +62,17 @@ def describe() -> str:
 
 
 def _configure_hypothesis() -> None:
-    from hypothesis import HealthCheck, core, settings
+    from hypothesis import HealthCheck, Phase, core, settings
+    from hypothesis.internal.conjecture import engine
 
+    engine.MAX_SHRINKING_SECONDS = SHRINKING_SECONDS
     for name, examples in EXAMPLES.items():
         settings.register_profile(
             name,
             max_examples=examples,
             deadline=None,
             print_blob=True,
+            phases=set(Phase) - {Phase.explain},  # which traces lines: each case then takes five times as long
             derandomize=False,
             database=None,  # the seed repeats a run
             suppress_health_check=[HealthCheck.too_slow],

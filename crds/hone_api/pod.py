@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from hone_api import podrules
 from hone_api.common import (
     ApiModel,
     Label,
@@ -66,6 +67,9 @@ _MOUNT_PATH = [
 ]
 
 
+_RESOURCES = rules(podrules.RESOURCE_NAMES, podrules.WHOLE_DEVICES)
+
+
 class ComputeResources(ApiModel):
     """What one pod asks for. `memory` is request and limit, `cpu` a request only."""
 
@@ -92,6 +96,19 @@ class ComputeResources(ApiModel):
                 "only cpu, memory and ephemeral-storage may have a request that is not the limit: "
                 "give the other resources in limits",
             ),
+            podrules.REQUESTS_WITHIN_LIMITS,
+            rule(
+                "!has(self.cpu) || !has(self.limits) || !('cpu' in self.limits) || !isQuantity(string(self.cpu)) || "
+                "!isQuantity(string(self.limits['cpu'])) || "
+                "quantity(string(self.cpu)).compareTo(quantity(string(self.limits['cpu']))) <= 0",
+                "cpu is above limits.cpu: lower cpu, or raise limits.cpu",
+            ),
+            rule(
+                "!has(self.limits) || !self.limits.exists(name, name.startsWith('hugepages-')) || has(self.cpu) || "
+                "has(self.memory) || ['cpu', 'memory'].exists(name, name in self.limits || (has(self.requests) && "
+                "name in self.requests))",
+                "hugepages need a request of cpu or memory, too: set cpu or memory",
+            ),
         )
     )
 
@@ -112,12 +129,14 @@ class ComputeResources(ApiModel):
     requests: dict[str, Quantity] = Field(
         {},
         max_length=32,
+        json_schema_extra=_RESOURCES,
         description="Further requests of the working container, as in a Pod's spec.",
         examples=[{"ephemeral-storage": "20Gi"}],
     )
     limits: dict[str, Quantity] = Field(
         {},
         max_length=32,
+        json_schema_extra=_RESOURCES,
         description="Further limits of the working container, as in a Pod's spec: CPU, ephemeral storage, resources "
         "of device plugins. Hone's own small containers get a limit of each of the first two that is named here.",
         examples=[{"cpu": "16", "rdma/hca": 1}],
@@ -171,7 +190,14 @@ class Toleration(ApiModel):
                 "self.operator == 'Equal' || !has(self.value)",
                 "value belongs to operator Equal: remove it, or set operator: Equal",
             ),
-            rule("has(self.key) || self.operator == 'Exists'", "without a key the operator must be Exists"),
+            rule(
+                "(has(self.key) && self.key != '') || self.operator == 'Exists'",
+                "without a key the operator must be Exists",
+            ),
+            rule(
+                f"!has(self.key) || self.key == '' || self.key.matches(r'{podrules.LABEL_KEY}')",
+                "key must be that of a taint, such as example.com/dedicated",
+            ),
             rule(
                 "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
                 "tolerationSeconds belongs to effect NoExecute: remove it, or set effect: NoExecute",
@@ -179,9 +205,9 @@ class Toleration(ApiModel):
         )
     )
 
-    key: Annotated[str, Field(max_length=316)] | None = Field(None, description="Taint key; left out: all keys.")
+    key: Annotated[str, Field(max_length=317)] | None = Field(None, description="Taint key; left out: all keys.")
     operator: Literal["Exists", "Equal"] = Field("Equal", description="How key and value are compared.")
-    value: Annotated[str, Field(max_length=63)] | None = Field(None, description="Taint value for `Equal`.")
+    value: Label | None = Field(None, description="Taint value for `Equal`.")
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
         None, description="Taint effect; left out: all effects."
     )
@@ -199,6 +225,14 @@ class PodOptions(ApiModel):
                 "!has(self.volumeMounts) || self.volumeMounts.all(mount, has(self.volumes) && "
                 "self.volumes.exists(volume, volume.name == mount.name))",
                 "every name in volumeMounts must be that of an item in volumes: add the volume, or correct the name",
+            ),
+            rule(
+                "!has(self.initContainers) || self.initContainers.all(one, !has(one.volumeMounts) || "
+                f"one.volumeMounts.all(mount, mount.name in {_one_of(RESERVED_VOLUMES)} || "
+                "mount.name.startsWith('claim-') || "
+                "(has(self.volumes) && self.volumes.exists(volume, volume.name == mount.name))))",
+                "every name in volumeMounts of initContainers must be that of an item in volumes: add the volume, or "
+                "correct the name",
             ),
             rule(
                 "!has(self.supplementalGroups) || !has(self.securityContext) || "
@@ -288,7 +322,12 @@ class PodOptions(ApiModel):
         description="Mount the ServiceAccount's token, which sidecars may need. Hone's containers never call "
         "Kubernetes, but all containers of the pod can read it.",
     )
-    node_selector: dict[str, Label] = Field({}, max_length=32, description="Node labels that the pod needs.")
+    node_selector: dict[str, Label] = Field(
+        {},
+        max_length=32,
+        json_schema_extra=rules(podrules.LABEL_KEYS),
+        description="Node labels that the pod needs.",
+    )
     tolerations: list[Toleration] = Field(
         [], max_length=32, description="Taints tolerated in addition to those of amd.com/gpu."
     )
@@ -332,7 +371,15 @@ class PodOptions(ApiModel):
         description="Seconds that a pod has to end; left out: what saving a checkpoint or finishing answers needs.",
         examples=[600],
     )
-    labels: dict[str, Label] = Field({}, max_length=32, description="Further labels on the pods and their controller.")
+    labels: dict[str, Label] = Field(
+        {},
+        max_length=32,
+        json_schema_extra=rules(podrules.LABEL_KEYS, podrules.NOT_RESERVED),
+        description="Further labels on the pods and their controller.",
+    )
     annotations: dict[str, Annotated[str, Field(max_length=4096)]] = Field(
-        {}, max_length=32, description="Further annotations on the pods and their controller."
+        {},
+        max_length=32,
+        json_schema_extra=rules(podrules.ANNOTATION_KEYS, podrules.NOT_RESERVED),
+        description="Further annotations on the pods and their controller.",
     )

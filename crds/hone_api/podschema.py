@@ -11,8 +11,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hone_api import podrules
+
 Schema = dict[str, Any]
 
+_RULES = "x-kubernetes-validations"
 FIELD, FIELD_RULES = "x-kubernetes-field", "x-field-rules"
 
 MOST_ITEMS = 64
@@ -36,10 +39,68 @@ BOUNDS: dict[str, int] = {
     "Volume.name": 63,
     "VolumeMount.name": 63,
     "VolumeMount.mountPath": 1024,
+    # What Kubernetes itself bounds. Its refusals repeat the value, and of a list every value.
+    "HostAlias.hostnames[]": 253,
+    "HostAlias.ip": 45,
+    "PodDNSConfig.nameservers": 3,
+    "PodDNSConfig.nameservers[]": 45,
+    "PodDNSConfig.searches": 32,
+    "PodDNSConfig.searches[]": 254,
+    "ContainerPort.name": 15,
+    "ContainerPort.hostIP": 45,
+    "Sysctl.name": 253,
+    "LabelSelector.matchLabels{}": 63,
+    "ObjectMeta.labels{}": 63,
+    "LabelSelectorRequirement.key": 317,
+    "LabelSelectorRequirement.values[]": 63,
+    "NodeSelectorRequirement.key": 317,
+    "NodeSelectorRequirement.values[]": 253,
+    "TopologySpreadConstraint.topologyKey": 317,
+    "TopologySpreadConstraint.matchLabelKeys[]": 317,
+    "PodAffinityTerm.topologyKey": 317,
+    "PodAffinityTerm.namespaces[]": 63,
+    "PodAffinityTerm.matchLabelKeys[]": 317,
+    "PodAffinityTerm.mismatchLabelKeys[]": 317,
+    "PersistentVolumeClaimVolumeSource.claimName": 253,
+    "PersistentVolumeClaimSpec.storageClassName": 253,
+    "SecretVolumeSource.secretName": 253,
+    "KeyToPath.key": 253,
+    "PodSpec.runtimeClassName": 253,
+    **{
+        f"{reference}.name": 253
+        for reference in (
+            "ConfigMapEnvSource",
+            "ConfigMapKeySelector",
+            "ConfigMapProjection",
+            "ConfigMapVolumeSource",
+            "LocalObjectReference",
+            "SecretEnvSource",
+            "SecretKeySelector",
+            "SecretProjection",
+        )
+    },
+    **{f"{source}.key": 253 for source in ("ConfigMapKeySelector", "SecretKeySelector")},
+    "VolumeMount.subPath": 1024,
+    "VolumeMount.subPathExpr": 1024,
+    "Container.ports": 32,
+    "Capabilities.add[]": 63,
+    "Capabilities.drop[]": 63,
+    "CSIVolumeSource.driver": 63,
+    "ObjectFieldSelector.fieldPath": 512,
+    "ResourceFieldSelector.resource": 253,
+    "KeyToPath.path": 1024,
+    "DownwardAPIVolumeFile.path": 1024,
+    "ServiceAccountTokenProjection.path": 1024,
+    "PodSecurityContext.sysctls": 32,
 }
 """The greatest number of items or characters, where it is not the usual one."""
 
-LEAST: dict[str, int] = {"Container.name": 1, "Volume.name": 1, "VolumeMount.name": 1, "VolumeMount.mountPath": 1}
+LEAST: dict[str, int] = {"Container.name": 1, "Volume.name": 1, "VolumeMount.name": 1, "VolumeMount.mountPath": 1} | {
+    f"{name}.{field}": 1
+    for name, fields in podrules.REQUIRED.items()
+    for field in fields
+    if field in ("name", "image", "secretName")
+}
 
 DEFAULTS = {"ContainerPort.protocol": "TCP"}
 """A key of a list of type map must be required or have a default; this one is Kubernetes' own."""
@@ -74,7 +135,7 @@ def structural(field: str, field_rules: dict[str, list[dict[str, str]]]) -> Sche
     found = _bounded(field, definitions()[name]["properties"][property_name])
     of = found.get("items", found)
     for inner, rules in field_rules.items():
-        of["properties"][inner]["x-kubernetes-validations"] = rules
+        of["properties"][inner][_RULES] = [*of["properties"][inner].get(_RULES, []), *rules]
     return found
 
 
@@ -86,21 +147,33 @@ def definitions() -> dict[str, Schema]:
 
 
 def _bounded(path: str, node: Schema) -> Schema:
-    if "$ref" in node:
-        return _referenced(node["$ref"])
+    found = _referenced(node["$ref"]) if "$ref" in node else _plain(path, node)
+    if rules := podrules.OF_FIELD.get(path):
+        found[_RULES] = [*found.get(_RULES, []), *rules]
+    return found
+
+
+def _plain(path: str, node: Schema) -> Schema:
+    """Return the schema of a value that is none of Kubernetes' named types, with its bounds."""
     found = {key: value for key, value in node.items() if key not in ("items", "additionalProperties", "format")}
     if path in DEFAULTS:
         found["default"] = DEFAULTS[path]
+    if path in podrules.ENUMS:
+        found["enum"] = podrules.ENUMS[path]
+    least, most = podrules.RANGES.get(path, (0, None))
     match node["type"]:
         case "array":
-            found |= {"maxItems": BOUNDS.get(path, MOST_ITEMS), "items": _bounded(f"{path}[]", node["items"])}
+            found |= {"maxItems": most or BOUNDS.get(path, MOST_ITEMS), "items": _bounded(f"{path}[]", node["items"])}
+            found |= {"minItems": least} if least else {}
         case "object":
             values = _bounded(f"{path}{{}}", node["additionalProperties"])
             found |= {"maxProperties": MOST_PROPERTIES, "additionalProperties": values}
         case "integer":
-            found |= {"minimum": 0, "maximum": MOST_INT32}
-        case "string" if "enum" not in node:
+            found |= {"minimum": least, "maximum": most or MOST_INT32}
+        case "string" if "enum" not in found:
             found["maxLength"] = BOUNDS.get(path, MOST_CHARACTERS)
+            if path in podrules.PATTERNS:
+                found["pattern"] = podrules.PATTERNS[path]
             if path in LEAST:
                 found["minLength"] = LEAST[path]
     return found
@@ -114,4 +187,6 @@ def _referenced(name: str) -> Schema:
     of = definitions()[name]
     properties = {field: _bounded(f"{name}.{field}", node) for field, node in of["properties"].items()}
     found: Schema = {"type": "object", "properties": properties}
-    return found | ({"required": of["required"]} if "required" in of else {})
+    if required := [*of.get("required", []), *podrules.REQUIRED.get(name, [])]:
+        found["required"] = required
+    return found | ({_RULES: podrules.OF_TYPE[name]} if name in podrules.OF_TYPE else {})

@@ -1,36 +1,7 @@
 """The one catalogue of everything that can go wrong, from which conditions, events, exit codes and docs come."""
 
-from dataclasses import dataclass
-
-from hone_api.terminal import make_encodable
-
-
-@dataclass(frozen=True)
-class Reason:
-    """A way to fail. `exit_code` is the trainer's or engine's; None: only the operator sees this one."""
-
-    name: str
-    exit_code: int | None
-    cause: str
-    remedy: str
-
-
-class HoneError(Exception):
-    """A failure with a name. `message` says what was found, with the field and its value; the remedy is added.
-
-    Both may quote the name of a file, and fit into JSON even where that is not UTF-8.
-    """
-
-    def __init__(self, reason: Reason, message: str, *, remedy: str | None = None) -> None:
-        self.reason = reason
-        self.message = make_encodable(message)
-        super().__init__(self.message)
-        self.remedy = make_encodable(remedy or reason.remedy)
-
-    def sentence(self) -> str:
-        """What a user reads: what was found, then what to do."""
-        return f"{self.message.rstrip('. ')}. {self.remedy}"
-
+from hone_api.errors import HoneError as HoneError
+from hone_api.errors import Reason as Reason
 
 USER_MISTAKES = range(64, 70)
 """Exit codes that a retry can't mend: the Job fails at once."""
@@ -313,7 +284,7 @@ NAME_CONFLICT = Reason(
     "NameConflict",
     None,
     "Something else has the name that a child of the object would have.",
-    "Rename the object, or remove what has the name.",
+    "Rename the object, or remove what has the name if nobody needs it.",
 )
 FINE_TUNE_JOB_FAILED = Reason(
     "FineTuneJobFailed",
@@ -322,11 +293,24 @@ FINE_TUNE_JOB_FAILED = Reason(
     "Delete the FineTuneJob and apply it again, corrected: the service continues after its success. Or name another "
     "FineTuneJob.",
 )
+CHILD_HIDDEN = Reason(
+    "ChildHidden",
+    None,
+    "A policy or webhook changes a label by which Hone finds the objects that it makes.",
+    "Exclude objects with the label app.kubernetes.io/managed-by=hone from the policy or webhook that sets it, and "
+    "delete the object that the message names, which Hone then makes again.",
+)
 CHILD_REFUSED = Reason(
     "ChildRefused",
     None,
     "The API server, a policy or an admission webhook refuses an object that Hone makes.",
     "Allow it in the policy, webhook, quota or role that the message names; Hone tries again with growing pauses.",
+)
+CHILD_INVALID = Reason(
+    "ChildInvalid",
+    None,
+    "Kubernetes refuses an object that Hone makes as invalid: a field of the spec has a value that it does not take.",
+    "Correct the field of spec.pod or spec.resources that the message names; Hone tries again when the object changes.",
 )
 CHILD_CONTESTED = Reason(
     "ChildContested",
@@ -348,11 +332,23 @@ API_FAILING = Reason(
     "If the message names a webhook, repair the service behind it or remove its configuration (`kubectl get "
     "validatingwebhookconfigurations,mutatingwebhookconfigurations`); Hone tries again with growing pauses.",
 )
+OPERATOR_ERROR = Reason(
+    "OperatorError",
+    None,
+    "Hone's operator fails on this object with an error that nobody foresaw; its children stay as they are.",
+    "Report it with the traceback in the operator's log. If it came with a change of the object, undo that change.",
+)
 CLAIM_NOT_SHARED = Reason(
     "ClaimNotShared",
     None,
     "A claim that every engine mounts can't be mounted on several nodes.",
     "Use a claim with accessModes [ReadWriteMany] or [ReadOnlyMany], or set spec.replicas: 1.",
+)
+DEPLOYMENT_PAUSED = Reason(
+    "DeploymentPaused",
+    None,
+    "Somebody has paused the Deployment of the engines, and a change of the service waits for it.",
+    "Run `kubectl rollout resume deployment/NAME`.",
 )
 LOAD_NOT_SERVED = Reason(
     "LoadNotServed",

@@ -34,10 +34,8 @@ class StatusServer:
 
     def __init__(self, listener: socket.socket, answer: Callable[[str], Answer]) -> None:
         """Start to serve. `answer` gets the path without its query, is called in the thread, and returns soon."""
-        self._answer = answer
-        self._connections: dict[asyncio.Task[None], None] = {}
+        self._server = LoopServer(answer)
         self._loop = asyncio.new_event_loop()
-        listener.setblocking(False)
         self._listener = listener
         self._stopped = asyncio.Event()
         self._thread = Thread(target=self._loop.run_until_complete, args=(self._serve(),), name="http", daemon=True)
@@ -55,9 +53,28 @@ class StatusServer:
         self._loop.close()
 
     async def _serve(self) -> None:
-        server = await asyncio.start_server(self._attend, sock=self._listener, limit=LONGEST_REQUEST)
+        await self._server.start(self._listener)
         await self._stopped.wait()
-        server.close()
+        await self._server.close()
+
+
+class LoopServer:
+    """The same server in the event loop of its caller: it answers only while that loop is not held up."""
+
+    def __init__(self, answer: Callable[[str], Answer]) -> None:
+        self._answer = answer
+        self._connections: dict[asyncio.Task[None], None] = {}
+        self._server: asyncio.Server | None = None
+
+    async def start(self, listener: socket.socket) -> None:
+        """Serve from a listening socket."""
+        listener.setblocking(False)
+        self._server = await asyncio.start_server(self._attend, sock=listener, limit=LONGEST_REQUEST)
+
+    async def close(self) -> None:
+        """Stop listening and close all connections."""
+        if self._server:
+            self._server.close()
         for task in list(self._connections):
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)

@@ -6,11 +6,13 @@ defaults, then the CEL rules. Rules on changes (`oldSelf`) need the object befor
 
 import difflib
 import json
+import re
 from collections.abc import Iterator
 from decimal import Decimal
 from functools import cache
 from typing import Any, NamedTuple
 
+from hone_api.cel import holds
 from hone_api.common import API_VERSION
 from hone_api.crd import KINDS, Schema, schema, with_defaults
 
@@ -168,8 +170,14 @@ def _text(path: str, value: str, of: Schema) -> Iterator[_Problem]:
         yield _Problem(f"{path}: Too long: may not be more than {of['maxLength']} bytes", hides_rules=True)
     elif len(value) < of.get("minLength", 0):
         yield _invalid(path, value, f"should be at least {of['minLength']} chars long")
-    elif "pattern" in of and value != of["pattern"].strip("^$"):
+    elif "pattern" in of and not _pattern(of["pattern"]).fullmatch(value):
         yield _invalid(path, value, f"should match '{of['pattern']}'")
+
+
+@cache
+def _pattern(anchored: str) -> re.Pattern[str]:
+    """Return a pattern of a schema, which begins with ^ and ends with $, for `fullmatch`."""
+    return re.compile(f"(?:{anchored.removeprefix('^').removesuffix('$')})", re.ASCII)
 
 
 def _number(path: str, value: float, of: Schema) -> Iterator[_Problem]:
@@ -209,9 +217,14 @@ def _too_many(path: str, found: int, most: int | None) -> Iterator[_Problem]:
 
 def _duplicates(path: str, value: Any, of: Schema) -> Iterator[_Problem]:
     if isinstance(value, dict):
+        values = of.get("additionalProperties", {})
         for name, item in value.items():
-            yield from _duplicates(f"{path}.{name}".lstrip("."), item, of.get("properties", {}).get(name, {}))
-    elif isinstance(value, list) and "x-kubernetes-list-type" in of:
+            yield from _duplicates(f"{path}.{name}".lstrip("."), item, of.get("properties", {}).get(name, values))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _duplicates(f"{path}[{index}]", item, of.get("items", {}))
+        if of.get("x-kubernetes-list-type", "atomic") == "atomic":
+            return
         keys = value
         if names := of.get("x-kubernetes-list-map-keys"):
             for index, item in enumerate(value):
@@ -227,7 +240,7 @@ def _duplicates(path: str, value: Any, of: Schema) -> Iterator[_Problem]:
 
 def _rules(path: str, value: Any, of: Schema) -> Iterator[_Problem]:
     for rule in of.get("x-kubernetes-validations", []):
-        if "oldSelf" not in rule["rule"] and not _holds(rule["rule"], value):
+        if "oldSelf" not in rule["rule"] and not holds(rule["rule"], value):
             shown = "" if of.get("type") in ("object", "array") else f" {_shown(value)}:"
             field = f"{path}{rule.get('fieldPath', '')}".lstrip(".")
             yield _Problem(f"{field}: Invalid value:{shown} {rule['message']}")
@@ -241,29 +254,6 @@ def _rules(path: str, value: Any, of: Schema) -> Iterator[_Problem]:
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from _rules(f"{path}[{index}]", item, of.get("items", {}))
-
-
-def _holds(rule: str, value: Any) -> bool:
-    from celpy.adapter import json_to_cel
-    from celpy.evaluation import CELEvalError
-
-    try:
-        return bool(_program(rule).evaluate({"self": json_to_cel(value)}))
-    except (CELEvalError, ValueError):  # also the API server refuses what a rule can't be evaluated on
-        return False
-
-
-@cache
-def _program(rule: str) -> Any:
-    environment = _environment()
-    return environment.program(environment.compile(rule))
-
-
-@cache
-def _environment() -> Any:
-    import celpy
-
-    return celpy.Environment()
 
 
 def _invalid(path: str, value: Any, why: str) -> _Problem:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from hone_operator.conditions import timestamp
 from hone_operator.plan import Patch
 from hone_operator.podspec import POD_API_KEY, Volumes, container_security
+from hone_operator.podstate import has_lasted, read_time
 from hone_operator.resolve import Resolved
 from hone_operator.resources import PODS, Object
 
@@ -111,7 +112,8 @@ def nudges(pods: list[Object], answers: dict[str, Any], revision: str, now: date
         if told is None or told.revision == revision or metadata.get("deletionTimestamp"):
             continue
         nudged, _, at = (metadata.get("annotations") or {}).get(ANNOTATION, "").partition(" ")
-        if nudged == revision and now - datetime.fromisoformat(at) < NUDGE_AGAIN:
+        moment = read_time(at)
+        if nudged == revision and moment and not has_lasted(moment, NUDGE_AGAIN, now):
             continue
         annotations = {ANNOTATION: f"{revision} {timestamp(now)}"}
         found.append(Patch(PODS, metadata["name"], {"metadata": {"annotations": annotations}}))

@@ -12,8 +12,8 @@ from aiohttp.abc import AbstractStreamWriter
 from kubernetes.aio import client, config
 from kubernetes.aio.client.rest import RESTClientObject
 
-from hone_operator import deepjson
-from hone_operator.listpages import Listing, ListPage
+from hone_operator import deepjson, texts
+from hone_operator.listpages import Listing, ListPage, is_object, is_version
 from hone_operator.metrics import Metrics
 from hone_operator.resources import Object, Resource
 
@@ -21,10 +21,14 @@ logger = logging.getLogger(__name__)
 
 FIELD_MANAGER = "hone"
 TIMEOUT_SECONDS, CONNECT_SECONDS = 30.0, 5.0
+WRITE_SECONDS = 65.0
+"""For a write: an API server ends a request after 60 seconds, and says so (--request-timeout)."""
 CONNECTIONS = 64
 """Watches keep some of them for themselves."""
 PAGE, LARGEST_PAGE = 100, 4 << 20
 """Objects, and bytes, of a list at a time. A page with more bytes is asked for again with fewer objects."""
+LARGEST_ANSWER = 16 << 20
+"""Bytes of any other answer, and of one event of a watch. etcd keeps objects of at most 1.5 MiB."""
 WATCH_SECONDS = (300, 600)
 """How long a watch lasts, by chance, so that not all end together."""
 SILENCE_SECONDS = 90.0
@@ -32,6 +36,8 @@ SILENCE_SECONDS = 90.0
 STRICT = {"fieldValidation": "Strict"}
 """A field that the API server does not know is refused, and not dropped with a warning."""
 WARNINGS_KEPT = 1000
+LONGEST_PAUSE_SECONDS = 600.0
+"""However long the API server, or what answers in its place, asks to be left alone."""
 
 
 class ApiError(Exception):
@@ -41,10 +47,12 @@ class ApiError(Exception):
     """
 
     def __init__(self, status: int, message: str, retry_after: float = 0.0) -> None:
-        super().__init__(f"{status}: {message}")
+        # What the API server objects to may come after megabytes of what a user wrote.
+        self._names_uid = "uid mismatch" in message if status == 409 else "metadata.uid" in message
         self.status = status
-        self.message = message
+        self.message = texts.cut(message)
         self.retry_after = retry_after
+        super().__init__(f"{status}: {self.message}")
 
     @property
     def is_refusal(self) -> bool:
@@ -52,16 +60,29 @@ class ApiError(Exception):
         return self.status in (400, 403, 404, 405, 413, 422)
 
     @property
+    def is_of_spec(self) -> bool:
+        """Whether it is the object that is refused: not for a quota, which counts what is to be removed yet.
+
+        Nor for a webhook that knows no dry run, which answers 400.
+        """
+        return self.status in (403, 413, 422) and "quota" not in self.message and not self.is_farewell
+
+    @property
     def is_of_another(self) -> bool:
         """Whether an object with another uid has the name now, or none has."""
-        return (self.status == 409 and "uid mismatch" in self.message) or (
-            self.status == 422 and "metadata.uid" in self.message
-        )
+        return self.status in (409, 422) and self._names_uid
 
     @property
     def is_farewell(self) -> bool:
         """Whether the namespace is being deleted, and the object with it."""
         return self.status == 403 and "it is being terminated" in self.message
+
+
+class UnusableAnswer(ApiError):
+    """Something between here and the API server answered in its place, such as a balancer by a page of HTML."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(status, f"the answer is not of the Kubernetes API: {why}")
 
 
 class _TooLarge(Exception):
@@ -110,7 +131,11 @@ class Api:
             if error.status == 404:
                 return False
             raise
-        return {resource.plural for resource in resources} <= {found["name"] for found in known["resources"]}
+        try:
+            names = {found["name"] for found in known["resources"]}
+        except (KeyError, TypeError) as error:
+            raise UnusableAnswer(200, f"{error!r} in the list of kinds") from error
+        return {resource.plural for resource in resources} <= names
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
         """The object, or None where there is none."""
@@ -127,6 +152,16 @@ class Api:
         return await self._one(
             "POST", resource.plural, resource.path(namespace), body, params={"fieldManager": FIELD_MANAGER, **STRICT}
         )
+
+    async def try_create(self, resource: Resource, body: Object) -> None:
+        """Have the API server check an object that is to take the place of another one of its name; nothing is made.
+
+        Raises ApiError when it refuses.
+        """
+        metadata = {name: value for name, value in body["metadata"].items() if name != "name"}
+        tried = body | {"metadata": metadata | {"generateName": f"{body['metadata']['name']}-"}}
+        params = {"fieldManager": FIELD_MANAGER, "dryRun": "All", **STRICT}
+        await self._request("POST", resource.plural, resource.path(metadata["namespace"]), tried, params=params)
 
     async def apply(self, resource: Resource, body: Object) -> Object:
         """Server-side apply, taking over fields that others set."""
@@ -162,7 +197,7 @@ class Api:
 
     def items(self, resource: Resource, namespace: str, **selectors: str) -> Listing:
         """All objects that `labelSelector` and `fieldSelector` choose, one by one."""
-        return Listing(self._pages(resource, namespace, selectors))
+        return Listing(self._pages(resource, namespace, selectors), lambda why: UnusableAnswer(200, why))
 
     async def _pages(self, resource: Resource, namespace: str, selectors: dict[str, str]) -> AsyncIterator[ListPage]:
         params, limit = dict(selectors), PAGE
@@ -195,12 +230,17 @@ class Api:
             async with self._session.get(path, params=params, headers=await self._headers(), timeout=timeout) as stream:
                 code = str(stream.status)
                 if stream.status >= 400:
-                    raise ApiError(stream.status, _message(await stream.read()), _retry_after(stream.headers))
+                    answer = await _read(stream, LARGEST_ANSWER)
+                    raise ApiError(stream.status, _message(answer), _retry_after(stream.headers))
                 rest = b""
                 async for data in stream.content.iter_any():
                     *lines, rest = (rest + data).split(b"\n")
+                    if len(rest) > LARGEST_ANSWER:
+                        raise _TooLarge
                     for line in lines:
-                        yield deepjson.loads(line)
+                        yield _read_event(stream.status, line)
+        except _TooLarge as error:
+            raise UnusableAnswer(200, f"an event or error has more than {LARGEST_ANSWER} bytes") from error
         finally:
             self._metrics.requests.labels(code, "GET", resource.plural).inc()
 
@@ -213,11 +253,18 @@ class Api:
         return found
 
     async def _one(self, method: str, plural: str, path: str, body: Object | None = None, **options: Any) -> Object:
-        answer: Object = await self._request(method, plural, path, body, **options)
-        return answer
+        answer = await self._request(method, plural, path, body, **options)
+        if not is_object(answer):
+            raise UnusableAnswer(200, f"{method} {path} gives no object")
+        found: Object = answer
+        return found
 
     async def _request(self, method: str, plural: str, path: str, body: Object | None = None, **options: Any) -> Any:
-        return deepjson.loads(await self._fetch(method, plural, path, body, **options))
+        answer = await self._fetch(method, plural, path, body, **options)
+        try:
+            return deepjson.loads(answer)
+        except ValueError as error:
+            raise UnusableAnswer(200, _quote(answer)) from error
 
     async def _fetch(
         self,
@@ -230,7 +277,7 @@ class Api:
         content_type: str = "application/json",
         largest: int | None = None,
     ) -> bytes:
-        """The answer's bytes. Raises _TooLarge where these are more than `largest`."""
+        """The answer's bytes. Raises _TooLarge where these are more than `largest`, UnusableAnswer without it."""
         headers = {**await self._headers(), "Content-Type": content_type}
         data = json.dumps(body, separators=(",", ":")).encode() if body is not None else None
         timeout = aiohttp.ClientTimeout(total=self._seconds_for(method), sock_connect=CONNECT_SECONDS)
@@ -240,12 +287,16 @@ class Api:
             async with self._session.request(
                 method, path, params=params, data=payload, headers=headers, timeout=timeout
             ) as response:
-                answer = await _read(response, largest)
+                answer = await _read(response, LARGEST_ANSWER if largest is None else largest)
                 code = str(response.status)
                 self._warn(method, path, response.headers.getall("Warning", []))
                 if response.status >= 400:
                     raise ApiError(response.status, _message(answer), _retry_after(response.headers))
                 return answer
+        except _TooLarge as error:
+            if largest is not None:
+                raise
+            raise UnusableAnswer(200, f"{method} {path} gives more than {LARGEST_ANSWER} bytes") from error
         finally:
             self._metrics.requests.labels(code, method, plural).inc()
 
@@ -265,13 +316,16 @@ class Api:
         return {"Accept": "application/json", **({"Authorization": token} if token else {})}
 
     def _seconds_for(self, method: str) -> float:
-        """How long a request may last. Raises NotLeading when it must not begin."""
-        if method == "GET" or self._fence is None:
+        """How long a request may last. Raises NotLeading when it must not begin.
+
+        A write waits for admission webhooks, one after another. To end it here earlier would end nothing in the API
+        server; a process that loses the Lease ends, and what comes late is bound to a uid or to a name that is free.
+        """
+        if method == "GET":
             return TIMEOUT_SECONDS
-        left = self._fence()
-        if left <= 0:
+        if self._fence is not None and self._fence() <= 0:
             raise NotLeading("this replica no longer holds the Lease")
-        return min(TIMEOUT_SECONDS, left)
+        return WRITE_SECONDS
 
 
 class _Payload(aiohttp.BytesPayload):
@@ -295,9 +349,7 @@ def _warning_text(header: str) -> str:
     return text.rpartition('"')[0].replace('\\"', '"') if quote else header
 
 
-async def _read(response: aiohttp.ClientResponse, largest: int | None) -> bytes:
-    if largest is None:
-        return await response.read()
+async def _read(response: aiohttp.ClientResponse, largest: int) -> bytes:
     data = bytearray()
     async for piece in response.content.iter_any():
         data += piece
@@ -309,11 +361,32 @@ async def _read(response: aiohttp.ClientResponse, largest: int | None) -> bytes:
 def _retry_after(headers: Mapping[str, str]) -> float:
     """Seconds; the API server sends no dates."""
     value = headers.get("Retry-After", "")
-    return float(value) if value.isdecimal() else 0.0
+    return min(float(value), LONGEST_PAUSE_SECONDS) if value.isdecimal() else 0.0
 
 
 def _message(answer: bytes) -> str:
     try:
         return str(deepjson.loads(answer)["message"])
     except (ValueError, KeyError, TypeError):
-        return answer.decode(errors="replace").strip()[:500]
+        return _quote(answer)
+
+
+def _quote(answer: bytes) -> str:
+    """Return the beginning of what is no JSON, for a message."""
+    return answer[:2000].decode(errors="replace").strip()[:500]
+
+
+def _read_event(status: int, line: bytes) -> Object:
+    """Return an event of a watch, with an object that has a version. Raises UnusableAnswer."""
+    try:
+        event: Object = deepjson.loads(line)
+        kind, body = event["type"], event["object"]
+        is_usable = isinstance(body, dict) and (
+            kind == "ERROR"
+            or ((kind == "BOOKMARK" or is_object(body)) and is_version(body["metadata"]["resourceVersion"]))
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise UnusableAnswer(status, _quote(line)) from error
+    if not is_usable:
+        raise UnusableAnswer(status, _quote(line))
+    return event

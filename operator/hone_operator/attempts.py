@@ -50,9 +50,11 @@ def _advance(attempt: Object, ended: Object | None, now: datetime) -> int:
     """Note what is new of an attempt. Returns the seconds that were not counted yet."""
     if "endTime" in attempt:
         return 0
-    until = podstate.parse_time(ended["finishedAt"]) if ended and ended.get("finishedAt") else now
-    seconds = max(0, int((until - podstate.parse_time(attempt["startTime"])).total_seconds()))
-    more = max(0, seconds - int(attempt["seconds"]))
+    since, counted = podstate.read_time(attempt["startTime"]), int(attempt["seconds"])
+    until = (podstate.read_time(ended.get("finishedAt")) if ended else None) or now
+    seconds = max(0, int((until - since).total_seconds())) if since else counted
+    # The start is by the clock of the node; the end is as well, so that what was counted too much is taken back.
+    more = seconds - counted if ended and ended.get("finishedAt") else max(0, seconds - counted)
     if ended:
         attempt["endTime"] = ended.get("finishedAt") or attempt["startTime"]
         attempt["exitCode"] = ended["exitCode"]

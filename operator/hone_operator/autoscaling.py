@@ -52,7 +52,9 @@ def tell(observed: Object | None, conditions: Conditions) -> None:
     if active is None:
         conditions.set(CONDITION, False, "NotLookedYet", "The HorizontalPodAutoscaler has not looked at the load yet.")
     elif active["status"] == "True":
-        conditions.set(CONDITION, True, active["reason"], active["message"])
+        conditions.set(
+            CONDITION, True, active.get("reason") or CONDITION, active.get("message") or "The load is known."
+        )
     else:
-        error = HoneError(LOAD_NOT_SERVED, active["message"])
+        error = HoneError(LOAD_NOT_SERVED, active.get("message") or "The HorizontalPodAutoscaler knows no load")
         conditions.set(CONDITION, False, error.reason.name, error.sentence())

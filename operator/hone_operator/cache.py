@@ -13,19 +13,26 @@ from typing import NamedTuple
 from hone_operator import sizes
 from hone_operator.ownership import owner_key
 from hone_operator.resources import (
+    CHILDREN,
     CLAIMS,
+    CONFIGMAPS,
     FINETUNEJOBS,
     JOBS,
+    OWNERS,
     PODS,
     Key,
     Object,
     Resource,
     is_terminal,
 )
+from hone_operator.retention import PARTIAL, PodBudget, is_complete, is_made, reduce
+from hone_operator.texts import cut_all
 
 REMEMBERED_SECONDS = 600.0
 """An answer comes at most as late as a request may take; a list of many pages takes longer."""
 MOST_REMEMBERED = 100_000
+LARGEST_CLAIM = 4 << 10
+"""Bytes of a packed claim; usual ones have a tenth of it."""
 
 _Id = tuple[Resource, str]
 
@@ -41,7 +48,8 @@ class _Packed(NamedTuple):
 class Cache:
     """The newest known version of each object, and which children each owner has.
 
-    Of a finished FineTuneJob's children only its Jobs' metadata and the pods that have not ended are kept.
+    Of a finished FineTuneJob's children only its Jobs' metadata and the pods that have not ended are kept, and of what
+    has no owner, who it is: see retention.py.
     """
 
     def __init__(self) -> None:
@@ -50,6 +58,9 @@ class Cache:
         self._finished: set[Key] = set()
         # By uid: the version of the deletion, and until when it is remembered.
         self._deleted: dict[str, tuple[float, float]] = {}
+        self._listed: dict[tuple[Resource, str], int] = {}
+        self._lacking: set[Key] = set()
+        self._pods = PodBudget()
 
     def put(self, resource: Resource, body: Object) -> bool:
         """Keep the object unless a newer version, or its deletion, is known. Returns whether it was news.
@@ -66,12 +77,16 @@ class Cache:
             known_version, known_uid = _identity(known)
             if known_uid != uid:  # the older of the two is gone, though an answer about it can still come
                 self._remember(uid if known_version >= version else known_uid, max(known_version, version))
-            if known_version >= version:
+            if known_version > version or (known_version == version and not self._is_more(resource, known, body)):
                 return False
         metadata.pop("managedFields", None)
         body.setdefault("apiVersion", resource.api_version)
         body.setdefault("kind", resource.kind)
+        if resource in CHILDREN:  # an owner's status is Hone's own
+            cut_all(body.get("status") or {})
         body = sizes.bound(body)
+        if resource == PODS and sizes.OVERSIZED in body:
+            body["spec"] = {"containers": []}
         if known is not None:
             self._forget(resource, namespace, name)
         kept = self._keep(resource, body)
@@ -93,11 +108,22 @@ class Cache:
         if known is None or _identity(known)[1] != metadata["uid"]:
             return
         self._forget(resource, namespace, name)
-        if resource == FINETUNEJOBS:
-            self._finished.discard(Key(resource, namespace, name))
+        if resource in OWNERS:
+            key = Key(resource, namespace, name)
+            self._finished.discard(key)
+            self._keep_again(key)
+
+    def lacks_pods(self, owner: Key) -> bool:
+        """Whether pods of this owner came before it, so that little is known of them."""
+        return owner in self._lacking
+
+    def has_pods(self, owner: Key) -> None:
+        """Note that the pods of this owner have been read."""
+        self._lacking.discard(owner)
 
     def keep_only(self, resource: Resource, namespace: str, uids: set[str], version: int) -> list[Object]:
         """Forget what a list at `version` did not have. Returns what is gone."""
+        self._listed[resource, namespace] = version
         gone = []
         for space, objects in self._spaces(resource, namespace).items():
             for name, found in objects.items():
@@ -109,6 +135,15 @@ class Cache:
             self.remove(resource, body)
             self._remember(body["metadata"]["uid"], version)
         return bodies
+
+    def may_be_gone(self, resource: Resource, body: Object) -> bool:
+        """Return whether the answer to a write is older than the last list, whose watch tells of no deletion before."""
+        listed = max(self._listed.get((resource, space), -1) for space in ("", body["metadata"].get("namespace", "")))
+        return int(body["metadata"]["resourceVersion"]) <= listed
+
+    def is_newer_than(self, resource: Resource, namespace: str, version: int) -> bool:
+        """Return whether an earlier list had a later version, as it has when etcd was restored from a snapshot."""
+        return self._listed.get((resource, namespace), -1) > version
 
     def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
         known = self._known(resource, namespace, name)
@@ -162,6 +197,15 @@ class Cache:
         kept = _worth_keeping(resource, body, owner_is_finished=owner in self._finished)
         if kept is None:
             return False
+        if isinstance(kept, dict) and resource in CHILDREN:
+            if not (owner and self.has(owner) and is_made(resource, body)):
+                kept = reduce(body)
+                if owner and resource == PODS:
+                    self._lacking.add(owner)
+            elif resource == PODS and is_complete(body):
+                kept = self._pods.admit(body)
+            elif resource == CONFIGMAPS:
+                kept = _packed(body)
         self._objects[resource][metadata.get("namespace", "")][metadata["name"]] = kept
         if owner:
             self._children[owner].add((resource, metadata["name"]))
@@ -170,31 +214,47 @@ class Cache:
     def _forget(self, resource: Resource, namespace: str, name: str) -> None:
         of_namespace = self._objects[resource][namespace]
         known = _unpacked(of_namespace.pop(name))
+        if resource == PODS:
+            self._pods.release(namespace, name)
         if not of_namespace:
             del self._objects[resource][namespace]
         if owner := owner_key(resource, known):
             self._children[owner].discard((resource, name))
             if not self._children[owner]:
                 del self._children[owner]
+                self._lacking.discard(owner)
+
+    def _is_more(self, resource: Resource, known: Object | _Packed, body: Object) -> bool:
+        """Whether more of the same version would be kept now than is, since its owner is there."""
+        owner = owner_key(resource, body)
+        return not is_complete(_unpacked(known)) and owner is not None and self.has(owner)
 
     def _note_end(self, key: Key, body: Object) -> None:
         if not is_terminal(body):
             self._finished.discard(key)
         elif key not in self._finished:
             self._finished.add(key)
-            for resource, name in list(self._children.get(key, ())):
-                child = _unpacked(self._objects[resource][key.namespace][name])
-                self._forget(resource, key.namespace, name)
-                self._keep(resource, child)
+            self._keep_again(key)
+
+    def _keep_again(self, key: Key) -> None:
+        """Keep of an owner's children what is worth it now."""
+        for resource, name in list(self._children.get(key, ())):
+            child = _unpacked(self._objects[resource][key.namespace][name])
+            self._forget(resource, key.namespace, name)
+            self._keep(resource, child)
 
 
 def _worth_keeping(resource: Resource, body: Object, *, owner_is_finished: bool) -> Object | _Packed | None:
-    if resource == CLAIMS or (resource == FINETUNEJOBS and is_terminal(body)):
+    if resource == FINETUNEJOBS and is_terminal(body):
         return _packed(body)
+    if resource == CLAIMS:  # they outlive their owners, and services use them then
+        packed = _packed(body)
+        return packed if len(packed.data) <= LARGEST_CLAIM else _packed(reduce(body))
     if not owner_is_finished:
         return body
     if resource == JOBS:
-        return _packed({part: body[part] for part in ("apiVersion", "kind", "metadata")})
+        parts = ("apiVersion", "kind", "metadata", PARTIAL)
+        return _packed({part: body[part] for part in parts if part in body})
     has_ended = (body.get("status") or {}).get("phase") in ("Succeeded", "Failed")
     return None if resource != PODS or has_ended else body
 

@@ -6,9 +6,7 @@ from hone_api.reasons import CATALOGUE
 
 from hone_operator.plan import Event
 from hone_operator.resources import Object
-
-LONGEST_MESSAGE = 1024
-"""Bytes that the API server takes in an Event's message."""
+from hone_operator.texts import LONGEST_CONDITION, LONGEST_EVENT, cut
 
 
 def timestamp(moment: datetime) -> str:
@@ -36,7 +34,7 @@ class Conditions:
             "type": type_,
             "status": word,
             "reason": reason,
-            "message": message,
+            "message": cut(message, LONGEST_CONDITION),
             "lastTransitionTime": since,
             **({"observedGeneration": self._generation} if self._generation is not None else {}),
         }
@@ -80,7 +78,7 @@ class Conditions:
             if before and (before["status"], before["reason"]) == (after["status"], after["reason"]):
                 continue
             kind = "Warning" if after["reason"] in CATALOGUE else "Normal"
-            event = Event(kind, after["reason"], after["message"][:LONGEST_MESSAGE])
+            event = Event(kind, after["reason"], cut(after["message"], LONGEST_EVENT))
             if event not in found:
                 found.append(event)
         return found

@@ -1,8 +1,8 @@
 """Which children are written again and again, because somebody else changes or deletes them each time.
 
 A repair is free a few times. After that the pause before the next one doubles, up to a limit at which it stays, so that
-two writers never make the cluster roll out without end. A time without a write begins the count again, and so does a
-change of the owner's spec.
+two writers never make the cluster roll out without end. A time without a write begins the count again, and so does
+another spec of the owner, or another owner of the same name.
 """
 
 from collections import deque
@@ -15,15 +15,19 @@ FREE_WRITES = 5
 WINDOW_SECONDS = 600.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 5.0, 300.0
 
+INSTALLATION = "hone.dev/operator"
+"""Annotation of a child: which installation of Hone wrote it last."""
+
 Child = tuple[str, str]
 """Kind and name."""
+Spec = tuple[str, int]
+"""Uid and generation of the owner."""
 
 
 @dataclass
 class Contest:
     """The latest writes of one child. `pause`: seconds after the last one; 0 as long as there were not too many."""
 
-    generation: int
     writes: deque[float] = field(default_factory=lambda: deque(maxlen=FREE_WRITES + 1))
     pause: float = 0.0
     manager: str | None = None
@@ -43,13 +47,17 @@ class Contests:
 
     def __init__(self) -> None:
         self._of: dict[Key, dict[Child, Contest]] = {}
+        self._specs: dict[Key, Spec] = {}
 
-    def note(self, key: Key, child: Child, generation: int, now: float) -> bool:
+    def begin(self, key: Key, spec: Spec) -> None:
+        """Begin a pass: what was counted for another spec, or for another object of this name, no longer counts."""
+        if self._specs.get(key) != spec:
+            self._of.pop(key, None)
+            self._specs[key] = spec
+
+    def note(self, key: Key, child: Child, now: float) -> bool:
         """Count a write that changed the child. Return whether there were too many."""
-        known = self._of.setdefault(key, {})
-        contest = known.get(child)
-        if contest is None or contest.generation != generation:
-            contest = known[child] = Contest(generation)
+        contest = self._of.setdefault(key, {}).setdefault(child, Contest())
         was_open = contest.is_open(now)
         contest.writes.append(now)
         if not was_open and (len(contest.writes) <= FREE_WRITES or contest.writes[0] < now - WINDOW_SECONDS):
@@ -86,11 +94,19 @@ class Contests:
     def forget(self, key: Key) -> None:
         """Forget the children of an object that is gone."""
         self._of.pop(key, None)
+        self._specs.pop(key, None)
 
 
-def contender(found: Object | None) -> str | None:
-    """Return who else wrote the child last: the newest field manager that is not Hone's and wrote more than status."""
-    managers = ((found or {}).get("metadata") or {}).get("managedFields") or []
-    others = [each for each in managers if each.get("manager") != FIELD_MANAGER and not each.get("subresource")]
+def contender(found: Object | None, installation: str = "") -> str | None:
+    """Return who else wrote the child: another Hone, or else the newest other field manager of more than the status."""
+    metadata = (found or {}).get("metadata") or {}
+    written_by = (metadata.get("annotations") or {}).get(INSTALLATION)
+    if written_by and installation and written_by != installation:
+        return f"another Hone operator, whose Lease is {written_by}"
+    others = [
+        each
+        for each in metadata.get("managedFields") or []
+        if each.get("manager") != FIELD_MANAGER and not each.get("subresource")
+    ]
     newest = max(others, key=lambda each: str(each.get("time") or ""), default=None)
-    return str(newest["manager"]) if newest and newest.get("manager") else None
+    return f"{newest['manager']!r} (its field manager)" if newest and newest.get("manager") else None

@@ -3,16 +3,18 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import aiohttp
-from hone_api.reasons import API_FAILING, HoneError
+from hone_api.reasons import API_FAILING, OPERATOR_ERROR, HoneError
 
 from hone_operator import finetunejob, inferenceservice, logs, stages
 from hone_operator.api import Api, ApiError, NotLeading
 from hone_operator.cache import Cache
-from hone_operator.conditions import LONGEST_MESSAGE, timestamp
+from hone_operator.conditions import timestamp
 from hone_operator.coverage import Coverage
+from hone_operator.dependents import named_jobs
 from hone_operator.execution import Executor, refresh
 from hone_operator.health import why_stuck
 from hone_operator.jobview import ObservedFineTuneJob
@@ -36,7 +38,8 @@ from hone_operator.resources import (
     merge_patch,
 )
 from hone_operator.serviceview import ObservedInferenceService
-from hone_operator.troubles import TRIES, Troubles, describe, troubles_alone, unread
+from hone_operator.texts import LONGEST_EVENT, cut
+from hone_operator.troubles import TRIES, Trouble, Troubles, describe, hidden, troubles_alone, unread
 from hone_operator.workqueue import WorkQueue
 
 WORKERS = 8
@@ -68,6 +71,7 @@ class Controller:
         self.observer = Observer(api, self.cache, self.poller, images)
         self.executor = Executor(api, self.cache, self.observer.upgrading)
         self._unwritten = Troubles()
+        self.on_past: Callable[[str], None] = logger.error
         self.synced = asyncio.Event()
         self.coverage = Coverage(namespaces)
         metrics.watch_coverage(self.coverage.unreadable)
@@ -100,8 +104,9 @@ class Controller:
                     logger.warning("%s; again in %.1f s", error, self.queue.retry(key, error.retry_after))
                 except (aiohttp.ClientError, TimeoutError, NotLeading) as error:
                     logger.warning("%r; again in %.1f s", error, self.queue.retry(key))
-                except Exception:
+                except Exception as error:
                     logger.exception("again in %.1f s", self.queue.retry(key))
+                    await self._report_error(key, error)
                 finally:
                     self.queue.done(key)
             self._metrics.reconciles.labels(controller, result).inc()
@@ -118,6 +123,7 @@ class Controller:
         if owner is None:
             self.queue.forget(key)
             self.executor.forget(key)
+            self.observer.forget(key)
             self._unwritten.forget(key)
             self.poller.want(key, {})
             return "success"
@@ -129,9 +135,11 @@ class Controller:
         if not self.queue.wants_whole(key) and await self._tell_progress(key, owner, now):
             return "success"
         observed = await self._observe(key, owner, now)
+        observed.troubles = hidden(observed.found, owner)
         plan = decide(observed, now)
         actions = [bind(action, observed.found) for action in plan.actions]
-        outcome = await self.executor.carry_out(key, owner["metadata"].get("generation") or 0, actions)
+        spec = owner["metadata"]["uid"], owner["metadata"].get("generation") or 0
+        outcome = await self.executor.carry_out(key, spec, actions)
         if outcome.is_farewell:
             return "success"
         if outcome.has_news and not outcome.error and not outcome.troubles:
@@ -140,7 +148,7 @@ class Controller:
             return "requeue"
         self.poller.want(key, plan.poll)
         if outcome.troubles:
-            observed.troubles = outcome.troubles
+            observed.troubles += outcome.troubles
             plan = decide(observed, now)
         await self._write_status(key, owner, plan)
         if outcome.error:
@@ -150,6 +158,14 @@ class Controller:
             return "success"
         self.queue.add_after(key, min(waits))
         return "requeue_after"
+
+    async def _report_error(self, key: Key, error: Exception) -> None:
+        """Report a fault of the operator's own to the object, as far as that succeeds."""
+        owner = self.cache.get(key.resource, key.namespace, key.name)
+        if owner is not None:
+            found = Trouble(HoneError(OPERATOR_ERROR, f"The operator fails: {error!r:.300}"))
+            with suppress(ApiError, aiohttp.ClientError, TimeoutError, NotLeading):
+                await self._write_status(key, owner, troubles_alone(owner, datetime.now(UTC), [found]))
 
     async def _observe(self, key: Key, owner: Object, now: datetime) -> Observed:
         """Read what the plan is made from. A failure that lasts is reported to the object."""
@@ -199,7 +215,7 @@ class Controller:
         counted = self._unwritten.count(key, [STATUS])[STATUS]
         if counted == (1 if error.is_refusal else TRIES) and not error.is_farewell:
             words = HoneError(API_FAILING, f"The status can't be written: {describe(error)}").sentence()
-            await self._emit(key, owner, Event("Warning", API_FAILING.name, words[:LONGEST_MESSAGE]))
+            await self._emit(key, owner, Event("Warning", API_FAILING.name, words))
 
     async def _patch_status(self, key: Key, owner: Object, changes: Object) -> bool:
         """Returns whether the status was written. `owner`: as it was when the changes were decided.
@@ -242,7 +258,7 @@ class Controller:
             },
             "type": event.type,
             "reason": event.reason,
-            "message": event.message,
+            "message": cut(event.message, LONGEST_EVENT),
             "source": {"component": "hone-operator"},
             "firstTimestamp": timestamp(now),
             "lastTimestamp": timestamp(now),
@@ -287,6 +303,8 @@ class Controller:
 
     def listed(self, resource: Resource, namespace: str, uids: set[str], version: int) -> None:
         """A list is complete: what it did not have is gone, though no watch told of it."""
+        if self.cache.is_newer_than(resource, namespace, version):
+            self.on_past(f"{resource.plural} are older than before: the cluster was restored from a backup")
         for body in self.cache.keep_only(resource, namespace, uids, version):
             self._left(resource, body)
         if self.coverage.listed(resource, namespace) and self._tasks:
@@ -369,16 +387,3 @@ def asked(owner: Object) -> Object:
     """What of an object others decide: all but the status."""
     metadata = {name: value for name, value in owner["metadata"].items() if name not in _BY_SERVER}
     return {"metadata": metadata, "spec": owner.get("spec")}
-
-
-def named_jobs(service: Object) -> set[str]:
-    """The FineTuneJobs that an InferenceService names, also one that breaks the contract."""
-    spec = _mapping(service.get("spec"))
-    adapters = spec.get("adapters")
-    sources = [spec.get("model"), *(adapters if isinstance(adapters, list) else [])]
-    names = (_mapping(_mapping(source).get("fineTuneJob")).get("name") for source in sources)
-    return {name for name in names if isinstance(name, str)}
-
-
-def _mapping(value: object) -> Object:
-    return value if isinstance(value, dict) else {}

@@ -7,7 +7,8 @@ from typing import Any
 DEEPEST = 200
 """What lies deeper becomes null. No object that keeps the contract comes near."""
 
-_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]|[\]}]', re.DOTALL)
+# A text without an end is taken as one that goes to the end: trying again at each quote in it would take ever longer.
+_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[{]|[\]}]', re.DOTALL)
 
 
 def loads(data: bytes) -> Any:

@@ -17,15 +17,20 @@ from hone_operator.resources import Object
 APPLIED = "hone.dev/applied"
 """Annotation of a child: the digest of the desired object that it was made from."""
 
-_QUANTITIES = frozenset({"requests", "limits", "sizeLimit", "averageValue"})
+_QUANTITIES = frozenset({"requests", "limits", "sizeLimit", "averageValue", "divisor"})
 """Fields whose values are quantities, which the API server stores in its own notation."""
 _WHOLE = frozenset({"selector", "matchLabels"})
 """Maps that mean something else with any entry more."""
+_MEANINGFUL_EMPTY = frozenset({"emptyDir"})
+"""Maps that mean something though they have no entry."""
+_FALSE_LEFT_OUT = frozenset({"readOnly", "tty", "stdin", "stdinOnce", "hostNetwork"})
+"""Fields that the API server leaves out when they are false."""
+_ENCODER = json.JSONEncoder(sort_keys=True)  # json.dumps would make one anew each time
 
 
 def digest_of(value: Any) -> str:
     """Return a short digest of JSON data."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(_ENCODER.encode(value).encode()).hexdigest()[:16]
 
 
 def stamp(desired: Object, *, digest: str | None = None) -> Object:
@@ -51,7 +56,9 @@ def contains(observed: Any, desired: Any, *, as_quantity: bool = False) -> bool:
     """Return whether every field of `desired` is so in `observed`, which may have more (defaults, what others set)."""
     if isinstance(desired, dict):
         return isinstance(observed, dict) and all(
-            _has_field(observed, name, value, as_quantity) for name, value in desired.items() if not is_empty(value)
+            _has_field(observed, name, value, as_quantity)
+            for name, value in desired.items()
+            if not is_empty(value) or (name in _MEANINGFUL_EMPTY and value is not None)
         )
     if isinstance(desired, list):
         if not isinstance(observed, list):
@@ -63,6 +70,8 @@ def contains(observed: Any, desired: Any, *, as_quantity: bool = False) -> bool:
 
 def _has_field(observed: Object, name: str, value: Any, as_quantity: bool) -> bool:
     found = observed.get(name)
+    if found is None and name in _FALSE_LEFT_OUT:
+        return not value
     if name in _WHOLE and isinstance(found, dict) and isinstance(value, dict) and set(found) != set(value):
         return False
     return contains(found, value, as_quantity=as_quantity or name in _QUANTITIES)

@@ -12,7 +12,7 @@ from hone_api.layout import (
 from hone_api.pod import ComputeResources
 
 from hone_operator import adapters as keeping
-from hone_operator import autoscaling, rollouts
+from hone_operator import autoscaling, podoptions, rollouts
 from hone_operator.draining import grace_seconds
 from hone_operator.drift import stamp
 from hone_operator.engines import engine_of, guarding, placing
@@ -191,7 +191,7 @@ def _pod(declared: InferenceService, resolved: Resolved, images: Images) -> Obje
     pod["serviceAccountName"] = pod["serviceAccount"] = spec.pod.service_account_name or ""
     check = [_check(engine.CHECK, pod["containers"][0])] if engine.CHECK and placing.is_placed(spec, resolved) else []
     init_containers = [*pod.get("initContainers", []), *beside, *check]
-    return pod | ({"initContainers": init_containers} if init_containers else {})
+    return podoptions.with_pull_policies(pod | ({"initContainers": init_containers} if init_containers else {}))
 
 
 def _beside(declared: InferenceService, resolved: Resolved, images: Images) -> list[Object]:

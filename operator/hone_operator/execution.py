@@ -7,14 +7,16 @@ that the plan could not know, and the failures that the object's status has to r
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 import aiohttp
 
+from hone_operator import takeover
 from hone_operator.api import Api, ApiError
 from hone_operator.cache import Cache
-from hone_operator.contests import Contests, contender
+from hone_operator.contests import INSTALLATION, Contests, Spec, contender
 from hone_operator.plan import Action, Apply, Create, Delete, Patch, name_of
 from hone_operator.resources import PODS, Key, Object, Resource
 from hone_operator.troubles import Trouble, Troubles, contested, failed
@@ -22,6 +24,18 @@ from hone_operator.troubles import Trouble, Troubles, contested, failed
 Failure = ApiError | aiohttp.ClientError | TimeoutError
 
 logger = logging.getLogger(__name__)
+
+
+class Written(Enum):
+    """What came of one action.
+
+    KNOWN: the watch had reported it before the answer came. WITHOUT_EFFECT: the object is as it was before.
+    """
+
+    KNOWN = auto()
+    WITHOUT_EFFECT = auto()
+    NEWS = auto()
+    NAME_TAKEN = auto()
 
 
 @dataclass
@@ -38,6 +52,9 @@ class Outcome:
 class Executor:
     """Writes children. What it remembers of failures and repeated repairs is only for this process."""
 
+    installation: str = ""
+    """Namespace and name of the Lease, which tell apart two operators of one cluster; "" without one."""
+
     def __init__(self, api: Api, cache: Cache, upgrading: Callable[[Key], list[Object]]) -> None:
         self._upgrading = upgrading
         self._turn = asyncio.Lock()
@@ -51,13 +68,20 @@ class Executor:
         self.troubles.forget(key)
         self._contests.forget(key)
 
-    async def carry_out(self, key: Key, generation: int, actions: list[Action]) -> Outcome:
-        """Carry out all actions at once. Raises what is not a failure of the API server or of the way to it."""
+    async def carry_out(self, key: Key, spec: Spec, actions: list[Action]) -> Outcome:
+        """Carry out all actions for this spec of the owner.
+
+        Raises what is not a failure of the API server or of the way to it.
+        """
         now, outcome = time.monotonic(), Outcome()
+        self._contests.begin(key, spec)
         held = [action for action in actions if self._contests.holds(key, _child(action), now)]
         due = [action for action in actions if action not in held]
         await self._find_contenders(key, due)
-        results = await asyncio.gather(*(self._act(key, action) for action in due), return_exceptions=True)
+        first = [action for action in due if isinstance(action, Create) and action.decides]
+        results = await self._act_on(key, first)
+        others = [] if Written.NAME_TAKEN in results else [action for action in due if action not in first]
+        results, due = [*results, *await self._act_on(key, others)], [*first, *others]
         failures: dict[str, Failure] = {}
         for action, result in zip(due, results, strict=True):
             if isinstance(result, Failure):
@@ -66,9 +90,9 @@ class Executor:
                 outcome.is_farewell |= isinstance(result, ApiError) and result.is_farewell
             elif isinstance(result, BaseException):
                 raise result
-            elif result:
-                outcome.has_news = True
-                self._note_write(key, generation, action)
+            elif result != Written.KNOWN:
+                outcome.has_news |= result != Written.WITHOUT_EFFECT
+                self._note_write(key, action)
         counted = self.troubles.count(key, list(failures))
         for action in due:
             if (error := failures.get(_name(action))) and (found := failed(action, error, counted[_name(action)])):
@@ -87,34 +111,40 @@ class Executor:
                 found = await self._api.get(action.resource, key.namespace, name_of(action))
             except (ApiError, aiohttp.ClientError, TimeoutError):
                 continue
-            self._contests.blame(key, _child(action), contender(found))
+            self._contests.blame(key, _child(action), contender(found, self.installation))
 
-    def _note_write(self, key: Key, generation: int, action: Action) -> None:
+    def _note_write(self, key: Key, action: Action) -> None:
         """Count a write of a child."""
         if isinstance(action, Delete) or action.resource == PODS:
             return
-        if self._contests.note(key, _child(action), generation, time.monotonic()):
+        if self._contests.note(key, _child(action), time.monotonic()):
             logger.warning("%s is written again and again, by Hone and by something else", _name(action))
 
-    async def _act(self, key: Key, action: Action) -> bool:
-        """Carry out one action. Return whether it led to something new."""
+    async def _act_on(self, key: Key, actions: Sequence[Action]) -> list[Written | BaseException]:
+        """Carry out these at once. Return what came of each, failures included."""
+        return await asyncio.gather(*(self._act(key, action) for action in actions), return_exceptions=True)
+
+    async def _act(self, key: Key, action: Action) -> Written:
         if isinstance(action, Delete):
+            if action.replaced_by:
+                await self._try(action.resource, action.replaced_by)
             await self._api.delete(action.resource, key.namespace, action.name, action.uid)
-            return False
+            return Written.KNOWN
         if isinstance(action, Apply) and action.in_turn:
             async with self._turn:  # of two passes that planned to begin, the second is planned again
-                return bool(self._upgrading(key)) or await self._write(key, action)
+                return Written.NEWS if self._upgrading(key) else await self._write(key, action)
         return await self._write(key, action)
 
-    async def _write(self, key: Key, action: Create | Apply | Patch) -> bool:
+    async def _write(self, key: Key, action: Create | Apply | Patch) -> Written:
         target = Key(action.resource, key.namespace, name_of(action))
         before = self._cache.version(target)
-        if isinstance(action, Create):
-            found = await self._create(action)
+        is_taken = False
+        if isinstance(action, Create) or (isinstance(action, Apply) and "uid" not in action.body["metadata"]):
+            found, is_taken = await self._create(action)  # Apply would take over what another has made meanwhile
         else:
             try:
                 if isinstance(action, Apply):
-                    found = await self._api.apply(action.resource, action.body)
+                    found = await self._apply(action)
                 else:
                     found = await self._api.patch(action.resource, key.namespace, action.name, action.patch)
             except ApiError as error:
@@ -122,14 +152,46 @@ class Executor:
                     raise
                 # Deleted meanwhile, or made again under its name: the next pass decides on what is there now.
                 await self.refresh(action.resource, key.namespace, target.name)
-                return isinstance(action, Apply)
-        self._cache.put(action.resource, found)
-        return self._cache.version(target) != before  # the watch may have reported it before the answer came
+                return Written.NEWS if isinstance(action, Apply) else Written.KNOWN
+        if self._cache.may_be_gone(action.resource, found):
+            await self.refresh(action.resource, key.namespace, target.name)
+        else:
+            self._cache.put(action.resource, found)
+        if is_taken:
+            return Written.NAME_TAKEN
+        if int(found["metadata"]["resourceVersion"]) == before:
+            return Written.WITHOUT_EFFECT
+        return Written.KNOWN if self._cache.version(target) == before else Written.NEWS
 
-    async def _create(self, action: Create) -> Object:
-        """Return the new object, or the one that has its name already: the next pass judges it."""
+    async def _apply(self, action: Apply) -> Object:
+        """Apply a child that exists, and take over the fields that keep it from becoming so."""
+        resource, metadata = action.resource, action.body["metadata"]
+        found = await self._api.get(resource, metadata["namespace"], metadata["name"])
+        if found is None or found["metadata"]["uid"] != metadata["uid"]:
+            raise ApiError(409, "uid mismatch: deleted, or made again under its name")
+        found |= {"apiVersion": resource.api_version}
+        if patch := takeover.take_over(found):
+            found = await self._api.patch(resource, metadata["namespace"], metadata["name"], patch)
         try:
-            return await self._api.create(action.resource, action.body)
+            return await self._api.apply(resource, self._signed(action.body))
+        except ApiError as error:
+            if error.status != 422 or error.is_of_another or not (patch := takeover.take_over_spec(found)):
+                raise
+            await self._api.patch(resource, metadata["namespace"], metadata["name"], patch)
+        return await self._api.apply(resource, self._signed(action.body))
+
+    def _signed(self, body: Object) -> Object:
+        """Return the child with the name of this installation, by which another one is recognized."""
+        if not self.installation:
+            return body
+        metadata = body["metadata"]
+        annotations = (metadata.get("annotations") or {}) | {INSTALLATION: self.installation}
+        return body | {"metadata": metadata | {"annotations": annotations}}
+
+    async def _create(self, action: Create | Apply) -> tuple[Object, bool]:
+        """Return the new object, or the one that has its name already and True: the next pass judges it."""
+        try:
+            return await self._api.create(action.resource, self._signed(action.body)), False
         except ApiError as error:
             if error.status != 409:
                 raise
@@ -137,7 +199,15 @@ class Executor:
             found = await self._api.get(action.resource, metadata["namespace"], metadata["name"])
             if found is None:  # not its name: a quota that somebody else changed at the same time also conflicts
                 raise
-            return found
+            return found, True
+
+    async def _try(self, resource: Resource, body: Object) -> None:
+        """Raise ApiError when the API server would not let the object be made, as far as it can tell."""
+        try:
+            await self._api.try_create(resource, body)
+        except ApiError as error:
+            if error.is_of_spec or not error.is_refusal:
+                raise
 
     async def refresh(self, resource: Resource, namespace: str, name: str) -> Object | None:
         """Read an object from the API server into the cache."""
@@ -149,7 +219,7 @@ async def refresh(api: Api, cache: Cache, resource: Resource, namespace: str, na
     cached = cache.get(resource, namespace, name)
     found = await api.get(resource, namespace, name)
     if cached is not None and (found is None or found["metadata"]["uid"] != cached["metadata"]["uid"]):
-        cache.remove(resource, cached, for_good=True)
+        cache.remove(resource, cached, for_good=found is not None)  # a proxy on the way may answer 404 for a while
     if found is not None:
         cache.put(resource, found)
     return found

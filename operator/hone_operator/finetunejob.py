@@ -12,7 +12,7 @@ from hone_operator.drift import annotation_of, contains, is_current
 from hone_operator.failures import is_rejected
 from hone_operator.jobview import JobView, ObservedFineTuneJob
 from hone_operator.madefrom import MADE_FROM, are_fields_changed, is_recorded
-from hone_operator.ownership import conflict, explain_leaving, is_foreign_claim, is_leaving, is_orphan
+from hone_operator.ownership import conflict, explain_leaving, is_foreign_claim, is_leaving, is_orphan, is_own
 from hone_operator.plan import Apply, Create, Patch, Plan, removal
 from hone_operator.podspec import owner_reference
 from hone_operator.resources import (
@@ -54,19 +54,19 @@ def plan(observed: ObservedFineTuneJob, now: datetime) -> Plan:
     status.setdefault("stage", "Pending")
     result = Plan(status=status)
     if isinstance(observed.spec, HoneError):
-        _refuse(conditions, INVALID_SPEC.name, observed.spec.sentence())
+        _refuse(observed, conditions, INVALID_SPEC.name, observed.spec.sentence())
     elif any(is_leaving(child, owner) for child in observed.children):
         result.requeue_after = GONE_SOON_SECONDS
         if error := explain_leaving(observed.children, owner, now):
-            _refuse(conditions, error.reason.name, error.sentence())
+            _refuse(observed, conditions, error.reason.name, error.sentence())
             result.requeue_after = CONFLICT_SECONDS
     elif error := conflict(observed.children, owner):
-        _refuse(conditions, error.reason.name, error.sentence())
+        _refuse(observed, conditions, error.reason.name, error.sentence())
         jobs = [job for job in (observed.job, observed.prepare_job) if job and is_controlled_by(job, owner)]
         result.actions = [removal(JOBS, job) for job in jobs]  # they would run with another's manifest
         result.requeue_after = CONFLICT_SECONDS
     elif error := _claim_conflict(observed, observed.spec, conditions):
-        _refuse(conditions, error.reason.name, error.sentence())
+        _refuse(observed, conditions, error.reason.name, error.sentence())
         result.requeue_after = CONFLICT_SECONDS
     elif others := _jobs_of_another_spec(observed, observed.spec):
         result.actions = [removal(JOBS, job) for job in others]
@@ -100,7 +100,10 @@ def _after_the_end(observed: ObservedFineTuneJob, now: datetime) -> Plan:
     jobs = [job for job in (observed.job, observed.prepare_job) if job and is_controlled_by(job, owner)]
     if seconds is None or not jobs:
         return result
-    left = podstate.parse_time(result.status["completionTime"]) + timedelta(seconds=seconds) - now
+    ended = podstate.read_time(result.status["completionTime"])
+    if ended is None:
+        return result
+    left = ended + timedelta(seconds=seconds) - now
     if left > timedelta(0):
         result.requeue_after = left.total_seconds()
     else:
@@ -126,12 +129,17 @@ def _settles(view: JobView, now: datetime) -> bool:
     """Whether the Job is about to say that it has ended."""
     if not view.final_end or view.has_ended or view.active:
         return False
-    return abs(now - podstate.parse_time(view.final_end)) < SETTLING
+    ended = podstate.read_time(view.final_end)
+    return ended is not None and not podstate.has_lasted(ended, SETTLING, now)
 
 
-def _refuse(conditions: Conditions, reason: str, message: str) -> None:
+def _refuse(observed: ObservedFineTuneJob, conditions: Conditions, reason: str, message: str) -> None:
+    """Report why nothing is done for the object. A trainer that was started before runs all the same."""
+    job = observed.job
+    is_there = job is not None and is_own(job, observed.owner)
+    parallelism = ((job or {}).get("spec") or {}).get("parallelism") or 1
     conditions.set("Accepted", False, reason, message)
-    conditions.set("Running", False, reason, message)
+    conditions.set("Running", is_there and len(observed.training.running) >= parallelism, reason, message)
 
 
 def _claim_conflict(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: Conditions) -> HoneError | None:
@@ -142,7 +150,7 @@ def _claim_conflict(observed: ObservedFineTuneJob, job: FineTuneJob, conditions:
     words = f"PersistentVolumeClaim {job.name} exists, and Hone did not make it for a FineTuneJob of this name"
     remedy = (
         f"To write to it, delete the FineTuneJob and apply it with spec.output.claim.name: {job.name}. Otherwise "
-        "rename the FineTuneJob, or remove the claim."
+        "rename the FineTuneJob."
     )
     return HoneError(NAME_CONFLICT, words, remedy=remedy)
 
@@ -193,8 +201,9 @@ def _jobs(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: Condition
         return
     if view.has_ended:
         return
-    if are_fields_changed(view.job, owner, job, has_token=trainer.has_token(job, view.container)):
-        result.actions.append(removal(JOBS, view.job))
+    is_same = annotation_of(view.job, FIELDS) == annotation_of(desired, FIELDS)
+    if not is_same and are_fields_changed(view.job, owner, job, has_token=trainer.has_token(job, view.container)):
+        result.actions.append(removal(JOBS, view.job, replaced_by=desired))
         return
     if patch := _job_patch(view.job, view.pods, desired, job):
         result.actions.append(Patch(JOBS, view.job["metadata"]["name"], patch))
@@ -222,9 +231,10 @@ def _other_children(observed: ObservedFineTuneJob, job: FineTuneJob, result: Pla
     if observed.config_map is None:
         result.actions.append(Create(CONFIGMAPS, config_map))
     elif not is_current(observed.config_map, config_map):
-        result.actions.append(Apply(CONFIGMAPS, config_map))
+        is_fixed = observed.config_map.get("immutable")
+        result.actions.append(removal(CONFIGMAPS, observed.config_map) if is_fixed else Apply(CONFIGMAPS, config_map))
     if observed.claim is None and not job.spec.output.claim:
-        result.actions.append(Create(CLAIMS, children.claim(observed.owner, job)))
+        result.actions.append(Create(CLAIMS, children.claim(observed.owner, job), decides=True))
     if job.spec.resources.nodes > 1:
         service = children.service(observed.owner, job)
         if not is_current(observed.service, service):

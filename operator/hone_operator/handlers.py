@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 import kopf
-from aiohttp import web
+from hone_api.statusserver import LoopServer
 
 from hone_operator import streams
 from hone_operator.api import Api, ApiError
@@ -35,6 +35,7 @@ class Options:
     images: Images
     namespaces: list[str]
     lease_namespace: str | None
+    lease_name: str
     listen: str | None
 
 
@@ -46,7 +47,7 @@ class Operator:
         self._metrics = Metrics()
         self._elector: Elector | None = None
         self._controller: Controller | None = None
-        self._server: web.AppRunner | None = None
+        self._server: LoopServer | None = None
         self._work: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -56,11 +57,15 @@ class Operator:
         if options.lease_namespace:
             # With a session of its own, which nothing else can keep busy.
             api = await Api.connect(metrics)
+            lease = options.lease_namespace, options.lease_name
             identity = f"{socket.gethostname()}_{uuid.uuid4()}"
-            self._elector = Elector(api, options.lease_namespace, identity, on_lost=_die)
+            self._elector = Elector(api, *lease, identity, on_lost=_die)
         api = await Api.connect(metrics, self._elector.fence if self._elector else None)
         await _until_served(api)
         self._controller = Controller(api, options.images, options.namespaces, metrics, self._leads)
+        if options.lease_namespace:
+            self._controller.executor.installation = f"{options.lease_namespace}/{options.lease_name}"
+        self._controller.on_past = _die  # what is remembered is of no use any more
         streams.feed(self._controller, api)
         self._work = asyncio.create_task(self._begin(self._controller))
 
@@ -72,7 +77,7 @@ class Operator:
         if self._elector:
             await self._elector.stop()
         if self._server:
-            await self._server.cleanup()
+            await self._server.close()
 
     async def _begin(self, controller: Controller) -> None:
         if self._elector:

@@ -1,17 +1,15 @@
 """/healthz, /readyz and /metrics, on a small server of their own."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
-from aiohttp import web
 from hone_api.listening import open_listener, split_address
+from hone_api.statusserver import Answer, LoopServer
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from hone_operator.metrics import Metrics
 
 STUCK_SECONDS = 300.0
 """Several requests of one pass may each take as long as a request may."""
-
-Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
 def why_stuck(longest_pass: float, longest_wait: float, since_last_finished: float) -> str | None:
@@ -31,28 +29,26 @@ async def serve(
     sick: Callable[[], str | None],
     unready: Callable[[], str | None],
     remark: Callable[[], str | None],
-) -> web.AppRunner:
-    """Listen on HOST:PORT until the runner's clean-up. `sick` and `unready` say why, or None.
+) -> LoopServer:
+    """Listen on HOST:PORT until the server is closed. `sick` and `unready` say why, or None.
 
-    `remark` is added to the answer of a ready operator: what it can't do.
+    `remark` is added to the answer of a ready operator: what it can't do. The server runs in the operator's own event
+    loop, so that an operator that is held up does not answer that it is well.
     """
 
-    def probe(why_not: Callable[[], str | None]) -> Handler:
-        async def answer(_: web.Request) -> web.Response:
-            why = why_not()
-            also = remark() if why_not is unready else None
-            return web.Response(status=503 if why else 200, text=f"{why or 'ok'}{f'; {also}' if also else ''}\n")
+    def probe(why: str | None, also: str | None = None) -> Answer:
+        return Answer(503 if why else 200, body=f"{why or 'ok'}{f'; {also}' if also else ''}\n".encode())
 
-        return answer
+    def answer(path: str) -> Answer:
+        match path:
+            case "/healthz":
+                return probe(sick())
+            case "/readyz":
+                return probe(unready(), remark())
+            case "/metrics":
+                return Answer(200, CONTENT_TYPE_LATEST, metrics.exposition())
+        return Answer(404, body=b"there are /healthz, /readyz and /metrics\n")
 
-    async def expose(_: web.Request) -> web.Response:
-        return web.Response(body=metrics.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    application = web.Application()
-    application.router.add_get("/healthz", probe(sick))
-    application.router.add_get("/readyz", probe(unready))
-    application.router.add_get("/metrics", expose)
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
-    await web.SockSite(runner, open_listener(*split_address(address))).start()
-    return runner
+    server = LoopServer(answer)
+    await server.start(open_listener(*split_address(address)))
+    return server

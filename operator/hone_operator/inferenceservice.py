@@ -6,13 +6,24 @@ from typing import Any
 
 from hone_api.inferenceservice import InferenceService, ModelStatus
 from hone_api.reasons import CATALOGUE, CLAIM_NOT_SHARED, ENGINE_FAILED, ENGINE_SILENT, INVALID_SPEC, HoneError
+from pydantic import ValidationError
 
-from hone_operator import adapters, autoscaling, engine, fitness, liveness, podstate, readiness, servicechildren
+from hone_operator import (
+    adapters,
+    autoscaling,
+    engine,
+    fitness,
+    liveness,
+    podstate,
+    readiness,
+    rollouts,
+    servicechildren,
+)
 from hone_operator.conditions import Conditions
 from hone_operator.deadlock import explain_deadlock
 from hone_operator.engines import engine_of, guarding, placing
 from hone_operator.failures import out_of_memory
-from hone_operator.ownership import conflict, explain_leaving, is_leaving
+from hone_operator.ownership import conflict, explain_leaving, is_leaving, is_own
 from hone_operator.plan import Plan
 from hone_operator.refusals import refused
 from hone_operator.resolve import WAITING, NotYet, Resolved, resolve
@@ -25,7 +36,10 @@ CONDITION_TYPES = ("Accepted", "ArtifactsResolved", "Progressing", "Available")
 CONTAINERS = (placing.CONTAINER, adapters.CONTAINER, guarding.CONTAINER, engine.CHECK, engine.CONTAINER)
 RESTARTS_THAT_ARE_A_PATTERN = 2
 LOOK_AGAIN_SECONDS = 20.0
-QUIET = frozenset({"Accepted", "ArtifactsNotResolved", "NoEngineReady", "Resolved", "ClaimsShared", "NotLookedYet"})
+LEAVING = "ChildrenLeaving"
+QUIET = frozenset(
+    {"Accepted", "ArtifactsNotResolved", "NoEngineReady", "Resolved", "ClaimsShared", "NotLookedYet", LEAVING}
+)
 GONE_SOON_SECONDS = 2.0
 LONGEST_WORDS = 2000
 
@@ -40,31 +54,34 @@ def plan(observed: ObservedInferenceService, now: datetime) -> Plan:
         return Plan(status=before)
     conditions = Conditions(owner, now)
     result = Plan(status={**before, "observedGeneration": owner["metadata"].get("generation")})
-    children = observed.children
+    children, declared = observed.children, observed.spec
     types: tuple[str, ...] = CONDITION_TYPES
-    if isinstance(observed.spec, HoneError):
-        conditions.set("Accepted", False, INVALID_SPEC.name, observed.spec.sentence())
+    if isinstance(declared, HoneError):
+        _refuse(observed, HoneError(INVALID_SPEC, declared.message, remedy=declared.remedy), conditions, result)
     elif any(is_leaving(child, owner) for child in children):
         result.requeue_after = GONE_SOON_SECONDS
         if error := explain_leaving(children, owner, now):
-            conditions.set("Accepted", False, error.reason.name, error.sentence())
-            conditions.set("Progressing", False, error.reason.name, error.sentence())
+            _refuse(observed, error, conditions, result)
             result.requeue_after = LOOK_AGAIN_SECONDS
+        else:
+            _engines(observed, None, conditions, result)
+            conditions.set("Progressing", True, LEAVING, "A child is being deleted, and made again when it is gone.")
     elif error := conflict(children, owner):
-        conditions.set("Accepted", False, error.reason.name, error.sentence())
+        _refuse(observed, error, conditions, result)
         result.requeue_after = LOOK_AGAIN_SECONDS
     else:
         conditions.set("Accepted", True, "Accepted", "The object keeps the contract.")
-        resolved = _resolve(observed, observed.spec, conditions)
-        turn = servicechildren.make(observed, observed.spec, resolved, now, result)
-        most = autoscaling.most(observed.spec.spec)
+        resolved = _resolve(observed, declared, conditions)
+        turn = servicechildren.make(observed, declared, resolved, now, result)
+        most = autoscaling.most(declared.spec)
         if most > 1 and resolved:
             types = (*types, readiness.SPREADABLE)
             _spreadable(most, observed.claims, conditions)
-        if observed.spec.spec.autoscaling:
+        if declared.spec.autoscaling:
             types = (*types, autoscaling.CONDITION)
             autoscaling.tell(observed.autoscaler, conditions)
-        _state(observed, observed.spec, resolved, now, conditions, result)
+        ready = _engines(observed, resolved, conditions, result)
+        _progressing(observed, declared, resolved, len(ready), now, conditions, result)
         if turn and conditions.words_of("Progressing")[0] == "Complete":
             conditions.set("Progressing", False, "UpgradeWaiting", turn)
             result.requeue_after = LOOK_AGAIN_SECONDS
@@ -111,40 +128,67 @@ def _spreadable(replicas: int, claims: list[Object], conditions: Conditions) -> 
     conditions.set(readiness.SPREADABLE, True, "ClaimsShared", "Engines can run on several nodes.")
 
 
-def _state(
-    observed: ObservedInferenceService,
-    declared: InferenceService,
-    resolved: Resolved | None,
-    now: datetime,
-    conditions: Conditions,
-    result: Plan,
-) -> None:
-    status = result.status
-    found: Object = (observed.deployment or {}).get("status") or {}
-    ready = [pod for pod in observed.pods if podstate.is_ready(pod) and not pod["metadata"].get("deletionTimestamp")]
-    wanted = autoscaling.wanted(declared.spec, observed.deployment)
-    status["url"] = engine.url(observed.owner)
-    status["selector"] = ",".join(f"{name}={value}" for name, value in engine.selector(declared.name).items())
-    status["replicas"] = found.get("replicas", 0)
+def _refuse(observed: ObservedInferenceService, error: HoneError, conditions: Conditions, result: Plan) -> None:
+    """Report what keeps the object from being worked on, and what its engines do meanwhile."""
+    conditions.set("Accepted", False, error.reason.name, error.sentence())
+    if not isinstance(observed.spec, HoneError):
+        _resolve(observed, observed.spec, conditions)
+    _engines(observed, None, conditions, result)
+    conditions.set("Progressing", False, error.reason.name, error.sentence())
+
+
+def _engines(
+    observed: ObservedInferenceService, resolved: Resolved | None, conditions: Conditions, result: Plan
+) -> list[Object]:
+    """Put what the engines do into the status, whatever else is the matter. Returns those that answer.
+
+    `resolved` None: what they should serve is not known now, so that the models are those of the last pass that knew.
+    """
+    status, owner = result.status, observed.owner
+    declared = None if isinstance(observed.spec, HoneError) else observed.spec
+    is_there = observed.deployment is not None and is_own(observed.deployment, owner)
+    deployment, pods = (observed.deployment, observed.pods) if is_there else (None, [])
+    staying = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+    ready = [pod for pod in staying if podstate.is_ready(pod)]
+    wanted = autoscaling.wanted(declared.spec, deployment) if declared else _replicas_of(deployment)
+    status["url"] = engine.url(owner)
+    selector = engine.selector(owner["metadata"]["name"])
+    status["selector"] = ",".join(f"{name}={value}" for name, value in selector.items())
+    status["replicas"] = ((deployment or {}).get("status") or {}).get("replicas", 0)
     status["readyReplicas"] = len(ready)
     # The clients' key, which the operator does not have, is asked for by the list of models as well.
-    needs_key = declared.spec.api_key_secret is not None
-    staying = [pod for pod in observed.pods if not pod["metadata"].get("deletionTimestamp")]
+    needs_key = declared is None or declared.spec.api_key_secret is not None
     asked = [pod for pod in staying if pod in ready or adapters.has_keeper(pod)]
     result.poll = adapters.urls(asked, needs_key=needs_key)
-    if resolved:
-        answers = [observed.answers.get(pod["metadata"]["uid"]) for pod in ready]
-        # Of engines that have all not answered yet it is unknown what they have loaded, which is not nothing.
-        tells = _tells(declared, resolved) and (not ready or any(answer is not None for answer in answers))
+    answers = [observed.answers.get(pod["metadata"]["uid"]) for pod in ready]
+    # Of engines that have all not answered yet it is unknown what they have loaded, which is not nothing.
+    is_told = not ready or any(answer is not None for answer in answers)
+    if declared and resolved:
+        tells = is_told and _tells(declared, resolved)
         status["models"] = [_loaded(model, answers, wanted if tells else None) for model in resolved.models]
         status["modelNames"] = ", ".join(model["name"] for model in status["models"])
+    elif known := _known_models(status):
+        status["models"] = [_loaded(each, answers, wanted if is_told and each.loaded else None) for each in known]
     _available(wanted, ready, conditions)
-    _progressing(observed, declared, resolved, found, len(ready), now, conditions, result)
+    return ready
 
 
-def _available(wanted: int, ready: list[Object], conditions: Conditions) -> None:
+def _known_models(status: Object) -> list[ModelStatus]:
+    """Return the models of an earlier pass."""
+    try:
+        return [ModelStatus.model_validate(each) for each in status.get("models") or []]
+    except ValidationError:
+        return []
+
+
+def _replicas_of(deployment: Object | None) -> int | None:
+    return None if deployment is None else deployment["spec"].get("replicas", 1) or None
+
+
+def _available(wanted: int | None, ready: list[Object], conditions: Conditions) -> None:
+    """`wanted` None: how many there should be is unknown, because the spec is not valid."""
     if ready:
-        words = f"{len(ready)} of {wanted} engines answer."
+        words = f"{len(ready)} engines answer." if wanted is None else f"{len(ready)} of {wanted} engines answer."
         conditions.set("Available", True, "EnginesReady", words)
     elif wanted == 0:
         conditions.set("Available", False, "ScaledToZero", "spec.replicas is 0.")
@@ -156,7 +200,6 @@ def _progressing(
     observed: ObservedInferenceService,
     declared: InferenceService,
     resolved: Resolved | None,
-    found: Object,
     ready: int,
     now: datetime,
     conditions: Conditions,
@@ -169,12 +212,13 @@ def _progressing(
     if resolved is None:
         conditions.set("Progressing", False, "ArtifactsNotResolved", "What is to be served is not there; see above.")
         return
+    found: Object = (observed.deployment or {}).get("status") or {}
     up_to_date = (observed.deployment or {}).get("metadata", {}).get("generation") == found.get("observedGeneration")
     if up_to_date and found.get("updatedReplicas", 0) == found.get("replicas", 0) == wanted == ready:
         _loading(observed, declared, resolved, wanted, now, conditions, result)
         return
     result.requeue_after = LOOK_AGAIN_SECONDS
-    if failure := _failure(observed, resolved, now):
+    if failure := rollouts.explain_pause(observed.deployment) or _failure(observed, resolved, now):
         conditions.set("Progressing", False, failure.reason.name, failure.sentence())
         return
     words = f"{found.get('updatedReplicas', 0)} of {wanted} engines are of the present models, {ready} answer."

@@ -1,5 +1,6 @@
 """What is observed of a FineTuneJob: its children, and each Job with its pods."""
 
+import re
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -15,6 +16,7 @@ from hone_operator.resources import Object
 from hone_operator.troubles import Trouble
 
 _INDEX = "batch.kubernetes.io/job-completion-index"
+_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,13 @@ class JobView:
     @property
     def lead(self) -> Object | None:
         """The running pod of index 0, which speaks for all."""
-        return podstate.newest(pod for pod in self.running if index_of(pod) == 0)
+        return podstate.newest(pod for pod in self.running if self.index_of(pod) == 0)
 
     @property
     def success(self) -> Object | None:
         """The `terminated` state of a container that succeeded, of index 0 where there is one."""
-        ended = [(index_of(pod), state) for pod in self.pods if (state := self.ended(pod)) and state["exitCode"] == 0]
-        return min(ended, key=lambda one: one[0])[1] if ended else None
+        done = [pod for pod in self.pods if (self.ended(pod) or {}).get("exitCode") == 0]
+        return self.ended(min(done, key=self.index_of)) if done else None
 
     @property
     def failures(self) -> list[Failure]:
@@ -91,6 +93,11 @@ class JobView:
     def is_about_to_end(self) -> bool:
         return self.final_end is not None
 
+    def index_of(self, pod: Object) -> int:
+        """Return the pod's index; a Job with one pod at a time gives none, whatever its pod's labels are."""
+        is_indexed = self.job is None or (self.job.get("spec") or {}).get("completionMode") == "Indexed"
+        return index_of(pod) if is_indexed else 0
+
     def started(self, pod: Object) -> str | None:
         return podstate.running_since(pod, self.container)
 
@@ -103,7 +110,8 @@ class ObservedFineTuneJob:
     """A FineTuneJob and what there is of its children. `spec` is an error when the object breaks the contract.
 
     `pods` are those of the present training Job and `prepare_pods` of the preparing one, `strays` pods of earlier ones
-    that have not ended yet, `trainers` all that train or trained. `gpu`: name and bytes of the GPU that may train.
+    that have not ended yet, `trainers` all that train or trained. `held`: since when the operator observes that a
+    trainer has ended in a pod that does not, by the pod's uid. `gpu`: name and bytes of the GPU that may train.
     `queue`: what the queue says of why it holds the Job.
     """
 
@@ -121,6 +129,7 @@ class ObservedFineTuneJob:
     trainers: list[Object] = field(default_factory=list)
     reports: dict[str, ProgressReport] = field(default_factory=dict)
     heard: dict[str, datetime] = field(default_factory=dict)
+    held: dict[str, datetime] = field(default_factory=dict)
     facts: ClusterFacts | None = None
     gpu: tuple[str, int] | None = None
     warning: str | None = None
@@ -149,5 +158,10 @@ class ObservedFineTuneJob:
 
 
 def index_of(pod: Object) -> int:
-    """The pod's index in an Indexed Job; 0 where there is one pod at a time."""
-    return int((pod["metadata"].get("labels") or {}).get(_INDEX, 0))
+    """Return the pod's index in an Indexed Job; 0 where there is one pod at a time, or no number is noted.
+
+    The Job's controller notes it in an annotation and in a label, which anybody who may change pods can edit.
+    """
+    metadata = pod["metadata"]
+    noted = (str((metadata.get(part) or {}).get(_INDEX, "")) for part in ("annotations", "labels"))
+    return next((int(text) for text in noted if _NUMBER.fullmatch(text)), 0)

@@ -19,6 +19,7 @@ from hone_operator.api import Api, ApiError
 from hone_operator.resources import LEASES, Object
 
 LEASE = "hone-operator"
+"""The name, where the command line says none."""
 LEASE_SECONDS = 15.0
 """How long the others wait after the holder was last heard of."""
 RENEW_SECONDS = 10.0
@@ -38,9 +39,10 @@ def pod_namespace() -> str | None:
 class Elector:
     """Tries to hold the Lease until `stop`. `on_lost` is called when it could not be kept."""
 
-    def __init__(self, api: Api, namespace: str, identity: str, on_lost: Callable[[str], None]) -> None:
+    def __init__(self, api: Api, namespace: str, name: str, identity: str, on_lost: Callable[[str], None]) -> None:
         self._api = api
         self._namespace = namespace
+        self._name = name
         self.identity = identity
         self._on_lost = on_lost
         self._seen: Object = {}
@@ -55,7 +57,7 @@ class Elector:
         return self.fence() > 0
 
     def fence(self) -> float:
-        """Seconds that a write begun now may last: 0 when none may begin."""
+        """Seconds for which the Lease is certain: 0 when no write may begin."""
         if self._renewed_at is None:
             return 0.0
         age = time.monotonic() - self._renewed_at
@@ -71,7 +73,7 @@ class Elector:
 
     async def _run(self) -> None:
         """Follow until the Lease is free, then lead until it is lost."""
-        logger.info("%s waits for Lease %s/%s", self.identity, self._namespace, LEASE)
+        logger.info("%s waits for Lease %s/%s", self.identity, self._namespace, self._name)
         await self._try()
         while not self.leads:
             await asyncio.sleep(self._until_next_try())
@@ -87,7 +89,7 @@ class Elector:
         """Also of a fault of its own: a replica without an election would do nothing, and never say so."""
         if not task.cancelled():
             why = repr(error) if (error := task.exception()) else "it could not be renewed in time, or another took it"
-            self._on_lost(f"{self.identity} no longer holds Lease {self._namespace}/{LEASE}: {why}")
+            self._on_lost(f"{self.identity} no longer holds Lease {self._namespace}/{self._name}: {why}")
 
     async def _release(self) -> None:
         self._renewed_at = None
@@ -96,7 +98,7 @@ class Elector:
             async with asyncio.timeout(REQUEST_SECONDS):
                 await self._api.replace(LEASES, {**self._seen, "spec": spec})
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-            logger.warning("Lease %s/%s was not released: %r", self._namespace, LEASE, error)
+            logger.warning("Lease %s/%s was not released: %r", self._namespace, self._name, error)
 
     async def _try(self) -> None:
         """Take or renew the Lease."""
@@ -107,13 +109,13 @@ class Elector:
                     self._renewed_at = begun
         except ApiError as error:
             if error.status != 409:  # 409: another was faster, which is no fault
-                logger.warning("Lease %s/%s: %s", self._namespace, LEASE, error)
+                logger.warning("Lease %s/%s: %s", self._namespace, self._name, error)
         except (aiohttp.ClientError, TimeoutError) as error:
-            logger.warning("Lease %s/%s: %r", self._namespace, LEASE, error)
+            logger.warning("Lease %s/%s: %r", self._namespace, self._name, error)
 
     async def _take_or_renew(self) -> bool:
         if self._renewed_at is None or not self._seen:
-            found = await self._api.get(LEASES, self._namespace, LEASE)
+            found = await self._api.get(LEASES, self._namespace, self._name)
             if found is None:
                 self._saw(await self._api.create(LEASES, self._lease(_now(), 0)))
                 return True
@@ -136,7 +138,7 @@ class Elector:
 
     async def _look(self) -> None:
         """Read the Lease that is not as it was. Whoever is still named in it may try again; others no longer lead."""
-        found = await self._api.get(LEASES, self._namespace, LEASE)
+        found = await self._api.get(LEASES, self._namespace, self._name)
         if found is not None:
             self._saw(found)
         if found is None or found["spec"].get("holderIdentity") != self.identity:
@@ -164,7 +166,7 @@ class Elector:
         return {
             "apiVersion": LEASES.api_version,
             "kind": LEASES.kind,
-            "metadata": {"name": LEASE, "namespace": self._namespace},
+            "metadata": {"name": self._name, "namespace": self._namespace},
             "spec": {
                 "holderIdentity": self.identity,
                 "leaseDurationSeconds": int(LEASE_SECONDS),

@@ -7,7 +7,7 @@ before the next one is parsed.
 
 import json
 import re
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 
 from hone_operator import deepjson
 from hone_operator.resources import Object
@@ -57,18 +57,39 @@ class ListPage:
 class Listing:
     """The objects of a list, one by one, so that none needs to be kept for the next one.
 
-    `version` is the resourceVersion of the list, once all objects have been taken.
+    `version` is the resourceVersion of the list, once all objects have been taken. `unusable` makes the exception that
+    is raised where a page is not a list of Kubernetes objects.
     """
 
-    def __init__(self, pages: AsyncIterator[ListPage]) -> None:
+    def __init__(self, pages: AsyncIterator[ListPage], unusable: Callable[[str], Exception]) -> None:
         self._pages = pages
+        self._unusable = unusable
         self.version = ""
 
     async def __aiter__(self) -> AsyncIterator[Object]:
         async for page in self._pages:
-            for item in page.items():
-                yield item
-            self.version = page.metadata["resourceVersion"]
+            try:
+                for item in page.items():
+                    if not is_object(item) or not is_version(item["metadata"].get("resourceVersion")):
+                        raise ValueError("an item of the list is no object")
+                    yield item
+                version = page.metadata["resourceVersion"]
+                if not is_version(version):
+                    raise ValueError(f"{version!r:.100} is no version")
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                raise self._unusable(f"{error!r:.300}") from error
+            self.version = version
+
+
+def is_object(value: object) -> bool:
+    """Return whether parsed JSON is a Kubernetes object that exists: it has a name and a uid."""
+    metadata = value.get("metadata") if isinstance(value, dict) else None
+    return isinstance(metadata, dict) and all(isinstance(metadata.get(name), str) for name in ("name", "uid"))
+
+
+def is_version(value: object) -> bool:
+    """Return whether parsed JSON is a resourceVersion."""
+    return isinstance(value, str) and value.isascii() and value.isdecimal()
 
 
 def _elements(text: str, at: int) -> Generator[Object, None, int]:

@@ -66,7 +66,7 @@ def judge(
         progress = report.progress
         seconds = step_seconds(progress)
         limit = patience.first_step if seconds is None else max(patience.least, seconds * patience.steps * _SECOND)
-        since = stepped or podstate.parse_time(str(report.progress.updated_at))
+        since = stepped or podstate.parse_time(str(progress.updated_at))
         moments.append(since + limit)
         if now > moments[-1]:
             return Judgement(HoneError(STALLED, _stalled(name, progress, since, limit)), LOOK_AGAIN.total_seconds())

@@ -10,7 +10,7 @@ from kopf._core.engines.peering import Identity
 
 from hone_operator import logs
 from hone_operator.handlers import Options, register
-from hone_operator.leader import pod_namespace
+from hone_operator.leader import LEASE, pod_namespace
 from hone_operator.podspec import Images
 
 ENGINES = ("vllm", "sglang", "tgi")
@@ -24,7 +24,8 @@ def main(argv: list[str] | None = None) -> None:
     registry = kopf.get_default_registry()
     engines = {name: image for name in ENGINES if (image := getattr(arguments, f"{name}_image"))}
     images = Images(arguments.runtime_image, engines)
-    options = Options(images, arguments.namespace, arguments.lease_namespace, arguments.listen)
+    lease = (arguments.lease_namespace, arguments.lease_name)
+    options = Options(images, arguments.namespace, *lease, arguments.listen)
     register(registry, options)
     # The modules stay: without this, parsing JSON takes twice as long, looking at them again and again.
     gc.freeze()
@@ -56,6 +57,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         default=pod_namespace(),
         help="elect a leader by a Lease in this namespace (default: the pod's own; outside a cluster, no election)",
     )
+    parser.add_argument("--lease-name", default=LEASE, help="name of that Lease (default: %(default)s)")
     parser.add_argument(
         "--listen",
         metavar="[HOST]:PORT",

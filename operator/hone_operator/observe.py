@@ -2,17 +2,28 @@
 
 import asyncio
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from hone_api.finetunejob import FineTuneJob
 from hone_api.inferenceservice import InferenceService
-from hone_api.layout import COMPONENT_LABEL, FINETUNEJOB_LABEL
+from hone_api.layout import FINETUNEJOB_LABEL, INFERENCESERVICE_LABEL, MANAGED_BY_LABEL, MANAGER
 from hone_api.reasons import INVALID_SPEC, HoneError
 from hone_api.reports import ProgressReport
 from pydantic import ValidationError
 
-from hone_operator import adapters, autoscaling, children, events, liveness, podstate, rollouts, trainer, volumes
+from hone_operator import (
+    adapters,
+    autoscaling,
+    children,
+    events,
+    liveness,
+    podstate,
+    rollouts,
+    sidecars,
+    trainer,
+    volumes,
+)
 from hone_operator.api import Api, ApiError
 from hone_operator.autoscalers import Scaling
 from hone_operator.cache import Cache
@@ -22,7 +33,8 @@ from hone_operator.execution import refresh
 from hone_operator.gpus import gpu_of
 from hone_operator.jobview import JobView, ObservedFineTuneJob
 from hone_operator.nodes import ClusterFacts, by_claim, node_of
-from hone_operator.ownership import is_leaving
+from hone_operator.ownership import is_foreign_claim
+from hone_operator.podowners import engines_of, is_stray, pods_of, trainers_of
 from hone_operator.podspec import Images
 from hone_operator.polling import Poller
 from hone_operator.resolve import claims_of, names_of_jobs
@@ -35,6 +47,7 @@ from hone_operator.resources import (
     DEVICE_CLASSES,
     EVENTS,
     FINETUNEJOBS,
+    INFERENCESERVICES,
     JOBS,
     NODES,
     PODS,
@@ -42,10 +55,10 @@ from hone_operator.resources import (
     Key,
     Object,
     Resource,
-    controller_of,
     is_controlled_by,
     is_terminal,
 )
+from hone_operator.retention import is_complete
 from hone_operator.serviceview import ObservedInferenceService
 from hone_operator.sizes import describe_oversize
 
@@ -56,7 +69,6 @@ CORDON_SECONDS = 5.0
 FORBIDDEN_SECONDS = 600.0
 """After so long it may have become allowed."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 DRA_DEVICE_CLASS = "gpu.amd.com"
 
 Parsed = TypeVar("Parsed", FineTuneJob, InferenceService)
@@ -86,34 +98,41 @@ class Observer:
         self.images = images
         self._reading_facts = asyncio.Lock()
         self._facts: tuple[float, ClusterFacts | None] | None = None
+        self._held: dict[Key, dict[str, datetime]] = {}
         self._cordoned: tuple[float, frozenset[str] | None] = (0.0, None)
 
     async def finetunejob(self, key: Key, owner: Object, now: datetime) -> ObservedFineTuneJob:
         parsed = parse(FineTuneJob, owner)
         observed = ObservedFineTuneJob(owner, parsed, self.images.runtime)
+        space = key.namespace
+        if isinstance(parsed, HoneError) and not is_terminal(owner):
+            observed.job = await self._child(JOBS, owner, children.job_name(key.name))
+            await self._complete_pods(key)
+            self._see_pods(key, observed)
         if isinstance(parsed, HoneError):
             return observed
-        space = key.namespace
         if is_terminal(owner):
-            observed.job = self.cache.get(JOBS, space, children.job_name(key.name))
-            observed.prepare_job = self.cache.get(JOBS, space, children.prepare_job_name(key.name))
+            self.forget(key)
+            observed.job = await self._known(JOBS, space, children.job_name(key.name))
+            observed.prepare_job = await self._known(JOBS, space, children.prepare_job_name(key.name))
             return observed
+        await self._complete_pods(key)
         observed.job = await self._child(JOBS, owner, children.job_name(key.name))
         observed.prepare_job = await self._child(JOBS, owner, children.prepare_job_name(key.name))
         observed.config_map = await self._child(CONFIGMAPS, owner, children.config_map_name(key.name))
         if parsed.spec.resources.nodes > 1:
             observed.service = await self._child_or_foreign(SERVICES, owner, children.job_name(key.name))
-        claim = children.output_claim(parsed)
-        observed.claim = self.cache.get(CLAIMS, space, claim)
-        if observed.claim is None and not parsed.spec.output.claim:
-            observed.claim = await self._read(CLAIMS, space, claim)
+        observed.claim = await self._known(CLAIMS, space, children.output_claim(parsed))
+        if is_foreign_claim(observed.claim, owner):
+            observed.claim = await self._read(CLAIMS, space, children.output_claim(parsed))  # no watch tells of it
         self._see_pods(key, observed)
         if any(view.has_ended and not view.success and not view.failures for view in _views(observed)):
-            for pod in await self.api.list(PODS, space, labelSelector=f"{FINETUNEJOB_LABEL}={key.name}"):
+            async for pod in self.api.items(PODS, space, labelSelector=f"{FINETUNEJOB_LABEL}={key.name}"):
                 self.cache.put(PODS, pod)
             self._see_pods(key, observed)
         observed.reports = self.reports(key)
         observed.heard = self.poller.heard(key)
+        observed.held = self._note_held(key, observed, now)
         to_prepare = trainer.prepares_apart(parsed) and not Conditions(owner, now).holds("Prepared")
         wants_gpu = to_prepare and observed.prepare_job is None
         pods = [*observed.strays, *(pod for view in _views(observed) for pod in view.pods)]
@@ -134,21 +153,17 @@ class Observer:
 
     def trainers(self, key: Key) -> list[Object]:
         """All pods that train or trained for this very object."""
-        since = ((self.cache.get(key.resource, key.namespace, key.name) or {}).get("metadata") or {}).get(
-            "creationTimestamp", ""
-        )
-        pods = self.cache.children(key, PODS)
-        return [
-            pod
-            for pod in pods
-            if pod["metadata"]["labels"].get(COMPONENT_LABEL) == children.TRAINER
-            and pod["metadata"]["creationTimestamp"] >= since
-        ]
+        owner = self.cache.get(key.resource, key.namespace, key.name) or {}
+        since = (owner.get("metadata") or {}).get("creationTimestamp", "")
+        return trainers_of(children.job_name(key.name), self.cache.children(key, PODS), since)
 
     async def inferenceservice(self, key: Key, owner: Object, now: datetime) -> ObservedInferenceService:
         parsed = parse(InferenceService, owner)
         observed = ObservedInferenceService(owner, parsed, self.images)
+        await self._complete_pods(key)
         if isinstance(parsed, HoneError):
+            observed.deployment = await self._child(DEPLOYMENTS, owner, key.name)
+            self._see_engines(key, observed)
             return observed
         for resource in (
             *([BUDGETS] if autoscaling.most(parsed.spec) else []),
@@ -177,8 +192,7 @@ class Observer:
             stay = {claim["metadata"]["name"] for claim in there if not claim["metadata"].get("deletionTimestamp")}
             observed.leaving = sorted(mounted - stay)
         observed.upgrading = self.upgrading(key)
-        observed.pods = engines_of(observed.deployment, owner, self.cache.children(key, PODS))
-        observed.answers, observed.heard = self.poller.answers(key), self.poller.heard(key)
+        self._see_engines(key, observed)
         resources, options = parsed.spec.resources, parsed.spec.pod
         if resources.gpus or any(self._needs_facts(pod, {}, now) for pod in observed.pods):
             observed.facts = await self.cluster_facts()
@@ -188,24 +202,58 @@ class Observer:
         observed.scaling = await self._scaling(observed.pods, now)
         return observed
 
+    def forget(self, key: Key) -> None:
+        """Forget an object that is gone, or has its result."""
+        self._held.pop(key, None)
+
+    def _note_held(self, key: Key, observed: ObservedFineTuneJob, now: datetime) -> dict[str, datetime]:
+        """Since when it is observed, by pod uid, that a trainer has ended and its pod has not."""
+        before = self._held.pop(key, {})
+        uids = [pod["metadata"]["uid"] for view in _views(observed) for pod in sidecars.find_held(view)]
+        if found := {uid: before.get(uid, now) for uid in uids}:
+            self._held[key] = found
+        return found
+
     def upgrading(self, key: Key) -> list[Object]:
         """Deployments of other services whose roll-out began because of an upgrade, and has not ended."""
-        found = rollouts.begun_by_upgrade(self.cache.all(DEPLOYMENTS))
+        found = rollouts.begun_by_upgrade(self.cache.all(DEPLOYMENTS), datetime.now(UTC))
         own = (key.namespace, key.name)
-        return [one for one in found if (one["metadata"]["namespace"], one["metadata"]["name"]) != own]
+        return [each for each in found if self._is_of_a_service(each) and _place(each) != own]
+
+    def _is_of_a_service(self, deployment: Object) -> bool:
+        """Whether it is a service's own: annotations of any other mean nothing."""
+        service = self.cache.get(INFERENCESERVICES, *_place(deployment))
+        return service is not None and is_controlled_by(deployment, service)
 
     async def _claims(self, namespace: str, names: list[str]) -> list[Object]:
         """Those of Hone from the cache; access modes never change."""
         return [
             claim
             for name in names
-            if (claim := self.cache.get(CLAIMS, namespace, name) or await self.api.get(CLAIMS, namespace, name))
+            if (claim := await self._known(CLAIMS, namespace, name) or await self.api.get(CLAIMS, namespace, name))
         ]
+
+    async def _known(self, resource: Resource, namespace: str, name: str) -> Object | None:
+        """From the cache; what that has only in part is read."""
+        cached = self.cache.get(resource, namespace, name)
+        return cached if cached is None or is_complete(cached) else await self._read(resource, namespace, name)
+
+    async def _complete_pods(self, key: Key) -> None:
+        """Read the pods of an owner that came after them."""
+        if not self.cache.lacks_pods(key):
+            return
+        label = FINETUNEJOB_LABEL if key.resource == FINETUNEJOBS else INFERENCESERVICE_LABEL
+        selector = f"{MANAGED_BY_LABEL}={MANAGER},{label}={key.name}"
+        async for pod in self.api.items(PODS, key.namespace, labelSelector=selector):
+            self.cache.put(PODS, pod)
+        self.cache.has_pods(key)
 
     async def _child(self, resource: Resource, owner: Object, name: str) -> Object | None:
         """From the cache; what is another's is read, since no watch tells of it."""
         cached = self.cache.get(resource, owner["metadata"]["namespace"], name)
-        if cached is None or is_controlled_by(cached, owner):
+        # Of a finished FineTuneJob's Job the cache has the metadata alone; that status may have been removed since.
+        is_whole = cached is None or (is_complete(cached) and (resource != JOBS or "spec" in cached))
+        if cached is None or (is_controlled_by(cached, owner) and is_whole):
             return cached
         return await self._read(resource, owner["metadata"]["namespace"], name)
 
@@ -257,10 +305,14 @@ class Observer:
             found = None
         return ClusterFacts(nodes, by_claim(found))
 
+    def _see_engines(self, key: Key, observed: ObservedInferenceService) -> None:
+        observed.pods = engines_of(observed.deployment, observed.owner, self.cache.children(key, PODS))
+        observed.answers, observed.heard = self.poller.answers(key), self.poller.heard(key)
+
     def _see_pods(self, key: Key, observed: ObservedFineTuneJob) -> None:
         """Pods of these very Jobs; those of earlier ones say nothing of them, but may still be at work."""
         pods = self.cache.children(key, PODS)
-        observed.pods, observed.prepare_pods = _pods_of(observed.job, pods), _pods_of(observed.prepare_job, pods)
+        observed.pods, observed.prepare_pods = pods_of(observed.job, pods), pods_of(observed.prepare_job, pods)
         known = [*observed.pods, *observed.prepare_pods]
         makers = (children.job_name(key.name), children.prepare_job_name(key.name))
         observed.strays = [pod for pod in pods if pod not in known and is_stray(pod, makers)]
@@ -278,8 +330,9 @@ class Observer:
                 return words
             if view.job is None or view.has_ended or view.active or view.success:
                 continue
-            age = now - podstate.parse_time(view.job["metadata"]["creationTimestamp"])
-            if age > podstate.STARTING_PATIENCE and (words := await self._warning_about(view.job)):
+            since = podstate.parse_time(view.job["metadata"]["creationTimestamp"])
+            is_late = podstate.has_lasted(since, podstate.STARTING_PATIENCE, now)
+            if is_late and (words := await self._warning_about(view.job)):
                 return words
         return None
 
@@ -303,7 +356,7 @@ class Observer:
         for name in volumes.claims_of(pod):
             claim = await self.api.get(CLAIMS, space, name)
             event = events.newest(await self._events(claim)) if claim else None
-            found.append(volumes.unbound(name, claim, event["message"] if event else None))
+            found.append(volumes.unbound(name, claim, event.get("message") if event else None))
         return " ".join(words for words in found if words) or None
 
     async def _of_queue(self, job: Object | None) -> str | None:
@@ -311,7 +364,7 @@ class Observer:
         if job is None or QUEUE_LABEL not in (job["metadata"].get("labels") or {}):
             return None
         selector = "involvedObject.kind=Workload,type=Warning"
-        found = await self.api.list(EVENTS, job["metadata"]["namespace"], fieldSelector=selector)
+        found = await events.read(self.api.items(EVENTS, job["metadata"]["namespace"], fieldSelector=selector))
         return events.of_workload(found, job["metadata"]["name"])
 
     async def _warning_about(self, about: Object) -> str | None:
@@ -319,32 +372,17 @@ class Observer:
 
     async def _events(self, about: Object) -> list[Object]:
         selector = f"involvedObject.uid={about['metadata']['uid']}"
-        return await self.api.list(EVENTS, about["metadata"]["namespace"], fieldSelector=selector)
+        return await events.read(self.api.items(EVENTS, about["metadata"]["namespace"], fieldSelector=selector))
 
 
-def is_stray(pod: Object, makers: tuple[str, ...]) -> bool:
-    """Whether a pod that one of these Jobs made may still be at work. What a user labelled alike is not Hone's."""
-    maker = controller_of(pod)
-    name = maker["name"] if maker else (pod["metadata"].get("labels") or {}).get(JOB_NAME_LABEL)
-    return name in makers and podstate.phase(pod) in ("Pending", "Running")
-
-
-def engines_of(deployment: Object | None, owner: Object, pods: list[Object]) -> list[Object]:
-    """Return the pods of the present Deployment: those of a deleted one's, or a user's own, answer for nothing."""
-    if deployment is None or is_leaving(deployment, owner):
-        return []
-    metadata = deployment["metadata"]
-    made = [pod for pod in pods if (controller_of(pod) or {}).get("name", "").startswith(f"{metadata['name']}-")]
-    newer = [pod for pod in made if pod["metadata"]["creationTimestamp"] >= metadata["creationTimestamp"]]
-    # A Deployment that was made again adopts the pods of the one before it, if that left them.
-    replicas = (deployment.get("status") or {}).get("replicas", 0)
-    return made if replicas > len(newer) else newer
+def _place(body: Object) -> tuple[str, str]:
+    return body["metadata"]["namespace"], body["metadata"]["name"]
 
 
 def _replica_failure(deployment: Object | None) -> str | None:
     """Why the Deployment can't make pods, such as a quota."""
     conditions = ((deployment or {}).get("status") or {}).get("conditions") or []
-    return next((c["message"] for c in conditions if c["type"] == "ReplicaFailure" and c["status"] == "True"), None)
+    return next((c.get("message") for c in conditions if c["type"] == "ReplicaFailure" and c["status"] == "True"), None)
 
 
 def _progress_report(answer: object) -> ProgressReport | None:
@@ -356,10 +394,3 @@ def _progress_report(answer: object) -> ProgressReport | None:
 
 def _views(observed: ObservedFineTuneJob) -> tuple[JobView, JobView]:
     return observed.training, observed.preparing
-
-
-def _pods_of(job: Object | None, pods: list[Object]) -> list[Object]:
-    if job is None:
-        return []
-    uid = job["metadata"]["uid"]
-    return [pod for pod in pods if any(o["uid"] == uid for o in pod["metadata"].get("ownerReferences") or [])]

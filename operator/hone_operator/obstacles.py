@@ -18,6 +18,7 @@ REPARTITIONING = "amd-dcm"
 UNHEALTHY = "amd-gpu-unhealthy"
 
 _COMPARE = {"Gt": operator.gt, "Lt": operator.lt}
+_WHOLE = re.compile(r"[+-]?[0-9]{1,19}")
 _LABELLERS = re.compile(r"(?:beta\.)?amd\.com/gpu\.([a-z-]+)")
 
 
@@ -106,7 +107,9 @@ def _fits(labels: dict[str, str], requirement: Object) -> bool:
         return (value is not None) == (how == "Exists")
     if how in ("In", "NotIn"):
         return (value in values) == (how == "In")
-    return value is not None and value.isdecimal() and bool(_COMPARE[how](int(value), int(values[0])))
+    # The scheduler reads whole numbers, and takes a requirement that has none as one that no node fulfils.
+    numbers = [int(text) for text in (value, *values[:1]) if text is not None and _WHOLE.fullmatch(text)]
+    return how in _COMPARE and len(numbers) == 2 and bool(_COMPARE[how](*numbers))
 
 
 def _taint(taint: Taint) -> Obstacle:

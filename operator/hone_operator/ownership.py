@@ -11,7 +11,7 @@ from hone_api.layout import FINETUNEJOB_LABEL, INFERENCESERVICE_LABEL, MANAGED_B
 from hone_api.reasons import CHILD_LEAVING, NAME_CONFLICT, HoneError
 
 from hone_operator.plan import Action, Apply, Patch, name_of
-from hone_operator.podstate import parse_time
+from hone_operator.podstate import has_lasted, parse_time
 from hone_operator.resources import (
     CHILDREN,
     FINETUNEJOBS,
@@ -62,7 +62,7 @@ def explain_leaving(children: list[Object], owner: Object, now: datetime) -> Hon
         what, where = f"{child['kind']} {metadata['name']}", f"--namespace {metadata['namespace']}"
         command = f"kubectl get {child['kind'].lower()} {metadata['name']} {where} --output yaml"
         if since := metadata.get("deletionTimestamp"):
-            if now - parse_time(since) < LEAVING_PATIENCE:
+            if not has_lasted(parse_time(since), LEAVING_PATIENCE, now):
                 continue
             words = f"{what} has been in deletion since {since}"
             if finalizers := metadata.get("finalizers"):
@@ -73,7 +73,7 @@ def explain_leaving(children: list[Object], owner: Object, now: datetime) -> Hon
             )
             return HoneError(CHILD_LEAVING, words, remedy=remedy)
         since = owner["metadata"].get("creationTimestamp")
-        if since is None or now - parse_time(since) < LEAVING_PATIENCE:
+        if since is None or not has_lasted(parse_time(since), LEAVING_PATIENCE, now):
             continue
         uid = (controller_of(child) or {})["uid"]
         words = f"{what} belongs to an earlier {owner['kind']} of this name (uid {uid}), and has not been removed"
@@ -133,7 +133,7 @@ def _is_of_predecessor(child: Object, owner: Object) -> bool:
     reference = controller_of(child)
     return (
         reference is not None
-        and reference["kind"] == owner["kind"]
+        and (reference["apiVersion"], reference["kind"]) == (owner["apiVersion"], owner["kind"])
         and reference["name"] == owner["metadata"]["name"]
         and reference["uid"] != owner["metadata"]["uid"]
     )

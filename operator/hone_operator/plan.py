@@ -7,10 +7,14 @@ from hone_operator.resources import Object, Resource
 
 @dataclass(frozen=True)
 class Create:
-    """Make an object that is not there."""
+    """Make an object that is not there.
+
+    With `decides`, the other actions wait for it, and are left to the next pass when an object of that name exists.
+    """
 
     resource: Resource
     body: Object
+    decides: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,16 +37,20 @@ class Patch:
 
 @dataclass(frozen=True)
 class Delete:
-    """Delete exactly the object with this uid."""
+    """Delete exactly the object with this uid.
+
+    With `replaced_by`, it is kept as long as the API server would not let that one be made.
+    """
 
     resource: Resource
     name: str
     uid: str
+    replaced_by: Object | None = field(default=None, compare=False, repr=False)
 
 
-def removal(resource: Resource, found: Object) -> Delete:
+def removal(resource: Resource, found: Object, *, replaced_by: Object | None = None) -> Delete:
     """That of this very object."""
-    return Delete(resource, found["metadata"]["name"], found["metadata"]["uid"])
+    return Delete(resource, found["metadata"]["name"], found["metadata"]["uid"], replaced_by)
 
 
 Action = Create | Apply | Patch | Delete

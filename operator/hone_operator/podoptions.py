@@ -66,3 +66,28 @@ def spread(options: PodOptions, selector: dict[str, str]) -> list[Object]:
     """The user's topologySpreadConstraints. Without a labelSelector one would count no pod, and do nothing."""
     own: Object = {"labelSelector": {"matchLabels": selector}}
     return [own | constraint for constraint in options.topology_spread_constraints]
+
+
+def with_source(volume: Object) -> Object:
+    """Return the volume with the source that Kubernetes gives one that has none, so that it is Hone's to change."""
+    return volume if volume.keys() - {"name"} else volume | {"emptyDir": {}}
+
+
+def with_pull_policies(pod: Object) -> Object:
+    """Return the pod with the imagePullPolicy of each container that Kubernetes would give a new one for its image.
+
+    It gives it once, so that with another image the container would keep the policy of the first.
+    """
+    lists = {name: pod[name] for name in ("initContainers", "containers") if pod.get(name)}
+    found: Object = pod | {name: [_pull_policy(each) | each for each in some] for name, some in lists.items()}
+    return found
+
+
+def _pull_policy(container: Object) -> Object:
+    """https://kubernetes.io/docs/concepts/containers/images/#imagepullpolicy-defaulting"""
+    image = container.get("image")
+    if not image:
+        return {}
+    name, _, digest = image.partition("@")
+    tag = name.rpartition("/")[2].partition(":")[2]
+    return {"imagePullPolicy": "Always" if not digest and tag in ("", "latest") else "IfNotPresent"}

@@ -16,7 +16,12 @@ HELPER_CPU_LIMIT = "1"
 HELPER_STORAGE = "64Mi"
 """What a container that checks or keeps adapters may use, where the user's resources name the kind."""
 
-RESERVED_LABEL_PREFIXES = ("hone.dev/", "app.kubernetes.io/managed-by", "app.kubernetes.io/component")
+RESERVED_LABEL_PREFIXES = (
+    "hone.dev/",
+    "app.kubernetes.io/managed-by",
+    "app.kubernetes.io/component",
+    "batch.kubernetes.io/",
+)
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,7 @@ def pod_spec(
         "securityContext": podoptions.pod_security(options),
         "initContainers": podoptions.init_containers(options),
         "containers": [podoptions.working_container(container, volumes.mounts, container_security(), options)],
-        "volumes": [*volumes.volumes, *options.volumes],
+        "volumes": [*volumes.volumes, *map(podoptions.with_source, options.volumes)],
         "tolerations": tolerations,
         "nodeSelector": options.node_selector,
         "affinity": options.affinity,

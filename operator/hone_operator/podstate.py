@@ -14,10 +14,30 @@ from hone_operator.scheduling import why_unschedulable
 NOT_STARTED_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError"}
 BINDING_PATIENCE = timedelta(seconds=30)
 STARTING_PATIENCE = timedelta(seconds=15)
+EARLIEST_YEAR, LATEST_YEAR = 1970, 2200
 
 
 def parse_time(text: str) -> datetime:
+    """Return a moment that the API server has set, such as a creationTimestamp."""
     return datetime.fromisoformat(text)
+
+
+def read_time(text: object) -> datetime | None:
+    """Return a moment that anybody may have written; None where it is none that a clock can show."""
+    try:
+        found = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return found if found.tzinfo and EARLIEST_YEAR <= found.year < LATEST_YEAR else None
+
+
+def has_lasted(since: datetime, patience: timedelta, now: datetime) -> bool:
+    """Whether something has lasted for `patience`, by a clock that is not the operator's.
+
+    A moment that lies far ahead shows that the clocks differ: then it is not known how long it lasted, and waiting
+    until the operator's clock is there as well would hide it for as long.
+    """
+    return abs(now - since) >= patience
 
 
 def newest(pods: Iterable[Object]) -> Object | None:
@@ -80,20 +100,19 @@ def why_not_running(
     `warning`: what the claims of a pod without a node lack, or the warning that is the newest event about one with.
     `scaling`: what an autoscaler reports about a pod without a node.
     """
-    age = now - parse_time(pod["metadata"]["creationTimestamp"])
     scheduled = condition(pod, "PodScheduled")
     if scheduled is None or scheduled["status"] != "True":
         error = _why_no_node(pod, scheduled, facts, warning, scaling)
         # A claim that was made just now is bound in a moment, and a scheduler takes one.
         waits = error.reason is VOLUME_NOT_BOUND or scheduled is None
-        return None if waits and age < BINDING_PATIENCE else error
+        return None if waits and not _is_older(pod, BINDING_PATIENCE, now) else error
     waiting = (container_status(pod, container).get("state") or {}).get("waiting") or {}
     reason, words = waiting.get("reason", ""), waiting.get("message", "")
     if reason in images.REASONS:
         return images.not_pulled(reason, words, image_of(pod, container))
     if reason in NOT_STARTED_REASONS:
         return HoneError(POD_NOT_STARTED, f"{reason}: {words}", remedy=volumes.missing(words))
-    if warning and age > STARTING_PATIENCE:
+    if warning and _is_older(pod, STARTING_PATIENCE, now):
         return volumes.not_mounted(warning)
     return None
 
@@ -124,12 +143,12 @@ def is_stuck(pod: Object, now: datetime) -> bool:
     """Whether a pod with a node takes so long to start that its events are worth reading."""
     if phase(pod) != "Pending":
         return False
-    return has_node(pod) and now - parse_time(pod["metadata"]["creationTimestamp"]) > STARTING_PATIENCE
+    return has_node(pod) and _is_older(pod, STARTING_PATIENCE, now)
 
 
 def waits_for_volumes(pod: Object, now: datetime) -> bool:
     """Whether a pod without a node has waited so long that its claims are worth reading."""
-    if phase(pod) != "Pending" or now - parse_time(pod["metadata"]["creationTimestamp"]) < BINDING_PATIENCE:
+    if phase(pod) != "Pending" or not _is_older(pod, BINDING_PATIENCE, now):
         return False
     scheduled = condition(pod, "PodScheduled")
     if scheduled is None:
@@ -143,7 +162,7 @@ def waits_for_node(pod: Object, now: datetime) -> bool:
     """Whether no node has taken a pod for so long that an autoscaler may have reported about it."""
     if phase(pod) != "Pending" or not is_unschedulable(pod):
         return False
-    return now - parse_time(pod["metadata"]["creationTimestamp"]) > STARTING_PATIENCE
+    return _is_older(pod, STARTING_PATIENCE, now)
 
 
 def is_unschedulable(pod: Object) -> bool:
@@ -154,3 +173,7 @@ def is_unschedulable(pod: Object) -> bool:
 def has_node(pod: Object) -> bool:
     scheduled = condition(pod, "PodScheduled")
     return scheduled is not None and scheduled["status"] == "True"
+
+
+def _is_older(pod: Object, patience: timedelta, now: datetime) -> bool:
+    return has_lasted(parse_time(pod["metadata"]["creationTimestamp"]), patience, now)

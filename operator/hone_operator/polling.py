@@ -15,17 +15,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import aiohttp
-
+from hone_operator import boundedget
 from hone_operator.answers import read_answer
 from hone_operator.resources import Key
 
 EVERY_SECONDS, LATER_EVERY_SECONDS = 3.0, 13.0
 CLOSE_SECONDS, CLOSELY_AT_ONCE = 120.0, 50
 """Some pods are asked closely at first, when someone may be looking and a short run would be over unseen."""
-TIMEOUT = aiohttp.ClientTimeout(total=5, sock_connect=3)
 AT_ONCE = 100
-LARGEST_ANSWER = 256 << 10
 
 logger = logging.getLogger(__name__)
 
@@ -48,14 +45,6 @@ class Poller:
         self._polls: dict[Key, dict[str, _Poll]] = {}
         self._close: deque[float] = deque()
         self._slots = asyncio.Semaphore(AT_ONCE)
-        self._session = aiohttp.ClientSession(
-            timeout=TIMEOUT,
-            connector=aiohttp.TCPConnector(limit=AT_ONCE, force_close=True),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Accept-Encoding": "identity"},
-            auto_decompress=False,
-            trust_env=False,
-        )
 
     def want(self, key: Key, urls: dict[str, str]) -> None:
         """From now on, ask exactly these URLs, by pod uid. A pod that has another address now is another one to ask."""
@@ -81,7 +70,6 @@ class Poller:
     async def close(self) -> None:
         for key in list(self._polls):
             self.want(key, {})
-        await self._session.close()
 
     async def _ask(self, key: Key, poll: _Poll) -> None:
         close_until, delay = self._close_until(), random.random()
@@ -116,16 +104,7 @@ class Poller:
     async def _get(self, key: Key, url: str) -> Any:
         """None when there is no usable answer: the next one will do."""
         try:
-            async with self._session.get(url, allow_redirects=False) as response:
-                if response.status != 200 or (response.content_length or 0) > LARGEST_ANSWER:
-                    return None
-                data = bytearray()
-                async for piece in response.content.iter_any():
-                    data += piece
-                    if len(data) > LARGEST_ANSWER:
-                        logger.debug("%s answers more than %d bytes", url, LARGEST_ANSWER)
-                        return None
-                return read_answer(key, bytes(data))
-        except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
-            logger.debug("%s does not answer: %s", url, error)
+            return read_answer(key, await boundedget.get(url))
+        except (boundedget.Unusable, TimeoutError, ValueError, OSError) as error:
+            logger.debug("%s gives no usable answer: %s", url, error)
             return None

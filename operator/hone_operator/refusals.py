@@ -4,10 +4,12 @@ import re
 
 from hone_api.reasons import POD_NOT_STARTED, QUOTA_EXCEEDED, HoneError
 
+from hone_operator.invalidfields import explain_invalid
+
 # Names that a controller makes up anew with every try would make every try news.
 _FORBIDDEN = re.compile(r'^(?:\w+: )?(?:Error creating: )?([a-z.]+) "[^"]*" is forbidden: ')
 _QUOTA = re.compile(
-    r"(?:exceeded|failed) quota: |(?:maximum|minimum) [\w./-]+ (?:usage|limit)|[\w./-]+ max limit to request ratio"
+    r"(?:exceeded|failed) quota: |(?:maximum|minimum) [\w./-]+ (?:usage|limit)|[\w./-] max limit to request ratio"
 )
 _MUST_SPECIFY = re.compile(r"failed quota: [^:]*: must specify (?P<names>.*)")
 _QUOTA_RESOURCE = re.compile(r"\b(?P<kind>limits|requests)\.(?P<name>[a-z0-9./-]+)|\b(?P<short>cpu|memory)\b")
@@ -53,6 +55,8 @@ def refused(words: str) -> HoneError:
 
     `words` is the message of the API server, or of the event of a controller that it refused.
     """
+    if invalid := explain_invalid(words):
+        return invalid
     what = _FORBIDDEN.match(words)
     said = f"The API server refuses {what[1]}: {words[what.end() :]}" if what else f"Not allowed: {words}"
     remedy = _of_quota(words) or _of_policy(words)

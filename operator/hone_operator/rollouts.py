@@ -9,10 +9,14 @@ annotation marks a roll-out that began because of an upgrade, and the status sho
 import copy
 import json
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 
 from hone_api.inferenceservice import InferenceServiceSpec
+from hone_api.reasons import DEPLOYMENT_PAUSED, HoneError
 
+from hone_operator.conditions import timestamp
 from hone_operator.drift import annotation_of, contains, digest_of
+from hone_operator.podstate import parse_time
 from hone_operator.resolve import Resolved
 from hone_operator.resources import Object
 from hone_operator.specfields import FIELDS, Fields, are_changed, read_record, record_fields
@@ -20,7 +24,8 @@ from hone_operator.specfields import FIELDS, Fields, are_changed, read_record, r
 TEMPLATE = "hone.dev/template"
 """Annotation of a Deployment: digest of the desired pod template."""
 UPGRADE = "hone.dev/upgrade"
-"""Annotation of a Deployment whose present pod template came with an upgrade of the operator."""
+"""Annotation of a Deployment whose present pod template came with an upgrade of the operator: when it was applied."""
+LONGEST_TURN = timedelta(hours=1)
 
 _NAMES = [name for name in InferenceServiceSpec.model_fields if name not in ("replicas", "autoscaling", "adapters")]
 """The fields that the pods are made from. Adapters are looked at apart."""
@@ -83,20 +88,44 @@ def is_of_upgrade(
     return is_hot and recorded.get(_IMAGES) != _images(desired)
 
 
-def keeps_marker(observed: Object, desired: Object, *, takes_turn: bool) -> bool:
-    """Return whether the Deployment that is applied now has pods because of an upgrade."""
+def marker(observed: Object, desired: Object, now: datetime, *, takes_turn: bool) -> str | None:
+    """Return what UPGRADE is to be of the Deployment that is applied now; None when its pods are of no upgrade."""
+    if takes_turn:
+        return timestamp(now)
     is_same = annotation_of(observed, TEMPLATE) == annotation_of(desired, TEMPLATE)
-    return takes_turn or (is_same and annotation_of(observed, UPGRADE) is not None)
+    return annotation_of(observed, UPGRADE) if is_same else None
 
 
-def begun_by_upgrade(deployments: Iterable[Object]) -> list[Object]:
+def begun_by_upgrade(deployments: Iterable[Object], now: datetime) -> list[Object]:
     """Return the Deployments whose roll-out began because of an upgrade and neither ended nor took too long."""
-    return [deployment for deployment in deployments if annotation_of(deployment, UPGRADE) and _is_moving(deployment)]
+    return [each for each in deployments if _has_its_turn(each, now) and _is_moving(each)]
+
+
+def _has_its_turn(deployment: Object, now: datetime) -> bool:
+    """Return whether its turn has begun and may last; nobody else can make it longer by what they write there."""
+    try:
+        began = parse_time(annotation_of(deployment, UPGRADE) or "")
+        return began <= now < began + LONGEST_TURN
+    except (ValueError, TypeError):  # no time, or one without a zone
+        return False
+
+
+def explain_pause(deployment: Object | None) -> HoneError | None:
+    """Return what to report when somebody has paused the Deployment, so that no roll-out proceeds."""
+    if deployment is None or not deployment["spec"].get("paused"):
+        return None
+    metadata, status = deployment["metadata"], deployment.get("status") or {}
+    is_seen = status.get("observedGeneration") == metadata.get("generation")
+    if not is_seen or status.get("updatedReplicas", 0) >= deployment["spec"].get("replicas", 1):
+        return None
+    words = f"Deployment {metadata['name']} is paused, so that its pods are not replaced"
+    command = f"kubectl rollout resume deployment/{metadata['name']} --namespace {metadata['namespace']}"
+    return HoneError(DEPLOYMENT_PAUSED, words, remedy=f"Run `{command}`.")
 
 
 def _is_moving(deployment: Object) -> bool:
-    status = deployment.get("status") or {}
-    if deployment["metadata"].get("deletionTimestamp") or deployment["spec"].get("replicas") == 0:
+    status, spec = deployment.get("status") or {}, deployment["spec"]
+    if deployment["metadata"].get("deletionTimestamp") or spec.get("replicas") == 0 or spec.get("paused"):
         return False
     if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0):
         return True
@@ -120,4 +149,4 @@ def _artifacts(resolved: Resolved) -> Fields:
 
 def _images(desired: Object) -> str:
     pod = desired["spec"]["template"]["spec"]
-    return digest_of([container["image"] for container in [*pod["containers"], *(pod.get("initContainers") or [])]])
+    return digest_of([container.get("image") for container in [*pod["containers"], *(pod.get("initContainers") or [])]])

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
-from hone_api.layout import FINETUNEJOB_LABEL
 from hone_api.reasons import UNSCHEDULABLE, VOLUME_NOT_BOUND, HoneError
 
 from hone_operator.nodes import ClusterFacts, Node
@@ -14,6 +13,10 @@ from hone_operator.resources import Object
 from hone_operator.volumes import claims_of
 
 MOST_NODES = 3
+SHOW_VOLUMES = (
+    "`kubectl get pv --output custom-columns=NAMESPACE:.spec.claimRef.namespace,CLAIM:.spec.claimRef.name,"
+    "NODES:.spec.nodeAffinity.required`"
+)
 WAITS = "Nothing to do: the pod starts when enough is free. A higher spec.pod.priorityClassName puts it before others."
 
 # What follows tells only of preemption, in which no user can do anything.
@@ -23,8 +26,8 @@ _PREEMPTION = re.compile(
 _SHORT = re.compile(r"Insufficient [\w./-]+|Too many pods|cannot allocate all claims")
 # The scheduler reports this only of nodes that have room: it looks at volumes after resources.
 _ELSEWHERE = re.compile(
-    r"(?P<count>\d+) node\(s\) (?:had volume node affinity conflict|didn't match PersistentVolume's node affinity|"
-    r"had no available volume zone)"
+    r"(?<!\d)(?P<count>\d{1,9}) node\(s\) (?:had volume node affinity conflict|"
+    r"didn't match PersistentVolume's node affinity|had no available volume zone)"
 )
 _UNBOUND = re.compile(
     r"unbound immediate PersistentVolumeClaims|persistentvolumeclaim \"|persistentvolume \"|"
@@ -61,19 +64,19 @@ def _out_of_reach(pod: Object, elsewhere: int, facts: ClusterFacts | None) -> tu
 
     `elsewhere`: how many nodes have room, and can't mount the volume.
     """
-    demand, names = demand_of(pod), ", ".join(claims_of(pod)) or "its claim"
+    demand, claims = demand_of(pod), claims_of(pod)
+    one_of = f"one of the claims {', '.join(claims)}" if len(claims) > 1 else "".join(claims) or "its claim"
     where = "which is in another zone or on another node"
-    reach = f"{elsewhere} of the nodes with room can't mount the volume of {names}, {where}"
+    reach = f"{elsewhere} of the nodes with room can't mount the volume of {one_of}, {where}"
     is_counted = facts is not None and not (demand.gpu and demand.gpu in facts.by_claim)
     if is_counted and facts and sum(not obstacles(node, demand) for node in facts.nodes) > elsewhere:
         return f"{reach}; the nodes near the volume have too little free now", WAITS
-    again = (pod.get("metadata") or {}).get("labels", {}).get(FINETUNEJOB_LABEL)
-    object_ = f"`kubectl delete ftj {again}`" if again else "delete the object"
-    claims = f"`kubectl delete pvc {' '.join(claims_of(pod))}`" if claims_of(pod) else "delete the claim"
+    # The volume may hold somebody's models or data: nothing here may tell a user to delete its claim.
     remedy = (
-        "Add nodes that can run the pod where the volume is. Or, when nothing on the claim is needed any more, run "
-        f"{object_} and {claims}, and apply the object again with a spec.pod.nodeSelector that only nodes with GPUs "
-        "have, so that the volume is made near them. A StorageClass whose volumes every node can mount avoids this."
+        f"See where each volume is: {SHOW_VOLUMES}. Add nodes that can run the pod there, correct "
+        "spec.pod.nodeSelector or affinity where they lead the pod away, or copy the data to a claim that nodes with "
+        "room can mount and name that one in the spec. docs/troubleshooting.md describes how a claim is made near the "
+        "GPUs."
     )
     if not is_counted:
         return reach, f"Nothing to do when nodes near the volume are busy. Otherwise: {remedy[0].lower()}{remedy[1:]}"

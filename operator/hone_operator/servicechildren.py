@@ -42,7 +42,7 @@ def make(
     if resolved is None:
         return None
     _adapters(observed, declared, resolved, now, result)
-    return _deployment(observed, declared, resolved, replicas, result)
+    return _deployment(observed, declared, resolved, replicas, now, result)
 
 
 def _service(observed: ObservedInferenceService, result: Plan) -> None:
@@ -85,7 +85,9 @@ def _adapters(
         return
     wanted = engine.adapters(observed.owner, resolved)
     if not is_current(observed.adapters, wanted):
-        result.actions.append(Apply(CONFIGMAPS, wanted))
+        found = observed.adapters
+        is_fixed = found and found.get("immutable")  # then it can only be made anew
+        result.actions.append(removal(CONFIGMAPS, found) if found and is_fixed else Apply(CONFIGMAPS, wanted))
     else:
         result.actions += adapters.nudges(observed.pods, observed.answers, adapters.revision(resolved), now)
 
@@ -100,7 +102,12 @@ def is_rolled_out(deployment: Object | None) -> bool:
 
 
 def _deployment(
-    observed: ObservedInferenceService, declared: InferenceService, resolved: Resolved, replicas: int, result: Plan
+    observed: ObservedInferenceService,
+    declared: InferenceService,
+    resolved: Resolved,
+    replicas: int,
+    now: datetime,
+    result: Plan,
 ) -> str | None:
     found = observed.deployment
     desired = engine.deployment(observed.owner, declared, resolved, observed.images, replicas)
@@ -115,8 +122,8 @@ def _deployment(
         if takes_turn and observed.upgrading:
             _keep_for_now(found, desired, replicas, result)
             return _why_waiting(observed)
-        if rollouts.keeps_marker(found, desired, takes_turn=takes_turn):
-            desired["metadata"]["annotations"][rollouts.UPGRADE] = "true"
+        if mark := rollouts.marker(found, desired, now, takes_turn=takes_turn):
+            desired["metadata"]["annotations"][rollouts.UPGRADE] = mark
         if declared.spec.autoscaling:
             # Refused when the autoscaler has set another number meanwhile.
             desired["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]

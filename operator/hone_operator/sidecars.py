@@ -10,8 +10,7 @@ from datetime import datetime, timedelta
 
 from hone_api.reasons import SIDECAR_RUNNING, HoneError
 
-from hone_operator import podstate
-from hone_operator.jobview import JobView, index_of
+from hone_operator.jobview import JobView
 from hone_operator.plan import Action, Patch, removal
 from hone_operator.resources import JOBS, PODS, Object
 
@@ -36,15 +35,19 @@ def names_of_running(pod: Object, container: str) -> list[str]:
     return [str(status["name"]) for status in others if "terminated" not in (status.get("state") or {})]
 
 
-def seconds_left(view: JobView, pods: list[Object], now: datetime) -> float:
-    """Return for how long the other containers may still run."""
-    ends = [podstate.parse_time(end) for pod in pods if (end := (view.ended(pod) or {}).get("finishedAt"))]
-    return max(0.0, (max(ends) + PATIENCE - now).total_seconds()) if ends else 0.0
+def seconds_left(pods: list[Object], held: dict[str, datetime], now: datetime) -> float:
+    """Return for how long the other containers may still run.
+
+    `held`: since when the operator observes the end of each pod's trainer, by uid. The kubelet's own time of that end
+    is by the clock of its node, which may be wrong.
+    """
+    ends = [min(held.get(pod["metadata"]["uid"], now), now) for pod in pods]
+    return max(0.0, (max(ends, default=now - PATIENCE) + PATIENCE - now).total_seconds())
 
 
 def has_succeeded(view: JobView, nodes: int) -> bool:
     """Whether each pod of the Job has left a success, though the Job can't end."""
-    done = {index_of(pod) for pod in view.pods if (state := view.ended(pod)) and state["exitCode"] == 0}
+    done = {view.index_of(pod) for pod in view.pods if (state := view.ended(pod)) and state["exitCode"] == 0}
     return bool(find_held(view)) and len(done) >= nodes
 
 

@@ -7,9 +7,13 @@ size alone, and observe.py refuses it with that size.
 
 import json
 import marshal
+import math
+import sys
+from itertools import islice
 from typing import Any
 
-from hone_operator.resources import Object
+from hone_operator.resources import Object, controller_of
+from hone_operator.texts import cut_all
 
 LARGEST_BYTES = 1 << 20
 """Of memory. An InferenceService with 200 adapters takes a third of it."""
@@ -19,7 +23,8 @@ _CONTAINER, _VALUE = 120, 60
 MOST_PER_BYTE = 68
 """Of memory for each byte of marshal's format, which is quick to make: a list of nulls has the most."""
 _METADATA = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
-_LABELS, _MOST_OWNERS = ("hone.dev/", "app.kubernetes.io/"), 8
+_LABELS, _MOST_LABELS = ("hone.dev/", "app.kubernetes.io/"), 16
+_EMPTY_TEXT = sys.getsizeof("")
 
 
 def bound(body: Object) -> Object:
@@ -29,9 +34,11 @@ def bound(body: Object) -> Object:
     metadata = body["metadata"]
     kept = {name: metadata[name] for name in _METADATA if name in metadata}
     labels = metadata.get("labels") or {}
-    kept["labels"] = {name: value for name, value in labels.items() if name.startswith(_LABELS)}
-    if owners := metadata.get("ownerReferences"):
-        kept["ownerReferences"] = owners[:_MOST_OWNERS]
+    own = ((name, value) for name, value in labels.items() if name.startswith(_LABELS))
+    kept["labels"] = dict(islice(own, _MOST_LABELS))
+    if controller := controller_of(body):
+        kept["ownerReferences"] = [controller]
+    cut_all(kept)
     found: Object = {"apiVersion": body["apiVersion"], "kind": body["kind"], "metadata": kept, "spec": {}}
     status = body.get("status")
     if status is not None:
@@ -50,19 +57,27 @@ def describe_oversize(body: Object) -> str | None:
 
 def is_larger(value: Any, limit: int) -> bool:
     """Whether a parsed value takes more than so many bytes, by a rough count that ends early."""
-    left, waiting = limit, [value]
-    while waiting:
+    return measure(value, limit) > limit
+
+
+def measure(value: Any, enough: float = math.inf) -> int:
+    """Return roughly how many bytes of memory a parsed value takes. The count ends at `enough`."""
+    found, waiting = 0, [value]
+    while waiting and found <= enough:
         match waiting.pop():
-            case dict() as found:
-                left -= _CONTAINER + sum(_VALUE + len(name) for name in found)
-                waiting += found.values()
-            case list() as found:
-                left -= _CONTAINER + 8 * len(found)
-                waiting += found
+            case dict() as fields:
+                found += _CONTAINER + sum(_VALUE + _text(name) for name in fields)
+                waiting += fields.values()
+            case list() as items:
+                found += _CONTAINER + 8 * len(items)
+                waiting += items
             case str() as text:
-                left -= _VALUE + len(text)
+                found += _VALUE + _text(text)
             case _:
-                left -= _VALUE
-        if left < 0:
-            return True
-    return False
+                found += _VALUE
+    return found
+
+
+def _text(text: str) -> int:
+    """Return the bytes of a text's characters: one of them outside of ASCII makes every one take up to four."""
+    return sys.getsizeof(text) - _EMPTY_TEXT

@@ -8,6 +8,7 @@ not know is ignored: it is one of a newer version, before a rollback.
 
 import json
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from hone_api.common import ApiModel
@@ -20,6 +21,7 @@ from hone_operator.resources import Object
 FIELDS = "hone.dev/made-from-fields"
 """Annotation of a child that has pods: the record of what the object set of the fields that these are made from."""
 
+_Scalar = str | int | float | bool | None
 Fields = dict[str, str]
 """Digests of values by the path of the field."""
 
@@ -70,6 +72,8 @@ def _walk(model: BaseModel, recorded: set[str], names: set[str] | None = None, p
     for name, info in type(model).model_fields.items():
         if names is not None and name not in names:
             continue
+        if not recorded and name not in are_set:
+            continue
         path = prefix + (info.alias or name)
         if name in are_set or path in recorded:
             yield from _walk_value(path, getattr(model, name), info, name in are_set, recorded)
@@ -92,7 +96,13 @@ def _walk_value(path: str, value: Any, info: FieldInfo, is_set: bool, recorded: 
 
 
 def _digest_of(value: Any) -> str:
-    return digest_of(_plain(value))
+    return _digest_of_scalar(value) if isinstance(value, _Scalar) else digest_of(_plain(value))
+
+
+@lru_cache(1024, typed=True)
+def _digest_of_scalar(value: _Scalar) -> str:
+    """Return the digest of a value that comes again and again: of most fields there are few."""
+    return digest_of(value)
 
 
 def _plain(value: Any) -> Any:

@@ -5,6 +5,7 @@ from datetime import datetime
 from hone_api.finetunejob import FineTuneJob, TrainerResources
 from hone_api.layout import TRAINER_PORT
 from hone_api.listening import join_address
+from hone_api.reasons import STALLED, TRAINER_SILENT
 from hone_api.reports import Progress, ProgressReport
 
 from hone_operator import children, endings, liveness, podstate, sidecars, trainer, waiting
@@ -20,15 +21,12 @@ WELL = "TrainerRunning"
 def tell(observed: ObservedFineTuneJob, job: FineTuneJob, now: datetime, conditions: Conditions, result: Plan) -> None:
     """Put into the status and the conditions how far the job is."""
     training, preparing = observed.training, observed.preparing
-    if trouble := next((each for each in observed.troubles if each.stops_pods), None):
-        conditions.set("Running", False, trouble.error.reason.name, trouble.error.sentence())
-        return
     if trainer.prepares_apart(job) and preparing.condition("Complete"):
         endings.prepared(preparing, conditions, result)
-    elif trainer.prepares_apart(job) and _is_held_success(preparing, 1, now):
+    elif trainer.prepares_apart(job) and _is_held_success(observed, preparing, 1, now):
         endings.prepared(preparing, conditions, result)
         result.actions += sidecars.remove(preparing)
-    if _is_held_success(training, job.spec.resources.nodes, now) and not training.has_ended:
+    if _is_held_success(observed, training, job.spec.resources.nodes, now) and not training.has_ended:
         result.actions += sidecars.remove(training)
         endings.succeeded(observed.owner, job, training, {"lastTransitionTime": timestamp(now)}, conditions, result)
         return
@@ -52,6 +50,10 @@ def tell(observed: ObservedFineTuneJob, job: FineTuneJob, now: datetime, conditi
     if conditions.holds("Suspended"):
         words = "The job goes on from its newest checkpoint." if result.status.get("progress") else "The job may begin."
         conditions.set("Suspended", False, "Resumed", words)
+    trouble = next((each for each in observed.troubles if each.stops_pods), None)
+    if trouble and not (training.running or preparing.running):
+        conditions.set("Running", False, trouble.error.reason.name, trouble.error.sentence())
+        return
     if result.actions:
         return
     if trainer.prepares_apart(job) and not conditions.holds("Prepared"):
@@ -60,9 +62,10 @@ def tell(observed: ObservedFineTuneJob, job: FineTuneJob, now: datetime, conditi
         _training(observed, job, now, conditions, result)
 
 
-def _is_held_success(view: JobView, nodes: int, now: datetime) -> bool:
+def _is_held_success(observed: ObservedFineTuneJob, view: JobView, nodes: int, now: datetime) -> bool:
     """Whether other containers keep the pods of a Job that has succeeded, for longer than they may."""
-    return sidecars.has_succeeded(view, nodes) and not sidecars.seconds_left(view, sidecars.find_held(view), now)
+    left = sidecars.seconds_left(sidecars.find_held(view), observed.held, now)
+    return sidecars.has_succeeded(view, nodes) and not left
 
 
 def _ask_again(view: JobView, conditions: Conditions, result: Plan) -> None:
@@ -119,19 +122,33 @@ def _running(
         observed.facts,
         now,
         liveness.PATIENCE,
-        stepped=podstate.parse_time(stepped) if stepped else None,
+        stepped=podstate.read_time(stepped),
     )
     error = next((lost for pod in view.running if (lost := liveness.lost(pod, observed.facts))), found.error)
     result.requeue_after = found.look_again
     stopping = next((pod for pod in view.running if "deletionTimestamp" in pod["metadata"]), None)
     names = ", ".join(sorted(pod["metadata"]["name"] for pod in view.running))
-    if error:
+    known = _known_trouble(lead, conditions) if uid not in observed.reports else None
+    if known and (error.reason.name == known == TRAINER_SILENT.name if error else not stopping):
+        # The operator has started since: what it found before holds until the trainer answers.
+        conditions.keep("Running")
+        result.requeue_after = liveness.LOOK_AGAIN.total_seconds()
+    elif error:
         conditions.set("Running", True, error.reason.name, error.sentence())
     elif stopping:
         words = f"The trainer in pod {stopping['metadata']['name']} is told to stop, and saves a checkpoint."
         conditions.set("Running", True, "TrainerStopping", words)
     else:
         conditions.set("Running", True, WELL, f"The trainer runs in pod {names}.")
+
+
+def _known_trouble(lead: Object, conditions: Conditions) -> str | None:
+    """Return the reason by which an earlier pass has reported that this very trainer is silent, or makes no steps."""
+    if not conditions.holds("Running"):
+        return None
+    reason, words = conditions.words_of("Running")
+    is_about = f"Pod {lead['metadata']['name']} " in words and reason in (TRAINER_SILENT.name, STALLED.name)
+    return reason if is_about else None
 
 
 def _report(report: ProgressReport | None, status: Object, now: datetime) -> None:

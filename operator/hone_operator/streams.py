@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 
 import aiohttp
@@ -17,7 +17,7 @@ from hone_api.layout import MANAGED_BY_LABEL, MANAGER
 from kopf._cogs.clients import watching
 
 from hone_operator.api import Api, ApiError
-from hone_operator.resources import CHILDREN, FINETUNEJOBS, WATCHED, Object, Resource
+from hone_operator.resources import CHILDREN, OWNERS, WATCHED, Object, Resource
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 15.0
 HEALTHY_SECONDS = 5.0
@@ -42,13 +42,13 @@ class Sink(Protocol):
 
 def feed(sink: Sink, api: Api) -> None:
     """From now on, whatever kopf watches is told to the sink, and nothing to kopf."""
-    # Children are listed when it is known which owners have finished: little is kept of theirs.
-    jobs_listed: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
+    # Children are listed when it is known which owners there are, and which have finished: little is kept of others.
+    listed: dict[tuple[Resource, str], asyncio.Event] = defaultdict(asyncio.Event)
 
     async def infinite_watch(*, resource: Any, namespace: str | None, **_: Any) -> AsyncIterator[Any]:
         api_version = f"{resource.group}/{resource.version}" if resource.group else resource.version
         stream = _Stream(sink, api, _by_name[api_version, resource.plural], namespace or "")
-        await stream.run(jobs_listed[namespace or ""])
+        await stream.run(listed)
         yield  # never reached; what makes this a generator
 
     watching.infinite_watch = infinite_watch
@@ -65,22 +65,28 @@ class _Stream:
         # Server-side: of other people's Jobs and pods the operator never hears.
         self._selector = f"{MANAGED_BY_LABEL}={MANAGER}" if resource in CHILDREN else ""
         self._failures = 0
+        self._watches = False
+        self._unconfirmed: tuple[set[str], int] | None = None
 
-    async def run(self, jobs_listed: asyncio.Event) -> None:
+    async def run(self, listed: Mapping[tuple[Resource, str], asyncio.Event]) -> None:
         """List, watch for as long as the version of the list is good, and begin anew. Ends only when cancelled."""
         if self._resource in CHILDREN:
-            await jobs_listed.wait()
+            for owner in OWNERS:
+                await listed[owner, self._namespace].wait()
         while True:
             try:
+                self._watches = False
                 version = await self._list()
-                if self._resource == FINETUNEJOBS:
-                    jobs_listed.set()
+                listed[self._resource, self._namespace].set()
+                self._watches = True
                 while True:
                     version = await self._watch(version)
             except ApiError as error:
                 if error.status in REFUSED and self._failures >= REFUSED_BEFORE:
                     self._sink.unlisted(self._resource, self._namespace, str(error))
-                    jobs_listed.set()  # what else is there in the namespace does not wait for it
+                    # What can be listed and not watched can't be seen, though each list succeeds.
+                    self._unconfirmed = (set(), 0) if self._watches else None
+                    listed[self._resource, self._namespace].set()  # what else is in the namespace does not wait for it
                 await self._pause(str(error), error.retry_after)
             except (aiohttp.ClientError, TimeoutError) as error:
                 await self._pause(repr(error))
@@ -91,8 +97,17 @@ class _Stream:
         async for body in listing:
             uids.add(body["metadata"]["uid"])
             self._sink.saw(self._resource, body)
-        self._sink.listed(self._resource, self._namespace, uids, int(listing.version))
+        if self._unconfirmed is None:
+            self._sink.listed(self._resource, self._namespace, uids, int(listing.version))
+        else:
+            self._unconfirmed = uids, int(listing.version)
         return listing.version
+
+    def _confirm(self) -> None:
+        """Hand on the list that came before a watch that is no longer refused."""
+        if self._unconfirmed is not None:
+            (uids, version), self._unconfirmed = self._unconfirmed, None
+            self._sink.listed(self._resource, self._namespace, uids, version)
 
     async def _watch(self, version: str) -> str:
         """Returns the version to go on from. Raises ApiError when that is too old, or the server has an error."""
@@ -103,7 +118,8 @@ class _Stream:
             async for event in self._api.watch(self._resource, self._namespace, self._selector, version):
                 body = event["object"]
                 if event["type"] == "ERROR":
-                    raise ApiError(body.get("code") or 500, body.get("message") or "")
+                    raise ApiError(body.get("code") or 500, str(body.get("message") or ""))
+                self._confirm()
                 version = body["metadata"]["resourceVersion"]
                 if event["type"] == "DELETED":
                     self._sink.gone(self._resource, body)

@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from hone_api.reasons import API_FAILING, CHILD_CONTESTED, CHILD_REFUSED, HoneError
+from hone_api.layout import MANAGED_BY_LABEL, MANAGER
+from hone_api.reasons import API_FAILING, CHILD_CONTESTED, CHILD_HIDDEN, CHILD_REFUSED, HoneError
 
 from hone_operator import readiness
 from hone_operator.api import ApiError
 from hone_operator.conditions import Conditions
+from hone_operator.invalidfields import explain_invalid
 from hone_operator.plan import Action, Apply, Create, Delete, Plan, name_of
 from hone_operator.refusals import refused
-from hone_operator.resources import DEPLOYMENTS, Key, Object, is_terminal
+from hone_operator.resources import DEPLOYMENTS, Key, Object, is_controlled_by, is_terminal
 
 SYNCED = "Synced"
 TRIES = 3
@@ -59,6 +61,12 @@ def failed(action: Action, error: Exception, failures: int) -> Trouble | None:
         if stops_pods:
             found = refused(error.message)
             return Trouble(HoneError(found.reason, f"{what}: {found.message}", remedy=found.remedy), stops_pods=True)
+        if isinstance(action, Delete) and action.replaced_by:
+            found = refused(error.message)
+            kept = f"{what} is kept as it was, since the one that the spec now asks for is refused: {found.message}"
+            return Trouble(HoneError(found.reason, kept, remedy=found.remedy))
+        if invalid := explain_invalid(error.message):
+            return Trouble(HoneError(invalid.reason, f"{what}: {invalid.message}", remedy=invalid.remedy))
         remedy = refused(error.message).remedy if "failed quota" in error.message else None
         words = error.message[:LONGEST_WORDS]
         return Trouble(HoneError(CHILD_REFUSED, f"{what} is refused ({error.status}): {words}", remedy=remedy))
@@ -78,8 +86,20 @@ def unread(error: Exception, failures: int) -> Trouble | None:
 
 def contested(child: tuple[str, str], manager: str | None) -> Trouble:
     """Return what to report of a child that somebody else changes or deletes each time."""
-    who = f"{manager!r} (its field manager)" if manager else "somebody else"
+    who = manager or "somebody else, or by an admission policy or webhook"
     return Trouble(HoneError(CHILD_CONTESTED, f"{child[0]} {child[1]} is changed or deleted again and again by {who}"))
+
+
+def hidden(children: Sequence[Object], owner: Object) -> list[Trouble]:
+    """Return what to report of children that Hone will hear nothing of: no watch selects them."""
+    found = []
+    for child in children:
+        value = (child["metadata"].get("labels") or {}).get(MANAGED_BY_LABEL)
+        if value != MANAGER and is_controlled_by(child, owner):
+            what = f"{child['kind']} {child['metadata']['name']}"
+            words = f"{what} has {MANAGED_BY_LABEL}={value or ''} instead of {MANAGER}, so Hone can't see how it is"
+            found.append(Trouble(HoneError(CHILD_HIDDEN, words)))
+    return found
 
 
 def troubles_alone(owner: Object, now: datetime, troubles: Sequence[Trouble]) -> Plan:
@@ -101,6 +121,10 @@ def describe(error: Exception) -> str:
     """Return a failure's message, without what changes from try to try."""
     if isinstance(error, ApiError):
         return f"the API server answers {error.status}: {error.message[:LONGEST_WORDS]}"
+    if isinstance(error, TimeoutError):
+        return (
+            "the API server does not answer in time (if it answers others, an admission webhook that it asks is slow)"
+        )
     return f"the API server does not answer ({type(error).__name__})"
 
 

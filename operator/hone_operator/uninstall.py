@@ -22,16 +22,24 @@ logger = logging.getLogger(__name__)
 SELECTOR = f"{MANAGED_BY_LABEL}={MANAGER},{INFERENCESERVICE_LABEL}"
 
 
-async def remove_budgets(api: Api, namespaces: list[str]) -> int:
-    """Delete the budgets of engines in these namespaces, "" for all, and return their number. Raises as Api does."""
+async def remove_budgets(api: Api, namespaces: list[str]) -> dict[str, ApiError]:
+    """Delete the budgets of engines in these namespaces, "" for all, and return the refusals, by namespace.
+
+    Raises as Api does where the API server does not answer.
+    """
     removed = 0
+    refusals = {}
     for namespace in namespaces:
-        for budget in await api.list(BUDGETS, namespace, labelSelector=SELECTOR):
-            metadata = budget["metadata"]
-            await api.delete(BUDGETS, metadata["namespace"], metadata["name"], metadata["uid"])
-            logger.info("Deleted PodDisruptionBudget %s/%s", metadata["namespace"], metadata["name"])
-            removed += 1
-    return removed
+        try:
+            async for budget in api.items(BUDGETS, namespace, labelSelector=SELECTOR):
+                metadata = budget["metadata"]
+                await api.delete(BUDGETS, metadata["namespace"], metadata["name"], metadata["uid"])
+                logger.info("Deleted PodDisruptionBudget %s/%s", metadata["namespace"], metadata["name"])
+                removed += 1
+        except ApiError as error:
+            refusals[namespace] = error
+    logger.info("PodDisruptionBudgets deleted: %d", removed)
+    return refusals
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -41,12 +49,12 @@ def main(argv: list[str] | None = None) -> None:
     namespaces = parser.parse_args(argv).namespace or [""]
     logs.set_up("info", "text")
     try:
-        removed = asyncio.run(_connect_and_remove(namespaces))
-    except ApiError as error:
-        sys.exit(f"The API server refused to list or delete PodDisruptionBudgets: {error}. {_remedy(namespaces)}")
+        refusals = asyncio.run(_connect_and_remove(namespaces))
     except (aiohttp.ClientError, TimeoutError) as error:
         sys.exit(f"The API server does not answer: {error or 'no answer in time'}. {_remedy(namespaces)}")
-    logger.info("PodDisruptionBudgets deleted: %d", removed)
+    if refusals:
+        words = "; ".join(str(error) for error in refusals.values())
+        sys.exit(f"The API server refused to list or delete PodDisruptionBudgets: {words}. {_remedy(list(refusals))}")
 
 
 def _remedy(namespaces: list[str]) -> str:
@@ -57,7 +65,7 @@ def _remedy(namespaces: list[str]) -> str:
     return "Delete the budgets yourself: " + "; ".join(commands)
 
 
-async def _connect_and_remove(namespaces: list[str]) -> int:
+async def _connect_and_remove(namespaces: list[str]) -> dict[str, ApiError]:
     api = await Api.connect(Metrics())
     try:
         return await remove_budgets(api, namespaces)

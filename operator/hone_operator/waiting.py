@@ -97,7 +97,7 @@ def _held(
     observed: ObservedFineTuneJob, view: JobView, held: list[Object], now: datetime, result: Plan
 ) -> tuple[str, str]:
     """Reason and message for pods that other containers keep after the trainer's end."""
-    if left := sidecars.seconds_left(view, held, now):
+    if left := sidecars.seconds_left(held, observed.held, now):
         result.requeue_after = left
         return "TrainerEnded", "The trainer has ended; the other containers of its pod are about to."
     result.requeue_after = LOOK_AGAIN_SECONDS

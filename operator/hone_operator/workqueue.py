@@ -56,11 +56,16 @@ class WorkQueue:
         self._timers[key] = loop.call_at(due, self._due, key)
 
     def retry(self, key: Key, at_least: float = 0.0) -> float:
-        """Queue a key that failed, with exponential backoff. Returns the seconds until then."""
+        """Queue a key that failed, with exponential backoff. Returns the seconds until then.
+
+        `at_least` are the seconds that the API server asks for: a timer that is due before is no longer.
+        """
         self._metrics.queue_retries.inc()
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         seconds = max(min(FIRST_RETRY_SECONDS * 2.0 ** min(failures, 20), LONGEST_RETRY_SECONDS), at_least)
+        if at_least and (timer := self._timers.pop(key, None)):
+            timer.cancel()
         self.add_after(key, seconds)
         return seconds
 

@@ -41,13 +41,15 @@ class Seen:
 class Fault:
     """What to do instead of, or before, passing a request on.
 
-    `lost`: pass it on and cut the connection instead of answering. `cut_after`: end a watch after these seconds.
+    `text`: answer 200 with it, as a balancer does that has a page of its own. `lost`: pass it on and cut the
+    connection instead of answering. `cut_after`: end a watch after these seconds.
     """
 
     refuse: bool = False
     status: int = 0
     headers: tuple[tuple[str, str], ...] = ()
     event: dict[str, Any] | None = None
+    text: str = ""
     delay: float = 0.0
     lost: bool = False
     cut_after: float | None = None
@@ -69,6 +71,7 @@ def status_body(code: int, reason: str, message: str = "a fault of the test") ->
 
 GONE = Fault(refuse=True)
 EXPIRED = Fault(event={"type": "ERROR", "object": status_body(410, "Expired", "too old resource version")})
+HTML = Fault(text="<html><body>502 Bad Gateway</body></html>\n")
 BROKEN_STREAM = Fault(event={"type": "ERROR", "object": status_body(500, "InternalError", "unable to decode an event")})
 
 
@@ -153,6 +156,9 @@ class FaultProxy:
                 status = fault.status
                 body = status_body(fault.status, {409: "Conflict", 429: "TooManyRequests"}.get(fault.status, "Fault"))
                 return web.json_response(body, status=fault.status, headers=dict(fault.headers))
+            if fault.text:
+                status = 200
+                return web.Response(text=fault.text, content_type="text/html")
             if fault.event and info.is_watch:
                 status = 200
                 return web.Response(text=json.dumps(fault.event) + "\n", content_type="application/json")

@@ -7,6 +7,7 @@ depends on time.
 
 import asyncio
 import copy
+import difflib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -198,12 +199,23 @@ class World:
         """Passes until nothing changes. Raises Refused where the API server takes no child."""
         for _ in range(MOST_PASSES):
             before = self._versions(namespace)
-            with self.models():
-                self._pass(namespace)
+            self.observe(namespace)
             self._play(namespace)
             if self._versions(namespace) == before:
+                self._check_observed(namespace)
                 return
         raise AssertionError("the operator never comes to rest")
+
+    def observe(self, namespace: str) -> None:
+        """One pass over each object."""
+        with self.models():
+            self._pass(namespace)
+
+    def _check_observed(self, namespace: str) -> None:
+        """Raise AssertionError when the operator rests because it does not work on an object at all."""
+        for resource in OWNERS:
+            for body in self.list(resource, namespace):
+                assert body["status"]["observedGeneration"] == body["metadata"]["generation"], body
 
     def _versions(self, namespace: str) -> dict[str, str]:
         kinds = (*CHILDREN, PODS, FINETUNEJOBS, INFERENCESERVICES)
@@ -220,6 +232,7 @@ class World:
                 listed = await self.api.list(resource, namespace, **selectors)
                 uids = {body["metadata"]["uid"] for body in listed}
                 self.controller.cache.keep_only(resource, namespace, uids, 2**62)
+                self.controller.coverage.listed(resource, "")
                 for body in listed:
                     self.controller.cache.put(resource, body)
             for resource in OWNERS:
@@ -232,6 +245,7 @@ class World:
                     finally:
                         self.controller.queue.done(key)
                         self.controller.queue.forget(key)
+                        self.controller.executor.forget(key)  # between two steps there is a long time
 
         try:
             self.run(go())
@@ -344,9 +358,15 @@ class World:
         conditions = [
             (one["type"], one["status"], one["reason"], one["message"])
             for one in status.pop("conditions", [])
-            if (one["type"], one["status"]) != ("Suspended", "False")
+            if (one["type"], one["status"]) not in (("Suspended", "False"), ("Synced", "True"))
         ]
         return _named({**status, "conditions": sorted(map(list, conditions))}, namespace)
+
+
+def differences(found: Object, wanted: Object) -> str:
+    """Return the lines in which the two differ, with the lines around them."""
+    texts = [json.dumps(each, indent=1, sort_keys=True).splitlines() for each in (found, wanted)]
+    return "\n".join(difflib.unified_diff(*texts, "found", "wanted", n=8, lineterm=""))
 
 
 _BY_SERVER = ("clusterIP", "clusterIPs", "selector", "healthCheckNodePort", "volumeName")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from apiserver import ApiServer, api_server, operator
-from faultproxy import BROKEN_STREAM, EXPIRED, GONE, Fault, FaultProxy, Request
+from faultproxy import BROKEN_STREAM, EXPIRED, GONE, HTML, Fault, FaultProxy, Request
 from kubernetes.client import BatchV1Api, CoreV1Api, CustomObjectsApi
 from until import until
 
@@ -200,6 +200,7 @@ def test_an_api_server_that_is_gone_for_a_while(bench: Bench, trainer: dict[str,
         ("watches-cut-at-once", Fault(cut_after=0.01), 6, 120),
         ("watches-too-old", EXPIRED, 6, 120),
         ("watches-with-an-error", BROKEN_STREAM, 6, 120),
+        ("watches-of-html", HTML, 6, 120),
     ],
 )
 def test_watches_that_end_at_once(bench: Bench, name: str, fault: Fault, seconds: float, most: int) -> None:
@@ -220,6 +221,17 @@ def test_watches_that_end_at_once(bench: Bench, name: str, fault: Fault, seconds
     bench.check()
 
 
+def test_a_balancer_that_answers_with_pages_of_its_own(bench: Bench) -> None:
+    """Lists, watches and reads get 200 and HTML."""
+    begun = time.monotonic()
+    with bench.proxy.fault(lambda request: None if request.is_write else HTML):
+        bench.create("html")
+        time.sleep(6)
+        assert len(bench.proxy.since(begun)) < 200
+    until(lambda: bench.settled("html"))
+    bench.check()
+
+
 def test_a_server_that_asks_to_be_left_alone_is(bench: Bench) -> None:
     """429 with Retry-After, for everything."""
     bench.create("calm")  # whatever came before is over
@@ -230,10 +242,10 @@ def test_a_server_that_asks_to_be_left_alone_is(bench: Bench) -> None:
         bench.create("busy")
         time.sleep(seconds - 1)
         refused = [each for each in bench.proxy.since(begun) if each.status == 429]
-        posts = [each for each in refused if "persistentvolumeclaims/busy" in each.request.path]
+        posts = [each for each in refused if each.request.name == "busy" and each.request.is_write]
     assert len(posts) == 1
     until(lambda: bench.settled("busy"))
-    again = [each for each in bench.proxy.since(begun) if each.request == posts[0].request and each.status == 404]
+    again = [each for each in bench.proxy.since(begun) if each.request == posts[0].request and each.status == 201]
     assert min(each.at for each in again) >= posts[0].at + seconds
     bench.check()
 

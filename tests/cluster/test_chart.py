@@ -9,73 +9,11 @@ from typing import Any
 
 import pytest
 import yaml
-from apiserver import ROOT, api_server, programs
+from apiserver import ROOT, api_server
+from chartrender import CHART, VARIANTS, helm, render
 from kube import run
 
-CHART = ROOT / "charts/hone"
 Object = dict[str, Any]
-PLACEMENT: Object = {
-    "imagePullPolicy": "Always",
-    "imagePullSecrets": [{"name": "registry"}],
-    "replicas": 2,
-    "extraArgs": ["--log-format=text"],
-    "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
-    "labels": {"team": "ml"},
-    "annotations": {"example.com/owner": "ml"},
-    "podLabels": {"team": "ml"},
-    "podAnnotations": {"sidecar.istio.io/inject": "false"},
-    "nodeSelector": {"kubernetes.io/os": "linux"},
-    "tolerations": [{"key": "dedicated", "operator": "Exists"}],
-    "affinity": {"nodeAffinity": {}},
-    "topologySpreadConstraints": [
-        {
-            "maxSkew": 1,
-            "topologyKey": "zone",
-            "whenUnsatisfiable": "ScheduleAnyway",
-            "labelSelector": {"matchLabels": {"app.kubernetes.io/name": "hone"}},
-        }
-    ],
-    "priorityClassName": "system-cluster-critical",
-    "runtimeClassName": "gvisor",
-    "hostAliases": [{"ip": "10.0.0.1", "hostnames": ["hub"]}],
-    "strategy": {"type": "Recreate"},
-    "volumes": [{"name": "ca", "configMap": {"name": "ca"}}],
-    "volumeMounts": [{"name": "ca", "mountPath": "/etc/ca"}],
-    "terminationGracePeriodSeconds": 60,
-}
-VARIANTS: dict[str, Object] = {
-    "default": {},
-    "placed": {"operator": PLACEMENT, "global": {"imagePullSecrets": [{"name": "all"}], "commonLabels": {"a": "b"}}},
-    "one-namespace": {
-        "watchNamespaces": ["team"],
-        "crds": {"enabled": False},
-        "admission": {"enabled": False},
-        "networkPolicy": {"enabled": True},
-    },
-    "service-monitor": {
-        "prometheus": {
-            "servicemonitor": {"enabled": True, "labels": {"release": "prometheus"}},
-            "engines": {"enabled": True},
-        },
-        "dashboard": {"enabled": True},
-    },
-    "pod-monitor": {"prometheus": {"podmonitor": {"enabled": True, "annotations": {"a": "b"}}}},
-    "isolated": {
-        "networkPolicy": {
-            "enabled": True,
-            "namespaces": ["team-a", "team-b"],
-            "engineClients": [{"namespaceSelector": {}}],
-        },
-    },
-    "openshift": {"operator": {"securityContext": {"runAsUser": None, "runAsGroup": None}}},
-    "least": {
-        "serviceAccount": {"create": False, "name": "given"},
-        "rbac": {"create": False},
-        "uninstall": {"removeBudgets": False},
-        "nameOverride": "tuning",
-        "fullnameOverride": "tuner",
-    },
-}
 CLUSTER_SCOPED = re.compile("Cluster.*|CustomResourceDefinition|ValidatingAdmissionPolicy.*|Namespace|PriorityClass")
 SCORE_EXCEPTIONS = {
     "container-resources": "a CPU limit only makes the leader slower; operator.resources sets one",
@@ -150,22 +88,6 @@ def collect_references(name: str, definitions: Object, found: Object) -> None:
             collect_references(reference, definitions, found)
 
 
-def helm(*arguments: object) -> tuple[bool, str]:
-    folder = programs()
-    assert folder
-    command = [str(each) for each in (folder / "helm", *arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    return done.returncode == 0, done.stdout if done.returncode == 0 else done.stdout + done.stderr
-
-
-def render(folder: Path, values: Object, release: str = "hone", chart: Path = CHART) -> list[Object]:
-    file = folder / "values.yaml"
-    file.write_text(yaml.safe_dump(values))
-    worked, said = helm("template", release, chart, "--namespace", "hone-system", "--values", file)
-    assert worked, said
-    return [found for found in yaml.safe_load_all(said) if found]
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_each_variant_passes_lint_kubeconform_and_kube_score(
     schemas: Path, checkers: Path, tmp_path: Path, variant: str
@@ -233,32 +155,3 @@ def test_a_parent_chart_passes_global_values_and_a_condition(control_plane: None
     (deployment,) = (each for each in render(tmp_path, values, chart=parent) if each["kind"] == "Deployment")
     assert deployment["spec"]["template"]["spec"]["imagePullSecrets"] == [{"name": "all"}]
     assert render(tmp_path, {"hone": {"enabled": False}}, chart=parent) == []
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ("enabled=false", "has an effect only where this chart is a dependency"),
-        ("operator.imagePulSecrets=x", "imagePulSecrets"),
-        ("prometheus.servicemonitor.enabled=true,prometheus.podmonitor.enabled=true", "scraped twice"),
-        ("fullnameOverride=1st", "fullnameOverride"),
-        ("watchNamespaces={Team}", "watchNamespaces"),
-        ("runtime.imagePullSecrets=x", "imagePullSecrets"),
-    ],
-)
-def test_values_without_a_meaning_are_refused(control_plane: None, values: str, message: str) -> None:
-    worked, said = helm("template", "hone", CHART, "--set", values)
-    assert not worked
-    assert message in said
-
-
-def test_the_schema_describes_exactly_the_values_that_there_are(control_plane: None) -> None:
-    def compare(schema: Object, values: Any, path: str) -> None:
-        assert schema.get("description") or not path, path
-        if schema.get("additionalProperties") is False and "properties" in schema:
-            assert schema["properties"].keys() == values.keys(), path
-            for name, each in schema["properties"].items():
-                compare(each, values[name], f"{path}.{name}")
-
-    values = yaml.safe_load((CHART / "values.yaml").read_text())
-    compare(json.loads((CHART / "values.schema.json").read_text()), values, "")

@@ -267,3 +267,28 @@ def test_the_job_of_the_uninstallation_is_left_out_for_kubectl_apply(place: Plac
     rendered = place.helm("template", "hone", CHART, "--namespace", SYSTEM, "--no-hooks")
     assert "Deployment" in rendered
     assert "-uninstall" not in rendered
+
+
+def test_a_namespace_that_is_gone_does_not_keep_the_budgets_of_others(place: Place) -> None:
+    place.kubectl("create", "namespace", "gone")
+    place.create_budget("served", BUDGET_LABELS)
+    place.helm("install", "hone", CHART, "--namespace", SYSTEM, "--set", f"watchNamespaces={{gone,{TEAM}}}")
+    place.kubectl("delete", "namespace", "gone", "--wait=false")
+    # No controller does it here.
+    ended = json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "gone"}, "spec": {}})
+    place.kubectl("replace", "--raw", "/api/v1/namespaces/gone/finalize", "--filename=-", stdin=ended)
+    place.kubectl("wait", "--for=delete", "namespace/gone")
+    assert "PodDisruptionBudgets deleted: 1" in place.uninstall("hone", SYSTEM)
+    assert not [name for name in place.names("clusterroles") if "hone" in name]
+
+
+def test_a_refusal_in_one_namespace_does_not_keep_the_budgets_of_others(place: Place) -> None:
+    place.create_budget("served", BUDGET_LABELS)
+    command = ["python3", "-m", "hone_operator.uninstall", "--namespace=default", f"--namespace={TEAM}"]
+    code, said = place.run_hook(command, CAROL)
+    assert code == 1
+    assert 'in the namespace "default"' in said
+    assert [words.split()[3:5] for words in said.partition("Delete the budgets yourself: ")[2].split("; ")] == [
+        ["-n", "default"]
+    ]
+    assert not place.names("poddisruptionbudgets", TEAM)

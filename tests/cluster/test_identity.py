@@ -145,6 +145,20 @@ def test_a_claim_of_somebody_else_is_not_written_to(bench: Bench) -> None:
     until(lambda: bench.job("theirs-train"))
 
 
+def test_a_job_goes_on_once_the_claim_of_somebody_else_is_removed(bench: Bench) -> None:
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    claim = {"metadata": {"name": "removed"}, "spec": spec}
+    bench.core.create_namespaced_persistent_volume_claim("default", claim)
+    bench.create("FineTuneJob", "removed", TRAINING)
+    until(lambda: bench.condition("FineTuneJob", "removed", "Accepted").get("reason") == "NameConflict")
+    bench.core.delete_namespaced_persistent_volume_claim("removed", "default")
+    unprotected = {"metadata": {"finalizers": None}}  # no controller is here that takes kubernetes.io/pvc-protection
+    bench.core.patch_namespaced_persistent_volume_claim("removed", "default", unprotected)
+    until(lambda: bench.job("removed-train"))
+    made = bench.core.read_namespaced_persistent_volume_claim("removed", "default")
+    assert made.metadata.labels["hone.dev/finetunejob"] == "removed"
+
+
 def orphan_children(bench: Bench, name: str) -> str:
     """Delete a FineTuneJob as `--cascade=orphan` does, whose garbage collector is not here. Return its Job's uid."""
     until(lambda: bench.job(f"{name}-train") and bench.condition("FineTuneJob", name, "Running"))

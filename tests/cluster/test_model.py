@@ -20,11 +20,11 @@ from hone_operator.resources import (
     Object,
     Resource,
 )
-from hypothesis import Phase, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
-from long_matrix import is_long
-from modelworld import CHILDREN, Refused, World
+from long_matrix import is_long, sample
+from modelworld import CHILDREN, Refused, World, differences
 from schema_values import Path, fields, values, with_value
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
@@ -38,8 +38,6 @@ IMMUTABLE = frozenset({"model", "dataset", "method", "lora", "training", "evalua
 REPLACES = ("checkpoint", "resources", "cache", "tokenSecret", "pod")
 QUEUE = {"kueue.x-k8s.io/queue-name": ["a", "b"], "kueue.x-k8s.io/priority-class": ["low"]}
 
-KINDS = ("labels", "annotations")
-
 
 def spec_schema(plural: str) -> Object:
     crd = yaml.safe_load((CRD_FILES / f"{plural}.yaml").read_text())
@@ -47,9 +45,14 @@ def spec_schema(plural: str) -> Object:
     return found
 
 
+def fields_of(plural: str, without: frozenset[str]) -> list[tuple[Path, Object]]:
+    """Return the path and the schema of each field that may be edited."""
+    return [(path, schema) for path, schema in fields(spec_schema(plural)) if path[0] not in without]
+
+
 def edits(plural: str, without: frozenset[str]) -> st.SearchStrategy[tuple[Path, Any]]:
     """Return a strategy for a field and its new value; None: the field is removed."""
-    found = [(path, schema) for path, schema in fields(spec_schema(plural)) if path[0] not in without]
+    found = fields_of(plural, without)
     of_pods = [field for field in found if field[0][0] == "pod"]
     return st.sampled_from([*found, *of_pods, *of_pods]).flatmap(
         lambda field: st.tuples(st.just(field[0]), st.none() | values(field[1], field[0][-1]))
@@ -111,7 +114,8 @@ class Model(RuleBasedStateMachine):
         try:
             self.settle()
         except Refused:
-            self.others = {}
+            if not self.world.get(DEPLOYMENTS, self.space, NAME):
+                self.others = {}
             self.replace(spec)
             self.may_replace = True
             self.settle()
@@ -204,9 +208,7 @@ class Model(RuleBasedStateMachine):
         self.world.settle(fresh)
         wanted, found = self.world.children(fresh), self.world.children(self.space)
         self.forgive(wanted, found)
-        assert found == wanted
-        for name, child in wanted.items():
-            assert found[name] == child
+        assert found == wanted, differences(found, wanted)
         assert self.world.status(self.resource, self.space, NAME) == self.world.status(self.resource, fresh, NAME)
         for space in (self.space, fresh):
             for kind in (self.resource, *CHILDREN):
@@ -327,3 +329,29 @@ def test_children_and_status_are_those_of_a_fresh_object(world: World, machine: 
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         kind, settings=settings(max_examples=examples, stateful_step_count=steps, deadline=None, phases=phases)
     )
+
+
+@pytest.mark.parametrize("machine", [JobModel, ServiceModel])
+def test_a_field_that_is_set_and_removed_leaves_nothing(world: World, machine: type[Model]) -> None:
+    editable = sample(fields_of(machine.resource.plural, machine.keeps), machine.__name__, 40)
+
+    @settings(max_examples=1, deadline=None, phases=[Phase.generate])
+    @given(st.data())
+    def check(data: Any) -> None:
+        model = type(machine.__name__, (machine,), {"world": world})()
+        model.make(model.space, JOB if machine is JobModel else SERVICE, {})
+        model.settle()
+        bare, wanted = model.owner["spec"], world.children(model.space)
+        for path, schema in editable:
+            model.may_replace = True
+            model.replace(with_value(bare, path, data.draw(values(schema, path[-1]))))
+            model.settle_or_put_back(bare)
+            model.may_replace = True
+            model.replace(bare)
+            model.settle()
+            left = world.children(model.space)
+            model.forgive(wanted, left)
+            assert left == wanted, f"{path}: {differences(left, wanted)}"
+        model.teardown()
+
+    check()

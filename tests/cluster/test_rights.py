@@ -18,12 +18,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 Object = dict[str, Any]
 SYSTEM = "hone-system"
 ACCOUNT = f"system:serviceaccount:{SYSTEM}:hone-operator"
-ALICE, BOB = "alice", "bob"
-"""alice has the ClusterRole edit in team-a, bob may make Hone's objects there and nothing else."""
+ALICE, BOB, CAROL = "alice", "bob", "carol"
+"""alice has the ClusterRole edit in team-a, bob may make Hone's objects there and nothing else.
+
+carol may make these, and what serves a model without adapters.
+"""
 USERS = {
     ACCOUNT: ("system:serviceaccounts", f"system:serviceaccounts:{SYSTEM}", "system:authenticated"),
     ALICE: ("system:authenticated",),
     BOB: ("system:authenticated",),
+    CAROL: ("system:authenticated",),
 }
 SPACES = ("team-a", "team-b", "team-c")
 JOB = {"model": {"name": "example/model"}, "dataset": {"name": "example/data"}, "resources": {"gpus": 0}}
@@ -94,6 +98,10 @@ def everywhere(space: Space) -> Iterator[Space]:
         verbs = "--verb=get,list,create,update,patch"
         space.kubectl("create", "role", "only-hone", verbs, f"--resource={kinds}", "--namespace=team-a")
     space.kubectl("create", "rolebinding", "bob", "--role=only-hone", f"--user={BOB}", "--namespace=team-a")
+    space.kubectl("create", "rolebinding", "carol", "--role=only-hone", f"--user={CAROL}", "--namespace=team-a")
+    kinds = "deployments.apps,services,poddisruptionbudgets.policy"
+    space.kubectl("create", "role", "serve", "--verb=create", f"--resource={kinds}", "--namespace=team-a")
+    space.kubectl("create", "rolebinding", "carols", "--role=serve", f"--user={CAROL}", "--namespace=team-a")
     until(lambda: space.create(ALICE, "FineTuneJob", "first", "team-a", JOB)[0])
     # A policy works some moments after it was made.
     until(lambda: not space.create(BOB, "FineTuneJob", f"b{time.monotonic_ns()}", "team-a", JOB)[0])
@@ -126,10 +134,24 @@ def test_nobody_gets_pods_by_hone_that_they_could_not_make(
     assert not worked
     assert f"bob may not create {right}" in said
     assert everywhere.kubectl("label", *target, "a=b", user=BOB)[0]
-    # This label is passed on to Jobs.
-    worked, said = everywhere.kubectl("label", *target, "kueue.x-k8s.io/queue-name=theirs", user=BOB)
-    assert not worked
-    assert f"bob may not create {right}" in said
+    # These are passed on to Jobs.
+    for change in ("label", "annotate"):
+        assert everywhere.kubectl(change, *target, "example.com/a=b", user=BOB)[0]
+        worked, said = everywhere.kubectl(change, *target, "kueue.x-k8s.io/queue-name=theirs", user=BOB)
+        assert not worked
+        assert f"bob may not create {right}" in said
+        assert everywhere.kubectl(change, *target, "kueue.x-k8s.io/queue-name=mine", user=ALICE)[0]
+        worked, said = everywhere.kubectl(change, *target, "kueue.x-k8s.io/queue-name-", user=BOB)
+        assert not worked
+
+
+def test_a_service_of_an_adapter_asks_for_its_config_map(everywhere: Space) -> None:
+    assert everywhere.create(CAROL, "InferenceService", "carols", "team-a", SERVICE)[0]
+    faq = {"fineTuneJob": {"name": "faq"}}
+    for more in ({"model": faq}, {"adapters": [{"name": "a", **faq}]}):
+        worked, said = everywhere.create(CAROL, "InferenceService", "with-adapter", "team-a", SERVICE | more)
+        assert not worked
+        assert "carol may not create configmaps in namespace team-a" in said
 
 
 def settle(space: Space, log: Path, namespace: str, name: str) -> None:

@@ -130,7 +130,20 @@ def test_a_column_without_a_name_may_be_empty_or_number_the_rows(tmp_path: Path,
     assert read_all(tmp_path / "a.csv") == [("a.csv, line 2", {"a": "x"})]
 
 
-cells = st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\ufeff"), max_size=8)
+def test_a_byte_order_mark_is_left_out_at_the_start_of_a_file_alone(tmp_path: Path) -> None:
+    contents = {
+        "a.csv": "text\n{0}one\n",
+        "a.txt": "zero\n{0}one\n",
+        "a.jsonl": '{{"text": "zero"}}\n{0}{{"text": "one"}}\n',
+    }
+    found = {}
+    for name, content in contents.items():
+        (tmp_path / name).write_text("\ufeff" + content.format("\ufeff"), encoding="utf-8")
+        found[name] = [row["text"] for _, row in read_all(tmp_path / name)]
+    assert found == {"a.csv": ["\ufeffone"], "a.txt": ["zero", "\ufeffone"], "a.jsonl": ["zero", "one"]}
+
+
+cells = st.text(alphabet=st.characters(codec="utf-8"), max_size=8)
 
 
 @settings(max_examples=60, deadline=None)

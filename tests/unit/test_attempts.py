@@ -43,6 +43,13 @@ def test_a_running_trainer_counts_in_minutes_and_an_ended_one_to_the_second() ->
     assert found["attempts"][0]["exitCode"] == 75
 
 
+def test_seconds_that_a_wrong_clock_of_the_node_added_are_taken_back_at_the_end() -> None:
+    for behind in (-3600, 0, 3600):
+        first = after({}, running("a", 130 + behind))
+        found = after(first, ended("a", 130 + behind, behind), later=1)
+        assert (found["gpuSeconds"], found["attempts"][0]["seconds"]) == (260, 130)
+
+
 def test_each_pod_counts_once_however_often_it_is_seen() -> None:
     pods = [ended("a", 300, 200), ended("b", 150, 50, 0)]
     once = after({}, *pods)

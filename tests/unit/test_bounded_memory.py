@@ -19,7 +19,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from observed import job_object
 
-ODD = ["", '"', "\\", "]}", "[{", "ü", "\u2028", "\ud800", None, True, 1e300, -1, [], {}, [[]], {"items": [1]}]
+ODD: list[Any] = ["", '"', "\\", "]}", "[{", "ü", "\u2028", "\ud800", None, True, 1e300, -1, [], {}, [[]], {"a": [1]}]
 
 
 def page(items: object, **more: Any) -> Any:
@@ -147,3 +147,9 @@ VALUES = st.recursive(
 @example({"k" * 1000: [[]] * 1000})
 def test_no_value_counts_for_more_memory_than_its_bytes_allow(value: Any) -> None:
     assert not sizes.is_larger(value, len(marshal.dumps(value, 2)) * sizes.MOST_PER_BYTE)
+
+
+@pytest.mark.parametrize("text", ["x" * 1000, "é" * 1000, "x" * 1000 + "\u4e16", "x" * 1000 + "\U0001f600"])
+def test_a_text_counts_for_what_python_needs_for_it(text: str) -> None:
+    assert sizes.measure(text) >= sys.getsizeof(text)
+    assert sizes.measure({text: 1}) >= sys.getsizeof(text)

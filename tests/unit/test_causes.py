@@ -92,9 +92,11 @@ def nodes(*gpus: int) -> ClusterFacts:
     return ClusterFacts(tuple(Node(f"n{i}", allocatable={GPU: n}, capacity={GPU: n}) for i, n in enumerate(gpus)))
 
 
-def on_a_volume(words: str) -> Object:
+def on_a_volume(words: str, *claims: str) -> Object:
     found = unschedulable(words, **{GPU: "1"})
-    found["spec"]["volumes"] = [{"name": "c", "persistentVolumeClaim": {"claimName": "faq"}}]
+    found["spec"]["volumes"] = [
+        {"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim in claims or ("faq",)
+    ]
     found["metadata"]["labels"] = {"hone.dev/finetunejob": "faq"}
     return found
 
@@ -108,10 +110,12 @@ def test_a_busy_gpu_near_a_bound_volume_is_a_wait(words: str) -> None:
 
 
 @pytest.mark.parametrize("words", [CONFLICT, NEWER])
-def test_a_volume_where_no_gpu_is_says_how_to_get_another(words: str) -> None:
-    error = why_unschedulable(on_a_volume(words), words, nodes(0, 8, 8))
+@pytest.mark.parametrize("claims", [["faq"], ["company-models", "company-data", "faq"], ["company-models"]])
+def test_a_volume_where_no_gpu_is_says_how_to_get_another(words: str, claims: list[str]) -> None:
+    error = why_unschedulable(on_a_volume(words, *claims), words, nodes(0, 8, 8))
     assert error.reason.name == "Unschedulable"
-    for said in ("`kubectl delete ftj faq`", "`kubectl delete pvc faq`", "spec.pod.nodeSelector"):
+    assert all(claim in error.message for claim in claims)
+    for said in ("`kubectl get pv ", "copy the data", "spec.pod.nodeSelector", "docs/troubleshooting.md"):
         assert said in error.remedy
     assert why_unschedulable(on_a_volume(words), words, None).remedy.startswith("Nothing to do when")
 

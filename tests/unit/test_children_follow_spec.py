@@ -250,6 +250,9 @@ def test_a_job_of_the_first_version_is_replaced_for_changes_alone(changed: bool)
     [action] = plan_job(observed, NOW).actions
     if changed:
         assert action == Delete(JOBS, "faq-train", "uid-child")
+        assert isinstance(action, Delete)
+        template = (action.replaced_by or {})["spec"]["template"]["spec"]
+        assert template["priorityClassName"] == "high", "the Job is kept when this one is refused"
         return
     assert isinstance(action, Patch)
     assert action.patch["metadata"]["annotations"][FIELDS] == fields

@@ -154,3 +154,27 @@ def test_a_trainer_that_is_started_again_at_the_same_step_is_not_stalled() -> No
     again = {"uid-p1": report(updated=timestamp(now))}
     found = plan(observed_job(job_object(status=status), RUNNING, reports=again, heard={"uid-p1": now}), now)
     assert conditions(found.status)["Running"] == ("True", "TrainerRunning")
+
+
+@pytest.mark.parametrize("reason", ["TrainerSilent", "Stalled"])
+def test_a_restart_of_the_operator_makes_no_trainer_well(reason: str) -> None:
+    owner = job_object()
+    told = report(updated=ago(hours=1))
+    silent = {"uid-p1": NOW - timedelta(hours=1 if reason == "TrainerSilent" else 0)}
+    observed = observed_job(owner, RUNNING, reports={"uid-p1": told}, heard=silent)
+    owner["status"] = {"progress": told.progress.to_wire() | {"observedAt": ago(hours=1)}} if told.progress else {}
+    owner["status"] = plan(observed, NOW).status
+    assert conditions(owner["status"])["Running"] == ("True", reason)
+    observed.reports, observed.heard = {}, {"uid-p1": NOW}
+    found = plan(observed, NOW)
+    assert (found.status["conditions"], found.events) == (owner["status"]["conditions"], [])
+    assert found.requeue_after == 20
+    observed.reports = {"uid-p1": report(updated=ago(minutes=0), step=101)}
+    assert conditions(plan(observed, NOW).status)["Running"] == ("True", "TrainerRunning")
+    observed.reports, observed.heard = {}, {"uid-p1": NOW - timedelta(minutes=6)}
+    found = plan(observed, NOW)
+    assert conditions(found.status)["Running"] == ("True", "TrainerSilent")
+    assert (found.events == []) is (reason == "TrainerSilent")
+    observed.heard = {"uid-p1": NOW}
+    observed.pods = [RUNNING | {"metadata": RUNNING["metadata"] | {"name": "p2"}}]
+    assert conditions(plan(observed, NOW).status)["Running"] == ("True", "TrainerRunning")

@@ -103,3 +103,12 @@ def test_a_key_that_is_forgotten_does_not_come_again() -> None:
         assert await is_empty(queue)
 
     in_loop(check)
+
+
+def test_a_pause_that_the_server_asks_for_is_not_cut_short_by_an_earlier_timer() -> None:
+    async def check(queue: WorkQueue) -> None:
+        queue.add_after(A, 0.01)
+        assert queue.retry(A, 60) == 60
+        assert await is_empty(queue)
+
+    in_loop(check)

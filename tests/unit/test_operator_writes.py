@@ -41,14 +41,19 @@ class Server:
     """Requests as (method, path), their queries, and what is answered."""
 
     status: int = 200
-    body: Object = field(default_factory=lambda: {"metadata": {**BODY["metadata"], "uid": "u", "resourceVersion": "1"}})
+    body: Object = field(
+        default_factory=lambda: {"metadata": {**BODY["metadata"], "uid": "child", "resourceVersion": "1"}}
+    )
     warnings: list[str] = field(default_factory=list)
     seen: list[tuple[str, str]] = field(default_factory=list)
     queries: list[dict[str, str]] = field(default_factory=list)
+    patched: Object = field(default_factory=dict)
 
     async def answer(self, request: web.Request) -> web.Response:
         self.seen.append((request.method, request.path))
         self.queries.append(dict(request.query))
+        if request.method == "PATCH":
+            self.patched = await request.json()
         response = web.json_response(self.body, status=self.status)
         for warning in self.warnings:
             response.headers.add("Warning", warning)
@@ -134,8 +139,8 @@ def test_a_replica_that_no_longer_leads_writes_no_child(action: Action, is_bound
         executor = Executor(api, Cache(), lambda _: [])
         bound = bind(action, [FOUND]) if is_bound else action
         with pytest.raises(NotLeading):
-            await executor.carry_out(KEY, 1, [bound])
-        assert not server.seen
+            await executor.carry_out(KEY, ("u", 1), [bound])
+        assert not [method for method, _ in server.seen if method != "GET"]
 
     with_api(check, fence=lambda: 0.0)
 
@@ -145,12 +150,12 @@ def test_a_replica_that_loses_the_lease_before_the_request_leaves_writes_no_chil
     async def check(server: Server, api: Api) -> None:
         executor = Executor(api, Cache(), lambda _: [])
         try:
-            outcome = await executor.carry_out(KEY, 1, [action])
+            outcome = await executor.carry_out(KEY, ("u", 1), [action])
         except NotLeading:
             pass
         else:
             assert isinstance(outcome.error, ClientError)
-        assert not server.seen
+        assert not [method for method, _ in server.seen if method != "GET"]
 
     asked = iter([10.0])
     with_api(check, fence=lambda: next(asked, 0.0))
@@ -169,7 +174,7 @@ def test_a_replica_that_no_longer_leads_writes_no_status_event_or_lease() -> Non
         ):
             with pytest.raises(NotLeading):
                 await write
-        assert not server.seen
+        assert not [method for method, _ in server.seen if method != "GET"]
         await controller.poller.close()
 
     with_api(check, fence=lambda: 0.0)
@@ -181,11 +186,11 @@ def test_the_second_of_two_roll_outs_of_an_upgrade_waits_for_its_turn() -> None:
         executor = Executor(api, Cache(), lambda _: begun)
         action = bind(Apply(DEPLOYMENTS, BODY, in_turn=True), [FOUND])
         free = bind(Apply(DEPLOYMENTS, BODY), [FOUND])
-        assert (await executor.carry_out(KEY, 1, [action])).has_news
+        assert (await executor.carry_out(KEY, ("u", 1), [action])).has_news
         begun.append({})
-        assert (await executor.carry_out(KEY, 1, [action])).has_news
+        assert (await executor.carry_out(KEY, ("u", 1), [action])).has_news
         assert server.of("PATCH") == 1
-        await executor.carry_out(KEY, 1, [free])
+        await executor.carry_out(KEY, ("u", 1), [free])
         assert server.of("PATCH") == 2
 
     with_api(check)
@@ -201,7 +206,7 @@ def test_a_status_that_cannot_be_written_is_reported_by_one_event(status: int, r
 
         async def one_pass() -> int:
             before = server.of("POST")
-            await controller.executor.carry_out(key, 1, [])
+            await controller.executor.carry_out(key, ("u", 1), [])
             with pytest.raises(ApiError):
                 await controller._write_status(key, owner, Plan(status={"stage": "Pending"}))
             return server.of("POST") - before
@@ -218,6 +223,25 @@ def test_a_status_that_cannot_be_written_is_reported_by_one_event(status: int, r
     with_api(check)
 
 
+def test_an_error_of_the_operator_itself_is_reported_to_the_object() -> None:
+    async def check(server: Server, api: Api) -> None:
+        controller = Controller(api, IMAGES, [], Metrics(), lambda: True)
+        owner = job_object()
+        owner["metadata"] |= {"uid": "u", "resourceVersion": "1"}
+        key = Key(FINETUNEJOBS, "team", owner["metadata"]["name"])
+        owner["metadata"]["namespace"] = "team"
+        controller.cache.put(FINETUNEJOBS, owner)
+        await controller._report_error(key, KeyError("image"))
+        synced = next(each for each in server.patched["status"]["conditions"] if each["type"] == "Synced")
+        assert (synced["status"], synced["reason"]) == ("False", "OperatorError")
+        assert "KeyError('image')" in synced["message"]
+        server.status = 500
+        await controller._report_error(key, KeyError("other"))
+        await controller.poller.close()
+
+    with_api(check)
+
+
 def test_a_child_that_fails_is_counted_though_the_status_fails_too() -> None:
     async def check(server: Server, api: Api) -> None:
         controller = Controller(api, IMAGES, [], Metrics(), lambda: True)
@@ -226,7 +250,7 @@ def test_a_child_that_fails_is_counted_though_the_status_fails_too() -> None:
         key = Key(FINETUNEJOBS, "team", "faq")
         server.status, server.body = 500, {"message": "no"}
         for number in range(1, TRIES + 1):
-            outcome = await controller.executor.carry_out(key, 1, [Apply(DEPLOYMENTS, BODY)])
+            outcome = await controller.executor.carry_out(key, ("u", 1), [Apply(DEPLOYMENTS, BODY)])
             assert [each.error.reason for each in outcome.troubles] == [API_FAILING] * (number == TRIES)
             with pytest.raises(ApiError):
                 await controller._write_status(key, owner, Plan(status={"stage": "Pending"}))

@@ -7,13 +7,15 @@ import tracemalloc
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-import aiohttp
 import pytest
 from hone_api.listening import join_address, open_listener
-from hone_operator import polling
+from hone_operator import boundedget, polling
 from hone_operator.answers import read_answer
-from hone_operator.polling import LARGEST_ANSWER, Poller
+from hone_operator.boundedget import LARGEST_BODY
+from hone_operator.polling import Poller
 from hone_operator.resources import FINETUNEJOBS, INFERENCESERVICES, Key
+from hypothesis import given
+from hypothesis import strategies as st
 
 JOB, SERVICE = Key(FINETUNEJOBS, "team", "faq"), Key(INFERENCESERVICES, "team", "faq")
 REPORT = {"stage": "Training", "progress": {"step": 1, "totalSteps": 10, "percent": 10}}
@@ -69,7 +71,7 @@ def test_a_report_is_read_and_nothing_else_of_the_answer() -> None:
         b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:PORT/internal\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n",
         sized(gzip.compress(BODY), b"Content-Encoding: gzip"),
-        sized(b"x" * (LARGEST_ANSWER + 1)),
+        sized(b"x" * (LARGEST_BODY + 1)),
         OK + b"Content-Length: 999999999999\r\n\r\n",
         sized(b'{"stage":' * 20_000),
         sized(b"[" * 200_000),
@@ -91,17 +93,41 @@ def test_what_is_no_report_is_no_answer_and_leads_nowhere(answer: bytes) -> None
     assert len(requests) == 1
 
 
-def test_an_answer_without_an_end_takes_no_memory() -> None:
+@pytest.mark.parametrize(
+    ("answer", "again"),
+    [
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b"x" * 65536 + b"\r\n"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n1;", b"x" * 65536),
+        (OK + b"\r\n", b"x" * 65536),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"", b"HTTP/1.1 103 Early Hints\r\n"),
+        (b"HTTP/1.1 200 ", b"x" * 65536),
+        (OK, b"x: y\r\n"),
+        (OK + b"x: ", b"x" * 65536),
+    ],
+)
+def test_an_answer_without_an_end_takes_no_memory(answer: bytes, again: bytes) -> None:
     tracemalloc.start()
-    found, _ = run(ask(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b"x" * 65536 + b"\r\n"))
+    found, _ = run(ask(answer, again))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found is None
     assert peak < 16 << 20
 
 
+def test_an_answer_may_end_with_its_connection() -> None:
+    found, _ = run(ask(b"HTTP/1.0 200 OK\r\nServer: x\r\n\r\n" + BODY))
+    assert found == REPORT
+
+
+@given(st.binary(max_size=200), st.booleans())
+def test_any_bytes_are_an_answer_or_none(data: bytes, as_body: bool) -> None:
+    found, _ = run(ask(sized(data) if as_body else data))
+    assert found is None
+
+
 def test_an_answer_that_drips_has_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polling, "TIMEOUT", aiohttp.ClientTimeout(total=0.2))
+    monkeypatch.setattr(boundedget, "SECONDS", 0.2)
 
     async def drip() -> Any:
         async def attend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

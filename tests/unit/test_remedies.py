@@ -15,11 +15,12 @@ from hone_operator.refusals import refused
 from observed import IMAGE, job_object, parsed_job
 
 ROOT = Path(__file__).parents[2]
-FIELD = re.compile(r"\bspec((?:\.[a-zA-Z][\w-]*)+)")
+FIELD = re.compile(r"(?<![.\w])spec((?:\.[a-zA-Z][\w-]*)+)")
 COMMAND = re.compile(r"`((?:kubectl|hone|oc) [^`]*)`")
+DELETES = re.compile(r"(kubectl delete [a-z]+)")
 FILE = re.compile(r"\bdocs/[\w-]+\.md\b")
 VERBS = {
-    "kubectl": {"cordon", "delete", "describe", "edit", "get", "logs", "patch", "uncordon"},
+    "kubectl": {"cordon", "delete", "describe", "edit", "get", "logs", "patch", "rollout", "uncordon"},
     "hone": {"plan", "validate"},
     "oc": {"adm"},
 }
@@ -93,6 +94,11 @@ def test_a_command_that_a_remedy_names_can_be_typed(command: str) -> None:
     assert arguments or verb == "edit"
     if "--patch" in arguments:
         assert isinstance(yaml.safe_load(arguments[arguments.index("--patch") + 1]), dict)
+
+
+def test_no_command_of_a_remedy_deletes_data() -> None:
+    deleted = {match[1].split()[2] for text in REMEDIES for match in DELETES.finditer(text)}
+    assert deleted == {"node", "poddisruptionbudgets"}, "a claim may hold what is not Hone's"
 
 
 @pytest.mark.parametrize("name", sorted({match[0] for text in REMEDIES for match in FILE.finditer(text)}))

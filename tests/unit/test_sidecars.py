@@ -1,10 +1,12 @@
 """Pods that other containers keep after the trainer's end: the result counts, and the GPUs become free."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from hone_operator import trainer
+from hone_operator.conditions import timestamp
 from hone_operator.finetunejob import plan
 from hone_operator.plan import Delete, Patch
 from observed import (
@@ -41,20 +43,26 @@ def held(state: Object, name: str = "p1", *, sidecar: Object | None = None, inde
     return found
 
 
+def since(*pods: Object, seconds: float = 60, **more: Any) -> Any:
+    """Return what is observed of a job whose pods the operator has observed to be held for so long."""
+    observed = observed_job(more.pop("owner", OWNER), *pods, **more)
+    return replace(observed, held={pod["metadata"]["uid"]: NOW - timedelta(seconds=seconds) for pod in pods})
+
+
 def running(status: Object) -> Object:
     return next(c for c in status["conditions"] if c["type"] == "Running")
 
 
 @pytest.mark.parametrize("sidecar", [None, {"waiting": {"reason": "ImagePullBackOff"}}])
 def test_a_success_is_taken_from_the_pod_and_the_job_removed(sidecar: Object | None) -> None:
-    found = plan(observed_job(OWNER, held(terminated(0, success()), sidecar=sidecar)), NOW)
+    found = plan(since(held(terminated(0, success()), sidecar=sidecar)), NOW)
     assert found.status["stage"] == "Succeeded"
     assert found.status["artifact"]["digest"] == success()["artifact"]["digest"]
     assert [(type(one), one.name) for one in found.actions] == [(Delete, "faq-train")]
 
 
 def test_a_success_without_an_artifact_is_a_failure_all_the_same() -> None:
-    found = plan(observed_job(OWNER, held(terminated(0))), NOW)
+    found = plan(since(held(terminated(0))), NOW)
     assert (found.status["stage"], running(found.status)["reason"]) == ("Failed", "ArtifactMissing")
     assert [type(one) for one in found.actions] == [Delete]
 
@@ -66,6 +74,7 @@ def test_preparing_that_succeeded_lets_training_begin() -> None:
     observed = observed_job(owner)
     observed.job, observed.prepare_job = None, prepare
     observed.prepare_pods = [held(terminated(0, message), container="prepare")]
+    observed.held = {"uid-p1": NOW - timedelta(minutes=1)}
     found = plan(observed, NOW)
     prepared = next(c for c in found.status["conditions"] if c["type"] == "Prepared")
     assert (prepared["status"], prepared["message"]) == ("True", "Prepared 7 rows.")
@@ -83,14 +92,14 @@ def test_preparing_that_succeeded_lets_training_begin() -> None:
 )
 def test_a_failed_pod_is_ended_so_that_its_job_judges_it(state: Object, words: str) -> None:
     one = held(state)
-    found = plan(observed_job(OWNER, one), NOW)
+    found = plan(since(one), NOW)
     assert found.actions == [Patch(found.actions[0].resource, "p1", {"spec": {"activeDeadlineSeconds": 1}})]
     told = running(found.status)
     assert (told["status"], told["reason"]) == ("False", "SidecarRunning")
     for said in ("istio-proxy", words, "sidecar.istio.io/inject: 'false'"):
         assert said in told["message"]
     one["spec"]["activeDeadlineSeconds"] = 1
-    assert plan(observed_job(OWNER, one), NOW).actions == []
+    assert plan(since(one), NOW).actions == []
 
 
 def test_preparing_that_failed_is_ended_as_well() -> None:
@@ -99,18 +108,25 @@ def test_preparing_that_failed_is_ended_as_well() -> None:
     observed.prepare_job = stored(trainer.prepare_job(owner, parsed_job(owner), IMAGE, None), uid="uid-prepare")
     observed.job = None
     observed.prepare_pods = [held(terminated(65, failure("DatasetEmpty", "no rows")), container="prepare")]
+    observed.held = {"uid-p1": NOW - timedelta(minutes=1)}
     found = plan(observed, NOW)
     assert [type(one) for one in found.actions] == [Patch]
     assert running(found.status)["reason"] == "SidecarRunning"
 
 
+@pytest.mark.parametrize("clock", [-3600, -20, 0, 3600, 10**9])
 @pytest.mark.parametrize("state", [terminated(0, success()), terminated(70, failure("InternalError", "x"))])
-def test_other_containers_have_a_moment_to_follow(state: Object) -> None:
-    ended = state | {"finishedAt": (NOW - timedelta(seconds=20)).isoformat().replace("+00:00", "Z")}
-    found = plan(observed_job(OWNER, held(ended)), NOW)
-    assert found.actions == []
-    assert running(found.status)["reason"] == "TrainerEnded"
-    assert found.requeue_after == 10
+def test_other_containers_have_a_moment_to_follow_whatever_the_clock_of_their_node_shows(
+    state: Object, clock: int
+) -> None:
+    ended = state | {"finishedAt": timestamp(NOW + timedelta(seconds=clock))}
+    for seen, left in ((0, 30), (20, 10), (-5, 30)):
+        found = plan(since(held(ended), seconds=seen), NOW)
+        assert found.actions == []
+        assert running(found.status)["reason"] == "TrainerEnded"
+        assert found.requeue_after == left
+    assert plan(observed_job(OWNER, held(ended)), NOW).requeue_after == 30
+    assert plan(since(held(ended), seconds=30), NOW).actions != []
 
 
 def test_native_sidecars_hold_nothing() -> None:
@@ -127,7 +143,7 @@ def test_the_nodes_of_several_must_all_have_succeeded() -> None:
     found = plan(observed_job(owner, first, second), NOW)
     assert found.status["stage"] != "Succeeded"
     assert not [one for one in found.actions if isinstance(one, Delete | Patch)]
-    done = plan(observed_job(owner, first, held(terminated(0, success()), "p2", index=1)), NOW)
+    done = plan(since(first, held(terminated(0, success()), "p2", index=1), owner=owner), NOW)
     assert done.status["stage"] == "Succeeded"
-    mixed = plan(observed_job(owner, first, held(terminated(71, failure("HubUnreachable", "x")), "p2", index=1)), NOW)
+    mixed = plan(since(first, held(terminated(71, failure("HubUnreachable", "x")), "p2", index=1), owner=owner), NOW)
     assert [one.name for one in mixed.actions if isinstance(one, Patch)] == ["p2"]

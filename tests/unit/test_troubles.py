@@ -1,10 +1,13 @@
 """What keeps children from being as they should be, and when it is reported."""
 
 import itertools
+from datetime import timedelta
+from typing import Any
 
 import aiohttp
 import pytest
-from hone_api.reasons import API_FAILING, CHILD_CONTESTED, CHILD_REFUSED
+from hone_api.reasons import API_FAILING, CHILD_CONTESTED, CHILD_REFUSED, QUOTA_EXCEEDED, HoneError
+from hone_operator import finetunejob
 from hone_operator.api import ApiError
 from hone_operator.conditions import Conditions
 from hone_operator.plan import Action, Apply, Create, Delete, Patch
@@ -16,13 +19,14 @@ from hone_operator.troubles import (
     Troubles,
     contested,
     failed,
+    hidden,
     report,
     troubles_alone,
     unread,
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from observed import NOW, job_object
+from observed import BEFORE, NOW, conditions, job_condition, job_object, observed_job, pod, success, terminated
 
 KEY, OTHER = (Key(FINETUNEJOBS, "team", name) for name in ("faq", "other"))
 BODY = {"metadata": {"name": "faq", "namespace": "team"}}
@@ -112,14 +116,14 @@ def reported(owner: Object, *troubles: Trouble) -> Object:
 def test_the_condition_comes_with_trouble_and_stays_to_say_that_it_is_over() -> None:
     owner = reported(job_object())
     assert synced(owner) is None
-    trouble = contested(("Job", "faq"), "argocd")
+    trouble = contested(("Job", "faq"), "'argocd' (its field manager)")
     owner = reported(owner, trouble, trouble, contested(("Service", "faq"), None))
     found = synced(owner)
     assert found is not None
     assert (found["status"], found["reason"]) == ("False", CHILD_CONTESTED.name)
     assert found["message"].count("Job faq") == 1
     assert "'argocd'" in found["message"]
-    assert "Service faq is changed or deleted again and again by somebody else." in found["message"]
+    assert "Service faq is changed or deleted again and again by somebody else, " in found["message"]
     found = synced(reported(owner))
     assert found is not None
     assert (found["status"], found["reason"]) == ("True", SYNCED)
@@ -135,3 +139,43 @@ def test_trouble_alone_changes_nothing_else_of_the_status() -> None:
     assert [event.reason for event in plan.events] == [CHILD_CONTESTED.name]
     ended: Object = {"stage": "Succeeded", "conditions": []}
     assert troubles_alone(job_object(status=ended), NOW, [trouble]).status == ended
+
+
+REFUSED = Trouble(HoneError(QUOTA_EXCEEDED, "ConfigMap faq-manifest: exceeded quota"), stops_pods=True)
+
+
+def without_config_map(one: Object, **more: Any) -> dict[str, tuple[str, str]]:
+    """Return the conditions of a job whose ConfigMap is gone and may not be created again."""
+    observed = observed_job(job_object(), one, troubles=[REFUSED], **more)
+    observed.config_map = None
+    return conditions(finetunejob.plan(observed, NOW).status)
+
+
+@pytest.mark.parametrize("heard", [{}, {"uid-p1": NOW - timedelta(hours=1)}])
+def test_a_child_that_is_refused_stops_no_trainer_that_runs(heard: Any) -> None:
+    one = pod(running={"startedAt": BEFORE})
+    found, well = without_config_map(one, heard=heard), observed_job(job_object(), one, heard=heard)
+    assert found["Running"] == conditions(finetunejob.plan(well, NOW).status)["Running"]
+    assert found["Running"][0] == "True"
+    assert found["Synced"] == ("False", "QuotaExceeded")
+    assert without_config_map(pod())["Running"] == ("False", "QuotaExceeded")
+
+
+@pytest.mark.parametrize("type_", ["Complete", "Failed"])
+def test_a_child_that_is_refused_keeps_no_result_back(type_: str) -> None:
+    state = terminated(0, success()) if type_ == "Complete" else terminated(65, "no")
+    ended = [job_condition(type_, "BackoffLimitExceeded")]
+    observed = observed_job(job_object(), pod(terminated=state), job_conditions=ended, troubles=[REFUSED])
+    assert finetunejob.plan(observed, NOW).status["stage"] == ("Succeeded" if type_ == "Complete" else "Failed")
+
+
+def test_a_child_that_no_watch_selects_is_reported() -> None:
+    owner = job_object()
+    labels = {"app.kubernetes.io/managed-by": "policy"}
+    reference = {"uid": owner["metadata"]["uid"], "kind": owner["kind"], "name": "faq", "controller": True}
+    made = {"kind": "Job", "metadata": {"name": "faq-train", "labels": labels, "ownerReferences": [reference]}}
+    theirs = {"kind": "Job", "metadata": {"name": "faq-train", "labels": labels}}
+    assert hidden([theirs], owner) == []
+    [found] = hidden([made, theirs], owner)
+    assert found.error.reason.name == "ChildHidden"
+    assert "Job faq-train has app.kubernetes.io/managed-by=policy instead of hone" in found.error.message

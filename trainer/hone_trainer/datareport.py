@@ -81,7 +81,8 @@ def warnings(report: SplitReport, max_length: int | None, packing: bool, purpose
         raise HoneError(
             DATASET_INVALID,
             f"None of {report.rows} rows {purpose} has a token to learn from",
-            remedy="Check the rows' completions, and what the chat template makes of the assistant's turns.",
+            remedy="Check the rows' completions, what the chat template makes of the assistant's turns, and which "
+            "messages have weight: 0 or train: false.",
         )
     if not report.kept_rows or report.empty_rows + report.dropped_rows == report.rows:
         raise HoneError(

@@ -37,7 +37,8 @@ def read_jsonl(path: Path, name: str) -> Iterator[Row]:
             where = f"{name}, line {number}"
             is_list = number == 1 and line.lstrip(b"\xef\xbb\xbf \t").startswith(b"[")
             remedy = "A file that holds one list of rows must end with .json: rename it." if is_list else ""
-            row = _parse(where, line, decode(line, name, number), remedy or "Write one row a line, as a JSON object.")
+            text = decode(line, name, number).removeprefix("\ufeff")  # of files that were joined
+            row = _parse(where, line, text, remedy or "Write one row a line, as a JSON object.")
             yield where, _as_row(where, row, remedy)
 
 

@@ -28,11 +28,15 @@ def read_lines(path: Path, name: str) -> Iterator[tuple[int, str]]:
 
 
 def decode(data: bytes, name: str, line: int) -> str:
-    """Return the text of UTF-8 bytes that begin at a line of the file `name`. Raises HoneError DatasetInvalid."""
+    """Return the text of UTF-8 bytes that begin at a line of the file `name`, without a byte order mark of the file.
+
+    Raises HoneError DatasetInvalid.
+    """
+    encoding = "utf-8-sig" if line == 1 else "utf-8"
     try:
-        return data.decode("utf-8-sig")
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
-        before = io.StringIO(error.object[: error.start].decode("utf-8-sig"), newline=None).read()
+        before = io.StringIO(error.object[: error.start].decode(encoding), newline=None).read()
         column = len(before.rpartition("\n")[2]) + 1
         utf16 = line == 1 and data.startswith(_UTF16_MARKS)
         raise HoneError(

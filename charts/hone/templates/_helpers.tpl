@@ -23,6 +23,12 @@ digest, so that two releases never share one. */}}
 {{ include "hone.fullname" . }}-operator
 {{- end }}
 
+{{- /* Releases that watch different namespaces can share one. The name of all others never changes: an upgrade would
+      have two leaders. */}}
+{{- define "hone.lease" -}}
+{{- if .Values.watchNamespaces }}{{ include "hone.operator" . }}{{ else }}hone-operator{{ end -}}
+{{- end }}
+
 {{- /* Names of cluster-scoped objects, and of objects in other namespaces. */}}
 {{- define "hone.clusterOperator" -}}
 {{ .Release.Namespace }}-{{ include "hone.operator" . }}
@@ -36,30 +42,66 @@ digest, so that two releases never share one. */}}
 {{- end -}}
 {{- end }}
 
-{{- define "hone.commonLabels" -}}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-{{- with .Values.global.commonLabels }}
-{{ toYaml . }}
+{{- /* One map of a list of maps. Of a key that several have, the last value counts. */}}
+{{- define "hone.merge" -}}
+{{- $found := dict -}}
+{{- range . }}{{- range $name, $value := . }}{{- $_ := set $found $name $value }}{{- end }}{{- end -}}
+{{- toYaml $found -}}
 {{- end }}
+
+{{- define "hone.releaseLabels" -}}
+app.kubernetes.io/name: {{ include "hone.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
+{{- end }}
+
+{{- /* Hone's own win, also where an object has none of these. */}}
+{{- define "hone.commonLabels" -}}
+{{- $given := .Values.global.commonLabels | default dict | deepCopy -}}
+{{- range $name, $_ := include "hone.releaseLabels" . | fromYaml }}{{ $_ := unset $given $name }}{{ end -}}
+{{- toYaml $given -}}
 {{- end }}
 
 {{- define "hone.labels" -}}
-app.kubernetes.io/name: {{ include "hone.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
-{{ include "hone.commonLabels" . }}
+{{ include "hone.labelsWith" (list . dict dict) }}
+{{- end }}
+
+{{- /* The root, labels that the values give this object, and labels that it must have. */}}
+{{- define "hone.labelsWith" -}}
+{{- $root := first . -}}
+{{- include "hone.merge" (list (include "hone.commonLabels" $root | fromYaml) (index . 1) (include "hone.releaseLabels" $root | fromYaml) (last .)) -}}
+{{- end }}
+
+{{- /* The root, and the component that a pod is of. */}}
+{{- define "hone.podMetadata" -}}
+{{- $root := first . -}}
+{{- $own := include "hone.selector" $root | fromYaml | merge (dict "app.kubernetes.io/component" (last .)) -}}
+labels: {{- include "hone.merge" (list (include "hone.commonLabels" $root | fromYaml) $root.Values.operator.podLabels $own) | nindent 2 }}
+{{- with $root.Values.operator.podAnnotations }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 
 {{- define "hone.selector" -}}
-app.kubernetes.io/name: {{ include "hone.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "hone.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: operator
+{{- end }}
+
+{{- /* Whether the Job of the uninstallation has a ClusterRole. By Roles, one namespace that is gone by then would keep Helm
+from all others; but who installs nothing cluster-scoped can have no other rights. */}}
+{{- define "hone.uninstallsByClusterRole" -}}
+{{- $others := without (.Values.watchNamespaces | default list) .Release.Namespace -}}
+{{- if or (not .Values.watchNamespaces) (and $others (or .Values.crds.enabled .Values.admission.enabled)) -}}
+true
+{{- end -}}
 {{- end }}
 
 {{- /* Where, and as whom, pods of the operator's image run. */}}
 {{- define "hone.podOptions" -}}
-{{- with concat (.Values.global.imagePullSecrets | default list) .Values.operator.imagePullSecrets | uniq }}
+{{- with concat (.Values.global.imagePullSecrets | default list) (.Values.operator.imagePullSecrets | default list) | uniq }}
 imagePullSecrets: {{- toYaml . | nindent 0 }}
 {{- end }}
 enableServiceLinks: false

@@ -231,9 +231,13 @@ def _draw_conversation(draw: Draw, oddities: set[str]) -> list[Row]:
 def _change(draw: Draw, message: Row, oddities: set[str]) -> None:
     """Add to a message what the oddities are about."""
     answers = message["role"] == "assistant"
+    content = message["content"] or "two"
+    first, thought = ("one ", "2 + 2")
+    if "flags" in oddities:  # as above
+        first, thought = (content.replace("message", word) for word in ("part", "thought"))
     changes: dict[str, Row | None] = {
-        "reasoning": {draw(st.sampled_from(["reasoning_content", "thinking"])): "2 + 2"} if answers else None,
-        "parts": {"content": [{"type": "text", "text": text} for text in ("one ", message["content"] or "two")]},
+        "reasoning": {draw(st.sampled_from(["reasoning_content", "thinking"])): thought} if answers else None,
+        "parts": {"content": [{"type": "text", "text": text} for text in (first, content)]},
         "null content": {"content": None},
         "flags": draw(st.sampled_from([{"weight": 0}, {"weight": 1}, {"train": False}, {"train": True}])),
         "names": {"name": "ann"},
@@ -279,7 +283,7 @@ def _draw_template(draw: Draw, form: Form, oddities: set[str]) -> str | None:
         return None
     handwritten = [name for name in HANDWRITTEN if name != "shows keys" or "flags" not in oddities]
     name: str = draw(st.sampled_from(handwritten) | st.sampled_from(list(KNOWN)))
-    return HANDWRITTEN.get(name) or KNOWN[name]
+    return name
 
 
 def _draw_training(draw: Draw) -> dict[str, Any]:

@@ -48,6 +48,11 @@ REFUSALS = [
     ),
     Refusal(
         "DatasetInvalid",
+        r"^None of \d+ rows to (train|evaluate) on has a token to learn from",
+        "TRL evaluates no row then, and packs rows of which nothing is learned.",
+    ),
+    Refusal(
+        "DatasetInvalid",
         r"message \d+ .*(None|no content|null)",
         "A message without content and without anything in its place is a hole in the data; most templates print None.",
     ),

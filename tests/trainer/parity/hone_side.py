@@ -11,6 +11,7 @@ from hone_trainer.manifest import Inputs
 from hone_trainer.prepare import prepare
 from hone_trainer.terminal import Terminal
 from parity.learned import Case, Learned, read_batches
+from parity.tokenizing import TEMPLATES
 
 
 def learn(case: Case, model: Path, folder: Path) -> Learned:
@@ -28,7 +29,7 @@ def _learn(case: Case, model: Path, folder: Path) -> Learned:
     path = case.write(claim)
     dataset = {"claim": {"name": "data", "path": path.name}, "columns": case.columns, **case.options}
     if case.template is not None:
-        dataset["chatTemplate"] = case.template
+        dataset["chatTemplate"] = TEMPLATES[case.template]
     document = {
         "apiVersion": "hone.dev/v1alpha1",
         "kind": "FineTuneJob",

@@ -20,8 +20,9 @@ IGNORED = -100
 class Case:
     """A dataset and how it is to be learned.
 
-    `form` is the spelling that the rows are generated in, `columns` spec.dataset.columns, `training` spec.training
-    without the profile, `options` the other fields of spec.dataset.
+    `form` is the spelling that the rows are generated in, `tokenizer` and `template` are names in tokenizing.py,
+    `columns` is spec.dataset.columns, `training` spec.training without the profile, `options` the other fields of
+    spec.dataset.
     """
 
     form: Form

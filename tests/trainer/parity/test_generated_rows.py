@@ -8,11 +8,12 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 import torch
 from hone_api.reasons import HoneError
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from long_matrix import is_long
 from parity import hone_side, trl_side
 from parity.cases import cases
@@ -59,6 +60,63 @@ def test_what_is_learned_is_what_trl_learns(models: dict[str, Path], network: Pr
             compare(*learn(case, models[case.tokenizer], network, Path(folder)))
 
     check()
+
+
+def test_an_excluded_message_takes_along_what_is_marked_with_it(
+    models: dict[str, Path], network: PreTrainedModel, tmp_path: Path
+) -> None:
+    turns = [
+        {"role": "user", "content": "the question"},
+        {"role": "assistant", "content": "a wrong answer", "weight": 0},
+        {"role": "user", "content": "asked again"},
+        {"role": "assistant", "content": "the right answer"},
+    ]
+    case = Case("messages", [{"messages": turns}], "plain", "qwen3_training", training={"assistantOnlyLoss": True})
+    ours, theirs = learn(case, models["plain"], network, tmp_path)
+    compare(ours, theirs)
+    assert isinstance(theirs, Learned)
+    learned = [text for text, is_learned in theirs.first_row if is_learned]
+    assert learned == ["<think>\n\n</think>\n\nthe right answer<|im_end|>\n"]
+
+
+@pytest.mark.parametrize(
+    ("purpose", "are_excluded", "training", "options"),
+    [("train", [True], {"packing": True}, {}), ("evaluate", [False, True], {}, {"evalFraction": 0.5})],
+)
+def test_rows_of_excluded_messages_alone_are_refused(
+    models: dict[str, Path],
+    network: PreTrainedModel,
+    tmp_path: Path,
+    purpose: str,
+    are_excluded: list[bool],
+    training: dict[str, Any],
+    options: dict[str, Any],
+) -> None:
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": "the question"}],
+            "completion": [{"role": "assistant", "content": "an answer", "train": not is_excluded}],
+        }
+        for is_excluded in are_excluded
+    ]
+    case = Case("prompt-completion", rows, "plain", "eos", training=training, options=options)
+    ours, theirs = learn(case, models["plain"], network, tmp_path)
+    assert isinstance(ours, HoneError)
+    assert ours.message == f"None of 1 rows to {purpose} on has a token to learn from"
+    assert "which messages have weight: 0 or train: false" in ours.sentence()
+    assert isinstance(theirs, Learned)
+    compare(ours, theirs)
+
+
+def test_a_failing_case_is_printed() -> None:
+    @settings(max_examples=1, phases=[Phase.generate])
+    @given(cases())
+    def fail(case: Case) -> None:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError) as found:
+        fail()
+    assert "case=Case(form=" in "\n".join(found.value.__notes__)
 
 
 def learn(

@@ -77,6 +77,8 @@ KNOWN: dict[str, str] = {
 }
 """The templates of known models that come with TRL."""
 
+TEMPLATES = HANDWRITTEN | KNOWN
+
 
 def make_tokenizer(name: str) -> PreTrainedTokenizerFast:
     """Return a new tokenizer without a chat template."""

@@ -11,9 +11,14 @@ from typing import Any
 
 from datasets import Dataset, Features, Json, List, Value
 from parity.learned import IGNORED, Case, Learned, read_batches, split_by_loss
+from parity.tokenizing import TEMPLATES
 from pydantic.alias_generators import to_snake
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
 from trl import SFTConfig, SFTTrainer
+
+Span = tuple[int, int]
+"""Where a part of a text begins and ends, in characters."""
 
 SPEAKERS = {
     "human": "user",
@@ -32,7 +37,7 @@ def learn(case: Case, network: PreTrainedModel, model: Path, folder: Path) -> Le
     """Return what the script learns; raises whatever TRL raises."""
     tokenizer = AutoTokenizer.from_pretrained(model)
     if case.template is not None:
-        tokenizer.chat_template = case.template
+        tokenizer.chat_template = TEMPLATES[case.template]
     written = {to_snake(name): value for name, value in case.training.items() if name != "extra"}
     written |= {to_snake(name): value for name, value in case.training.get("extra", {}).items()}
     rows = make_dataset(case)
@@ -150,39 +155,65 @@ def is_excluded(message: dict[str, Any]) -> bool:
 
 
 def exclude_messages(rows: Dataset, make_trainer: Callable[..., SFTTrainer]) -> Dataset:
-    """Return the rows as TRL tokenizes them at full length, with the labels of excluded messages ignored.
-
-    A message is found by its text, which is unique; what follows up to the first added token before the next message
-    ends its turn, and is its own.
-    """
+    """Return the rows as TRL tokenizes them at full length, with the labels of excluded messages ignored."""
     trainer = make_trainer(rows, None, max_length=None, packing=False, padding_free=False, shuffle_dataset=False)
     tokenizer: PreTrainedTokenizerBase = trainer.processing_class
-    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    ends = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
 
     def exclude(tokenized: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
-        labels = list(tokenized["labels"])
-        text: Any = tokenizer.apply_chat_template(
-            get_messages(row),
-            chat_template=trainer.chat_template,
-            tools=row["tools"],
-            tokenize=False,
-            **row["chat_template_kwargs"],
-        )
+        text, marked = render(row, trainer)
         encoded: Any = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         assert encoded["input_ids"] == tokenized["input_ids"]
-        starts = [begin for message in get_messages(row) if (begin := text.find(message["content"])) >= 0]
-        for message in filter(is_excluded, get_messages(row)):
-            begin = text.find(message["content"])
-            end = begin + len(message["content"])
-            following = min((start for start in starts if start > begin), default=len(text))
-            inside = [at for at, (start, stop) in enumerate(encoded["offset_mapping"]) if start < end and stop > begin]
-            inside = inside if begin >= 0 else []
-            for at in range(inside[-1] + 1 if inside else len(labels), len(labels)):
-                if encoded["offset_mapping"][at][0] < following and tokenized["input_ids"][at] in special:
-                    inside += range(inside[-1] + 1, at + 1)
-                    break
-            for at in inside:
-                labels[at] = IGNORED
+        places = encoded["offset_mapping"]
+        stops = [stop for token, (_, stop) in zip(encoded["input_ids"], places, strict=True) if token in ends]
+        excluded = find_excluded(text, get_messages(row), marked, stops)
+        labels = [
+            IGNORED if any(start < end and stop > begin for begin, end in excluded) else label
+            for label, (start, stop) in zip(tokenized["labels"], places, strict=True)
+        ]
         return {"input_ids": tokenized["input_ids"], "labels": labels}
 
     return Dataset.from_list([exclude(*pair) for pair in zip(trainer.train_dataset, rows, strict=True)])
+
+
+def render(row: dict[str, Any], trainer: SFTTrainer) -> tuple[str, list[Span]]:
+    """Return the text of a row, and where TRL learns what the template marks as the assistant's."""
+    tokenizer: PreTrainedTokenizerBase = trainer.processing_class
+    (text,), (marked,) = render_jinja_template(
+        conversations=[get_messages(row)],
+        tools=row["tools"],
+        chat_template=tokenizer.get_chat_template(trainer.chat_template, row["tools"]),
+        return_assistant_tokens_mask=True,
+        **{**tokenizer.special_tokens_map, **row["chat_template_kwargs"]},
+    )
+    return text, [(begin, end) for begin, end in marked if trainer.args.assistant_only_loss]
+
+
+def find_excluded(text: str, messages: list[dict[str, Any]], marked: list[Span], stops: list[int]) -> list[Span]:
+    """Return where the excluded messages stand in a text.
+
+    A message is found by its texts, which are unique. Its own is what the template marks together with it, or else
+    what follows up to the first special token before the next message; `stops` are the ends of those.
+    """
+    places = [find_message(text, message) for message in messages]
+    begins = [place[0] for place in places if place]
+    found = []
+    for message, place in zip(messages, places, strict=True):
+        if not place or not is_excluded(message):
+            continue
+        begin, end = place
+        following = min((other for other in begins if other > begin), default=len(text))
+        found.append((begin, next((stop for stop in stops if end < stop <= following), end)))
+        found += [
+            (first, last) for first, last in marked if [other for other in begins if first <= other < last] == [begin]
+        ]
+    return found
+
+
+def find_message(text: str, message: dict[str, Any]) -> Span | None:
+    """Return where the first of the texts of a message begins, and where the last one ends."""
+    content = message["content"]
+    texts = [part["text"] for part in content] if isinstance(content, list) else [content]
+    texts += [message.get("reasoning_content"), message.get("thinking")]
+    found = [(begin, begin + len(one)) for one in texts if one and (begin := text.find(one)) >= 0]
+    return (min(begin for begin, _ in found), max(end for _, end in found)) if found else None

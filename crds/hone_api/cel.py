@@ -1,0 +1,53 @@
+"""CEL rules evaluated without an API server, with what Kubernetes adds to CEL for quantities.
+
+Needs the extra [cli], which has cel-python.
+"""
+
+from functools import cache
+from typing import Any
+
+from hone_api.quantities import exact_number, is_quantity
+
+
+def holds(rule: str, value: Any) -> bool:
+    """Return whether a rule is true of a value; one that can't be evaluated is not, as for the API server."""
+    from celpy.adapter import json_to_cel
+    from celpy.evaluation import CELEvalError
+
+    try:
+        return bool(_program(rule).evaluate({"self": json_to_cel(value)}))
+    except (CELEvalError, ValueError):
+        return False
+
+
+@cache
+def _program(rule: str) -> Any:
+    environment = _environment()
+    return environment.program(environment.compile(rule), functions=_FUNCTIONS)
+
+
+@cache
+def _environment() -> Any:
+    import celpy
+
+    return celpy.Environment()
+
+
+def _is_quantity(text: Any) -> Any:
+    from celpy.celtypes import BoolType
+
+    return BoolType(is_quantity(str(text)))
+
+
+def _quantity(text: Any) -> Any:
+    return text  # compared as text, since CEL's own values are what functions take and give
+
+
+def _compare_to(one: Any, other: Any) -> Any:
+    from celpy.celtypes import IntType
+
+    left, right = exact_number(str(one)), exact_number(str(other))
+    return IntType((left > right) - (left < right))
+
+
+_FUNCTIONS = {"isQuantity": _is_quantity, "quantity": _quantity, "compareTo": _compare_to}
