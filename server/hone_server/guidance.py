@@ -125,10 +125,15 @@ def forbid(scores: torch.Tensor, guides: Sequence[tuple[int, Guide, list[int], l
     masks = np.empty((len(guides), -(-vocab_size // BITS)), np.uint32)
     for mask, (_, guide, before, generated) in zip(masks, guides, strict=True):
         guide.fill(mask, before, generated)
-    allowed = np.unpackbits(masks.view(np.uint8), axis=1, count=vocab_size, bitorder="little")
-    forbidden = torch.from_numpy(allowed == 0).to(scores.device)
+    forbidden = np.unpackbits(~masks.view(np.uint8), axis=1, count=vocab_size, bitorder="little").view(bool)
+    if scores.device.type == "cpu" and scores.dtype == torch.float32:
+        # torch would wait for all its threads in each row, which takes milliseconds where others use the cores.
+        for (row, *_), tokens in zip(guides, forbidden, strict=True):
+            np.putmask(scores[row].numpy(), tokens, -np.inf)
+        return
+    on_device = torch.from_numpy(forbidden).to(scores.device)
     for place, (row, *_) in enumerate(guides):
-        scores[row].masked_fill_(forbidden[place], -torch.inf)
+        scores[row].masked_fill_(on_device[place], -torch.inf)
 
 
 def shorten(words: str) -> str:
