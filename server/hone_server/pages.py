@@ -14,7 +14,10 @@ HEADERS = {
     "Cache-Control": "no-cache",
 }
 FILES = {"/": "index.html", "/docs": "docs.html"}
-FILES |= {f"/{name}": name for name in ("chat.js", "chat.css", "docs.js", "docs.css")}
+FILES |= {
+    f"/{name}": name
+    for name in ("chat.js", "conversations.js", "messages.js", "streams.js", "chat.css", "docs.js", "docs.css")
+}
 
 
 def add_pages(app: FastAPI) -> None:

@@ -1,120 +1,9 @@
 """The chat page, in a headless Chromium that its own DevTools protocol steers."""
 
-import itertools
-import json
-import os
-import shutil
-import subprocess
-import time
-
-import httpx
 import pytest
-import websocket
+from hone_server.pages import FILES
 
 KEY = "key-of-the-page"
-
-
-class Page:
-    """A tab of the browser. `faults` has what its console and its security policy complained of."""
-
-    def __init__(self, url):
-        self._socket = websocket.create_connection(url, timeout=60, suppress_origin=True)
-        self._numbers = itertools.count(1)
-        self.faults, self.requested = [], []
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{domain}.enable")
-
-    def call(self, method, **params):
-        number = next(self._numbers)
-        self._socket.send(json.dumps({"id": number, "method": method, "params": params}))
-        while True:
-            message = json.loads(self._socket.recv())
-            if message.get("id") == number:
-                assert "error" not in message, message
-                return message["result"]
-            self._note(message)
-
-    def _note(self, message):
-        params = message.get("params", {})
-        if message["method"] == "Network.requestWillBeSent":
-            self.requested.append(params["request"]["url"])
-        elif message["method"] == "Runtime.exceptionThrown":
-            self.faults.append(params["exceptionDetails"])
-        elif message["method"] == "Log.entryAdded" and params["entry"]["level"] == "error":
-            self.faults.append(params["entry"]["text"])
-
-    def run(self, script):
-        result = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in result, result
-        return result["result"].get("value")
-
-    def until(self, script, seconds=60):
-        deadline = time.monotonic() + seconds
-        while not (value := self.run(script)):
-            assert time.monotonic() < deadline, (script, self.run("document.body.innerText"), self.faults)
-            time.sleep(0.05)
-        return value
-
-    def choose(self, field, value):
-        self.run(f"{field}.value = {json.dumps(value)}; {field}.dispatchEvent(new Event('change'))")
-
-    def say(self, text):
-        """Types and presses Enter, as a person does."""
-        self.run("question.focus()")
-        self.call("Input.insertText", text=text)
-        for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", windowsVirtualKeyCode=13)
-
-    def answered(self):
-        """The columns' messages, once nothing is under way any more."""
-        self.until("document.getElementById('stop').hidden && !document.querySelector('.waiting')")
-        each = "[...s.querySelectorAll('.message')].map((m) => m.textContent)"
-        return self.run(f"[...document.querySelectorAll('section')].map((s) => {each})")
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    if not shutil.which("chromium"):
-        if os.geteuid() != 0 or not shutil.which("apt-get"):
-            pytest.fail("needs chromium; on Debian: apt-get install chromium")
-        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run(["apt-get", "-qq", "update"], check=True)
-        install = ["apt-get", "-qq", "install", "--no-install-recommends", "chromium"]
-        subprocess.run(install, check=True, env=environment, stdout=subprocess.DEVNULL)
-    return "chromium"
-
-
-@pytest.fixture
-def browse(chromium, tmp_path):
-    """Opens an address in a browser of its own."""
-    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
-    words = [chromium, *options, "--remote-debugging-port=0", f"--user-data-dir={tmp_path / 'profile'}", "about:blank"]
-    with open(tmp_path / "chromium.log", "w") as log:
-        process = subprocess.Popen(words, stdout=log, stderr=log)
-    port_file = tmp_path / "profile" / "DevToolsActivePort"
-
-    def open_page(url, key=None):
-        deadline = time.monotonic() + 60
-        while not port_file.exists() or "\n" not in port_file.read_text():
-            assert time.monotonic() < deadline, (tmp_path / "chromium.log").read_text()
-            time.sleep(0.1)
-        port = port_file.read_text().split()[0]
-        tabs = httpx.get(f"http://127.0.0.1:{port}/json", timeout=60).json()
-        page = Page(next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page"))
-        if key:  # as a user types it where the browser asks for a password
-            page.call("Page.navigate", url=f"{url.replace('://', f'://hone:{key}@').rpartition('/')[0]}/chat.css")
-            page.until("document.readyState === 'complete' && location.pathname === '/chat.css'")
-            page.requested.clear()
-        page.call("Page.navigate", url=url)
-        page.until("document.readyState === 'complete' && !!document.querySelector('main')")
-        return page
-
-    yield open_page
-    process.terminate()
-    try:
-        process.wait(timeout=20)
-    finally:
-        process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +88,7 @@ def test_the_api_is_shown_as_a_page(browse, chatty):
 
 
 def test_the_pages_allow_nothing_from_elsewhere(server):
-    for path in ("/", "/chat.js", "/chat.css", "/docs", "/docs.js", "/docs.css"):
+    for path in FILES:
         answer = server.get(path)
         assert answer.status_code == 200
         assert "default-src 'none'" in answer.headers["content-security-policy"]
