@@ -157,6 +157,19 @@ def test_the_history_of_an_unfinished_answer_is_what_is_shown(chat, scripted, en
     assert all(set(message) == {"role", "content"} for message in scripted.asked[-1]["messages"])
 
 
+def test_an_answer_under_way_is_kept_when_the_page_is_left(chat, scripted):
+    chat.say("hello")
+    chat.answered()
+    chat.say("slow")
+    chat.until("document.querySelectorAll('.assistant')[1]?.textContent === 'This is half '")
+    reload(chat)
+    assert chat.answered() == [["hello", "answer to hello", "slow", "This is half "]]
+    assert chat.run("[...document.querySelectorAll('.assistant')].map((m) => m.dataset.end ?? null)") == [
+        None,
+        "incomplete",
+    ]
+
+
 def test_a_question_stopped_before_its_answer_returns_to_the_field(chat, scripted):
     chat.say("silent")
     chat.until("!document.getElementById('stop').hidden")

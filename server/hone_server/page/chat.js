@@ -6,7 +6,7 @@ import { add, ask, choices, isEmpty } from "./streams.js";
 
 const byId = (id) => document.getElementById(id);
 const OWN_FIELDS = ["model", "messages", "stream", "n"]; // the page sets them, and shows one answer
-const STOPPED = "stopped";
+const [STOPPED, INCOMPLETE] = ["stopped", "incomplete"]; // how an answer ended
 let conversation = create([], "");
 let sections = []; // of its columns
 let leaving = null; // aborts the answers that are under way
@@ -110,7 +110,7 @@ function readOptions() {
  */
 async function answerIn(column, section, question, options, signal) {
   const asked = { role: "user", content: question };
-  const answered = { role: "assistant", content: "" };
+  const answered = { role: "assistant", content: "", end: INCOMPLETE }; // until it is complete, if the page is left
   const shown = [show(section, asked), show(section, answered)];
   shown[1].classList.add("waiting");
   const before = column.messages;
@@ -124,6 +124,8 @@ async function answerIn(column, section, question, options, signal) {
       fill(shown[1], answered);
       section.scrollTop = section.scrollHeight;
     }
+    if (answered.end === INCOMPLETE) delete answered.end;
+    fill(shown[1], answered);
     column.messages = [...before, asked, answered];
   } catch (error) {
     error = signal.aborted ? new Error(STOPPED) : error;
@@ -131,7 +133,7 @@ async function answerIn(column, section, question, options, signal) {
       shown.forEach((element) => element.remove());
       throw Object.assign(error, { isRefused: true });
     }
-    answered.end = signal.aborted ? STOPPED : "incomplete";
+    answered.end = signal.aborted ? STOPPED : INCOMPLETE;
     fill(shown[1], answered);
     throw error;
   } finally {

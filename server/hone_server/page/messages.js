@@ -29,6 +29,7 @@ export function fill(element, message) {
     element.append(shown);
   }
   if (message.end) element.dataset.end = message.end;
+  else delete element.dataset.end;
 }
 
 const indented = (value) => make("pre", "", typeof value === "string" ? value : JSON.stringify(value, null, 2));
