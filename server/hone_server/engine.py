@@ -88,9 +88,17 @@ class Engine:
         return [] if processor is None else list(processor.scheduler.active_requests)
 
     def cache_usage(self) -> float:
-        """The part of the key-value cache in use, 0 to 1."""
+        """The part of the key-value cache that requests use, 0 to 1.
+
+        What only waits to be the beginning of another prompt is free: it makes room when room is needed.
+        """
         processor = self._manager.batch_processor
-        return 0.0 if processor is None else 1.0 - float(processor.cache.compute_free_capacity())
+        if processor is None:
+            return 0.0
+        cache = processor.cache
+        kept = sum(len(one.ledger.cached_blocks) * one.bytes_per_block for one in cache.cache_allocators.values())
+        free = float(cache.compute_free_capacity()) + float(kept / (cache.num_sectors * cache.bytes_per_sector))
+        return max(0.0, 1.0 - free)
 
     def start(self) -> None:
         self._manager.warmup()  # without graphs it only makes the batch processor

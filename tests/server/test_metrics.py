@@ -53,6 +53,7 @@ def test_a_client_that_leaves_is_an_abort(server, value, until):
     until(lambda: value("hone:request_success_total", finished_reason="abort") == aborted + 1)
     until(lambda: value("hone:num_requests_running") == 0)
     assert value("hone:num_requests_waiting") == 0
+    assert value("hone:kv_cache_usage_perc") == 0, "what is kept for the next prompt that begins so counts as free"
 
 
 def test_routers_learn_which_adapters_are_worked_on(server, until):
