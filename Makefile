@@ -56,6 +56,9 @@ test-long: install ## all cases of the long matrices, of which `make test` runs 
 	$(BIN)/pytest --long tests/trainer -n 2 --dist loadfile
 	$(BIN)/pytest --long tests/server
 
+soak: install ## the embedded engine under 10,000 requests of 32 clients, and killed 20 times
+	$(BIN)/pytest --long -s tests/server/test_soak.py
+
 test-cluster: install ## the whole of Hone on a real Kubernetes
 	$(BIN)/pytest tests/cluster
 
@@ -66,4 +69,4 @@ cluster-down: ## stop it; its state and its images stay
 	tests/cluster/local/cluster down
 
 .PHONY: help install constraints demo demo-cluster test lint generate pod-schema test-unit test-trainer test-server \
-	test-long test-cluster cluster-up cluster-down
+	test-long soak test-cluster cluster-up cluster-down

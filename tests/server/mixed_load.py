@@ -1,0 +1,332 @@
+"""Many clients of all kinds at once, each of which knows the right answers: those of plain transformers."""
+
+import json
+import random
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import openai
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+LENGTH = 16  # tokens of an answer
+CLEAR = 1e-3
+"""A question counts when the best logit of each token is so far above the second one: rounding decides nothing."""
+WORDS = "the quick brown fox jumps over a lazy dog hello world how are you today we tune large models".split()
+SENT_SLOWLY = 40  # bytes at once
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a model, and what plain transformers answers, greedily. `logprobs` of its tokens."""
+
+    model: str
+    text: str
+    is_chat: bool
+    answer: str
+    finish_reason: str
+    logprobs: list[float]
+
+    @property
+    def path(self) -> str:
+        return "/v1/chat/completions" if self.is_chat else "/v1/completions"
+
+    def body(self, **more: Any) -> dict[str, Any]:
+        asked = {"messages": [{"role": "user", "content": self.text}]} if self.is_chat else {"prompt": self.text}
+        return {"model": self.model, "max_tokens": LENGTH, "temperature": 0, **asked, **more}
+
+
+def make_questions(base: Path, adapters: dict[str, Path], each: int, draw: random.Random) -> list[Question]:
+    """Ask plain transformers so many questions of the base, and of PEFT's model of each adapter on it."""
+    questions = []
+    for name, folder in {base.name: None, **adapters}.items():
+        questions += [same for (same,) in make_same_questions(base, name, [folder], each, draw)]
+    return questions
+
+
+def make_same_questions(
+    base: Path, name: str, folders: list[Path | None], each: int, draw: random.Random
+) -> list[tuple[Question, ...]]:
+    """Ask the same questions of several adapters, all of one name. None is the base."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    models = [_load_plainly(base, folder) for folder in folders]
+    clear: list[tuple[Question, ...]] = []
+    while len(clear) < each:
+        text, is_chat = " ".join(draw.choices(WORDS, k=draw.randint(1, 30))), len(clear) % 2 == 0
+        same = [_answer_plainly(model, tokenizer, name, text, is_chat=is_chat) for model in models]
+        if all(same):
+            clear.append(tuple(question for question in same if question is not None))
+    return clear
+
+
+def _load_plainly(base: Path, folder: Path | None) -> Any:
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    return model if folder is None else PeftModel.from_pretrained(model, folder).eval()
+
+
+def _answer_plainly(model: Any, tokenizer: Any, name: str, text: str, *, is_chat: bool) -> Question | None:
+    """The question, or None when its answer is not clear."""
+    prompt = text
+    if is_chat:
+        messages = [{"role": "user", "content": text}]
+        prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=not is_chat).input_ids
+    with torch.no_grad():
+        generated = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=LENGTH,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    logits = torch.stack(generated.logits)[:, 0].float()
+    best = logits.topk(2).values
+    if float((best[:, 0] - best[:, 1]).min()) < CLEAR:
+        return None
+    tokens = generated.sequences[0, ids.shape[1] :]
+    finish_reason = "stop" if int(tokens[-1]) == tokenizer.eos_token_id else "length"
+    logprobs = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0].tolist()
+    answer = tokenizer.decode(tokens, skip_special_tokens=True)
+    return Question(name, text, is_chat, answer, finish_reason, logprobs)
+
+
+@dataclass
+class Crowd:
+    """What the clients of one server share. `retries` of OpenAI's client; a cut stream is asked for anew as well."""
+
+    url: str
+    questions: list[Question]
+    guests: list[tuple[Question, ...]]
+    retries: int = 0
+    asked: Counter[str] = field(default_factory=Counter)
+    _sampled: dict[tuple[str, str, int], str] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def client(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=self.retries, timeout=300)
+
+    def note(self, kind: str) -> None:
+        with self._lock:
+            self.asked[kind] += 1
+
+    def check_sample(self, question: Question, seed: int, answer: str) -> None:
+        """The first answer to a question with a seed is that of all later ones."""
+        with self._lock:
+            first = self._sampled.setdefault((question.model, question.text, seed), answer)
+        assert answer == first, (question, seed)
+
+    def address(self) -> tuple[str, int]:
+        split = urlsplit(self.url)
+        assert split.hostname is not None
+        assert split.port is not None
+        return split.hostname, split.port
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One request of one client."""
+
+    crowd: Crowd
+    client: openai.OpenAI
+    question: Question
+    draw: random.Random
+
+    def create(self, **more: Any) -> Any:
+        resource = self.client.chat.completions if self.question.is_chat else self.client.completions
+        return resource.create(**self.question.body(**more))
+
+    def check(self, text: str, finish_reason: str | None) -> None:
+        assert (text, finish_reason) == (self.question.answer, self.question.finish_reason), self.question
+
+
+def read_choice(choice: Any) -> str:
+    """The text of a choice, or of a part of one in a stream."""
+    message = getattr(choice, "delta", None) or getattr(choice, "message", None)
+    return (choice.text if message is None else message.content) or ""
+
+
+def ask_whole(turn: Turn) -> None:
+    (choice,) = turn.create().choices
+    turn.check(read_choice(choice), choice.finish_reason)
+
+
+def ask_stream(turn: Turn, before_each: Callable[[], object] = lambda: None) -> None:
+    texts: list[str] = []
+    reason = None
+    with turn.create(stream=True, stream_options={"include_usage": True}) as stream:
+        for chunk in stream:
+            before_each()
+            for choice in chunk.choices:
+                texts.append(read_choice(choice))
+                reason = choice.finish_reason or reason
+            usage = chunk.usage
+    turn.check("".join(texts), reason)
+    assert usage.completion_tokens == len(turn.question.logprobs)
+
+
+def ask_stream_slowly(turn: Turn) -> None:
+    pause = threading.Event()
+    ask_stream(turn, lambda: pause.wait(0.02))
+
+
+def ask_several(turn: Turn) -> None:
+    answer = turn.create(n=3)
+    assert sorted(choice.index for choice in answer.choices) == [0, 1, 2]
+    for choice in answer.choices:
+        turn.check(read_choice(choice), choice.finish_reason)
+
+
+def ask_until_stop(turn: Turn) -> None:
+    answer = turn.question.answer
+    letters = [letter for letter in answer[len(answer) // 2 :] if letter.isascii() and letter.isprintable()]
+    stop = turn.draw.choice(letters or ["~"])
+    (choice,) = turn.create(stop=[stop, "never said"]).choices
+    if stop in answer:
+        assert (read_choice(choice), choice.finish_reason) == (answer[: answer.index(stop)], "stop"), turn.question
+    else:
+        turn.check(read_choice(choice), choice.finish_reason)
+
+
+def ask_logprobs(turn: Turn) -> None:
+    more = {"logprobs": True, "top_logprobs": 2} if turn.question.is_chat else {"logprobs": 2}
+    (choice,) = turn.create(**more).choices
+    turn.check(read_choice(choice), choice.finish_reason)
+    content = choice.logprobs.content if turn.question.is_chat else None
+    told = choice.logprobs.token_logprobs if content is None else [token.logprob for token in content]
+    expected = turn.question.logprobs[: len(told)]
+    assert len(told) >= len(turn.question.logprobs) - 1  # that of the end may be left out
+    assert all(abs(one - other) < 1e-2 for one, other in zip(told, expected, strict=True)), (told, expected)
+
+
+def ask_with_seed(turn: Turn) -> None:
+    seed = turn.draw.randrange(3)
+    (choice,) = turn.create(temperature=1.0, seed=seed).choices
+    turn.crowd.check_sample(turn.question, seed, read_choice(choice))
+
+
+def leave_stream(turn: Turn) -> None:
+    with turn.create(stream=True, max_tokens=400, extra_body={"ignore_eos": True}) as stream:
+        for _ in zip(range(turn.draw.randrange(1, 6)), stream, strict=False):
+            pass
+
+
+def leave_at_once(turn: Turn) -> None:
+    """Send a request for a long answer and hang up."""
+    with socket.create_connection(turn.crowd.address(), timeout=300) as connection:
+        connection.sendall(_written(turn.question, max_tokens=400, n=turn.draw.randint(1, 4), ignore_eos=True))
+        threading.Event().wait(turn.draw.uniform(0, 0.2))
+
+
+def send_slowly(turn: Turn) -> None:
+    """Send the request bit by bit, and get the whole answer all the same."""
+    written = _written(turn.question)
+    with socket.create_connection(turn.crowd.address(), timeout=300) as connection:
+        for start in range(0, len(written), SENT_SLOWLY):
+            connection.sendall(written[start : start + SENT_SLOWLY])
+            threading.Event().wait(0.01)
+        received = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 "), received
+    choice = json.loads(body)["choices"][0]
+    text = choice["message"]["content"] if turn.question.is_chat else choice["text"]
+    turn.check(text or "", choice["finish_reason"])
+
+
+def break_off(turn: Turn) -> None:
+    """Send only a part of a request, or what is none."""
+    written = _written(turn.question)
+    part = turn.draw.choice([written[: turn.draw.randrange(1, len(written))], b"\x16\x03\x01 no HTTP\r\n\r\n", b""])
+    with socket.create_connection(turn.crowd.address(), timeout=300) as connection:
+        connection.sendall(part)
+
+
+def send_nonsense(turn: Turn) -> None:
+    body, status = turn.draw.choice(
+        [
+            (b'{"model": ', 400),
+            (json.dumps(turn.question.body(model="nobody")).encode(), 404),
+            (json.dumps(turn.question.body(max_tokens=-1)).encode(), 400),
+            (json.dumps(turn.question.body(temperature="hot")).encode(), 400),
+            (json.dumps(turn.question.body(stream=True, stop=[1])).encode(), 400),
+        ]
+    )
+    headers = {"Content-Type": "application/json"}
+    answer = httpx.post(turn.crowd.url + turn.question.path, content=body, headers=headers, timeout=300)
+    assert answer.status_code == status, (body, answer.text)
+    assert answer.json()["error"]["message"]
+
+
+def ask_guest(turn: Turn) -> None:
+    """Ask an adapter that comes and goes: it answers as one of those that it may be, or it is not there."""
+    same = turn.draw.choice(turn.crowd.guests)
+    try:
+        (choice,) = Turn(turn.crowd, turn.client, same[0], turn.draw).create().choices
+    except openai.NotFoundError:
+        return
+    assert read_choice(choice) in [question.answer for question in same], same
+
+
+def _written(question: Question, **more: Any) -> bytes:
+    body = json.dumps(question.body(**more)).encode()
+    head = f"POST {question.path} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    return head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+Kind = Callable[[Turn], None]
+RETRIED: list[Kind] = [ask_whole, ask_several, ask_until_stop, ask_logprobs, ask_with_seed]
+"""What OpenAI's client asks anew by itself when the connection breaks."""
+STREAMS: list[Kind] = [ask_stream, ask_stream_slowly, leave_stream]
+KINDS: list[Kind] = [*RETRIED, *STREAMS, leave_at_once, send_slowly, break_off, send_nonsense, ask_guest]
+
+
+def deal(kinds: list[Kind], requests: int, draw: random.Random) -> list[Kind]:
+    """So many requests, of each kind as many, in any order."""
+    dealt = [kinds[number % len(kinds)] for number in range(requests)]
+    draw.shuffle(dealt)
+    return dealt
+
+
+def let_all_ask(crowd: Crowd, turns: Iterable[Kind], clients: int, draw: random.Random) -> None:
+    """Let so many clients at once take the turns. Raises what the first that failed raised."""
+    lock, failed = threading.Lock(), threading.Event()
+    rest: Iterator[Kind] = iter(turns)
+
+    def be_client(seed: int) -> None:
+        own = random.Random(seed)
+        with crowd.client() as client:
+            while not failed.is_set():
+                with lock:
+                    kind = next(rest, None)
+                if kind is None:
+                    return
+                try:
+                    take_turn(kind, Turn(crowd, client, own.choice(crowd.questions), own))
+                except BaseException:
+                    failed.set()
+                    raise
+                crowd.note(kind.__name__)
+
+    with ThreadPoolExecutor(clients) as pool:
+        for future in [pool.submit(be_client, draw.randrange(2**32)) for _ in range(clients)]:
+            future.result()
+
+
+def take_turn(kind: Kind, turn: Turn) -> None:
+    """Ask; where the client may retry, a stream that was cut is asked for anew."""
+    while True:
+        try:
+            return kind(turn)
+        except (httpx.TransportError, openai.APIConnectionError):
+            if not turn.crowd.retries or kind not in STREAMS:
+                raise
+            turn.crowd.note("cut streams")
