@@ -77,7 +77,7 @@ RESOURCE_NAMES = rule(
     "rdma/hca",
 )
 WHOLE_DEVICES = rule(
-    "self.all(name, !name.contains('/') || string(self[name]).matches('^[0-9]+([kMGTPE]i?)?$'))",
+    "self.all(name, !name.contains('/') || string(self[name]).matches('^[0-9]+([kMGTPE]|[KMGTPE]i)?$'))",
     "a device can't be shared: give whole numbers, such as rdma/hca: 1",
 )
 

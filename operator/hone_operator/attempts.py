@@ -34,7 +34,7 @@ def account(status: Object, pods: list[Object], container: str, gpus: int, now: 
             attempt = attempts[uid] = {"pod": pod["metadata"]["name"], "uid": uid, "startTime": since, "seconds": 0}
             if node := pod["spec"].get("nodeName"):
                 attempt["node"] = node
-        gpu_seconds += gpus * _advance(attempt, ended, now)
+        gpu_seconds = max(0, gpu_seconds + gpus * _advance(attempt, ended, now))
         if ended and "reason" not in attempt:
             failure = failure_of(pod, container)
             attempt["reason"] = failure.reason if failure else "Succeeded"

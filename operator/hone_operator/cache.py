@@ -200,8 +200,6 @@ class Cache:
         if isinstance(kept, dict) and resource in CHILDREN:
             if not (owner and self.has(owner) and is_made(resource, body)):
                 kept = reduce(body)
-                if owner and resource == PODS:
-                    self._lacking.add(owner)
             elif resource == PODS and is_complete(body):
                 kept = self._pods.admit(body)
             elif resource == CONFIGMAPS:
@@ -209,6 +207,8 @@ class Cache:
         self._objects[resource][metadata.get("namespace", "")][metadata["name"]] = kept
         if owner:
             self._children[owner].add((resource, metadata["name"]))
+            if resource == PODS and isinstance(kept, dict) and PARTIAL in kept:
+                self._lacking.add(owner)
         return True
 
     def _forget(self, resource: Resource, namespace: str, name: str) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 
 import aiohttp
@@ -164,8 +163,10 @@ class Controller:
         owner = self.cache.get(key.resource, key.namespace, key.name)
         if owner is not None:
             found = Trouble(HoneError(OPERATOR_ERROR, f"The operator fails: {error!r:.300}"))
-            with suppress(ApiError, aiohttp.ClientError, TimeoutError, NotLeading):
+            try:
                 await self._write_status(key, owner, troubles_alone(owner, datetime.now(UTC), [found]))
+            except Exception as failure:  # whatever it is, the worker goes on
+                logger.warning("the error was not reported: %r", failure)
 
     async def _observe(self, key: Key, owner: Object, now: datetime) -> Observed:
         """Read what the plan is made from. A failure that lasts is reported to the object."""

@@ -25,6 +25,10 @@ _MEANINGFUL_EMPTY = frozenset({"emptyDir"})
 """Maps that mean something though they have no entry."""
 _FALSE_LEFT_OUT = frozenset({"readOnly", "tty", "stdin", "stdinOnce", "hostNetwork"})
 """Fields that the API server leaves out when they are false."""
+_ZERO_IS_NONE = frozenset(
+    {"initialDelaySeconds", "hostPort", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"}
+)
+"""Numbers in whose place the API server puts a default, or nothing, when they are 0."""
 _ENCODER = json.JSONEncoder(sort_keys=True)  # json.dumps would make one anew each time
 
 
@@ -72,6 +76,8 @@ def _has_field(observed: Object, name: str, value: Any, as_quantity: bool) -> bo
     found = observed.get(name)
     if found is None and name in _FALSE_LEFT_OUT:
         return not value
+    if value == 0 and name in _ZERO_IS_NONE:
+        return True
     if name in _WHOLE and isinstance(found, dict) and isinstance(value, dict) and set(found) != set(value):
         return False
     return contains(found, value, as_quantity=as_quantity or name in _QUANTITIES)

@@ -78,9 +78,12 @@ class Executor:
         held = [action for action in actions if self._contests.holds(key, _child(action), now)]
         due = [action for action in actions if action not in held]
         await self._find_contenders(key, due)
-        first = [action for action in due if isinstance(action, Create) and action.decides]
+        first = [action for action in due if _decides(action)]
         results = await self._act_on(key, first)
-        others = [] if Written.NAME_TAKEN in results else [action for action in due if action not in first]
+        is_free = all(result in (Written.NEWS, Written.KNOWN) for result in results) and not any(map(_decides, held))
+        others = [action for action in due if action not in first and (is_free or not isinstance(action, Create))]
+        if Written.NAME_TAKEN in results:
+            others = []
         results, due = [*results, *await self._act_on(key, others)], [*first, *others]
         failures: dict[str, Failure] = {}
         for action, result in zip(due, results, strict=True):
@@ -165,20 +168,33 @@ class Executor:
 
     async def _apply(self, action: Apply) -> Object:
         """Apply a child that exists, and take over the fields that keep it from becoming so."""
-        resource, metadata = action.resource, action.body["metadata"]
-        found = await self._api.get(resource, metadata["namespace"], metadata["name"])
-        if found is None or found["metadata"]["uid"] != metadata["uid"]:
-            raise ApiError(409, "uid mismatch: deleted, or made again under its name")
-        found |= {"apiVersion": resource.api_version}
+        resource = action.resource
+        found = await self._reread(resource, action.body)
+        body = self._signed(action.body)
         if patch := takeover.take_over(found):
-            found = await self._api.patch(resource, metadata["namespace"], metadata["name"], patch)
+            body = await self._take_over(resource, patch, body)
         try:
-            return await self._api.apply(resource, self._signed(action.body))
+            return await self._api.apply(resource, body)
         except ApiError as error:
-            if error.status != 422 or error.is_of_another or not (patch := takeover.take_over_spec(found)):
+            is_mixed = error.status == 422 and takeover.excludes_another(error.message)
+            if not is_mixed or not (patch := takeover.take_over_spec(await self._reread(resource, body))):
                 raise
-            await self._api.patch(resource, metadata["namespace"], metadata["name"], patch)
-        return await self._api.apply(resource, self._signed(action.body))
+            body = await self._take_over(resource, patch, body)
+        return await self._api.apply(resource, body)
+
+    async def _take_over(self, resource: Resource, patch: Object, body: Object) -> Object:
+        """Take over fields. Return the child as it is to be applied now, with the version that it then has."""
+        metadata = body["metadata"]
+        found = await self._api.patch(resource, metadata["namespace"], metadata["name"], patch)
+        if metadata.get("resourceVersion") != patch["metadata"]["resourceVersion"]:
+            return body
+        return body | {"metadata": metadata | {"resourceVersion": found["metadata"]["resourceVersion"]}}
+
+    async def _reread(self, resource: Resource, body: Object) -> Object:
+        found = await self._api.get(resource, body["metadata"]["namespace"], body["metadata"]["name"])
+        if found is None or found["metadata"]["uid"] != body["metadata"]["uid"]:
+            raise ApiError(409, "uid mismatch: deleted, or made again under its name")
+        return found | {"apiVersion": resource.api_version}
 
     def _signed(self, body: Object) -> Object:
         """Return the child with the name of this installation, by which another one is recognized."""
@@ -223,6 +239,10 @@ async def refresh(api: Api, cache: Cache, resource: Resource, namespace: str, na
     if found is not None:
         cache.put(resource, found)
     return found
+
+
+def _decides(action: Action) -> bool:
+    return isinstance(action, Create) and action.decides
 
 
 def _child(action: Action) -> tuple[str, str]:

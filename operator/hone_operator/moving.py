@@ -22,5 +22,12 @@ def move(deployment: Object | None, pods: list[Object], cordoned: frozenset[str]
     return None
 
 
+def keep_mark(found: Object, desired: Object) -> None:
+    """Let the pods of a move stay: without the mark on their template they would be replaced once more."""
+    if mark := _mark(found["spec"]["template"]):
+        metadata = desired["spec"]["template"]["metadata"]
+        metadata["annotations"] = (metadata.get("annotations") or {}) | {MOVED: mark}
+
+
 def _mark(body: Object) -> str | None:
     return (body.get("metadata", {}).get("annotations") or {}).get(MOVED)

@@ -122,9 +122,10 @@ class Observer:
         observed.config_map = await self._child(CONFIGMAPS, owner, children.config_map_name(key.name))
         if parsed.spec.resources.nodes > 1:
             observed.service = await self._child_or_foreign(SERVICES, owner, children.job_name(key.name))
-        observed.claim = await self._known(CLAIMS, space, children.output_claim(parsed))
-        if is_foreign_claim(observed.claim, owner):
-            observed.claim = await self._read(CLAIMS, space, children.output_claim(parsed))  # no watch tells of it
+        claim = children.output_claim(parsed)
+        observed.claim = await self._known(CLAIMS, space, claim)
+        if not parsed.spec.output.claim and (observed.claim is None or is_foreign_claim(observed.claim, owner)):
+            observed.claim = await self.api.get(CLAIMS, space, claim)  # of somebody else's, no watch tells
         self._see_pods(key, observed)
         if any(view.has_ended and not view.success and not view.failures for view in _views(observed)):
             async for pod in self.api.items(PODS, space, labelSelector=f"{FINETUNEJOB_LABEL}={key.name}"):

@@ -9,7 +9,8 @@ from hone_operator.resources import Object, Resource
 class Create:
     """Make an object that is not there.
 
-    With `decides`, the other actions wait for it, and are left to the next pass when an object of that name exists.
+    With `decides`, the other actions wait for it, and are left to the next pass when an object of that name exists;
+    nothing else is created when it fails.
     """
 
     resource: Resource

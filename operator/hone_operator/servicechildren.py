@@ -119,6 +119,7 @@ def _deployment(
     serves = any(podstate.is_ready(pod) and not pod["metadata"].get("deletionTimestamp") for pod in observed.pods)
     takes_turn = is_upgrade and serves
     if found is not None:
+        moving.keep_mark(found, desired)
         if takes_turn and observed.upgrading:
             _keep_for_now(found, desired, replicas, result)
             return _why_waiting(observed)

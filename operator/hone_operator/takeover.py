@@ -6,12 +6,23 @@ right a field of which only one of several may be set: the one that somebody els
 API server refuses both. In: the child with its managedFields. Out: a merge patch of these. Next: execution.py.
 """
 
+import re
 from typing import Any
 
 from hone_operator.api import FIELD_MANAGER
 from hone_operator.resources import Object
 
 _WRITTEN = ("f:spec", "f:data", "f:binaryData", "f:immutable")
+
+
+_EXCLUDES = re.compile(
+    r"more than (1|one) |not be (specified|set) when|cannot be (both )?set|both be set|mutually exclusive|Duplicate"
+)
+
+
+def excludes_another(message: str) -> bool:
+    """Return whether the API server refuses an object because it has fields of which only one may be set."""
+    return _EXCLUDES.search(message) is not None
 
 
 def take_over(found: Object) -> Object | None:

@@ -229,12 +229,13 @@ class World:
         async def go() -> None:
             for resource in WATCHED:
                 selectors = {} if resource in OWNERS else {"labelSelector": OURS}
-                listed = await self.api.list(resource, namespace, **selectors)
-                uids = {body["metadata"]["uid"] for body in listed}
-                self.controller.cache.keep_only(resource, namespace, uids, 2**62)
-                self.controller.coverage.listed(resource, "")
+                listing = self.api.items(resource, namespace, **selectors)
+                listed = [body async for body in listing]
                 for body in listed:
                     self.controller.cache.put(resource, body)
+                uids = {body["metadata"]["uid"] for body in listed}
+                self.controller.cache.keep_only(resource, namespace, uids, int(listing.version))
+                self.controller.coverage.listed(resource, "")
             for resource in OWNERS:
                 for body in await self.api.list(resource, namespace):
                     key = Key(resource, namespace, body["metadata"]["name"])
