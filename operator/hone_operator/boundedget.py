@@ -1,11 +1,13 @@
 """One GET whose answer costs a bounded number of bytes and seconds, whatever the server sends.
 
 HTTP libraries limit bodies and single headers. What comes before and between these has no end in them: interim answers
-(`100 Continue`), extensions of chunks, trailers. So this asks in HTTP/1.0, where there are none, counts every byte, and
-gives up at what an HTTP/1.0 answer does not have. No redirect is followed, no proxy asked, nothing unpacked.
+(`100 Continue`), extensions of chunks, trailers. So this counts every byte, and leaves after one answer. No redirect is
+followed, no proxy asked, nothing unpacked. The request is one of HTTP/1.1: sidecars such as Envoy refuse older ones.
 """
 
 import asyncio
+import re
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 SECONDS = 5.0
@@ -22,7 +24,8 @@ async def get(url: str) -> bytes:
     parts = urlsplit(url)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    lines = [f"GET {target} HTTP/1.0", f"Host: {host}:{parts.port or 80}", "Accept-Encoding: identity", "", ""]
+    lines = [f"GET {target} HTTP/1.1", f"Host: {host}:{parts.port or 80}", "Accept-Encoding: identity"]
+    lines += ["Connection: close", "", ""]
     async with asyncio.timeout(SECONDS):
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port or 80, limit=_PIECE)
         try:
@@ -42,29 +45,53 @@ async def _read(reader: asyncio.StreamReader) -> bytes:
         start = max(len(data) - 3, 0)
         data += piece
         end = data.find(b"\r\n\r\n", start)
-    length = _length_of(data[:end])
+    headers = _headers_of(data[:end])
     body = bytearray(data[end + 4 :])
-    while len(body) < length and (piece := await reader.read(_PIECE)):
+    if headers.get(b"transfer-encoding", b"").lower() == b"chunked":
+        await _read_until(reader, body, lambda: body.endswith(b"\r\n0\r\n\r\n") or body == b"0\r\n\r\n")
+        return _joined(bytes(body))
+    length = headers.get(b"content-length")
+    if length is None:
+        await _read_until(reader, body, lambda: False)
+        return bytes(body)
+    if not length.isdigit() or len(length) > 10 or int(length) > LARGEST_BODY:
+        raise Unusable(f"its body has {length[:20]!r} bytes, of which {LARGEST_BODY} are read at most")
+    await _read_until(reader, body, lambda: len(body) >= int(length))
+    if len(body) < int(length):
+        raise Unusable("its body is cut")
+    return bytes(body[: int(length)])
+
+
+async def _read_until(reader: asyncio.StreamReader, body: bytearray, is_whole: Callable[[], bool]) -> None:
+    while not is_whole() and (piece := await reader.read(_PIECE)):
         body += piece
         if len(body) > LARGEST_BODY:
             raise Unusable(f"its body has more than {LARGEST_BODY} bytes")
-    if length <= LARGEST_BODY and len(body) < length:
-        raise Unusable("its body is cut")
-    return bytes(body[:length])
 
 
-def _length_of(head: bytes) -> int:
-    """Return how many bytes the body has; more than is read where it goes on to the end of the connection."""
+def _joined(body: bytes) -> bytes:
+    """Return the chunks' content: RFC 9112, section 7.1, without trailers."""
+    found, place = bytearray(), 0
+    while True:
+        end = body.find(b"\r\n", place)
+        size = body[place:end].partition(b";")[0].strip() if end >= 0 else b""
+        if not re.fullmatch(rb"[0-9a-fA-F]{1,8}", size):
+            raise Unusable("its chunks are cut")
+        if not (length := int(size, 16)):
+            return bytes(found)
+        found += body[end + 2 : end + 2 + length]
+        place = end + 2 + length + 2
+
+
+def _headers_of(head: bytes) -> dict[bytes, bytes]:
+    """Return the headers of a 200. Raises Unusable for any other answer, interim ones included."""
     status, *lines = head.split(b"\r\n")
     words = status.split(None, 2)
     if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or words[1] != b"200":
         raise Unusable(f"it begins with {status[:60]!r}")
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
-    if b"transfer-encoding" in headers or headers.get(b"content-encoding", b"identity") != b"identity":
-        raise Unusable("it is encoded, which HTTP/1.0 and the request do not allow")
-    length = headers.get(b"content-length")
-    if length is None:
-        return LARGEST_BODY + 1
-    if not length.isdigit() or len(length) > 10 or int(length) > LARGEST_BODY:
-        raise Unusable(f"its body has {length[:20]!r} bytes, of which {LARGEST_BODY} are read at most")
-    return int(length)
+    if headers.get(b"content-encoding", b"identity") != b"identity":
+        raise Unusable("it is packed, though the request asked for identity")
+    if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+        raise Unusable("its transfer encoding is unknown")
+    return headers

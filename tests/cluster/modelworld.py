@@ -88,12 +88,12 @@ class World:
         self.crds = [self.get(CRDS, "", f"{resource.plural}.hone.dev") for resource in OWNERS]
         self.restart()
 
-    async def _connect(self) -> Api:
+    async def _connect(self, metrics: Metrics | None = None) -> Api:
         configuration = client.Configuration()
         configuration.host, configuration.verify_ssl = self.server.url, False
         configuration.api_key = {"BearerToken": ADMIN}
         configuration.api_key_prefix = {"BearerToken": "Bearer"}
-        return Api(configuration, Metrics())
+        return Api(configuration, metrics or Metrics())
 
     def run(self, work: Any) -> Any:
         return self.runner.run(work)
@@ -107,7 +107,8 @@ class World:
         """Begin again with nothing remembered."""
 
         async def begin() -> Controller:
-            api = await self._connect()
+            self.metrics = Metrics()
+            api = await self._connect(self.metrics)
             images = Images(f"{IMAGE}:{self.version}", {"vllm": f"vllm:{self.version}", "sglang": "s:1", "tgi": "t:1"})
             return Controller(api, images, [], Metrics(), lambda: True)
 
@@ -188,6 +189,12 @@ class World:
     def delete(self, resource: Resource, body: Object) -> None:
         metadata = body["metadata"]
         self.run(self.api.delete(resource, metadata["namespace"], metadata["name"], metadata["uid"]))
+
+    def count_writes(self) -> int:
+        """Return how many requests but reads the operator has made since it was started."""
+        samples = [sample for family in self.metrics.requests.collect() for sample in family.samples]
+        counted = [each for each in samples if each.name.endswith("_total") and each.labels["method"] != "GET"]
+        return int(sum(each.value for each in counted))
 
     def namespace(self, name: str) -> str:
         self.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "namespace": ""}})

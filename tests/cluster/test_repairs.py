@@ -1,5 +1,6 @@
 """What others change in a child is put right, also where server-side apply alone would not. On a real API server."""
 
+import contextlib
 import copy
 import itertools
 from collections.abc import Iterator
@@ -7,21 +8,25 @@ from typing import Any
 
 import pytest
 from apiserver import api_server
+from hone_operator import moving
 from hone_operator.resources import (
     AUTOSCALERS,
     BUDGETS,
+    CLAIMS,
     CONFIGMAPS,
     DEPLOYMENTS,
     FINETUNEJOBS,
     INFERENCESERVICES,
+    JOBS,
     SERVICES,
     Object,
     Resource,
 )
-from modelworld import World, differences
+from modelworld import Refused, World, differences
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 
+QUOTAS = Resource("v1", "ResourceQuota", "resourcequotas")
 NUMBERS = itertools.count()
 NAME = "faq"
 SECRET = {"secretKeyRef": {"name": "hub", "key": "token"}}
@@ -162,6 +167,94 @@ def test_what_others_add_to_the_metadata_stays_when_an_edit_is_put_right(world: 
     assert "plain" not in [variable.get("value") for variable in pod_of(found)["containers"][0]["env"]]
 
 
+UNFIT = {"matchExpressions": [{"key": "a", "operator": "In", "values": ["not a label!"]}]}
+REFUSED = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [UNFIT]}}}
+
+
+def test_what_others_add_stays_when_the_api_server_refuses_a_value(world: World, space: str) -> None:
+    serve(world, space)
+    world.patch(DEPLOYMENTS, space, NAME, {"spec": {"minReadySeconds": 30}})
+    with contextlib.suppress(Refused):
+        change(world, space, pod={"affinity": REFUSED})
+    change(world, space, pod={"env": [{"name": "A", "value": "b"}]})
+    found = world.get(DEPLOYMENTS, space, NAME)
+    assert found
+    assert found["spec"]["minReadySeconds"] == 30
+
+
+def test_an_engine_that_was_moved_is_not_replaced_once_more(world: World, space: str) -> None:
+    serve(world, space)
+    template = {"metadata": {"annotations": {moving.MOVED: "faq-1"}}}
+    world.run(world.api.patch(DEPLOYMENTS, space, NAME, {"spec": {"template": template}}))
+    before = world.get(DEPLOYMENTS, space, NAME)
+    change(world, space, replicas=3)
+    after = world.get(DEPLOYMENTS, space, NAME)
+    assert before
+    assert after
+    assert after["spec"]["replicas"] == 3
+    assert after["spec"]["template"] == before["spec"]["template"]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"startupProbe": {"tcpSocket": {"port": 9}, "initialDelaySeconds": 0}},
+        {"startupProbe": {"tcpSocket": {"port": 9}, "timeoutSeconds": 0, "periodSeconds": 0, "failureThreshold": 0}},
+        {"ports": [{"containerPort": 9, "hostPort": 0}]},
+        {"resources": {"limits": {"cpu": "1000m", "memory": "1024Mi"}}},
+        {"env": [{"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "1000m"}}}]},
+        {"volumeMounts": [{"name": "tmp", "mountPath": "/x", "readOnly": False}]},
+    ],
+    ids=lambda part: "+".join(part),
+)
+def test_a_value_that_the_api_server_stores_otherwise_is_written_once(world: World, space: str, part: Object) -> None:
+    sidecar = {"name": "side", "image": "i:1", "restartPolicy": "Always", **part}
+    serve(world, space, pod={"initContainers": [sidecar]})
+    writes = world.count_writes()
+    world.observe(space)
+    assert world.count_writes() == writes
+
+
+def claim_of_somebody_else(world: World, space: str) -> None:
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    metadata = {"name": NAME, "namespace": space}
+    world.create(CLAIMS, {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec})
+
+
+def train(world: World, space: str) -> None:
+    body: Object = {"apiVersion": "hone.dev/v1alpha1", "kind": "FineTuneJob"}
+    body["metadata"] = {"name": NAME, "namespace": space}
+    body["spec"] = {"model": {"name": "example/model"}, "dataset": {"name": "example/data"}, "resources": {"gpus": 0}}
+    world.create(FINETUNEJOBS, body)
+
+
+def test_a_claim_of_somebody_else_stays_theirs_after_each_list(world: World, space: str) -> None:
+    claim_of_somebody_else(world, space)
+    train(world, space)
+    for _ in range(12):
+        world.observe(space)
+    status = world.status(FINETUNEJOBS, space, NAME)
+    assert ["Accepted", "False", "NameConflict"] in [each[:3] for each in status["conditions"]]
+    assert "ChildContested" not in [each[2] for each in status["conditions"]]
+    assert not world.list(JOBS, space)
+
+
+@pytest.mark.parametrize("is_theirs", [False, True])
+def test_no_job_is_made_while_a_quota_refuses_its_claim(world: World, space: str, is_theirs: bool) -> None:
+    if is_theirs:
+        claim_of_somebody_else(world, space)
+    hard = {"persistentvolumeclaims": "1" if is_theirs else "0"}
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q", "namespace": space}}
+    world.create(QUOTAS, quota | {"spec": {"hard": hard}})
+    used = {"persistentvolumeclaims": "1" if is_theirs else "0"}
+    world.run(world.api.patch(QUOTAS, space, "q", {"status": {"hard": hard, "used": used}}, "status"))
+    train(world, space)
+    for _ in range(4):
+        with contextlib.suppress(Refused):
+            world.observe(space)
+    assert not world.list(JOBS, space)
+
+
 def restore(world: World, space: str, resource: Resource) -> None:
     """Make a child again as a backup tool does: without owner, uid, status and writers."""
     found = world.get(resource, space, NAME)
@@ -210,10 +303,7 @@ def test_another_image_is_pulled_as_a_new_one_would_be(world: World, space: str,
 
 
 def test_a_manifest_that_was_made_immutable_is_made_anew(world: World, space: str) -> None:
-    body: Object = {"apiVersion": "hone.dev/v1alpha1", "kind": "FineTuneJob"}
-    body["metadata"] = {"name": NAME, "namespace": space}
-    body["spec"] = {"model": {"name": "example/model"}, "dataset": {"name": "example/data"}, "resources": {"gpus": 0}}
-    world.create(FINETUNEJOBS, body)
+    train(world, space)
     world.settle(space)
     wanted = world.children(space)
     found = world.get(CONFIGMAPS, space, f"{NAME}-manifest")

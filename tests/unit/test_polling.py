@@ -98,6 +98,7 @@ def test_what_is_no_report_is_no_answer_and_leads_nowhere(answer: bytes) -> None
     [
         (OK + b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b"x" * 65536 + b"\r\n"),
         (OK + b"Transfer-Encoding: chunked\r\n\r\n1;", b"x" * 65536),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1;x\r\n1\r\n"),
         (OK + b"\r\n", b"x" * 65536),
         (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
         (b"", b"HTTP/1.1 103 Early Hints\r\n"),
@@ -118,6 +119,16 @@ def test_an_answer_without_an_end_takes_no_memory(answer: bytes, again: bytes) -
 def test_an_answer_may_end_with_its_connection() -> None:
     found, _ = run(ask(b"HTTP/1.0 200 OK\r\nServer: x\r\n\r\n" + BODY))
     assert found == REPORT
+
+
+@pytest.mark.parametrize("extension", [b"", b";a=b"])
+def test_chunks_are_joined(extension: bytes) -> None:
+    pieces = [BODY[:5], BODY[5:20], BODY[20:]]
+    chunks = b"".join(b"%x%s\r\n%s\r\n" % (len(piece), extension, piece) for piece in pieces)
+    found, _ = run(ask(OK + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"))
+    assert found == REPORT
+    found, _ = run(ask(OK + b"Transfer-Encoding: chunked\r\n\r\n" + chunks))
+    assert found is None
 
 
 @given(st.binary(max_size=200), st.booleans())
