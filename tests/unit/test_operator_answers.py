@@ -11,7 +11,6 @@ from hone_operator.api import ApiError, UnusableAnswer
 from hone_operator.listpages import Listing, ListPage
 
 OBJECT = {"metadata": {"name": "a", "uid": "u", "resourceVersion": "7"}}
-NO_OBJECTS: list[Any] = [None, 7, [], {}, "x"]
 ODD = ["<html>502</html>", "", "{", "[]", "null", "7", '"x"', "{}", '{"metadata": 7}', '{"metadata": {}}', "\ufeff{}"]
 
 
@@ -27,7 +26,7 @@ async def take(data: bytes) -> tuple[list[Any], str]:
     "text",
     [
         *ODD,
-        *(json.dumps({"items": [item], "metadata": {"resourceVersion": "7"}}) for item in NO_OBJECTS),
+        *(json.dumps({"items": [item], "metadata": {"resourceVersion": "7"}}) for item in (None, 7, [], {}, "x")),
         *(json.dumps({"items": [OBJECT], "metadata": {"resourceVersion": odd}}) for odd in (None, 7, "", "x", "²")),
         '{"items": [' + "[" * 5000 + "]" * 5000 + "]}",
     ],
@@ -53,7 +52,7 @@ def test_a_list_of_objects_is_taken() -> None:
     "text",
     [
         *ODD,
-        *(json.dumps({"type": "ADDED", "object": odd}) for odd in [*NO_OBJECTS, {"metadata": {"name": "a"}}]),
+        *(json.dumps({"type": "ADDED", "object": odd}) for odd in (None, 7, [], {}, {"metadata": {"name": "a"}})),
         json.dumps({"type": "BOOKMARK", "object": {"metadata": {}}}),
         json.dumps({"object": OBJECT}),
     ],
