@@ -199,6 +199,7 @@ def test_vllms_own_application_asks_for_the_key_and_vllm_judges_models(
     assert checks["architecture"].startswith("hone-check: ModelUnsupported: vLLM 0.32.0 refuses architecture: ")
     assert "NoSuchForCausalLM" in checks["architecture"]
     assert "no-such-method" in checks["quantization"]
+    assert "hone-check: AdapterMismatch: Adapter faq changes embed_tokens, and vLLM" in checks["embeddings"]
 
 
 def test_vllm_answers_as_the_base_and_as_what_was_trained(chat: Vllm) -> None:

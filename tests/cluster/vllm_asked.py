@@ -26,9 +26,11 @@ TINY = {
     "max_position_embeddings": 256,
     "tie_word_embeddings": True,
 }
+QWEN2 = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
 MODELS = {
     "architecture": {"architectures": ["NoSuchForCausalLM"]},
     "quantization": {"quantization_config": {"quant_method": "no-such-method"}},
+    "embeddings": QWEN2,
 }
 ADAPTER = {"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": ["q_proj", "embed_tokens"], "bias": "none"}
 
@@ -89,13 +91,19 @@ def check_models(folder: Path) -> dict[str, str]:
         adapter = served / "adapters" / "faq"
         adapter.mkdir(parents=True)
         (adapter / "adapter_config.json").write_text(json.dumps(ADAPTER))
-        header = json.dumps({"m.q_proj.lora_A.weight": {}}).encode()
+        names = {"m.q_proj.lora_A.weight": {}} | (
+            {"m.embed_tokens.lora_embedding_A": {}} if kind == "embeddings" else {}
+        )
+        header = json.dumps(names).encode()
         (adapter / "adapter_model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
         source = importlib.import_module("hone_vllm").__file__
         (served / "hone_vllm.py").write_text(Path(str(source)).read_text())
         environment = os.environ | {"PYTHONPATH": f"{served}:{os.environ.get('PYTHONPATH', '')}"}
         command = [sys.executable, "-m", "hone_vllm", str(model), "--max-model-len", "64", "--enable-lora"]
-        done = subprocess.run([*command, "--max-lora-rank", "8"], env=environment, capture_output=True, text=True)
+        # Python looks in the working directory first, where another copy of the module has no adapters next to it.
+        done = subprocess.run(
+            [*command, "--max-lora-rank", "8"], cwd=served, env=environment, capture_output=True, text=True
+        )
         found[kind] = done.stderr.strip().splitlines()[-1].replace(f"{folder}/", "") if done.returncode else ""
     return found
 
