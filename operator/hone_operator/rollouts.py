@@ -16,7 +16,7 @@ from hone_api.reasons import DEPLOYMENT_PAUSED, HoneError
 
 from hone_operator.conditions import timestamp
 from hone_operator.drift import annotation_of, contains, digest_of
-from hone_operator.podstate import parse_time
+from hone_operator.podstate import read_time
 from hone_operator.resolve import Resolved
 from hone_operator.resources import Object
 from hone_operator.specfields import FIELDS, Fields, are_changed, read_record, record_fields
@@ -103,11 +103,8 @@ def begun_by_upgrade(deployments: Iterable[Object], now: datetime) -> list[Objec
 
 def _has_its_turn(deployment: Object, now: datetime) -> bool:
     """Return whether its turn has begun and may last; nobody else can make it longer by what they write there."""
-    try:
-        began = parse_time(annotation_of(deployment, UPGRADE) or "")
-        return began <= now < began + LONGEST_TURN
-    except (ValueError, TypeError):  # no time, or one without a zone
-        return False
+    began = read_time(annotation_of(deployment, UPGRADE))
+    return began is not None and began <= now < began + LONGEST_TURN
 
 
 def explain_pause(deployment: Object | None) -> HoneError | None:
