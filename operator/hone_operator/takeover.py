@@ -13,10 +13,9 @@ from hone_operator.api import FIELD_MANAGER
 from hone_operator.resources import Object
 
 _WRITTEN = ("f:spec", "f:data", "f:binaryData", "f:immutable")
-
-
 _EXCLUDES = re.compile(
-    r"more than (1|one) |not be (specified|set) when|cannot be (both )?set|both be set|mutually exclusive|Duplicate"
+    r"more than (1|one) |not be (specified|set) when|cannot be (both )?set|both be set|mutually exclusive"
+    r"|Duplicate value"
 )
 
 
