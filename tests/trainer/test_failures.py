@@ -223,7 +223,7 @@ def test_a_device_without_memory_is_named() -> None:
 @pytest.mark.parametrize(
     ("gpus", "before", "after"),
     [
-        (0, {}, {"HIP_VISIBLE_DEVICES": "", "CUDA_VISIBLE_DEVICES": ""}),
+        (0, {}, {"HIP_VISIBLE_DEVICES": "-1", "CUDA_VISIBLE_DEVICES": "-1"}),
         (1, {}, {"CUDA_VISIBLE_DEVICES": "0"}),
         (1, {"HIP_VISIBLE_DEVICES": "3,4"}, {"HIP_VISIBLE_DEVICES": "3"}),
         (2, {}, {"CUDA_VISIBLE_DEVICES": "0,1"}),

@@ -92,7 +92,7 @@ def test_a_killed_process_is_named_with_its_rank() -> None:
         ({}, 2, {"CUDA_VISIBLE_DEVICES": "0,1"}),
         ({"HIP_VISIBLE_DEVICES": "4,5,6"}, 2, {"HIP_VISIBLE_DEVICES": "4,5"}),
         ({}, 1, {"CUDA_VISIBLE_DEVICES": "0"}),
-        ({"HIP_VISIBLE_DEVICES": "1"}, 0, {"HIP_VISIBLE_DEVICES": "", "CUDA_VISIBLE_DEVICES": ""}),
+        ({"HIP_VISIBLE_DEVICES": "1"}, 0, {"HIP_VISIBLE_DEVICES": "-1", "CUDA_VISIBLE_DEVICES": "-1"}),
     ],
 )
 def test_torch_sees_as_many_devices_as_the_job_asks_for(given: dict[str, str], gpus: int, seen: dict[str, str]) -> None:

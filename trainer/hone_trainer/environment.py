@@ -6,6 +6,8 @@ from pathlib import Path
 from hone_api.layout import CACHE
 
 _DEVICES = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
+NO_DEVICE = "-1"
+"""Ends the list of devices for HIP and CUDA alike. HIP takes an empty list for one that is not set, and shows all."""
 
 
 def set_up(environ: MutableMapping[str, str], output: Path, gpus: int, verbose: bool) -> None:
@@ -21,7 +23,7 @@ def set_up(environ: MutableMapping[str, str], output: Path, gpus: int, verbose: 
 def limit_devices(environ: MutableMapping[str, str], gpus: int) -> None:
     """Show torch no more devices than the job asks for: one process would split its batch between all it sees."""
     if gpus == 0:
-        environ.update(dict.fromkeys(_DEVICES, ""))
+        environ.update(dict.fromkeys(_DEVICES, NO_DEVICE))
         return
     given = [name for name in _DEVICES if name in environ]
     first = ",".join(str(index) for index in range(gpus))
