@@ -88,6 +88,14 @@ OUT_OF_MEMORY = Reason(
     "The device has too little memory for this run.",
     "Lower spec.training.perDeviceTrainBatchSize or maxLength, turn on activationCheckpointing, or use method lora.",
 )
+GPU_NOT_USABLE = Reason(
+    "GpuNotUsable",
+    69,
+    "The pod asks for GPUs, and its container can't use them.",
+    "Let the container's user open /dev/kfd and /dev/dri/renderD*: set spec.pod.supplementalGroups, or the chart's "
+    "value runtime.supplementalGroups, to the group of these files on the nodes (`stat -c %g /dev/kfd`). Or use an "
+    "image whose torch is built for these GPUs and the node's driver.",
+)
 INTERNAL_ERROR = Reason(
     "InternalError",
     70,

@@ -36,6 +36,7 @@ WAITS_FOR_A_PERSON = frozenset(
         "EngineFailed",
         "EvictedForUse",
         "FineTuneJobFailed",
+        "GpuNotUsable",
         "HostOutOfMemory",
         "HubUnauthorized",
         "ImagePullFailed",

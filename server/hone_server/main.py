@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from hone_api.layout import ENGINE_PORT
 from hone_api.reasons import INVALID_SPEC, HoneError
+from hone_api.requiredgpus import require_gpus
 from hone_api.terminal import make_output_safe, print_line
 
 from .cors import ANY_ORIGIN, parse_origins
@@ -49,6 +50,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
         )
         api_key = _api_key(args.api_key_file)
         chat_template = _read_template(args.chat_template)
+        require_gpus(os.environ)
     except HoneError as error:
         _fail(error)
     if sources.cache is not None and not os.environ.keys() & {"HF_HOME", "HF_HUB_CACHE"}:

@@ -2,7 +2,7 @@
 
 Engines other than Hone's know nothing of manifests. This reads every file of the artifacts once, in parallel, compares
 it with its digest, judges the adapters' configurations, and leaves links, `model…` and `adapters/NAME…`, and the
-modules `hone_gate` and `hone_vllm`.
+modules `hone_gate`, `hone_vllm` and `hone_gpucheck`.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from hone_api import layout
+from hone_api import gpucheck, layout
 from hone_api.adapterconfig import ADAPTER_CONFIG, read_adapter_config
 from hone_api.artifact import ArtifactManifest
 from hone_api.proof import Proof, find_proof
@@ -82,10 +82,14 @@ def proved_adapter(
 
 
 def put_modules(into: Path) -> None:
-    """Copy what vLLM imports into a folder that is on its PYTHONPATH."""
+    """Copy what vLLM and the check before it import into a folder that is on its PYTHONPATH."""
     into.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(gate.__file__, into / "hone_gate.py")
     shutil.copyfile(vllmcheck.__file__, into / "hone_vllm.py")
+    package = into / vllmcheck.GPU_CHECK
+    package.mkdir(exist_ok=True)
+    for file in Path(gpucheck.__file__).parent.glob("*.py"):
+        shutil.copyfile(file, package / file.name)
 
 
 def make_link(link: Path, folder: Path) -> None:

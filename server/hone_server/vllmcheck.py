@@ -3,7 +3,7 @@
 An init container of vLLM's own image runs it, as the module `hone_vllm`, so it imports nothing of Hone's. The installed
 vLLM reads the model's configuration and judges quantization, architecture, context and adapters by its own code: no
 list of Hone's has to follow its versions. The last line on stderr is what the operator shows. What can't be asked in
-some version is left to vLLM's own start.
+some version is left to vLLM's own start. Before that, the package `hone_gpucheck` next to it checks the pod's GPUs.
 """
 
 import importlib
@@ -17,6 +17,7 @@ from typing import Any
 log = logging.getLogger("hone_vllm")
 
 KEY_FILE = "HONE_API_KEY_FILE"
+GPU_CHECK = "hone_gpucheck"
 ADAPTERS = Path(__file__).with_name("adapters")
 """The links that the containers before this one have made."""
 PARSERS = ("vllm.utils.argparse_utils", "vllm.utils")
@@ -40,6 +41,7 @@ def main(arguments: list[str]) -> None:
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     try:
         check_key()
+        check_gpus()
         judge(arguments)
     except Refusal as refusal:
         sys.exit(f"hone-check: {refusal.reason}: {refusal}")
@@ -51,6 +53,17 @@ def check_key() -> None:
     if path is not None and not Path(path).read_bytes().strip():
         message = "the Secret of spec.apiKeySecret holds an empty key"
         raise Refusal("InvalidSpec", f"{message}. Write a key into it, and delete the pod")
+
+
+def check_gpus() -> None:
+    """Raise Refusal where the pod can't use the GPUs that it asks for."""
+    try:
+        find_problem = importlib.import_module(GPU_CHECK).find_problem
+    except ImportError as error:
+        log.warning("The GPUs can't be checked before vLLM starts: %r", error)
+        return
+    if problem := find_problem(os.environ):
+        raise Refusal("GpuNotUsable", f"{problem.cause}. {problem.remedy.rstrip('. ')}")
 
 
 def judge(arguments: list[str]) -> None:

@@ -41,6 +41,14 @@ def test_bad_arguments_are_named(run_to_end, arguments, code):
     assert "Traceback" not in said
 
 
+def test_gpus_that_are_asked_for_and_not_there_keep_the_server_from_starting(run_to_end, base_folder, monkeypatch):
+    monkeypatch.setenv("HONE_REQUIRED_GPUS", "4096")
+    code, said = run_to_end(str(base_folder))
+    assert code == 69
+    assert said.startswith("hone-server: GpuNotUsable: The pod asks for 4096 amd.com/gpu (spec.resources.gpus), and ")
+    assert "Traceback" not in said
+
+
 def test_a_failure_while_loading_ends_the_process_with_its_reason(run_to_end, base_folder, tmp_path):
     broken = shutil.copytree(base_folder, tmp_path / "broken")
     (broken / "model.safetensors").unlink()

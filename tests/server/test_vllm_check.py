@@ -1,6 +1,7 @@
 """What is judged by vLLM before it loads weights; the real vLLM is asked in tests/cluster/test_vllm.py."""
 
 import json
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 from hone_server import vllmcheck
+from hone_server.place import put_modules
 
 
 @pytest.fixture
@@ -94,3 +96,25 @@ def test_an_empty_key_is_refused(vllm: Any, tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "key").write_text("\n")
     monkeypatch.setenv(vllmcheck.KEY_FILE, str(tmp_path / "key"))
     assert refusal().startswith("hone-check: InvalidSpec: the Secret of spec.apiKeySecret holds an empty key")
+
+
+def test_gpus_are_checked_by_what_lies_next_to_the_check_alone(tmp_path: Path) -> None:
+    """Without any package that is installed, as in an image that has nothing of Hone's."""
+    put_modules(tmp_path)
+    environ = {"PYTHONPATH": str(tmp_path), "HONE_REQUIRED_GPUS": "4096", "HONE_GPU_RESOURCE": "amd.com/gpu"}
+    command = [sys.executable, "-S", "-m", "hone_vllm", "m"]
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120, check=False)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("hone-check: GpuNotUsable: The pod asks for 4096 amd.com/gpu (spec.resources.gpus), and ")
+
+
+def test_gpus_that_are_not_required_are_not_checked(vllm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    found: Any = types.SimpleNamespace(cause="torch sees none", remedy="Do this.")
+    module: Any = types.ModuleType("hone_gpucheck")
+    module.find_problem = lambda environ: asked.append(environ) or found
+    monkeypatch.setitem(sys.modules, "hone_gpucheck", module)
+    assert refusal() == "hone-check: GpuNotUsable: torch sees none. Do this"
+    found = None
+    vllmcheck.main(["m"])
+    assert len(asked) == 2

@@ -378,6 +378,7 @@ class Forks:
         limit: int | None = None,
         gpu: int | None = None,
         rows: Path | None = None,
+        environ: dict[str, str] | None = None,
         command: str = "run",
         arguments: tuple[str, ...] = (),
     ) -> Fork:
@@ -390,7 +391,8 @@ class Forks:
         word = self.folder / f"word-{self._count}"
         argv = [command, str(manifest), "--output", str(output), "--claim", f"claim={self._claim}"]
         argv += ["--termination-log", str(word), *arguments, *(["--port", "0"] if command == "run" else [])]
-        ended = self.command(argv, *kills, fill=fill, limit=limit, gpu=gpu, rows=str(rows) if rows else None)
+        conditions = {"fill": fill, "limit": limit, "gpu": gpu, "rows": str(rows) if rows else None}
+        ended = self.command(argv, *kills, **conditions, environ=environ)
         return replace(ended, output=output, word=json.loads(word.read_text()) if word.exists() else {})
 
     def command(self, argv: list[str], *kills: Kill, **conditions: Any) -> Fork:

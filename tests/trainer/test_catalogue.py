@@ -122,6 +122,12 @@ class Provoke:
         failed = self._forks.run(self._job(method="full", resources={"gpus": 1}), self.out, gpu=2**20)
         return failed, "a small GPU has 0.0 GiB"
 
+    def GpuNotUsable(self) -> tuple[Any, str]:
+        # More than any machine has, so that one with GPUs fails as well.
+        required = {"HONE_REQUIRED_GPUS": "4096", "HONE_GPU_RESOURCE": "amd.com/gpu"}
+        failed = self._forks.run(self._job(resources={"gpus": 1}), self.out, environ=required)
+        return failed, "The pod asks for 4096 amd.com/gpu (spec.resources.gpus)"
+
     def InternalError(self) -> tuple[Any, str]:
         broken = make_broken_model(self._claim / "tiny", self._claim / "broken")
         failed = self.run(model=broken)

@@ -1,10 +1,10 @@
 """A process that has done the trainer's imports, and forks a trainer for each line that it is given.
 
 A line is JSON: `argv`, `log` (file for what it prints), `fill` and `signals` (see Phases), `limit` (bytes of address
-space that it may take beyond what it has), `gpu` (bytes of memory of a GPU that it is to plan for) and `rows` (file for
-the rows of each batch). What happens is written to the file descriptor given as argument, a line each: `pid N`,
-`begin PHASE SECONDS`, `end PHASE SECONDS` (of time.monotonic), and at last `exit STATUS`, as
-os.waitstatus_to_exitcode says it.
+space that it may take beyond what it has), `gpu` (bytes of memory of a GPU that it is to plan for), `rows` (file for
+the rows of each batch) and `environ` (variables in addition to this process's). What happens is written to the file
+descriptor given as argument, a line each: `pid N`, `begin PHASE SECONDS`, `end PHASE SECONDS` (of time.monotonic), and
+at last `exit STATUS`, as os.waitstatus_to_exitcode says it.
 """
 
 import functools
@@ -86,6 +86,7 @@ def child(asked: dict[str, Any], channel: int) -> int:
     log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for number in (1, 2):
         os.dup2(log, number)
+    os.environ.update(asked.get("environ") or {})
     if asked.get("rows"):
         recording.record_rows(Path(asked["rows"]))
     phases = Phases(channel, asked.get("fill"), asked["signals"])

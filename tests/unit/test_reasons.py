@@ -28,7 +28,7 @@ def test_an_exit_code_has_one_meaning() -> None:
         66: {"Model", "Dataset", "Artifact"},
         67: {"Hub", "Volume"},
         68: {"Non", "Merge"},
-        69: {"Model", "Out"},
+        69: {"Model", "Out", "Gpu"},
     }
     by_code: dict[int, list[str]] = {}
     for reason in CATALOGUE.values():

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from hone_api.artifact import ArtifactManifest, folders_of, write_manifest
 from hone_api.finetunejob import FineTuneJob, LoraOptions
+from hone_api.gpucheck import describe_closed_devices
 from hone_api.layout import CHECKPOINTS, LOGS, METRICS_LOG
 from hone_api.reasons import INTERNAL_ERROR, INVALID_SPEC, HoneError
 from hone_api.reports import Parameters, Progress
@@ -100,6 +101,8 @@ def load(prepared: Prepared, group: Group, inputs: Inputs, root: Path, terminal:
     spec, checkpoint = inputs.job.spec, prepared.checkpoint
     has_gpu = torch.cuda.is_available()
     terminal.warn(arguments.warnings(spec, has_gpu))
+    if spec.resources.gpus and not has_gpu and (closed := describe_closed_devices()):
+        terminal.warn([closed])
     plan = prepared.file.plan
     keywords = arguments.sft_config(
         spec, root / CHECKPOINTS, use_cpu=not has_gpu, choices=plan.profile, sharding=plan.sharding

@@ -10,6 +10,7 @@ from hone_api.artifact import ArtifactManifest, read_manifest
 from hone_api.layout import MANIFEST, PREPARED
 from hone_api.reasons import DATASET_INVALID, MODEL_INVALID, MODEL_NOT_FOUND, HoneError
 from hone_api.reports import Parameters
+from hone_api.requiredgpus import require_gpus
 
 from hone_trainer import environment, manifest, modelfiles, tree
 from hone_trainer.endings import raise_failure
@@ -39,6 +40,7 @@ def run(options: Options, stop: Stop, telemetry: Telemetry) -> ArtifactManifest:
             _known(done, inputs, options, terminal, telemetry)
         else:
             environment.set_up(os.environ, options.output, inputs.job.spec.resources.gpus, options.verbose)
+            require_gpus(os.environ)
             from hone_trainer.pipeline import pipeline
 
             done = pipeline(inputs, options, stop, telemetry, terminal)
@@ -56,6 +58,7 @@ def _together(inputs: Inputs, options: Options, stop: Stop, telemetry: Telemetry
             return _known(done, inputs, options, Terminal(), telemetry)
         environment.set_up(os.environ, options.output, spec.resources.gpus, options.verbose)
         environment.for_several(os.environ, options.nodes)
+        require_gpus(os.environ)
         with Gate(here) if here.nodes > 1 and here.node == 0 else nullcontext():
             member = Member(here, Terminal().note) if here.nodes > 1 else None
             port = member.join((options.output / MANIFEST).exists) if member else here.port

@@ -1,0 +1,12 @@
+"""Whether a pod can use the GPUs that it asks for, and if not: the cause and the remedy.
+
+`collecting` gathers facts about the device files and, in a child process (`probe`), about torch; `judgement` decides by
+them. Other packages call `find_problem`. The folder imports nothing but the standard library, and itself only
+relatively: it is also copied into the pods of engines whose images have nothing of Hone's.
+"""
+
+from .collecting import describe_closed_devices as describe_closed_devices
+from .collecting import find_problem as find_problem
+from .facts import REQUIRED as REQUIRED
+from .facts import RESOURCE as RESOURCE
+from .facts import Problem as Problem

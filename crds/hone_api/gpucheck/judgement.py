@@ -1,0 +1,186 @@
+"""From facts to the cause why GPUs can't be used, and its remedy. Pure.
+
+The device files come first, since torch reports only that it sees no GPU. Then torch: its build, what it sees, whether
+each GPU computes, and RCCL for several.
+"""
+
+import errno
+import os
+
+from .facts import DeviceFile, Facts, Problem, Torch, vendor_of
+
+DENIED = (errno.EACCES, errno.EPERM)
+OVERFLOW_ID = 65534
+"""The kernel shows this id for users and groups that a user namespace lacks."""
+LONGEST_WORDS = 300
+
+OPEN_TO_ALL = (
+    "open the devices to all users by AMD's udev rule on the nodes (package amdgpu-insecure-instinct-udev-rules, or "
+    'KERNEL=="kfd", MODE="0666" and SUBSYSTEM=="drm", KERNEL=="renderD*", MODE="0666"), or give them to the '
+    "container's user by device_ownership_from_security_context = true in containerd's configuration"
+)
+NOT_REAL = (
+    "Where the cluster's GPUs are not real, set the chart's value runtime.requireGpus: false to compute on the CPU."
+)
+IMAGE = "Name an image in spec.pod.image, or in the chart's values for all objects (runtime.image, runtime.vllmImage),"
+
+
+def judge_files(facts: Facts) -> Problem | None:
+    """Return why the device files can't be used; None where they can, or where GPUs have other ones."""
+    vendor = vendor_of(facts.resource)
+    if vendor == "nvidia" or (vendor is None and facts.kfd is None):
+        return None
+    if facts.kfd is None:
+        return Problem(f"{_asked(facts)}, and the container has no /dev/kfd", _remedy_for_missing())
+    if facts.kfd.error in DENIED:
+        return _explain_denied(facts, [facts.kfd, *_denied(facts)])
+    if facts.kfd.error:
+        return _explain_broken(facts, facts.kfd)
+    if not facts.render:
+        return Problem(f"{_asked(facts)}, and the container has no /dev/dri/renderD*", _remedy_for_missing())
+    if any(file.error == 0 for file in facts.render):
+        return None
+    if denied := _denied(facts):
+        return _explain_denied(facts, denied)
+    return _explain_broken(facts, facts.render[0])
+
+
+def judge_torch(facts: Facts) -> Problem | None:
+    """Return why torch can't use the GPUs; None where it can. The device files were judged before."""
+    torch = facts.torch
+    if not isinstance(torch, Torch):
+        cause = f"{_asked(facts)}, and the check whether torch can use them ended without a result: {torch}"
+        return Problem(cause, f"{_remedy_for_versions(facts)} The log has all that it printed.")
+    return (
+        _judge_build(facts, torch) or _judge_count(facts, torch) or _judge_devices(facts, torch)
+    ) or _judge_collectives(facts, torch)
+
+
+def _judge_build(facts: Facts, torch: Torch) -> Problem | None:
+    wanted = {"amd": torch.hip, "nvidia": torch.cuda, None: torch.hip or torch.cuda}[vendor_of(facts.resource)]
+    if wanted:
+        return None
+    platform = {"amd": "ROCm", "nvidia": "CUDA", None: "GPUs"}[vendor_of(facts.resource)]
+    found = f"HIP {torch.hip}" if torch.hip else f"CUDA {torch.cuda}" if torch.cuda else "CPUs"
+    cause = f"{_asked(facts)}, and torch {torch.version} in the image is built for {found}"
+    return Problem(cause, f"{IMAGE} that has torch for {platform}; Hone's own is built from Dockerfile.rocm.")
+
+
+def _judge_count(facts: Facts, torch: Torch) -> Problem | None:
+    if torch.seen >= facts.wanted:
+        return None
+    for name, value in facts.visible.items():
+        shown = [entry for entry in value.split(",") if entry.strip()]
+        # HIP takes an empty value for one that is not set.
+        if len(shown) < facts.wanted and (shown or not torch.hip):
+            cause = f"{_asked(facts)}, and {name} is {value!r}, which shows torch {torch.seen}"
+            return Problem(cause, f"Remove {name} from spec.pod.env: a pod sees no other GPUs than its own.")
+    if denied := _denied(facts):
+        return _explain_denied(facts, denied)
+    words = f": {_shorten(torch.error)}" if torch.error else ""
+    cause = f"{_asked(facts)}, and torch sees {torch.seen}{words} ({_versions(facts, torch)})"
+    return Problem(cause, _remedy_for_versions(facts))
+
+
+def _judge_devices(facts: Facts, torch: Torch) -> Problem | None:
+    for index, device in enumerate(torch.devices):
+        if not device.error:
+            continue
+        which = f"GPU {index} ({device.name}, {device.architecture})"
+        if torch.architectures and device.architecture.partition(":")[0] not in torch.architectures:
+            known = ", ".join(torch.architectures)
+            cause = f"{_asked(facts)}, and torch {torch.version} in the image has no code for {which}, only for {known}"
+            return Problem(cause, f"{IMAGE} whose torch is built for {device.architecture.partition(':')[0]}.")
+        cause = f"{_asked(facts)}, and {which} does not compute: {_shorten(device.error)} ({_versions(facts, torch)})"
+        return Problem(
+            cause,
+            "See on the node what else uses the GPU (`rocm-smi --showpids`) and what the driver reports (`dmesg`); run "
+            f"`kubectl cordon NODE` to have other nodes used meanwhile. {_remedy_for_versions(facts)}",
+        )
+    return None
+
+
+def _judge_collectives(facts: Facts, torch: Torch) -> Problem | None:
+    if facts.wanted < 2 or torch.has_collectives:
+        return None
+    library = "NCCL" if torch.cuda else "RCCL"
+    cause = f"{_asked(facts)}, and torch {torch.version} in the image has no {library}, which several GPUs need"
+    return Problem(cause, f"{IMAGE} whose torch has {library}, or set spec.resources.gpus: 1.")
+
+
+def _asked(facts: Facts) -> str:
+    return f"The pod asks for {facts.wanted} {facts.resource} (spec.resources.gpus)"
+
+
+def _denied(facts: Facts) -> list[DeviceFile]:
+    return [file for file in facts.render if file.error in DENIED]
+
+
+def _explain_denied(facts: Facts, files: list[DeviceFile]) -> Problem:
+    first = files[0]
+    groups = " ".join(str(group) for group in sorted(facts.groups))
+    cause = (
+        f"{_asked(facts)}, and user {facts.user} with the groups {groups} can't open {first.path}: "
+        f"{os.strerror(first.error)} (mode {first.mode & 0o777:04o}, owner {first.owner}, group {first.group})"
+    )
+    if any(_is_allowed(facts, file) for file in files):
+        return Problem(
+            f"{cause}, although its mode allows it",
+            "The container runtime or a security module forbids it: make sure that the pod has its devices from AMD's "
+            "device plugin or DRA driver, and on nodes with SELinux run `setsebool -P container_use_devices on`.",
+        )
+    if all(_opens_by_group(facts, file) for file in files):
+        ids = ", ".join(str(group) for group in sorted({file.group for file in files}))
+        return Problem(
+            cause,
+            f"Set spec.pod.supplementalGroups: [{ids}], or for all pods with GPUs the chart's value "
+            f"runtime.supplementalGroups: [{ids}]. Or {OPEN_TO_ALL}.",
+        )
+    return Problem(cause, f"{OPEN_TO_ALL[0].upper()}{OPEN_TO_ALL[1:]}.")
+
+
+def _opens_by_group(facts: Facts, file: DeviceFile) -> bool:
+    """Whether a group that a pod can be given opens the file. Group 0 would open far more than devices."""
+    return file.mode & 0o060 == 0o060 and file.owner != facts.user and file.group not in (0, OVERFLOW_ID)
+
+
+def _is_allowed(facts: Facts, file: DeviceFile) -> bool:
+    """Whether the mode lets the user open the file, by the first class that applies, as the kernel judges."""
+    shift = 6 if file.owner == facts.user else 3 if file.group in facts.groups else 0
+    return (file.mode >> shift) & 0o6 == 0o6
+
+
+def _explain_broken(facts: Facts, file: DeviceFile) -> Problem:
+    cause = f"{_asked(facts)}, and {file.path} can't be opened: {os.strerror(file.error)}"
+    return Problem(
+        cause,
+        "The amdgpu driver of the node does not answer: look for amdgpu in the node's `dmesg`, load the driver with "
+        "`modprobe amdgpu`, and restart AMD's device plugin there; run `kubectl cordon NODE` to have other nodes used.",
+    )
+
+
+def _remedy_for_missing() -> str:
+    return (
+        "Make sure that AMD's device plugin or DRA driver runs on the pod's node, that the node has the amdgpu driver "
+        f"(`ls /dev/kfd /dev/dri`), and that the container runtime passes devices on. {NOT_REAL}"
+    )
+
+
+def _remedy_for_versions(facts: Facts) -> str:
+    if vendor_of(facts.resource) == "nvidia":
+        return "Use an image whose CUDA the node's driver supports: compare with what `nvidia-smi` shows on the node."
+    return (
+        f"{IMAGE} whose ROCm the node's amdgpu driver supports (AMD's compatibility matrix lists them; `rocm-smi` on "
+        "the node shows whether its GPUs work)."
+    )
+
+
+def _versions(facts: Facts, torch: Torch) -> str:
+    built = f"HIP {torch.hip}" if torch.hip else f"CUDA {torch.cuda}"
+    driver = f", amdgpu driver {facts.driver or 'of unknown version'}" if torch.hip else ""
+    return f"torch {torch.version} for {built}{driver}"
+
+
+def _shorten(words: str) -> str:
+    """Return the beginning of foreign words on one line, without an end of a sentence, which ends a cause."""
+    return " ".join(words.split())[:LONGEST_WORDS].replace(". ", ", ").rstrip(". ")
