@@ -146,6 +146,7 @@ def _pod(declared: InferenceService, resolved: Resolved, images: Images) -> Obje
         env |= {"HIP_FORCE_DEV_KERNARG": "1", "SAFETENSORS_FAST_GPU": "1", "TORCH_BLAS_PREFER_HIPBLASLT": "1"}
     if gpus > 1:
         env["NCCL_MIN_NCHANNELS"] = "112"
+    env |= images.gpu_access.environment(spec.resources, gpus)
     variables = environment(env, spec.pod)
     if "PYTHONPATH" in own:
         _add_path(variables)
@@ -179,6 +180,7 @@ def _pod(declared: InferenceService, resolved: Resolved, images: Images) -> Obje
         gpus=gpus,
         gpu_resource=spec.resources.gpu_resource,
         selector=labels_of_pods,
+        groups=images.gpu_access.groups_for(gpus),
     )
     # Whatever the number of replicas, so that a change of it leaves the pods as they are.
     spread = {"maxSkew": 1, "topologyKey": HOSTNAME, "whenUnsatisfiable": "ScheduleAnyway"}

@@ -189,7 +189,7 @@ def _jobs(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: Condition
     if trainer.prepares_apart(job) and not conditions.holds("Prepared"):
         view, desired = observed.preparing, trainer.prepare_job(owner, job, image, observed.gpu)
     else:
-        view, desired = observed.training, trainer.train_job(owner, job, image)
+        view, desired = observed.training, trainer.train_job(owner, job, image, observed.gpu_access)
     if view.job is None:
         if not observed.strays:  # the claim has one writer
             result.actions.append(Create(JOBS, desired))

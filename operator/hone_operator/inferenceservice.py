@@ -22,6 +22,7 @@ from hone_operator import (
 from hone_operator.conditions import Conditions
 from hone_operator.deadlock import explain_deadlock
 from hone_operator.engines import engine_of, guarding, placing
+from hone_operator.engines.gpuwords import explain_no_gpu
 from hone_operator.failures import out_of_memory
 from hone_operator.ownership import conflict, explain_leaving, is_leaving, is_own
 from hone_operator.plan import Plan
@@ -292,7 +293,7 @@ def _failure(observed: ObservedInferenceService, resolved: Resolved, now: dateti
         ended = (container.get("state") or {}).get("terminated") or (container.get("lastState") or {}).get("terminated")
         if not ended or not ended.get("exitCode"):
             continue
-        if named := _named(ended):
+        if named := _named(ended) or _no_gpu(observed, ended):
             return named
         if container.get("restartCount", 0) >= RESTARTS_THAT_ARE_A_PATTERN:
             return _engine_failure(pod, name, ended)
@@ -315,6 +316,15 @@ def _named(ended: Object) -> HoneError | None:
     reason, sentence = said[-1]
     message, _, remedy = sentence.partition(". ")
     return HoneError(CATALOGUE[reason], message, remedy=remedy)
+
+
+def _no_gpu(observed: ObservedInferenceService, ended: Object) -> HoneError | None:
+    """The failure of an engine that could use no GPU, by its own last words."""
+    if isinstance(observed.spec, HoneError):
+        return None
+    spec = observed.spec.spec
+    words, resources = ended.get("message") or "", spec.resources
+    return explain_no_gpu(words, engine_of(spec).NAME, resources.gpus, resources.gpu_resource)
 
 
 def _engine_failure(pod: Object, container: str, ended: Object) -> HoneError:

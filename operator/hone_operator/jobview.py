@@ -11,6 +11,7 @@ from hone_api.reports import ProgressReport
 from hone_operator import children, podstate
 from hone_operator.autoscalers import Scaling
 from hone_operator.failures import NOT_COUNTED, Failure, failure_of
+from hone_operator.gpuaccess import GpuAccess
 from hone_operator.nodes import ClusterFacts
 from hone_operator.resources import Object
 from hone_operator.troubles import Trouble
@@ -135,6 +136,7 @@ class ObservedFineTuneJob:
     warning: str | None = None
     scaling: Scaling | None = None
     queue: str | None = None
+    gpu_access: GpuAccess = field(default_factory=GpuAccess)
     troubles: list[Trouble] = field(default_factory=list)
 
     @property

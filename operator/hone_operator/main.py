@@ -9,6 +9,7 @@ from hone_api.listening import split_address
 from kopf._core.engines.peering import Identity
 
 from hone_operator import logs
+from hone_operator.gpuaccess import GpuAccess
 from hone_operator.handlers import Options, register
 from hone_operator.leader import LEASE, pod_namespace
 from hone_operator.podspec import Images
@@ -23,7 +24,8 @@ def main(argv: list[str] | None = None) -> None:
     logs.set_up(arguments.log_level, arguments.log_format)
     registry = kopf.get_default_registry()
     engines = {name: image for name in ENGINES if (image := getattr(arguments, f"{name}_image"))}
-    images = Images(arguments.runtime_image, engines)
+    access = GpuAccess(tuple(arguments.gpu_groups), are_required=arguments.require_gpus)
+    images = Images(arguments.runtime_image, engines, access)
     lease = (arguments.lease_namespace, arguments.lease_name)
     options = Options(images, arguments.namespace, *lease, arguments.listen)
     register(registry, options)
@@ -51,6 +53,22 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         parser.add_argument(
             f"--{name}-image", default=os.environ.get(variable), help=f"image of engine {name} (default: ${variable})"
         )
+    parser.add_argument(
+        "--gpu-groups",
+        type=_groups,
+        metavar="GID[,GID]",
+        default=os.environ.get("HONE_GPU_GROUPS", ""),
+        help="further group ids of pods that ask for GPUs, such as that of the nodes' render group "
+        "(default: $HONE_GPU_GROUPS)",
+    )
+    parser.add_argument(
+        "--require-gpus",
+        type=_truth,
+        metavar="true|false",
+        default=os.environ.get("HONE_REQUIRE_GPUS", "true"),
+        help="whether a pod fails that can't use the GPUs it asks for; with false it computes on the CPU, for clusters "
+        "whose GPUs are not real (default: $HONE_REQUIRE_GPUS, else true)",
+    )
     parser.add_argument("--namespace", action="append", default=[], help="watch only this namespace; may be repeated")
     parser.add_argument(
         "--lease-namespace",
@@ -70,6 +88,20 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     if not arguments.runtime_image:
         parser.error("give the image of trainer and engine pods by --runtime-image or HONE_RUNTIME_IMAGE")
     return arguments
+
+
+def _groups(text: str) -> list[int]:
+    ids = [part.strip() for part in text.split(",") if part.strip()]
+    for each in ids:
+        if not each.isdecimal():
+            raise argparse.ArgumentTypeError(f"{each!r} is no group id")
+    return [int(each) for each in ids]
+
+
+def _truth(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text == "true"
 
 
 def _address(text: str) -> str:

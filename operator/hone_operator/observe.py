@@ -103,7 +103,7 @@ class Observer:
 
     async def finetunejob(self, key: Key, owner: Object, now: datetime) -> ObservedFineTuneJob:
         parsed = parse(FineTuneJob, owner)
-        observed = ObservedFineTuneJob(owner, parsed, self.images.runtime)
+        observed = ObservedFineTuneJob(owner, parsed, self.images.runtime, gpu_access=self.images.gpu_access)
         space = key.namespace
         if isinstance(parsed, HoneError) and not is_terminal(owner):
             observed.job = await self._child(JOBS, owner, children.job_name(key.name))

@@ -4,6 +4,7 @@ What is left out keeps Hone's setting, which is the `restricted` Pod Security le
 field of the same name and no other.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from hone_api.pod import PodOptions
@@ -17,14 +18,14 @@ _RESTRICTED: Object = {"allowPrivilegeEscalation": False, "capabilities": {"drop
 """What the level `restricted` wants of every container."""
 
 
-def pod_security(options: PodOptions) -> Object:
-    """The pod's securityContext."""
+def pod_security(options: PodOptions, groups: Sequence[int] = ()) -> Object:
+    """The pod's securityContext. `groups` are the installation's, in addition to the user's supplementalGroups."""
     identity: Object = {"runAsUser": USER, "runAsGroup": USER, "fsGroup": USER}
     found: Object = {
         "runAsNonRoot": True,
         **(identity if options.user_and_group == "Hone" else {}),
         "fsGroupChangePolicy": "OnRootMismatch",
-        "supplementalGroups": options.supplemental_groups,
+        "supplementalGroups": list(dict.fromkeys([*options.supplemental_groups, *groups])),
         "seccompProfile": {"type": "RuntimeDefault"},
     }
     return found | (options.security_context or {})

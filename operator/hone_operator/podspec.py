@@ -1,12 +1,14 @@
 """What the trainer's and the engine's pods have in common."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hone_api.layout import COMPONENT_LABEL, MANAGED_BY_LABEL, MANAGER
 from hone_api.pod import ComputeResources, PodOptions
 
 from hone_operator import podoptions
+from hone_operator.gpuaccess import GpuAccess
 from hone_operator.resources import Object
 
 POD_API_KEY = "/etc/hone/api-key/key"
@@ -26,10 +28,11 @@ RESERVED_LABEL_PREFIXES = (
 
 @dataclass(frozen=True)
 class Images:
-    """The runtime image of trainers and embedded engines, and those of the other engines by name."""
+    """The runtime image of trainers and embedded engines, those of the other engines, and how all reach GPUs."""
 
     runtime: str
     engines: dict[str, str] = field(default_factory=dict)
+    gpu_access: GpuAccess = field(default_factory=GpuAccess)
 
     def of(self, engine: str) -> str | None:
         return self.runtime if engine == "embedded" else self.engines.get(engine)
@@ -152,11 +155,12 @@ def pod_spec(
     gpus: int,
     gpu_resource: str,
     selector: dict[str, str],
+    groups: Sequence[int] = (),
 ) -> Object:
     """A pod at the `restricted` Pod Security level, with the user's options; scheduling is left to the cluster.
 
     `gpus` is that of the work, whether or not this pod asks for them: it is allowed on the nodes that have them.
-    `selector`: the labels that the pods of this kind are found by.
+    `selector`: the labels that the pods of this kind are found by. `groups`: further group ids of its processes.
     """
     tolerations: list[Object] = []
     if gpus:
@@ -165,7 +169,7 @@ def pod_spec(
     spec: Object = {
         "automountServiceAccountToken": options.automount_service_account_token,
         "enableServiceLinks": False,
-        "securityContext": podoptions.pod_security(options),
+        "securityContext": podoptions.pod_security(options, groups),
         "initContainers": podoptions.init_containers(options),
         "containers": [podoptions.working_container(container, volumes.mounts, container_security(), options)],
         "volumes": [*volumes.volumes, *map(podoptions.with_source, options.volumes)],

@@ -1,6 +1,7 @@
 """The Jobs of a FineTuneJob: one that prepares without GPUs, and one that trains."""
 
 import json
+from collections.abc import Sequence
 
 from hone_api.finetunejob import FineTuneJob, FineTuneJobSpec
 from hone_api.layout import (
@@ -26,6 +27,7 @@ from hone_operator.children import (
     prepare_job_name,
 )
 from hone_operator.drift import annotation_of
+from hone_operator.gpuaccess import GpuAccess
 from hone_operator.madefrom import fields_of
 from hone_operator.podspec import Volumes, environment, labels, pod_spec, requirements, scratch
 from hone_operator.resources import Object
@@ -50,6 +52,8 @@ NEAR_GPUS = (
     "feature.node.kubernetes.io/amd-vgpu",
 )
 """Labels of nodes with AMD GPUs, by AMD's node labeller and Node Feature Discovery; amd-vgpu: virtual functions."""
+
+DEFAULT_ACCESS = GpuAccess()
 
 
 def prepares_apart(job: FineTuneJob) -> bool:
@@ -93,12 +97,12 @@ def no_longer_passed_on(desired: Object, observed: Object) -> Object:
     return patch
 
 
-def train_job(owner: Object, job: FineTuneJob, image: str) -> Object:
+def train_job(owner: Object, job: FineTuneJob, image: str, access: GpuAccess = DEFAULT_ACCESS) -> Object:
     """The Job that trains, with one pod a node."""
-    nodes = job.spec.resources.nodes
+    nodes, gpus = job.spec.resources.nodes, job.spec.resources.gpus
     volumes, arguments = _volumes(owner, job)
     arguments += ["--port", str(TRAINER_PORT)]
-    env = _environment(job.spec)
+    env = _environment(job.spec) | access.environment(job.spec.resources, gpus)
     if nodes > 1:
         arguments += ["--nnodes", str(nodes)]
         first = f"{job_name(job.name)}-0.{job_name(job.name)}"
@@ -110,7 +114,8 @@ def train_job(owner: Object, job: FineTuneJob, image: str) -> Object:
             variables += [{"name": name, "value": ""} for name in TOKEN_VARIABLES]
     else:
         variables = _with_token(variables, job.spec)
-    pod = _pod(job, image, TRAINER, "run", arguments, variables, volumes, gpus=job.spec.resources.gpus)
+    groups = access.groups_for(gpus)
+    pod = _pod(job, image, TRAINER, "run", arguments, variables, volumes, gpus=gpus, groups=groups)
     if nodes > 1:
         pod["subdomain"] = job_name(job.name)
     made = _job(owner, job, job_name(job.name), TRAINER, pod)
@@ -190,6 +195,7 @@ def _pod(
     volumes: Volumes,
     *,
     gpus: int,
+    groups: Sequence[int] = (),
 ) -> Object:
     spec = job.spec
     container: Object = {
@@ -209,6 +215,7 @@ def _pod(
         gpus=spec.resources.gpus,
         gpu_resource=spec.resources.gpu_resource,
         selector=labels(FINETUNEJOB_LABEL, job.name, name),
+        groups=groups,
     )
     grace = spec.pod.termination_grace_period_seconds or TRAINER_GRACE_SECONDS[spec.method]
     return pod | {"restartPolicy": "Never", "terminationGracePeriodSeconds": grace}

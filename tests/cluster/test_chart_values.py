@@ -220,3 +220,18 @@ def test_releases_of_one_namespace_that_watch_others_have_a_lease_each(control_p
         assert [(rule["resourceNames"], rule["verbs"]) for rule in named] == [(both, ["get", "update"])]
         leases.append(lease)
     assert leases[0] != leases[1]
+
+
+def test_groups_and_the_need_for_gpus_reach_the_operator(control_plane: None, tmp_path: Path) -> None:
+    def variables(runtime: Object) -> list[str]:
+        (deployment,) = (found for found in render(tmp_path, {"runtime": runtime}) if found["kind"] == "Deployment")
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        found = {each["name"]: each["value"] for each in container["env"]}
+        return [found["HONE_GPU_GROUPS"], found["HONE_REQUIRE_GPUS"]]
+
+    assert variables({}) == ["", "true"]
+    assert variables({"requireGpus": None}) == ["", "true"]
+    assert variables({"supplementalGroups": [109, 2000000000], "requireGpus": False}) == ["109,2000000000", "false"]
+    worked, said = helm("template", "hone", CHART, "--set", "runtime.supplementalGroups={render}")
+    assert not worked
+    assert "supplementalGroups" in said
