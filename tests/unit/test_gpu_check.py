@@ -84,6 +84,16 @@ CASES: dict[str, tuple[Facts, str, str]] = {
         "HIP_VISIBLE_DEVICES is '0', which shows torch 1",
         "Remove HIP_VISIBLE_DEVICES from spec.pod.env",
     ),
+    "all hidden": (
+        facts(visible={"CUDA_VISIBLE_DEVICES": "-1"}, torch=replace(GOOD, seen=0)),
+        "CUDA_VISIBLE_DEVICES is '-1', which shows torch 0",
+        "Remove CUDA_VISIBLE_DEVICES",
+    ),
+    "empty is not set for HIP": (
+        facts(visible={"HIP_VISIBLE_DEVICES": ""}, torch=replace(GOOD, seen=0)),
+        "torch sees 0 (torch 2.13.0 for HIP 7.2",
+        "compatibility matrix",
+    ),
     "one of two render nodes is closed": (
         facts(wanted=2, render=(file(NODE), file("/dev/dri/renderD129", errno.EACCES))),
         "can't open /dev/dri/renderD129",

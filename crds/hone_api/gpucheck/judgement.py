@@ -6,6 +6,7 @@ each GPU computes, and RCCL for several.
 
 import errno
 import os
+from itertools import takewhile
 
 from .facts import DeviceFile, Facts, Problem, Torch, vendor_of
 
@@ -70,9 +71,9 @@ def _judge_count(facts: Facts, torch: Torch) -> Problem | None:
     if torch.seen >= facts.wanted:
         return None
     for name, value in facts.visible.items():
-        shown = [entry for entry in value.split(",") if entry.strip()]
-        # HIP takes an empty value for one that is not set.
-        if len(shown) < facts.wanted and (shown or not torch.hip):
+        # A negative number ends the list. HIP takes an empty value for one that is not set.
+        shown = list(takewhile(lambda entry: entry.strip() and not entry.strip().startswith("-"), value.split(",")))
+        if len(shown) < facts.wanted and (value or not torch.hip):
             cause = f"{_asked(facts)}, and {name} is {value!r}, which shows torch {torch.seen}"
             return Problem(cause, f"Remove {name} from spec.pod.env: a pod sees no other GPUs than its own.")
     if denied := _denied(facts):
