@@ -25,7 +25,8 @@ def here() -> Device:
             is_flash_attn_2_available(),
             _cores(),
         )
-    can = torch.cpu.get_capabilities()
+    # torch 2.10, the oldest that pyproject.toml allows, can't say what its CPU can.
+    can: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     has_bfloat16 = any(can.get(name) for name in ("avx512_bf16", "amx_bf16", "sve_bf16"))
     return Device("cpu", "this CPU", _memory(), has_bfloat16, False, _cores())
 
