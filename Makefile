@@ -28,7 +28,7 @@ demo: install ## fine-tune a small chat model here and talk to it; no cluster, n
 demo-cluster: install ## the same demo on the local cluster, by helm, kubectl and the OpenAI client
 	$(BIN)/python examples/quickstart/demo_cluster.py
 
-test: lint test-unit test-trainer test-server test-cluster ## everything that CI runs
+test: lint test-unit test-trainer test-server test-oldest test-cluster ## everything that CI runs
 
 lint: install ## style, types, drift of generated files
 	$(BIN)/ruff check
@@ -50,6 +50,9 @@ test-trainer: install ## the trainer with real torch on the CPU
 
 test-server: install ## the embedded engine with real torch on the CPU
 	$(BIN)/pytest tests/server
+
+test-oldest: install ## their core on the Python and torch of the oldest base image
+	PYTHONPATH=tests $(BIN)/python tests/oldest/run.py $(TESTS)
 
 test-long: install ## all cases of the long matrices, of which `make test` runs a random sample
 	$(BIN)/pytest --long tests/unit

@@ -1,0 +1,170 @@
+"""The environment of `make test-oldest`: a stand-in for the oldest base, and on it what Dockerfile.rocm installs.
+
+A virtual environment stands in for the base: its Python, and its torch for CPUs. The commands of Dockerfile.rocm
+install the packages and Hone into folders next to it. All but Hone is kept in the user's cache, under the digest of
+what it is made from.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from base_images import OLDEST
+from dockerfile import read_run
+from stand_in import write_stand_ins
+
+ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hone/oldest"
+CODE = ROOT / "build/oldest"
+UV = Path(sys.executable).with_name("uv")
+TOOLS = ["httpx", "hypothesis", "openai", "pytest", "pytest-timeout", "websocket-client"]
+"""What the tests need in addition, at the versions of constraints.txt."""
+WRITE, INSTALL, CHECK, ADD = (
+    read_run(ROOT / "Dockerfile.rocm", stage, text)
+    for stage, text in (
+        ("requirements", 'write("runtime"'),
+        ("runtime", "--target /opt/hone --require-hashes"),
+        ("runtime", "and Hone needs"),
+        ("runtime", "/src/dist/*.whl"),
+    )
+)
+
+
+@contextmanager
+def installed() -> Iterator[tuple[Path, dict[str, str]]]:
+    """The interpreter and the variables of the environment, which is built when the cache lacks it."""
+    python = find_python()
+    folder = CACHE / compute_digest(python)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with locked(folder, fcntl.LOCK_EX):
+        if not (folder / "done").exists():
+            build(folder, python)
+    # Shared, so that other checkouts can test at the same time, and remove nothing that is in use.
+    with locked(folder, fcntl.LOCK_SH):
+        remove_others(folder)
+        add_hone(folder)
+        yield folder / "base/bin/python", variables(folder)
+
+
+def find_python() -> Path:
+    """An interpreter of the oldest base's version: on the PATH, of pyenv, or of uv.
+
+    Raises SystemExit when there is none.
+    """
+    name = f"python{OLDEST.python}"
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    candidates = sorted(pyenv.glob(f"versions/{OLDEST.python}.*/bin/python3"), reverse=True)
+    # pyenv's shims are there for versions that are not chosen, too.
+    if (found := shutil.which(name)) and "shims" not in found:
+        candidates.insert(0, Path(found))
+    if candidates:
+        return candidates[0]
+    command = [UV, "python", "find", "--no-python-downloads", OLDEST.python]
+    asked = subprocess.run(command, capture_output=True, text=True, cwd="/")
+    if asked.returncode == 0:
+        return Path(asked.stdout.strip())
+    raise SystemExit(
+        f"{name} was not found. It is the Python of the oldest base image (docs/images.md). Install it, for example: "
+        f"{UV} python install {OLDEST.python}"
+    )
+
+
+def compute_digest(python: Path) -> str:
+    """Of all that the cached folders are made from."""
+    version = subprocess.run([python, "--version"], capture_output=True, text=True, check=True).stdout
+    files = [ROOT / "constraints.txt", HERE / "base.txt", HERE / "stand_in.py", Path(__file__)]
+    parts = [version, str(python), WRITE, INSTALL, runtime_requirements(), *(file.read_text() for file in files)]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+
+
+def runtime_requirements() -> str:
+    """What pyproject.toml has the runtime image install: other changes of that file need no new environment."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    return "\n".join([*project["dependencies"], *extras["trainer"], *extras["server"]])
+
+
+@contextmanager
+def locked(folder: Path, kind: int) -> Iterator[None]:
+    with folder.with_suffix(".lock").open("w") as file:
+        fcntl.flock(file, kind)
+        yield
+
+
+def build(folder: Path, python: Path) -> None:
+    """Make the stand-in of the base, and next to it what the image and the tests add."""
+    print(f"building {folder}; downloads about 1 GB unless uv has it cached", flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    base, work = folder / "base", folder / "work"
+    work.mkdir(parents=True)
+    call([UV, "venv", "--quiet", "--python", python, base])
+    pip = [UV, "pip", "install", "--quiet", "--python", base / "bin/python", "--require-hashes"]
+    call([*pip, "--no-deps", "--requirement", HERE / "base.txt"])
+    (packages,) = base.glob("lib/python*/site-packages")
+    write_stand_ins(packages / "torch/lib", packages / "nvidia/cuda_runtime/lib")
+
+    for file in ("pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / file, work)
+    run_of_image(WRITE, {'f"/{image}.toml"': f'f"{work}/{{image}}.toml"'}, folder, work)
+    (work / "runtime.toml").rename(work / "pyproject.toml")
+    places = {"/opt/uv/bin/uv": str(UV), "/opt/hone": str(folder / "hone"), "/tmp/excludes.txt": f"{work}/excludes.txt"}
+    run_of_image(INSTALL, places, folder, work)
+
+    # As for the image: in a file of this kind, uv takes the versions and their hashes from the constraints.
+    (work / "pyproject.toml").write_text(f'[project]\nname = "tools"\nversion = "0"\ndependencies = {TOOLS}\n')
+    options = ["--target", folder / "tools", "--requirement", "pyproject.toml", "--constraint", "constraints.txt"]
+    call([*pip, *options], cwd=work)
+    (folder / "done").touch()
+
+
+def add_hone(folder: Path) -> None:
+    """Install the checkout's wheel as the image does, into a folder of the checkout's own."""
+    shutil.rmtree(CODE, ignore_errors=True)
+    call([UV, "build", "--quiet", "--wheel", "--out-dir", CODE / "dist"], cwd=ROOT)
+    places = {"/opt/uv/bin/uv": str(UV), "/opt/hone": str(CODE / "hone"), "/src/dist": str(CODE / "dist")}
+    run_of_image(ADD, places, folder, CODE)
+
+
+def variables(folder: Path) -> dict[str, str]:
+    """The image's PATH and PYTHONPATH; what the tests add comes last."""
+    found = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "VIRTUAL_ENV")}
+    found["PATH"] = os.pathsep.join([str(CODE / "hone/bin"), str(folder / "base/bin"), os.environ["PATH"]])
+    found["PYTHONPATH"] = os.pathsep.join(str(part) for part in (CODE / "hone", folder / "hone", folder / "tools"))
+    return found | {"INSTALL_TORCH": "0", "HONE_OLDEST_TARGET": str(folder / "hone"), "HONE_OLDEST_CHECK": CHECK}
+
+
+def remove_others(folder: Path) -> None:
+    """Remove environments of other digests that nobody uses now: each has gigabytes."""
+    for other in CACHE.iterdir():
+        if not other.is_dir() or other == folder:
+            continue
+        with other.with_suffix(".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            shutil.rmtree(other)
+
+
+def run_of_image(command: str, places: dict[str, str], folder: Path, at: Path) -> None:
+    """Run a command of Dockerfile.rocm with other paths, each of which must be in it."""
+    for old, new in places.items():
+        if old not in command:
+            raise SystemExit(f"tests/oldest/environment.py expects {old} in this command of Dockerfile.rocm: {command}")
+        command = command.replace(old, new)
+    call(["sh", "-euc", command], cwd=at, env=variables(folder))
+
+
+def call(command: list[str | Path], **options: Any) -> None:
+    done = subprocess.run(command, **options)
+    if done.returncode:
+        raise SystemExit(f"exit code {done.returncode}: {' '.join(str(part) for part in command)}")
