@@ -13,8 +13,9 @@ CORE = [
     "tests/trainer/test_methods.py",
     "tests/trainer/test_profile_auto.py",
     "tests/trainer/test_planning.py",
+    "tests/trainer/parity/test_training.py",
     "tests/server/test_engine.py",
-    "tests/server/test_unmerged.py",
+    "tests/server/test_api.py",
 ]
 
 if __name__ == "__main__":
