@@ -39,6 +39,8 @@ WARNINGS_KEPT = 1000
 LONGEST_PAUSE_SECONDS = 600.0
 """However long the API server, or what answers in its place, asks to be left alone."""
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder each time
+
 
 class ApiError(Exception):
     """The API server refused: `status` is the HTTP status, `message` the server's words.
@@ -279,7 +281,7 @@ class Api:
     ) -> bytes:
         """The answer's bytes. Raises _TooLarge where these are more than `largest`, UnusableAnswer without it."""
         headers = {**await self._headers(), "Content-Type": content_type}
-        data = json.dumps(body, separators=(",", ":")).encode() if body is not None else None
+        data = _encode(body).encode() if body is not None else None
         timeout = aiohttp.ClientTimeout(total=self._seconds_for(method), sock_connect=CONNECT_SECONDS)
         payload = _Payload(data, lambda: self._seconds_for(method)) if data is not None else None
         code = "<error>"

@@ -10,7 +10,7 @@ import zlib
 from collections import defaultdict
 from typing import NamedTuple
 
-from hone_operator import sizes
+from hone_operator import deepjson, sizes
 from hone_operator.ownership import owner_key
 from hone_operator.resources import (
     CHILDREN,
@@ -35,6 +35,7 @@ LARGEST_CLAIM = 4 << 10
 """Bytes of a packed claim; usual ones have a tenth of it."""
 
 _Id = tuple[Resource, str]
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder each time
 
 
 class _Packed(NamedTuple):
@@ -42,6 +43,7 @@ class _Packed(NamedTuple):
 
     version: int
     uid: str
+    is_complete: bool
     data: bytes
 
 
@@ -226,8 +228,10 @@ class Cache:
 
     def _is_more(self, resource: Resource, known: Object | _Packed, body: Object) -> bool:
         """Whether more of the same version would be kept now than is, since its owner is there."""
+        if known.is_complete if isinstance(known, _Packed) else is_complete(known):
+            return False
         owner = owner_key(resource, body)
-        return not is_complete(_unpacked(known)) and owner is not None and self.has(owner)
+        return owner is not None and self.has(owner)
 
     def _note_end(self, key: Key, body: Object) -> None:
         if not is_terminal(body):
@@ -260,13 +264,13 @@ def _worth_keeping(resource: Resource, body: Object, *, owner_is_finished: bool)
 
 
 def _packed(body: Object) -> _Packed:
-    return _Packed(*_identity(body), zlib.compress(json.dumps(body, separators=(",", ":")).encode(), 1))
+    return _Packed(*_identity(body), is_complete(body), zlib.compress(_encode(body).encode(), 1))
 
 
 def _unpacked(known: Object | _Packed) -> Object:
     if not isinstance(known, _Packed):
         return known
-    found: Object = json.loads(zlib.decompress(known.data))
+    found: Object = deepjson.loads(zlib.decompress(known.data))
     return found
 
 

@@ -4,6 +4,8 @@ import json
 import re
 from typing import Any
 
+from pydantic_core import from_json
+
 DEEPEST = 200
 """What lies deeper becomes null. No object that keeps the contract comes near."""
 
@@ -12,7 +14,18 @@ _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[{]|[\]}]', re.DOTALL)
 
 
 def loads(data: bytes) -> Any:
-    """As `json.loads`, but what is nested too deep is cut off rather than refused with all that is beside it."""
+    """Return parsed JSON as `json.loads` does, but cut off what is nested too deep instead of refusing all of it.
+
+    pydantic's parser takes a third of the time, and objects share the texts that they have in common. It is stricter:
+    what it refuses, such as half of a surrogate pair, is left to Python's.
+    """
+    try:
+        return from_json(data, cache_strings="all")
+    except ValueError:
+        return _loads_leniently(data)
+
+
+def _loads_leniently(data: bytes) -> Any:
     try:
         return json.loads(data)
     except RecursionError:
