@@ -1,6 +1,5 @@
 """What a FineTuneJob has beside its Jobs: the manifest's ConfigMap, the output's claim, the Service of several pods."""
 
-import json
 from typing import Any
 
 from hone_api.finetunejob import FineTuneJob, without_private
@@ -8,6 +7,7 @@ from hone_api.layout import FINETUNEJOB_LABEL, POD_MANIFEST
 from hone_api.output import ClaimStorage
 
 from hone_operator.drift import stamp
+from hone_operator.indentedjson import dump_indented
 from hone_operator.podspec import labels, owner_reference
 from hone_operator.resources import Object
 
@@ -48,7 +48,7 @@ def config_map(owner: Object) -> Object:
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": child_metadata(owner, config_map_name(metadata["name"])),
-            "data": {key: json.dumps(manifest, indent=2, ensure_ascii=False)},
+            "data": {key: dump_indented(manifest)},
         }
     )
 

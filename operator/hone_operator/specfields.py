@@ -7,7 +7,7 @@ not know is ignored: it is one of a newer version, before a rollback.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ FIELDS = "hone.dev/made-from-fields"
 """Annotation of a child that has pods: the record of what the object set of the fields that these are made from."""
 
 _Scalar = str | int | float | bool | None
+_SCALARS = (str, int, float, bool, type(None))
 Fields = dict[str, str]
 """Digests of values by the path of the field."""
 
@@ -66,37 +67,43 @@ def _with_parents(paths: Iterable[str]) -> set[str]:
     return found
 
 
-def _walk(model: BaseModel, recorded: set[str], names: set[str] | None = None, prefix: str = "") -> Iterator[_Field]:
-    """Yield the fields that are set now, or were when the record was made: all others have their defaults."""
+def _walk(model: BaseModel, recorded: set[str], names: set[str]) -> list[_Field]:
+    """Return the fields that are set now, or were when the record was made: all others have their defaults."""
+    found: list[_Field] = []
+    _add_fields(found, model, recorded, names, "")
+    return found
+
+
+def _add_fields(found: list[_Field], model: BaseModel, recorded: set[str], names: set[str] | None, prefix: str) -> None:
     are_set = model.model_fields_set
-    for name, info in type(model).model_fields.items():
+    fields = type(model).model_fields
+    for name in fields if recorded else are_set:
         if names is not None and name not in names:
             continue
-        if not recorded and name not in are_set:
-            continue
+        info = fields[name]
         path = prefix + (info.alias or name)
         if name in are_set or path in recorded:
-            yield from _walk_value(path, getattr(model, name), info, name in are_set, recorded)
+            _add_value(found, path, getattr(model, name), info, name in are_set, recorded)
 
 
-def _walk_value(path: str, value: Any, info: FieldInfo, is_set: bool, recorded: set[str]) -> Iterator[_Field]:
+def _add_value(found: list[_Field], path: str, value: Any, info: FieldInfo, is_set: bool, recorded: set[str]) -> None:
     default = None if info.is_required() else info.default  # no field has a factory
     if isinstance(value, BaseModel):
         if not isinstance(default, BaseModel):
-            yield _Field(path, "set", default, is_set)
-        yield from _walk(value, recorded, prefix=f"{path}.")
+            found.append(_Field(path, "set", default, is_set))
+        _add_fields(found, value, recorded, None, f"{path}.")
     elif isinstance(value, list) and value and all(isinstance(item, BaseModel) for item in value):
-        yield _Field(path, len(value), 0, is_set)
+        found.append(_Field(path, len(value), 0, is_set))
         for index, item in enumerate(value):
-            yield from _walk(item, recorded, prefix=f"{path}.{index}.")
+            _add_fields(found, item, recorded, None, f"{path}.{index}.")
     elif isinstance(default, BaseModel):  # None in place of a part that has defaults
-        yield _Field(path, None, "set", is_set)
+        found.append(_Field(path, None, "set", is_set))
     else:
-        yield _Field(path, value, default, is_set)
+        found.append(_Field(path, value, default, is_set))
 
 
 def _digest_of(value: Any) -> str:
-    return _digest_of_scalar(value) if isinstance(value, _Scalar) else digest_of(_plain(value))
+    return _digest_of_scalar(value) if isinstance(value, _SCALARS) else digest_of(_plain(value))
 
 
 @lru_cache(1024, typed=True)
