@@ -141,7 +141,13 @@ class Controller:
         outcome = await self.executor.carry_out(key, spec, actions)
         if outcome.is_farewell:
             return "success"
+        self.observer.remembered.settle(key, plan.settled)
+        if outcome.is_undecided:
+            self.observer.remembered.doubt_claim(key)
         if outcome.has_news and not outcome.error and not outcome.troubles:
+            if isinstance(observed, ObservedFineTuneJob):
+                made = self.observer.see_made(observed, plan)
+                self.observer.remembered.settle(key, finetunejob.settle(made, plan, now))
             # Children first, for all objects that wait; the status tells what is seen afterwards.
             self.queue.add(key)
             return "requeue"

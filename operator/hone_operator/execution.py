@@ -40,9 +40,13 @@ class Written(Enum):
 
 @dataclass
 class Outcome:
-    """What came of a plan's actions. `troubles` are reported to the object; `error` ends the pass with a retry."""
+    """What came of a plan's actions. `troubles` are reported to the object; `error` ends the pass with a retry.
+
+    `is_undecided`: an object that the other actions wait for was not made.
+    """
 
     has_news: bool = False
+    is_undecided: bool = False
     is_farewell: bool = False
     troubles: list[Trouble] = field(default_factory=list)
     error: Failure | None = None
@@ -82,6 +86,7 @@ class Executor:
         results = await self._act_on(key, first)
         is_free = all(result in (Written.NEWS, Written.KNOWN) for result in results) and not any(map(_decides, held))
         others = [action for action in due if action not in first and (is_free or not isinstance(action, Create))]
+        outcome.is_undecided = not is_free
         if Written.NAME_TAKEN in results:
             others = []
         results, due = [*results, *await self._act_on(key, others)], [*first, *others]
@@ -205,11 +210,14 @@ class Executor:
         return body | {"metadata": metadata | {"annotations": annotations}}
 
     async def _create(self, action: Create | Apply) -> tuple[Object, bool]:
-        """Return the new object, or the one that has its name already and True: the next pass judges it."""
+        """Return the new object, or the one that has its name already and True: the next pass judges it.
+
+        A quota or a webhook can refuse what decides before the API server looks at its name.
+        """
         try:
             return await self._api.create(action.resource, self._signed(action.body)), False
         except ApiError as error:
-            if error.status != 409:
+            if error.status != 409 and not _decides(action):
                 raise
             metadata = action.body["metadata"]
             found = await self._api.get(action.resource, metadata["namespace"], metadata["name"])

@@ -1,5 +1,6 @@
 """What to do about a FineTuneJob: a pure function of what is observed."""
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from hone_api.finetunejob import FineTuneJob
@@ -10,6 +11,7 @@ from hone_operator.attempts import account
 from hone_operator.conditions import Conditions
 from hone_operator.drift import annotation_of, contains, is_current
 from hone_operator.failures import is_rejected
+from hone_operator.fingerprints import fingerprint
 from hone_operator.jobview import JobView, ObservedFineTuneJob
 from hone_operator.madefrom import MADE_FROM, are_fields_changed, is_recorded
 from hone_operator.ownership import conflict, explain_leaving, is_foreign_claim, is_leaving, is_orphan, is_own
@@ -77,8 +79,7 @@ def plan(observed: ObservedFineTuneJob, now: datetime) -> Plan:
         _compare_claim(observed, observed.spec, conditions)
         stages.tell(observed, observed.spec, now, conditions, result)
         if status["stage"] not in TERMINAL:
-            _jobs(observed, observed.spec, conditions, result)
-            _other_children(observed, observed.spec, result)
+            _compare_children(observed, observed.spec, conditions, result)
             is_known = before.get("observedGeneration") == status["observedGeneration"]
             if is_known and (_settles(observed.training, now) or _settles(observed.preparing, now)):
                 return Plan(status=before, actions=result.actions, requeue_after=SETTLING.total_seconds())
@@ -177,6 +178,34 @@ def _jobs_of_another_spec(observed: ObservedFineTuneJob, job: FineTuneJob) -> li
     ]
 
 
+def _compare_children(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: Conditions, result: Plan) -> None:
+    """Add what is to be done about the children; nothing where that was found before for the same state."""
+    is_prepared = conditions.holds("Prepared")
+    if observed.settled and not result.actions and fingerprint(observed, is_prepared=is_prepared) == observed.settled:
+        return
+    _jobs(observed, job, conditions, result)
+    _other_children(observed, job, result)
+    if not result.actions:
+        result.settled = fingerprint(observed, is_prepared=is_prepared)
+
+
+def settle(observed: ObservedFineTuneJob, plan: Plan, now: datetime) -> bytes | None:
+    """Return the digest of children that the plan has just made, where a pass would find them as they should be."""
+    if isinstance(observed.spec, HoneError):
+        return None
+    conditions = Conditions({**observed.owner, "status": plan.status}, now)
+    result = Plan(status=plan.status, built=plan.built)
+    _compare_children(observed, observed.spec, conditions, result)
+    return result.settled
+
+
+def _built(result: Plan, name: str, build: Callable[[], Object]) -> Object:
+    """Return a child as it should be, which is built once for a plan."""
+    if name not in result.built:
+        result.built[name] = build()
+    return result.built[name]
+
+
 def _jobs(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: Conditions, result: Plan) -> None:
     """Whichever Job the job's state asks for, as the spec now says; none while it is suspended."""
     owner, image = observed.owner, observed.image
@@ -187,9 +216,11 @@ def _jobs(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: Condition
     if result.actions:  # a Job is being removed
         return
     if trainer.prepares_apart(job) and not conditions.holds("Prepared"):
-        view, desired = observed.preparing, trainer.prepare_job(owner, job, image, observed.gpu)
+        view = observed.preparing
+        desired = _built(result, view.container, lambda: trainer.prepare_job(owner, job, image, observed.gpu))
     else:
-        view, desired = observed.training, trainer.train_job(owner, job, image, observed.gpu_access)
+        view = observed.training
+        desired = _built(result, view.container, lambda: trainer.train_job(owner, job, image, observed.gpu_access))
     if view.job is None:
         if not observed.strays:  # the claim has one writer
             result.actions.append(Create(JOBS, desired))
@@ -227,7 +258,7 @@ def _job_patch(found: Object, pods: list[Object], desired: Object, job: FineTune
 
 
 def _other_children(observed: ObservedFineTuneJob, job: FineTuneJob, result: Plan) -> None:
-    config_map = children.config_map(observed.owner)
+    config_map = _built(result, "manifest", lambda: children.config_map(observed.owner))
     if observed.config_map is None:
         result.actions.append(Create(CONFIGMAPS, config_map))
     elif not is_current(observed.config_map, config_map):

@@ -1,7 +1,7 @@
 """What is observed of a FineTuneJob: its children, and each Job with its pods."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from hone_api.finetunejob import FineTuneJob
@@ -113,7 +113,8 @@ class ObservedFineTuneJob:
     `pods` are those of the present training Job and `prepare_pods` of the preparing one, `strays` pods of earlier ones
     that have not ended yet, `trainers` all that train or trained. `held`: since when the operator observes that a
     trainer has ended in a pod that does not, by the pod's uid. `gpu`: name and bytes of the GPU that may train.
-    `queue`: what the queue says of why it holds the Job.
+    `queue`: what the queue says of why it holds the Job. `settled`: the digest with which the children were found to be
+    as they should be (fingerprints.py).
     """
 
     owner: Object
@@ -137,6 +138,7 @@ class ObservedFineTuneJob:
     scaling: Scaling | None = None
     queue: str | None = None
     gpu_access: GpuAccess = field(default_factory=GpuAccess)
+    settled: bytes | None = None
     troubles: list[Trouble] = field(default_factory=list)
 
     @property
@@ -157,6 +159,22 @@ class ObservedFineTuneJob:
     def found(self) -> list[Object]:
         """What the plan's actions may be about."""
         return [*self.children, *([self.claim] if self.claim else [])]
+
+
+def with_made(observed: ObservedFineTuneJob, made: list[Object]) -> ObservedFineTuneJob:
+    """Return what is observed once these children have been made."""
+    found, name = replace(observed), observed.owner["metadata"]["name"]
+    for child in made:
+        match child["kind"], child["metadata"]["name"]:
+            case "Job", job if job == children.job_name(name):
+                found.job = child
+            case "Job", _:
+                found.prepare_job = child
+            case "ConfigMap", _:
+                found.config_map = child
+            case "PersistentVolumeClaim", _:
+                found.claim = child
+    return found
 
 
 def index_of(pod: Object) -> int:

@@ -3,12 +3,11 @@
 import asyncio
 import time
 from datetime import UTC, datetime
-from typing import TypeVar
 
 from hone_api.finetunejob import FineTuneJob
 from hone_api.inferenceservice import InferenceService
 from hone_api.layout import FINETUNEJOB_LABEL, INFERENCESERVICE_LABEL, MANAGED_BY_LABEL, MANAGER
-from hone_api.reasons import INVALID_SPEC, HoneError
+from hone_api.reasons import HoneError
 from hone_api.reports import ProgressReport
 from pydantic import ValidationError
 
@@ -20,7 +19,6 @@ from hone_operator import (
     liveness,
     podstate,
     rollouts,
-    sidecars,
     trainer,
     volumes,
 )
@@ -28,15 +26,16 @@ from hone_operator.api import Api, ApiError
 from hone_operator.autoscalers import Scaling
 from hone_operator.cache import Cache
 from hone_operator.conditions import Conditions
-from hone_operator.deepjson import is_deeper
 from hone_operator.execution import refresh
 from hone_operator.gpus import gpu_of
-from hone_operator.jobview import JobView, ObservedFineTuneJob
+from hone_operator.jobview import JobView, ObservedFineTuneJob, with_made
 from hone_operator.nodes import ClusterFacts, by_claim, node_of
-from hone_operator.ownership import is_foreign_claim
+from hone_operator.parsing import parse
+from hone_operator.plan import Create, Plan, name_of
 from hone_operator.podowners import engines_of, is_stray, pods_of, trainers_of
 from hone_operator.podspec import Images
 from hone_operator.polling import Poller
+from hone_operator.remembered import Remembered
 from hone_operator.resolve import claims_of, names_of_jobs
 from hone_operator.resources import (
     AUTOSCALERS,
@@ -60,9 +59,7 @@ from hone_operator.resources import (
 )
 from hone_operator.retention import is_complete
 from hone_operator.serviceview import ObservedInferenceService
-from hone_operator.sizes import describe_oversize
 
-DEEPEST_SPEC = 50
 FACTS_SECONDS, FACTS_SHARE = 30.0, 20
 """How long facts about nodes are good: at least so many seconds, and so many times as long as it takes to read them."""
 CORDON_SECONDS = 5.0
@@ -70,22 +67,6 @@ FORBIDDEN_SECONDS = 600.0
 """After so long it may have become allowed."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 DRA_DEVICE_CLASS = "gpu.amd.com"
-
-Parsed = TypeVar("Parsed", FineTuneJob, InferenceService)
-
-
-def parse(model: type[Parsed], owner: Object) -> Parsed | HoneError:
-    """The object as its model, or an error that names the field and its value."""
-    if oversize := describe_oversize(owner):
-        return HoneError(INVALID_SPEC, oversize, remedy="Make it smaller.")
-    if is_deeper(owner.get("spec"), DEEPEST_SPEC):
-        return HoneError(INVALID_SPEC, f"spec: lists and maps are nested in each other more than {DEEPEST_SPEC} times")
-    try:
-        return model.model_validate({name: value for name, value in owner.items() if name != "status"})
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part)[:100] for part in first["loc"])
-        return HoneError(INVALID_SPEC, f"{field}: {first['msg']} (found {str(first['input'])[:200]!r})")
 
 
 class Observer:
@@ -98,12 +79,13 @@ class Observer:
         self.images = images
         self._reading_facts = asyncio.Lock()
         self._facts: tuple[float, ClusterFacts | None] | None = None
-        self._held: dict[Key, dict[str, datetime]] = {}
+        self.remembered = Remembered()
         self._cordoned: tuple[float, frozenset[str] | None] = (0.0, None)
 
     async def finetunejob(self, key: Key, owner: Object, now: datetime) -> ObservedFineTuneJob:
         parsed = parse(FineTuneJob, owner)
         observed = ObservedFineTuneJob(owner, parsed, self.images.runtime, gpu_access=self.images.gpu_access)
+        observed.settled = self.remembered.settled(key)
         space = key.namespace
         if isinstance(parsed, HoneError) and not is_terminal(owner):
             observed.job = await self._child(JOBS, owner, children.job_name(key.name))
@@ -124,8 +106,8 @@ class Observer:
             observed.service = await self._child_or_foreign(SERVICES, owner, children.job_name(key.name))
         claim = children.output_claim(parsed)
         observed.claim = await self._known(CLAIMS, space, claim)
-        if not parsed.spec.output.claim and (observed.claim is None or is_foreign_claim(observed.claim, owner)):
-            observed.claim = await self.api.get(CLAIMS, space, claim)  # of somebody else's, no watch tells
+        if not parsed.spec.output.claim and self.remembered.may_be_foreign(key, observed):
+            observed.claim = await self.api.get(CLAIMS, space, claim)
         self._see_pods(key, observed)
         if any(view.has_ended and not view.success and not view.failures for view in _views(observed)):
             async for pod in self.api.items(PODS, space, labelSelector=f"{FINETUNEJOB_LABEL}={key.name}"):
@@ -133,7 +115,7 @@ class Observer:
             self._see_pods(key, observed)
         observed.reports = self.reports(key)
         observed.heard = self.poller.heard(key)
-        observed.held = self._note_held(key, observed, now)
+        observed.held = self.remembered.note_held(key, observed, now)
         to_prepare = trainer.prepares_apart(parsed) and not Conditions(owner, now).holds("Prepared")
         wants_gpu = to_prepare and observed.prepare_job is None
         pods = [*observed.strays, *(pod for view in _views(observed) for pod in view.pods)]
@@ -205,15 +187,13 @@ class Observer:
 
     def forget(self, key: Key) -> None:
         """Forget an object that is gone, or has its result."""
-        self._held.pop(key, None)
+        self.remembered.forget(key)
 
-    def _note_held(self, key: Key, observed: ObservedFineTuneJob, now: datetime) -> dict[str, datetime]:
-        """Since when it is observed, by pod uid, that a trainer has ended and its pod has not."""
-        before = self._held.pop(key, {})
-        uids = [pod["metadata"]["uid"] for view in _views(observed) for pod in sidecars.find_held(view)]
-        if found := {uid: before.get(uid, now) for uid in uids}:
-            self._held[key] = found
-        return found
+    def see_made(self, observed: ObservedFineTuneJob, plan: Plan) -> ObservedFineTuneJob:
+        """Return what is observed now that the children of a plan have been made."""
+        made = [action for action in plan.actions if isinstance(action, Create)]
+        names = [(action.resource, action.body["metadata"]["namespace"], name_of(action)) for action in made]
+        return with_made(observed, [child for name in names if (child := self.cache.get(*name))])
 
     def upgrading(self, key: Key) -> list[Object]:
         """Deployments of other services whose roll-out began because of an upgrade, and has not ended."""

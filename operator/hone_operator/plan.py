@@ -74,10 +74,16 @@ class Event:
 
 @dataclass
 class Plan:
-    """Actions are carried out together, then the status is written. `poll` maps pod uids to URLs to ask."""
+    """Actions are carried out together, then the status is written. `poll` maps pod uids to URLs to ask.
+
+    `settled`: a digest of what was compared, where all children are as they should be (fingerprints.py). `built`: the
+    children as they should be, as far as they were compared.
+    """
 
     status: Object
     actions: list[Action] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     poll: dict[str, str] = field(default_factory=dict)
     requeue_after: float | None = None
+    settled: bytes | None = None
+    built: dict[str, Object] = field(default_factory=dict, repr=False)

@@ -9,7 +9,7 @@ from hone_api.finetunejob import FineTuneJob
 from hone_api.inferenceservice import InferenceService
 from hone_operator import children, engine, inferenceservice, trainer
 from hone_operator.jobview import ObservedFineTuneJob
-from hone_operator.observe import parse
+from hone_operator.parsing import parse
 from hone_operator.podspec import Images
 from hone_operator.resources import Object
 

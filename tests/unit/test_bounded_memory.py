@@ -13,7 +13,7 @@ from hone_api.reasons import HoneError
 from hone_operator import deepjson, sizes
 from hone_operator.cache import Cache
 from hone_operator.listpages import ListPage
-from hone_operator.observe import parse
+from hone_operator.parsing import parse
 from hone_operator.resources import FINETUNEJOBS
 from hypothesis import example, given
 from hypothesis import strategies as st

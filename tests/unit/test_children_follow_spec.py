@@ -12,7 +12,7 @@ from hone_operator.drift import APPLIED, contains
 from hone_operator.finetunejob import plan as plan_job
 from hone_operator.inferenceservice import plan
 from hone_operator.madefrom import MADE_FROM, first_digest
-from hone_operator.observe import parse
+from hone_operator.parsing import parse
 from hone_operator.plan import Apply, Delete, Patch
 from hone_operator.podspec import Images
 from hone_operator.resolve import resolve

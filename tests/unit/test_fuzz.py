@@ -13,7 +13,7 @@ from hone_api.reasons import INVALID_SPEC, HoneError
 from hone_operator import deepjson, finetunejob, inferenceservice
 from hone_operator.controller import named_jobs
 from hone_operator.jobview import ObservedFineTuneJob
-from hone_operator.observe import DEEPEST_SPEC, parse
+from hone_operator.parsing import DEEPEST_SPEC, parse
 from observed import IMAGE, IMAGES, NOW
 
 MANIFESTS = 5000
