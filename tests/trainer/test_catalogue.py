@@ -125,7 +125,9 @@ class Provoke:
     def GpuNotUsable(self) -> tuple[Any, str]:
         # More than any machine has, so that one with GPUs fails as well.
         required = {"HONE_REQUIRED_GPUS": "4096", "HONE_GPU_RESOURCE": "amd.com/gpu"}
+        several = self._forks.run(self._job(resources={"gpus": 2}), self.out, environ=required)
         failed = self._forks.run(self._job(resources={"gpus": 1}), self.out, environ=required)
+        assert (several.code, several.word) == (failed.code, failed.word)
         return failed, "The pod asks for 4096 amd.com/gpu (spec.resources.gpus)"
 
     def InternalError(self) -> tuple[Any, str]:

@@ -84,6 +84,11 @@ CASES: dict[str, tuple[Facts, str, str]] = {
         "HIP_VISIBLE_DEVICES is '0', which shows torch 1",
         "Remove HIP_VISIBLE_DEVICES from spec.pod.env",
     ),
+    "GPUs of a resource whose name does not tell the vendor": (
+        facts(resource="example.com/gpu", kfd=None, torch=Torch("2.13", cuda="13.0", error="Found no driver. See x")),
+        "torch sees 0: Found no driver, See x (torch 2.13 for CUDA 13.0)",
+        "nvidia-smi",
+    ),
     "all hidden": (
         facts(visible={"CUDA_VISIBLE_DEVICES": "-1"}, torch=replace(GOOD, seen=0)),
         "CUDA_VISIBLE_DEVICES is '-1', which shows torch 0",

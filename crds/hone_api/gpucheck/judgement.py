@@ -168,7 +168,8 @@ def _remedy_for_missing() -> str:
 
 
 def _remedy_for_versions(facts: Facts) -> str:
-    if vendor_of(facts.resource) == "nvidia":
+    is_for_nvidia = isinstance(facts.torch, Torch) and facts.torch.cuda and not facts.torch.hip
+    if vendor_of(facts.resource) == "nvidia" or is_for_nvidia:
         return "Use an image whose CUDA the node's driver supports: compare with what `nvidia-smi` shows on the node."
     return (
         f"{IMAGE} whose ROCm the node's amdgpu driver supports (AMD's compatibility matrix lists them; `rocm-smi` on "
