@@ -15,12 +15,14 @@ from kubernetes.aio.client.rest import RESTClientObject
 from hone_operator import deepjson, texts
 from hone_operator.listpages import Listing, ListPage, is_object, is_version
 from hone_operator.metrics import Metrics
-from hone_operator.resources import Object, Resource
+from hone_operator.resources import FINETUNEJOBS, INFERENCESERVICES, PODS, Object, Resource
 
 logger = logging.getLogger(__name__)
 
 FIELD_MANAGER = "hone"
 TIMEOUT_SECONDS, CONNECT_SECONDS = 30.0, 5.0
+READ_BY_LISTS = (FINETUNEJOBS, INFERENCESERVICES, PODS)
+"""Kinds of which one object is seldom read: a list of one name needs no other right than the watch does."""
 WRITE_SECONDS = 65.0
 """For a write: an API server ends a request after 60 seconds, and says so (--request-timeout)."""
 CONNECTIONS = 64
@@ -141,6 +143,9 @@ class Api:
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
         """The object, or None where there is none."""
+        if resource in READ_BY_LISTS:
+            found = await self.list(resource, namespace, fieldSelector=f"metadata.name={name}")
+            return found[0] if found else None
         try:
             return await self._one("GET", resource.plural, resource.path(namespace, name))
         except ApiError as error:

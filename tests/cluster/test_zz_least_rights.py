@@ -18,7 +18,8 @@ NEVER_ASKED: dict[Right, str] = {
         "patch",
         "autoscaling",
         "horizontalpodautoscalers",
-    ): "for a change of spec.autoscaling, which test_repairs.py makes with all rights"
+    ): "for a change of spec.autoscaling, which test_repairs.py makes with all rights",
+    ("delete", "", "configmaps"): "of one that somebody made immutable, and when a service has no adapters any more",
 }
 
 
