@@ -64,8 +64,7 @@ def plan(observed: ObservedFineTuneJob, now: datetime) -> Plan:
             result.requeue_after = CONFLICT_SECONDS
     elif error := conflict(observed.children, owner):
         _refuse(observed, conditions, error.reason.name, error.sentence())
-        jobs = [job for job in (observed.job, observed.prepare_job) if job and is_controlled_by(job, owner)]
-        result.actions = [removal(JOBS, job) for job in jobs]  # they would run with another's manifest
+        result.actions = [removal(JOBS, job) for job in _own_jobs(observed)]  # they would run with another's manifest
         result.requeue_after = CONFLICT_SECONDS
     elif error := _claim_conflict(observed, observed.spec, conditions):
         _refuse(observed, conditions, error.reason.name, error.sentence())
@@ -83,6 +82,8 @@ def plan(observed: ObservedFineTuneJob, now: datetime) -> Plan:
             is_known = before.get("observedGeneration") == status["observedGeneration"]
             if is_known and (_settles(observed.training, now) or _settles(observed.preparing, now)):
                 return Plan(status=before, actions=result.actions, requeue_after=SETTLING.total_seconds())
+        elif (left := _seconds_kept(observed, status, now)) is not None:
+            result.requeue_after = max(left, 0)  # no watch reports that time has passed
     report(observed.troubles, conditions)
     _set_health(status, conditions)
     result.events = conditions.events(*EVENT_TYPES, quiet=QUIET)
@@ -92,24 +93,35 @@ def plan(observed: ObservedFineTuneJob, now: datetime) -> Plan:
 def _after_the_end(observed: ObservedFineTuneJob, now: datetime) -> Plan:
     """The result stays as it is; Jobs and pods are removed when their time is over."""
     owner = observed.owner
+    conditions = Conditions(owner, now)
     status: Object = {**owner["status"], "observedGeneration": owner["metadata"].get("generation")}
     result = Plan(status=status)
-    _set_health(status, Conditions(owner, now))
-    if isinstance(observed.spec, HoneError) or "completionTime" not in result.status:
+    report(observed.troubles, conditions)
+    _set_health(status, conditions)
+    result.events = conditions.events(SYNCED)
+    left = _seconds_kept(observed, status, now)
+    if left is None:
         return result
-    seconds = observed.spec.spec.ttl_seconds_after_finished
-    jobs = [job for job in (observed.job, observed.prepare_job) if job and is_controlled_by(job, owner)]
-    if seconds is None or not jobs:
-        return result
-    ended = podstate.read_time(result.status["completionTime"])
-    if ended is None:
-        return result
-    left = ended + timedelta(seconds=seconds) - now
-    if left > timedelta(0):
-        result.requeue_after = left.total_seconds()
+    if left > 0:
+        result.requeue_after = left
     else:
-        result.actions = [removal(JOBS, job) for job in jobs if not job["metadata"].get("deletionTimestamp")]
+        jobs = [job for job in _own_jobs(observed) if not job["metadata"].get("deletionTimestamp")]
+        result.actions = [removal(JOBS, job) for job in jobs]
     return result
+
+
+def _own_jobs(observed: ObservedFineTuneJob) -> list[Object]:
+    return [job for job in (observed.job, observed.prepare_job) if job and is_controlled_by(job, observed.owner)]
+
+
+def _seconds_kept(observed: ObservedFineTuneJob, status: Object, now: datetime) -> float | None:
+    """Return for how many seconds the Jobs of a finished object are kept; None where none is to be removed."""
+    if isinstance(observed.spec, HoneError) or "completionTime" not in status:
+        return None
+    seconds, ended = observed.spec.spec.ttl_seconds_after_finished, podstate.read_time(status["completionTime"])
+    if seconds is None or ended is None or not _own_jobs(observed):
+        return None
+    return (ended + timedelta(seconds=seconds) - now).total_seconds()
 
 
 def _set_health(status: Object, conditions: Conditions) -> None:

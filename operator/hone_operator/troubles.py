@@ -69,7 +69,8 @@ def failed(action: Action, error: Exception, failures: int) -> Trouble | None:
             return Trouble(HoneError(invalid.reason, f"{what}: {invalid.message}", remedy=invalid.remedy))
         remedy = refused(error.message).remedy if "failed quota" in error.message else None
         words = error.message[:LONGEST_WORDS]
-        return Trouble(HoneError(CHILD_REFUSED, f"{what} is refused ({error.status}): {words}", remedy=remedy))
+        refused_act = f"The removal of {what}" if isinstance(action, Delete) else what
+        return Trouble(HoneError(CHILD_REFUSED, f"{refused_act} is refused ({error.status}): {words}", remedy=remedy))
     if failures < TRIES:
         return None
     verb = _VERBS.get(type(action), "patch")

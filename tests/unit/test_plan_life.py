@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 from hone_operator import children, trainer
+from hone_operator.api import ApiError
 from hone_operator.conditions import timestamp
 from hone_operator.finetunejob import plan
 from hone_operator.jobview import ObservedFineTuneJob
 from hone_operator.plan import Apply, Create, Delete, Patch
 from hone_operator.resources import CONFIGMAPS, JOBS, SERVICES
+from hone_operator.troubles import failed
 from observed import (
     BEFORE,
     IMAGE,
@@ -263,6 +265,34 @@ def test_what_has_ended_is_removed_when_its_time_is_over(age: int, removed: bool
     assert found.status.items() >= ended.items()
     assert found.actions == ([Delete(JOBS, "faq-train", "uid-child")] if removed else [])
     assert found.requeue_after == (None if removed else 30)
+
+
+@pytest.mark.parametrize(("kind", "end"), [("Complete", terminated(0, success())), ("Failed", terminated(1))])
+def test_what_ends_is_looked_at_again_when_its_time_is_over(kind: str, end: Object) -> None:
+    condition = job_condition(kind) | {"lastTransitionTime": timestamp(NOW - timedelta(seconds=10))}
+    for seconds, wait in ((60, 50), (0, 0), (None, None)):
+        owner = job_object(**({} if seconds is None else {"ttlSecondsAfterFinished": seconds}))
+        found = plan(observed_job(owner, pod(terminated=end), job_conditions=[condition]), NOW)
+        assert found.status["stage"] in ("Succeeded", "Failed")
+        assert found.requeue_after == wait
+
+
+def test_a_refused_removal_after_the_end_is_reported_until_it_is_done() -> None:
+    ended = {"stage": "Failed", "completionTime": BEFORE}
+    observed = observed_job(job_object(ttlSecondsAfterFinished=0, status=ended))
+    [action] = plan(observed, NOW).actions
+    trouble = failed(action, ApiError(403, "jobs are kept for audit"), 1)
+    assert trouble
+    observed.troubles = [trouble]
+    found = plan(observed, NOW)
+    assert found.actions == [action]
+    assert conditions(found.status)["Synced"] == ("False", "ChildRefused")
+    assert "The removal of Job faq-train is refused (403): jobs are kept" in message(found.status, "Synced")
+    assert [event.reason for event in found.events] == ["ChildRefused"]
+    observed.owner = job_object(ttlSecondsAfterFinished=0, status=found.status)
+    assert plan(observed, NOW).events == []
+    observed.troubles, observed.job = [], None
+    assert conditions(plan(observed, NOW).status)["Synced"] == ("True", "Synced")
 
 
 def test_what_others_made_is_not_removed() -> None:
