@@ -160,7 +160,7 @@ def test_a_list_removes_finished_jobs_too() -> None:
         ({"a": 1}, {"a": 2}, False),
         ({}, {"a": {}, "b": None, "c": []}, True),
         ({}, {"a": False}, False),
-        ({"l": [{"name": "x", "d": 1}, {"name": "y"}]}, {"l": [{"name": "y"}, {"name": "x"}]}, True),
+        ({"l": [{"name": "x", "d": 1}, {"name": "y"}]}, {"l": [{"name": "y"}, {"name": "x"}]}, False),
         ({"l": [{"name": "x"}]}, {"l": [{"name": "z"}]}, False),
         ({"l": ["--a", "1"]}, {"l": ["--a", "1"]}, True),
         ({"l": ["1", "--a"]}, {"l": ["--a", "1"]}, False),
