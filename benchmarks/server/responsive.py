@@ -1,8 +1,8 @@
 """How long refused and long requests hold up everybody else: /health, and the tokens of a running stream.
 
 SmolLM2-135M. First only the stream runs, then each kind of request is sent twice a second, by a process of its own.
-Goals for a refused prompt of 8 MB: /health waits 50 ms at most, and a token of the stream comes at most one token's time
-later. A token that comes later than twice the median of the quiet stream was held up.
+Goals for a refused prompt of 8 MB: /health waits 50 ms at most, and a token of the stream comes at most one token's
+time later. A token that comes later than twice the median of the quiet stream was held up.
 """
 
 import argparse
