@@ -51,9 +51,14 @@ class TokenLogprob:
 
 
 def token_noise(seed: int, position: int, vocab_size: int) -> np.ndarray:
-    """Exponential noise (float32, shape [vocab_size], above 0) that only the seed and the token's position decide."""
-    generator = np.random.Generator(np.random.Philox(key=seed, counter=position))
-    noise = generator.standard_exponential(vocab_size, dtype=np.float32)
+    """Return exponential noise (float32, shape [vocab_size], above 0) that only the seed and the position decide.
+
+    The position is the highest word of Philox's counter: the lowest one counts the blocks that are drawn, so that the
+    noise of one position would reappear at the next one, a few tokens further on. The draws have 53 bits: of those with
+    23 bits, one in 8 million is 0, which chooses its token however unlikely that is.
+    """
+    generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, position]))
+    noise = generator.standard_exponential(vocab_size).astype(np.float32)
     return np.maximum(noise, np.finfo(np.float32).tiny, out=noise)
 
 

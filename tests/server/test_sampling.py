@@ -1,8 +1,11 @@
 """The sampler's choices have the right distribution and depend on seed and position alone."""
 
+from itertools import pairwise
+
+import numpy as np
 import pytest
 import torch
-from hone_server.sampling import Sampling, perturb
+from hone_server.sampling import Sampling, perturb, token_noise
 
 LOGITS = torch.log(torch.tensor([0.5, 0.25, 0.15, 0.1]))
 
@@ -56,3 +59,41 @@ def test_every_row_of_a_batch_has_its_own_settings():
     for position in range(100):
         batch = perturb(LOGITS.expand(4, -1), samplings, [position] * 4).argmax(-1).tolist()
         assert batch == [choose(position, **one) for one in settings]
+
+
+VOCABULARY = 512
+NEIGHBOURS = {
+    "positions of one seed": lambda number: (number // 100, number % 100),
+    "seeds at one position": lambda number: (number, 3),
+    "seeds and positions that rise together": lambda number: (number, number),
+}
+
+
+@pytest.mark.parametrize("title", NEIGHBOURS)
+def test_noise_is_not_repeated_at_neighbouring_seeds_and_positions(title):
+    noise = np.stack([token_noise(*NEIGHBOURS[title](number), VOCABULARY) for number in range(1000)])
+    pairs = np.stack([noise[:, :-1], noise[:, 1:]], axis=-1).view(np.uint64)
+    assert len(np.unique(pairs)) > 0.999 * pairs.size
+
+
+def test_a_token_is_chosen_independently_of_the_one_before():
+    draws = [[_uniform(seed, position) for position in range(20)] for seed in range(200)]
+    pairs = np.zeros((10, 10))
+    for row in draws:
+        for before, after in pairwise(row):
+            pairs[before, after] += 1
+    expected = pairs.sum() / 100
+    # Chi-squared with 99 degrees of freedom: above 180 once in a million.
+    assert ((pairs - expected) ** 2 / expected).sum() < 180
+
+
+def test_tokens_that_are_next_to_impossible_are_not_chosen():
+    logits = torch.full((1, 150_000), -40.0)
+    logits[0, 0] = 0.0  # all others together have a probability below 1e-12
+    samplings = [Sampling(temperature=1.0, top_p=1.0, top_k=0, seed=seed) for seed in range(300)]
+    assert {int(perturb(logits, [sampling], [3]).argmax()) for sampling in samplings} == {0}
+
+
+def _uniform(seed, position):
+    sampling = Sampling(temperature=1.0, top_p=1.0, top_k=0, seed=seed)
+    return int(perturb(torch.zeros(1, 10), [sampling], [position]).argmax())
