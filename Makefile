@@ -61,7 +61,7 @@ test-long: install ## all cases of the long matrices, of which `make test` runs 
 	$(BIN)/pytest --long tests/trainer -n 2 --dist loadfile
 	$(BIN)/pytest --long tests/server
 
-soak: install ## the embedded engine under 10,000 requests of 32 clients, and killed 20 times
+soak: install ## the embedded engine and vLLM under 10,000 requests of 32 clients, and killed 20 times
 	$(BIN)/pytest --long -s tests/server/test_soak.py
 
 test-cluster: install ## the whole of Hone on a real Kubernetes

