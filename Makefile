@@ -30,7 +30,7 @@ demo-cluster: install ## the same demo on the local cluster, by helm, kubectl an
 
 # The cluster's tests mostly wait, so those of the trainer and the engine run next to them.
 test: lint test-unit ## everything that CI runs
-	$(MAKE) --jobs=2 --output-sync=target test-cluster test-trainer test-server test-oldest
+	$(MAKE) --jobs=2 --output-sync=target test-cluster test-trainer test-server test-bases
 
 lint: install ## style, types, drift of generated files
 	$(BIN)/ruff check
@@ -53,8 +53,8 @@ test-trainer: install ## the trainer with real torch on the CPU
 test-server: install ## the embedded engine with real torch on the CPU
 	$(BIN)/pytest tests/server
 
-test-oldest: install ## their core on the Python and torch of the oldest base image
-	PYTHONPATH=tests $(BIN)/python tests/oldest/run.py $(TESTS)
+test-bases: install ## their core on the Pythons and torches of base images
+	PYTHONPATH=tests $(BIN)/python tests/bases/run.py $(TESTS)
 
 test-long: install ## all cases of the long matrices, of which `make test` runs a random sample
 	$(BIN)/pytest --long tests/unit

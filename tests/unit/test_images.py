@@ -56,7 +56,7 @@ def test_every_listed_base_is_supported_and_no_version_below_the_oldest_is() -> 
 
 
 def test_the_oldest_base_is_the_one_whose_versions_the_tests_run() -> None:
-    assert pinned("tests/oldest/base.txt", "torch") == Version(OLDEST.torch)
+    assert pinned("tests/bases/torch-2.10.0.txt", "torch") == Version(OLDEST.torch)
 
 
 def test_the_page_lists_the_images_of_the_chart() -> None:

@@ -1,4 +1,4 @@
-"""The environment of `make test-oldest`: a stand-in for the oldest base, and on it what Dockerfile.rocm installs.
+"""The environments of `make test-bases`: a stand-in for a base, and on it what Dockerfile.rocm installs.
 
 A virtual environment stands in for the base: its Python, and its torch for CPUs. The commands of Dockerfile.rocm
 install the packages and Hone into folders next to it. All but Hone is kept in the user's cache, under the digest of
@@ -17,15 +17,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from base_images import OLDEST
+from base_images import Base
 from dockerfile import read_run
 from stand_in import write_stand_ins
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hone/oldest"
-CODE = ROOT / "build/oldest"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hone/bases"
+CODE = ROOT / "build/bases"
 UV = Path(sys.executable).with_name("uv")
+TORCH = "torch triton filelock fsspec jinja2 markupsafe mpmath networkx setuptools sympy typing-extensions".split()
+"""torch, and what its import needs but for NVIDIA's libraries."""
+CUDA_RUNTIMES = ["nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12"]
+"""The packages of the one that is not a stand-in, of CUDA 13 and 12."""
 TOOLS = ["httpx", "hypothesis", "openai", "pytest", "pytest-timeout", "websocket-client"]
 """What the tests need in addition, at the versions of constraints.txt."""
 WRITE, INSTALL, CHECK, ADD = (
@@ -40,48 +44,54 @@ WRITE, INSTALL, CHECK, ADD = (
 
 
 @contextmanager
-def installed() -> Iterator[tuple[Path, dict[str, str]]]:
-    """The interpreter and the variables of the environment, which is built when the cache lacks it."""
-    python = find_python()
-    folder = CACHE / compute_digest(python)
+def installed(base: Base) -> Iterator[tuple[Path, dict[str, str]]]:
+    """The interpreter and the variables of a base's environment, which is built when the cache lacks it."""
+    python = find_python(base.python)
+    folder = CACHE / f"{base.torch}-{compute_digest(base, python)}"
     CACHE.mkdir(parents=True, exist_ok=True)
     with locked(folder, fcntl.LOCK_EX):
         if not (folder / "done").exists():
-            build(folder, python)
+            build(folder, base, python)
     # Shared, so that other checkouts can test at the same time, and remove nothing that is in use.
     with locked(folder, fcntl.LOCK_SH):
-        remove_others(folder)
+        remove_others(folder, base)
         add_hone(folder)
         yield folder / "base/bin/python", variables(folder)
 
 
-def find_python() -> Path:
-    """An interpreter of the oldest base's version: on the PATH, of pyenv, or of uv.
+def find_python(version: str) -> Path:
+    """An interpreter of a version such as 3.12: on the PATH, of pyenv, or of uv.
 
     Raises SystemExit when there is none.
     """
-    name = f"python{OLDEST.python}"
+    name = f"python{version}"
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    candidates = sorted(pyenv.glob(f"versions/{OLDEST.python}.*/bin/python3"), reverse=True)
+    candidates = sorted(pyenv.glob(f"versions/{version}.*/bin/python3"), reverse=True)
     # pyenv's shims are there for versions that are not chosen, too.
     if (found := shutil.which(name)) and "shims" not in found:
         candidates.insert(0, Path(found))
     if candidates:
         return candidates[0]
-    command = [UV, "python", "find", "--no-python-downloads", OLDEST.python]
+    command = [UV, "python", "find", "--no-python-downloads", version]
     asked = subprocess.run(command, capture_output=True, text=True, cwd="/")
     if asked.returncode == 0:
         return Path(asked.stdout.strip())
     raise SystemExit(
-        f"{name} was not found. It is the Python of the oldest base image (docs/images.md). Install it, for example: "
-        f"{UV} python install {OLDEST.python}"
+        f"{name} was not found. It is the Python of a base image (docs/images.md). Install it, for example: "
+        f"{UV} python install {version}"
     )
 
 
-def compute_digest(python: Path) -> str:
+def pins(base: Base) -> Path:
+    """The file with the versions and hashes of a base's torch: constraints.txt for the torch of most tests."""
+    own = HERE / f"torch-{base.torch}.txt"
+    return own if own.exists() else ROOT / "constraints.txt"
+
+
+def compute_digest(base: Base, python: Path) -> str:
     """Of all that the cached folders are made from."""
     version = subprocess.run([python, "--version"], capture_output=True, text=True, check=True).stdout
-    files = [ROOT / "constraints.txt", HERE / "base.txt", HERE / "stand_in.py", Path(__file__)]
+    files = [ROOT / "constraints.txt", pins(base), HERE / "stand_in.py", Path(__file__)]
     parts = [version, str(python), WRITE, INSTALL, runtime_requirements(), *(file.read_text() for file in files)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
@@ -93,24 +103,30 @@ def runtime_requirements() -> str:
     return "\n".join([*project["dependencies"], *extras["trainer"], *extras["server"]])
 
 
+def lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
 @contextmanager
 def locked(folder: Path, kind: int) -> Iterator[None]:
-    with folder.with_suffix(".lock").open("w") as file:
+    with lock_of(folder).open("w") as file:
         fcntl.flock(file, kind)
         yield
 
 
-def build(folder: Path, python: Path) -> None:
+def build(folder: Path, base: Base, python: Path) -> None:
     """Make the stand-in of the base, and next to it what the image and the tests add."""
     print(f"building {folder}; downloads about 1 GB unless uv has it cached", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
-    base, work = folder / "base", folder / "work"
+    venv, work = folder / "base", folder / "work"
     work.mkdir(parents=True)
-    call([UV, "venv", "--quiet", "--python", python, base])
-    pip = [UV, "pip", "install", "--quiet", "--python", base / "bin/python", "--require-hashes"]
-    call([*pip, "--no-deps", "--requirement", HERE / "base.txt"])
-    (packages,) = base.glob("lib/python*/site-packages")
-    write_stand_ins(packages / "torch/lib", packages / "nvidia/cuda_runtime/lib")
+    call([UV, "venv", "--quiet", "--python", python, venv])
+    pip = [UV, "pip", "install", "--quiet", "--python", venv / "bin/python", "--require-hashes"]
+    pinned = {line.partition("==")[0] for line in pins(base).read_text().splitlines()}
+    names = [*TORCH, *(name for name in CUDA_RUNTIMES if name in pinned)]
+    call([*pip, "--no-deps", *chosen(names, pins(base), work)], cwd=work)
+    (packages,) = venv.glob("lib/python*/site-packages")
+    write_stand_ins(packages / "torch/lib", *packages.glob("nvidia/*/lib"))
 
     for file in ("pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / file, work)
@@ -119,11 +135,14 @@ def build(folder: Path, python: Path) -> None:
     places = {"/opt/uv/bin/uv": str(UV), "/opt/hone": str(folder / "hone"), "/tmp/excludes.txt": f"{work}/excludes.txt"}
     run_of_image(INSTALL, places, folder, work)
 
-    # As for the image: in a file of this kind, uv takes the versions and their hashes from the constraints.
-    (work / "pyproject.toml").write_text(f'[project]\nname = "tools"\nversion = "0"\ndependencies = {TOOLS}\n')
-    options = ["--target", folder / "tools", "--requirement", "pyproject.toml", "--constraint", "constraints.txt"]
-    call([*pip, *options], cwd=work)
+    call([*pip, "--target", folder / "tools", *chosen(TOOLS, ROOT / "constraints.txt", work)], cwd=work)
     (folder / "done").touch()
+
+
+def chosen(names: list[str], constraints: Path, work: Path) -> list[str | Path]:
+    """Options of `uv pip install` for packages at the versions and hashes of a file, as Dockerfile.rocm gives them."""
+    (work / "pyproject.toml").write_text(f'[project]\nname = "chosen"\nversion = "0"\ndependencies = {names}\n')
+    return ["--requirement", "pyproject.toml", "--constraint", constraints]
 
 
 def add_hone(folder: Path) -> None:
@@ -139,15 +158,15 @@ def variables(folder: Path) -> dict[str, str]:
     found = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "VIRTUAL_ENV")}
     found["PATH"] = os.pathsep.join([str(CODE / "hone/bin"), str(folder / "base/bin"), os.environ["PATH"]])
     found["PYTHONPATH"] = os.pathsep.join(str(part) for part in (CODE / "hone", folder / "hone", folder / "tools"))
-    return found | {"INSTALL_TORCH": "0", "HONE_OLDEST_TARGET": str(folder / "hone"), "HONE_OLDEST_CHECK": CHECK}
+    return found | {"INSTALL_TORCH": "0", "HONE_BASE_TARGET": str(folder / "hone"), "HONE_BASE_CHECK": CHECK}
 
 
-def remove_others(folder: Path) -> None:
-    """Remove environments of other digests that nobody uses now: each has gigabytes."""
-    for other in CACHE.iterdir():
+def remove_others(folder: Path, base: Base) -> None:
+    """Remove the base's environments of other digests that nobody uses now: each has gigabytes."""
+    for other in CACHE.glob(f"{base.torch}-*"):
         if not other.is_dir() or other == folder:
             continue
-        with other.with_suffix(".lock").open("w") as file:
+        with lock_of(other).open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -159,7 +178,7 @@ def run_of_image(command: str, places: dict[str, str], folder: Path, at: Path) -
     """Run a command of Dockerfile.rocm with other paths, each of which must be in it."""
     for old, new in places.items():
         if old not in command:
-            raise SystemExit(f"tests/oldest/environment.py expects {old} in this command of Dockerfile.rocm: {command}")
+            raise SystemExit(f"tests/bases/environment.py expects {old} in this command of Dockerfile.rocm: {command}")
         command = command.replace(old, new)
     call(["sh", "-euc", command], cwd=at, env=variables(folder))
 

@@ -1,4 +1,4 @@
-"""What Dockerfile.rocm installs on the oldest base; run by `make test-oldest` alone, in that environment."""
+"""What Dockerfile.rocm installs on a base; run by `make test-bases` alone, in its environments."""
 
 import importlib.metadata
 import os
@@ -12,18 +12,19 @@ import hone_trainer.device
 import pytest
 import torch
 import transformers
-from base_images import OLDEST
+from base_images import BASES
 
-TARGET = Path(os.environ.get("HONE_OLDEST_TARGET", ""))
+TARGET = Path(os.environ.get("HONE_BASE_TARGET", ""))
+BASE = next((base for base in BASES if base.torch == os.environ.get("HONE_BASE")), BASES[0])
 OF_THE_BASE = re.compile(r"torch|triton|nvidia|cuda|libcu", re.IGNORECASE)
 pytestmark = pytest.mark.skipif(
-    "HONE_OLDEST_TARGET" not in os.environ, reason="runs in the environment of `make test-oldest`"
+    "HONE_BASE_TARGET" not in os.environ, reason="runs in the environment of `make test-bases`"
 )
 
 
-def test_this_is_the_python_and_the_torch_of_the_oldest_base() -> None:
-    assert f"{sys.version_info[0]}.{sys.version_info[1]}" == OLDEST.python
-    assert torch.__version__.partition("+")[0] == OLDEST.torch
+def test_this_is_the_python_and_the_torch_of_the_base() -> None:
+    assert f"{sys.version_info[0]}.{sys.version_info[1]}" == BASE.python
+    assert torch.__version__.partition("+")[0] == BASE.torch
     assert TARGET not in Path(torch.__file__).parents
 
 
@@ -47,6 +48,7 @@ def test_the_device_is_found() -> None:
 @pytest.mark.parametrize(("needed", "refused"), [("torch>=2.10,<2.14", False), ("torch>=99", True)])
 def test_the_image_is_not_built_on_another_torch(tmp_path: Path, needed: str, refused: bool) -> None:
     (tmp_path / "pyproject.toml").write_text(f'[project]\ndependencies = ["pydantic>=2", "{needed}"]\n')
-    done = subprocess.run(["sh", "-c", os.environ["HONE_OLDEST_CHECK"]], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(["sh", "-c", os.environ["HONE_BASE_CHECK"]], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode != 0) == refused, done.stderr
-    assert (f"BASE_IMAGE has torch {OLDEST.torch}, and Hone needs {needed}" in done.stderr) == refused
+    found = importlib.metadata.version("torch")
+    assert (f"BASE_IMAGE has torch {found}, and Hone needs {needed}" in done.stderr) == refused
