@@ -73,5 +73,5 @@ cluster-up: ## start the local one-node Kubernetes (Linux, root, Go); built on t
 cluster-down: ## stop it; its state and its images stay
 	tests/cluster/local/cluster down
 
-.PHONY: help install constraints demo demo-cluster test lint generate pod-schema test-unit test-trainer test-server \
+.PHONY: help install constraints demo demo-cluster test lint generate pod-schema test-unit test-trainer test-server test-bases \
 	test-long soak test-cluster cluster-up cluster-down
