@@ -145,7 +145,7 @@ class Crowd:
         """The first answer to a question with a seed is that of all later ones."""
         with self._lock:
             first = self._sampled.setdefault((question.model, question.text, seed), answer)
-        assert answer == first, (question, seed)
+        assert answer == first, (question, seed, answer, first)
 
     def address(self) -> tuple[str, int]:
         split = urlsplit(self.url)
