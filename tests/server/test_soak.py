@@ -181,9 +181,12 @@ def test_clients_retry_and_the_same_models_come_back_when_the_engine_is_killed(w
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(let_all_ask, crowd, turns, CLIENTS, draw)
         try:
-            for _ in range(KILLS):
+            for kill in range(KILLS):
                 answered = crowd.asked.total() + draw.randrange(CLIENTS, 2 * CLIENTS)
                 until(lambda enough=answered: asking.done() or crowd.asked.total() >= enough, IDLE_SECONDS)
+                print(f"kill {kill + 1}; requests so far: {crowd.asked.total()}")
+                if asking.done():  # a client has failed, and all have stopped
+                    break
                 is_ready.clear()
                 engine.kill()
                 engine.start()
