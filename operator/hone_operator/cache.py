@@ -10,8 +10,9 @@ import zlib
 from collections import defaultdict
 from typing import NamedTuple
 
-from hone_operator import deepjson, sizes
+from hone_operator import deepjson, podfields, sizes
 from hone_operator.ownership import owner_key
+from hone_operator.podroom import Place
 from hone_operator.resources import (
     CHILDREN,
     CLAIMS,
@@ -25,7 +26,7 @@ from hone_operator.resources import (
     Resource,
     is_terminal,
 )
-from hone_operator.retention import PARTIAL, PodBudget, is_complete, is_made, reduce
+from hone_operator.retention import PARTIAL, PodBudget, Unknown, is_complete, is_made, reduce
 from hone_operator.texts import cut_all
 
 REMEMBERED_SECONDS = 600.0
@@ -84,6 +85,9 @@ class Cache:
         metadata.pop("managedFields", None)
         body.setdefault("apiVersion", resource.api_version)
         body.setdefault("kind", resource.kind)
+        if resource == PODS:
+            self._pods.release(Place(namespace, name))
+            body = podfields.select_fields(body)
         if resource in CHILDREN:  # an owner's status is Hone's own
             cut_all(body.get("status") or {})
         body = sizes.bound(body)
@@ -107,6 +111,8 @@ class Cache:
         self._remember(deleted, math.inf if for_good else version)
         namespace, name = metadata.get("namespace", ""), metadata["name"]
         known = self._known(resource, namespace, name)
+        if known is None and resource == PODS:
+            self._pods.release(Place(namespace, name))
         if known is None or _identity(known)[1] != metadata["uid"]:
             return
         self._forget(resource, namespace, name)
@@ -123,10 +129,16 @@ class Cache:
         """Note that the pods of this owner have been read."""
         self._lacking.discard(owner)
 
+    def unknown_pods(self, owner: Key) -> Unknown:
+        """Return how many pods of this owner there is no room for."""
+        return self._pods.unknown(owner)
+
     def keep_only(self, resource: Resource, namespace: str, uids: set[str], version: int) -> list[Object]:
         """Forget what a list at `version` did not have. Returns what is gone."""
         self._listed[resource, namespace] = version
         gone = []
+        if resource == PODS:
+            self._pods.keep_only(namespace, uids)
         for space, objects in self._spaces(resource, namespace).items():
             for name, found in objects.items():
                 known_version, uid = _identity(found)
@@ -195,29 +207,65 @@ class Cache:
         return self._objects[resource].get(namespace, {}).get(name)
 
     def _keep(self, resource: Resource, body: Object) -> bool:
-        owner, metadata = owner_key(resource, body), body["metadata"]
+        owner = owner_key(resource, body)
         kept = _worth_keeping(resource, body, owner_is_finished=owner in self._finished)
         if kept is None:
             return False
+        if resource == PODS:
+            return self._keep_pod(owner, body)
         if isinstance(kept, dict) and resource in CHILDREN:
             if not (owner and self.has(owner) and is_made(resource, body)):
                 kept = reduce(body)
-            elif resource == PODS and is_complete(body):
-                kept = self._pods.admit(body)
             elif resource == CONFIGMAPS:
                 kept = _packed(body)
+        self._store(resource, owner, body["metadata"], kept)
+        return True
+
+    def _store(self, resource: Resource, owner: Key | None, metadata: Object, kept: Object | _Packed) -> None:
         self._objects[resource][metadata.get("namespace", "")][metadata["name"]] = kept
         if owner:
             self._children[owner].add((resource, metadata["name"]))
-            if resource == PODS and isinstance(kept, dict) and PARTIAL in kept:
+
+    def _keep_pod(self, owner: Key | None, body: Object) -> bool:
+        """Keep a pod as far as there is room. Returns whether somebody should look at its owner."""
+        has_owner = owner is not None and self.has(owner)
+        if not has_owner or PARTIAL in body:
+            is_kept = self._keep_reduced(owner, reduce(body))
+            if owner and is_kept:
                 self._lacking.add(owner)
+            return is_kept or has_owner
+        others = self._pods.admit(owner, body) if is_complete(body) else None
+        if others is None:
+            self._keep_reduced(owner, _without_spec(body), has_room=False)
+            return True
+        self._store(PODS, owner, body["metadata"], body)
+        for place in others:
+            other = self._objects[PODS][place.namespace][place.name]
+            assert isinstance(other, dict)  # of pods none is packed
+            self._forget(PODS, *place)
+            self._keep_reduced(owner_key(PODS, other), _without_spec(other), has_room=False)
+        return True
+
+    def _keep_reduced(self, owner: Key | None, body: Object, *, has_room: bool = True) -> bool:
+        """Keep a pod of which the most is left out. `has_room`: whether that is for another reason than room."""
+        others = self._pods.admit_reduced(owner, body)
+        if others is None:
+            self._pods.note(owner, body, is_dropped=True)
+            return False
+        self._store(PODS, owner, body["metadata"], body)
+        if not has_room:
+            self._pods.note(owner, body, is_dropped=False)
+        for place in others:
+            other = _unpacked(self._objects[PODS][place.namespace][place.name])
+            self._forget(PODS, *place)
+            self._pods.note(owner_key(PODS, other), other, is_dropped=True)
         return True
 
     def _forget(self, resource: Resource, namespace: str, name: str) -> None:
         of_namespace = self._objects[resource][namespace]
         known = _unpacked(of_namespace.pop(name))
         if resource == PODS:
-            self._pods.release(namespace, name)
+            self._pods.release(Place(namespace, name))
         if not of_namespace:
             del self._objects[resource][namespace]
         if owner := owner_key(resource, known):
@@ -261,6 +309,10 @@ def _worth_keeping(resource: Resource, body: Object, *, owner_is_finished: bool)
         return _packed({part: body[part] for part in parts if part in body})
     has_ended = (body.get("status") or {}).get("phase") in ("Succeeded", "Failed")
     return None if resource != PODS or has_ended else body
+
+
+def _without_spec(pod: Object) -> Object:
+    return reduce(pod, with_status=True) | {"spec": {"containers": []}}
 
 
 def _packed(body: Object) -> _Packed:

@@ -38,7 +38,7 @@ from hone_operator.resources import (
 )
 from hone_operator.serviceview import ObservedInferenceService
 from hone_operator.texts import LONGEST_EVENT, cut
-from hone_operator.troubles import TRIES, Trouble, Troubles, describe, hidden, troubles_alone, unread
+from hone_operator.troubles import TRIES, Trouble, Troubles, crowded, describe, hidden, troubles_alone, unread
 from hone_operator.workqueue import WorkQueue
 
 WORKERS = 8
@@ -131,10 +131,14 @@ class Controller:
             await self._write_status(key, owner, troubles_alone(owner, now, [lacking]) if lacking.is_known else None)
             self.queue.add_after(key, UNREAD_SECONDS)
             return "requeue_after"
+        if (crowd := crowded(key, owner, self.cache.unknown_pods(key))) and crowd.stops_pods:
+            await self._write_status(key, owner, troubles_alone(owner, now, [crowd]))
+            self.queue.add_after(key, UNREAD_SECONDS)
+            return "requeue_after"
         if not self.queue.wants_whole(key) and await self._tell_progress(key, owner, now):
             return "success"
         observed = await self._observe(key, owner, now)
-        observed.troubles = hidden(observed.found, owner)
+        observed.troubles = hidden(observed.found, owner) + ([crowd] if crowd else [])
         plan = decide(observed, now)
         actions = [bind(action, observed.found) for action in plan.actions]
         spec = owner["metadata"]["uid"], owner["metadata"].get("generation") or 0

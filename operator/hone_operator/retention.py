@@ -3,17 +3,19 @@
 One process works for all users of a cluster, and anybody may write objects with Hone's labels. In: a child, and whether
 its owner exists. Out: all of it, or PARTIAL: who it is and whose. A child is kept in full only where a pass may need
 all of it: its owner exists, and Hone makes a child of this kind and name. Of an owner's children there are then few.
-Pods, of which there may be any number, have a limit for each namespace. observe.py reads what is kept in part when a
-pass needs it.
+Pods, of which there may be any number, share one limit for all namespaces, and whoever has most gives way: podroom.py.
+observe.py reads what is kept in part when a pass needs it.
 """
 
 import logging
 from collections import defaultdict
+from typing import NamedTuple
 
 from hone_api.layout import COMPONENT_LABEL, FINETUNEJOB_LABEL, INFERENCESERVICE_LABEL, MANAGED_BY_LABEL
 
 from hone_operator import adapters, children, sizes
 from hone_operator.ownership import owner_key
+from hone_operator.podroom import Place, Room
 from hone_operator.resources import (
     AUTOSCALERS,
     BUDGETS,
@@ -32,10 +34,12 @@ from hone_operator.texts import cut
 
 PARTIAL = "partial"
 """The field of a kept child that says that there is more of it."""
-PODS_BYTES = 128 << 20
-"""Of memory for the pods of a namespace: more than a thousand usual ones."""
-LARGEST_STATUS = 16 << 10
-"""Of memory, of a pod for which there is no room."""
+PODS_BYTES = 64 << 20
+"""Of memory for all pods: more than ten thousand usual ones."""
+REDUCED_BYTES = 32 << 20
+"""Of memory for what is kept of other pods."""
+LARGEST_STATUS = 8 << 10
+"""Of memory, of a pod for which there is no room. A usual one has a third of it."""
 _METADATA = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
 _LABELS = (
     MANAGED_BY_LABEL,
@@ -81,41 +85,72 @@ def reduce(child: Object, *, with_status: bool = False) -> Object:
     return found
 
 
+class Unknown(NamedTuple):
+    """How many pods of an owner have no room: of `reduced` ones the status is kept, of `dropped` ones nothing."""
+
+    reduced: int
+    dropped: int
+
+
 class PodBudget:
-    """The memory that the pods of each namespace take."""
+    """The memory that all pods take, and the pods for which there is no room."""
 
     def __init__(self) -> None:
-        self._bytes: dict[str, dict[str, int]] = defaultdict(dict)
-        self._sums: dict[str, int] = defaultdict(int)
+        self._full, self._reduced = Room(PODS_BYTES), Room(REDUCED_BYTES)
+        self._without: dict[Key | None, dict[Place, tuple[str, bool]]] = defaultdict(dict)
+        self._owners: dict[Place, Key | None] = {}
         self._reported: set[str] = set()
 
-    def admit(self, pod: Object) -> Object:
-        """Return the pod, or its status and metadata alone where there is no room for more."""
-        namespace, name = pod["metadata"].get("namespace", ""), pod["metadata"]["name"]
-        needed = sizes.measure(pod)
-        if self._sums[namespace] + needed <= PODS_BYTES:
-            self._bytes[namespace][name] = needed
-            self._sums[namespace] += needed
-            return pod
-        if namespace not in self._reported:
-            self._reported.add(namespace)
-            logger.warning(
-                "The pods with Hone's labels in namespace %s take more than %d MiB of memory: of further ones only the "
-                "status is kept",
-                namespace,
-                PODS_BYTES >> 20,
-            )
-        return reduce(pod, with_status=True) | {"spec": {"containers": []}}
+    def admit(self, owner: Key | None, pod: Object) -> list[Place] | None:
+        """Return the pods that have to be reduced for this one; None where it is this one."""
+        return self._full.take(place_of(pod), owner, sizes.measure(pod))
 
-    def release(self, namespace: str, name: str) -> None:
-        """Take back what a pod has."""
-        of_namespace = self._bytes.get(namespace)
-        if of_namespace is None:
-            return
-        self._sums[namespace] -= of_namespace.pop(name, 0)
-        if not of_namespace:
-            del self._bytes[namespace], self._sums[namespace]
-            self._reported.discard(namespace)
+    def admit_reduced(self, owner: Key | None, pod: Object) -> list[Place] | None:
+        """Return the pods that have to be dropped for a reduced one; None where it is this one."""
+        return self._reduced.take(place_of(pod), owner, sizes.measure(pod))
+
+    def note(self, owner: Key | None, pod: Object, *, is_dropped: bool) -> None:
+        """Note a pod for which there is no room."""
+        place = place_of(pod)
+        self._owners[place] = owner
+        self._without[owner][place] = pod["metadata"]["uid"], is_dropped
+        if place.namespace not in self._reported:
+            self._reported.add(place.namespace)
+            logger.warning(
+                "All pods with Hone's labels take more than %d MiB of memory. Namespace %s has most: of some of its "
+                "pods only the status is kept",
+                PODS_BYTES >> 20,
+                place.namespace,
+            )
+
+    def unknown(self, owner: Key) -> Unknown:
+        """Return how many pods of an owner have no room."""
+        found = [is_dropped for _, is_dropped in self._without.get(owner, {}).values()]
+        return Unknown(len(found) - sum(found), sum(found))
+
+    def release(self, place: Place) -> None:
+        """Forget a pod, and take back what it has."""
+        self._full.release(place)
+        self._reduced.release(place)
+        if place in self._owners:
+            owner = self._owners.pop(place)
+            del self._without[owner][place]
+            if not self._without[owner]:
+                del self._without[owner]
+            if not self._owners:
+                self._reported.clear()
+
+    def keep_only(self, namespace: str, uids: set[str]) -> None:
+        """Forget the pods without room that a list did not have."""
+        for places in list(self._without.values()):
+            for place, (uid, _) in list(places.items()):
+                if namespace in ("", place.namespace) and uid not in uids:
+                    self.release(place)
+
+
+def place_of(pod: Object) -> Place:
+    """Return namespace and name of a pod."""
+    return Place(pod["metadata"].get("namespace", ""), pod["metadata"]["name"])
 
 
 def _names(resource: Resource, owner: Key) -> tuple[str, ...]:

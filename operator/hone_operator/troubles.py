@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from hone_api.layout import MANAGED_BY_LABEL, MANAGER
+from hone_api.layout import FINETUNEJOB_LABEL, INFERENCESERVICE_LABEL, MANAGED_BY_LABEL, MANAGER
 from hone_api.reasons import API_FAILING, CHILD_CONTESTED, CHILD_HIDDEN, CHILD_REFUSED, HoneError
 
 from hone_operator import readiness
@@ -17,7 +17,8 @@ from hone_operator.conditions import Conditions
 from hone_operator.invalidfields import explain_invalid
 from hone_operator.plan import Action, Apply, Create, Delete, Plan, name_of
 from hone_operator.refusals import refused
-from hone_operator.resources import DEPLOYMENTS, Key, Object, is_controlled_by, is_terminal
+from hone_operator.resources import DEPLOYMENTS, FINETUNEJOBS, Key, Object, is_controlled_by, is_terminal
+from hone_operator.retention import Unknown
 
 SYNCED = "Synced"
 TRIES = 3
@@ -101,6 +102,22 @@ def hidden(children: Sequence[Object], owner: Object) -> list[Trouble]:
             words = f"{what} has {MANAGED_BY_LABEL}={value or ''} instead of {MANAGER}, so Hone can't see how it is"
             found.append(Trouble(HoneError(CHILD_HIDDEN, words)))
     return found
+
+
+def crowded(key: Key, owner: Object, unknown: Unknown) -> Trouble | None:
+    """Return what to report of an object's pods for which the operator has no memory; a result needs none."""
+    if not any(unknown) or is_terminal(owner):
+        return None
+    label = FINETUNEJOB_LABEL if key.resource == FINETUNEJOBS else INFERENCESERVICE_LABEL
+    count = f"{sum(unknown)} pods with this {key.resource.kind}'s labels are known in part"
+    if unknown.dropped:
+        count = f"{unknown.dropped} pods with this {key.resource.kind}'s labels are not known, so nothing is done"
+    words = f"{count}: pods with Hone's labels take more memory than the operator has for them, most of it here"
+    remedy = (
+        f"Delete those that Hone did not make. See: kubectl get pods --namespace {key.namespace} "
+        f"--selector {MANAGED_BY_LABEL}={MANAGER},{label}={key.name}"
+    )
+    return Trouble(HoneError(CHILD_HIDDEN, words, remedy=remedy), stops_pods=bool(unknown.dropped))
 
 
 def troubles_alone(owner: Object, now: datetime, troubles: Sequence[Trouble]) -> Plan:

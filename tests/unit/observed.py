@@ -10,6 +10,7 @@ from hone_api.inferenceservice import InferenceService
 from hone_operator import children, engine, inferenceservice, trainer
 from hone_operator.jobview import ObservedFineTuneJob
 from hone_operator.parsing import parse
+from hone_operator.podfields import select_fields
 from hone_operator.podspec import Images
 from hone_operator.resources import Object
 
@@ -62,7 +63,7 @@ def observed_job(
         config_map=stored(children.config_map(owner)),
         claim=stored(children.claim(owner, declared)),
         job=stored(trainer.train_job(owner, declared, IMAGE), conditions=job_conditions or [], failed=len(pods)),
-        pods=list(pods),
+        pods=[select_fields(pod) for pod in pods],
         **more,
     )
 
@@ -142,6 +143,7 @@ def observed_service(owner: Object, *jobs: Object, **more: Any) -> inferenceserv
     """An InferenceService, and the FineTuneJobs that there are."""
     found: dict[str, Object | None] = {job["metadata"]["name"]: job for job in jobs}
     declared = parse(InferenceService, owner)
+    more["pods"] = [select_fields(pod) for pod in more.get("pods", [])]
     return inferenceservice.ObservedInferenceService(owner, declared, IMAGES, jobs=found, **more)
 
 

@@ -23,7 +23,9 @@ VERBS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("items", "list", "_list"), ("list",)),
     **dict.fromkeys(("create", "try_create"), ("create",)),
     **dict.fromkeys(("patch", "apply"), ("patch",)),
-    "replace": ("update",), "delete": ("delete",), "watch": ("watch",),
+    "replace": ("update",),
+    "delete": ("delete",),
+    "watch": ("watch",),
 }
 """Verbs of the client's methods, and of functions that hand a kind on to these."""
 ACTIONS = {

@@ -10,6 +10,8 @@ from hone_api.layout import MANAGED_BY_LABEL, MANAGER
 from hone_operator import retention, sizes
 from hone_operator.cache import Cache
 from hone_operator.observe import Observer
+from hone_operator.podfields import select_fields
+from hone_operator.podroom import Place, Room
 from hone_operator.resources import (
     AUTOSCALERS,
     BUDGETS,
@@ -26,6 +28,9 @@ from hone_operator.resources import (
     Object,
     Resource,
 )
+from hone_operator.troubles import crowded
+from hypothesis import given
+from hypothesis import strategies as st
 
 LABELS = {FINETUNEJOBS: "hone.dev/finetunejob", INFERENCESERVICES: "hone.dev/inferenceservice"}
 MADE = [
@@ -107,27 +112,121 @@ def test_what_anybody_labels_takes_little_memory(
     assert memory_of(cache) < 300_000
 
 
-def test_the_pods_of_a_namespace_share_their_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "PODS_BYTES", 20_000)
+def pod_of(namespace: str, of: str, number: int, size: int = 1500, version: int = 1) -> Object:
+    body = child(FINETUNEJOBS, PODS, f"{of}-{number}", version, status={"phase": "Running", "podIP": "1.2.3.4"})
+    body["metadata"] |= {"namespace": namespace, "uid": f"{namespace}-{of}-{number}"}
+    body["metadata"]["labels"] |= {LABELS[FINETUNEJOBS]: of}
+    body["spec"]["nodeSelector"] = {"a": "x" * size}
+    return body
+
+
+def owner_of(cache: Cache, namespace: str, name: str) -> Key:
+    body = owner(FINETUNEJOBS)
+    body["metadata"] |= {"namespace": namespace, "name": name, "uid": f"{namespace}-{name}"}
+    cache.put(FINETUNEJOBS, body)
+    return Key(FINETUNEJOBS, namespace, name)
+
+
+def complete(cache: Cache, key: Key) -> int:
+    return sum(retention.is_complete(pod) for pod in cache.children(key, PODS))
+
+
+@pytest.fixture
+def little_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "PODS_BYTES", 60_000)
+    monkeypatch.setattr(retention, "REDUCED_BYTES", 60_000)
+
+
+@pytest.mark.usefixtures("little_room")
+@pytest.mark.parametrize("flood_first", [True, False])
+@pytest.mark.parametrize("place", [("theirs", "flood"), ("team", "flood")])
+def test_a_flood_of_pods_costs_its_own_object_alone(flood_first: bool, place: tuple[str, str]) -> None:
     cache = Cache()
-    cache.put(FINETUNEJOBS, owner(FINETUNEJOBS))
-
-    def put(number: int, version: int = 1) -> bool:
-        body = child(FINETUNEJOBS, PODS, f"pod-{number}", version, status={"phase": "Running", "podIP": "1.2.3.4"})
-        body["spec"]["containers"][0]["args"] = ["x" * 1500]
+    flood, small = owner_of(cache, *place), owner_of(cache, "team", "small")
+    floods = [pod_of(*place, number) for number in range(200)]
+    smalls = [pod_of("team", "small", number) for number in range(4)]
+    for body in floods + smalls if flood_first else smalls + floods:
         cache.put(PODS, body)
-        return retention.is_complete(cache.get(PODS, "team", f"pod-{number}") or {})
+    assert complete(cache, small) == 4
+    assert cache.unknown_pods(small) == (0, 0)
+    assert 2 < complete(cache, flood) < 20
+    assert memory_of(cache) < 150_000
+    unknown = cache.unknown_pods(flood)
+    assert complete(cache, flood) + sum(unknown) == 200
+    assert len(cache.children(flood, PODS)) + unknown.dropped == 200
+    trouble = crowded(flood, cache.get(*_place(flood)) or {}, unknown)
+    assert trouble
+    assert trouble.stops_pods
+    assert f"--selector app.kubernetes.io/managed-by=hone,hone.dev/finetunejob={flood.name}" in trouble.error.sentence()
+    for body in floods:
+        body["metadata"]["resourceVersion"] = "2"
+        cache.remove(PODS, body)
+    assert cache.unknown_pods(flood) == (0, 0)
+    assert all(cache.put(PODS, pod_of(*place, number, version=3)) for number in range(3))
+    assert complete(cache, flood) == 3
 
-    kept = [put(number) for number in range(20)]
-    assert kept == sorted(kept, reverse=True)
-    assert 2 < sum(kept) < 15
-    assert [put(number, 2) for number in range(20)] == kept  # a new version takes the place of the one before
-    [last] = [pod for pod in cache.all(PODS) if pod["metadata"]["name"] == "pod-19"]
-    assert last["status"] == {"phase": "Running", "podIP": "1.2.3.4"}
-    assert last["spec"] == {"containers": []}
-    for number in range(20):
-        cache.remove(PODS, child(FINETUNEJOBS, PODS, f"pod-{number}", 3))
-    assert all(put(number, 4) for number in range(3))
+
+def _place(key: Key) -> tuple[Resource, str, str]:
+    return key.resource, key.namespace, key.name
+
+
+@pytest.mark.usefixtures("little_room")
+def test_many_objects_of_a_namespace_have_no_more_room_than_one() -> None:
+    cache = Cache()
+    small = owner_of(cache, "team", "small")
+    for number in range(3):
+        cache.put(PODS, pod_of("team", "small", number))
+    for other in range(50):
+        owner_of(cache, "theirs", f"flood-{other}")
+        for number in range(3):
+            cache.put(PODS, pod_of("theirs", f"flood-{other}", number))
+    assert complete(cache, small) == 3
+
+
+@pytest.mark.usefixtures("little_room")
+def test_pods_without_an_object_are_bounded_too_and_a_list_forgets_the_dropped() -> None:
+    cache, bodies = Cache(), [pod_of("team", "nobody", number) for number in range(300)]
+    for body in bodies:
+        cache.put(PODS, body)
+    assert memory_of(cache) < 70_000
+    key = owner_of(cache, "team", "nobody")
+    assert cache.lacks_pods(key)
+    assert cache.unknown_pods(key).dropped > 100
+    cache.keep_only(PODS, "", set(), 10)
+    assert cache.unknown_pods(key) == (0, 0)
+    assert memory_of(cache) < 2000
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xy"), st.integers(0, 5), st.integers(0, 40))))
+def test_room_is_never_exceeded_and_nobody_loses_a_fair_share(steps: list[tuple[str, str, int, int]]) -> None:
+    room, held = Room(100), dict[Place, tuple[str, int]]()
+    for space, of, number, size in steps:
+        place = Place(space, f"{of}{number}")
+        held.pop(place, None)
+        if size == 0:
+            room.release(place)
+            continue
+        before = {each: sum(n for p, (_, n) in held.items() if p.namespace == each) for each in "ab"}
+        gone = room.take(place, of, size)
+        for victim in gone or []:
+            held.pop(victim)
+        if gone is not None:
+            held[place] = of, size
+            assert all(before[victim.namespace] > 50 or victim.namespace == space for victim in gone)
+        else:
+            assert before[space] + size > 50
+        assert sum(size for _, size in held.values()) <= 100
+        assert {each: size for each, (_, size) in held.items()} == {each: n for each, (_, n) in room._pods.items()}
+
+
+def test_what_hone_does_not_read_of_a_pod_takes_nothing() -> None:
+    body = child(FINETUNEJOBS, PODS, "any")
+    small = sizes.measure(select_fields(body))
+    many = [{"name": "a"}] * 4000
+    body["spec"] |= {"containers": [{"name": "a", "env": many}], "volumes": [], "hostAliases": many}
+    body["metadata"] |= {"annotations": {"a": "b" * 100_000}, "managedFields": many, "finalizers": ["a/b"] * 100}
+    body["status"]["hostIPs"] = many
+    assert sizes.measure(select_fields(body)) < small + 1000
 
 
 def test_a_claim_of_usual_size_is_kept_without_its_owner() -> None:
