@@ -181,11 +181,35 @@ class Executor:
         try:
             return await self._api.apply(resource, body)
         except ApiError as error:
-            is_mixed = error.status == 422 and takeover.excludes_another(error.message)
-            if not is_mixed or not (patch := takeover.take_over_spec(await self._reread(resource, body))):
+            if error.status != 422 or not takeover.excludes_another(error.message):
                 raise
-            body = await self._take_over(resource, patch, body)
-        return await self._api.apply(resource, body)
+            found = await self._reread(resource, body)
+            patch = takeover.take_over_named(found, body, error.message)
+            if patch is None or not await self._is_right_alone(resource, body):
+                raise
+        return await self._apply_instead(resource, found, patch, body)
+
+    async def _apply_instead(self, resource: Resource, found: Object, patch: Object, body: Object) -> Object:
+        """Apply a child in place of what others wrote. They get their fields back where it is refused all the same."""
+        namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
+        taken = await self._api.patch(resource, namespace, name, patch)
+        if "resourceVersion" in body["metadata"]:
+            version = taken["metadata"]["resourceVersion"]
+            body = body | {"metadata": body["metadata"] | {"resourceVersion": version}}
+        try:
+            return await self._api.apply(resource, body)
+        except ApiError:
+            await self._api.patch(resource, namespace, name, takeover.give_back(found, taken))
+            raise
+
+    async def _is_right_alone(self, resource: Resource, body: Object) -> bool:
+        """Whether the API server would take the child without what others wrote, by a dry run."""
+        metadata = {name: value for name, value in body["metadata"].items() if name not in ("uid", "resourceVersion")}
+        try:
+            await self._try(resource, body | {"metadata": metadata})
+        except ApiError:
+            return False
+        return True
 
     async def _take_over(self, resource: Resource, patch: Object, body: Object) -> Object:
         """Take over fields. Return the child as it is to be applied now, with the version that it then has."""

@@ -182,6 +182,29 @@ def test_what_others_add_stays_when_the_api_server_refuses_a_value(world: World,
     assert found["spec"]["minReadySeconds"] == 30
 
 
+PORTS = [{"containerPort": 9000, "hostPort": 7000}, {"containerPort": 9001, "hostPort": 7000}]
+TWICE = {"name": "side", "image": "own:1", "restartPolicy": "Always", "ports": PORTS}
+
+
+def test_what_others_add_stays_when_the_spec_itself_has_a_value_twice(world: World, space: str) -> None:
+    serve(world, space)
+    template = {"spec": {"containers": [{"name": "audit", "image": "own:1"}]}}
+    found = world.get(DEPLOYMENTS, space, NAME)
+    assert found
+    pod_of(found)["containers"] += template["spec"]["containers"]
+    found["spec"]["minReadySeconds"] = 30
+    world.replace(DEPLOYMENTS, found)
+    world.settle(space)
+    with contextlib.suppress(Refused):
+        change(world, space, pod={"initContainers": [TWICE]})
+    change(world, space, pod={"env": [{"name": "A", "value": "b"}]})
+    found = world.get(DEPLOYMENTS, space, NAME)
+    assert found
+    assert found["spec"]["minReadySeconds"] == 30
+    assert [each["name"] for each in pod_of(found)["containers"]][1:] == ["audit"]
+    assert {"name": "A", "value": "b"} in pod_of(found)["containers"][0]["env"]
+
+
 def test_an_engine_that_was_moved_is_not_replaced_once_more(world: World, space: str) -> None:
     serve(world, space)
     template = {"metadata": {"annotations": {moving.MOVED: "faq-1"}}}

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+import pytest
 from hone_operator.resources import Object
-from hone_operator.takeover import take_over, take_over_spec
+from hone_operator.takeover import _merged, give_back, take_over, take_over_named
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,18 +67,89 @@ def test_all_of_a_restored_child_is_taken_over() -> None:
     assert kept[1]["fieldsV1"] == {"f:spec": {"f:a": {}}, "f:data": {}}
 
 
-@given(FIELDS, FIELDS)
-def test_what_is_taken_and_what_is_left_are_all_that_there_was(theirs: Object, ours: Object) -> None:
-    found = child(entry("hone", "Apply", ours), entry("kubectl", "Update", theirs))
-    patch = take_over_spec(found)
+ENV = "spec.template.spec.containers[0].env[1]"
+SECRET = 'k:{"name":"SECRET"}'
+PROBE = "spec.template.spec.containers[0].readinessProbe"
+HTTP = 'k:{"containerPort":8001,"protocol":"TCP"}'
+
+
+def container(**fields: Any) -> Object:
+    return {"spec": {"template": {"spec": {"containers": [{"name": "engine", **fields}]}}}}
+
+
+def in_container(fields: Object, name: str = "engine") -> Object:
+    key = f'k:{{"name":"{name}"}}'
+    return {"f:spec": {"f:template": {"f:spec": {"f:containers": {key: fields}}}}}
+
+
+DESIRED = container(
+    env=[{"name": "SECRET", "valueFrom": {}}], readinessProbe={"httpGet": {}}, ports=[{"containerPort": 8000}]
+)
+CASES = {
+    "a value where Hone has a source": (
+        f'{ENV}.valueFrom: Invalid value: "": may not be specified when `value` is not empty',
+        in_container({"f:env": {SECRET: {"f:value": {}, "f:name": {}}}}),
+        in_container({"f:env": {SECRET: {"f:value": {}}}}),
+    ),
+    "another handler of a probe": (
+        f"{PROBE}.tcpSocket: Forbidden: may not specify more than 1 handler type",
+        in_container({"f:readinessProbe": {"f:tcpSocket": {"f:port": {}}, "f:periodSeconds": {}}}),
+        in_container({"f:readinessProbe": {"f:tcpSocket": {"f:port": {}}}}),
+    ),
+    "a port of the same name": (
+        'spec.template.spec.containers[0].ports[1].name: Duplicate value: "http"',
+        in_container({"f:ports": {HTTP: {".": {}, "f:name": {}}, 'k:{"containerPort":9,"protocol":"TCP"}': {}}}),
+        in_container({"f:ports": {HTTP: {".": {}, "f:name": {}}}}),
+    ),
+    "a variable of a container of somebody else's": (
+        f'{ENV}.valueFrom: Invalid value: "": may not be specified when `value` is not empty',
+        in_container({"f:env": {SECRET: {"f:value": {}}}}, "audit"),
+        {},
+    ),
+    "a field that nobody else wrote": (
+        f'{ENV}.valueFrom: Invalid value: "": may not be specified when `value` is not empty',
+        {"f:spec": {"f:minReadySeconds": {}}},
+        {},
+    ),
+    "fields that the sentence names": (
+        "spec: Invalid value: {}: minAvailable and maxUnavailable cannot be both set",
+        {"f:spec": {"f:minAvailable": {}, "f:unhealthyPodEvictionPolicy": {}}},
+        {"f:spec": {"f:minAvailable": {}}},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_only_what_the_refusal_names_is_taken_over(name: str) -> None:
+    message, theirs, taken = CASES[name]
+    others = in_container({"f:image": {}}, "audit") | {"f:metadata": {"f:labels": {}}}
+    found = child(entry("hone", "Apply", {"f:spec": {"f:a": {}}}), entry("kubectl", "Update", _merged(theirs, others)))
+    found |= container(ports=[{"containerPort": 8001, "name": "http"}, {"containerPort": 9}])
+    patch = take_over_named(found, DESIRED, f'Deployment.apps "faq" is invalid: [{message}, {message}]')
+    if not taken:
+        assert patch is None
+        return
+    left, applied = entries_of(patch)
+    assert paths(applied["fieldsV1"]) == paths(taken) | {("f:spec", "f:a")}
+    assert paths(left["fieldsV1"]) == (paths(theirs) | paths(others)) - paths(taken)
+
+
+@given(FIELDS, FIELDS, st.sampled_from([message for message, _, _ in CASES.values()]))
+def test_what_is_taken_and_what_is_left_are_all_that_there_was(theirs: Object, ours: Object, message: str) -> None:
+    found = child(entry("hone", "Apply", ours), entry("kubectl", "Update", theirs)) | container()
+    patch = take_over_named(found, DESIRED, message)
     if patch is None:
-        assert not [path for path in paths(theirs) if path[0] in ("f:spec", "f:data")]
         return
     *left, applied = entries_of(patch)
     all_left = set().union(*(paths(each["fieldsV1"]) for each in left))
-    for path in paths(theirs):
-        is_left = path[0] not in ("f:spec", "f:data") or path[:3] == ("f:spec", "f:template", "f:metadata")
-        assert is_left == (path in all_left), path
     taken = paths(applied["fieldsV1"])
     for path in paths(ours) | (paths(theirs) - all_left):
         assert any(each[: len(path)] == path for each in taken), path
+
+
+def test_what_did_not_help_is_given_back() -> None:
+    before = child(entry("hone", "Apply", {"f:spec": {}}), entry("kubectl", "Update", {"f:spec": {"f:a": {}}}))
+    taken = child(entry("hone", "Apply", {"f:spec": {"f:a": {}}}))
+    taken["metadata"]["resourceVersion"] = "2"
+    patch = give_back(before, taken)["metadata"]
+    assert patch == before["metadata"] | {"resourceVersion": "2"}
