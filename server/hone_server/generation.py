@@ -53,7 +53,7 @@ class Job:
 
     `guide` leads it through its grammar; `shows_all`: special tokens are a part of its text.
     With no `max_tokens` there is no answer but the echo. `tells_end`: the token that ends the answer is told among the
-    log probabilities, as completions have it.
+    log probabilities, as completions have it. `trigger`: the token at which tool calls begin, after free text.
     """
 
     prompt: list[int]
@@ -64,6 +64,7 @@ class Job:
     echo: str = ""
     guide: Guide | None = None
     shows_all: bool = False
+    trigger: int | None = None
     prompt_logprobs: PromptLogprobs | None = None
     tells_end: bool = False
 
@@ -73,6 +74,7 @@ class Piece:
     """The next text of answer number `index`; `tokens` generated so far; the last piece has a finish reason.
 
     `logprobs` belong to the text, and are None when they were not asked for. `times` as in the engine's Tokens.
+    `calls_at`: where in the answer's text, in characters, the job's `trigger` is; None: it has not come.
     """
 
     index: int
@@ -81,6 +83,7 @@ class Piece:
     finish_reason: str | None
     logprobs: list[Told] | None = None
     times: list[float] = field(default_factory=list)
+    calls_at: int | None = None
 
 
 def chat_jobs(model: Model, request: ChatRequest, tools: list[dict[str, Any]] | None = None) -> list[Job]:
@@ -143,6 +146,7 @@ class _Answer:
         self._pending = job.echo
         self._model = model
         self._job = job
+        self._calls_at: int | None = None
         self._told_prompt: list[Told] | None = [] if job.prompt_logprobs is None else None
 
     def is_long(self, chunk: Tokens) -> bool:
@@ -165,6 +169,8 @@ class _Answer:
                     self._logprobs.push(chunk.logprobs[place], offset)
                 break
             self._pending += self._text.push(token)
+            if token == self._job.trigger and self._calls_at is None:
+                self._calls_at = self._text.decoded - len(self._model.token_text([token]))
             if self._logprobs is not None:
                 self._logprobs.push(chunk.logprobs[place], offset)
             if self._text.stopped:
@@ -183,7 +189,7 @@ class _Answer:
             told = [*(self._told_prompt or []), *self._logprobs.tell(shown, everything=everything)]
             self._told_prompt = []
         text, self._pending = self._pending, ""
-        return Piece(self._index, text, self._tokens, finish, told, chunk.times)
+        return Piece(self._index, text, self._tokens, finish, told, chunk.times, self._calls_at)
 
 
 async def stream_job(model: Model, job: Job, index: int, *, stream: bool) -> AsyncIterator[Piece]:

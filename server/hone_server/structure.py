@@ -12,6 +12,7 @@ from typing import Any
 from .errors import ApiError
 from .functions import ChosenFunction, JsonObjectFormat, JsonSchemaFormat, Tool
 from .protocol import ChatRequest, GenerationRequest
+from .toolcalls import CallsBegin
 from .toolformats import GENERIC, MARKS, ToolFormat
 
 MAX_CALLS = 32
@@ -30,7 +31,8 @@ class Structure:
     """What the answers of a request look like. `grammar` is None where any text will do.
 
     param: the field that a refused grammar is blamed on. tools: for the chat template. form: how calls are written;
-    None: there are none. names: of the functions that may be called.
+    None: there are none. names: of the functions that may be called. begin: where calls may begin. trigger: the
+    token at which they do, where that is TOKEN.
     """
 
     grammar: str | None = None
@@ -38,6 +40,8 @@ class Structure:
     tools: list[dict[str, Any]] | None = None
     form: ToolFormat | None = None
     names: set[str] = field(default_factory=set)
+    begin: CallsBegin = CallsBegin.ALWAYS
+    trigger: int | None = None
 
 
 FREE = Structure()
@@ -70,13 +74,15 @@ def structure_of(
     if isinstance(chosen, ChosenFunction):
         callable_tools = [tool for tool in tools if tool.function.name == chosen.function.name]
     is_single = request.parallel_tool_calls is False or isinstance(chosen, ChosenFunction)
+    answer = _answer_schema(request) if is_free else None
+    begin, trigger = _begin_of(form, answer, token_of) if form and is_free else (CallsBegin.ALWAYS, None)
     grammars = _grammars(
         form or GENERIC,
         callable_tools,
         token_of,
         most=1 if is_single else MAX_CALLS,
         free=free_tokens if is_free else None,
-        answer=_answer_schema(request) if is_free else None,
+        answer=answer,
     )
     return Structure(
         grammar=_sized(grammars, "tools"),
@@ -85,7 +91,17 @@ def structure_of(
         tools=[tool.for_template() for tool in tools] if form else None,
         form=form or GENERIC,
         names={tool.function.name for tool in callable_tools},
+        begin=begin,
+        trigger=trigger,
     )
+
+
+def _begin_of(form: ToolFormat, answer: dict[str, Any] | None, token_of: TokenOf) -> tuple[CallsBegin, int | None]:
+    """Return where calls may begin in an answer that may also be text, or JSON by the schema `answer`."""
+    if answer is not None or form.trigger is None:
+        return CallsBegin.FIRST, None
+    token = token_of(form.trigger)
+    return (CallsBegin.MARK, None) if token is None else (CallsBegin.TOKEN, token)
 
 
 def _check_choice(request: ChatRequest) -> None:
@@ -158,7 +174,7 @@ def _grammars(
         rules.append(f"function_{number}: {json.dumps(tool.function.name + form.middle)} @arguments_{number}")
     if free is None:
         rules.append("start: calls")
-    elif answer is not None and form.opening.startswith("{"):
+    elif answer is not None and form.trigger is None:
         message = (
             "this model writes tool calls as JSON, so that response_format and tools can't be told apart in its "
             "answers; leave one of them out, or set tool_choice to 'required' or 'none'"

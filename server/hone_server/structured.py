@@ -43,9 +43,11 @@ async def guide_jobs(model: Model, jobs: list[Job], structure: Structure) -> lis
     lengths = [len(job.prompt) for job in jobs]
     guides = await model.guidance.make_guides(structure.grammar, lengths, structure.param)
     # What begins the calls may be a special token, and the grammar allows no others in the text.
-    shows_all = structure.form is not None and structure.form.trigger is not None
-    return [replace(job, guide=guide, shows_all=shows_all) for job, guide in zip(jobs, guides, strict=True)]
+    shows_all, trigger = structure.form is not None and structure.form.trigger is not None, structure.trigger
+    return [
+        replace(job, guide=guide, shows_all=shows_all, trigger=trigger) for job, guide in zip(jobs, guides, strict=True)
+    ]
 
 
 def choose_wire(structure: Structure) -> ChatWire:
-    return ChatWire() if structure.form is None else ToolWire(structure.form, structure.names)
+    return ChatWire() if structure.form is None else ToolWire(structure.form, structure.names, structure.begin)

@@ -1,11 +1,12 @@
 """How answers look on the wire: chat completions and plain completions. Pure."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 from .generation import Piece
 from .logprobs import chat_logprobs, completion_logprobs
-from .toolcalls import Part, ToolCallParser
+from .toolcalls import CallsBegin, Part, ToolCallParser
 from .toolformats import ToolFormat
 
 
@@ -57,9 +58,8 @@ class ChatWire:
 class ToolWire(ChatWire):
     """Of a chat whose answers may have calls of these functions, written in this form."""
 
-    def __init__(self, form: ToolFormat, names: set[str]) -> None:
-        self._form = form
-        self._names = names
+    def __init__(self, form: ToolFormat, names: set[str], begin: CallsBegin) -> None:
+        self._new_parser = partial(ToolCallParser, form, names, begin)
         self._parsers: dict[int, ToolCallParser] = {}
 
     def choice(self, piece: Piece) -> dict[str, Any]:
@@ -86,9 +86,9 @@ class ToolWire(ChatWire):
 
     def _parse(self, piece: Piece) -> tuple[ToolCallParser, str, list[Part]]:
         if piece.index not in self._parsers:
-            self._parsers[piece.index] = ToolCallParser(self._form, self._names)
+            self._parsers[piece.index] = self._new_parser()
         parser = self._parsers[piece.index]
-        content, parts = parser.push(piece.text)
+        content, parts = parser.push(piece.text, piece.calls_at)
         return parser, content + parser.flush() if piece.finish_reason else content, parts
 
 
@@ -99,8 +99,9 @@ def _call(part: Part) -> dict[str, Any]:
 
 
 def _ended(piece: Piece, parser: ToolCallParser) -> Piece:
-    is_call = parser.calls and piece.finish_reason == "stop"
-    return replace(piece, finish_reason="tool_calls") if is_call else piece
+    """A client may run the calls of an answer that ended with `tool_calls`: none of them was cut by a stop string."""
+    is_called = parser.is_complete and piece.finish_reason == "stop"
+    return replace(piece, finish_reason="tool_calls") if is_called else piece
 
 
 class CompletionWire:

@@ -16,7 +16,7 @@ from hone_server.protocol import ChatRequest
 from hone_server.sampling import Sampling
 from hone_server.sources import Served
 from hone_server.structure import structure_of
-from hone_server.toolcalls import ToolCallParser
+from hone_server.toolcalls import CallsBegin, ToolCallParser
 from hone_server.toolformats import FORMATS, GENERIC, HERMES, LLAMA3, MISTRAL, ToolFormat, find_format
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,12 +37,27 @@ def written(form: ToolFormat, calls: list[tuple[str, str]]) -> str:
     return form.before + form.separator.join(each) + form.after
 
 
-def read(form: ToolFormat, pieces: list[str]) -> tuple[str, list[tuple[str, str]]]:
+def begin_of(form: ToolFormat) -> CallsBegin:
+    """Where calls begin in the answers of a tokenizer that has no token for the trigger."""
+    return CallsBegin.MARK if form.trigger else CallsBegin.FIRST
+
+
+def read(
+    form: ToolFormat, pieces: list[str], begin: CallsBegin | None = None, calls_at: int | None = None
+) -> tuple[str, list[tuple[str, str]]]:
     """What a parser makes of the pieces: the content and the calls."""
-    parser = ToolCallParser(form, NAMES)
-    content, calls = "", list[list[str]]()
+    content, calls, _ = read_all(ToolCallParser(form, NAMES, begin or begin_of(form)), pieces, calls_at)
+    return content, calls
+
+
+def read_all(
+    parser: ToolCallParser, pieces: list[str], calls_at: int | None = None
+) -> tuple[str, list[tuple[str, str]], bool]:
+    """The content, the calls, and whether they are complete. The place of the trigger is known once it has come."""
+    content, calls, pushed = "", list[list[str]](), 0
     for piece in pieces:
-        more, parts = parser.push(piece)
+        pushed += len(piece)
+        more, parts = parser.push(piece, None if calls_at is None or pushed <= calls_at else calls_at)
         content += more
         for part in parts:
             if part.name is not None:
@@ -50,7 +65,8 @@ def read(form: ToolFormat, pieces: list[str]) -> tuple[str, list[tuple[str, str]
                 calls.append([part.name, ""])
             calls[part.index][1] += part.arguments
     assert parser.calls == len(calls)
-    return content + parser.flush(), [(name, arguments) for name, arguments in calls]
+    content += parser.flush()
+    return content, [(name, arguments) for name, arguments in calls], parser.is_complete
 
 
 @given(
@@ -74,12 +90,72 @@ def test_text_without_calls_stays_as_it_is(form: ToolFormat, text: str, size: in
     assert read(form, [text[place : place + size] for place in range(0, len(text), size)]) == (text, [])
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_cut_call_keeps_the_arguments_so_far(form: ToolFormat) -> None:
-    whole = written(form, [("now", '{"zone": "UTC"}')])
-    cut = whole[: whole.index("UTC")]
-    assert read(form, [cut]) == ("", [("now", '{"zone": "')])
-    assert read(form, [whole[: whole.index(form.middle)]])[1] == []
+@given(
+    form=st.sampled_from(FORMS),
+    begin=st.sampled_from(CallsBegin),
+    content=st.sampled_from(["", "Look. ", "The tag is <tool_call>, or [TOOL_CALLS] [ in Mistral's form. "]),
+    calls=st.lists(st.tuples(st.sampled_from(sorted(NAMES)), OBJECTS.map(json.dumps)), min_size=1, max_size=3),
+    size=st.integers(1, 9),
+    data=st.data(),
+)
+def test_a_cut_answer_loses_nothing_and_is_complete_between_calls(
+    form: ToolFormat,
+    begin: CallsBegin,
+    content: str,
+    calls: list[tuple[str, str]],
+    size: int,
+    data: st.DataObject,
+) -> None:
+    """Each character of the cut text is expected in one place, by the pieces of which the text is made."""
+    if begin in (CallsBegin.MARK, CallsBegin.TOKEN) and form.trigger is None:
+        return
+    if begin is not CallsBegin.TOKEN:
+        content = "Look. " if begin is CallsBegin.MARK else ""
+    pieces, ends = [("content", content)], set[int]()
+    for number, (name, arguments) in enumerate(calls):
+        head = f"{form.opening}{name}{form.middle}"
+        pieces += [("head", head if number else form.before + head), ("arguments", arguments)]
+        before = len("".join(piece for _, piece in pieces))
+        pieces.append(("end", form.closing + (form.separator if number < len(calls) - 1 else form.after)))
+        ends |= set(range(before, before + len(pieces[-1][1]) + 1))
+    text = "".join(piece for _, piece in pieces)
+    cut = data.draw(st.integers(0, len(text)))
+    expected_content, expected_calls, rest = "", list[tuple[str, str]](), text[:cut]
+    names = iter(calls)
+    for kind, piece in pieces:
+        got, rest = rest[: len(piece)], rest[len(piece) :]
+        if kind == "content" or (kind == "head" and got != piece):
+            expected_content += got
+        elif kind == "head":
+            expected_calls.append((next(names)[0], ""))
+        elif kind == "arguments" and got:
+            expected_calls[-1] = (expected_calls[-1][0], got)
+    parser = ToolCallParser(form, NAMES, begin)
+    chunks = [text[:cut][place : place + size] for place in range(0, cut, size)]
+    found, found_calls, is_complete = read_all(parser, chunks, len(content))
+    assert (found, found_calls) == (expected_content, expected_calls)
+    assert is_complete == (cut in ends)
+
+
+@given(
+    form=st.sampled_from([HERMES, MISTRAL, SPACED_MISTRAL]), size=st.integers(1, 9), text=st.sampled_from(["[1]", "{}"])
+)
+def test_the_text_of_a_call_is_content_where_no_call_may_begin(form: ToolFormat, size: int, text: str) -> None:
+    """A model that explains the form writes it in ordinary tokens, or in the JSON of an answer."""
+    text += written(form, [("now", "{}")])
+    pieces = [text[place : place + size] for place in range(0, len(text), size)]
+    assert read(form, pieces, CallsBegin.TOKEN) == (text, [])
+    assert read(form, pieces, CallsBegin.FIRST) == (text, [])
+    calls = written(form, [("no", '{"a": "}"}')])
+    pieces += [calls[place : place + size] for place in range(0, len(calls), size)]
+    assert read(form, pieces, CallsBegin.TOKEN, calls_at=len(text)) == (text, [("no", '{"a": "}"}')])
+
+
+@pytest.mark.parametrize("mark", ["", "<|python_tag|>"])
+def test_a_token_before_the_first_call_is_not_shown(mark: str) -> None:
+    text = mark + written(LLAMA3, [("now", "{}")])
+    for begin in (CallsBegin.FIRST, CallsBegin.ALWAYS):
+        assert read(LLAMA3, list(text), begin) == ("", [("now", "{}")])
 
 
 @pytest.mark.parametrize(
@@ -102,7 +178,7 @@ def test_the_form_is_that_of_the_template(template: str | None, form: ToolFormat
 
 
 def test_ids_are_as_the_templates_take_them() -> None:
-    [_, [part, *_]] = ToolCallParser(MISTRAL, NAMES).push(written(MISTRAL, [("now", "{}")]))
+    [_, [part, *_]] = ToolCallParser(MISTRAL, NAMES, CallsBegin.ALWAYS).push(written(MISTRAL, [("now", "{}")]))
     assert part.id is not None
     assert part.id.isalnum()
     assert len(part.id) == 9
