@@ -178,7 +178,7 @@ async def _events(
         if include_usage:
             yield _event({**head, "choices": [], "usage": totals.usage()})
     except EngineError as error:
-        yield _event(ApiError(500, str(error), code="engine_error").body())
+        yield _event(engine_failure(error).body())
     except Exception as error:  # otherwise the client would see a connection that breaks, and no reason
         log.exception("a stream failed")
         yield _event(internal_error(error).body())
@@ -231,6 +231,12 @@ def _card(service: Service, name: str) -> dict[str, Any]:
     }
 
 
+def engine_failure(error: EngineError) -> ApiError:
+    """Return what a client is told, streamed or not."""
+    is_request = isinstance(error, GuidanceError)
+    return ApiError(400, str(error)) if is_request else ApiError(500, str(error), code="engine_error")
+
+
 def answer_errors(app: FastAPI) -> None:
     """Every error in OpenAI's shape."""
 
@@ -248,12 +254,9 @@ def answer_errors(app: FastAPI) -> None:
         refused = ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
         return JSONResponse(refused.body(), refused.status, headers=error.headers)
 
-    @app.exception_handler(GuidanceError)
-    async def guidance_error(_: Request, error: GuidanceError) -> Response:
-        return JSONResponse(ApiError(400, str(error)).body(), 400)
-
     @app.exception_handler(EngineError)
     async def engine_error(_: Request, error: EngineError) -> Response:
-        return JSONResponse(ApiError(500, str(error), code="engine_error").body(), 500)
+        refused = engine_failure(error)
+        return JSONResponse(refused.body(), refused.status)
 
     app.add_middleware(FailureAnswers)

@@ -7,7 +7,6 @@ gate.py's, as in vLLM.
 
 import argparse
 import asyncio
-import logging
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -21,6 +20,7 @@ from hone_api.reasons import INVALID_SPEC, HoneError
 from hone_api.terminal import make_output_safe, print_line
 
 from .gate import NOT_FOUND, Receive, Scope, Send, answer, is_allowed, refuse
+from .logs import start_logging
 
 KEEP_ALIVE_SECONDS = 75
 """As the engines of Hone: clients let go of an idle connection after 5."""
@@ -154,7 +154,7 @@ def main(argv: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     arguments = _parse(argv)
     make_output_safe(is_stdout_a_log=True)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr, level=logging.WARNING)
+    start_logging()
     key = None
     if arguments.api_key_file:
         key = arguments.api_key_file.read_bytes().strip()
@@ -166,6 +166,7 @@ def main(argv: list[str] | None = None) -> None:
     app = make_guard(arguments.engine_port, key, tuple(arguments.route))
     config = uvicorn.Config(
         app,
+        log_config=None,
         log_level="warning",
         access_log=False,
         lifespan="off",

@@ -14,6 +14,7 @@ from hone_api.requiredgpus import require_gpus
 from hone_api.terminal import make_output_safe, print_line
 
 from .cors import ANY_ORIGIN, parse_origins
+from .logs import start_logging
 from .memory import cpu_threads
 from .sources import find_sources
 from .toolformats import FORMATS
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
         signal.signal(number, lambda *_: sys.exit(0))
     args = _parse(argv)
     make_output_safe(is_stdout_a_log=True)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    start_logging()
     logging.getLogger("hone_server").setLevel(logging.INFO)
     try:
         sources = find_sources(

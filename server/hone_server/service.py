@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 import time
+import traceback
 import weakref
 from collections.abc import Callable
 from contextlib import aclosing
@@ -108,7 +109,7 @@ class Service:
             self.failure = error
             raise
         except Exception as error:
-            log.exception("loading failed")
+            log.error("loading failed\n%s", "".join(traceback.format_exception(error)))
             self.failure = HoneError(ENGINE_FAILED, f"loading failed: {error}")
             raise self.failure from error
 

@@ -20,6 +20,7 @@ from .api import make_app
 from .connections import Connection, drop_overdue, raise_file_limit
 from .cors import allow_origins
 from .errors import FailureAnswers
+from .logs import log_of_loop
 from .models import ChatOptions
 from .service import READY, Service
 from .sources import Sources
@@ -80,6 +81,7 @@ def serve(sources: Sources, options: Options) -> HoneError | None:
         allow_origins(FailureAnswers(app), options.allowed_origins),
         http=Connection.limited(raise_file_limit()),
         ws="none",
+        log_config=None,
         log_level="warning",
         access_log=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
@@ -125,6 +127,7 @@ async def _run(server: uvicorn.Server, listener: socket.socket, service: Service
         if not task.cancelled() and task.exception() is not None:
             server.should_exit = True
 
+    asyncio.get_running_loop().set_exception_handler(log_of_loop)
     loading = asyncio.create_task(service.load())
     loading.add_done_callback(loaded)
     try:

@@ -1,0 +1,89 @@
+"""The log of a server: of an exception it has the types and the places in the code, and never the message.
+
+Messages of exceptions quote what was wrong: pydantic its input, KeyError a key, a template's error a message of the
+chat. The log promises to have nothing of a request's body, and who writes `log.exception` can't know what the message
+quotes. So the formatter leaves all of them out. What is no client's, such as why a model was not loaded, is
+logged as words of its own.
+"""
+
+import asyncio
+import logging
+import sys
+import threading
+import traceback
+from types import TracebackType
+from typing import Any
+
+MOST_EXCEPTIONS = 8
+"""Of a chain of causes, or of a group."""
+
+_Info = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+
+
+class PlacesFormatter(logging.Formatter):
+    """Writes exceptions without their messages, also where the line itself repeats one."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        # The logging module keeps in the record what another formatter made of the exception.
+        kept, record.exc_text = record.exc_text, None
+        try:
+            return super().format(record)
+        finally:
+            record.exc_text = kept
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        error = record.exc_info[1] if record.exc_info else None
+        for one in [] if error is None else chain_of(error):
+            if words := str(one):
+                record.message = record.message.replace(words, "...")
+        return super().formatMessage(record)
+
+    def formatException(self, ei: _Info) -> str:
+        return "" if ei[1] is None else describe_places(ei[1])
+
+
+def chain_of(error: BaseException) -> list[BaseException]:
+    """Return the exception, then those that led to it."""
+    found: list[BaseException] = []
+    todo: list[BaseException | None] = [error]
+    while todo and len(found) < MOST_EXCEPTIONS:
+        one = todo.pop(0)
+        if one is None or any(one is other for other in found):
+            continue
+        found.append(one)
+        todo.append(one.__cause__ or (None if one.__suppress_context__ else one.__context__))
+        todo += one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+    return found
+
+
+def describe_places(error: BaseException) -> str:
+    """Return the types of the exception and of those that led to it, each with the places in the code."""
+    parts = []
+    for one in chain_of(error):
+        frames = traceback.extract_tb(one.__traceback__)
+        places = "".join(f"\n  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
+        parts.append(f"{type(one).__module__}.{type(one).__qualname__}{places}")
+    return "\nafter ".join(parts)
+
+
+def start_logging(level: int = logging.WARNING) -> None:
+    """Log to stderr; exceptions of threads as well."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PlacesFormatter())
+    logging.basicConfig(handlers=[handler], level=level)
+    threading.excepthook = _log_of_thread
+
+
+def _log_of_thread(failure: threading.ExceptHookArgs) -> None:
+    if failure.exc_value is None or isinstance(failure.exc_value, SystemExit):
+        return
+    name = failure.thread.name if failure.thread else "unknown"
+    logging.getLogger("hone_server").error("thread %s failed", name, exc_info=failure.exc_value)
+
+
+def log_of_loop(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A handler of the event loop's exceptions; asyncio's own one prints the task with the exception in it."""
+    logging.getLogger("hone_server").error("event loop: %s", context["message"], exc_info=context.get("exception"))
