@@ -45,6 +45,8 @@ class ApiError(Exception):
 def invalid(error: Mapping[str, Any]) -> ApiError:
     """What pydantic found first in a body."""
     place = [str(part) for part in error["loc"] if part not in ("body", "[key]")]
+    if place[:1] == ["response_format"]:
+        del place[1:2]  # pydantic's name for the alternative of the union
     words = "must be a JSON object" if error["type"] in NOT_AN_OBJECT else error["msg"]
     return ApiError(400, f"{'.'.join(place) or 'the body'}: {words}", param=place[0] if place else None)
 

@@ -104,6 +104,8 @@ class Message(BaseModel):
     role: str
     content: str | list[TextPart | RefusalPart] | None = Field(None, validate_default=True)
     tool_calls: list[ToolCall] | None = None
+    # The name of tool calls until 2023; templates know only the new one.
+    function_call: CalledFunction | None = None
 
     @field_validator("content", mode="wrap")
     @classmethod
@@ -121,11 +123,11 @@ class Message(BaseModel):
         content = self.content or ""
         if not isinstance(content, str):
             content = "".join(part.text for part in content)
-        message = without_nulls(self.model_dump(exclude={"tool_calls", "content"})) | {"content": content}
+        own = self.model_dump(exclude={"tool_calls", "function_call", "content"})
+        message = without_nulls(own) | {"content": content}
         calls = [call.for_template() for call in self.tool_calls or []]
-        if not calls and isinstance(function := message.pop("function_call", None), dict):
-            # The name of tool calls until 2023; templates know only the new one.
-            calls = [ToolCall(function=CalledFunction.model_validate(function)).for_template()]
+        if not calls and self.function_call is not None:
+            calls = [ToolCall(function=self.function_call).for_template()]
         # Templates ask whether there is the key: an empty list would be a message with calls.
         return message | ({"tool_calls": calls} if calls else {})
 

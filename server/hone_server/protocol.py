@@ -1,6 +1,7 @@
 """Requests of the HTTP API, as OpenAI has them. What would change the result and is not supported is refused."""
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     BaseModel,
@@ -11,6 +12,7 @@ from pydantic import (
     ValidatorFunctionWrapHandler,
     WrapValidator,
     field_validator,
+    model_validator,
 )
 
 from .errors import ApiError, unsupported
@@ -57,10 +59,32 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_beam_search": (False,),
     "verbosity": ("medium",),
 }
-REMEDIES = {
-    "tools": "use /v1/chat/completions",
+# What other servers and APIs call it, by the name in this one.
+OTHER_NAMES = {
+    "max_tokens": "max_completion_tokens max_new_tokens max_output_tokens max_length num_predict n_predict",
+    "stop": "stop_sequences stop_words",
+    "n": "best_of num_return_sequences candidate_count",
+    "response_format": "guided_json guided_choice guided_regex guided_grammar structured_outputs format grammar "
+    "json_schema",
+    "repetition_penalty": "repeat_penalty",
+    "seed": "random_seed",
+}
+REMEDIES = {other: f"use {name}" for name, others in OTHER_NAMES.items() for other in others.split()} | {
     "functions": "give them as tools",
     "function_call": "use tools and tool_choice",
+}
+CHAT_REMEDIES = dict.fromkeys(("prompt", "suffix", "echo"), "use /v1/completions, or leave it out") | {
+    "input": "use messages",
+    "instructions": "use messages, with one of role system",
+    "system": "use messages, with one of role system",
+    "prompt_logprobs": "use /v1/completions with echo and logprobs",
+}
+COMPLETION_REMEDIES = dict.fromkeys(
+    ("messages", "tools", "tool_choice", "functions", "function_call"), "use /v1/chat/completions"
+) | {
+    "input": "use prompt",
+    "top_logprobs": "use logprobs, which in completions is their number",
+    "prompt_logprobs": "use echo and logprobs",
 }
 # These say something about the request and nothing about the answer.
 IGNORED = frozenset(
@@ -124,9 +148,9 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool | None = None
 
 
-def _documented(schema: dict[str, Any]) -> None:
+def _documented(schema: dict[str, Any], request: type["GenerationRequest"]) -> None:
     """What is taken beside the fields, for the OpenAPI document; all else is refused."""
-    neutral = {name: {"enum": [None, *values]} for name, values in NEUTRAL.items()}
+    neutral = {name: {"enum": [None, *values]} for name, values in request.neutral.items()}
     schema["properties"] = neutral | schema["properties"]
     schema["properties"] |= {name: {"description": "Has no effect."} for name in sorted(IGNORED)}
     schema["additionalProperties"] = False
@@ -136,6 +160,11 @@ class GenerationRequest(BaseModel):
     """What both kinds of request share. Left out: the model's generation_config.json decides, then OpenAI's default."""
 
     model_config = ConfigDict(extra="allow", json_schema_extra=_documented)
+
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = NEUTRAL
+    remedies: ClassVar[Mapping[str, str]] = REMEDIES
+    prompt_field: ClassVar[str]
+    """The field that no request of this kind is without."""
 
     model: str
     max_tokens: int | None = Field(None, ge=1)
@@ -153,6 +182,16 @@ class GenerationRequest(BaseModel):
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = None
     response_format: ResponseFormat | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_other_route(cls, value: Any) -> Any:
+        """Raises ApiError for the prompt of another route, where 'missing' would not say which one."""
+        if isinstance(value, dict) and value.get(cls.prompt_field) is None:
+            for name in ("messages", "prompt", "input"):
+                if value.get(name) is not None and name in cls.remedies:
+                    raise unsupported(name, cls.remedies[name])
+        return value
 
     @property
     def stops(self) -> list[str]:
@@ -172,9 +211,9 @@ class GenerationRequest(BaseModel):
     def refuse_unsupported(self) -> None:
         """Raises ApiError for a parameter that is not supported and asks for something."""
         for name, value in (self.model_extra or {}).items():
-            if value is None or name in IGNORED or value in NEUTRAL.get(name, ()):
+            if value is None or name in IGNORED or value in self.neutral.get(name, ()):
                 continue
-            raise unsupported(name, *([REMEDIES[name]] if name in REMEDIES else []))
+            raise unsupported(name, *([self.remedies[name]] if name in self.remedies else []))
         if self.stream_options is None:
             return
         for name, value in (self.stream_options.model_extra or {}).items():
@@ -194,6 +233,11 @@ class GenerationRequest(BaseModel):
 
 
 class ChatRequest(GenerationRequest):
+    # Also what vLLM's chats do where these are left out.
+    neutral = NEUTRAL | {"add_special_tokens": (False,), "echo": (False,), "include_reasoning": (True,)}
+    remedies = REMEDIES | CHAT_REMEDIES
+    prompt_field = "messages"
+
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: Annotated[bool | None, WrapValidator(_explain_logprobs)] = None
@@ -214,6 +258,10 @@ class ChatRequest(GenerationRequest):
 
 
 class CompletionRequest(GenerationRequest):
+    neutral = NEUTRAL | {"add_special_tokens": (True,), "top_logprobs": (0,)}
+    remedies = REMEDIES | COMPLETION_REMEDIES
+    prompt_field = "prompt"
+
     prompt: Annotated[
         str
         | Annotated[list[Token], FIRST_FAULT]

@@ -1,5 +1,8 @@
 """What requests may contain, and what the error of another request says. No server: the models alone."""
 
+import copy
+import re
+
 import pytest
 from hone_server.cors import parse_origins
 from hone_server.errors import ApiError, invalid
@@ -43,7 +46,8 @@ def test_null_asks_for_nothing_whatever_the_name(make):
 
 @pytest.mark.parametrize("make", [chat, completion])
 def test_neutral_values_ask_for_nothing(make):
-    for name, values in NEUTRAL.items():
+    kind = ChatRequest if make is chat else CompletionRequest
+    for name, values in kind.neutral.items():
         for value in values:
             make(**{name: value})
     assert make(top_p=0).top_p == 0
@@ -53,7 +57,7 @@ def test_neutral_values_ask_for_nothing(make):
 
 
 def test_values_that_ask_for_something_are_refused_by_name():
-    for name in NEUTRAL:
+    for name in ChatRequest.neutral:
         assert refusal(chat, **{name: "something else"}).param == name
     assert refusal(chat, stream=True, stream_options={"chunk_size": 5}).param == "stream_options.chunk_size"
     assert refusal(chat, stream_options={"include_usage": True}).message == "stream_options needs stream: true"
@@ -156,6 +160,13 @@ def test_an_error_is_about_what_was_meant(make, options, param, message):
         ({"role": "user", "content": ["a"]}, "part 0 must be an object"),
         ({"content": "a"}, "messages.0.role: Field required"),
         ("a", "messages.0: must be a JSON object"),
+        ({"role": "assistant", "function_call": {"arguments": "{}"}}, "messages.0.function_call.name: Field required"),
+        ({"role": "assistant", "function_call": {"name": 5}}, "messages.0.function_call.name: Input should be a valid"),
+        (
+            {"role": "assistant", "function_call": {"name": "f", "arguments": [1]}},
+            "function_call.arguments: must be JSON",
+        ),
+        ({"role": "assistant", "function_call": "auto"}, "messages.0.function_call: must be a JSON object"),
         ({"role": "assistant", "tool_calls": {}}, "messages.0.tool_calls: Input should be a valid list"),
         ({"role": "assistant", "tool_calls": [{"type": "custom"}]}, "messages.0.tool_calls.0.type: Input should be"),
         (
@@ -183,6 +194,114 @@ def test_no_error_names_an_alternative_inside_the_server(value):
                 assert error.param == name
                 for inside in ("[", ".str", ".list", "constrained", "instance of", "dictionary"):
                     assert inside not in error.message
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+RICH = {
+    "messages": [
+        {"role": "user", "content": [{"type": "text", "text": "q"}]},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "assistant", "content": None, "function_call": {"name": "weather", "arguments": "{}"}},
+    ],
+    "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}},
+    "tools": [{"type": "function", "function": {"name": "weather"}}],
+    "tool_choice": {"type": "function", "function": {"name": "weather"}},
+    "stream": True,
+    "stream_options": {"include_usage": True},
+}
+
+
+def objects_in(value):
+    """Every JSON object in the value that the API knows, which those of a client's schema are not."""
+    if isinstance(value, dict):
+        yield value
+        for name, inner in value.items():
+            if name not in ("schema", "parameters"):
+                yield from objects_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from objects_in(inner)
+
+
+def test_null_asks_for_nothing_in_every_object_of_a_request():
+    formats = [{"type": "text"}, {"type": "json_object"}, RICH["response_format"]]
+    for response_format in formats:
+        body = copy.deepcopy({**RICH, "response_format": response_format})
+        without = chat(**copy.deepcopy(body)).response_format
+        for place, _ in enumerate(list(objects_in(body))):
+            changed = copy.deepcopy(body)
+            one = list(objects_in(changed))[place]
+            for name in (
+                "a_name_of_tomorrow",
+                "json_schema",
+                "schema",
+                "description",
+                "strict",
+                "title",
+                "cache_control",
+            ):
+                one.setdefault(name, None)
+            assert chat(**changed).response_format == without
+
+
+@pytest.mark.parametrize(
+    ("written", "read_as"),
+    [
+        ({"type": "json_object", "schema": SCHEMA}, SCHEMA),
+        ({"type": "json_object", "schema": {}}, None),
+        ({"type": "json_schema", "schema": SCHEMA}, SCHEMA),
+        ({"type": "json_schema", "name": "a", "strict": True, "schema": SCHEMA}, SCHEMA),
+    ],
+)
+def test_a_schema_next_to_the_type_is_that_of_the_answer(written, read_as):
+    found = chat(response_format=written).response_format
+    assert (found.json_schema.form if found.type == "json_schema" else None) == read_as
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("json", "response_format: must be an object"),
+        ({}, "got null"),
+        ({"type": "{x}"}, "the type must be 'text', 'json_object' or 'json_schema'; got '{x}'"),
+        ({"type": "text", "json_schema": {}}, "json_schema is for the type 'json_schema', and the type is 'text'"),
+        ({"type": "json_schema"}, "response_format.json_schema: Field required"),
+        ({"type": "json_schema", "json_schema": {"name": "a", "schema": None}}, "response_format.json_schema.schema: "),
+        ({"type": "json_object", "x": 1}, "response_format.x: "),
+    ],
+)
+def test_an_error_of_the_response_format_names_the_place(value, words):
+    error = refusal(chat, response_format=value)
+    assert error.param == "response_format"
+    assert words in error.message
+
+
+@pytest.mark.parametrize(("make", "kind"), [(chat, ChatRequest), (completion, CompletionRequest)])
+def test_the_alternative_to_a_parameter_is_accepted(make, kind):
+    routes = {"/v1/chat/completions": ChatRequest, "/v1/completions": CompletionRequest}
+    for name, remedy in kind.remedies.items():
+        if name in kind.model_fields:
+            continue
+        error = refusal(make, **{name: ["something"]})
+        assert (error.param, error.code) == (name, "unsupported_parameter")
+        assert error.message.endswith(f"; {remedy}")
+        fields = set(ChatRequest.model_fields) | set(CompletionRequest.model_fields)
+        named = {one for one in re.findall(r"[\w/]+", remedy) if one.startswith("/") or one in fields}
+        for one in named:
+            other = next((request for route, request in routes.items() if route in remedy), kind)
+            assert one in routes or one in other.model_fields, (name, remedy, one)
+        assert named
+
+
+def test_the_prompt_of_the_other_route_names_that_route():
+    for kind, body in (
+        (CompletionRequest, {"messages": [{"role": "user", "content": "q"}]}),
+        (CompletionRequest, {"messages": [], "prompt": None}),
+        (ChatRequest, {"prompt": "q"}),
+        (ChatRequest, {"input": "q"}),
+    ):
+        with pytest.raises(ApiError, match=r"use (/v1/|messages)"):
+            kind.model_validate({"model": "m", **body})
 
 
 @pytest.mark.parametrize(
