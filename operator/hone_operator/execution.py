@@ -130,6 +130,8 @@ class Executor:
 
     async def _act_on(self, key: Key, actions: Sequence[Action]) -> list[Written | BaseException]:
         """Carry out these at once. Return what came of each, failures included."""
+        if not actions:
+            return []
         return await asyncio.gather(*(self._act(key, action) for action in actions), return_exceptions=True)
 
     async def _act(self, key: Key, action: Action) -> Written:

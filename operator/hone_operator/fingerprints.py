@@ -7,7 +7,6 @@ a digest that is the same exactly when that comparison would have the same resul
 
 import hashlib
 import marshal
-from dataclasses import astuple
 from typing import Any
 
 from hone_operator.failures import is_rejected
@@ -26,7 +25,7 @@ def fingerprint(observed: ObservedFineTuneJob, *, is_prepared: bool) -> bytes:
         is_prepared,
         observed.image,
         observed.gpu,
-        astuple(observed.gpu_access),
+        list(vars(observed.gpu_access).values()),
         bool(observed.strays),
         observed.claim is not None,
         *map(_content, (observed.owner, observed.config_map, observed.service)),
