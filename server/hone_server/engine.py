@@ -17,6 +17,7 @@ from .memory import PAGE_TOKENS, KvPlan
 from .promptlogprobs import PromptLogprobs, PromptRecorder
 from .sampling import BatchSampler, Sampling, TokenLogprob
 from .sharing import keep_adapters_apart, request_id_of
+from .survival import refuse_unknown_tokens, survive
 
 MAX_BATCH_TOKENS = 512  # tokens a step, prefill and decode together; the attention mask grows with it
 MAX_BATCH_REQUESTS = 64
@@ -105,6 +106,8 @@ class Engine:
         if self.table is not None:
             keep_adapters_apart(self._manager.batch_processor, self.vocab_size)
         self._prompts.install(self._manager.batch_processor)
+        refuse_unknown_tokens(self._manager.batch_processor, self.vocab_size)
+        survive(self._manager)
         self._manager.start()
 
     def stop(self) -> None:

@@ -96,6 +96,7 @@ def chat_jobs(model: Model, request: ChatRequest, tools: list[dict[str, Any]] | 
     prompt = encode(
         model.tokenizer, text, model.lane.max_model_len, model.longest_token, "messages", add_special_tokens=False
     )
+    _check_tokens(model, prompt, "messages")
     wanted = request.max_completion_tokens or request.max_tokens
     param = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
     room = model.lane.max_model_len - len(prompt)
@@ -109,11 +110,7 @@ def completion_jobs(model: Model, request: CompletionRequest) -> list[Job]:
     sizes = model.lane.max_model_len, model.longest_token
     for prompt in request.prompts():
         ids = prompt if isinstance(prompt, list) else encode(model.tokenizer, prompt, *sizes, "prompt")
-        if not ids:
-            raise ApiError(400, "the prompt is empty", param="prompt")
-        if max(ids) >= model.lane.vocab_size:
-            message = f"token {max(ids)} is not in the vocabulary of {model.lane.vocab_size} tokens"
-            raise ApiError(400, message, param="prompt")
+        _check_tokens(model, ids, "prompt")
         wanted = COMPLETION_MAX_TOKENS if request.max_tokens is None else request.max_tokens
         max_tokens = _checked_length(model, ids, wanted, "max_tokens" if request.max_tokens else "prompt")
         echo = (prompt if isinstance(prompt, str) else model.decode(ids)) if request.echo else ""
@@ -274,6 +271,17 @@ def _sampling(model: Model, request: GenerationRequest) -> Sampling:
         name: getattr(request, name) for name in ("temperature", "top_p", "top_k") if getattr(request, name) is not None
     }
     return replace(model.defaults, penalties=penalties, logprobs=request.wanted_logprobs(), **asked)
+
+
+def _check_tokens(model: Model, prompt: list[int], param: str) -> None:
+    """Raise ApiError 400 for a prompt without tokens, or with tokens that the model has no embedding for."""
+    if not prompt:
+        raise ApiError(400, "the prompt is empty", param=param)
+    size, largest = model.lane.vocab_size, max(prompt)
+    if largest >= size:
+        written = model.tokenizer.convert_ids_to_tokens(largest) if largest < len(model.tokenizer) else None
+        named = f"token {largest} ({written})" if written else f"token {largest}"
+        raise ApiError(400, f"{named} is not in the vocabulary of {size} tokens", param=param)
 
 
 def _checked_length(model: Model, prompt: list[int], max_tokens: int, param: str) -> int:

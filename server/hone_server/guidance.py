@@ -40,7 +40,9 @@ _pool = ThreadPoolExecutor(COMPILERS, thread_name_prefix="guidance")
 class Guide:
     """Follows one answer through its grammar. `error` says why it can't any more; the answer then ends."""
 
-    def __init__(self, matcher: LLMatcher, prompt_length: int, eos_token_ids: frozenset[int]) -> None:
+    def __init__(self, matcher: LLMatcher, prompt_length: int, eos_token_ids: frozenset[int], size: int = 0) -> None:
+        """`size`: how many tokens the matcher knows, which may be more than the model has."""
+        self._whole = np.empty(-(-size // BITS), np.uint32)
         self.error: str | None = None
         self._matcher = matcher
         self._prompt_length = prompt_length
@@ -59,7 +61,9 @@ class Guide:
                 self.error = shorten(self._matcher.get_error())
             self._followed += new
         if self.error is None:
-            self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+            whole = self._whole if len(self._whole) > len(mask) else mask
+            self._matcher.unsafe_compute_mask_ptr(whole.ctypes.data, whole.nbytes)
+            mask[:] = whole[: len(mask)]
             if self._matcher.is_error():
                 self.error = shorten(self._matcher.get_error())
         if self.error is not None:
@@ -74,7 +78,8 @@ class Guidance:
     def __init__(self, tokenizer: Any, eos_token_ids: frozenset[int], vocab_size: int) -> None:
         self._tokenizer = tokenizer
         self._eos_token_ids = eos_token_ids
-        self._vocab_size = vocab_size
+        added = tokenizer.get_added_vocab().values()
+        self._vocab_size = max(vocab_size, len(tokenizer), 1 + max(added, default=0))
 
     async def make_guides(self, grammar: str, prompt_lengths: list[int], param: str) -> list[Guide]:
         """Return a guide for each answer.
@@ -94,7 +99,8 @@ class Guidance:
             words = shorten(matcher.get_error())
             raise ApiError(400, f"{param} has a schema that can't be enforced: {words}", param=param)
         copies = [matcher, *(matcher.deep_copy() for _ in prompt_lengths[1:])]
-        return [Guide(copy, length, self._eos_token_ids) for copy, length in zip(copies, prompt_lengths, strict=True)]
+        pairs = zip(copies, prompt_lengths, strict=True)
+        return [Guide(copy, length, self._eos_token_ids, self._vocab_size) for copy, length in pairs]
 
     def _compile(self, grammar: str) -> LLMatcher:
         """Return the matcher after its first mask, which takes longer than all others."""

@@ -1,5 +1,6 @@
 """What a served model needs beside its weights: tokens to text, where answers end, and its default settings."""
 
+import logging
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +14,8 @@ from .sampling import Sampling
 from .sources import Served
 from .text import Decode
 from .toolformats import ToolFormat, find_format
+
+log = logging.getLogger("hone_server")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,9 @@ def make_model(served: Served, tokenizer: Any, lane: Lane, defaults: Sampling, c
     """Return the model, whose chat template tells how it writes tool calls, unless `chat` does."""
     if chat.template is not None:
         tokenizer.chat_template = chat.template
+    if (size := len(tokenizer)) > lane.vocab_size:
+        words = "%s: the tokenizer has %d tokens, and the model %d: prompts with one of the others are refused"
+        log.warning(words, served.name, size, lane.vocab_size)
     return Model(
         served,
         tokenizer,
@@ -50,10 +56,14 @@ def _template_for_tools(tokenizer: Any) -> str | None:
     return template.get("tool_use", template.get("default")) if isinstance(template, dict) else template
 
 
-def eos_token_ids(generation_config: Any, tokenizer: Any) -> frozenset[int]:
+def eos_token_ids(generation_config: Any, tokenizer: Any, vocab_size: int) -> frozenset[int]:
+    """Return the tokens that end an answer, as far as the model can write them."""
     ids = generation_config.eos_token_id
     listed = ids if isinstance(ids, list) else [ids]
-    return frozenset(one for one in [*listed, tokenizer.eos_token_id] if one is not None)
+    named = {one for one in [*listed, tokenizer.eos_token_id] if one is not None}
+    if beyond := sorted(one for one in named if not 0 <= one < vocab_size):
+        log.warning("token %d is to end answers, and is not in the vocabulary of %d tokens", beyond[0], vocab_size)
+    return frozenset(named.difference(beyond))
 
 
 def _decoder(tokenizer: Any, *, skip_special_tokens: bool) -> Decode:

@@ -168,7 +168,7 @@ class Service:
         if not isinstance(loaded, Adapter):
             return self._with_engine(served, loaded, tokenizer, shares)
         engine, config = root.lane.engine, self._base.model.generation_config
-        lane = Lane(engine, eos_token_ids(config, tokenizer), loaded)
+        lane = Lane(engine, eos_token_ids(config, tokenizer, engine.vocab_size), loaded)
         model = make_model(served, tokenizer, lane, defaults_of(config), self._chat)
         assert self._base.table is not None
         _when_unused(model, partial(self._base.table.forget, loaded))
@@ -201,7 +201,7 @@ class Service:
         log.info("%s: context %d tokens, cache %d pages", served.name, plan.max_model_len, plan.num_blocks)
         assert self._base is not None
         engine = Engine(weights, plan, self._base.table if weights is self._base.model else None)
-        lane = Lane(engine, eos_token_ids(weights.generation_config, tokenizer))
+        lane = Lane(engine, eos_token_ids(weights.generation_config, tokenizer, engine.vocab_size))
         model = make_model(served, tokenizer, lane, defaults_of(weights.generation_config), self._chat)
         _when_unused(model, lambda: threading.Thread(target=engine.stop, name="stop", daemon=True).start())
         return model
