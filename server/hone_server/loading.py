@@ -7,6 +7,7 @@ has a batch, a key-value cache and a thread of its own.
 
 import copy
 import itertools
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,19 +58,41 @@ def load_base(sources: Sources, *, adaptable: bool) -> Base:
     widen = device == "cpu" and float32_is_better(
         model.dtype, copies * model.get_memory_footprint(), available_memory(), has_bfloat16()
     )
-    if widen:
-        model.float()
-    elif device == "cpu":
-        unmap(model)
     if device == "cpu":
+        read = storages(model)
+        if widen:
+            model.float()
+        unmap(model, read)
         join(model)
     return Base(model, tokenizer, make_adaptable(model) if adaptable else None)
 
 
-def unmap(model: Any) -> None:
-    """Copies all weights into memory, so that a file which they were mapped from is let go."""
+def storages(model: Any) -> set[int]:
+    """Return the addresses of the memory, or of the files' mappings, that the model's tensors lie in."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors if not tensor.is_mkldnn}
+
+
+def unmap(model: Any, read: Container[int]) -> None:
+    """Copies what lies in these storages into memory, so that a file which they map is let go.
+
+    A mapped file that is changed would change the answers, and one that is cut would end the process.
+    """
+    copies: dict[Any, torch.Tensor] = {}
+
+    def copy_of(tensor: torch.Tensor) -> torch.Tensor:
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.is_mkldnn or tensor.untyped_storage().data_ptr() not in read:
+            return tensor
+        if place not in copies:
+            copies[place] = tensor.clone()
+        return copies[place]
+
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = copy_of(buffer)
     for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
+        parameter.data = copy_of(parameter.data)
 
 
 def load_adapter(base: Base, served: Served) -> Adapter | Any:
@@ -95,6 +118,8 @@ def load_adapter(base: Base, served: Served) -> Adapter | Any:
         message = f"adapter {served.name!r} in {served.folder} does not fit the base model: {_first_line(error)}"
         raise HoneError(ADAPTER_MISMATCH, message) from error
     if merged.device.type == "cpu":
+        del peft_model
+        unmap(merged, storages(merged) - storages(base.model))
         join(merged, shared={parameter.data_ptr() for parameter in base.model.parameters()})
         if is_packed(base.model):
             pack([merged], beside=base.model)
@@ -165,7 +190,7 @@ def _factors(peft_model: Any, dtype: torch.dtype) -> Factors | None:
             return None
         down, up = module.lora_A[name].get_parameter("weight"), module.lora_B[name].get_parameter("weight")
         scaled = up.data.t().float() * module.scaling[name]
-        factors[layer] = (down.data.to(dtype), scaled.to(dtype).contiguous())
+        factors[layer] = (down.data.to(dtype, copy=True), scaled.to(dtype).contiguous())
     return factors
 
 

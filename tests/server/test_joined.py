@@ -3,7 +3,7 @@
 import pytest
 import torch
 from hone_server.joined import JoinedLinear, join
-from hone_server.loading import _shared_copy, unmap
+from hone_server.loading import _shared_copy, storages, unmap
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 TOKENS = torch.arange(1, 13).reshape(2, 6)
@@ -54,7 +54,7 @@ def test_there_is_one_product_for_each_joint_and_nothing_is_kept(model, monkeypa
 def test_nothing_is_mapped_from_the_file_any_more(base_folder):
     model = AutoModelForCausalLM.from_pretrained(base_folder, dtype="auto")
     before = {parameter.data_ptr() for parameter in model.parameters()}
-    unmap(model)
+    unmap(model, storages(model))
     assert before.isdisjoint(parameter.data_ptr() for parameter in model.parameters())
 
 
