@@ -18,6 +18,11 @@ from transformers.generation.continuous_batching.cache import ATTN_TYPE_TO_ALLOC
 
 def refuse_unserved(config: Any, name: str) -> None:
     """Raise HoneError ModelUnsupported when the engine can't serve the model of this configuration."""
+    if getattr(config, "is_encoder_decoder", False):
+        message = (
+            f"{name} is of the type {config.model_type}, an encoder-decoder: it answers a text that it reads as a "
+        )
+        raise HoneError(MODEL_UNSUPPORTED, f"{message}whole first, and this engine serves models that continue a text")
     try:
         with torch.device("meta"):
             outline: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
@@ -51,6 +56,27 @@ def find_obstacle(outline: Any) -> str | None:
     # Other parts read images or sounds, which are not requested.
     kinds_of_parts = {type(part): part for part in outline.get_decoder().modules()}.values()
     return next((why for part in kinds_of_parts if (why := _find_fault(part))), None)
+
+
+def find_steady_context(model: Any) -> int | None:
+    """Return the longest context in which positions are turned alike, whatever runs beside them; None: any is.
+
+    Some models turn all positions otherwise once a text is longer than those that they were made for at first. Their
+    code decides that once for a batch, by its longest request, so a long one would change the answers of others.
+    """
+    config = model.config.get_text_config()
+    given = getattr(config, "rope_parameters", None) or {}
+    by_layers = [one for one in given.values() if isinstance(one, dict)]
+    first = getattr(config, "original_max_position_embeddings", None)
+    reads_longest = any(
+        "max(position_ids)" in _source_of(part) for part in model.modules() if hasattr(part, "inv_freq")
+    )
+    limits = [
+        rope.get("original_max_position_embeddings") or first or config.max_position_embeddings
+        for rope in by_layers or [given]
+        if rope.get("rope_type") == "longrope" or (reads_longest and rope.get("rope_type", "default") != "default")
+    ]
+    return min(limits, default=None)
 
 
 def _has_one_size_of_heads(config: Any) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 from hone_api.reasons import ENGINE_FAILED, OUT_OF_MEMORY, HoneError
 
+from .architectures import find_steady_context
 from .engine import MAX_BATCH_REQUESTS, MAX_BATCH_TOKENS, Engine, EngineError, Lane
 from .errors import ApiError
 from .generation import Model
@@ -187,10 +188,13 @@ class Service:
             token_bytes += read_bytes_per_token(config, weights.dtype.itemsize, MAX_BATCH_TOKENS)
             share, requests = GPU_CACHE_SHARE, MAX_BATCH_REQUESTS
         budget = int(free_memory(weights.device) * share / shares)
+        longest = config.max_position_embeddings
+        if (steady := find_steady_context(weights)) is not None and steady < longest:
+            words = "%s: the context is limited to %d tokens of %d: beyond, a long request would change others' answers"
+            log.warning(words, served.name, steady, longest)
+            longest = steady
         try:
-            plan = plan_cache(
-                config.max_position_embeddings, self._max_model_len, token_bytes, budget, requests=requests
-            )
+            plan = plan_cache(longest, self._max_model_len, token_bytes, budget, requests=requests)
         except CacheTooSmall as error:
             message = (
                 f"the key-value cache of {served.name!r} may take {budget // 2**20} MiB, "

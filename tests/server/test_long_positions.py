@@ -1,0 +1,121 @@
+"""Models that turn positions otherwise in long texts: an answer is transformers' own, whatever runs beside it."""
+
+import asyncio
+
+import pytest
+import torch
+from hone_server.architectures import find_steady_context, refuse_unserved
+from hone_server.engine import Lane
+from hone_server.sampling import Sampling
+from hone_server.service import Service
+from hone_server.sources import Served, Sources
+from transformers import (
+    AutoModelForCausalLM,
+    BartConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MarianConfig,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PhimoeConfig,
+    PhimoeForCausalLM,
+    T5Config,
+    WhisperConfig,
+)
+
+FIRST, LONGEST = 64, 256
+SIZES = {
+    "vocab_size": 327,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": LONGEST,
+    "initializer_range": 0.5,
+    "pad_token_id": 0,
+}
+LONG = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0] * 4,
+    "long_factor": [4.0, 6.0, 8.0, 10.0],
+    "original_max_position_embeddings": FIRST,
+}
+OTHERS = {"rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": FIRST}
+MODELS = {
+    "longrope": (Phi3Config, Phi3ForCausalLM, LONG, {"original_max_position_embeddings": FIRST}, FIRST),
+    "of-another-class": (LlamaConfig, LlamaForCausalLM, LONG, {}, FIRST),
+    "own-rule": (
+        PhimoeConfig,
+        PhimoeForCausalLM,
+        LONG | {"short_mscale": 1.0, "long_mscale": 2.0},
+        {"num_local_experts": 2},
+        FIRST,
+    ),
+    "dynamic": (LlamaConfig, LlamaForCausalLM, OTHERS | {"rope_type": "dynamic"}, {}, LONGEST),
+    "yarn": (LlamaConfig, LlamaForCausalLM, OTHERS | {"rope_type": "yarn"}, {}, LONGEST),
+    "plain": (LlamaConfig, LlamaForCausalLM, {"rope_type": "default", "rope_theta": 10000.0}, {}, LONGEST),
+}
+ENCODERS = {"bart": BartConfig, "marian": MarianConfig, "whisper": WhisperConfig, "t5": T5Config}
+
+
+def make(folder, kind, tokenizer):
+    config, model, rope, more, _ = MODELS[kind]
+    torch.manual_seed(1)
+    model(config(**SIZES, **more, rope_parameters=dict(rope))).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@torch.no_grad()
+def plain_answer(model, prompt, new):
+    """The greedy one, computed anew for each token, as far as the position is turned alike."""
+    tokens = list(prompt)
+    for _ in range(new):
+        tokens.append(int(model(torch.tensor([tokens]), use_cache=False).logits[0, -1].argmax()))
+    return tokens[len(prompt) :]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_answers_are_those_of_transformers_beside_the_longest_ones(kind, tokenizer_maker, tmp_path):
+    limit = MODELS[kind][-1]
+    folder = str(make(tmp_path, kind, tokenizer_maker()))
+    prompts = {"short": (list(range(10, 40)), 12), "long": ([50 + i % 200 for i in range(limit - 30)], 30)}
+    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    expected = {name: plain_answer(reference, *each) for name, each in prompts.items()}
+
+    async def answer(lane: Lane, prompt, new):
+        greedy = Sampling(temperature=0, top_p=1.0, top_k=0, seed=0)
+        chunks = [one async for one in lane.generate(prompt, greedy, new, stream=True, ignore_eos=True)]
+        return [token for chunk in chunks for token in chunk.ids]
+
+    async def run():
+        service = Service(Sources(folder, None, None, [Served("m", "base", folder)]), max_model_len=None)
+        await service.load()
+        try:
+            lane = service.model("m").lane
+            assert service.max_model_len("m") == lane.max_model_len == limit
+            for _ in range(2):
+                beside = await asyncio.gather(*(answer(lane, *prompts[name]) for name in ("long", "short", "long")))
+                assert beside == [expected["long"], expected["short"], expected["long"]]
+            assert await answer(lane, *prompts["short"]) == expected["short"]
+        finally:
+            service.stop()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_context_ends_where_positions_are_turned_otherwise(kind):
+    config, model, rope, more, limit = MODELS[kind]
+    with torch.device("meta"):
+        outline = model(config(**SIZES, **more, rope_parameters=dict(rope)))
+    assert (find_steady_context(outline) or LONGEST) == limit
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_encoder_decoders_are_refused_as_such(kind):
+    with pytest.raises(Exception, match=f"of the type {kind}, an encoder-decoder") as refused:
+        refuse_unserved(ENCODERS[kind](), "m")
+    assert refused.value.reason.name == "ModelUnsupported"
