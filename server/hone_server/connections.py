@@ -2,16 +2,20 @@
 
 A client has HEAD_SECONDS for the head of a request, BODY_SECONDS and a rate for its body, and WRITE_SECONDS to read
 what waits for it; the time that the server needs does not count. uvicorn itself ends only connections that are idle
-between two requests. serving.py calls `drop_overdue` once a second, so that no request needs a timer.
+between two requests. `WatchingServer` calls `drop_overdue` once a second, to its very end, so that no request needs a
+timer.
 """
 
 import asyncio
+import os
 import resource
 import socket
 import time
 from typing import Any
 
 import h11
+import uvicorn
+from hone_api.reasons import INVALID_SPEC, HoneError
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 15.0
@@ -20,8 +24,11 @@ BODY_BYTES_A_SECOND = 32 << 10
 """Each so many bytes of a body give it one second more."""
 WRITE_SECONDS = 60.0
 MOST_CONNECTIONS = 4096
-FILES_BESIDE = 256
-"""File descriptors that are left for everything but connections."""
+FILES_BESIDE = 64
+"""File descriptors that are left for everything but connections, beside those that are open at the start."""
+LEAST_CONNECTIONS = 16
+TICKS_A_SECOND = 10
+"""Of uvicorn."""
 READ_BYTES = 64 << 10
 READ_CHUNKED_BYTES = 2 << 10
 """Read at once from a connection. A body in chunks of one byte each costs h11 some 20 us a chunk, all of one read."""
@@ -91,6 +98,14 @@ class Connection(H11Protocol):
         if not self.transport.is_closing() and self.conn.their_state is h11.IDLE:
             self.waiting.setdefault(self, None)
 
+    def handle_events(self) -> None:
+        super().handle_events()
+        # Whoever is between the client and this may have read a request with two lengths by the other one (RFC 9112,
+        # 6.1): nothing that follows it here is taken for another request.
+        if self.cycle is not None and {b"content-length", b"transfer-encoding"} <= {name for name, _ in self.headers}:
+            self.cycle.keep_alive = False
+            self.cycle.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+
     def _read_at_once(self, size: int) -> None:
         if hasattr(self.transport, "max_size"):  # asyncio's own loop; its default is 256 KiB
             self.transport.max_size = size
@@ -132,13 +147,41 @@ def drop_overdue(connections: Any, now: float) -> int:
     return len(overdue)
 
 
+class WatchingServer(uvicorn.Server):
+    """uvicorn's server, which drops overdue connections, also while it waits at its end for those that are left."""
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % TICKS_A_SECOND == 0:
+            drop_overdue(self.server_state.connections, time.monotonic())
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        watching = asyncio.create_task(self._watch())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            watching.cancel()
+
+    async def _watch(self) -> None:
+        while True:
+            drop_overdue(self.server_state.connections, time.monotonic())
+            await asyncio.sleep(1)
+
+
 def raise_file_limit() -> int:
-    """Let this process have as many files as it may, and return how many connections that is room for."""
+    """Let this process have as many files as it may, and return how many connections that is room for.
+
+    Raises HoneError InvalidSpec where that is less than LEAST_CONNECTIONS.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_CONNECTIONS + FILES_BESIDE
+    beside = FILES_BESIDE + len(os.listdir("/dev/fd"))
+    wanted = MOST_CONNECTIONS + beside
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft == resource.RLIM_INFINITY:
         return MOST_CONNECTIONS
-    return max(1, min(MOST_CONNECTIONS, soft - FILES_BESIDE))
+    if soft < beside + LEAST_CONNECTIONS:
+        message = f"the process may open {soft} files, and needs {beside + LEAST_CONNECTIONS} to answer a few clients"
+        raise HoneError(INVALID_SPEC, message, remedy=f"Raise the limit: ulimit -n {wanted}")
+    return min(MOST_CONNECTIONS, soft - beside)

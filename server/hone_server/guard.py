@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import uvicorn
@@ -19,12 +20,15 @@ from hone_api.listening import open_listener
 from hone_api.reasons import INVALID_SPEC, HoneError
 from hone_api.terminal import make_output_safe, print_line
 
+from .connections import Connection, WatchingServer, raise_file_limit
 from .gate import NOT_FOUND, Receive, Scope, Send, answer, is_allowed, refuse
 from .logs import start_logging
 
 KEEP_ALIVE_SECONDS = 75
 """As the engines of Hone: clients let go of an idle connection after 5."""
 CONNECT_SECONDS = 5.0
+FILES_A_REQUEST = 2
+"""A connection of the client, and one to the engine."""
 OF_ONE_CONNECTION = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization te trailer transfer-encoding upgrade host".split()
 )
@@ -155,18 +159,21 @@ def main(argv: list[str] | None = None) -> None:
     arguments = _parse(argv)
     make_output_safe(is_stdout_a_log=True)
     start_logging()
+    try:
+        connection = Connection.limited(raise_file_limit() // FILES_A_REQUEST)
+    except HoneError as error:
+        _fail(error)
     key = None
     if arguments.api_key_file:
         key = arguments.api_key_file.read_bytes().strip()
         if not key:
             message = "the Secret of spec.apiKeySecret holds an empty key"
-            error = HoneError(INVALID_SPEC, message, remedy="Write a key into it, and delete the pod.")
-            print_line(f"hone-guard: {error.reason.name}: {error.sentence()}")
-            sys.exit(error.reason.exit_code or 1)
+            _fail(HoneError(INVALID_SPEC, message, remedy="Write a key into it, and delete the pod."))
     app = make_guard(arguments.engine_port, key, tuple(arguments.route))
     config = uvicorn.Config(
         app,
         log_config=None,
+        http=connection,
         log_level="warning",
         access_log=False,
         lifespan="off",
@@ -174,7 +181,12 @@ def main(argv: list[str] | None = None) -> None:
         date_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
-    uvicorn.Server(config).run(sockets=[open_listener("", arguments.port)])
+    WatchingServer(config).run(sockets=[open_listener("", arguments.port)])
+
+
+def _fail(error: HoneError) -> NoReturn:
+    print_line(f"hone-guard: {error.reason.name}: {error.sentence()}")
+    sys.exit(error.reason.exit_code or 1)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from .access import Access
 from .admin import AdminGate, make_admin
 from .api import make_app
-from .connections import Connection, drop_overdue, raise_file_limit
+from .connections import Connection, WatchingServer, raise_file_limit
 from .cors import allow_origins
 from .errors import FailureAnswers
 from .logs import log_of_loop
@@ -30,9 +30,6 @@ log = logging.getLogger("hone_server")
 
 KEEP_ALIVE_SECONDS = 75
 """Clients of OpenAI let go of an idle connection after 5: a server must not be as fast, or a request meets the end."""
-
-TICKS_A_SECOND = 10
-"""Of uvicorn."""
 
 QUIET_SECONDS, LATEST_SECONDS = 3, 60
 """A drain goes on while requests come: not all who send them have learnt of the end. But not for ever."""
@@ -66,7 +63,10 @@ def serve(sources: Sources, options: Options) -> HoneError | None:
     HTTP answers, 503 on /health, while the models load.
     """
     try:
+        connection = Connection.limited(raise_file_limit())
         listener = open_listener(options.host, options.port)
+    except HoneError as error:
+        return error
     except OSError as error:
         message = f"--host is {options.host!r} and --port {options.port}, which can't be listened on: {error.strerror}"
         return HoneError(INVALID_SPEC, message, remedy="Choose another.")
@@ -79,7 +79,7 @@ def serve(sources: Sources, options: Options) -> HoneError | None:
     app = Access(routes, options.api_key)
     config = uvicorn.Config(
         allow_origins(FailureAnswers(app), options.allowed_origins),
-        http=Connection.limited(raise_file_limit()),
+        http=connection,
         ws="none",
         log_config=None,
         log_level="warning",
@@ -93,7 +93,7 @@ def serve(sources: Sources, options: Options) -> HoneError | None:
     return service.failure
 
 
-class _Server(uvicorn.Server):
+class _Server(WatchingServer):
     """Ends some seconds after the first signal, at once at a second one, or when nothing is ready to be asked.
 
     Who sends connections here learns late of the end. What is answered meanwhile closes its connection.
@@ -114,8 +114,6 @@ class _Server(uvicorn.Server):
             super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
-        if counter % TICKS_A_SECOND == 0:
-            drop_overdue(self.server_state.connections, time.monotonic())
         if self._end is not None and (late := time.monotonic() - self._end) >= 0:
             is_quiet = time.monotonic() - self._access.asked_at >= QUIET_SECONDS
             self.should_exit = self.should_exit or is_quiet or late >= LATEST_SECONDS

@@ -10,7 +10,7 @@ from typing import Any
 import uvicorn
 from hone_server.access import Access
 from hone_server.api import make_app
-from hone_server.connections import Connection, drop_overdue
+from hone_server.connections import Connection, WatchingServer
 from hone_server.engine import Tokens
 from hone_server.errors import ApiError, FailureAnswers
 from hone_server.generation import Model
@@ -71,16 +71,11 @@ class Service:
         return self.only
 
 
-class InThread(uvicorn.Server):
+class InThread(WatchingServer):
     """uvicorn in a thread of this process."""
 
     def install_signal_handlers(self) -> None:
         pass
-
-    async def on_tick(self, counter: int) -> bool:
-        loop_time = asyncio.get_running_loop().time()
-        drop_overdue(self.server_state.connections, loop_time)
-        return await super().on_tick(counter)
 
 
 @contextlib.contextmanager
@@ -99,4 +94,5 @@ def served_in_thread(service: Service, most_connections: int = 100) -> Iterator[
         yield (*listener.getsockname()[:2], thread.ident)
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(60)
+        assert not thread.is_alive()

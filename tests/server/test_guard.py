@@ -3,10 +3,12 @@
 import asyncio
 import json
 import re
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -239,3 +241,37 @@ def raw_status(url: str, method: str, path: str, headers: dict[str, str]) -> int
     with socket.create_connection((host, int(port)), 30) as connection:
         connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
         return int(connection.makefile("rb").readline().split()[1])
+
+
+@pytest.mark.parametrize("at_the_end", [False, True])
+def test_a_client_that_stays_in_the_middle_of_its_request_is_dropped(at_the_end):
+    """Also when the guard waits at its end for those that are left."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        code = f"""
+import uvicorn
+from hone_server import connections
+from hone_server.guard import main
+connections.BODY_SECONDS = 0
+if {at_the_end}:
+    connections.WatchingServer.on_tick = uvicorn.Server.on_tick
+main(["--port", "{port}", "--engine-port", "{silent.getsockname()[1]}"])
+"""
+        with subprocess.Popen([sys.executable, "-c", code]) as guard, connect(port) as client:
+            client.sendall(b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+            silent.accept()
+            if at_the_end:
+                guard.terminate()
+            assert client.recv(1 << 16) == b""
+            guard.terminate()
+            assert guard.wait(60) in (0, -signal.SIGTERM)
+
+
+def connect(port: int) -> socket.socket:
+    for _ in range(600):
+        try:
+            return socket.create_connection(("127.0.0.1", port), timeout=60)
+        except ConnectionRefusedError:
+            time.sleep(0.1)
+    raise AssertionError("the guard does not listen")

@@ -6,9 +6,11 @@ import socket
 import threading
 
 import pytest
-from hone_server import bodies, connections, text
+import uvicorn
+from hone_api.reasons import HoneError
+from hone_server import bodies, connections, serving, text
 from hone_server.bounds import MAX_BODY_BYTES
-from hone_server.connections import Connection
+from hone_server.connections import Connection, WatchingServer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from inprocess import CONTEXT, Service, served_in_thread
@@ -249,3 +251,60 @@ def test_many_half_open_connections_leave_room_for_a_whole_request(service):
         assert not any(stays_open(one) for one in opened[:32])
         for one in [*opened, last]:
             one.close()
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"POST /v1/completions HTTP/1.1\r\nHost: a\r\n",
+        JSON_HEAD + b"Content-Length: 100\r\n\r\n{",
+        JSON_HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
+        b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n" * 3000,
+    ],
+)
+def test_a_slow_client_does_not_hold_up_the_end(service, monkeypatch, begun):
+    monkeypatch.setattr(WatchingServer, "on_tick", uvicorn.Server.on_tick)  # nobody is dropped before
+    for name in ("HEAD_SECONDS", "BODY_SECONDS", "WRITE_SECONDS"):
+        monkeypatch.setattr(connections, name, 0)
+    with served_in_thread(service) as (host, port, _), socket.create_connection((host, port), timeout=60) as opened:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        opened.sendall(begun)
+        whole = http.client.HTTPConnection(host, port, timeout=60)
+        assert send(whole, SMALL)[0] == 200
+        whole.close()
+
+
+def test_the_engine_watches_its_connections_to_the_end():
+    assert issubclass(serving._Server, WatchingServer)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("path", ["/v1/completions", "/nope"])
+def test_nothing_is_read_after_a_request_with_two_lengths(place, order, path):
+    """Another server before this one may have taken what follows for the body."""
+    body = json.dumps(SMALL).encode()
+    lengths = [b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n"][::order]
+    head = JSON_HEAD.replace(b"/v1/completions", path.encode()) + b"".join(lengths) + b"\r\n"
+    second = b"GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n"
+    with socket.create_connection(place[:2], timeout=60) as opened:
+        opened.sendall(head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) + second)
+        answer = b""
+        while part := opened.recv(1 << 16):
+            answer += part
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b"connection: close" in answer.lower()
+
+
+@given(soft=st.integers(1, 5000), used=st.integers(5, 60))
+def test_open_files_are_left_for_connections_or_their_limit_is_named(soft, used):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connections.resource, "getrlimit", lambda _: (soft, soft))
+        patch.setattr(connections.resource, "setrlimit", lambda *_: None)
+        patch.setattr(connections.os, "listdir", lambda _: ["0"] * used)
+        room = soft - used - connections.FILES_BESIDE
+        if room >= connections.LEAST_CONNECTIONS:
+            assert connections.raise_file_limit() == min(room, connections.MOST_CONNECTIONS)
+        else:
+            with pytest.raises(HoneError, match=f"may open {soft} files") as refused:
+                connections.raise_file_limit()
+            assert "ulimit -n" in refused.value.sentence()
