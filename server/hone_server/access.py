@@ -78,7 +78,7 @@ class Access:
         if method == "OPTIONS" and "origin" in headers and "access-control-request-method" in headers:
             return True  # a browser asks whether it may send the key, and does not send it with this question
         scheme, _, text = headers.get("authorization", "").partition(" ")
-        token = text.strip().encode("latin-1")  # headers are read as latin-1
+        token = text.encode("latin-1").strip()  # headers are read as latin-1; of text, bytes of a key would go, too
         if scheme.lower() == "basic" and path in PAGES and reads:
             token = _password(token)
         elif scheme.lower() != "bearer":

@@ -65,7 +65,7 @@ class AdminGate:
         except OSError as error:
             log.warning("admin route asked for, and the token can't be read: %s", error)
             return False
-        given = headers.get(ADMIN_HEADER, "").strip().encode("latin-1", "replace")
+        given = headers.get(ADMIN_HEADER, "").encode("latin-1", "replace").strip()
         return bool(token) and hmac.compare_digest(given, token)
 
 

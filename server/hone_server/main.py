@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import signal
+import string
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -140,14 +141,15 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 def _api_key(file: Path | None) -> str | None:
     """The key that clients must send, from the file or else from the environment; None when there is neither."""
     try:
-        key = os.environ.get(API_KEY) if file is None else file.read_text("utf-8")
+        key = os.environ.get(API_KEY) if file is None else file.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise HoneError(INVALID_SPEC, f"--api-key-file {file}: can't be read: {error}") from None
     if key is None:
         return None
-    if not key.strip():
+    key = key.strip(string.whitespace)  # as of bytes: other characters that count as spaces are parts of a key
+    if not key:
         raise HoneError(INVALID_SPEC, f"{file or API_KEY} holds an empty API key", remedy="Write the key into it.")
-    return key.strip()
+    return key
 
 
 def _read_template(given: str | None) -> str | None:

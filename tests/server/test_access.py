@@ -2,13 +2,22 @@
 
 import re
 import signal
+import string
 from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import MagicMock
 
 import httpx
 import openai
 import pytest
+from hone_api.layout import ADMIN_HEADER
+from hone_server.access import Access
+from hone_server.admin import AdminGate
 from hone_server.api import make_app
+from hone_server.gate import is_allowed as gate_allows
+from hone_server.main import _api_key
+from hypothesis import example, given
+from hypothesis import strategies as st
+from starlette.datastructures import Headers
 
 KEY = "s3cret-of-the-test"
 PROMPT = "a prompt that nobody shall read"
@@ -156,3 +165,40 @@ def test_a_key_file_without_a_key_keeps_the_server_from_starting(run_to_end, bas
     code, said = run_to_end(str(base_folder), "--api-key-file", str(file))
     assert code == 64
     assert str(file) in said
+
+
+@given(
+    key=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\n"), min_size=1).filter(
+        lambda key: key.strip(string.whitespace)
+    )
+)
+@example(key="\u00a0")
+@example(key="caf\u00e0")
+@example(key="\u2005x\u0085")
+def test_whatever_key_is_written_into_the_file_lets_its_bearer_in(key, tmp_path_factory):
+    """As its bytes, which headers have."""
+    file = tmp_path_factory.getbasetemp() / "key"
+    file.write_bytes(b" \t" + key.encode() + b"\r\n")
+    bare = key.encode().strip()
+
+    def is_allowed(value: bytes) -> bool:
+        access = Access(None, _api_key(file))  # type: ignore[arg-type]
+        return access._is_allowed("POST", "/v1/models", Headers(raw=[(b"authorization", value)]))
+
+    assert is_allowed(b"Bearer " + bare)
+    assert not is_allowed(b"Bearer " + bare + b"\xa0")
+    assert not is_allowed(b"Bearer " + bare[1:])
+    gate = {"type": "http", "path": "/v1/models", "method": "POST", "headers": [(b"authorization", b"Bearer " + bare)]}
+    assert gate_allows(gate, bare)
+
+
+@given(token=st.binary(min_size=1).filter(lambda token: token.strip() and not {0, 10, 13} & {*token}))
+@example(token=b"\xc3\xa0")
+@example(token=b"\x85")
+def test_whatever_token_is_in_the_file_opens_the_admin_routes(token, tmp_path_factory):
+    file = tmp_path_factory.getbasetemp() / "token"
+    file.write_bytes(token + b"\n")
+    gate = AdminGate(None, None, file)  # type: ignore[arg-type]
+    header = ADMIN_HEADER.lower().encode()
+    assert gate._knows_token(Headers(raw=[(header, token.strip())]))
+    assert not gate._knows_token(Headers(raw=[(header, token.strip() + b"\xa0")]))
