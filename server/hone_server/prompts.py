@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from . import templates
 from .errors import ApiError, context_exceeded, prompt_too_long
 from .text import is_unicode
 
@@ -120,3 +121,4 @@ def _raise_in(thread: int, error: type[Exception] | None) -> None:
 
 
 _watch = _Watch()
+templates.install()

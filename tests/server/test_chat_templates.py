@@ -1,10 +1,13 @@
 """A chat template is a program: whatever becomes of it, the client gets a 400 with its message, and soon."""
 
+import json
+
 import pytest
 from hone_server import prompts
 from hone_server.errors import ApiError
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import AutoTokenizer
 
 MESSAGES = [{"role": "user", "content": "hello", "deep": 0}]
@@ -51,6 +54,53 @@ def test_any_failure_of_a_template_is_a_refusal_with_its_message(tokenizer, temp
     assert message.startswith("the chat template refuses these messages: ")
     assert FAILURES[template] in message
     assert len(message) > len("the chat template refuses these messages: ")
+
+
+HUGE = {
+    "{{ 10 ** (10 ** 9) }}": "**",
+    "{{ (-3) ** (2 ** 30) }}": "**",
+    "{{ 2 ** 40000 * 2 ** 40000 }}": "product of numbers",
+    "{{ 'ab' * 10 ** 9 }}": "repeated",
+    "{{ 10 ** 12 * 'ab' }}": "repeated",
+    "{{ ([0] * 2 ** 21) * 2 ** 20 }}": "repeated",
+    "{{ messages * 10 ** 9 }}": "repeated",
+    "{{ 'a'.center(10 ** 10) }}": "width",
+    "{{ 'a'['ljust'](width=10 ** 10) }}": "width",
+    "{{ ('a' | attr('zfill'))(10 ** 10) }}": "width",
+    "{{ 'a' | center(10000000000) }}": "width",
+    "{{ 'a\\nb' | indent(10 ** 10) }}": "width",
+    "{{ messages | tojson(indent=10 ** 10) }}": "width",
+    "{{ '%10000000000d' % 1 }}": "width",
+    "{{ '%.10000000000f' | format(1) }}": "width",
+    "{{ '%*d' % (10 ** 9, 1) }}": "width",
+    "{{ '%(a)10000000000d' % {'a': 1} }}": "width",
+    "{{ '{:>10000000000}'.format(1) }}": "width",
+    "{{ '{a:{b}}'.format(a=1, b=10 ** 10) }}": "width",
+    "{{ '{a:{b}}'.format_map({'a': 1, 'b': 10 ** 10}) }}": "width in a mapping",
+}
+
+
+@pytest.mark.parametrize("template", HUGE)
+def test_one_operation_that_would_make_something_huge_is_refused(tokenizer, template):
+    message = refusal(tokenizer, template)
+    assert "an operation of the template would make something of the size" in message
+
+
+@pytest.mark.parametrize("first", ["{{ messages[0].content", "{% set x = 'b' %}{{ 'a'"])
+def test_what_is_not_huge_is_computed_as_ever(tokenizer, first):
+    """By Jinja's own sandbox."""
+    expressions = [
+        "* 3", "~ 2 ** 64", "~ 7 * 6", "~ (-2) ** 3", "~ 2 ** -1", "~ 2.5 ** 2", "~ ('=' * 80)", "~ '%05.1f' % 3.14159",
+        "~ '%s is 20240101' % 'x'", "~ '{:>8}|{}'.format('x', 20240101)", "~ '{0[a]}'.format({'a': 123456})",
+        "~ ('x' | center(9))", "~ 'x'.rjust(8, '.')", "~ ('a\\nb' | indent(4))", "~ (messages | tojson(indent=2))",
+        "~ ('%s %d' | format('a', 123456789))", "~ '{a:>{b}}'.format(a=1, b=9)", "~ ([1, 2] * 2)", "~ 5 % 3",
+    ]  # fmt: skip
+    plain = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    plain.filters["tojson"] = lambda given, indent=None: json.dumps(given, ensure_ascii=False, indent=indent)
+    for one in expressions:
+        tokenizer.chat_template = f"{first} {one} }}}}"
+        expected = plain.from_string(tokenizer.chat_template).render(messages=MESSAGES)
+        assert prompts.render_chat(tokenizer, MESSAGES, add_generation_prompt=True) == expected
 
 
 VALUES = st.sampled_from(["messages", "messages[0]", "none", "''", "0", "1.5", "[]", "{}", "true", "nothing", "10**9"])

@@ -1,0 +1,129 @@
+"""The operations of chat templates that make something huge at once, bounded.
+
+prompts.py ends a template that takes too long, between two of its instructions. A single one, such as `10 ** (10 ** 9)`,
+would hold up this whole process until it is done. What a template adds up in many steps, that can be ended.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from functools import update_wrapper
+from typing import Any
+
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from transformers.utils import chat_template_utils
+
+MOST_BITS = 1 << 16
+"""Of a number: some 19,000 digits."""
+MOST_SIZE = 1 << 22
+"""Of a text that is filled up or repeated, in characters, and of a list, in items: what a request's body may have."""
+MOST_WIDTH = 9_999
+FILLING = frozenset({"center", "expandtabs", "indent", "ljust", "rjust", "tojson", "zfill"})
+"""Methods of texts, and filters, that fill up to a width which is an argument."""
+FORMATS = re.compile(r"%(?:\([^()%]*\))?[-+ #0-9.]*|\{[^{}]*")
+"""In a text with formats, as far as its widths."""
+WIDTH = re.compile(r"\d{5,}")
+
+
+class BoundedEnvironment(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, of which an operation that would make too much raises SecurityError."""
+
+    intercepted_binops = frozenset({"**", "*", "%"})
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.filters = _Filters(self.filters)
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "**":
+            check_power(left, right)
+        elif operator == "*":
+            check_product(left, right)
+        elif isinstance(left, str):
+            check_formats([left, *(right if isinstance(right, tuple) else [right])])
+        return super().call_binop(context, operator, left, right)
+
+    def wrap_str_format(self, value: Any) -> Any:
+        wrapped = super().wrap_str_format(value)
+        if wrapped is not None:
+            return _bounded(wrapped, check_formats, first=0, before=[value.__self__])
+        if isinstance(getattr(value, "__self__", None), str) and getattr(value, "__name__", None) in FILLING:
+            return _bounded(value, check_numbers, first=0)
+        return None
+
+
+def install() -> None:
+    """Let transformers compile chat templates for this environment."""
+    vars(chat_template_utils)["ImmutableSandboxedEnvironment"] = BoundedEnvironment
+
+
+def check_power(base: Any, exponent: Any) -> None:
+    """Raise SecurityError for a power that has too many digits."""
+    if isinstance(base, int) and isinstance(exponent, int) and abs(base) > 1:
+        _check(abs(exponent) * base.bit_length(), MOST_BITS)
+
+
+def check_product(left: Any, right: Any) -> None:
+    """Raise SecurityError for a product that has too many digits, characters or items."""
+    if isinstance(left, int) and isinstance(right, int):
+        _check(left.bit_length() + right.bit_length(), MOST_BITS)
+    for many, times in ((left, right), (right, left)):
+        if isinstance(times, int) and isinstance(many, str | bytes | list | tuple):
+            _check(len(many) * times, MOST_SIZE)
+
+
+def check_numbers(given: Iterable[Any]) -> None:
+    """Raise SecurityError where one of the arguments, which may be a width, is too large."""
+    for one in given:
+        if isinstance(one, dict):
+            check_numbers(one.values())
+        elif isinstance(one, int):
+            _check(one, MOST_WIDTH)
+
+
+def check_formats(given: Iterable[Any]) -> None:
+    """Raise SecurityError where a text, with formats or to be formatted, names a width that is too large.
+
+    A number is one where the text says so, by a star or by braces within braces.
+    """
+    text, *others = given
+    if isinstance(text, str):
+        for found in FORMATS.finditer(text):
+            written = found[0] if found[0][0] == "%" else found[0].partition(":")[2]
+            for width in WIDTH.findall(written):
+                _check(int(width[:20]), MOST_WIDTH)
+        if "*" in text or re.search(r"\{[^{}]*\{", text):
+            check_numbers(others)
+
+
+class _Filters(dict[str, Callable[..., Any]]):
+    """Filters of which those that fill up are bounded, also when others take their places."""
+
+    def __init__(self, filters: dict[str, Callable[..., Any]]) -> None:
+        super().__init__()
+        for name, fill in filters.items():
+            self[name] = fill
+
+    def __setitem__(self, name: str, fill: Callable[..., Any]) -> None:
+        if name == "format":
+            fill = _bounded(fill, check_formats, first=0)
+        elif name in FILLING:
+            fill = _bounded(fill, check_numbers)
+        super().__setitem__(name, fill)
+
+
+def _check(size: int, most: int) -> None:
+    if size > most:
+        raise SecurityError(f"an operation of the template would make something of the size {size:.3g}, above {most}")
+
+
+def _bounded(
+    fill: Callable[..., Any], check: Callable[[Iterable[Any]], None], *, first: int = 1, before: Iterable[Any] = ()
+) -> Callable[..., Any]:
+    """Return the function with its arguments checked, from the one in the place `first` on."""
+
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        check([*before, *args[first:], *kwargs.values()])
+        return fill(*args, **kwargs)
+
+    return update_wrapper(checked, fill)
