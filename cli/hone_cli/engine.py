@@ -28,8 +28,8 @@ class Engine:
     def __init__(self, url: str, *, remedy: str) -> None:
         self.url = url.rstrip("/")
         self._remedy = remedy
-        key = os.environ.get(API_KEY)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        key = os.fsencode(os.environ.get(API_KEY, "")).strip()
+        headers = {b"Authorization": b"Bearer " + key} if key else {}
         # An engine with a long queue may take minutes to its first token.
         self._http = httpx.Client(headers=headers, timeout=httpx.Timeout(10, read=600), trust_env=False)
 

@@ -83,7 +83,7 @@ class Access:
             token = _password(token)
         elif scheme.lower() != "bearer":
             return False
-        return hmac.compare_digest(token, self._key.encode())
+        return hmac.compare_digest(token, self._key.encode("utf-8", "surrogateescape"))
 
 
 def _password(credentials: bytes) -> bytes:

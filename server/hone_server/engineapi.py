@@ -58,9 +58,9 @@ class EngineApi:
         return words
 
     def _send(self, method: str, path: str, body: dict[str, Any] | None, timeout: float) -> tuple[int, str]:
-        headers = {"Content-Type": "application/json", ADMIN_HEADER: self._token}
+        headers: dict[str, str | bytes] = {"Content-Type": "application/json", ADMIN_HEADER: self._token}
         if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
+            headers["Authorization"] = b"Bearer " + self._key
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=timeout)
         try:
             connection.request(method, path, json.dumps(body) if body else None, headers)
@@ -69,8 +69,8 @@ class EngineApi:
         finally:
             connection.close()
 
-    def _read_key(self) -> str | None:
-        return self._key_file.read_text().strip() if self._key_file else None
+    def _read_key(self) -> bytes | None:
+        return self._key_file.read_bytes().strip() if self._key_file else None
 
 
 def _message(words: str) -> str:

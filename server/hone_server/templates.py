@@ -1,7 +1,8 @@
 """The operations of chat templates that make something huge at once, bounded.
 
-prompts.py ends a template that takes too long, between two of its instructions. A single one, such as `10 ** (10 ** 9)`,
-would hold up this whole process until it is done. What a template adds up in many steps, that can be ended.
+prompts.py ends a template that takes too long, between two of its instructions. A single one, such as
+`10 ** (10 ** 9)`, would hold up this whole process until it is done. What a template adds up in many steps, that can be
+ended.
 """
 
 import re

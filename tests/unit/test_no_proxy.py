@@ -110,3 +110,18 @@ def test_no_redirect_takes_a_key_elsewhere(engine: Recorder, tmp_path: Path, mon
             Engine(f"http://127.0.0.1:{redirecting.port}/v1", remedy="").models()
         redirecting.close()
     assert engine.seen == []
+
+
+@pytest.mark.parametrize("key", ["caf\u00e0", "\u00a0\u00e9\u00a0", "\u5bc6\u94a5"])
+def test_a_key_reaches_the_engine_as_its_bytes(
+    engine: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    key_file = tmp_path / "key"
+    key_file.write_bytes(key.encode() + b"\n")
+    monkeypatch.setenv(gate.KEY_FILE, str(key_file))
+    monkeypatch.setenv("HONE_API_KEY", key)
+    gate.ask(engine.port, "m")
+    EngineApi(engine.port, "token", key_file).listed()
+    Engine(f"http://127.0.0.1:{engine.port}/v1", remedy="").models()
+    assert len(engine.seen) == 4
+    assert {str(given).encode("latin-1") for _, given in engine.seen} == {b"Bearer " + key.encode()}
