@@ -159,17 +159,17 @@ class _Answer:
         finish = None
         for place, token in enumerate(chunk.ids):
             self._tokens += 1
-            offset = len(self._job.echo) + self._text.decoded
             if token in self._eos:
                 finish = "stop"
+                self._pending += self._text.flush()
                 if self._logprobs is not None and self._job.tells_end:
-                    self._logprobs.push(chunk.logprobs[place], offset)
+                    self._logprobs.push(chunk.logprobs[place], len(self._job.echo) + self._text.decoded)
                 break
             self._pending += self._text.push(token)
             if token == self._job.trigger and self._calls_at is None:
                 self._calls_at = self._text.decoded - len(self._model.token_text([token]))
             if self._logprobs is not None:
-                self._logprobs.push(chunk.logprobs[place], offset)
+                self._logprobs.push(chunk.logprobs[place], len(self._job.echo) + self._text.begins)
             if self._text.stopped:
                 finish = "stop"
                 break

@@ -20,18 +20,32 @@ def is_unicode(text: str) -> bool:
 
 
 class Detokenizer:
-    """Turns tokens into text as they come, holding back the bytes of an unfinished character."""
+    """Turns tokens into text as they come, holding back the bytes of an unfinished character.
+
+    begins: where in the text that `push` returned the token's own text begins, after what was held back.
+    """
 
     def __init__(self, decode: Decode) -> None:
         self._decode = decode
         self._tokens: list[int] = []
         self._start = 0  # decoding starts here, because a token's text can depend on the one before
         self._told = 0  # tokens before this one are already told
+        self.begins = 0
 
     def push(self, token: int) -> str:
         """The new text that this token brings; empty while a character is unfinished."""
+        start, told = self._start, self._told
+        has_held = len(self._tokens) > told
         self._tokens.append(token)
-        return self._new_text(finished=False)
+        text = self._new_text(finished=False)
+        self.begins = 0
+        if has_held and text:
+            before = self._decode(self._tokens[start:told])
+            # The token has finished the character that was held, or has left it broken.
+            held = self._decode(self._tokens[start:-1]).removeprefix(before)
+            shorter = min(len(held), len(text))
+            self.begins = next((place for place in range(shorter) if held[place] != text[place]), shorter)
+        return text
 
     def flush(self) -> str:
         """What is left at the end, an unfinished character as the replacement character."""
@@ -126,13 +140,14 @@ NO_STOPS = StopSet()
 class TextStream:
     """One answer's text: push tokens, tell what comes out, flush at the end. `stopped` says a stop string came.
 
-    `decoded` and `told` count characters: what the tokens so far have made, and what of it has been told.
+    `decoded` and `told` count characters: what the tokens so far have made, and what of it has been told. `begins` is
+    where the last token's own text begins.
     """
 
     def __init__(self, decode: Decode, stops: StopSet = NO_STOPS) -> None:
         self._detokenizer = Detokenizer(decode)
         self._stops = StopStrings(stops)
-        self.decoded = self.told = 0
+        self.decoded = self.told = self.begins = 0
 
     @property
     def stopped(self) -> bool:
@@ -140,11 +155,14 @@ class TextStream:
 
     def push(self, token: int) -> str:
         text = self._detokenizer.push(token)
+        self.begins = self.decoded + self._detokenizer.begins
         self.decoded += len(text)
         return self._tell(self._stops.push(text))
 
     def flush(self) -> str:
-        last = self._stops.push(self._detokenizer.flush())
+        text = self._detokenizer.flush()
+        self.decoded += len(text)
+        last = self._stops.push(text)
         return self._tell(last if self._stops.found else last + self._stops.flush())
 
     def _tell(self, text: str) -> str:

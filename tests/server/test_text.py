@@ -132,3 +132,18 @@ def test_no_more_is_held_back_than_could_begin_a_stop_string(text, stops):
         beginnings = {stop[:size] for stop in stops for size in range(len(stop))}
         held = next(text[place:] for place in range(len(text) + 1) if text[place:] in beginnings or place == len(text))
         assert text == told + held
+
+
+BYTES = st.sampled_from([*"aé€😀".encode(), *b"b\xf0\xe2\xff"])
+
+
+@given(st.lists(BYTES, max_size=12))
+def test_a_token_begins_where_the_text_before_it_ends(tokens):
+    """Also after a character that stays broken. Only ASCII is sure to begin a character."""
+    stream = TextStream(lambda some: bytes(some).decode(errors="replace"))
+    for place, token in enumerate(tokens):
+        stream.push(token)
+        if token < 128:
+            assert stream.begins == len(bytes(tokens[:place]).decode(errors="replace"))
+    stream.flush()
+    assert stream.decoded == len(bytes(tokens).decode(errors="replace"))
