@@ -36,6 +36,7 @@ class Options:
     namespaces: list[str]
     lease_namespace: str | None
     lease_name: str
+    former_leases: tuple[str, ...]
     listen: str | None
 
 
@@ -44,7 +45,7 @@ class Operator:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._metrics = Metrics()
+        self._metrics = Metrics(options.lease_name)
         self._elector: Elector | None = None
         self._controller: Controller | None = None
         self._server: LoopServer | None = None
@@ -59,7 +60,8 @@ class Operator:
             api = await Api.connect(metrics)
             lease = options.lease_namespace, options.lease_name
             identity = f"{socket.gethostname()}_{uuid.uuid4()}"
-            self._elector = Elector(api, *lease, identity, on_lost=_die)
+            self._elector = elector = Elector(api, *lease, identity, _die, options.former_leases)
+            metrics.watch_lease(lambda: elector.refusal is not None)
         api = await Api.connect(metrics, self._elector.fence if self._elector else None)
         await _until_served(api)
         self._controller = Controller(api, options.images, options.namespaces, metrics, self._leads)
@@ -91,6 +93,8 @@ class Operator:
         return self._controller.why_stuck() if self._controller else None
 
     def _why_unready(self) -> str | None:
+        if self._elector and self._elector.refusal:
+            return f"it can't be elected: {self._elector.refusal}"
         if self._controller is None:
             return "the API server has not served FineTuneJobs and InferenceServices yet"
         if self._controller.synced.is_set():

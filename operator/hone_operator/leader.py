@@ -9,23 +9,17 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import aiohttp
-
-from hone_operator.api import Api, ApiError
-from hone_operator.resources import LEASES, Object
+from hone_operator.api import Api
+from hone_operator.lease import FormerLease, Lease
 
 LEASE = "hone-operator"
 """The name, where the command line says none."""
-LEASE_SECONDS = 15.0
-"""How long the others wait after the holder was last heard of."""
-RENEW_SECONDS = 10.0
-"""How long after the last renewal the holder may write. The rest of the lease is for writes under way."""
 RETRY_SECONDS = 2.0
-REQUEST_SECONDS = 5.0
+HANDOVER_SECONDS = 600.0
+"""How long a leader keeps a former Lease: as long as Kubernetes gives a roll-out."""
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 logger = logging.getLogger(__name__)
@@ -37,17 +31,27 @@ def pod_namespace() -> str | None:
 
 
 class Elector:
-    """Tries to hold the Lease until `stop`. `on_lost` is called when it could not be kept."""
+    """Tries to hold the Lease until `stop`. `on_lost` is called when it could not be kept.
 
-    def __init__(self, api: Api, namespace: str, name: str, identity: str, on_lost: Callable[[str], None]) -> None:
+    Before it leads, and while it does, no pod of its Deployment may lead by one of the `former` names. All take
+    what they need in the order of the names, so that no two wait for each other.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        namespace: str,
+        name: str,
+        identity: str,
+        on_lost: Callable[[str], None],
+        former: Iterable[str] = (),
+    ) -> None:
         self._api = api
-        self._namespace = namespace
-        self._name = name
         self.identity = identity
         self._on_lost = on_lost
-        self._seen: Object = {}
-        self._seen_at = 0.0
-        self._renewed_at: float | None = None
+        self._own = Lease(api, namespace, name, identity)
+        self._former = [FormerLease(api, namespace, each, identity) for each in sorted({*former} - {name})]
+        self._leases = sorted((self._own, *self._former), key=lambda lease: lease.name)
         self.elected = asyncio.Event()
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(self._ended)
@@ -57,126 +61,60 @@ class Elector:
         return self.fence() > 0
 
     def fence(self) -> float:
-        """Seconds for which the Lease is certain: 0 when no write may begin."""
-        if self._renewed_at is None:
-            return 0.0
-        age = time.monotonic() - self._renewed_at
-        return LEASE_SECONDS - age if age < RENEW_SECONDS else 0.0
+        """Seconds for which it is certain that no other leads: 0 when no write may begin."""
+        return min(lease.fence() for lease in self._leases)
+
+    @property
+    def refusal(self) -> str | None:
+        """Why this replica can't be elected at all."""
+        return self._own.refusal
 
     async def stop(self) -> None:
         """Let another lead at once. Only when no write is under way any more."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        if self.leads:
-            await self._release()
+        await asyncio.gather(*(lease.release() for lease in self._leases))
         await self._api.close()
 
     async def _run(self) -> None:
         """Follow until the Lease is free, then lead until it is lost."""
-        logger.info("%s waits for Lease %s/%s", self.identity, self._namespace, self._name)
-        await self._try()
+        logger.info("%s waits for %s", self.identity, self._own)
+        await self.step()
         while not self.leads:
             await asyncio.sleep(self._until_next_try())
-            await self._try()
+            await self.step()
         logger.info("%s leads", self.identity)
         self.elected.set()
+        handed_over = time.monotonic() + HANDOVER_SECONDS
         while self.leads:
             await asyncio.sleep(RETRY_SECONDS)
+            if self.leads and time.monotonic() >= handed_over:
+                await asyncio.gather(*(lease.let_go() for lease in self._former))
             if self.leads:
-                await self._try()
+                await self.step()
+
+    async def step(self) -> None:
+        """Renew all; or take each Lease once those before it are no obstacle, and keep none while one is."""
+        if self.leads:
+            await asyncio.gather(*(lease.attempt() for lease in self._leases))
+            return
+        for number, lease in enumerate(self._leases):
+            if all(each.fence() > 0 for each in self._leases[:number]):
+                await lease.attempt()
+            else:
+                await lease.release()
+                await lease.look()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Also of a fault of its own: a replica without an election would do nothing, and never say so."""
         if not task.cancelled():
             why = repr(error) if (error := task.exception()) else "it could not be renewed in time, or another took it"
-            self._on_lost(f"{self.identity} no longer holds Lease {self._namespace}/{self._name}: {why}")
-
-    async def _release(self) -> None:
-        self._renewed_at = None
-        spec = {**self._seen["spec"], "holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()}
-        try:
-            async with asyncio.timeout(REQUEST_SECONDS):
-                await self._api.replace(LEASES, {**self._seen, "spec": spec})
-        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-            logger.warning("Lease %s/%s was not released: %r", self._namespace, self._name, error)
-
-    async def _try(self) -> None:
-        """Take or renew the Lease."""
-        begun = time.monotonic()
-        try:
-            async with asyncio.timeout(REQUEST_SECONDS):
-                if await self._take_or_renew():
-                    self._renewed_at = begun
-        except ApiError as error:
-            if error.status != 409:  # 409: another was faster, which is no fault
-                logger.warning("Lease %s/%s: %s", self._namespace, self._name, error)
-        except (aiohttp.ClientError, TimeoutError) as error:
-            logger.warning("Lease %s/%s: %r", self._namespace, self._name, error)
-
-    async def _take_or_renew(self) -> bool:
-        if self._renewed_at is None or not self._seen:
-            found = await self._api.get(LEASES, self._namespace, self._name)
-            if found is None:
-                self._saw(await self._api.create(LEASES, self._lease(_now(), 0)))
-                return True
-            self._saw(found)
-            if not self._is_free():
-                return False
-        before = self._seen["spec"]
-        if before.get("holderIdentity") == self.identity:
-            body = self._lease(before["acquireTime"], before.get("leaseTransitions") or 0)
-        else:
-            body = self._lease(_now(), (before.get("leaseTransitions") or 0) + 1)
-        body["metadata"]["resourceVersion"] = self._seen["metadata"]["resourceVersion"]
-        try:
-            self._saw(await self._api.replace(LEASES, body))
-        except ApiError as error:
-            if error.status in (404, 409):
-                await self._look()
-            raise
-        return True
-
-    async def _look(self) -> None:
-        """Read the Lease that is not as it was. Whoever is still named in it may try again; others no longer lead."""
-        found = await self._api.get(LEASES, self._namespace, self._name)
-        if found is not None:
-            self._saw(found)
-        if found is None or found["spec"].get("holderIdentity") != self.identity:
-            self._renewed_at = None
-
-    def _saw(self, lease: Object) -> None:
-        if lease.get("spec") != self._seen.get("spec"):
-            self._seen_at = time.monotonic()
-        self._seen = lease
-
-    def _is_free(self) -> bool:
-        holder = self._seen["spec"].get("holderIdentity")
-        return holder in (None, "", self.identity) or self._expires() <= time.monotonic()
-
-    def _expires(self) -> float:
-        return self._seen_at + float(self._seen["spec"].get("leaseDurationSeconds") or LEASE_SECONDS)
+            lost = min(self._leases, key=lambda lease: lease.fence())
+            self._on_lost(f"{self.identity} no longer holds {lost}: {why}")
 
     def _until_next_try(self) -> float:
-        """With jitter, so that followers don't try together; no later than the Lease runs out."""
+        """With jitter, so that followers don't try together; no later than a Lease runs out."""
         pause = RETRY_SECONDS * random.uniform(1.0, 1.2)
-        left = self._expires() - time.monotonic() if self._seen else pause
-        return max(0.05, min(pause, left)) if left > 0 else pause
-
-    def _lease(self, acquired: str, transitions: int) -> Object:
-        return {
-            "apiVersion": LEASES.api_version,
-            "kind": LEASES.kind,
-            "metadata": {"name": self._name, "namespace": self._namespace},
-            "spec": {
-                "holderIdentity": self.identity,
-                "leaseDurationSeconds": int(LEASE_SECONDS),
-                "acquireTime": acquired,
-                "renewTime": _now(),
-                "leaseTransitions": transitions,
-            },
-        }
-
-
-def _now() -> str:
-    """A MicroTime."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        now = time.monotonic()
+        left = [at - now for lease in self._leases if not lease.fence() and (at := lease.expires()) is not None]
+        return max(0.05, min([pause, *(each for each in left if each > 0)]))

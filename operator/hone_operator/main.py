@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     access = GpuAccess(tuple(arguments.gpu_groups), are_required=arguments.require_gpus)
     images = Images(arguments.runtime_image, engines, access)
     lease = (arguments.lease_namespace, arguments.lease_name)
-    options = Options(images, arguments.namespace, *lease, arguments.listen)
+    options = Options(images, arguments.namespace, *lease, tuple(arguments.former_lease), arguments.listen)
     register(registry, options)
     # The modules stay: without this, parsing JSON takes twice as long, looking at them again and again.
     gc.freeze()
@@ -76,6 +76,14 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help="elect a leader by a Lease in this namespace (default: the pod's own; outside a cluster, no election)",
     )
     parser.add_argument("--lease-name", default=LEASE, help="name of that Lease (default: %(default)s)")
+    parser.add_argument(
+        "--former-lease",
+        metavar="NAME",
+        action="append",
+        default=[LEASE],
+        help="also wait for a pod of the same Deployment that leads by a Lease of this name; may be repeated "
+        f"(always: {LEASE})",
+    )
     parser.add_argument(
         "--listen",
         metavar="[HOST]:PORT",

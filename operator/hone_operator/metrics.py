@@ -13,6 +13,7 @@ from hone_operator.resources import TERMINAL, Object
 
 QUEUE = "hone"
 ELECTION = "hone-operator"
+"""The Lease's name, where no other is given."""
 FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 """Buckets in seconds of what the operator does."""
 SLOW = (1, 5, 15, 30, 60, 300, 900, 1800, 3600, 7200, 14400, 43200, 86400, 259200, 604800)
@@ -22,7 +23,7 @@ SLOW = (1, 5, 15, 30, 60, 300, 900, 1800, 3600, 7200, 14400, 43200, 86400, 25920
 class Metrics:
     """All metrics of one process, in a registry of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, lease: str = ELECTION) -> None:
         self.registry = registry = CollectorRegistry()
         controller, queue = ["controller"], ["name"]
         self.reconciles = Counter(
@@ -68,13 +69,20 @@ class Metrics:
         )
         self._leads = Gauge(
             "leader_election_master_status", "1 while this replica leads", ["name"], registry=registry
-        ).labels(ELECTION)
+        ).labels(lease)
+        self._lease_refused = Gauge(
+            "hone_lease_refused", "1 while the API server lets this replica use no Lease", ["name"], registry=registry
+        ).labels(lease)
 
     def watch_queue(self, depth: Callable[[], int], begun: Callable[[], Iterable[float]]) -> None:
         """Tell of a work queue: how many keys wait, and since when (monotonic) those with workers are there."""
         self._queue_depth.set_function(depth)
         self._queue_longest.set_function(lambda: max(_ages(begun()), default=0.0))
         self._queue_unfinished.set_function(lambda: sum(_ages(begun())))
+
+    def watch_lease(self, is_refused: Callable[[], bool]) -> None:
+        """Tell whether the API server refuses the Lease."""
+        self._lease_refused.set_function(is_refused)
 
     def watch_coverage(self, unreadable: Callable[[], Iterable[tuple[str, str, str]]]) -> None:
         """Report the lists that the API server refuses."""

@@ -13,7 +13,7 @@ PLACEMENT: Object = {
     "imagePullPolicy": "Always",
     "imagePullSecrets": [{"name": "registry"}],
     "replicas": 2,
-    "extraArgs": ["--lease-namespace=hone-system"],
+    "extraArgs": [],
     "extraEnv": [{"name": "TZ", "value": "Europe/Berlin"}],
     "labels": {"team": "ml"},
     "annotations": {"example.com/owner": "ml"},

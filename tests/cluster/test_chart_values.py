@@ -29,6 +29,8 @@ Object = dict[str, Any]
         ("operator.extraArgs[0]=--log-level=debug", "Set operator.logLevel instead"),
         ("operator.extraArgs[0]=--names,operator.extraArgs[1]=team", "Set watchNamespaces instead"),
         ("operator.extraArgs[0]=--listen=:1", "operator.extraArgs has --listen"),
+        ("operator.extraArgs[0]=--lis=:1", "operator.extraArgs has --lis"),
+        ("operator.extraArgs[0]=--lease-namespace=other", "operator.extraArgs has --lease-namespace"),
         ("operator.volumes[0].name=tmp", "operator.volumes names tmp"),
         ("operator.volumeMounts[0].mountPath=/tmp/", "operator.volumeMounts has the mountPath /tmp"),
     ],
@@ -216,7 +218,7 @@ def test_releases_of_one_namespace_that_watch_others_have_a_lease_each(control_p
         (lease,) = (each.partition("=")[2] for each in container["args"] if each.startswith("--lease-name="))
         rights = [rule for found in objects if found["kind"] == "Role" for rule in found["rules"]]
         named = [rule for rule in rights if rule["resources"] == ["leases"] and "resourceNames" in rule]
-        both = [lease, "hone-operator"]  # the second is that of earlier versions
+        both = [lease, "hone-operator"]  # the second may be that before an upgrade
         assert [(rule["resourceNames"], rule["verbs"]) for rule in named] == [(both, ["get", "update"])]
         leases.append(lease)
     assert leases[0] != leases[1]

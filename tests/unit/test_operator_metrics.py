@@ -64,6 +64,7 @@ def test_a_follower_counts_nothing_but_knows_where_to_go_on() -> None:
     meter.saw(job("a", "Training", 60))
     assert value(metrics, "hone_finetunejob_gpu_seconds_total", namespace="team") == 10
     assert value(metrics, "leader_election_master_status", name="hone-operator") == 1
+    assert value(Metrics("r-operator"), "leader_election_master_status", name="r-operator") == 0
 
 
 def test_time_in_a_stage_is_told_when_it_is_left() -> None:

@@ -15,7 +15,9 @@
 {{- range $argument, $value := $arguments -}}
 {{- if and (gt (len $name) 2) (hasPrefix $name $argument) }}{{ fail (printf "operator.extraArgs has %s, which the chart sets. Set %s instead." $name $value) }}{{ end -}}
 {{- end -}}
-{{- if has $name (list "--listen" "--lease-name") }}{{ fail (printf "operator.extraArgs has %s, on whose value other objects of the chart depend. Remove it." $name) }}{{ end -}}
+{{- range $argument := list "--listen" "--lease-name" "--lease-namespace" "--former-lease" -}}
+{{- if and (gt (len $name) 2) (hasPrefix $name $argument) }}{{ fail (printf "operator.extraArgs has %s, on whose value other objects of the chart depend. Remove it." $name) }}{{ end -}}
+{{- end -}}
 {{- end -}}
 {{- $seen = dict "tmp" true -}}
 {{- range .Values.operator.volumes -}}

@@ -23,8 +23,8 @@ digest, so that two releases never share one. */}}
 {{ include "hone.fullname" . }}-operator
 {{- end }}
 
-{{- /* Releases that watch different namespaces can share one. The name of all others never changes: an upgrade would
-      have two leaders. */}}
+{{- /* Releases that watch different namespaces can share one. The operator also waits for the other of
+      the two names, by which the pods before an upgrade may elect their leader. */}}
 {{- define "hone.lease" -}}
 {{- if .Values.watchNamespaces }}{{ include "hone.operator" . }}{{ else }}hone-operator{{ end -}}
 {{- end }}
