@@ -1,35 +1,34 @@
 """Guided decoding: which tokens may come next, so that an answer has the structure that its request asks for.
 
-`structure` makes the grammar of a request. Here llguidance compiles it, in a thread and within limits, and a Guide
-follows one answer through it: the sampler (`sampling.BatchSampler`) asks it at every token which ones are allowed.
-A mask takes some 10 microseconds. Requests without a grammar never come here.
+`structure` makes the grammar of a request. `trials` tries it in a process that may die; what passes, llguidance
+compiles here, in a thread, and a Guide follows one answer through it: the sampler (`sampling.BatchSampler`) asks it at
+every token which ones are allowed. A mask takes some 10 microseconds. Requests without a grammar never come here.
 """
 
 import asyncio
+import hashlib
+import json
 import re
+import threading
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
-from llguidance.hf import from_tokenizer
+from llguidance import LLMatcher, LLTokenizer
 from transformers import PreTrainedTokenizerFast
 
 from .errors import RETRY_SECONDS, ApiError
+from .trials import Trials, check
+from .vocabulary import LIMITS, make_tokenizer
 
 COMPILE_SECONDS = 20.0
-"""The library's own limits end a compilation within some 2 seconds; others may be before it."""
+"""A trial ends within some 5 seconds; others may be before it."""
 COMPILERS = 2
-LIMITS = LLParserLimits(
-    max_items_in_row=10_000,  # an object may have some 2,500 properties
-    step_lexer_fuel=50_000,  # a token of an odd regular expression holds up all answers for 20 ms at most
-    max_lexer_states=20_000,  # each takes 1 to 2 kB
-    verbose_errors=False,
-)
 MESSAGE_CHARACTERS = 500
 BITS = 32
 """Of one number of a mask."""
@@ -81,45 +80,89 @@ class Guidance:
         added = tokenizer.get_added_vocab().values()
         self._vocab_size = max(vocab_size, len(tokenizer), 1 + max(added, default=0))
 
-    async def make_guides(self, grammar: str, prompt_lengths: list[int], param: str) -> list[Guide]:
+    async def make_guides(
+        self, grammars: Sequence[dict[str, Any]], owners: Sequence[str | None], prompt_lengths: list[int], param: str
+    ) -> list[Guide]:
         """Return a guide for each answer.
 
-        Raises ApiError: 400 for a grammar that can't be compiled, 503 for one that takes too long.
+        owners: for each part of the grammar, whose schema it is. Raises ApiError: 400 for a grammar that can't be
+        compiled, 503 for one that takes too long.
         """
         if not isinstance(self._tokenizer, PreTrainedTokenizerFast) or not self._eos_token_ids:
             message = f"{param} needs a model with a fast tokenizer and an end-of-text token, which this one has not"
             raise ApiError(400, message, param=param)
-        compiling = asyncio.get_running_loop().run_in_executor(_pool, partial(self._compile, grammar))
         try:
-            matcher = await asyncio.wait_for(compiling, COMPILE_SECONDS)
+            matcher = await asyncio.wait_for(self._make_matcher(grammars, owners, param), COMPILE_SECONDS)
         except TimeoutError:
             message = f"{param} was not compiled within {COMPILE_SECONDS:.0f} s; try again, or simplify its schema"
             raise ApiError(503, message, param=param, headers={"Retry-After": str(RETRY_SECONDS)}) from None
         if matcher.is_error():
             words = shorten(matcher.get_error())
             raise ApiError(400, f"{param} has a schema that can't be enforced: {words}", param=param)
-        copies = [matcher, *(matcher.deep_copy() for _ in prompt_lengths[1:])]
-        pairs = zip(copies, prompt_lengths, strict=True)
-        return [Guide(copy, length, self._eos_token_ids, self._vocab_size) for copy, length in pairs]
+        matchers = [matcher, *(matcher.deep_copy() for _ in prompt_lengths[1:])]
+        pairs = zip(matchers, prompt_lengths, strict=True)
+        return [Guide(one, length, self._eos_token_ids, self._vocab_size) for one, length in pairs]
 
-    def _compile(self, grammar: str) -> LLMatcher:
-        """Return the matcher after its first mask, which takes longer than all others."""
-        matcher = LLMatcher(self._shared(), grammar, log_level=0, limits=LIMITS)
-        if not matcher.is_error():
-            matcher.compute_bitmask()
-        return matcher
+    async def _make_matcher(
+        self, grammars: Sequence[dict[str, Any]], owners: Sequence[str | None], param: str
+    ) -> LLMatcher:
+        """Return the matcher of a grammar that passed its trial. Raises ApiError."""
+        loop = asyncio.get_running_loop()
+        vocabulary = self._known()
+        if vocabulary is None:
+            vocabulary = await loop.run_in_executor(_pool, self._shared)
+        verdict = await vocabulary.trials.judge(grammars, owners)
+        check(verdict, param)
+        grammar = verdict.grammar or json.dumps({"grammars": grammars})
+        return await loop.run_in_executor(_pool, partial(_compile, vocabulary.tokenizer, grammar))
 
-    def _shared(self) -> LLTokenizer:
-        """Return the library's own tokenizer, made at the first request (0.3 s for 49,152 tokens)."""
-        made = _TOKENIZERS.setdefault(self._tokenizer, {})
-        key = (self._eos_token_ids, self._vocab_size)
-        if key not in made:
-            made[key] = from_tokenizer(self._tokenizer, self._vocab_size, sorted(self._eos_token_ids))
-        return made[key]
+    def _known(self) -> "Vocabulary | None":
+        return _VOCABULARIES.get(self._tokenizer, {}).get((self._eos_token_ids, self._vocab_size))
+
+    def _shared(self) -> "Vocabulary":
+        """Return the library's own tokenizer, made at the first request (0.6 s for 49,152 tokens)."""
+        with _MAKING:
+            if (known := self._known()) is not None:
+                return known
+            backend = copy(self._tokenizer.backend_tokenizer)
+            backend.no_padding()
+            backend.no_truncation()
+            made = _vocabulary(backend.to_str(), self._vocab_size, sorted(self._eos_token_ids))
+            _VOCABULARIES.setdefault(self._tokenizer, {})[self._eos_token_ids, self._vocab_size] = made
+            return made
 
 
-_TOKENIZERS: weakref.WeakKeyDictionary[Any, dict[tuple[frozenset[int], int], LLTokenizer]] = weakref.WeakKeyDictionary()
-"""Adapters share the tokenizer of their base, and so what is made of it."""
+class Vocabulary:
+    """What is made of a tokenizer for all requests; adapters with the tokenizer of their base share it."""
+
+    def __init__(self, parts: dict[str, Any]) -> None:
+        self.tokenizer = make_tokenizer(**parts)
+        self.trials = Trials(parts)
+        weakref.finalize(self, self.trials.close)
+
+
+_VOCABULARIES: weakref.WeakKeyDictionary[Any, dict[tuple[frozenset[int], int], Vocabulary]] = (
+    weakref.WeakKeyDictionary()
+)
+_BY_CONTENT: weakref.WeakValueDictionary[str, Vocabulary] = weakref.WeakValueDictionary()
+_MAKING = threading.Lock()
+
+
+def _vocabulary(tokenizer: str, vocab_size: int, eos_token_ids: list[int]) -> Vocabulary:
+    """Return the vocabulary of these, of which there is one."""
+    parts = {"tokenizer": tokenizer, "vocab_size": vocab_size, "eos_token_ids": eos_token_ids}
+    digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    if (known := _BY_CONTENT.get(digest)) is None:
+        known = _BY_CONTENT[digest] = Vocabulary(parts)
+    return known
+
+
+def _compile(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
+    """Return the matcher after its first mask, which takes longer than all others."""
+    matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LIMITS)
+    if not matcher.is_error():
+        matcher.compute_bitmask()
+    return matcher
 
 
 def forbid(scores: torch.Tensor, guides: Sequence[tuple[int, Guide, list[int], list[int]]]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from .errors import ApiError
 from .functions import ChosenFunction, JsonObjectFormat, JsonSchemaFormat, Tool
 from .protocol import ChatRequest, GenerationRequest
+from .schemas import SchemaError, prepare
 from .toolcalls import CallsBegin
 from .toolformats import GENERIC, MARKS, ToolFormat
 
@@ -30,12 +31,14 @@ TokenOf = Callable[[str], int | None]
 class Structure:
     """What the answers of a request look like. `grammar` is None where any text will do.
 
+    owners: for each part of the grammar, whose schema it is, if several could be.
     param: the field that a refused grammar is blamed on. tools: for the chat template. form: how calls are written;
     None: there are none. names: of the functions that may be called. begin: where calls may begin. trigger: the
     token at which they do, where that is TOKEN.
     """
 
-    grammar: str | None = None
+    grammar: tuple[dict[str, Any], ...] | None = None
+    owners: tuple[str | None, ...] = ()
     param: str = "response_format"
     tools: list[dict[str, Any]] | None = None
     form: ToolFormat | None = None
@@ -59,7 +62,7 @@ def structure_of(
         _check_choice(request)
     if not isinstance(request, ChatRequest) or not tools or request.tool_choice == "none":
         schema = _answer_schema(request)
-        return FREE if schema is None else Structure(_sized([{"json_schema": schema}], "response_format"))
+        return FREE if schema is None else Structure(_sized([{"json_schema": schema}], "response_format"), (None,))
     chosen = request.tool_choice or "auto"
     is_free = chosen == "auto"
     if form is None and is_free:
@@ -84,8 +87,11 @@ def structure_of(
         free=free_tokens if is_free else None,
         answer=answer,
     )
+    owners = [f"the function {tool.function.name!r}" for tool in callable_tools]
+    others = ["the schema of response_format" if part["name"] == "answer" else None for part in grammars]
     return Structure(
         grammar=_sized(grammars, "tools"),
+        owners=(*others[: len(grammars) - len(owners)], *owners),
         param="tools",
         # A template that has no form for calls has, as far as is known, no place for tools either.
         tools=[tool.for_template() for tool in tools] if form else None,
@@ -120,8 +126,24 @@ def _check_choice(request: ChatRequest) -> None:
 def _answer_schema(request: GenerationRequest) -> dict[str, Any] | None:
     wanted = request.response_format
     if isinstance(wanted, JsonSchemaFormat):
-        return _with_options(wanted.json_schema.form)
+        return _for_compiler(wanted.json_schema.form, "response_format", "response_format", is_strict=True)
     return _with_options({"type": "object"}) if isinstance(wanted, JsonObjectFormat) else None
+
+
+def _arguments_schema(tool: Tool) -> dict[str, Any]:
+    is_strict = bool(tool.function.strict)
+    owner = f"tools: the function {tool.function.name!r}"
+    schema = _for_compiler(tool.function.arguments_schema, "tools", owner, is_strict=is_strict)
+    return {"type": "object"} | schema
+
+
+def _for_compiler(schema: dict[str, Any], param: str, owner: str, *, is_strict: bool) -> dict[str, Any]:
+    """Return the schema for the compiler. Raises ApiError."""
+    try:
+        prepared = prepare(schema, is_strict=is_strict)
+    except SchemaError as error:
+        raise ApiError(400, f"{owner} has a schema that can't be enforced at {error}", param=param) from None
+    return _with_options(prepared, is_lenient=not is_strict)
 
 
 def _with_options(schema: Mapping[str, Any], *, is_lenient: bool = False) -> dict[str, Any]:
@@ -129,13 +151,16 @@ def _with_options(schema: Mapping[str, Any], *, is_lenient: bool = False) -> dic
     return {**schema, "x-guidance": options}
 
 
-def _sized(grammars: list[dict[str, Any]], param: str) -> str:
-    """Return the grammar as the library takes it. Raises ApiError for one that is too long."""
-    text = json.dumps({"grammars": grammars})
-    if len(text) > MAX_GRAMMAR_CHARACTERS:
-        message = f"the schemas of {param} have {len(text)} characters, and the limit is {MAX_GRAMMAR_CHARACTERS}"
+def _sized(grammars: list[dict[str, Any]], param: str) -> tuple[dict[str, Any], ...]:
+    """Return the grammar, unless it is too long, or has what JSON has not. Raises ApiError."""
+    try:
+        length = len(json.dumps({"grammars": grammars}, allow_nan=False))
+    except ValueError:
+        raise ApiError(400, f"a schema of {param} has a number that is too large for a double", param=param) from None
+    if length > MAX_GRAMMAR_CHARACTERS:
+        message = f"the schemas of {param} have {length} characters, and the limit is {MAX_GRAMMAR_CHARACTERS}"
         raise ApiError(400, message, param=param)
-    return text
+    return tuple(grammars)
 
 
 def _grammars(
@@ -197,8 +222,7 @@ def _grammars(
     if free is not None and answer is not None:
         grammars.append({"name": "answer", "json_schema": answer})
     for number, tool in enumerate(tools):
-        schema = _with_options(tool.function.arguments_schema, is_lenient=not tool.function.strict)
-        grammars.append({"name": f"arguments_{number}", "json_schema": schema})
+        grammars.append({"name": f"arguments_{number}", "json_schema": _arguments_schema(tool)})
     return grammars
 
 

@@ -41,7 +41,7 @@ async def guide_jobs(model: Model, jobs: list[Job], structure: Structure) -> lis
     if structure.grammar is None:
         return jobs
     lengths = [len(job.prompt) for job in jobs]
-    guides = await model.guidance.make_guides(structure.grammar, lengths, structure.param)
+    guides = await model.guidance.make_guides(structure.grammar, structure.owners, lengths, structure.param)
     # What begins the calls may be a special token, and the grammar allows no others in the text.
     shows_all, trigger = structure.form is not None and structure.form.trigger is not None, structure.trigger
     return [
