@@ -210,6 +210,19 @@ def test_an_upgrade_from_the_previous_version_keeps_objects_and_roles(place: Pla
     assert place.names("poddisruptionbudgets", TEAM) == {"mine", "labelled"}
 
 
+def test_the_command_of_an_upgrade_removes_budgets_where_hone_no_longer_watches(place: Place) -> None:
+    installed = place.helm("install", "hone", CHART, "--namespace", SYSTEM, "--set=watchNamespaces={team}")
+    place.create_budget("served", BUDGET_LABELS)
+    place.create_budget("mine", {"app.kubernetes.io/managed-by": "me"})
+    notes = place.helm("upgrade", "hone", CHART, "--namespace", SYSTEM, "--set=watchNamespaces={default}")
+    command = "kubectl delete poddisruptionbudgets -A -l app.kubernetes.io/managed-by=hone,hone.dev/inferenceservice"
+    assert command not in installed
+    assert f"  {command}\n" in notes
+    assert f"\n{command}\n" in (ROOT / "docs/operations.md").read_text().partition("## Upgrade\n")[2]
+    place.kubectl(*command.split()[1:])
+    assert place.names("poddisruptionbudgets", TEAM) == {"mine"}
+
+
 def test_another_release_leaves_or_takes_over_the_definitions(place: Place) -> None:
     place.helm("install", "hone", CHART, "--namespace", SYSTEM)
     place.uninstall("hone", SYSTEM)
