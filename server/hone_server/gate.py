@@ -47,6 +47,8 @@ UNAUTHORIZED = json.dumps(
     }
 ).encode()
 
+CORS = frozenset({b"access-control-allow-origin", b"access-control-allow-credentials", b"vary"})
+
 NOT_FOUND = b'{"detail":"Not Found"}'
 
 TOKEN_FILE = "HONE_ADMIN_TOKEN_FILE"
@@ -75,7 +77,7 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not is_allowed(scope, self._key):
-            await refuse(scope, send)
+            await refuse(scope, send, *await find_cors(self._app, scope))
         elif scope["type"] != "http":
             await self._app(scope, receive, send)
         elif not ADMIN.search(scope["path"]):
@@ -83,8 +85,10 @@ class Gate:
                 receive = _replay(await _read(receive), receive)  # a slow one must not pass now and be heard later
                 await self._open.wait()
             await self._app(scope, receive, _closing_in_a_drain(scope, send))
+        elif is_preflight(scope):  # for a route that does not exist the answer is the same
+            await self._app(scope | {"path": "/", "raw_path": b"/"}, receive, send)
         elif not _has_token(scope):
-            await answer(send, 404, NOT_FOUND)
+            await answer(send, 404, NOT_FOUND, *await find_cors(self._app, scope))
         else:
             await self._admit(scope, receive, send)
 
@@ -142,26 +146,50 @@ def is_allowed(scope: Scope, key: bytes | None) -> bool:
     """Whether a connection sends the key, or needs none."""
     if key is None or scope["type"] not in ("http", "websocket"):
         return True
-    headers = [(name.lower(), value) for name, value in scope["headers"]]
-    names = {name for name, _ in headers}
     if scope["type"] == "http":
         path = scope["path"].removeprefix(scope.get("root_path") or "")
         if scope["method"] in ("GET", "HEAD") and path in OPEN:
             return True
-        # A browser asks first whether it may send the key, and does not send it with this question.
-        if scope["method"] == "OPTIONS" and {b"origin", b"access-control-request-method"} <= names:
+        if is_preflight(scope):
             return True
-    given = [value for name, value in headers if name == b"authorization"]
+    given = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
     if len(given) != 1 or not key:
         return False
     scheme, _, token = given[0].partition(b" ")
     return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), key)
 
 
-async def refuse(scope: Scope, send: Send) -> None:
+def is_preflight(scope: Scope) -> bool:
+    """Whether a browser asks if a web page may send a request. It does not send the key with this question."""
+    names = {name.lower() for name, _ in scope["headers"]}
+    return scope.get("method") == "OPTIONS" and {b"origin", b"access-control-request-method"} <= names
+
+
+async def find_cors(app: App, scope: Scope) -> list[tuple[bytes, bytes]]:
+    """Return the headers with which the application lets a web page of this request's origin read an answer.
+
+    vLLM adds them inside of its middlewares, where only its own answers get them, and `--allowed-origins` is not known
+    here. So it is asked as browsers ask it before a request, which it answers without asking the engine.
+    """
+    origins = [value for name, value in scope["headers"] if name.lower() == b"origin"]
+    if scope["type"] != "http" or len(origins) != 1:
+        return []
+    found: list[tuple[bytes, bytes]] = []
+
+    async def keep(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            found.extend((name, value) for name, value in message["headers"] if name.lower() in CORS)
+
+    headers = [(b"origin", origins[0]), (b"access-control-request-method", scope["method"].encode())]
+    asked = {"method": "OPTIONS", "path": "/", "raw_path": b"/", "query_string": b"", "headers": headers}
+    await app({**scope, **asked, "state": dict(scope.get("state", {}))}, _replay(b""), keep)
+    return found
+
+
+async def refuse(scope: Scope, send: Send, *more: tuple[bytes, bytes]) -> None:
     """Answer 401 in OpenAI's shape."""
     if scope["type"] == "http":
-        await answer(send, 401, UNAUTHORIZED, (b"www-authenticate", b"Bearer"))
+        await answer(send, 401, UNAUTHORIZED, (b"www-authenticate", b"Bearer"), *more)
     elif "websocket.http.response" in scope.get("extensions", {}):
 
         async def send_to_handshake(message: dict[str, Any]) -> None:

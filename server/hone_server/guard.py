@@ -21,7 +21,7 @@ from hone_api.reasons import INVALID_SPEC, HoneError
 from hone_api.terminal import make_output_safe, print_line
 
 from .connections import Connection, WatchingServer, raise_file_limit
-from .gate import NOT_FOUND, Receive, Scope, Send, answer, is_allowed, refuse
+from .gate import NOT_FOUND, Receive, Scope, Send, answer, is_allowed, is_preflight, refuse
 from .logs import start_logging
 
 KEEP_ALIVE_SECONDS = 75
@@ -49,11 +49,11 @@ class Guard:
         if scope["type"] == "lifespan":
             return
         if not is_allowed(scope, self._key):
-            await refuse(scope, send)
+            await refuse(scope, send, *_readable(scope))
         elif scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
         elif not self._is_for_clients(scope["path"]):
-            await answer(send, 404, NOT_FOUND)
+            await _answer_itself(scope, send, 404, NOT_FOUND)
         else:
             await self._forward(scope, receive, send)
 
@@ -94,10 +94,10 @@ class Guard:
         try:
             response = await self._client.send(request, stream=True)
         except httpx.ConnectError:
-            await answer(send, 503, SILENT)
+            await _answer_itself(scope, send, 503, SILENT)
             return
         except httpx.RequestError:
-            await answer(send, 502, SILENT)
+            await _answer_itself(scope, send, 502, SILENT)
             return
         try:
             kept = [(name, value) for name, value in response.headers.raw if name.lower() not in OF_ONE_CONNECTION]
@@ -107,6 +107,24 @@ class Guard:
             await send({"type": "http.response.body", "body": b""})
         finally:
             await response.aclose()
+
+
+def _readable(scope: Scope) -> list[tuple[bytes, bytes]]:
+    """Return the headers that let a web page of any origin read an answer: the guard's own hold no secret."""
+    is_asked = any(name.lower() == b"origin" for name, _ in scope["headers"])
+    return [(b"access-control-allow-origin", b"*"), (b"vary", b"Origin")] if is_asked else []
+
+
+async def _answer_itself(scope: Scope, send: Send, status: int, body: bytes) -> None:
+    """Answer in the engine's place. A browser's question before a request is granted, so that it sees this status."""
+    if not is_preflight(scope):
+        await answer(send, status, body, *_readable(scope))
+        return
+    asked = {name.lower(): value for name, value in scope["headers"]}
+    granted = [(b"access-control-allow-methods", asked[b"access-control-request-method"])]
+    if b"access-control-request-headers" in asked:
+        granted.append((b"access-control-allow-headers", asked[b"access-control-request-headers"]))
+    await answer(send, 200, b"{}", *_readable(scope), *granted)
 
 
 class _Body:
