@@ -8,6 +8,7 @@ document to FastAPI. The route's function is next.
 
 import json
 import re
+import time
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ from .workers import LARGE_BYTES, run_in_thread
 READ_BYTES = 256 << 20
 """So much of a body that is too large is read, and dropped: who is still sending does not see an early answer."""
 HELD_BYTES = 256 << 20
-"""All bodies that are being received, together."""
+"""All bodies of requests that are being received, or that wait for their answers, together."""
 BRACKETS = re.compile(r"[\[\]{}]")
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 FIRST_ERRORS = 100
@@ -46,23 +47,44 @@ class BodyRoute(APIRoute):
         model: Any = self.body_field.field_info.annotation
 
         async def handle(request: Request) -> Response:
-            content = await read_body(request)
-            request.state.is_large = len(content) >= LARGE_BYTES
-            body = await run_in_thread(parse_body, content, model, most_prompts, is_large=request.state.is_large)
-            del content
-            response: Response = await endpoint(**{body_name: body} | ({request_name: request} if request_name else {}))
-            return response
+            with _Held() as held:
+                content = await read_body(request, held)
+                request.state.received = time.perf_counter()
+                request.state.is_large = len(content) >= LARGE_BYTES
+                body = await run_in_thread(parse_body, content, model, most_prompts, is_large=request.state.is_large)
+                del content
+                more = {request_name: request} if request_name else {}
+                response: Response = await endpoint(**{body_name: body} | more)
+                return response
 
         return handle
 
 
 class _Held:
-    """Bytes of all bodies that are being received."""
+    """The bytes of one body, counted until its route's function returns: it may wait long for a thread."""
 
     total = 0
+    """Of all bodies."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+
+    def __enter__(self) -> "_Held":
+        return self
+
+    def add(self, count: int) -> None:
+        """Raises ApiError 503 when all bodies together are too large."""
+        self._bytes += count
+        _Held.total += count
+        if _Held.total > HELD_BYTES:
+            message = f"requests of {HELD_BYTES >> 20} MiB are being processed; try again in {RETRY_SECONDS} s"
+            raise ApiError(503, message, headers={"Retry-After": str(RETRY_SECONDS), "Connection": "close"})
+
+    def __exit__(self, *_: object) -> None:
+        _Held.total -= self._bytes
 
 
-async def read_body(request: Request) -> bytes:
+async def read_body(request: Request, held: _Held) -> bytes:
     """Return the body's bytes. Raises ApiError 400, 413, 415, and 503 when all bodies together are too large."""
     _check_headers(request)
     declared = int(request.headers.get("content-length") or 0)
@@ -70,23 +92,16 @@ async def read_body(request: Request) -> bytes:
     if declared > READ_BYTES or (declared > MAX_BODY_BYTES and is_waiting):
         raise _too_large(closes=True)
     parts: list[bytes] = []
-    size = held = 0
-    try:
-        async for part in request.stream():
-            size += len(part)
-            if size > READ_BYTES:
-                raise _too_large(closes=True)
-            if size > MAX_BODY_BYTES or declared > MAX_BODY_BYTES:
-                parts.clear()
-                continue
-            held += len(part)
-            _Held.total += len(part)
-            if _Held.total > HELD_BYTES:
-                message = f"requests of {HELD_BYTES >> 20} MiB are being received; try again in {RETRY_SECONDS} s"
-                raise ApiError(503, message, headers={"Retry-After": str(RETRY_SECONDS), "Connection": "close"})
-            parts.append(part)
-    finally:
-        _Held.total -= held
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > READ_BYTES:
+            raise _too_large(closes=True)
+        if size > MAX_BODY_BYTES or declared > MAX_BODY_BYTES:
+            parts.clear()
+            continue
+        held.add(len(part))
+        parts.append(part)
     if size > MAX_BODY_BYTES:
         raise _too_large()
     return b"".join(parts)

@@ -11,7 +11,7 @@ from .bounds import check_prompt_logprobs
 from .engine import Lane, Tokens
 from .errors import ApiError, context_exceeded
 from .guidance import Guidance, Guide
-from .logprobs import LogprobStream, Told, tell_prompt
+from .logprobs import LogprobStream, Told, place_tokens, search_tokens, split_told, tell_prompt
 from .penalties import Penalties
 from .promptlogprobs import PromptLogprobs
 from .prompts import encode, render_chat
@@ -29,7 +29,8 @@ COMPLETION_MAX_TOKENS = 16  # OpenAI's default for /v1/completions; a chat may f
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A served model, ready to answer. `defaults` are the sampling settings of its generation_config.json.
+    """A served model, ready to answer. `defaults` are the sampling settings of its generation_config.json, and
+    `default_tokens` are its max_new_tokens, for requests that name no length.
 
     `decode` leaves special tokens out, `decode_all` does not; `token_text` is for one token by itself, and tells those,
     too. `longest_token` is in characters. `tool_form` is how it writes tool calls; None: not known.
@@ -45,6 +46,7 @@ class Model:
     longest_token: int
     guidance: Guidance
     tool_form: ToolFormat | None
+    default_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Job:
     `guide` leads it through its grammar; `shows_all`: special tokens are a part of its text.
     With no `max_tokens` there is no answer but the echo. `tells_end`: the token that ends the answer is told among the
     log probabilities, as completions have it. `trigger`: the token at which tool calls begin, after free text.
+    `prompt_offsets`: where the prompt's tokens begin in `echo`; None: as decoded.
     """
 
     prompt: list[int]
@@ -66,6 +69,7 @@ class Job:
     shows_all: bool = False
     trigger: int | None = None
     prompt_logprobs: PromptLogprobs | None = None
+    prompt_offsets: list[int] | None = None
     tells_end: bool = False
 
 
@@ -85,6 +89,17 @@ class Piece:
     times: list[float] = field(default_factory=list)
     calls_at: int | None = None
 
+    def split(self, most: int) -> list["Piece"]:
+        """Return pieces with at most so many log probabilities, which together say the same; the last one ends.
+
+        A piece in whose text calls begin, which is never a long one, stays as it is.
+        """
+        if len(self.logprobs or []) <= most or self.calls_at is not None:
+            return [self]
+        parts = split_told(self.logprobs or [], self.text, most)
+        pieces = [replace(self, text=text, logprobs=told, finish_reason=None, times=[]) for told, text in parts]
+        return [*pieces[:-1], replace(pieces[-1], finish_reason=self.finish_reason, times=self.times)]
+
 
 def chat_jobs(model: Model, request: ChatRequest, tools: list[dict[str, Any]] | None = None) -> list[Job]:
     """One job for each of the `n` choices; `tools` are for the chat template. Raises ApiError."""
@@ -100,7 +115,8 @@ def chat_jobs(model: Model, request: ChatRequest, tools: list[dict[str, Any]] | 
     wanted = request.max_completion_tokens or request.max_tokens
     param = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
     room = model.lane.max_model_len - len(prompt)
-    max_tokens = _checked_length(model, prompt, wanted or max(room, 1), "messages" if wanted is None else param)
+    length = wanted or _default_tokens(model, prompt, room)
+    max_tokens = _checked_length(model, prompt, length, "messages" if wanted is None else param)
     return _choices(model, request, prompt, max_tokens, first=0)
 
 
@@ -111,15 +127,29 @@ def completion_jobs(model: Model, request: CompletionRequest) -> list[Job]:
     for prompt in request.prompts():
         ids = prompt if isinstance(prompt, list) else encode(model.tokenizer, prompt, *sizes, "prompt")
         _check_tokens(model, ids, "prompt")
-        wanted = COMPLETION_MAX_TOKENS if request.max_tokens is None else request.max_tokens
+        wanted = request.max_tokens
+        if wanted is None:
+            wanted = _default_tokens(model, ids, COMPLETION_MAX_TOKENS)
         max_tokens = _checked_length(model, ids, wanted, "max_tokens" if request.max_tokens else "prompt")
         echo = (prompt if isinstance(prompt, str) else model.decode(ids)) if request.echo else ""
-        jobs += [_told_as_completion(job) for job in _choices(model, request, ids, max_tokens, len(jobs), echo)]
+        choices = [_told_as_completion(job) for job in _choices(model, request, ids, max_tokens, len(jobs), echo)]
+        if isinstance(prompt, str) and choices[0].prompt_logprobs is not None:
+            offsets = _find_tokens(model, prompt, ids)
+            choices = [replace(job, prompt_offsets=offsets) for job in choices]
+        jobs += choices
     if not jobs:
         raise ApiError(400, "there is no prompt", param="prompt")
     if request.echo and request.logprobs is not None:
         check_prompt_logprobs(sum(len(job.prompt) for job in jobs), request.logprobs)
     return jobs
+
+
+def _find_tokens(model: Model, text: str, ids: list[int]) -> list[int]:
+    """Return where each of the text's tokens begins in it."""
+    texts = [model.token_text([token]) for token in ids]
+    if not getattr(model.tokenizer, "is_fast", False):
+        return search_tokens(text, texts)
+    return place_tokens(text, model.tokenizer(text, return_offsets_mapping=True)["offset_mapping"], texts)
 
 
 def _told_as_completion(job: Job) -> Job:
@@ -153,7 +183,13 @@ class _Answer:
     def push(self, chunk: Tokens) -> Piece | None:
         """Take the next tokens; return the piece that they make, if there is one to send."""
         if self._told_prompt is None and (prompt := self._job.prompt_logprobs) is not None:
-            self._told_prompt = tell_prompt(prompt.prompt, prompt.tokens, self._model.decode, self._model.token_text)
+            self._told_prompt = tell_prompt(
+                prompt.prompt,
+                prompt.tokens,
+                self._model.decode,
+                self._model.token_text,
+                self._job.prompt_offsets,
+            )
         if not self._job.max_tokens:
             return Piece(self._index, self._pending, 0, "length", self._told_prompt, chunk.times)
         finish = None
@@ -282,6 +318,13 @@ def _check_tokens(model: Model, prompt: list[int], param: str) -> None:
         written = model.tokenizer.convert_ids_to_tokens(largest) if largest < len(model.tokenizer) else None
         named = f"token {largest} ({written})" if written else f"token {largest}"
         raise ApiError(400, f"{named} is not in the vocabulary of {size} tokens", param=param)
+
+
+def _default_tokens(model: Model, prompt: list[int], otherwise: int) -> int:
+    """Return how long an answer may become when the request does not say it: the model's own length, where it fits."""
+    if model.default_tokens is not None:
+        otherwise = min(model.default_tokens, model.lane.max_model_len - len(prompt))
+    return max(otherwise, 1)
 
 
 def _checked_length(model: Model, prompt: list[int], max_tokens: int, param: str) -> int:

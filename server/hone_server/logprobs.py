@@ -38,15 +38,72 @@ class LogprobStream:
 
 
 def tell_prompt(
-    prompt: Sequence[int], logprobs: Sequence[TokenLogprob | None], decode: Decode, token_text: Decode
+    prompt: Sequence[int],
+    logprobs: Sequence[TokenLogprob | None],
+    decode: Decode,
+    token_text: Decode,
+    offsets: Sequence[int] | None = None,
 ) -> list[Told]:
-    """Return the tokens of a prompt; their offsets are places in the prompt's text, as decoded."""
-    told, offset, text = [], 0, Detokenizer(decode)
-    for token, logprob in zip(prompt, logprobs, strict=True):
-        first = Told(token_text([token]), None, [], offset)
-        told.append(first if logprob is None else _told(logprob, offset, token_text))
+    """Return the tokens of a prompt. Without `offsets` these are places in the prompt's text as it is decoded."""
+    texts: dict[int, str] = {}
+
+    def text_of(tokens: Sequence[int]) -> str:
+        [token] = tokens
+        if token not in texts:
+            texts[token] = token_text(tokens)
+        return texts[token]
+
+    offsets = _decoded_offsets(prompt, decode) if offsets is None else offsets
+    return [
+        Told(text_of([token]), None, [], offset) if logprob is None else _told(logprob, offset, text_of)
+        for token, logprob, offset in zip(prompt, logprobs, offsets, strict=True)
+    ]
+
+
+def _decoded_offsets(prompt: Sequence[int], decode: Decode) -> list[int]:
+    offsets, offset, text = [], 0, Detokenizer(decode)
+    for token in prompt:
+        offsets.append(offset)
         offset += len(text.push(token))
-    return told
+    return offsets
+
+
+def place_tokens(text: str, spans: Sequence[tuple[int, int]], texts: Sequence[str]) -> list[int]:
+    """Return where each token begins in the text that was tokenized.
+
+    `spans` are the tokenizer's own, and empty for tokens that it adds, such as one for the beginning; `texts` are the
+    tokens' texts. Some tokenizers leave spaces out of the spans.
+    """
+    offsets, end = [], 0
+    for (start, stop), own in zip(spans, texts, strict=True):
+        if start >= stop:
+            offsets.append(end)
+            end += len(own) if own.isspace() and text.startswith(own, end) else 0
+            continue
+        is_trimmed = start > end and own.startswith(text[end:start])
+        offsets.append(end if is_trimmed else start)
+        end = max(end, stop)
+    return offsets
+
+
+def search_tokens(text: str, texts: Sequence[str]) -> list[int]:
+    """Return about where each token begins in the text, for tokenizers that do not report it."""
+    offsets, offset = [], 0
+    for own in texts:
+        offsets.append(offset)
+        found = next((one for one in (own, own.lstrip(" ")) if one and text.startswith(one, offset)), "")
+        offset += len(found)
+    return offsets
+
+
+def split_told(told: list[Told], text: str, most: int) -> list[tuple[list[Told], str]]:
+    """Return parts of at most so many tokens, each with its part of the text; together they are the same."""
+    starts = range(0, len(told), most)
+    cuts = [0, *(min(told[start].offset - told[0].offset, len(text)) for start in starts[1:]), len(text)]
+    return [
+        (told[start : start + most], text[before:after])
+        for start, before, after in zip(starts, cuts, cuts[1:], strict=False)
+    ]
 
 
 def _told(token: TokenLogprob, offset: int, token_text: Decode) -> Told:

@@ -36,9 +36,9 @@ class Metrics:
         self.generation_tokens = counter("generation_tokens", "Tokens generated.")
         self.success = counter("request_success", "Answers: stop, length, abort, or error.", "finished_reason")
         self.refused = counter("requests_refused", "Requests answered with 429, because too many waited.")
-        self.first_token = seconds("time_to_first_token", "From a request to its first token.")
+        self.first_token = seconds("time_to_first_token", "From a request, once it is received, to its first token.")
         self.inter_token = seconds("inter_token_latency", "From one token to the next.")
-        self.latency = seconds("e2e_request_latency", "From a request to the end of its answer.")
+        self.latency = seconds("e2e_request_latency", "From a request, once it is received, to the end of its answer.")
 
     def generated(self, model: str, piece: Piece, told: int, started: float) -> None:
         """The next tokens of an answer, of which so many were told before; the request came at `started`."""

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from .engine import Lane
+from .errors import MESSAGE_CHARACTERS, shorten
 from .generation import Model
 from .guidance import Guidance
 from .penalties import Penalties
@@ -16,6 +17,19 @@ from .text import Decode
 from .toolformats import ToolFormat, find_format
 
 log = logging.getLogger("hone_server")
+
+USED = frozenset("temperature top_p top_k repetition_penalty max_new_tokens eos_token_id".split())
+WITHOUT_EFFECT = frozenset(
+    """bos_token_id pad_token_id decoder_start_token_id transformers_version _from_model_config _commit_hash use_cache
+    cache_implementation cache_config max_cache_len return_dict_in_generate output_attentions output_hidden_states
+    output_scores output_logits early_stopping length_penalty diversity_penalty num_beam_groups compile_config
+    disable_compile continuous_batching_config low_memory prefill_chunk_size is_assistant num_assistant_tokens
+    num_assistant_tokens_schedule assistant_confidence_threshold prompt_lookup_num_tokens max_matching_ngram_size
+    assistant_early_exit assistant_lookbehind target_lookbehind assistant_ensemble_weight speculation_type use_mtp
+    renormalize_logits remove_invalid_values trust_remote_code""".split()
+)
+"""Say how transformers computes or reports an answer, or matter only with num_beams."""
+OFF_AT_ONE = frozenset("typical_p encoder_repetition_penalty num_beams guidance_scale num_return_sequences".split())
 
 
 @dataclass(frozen=True)
@@ -29,7 +43,14 @@ class ChatOptions:
 AS_TRAINED = ChatOptions()
 
 
-def make_model(served: Served, tokenizer: Any, lane: Lane, defaults: Sampling, chat: ChatOptions = AS_TRAINED) -> Model:
+def make_model(
+    served: Served,
+    tokenizer: Any,
+    lane: Lane,
+    defaults: Sampling,
+    chat: ChatOptions = AS_TRAINED,
+    default_tokens: int | None = None,
+) -> Model:
     """Return the model, whose chat template tells how it writes tool calls, unless `chat` does."""
     if chat.template is not None:
         tokenizer.chat_template = chat.template
@@ -47,6 +68,7 @@ def make_model(served: Served, tokenizer: Any, lane: Lane, defaults: Sampling, c
         longest_token=longest_token(tokenizer),
         guidance=Guidance(tokenizer, lane.eos_token_ids, lane.vocab_size),
         tool_form=chat.tool_form or find_format(_template_for_tools(tokenizer)),
+        default_tokens=default_tokens,
     )
 
 
@@ -88,3 +110,31 @@ def defaults_of(config: Any) -> Sampling:
         seed=0,
         penalties=Penalties(repetition=config.repetition_penalty or 1.0),
     )
+
+
+def default_tokens_of(config: Any) -> int | None:
+    """Return the model's own length of answers, or None where it has none."""
+    length = config.max_new_tokens
+    return length if isinstance(length, int) and length > 0 else None
+
+
+def unused_settings(config: Any) -> dict[str, Any]:
+    """Return the settings of a model's generation_config.json that would change its answers and are not supported."""
+    return {
+        name: value
+        for name, value in sorted(config.to_diff_dict().items())
+        if name not in USED | WITHOUT_EFFECT
+        and (value is False if name == "do_sample" else value and not (name in OFF_AT_ONE and value == 1))
+    }
+
+
+def warn_unused_settings(name: str, config: Any) -> None:
+    """Log one line that names what the engine leaves out of the model's own settings."""
+    if unused := unused_settings(config):
+        found = ", ".join(f"{setting} {value!r}" for setting, value in unused.items())
+        log.warning(
+            "%s: the model's generation_config.json has settings that the embedded engine does not support, and that "
+            "are left out: %s",
+            name,
+            shorten(found, MESSAGE_CHARACTERS),
+        )

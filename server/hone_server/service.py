@@ -1,6 +1,7 @@
 """The models that this process serves: loading, readiness, and the way from a name to a model."""
 
 import asyncio
+import gc
 import logging
 import threading
 import time
@@ -30,7 +31,15 @@ from .memory import (
     plan_cache,
     read_bytes_per_token,
 )
-from .models import AS_TRAINED, ChatOptions, defaults_of, eos_token_ids, make_model
+from .models import (
+    AS_TRAINED,
+    ChatOptions,
+    default_tokens_of,
+    defaults_of,
+    eos_token_ids,
+    make_model,
+    warn_unused_settings,
+)
 from .packed import pack
 from .sources import Served, Sources, find_adapter
 
@@ -152,7 +161,11 @@ class Service:
 
     def _load(self) -> list[Model]:
         self._base = load_base(self._sources, adaptable=self._adaptable)
+        # What stays until the end is left out of the garbage collections of requests, which hold up all threads.
+        gc.collect()
+        gc.freeze()
         root, *adapters = self._sources.models
+        warn_unused_settings(root.name, self._base.model.generation_config)
         loaded = [(served, load_adapter(self._base, served)) for served in adapters]
         merged = [one for _, one in loaded if not isinstance(one, Adapter)]
         if self._base.model.device.type == "cpu":
@@ -170,7 +183,7 @@ class Service:
             return self._with_engine(served, loaded, tokenizer, shares)
         engine, config = root.lane.engine, self._base.model.generation_config
         lane = Lane(engine, eos_token_ids(config, tokenizer, engine.vocab_size), loaded)
-        model = make_model(served, tokenizer, lane, defaults_of(config), self._chat)
+        model = make_model(served, tokenizer, lane, defaults_of(config), self._chat, default_tokens_of(config))
         assert self._base.table is not None
         _when_unused(model, partial(self._base.table.forget, loaded))
         return model
@@ -206,7 +219,8 @@ class Service:
         assert self._base is not None
         engine = Engine(weights, plan, self._base.table if weights is self._base.model else None)
         lane = Lane(engine, eos_token_ids(weights.generation_config, tokenizer, engine.vocab_size))
-        model = make_model(served, tokenizer, lane, defaults_of(weights.generation_config), self._chat)
+        own = weights.generation_config
+        model = make_model(served, tokenizer, lane, defaults_of(own), self._chat, default_tokens_of(own))
         _when_unused(model, lambda: threading.Thread(target=engine.stop, name="stop", daemon=True).start())
         return model
 

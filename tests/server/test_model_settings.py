@@ -1,0 +1,78 @@
+"""The settings of a model's generation_config.json: used, or named in a warning."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+from hone_server.generation import chat_jobs, completion_jobs
+from hone_server.models import default_tokens_of, make_model, unused_settings, warn_unused_settings
+from hone_server.protocol import ChatRequest, CompletionRequest
+from hone_server.sampling import Sampling
+from hone_server.sources import Served
+from transformers import AutoTokenizer, GenerationConfig
+
+CONTEXT = 64
+
+
+@pytest.fixture
+def model(base_folder):
+    tokenizer = AutoTokenizer.from_pretrained(base_folder)
+    lane = SimpleNamespace(max_model_len=CONTEXT, vocab_size=len(tokenizer), eos_token_ids=frozenset())
+
+    def make(length):
+        defaults = Sampling(1.0, 1.0, 0, 0)
+        return make_model(Served("m", "model", "m"), tokenizer, lane, defaults, default_tokens=length)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "off"),
+    [
+        ("min_p", 0.1, 0.0),
+        ("typical_p", 0.9, 1.0),
+        ("epsilon_cutoff", 0.01, 0.0),
+        ("eta_cutoff", 0.01, 0.0),
+        ("top_h", 0.5, None),
+        ("no_repeat_ngram_size", 3, 0),
+        ("encoder_repetition_penalty", 1.2, 1.0),
+        ("num_beams", 4, 1),
+        ("penalty_alpha", 0.6, 0),
+        ("guidance_scale", 1.5, 1),
+        ("bad_words_ids", [[3]], []),
+        ("suppress_tokens", [3], []),
+        ("sequence_bias", [[[3], 1.0]], None),
+        ("stop_strings", ["x"], []),
+        ("min_new_tokens", 1, 0),
+        ("max_length", 4096, None),
+        ("forced_eos_token_id", 2, None),
+        ("do_sample", False, True),
+        ("a_setting_of_later_versions", "x", None),
+    ],
+)
+def test_a_setting_that_is_not_supported_is_named(setting, value, off, caplog):
+    used = {"temperature": 0.5, "top_p": 0.9, "top_k": 5, "repetition_penalty": 1.1, "max_new_tokens": 7}
+    config = GenerationConfig(**used, eos_token_id=2, use_cache=True)
+    setattr(config, setting, value)
+    assert unused_settings(config) == {setting: value}
+    with caplog.at_level(logging.WARNING):
+        warn_unused_settings("faq", config)
+        setattr(config, setting, off)
+        warn_unused_settings("faq", config)
+    [line] = [record.getMessage() for record in caplog.records if record.name == "hone_server"]
+    assert line.startswith("faq: ")
+    assert f"{setting} {value!r}" in line
+
+
+@pytest.mark.parametrize(
+    ("length", "chat", "completion"), [(None, "room", 16), (7, 7, 7), (40, 40, 40), (9999, "room", "room")]
+)
+def test_an_answer_without_a_length_has_the_models_own(model, length, chat, completion):
+    made = model(default_tokens_of(GenerationConfig(max_new_tokens=length)))
+    asked = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+    [job] = chat_jobs(made, ChatRequest(**asked))
+    assert job.max_tokens == (CONTEXT - len(job.prompt) if chat == "room" else chat)
+    [job] = completion_jobs(made, CompletionRequest(model="m", prompt="hello"))
+    assert job.max_tokens == (CONTEXT - len(job.prompt) if completion == "room" else completion)
+    assert chat_jobs(made, ChatRequest(**asked, max_tokens=3))[0].max_tokens == 3
+    assert completion_jobs(made, CompletionRequest(model="m", prompt="hello", max_tokens=3))[0].max_tokens == 3

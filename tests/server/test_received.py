@@ -1,0 +1,95 @@
+"""What counts from the moment in which a request is received: its time, and its bytes until it is answered."""
+
+import asyncio
+import json
+import time
+
+import httpx
+import pytest
+from hone_server import api, bodies
+from hone_server.bounds import MAX_BODY_BYTES
+from inprocess import Lane, Service
+from prometheus_client.parser import text_string_to_metric_families
+from transformers import AutoTokenizer
+
+SMALL = {"model": "m", "prompt": "hello", "max_tokens": 1}
+SLOW_SECONDS = 0.3
+
+
+@pytest.fixture
+def service(base_folder):
+    return Service(AutoTokenizer.from_pretrained(base_folder))
+
+
+def client(app):
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://engine", timeout=60)
+
+
+class Timed(Lane):
+    """Tells when it made each token."""
+
+    async def generate(self, *arguments, **options):
+        async for tokens in super().generate(*arguments, **options):
+            tokens.times.extend([time.perf_counter()] * len(tokens.ids))
+            yield tokens
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("slow", ["parse_body", "plan_completion", "guide_jobs"])
+def test_the_time_to_the_first_token_has_all_the_work_before_it(service, monkeypatch, slow, stream):
+    owner = bodies if slow == "parse_body" else api
+    original = getattr(owner, slow)
+
+    def work(*arguments, **options):
+        time.sleep(SLOW_SECONDS)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(owner, slow, work)
+    service.only.lane.__class__ = Timed
+
+    async def run():
+        app = api.make_app(service, max_waiting=256)
+        async with client(app) as asking:
+            assert (await asking.post("/v1/completions", json=SMALL | {"stream": stream})).status_code == 200
+            return (await asking.get("/metrics")).text
+
+    samples = {s.name: s.value for one in text_string_to_metric_families(asyncio.run(run())) for s in one.samples}
+    for name in ("time_to_first_token", "e2e_request_latency"):
+        assert samples[f"hone:{name}_seconds_count"] == 1
+        assert samples[f"hone:{name}_seconds_sum"] >= SLOW_SECONDS
+
+
+@pytest.mark.parametrize("waits_in", ["parse_body", "plan_completion"])
+def test_bodies_that_wait_for_a_thread_are_among_those_that_are_bounded(service, monkeypatch, waits_in):
+    owner = bodies if waits_in == "parse_body" else api
+    released = asyncio.Event()
+    run_in_thread = owner.run_in_thread
+
+    async def wait_first(function, *arguments, **options):
+        if function is getattr(owner, waits_in):
+            await released.wait()
+        return await run_in_thread(function, *arguments, **options)
+
+    monkeypatch.setattr(owner, "run_in_thread", wait_first)
+    most = 5
+    monkeypatch.setattr(bodies, "HELD_BYTES", most * MAX_BODY_BYTES)
+    content = json.dumps(SMALL).encode().ljust(MAX_BODY_BYTES)
+
+    async def run():
+        app = api.make_app(service, max_waiting=256)
+        async with client(app) as asking:
+
+            async def send():
+                headers = {"Content-Type": "application/json"}
+                return (await asking.post("/v1/completions", content=content, headers=headers)).status_code
+
+            held = [asyncio.create_task(send()) for _ in range(most)]
+            while bodies._Held.total < most * MAX_BODY_BYTES:
+                await asyncio.wait(held, timeout=0.01)
+            refused = [await send() for _ in range(3)]
+            released.set()
+            return await asyncio.gather(*held), refused, await send()
+
+    held, refused, after = asyncio.run(asyncio.wait_for(run(), 60))
+    assert (held, refused, after) == ([200] * most, [503] * 3, 200)
+    assert bodies._Held.total == 0
