@@ -90,11 +90,8 @@ class Piece:
     calls_at: int | None = None
 
     def split(self, most: int) -> list["Piece"]:
-        """Return pieces with at most so many log probabilities, which together say the same; the last one ends.
-
-        A piece in whose text calls begin, which is never a long one, stays as it is.
-        """
-        if len(self.logprobs or []) <= most or self.calls_at is not None:
+        """Return pieces with at most so many log probabilities, which together say the same; the last one ends."""
+        if len(self.logprobs or []) <= most:
             return [self]
         parts = split_told(self.logprobs or [], self.text, most)
         pieces = [replace(self, text=text, logprobs=told, finish_reason=None, times=[]) for told, text in parts]
