@@ -85,10 +85,12 @@ class Lease:
             async with asyncio.timeout(REQUEST_SECONDS):
                 succeeded = await request()
         except ApiError as error:
-            if error.status != 409:  # 409: another was faster, which is no fault
-                logger.warning("%s: %s", self, error)
+            before = self.refusal
             if 400 <= error.status < 500 and error.status not in (409, 429):
                 self.refusal = f"the API server refuses {self}: {error}"
+            # 409: another was faster, which is no fault. A refusal is said once, not at each try.
+            if error.status != 409 and (self.refusal is None or self.refusal != before):
+                logger.warning("%s: %s", self, error)
             return False
         except (aiohttp.ClientError, TimeoutError) as error:
             logger.warning("%s: %r", self, error)

@@ -165,3 +165,22 @@ def test_a_follower_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         assert follower.refusal is None
 
     asyncio.run(check())
+
+
+def test_a_former_lease_that_may_not_be_read_delays_nobody_and_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def check() -> None:
+        store = Store(monkeypatch)
+        store.refuses["hone-operator"] = 403
+        found = replica(store, "r-operator", ("hone-operator",), IDENTITY)
+        for _ in range(5):
+            await found.step()
+            assert found.leads
+        assert found.refusal is None
+
+    asyncio.run(check())
+    assert [record.getMessage() for record in caplog.records if "403" in record.getMessage()] == [
+        "Lease system/hone-operator: 403: refused",
+        "the API server refuses Lease system/hone-operator: 403: refused; a leader by this Lease would not be noticed",
+    ]
