@@ -103,6 +103,13 @@ def test_a_stream_tells_them_first(client):
     assert "".join(one.text for one in told) == whole.text
 
 
+def test_no_event_of_a_stream_has_many_of_them(client):
+    tokens = [7, 9] * 100
+    chunks = [chunk.choices[0] for chunk in score(client, tokens, stream=True)]
+    counts = [len(chunk.logprobs.tokens) for chunk in chunks if chunk.logprobs]
+    assert (sum(counts), max(counts)) == (len(tokens) + 1, 32)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_without_new_tokens_there_are_only_those_of_the_prompt(client, tokenizer, expected, stream):
     tokens = tokenizer("hello world")["input_ids"]
