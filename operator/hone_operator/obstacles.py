@@ -1,5 +1,6 @@
 """What keeps one node from taking a pod, judged as the scheduler does."""
 
+import json
 import operator
 import re
 from collections import defaultdict
@@ -19,6 +20,8 @@ UNHEALTHY = "amd-gpu-unhealthy"
 
 _COMPARE = {"Gt": operator.gt, "Lt": operator.lt}
 _WHOLE = re.compile(r"[+-]?[0-9]{1,19}")
+_PLAIN = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null)$)[A-Za-z][\w./-]*", re.IGNORECASE)
+"""Texts that YAML reads as texts without quotes."""
 _LABELLERS = re.compile(r"(?:beta\.)?amd\.com/gpu\.([a-z-]+)")
 
 
@@ -81,15 +84,18 @@ def obstacles(node: Node, demand: Demand) -> list[Obstacle]:
     for name, asked in demand.resources.items():
         has = node.allocatable.get(name, 0)
         if asked > has:
-            found.append(Obstacle(f"has {words_of(name, has)}", f"Lower {field_of(name)}, or add nodes."))
+            found.append(Obstacle(f"has {words_of(name, has)}", f"Lower {field_of(name, demand.gpu)}, or add nodes."))
     return found
 
 
-def field_of(resource: str) -> str:
-    """The field of the object that the request comes from."""
-    if "/" in resource:
+def field_of(resource: str, gpu: str | None) -> str:
+    """The field of the object that the request comes from. `gpu`: the resource that spec.resources.gpus counts."""
+    if resource == gpu:
         return "spec.resources.gpus"
-    return f"spec.resources.{resource}" if resource in ("cpu", "memory") else f"the request for {resource}"
+    if resource in ("cpu", "memory"):
+        return f"spec.resources.{resource}"
+    kind = "requests" if resource == "ephemeral-storage" else "limits"
+    return f"spec.resources.{kind}.{resource}"
 
 
 def matches(node: Node, term: Object) -> bool:
@@ -120,9 +126,14 @@ def _taint(taint: Taint) -> Obstacle:
         return Obstacle(words, "The node's GPUs are being partitioned anew: wait until the taint is gone.")
     if taint.key == UNHEALTHY:
         return Obstacle(words, "AMD's operator found unhealthy GPUs: repair the node.")
-    value = f"operator: Equal, value: {taint.value}" if taint.value else "operator: Exists"
-    toleration = f"{{key: {taint.key}, {value}, effect: {taint.effect}}}"
+    value = f"operator: Equal, value: {_in_yaml(taint.value)}" if taint.value else "operator: Exists"
+    toleration = f"{{key: {_in_yaml(taint.key)}, {value}, effect: {taint.effect}}}"
     return Obstacle(words, f"If the pod may run there, add {toleration} to spec.pod.tolerations.")
+
+
+def _in_yaml(text: str) -> str:
+    """Return how the text is written in YAML so that it stays one: `true` and `1` would not."""
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
 
 
 def _label(node: Node, name: str, value: str) -> str:

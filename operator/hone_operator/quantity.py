@@ -2,7 +2,7 @@
 
 from hone_api.quantities import exact_number
 
-__all__ = ["amount_of", "exact_number", "number", "words_of"]
+__all__ = ["amount_of", "exact_number", "number", "quantity_of", "words_of"]
 
 
 def number(quantity: str | int | float) -> float:
@@ -15,6 +15,16 @@ def amount_of(resource: str, quantity: float) -> str:
     if resource in ("memory", "ephemeral-storage"):
         return f"{quantity / 2**30:.4g} GiB"
     return f"{quantity:.10g}"
+
+
+def quantity_of(resource: str, quantity: float) -> str:
+    """Return what a manifest takes, and not more than there is: such as `8`, `0.5` and `62Gi`."""
+    if resource not in ("memory", "ephemeral-storage"):
+        return f"{quantity:.10g}"
+    name, unit = next(
+        (each for each in (("Gi", 2**30), ("Mi", 2**20), ("Ki", 2**10)) if quantity >= 10 * each[1]), ("", 1)
+    )
+    return f"{int(quantity // unit)}{name}"
 
 
 def words_of(resource: str, quantity: float) -> str:

@@ -8,7 +8,7 @@ from hone_api.reasons import UNSCHEDULABLE, VOLUME_NOT_BOUND, HoneError
 
 from hone_operator.nodes import ClusterFacts, Node
 from hone_operator.obstacles import Demand, Obstacle, demand_of, field_of, obstacles
-from hone_operator.quantity import amount_of, words_of
+from hone_operator.quantity import quantity_of, words_of
 from hone_operator.resources import Object
 from hone_operator.volumes import claims_of
 
@@ -95,7 +95,9 @@ def _diagnose(demand: Demand, short: bool, facts: ClusterFacts) -> tuple[str, st
     if not facts.nodes:
         return "The cluster has no nodes", "Add nodes."
     if too_much := _more_than_any(demand, facts.nodes):
-        lower = " and ".join(f"{field_of(name)} to {amount_of(name, most)} or less" for name, most in too_much.items())
+        lower = " and ".join(
+            f"{field_of(name, gpu)} to {quantity_of(name, most)} or less" for name, most in too_much.items()
+        )
         asks = " and ".join(words_of(name, demand.resources[name]) for name in too_much)
         most = " and ".join(words_of(name, most) for name, most in too_much.items())
         found = f"The pod asks for {asks}, and no node has more than {most}{_unhealthy(too_much, facts.nodes)}"

@@ -204,7 +204,7 @@ def test_tolerated_taints_are_no_obstacle() -> None:
 def test_more_cpu_and_memory_than_any_node_has() -> None:
     said = explain(CPU_AND_MEMORY, pod({GPU: "1", "cpu": "200", "memory": "1500Gi"}), node())
     assert "asks for 200 cpu and 1500 GiB memory, and no node has more than 128 cpu and 1024 GiB memory" in said
-    assert "Lower spec.resources.cpu to 128 or less and spec.resources.memory to 1024 GiB or less" in said
+    assert "Lower spec.resources.cpu to 128 or less and spec.resources.memory to 1024Gi or less" in said
 
 
 def test_what_is_asked_for_is_on_different_nodes() -> None:
