@@ -124,7 +124,8 @@ def _with_claim(pod: Object, container: str, message: TerminationMessage) -> str
     said, remedy = message.message.rstrip(), CATALOGUE[message.reason].remedy
     if remedy in said:
         head = said[: said.index(remedy)].rstrip()
-        return f"{head} {where} {remedy.replace('pvc NAME', f'pvc {claim}')}"
+        named = f"pvc {claim} --namespace {pod['metadata']['namespace']}"
+        return f"{head} {where} {remedy.replace('pvc NAME', named)}"
     return f"{said} {where}"
 
 

@@ -332,7 +332,8 @@ def _engine_failure(pod: Object, container: str, ended: Object) -> HoneError:
         return out_of_memory(pod, container)
     words = (ended.get("message") or "").strip()
     last = words[-LONGEST_WORDS:] or f"exit code {ended.get('exitCode')}, without a word"
-    remedy = f"What it said before: kubectl logs {pod['metadata']['name']} --container {container} --previous"
+    name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+    remedy = f"What it said before: kubectl logs {name} --namespace {namespace} --container {container} --previous"
     return HoneError(ENGINE_FAILED, f"The engine ends again and again: {last}", remedy=remedy)
 
 

@@ -11,6 +11,10 @@ from hone_operator.quantity import number
 from hone_operator.resources import Object
 
 CONDITION = "OutputClaim"
+SHARE = (
+    "Make a new FineTuneJob: with a claim in spec.output.claim.name that has accessModes [ReadWriteMany], or with "
+    "spec.resources.nodes: 1."
+)
 _SHARED = {"ReadWriteMany"}
 
 
@@ -41,5 +45,6 @@ def compare(claim: Object | None, job: FineTuneJob) -> HoneError | None:
         )
     if not found:
         return None
-    remedy = CLAIM_DIFFERS.remedy.replace("pvc NAME", f"pvc {name}")
+    where = f"pvc {name} --namespace {claim['metadata']['namespace']}"
+    remedy = SHARE if job.spec.output.claim else CLAIM_DIFFERS.remedy.replace("pvc NAME", where)
     return HoneError(CLAIM_DIFFERS, f"PersistentVolumeClaim {name} is used as it is: {'; '.join(found)}", remedy=remedy)
