@@ -181,8 +181,9 @@ VOLUME_NOT_BOUND = Reason(
     "VolumeNotBound",
     None,
     "The PersistentVolumeClaim is not bound to a volume.",
-    "Read why with `kubectl describe pvc NAME`; name a StorageClass that provisions volumes in "
-    "spec.output.storage.storageClassName.",
+    "Read why with `kubectl describe pvc NAME`. Where the StorageClass of a FineTuneJob's output provisions no volume, "
+    "name one that does in spec.output.storage.storageClassName and apply the job under another metadata.name, which "
+    "makes a new claim.",
 )
 VOLUME_ACCESS_DENIED = Reason(
     "VolumeAccessDenied",
@@ -197,8 +198,8 @@ CLAIM_DIFFERS = Reason(
     None,
     "The claim for the output exists and differs from spec.output.storage; it is used as it is.",
     'Enlarge it with `kubectl patch pvc NAME --patch \'{"spec": {"resources": {"requests": {"storage": '
-    '"SIZE"}}}}\'` where its StorageClass has allowVolumeExpansion: true; for another class or access mode, apply the '
-    "job under another metadata.name, which makes a new claim.",
+    '"SIZE"}}}}\'` where its StorageClass has allowVolumeExpansion: true; for another class or access mode, set it in '
+    "spec.output.storage and apply the job under another metadata.name, which makes a new claim.",
 )
 POD_REJECTED = Reason(
     "PodRejected",
@@ -350,7 +351,8 @@ CLAIM_NOT_SHARED = Reason(
     "ClaimNotShared",
     None,
     "A claim that every engine mounts can't be mounted on several nodes.",
-    "Use a claim with accessModes [ReadWriteMany] or [ReadOnlyMany], or set spec.replicas: 1.",
+    "Use a claim with accessModes [ReadWriteMany] or [ReadOnlyMany], or set spec.replicas: 1 (where the load decides, "
+    "spec.autoscaling.maxReplicas: 1).",
 )
 DEPLOYMENT_PAUSED = Reason(
     "DeploymentPaused",

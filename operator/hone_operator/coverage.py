@@ -94,9 +94,11 @@ class Coverage:
                 continue
             why = self._unlisted[resource, namespace]
             words = f"The operator can't list {resource.plural} in {_where(namespace)}: {why or 'no answer yet'}"
-            remedy = "Give the operator its Role or ClusterRole back, as the chart makes it. Until then nothing is done"
+            remedy = (
+                "Give the operator its Role or ClusterRole back, as the chart makes it. Until then nothing is done."
+            )
             return Lacking(
-                HoneError(CHILD_REFUSED, words, remedy=f"{remedy}."), is_known=bool(why) and resource != key.resource
+                HoneError(CHILD_REFUSED, words, remedy=remedy), is_known=bool(why) and resource != key.resource
             )
         return None
 

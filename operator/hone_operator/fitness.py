@@ -56,7 +56,7 @@ def _check_kind(engine: Engine, name: str, lora: LoraOptions) -> None:
     }
     for found in (found for found, is_wrong in wrong.items() if is_wrong):
         message = f"Adapter {name} was trained with {found}, which {engine.NAME} can't load"
-        remedy = "Set spec.engine: embedded, or train it with output.save: merged."
+        remedy = "Set spec.engine: embedded, or train it with spec.output.save: merged and serve that as spec.model."
         raise HoneError(ADAPTER_MISMATCH, message, remedy=remedy)
 
 

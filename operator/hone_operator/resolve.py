@@ -248,7 +248,12 @@ def _learn(resolved: Resolved, finished: _Finished) -> None:
 def _check_base(name: str, finished: _Finished, base: _Base) -> None:
     which = f"FineTuneJob {finished.job.name}"
     if finished.artifact.kind not in ("adapter", "both"):
-        raise HoneError(ADAPTER_MISMATCH, f"Adapter {name}: {which} made a {finished.artifact.kind}, not an adapter")
+        found = f"Adapter {name}: {which} made a {finished.artifact.kind}, not an adapter"
+        remedy = (
+            "Serve it as spec.model.fineTuneJob, or train it with spec.method: lora or qlora and spec.output.save: "
+            "adapter or both."
+        )
+        raise HoneError(ADAPTER_MISMATCH, found, remedy=remedy)
     source = finished.job.spec.model
     if base.source is None or not _is_same(base.source, source):
         served = base.of if base.source is None else _describe(base.source)
