@@ -250,8 +250,8 @@ def _check_base(name: str, finished: _Finished, base: _Base) -> None:
     if finished.artifact.kind not in ("adapter", "both"):
         found = f"Adapter {name}: {which} made a {finished.artifact.kind}, not an adapter"
         remedy = (
-            "Serve it as spec.model.fineTuneJob, or train it with spec.method: lora or qlora and spec.output.save: "
-            "adapter or both."
+            "Serve it as spec.model.fineTuneJob instead of in spec.adapters, or train it with spec.method: lora or "
+            "qlora and spec.output.save: adapter or both."
         )
         raise HoneError(ADAPTER_MISMATCH, found, remedy=remedy)
     source = finished.job.spec.model
@@ -262,7 +262,10 @@ def _check_base(name: str, finished: _Finished, base: _Base) -> None:
     trained, is_served = finished.artifact.base_revision, _commit(base.revision)
     if trained and is_served and trained != is_served:
         found = f"Adapter {name}: {which} was trained on {_describe(source)} at {trained}, and {is_served} is served"
-        remedy = "Train it anew on that commit (spec.model.revision), or serve its own."
+        remedy = (
+            f"Train it again with spec.model.revision: {is_served}, or serve the adapter's own commit: spec.model.name "
+            f"with spec.model.revision: {trained}."
+        )
         raise HoneError(ADAPTER_MISMATCH, found, remedy=remedy)
 
 
