@@ -1,0 +1,142 @@
+"""Remedies that name fields of a service or a claim, each with the state that prints it and the values of a user."""
+
+from typing import Any
+
+from hone_api.inferenceservice import InferenceService
+from hone_api.reasons import UNSCHEDULABLE, HoneError
+from hone_operator import outputclaims
+from hone_operator.engines import engine_of
+from hone_operator.finetunejob import plan
+from hone_operator.fitness import check
+from hone_operator.resolve import resolve
+from observed import NOW, finished_job, job_object, message, observed_job, parsed_job, service_object
+from remedy_states import (
+    GIB,
+    Field,
+    Object,
+)
+
+
+def served(*jobs: Object, gpu: tuple[str, int] | None = None, image: str | None = "i") -> Any:
+    """The state of a service of these jobs: whether it can be served at all."""
+
+    def state(spec: Object) -> HoneError | None:
+        declared = InferenceService.model_validate(service_object(**spec))
+        try:
+            found = resolve(declared.spec, {job["metadata"]["name"]: job for job in jobs})
+            check(engine_of(declared.spec), declared.spec, found, declared.spec.pod.image or image, gpu)
+        except HoneError as error:
+            return error
+        return None
+
+    return state
+
+
+def of_parameters(count: int, **config: Any) -> Object:
+    job = finished_job()
+    job["status"]["parameters"] = {"trainable": 1, "total": count}
+    job["status"]["artifact"]["baseConfig"] = config
+    return job
+
+
+def claim_in_the_way(spec: Object) -> HoneError | None:
+    """The state of a job whose output's name somebody else's claim has."""
+    observed = observed_job(job_object(**spec))
+    assert observed.claim
+    observed.job, observed.claim["metadata"]["labels"] = None, {}
+    found = message(plan(observed, NOW).status, "Accepted")
+    said, _, remedy = found.partition("of this name. ")
+    return HoneError(UNSCHEDULABLE, said, remedy=remedy) if remedy else None
+
+
+def own_claim_of_one_node(spec: Object) -> HoneError | None:
+    modes = {"mine": ["ReadWriteOnce"], "shared": ["ReadWriteMany"]}
+    job = parsed_job(job_object(**spec))
+    assert job.spec.output.claim
+    name = job.spec.output.claim.name
+    claim = {"metadata": {"name": name, "namespace": "team"}, "spec": {"accessModes": modes[name]}}
+    return outputclaims.compare(claim, job)
+
+
+ONE: Object = {"resources": {"gpus": 1}}
+
+ADAPTER: Object = {"model": {"fineTuneJob": {"name": "faq"}}}
+
+OTHER: Object = {"name": "other", "fineTuneJob": {"name": "other"}}
+
+ON_BASE: Object = {"model": {"name": "org/base"}, "adapters": [OTHER]}
+
+DORA = finished_job(lora={"useDora": True})
+
+COMMITS = [finished_job(), finished_job("other")]
+
+for _job, _commit in zip(COMMITS, ("a" * 40, "b" * 40), strict=True):
+    _job["status"]["artifact"]["baseRevision"] = _commit
+
+OF_SERVICES = [
+    Field(
+        "no image for the engine",
+        served(finished_job(), image=None),
+        {"spec.pod.image": "vllm:1"},
+        ADAPTER | {"engine": "vllm"},
+        "InferenceService",
+    ),
+    Field("DoRA", served(DORA), {"spec.engine": "embedded"}, ADAPTER | {"engine": "vllm"}, "InferenceService"),
+    Field(
+        "too few GPUs",
+        served(of_parameters(70_000_000_000), gpu=("MI210", 64 * GIB)),
+        {"spec.resources.gpus": 4},
+        ADAPTER | ONE,
+        "InferenceService",
+    ),
+    Field(
+        "too little memory",
+        served(of_parameters(7_000_000_000)),
+        {"spec.resources.memory": "16Gi"},
+        ADAPTER | {"resources": {"gpus": 0, "memory": "8Gi"}},
+        "InferenceService",
+    ),
+    Field(
+        "too long",
+        served(of_parameters(7_000_000_000, cacheBytesPerToken=1 << 20), gpu=("MI210", 64 * GIB)),
+        {"spec.maxModelLen": 4096},
+        ADAPTER | ONE | {"maxModelLen": 1 << 20},
+        "InferenceService",
+    ),
+    Field(
+        "two of a name",
+        served(finished_job(), finished_job("other")),
+        {"spec.adapters[0].name": "another"},
+        ADAPTER | {"adapters": [OTHER | {"name": "faq"}]},
+        "InferenceService",
+    ),
+    Field(
+        "no adapter",
+        served(finished_job("other", "merged")),
+        {"spec.model": {"fineTuneJob": {"name": "other"}}, "spec.adapters": []},
+        ON_BASE,
+        "InferenceService",
+    ),
+    Field(
+        "another commit",
+        served(*COMMITS),
+        {"spec.model.revision": "b" * 40},
+        {"model": {"name": "org/base", "revision": "a" * 40}, "adapters": [OTHER]},
+        "InferenceService",
+    ),
+]
+
+OF_CLAIMS = [
+    Field("somebody else's claim", claim_in_the_way, {"spec.output.claim.name": "faq"}, {}),
+    *(
+        Field(
+            f"a claim of one node for two: {field}",
+            own_claim_of_one_node,
+            {field: value},
+            {"resources": {"gpus": 1, "nodes": 2}, "output": {"claim": {"name": "mine"}}},
+        )
+        for field, value in (("spec.output.claim.name", "shared"), ("spec.resources.nodes", 1))
+    ),
+]
+
+FIELDS = [*OF_SERVICES, *OF_CLAIMS]

@@ -1,0 +1,216 @@
+"""States of the cluster, and what Hone reports of each: what remedy_others.py puts before and after a remedy."""
+
+import copy
+from datetime import timedelta
+from typing import Any
+
+from hone_api import reasons
+from hone_api.finetunejob import FineTuneJob
+from hone_api.layout import MANAGED_BY_LABEL
+from hone_api.reasons import HoneError
+from hone_operator import liveness, ownership, rollouts, silence, troubles, uninstall, volumes
+from hone_operator.api import ApiError
+from hone_operator.autoscaling import tell
+from hone_operator.conditions import Conditions
+from hone_operator.coverage import Coverage
+from hone_operator.failures import failure_of
+from hone_operator.images import not_pulled
+from hone_operator.inferenceservice import _engine_failure
+from hone_operator.nodes import ClusterFacts, Node, Taint
+from hone_operator.parsing import parse
+from hone_operator.plan import Create
+from hone_operator.podstate import why_not_running
+from hone_operator.refusals import refused
+from hone_operator.resources import FINETUNEJOBS, JOBS, WATCHED, Key
+from hone_operator.retention import Unknown
+from hone_operator.scheduling import WAITS, why_unschedulable
+from observed import BEFORE, NOW, job_object, service_object, stored, unschedulable
+from observed import pod as pod_in_state
+from remedy_services import COMMITS, served
+from remedy_states import GPU, Object, node, unplaced
+
+LONG_AGO = NOW - timedelta(hours=1)
+
+CONFLICT = f"0/3 nodes are available: 1 Insufficient {GPU}, 2 node(s) had volume node affinity conflict."
+
+
+def placed(nodes: list[Node]) -> HoneError | None:
+    return unplaced(*nodes)({"resources": {"gpus": 1}})
+
+
+def near_volume(gpus: tuple[int, ...] | None) -> HoneError | None:
+    """The state of a pod whose volume is near the first of these nodes, which have so many GPUs."""
+    pod = unschedulable(CONFLICT, **{GPU: "1"})
+    pod["spec"]["volumes"] = [{"name": "out", "persistentVolumeClaim": {"claimName": "faq"}}]
+    facts = None if gpus is None else ClusterFacts(tuple(node(f"n{i}", each) for i, each in enumerate(gpus)))
+    error = why_unschedulable(pod, CONFLICT, facts)
+    return None if error.remedy == WAITS else error
+
+
+def nominated(is_nominated: bool) -> HoneError | None:
+    pod = unschedulable("0/1 nodes are available", **{GPU: "1"})
+    pod["status"] |= {"nominatedNodeName": "gpu-1"} if is_nominated else {}
+    return why_unschedulable(pod, "0/1 nodes are available", None) if is_nominated else None
+
+
+def starting(change: Object) -> HoneError | None:
+    """The state of a pod without a node, with changes of its spec and status."""
+    pod = pod_in_state(scheduled=not change, waiting={"reason": "ContainerCreating"})
+    pod["spec"] |= change.get("spec", {})
+    pod["status"]["conditions"] += change.get("conditions", [])
+    return why_not_running(pod, "trainer", facts=None, warning=change.get("warning"), now=NOW)
+
+
+def not_mounted(words: str) -> HoneError | None:
+    return volumes.not_mounted(words) if words else None
+
+
+def admitted(words: str) -> HoneError | None:
+    return refused(words) if words else None
+
+
+def pulled(words: str) -> HoneError | None:
+    return not_pulled("ErrImagePull", words, "registry.example.com/x:1") if words else None
+
+
+def leaving(metadata: Object | None) -> HoneError | None:
+    """The state of an object whose Job has this metadata; None: there is none."""
+    owner = job_object()
+    owner["metadata"]["creationTimestamp"] = LONG_AGO.isoformat()
+    job = {"kind": "Job", "metadata": {"name": "faq-train", "namespace": "team", **(metadata or {})}}
+    return ownership.explain_leaving([job] if metadata else [], owner, NOW)
+
+
+def earlier(uid: str) -> Object:
+    reference = {
+        "apiVersion": "hone.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "name": "faq",
+        "uid": uid,
+        "controller": True,
+    }
+    return {"ownerReferences": [reference]}
+
+
+def paused(is_paused: bool) -> HoneError | None:
+    spec = {"replicas": 2} | ({"paused": True} if is_paused else {})
+    metadata = {"name": "chat", "namespace": "team", "generation": 2}
+    return rollouts.explain_pause({"metadata": metadata, "spec": spec, "status": {"observedGeneration": 2}})
+
+
+def heard(when: Any) -> HoneError | None:
+    return silence.find_silence([pod_in_state("p1", container="engine")], {"uid-p1": when}, NOW)
+
+
+def crowded(unknown: Unknown) -> HoneError | None:
+    found = troubles.crowded(Key(FINETUNEJOBS, "team", "faq"), job_object(), unknown)
+    return found.error if found else None
+
+
+def lacking(allowed: bool) -> HoneError | None:
+    coverage = Coverage([])
+    for resource in WATCHED:
+        if allowed or resource != JOBS:
+            coverage.listed(resource, "")
+        else:
+            coverage.refused(resource, "", "jobs.batch is forbidden")
+    found = coverage.lacking(Key(FINETUNEJOBS, "team", "faq"))
+    return found.error if found else None
+
+
+def uninstalled(namespaces: list[str]) -> HoneError | None:
+    return HoneError(reasons.CHILD_REFUSED, "Refused", remedy=uninstall._remedy(namespaces)) if namespaces else None
+
+
+def parsed(owner: Object) -> HoneError | None:
+    found = parse(FineTuneJob, owner)
+    return found if isinstance(found, HoneError) else None
+
+
+def ended(pod: Object) -> HoneError | None:
+    failure = failure_of(pod, "trainer")
+    if failure is None:
+        return None
+    said, _, remedy = failure.words.partition(". ")
+    return HoneError(reasons.CATALOGUE[failure.reason], said, remedy=remedy)
+
+
+def failed_pod(status: Object, **state: Any) -> Object:
+    found = pod_in_state(**state)
+    found["spec"]["nodeName"] = "gpu-1"
+    found["status"] |= {"phase": "Failed"} | status
+    return found
+
+
+def disrupted(reason: str) -> Object:
+    target = {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": "Kubernetes's words"}
+    return failed_pod({"conditions": [target]})
+
+
+def alive(node_or_none: Node | None) -> HoneError | None:
+    pod = pod_in_state(running={"startedAt": BEFORE})
+    pod["spec"]["nodeName"] = "gpu-1"
+    return liveness.lost(pod, ClusterFacts((node_or_none,) if node_or_none else ()))
+
+
+def answering(when: Any) -> HoneError | None:
+    pod = pod_in_state(running={"startedAt": BEFORE})
+    return liveness.judge(pod, None, when, None, NOW, liveness.PATIENCE).error
+
+
+def named(children: list[Object]) -> HoneError | None:
+    return ownership.conflict(children, job_object())
+
+
+def served_job(job: Object) -> HoneError | None:
+    return served(job)({"model": {"fineTuneJob": {"name": "faq"}}})
+
+
+def labelled(value: str) -> HoneError | None:
+    owner = job_object()
+    child = stored(
+        {"kind": "Job", "metadata": {"name": "faq-train", "labels": {MANAGED_BY_LABEL: value}, **earlier("uid-faq")}}
+    )
+    found = troubles.hidden([child], owner)
+    return found[0].error if found else None
+
+
+def written(status: int | None) -> HoneError | None:
+    if status is None:
+        return None
+    action = Create(JOBS, {"metadata": {"name": "faq-train"}})
+    found = troubles.failed(action, ApiError(status, "failed calling webhook 'v': no endpoints"), troubles.TRIES)
+    return found.error if found else None
+
+
+def scaled(status: str) -> HoneError | None:
+    conditions = Conditions(service_object(), NOW)
+    metrics = {
+        "type": "ScalingActive",
+        "status": status,
+        "reason": "R",
+        "message": "no metrics from custom.metrics.k8s.io",
+    }
+    tell({"status": {"conditions": [metrics]}}, conditions)
+    if conditions.holds("ScalingActive"):
+        return None
+    said, _, remedy = conditions.words_of("ScalingActive")[1].partition(". ")
+    return HoneError(reasons.LOAD_NOT_SERVED, said, remedy=remedy)
+
+
+def crashing(is_so: bool) -> HoneError | None:
+    engine = pod_in_state("chat-1", container="engine")
+    return _engine_failure(engine, "engine", {"exitCode": 1, "message": "no model"}) if is_so else None
+
+
+def same_commit(commits: tuple[str, str]) -> HoneError | None:
+    jobs = copy.deepcopy(COMMITS)
+    for job, commit in zip(jobs, commits, strict=True):
+        job["status"]["artifact"]["baseRevision"] = commit * 40
+    return served(*jobs)(
+        {"model": {"fineTuneJob": {"name": "faq"}}, "adapters": [{"name": "o", "fineTuneJob": {"name": "other"}}]}
+    )
+
+
+def taint(key: str, value: str = "") -> Node:
+    return node(taints=(Taint(key, value, "NoSchedule"),))
