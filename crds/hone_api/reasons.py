@@ -273,8 +273,8 @@ NODE_LOST = Reason(
     "NodeLost",
     None,
     "The pod's node no longer reports, or is gone.",
-    "Repair the node, or `kubectl delete node` it when it is off for good: only then is it certain that its trainer "
-    "has ended, and a new one goes on from the newest checkpoint.",
+    "Repair the node, or run `kubectl delete node NODE` when it is off for good: only then is it certain that its "
+    "trainer has ended, and a new one goes on from the newest checkpoint.",
 )
 STALLED = Reason(
     "Stalled",

@@ -222,7 +222,7 @@ WORLDS = [
         None,
         "nobody has foreseen what it was",
     ),
-    World("a node that is lost", alive, node(not_ready="since noon"), ("gpu-1", "kubectl delete node"), node()),
+    World("a node that is lost", alive, node(not_ready="since noon"), ("gpu-1", "kubectl delete node NODE"), node()),
     World("a silent trainer", answering, LONG_AGO, ("port 8080", "p1"), NOW),
     World(
         "a name that is taken",
