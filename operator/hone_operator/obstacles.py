@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from hone_operator.gpus import properties
-from hone_operator.nodes import Node, Taint
+from hone_operator.nodes import BY_CLASS, Node, Taint
 from hone_operator.quantity import number, words_of
 from hone_operator.resources import Object
 
@@ -20,6 +20,7 @@ UNHEALTHY = "amd-gpu-unhealthy"
 
 _COMPARE = {"Gt": operator.gt, "Lt": operator.lt}
 _WHOLE = re.compile(r"[+-]?[0-9]{1,19}")
+_OF_GPUS = ("amd.com/", BY_CLASS)
 _PLAIN = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null)$)[A-Za-z][\w./-]*", re.IGNORECASE)
 """Texts that YAML reads as texts without quotes."""
 _LABELLERS = re.compile(r"(?:beta\.)?amd\.com/gpu\.([a-z-]+)")
@@ -36,8 +37,9 @@ class Demand:
 
     @property
     def gpu(self) -> str | None:
-        """The extended resource that the pod asks for."""
-        return next((name for name in self.resources if "/" in name), None)
+        """The extended resource that spec.resources.gpus counts; the API server sorts it among other devices."""
+        names = [name for name in self.resources if "/" in name]
+        return next((name for name in names if name.startswith(_OF_GPUS)), names[0] if names else None)
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,7 @@ OF_PLACING = [
             ("cpu", "8", {"gpus": 1, "cpu": "64"}),
             ("requests.ephemeral-storage", "20Gi", {"gpus": 1, "requests": {"ephemeral-storage": "1Ti"}}),
             ("limits.rdma/hca", "0", {"gpus": 1, "limits": {"rdma/hca": "1"}}),
+            ("limits.a.example.com/nic", "0", {"gpus": 1, "limits": {"a.example.com/nic": "1"}}),
         )
     ),
     Field(

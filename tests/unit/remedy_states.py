@@ -140,7 +140,9 @@ def placing(pod: Object, words: str, facts: ClusterFacts) -> HoneError | None:
     """Return why no node takes the pod, as the API server has it: what is limited is asked for as well."""
     pod = copy.deepcopy(pod)
     for each in pod["spec"]["containers"]:
-        each["resources"]["requests"] = each["resources"]["limits"] | each["resources"]["requests"]
+        each["resources"]["requests"] = dict(
+            sorted((each["resources"]["limits"] | each["resources"]["requests"]).items())
+        )
     error = why_unschedulable({**pod, "status": {}}, f"{words} Insufficient {GPU}", facts)
     return None if error.remedy == WAITS else error
 
