@@ -1,34 +1,52 @@
-"""AMD Instinct GPUs and the memory that one process sees."""
+"""AMD GPUs: their PCI device ids, their memory, and how much of it one process sees.
+
+The ids are those of AMD's `amdgpu.ids`, as the node labeller has it, and of the GPU operator's rules for nodes.
+"""
 
 from dataclasses import dataclass
 
 GB = 1024**3
-"""AMD's data sheets write GB for what HBM stacks hold in powers of two: rocm-smi shows 64 GiB of an MI210."""
+"""AMD's data sheets write GB for what memory stacks hold in powers of two: rocm-smi shows 64 GiB of an MI210."""
+
+WITHHELD = 352 * 1024**2
+"""Bytes of a GPU's memory that ROCm does not list, at most. In public logs torch names 191.98 GiB of an MI300X, 191.67
+to 191.69 of its virtual function, 255.69 to 255.98 of GPUs with 256 GiB, 287.98 of those with 288, 63.98 of those with
+64, and 31.86 of a Radeon AI PRO R9700."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A device. `memory` is in bytes, of one device as ROCm lists it."""
+    """A device. `memory` is in bytes: what a process sees of one device as ROCm lists it, at least."""
 
     name: str
     memory: int
     note: str = ""
 
 
-GPUS = (
-    Gpu("MI210", 64 * GB),
-    Gpu("MI250X", 64 * GB, "a die; each of its two is a device"),
-    Gpu("MI300A", 128 * GB, "shared with the host"),
-    Gpu("MI300X", 192 * GB),
-    Gpu("MI308X", 192 * GB),
-    Gpu("MI325X", 256 * GB),
-    Gpu("MI350X", 288 * GB),
-    Gpu("MI355X", 288 * GB),
+CARD_MEMORY = {
+    "MI210": 64 * GB,
+    "MI250X": 64 * GB,
+    "MI300A": 128 * GB,
+    "MI300X": 192 * GB,
+    "MI308X": 192 * GB,
+    "MI325X": 256 * GB,
+    "MI350P": 144 * GB,
+    "MI350X": 288 * GB,
+    "MI355X": 288 * GB,
+    "Radeon AI PRO R9700": 32 * GB,
+}
+"""Sizes by AMD's data sheets (amd.com/en/products/accelerators/instinct). A partitioned GPU (NPS, CPX) has less."""
+
+NOTES = {"MI250X": "a die; each of its two is a device", "MI300A": "shared with the host"}
+
+GPUS = tuple(
+    Gpu(name, memory - WITHHELD, NOTES.get(name, "")) for name, memory in CARD_MEMORY.items() if name.startswith("MI")
 )
-"""HBM sizes by AMD's data sheets (amd.com/en/products/accelerators/instinct). A partitioned GPU (NPS, CPX) has less."""
+"""The Instinct GPUs that plans are compared with."""
 
 DEVICE_IDS = {
     "740f": "MI210",
+    "7410": "MI210",
     "7408": "MI250X",
     "740c": "MI250X",
     "74a0": "MI300A",
@@ -37,12 +55,17 @@ DEVICE_IDS = {
     "74b5": "MI300X",
     "74bd": "MI300X",
     "74a2": "MI308X",
+    "74a8": "MI308X",
     "74b6": "MI308X",
+    "74bc": "MI308X",
     "74a5": "MI325X",
     "74b9": "MI325X",
+    "75a8": "MI350P",
+    "75b8": "MI350P",
     "75a0": "MI350X",
     "75b0": "MI350X",
     "75a3": "MI355X",
     "75b3": "MI355X",
+    "7551": "Radeon AI PRO R9700",
 }
 """PCI device ids, those of virtual functions and of variants with the same memory included."""

@@ -3,13 +3,13 @@
 import re
 from collections.abc import Iterable
 
-from hone_api.gpus import DEVICE_IDS, GB, GPUS
+from hone_api.gpus import CARD_MEMORY, DEVICE_IDS, GB, WITHHELD
 
 from hone_operator.nodes import Node
 
 PARTS = {"spx": 1, "dpx": 2, "tpx": 3, "qpx": 4}
 """Devices that a GPU is in a compute partition mode."""
-CPX_PARTS = {"MI300X": 8, "MI325X": 8, "MI350X": 8, "MI355X": 8}
+CPX_PARTS = {"MI300A": 6, "MI300X": 8, "MI308X": 4, "MI325X": 8, "MI350P": 4, "MI350X": 8, "MI355X": 8}
 """In CPX mode every compute die is a device."""
 SHARED_WITH_HOST = "MI300A"
 
@@ -18,6 +18,8 @@ _PARTITION = re.compile(r"([sdtqc]px)_nps\d+")
 
 def gpu_of(nodes: Iterable[Node], gpu_resource: str, node_selector: dict[str, str]) -> tuple[str, int] | None:
     """Name and memory in bytes of the largest GPU that the pod may get; None where no label tells.
+
+    The memory is the least that a process may see of it, so that a job that is let in here is not refused there.
 
     A node labelled with several models may hand out any of them: its largest counts.
     """
@@ -41,7 +43,8 @@ def _devices(node: Node, gpu_resource: str) -> list[tuple[str, int]]:
     """Model and memory of the devices behind the resource.
 
     Today's labeller reads `vram` where ROCm does, so it is what a process sees, also of a partition. Earlier ones read
-    it of the whole card: the lesser of label and table is right in both cases.
+    it of the whole card: the lesser of label and table is right in both cases. Both are rounded up: a process sees
+    less by WITHHELD at most, of a partition too.
     """
     modes = _PARTITION.findall(gpu_resource) or _PARTITION.findall(
         " ".join(properties(node, "compute-memory-partition"))
@@ -51,16 +54,19 @@ def _devices(node: Node, gpu_resource: str) -> list[tuple[str, int]]:
         labelled = []
     found = []
     for model in (DEVICE_IDS[id_] for id_ in properties(node, "device-id") if id_ in DEVICE_IDS):
-        sizes = labelled + [size for mode in modes or ["spx"] if (size := _size(model, mode))]
-        if sizes:
-            found.append((model, min(sizes)))
-    return found or [("GPU", size) for size in labelled]
+        table = [size for mode in modes or ["spx"] if (size := _size(model, mode))]
+        # How much of the memory it shares with the host an APU may use is a setting of the node: no more than that.
+        if labelled or (table and model != SHARED_WITH_HOST):
+            found.append((model, _seen(min(labelled + table))))
+    return found or [("GPU", _seen(size)) for size in labelled]
 
 
 def _size(model: str, mode: str) -> int | None:
     """The driver gives each compute partition the same share of the memory, whatever the memory partition mode."""
     parts = CPX_PARTS.get(model) if mode == "cpx" else PARTS[mode]
-    # How much of the memory it shares with the host an APU may use is a matter of the node's settings.
-    if parts is None or model == SHARED_WITH_HOST:
-        return None
-    return next(gpu.memory for gpu in GPUS if gpu.name == model) // parts
+    return CARD_MEMORY[model] // parts if parts else None
+
+
+def _seen(size: int) -> int:
+    """The least that a process sees of so many bytes; 0 of the few that an integrated GPU has."""
+    return max(0, size - WITHHELD)
