@@ -8,6 +8,7 @@ from hone_api.reasons import HoneError
 from hone_api.terminal import make_output_safe, make_printable
 
 from hone_cli import chat, merge, output, plan, prepare, run, serve, validate, watch
+from hone_cli.doctor import command as doctor
 
 app = typer.Typer(
     name="hone",
@@ -17,6 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("doctor")(doctor.command)
 app.command("validate")(validate.command)
 app.command("plan")(plan.command)
 app.command("prepare")(prepare.command)

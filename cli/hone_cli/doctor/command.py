@@ -1,0 +1,132 @@
+"""The command `hone doctor`."""
+
+import os
+from collections.abc import Sequence
+from enum import StrEnum
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from hone_cli import options, output
+from hone_cli.doctor import report
+from hone_cli.doctor.findings import UNUSABLE, Finding, find_exit_code
+from hone_cli.output import Problem
+
+if TYPE_CHECKING:
+    from hone_cli.cluster import Cluster
+    from hone_cli.doctor.clusterfacts import ClusterFacts
+
+
+class Format(StrEnum):
+    """How the report is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+Local = Annotated[bool, typer.Option("--local", help="Check this machine, not a cluster.")]
+Deep = Annotated[
+    bool,
+    typer.Option(
+        "--deep",
+        help="Also start a pod with one GPU of the runtime image, which checks device files, hub and images from a "
+        "node. It is deleted at the end.",
+    ),
+]
+OnNode = Annotated[str | None, typer.Option("--node", help="Node for the pod of --deep (default: one with GPUs).")]
+Seconds = Annotated[int, typer.Option("--timeout", min=10, help="Seconds that the pod of --deep may take.")]
+Output = Annotated[Format, typer.Option("--output", "-o", help="Format of the report.")]
+
+
+def command(
+    local: Local = False,
+    deep: Deep = False,
+    node: OnNode = None,
+    timeout: Seconds = 600,
+    format_: Output = Format.TABLE,
+    namespace: options.Namespace = None,
+    context: options.Context = None,
+    verbose: options.Verbose = False,
+) -> None:
+    """Report what a cluster has and lacks for Hone; or this machine, with --local or where no kubeconfig is found.
+
+    Exits 0 when nothing failed (warnings included), 1 when something failed, 2 when the result can't be used: no
+    cluster was reached, wrong usage, or a necessary fact could not be read.
+    """
+    if local and (deep or node or namespace or context):
+        raise typer.BadParameter("--local checks no cluster: leave out --deep, --node, --namespace and --context")
+    if node and not deep:
+        raise typer.BadParameter("--node is for the pod of --deep: add --deep")
+    asks_for_cluster = bool(deep or namespace or context)
+    scope: Literal["local", "cluster"]
+    try:
+        if local or not (asks_for_cluster or has_kubeconfig()):
+            if not local:
+                output.hint("No kubeconfig was found: this machine is checked, as with --local.")
+            findings, scope = check_here(), "local"
+        else:
+            findings, scope = check_cluster(namespace, context, deep, node, timeout), "cluster"
+    except Problem as problem:
+        output.print_failure(problem)
+        raise typer.Exit(UNUSABLE) from None
+    show = report.print_json if format_ is Format.JSON else report.print_table
+    show(findings, scope)
+    raise typer.Exit(find_exit_code(findings))
+
+
+def has_kubeconfig() -> bool:
+    """Return whether the user has a kubeconfig; a KUBECONFIG that names missing files means one, too."""
+    return bool(os.environ.get("KUBECONFIG")) or Path("~/.kube/config").expanduser().exists()
+
+
+def check_here() -> list[Finding]:
+    """Return the findings about this machine."""
+    from hone_cli.doctor import machine, machinefindings
+
+    return machinefindings.check_machine(machine.collect_machine(dict(os.environ)))
+
+
+def check_cluster(
+    namespace: str | None, context: str | None, deep: bool, node: str | None, timeout: int
+) -> list[Finding]:
+    """Return the findings about the cluster. Raises Problem when it can't be reached."""
+    from hone_cli import cluster as clusters
+    from hone_cli.doctor import addons, collecting, deepfindings, gpudrivers, gpus, installation, nodes, storage
+    from hone_cli.doctor.findings import Unread
+
+    cluster = clusters.connect(context, namespace)
+    facts = collecting.collect_facts(cluster)
+    operators = () if isinstance(facts.operators, Unread) else facts.operators
+    images = installation.find_images(operators)
+    findings = [
+        *nodes.check_nodes(facts),
+        *gpus.check_gpus(facts),
+        *gpudrivers.check_gpu_drivers(facts),
+        *storage.check_storage(facts),
+        *installation.check_installation(facts, metadata.version("hone")),
+        *addons.check_addons(facts),
+    ]
+    if not deep:
+        return [*findings, *deepfindings.report_unprobed(images)]
+    return [*findings, *_check_from_node(cluster, facts, images, node, timeout)]
+
+
+def _check_from_node(
+    cluster: "Cluster", facts: "ClusterFacts", images: dict[str, str], node: str | None, timeout: int
+) -> Sequence[Finding]:
+    from hone_cli.doctor import deepfindings, installation, machine, probepod
+    from hone_cli.doctor.findings import Unread
+
+    if deepfindings.RUNTIME not in images:
+        message = "the default images are those of Hone's operator, which was not found"
+        return deepfindings.report_impossible(message, "See the check operator.")
+    if node and not isinstance(facts.nodes, Unread) and node not in {each.name for each in facts.nodes}:
+        raise Problem(f"--node {node}: the cluster has no such node", "Choose one of `kubectl get nodes`.")
+    groups = installation.find_gpu_groups(() if isinstance(facts.operators, Unread) else facts.operators)
+    target = probepod.choose_target(facts, node, groups)
+    others = [image for value, image in images.items() if value != deepfindings.RUNTIME]
+    hub = os.environ.get("HF_ENDPOINT") or machine.HUB
+    probed = probepod.probe(cluster, images[deepfindings.RUNTIME], target, hub, others, timeout)
+    return deepfindings.check_probed(probed, images)
