@@ -91,7 +91,8 @@ def test_the_engine_says_why_it_can_not_serve(architecture: Architecture, make_a
     [
         ({"model_type": "of-tomorrow"}, "of-tomorrow` but Transformers does not recognize this architecture"),
         ({"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine"}}, "brings code of its own"),
-        ({"model_type": "t5"}, "is of the type t5, which transformers has no causal language model for"),
+        ({"model_type": "t5"}, "is of the type t5, an encoder-decoder"),
+        ({"model_type": "vit"}, "is of the type vit, which transformers has no causal language model for"),
     ],
 )
 def test_a_model_that_transformers_does_not_have_is_unsupported(
