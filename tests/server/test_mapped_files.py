@@ -23,7 +23,7 @@ KINDS = {
     "saved-norm": {"modules_to_save": ["norm"]},
     "embedding": {"target_modules": ["embed_tokens", "q_proj"]},
     "trained-tokens": {"trainable_token_indices": [5, 6]},
-    "bias": {"bias": "all", "lora_bias": True},
+    "bias": {"bias": "all"},
 }
 EACH = [("plain", base, adapter, widen) for base, adapter, widen in itertools.product(DTYPES, DTYPES, [False, True])]
 EACH += [(kind, base, "bfloat16", False) for kind, base in itertools.product(KINDS, DTYPES)]

@@ -16,12 +16,12 @@ from hone_server.sampling import Sampling
 from hone_server.structure import Structure, structure_of
 from hone_server.text import StopSet
 from hone_server.toolformats import HERMES, LLAMA3, MARKS, MISTRAL, ToolFormat
+from hone_server.vocabulary import make_tokenizer
 from hone_server.wire import ToolWire
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from inprocess import Service
 from llguidance import LLMatcher
-from llguidance.hf import from_tokenizer
 from long_matrix import sample
 from pydantic import ValidationError
 from test_structured import add_tokens
@@ -49,11 +49,13 @@ def structure(model: Model, form: ToolFormat, **fields: Any) -> Structure:
 
 
 def matcher_of(model: Model, made: Structure) -> LLMatcher:
-    return LLMatcher(from_tokenizer(model.tokenizer, len(model.tokenizer), [EOS]), made.grammar, log_level=0)
+    vocabulary = make_tokenizer(model.tokenizer.backend_tokenizer.to_str(), len(model.tokenizer), [EOS])
+    return LLMatcher(vocabulary, json.dumps({"grammars": made.grammar}), log_level=0)
 
 
 def walk(model: Model, matcher: LLMatcher, chance: random.Random, begins: list[int]) -> list[int]:
     """Tokens of an answer that the grammar allows: some text, tokens of `begins` if they may come, then briefly."""
+    assert not matcher.is_error(), matcher.get_error()
     ids: list[int] = []
     closing = {model.tokenizer.convert_tokens_to_ids(letter) for letter in '"}],'}
     while len(ids) < 400 and not matcher.is_stopped():
