@@ -117,6 +117,7 @@ def load_adapter(base: Base, served: Served) -> Adapter | Any:
     except Exception as error:  # PEFT uses the fields of a configuration unchecked
         message = f"adapter {served.name!r} in {served.folder} does not fit the base model: {_first_line(error)}"
         raise HoneError(ADAPTER_MISMATCH, message) from error
+    _cast_to_dtypes_of(merged, base.model)
     if merged.device.type == "cpu":
         del peft_model
         unmap(merged, storages(merged) - storages(base.model))
@@ -124,6 +125,14 @@ def load_adapter(base: Base, served: Served) -> Adapter | Any:
         if is_packed(base.model):
             pack([merged], beside=base.model)
     return merged
+
+
+def _cast_to_dtypes_of(merged: Any, base: Any) -> None:
+    """Give the modules that an adapter saved completely the dtype that the base computes in; PEFT keeps the file's."""
+    dtypes = {name: parameter.dtype for name, parameter in base.named_parameters()}
+    for name, parameter in merged.named_parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtypes.get(name, base.dtype))
 
 
 def own_tokenizer(base: Base, folder: Path) -> Any:
