@@ -28,9 +28,7 @@ demo: install ## fine-tune a small chat model here and talk to it; no cluster, n
 demo-cluster: install ## the same demo on the local cluster, by helm, kubectl and the OpenAI client
 	$(BIN)/python examples/quickstart/demo_cluster.py
 
-# The cluster's tests mostly wait, so those of the trainer and the engine run next to them.
-test: lint test-unit ## everything that CI runs
-	$(MAKE) --jobs=2 --output-sync=target test-cluster test-trainer test-server test-bases
+test: lint test-unit test-trainer test-server test-bases test-cluster ## everything that CI runs
 
 lint: install ## style, types, drift of generated files
 	$(BIN)/ruff check
