@@ -6,6 +6,8 @@ from hone_api.reasons import POD_NOT_STARTED, QUOTA_EXCEEDED, HoneError
 
 from hone_operator.invalidfields import explain_invalid
 
+# What Kubernetes writes before the message of an event once there were many like it.
+_COMBINED = "(combined from similar events): "
 # Names that a controller makes up anew with every try would make every try news.
 _FORBIDDEN = re.compile(r'^(?:\w+: )?(?:Error creating: )?([a-z.]+) "[^"]*" is forbidden: ')
 _QUOTA = re.compile(
@@ -55,6 +57,7 @@ def refused(words: str) -> HoneError:
 
     `words` is the message of the API server, or of the event of a controller that it refused.
     """
+    words = words.replace(_COMBINED, "", 1)
     if invalid := explain_invalid(words):
         return invalid
     what = _FORBIDDEN.match(words)

@@ -33,6 +33,12 @@ def why(waiting: Object, warning: str | None = None) -> tuple[str, str]:
     return error.reason.name, error.sentence()
 
 
+def test_a_refusal_reads_the_same_once_there_were_many_like_it() -> None:
+    words = f'FailedCreate: Error creating: pods "a-train-b7dq6" {FORBIDDEN}'
+    many = words.replace("Error", "(combined from similar events): Error", 1)
+    assert refused(many).sentence() == refused(words).sentence()
+
+
 @pytest.mark.parametrize(
     ("words", "reason", "advice"),
     [
