@@ -69,7 +69,7 @@ UNSCHEDULABLE: list[tuple[Object, tuple[str, ...]]] = [
         (
             "untolerated taint",
             "fake-spx has taint hone.dev/fake=true:NoSchedule",
-            "{key: hone.dev/fake, operator: Equal, value: true, effect: NoSchedule} to spec.pod.tolerations",
+            '{key: hone.dev/fake, operator: Equal, value: "true", effect: NoSchedule} to spec.pod.tolerations',
         ),
     ),
     (service("cordon", gpu=DPX, **TOLERANT), ("fake-cordoned is cordoned", "uncordon fake-cordoned")),
