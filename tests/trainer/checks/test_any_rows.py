@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hone_api.reasons import HoneError
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=12) | st.sampled_from(
@@ -41,6 +41,12 @@ TEMPLATE = st.lists(st.sampled_from(PIECES), max_size=5).map(
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@example(
+    rows=[{"messages": [{"role": "assistant", "content": None}, {"role": "assistant", "content": "a"}]}],
+    template=f"{{% for m in messages %}}{PIECES[11]}{{% endfor %}}",
+    adds="",
+    assistant=True,
+)
 @given(rows=ROWS, template=TEMPLATE | st.none(), adds=st.sampled_from(["", "begin", "end"]), assistant=st.booleans())
 def test_rows_are_prepared_or_refused_by_name(
     warnings_of: Callable[..., list[str]],

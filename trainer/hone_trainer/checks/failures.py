@@ -28,14 +28,20 @@ def explain_failure(
     """
     if named(error).reason is not INTERNAL_ERROR and not isinstance(error, MemoryError):  # a template asks for any size
         return error
-    wants_mask = isinstance(error, RuntimeError) and "assistant tokens" in str(error)
+    marks_nothing = isinstance(error, RuntimeError) and "assistant tokens" in str(error)
+    wants_mask = marks_nothing or isinstance(error, OverflowError)
     for index, row in enumerate(given):
         try:
-            masks = tokenize_as_trl(row, tokenizer, template, wants_mask)
+            tokenize_as_trl(row, tokenizer, template)
         except Exception as found:  # a template may raise anything
             return _refused(found, row, find_places(data, given, [index])[index], tokenizer)
-        if wants_mask and 1 not in masks:
-            return _unmarked(row, find_places(data, given, [index])[index])
+        if wants_mask and is_conversational(row):
+            try:
+                masks = tokenize_as_trl(row, tokenizer, template, wants_mask=True)
+            except OverflowError:  # transformers looks for the character before the first
+                return _empty_at_start(find_places(data, given, [index])[index])
+            if 1 not in masks:
+                return _unmarked(row, find_places(data, given, [index])[index])
     return error
 
 
@@ -71,6 +77,16 @@ def _refused(error: Exception, row: dict[str, Any], where: str, tokenizer: PreTr
         INVALID_SPEC,
         f"The chat template fails for {where}: {templates.describe(error)}.{hint}",
         remedy=templates.CORRECT_THE_TEMPLATE,
+    )
+
+
+def _empty_at_start(where: str) -> HoneError:
+    return HoneError(
+        INVALID_SPEC,
+        f"The rendering of {where} begins with an empty {{% generation %}}, which can't be marked, and "
+        "spec.training.assistantOnlyLoss is true",
+        remedy="Leave out rows that begin with an empty assistant message, or put the token that begins or ends a "
+        "turn inside {% generation %} in spec.dataset.chatTemplate.",
     )
 
 
