@@ -111,10 +111,10 @@ class Provoke:
 
     def OutOfMemory(self) -> tuple[Any, str]:
         rows = self._job(method="full", training={"perDeviceTrainBatchSize": 1024, "maxSteps": 1})
-        text = json.dumps({"text": "memory " * 100}) + "\n"
+        text = json.dumps({"text": "memory " * 400}) + "\n"
         rows["spec"]["dataset"] = {"configMap": {"name": "rows", "key": "a.jsonl"}}
         data = {"kind": "ConfigMap", "metadata": {"name": "rows"}, "data": {"a.jsonl": text * 1024}}
-        failed = self._forks.run([rows, data], self.out, limit=2**29)
+        failed = self._forks.run([rows, data], self.out, limit=2**31)
         assert "set spec.method to lora" in failed.word["message"]
         return failed, "spec.training.perDeviceTrainBatchSize, which is 1024"
 
