@@ -12,7 +12,7 @@ from hone_api.layout import (
 from hone_api.pod import ComputeResources
 
 from hone_operator import adapters as keeping
-from hone_operator import autoscaling, podoptions, rollouts
+from hone_operator import autoscaling, podoptions, rollouts, tuning
 from hone_operator.draining import grace_seconds
 from hone_operator.drift import stamp
 from hone_operator.engines import engine_of, guarding, placing
@@ -100,8 +100,19 @@ def autoscaler(owner: Object, declared: InferenceService) -> Object:
     return stamp(autoscaling.autoscaler(declared.spec, _metadata(owner, {})))
 
 
-def deployment(owner: Object, declared: InferenceService, resolved: Resolved, images: Images, replicas: int) -> Object:
-    """A new pod is ready before an old one ends, so a rollout leaves no gap, unless the spec wants them ended first."""
+def deployment(
+    owner: Object,
+    declared: InferenceService,
+    resolved: Resolved,
+    images: Images,
+    replicas: int,
+    *,
+    more_channels: bool = False,
+) -> Object:
+    """A new pod is ready before an old one ends, so a rollout leaves no gap, unless the spec wants them ended first.
+
+    `more_channels`: whether its GPUs get those of tuning.py.
+    """
     spec = declared.spec
     options = spec.pod
     metadata = _metadata(owner, options.labels)
@@ -118,7 +129,7 @@ def deployment(owner: Object, declared: InferenceService, resolved: Resolved, im
             "selector": {"matchLabels": selector(declared.name)},
             "strategy": _strategy(spec),
             "progressDeadlineSeconds": LONGEST_START_SECONDS,
-            "template": {"metadata": template, "spec": _pod(declared, resolved, images)},
+            "template": {"metadata": template, "spec": _pod(declared, resolved, images, more_channels)},
         },
     }
     digest = rollouts.digest_of_deployment(desired)
@@ -132,7 +143,7 @@ def _strategy(spec: InferenceServiceSpec) -> Object:
     return {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
 
 
-def _pod(declared: InferenceService, resolved: Resolved, images: Images) -> Object:
+def _pod(declared: InferenceService, resolved: Resolved, images: Images, more_channels: bool) -> Object:
     spec = declared.spec
     engine = engine_of(spec)
     gpus = spec.resources.gpus
@@ -142,10 +153,7 @@ def _pod(declared: InferenceService, resolved: Resolved, images: Images) -> Obje
     env = {"HOME": "/tmp", "USER": "hone"} | resolved.env | own
     if resolved.weights.trust_remote_code:
         env["HF_MODULES_CACHE"] = "/tmp/modules"  # beside the cache, which is mounted read-only
-    if gpus:  # AMD's recommendations for serving
-        env |= {"HIP_FORCE_DEV_KERNARG": "1", "SAFETENSORS_FAST_GPU": "1", "TORCH_BLAS_PREFER_HIPBLASLT": "1"}
-    if gpus > 1:
-        env["NCCL_MIN_NCHANNELS"] = "112"
+    env |= tuning.serving_environment(spec.resources, more_channels=more_channels)
     env |= images.gpu_access.environment(spec.resources, gpus)
     variables = environment(env, spec.pod)
     if "PYTHONPATH" in own:

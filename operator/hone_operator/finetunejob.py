@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from hone_api.finetunejob import FineTuneJob
 from hone_api.reasons import INVALID_SPEC, NAME_CONFLICT, HoneError
 
-from hone_operator import children, outputclaims, podstate, readiness, stages, trainer
+from hone_operator import children, outputclaims, podstate, readiness, stages, trainer, tuning
 from hone_operator.attempts import account
 from hone_operator.conditions import Conditions
 from hone_operator.drift import annotation_of, contains, is_current
@@ -232,7 +232,12 @@ def _jobs(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: Condition
         desired = _built(result, view.container, lambda: trainer.prepare_job(owner, job, image, observed.gpu))
     else:
         view = observed.training
-        desired = _built(result, view.container, lambda: trainer.train_job(owner, job, image, observed.gpu_access))
+        more = tuning.needs_channels(job.spec.resources, job.spec.pod.node_selector, observed.facts)
+        desired = _built(
+            result,
+            view.container,
+            lambda: trainer.train_job(owner, job, image, observed.gpu_access, more_channels=more),
+        )
     if view.job is None:
         if not observed.strays:  # the claim has one writer
             result.actions.append(Create(JOBS, desired))

@@ -25,10 +25,25 @@ def gpu_of(nodes: Iterable[Node], gpu_resource: str, node_selector: dict[str, st
     """
     found: dict[str, int] = {}
     for node in nodes:
-        if node.count(gpu_resource) and node_selector.items() <= node.labels.items():
+        if _may_get(node, gpu_resource, node_selector):
             for model, memory in _devices(node, gpu_resource):
                 found[f"{model} of node {node.name}"] = memory
     return max(found.items(), key=lambda item: item[1], default=None)
+
+
+def are_whole(nodes: Iterable[Node], gpu_resource: str, node_selector: dict[str, str], models: frozenset[str]) -> bool:
+    """Return whether the labels say that every GPU which the pod may get is of these models, and not partitioned."""
+    candidates = [node for node in nodes if _may_get(node, gpu_resource, node_selector)]
+    return bool(candidates) and all(_has_whole(node, gpu_resource, models) for node in candidates)
+
+
+def _may_get(node: Node, gpu_resource: str, node_selector: dict[str, str]) -> bool:
+    return bool(node.count(gpu_resource)) and node_selector.items() <= node.labels.items()
+
+
+def _has_whole(node: Node, gpu_resource: str, models: frozenset[str]) -> bool:
+    found = [DEVICE_IDS.get(id_) for id_ in properties(node, "device-id")]
+    return bool(found) and set(found) <= models and set(_modes(node, gpu_resource)) <= {"spx"}
 
 
 def properties(node: Node, name: str) -> list[str]:
@@ -46,9 +61,7 @@ def _devices(node: Node, gpu_resource: str) -> list[tuple[str, int]]:
     it of the whole card: the lesser of label and table is right in both cases. Both are rounded up: a process sees
     less by WITHHELD at most, of a partition too.
     """
-    modes = _PARTITION.findall(gpu_resource) or _PARTITION.findall(
-        " ".join(properties(node, "compute-memory-partition"))
-    )
+    modes = _modes(node, gpu_resource)
     labelled = [int(size[:-1]) * GB for size in properties(node, "vram") if re.fullmatch(r"\d+G", size)]
     if len(labelled) > 1:  # of which model each is, the labels don't say
         labelled = []
@@ -59,6 +72,12 @@ def _devices(node: Node, gpu_resource: str) -> list[tuple[str, int]]:
         if labelled or (table and model != SHARED_WITH_HOST):
             found.append((model, _seen(min(labelled + table))))
     return found or [("GPU", _seen(size)) for size in labelled]
+
+
+def _modes(node: Node, gpu_resource: str) -> list[str]:
+    """The compute partition modes of the devices behind the resource; none where nothing names one."""
+    labelled = " ".join(properties(node, "compute-memory-partition"))
+    return _PARTITION.findall(gpu_resource) or _PARTITION.findall(labelled)
 
 
 def _size(model: str, mode: str) -> int | None:

@@ -20,6 +20,7 @@ from hone_operator import (
     podstate,
     rollouts,
     trainer,
+    tuning,
     volumes,
 )
 from hone_operator.api import Api, ApiError
@@ -118,8 +119,9 @@ class Observer:
         observed.held = self.remembered.note_held(key, observed, now)
         to_prepare = trainer.prepares_apart(parsed) and not Conditions(owner, now).holds("Prepared")
         wants_gpu = to_prepare and observed.prepare_job is None
+        is_to_train = tuning.depends_on_nodes(parsed.spec.resources) and not to_prepare and observed.job is None
         pods = [*observed.strays, *(pod for view in _views(observed) for pod in view.pods)]
-        if wants_gpu or any(self._needs_facts(pod, observed.heard, now) for pod in pods):
+        if wants_gpu or is_to_train or any(self._needs_facts(pod, observed.heard, now) for pod in pods):
             observed.facts = await self.cluster_facts()
         if wants_gpu and observed.facts:
             resources, options = parsed.spec.resources, parsed.spec.pod

@@ -1,11 +1,12 @@
 """What to do about the children of an InferenceService: created, restored, changed and removed as the spec requires."""
 
+import copy
 from datetime import datetime
 
 from hone_api.inferenceservice import InferenceService
 
-from hone_operator import adapters, autoscaling, engine, moving, podstate, rollouts
-from hone_operator.drift import contains, is_current
+from hone_operator import adapters, autoscaling, engine, moving, podstate, rollouts, tuning
+from hone_operator.drift import annotation_of, contains, is_current
 from hone_operator.plan import Apply, Patch, Plan, removal
 from hone_operator.resolve import Resolved
 from hone_operator.resources import (
@@ -110,7 +111,7 @@ def _deployment(
     result: Plan,
 ) -> str | None:
     found = observed.deployment
-    desired = engine.deployment(observed.owner, declared, resolved, observed.images, replicas)
+    desired = _desired(observed, declared, resolved, replicas)
     # A claim that is no longer needed stays where it is mounted, unless it is being deleted.
     if rollouts.is_current(found, desired) and not observed.leaving:
         return None
@@ -130,6 +131,25 @@ def _deployment(
             desired["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
     result.actions.append(Apply(DEPLOYMENTS, desired, in_turn=takes_turn))
     return None
+
+
+def _desired(
+    observed: ObservedInferenceService, declared: InferenceService, resolved: Resolved, replicas: int
+) -> Object:
+    """Build the Deployment. RCCL's channels are by the GPUs of the nodes, and follow with the next change of the pods.
+
+    Nodes come and go, and are not always known: that alone must not restart engines.
+    """
+    spec, owner, images = declared.spec, observed.owner, observed.images
+    several = spec.resources.gpus > 1
+    unused = copy.deepcopy(resolved) if several else resolved  # the pod's volumes are added to the one that is used
+    more = tuning.needs_channels(spec.resources, spec.pod.node_selector, observed.facts)
+    by_nodes = engine.deployment(owner, declared, resolved, images, replicas, more_channels=more)
+    made_from = annotation_of(observed.deployment, rollouts.TEMPLATE)
+    if not several or made_from in (None, rollouts.digest_of_template(by_nodes)):
+        return by_nodes
+    other = engine.deployment(owner, declared, unused, images, replicas, more_channels=not more)
+    return other if made_from == rollouts.digest_of_template(other) else by_nodes
 
 
 def _keep_for_now(found: Object, desired: Object, replicas: int, result: Plan) -> None:

@@ -17,6 +17,7 @@ from hone_api.layout import (
 from hone_api.pod import TRAINER_GRACE_SECONDS
 from hone_api.reasons import INTERRUPTED_EXIT_CODE, USER_MISTAKES
 
+from hone_operator import tuning
 from hone_operator.children import (
     PREPARE,
     TRAINER,
@@ -97,12 +98,14 @@ def no_longer_passed_on(desired: Object, observed: Object) -> Object:
     return patch
 
 
-def train_job(owner: Object, job: FineTuneJob, image: str, access: GpuAccess = DEFAULT_ACCESS) -> Object:
-    """The Job that trains, with one pod a node."""
+def train_job(
+    owner: Object, job: FineTuneJob, image: str, access: GpuAccess = DEFAULT_ACCESS, *, more_channels: bool = False
+) -> Object:
+    """The Job that trains, with one pod a node. `more_channels`: whether its GPUs get those of tuning.py."""
     nodes, gpus = job.spec.resources.nodes, job.spec.resources.gpus
     volumes, arguments = _volumes(owner, job)
     arguments += ["--port", str(TRAINER_PORT)]
-    env = _environment(job.spec) | access.environment(job.spec.resources, gpus)
+    env = _environment(job.spec, more_channels=more_channels) | access.environment(job.spec.resources, gpus)
     if nodes > 1:
         arguments += ["--nnodes", str(nodes)]
         first = f"{job_name(job.name)}-0.{job_name(job.name)}"
@@ -257,13 +260,8 @@ def _volumes(owner: Object, job: FineTuneJob) -> tuple[Volumes, list[str]]:
     return volumes, arguments
 
 
-def _environment(spec: FineTuneJobSpec) -> dict[str, str]:
-    """AMD's recommendations for training; several GPUs have RCCL's, too."""
+def _environment(spec: FineTuneJobSpec, *, more_channels: bool = False) -> dict[str, str]:
     env = {"HOME": "/tmp", "USER": "hone"}  # torch asks for its name, which an id of the platform lacks
     if spec.cache:
         env["HF_HOME"] = POD_CACHE
-    if spec.resources.gpus > 0:
-        env |= {"GPU_MAX_HW_QUEUES": "2", "HSA_ENABLE_SDMA": "1"}
-    if spec.resources.gpus > 1 or spec.resources.nodes > 1:
-        env |= {"NCCL_MIN_NCHANNELS": "112", "TORCH_NCCL_HIGH_PRIORITY": "1"}
-    return env
+    return env | tuning.training_environment(spec.resources, more_channels=more_channels)

@@ -297,7 +297,6 @@ def test_environment_and_volumes_on_gpus() -> None:
         "HIP_FORCE_DEV_KERNARG": "1",
         "SAFETENSORS_FAST_GPU": "1",
         "TORCH_BLAS_PREFER_HIPBLASLT": "1",
-        "NCCL_MIN_NCHANNELS": "112",
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "HOME": "/tmp",
