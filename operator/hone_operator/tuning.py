@@ -1,4 +1,4 @@
-"""Variables by which pods use AMD's GPUs well: AMD's recommendations.
+"""Variables by which pods use AMD's GPUs well: AMD's recommendations, and the folders of compiled kernels.
 
 In: the resources of a trainer or an engine, and the nodes that its pod may get. Out: variables, which `spec.pod.env`
 can override. Next in the flow: trainer.py and engine.py, which put them into their pods.
@@ -20,6 +20,17 @@ MORE_CHANNELS = {"NCCL_MIN_NCHANNELS": "112"}
 WITH_MORE_CHANNELS = frozenset({"MI300X", "MI325X"})
 """The GPUs for which AMD recommends MORE_CHANNELS: the MI300 class with 304 compute units. Each channel occupies one;
 others have fewer (MI210: 104, MI308X: 80), and for eight MI350X RCCL chooses 112 itself since ROCm 7.0."""
+
+CACHES = "/tmp/kernels"
+COMPILE_CACHES = {
+    "TRITON_CACHE_DIR": f"{CACHES}/triton",
+    "TORCHINDUCTOR_CACHE_DIR": f"{CACHES}/inductor",
+    "MIOPEN_USER_DB_PATH": f"{CACHES}/miopen",
+    "MIOPEN_CUSTOM_CACHE_DIR": f"{CACHES}/miopen",
+}
+"""Folders of the pod's `/tmp`, which the libraries create: the image's own may not be writable for the pod's user.
+AITER_JIT_DIR is left out: where it is set, AITER looks for kernels there alone, and compiles what its image has."""
+VLLM_CACHE = {"VLLM_CACHE_ROOT": f"{CACHES}/vllm"}
 
 
 def depends_on_nodes(resources: TrainerResources) -> bool:
@@ -43,7 +54,7 @@ def training_environment(resources: TrainerResources, *, more_channels: bool) ->
     """Return the variables of a trainer."""
     found: dict[str, str] = {}
     if resources.gpus:
-        found |= TRAINING
+        found |= TRAINING | COMPILE_CACHES
     if resources.gpus > 1 or resources.nodes > 1:
         found |= SEVERAL_PROCESSES
     return found | (MORE_CHANNELS if more_channels and depends_on_nodes(resources) else {})
@@ -53,4 +64,4 @@ def serving_environment(resources: EngineResources, *, more_channels: bool) -> d
     """Return the variables of an engine."""
     if not resources.gpus:
         return {}
-    return SERVING | (MORE_CHANNELS if more_channels else {})
+    return SERVING | COMPILE_CACHES | (MORE_CHANNELS if more_channels else {})

@@ -1,11 +1,14 @@
-"""The variables that pods with GPUs get: RCCL's channels by the nodes' GPUs."""
+"""The variables that pods with GPUs get: RCCL's channels by the nodes' GPUs, and folders for compiled kernels."""
 
 import asyncio
 import copy
+import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from hone_operator import trainer, tuning
 from hone_operator.api import Api
 from hone_operator.cache import Cache
 from hone_operator.finetunejob import plan as plan_job
@@ -16,6 +19,7 @@ from hone_operator.plan import Apply, Create
 from hone_operator.polling import Poller
 from hone_operator.resources import DEPLOYMENTS, FINETUNEJOBS, JOBS, NODES, Key, Object, Resource
 from observed import (
+    IMAGE,
     IMAGES,
     NOW,
     PREPARED,
@@ -23,6 +27,7 @@ from observed import (
     job_object,
     observed_job,
     observed_service,
+    parsed_job,
     service_object,
     stored,
 )
@@ -172,3 +177,29 @@ def test_what_someone_took_out_of_an_engine_is_restored_whatever_the_nodes_are_n
     container["env"] = [variable for variable in container["env"] if variable["name"] != CHANNELS]
     [restored] = deployments(None, found)
     assert restored["spec"]["template"] == made["spec"]["template"]
+
+
+def test_compiled_kernels_lie_in_named_folders_that_the_pod_can_write() -> None:
+    expected = tuning.COMPILE_CACHES
+    assert all(folder.startswith("/tmp/") for folder in expected.values())
+    assert expected.items() <= trained(None, resources={"gpus": 1}).items()
+    for name in ("vllm", "sglang", "embedded"):
+        found = served(None, resources={"gpus": 1}, engine=name)
+        assert expected.items() <= found.items()
+        assert ("VLLM_CACHE_ROOT" in found) == (name == "vllm")
+        # With it, AITER would not find the kernels that an image has compiled.
+        assert "AITER_JIT_DIR" not in found
+
+
+def test_without_gpus_there_are_no_such_variables() -> None:
+    owner = job_object()
+    made = trainer.train_job(owner, parsed_job(owner), IMAGE)
+    found = [variables(made["spec"]["template"]["spec"]["containers"][0]), served(None, resources={"gpus": 0})]
+    assert not any(tuning.COMPILE_CACHES.keys() & each.keys() for each in found)
+
+
+def test_the_page_names_the_folders() -> None:
+    page = (Path(__file__).parents[2] / "docs/pods.md").read_text()
+    rows = re.findall(r"^\| (`[A-Z_`, ]+`) \| `(/tmp/\S+)` \|", page, re.M)
+    found = {name: folder for names, folder in rows for name in re.findall(r"\w+", names)}
+    assert found == tuning.COMPILE_CACHES | tuning.VLLM_CACHE

@@ -9,6 +9,7 @@ from hone_operator.engines.probing import HEALTH
 from hone_operator.podspec import POD_API_KEY
 from hone_operator.resolve import Resolved
 from hone_operator.resources import Object
+from hone_operator.tuning import VLLM_CACHE
 
 NAME = "vllm"
 COMMAND = ["vllm", "serve"]
@@ -76,6 +77,8 @@ def pre_stop(spec: InferenceServiceSpec, resolved: Resolved) -> Object | None:
 def environment(spec: InferenceServiceSpec, resolved: Resolved) -> dict[str, str]:
     # Its 5 seconds are those of OpenAI's client: a request would meet the connection's end.
     found = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75"}
+    if spec.resources.gpus:
+        found |= VLLM_CACHE
     if is_placed(spec, resolved):
         found["PYTHONPATH"] = POD_SERVED
     if spec.api_key_secret:
