@@ -54,6 +54,49 @@ def test_what_fits_nowhere_is_told_what_to_set(tmp_path: Path, capsys: pytest.Ca
     assert "287.7 GiB: spec.training.activationCheckpointing: true" in printed
 
 
+PAGED = {"optim": "paged_adamw_32bit"}
+
+
+@pytest.mark.parametrize(
+    ("resources", "words"),
+    [
+        ({}, "spec.resources.memory, if you set it, must have room"),
+        ({"memory": "40Gi"}, "spec.resources.memory, which is 40Gi and so too small, must have room"),
+        ({"memory": "160Gi"}, "spec.resources.memory (160Gi) must also have room"),
+    ],
+)
+def test_paged_states_count_in_the_hosts_memory(
+    resources: dict[str, str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plan(tmp_path, LLAMA_2_7B, method="full", training=PAGED, resources={"gpus": 1, **resources}) == 0
+    printed = capsys.readouterr()
+    assert words in printed.err
+    assert "its states, 50.2 GiB in each pod, lie in the host's memory" in printed.err
+    rows = {line[:56].strip(): line.split()[-2] for line in printed.out.splitlines() if line.endswith("GiB")}
+    assert rows["optimizer states in the host's memory, a process"] == "50.21"
+    assert "optimizer states" not in rows
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"training": PAGED, "resources": {"gpus": 0}},
+        {"training": PAGED, "pod": {"env": [{"name": "HSA_XNACK", "value": "1"}]}},
+        {"training": {"optim": "adamw_8bit"}},
+        {"training": {"optim": "adamw_torch_fused"}},
+        {},
+    ],
+)
+def test_other_states_count_on_the_device(
+    spec: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plan(tmp_path, LLAMA_2_7B, method="full", **spec) == 0
+    printed = capsys.readouterr()
+    assert "host's memory, a process" not in printed.out
+    assert "  optimizer states  " in printed.out
+    assert "spec.training.optim" not in printed.err
+
+
 def test_without_a_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert plan(tmp_path, None) == 66
     assert "ModelNotFound" in capsys.readouterr().err

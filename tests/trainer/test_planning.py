@@ -1,5 +1,7 @@
 """How several GPUs share a model that one of them can or can't hold."""
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -68,6 +70,22 @@ def test_what_no_way_fits_is_refused_before_a_step(job: Any, tmp_path: Any) -> N
     assert refused.value.reason.name == "ModelTooLarge"
     assert "a GPU has 4.0 GiB" in refused.value.message
     assert "spec." in refused.value.remedy
+
+
+def test_a_paged_optimizer_is_warned_about_where_it_trains_on_a_gpu(job: Any, tmp_path: Any) -> None:
+    paged, other = planned(job, 64, 2, optim="paged_adamw_8bit"), planned(job, 64, 2, optim="adamw_8bit")
+    on_cpu = replace(paged, outline=build(LLAMA_1B), device=replace(paged.device, kind="cpu"))
+    plans = [
+        each.settle(partial(sft_config, each.spec, tmp_path, True))[0]  # which takes the choices
+        for each in (paged, other, on_cpu)
+    ]
+    words, *none = [[text for text in each.warnings if "spec.training.optim" in text] for each in plans]
+    assert len(words) == 1
+    assert "Set spec.training.optim: adamw_8bit or adamw_torch_fused" in words[0]
+    assert none == [[], []]
+    states = [each.estimate.optimizer_states for each in plans if each.estimate]
+    assert states[0] == 0
+    assert states[1] == states[2] > 0
 
 
 @pytest.mark.parametrize("training", [{"fp16": True}, {"extra": {"dataloaderPinMemory": True}}])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hone_api.gpus import GPUS
 from hone_trainer.memory import advice, optimizers
-from hone_trainer.memory.formulas import FOUR_BITS, FRAGMENTATION, RUNTIME, estimate
+from hone_trainer.memory.formulas import FOUR_BITS, FRAGMENTATION, RUNTIME, estimate, host_states
 from hone_trainer.memory.settings import Adapter, Architecture, Settings
 
 LLAMA = Architecture(
@@ -102,6 +102,26 @@ def test_optimizer_states(name: str, width: int, bytes_each: float) -> None:
 )
 def test_what_needs_more(more: Settings, less: Settings) -> None:
     assert estimate(more).total > estimate(less).total
+
+
+def test_states_in_the_hosts_memory_need_none_of_the_device() -> None:
+    paged = replace(FULL, optimizer="paged_adamw_32bit", pages=True)
+    assert estimate(paged).optimizer_states == 0
+    assert host_states(paged) == 8 * LLAMA.total
+    assert estimate(replace(paged, pages=False)).optimizer_states == 8 * LLAMA.total
+    assert host_states(replace(paged, pages=False)) == 0
+    split = replace(paged, processes=8, sharding="fsdp")
+    assert host_states(split) == LLAMA.total
+    # bitsandbytes pages no small tensor, and an adapter's are small: its states count on both.
+    adapter = replace(LORA, optimizer="paged_adamw_32bit", pages=True)
+    assert estimate(adapter).optimizer_states == host_states(adapter) == 8 * ADAPTER.trainable
+
+
+def test_another_optimizer_is_not_advised_where_the_states_are_on_the_host() -> None:
+    paged = replace(FULL, optimizer="paged_adamw_32bit", pages=True, batch=64, checkpointing=False)
+    advised = advice.lower(paged, 64 * GIB, ADAPTER)
+    assert advised
+    assert "spec.training.optim" not in {name for change in advised for name, _ in change.fields}
 
 
 def test_more_shards_need_less_each() -> None:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from trl.trainer.sft_config import SFTConfig
 
 from hone_trainer import profile, targets, traits
-from hone_trainer.memory import advice, formulas, plan, text
+from hone_trainer.memory import advice, formulas, paging, plan, text
 from hone_trainer.memory.settings import Settings, Sharding
 from hone_trainer.profile import Choice, Device, Step, Traits
 from hone_trainer.settings import make_sft_config
@@ -54,7 +54,7 @@ class Planned:
         choices = self.choices()
         args = make_sft_config(arguments_of(choices))
         traits.check(args, self.traits)
-        warnings = self.check(args) + self.left_out() + self.without_effect()
+        warnings = self.check(args) + self.paged(args) + self.left_out() + self.without_effect()
         found = DevicePlan(
             device=self.device,
             profile=choices,
@@ -102,6 +102,10 @@ class Planned:
         ]
         return [f"spec.training.{field} has no effect on a CPU" for field in fields]
 
+    def paged(self, args: SFTConfig) -> list[str]:
+        """Return a warning for an optimizer whose states ROCm leaves in the host's memory."""
+        return paging.find_warnings(self.spec, self._settings(args)) if self.device.kind == "gpu" else []
+
     def left_out(self) -> list[str]:
         """Return a warning that names the linear layers which all-linear does not adapt, if there are any."""
         lora = self.spec.lora or LoraOptions()
@@ -148,7 +152,8 @@ class Planned:
             return None
         flash = self.device.has_flash_attention and "flash_attention_2" in self.traits.kernels
         uses_flash = flash and self.device.kind == "gpu" and self.spec.training.profile == "auto"
-        return replace(settings, sharding=self.sharding, eager=settings.eager and not uses_flash)
+        pages = settings.pages and self.device.kind == "gpu"
+        return replace(settings, sharding=self.sharding, eager=settings.eager and not uses_flash, pages=pages)
 
     def _peak(self, step: Step) -> int | None:
         settings = self._start

@@ -115,6 +115,7 @@ def _optimizer(settings: Settings) -> Iterator[tuple[str, str, Settings]]:
     smaller = optimizers.of("adamw_8bit").state(1000, 4)
     if (
         settings.method == "full"
+        and not settings.pages
         and optimizers.of(settings.optimizer).state(1000, settings.architecture.weight_bytes) > smaller
     ):
         yield "spec.training.optim", "adamw_8bit", replace(settings, optimizer="adamw_8bit")

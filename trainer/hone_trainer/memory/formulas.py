@@ -51,7 +51,7 @@ class _Moment:
 def estimate(settings: Settings) -> Estimate:
     """What one process needs at its peak."""
     weights = _weights(settings)
-    kept = optimizers.of(settings.optimizer).state(_trained_here(settings), _trained_bytes(settings))
+    kept = 0 if settings.pages and not settings.adapter else _states(settings)
     moments = _moments(settings)
     peak = max(get_args(Peak), key=lambda name: moments[name].sum)
     most = moments[peak]
@@ -75,6 +75,15 @@ def estimate(settings: Settings) -> Estimate:
         total=computed + allowance,
         **parts,
     )
+
+
+def host_states(settings: Settings) -> int:
+    """Bytes of the optimizer's states that a process keeps in the host's memory."""
+    return _states(settings) if settings.pages else 0
+
+
+def _states(settings: Settings) -> int:
+    return optimizers.of(settings.optimizer).state(_trained_here(settings), _trained_bytes(settings))
 
 
 def _moments(settings: Settings) -> dict[str, _Moment]:

@@ -3,8 +3,7 @@
 Sources: torch.optim (states are made with zeros_like, so in the parameter's dtype; `foreach` implementations hold
 temporaries as large as the parameters, as torch's documentation says), bitsandbytes' documentation (8-bit states have
 one byte a value and a 4-byte scale for every 256 values; those of tensors below 4,096 values stay in 32 bits, which is
-left out here; paged states may be evicted to the host, and are counted as if they stayed), transformers'
-Adafactor (row and column means only).
+left out here; where paged states lie, paging.py says), transformers' Adafactor (row and column means only).
 """
 
 from dataclasses import dataclass
@@ -65,6 +64,11 @@ UNKNOWN = Optimizer(bytes=8, copies=1)
 def of(name: str) -> Optimizer:
     """The optimizer that transformers calls so."""
     return _KNOWN.get(name, UNKNOWN)
+
+
+def is_paged(name: str) -> bool:
+    """Whether bitsandbytes keeps its states in managed memory."""
+    return name.startswith("paged_")
 
 
 def is_known(name: str) -> bool:

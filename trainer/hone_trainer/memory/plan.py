@@ -12,7 +12,7 @@ from hone_api.reports import Parameters
 from hone_api.terminal import print_line
 
 from hone_trainer import manifest
-from hone_trainer.memory import optimizers
+from hone_trainer.memory import optimizers, paging
 from hone_trainer.memory.settings import Adapter, Architecture, Settings, Sharding
 from hone_trainer.options import PlanOptions
 
@@ -87,6 +87,7 @@ def of(
         spec, shape, own, length=length or _length(spec, config), processes=processes, sharding=sharding
     )
     settings = replace(settings, eager=default_kernel(network) == "eager")
+    notes = (*notes, *paging.find_warnings(spec, settings))
     parameters = Parameters(trainable=settings.trainable, total=total + (own.parameters if own else 0))
     return Plan(settings, parameters, adapter, notes)
 
@@ -168,6 +169,7 @@ def settings_of(
         processes=processes or processes_of(spec),
         sharding=sharding or sharding_of(spec),
         device="gpu" if spec.resources.gpus else "cpu",
+        pages=paging.is_on_host(spec),
     )
 
 

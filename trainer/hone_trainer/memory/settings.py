@@ -64,7 +64,7 @@ class Settings:
 
     `mixed` is bf16 or fp16 autocast; `packed`: a batch is one row of batch * length tokens; `accumulation`: gradients
     outlive a batch; `full_logits`: the loss needs those of all tokens (label smoothing); `eager`: attention without a
-    fused kernel, which keeps its scores.
+    fused kernel, which keeps its scores; `pages`: the optimizer's states lie in the host's memory.
     """
 
     architecture: Architecture
@@ -82,6 +82,7 @@ class Settings:
     sharding: Sharding = "none"
     device: Device = "gpu"
     eager: bool = False
+    pages: bool = False
 
     @property
     def tokens(self) -> int:

@@ -5,7 +5,7 @@ from hone_api.gpus import GPUS, Gpu
 
 from hone_trainer.memory import advice
 from hone_trainer.memory.advice import gib
-from hone_trainer.memory.formulas import FRAGMENTATION, RUNTIME, estimate
+from hone_trainer.memory.formulas import FRAGMENTATION, RUNTIME, estimate, host_states
 from hone_trainer.memory.plan import Plan
 from hone_trainer.memory.settings import Adapter, Settings
 
@@ -25,6 +25,9 @@ def render(plan: Plan) -> str:
     lines = [plan.parameters.describe(), "", heading(plan.settings, found), *table(found), ""]
     if plan.settings.device == "cpu":
         return "\n".join([*lines, "spec.resources.gpus is 0: this is the host's memory, beside that of Python itself"])
+    if states := host_states(plan.settings):
+        what = "optimizer states in the host's memory, a process"
+        lines += [f"  {what:<56}{states / RUNTIME:>10,.2f} GiB", ""]
     return "\n".join([*lines, *verdict(plan.settings, plan.adapter, found)])
 
 
