@@ -5,6 +5,7 @@ classes say what they support, and a composite model supports what all of its pa
 choice only where no kernel is requested, and raises an error where a requested one is not supported.
 """
 
+import os
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -14,11 +15,17 @@ LARGEST_HEAD = 256
 """Numbers in a head of queries and keys, above which FlashAttention 2 raises an error."""
 
 
+TRITON = "FLASH_ATTENTION_TRITON_AMD_ENABLE"
+"""With TRUE, FlashAttention computes with its Triton kernels on AMD GPUs. Those of 2.8.3 pass over windows and soft
+caps without an error: flash_attn_triton_amd/interface_fa.py reads neither."""
+
+
 def supported_kernels(network: Any) -> tuple[Kernel, ...]:
     """Return the kernels that every part of a model supports, the fastest first. The last is always eager."""
     parts = list(_parts_of(network))
     found: list[Kernel] = []
-    if all(_supports_flash(part) for part in parts) and _head_size(network.config) <= LARGEST_HEAD:
+    is_exact = os.environ.get(TRITON) != "TRUE" or not any(_limits_scores(part.config) for part in parts)
+    if is_exact and all(_supports_flash(part) for part in parts) and _head_size(network.config) <= LARGEST_HEAD:
         found.append("flash_attention_2")
     if all(part._supports_sdpa for part in parts):
         found.append("sdpa")
@@ -38,6 +45,12 @@ def _supports_flash(part: Any) -> bool:
     """Whether the class supports FlashAttention 2 itself. Others would get a kernel that is downloaded instead."""
     only = getattr(part, "_compatible_flash_implementations", None)
     return bool(part._supports_flash_attn) and (only is None or "flash_attention_2" in only)
+
+
+def _limits_scores(config: Any) -> bool:
+    """Whether some layer sees a window or a chunk of the tokens alone, or caps its scores."""
+    names = ("sliding_window", "attention_chunk_size", "attn_logit_softcapping")
+    return any(getattr(config, name, None) for name in names)
 
 
 def _head_size(config: Any) -> int:

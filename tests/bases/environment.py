@@ -36,8 +36,8 @@ WRITE, INSTALL, CHECK, ADD = (
     read_run(ROOT / "Dockerfile.rocm", stage, text)
     for stage, text in (
         ("requirements", 'write("runtime"'),
-        ("runtime", "--target /opt/hone --require-hashes"),
-        ("runtime", "and Hone needs"),
+        ("runtime-dependencies", "--target /opt/hone --require-hashes"),
+        ("runtime-dependencies", "and Hone needs"),
         ("runtime", "/src/dist/*.whl"),
     )
 )

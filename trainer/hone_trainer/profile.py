@@ -137,7 +137,7 @@ def _attention(device: Device, autocast: bool, traits: Traits) -> Choice:
     if not sdpa:
         why = f"{traits.name} supports no fused kernel" + (" but FlashAttention's" if flash else "")
         return Choice(field=ATTENTION, value="eager", why=why, effect="none")
-    without = "FlashAttention is missing" if flash else f"{traits.name} does not support FlashAttention"
+    without = "FlashAttention is missing" if flash else f"FlashAttention can't be used for {traits.name}"
     why = "torch has a fused kernel of its own" + ("" if device.kind == "cpu" else f", and {without}")
     return Choice(field=ATTENTION, value="sdpa", why=why, effect="none")
 
