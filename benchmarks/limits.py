@@ -31,6 +31,9 @@ UNITS = 304
 TILE = 128
 """Rows and columns of the result that one compute unit works on at once; libraries choose from several sizes."""
 
+PACKED = 3 * LIMIT
+"""Tokens that the profile packs into one batch, which is one row: benchmarks/padding.py."""
+
 SLOW = 10
 """Times that an attention kernel may be slower than products: an example, not a measurement."""
 
@@ -201,6 +204,12 @@ def levers() -> str:
             "attention's FLOPs",
             by_method(attention_gain),
         ),
+        (
+            "`packing` by a mask, without it: not chosen",
+            "`group_by_length`",
+            f"padding, and attention over {PACKED:,} tokens at the rate of products; {SLOW} times as slow",
+            "; ".join(by_method(lambda method, times=times: masked_gain(method, times)) for times in (1, SLOW)),
+        ),
     ]
     lines = ["| choice of the profile | against | by | times as many rows a second |", rule(4)]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
@@ -209,6 +218,19 @@ def levers() -> str:
 def attention_gain(method: str) -> float:
     """How many times as many rows a second attention at the rate of products brings, against a slow kernel."""
     return 1 + (SLOW - 1) * attention_share(method)
+
+
+def masked_gain(method: str, times: int) -> float:
+    """How many times as many rows a second packing by a mask brings, against rows that are grouped by length.
+
+    A kernel that takes any mask computes the scores of all pairs of tokens; here so many times as slowly as products.
+    """
+    lengths = cut_lengths()
+    pair = 3 * 4 * LLAMA.hidden * LLAMA.layers
+    products = token_flops(method, False) * sum(lengths)
+    packed = products + times * pair * PACKED * sum(lengths)
+    grouped = products + times * pair * sum(length**2 for length in lengths)
+    return grouped / SHARES["grouped"] / (packed / SHARES["packed"])
 
 
 def tiles() -> str:

@@ -71,6 +71,13 @@ def test_compute_units_are_full_where_tiles_are_a_multiple_of_them() -> None:
     assert limits.fill(limits.TILE * (limits.UNITS + 1), limits.TILE) == pytest.approx(0.5, abs=0.01)
 
 
+def test_a_mask_over_a_packed_batch_costs_more_than_it_saves() -> None:
+    for method in ("lora", "full"):
+        assert limits.masked_gain(method, limits.SLOW) < limits.masked_gain(method, 1) < 1
+        # Were attention free, packing would save the padding.
+        assert limits.masked_gain(method, 0) == pytest.approx(limits.SHARES["packed"] / limits.SHARES["grouped"])
+
+
 def test_lengths_are_guanacos() -> None:
     lengths = [int(length) for length in limits.LENGTHS.read_text().split()]
     assert (len(lengths), sum(lengths), sorted(lengths)[500]) == (1000, 462_907, 376)
