@@ -59,6 +59,10 @@ test-long: install ## all cases of the long matrices, of which `make test` runs 
 	$(BIN)/pytest --long tests/trainer -n 2 --dist loadfile
 	$(BIN)/pytest --long tests/server
 
+ACCEPT_PYTHON ?= $(BIN)/python
+accept-gpu: $(if $(filter $(BIN)/python,$(ACCEPT_PYTHON)),install) ## try on this machine's GPU what no GPU has run yet, and write a report
+	PYTHONPATH=tests $(ACCEPT_PYTHON) -m acceptance $(ARGS)
+
 soak: install ## the embedded engine and vLLM under 10,000 requests of 32 clients, and killed 20 times
 	$(BIN)/pytest --long -s tests/server/test_soak.py
 
@@ -72,4 +76,4 @@ cluster-down: ## stop it; its state and its images stay
 	tests/cluster/local/cluster down
 
 .PHONY: help install constraints demo demo-cluster test lint generate pod-schema test-unit test-trainer test-server test-bases \
-	test-long soak test-cluster cluster-up cluster-down
+	test-long soak accept-gpu test-cluster cluster-up cluster-down

@@ -1,0 +1,123 @@
+"""`make accept-gpu`: runs on this machine's GPU what README and docs call unchecked, and writes a report to send back.
+
+Exit codes: 0 no step failed, 1 a step failed, 2 wrong usage, or torch sees no GPU that works, 130 interrupted.
+"""
+
+import argparse
+import datetime
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from acceptance import machine, report, rows
+from acceptance.catalogue import STEPS, Step
+from acceptance.context import ROOT, Context
+from acceptance.runner import run_step
+
+NEEDS_NO_GPU = ("doctor", "image")
+INPUTS = "inputs"
+FAILED, UNUSABLE, INTERRUPTED = 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the steps and return the exit code."""
+    options = parse(arguments)
+    print("Looking at the machine", flush=True)
+    facts = machine.collect_facts(os.environ)
+    seen = facts["torch"]
+    chosen = [step for step in STEPS if not options.only or step.name in (*options.only, INPUTS)]
+    options.output.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix="work-", dir=options.output))
+    unusable = seen["unusable"] if options.device == "gpu" else ""
+    has_gpu = options.device == "gpu" and not unusable
+    count, vendor = (len(seen["gpus"]), seen["vendor"]) if has_gpu else (0, "none")
+    context = Context(options.device, vendor, count, work, options.vllm or shutil.which("vllm"))
+    if options.device == "cpu":
+        print(report.BANNER)
+    try:
+        return run_all(context, chosen, facts, options.output, unusable)
+    finally:
+        if not options.keep:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options. Exits with 2 on wrong usage."""
+    parser = argparse.ArgumentParser(prog="acceptance", description=__doc__)
+    parser.add_argument(
+        "--device", choices=("gpu", "cpu"), default="gpu", help="cpu: try the run itself; checks nothing"
+    )
+    parser.add_argument("--output", type=Path, default=ROOT / "build/acceptance", help="folder of the report and logs")
+    parser.add_argument(
+        "--only", nargs="+", choices=[step.name for step in STEPS], help="run inputs and these steps alone"
+    )
+    parser.add_argument("--vllm", help="path of the program vllm (default: the one on PATH)")
+    parser.add_argument("--keep", action="store_true", help="keep models and outputs")
+    options = parser.parse_args(arguments)
+    if options.vllm and not os.access(options.vllm, os.X_OK):
+        parser.error(f"--vllm is {options.vllm}, which is no program")
+    options.output = options.output.absolute()
+    return options
+
+
+def run_all(context: Context, chosen: Sequence[Step], facts: Mapping[str, Any], output: Path, unusable: str) -> int:
+    """Run the chosen steps one after another, write the report after each, and return the exit code."""
+    results = {step.name: _not_run("it was not reached") for step in STEPS}
+    results |= {step.name: _not_run("it was left out by --only") for step in STEPS if step not in chosen}
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+    def write(*, is_complete: bool = False) -> None:
+        steps = [
+            {"name": step.name, "title": step.title, "limitSeconds": step.seconds} | results[step.name]
+            for step in STEPS
+        ]
+        judged = rows.judge_rows(rows.read_rows(), results, context.device, context.vendor)
+        document = report.make_document(context.device, facts, steps, judged, started=started, is_complete=is_complete)
+        report.write_report(output, document)
+
+    write()
+    code = UNUSABLE if unusable else 0
+    try:
+        for step in chosen:
+            print(f"{step.title} …", flush=True)
+            results[step.name] = _not_run("it was interrupted")
+            results[step.name] = _run(step, context, output, unusable)
+            write()
+            found = results[step.name]
+            print(
+                f"  {found['status']}, {found['seconds']} s{': ' + found['reason'] if found['reason'] else ''}",
+                flush=True,
+            )
+    except KeyboardInterrupt:
+        write()
+        print("Stopped.", file=sys.stderr)
+        code = INTERRUPTED
+    else:
+        write(is_complete=True)
+    if unusable:
+        print(f"No GPU can be used: {unusable}. `hone doctor --local` says what to do.", file=sys.stderr)
+    print(f"Send back {output / 'report.json'} and {output / 'report.html'}.")
+    has_failed = any(result["status"] == "failed" for result in results.values())
+    return code or (FAILED if has_failed else 0)
+
+
+def _run(step: Step, context: Context, output: Path, unusable: str) -> dict[str, Any]:
+    """Return the result of a step, whatever happens in this process."""
+    if unusable and step.name not in NEEDS_NO_GPU:
+        return _not_run(f"no GPU can be used: {unusable}")
+    try:
+        return run_step(step, context, output / "logs", os.environ)
+    except Exception as error:
+        return _not_run(f"it could not be started: {type(error).__name__}: {error}") | {"status": "failed"}
+
+
+def _not_run(reason: str) -> dict[str, Any]:
+    return {"status": "not run", "reason": reason, "figures": {}, "seconds": 0, "log": "", "logTail": []}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

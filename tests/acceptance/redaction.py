@@ -1,0 +1,26 @@
+"""Keeps secrets out of what is sent back: out of the steps' environment, and out of what they printed."""
+
+import re
+from collections.abc import Mapping
+
+SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE|AUTH", re.IGNORECASE)
+NO_SECRETS = ("TOKENIZERS_PARALLELISM",)
+SHORTEST = 6
+"""Shorter values are not replaced: they are in too many words."""
+IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
+KNOWN = re.compile(r"\b(?:hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9_-]{8,}|ghp_[A-Za-z0-9]{8,})|(?<=Bearer )\S+")
+
+
+def find_secrets(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that may hold a secret, by their names."""
+    return {name: value for name, value in environ.items() if SECRET_NAMES.search(name) and name not in NO_SECRETS}
+
+
+def redact(text: str, environ: Mapping[str, str]) -> str:
+    """Return the text without the secrets of the environment, without names in addresses, and with ~ for the home."""
+    for value in sorted(find_secrets(environ).values(), key=len, reverse=True):
+        if len(value) >= SHORTEST:
+            text = text.replace(value, "***")
+    text = KNOWN.sub("***", IN_URL.sub("***@", text))
+    home = environ.get("HOME", "")
+    return text if len(home) < 2 else re.sub(rf"{re.escape(home.rstrip('/'))}(?=[/\s'\"]|$)", "~", text)

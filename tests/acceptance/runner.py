@@ -1,0 +1,103 @@
+"""Runs one step in a process of its own, with a time limit and a log, and returns how it ended."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from acceptance.catalogue import Step
+from acceptance.context import HIDING, ROOT, Context
+from acceptance.redaction import find_secrets, redact
+
+TAIL_LINES = 40
+MARK = "HONE_ACCEPTANCE_STEP"
+"""The variable by which all processes of a step are found when it has ended."""
+TESTS = ROOT / "tests"
+
+
+def run_step(step: Step, context: Context, logs: Path, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the result of a step: status, reason, seconds, figures, and where its log is.
+
+    The log is redacted when the step has ended. On KeyboardInterrupt the step's processes are ended, too.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    context.folder.mkdir(parents=True, exist_ok=True)
+    log, asked, answered = logs / f"{step.name}.log", context.folder / "context.json", context.folder / "result.json"
+    asked.write_text(context.to_json())
+    answered.unlink(missing_ok=True)
+    started = time.monotonic()
+    command = [sys.executable, "-m", "acceptance.perform", step.function, str(asked), str(answered)]
+    try:
+        with log.open("wb") as out:
+            code = _run(command, make_environment(context, environ), out, step.seconds)
+    finally:
+        log.write_text(redact(log.read_text(errors="replace"), environ))
+    found = read_result(answered, code, step.seconds)
+    found["reason"] = redact(found["reason"], environ)
+    tail = [] if found["status"] == "passed" else log.read_text().splitlines()[-TAIL_LINES:]
+    return found | {"seconds": round(time.monotonic() - started, 1), "log": f"logs/{log.name}", "logTail": tail}
+
+
+def make_environment(context: Context, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a step: without secrets, without the hub, and without GPUs where the CPU stands in."""
+    secrets = find_secrets(environ)
+    found = {name: value for name, value in environ.items() if name not in secrets}
+    found["PYTHONPATH"] = os.pathsep.join(filter(None, [environ.get("PYTHONPATH", ""), str(TESTS)]))
+    found |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(context.folder / "hub"), "PYTHONUNBUFFERED": "1"}
+    if context.device == "cpu":
+        found |= dict.fromkeys(HIDING, "-1")
+    return found
+
+
+def read_result(file: Path, code: int | None, limit: int) -> dict[str, Any]:
+    """Return what a step wrote, or why there is nothing. `code`: its exit code, None when it was ended at its limit."""
+    if code is None:
+        return {"status": "failed", "reason": f"it took longer than its limit of {limit} s", "figures": {}}
+    try:
+        found = json.loads(file.read_text())
+        return {name: found[name] for name in ("status", "reason", "figures")}
+    except (OSError, ValueError, KeyError, TypeError):
+        ended = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return {"status": "failed", "reason": f"its process ended with {ended} and wrote no result", "figures": {}}
+
+
+def _run(command: list[str], environment: dict[str, str], out: Any, limit: float) -> int | None:
+    """Return the exit code; None when the limit was reached. No process of the step is left, whatever happens."""
+    mark = uuid.uuid4().hex
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=out,
+        env=environment | {MARK: mark},
+        start_new_session=True,
+    )
+    try:
+        return process.wait(timeout=limit)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        while left := find_marked(mark):
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def find_marked(mark: str) -> list[int]:
+    """Return the processes that have a mark in their environment, also those that left the step's group, by /proc."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # ended, or another user's
+            if f"{MARK}={mark}".encode() in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+    return found
