@@ -16,6 +16,7 @@ from typing import Any
 from acceptance import machine, report, rows
 from acceptance.catalogue import STEPS, Step
 from acceptance.context import ROOT, Context
+from acceptance.redaction import redact_values
 from acceptance.runner import run_step
 
 NEEDS_NO_GPU = ("doctor", "image")
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the steps and return the exit code."""
     options = parse(arguments)
     print("Looking at the machine", flush=True)
-    facts = machine.collect_facts(os.environ)
+    facts = redact_values(machine.collect_facts(os.environ), os.environ)
     seen = facts["torch"]
     chosen = [step for step in STEPS if not options.only or step.name in (*options.only, INPUTS)]
     options.output.mkdir(parents=True, exist_ok=True)

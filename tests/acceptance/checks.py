@@ -53,8 +53,8 @@ def place_paged_states(context: Context) -> Figures:
     import torch
 
     torch.zeros(1, device="cuda")
-    states = bnb.get_paged(PAGED_BYTES // 4, dtype=torch.float32, device=torch.device("cuda", 0))
     gpu_before, host_before = torch.cuda.mem_get_info()[0], psutil.virtual_memory().available
+    states = bnb.get_paged(PAGED_BYTES // 4, dtype=torch.float32, device=torch.device("cuda", 0))
     bnb.prefetch_tensor(states)
     bnb.fill(states, 1)  # by a kernel on the GPU, as the optimizer's step
     torch.cuda.synchronize()

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE|AUTH", re.IGNORECASE)
 NO_SECRETS = ("TOKENIZERS_PARALLELISM",)
@@ -24,3 +25,12 @@ def redact(text: str, environ: Mapping[str, str]) -> str:
     text = KNOWN.sub("***", IN_URL.sub("***@", text))
     home = environ.get("HOME", "")
     return text if len(home) < 2 else re.sub(rf"{re.escape(home.rstrip('/'))}(?=[/\s'\"]|$)", "~", text)
+
+
+def redact_values(value: Any, environ: Mapping[str, str]) -> Any:
+    """Return JSON's types with all of their strings redacted."""
+    if isinstance(value, str):
+        return redact(value, environ)
+    if isinstance(value, dict):
+        return {name: redact_values(item, environ) for name, item in value.items()}
+    return [redact_values(item, environ) for item in value] if isinstance(value, list) else value

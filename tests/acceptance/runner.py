@@ -14,7 +14,7 @@ from typing import Any
 
 from acceptance.catalogue import Step
 from acceptance.context import HIDING, ROOT, Context
-from acceptance.redaction import find_secrets, redact
+from acceptance.redaction import find_secrets, redact, redact_values
 
 TAIL_LINES = 40
 MARK = "HONE_ACCEPTANCE_STEP"
@@ -39,8 +39,7 @@ def run_step(step: Step, context: Context, logs: Path, environ: Mapping[str, str
             code = _run(command, make_environment(context, environ), out, step.seconds)
     finally:
         log.write_text(redact(log.read_text(errors="replace"), environ))
-    found = read_result(answered, code, step.seconds)
-    found["reason"] = redact(found["reason"], environ)
+    found: dict[str, Any] = redact_values(read_result(answered, code, step.seconds), environ)
     tail = [] if found["status"] == "passed" else log.read_text().splitlines()[-TAIL_LINES:]
     return found | {"seconds": round(time.monotonic() - started, 1), "log": f"logs/{log.name}", "logTail": tail}
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -86,17 +87,35 @@ def resume_after_kill(context: Context) -> Figures:
     training = {"maxSteps": KILL_STEPS, "perDeviceTrainBatchSize": 2}
     job = make_job(context, "lora", training=training, checkpoint={"saveSteps": 4, "saveTotalLimit": 2})
     killed_at = _kill_after_checkpoint(context, "killed", job)
-    output = train(context, "killed", job)
+    done = subprocess.run(
+        write_trainer_command(context, "killed", job),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    print(done.stdout, flush=True)
+    if done.returncode:
+        raise Failed(f"the run that was started again exited with code {done.returncode}")
+    resumed = re.search(r"checkpoint at step (\d+)", done.stdout)
+    if not resumed:
+        raise Failed(f"the run that was started again did not use a checkpoint, and {killed_at} was there")
+    output = context.folder / "killed"
     steps = [line["step"] for line in read_metrics(output) if "loss" in line]
     if steps != list(range(1, KILL_STEPS + 1)):
         raise Failed(f"after the restart the log of metrics has the steps {steps}")
     whole = train(context, "unkilled", job)
     is_same = _digest_adapter(output) == _digest_adapter(whole)
-    return check_learning(context, output) | {"newestCheckpoint": killed_at, "sameBytesAsUnkilled": is_same}
+    return check_learning(context, output) | {
+        "killedAfter": killed_at,
+        "resumedFrom": int(resumed[1]),
+        "sameBytesAsUnkilled": is_same,
+    }
 
 
 def _kill_after_checkpoint(context: Context, name: str, job: Mapping[str, Any]) -> str:
-    """Kill the run as soon as a checkpoint is there, and return its name."""
+    """Kill the run as soon as a second checkpoint is there, so that the first is complete; return the second's name."""
     shutil.rmtree(context.folder / name, ignore_errors=True)
     command = write_trainer_command(context, name, job)
     print("$", *command, flush=True)
@@ -104,7 +123,7 @@ def _kill_after_checkpoint(context: Context, name: str, job: Mapping[str, Any]) 
     try:
         while process.poll() is None:
             found = sorted((context.folder / name / "checkpoints").glob("step-*"))
-            if found:
+            if len(found) > 1:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 print(f"killed after {found[-1].name}", flush=True)
@@ -114,7 +133,7 @@ def _kill_after_checkpoint(context: Context, name: str, job: Mapping[str, Any]) 
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    raise Failed(f"the run exited with code {process.returncode} before it saved a checkpoint")
+    raise Failed(f"the run exited with code {process.returncode} before it saved two checkpoints")
 
 
 def compare_evaluated(context: Context) -> Figures:

@@ -12,7 +12,12 @@ SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
 
 def succeed(context: Context) -> Figures:
-    return {"device": context.device, "hub": os.environ["HF_HUB_OFFLINE"], "token": os.environ.get("HF_TOKEN")}
+    return {
+        "device": context.device,
+        "hub": os.environ["HF_HUB_OFFLINE"],
+        "token": os.environ.get("HF_TOKEN"),
+        "shown": [os.environ["SHOWN"]],
+    }
 
 
 def fail(context: Context) -> Figures:

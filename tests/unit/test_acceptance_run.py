@@ -44,7 +44,7 @@ def is_running(pid: int) -> bool:
 def test_a_step_that_returns_has_passed(run_one: RunOne) -> None:
     found = run_one("succeed")
     assert (found["status"], found["reason"], found["logTail"]) == ("passed", "", [])
-    assert found["figures"] == {"device": "cpu", "hub": "1", "token": None}
+    assert found["figures"] == {"device": "cpu", "hub": "1", "token": None, "shown": ["***"]}
 
 
 @pytest.mark.parametrize(
