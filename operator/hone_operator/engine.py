@@ -17,6 +17,7 @@ from hone_operator.draining import grace_seconds
 from hone_operator.drift import stamp
 from hone_operator.engines import engine_of, guarding, placing
 from hone_operator.engines.probing import HEALTH
+from hone_operator.engines.rootimages import as_root_if_needed
 from hone_operator.podspec import (
     POD_API_KEY,
     Images,
@@ -144,8 +145,9 @@ def _strategy(spec: InferenceServiceSpec) -> Object:
 
 
 def _pod(declared: InferenceService, resolved: Resolved, images: Images, more_channels: bool) -> Object:
-    spec = declared.spec
-    engine = engine_of(spec)
+    engine = engine_of(declared.spec)
+    image = declared.spec.pod.image or images.of(engine.NAME)
+    spec = declared.spec.model_copy(update={"pod": as_root_if_needed(declared.spec.pod, image)})
     gpus = spec.resources.gpus
     beside = _beside(declared, resolved, images)
     scratch(resolved.volumes, spec.resources)
@@ -165,7 +167,7 @@ def _pod(declared: InferenceService, resolved: Resolved, images: Images, more_ch
             resolved.volumes.mounts += _api_key(spec).mounts
     container: Object = {
         "name": CONTAINER,
-        "image": spec.pod.image or images.of(engine.NAME),
+        "image": image,
         "command": engine.COMMAND,
         "args": [*engine.arguments(spec, resolved), *spec.extra_args],
         "env": variables,

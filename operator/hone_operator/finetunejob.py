@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from hone_api.finetunejob import FineTuneJob
 from hone_api.reasons import INVALID_SPEC, NAME_CONFLICT, HoneError
 
-from hone_operator import children, outputclaims, podstate, readiness, stages, trainer, tuning
+from hone_operator import children, outputclaims, podlevels, podstate, readiness, stages, trainer, tuning
 from hone_operator.attempts import account
 from hone_operator.conditions import Conditions
 from hone_operator.drift import annotation_of, contains, is_current
@@ -69,6 +69,8 @@ def plan(observed: ObservedFineTuneJob, now: datetime) -> Plan:
     elif error := _claim_conflict(observed, observed.spec, conditions):
         _refuse(observed, conditions, error.reason.name, error.sentence())
         result.requeue_after = CONFLICT_SECONDS
+    elif error := _above_level(observed, observed.spec):
+        _refuse(observed, conditions, error.reason.name, error.sentence())
     elif others := _jobs_of_another_spec(observed, observed.spec):
         result.actions = [removal(JOBS, job) for job in others]
         result.requeue_after = GONE_SOON_SECONDS
@@ -166,6 +168,16 @@ def _claim_conflict(observed: ObservedFineTuneJob, job: FineTuneJob, conditions:
         "rename the FineTuneJob."
     )
     return HoneError(NAME_CONFLICT, words, remedy=remedy)
+
+
+def _above_level(observed: ObservedFineTuneJob, job: FineTuneJob) -> HoneError | None:
+    """An error when the pods ask for more than is allowed; a trainer that was made from this very spec continues."""
+    found = observed.job
+    if found and is_own(found, observed.owner) and is_recorded(found):
+        has_token = trainer.has_token(job, children.TRAINER)
+        if not are_fields_changed(found, observed.owner, job, has_token=has_token):
+            return None
+    return podlevels.explain_relaxations(job.spec.pod, observed.level)
 
 
 def _accepted(observed: ObservedFineTuneJob, job: FineTuneJob) -> str:

@@ -23,9 +23,11 @@ from hone_operator.conditions import Conditions
 from hone_operator.deadlock import explain_deadlock
 from hone_operator.engines import engine_of, guarding, placing
 from hone_operator.engines.gpuwords import explain_no_gpu
+from hone_operator.engines.rootimages import explain_root
 from hone_operator.failures import out_of_memory
 from hone_operator.ownership import conflict, explain_leaving, is_leaving, is_own
 from hone_operator.plan import Plan
+from hone_operator.podlevels import explain_relaxations
 from hone_operator.refusals import refused
 from hone_operator.resolve import WAITING, NotYet, Resolved, resolve
 from hone_operator.resources import Object
@@ -70,6 +72,8 @@ def plan(observed: ObservedInferenceService, now: datetime) -> Plan:
     elif error := conflict(children, owner):
         _refuse(observed, error, conditions, result)
         result.requeue_after = LOOK_AGAIN_SECONDS
+    elif error := explain_relaxations(declared.spec.pod, observed.images.level) or _needs_root(observed, declared):
+        _refuse(observed, error, conditions, result)
     else:
         conditions.set("Accepted", True, "Accepted", "The object keeps the contract.")
         resolved = _resolve(observed, declared, conditions)
@@ -110,6 +114,12 @@ def _resolve(observed: ObservedInferenceService, declared: InferenceService, con
     digests = ", ".join(f"{model.name} {model.digest}" for model in resolved.models if model.digest)
     conditions.set("ArtifactsResolved", True, "Resolved", digests or "No artifact of a FineTuneJob is asked for.")
     return resolved
+
+
+def _needs_root(observed: ObservedInferenceService, declared: InferenceService) -> HoneError | None:
+    """Return why the engine's image can't start where no pod of Hone may run as root; None where it can."""
+    image = declared.spec.pod.image or observed.images.of(engine_of(declared.spec).NAME)
+    return explain_root(declared.spec.pod, image, observed.images.level)
 
 
 def _spreadable(replicas: int, claims: list[Object], conditions: Conditions) -> None:

@@ -8,7 +8,7 @@ from hone_api.finetunejob import FineTuneJob
 from hone_api.reasons import USER_MISTAKES, HoneError
 from hone_api.reports import ProgressReport
 
-from hone_operator import children, podstate
+from hone_operator import children, podlevels, podstate
 from hone_operator.autoscalers import Scaling
 from hone_operator.failures import NOT_COUNTED, Failure, failure_of
 from hone_operator.gpuaccess import GpuAccess
@@ -138,6 +138,7 @@ class ObservedFineTuneJob:
     scaling: Scaling | None = None
     queue: str | None = None
     gpu_access: GpuAccess = field(default_factory=GpuAccess)
+    level: str = podlevels.RESTRICTED
     settled: bytes | None = None
     troubles: list[Trouble] = field(default_factory=list)
 

@@ -12,6 +12,8 @@ from hone_operator import logs
 from hone_operator.gpuaccess import GpuAccess
 from hone_operator.handlers import Options, register
 from hone_operator.leader import LEASE, pod_namespace
+from hone_operator.podlevels import LEVELS as POD_LEVELS
+from hone_operator.podlevels import RESTRICTED
 from hone_operator.podspec import Images
 
 ENGINES = ("vllm", "sglang", "tgi")
@@ -25,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     registry = kopf.get_default_registry()
     engines = {name: image for name in ENGINES if (image := getattr(arguments, f"{name}_image"))}
     access = GpuAccess(tuple(arguments.gpu_groups), are_required=arguments.require_gpus)
-    images = Images(arguments.runtime_image, engines, access)
+    images = Images(arguments.runtime_image, engines, access, arguments.pod_security_level)
     lease = (arguments.lease_namespace, arguments.lease_name)
     options = Options(images, arguments.namespace, *lease, tuple(arguments.former_lease), arguments.listen)
     register(registry, options)
@@ -69,6 +71,14 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help="whether a pod fails that can't use the GPUs it asks for; with false it computes on the CPU, for clusters "
         "whose GPUs are not real (default: $HONE_REQUIRE_GPUS, else true)",
     )
+    parser.add_argument(
+        "--pod-security-level",
+        type=_pod_level,
+        metavar="|".join(POD_LEVELS),
+        default=os.environ.get("HONE_POD_SECURITY_LEVEL", RESTRICTED),
+        help="the Pod Security level that settings in spec.pod may have "
+        f"(default: $HONE_POD_SECURITY_LEVEL, else {RESTRICTED})",
+    )
     parser.add_argument("--namespace", action="append", default=[], help="watch only this namespace; may be repeated")
     parser.add_argument(
         "--lease-namespace",
@@ -110,6 +120,12 @@ def _truth(text: str) -> bool:
     if text not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
     return text == "true"
+
+
+def _pod_level(text: str) -> str:
+    if text not in POD_LEVELS:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(POD_LEVELS)}")
+    return text
 
 
 def _address(text: str) -> str:

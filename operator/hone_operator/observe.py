@@ -85,7 +85,8 @@ class Observer:
 
     async def finetunejob(self, key: Key, owner: Object, now: datetime) -> ObservedFineTuneJob:
         parsed = parse(FineTuneJob, owner)
-        observed = ObservedFineTuneJob(owner, parsed, self.images.runtime, gpu_access=self.images.gpu_access)
+        images = self.images
+        observed = ObservedFineTuneJob(owner, parsed, images.runtime, gpu_access=images.gpu_access, level=images.level)
         observed.settled = self.remembered.settled(key)
         space = key.namespace
         if isinstance(parsed, HoneError) and not is_terminal(owner):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hone_api.layout import COMPONENT_LABEL, MANAGED_BY_LABEL, MANAGER
 from hone_api.pod import ComputeResources, PodOptions
 
-from hone_operator import podoptions
+from hone_operator import podlevels, podoptions
 from hone_operator.gpuaccess import GpuAccess
 from hone_operator.resources import Object
 
@@ -28,11 +28,15 @@ RESERVED_LABEL_PREFIXES = (
 
 @dataclass(frozen=True)
 class Images:
-    """The runtime image of trainers and embedded engines, those of the other engines, and how all reach GPUs."""
+    """The runtime image of trainers and embedded engines, those of the other engines, and how all reach GPUs.
+
+    `level`: the Pod Security level that users' settings of pods may have.
+    """
 
     runtime: str
     engines: dict[str, str] = field(default_factory=dict)
     gpu_access: GpuAccess = field(default_factory=GpuAccess)
+    level: str = podlevels.RESTRICTED
 
     def of(self, engine: str) -> str | None:
         return self.runtime if engine == "embedded" else self.engines.get(engine)

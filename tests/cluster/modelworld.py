@@ -22,6 +22,7 @@ from hone_api.pod import PodOptions
 from hone_operator.api import Api, ApiError
 from hone_operator.controller import Controller
 from hone_operator.metrics import Metrics
+from hone_operator.podlevels import PRIVILEGED
 from hone_operator.podspec import Images
 from hone_operator.resources import (
     AUTOSCALERS,
@@ -109,7 +110,9 @@ class World:
         async def begin() -> Controller:
             self.metrics = Metrics()
             api = await self._connect(self.metrics)
-            images = Images(f"{IMAGE}:{self.version}", {"vllm": f"vllm:{self.version}", "sglang": "s:1", "tgi": "t:1"})
+            engines = {"vllm": f"vllm:{self.version}", "sglang": "s:1", "tgi": "t:1"}
+            # The specs have any field of a pod: at a stricter level most of them would make nothing.
+            images = Images(f"{IMAGE}:{self.version}", engines, level=PRIVILEGED)
             return Controller(api, images, [], Metrics(), lambda: True)
 
         if hasattr(self, "controller"):

@@ -224,16 +224,20 @@ def test_releases_of_one_namespace_that_watch_others_have_a_lease_each(control_p
     assert leases[0] != leases[1]
 
 
-def test_groups_and_the_need_for_gpus_reach_the_operator(control_plane: None, tmp_path: Path) -> None:
+def test_what_pods_may_and_must_have_reaches_the_operator(control_plane: None, tmp_path: Path) -> None:
     def variables(runtime: Object) -> list[str]:
         (deployment,) = (found for found in render(tmp_path, {"runtime": runtime}) if found["kind"] == "Deployment")
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
         found = {each["name"]: each["value"] for each in container["env"]}
-        return [found["HONE_GPU_GROUPS"], found["HONE_REQUIRE_GPUS"]]
+        return [found["HONE_GPU_GROUPS"], found["HONE_REQUIRE_GPUS"], found["HONE_POD_SECURITY_LEVEL"]]
 
-    assert variables({}) == ["", "true"]
-    assert variables({"requireGpus": None}) == ["", "true"]
-    assert variables({"supplementalGroups": [109, 2000000000], "requireGpus": False}) == ["109,2000000000", "false"]
+    assert variables({}) == ["", "true", "restricted"]
+    assert variables({"requireGpus": None, "podSecurityLevel": None}) == ["", "true", "restricted"]
+    assert variables({"podSecurityLevel": "privileged"})[2] == "privileged"
+    assert variables({"supplementalGroups": [109, 2000000000], "requireGpus": False})[:2] == ["109,2000000000", "false"]
     worked, said = helm("template", "hone", CHART, "--set", "runtime.supplementalGroups={render}")
     assert not worked
     assert "supplementalGroups" in said
+    worked, said = helm("template", "hone", CHART, "--set", "runtime.podSecurityLevel=open")
+    assert not worked
+    assert "podSecurityLevel" in said

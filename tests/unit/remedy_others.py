@@ -13,7 +13,7 @@ from hone_operator.retention import Unknown
 from hone_operator.sizes import OVERSIZED
 from observed import BEFORE, NOW, finished_job, foreign, job_object, stored, terminated
 from observed import pod as pod_in_state
-from remedy_services import DORA, served
+from remedy_services import ADAPTER, DORA, above_level, root_only, served
 from remedy_states import GPU, World, default, node, unplaced
 from remedy_world import (
     LONG_AGO,
@@ -221,6 +221,20 @@ WORLDS = [
         ("exit code 1",),
         None,
         "nobody has foreseen what it was",
+    ),
+    World(
+        "a level that is too strict",
+        lambda level: above_level({"pod": {"hostNetwork": True}}, level),
+        "restricted",
+        ("runtime.podSecurityLevel: privileged", "spec.pod.hostNetwork"),
+        "privileged",
+    ),
+    World(
+        "a level without root",
+        lambda level: root_only(ADAPTER | {"engine": "tgi"}, level),
+        "restricted",
+        ("runtime.podSecurityLevel: baseline",),
+        "baseline",
     ),
     World("a node that is lost", alive, node(not_ready="since noon"), ("gpu-1", "kubectl delete node NODE"), node()),
     World("a silent trainer", answering, LONG_AGO, ("port 8080", "p1"), NOW),

@@ -6,8 +6,10 @@ from hone_api.inferenceservice import InferenceService
 from hone_api.reasons import UNSCHEDULABLE, HoneError
 from hone_operator import outputclaims
 from hone_operator.engines import engine_of
+from hone_operator.engines.rootimages import explain_root
 from hone_operator.finetunejob import plan
 from hone_operator.fitness import check
+from hone_operator.podlevels import explain_relaxations
 from hone_operator.resolve import resolve
 from observed import NOW, finished_job, job_object, message, observed_job, parsed_job, service_object
 from remedy_states import (
@@ -56,6 +58,20 @@ def own_claim_of_one_node(spec: Object) -> HoneError | None:
     name = job.spec.output.claim.name
     claim = {"metadata": {"name": name, "namespace": "team"}, "spec": {"accessModes": modes[name]}}
     return outputclaims.compare(claim, job)
+
+
+ROOT_IMAGE = "ghcr.io/huggingface/text-generation-inference:3.3.5-rocm"
+
+
+def above_level(spec: Object, level: str = "restricted") -> HoneError | None:
+    """The state of a job whose pods may have this level."""
+    return explain_relaxations(parsed_job(job_object(**spec)).spec.pod, level)
+
+
+def root_only(spec: Object, level: str = "restricted") -> HoneError | None:
+    """The state of a service where the image of engine tgi needs root."""
+    declared = InferenceService.model_validate(service_object(**spec)).spec
+    return explain_root(declared.pod, ROOT_IMAGE if declared.engine == "tgi" else "vllm:1", level)
 
 
 ONE: Object = {"resources": {"gpus": 1}}
@@ -126,6 +142,14 @@ OF_SERVICES = [
     ),
 ]
 
+OF_LEVELS = [
+    Field("the node's network", above_level, {"spec.pod.hostNetwork": False}, {"pod": {"hostNetwork": True}}),
+    *(
+        Field(f"an image of root: {field}", root_only, {field: value}, ADAPTER | {"engine": "tgi"}, "InferenceService")
+        for field, value in (("spec.engine", "vllm"), ("spec.pod.securityContext.runAsUser", 1000))
+    ),
+]
+
 OF_CLAIMS = [
     Field("somebody else's claim", claim_in_the_way, {"spec.output.claim.name": "faq"}, {}),
     *(
@@ -139,4 +163,4 @@ OF_CLAIMS = [
     ),
 ]
 
-FIELDS = [*OF_SERVICES, *OF_CLAIMS]
+FIELDS = [*OF_SERVICES, *OF_LEVELS, *OF_CLAIMS]

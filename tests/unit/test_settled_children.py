@@ -72,6 +72,8 @@ CHANGES: dict[str, Change] = {
     "queue": lambda observed: observed.owner["metadata"]["labels"].update({"kueue.x-k8s.io/queue-name": "q"}),
     "group": lambda observed: setattr(observed, "gpu_access", GpuAccess((7,))),
     "GPU": lambda observed: setattr(observed, "gpu", ("MI300X", 1)),
+    "level": lambda observed: setattr(observed, "level", "privileged"),
+    "pod above the level": owner_with(pod={"hostNetwork": True}),
 }
 
 
@@ -108,7 +110,19 @@ def test_whatever_is_observed_is_in_the_digest_or_decides_nothing_about_children
     }
     in_digest |= {"pods", "prepare_pods"}  # by how many the kubelet has rejected
     # `spec` is made from the owner. The others decide about the status, and about what the plan does before.
-    others = {"spec", "trainers", "reports", "heard", "held", "facts", "warning", "scaling", "queue", "troubles"}
+    others = {
+        "spec",
+        "trainers",
+        "reports",
+        "heard",
+        "held",
+        "facts",
+        "warning",
+        "scaling",
+        "queue",
+        "troubles",
+        "level",
+    }
     assert {field.name for field in fields(ObservedFineTuneJob)} == in_digest | others | {"settled"}
 
 

@@ -1,6 +1,6 @@
 {{- /* Values that would be given twice, of which Kubernetes or the operator uses one. */}}
 {{- define "hone.refuseConflicts" -}}
-{{- $variables := dict "HONE_RUNTIME_IMAGE" "runtime.image" "HONE_VLLM_IMAGE" "runtime.vllmImage" "HONE_SGLANG_IMAGE" "runtime.sglangImage" "HONE_TGI_IMAGE" "runtime.tgiImage" "HONE_GPU_GROUPS" "runtime.supplementalGroups" "HONE_REQUIRE_GPUS" "runtime.requireGpus" "HONE_LOG_LEVEL" "operator.logLevel" -}}
+{{- $variables := dict "HONE_RUNTIME_IMAGE" "runtime.image" "HONE_VLLM_IMAGE" "runtime.vllmImage" "HONE_SGLANG_IMAGE" "runtime.sglangImage" "HONE_TGI_IMAGE" "runtime.tgiImage" "HONE_GPU_GROUPS" "runtime.supplementalGroups" "HONE_REQUIRE_GPUS" "runtime.requireGpus" "HONE_POD_SECURITY_LEVEL" "runtime.podSecurityLevel" "HONE_LOG_LEVEL" "operator.logLevel" -}}
 {{- $seen := dict -}}
 {{- range .Values.operator.extraEnv -}}
 {{- $name := toString .name -}}
@@ -8,7 +8,7 @@
 {{- if hasKey $seen $name }}{{ fail (printf "operator.extraEnv names %s twice. Remove one of the two entries." $name) }}{{ end -}}
 {{- $_ := set $seen $name true -}}
 {{- end -}}
-{{- $arguments := dict "--runtime-image" "runtime.image" "--vllm-image" "runtime.vllmImage" "--sglang-image" "runtime.sglangImage" "--tgi-image" "runtime.tgiImage" "--gpu-groups" "runtime.supplementalGroups" "--require-gpus" "runtime.requireGpus" "--log-level" "operator.logLevel" "--log-format" "operator.logFormat" "--namespace" "watchNamespaces" -}}
+{{- $arguments := dict "--runtime-image" "runtime.image" "--vllm-image" "runtime.vllmImage" "--sglang-image" "runtime.sglangImage" "--tgi-image" "runtime.tgiImage" "--gpu-groups" "runtime.supplementalGroups" "--require-gpus" "runtime.requireGpus" "--pod-security-level" "runtime.podSecurityLevel" "--log-level" "operator.logLevel" "--log-format" "operator.logFormat" "--namespace" "watchNamespaces" -}}
 {{- range .Values.operator.extraArgs -}}
 {{- $name := regexFind "^[^=]*" . -}}
 {{- /* The operator takes beginnings, too. */}}
