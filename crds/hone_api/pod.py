@@ -252,6 +252,7 @@ class PodOptions(ApiModel):
                 "containerSecurityContext.runAsUser 0 is root: choose another user, or set "
                 "containerSecurityContext.runAsNonRoot: false",
             ),
+            podrules.CAPABILITIES_HAVE_EFFECT,
             rule(
                 "!has(self.dnsPolicy) || self.dnsPolicy != 'None' || (has(self.dnsConfig) && "
                 "has(self.dnsConfig.nameservers) && self.dnsConfig.nameservers.size() > 0)",

@@ -81,6 +81,28 @@ WHOLE_DEVICES = rule(
     "a device can't be shared: give whole numbers, such as rdma/hca: 1",
 )
 
+
+def _is_true(field: str) -> str:
+    return f"(has(self.containerSecurityContext.{field}) && self.containerSecurityContext.{field})"
+
+
+_ADDS_CAPABILITIES = (
+    "has(self.containerSecurityContext) && has(self.containerSecurityContext.capabilities) && "
+    "has(self.containerSecurityContext.capabilities.add) && self.containerSecurityContext.capabilities.add.size() > 0"
+)
+_MAY_BE_ROOT = (
+    "(has(self.containerSecurityContext.runAsUser) ? self.containerSecurityContext.runAsUser == 0 : "
+    "(has(self.securityContext) && has(self.securityContext.runAsUser) ? self.securityContext.runAsUser == 0 : "
+    "self.userAndGroup == 'Platform'))"
+)
+"""Kubernetes gives added capabilities to a process of another user only by file capabilities, for which it must be
+allowed to gain privileges: https://github.com/kubernetes/kubernetes/issues/56374."""
+CAPABILITIES_HAVE_EFFECT = rule(
+    f"!({_ADDS_CAPABILITIES}) || {_is_true('allowPrivilegeEscalation')} || {_is_true('privileged')} || {_MAY_BE_ROOT}",
+    "containerSecurityContext.capabilities.add has no effect for a user that is not root: set "
+    "containerSecurityContext.runAsUser: 0 and containerSecurityContext.runAsNonRoot: false, or remove add",
+)
+
 _TIED = (*("hone.dev/", "batch.kubernetes.io/", "apps.kubernetes.io/"), "deployment.kubernetes.io/")
 _OWN = (
     *("app.kubernetes.io/managed-by", "app.kubernetes.io/component"),

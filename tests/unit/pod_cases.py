@@ -182,6 +182,12 @@ REFUSED: dict[str, Spec] = {
 
 UNWISE: dict[str, Spec] = {
     "dropped capability with prefix": pod(containerSecurityContext={"capabilities": {"drop": ["CAP_NET_RAW"]}}),
+    "capability of another user": pod(containerSecurityContext={"capabilities": {"add": ["IPC_LOCK"]}}),
+    "capability of another user of the pod": pod(
+        userAndGroup="Platform",
+        securityContext={"runAsUser": 1000},
+        containerSecurityContext={"capabilities": {"add": ["IPC_LOCK"]}},
+    ),
     "a node above a fraction": node_term(operator="Gt", values=["3.5"]),
     **{
         f"{kind} {key}": pod(**{kind: {key: "x"}})
@@ -246,7 +252,20 @@ ACCEPTED: dict[str, Spec] = {
         securityContext={"runAsUser": 7, "capabilities": {"add": ["NET_ADMIN"]}},
     ),
     "init container": init(command=["a"], volumeMounts=[{"name": "v", "mountPath": "/a"}]),
-    "capabilities twice": pod(containerSecurityContext={"capabilities": {"add": ["IPC_LOCK", "IPC_LOCK"]}}),
+    "capabilities twice": pod(
+        containerSecurityContext={
+            "runAsUser": 0,
+            "runAsNonRoot": False,
+            "capabilities": {"add": ["IPC_LOCK", "IPC_LOCK"]},
+        }
+    ),
+    "capability of files": pod(
+        containerSecurityContext={"allowPrivilegeEscalation": True, "capabilities": {"add": ["IPC_LOCK"]}}
+    ),
+    "capability of a user of the platform": pod(
+        userAndGroup="Platform", containerSecurityContext={"capabilities": {"add": ["IPC_LOCK"]}}
+    ),
+    "no capability": pod(containerSecurityContext={"capabilities": {"add": []}}),
     "profiles": pod(
         securityContext={
             "seccompProfile": {"type": "Localhost", "localhostProfile": "x.json"},

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import yaml
 from hone_api.finetunejob import FineTuneJob
+from hone_api.pod import PodOptions
 from hone_api.validation import validate
 from hone_operator import trainer
+from hone_operator.podlevels import find_relaxations
 
 PAGE = Path(__file__).parents[2] / "docs/pods.md"
 EXAMPLES = [yaml.safe_load(part.partition("```")[0]) for part in PAGE.read_text().split("```yaml\n")[1:]]
@@ -41,12 +43,25 @@ def test_the_platform_sets_user_and_group_when_asked() -> None:
 
 
 def test_added_capabilities_leave_the_others_dropped() -> None:
-    pod = pod_of("rdma")
+    pod = pod_of("rdma-host")
     security = pod["containers"][0]["securityContext"]
     assert security["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
+    assert (security["runAsUser"], security["runAsNonRoot"]) == (0, False)
     assert not security["allowPrivilegeEscalation"]
     assert pod["dnsPolicy"] == "ClusterFirstWithHostNet"
     assert pod["containers"][0]["resources"]["limits"]["rdma/hca"] == "1"
+
+
+@pytest.mark.parametrize("prepares", [False, True])
+def test_nics_and_their_networks_are_asked_for_at_the_restricted_level(prepares: bool) -> None:
+    template = job_of(JOBS["rdma"], prepares=prepares)["spec"]["template"]
+    [container] = template["spec"]["containers"]
+    limits = container["resources"]["limits"]
+    assert (limits["amd.com/nic"], limits.get("amd.com/gpu")) == ("2", None if prepares else "8")
+    assert template["metadata"]["annotations"]["k8s.v1.cni.cncf.io/networks"].count("amd-host-device-nad") == 2
+    assert find_relaxations(PodOptions.model_validate(JOBS["rdma"]["spec"]["pod"])) == []
+    assert {"name": "NCCL_MIN_NCHANNELS", "value": "4"} in container["env"]
+    assert [one["name"] for one in container["env"]].count("NCCL_MIN_NCHANNELS") == 1
 
 
 def test_no_token_reaches_a_training_pod_by_env_from() -> None:
