@@ -48,7 +48,7 @@ def after(arguments: list[str], flag: str) -> str:
         ({"resources": {"gpus": 1}}, ["vllm", "serve"], "vllm:test"),
         ({"resources": {"gpus": 1}, "engine": "embedded"}, ["hone-server"], IMAGE),
         ({"engine": "vllm"}, ["vllm", "serve"], "vllm:test"),
-        ({"engine": "sglang"}, ["python3", "-m", "sglang.launch_server"], "sglang:test"),
+        ({"engine": "sglang"}, sglang.COMMAND, "sglang:test"),
         ({"engine": "tgi"}, ["text-generation-launcher"], "tgi:test"),
         ({"engine": "vllm", "pod": {"image": "mine"}}, ["vllm", "serve"], "mine"),
     ],

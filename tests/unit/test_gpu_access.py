@@ -1,10 +1,14 @@
 """What pods that ask for GPUs get so that they can use them, and how an operator reports that they can't."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hone_operator import trainer
+from hone_operator.engines import sglang
 from hone_operator.finetunejob import plan as plan_job
 from hone_operator.gpuaccess import GpuAccess
 from hone_operator.inferenceservice import plan
@@ -130,6 +134,19 @@ def test_an_engine_that_sees_no_gpu_says_so_by_its_first_end(engine: str, words:
     found = running_service(engine, 1, f"Traceback\n{words}")
     assert conditions(found.status)["Progressing"] == ("False", "GpuNotUsable")
     assert conditions(found.status)["Stalled"] == ("True", "GpuNotUsable")
+
+
+def test_sglang_starts_without_the_folders_of_path_that_its_user_can_not_enter(tmp_path: Path) -> None:
+    fake = tmp_path / "bin/python3"
+    fake.parent.mkdir()
+    fake.write_text('#!/bin/sh\necho "$PATH" "$@"\n')
+    fake.chmod(0o755)
+    closed = tmp_path / "closed"  # a file that can't be executed: root, who may run this test, can enter any folder
+    closed.touch()
+    command = [sys.executable, *sglang.COMMAND[1:], "--port", "8001"]
+    environ = {"PATH": f"{closed}:{fake.parent}:{tmp_path}/missing"}
+    found = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    assert found.stdout == f"{fake.parent} -m sglang.launch_server --port 8001\n"
 
 
 def test_an_engine_that_asks_for_no_gpu_is_not_blamed_for_none() -> None:

@@ -9,7 +9,14 @@ from hone_operator.resolve import Resolved
 from hone_operator.resources import Object
 
 NAME = "sglang"
-COMMAND = ["python3", "-m", "sglang.launch_server"]
+WITHOUT_CLOSED_PATHS = (
+    "import os, sys; "
+    "os.environ['PATH'] = ':'.join(p for p in os.environ.get('PATH', os.defpath).split(':') if os.access(p, os.X_OK)); "
+    "os.execvp('python3', ['python3', '-m', 'sglang.launch_server', *sys.argv[1:]])"
+)
+"""Images of it have folders of root in PATH. torch looks there for nvcc, and a folder that is closed to another user
+ends the engine, where one without nvcc would not: https://github.com/pytorch/pytorch/issues/167839"""
+COMMAND = ["python3", "-c", WITHOUT_CLOSED_PATHS]
 KEY_VARIABLE: str | None = None
 CLIENT_ROUTES: tuple[str, ...] = (
     "/",
