@@ -70,7 +70,8 @@ def failed(view: JobView, finished: Object, conditions: Conditions, result: Plan
         _final(cause.message, result.status)
     if finished.get("reason") == DEADLINE_EXCEEDED.name:
         limit = ((view.job or {}).get("spec") or {}).get("activeDeadlineSeconds")
-        error = HoneError(DEADLINE_EXCEEDED, f"The Job was active for longer than {limit} s")
+        longer = "a deadline that has been removed since" if limit is None else f"{limit} s"
+        error = HoneError(DEADLINE_EXCEEDED, f"The Job was active for longer than {longer}")
         reason, words = error.reason.name, error.sentence()
     elif cause:
         reason, words = cause.reason, cause.words

@@ -247,14 +247,15 @@ def test_the_deadline_can_be_changed(before: int | None, after: int | None) -> N
     assert patch.patch["spec"]["activeDeadlineSeconds"] == after
 
 
-def test_out_of_time_is_not_called_interrupted() -> None:
+@pytest.mark.parametrize(
+    ("deadline", "said"), [({"activeDeadlineSeconds": 60}, "60 s"), ({}, "a deadline that has been removed since")]
+)
+def test_out_of_time_is_not_called_interrupted(deadline: Object, said: str) -> None:
     ended = pod(terminated=terminated(75, failure("Interrupted", "stopped at step 3")))
-    observed = observed_job(
-        job_object(activeDeadlineSeconds=60), ended, job_conditions=[job_condition("Failed", "DeadlineExceeded")]
-    )
+    observed = observed_job(job_object(**deadline), ended, job_conditions=[job_condition("Failed", "DeadlineExceeded")])
     found = plan(observed, NOW)
     assert conditions(found.status)["Failed"] == ("True", "DeadlineExceeded")
-    assert "60 s" in message(found.status, "Failed")
+    assert f"longer than {said}" in message(found.status, "Failed")
 
 
 @pytest.mark.parametrize(("age", "removed"), [(30, False), (90, True)])
