@@ -81,18 +81,20 @@ def watch(server: Server, seconds: float, request: tuple[str, bytes] | None) -> 
     """Return the waits while the request is sent twice a second for so many seconds, and its statuses."""
     waits, ended = Waits(), threading.Event()
     watchers = [threading.Thread(target=watcher, args=(server, waits, ended)) for watcher in (probe, stream)]
-    for watcher in watchers:
-        watcher.start()
-    if request is None:
-        time.sleep(seconds)
+    # The sender is a process of its own, which has started before anything is measured: what it computes must not
+    # delay the watchers, nor its start the server.
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        pool.submit(send, server.url, 0.0, "", b"").result()
+        for watcher in watchers:
+            watcher.start()
         statuses = list[int]()
-    else:
-        # A process of its own: what the sender computes must not delay the watchers.
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        if request is None:
+            time.sleep(seconds)
+        else:
             statuses = pool.submit(send, server.url, seconds, *request).result()
-    ended.set()
-    for watcher in watchers:
-        watcher.join()
+        ended.set()
+        for watcher in watchers:
+            watcher.join()
     return waits, statuses
 
 

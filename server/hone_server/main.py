@@ -30,6 +30,12 @@ It computes bfloat16 on CPUs, and every length of a prompt has shapes of its own
 default, 400 prompts of different lengths grew an engine of SmolLM2-135M by 900 MB; with 32 it answers 32 clients, and 8
 adapters, as fast.
 """
+SWITCH_SECONDS = 0.0005
+"""How long a thread of Python runs while another one waits to run; Python's default is ten times that.
+
+The engine's thread gives way at every operation of torch. While a worker thread reads a large request, the engine waits
+this long each time: a token then took up to 98 ms instead of 19, and takes up to 84 with this.
+"""
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
@@ -61,6 +67,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     os.environ.setdefault("OMP_NUM_THREADS", str(cpu_threads()))
     for variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(variable, str(KEPT_PRODUCTS))
+    sys.setswitchinterval(SWITCH_SECONDS)
     from .serving import Options, serve
 
     options = Options(
