@@ -90,6 +90,7 @@ def test_each_choice_has_a_stage_with_the_variable_that_selects_its_kernels() ->
     for choice, value in values.items():
         base, rest = found[f"flash-{choice}"]
         assert base == "runtime-dependencies"
+        assert f"COPY --from=flash-{choice} " in found["runtime"][1], "buildah 1.28 would not build it"
         assert re.findall(rf"^ENV {TRITON}=(\S+)$", rest, re.M) == value
 
 
