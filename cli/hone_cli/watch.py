@@ -24,6 +24,8 @@ def command(
     name: Name, namespace: options.Namespace = None, context: options.Context = None, verbose: options.Verbose = False
 ) -> None:
     """Follow a FineTuneJob in the cluster until it ends. Exits 0 when it succeeded, 1 when it failed."""
+    from hone_api.manifests import quote_text
+
     from hone_cli import cluster
 
     jobs = follow(cluster.connect(context, namespace), name)
@@ -32,7 +34,8 @@ def command(
         output.print_line(f"✓ {name} succeeded", color="green")
         for line in progress.result(job):
             output.print_line(f"  {line}")
-        output.print_line(f"  serve it with an InferenceService: spec: {{model: {{fineTuneJob: {{name: {name}}}}}}}")
+        reference = f"{{fineTuneJob: {{name: {quote_text(name)}}}}}"
+        output.print_line(f"  serve it with an InferenceService: spec: {{model: {reference}}}")
         return
     output.print_line(f"✗ {name} failed: {progress.failure(job)}", color="red")
     raise typer.Exit(1)

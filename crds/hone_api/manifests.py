@@ -5,6 +5,7 @@ values is refused before a single one is built. What kubectl reads in another wa
 1:30, is read as kubectl does. `validation` checks the objects next.
 """
 
+import json
 import math
 import re
 from pathlib import Path
@@ -23,6 +24,13 @@ MOST_LEVELS = 100
 _PREFIX = "tag:yaml.org,2002:"
 _TAGS = {f"{_PREFIX}{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
 """What JSON can hold; YAML has sets, dates and binary values as well."""
+_PLAIN = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null)$)[A-Za-z][\w./-]*", re.IGNORECASE | re.ASCII)
+"""Texts that YAML reads as texts without quotes."""
+
+
+def quote_text(text: str) -> str:
+    """Return how a text is written in a manifest so that it stays a text: `true` and `1` would not."""
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
 
 
 def load_documents(path: Path) -> list[dict[str, Any]]:

@@ -1,10 +1,11 @@
 """What keeps one node from taking a pod, judged as the scheduler does."""
 
-import json
 import operator
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field
+
+from hone_api.manifests import quote_text
 
 from hone_operator.gpus import properties
 from hone_operator.nodes import BY_CLASS, Node, Taint
@@ -21,8 +22,6 @@ UNHEALTHY = "amd-gpu-unhealthy"
 _COMPARE = {"Gt": operator.gt, "Lt": operator.lt}
 _WHOLE = re.compile(r"[+-]?[0-9]{1,19}")
 _OF_GPUS = ("amd.com/", BY_CLASS)
-_PLAIN = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null)$)[A-Za-z][\w./-]*", re.IGNORECASE)
-"""Texts that YAML reads as texts without quotes."""
 _LABELLERS = re.compile(r"(?:beta\.)?amd\.com/gpu\.([a-z-]+)")
 
 
@@ -128,14 +127,9 @@ def _taint(taint: Taint) -> Obstacle:
         return Obstacle(words, "The node's GPUs are being partitioned anew: wait until the taint is gone.")
     if taint.key == UNHEALTHY:
         return Obstacle(words, "AMD's operator found unhealthy GPUs: repair the node.")
-    value = f"operator: Equal, value: {_in_yaml(taint.value)}" if taint.value else "operator: Exists"
-    toleration = f"{{key: {_in_yaml(taint.key)}, {value}, effect: {taint.effect}}}"
+    value = f"operator: Equal, value: {quote_text(taint.value)}" if taint.value else "operator: Exists"
+    toleration = f"{{key: {quote_text(taint.key)}, {value}, effect: {taint.effect}}}"
     return Obstacle(words, f"If the pod may run there, add {toleration} to spec.pod.tolerations.")
-
-
-def _in_yaml(text: str) -> str:
-    """Return how the text is written in YAML so that it stays one: `true` and `1` would not."""
-    return text if _PLAIN.fullmatch(text) else json.dumps(text)
 
 
 def _label(node: Node, name: str, value: str) -> str:

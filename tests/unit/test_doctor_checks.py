@@ -46,6 +46,25 @@ def test_storage(classes: list[Any], expected: dict[str, str]) -> None:
     assert {name: finding.status for name, finding in found.items()} == expected
 
 
+def test_of_several_defaults_the_newest_is_named() -> None:
+    classes = [storage_class(name, "nfs.csi.k8s.io", True) for name in ("a", "b", "c")]
+    for each, created in zip(
+        classes, ("2024-01-01T00:00:00Z", "2026-01-01T00:00:00Z", "2025-01-01T00:00:00Z"), strict=True
+    ):
+        each["metadata"]["creationTimestamp"] = created
+    found = by_check(storage.check_storage(facts(storage_classes=tuple(classes))))
+    assert found["storageClass"].message.startswith("The default StorageClass is b, the newest")
+    assert found["storageClass"].message.endswith("the others are a, c")
+    assert not found["accessModes"].remedy
+
+
+def test_the_command_for_a_default_also_replaces_the_annotation_that_denies_it() -> None:
+    denied = storage_class("a", "nfs.csi.k8s.io")
+    denied["metadata"]["annotations"] = {"storageclass.kubernetes.io/is-default-class": "false"}
+    remedy = by_check(storage.check_storage(facts(storage_classes=(denied,))))["storageClass"].remedy
+    assert "kubectl annotate storageclass NAME --overwrite storageclass.kubernetes.io/is-default-class=true" in remedy
+
+
 def operator(version: str = "1.0.0", available: int = 1) -> dict[str, Any]:
     env = [
         {"name": "HONE_RUNTIME_IMAGE", "value": IMAGES["runtime.image"]},
@@ -145,7 +164,7 @@ def test_a_hub_out_of_reach_is_a_warning() -> None:
     assert deep(hub={"status": 503})["nodeHub"].status == "warning"
 
 
-@pytest.mark.parametrize("reason", ["PodRefused", "Timeout", "NoAnswer", "CreateContainerConfigError"])
+@pytest.mark.parametrize("reason", ["RightsMissing", "PodRefused", "Timeout", "NoAnswer", "CreateContainerConfigError"])
 def test_a_pod_without_an_answer_is_unknown(reason: str) -> None:
     found = deepfindings.check_probed(Probed(Target(), reason=reason, error="words"), IMAGES)
     assert find_exit_code(found) == 2

@@ -1,5 +1,7 @@
 """What Hone can use and does not need: Kueue, and the APIs of metrics. Pure."""
 
+from hone_api.manifests import quote_text
+
 from hone_cli.doctor.clusterfacts import ClusterFacts
 from hone_cli.doctor.findings import Finding, Unread, join_names, report_unread
 
@@ -51,7 +53,7 @@ def _check_kueue(facts: ClusterFacts) -> Finding:
             is_required=False,
         )
     message = f"Kueue is installed; LocalQueues of namespace {facts.namespace}: {join_names(facts.local_queues)}"
-    remedy = f"To queue a job, label it kueue.x-k8s.io/queue-name: {sorted(facts.local_queues)[0]}."
+    remedy = f"To queue a job, label it kueue.x-k8s.io/queue-name: {quote_text(min(facts.local_queues))}."
     return Finding("kueue", "ok", message, remedy, is_required=False)
 
 

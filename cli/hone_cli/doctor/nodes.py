@@ -1,5 +1,7 @@
 """Nodes: whether they are there, ready, and open for pods. Pure."""
 
+from hone_api.manifests import quote_text
+
 from hone_cli.doctor.clusterfacts import ClusterFacts, Node, Taint
 from hone_cli.doctor.findings import Finding, Unread, count_nodes, join_names, report_unread
 
@@ -68,5 +70,5 @@ def _check_taints(nodes: tuple[Node, ...]) -> list[Finding]:
 
 
 def _write_toleration(taint: Taint) -> str:
-    value = f"operator: Equal, value: {taint.value}" if taint.value else "operator: Exists"
-    return f"{{key: {taint.key}, {value}, effect: {taint.effect}}}"
+    value = f"operator: Equal, value: {quote_text(taint.value)}" if taint.value else "operator: Exists"
+    return f"{{key: {quote_text(taint.key)}, {value}, effect: {taint.effect}}}"

@@ -1,5 +1,7 @@
 """StorageClasses, and which access modes their volumes have. Pure."""
 
+from hone_api.manifests import quote_text
+
 from hone_cli.doctor.clusterfacts import ClusterFacts, Object
 from hone_cli.doctor.findings import Finding, Unread, join_names, report_unread
 
@@ -52,17 +54,19 @@ def check_storage(facts: ClusterFacts) -> list[Finding]:
 
 
 def _check_default(classes: tuple[Object, ...]) -> Finding:
-    defaults = [_name(each) for each in classes if _is_default(each)]
-    if defaults:
-        more = f" (and {len(defaults) - 1} more are marked as default: the newest counts)" if len(defaults) > 1 else ""
-        return Finding("storageClass", "ok", f"The default StorageClass is {defaults[0]}{more}")
+    if default := _find_default(classes):
+        others = [_name(each) for each in classes if _is_default(each) and _name(each) != default]
+        more = (
+            f", the newest of those that are marked as default; the others are {join_names(others)}" if others else ""
+        )
+        return Finding("storageClass", "ok", f"The default StorageClass is {default}{more}")
     names = join_names(map(_name, classes))
     return Finding(
         "storageClass",
         "warning",
         f"No StorageClass is the default; there is {names}",
         "Set spec.output.storage.storageClassName in each FineTuneJob, or run `kubectl annotate storageclass NAME "
-        f"{DEFAULT[0]}=true`.",
+        f"--overwrite {DEFAULT[0]}=true`.",
     )
 
 
@@ -71,8 +75,8 @@ def _check_access_modes(classes: tuple[Object, ...]) -> Finding:
     single = [_name(each) for each in classes if not _has(each, SHARED) and _has(each, SINGLE)]
     if shared:
         message = f"ReadWriteMany, by its provisioner: {join_names(shared)}"
-        usual = next((_name(each) for each in classes if _is_default(each)), None)
-        remedy = "" if usual in shared else f"To use it, set spec.output.storage.storageClassName: {shared[0]}."
+        is_usual = _find_default(classes) in shared
+        remedy = "" if is_usual else f"To use it, set spec.output.storage.storageClassName: {quote_text(shared[0])}."
         return Finding("accessModes", "ok", message, remedy, is_required=False)
     alternative = (
         "Jobs on several nodes, and services whose replicas run on several nodes, need a StorageClass with "
@@ -88,6 +92,15 @@ def _check_access_modes(classes: tuple[Object, ...]) -> Finding:
 
 def _name(body: Object) -> str:
     return str((body.get("metadata") or {}).get("name"))
+
+
+def _find_default(classes: tuple[Object, ...]) -> str | None:
+    """Return the class that Kubernetes takes: of several defaults the newest, of equal age the first by name."""
+    defaults = sorted(filter(_is_default, classes), key=_name)
+    newest = max(
+        defaults, key=lambda each: str((each.get("metadata") or {}).get("creationTimestamp") or ""), default=None
+    )
+    return None if newest is None else _name(newest)
 
 
 def _is_default(body: Object) -> bool:
