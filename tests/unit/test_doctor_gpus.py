@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import yaml
 from doctor_nodes import (
     LABELS,
     MIXED,
@@ -72,9 +73,67 @@ def test_virtual_functions_are_named_by_their_device_id() -> None:
     assert found["gpuLabels"].status == "ok"
 
 
-def test_network_cards_are_no_gpus() -> None:
-    found = check(facts(node(capacity={"amd.com/nic": "8"}, labels={})))
-    assert found["gpuResources"].status == "failed"
+NO_GPUS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
+    "network card": ({"amd.com/nic": "8"}, {"feature.node.kubernetes.io/amd-nic": "true"}),
+    "virtual card": ({"amd.com/vnic": "8", "nvidia.com/gpu": "8"}, {"feature.node.kubernetes.io/amd-vnic": "true"}),
+    "FPGA": ({"amd.com/xilinx_u250_gen3x16_xdma_shell_2_1-0": "2"}, {}),
+    "label that denies": ({}, {"feature.node.kubernetes.io/amd-gpu": "false"}),
+}
+
+
+@pytest.mark.parametrize("name", NO_GPUS)
+def test_what_else_amd_makes_is_no_gpu(name: str) -> None:
+    capacity, labels = NO_GPUS[name]
+    other = node("other", capacity=capacity, labels=labels, taints=[{"key": "a", "effect": "NoSchedule"}])
+    assert statuses(check(facts(other))) == {"nodes": "ok", "gpus": "failed", "gpuDriver": "failed"}
+    found = check(facts(other, node("gpu-1")))
+    assert set(statuses(found).values()) == {"ok"}
+    assert found["gpus"].message == "8 x MI300X in spx_nps1 on 1 node"
+
+
+@pytest.mark.parametrize("closed", [{"is_cordoned": True}, {"ready": "Unknown"}])
+@pytest.mark.parametrize("how", ["plugin", "claims"])
+def test_gpus_on_nodes_that_take_no_pods_fail(closed: dict[str, Any], how: str) -> None:
+    cpu = node("cpu", capacity={}, labels={})
+    if how == "plugin":
+        found = facts(node("a", **closed), cpu)
+    else:
+        found = facts(node("a", capacity={}, labels={}, **closed), cpu, slices=(device_slice("a"),))
+    resources = check(found)["gpuResources"]
+    assert resources.status == "failed"
+    assert "none of the nodes can take pods: a" in resources.message
+    some = check(facts(node("a", **closed), node("b")))["gpuResources"]
+    assert (some.status, "can't take pods: a" in some.message) == ("ok", True)
+
+
+@pytest.mark.parametrize("capacity", [{}, {"amd.com/gpu": "0"}])
+def test_a_node_that_lost_its_device_plugin_is_named_next_to_others(capacity: dict[str, str]) -> None:
+    found = check(facts(node("a"), node("b", capacity=capacity)))
+    assert found["gpus"].message == "8 x MI300X in spx_nps1 on 1 node; MI300X in spx_nps1 on 1 node"
+    assert found["gpuResources"].status == "warning"
+    assert found["gpuResources"].message.endswith("no such resource: b")
+
+
+def test_a_device_plugin_of_others_is_not_taken_for_amds() -> None:
+    images = {"nvcr.io/nvidia/k8s-device-plugin:v0.17.0-amd64": (4, 3), "mirror/amd64/k8s-device-plugin": (1, 0)}
+    assert check(facts(node(), daemon_sets=images))["gpuDriver"].status == "ok"
+    found = check(facts(node(capacity={}), daemon_sets=images))["gpuDriver"]
+    assert found.message == "Neither a device plugin nor a driver offers AMD GPUs"
+    mirrored = {"mirror.example.com/amd/k8s-device-plugin:1": (4, 3)}
+    assert check(facts(node(), daemon_sets=mirrored))["gpuDriver"].status == "warning"
+
+
+TAINT_TEXTS = ("", "true", "1", "on", "No", "null", "1e3", "0x1f", "2026-01-01", "1_0", "a.b", "x-y", "A")
+
+
+@pytest.mark.parametrize("value", TAINT_TEXTS)
+def test_a_toleration_can_be_pasted(value: str) -> None:
+    key = value or "gpu"
+    taint = {"key": key, "value": value, "effect": "NoSchedule"}
+    written = check(facts(node(taints=[taint])))["taints"].remedy.partition("spec.pod.tolerations: ")[2].rstrip(".")
+    (toleration,) = yaml.safe_load(written)
+    expected = {"operator": "Equal", "value": value} if value else {"operator": "Exists"}
+    assert toleration == {"key": key, "effect": "NoSchedule"} | expected
 
 
 @pytest.mark.parametrize("version", ["v1", "v1beta1"])
@@ -173,7 +232,7 @@ def test_nodes_without_gpus_fail() -> None:
 def test_labels_without_resources_fail() -> None:
     found = check(facts(node(capacity={})))
     assert found["gpuResources"].status == "failed"
-    assert "offer no GPUs" in found["gpuResources"].message
+    assert "without GPUs" in found["gpuResources"].message
 
 
 def test_a_missing_labeller_is_a_warning() -> None:

@@ -1,5 +1,6 @@
 """Facts about a cluster, reduced from API objects to what the checks depend on. Pure."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import InvalidOperation
@@ -16,7 +17,11 @@ DRIVER = "gpu.amd.com"
 """AMD's driver for Dynamic Resource Allocation, and its DeviceClass."""
 VIRTUAL = "feature.node.kubernetes.io/amd-vgpu"
 """Node Feature Discovery's label for virtual functions."""
-_KEPT_LABELS = ("amd.com/gpu.", "beta.amd.com/gpu.", "feature.node.kubernetes.io/amd-", "metricsexporter.amd.com.gpu.")
+HAS_GPU = "feature.node.kubernetes.io/amd-gpu"
+"""Node Feature Discovery's label for other GPUs. AMD's network cards have amd-nic and amd-vnic."""
+_BY_LABELLER = ("amd.com/gpu.", "beta.amd.com/gpu.")
+_KEPT_LABELS = (*_BY_LABELLER, HAS_GPU, VIRTUAL, "metricsexporter.amd.com.gpu.")
+_GPU_RESOURCE = re.compile(r"amd\.com/(?:gpu|[sdtqc]px_nps\d+)")
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,12 @@ class Node:
         return self.is_ready and not self.is_cordoned
 
     def has_gpus(self) -> bool:
-        """Whether a resource or label of AMD's says so."""
-        return any(self.capacity.values()) or any(name.startswith(_KEPT_LABELS[:3]) for name in self.labels)
+        """Whether a resource or label of AMD's GPUs says so."""
+        return (
+            any(count for name, count in self.capacity.items() if is_gpu_resource(name))
+            or any(name.startswith(_BY_LABELLER) for name in self.labels)
+            or any(self.labels.get(name) == "true" for name in (HAS_GPU, VIRTUAL))
+        )
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,11 @@ class ClusterFacts:
     services: Mapping[str, bool] | Unread = field(default_factory=dict)
     local_queues: tuple[str, ...] | Unread = ()
     namespace: str = "default"
+
+
+def is_gpu_resource(name: str) -> bool:
+    """Return whether the extended resource is GPUs, which `amd.com/nic` and AMD's FPGAs are not."""
+    return _GPU_RESOURCE.fullmatch(name) is not None
 
 
 def read_node(body: Object) -> Node:

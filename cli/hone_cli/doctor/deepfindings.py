@@ -64,7 +64,8 @@ def _report_unanswered(probed: Probed, images: Mapping[str, str]) -> list[Findin
         failed = Finding("images", "failed", message, remedy)
         return [*report_impossible("the pod's image can't be pulled", remedy)[:2], failed]
     remedies = {
-        "PodRefused": "Use a namespace (-n) in which you may create, read and delete pods and read their logs.",
+        "RightsMissing": "Use a namespace (-n) in which you may create, read and delete pods.",
+        "PodRefused": "Change what the message names, such as a quota or a policy, or use another namespace (-n).",
         "Timeout": "If all GPUs are in use, run it again when one is free, or set --timeout or --node. The first pull "
         "of the runtime image takes minutes.",
     }

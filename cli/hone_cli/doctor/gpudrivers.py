@@ -1,11 +1,16 @@
 """What offers the GPUs to Kubernetes: AMD's labeller, device plugin, or driver for claims. Pure."""
 
+import re
+
 from hone_cli.doctor.clusterfacts import DRIVER, ClusterFacts, find_properties
 from hone_cli.doctor.findings import Finding, Unread, count_nodes, join_names, report_unread
 from hone_cli.doctor.gpus import CLAIMED, count_gpus
 
 LABELLER, PLUGIN, CLAIMER = "labeller", "k8s-device-plugin", "dra-driver"
 """Parts of the names and tags of AMD's images."""
+_MAKERS = re.compile(r"rocm.*|amd|amdgpu.*")
+"""Words of AMD's images, or of a mirror's path. `amd64` is every maker's."""
+_WORDS = re.compile(r"[^a-z0-9]+")
 
 
 def check_gpu_drivers(facts: ClusterFacts) -> list[Finding]:
@@ -90,7 +95,7 @@ def _find_pods(facts: ClusterFacts, part: str) -> tuple[int, int] | None:
 def _is_image(image: str, part: str) -> bool:
     if part == PLUGIN and LABELLER in image:  # rocm/k8s-device-plugin:labeller-latest is the labeller
         return False
-    return part in image and ("rocm" in image or "amd" in image)
+    return part in image and any(_MAKERS.fullmatch(word) for word in _WORDS.split(image))
 
 
 def _judge_pods(message: str, pods: tuple[int, int] | None) -> Finding:

@@ -5,7 +5,7 @@ from collections import Counter
 
 from hone_api.gpus import DEVICE_IDS
 
-from hone_cli.doctor.clusterfacts import AMD, VIRTUAL, ClusterFacts, Device, Node, Taint, find_properties
+from hone_cli.doctor.clusterfacts import VIRTUAL, ClusterFacts, Device, Node, Taint, find_properties, is_gpu_resource
 from hone_cli.doctor.findings import Finding, Unread, count_nodes, join_names, report_unread
 
 DEFAULT = "amd.com/gpu"
@@ -17,8 +17,6 @@ UNHEALTHY, REPARTITIONING = "amd-gpu-unhealthy", "amd-dcm"
 CONFLICT = "gpu.amd.com/memory-partition-conflict"
 """AMD's driver sets this taint on partitions that it could make, while others of their GPU are in use."""
 
-_PARTITION = re.compile(r"[sdtqc]px_nps\d+")
-_RESOURCE = re.compile(rf"{AMD}(?:gpu|{_PARTITION.pattern})")
 _STATE = re.compile(r"metricsexporter\.amd\.com\.gpu\.(.+)\.state")
 
 
@@ -32,14 +30,9 @@ def check_gpus(facts: ClusterFacts) -> list[Finding]:
         return [_report_none(facts)]
     return [
         _check_products(nodes, devices),
-        *_check_resources(facts.version, nodes, devices),
+        *_check_resources(facts, nodes, devices),
         _check_health(nodes, devices),
     ]
-
-
-def is_gpu_resource(name: str) -> bool:
-    """Return whether the extended resource is GPUs, which `amd.com/nic` is not."""
-    return _RESOURCE.fullmatch(name) is not None
 
 
 def name_products(node: Node) -> list[str]:
@@ -77,16 +70,15 @@ def _report_none(facts: ClusterFacts) -> Finding:
 
 
 def _check_products(nodes: list[Node], devices: tuple[Device, ...]) -> Finding:
-    groups: dict[str, list[Node]] = {}
+    groups: dict[tuple[str, bool], list[int]] = {}
     for node in nodes:
         partitions = find_properties(node, "compute-memory-partition")
         words = " + ".join(name_products(node)) + (f" in {' + '.join(partitions)}" if partitions else "")
-        groups.setdefault(words, []).append(node)
+        count = count_gpus(node, is_capacity=True)
+        groups.setdefault((words, not count), []).append(count)
     parts = [
-        f"{sum(count_gpus(node, is_capacity=True) for node in those)} x {words} on {count_nodes(len(those))}"
-        if any(count_gpus(node, is_capacity=True) for node in those)
-        else f"{words} on {count_nodes(len(those))}"
-        for words, those in sorted(groups.items())
+        ("" if is_uncounted else f"{sum(counts)} x ") + f"{words} on {count_nodes(len(counts))}"
+        for (words, is_uncounted), counts in sorted(groups.items())
     ]
     claimed: Counter[str] = Counter(
         DEVICE_IDS.get(device.device_id, device.product or "unnamed GPU")
@@ -97,7 +89,7 @@ def _check_products(nodes: list[Node], devices: tuple[Device, ...]) -> Finding:
     return Finding("gpus", "ok", "; ".join(parts))
 
 
-def _check_resources(version: tuple[int, int], nodes: list[Node], devices: tuple[Device, ...]) -> list[Finding]:
+def _check_resources(facts: ClusterFacts, nodes: list[Node], devices: tuple[Device, ...]) -> list[Finding]:
     offered: Counter[str] = Counter()
     holders: Counter[str] = Counter()
     for node in nodes:
@@ -106,6 +98,13 @@ def _check_resources(version: tuple[int, int], nodes: list[Node], devices: tuple
                 offered[name] += count
                 holders[name] += 1
     words = "; ".join(f"{name}: {offered[name]} on {count_nodes(holders[name])}" for name in sorted(offered))
+    closed = sorted(node.name for node in nodes if count_gpus(node) and not node.takes_pods)
+    bare = _find_bare(nodes, devices)
+    if offered and len(closed) == sum(bool(count_gpus(node)) for node in nodes) and not _is_claimable(facts, devices):
+        message = f"{words}; none of the nodes can take pods: {join_names(closed)}"
+        return [Finding("gpuResources", "failed", message, "See the check nodes: these are not ready or cordoned.")]
+    if closed:
+        words += f"; of these nodes {len(closed)} can't take pods: {join_names(closed)}"
     if offered[DEFAULT]:
         partitioned = {
             each
@@ -118,40 +117,60 @@ def _check_resources(version: tuple[int, int], nodes: list[Node], devices: tuple
             words += f". Each of {DEFAULT} is a partition ({', '.join(sorted(partitioned))}), not a full GPU"
         others = sorted(offered.keys() - {DEFAULT})
         remedy = f"For partitions set spec.resources.gpuResource: {' or '.join(others)}." if others else ""
-        return [Finding("gpuResources", "ok", words, remedy)]
+        if bare:
+            words += f". {count_nodes(len(bare))} with AMD's labels and no such resource: {join_names(bare)}"
+            remedy = f"Look at the pods of AMD's device plugin on nodes without the resource. {remedy}".strip()
+        return [Finding("gpuResources", "warning" if bare else "ok", words, remedy)]
     if offered:
+        without = f"; {count_nodes(len(bare))} with AMD's labels and neither: {join_names(bare)}" if bare else ""
         return [
             Finding(
                 "gpuResources",
                 "warning",
                 f"{words}; {DEFAULT}, the default of spec.resources.gpuResource, is offered by no node "
-                "(the device plugin's strategy is `mixed`)",
+                f"(the device plugin's strategy is `mixed`){without}",
                 f"Set spec.resources.gpuResource: {' or '.join(sorted(offered))} in each object.",
             )
         ]
     if devices:
-        return [_check_claimed(version, devices)]
+        return [_check_claimed(facts, devices)]
     known = {name for node in nodes for name in node.capacity if is_gpu_resource(name)}
     if known:
         message = f"The nodes know {', '.join(sorted(known))}, and 0 are allocatable"
         remedy = "Look at the device plugin's pods: either the plugin has stopped, or all GPUs are unhealthy."
     else:
-        message = f"{count_nodes(len(nodes))} have AMD's labels, and offer no GPUs: {join_names(n.name for n in nodes)}"
+        message = f"{count_nodes(len(nodes))} with AMD's labels and without GPUs: {join_names(n.name for n in nodes)}"
         remedy = "Install AMD's device plugin or GPU operator, and look at its pods on these nodes."
     return [Finding("gpuResources", "failed", message, remedy)]
 
 
-def _check_claimed(version: tuple[int, int], devices: tuple[Device, ...]) -> Finding:
+def _find_bare(nodes: list[Node], devices: tuple[Device, ...]) -> list[str]:
+    """Return the nodes that have labels of GPUs, and offer and know none in any way."""
+    claimed = {device.node for device in devices}
+    return [node.name for node in nodes if not count_gpus(node, is_capacity=True) and node.name not in claimed]
+
+
+def _is_claimable(facts: ClusterFacts, devices: tuple[Device, ...]) -> bool:
+    """Return whether a device that claims can get may be on a node that takes pods."""
+    nodes = () if isinstance(facts.nodes, Unread) else facts.nodes
+    closed = {node.name for node in nodes if not node.takes_pods}
+    return any(device.node not in closed for device in devices)
+
+
+def _check_claimed(facts: ClusterFacts, devices: tuple[Device, ...]) -> Finding:
     message = (
         f"{len(devices)} devices by Dynamic Resource Allocation on "
         f"{count_nodes(len({device.node for device in devices}))}; {DEFAULT} is offered by no node"
     )
-    if version >= CLAIMED_SINCE:
+    if not _is_claimable(facts, devices):
+        message += f"; none of the nodes can take pods: {join_names({device.node for device in devices})}"
+        return Finding("gpuResources", "failed", message, "See the check nodes: these are not ready or cordoned.")
+    if facts.version >= CLAIMED_SINCE:
         return Finding("gpuResources", "warning", message, f"Set spec.resources.gpuResource: {CLAIMED} in each object.")
     return Finding(
         "gpuResources",
         "failed",
-        f"{message}, and Kubernetes {version[0]}.{version[1]} makes no claims for extended resources",
+        f"{message}, and Kubernetes {facts.version[0]}.{facts.version[1]} makes no claims for extended resources",
         f"Upgrade to Kubernetes {CLAIMED_SINCE[0]}.{CLAIMED_SINCE[1]}, or install AMD's device plugin in place of the "
         "driver: one excludes the other.",
     )

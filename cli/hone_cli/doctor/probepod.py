@@ -18,10 +18,10 @@ from urllib3.exceptions import HTTPError
 
 from hone_cli import output
 from hone_cli.cluster import Cluster
-from hone_cli.doctor.clusterfacts import ClusterFacts, Node, Object
+from hone_cli.doctor.clusterfacts import ClusterFacts, Node, Object, is_gpu_resource
 from hone_cli.doctor.collecting import describe_error, read
 from hone_cli.doctor.findings import Unread
-from hone_cli.doctor.gpus import CLAIMED, CLAIMED_SINCE, DEFAULT, count_gpus, is_gpu_resource, is_unhealthy
+from hone_cli.doctor.gpus import CLAIMED, CLAIMED_SINCE, DEFAULT, count_gpus, is_unhealthy
 
 LABEL, CONTAINER = "hone.dev/doctor", "doctor"
 SCRIPT = Path(__file__).with_name("podscript.py")
@@ -135,7 +135,7 @@ def probe(cluster: Cluster, image: str, target: Target, hub: str, images: Sequen
         try:
             if missing := _find_missing_rights(cluster):
                 error = f"you may not {', '.join(missing)} pods in namespace {cluster.namespace}"
-                return Probed(target, reason="PodRefused", error=error)
+                return Probed(target, reason="RightsMissing", error=error)
             may_exist = True
             read(cluster, place, method="POST", body=body)
             output.hint(f"Pod {name} in namespace {cluster.namespace} checks {target.node or 'a node'} …")
