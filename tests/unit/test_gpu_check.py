@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 from hone_api import gpucheck
-from hone_api.gpucheck import REQUIRED, RESOURCE, Problem, describe_closed_devices, find_problem
+from hone_api.gpucheck import REQUIRED, RESOURCE, Problem, collecting, describe_closed_devices, find_problem
 from hone_api.gpucheck.collecting import ask_torch, open_device
 from hone_api.gpucheck.facts import Device, DeviceFile, Facts, Torch, vendor_of
 from hone_api.gpucheck.judgement import judge_files, judge_torch
@@ -81,7 +82,7 @@ CASES: dict[str, tuple[Facts, str, str]] = {
     "fewer than asked for": (facts(wanted=2), "torch sees 1 (torch 2.13.0 for HIP 7.2, amdgpu driver 6.16.6)", "ROCm"),
     "hidden": (
         facts(wanted=2, visible={"HIP_VISIBLE_DEVICES": "0"}),
-        "HIP_VISIBLE_DEVICES is '0', which shows torch 1",
+        "HIP_VISIBLE_DEVICES is '0', with which torch sees 1",
         "Remove HIP_VISIBLE_DEVICES from spec.pod.env",
     ),
     "GPUs of a resource whose name does not tell the vendor": (
@@ -91,9 +92,35 @@ CASES: dict[str, tuple[Facts, str, str]] = {
     ),
     "all hidden": (
         facts(visible={"CUDA_VISIBLE_DEVICES": "-1"}, torch=replace(GOOD, seen=0)),
-        "CUDA_VISIBLE_DEVICES is '-1', which shows torch 0",
+        "CUDA_VISIBLE_DEVICES is '-1', with which torch sees 0",
         "Remove CUDA_VISIBLE_DEVICES",
     ),
+    "an index that there is not": (
+        facts(visible={"HIP_VISIBLE_DEVICES": "3"}, torch=replace(GOOD, seen=0)),
+        "HIP_VISIBLE_DEVICES is '3', with which torch sees 0",
+        "Remove HIP_VISIBLE_DEVICES",
+    ),
+    "indices of a whole machine": (
+        facts(wanted=2, visible={"CUDA_VISIBLE_DEVICES": "4,5"}, torch=replace(GOOD, seen=0)),
+        "CUDA_VISIBLE_DEVICES is '4,5', with which torch sees 0",
+        "Remove CUDA_VISIBLE_DEVICES",
+    ),
+    "an index twice": (
+        facts(wanted=2, visible={"HIP_VISIBLE_DEVICES": "0,0"}),
+        "HIP_VISIBLE_DEVICES is '0,0', with which torch sees 1",
+        "Remove HIP_VISIBLE_DEVICES",
+    ),
+    "the name of a GPU": (
+        facts(visible={"ROCR_VISIBLE_DEVICES": "GPU-deadbeef"}, torch=replace(GOOD, seen=0)),
+        "ROCR_VISIBLE_DEVICES is 'GPU-deadbeef', with which torch sees 0",
+        "Remove ROCR_VISIBLE_DEVICES",
+    ),
+    "all that it has are shown": (
+        facts(visible={"HIP_VISIBLE_DEVICES": " 0, 1"}, torch=replace(GOOD, seen=0)),
+        "torch sees 0 (torch 2.13.0 for HIP 7.2",
+        "compatibility matrix",
+    ),
+    "a driver that hangs": (facts(torch="no answer within 600 s"), "no answer within 600 s", "`dmesg`"),
     "empty is not set for HIP": (
         facts(visible={"HIP_VISIBLE_DEVICES": ""}, torch=replace(GOOD, seen=0)),
         "torch sees 0 (torch 2.13.0 for HIP 7.2",
@@ -229,6 +256,50 @@ def test_on_a_machine_of_ones_own_the_closed_device_is_named(tmp_path: Path) -> 
     assert "kfd can't be opened: No such device or address. Look for amdgpu" in found
 
 
+def make_closed(root: Path, *, kfd: bool, vendor: str, container: str = "") -> Path:
+    make_devices(root)
+    if not kfd:
+        (root / "dev/kfd").unlink()
+    maker = root / "sys/class/drm/renderD128/device/vendor"
+    maker.parent.mkdir(parents=True)
+    maker.write_text(f"{vendor}\n")
+    if container:
+        (root / container).parent.mkdir(exist_ok=True)
+        (root / container).touch()
+    return root
+
+
+@pytest.mark.parametrize(
+    ("kfd", "vendor", "container", "group", "expected"),
+    [
+        (False, "0x8086", "", 992, None),
+        (False, "0x1002", "", 992, None),
+        (True, "0x10de", "", 992, None),
+        (True, "0x1002", "", 992, "Run `sudo usermod"),
+        (True, "0x1002", ".dockerenv", 992, "Start the container with `--group-add 992`"),
+        (True, "0x1002", "run/.containerenv", 65534, "podman run --group-add keep-groups"),
+    ],
+)
+def test_only_closed_files_of_amd_are_reported_with_what_opens_them(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kfd: bool,
+    vendor: str,
+    container: str,
+    group: int,
+    expected: str | None,
+) -> None:
+    def open_closed(path: Path) -> DeviceFile | None:
+        denied = errno.EACCES if "renderD" in path.name else 0
+        return DeviceFile(str(path), denied, 0o660, 0, group) if path.exists() else None
+
+    root = make_closed(tmp_path, kfd=kfd, vendor=vendor, container=container)
+    monkeypatch.setattr(collecting, "open_device", open_closed)
+    found = describe_closed_devices(root)
+    assert (found is None) == (expected is None)
+    assert (expected or "") in (found or "")
+
+
 # The other user can't read this checkout, so the process becomes that user after its imports.
 AS_ANOTHER_USER = """
 import os, sys
@@ -308,6 +379,32 @@ def test_torch_is_asked_in_a_process_of_its_own(tmp_path: Path, more: str, expec
         return
     assert (found.hip, found.seen, found.architectures) == (expected, 2, ("gfx942",))
     assert found.devices == (Device("MI300X", "gfx942:xnack-"),)
+
+
+def test_a_process_that_can_not_be_ended_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torch.py").write_text(FAKE + "time.sleep(600)")
+    left: list[subprocess.Popen[bytes]] = []
+    kill = subprocess.Popen.kill
+    monkeypatch.setattr(subprocess.Popen, "kill", lambda process: left.append(process))
+    monkeypatch.setattr(collecting, "END_SECONDS", 0.1)
+    try:
+        assert "no answer" in str(ask_torch({**os.environ, "PYTHONPATH": f"{tmp_path}:{CRDS}"}, 1, 0.1))
+        assert left[0].poll() is None
+    finally:
+        for process in left:
+            kill(process)
+            process.wait()
+
+
+def test_an_answer_is_read_while_a_child_of_the_process_lives_on(tmp_path: Path) -> None:
+    child = tmp_path / "child"
+    fork = "pid = os.fork()\nif not pid:\n    time.sleep(600)\n    os._exit(0)\n"
+    fork += f"open({str(child)!r}, 'w').write(str(pid))\n"
+    (tmp_path / "torch.py").write_text(FAKE + fork)
+    try:
+        assert not isinstance(ask_torch({**os.environ, "PYTHONPATH": f"{tmp_path}:{CRDS}"}, 1, 300.0), str)
+    finally:
+        os.kill(int(child.read_text()), signal.SIGKILL)  # there is such a process still
 
 
 def fake_torch(**cuda: Any) -> Any:

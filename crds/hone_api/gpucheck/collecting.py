@@ -9,19 +9,26 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 from .facts import REQUIRED, RESOURCE, Device, DeviceFile, Facts, Problem, Torch
-from .judgement import DENIED, LONGEST_WORDS, judge_files, judge_torch
+from .judgement import DENIED, LONGEST_WORDS, OVERFLOW_ID, judge_files, judge_torch
 
 log = logging.getLogger(__name__)
 
 PROBE_SECONDS = 600.0
 """The first import of torch from a slow disk takes minutes, and each GPU some seconds."""
+END_SECONDS = 5.0
+"""For the end of a killed process. One that waits for a driver which hangs does not end, and is left."""
 HIDING = ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
 DEFAULT_RESOURCE = "amd.com/gpu"
+AMD = "0x1002"
+"""AMD's number as a maker of PCI devices."""
 
 Ask = Callable[[Mapping[str, str], int], Torch | str]
 
@@ -30,30 +37,60 @@ def ask_torch(environ: Mapping[str, str], wanted: int, seconds: float = PROBE_SE
     """Return what torch sees and whether the first `wanted` GPUs compute, or how the child ended without an answer."""
     reading, writing = os.pipe()  # what libraries print goes elsewhere
     command = [sys.executable, "-m", f"{__package__}.probe", str(wanted), str(writing)]
-    with open(reading) as answer:
+    with _open_unnamed_file() as printed:
         try:
-            done = subprocess.run(
+            process = subprocess.Popen(
                 command,
                 env=dict(environ),
                 pass_fds=[writing],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                timeout=seconds,
-                check=False,
+                stderr=printed,
             )
-        except subprocess.TimeoutExpired:
-            return f"no answer within {seconds:.0f} s"
+            code = _await_end(process, seconds)
+            answer = _read_what_is_there(reading)
         finally:
             os.close(writing)
+            os.close(reading)
+        if code is None:
+            return f"no answer within {seconds:.0f} s"
         try:
-            return read_answer(answer.read())
+            return read_answer(answer)
         except (ValueError, KeyError, TypeError):
-            said = done.stderr.decode(errors="replace")
+            printed.seek(0)
+            said = printed.read().decode(errors="replace")
     log.warning("The check of torch printed: %s", said)
     words = " ".join(said.split()).replace(". ", ", ")[-LONGEST_WORDS:].rstrip(". ")
-    ended = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+    ended = f"signal {-code}" if code < 0 else f"exit code {code}"
     return f"{ended}{f': {words}' if words else ''}"
+
+
+def _open_unnamed_file() -> IO[bytes]:
+    """Return a file in memory, since a pod need not have a folder that can be written to."""
+    if sys.platform == "linux":
+        return open(os.memfd_create("printed"), "w+b")
+    return tempfile.TemporaryFile()
+
+
+def _await_end(process: "subprocess.Popen[bytes]", seconds: float) -> int | None:
+    """Return the exit code; None where the process was killed for its slowness, whether or not it ended."""
+    try:
+        return process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=END_SECONDS)
+        return None
+
+
+def _read_what_is_there(pipe: int) -> str:
+    """Return what was written to a pipe, also while another process has it open."""
+    os.set_blocking(pipe, False)
+    found = b""
+    with suppress(BlockingIOError):
+        while part := os.read(pipe, 1 << 16):
+            found += part
+    return found.decode(errors="replace")
 
 
 def read_answer(text: str) -> Torch:
@@ -80,9 +117,21 @@ def open_device(path: Path) -> DeviceFile | None:
     return found
 
 
+def list_render_files(root: Path) -> list[Path]:
+    """Return the render files that are, or may be, of AMD's GPUs: other makers' drivers have such files as well."""
+    return [path for path in sorted((root / "dev/dri").glob("renderD*")) if _may_be_amds(root, path.name)]
+
+
+def _may_be_amds(root: Path, name: str) -> bool:
+    try:
+        return (root / "sys/class/drm" / name / "device/vendor").read_text().strip() == AMD
+    except OSError:
+        return True
+
+
 def collect_files(wanted: int, resource: str, environ: Mapping[str, str], root: Path) -> Facts:
     """Return the facts that need no torch. `root` is / but for tests."""
-    render = (open_device(path) for path in sorted((root / "dev/dri").glob("renderD*")))
+    render = (open_device(path) for path in list_render_files(root))
     try:
         driver = (root / "sys/module/amdgpu/version").read_text().strip() or None
     except OSError:
@@ -116,14 +165,25 @@ def find_problem(environ: Mapping[str, str], ask: Ask = ask_torch, root: Path = 
 
 def describe_closed_devices(root: Path = Path("/")) -> str | None:
     """Return why a person on a machine of their own can't open its AMD GPUs; None where that is not the case."""
-    paths = [root / "dev/kfd", *sorted((root / "dev/dri").glob("renderD*"))]
-    closed = next((file for path in paths if (file := open_device(path)) and file.error), None)
+    kfd = open_device(root / "dev/kfd")
+    if kfd is None:  # GPUs of other makers, which this can't judge
+        return None
+    render = (open_device(path) for path in list_render_files(root))
+    closed = next((file for file in (kfd, *render) if file and file.error), None)
     if closed is None:
         return None
     found = f"{closed.path} can't be opened: {os.strerror(closed.error)}"
     if closed.error not in DENIED:
         return f"{found}. Look for amdgpu in the output of `dmesg`"
-    return (
-        f"{found} (it belongs to group {closed.group}). Run `sudo usermod --append --groups render,video $USER` and "
-        "log in again"
-    )
+    return f"{found} (it belongs to group {closed.group}). {_remedy_for_closed(closed, root)}"
+
+
+def _remedy_for_closed(file: DeviceFile, root: Path) -> str:
+    if not any((root / name).exists() for name in (".dockerenv", "run/.containerenv")):
+        return "Run `sudo usermod --append --groups render,video $USER` and log in again"
+    if file.group == OVERFLOW_ID:
+        return (
+            "The container lacks your groups: start it with `podman run --group-add keep-groups`, as a user of the "
+            "groups render and video"
+        )
+    return f"Start the container with `--group-add {file.group}`"

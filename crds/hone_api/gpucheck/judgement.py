@@ -23,6 +23,10 @@ OPEN_TO_ALL = (
 NOT_REAL = (
     "Where the cluster's GPUs are not real, set the chart's value runtime.requireGpus: false to compute on the CPU."
 )
+_LOOK_AT_NODE = (
+    "See on the node what else uses the GPU (`rocm-smi --showpids`) and what the driver reports (`dmesg`); run "
+    "`kubectl cordon NODE` to have other nodes used meanwhile"
+)
 IMAGE = "Name an image in spec.pod.image, or in the chart's values for all objects (runtime.image, runtime.vllmImage),"
 
 
@@ -51,7 +55,8 @@ def judge_torch(facts: Facts) -> Problem | None:
     torch = facts.torch
     if not isinstance(torch, Torch):
         cause = f"{_asked(facts)}, and the check whether torch can use them ended without a result: {torch}"
-        return Problem(cause, f"{_remedy_for_versions(facts)} The log has all that it printed.")
+        remedy = f"{_LOOK_AT_NODE}. {_remedy_for_versions(facts)}"
+        return Problem(cause, f"{remedy} The log has all that the check printed.")
     return (
         _judge_build(facts, torch) or _judge_count(facts, torch) or _judge_devices(facts, torch)
     ) or _judge_collectives(facts, torch)
@@ -71,16 +76,24 @@ def _judge_count(facts: Facts, torch: Torch) -> Problem | None:
     if torch.seen >= facts.wanted:
         return None
     for name, value in facts.visible.items():
-        # A negative number ends the list. HIP takes an empty value for one that is not set.
-        shown = list(takewhile(lambda entry: entry.strip() and not entry.strip().startswith("-"), value.split(",")))
-        if len(shown) < facts.wanted and (value or not torch.hip):
-            cause = f"{_asked(facts)}, and {name} is {value!r}, which shows torch {torch.seen}"
+        # HIP takes an empty value for one that is not set.
+        if (value or not torch.hip) and _count_shown(facts, value) < facts.wanted:
+            cause = f"{_asked(facts)}, and {name} is {value!r}, with which torch sees {torch.seen}"
             return Problem(cause, f"Remove {name} from spec.pod.env: a pod sees no other GPUs than its own.")
     if denied := _denied(facts):
         return _explain_denied(facts, denied)
     words = f": {_shorten(torch.error)}" if torch.error else ""
     cause = f"{_asked(facts)}, and torch sees {torch.seen}{words} ({_versions(facts, torch)})"
     return Problem(cause, _remedy_for_versions(facts))
+
+
+def _count_shown(facts: Facts, value: str) -> int:
+    """Return how many GPUs of the pod a list of indices shows for certain. An index that there is not ends the list.
+
+    A pod has the GPUs that it asks for, and more only where it has more device files. Names of GPUs are not known here.
+    """
+    there = {str(index) for index in range(max(facts.wanted, len(facts.render)))}
+    return len(set(takewhile(there.__contains__, (entry.strip() for entry in value.split(",")))))
 
 
 def _judge_devices(facts: Facts, torch: Torch) -> Problem | None:
@@ -95,8 +108,7 @@ def _judge_devices(facts: Facts, torch: Torch) -> Problem | None:
         cause = f"{_asked(facts)}, and {which} does not compute: {_shorten(device.error)} ({_versions(facts, torch)})"
         return Problem(
             cause,
-            "See on the node what else uses the GPU (`rocm-smi --showpids`) and what the driver reports (`dmesg`); run "
-            f"`kubectl cordon NODE` to have other nodes used meanwhile. {_remedy_for_versions(facts)}",
+            f"{_LOOK_AT_NODE}. {_remedy_for_versions(facts)}",
         )
     return None
 
