@@ -1,15 +1,18 @@
 """`make accept-gpu`: runs on this machine's GPU what README and docs call unchecked, and writes a report to send back.
 
-Exit codes: 0 no step failed, 1 a step failed, 2 wrong usage, or torch sees no GPU that works, 130 interrupted.
+Exit codes: 0 no step failed, 1 a step failed, 2 wrong usage, or torch sees no GPU or one that does not work, 130
+interrupted.
 """
 
 import argparse
+import contextlib
 import datetime
 import os
 import shutil
+import signal
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +24,34 @@ from acceptance.runner import run_step
 
 NEEDS_NO_GPU = ("doctor", "image")
 INPUTS = "inputs"
+UNENDED = "it had begun when this was written: it runs still, or this run was killed or the machine went down during it"
 FAILED, UNUSABLE, INTERRUPTED = 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the steps and return the exit code."""
+    """Run the steps and return the exit code. SIGTERM and SIGHUP stop the run as Ctrl-C does."""
     options = parse(arguments)
+    with interrupted_by_signals():
+        return run_chosen(options)
+
+
+@contextlib.contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """Raise KeyboardInterrupt at the signals that end a session, a container or a service."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_chosen(options: argparse.Namespace) -> int:
+    """Look at the machine, run the steps, and remove what they made. Return the exit code."""
     print("Looking at the machine", flush=True)
     facts = redact_values(machine.collect_facts(os.environ), os.environ)
     seen = facts["torch"]
@@ -85,6 +110,8 @@ def run_all(context: Context, chosen: Sequence[Step], facts: Mapping[str, Any], 
     try:
         for step in chosen:
             print(f"{step.title} …", flush=True)
+            results[step.name] = _not_run(UNENDED)
+            write()  # so that a crash of the machine leaves the name of the step that it came in
             results[step.name] = _not_run("it was interrupted")
             results[step.name] = _run(step, context, output, unusable)
             write()
@@ -100,7 +127,7 @@ def run_all(context: Context, chosen: Sequence[Step], facts: Mapping[str, Any], 
     else:
         write(is_complete=True)
     if unusable:
-        print(f"No GPU can be used: {unusable}. `hone doctor --local` says what to do.", file=sys.stderr)
+        print(f"The GPUs can't be used: {unusable}. See also `hone doctor --local`.", file=sys.stderr)
     print(f"Send back {output / 'report.json'} and {output / 'report.html'}.")
     has_failed = any(result["status"] == "failed" for result in results.values())
     return code or (FAILED if has_failed else 0)
@@ -109,7 +136,7 @@ def run_all(context: Context, chosen: Sequence[Step], facts: Mapping[str, Any], 
 def _run(step: Step, context: Context, output: Path, unusable: str) -> dict[str, Any]:
     """Return the result of a step, whatever happens in this process."""
     if unusable and step.name not in NEEDS_NO_GPU:
-        return _not_run(f"no GPU can be used: {unusable}")
+        return _not_run(f"the GPUs can't be used: {unusable}")
     try:
         return run_step(step, context, output / "logs", os.environ)
     except Exception as error:

@@ -36,20 +36,33 @@ def collect_facts(environ: Mapping[str, str], root: Path = Path("/")) -> dict[st
         "packages": {name: version for name in PACKAGES if (version := _find_version(name))},
         "honeCommit": _read_commit(),
         "environment": {name: environ[name] for name in SHOWN if name in environ},
-        "torch": describe_torch(seen),
+        "torch": describe_torch(seen, environ),
     }
 
 
-def describe_torch(seen: Torch | str) -> dict[str, Any]:
-    """Return what torch sees. `unusable`: why no GPU can be used, empty where all compute."""
+def describe_torch(seen: Torch | str, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return what torch sees. `unusable`: why the GPUs can't be used, empty where all compute."""
     if isinstance(seen, str):
         return {"unusable": f"the check of torch ended with {seen}", "vendor": "none", "gpus": []}
-    broken = [f"GPU {number}: {gpu.error}" for number, gpu in enumerate(seen.devices) if gpu.error]
-    unusable = seen.error or "; ".join(broken) or ("" if seen.seen else f"torch {seen.version} sees no GPU")
+    unusable = (
+        seen.error or _describe_broken(seen, environ) or ("" if seen.seen else f"torch {seen.version} sees no GPU")
+    )
     vendor = "none" if not seen.seen else "amd" if seen.hip else "nvidia"
     gpus = [{"name": gpu.name, "architecture": gpu.architecture, "error": gpu.error} for gpu in seen.devices]
     builds = {"version": seen.version, "hip": seen.hip, "cuda": seen.cuda}
     return builds | {"architectures": list(seen.architectures), "unusable": unusable, "vendor": vendor, "gpus": gpus}
+
+
+def _describe_broken(seen: Torch, environ: Mapping[str, str]) -> str:
+    """Return which GPUs do not compute, and how to run without them where others do."""
+    broken = [f"GPU {number}: {gpu.error}" for number, gpu in enumerate(seen.devices) if gpu.error]
+    working = [number for number, gpu in enumerate(seen.devices) if not gpu.error]
+    if not broken or not working:
+        return "; ".join(broken)
+    name = "HIP_VISIBLE_DEVICES" if seen.hip else "CUDA_VISIBLE_DEVICES"
+    shown = environ[name].split(",") if environ.get(name) else [str(number) for number in range(len(seen.devices))]
+    left = ",".join(shown[number].strip() for number in working if number < len(shown))
+    return f"{'; '.join(broken)}; to run on the others, set {name}={left}"
 
 
 def _find_version(name: str) -> str | None:

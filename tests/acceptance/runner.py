@@ -17,6 +17,8 @@ from acceptance.context import HIDING, ROOT, Context
 from acceptance.redaction import find_secrets, redact, redact_values
 
 TAIL_LINES = 40
+END_SECONDS = 20.0
+"""For the end of killed processes. One that waits for a driver which hangs does not end, and is left."""
 MARK = "HONE_ACCEPTANCE_STEP"
 """The variable by which all processes of a step are found when it has ended."""
 TESTS = ROOT / "tests"
@@ -36,10 +38,14 @@ def run_step(step: Step, context: Context, logs: Path, environ: Mapping[str, str
     command = [sys.executable, "-m", "acceptance.perform", step.function, str(asked), str(answered)]
     try:
         with log.open("wb") as out:
-            code = _run(command, make_environment(context, environ), out, step.seconds)
+            code, left = _run(command, make_environment(context, environ), out, step.seconds)
     finally:
         log.write_text(redact(log.read_text(errors="replace"), environ))
     found: dict[str, Any] = redact_values(read_result(answered, code, step.seconds), environ)
+    if left:
+        ids = ", ".join(map(str, sorted(left)))
+        words = f"its processes {ids} can't be ended: look for the driver in the output of `dmesg`"
+        found |= {"status": "failed", "reason": "; ".join(filter(None, (found["reason"], words)))}
     tail = [] if found["status"] == "passed" else log.read_text().splitlines()[-TAIL_LINES:]
     return found | {"seconds": round(time.monotonic() - started, 1), "log": f"logs/{log.name}", "logTail": tail}
 
@@ -67,8 +73,11 @@ def read_result(file: Path, code: int | None, limit: int) -> dict[str, Any]:
         return {"status": "failed", "reason": f"its process ended with {ended} and wrote no result", "figures": {}}
 
 
-def _run(command: list[str], environment: dict[str, str], out: Any, limit: float) -> int | None:
-    """Return the exit code; None when the limit was reached. No process of the step is left, whatever happens."""
+def _run(command: list[str], environment: dict[str, str], out: Any, limit: float) -> tuple[int | None, list[int]]:
+    """Return the exit code, None when the limit was reached, and the processes that could not be ended.
+
+    All processes of the step are killed, whatever happens.
+    """
     mark = uuid.uuid4().hex
     process = subprocess.Popen(
         command,
@@ -78,18 +87,27 @@ def _run(command: list[str], environment: dict[str, str], out: Any, limit: float
         env=environment | {MARK: mark},
         start_new_session=True,
     )
+    code: int | None = None
+    left: list[int] = []
     try:
-        return process.wait(timeout=limit)
-    except subprocess.TimeoutExpired:
-        return None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = process.wait(timeout=limit)
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        while left := find_marked(mark):
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        left = _end_processes(process, mark)
+    return code, left
+
+
+def _end_processes(process: "subprocess.Popen[bytes]", mark: str) -> list[int]:
+    """Kill a process and all that have the mark; return those that do not end."""
+    until = time.monotonic() + END_SECONDS
+    while left := [*find_marked(mark), *([process.pid] if process.poll() is None else [])]:
+        if time.monotonic() > until:
+            return sorted(set(left))
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+    return []
 
 
 def find_marked(mark: str) -> list[int]:

@@ -2,13 +2,14 @@
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from acceptance import __main__ as run
-from acceptance import machine, redaction, report
+from acceptance import machine, redaction, report, runner
 from acceptance.catalogue import STEPS, Step
 from acceptance.context import Context
 from acceptance.runner import make_environment, read_result, run_step
@@ -70,6 +71,14 @@ def test_a_step_is_ended_at_its_limit(run_one: RunOne) -> None:
 def test_no_process_of_a_step_outlives_it(run_one: RunOne, tmp_path: Path) -> None:
     assert run_one("leave")["status"] == "passed"
     assert not is_running(int((tmp_path / "work/left").read_text()))
+
+
+def test_a_process_that_can_not_be_ended_fails_its_step(run_one: RunOne, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "END_SECONDS", 0.0)
+    monkeypatch.setattr(runner, "find_marked", lambda mark: [2**22 + 1])  # no process has so large a number
+    found = run_one("succeed")
+    assert found["status"] == "failed"
+    assert "its processes 4194305 can't be ended" in found["reason"]
 
 
 def test_secrets_are_in_no_log(run_one: RunOne, tmp_path: Path) -> None:
@@ -152,7 +161,39 @@ def test_the_report_is_there_before_and_after_every_step(monkeypatch: pytest.Mon
     monkeypatch.setattr(run, "run_step", lambda *_: run._not_run("") | {"status": "passed"})
     context = Context("gpu", "amd", 1, tmp_path)
     assert run.run_all(context, STEPS, {}, tmp_path, "") == 0
-    assert written == [*range(len(STEPS) + 1), len(STEPS)]
+    assert written == [0, *(count for number in range(len(STEPS)) for count in (number, number + 1)), len(STEPS)]
+
+
+def test_a_report_that_is_left_behind_names_the_step_that_ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    left: list[Any] = []
+
+    def answer(step: Step, *_: Any) -> dict[str, Any]:
+        document = json.loads((tmp_path / "report.json").read_text())
+        left.append((step.name, [each["name"] for each in document["steps"] if each["reason"] == run.UNENDED]))
+        return run._not_run("") | {"status": "passed"}
+
+    monkeypatch.setattr(run, "run_step", answer)
+    assert run.run_all(Context("gpu", "amd", 1, tmp_path), STEPS, {}, tmp_path, "") == 0
+    assert left == [(step.name, [step.name]) for step in STEPS]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_end_of_a_session_interrupts_the_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: signal.Signals
+) -> None:
+    before = signal.getsignal(number)
+
+    def answer(step: Step, *_: Any) -> dict[str, Any]:
+        signal.raise_signal(number)
+        raise AssertionError("the signal was not handled")
+
+    monkeypatch.setattr(run, "run_step", answer)
+    monkeypatch.setattr(machine, "collect_facts", lambda _: {"torch": NO_TORCH | AMD})
+    assert run.main(["--output", str(tmp_path)]) == run.INTERRUPTED
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert found["steps"][0]["reason"] == "it was interrupted"
+    assert not list(tmp_path.glob("work-*"))
+    assert signal.getsignal(number) == before
 
 
 def test_without_a_gpu_that_works_no_step_pretends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -160,7 +201,7 @@ def test_without_a_gpu_that_works_no_step_pretends(monkeypatch: pytest.MonkeyPat
     assert code == 2
     assert {step["status"] for step in found["steps"] if step["name"] not in run.NEEDS_NO_GPU} == {"not run"}
     assert {row["status"] for row in found["rows"]} == {"not run"}
-    assert {step["reason"] for step in found["steps"][2:]} == {"no GPU can be used: GPU 0: hang"}
+    assert {step["reason"] for step in found["steps"][2:]} == {"the GPUs can't be used: GPU 0: hang"}
 
 
 def test_the_cpu_as_a_stand_in_is_said_in_large_letters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -195,8 +236,18 @@ def test_nothing_in_the_page_is_taken_for_html(monkeypatch: pytest.MonkeyPatch, 
     ],
 )
 def test_the_machines_gpus_are_those_that_torch_computes_on(seen: Torch | str, vendor: str, unusable: str) -> None:
-    found = machine.describe_torch(seen)
+    found = machine.describe_torch(seen, {})
     assert (found["vendor"], found["unusable"]) == (vendor, unusable)
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [({}, "0,2"), ({"HIP_VISIBLE_DEVICES": "4,5,6"}, "4,6"), ({"HIP_VISIBLE_DEVICES": ""}, "0,2")],
+)
+def test_a_broken_gpu_among_others_can_be_left_out(shown: dict[str, str], expected: str) -> None:
+    gpus = tuple(Device("MI300X", "gfx942", error) for error in ("", "hang", ""))
+    found = machine.describe_torch(Torch("2.13", hip="7.15", seen=3, devices=gpus), shown)
+    assert found["unusable"] == f"GPU 1: hang; to run on the others, set HIP_VISIBLE_DEVICES={expected}"
 
 
 def test_of_the_environment_only_named_variables_are_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
