@@ -37,6 +37,10 @@ CARD_MEMORY = {
 }
 """Sizes by AMD's data sheets (amd.com/en/products/accelerators/instinct). A partitioned GPU (NPS, CPX) has less."""
 
+COMPUTE_UNITS = {"MI300A": "228", "MI300X": "304", "MI308X": "80", "MI325X": "304", "MI350X": "256", "MI355X": "256"}
+"""Of a whole GPU that can be partitioned, by AMD's data sheets, as labels have them: a partition has fewer. AMD's GPU
+operator makes its labeller name them by default, and partitions only where nodeLabellerArguments names these."""
+
 NOTES = {"MI250X": "a die; each of its two is a device", "MI300A": "shared with the host"}
 
 GPUS = tuple(

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from hone_api.gpus import CARD_MEMORY, DEVICE_IDS, GB, WITHHELD
+from hone_api.gpus import CARD_MEMORY, COMPUTE_UNITS, DEVICE_IDS, GB, WITHHELD
 
 from hone_operator.nodes import Node
 
@@ -42,8 +42,13 @@ def _may_get(node: Node, gpu_resource: str, node_selector: dict[str, str]) -> bo
 
 
 def _has_whole(node: Node, gpu_resource: str, models: frozenset[str]) -> bool:
-    found = [DEVICE_IDS.get(id_) for id_ in properties(node, "device-id")]
-    return bool(found) and set(found) <= models and set(_modes(node, gpu_resource)) <= {"spx"}
+    found = {DEVICE_IDS.get(id_) for id_ in properties(node, "device-id")}
+    if not found or not found <= models:
+        return False
+    if modes := set(_modes(node, gpu_resource)):
+        return modes == {"spx"}
+    units = {COMPUTE_UNITS.get(model or "") for model in found}
+    return len(units) == 1 and units == set(properties(node, "cu-count"))
 
 
 def properties(node: Node, name: str) -> list[str]:

@@ -67,6 +67,24 @@ def test_full_gpus_next_to_partitions_keep_the_default() -> None:
     assert "amd.com/cpx_nps1" in found["gpuResources"].remedy
 
 
+@pytest.mark.parametrize(
+    ("labels", "is_known"),
+    [
+        ({"device-id": "74a1", "cu-count": "304"}, True),
+        ({"device-id": "74a1", "compute-memory-partition": "spx_nps1"}, True),
+        ({"device-id": "740f"}, True),
+        ({"device-id": "74a1"}, False),
+        ({"device-id": "74a1", "cu-count": "38"}, False),
+        ({"device-id": "ffff", "cu-count": "304"}, False),
+        ({"vram": "192G"}, False),
+    ],
+)
+def test_partitions_that_no_label_shows_are_called_unknown(labels: dict[str, str], is_known: bool) -> None:
+    found = check(facts(node(labels={f"amd.com/gpu.{name}": value for name, value in labels.items()})))
+    assert found["gpuResources"].status == "ok"
+    assert ("is not known: no label shows partitions" in found["gpuResources"].message) != is_known
+
+
 def test_virtual_functions_are_named_by_their_device_id() -> None:
     found = check(facts(node(labels=VIRTUAL)))
     assert found["gpus"].message == "8 x MI300X (virtual function) on 1 node"

@@ -42,7 +42,7 @@ def node(device_id: str | None, *, resource: str = GPU, zone: str = "a", **label
     return Node(f"{device_id}-{zone}", allocatable={resource: 8}, labels={**known, **more, "zone": zone})
 
 
-MI300X, MI308X, MI210, UNKNOWN = node("74a1"), node("74a2"), node("740f"), node(None)
+MI300X, MI308X, MI210, UNKNOWN = node("74a1", cu_count="304"), node("74a2", cu_count="80"), node("740f"), node(None)
 MIXED = Node("mixed", {GPU: 2}, {}, {"amd.com/gpu.device-id.74a1": "1", "amd.com/gpu.device-id.740f": "1"})
 
 
@@ -79,8 +79,12 @@ TWO = {"gpus": 2}
     ("nodes", "resources", "selector", "channels"),
     [
         ([MI300X], TWO, {}, "112"),
-        ([node("74b5")], TWO, {}, "112"),  # its virtual function
-        ([node("74a5")], {"gpus": 8}, {}, "112"),
+        ([node("74b5", cu_count="304")], TWO, {}, "112"),  # its virtual function
+        ([node("74a5", cu_count="304")], {"gpus": 8}, {}, "112"),
+        ([node("74a1")], TWO, {}, None),  # no label says whether it is partitioned
+        ([node("74a1", cu_count="38")], TWO, {}, None),
+        ([node("74a1", cu_count="38", compute_memory_partition="spx_nps1")], TWO, {}, "112"),
+        ([MI300X, node("74a1", zone="b")], TWO, {}, None),
         ([MI300X, Node("of CPUs")], TWO, {}, "112"),
         ([node("74a1", compute_memory_partition="spx_nps1")], TWO, {}, "112"),
         ([MI300X], {"gpus": 1}, {}, None),

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 
-from hone_api.gpus import DEVICE_IDS
+from hone_api.gpus import COMPUTE_UNITS, DEVICE_IDS
 
 from hone_cli.doctor.clusterfacts import VIRTUAL, ClusterFacts, Device, Node, Taint, find_properties, is_gpu_resource
 from hone_cli.doctor.findings import Finding, Unread, count_nodes, join_names, report_unread
@@ -13,6 +13,7 @@ DEFAULT = "amd.com/gpu"
 CLAIMED = "deviceclass.resource.kubernetes.io/gpu.amd.com"
 """The extended resource by which Kubernetes makes a claim for a device of AMD's DeviceClass."""
 CLAIMED_SINCE = (1, 36)
+UNPARTITIONED = {"MI210", "MI250X", "Radeon AI PRO R9700"}
 UNHEALTHY, REPARTITIONING = "amd-gpu-unhealthy", "amd-dcm"
 CONFLICT = "gpu.amd.com/memory-partition-conflict"
 """AMD's driver sets this taint on partitions that it could make, while others of their GPU are in use."""
@@ -115,6 +116,11 @@ def _check_resources(facts: ClusterFacts, nodes: list[Node], devices: tuple[Devi
         }
         if partitioned:
             words += f". Each of {DEFAULT} is a partition ({', '.join(sorted(partitioned))}), not a full GPU"
+        unknown = [node.name for node in nodes if node.allocatable.get(DEFAULT) and not _tells_partitions(node)]
+        if unknown:
+            words += (
+                f". Whether {DEFAULT} is a full GPU on {join_names(unknown)} is not known: no label shows partitions"
+            )
         others = sorted(offered.keys() - {DEFAULT})
         remedy = f"For partitions set spec.resources.gpuResource: {' or '.join(others)}." if others else ""
         if bare:
@@ -142,6 +148,15 @@ def _check_resources(facts: ClusterFacts, nodes: list[Node], devices: tuple[Devi
         message = f"{count_nodes(len(nodes))} with AMD's labels and without GPUs: {join_names(n.name for n in nodes)}"
         remedy = "Install AMD's device plugin or GPU operator, and look at its pods on these nodes."
     return [Finding("gpuResources", "failed", message, remedy)]
+
+
+def _tells_partitions(node: Node) -> bool:
+    """Return whether a label tells how its GPUs are partitioned, or that they can't be."""
+    models = {DEVICE_IDS.get(id_) for id_ in find_properties(node, "device-id")}
+    if find_properties(node, "compute-memory-partition") or (models and models <= UNPARTITIONED):
+        return True
+    whole = {COMPUTE_UNITS.get(model or "") for model in models}
+    return bool(models) and set(find_properties(node, "cu-count")) == whole
 
 
 def _find_bare(nodes: list[Node], devices: tuple[Device, ...]) -> list[str]:
