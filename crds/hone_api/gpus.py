@@ -22,6 +22,11 @@ class Gpu:
     memory: int
     note: str = ""
 
+    @property
+    def shares_host_memory(self) -> bool:
+        """Whether the host's memory is the device's."""
+        return self.note == SHARED
+
 
 CARD_MEMORY = {
     "MI210": 64 * GB,
@@ -41,7 +46,8 @@ COMPUTE_UNITS = {"MI300A": "228", "MI300X": "304", "MI308X": "80", "MI325X": "30
 """Of a whole GPU that can be partitioned, by AMD's data sheets, as labels have them: a partition has fewer. AMD's GPU
 operator makes its labeller name them by default, and partitions only where nodeLabellerArguments names these."""
 
-NOTES = {"MI250X": "a die; each of its two is a device", "MI300A": "shared with the host"}
+SHARED = "shared with the host"
+NOTES = {"MI250X": "a die; each of its two is a device", "MI300A": SHARED}
 
 GPUS = tuple(
     Gpu(name, memory - WITHHELD, NOTES.get(name, "")) for name, memory in CARD_MEMORY.items() if name.startswith("MI")

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 from hone_api.gpus import GPUS
-from hone_trainer.memory import advice, optimizers
-from hone_trainer.memory.formulas import FOUR_BITS, FRAGMENTATION, RUNTIME, estimate, host_states
+from hone_trainer.memory import advice, optimizers, text
+from hone_trainer.memory.formulas import FOUR_BITS, FRAGMENTATION, RUNTIME, estimate, host_states, host_states_only
 from hone_trainer.memory.settings import Adapter, Architecture, Settings
 
 LLAMA = Architecture(
@@ -144,6 +144,19 @@ def test_gpus() -> None:
     big = replace(FULL, batch=64, length=4096, checkpointing=False)
     assert len(advice.fitting(estimate(LORA), GPUS)) == len(GPUS)
     assert not advice.fitting(estimate(big), GPUS)
+
+
+def test_states_in_the_hosts_memory_count_on_a_gpu_that_shares_it() -> None:
+    paged = replace(FULL, optimizer="paged_adamw_32bit", pages=True)
+    found, states = estimate(paged), host_states_only(paged)
+    assert states == host_states(paged) > 0
+    for gpu in GPUS:
+        shared = states if gpu.name == "MI300A" else 0
+        assert advice.room(found, gpu, states) == gpu.memory - found.total - shared
+    assert "MI300A" not in {gpu.name for gpu in advice.fitting(found, GPUS, 128 * GIB)}
+    assert "MI300A" in text.sentence(found, 1)
+    assert "MI300A" not in text.sentence(found, 1, uses_host=True)
+    assert host_states_only(replace(LORA, optimizer="paged_adamw_32bit", pages=True)) == 0
 
 
 @pytest.mark.parametrize(

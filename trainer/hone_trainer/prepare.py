@@ -39,7 +39,7 @@ from hone_trainer.checks.rehearsal import rehearse
 from hone_trainer.checks.tokenized import Checker, Split
 from hone_trainer.datareport import Cut
 from hone_trainer.manifest import Inputs
-from hone_trainer.memory import architecture, text
+from hone_trainer.memory import architecture, paging, text
 from hone_trainer.planning import DevicePlan
 from hone_trainer.prepared import PreparedFile
 from hone_trainer.profile import Choice, Device
@@ -119,7 +119,7 @@ def prepare(inputs: Inputs, root: Path, terminal: Terminal, device: Device) -> P
             plan = plan_anew(spec, base, file, device, root)
             file = prepared.write_plan(root, file, plan) if file.has_the_rows_of(plan) else write()
     terminal.note(file.dataset.summary())
-    terminal.note(text.sentence(file.plan.estimate, spec.resources.gpus))
+    terminal.note(text.sentence(file.plan.estimate, spec.resources.gpus, uses_host=paging.is_on_host(spec)))
     for choice in file.plan.profile:
         terminal.note(f"profile: {choice.sentence()}")
     rows = prepared.open_datasets(root)

@@ -72,9 +72,14 @@ def too_large(
     return HoneError(MODEL_TOO_LARGE, message, remedy=f"Set {ways}.")
 
 
-def fitting(found: Estimate, gpus: tuple[Gpu, ...]) -> list[Gpu]:
-    """The GPUs that an estimate fits."""
-    return [gpu for gpu in gpus if fits(found, gpu.memory)]
+def fitting(found: Estimate, gpus: tuple[Gpu, ...], host_bytes: int = 0) -> list[Gpu]:
+    """The GPUs that an estimate fits. `host_bytes`: what a process needs of the host's memory, too."""
+    return [gpu for gpu in gpus if room(found, gpu, host_bytes) >= 0]
+
+
+def room(found: Estimate, gpu: Gpu, host_bytes: int = 0) -> int:
+    """Bytes of a GPU that are left; below 0: that are missing. `host_bytes` count where its memory is the host's."""
+    return gpu.memory - found.total - (host_bytes if gpu.shares_host_memory else 0)
 
 
 def gib(size: float) -> str:

@@ -82,6 +82,11 @@ def host_states(settings: Settings) -> int:
     return _states(settings) if settings.pages else 0
 
 
+def host_states_only(settings: Settings) -> int:
+    """Bytes of those states that are in no part of the estimate. An adapter's count on the device as well."""
+    return 0 if settings.adapter else host_states(settings)
+
+
 def _states(settings: Settings) -> int:
     return optimizers.of(settings.optimizer).state(_trained_here(settings), _trained_bytes(settings))
 

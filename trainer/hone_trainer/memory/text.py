@@ -5,7 +5,7 @@ from hone_api.gpus import GPUS, Gpu
 
 from hone_trainer.memory import advice
 from hone_trainer.memory.advice import gib
-from hone_trainer.memory.formulas import FRAGMENTATION, RUNTIME, estimate, host_states
+from hone_trainer.memory.formulas import FRAGMENTATION, RUNTIME, estimate, host_states, host_states_only
 from hone_trainer.memory.plan import Plan
 from hone_trainer.memory.settings import Adapter, Settings
 
@@ -36,14 +36,18 @@ def not_estimated(why: str) -> str:
     return f"memory: not estimated: {why}"
 
 
-def sentence(found: Estimate | None, gpus: int) -> str:
-    """What is needed, and of how many GPUs or of this machine, in a line."""
+def sentence(found: Estimate | None, gpus: int, *, uses_host: bool = False) -> str:
+    """What is needed, and of how many GPUs or of this machine, in a line.
+
+    `uses_host`: states lie in the host's memory, so that GPUs which share it are not named.
+    """
     if found is None:
         return "memory: not estimated"
     needed = f"memory: about {gib(found.total)} (batch {found.batch}, up to {found.length:,} tokens a row)"
     if not gpus:
         return f"{needed} of the host's"
-    fitting = ", ".join(gpu.name for gpu in advice.fitting(found, GPUS))
+    named = tuple(gpu for gpu in GPUS if not (uses_host and gpu.shares_host_memory))
+    fitting = ", ".join(gpu.name for gpu in advice.fitting(found, named))
     return f"{needed} a device, which fits {fitting or 'no Instinct GPU'}"
 
 
@@ -75,8 +79,9 @@ def table(found: Estimate) -> list[str]:
 
 def verdict(settings: Settings, adapter: Adapter | None, found: Estimate) -> list[str]:
     """Which GPUs it fits, with what is left; if none, what to lower for the largest and for the smallest."""
-    fitting = advice.fitting(found, GPUS)
-    lines = [f"  {_named(gpu):<54}{_room(gpu, found)}" for gpu in GPUS]
+    host = host_states_only(settings)
+    fitting = advice.fitting(found, GPUS, host)
+    lines = [f"  {_named(gpu):<54}{_room(gpu, found, host)}" for gpu in GPUS]
     if fitting:
         return ["Fits" if len(fitting) == len(GPUS) else "Fits some", *lines]
     advised = []
@@ -90,6 +95,6 @@ def _named(gpu: Gpu) -> str:
     return f"{gpu.name}, {gib(gpu.memory)}" + (f" ({gpu.note})" if gpu.note else "")
 
 
-def _room(gpu: Gpu, found: Estimate) -> str:
-    left = gpu.memory - found.total
+def _room(gpu: Gpu, found: Estimate, host: int) -> str:
+    left = advice.room(found, gpu, host)
     return f"{gib(left)} left" if left >= 0 else f"{gib(-left)} too little"
