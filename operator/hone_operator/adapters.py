@@ -10,12 +10,11 @@ from hone_api.listening import join_address
 from hone_api.reasons import CATALOGUE, ENGINE_FAILED, HoneError
 from pydantic import ValidationError
 
-from hone_operator.conditions import timestamp
 from hone_operator.plan import Patch
 from hone_operator.podspec import POD_API_KEY, Volumes, container_security
-from hone_operator.podstate import has_lasted, read_time
 from hone_operator.resolve import Resolved
 from hone_operator.resources import PODS, Object
+from hone_operator.timestamps import has_lasted, read_time, timestamp
 
 CONTAINER = "adapters"
 ANNOTATION = "hone.dev/adapters"

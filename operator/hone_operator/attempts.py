@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from hone_operator import podstate
+from hone_operator import podstate, timestamps
 from hone_operator.failures import failure_of
 from hone_operator.jobview import index_of
 from hone_operator.resources import Object
@@ -50,8 +50,8 @@ def _advance(attempt: Object, ended: Object | None, now: datetime) -> int:
     """Note what is new of an attempt. Returns the seconds that were not counted yet."""
     if "endTime" in attempt:
         return 0
-    since, counted = podstate.read_time(attempt["startTime"]), int(attempt["seconds"])
-    until = (podstate.read_time(ended.get("finishedAt")) if ended else None) or now
+    since, counted = timestamps.read_time(attempt["startTime"]), int(attempt["seconds"])
+    until = (timestamps.read_time(ended.get("finishedAt")) if ended else None) or now
     seconds = max(0, int((until - since).total_seconds())) if since else counted
     # The start is by the clock of the node; the end is as well, so that what was counted too much is taken back.
     more = seconds - counted if ended and ended.get("finishedAt") else max(0, seconds - counted)

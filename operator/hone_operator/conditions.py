@@ -7,11 +7,7 @@ from hone_api.reasons import CATALOGUE
 from hone_operator.plan import Event
 from hone_operator.resources import Object
 from hone_operator.texts import LONGEST_CONDITION, LONGEST_EVENT, cut
-
-
-def timestamp(moment: datetime) -> str:
-    """RFC 3339 in UTC, to the second."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+from hone_operator.timestamps import timestamp
 
 
 class Conditions:

@@ -11,7 +11,6 @@ from hone_api.reasons import API_FAILING, OPERATOR_ERROR, HoneError
 from hone_operator import finetunejob, inferenceservice, logs, stages
 from hone_operator.api import Api, ApiError, NotLeading
 from hone_operator.cache import Cache
-from hone_operator.conditions import timestamp
 from hone_operator.coverage import Coverage
 from hone_operator.dependents import named_jobs
 from hone_operator.execution import Executor, refresh
@@ -38,6 +37,7 @@ from hone_operator.resources import (
 )
 from hone_operator.serviceview import ObservedInferenceService
 from hone_operator.texts import LONGEST_EVENT, cut
+from hone_operator.timestamps import timestamp
 from hone_operator.troubles import TRIES, Trouble, Troubles, crowded, describe, hidden, troubles_alone, unread
 from hone_operator.workqueue import WorkQueue
 

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterable
 from datetime import datetime
 
 from hone_operator.autoscalers import Scaling, is_report, read_report
-from hone_operator.podstate import parse_time, read_time
 from hone_operator.resources import Object
 from hone_operator.texts import cut_all
+from hone_operator.timestamps import parse_time, read_time
 from hone_operator.volumes import MULTI_ATTACH
 
 _TIMES = ("lastTimestamp", "eventTime")

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from hone_api.finetunejob import FineTuneJob
 from hone_api.reasons import INVALID_SPEC, NAME_CONFLICT, HoneError
 
-from hone_operator import children, outputclaims, podlevels, podstate, readiness, stages, trainer, tuning
+from hone_operator import children, outputclaims, podlevels, readiness, stages, timestamps, trainer, tuning
 from hone_operator.attempts import account
 from hone_operator.conditions import Conditions
 from hone_operator.drift import annotation_of, contains, is_current
@@ -120,7 +120,7 @@ def _seconds_kept(observed: ObservedFineTuneJob, status: Object, now: datetime) 
     """Return for how many seconds the Jobs of a finished object are kept; None where none is to be removed."""
     if isinstance(observed.spec, HoneError) or "completionTime" not in status:
         return None
-    seconds, ended = observed.spec.spec.ttl_seconds_after_finished, podstate.read_time(status["completionTime"])
+    seconds, ended = observed.spec.spec.ttl_seconds_after_finished, timestamps.read_time(status["completionTime"])
     if seconds is None or ended is None or not _own_jobs(observed):
         return None
     return (ended + timedelta(seconds=seconds) - now).total_seconds()
@@ -144,8 +144,8 @@ def _settles(view: JobView, now: datetime) -> bool:
     """Whether the Job is about to say that it has ended."""
     if not view.final_end or view.has_ended or view.active:
         return False
-    ended = podstate.read_time(view.final_end)
-    return ended is not None and not podstate.has_lasted(ended, SETTLING, now)
+    ended = timestamps.read_time(view.final_end)
+    return ended is not None and not timestamps.has_lasted(ended, SETTLING, now)
 
 
 def _refuse(observed: ObservedFineTuneJob, conditions: Conditions, reason: str, message: str) -> None:

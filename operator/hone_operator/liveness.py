@@ -7,9 +7,9 @@ from hone_api.reasons import NODE_LOST, STALLED, TRAINER_SILENT, HoneError
 from hone_api.reports import Progress, ProgressReport
 
 from hone_operator import podstate
-from hone_operator.conditions import timestamp
 from hone_operator.nodes import ClusterFacts
 from hone_operator.resources import Object
+from hone_operator.timestamps import parse_time, timestamp
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def judge(
         progress = report.progress
         seconds = step_seconds(progress)
         limit = patience.first_step if seconds is None else max(patience.least, seconds * patience.steps * _SECOND)
-        since = stepped or podstate.parse_time(str(progress.updated_at))
+        since = stepped or parse_time(str(progress.updated_at))
         moments.append(since + limit)
         if now > moments[-1]:
             return Judgement(HoneError(STALLED, _stalled(name, progress, since, limit)), LOOK_AGAIN.total_seconds())

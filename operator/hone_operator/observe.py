@@ -19,6 +19,7 @@ from hone_operator import (
     liveness,
     podstate,
     rollouts,
+    timestamps,
     trainer,
     tuning,
     volumes,
@@ -314,8 +315,8 @@ class Observer:
                 return words
             if view.job is None or view.has_ended or view.active or view.success:
                 continue
-            since = podstate.parse_time(view.job["metadata"]["creationTimestamp"])
-            is_late = podstate.has_lasted(since, podstate.STARTING_PATIENCE, now)
+            since = timestamps.parse_time(view.job["metadata"]["creationTimestamp"])
+            is_late = timestamps.has_lasted(since, podstate.STARTING_PATIENCE, now)
             if is_late and (words := await self._warning_about(view.job)):
                 return words
         return None

@@ -11,7 +11,6 @@ from hone_api.layout import FINETUNEJOB_LABEL, INFERENCESERVICE_LABEL, MANAGED_B
 from hone_api.reasons import CHILD_LEAVING, NAME_CONFLICT, HoneError
 
 from hone_operator.plan import Action, Apply, Patch, name_of
-from hone_operator.podstate import has_lasted, parse_time
 from hone_operator.resources import (
     CHILDREN,
     FINETUNEJOBS,
@@ -24,6 +23,7 @@ from hone_operator.resources import (
     controller_of,
     is_controlled_by,
 )
+from hone_operator.timestamps import has_lasted, parse_time
 
 LEAVING_PATIENCE = timedelta(minutes=1)
 """The garbage collector needs seconds; what takes longer is worth reporting."""

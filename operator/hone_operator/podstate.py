@@ -10,34 +10,11 @@ from hone_operator.autoscalers import Scaling
 from hone_operator.nodes import ClusterFacts
 from hone_operator.resources import Object
 from hone_operator.scheduling import why_unschedulable
+from hone_operator.timestamps import has_lasted, parse_time
 
 NOT_STARTED_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError"}
 BINDING_PATIENCE = timedelta(seconds=30)
 STARTING_PATIENCE = timedelta(seconds=15)
-EARLIEST_YEAR, LATEST_YEAR = 1970, 2200
-
-
-def parse_time(text: str) -> datetime:
-    """Return a moment that the API server has set, such as a creationTimestamp."""
-    return datetime.fromisoformat(text)
-
-
-def read_time(text: object) -> datetime | None:
-    """Return a moment that anybody may have written; None where it is none that a clock can show."""
-    try:
-        found = datetime.fromisoformat(str(text))
-    except ValueError:
-        return None
-    return found if found.tzinfo and EARLIEST_YEAR <= found.year < LATEST_YEAR else None
-
-
-def has_lasted(since: datetime, patience: timedelta, now: datetime) -> bool:
-    """Whether something has lasted for `patience`, by a clock that is not the operator's.
-
-    A moment that lies far ahead shows that the clocks differ: then it is not known how long it lasted, and waiting
-    until the operator's clock is there as well would hide it for as long.
-    """
-    return abs(now - since) >= patience
 
 
 def newest(pods: Iterable[Object]) -> Object | None:

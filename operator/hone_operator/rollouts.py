@@ -14,12 +14,11 @@ from datetime import datetime, timedelta
 from hone_api.inferenceservice import InferenceServiceSpec
 from hone_api.reasons import DEPLOYMENT_PAUSED, HoneError
 
-from hone_operator.conditions import timestamp
 from hone_operator.drift import annotation_of, contains, digest_of
-from hone_operator.podstate import read_time
 from hone_operator.resolve import Resolved
 from hone_operator.resources import Object
 from hone_operator.specfields import FIELDS, Fields, are_changed, read_record, record_fields
+from hone_operator.timestamps import read_time, timestamp
 
 TEMPLATE = "hone.dev/template"
 """Annotation of a Deployment: digest of the desired pod template."""

@@ -12,8 +12,8 @@ from hone_api.layout import ENGINE_PORT, KEEPER_PORT
 from hone_api.reasons import ENGINE_SILENT, HoneError
 
 from hone_operator.adapters import has_keeper
-from hone_operator.conditions import timestamp
 from hone_operator.resources import Object
+from hone_operator.timestamps import timestamp
 
 PATIENCE = timedelta(minutes=2)
 """The kubelet has had answers already; an answer that needs longer than a few requests does not come."""

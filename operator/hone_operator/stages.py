@@ -8,12 +8,13 @@ from hone_api.listening import join_address
 from hone_api.reasons import STALLED, TRAINER_SILENT
 from hone_api.reports import Progress, ProgressReport
 
-from hone_operator import children, endings, liveness, podstate, sidecars, trainer, waiting
+from hone_operator import children, endings, liveness, sidecars, timestamps, trainer, waiting
 from hone_operator.attempts import account
-from hone_operator.conditions import Conditions, timestamp
+from hone_operator.conditions import Conditions
 from hone_operator.jobview import JobView, ObservedFineTuneJob
 from hone_operator.plan import Plan, removal
 from hone_operator.resources import JOBS, Object, merge_patch
+from hone_operator.timestamps import timestamp
 
 WELL = "TrainerRunning"
 
@@ -122,7 +123,7 @@ def _running(
         observed.facts,
         now,
         liveness.PATIENCE,
-        stepped=podstate.read_time(stepped),
+        stepped=timestamps.read_time(stepped),
     )
     error = next((lost for pod in view.running if (lost := liveness.lost(pod, observed.facts))), found.error)
     result.requeue_after = found.look_again

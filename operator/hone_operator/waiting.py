@@ -4,7 +4,7 @@ from datetime import datetime
 
 from hone_api.finetunejob import FineTuneJob
 
-from hone_operator import liveness, podstate, sidecars
+from hone_operator import liveness, podstate, sidecars, timestamps
 from hone_operator.conditions import Conditions
 from hone_operator.failures import NOT_COUNTED
 from hone_operator.jobview import JobView, ObservedFineTuneJob
@@ -114,5 +114,5 @@ def look_again(waits: Object | None, now: datetime) -> float:
     """After how many seconds: ever more rarely. Watches tell of pods and the scheduler's words, but not of nodes."""
     if waits is None:
         return LOOK_AGAIN_SECONDS
-    waited = (now - podstate.parse_time(waits["metadata"]["creationTimestamp"])).total_seconds()
+    waited = (now - timestamps.parse_time(waits["metadata"]["creationTimestamp"])).total_seconds()
     return min(max(LOOK_AGAIN_SECONDS, waited / 5), LONGEST_SECONDS)

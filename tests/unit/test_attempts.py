@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 from hone_operator.attempts import KEPT, account
-from hone_operator.conditions import timestamp
+from hone_operator.timestamps import timestamp
 from observed import NOW, failure, pod, terminated
 
 Object = dict[str, Any]

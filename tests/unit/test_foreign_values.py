@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 from hone_operator import adapters, autoscaling, events, finetunejob, podstate
-from hone_operator.conditions import Conditions, timestamp
+from hone_operator.conditions import Conditions
 from hone_operator.jobview import index_of
 from hone_operator.nodes import ClusterFacts, Node
 from hone_operator.obstacles import Demand, obstacles
+from hone_operator.timestamps import timestamp
 from hone_operator.trainer import train_job
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 from hone_api.reports import ProgressReport
-from hone_operator.conditions import timestamp
 from hone_operator.finetunejob import plan
 from hone_operator.liveness import Judgement, Patience, is_suspect, judge
 from hone_operator.nodes import ClusterFacts, Node
+from hone_operator.timestamps import timestamp
 from observed import BEFORE, NOW, conditions, job_object, message, observed_job, pod
 
 PATIENCE = Patience()

@@ -37,13 +37,13 @@ ACTIONS = {
 }
 """Verbs of an action, with what execution.py reads where the object is another one than expected."""
 HANDED_ON: dict[tuple[str, str], tuple[Resource, ...]] = {
-    ("streams", "_list"): WATCHED,
-    ("streams", "_watch"): WATCHED,
-    ("controller", "_patch_status"): OWNERS,
-    ("observe", "inferenceservice"): (resources.BUDGETS, resources.AUTOSCALERS),
+    ("hone_operator.streams", "_list"): WATCHED,
+    ("hone_operator.streams", "_watch"): WATCHED,
+    ("hone_operator.controller", "_patch_status"): OWNERS,
+    ("hone_operator.observe", "inferenceservice"): (resources.BUDGETS, resources.AUTOSCALERS),
 }
 """What kinds a variable has in these functions."""
-WITHOUT_CALLS = ("api", "cache", "execution", "plan")
+WITHOUT_CALLS = ("hone_operator.api", "hone_operator.cache", "hone_operator.execution", "hone_operator.plan")
 """The client, what has methods of the same names, and what carries out actions: these count where they are made."""
 WITHOUT_REQUEST = {("update", "hone.dev", f"{owner.plural}/finalizers") for owner in OWNERS}
 """Judged by admission, when a child names its owner."""
@@ -88,8 +88,8 @@ def kinds_of(module: str, function: str, argument: ast.expr) -> tuple[Resource, 
 
 def needed_rights() -> set[Right]:
     found: set[Right] = set()
-    for file in sorted(CODE.glob("*.py")):
-        module = file.stem
+    for file in sorted(CODE.rglob("*.py")):
+        module = ".".join(file.relative_to(CODE.parent).with_suffix("").parts)
         for function, call in calls(ast.parse(file.read_text())):
             on, name = called(call)
             is_request = name in VERBS and (

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from hone_api.reasons import INVALID_SPEC, HoneError
 from hone_api.reports import ProgressReport
-from hone_operator.conditions import timestamp
 from hone_operator.finetunejob import plan
 from hone_operator.jobview import ObservedFineTuneJob
 from hone_operator.nodes import ClusterFacts, Node
@@ -15,6 +14,7 @@ from hone_operator.plan import Apply, Create, Delete, Patch
 from hone_operator.refusals import refused
 from hone_operator.resources import CLAIMS, CONFIGMAPS, JOBS, merge_patch
 from hone_operator.stages import progress_alone
+from hone_operator.timestamps import timestamp
 from hone_operator.troubles import Trouble
 from observed import (
     BEFORE,

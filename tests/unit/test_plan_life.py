@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from hone_operator import children, trainer
 from hone_operator.api import ApiError
-from hone_operator.conditions import timestamp
 from hone_operator.finetunejob import plan
 from hone_operator.jobview import ObservedFineTuneJob
 from hone_operator.plan import Apply, Create, Delete, Patch
 from hone_operator.resources import CONFIGMAPS, JOBS, SERVICES
+from hone_operator.timestamps import timestamp
 from hone_operator.troubles import failed
 from observed import (
     BEFORE,

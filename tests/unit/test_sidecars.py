@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from hone_operator import trainer
-from hone_operator.conditions import timestamp
 from hone_operator.finetunejob import plan
 from hone_operator.plan import Delete, Patch
+from hone_operator.timestamps import timestamp
 from observed import (
     IMAGE,
     NOW,

@@ -3,9 +3,9 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hone_operator.conditions import timestamp
 from hone_operator.resources import Object
 from hone_operator.rollouts import LONGEST_TURN, UPGRADE, begun_by_upgrade
+from hone_operator.timestamps import timestamp
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 JUST_NOW = timestamp(NOW - timedelta(minutes=1))
