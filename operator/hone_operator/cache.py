@@ -11,7 +11,7 @@ from collections import defaultdict
 from typing import NamedTuple
 
 from hone_operator import deepjson, podfields, sizes
-from hone_operator.ownership import owner_key
+from hone_operator.owners import owner_key
 from hone_operator.podroom import Place
 from hone_operator.resources import (
     CHILDREN,

@@ -18,7 +18,8 @@ from hone_operator.health import why_stuck
 from hone_operator.jobview import ObservedFineTuneJob
 from hone_operator.metrics import JobMeter, Metrics
 from hone_operator.observe import Observer
-from hone_operator.ownership import bind, owner_key
+from hone_operator.owners import owner_key
+from hone_operator.ownership import bind
 from hone_operator.plan import Event, Plan
 from hone_operator.podspec import Images
 from hone_operator.polling import Poller

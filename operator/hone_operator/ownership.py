@@ -7,19 +7,14 @@ Such an orphan, with Hone's labels that name the object, is adopted.
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from hone_api.layout import FINETUNEJOB_LABEL, INFERENCESERVICE_LABEL, MANAGED_BY_LABEL, MANAGER
+from hone_api.layout import MANAGED_BY_LABEL, MANAGER
 from hone_api.reasons import CHILD_LEAVING, NAME_CONFLICT, HoneError
 
+from hone_operator.owners import _OWNER_LABELS
 from hone_operator.plan import Action, Apply, Patch, name_of
 from hone_operator.resources import (
-    CHILDREN,
-    FINETUNEJOBS,
-    INFERENCESERVICES,
-    OWNERS,
     PODS,
-    Key,
     Object,
-    Resource,
     controller_of,
     is_controlled_by,
 )
@@ -27,25 +22,6 @@ from hone_operator.timestamps import has_lasted, parse_time
 
 LEAVING_PATIENCE = timedelta(minutes=1)
 """The garbage collector needs seconds; what takes longer is worth reporting."""
-_OWNER_LABELS = ((FINETUNEJOB_LABEL, FINETUNEJOBS, "Job"), (INFERENCESERVICE_LABEL, INFERENCESERVICES, "ReplicaSet"))
-
-
-def owner_key(resource: Resource, child: Object) -> Key | None:
-    """Return the Hone object that a child belongs to. Labels on other kinds mean nothing: they are a user's own."""
-    if resource not in CHILDREN:
-        return None
-    metadata = child["metadata"]
-    namespace, labels = metadata.get("namespace", ""), metadata.get("labels") or {}
-    controller = controller_of(child) or {}
-    for owner in OWNERS:
-        if (controller.get("apiVersion"), controller.get("kind")) == (owner.api_version, owner.kind):
-            return Key(owner, namespace, controller["name"])
-    for label, owner, maker in _OWNER_LABELS:
-        if resource == PODS and controller and controller.get("kind") != maker:
-            continue
-        if name := labels.get(label):
-            return Key(owner, namespace, name)
-    return None
 
 
 def is_leaving(child: Object | None, owner: Object) -> bool:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from hone_api.layout import COMPONENT_LABEL, FINETUNEJOB_LABEL, INFERENCESERVICE_LABEL, MANAGED_BY_LABEL
 
 from hone_operator import adapters, children, sizes
-from hone_operator.ownership import owner_key
+from hone_operator.owners import owner_key
 from hone_operator.podroom import Place, Room
 from hone_operator.resources import (
     AUTOSCALERS,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from hone_api.reasons import CHILD_LEAVING, NAME_CONFLICT
-from hone_operator import ownership
+from hone_operator import owners, ownership
 from hone_operator.plan import Action, Apply, Create, Delete, Patch
 from hone_operator.resources import (
     CHILDREN,
@@ -63,7 +63,7 @@ def other(kind: str, api_version: str = "batch/v1") -> Object:
 @pytest.mark.parametrize("resource", WATCHED)
 @pytest.mark.parametrize("kind", OWNERS)
 def test_labels_name_the_owner_of_a_child_and_mean_nothing_on_an_owner(resource: Resource, kind: Resource) -> None:
-    found = ownership.owner_key(resource, child(resource, labels={LABELS[kind]: "faq"}))
+    found = owners.owner_key(resource, child(resource, labels={LABELS[kind]: "faq"}))
     assert found == (Key(kind, "team", "faq") if resource in CHILDREN else None)
 
 
@@ -71,7 +71,7 @@ def test_labels_name_the_owner_of_a_child_and_mean_nothing_on_an_owner(resource:
 @pytest.mark.parametrize("kind", OWNERS)
 def test_the_controller_decides_before_labels(resource: Resource, kind: Resource) -> None:
     labels = {LABELS[FINETUNEJOBS]: "else", LABELS[INFERENCESERVICES]: "else"}
-    found = ownership.owner_key(resource, child(resource, by=owner(kind), labels=labels))
+    found = owners.owner_key(resource, child(resource, by=owner(kind), labels=labels))
     assert found == Key(kind, "team", "faq")
 
 
@@ -89,17 +89,17 @@ def test_the_controller_decides_before_labels(resource: Resource, kind: Resource
 def test_a_pod_belongs_by_its_labels_only_when_what_hone_makes_controls_it(
     maker: str, label: Resource, expected: Key | None
 ) -> None:
-    assert ownership.owner_key(PODS, child(PODS, by=other(maker), labels={LABELS[label]: "faq"})) == expected
+    assert owners.owner_key(PODS, child(PODS, by=other(maker), labels={LABELS[label]: "faq"})) == expected
 
 
 def test_a_kind_of_the_same_name_from_another_group_is_no_owner() -> None:
     stranger = owner() | {"apiVersion": "example.com/v1"}
-    assert ownership.owner_key(JOBS, child(by=stranger)) is None
+    assert owners.owner_key(JOBS, child(by=stranger)) is None
 
 
 @pytest.mark.parametrize("labels", [None, {}, {"app": "x"}, {"hone.dev/finetunejob": ""}])
 def test_what_names_no_owner_has_none(labels: Object | None) -> None:
-    assert ownership.owner_key(JOBS, child(labels=labels)) is None
+    assert owners.owner_key(JOBS, child(labels=labels)) is None
 
 
 @pytest.mark.parametrize("kind", OWNERS)
