@@ -10,6 +10,7 @@ from hone_api.listening import join_address
 from hone_api.reasons import CATALOGUE, ENGINE_FAILED, HoneError
 from pydantic import ValidationError
 
+from hone_operator.childnames import adapters_config_map_name
 from hone_operator.plan import Patch
 from hone_operator.podspec import POD_API_KEY, Volumes, container_security
 from hone_operator.resolve import Resolved
@@ -21,10 +22,6 @@ ANNOTATION = "hone.dev/adapters"
 NUDGE_AGAIN = timedelta(seconds=5)
 """The kubelet may have been nudged before it knew of the ConfigMap's change."""
 LONGEST_START_SECONDS = 3600
-
-
-def config_map_name(name: str) -> str:
-    return f"{name}-adapters"
 
 
 def wanted(resolved: Resolved) -> dict[str, str]:
@@ -45,7 +42,7 @@ def revision(resolved: Resolved) -> str:
 def volumes(name: str) -> Volumes:
     """The file that tells what there should be; a folder is mounted, because a single file is never renewed."""
     found = Volumes()
-    found.config_map("adapters", config_map_name(name), POD_ADAPTERS.rpartition("/")[0])
+    found.config_map("adapters", adapters_config_map_name(name), POD_ADAPTERS.rpartition("/")[0])
     return found
 
 

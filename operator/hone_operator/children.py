@@ -6,26 +6,11 @@ from hone_api.finetunejob import FineTuneJob, without_private
 from hone_api.layout import FINETUNEJOB_LABEL, POD_MANIFEST
 from hone_api.output import ClaimStorage
 
+from hone_operator.childnames import TRAINER, config_map_name, job_name
 from hone_operator.drift import stamp
 from hone_operator.indentedjson import dump_indented
 from hone_operator.podspec import labels, owner_reference
 from hone_operator.resources import Object
-
-TRAINER, PREPARE = "trainer", "prepare"
-"""The components, and the names of their containers."""
-
-
-def config_map_name(name: str) -> str:
-    return f"{name}-manifest"
-
-
-def job_name(name: str) -> str:
-    """Name of the training Job, and of the Service by which its pods find each other."""
-    return f"{name}-train"
-
-
-def prepare_job_name(name: str) -> str:
-    return f"{name}-prepare"
 
 
 def output_claim(job: FineTuneJob) -> str:

@@ -12,7 +12,7 @@ from hone_api.reasons import (
 )
 from hone_api.reports import TerminationMessage
 
-from hone_operator import children
+from hone_operator import childnames, children
 from hone_operator.conditions import Conditions
 from hone_operator.failures import termination_message
 from hone_operator.jobview import JobView
@@ -91,7 +91,7 @@ def _end(
     status["stage"] = stage
     status["completionTime"] = finished["lastTransitionTime"]
     starts = [since for pod in view.pods if (since := view.started(pod))]
-    if starts and view.container == children.TRAINER:
+    if starts and view.container == childnames.TRAINER:
         status.setdefault("startTime", min(starts))
     for type_ in ("Running", "Succeeded", "Failed"):
         conditions.set(type_, type_ == stage, reason, words)

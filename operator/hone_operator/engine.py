@@ -12,7 +12,7 @@ from hone_api.layout import (
 from hone_api.pod import ComputeResources
 
 from hone_operator import adapters as keeping
-from hone_operator import autoscaling, podoptions, rollouts, tuning
+from hone_operator import autoscaling, childnames, podoptions, rollouts, tuning
 from hone_operator.draining import grace_seconds
 from hone_operator.drift import stamp
 from hone_operator.engines import engine_of, guarding, placing
@@ -93,7 +93,7 @@ def budget(owner: Object, at_once: int) -> Object:
 def adapters(owner: Object, resolved: Resolved) -> Object:
     """The ConfigMap that says which adapters the engines should have."""
     metadata = _metadata(owner, {})
-    metadata["name"] = keeping.config_map_name(metadata["name"])
+    metadata["name"] = childnames.adapters_config_map_name(metadata["name"])
     return stamp({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": keeping.wanted(resolved)})
 
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from hone_api.finetunejob import FineTuneJob
 from hone_api.reasons import INVALID_SPEC, NAME_CONFLICT, HoneError
 
-from hone_operator import children, outputclaims, podlevels, readiness, stages, timestamps, trainer, tuning
+from hone_operator import childnames, children, outputclaims, podlevels, readiness, stages, timestamps, trainer, tuning
 from hone_operator.attempts import account
 from hone_operator.conditions import Conditions
 from hone_operator.drift import annotation_of, contains, is_current
@@ -76,7 +76,7 @@ def plan(observed: ObservedFineTuneJob, now: datetime) -> Plan:
         result.requeue_after = GONE_SOON_SECONDS
     else:
         conditions.set("Accepted", True, "Accepted", _accepted(observed, observed.spec))
-        account(status, observed.trainers, children.TRAINER, observed.spec.spec.resources.gpus, now)
+        account(status, observed.trainers, childnames.TRAINER, observed.spec.spec.resources.gpus, now)
         _compare_claim(observed, observed.spec, conditions)
         stages.tell(observed, observed.spec, now, conditions, result)
         if status["stage"] not in TERMINAL:
@@ -174,7 +174,7 @@ def _above_level(observed: ObservedFineTuneJob, job: FineTuneJob) -> HoneError |
     """An error when the pods ask for more than is allowed; a trainer that was made from this very spec continues."""
     found = observed.job
     if found and is_own(found, observed.owner) and is_recorded(found):
-        has_token = trainer.has_token(job, children.TRAINER)
+        has_token = trainer.has_token(job, childnames.TRAINER)
         if not are_fields_changed(found, observed.owner, job, has_token=has_token):
             return None
     return podlevels.explain_relaxations(job.spec.pod, observed.level)

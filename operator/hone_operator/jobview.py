@@ -8,7 +8,7 @@ from hone_api.finetunejob import FineTuneJob
 from hone_api.reasons import USER_MISTAKES, HoneError
 from hone_api.reports import ProgressReport
 
-from hone_operator import children, podlevels, podstate
+from hone_operator import childnames, podlevels, podstate
 from hone_operator.autoscalers import Scaling
 from hone_operator.failures import NOT_COUNTED, Failure, failure_of
 from hone_operator.gpuaccess import GpuAccess
@@ -144,11 +144,11 @@ class ObservedFineTuneJob:
 
     @property
     def training(self) -> JobView:
-        return JobView(children.TRAINER, self.job, self.pods)
+        return JobView(childnames.TRAINER, self.job, self.pods)
 
     @property
     def preparing(self) -> JobView:
-        return JobView(children.PREPARE, self.prepare_job, self.prepare_pods)
+        return JobView(childnames.PREPARE, self.prepare_job, self.prepare_pods)
 
     @property
     def children(self) -> list[Object]:
@@ -167,7 +167,7 @@ def with_made(observed: ObservedFineTuneJob, made: list[Object]) -> ObservedFine
     found, name = replace(observed), observed.owner["metadata"]["name"]
     for child in made:
         match child["kind"], child["metadata"]["name"]:
-            case "Job", job if job == children.job_name(name):
+            case "Job", job if job == childnames.job_name(name):
                 found.job = child
             case "Job", _:
                 found.prepare_job = child

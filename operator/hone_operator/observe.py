@@ -12,8 +12,8 @@ from hone_api.reports import ProgressReport
 from pydantic import ValidationError
 
 from hone_operator import (
-    adapters,
     autoscaling,
+    childnames,
     children,
     events,
     liveness,
@@ -91,22 +91,22 @@ class Observer:
         observed.settled = self.remembered.settled(key)
         space = key.namespace
         if isinstance(parsed, HoneError) and not is_terminal(owner):
-            observed.job = await self._child(JOBS, owner, children.job_name(key.name))
+            observed.job = await self._child(JOBS, owner, childnames.job_name(key.name))
             await self._complete_pods(key)
             self._see_pods(key, observed)
         if isinstance(parsed, HoneError):
             return observed
         if is_terminal(owner):
             self.forget(key)
-            observed.job = await self._known(JOBS, space, children.job_name(key.name))
-            observed.prepare_job = await self._known(JOBS, space, children.prepare_job_name(key.name))
+            observed.job = await self._known(JOBS, space, childnames.job_name(key.name))
+            observed.prepare_job = await self._known(JOBS, space, childnames.prepare_job_name(key.name))
             return observed
         await self._complete_pods(key)
-        observed.job = await self._child(JOBS, owner, children.job_name(key.name))
-        observed.prepare_job = await self._child(JOBS, owner, children.prepare_job_name(key.name))
-        observed.config_map = await self._child(CONFIGMAPS, owner, children.config_map_name(key.name))
+        observed.job = await self._child(JOBS, owner, childnames.job_name(key.name))
+        observed.prepare_job = await self._child(JOBS, owner, childnames.prepare_job_name(key.name))
+        observed.config_map = await self._child(CONFIGMAPS, owner, childnames.config_map_name(key.name))
         if parsed.spec.resources.nodes > 1:
-            observed.service = await self._child_or_foreign(SERVICES, owner, children.job_name(key.name))
+            observed.service = await self._child_or_foreign(SERVICES, owner, childnames.job_name(key.name))
         claim = children.output_claim(parsed)
         observed.claim = await self._known(CLAIMS, space, claim)
         if not parsed.spec.output.claim and self.remembered.may_be_foreign(key, observed):
@@ -142,7 +142,7 @@ class Observer:
         """All pods that train or trained for this very object."""
         owner = self.cache.get(key.resource, key.namespace, key.name) or {}
         since = (owner.get("metadata") or {}).get("creationTimestamp", "")
-        return trainers_of(children.job_name(key.name), self.cache.children(key, PODS), since)
+        return trainers_of(childnames.job_name(key.name), self.cache.children(key, PODS), since)
 
     async def inferenceservice(self, key: Key, owner: Object, now: datetime) -> ObservedInferenceService:
         parsed = parse(InferenceService, owner)
@@ -161,7 +161,7 @@ class Observer:
         observed.deployment = await self._child_or_foreign(DEPLOYMENTS, owner, key.name)
         observed.service = await self._child_or_foreign(SERVICES, owner, key.name)
         observed.budget = await self._child(BUDGETS, owner, key.name)
-        name = adapters.config_map_name(key.name)
+        name = childnames.adapters_config_map_name(key.name)
         if parsed.spec.adapters or parsed.spec.model.fine_tune_job:
             observed.adapters = await self._child_or_foreign(CONFIGMAPS, owner, name)
         elif (left := await self._child(CONFIGMAPS, owner, name)) and is_controlled_by(left, owner):
@@ -299,7 +299,7 @@ class Observer:
         pods = self.cache.children(key, PODS)
         observed.pods, observed.prepare_pods = pods_of(observed.job, pods), pods_of(observed.prepare_job, pods)
         known = [*observed.pods, *observed.prepare_pods]
-        makers = (children.job_name(key.name), children.prepare_job_name(key.name))
+        makers = (childnames.job_name(key.name), childnames.prepare_job_name(key.name))
         observed.strays = [pod for pod in pods if pod not in known and is_stray(pod, makers)]
         observed.trainers = self.trainers(key)
 

@@ -6,7 +6,7 @@ decides. Next: observe.py, which hands the pods to the plans.
 
 from hone_api.layout import COMPONENT_LABEL
 
-from hone_operator import children, podstate
+from hone_operator import childnames, podstate
 from hone_operator.ownership import is_leaving
 from hone_operator.resources import JOBS, Object, controller_of
 
@@ -18,7 +18,7 @@ def trainers_of(job_name: str, pods: list[Object], since: str) -> list[Object]:
     return [
         pod
         for pod in pods
-        if (pod["metadata"].get("labels") or {}).get(COMPONENT_LABEL) == children.TRAINER
+        if (pod["metadata"].get("labels") or {}).get(COMPONENT_LABEL) == childnames.TRAINER
         and _maker_of(pod) == job_name
         and pod["metadata"]["creationTimestamp"] >= since
     ]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from hone_api.layout import COMPONENT_LABEL, FINETUNEJOB_LABEL, INFERENCESERVICE_LABEL, MANAGED_BY_LABEL
 
-from hone_operator import adapters, children, sizes
+from hone_operator import childnames, sizes
 from hone_operator.owners import owner_key
 from hone_operator.podroom import Place, Room
 from hone_operator.resources import (
@@ -156,10 +156,10 @@ def place_of(pod: Object) -> Place:
 def _names(resource: Resource, owner: Key) -> tuple[str, ...]:
     if owner.resource == FINETUNEJOBS:
         if resource == JOBS:
-            return children.job_name(owner.name), children.prepare_job_name(owner.name)
+            return childnames.job_name(owner.name), childnames.prepare_job_name(owner.name)
         if resource == SERVICES:
-            return (children.job_name(owner.name),)
-        return (children.config_map_name(owner.name),) if resource == CONFIGMAPS else ()
+            return (childnames.job_name(owner.name),)
+        return (childnames.config_map_name(owner.name),) if resource == CONFIGMAPS else ()
     if resource == CONFIGMAPS:
-        return (adapters.config_map_name(owner.name),)
+        return (childnames.adapters_config_map_name(owner.name),)
     return (owner.name,) if resource in (DEPLOYMENTS, SERVICES, BUDGETS, AUTOSCALERS) else ()

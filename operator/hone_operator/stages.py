@@ -8,7 +8,7 @@ from hone_api.listening import join_address
 from hone_api.reasons import STALLED, TRAINER_SILENT
 from hone_api.reports import Progress, ProgressReport
 
-from hone_operator import children, endings, liveness, sidecars, timestamps, trainer, waiting
+from hone_operator import childnames, endings, liveness, sidecars, timestamps, trainer, waiting
 from hone_operator.attempts import account
 from hone_operator.conditions import Conditions
 from hone_operator.jobview import JobView, ObservedFineTuneJob
@@ -184,5 +184,5 @@ def progress_alone(owner: Object, report: ProgressReport, trainers: list[Object]
         return None
     after = before | {"progress": _observed(report.progress, before.get("progress"), now)}
     gpus = TrainerResources.model_validate(owner["spec"].get("resources") or {}).gpus
-    account(after, trainers, children.TRAINER, gpus, now)
+    account(after, trainers, childnames.TRAINER, gpus, now)
     return merge_patch(before, after)

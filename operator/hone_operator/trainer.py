@@ -18,15 +18,8 @@ from hone_api.pod import TRAINER_GRACE_SECONDS
 from hone_api.reasons import INTERRUPTED_EXIT_CODE, USER_MISTAKES
 
 from hone_operator import tuning
-from hone_operator.children import (
-    PREPARE,
-    TRAINER,
-    child_metadata,
-    config_map_name,
-    job_name,
-    output_claim,
-    prepare_job_name,
-)
+from hone_operator.childnames import PREPARE, TRAINER, config_map_name, job_name, prepare_job_name
+from hone_operator.children import child_metadata, output_claim
 from hone_operator.drift import annotation_of
 from hone_operator.gpuaccess import GpuAccess
 from hone_operator.madefrom import fields_of

@@ -1,0 +1,22 @@
+"""Names of the children that Hone makes, by which they are found again. Pure."""
+
+TRAINER, PREPARE = "trainer", "prepare"
+"""The components, and the names of their containers."""
+
+
+def config_map_name(name: str) -> str:
+    return f"{name}-manifest"
+
+
+def job_name(name: str) -> str:
+    """Name of the training Job, and of the Service by which its pods find each other."""
+    return f"{name}-train"
+
+
+def prepare_job_name(name: str) -> str:
+    return f"{name}-prepare"
+
+
+def adapters_config_map_name(name: str) -> str:
+    """Return the name of the ConfigMap that lists the adapters of an InferenceService."""
+    return f"{name}-adapters"
