@@ -69,7 +69,7 @@ def planned(options: PlanOptions) -> int:
     """Print the estimate of a job's memory, and turn every way to end into an exit code."""
     try:
         try:
-            from hone_trainer.memory.plan import run
+            from hone_trainer.memory.command import run
 
             run(options)
             return 0

@@ -1,20 +1,14 @@
-"""From a FineTuneJob to its memory: `hone plan`, and what the stage before training asks."""
+"""From a FineTuneJob to its memory, for `hone plan` and for the stage before training."""
 
-import logging
-import os
-import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
 from hone_api.finetunejob import FineTuneJobSpec, LoraOptions
 from hone_api.reasons import HoneError
 from hone_api.reports import Parameters
-from hone_api.terminal import print_line
 
-from hone_trainer import manifest
 from hone_trainer.memory import optimizers, paging
 from hone_trainer.memory.settings import Adapter, Architecture, Settings, Sharding
-from hone_trainer.options import PlanOptions
 
 BATCH, LENGTH = 8, 1024
 """SFTConfig's per_device_train_batch_size and max_length."""
@@ -34,26 +28,6 @@ class Plan:
     adapter: Adapter | None
     notes: tuple[str, ...] = ()
     unestimated: str = ""
-
-
-def run(options: PlanOptions) -> None:
-    """Print what the job of a manifest needs. Raises HoneError."""
-    logging.basicConfig(level=logging.INFO if options.verbose else logging.ERROR)
-    inputs = manifest.load(options)
-    spec = inputs.job.spec
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info" if options.verbose else "error")
-    sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type] # PEFT would import it, and take 4 s longer
-    from hone_trainer import model, quantize
-    from hone_trainer.memory import architecture, text
-
-    base = model.find(spec.model, inputs, None)
-    config = model.load_config(base, spec.model)
-    quantize.refuse_quantized(spec, base.location, config)
-    found = of(spec, architecture.build(config, trust_remote_code=spec.model.trust_remote_code))
-    for note in found.notes:
-        print_line(f"note: {note}")
-    print_line(text.render(found), file=sys.stdout)
 
 
 def of(

@@ -1,0 +1,31 @@
+"""`hone plan`: print what the job of a manifest needs."""
+
+import logging
+import os
+import sys
+
+from hone_api.terminal import print_line
+
+from hone_trainer import manifest
+from hone_trainer.memory import plan
+from hone_trainer.options import PlanOptions
+
+
+def run(options: PlanOptions) -> None:
+    """Print what the job of a manifest needs. Raises HoneError."""
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.ERROR)
+    inputs = manifest.load(options)
+    spec = inputs.job.spec
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info" if options.verbose else "error")
+    sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type] # PEFT would import it, and take 4 s longer
+    from hone_trainer import model, quantize
+    from hone_trainer.memory import architecture, text
+
+    base = model.find(spec.model, inputs, None)
+    config = model.load_config(base, spec.model)
+    quantize.refuse_quantized(spec, base.location, config)
+    found = plan.of(spec, architecture.build(config, trust_remote_code=spec.model.trust_remote_code))
+    for note in found.notes:
+        print_line(f"note: {note}")
+    print_line(text.render(found), file=sys.stdout)
