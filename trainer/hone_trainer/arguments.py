@@ -1,4 +1,4 @@
-"""From the spec to the keyword arguments of SFTConfig and LoraConfig: what the user wrote, plus what Hone owns."""
+"""From the spec to the keyword arguments of SFTConfig: what the user wrote, plus what Hone owns."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,12 +54,6 @@ def sft_config(
         **evaluation,
         **(FSDP if sharding == "fsdp" else {}),
     }
-
-
-def lora_config(spec: FineTuneJobSpec, revision: str | None) -> dict[str, Any]:
-    """Keyword arguments of LoraConfig; `revision` is the base model's commit."""
-    lora = (spec.lora or LoraOptions()).model_dump()
-    return {**lora, "task_type": "CAUSAL_LM", "revision": revision}
 
 
 VLLM_MAX_RANK = 512

@@ -22,8 +22,6 @@ from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from transformers.pytorch_utils import Conv1D
 
-from hone_trainer import arguments
-
 ALL_LINEAR = "all-linear"
 
 
@@ -42,7 +40,7 @@ def lora_config(spec: FineTuneJobSpec, revision: str | None, network: torch.nn.M
         return None
     lora = spec.lora or LoraOptions()
     check_targets(lora, network)
-    config = LoraConfig(**arguments.lora_config(spec, revision))
+    config = LoraConfig(**lora.model_dump(), task_type="CAUSAL_LM", revision=revision)
     if lora.target_modules == ALL_LINEAR:
         extent = find_extent(network)
         config.target_parameters = list(extent.added) or None
