@@ -14,7 +14,7 @@ import torch
 from hone_api.reasons import HoneError
 from hone_trainer import adapters
 from hone_trainer.main import merged as run_merge
-from hone_trainer.merge import find
+from hone_trainer.mergesource import find
 from hone_trainer.options import MergeOptions
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -19,6 +19,7 @@ from hone_api.reasons import (
     HoneError,
     Reason,
 )
+from hone_api.terminal import print_line
 from pydantic import TypeAdapter, ValidationError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import align_special_tokens
@@ -26,7 +27,7 @@ from transformers.trainer_utils import align_special_tokens
 from hone_trainer import adapters, hub, weights
 from hone_trainer.comparison import compare_with
 from hone_trainer.errors import hub_error
-from hone_trainer.merge import NAME_THE_BASE, Adapter, say
+from hone_trainer.mergesource import NAME_THE_BASE, Adapter
 from hone_trainer.options import MergeOptions
 from hone_trainer.quantize import quantized
 from hone_trainer.quiet import quiet
@@ -49,7 +50,7 @@ def write(adapter: Adapter, options: MergeOptions) -> None:
     merged = adapters.merge(adapted)
     out.parent.mkdir(parents=True, exist_ok=True)
     readme = card(adapter, commit, str(merged.dtype).removeprefix("torch."))
-    check = partial(check_merged, comparison, options.trust_remote_code, say)
+    check = partial(check_merged, comparison, options.trust_remote_code, print_line)
     save_model(out, merged, tokenizer, readme, check=check)
 
 
