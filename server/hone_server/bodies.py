@@ -17,9 +17,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 
-from .bounds import MAX_BODY_BYTES, MAX_JSON_DEPTH, MAX_PROMPT_VALUES, MAX_VALUES, check_counts
+from .bounds import MAX_BODY_BYTES, MAX_JSON_DEPTH, MAX_PROMPT_VALUES, MAX_VALUES, check_counts, is_unicode
 from .errors import RETRY_SECONDS, ApiError
-from .text import is_unicode
 from .workers import LARGE_BYTES, run_in_thread
 
 READ_BYTES = 256 << 20

@@ -72,3 +72,14 @@ def _check_length(field: str, entries: Any, most: int, what: str) -> None:
     if isinstance(entries, list | Mapping) and len(entries) > most:
         message = f"{field}: {len(entries)} {what} were sent, and a request takes at most {most}; send fewer"
         raise ApiError(400, message, param=field)
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether the text can be encoded, which one with half of a surrogate pair can't."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -14,8 +14,8 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from . import templates
+from .bounds import is_unicode
 from .errors import ApiError, context_exceeded, prompt_too_long
-from .text import is_unicode
 
 TEMPLATE_SECONDS = 10.0
 CHARACTERS_A_TOKEN = 8

@@ -8,17 +8,6 @@ MOST_UNFINISHED = 16
 Decode = Callable[[Sequence[int]], str]
 
 
-def is_unicode(text: str) -> bool:
-    """Return whether the text can be encoded, which one with half of a surrogate pair can't."""
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 class Detokenizer:
     """Turns tokens into text as they come, holding back the bytes of an unfinished character.
 
