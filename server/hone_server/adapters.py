@@ -11,7 +11,7 @@ from hone_api.layout import POD_CLAIMS, link_name
 from hone_api.reasons import ADAPTER_MISMATCH, ARTIFACT_MISSING, HoneError
 from pydantic import ValidationError
 
-from . import place
+from . import place, verify
 from .engineapi import EngineApi, Refused
 
 LOOK_EVERY_SECONDS = 2.0
@@ -124,9 +124,9 @@ class Keeper:
         if not self._is_mounted(folder):
             return
         try:
-            proved, known.digest = place.proved_adapter(wanted.name, folder, wanted.digest, *self._base)
+            proved, known.digest = verify.proved_adapter(wanted.name, folder, wanted.digest, *self._base)
             if self.max_rank is not None:
-                place.check_kind(wanted.name, proved, self.max_rank)
+                verify.check_kind(wanted.name, proved, self.max_rank)
             link = self.links / link_name(wanted.name, known.digest or revision_of(wanted.folder))
             place.make_link(link, proved)
         except (HoneError, OSError) as error:

@@ -19,7 +19,7 @@ from hone_api.reasons import (
     HoneError,
 )
 
-from .place import check_base
+from .verify import check_base
 
 log = logging.getLogger("hone_server")
 
