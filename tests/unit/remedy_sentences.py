@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-SOURCES = Path(__file__).parents[2] / "operator/hone_operator"
+SOURCES = Path(__file__).parents[2] / "operator"
 HOLE = "\0"
 FOLLOWED_ELSEWHERE = {
-    "facts.diagnoses[key]": ("scheduling", "_diagnose"),  # a cache in front of the function
+    "facts.diagnoses[key]": ("hone_operator.scheduling", "_diagnose"),  # a cache in front of the function
 }
 """Expressions that no assignment in the module explains, and the function that gives their value."""
 
@@ -26,20 +26,39 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @cache
 def module(name: str) -> ast.Module:
-    return ast.parse((SOURCES / f"{name}.py").read_text())
+    """Return the syntax tree of a module of the operator by its dotted name."""
+    path = SOURCES.joinpath(*name.split("."))
+    return ast.parse((path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text())
 
 
 def function(name: str, of: str) -> Function | None:
-    if not (SOURCES / f"{of}.py").is_file():
-        return None
     return next((node for node in ast.walk(module(of)) if isinstance(node, Function) and node.name == name), None)
+
+
+def imported(variable: str, name: str) -> str | None:
+    """Return the dotted name of the operator's module that is imported as `variable` into module `name`."""
+    for node in ast.walk(module(name)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hone_operator"):
+            for alias in node.names:
+                found = f"{node.module}.{alias.name}"
+                path = SOURCES.joinpath(*found.split("."))
+                if variable == (alias.asname or alias.name) and (path.is_dir() or path.with_suffix(".py").is_file()):
+                    return found
+    return None
+
+
+def function_of(variable: str, called: str, name: str) -> tuple[str, Function] | None:
+    """Return the function that `variable.called` stands for in module `name`, with the module it is in."""
+    other = imported(variable, name)
+    found = function(called, other) if other else None
+    return (other, found) if other and found else None
 
 
 def operator_remedies() -> list[str]:
     """Return the texts, sorted. Raises LookupError, with the place, for an expression that can't be followed."""
     found: set[str] = set()
     for file in sorted(SOURCES.rglob("*.py")):
-        name = str(file.relative_to(SOURCES).with_suffix(""))
+        name = ".".join(file.relative_to(SOURCES).with_suffix("").parts).removesuffix(".__init__")
         functions = [node for node in ast.walk(module(name)) if isinstance(node, Function)]
         for each in functions:
             for expression in _sinks(each):
@@ -69,7 +88,7 @@ def _returns(of: Function) -> Iterator[ast.expr]:
 
 def _texts(node: ast.expr, name: str, of: Function | None, index: int | None) -> Iterator[str]:
     """Yield the texts of an expression of module `name`; `index`: which item, where it is a tuple."""
-    where = f"operator/hone_operator/{name}.py:{node.lineno}: {ast.unparse(node)}"
+    where = f"{name}:{node.lineno}: {ast.unparse(node)}"
     match node:
         case ast.Constant(value=str() as text):
             yield text
@@ -106,9 +125,11 @@ def _texts(node: ast.expr, name: str, of: Function | None, index: int | None) ->
         case ast.Call(func=ast.Name(id=called)) if target := function(called, name):
             for value in _returns(target):
                 yield from _texts(value, name, target, index)
-        case ast.Call(func=ast.Attribute(value=ast.Name(id=other), attr=called)) if target := function(called, other):
-            for value in _returns(target):
-                yield from _texts(value, other, target, index)
+        case ast.Call(func=ast.Attribute(value=ast.Name(id=variable), attr=called)) if pair := function_of(
+            variable, called, name
+        ):
+            for value in _returns(pair[1]):
+                yield from _texts(value, pair[0], pair[1], index)
         case ast.Call() | ast.Subscript() if ast.unparse(node) in FOLLOWED_ELSEWHERE:
             other, called = FOLLOWED_ELSEWHERE[ast.unparse(node)]
             for value in _returns(function(called, other)):  # type: ignore[arg-type]

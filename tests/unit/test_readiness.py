@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 from typing import Any
 
+import hone_operator
 import pytest
 from hone_api.crd import KINDS, UNOBSERVED, definition
 from hone_api.reasons import CATALOGUE
@@ -49,7 +50,7 @@ def test_every_reason_of_the_catalogue_either_may_pass_or_waits_for_a_person() -
 
 def test_only_a_reason_of_the_catalogue_makes_a_tool_give_up() -> None:
     """What plans set as a literal is progress; a failure must be named in the catalogue to count as one."""
-    folder = Path(readiness.__file__).parent
+    folder = Path(hone_operator.__file__).parent
     literals = {
         node.value
         for file in folder.rglob("*.py")
