@@ -5,15 +5,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from import_graph import FOLDERS as ROOMS
+from import_graph import ROOT, circles, import_graph
 
-ROOT = Path(__file__).parents[2]
-ROOMS = {
-    "hone_api": ROOT / "crds/hone_api",
-    "hone_operator": ROOT / "operator/hone_operator",
-    "hone_trainer": ROOT / "trainer/hone_trainer",
-    "hone_server": ROOT / "server/hone_server",
-    "hone_cli": ROOT / "cli/hone_cli",
-}
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate"}
 KUBERNETES = {"kubernetes", "kopf"}
 REFUSED = {
@@ -57,6 +51,18 @@ def test_a_room_stays_free_of_what_its_image_lacks(room: str) -> None:
 @pytest.mark.parametrize("room", ROOMS)
 def test_imports_are_seen(room: str) -> None:
     assert "hone_api" in imports(room)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_modules_of_a_room_import_each_other(room: str) -> None:
+    """Not through others, and not through imports inside functions."""
+    assert any(import_graph(room).values())
+    assert circles(import_graph(room)) == []
+
+
+def test_circles_are_found() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": {"f"}, "f": {"e"}}
+    assert circles(graph) == [["a", "b", "c"], ["e", "f"]]
 
 
 def test_nothing_shadows_pythons_operator() -> None:
