@@ -13,6 +13,7 @@ from hone_operator.api import Api, ApiError, NotLeading
 from hone_operator.cache import Cache
 from hone_operator.coverage import Coverage
 from hone_operator.dependents import named_jobs
+from hone_operator.eventwriter import write_event
 from hone_operator.execution import Executor, refresh
 from hone_operator.health import why_stuck
 from hone_operator.jobview import ObservedFineTuneJob
@@ -25,7 +26,6 @@ from hone_operator.podspec import Images
 from hone_operator.polling import Poller
 from hone_operator.resources import (
     CHILDREN,
-    EVENTS,
     FINETUNEJOBS,
     INFERENCESERVICES,
     OWNERS,
@@ -37,8 +37,6 @@ from hone_operator.resources import (
     merge_patch,
 )
 from hone_operator.serviceview import ObservedInferenceService
-from hone_operator.texts import LONGEST_EVENT, cut
-from hone_operator.timestamps import timestamp
 from hone_operator.troubles import TRIES, Trouble, Troubles, crowded, describe, hidden, troubles_alone, unread
 from hone_operator.workqueue import WorkQueue
 
@@ -220,14 +218,14 @@ class Controller:
         self._queue_dependents(key)
         for event in plan.events:
             logger.info("%s", event.message, extra={"reason": event.reason})
-            await self._emit(key, owner, event)
+            await write_event(self.api, key, owner, event)
 
     async def _tell_unwritten(self, key: Key, owner: Object, error: ApiError) -> None:
         """Report by an event that the status can't be written: it is reported nowhere else."""
         counted = self._unwritten.count(key, [STATUS])[STATUS]
         if counted == (1 if error.is_refusal else TRIES) and not error.is_farewell:
             words = HoneError(API_FAILING, f"The status can't be written: {describe(error)}").sentence()
-            await self._emit(key, owner, Event("Warning", API_FAILING.name, words))
+            await write_event(self.api, key, owner, Event("Warning", API_FAILING.name, words))
 
     async def _patch_status(self, key: Key, owner: Object, changes: Object) -> bool:
         """Returns whether the status was written. `owner`: as it was when the changes were decided.
@@ -253,35 +251,6 @@ class Controller:
         if asked(written) != asked(owner):  # the watch may tell of it when this answer is no news any more
             self.queue.add(key)
         return True
-
-    async def _emit(self, key: Key, owner: Object, event: Event) -> None:
-        now = datetime.now(UTC)
-        metadata = owner["metadata"]
-        body: Object = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"generateName": f"{key.name}.", "namespace": key.namespace},
-            "involvedObject": {
-                "apiVersion": owner["apiVersion"],
-                "kind": owner["kind"],
-                "namespace": key.namespace,
-                "name": key.name,
-                "uid": metadata["uid"],
-            },
-            "type": event.type,
-            "reason": event.reason,
-            "message": cut(event.message, LONGEST_EVENT),
-            "source": {"component": "hone-operator"},
-            "firstTimestamp": timestamp(now),
-            "lastTimestamp": timestamp(now),
-            "count": 1,
-        }
-        try:
-            await self.api.create(EVENTS, body)
-        except ApiError as error:
-            if error.is_farewell:
-                return
-            logger.warning("event was not written: %s", error, extra={"reason": event.reason})
 
     async def _look_at_all(self) -> None:
         """Every object gets a pass, at first and every RESYNC_SECONDS: not all that concerns it is watched."""

@@ -15,6 +15,7 @@ from hone_operator import api as api_module
 from hone_operator.api import Api, ApiError, NotLeading
 from hone_operator.cache import Cache
 from hone_operator.controller import Controller
+from hone_operator.eventwriter import write_event
 from hone_operator.execution import Executor
 from hone_operator.metrics import Metrics
 from hone_operator.ownership import bind
@@ -169,7 +170,7 @@ def test_a_replica_that_no_longer_leads_writes_no_status_event_or_lease() -> Non
         key = Key(FINETUNEJOBS, "team", "faq")
         for write in (
             controller._write_status(key, owner, Plan(status={"stage": "Pending"})),
-            controller._emit(key, owner, Event("Normal", "X", "x")),
+            write_event(api, key, owner, Event("Normal", "X", "x")),
             api.replace(JOBS, BODY),
         ):
             with pytest.raises(NotLeading):
