@@ -9,8 +9,8 @@ from apiserver import ApiServer, api_server
 from bad_manifests import BAD
 from hone_api.crd import KINDS
 from kubernetes.client import ApiException, BatchV1Api, CustomObjectsApi
+from pod_page import EXAMPLES, JOBS, job_of
 from pod_schema import FILE, read_openapi, text
-from test_pod_options import EXAMPLES, JOBS, job_of
 
 OF_PODS = [bad for bad in BAD if "spec.pod" in str(bad) or "spec.resources" in str(bad)]
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from adapter_states import ready, running
 from hone_api.reasons import INVALID_SPEC, HoneError
 from hone_operator import finetunejob, inferenceservice
 from hone_operator.inferenceservice import ObservedInferenceService
@@ -28,7 +29,6 @@ from observed import (
     terminated,
     unschedulable,
 )
-from test_plan_adapters import ready, running
 
 GPU_JOB = job_object(resources={"gpus": 1}, status=PREPARED)
 

@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from held_pods import held
 from hone_operator import adapters, autoscaling, events, finetunejob, podstate
 from hone_operator.conditions import Conditions
 from hone_operator.jobview import index_of
@@ -14,7 +15,6 @@ from hone_operator.trainer import train_job
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from observed import BEFORE, IMAGE, NOW, job_object, observed_job, parsed_job, pod, success, terminated, unschedulable
-from test_sidecars import held
 
 Object = dict[str, Any]
 INDEX = "batch.kubernetes.io/job-completion-index"

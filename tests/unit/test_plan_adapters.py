@@ -6,8 +6,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from adapter_states import FAQ, file_of, on_one_claim, planned, ready, running, told
 from hone_api.adapters import revision_of
-from hone_operator import engine
 from hone_operator.inferenceservice import ObservedInferenceService, plan
 from hone_operator.plan import Apply, Patch
 from hone_operator.resources import CONFIGMAPS, DEPLOYMENTS, PODS, Object
@@ -19,9 +19,6 @@ from observed import (
     foreign,
     message,
     observed_service,
-    pod,
-    service_child,
-    service_object,
     stored,
 )
 
@@ -29,25 +26,8 @@ OTHER = "sha256:" + "b" * 64
 SECOND = {"name": "second", "fineTuneJob": {"name": "other"}}
 
 
-def on_one_claim(name: str, digest: str = DIGEST, commit: str = "c" * 40, **spec: Any) -> Object:
-    """A finished job whose base is in a shared cache and whose artifact is on the shared claim `artifacts`."""
-    job = finished_job(name, digest=digest, cache={"claim": {"name": "hub-cache"}}, **spec)
-    job["status"]["artifact"] |= {"claim": "artifacts", "baseRevision": commit}
-    return job
-
-
-def planned(*jobs: Object, **spec: Any) -> dict[str, Object]:
-    """The bodies that are applied, by kind."""
-    found = plan(observed_service(service_object(**{"engine": "vllm", **spec}), *jobs), NOW)
-    return {action.resource.kind: action.body for action in found.actions if isinstance(action, Apply)}
-
-
 def template(*jobs: Object, **spec: Any) -> Object:
     return dict(planned(*jobs, **spec)["Deployment"]["spec"]["template"])
-
-
-def file_of(config_map: Object) -> str:
-    return str(config_map["data"]["adapters.json"])
 
 
 def test_the_config_map_says_which_adapters_there_should_be() -> None:
@@ -63,9 +43,6 @@ def test_the_config_map_says_which_adapters_there_should_be() -> None:
         ],
     }
     assert "ConfigMap" not in planned(finished_job(kind="merged"))
-
-
-FAQ = on_one_claim("faq")
 
 
 @pytest.mark.parametrize(
@@ -87,36 +64,6 @@ def test_what_rolls_the_pods(jobs: list[Object], adapters: list[Object], rolls: 
     after = planned(*jobs, adapters=adapters)
     assert (after["Deployment"]["spec"]["template"] != before["Deployment"]["spec"]["template"]) is rolls
     assert after["ConfigMap"] != before["ConfigMap"]
-
-
-def ready(name: str = "p1", **annotations: str) -> Object:
-    found = pod(name, container="engine", running={"startedAt": "2026-03-01T11:00:00Z"})
-    found["status"]["conditions"].append({"type": "Ready", "status": "True"})
-    found["spec"]["initContainers"] = [{"name": "adapters", "image": "x"}]
-    found["metadata"]["annotations"] = annotations
-    return found
-
-
-def running(*pods: Object, **spec: Any) -> ObservedInferenceService:
-    """Everything is there and up to date, and the keepers have told so."""
-    spec = {"engine": "vllm", "replicas": len(pods), **spec}
-    owner = service_object(**spec)
-    children = planned(FAQ, **spec)
-    deployment = stored(children["Deployment"], replicas=len(pods), updatedReplicas=len(pods), observedGeneration=1)
-    deployment["metadata"]["generation"] = 1
-    config_map = stored(children["ConfigMap"])
-    revision = revision_of(file_of(config_map))
-    answers = {one["metadata"]["uid"]: told(revision, faq=DIGEST) for one in pods}
-    more = {"deployment": deployment, "adapters": config_map, "service": service_child(owner), "pods": list(pods)}
-    if len(pods) > 1:
-        more["budget"] = stored(engine.budget(owner, 1))
-    return observed_service(owner, FAQ, answers=answers, **more)
-
-
-def told(revision: str, *, error: Object | None = None, loaded: bool = True, **digests: str) -> Object:
-    state = {"loaded": loaded, "error": error}
-    adapters = {name: {"digest": digest, **state} for name, digest in digests.items()}
-    return {"revision": revision, "models": ["org/base", *digests], "adapters": adapters}
 
 
 def with_another_digest(observed: ObservedInferenceService) -> ObservedInferenceService:

@@ -1,27 +1,12 @@
 """What users write of pods is merged onto Hone's, and the examples of the page about it keep the contract."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from hone_api.finetunejob import FineTuneJob
 from hone_api.pod import PodOptions
 from hone_api.validation import validate
-from hone_operator import trainer
 from hone_operator.podlevels import find_relaxations
-
-PAGE = Path(__file__).parents[2] / "docs/pods.md"
-EXAMPLES = [yaml.safe_load(part.partition("```")[0]) for part in PAGE.read_text().split("```yaml\n")[1:]]
-JOBS = {one["metadata"]["name"]: one for one in EXAMPLES if one["kind"] == "FineTuneJob"}
-
-
-def job_of(manifest: dict[str, Any], *, prepares: bool = False) -> dict[str, Any]:
-    metadata = manifest["metadata"] | {"namespace": "default", "uid": "3f1c7a52-0000-4000-8000-000000000000"}
-    owner, job = manifest | {"metadata": metadata}, FineTuneJob.model_validate(manifest)
-    if prepares:
-        return trainer.prepare_job(owner, job, "hone:1", None)
-    return trainer.train_job(owner, job, "hone:1")
+from pod_page import EXAMPLES, JOBS, job_of
 
 
 def pod_of(name: str, **pod: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any, cast
 
 import pytest
+from held_pods import held
 from hone_operator import finetunejob
 from hone_operator.api import Api
 from hone_operator.cache import Cache
@@ -14,7 +15,6 @@ from hone_operator.podowners import engines_of, is_stray, trainers_of
 from hone_operator.polling import Poller
 from hone_operator.resources import FINETUNEJOBS, JOBS, PODS, Key, Resource
 from observed import BEFORE, IMAGES, NOW, conditions, job_object, observed_job, pod, success, terminated
-from test_sidecars import held
 
 Object = dict[str, Any]
 COMPONENT = {"app.kubernetes.io/component": "trainer", "hone.dev/finetunejob": "faq"}

@@ -6,6 +6,7 @@ from typing import Any
 
 import hone_operator
 import pytest
+from adapter_states import ready, running
 from hone_api.crd import KINDS, UNOBSERVED, definition
 from hone_api.reasons import CATALOGUE
 from hone_operator import readiness
@@ -25,7 +26,6 @@ from observed import (
     service_object,
 )
 from phases import BROKEN, JOBS, SERVICES, new_job
-from test_plan_adapters import ready, running
 
 STATES = ("Ready", "Reconciling", "Stalled")
 PROGRESS = ("PodStarting", "Retrying", "TrainerRunning", "RollingOut", "LoadingAdapters", "WaitingForFineTuneJob")

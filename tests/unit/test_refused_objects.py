@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from adapter_states import ready as with_keeper
+from adapter_states import running as with_adapters
 from hone_api.reasons import INVALID_SPEC, HoneError
 from hone_operator import finetunejob
 from hone_operator.inferenceservice import ObservedInferenceService, plan
@@ -18,9 +20,7 @@ from observed import (
     of_predecessor,
     pod,
 )
-from test_plan_adapters import ready as with_keeper
-from test_plan_adapters import running as with_adapters
-from test_plan_inferenceservice import ready, running
+from service_states import ready, running
 
 Object = dict[str, Any]
 INVALID = HoneError(INVALID_SPEC, "spec.x: no")

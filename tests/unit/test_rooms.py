@@ -77,6 +77,14 @@ def test_test_files_have_names_of_their_own() -> None:
     assert not [name for name in tracked() if name.startswith("tests/") and name.endswith("__init__.py")]
 
 
+def test_unit_tests_share_helpers_and_no_tests() -> None:
+    """pytest would run a module twice that another one imports, and finds none that lies in another folder."""
+    for file in (ROOT / "tests/unit").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert not (node.module or "").startswith("test_"), file
+
+
 def test_no_file_names_a_package_registry() -> None:
     hosts = [".".join(parts) for parts in (("pypi", "org"), ("pythonhosted", "org"), ("proxy", "golang", "org"))]
     for name in tracked():

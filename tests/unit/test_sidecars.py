@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from held_pods import held
 from hone_operator import trainer
 from hone_operator.finetunejob import plan
 from hone_operator.plan import Delete, Patch
@@ -25,22 +26,6 @@ from observed import (
 
 Object = dict[str, Any]
 OWNER = job_object(resources={"gpus": 8}, status=PREPARED | {"observedGeneration": 1, "stage": "Saving"})
-
-
-def held(state: Object, name: str = "p1", *, sidecar: Object | None = None, index: int = 0, **more: Any) -> Object:
-    """A pod whose trainer has ended, and in which istio-proxy is still in the state `sidecar`."""
-    found = pod(name, terminated=state, **more)
-    found["metadata"]["labels"] = {"batch.kubernetes.io/job-completion-index": str(index)}
-    found["status"]["phase"] = "Running"
-    found["spec"]["containers"].append({"name": "istio-proxy", "image": "proxyv2"})
-    found["status"]["containerStatuses"].append(
-        {
-            "name": "istio-proxy",
-            "restartCount": 0,
-            "state": sidecar or {"running": {"startedAt": "2026-03-01T11:00:00Z"}},
-        }
-    )
-    return found
 
 
 def since(*pods: Object, seconds: float = 60, **more: Any) -> Any:

@@ -4,12 +4,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from adapter_states import ready as with_keeper
+from adapter_states import running as with_adapters
 from hone_operator.inferenceservice import ObservedInferenceService, plan
 from hone_operator.silence import PATIENCE
 from observed import DIGEST, NOW, conditions, finished_job, message
-from test_plan_adapters import ready as with_keeper
-from test_plan_adapters import running as with_adapters
-from test_plan_inferenceservice import ready, running
+from service_states import ready, running
 
 LONG_AGO, JUST_NOW = NOW - PATIENCE - timedelta(seconds=1), NOW - timedelta(seconds=1)
 LIST = {"data": [{"id": "faq", "digest": DIGEST}]}
