@@ -34,10 +34,10 @@ lint: install ## style, types, drift of generated files
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy crds operator trainer server cli
-	$(BIN)/python -m hone_api.generate --check
+	$(BIN)/python -m hone_api.schema.generate --check
 
 generate: install ## write the CRDs and the reference pages anew from the models
-	$(BIN)/python -m hone_api.generate
+	$(BIN)/python -m hone_api.schema.generate
 
 pod-schema: install ## read the types of pods that users write from the local cluster's API server again
 	$(BIN)/python tests/cluster/pod_schema.py

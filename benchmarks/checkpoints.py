@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from common import compare, make_model
 from datasets import Dataset
-from hone_trainer.checkpoints import MARKER
-from hone_trainer.group import Group
-from hone_trainer.training import HoneTrainer
+from hone_trainer.distributed.process_group import Group
+from hone_trainer.storage.checkpoints import MARKER
+from hone_trainer.training.trainer import HoneTrainer
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from trl.trainer.sft_config import SFTConfig
 

@@ -46,15 +46,15 @@ began = time.perf_counter()
 assert main(arguments) == 0
 print("\\n" + json.dumps({"all": time.perf_counter() - began, **seconds}))
 """
-TOKENIZING = "hone_trainer.tokenizing:Tokenizing.whole"
+TOKENIZING = "hone_trainer.data.tokenization:Tokenizing.whole"
 CHECKS = [
-    "hone_trainer.data:survey_columns",
-    "hone_trainer.templatereads:find_unread",
+    "hone_trainer.data.dataset:survey_columns",
+    "hone_trainer.data.template_reads:find_unread",
     "hone_trainer.checks.tokenized:Checker.check_split",
     "hone_trainer.checks.tokenized:Checker.find_warnings",
     "hone_trainer.checks.tokenized:Checker.find_leaks",
 ]
-MERGE_CHECKS = ["hone_trainer.merging:compare_with", "hone_trainer.merging:check_merged"]
+MERGE_CHECKS = ["hone_trainer.merging.write:compare_with", "hone_trainer.merging.write:check_merged"]
 
 
 def main() -> None:

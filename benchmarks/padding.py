@@ -18,17 +18,18 @@ from typing import Any
 import yaml
 from common import make_model
 from datasets import Dataset, disable_progress_bars
-from hone_api.finetunejob import FineTuneJobSpec
+from hone_api.finetunejobs.spec import FineTuneJobSpec
 from hone_api.gpus import GPUS
-from hone_trainer import arguments, datareport
-from hone_trainer.datareport import Cut
-from hone_trainer.group import Group
+from hone_trainer.config import sft_config
+from hone_trainer.config.auto_profile import Choice, Device
+from hone_trainer.config.trl_config import ALREADY_PREPARED, make_sft_config
+from hone_trainer.data import statistics as data_statistics
+from hone_trainer.data.statistics import Cut
+from hone_trainer.data.tokenization import Tokenizing
+from hone_trainer.distributed.process_group import Group
 from hone_trainer.memory import architecture
-from hone_trainer.planning import Planned
-from hone_trainer.profile import Choice, Device
-from hone_trainer.settings import ALREADY_PREPARED, make_sft_config
-from hone_trainer.tokenizing import Tokenizing
-from hone_trainer.training import HoneTrainer
+from hone_trainer.preparation.device_plan import Planned
+from hone_trainer.training.trainer import HoneTrainer
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 ROOT = Path(__file__).parents[1]
@@ -98,9 +99,9 @@ def measure(case: Case, model: Path, epochs: int) -> tuple[list[Choice], list[fl
     )
     whole = make_rows()
     with tempfile.TemporaryDirectory() as name:
-        written = make_sft_config(arguments.sft_config(spec, Path(name), use_cpu=True))
+        written = make_sft_config(sft_config.sft_config(spec, Path(name), use_cpu=True))
         choices = choose(spec, whole, written, case.flash)
-        keywords = arguments.sft_config(spec, Path(name), use_cpu=True, choices=choices)
+        keywords = sft_config.sft_config(spec, Path(name), use_cpu=True, choices=choices)
         # The rest is of the device, and there is none.
         keywords |= {"bf16": False, "dataloader_num_workers": 0, "optim": "adamw_torch"}
         args = make_sft_config(keywords)
@@ -135,7 +136,7 @@ def choose(spec: FineTuneJobSpec, whole: Dataset, written: Any, flash: bool) -> 
     """The profile's choices for Llama 2 7B on an MI300X."""
     memory = next(gpu.memory for gpu in GPUS if gpu.name == "MI300X")
     device = Device("gpu", "MI300X", memory, has_bfloat16=True, has_flash_attention=flash, cores=24)
-    lengths = datareport.examine(datareport.count(whole), Cut.of(written, False))
+    lengths = data_statistics.examine(data_statistics.count(whole), Cut.of(written, False))
     outline = architecture.build(LlamaConfig(max_position_embeddings=4096, dtype="float16"))
     return Planned(spec, outline, device, lengths, written.max_length).choices()
 

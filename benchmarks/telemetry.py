@@ -13,9 +13,9 @@ from typing import Any
 
 import yaml
 from common import make_model, make_rows
-from hone_trainer.callbacks import ReportCallback, StopCallback
-from hone_trainer.curves import Curves
 from hone_trainer.main import main as trainer
+from hone_trainer.training.callbacks import ReportCallback, StopCallback
+from hone_trainer.training.tensorboard import Curves
 
 STEPS = 300
 STEP_SECONDS = 0.05

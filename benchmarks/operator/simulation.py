@@ -8,7 +8,7 @@ import builds
 import yaml
 from apiserver import ApiServer, processes
 from client import Client, Object
-from hone_api.reports import ArtifactSummary, Progress, TerminationMessage
+from hone_api.artifacts.trainer_reports import ArtifactSummary, Progress, TerminationMessage
 
 NODE = "node-0"
 POD_CIDR = "127.1.0.0/16"

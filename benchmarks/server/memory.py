@@ -20,7 +20,7 @@ sys.path += [str(HERE.parent), str(HERE.parents[1] / "examples/quickstart")]
 
 from clients import ask  # noqa: E402
 from common import compare  # noqa: E402
-from hone_server.memory import PAGE_TOKENS, bytes_per_token, has_bfloat16  # noqa: E402
+from hone_server.hardware import PAGE_TOKENS, bytes_per_token, has_bfloat16  # noqa: E402
 from model_from_pypi import kept_model  # noqa: E402
 from servers import Server, hone, running  # noqa: E402
 from transformers import AutoConfig  # noqa: E402

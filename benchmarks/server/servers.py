@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from hone_server.memory import CACHE_TOKENS, PAGE_TOKENS
+from hone_server.hardware import CACHE_TOKENS, PAGE_TOKENS
 
 SECONDS_TO_READY = 600
 SECONDS_TO_END = 10

@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 sys.path += [str(HERE.parent), str(HERE.parents[1] / "examples/quickstart")]
 
 from common import compare, run  # noqa: E402
-from hone_api.artifact import describe_files  # noqa: E402
+from hone_api.artifacts.manifest import describe_files  # noqa: E402
 from model_from_pypi import kept_model  # noqa: E402
 from servers import hone, running  # noqa: E402
 

@@ -4,11 +4,12 @@ import sys
 from pathlib import Path
 
 import typer
+from hone_api.io.terminal import make_output_safe, make_printable
 from hone_api.reasons import HoneError
-from hone_api.terminal import make_output_safe, make_printable
 
-from hone_cli import chat, merge, output, plan, prepare, run, serve, validate, watch
+from hone_cli.commands import chat, merge, plan, prepare, run, serve, validate, watch
 from hone_cli.doctor import command as doctor
+from hone_cli.ui import output
 
 app = typer.Typer(
     name="hone",

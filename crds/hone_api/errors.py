@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hone_api.terminal import make_encodable
+from hone_api.io.terminal import make_encodable
 
 
 @dataclass(frozen=True)

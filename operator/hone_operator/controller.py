@@ -8,23 +8,18 @@ from datetime import UTC, datetime
 import aiohttp
 from hone_api.reasons import API_FAILING, OPERATOR_ERROR, HoneError
 
-from hone_operator import finetunejob, inferenceservice, logs, stages
-from hone_operator.api import Api, ApiError, NotLeading
-from hone_operator.cache import Cache
-from hone_operator.coverage import Coverage
-from hone_operator.dependents import named_jobs
-from hone_operator.eventwriter import write_event
-from hone_operator.execution import Executor, refresh
-from hone_operator.health import why_stuck
-from hone_operator.jobview import ObservedFineTuneJob
-from hone_operator.metrics import JobMeter, Metrics
-from hone_operator.observe import Observer
-from hone_operator.owners import owner_key
-from hone_operator.ownership import bind
-from hone_operator.plan import Event, Plan
-from hone_operator.podspec import Images
-from hone_operator.polling import Poller
-from hone_operator.resources import (
+from hone_operator.finetunejob import plan as finetunejob_plan
+from hone_operator.finetunejob import status as finetunejob_status
+from hone_operator.finetunejob.snapshot import ObservedFineTuneJob
+from hone_operator.inferenceservice import plan as inferenceservice_plan
+from hone_operator.inferenceservice.dependents import named_jobs
+from hone_operator.inferenceservice.snapshot import ObservedInferenceService
+from hone_operator.kube.cache import Cache
+from hone_operator.kube.client import Api, ApiError, NotLeading
+from hone_operator.kube.pod_poller import Poller
+from hone_operator.kube.workqueue import WorkQueue
+from hone_operator.objects.owners import owner_key
+from hone_operator.objects.resources import (
     CHILDREN,
     FINETUNEJOBS,
     INFERENCESERVICES,
@@ -36,9 +31,26 @@ from hone_operator.resources import (
     is_observed,
     merge_patch,
 )
-from hone_operator.serviceview import ObservedInferenceService
-from hone_operator.troubles import TRIES, Trouble, Troubles, crowded, describe, hidden, troubles_alone, unread
-from hone_operator.workqueue import WorkQueue
+from hone_operator.observability import logs
+from hone_operator.observability.health import why_stuck
+from hone_operator.observability.metrics import JobMeter, Metrics
+from hone_operator.pods.pod_spec import Images
+from hone_operator.reconcile.coverage import Coverage
+from hone_operator.reconcile.event_writer import write_event
+from hone_operator.reconcile.execution import Executor, refresh
+from hone_operator.reconcile.ownership import bind
+from hone_operator.reconcile.plan import Event, Plan
+from hone_operator.reconcile.sync_failures import (
+    TRIES,
+    Trouble,
+    Troubles,
+    crowded,
+    describe,
+    hidden,
+    troubles_alone,
+    unread,
+)
+from hone_operator.snapshots import Observer
 
 WORKERS = 8
 RESYNC_SECONDS = 600.0
@@ -150,7 +162,7 @@ class Controller:
         if outcome.has_news and not outcome.error and not outcome.troubles:
             if isinstance(observed, ObservedFineTuneJob):
                 made = self.observer.see_made(observed, plan)
-                self.observer.remembered.settle(key, finetunejob.settle(made, plan, now))
+                self.observer.remembered.settle(key, finetunejob_plan.settle(made, plan, now))
             # Children first, for all objects that wait; the status tells what is seen afterwards.
             self.queue.add(key)
             return "requeue"
@@ -196,7 +208,7 @@ class Controller:
         reports = list(self.observer.reports(key).values())
         if len(reports) != 1:
             return False
-        changes = stages.progress_alone(owner, reports[0], self.observer.trainers(key), now)
+        changes = finetunejob_status.progress_alone(owner, reports[0], self.observer.trainers(key), now)
         if changes is None:
             return False
         if changes:
@@ -360,8 +372,8 @@ class Controller:
 def decide(observed: Observed, now: datetime) -> Plan:
     """Return what is to be done about either kind of object."""
     if isinstance(observed, ObservedFineTuneJob):
-        return finetunejob.plan(observed, now)
-    return inferenceservice.plan(observed, now)
+        return finetunejob_plan.plan(observed, now)
+    return inferenceservice_plan.plan(observed, now)
 
 
 def asked(owner: Object) -> Object:

@@ -12,16 +12,16 @@ from typing import Any
 
 import aiohttp
 import kopf
-from hone_api.statusserver import LoopServer
+from hone_api.io.status_server import LoopServer
 
-from hone_operator import streams
-from hone_operator.api import Api, ApiError
 from hone_operator.controller import Controller
-from hone_operator.health import serve
-from hone_operator.leader import Elector
-from hone_operator.metrics import Metrics
-from hone_operator.podspec import Images
-from hone_operator.resources import OWNERS, WATCHED, Resource
+from hone_operator.kube import reflector
+from hone_operator.kube.client import Api, ApiError
+from hone_operator.kube.leader_election import Elector
+from hone_operator.objects.resources import OWNERS, WATCHED, Resource
+from hone_operator.observability.health import serve
+from hone_operator.observability.metrics import Metrics
+from hone_operator.pods.pod_spec import Images
 
 CRD_WAIT_SECONDS = 2.0
 
@@ -68,7 +68,7 @@ class Operator:
         if options.lease_namespace:
             self._controller.executor.installation = f"{options.lease_namespace}/{options.lease_name}"
         self._controller.on_past = _die  # what is remembered is of no use any more
-        streams.feed(self._controller, api)
+        reflector.feed(self._controller, api)
         self._work = asyncio.create_task(self._begin(self._controller))
 
     async def stop(self) -> None:
@@ -162,7 +162,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
 
 
 def _watch(registry: kopf.OperatorRegistry, resource: Resource) -> None:
-    """kopf watches what a handler asks for; streams.py tells the controller, and kopf nothing."""
+    """kopf watches what a handler asks for; reflector.py tells the controller, and kopf nothing."""
     group, _, version = resource.api_version.rpartition("/")
 
     @kopf.on.event(group, version, resource.plural, registry=registry, id=resource.plural)

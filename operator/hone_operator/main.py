@@ -5,16 +5,16 @@ import gc
 import os
 
 import kopf
-from hone_api.listening import split_address
+from hone_api.io.listening import split_address
 from kopf._core.engines.peering import Identity
 
-from hone_operator import logs
-from hone_operator.gpuaccess import GpuAccess
 from hone_operator.handlers import Options, register
-from hone_operator.leader import LEASE, pod_namespace
-from hone_operator.podlevels import LEVELS as POD_LEVELS
-from hone_operator.podlevels import RESTRICTED
-from hone_operator.podspec import Images
+from hone_operator.kube.leader_election import LEASE, pod_namespace
+from hone_operator.observability import logs
+from hone_operator.pods.gpu_access import GpuAccess
+from hone_operator.pods.pod_levels import LEVELS as POD_LEVELS
+from hone_operator.pods.pod_levels import RESTRICTED
+from hone_operator.pods.pod_spec import Images
 
 ENGINES = ("vllm", "sglang", "tgi")
 LEVELS = ("debug", "info", "warning", "error")

@@ -12,10 +12,10 @@ import sys
 import aiohttp
 from hone_api.layout import INFERENCESERVICE_LABEL, MANAGED_BY_LABEL, MANAGER
 
-from hone_operator import logs
-from hone_operator.api import Api, ApiError
-from hone_operator.metrics import Metrics
-from hone_operator.resources import BUDGETS
+from hone_operator.kube.client import Api, ApiError
+from hone_operator.objects.resources import BUDGETS
+from hone_operator.observability import logs
+from hone_operator.observability.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 

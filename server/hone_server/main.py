@@ -9,16 +9,17 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from hone_api.io.terminal import make_output_safe, print_line
 from hone_api.layout import ENGINE_PORT
 from hone_api.reasons import INVALID_SPEC, HoneError
 from hone_api.requiredgpus import require_gpus
-from hone_api.terminal import make_output_safe, print_line
 
-from .cors import ANY_ORIGIN, parse_origins
+from hone_server.artifacts.sources import find_sources
+from hone_server.hardware import cpu_threads
+from hone_server.http.cors import ANY_ORIGIN, parse_origins
+from hone_server.structured.tool_formats import FORMATS
+
 from .logs import start_logging
-from .memory import cpu_threads
-from .sources import find_sources
-from .toolformats import FORMATS
 
 API_KEY = "HONE_API_KEY"
 ALLOWED_ORIGINS = "HONE_ALLOWED_ORIGINS"
@@ -68,7 +69,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     for variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(variable, str(KEPT_PRODUCTS))
     sys.setswitchinterval(SWITCH_SECONDS)
-    from .serving import Options, serve
+    from hone_server.http.server import Options, serve
 
     options = Options(
         args.host,

@@ -14,10 +14,10 @@ IMAGE_PACKAGES = Path("/opt/hone")
 
 def examine_machine(context: Context) -> Figures:
     """Run the checks of `hone doctor --local`. Raises Failed when one fails, or does not report a GPU that works."""
-    from hone_cli.doctor import machine, machinefindings
-    from hone_cli.doctor.findings import make_document
+    from hone_cli.doctor import machine, machine_findings
+    from hone_cli.doctor.checks.findings import make_document
 
-    document = make_document("local", machinefindings.check_machine(machine.collect_machine(dict(os.environ))))
+    document = make_document("local", machine_findings.check_machine(machine.collect_machine(dict(os.environ))))
     print(json.dumps(document, indent=2), flush=True)
     failed = [f"{each['check']}: {each['message']}" for each in document["checks"] if each["status"] == "failed"]
     if failed:

@@ -183,7 +183,7 @@ def compare_memory(context: Context) -> Figures:
 
 def _estimate(context: Context, job: Mapping[str, Any]) -> tuple[int, int]:
     """Return the estimated bytes of a job without and with the allowance."""
-    from hone_api.finetunejob import FineTuneJobSpec
+    from hone_api.finetunejobs.spec import FineTuneJobSpec
     from hone_trainer.memory import architecture, plan
     from hone_trainer.memory.formulas import estimate
     from transformers import AutoConfig

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import hone_trainer
-import hone_trainer.device
+import hone_trainer.config.device
 import pytest
 import torch
 import transformers
@@ -41,7 +41,7 @@ def test_nothing_of_the_bases_torch_is_installed_again() -> None:
 
 
 def test_the_device_is_found() -> None:
-    device = hone_trainer.device.here()
+    device = hone_trainer.config.device.here()
     assert (device.kind, device.cores > 0, device.memory > 0) == ("cpu", True, True)
 
 

@@ -16,15 +16,12 @@ from typing import Any
 from unittest import mock
 
 from apiserver import ADMIN, ApiServer
-from hone_api.finetunejob import FineTuneJob, FineTuneJobSpec, TrainerResources
-from hone_api.inferenceservice import EngineResources, InferenceService, InferenceServiceSpec
-from hone_api.pod import PodOptions
-from hone_operator.api import Api, ApiError
+from hone_api.finetunejobs.spec import FineTuneJob, FineTuneJobSpec, TrainerResources
+from hone_api.inferenceservices.spec import EngineResources, InferenceService, InferenceServiceSpec
+from hone_api.pods.pod_options import PodOptions
 from hone_operator.controller import Controller
-from hone_operator.metrics import Metrics
-from hone_operator.podlevels import PRIVILEGED
-from hone_operator.podspec import Images
-from hone_operator.resources import (
+from hone_operator.kube.client import Api, ApiError
+from hone_operator.objects.resources import (
     AUTOSCALERS,
     BUDGETS,
     CLAIMS,
@@ -41,6 +38,9 @@ from hone_operator.resources import (
     Object,
     Resource,
 )
+from hone_operator.observability.metrics import Metrics
+from hone_operator.pods.pod_levels import PRIVILEGED
+from hone_operator.pods.pod_spec import Images
 from kubernetes.aio import client
 from pydantic import Field, create_model
 
@@ -157,8 +157,8 @@ class World:
     def models(self) -> Iterator[None]:
         job, service = MODELS[self.version]
         with (
-            mock.patch("hone_operator.observe.FineTuneJob", job),
-            mock.patch("hone_operator.observe.InferenceService", service),
+            mock.patch("hone_operator.snapshots.FineTuneJob", job),
+            mock.patch("hone_operator.snapshots.InferenceService", service),
         ):
             yield
 

@@ -1,8 +1,8 @@
 """The parts of Kubernetes' own OpenAPI schema that spec.pod and spec.resources use, read from a real API server.
 
-`make pod-schema` starts an API server and writes them to crds/hone_api/podschema.json. Descriptions are left out, which
-keeps the CustomResourceDefinitions small, and so are fields that Hone does not offer: see LEFT_OUT.
-`hone_api.podschema` makes structural schemas from the file.
+`make pod-schema` starts an API server and writes them to crds/hone_api/pods/pod_schema.json. Descriptions are left out,
+which keeps the CustomResourceDefinitions small, and so are fields that Hone does not offer: see LEFT_OUT.
+`hone_api.pods.pod_schema` makes structural schemas from the file.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 
 from apiserver import ADMIN, ROOT, ApiServer, api_server
 
-FILE = ROOT / "crds/hone_api/podschema.json"
+FILE = ROOT / "crds/hone_api/pods/pod_schema.json"
 PATH = "/openapi/v3/api/v1"
 ROOTS = ("PodSpec", "Container")
 SECONDS_TO_PUBLISH = 60

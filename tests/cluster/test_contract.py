@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from bad_manifests import BAD, GOOD, Bad, changed
-from hone_api.crd import KINDS, schema
-from hone_api.manifests import load_documents
-from hone_api.validation import validate
+from hone_api.schema.crd import KINDS, schema
+from hone_api.schema.manifests import load_documents
+from hone_api.schema.validation import validate
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, dict[str, Any]] = {

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 from apiserver import api_server, processes
-from hone_api.finetunejob import FineTuneJob
+from hone_api.finetunejobs.spec import FineTuneJob
 from hone_api.reasons import HoneError
-from hone_operator import trainer
-from hone_operator.nodes import ClusterFacts, node_of
-from hone_operator.scheduling import WAITS, why_unschedulable
+from hone_operator.diagnosis.nodes import ClusterFacts, node_of
+from hone_operator.diagnosis.unschedulable import WAITS, why_unschedulable
+from hone_operator.finetunejob import jobs
 from kubernetes.client import ApiClient, CoreV1Api
 from until import until
 
@@ -56,7 +56,7 @@ def make_pod(core: CoreV1Api, name: str, nics: int = NICS) -> None:
     [manifest] = [one for one in examples if one["metadata"]["name"] == "rdma"]
     manifest["spec"]["resources"]["limits"][NIC] = nics
     owner = manifest | {"metadata": manifest["metadata"] | {"namespace": NAMESPACE, "uid": "u"}}
-    template = trainer.train_job(owner, FineTuneJob.model_validate(manifest), "hone:1")["spec"]["template"]
+    template = jobs.train_job(owner, FineTuneJob.model_validate(manifest), "hone:1")["spec"]["template"]
     spec: dict[str, Any] = template["spec"]
     spec["volumes"] = [
         {"name": one["name"], "emptyDir": {}} if "persistentVolumeClaim" in one else one for one in spec["volumes"]

@@ -248,7 +248,9 @@ def impatient(hone: Cluster, images: Images, lab: str) -> Iterator[str]:
         pytest.skip("NOT RUN: the pods run on another machine")
     start = (
         "from datetime import timedelta as t\n"
-        "from hone_operator import liveness, main, polling\n"
+        "from hone_operator import main\n"
+        "from hone_operator.diagnosis import liveness\n"
+        "from hone_operator.kube import pod_poller as polling\n"
         "polling.LATER_EVERY_SECONDS = polling.EVERY_SECONDS\n"
         "liveness.PATIENCE = liveness.Patience(silent=t(seconds=8), least=t(seconds=10), first_step=t(seconds=60))\n"
         "liveness.LOOK_AGAIN = t(seconds=1)\n"

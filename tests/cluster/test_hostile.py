@@ -19,7 +19,7 @@ import pytest
 import yaml
 from apiserver import CRDS, ApiServer, api_server, operator
 from garbage import fuzz, schema
-from hone_operator import deepjson
+from hone_operator.objects import bounded_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 
@@ -51,7 +51,7 @@ class Raw:
         headers = {"Authorization": "Bearer admin", "Content-Type": kind}
         request = urllib.request.Request(self.server.url + path, data or None, headers, method=method)
         with urllib.request.urlopen(request, context=ssl._create_unverified_context(), timeout=30) as answer:
-            found: Object = deepjson.loads(answer.read())
+            found: Object = bounded_json.loads(answer.read())
             return found
 
     def create(self, kind: str, name: str, spec: Any, annotations: Object | None = None) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from apiserver import ApiServer, api_server, free_ports, operator
-from hone_operator.api import Api
 from hone_operator.controller import Controller
-from hone_operator.metrics import Metrics
-from hone_operator.podspec import Images
-from hone_operator.resources import FINETUNEJOBS, Key
+from hone_operator.kube.client import Api
+from hone_operator.objects.resources import FINETUNEJOBS, Key
+from hone_operator.observability.metrics import Metrics
+from hone_operator.pods.pod_spec import Images
 from kubernetes.client import (
     AdmissionregistrationV1Api,
     AppsV1Api,

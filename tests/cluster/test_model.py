@@ -10,8 +10,8 @@ import pytest
 import yaml
 from apiserver import CRDS as CRD_FILES
 from apiserver import api_server
-from hone_operator.api import ApiError
-from hone_operator.resources import (
+from hone_operator.kube.client import ApiError
+from hone_operator.objects.resources import (
     DEPLOYMENTS,
     FINETUNEJOBS,
     INFERENCESERVICES,

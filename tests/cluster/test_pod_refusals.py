@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 from apiserver import ApiServer, api_server
-from hone_api.finetunejob import FineTuneJob
+from hone_api.finetunejobs.spec import FineTuneJob
 from hone_api.reasons import CHILD_INVALID
-from hone_api.validation import validate
-from hone_operator import trainer
-from hone_operator.api import Api
-from hone_operator.cache import Cache
-from hone_operator.execution import Executor
-from hone_operator.metrics import Metrics
-from hone_operator.plan import removal
-from hone_operator.refusals import refused
-from hone_operator.resources import FINETUNEJOBS, JOBS, Key
+from hone_api.schema.validation import validate
+from hone_operator.diagnosis.admission import refused
+from hone_operator.finetunejob import jobs
+from hone_operator.kube.cache import Cache
+from hone_operator.kube.client import Api
+from hone_operator.objects.resources import FINETUNEJOBS, JOBS, Key
+from hone_operator.observability.metrics import Metrics
+from hone_operator.reconcile.execution import Executor
+from hone_operator.reconcile.plan import removal
 from kubernetes import aio
 from kubernetes.client import ApiException, BatchV1Api, CustomObjectsApi
 from pydantic import ValidationError
@@ -61,7 +61,7 @@ def why_refused(server: ApiServer, spec: dict[str, Any]) -> str:
 
 
 def job_of(owner: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = trainer.train_job(owner, FineTuneJob.model_validate(owner), "registry.invalid/hone:1")
+    found: dict[str, Any] = jobs.train_job(owner, FineTuneJob.model_validate(owner), "registry.invalid/hone:1")
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from apiserver import ApiServer, api_server
 from bad_manifests import BAD
-from hone_api.crd import KINDS
+from hone_api.schema.crd import KINDS
 from kubernetes.client import ApiException, BatchV1Api, CustomObjectsApi
 from pod_page import EXAMPLES, JOBS, job_of
 from pod_schema import FILE, read_openapi, text

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from apiserver import api_server
-from hone_api.finetunejob import FineTuneJob
-from hone_operator import trainer
-from hone_operator.podlevels import LEVELS
+from hone_api.finetunejobs.spec import FineTuneJob
+from hone_operator.finetunejob import jobs
+from hone_operator.pods.pod_levels import LEVELS
 from kubernetes.client import ApiException, CoreV1Api
 
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
@@ -38,7 +38,7 @@ def pod_of(options: dict[str, Any]) -> dict[str, Any]:
         "metadata": {"name": "faq", "namespace": "team", "uid": "3f1c7a52-0000-4000-8000-000000000000"},
         "spec": {"model": {"name": "a/b"}, "dataset": {"name": "c/d"}, "lora": {}, "pod": options},
     }
-    template = trainer.train_job(owner, FineTuneJob.model_validate(owner), "hone:1")["spec"]["template"]
+    template = jobs.train_job(owner, FineTuneJob.model_validate(owner), "hone:1")["spec"]["template"]
     metadata = {"name": "faq", "annotations": template["metadata"].get("annotations", {})}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
 

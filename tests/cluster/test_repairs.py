@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from apiserver import api_server
-from hone_operator import moving
-from hone_operator.resources import (
+from hone_operator.inferenceservice import node_drain
+from hone_operator.objects.resources import (
     AUTOSCALERS,
     BUDGETS,
     CLAIMS,
@@ -207,7 +207,7 @@ def test_what_others_add_stays_when_the_spec_itself_has_a_value_twice(world: Wor
 
 def test_an_engine_that_was_moved_is_not_replaced_once_more(world: World, space: str) -> None:
     serve(world, space)
-    template = {"metadata": {"annotations": {moving.MOVED: "faq-1"}}}
+    template = {"metadata": {"annotations": {node_drain.MOVED: "faq-1"}}}
     world.run(world.api.patch(DEPLOYMENTS, space, NAME, {"spec": {"template": template}}))
     before = world.get(DEPLOYMENTS, space, NAME)
     change(world, space, replicas=3)

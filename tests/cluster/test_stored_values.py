@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from apiserver import ROOT, ApiServer, api_server
-from hone_api.finetunejob import FineTuneJob
-from hone_operator import trainer
-from hone_operator.drift import _FALSE_LEFT_OUT, contains
+from hone_api.finetunejobs.spec import FineTuneJob
+from hone_operator.finetunejob import jobs
+from hone_operator.objects.drift import _FALSE_LEFT_OUT, contains
 from kubernetes.client import ApiException, BatchV1Api
 
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).parents[1] / "unit"))
 from pod_cases import ACCEPTED, affinity, env, init, mount, pod, sidecar, spread, volume
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
-SCHEMA = json.loads((ROOT / "crds/hone_api/podschema.json").read_text())
+SCHEMA = json.loads((ROOT / "crds/hone_api/pods/pod_schema.json").read_text())
 Spec = dict[str, Any]
 ITEM = {"key": "k", "path": "p"}
 ISCSI = {"targetPortal": "1.2.3.4", "iqn": "iqn.2001-04.com.example:a", "lun": 1}
@@ -91,7 +91,7 @@ def stored(server: ApiServer, spec: Spec) -> tuple[Spec, Spec]:
     spec = {"model": {"name": "a/b"}, "dataset": {"name": "c/d"}, "lora": {}} | spec
     metadata = {"name": "faq", "namespace": "default", "uid": "3f1c7a52-0000-4000-8000-000000000000"}
     owner = {"apiVersion": "hone.dev/v1alpha1", "kind": "FineTuneJob", "metadata": metadata, "spec": spec}
-    job = trainer.train_job(owner, FineTuneJob.model_validate(owner), "registry.invalid/hone:1")
+    job = jobs.train_job(owner, FineTuneJob.model_validate(owner), "registry.invalid/hone:1")
     client = BatchV1Api(server.client())
     answer = client.create_namespaced_job("default", job, dry_run="All", _preload_content=False)
     return job, json.loads(answer.data)

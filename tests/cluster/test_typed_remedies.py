@@ -17,11 +17,13 @@ import yaml
 from apiserver import ApiServer, api_server
 from hone_api.layout import FINETUNEJOB_LABEL, INFERENCESERVICE_LABEL, MANAGED_BY_LABEL, MANAGER
 from hone_api.reasons import API_FAILING, CHILD_CONTESTED, DISK_FULL, POD_REJECTED, VOLUME_NOT_BOUND
-from hone_operator import outputclaims, ownership, rollouts
-from hone_operator.failures import failure_of
-from hone_operator.nodes import ClusterFacts, node_of
-from hone_operator.obstacles import Demand, obstacles
-from hone_operator.retention import Unknown
+from hone_operator.diagnosis.node_fit import Demand, obstacles
+from hone_operator.diagnosis.nodes import ClusterFacts, node_of
+from hone_operator.diagnosis.pod_failure import failure_of
+from hone_operator.finetunejob import output_claims
+from hone_operator.inferenceservice import rollouts
+from hone_operator.kube.retention import Unknown
+from hone_operator.reconcile import ownership
 
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 
@@ -100,11 +102,11 @@ def test_a_claim_is_enlarged(kubectl: Kubectl, how: str) -> None:
         status={"phase": "Bound", "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"]},
     )
     job = parsed_job(job_object(name, output={"storage": {"size": "5Gi"}}))
-    error = outputclaims.compare(get(kubectl, "pvc", name), job)
+    error = output_claims.compare(get(kubectl, "pvc", name), job)
     assert error
     remedy = error.remedy if how == "ClaimDiffers" else full(name)
     kubectl(command_of(remedy).replace("SIZE", "5Gi"))
-    assert outputclaims.compare(get(kubectl, "pvc", name), job) is None
+    assert output_claims.compare(get(kubectl, "pvc", name), job) is None
 
 
 def full(claim: str) -> str:

@@ -176,9 +176,8 @@ def test_vllms_own_application_asks_for_the_key_and_vllm_judges_models(
     """First, while no vLLM runs: it would take both cores."""
     script = (Path(__file__).parent / "vllm_asked.py").read_text()
     # The modules under the names that they have next to the engine.
-    copy = (
-        "cd /tmp && cp /opt/hone/hone_server/gate.py hone_gate.py && cp /opt/hone/hone_server/vllmcheck.py hone_vllm.py"
-    )
+    files = "/opt/hone/hone_server/vllm"
+    copy = f"cd /tmp && cp {files}/middleware.py hone_gate.py && cp {files}/check.py hone_vllm.py"
     command = ["bash", "-c", f'{copy} && PYTHONPATH=/tmp exec python3 -c "$0"', script]
     told = json.loads(hone.run_pod(pod("asked", image, *command), namespace, timeout=START_SECONDS).splitlines()[-1])
     routes = told["routes"]

@@ -17,7 +17,7 @@ import openai
 import pytest
 import torch
 from browser import browse, chromium  # noqa: F401 fixtures of the pages' tests
-from hone_api.artifact import ArtifactManifest, BaseModelReference, describe_files, digest_of, write_manifest
+from hone_api.artifacts.manifest import ArtifactManifest, BaseModelReference, describe_files, digest_of, write_manifest
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
-from hone_server.access import Access
-from hone_server.api import make_app
-from hone_server.connections import Connection, WatchingServer
-from hone_server.engine import Tokens
-from hone_server.errors import ApiError, FailureAnswers
-from hone_server.generation import Model
-from hone_server.models import make_model
-from hone_server.sampling import Sampling
-from hone_server.sources import Served
+from hone_server.artifacts.sources import Served
+from hone_server.engine.continuous_batching import Tokens
+from hone_server.engine.sampler import Sampling
+from hone_server.generation.generate import Model
+from hone_server.generation.served_model import make_model
+from hone_server.http.connections import Connection, WatchingServer
+from hone_server.http.middleware import Access
+from hone_server.http.routes import make_app
+from hone_server.protocol.errors import ApiError, FailureAnswers
 
 CONTEXT = 64
 

@@ -17,9 +17,9 @@ from typing import Any
 import httpx
 import psutil
 from hone_api.layout import ADMIN_HEADER, ADMIN_TOKEN
-from hone_operator.inferenceservice import plan
-from hone_operator.plan import Apply
-from hone_operator.resources import DEPLOYMENTS
+from hone_operator.inferenceservice.plan import plan
+from hone_operator.objects.resources import DEPLOYMENTS
+from hone_operator.reconcile.plan import Apply
 from observed import NOW, finished_job, observed_service, service_object
 
 TOKEN = "t0ken-of-the-test"
@@ -159,7 +159,13 @@ def start_keeper(folder: Path, engine: Engine, adapters: list[dict[str, str]]) -
     """Start the keeper of an engine, which then is ready only when it has these adapters."""
     file, port = folder / "adapters.json", find_port()
     file.write_text(json.dumps({"adapters": adapters}))
-    command = [sys.executable, "-m", "hone_server.keeper", f"--file={file}", f"--served={engine.token_file.parent}"]
+    command = [
+        sys.executable,
+        "-m",
+        "hone_server.adapter_sidecar.main",
+        f"--file={file}",
+        f"--served={engine.token_file.parent}",
+    ]
     command += [f"--engine-port={engine.port}", f"--port={port}", f"--max-rank={LARGEST_RANK}"]
     engine.keeper_url = f"http://127.0.0.1:{port}"
     with (folder / "keeper.log").open("ab") as log:

@@ -10,11 +10,11 @@ import httpx
 import openai
 import pytest
 from hone_api.layout import ADMIN_HEADER
-from hone_server.access import Access
-from hone_server.admin import AdminGate
-from hone_server.api import make_app
-from hone_server.gate import is_allowed as gate_allows
+from hone_server.http.admin_routes import AdminGate
+from hone_server.http.middleware import Access
+from hone_server.http.routes import make_app
 from hone_server.main import _api_key
+from hone_server.vllm.middleware import is_allowed as gate_allows
 from hypothesis import example, given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers

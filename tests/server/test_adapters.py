@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 import torch
-from hone_api.artifact import BaseModelReference
+from hone_api.artifacts.manifest import BaseModelReference
 from hone_api.reasons import HoneError
-from hone_server.joined import join
-from hone_server.loading import Base, load_adapter
-from hone_server.sources import Served
+from hone_server.artifacts.sources import Served
+from hone_server.weights.fused_linear import join
+from hone_server.weights.loader import Base, load_adapter
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM

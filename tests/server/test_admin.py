@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from hone_api.artifact import read_manifest
+from hone_api.artifacts.manifest import read_manifest
 
 TOKEN = "t0ken-of-the-test"
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"

@@ -3,7 +3,7 @@
 import httpx
 import openai
 import pytest
-from hone_api.artifact import read_manifest
+from hone_api.artifacts.manifest import read_manifest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 MESSAGES = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello world"}]

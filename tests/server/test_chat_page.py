@@ -9,10 +9,10 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
-from hone_api.finetunejob import FineTuneJob
-from hone_server.pages import add_pages
-from hone_trainer import data
-from hone_trainer.manifest import Inputs
+from hone_api.finetunejobs.spec import FineTuneJob
+from hone_server.http.pages import add_pages
+from hone_trainer.data import dataset
+from hone_trainer.inputs.manifest import Inputs
 
 LONG_NAME = "a-team/an-assistant-for-questions-about-the-handbook-of-our-support-department-v2"
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
@@ -232,8 +232,8 @@ def test_an_exported_conversation_is_a_dataset_of_a_job(chat, tmp_path):
     job = FineTuneJob.model_validate(
         {"apiVersion": "hone.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": "exported"}, "spec": spec}
     )
-    found = data.find(job.spec.dataset, Inputs(job, {"chats": folder}, {}, {}), None)
-    loaded = data.load(found, 0, tmp_path / "scratch")
+    found = dataset.find(job.spec.dataset, Inputs(job, {"chats": folder}, {}, {}), None)
+    loaded = dataset.load(found, 0, tmp_path / "scratch")
     assert loaded.format == "messages"
     assert loaded.warnings == []
     [(_, row)] = loaded.rows()

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from hone_server import prompts
-from hone_server.errors import ApiError
+from hone_server.generation import prompts
+from hone_server.protocol.errors import ApiError
 from hypothesis import given
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment

@@ -4,8 +4,8 @@ import asyncio
 
 import httpx
 import pytest
-from hone_server.access import Access
-from hone_server.cors import allow_origins
+from hone_server.http.cors import allow_origins
+from hone_server.http.middleware import Access
 from starlette.responses import JSONResponse
 
 ORIGIN = "http://app.example"

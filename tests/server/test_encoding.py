@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from hone_server import encoding
-from hone_server.generation import Piece
-from hone_server.logprobs import Told
-from hone_server.wire import ChatWire, CompletionWire
+from hone_server.generation.generate import Piece
+from hone_server.generation.logprobs import Told
+from hone_server.http import encoding
+from hone_server.http.formatting import ChatWire, CompletionWire
 from hypothesis import given
 from hypothesis import strategies as st
 

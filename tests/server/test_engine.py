@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 import torch
-from hone_server.engine import Engine, EngineError, Lane
-from hone_server.memory import PAGE_TOKENS, KvPlan
-from hone_server.sampling import Sampling
+from hone_server.engine.continuous_batching import Engine, EngineError, Lane
+from hone_server.engine.sampler import Sampling
+from hone_server.hardware import PAGE_TOKENS, KvPlan
 from transformers import AutoModelForCausalLM
 
 LENGTH = 2 * PAGE_TOKENS

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hone_server.engine import EngineError, GuidanceError, Tokens
+from hone_server.engine.continuous_batching import EngineError, GuidanceError, Tokens
 from inprocess import Service, served_in_thread
 
 

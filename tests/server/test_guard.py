@@ -65,7 +65,7 @@ def guarding(engine: int, tmp_path: Path, *, key: bytes | None, routes: tuple[st
     """The URL of the guard, which is a process of its own."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "hone_server.guard", "--port", str(port), "--engine-port", str(engine)]
+    command = [sys.executable, "-m", "hone_server.key_guard", "--port", str(port), "--engine-port", str(engine)]
     if key is not None:
         (tmp_path / "key").write_bytes(key)
         command += ["--api-key-file", str(tmp_path / "key")]
@@ -227,7 +227,7 @@ def test_an_engine_that_is_not_there_yet_is_told_as_503(tmp_path: Path) -> None:
 
 def test_an_empty_key_keeps_the_guard_from_starting(tmp_path: Path) -> None:
     (tmp_path / "key").write_text(" \n")
-    command = [sys.executable, "-m", "hone_server.guard", "--port", "1", "--api-key-file", str(tmp_path / "key")]
+    command = [sys.executable, "-m", "hone_server.key_guard", "--port", "1", "--api-key-file", str(tmp_path / "key")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 64
     assert "hone-guard: InvalidSpec: the Secret of spec.apiKeySecret holds an empty key" in done.stdout + done.stderr
@@ -251,8 +251,8 @@ def test_a_client_that_stays_in_the_middle_of_its_request_is_dropped(at_the_end)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         code = f"""
 import uvicorn
-from hone_server import connections
-from hone_server.guard import main
+from hone_server.http import connections
+from hone_server.key_guard import main
 connections.BODY_SECONDS = 0
 if {at_the_end}:
     connections.WatchingServer.on_tick = uvicorn.Server.on_tick

@@ -9,8 +9,8 @@ import time
 import httpx
 import pytest
 from hone_api.reasons import HoneError
-from hone_server.service import Service
-from hone_server.sources import Served, Sources
+from hone_server.artifacts.sources import Served, Sources
+from hone_server.model_registry import Service
 
 
 def test_a_corrupt_file_keeps_the_server_from_starting(run_to_end, artifact, base_folder, tmp_path):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from hone_api.reasons import HoneError
-from hone_server.loading import load_adapter, load_base, own_tokenizer
-from hone_server.sources import Served, Sources, find_sources
+from hone_server.artifacts.sources import Served, Sources, find_sources
+from hone_server.weights.loader import load_adapter, load_base, own_tokenizer
 from peft.utils import load_peft_weights
 
 EMPTY = {"adapters": {}, "expected": {}, "claims": {}}

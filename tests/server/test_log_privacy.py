@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
-from hone_server import api
+from hone_server.http import routes
+from hone_server.http.formatting import ChatWire, CompletionWire
 from hone_server.logs import PlacesFormatter, describe_places, log_of_loop
-from hone_server.messages import CalledFunction
-from hone_server.wire import ChatWire, CompletionWire
+from hone_server.protocol.messages import CalledFunction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from inprocess import Service, served_in_thread
@@ -101,7 +101,7 @@ def test_no_text_of_a_request_is_in_the_log(
     server: str, log: io.StringIO, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
     if fails == "before":
-        monkeypatch.setattr(api, "plan_chat", quote)
+        monkeypatch.setattr(routes, "plan_chat", quote)
     if fails == "in a stream":
         for wire in (ChatWire, CompletionWire):
             monkeypatch.setattr(wire, "deltas", quote)

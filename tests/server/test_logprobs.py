@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from hone_server.logprobs import LogprobStream
-from hone_server.sampling import TokenLogprob
+from hone_server.engine.sampler import TokenLogprob
+from hone_server.generation.logprobs import LogprobStream
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 MESSAGES = [{"role": "user", "content": "hello world"}]

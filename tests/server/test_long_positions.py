@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 import torch
-from hone_server.architectures import find_steady_context, refuse_unserved
-from hone_server.engine import Lane
-from hone_server.sampling import Sampling
-from hone_server.service import Service
-from hone_server.sources import Served, Sources
+from hone_server.artifacts.sources import Served, Sources
+from hone_server.engine.continuous_batching import Lane
+from hone_server.engine.sampler import Sampling
+from hone_server.model_registry import Service
+from hone_server.weights.architectures import find_steady_context, refuse_unserved
 from transformers import (
     AutoModelForCausalLM,
     BartConfig,

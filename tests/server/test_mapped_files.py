@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hone_server import loading
-from hone_server.loading import load_adapter, load_base, storages, unmap
-from hone_server.lora import Adapter
-from hone_server.packed import pack
-from hone_server.sources import find_sources
+from hone_server.artifacts.sources import find_sources
+from hone_server.weights import loader
+from hone_server.weights.batched_lora import Adapter
+from hone_server.weights.loader import load_adapter, load_base, storages, unmap
+from hone_server.weights.onednn_packing import pack
 from long_matrix import sample
 from transformers import AutoModelForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM
 
@@ -64,7 +64,7 @@ def weights_of(loaded):
 @pytest.mark.parametrize(("kind", "base_dtype", "dtype", "widen"), sample(EACH, "mapped files", 8))
 @pytest.mark.parametrize("adaptable", [True, False])
 def test_no_file_stays_mapped(folders, monkeypatch, kind, base_dtype, dtype, widen, adaptable):
-    monkeypatch.setattr(loading, "float32_is_better", lambda *_: widen)
+    monkeypatch.setattr(loader, "float32_is_better", lambda *_: widen)
     folder = folders / f"{kind}-{dtype}"
     sources = find_sources(str(folders / base_dtype), name=None, adapters={"a": folder}, expected={}, claims={})
     base = load_base(sources, adaptable=adaptable)
@@ -82,7 +82,7 @@ def test_no_file_stays_mapped(folders, monkeypatch, kind, base_dtype, dtype, wid
 
 @pytest.mark.parametrize("widen", [False, True])
 def test_no_buffer_stays_mapped(tokenizer_maker, monkeypatch, tmp_path, widen):
-    monkeypatch.setattr(loading, "float32_is_better", lambda *_: widen)
+    monkeypatch.setattr(loader, "float32_is_better", lambda *_: widen)
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "first_k_dense_replace": 1}
     config = Glm4MoeConfig(vocab_size=350, **sizes, **experts, num_key_value_heads=2, max_position_embeddings=64)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hone_server.loading import float32_is_better
-from hone_server.memory import (
+from hone_server.hardware import (
     CACHE_TOKENS,
     PAGE_TOKENS,
     CacheTooSmall,
@@ -18,6 +17,7 @@ from hone_server.memory import (
     free_memory,
     plan_cache,
 )
+from hone_server.weights.loader import float32_is_better
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 PLENTY = 2**40

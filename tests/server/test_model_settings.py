@@ -4,11 +4,11 @@ import logging
 from types import SimpleNamespace
 
 import pytest
-from hone_server.generation import chat_jobs, completion_jobs
-from hone_server.models import default_tokens_of, make_model, unused_settings, warn_unused_settings
-from hone_server.protocol import ChatRequest, CompletionRequest
-from hone_server.sampling import Sampling
-from hone_server.sources import Served
+from hone_server.artifacts.sources import Served
+from hone_server.engine.sampler import Sampling
+from hone_server.generation.generate import chat_jobs, completion_jobs
+from hone_server.generation.served_model import default_tokens_of, make_model, unused_settings, warn_unused_settings
+from hone_server.protocol.requests import ChatRequest, CompletionRequest
 from transformers import AutoTokenizer, GenerationConfig
 
 CONTEXT = 64

@@ -3,12 +3,12 @@
 from types import SimpleNamespace
 
 import pytest
-from hone_server.generation import completion_jobs
-from hone_server.logprobs import place_tokens, search_tokens
-from hone_server.models import make_model
-from hone_server.protocol import CompletionRequest
-from hone_server.sampling import Sampling
-from hone_server.sources import Served
+from hone_server.artifacts.sources import Served
+from hone_server.engine.sampler import Sampling
+from hone_server.generation.generate import completion_jobs
+from hone_server.generation.logprobs import place_tokens, search_tokens
+from hone_server.generation.served_model import make_model
+from hone_server.protocol.requests import CompletionRequest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors

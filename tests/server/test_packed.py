@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from hone_server.joined import JoinedLinear, join
-from hone_server.loading import Base, load_adapter
-from hone_server.lora import Adapter, Segments, make_adaptable
-from hone_server.memory import has_bfloat16
-from hone_server.packed import pack
-from hone_server.sources import Served
+from hone_server.artifacts.sources import Served
+from hone_server.hardware import has_bfloat16
+from hone_server.weights.batched_lora import Adapter, Segments, make_adaptable
+from hone_server.weights.fused_linear import JoinedLinear, join
+from hone_server.weights.loader import Base, load_adapter
+from hone_server.weights.onednn_packing import pack
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
@@ -109,7 +109,7 @@ def peft(base_folder, folder):
 @torch.no_grad()
 def test_an_adapter_stays_unmerged_over_packed_weights(base, base_folder, adapter_maker, tmp_path, monkeypatch):
     """Without a readable copy of them, which would take as much memory again."""
-    monkeypatch.delattr("hone_server.loading.unpack")
+    monkeypatch.delattr("hone_server.weights.loader.unpack")
     folder = adapter_maker(tmp_path / "plain", base_folder, seed=1)
     adapter = loaded(base, folder)
     assert isinstance(adapter, Adapter)

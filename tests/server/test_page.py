@@ -1,7 +1,7 @@
 """The chat page, in a headless Chromium that its own DevTools protocol steers."""
 
 import pytest
-from hone_server.pages import FILES
+from hone_server.http.pages import FILES
 
 KEY = "key-of-the-page"
 

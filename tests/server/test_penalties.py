@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from hone_server.penalties import Penalties, penalize
-from hone_server.sampling import LEAST_TEMPERATURE, Sampling, perturb
+from hone_server.engine.penalties import Penalties, penalize
+from hone_server.engine.sampler import LEAST_TEMPERATURE, Sampling, perturb
 from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer

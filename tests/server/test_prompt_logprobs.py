@@ -3,8 +3,8 @@
 import openai
 import pytest
 import torch
-from hone_server.logprobs import completion_logprobs, tell_prompt
-from hone_server.sampling import TokenLogprob
+from hone_server.engine.sampler import TokenLogprob
+from hone_server.generation.logprobs import completion_logprobs, tell_prompt
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -6,9 +6,9 @@ import shutil
 import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit, int8_vectorwise_dequant
-from hone_server.loading import load_adapter, load_base
-from hone_server.lora import Adapter
-from hone_server.sources import Served, Sources
+from hone_server.artifacts.sources import Served, Sources
+from hone_server.weights.batched_lora import Adapter
+from hone_server.weights.loader import load_adapter, load_base
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hone_server import ragged
+from hone_server.engine import ragged_attention
 from torch.nn.functional import scaled_dot_product_attention
 
 HEADS, KV_HEADS, SIZE = 6, 2, 16
@@ -58,7 +58,7 @@ def test_it_is_the_masked_attention_of_the_whole_batch(queries: list[int], keys:
     torch.manual_seed(0)
     query, cache = torch.randn(1, HEADS, sum(queries), SIZE), Cache(sum(keys))
     read = torch.arange(sum(keys)) if queries != keys else torch.empty(0, dtype=torch.long)
-    out, _ = ragged.attend(
+    out, _ = ragged_attention.attend(
         Layer(),
         query,
         cache.keys,
@@ -75,7 +75,7 @@ def test_it_is_the_masked_attention_of_the_whole_batch(queries: list[int], keys:
 
 def test_padding_at_most_doubles_the_keys() -> None:
     keys = [3, 1000, 4, 900, 70, 5, 64, 3000]
-    plan = ragged._plan(tuple(range(len(keys) + 1)), tuple(starts(keys)))
+    plan = ragged_attention._plan(tuple(range(len(keys) + 1)), tuple(starts(keys)))
     assert plan.order is not None
     assert sum(keys) < len(plan.order) <= 2 * sum(keys)
     assert len(plan.sides) < len(keys) / 2
@@ -92,4 +92,4 @@ def test_padding_at_most_doubles_the_keys() -> None:
     ],
 )
 def test_models_with_other_layers_keep_the_attention_of_transformers(config: dict[str, Any], fits: bool) -> None:
-    assert ragged.fits(type("Config", (), config)) is fits
+    assert ragged_attention.fits(type("Config", (), config)) is fits

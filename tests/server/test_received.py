@@ -6,8 +6,9 @@ import time
 
 import httpx
 import pytest
-from hone_server import api, bodies
-from hone_server.bounds import MAX_BODY_BYTES
+from hone_server.http import routes
+from hone_server.protocol import bodies
+from hone_server.protocol.bounds import MAX_BODY_BYTES
 from inprocess import Lane, Service
 from prometheus_client.parser import text_string_to_metric_families
 from transformers import AutoTokenizer
@@ -37,7 +38,7 @@ class Timed(Lane):
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("slow", ["parse_body", "plan_completion", "guide_jobs"])
 def test_the_time_to_the_first_token_has_all_the_work_before_it(service, monkeypatch, slow, stream):
-    owner = bodies if slow == "parse_body" else api
+    owner = bodies if slow == "parse_body" else routes
     original = getattr(owner, slow)
 
     def work(*arguments, **options):
@@ -48,7 +49,7 @@ def test_the_time_to_the_first_token_has_all_the_work_before_it(service, monkeyp
     service.only.lane.__class__ = Timed
 
     async def run():
-        app = api.make_app(service, max_waiting=256)
+        app = routes.make_app(service, max_waiting=256)
         async with client(app) as asking:
             assert (await asking.post("/v1/completions", json=SMALL | {"stream": stream})).status_code == 200
             return (await asking.get("/metrics")).text
@@ -61,7 +62,7 @@ def test_the_time_to_the_first_token_has_all_the_work_before_it(service, monkeyp
 
 @pytest.mark.parametrize("waits_in", ["parse_body", "plan_completion"])
 def test_bodies_that_wait_for_a_thread_are_among_those_that_are_bounded(service, monkeypatch, waits_in):
-    owner = bodies if waits_in == "parse_body" else api
+    owner = bodies if waits_in == "parse_body" else routes
     released = asyncio.Event()
     run_in_thread = owner.run_in_thread
 
@@ -76,7 +77,7 @@ def test_bodies_that_wait_for_a_thread_are_among_those_that_are_bounded(service,
     content = json.dumps(SMALL).encode().ljust(MAX_BODY_BYTES)
 
     async def run():
-        app = api.make_app(service, max_waiting=256)
+        app = routes.make_app(service, max_waiting=256)
         async with client(app) as asking:
 
             async def send():

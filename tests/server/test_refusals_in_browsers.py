@@ -7,8 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from hone_server import gate
-from hone_server.guard import Guard
+from hone_server.key_guard import Guard
+from hone_server.vllm import middleware as vllm_middleware
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
@@ -22,9 +22,9 @@ ALLOW = "access-control-allow-origin"
 @pytest.fixture(autouse=True)
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "key").write_text("k")
-    monkeypatch.setenv(gate.KEY_FILE, str(tmp_path / "key"))
-    monkeypatch.delenv(gate.TOKEN_FILE, raising=False)
-    monkeypatch.setattr(gate, "DRAINING", tmp_path / "draining")
+    monkeypatch.setenv(vllm_middleware.KEY_FILE, str(tmp_path / "key"))
+    monkeypatch.delenv(vllm_middleware.TOKEN_FILE, raising=False)
+    monkeypatch.setattr(vllm_middleware, "DRAINING", tmp_path / "draining")
 
 
 def vllm(origins: list[str], *, credentials: bool = False, asked: list[str] | None = None) -> Any:
@@ -44,7 +44,7 @@ def vllm(origins: list[str], *, credentials: bool = False, asked: list[str] | No
         allow_methods=["*"],
         allow_headers=["*"],
     )
-    app.add_middleware(gate.Gate)
+    app.add_middleware(vllm_middleware.Gate)
     return app
 
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 from fastapi.exceptions import RequestValidationError
-from hone_server import bounds
-from hone_server.bodies import parse_body, parse_json
-from hone_server.errors import ApiError
-from hone_server.protocol import ChatRequest, CompletionRequest
+from hone_server.protocol import bounds
+from hone_server.protocol.bodies import parse_body, parse_json
+from hone_server.protocol.errors import ApiError
+from hone_server.protocol.requests import ChatRequest, CompletionRequest
 from hypothesis import given
 from hypothesis import strategies as st
 

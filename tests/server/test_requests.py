@@ -4,10 +4,10 @@ import copy
 import re
 
 import pytest
-from hone_server.cors import parse_origins
-from hone_server.errors import ApiError, invalid
-from hone_server.messages import Message
-from hone_server.protocol import NEUTRAL, ChatRequest, CompletionRequest
+from hone_server.http.cors import parse_origins
+from hone_server.protocol.errors import ApiError, invalid
+from hone_server.protocol.messages import Message
+from hone_server.protocol.requests import NEUTRAL, ChatRequest, CompletionRequest
 from pydantic import ValidationError
 
 CALL = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": null}'}}

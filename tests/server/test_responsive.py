@@ -8,9 +8,11 @@ import threading
 import pytest
 import uvicorn
 from hone_api.reasons import HoneError
-from hone_server import bodies, connections, serving, text
-from hone_server.bounds import MAX_BODY_BYTES
-from hone_server.connections import Connection, WatchingServer
+from hone_server.generation import detokenizer
+from hone_server.http import connections, server
+from hone_server.http.connections import Connection, WatchingServer
+from hone_server.protocol import bodies
+from hone_server.protocol.bounds import MAX_BODY_BYTES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from inprocess import CONTEXT, Service, served_in_thread
@@ -85,7 +87,7 @@ def test_what_grows_with_a_request_never_runs_on_the_event_loop(service, place, 
 
     noting(bodies.json, "loads")
     noting(bodies, "check_counts")
-    noting(text, "_borders")
+    noting(detokenizer, "_borders")
     chat = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "stop": ["xyz"]}
     for path, body in [("/v1/completions", SMALL | {"stop": "xyz", "n": 3}), ("/v1/chat/completions", chat)]:
         for stream in (False, True):
@@ -100,9 +102,9 @@ def test_what_grows_with_a_request_never_runs_on_the_event_loop(service, place, 
 
 def test_a_long_answer_becomes_text_outside_of_the_event_loop(service, place, connection, monkeypatch):
     threads = []
-    original = text.TextStream.push
+    original = detokenizer.TextStream.push
     monkeypatch.setattr(
-        text.TextStream, "push", lambda *given: (threads.append(threading.get_ident()), original(*given))[1]
+        detokenizer.TextStream, "push", lambda *given: (threads.append(threading.get_ident()), original(*given))[1]
     )
     status, answer, _ = send(connection, SMALL | {"max_tokens": 40})
     assert (status, answer["usage"]["completion_tokens"]) == (200, 40)
@@ -275,7 +277,7 @@ def test_a_slow_client_does_not_hold_up_the_end(service, monkeypatch, begun):
 
 
 def test_the_engine_watches_its_connections_to_the_end():
-    assert issubclass(serving._Server, WatchingServer)
+    assert issubclass(server._Server, WatchingServer)
 
 
 @pytest.mark.parametrize("order", [1, -1])

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hone_server.sampling import Sampling, perturb, token_noise
+from hone_server.engine.sampler import Sampling, perturb, token_noise
 
 LOGITS = torch.log(torch.tensor([0.5, 0.25, 0.15, 0.1]))
 

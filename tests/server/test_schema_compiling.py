@@ -11,13 +11,13 @@ from typing import Any
 import jsonschema_rs
 import numpy as np
 import pytest
-from hone_server.errors import ApiError
-from hone_server.grammartrial import find_place, repair
-from hone_server.guidance import BITS, Guidance, Guide
-from hone_server.protocol import ChatRequest
-from hone_server.schemas import prepare
-from hone_server.structure import structure_of
-from hone_server.toolformats import HERMES
+from hone_server.protocol.errors import ApiError
+from hone_server.protocol.requests import ChatRequest
+from hone_server.structured.grammar_trial import find_place, repair
+from hone_server.structured.grammars import structure_of
+from hone_server.structured.guidance import BITS, Guidance, Guide
+from hone_server.structured.schemas import prepare
+from hone_server.structured.tool_formats import HERMES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_structured import SPECIAL_TOKENS, TOKENS, add_tokens

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hone_api.artifact import BaseModelReference
+from hone_api.artifacts.manifest import BaseModelReference
 from long_matrix import is_long, make_random
 from mixed_load import (
     KINDS,

@@ -4,9 +4,9 @@ import json
 import shutil
 
 import pytest
-from hone_api.artifact import BaseModelReference, read_manifest
+from hone_api.artifacts.manifest import BaseModelReference, read_manifest
 from hone_api.reasons import HoneError
-from hone_server.sources import Served, find_sources
+from hone_server.artifacts.sources import Served, find_sources
 
 
 def find(model, **options):

@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 import torch
-from hone_server.engine import Engine, EngineError, Lane
-from hone_server.memory import KvPlan
-from hone_server.sampling import Sampling
-from hone_server.survival import MOST_FAILURES
+from hone_server.engine.continuous_batching import Engine, EngineError, Lane
+from hone_server.engine.sampler import Sampling
+from hone_server.engine.step_errors import MOST_FAILURES
+from hone_server.hardware import KvPlan
 from transformers import AutoModelForCausalLM
 
 GREEDY = Sampling(temperature=0, top_p=1.0, top_k=0, seed=0)

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hone_server.text import MOST_UNFINISHED, StopSet, StopStrings, TextStream
+from hone_server.generation.detokenizer import MOST_UNFINISHED, StopSet, StopStrings, TextStream
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models

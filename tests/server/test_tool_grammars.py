@@ -8,16 +8,16 @@ import random
 from typing import Any
 
 import pytest
-from hone_server.engine import Tokens
-from hone_server.functions import Function
-from hone_server.generation import Job, Model, _Answer
-from hone_server.protocol import ChatRequest
-from hone_server.sampling import Sampling
-from hone_server.structure import Structure, structure_of
-from hone_server.text import StopSet
-from hone_server.toolformats import HERMES, LLAMA3, MARKS, MISTRAL, ToolFormat
-from hone_server.vocabulary import make_tokenizer
-from hone_server.wire import ToolWire
+from hone_server.engine.continuous_batching import Tokens
+from hone_server.engine.sampler import Sampling
+from hone_server.generation.detokenizer import StopSet
+from hone_server.generation.generate import Job, Model, _Answer
+from hone_server.http.formatting import ToolWire
+from hone_server.protocol.functions import Function
+from hone_server.protocol.requests import ChatRequest
+from hone_server.structured.grammars import Structure, structure_of
+from hone_server.structured.tool_formats import HERMES, LLAMA3, MARKS, MISTRAL, ToolFormat
+from hone_server.structured.vocabulary import make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from inprocess import Service

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from hone_api.layout import EMBEDDED_TOOL_PARSERS
 from hone_api.reasons import HoneError
-from hone_server.functions import Tool
+from hone_server.artifacts.sources import Served
+from hone_server.engine.sampler import Sampling
+from hone_server.generation.served_model import ChatOptions, make_model
 from hone_server.main import _read_template
-from hone_server.models import ChatOptions, make_model
-from hone_server.protocol import ChatRequest
-from hone_server.sampling import Sampling
-from hone_server.sources import Served
-from hone_server.structure import structure_of
-from hone_server.toolcalls import CallsBegin, ToolCallParser
-from hone_server.toolformats import FORMATS, GENERIC, HERMES, LLAMA3, MISTRAL, ToolFormat, find_format
+from hone_server.protocol.functions import Tool
+from hone_server.protocol.requests import ChatRequest
+from hone_server.structured.grammars import structure_of
+from hone_server.structured.tool_calls import CallsBegin, ToolCallParser
+from hone_server.structured.tool_formats import FORMATS, GENERIC, HERMES, LLAMA3, MISTRAL, ToolFormat, find_format
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -4,12 +4,12 @@ import asyncio
 
 import pytest
 import torch
-from hone_server.engine import Engine, Lane
-from hone_server.loading import Base, load_adapter
-from hone_server.lora import Adapter, BatchTable, Segments, Stack, Stacked, make_adaptable
-from hone_server.memory import KvPlan
-from hone_server.sampling import Sampling
-from hone_server.sources import Served
+from hone_server.artifacts.sources import Served
+from hone_server.engine.continuous_batching import Engine, Lane
+from hone_server.engine.sampler import Sampling
+from hone_server.hardware import KvPlan
+from hone_server.weights.batched_lora import Adapter, BatchTable, Segments, Stack, Stacked, make_adaptable
+from hone_server.weights.loader import Base, load_adapter
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 

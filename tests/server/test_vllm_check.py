@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hone_server import vllmcheck
-from hone_server.place import put_modules
+from hone_server.adapter_sidecar.link_artifacts import put_modules
+from hone_server.vllm import check
 
 
 @pytest.fixture
@@ -46,8 +46,8 @@ def vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.SimpleNamespa
         module = types.ModuleType(name)
         module.__dict__.update(content)
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(vllmcheck, "ADAPTERS", tmp_path / "adapters")
-    monkeypatch.delenv(vllmcheck.KEY_FILE, raising=False)
+    monkeypatch.setattr(check, "ADAPTERS", tmp_path / "adapters")
+    monkeypatch.delenv(check.KEY_FILE, raising=False)
     return fake
 
 
@@ -59,12 +59,12 @@ def write_adapter(folder: Path, *names: str) -> None:
 
 def refusal() -> str:
     with pytest.raises(SystemExit) as end:
-        vllmcheck.main(["m"])
+        check.main(["m"])
     return str(end.value.code)
 
 
 def test_the_last_line_has_the_words_of_the_installed_vllm(vllm: Any) -> None:
-    vllmcheck.main(["m"])
+    check.main(["m"])
     vllm.refuses = ValueError("Quantization x is\nnot supported. Use \x1b[2J y.")
     expected = (
         "hone-check: ModelUnsupported: vLLM 9.9 refuses m: Quantization x is not supported; Use [2J y. Name another"
@@ -74,14 +74,14 @@ def test_the_last_line_has_the_words_of_the_installed_vllm(vllm: Any) -> None:
 
 def test_a_model_without_adapters_and_embeddings_without_support_are_refused(vllm: Any, tmp_path: Path) -> None:
     write_adapter(tmp_path / "adapters" / "a", "m.layers.0.q_proj.lora_A.weight")
-    vllmcheck.main(["m"])
+    check.main(["m"])
     write_adapter(tmp_path / "adapters" / "b", "m.embed_tokens.lora_embedding_A", "lm_head.lora_A.weight")
     words = (
         "hone-check: AdapterMismatch: Adapter b changes embed_tokens, lm_head, and vLLM 9.9 adapts only linear layers"
     )
     assert refusal().startswith(words)
     vllm.embedding_modules.update({"embed_tokens": "input_embeddings", "lm_head": "output_embeddings"})
-    vllmcheck.main(["m"])
+    check.main(["m"])
     vllm.takes_adapters = False
     assert refusal().startswith("hone-check: AdapterMismatch: vLLM 9.9 serves FakeForCausalLM without adapters")
 
@@ -89,12 +89,12 @@ def test_a_model_without_adapters_and_embeddings_without_support_are_refused(vll
 def test_what_a_version_can_not_be_asked_is_left_to_its_start(vllm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("vllm.model_executor.models.interfaces", "vllm.engine.arg_utils", "vllm"):
         monkeypatch.setitem(sys.modules, module, None)
-        vllmcheck.main(["m"])
+        check.main(["m"])
 
 
 def test_an_empty_key_is_refused(vllm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "key").write_text("\n")
-    monkeypatch.setenv(vllmcheck.KEY_FILE, str(tmp_path / "key"))
+    monkeypatch.setenv(check.KEY_FILE, str(tmp_path / "key"))
     assert refusal().startswith("hone-check: InvalidSpec: the Secret of spec.apiKeySecret holds an empty key")
 
 
@@ -116,5 +116,5 @@ def test_gpus_that_are_not_required_are_not_checked(vllm: Any, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "hone_gpucheck", module)
     assert refusal() == "hone-check: GpuNotUsable: torch sees none. Do this"
     found = None
-    vllmcheck.main(["m"])
+    check.main(["m"])
     assert len(asked) == 2

@@ -158,7 +158,7 @@ class Result:
 WORKER = """
 import json, sys
 from hone_trainer.main import outcome, parse
-from hone_trainer.stop import Stop
+from hone_trainer.runtime.signals import Stop
 for line in sys.stdin:
     code, message = outcome(parse(json.loads(line)), Stop())
     sys.stderr.flush()

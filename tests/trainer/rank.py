@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import recording
+from hone_trainer.distributed.ranks import Place
 from hone_trainer.main import parse
-from hone_trainer.options import Options
-from hone_trainer.processes import Place
-from hone_trainer.stop import Stop
-from hone_trainer.training import HoneTrainer
+from hone_trainer.runtime.options import Options
+from hone_trainer.runtime.signals import Stop
+from hone_trainer.training.trainer import HoneTrainer
 from hone_trainer.worker import last_word
 
 

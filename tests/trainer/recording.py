@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from hone_trainer.training import HoneTrainer
+from hone_trainer.training.trainer import HoneTrainer
 
 
 def record_rows(path: Path) -> None:

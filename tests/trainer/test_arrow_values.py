@@ -9,8 +9,8 @@ import pyarrow
 import pytest
 from datasets import Dataset, Features, Json, List, Value
 from hone_api.reasons import HoneError
-from hone_trainer import rows
-from hone_trainer.streams import FileStream, HubStream
+from hone_trainer.data.readers import row_files
+from hone_trainer.data.readers.row_streams import FileStream, HubStream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read_file(path: Path) -> list[dict[str, Any]]:
-    return [row for _, row in rows.read([(path, path.name)])]
+    return [row for _, row in row_files.read([(path, path.name)])]
 
 
 def write(path: Path, columns: dict[str, Any]) -> Path:

@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 import torch
-from hone_api.artifact import BaseModelReference, read_manifest
-from hone_api.finetunejob import FineTuneJob
-from hone_api.pod import PodOptions
+from hone_api.artifacts.manifest import BaseModelReference, read_manifest
+from hone_api.artifacts.verification import verify
+from hone_api.finetunejobs.sources import BaseModelSource
+from hone_api.finetunejobs.spec import FineTuneJob
+from hone_api.pods.pod_options import PodOptions
 from hone_api.reasons import HoneError
-from hone_api.sources import BaseModelSource
-from hone_api.verification import verify
-from hone_trainer import model, tree
-from hone_trainer.card import license_of, model_card
-from hone_trainer.manifest import Inputs
-from hone_trainer.save import save_models
+from hone_trainer.inputs.manifest import Inputs
+from hone_trainer.models import base_model
+from hone_trainer.reporting.model_card import license_of, model_card
+from hone_trainer.storage import output_dir
+from hone_trainer.storage.artifact import save_models
 from huggingface_hub import ModelCard
 from peft import AutoPeftModelForCausalLM, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -68,8 +69,8 @@ def test_the_pods_options_are_in_no_file_of_the_output(both: Any) -> None:
 def test_a_run_that_kept_the_pods_options_is_resumed(both: Any, job: Job) -> None:
     """Earlier versions wrote them into run.json."""
     spec = FineTuneJob.model_validate(job(pod=POD)).spec
-    assert tree.differing(spec.to_wire(), spec.model_copy(update={"pod": PodOptions()})) is None
-    assert tree.differing(spec.published(), spec) is None
+    assert output_dir.differing(spec.to_wire(), spec.model_copy(update={"pod": PodOptions()})) is None
+    assert output_dir.differing(spec.published(), spec) is None
 
 
 def test_the_adapter_loads_with_peft_and_the_merged_model_equals_base_and_adapter(both: Any, claim: Path) -> None:
@@ -115,11 +116,11 @@ def test_a_base_model_that_lies_in_an_artifact_is_proved(both: Any, tmp_path: Pa
     shutil.copytree(both.output, tmp_path / "before", ignore=shutil.ignore_patterns("checkpoints", "cache"))
     source = BaseModelSource.model_validate({"claim": {"name": "claim", "path": "before/merged"}})
     inputs = Inputs(None, {"claim": tmp_path}, {}, {})  # type: ignore[arg-type]
-    assert model.find(source, inputs, None).location == str(tmp_path / "before/merged")
+    assert base_model.find(source, inputs, None).location == str(tmp_path / "before/merged")
     config = tmp_path / "before/merged/config.json"
     config.write_text(config.read_text() + " ")
     with pytest.raises(HoneError, match=r"merged/config\.json") as refused:
-        model.find(source, inputs, None)
+        base_model.find(source, inputs, None)
     assert refused.value.reason.name == "ArtifactCorrupt"
 
 

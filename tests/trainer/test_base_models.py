@@ -10,11 +10,11 @@ import pytest
 import torch
 import transformers
 from hone_api.reasons import HoneError
-from hone_trainer import weights
 from hone_trainer.checks.limits import read_limits
 from hone_trainer.memory import architecture
-from hone_trainer.merge import merge
-from hone_trainer.options import MergeOptions
+from hone_trainer.merging.command import merge
+from hone_trainer.models import weight_files
+from hone_trainer.runtime.options import MergeOptions
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -186,6 +186,6 @@ def test_code_of_the_model_decides_which_files_are_read(broken: Path) -> None:
     outline = architecture.build(AutoConfig.from_pretrained(broken))
     (broken / "model.safetensors").unlink()
     with pytest.raises(HoneError):
-        weights.check(outline, broken, "The base model")
+        weight_files.check(outline, broken, "The base model")
     outline.__class__ = type("OwnModel", (type(outline),), {})
-    assert weights.check(outline, broken, "The base model") == []
+    assert weight_files.check(outline, broken, "The base model") == []

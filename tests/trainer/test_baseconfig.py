@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hone_trainer.baseconfig import cache_bytes_per_token
+from hone_trainer.models.base_config import cache_bytes_per_token
 from transformers import (
     AutoModelForCausalLM,
     DeepseekV3Config,

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from accelerate.data_loader import BatchSamplerShard
 from hone_api.reasons import HoneError
-from hone_trainer.batches import Batches
-from hone_trainer.checkpoints import Account
+from hone_trainer.data.batches import Batches
 from hone_trainer.pipeline import refuse_incomplete
+from hone_trainer.storage.checkpoints import Account
 from torch.utils.data import BatchSampler
 
 Job = Callable[..., dict[str, Any]]

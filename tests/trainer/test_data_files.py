@@ -11,14 +11,15 @@ from typing import Any
 import datasets.data_files
 import pytest
 from datasets.exceptions import DatasetGenerationError
-from hone_api.finetunejob import FineTuneJob
+from hone_api.finetunejobs.sources import DatasetSource
+from hone_api.finetunejobs.spec import FineTuneJob
 from hone_api.reasons import HoneError
-from hone_api.sources import DatasetSource
-from hone_trainer import data, formats, rows
-from hone_trainer.datafiles import DataFiles, find_files
-from hone_trainer.manifest import Inputs
-from hone_trainer.messages import MessageCounts
-from hone_trainer.streams import FileStream
+from hone_trainer.data import dataset, formats
+from hone_trainer.data.files import DataFiles, find_files
+from hone_trainer.data.messages import MessageCounts
+from hone_trainer.data.readers import row_files
+from hone_trainer.data.readers.row_streams import FileStream
+from hone_trainer.inputs.manifest import Inputs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -172,7 +173,7 @@ def test_a_file_may_have_any_name_that_is_none_of_a_split(
     file = Path(os.fsdecode(os.fsencode(claim) + b"/" + name + b".jsonl"))
     file.write_text('{"text": "a"}\n{"text": 1}\n')
     found = find(job, claim, path)
-    assert [where for where, _ in rows.read(found.files)] == [f"{found.files[0][1]}, line {n}" for n in (1, 2)]
+    assert [where for where, _ in row_files.read(found.files)] == [f"{found.files[0][1]}, line {n}" for n in (1, 2)]
     for shown in (found.summary(), str(found.report()), *names(found)):
         shown.encode()
 
@@ -224,7 +225,7 @@ class TestWhatArrowCannotStore:
         layout = formats.judge("text", {}, {"text": 1}, {"text": "ok"}, join_parts=False)
         first = ("line 1", {"text": "ok"})
         with pytest.raises(HoneError) as refused:
-            data._dataset(FileStream([(path, path.name)]), layout, first, MessageCounts(), tmp_path / "0")
+            dataset._dataset(FileStream([(path, path.name)]), layout, first, MessageCounts(), tmp_path / "0")
         assert refused.value.reason.name == "DatasetInvalid"
         assert f"line {number} " in refused.value.message
         assert isinstance(refused.value.__cause__, DatasetGenerationError)
@@ -255,7 +256,7 @@ def test_any_content_of_a_row_is_loaded_or_refused_by_name(job: Any, tmp_path: P
     source = DatasetSource.model_validate({"claim": {"name": "data", "path": "a.jsonl"}})
     inputs = Inputs(FineTuneJob.model_validate(job()), {"data": tmp_path}, {}, {})
     try:
-        found = data.load(data.find(source, inputs, None), 42, Path(tempfile.mkdtemp(dir=tmp_path)))
+        found = dataset.load(dataset.find(source, inputs, None), 42, Path(tempfile.mkdtemp(dir=tmp_path)))
     except HoneError as error:
         refused = error.reason.name
         assert refused in ("DatasetInvalid", "DatasetColumnMissing", "InvalidSpec")
@@ -268,7 +269,7 @@ def test_rows_of_csv_with_another_separator_get_a_hint(job: Any, tmp_path: Path)
     source = DatasetSource.model_validate({"claim": {"name": "data", "path": "a.csv"}})
     inputs = Inputs(FineTuneJob.model_validate(job()), {"data": tmp_path}, {}, {})
     with pytest.raises(HoneError) as refused:
-        data.load(data.find(source, inputs, None), 42, tmp_path / "scratch")
+        dataset.load(dataset.find(source, inputs, None), 42, tmp_path / "scratch")
     assert refused.value.reason.name == "DatasetColumnMissing"
     assert "separated by semicolons" in refused.value.remedy
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pyarrow
 import pytest
-from hone_api.finetunejob import FineTuneJob
-from hone_api.sources import DatasetSource
-from hone_trainer import data
-from hone_trainer.manifest import Inputs
+from hone_api.finetunejobs.sources import DatasetSource
+from hone_api.finetunejobs.spec import FineTuneJob
+from hone_trainer.data import dataset
+from hone_trainer.inputs.manifest import Inputs
 from pyarrow import parquet
 
 Job = Callable[..., dict[str, Any]]
@@ -19,18 +19,18 @@ Train = Callable[..., Any]
 
 
 @pytest.fixture
-def load(job: Job, tmp_path: Path) -> Callable[..., data.Data]:
+def load(job: Job, tmp_path: Path) -> Callable[..., dataset.Data]:
     """Load spec.dataset from a claim that holds the given files."""
 
-    def run(source: dict[str, Any], **files: Any) -> data.Data:
+    def run(source: dict[str, Any], **files: Any) -> dataset.Data:
         for name, content in files.items():
             path = tmp_path / "data" / name.replace("__", "/").replace("_", ".")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
         inputs = Inputs(FineTuneJob.model_validate(job()), {"data": tmp_path / "data"}, {}, {})
         parsed = DatasetSource.model_validate({"claim": {"name": "data", "path": source.pop("path", None)}, **source})
-        found = data.find(parsed, inputs, pinned=None)
-        return data.load(found, seed=42, scratch=Path(tempfile.mkdtemp(dir=tmp_path)))
+        found = dataset.find(parsed, inputs, pinned=None)
+        return dataset.load(found, seed=42, scratch=Path(tempfile.mkdtemp(dir=tmp_path)))
 
     return run
 
@@ -109,7 +109,7 @@ def test_the_fingerprint_follows_content_and_shape(job: Job, tmp_path: Path) -> 
         (tmp_path / "a.txt").write_text(text)
         inputs = Inputs(FineTuneJob.model_validate(job()), {"data": tmp_path}, {}, {})
         parsed = DatasetSource.model_validate({"claim": {"name": "data", "path": "a.txt"}, **source})
-        return data.find(parsed, inputs, pinned=None).fingerprint
+        return dataset.find(parsed, inputs, pinned=None).fingerprint
 
     first = fingerprint("one\ntwo\n")
     assert fingerprint("one\ntwo\n") == first

@@ -4,7 +4,7 @@ import errno
 import os
 
 import pytest
-from hone_trainer.errors import named
+from hone_trainer.runtime.errors import named
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])

@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow
 import pytest
 from hone_api.reasons import HoneError
-from hone_trainer import rows
-from hone_trainer.disguises import refuse_disguised
+from hone_trainer.data.readers import row_files
+from hone_trainer.inputs.disguised_files import refuse_disguised
 from pyarrow import feather, parquet
 
 ROWS = b'{"text": "one"}\n'
@@ -54,7 +54,7 @@ DISGUISES = {
 }
 
 
-@pytest.mark.parametrize("ending", rows.READERS)
+@pytest.mark.parametrize("ending", row_files.READERS)
 @pytest.mark.parametrize("what", DISGUISES)
 def test_a_file_that_is_something_else_is_refused_by_what_it_is(tmp_path: Path, what: str, ending: str) -> None:
     path = tmp_path / f"train{ending}"
@@ -85,9 +85,9 @@ def test_the_line_that_excel_begins_a_csv_with_is_named(tmp_path: Path, first: s
     path = tmp_path / "train.csv"
     path.write_text(f"{first}\ntext\none\n")
     with pytest.raises(HoneError, match=r"(?i)train\.csv, line 1 is sep=.?, by which Excel knows the separator"):
-        list(rows.read([(path, path.name)]))
+        list(row_files.read([(path, path.name)]))
     path.write_text("sep=,text\n1,one\n")
-    assert list(rows.read([(path, path.name)])) == [("train.csv, line 2", {"sep=": "1", "text": "one"})]
+    assert list(row_files.read([(path, path.name)])) == [("train.csv, line 2", {"sep=": "1", "text": "one"})]
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "train.jsonl"])

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 from datasets import load_dataset
-from hone_api.finetunejob import EvaluationOptions
+from hone_api.finetunejobs.spec import EvaluationOptions
 from hone_api.reasons import HoneError
-from hone_trainer import prompts
+from hone_trainer.preparation import prompts
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer

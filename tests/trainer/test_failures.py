@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from hone_api.reasons import DISK_FULL, OUT_OF_MEMORY
-from hone_trainer.environment import limit_devices
-from hone_trainer.errors import named
+from hone_trainer.runtime.environment import limit_devices
+from hone_trainer.runtime.errors import named
 from safetensors.torch import load_file, save_file
 
 Job = Callable[..., dict[str, Any]]

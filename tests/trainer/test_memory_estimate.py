@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from hone_api.finetunejob import FineTuneJobSpec
+from hone_api.finetunejobs.spec import FineTuneJobSpec
 from hone_trainer.memory import architecture, plan
 from hone_trainer.memory.architecture import apply_adapter, build
 from hone_trainer.memory.formulas import estimate

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from hone_api.artifact import BaseModelReference, describe_files, digest_of, read_manifest, write_manifest
+from hone_api.artifacts.manifest import BaseModelReference, describe_files, digest_of, read_manifest, write_manifest
 from hone_api.reasons import HoneError
-from hone_trainer.merge import merge
-from hone_trainer.options import MergeOptions
+from hone_trainer.merging.command import merge
+from hone_trainer.runtime.options import MergeOptions
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM

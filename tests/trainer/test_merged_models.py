@@ -13,10 +13,11 @@ import long_matrix
 import pytest
 import torch
 from hone_api.reasons import HoneError
-from hone_trainer import adapters, comparison, save
-from hone_trainer.merge import merge
-from hone_trainer.options import MergeOptions
-from hone_trainer.targets import linear_layers
+from hone_trainer.merging.command import merge
+from hone_trainer.models import lora, merge_proof
+from hone_trainer.models.lora_targets import linear_layers
+from hone_trainer.runtime.options import MergeOptions
+from hone_trainer.storage import artifact
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import (
@@ -120,7 +121,7 @@ def test_any_adapter_merged_saved_and_loaded_is_base_plus_adapter(claim: Path, t
     expected = logits(network, tokens)
     warnings: list[str] = []
 
-    save.save_models(tmp_path, network, tokenizer, "both", lambda _: "card", lambda: network, warn=warnings.append)
+    artifact.save_models(tmp_path, network, tokenizer, "both", lambda _: "card", lambda: network, warn=warnings.append)
 
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto")
     assert warnings == []
@@ -152,10 +153,10 @@ def test_a_merged_model_that_answers_otherwise_is_refused(
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(configs(len(tokenizer))["llama, tied"]).to(dtype)
     network: Any = get_peft_model(model, LoraConfig(r=4, target_modules=targets, init_lora_weights=False))
-    compared = comparison.compare_with(network)
-    check = functools.partial(save.check_merged, compared, False, pytest.fail)
+    compared = merge_proof.compare_with(network)
+    check = functools.partial(artifact.check_merged, compared, False, pytest.fail)
     with pytest.raises(HoneError, match="differ from those of base plus adapter") as refused:
-        save.save_model(tmp_path / "out", spoil(network), tokenizer, "card", check=check)
+        artifact.save_model(tmp_path / "out", spoil(network), tokenizer, "card", check=check)
     assert refused.value.reason.name == "MergeMismatch"
     assert list(tmp_path.iterdir()) == []
 
@@ -178,7 +179,7 @@ def network(claim: Path, tmp_path: Path) -> Any:
 
 @pytest.mark.usefixtures("network")
 def test_hone_merge_writes_no_model_that_answers_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapters, "merge", forget_the_adapter)
+    monkeypatch.setattr(lora, "merge", forget_the_adapter)
     with pytest.raises(HoneError) as refused:
         merge(MergeOptions(tmp_path / "adapter", tmp_path / "out", base=str(tmp_path / "base")))
     assert refused.value.reason.name == "MergeMismatch"
@@ -190,14 +191,14 @@ def test_hone_merge_writes_no_model_that_answers_otherwise(tmp_path: Path, monke
 def test_a_job_saves_no_merged_model_that_answers_otherwise(
     network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, is_shared: bool
 ) -> None:
-    monkeypatch.setattr(save, "merge", forget_the_adapter)
+    monkeypatch.setattr(artifact, "merge", forget_the_adapter)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
     weights = network.state_dict() if is_shared else None
     load_base = functools.partial(AutoModelForCausalLM.from_pretrained, tmp_path / "base")
     root = tmp_path / "tree"
     root.mkdir()
     with pytest.raises(HoneError) as refused:
-        save.save_models(root, network, tokenizer, kind, str, load_base, weights, warn=pytest.fail)
+        artifact.save_models(root, network, tokenizer, kind, str, load_base, weights, warn=pytest.fail)
     assert refused.value.reason.name == "MergeMismatch"
     assert [path.name for path in root.iterdir()] == (["adapter"] if kind == "both" else [])
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from datasets import load_from_disk
 from hone_api.reasons import HoneError
-from hone_trainer import formats
-from hone_trainer.messages import RESERVED_ARGUMENTS
+from hone_trainer.data import formats
+from hone_trainer.data.messages import RESERVED_ARGUMENTS
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .conftest import GENERATION_TEMPLATE

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from hone_api.reasons import HoneError
-from hone_trainer.quantize import require_bitsandbytes
+from hone_trainer.models.quantization import require_bitsandbytes
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hone_trainer.processes import free_port
+from hone_trainer.distributed.ranks import free_port
 
 Job = Callable[..., dict[str, Any]]
 Nodes = Callable[..., list[Any]]

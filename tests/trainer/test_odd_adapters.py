@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 from hone_api.reasons import HoneError
-from hone_trainer import adapters
 from hone_trainer.main import merged as run_merge
-from hone_trainer.mergesource import find
-from hone_trainer.options import MergeOptions
+from hone_trainer.merging.source import find
+from hone_trainer.models import lora
+from hone_trainer.runtime.options import MergeOptions
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
@@ -68,7 +68,7 @@ def test_an_adapter_is_loaded_from_its_folder_alone(
     """Named relatively, as a repository on the hub is named."""
     folder = changed(good, tmp_path / "owner/name")
     if weights != "adapter_model.safetensors":
-        tensors, _ = adapters.load_files(folder)[1], (folder / "adapter_model.safetensors").unlink()
+        tensors, _ = lora.load_files(folder)[1], (folder / "adapter_model.safetensors").unlink()
         if weights:
             torch.save(tensors, folder / weights)
     monkeypatch.chdir(tmp_path)
@@ -194,7 +194,7 @@ def test_any_configuration_is_merged_or_refused_with_a_name(
     reason = "none"
     try:
         found = find(folder, "owner/name")
-        adapters.merge(adapters.adapt(copy.deepcopy(base), *adapters.load_files(found.folder)))
+        lora.merge(lora.adapt(copy.deepcopy(base), *lora.load_files(found.folder)))
     except HoneError as error:
         reason = error.reason.name
     assert reason in ("none", CORRUPT, MISMATCH, INVALID)

@@ -5,14 +5,14 @@ from functools import partial
 from typing import Any
 
 import pytest
-from hone_api.datareport import Lengths, SplitReport
-from hone_api.finetunejob import FineTuneJob
+from hone_api.artifacts.dataset_report import Lengths, SplitReport
+from hone_api.finetunejobs.spec import FineTuneJob
 from hone_api.reasons import HoneError
-from hone_trainer.arguments import sft_config
+from hone_trainer.config.auto_profile import Device
+from hone_trainer.config.sft_config import sft_config
+from hone_trainer.config.trl_config import make_sft_config
 from hone_trainer.memory.architecture import build
-from hone_trainer.planning import Planned
-from hone_trainer.profile import Device
-from hone_trainer.settings import make_sft_config
+from hone_trainer.preparation.device_plan import Planned
 from transformers import LlamaConfig
 
 GIB = 2**30

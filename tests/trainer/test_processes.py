@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import yaml
 from broken_model import make_broken_model
-from hone_trainer.endings import Ending, Word, decide
-from hone_trainer.options import Options
-from hone_trainer.processes import places, rendezvous
+from hone_trainer.distributed.ranks import places, rendezvous
+from hone_trainer.distributed.results import Ending, Word, decide
+from hone_trainer.runtime.options import Options
 from long_matrix import is_long, make_random, sample
 from safetensors.torch import load_file
 from torch.distributed.checkpoint import FileSystemReader, TensorStorageMetadata

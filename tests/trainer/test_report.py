@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from hone_api.reasons import HoneError
-from hone_trainer import page, report
+from hone_trainer.reporting import html, report
 
 Job = Callable[..., dict[str, Any]]
 Train = Callable[..., Any]
@@ -82,7 +82,7 @@ def test_what_comes_from_outside_stays_text(reported: Any) -> None:
     hostile["settings"] = [{"name": EVIL, "value": EVIL, "source": EVIL}]
     hostile["dataset"] = {"format": EVIL, "train": {EVIL: EVIL}}
     hostile["evaluation"]["answers"] = [{"prompt": EVIL, "before": EVIL, "after": EVIL}]
-    parsed = Page(page.render(hostile))
+    parsed = Page(html.render(hostile))
     assert parsed.tags.count("script") == 1
     assert not {"img", "a"} & set(parsed.tags)
     assert parsed.data.count(EVIL) >= 12
@@ -92,7 +92,7 @@ def test_the_page_holds_what_was_measured(reported: Any, data: dict[str, Any]) -
     parsed = Page((reported.output / "report/report.html").read_text())
     metrics = reported.manifest["metrics"]
     for name in ("evalLossBefore", "evalLossAfter", "perplexityBefore", "perplexityAfter"):
-        assert page.number(metrics[name]) in parsed.data
+        assert html.number(metrics[name]) in parsed.data
     assert reported.manifest["digest"] in parsed.data
     labels = [value for tag, name, value in parsed.attributes if (tag, name) == ("svg", "aria-label")]
     titles = ["Loss", "Learning rate", "Gradient norm", "Speed", "Memory of the process (no GPU)"]
@@ -144,7 +144,7 @@ def test_a_full_disk_is_named(data: dict[str, Any], tmp_path: Path, monkeypatch:
 
 def test_a_page_of_little_is_still_a_page(data: dict[str, Any]) -> None:
     least = data | {"log": [], "dataset": None, "settings": [], "metrics": {}, "evaluation": {"answers": []}}
-    parsed = Page(page.render(least | {"memory": {"estimate": None, "measured": {}}}))
+    parsed = Page(html.render(least | {"memory": {"estimate": None, "measured": {}}}))
     assert "figure" not in parsed.tags
     assert "Before and after" not in parsed.data
     assert data["digest"] in parsed.data

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hone_trainer import checkpoints
+from hone_trainer.storage import checkpoints
 
 Job = Callable[..., dict[str, Any]]
 Train = Callable[..., Any]

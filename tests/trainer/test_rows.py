@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow
 import pytest
 from hone_api.reasons import HoneError
-from hone_trainer import rows
-from hone_trainer.csvrows import suggest_header
-from hone_trainer.streams import FileStream, survey_columns
+from hone_trainer.data.readers import row_files
+from hone_trainer.data.readers.csv_rows import suggest_header
+from hone_trainer.data.readers.row_streams import FileStream, survey_columns
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
@@ -39,8 +39,8 @@ def refuse(tmp_path: Path) -> Callable[[str, bytes], HoneError]:
     return read
 
 
-def read_all(*paths: Path) -> list[rows.Row]:
-    return list(rows.read([(path, path.name) for path in paths]))
+def read_all(*paths: Path) -> list[row_files.Row]:
+    return list(row_files.read([(path, path.name) for path in paths]))
 
 
 def with_line(bad: bytes, number: int, good: bytes, first: bytes = b"") -> bytes:

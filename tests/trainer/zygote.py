@@ -20,21 +20,27 @@ from pathlib import Path
 from typing import Any
 
 import recording
-from hone_trainer import checkpoints, data, device, main, model, pipeline, save, stop, training
-from hone_trainer.profile import Device
+from hone_trainer import main, pipeline
+from hone_trainer.config import device
+from hone_trainer.config.auto_profile import Device
+from hone_trainer.data import dataset
+from hone_trainer.models import base_model
+from hone_trainer.runtime import signals
+from hone_trainer.storage import artifact, checkpoints
+from hone_trainer.training import trainer
 
 PHASES: dict[str, tuple[Any, str]] = {
-    "listening": (stop.Stop, "listen"),
-    "reading": (data, "load"),
-    "downloading": (model, "download"),
-    "resuming": (training.HoneTrainer, "_load_from_checkpoint"),
-    "training": (training.HoneTrainer, "train"),
-    "evaluating": (training.HoneTrainer, "evaluate"),
-    "stepping": (training.HoneTrainer, "training_step"),
-    "saving": (training.HoneTrainer, "_save_checkpoint"),
+    "listening": (signals.Stop, "listen"),
+    "reading": (dataset, "load"),
+    "downloading": (base_model, "download"),
+    "resuming": (trainer.HoneTrainer, "_load_from_checkpoint"),
+    "training": (trainer.HoneTrainer, "train"),
+    "evaluating": (trainer.HoneTrainer, "evaluate"),
+    "stepping": (trainer.HoneTrainer, "training_step"),
+    "saving": (trainer.HoneTrainer, "_save_checkpoint"),
     "flushing": (checkpoints, "flush_and_sum"),
     "sealing": (checkpoints, "seal"),
-    "keeping": (save, "save_models"),
+    "keeping": (artifact, "save_models"),
     "describing": (pipeline, "write_manifest"),
 }
 

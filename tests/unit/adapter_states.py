@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from hone_api.adapters import revision_of
-from hone_operator import engine
-from hone_operator.inferenceservice import ObservedInferenceService, plan
-from hone_operator.plan import Apply
-from hone_operator.resources import Object
+from hone_api.inferenceservices.adapter_sync import revision_of
+from hone_operator.inferenceservice import children as inferenceservice_children
+from hone_operator.inferenceservice.plan import ObservedInferenceService, plan
+from hone_operator.objects.resources import Object
+from hone_operator.reconcile.plan import Apply
 from observed import (
     DIGEST,
     NOW,
@@ -59,7 +59,7 @@ def running(*pods: Object, **spec: Any) -> ObservedInferenceService:
     answers = {one["metadata"]["uid"]: told(revision, faq=DIGEST) for one in pods}
     more = {"deployment": deployment, "adapters": config_map, "service": service_child(owner), "pods": list(pods)}
     if len(pods) > 1:
-        more["budget"] = stored(engine.budget(owner, 1))
+        more["budget"] = stored(inferenceservice_children.budget(owner, 1))
     return observed_service(owner, FAQ, answers=answers, **more)
 
 

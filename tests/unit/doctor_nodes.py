@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hone_cli.doctor.clusterfacts import ClusterFacts, read_devices, read_node
+from hone_cli.doctor.checks.cluster_facts import ClusterFacts, read_devices, read_node
 
 Object = dict[str, Any]
 UNHEALTHY = {"key": "amd-gpu-unhealthy", "value": "true", "effect": "NoSchedule"}

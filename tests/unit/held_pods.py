@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hone_operator.resources import Object
+from hone_operator.objects.resources import Object
 from observed import pod
 
 

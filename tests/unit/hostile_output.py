@@ -9,10 +9,11 @@ import warnings
 from pathlib import Path
 
 from hone_api.reasons import DATASET_INVALID, HoneError
-from hone_cli import output, watch
+from hone_cli.commands import watch
 from hone_cli.main import main
+from hone_cli.ui import output
 from hone_trainer import main as trainer
-from hone_trainer.terminal import Terminal
+from hone_trainer.progress.terminal import Terminal
 
 url, folder, payload = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 bad = folder / f"{payload.replace('/', '')}.yaml"
@@ -75,11 +76,11 @@ case("watch live", lambda: watch.show_live(iter([pending, done])))
 case("watch lines", lambda: watch.show_lines(iter([pending, done])))
 for name, ended in (("succeeded", done), ("failed", failed)):
     watch.follow, watch.show_live = lambda *_, ended=ended: iter([ended]), lambda jobs: next(jobs)
-    sys.modules["hone_cli.cluster"] = type(sys)("cluster")
-    sys.modules["hone_cli.cluster"].connect = lambda *_: None
+    sys.modules["hone_cli.client.cluster"] = type(sys)("cluster")
+    sys.modules["hone_cli.client.cluster"].connect = lambda *_: None
     import hone_cli
 
-    hone_cli.cluster = sys.modules["hone_cli.cluster"]
+    hone_cli.client.cluster = sys.modules["hone_cli.client.cluster"]
     case(name, hone("watch", payload))
 
 

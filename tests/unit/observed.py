@@ -5,14 +5,16 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from hone_api.finetunejob import FineTuneJob
-from hone_api.inferenceservice import InferenceService
-from hone_operator import children, engine, inferenceservice, trainer
-from hone_operator.jobview import ObservedFineTuneJob
-from hone_operator.parsing import parse
-from hone_operator.podfields import select_fields
-from hone_operator.podspec import Images
-from hone_operator.resources import Object
+from hone_api.finetunejobs.spec import FineTuneJob
+from hone_api.inferenceservices.spec import InferenceService
+from hone_operator.finetunejob import children, jobs
+from hone_operator.finetunejob.snapshot import ObservedFineTuneJob
+from hone_operator.inferenceservice import children as inferenceservice_children
+from hone_operator.inferenceservice import plan as inferenceservice_plan
+from hone_operator.objects.parsing import parse
+from hone_operator.objects.pod_fields import select_fields
+from hone_operator.objects.resources import Object
+from hone_operator.pods.pod_spec import Images
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 BEFORE = "2026-03-01T11:00:00Z"
@@ -62,7 +64,7 @@ def observed_job(
         IMAGE,
         config_map=stored(children.config_map(owner)),
         claim=stored(children.claim(owner, declared)),
-        job=stored(trainer.train_job(owner, declared, IMAGE), conditions=job_conditions or [], failed=len(pods)),
+        job=stored(jobs.train_job(owner, declared, IMAGE), conditions=job_conditions or [], failed=len(pods)),
         pods=[select_fields(pod) for pod in pods],
         **more,
     )
@@ -139,16 +141,16 @@ def service_object(name: str = "chat", *, status: Object | None = None, **spec: 
     return body | ({"status": status} if status else {})
 
 
-def observed_service(owner: Object, *jobs: Object, **more: Any) -> inferenceservice.ObservedInferenceService:
+def observed_service(owner: Object, *jobs: Object, **more: Any) -> inferenceservice_plan.ObservedInferenceService:
     """An InferenceService, and the FineTuneJobs that there are."""
     found: dict[str, Object | None] = {job["metadata"]["name"]: job for job in jobs}
     declared = parse(InferenceService, owner)
     more["pods"] = [select_fields(pod) for pod in more.get("pods", [])]
-    return inferenceservice.ObservedInferenceService(owner, declared, IMAGES, jobs=found, **more)
+    return inferenceservice_plan.ObservedInferenceService(owner, declared, IMAGES, jobs=found, **more)
 
 
 def service_child(owner: Object) -> Object:
-    return stored(engine.service(owner))
+    return stored(inferenceservice_children.service(owner))
 
 
 def conditions(status: Object) -> dict[str, tuple[str, str]]:

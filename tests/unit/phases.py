@@ -4,12 +4,13 @@ from typing import Any
 
 from adapter_states import ready, running
 from hone_api.reasons import INVALID_SPEC, HoneError
-from hone_operator import finetunejob, inferenceservice
-from hone_operator.inferenceservice import ObservedInferenceService
-from hone_operator.jobview import ObservedFineTuneJob
-from hone_operator.refusals import refused
-from hone_operator.resources import Object
-from hone_operator.troubles import Trouble
+from hone_operator.diagnosis.admission import refused
+from hone_operator.finetunejob import plan as finetunejob_plan
+from hone_operator.finetunejob.snapshot import ObservedFineTuneJob
+from hone_operator.inferenceservice import plan as inferenceservice_plan
+from hone_operator.inferenceservice.plan import ObservedInferenceService
+from hone_operator.objects.resources import Object
+from hone_operator.reconcile.sync_failures import Trouble
 from observed import (
     IMAGE,
     NOW,
@@ -157,10 +158,10 @@ def objects() -> dict[str, tuple[Object, str]]:
     """Each object with the status of its phase, and the state."""
     found: dict[str, tuple[Object, str]] = {}
     for name, (job, state, _) in JOBS.items():
-        found[f"FineTuneJob {name}"] = (job.owner | {"status": finetunejob.plan(job, NOW).status}, state)
+        found[f"FineTuneJob {name}"] = (job.owner | {"status": finetunejob_plan.plan(job, NOW).status}, state)
     for name, (service, state, _) in SERVICES.items():
         found[f"InferenceService {name}"] = (
-            service.owner | {"status": inferenceservice.plan(service, NOW).status},
+            service.owner | {"status": inferenceservice_plan.plan(service, NOW).status},
             state,
         )
     return found

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hone_api.finetunejob import FineTuneJob
-from hone_operator import trainer
+from hone_api.finetunejobs.spec import FineTuneJob
+from hone_operator.finetunejob import jobs
 
 PAGE = Path(__file__).parents[2] / "docs/pods.md"
 EXAMPLES = [yaml.safe_load(part.partition("```")[0]) for part in PAGE.read_text().split("```yaml\n")[1:]]
@@ -16,5 +16,5 @@ def job_of(manifest: dict[str, Any], *, prepares: bool = False) -> dict[str, Any
     metadata = manifest["metadata"] | {"namespace": "default", "uid": "3f1c7a52-0000-4000-8000-000000000000"}
     owner, job = manifest | {"metadata": metadata}, FineTuneJob.model_validate(manifest)
     if prepares:
-        return trainer.prepare_job(owner, job, "hone:1", None)
-    return trainer.train_job(owner, job, "hone:1")
+        return jobs.prepare_job(owner, job, "hone:1", None)
+    return jobs.train_job(owner, job, "hone:1")

@@ -7,16 +7,16 @@ is valid, and reaches the container that has failed.
 from typing import Any
 
 from hone_api import reasons
-from hone_api.inferenceservice import InferenceService
+from hone_api.inferenceservices.spec import InferenceService
 from hone_api.reasons import CATALOGUE, HoneError
-from hone_operator import outputclaims
-from hone_operator.autoscaling import most
-from hone_operator.conditions import Conditions
-from hone_operator.finetunejob import plan
-from hone_operator.images import not_pulled
-from hone_operator.inferenceservice import _spreadable
-from hone_operator.scheduling import WAITS, why_unschedulable
-from hone_operator.volumes import not_mounted
+from hone_operator.diagnosis.image_pull import not_pulled
+from hone_operator.diagnosis.unschedulable import WAITS, why_unschedulable
+from hone_operator.diagnosis.volumes import not_mounted
+from hone_operator.finetunejob import output_claims
+from hone_operator.finetunejob.plan import plan
+from hone_operator.inferenceservice.autoscaling import most
+from hone_operator.inferenceservice.plan import _spreadable
+from hone_operator.reconcile.conditions import Conditions
 from observed import NOW, finished_job, job_object, message, observed_job, parsed_job, service_object
 from remedy_services import served
 from remedy_states import Field, Object, container, default, engine_pod_of, pod_of, unless, unless_read
@@ -85,7 +85,7 @@ def differs(claim: Object, name: str = "faq") -> Any:
         called = spec.get("_name", name)
         job = parsed_job(job_object(**{key: value for key, value in spec.items() if key != "_name"}))
         found = {"metadata": {"name": name, "namespace": "team"}, "spec": claim}
-        return outputclaims.compare(found if called == name else None, job)
+        return output_claims.compare(found if called == name else None, job)
 
     return state
 

@@ -4,13 +4,13 @@ from typing import Any
 
 import yaml
 from hone_api.reasons import UNSCHEDULABLE, HoneError
-from hone_operator import podstate
-from hone_operator.autoscalers import Scaling, explain
-from hone_operator.deadlock import explain_deadlock
-from hone_operator.failures import failure_of, out_of_memory
-from hone_operator.images import not_pulled
-from hone_operator.nodes import Node, Taint
-from hone_operator.refusals import refused
+from hone_operator.diagnosis import pod_state
+from hone_operator.diagnosis.admission import refused
+from hone_operator.diagnosis.autoscalers import Scaling, explain
+from hone_operator.diagnosis.image_pull import not_pulled
+from hone_operator.diagnosis.nodes import Node, Taint
+from hone_operator.diagnosis.pod_failure import failure_of, out_of_memory
+from hone_operator.inferenceservice.rollout_deadlock import explain_deadlock
 from observed import NOW
 from observed import pod as pod_in_state
 from pod_cases import LATER
@@ -78,7 +78,7 @@ def other_scheduler(spec: Object) -> HoneError | None:
     found["spec"]["schedulerName"] = name
     if name == "default-scheduler":
         return None
-    return podstate.why_not_running(found, "trainer", facts=None, warning=None, now=NOW)
+    return pod_state.why_not_running(found, "trainer", facts=None, warning=None, now=NOW)
 
 
 def image(words: str, good: Any) -> Any:

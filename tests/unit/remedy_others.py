@@ -6,11 +6,11 @@ tests/cluster/test_typed_remedies.py.
 
 from hone_api import reasons
 from hone_api.layout import FINETUNEJOB_LABEL
-from hone_operator import troubles
-from hone_operator.autoscalers import Scaling, explain
-from hone_operator.nodes import Node
-from hone_operator.retention import Unknown
-from hone_operator.sizes import OVERSIZED
+from hone_operator.diagnosis.autoscalers import Scaling, explain
+from hone_operator.diagnosis.nodes import Node
+from hone_operator.kube.retention import Unknown
+from hone_operator.objects.sizes import OVERSIZED
+from hone_operator.reconcile import sync_failures
 from observed import BEFORE, NOW, finished_job, foreign, job_object, stored, terminated
 from observed import pod as pod_in_state
 from remedy_services import ADAPTER, DORA, above_level, root_only, served
@@ -264,7 +264,7 @@ WORLDS = [
     ),
     World(
         "children that are contested",
-        lambda by: troubles.contested(("Job", "faq-train"), by).error,
+        lambda by: sync_failures.contested(("Job", "faq-train"), by).error,
         "'argocd'",
         ("faq-train", "argocd"),
         None,

@@ -14,7 +14,7 @@ from pathlib import Path
 SOURCES = Path(__file__).parents[2] / "operator"
 HOLE = "\0"
 FOLLOWED_ELSEWHERE = {
-    "facts.diagnoses[key]": ("hone_operator.scheduling", "_diagnose"),  # a cache in front of the function
+    "facts.diagnoses[key]": ("hone_operator.diagnosis.unschedulable", "_diagnose"),  # a cache in front of the function
 }
 """Expressions that no assignment in the module explains, and the function that gives their value."""
 

@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from hone_api.inferenceservice import InferenceService
+from hone_api.inferenceservices.spec import InferenceService
 from hone_api.reasons import UNSCHEDULABLE, HoneError
-from hone_operator import outputclaims
-from hone_operator.engines import engine_of
-from hone_operator.engines.rootimages import explain_root
-from hone_operator.finetunejob import plan
-from hone_operator.fitness import check
-from hone_operator.podlevels import explain_relaxations
-from hone_operator.resolve import resolve
+from hone_operator.engines.registry import engine_of
+from hone_operator.engines.resolve import resolve
+from hone_operator.engines.root_images import explain_root
+from hone_operator.finetunejob import output_claims
+from hone_operator.finetunejob.plan import plan
+from hone_operator.inferenceservice.compatibility import check
+from hone_operator.pods.pod_levels import explain_relaxations
 from observed import NOW, finished_job, job_object, message, observed_job, parsed_job, service_object
 from remedy_states import (
     GIB,
@@ -57,7 +57,7 @@ def own_claim_of_one_node(spec: Object) -> HoneError | None:
     assert job.spec.output.claim
     name = job.spec.output.claim.name
     claim = {"metadata": {"name": name, "namespace": "team"}, "spec": {"accessModes": modes[name]}}
-    return outputclaims.compare(claim, job)
+    return output_claims.compare(claim, job)
 
 
 ROOT_IMAGE = "ghcr.io/huggingface/text-generation-inference:3.3.5-rocm"

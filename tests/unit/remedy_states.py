@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from hone_api.reasons import HoneError, Reason
-from hone_operator import children, trainer
-from hone_operator.inferenceservice import plan as plan_service
-from hone_operator.nodes import ClusterFacts, Node
-from hone_operator.plan import Apply
-from hone_operator.resources import DEPLOYMENTS
-from hone_operator.scheduling import WAITS, why_unschedulable
+from hone_operator.diagnosis.nodes import ClusterFacts, Node
+from hone_operator.diagnosis.unschedulable import WAITS, why_unschedulable
+from hone_operator.finetunejob import children, jobs
+from hone_operator.inferenceservice.plan import plan as plan_service
+from hone_operator.objects.resources import DEPLOYMENTS
+from hone_operator.reconcile.plan import Apply
 from observed import IMAGE, NOW, finished_job, job_object, observed_service, parsed_job, service_object
 
 Object = dict[str, Any]
@@ -91,7 +91,7 @@ def put(spec: Object, path: str, value: Any) -> Object:
 def pod_of(spec: Object) -> Object:
     """Return the pod of the FineTuneJob's trainer."""
     owner = job_object(**spec)
-    found: Object = trainer.train_job(owner, parsed_job(owner), IMAGE)["spec"]["template"]
+    found: Object = jobs.train_job(owner, parsed_job(owner), IMAGE)["spec"]["template"]
     return found
 
 

@@ -5,25 +5,28 @@ from datetime import timedelta
 from typing import Any
 
 from hone_api import reasons
-from hone_api.finetunejob import FineTuneJob
+from hone_api.finetunejobs.spec import FineTuneJob
 from hone_api.layout import MANAGED_BY_LABEL
 from hone_api.reasons import HoneError
-from hone_operator import liveness, ownership, rollouts, silence, troubles, uninstall, volumes
-from hone_operator.api import ApiError
-from hone_operator.autoscaling import tell
-from hone_operator.conditions import Conditions
-from hone_operator.coverage import Coverage
-from hone_operator.failures import failure_of
-from hone_operator.images import not_pulled
-from hone_operator.inferenceservice import _engine_failure
-from hone_operator.nodes import ClusterFacts, Node, Taint
-from hone_operator.parsing import parse
-from hone_operator.plan import Create
-from hone_operator.podstate import why_not_running
-from hone_operator.refusals import refused
-from hone_operator.resources import FINETUNEJOBS, JOBS, WATCHED, Key
-from hone_operator.retention import Unknown
-from hone_operator.scheduling import WAITS, why_unschedulable
+from hone_operator import uninstall
+from hone_operator.diagnosis import liveness, volumes
+from hone_operator.diagnosis.admission import refused
+from hone_operator.diagnosis.image_pull import not_pulled
+from hone_operator.diagnosis.nodes import ClusterFacts, Node, Taint
+from hone_operator.diagnosis.pod_failure import failure_of
+from hone_operator.diagnosis.pod_state import why_not_running
+from hone_operator.diagnosis.unschedulable import WAITS, why_unschedulable
+from hone_operator.inferenceservice import rollouts, silent_engines
+from hone_operator.inferenceservice.autoscaling import tell
+from hone_operator.inferenceservice.plan import _engine_failure
+from hone_operator.kube.client import ApiError
+from hone_operator.kube.retention import Unknown
+from hone_operator.objects.parsing import parse
+from hone_operator.objects.resources import FINETUNEJOBS, JOBS, WATCHED, Key
+from hone_operator.reconcile import ownership, sync_failures
+from hone_operator.reconcile.conditions import Conditions
+from hone_operator.reconcile.coverage import Coverage
+from hone_operator.reconcile.plan import Create
 from observed import BEFORE, NOW, job_object, service_object, stored, unschedulable
 from observed import pod as pod_in_state
 from remedy_services import COMMITS, served
@@ -99,11 +102,11 @@ def paused(is_paused: bool) -> HoneError | None:
 
 
 def heard(when: Any) -> HoneError | None:
-    return silence.find_silence([pod_in_state("p1", container="engine")], {"uid-p1": when}, NOW)
+    return silent_engines.find_silence([pod_in_state("p1", container="engine")], {"uid-p1": when}, NOW)
 
 
 def crowded(unknown: Unknown) -> HoneError | None:
-    found = troubles.crowded(Key(FINETUNEJOBS, "team", "faq"), job_object(), unknown)
+    found = sync_failures.crowded(Key(FINETUNEJOBS, "team", "faq"), job_object(), unknown)
     return found.error if found else None
 
 
@@ -171,7 +174,7 @@ def labelled(value: str) -> HoneError | None:
     child = stored(
         {"kind": "Job", "metadata": {"name": "faq-train", "labels": {MANAGED_BY_LABEL: value}, **earlier("uid-faq")}}
     )
-    found = troubles.hidden([child], owner)
+    found = sync_failures.hidden([child], owner)
     return found[0].error if found else None
 
 
@@ -179,7 +182,9 @@ def written(status: int | None) -> HoneError | None:
     if status is None:
         return None
     action = Create(JOBS, {"metadata": {"name": "faq-train"}})
-    found = troubles.failed(action, ApiError(status, "failed calling webhook 'v': no endpoints"), troubles.TRIES)
+    found = sync_failures.failed(
+        action, ApiError(status, "failed calling webhook 'v': no endpoints"), sync_failures.TRIES
+    )
     return found.error if found else None
 
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from hone_operator import engine
-from hone_operator.inferenceservice import ObservedInferenceService, plan
-from hone_operator.plan import Apply
-from hone_operator.resources import Object
+from hone_operator.inferenceservice import children as inferenceservice_children
+from hone_operator.inferenceservice.plan import ObservedInferenceService, plan
+from hone_operator.objects.resources import Object
+from hone_operator.reconcile.plan import Apply
 from observed import (
     NOW,
     observed_service,
@@ -36,7 +36,7 @@ def running(job: Object, *pods: Object, answers: Object | None = None, **spec: A
     if config_map := applied(job, **spec).get("ConfigMap"):
         more["adapters"] = stored(config_map)
     if replicas > 1:
-        more["budget"] = stored(engine.budget(owner, 1))
+        more["budget"] = stored(inferenceservice_children.budget(owner, 1))
     return observed_service(owner, job, **more)
 
 

@@ -4,17 +4,17 @@ import argparse
 from pathlib import Path
 from traceback import format_exception
 
+from hone_api.artifacts.trainer_reports import TerminationMessage
 from hone_api.dtypes import DTYPES
 from hone_api.gpus import Gpu
+from hone_api.io.terminal import make_output_safe, print_line
 from hone_api.layout import LOGS, TRAINER_PORT
 from hone_api.reasons import INTERRUPTED, INTERRUPTED_EXIT_CODE, HoneError
-from hone_api.reports import TerminationMessage
-from hone_api.terminal import make_output_safe, print_line
 
-from hone_trainer.errors import UnnamedError, named, writing
-from hone_trainer.options import MergeOptions, Options, PlanOptions
-from hone_trainer.stop import Interrupted, Stop
-from hone_trainer.telemetry import Telemetry
+from hone_trainer.progress.state import Telemetry
+from hone_trainer.runtime.errors import UnnamedError, named, writing
+from hone_trainer.runtime.options import MergeOptions, Options, PlanOptions
+from hone_trainer.runtime.signals import Interrupted, Stop
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -83,7 +83,7 @@ def merged(options: MergeOptions) -> int:
     """Merge, and turn every way to end into an exit code."""
     try:
         try:
-            from hone_trainer.merge import merge
+            from hone_trainer.merging.command import merge
 
             merge(options)
             return 0

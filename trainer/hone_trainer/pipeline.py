@@ -7,44 +7,38 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hone_api.artifact import ArtifactManifest, folders_of, write_manifest
-from hone_api.finetunejob import FineTuneJob, LoraOptions
+from hone_api.artifacts.manifest import ArtifactManifest, folders_of, write_manifest
+from hone_api.artifacts.trainer_reports import Parameters, Progress
+from hone_api.finetunejobs.spec import FineTuneJob, LoraOptions
 from hone_api.gpucheck import describe_closed_devices
 from hone_api.layout import CHECKPOINTS, LOGS, METRICS_LOG
 from hone_api.reasons import INTERNAL_ERROR, INVALID_SPEC, HoneError
-from hone_api.reports import Parameters, Progress
 from transformers import PreTrainedConfig, PrinterCallback
 
-from hone_trainer import (
-    arguments,
-    baseconfig,
-    configuration,
-    device,
-    evaluation,
-    hub,
-    model,
-    report,
-    save,
-    sharding,
-    targets,
-)
-from hone_trainer.callbacks import ReportCallback, StopCallback
-from hone_trainer.card import license_of, model_card
-from hone_trainer.checkpoints import Account
-from hone_trainer.curves import Curves
-from hone_trainer.group import Group, Meeting
-from hone_trainer.manifest import Inputs
-from hone_trainer.metricslog import MetricsLog
-from hone_trainer.options import Options
-from hone_trainer.prepare import Found, Prepared, prepare
-from hone_trainer.processes import Place
-from hone_trainer.profile import ATTENTION
-from hone_trainer.quiet import quiet
-from hone_trainer.settings import ALREADY_PREPARED, make_sft_config
-from hone_trainer.stop import Interrupted, Stop
-from hone_trainer.telemetry import Telemetry
-from hone_trainer.terminal import Terminal
-from hone_trainer.training import HoneTrainer, final_metrics
+from hone_trainer.config import device, sft_config
+from hone_trainer.config.auto_profile import ATTENTION
+from hone_trainer.config.trl_config import ALREADY_PREPARED, make_sft_config
+from hone_trainer.distributed import fsdp
+from hone_trainer.distributed.process_group import Group, Meeting
+from hone_trainer.distributed.ranks import Place
+from hone_trainer.inputs import hub
+from hone_trainer.inputs.manifest import Inputs
+from hone_trainer.models import base_config, base_model, lora_targets, saved_config
+from hone_trainer.preparation.prepare import Found, Prepared, prepare
+from hone_trainer.progress.state import Telemetry
+from hone_trainer.progress.terminal import Terminal
+from hone_trainer.reporting import report
+from hone_trainer.reporting.model_card import license_of, model_card
+from hone_trainer.runtime.library_logging import quiet
+from hone_trainer.runtime.options import Options
+from hone_trainer.runtime.signals import Interrupted, Stop
+from hone_trainer.storage import artifact
+from hone_trainer.storage.checkpoints import Account
+from hone_trainer.training import evaluation
+from hone_trainer.training.callbacks import ReportCallback, StopCallback
+from hone_trainer.training.metrics_log import MetricsLog
+from hone_trainer.training.tensorboard import Curves
+from hone_trainer.training.trainer import HoneTrainer, final_metrics
 
 
 def pipeline(
@@ -100,15 +94,15 @@ def load(prepared: Prepared, group: Group, inputs: Inputs, root: Path, terminal:
     """Load the model and make the trainer. Raises HoneError."""
     spec, checkpoint = inputs.job.spec, prepared.checkpoint
     has_gpu = torch.cuda.is_available()
-    terminal.warn(arguments.warnings(spec, has_gpu))
+    terminal.warn(sft_config.warnings(spec, has_gpu))
     if spec.resources.gpus and not has_gpu and (closed := describe_closed_devices()):
         terminal.warn([closed])
     plan = prepared.file.plan
-    keywords = arguments.sft_config(
+    keywords = sft_config.sft_config(
         spec, root / CHECKPOINTS, use_cpu=not has_gpu, choices=plan.profile, sharding=plan.sharding
     )
     attention = next((choice.value for choice in plan.profile if choice.field == ATTENTION), None)
-    network = model.load(prepared.base, spec, attention)
+    network = base_model.load(prepared.base, spec, attention)
     config = deepcopy(network.config)
     step = checkpoint.account.step if checkpoint else -1
     metrics_log = MetricsLog(root / METRICS_LOG, step) if group.leads else None
@@ -119,7 +113,7 @@ def load(prepared: Prepared, group: Group, inputs: Inputs, root: Path, terminal:
         train_dataset=prepared.train,
         eval_dataset=prepared.evaluation,
         processing_class=prepared.tokenizer,
-        peft_config=targets.lora_config(spec, prepared.base.commit, network),
+        peft_config=lora_targets.lora_config(spec, prepared.base.commit, network),
         keep_checkpoints=spec.checkpoint.save_total_limit,
         before_sealing=metrics_log.flush if metrics_log else lambda: None,
         group=group,
@@ -169,21 +163,21 @@ def keep(
     first = evaluation.earlier(root, terminal)
     last = evaluation.after(run.trainer, run.prepared, account, terminal)
     network = run.trainer.accelerator.unwrap_model(run.trainer.model)
-    weights = sharding.gather(network)
+    weights = fsdp.gather(network)
     if not run.group.leads:
         manifest: ArtifactManifest = run.group.from_first(None)
         run.group.wait()
         return manifest
-    kind, metrics = save.kind_of(job.spec), final_metrics(account) | evaluation.metrics(first, last)
+    kind, metrics = artifact.kind_of(job.spec), final_metrics(account) | evaluation.metrics(first, last)
     if gained := evaluation.sentence(metrics):
         terminal.note(gained)
     terminal.trained(metrics)
     terminal.note("saving " + " and ".join(str(root / folder) for folder in folders_of(kind)))
-    configuration.restore(network.config, run.config)
+    saved_config.restore(network.config, run.config)
     base, fingerprint = run.prepared.base.reference, run.prepared.file.dataset_fingerprint
-    card = partial(model_card, job, base, license_of(model.folder(run.prepared.base)), metrics, fingerprint)
-    load_base = partial(model.load_unquantized, run.prepared.base, job.spec.model)
-    save.save_models(
+    card = partial(model_card, job, base, license_of(base_model.folder(run.prepared.base)), metrics, fingerprint)
+    load_base = partial(base_model.load_unquantized, run.prepared.base, job.spec.model)
+    artifact.save_models(
         root,
         network,
         run.prepared.tokenizer,
@@ -194,8 +188,8 @@ def keep(
         trust_remote_code=job.spec.model.trust_remote_code,
         warn=lambda text: terminal.warn([text]),
     )
-    config = baseconfig.read(model.load_config(run.prepared.base, job.spec.model), network)
-    manifest = save.manifest_of(root, job, base, config, fingerprint, metrics, parameters.model_dump())
+    config = base_config.read(base_model.load_config(run.prepared.base, job.spec.model), network)
+    manifest = artifact.manifest_of(root, job, base, config, fingerprint, metrics, parameters.model_dump())
     settings = report.settings(job.spec, run.trainer.args, run.prepared.file.plan.profile)
     data = report.collect(root, manifest, run.prepared, settings, first, last)
     terminal.warn(report.write(root, data))

@@ -6,24 +6,26 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from hone_api.artifact import ArtifactManifest, read_manifest
+from hone_api.artifacts.manifest import ArtifactManifest, read_manifest
+from hone_api.artifacts.trainer_reports import Parameters
 from hone_api.layout import MANIFEST, PREPARED
 from hone_api.reasons import DATASET_INVALID, MODEL_INVALID, MODEL_NOT_FOUND, HoneError
-from hone_api.reports import Parameters
 from hone_api.requiredgpus import require_gpus
 
-from hone_trainer import environment, manifest, modelfiles, tree
-from hone_trainer.endings import raise_failure
-from hone_trainer.gate import Gate
-from hone_trainer.launcher import launch
-from hone_trainer.manifest import Inputs
-from hone_trainer.member import Member
-from hone_trainer.options import Options
-from hone_trainer.processes import Place, places, rendezvous
-from hone_trainer.server import serve
-from hone_trainer.stop import Stop
-from hone_trainer.telemetry import Telemetry
-from hone_trainer.terminal import Terminal
+from hone_trainer.distributed.coordinator import Gate
+from hone_trainer.distributed.coordinator_client import Member
+from hone_trainer.distributed.launcher import launch
+from hone_trainer.distributed.ranks import Place, places, rendezvous
+from hone_trainer.distributed.results import raise_failure
+from hone_trainer.inputs import manifest, model_files
+from hone_trainer.inputs.manifest import Inputs
+from hone_trainer.progress.http_server import serve
+from hone_trainer.progress.state import Telemetry
+from hone_trainer.progress.terminal import Terminal
+from hone_trainer.runtime import environment
+from hone_trainer.runtime.options import Options
+from hone_trainer.runtime.signals import Stop
+from hone_trainer.storage import output_dir
 
 
 def run(options: Options, stop: Stop, telemetry: Telemetry) -> ArtifactManifest:
@@ -34,8 +36,8 @@ def run(options: Options, stop: Stop, telemetry: Telemetry) -> ArtifactManifest:
         return _together(inputs, options, stop, telemetry)
     if options.port:
         serve(telemetry, options.port)
-    with Terminal() as terminal, tree.owned(options.output):
-        done = tree.finished(options.output, inputs.job.spec)
+    with Terminal() as terminal, output_dir.owned(options.output):
+        done = output_dir.finished(options.output, inputs.job.spec)
         if done:
             _known(done, inputs, options, terminal, telemetry)
         else:
@@ -52,8 +54,8 @@ def _together(inputs: Inputs, options: Options, stop: Stop, telemetry: Telemetry
     """Train in processes of their own, one for each GPU. Raises as run does."""
     spec = inputs.job.spec
     here = rendezvous(options.nodes, os.environ)
-    with tree.owned(options.output) if here.node == 0 else nullcontext():
-        done = tree.finished(options.output, spec)
+    with output_dir.owned(options.output) if here.node == 0 else nullcontext():
+        done = output_dir.finished(options.output, spec)
         if done:
             return _known(done, inputs, options, Terminal(), telemetry)
         environment.set_up(os.environ, options.output, spec.resources.gpus, options.verbose)
@@ -97,10 +99,10 @@ def _has_other_data(done: ArtifactManifest, inputs: Inputs) -> bool:
     source = inputs.job.spec.dataset
     if source.name:
         return False
-    from hone_trainer import data
+    from hone_trainer.data import dataset
 
     try:
-        return data.find(source, inputs, None).fingerprint != done.dataset_fingerprint
+        return dataset.find(source, inputs, None).fingerprint != done.dataset_fingerprint
     except HoneError:
         return False
 
@@ -108,12 +110,12 @@ def _has_other_data(done: ArtifactManifest, inputs: Inputs) -> bool:
 def _has_other_model(inputs: Inputs, output: Path) -> bool:
     """As _has_other_data, compared with what the start that trained has remembered."""
     spec = inputs.job.spec
-    before = tree.earlier(output, spec, has_checkpoint=False).model_digest
+    before = output_dir.earlier(output, spec, has_checkpoint=False).model_digest
     if before is None or spec.model.claim is None:
         return False
     try:
         folder = inputs.claim_path(spec.model.claim, "spec.model.claim", MODEL_NOT_FOUND)
-        return modelfiles.digest_files(folder) != before
+        return model_files.digest_files(folder) != before
     except (HoneError, OSError):
         return False
 
@@ -137,11 +139,11 @@ def prepare(options: Options, telemetry: Telemetry) -> str:
     """Prepare what MANIFEST asks for, show the dataset's report and a row, and sum it up. Raises HoneError."""
     _log(options)
     inputs = manifest.load(options)
-    with Terminal() as terminal, tree.owned(options.output):
+    with Terminal() as terminal, output_dir.owned(options.output):
         environment.set_up(os.environ, options.output, inputs.job.spec.resources.gpus, options.verbose)
-        from hone_trainer import device
-        from hone_trainer.prepare import prepare as prepare_all
-        from hone_trainer.quiet import quiet
+        from hone_trainer.config import device
+        from hone_trainer.preparation.prepare import prepare as prepare_all
+        from hone_trainer.runtime.library_logging import quiet
 
         if not options.verbose:
             quiet()

@@ -11,15 +11,15 @@ import threading
 import traceback
 from pathlib import Path
 
-from hone_api.terminal import make_output_safe, print_line
+from hone_api.io.terminal import make_output_safe, print_line
 
-from hone_trainer.endings import Word
-from hone_trainer.errors import UnnamedError, named
+from hone_trainer.distributed.ranks import Place
+from hone_trainer.distributed.results import Word
 from hone_trainer.main import parse
-from hone_trainer.options import Options
-from hone_trainer.processes import Place
-from hone_trainer.stop import Interrupted, Stop
-from hone_trainer.telemetry import Telemetry
+from hone_trainer.progress.state import Telemetry
+from hone_trainer.runtime.errors import UnnamedError, named
+from hone_trainer.runtime.options import Options
+from hone_trainer.runtime.signals import Interrupted, Stop
 
 
 def main(word: Path, options: Options) -> None:

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from hone_cli import options, output
+from hone_cli.commands import options
 from hone_cli.doctor import report
-from hone_cli.doctor.findings import UNUSABLE, Finding, find_exit_code
-from hone_cli.output import Problem
+from hone_cli.doctor.checks.findings import UNUSABLE, Finding, find_exit_code
+from hone_cli.ui import output
+from hone_cli.ui.output import Problem
 
 if TYPE_CHECKING:
-    from hone_cli.cluster import Cluster
-    from hone_cli.doctor.clusterfacts import ClusterFacts
+    from hone_cli.client.cluster import Cluster
+    from hone_cli.doctor.checks.cluster_facts import ClusterFacts
 
 
 class Format(StrEnum):
@@ -83,50 +84,52 @@ def has_kubeconfig() -> bool:
 
 def check_here() -> list[Finding]:
     """Return the findings about this machine."""
-    from hone_cli.doctor import machine, machinefindings
+    from hone_cli.doctor import machine, machine_findings
 
-    return machinefindings.check_machine(machine.collect_machine(dict(os.environ)))
+    return machine_findings.check_machine(machine.collect_machine(dict(os.environ)))
 
 
 def check_cluster(
     namespace: str | None, context: str | None, deep: bool, node: str | None, timeout: int
 ) -> list[Finding]:
     """Return the findings about the cluster. Raises Problem when it can't be reached."""
-    from hone_cli import cluster as clusters
-    from hone_cli.doctor import addons, collecting, deepfindings, gpudrivers, gpus, installation, nodes, storage
-    from hone_cli.doctor.findings import Unread
+    from hone_cli.client import cluster as clusters
+    from hone_cli.doctor import cluster_reader, deep_findings
+    from hone_cli.doctor.checks import addons, gpu_drivers, gpus, installation, nodes, storage
+    from hone_cli.doctor.checks.findings import Unread
 
     cluster = clusters.connect(context, namespace)
-    facts = collecting.collect_facts(cluster)
+    facts = cluster_reader.collect_facts(cluster)
     operators = () if isinstance(facts.operators, Unread) else facts.operators
     images = installation.find_images(operators)
     findings = [
         *nodes.check_nodes(facts),
         *gpus.check_gpus(facts),
-        *gpudrivers.check_gpu_drivers(facts),
+        *gpu_drivers.check_gpu_drivers(facts),
         *storage.check_storage(facts),
         *installation.check_installation(facts, metadata.version("hone")),
         *addons.check_addons(facts),
     ]
     if not deep:
-        return [*findings, *deepfindings.report_unprobed(images)]
+        return [*findings, *deep_findings.report_unprobed(images)]
     return [*findings, *_check_from_node(cluster, facts, images, node, timeout)]
 
 
 def _check_from_node(
     cluster: "Cluster", facts: "ClusterFacts", images: dict[str, str], node: str | None, timeout: int
 ) -> Sequence[Finding]:
-    from hone_cli.doctor import deepfindings, installation, machine, probepod
-    from hone_cli.doctor.findings import Unread
+    from hone_cli.doctor import deep_findings, machine, probe_pod
+    from hone_cli.doctor.checks import installation
+    from hone_cli.doctor.checks.findings import Unread
 
-    if deepfindings.RUNTIME not in images:
+    if deep_findings.RUNTIME not in images:
         message = "the default images are those of Hone's operator, which was not found"
-        return deepfindings.report_impossible(message, "See the check operator.")
+        return deep_findings.report_impossible(message, "See the check operator.")
     if node and not isinstance(facts.nodes, Unread) and node not in {each.name for each in facts.nodes}:
         raise Problem(f"--node {node}: the cluster has no such node", "Choose one of `kubectl get nodes`.")
     groups = installation.find_gpu_groups(() if isinstance(facts.operators, Unread) else facts.operators)
-    target = probepod.choose_target(facts, node, groups)
-    others = [image for value, image in images.items() if value != deepfindings.RUNTIME]
+    target = probe_pod.choose_target(facts, node, groups)
+    others = [image for value, image in images.items() if value != deep_findings.RUNTIME]
     hub = os.environ.get("HF_ENDPOINT") or machine.HUB
-    probed = probepod.probe(cluster, images[deepfindings.RUNTIME], target, hub, others, timeout)
-    return deepfindings.check_probed(probed, images)
+    probed = probe_pod.probe(cluster, images[deep_findings.RUNTIME], target, hub, others, timeout)
+    return deep_findings.check_probed(probed, images)

@@ -14,7 +14,7 @@ from pathlib import Path
 from hone_api.gpucheck.collecting import ask_torch, collect_files, describe_closed_devices
 from hone_api.gpucheck.facts import Facts, Torch
 
-from hone_cli.doctor.findings import Unread
+from hone_cli.doctor.checks.findings import Unread
 
 HUB = "https://huggingface.co"
 HUB_SECONDS = 10

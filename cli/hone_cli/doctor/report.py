@@ -4,8 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import Literal
 
-from hone_cli import output
-from hone_cli.doctor.findings import Finding, make_document
+from hone_cli.doctor.checks.findings import Finding, make_document
+from hone_cli.ui import output
 
 MARKS = {"ok": "✓", "warning": "!", "failed": "✗", "unknown": "?"}
 COLORS: dict[str, Literal["red", "green"]] = {"ok": "green", "failed": "red"}

@@ -1,14 +1,14 @@
 """Hone's own engine, from the runtime image. It checks digests and reads manifests by itself."""
 
-from hone_api.inferenceservice import InferenceServiceSpec
+from hone_api.inferenceservices.spec import InferenceServiceSpec
 from hone_api.layout import ADMIN_TOKEN, ENGINE_PORT, POD_SERVED
 
-from hone_operator.draining import DRAIN_SECONDS
-from hone_operator.engines.placing import literal
-from hone_operator.engines.probing import HEALTH
-from hone_operator.podspec import POD_API_KEY
-from hone_operator.resolve import Resolved
-from hone_operator.resources import Object
+from hone_operator.engines.artifact_links import literal
+from hone_operator.engines.probes import HEALTH
+from hone_operator.engines.resolve import Resolved
+from hone_operator.engines.shutdown import DRAIN_SECONDS
+from hone_operator.objects.resources import Object
+from hone_operator.pods.pod_spec import POD_API_KEY
 
 NAME = "embedded"
 COMMAND = ["hone-server"]
@@ -18,7 +18,7 @@ CHECK: list[str] | None = None
 PROVES = True
 TELLS = True
 CACHE_SHARE = 0.25
-"""As in hone_server.memory."""
+"""As in hone_server.hardware."""
 HOT = True
 
 

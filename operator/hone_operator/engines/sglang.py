@@ -1,12 +1,12 @@
 """SGLang: https://docs.sglang.io"""
 
-from hone_api.inferenceservice import InferenceServiceSpec
+from hone_api.inferenceservices.spec import InferenceServiceSpec
 from hone_api.layout import GUARDED_PORT
 
-from hone_operator.draining import SLEEP
-from hone_operator.engines.placing import adapter_path, given, loading, model_path, parsing, rank
-from hone_operator.resolve import Resolved
-from hone_operator.resources import Object
+from hone_operator.engines.artifact_links import adapter_path, given, loading, model_path, parsing, rank
+from hone_operator.engines.resolve import Resolved
+from hone_operator.engines.shutdown import SLEEP
+from hone_operator.objects.resources import Object
 
 NAME = "sglang"
 WITHOUT_CLOSED_PATHS = (

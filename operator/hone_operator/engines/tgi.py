@@ -1,13 +1,13 @@
 """Text Generation Inference, archived in March 2026: https://huggingface.co/docs/text-generation-inference"""
 
-from hone_api.inferenceservice import InferenceServiceSpec
+from hone_api.inferenceservices.spec import InferenceServiceSpec
 from hone_api.layout import ENGINE_PORT, GUARDED_PORT
 
-from hone_operator.draining import SLEEP
-from hone_operator.engines.placing import adapter_path, loading, model_path
-from hone_operator.engines.probing import HEALTH
-from hone_operator.resolve import Resolved
-from hone_operator.resources import Object
+from hone_operator.engines.artifact_links import adapter_path, loading, model_path
+from hone_operator.engines.probes import HEALTH
+from hone_operator.engines.resolve import Resolved
+from hone_operator.engines.shutdown import SLEEP
+from hone_operator.objects.resources import Object
 
 NAME = "tgi"
 COMMAND = ["text-generation-launcher"]

@@ -1,15 +1,24 @@
 """vLLM: https://docs.vllm.ai"""
 
-from hone_api.inferenceservice import InferenceServiceSpec
+from hone_api.inferenceservices.spec import InferenceServiceSpec
 from hone_api.layout import ADMIN_TOKEN, ENGINE_PORT, POD_SERVED
 
-from hone_operator.draining import DRAIN_SECONDS, SLEEP, finishing_seconds
-from hone_operator.engines.placing import adapter_path, given, is_placed, literal, loading, model_path, parsing, rank
-from hone_operator.engines.probing import HEALTH
-from hone_operator.podspec import POD_API_KEY
-from hone_operator.resolve import Resolved
-from hone_operator.resources import Object
-from hone_operator.tuning import VLLM_CACHE
+from hone_operator.engines.artifact_links import (
+    adapter_path,
+    given,
+    is_placed,
+    literal,
+    loading,
+    model_path,
+    parsing,
+    rank,
+)
+from hone_operator.engines.probes import HEALTH
+from hone_operator.engines.resolve import Resolved
+from hone_operator.engines.shutdown import DRAIN_SECONDS, SLEEP, finishing_seconds
+from hone_operator.objects.resources import Object
+from hone_operator.pods.pod_spec import POD_API_KEY
+from hone_operator.pods.tuning import VLLM_CACHE
 
 NAME = "vllm"
 COMMAND = ["vllm", "serve"]

@@ -11,8 +11,8 @@ import pytest
 import torch
 from architecture_table import TABLE, Architecture, gpt_like, llama_like
 from hone_api.reasons import HoneError
-from hone_server.service import Service
-from hone_server.sources import find_sources
+from hone_server.artifacts.sources import find_sources
+from hone_server.model_registry import Service
 from long_matrix import sample
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM

@@ -8,11 +8,11 @@ import pytest
 import torch
 from architecture_table import TABLE, Architecture
 from hone_api.attention import default_kernel
-from hone_api.finetunejob import LoraOptions
+from hone_api.finetunejobs.spec import LoraOptions
 from hone_api.reasons import HoneError
-from hone_trainer import targets
+from hone_trainer.config.model_traits import find_mixing
 from hone_trainer.memory.architecture import build
-from hone_trainer.traits import find_mixing
+from hone_trainer.models import lora_targets
 from long_matrix import sample
 from transformers import AutoModelForCausalLM
 
@@ -65,11 +65,11 @@ def test_the_kernel_is_the_one_that_transformers_takes_by_itself(architecture: A
 def test_an_option_that_fused_experts_can_not_have_is_named(name: str, option: dict[str, Any]) -> None:
     outline = build(named(name).make_config())
     with pytest.raises(HoneError) as refused:
-        targets.check_targets(LoraOptions(**option), outline)
+        lora_targets.check_targets(LoraOptions(**option), outline)
     assert refused.value.reason.name == "InvalidSpec"
     assert "gate_up_proj" in refused.value.message
     assert "q_" in refused.value.remedy
-    targets.check_targets(LoraOptions(target_modules=["o_proj"], **option), outline)
+    lora_targets.check_targets(LoraOptions(target_modules=["o_proj"], **option), outline)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_an_option_that_fused_experts_can_not_have_is_named(name: str, option: d
 )
 def test_a_target_that_can_not_be_adapted_is_refused(name: str, target: str, problem: str) -> None:
     with pytest.raises(HoneError) as refused:
-        targets.check_targets(LoraOptions(target_modules=[target]), build(named(name).make_config()))
+        lora_targets.check_targets(LoraOptions(target_modules=[target]), build(named(name).make_config()))
     assert problem in refused.value.message
     assert f"targetModules[0] is '{target}'" in refused.value.message
 

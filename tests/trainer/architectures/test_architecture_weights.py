@@ -9,8 +9,8 @@ import pytest
 import torch
 from architecture_table import TABLE, Architecture
 from hone_api.reasons import HoneError
-from hone_trainer import weights
 from hone_trainer.memory import architecture as outlines
+from hone_trainer.models import weight_files
 from long_matrix import sample
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
@@ -44,7 +44,7 @@ def test_the_check_of_weight_files_agrees_with_loading(
 ) -> None:
     folder = Path(shutil.copytree(make_architecture(one), tmp_path / "model"))
     outline = outlines.build(AutoConfig.from_pretrained(folder))
-    assert weights.check(outline, folder, "The base model") == []
+    assert weight_files.check(outline, folder, "The base model") == []
     whole = load_file(folder / "model.safetensors")
     # A fault in weights that transformers joins to others as it loads, such as those of experts, shows in loading.
     names = sorted(whole.keys() & outline.state_dict().keys())
@@ -52,7 +52,7 @@ def test_the_check_of_weight_files_agrees_with_loading(
         found, name = dict(whole), random.Random(one.name).choice(names)
         change(found, name)
         save_file(found, folder / "model.safetensors", metadata={"format": "pt"})
-        checked = judge(lambda: weights.check(outline, folder, "The base model"))
-        loaded = judge(lambda: weights.load(str(folder), "The base model", dtype="auto"))
+        checked = judge(lambda: weight_files.check(outline, folder, "The base model"))
+        loaded = judge(lambda: weight_files.load(str(folder), "The base model", dtype="auto"))
         assert (change, name, checked) == (change, name, loaded)
         assert loaded == "taken" or change is not keep

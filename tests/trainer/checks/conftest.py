@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 from datasets import Dataset, Features, Json, List, Value, disable_progress_bars
-from hone_api.training import TrainingArguments
-from hone_trainer import prepare
+from hone_api.finetunejobs.training import TrainingArguments
 from hone_trainer.checks import preconditions
 from hone_trainer.checks.limits import Limits
 from hone_trainer.checks.tokenized import Checker
-from hone_trainer.data import Data
-from hone_trainer.formats import Layout
-from hone_trainer.messages import MessageCounts
-from hone_trainer.tokenizing import Tokenizing
+from hone_trainer.data.dataset import Data
+from hone_trainer.data.formats import Layout
+from hone_trainer.data.messages import MessageCounts
+from hone_trainer.data.tokenization import Tokenizing
+from hone_trainer.preparation import prepare
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 from trl.trainer.sft_config import SFTConfig

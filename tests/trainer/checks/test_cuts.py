@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from datasets import Dataset, disable_progress_bars, enable_progress_bars
 from hone_api.reasons import HoneError
-from hone_trainer import datareport
-from hone_trainer.datareport import IGNORED, Cut
-from hone_trainer.tokenizing import Tokenizing
+from hone_trainer.data import statistics
+from hone_trainer.data.statistics import IGNORED, Cut
+from hone_trainer.data.tokenization import Tokenizing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trl.trainer.sft_config import SFTConfig
@@ -43,7 +43,7 @@ def test_the_report_counts_what_trl_keeps(
     kept = Tokenizing(args, tokenizer_of("</s>"), {"text": ""}).cut(whole, bool(args.packing))
     enable_progress_bars()
 
-    report = datareport.examine(datareport.count(whole), Cut.of(args, bool(args.packing)))
+    report = statistics.examine(statistics.count(whole), Cut.of(args, bool(args.packing)))
     tokens, learned = sum(map(len, kept["input_ids"])), sum(label != IGNORED for row in kept["labels"] for label in row)
     lost = report.dropped_rows + report.empty_rows
     assert report.empty_rows == sum(not any(row) for row in rows)
@@ -59,6 +59,6 @@ def test_the_report_counts_what_trl_keeps(
 
 def test_packed_rows_without_a_token_to_learn_are_refused() -> None:
     whole = Dataset.from_dict({"input_ids": [[1, 2, 3]], "labels": [[IGNORED, IGNORED, 3]]})
-    report = datareport.examine(datareport.count(whole), Cut(2)).model_copy(update={"kept_rows": 1})
+    report = statistics.examine(statistics.count(whole), Cut(2)).model_copy(update={"kept_rows": 1})
     with pytest.raises(HoneError, match="leaves no token to learn in any of 1 rows"):
-        datareport.warnings(report, 2, packing=True, purpose="to train on")
+        statistics.warnings(report, 2, packing=True, purpose="to train on")

@@ -12,7 +12,7 @@ import transformers
 from hone_api.reasons import HoneError
 from hone_trainer.checks import limits
 from hone_trainer.checks.limits import Limits
-from hone_trainer.datareport import Cut
+from hone_trainer.data.statistics import Cut
 from hone_trainer.memory import architecture
 from transformers import AutoModelForCausalLM
 

@@ -4,11 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
-from hone_api.manifests import load_documents
 from hone_api.reasons import HoneError
-from hone_api.validation import validate
-from hone_trainer.formats import Layout, find_unused
-from hone_trainer.manifest import refuse_what_is_not_utf8
+from hone_api.schema.manifests import load_documents
+from hone_api.schema.validation import validate
+from hone_trainer.data.formats import Layout, find_unused
+from hone_trainer.inputs.manifest import refuse_what_is_not_utf8
 
 
 def test_a_folder_whose_path_is_not_utf8_is_refused_by_name() -> None:

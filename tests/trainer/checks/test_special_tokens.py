@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import Dataset
-from hone_api.artifact import BaseModelReference
-from hone_api.sources import BaseModelSource
-from hone_trainer.checks.specialtokens import MOST_SPACES, NONE, read_ends
-from hone_trainer.datareport import IGNORED
-from hone_trainer.model import BaseModel, load_stop_tokens
+from hone_api.artifacts.manifest import BaseModelReference
+from hone_api.finetunejobs.sources import BaseModelSource
+from hone_trainer.checks.special_tokens import MOST_SPACES, NONE, read_ends
+from hone_trainer.data.statistics import IGNORED
+from hone_trainer.models.base_model import BaseModel, load_stop_tokens
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hone_api.finetunejob import EvaluationOptions
+from hone_api.finetunejobs.spec import EvaluationOptions
 from hone_api.reasons import HoneError
-from hone_trainer import prompts
-from hone_trainer.checks import templates
+from hone_trainer.data import chat_templates
+from hone_trainer.preparation import prompts
 
 Warnings = Callable[..., list[str]]
 Tokenizers = Callable[..., Any]
@@ -93,7 +93,7 @@ def test_a_prompt_of_the_evaluation_without_a_token_is_refused(tokenizer_of: Tok
 )
 def test_a_template_that_can_not_be_read_is_refused(tokenizer_of: Tokenizers, template: str) -> None:
     with pytest.raises(HoneError, match=r"spec\.dataset\.chatTemplate can't be read, line \d+: "):
-        templates.check_syntax(template, tokenizer_of("</s>"), "spec.dataset.chatTemplate")
+        chat_templates.check_syntax(template, tokenizer_of("</s>"), "spec.dataset.chatTemplate")
 
 
 def test_a_template_that_renders_nothing_is_refused(warnings_of: Warnings, tokenizer_of: Tokenizers) -> None:

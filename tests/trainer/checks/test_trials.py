@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hone_api.training import EXTRA_FIELDS
+from hone_api.finetunejobs.training import EXTRA_FIELDS
 from long_matrix import sample
 
 Job = Callable[..., dict[str, Any]]

@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-from hone_api.finetunejob import FineTuneJob
+from hone_api.finetunejobs.spec import FineTuneJob
 from hone_api.layout import CHECKPOINTS
-from hone_trainer import device, pipeline
-from hone_trainer.errors import named
-from hone_trainer.group import Group
-from hone_trainer.manifest import Inputs
-from hone_trainer.prepare import prepare
-from hone_trainer.terminal import Terminal
+from hone_trainer import pipeline
+from hone_trainer.config import device
+from hone_trainer.distributed.process_group import Group
+from hone_trainer.inputs.manifest import Inputs
+from hone_trainer.preparation.prepare import prepare
+from hone_trainer.progress.terminal import Terminal
+from hone_trainer.runtime.errors import named
 from parity.learned import Case, Learned, read_batches
 from parity.tokenizing import TEMPLATES
 

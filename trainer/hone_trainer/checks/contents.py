@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hone_trainer.messages import LEARNING_FLAGS, Message
+from hone_trainer.data.messages import LEARNING_FLAGS, Message
 
 DESCRIBES = ("role", "content", "name", *LEARNING_FLAGS)
 """Keys that hold nothing to learn, next to the content."""

@@ -15,8 +15,8 @@ from datasets import Dataset
 from hone_trainer.checks.contents import is_empty
 from hone_trainer.checks.findings import Finding, collect
 from hone_trainer.checks.samples import Sampler
-from hone_trainer.formats import get_conversation
-from hone_trainer.messages import is_learned
+from hone_trainer.data.formats import get_conversation
+from hone_trainer.data.messages import is_learned
 
 Row = dict[str, Any]
 

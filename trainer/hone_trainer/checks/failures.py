@@ -8,13 +8,13 @@ from hone_api.reasons import DATASET_INVALID, INTERNAL_ERROR, INVALID_SPEC, Hone
 from transformers import PreTrainedTokenizerBase
 from trl.data_utils import _tokenize, is_conversational
 
-from hone_trainer.checks import templates
 from hone_trainer.checks.contents import is_empty
-from hone_trainer.checks.places import find_places
-from hone_trainer.data import Data
-from hone_trainer.errors import named
-from hone_trainer.exactnumbers import restore_numbers
-from hone_trainer.formats import get_conversation, get_template_arguments
+from hone_trainer.checks.row_places import find_places
+from hone_trainer.data import chat_templates
+from hone_trainer.data.dataset import Data
+from hone_trainer.data.exact_numbers import restore_numbers
+from hone_trainer.data.formats import get_conversation, get_template_arguments
+from hone_trainer.runtime.errors import named
 
 REMEDY = "Correct the row, or give another template in spec.dataset.chatTemplate."
 
@@ -64,19 +64,19 @@ def tokenize_as_trl(
 def _refused(error: Exception, row: dict[str, Any], where: str, tokenizer: PreTrainedTokenizerBase) -> HoneError:
     """Return the refusal of one row: the data's fault when the template says so, else the template's."""
     if not is_conversational(row):
-        what = f"The tokenizer of spec.model fails for {where}: {templates.describe(error)}"
+        what = f"The tokenizer of spec.model fails for {where}: {chat_templates.describe(error)}"
         return HoneError(DATASET_INVALID, what, remedy="Correct the row, or use another tokenizer.")
     if type(error) is jinja2.TemplateError:  # what raise_exception raises
         return HoneError(
-            DATASET_INVALID, f"The chat template refuses {where}: {templates.describe(error)}", remedy=REMEDY
+            DATASET_INVALID, f"The chat template refuses {where}: {chat_templates.describe(error)}", remedy=REMEDY
         )
     hint = ""
-    if templates.needs_parts(tokenizer):
+    if chat_templates.needs_parts(tokenizer):
         hint = " The template takes content as a list of parts, such as [{type: text, text: …}], not as a string."
     return HoneError(
         INVALID_SPEC,
-        f"The chat template fails for {where}: {templates.describe(error)}.{hint}",
-        remedy=templates.CORRECT_THE_TEMPLATE,
+        f"The chat template fails for {where}: {chat_templates.describe(error)}.{hint}",
+        remedy=chat_templates.CORRECT_THE_TEMPLATE,
     )
 
 

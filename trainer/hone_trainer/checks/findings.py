@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from datasets import Dataset
 
-from hone_trainer.checks.places import find_places
-from hone_trainer.data import Data
+from hone_trainer.checks.row_places import find_places
+from hone_trainer.data.dataset import Data
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from hone_api.finetunejobs.training import TrainingArguments
 from hone_api.reasons import INVALID_SPEC, MODEL_INVALID, HoneError
-from hone_api.training import TrainingArguments
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hone_trainer.checks.findings import Finding, collect
-from hone_trainer.checks.places import find_places
-from hone_trainer.data import Data
-from hone_trainer.datareport import Cut, iterate_tokens
+from hone_trainer.checks.row_places import find_places
+from hone_trainer.data.dataset import Data
+from hone_trainer.data.statistics import Cut, iterate_tokens
 
 _TABLES = ("position", "wpe", "pos_enc")
 """Parts of the names of modules and buffers with one row for each position."""

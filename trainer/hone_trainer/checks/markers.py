@@ -14,9 +14,9 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from hone_trainer.checks.conversations import iterate_rows
 from hone_trainer.checks.findings import Finding, collect
-from hone_trainer.datareport import IGNORED
-from hone_trainer.formats import get_conversation, get_template_arguments
-from hone_trainer.messages import is_learned
+from hone_trainer.data.formats import get_conversation, get_template_arguments
+from hone_trainer.data.messages import is_learned
+from hone_trainer.data.statistics import IGNORED
 
 
 def find_mislabelled(

@@ -1,12 +1,12 @@
 """What must hold before rows are tokenized: the tokenizer has what the format and the arguments need."""
 
+from hone_api.finetunejobs.training import TrainingArguments
 from hone_api.reasons import CHAT_TEMPLATE_MISSING, INVALID_SPEC, HoneError
-from hone_api.training import TrainingArguments
 from transformers import PreTrainedTokenizerBase
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
-from hone_trainer.checks import templates
-from hone_trainer.data import Data
+from hone_trainer.data import chat_templates
+from hone_trainer.data.dataset import Data
 
 
 def check_tokenizer(data: Data, tokenizer: PreTrainedTokenizerBase, training: TrainingArguments) -> None:
@@ -16,7 +16,7 @@ def check_tokenizer(data: Data, tokenizer: PreTrainedTokenizerBase, training: Tr
             raise HoneError(
                 CHAT_TEMPLATE_MISSING, "The dataset's rows are messages, and the tokenizer has no chat template"
             )
-        templates.check_syntax(templates.find_template(tokenizer), tokenizer, "The tokenizer's chat template")
+        chat_templates.check_syntax(chat_templates.find_template(tokenizer), tokenizer, "The tokenizer's chat template")
     if training.completion_only_loss and data.format != "prompt-completion":
         raise HoneError(
             INVALID_SPEC,
@@ -61,7 +61,7 @@ def _check_markers(data: Data, tokenizer: PreTrainedTokenizerBase) -> None:
             remedy="Use a model with a fast tokenizer (tokenizer.json), or remove assistantOnlyLoss and give prompt "
             "and completion.",
         )
-    if has_generation_markers(templates.find_template(tokenizer)):
+    if has_generation_markers(chat_templates.find_template(tokenizer)):
         return
     try:
         get_training_chat_template(tokenizer)

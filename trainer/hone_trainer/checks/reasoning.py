@@ -7,14 +7,14 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from hone_trainer.checks import templates
 from hone_trainer.checks.contents import texts_of
 from hone_trainer.checks.conversations import iterate_rows
 from hone_trainer.checks.findings import Finding, collect
 from hone_trainer.checks.renderings import is_written, squeeze
-from hone_trainer.formats import get_conversation, get_template_arguments
-from hone_trainer.messages import Message, is_learned
-from hone_trainer.templatereads import REASONING
+from hone_trainer.data import chat_templates
+from hone_trainer.data.formats import get_conversation, get_template_arguments
+from hone_trainer.data.messages import Message, is_learned
+from hone_trainer.data.template_reads import REASONING
 
 _TAGS = re.compile("</?think>")
 
@@ -27,7 +27,7 @@ def find_dropped_reasoning(
     `source` is the text of the template. A key that it does not read is reported elsewhere, and so is a template that
     prints nothing of content that is a string.
     """
-    if templates.needs_parts(tokenizer):
+    if chat_templates.needs_parts(tokenizer):
         return []
     keys = REASONING if any(re.search(rf"\b{key}\b", source) for key in REASONING) else ()
     earlier, last = [], []
@@ -36,7 +36,7 @@ def find_dropped_reasoning(
         thoughts = [list(_read_reasoning(answer, keys)) for answer in answers]
         if not any(thoughts):
             continue
-        rendered = templates.render(
+        rendered = chat_templates.render(
             tokenizer, get_conversation(row), chat_template=template, **get_template_arguments(row)
         )
         plain = squeeze(rendered)

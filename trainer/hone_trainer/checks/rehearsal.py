@@ -5,11 +5,11 @@ Runs at every start, also where rows were prepared earlier: arguments that rows 
 
 from collections.abc import Sized
 
-from hone_api.finetunejob import FineTuneJobSpec
+from hone_api.finetunejobs.spec import FineTuneJobSpec
 from trl.trainer.sft_config import SFTConfig
 
-from hone_trainer.batches import Batches, check_batches
 from hone_trainer.checks import trials
+from hone_trainer.data.batches import Batches, check_batches
 
 
 def count_processes(spec: FineTuneJobSpec) -> int:

@@ -9,14 +9,14 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl.data_utils import _tokenize, is_conversational
 
-from hone_trainer.checks import templates
 from hone_trainer.checks.contents import texts_of
 from hone_trainer.checks.conversations import iterate_rows
 from hone_trainer.checks.findings import Finding, collect
-from hone_trainer.checks.specialtokens import adds_end
-from hone_trainer.exactnumbers import restore_numbers
-from hone_trainer.formats import get_conversation, get_template_arguments
-from hone_trainer.messages import Message
+from hone_trainer.checks.special_tokens import adds_end
+from hone_trainer.data import chat_templates
+from hone_trainer.data.exact_numbers import restore_numbers
+from hone_trainer.data.formats import get_conversation, get_template_arguments
+from hone_trainer.data.messages import Message
 
 _THOUGHT = re.compile(r".*</think>", re.DOTALL)
 """Templates of reasoning models leave the thoughts of earlier turns out on purpose: `reasoning` looks at these."""
@@ -31,11 +31,11 @@ def find_dropped_text(
         if not is_conversational(row):
             return []
         messages = get_conversation(row)
-        rendered = templates.render(tokenizer, messages, chat_template=template, **get_template_arguments(row))
+        rendered = chat_templates.render(tokenizer, messages, chat_template=template, **get_template_arguments(row))
         for role in {str(message.get("role")) for message in _dropped(messages, rendered)}:
             lost[role].append(index)
     remedy = "correct spec.dataset.chatTemplate, or leave such messages out"
-    if lost and templates.needs_parts(tokenizer):
+    if lost and chat_templates.needs_parts(tokenizer):
         remedy = 'it takes content as a list of parts: write content as [{"type": "text", "text": …}]'
     return [
         finding

@@ -11,7 +11,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
-from hone_trainer.formats import get_conversation
+from hone_trainer.data.formats import get_conversation
 
 SPREAD = 1000
 """Rows that are spread over the dataset."""

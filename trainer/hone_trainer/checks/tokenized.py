@@ -3,18 +3,19 @@
 from dataclasses import dataclass
 
 from datasets import Dataset
+from hone_api.finetunejobs.training import TrainingArguments
 from hone_api.reasons import DATASET_INVALID, HoneError
-from hone_api.training import TrainingArguments
 from transformers import PreTrainedTokenizerBase
 from trl.chat_template_utils import is_chat_template_stop_token_trained
 
-from hone_trainer.checks import conversations, limits, markers, reasoning, renderings, specialtokens, templates
+from hone_trainer.checks import conversations, limits, markers, reasoning, renderings, special_tokens
 from hone_trainer.checks.findings import collect, write_warnings
 from hone_trainer.checks.limits import Limits
-from hone_trainer.checks.places import find_places
-from hone_trainer.data import Data
-from hone_trainer.datareport import Counts, Cut, find_shared
-from hone_trainer.tokenizing import Tokenizing
+from hone_trainer.checks.row_places import find_places
+from hone_trainer.data import chat_templates
+from hone_trainer.data.dataset import Data
+from hone_trainer.data.statistics import Counts, Cut, find_shared
+from hone_trainer.data.tokenization import Tokenizing
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Checker:
                 DATASET_INVALID,
                 f"None of {len(split.given)} rows {split.purpose} gives a token (first: {where}): the chat template "
                 "renders nothing",
-                remedy=templates.CORRECT_THE_TEMPLATE,
+                remedy=chat_templates.CORRECT_THE_TEMPLATE,
             )
         limits.check_ids(split.whole, self.limits, self.data, split.given, self.tokenizer, split.purpose)
 
@@ -60,17 +61,17 @@ class Checker:
             *renderings.find_unaligned(given, split.whole, sample, self.tokenizer, template),
         ]
         if self.data.conversational:
-            text = template or templates.find_template(self.tokenizer)
+            text = template or chat_templates.find_template(self.tokenizer)
             findings += conversations.find_unknown_roles(turns, text, args.assistant_only_loss)
             findings += renderings.find_dropped_text(given, sample, self.tokenizer, template)
             findings += reasoning.find_dropped_reasoning(given, sample, self.tokenizer, template, text)
         if args.assistant_only_loss:
             findings += markers.find_mislabelled(given, split.whole, sample, self.tokenizer, template)
         stops = self.base_stops | {self.tokenizer.get_vocab()[str(self._end_token)]}
-        ends = specialtokens.read_ends(split.whole, self.tokenizer)
-        missing = specialtokens.find_missing_ends(ends, turns.ends_with_answer(), stops, self.tokenizer)
+        ends = special_tokens.read_ends(split.whole, self.tokenizer)
+        missing = special_tokens.find_missing_ends(ends, turns.ends_with_answer(), stops, self.tokenizer)
         findings += missing
-        findings += specialtokens.find_doubled(ends, ~turns.ends_with_nothing(), stops, self.tokenizer)
+        findings += special_tokens.find_doubled(ends, ~turns.ends_with_nothing(), stops, self.tokenizer)
         warnings = write_warnings(findings, self.data, given, split.purpose)
         if args.assistant_only_loss and not missing and not self._teaches_end(template):
             warnings.append(

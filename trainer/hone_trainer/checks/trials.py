@@ -14,8 +14,8 @@ from typing import Any, get_type_hints
 import torch
 import torch._inductor
 from accelerate.utils import DynamoBackend
+from hone_api.finetunejobs.training import EXTRA_FIELDS, TrainingArguments
 from hone_api.reasons import INVALID_SPEC, HoneError
-from hone_api.training import EXTRA_FIELDS, TrainingArguments
 from pydantic import TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 from torch.optim.lr_scheduler import LambdaLR

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from hone_api.estimate import Estimate
+from hone_api.artifacts.memory_estimate import Estimate
 from hone_api.gpus import Gpu
 from hone_api.reasons import MODEL_TOO_LARGE, HoneError
 
-from hone_trainer.memory import optimizers
+from hone_trainer.memory import optimizer_states
 from hone_trainer.memory.formulas import estimate
-from hone_trainer.memory.settings import Adapter, Settings
+from hone_trainer.memory.inputs import Adapter, Settings
 
 SHORTEST = 128
 """Tokens below which no length is advised."""
@@ -117,11 +117,11 @@ def _halved(settings: Settings, field: str, name: str, least: int) -> Iterator[t
 
 
 def _optimizer(settings: Settings) -> Iterator[tuple[str, str, Settings]]:
-    smaller = optimizers.of("adamw_8bit").state(1000, 4)
+    smaller = optimizer_states.of("adamw_8bit").state(1000, 4)
     if (
         settings.method == "full"
         and not settings.pages
-        and optimizers.of(settings.optimizer).state(1000, settings.architecture.weight_bytes) > smaller
+        and optimizer_states.of(settings.optimizer).state(1000, settings.architecture.weight_bytes) > smaller
     ):
         yield "spec.training.optim", "adamw_8bit", replace(settings, optimizer="adamw_8bit")
 

@@ -4,14 +4,14 @@ import warnings
 from typing import Any
 
 import torch
-from hone_api.finetunejob import FineTuneJobSpec
+from hone_api.finetunejobs.spec import FineTuneJobSpec
 from hone_api.reasons import INVALID_SPEC, MODEL_INVALID, HoneError
 from peft import PeftModel, get_peft_model
 from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from hone_trainer import targets
-from hone_trainer.memory.settings import Adapter, Architecture
+from hone_trainer.memory.inputs import Adapter, Architecture
+from hone_trainer.models import lora_targets
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -156,7 +156,7 @@ def adapt(network: PreTrainedModel, spec: FineTuneJobSpec) -> Adapter:
 
 def apply_adapter(network: PreTrainedModel, spec: FineTuneJobSpec) -> PeftModel:
     """A model from `build` with the spec's adapter. Raises HoneError InvalidSpec when a target does not fit it."""
-    lora = targets.lora_config(spec, None, network)
+    lora = lora_targets.lora_config(spec, None, network)
     assert lora, "method full has no adapter"
     try:
         with torch.device("meta"), warnings.catch_warnings():

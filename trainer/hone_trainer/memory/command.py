@@ -4,11 +4,11 @@ import logging
 import os
 import sys
 
-from hone_api.terminal import print_line
+from hone_api.io.terminal import print_line
 
-from hone_trainer import manifest
+from hone_trainer.inputs import manifest
 from hone_trainer.memory import plan
-from hone_trainer.options import PlanOptions
+from hone_trainer.runtime.options import PlanOptions
 
 
 def run(options: PlanOptions) -> None:
@@ -19,13 +19,13 @@ def run(options: PlanOptions) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info" if options.verbose else "error")
     sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type] # PEFT would import it, and take 4 s longer
-    from hone_trainer import model, quantize
-    from hone_trainer.memory import architecture, text
+    from hone_trainer.memory import architecture, render
+    from hone_trainer.models import base_model, quantization
 
-    base = model.find(spec.model, inputs, None)
-    config = model.load_config(base, spec.model)
-    quantize.refuse_quantized(spec, base.location, config)
+    base = base_model.find(spec.model, inputs, None)
+    config = base_model.load_config(base, spec.model)
+    quantization.refuse_quantized(spec, base.location, config)
     found = plan.of(spec, architecture.build(config, trust_remote_code=spec.model.trust_remote_code))
     for note in found.notes:
         print_line(f"note: {note}")
-    print_line(text.render(found), file=sys.stdout)
+    print_line(render.render(found), file=sys.stdout)

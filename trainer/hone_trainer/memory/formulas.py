@@ -13,10 +13,10 @@ head (trl/kernels/chunked_logprob.py), which never holds the logits of all token
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from hone_api.estimate import Estimate
+from hone_api.artifacts.memory_estimate import Estimate
 
-from hone_trainer.memory import optimizers
-from hone_trainer.memory.settings import Settings
+from hone_trainer.memory import optimizer_states
+from hone_trainer.memory.inputs import Settings
 
 FOUR_BITS = 0.5 + (8 + 32 / 256) / 64 / 8
 """Bytes of a parameter in NF4 with double quantization: an 8-bit scale for 64 parameters and a 32-bit one for 256
@@ -88,7 +88,7 @@ def host_states_only(settings: Settings) -> int:
 
 
 def _states(settings: Settings) -> int:
-    return optimizers.of(settings.optimizer).state(_trained_here(settings), _trained_bytes(settings))
+    return optimizer_states.of(settings.optimizer).state(_trained_here(settings), _trained_bytes(settings))
 
 
 def _moments(settings: Settings) -> dict[str, _Moment]:
@@ -119,7 +119,7 @@ def _moments(settings: Settings) -> dict[str, _Moment]:
         activations=(inputs if settings.checkpointing else 0) + layer + working + _mask(settings),
         communication=around_layer,
     )
-    step = optimizers.of(settings.optimizer).transient(_trained_here(settings), _trained_bytes(settings))
+    step = optimizer_states.of(settings.optimizer).transient(_trained_here(settings), _trained_bytes(settings))
     return {
         "loss": _Moment(
             before,

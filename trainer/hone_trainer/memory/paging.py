@@ -3,15 +3,15 @@
 bitsandbytes allocates them as managed memory. By ROCm's documentation that stays in the host's memory, and the GPU
 reaches it over PCI Express, unless HSA_XNACK is 1 and the GPU can retry after a page fault; virtual functions can't.
 None of it was seen on a GPU. So the states count in the pod's memory; those of adapters on the device as well, since
-bitsandbytes pages no tensor of fewer than 100,000 values. Next in the flow: plan.py and planning.py.
+bitsandbytes pages no tensor of fewer than 100,000 values. Next in the flow: plan.py and device_plan.py.
 """
 
-from hone_api.finetunejob import FineTuneJobSpec
+from hone_api.finetunejobs.spec import FineTuneJobSpec
 from hone_api.quantities import exact_number
 
-from hone_trainer.memory import formulas, optimizers
+from hone_trainer.memory import formulas, optimizer_states
 from hone_trainer.memory.advice import gib
-from hone_trainer.memory.settings import Settings
+from hone_trainer.memory.inputs import Settings
 
 RETRY = "HSA_XNACK"
 
@@ -19,7 +19,7 @@ RETRY = "HSA_XNACK"
 def is_on_host(spec: FineTuneJobSpec) -> bool:
     """Return whether the states of the spec's optimizer are taken to lie in the host's memory."""
     can_migrate = any(variable.name == RETRY and variable.value == "1" for variable in spec.pod.env)
-    return spec.resources.gpus > 0 and optimizers.is_paged(spec.training.optim or "") and not can_migrate
+    return spec.resources.gpus > 0 and optimizer_states.is_paged(spec.training.optim or "") and not can_migrate
 
 
 def find_warnings(spec: FineTuneJobSpec, settings: Settings | None) -> list[str]:

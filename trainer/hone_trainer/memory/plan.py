@@ -3,12 +3,12 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hone_api.finetunejob import FineTuneJobSpec, LoraOptions
+from hone_api.artifacts.trainer_reports import Parameters
+from hone_api.finetunejobs.spec import FineTuneJobSpec, LoraOptions
 from hone_api.reasons import HoneError
-from hone_api.reports import Parameters
 
-from hone_trainer.memory import optimizers, paging
-from hone_trainer.memory.settings import Adapter, Architecture, Settings, Sharding
+from hone_trainer.memory import optimizer_states, paging
+from hone_trainer.memory.inputs import Adapter, Architecture, Settings, Sharding
 
 BATCH, LENGTH = 8, 1024
 """SFTConfig's per_device_train_batch_size and max_length."""
@@ -68,16 +68,16 @@ def of(
 
 def _notes(spec: FineTuneJobSpec, config: Any) -> tuple[str, ...]:
     """What the estimate assumes."""
-    from hone_trainer import quantize
+    from hone_trainer.models import quantization
 
     notes = []
-    how = quantize.quantized(config)
+    how = quantization.quantized(config)
     if how:
         notes.append(f"the checkpoint is quantized ({how}); its weights are counted as if they were not")
     if getattr(config, "dtype", None) is None and spec.model.dtype == "auto":
         notes.append("config.json names no dtype; float32 is assumed")
     optimizer = spec.training.sft_config().get("optim", "adamw_torch_fused")
-    if not optimizers.is_known(optimizer):
+    if not optimizer_states.is_known(optimizer):
         notes.append(f"spec.training.optim is {optimizer}, whose states are taken as 8 bytes a parameter")
     return tuple(notes)
 

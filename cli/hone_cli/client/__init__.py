@@ -1,0 +1,1 @@
+"""How the commands reach clusters, engines and child processes, and read the user's files."""

@@ -1,0 +1,57 @@
+"""Running the trainer or the engine as a child that writes to this terminal."""
+
+import importlib.util
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+
+from hone_cli.ui.output import Problem
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def require(extra: str, *modules: str) -> None:
+    """Raises Problem, saying what to install, unless all modules of an extra are there. Imports none of them."""
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise Problem(
+            f"this needs Hone's extra '{extra}', and {', '.join(missing)} can't be found",
+            f"Install it in a checkout of Hone: pip install '.[{extra}]'",
+        )
+
+
+def run_module(module: str, arguments: list[str], *, on_stop: Callable[[], None]) -> int:
+    """Run `python -m module` to its end and return its exit code (128 + n when signal n ended it).
+
+    Ctrl-C, SIGTERM and SIGHUP become SIGTERM for the child, and then call `on_stop`; the second one kills the child. It
+    is in a process group of its own, so that the terminal's Ctrl-C reaches it only through here.
+    """
+    asked = 0
+    child: subprocess.Popen[bytes] | None = None
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked and number == signal.SIGHUP:  # kernel and shell both send it when one terminal closes
+            return
+        asked += 1
+        if child is not None:
+            child.terminate() if asked == 1 else child.kill()
+        if asked == 1:
+            with suppress(OSError, ValueError, RuntimeError):  # the terminal is gone, or was just being written to
+                on_stop()
+
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # by nohup, which means it to stay so
+    taken = [number for number in STOP_SIGNALS if not (ignored and number == signal.SIGHUP)]
+    before = {number: signal.signal(number, stop) for number in taken}
+    try:
+        child = subprocess.Popen([sys.executable, "-m", module, *arguments], stdin=subprocess.DEVNULL, process_group=0)
+        if asked:
+            child.terminate()
+        code = child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code

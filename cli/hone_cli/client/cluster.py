@@ -1,0 +1,90 @@
+"""The cluster as kubectl sees it: kubeconfig, context, namespace, and Hone's objects in it."""
+
+import importlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import kubernetes.client
+from kubernetes.client.exceptions import ApiException
+from urllib3.exceptions import HTTPError
+
+from hone_cli.ui.output import Problem
+
+GROUP, VERSION = "hone.dev", "v1alpha1"
+TIMEOUT = (5, 30)
+"""Seconds to connect, and between two reads."""
+
+Object = dict[str, Any]
+kubeconfig: Any = importlib.import_module("kubernetes.config")  # untyped
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A way into one cluster, and the namespace that is meant."""
+
+    api: kubernetes.client.ApiClient
+    namespace: str
+
+
+def connect(context: str | None, namespace: str | None) -> Cluster:
+    """Read the kubeconfig as kubectl does. Raises Problem without a usable one."""
+    try:
+        api = kubeconfig.new_client_from_config(context=context)
+        contexts, current = kubeconfig.list_kube_config_contexts()
+    except kubeconfig.ConfigException as error:
+        raise Problem(
+            f"no cluster: {error}", "Set KUBECONFIG, or choose a context that `kubectl config get-contexts` lists."
+        ) from error
+    chosen = next((one for one in contexts if one["name"] == context), current)
+    return Cluster(api, namespace or chosen["context"].get("namespace") or "default")
+
+
+def get(cluster: Cluster, kind: str, plural: str, name: str) -> Object:
+    """One of Hone's objects. Raises Problem when it is not there."""
+    with errors_explained(f"{kind} {name} in namespace {cluster.namespace}"):
+        found: Object = objects(cluster).get_namespaced_custom_object(
+            GROUP, VERSION, cluster.namespace, plural, name, _request_timeout=TIMEOUT
+        )
+        return found
+
+
+def objects(cluster: Cluster) -> Any:
+    """The client for custom objects, which are plain dicts."""
+    return kubernetes.client.CustomObjectsApi(cluster.api)
+
+
+@contextmanager
+def errors_explained(what: str) -> Iterator[None]:
+    """Turn what the API server or the way to it says into a Problem that names `what` was asked for."""
+    try:
+        yield
+    except ApiException as error:
+        raise explain(what, error) from error
+    except HTTPError as error:
+        raise Problem(
+            f"the cluster can't be reached: {error}", "Check the kubeconfig's context, network and proxy."
+        ) from error
+
+
+def explain(what: str, error: ApiException) -> Problem:
+    """The Problem for an answer of the API server."""
+    said = _status_message(error)
+    if error.status == 404 and said is None:
+        return Problem(
+            f"this cluster does not know objects of {GROUP}/{VERSION}", "Install Hone there: see docs/quickstart.md"
+        )
+    if error.status == 404:
+        return Problem(f"{what} not found", "Check name, namespace (-n) and context (--context).")
+    if error.status in (401, 403):
+        return Problem(f"{what}: {said or error.reason}", "Ask for the right, or use another context (--context).")
+    return Problem(f"{what}: {said or error.reason}", "Try again; if it stays, look at the cluster's API server.")
+
+
+def _status_message(error: ApiException) -> str | None:
+    try:
+        return str(json.loads(error.body or "")["message"])
+    except (TypeError, ValueError, KeyError):
+        return None

@@ -1,0 +1,78 @@
+"""Reading the user's files: their objects, what each is called, what is wrong with it."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hone_api.reasons import INVALID_SPEC, HoneError
+
+Document = dict[str, Any]
+
+
+def load(path: Path) -> list[Document]:
+    """Every object in a file. Raises HoneError InvalidSpec when it can't be read."""
+    from hone_api.schema.manifests import load_documents
+
+    return load_documents(path)
+
+
+def title(document: Document) -> str:
+    """`Kind/name`, as far as the document says."""
+    metadata = document.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    kind = document.get("kind")
+    kind = kind if isinstance(kind, str) and kind else "object without kind"
+    return f"{kind}/{name if isinstance(name, str | int | float) else '(no name)'}"
+
+
+def find_missing_names(document: Document) -> list[str]:
+    """Return why no client could tell what the object is: apiVersion or kind is missing, or not a string."""
+    found = []
+    for field in ("apiVersion", "kind"):
+        value = document.get(field)
+        if not isinstance(value, str) or not value:
+            found.append(f"{field}: Required value: a string" + (f", and it is {value!r:.60}" if value else ""))
+    return found
+
+
+def is_hones(document: Document) -> bool:
+    """Whether it is an object of Hone's API group."""
+    return str(document.get("apiVersion")).partition("/")[0] == "hone.dev" or document.get("kind") in KINDS
+
+
+KINDS = ("FineTuneJob", "InferenceService")
+
+
+def problems(document: Document) -> list[str]:
+    """What `kubectl apply` would refuse, one sentence each."""
+    from hone_api.schema.validation import validate
+
+    return list(validate(document))
+
+
+def the_only(kind: str, path: Path) -> Document:
+    """The file's one valid object of a kind. Raises HoneError InvalidSpec, naming what was found instead."""
+    documents = load(path)
+    found = [document for document in documents if document.get("kind") == kind]
+    if len(found) != 1:
+        titles = ", ".join(title(document) for document in documents)
+        raise HoneError(
+            INVALID_SPEC,
+            f"{path} holds {len(found) or 'no'} {kind}{'s' if len(found) > 1 else ''}: {titles}",
+            remedy=f"Give a file with exactly one {kind}.",
+        )
+    wrong = problems(found[0])
+    if wrong:
+        raise HoneError(INVALID_SPEC, f"{path}: {title(found[0])}: {'; '.join(wrong)}")
+    return found[0]
+
+
+def pairs(option: str, values: Iterable[str]) -> dict[str, str]:
+    """The values of a repeated option NAME=DIR. Raises HoneError InvalidSpec for another form."""
+    found = {}
+    for value in values:
+        name, equals, folder = value.partition("=")
+        if not (name and equals and folder):
+            raise HoneError(INVALID_SPEC, f"{option} {value} is not NAME=DIR", remedy=f"Write {option} NAME=DIR.")
+        found[name] = folder
+    return found

@@ -1,0 +1,181 @@
+"""`hone chat`: talk to an engine here, or to an InferenceService in the cluster."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hone_cli.commands import options
+from hone_cli.ui import output
+from hone_cli.ui.output import Problem
+
+if TYPE_CHECKING:
+    from hone_cli.client.openai import Engine, Message, Model
+
+# The models that are asked, each with what it and the user have said.
+Talk = dict[str, "list[Message]"]
+
+LOCAL_URL = "http://127.0.0.1:8000/v1"
+COMMANDS = (
+    "/models lists the models, /model NAME changes it, /beside NAME asks a second one the same questions, "
+    "/clear forgets what was said, /exit ends"
+)
+
+Service = Annotated[str | None, typer.Argument(metavar="[NAME]", help="InferenceService; left out: an engine here.")]
+Url = Annotated[str | None, typer.Option(help=f"Base URL of an engine (default: {LOCAL_URL}).")]
+ModelName = Annotated[str | None, typer.Option("--model", help="Model to talk to (default: the adapter, if any).")]
+Beside = Annotated[str | None, typer.Option(metavar="MODEL", help="Ask this model the same, too.")]
+Text = Annotated[str | None, typer.Option("--message", "-m", help="Ask this, print the answer only, and end.")]
+
+
+def command(
+    name: Service = None,
+    namespace: options.Namespace = None,
+    context: options.Context = None,
+    url: Url = None,
+    model: ModelName = None,
+    beside: Beside = None,
+    message: Text = None,
+    verbose: options.Verbose = False,
+) -> None:
+    """Chat with an engine here, or with an InferenceService in the cluster."""
+    if name and url:
+        raise typer.BadParameter("give a NAME (an InferenceService) or --url, not both")
+    with _engine(name, namespace, context, url) as engine:
+        models = engine.models()
+        first = choose(models, model)
+        talk: Talk = {first: []} if beside is None else {first: [], choose_beside(models, first, beside): []}
+        if message is not None:
+            ask(engine, talk, message)
+        else:
+            converse(engine, talk)
+
+
+def choose(models: "list[Model]", wanted: str | None) -> str:
+    """The model to talk to: the wanted one, else the first adapter, else the first. Raises Problem without it."""
+    names = [model.id for model in models]
+    if wanted is not None and wanted not in names:
+        raise Problem(f"there is no model {wanted}", f"The engine has: {', '.join(names) or 'none'}")
+    if not names:
+        raise Problem("the engine lists no model", "Look at the engine's log.")
+    if wanted is not None:
+        return wanted
+    chosen = next((model.id for model in models if model.kind == "adapter"), names[0])
+    if len(names) > 1:
+        others = ", ".join(name for name in names if name != chosen)
+        output.hint(f"Model: {chosen} (also there: {others})")
+    return chosen
+
+
+def choose_beside(models: "list[Model]", first: str, wanted: str) -> str:
+    """The second model. Raises Problem when there is none of that name, or it is the first."""
+    second = choose(models, wanted)
+    if second == first:
+        raise Problem(f"{first} is already asked", "Name another model to ask beside it; /models lists them.")
+    return second
+
+
+def say(engine: "Engine", model: str, messages: "list[Message]") -> str:
+    """Print the answer to a conversation as it comes, and return it."""
+    return output.print_answer(engine.answer(model, messages))
+
+
+def ask(engine: "Engine", talk: "Talk", question: str) -> None:
+    """Every model's answer, with its name when there are several; each remembers its own, or none does."""
+    asked: Talk = {model: [*history, {"role": "user", "content": question}] for model, history in talk.items()}
+    if len(asked) > 1 and output.is_terminal():
+        from hone_cli.commands.side_by_side import answers_in_columns
+
+        answers = answers_in_columns(engine, asked, output.make_console())
+    else:
+        answers = {}
+        for model, messages in asked.items():
+            if len(asked) > 1:
+                output.print_label(f"[{model}] ")
+            answers[model] = say(engine, model, messages)
+    for model, messages in asked.items():
+        talk[model] = [*messages, {"role": "assistant", "content": answers[model]}]
+
+
+def converse(engine: "Engine", talk: "Talk") -> None:
+    """Read lines and answer them until /exit or the end of input. A failed answer leaves the history as it was."""
+    output.hint(f"Talking to {' and '.join(talk)}. {COMMANDS}.")
+    for line in _lines():
+        if line.startswith("/"):
+            if line == "/exit":
+                return
+            talk = _obey(line, engine, talk)
+            continue
+        try:
+            ask(engine, talk, line)
+        except Problem as problem:
+            output.print_failure(problem)
+        except KeyboardInterrupt:
+            output.hint("(stopped; this answer is forgotten)")
+
+
+def _obey(line: str, engine: "Engine", talk: "Talk") -> "Talk":
+    word, _, argument = line.partition(" ")
+    first = next(iter(talk))
+    try:
+        if word == "/models":
+            for one in engine.models():
+                output.hint(f"{'*' if one.id in talk else ' '} {one.id}{f' ({one.kind})' if one.kind else ''}")
+        elif word == "/model" and argument.strip():
+            model = choose(engine.models(), argument.strip())
+            output.hint(f"Talking to {model}.")
+            return {model: talk[first]}
+        elif word == "/beside" and argument.strip():
+            model = choose_beside(engine.models(), first, argument.strip())
+            output.hint(f"Talking to {first} and {model}, from the beginning.")
+            return {first: [], model: []}
+        elif word == "/clear":
+            return {model: [] for model in talk}
+        else:
+            output.hint(f"{COMMANDS}.")
+    except Problem as problem:
+        output.print_failure(problem)
+    return talk
+
+
+def _lines() -> Iterator[str]:
+    """What the user types, line by line, without empty ones; Ctrl-C at the prompt and Ctrl-D end it."""
+    if sys.stdin.isatty():
+        import readline  # noqa: F401  # gives input() history and editing
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            return
+        if line:
+            yield line
+
+
+@contextmanager
+def _engine(name: str | None, namespace: str | None, context: str | None, url: str | None) -> "Iterator[Engine]":
+    from hone_cli.client.openai import Engine
+
+    if name is None:
+        yield Engine(url or LOCAL_URL, remedy="Start one here with hone serve DIR, give its --url, or name a service.")
+        return
+    from hone_cli.client import cluster, port_forward
+
+    connection = cluster.connect(context, namespace)
+    require_available(cluster.get(connection, "InferenceService", "inferenceservices", name))
+    with port_forward.forward(connection, name) as local:
+        yield Engine(f"{local}/v1", remedy=f"Look at the service: kubectl describe hisvc {name}")
+
+
+def require_available(service: dict[str, Any]) -> None:
+    """Raises Problem, with what the conditions say, unless the InferenceService is available."""
+    title = f"InferenceService {service['metadata']['name']}"
+    found = service.get("status", {}).get("conditions", [])
+    conditions = [condition for condition in found if condition["type"] != "Ready"]  # which repeats the others
+    if not conditions:
+        raise Problem(f"{title} has no status yet", "Wait a moment; if it stays so, check that Hone's operator runs.")
+    if any(condition["type"] == "Available" and condition["status"] == "True" for condition in conditions):
+        return
+    said = [f"{one['type']}: {one['reason']}: {one['message']}" for one in conditions if one["status"] != "True"]
+    raise Problem(f"{title} is not available", "\n  ".join(said))

@@ -1,0 +1,24 @@
+"""`hone plan`: how much device memory a job needs, and which GPUs have it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hone_cli.client import child_process, documents
+from hone_cli.commands import options
+from hone_cli.commands.run import claim_options
+from hone_cli.ui import output
+
+File = Annotated[Path, typer.Argument(help="Manifest with one FineTuneJob.")]
+
+
+def command(file: File, claim: options.Claims = [], verbose: options.Verbose = False) -> None:  # noqa: B006
+    """Estimate a FineTuneJob's device memory from the model's config.json: no weights, no GPU."""
+    documents.the_only("FineTuneJob", file)
+    claims = documents.pairs("--claim", claim)
+    child_process.require("trainer", "torch", "transformers", "peft")
+    arguments = ["plan", str(file), *claim_options(claims)]
+    if verbose:
+        arguments += ["--verbose"]
+    raise typer.Exit(child_process.run_module("hone_trainer", arguments, on_stop=lambda: output.hint("Stopping.")))

@@ -1,0 +1,26 @@
+"""`hone prepare`: what a dataset is like and what will be learned from it, before any GPU is held."""
+
+from pathlib import Path
+
+import typer
+
+from hone_cli.client import child_process, documents
+from hone_cli.commands import options
+from hone_cli.commands.run import File, Output, run_command, trainer_arguments
+from hone_cli.ui import output
+
+
+def command(file: File, output_: Output = None, claim: options.Claims = [], verbose: options.Verbose = False) -> None:  # noqa: B006
+    """Download, check and tokenize here, and show the dataset's report. `hone run` goes on from it."""
+    job = documents.the_only("FineTuneJob", file)
+    claims = documents.pairs("--claim", claim)
+    child_process.require("trainer", "torch", "transformers", "trl", "peft", "datasets")
+    folder = output_ or Path(job["metadata"]["name"])
+    code = child_process.run_module(
+        "hone_trainer",
+        trainer_arguments("prepare", file, folder, claims, verbose=verbose),
+        on_stop=lambda: output.hint("Stopping: what was downloaded stays in the cache."),
+    )
+    if code == 0:
+        output.next_step("Train on it", run_command(file, folder, claims))
+    raise typer.Exit(code)

@@ -1,0 +1,51 @@
+"""`hone run`: the trainer of the cluster, here."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from hone_api.reasons import INTERRUPTED_EXIT_CODE
+
+from hone_cli.client import child_process, documents
+from hone_cli.commands import options
+from hone_cli.ui import output
+
+File = Annotated[Path, typer.Argument(help="Manifest with one FineTuneJob; ConfigMaps beside it are used.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", help="Folder for the artifact (default: ./<name of the job>).")
+]
+
+
+def command(file: File, output_: Output = None, claim: options.Claims = [], verbose: options.Verbose = False) -> None:  # noqa: B006
+    """Train here what a FineTuneJob describes, with the trainer that runs in the cluster."""
+    job = documents.the_only("FineTuneJob", file)
+    claims = documents.pairs("--claim", claim)
+    child_process.require("trainer", "torch", "transformers", "trl", "peft", "datasets")
+    folder = output_ or Path(job["metadata"]["name"])
+    code = child_process.run_module(
+        "hone_trainer",
+        [*trainer_arguments("run", file, folder, claims, verbose=verbose), "--port", "0"],
+        on_stop=lambda: output.hint("Stopping: a checkpoint is saved first. Ctrl-C again stops at once."),
+    )
+    if code == 0:
+        output.next_step("Talk to it, with `hone chat` in another terminal", f"hone serve {shlex.quote(str(folder))}")
+    elif code == INTERRUPTED_EXIT_CODE:
+        output.next_step("Go on from the checkpoint", run_command(file, folder, claims))
+    raise typer.Exit(code)
+
+
+def trainer_arguments(command: str, file: Path, folder: Path, claims: dict[str, str], *, verbose: bool) -> list[str]:
+    """The trainer's command line for `run` or `prepare`."""
+    arguments = [command, str(file), "--output", str(folder), *claim_options(claims)]
+    return [*arguments, "--verbose"] if verbose else arguments
+
+
+def run_command(file: Path, folder: Path, claims: dict[str, str]) -> str:
+    """What a user types to train, or to go on."""
+    return shlex.join(["hone", "run", str(file), "--output", str(folder), *claim_options(claims)])
+
+
+def claim_options(claims: dict[str, str]) -> list[str]:
+    """The folders of claims, as the trainer and `hone run` take them."""
+    return [word for name, folder in claims.items() for word in ("--claim", f"{name}={folder}")]

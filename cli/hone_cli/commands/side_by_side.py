@@ -1,0 +1,54 @@
+"""Several models' answers to one question in columns, all as they come. For a terminal; a pipe has them in lines."""
+
+import threading
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from hone_cli.client.openai import Engine, Message
+
+
+def answers_in_columns(engine: "Engine", asked: dict[str, "list[Message]"], console: Console) -> dict[str, str]:
+    """Ask every model at once, each its own conversation. Raises Problem as soon as one fails."""
+    said = dict.fromkeys(asked, "")
+    failures: list[Exception] = []
+    ended = threading.Event()
+
+    def listen(model: str) -> None:
+        try:
+            with closing(engine.answer(model, asked[model])) as pieces:
+                for piece in pieces:
+                    if ended.is_set():
+                        return
+                    said[model] += piece
+        except Exception as error:
+            failures.append(error)
+            ended.set()
+
+    # Daemons, because one that waits for its first piece would hold up Ctrl-C.
+    threads = [threading.Thread(target=listen, args=(model,), daemon=True) for model in asked]
+    with Live(get_renderable=lambda: columns(said), console=console):
+        try:
+            for thread in threads:
+                thread.start()
+            while any(thread.is_alive() for thread in threads) and not ended.wait(0.05):
+                pass
+        finally:
+            ended.set()
+    if failures:
+        raise failures[0]
+    return said
+
+
+def columns(said: dict[str, str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1))
+    for model in said:
+        table.add_column(Text(model), ratio=1, overflow="fold")
+    table.add_row(*(Text(text) for text in said.values()))
+    return table

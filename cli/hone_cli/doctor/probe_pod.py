@@ -1,0 +1,287 @@
+"""The pod of --deep: its manifest, its life, and its end in every case.
+
+It is non-root and read-only, and holds one GPU, since only a pod that holds a GPU has its device files.
+"""
+
+import json
+import signal
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kubernetes.client.exceptions import ApiException
+from urllib3.exceptions import HTTPError
+
+from hone_cli.client.cluster import Cluster
+from hone_cli.doctor.checks.cluster_facts import ClusterFacts, Node, Object, is_gpu_resource
+from hone_cli.doctor.checks.findings import Unread
+from hone_cli.doctor.checks.gpus import CLAIMED, CLAIMED_SINCE, DEFAULT, count_gpus, is_unhealthy
+from hone_cli.doctor.cluster_reader import describe_error, read
+from hone_cli.ui import output
+
+LABEL, CONTAINER = "hone.dev/doctor", "doctor"
+SCRIPT = Path(__file__).with_name("pod_script.py")
+MESSAGE = "/dev/termination-log"
+POLL_SECONDS = 1.0
+DELETE_TRIES = 3
+LONGEST_WORDS = 300
+HOPELESS = (
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+)
+"""Reasons of a waiting container that a person has to remove."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the pod runs and what it asks for. `resource` None: no GPU. `node` None: any."""
+
+    node: str | None = None
+    resource: str | None = None
+    tolerations: tuple[Object, ...] = ()
+    groups: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Probed:
+    """How the pod ended. `answer`: what it printed; `reason` and `error`: why there is no answer."""
+
+    target: Target
+    answer: Mapping[str, Any] | None = None
+    reason: str = ""
+    error: str = ""
+    node: str = ""
+
+
+def choose_target(facts: ClusterFacts, node: str | None, groups: tuple[int, ...]) -> Target:
+    """Return the node with the most GPUs that takes pods, or the one that the user named."""
+    if isinstance(facts.nodes, Unread):
+        return Target(node, DEFAULT, (), groups)
+    devices = () if isinstance(facts.devices, Unread) else facts.devices
+    claimed = {device.node for device in devices} if facts.version >= CLAIMED_SINCE else set()
+    candidates = [each for each in facts.nodes if node in (None, each.name)]
+    usable = [each for each in candidates if each.takes_pods and not is_unhealthy(each)] or candidates
+    best = max(usable, key=lambda each: (count_gpus(each), each.name in claimed), default=None)
+    if best is None:
+        return Target(node, None, (), groups)
+    resource = _choose_resource(best) or (CLAIMED if best.name in claimed else None)
+    if resource is None and node is None:
+        return Target(None, None, (), groups)
+    tolerations = tuple(
+        {"key": taint.key, "operator": "Exists", "effect": taint.effect}
+        for taint in best.taints
+        if not taint.key.startswith("node.kubernetes.io/")
+    )
+    return Target(best.name, resource, tolerations, groups)
+
+
+def make_pod(name: str, image: str, target: Target, hub: str, images: Sequence[str], seconds: int) -> Object:
+    """Return the manifest, which fits the Pod Security level `restricted`."""
+    limits = {"cpu": "500m", "memory": "256Mi", "ephemeral-storage": "64Mi"}
+    if target.resource:
+        limits[target.resource] = "1"
+    spec: Object = {
+        "restartPolicy": "Never",
+        "activeDeadlineSeconds": seconds,
+        "terminationGracePeriodSeconds": 1,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 65532,
+            "runAsGroup": 65532,
+            "supplementalGroups": list(target.groups),
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "tolerations": [{"key": DEFAULT, "operator": "Exists"}, *target.tolerations],
+        "containers": [
+            {
+                "name": CONTAINER,
+                "image": image,
+                "command": ["python3", "-c", SCRIPT.read_text(), MESSAGE, hub, *images],
+                "terminationMessagePath": MESSAGE,
+                "terminationMessagePolicy": "FallbackToLogsOnError",
+                "resources": {"requests": dict(limits) | {"cpu": "10m"}, "limits": limits},
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+            }
+        ],
+    }
+    if target.node:
+        here = {"key": "metadata.name", "operator": "In", "values": [target.node]}
+        terms = {"nodeSelectorTerms": [{"matchFields": [here]}]}
+        spec["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}
+    labels = {LABEL: "true", "app.kubernetes.io/managed-by": "hone-cli"}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec}
+
+
+def probe(cluster: Cluster, image: str, target: Target, hub: str, images: Sequence[str], seconds: int) -> Probed:
+    """Run the pod and return how it ended; it is deleted in every case, also after Ctrl-C and SIGTERM."""
+    name = f"hone-doctor-{uuid.uuid4().hex[:10]}"  # chosen here, so that it can be deleted if the answer is lost
+    place = f"/api/v1/namespaces/{cluster.namespace}/pods"
+    body = make_pod(name, image, target, hub, images, seconds)
+    may_exist = False
+    with _interrupted_by_sigterm():
+        try:
+            if missing := _find_missing_rights(cluster):
+                error = f"you may not {', '.join(missing)} pods in namespace {cluster.namespace}"
+                return Probed(target, reason="RightsMissing", error=error)
+            may_exist = True
+            read(cluster, place, method="POST", body=body)
+            output.hint(f"Pod {name} in namespace {cluster.namespace} checks {target.node or 'a node'} …")
+            return _await_end(cluster, f"{place}/{name}", target, seconds)
+        except (ApiException, HTTPError) as error:
+            may_exist = may_exist and not _is_final(error)
+            return Probed(target, reason="PodRefused", error=describe_error(error))
+        finally:
+            if may_exist:
+                _delete(cluster, place, name)
+
+
+def judge_waiting(pod: Object) -> tuple[str, str] | None:
+    """Return reason and message of a container that will not start without help; None where it may."""
+    for status in _own_containers(pod):
+        waiting = (status.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") in HOPELESS:
+            return str(waiting["reason"]), str(waiting.get("message") or waiting["reason"])
+    return None
+
+
+def describe_pending(pod: Object) -> str:
+    """Return why a pod has not ended: the scheduler's message, or the state of its container."""
+    status = pod.get("status") or {}
+    for condition in status.get("conditions") or []:
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            return str(condition.get("message") or condition.get("reason"))
+    for container in _own_containers(pod):
+        if waiting := (container.get("state") or {}).get("waiting"):
+            return f"its container waits: {waiting.get('reason')}"
+    return f"phase {status.get('phase') or 'Unknown'}"
+
+
+def has_ended(pod: Object) -> bool:
+    """Return whether the script has ended; an injected sidecar may keep its pod for longer."""
+    status = pod.get("status") or {}
+    return status.get("phase") in ("Succeeded", "Failed") or any(
+        (container.get("state") or {}).get("terminated") for container in _own_containers(pod)
+    )
+
+
+def read_answer(pod: Object) -> tuple[Mapping[str, Any] | None, str]:
+    """Return what the script wrote as its termination message, or None and why the pod ended without."""
+    status = pod.get("status") or {}
+    words = " ".join(str(status[key]) for key in ("reason", "message") if status.get(key))
+    for container in _own_containers(pod):
+        ended = (container.get("state") or {}).get("terminated") or {}
+        text = str(ended.get("message") or "")
+        try:
+            found = json.loads(text)
+        except ValueError:
+            words = f"{words or ended.get('reason') or ''} {text.strip()[-LONGEST_WORDS:]}".strip()
+        else:
+            return (found, "") if isinstance(found, dict) else (None, text)
+    return None, words
+
+
+def _own_containers(pod: Object) -> list[Object]:
+    statuses = (pod.get("status") or {}).get("containerStatuses") or []
+    return [each for each in statuses if each.get("name") == CONTAINER]
+
+
+def _choose_resource(node: Node) -> str | None:
+    offered = sorted(name for name, count in node.allocatable.items() if count and is_gpu_resource(name))
+    return DEFAULT if DEFAULT in offered else next(iter(offered), None)
+
+
+def _find_missing_rights(cluster: Cluster) -> list[str]:
+    """Return the verbs on pods that the user lacks: a pod that can't be deleted must not be created."""
+    missing = []
+    for verb in ("create", "get", "delete"):
+        asked = {"namespace": cluster.namespace, "verb": verb, "resource": "pods"}
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": asked},
+        }
+        path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+        answer = read(cluster, path, method="POST", body=review)
+        if not (answer.get("status") or {}).get("allowed"):
+            missing.append(verb)
+    return missing
+
+
+def _is_final(error: ApiException | HTTPError) -> bool:
+    """Return whether the API server refused the request, which another try would not change."""
+    return isinstance(error, ApiException) and error.status not in (None, 429) and error.status < 500
+
+
+def _await_end(cluster: Cluster, path: str, target: Target, seconds: int) -> Probed:
+    deadline = time.monotonic() + seconds
+    node, pending = "", "it was not read once"
+    while True:
+        try:
+            pod = read(cluster, path)
+        except (ApiException, HTTPError) as error:
+            if _is_final(error):
+                return Probed(target, None, "PodLost", describe_error(error), node)
+            pending = describe_error(error)
+        else:
+            node = str((pod.get("spec") or {}).get("nodeName") or "")
+            pending = describe_pending(pod)
+            if has_ended(pod):
+                answer, words = read_answer(pod)
+                return Probed(target, answer, "" if answer else "NoAnswer", words, node)
+            if waiting := judge_waiting(pod):
+                return Probed(target, None, *waiting, node)
+        if time.monotonic() > deadline:
+            return Probed(target, None, "Timeout", pending, node)
+        time.sleep(POLL_SECONDS)
+
+
+def _delete(cluster: Cluster, place: str, name: str) -> None:
+    """Delete the pod, and again where Ctrl-C is pressed meanwhile; without success print the command for it."""
+    error = ""
+    for _ in range(DELETE_TRIES):
+        try:
+            read(cluster, f"{place}/{name}", {"gracePeriodSeconds": "1"}, method="DELETE")
+            return
+        except KeyboardInterrupt:
+            error = "interrupted"
+        except ApiException as refused:
+            if refused.status == 404:
+                return
+            error = describe_error(refused)
+        except HTTPError as broken:
+            error = describe_error(broken)
+    output.next_step(
+        f"Pod {name} could not be deleted ({error}); it ends by its deadline. Remove it with",
+        f"kubectl delete pod {name} --namespace {cluster.namespace}",
+    )
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Make SIGTERM end the context as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,110 @@
+"""All that the user reads passes through here: lines, hints, answers, the clear block of a failure, and consoles.
+
+Nothing else in this package prints (a test checks it), so that no text written by others steers the terminal.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal
+
+import typer
+from hone_api.io.terminal import make_printable
+from hone_api.reasons import HoneError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class Problem(Exception):
+    """A failure outside the catalogue, of this machine or its way to the cluster: what was found, and what to do."""
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+
+_verbose = False
+
+
+def set_verbose(value: bool) -> bool:
+    """Show tracebacks from now on, if `value`."""
+    global _verbose
+    _verbose = _verbose or value
+    return value
+
+
+def print_line(
+    text: str, *, color: Literal["red", "green"] | None = None, dim: bool = False, err: bool = False
+) -> None:
+    """Print a line on stdout, or on stderr, in a color where a terminal shows it."""
+    stream = sys.stderr if err else sys.stdout
+    shown = make_printable(text)
+    if stream.isatty() and not os.environ.get("NO_COLOR"):
+        shown = typer.style(shown, fg=color, dim=dim or None)
+    print(shown, file=stream, flush=True)
+
+
+def print_failure(error: HoneError | Problem | OSError) -> None:
+    """Print the block for a failure on stderr; with --verbose its traceback, too."""
+    if _verbose:
+        print_line("".join(traceback.format_exception(error)).rstrip("\n"), err=True)
+    if isinstance(error, HoneError):
+        title, remedy = f"{error.reason.name}: {error.message}", error.remedy
+    elif isinstance(error, Problem):
+        title, remedy = error.message, error.remedy
+    else:
+        title, remedy = _os_error(error), ""
+    print_line(f"✗ {title}", color="red", err=True)
+    if remedy:
+        print_line(f"  {remedy}", err=True)
+
+
+def hint(text: str) -> None:
+    """Print a line that is not the answer itself, on stderr."""
+    print_line(text, dim=True, err=True)
+
+
+def next_step(text: str, command: str) -> None:
+    """Print what the user may want to do next, with the command for it, on stderr."""
+    print_line(f"{text}:\n  {command}", err=True)
+
+
+def print_answer(pieces: Iterable[str]) -> str:
+    """Print pieces of a model's answer as they come, and return the answer.
+
+    A pipe gets the very text of the model, which is its data; a terminal gets it without control characters.
+    """
+    answer = ""
+    try:
+        for piece in pieces:
+            answer += piece
+            print(make_printable(piece) if is_terminal() else piece, end="", flush=True)
+    finally:
+        if answer:
+            print(flush=True)
+    return answer
+
+
+def print_label(text: str) -> None:
+    """Print what an answer follows on the same line."""
+    print(make_printable(text), end="", flush=True)
+
+
+def make_console(**options: Any) -> "Console":
+    """Return a rich console that shows text as it is, without markup, emoji codes and control characters."""
+    from hone_cli.ui.console import PrintableConsole
+
+    return PrintableConsole(**options)
+
+
+def is_terminal() -> bool:
+    """Return whether a person looks at stdout."""
+    return sys.stdout.isatty()
+
+
+def _os_error(error: OSError) -> str:
+    words = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {words}" if error.filename else words

@@ -1,0 +1,1 @@
+"""The FineTuneJob: its spec and its status."""

@@ -1,0 +1,270 @@
+"""FineTuneJob: a base model, a dataset, a method; the result is a verified artifact on a PersistentVolumeClaim."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
+
+from hone_api.common import (
+    API_VERSION,
+    DNS_LABEL_NAME,
+    MESSAGE_COLUMN,
+    READY_COLUMNS,
+    ApiModel,
+    ClaimReference,
+    SecretKey,
+    rule,
+    rules,
+)
+from hone_api.finetunejobs.output import OutputOptions
+from hone_api.finetunejobs.sources import BaseModelSource, DatasetSource
+from hone_api.finetunejobs.status import FineTuneJobStatus
+from hone_api.finetunejobs.training import TrainingArguments
+from hone_api.pods.pod_options import TRAINER_GRACE_SECONDS, ComputeResources, PodOptions
+
+
+class LoraOptions(ApiModel):
+    """PEFT's LoraConfig, camelCased: https://huggingface.co/docs/peft/package_reference/lora"""
+
+    r: Annotated[int, Field(ge=1, le=4096)] = Field(16, description="Rank.", examples=[64])
+    lora_alpha: Annotated[float, Field(gt=0, le=65_536)] = Field(
+        32, description="Scale: the update is multiplied by loraAlpha / r.", examples=[16]
+    )
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="Dropout on the adapter's input.", examples=[0.1]
+    )
+    bias: Literal["none", "all", "lora_only"] = Field("none", description="Which biases are trained as well.")
+    target_modules: (
+        Literal["all-linear"]
+        | Annotated[list[Annotated[str, Field(min_length=1, max_length=255)]], Field(min_length=1, max_length=64)]
+    ) = Field(
+        "all-linear",
+        description="`all-linear` (every linear layer but the output head), or a list of module names.",
+        examples=[["q_proj", "v_proj"]],
+    )
+    use_rslora: bool = Field(False, description="Rank-stabilized LoRA: scale by loraAlpha / sqrt(r).")
+    use_dora: bool = Field(
+        False,
+        description="DoRA: the magnitude of each weight is trained as well. Slower; vLLM serves it merged only.",
+        examples=[True],
+    )
+
+
+class EvaluationOptions(ApiModel):
+    """Prompts that the base model and the result are asked; the report shows both answers."""
+
+    prompts: list[Annotated[str, Field(min_length=1, max_length=8192)]] = Field(
+        min_length=1,
+        max_length=50,
+        description="Asked before and after training, through the chat template when there is one.",
+        examples=[["What is Hone?", "How do I resume a job?"]],
+    )
+    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = Field(
+        128, description="Tokens of an answer.", examples=[128]
+    )
+
+
+class CheckpointOptions(ApiModel):
+    """When the state is saved that an interrupted run goes on from."""
+
+    save_steps: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
+        50, description="Save a checkpoint every so many steps.", examples=[50]
+    )
+    save_total_limit: Annotated[int, Field(ge=1, le=1000)] = Field(
+        2, description="Keep the newest so many checkpoints.", examples=[2]
+    )
+
+
+class CacheOptions(ApiModel):
+    """Where downloads from the hub are kept."""
+
+    claim: ClaimReference = Field(description="A claim that several jobs may share.", examples=[{"name": "hub-cache"}])
+
+
+class TrainerResources(ComputeResources):
+    """What the trainer's pod asks for."""
+
+    gpus: Annotated[int, Field(ge=0, le=16)] = Field(
+        1,
+        description="GPUs, each with a process of its own that takes perDeviceTrainBatchSize rows a step; 0: train on "
+        "the CPU.",
+        examples=[1],
+    )
+    nodes: Annotated[int, Field(ge=1, le=64)] = Field(
+        1,
+        description="Pods that train together, each on a node of its own choice with `gpus` GPUs. Above 1 their claim "
+        "must be ReadWriteMany.",
+        examples=[2],
+    )
+
+
+_YEAR_SECONDS = 366 * 24 * 3600
+_UNCHANGEABLE = "can't change after creation, since it decides the result: make a new FineTuneJob"
+
+
+# Fields of a spec that stay in its object: people put credentials into the variables of spec.pod.env, and neither
+# training nor the readers of an artifact need to know how the pod ran.
+PRIVATE = ("pod",)
+
+
+def without_private(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return a spec on the wire without the fields that are PRIVATE."""
+    return {name: value for name, value in spec.items() if name not in PRIVATE}
+
+
+class FineTuneJobSpec(ApiModel):
+    """What to train, on what, and how."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "self.method != 'full' || !has(self.lora)",
+                "lora belongs to methods lora and qlora: remove it, or set method: lora",
+            ),
+            rule(
+                "self.method != 'full' || !has(self.output) || !has(self.output.save)",
+                "output.save belongs to methods lora and qlora, since method full always saves the whole model: "
+                "remove it",
+            ),
+            rule(
+                "self.method != 'qlora' || !has(self.model.dtype) || self.model.dtype == 'auto'",
+                "model.dtype has no effect with method qlora, which loads the weights in 4 bits: remove it",
+            ),
+            rule(
+                "self.method != 'qlora' || !has(self.training) || !has(self.training.fp16) || !self.training.fp16",
+                "training.fp16 does not go with method qlora, whose adapters are bfloat16: remove it",
+            ),
+            rule(
+                "!has(self.training) || !has(self.training.evalSteps) || has(self.dataset.evalFraction) || "
+                "has(self.dataset.evalSplit)",
+                "training.evalSteps needs rows to evaluate on: set dataset.evalFraction or evalSplit, or remove it",
+            ),
+            rule(
+                "!has(self.training) || !has(self.training.lrSchedulerType) || "
+                "self.training.lrSchedulerType != 'reduce_lr_on_plateau' || has(self.dataset.evalFraction) || "
+                "has(self.dataset.evalSplit)",
+                "training.lrSchedulerType reduce_lr_on_plateau follows the evaluation loss: set dataset.evalFraction "
+                "or evalSplit, or take another schedule",
+            ),
+            rule(
+                "!has(self.training) || !has(self.training.parallelism) || self.training.parallelism != 'fsdp' || "
+                "(has(self.resources) && ((has(self.resources.gpus) && self.resources.gpus > 1) || "
+                "(has(self.resources.nodes) && self.resources.nodes > 1)))",
+                "training.parallelism fsdp splits the model among several GPUs: set resources.gpus or nodes to 2 or "
+                "more, or remove it",
+            ),
+            rule(
+                "self.method != 'qlora' || !has(self.training) || !has(self.training.parallelism) || "
+                "self.training.parallelism != 'fsdp'",
+                "training.parallelism fsdp does not go with method qlora, whose weights in 4 bits can't be split: "
+                "remove it, or set method: lora",
+            ),
+            rule(
+                "!has(self.resources) || !has(self.resources.nodes) || self.resources.nodes == 1 || "
+                "(has(self.output) && (has(self.output.claim) || (has(self.output.storage) && "
+                "has(self.output.storage.accessModes) && 'ReadWriteMany' in self.output.storage.accessModes)))",
+                "resources.nodes above 1 needs a claim that several nodes can mount: set output.storage.accessModes "
+                "to [ReadWriteMany], or output.claim",
+            ),
+            rule(
+                "!has(self.resources) || !has(self.resources.nodes) || self.resources.nodes == 1 || "
+                "!has(self.resources.gpus) || self.resources.gpus > 0",
+                "resources.nodes above 1 is for GPUs: set resources.gpus to 1 or more",
+            ),
+            rule(
+                "!has(self.pod) || !has(self.pod.terminationGracePeriodSeconds) || "
+                "self.pod.terminationGracePeriodSeconds >= "
+                f"(self.method == 'full' ? {TRAINER_GRACE_SECONDS['full']} : {TRAINER_GRACE_SECONDS['lora']})",
+                "pod.terminationGracePeriodSeconds is too short to save a checkpoint: set it to "
+                f"{TRAINER_GRACE_SECONDS['lora']} or more, with method full to {TRAINER_GRACE_SECONDS['full']} or "
+                "more, or remove it",
+            ),
+            rule(
+                "self.resources.gpus == oldSelf.resources.gpus && self.resources.nodes == oldSelf.resources.nodes",
+                f"resources.gpus and resources.nodes {_UNCHANGEABLE}",
+            ),
+            rule("self.model == oldSelf.model", f"model {_UNCHANGEABLE}"),
+            rule("self.dataset == oldSelf.dataset", f"dataset {_UNCHANGEABLE}"),
+            rule("self.method == oldSelf.method", f"method {_UNCHANGEABLE}"),
+            *(
+                rule(
+                    f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})",
+                    f"{name} {_UNCHANGEABLE}",
+                )
+                for name in ("lora", "training", "evaluation", "output")
+            ),
+        )
+    )
+
+    model: BaseModelSource = Field(description="The base model.")
+    dataset: DatasetSource = Field(description="The dataset.")
+    method: Literal["lora", "qlora", "full"] = Field(
+        "lora",
+        description="What is trained: lora: an adapter; qlora: an adapter on the base in 4 bits, which needs a "
+        "quarter of the memory for the base's weights; full: the whole model.",
+        examples=["qlora"],
+    )
+    lora: LoraOptions | None = Field(None, description="The adapter, for methods lora and qlora.")
+    training: TrainingArguments = Field(
+        TrainingArguments(),
+        description="The fields of TRL's SFTConfig, camelCased. What is left out has TRL's default.",
+    )
+    checkpoint: CheckpointOptions = Field(CheckpointOptions(), description="When checkpoints are saved.")
+    evaluation: EvaluationOptions | None = Field(None, description="Prompts that are asked before and after training.")
+    output: OutputOptions = Field(OutputOptions(), description="Where the artifact goes, and in what form.")
+    resources: TrainerResources = Field(TrainerResources(), description="What the trainer's pod asks for.")
+    cache: CacheOptions | None = Field(None, description="Where downloads are kept; left out: on the output claim.")
+    token_secret: SecretKey | None = Field(None, description="The hub token, for gated and private repositories.")
+    pod: PodOptions = Field(PodOptions(), description="Further settings of the trainer's pod.")
+    backoff_limit: Annotated[int, Field(ge=0, le=100)] = Field(
+        3, description="How often a failed trainer is started anew. Interruptions and the user's mistakes don't count."
+    )
+    suspend: bool = Field(
+        False,
+        description="Stop the trainer, which saves a checkpoint first, and free its GPUs; false: go on at that step.",
+        examples=[True],
+    )
+    active_deadline_seconds: Annotated[int, Field(ge=1, le=_YEAR_SECONDS)] | None = Field(
+        None,
+        description="Seconds that the Job may be active, as in a Job's spec; after a suspension they count anew.",
+        examples=[86400],
+    )
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=_YEAR_SECONDS)] | None = Field(
+        None,
+        description="Seconds after the end when Jobs and pods, with their logs, are removed; left out: never. The "
+        "claim is never removed.",
+        examples=[604800],
+    )
+
+    def published(self) -> dict[str, Any]:
+        """Return the spec on the wire without the fields that are PRIVATE."""
+        return without_private(self.to_wire())
+
+
+class FineTuneJob(ApiModel):
+    """A fine-tuning run of a large language model: a base model, a dataset, a method."""
+
+    model_config = ConfigDict(json_schema_extra=rules(DNS_LABEL_NAME))
+
+    PLURAL: ClassVar = "finetunejobs"
+    SHORT_NAMES: ClassVar = ["ftj"]
+    PRINTER_COLUMNS: ClassVar = [
+        {"name": "Stage", "type": "string", "jsonPath": ".status.stage"},
+        *READY_COLUMNS,
+        {"name": "Percent", "type": "integer", "jsonPath": ".status.progress.percent"},
+        {"name": "Loss", "type": "number", "jsonPath": ".status.progress.loss"},
+        {"name": "Left", "type": "integer", "jsonPath": ".status.progress.eta", "description": "Seconds left."},
+        {"name": "Restarts", "type": "integer", "jsonPath": ".status.restarts", "priority": 1},
+        {"name": "GPU seconds", "type": "integer", "jsonPath": ".status.gpuSeconds", "priority": 1},
+        {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+        MESSAGE_COLUMN,
+    ]
+
+    api_version: Literal[API_VERSION]  # type: ignore[valid-type]
+    kind: Literal["FineTuneJob"]
+    metadata: dict[str, Any]
+    spec: FineTuneJobSpec = Field(description="What to train, on what, and how.")
+    status: FineTuneJobStatus | None = Field(None, description="What was observed.")
+
+    @property
+    def name(self) -> str:
+        return str(self.metadata["name"])

@@ -1,0 +1,69 @@
+"""`status` of a FineTuneJob."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hone_api.artifacts.manifest import ArtifactKind, BaseConfig
+from hone_api.artifacts.memory_estimate import Estimate
+from hone_api.artifacts.trainer_reports import Parameters, Progress
+from hone_api.common import ApiModel, Conditions
+from hone_api.figures import Figures
+
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
+class Artifact(ApiModel):
+    """The artifact on its claim."""
+
+    kind: ArtifactKind = Field(description="What was saved.")
+    claim: str = Field(description="The PersistentVolumeClaim.")
+    path: str = Field(description="Folder on the claim; manifest.json lies in it.")
+    digest: str = Field(description="sha256 over the digests of all files, as in manifest.json.")
+    base_model: str = Field(description="The base model.")
+    base_revision: str | None = Field(None, description="The commit of the base model, when it came from the hub.")
+    base_config: BaseConfig | None = Field(None, description="What decides which engine takes the base model.")
+
+
+class Attempt(ApiModel):
+    """One pod of the trainer, from its start to its end."""
+
+    pod: str = Field(description="Name of the pod.")
+    uid: str = Field(description="Its uid.")
+    node: str | None = Field(None, description="The node it ran on.")
+    start_time: Time = Field(description="When the trainer started.")
+    end_time: Time | None = Field(None, description="When it ended.")
+    seconds: Annotated[int, Field(ge=0)] = Field(description="How long it ran, as far as gpuSeconds counts it.")
+    exit_code: int | None = Field(None, description="Its exit code.")
+    reason: str | None = Field(None, description="Why it ended, in one word.")
+
+
+Stage = Literal["Pending", "Preparing", "Training", "Saving", "Succeeded", "Failed", "Suspended"]
+
+
+class FineTuneJobStatus(ApiModel):
+    """What was observed."""
+
+    stage: Stage | None = Field(None, description="Where the job is in its life.")
+    conditions: Conditions = Field(
+        [],
+        description="Accepted, Prepared, Running, Suspended, Succeeded, Failed; for tools Ready, Reconciling and "
+        "Stalled, as kstatus defines them.",
+    )
+    progress: Progress | None = Field(None, description="How far training is.")
+    parameters: Parameters | None = Field(None, description="How many parameters there are.")
+    estimate: Estimate | None = Field(None, description="The device memory that a process is estimated to need.")
+    metrics: Figures = Field(
+        {}, description="Final metrics, such as trainLoss, evalLossBefore, evalLossAfter and trainRuntime (seconds)."
+    )
+    artifact: Artifact | None = Field(None, description="The result, once it is complete.")
+    attempts: list[Attempt] = Field([], max_length=100, description="The newest pods of the trainer.")
+    restarts: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="How often the trainer was started anew, for whatever reason."
+    )
+    gpu_seconds: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Seconds that GPUs were held by running trainers, times their number, over all attempts."
+    )
+    start_time: Time | None = Field(None, description="When the first trainer pod started.")
+    completion_time: Time | None = Field(None, description="When the job succeeded or failed.")
+    observed_generation: int | None = Field(None, description="The metadata.generation that this status speaks of.")

@@ -1,0 +1,1 @@
+"""The InferenceService: its spec and status, and the files for the adapter sidecar."""

@@ -1,0 +1,65 @@
+"""What the operator writes for the keeper beside an engine, and what the keeper tells."""
+
+import hashlib
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+from hone_api.common import ForeignModel
+from hone_api.io.terminal import make_encodable
+
+
+class WantedAdapter(ForeignModel):
+    """An adapter that the engine should have: an artifact tree, or a folder as PEFT saves it, in the pod."""
+
+    name: str
+    folder: str
+    digest: str | None = None
+
+
+class WantedAdapters(ForeignModel):
+    """The content of adapters.json. `base` and its commit are what the adapters have to have been trained on."""
+
+    base: str | None = None
+    base_revision: str | None = None
+    adapters: list[WantedAdapter] = Field([])
+
+
+LONGEST_MESSAGE = 2000
+"""Characters that a condition shows of an engine's message."""
+
+
+def _shorten(value: object) -> object:
+    return make_encodable(value[:LONGEST_MESSAGE]) if isinstance(value, str) else value
+
+
+class AdapterError(ForeignModel):
+    """Why an adapter is not there; `reason` is one of the catalogue's."""
+
+    reason: Annotated[str, Field(max_length=100)]
+    message: Annotated[str, BeforeValidator(_shorten)]
+    remedy: Annotated[str, BeforeValidator(_shorten)]
+
+
+class AdapterState(ForeignModel):
+    """Whether the engine has the adapter with this digest, and has answered with it."""
+
+    digest: Annotated[str | None, Field(max_length=100)] = None
+    loaded: bool = False
+    error: AdapterError | None = None
+
+
+class KeeperReport(ForeignModel):
+    """What the keeper answers on /adapters. `revision`: of the file that it saw; `models`: what the engine lists.
+
+    An answer without `models` and `adapters` is somebody else's.
+    """
+
+    revision: str | None = None
+    models: list[str]
+    adapters: dict[str, AdapterState]
+
+
+def revision_of(text: str) -> str:
+    """Names one content of adapters.json."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,1 @@
+"""Ports, standard streams and terminal text, for all programs of Hone."""

@@ -1,0 +1,94 @@
+"""Text for a person's terminal, with nothing in it that steers the terminal.
+
+Rows of a dataset, answers of a model, conditions, file names and manifests are written by others. A control character
+in them could clear the screen, rename the window, or make a failure look like a success. All that Hone prints passes
+`make_printable`: what it prints itself through `print_line` (or the consoles of the CLI and the trainer, which are
+built on it), and what Python and the libraries print through the hooks of `make_output_safe`.
+"""
+
+import io
+import logging
+import re
+import sys
+import threading
+import traceback
+import warnings
+from contextlib import suppress
+from typing import Any, TextIO
+
+from hone_api.io.streams import is_standard, make_forgiving, open_missing_descriptors
+
+_UNPRINTABLE = re.compile(
+    "["
+    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, apart from tab and line feed
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks and overrides of the writing direction
+    "\u2028\u2029"  # separators that some terminals take as line ends
+    "\ud800-\udfff"  # halves of characters, which no terminal's encoding has
+    "\ufff9-\ufffb\U000e0001\U000e0020-\U000e007f"  # annotations and tags, which hide text
+    "]"
+)
+
+
+def make_printable(text: str) -> str:
+    r"""Return text whose control characters are written out, such as \x1b. Line feeds and tabs stay."""
+    return _UNPRINTABLE.sub(_write_out, text.replace("\r\n", "\n"))
+
+
+def make_encodable(text: str) -> str:
+    r"""Return text that UTF-8 can hold: of a file name that is not UTF-8, the bytes are written out, such as \udcff."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def print_line(text: str = "", file: TextIO | None = None) -> None:
+    """Print a line and flush it: on standard error, where a line that can't be written is lost, or in `file`."""
+    if file is not None:
+        print(make_printable(text), file=file, flush=True)
+    elif sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            print(make_printable(text), file=sys.stderr, flush=True)
+
+
+def make_output_safe(*, is_stdout_a_log: bool = False) -> None:
+    """Make what Python and libraries print themselves printable: logs, warnings, and tracebacks of errors uncaught.
+
+    No write to standard error raises from now on; nor to standard output, if what is there is no answer of the program.
+    """
+    open_missing_descriptors()
+    if is_standard(sys.stderr):
+        sys.stderr = make_forgiving(sys.stderr, 2)
+    if is_standard(sys.stdout) and (is_stdout_a_log or sys.stdout is None):
+        sys.stdout = make_forgiving(sys.stdout, 1)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is written out, not an error
+            stream.reconfigure(errors="backslashreplace")
+    logging.setLogRecordFactory(_PrintableRecord)
+    logging.Formatter.formatException = _format_exception  # type: ignore[method-assign, assignment]
+    warnings.formatwarning = _format_warning
+    sys.excepthook = lambda kind, error, trace: _print_uncaught(error)
+    threading.excepthook = lambda arguments: _print_uncaught(arguments.exc_value)
+
+
+class _PrintableRecord(logging.LogRecord):
+    def getMessage(self) -> str:
+        return make_printable(super().getMessage())
+
+
+_formatted_exception = logging.Formatter.formatException
+_formatted_warning = warnings.formatwarning
+
+
+def _format_exception(formatter: logging.Formatter, info: Any) -> str:
+    return make_printable(_formatted_exception(formatter, info))
+
+
+def _format_warning(*arguments: Any, **more: Any) -> str:
+    return make_printable(_formatted_warning(*arguments, **more))
+
+
+def _print_uncaught(error: BaseException | None) -> None:
+    print_line("".join(traceback.format_exception(error)).rstrip("\n"))
+
+
+def _write_out(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -1,0 +1,1 @@
+"""What users may set in the pods that Hone makes, and the rules for it."""

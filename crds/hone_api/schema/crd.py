@@ -1,0 +1,212 @@
+"""CustomResourceDefinitions made from the pydantic models, with structural schemas as the API server wants them."""
+
+import copy
+import json
+from functools import cache
+from typing import Any
+
+from hone_api.common import GROUP, VERSION
+from hone_api.finetunejobs.spec import FineTuneJob
+from hone_api.inferenceservices.spec import InferenceService
+from hone_api.pods.pod_schema import FIELD, FIELD_RULES, structural
+
+Schema = dict[str, Any]
+Kind = type[FineTuneJob] | type[InferenceService]
+
+KINDS: dict[str, Kind] = {"FineTuneJob": FineTuneJob, "InferenceService": InferenceService}
+
+SCALE = {
+    "specReplicasPath": ".spec.replicas",
+    "statusReplicasPath": ".status.replicas",
+    "labelSelectorPath": ".status.selector",
+}
+
+UNOBSERVED = {
+    "observedGeneration": -1,
+    "conditions": [
+        {
+            "type": "Ready",
+            "status": "Unknown",
+            "reason": "NotObserved",
+            "message": "Hone's operator has not looked at the object yet. If it stays so, check that it runs: "
+            "kubectl get pods --all-namespaces --selector app.kubernetes.io/name=hone",
+            "lastTransitionTime": "1970-01-01T00:00:00Z",
+        }
+    ],
+}
+"""The status of an object until the operator writes one, so that no tool takes the object for ready before."""
+
+_KEPT = (
+    "type",
+    "enum",
+    "format",
+    "minimum",
+    "maximum",
+    "minLength",
+    "maxLength",
+    "minItems",
+    "maxItems",
+    "minProperties",
+    "maxProperties",
+    "required",
+    "x-kubernetes-int-or-string",
+    "x-kubernetes-list-type",
+    "x-kubernetes-list-map-keys",
+)
+
+
+def definition(kind: Kind) -> dict[str, Any]:
+    """The CustomResourceDefinition of a kind."""
+    name = kind.__name__
+    subresources: dict[str, Any] = {"status": {}}
+    structural = copy.deepcopy(schema(name))
+    structural["properties"]["status"]["default"] = UNOBSERVED
+    if kind is InferenceService:
+        subresources["scale"] = SCALE
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{kind.PLURAL}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": name,
+                "listKind": f"{name}List",
+                "plural": kind.PLURAL,
+                "singular": name.lower(),
+                "shortNames": kind.SHORT_NAMES,
+                "categories": ["hone"],
+            },
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "additionalPrinterColumns": kind.PRINTER_COLUMNS,
+                    "subresources": subresources,
+                    "schema": {"openAPIV3Schema": structural},
+                }
+            ],
+        },
+    }
+
+
+@cache
+def schema(kind: str) -> Schema:
+    """The structural schema of a kind. Callers must not change it."""
+    json_schema = KINDS[kind].model_json_schema()
+    structural = _structural(json_schema, json_schema["$defs"])
+    structural["properties"] |= {
+        "apiVersion": {"type": "string", "description": f"Always {GROUP}/{VERSION}."},
+        "kind": {"type": "string", "description": f"Always {kind}."},
+        "metadata": {"type": "object", "properties": {"name": {"type": "string"}}},
+    }
+    structural["required"] = ["spec"]
+    return structural
+
+
+def with_defaults(value: Any, schema: Schema) -> Any:
+    """A copy in which what was left out, or is null, has its default, as the API server does before validating."""
+    if isinstance(value, dict):
+        properties = schema.get("properties", {})
+        items = schema.get("additionalProperties", {})
+        found = {
+            name: with_defaults(item, properties.get(name, items))
+            for name, item in value.items()
+            if item is not None or properties.get(name, {}).get("nullable") or name not in properties
+        }
+        missing = {name: of["default"] for name, of in properties.items() if "default" in of and name not in found}
+        return found | {name: with_defaults(default, properties[name]) for name, default in missing.items()}
+    if isinstance(value, list):
+        return [with_defaults(item, schema.get("items", {})) for item in value]
+    return value
+
+
+def _structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
+    node = _resolved(node, definitions)
+    if FIELD in node:
+        return {"description": _description(node)} | structural(node[FIELD], node[FIELD_RULES])
+    found = {key: node[key] for key in _KEPT if key in node}
+    if description := _description(node):
+        found = {"description": description} | found
+    if "const" in node:
+        found["enum"] = [node["const"]]
+    for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        if exclusive in node:
+            found |= {bound: node[exclusive], exclusive: True}
+    if node.get("x-kubernetes-int-or-string"):
+        del found["type"]  # the API server takes it to be integer or string
+    if validations := _validations(node):
+        found["x-kubernetes-validations"] = validations
+    if "anyOf" in node:
+        found |= _text_or_list(node["anyOf"], definitions)
+    if "items" in node:
+        found["items"] = _structural(node["items"], definitions)
+    found |= _fields(node, definitions)
+    if not found.keys() & {"type", "x-kubernetes-int-or-string"}:
+        found["x-kubernetes-preserve-unknown-fields"] = True
+    return found | _default(node, found)
+
+
+def _resolved(node: Schema, definitions: dict[str, Schema]) -> Schema:
+    """The node with its $ref put in, and without the alternative null; what stands beside either wins."""
+    if "$ref" in node:
+        return definitions[node["$ref"].rpartition("/")[2]] | {key: node[key] for key in node if key != "$ref"}
+    alternatives = [one for one in node.get("anyOf", []) if one.get("type") != "null"]
+    if len(alternatives) == 1:
+        return _resolved(alternatives[0] | {key: node[key] for key in node if key != "anyOf"}, definitions)
+    return node
+
+
+def _description(node: Schema) -> str:
+    description = " ".join(node.get("description", "").split())
+    for example in node.get("examples", []):
+        description += f" Example: {example if isinstance(example, str) else json.dumps(example)}"
+    return description
+
+
+def _validations(node: Schema) -> list[dict[str, str]]:
+    """The node's CEL rules; a pattern becomes one, since then the user reads what to write rather than a pattern."""
+    validations = list(node.get("x-kubernetes-validations", []))
+    if "x-message" in node:
+        matches = f"self.matches(r'{node['pattern']}')"
+        if node.get("x-kubernetes-int-or-string"):
+            matches = f"type(self) == int ? self >= 0 : {matches}"
+        validations.insert(0, {"rule": matches, "message": node["x-message"]})
+    return validations
+
+
+def _text_or_list(alternatives: list[Schema], definitions: dict[str, Schema]) -> Schema:
+    """A field that is one word or a list: it has no type, which rules out CEL, but each keyword binds its own type."""
+    word, items = (_structural(alternative, definitions) for alternative in alternatives)
+    if items.pop("type") != "array" or len(word["enum"]) != 1:
+        raise ValueError(f"no structural schema for {alternatives}")
+    return items | {"pattern": f"^{word['enum'][0]}$"}
+
+
+def _fields(node: Schema, definitions: dict[str, Schema]) -> Schema:
+    """`properties` or `additionalProperties`; a map whose keys are known has properties, so that others are unknown."""
+    if "properties" in node:
+        return {"properties": {name: _structural(field, definitions) for name, field in node["properties"].items()}}
+    values = node.get("additionalProperties", False)
+    if values is False:
+        return {}
+    if "propertyNames" in node:
+        value = _structural(values, definitions) if isinstance(values, dict) else _ANYTHING
+        return {"properties": dict.fromkeys(node["propertyNames"]["enum"], value)}
+    if values is True:
+        return {"x-kubernetes-preserve-unknown-fields": True}
+    return {"additionalProperties": _structural(values, definitions)}
+
+
+_ANYTHING = {"x-kubernetes-preserve-unknown-fields": True, "nullable": True}
+
+
+def _default(node: Schema, structural: Schema) -> Schema:
+    """A default that says something: of an object, {} when a field in it has a default."""
+    default = node.get("default")
+    if "properties" in structural:
+        has_defaults = any("default" in field for field in structural["properties"].values())
+        return {"default": {}} if isinstance(default, dict) and has_defaults else {}
+    return {} if default in (None, [], {}) else {"default": default}

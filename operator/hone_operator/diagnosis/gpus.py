@@ -1,0 +1,96 @@
+"""Which GPUs the nodes have, by the labels of AMD's node labeller."""
+
+import re
+from collections.abc import Iterable
+
+from hone_api.gpus import CARD_MEMORY, COMPUTE_UNITS, DEVICE_IDS, GB, WITHHELD
+
+from hone_operator.diagnosis.nodes import Node
+
+PARTS = {"spx": 1, "dpx": 2, "tpx": 3, "qpx": 4}
+"""Devices that a GPU is in a compute partition mode."""
+CPX_PARTS = {"MI300A": 6, "MI300X": 8, "MI308X": 4, "MI325X": 8, "MI350P": 4, "MI350X": 8, "MI355X": 8}
+"""In CPX mode every compute die is a device."""
+SHARED_WITH_HOST = "MI300A"
+
+_PARTITION = re.compile(r"([sdtqc]px)_nps\d+")
+
+
+def gpu_of(nodes: Iterable[Node], gpu_resource: str, node_selector: dict[str, str]) -> tuple[str, int] | None:
+    """Name and memory in bytes of the largest GPU that the pod may get; None where no label tells.
+
+    The memory is the least that a process may see of it, so that a job that is let in here is not refused there.
+
+    A node labelled with several models may hand out any of them: its largest counts.
+    """
+    found: dict[str, int] = {}
+    for node in nodes:
+        if _may_get(node, gpu_resource, node_selector):
+            for model, memory in _devices(node, gpu_resource):
+                found[f"{model} of node {node.name}"] = memory
+    return max(found.items(), key=lambda item: item[1], default=None)
+
+
+def are_whole(nodes: Iterable[Node], gpu_resource: str, node_selector: dict[str, str], models: frozenset[str]) -> bool:
+    """Return whether the labels say that every GPU which the pod may get is of these models, and not partitioned."""
+    candidates = [node for node in nodes if _may_get(node, gpu_resource, node_selector)]
+    return bool(candidates) and all(_has_whole(node, gpu_resource, models) for node in candidates)
+
+
+def _may_get(node: Node, gpu_resource: str, node_selector: dict[str, str]) -> bool:
+    return bool(node.count(gpu_resource)) and node_selector.items() <= node.labels.items()
+
+
+def _has_whole(node: Node, gpu_resource: str, models: frozenset[str]) -> bool:
+    found = {DEVICE_IDS.get(id_) for id_ in properties(node, "device-id")}
+    if not found or not found <= models:
+        return False
+    if modes := set(_modes(node, gpu_resource)):
+        return modes == {"spx"}
+    units = {COMPUTE_UNITS.get(model or "") for model in found}
+    return len(units) == 1 and units == set(properties(node, "cu-count"))
+
+
+def properties(node: Node, name: str) -> list[str]:
+    """The values of a property of the node's GPUs, in all three spellings of the labeller's labels."""
+    if whole := node.labels.get(f"amd.com/gpu.{name}") or node.labels.get(f"beta.amd.com/gpu.{name}"):
+        return [whole]
+    prefixes = (f"amd.com/gpu.{name}.", f"beta.amd.com/gpu.{name}.")
+    return sorted({label.removeprefix(p) for label in node.labels for p in prefixes if label.startswith(p)})
+
+
+def _devices(node: Node, gpu_resource: str) -> list[tuple[str, int]]:
+    """Model and memory of the devices behind the resource.
+
+    Today's labeller reads `vram` where ROCm does, so it is what a process sees, also of a partition. Earlier ones read
+    it of the whole card: the lesser of label and table is right in both cases. Both are rounded up: a process sees
+    less by WITHHELD at most, of a partition too.
+    """
+    modes = _modes(node, gpu_resource)
+    labelled = [int(size[:-1]) * GB for size in properties(node, "vram") if re.fullmatch(r"\d+G", size)]
+    if len(labelled) > 1:  # of which model each is, the labels don't say
+        labelled = []
+    found = []
+    for model in (DEVICE_IDS[id_] for id_ in properties(node, "device-id") if id_ in DEVICE_IDS):
+        table = [size for mode in modes or ["spx"] if (size := _size(model, mode))]
+        # How much of the memory it shares with the host an APU may use is a setting of the node: no more than that.
+        if labelled or (table and model != SHARED_WITH_HOST):
+            found.append((model, _seen(min(labelled + table))))
+    return found or [("GPU", _seen(size)) for size in labelled]
+
+
+def _modes(node: Node, gpu_resource: str) -> list[str]:
+    """The compute partition modes of the devices behind the resource; none where nothing names one."""
+    labelled = " ".join(properties(node, "compute-memory-partition"))
+    return _PARTITION.findall(gpu_resource) or _PARTITION.findall(labelled)
+
+
+def _size(model: str, mode: str) -> int | None:
+    """The driver gives each compute partition the same share of the memory, whatever the memory partition mode."""
+    parts = CPX_PARTS.get(model) if mode == "cpx" else PARTS[mode]
+    return CARD_MEMORY[model] // parts if parts else None
+
+
+def _seen(size: int) -> int:
+    """The least that a process sees of so many bytes; 0 of the few that an integrated GPU has."""
+    return max(0, size - WITHHELD)

@@ -1,0 +1,71 @@
+"""Which field of a Hone object is wrong when Kubernetes refuses a child as invalid.
+
+In: the message of the API server, which names fields of the Job, Deployment or pod that Hone made from the spec. Out:
+the failure, with the field that the user wrote. Only a change of the spec helps, so that the object is stalled. The
+refusals of admission are not here: admission.py explains them.
+"""
+
+import re
+
+from hone_api.pods.pod_options import PodOptions
+from hone_api.reasons import CHILD_INVALID, HoneError
+
+LONGEST_WORDS = 4096
+MOST_FIELDS = 3
+
+# Names that a controller makes up again with every try would make every try news.
+_INVALID = re.compile(r'(?:\w{1,60}: |Error creating: ){0,2}(?P<kind>\w{1,60})[\w.-]{0,200} "[^"]{0,253}" is invalid: ')
+_FIELD = re.compile(
+    r"(?<![\w.])(?P<path>(?:spec|metadata)\.[^\s:]{1,400}): "
+    r"(?:Invalid value|Required value|Duplicate value|Unsupported value|Not found|Forbidden|Too long|Too many)"
+)
+_OF_POD = (*("spec.template.spec.", "spec.template.", "spec."), "metadata.")
+_OF_CONTAINER = {
+    "env": "spec.pod.env",
+    "envFrom": "spec.pod.envFrom",
+    "volumeMounts": "spec.pod.volumeMounts",
+    "securityContext": "spec.pod.containerSecurityContext",
+    "resources": "spec.resources",
+    "image": "spec.pod.image",
+    "imagePullPolicy": "spec.pod.imagePullPolicy",
+    "args": "spec.extraArgs",
+}
+"""Fields of Hone's own containers; what users add stands between Hone's own, so that an index says nothing."""
+_LISTS_OF_USERS = ("initContainers", "topologySpreadConstraints", "hostAliases")
+"""Lists of the pod that begin with the user's items, so that the index is the user's."""
+_OPTIONS = frozenset(str(field.alias) for field in PodOptions.model_fields.values())
+
+
+def explain_invalid(words: str) -> HoneError | None:
+    """Return the failure that the message means; None when it is not about a field that the spec can correct."""
+    words = words[:LONGEST_WORDS]
+    found = _INVALID.match(words)
+    if found is None or "field is immutable" in words:
+        return None
+    kind, rest = found["kind"], words[found.end() :]
+    fields = dict.fromkeys(field for each in _FIELD.finditer(rest) if (field := field_of_user(each["path"])))
+    remedy = None
+    if fields:
+        named = list(fields)[:MOST_FIELDS]
+        remedy = f"Correct {named[0] if len(named) == 1 else ', '.join(named[:-1]) + ' and ' + named[-1]}"
+        adds = ", or what a LimitRange or a webhook of the cluster adds to Hone's pods" if kind == "Pod" else ""
+        remedy += f"{adds}."
+    return HoneError(CHILD_INVALID, f"Kubernetes refuses the {kind} as invalid: {rest}", remedy=remedy)
+
+
+def field_of_user(path: str) -> str | None:
+    """Return the field of the Hone object that sets a field of a child; None when no field does."""
+    prefix = next((prefix for prefix in _OF_POD if path.startswith(prefix)), None)
+    if prefix is None:
+        return None
+    rest = path.removeprefix(prefix).removeprefix("metadata.")
+    name, dot, inner = re.sub(r"^(\w+)\[\d+\]", r"\1", rest).partition(".")
+    if name in ("labels", "annotations"):
+        return f"spec.pod.{name}"
+    if name == "containers":
+        of_container = re.match(r"\w+", inner)
+        return _OF_CONTAINER.get(of_container[0]) if of_container else None
+    if name in _LISTS_OF_USERS:
+        return f"spec.pod.{rest}"
+    option = re.match(r"\w+", name)
+    return f"spec.pod.{name}{dot}{inner}" if option and option[0] in _OPTIONS else None

@@ -1,0 +1,144 @@
+"""What keeps one node from taking a pod, judged as the scheduler does."""
+
+import operator
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from hone_api.schema.manifests import quote_text
+
+from hone_operator.diagnosis.gpus import properties
+from hone_operator.diagnosis.nodes import BY_CLASS, Node, Taint
+from hone_operator.objects.quantity import number, words_of
+from hone_operator.objects.resources import Object
+
+BY_CONDITION = "node.kubernetes.io/"
+"""Kubernetes itself sets these taints while something is the matter with the node: nobody should tolerate them."""
+NOT_READY = {f"{BY_CONDITION}not-ready", f"{BY_CONDITION}unreachable"}
+CORDONED = {f"{BY_CONDITION}unschedulable"}
+REPARTITIONING = "amd-dcm"
+UNHEALTHY = "amd-gpu-unhealthy"
+
+_COMPARE = {"Gt": operator.gt, "Lt": operator.lt}
+_WHOLE = re.compile(r"[+-]?[0-9]{1,19}")
+_OF_GPUS = ("amd.com/", BY_CLASS)
+_LABELLERS = re.compile(r"(?:beta\.)?amd\.com/gpu\.([a-z-]+)")
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a pod asks of a node."""
+
+    resources: dict[str, float] = field(default_factory=dict)
+    tolerations: list[Object] = field(default_factory=list)
+    node_selector: dict[str, str] = field(default_factory=dict)
+    node_terms: list[Object] = field(default_factory=list)
+
+    @property
+    def gpu(self) -> str | None:
+        """The extended resource that spec.resources.gpus counts; the API server sorts it among other devices."""
+        names = [name for name in self.resources if "/" in name]
+        return next((name for name in names if name.startswith(_OF_GPUS)), names[0] if names else None)
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """`words` go on after the node's name."""
+
+    words: str
+    remedy: str
+
+
+def demand_of(pod: Object) -> Demand:
+    spec = pod["spec"]
+    resources: dict[str, float] = defaultdict(float)
+    for container in spec["containers"]:
+        for name, quantity in ((container.get("resources") or {}).get("requests") or {}).items():
+            resources[name] += number(quantity)
+    affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
+    required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
+    return Demand(
+        dict(resources),
+        spec.get("tolerations") or [],
+        spec.get("nodeSelector") or {},
+        required.get("nodeSelectorTerms") or [],
+    )
+
+
+def obstacles(node: Node, demand: Demand) -> list[Obstacle]:
+    """All that speaks against the node, however much of it is free; nothing where the pod fits an empty one."""
+    found = []
+    if node.not_ready:
+        found.append(Obstacle(f"is not ready {node.not_ready}", f"Look at `kubectl describe node {node.name}`."))
+    if node.cordoned:
+        found.append(Obstacle("is cordoned", f"`kubectl uncordon {node.name}` when its maintenance is over."))
+    said = (NOT_READY if node.not_ready else set()) | (CORDONED if node.cordoned else set())
+    taints = [taint for taint in node.taints if taint.key not in said and not taint.is_tolerated(demand.tolerations)]
+    found += [_taint(taint) for taint in taints]
+    missing = [_label(node, *item) for item in demand.node_selector.items() if node.labels.get(item[0]) != item[1]]
+    if missing:
+        found.append(Obstacle(f"lacks {', '.join(missing)}", "Correct spec.pod.nodeSelector, or label a node."))
+    if demand.node_terms and not any(matches(node, term) for term in demand.node_terms):
+        found.append(
+            Obstacle("does not match spec.pod.affinity", "Correct the required nodeAffinity in spec.pod.affinity.")
+        )
+    for name, asked in demand.resources.items():
+        has = node.allocatable.get(name, 0)
+        if asked > has:
+            found.append(Obstacle(f"has {words_of(name, has)}", f"Lower {field_of(name, demand.gpu)}, or add nodes."))
+    return found
+
+
+def field_of(resource: str, gpu: str | None) -> str:
+    """The field of the object that the request comes from. `gpu`: the resource that spec.resources.gpus counts."""
+    if resource == gpu:
+        return "spec.resources.gpus"
+    if resource in ("cpu", "memory"):
+        return f"spec.resources.{resource}"
+    kind = "requests" if resource == "ephemeral-storage" else "limits"
+    return f"spec.resources.{kind}.{resource}"
+
+
+def matches(node: Node, term: Object) -> bool:
+    """Whether the node fits one nodeSelectorTerm; an empty one fits none."""
+    labels, fields = term.get("matchExpressions") or [], term.get("matchFields") or []
+    return bool(labels or fields) and (
+        all(_fits(node.labels, each) for each in labels) and all(_fits({"metadata.name": node.name}, e) for e in fields)
+    )
+
+
+def _fits(labels: dict[str, str], requirement: Object) -> bool:
+    value, values = labels.get(requirement["key"]), requirement.get("values") or []
+    how = str(requirement["operator"])
+    if how in ("Exists", "DoesNotExist"):
+        return (value is not None) == (how == "Exists")
+    if how in ("In", "NotIn"):
+        return (value in values) == (how == "In")
+    # The scheduler reads whole numbers, and takes a requirement that has none as one that no node fulfils.
+    numbers = [int(text) for text in (value, *values[:1]) if text is not None and _WHOLE.fullmatch(text)]
+    return how in _COMPARE and len(numbers) == 2 and bool(_COMPARE[how](*numbers))
+
+
+def _taint(taint: Taint) -> Obstacle:
+    words = f"has taint {taint}"
+    if taint.key.startswith(BY_CONDITION):
+        return Obstacle(words, f"Kubernetes removes {taint.key} when the node's condition is over.")
+    if taint.key == REPARTITIONING:
+        return Obstacle(words, "The node's GPUs are being partitioned anew: wait until the taint is gone.")
+    if taint.key == UNHEALTHY:
+        return Obstacle(words, "AMD's operator found unhealthy GPUs: repair the node.")
+    value = f"operator: Equal, value: {quote_text(taint.value)}" if taint.value else "operator: Exists"
+    toleration = f"{{key: {quote_text(taint.key)}, {value}, effect: {taint.effect}}}"
+    return Obstacle(words, f"If the pod may run there, add {toleration} to spec.pod.tolerations.")
+
+
+def _label(node: Node, name: str, value: str) -> str:
+    if name in node.labels:
+        return f"label {name}={value} (it has {node.labels[name]})"
+    spelled = _LABELLERS.fullmatch(name)
+    if spelled and value in properties(node, spelled[1]):
+        others = [
+            f"{key}={count}" for key, count in sorted(node.labels.items()) if key.endswith(f"{spelled[1]}.{value}")
+        ]
+        return f"label {name}={value} (a node with several models has {', '.join(others)} instead)"
+    return f"label {name}={value}"

@@ -1,0 +1,182 @@
+"""Why a trainer's pod has ended without success."""
+
+import re
+from dataclasses import dataclass
+
+from hone_api.artifacts.trainer_reports import TerminationMessage
+from hone_api.reasons import (
+    CATALOGUE,
+    DISK_FULL,
+    EVICTED,
+    EVICTED_FOR_USE,
+    HOST_OUT_OF_MEMORY,
+    INTERNAL_ERROR,
+    INTERRUPTED,
+    NODE_LOST,
+    POD_NOT_STARTED,
+    POD_REJECTED,
+    PREEMPTED,
+    VOLUME_ACCESS_DENIED,
+    HoneError,
+    Reason,
+)
+
+from hone_operator.diagnosis import volumes
+from hone_operator.diagnosis.pod_state import condition, phase, terminated
+from hone_operator.objects.resources import Object
+
+DISRUPTIONS = {"PreemptionByScheduler": PREEMPTED, "DeletionByPodGC": NODE_LOST}
+"""What a pod's condition DisruptionTarget says, where it is not an eviction."""
+NOT_COUNTED = frozenset(
+    reason.name for reason in (INTERRUPTED, EVICTED, EVICTED_FOR_USE, PREEMPTED, NODE_LOST, POD_REJECTED)
+)
+LONGEST_FOREIGN = 500
+"""Characters of an end that is no message of the trainer's."""
+
+WORKERS = frozenset({"trainer", "prepare", "engine"})
+"""Names of the containers that do the work."""
+_KILLED = 137
+_LIMITS = {
+    'emptydir volume "shm"': "spec.resources.sharedMemory",
+    "ephemeral": "spec.resources.limits.ephemeral-storage",
+    "memory": "spec.resources.memory",
+}
+_SHORT_OF = re.compile(r"node was low on resource: (?P<resource>[\w-]+)")
+_USED = re.compile(
+    r"Container (?P<container>\S+) was using (?P<used>[^,\s]+), (?:request is|which exceeds its request of)"
+)
+_KUBELETS_OWN = frozenset({"Evicted", "NodeShutdown", "Terminated", "Shutdown", "DeadlineExceeded", "NodeLost"})
+"""Reasons of a pod's status that are no refusal of the kubelet to admit it."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """`exit_code` is None for a pod whose container never ran or left no trace."""
+
+    reason: str
+    words: str
+    at: str
+    exit_code: int | None = None
+    message: TerminationMessage | None = None
+
+
+def failure_of(pod: Object, container: str) -> Failure | None:
+    """Why the pod has failed; None when it has not."""
+    state = terminated(pod, container)
+    if phase(pod) != "Failed" if state is None else state["exitCode"] == 0:
+        return None
+    state = state or {}
+    message = termination_message(state)
+    reason, words = _why(pod, container, state, message)
+    disruption = condition(pod, "DisruptionTarget") or {}
+    at = state.get("finishedAt") or disruption.get("lastTransitionTime") or pod["metadata"]["creationTimestamp"]
+    return Failure(reason, words, str(at), state.get("exitCode"), message)
+
+
+def termination_message(state: Object) -> TerminationMessage | None:
+    """Return the trainer's result, as far as it can be read; None when it left none."""
+    return TerminationMessage.recover(state.get("message") or "")
+
+
+def _why(pod: Object, container: str, state: Object, message: TerminationMessage | None) -> tuple[str, str]:
+    if state.get("reason") == "OOMKilled":
+        return _named(out_of_memory(pod, container))
+    disruption = _disruption(pod)
+    if message:
+        words = _with_claim(pod, container, message)
+        if disruption and message.reason == INTERRUPTED.name:
+            words = f"{words.rstrip('.')}. Why: {disruption.message.rstrip('.')}."
+        # An image may write any text; a reason is one of the catalogue's, also as a label of metrics.
+        return message.reason if message.reason in CATALOGUE else INTERNAL_ERROR.name, words
+    if disruption:
+        return _named(disruption)
+    status = pod.get("status") or {}
+    if not state and status.get("reason"):
+        words = f"{status['reason']}: {status.get('message', '')}"
+        if is_rejected(pod):
+            return _named(HoneError(POD_REJECTED, f"Node {pod['spec'].get('nodeName')}: {words}"))
+        return _named(HoneError(POD_NOT_STARTED, words))
+    code = state.get("exitCode")
+    how = "was killed" if code == _KILLED else f"ended with exit code {code}"
+    left = " ".join((state.get("message") or "").split())[-LONGEST_FOREIGN:]
+    words = f"left a message that is not the trainer's: {left}" if left else "left no message"
+    return _named(HoneError(INTERNAL_ERROR, f"The trainer {how} and {words}"))
+
+
+def is_rejected(pod: Object) -> bool:
+    """Whether the kubelet did not admit the pod, so that none of its containers ever ran."""
+    status = pod.get("status") or {}
+    if phase(pod) != "Failed" or not status.get("reason") or status["reason"] in _KUBELETS_OWN:
+        return False
+    statuses = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+    return not any((one.get("state") or {}).get(kind) for one in statuses for kind in ("running", "terminated"))
+
+
+def _with_claim(pod: Object, container: str, message: TerminationMessage) -> str:
+    """The trainer's sentence, which names paths in its container, with the claims that are mounted there."""
+    if message.reason not in (DISK_FULL.name, VOLUME_ACCESS_DENIED.name):
+        return message.message
+    found = volumes.claim_of_path(pod, container, message.message)
+    if found is None:
+        return message.message
+    path, claim, folder = found
+    where = f"{path} is {f'folder {folder} of ' if folder else ''}PersistentVolumeClaim {claim}."
+    said, remedy = message.message.rstrip(), CATALOGUE[message.reason].remedy
+    if remedy in said:
+        head = said[: said.index(remedy)].rstrip()
+        named = f"pvc {claim} --namespace {pod['metadata']['namespace']}"
+        return f"{head} {where} {remedy.replace('pvc NAME', named)}"
+    return f"{said} {where}"
+
+
+def out_of_memory(pod: Object, container: str) -> HoneError:
+    """With the limit that was too low."""
+    spec: Object = next((each for each in pod["spec"]["containers"] if each["name"] == container), {})
+    limit = ((spec.get("resources") or {}).get("limits") or {}).get("memory")
+    if limit is None:
+        words = "The node ran out of memory, and the container, which has no limit of its own, was killed"
+        return HoneError(
+            HOST_OUT_OF_MEMORY, words, remedy="Set spec.resources.memory, so that the pod gets a node with enough."
+        )
+    return HoneError(HOST_OUT_OF_MEMORY, f"The container was killed for exceeding its memory limit of {limit}")
+
+
+def _disruption(pod: Object) -> HoneError | None:
+    """Who or what ended the pod from outside."""
+    status = pod.get("status") or {}
+    target = condition(pod, "DisruptionTarget")
+    node = pod["spec"].get("nodeName")
+    if status.get("reason") == "Evicted":
+        words = status.get("message", "")
+        use = _of_limit(words) or _of_use(words)
+        return HoneError(EVICTED_FOR_USE if use else EVICTED, f"Node {node}: {words}", remedy=use)
+    if target is None or target["status"] != "True":
+        return None
+    reason: Reason = DISRUPTIONS.get(target.get("reason", ""), EVICTED)
+    return HoneError(reason, f"{target.get('reason')} on node {node}: {target.get('message', '')}")
+
+
+def _of_limit(words: str) -> str | None:
+    """A limit of the pod's own, which a new pod would exceed again."""
+    if "exceeds the" not in words and "exceeded its" not in words:
+        return None
+    return next((f"Raise {field}." for name, field in _LIMITS.items() if name in words.lower()), None)
+
+
+def _of_use(words: str) -> str | None:
+    """What to ask for, where the kubelet names a container of Hone's as the one that used more than it asked for."""
+    short = _SHORT_OF.search(words)
+    used = {found["container"]: found["used"] for found in _USED.finditer(words)}
+    # An injected container is none that a field of the object decides on.
+    name = next((name for name in used if name in WORKERS), None)
+    if short is None or name is None:
+        return None
+    fields = {"memory": "spec.resources.memory", "ephemeral-storage": "spec.resources.requests.ephemeral-storage"}
+    field = fields.get(short["resource"])
+    if field is None:
+        return None
+    return f"Set {field} to more than the {used[name]} that the pod used, so that it gets a node with enough."
+
+
+def _named(error: HoneError) -> tuple[str, str]:
+    return error.reason.name, error.sentence()

@@ -1,0 +1,65 @@
+"""Why a claim is not bound, and why a volume can't be attached or mounted."""
+
+import re
+
+from hone_api.reasons import POD_NOT_STARTED, VOLUME_IN_USE, HoneError
+
+from hone_operator.objects.resources import Object
+
+MULTI_ATTACH = "Multi-Attach error"
+
+_MISSING = re.compile(r"\b(?P<kind>secret|configmap)s? \"(?P<name>[^\"]+)\" not found", re.IGNORECASE)
+_MISSING_KEY = re.compile(r"references? non-existent (?:secret|config) key: (?P<key>\S+)")
+
+
+def claims_of(pod: Object) -> list[str]:
+    """Names of the claims that the pod mounts."""
+    volumes = pod["spec"].get("volumes") or []
+    return [str(v["persistentVolumeClaim"]["claimName"]) for v in volumes if v.get("persistentVolumeClaim")]
+
+
+def claim_of_path(pod: Object, container: str, words: str) -> tuple[str, str, str | None] | None:
+    """Return mount path, claim and folder of the mounted claim that a sentence names a path of; None without one."""
+    spec: Object = next((one for one in pod["spec"]["containers"] if one["name"] == container), {})
+    sources = [volume for volume in pod["spec"].get("volumes") or [] if volume.get("persistentVolumeClaim")]
+    claims = {volume["name"]: volume["persistentVolumeClaim"]["claimName"] for volume in sources}
+    mounts = [mount for mount in spec.get("volumeMounts") or [] if mount["name"] in claims]
+    for mount in sorted(mounts, key=lambda one: -len(one["mountPath"])):
+        if re.search(rf"(?<![\w./-]){re.escape(mount['mountPath'])}(?![\w-])", words):
+            return mount["mountPath"], claims[mount["name"]], mount.get("subPath")
+    return None
+
+
+def unbound(name: str, claim: Object | None, event: str | None) -> str | None:
+    """What is the matter with a claim, with the newest event about it; None when it is bound."""
+    if claim is None:
+        return (
+            f"PersistentVolumeClaim {name} does not exist: create it, or correct the field of the spec that names it."
+        )
+    if claim["metadata"].get("deletionTimestamp"):
+        return f"PersistentVolumeClaim {name} is being deleted: it goes when the last pod that uses it has ended."
+    spec, phase = claim.get("spec") or {}, (claim.get("status") or {}).get("phase", "Pending")
+    if phase == "Bound":
+        return None
+    size = ((spec.get("resources") or {}).get("requests") or {}).get("storage")
+    kind = f"StorageClass {spec['storageClassName']}" if spec.get("storageClassName") else "no StorageClass"
+    modes = ", ".join(spec.get("accessModes") or [])
+    said = f"PersistentVolumeClaim {name} ({size}, {modes}, {kind}) is {phase}"
+    return f"{said}: {event.rstrip('.')}." if event else f"{said}."
+
+
+def not_mounted(words: str) -> HoneError:
+    """`words` are those of the kubelet's or the attach controller's warning about a pod that has a node."""
+    if MULTI_ATTACH in words:
+        return HoneError(VOLUME_IN_USE, words)
+    return HoneError(POD_NOT_STARTED, words, remedy=missing(words))
+
+
+def missing(words: str) -> str | None:
+    """What to do about a Secret, ConfigMap or key that the kubelet does not find."""
+    if found := _MISSING.search(words):
+        kind = "Secret" if found["kind"].lower() == "secret" else "ConfigMap"
+        return f"Create {kind} {found['name']}, or correct the field of the spec that names it."
+    if "couldn't find key" in words or _MISSING_KEY.search(words):
+        return "Add the key to what the message names, or correct the key in the spec."
+    return None

@@ -1,0 +1,10 @@
+"""How the kubelet asks an engine."""
+
+from hone_operator.objects.resources import Object
+
+
+def get(path: str) -> Object:
+    return {"httpGet": {"path": path, "port": "http"}}
+
+
+HEALTH = get("/health")

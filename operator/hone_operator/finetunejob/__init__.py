@@ -1,0 +1,1 @@
+"""The plan for a FineTuneJob: its Jobs, its claim, its attempts and its status."""

@@ -1,0 +1,65 @@
+"""How often the trainer was started, and for how long it held GPUs. Pure: the status is all the memory there is."""
+
+from datetime import datetime
+
+from hone_operator.diagnosis import pod_state
+from hone_operator.diagnosis.pod_failure import failure_of
+from hone_operator.finetunejob.snapshot import index_of
+from hone_operator.objects import timestamps
+from hone_operator.objects.resources import Object
+
+KEPT = 100
+"""As many as the contract's status.attempts takes."""
+STEP_SECONDS = 60
+"""A running trainer's seconds are counted in steps, so that time alone changes no status more often."""
+
+
+def account(status: Object, pods: list[Object], container: str, gpus: int, now: datetime) -> None:
+    """Bring attempts, restarts and gpuSeconds of `status` up to date. `pods`: all trainers there are; `gpus` of each.
+
+    A pod is counted as long as it can be seen: what it ran after the last look and before it vanished is not.
+    """
+    attempts = {attempt["uid"]: dict(attempt) for attempt in status.get("attempts") or []}
+    restarts, gpu_seconds = status.get("restarts") or 0, status.get("gpuSeconds") or 0
+    dropped_until = min((a["endTime"] for a in attempts.values() if "endTime" in a), default="")
+    is_full = len(attempts) >= KEPT
+    started = [(since, pod) for pod in pods if (since := pod_state.running_since(pod, container))]
+    for since, pod in sorted(started, key=lambda one: (one[0], one[1]["metadata"]["name"])):
+        uid, ended = pod["metadata"]["uid"], pod_state.terminated(pod, container)
+        attempt = attempts.get(uid)
+        if attempt is None:
+            if is_full and ended and (ended.get("finishedAt") or "") <= dropped_until:
+                continue  # it was counted, and left out since then
+            if attempts and index_of(pod) == 0:
+                restarts += 1
+            attempt = attempts[uid] = {"pod": pod["metadata"]["name"], "uid": uid, "startTime": since, "seconds": 0}
+            if node := pod["spec"].get("nodeName"):
+                attempt["node"] = node
+        gpu_seconds = max(0, gpu_seconds + gpus * _advance(attempt, ended, now))
+        if ended and "reason" not in attempt:
+            failure = failure_of(pod, container)
+            attempt["reason"] = failure.reason if failure else "Succeeded"
+    if not attempts:
+        return
+    oldest = sorted(attempts.values(), key=lambda attempt: attempt.get("endTime", "9"))
+    for attempt in oldest[: max(0, len(attempts) - KEPT)]:
+        del attempts[attempt["uid"]]
+    status["attempts"], status["restarts"], status["gpuSeconds"] = list(attempts.values()), restarts, gpu_seconds
+
+
+def _advance(attempt: Object, ended: Object | None, now: datetime) -> int:
+    """Note what is new of an attempt. Returns the seconds that were not counted yet."""
+    if "endTime" in attempt:
+        return 0
+    since, counted = timestamps.read_time(attempt["startTime"]), int(attempt["seconds"])
+    until = (timestamps.read_time(ended.get("finishedAt")) if ended else None) or now
+    seconds = max(0, int((until - since).total_seconds())) if since else counted
+    # The start is by the clock of the node; the end is as well, so that what was counted too much is taken back.
+    more = seconds - counted if ended and ended.get("finishedAt") else max(0, seconds - counted)
+    if ended:
+        attempt["endTime"] = ended.get("finishedAt") or attempt["startTime"]
+        attempt["exitCode"] = ended["exitCode"]
+    elif more < STEP_SECONDS:
+        return 0
+    attempt["seconds"] += more
+    return more

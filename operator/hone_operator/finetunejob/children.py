@@ -1,0 +1,77 @@
+"""What a FineTuneJob has beside its Jobs: the manifest's ConfigMap, the output's claim, the Service of several pods."""
+
+from typing import Any
+
+from hone_api.finetunejobs.output import ClaimStorage
+from hone_api.finetunejobs.spec import FineTuneJob, without_private
+from hone_api.layout import FINETUNEJOB_LABEL, POD_MANIFEST
+
+from hone_operator.objects.child_names import TRAINER, config_map_name, job_name
+from hone_operator.objects.drift import stamp
+from hone_operator.objects.indented_json import dump_indented
+from hone_operator.objects.resources import Object
+from hone_operator.pods.pod_spec import labels, owner_reference
+
+
+def output_claim(job: FineTuneJob) -> str:
+    """Name of the claim that the artifact goes to."""
+    return job.spec.output.claim.name if job.spec.output.claim else job.name
+
+
+def config_map(owner: Object) -> Object:
+    """The object as the trainer reads it, without status, pod options, and what the API server added."""
+    metadata = owner["metadata"]
+    manifest = {
+        "apiVersion": owner["apiVersion"],
+        "kind": owner["kind"],
+        "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]},
+        "spec": without_private(owner["spec"]),
+    }
+    key = POD_MANIFEST.rpartition("/")[2]
+    return stamp(
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": child_metadata(owner, config_map_name(metadata["name"])),
+            "data": {key: dump_indented(manifest)},
+        }
+    )
+
+
+def claim(owner: Object, job: FineTuneJob) -> Object:
+    """The claim for the artifact. It has no owner: what was trained outlives the object."""
+    storage = job.spec.output.storage or ClaimStorage()
+    metadata = child_metadata(owner, job.name)
+    del metadata["ownerReferences"]
+    spec: Object = {
+        "accessModes": list(storage.access_modes),
+        "resources": {"requests": {"storage": storage.size}},
+    }
+    if storage.storage_class_name:
+        spec["storageClassName"] = storage.storage_class_name
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
+
+
+def service(owner: Object, job: FineTuneJob) -> Object:
+    """Headless: each pod of several gets a name of its own in DNS, and before it is ready."""
+    return stamp(
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": child_metadata(owner, job_name(job.name)),
+            "spec": {
+                "clusterIP": "None",
+                "publishNotReadyAddresses": True,
+                "selector": labels(FINETUNEJOB_LABEL, job.name, TRAINER),
+            },
+        }
+    )
+
+
+def child_metadata(owner: Object, name: str, component: str = TRAINER) -> dict[str, Any]:
+    return {
+        "name": name,
+        "namespace": owner["metadata"]["namespace"],
+        "labels": labels(FINETUNEJOB_LABEL, owner["metadata"]["name"], component),
+        "ownerReferences": [owner_reference(owner)],
+    }

@@ -1,0 +1,101 @@
+"""How a Job of a FineTuneJob ended, put into the FineTuneJob's status."""
+
+from hone_api.artifacts.trainer_reports import TerminationMessage
+from hone_api.finetunejobs.spec import FineTuneJob
+from hone_api.finetunejobs.status import Artifact
+from hone_api.layout import artifact_path
+from hone_api.reasons import ARTIFACT_MISSING, BACKOFF_LIMIT_EXCEEDED, DEADLINE_EXCEEDED, INTERNAL_ERROR, HoneError
+
+from hone_operator.diagnosis.pod_failure import termination_message
+from hone_operator.finetunejob import children
+from hone_operator.finetunejob.snapshot import JobView
+from hone_operator.objects import child_names
+from hone_operator.objects.resources import Object
+from hone_operator.reconcile.conditions import Conditions
+from hone_operator.reconcile.plan import Plan
+
+
+def prepared(view: JobView, conditions: Conditions, result: Plan) -> None:
+    """Preparing has succeeded; when its pod is gone, with less to say."""
+    if conditions.holds("Prepared"):
+        return
+    message = termination_message(view.success) if view.success else None
+    words = "The model and the dataset are downloaded, checked and tokenized."
+    if message:
+        words = message.message
+        if message.estimate:
+            result.status["estimate"] = message.estimate.to_wire()
+        if message.parameters:
+            result.status["parameters"] = message.parameters.to_wire()
+    conditions.set("Prepared", True, "Prepared", words)
+
+
+def succeeded(
+    owner: Object, job: FineTuneJob, view: JobView, finished: Object, conditions: Conditions, result: Plan
+) -> None:
+    """The trainer has left its artifact; `finished` is the Job's condition."""
+    message = termination_message(view.success) if view.success else None
+    if message is None or message.artifact is None:
+        error = HoneError(ARTIFACT_MISSING, "The trainer ended as if it had succeeded, and reported no artifact")
+        _end("Failed", view, finished, conditions, result, error.reason.name, error.sentence())
+        return
+    summary = message.artifact
+    artifact = Artifact(
+        kind=summary.kind,
+        claim=children.output_claim(job),
+        path=artifact_path(owner["metadata"]["namespace"], job.name),
+        digest=summary.digest,
+        base_model=summary.base_model,
+        base_revision=summary.base_revision,
+        base_config=summary.base_config,
+    )
+    _final(message, result.status)
+    result.status["artifact"] = artifact.to_wire()
+    result.status["metrics"] = message.metrics
+    words = f"The artifact {artifact.digest} is complete on claim {artifact.claim}, folder {artifact.path}."
+    _end("Succeeded", view, finished, conditions, result, "Succeeded", words)
+
+
+def failed(view: JobView, finished: Object, conditions: Conditions, result: Plan) -> None:
+    """A Job has failed for good: with the words of the pod that was the cause, where it is still there."""
+    said = str(finished.get("message", ""))
+    cause = view.cause
+    exceeded = finished.get("reason") == BACKOFF_LIMIT_EXCEEDED.name
+    if cause and cause.message:
+        _final(cause.message, result.status)
+    if finished.get("reason") == DEADLINE_EXCEEDED.name:
+        limit = ((view.job or {}).get("spec") or {}).get("activeDeadlineSeconds")
+        longer = "a deadline that has been removed since" if limit is None else f"{limit} s"
+        error = HoneError(DEADLINE_EXCEEDED, f"The Job was active for longer than {longer}")
+        reason, words = error.reason.name, error.sentence()
+    elif cause:
+        reason, words = cause.reason, cause.words
+        if exceeded:
+            attempts = (view.job or {}).get("status", {}).get("failed", 0)
+            words = f"{words} ({BACKOFF_LIMIT_EXCEEDED.name}: {attempts} trainers failed.)"
+    else:
+        error = HoneError(BACKOFF_LIMIT_EXCEEDED if exceeded else INTERNAL_ERROR, said)
+        reason, words = error.reason.name, error.sentence()
+    _end("Failed", view, finished, conditions, result, reason, words)
+
+
+def _end(
+    stage: str, view: JobView, finished: Object, conditions: Conditions, result: Plan, reason: str, words: str
+) -> None:
+    status = result.status
+    status["stage"] = stage
+    status["completionTime"] = finished["lastTransitionTime"]
+    starts = [since for pod in view.pods if (since := view.started(pod))]
+    if starts and view.container == child_names.TRAINER:
+        status.setdefault("startTime", min(starts))
+    for type_ in ("Running", "Succeeded", "Failed"):
+        conditions.set(type_, type_ == stage, reason, words)
+    if conditions.holds("Suspended"):
+        conditions.set("Suspended", False, reason, words)
+
+
+def _final(message: TerminationMessage, status: Object) -> None:
+    if message.progress:
+        status["progress"] = message.progress.to_wire()
+    if message.parameters:
+        status["parameters"] = message.parameters.to_wire()

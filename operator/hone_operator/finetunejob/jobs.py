@@ -1,0 +1,260 @@
+"""The Jobs of a FineTuneJob: one that prepares without GPUs, and one that trains."""
+
+import json
+from collections.abc import Sequence
+
+from hone_api.finetunejobs.spec import FineTuneJob, FineTuneJobSpec
+from hone_api.layout import (
+    FINETUNEJOB_LABEL,
+    POD_CACHE,
+    POD_CLAIMS,
+    POD_CONFIG_MAPS,
+    POD_MANIFEST,
+    POD_OUTPUT,
+    TRAINER_PORT,
+    artifact_path,
+)
+from hone_api.pods.pod_options import TRAINER_GRACE_SECONDS
+from hone_api.reasons import INTERRUPTED_EXIT_CODE, USER_MISTAKES
+
+from hone_operator.finetunejob.children import child_metadata, output_claim
+from hone_operator.finetunejob.replacement_fields import fields_of
+from hone_operator.objects.child_names import PREPARE, TRAINER, config_map_name, job_name, prepare_job_name
+from hone_operator.objects.drift import annotation_of
+from hone_operator.objects.resources import Object
+from hone_operator.objects.spec_fields import FIELDS
+from hone_operator.pods import tuning
+from hone_operator.pods.gpu_access import GpuAccess
+from hone_operator.pods.pod_spec import Volumes, environment, labels, pod_spec, requirements, scratch
+
+PASSED_ON = "kueue.x-k8s.io/"
+"""The owner's labels and annotations with this prefix are for the Job."""
+
+PASSED_ON_NAMES = "hone.dev/passed-on"
+"""Annotation of a Job: what was passed on, by which it is removed again later; a queue sets more under that prefix."""
+
+TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+"""The variables that huggingface_hub reads a token from."""
+
+RENDEZVOUS_PORT = 29500
+"""torchrun's default of --master-port."""
+
+NEAR_GPUS = (
+    "amd.com/gpu.device-id",
+    "beta.amd.com/gpu.device-id",
+    "feature.node.kubernetes.io/amd-gpu",
+    "feature.node.kubernetes.io/amd-vgpu",
+)
+"""Labels of nodes with AMD GPUs, by AMD's node labeller and Node Feature Discovery; amd-vgpu: virtual functions."""
+
+DEFAULT_ACCESS = GpuAccess()
+
+
+def prepares_apart(job: FineTuneJob) -> bool:
+    """Whether a Job of its own prepares: where no GPU is held anyhow, the trainer does it."""
+    return job.spec.resources.gpus > 0
+
+
+def mutable_job_spec(job: FineTuneJob) -> Object:
+    """What of a Job's spec Hone decides and Kubernetes lets change. `suspend` is left to queues such as Kueue."""
+    return {"backoffLimit": job.spec.backoff_limit, "activeDeadlineSeconds": job.spec.active_deadline_seconds}
+
+
+def has_token(job: FineTuneJob, component: str) -> bool:
+    """Return whether the pods of this Job read the hub token."""
+    return component == PREPARE or not prepares_apart(job)
+
+
+def passed_on(owner: Object) -> Object:
+    """Return the labels and annotations of the owner that are for the Job, and the annotation that lists them."""
+    found: Object = {}
+    for kind in ("labels", "annotations"):
+        given = (owner["metadata"].get(kind) or {}).items()
+        found[kind] = {name: value for name, value in given if name.startswith(PASSED_ON)}
+    names = [f"{kind}:{name}" for kind in ("annotations", "labels") for name in sorted(found[kind])]
+    if names:
+        found["annotations"][PASSED_ON_NAMES] = ",".join(names)
+    return found
+
+
+def no_longer_passed_on(desired: Object, observed: Object) -> Object:
+    """Return a merge patch of the metadata that takes away from a Job what its owner no longer has."""
+    now = desired["metadata"]
+    patch: Object = {"labels": {}, "annotations": {}}
+    names = annotation_of(observed, PASSED_ON_NAMES)
+    for entry in (names or "").split(","):
+        kind, _, name = entry.partition(":")
+        if kind in patch and name.startswith(PASSED_ON) and name not in now[kind]:
+            patch[kind][name] = None
+    if names and PASSED_ON_NAMES not in now["annotations"]:
+        patch["annotations"][PASSED_ON_NAMES] = None
+    return patch
+
+
+def train_job(
+    owner: Object, job: FineTuneJob, image: str, access: GpuAccess = DEFAULT_ACCESS, *, more_channels: bool = False
+) -> Object:
+    """The Job that trains, with one pod a node. `more_channels`: whether its GPUs get those of tuning.py."""
+    nodes, gpus = job.spec.resources.nodes, job.spec.resources.gpus
+    volumes, arguments = _volumes(owner, job)
+    arguments += ["--port", str(TRAINER_PORT)]
+    env = _environment(job.spec, more_channels=more_channels) | access.environment(job.spec.resources, gpus)
+    if nodes > 1:
+        arguments += ["--nnodes", str(nodes)]
+        first = f"{job_name(job.name)}-0.{job_name(job.name)}"
+        env |= {"MASTER_ADDR": first, "MASTER_PORT": str(RENDEZVOUS_PORT)}
+    variables = environment(env, job.spec.pod)
+    if prepares_apart(job):
+        variables = [*_without_token(variables), {"name": "HF_HUB_OFFLINE", "value": "1"}]
+        if job.spec.pod.env_from:  # a key of these may be a token as well: what is set here wins
+            variables += [{"name": name, "value": ""} for name in TOKEN_VARIABLES]
+    else:
+        variables = _with_token(variables, job.spec)
+    groups = access.groups_for(gpus)
+    pod = _pod(job, image, TRAINER, "run", arguments, variables, volumes, gpus=gpus, groups=groups)
+    if nodes > 1:
+        pod["subdomain"] = job_name(job.name)
+    made = _job(owner, job, job_name(job.name), TRAINER, pod)
+    for kind, found in passed_on(owner).items():
+        made["metadata"][kind] = found | made["metadata"][kind]
+    made["spec"] |= {"parallelism": nodes, "completions": nodes}
+    if nodes > 1:
+        made["spec"]["completionMode"] = "Indexed"
+    return made
+
+
+def prepare_job(owner: Object, job: FineTuneJob, image: str, gpu: tuple[str, int] | None) -> Object:
+    """The Job that prepares. It alone has the hub token. `gpu`: name and bytes of the GPU that will train."""
+    volumes, arguments = _volumes(owner, job)
+    if gpu:
+        arguments += ["--gpu-name", gpu[0], "--gpu-memory", str(gpu[1])]
+    variables = _with_token(environment(_environment(job.spec), job.spec.pod), job.spec)
+    pod = _pod(job, image, PREPARE, "prepare", arguments, variables, volumes, gpus=0)
+    # The nodes with GPUs are preferred: storage may be bound to the node.
+    if "affinity" not in pod:
+        preferences = [
+            {"weight": 1, "preference": {"matchExpressions": [{"key": label, "operator": "Exists"}]}}
+            for label in NEAR_GPUS
+        ]
+        pod["affinity"] = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferences}}
+    made = _job(owner, job, prepare_job_name(job.name), PREPARE, pod)
+    made["spec"] |= {"parallelism": 1, "completions": 1}
+    return made
+
+
+def _job(owner: Object, job: FineTuneJob, name: str, component: str, pod: Object) -> Object:
+    options = job.spec.pod
+    metadata = child_metadata(owner, name, component)
+    metadata["labels"] = labels(FINETUNEJOB_LABEL, job.name, component, options.labels)
+    metadata["annotations"] = options.annotations | {
+        FIELDS: json.dumps(fields_of(job, has_token=has_token(job, component)), sort_keys=True)
+    }
+    template_metadata: Object = {"labels": labels(FINETUNEJOB_LABEL, job.name, component, options.labels)}
+    if options.annotations:
+        template_metadata["annotations"] = options.annotations
+    mutable = {name: value for name, value in mutable_job_spec(job).items() if value is not None}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": metadata,
+        "spec": mutable
+        | {
+            "podFailurePolicy": {"rules": _failure_rules(component)},
+            # The claim has one writer: a new trainer starts when the old one has ended, not when it begins to end.
+            "podReplacementPolicy": "Failed",
+            "template": {"metadata": template_metadata, "spec": pod},
+        },
+    }
+
+
+def _failure_rules(container: str) -> list[Object]:
+    def on_exit(action: str, codes: list[int]) -> Object:
+        return {
+            "action": action,
+            "onExitCodes": {"containerName": container, "operator": "In", "values": codes},
+        }
+
+    return [
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        on_exit("Ignore", [INTERRUPTED_EXIT_CODE]),
+        on_exit("FailJob", list(USER_MISTAKES)),
+    ]
+
+
+def _pod(
+    job: FineTuneJob,
+    image: str,
+    name: str,
+    command: str,
+    arguments: list[str],
+    variables: list[Object],
+    volumes: Volumes,
+    *,
+    gpus: int,
+    groups: Sequence[int] = (),
+) -> Object:
+    spec = job.spec
+    container: Object = {
+        "name": name,
+        "image": spec.pod.image or image,
+        "command": ["hone-trainer", command, POD_MANIFEST, "--output", POD_OUTPUT],
+        "args": [*arguments, "--termination-log", "/dev/termination-log"],
+        "env": variables,
+        "resources": requirements(spec.resources, gpus),
+    }
+    if name == TRAINER:
+        container["ports"] = [{"name": "http", "containerPort": TRAINER_PORT}]
+    pod = pod_spec(
+        container,
+        volumes,
+        spec.pod,
+        gpus=spec.resources.gpus,
+        gpu_resource=spec.resources.gpu_resource,
+        selector=labels(FINETUNEJOB_LABEL, job.name, name),
+        groups=groups,
+    )
+    grace = spec.pod.termination_grace_period_seconds or TRAINER_GRACE_SECONDS[spec.method]
+    return pod | {"restartPolicy": "Never", "terminationGracePeriodSeconds": grace}
+
+
+def _without_token(variables: list[Object]) -> list[Object]:
+    return [variable for variable in variables if variable["name"] not in (*TOKEN_VARIABLES, "HF_HUB_OFFLINE")]
+
+
+def _with_token(variables: list[Object], spec: FineTuneJobSpec) -> list[Object]:
+    if not spec.token_secret:
+        return variables
+    reference = {"name": spec.token_secret.name, "key": spec.token_secret.key}
+    others = [variable for variable in variables if variable["name"] not in TOKEN_VARIABLES]
+    return [*others, {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}}]
+
+
+def _volumes(owner: Object, job: FineTuneJob) -> tuple[Volumes, list[str]]:
+    """The mounts, and the trainer's arguments that say where claims and ConfigMaps are mounted."""
+    spec = job.spec
+    metadata = owner["metadata"]
+    volumes = Volumes()
+    arguments: list[str] = []
+    volumes.config_map("manifest", config_map_name(job.name), POD_MANIFEST.rpartition("/")[0])
+    volumes.claim(output_claim(job), POD_OUTPUT, sub_path=artifact_path(metadata["namespace"], job.name))
+    read = dict.fromkeys(source.claim.name for source in (spec.model, spec.dataset) if source.claim)
+    for name in read:
+        path = f"{POD_CLAIMS}/{name}"
+        volumes.claim(name, path, read_only=True)
+        arguments += ["--claim", f"{name}={path}"]
+    if spec.dataset.config_map:
+        name = spec.dataset.config_map.name
+        path = f"{POD_CONFIG_MAPS}/{name}"
+        volumes.config_map("dataset", name, path)
+        arguments += ["--config-map", f"{name}={path}"]
+    if spec.cache:
+        volumes.claim(spec.cache.claim.name, POD_CACHE)
+    scratch(volumes, spec.resources)
+    return volumes, arguments
+
+
+def _environment(spec: FineTuneJobSpec, *, more_channels: bool = False) -> dict[str, str]:
+    env = {"HOME": "/tmp", "USER": "hone"}  # torch asks for its name, which an id of the platform lacks
+    if spec.cache:
+        env["HF_HOME"] = POD_CACHE
+    return env | tuning.training_environment(spec.resources, more_channels=more_channels)

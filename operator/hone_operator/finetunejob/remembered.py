@@ -1,0 +1,59 @@
+"""What the operator remembers of FineTuneJobs from one pass to the next, and no object says.
+
+All of it may be lost at any moment: then a pass reads or compares more, and waits again. It is forgotten with the
+object, and when the object has its result.
+"""
+
+from datetime import datetime
+
+from hone_operator.finetunejob import sidecars
+from hone_operator.finetunejob.snapshot import ObservedFineTuneJob
+from hone_operator.objects.resources import Key, is_observed
+from hone_operator.reconcile.ownership import is_foreign_claim
+
+
+class Remembered:
+    """By object: ends of trainers in pods that go on, claims that could not be made, digests of settled children."""
+
+    def __init__(self) -> None:
+        self._held: dict[Key, dict[str, datetime]] = {}
+        self._doubted: set[Key] = set()
+        self._settled: dict[Key, bytes] = {}
+
+    def forget(self, key: Key) -> None:
+        """Forget an object."""
+        self._held.pop(key, None)
+        self._doubted.discard(key)
+        self._settled.pop(key, None)
+
+    def settled(self, key: Key) -> bytes | None:
+        """Return the digest with which the children were last found to be as they should be (fingerprints.py)."""
+        return self._settled.get(key)
+
+    def settle(self, key: Key, digest: bytes | None) -> None:
+        """Remember such a digest; None changes nothing, since the same state is always judged alike."""
+        if digest is not None:
+            self._settled[key] = digest
+
+    def doubt_claim(self, key: Key) -> None:
+        """Remember that the claim could not be made: somebody else's may have its name."""
+        self._doubted.add(key)
+
+    def may_be_foreign(self, key: Key, observed: ObservedFineTuneJob) -> bool:
+        """Return whether somebody else's claim may have the name of the output's: no watch reports that one.
+
+        For a new object, the creation of its claim finds out, and no Job is made before that.
+        """
+        if observed.claim is not None:
+            return is_foreign_claim(observed.claim, observed.owner)
+        is_new = not (is_observed(observed.owner) or observed.job or observed.prepare_job)
+        return not is_new or key in self._doubted
+
+    def note_held(self, key: Key, observed: ObservedFineTuneJob, now: datetime) -> dict[str, datetime]:
+        """Return since when it is observed, by pod uid, that a trainer has ended and its pod has not."""
+        before = self._held.pop(key, {})
+        views = (observed.training, observed.preparing)
+        uids = [pod["metadata"]["uid"] for view in views for pod in sidecars.find_held(view)]
+        if found := {uid: before.get(uid, now) for uid in uids}:
+            self._held[key] = found
+        return found

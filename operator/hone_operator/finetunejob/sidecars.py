@@ -1,0 +1,76 @@
+"""Pods whose trainer has ended while another container of them still runs, and so holds the pod and its GPUs.
+
+Such containers are injected: proxies of a service mesh, agents, log shippers. The pod stays Running, so its Job never
+ends. In: a Job and its pods. Out: the actions that end them, and the result where the trainer left one. A pod that
+failed is ended by a deadline, which leaves its status and its log and lets the Job judge it as it judges every pod.
+One that succeeded would then count as failed, so its result is taken and its Job removed. Next: status.py.
+"""
+
+from datetime import datetime, timedelta
+
+from hone_api.reasons import SIDECAR_RUNNING, HoneError
+
+from hone_operator.finetunejob.snapshot import JobView
+from hone_operator.objects.resources import JOBS, PODS, Object
+from hone_operator.reconcile.plan import Action, Patch, removal
+
+PATIENCE = timedelta(seconds=30)
+"""A container that watches for the trainer's end needs a moment to follow."""
+DEADLINE_SECONDS = 1
+"""The least that a pod's activeDeadlineSeconds may be: the kubelet ends the pod at once."""
+
+
+def find_held(view: JobView) -> list[Object]:
+    """Return the active pods whose trainer has ended while other containers of theirs have not."""
+    return [pod for pod in view.active if view.ended(pod) and names_of_running(pod, view.container)]
+
+
+def names_of_running(pod: Object, container: str) -> list[str]:
+    """Return the names of the containers, other than the one that works, that have not ended.
+
+    Init containers are left out: native sidecars end with the pod's containers.
+    """
+    statuses = (pod.get("status") or {}).get("containerStatuses") or []
+    others = [status for status in statuses if status["name"] != container]
+    return [str(status["name"]) for status in others if "terminated" not in (status.get("state") or {})]
+
+
+def seconds_left(pods: list[Object], held: dict[str, datetime], now: datetime) -> float:
+    """Return for how long the other containers may still run.
+
+    `held`: since when the operator observes the end of each pod's trainer, by uid. The kubelet's own time of that end
+    is by the clock of its node, which may be wrong.
+    """
+    ends = [min(held.get(pod["metadata"]["uid"], now), now) for pod in pods]
+    return max(0.0, (max(ends, default=now - PATIENCE) + PATIENCE - now).total_seconds())
+
+
+def has_succeeded(view: JobView, nodes: int) -> bool:
+    """Whether each pod of the Job has left a success, though the Job can't end."""
+    done = {view.index_of(pod) for pod in view.pods if (state := view.ended(pod)) and state["exitCode"] == 0}
+    return bool(find_held(view)) and len(done) >= nodes
+
+
+def end_failed(view: JobView) -> list[Action]:
+    """Return the actions that end the held pods whose trainer has failed."""
+    return [
+        Patch(PODS, pod["metadata"]["name"], {"spec": {"activeDeadlineSeconds": DEADLINE_SECONDS}})
+        for pod in find_held(view)
+        if (view.ended(pod) or {}).get("exitCode")
+        and "deletionTimestamp" not in pod["metadata"]
+        and pod["spec"].get("activeDeadlineSeconds") != DEADLINE_SECONDS
+    ]
+
+
+def remove(view: JobView) -> list[Action]:
+    """Return the action that removes the Job of a trainer whose result is taken, and its pods with it."""
+    return [removal(JOBS, view.job)] if view.job else []
+
+
+def explain(view: JobView, pod: Object) -> HoneError:
+    """Return the failure that names the containers that still run, and how the trainer ended."""
+    state = view.ended(pod) or {}
+    names, name = ", ".join(names_of_running(pod, view.container)), pod["metadata"]["name"]
+    ended = f"Container {view.container} of pod {name} ended with exit code {state.get('exitCode')}"
+    found = f"{ended}, and {names} still runs in it"
+    return HoneError(SIDECAR_RUNNING, found)

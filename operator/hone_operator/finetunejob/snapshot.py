@@ -1,0 +1,190 @@
+"""What is observed of a FineTuneJob: its children, and each Job with its pods."""
+
+import re
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from hone_api.artifacts.trainer_reports import ProgressReport
+from hone_api.finetunejobs.spec import FineTuneJob
+from hone_api.reasons import USER_MISTAKES, HoneError
+
+from hone_operator.diagnosis import pod_state
+from hone_operator.diagnosis.autoscalers import Scaling
+from hone_operator.diagnosis.nodes import ClusterFacts
+from hone_operator.diagnosis.pod_failure import NOT_COUNTED, Failure, failure_of
+from hone_operator.objects import child_names
+from hone_operator.objects.resources import Object
+from hone_operator.pods import pod_levels
+from hone_operator.pods.gpu_access import GpuAccess
+from hone_operator.reconcile.sync_failures import Trouble
+
+_INDEX = "batch.kubernetes.io/job-completion-index"
+_NUMBER = re.compile(r"[0-9]{1,9}")
+
+
+@dataclass(frozen=True)
+class JobView:
+    """`pods` are those of this very Job; `container` is the one in them that does the work."""
+
+    container: str
+    job: Object | None = None
+    pods: list[Object] = field(default_factory=list)
+
+    def condition(self, *types: str) -> Object | None:
+        """The Job's first true condition of these types."""
+        conditions = ((self.job or {}).get("status") or {}).get("conditions") or []
+        return next((c for c in conditions if c["type"] in types and c["status"] == "True"), None)
+
+    @property
+    def has_ended(self) -> bool:
+        return self.condition("Complete", "Failed") is not None
+
+    @property
+    def is_suspended(self) -> bool:
+        return bool(((self.job or {}).get("spec") or {}).get("suspend"))
+
+    @property
+    def active(self) -> list[Object]:
+        """Pods that are waiting or running."""
+        return [pod for pod in self.pods if pod_state.phase(pod) in ("Pending", "Running")]
+
+    @property
+    def running(self) -> list[Object]:
+        """Active pods whose container runs."""
+        return [pod for pod in self.active if self.started(pod) and not self.ended(pod)]
+
+    @property
+    def late(self) -> Object | None:
+        """The newest active pod whose container has not started."""
+        return pod_state.newest(pod for pod in self.active if not self.started(pod))
+
+    @property
+    def lead(self) -> Object | None:
+        """The running pod of index 0, which speaks for all."""
+        return pod_state.newest(pod for pod in self.running if self.index_of(pod) == 0)
+
+    @property
+    def success(self) -> Object | None:
+        """The `terminated` state of a container that succeeded, of index 0 where there is one."""
+        done = [pod for pod in self.pods if (self.ended(pod) or {}).get("exitCode") == 0]
+        return self.ended(min(done, key=self.index_of)) if done else None
+
+    @property
+    def failures(self) -> list[Failure]:
+        """Why pods failed, the last one last."""
+        found = [failure for pod in self.pods if (failure := failure_of(pod, self.container))]
+        return sorted(found, key=lambda failure: failure.at)
+
+    @property
+    def cause(self) -> Failure | None:
+        """The failure that ended the Job: pods that only followed another's end exit as interrupted."""
+
+        def weight(failure: Failure) -> tuple[bool, bool]:
+            return failure.exit_code in USER_MISTAKES, failure.reason not in NOT_COUNTED
+
+        return max(reversed(self.failures), key=weight, default=None)
+
+    @property
+    def final_end(self) -> str | None:
+        """When a pod ended in a way that decides the Job, which may not say so yet; "" where the pod does not say."""
+        if success := self.success:
+            return str(success.get("finishedAt") or "")
+        failures = self.failures
+        return failures[-1].at if failures and failures[-1].exit_code in USER_MISTAKES else None
+
+    @property
+    def is_about_to_end(self) -> bool:
+        return self.final_end is not None
+
+    def index_of(self, pod: Object) -> int:
+        """Return the pod's index; a Job with one pod at a time gives none, whatever its pod's labels are."""
+        is_indexed = self.job is None or (self.job.get("spec") or {}).get("completionMode") == "Indexed"
+        return index_of(pod) if is_indexed else 0
+
+    def started(self, pod: Object) -> str | None:
+        return pod_state.running_since(pod, self.container)
+
+    def ended(self, pod: Object) -> Object | None:
+        return pod_state.terminated(pod, self.container)
+
+
+@dataclass
+class ObservedFineTuneJob:
+    """A FineTuneJob and what there is of its children. `spec` is an error when the object breaks the contract.
+
+    `pods` are those of the present training Job and `prepare_pods` of the preparing one, `strays` pods of earlier ones
+    that have not ended yet, `trainers` all that train or trained. `held`: since when the operator observes that a
+    trainer has ended in a pod that does not, by the pod's uid. `gpu`: name and bytes of the GPU that may train.
+    `queue`: what the queue says of why it holds the Job. `settled`: the digest with which the children were found to be
+    as they should be (fingerprints.py).
+    """
+
+    owner: Object
+    spec: FineTuneJob | HoneError
+    image: str
+    config_map: Object | None = None
+    claim: Object | None = None
+    service: Object | None = None
+    job: Object | None = None
+    prepare_job: Object | None = None
+    pods: list[Object] = field(default_factory=list)
+    prepare_pods: list[Object] = field(default_factory=list)
+    strays: list[Object] = field(default_factory=list)
+    trainers: list[Object] = field(default_factory=list)
+    reports: dict[str, ProgressReport] = field(default_factory=dict)
+    heard: dict[str, datetime] = field(default_factory=dict)
+    held: dict[str, datetime] = field(default_factory=dict)
+    facts: ClusterFacts | None = None
+    gpu: tuple[str, int] | None = None
+    warning: str | None = None
+    scaling: Scaling | None = None
+    queue: str | None = None
+    gpu_access: GpuAccess = field(default_factory=GpuAccess)
+    level: str = pod_levels.RESTRICTED
+    settled: bytes | None = None
+    troubles: list[Trouble] = field(default_factory=list)
+
+    @property
+    def training(self) -> JobView:
+        return JobView(child_names.TRAINER, self.job, self.pods)
+
+    @property
+    def preparing(self) -> JobView:
+        return JobView(child_names.PREPARE, self.prepare_job, self.prepare_pods)
+
+    @property
+    def children(self) -> list[Object]:
+        """What is there of the children that belong to the object."""
+        found = (self.job, self.prepare_job, self.config_map, self.service)
+        return [child for child in found if child is not None]
+
+    @property
+    def found(self) -> list[Object]:
+        """What the plan's actions may be about."""
+        return [*self.children, *([self.claim] if self.claim else [])]
+
+
+def with_made(observed: ObservedFineTuneJob, made: list[Object]) -> ObservedFineTuneJob:
+    """Return what is observed once these children have been made."""
+    found, name = replace(observed), observed.owner["metadata"]["name"]
+    for child in made:
+        match child["kind"], child["metadata"]["name"]:
+            case "Job", job if job == child_names.job_name(name):
+                found.job = child
+            case "Job", _:
+                found.prepare_job = child
+            case "ConfigMap", _:
+                found.config_map = child
+            case "PersistentVolumeClaim", _:
+                found.claim = child
+    return found
+
+
+def index_of(pod: Object) -> int:
+    """Return the pod's index in an Indexed Job; 0 where there is one pod at a time, or no number is noted.
+
+    The Job's controller notes it in an annotation and in a label, which anybody who may change pods can edit.
+    """
+    metadata = pod["metadata"]
+    noted = (str((metadata.get(part) or {}).get(_INDEX, "")) for part in ("annotations", "labels"))
+    return next((int(text) for text in noted if _NUMBER.fullmatch(text)), 0)

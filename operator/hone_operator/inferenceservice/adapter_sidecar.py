@@ -1,0 +1,156 @@
+"""Adapters that come and go in running engines: the keeper beside each engine, what it is told, and what it tells."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from hone_api.inferenceservices.adapter_sync import KeeperReport, WantedAdapter, WantedAdapters, revision_of
+from hone_api.inferenceservices.spec import InferenceServiceSpec, ModelStatus
+from hone_api.io.listening import join_address
+from hone_api.layout import ENGINE_PORT, KEEPER_PORT, POD_ADAPTERS, link_name
+from hone_api.reasons import CATALOGUE, ENGINE_FAILED, HoneError
+from pydantic import ValidationError
+
+from hone_operator.engines.resolve import Resolved
+from hone_operator.objects.child_names import adapters_config_map_name
+from hone_operator.objects.resources import PODS, Object
+from hone_operator.objects.timestamps import has_lasted, read_time, timestamp
+from hone_operator.pods.pod_spec import POD_API_KEY, Volumes, container_security
+from hone_operator.reconcile.plan import Patch
+
+CONTAINER = "adapters"
+ANNOTATION = "hone.dev/adapters"
+NUDGE_AGAIN = timedelta(seconds=5)
+"""The kubelet may have been nudged before it knew of the ConfigMap's change."""
+LONGEST_START_SECONDS = 3600
+
+
+def wanted(resolved: Resolved) -> dict[str, str]:
+    """The ConfigMap's data: what every engine of the service should have."""
+    adapters = [
+        WantedAdapter(name=adapter.name, folder=adapter.folder, digest=adapter.digest)
+        for adapter in resolved.all_adapters
+    ]
+    content = WantedAdapters(base=resolved.base, base_revision=resolved.base_revision, adapters=adapters)
+    return {POD_ADAPTERS.rpartition("/")[2]: content.model_dump_json(by_alias=True, exclude_none=True, indent=2)}
+
+
+def revision(resolved: Resolved) -> str:
+    [text] = wanted(resolved).values()
+    return revision_of(text)
+
+
+def volumes(name: str) -> Volumes:
+    """The file that tells what there should be; a folder is mounted, because a single file is never renewed."""
+    found = Volumes()
+    found.config_map("adapters", adapters_config_map_name(name), POD_ADAPTERS.rpartition("/")[0])
+    return found
+
+
+def container(
+    spec: InferenceServiceSpec, largest_rank: int | None, image: str, resources: Object, mounts: list[Object]
+) -> Object:
+    """A native sidecar: it runs before the engine starts, and as long as the engine."""
+    arguments = ["--max-rank", str(largest_rank)] if largest_rank else []
+    if spec.api_key_secret:
+        arguments += ["--api-key-file", POD_API_KEY]
+    return {
+        "name": CONTAINER,
+        "restartPolicy": "Always",
+        "image": image,
+        "command": ["python3", "-m", "hone_server.adapter_sidecar.main"],
+        "args": arguments,
+        "ports": [{"name": "adapters", "containerPort": KEEPER_PORT}],
+        "resources": resources,
+        "startupProbe": _probe("/started", 1, LONGEST_START_SECONDS),
+        "readinessProbe": _probe("/ready", 2, 1),
+        "volumeMounts": mounts,
+        "securityContext": container_security(),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+
+
+def _probe(path: str, period_seconds: int, failures: int) -> Object:
+    return {
+        "httpGet": {"path": path, "port": "adapters"},
+        "periodSeconds": period_seconds,
+        "timeoutSeconds": 5,
+        "failureThreshold": failures,
+    }
+
+
+def has_keeper(pod: Object) -> bool:
+    return any(one["name"] == CONTAINER for one in pod["spec"].get("initContainers") or [])
+
+
+def urls(pods: list[Object], *, needs_key: bool) -> dict[str, str]:
+    """What to ask, by pod uid: the keeper, else the engine's list, unless that is for clients with a key alone."""
+    found = {}
+    for pod in pods:
+        if (address := pod["status"].get("podIP")) and (has_keeper(pod) or not needs_key):
+            port, path = (KEEPER_PORT, "/adapters") if has_keeper(pod) else (ENGINE_PORT, "/v1/models")
+            found[pod["metadata"]["uid"]] = f"http://{join_address(address, port)}{path}"
+    return found
+
+
+def report(answer: Any) -> KeeperReport | None:
+    try:
+        return KeeperReport.model_validate(answer)
+    except ValidationError:
+        return None
+
+
+def nudges(pods: list[Object], answers: dict[str, Any], revision: str, now: datetime) -> list[Patch]:
+    """A change of a pod's annotations makes the kubelet renew its ConfigMaps at once, not within a minute or so."""
+    found = []
+    for pod in pods:
+        metadata = pod["metadata"]
+        told = report(answers.get(metadata["uid"]))
+        if told is None or told.revision == revision or metadata.get("deletionTimestamp"):
+            continue
+        nudged, _, at = (metadata.get("annotations") or {}).get(ANNOTATION, "").partition(" ")
+        moment = read_time(at)
+        if nudged == revision and moment and not has_lasted(moment, NUDGE_AGAIN, now):
+            continue
+        annotations = {ANNOTATION: f"{revision} {timestamp(now)}"}
+        found.append(Patch(PODS, metadata["name"], {"metadata": {"annotations": annotations}}))
+    return found
+
+
+def is_loaded(model: ModelStatus, answer: Any) -> bool:
+    """Whether the engine itself lists the model, with the digest that it should have."""
+    if told := report(answer):
+        state = told.adapters.get(model.name)
+        if state is None:
+            return model.kind != "adapter" and model.name in told.models
+        return state.loaded and model.digest in (None, state.digest)
+    try:
+        entry = next((entry for entry in answer["data"] if entry["id"] == model.name), None)
+    except (TypeError, KeyError):
+        return False
+    if entry is None or model.digest is None or entry.get("digest") == model.digest:
+        return entry is not None
+    return str(entry.get("root", "")).endswith(link_name("", model.digest))
+
+
+def digest_of(model: ModelStatus, answers: list[Any]) -> str | None:
+    """That of an adapter on a claim only the keepers know."""
+    states = [told.adapters.get(model.name) for answer in answers if (told := report(answer))]
+    return model.digest or next((state.digest for state in states if state and state.digest), None)
+
+
+def error(pods: list[Object], answers: dict[str, Any], revision: str) -> HoneError | None:
+    """Why an adapter of this revision is not there."""
+    for pod in pods:
+        told = report(answers.get(pod["metadata"]["uid"]))
+        if told is None or told.revision != revision:
+            continue
+        for state in told.adapters.values():
+            if said := state.error:
+                return HoneError(CATALOGUE.get(said.reason, ENGINE_FAILED), said.message, remedy=said.remedy)
+    return None
+
+
+def behind(pods: list[Object], answers: dict[str, Any], revision: str) -> int:
+    """How many engines don't have the adapters of this revision yet."""
+    told = [found for pod in pods if (found := report(answers.get(pod["metadata"]["uid"])))]
+    return sum(one.revision != revision or not all(state.loaded for state in one.adapters.values()) for one in told)

@@ -1,0 +1,60 @@
+"""How many engines there are, by their load: a HorizontalPodAutoscaler of the Deployment."""
+
+from hone_api.inferenceservices.spec import InferenceServiceSpec
+from hone_api.layout import INFERENCESERVICE_LABEL
+from hone_api.reasons import LOAD_NOT_SERVED, HoneError
+
+from hone_operator.objects.resources import DEPLOYMENTS, Object
+from hone_operator.reconcile.conditions import Conditions
+
+CONDITION = "ScalingActive"
+METRIC = "hone_engine_requests"
+"""Requests of a pod, running and waiting. What serves custom.metrics.k8s.io makes it of the engines' own metrics."""
+
+
+def most(spec: InferenceServiceSpec) -> int:
+    """How many engines there may be."""
+    return spec.autoscaling.max_replicas if spec.autoscaling else spec.replicas
+
+
+def wanted(spec: InferenceServiceSpec, deployment: Object | None) -> int:
+    """How many engines there should be: what the autoscaler set last, within its bounds."""
+    if spec.autoscaling is None:
+        return spec.replicas
+    least, present = spec.autoscaling.min_replicas, 0
+    if deployment is not None:
+        present = deployment["spec"].get("replicas", 1)
+    return min(max(present, least), spec.autoscaling.max_replicas)
+
+
+def autoscaler(spec: InferenceServiceSpec, metadata: Object) -> Object:
+    """`metadata` is that of all children."""
+    assert spec.autoscaling
+    name = metadata["labels"][INFERENCESERVICE_LABEL]
+    target = {"type": "AverageValue", "averageValue": str(spec.autoscaling.target_concurrency)}
+    return {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": metadata,
+        "spec": {
+            "scaleTargetRef": {"apiVersion": DEPLOYMENTS.api_version, "kind": DEPLOYMENTS.kind, "name": name},
+            "minReplicas": spec.autoscaling.min_replicas,
+            "maxReplicas": spec.autoscaling.max_replicas,
+            "metrics": [{"type": "Pods", "pods": {"metric": {"name": METRIC}, "target": target}}],
+        },
+    }
+
+
+def tell(observed: Object | None, conditions: Conditions) -> None:
+    """Whether the autoscaler knows the load, by its own words."""
+    known = ((observed or {}).get("status") or {}).get("conditions") or []
+    active = next((condition for condition in known if condition["type"] == CONDITION), None)
+    if active is None:
+        conditions.set(CONDITION, False, "NotLookedYet", "The HorizontalPodAutoscaler has not looked at the load yet.")
+    elif active["status"] == "True":
+        conditions.set(
+            CONDITION, True, active.get("reason") or CONDITION, active.get("message") or "The load is known."
+        )
+    else:
+        error = HoneError(LOAD_NOT_SERVED, active.get("message") or "The HorizontalPodAutoscaler knows no load")
+        conditions.set(CONDITION, False, error.reason.name, error.sentence())

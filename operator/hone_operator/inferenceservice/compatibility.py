@@ -1,0 +1,92 @@
+"""Whether an engine can serve what was resolved, judged before a pod is made.
+
+Only by what holds for every version of an engine. What differs between versions (kinds of quantization, architectures,
+layers that adapters may change, shares of the memory) the engine itself judges in its pod:
+inferenceservice/children.py, `_check`.
+"""
+
+from hone_api.finetunejobs.spec import LoraOptions
+from hone_api.inferenceservices.spec import InferenceServiceSpec
+from hone_api.reasons import ADAPTER_MISMATCH, INVALID_SPEC, MODEL_TOO_LARGE, HoneError
+
+from hone_operator.engines.registry import Engine
+from hone_operator.engines.resolve import Resolved
+from hone_operator.objects.quantity import number
+
+MIB, GIB = 1 << 20, 1 << 30
+BYTES = {"float32": 4}
+LARGEST_RANK = 512
+MEMORY_FLAGS = (
+    "--gpu-memory-utilization",
+    "--mem-fraction-static",
+    "--cuda-memory-fraction",
+    "--kv-cache-dtype",
+    "--max-model-len",
+    "--context-length",
+    "--max-total-tokens",
+    "--quantiz",
+    "--cpu-offload",
+    "--pipeline-parallel-size",
+    "--pp-size",
+    "--dtype",
+)
+"""Beginnings of arguments by which a user changes how much memory is needed, or there is."""
+
+
+def check(
+    engine: Engine, spec: InferenceServiceSpec, resolved: Resolved, image: str | None, gpu: tuple[str, int] | None
+) -> None:
+    """Raises HoneError with both sides of what does not fit. `gpu`: name and bytes of the largest that there is."""
+    if image is None:
+        message = f"spec.engine is {engine.NAME}, and the operator was installed without an image for it"
+        remedy = f"Set spec.pod.image, or the chart's value runtime.{engine.NAME}Image."
+        raise HoneError(INVALID_SPEC, message, remedy=remedy)
+    for adapter in resolved.all_adapters:
+        if adapter.lora and not engine.PROVES:
+            _check_kind(engine, adapter.name, adapter.lora)
+    if not any(argument.startswith(MEMORY_FLAGS) for argument in spec.extra_args):
+        _check_memory(engine, spec, resolved, gpu)
+
+
+def _check_kind(engine: Engine, name: str, lora: LoraOptions) -> None:
+    """What these engines refuse in all their versions."""
+    wrong = {
+        "lora.useDora true": lora.use_dora,
+        f"lora.bias {lora.bias}": lora.bias != "none",
+        f"lora.r {lora.r} (the largest is {LARGEST_RANK})": lora.r > LARGEST_RANK,
+    }
+    for found in (found for found, is_wrong in wrong.items() if is_wrong):
+        message = f"Adapter {name} was trained with {found}, which {engine.NAME} can't load"
+        remedy = "Set spec.engine: embedded, or train it with spec.output.save: merged and serve that as spec.model."
+        raise HoneError(ADAPTER_MISMATCH, message, remedy=remedy)
+
+
+def _check_memory(engine: Engine, spec: InferenceServiceSpec, resolved: Resolved, gpu: tuple[str, int] | None) -> None:
+    """An engine needs the weights at least, and the cache of one request as long as spec.maxModelLen allows."""
+    parameters, length, wanted = resolved.parameters, spec.max_model_len, spec.resources
+    if not parameters or resolved.base_config.quantization:
+        return
+    if wanted.gpus and gpu:
+        name, memory = gpu
+        room, where = float(memory * wanted.gpus), f"{wanted.gpus} of {name} have"
+        remedy = "Raise spec.resources.gpus, or choose larger GPUs."
+    elif wanted.memory and not wanted.gpus:
+        room, where, remedy = number(wanted.memory), "spec.resources.memory leaves", "Raise spec.resources.memory."
+    else:
+        return
+    size = BYTES.get(resolved.weights.dtype, 2)
+    weights, share = parameters * size, 1.0 if wanted.gpus else engine.CACHE_SHARE
+    cache = (length or 0) * (resolved.base_config.cache_bytes_per_token or 0) * size / 2
+    said = f"The weights of {resolved.weights.name} alone take {_size(weights)} ({parameters} parameters)"
+    if weights > room:
+        raise HoneError(MODEL_TOO_LARGE, f"{said}, and {where} {_size(room)} for them", remedy=remedy)
+    if cache > share * (room - weights):
+        message = (
+            f"{said}, and {where} {_size(room)}; for the key-value cache that leaves "
+            f"{_size(share * (room - weights))}, and spec.maxModelLen {length} needs {_size(cache)}"
+        )
+        raise HoneError(MODEL_TOO_LARGE, message, remedy=f"Lower spec.maxModelLen. {remedy}")
+
+
+def _size(number_of_bytes: float) -> str:
+    return f"{number_of_bytes / GIB:.1f} GiB" if number_of_bytes >= GIB else f"{number_of_bytes / MIB:.0f} MiB"

@@ -1,0 +1,16 @@
+"""Which FineTuneJobs an InferenceService depends on, read from objects that may break the contract."""
+
+from hone_operator.objects.resources import Object
+
+
+def named_jobs(service: Object) -> set[str]:
+    """The FineTuneJobs that an InferenceService names, also one that breaks the contract."""
+    spec = _mapping(service.get("spec"))
+    adapters = spec.get("adapters")
+    sources = [spec.get("model"), *(adapters if isinstance(adapters, list) else [])]
+    names = (_mapping(_mapping(source).get("fineTuneJob")).get("name") for source in sources)
+    return {name for name in names if isinstance(name, str)}
+
+
+def _mapping(value: object) -> Object:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,43 @@
+"""A roll-out that waits for itself: the new engine needs the GPUs that the old one holds until the new one answers."""
+
+import re
+
+from hone_api.reasons import UNSCHEDULABLE, HoneError
+
+from hone_operator.diagnosis.node_fit import demand_of
+from hone_operator.objects.quantity import words_of
+from hone_operator.objects.resources import Object
+
+_HASH = "pod-template-hash"
+
+
+def explain_deadlock(error: HoneError, pod: Object, pods: list[Object], deployment: Object | None) -> HoneError:
+    """Return the error of a pod that does not start, or one that names engines of its own service as the obstacle.
+
+    `pods` are all pods of the service.
+    """
+    strategy = ((deployment or {}).get("spec") or {}).get("strategy") or {}
+    gpu = demand_of(pod).gpu
+    if error.reason is not UNSCHEDULABLE or gpu is None or strategy.get("type") == "Recreate":
+        return error
+    if not re.search(rf"Insufficient {re.escape(gpu)}|cannot allocate all claims", error.message):
+        return error
+    older = [other for other in pods if _is_older(other, pod) and demand_of(other).gpu == gpu]
+    if not older:
+        return error
+    held = sum(demand_of(other).resources[gpu] for other in older)
+    found = f"{error.message}. The engines of before this roll-out hold {words_of(gpu, held)}, and end when it is ready"
+    remedy = (
+        "Set spec.strategy.type: Recreate, which ends them first, so that the service does not answer until the new "
+        f"ones are ready. Or free {words_of(gpu, demand_of(pod).resources[gpu])} on a node, or add one: the roll-out "
+        "then continues."
+    )
+    return HoneError(UNSCHEDULABLE, found, remedy=remedy)
+
+
+def _is_older(other: Object, pod: Object) -> bool:
+    """Return whether the other pod runs, and is of another template."""
+    theirs, own = (((one["metadata"].get("labels") or {}).get(_HASH)) for one in (other, pod))
+    has_ended = (other.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+    is_placed = bool(other["spec"].get("nodeName")) and not other["metadata"].get("deletionTimestamp")
+    return theirs != own and is_placed and not has_ended

@@ -1,0 +1,148 @@
+"""When the engines of an InferenceService are replaced, and by which of its changes.
+
+What a user changes rolls out at once. A new version of the operator, or another runtime image, changes the pods of all
+services, and these are replaced one service at a time: a roll-out needs the room of one more engine, and an image that
+does not work stops at the first service. Which service has its turn is read from its Deployment: an
+annotation marks a roll-out that began because of an upgrade, and the status shows how far it is.
+"""
+
+import copy
+import json
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from hone_api.inferenceservices.spec import InferenceServiceSpec
+from hone_api.reasons import DEPLOYMENT_PAUSED, HoneError
+
+from hone_operator.engines.resolve import Resolved
+from hone_operator.objects.drift import annotation_of, contains, digest_of
+from hone_operator.objects.resources import Object
+from hone_operator.objects.spec_fields import FIELDS, Fields, are_changed, read_record, record_fields
+from hone_operator.objects.timestamps import read_time, timestamp
+
+TEMPLATE = "hone.dev/template"
+"""Annotation of a Deployment: digest of the desired pod template."""
+UPGRADE = "hone.dev/upgrade"
+"""Annotation of a Deployment whose present pod template came with an upgrade of the operator: when it was applied."""
+LONGEST_TURN = timedelta(hours=1)
+
+_NAMES = [name for name in InferenceServiceSpec.model_fields if name not in ("replicas", "autoscaling", "adapters")]
+"""The fields that the pods are made from. Adapters are looked at apart."""
+_WEIGHTS, _ADAPTERS, _IMAGES = "(weights)", "(adapters)", "(images)"
+
+
+def digest_of_deployment(desired: Object) -> str:
+    """Return the digest of a Deployment, whose replicas an autoscaler may set."""
+    metadata = {name: value for name, value in desired["metadata"].items() if name != "resourceVersion"}
+    spec = {name: value for name, value in desired["spec"].items() if name not in ("replicas", "template")}
+    return digest_of([metadata, spec, digest_of_template(desired)])
+
+
+def digest_of_template(desired: Object) -> str:
+    """Return the digest of the pod template.
+
+    Claims are left out: one that a removed adapter no longer needs stays mounted until another change, so that
+    adapters leave without a restart. That the needed ones are there, the comparison of fields shows.
+    """
+    template = copy.deepcopy(desired["spec"]["template"])
+    pod = template["spec"]
+    claims = {volume["name"] for volume in pod.get("volumes") or [] if "persistentVolumeClaim" in volume}
+    pod["volumes"] = [volume for volume in pod.get("volumes") or [] if volume["name"] not in claims]
+    for container in [*pod["containers"], *(pod.get("initContainers") or [])]:
+        mounts = container.get("volumeMounts") or []
+        container["volumeMounts"] = [mount for mount in mounts if mount["name"] not in claims]
+    return digest_of(template)
+
+
+def annotations_of(desired: Object, spec: InferenceServiceSpec, resolved: Resolved) -> dict[str, str]:
+    """Return the annotations by which a later pass sees what has changed since."""
+    fields = record_fields(spec, [*_NAMES, "adapters"]) | _artifacts(resolved) | {_IMAGES: _images(desired)}
+    return {FIELDS: json.dumps(fields, sort_keys=True), TEMPLATE: digest_of_template(desired)}
+
+
+def is_current(observed: Object | None, desired: Object) -> bool:
+    """Return whether the Deployment is as desired; adapters that come and go make no new record."""
+    metadata = desired["metadata"]
+    compared = {name: value for name, value in metadata["annotations"].items() if name != FIELDS}
+    return observed is not None and contains(observed, desired | {"metadata": metadata | {"annotations": compared}})
+
+
+def is_of_upgrade(
+    observed: Object, desired: Object, spec: InferenceServiceSpec, resolved: Resolved, *, is_hot: bool
+) -> bool:
+    """Return whether applying the Deployment replaces pods for no change of the object or its artifacts.
+
+    `is_hot`: adapters come and go without a new record, so it may be behind in these.
+    """
+    if annotation_of(observed, TEMPLATE) == digest_of_template(desired):
+        return False
+    recorded = read_record(observed)
+    if recorded is None:  # made by a version that kept no record
+        return True
+    artifacts = _artifacts(resolved)
+    if recorded.get(_WEIGHTS) != artifacts[_WEIGHTS] or are_changed(recorded, spec, _NAMES):
+        return False
+    if recorded.get(_ADAPTERS) == artifacts[_ADAPTERS] and not are_changed(recorded, spec, ["adapters"]):
+        return True
+    return is_hot and recorded.get(_IMAGES) != _images(desired)
+
+
+def marker(observed: Object, desired: Object, now: datetime, *, takes_turn: bool) -> str | None:
+    """Return what UPGRADE is to be of the Deployment that is applied now; None when its pods are of no upgrade."""
+    if takes_turn:
+        return timestamp(now)
+    is_same = annotation_of(observed, TEMPLATE) == annotation_of(desired, TEMPLATE)
+    return annotation_of(observed, UPGRADE) if is_same else None
+
+
+def begun_by_upgrade(deployments: Iterable[Object], now: datetime) -> list[Object]:
+    """Return the Deployments whose roll-out began because of an upgrade and neither ended nor took too long."""
+    return [each for each in deployments if _has_its_turn(each, now) and _is_moving(each)]
+
+
+def _has_its_turn(deployment: Object, now: datetime) -> bool:
+    """Return whether its turn has begun and may last; nobody else can make it longer by what they write there."""
+    began = read_time(annotation_of(deployment, UPGRADE))
+    return began is not None and began <= now < began + LONGEST_TURN
+
+
+def explain_pause(deployment: Object | None) -> HoneError | None:
+    """Return what to report when somebody has paused the Deployment, so that no roll-out proceeds."""
+    if deployment is None or not deployment["spec"].get("paused"):
+        return None
+    metadata, status = deployment["metadata"], deployment.get("status") or {}
+    is_seen = status.get("observedGeneration") == metadata.get("generation")
+    if not is_seen or status.get("updatedReplicas", 0) >= deployment["spec"].get("replicas", 1):
+        return None
+    words = f"Deployment {metadata['name']} is paused, so that its pods are not replaced"
+    command = f"kubectl rollout resume deployment/{metadata['name']} --namespace {metadata['namespace']}"
+    return HoneError(DEPLOYMENT_PAUSED, words, remedy=f"Run `{command}`.")
+
+
+def _is_moving(deployment: Object) -> bool:
+    status, spec = deployment.get("status") or {}, deployment["spec"]
+    if deployment["metadata"].get("deletionTimestamp") or spec.get("replicas") == 0 or spec.get("paused"):
+        return False
+    if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0):
+        return True
+    conditions = status.get("conditions") or []
+    progress = next((condition for condition in conditions if condition["type"] == "Progressing"), None)
+    if progress is None:
+        return True
+    if progress.get("reason") == "ProgressDeadlineExceeded":
+        return False
+    is_complete = status.get("updatedReplicas", 0) == status.get("replicas", 0)
+    return not (is_complete and progress.get("reason") == "NewReplicaSetAvailable")
+
+
+def _artifacts(resolved: Resolved) -> Fields:
+    own, others = (
+        [[model.name, model.kind, model.digest] for model in resolved.models if (model.kind == "adapter") is is_adapter]
+        for is_adapter in (False, True)
+    )
+    return {_WEIGHTS: digest_of(own), _ADAPTERS: digest_of(others)}
+
+
+def _images(desired: Object) -> str:
+    pod = desired["spec"]["template"]["spec"]
+    return digest_of([container.get("image") for container in [*pod["containers"], *(pod.get("initContainers") or [])]])

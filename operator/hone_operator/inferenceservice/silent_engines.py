@@ -1,0 +1,49 @@
+"""Engines of which the operator has not heard which models they have loaded.
+
+The kubelet's probes show that an engine runs. What it has loaded the operator asks from another pod, and a
+NetworkPolicy, a service mesh or a proxy can be in the way. Silence is neither success nor failure: for PATIENCE it is
+waited for, then it is reported with the port. inferenceservice/plan.py puts the result into the condition Progressing.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from hone_api.layout import ENGINE_PORT, KEEPER_PORT
+from hone_api.reasons import ENGINE_SILENT, HoneError
+
+from hone_operator.inferenceservice.adapter_sidecar import has_keeper
+from hone_operator.objects.resources import Object
+from hone_operator.objects.timestamps import timestamp
+
+PATIENCE = timedelta(minutes=2)
+"""The kubelet has had answers already; an answer that needs longer than a few requests does not come."""
+
+
+def find_unheard(pods: list[Object], answers: dict[str, Any]) -> list[Object]:
+    """Return the pods that are asked and have not answered yet, by name."""
+    return sorted(
+        (pod for pod in pods if pod["metadata"]["uid"] not in answers), key=lambda pod: pod["metadata"]["name"]
+    )
+
+
+def find_silence(pods: list[Object], heard: dict[str, datetime], now: datetime) -> HoneError | None:
+    """Return what to report of the first pod that has not answered for too long; None where there is none.
+
+    `pods` are those that are asked; `heard` is when each last answered, or since when it is asked.
+    """
+    silent = [pod for pod in pods if now - heard.get(pod["metadata"]["uid"], now) > PATIENCE]
+    if not silent:
+        return None
+    first = min(silent, key=lambda pod: str(pod["metadata"]["name"]))
+    port = KEEPER_PORT if has_keeper(first) else ENGINE_PORT
+    since = timestamp(heard[first["metadata"]["uid"]])
+    message = (
+        f"{len(silent)} of {len(pods)} engines do not answer the operator: pod {first['metadata']['name']} is ready, "
+        f"and its port {port} has given no answer since {since}, so which models it has loaded is unknown"
+    )
+    remedy = (
+        f"Let the operator's pods reach port {port} of the engines' pods: allow it in the namespace's NetworkPolicies, "
+        f"and in a mesh with STRICT mTLS exempt the port (Istio: portLevelMtls {port} PERMISSIVE in a "
+        "PeerAuthentication)."
+    )
+    return HoneError(ENGINE_SILENT, message, remedy=remedy)

@@ -1,0 +1,58 @@
+"""What is observed of an InferenceService: its children, its pods, and what they answer."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from hone_api.inferenceservices.spec import InferenceService
+from hone_api.reasons import HoneError
+
+from hone_operator.diagnosis.autoscalers import Scaling
+from hone_operator.diagnosis.nodes import ClusterFacts
+from hone_operator.objects.resources import Object
+from hone_operator.pods.pod_spec import Images
+from hone_operator.reconcile.sync_failures import Trouble
+
+
+@dataclass
+class ObservedInferenceService:
+    """An InferenceService, its children, and the FineTuneJobs it names.
+
+    `answers`: what keepers, or engines without one, answer, by pod uid; `heard`: when they last did, or since when they
+    are asked. `leaving`: claims that the engines still mount, which nothing needs and which are being deleted.
+    `cordoned`: the nodes that are, None where the operator may not list them. `upgrading`: Deployments of other
+    services whose roll-out began because of an upgrade, and has not ended.
+    """
+
+    owner: Object
+    spec: InferenceService | HoneError
+    images: Images
+    deployment: Object | None = None
+    service: Object | None = None
+    adapters: Object | None = None
+    budget: Object | None = None
+    autoscaler: Object | None = None
+    claims: list[Object] = field(default_factory=list)
+    leaving: list[str] = field(default_factory=list)
+    pods: list[Object] = field(default_factory=list)
+    jobs: dict[str, Object | None] = field(default_factory=dict)
+    answers: dict[str, Any] = field(default_factory=dict)
+    heard: dict[str, datetime] = field(default_factory=dict)
+    facts: ClusterFacts | None = None
+    cordoned: frozenset[str] | None = None
+    gpu: tuple[str, int] | None = None
+    warning: str | None = None
+    scaling: Scaling | None = None
+    troubles: list[Trouble] = field(default_factory=list)
+    upgrading: list[Object] = field(default_factory=list)
+
+    @property
+    def children(self) -> list[Object]:
+        """What is there of the object's children, and of what has their names."""
+        known = (self.deployment, self.service, self.adapters, self.budget, self.autoscaler)
+        return [child for child in known if child is not None]
+
+    @property
+    def found(self) -> list[Object]:
+        """What the plan's actions may be about."""
+        return [*self.children, *self.pods]

@@ -1,0 +1,1 @@
+"""The operator's Kubernetes client: requests, watches, the cache, the work queue and leader election."""

@@ -1,0 +1,333 @@
+"""What the watch streams have told, so that a pass over an object needs no reads.
+
+Of finished FineTuneJobs there may be thousands, so the little that is still asked of them is kept small.
+"""
+
+import json
+import math
+import time
+import zlib
+from collections import defaultdict
+from typing import NamedTuple
+
+from hone_operator.kube.pod_cache_limit import Place
+from hone_operator.kube.retention import PARTIAL, PodBudget, Unknown, is_complete, is_made, reduce
+from hone_operator.objects import bounded_json, pod_fields, sizes
+from hone_operator.objects.owners import owner_key
+from hone_operator.objects.resources import (
+    CHILDREN,
+    CLAIMS,
+    CONFIGMAPS,
+    FINETUNEJOBS,
+    JOBS,
+    OWNERS,
+    PODS,
+    Key,
+    Object,
+    Resource,
+    is_terminal,
+)
+from hone_operator.objects.texts import cut_all
+
+REMEMBERED_SECONDS = 600.0
+"""An answer comes at most as late as a request may take; a list of many pages takes longer."""
+MOST_REMEMBERED = 100_000
+LARGEST_CLAIM = 4 << 10
+"""Bytes of a packed claim; usual ones have a tenth of it."""
+
+_Id = tuple[Resource, str]
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder each time
+
+
+class _Packed(NamedTuple):
+    """An object that is seldom looked at, as JSON: a tenth of what its dicts take."""
+
+    version: int
+    uid: str
+    is_complete: bool
+    data: bytes
+
+
+class Cache:
+    """The newest known version of each object, and which children each owner has.
+
+    Of a finished FineTuneJob's children only its Jobs' metadata and the pods that have not ended are kept, and of what
+    has no owner, who it is: see retention.py.
+    """
+
+    def __init__(self) -> None:
+        self._objects: dict[Resource, dict[str, dict[str, Object | _Packed]]] = defaultdict(lambda: defaultdict(dict))
+        self._children: dict[Key, set[_Id]] = defaultdict(set)
+        self._finished: set[Key] = set()
+        # By uid: the version of the deletion, and until when it is remembered.
+        self._deleted: dict[str, tuple[float, float]] = {}
+        self._listed: dict[tuple[Resource, str], int] = {}
+        self._lacking: set[Key] = set()
+        self._pods = PodBudget()
+
+    def put(self, resource: Resource, body: Object) -> bool:
+        """Keep the object unless a newer version, or its deletion, is known. Returns whether it was news.
+
+        An answer to a write may be read after the watch has reported the deletion.
+        """
+        metadata = body["metadata"]
+        version, uid = _identity(body)
+        if version < self._deleted.get(uid, (-1.0, 0.0))[0]:
+            return False
+        namespace, name = metadata.get("namespace", ""), metadata["name"]
+        known = self._known(resource, namespace, name)
+        if known is not None:
+            known_version, known_uid = _identity(known)
+            if known_uid != uid:  # the older of the two is gone, though an answer about it can still come
+                self._remember(uid if known_version >= version else known_uid, max(known_version, version))
+            if known_version > version or (known_version == version and not self._is_more(resource, known, body)):
+                return False
+        metadata.pop("managedFields", None)
+        body.setdefault("apiVersion", resource.api_version)
+        body.setdefault("kind", resource.kind)
+        if resource == PODS:
+            self._pods.release(Place(namespace, name))
+            body = pod_fields.select_fields(body)
+        if resource in CHILDREN:  # an owner's status is Hone's own
+            cut_all(body.get("status") or {})
+        body = sizes.bound(body)
+        if resource == PODS and sizes.OVERSIZED in body:
+            body["spec"] = {"containers": []}
+        if known is not None:
+            self._forget(resource, namespace, name)
+        kept = self._keep(resource, body)
+        if resource == FINETUNEJOBS:
+            self._note_end(Key(resource, namespace, name), body)
+        return kept or known is not None
+
+    def remove(self, resource: Resource, body: Object, *, for_good: bool = False) -> None:
+        """Forget an object that a watch no longer has, unless one made later has its name.
+
+        `body` has the version of its deletion. It may come back with a later one, when labels had hidden it; with
+        `for_good` it is certain that it does not exist.
+        """
+        metadata = body["metadata"]
+        version, deleted = _identity(body)
+        self._remember(deleted, math.inf if for_good else version)
+        namespace, name = metadata.get("namespace", ""), metadata["name"]
+        known = self._known(resource, namespace, name)
+        if known is None and resource == PODS:
+            self._pods.release(Place(namespace, name))
+        if known is None or _identity(known)[1] != metadata["uid"]:
+            return
+        self._forget(resource, namespace, name)
+        if resource in OWNERS:
+            key = Key(resource, namespace, name)
+            self._finished.discard(key)
+            self._keep_again(key)
+
+    def lacks_pods(self, owner: Key) -> bool:
+        """Whether pods of this owner came before it, so that little is known of them."""
+        return owner in self._lacking
+
+    def has_pods(self, owner: Key) -> None:
+        """Note that the pods of this owner have been read."""
+        self._lacking.discard(owner)
+
+    def unknown_pods(self, owner: Key) -> Unknown:
+        """Return how many pods of this owner there is no room for."""
+        return self._pods.unknown(owner)
+
+    def keep_only(self, resource: Resource, namespace: str, uids: set[str], version: int) -> list[Object]:
+        """Forget what a list at `version` did not have. Returns what is gone."""
+        self._listed[resource, namespace] = version
+        gone = []
+        if resource == PODS:
+            self._pods.keep_only(namespace, uids)
+        for space, objects in self._spaces(resource, namespace).items():
+            for name, found in objects.items():
+                known_version, uid = _identity(found)
+                if uid not in uids and known_version <= version:
+                    gone.append((space, name))
+        bodies = [body for space, name in gone if (body := self.get(resource, space, name))]
+        for body in bodies:
+            self.remove(resource, body)
+            self._remember(body["metadata"]["uid"], version)
+        return bodies
+
+    def may_be_gone(self, resource: Resource, body: Object) -> bool:
+        """Return whether the answer to a write is older than the last list, whose watch tells of no deletion before."""
+        listed = max(self._listed.get((resource, space), -1) for space in ("", body["metadata"].get("namespace", "")))
+        return int(body["metadata"]["resourceVersion"]) <= listed
+
+    def is_newer_than(self, resource: Resource, namespace: str, version: int) -> bool:
+        """Return whether an earlier list had a later version, as it has when etcd was restored from a snapshot."""
+        return self._listed.get((resource, namespace), -1) > version
+
+    def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
+        known = self._known(resource, namespace, name)
+        return None if known is None else _unpacked(known)
+
+    def has(self, key: Key) -> bool:
+        return self.version(key) is not None
+
+    def version(self, key: Key) -> int | None:
+        """The newest known version of the object."""
+        known = self._known(key.resource, key.namespace, key.name)
+        return None if known is None else _identity(known)[0]
+
+    def children(self, owner: Key, resource: Resource) -> list[Object]:
+        """The owner's children of one kind, by name."""
+        names = sorted(name for kind, name in self._children.get(owner, ()) if kind == resource)
+        of_namespace = self._objects[resource][owner.namespace] if names else {}
+        return [_unpacked(of_namespace[name]) for name in names]
+
+    def all(self, resource: Resource, namespace: str = "") -> list[Object]:
+        """All objects of a kind, in one namespace or ("") in every one."""
+        return [_unpacked(known) for space in self._spaces(resource, namespace).values() for known in space.values()]
+
+    def keys(self, resource: Resource) -> list[Key]:
+        """Of all objects of a kind: without unpacking any."""
+        return [Key(resource, space, name) for space, objects in self._objects[resource].items() for name in objects]
+
+    def is_finished(self, key: Key) -> bool:
+        """Whether this is a FineTuneJob that has its result."""
+        return key in self._finished
+
+    def _remember(self, uid: str, version: float) -> None:
+        """Remember a deletion. The oldest are forgotten when their time is over, or there are too many."""
+        now = time.monotonic()
+        version = max(version, self._deleted.pop(uid, (-1.0, 0.0))[0])
+        self._deleted[uid] = (version, now + REMEMBERED_SECONDS)
+        while (oldest := next(iter(self._deleted))) != uid:
+            if self._deleted[oldest][1] > now and len(self._deleted) <= MOST_REMEMBERED:
+                break
+            del self._deleted[oldest]
+
+    def _spaces(self, resource: Resource, namespace: str) -> dict[str, dict[str, Object | _Packed]]:
+        spaces = self._objects[resource]
+        return {namespace: spaces.get(namespace, {})} if namespace else spaces
+
+    def _known(self, resource: Resource, namespace: str, name: str) -> Object | _Packed | None:
+        return self._objects[resource].get(namespace, {}).get(name)
+
+    def _keep(self, resource: Resource, body: Object) -> bool:
+        owner = owner_key(resource, body)
+        kept = _worth_keeping(resource, body, owner_is_finished=owner in self._finished)
+        if kept is None:
+            return False
+        if resource == PODS:
+            return self._keep_pod(owner, body)
+        if isinstance(kept, dict) and resource in CHILDREN:
+            if not (owner and self.has(owner) and is_made(resource, body)):
+                kept = reduce(body)
+            elif resource == CONFIGMAPS:
+                kept = _packed(body)
+        self._store(resource, owner, body["metadata"], kept)
+        return True
+
+    def _store(self, resource: Resource, owner: Key | None, metadata: Object, kept: Object | _Packed) -> None:
+        self._objects[resource][metadata.get("namespace", "")][metadata["name"]] = kept
+        if owner:
+            self._children[owner].add((resource, metadata["name"]))
+
+    def _keep_pod(self, owner: Key | None, body: Object) -> bool:
+        """Keep a pod as far as there is room. Returns whether somebody should look at its owner."""
+        has_owner = owner is not None and self.has(owner)
+        if not has_owner or PARTIAL in body:
+            is_kept = self._keep_reduced(owner, reduce(body))
+            if owner and is_kept:
+                self._lacking.add(owner)
+            return is_kept or has_owner
+        others = self._pods.admit(owner, body) if is_complete(body) else None
+        if others is None:
+            self._keep_reduced(owner, _without_spec(body), has_room=False)
+            return True
+        self._store(PODS, owner, body["metadata"], body)
+        for place in others:
+            other = self._objects[PODS][place.namespace][place.name]
+            assert isinstance(other, dict)  # of pods none is packed
+            self._forget(PODS, *place)
+            self._keep_reduced(owner_key(PODS, other), _without_spec(other), has_room=False)
+        return True
+
+    def _keep_reduced(self, owner: Key | None, body: Object, *, has_room: bool = True) -> bool:
+        """Keep a pod of which the most is left out. `has_room`: whether that is for another reason than room."""
+        others = self._pods.admit_reduced(owner, body)
+        if others is None:
+            self._pods.note(owner, body, is_dropped=True)
+            return False
+        self._store(PODS, owner, body["metadata"], body)
+        if not has_room:
+            self._pods.note(owner, body, is_dropped=False)
+        for place in others:
+            other = _unpacked(self._objects[PODS][place.namespace][place.name])
+            self._forget(PODS, *place)
+            self._pods.note(owner_key(PODS, other), other, is_dropped=True)
+        return True
+
+    def _forget(self, resource: Resource, namespace: str, name: str) -> None:
+        of_namespace = self._objects[resource][namespace]
+        known = _unpacked(of_namespace.pop(name))
+        if resource == PODS:
+            self._pods.release(Place(namespace, name))
+        if not of_namespace:
+            del self._objects[resource][namespace]
+        if owner := owner_key(resource, known):
+            self._children[owner].discard((resource, name))
+            if not self._children[owner]:
+                del self._children[owner]
+                self._lacking.discard(owner)
+
+    def _is_more(self, resource: Resource, known: Object | _Packed, body: Object) -> bool:
+        """Whether more of the same version would be kept now than is, since its owner is there."""
+        if known.is_complete if isinstance(known, _Packed) else is_complete(known):
+            return False
+        owner = owner_key(resource, body)
+        return owner is not None and self.has(owner)
+
+    def _note_end(self, key: Key, body: Object) -> None:
+        if not is_terminal(body):
+            self._finished.discard(key)
+        elif key not in self._finished:
+            self._finished.add(key)
+            self._keep_again(key)
+
+    def _keep_again(self, key: Key) -> None:
+        """Keep of an owner's children what is worth it now."""
+        for resource, name in list(self._children.get(key, ())):
+            child = _unpacked(self._objects[resource][key.namespace][name])
+            self._forget(resource, key.namespace, name)
+            self._keep(resource, child)
+
+
+def _worth_keeping(resource: Resource, body: Object, *, owner_is_finished: bool) -> Object | _Packed | None:
+    if resource == FINETUNEJOBS and is_terminal(body):
+        return _packed(body)
+    if resource == CLAIMS:  # they outlive their owners, and services use them then
+        packed = _packed(body)
+        return packed if len(packed.data) <= LARGEST_CLAIM else _packed(reduce(body))
+    if not owner_is_finished:
+        return body
+    if resource == JOBS:
+        parts = ("apiVersion", "kind", "metadata", PARTIAL)
+        return _packed({part: body[part] for part in parts if part in body})
+    has_ended = (body.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+    return None if resource != PODS or has_ended else body
+
+
+def _without_spec(pod: Object) -> Object:
+    return reduce(pod, with_status=True) | {"spec": {"containers": []}}
+
+
+def _packed(body: Object) -> _Packed:
+    return _Packed(*_identity(body), is_complete(body), zlib.compress(_encode(body).encode(), 1))
+
+
+def _unpacked(known: Object | _Packed) -> Object:
+    if not isinstance(known, _Packed):
+        return known
+    found: Object = bounded_json.loads(zlib.decompress(known.data))
+    return found
+
+
+def _identity(known: Object | _Packed) -> tuple[int, str]:
+    """Version and uid."""
+    if isinstance(known, _Packed):
+        return known.version, known.uid
+    return int(known["metadata"]["resourceVersion"]), known["metadata"]["uid"]

@@ -1,0 +1,120 @@
+"""Leader election by a Lease, as client-go has it: of several replicas only the holder of the Lease writes.
+
+The client library's own election judges by wall clocks, sets no time limit on its requests, can't release a Lease, and
+has no moment after which the holder knows that it must not write. Here the clock is the local monotonic one, and
+`fence` says before each write for how long it may still last.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from hone_operator.kube.client import Api
+from hone_operator.kube.lease import FormerLease, Lease
+
+LEASE = "hone-operator"
+"""The name, where the command line says none."""
+RETRY_SECONDS = 2.0
+HANDOVER_SECONDS = 600.0
+"""How long a leader keeps a former Lease: as long as Kubernetes gives a roll-out."""
+POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+logger = logging.getLogger(__name__)
+
+
+def pod_namespace() -> str | None:
+    """The namespace that this process runs in, or None outside a cluster."""
+    return POD_NAMESPACE.read_text().strip() if POD_NAMESPACE.exists() else None
+
+
+class Elector:
+    """Tries to hold the Lease until `stop`. `on_lost` is called when it could not be kept.
+
+    Before it leads, and while it does, no pod of its Deployment may lead by one of the `former` names. All take
+    what they need in the order of the names, so that no two wait for each other.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        namespace: str,
+        name: str,
+        identity: str,
+        on_lost: Callable[[str], None],
+        former: Iterable[str] = (),
+    ) -> None:
+        self._api = api
+        self.identity = identity
+        self._on_lost = on_lost
+        self._own = Lease(api, namespace, name, identity)
+        self._former = [FormerLease(api, namespace, each, identity) for each in sorted({*former} - {name})]
+        self._leases = sorted((self._own, *self._former), key=lambda lease: lease.name)
+        self.elected = asyncio.Event()
+        self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(self._ended)
+
+    @property
+    def leads(self) -> bool:
+        return self.fence() > 0
+
+    def fence(self) -> float:
+        """Seconds for which it is certain that no other leads: 0 when no write may begin."""
+        return min(lease.fence() for lease in self._leases)
+
+    @property
+    def refusal(self) -> str | None:
+        """Why this replica can't be elected at all."""
+        return self._own.refusal
+
+    async def stop(self) -> None:
+        """Let another lead at once. Only when no write is under way any more."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await asyncio.gather(*(lease.release() for lease in self._leases))
+        await self._api.close()
+
+    async def _run(self) -> None:
+        """Follow until the Lease is free, then lead until it is lost."""
+        logger.info("%s waits for %s", self.identity, self._own)
+        await self.step()
+        while not self.leads:
+            await asyncio.sleep(self._until_next_try())
+            await self.step()
+        logger.info("%s leads", self.identity)
+        self.elected.set()
+        handed_over = time.monotonic() + HANDOVER_SECONDS
+        while self.leads:
+            await asyncio.sleep(RETRY_SECONDS)
+            if self.leads and time.monotonic() >= handed_over:
+                await asyncio.gather(*(lease.let_go() for lease in self._former))
+            if self.leads:
+                await self.step()
+
+    async def step(self) -> None:
+        """Renew all; or take each Lease once those before it are no obstacle, and keep none while one is."""
+        if self.leads:
+            await asyncio.gather(*(lease.attempt() for lease in self._leases))
+            return
+        for number, lease in enumerate(self._leases):
+            if all(each.fence() > 0 for each in self._leases[:number]):
+                await lease.attempt()
+            else:
+                await lease.release()
+                await lease.look()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Also of a fault of its own: a replica without an election would do nothing, and never say so."""
+        if not task.cancelled():
+            why = repr(error) if (error := task.exception()) else "it could not be renewed in time, or another took it"
+            lost = min(self._leases, key=lambda lease: lease.fence())
+            self._on_lost(f"{self.identity} no longer holds {lost}: {why}")
+
+    def _until_next_try(self) -> float:
+        """With jitter, so that followers don't try together; no later than a Lease runs out."""
+        pause = RETRY_SECONDS * random.uniform(1.0, 1.2)
+        now = time.monotonic()
+        left = [at - now for lease in self._leases if not lease.fence() and (at := lease.expires()) is not None]
+        return max(0.05, min([pause, *(each for each in left if each > 0)]))

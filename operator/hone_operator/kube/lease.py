@@ -1,0 +1,238 @@
+"""One Lease of the API server, as one who would hold it sees it."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from enum import StrEnum
+
+import aiohttp
+
+from hone_operator.kube.client import Api, ApiError
+from hone_operator.objects.resources import LEASES, Object
+
+LEASE_SECONDS = 15.0
+"""How long the others wait after the holder was last heard of."""
+RENEW_SECONDS = 10.0
+"""How long after the last renewal the holder may write. The rest of the lease is for writes under way."""
+REQUEST_SECONDS = 5.0
+OLD_SECONDS = 60.0
+"""A Lease that nobody has held for so long by the wall clocks, which may differ, has no followers left."""
+
+logger = logging.getLogger(__name__)
+
+
+class Lease:
+    """What was last seen of it, and since when it is held."""
+
+    def __init__(self, api: Api, namespace: str, name: str, identity: str) -> None:
+        self._api = api
+        self._namespace = namespace
+        self.name = name
+        self.identity = identity
+        self._seen: Object = {}
+        self._seen_at = 0.0
+        self._renewed_at: float | None = None
+        self.refusal: str | None = None
+        """Why the API server lets nobody of this identity use it, as far as is known."""
+
+    def __str__(self) -> str:
+        return f"Lease {self._namespace}/{self.name}"
+
+    def fence(self) -> float:
+        """Seconds for which it is certainly held: 0 when no write may begin."""
+        if self._renewed_at is None:
+            return 0.0
+        age = time.monotonic() - self._renewed_at
+        return LEASE_SECONDS - age if age < RENEW_SECONDS else 0.0
+
+    @property
+    def is_held(self) -> bool:
+        return Lease.fence(self) > 0
+
+    def expires(self) -> float | None:
+        """When another's hold ends unless it is renewed; None while it was not seen."""
+        if not self._seen:
+            return None
+        return self._seen_at + float(self._seen["spec"].get("leaseDurationSeconds") or LEASE_SECONDS)
+
+    async def attempt(self) -> None:
+        """Take or renew it."""
+        begun = time.monotonic()
+        if await self._ask(self._take_or_renew):
+            self._renewed_at = begun
+
+    async def look(self) -> None:
+        """Read it, so that it is known since when it is as it is."""
+        await self._ask(self._look)
+
+    async def release(self) -> None:
+        """Let another have it at once."""
+        held, self._renewed_at = self.is_held, None
+        if not held:
+            return
+        spec = {**self._seen["spec"], "holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()}
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                self._saw(await self._api.replace(LEASES, {**self._seen, "spec": spec}))
+        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+            logger.warning("%s was not released: %r", self, error)
+
+    async def _ask(self, request: Callable[[], Awaitable[bool]]) -> bool:
+        """Whether the request succeeded in time, and what was wanted holds."""
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                succeeded = await request()
+        except ApiError as error:
+            before = self.refusal
+            if 400 <= error.status < 500 and error.status not in (409, 429):
+                self.refusal = f"the API server refuses {self}: {error}"
+            # 409: another was faster, which is no fault. A refusal is said once, not at each try.
+            if error.status != 409 and (self.refusal is None or self.refusal != before):
+                logger.warning("%s: %s", self, error)
+            return False
+        except (aiohttp.ClientError, TimeoutError) as error:
+            logger.warning("%s: %r", self, error)
+            return False
+        self.refusal = None
+        return succeeded
+
+    async def _take_or_renew(self) -> bool:
+        if self._renewed_at is None or not self._seen:
+            found = await self._api.get(LEASES, self._namespace, self.name)
+            if found is None:
+                self._saw(await self._api.create(LEASES, self._body(_now(), 0)))
+                return True
+            self._saw(found)
+            if not self._is_free():
+                return False
+        before = self._seen["spec"]
+        if before.get("holderIdentity") == self.identity:
+            body = self._body(before["acquireTime"], before.get("leaseTransitions") or 0)
+        else:
+            body = self._body(_now(), (before.get("leaseTransitions") or 0) + 1)
+        body["metadata"]["resourceVersion"] = self._seen["metadata"]["resourceVersion"]
+        try:
+            self._saw(await self._api.replace(LEASES, body))
+        except ApiError as error:
+            if error.status in (404, 409):
+                await self._look()
+            raise
+        return True
+
+    async def _look(self) -> bool:
+        """Read the Lease that is not as it was. Whoever is still named in it may try again; others no longer lead."""
+        found = await self._api.get(LEASES, self._namespace, self.name)
+        self._saw(found or {})
+        if self._holder() != self.identity:
+            self._renewed_at = None
+        return True
+
+    def _saw(self, lease: Object) -> None:
+        if lease.get("spec") != self._seen.get("spec"):
+            self._seen_at = time.monotonic()
+        self._seen = lease
+
+    def _holder(self) -> str:
+        return str((self._seen.get("spec") or {}).get("holderIdentity") or "")
+
+    def _is_free(self) -> bool:
+        return self._holder() in ("", self.identity) or (self.expires() or 0.0) <= time.monotonic()
+
+    def _body(self, acquired: str, transitions: int) -> Object:
+        return {
+            "apiVersion": LEASES.api_version,
+            "kind": LEASES.kind,
+            "metadata": {"name": self.name, "namespace": self._namespace},
+            "spec": {
+                "holderIdentity": self.identity,
+                "leaseDurationSeconds": int(LEASE_SECONDS),
+                "acquireTime": acquired,
+                "renewTime": _now(),
+                "leaseTransitions": transitions,
+            },
+        }
+
+
+class Use(StrEnum):
+    """What a FormerLease means to this Deployment."""
+
+    UNKNOWN = "unknown"
+    OURS = "ours"
+    """A pod of this Deployment holds it, or may soon: no write before it is held, too."""
+    NONE = "none"
+    """Nobody holds it, or another Deployment."""
+
+
+def judge(spec: Object | None, identity: str, before: Use, unchanged: float, age: float) -> Use:
+    """What a FormerLease means. This spec has been seen for `unchanged` seconds, and was made `age` seconds ago.
+
+    A leader that ends leaves a Lease without a holder to its followers, who look at it every few seconds.
+    """
+    if spec is None:
+        return Use.NONE
+    if holder := str(spec.get("holderIdentity") or ""):
+        return Use.OURS if deployment_of(holder) == deployment_of(identity) else Use.NONE
+    return Use.NONE if unchanged >= LEASE_SECONDS or age >= OLD_SECONDS else before
+
+
+def deployment_of(identity: str) -> str:
+    """The Deployment of an identity POD_UUID. Kubernetes cuts the long names of pods at their sixth last character."""
+    pod = identity.rpartition("_")[0]
+    return pod[:-5].rstrip("-").rpartition("-")[0] or pod
+
+
+class FormerLease(Lease):
+    """A Lease of another name, by which other versions or values of this Deployment elect their leader.
+
+    It is taken while a pod of this Deployment holds it, and else left alone: it may be that of another Deployment.
+    """
+
+    use = Use.UNKNOWN
+
+    def fence(self) -> float:
+        match self.use:
+            case Use.NONE:
+                return LEASE_SECONDS
+            case Use.OURS:
+                return super().fence()
+        return 0.0
+
+    async def attempt(self) -> None:
+        if not (self.use is Use.OURS and self.is_held):
+            await self.look()
+        if self.use is Use.OURS:
+            await super().attempt()
+            self._judge()
+
+    async def look(self) -> None:
+        if await self._ask(self._look):
+            self._judge()
+        elif self.refusal and self.use is Use.UNKNOWN:
+            logger.warning("%s; a leader by this Lease would not be noticed", self.refusal)
+            self.use = Use.NONE
+
+    async def let_go(self) -> None:
+        """Leave it to others, once no pod remains that elects by it."""
+        if self.is_held:
+            await self.release()
+            self.use = Use.NONE
+
+    def _judge(self) -> None:
+        spec = self._seen.get("spec")
+        age = _seconds_since(str(spec.get("renewTime"))) if spec else 0.0
+        self.use = judge(spec, self.identity, self.use, time.monotonic() - self._seen_at, age)
+
+
+def _now() -> str:
+    """A MicroTime."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _seconds_since(moment: str) -> float:
+    """By the wall clock; 0 where it can't be read."""
+    try:
+        return (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+    except (ValueError, TypeError):
+        return 0.0

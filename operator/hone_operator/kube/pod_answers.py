@@ -1,0 +1,43 @@
+"""Read what a pod answered: only the fields that its model has are kept, with limits on each.
+
+pod_poller.py brings the bytes. An answer of another shape is no answer: the plans report a pod that gives none.
+"""
+
+from typing import Annotated, Any
+
+from hone_api.artifacts.trainer_reports import ProgressReport
+from hone_api.common import ForeignModel
+from hone_api.inferenceservices.adapter_sync import KeeperReport
+from pydantic import Field, ValidationError
+
+from hone_operator.objects.resources import FINETUNEJOBS, Key
+
+LONGEST_NAME = 1024
+MOST_MODELS = 1000
+
+_Name = Annotated[str, Field(max_length=LONGEST_NAME)]
+
+
+class _ListedModel(ForeignModel):
+    """One entry of an engine's /v1/models."""
+
+    id: _Name
+    root: _Name | None = None
+    digest: _Name | None = None
+
+
+class _ModelList(ForeignModel):
+    """The body of an engine's /v1/models."""
+
+    data: Annotated[list[_ListedModel], Field(max_length=MOST_MODELS)]
+
+
+def read_answer(key: Key, data: bytes) -> Any:
+    """Return the JSON that the object's plan reads; None where the bytes are no answer of the pod's kind."""
+    models = (ProgressReport,) if key.resource == FINETUNEJOBS else (KeeperReport, _ModelList)
+    for model in models:
+        try:
+            return model.model_validate_json(data).model_dump(mode="json", by_alias=True, exclude_none=True)
+        except (ValidationError, ValueError):
+            continue
+    return None

@@ -1,0 +1,35 @@
+"""Which Hone object a child belongs to: the controller decides, labels only where there is none. Pure."""
+
+from hone_api.layout import FINETUNEJOB_LABEL, INFERENCESERVICE_LABEL
+
+from hone_operator.objects.resources import (
+    CHILDREN,
+    FINETUNEJOBS,
+    INFERENCESERVICES,
+    OWNERS,
+    PODS,
+    Key,
+    Object,
+    Resource,
+    controller_of,
+)
+
+_OWNER_LABELS = ((FINETUNEJOB_LABEL, FINETUNEJOBS, "Job"), (INFERENCESERVICE_LABEL, INFERENCESERVICES, "ReplicaSet"))
+
+
+def owner_key(resource: Resource, child: Object) -> Key | None:
+    """Return the Hone object that a child belongs to. Labels on other kinds mean nothing: they are a user's own."""
+    if resource not in CHILDREN:
+        return None
+    metadata = child["metadata"]
+    namespace, labels = metadata.get("namespace", ""), metadata.get("labels") or {}
+    controller = controller_of(child) or {}
+    for owner in OWNERS:
+        if (controller.get("apiVersion"), controller.get("kind")) == (owner.api_version, owner.kind):
+            return Key(owner, namespace, controller["name"])
+    for label, owner, maker in _OWNER_LABELS:
+        if resource == PODS and controller and controller.get("kind") != maker:
+            continue
+        if name := labels.get(label):
+            return Key(owner, namespace, name)
+    return None

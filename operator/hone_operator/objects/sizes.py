@@ -1,0 +1,83 @@
+"""Keep objects that are too large out of the operator's memory.
+
+An object in etcd has at most 1.5 MiB. As Python's dicts and lists it can take twenty times as much, and one process
+works for all users of a cluster. Of an object that needs more than LARGEST_BYTES, cache.py keeps its metadata and its
+size alone, and snapshots.py refuses it with that size.
+"""
+
+import json
+import marshal
+import math
+import sys
+from itertools import islice
+from typing import Any
+
+from hone_operator.objects.resources import Object, controller_of
+from hone_operator.objects.texts import cut_all
+
+LARGEST_BYTES = 1 << 20
+"""Of memory. An InferenceService with 200 adapters takes a third of it."""
+OVERSIZED = "oversized"
+"""The field of a kept object, in place of its spec and status, with the bytes of its JSON."""
+_CONTAINER, _VALUE = 120, 60
+MOST_PER_BYTE = 68
+"""Of memory for each byte of marshal's format, which is quick to make: a list of nulls has the most."""
+_METADATA = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
+_LABELS, _MOST_LABELS = ("hone.dev/", "app.kubernetes.io/"), 16
+_EMPTY_TEXT = sys.getsizeof("")
+
+
+def bound(body: Object) -> Object:
+    """Return the object, or what is kept of one that is too large."""
+    if len(marshal.dumps(body, 2)) * MOST_PER_BYTE <= LARGEST_BYTES or not is_larger(body, LARGEST_BYTES):
+        return body
+    metadata = body["metadata"]
+    kept = {name: metadata[name] for name in _METADATA if name in metadata}
+    labels = metadata.get("labels") or {}
+    own = ((name, value) for name, value in labels.items() if name.startswith(_LABELS))
+    kept["labels"] = dict(islice(own, _MOST_LABELS))
+    if controller := controller_of(body):
+        kept["ownerReferences"] = [controller]
+    cut_all(kept)
+    found: Object = {"apiVersion": body["apiVersion"], "kind": body["kind"], "metadata": kept, "spec": {}}
+    status = body.get("status")
+    if status is not None:
+        found["status"] = {} if is_larger(status, LARGEST_BYTES // 2) else status
+    found[OVERSIZED] = len(json.dumps(body, separators=(",", ":")))
+    return found
+
+
+def describe_oversize(body: Object) -> str | None:
+    """Return what is wrong with an object that was too large to keep; None: it was not."""
+    if OVERSIZED not in body:
+        return None
+    limit = f"{LARGEST_BYTES >> 20} MiB of the operator's memory"
+    return f"the object has {body[OVERSIZED]} bytes, and takes more than {limit}"
+
+
+def is_larger(value: Any, limit: int) -> bool:
+    """Whether a parsed value takes more than so many bytes, by a rough count that ends early."""
+    return measure(value, limit) > limit
+
+
+def measure(value: Any, enough: float = math.inf) -> int:
+    """Return roughly how many bytes of memory a parsed value takes. The count ends at `enough`."""
+    found, waiting = 0, [value]
+    while waiting and found <= enough:
+        match waiting.pop():
+            case dict() as fields:
+                found += _CONTAINER + sum(_VALUE + _text(name) for name in fields)
+                waiting += fields.values()
+            case list() as items:
+                found += _CONTAINER + 8 * len(items)
+                waiting += items
+            case str() as text:
+                found += _VALUE + _text(text)
+            case _:
+                found += _VALUE
+    return found
+
+
+def _text(text: str) -> int:
+    """Return the bytes of a text's characters: one of them outside of ASCII makes every one take up to four."""
+    return sys.getsizeof(text) - _EMPTY_TEXT

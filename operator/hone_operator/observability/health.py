@@ -1,0 +1,54 @@
+"""/healthz, /readyz and /metrics, on a small server of their own."""
+
+from collections.abc import Callable
+
+from hone_api.io.listening import open_listener, split_address
+from hone_api.io.status_server import Answer, LoopServer
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from hone_operator.observability.metrics import Metrics
+
+STUCK_SECONDS = 300.0
+"""Several requests of one pass may each take as long as a request may."""
+
+
+def why_stuck(longest_pass: float, longest_wait: float, since_last_finished: float) -> str | None:
+    """Why the passes don't go on, from how long things last in seconds; None when they do, or nothing is to be done."""
+    if longest_pass > STUCK_SECONDS:
+        return f"a pass over one object has lasted {longest_pass:.0f} s"
+    if longest_wait > STUCK_SECONDS and since_last_finished > STUCK_SECONDS:
+        return (
+            f"an object has waited {longest_wait:.0f} s for a pass, and none has ended for {since_last_finished:.0f} s"
+        )
+    return None
+
+
+async def serve(
+    address: str,
+    metrics: Metrics,
+    sick: Callable[[], str | None],
+    unready: Callable[[], str | None],
+    remark: Callable[[], str | None],
+) -> LoopServer:
+    """Listen on HOST:PORT until the server is closed. `sick` and `unready` say why, or None.
+
+    `remark` is added to the answer of a ready operator: what it can't do. The server runs in the operator's own event
+    loop, so that an operator that is held up does not answer that it is well.
+    """
+
+    def probe(why: str | None, also: str | None = None) -> Answer:
+        return Answer(503 if why else 200, body=f"{why or 'ok'}{f'; {also}' if also else ''}\n".encode())
+
+    def answer(path: str) -> Answer:
+        match path:
+            case "/healthz":
+                return probe(sick())
+            case "/readyz":
+                return probe(unready(), remark())
+            case "/metrics":
+                return Answer(200, CONTENT_TYPE_LATEST, metrics.exposition())
+        return Answer(404, body=b"there are /healthz, /readyz and /metrics\n")
+
+    server = LoopServer(answer)
+    await server.start(open_listener(*split_address(address)))
+    return server

@@ -1,0 +1,216 @@
+"""What Prometheus may ask, by the names that controller-runtime, its work queue and client-go have made usual."""
+
+import time
+from collections import Counter as Count
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from hone_operator.objects.resources import TERMINAL, Object
+
+QUEUE = "hone"
+ELECTION = "hone-operator"
+"""The Lease's name, where no other is given."""
+FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+"""Buckets in seconds of what the operator does."""
+SLOW = (1, 5, 15, 30, 60, 300, 900, 1800, 3600, 7200, 14400, 43200, 86400, 259200, 604800)
+"""Buckets in seconds of what jobs do."""
+
+
+class Metrics:
+    """All metrics of one process, in a registry of their own."""
+
+    def __init__(self, lease: str = ELECTION) -> None:
+        self.registry = registry = CollectorRegistry()
+        controller, queue = ["controller"], ["name"]
+        self.reconciles = Counter(
+            "controller_runtime_reconcile", "Passes over an object", ["controller", "result"], registry=registry
+        )
+        self.reconcile_errors = Counter(
+            "controller_runtime_reconcile_errors", "Passes that failed", controller, registry=registry
+        )
+        self.reconcile_time = Histogram(
+            "controller_runtime_reconcile_time_seconds", "Length of a pass", controller, buckets=FAST, registry=registry
+        )
+        self.queue_adds = Counter("workqueue_adds", "Keys that were queued", queue, registry=registry).labels(QUEUE)
+        self.queue_retries = Counter(
+            "workqueue_retries", "Keys queued again after a failure", queue, registry=registry
+        ).labels(QUEUE)
+        self.queue_wait = Histogram(
+            "workqueue_queue_duration_seconds",
+            "How long a key waits for a worker",
+            queue,
+            buckets=FAST,
+            registry=registry,
+        ).labels(QUEUE)
+        self.queue_work = Histogram(
+            "workqueue_work_duration_seconds", "How long a worker has a key", queue, buckets=FAST, registry=registry
+        ).labels(QUEUE)
+        self._queue_depth = Gauge("workqueue_depth", "Keys that wait for a worker", queue, registry=registry).labels(
+            QUEUE
+        )
+        self._queue_longest = Gauge(
+            "workqueue_longest_running_processor_seconds",
+            "How long the oldest pass under way has lasted",
+            queue,
+            registry=registry,
+        ).labels(QUEUE)
+        self._queue_unfinished = Gauge(
+            "workqueue_unfinished_work_seconds",
+            "The lengths of all passes under way, added up",
+            queue,
+            registry=registry,
+        ).labels(QUEUE)
+        self.requests = Counter(
+            "rest_client_requests", "Requests to the API server", ["code", "method", "resource"], registry=registry
+        )
+        self._leads = Gauge(
+            "leader_election_master_status", "1 while this replica leads", ["name"], registry=registry
+        ).labels(lease)
+        self._lease_refused = Gauge(
+            "hone_lease_refused", "1 while the API server lets this replica use no Lease", ["name"], registry=registry
+        ).labels(lease)
+
+    def watch_queue(self, depth: Callable[[], int], begun: Callable[[], Iterable[float]]) -> None:
+        """Tell of a work queue: how many keys wait, and since when (monotonic) those with workers are there."""
+        self._queue_depth.set_function(depth)
+        self._queue_longest.set_function(lambda: max(_ages(begun()), default=0.0))
+        self._queue_unfinished.set_function(lambda: sum(_ages(begun())))
+
+    def watch_lease(self, is_refused: Callable[[], bool]) -> None:
+        """Tell whether the API server refuses the Lease."""
+        self._lease_refused.set_function(is_refused)
+
+    def watch_coverage(self, unreadable: Callable[[], Iterable[tuple[str, str, str]]]) -> None:
+        """Report the lists that the API server refuses."""
+        self.registry.register(_Unreadable(unreadable))
+
+    def watch_objects(
+        self, leads: Callable[[], bool], jobs: Callable[[], "Iterable[Job]"], services: Callable[[], Iterable[Object]]
+    ) -> None:
+        """Count objects when asked. Followers don't: sums over the replicas are right then."""
+        self._leads.set_function(leads)
+        self.registry.register(_Objects(leads, jobs, services))
+
+    def exposition(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+class Job(NamedTuple):
+    """What is counted of a FineTuneJob. `since`: when its stage began by the monotonic clock, where that is known."""
+
+    gpu_seconds: float
+    stage: str
+    reason: str
+    since: float | None
+
+
+class JobMeter:
+    """What FineTuneJobs consumed and how long they were in each stage, from what is seen of them.
+
+    A counter that summed what objects say would fall when one is deleted, and rise by the whole past at each restart.
+    So only what is added while this process looks counts: the first sight of a job is where it begins.
+    """
+
+    def __init__(self, metrics: Metrics, leads: Callable[[], bool]) -> None:
+        self._leads = leads
+        self._known: dict[str, Job] = {}
+        self._gpu_seconds = Counter(
+            "hone_finetunejob_gpu_seconds", "GPU time of trainers", ["namespace"], registry=metrics.registry
+        )
+        self._stage_seconds = Histogram(
+            "hone_finetunejob_stage_seconds",
+            "How long jobs were in a stage that they left",
+            ["stage"],
+            buckets=SLOW,
+            registry=metrics.registry,
+        )
+
+    def saw(self, job: Object) -> None:
+        """A newer version of the job than the last."""
+        status = job.get("status") or {}
+        uid, now = job["metadata"]["uid"], time.monotonic()
+        spent, (stage, reason) = _number(status.get("gpuSeconds")), _stage_and_reason(status)
+        if (before := self._known.get(uid)) is None:
+            # Of a job that had a stage already, nobody knows since when.
+            self._known[uid] = Job(spent, stage, reason, None if "stage" in status else now)
+            return
+        since = before.since if stage == before.stage else now
+        self._known[uid] = Job(max(spent, before.gpu_seconds), stage, reason, since)
+        if not self._leads():
+            return
+        if spent > before.gpu_seconds:
+            self._gpu_seconds.labels(job["metadata"]["namespace"]).inc(spent - before.gpu_seconds)
+        if stage != before.stage and before.since is not None and before.stage not in TERMINAL:
+            self._stage_seconds.labels(before.stage).observe(now - before.since)
+
+    def jobs(self) -> Iterable[Job]:
+        """All there are."""
+        return self._known.values()
+
+    def gone(self, job: Object) -> None:
+        self._known.pop(job["metadata"]["uid"], None)
+
+
+class _Objects(Collector):
+    """Numbers of objects, counted when they are asked for, so that no pass pays for it."""
+
+    def __init__(
+        self, leads: Callable[[], bool], jobs: Callable[[], Iterable[Job]], services: Callable[[], Iterable[Object]]
+    ) -> None:
+        self._leads = leads
+        self._jobs = jobs
+        self._services = services
+
+    def collect(self) -> Iterator[Metric]:
+        jobs = GaugeMetricFamily("hone_finetunejobs", "FineTuneJobs", labels=["stage", "reason"])
+        services = GaugeMetricFamily("hone_inferenceservices", "InferenceServices", labels=["available"])
+        if self._leads():
+            for labels, number in Count((job.stage, job.reason) for job in self._jobs()).items():
+                jobs.add_metric(labels, number)
+            available = Count(str(_is_available(found)).lower() for found in self._services())
+            for value in ("true", "false"):
+                services.add_metric([value], available[value])
+        yield jobs
+        yield services
+
+
+class _Unreadable(Collector):
+    """The lists that the API server refuses, by kind and namespace."""
+
+    def __init__(self, unreadable: Callable[[], Iterable[tuple[str, str, str]]]) -> None:
+        self._unreadable = unreadable
+
+    def collect(self) -> Iterator[Metric]:
+        found = GaugeMetricFamily(
+            "hone_unreadable", "1 for a list that the API server refuses", labels=["resource", "namespace"]
+        )
+        for plural, namespace, _ in self._unreadable():
+            found.add_metric([plural, namespace], 1)
+        yield found
+
+
+def _stage_and_reason(status: Object) -> tuple[str, str]:
+    conditions = {each.get("type"): each for each in status.get("conditions") or []}
+    for type_ in ("Suspended", "Running", "Accepted"):
+        found = conditions.get(type_)
+        if found and (type_ != "Suspended" or found.get("status") == "True"):
+            return str(status.get("stage") or "Pending"), str(found.get("reason"))
+    return str(status.get("stage") or "Pending"), ""
+
+
+def _is_available(service: Object) -> bool:
+    conditions = (service.get("status") or {}).get("conditions") or []
+    return any(each.get("type") == "Available" and each.get("status") == "True" for each in conditions)
+
+
+def _ages(begun: Iterable[float]) -> list[float]:
+    now = time.monotonic()
+    return [now - each for each in begun]
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0

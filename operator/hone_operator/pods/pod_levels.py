@@ -1,0 +1,147 @@
+"""Which settings of spec.pod are below the Pod Security level that the installation allows.
+
+Hone's own pods keep the level `restricted`. Who runs the platform decides what users may ask for beyond it, by the
+chart's value runtime.podSecurityLevel, in addition to the levels of the namespaces, which Kubernetes enforces. The
+rules are those of https://kubernetes.io/docs/concepts/security/pod-security-standards/ for the fields that spec.pod
+has; the tests compare them with the API server's own.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hone_api.pods.pod_options import PodOptions
+from hone_api.reasons import INVALID_SPEC, HoneError
+
+from hone_operator.objects.resources import Object
+
+RESTRICTED, BASELINE, PRIVILEGED = LEVELS = ("restricted", "baseline", "privileged")
+"""From the strictest to the level that allows everything."""
+VALUE = "runtime.podSecurityLevel"
+
+_RESTRICTED_VOLUMES = frozenset(
+    {
+        "configMap",
+        "csi",
+        "downwardAPI",
+        "emptyDir",
+        "ephemeral",
+        "image",
+        "persistentVolumeClaim",
+        "projected",
+        "secret",
+    }
+)
+_BASELINE_CAPABILITIES = frozenset(
+    {
+        *("AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "SETFCAP"),
+        *("SETGID", "SETPCAP", "SETUID", "SYS_CHROOT"),
+    }
+)
+_BASELINE_SYSCTLS = frozenset(
+    {
+        *("kernel.shm_rmid_forced", "net.ipv4.ip_local_port_range", "net.ipv4.ip_local_reserved_ports"),
+        *("net.ipv4.ip_unprivileged_port_start", "net.ipv4.ping_group_range", "net.ipv4.tcp_fin_timeout"),
+        *("net.ipv4.tcp_keepalive_intvl", "net.ipv4.tcp_keepalive_probes", "net.ipv4.tcp_keepalive_time"),
+        *("net.ipv4.tcp_rmem", "net.ipv4.tcp_syncookies", "net.ipv4.tcp_wmem"),
+    }
+)
+_BASELINE_SELINUX_TYPES = frozenset({"", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"})
+_APPARMOR_ANNOTATION = "container.apparmor.security.beta.kubernetes.io/"
+_OWN_HOSTS = frozenset({"", "127.0.0.1", "::1"})
+_PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """A setting that needs a level above `restricted`."""
+
+    field: str
+    value: str
+    level: str
+
+    def __str__(self) -> str:
+        return f"{self.field} is {self.value}, which needs level {self.level}"
+
+
+def find_relaxations(options: PodOptions) -> list[Relaxation]:
+    """Return the settings of spec.pod that the level `restricted` does not allow."""
+    found: list[Relaxation] = []
+    if options.host_network:
+        found.append(Relaxation("spec.pod.hostNetwork", "true", PRIVILEGED))
+    found += _of_context("spec.pod.securityContext", options.security_context or {})
+    found += _of_context("spec.pod.containerSecurityContext", options.container_security_context or {})
+    for index, volume in enumerate(options.volumes):
+        found += _of_volume(f"spec.pod.volumes[{index}]", volume)
+    for index, container in enumerate(options.init_containers):
+        path = f"spec.pod.initContainers[{index}]"
+        found += _of_context(f"{path}.securityContext", container.get("securityContext") or {})
+        found += _of_container(path, container)
+    for name, value in options.annotations.items():
+        is_profile = value in ("", "runtime/default") or value.startswith("localhost/")
+        if name.startswith(_APPARMOR_ANNOTATION) and not is_profile:
+            found.append(Relaxation(f"spec.pod.annotations[{name}]", value, PRIVILEGED))
+    return found
+
+
+def explain_relaxations(options: PodOptions, allowed: str) -> HoneError | None:
+    """Return why the installation does not make such pods, with each setting that it does not allow; else None."""
+    found = [one for one in find_relaxations(options) if LEVELS.index(one.level) > LEVELS.index(allowed)]
+    if not found:
+        return None
+    needed = max((one.level for one in found), key=LEVELS.index)
+    message = f"{'; '.join(map(str, found))}; pods of Hone may have level {allowed} (the chart's value {VALUE})"
+    fields = ", ".join(one.field for one in found)
+    remedy = f"Remove {fields}, or let whoever runs Hone set {VALUE}: {needed}."
+    return HoneError(INVALID_SPEC, message, remedy=remedy)
+
+
+def _of_context(path: str, context: Object) -> Iterator[Relaxation]:
+    """Settings of a securityContext, of a pod or of a container."""
+    if context.get("privileged"):
+        yield Relaxation(f"{path}.privileged", "true", PRIVILEGED)
+    if context.get("allowPrivilegeEscalation"):
+        yield Relaxation(f"{path}.allowPrivilegeEscalation", "true", BASELINE)
+    if context.get("runAsNonRoot") is False:
+        yield Relaxation(f"{path}.runAsNonRoot", "false", BASELINE)
+    if context.get("runAsUser") == 0:
+        yield Relaxation(f"{path}.runAsUser", "0", BASELINE)
+    yield from _of_capabilities(f"{path}.capabilities", context.get("capabilities"))
+    for profile in ("seccompProfile", "appArmorProfile"):
+        if (context.get(profile) or {}).get("type") == "Unconfined":
+            yield Relaxation(f"{path}.{profile}.type", "Unconfined", PRIVILEGED)
+    selinux = context.get("seLinuxOptions") or {}
+    for name, allowed in (("type", _BASELINE_SELINUX_TYPES), ("user", {""}), ("role", {""})):
+        if (value := selinux.get(name) or "") not in allowed:
+            yield Relaxation(f"{path}.seLinuxOptions.{name}", value, PRIVILEGED)
+    for index, sysctl in enumerate(context.get("sysctls") or []):
+        if sysctl["name"] not in _BASELINE_SYSCTLS:
+            yield Relaxation(f"{path}.sysctls[{index}].name", sysctl["name"], PRIVILEGED)
+
+
+def _of_capabilities(path: str, capabilities: Object | None) -> Iterator[Relaxation]:
+    if capabilities is None:
+        return
+    for name in dict.fromkeys(capabilities.get("add") or []):
+        if name != "NET_BIND_SERVICE":
+            yield Relaxation(f"{path}.add", name, BASELINE if name in _BASELINE_CAPABILITIES else PRIVILEGED)
+    if "drop" in capabilities and "ALL" not in (capabilities["drop"] or []):
+        yield Relaxation(f"{path}.drop", f"[{', '.join(capabilities['drop'] or [])}] without ALL", BASELINE)
+
+
+def _of_volume(path: str, volume: Object) -> Iterator[Relaxation]:
+    for source in sorted(volume.keys() - {"name"} - _RESTRICTED_VOLUMES):
+        yield Relaxation(f"{path}.{source}", "set", PRIVILEGED if source == "hostPath" else BASELINE)
+
+
+def _of_container(path: str, container: Object) -> Iterator[Relaxation]:
+    """Settings of a user's init container or sidecar beside its securityContext."""
+    for index, port in enumerate(container.get("ports") or []):
+        if number := port.get("hostPort"):
+            yield Relaxation(f"{path}.ports[{index}].hostPort", str(number), PRIVILEGED)
+    handlers = {name: container.get(name) or {} for name in _PROBES}
+    handlers |= {f"lifecycle.{name}": one or {} for name, one in (container.get("lifecycle") or {}).items()}
+    for name, handler in handlers.items():
+        for kind in ("httpGet", "tcpSocket"):
+            host = (handler.get(kind) or {}).get("host") or ""
+            if host not in _OWN_HOSTS:
+                yield Relaxation(f"{path}.{name}.{kind}.host", host, PRIVILEGED)

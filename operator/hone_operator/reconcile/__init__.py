@@ -1,0 +1,1 @@
+"""What both kinds share in a reconcile: the plan, its execution, conditions, ownership and failures."""

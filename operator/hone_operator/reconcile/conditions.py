@@ -1,0 +1,80 @@
+"""Conditions as the Kubernetes API conventions have them, and the events that their transitions make."""
+
+from datetime import datetime
+
+from hone_api.reasons import CATALOGUE
+
+from hone_operator.objects.resources import Object
+from hone_operator.objects.texts import LONGEST_CONDITION, LONGEST_EVENT, cut
+from hone_operator.objects.timestamps import timestamp
+from hone_operator.reconcile.plan import Event
+
+
+class Conditions:
+    """The conditions of one object: those it has, and what a pass makes of them."""
+
+    def __init__(self, owner: Object, now: datetime) -> None:
+        self._generation = owner["metadata"].get("generation")
+        self._now = timestamp(now)
+        self._before = {c["type"]: c for c in (owner.get("status") or {}).get("conditions") or []}
+        self._after = dict(self._before)
+        self._fresh: set[str] = set()
+
+    def set(self, type_: str, status: bool, reason: str, message: str) -> None:
+        """`lastTransitionTime` changes only when the status does."""
+        word = "True" if status else "False"
+        before = self._before.get(type_)
+        since = before["lastTransitionTime"] if before and before["status"] == word else self._now
+        self._fresh.add(type_)
+        self._after[type_] = {
+            "type": type_,
+            "status": word,
+            "reason": reason,
+            "message": cut(message, LONGEST_CONDITION),
+            "lastTransitionTime": since,
+            **({"observedGeneration": self._generation} if self._generation is not None else {}),
+        }
+
+    def keep(self, type_: str) -> None:
+        """Judge the condition as an earlier pass did, where this one has nothing newer."""
+        before = self._before[type_]
+        self.set(type_, before["status"] == "True", before["reason"], before["message"])
+
+    def remove(self, type_: str) -> None:
+        """Leave the condition out from now on."""
+        self._after.pop(type_, None)
+
+    def is_fresh(self, type_: str) -> bool:
+        """Return whether this pass has set the condition, rather than an earlier one."""
+        return type_ in self._fresh
+
+    def holds(self, type_: str) -> bool:
+        """Whether the condition is true now."""
+        return type_ in self._after and self._after[type_]["status"] == "True"
+
+    def is_set(self, type_: str) -> bool:
+        """Whether the condition is there, whatever its status."""
+        return type_ in self._after
+
+    def words_of(self, type_: str) -> tuple[str, str]:
+        """Reason and message of a condition that is set."""
+        return self._after[type_]["reason"], self._after[type_]["message"]
+
+    def to_list(self, *types: str) -> list[Object]:
+        """Those of these types that are known, in this order."""
+        return [self._after[type_] for type_ in types if type_ in self._after]
+
+    def events(self, *types: str, quiet: frozenset[str] = frozenset()) -> list[Event]:
+        """One event for each of these conditions whose status or reason became another; none for `quiet` reasons."""
+        found = []
+        for type_ in types:
+            before, after = self._before.get(type_), self._after.get(type_)
+            if after is None or after["reason"] in quiet:
+                continue
+            if before and (before["status"], before["reason"]) == (after["status"], after["reason"]):
+                continue
+            kind = "Warning" if after["reason"] in CATALOGUE else "Normal"
+            event = Event(kind, after["reason"], cut(after["message"], LONGEST_EVENT))
+            if event not in found:
+                found.append(event)
+        return found

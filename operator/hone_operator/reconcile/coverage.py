@@ -1,0 +1,107 @@
+"""What of the cluster has been listed, and what the operator is not allowed to list.
+
+Nothing is decided on half of what exists. But one namespace that is gone, or one kind that is forbidden, keeps only
+those objects waiting that need it.
+"""
+
+import logging
+from dataclasses import dataclass
+
+from hone_api.reasons import CHILD_REFUSED, HoneError
+
+from hone_operator.objects.resources import (
+    CLAIMS,
+    CONFIGMAPS,
+    DEPLOYMENTS,
+    FINETUNEJOBS,
+    INFERENCESERVICES,
+    JOBS,
+    OWNERS,
+    PODS,
+    SERVICES,
+    WATCHED,
+    Key,
+    Resource,
+)
+from hone_operator.reconcile.sync_failures import Trouble
+
+NEEDED = {
+    FINETUNEJOBS: (FINETUNEJOBS, JOBS, PODS, CONFIGMAPS, CLAIMS),
+    INFERENCESERVICES: (INFERENCESERVICES, FINETUNEJOBS, DEPLOYMENTS, PODS, CONFIGMAPS, SERVICES),
+}
+"""Without these, what exists would be made a second time, or be taken for gone."""
+
+_Part = tuple[Resource, str]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Lacking(Trouble):
+    """A list that an object needs. `is_known`: the API server refuses it, and the object itself can be seen."""
+
+    is_known: bool = False
+
+
+class Coverage:
+    """Which kinds of which namespaces ("" for all) have been listed."""
+
+    def __init__(self, namespaces: list[str]) -> None:
+        self._all = [(resource, namespace) for resource in WATCHED for namespace in namespaces or [""]]
+        self._unlisted: dict[_Part, str | None] = dict.fromkeys(self._all)
+        self._whole = not namespaces
+
+    def listed(self, resource: Resource, namespace: str) -> bool:
+        """Note a complete list. Return whether it was lacking."""
+        if (resource, namespace) not in self._unlisted:
+            return False
+        if why := self._unlisted.pop((resource, namespace)):
+            logger.warning("%s in %s can be listed again; before: %s", resource.plural, _where(namespace), why)
+        return True
+
+    def refused(self, resource: Resource, namespace: str, why: str) -> None:
+        """Note that the API server refuses a list."""
+        if self._unlisted.get((resource, namespace)) is None:
+            logger.error(
+                "%s in %s can't be listed, and what needs them is not worked on: %s. If the namespace is gone for "
+                "good, take it out of watchNamespaces; else give the operator its rights back",
+                resource.plural,
+                _where(namespace),
+                why,
+            )
+        self._unlisted[resource, namespace] = why
+
+    @property
+    def is_sufficient(self) -> bool:
+        """Whether work can begin: each list has come or is refused, and some object can be seen."""
+        seen = any(part not in self._unlisted for part in self._all if part[0] in OWNERS)
+        return seen and all(why is not None for why in self._unlisted.values())
+
+    def unreadable(self) -> list[tuple[str, str, str]]:
+        """Return plural, namespace and reason of each list that is refused."""
+        return [(part[0].plural, part[1], why) for part, why in self._unlisted.items() if why is not None]
+
+    def describe(self) -> str | None:
+        """Describe what is refused; None when nothing is."""
+        found = [f"{plural} in {_where(namespace)}: {why}" for plural, namespace, why in self.unreadable()]
+        return f"can't be listed: {'; '.join(found)}" if found else None
+
+    def lacking(self, key: Key) -> Lacking | None:
+        """Return what an object can't be judged without, and that is lacking."""
+        namespace = "" if self._whole else key.namespace
+        for resource in NEEDED[key.resource]:
+            if (resource, namespace) not in self._unlisted:
+                continue
+            why = self._unlisted[resource, namespace]
+            words = f"The operator can't list {resource.plural} in {_where(namespace)}: {why or 'no answer yet'}"
+            remedy = (
+                "Give the operator its Role or ClusterRole back, as the chart makes it. Until then nothing is done."
+            )
+            return Lacking(
+                HoneError(CHILD_REFUSED, words, remedy=remedy), is_known=bool(why) and resource != key.resource
+            )
+        return None
+
+
+def _where(namespace: str) -> str:
+    return f"namespace {namespace}" if namespace else "all namespaces"

@@ -1,0 +1,110 @@
+"""Whose child is it? The controller decides, labels only where there is none. Hone takes over what is its own alone.
+
+A child of Hone's can lose its owner reference: a restored backup strips it, and so does a deletion that leaves orphans.
+Such an orphan, with Hone's labels that name the object, is adopted.
+"""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from hone_api.layout import MANAGED_BY_LABEL, MANAGER
+from hone_api.reasons import CHILD_LEAVING, NAME_CONFLICT, HoneError
+
+from hone_operator.objects.owners import _OWNER_LABELS
+from hone_operator.objects.resources import PODS, Object, controller_of, is_controlled_by
+from hone_operator.objects.timestamps import has_lasted, parse_time
+from hone_operator.reconcile.plan import Action, Apply, Patch, name_of
+
+LEAVING_PATIENCE = timedelta(minutes=1)
+"""The garbage collector needs seconds; what takes longer is worth reporting."""
+
+
+def is_leaving(child: Object | None, owner: Object) -> bool:
+    """Whether a child is on its way out, such as that of an object of the same name that was deleted just now."""
+    return child is not None and (_is_of_predecessor(child, owner) or bool(child["metadata"].get("deletionTimestamp")))
+
+
+def explain_leaving(children: list[Object], owner: Object, now: datetime) -> HoneError | None:
+    """Return what keeps a child from being gone, when that lasts."""
+    for child in children:
+        if not is_leaving(child, owner):
+            continue
+        metadata = child["metadata"]
+        what, where = f"{child['kind']} {metadata['name']}", f"--namespace {metadata['namespace']}"
+        command = f"kubectl get {child['kind'].lower()} {metadata['name']} {where} --output yaml"
+        if since := metadata.get("deletionTimestamp"):
+            if not has_lasted(parse_time(since), LEAVING_PATIENCE, now):
+                continue
+            words = f"{what} has been in deletion since {since}"
+            if finalizers := metadata.get("finalizers"):
+                words += f", held by finalizers {', '.join(finalizers)}"
+            remedy = (
+                "The controller that set a finalizer has to remove it: look whether it runs. If it is gone for good, "
+                f"take its finalizer out by `kubectl edit`. See: {command}"
+            )
+            return HoneError(CHILD_LEAVING, words, remedy=remedy)
+        since = owner["metadata"].get("creationTimestamp")
+        if since is None or not has_lasted(parse_time(since), LEAVING_PATIENCE, now):
+            continue
+        uid = (controller_of(child) or {})["uid"]
+        words = f"{what} belongs to an earlier {owner['kind']} of this name (uid {uid}), and has not been removed"
+        remedy = (
+            "The garbage collector removes it when nothing holds it: look at its finalizers, and whether "
+            f"kube-controller-manager runs; or delete it. See: {command}"
+        )
+        return HoneError(CHILD_LEAVING, words, remedy=remedy)
+    return None
+
+
+def is_orphan(child: Object, owner: Object) -> bool:
+    """Whether a child has no controller, and labels of Hone's that name this owner."""
+    metadata = owner["metadata"]
+    labels = child["metadata"].get("labels") or {}
+    named = next((labels.get(label) for label, resource, _ in _OWNER_LABELS if resource.kind == owner["kind"]), None)
+    is_hones = labels.get(MANAGED_BY_LABEL) == MANAGER and named == metadata["name"]
+    return is_hones and controller_of(child) is None and child["metadata"].get("namespace") == metadata["namespace"]
+
+
+def is_own(child: Object, owner: Object) -> bool:
+    """Whether the child is this owner's, or nobody's and made for an owner of this name."""
+    return is_controlled_by(child, owner) or is_orphan(child, owner)
+
+
+def conflict(children: list[Object], owner: Object) -> HoneError | None:
+    """An error when something else has the name of a child."""
+    for child in children:
+        if not is_own(child, owner):
+            found = f"{child['kind']} {child['metadata']['name']} exists and does not belong to this {owner['kind']}"
+            return HoneError(NAME_CONFLICT, found)
+    return None
+
+
+def is_foreign_claim(claim: Object | None, owner: Object) -> bool:
+    """Whether the claim that has the name of the output's was not made by Hone for a job of this name."""
+    return claim is not None and not is_orphan(claim, owner)
+
+
+def bind(action: Action, found: list[Object]) -> Action:
+    """Return the action with the uid of the object that it was decided on: of another one it must change nothing."""
+    if not isinstance(action, Apply | Patch):
+        return action
+    uids = [
+        each["metadata"].get("uid")
+        for each in found
+        if each["metadata"]["name"] == name_of(action) and each.get("kind", PODS.kind) == action.resource.kind
+    ]
+    if not uids or uids[0] is None:
+        return action
+    body = action.patch if isinstance(action, Patch) else action.body
+    bound = body | {"metadata": {**(body.get("metadata") or {}), "uid": uids[0]}}
+    return replace(action, patch=bound) if isinstance(action, Patch) else replace(action, body=bound)
+
+
+def _is_of_predecessor(child: Object, owner: Object) -> bool:
+    reference = controller_of(child)
+    return (
+        reference is not None
+        and (reference["apiVersion"], reference["kind"]) == (owner["apiVersion"], owner["kind"])
+        and reference["name"] == owner["metadata"]["name"]
+        and reference["uid"] != owner["metadata"]["uid"]
+    )

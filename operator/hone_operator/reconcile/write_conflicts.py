@@ -1,0 +1,112 @@
+"""Which children are written again and again, because somebody else changes or deletes them each time.
+
+A repair is free a few times. After that the pause before the next one doubles, up to a limit at which it stays, so that
+two writers never make the cluster roll out without end. A time without a write begins the count again, and so does
+another spec of the owner, or another owner of the same name.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from hone_operator.kube.client import FIELD_MANAGER
+from hone_operator.objects.resources import Key, Object
+
+FREE_WRITES = 5
+WINDOW_SECONDS = 600.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 5.0, 300.0
+
+INSTALLATION = "hone.dev/operator"
+"""Annotation of a child: which installation of Hone wrote it last."""
+
+Child = tuple[str, str]
+"""Kind and name."""
+Spec = tuple[str, int]
+"""Uid and generation of the owner."""
+
+
+@dataclass
+class Contest:
+    """The latest writes of one child. `pause`: seconds after the last one; 0 as long as there were not too many."""
+
+    writes: deque[float] = field(default_factory=lambda: deque(maxlen=FREE_WRITES + 1))
+    pause: float = 0.0
+    manager: str | None = None
+
+    @property
+    def not_before(self) -> float:
+        """When the next write may be made."""
+        return self.writes[-1] + self.pause
+
+    def is_open(self, now: float) -> bool:
+        """Whether there were too many writes, and the last one is not long ago."""
+        return self.pause > 0 and now <= self.writes[-1] + WINDOW_SECONDS
+
+
+class Contests:
+    """The writes of all children, by owner."""
+
+    def __init__(self) -> None:
+        self._of: dict[Key, dict[Child, Contest]] = {}
+        self._specs: dict[Key, Spec] = {}
+
+    def begin(self, key: Key, spec: Spec) -> None:
+        """Begin a pass: what was counted for another spec, or for another object of this name, no longer counts."""
+        if self._specs.get(key) != spec:
+            self._of.pop(key, None)
+            self._specs[key] = spec
+
+    def note(self, key: Key, child: Child, now: float) -> bool:
+        """Count a write that changed the child. Return whether there were too many."""
+        contest = self._of.setdefault(key, {}).setdefault(child, Contest())
+        was_open = contest.is_open(now)
+        contest.writes.append(now)
+        if not was_open and (len(contest.writes) <= FREE_WRITES or contest.writes[0] < now - WINDOW_SECONDS):
+            contest.pause = 0.0
+            return False
+        contest.pause = min(max(2 * contest.pause, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
+        return True
+
+    def is_suspect(self, key: Key, child: Child) -> bool:
+        """Whether one more write of the child may be too many."""
+        contest = self._of.get(key, {}).get(child)
+        return contest is not None and len(contest.writes) >= FREE_WRITES
+
+    def blame(self, key: Key, child: Child, manager: str | None) -> None:
+        """Remember who else writes the child."""
+        contest = self._of[key][child]
+        contest.manager = manager or contest.manager
+
+    def holds(self, key: Key, child: Child, now: float) -> bool:
+        """Whether the child is not to be written yet."""
+        contest = self._of.get(key, {}).get(child)
+        return contest is not None and contest.is_open(now) and now < contest.not_before
+
+    def contested(self, key: Key, now: float) -> list[tuple[Child, Contest]]:
+        """Return the children that had too many writes lately."""
+        return [(child, found) for child, found in self._of.get(key, {}).items() if found.is_open(now)]
+
+    def seconds_left(self, key: Key, now: float) -> float | None:
+        """Return after how many seconds something may have changed; None when nothing is contested."""
+        contests = [found for _, found in self.contested(key, now)]
+        moments = [c.not_before if c.not_before > now else c.writes[-1] + WINDOW_SECONDS for c in contests]
+        return max(min(moments) - now, 1.0) if moments else None
+
+    def forget(self, key: Key) -> None:
+        """Forget the children of an object that is gone."""
+        self._of.pop(key, None)
+        self._specs.pop(key, None)
+
+
+def contender(found: Object | None, installation: str = "") -> str | None:
+    """Return who else wrote the child: another Hone, or else the newest other field manager of more than the status."""
+    metadata = (found or {}).get("metadata") or {}
+    written_by = (metadata.get("annotations") or {}).get(INSTALLATION)
+    if written_by and installation and written_by != installation:
+        return f"another Hone operator, whose Lease is {written_by}"
+    others = [
+        each
+        for each in metadata.get("managedFields") or []
+        if each.get("manager") != FIELD_MANAGER and not each.get("subresource")
+    ]
+    newest = max(others, key=lambda each: str(each.get("time") or ""), default=None)
+    return f"{newest['manager']!r} (its field manager)" if newest and newest.get("manager") else None

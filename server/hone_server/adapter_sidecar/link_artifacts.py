@@ -1,0 +1,86 @@
+"""Before an engine starts, prove its artifacts and link what it is to load. No torch.
+
+`python -m hone_server.adapter_sidecar.link_artifacts` runs in an init container. Engines other than Hone's know nothing
+of manifests. This reads every file of the artifacts once, in parallel, compares it with its digest, judges the
+adapters' configurations, and leaves links, `model…` and `adapters/NAME…`, and the modules `hone_gate`, `hone_vllm` and
+`hone_gpucheck`.
+"""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from hone_api import gpucheck, layout
+from hone_api.io.terminal import print_line
+from hone_api.reasons import HoneError
+
+from hone_server.artifacts.verify import TOLD_BY, check_kind, proved_adapter, proved_model
+from hone_server.vllm import check
+from hone_server.vllm import middleware as vllm_middleware
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code; the last words on stderr name the reason, as the engine's do."""
+    arguments = _parse(argv)
+    try:
+        _place(arguments)
+    except HoneError as error:
+        print_line(f"{TOLD_BY}: {error.reason.name}: {error.sentence()}")
+        return error.reason.exit_code or 1
+    return 0
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m hone_server.adapter_sidecar.link_artifacts", description="Prove artifacts, and link them."
+    )
+    parser.add_argument("--into", type=Path, required=True, help="folder for the links")
+    parser.add_argument("--model", type=Path, help="artifact tree, or folder with config.json")
+    parser.add_argument("--expect-model", metavar="DIGEST", help="digest that the model's manifest must have")
+    parser.add_argument("--base", help="hub name of the base model that is served")
+    parser.add_argument("--base-revision", metavar="COMMIT")
+    parser.add_argument("--adapter", metavar="NAME=DIR", type=_pair, action="append", default=[])
+    parser.add_argument("--expect", metavar="NAME=DIGEST", type=_pair, action="append", default=[])
+    parser.add_argument("--max-rank", type=int, help="largest rank that the engine was started for")
+    return parser.parse_args(argv)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name, value
+
+
+def _place(arguments: argparse.Namespace) -> None:
+    into: Path = arguments.into
+    put_modules(into)
+    expected: dict[str, str] = dict(arguments.expect)
+    if arguments.model:
+        folder = proved_model(arguments.model, arguments.expect_model)
+        make_link(into / layout.link_name("model", arguments.expect_model), folder)
+    for name, path in arguments.adapter:
+        digest = expected.get(name)
+        folder, _ = proved_adapter(name, Path(path), digest, arguments.base, arguments.base_revision)
+        check_kind(name, folder, arguments.max_rank)
+        make_link(into / "adapters" / layout.link_name(name, digest), folder)
+
+
+def put_modules(into: Path) -> None:
+    """Copy what vLLM and the check before it import into a folder that is on its PYTHONPATH."""
+    into.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(vllm_middleware.__file__, into / "hone_gate.py")
+    shutil.copyfile(check.__file__, into / "hone_vllm.py")
+    package = into / check.GPU_CHECK
+    package.mkdir(exist_ok=True)
+    for file in Path(gpucheck.__file__).parent.glob("*.py"):
+        shutil.copyfile(file, package / file.name)
+
+
+def make_link(link: Path, folder: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)  # the container may start anew in the same pod
+    link.symlink_to(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

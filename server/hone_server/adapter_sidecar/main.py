@@ -1,0 +1,76 @@
+"""`python -m hone_server.adapter_sidecar.main`: keeps an engine's adapters as in the operator's file. No torch."""
+
+import argparse
+import logging
+import os
+import secrets
+import signal
+import sys
+import time
+from pathlib import Path
+
+from hone_api.io.listening import open_listener
+from hone_api.io.status_server import Answer, StatusServer
+from hone_api.io.terminal import make_output_safe
+from hone_api.layout import ADMIN_TOKEN, ENGINE_PORT, KEEPER_PORT, POD_ADAPTERS, POD_SERVED
+
+from hone_server.adapter_sidecar.engine_client import EngineApi
+from hone_server.adapter_sidecar.link_artifacts import put_modules
+from hone_server.adapter_sidecar.reconciler import Keeper
+
+EVERY_SECONDS = 0.25
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Works until SIGTERM, which ends it at once: it holds nothing that could be lost."""
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    arguments = _parse(argv)
+    make_output_safe(is_stdout_a_log=True)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr, level=logging.INFO)
+    served: Path = arguments.served
+    engine = EngineApi(arguments.engine_port, _prepare(served), arguments.api_key_file)
+    keeper = Keeper(arguments.file, served / "adapters", engine, arguments.max_rank)
+    StatusServer(open_listener("", arguments.port), lambda path: _answer(keeper, path))
+    while True:
+        keeper.tick()
+        time.sleep(EVERY_SECONDS)
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m hone_server.adapter_sidecar.main", description="Keep an engine's adapters."
+    )
+    parser.add_argument("--file", type=Path, default=Path(POD_ADAPTERS), help="the adapters that there should be")
+    parser.add_argument("--served", type=Path, default=Path(POD_SERVED), help="folder for links and the token")
+    parser.add_argument("--max-rank", type=int, help="largest that the engine takes (default: any kind of adapter)")
+    parser.add_argument("--api-key-file", type=Path, help="holds the key that clients must send")
+    parser.add_argument("--engine-port", type=int, default=ENGINE_PORT)
+    parser.add_argument("--port", type=int, default=KEEPER_PORT)
+    return parser.parse_args(argv)
+
+
+def _prepare(served: Path) -> str:
+    """What the engine needs before it starts: the token, which outlives this process, and the middleware."""
+    put_modules(served)
+    token = served / ADMIN_TOKEN
+    if not token.exists():
+        part = token.with_suffix(".part")
+        part.touch(0o600)
+        part.write_text(secrets.token_hex(32))
+        part.rename(token)
+    return token.read_text()
+
+
+def _answer(keeper: Keeper, path: str) -> Answer:
+    if path == "/started":
+        return Answer(200 if keeper.started else 503)
+    if path == "/ready":
+        waits_for = keeper.waits_for
+        return Answer(503, body=f"waits for {', '.join(waits_for)}".encode()) if waits_for else Answer(200)
+    if path == "/adapters":
+        return Answer(200, "application/json", keeper.report().model_dump_json(by_alias=True).encode())
+    return Answer(404)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Artifacts before an engine loads them: sources and digests."""

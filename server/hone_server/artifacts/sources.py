@@ -1,0 +1,159 @@
+"""What is to be served, from the command line and the artifacts' manifests; digests are proved here. No torch."""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hone_api import layout
+from hone_api.artifacts.adapter_config import ADAPTER_CONFIG, read_adapter_config
+from hone_api.artifacts.proof import Proof, find_proof
+from hone_api.reasons import (
+    ADAPTER_MISMATCH,
+    ARTIFACT_CORRUPT,
+    ARTIFACT_MISSING,
+    INVALID_SPEC,
+    MODEL_NOT_FOUND,
+    HoneError,
+)
+
+from hone_server.artifacts.verify import check_base
+
+log = logging.getLogger("hone_server")
+
+Kind = Literal["base", "adapter", "merged", "model"]
+
+
+@dataclass(frozen=True)
+class Served:
+    """One entry of /v1/models. `folder` is an adapter's; the other kinds are the weights themselves.
+
+    `root` is what was asked for: a path, or a name on the hub.
+    """
+
+    name: str
+    kind: Kind
+    root: str
+    parent: str | None = None
+    digest: str | None = None
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The weights to load (a folder or a hub name) and the models that come of them, those of the weights first."""
+
+    weights: str
+    revision: str | None
+    cache: Path | None  # HF_HOME, unless the environment has one
+    models: list[Served]
+
+
+def find_sources(
+    model: str,
+    *,
+    name: str | None,
+    adapters: Mapping[str, Path],
+    expected: Mapping[str, str],
+    claims: Mapping[str, Path],
+    revision: str | None = None,
+) -> Sources:
+    """Resolves the command line. Raises HoneError naming what is missing, corrupt or contradictory."""
+    main = _find_main(model, name, claims, revision)
+    root = main.models[0]
+    models = [*main.models, *(find_adapter(alias, folder, root.name, main) for alias, folder in adapters.items())]
+    names = [served.name for served in models]
+    for twice in {one for one in names if names.count(one) > 1}:
+        raise HoneError(INVALID_SPEC, f"two models are called {twice!r}", remedy="Give one another name.")
+    _check_expected(expected, models)
+    return Sources(main.weights, main.revision, main.cache, models)
+
+
+def _find_main(model: str, name: str | None, claims: Mapping[str, Path], revision: str | None) -> Sources:
+    folder = Path(model).absolute()  # no library then takes it for a name on the hub
+    if revision and folder.exists():
+        raise HoneError(INVALID_SPEC, f"{model} is a folder, and has no revision {revision!r}")
+    if proof := _prove(folder):
+        return _find_artifact(proof, model, name, claims)
+    if (folder / "config.json").is_file():
+        return Sources(str(folder), None, None, [Served(name or folder.resolve().name, "base", model)])
+    if folder.exists() or model.startswith(("/", ".", "~")):
+        raise HoneError(ARTIFACT_MISSING, f"{model} has neither {layout.MANIFEST} nor config.json")
+    return Sources(model, revision, None, [Served(name or model, "base", model)])
+
+
+def _find_artifact(proof: Proof, asked: str, name: str | None, claims: Mapping[str, Path]) -> Sources:
+    root, manifest = proof.root, proof.manifest
+    name = name or manifest.job
+    if not proof.has_adapter:
+        assert proof.model_folder is not None
+        kind: Kind = "merged" if proof.model_folder.name == layout.MERGED else "model"
+        return Sources(str(proof.model_folder), None, None, [Served(name, kind, asked, digest=manifest.digest)])
+    base = manifest.base_model
+    base_name = layout.base_model_name(base.name, base.claim, base.path)
+    adapter = Served(name, "adapter", asked, base_name, manifest.digest, root / layout.ADAPTER)
+    if base.name:
+        models = [Served(base_name, "base", base.name), adapter]
+        return Sources(base.name, base.revision, root / layout.CACHE, models)
+    trained_on = _trained_on(root / layout.ADAPTER)
+    if base.claim not in claims and not claims and trained_on:
+        log.info("the base model is in %s, where it was in training", trained_on)
+        _prove(Path(trained_on))
+        return Sources(trained_on, None, None, [Served(base_name, "base", trained_on), adapter])
+    if base.claim is None or base.claim not in claims:
+        found = ", ".join(sorted(claims)) or "none"
+        message = f"the base model is on claim {base.claim!r}, and the claims given are: {found}"
+        raise HoneError(MODEL_NOT_FOUND, message, remedy=f"Say where it is with --claim {base.claim}=DIR.")
+    weights = str((claims[base.claim] / (base.path or "")).absolute())
+    _prove(Path(weights))
+    return Sources(weights, None, None, [Served(base_name, "base", weights), adapter])
+
+
+def _trained_on(adapter: Path) -> str | None:
+    """Return the folder that an adapter's configuration names as its base model, if it is here, as hone merge does."""
+    if not (adapter / ADAPTER_CONFIG).is_file():
+        return None
+    named = read_adapter_config(adapter).base_model_name_or_path
+    return named if named and Path(named).is_absolute() and (Path(named) / "config.json").is_file() else None
+
+
+def find_adapter(name: str, folder: Path, parent: str, main: Sources) -> Served:
+    """An artifact's tree, or the adapter in it, which the keeper's links name; or a folder as PEFT saves it."""
+    if proof := find_proof(folder):
+        root, manifest = proof.root, proof.manifest
+        if not proof.has_adapter:
+            raise HoneError(ADAPTER_MISMATCH, f"adapter {name!r}: {folder} holds a {manifest.kind}, not an adapter")
+        _check(Proof(root, manifest, layout.ADAPTER))
+        if not Path(main.weights).exists():
+            check_base(name, manifest, main.weights, main.revision)
+        return Served(name, "adapter", str(folder), parent, manifest.digest, (root / layout.ADAPTER).absolute())
+    if (folder / ADAPTER_CONFIG).is_file():
+        return Served(name, "adapter", str(folder), parent, None, folder.absolute())
+    message = f"adapter {name!r}: {folder} has neither {layout.MANIFEST} nor {ADAPTER_CONFIG}"
+    raise HoneError(ARTIFACT_MISSING, message)
+
+
+def _prove(folder: Path) -> Proof | None:
+    proof = find_proof(folder)
+    if proof:
+        _check(proof)
+    return proof
+
+
+def _check(proof: Proof) -> None:
+    begin = time.monotonic()
+    proof.check()
+    log.info("%s is %s, read in %.2f s", proof.root / proof.part, proof.manifest.digest, time.monotonic() - begin)
+
+
+def _check_expected(expected: Mapping[str, str], models: list[Served]) -> None:
+    digests = {served.name: served.digest for served in models}
+    for name, digest in expected.items():
+        if name not in digests:
+            remedy = f"The models are: {', '.join(digests)}."
+            raise HoneError(INVALID_SPEC, f"--expect names {name!r}, which is not served", remedy=remedy)
+        if digests[name] != digest:
+            found = digests[name] or "none, because it has no manifest"
+            raise HoneError(ARTIFACT_CORRUPT, f"{name!r} should have digest {digest}, and has {found}")

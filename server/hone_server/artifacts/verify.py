@@ -1,0 +1,108 @@
+"""Artifacts proved before an engine gets them: files by their digests, adapters by what engines take. No torch."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+from hone_api import layout
+from hone_api.artifacts.adapter_config import ADAPTER_CONFIG, read_adapter_config
+from hone_api.artifacts.manifest import ArtifactManifest
+from hone_api.artifacts.proof import Proof, find_proof
+from hone_api.io.terminal import print_line
+from hone_api.reasons import ADAPTER_MISMATCH, ARTIFACT_CORRUPT, ARTIFACT_MISSING, HoneError
+
+TOLD_BY = "hone-place"
+RANK_FLAG = "--max-lora-rank"
+COMMIT = re.compile("[0-9a-f]{40}")
+
+
+def proved_adapter(
+    name: str, root: Path, digest: str | None, base: str | None, revision: str | None
+) -> tuple[Path, str | None]:
+    """The folder with adapter_config.json, every file as the manifest says, and its digest. Raises HoneError."""
+    folder, manifest = _adapter(name, root, digest)
+    if manifest is None:
+        return folder, None
+    check_base(name, manifest, base, revision)
+    return folder, manifest.digest
+
+
+def proved_model(root: Path, digest: str | None) -> Path:
+    proof = _proved(root, digest)
+    if proof is None:
+        if (root / "config.json").is_file():
+            return root
+        remedy = "Check spec.model; of a FineTuneJob's adapter, that the base model is still in the cache."
+        raise HoneError(ARTIFACT_MISSING, f"{root} has neither {layout.MANIFEST} nor config.json", remedy=remedy)
+    if proof.model_folder is None:
+        remedy = "Name its base in spec.model, and it in spec.adapters."
+        raise HoneError(ARTIFACT_MISSING, f"{root} holds an adapter, and no model", remedy=remedy)
+    return proof.model_folder
+
+
+def _adapter(name: str, root: Path, digest: str | None) -> tuple[Path, ArtifactManifest | None]:
+    proof = _proved(root, digest)
+    if proof is None:
+        if (root / ADAPTER_CONFIG).is_file():
+            return root, None
+        message = f"Adapter {name}: {root} has neither {layout.MANIFEST} nor {ADAPTER_CONFIG}"
+        raise HoneError(ARTIFACT_MISSING, message)
+    if not proof.has_adapter:
+        raise HoneError(ADAPTER_MISMATCH, f"Adapter {name}: {root} holds a {proof.manifest.kind}, not an adapter")
+    return proof.root / layout.ADAPTER, proof.manifest
+
+
+def _proved(root: Path, digest: str | None) -> Proof | None:
+    """The artifact, after its files were compared with the manifest; None where there is none, and none has to be."""
+    proof = find_proof(root)
+    if proof is None:
+        if digest:
+            raise HoneError(ARTIFACT_MISSING, f"{root} should have digest {digest}, and no {layout.MANIFEST} is there")
+        return None
+    manifest = proof.manifest
+    if digest and manifest.digest != digest:
+        raise HoneError(ARTIFACT_CORRUPT, f"{root} should have digest {digest}, and its manifest has {manifest.digest}")
+    begin = time.monotonic()
+    proof.check()
+    size = sum(file.size for path, file in manifest.files.items() if path.startswith(proof.part))
+    seconds = time.monotonic() - begin
+    print_line(f"{TOLD_BY}: {root} is {manifest.digest}: {size} bytes read in {seconds:.2f} s")
+    return proof
+
+
+def check_base(name: str, manifest: ArtifactManifest, base: str | None, revision: str | None) -> None:
+    """Raises HoneError with both sides when the adapter was trained on another hub model, or commit, than is served.
+
+    Of a base model on a claim no more is known than where it was, which may be elsewhere here.
+    """
+    trained = manifest.base_model
+    if base and trained.name and trained.name != base:
+        message = f"Adapter {name} was trained on {trained.name}, and the service's model is {base}"
+        raise HoneError(ADAPTER_MISMATCH, message)
+    is_known = trained.revision and COMMIT.fullmatch(revision or "")  # which commit a branch is, only the hub knows
+    if base and trained.name and is_known and trained.revision != revision:
+        message = f"Adapter {name} was trained on {base} at {trained.revision}, and {revision} is served"
+        raise HoneError(ADAPTER_MISMATCH, message)
+
+
+def check_kind(name: str, folder: Path, largest: int | None) -> None:
+    """What vLLM, SGLang and TGI refuse, said before they are started."""
+    config = read_adapter_config(folder)
+    wrong = {
+        "peft_type": config.peft_type != "LORA",
+        "use_dora": bool(config.use_dora),
+        "modules_to_save": bool(config.modules_to_save),
+        "bias": config.bias != "none",
+    }
+    for field in (field for field, is_wrong in wrong.items() if is_wrong):
+        found = json.dumps(getattr(config, field))
+        remedy = "Serve the merged model, or set spec.engine: embedded."
+        raise HoneError(
+            ADAPTER_MISMATCH, f"Adapter {name} has {field} {found}, which the engine refuses", remedy=remedy
+        )
+    rank = config.largest_rank
+    if largest and rank > largest:
+        message = f"Adapter {name} has rank {rank}, and the engine is started for ranks up to {largest}"
+        remedy = f"Add {RANK_FLAG} and a rank that the engine takes to spec.extraArgs, or serve the merged model."
+        raise HoneError(ADAPTER_MISMATCH, message, remedy=remedy)

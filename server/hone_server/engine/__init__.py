@@ -1,0 +1,1 @@
+"""The inference engine: continuous batching, attention, sampling, penalties and prefix cache."""

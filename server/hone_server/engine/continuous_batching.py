@@ -1,0 +1,233 @@
+"""A continuous-batching loop, and the requests that run in it: of one model, and of the adapters on it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from hone_api.attention import default_kernel
+from transformers import ContinuousBatchingConfig, GenerationConfig
+from transformers.generation.continuous_batching.requests import GenerationOutput
+
+from hone_server.engine import eager_attention, ragged_attention
+from hone_server.engine.prefix_cache import keep_adapters_apart, request_id_of
+from hone_server.engine.prompt_logprobs import PromptLogprobs, PromptRecorder
+from hone_server.engine.sampler import BatchSampler, Sampling, TokenLogprob
+from hone_server.engine.step_errors import refuse_unknown_tokens, survive
+from hone_server.hardware import PAGE_TOKENS, KvPlan
+from hone_server.structured.guidance import Guide
+from hone_server.weights.batched_lora import BASE, Adapter, BatchTable
+
+MAX_BATCH_TOKENS = 512  # tokens a step, prefill and decode together; the attention mask grows with it
+MAX_BATCH_REQUESTS = 64
+
+
+class EngineError(Exception):
+    """The engine could not finish a request."""
+
+
+class GuidanceError(EngineError):
+    """An answer could not be guided to its end."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """New tokens of a request; `last` when no more will come; `logprobs` of each token if they were asked for.
+
+    `times` has the moment of each token so far, by time.perf_counter.
+    """
+
+    ids: list[int]
+    last: bool
+    times: list[float] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+
+
+class Engine:
+    """Generates for one model. Made in any thread, used from one event loop; `start` before, `stop` after.
+
+    Every engine has a thread and a key-value cache of its own, which `plan` sizes. With the model's `table` its
+    requests may name adapters.
+    """
+
+    def __init__(self, model: Any, plan: KvPlan, table: BatchTable | None = None) -> None:
+        self.max_model_len = plan.max_model_len
+        self.vocab_size: int = model.config.get_text_config().vocab_size
+        self.table = table
+        kernel = default_kernel(model)
+        if kernel == "eager":
+            eager_attention.install()
+        model.set_attn_implementation(kernel)
+        self._manager = model.init_continuous_batching(
+            # Greedy here, because BatchSampler's scores already hold the random choice.
+            generation_config=GenerationConfig(do_sample=False, eos_token_id=-1),  # type: ignore[no-untyped-call]
+            continuous_batching_config=ContinuousBatchingConfig(
+                page_size=PAGE_TOKENS,
+                num_blocks=plan.num_blocks,
+                max_batch_tokens=MAX_BATCH_TOKENS,
+                max_requests_per_batch=MAX_BATCH_REQUESTS,
+                use_cuda_graph=False,
+                use_async_batching=False,
+                auto_switch_to_flash=False,
+            ),
+        )
+        if model.device.type == "cpu" and kernel == "sdpa" and ragged_attention.fits(model.config.get_text_config()):
+            model.set_attn_implementation(ragged_attention.NAME)
+        self._sampler = BatchSampler(table)
+        self._manager.logit_processor = self._sampler
+        self._prompts = PromptRecorder()
+        self._sampler.prepared = self._prompts.prepare
+
+    @property
+    def running(self) -> bool:
+        return bool(self._manager.is_running())
+
+    def active(self) -> list[str]:
+        """The requests in the batch."""
+        processor = self._manager.batch_processor
+        return [] if processor is None else list(processor.scheduler.active_requests)
+
+    def cache_usage(self) -> float:
+        """The part of the key-value cache that requests use, 0 to 1.
+
+        What only waits to be the beginning of another prompt is free: it makes room when room is needed.
+        """
+        processor = self._manager.batch_processor
+        if processor is None:
+            return 0.0
+        cache = processor.cache
+        kept = sum(len(one.ledger.cached_blocks) * one.bytes_per_block for one in cache.cache_allocators.values())
+        free = float(cache.compute_free_capacity()) + float(kept / (cache.num_sectors * cache.bytes_per_sector))
+        return max(0.0, 1.0 - free)
+
+    def start(self) -> None:
+        self._manager.warmup()  # without graphs it only makes the batch processor
+        if self.table is not None:
+            keep_adapters_apart(self._manager.batch_processor, self.vocab_size)
+        self._prompts.install(self._manager.batch_processor)
+        refuse_unknown_tokens(self._manager.batch_processor, self.vocab_size)
+        survive(self._manager)
+        self._manager.start()
+
+    def stop(self) -> None:
+        """Ends the loop; requests that still run fail."""
+        self._manager.stop(block=True, hard_stop=True)
+
+    async def generate(
+        self,
+        request_id: str,
+        prompt: list[int],
+        sampling: Sampling,
+        max_tokens: int,
+        *,
+        stream: bool,
+        eos_token_ids: frozenset[int],
+        adapter: Adapter | None = None,
+        guide: Guide | None = None,
+        prompt_logprobs: PromptLogprobs | None = None,
+    ) -> AsyncIterator[Tokens]:
+        """Yields tokens as they come (all at once unless `stream`). Leaving early takes the request out of the batch.
+
+        `prompt_logprobs`, of this prompt, are filled before the first token comes.
+
+        Raises EngineError when the loop has died or the request failed; GuidanceError.
+        """
+        outputs: asyncio.Queue[GenerationOutput] = asyncio.Queue()
+        router = self._manager.output_router
+        self._manager.register_result_handler(request_id, outputs.put_nowait)
+        finished, told = False, 0
+        logprobs: list[TokenLogprob] = []
+        if sampling.logprobs is not None:
+            self._sampler.logprobs[request_id] = logprobs
+        if guide is not None:
+            self._sampler.guides[request_id] = guide
+        if prompt_logprobs is not None:
+            self._prompts.wanted[request_id] = prompt_logprobs
+        try:
+            accepted = self._manager.add_request(
+                prompt,
+                request_id=request_id,
+                max_new_tokens=max_tokens,
+                streaming=stream,
+                record_timestamps=True,
+                eos_token_id=list(eos_token_ids),
+                sampling=sampling,
+                adapter=adapter,
+            )
+            if accepted is None:
+                raise EngineError("the engine has stopped")
+            while not finished:
+                output = await outputs.get()
+                finished = output.is_finished()
+                if output.error is not None:
+                    raise EngineError(output.error)
+                if finished and guide is not None and guide.error is not None:
+                    raise GuidanceError(
+                        f"the answer can't follow its schema further, which is too complex: {guide.error}"
+                    )
+                before, told = told, len(output.generated_tokens)
+                yield Tokens(output.generated_tokens[before:], finished, output.timestamps or [], logprobs[before:told])
+        finally:
+            self._sampler.logprobs.pop(request_id, None)
+            self._sampler.guides.pop(request_id, None)
+            self._prompts.wanted.pop(request_id, None)
+            if not finished:
+                self._manager.cancel_request(request_id)
+                # A cancelled request gets no last result, which is what takes its handler away.
+                router.result_handlers.pop(request_id, None)
+
+
+class Lane:
+    """What one served model has of an engine: its own requests, and its adapter, if it is one."""
+
+    def __init__(self, engine: Engine, eos_token_ids: frozenset[int], adapter: Adapter | None = None) -> None:
+        self.engine = engine
+        self.eos_token_ids = eos_token_ids
+        self._adapter = adapter
+        self._unfinished: set[str] = set()
+
+    @property
+    def max_model_len(self) -> int:
+        return self.engine.max_model_len
+
+    @property
+    def vocab_size(self) -> int:
+        return self.engine.vocab_size
+
+    def counts(self) -> tuple[int, int]:
+        """This model's requests in the batch, and those that wait for a place in it."""
+        running = len(self._unfinished.intersection(self.engine.active()))
+        return running, len(self._unfinished) - running
+
+    async def generate(
+        self,
+        prompt: list[int],
+        sampling: Sampling,
+        max_tokens: int,
+        *,
+        stream: bool,
+        ignore_eos: bool = False,
+        guide: Guide | None = None,
+        prompt_logprobs: PromptLogprobs | None = None,
+    ) -> AsyncIterator[Tokens]:
+        """As the engine's."""
+        request_id = request_id_of(BASE if self._adapter is None else self._adapter.number)
+        self._unfinished.add(request_id)
+        generated = self.engine.generate(
+            request_id,
+            prompt,
+            sampling,
+            max_tokens,
+            stream=stream,
+            eos_token_ids=frozenset() if ignore_eos else self.eos_token_ids,
+            adapter=self._adapter,
+            guide=guide,
+            prompt_logprobs=prompt_logprobs,
+        )
+        try:
+            async with aclosing(generated) as tokens:  # type: ignore[type-var]
+                async for one in tokens:
+                    yield one
+        finally:
+            self._unfinished.discard(request_id)

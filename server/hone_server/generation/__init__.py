@@ -1,0 +1,1 @@
+"""From a request to text: prompt, generation, detokenization and log probabilities."""

@@ -1,0 +1,140 @@
+"""What a served model needs beside its weights: tokens to text, where answers end, and its default settings."""
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from hone_server.artifacts.sources import Served
+from hone_server.engine.continuous_batching import Lane
+from hone_server.engine.penalties import Penalties
+from hone_server.engine.sampler import Sampling
+from hone_server.generation.detokenizer import Decode
+from hone_server.generation.generate import Model
+from hone_server.generation.prompts import longest_token
+from hone_server.protocol.errors import MESSAGE_CHARACTERS, shorten
+from hone_server.structured.guidance import Guidance
+from hone_server.structured.tool_formats import ToolFormat, find_format
+
+log = logging.getLogger("hone_server")
+
+USED = frozenset("temperature top_p top_k repetition_penalty max_new_tokens eos_token_id".split())
+WITHOUT_EFFECT = frozenset(
+    """bos_token_id pad_token_id decoder_start_token_id transformers_version _from_model_config _commit_hash use_cache
+    cache_implementation cache_config max_cache_len return_dict_in_generate output_attentions output_hidden_states
+    output_scores output_logits early_stopping length_penalty diversity_penalty num_beam_groups compile_config
+    disable_compile continuous_batching_config low_memory prefill_chunk_size is_assistant num_assistant_tokens
+    num_assistant_tokens_schedule assistant_confidence_threshold prompt_lookup_num_tokens max_matching_ngram_size
+    assistant_early_exit assistant_lookbehind target_lookbehind assistant_ensemble_weight speculation_type use_mtp
+    renormalize_logits remove_invalid_values trust_remote_code""".split()
+)
+"""Say how transformers computes or reports an answer, or matter only with num_beams."""
+OFF_AT_ONE = frozenset("typical_p encoder_repetition_penalty num_beams guidance_scale num_return_sequences".split())
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """What is given for all models in place of what each has: a chat template, and how it writes tool calls."""
+
+    template: str | None = None
+    tool_form: ToolFormat | None = None
+
+
+AS_TRAINED = ChatOptions()
+
+
+def make_model(
+    served: Served,
+    tokenizer: Any,
+    lane: Lane,
+    defaults: Sampling,
+    chat: ChatOptions = AS_TRAINED,
+    default_tokens: int | None = None,
+) -> Model:
+    """Return the model, whose chat template tells how it writes tool calls, unless `chat` does."""
+    if chat.template is not None:
+        tokenizer.chat_template = chat.template
+    if (size := len(tokenizer)) > lane.vocab_size:
+        words = "%s: the tokenizer has %d tokens, and the model %d: prompts with one of the others are refused"
+        log.warning(words, served.name, size, lane.vocab_size)
+    return Model(
+        served,
+        tokenizer,
+        decode=_decoder(tokenizer, skip_special_tokens=True),
+        decode_all=_decoder(tokenizer, skip_special_tokens=False),
+        token_text=_token_text(tokenizer),
+        lane=lane,
+        defaults=defaults,
+        longest_token=longest_token(tokenizer),
+        guidance=Guidance(tokenizer, lane.eos_token_ids, lane.vocab_size),
+        tool_form=chat.tool_form or find_format(_template_for_tools(tokenizer)),
+        default_tokens=default_tokens,
+    )
+
+
+def _template_for_tools(tokenizer: Any) -> str | None:
+    """Return the chat template that requests with tools get; a model may have several."""
+    template = tokenizer.chat_template
+    return template.get("tool_use", template.get("default")) if isinstance(template, dict) else template
+
+
+def eos_token_ids(generation_config: Any, tokenizer: Any, vocab_size: int) -> frozenset[int]:
+    """Return the tokens that end an answer, as far as the model can write them."""
+    ids = generation_config.eos_token_id
+    listed = ids if isinstance(ids, list) else [ids]
+    named = {one for one in [*listed, tokenizer.eos_token_id] if one is not None}
+    if beyond := sorted(one for one in named if not 0 <= one < vocab_size):
+        log.warning("token %d is to end answers, and is not in the vocabulary of %d tokens", beyond[0], vocab_size)
+    return frozenset(named.difference(beyond))
+
+
+def _decoder(tokenizer: Any, *, skip_special_tokens: bool) -> Decode:
+    """The tokenizer's own decoding, without transformers' layer around it where that can be: it runs at every token."""
+    return partial(getattr(tokenizer, "backend_tokenizer", tokenizer).decode, skip_special_tokens=skip_special_tokens)
+
+
+def _token_text(tokenizer: Any) -> Decode:
+    """Decodes tokens as they stand within a text: after a letter, because some decoders drop the space of the first."""
+    decode = partial(getattr(tokenizer, "backend_tokenizer", tokenizer).decode, skip_special_tokens=False)
+    letter = tokenizer("a", add_special_tokens=False)["input_ids"]
+    start = len(decode(letter))
+    return lambda tokens: decode([*letter, *tokens])[start:]
+
+
+def defaults_of(config: Any) -> Sampling:
+    """The model's own sampling settings, or OpenAI's where it has none."""
+    return Sampling(
+        temperature=1.0 if config.temperature is None else config.temperature,
+        top_p=1.0 if config.top_p is None else config.top_p,
+        top_k=config.top_k or 0,
+        seed=0,
+        penalties=Penalties(repetition=config.repetition_penalty or 1.0),
+    )
+
+
+def default_tokens_of(config: Any) -> int | None:
+    """Return the model's own length of answers, or None where it has none."""
+    length = config.max_new_tokens
+    return length if isinstance(length, int) and length > 0 else None
+
+
+def unused_settings(config: Any) -> dict[str, Any]:
+    """Return the settings of a model's generation_config.json that would change its answers and are not supported."""
+    return {
+        name: value
+        for name, value in sorted(config.to_diff_dict().items())
+        if name not in USED | WITHOUT_EFFECT
+        and (value is False if name == "do_sample" else value and not (name in OFF_AT_ONE and value == 1))
+    }
+
+
+def warn_unused_settings(name: str, config: Any) -> None:
+    """Log one line that names what the engine leaves out of the model's own settings."""
+    if unused := unused_settings(config):
+        found = ", ".join(f"{setting} {value!r}" for setting, value in unused.items())
+        log.warning(
+            "%s: the model's generation_config.json has settings that the embedded engine does not support, and that "
+            "are left out: %s",
+            name,
+            shorten(found, MESSAGE_CHARACTERS),
+        )

@@ -1,0 +1,105 @@
+"""Around all routes: the key, a request id, and one log line a request, without keys and without prompts."""
+
+import base64
+import hmac
+import logging
+import re
+import secrets
+import time
+from typing import Any
+from urllib.parse import quote
+
+from hone_api.layout import ADMIN_HEADER
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hone_server.http.pages import FILES
+from hone_server.protocol.errors import ApiError
+
+log = logging.getLogger("hone_server.requests")
+
+OPEN = UNLOGGED = frozenset({"/health", "/metrics"})
+"""For probes and Prometheus, which send no key."""
+PAGES = frozenset({*FILES, "/openapi.json"})
+"""A browser sends the key for these as a password, for which it asks by itself."""
+REQUEST_ID = "x-request-id"
+SOUND_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
+
+
+class Access:
+    """Wraps the application. With a key, all but the open paths need `Authorization: Bearer <key>`.
+
+    The pages take the key as the password of `Basic` as well: other sites can't make a browser ask the API with it.
+
+    While `closing`, every answer closes its connection. `asked_at`: when a client's last request came, by
+    time.monotonic; probes, scrapes and the keeper don't count.
+    """
+
+    def __init__(self, app: ASGIApp, key: str | None) -> None:
+        self.closing = False
+        self.asked_at = time.monotonic()
+        self._app = app
+        self._key = key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers, started, status = Headers(scope=scope), time.monotonic(), 0
+        is_clients = scope["path"] not in UNLOGGED and ADMIN_HEADER not in headers
+        if is_clients:
+            self.asked_at = started
+        given = headers.get(REQUEST_ID, "")
+        request_id = given if SOUND_ID.fullmatch(given) else secrets.token_hex(16)
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                answer = MutableHeaders(scope=message)
+                answer[REQUEST_ID] = request_id
+                if self.closing:
+                    answer["connection"] = "close"
+            await send(message)
+
+        app = self._app if self._is_allowed(scope["method"], scope["path"], headers) else _unauthorized
+        try:
+            await app(scope, receive, send_with_id)
+        finally:
+            if is_clients or scope["method"] != "GET":  # the keeper looks every two seconds
+                seconds = time.monotonic() - started
+                log.info("%s %s %s %d %.3f s", request_id, scope["method"], quote(scope["path"]), status, seconds)
+
+    def _is_allowed(self, method: str, path: str, headers: Headers) -> bool:
+        reads = method in ("GET", "HEAD")
+        if self._key is None or (path in OPEN and reads):
+            return True
+        if method == "OPTIONS" and "origin" in headers and "access-control-request-method" in headers:
+            return True  # a browser asks whether it may send the key, and does not send it with this question
+        scheme, _, text = headers.get("authorization", "").partition(" ")
+        token = text.encode("latin-1").strip()  # headers are read as latin-1; of text, bytes of a key would go, too
+        if scheme.lower() == "basic" and path in PAGES and reads:
+            token = _password(token)
+        elif scheme.lower() != "bearer":
+            return False
+        return hmac.compare_digest(token, self._key.encode("utf-8", "surrogateescape"))
+
+
+def _password(credentials: bytes) -> bytes:
+    """Return the password of Basic credentials; empty where they are damaged."""
+    try:
+        return base64.b64decode(credentials, validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
+
+
+async def _unauthorized(scope: Scope, receive: Receive, send: Send) -> None:
+    message = "this server needs an API key, as the header 'Authorization: Bearer <key>', and got "
+    # litellm knows a wrong key by OpenAI's first words, and takes other errors of this type for faults of the request.
+    is_given = "authorization" in Headers(scope=scope)
+    message = f"Incorrect API key provided: {message}another one" if is_given else f"{message}none"
+    error: dict[str, Any] = ApiError(401, message, code="invalid_api_key").body()
+    asks = 'Basic realm="Hone: any user, and the API key as password", charset="UTF-8"'
+    challenge = asks if scope["path"] in PAGES else "Bearer"
+    await JSONResponse(error, 401, headers={"WWW-Authenticate": challenge})(scope, receive, send)

@@ -1,0 +1,139 @@
+"""The life of the server's process: HTTP first, the models behind it, an orderly end."""
+
+import asyncio
+import logging
+import socket
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import torch
+import uvicorn
+from hone_api.io.listening import join_address, open_listener
+from hone_api.reasons import INVALID_SPEC, HoneError
+from starlette.types import ASGIApp
+
+from hone_server.artifacts.sources import Sources
+from hone_server.generation.served_model import ChatOptions
+from hone_server.http.admin_routes import AdminGate, make_admin
+from hone_server.http.connections import Connection, WatchingServer, raise_file_limit
+from hone_server.http.cors import allow_origins
+from hone_server.http.middleware import Access
+from hone_server.http.routes import make_app
+from hone_server.logs import log_of_loop
+from hone_server.model_registry import READY, Service
+from hone_server.protocol.errors import FailureAnswers
+from hone_server.structured.tool_formats import FORMATS
+
+log = logging.getLogger("hone_server")
+
+KEEP_ALIVE_SECONDS = 75
+"""Clients of OpenAI let go of an idle connection after 5: a server must not be as fast, or a request meets the end."""
+
+QUIET_SECONDS, LATEST_SECONDS = 3, 60
+"""A drain goes on while requests come: not all who send them have learnt of the end. But not for ever."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to serve. `max_waiting`: answers of one model that may wait, before a request gets 429.
+
+    `drain_seconds`: how long after SIGTERM connections are accepted at least.
+    `admin_token_file` holds what lets its bearer load and unload adapters; None: nobody may. `allowed_origins`: of web
+    pages that may call the API from a browser; "*" is any. `chat_template`, and `tool_call_parser` as in toolformats,
+    are for all models; None: as each model has it.
+    """
+
+    host: str
+    port: int
+    max_model_len: int | None
+    max_waiting: int
+    drain_seconds: int
+    api_key: str | None = field(repr=False)
+    admin_token_file: Path | None
+    allowed_origins: list[str]
+    chat_template: str | None
+    tool_call_parser: str | None
+
+
+def serve(sources: Sources, options: Options) -> HoneError | None:
+    """Serves until SIGTERM or SIGINT, then finishes the requests that run. Returns what kept it from serving, or None.
+
+    HTTP answers, 503 on /health, while the models load.
+    """
+    try:
+        connection = Connection.limited(raise_file_limit())
+        listener = open_listener(options.host, options.port)
+    except HoneError as error:
+        return error
+    except OSError as error:
+        message = f"--host is {options.host!r} and --port {options.port}, which can't be listened on: {error.strerror}"
+        return HoneError(INVALID_SPEC, message, remedy="Choose another.")
+    token_file = options.admin_token_file
+    chat = ChatOptions(options.chat_template, FORMATS.get(options.tool_call_parser or ""))
+    service = Service(sources, options.max_model_len, hot=token_file is not None, chat=chat)
+    routes: ASGIApp = make_app(service, options.max_waiting)
+    if token_file is not None:
+        routes = AdminGate(routes, make_admin(service), token_file)
+    app = Access(routes, options.api_key)
+    config = uvicorn.Config(
+        allow_origins(FailureAnswers(app), options.allowed_origins),
+        http=connection,
+        ws="none",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+    )
+    server = _Server(config, service, app, options.drain_seconds)
+    where = join_address(*listener.getsockname()[:2])
+    log.info("starting on %s with %d threads", where, torch.get_num_threads())
+    asyncio.run(_run(server, listener, service))
+    return service.failure
+
+
+class _Server(WatchingServer):
+    """Ends some seconds after the first signal, at once at a second one, or when nothing is ready to be asked.
+
+    Who sends connections here learns late of the end. What is answered meanwhile closes its connection.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service, access: Access, drain_seconds: int) -> None:
+        super().__init__(config)
+        self._service = service
+        self._access = access
+        self._drain_seconds = drain_seconds
+        self._end: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._end is None and self._drain_seconds and self._service.state() == READY:
+            self._end = time.monotonic() + self._drain_seconds
+            self._access.closing = True
+        else:
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._end is not None and (late := time.monotonic() - self._end) >= 0:
+            is_quiet = time.monotonic() - self._access.asked_at >= QUIET_SECONDS
+            self.should_exit = self.should_exit or is_quiet or late >= LATEST_SECONDS
+        return await super().on_tick(counter)
+
+
+async def _run(server: uvicorn.Server, listener: socket.socket, service: Service) -> None:
+    def loaded(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            server.should_exit = True
+
+    asyncio.get_running_loop().set_exception_handler(log_of_loop)
+    loading = asyncio.create_task(service.load())
+    loading.add_done_callback(loaded)
+    try:
+        await server.serve(sockets=[listener])
+    except SystemExit as end:
+        # After its orderly end uvicorn raises the signal anew, which meets main's handler; a code is a failed start.
+        if end.code:
+            raise
+    finally:
+        loading.cancel()
+        service.stop()

@@ -1,0 +1,1 @@
+"""Structured answers: JSON schemas, grammars, guided decoding and tool calls."""

@@ -1,0 +1,206 @@
+"""`python -m hone_server.structured.grammar_trial FD`: compiles grammars first, each in a process that may die.
+
+A grammar of a stranger can crash the compiler, or make it run for hours. So `trial_pool` starts this process, and sends
+it the end of a socket for each grammar; a fork of it reads the grammar, compiles it within limits of time and memory,
+and writes a verdict, to which the parent adds how the fork ended. What passes is compiled again in the engine. A
+grammar that the compiler refuses is looked at here, too: functions that are not strict lose the keywords that can't be
+enforced, and for others the verdict names the function and the keyword.
+"""
+
+import array
+import gc
+import json
+import os
+import resource
+import selectors
+import signal
+import socket
+import sys
+from collections.abc import Callable, Collection
+from typing import Any
+
+from llguidance import LLMatcher, LLTokenizer
+
+from hone_server.structured.schemas import Path, removable, without, write_path
+from hone_server.structured.vocabulary import LIMITS, make_tokenizer
+
+CPU_SECONDS = 3
+WALL_SECONDS = 20
+MEMORY_BYTES = 256 << 20
+# The threads of the engine have twice as much (8 MiB), so that what passes here does not overflow theirs.
+STACK_BYTES = 4 << 20
+NICENESS = 5
+MOST_REPAIRS = 64
+
+
+def try_grammar(tokenizer: LLTokenizer, request: dict[str, Any]) -> dict[str, Any]:
+    """Return the verdict: `grammar` (the one to use), or `error`, and `owner` whose schema it is."""
+    grammars = request["grammars"]
+    error = _refusal(tokenizer, grammars)
+    if not error:
+        return {"grammar": None}
+    repaired = []
+    for grammar, owner in zip(grammars, request["owners"], strict=True):
+        schema = grammar.get("json_schema")
+        alone = _refusal(tokenizer, [{"json_schema": schema}]) if schema is not None else ""
+        if not alone:
+            repaired.append(grammar)
+            continue
+
+        def passes(candidate: Any) -> bool:
+            return not _refusal(tokenizer, [{"json_schema": candidate}])
+
+        if not schema["x-guidance"].get("lenient"):
+            place = find_place(schema, passes)
+            return {"error": alone, "owner": owner, "place": write_path(place) if place else None}
+        repaired.append({**grammar, "json_schema": repair(schema, passes)})
+    error = _refusal(tokenizer, repaired)
+    return {"error": error, "owner": None} if error else {"grammar": json.dumps({"grammars": repaired})}
+
+
+def name_owner(tokenizer: LLTokenizer, request: dict[str, Any], tell: Callable[[int], None]) -> None:
+    """Compile each schema alone, after telling its number, of which the last one is that which does not end well."""
+    for number, grammar in enumerate(request["grammars"]):
+        if (schema := grammar.get("json_schema")) is not None:
+            tell(number)
+            _refusal(tokenizer, [{"json_schema": schema}])
+
+
+def _refusal(tokenizer: LLTokenizer, grammars: list[dict[str, Any]]) -> str:
+    """Return the compiler's reason to refuse the grammar; empty if it takes it."""
+    matcher = LLMatcher(tokenizer, json.dumps({"grammars": grammars}), log_level=0, limits=LIMITS)
+    if not matcher.is_error():
+        matcher.compute_bitmask()
+    return str(matcher.get_error()) or "no reason was given" if matcher.is_error() else ""
+
+
+def find_place(schema: Any, passes: Callable[[Any], bool], gone: Collection[Path] = ()) -> Path | None:
+    """Return the place of a keyword without which, and those that are gone, less is refused; None: there is none."""
+    places = [place for place in removable(schema) if place not in gone]
+    if not passes(without(schema, {*gone, *places})):
+        return None
+    low, high = 0, len(places)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if passes(without(schema, {*gone, *places[:middle]})):
+            high = middle
+        else:
+            low = middle
+    return places[high - 1] if places else None
+
+
+def repair(schema: dict[str, Any], passes: Callable[[Any], bool]) -> dict[str, Any]:
+    """Return the schema without those keywords that are in the way; without all, if there are too many."""
+    gone: set[Path] = set()
+    while not passes(without(schema, gone)):
+        place = find_place(schema, passes, gone) if len(gone) < MOST_REPAIRS else None
+        if place is None:
+            return {"type": "object", "x-guidance": schema["x-guidance"]}
+        gone.add(place)
+    repaired: dict[str, Any] = without(schema, gone)
+    return repaired
+
+
+def _work(connection: socket.socket, tokenizer: LLTokenizer) -> None:
+    """Read a request from the connection, and write its verdict. Runs in a fork."""
+    with connection.makefile("rb") as stream:
+        request = json.load(stream)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)  # the verdict says what the compiler writes when it fails
+    _limit()
+    if request.get("names_owner"):
+        name_owner(tokenizer, request, lambda number: connection.sendall(f"{number}\n".encode()))
+    else:
+        connection.sendall(json.dumps(try_grammar(tokenizer, request)).encode() + b"\n")
+
+
+def _limit() -> None:
+    """Bound this process, which any of these limits ends."""
+    signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))
+    _, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    resource.setrlimit(resource.RLIMIT_STACK, (STACK_BYTES if hard < 0 else min(STACK_BYTES, hard), hard))
+    if os.path.exists("/proc/self/statm"):
+        with open("/proc/self/statm") as sizes:
+            used = int(sizes.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, used + MEMORY_BYTES))
+    os.nice(NICENESS)
+
+
+class Parent:
+    """Forks a process for each connection that `trials` sends over the control socket."""
+
+    def __init__(self, control: socket.socket, tokenizer: LLTokenizer) -> None:
+        self._control = control
+        self._tokenizer = tokenizer
+        self._working: dict[int, socket.socket] = {}
+
+    def serve(self) -> None:
+        """Work until the engine closes its end."""
+        woken, waking = os.pipe()
+        os.set_blocking(waking, False)
+        os.set_blocking(woken, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
+        selector = selectors.DefaultSelector()
+        selector.register(self._control, selectors.EVENT_READ)
+        selector.register(woken, selectors.EVENT_READ)
+        while True:
+            ready = {key.fileobj for key, _ in selector.select()}
+            if woken in ready:
+                os.read(woken, 4096)
+                self._bury()
+            if self._control in ready and not self._accept():
+                return
+
+    def _accept(self) -> bool:
+        size = array.array("i").itemsize
+        data, ancillary, _, _ = self._control.recvmsg(1, socket.CMSG_LEN(size))
+        if not data:
+            return False
+        for _, _, found in ancillary:
+            descriptors = array.array("i")
+            descriptors.frombytes(found[:size])
+            self._fork(socket.socket(fileno=descriptors[0]))
+        return True
+
+    def _fork(self, connection: socket.socket) -> None:
+        pid = os.fork()
+        if pid:
+            self._working[pid] = connection
+            return
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self._control.close()
+            _work(connection, self._tokenizer)
+            os._exit(0)
+        finally:
+            os._exit(1)
+
+    def _bury(self) -> None:
+        """Tell the engine how each process ended that did."""
+        while self._working:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return
+            with self._working.pop(pid) as connection:
+                try:
+                    connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+                    connection.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass  # the engine does not wait for it any more
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the engine's end ends it
+    vocabulary = json.load(sys.stdin.buffer)
+    tokenizer = make_tokenizer(vocabulary["tokenizer"], vocabulary["vocab_size"], vocabulary["eos_token_ids"])
+    gc.collect()
+    gc.freeze()
+    Parent(socket.socket(fileno=int(sys.argv[1])), tokenizer).serve()
+
+
+if __name__ == "__main__":
+    main()

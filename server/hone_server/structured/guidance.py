@@ -1,0 +1,191 @@
+"""Guided decoding: which tokens may come next, so that an answer has the structure that its request asks for.
+
+`grammars` makes the grammar of a request. `trial_pool` tries it in a process that may die; what passes, llguidance
+compiles here, in a thread, and a Guide follows one answer through it: the sampler (`sampler.BatchSampler`) asks it at
+every token which ones are allowed. A mask takes some 10 microseconds. Requests without a grammar never come here.
+"""
+
+import asyncio
+import hashlib
+import json
+import re
+import threading
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from llguidance import LLMatcher, LLTokenizer
+from transformers import PreTrainedTokenizerFast
+
+from hone_server.protocol.errors import RETRY_SECONDS, ApiError
+from hone_server.structured.trial_pool import Trials, check
+from hone_server.structured.vocabulary import LIMITS, make_tokenizer
+
+COMPILE_SECONDS = 20.0
+"""A trial ends within some 5 seconds; others may be before it."""
+COMPILERS = 2
+MESSAGE_CHARACTERS = 500
+BITS = 32
+"""Of one number of a mask."""
+
+_pool = ThreadPoolExecutor(COMPILERS, thread_name_prefix="guidance")
+
+
+class Guide:
+    """Follows one answer through its grammar. `error` says why it can't any more; the answer then ends."""
+
+    def __init__(self, matcher: LLMatcher, prompt_length: int, eos_token_ids: frozenset[int], size: int = 0) -> None:
+        """`size`: how many tokens the matcher knows, which may be more than the model has."""
+        self._whole = np.empty(-(-size // BITS), np.uint32)
+        self.error: str | None = None
+        self._matcher = matcher
+        self._prompt_length = prompt_length
+        self._eos_token_ids = eos_token_ids
+        self._followed = 0
+
+    def fill(self, mask: np.ndarray, before: list[int], generated: list[int]) -> None:
+        """Write one bit for each token, 1 where it may come next, into `mask` (uint32, shape [ceil(vocab_size / 32)]).
+
+        before, generated: the tokens of prompt and answer; those of the answer move to `before` at an eviction.
+        """
+        new = len(before) + len(generated) - self._prompt_length - self._followed
+        if new and self.error is None:
+            tokens = generated[-new:] if new <= len(generated) else (before + generated)[-new:]
+            if not self._matcher.consume_tokens(tokens):
+                self.error = shorten(self._matcher.get_error())
+            self._followed += new
+        if self.error is None:
+            whole = self._whole if len(self._whole) > len(mask) else mask
+            self._matcher.unsafe_compute_mask_ptr(whole.ctypes.data, whole.nbytes)
+            mask[:] = whole[: len(mask)]
+            if self._matcher.is_error():
+                self.error = shorten(self._matcher.get_error())
+        if self.error is not None:
+            mask[:] = 0
+            for token in self._eos_token_ids:
+                mask[token // BITS] |= np.uint32(1 << token % BITS)
+
+
+class Guidance:
+    """Compiles grammars for one vocabulary."""
+
+    def __init__(self, tokenizer: Any, eos_token_ids: frozenset[int], vocab_size: int) -> None:
+        self._tokenizer = tokenizer
+        self._eos_token_ids = eos_token_ids
+        added = tokenizer.get_added_vocab().values()
+        self._vocab_size = max(vocab_size, len(tokenizer), 1 + max(added, default=0))
+
+    async def make_guides(
+        self, grammars: Sequence[dict[str, Any]], owners: Sequence[str | None], prompt_lengths: list[int], param: str
+    ) -> list[Guide]:
+        """Return a guide for each answer.
+
+        owners: for each part of the grammar, whose schema it is. Raises ApiError: 400 for a grammar that can't be
+        compiled, 503 for one that takes too long.
+        """
+        if not isinstance(self._tokenizer, PreTrainedTokenizerFast) or not self._eos_token_ids:
+            message = f"{param} needs a model with a fast tokenizer and an end-of-text token, which this one has not"
+            raise ApiError(400, message, param=param)
+        try:
+            matcher = await asyncio.wait_for(self._make_matcher(grammars, owners, param), COMPILE_SECONDS)
+        except TimeoutError:
+            message = f"{param} was not compiled within {COMPILE_SECONDS:.0f} s; try again, or simplify its schema"
+            raise ApiError(503, message, param=param, headers={"Retry-After": str(RETRY_SECONDS)}) from None
+        if matcher.is_error():
+            words = shorten(matcher.get_error())
+            raise ApiError(400, f"{param} has a schema that can't be enforced: {words}", param=param)
+        matchers = [matcher, *(matcher.deep_copy() for _ in prompt_lengths[1:])]
+        pairs = zip(matchers, prompt_lengths, strict=True)
+        return [Guide(one, length, self._eos_token_ids, self._vocab_size) for one, length in pairs]
+
+    async def _make_matcher(
+        self, grammars: Sequence[dict[str, Any]], owners: Sequence[str | None], param: str
+    ) -> LLMatcher:
+        """Return the matcher of a grammar that passed its trial. Raises ApiError."""
+        loop = asyncio.get_running_loop()
+        vocabulary = self._known()
+        if vocabulary is None:
+            vocabulary = await loop.run_in_executor(_pool, self._shared)
+        verdict = await vocabulary.trials.judge(grammars, owners)
+        check(verdict, param)
+        grammar = verdict.grammar or json.dumps({"grammars": grammars})
+        return await loop.run_in_executor(_pool, partial(_compile, vocabulary.tokenizer, grammar))
+
+    def _known(self) -> "Vocabulary | None":
+        return _VOCABULARIES.get(self._tokenizer, {}).get((self._eos_token_ids, self._vocab_size))
+
+    def _shared(self) -> "Vocabulary":
+        """Return the library's own tokenizer, made at the first request (0.6 s for 49,152 tokens)."""
+        with _MAKING:
+            if (known := self._known()) is not None:
+                return known
+            backend = copy(self._tokenizer.backend_tokenizer)
+            backend.no_padding()
+            backend.no_truncation()
+            made = _vocabulary(backend.to_str(), self._vocab_size, sorted(self._eos_token_ids))
+            _VOCABULARIES.setdefault(self._tokenizer, {})[self._eos_token_ids, self._vocab_size] = made
+            return made
+
+
+class Vocabulary:
+    """What is made of a tokenizer for all requests; adapters with the tokenizer of their base share it."""
+
+    def __init__(self, parts: dict[str, Any]) -> None:
+        self.tokenizer = make_tokenizer(**parts)
+        self.trials = Trials(parts)
+        weakref.finalize(self, self.trials.close)
+
+
+_VOCABULARIES: weakref.WeakKeyDictionary[Any, dict[tuple[frozenset[int], int], Vocabulary]] = (
+    weakref.WeakKeyDictionary()
+)
+_BY_CONTENT: weakref.WeakValueDictionary[str, Vocabulary] = weakref.WeakValueDictionary()
+_MAKING = threading.Lock()
+
+
+def _vocabulary(tokenizer: str, vocab_size: int, eos_token_ids: list[int]) -> Vocabulary:
+    """Return the vocabulary of these, of which there is one."""
+    parts = {"tokenizer": tokenizer, "vocab_size": vocab_size, "eos_token_ids": eos_token_ids}
+    digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    if (known := _BY_CONTENT.get(digest)) is None:
+        known = _BY_CONTENT[digest] = Vocabulary(parts)
+    return known
+
+
+def _compile(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
+    """Return the matcher after its first mask, which takes longer than all others."""
+    matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LIMITS)
+    if not matcher.is_error():
+        matcher.compute_bitmask()
+    return matcher
+
+
+def forbid(scores: torch.Tensor, guides: Sequence[tuple[int, Guide, list[int], list[int]]]) -> None:
+    """Set the scores (shape [requests, vocab_size]) of forbidden tokens to minus infinity, in place.
+
+    guides: a row of the scores, its guide, and the tokens of prompt and answer, as for `Guide.fill`.
+    """
+    vocab_size = scores.shape[1]
+    masks = np.empty((len(guides), -(-vocab_size // BITS)), np.uint32)
+    for mask, (_, guide, before, generated) in zip(masks, guides, strict=True):
+        guide.fill(mask, before, generated)
+    forbidden = np.unpackbits(~masks.view(np.uint8), axis=1, count=vocab_size, bitorder="little").view(bool)
+    if scores.device.type == "cpu" and scores.dtype == torch.float32:
+        # torch would wait for all its threads in each row, which takes milliseconds where others use the cores.
+        for (row, *_), tokens in zip(guides, forbidden, strict=True):
+            np.putmask(scores[row].numpy(), tokens, -np.inf)
+        return
+    on_device = torch.from_numpy(forbidden).to(scores.device)
+    for place, (row, *_) in enumerate(guides):
+        scores[row].masked_fill_(on_device[place], -torch.inf)
+
+
+def shorten(words: str) -> str:
+    """Return the library's message in one line, without the state that it may append."""
+    message = re.split(r"<(?:state|backtrace)>", words)[0]
+    return " ".join(message.split())[:MESSAGE_CHARACTERS] or "no reason was given"

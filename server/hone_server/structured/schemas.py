@@ -1,0 +1,264 @@
+"""JSON schemas before the grammar compiler sees them: what it would take silently for something else.
+
+`grammars` calls `prepare`, which leaves out keywords that ask for nothing, translates what former drafts wrote
+differently, and refuses numbers that a double can't hold. `grammar_trial` finds out by `removable` and `without` which
+keyword the compiler refuses. Pure; no torch, and nothing of the request.
+"""
+
+import math
+from collections.abc import Callable, Collection, Iterator
+from decimal import Decimal
+from typing import Any
+
+Path = tuple[str | int, ...]
+
+MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+LISTS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
+SINGLE = frozenset(
+    "items additionalItems additionalProperties not if then else contains propertyNames unevaluatedItems "
+    "unevaluatedProperties".split()
+)
+NUMBERS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
+COUNTS = frozenset("minLength maxLength minItems maxItems minProperties maxProperties minContains maxContains".split())
+VALUES = frozenset({"const", "enum"})
+OTHERS = frozenset(
+    "type format pattern required uniqueItems dependentRequired dependencies $ref $dynamicRef $recursiveRef".split()
+)
+KEYWORDS = MAPS | LISTS | SINGLE | NUMBERS | COUNTS | VALUES | OTHERS
+# `const: null` is a value.
+NOT_NULL = KEYWORDS - {"const"}
+DEFINITIONS = frozenset({"$defs", "definitions"})
+ANNOTATIONS = frozenset(
+    "title description default examples deprecated readOnly writeOnly $comment contentMediaType contentEncoding".split()
+)
+COMBINING = frozenset("allOf anyOf oneOf if then else $ref $dynamicRef $recursiveRef dependentSchemas not".split())
+LARGEST = 2**63
+# The compiler builds an automaton of as many states: 30,000 take 0.3 s, and the time grows with the square.
+MOST_MULTIPLE = 30_000
+# Up to here, one multiplication or division makes the double of a decimal number.
+EXACT_EXPONENT = 22
+INEXACT = (
+    "can't be enforced exactly, because the compiler holds numbers as doubles; use an integer of at most 2^53 or 15 "
+    "digits, or a string"
+)
+
+
+class SchemaError(ValueError):
+    """A keyword at a place of the schema can't be enforced as it is."""
+
+    def __init__(self, path: Path, words: str) -> None:
+        super().__init__(f"{write_path(path)}: {words}" if path else words)
+
+
+def write_path(path: Path) -> str:
+    return "/".join(str(part) for part in path)
+
+
+def prepare(schema: Any, *, is_strict: bool, path: Path = ()) -> Any:
+    """Return the schema for the compiler. Raises SchemaError, or leaves out the keyword if it is not strict."""
+    if not isinstance(schema, dict):
+        return schema
+    kept: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in ANNOTATIONS:
+            continue  # which may hold what the compiler can't read, such as 1e400
+        try:
+            _check(schema, key, value, (*path, key))
+        except SchemaError:
+            if is_strict:
+                raise
+            continue
+        kept[key] = _prepare_value(key, value, is_strict=is_strict, path=(*path, key))
+    kept = _without_neutral(_of_one_draft(kept))
+    if names := _required_by_properties(schema):
+        kept["required"] = [*kept.get("required", ()), *names]
+    return kept if is_strict else _without_impossible_names(kept)
+
+
+def _prepare_value(key: str, value: Any, *, is_strict: bool, path: Path) -> Any:
+    def inner(part: Any, name: str | int) -> Any:
+        return prepare(part, is_strict=is_strict, path=(*path, name))
+
+    if key in COUNTS and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if key in MAPS and isinstance(value, dict):
+        return {name: inner(part, name) for name, part in value.items()}
+    if key in LISTS | {"items"} and isinstance(value, list):
+        return [inner(part, place) for place, part in enumerate(value)]
+    return prepare(value, is_strict=is_strict, path=path) if key in SINGLE else value
+
+
+def _check(schema: dict[str, Any], key: str, value: Any, path: Path) -> None:
+    """Raise SchemaError for what the compiler would not refuse, or would take for something else."""
+    if value is None and key in NOT_NULL:
+        raise SchemaError(path, "is null; leave it out")
+    if key in VALUES and (number := _find_inexact(value, schema)) is not None:
+        raise SchemaError(path, f"the number {number} {INEXACT}")
+    if key in NUMBERS and not isinstance(value, bool) and (number := _find_inexact(value, schema)) is not None:
+        raise SchemaError(path, f"the number {number} {INEXACT}")
+    if key == "multipleOf" and isinstance(value, int | float):
+        if not 0 < value < math.inf:
+            raise SchemaError(path, f"is {value}; it must be above 0")
+        if _digits(value, trimmed=True)[0] > MOST_MULTIPLE:
+            raise SchemaError(path, f"is {value}; without its decimal point it may be {MOST_MULTIPLE} at most")
+    if key in ("exclusiveMinimum", "exclusiveMaximum") and value is True:
+        bound = "minimum" if key == "exclusiveMinimum" else "maximum"
+        if not isinstance(schema.get(bound), int | float) or isinstance(schema.get(bound), bool):
+            raise SchemaError(path, f"is true, and there is no {bound}; set {key} to the number")
+    if key == "required" and value is True and (len(path) < 3 or path[-3] != "properties"):
+        raise SchemaError(path, "is true, which only a property may say; list the names of the required properties")
+
+
+def _find_inexact(value: Any, schema: dict[str, Any]) -> int | float | None:
+    """Return a number in a value that the compiler would read, or write, as another one."""
+    if isinstance(value, list | dict):
+        parts = value.values() if isinstance(value, dict) else value
+        return next((found for part in parts if (found := _find_inexact(part, schema)) is not None), None)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return value
+        kind = schema.get("type")
+        if abs(value) >= LARGEST and isinstance(kind, str | list) and "integer" in kind:
+            return value
+        digits, exponent = _digits(value)
+        return None if digits <= 2**53 and abs(exponent) <= EXACT_EXPONENT else value
+    return None if abs(value) <= 2**53 or (abs(value) < LARGEST and int(float(value)) == value) else value
+
+
+def _digits(number: int | float, *, trimmed: bool = False) -> tuple[int, int]:
+    """Return the digits of a number in JSON as an integer, and the power of ten to multiply them by.
+
+    trimmed: without the zeros at the end.
+    """
+    written = Decimal(repr(number))
+    _, digits, exponent = (written.normalize() if trimmed else written).as_tuple()
+    return int("".join(map(str, digits))), exponent if isinstance(exponent, int) else 0
+
+
+def _of_one_draft(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema with what drafts 3 and 4 wrote as true or false in the words of the present one."""
+    out = dict(schema)
+    for key, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
+        if out.get(key) is True:
+            out[key] = out.pop(bound)
+        elif out.get(key) is False:
+            del out[key]
+    if out.get("required") is False or out.get("required") is True:
+        del out["required"]  # true: the object around it lists the name
+    # The compiler takes it for a sign of a former draft, and ignores prefixItems; without a list of items it has no
+    # meaning in any draft.
+    if "additionalItems" in out and not isinstance(out.get("items"), list):
+        del out["additionalItems"]
+    return out
+
+
+def _required_by_properties(schema: dict[str, Any]) -> list[str]:
+    """Return the names of the properties that say `required: true` themselves, as in draft 3."""
+    properties = schema.get("properties")
+    if not isinstance(properties, dict):
+        return []
+    return [name for name, part in properties.items() if isinstance(part, dict) and part.get("required") is True]
+
+
+def _is_anything(schema: Any) -> bool:
+    return schema is True or (isinstance(schema, dict) and ANNOTATIONS.issuperset(schema))
+
+
+def _is_any_name(schema: Any) -> bool:
+    """Whether every name of a property is valid by this schema."""
+    return schema is True or (
+        isinstance(schema, dict) and ANNOTATIONS.issuperset(set(schema) - {"type"}) and _has_strings(schema)
+    )
+
+
+def _has_strings(schema: dict[str, Any]) -> bool:
+    kind = schema.get("type", "string")
+    return kind == "string" or (isinstance(kind, list) and "string" in kind)
+
+
+_NEUTRAL: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
+    "uniqueItems": lambda value, _: value is False,
+    "unevaluatedItems": lambda value, _: _is_anything(value),
+    "unevaluatedProperties": lambda value, _: _is_anything(value),
+    "dependentRequired": lambda value, _: isinstance(value, dict) and not any(value.values()),
+    "dependentSchemas": lambda value, _: isinstance(value, dict) and all(map(_is_anything, value.values())),
+    "dependencies": lambda value, _: (
+        isinstance(value, dict) and all(part == [] or _is_anything(part) for part in value.values())
+    ),
+    "propertyNames": lambda value, _: _is_any_name(value),
+    "contains": lambda _, schema: schema.get("minContains") == 0 and "maxContains" not in schema,
+    "minContains": lambda _, schema: "contains" not in schema,
+    "maxContains": lambda _, schema: "contains" not in schema,
+    "not": lambda value, _: value is False,
+    "if": lambda _, schema: all(_is_anything(schema.get(key, True)) for key in ("then", "else")),
+    "then": lambda _, schema: "if" not in schema,
+    "else": lambda _, schema: "if" not in schema,
+    "$recursiveAnchor": lambda *_: True,  # marks a place, and asks for nothing
+    "$dynamicAnchor": lambda *_: True,
+}
+
+
+def _without_neutral(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema without the keywords that ask for nothing, and that the compiler would refuse."""
+    out = dict(schema)
+    while neutral := [key for key in out if key in _NEUTRAL and _NEUTRAL[key](out[key], out)]:
+        for key in neutral:
+            del out[key]
+    # No other keyword looks at the properties: then it is the plain keyword.
+    for key, plain in (("unevaluatedProperties", "additionalProperties"), ("unevaluatedItems", "items")):
+        if key in out and COMBINING.isdisjoint(out) and "contains" not in out:
+            value = out.pop(key)
+            out.setdefault(plain, value)
+    return out
+
+
+def _without_impossible_names(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema with no name in `required` that its other keywords forbid."""
+    names, properties = schema.get("required"), schema.get("properties", {})
+    if not isinstance(names, list) or not isinstance(properties, dict) or schema.get("patternProperties"):
+        return schema
+    if schema.get("additionalProperties") is not False:
+        return schema
+    possible = [name for name in names if isinstance(name, str) and properties.get(name) not in (None, False)]
+    return {**schema, "required": possible}
+
+
+def removable(schema: Any) -> list[Path]:
+    """Return the places of all keywords that restrict, in the order to try without them: the deepest first."""
+    return sorted(_places(schema, ()), key=lambda path: (-len(path), _LAST.get(str(path[-1]), 0)))
+
+
+_LAST = {"required": 1, "additionalProperties": 2, "properties": 3, "items": 3, "type": 4}
+
+
+def _places(schema: Any, path: Path) -> Iterator[Path]:
+    if not isinstance(schema, dict):
+        return
+    for key, value in schema.items():
+        if key in KEYWORDS - DEFINITIONS and (path or key != "type"):
+            yield (*path, key)
+        if key in MAPS and isinstance(value, dict):
+            for name, part in value.items():
+                if not isinstance(part, dict | bool):
+                    yield (*path, key, name)
+                yield from _places(part, (*path, key, name))
+        elif key in LISTS | {"items"} and isinstance(value, list):
+            for place, part in enumerate(value):
+                yield from _places(part, (*path, key, place))
+        elif key in SINGLE:
+            yield from _places(value, (*path, key))
+
+
+def without(schema: Any, places: Collection[Path], path: Path = ()) -> Any:
+    """Return the schema without the keywords at these places."""
+    if isinstance(schema, list):
+        return [without(part, places, (*path, place)) for place, part in enumerate(schema)]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: value if key in VALUES else without(value, places, (*path, key))
+        for key, value in schema.items()
+        if (*path, key) not in places
+    }

@@ -1,0 +1,166 @@
+"""Trials of grammars in processes that may die: the engine's side of `grammar_trial`.
+
+In: a grammar, as a list of its parts. Out: the grammar to compile here, or a refusal with its reason. Verdicts are
+kept, so that a schema that is asked for again costs nothing. `guidance` compiles what passes.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from hone_server.protocol.errors import RETRY_SECONDS, ApiError
+from hone_server.structured.grammar_trial import CPU_SECONDS, MEMORY_BYTES, WALL_SECONDS
+
+TRIALS = 3
+KEPT_VERDICTS = 256
+TOO_LARGE = (
+    f"takes more than {CPU_SECONDS} s or {MEMORY_BYTES >> 20} MiB to compile; simplify it, for example by smaller "
+    "bounds, shorter patterns and a smaller multipleOf"
+)
+_TOO_LONG = (-signal.SIGXCPU, -signal.SIGKILL)
+_NO_MEMORY = (-signal.SIGABRT, 1)
+
+_pool = ThreadPoolExecutor(TRIALS, thread_name_prefix="trial")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a trial found: `error` with the function, or other part, whose schema it is. grammar: None is as given."""
+
+    grammar: str | None = None
+    error: str | None = None
+    is_busy: bool = False
+
+
+class Trials:
+    """Tries the grammars for one vocabulary, in a helper process that is started at the first one."""
+
+    def __init__(self, vocabulary: dict[str, Any]) -> None:
+        self._vocabulary = vocabulary
+        self._verdicts: OrderedDict[str, Verdict] = OrderedDict()
+        self._running: dict[str, asyncio.Future[Verdict]] = {}
+        self._lock = threading.Lock()
+        self._helper: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+
+    def close(self) -> None:
+        """End the helper."""
+        with self._lock:
+            self._stop()
+
+    async def judge(self, grammars: Sequence[dict[str, Any]], owners: Sequence[str | None]) -> Verdict:
+        """Return the verdict on a grammar, which is known or that of a trial."""
+        request = json.dumps({"grammars": grammars, "owners": owners})
+        key = hashlib.sha256(request.encode()).hexdigest()
+        if key in self._verdicts:
+            self._verdicts.move_to_end(key)
+            return self._verdicts[key]
+        if (running := self._running.get(key)) is None:
+            running = asyncio.get_running_loop().run_in_executor(_pool, self._try, request)
+            self._running[key] = running
+            running.add_done_callback(lambda done: self._keep(key, done))
+        return await asyncio.shield(running)
+
+    def _keep(self, key: str, done: "asyncio.Future[Verdict]") -> None:
+        del self._running[key]
+        if done.cancelled() or done.exception() or done.result().is_busy:
+            return
+        self._verdicts[key] = done.result()
+        while len(self._verdicts) > KEPT_VERDICTS:
+            self._verdicts.popitem(last=False)
+
+    def _try(self, request: str) -> Verdict:
+        *lines, status = self._ask(request)
+        if status == "0":
+            found = json.loads(lines[-1])
+            if not found.get("error"):
+                return Verdict(grammar=found["grammar"])
+            place = f" at {found['place']}" if found.get("place") else ""
+            whose = f"{found['owner']} has " if found.get("owner") else ""
+            return Verdict(error=f"{whose}a schema that can't be enforced{place}: {found['error']}")
+        if not status or int(status) == -signal.SIGALRM:
+            return Verdict(error="the machine is too busy to compile its schema", is_busy=True)
+        owner = self._find_owner(json.loads(request))
+        if int(status) in _TOO_LONG + _NO_MEMORY:
+            words = f"a schema that {TOO_LARGE}"
+        else:
+            words = f"a schema on which the compiler fails ({_name(int(status))}); simplify it"
+        return Verdict(error=f"{owner} has {words}" if owner else words)
+
+    def _find_owner(self, request: dict[str, Any]) -> str | None:
+        """Return whose schema it is that does not end well."""
+        owners: list[str | None] = request["owners"]
+        if len(named := [owner for owner in owners if owner]) <= 1:
+            return named[0] if named else None
+        *numbers, _ = self._ask(json.dumps({**request, "names_owner": True}))
+        return owners[int(numbers[-1])] if numbers else None
+
+    def _ask(self, request: str) -> list[str]:
+        """Return the lines of a fork of the helper, of which the last one is its exit status; empty: unknown."""
+        ours, theirs = socket.socketpair()
+        with ours:
+            ours.settimeout(WALL_SECONDS + CPU_SECONDS)
+            try:
+                with theirs, self._lock:
+                    self._start()
+                    assert self._control is not None
+                    socket.send_fds(self._control, [b"+"], [theirs.fileno()])
+                ours.sendall(request.encode())
+                ours.shutdown(socket.SHUT_WR)
+                with ours.makefile("rb") as stream:
+                    return stream.read().decode().splitlines() or [""]
+            except OSError:
+                with self._lock:
+                    self._stop()  # the next trial starts another one
+                return [""]
+
+    def _start(self) -> None:
+        """Start the helper, unless it runs."""
+        if self._helper is not None and self._helper.poll() is None:
+            return
+        self._stop()
+        self._control, theirs = socket.socketpair()
+        kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "LANG") if name in os.environ}
+        with theirs:
+            self._helper = subprocess.Popen(
+                [sys.executable, "-P", "-m", "hone_server.structured.grammar_trial", str(theirs.fileno())],
+                stdin=subprocess.PIPE,
+                pass_fds=[theirs.fileno()],
+                env=kept | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+        assert self._helper.stdin is not None
+        with self._helper.stdin as stdin:
+            stdin.write(json.dumps(self._vocabulary).encode())
+
+    def _stop(self) -> None:
+        if self._control is not None:
+            self._control.close()
+        if self._helper is not None:
+            self._helper.kill()
+            self._helper.wait()
+        self._helper = self._control = None
+
+
+def check(verdict: Verdict, param: str) -> None:
+    """Raise ApiError for a grammar that did not pass."""
+    if verdict.is_busy:
+        headers = {"Retry-After": str(RETRY_SECONDS)}
+        raise ApiError(503, f"{param}: {verdict.error}; try again", param=param, headers=headers)
+    if verdict.error:
+        linked = ":" if verdict.error.startswith("the ") else " has"
+        raise ApiError(400, f"{param}{linked} {verdict.error}", param=param)
+
+
+def _name(status: int) -> str:
+    return signal.Signals(-status).name if -status in set(signal.Signals) else f"exit status {status}"

@@ -1,0 +1,97 @@
+"""The vocabulary of a model as llguidance takes it, which writes text that is forced in ordinary tokens.
+
+In: the tokenizer as JSON. Out: an LLTokenizer, for `guidance` and for the processes of `grammar_trial`, which import
+neither torch nor transformers. The library's own encoding takes the name of an added token, such as `<|im_end|>`, for
+that token; in the strings of a schema it is text.
+"""
+
+import json
+from functools import cached_property
+from typing import Any
+
+from llguidance import LLParserLimits, LLTokenizer
+from llguidance._tokenizer import TokenizerWrapper
+from tokenizers import Tokenizer
+
+LIMITS = LLParserLimits(
+    max_items_in_row=10_000,  # an object may have some 2,500 properties
+    step_lexer_fuel=50_000,  # a token of an odd regular expression holds up all answers for 20 ms at most
+    max_lexer_states=20_000,  # each takes 1 to 2 kB
+    verbose_errors=False,
+)
+# Forced text is encoded again at each of its tokens, of which only the first one is used.
+LONGEST_PART = 4096
+
+
+class Encoder(TokenizerWrapper):
+    """What llguidance calls to encode text. The attributes without an underscore are those that it reads."""
+
+    def __init__(self, native: LLTokenizer, plain: Tokenizer | None, eos_token_id: int) -> None:
+        self.is_tokenizer_wrapper = True
+        self.bos_token_id = None
+        self.eos_token_id = eos_token_id
+        self.tokens = [native.decode_bytes([token]) for token in range(native.vocab_size)]
+        self.special_token_ids = [token for token in range(native.vocab_size) if native.is_special_token(token)]
+        self._special = frozenset(self.special_token_ids)
+        self._plain = plain
+
+    def __call__(self, text: str) -> list[int]:
+        """Return the tokens of the text, or of its beginning if it is long: never an added token of its own meaning."""
+        if len(text) > 2 * LONGEST_PART:
+            text = text[:LONGEST_PART]
+        if self._plain is not None:
+            found: list[int] = self._plain.encode(text, add_special_tokens=False).ids
+            # A normalizer may change the text, and merges may lead to the name of an added token.
+            if self._special.isdisjoint(found) and b"".join(self.tokens[one] for one in found) == text.encode():
+                return found
+        return self._cut(text.encode())
+
+    @cached_property
+    def _numbers(self) -> dict[bytes, int]:
+        return {text: token for token, text in enumerate(self.tokens) if text and token not in self._special}
+
+    def _cut(self, text: bytes) -> list[int]:
+        """Return the tokens of the text, each the longest one that is possible."""
+        found, longest = list[int](), max(map(len, self._numbers), default=0)
+        while text:
+            lengths = range(min(longest, len(text)), 0, -1)
+            length = next((one for one in lengths if text[:one] in self._numbers), 0)
+            if not length:
+                break
+            found.append(self._numbers[text[:length]])
+            text = text[length:]
+        return found
+
+
+def make_tokenizer(tokenizer: str, vocab_size: int, eos_token_ids: list[int]) -> LLTokenizer:
+    """Return the vocabulary of a tokenizer, which is given as its JSON. Raises ValueError."""
+    native = LLTokenizer(tokenizer, n_vocab=vocab_size, eos_token=eos_token_ids, slices=[])
+    return LLTokenizer(Encoder(native, _without_added_tokens(tokenizer), eos_token_ids[0]), eos_token=eos_token_ids)
+
+
+def _without_added_tokens(tokenizer: str) -> Tokenizer | None:
+    """Return the tokenizer for text in the middle of an answer; None if it can't do without its added tokens."""
+    parts = json.loads(tokenizer)
+    parts |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+    parts["normalizer"] = _without_prefix(parts.get("normalizer"))
+    parts["pre_tokenizer"] = _without_prefix(parts.get("pre_tokenizer"))
+    try:
+        return Tokenizer.from_str(json.dumps(parts))
+    except Exception:  # of the library, which has no class of its own for it
+        return None
+
+
+def _without_prefix(part: Any) -> Any:
+    """Return the step of a tokenizer that puts no space before the text."""
+    match part:
+        case {"type": "Prepend"}:
+            return None
+        case {"type": "Metaspace"}:
+            return {**part, "prepend_scheme": "never"}
+        case {"type": "ByteLevel"}:
+            return {**part, "add_prefix_space": False}
+        case {"type": "Sequence"}:
+            [key] = [name for name in part if name != "type"]
+            steps = [step for one in part[key] if (step := _without_prefix(one)) is not None]
+            return {**part, key: steps}
+    return part

@@ -1,0 +1,290 @@
+"""From sources to models in memory: the base once, and adapters on it, unmerged where that can be.
+
+What an unmerged adapter can't express (DoRA, saved modules, trained biases or embeddings) is merged into a second model
+that shares every tensor with the base except those that the adapter changes. Such a model answers at full speed, and
+has a batch, a key-value cache and a thread of its own.
+"""
+
+import copy
+import itertools
+from collections.abc import Container
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hone_api.artifacts.adapter_config import read_adapter_config, require_adapter_weights
+from hone_api.attention import default_kernel
+from hone_api.reasons import (
+    ADAPTER_MISMATCH,
+    ARTIFACT_CORRUPT,
+    HUB_UNAUTHORIZED,
+    HUB_UNREACHABLE,
+    MODEL_INVALID,
+    MODEL_NOT_FOUND,
+    MODEL_UNSUPPORTED,
+    HoneError,
+)
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
+from transformers.utils.peft_utils import find_adapter_config_file
+from transformers.utils.quantization_config import QuantizationMethod
+
+from hone_server.artifacts.sources import Served, Sources
+from hone_server.hardware import CACHE_SHARE, available_memory, has_bfloat16
+from hone_server.weights.architectures import refuse_unserved
+from hone_server.weights.batched_lora import AdaptableLinear, Adapter, BatchTable, Factors, make_adaptable
+from hone_server.weights.fused_linear import JoinedLinear, join
+from hone_server.weights.onednn_packing import is_packed, pack, unpack
+
+
+@dataclass(frozen=True)
+class Base:
+    """The weights that everything is served from. `table` is None when no adapter can stay unmerged."""
+
+    model: Any
+    tokenizer: Any
+    table: BatchTable | None
+
+
+def load_base(sources: Sources, *, adaptable: bool) -> Base:
+    """Loads the weights, ready for unmerged adapters if `adaptable`. Raises HoneError."""
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, tokenizer = _load_weights(sources)
+    model.to(device).eval().requires_grad_(False)
+    copies = 1 if adaptable else len(sources.models)
+    widen = device == "cpu" and float32_is_better(
+        model.dtype, copies * model.get_memory_footprint(), available_memory(), has_bfloat16()
+    )
+    if device == "cpu":
+        read = storages(model)
+        if widen:
+            model.float()
+        unmap(model, read)
+        join(model)
+    return Base(model, tokenizer, make_adaptable(model) if adaptable else None)
+
+
+def storages(model: Any) -> set[int]:
+    """Return the addresses of the memory, or of the files' mappings, that the model's tensors lie in."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors if not tensor.is_mkldnn}
+
+
+def unmap(model: Any, read: Container[int]) -> None:
+    """Copies what lies in these storages into memory, so that a file which they map is let go.
+
+    A mapped file that is changed would change the answers, and one that is cut would end the process.
+    """
+    copies: dict[Any, torch.Tensor] = {}
+
+    def copy_of(tensor: torch.Tensor) -> torch.Tensor:
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.is_mkldnn or tensor.untyped_storage().data_ptr() not in read:
+            return tensor
+        if place not in copies:
+            copies[place] = tensor.clone()
+        return copies[place]
+
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = copy_of(buffer)
+    for parameter in model.parameters():
+        parameter.data = copy_of(parameter.data)
+
+
+def load_adapter(base: Base, served: Served) -> Adapter | Any:
+    """The adapter's weights, or, when it can't stay unmerged, a model with it merged in. Raises HoneError."""
+    assert served.folder is not None
+    config = read_adapter_config(served.folder)
+    if config.megatron_config:  # PEFT would import a module that the file names
+        message = f"adapter {served.name!r} in {served.folder} has megatron_config, and such adapters are not served"
+        remedy = "Remove that field if the adapter is for a model of transformers."
+        raise HoneError(ADAPTER_MISMATCH, message, remedy=remedy)
+    require_adapter_weights(served.folder)
+    try:
+        peft_model, written = _fit(base.model, served.folder)
+        if base.table is not None and not written:
+            factors = _factors(peft_model, base.model.dtype)
+            if factors is not None:
+                return Adapter(factors)
+        if is_packed(peft_model):
+            peft_model, _ = _fit(base.model, served.folder, readable=True)
+        # Safe merging replaces a layer's weight; the other kind would add to the tensor that the base shares.
+        merged = peft_model.merge_and_unload(safe_merge=True).eval().requires_grad_(False)
+    except Exception as error:  # PEFT uses the fields of a configuration unchecked
+        message = f"adapter {served.name!r} in {served.folder} does not fit the base model: {_first_line(error)}"
+        raise HoneError(ADAPTER_MISMATCH, message) from error
+    _cast_to_dtypes_of(merged, base.model)
+    if merged.device.type == "cpu":
+        del peft_model
+        unmap(merged, storages(merged) - storages(base.model))
+        join(merged, shared={parameter.data_ptr() for parameter in base.model.parameters()})
+        if is_packed(base.model):
+            pack([merged], beside=base.model)
+    return merged
+
+
+def _cast_to_dtypes_of(merged: Any, base: Any) -> None:
+    """Give the modules that an adapter saved completely the dtype that the base computes in; PEFT keeps the file's."""
+    dtypes = {name: parameter.dtype for name, parameter in base.named_parameters()}
+    for name, parameter in merged.named_parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtypes.get(name, base.dtype))
+
+
+def own_tokenizer(base: Base, folder: Path) -> Any:
+    """The adapter's tokenizer, or else the base's. Raises HoneError ArtifactCorrupt."""
+    if not (folder / "tokenizer_config.json").is_file():
+        return base.tokenizer
+    try:
+        return AutoTokenizer.from_pretrained(folder.absolute(), trust_remote_code=False)
+    except Exception as error:
+        raise HoneError(ARTIFACT_CORRUPT, f"the tokenizer in {folder} can't be read: {_first_line(error)}") from error
+
+
+def float32_is_better(dtype: torch.dtype, weight_bytes: int, free_bytes: int, bfloat16: bool) -> bool:
+    """Whether to compute in float32 what the checkpoint has in 16 bits, on a CPU.
+
+    Without bfloat16 instructions 16 bits are slower: on an AVX2 machine (one thread, matrices of 576x1536 to
+    4096x4096) bfloat16 took 1.0 to 2.0 times as long as float32 with 1 row, 1.3 to 2.9 with 8 rows and 3.6 to 4.6 with
+    64 rows. Widening is exact, and doubles the weights; it is left out when little more than they would fit.
+    """
+    fits = 2 * weight_bytes < free_bytes * (1 - CACHE_SHARE)
+    return dtype in (torch.bfloat16, torch.float16) and not bfloat16 and fits
+
+
+def _fit(base: Any, folder: Path, *, readable: bool = False) -> tuple[Any, set[str]]:
+    """PEFT's model on the base's own tensors, and the keys of the base's parameters that the adapter's file replaces.
+
+    Of a packed base the layers have no weights in it, unless they are to be `readable`, or PEFT begins with reading.
+    Raises ValueError when weights are left over on either side.
+    """
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    place = str(folder.absolute())  # which PEFT can't take for a name on the hub
+    weights = load_peft_weights(place, device="cpu").keys()
+    factors = (".lora_A.", ".lora_B.")
+    written = {key.removeprefix("base_model.model.") for key in weights if not any(part in key for part in factors)}
+    shared = _shared_copy(base, written)
+    config: Any = PeftConfig.from_pretrained(place)
+    if config.is_prompt_learning or config.peft_type == "XLORA":  # they may name files and repositories to load
+        raise ValueError(f"adapters of the kind {config.peft_type.value} are not served")
+    if is_packed(base) and (readable or written or isinstance(config.init_lora_weights, str)):
+        unpack(base, shared)
+    peft_model = PeftModel.from_pretrained(shared, place, low_cpu_mem_usage=True)
+    # PEFT passes over the weights of layers that the base lacks.
+    loaded = get_peft_model_state_dict(peft_model, save_embedding_layers=False).keys()
+    for key in sorted(key for key in weights ^ loaded if ".lora_" in key):
+        raise ValueError(f"only {'it' if key in weights else 'the base'} has {key}")
+    return peft_model, written
+
+
+def _factors(peft_model: Any, dtype: torch.dtype) -> Factors | None:
+    """The weights of plain LoRA on layers that take adapters; None when there is anything else."""
+    from peft.tuners.lora import Linear
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    factors: Factors = {}
+    name = peft_model.active_adapter
+    for layer, module in peft_model.base_model.model.named_modules():
+        if not isinstance(module, BaseTunerLayer):
+            continue
+        if not isinstance(module, Linear) or not isinstance(module.get_base_layer(), AdaptableLinear):
+            return None
+        if module.lora_variant or module.lora_bias[name]:
+            return None
+        down, up = module.lora_A[name].get_parameter("weight"), module.lora_B[name].get_parameter("weight")
+        scaled = up.data.t().float() * module.scaling[name]
+        factors[layer] = (down.data.to(dtype, copy=True), scaled.to(dtype).contiguous())
+    return factors
+
+
+def _shared_copy(base: Any, written: set[str]) -> Any:
+    """A second model on the same tensors, except the base's own parameters that an adapter's file overwrites."""
+    named = itertools.chain(base.named_parameters(), base.named_buffers())
+    memo: dict[int, Any] = {}
+    for key, tensor in named:
+        data = tensor.data.clone() if key in written else tensor.data
+        memo[id(tensor)] = torch.nn.Parameter(data, False) if isinstance(tensor, torch.nn.Parameter) else data
+    deaf = BatchTable()  # to the base's batches
+    memo |= {id(module.table): deaf for module in base.modules() if isinstance(module, AdaptableLinear)}
+    memo |= {id(m.packed): m.packed for m in base.modules() if isinstance(m, JoinedLinear) and m.packed is not None}
+    # Its weights may change, which a joint would not learn.
+    memo |= {id(module.joint): None for module in base.modules() if isinstance(module, JoinedLinear) and module.joint}
+    copied = copy.deepcopy(base, memo)
+    copied.set_attn_implementation(default_kernel(copied))  # the base may have that of its engine
+    return copied
+
+
+def _load_weights(sources: Sources) -> tuple[Any, Any]:
+    try:
+        source: dict[str, Any] = {"revision": sources.revision, "trust_remote_code": False}  # never asks on a terminal
+        refuse_unserved(_read_config(sources.weights, source), sources.weights)
+        _refuse_adapter(sources)
+        tokenizer = AutoTokenizer.from_pretrained(sources.weights, **source)
+        auto: Any = AutoModelForCausalLM
+        found = auto.from_pretrained(
+            sources.weights, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True, **source
+        )
+    except ImportError as error:  # how transformers says that a kind of quantization needs another package
+        remedy = "Serve the model that it was made from, in 16 bits."
+        raise HoneError(MODEL_INVALID, f"can't load {sources.weights}: {_first_line(error)}", remedy=remedy) from error
+    except (OSError, ValueError) as error:
+        cause = error.__cause__ or error
+        reason = MODEL_NOT_FOUND
+        if isinstance(cause, GatedRepoError):
+            reason = HUB_UNAUTHORIZED
+        elif isinstance(cause, LocalEntryNotFoundError | HfHubHTTPError) and not Path(sources.weights).exists():
+            reason = HUB_UNREACHABLE
+        raise HoneError(reason, f"can't load {sources.weights}: {_first_line(error)}") from error
+    model, info = found
+    if mismatched := sorted(info["mismatched_keys"]):
+        key, has, expected = mismatched[0]
+        shapes = f"{key} has the shape {list(has)} in the files, and {list(expected)} by config.json"
+        raise HoneError(MODEL_INVALID, f"can't load {sources.weights}: {shapes}")
+    if missing := sorted(info["missing_keys"]):
+        lacks = f"its files lack {len(missing)} weights, such as {missing[0]}"
+        raise HoneError(MODEL_INVALID, f"can't load {sources.weights}: {lacks}")
+    return widened(model), tokenizer
+
+
+def _read_config(weights: str, source: dict[str, Any]) -> Any:
+    """Return the model's configuration. Raises HoneError ModelUnsupported where transformers has no such model."""
+    try:
+        return AutoConfig.from_pretrained(weights, **source)
+    except ValueError as error:
+        words = str(error)
+        if "trust_remote_code" in words:
+            raise HoneError(
+                MODEL_UNSUPPORTED, f"{weights} brings code of its own, which this engine never runs"
+            ) from error
+        if "does not recognize this architecture" in words:
+            raise HoneError(MODEL_UNSUPPORTED, f"can't load {weights}: {_first_line(error)}") from error
+        raise
+
+
+def _refuse_adapter(sources: Sources) -> None:
+    """Raise HoneError ModelInvalid for a base model with an adapter, which transformers would put on top of it."""
+    if find_adapter_config_file(sources.weights, revision=sources.revision):
+        raise HoneError(
+            MODEL_INVALID,
+            f"can't load {sources.weights}: it holds an adapter (adapter_config.json)",
+            remedy="Merge it first, with `hone merge`; or serve it as an adapter on its base model.",
+        )
+
+
+def widened(model: Any) -> Any:
+    """The model with plain layers in 16 bits, of the same values, in place of bitsandbytes' in 4 or 8 bits.
+
+    These compute in 16 bits as well, unpack their weights for every batch, and can't share them with a copy.
+    """
+    packed = getattr(model, "quantization_method", None) == QuantizationMethod.BITS_AND_BYTES
+    return model.dequantize() if packed else model
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

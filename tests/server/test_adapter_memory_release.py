@@ -1,0 +1,80 @@
+"""What a removed adapter leaves behind: nothing, once its last answer has ended."""
+
+import asyncio
+import gc
+import threading
+import weakref
+from contextlib import aclosing
+from dataclasses import replace
+
+import pytest
+from hone_server.artifacts.sources import Served, Sources
+from hone_server.model_registry import Service
+
+LONG = 200
+
+
+@pytest.fixture
+def service(base_folder):
+    served = Served("base", "base", str(base_folder))
+    service = Service(Sources(str(base_folder), None, None, [served]), max_model_len=512, hot=True)
+    yield service
+    service.stop()
+
+
+def loops():
+    return [thread for thread in threading.enumerate() if "_run_generation_loop" in thread.name]
+
+
+async def answer(model):
+    """The tokens of a long answer; meanwhile the caller may take the adapter away."""
+    async with aclosing(
+        model.lane.generate([5, 6, 7], replace(model.defaults, temperature=0), LONG, stream=True, ignore_eos=True)
+    ) as out:
+        return [token async for chunk in out for token in chunk.ids]
+
+
+async def gone(reference):
+    for _ in range(100):
+        gc.collect()
+        if reference() is None:
+            return True
+        await asyncio.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("lora", [{}, {"use_dora": True}], ids=["unmerged", "merged"])
+def test_an_adapter_is_freed_when_its_last_answer_has_ended(service, base_folder, adapter_maker, tmp_path, lora):
+    folders = [str(adapter_maker(tmp_path / str(seed), base_folder, seed=seed, **lora)) for seed in (1, 2)]
+
+    async def run():
+        await service.load()
+        before = len(loops())
+        for number, folder in enumerate(folders):
+            await service.load_adapter(f"adapter-{number}", folder, replace_it=False)
+        # Of both at once, so that what they share is made.
+        answers = [asyncio.create_task(answer(service.model(f"adapter-{number}"))) for number in range(2)]
+        await asyncio.sleep(0.2)
+        weights = weakref.ref(weights_of(service.model("adapter-0")))
+        await service.unload_adapter("adapter-0")
+        assert weights() is not None
+        ended = await asyncio.gather(*answers)
+        del answers
+        assert [len(tokens) for tokens in ended] == [LONG, LONG]
+        assert await gone(weights)
+        assert weights_of(service.model("adapter-1")) is not None
+        await service.unload_adapter("adapter-1")
+        for _ in range(100):
+            if len(loops()) == before:
+                break
+            await asyncio.sleep(0.05)
+        assert len(loops()) == before
+        assert len(await answer(service.model("base"))) == LONG
+
+    asyncio.run(run())
+
+
+def weights_of(model):
+    """What is to be freed: a tensor of the adapter, or the engine with the merged model."""
+    adapter = model.lane._adapter
+    return next(iter(adapter.factors.values()))[0] if adapter else model.lane.engine

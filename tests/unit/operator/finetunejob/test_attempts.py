@@ -1,0 +1,82 @@
+"""Restarts and GPU seconds, from the pods that can be seen and what the status remembers."""
+
+from datetime import timedelta
+from typing import Any
+
+from hone_operator.finetunejob.attempts import KEPT, account
+from hone_operator.objects.timestamps import timestamp
+from observed import NOW, failure, pod, terminated
+
+Object = dict[str, Any]
+
+
+def ago(seconds: int) -> str:
+    return timestamp(NOW - timedelta(seconds=seconds))
+
+
+def running(name: str, since: int) -> Object:
+    return pod(name, running={"startedAt": ago(since)})
+
+
+def ended(name: str, since: int, until: int, code: int = 75) -> Object:
+    word = failure("Interrupted", "stopped") if code else None
+    return pod(name, terminated=terminated(code, word) | {"startedAt": ago(since), "finishedAt": ago(until)})
+
+
+def after(status: Object, *pods: Object, gpus: int = 2, later: int = 0) -> Object:
+    found = dict(status)
+    account(found, list(pods), "trainer", gpus, NOW + timedelta(seconds=later))
+    return found
+
+
+def test_before_a_trainer_has_started_there_is_nothing_to_say() -> None:
+    assert after({}, pod(waiting={"reason": "ContainerCreating"})) == {}
+
+
+def test_a_running_trainer_counts_in_minutes_and_an_ended_one_to_the_second() -> None:
+    first = after({}, running("a", 130))
+    assert (first["gpuSeconds"], first["restarts"]) == (260, 0)
+    assert after(first, running("a", 130), later=59) == first
+    assert after(first, running("a", 130), later=60)["gpuSeconds"] == 380
+    found = after(first, ended("a", 130, 100))
+    assert found["attempts"][0]["reason"] == "Interrupted"
+    assert found["attempts"][0]["exitCode"] == 75
+
+
+def test_seconds_that_a_wrong_clock_of_the_node_added_are_taken_back_at_the_end() -> None:
+    for behind in (-3600, 0, 3600):
+        first = after({}, running("a", 130 + behind))
+        found = after(first, ended("a", 130 + behind, behind), later=1)
+        assert (found["gpuSeconds"], found["attempts"][0]["seconds"]) == (260, 130)
+
+
+def test_each_pod_counts_once_however_often_it_is_seen() -> None:
+    pods = [ended("a", 300, 200), ended("b", 150, 50, 0)]
+    once = after({}, *pods)
+    assert (once["restarts"], once["gpuSeconds"]) == (1, 400)
+    assert after(once, *pods, later=9999) == once
+
+
+def test_what_is_gone_stays_counted() -> None:
+    once = after({}, ended("a", 300, 200))
+    found = after(once, running("b", 60))
+    assert (found["restarts"], found["gpuSeconds"], len(found["attempts"])) == (1, 320, 2)
+
+
+def test_of_many_attempts_the_newest_are_kept_and_all_are_counted() -> None:
+    pods = [ended(f"p{number:03}", 5000 - number * 10, 4995 - number * 10) for number in range(KEPT + 30)]
+    once = after({}, *pods)
+    assert (once["restarts"], once["gpuSeconds"]) == (KEPT + 29, (KEPT + 30) * 5 * 2)
+    assert len(once["attempts"]) == KEPT
+    assert once["attempts"][-1]["pod"] == f"p{KEPT + 29}"
+    assert after(once, *pods) == once
+
+
+def test_pods_of_one_gang_are_one_start() -> None:
+    def of_gang(name: str, index: int) -> Object:
+        found = running(name, 60)
+        found["metadata"]["labels"] = {"batch.kubernetes.io/job-completion-index": str(index)}
+        return found
+
+    found = after({}, of_gang("a", 0), of_gang("b", 1), gpus=1)
+    assert (found["restarts"], found["gpuSeconds"]) == (0, 120)

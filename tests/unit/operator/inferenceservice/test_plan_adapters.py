@@ -1,0 +1,174 @@
+"""Adapters that come and go: what changes the engines' pods, and what only the keepers are told."""
+
+import copy
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from adapter_states import FAQ, file_of, on_one_claim, planned, ready, running, told
+from hone_api.inferenceservices.adapter_sync import revision_of
+from hone_operator.inferenceservice.plan import ObservedInferenceService, plan
+from hone_operator.objects.resources import CONFIGMAPS, DEPLOYMENTS, PODS, Object
+from hone_operator.reconcile.plan import Apply, Patch
+from observed import (
+    DIGEST,
+    NOW,
+    conditions,
+    finished_job,
+    foreign,
+    message,
+    observed_service,
+    stored,
+)
+
+OTHER = "sha256:" + "b" * 64
+SECOND = {"name": "second", "fineTuneJob": {"name": "other"}}
+
+
+def template(*jobs: Object, **spec: Any) -> Object:
+    return dict(planned(*jobs, **spec)["Deployment"]["spec"]["template"])
+
+
+def test_the_config_map_says_which_adapters_there_should_be() -> None:
+    [config_map] = [planned(on_one_claim("faq"), on_one_claim("other", OTHER), adapters=[SECOND])["ConfigMap"]]
+    assert config_map["metadata"]["name"] == "chat-adapters"
+    assert config_map["metadata"]["ownerReferences"][0]["controller"] is True
+    assert json.loads(file_of(config_map)) == {
+        "base": "org/base",
+        "baseRevision": "c" * 40,
+        "adapters": [
+            {"name": "faq", "folder": "/claims/artifacts/team/faq", "digest": DIGEST},
+            {"name": "second", "folder": "/claims/artifacts/team/other", "digest": OTHER},
+        ],
+    }
+    assert "ConfigMap" not in planned(finished_job(kind="merged"))
+
+
+@pytest.mark.parametrize(
+    ("jobs", "adapters", "rolls"),
+    [
+        ([FAQ, on_one_claim("other")], [SECOND], False),
+        ([FAQ, on_one_claim("other", lora={"r": 64})], [SECOND], False),
+        ([on_one_claim("faq", OTHER)], [], False),
+        ([FAQ, on_one_claim("other", lora={"r": 65})], [SECOND], True),
+        ([FAQ], [{"name": f"a{i}", "claim": {"name": "artifacts", "path": f"a{i}"}} for i in range(3)], False),
+        ([FAQ], [{"name": f"a{i}", "claim": {"name": "artifacts", "path": f"a{i}"}} for i in range(4)], True),
+        ([FAQ], [{"name": "x", "claim": {"name": "new-claim"}}], True),
+        ([on_one_claim("faq", commit="d" * 40)], [], True),
+        ([on_one_claim("faq", OTHER, dataset={"name": "org/data", "chatTemplate": "{{ messages }}"})], [], True),
+    ],
+)
+def test_what_rolls_the_pods(jobs: list[Object], adapters: list[Object], rolls: bool) -> None:
+    before = planned(FAQ)
+    after = planned(*jobs, adapters=adapters)
+    assert (after["Deployment"]["spec"]["template"] != before["Deployment"]["spec"]["template"]) is rolls
+    assert after["ConfigMap"] != before["ConfigMap"]
+
+
+def with_another_digest(observed: ObservedInferenceService) -> ObservedInferenceService:
+    observed.jobs = {"faq": on_one_claim("faq", OTHER)}
+    return observed
+
+
+def loaded(observed: ObservedInferenceService) -> list[tuple[str, str]]:
+    return [(model["name"], model["loaded"]) for model in plan(observed, NOW).status["models"]]
+
+
+def test_the_keepers_tell_what_is_loaded_also_where_clients_need_a_key() -> None:
+    observed = running(ready("p1"), ready("p2"), apiKeySecret={"name": "k"})
+    found = plan(observed, NOW)
+    assert found.actions == []
+    assert found.poll == {f"uid-{name}": "http://10.0.0.7:8081/adapters" for name in ("p1", "p2")}
+    assert loaded(observed) == [("org/base", "2/2"), ("faq", "2/2")]
+    assert conditions(found.status)["Progressing"] == ("False", "Complete")
+    observed.answers["uid-p2"]["adapters"]["faq"]["loaded"] = False
+    assert loaded(observed) == [("org/base", "2/2"), ("faq", "1/2")]
+    observed.answers.pop("uid-p1")
+    assert loaded(observed) == [("org/base", "1/2"), ("faq", "0/2")]
+
+
+def test_a_retrained_job_changes_the_config_map_and_then_nudges_the_pods() -> None:
+    observed = with_another_digest(running(ready("p1"), ready("p2")))
+    [applied] = plan(observed, NOW).actions
+    assert isinstance(applied, Apply)
+    assert applied.resource is CONFIGMAPS
+    observed.adapters = stored(applied.body)
+    revision = revision_of(file_of(applied.body))
+    observed.answers["uid-p2"] = told(revision, loaded=False, faq=OTHER)
+    found = plan(observed, NOW)
+    [nudge] = found.actions
+    assert isinstance(nudge, Patch)
+    assert (nudge.resource, nudge.name) == (PODS, "p1")
+    [mark] = nudge.patch["metadata"]["annotations"].values()
+    assert mark.split()[0] == revision
+    assert conditions(found.status)["Progressing"] == ("True", "LoadingAdapters")
+    assert found.requeue_after == 5
+
+    observed.pods[0]["metadata"]["annotations"] = {"hone.dev/adapters": mark}
+    assert plan(observed, NOW + timedelta(seconds=4)).actions == []
+    assert len(plan(observed, NOW + timedelta(seconds=5)).actions) == 1
+    observed.answers = {uid: told(revision, faq=OTHER) for uid in ("uid-p1", "uid-p2")}
+    found = plan(observed, NOW)
+    assert found.actions == []
+    assert conditions(found.status)["Progressing"] == ("False", "Complete")
+    assert loaded(observed)[1] == ("faq", "2/2")
+
+
+def test_what_a_keeper_refuses_is_in_the_status() -> None:
+    observed = running(ready())
+    error = {"reason": "AdapterMismatch", "message": "Adapter faq has rank 9, and it is 8", "remedy": "Do this."}
+    revision = observed.answers["uid-p1"]["revision"]
+    observed.answers["uid-p1"] = told(revision, loaded=False, error=error, faq=DIGEST)
+    found = plan(observed, NOW)
+    assert conditions(found.status)["Progressing"] == ("False", "AdapterMismatch")
+    assert message(found.status, "Progressing") == "Adapter faq has rank 9, and it is 8. Do this."
+    assert conditions(found.status)["Available"] == ("True", "EnginesReady")
+    starting = observed.pods[0]
+    starting["status"]["conditions"][-1]["status"] = "False"
+    found = plan(observed, NOW)
+    assert "uid-p1" in found.poll
+    assert conditions(found.status)["Progressing"] == ("False", "AdapterMismatch")
+    observed.answers["uid-p1"]["revision"] = "an older one"
+    assert conditions(plan(observed, NOW).status)["Progressing"][1] == "RollingOut"
+
+
+def test_an_adapter_on_a_claim_has_the_digest_that_the_keeper_tells() -> None:
+    observed = running(ready(), adapters=[{"name": "x", "claim": {"name": "artifacts", "path": "x"}}])
+    observed.answers["uid-p1"] = told(observed.answers["uid-p1"]["revision"], faq=DIGEST, x=OTHER)
+    assert plan(observed, NOW).status["models"][2] == {
+        "name": "x",
+        "kind": "adapter",
+        "digest": OTHER,
+        "loaded": "1/1",
+    }
+
+
+def test_a_config_map_that_is_deleted_or_edited_is_put_right_and_anothers_is_left() -> None:
+    observed = running(ready())
+    kept = observed.adapters
+    assert kept
+    observed.adapters = None
+    assert [action.resource for action in plan(observed, NOW).actions] == [CONFIGMAPS]
+    observed.adapters = copy.deepcopy(kept)
+    observed.adapters["data"]["adapters.json"] = "{}"
+    assert [action.resource for action in plan(observed, NOW).actions] == [CONFIGMAPS]
+    observed.adapters = foreign(kept)
+    found = plan(observed, NOW)
+    assert found.actions == []
+    assert conditions(found.status)["Accepted"] == ("False", "NameConflict")
+
+
+def test_a_claim_that_is_no_longer_needed_stays_mounted_until_it_is_being_deleted() -> None:
+    adapters = [{"name": "x", "claim": {"name": "old"}}]
+    observed = running(ready(), adapters=adapters)
+    observed.owner["spec"].pop("adapters")
+    observed = observed_service(
+        observed.owner, FAQ, deployment=observed.deployment, adapters=observed.adapters, service=observed.service
+    )
+    assert [action.resource for action in plan(observed, NOW).actions] == [CONFIGMAPS]
+    observed.leaving = ["old"]
+    actions = plan(observed, NOW).actions
+    assert [action.resource for action in actions] == [CONFIGMAPS, DEPLOYMENTS]
+    assert isinstance(actions[1], Apply)
+    assert "/claims/old" not in json.dumps(actions[1].body["spec"]["template"])

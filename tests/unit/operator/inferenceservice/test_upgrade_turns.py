@@ -1,0 +1,40 @@
+"""Whose roll-out holds up those of other services during an upgrade: only one that goes on, and never for long."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hone_operator.inferenceservice.rollouts import LONGEST_TURN, UPGRADE, begun_by_upgrade
+from hone_operator.objects.resources import Object
+from hone_operator.objects.timestamps import timestamp
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+JUST_NOW = timestamp(NOW - timedelta(minutes=1))
+
+
+def rolling(mark: str | None = JUST_NOW, **spec: object) -> Object:
+    """Return a Deployment whose roll-out is under way."""
+    metadata: Object = {"name": "faq", "namespace": "team", "generation": 2}
+    metadata["annotations"] = {UPGRADE: mark} if mark else {}
+    return {"metadata": metadata, "spec": {"replicas": 1, **spec}, "status": {"observedGeneration": 1}}
+
+
+def test_a_roll_out_that_goes_on_has_its_turn() -> None:
+    assert begun_by_upgrade([rolling()], NOW)
+
+
+@pytest.mark.parametrize(
+    "deployment",
+    [
+        rolling(None),
+        rolling(paused=True),
+        rolling(timestamp(NOW - LONGEST_TURN)),
+        rolling(timestamp(NOW + timedelta(days=1))),
+        rolling("true"),
+        rolling("2026-03-01"),
+        rolling("2026-03-01T11:59:00"),
+        rolling("9999-12-31T23:59:59+00:00"),
+    ],
+    ids=["no mark", "paused", "an hour ago", "in the future", "no time", "no hour", "no zone", "last of times"],
+)
+def test_nothing_else_holds_up_others(deployment: Object) -> None:
+    assert not begun_by_upgrade([deployment], NOW)

@@ -1,0 +1,114 @@
+"""The work queue: each key once, never twice at a time, urgent ones first, failures ever more slowly."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from hone_operator.kube.workqueue import LONGEST_RETRY_SECONDS, WorkQueue
+from hone_operator.objects.resources import FINETUNEJOBS, Key
+from hone_operator.observability.metrics import Metrics
+
+A, B, C = (Key(FINETUNEJOBS, "team", name) for name in "abc")
+
+
+def in_loop(test: Callable[[WorkQueue], Awaitable[None]]) -> None:
+    async def run() -> None:
+        await asyncio.wait_for(test(WorkQueue(Metrics())), 10)
+
+    asyncio.run(run())
+
+
+async def is_empty(queue: WorkQueue) -> bool:
+    try:
+        await asyncio.wait_for(queue.get(), 0.05)
+    except TimeoutError:
+        return True
+    return False
+
+
+def test_a_key_is_queued_once_and_urgent_ones_come_first() -> None:
+    async def check(queue: WorkQueue) -> None:
+        for key in (A, B, A):
+            queue.add(key)
+        queue.add(C, urgent=True)
+        assert [await queue.get() for _ in range(3)] == [C, A, B]
+        assert await is_empty(queue)
+
+    in_loop(check)
+
+
+def test_a_key_is_never_with_two_workers() -> None:
+    async def check(queue: WorkQueue) -> None:
+        queue.add(A)
+        await queue.get()
+        queue.add(A)
+        queue.add(A)
+        assert await is_empty(queue)
+        queue.done(A)
+        assert await queue.get() == A
+        queue.done(A)
+        assert await is_empty(queue)
+
+    in_loop(check)
+
+
+def test_who_wants_the_whole_gets_it_and_a_part_is_enough_only_for_those_who_want_a_part() -> None:
+    async def check(queue: WorkQueue) -> None:
+        queue.add(A, whole=False)
+        queue.add(B, whole=False)
+        queue.add(B)
+        queue.add(C)
+        queue.add(C, whole=False)
+        assert [queue.wants_whole(await queue.get()) for _ in range(3)] == [False, True, True]
+        queue.add(A, whole=False)  # while all are worked on
+        queue.add(B)
+        queue.add(B, whole=False)
+        assert not queue.wants_whole(A)
+        for key in (A, B, C):
+            queue.done(key)
+        assert [queue.wants_whole(await queue.get()) for _ in range(2)] == [False, True]
+        queue.done(A)
+        queue.add(A)
+        assert queue.wants_whole(await queue.get())
+
+    in_loop(check)
+
+
+def test_of_several_delays_the_soonest_counts() -> None:
+    async def check(queue: WorkQueue) -> None:
+        queue.add_after(A, 60)
+        queue.add_after(A, 0.01)
+        queue.add_after(A, 60)
+        assert await queue.get() == A
+        queue.done(A)
+        assert await is_empty(queue)
+
+    in_loop(check)
+
+
+def test_retries_become_slower_up_to_a_limit_and_start_anew_after_success() -> None:
+    async def check(queue: WorkQueue) -> None:
+        assert [queue.retry(A) for _ in range(3)] == pytest.approx([0.5, 1, 2])
+        assert [queue.retry(A) for _ in range(50)][-1] == LONGEST_RETRY_SECONDS
+        queue.succeeded(A)
+        assert queue.retry(A) == pytest.approx(0.5)
+
+    in_loop(check)
+
+
+def test_a_key_that_is_forgotten_does_not_come_again() -> None:
+    async def check(queue: WorkQueue) -> None:
+        queue.add_after(A, 0.01)
+        queue.forget(A)
+        assert await is_empty(queue)
+
+    in_loop(check)
+
+
+def test_a_pause_that_the_server_asks_for_is_not_cut_short_by_an_earlier_timer() -> None:
+    async def check(queue: WorkQueue) -> None:
+        queue.add_after(A, 0.01)
+        assert queue.retry(A, 60) == 60
+        assert await is_empty(queue)
+
+    in_loop(check)

@@ -1,0 +1,23 @@
+"""Lists of objects in a child: Hone's items are there in Hone's order, and others may add to them."""
+
+from typing import Any
+
+from hone_operator.objects.drift import contains
+from hypothesis import given
+from hypothesis import strategies as st
+
+NAMES = st.lists(st.sampled_from("abcdef"), unique=True)
+
+
+def items(names: list[str], **more: Any) -> list[dict[str, Any]]:
+    return [{"name": name, **more} for name in names]
+
+
+@given(NAMES, NAMES)
+def test_a_list_is_as_it_should_be_when_hones_items_are_there_in_order(observed: list[str], desired: list[str]) -> None:
+    found = contains({"env": items(observed, value="1")}, {"env": items(desired)})
+    assert found == ([name for name in observed if name in desired] == desired)
+
+
+def test_an_item_that_is_wanted_twice_may_be_there_once() -> None:
+    assert contains(items(["a", "b"]), items(["a", "a", "b"]))

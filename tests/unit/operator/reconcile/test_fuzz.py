@@ -1,0 +1,66 @@
+"""10,000 malformed manifests and statuses: parsing and planning name what is wrong, and never fail themselves."""
+
+import copy
+import json
+import random
+
+import pytest
+from bad_manifests import GOOD
+from garbage import fuzz, schema
+from hone_api.finetunejobs.spec import FineTuneJob
+from hone_api.inferenceservices.spec import InferenceService
+from hone_api.reasons import INVALID_SPEC, HoneError
+from hone_operator.controller import named_jobs
+from hone_operator.finetunejob import plan as finetunejob_plan
+from hone_operator.finetunejob.snapshot import ObservedFineTuneJob
+from hone_operator.inferenceservice import plan as inferenceservice_plan
+from hone_operator.objects import bounded_json
+from hone_operator.objects.parsing import DEEPEST_SPEC, parse
+from observed import IMAGE, IMAGES, NOW
+
+MANIFESTS = 5000
+"""Of each kind."""
+
+
+@pytest.mark.parametrize("kind", ["FineTuneJob", "InferenceService"])
+def test_garbage_is_named_and_stops_nothing(kind: str) -> None:
+    random_ = random.Random(kind)
+    spec_schema = schema(kind)
+    refused = 0
+    for _ in range(MANIFESTS):
+        owner = fuzz(random_, kind, spec_schema)
+        try:
+            if kind == "FineTuneJob":
+                job = parse(FineTuneJob, owner)
+                result = finetunejob_plan.plan(ObservedFineTuneJob(owner, job, IMAGE), NOW)
+            else:
+                job = parse(InferenceService, owner)
+                result = inferenceservice_plan.plan(
+                    inferenceservice_plan.ObservedInferenceService(owner, job, IMAGES), NOW
+                )
+                named_jobs(owner)
+        except Exception as error:
+            pytest.fail(f"{error!r} for {json.dumps(owner)[:2000]}")
+        accepted = next(each for each in result.status["conditions"] if each["type"] == "Accepted")
+        json.dumps([result.status, [vars(action) for action in result.actions]], default=str)
+        if isinstance(job, HoneError):
+            refused += 1
+            assert accepted["status"] == "False"
+            assert accepted["reason"] == INVALID_SPEC.name
+            assert not result.actions
+            assert len(json.dumps(accepted)) < 33_000
+    assert MANIFESTS / 2 < refused < MANIFESTS
+
+
+@pytest.mark.parametrize("depth", [DEEPEST_SPEC + 10, 900, 9990])
+def test_what_is_nested_too_deep_is_named_and_hides_nothing_beside_it(depth: int) -> None:
+    deep = '{"a":' * depth + "1" + "}" * depth
+    third = f'{{"name":"a }} \\" ] string","deep":{deep}}}'
+    data = f'{{"items":[{{"name":"first"}},{deep},{third},{{"name":"last"}}]}}'
+    items = bounded_json.loads(data.encode())["items"]
+    assert [items[index].get("name") for index in (0, 2, 3)] == ["first", 'a } " ] string', "last"]
+    owner = copy.deepcopy(GOOD["FineTuneJob"])
+    owner["spec"]["training"]["extra"]["optimArgs"] = items[2]["deep"]
+    refused = parse(FineTuneJob, owner)
+    assert isinstance(refused, HoneError)
+    assert refused.reason == INVALID_SPEC

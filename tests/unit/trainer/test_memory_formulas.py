@@ -1,0 +1,198 @@
+"""The memory estimate's pure parts, for a Llama 2 7B given as numbers."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hone_api.gpus import GPUS
+from hone_trainer.memory import advice, optimizer_states, render
+from hone_trainer.memory.formulas import FOUR_BITS, FRAGMENTATION, RUNTIME, estimate, host_states, host_states_only
+from hone_trainer.memory.inputs import Adapter, Architecture, Settings
+
+LLAMA = Architecture(
+    total=6_738_415_616,
+    layers=32,
+    layer=202_383_360,
+    matrices=202_375_168,
+    widest=45_088_768,
+    linear=6_476_005_376,
+    head=131_072_000,
+    embedding=131_072_000,
+    tied=False,
+    hidden=4096,
+    query_width=4096,
+    key_value_width=4096,
+    heads=32,
+    intermediate=11008,
+    gated=True,
+    norm_width=8192,
+    vocabulary=32000,
+)
+ADAPTER = Adapter(
+    parameters=33_554_432,
+    trainable=33_554_432,
+    layer_parameters=1_048_576,
+    targets=2,
+    inputs=8192,
+    outputs=8192,
+    rank=64,
+    dropout=False,
+)
+LORA = Settings(LLAMA, "lora", ADAPTER, batch=4, length=1024, checkpointing=True, mixed=True)
+FULL = replace(LORA, method="full", adapter=None)
+GIB = 1024**3
+
+
+@pytest.mark.parametrize("settings", [LORA, FULL, replace(LORA, method="qlora"), replace(FULL, accumulation=True)])
+def test_the_parts_add_up(settings: Settings) -> None:
+    found = estimate(settings)
+    parts = (found.weights, found.gradients, found.optimizer_states, found.activations, found.logits)
+    assert found.computed == sum(parts) + found.communication
+    assert found.allowance == round(RUNTIME + FRAGMENTATION * found.computed)
+
+
+@pytest.mark.parametrize(
+    ("settings", "weights"),
+    [
+        (LORA, 6_738_415_616 * 2 + 33_554_432 * 4),
+        (FULL, 6_738_415_616 * 2),
+        (replace(LORA, method="qlora"), 6_476_005_376 * FOUR_BITS + 262_410_240 * 4 + 33_554_432 * 2),
+        (replace(FULL, processes=8, sharding="fsdp"), 6_738_415_616 * 4 / 8),
+        (replace(FULL, processes=8, sharding="ddp"), 6_738_415_616 * 2),
+    ],
+)
+def test_weights(settings: Settings, weights: float) -> None:
+    assert estimate(settings).weights == pytest.approx(weights)
+
+
+def test_four_bits_are_the_papers_4_127() -> None:
+    assert pytest.approx(4.127, abs=0.001) == FOUR_BITS * 8
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "bytes_each"),
+    [
+        ("adamw_torch_fused", 4, 8),
+        ("adamw_torch_fused", 2, 4),
+        ("adamw_8bit", 4, 2.03),
+        ("paged_adamw_32bit", 2, 8),
+        ("sgd", 4, 0),
+        ("lion_32bit", 4, 4),
+        ("galore_adamw", 4, 8),
+    ],
+)
+def test_optimizer_states(name: str, width: int, bytes_each: float) -> None:
+    assert optimizer_states.of(name).state(1_000_000, width) == pytest.approx(bytes_each * 1e6, rel=0.01, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("more", "less"),
+    [
+        (replace(LORA, checkpointing=False), LORA),
+        (replace(LORA, batch=8), LORA),
+        (replace(LORA, length=4096), LORA),
+        (LORA, replace(LORA, method="qlora")),
+        (FULL, LORA),
+        (FULL, replace(FULL, optimizer="adamw_8bit")),
+        (replace(FULL, optimizer="adamw_torch"), FULL),
+        (replace(FULL, processes=8, sharding="ddp"), replace(FULL, processes=8, sharding="fsdp")),
+        (replace(LORA, full_logits=True, batch=16), replace(LORA, batch=16)),
+        (replace(LORA, packed=True, batch=8), replace(LORA, batch=8)),
+    ],
+)
+def test_what_needs_more(more: Settings, less: Settings) -> None:
+    assert estimate(more).total > estimate(less).total
+
+
+def test_states_in_the_hosts_memory_need_none_of_the_device() -> None:
+    paged = replace(FULL, optimizer="paged_adamw_32bit", pages=True)
+    assert estimate(paged).optimizer_states == 0
+    assert host_states(paged) == 8 * LLAMA.total
+    assert estimate(replace(paged, pages=False)).optimizer_states == 8 * LLAMA.total
+    assert host_states(replace(paged, pages=False)) == 0
+    split = replace(paged, processes=8, sharding="fsdp")
+    assert host_states(split) == LLAMA.total
+    # bitsandbytes pages no small tensor, and an adapter's are small: its states count on both.
+    adapter = replace(LORA, optimizer="paged_adamw_32bit", pages=True)
+    assert estimate(adapter).optimizer_states == host_states(adapter) == 8 * ADAPTER.trainable
+
+
+def test_another_optimizer_is_not_advised_where_the_states_are_on_the_host() -> None:
+    paged = replace(FULL, optimizer="paged_adamw_32bit", pages=True, batch=64, checkpointing=False)
+    advised = advice.lower(paged, 64 * GIB, ADAPTER)
+    assert advised
+    assert "spec.training.optim" not in {name for change in advised for name, _ in change.fields}
+
+
+def test_more_shards_need_less_each() -> None:
+    totals = [estimate(replace(FULL, processes=n, sharding="fsdp")).total for n in (2, 4, 8, 16, 32, 64)]
+    assert totals == sorted(totals, reverse=True)
+
+
+def test_gpus() -> None:
+    assert {gpu.name: round(gpu.memory / GIB) for gpu in GPUS} == {
+        "MI210": 64,
+        "MI250X": 64,
+        "MI300A": 128,
+        "MI300X": 192,
+        "MI308X": 192,
+        "MI325X": 256,
+        "MI350P": 144,
+        "MI350X": 288,
+        "MI355X": 288,
+    }
+    big = replace(FULL, batch=64, length=4096, checkpointing=False)
+    assert len(advice.fitting(estimate(LORA), GPUS)) == len(GPUS)
+    assert not advice.fitting(estimate(big), GPUS)
+
+
+def test_states_in_the_hosts_memory_count_on_a_gpu_that_shares_it() -> None:
+    paged = replace(FULL, optimizer="paged_adamw_32bit", pages=True)
+    found, states = estimate(paged), host_states_only(paged)
+    assert states == host_states(paged) > 0
+    for gpu in GPUS:
+        shared = states if gpu.name == "MI300A" else 0
+        assert advice.room(found, gpu, states) == gpu.memory - found.total - shared
+    assert "MI300A" not in {gpu.name for gpu in advice.fitting(found, GPUS, 128 * GIB)}
+    assert "MI300A" in render.sentence(found, 1)
+    assert "MI300A" not in render.sentence(found, 1, uses_host=True)
+    assert host_states_only(replace(LORA, optimizer="paged_adamw_32bit", pages=True)) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "gib"),
+    [({"batch": 64, "length": 4096, "checkpointing": False}, 64), ({"batch": 64}, 64), ({}, 40), ({}, 8)],
+)
+def test_what_is_advised_fits(change: dict[str, Any], gib: int) -> None:
+    settings = replace(FULL, **change)
+    advised = advice.lower(settings, gib * GIB, ADAPTER)
+    assert advised
+    assert all(advice.fits(found.estimate, gib * GIB) for found in advised)
+    assert not advice.fits(estimate(settings), gib * GIB)
+
+
+def test_one_field_is_advised_before_several() -> None:
+    settings = replace(LORA, batch=32, checkpointing=False, length=4096)
+    found = advice.lower(settings, 288 * GIB)
+    assert {name for change in found for name, _ in change.fields} == {
+        "spec.training.activationCheckpointing",
+        "spec.training.perDeviceTrainBatchSize",
+        "spec.training.maxLength",
+    }
+    assert all(len(change.fields) == 1 for change in found)
+
+
+def test_too_large_names_both_numbers_and_what_to_set() -> None:
+    assert advice.too_large(LORA, 64 * GIB) is None
+    error = advice.too_large(replace(LORA, batch=64, checkpointing=False), 64 * GIB, "MI210")
+    assert error
+    assert error.reason.name == "ModelTooLarge"
+    assert "MI210 has 64.0 GiB" in error.message
+    assert "(batch 64, 1024 tokens)" in error.message
+    assert "Set spec.training.activationCheckpointing: true (" in error.remedy
+
+
+def test_nothing_helps() -> None:
+    error = advice.too_large(LORA, 2 * GIB)
+    assert error
+    assert error.remedy == "Take a smaller model, or a GPU with more memory."

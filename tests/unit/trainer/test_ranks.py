@@ -1,0 +1,116 @@
+"""Which processes train together, and which ending is the run's."""
+
+import signal
+from typing import Any
+
+import pytest
+from hone_api.reasons import HoneError
+from hone_trainer.distributed.ranks import Place, places, rendezvous
+from hone_trainer.distributed.results import Ending, Word, decide
+from hone_trainer.runtime.environment import for_several, limit_devices
+from hone_trainer.runtime.options import Options
+
+TWO_NODES = {"MASTER_ADDR": "job-0.job", "MASTER_PORT": "29500"}
+SUCCEEDED = Word(outcome="Succeeded")
+INTERRUPTED = Word(outcome="Interrupted")
+UNNAMED = Word(outcome="Failed", message="RuntimeError: connection closed by peer")
+
+
+def failed(reason: str) -> Word:
+    return Word(outcome="Failed", reason=reason, message="why", remedy="what to do")
+
+
+def ending(rank: int, word: Word | None, code: int | None = 1, at: float = 0.0) -> Ending:
+    return Ending(rank, code, at or float(rank), word)
+
+
+def test_ranks_count_through_the_nodes() -> None:
+    here = rendezvous(2, TWO_NODES | {"JOB_COMPLETION_INDEX": "1"})
+    found = places(here, 4)
+    assert [(place.rank, place.local_rank) for place in found] == [(4, 0), (5, 1), (6, 2), (7, 3)]
+    assert {(place.size, place.local_size, place.address, place.port) for place in found} == {
+        (8, 4, "job-0.job", 29500)
+    }
+    assert Place.of(found[2].to_environ()) == found[2]
+
+
+def test_one_node_needs_no_environment() -> None:
+    (place,) = places(rendezvous(1, {}), 1)
+    assert (place.rank, place.size, place.address) == (0, 1, "127.0.0.1")
+    assert place.port > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({}, "NODE_RANK or JOB_COMPLETION_INDEX is not set"),
+        ({"NODE_RANK": "x"}, "NODE_RANK or JOB_COMPLETION_INDEX is 'x'"),
+        ({"NODE_RANK": "2"}, "--nnodes is 2, and this is node 2"),
+        ({"NODE_RANK": "0", "MASTER_PORT": ""}, "MASTER_PORT is not set"),
+        ({"NODE_RANK": "0", "MASTER_ADDR": ""}, "MASTER_ADDR is not set"),
+    ],
+)
+def test_an_incomplete_environment_is_named(changes: dict[str, str], sentence: str) -> None:
+    with pytest.raises(HoneError, match="nnodes is 2") as refused:
+        rendezvous(2, TWO_NODES | changes)
+    assert sentence in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("endings", "outcome", "reason"),
+    [
+        # an abort after the work is done changes nothing
+        ([ending(0, SUCCEEDED, 0), ending(1, None, -signal.SIGABRT)], "Succeeded", None),
+        # who fails first, with a name
+        ([ending(0, UNNAMED, at=1), ending(1, failed("OutOfMemory"), at=2)], "Failed", "OutOfMemory"),
+        ([ending(0, failed("DiskFull"), at=2), ending(1, failed("OutOfMemory"), at=1)], "Failed", "OutOfMemory"),
+        ([ending(0, failed("DiskFull")), ending(1, INTERRUPTED)], "Failed", "DiskFull"),
+        # who was told to stop takes the others along
+        ([ending(0, UNNAMED), ending(1, INTERRUPTED)], "Interrupted", None),
+        ([ending(0, UNNAMED), ending(1, None, -signal.SIGTERM)], "Interrupted", None),
+        # a killed process is the cause, not those that miss it
+        ([ending(0, UNNAMED), ending(1, None, -signal.SIGKILL)], "Failed", "InternalError"),
+        ([ending(0, None, None), ending(1, UNNAMED)], "Failed", "InternalError"),
+    ],
+)
+def test_the_cause_is_the_ending_of_the_run(endings: list[Ending], outcome: str, reason: str | None) -> None:
+    word = decide(endings)
+    assert word.outcome == outcome
+    if reason:
+        assert word.reason == reason
+
+
+def test_a_killed_process_is_named_with_its_rank() -> None:
+    word = decide([ending(0, UNNAMED), ending(3, None, -signal.SIGKILL)])
+    assert "rank 3 was killed by SIGKILL" in word.message
+    assert "memory" in word.message
+
+
+@pytest.mark.parametrize(
+    ("given", "gpus", "seen"),
+    [
+        ({}, 2, {"CUDA_VISIBLE_DEVICES": "0,1"}),
+        ({"HIP_VISIBLE_DEVICES": "4,5,6"}, 2, {"HIP_VISIBLE_DEVICES": "4,5"}),
+        ({}, 1, {"CUDA_VISIBLE_DEVICES": "0"}),
+        ({"HIP_VISIBLE_DEVICES": "1"}, 0, {"HIP_VISIBLE_DEVICES": "-1", "CUDA_VISIBLE_DEVICES": "-1"}),
+    ],
+)
+def test_torch_sees_as_many_devices_as_the_job_asks_for(given: dict[str, str], gpus: int, seen: dict[str, str]) -> None:
+    environ = dict(given)
+    limit_devices(environ, gpus)
+    assert environ == seen
+
+
+def test_what_the_user_sets_stays() -> None:
+    environ = {"OMP_NUM_THREADS": "8"}
+    for_several(environ, 1)
+    assert environ == {"OMP_NUM_THREADS": "8", "GLOO_SOCKET_IFNAME": "lo"}
+    for_several(environ := {}, 2)
+    assert environ == {"OMP_NUM_THREADS": "1"}
+
+
+def test_a_worker_gets_the_command_line_again(tmp_path: Any) -> None:
+    from hone_trainer.main import parse
+
+    options = Options(tmp_path / "job.yaml", tmp_path / "out", claims={"a": tmp_path}, port=8080, verbose=True)
+    assert parse(options.arguments()) == options

@@ -1,0 +1,53 @@
+"""From a row's number in a tokenized dataset to where the user finds it: file and line."""
+
+import itertools
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from datasets import Dataset
+
+from hone_trainer.data.dataset import Data
+
+
+def find_places(data: Data, given: Dataset, indices: Iterable[int]) -> dict[int, str]:
+    """Return where each of these rows of `given`, a dataset of `data`, stands: one pass over the source at most."""
+    wanted = sorted(set(indices))
+    if not wanted:
+        return {}
+    if data.evaluation is None or len(data.streams) > 1:
+        start = len(data.train) if given is data.evaluation else 0
+        return _by_position(data, start, wanted)
+    return _by_content(data, given, wanted)
+
+
+def _by_position(data: Data, start: int, wanted: list[int]) -> dict[int, str]:
+    rows = itertools.islice(data.rows(), start, start + wanted[-1] + 1)
+    numbers = set(wanted)
+    return {index: where for index, (where, _) in enumerate(rows) if index in numbers}
+
+
+def _by_content(data: Data, given: Dataset, wanted: list[int]) -> dict[int, str]:
+    """evalFraction draws rows at random, so that positions say nothing."""
+    keys = {index: _key(given[index]) for index in wanted}
+    missing = set(keys.values())
+    found: dict[str, str] = {}
+    for where, row in data.rows():
+        key = _key(row)
+        if key in missing:
+            missing.remove(key)
+            found[key] = where
+        if not missing:
+            break
+    return {index: found.get(key, f"row {index + 1}") for index, key in keys.items()}
+
+
+def _key(row: dict[str, Any]) -> str:
+    return json.dumps(_without_none(row), sort_keys=True, default=str)
+
+
+def _without_none(value: Any) -> Any:
+    """Arrow adds the keys that other rows have, with the value None."""
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return [_without_none(item) for item in value] if isinstance(value, list) else value

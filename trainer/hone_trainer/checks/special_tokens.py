@@ -1,0 +1,143 @@
+"""The tokens that begin and end a row: an answer must end with one at which generation stops, and each stands once."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from hone_trainer.checks.findings import Finding, collect
+from hone_trainer.data.statistics import IGNORED, Tokens, iterate_tokens
+
+NONE = -1
+"""Where a row has no such token."""
+MOST_SPACES = 32
+"""Tokens of whitespace after the end token that are stepped over."""
+
+
+@dataclass(frozen=True)
+class Ends:
+    """For each row: its first two tokens, its last two and its last learned one, whitespace at the end left out.
+
+    Memory: 20 bytes a row.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    before_last: np.ndarray
+    last: np.ndarray
+    last_learned: np.ndarray
+
+
+class Spaces:
+    """Which tokens are whitespace, decoded when a row ends with them."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._special = set(tokenizer.all_special_ids)
+        self._cache: dict[int, bool] = {}
+
+    def find(self, ids: np.ndarray) -> np.ndarray:
+        """Return for each token whether it is whitespace."""
+        unique, inverse = np.unique(ids, return_inverse=True)
+        return np.array([self._is_space(int(token)) for token in unique], bool)[inverse.reshape(-1)]
+
+    def _is_space(self, token: int) -> bool:
+        if token not in self._cache:
+            self._cache[token] = token not in self._special and not str(self._tokenizer.decode([token])).strip()
+        return self._cache[token]
+
+
+def read_ends(whole: Dataset, tokenizer: PreTrainedTokenizerBase) -> Ends:
+    """Read the ends of every row."""
+    spaces = Spaces(tokenizer)
+    return Ends(*map(np.concatenate, zip(*(_read(batch, spaces) for batch in iterate_tokens(whole)), strict=True)))
+
+
+def find_missing_ends(
+    ends: Ends, checked: np.ndarray, stops: set[int], tokenizer: PreTrainedTokenizerBase
+) -> list[Finding]:
+    """Return the rows among `checked` whose answer ends with no token at which generation stops (`stops`)."""
+    missing = checked & (ends.last_learned != NONE) & ~np.isin(ends.last_learned, list(stops))
+    rows = np.flatnonzero(missing)
+    if not len(rows):
+        return []
+    usual = Counter(ends.last_learned[rows].tolist()).most_common(1)[0][0]
+    names = " or ".join(repr(tokenizer.decode([token])) for token in sorted(stops))
+    added = {*tokenizer.get_added_vocab().values(), *tokenizer.all_special_ids}
+    if usual in added:
+        token = tokenizer.decode([usual])
+        remedy = (
+            f"they end with {token!r}, and generation stops at {names}: when {token!r} ends an answer, "
+            f"set spec.training.eosToken: {token!r}"
+        )
+    else:
+        remedy = f"end the assistant's turns with {names} in spec.dataset.chatTemplate"
+    return collect(rows.tolist(), f"do not teach the model to stop: {remedy}")
+
+
+def find_doubled(ends: Ends, checked: np.ndarray, stops: set[int], tokenizer: PreTrainedTokenizerBase) -> list[Finding]:
+    """Return the rows that begin with two BOS tokens, or that end (among `checked`) with two end tokens."""
+    found = []
+    alone = tokenizer("a")["input_ids"]
+    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if begin is not None and (begin != end or alone[0] == begin):
+        rows = np.flatnonzero((ends.first == begin) & (ends.second == begin))
+        text = f"begin with {tokenizer.bos_token!r} twice: the tokenizer adds it, so leave it out of the rows"
+        found += collect(rows.tolist(), text)
+    doubled = checked & (ends.last == ends.before_last) & np.isin(ends.last, list(stops))
+    rows = np.flatnonzero(doubled)
+    if len(rows):
+        name = tokenizer.decode([int(ends.last[rows[0]])])
+        cause = "the rows already end with it, and one is added: leave it out of the rows"
+        if adds_end(tokenizer):
+            cause = "the tokenizer adds it, too: set add_eos_token to false in its tokenizer_config.json"
+        found += collect(rows.tolist(), f"end with {name!r} twice: {cause}")
+    return found
+
+
+def adds_end(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether the tokenizer ends every text with its end token."""
+    return tokenizer.eos_token_id is not None and tokenizer("a")["input_ids"][-1:] == [tokenizer.eos_token_id]
+
+
+def _read(batch: Tokens, spaces: Spaces) -> tuple[np.ndarray, ...]:
+    starts, ends = batch.offsets[:-1].astype(np.int64), batch.offsets[1:].astype(np.int64)
+    everywhere = np.arange(len(batch.ids))
+    last = _step_back(batch.ids, everywhere, starts, ends, spaces)
+    before_last = _step_back(batch.ids, everywhere, starts, np.maximum(last, starts), spaces)
+    learned = np.flatnonzero(batch.labels != IGNORED)
+    bounds = np.searchsorted(learned, starts), np.searchsorted(learned, ends)
+    last_learned = _step_back(batch.ids, learned, *bounds, spaces)
+    return (
+        _take(batch.ids, starts, starts < ends),
+        _take(batch.ids, starts + 1, starts + 1 < ends),
+        _take(batch.ids, before_last, before_last >= starts),
+        _take(batch.ids, last, last >= starts),
+        _take(batch.ids[learned], last_learned, last_learned >= bounds[0]),
+    )
+
+
+def _step_back(
+    ids: np.ndarray, positions: np.ndarray, starts: np.ndarray, ends: np.ndarray, spaces: Spaces
+) -> np.ndarray:
+    """Return for each row the index in `positions` of its last token that is no whitespace; below `starts`: none.
+
+    A row's tokens are at `positions[start:end]`.
+    """
+    found = ends - 1
+    for _ in range(MOST_SPACES):
+        inside = np.flatnonzero(found >= starts)
+        stepped = inside[spaces.find(ids[positions[found[inside]]])] if len(inside) else inside
+        if not len(stepped):
+            break
+        found[stepped] -= 1
+    return found
+
+
+def _take(ids: np.ndarray, indices: np.ndarray, exists: np.ndarray) -> np.ndarray:
+    """Return `ids[indices]`, and NONE where no such token exists."""
+    found = np.full(len(indices), NONE, np.int32)
+    found[exists] = ids[indices[exists]]
+    return found

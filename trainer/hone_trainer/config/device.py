@@ -1,0 +1,53 @@
+"""The device that training runs on, as far as choices depend on it."""
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from hone_api.gpus import Gpu
+from transformers.utils.import_utils import is_flash_attn_2_available
+
+from hone_trainer.config.auto_profile import Device
+
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def here() -> Device:
+    """The first GPU that torch sees, else this machine's CPU."""
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        return Device(
+            "gpu",
+            properties.name,
+            properties.total_memory,
+            torch.cuda.is_bf16_supported(including_emulation=False),
+            is_flash_attn_2_available(),
+            _cores(),
+        )
+    # torch 2.10, the oldest that pyproject.toml allows, can't say what its CPU can.
+    can: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    has_bfloat16 = any(can.get(name) for name in ("avx512_bf16", "amx_bf16", "sve_bf16"))
+    return Device("cpu", "this CPU", _memory(), has_bfloat16, False, _cores())
+
+
+def elsewhere(gpus: int, told: Gpu | None) -> Device:
+    """Where a job will train that is prepared here, perhaps without its GPUs: what was told of them counts the most.
+
+    A GPU that nothing is known of is taken for an Instinct, which computes in bfloat16.
+    """
+    if not gpus or (torch.cuda.is_available() and not told):
+        return here()
+    name, memory = (told.name, told.memory) if told else ("the GPU", None)
+    return Device("gpu", name, memory, True, find_spec("flash_attn") is not None, _cores())
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _memory() -> int:
+    """Bytes of this machine, or of the container when it has fewer."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [Path(path).read_text().strip() for path in _LIMITS if Path(path).exists()]
+    return min([total, *(int(limit) for limit in limits if limit.isdigit())])

@@ -1,0 +1,104 @@
+"""From the spec to the keyword arguments of SFTConfig: what the user wrote, plus what Hone owns."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hone_api.finetunejobs.spec import FineTuneJobSpec, LoraOptions
+from pydantic.alias_generators import to_camel
+
+from hone_trainer.config.auto_profile import ATTENTION, Choice
+from hone_trainer.memory.inputs import Sharding
+
+FSDP = {
+    "fsdp": True,
+    # Sharded, so that every process writes its part of a checkpoint, and none holds the whole.
+    "fsdp_config": {"version": 2, "reshard_after_forward": True, "state_dict_type": "SHARDED_STATE_DICT"},
+}
+REPEATABLE = {"dataloader_persistent_workers": False, "dataloader_in_order": True}
+"""Data loaders that a resumed run can repeat. Workers that live on draw fewer random numbers when an epoch begins than
+new ones, and batches out of order depend on how fast each worker is."""
+ONLY_OUTSIDE_TRAINING = ("bf16_full_eval", "fp16_full_eval")
+"""Arguments that Trainer applies to an evaluation only when it does not train, and then to the model itself."""
+AT_THE_END = 1_000_000_000
+"""Evaluating every so many steps means: only at the last one."""
+
+
+def sft_config(
+    spec: FineTuneJobSpec,
+    checkpoints: Path,
+    use_cpu: bool,
+    choices: Sequence[Choice] = (),
+    sharding: Sharding = "none",
+) -> dict[str, Any]:
+    """Keyword arguments of SFTConfig for a run that saves into the folder `checkpoints`.
+
+    `choices` are the profile's; what the user wrote wins. `sharding` is how several processes share the model.
+    """
+    chosen = {choice.field: choice.value for choice in choices if choice.field != ATTENTION}
+    written = chosen | spec.training.sft_config()
+    evaluation = {"eval_strategy": "no"}
+    if spec.dataset.has_evaluation:
+        evaluation = {"eval_strategy": "steps", "eval_steps": written.get("eval_steps", AT_THE_END)}
+    return {
+        "logging_nan_inf_filter": False,  # else a loss that is NaN would be logged as the mean of those before
+        "use_cpu": use_cpu,
+        "ddp_find_unused_parameters": False,  # every weight that is trained takes part in every step
+        **written,
+        **REPEATABLE,
+        "output_dir": str(checkpoints),
+        "save_strategy": "steps",
+        "save_steps": spec.checkpoint.save_steps,
+        "report_to": "none",
+        "disable_tqdm": True,
+        **evaluation,
+        **(FSDP if sharding == "fsdp" else {}),
+    }
+
+
+VLLM_MAX_RANK = 512
+"""The highest value that vLLM's --max-lora-rank takes."""
+
+
+def unserved(spec: FineTuneJobSpec) -> list[str]:
+    """What keeps vLLM from serving the adapter (vllm/lora/peft_helper.py), when nothing merged is saved beside it."""
+    if spec.method == "full" or spec.output.save in ("merged", "both"):
+        return []
+    lora = spec.lora or LoraOptions()
+    found = []
+    if lora.use_dora:
+        found.append("spec.lora.useDora is true")
+    if lora.bias != "none":
+        found.append(f"spec.lora.bias is {lora.bias}")
+    if lora.r > VLLM_MAX_RANK:
+        found.append(f"spec.lora.r is {lora.r}, more than {VLLM_MAX_RANK}")
+    return [
+        f"{what}: vLLM can't serve such an adapter. For serving on a GPU set output.save: merged or both, or merge it "
+        "afterwards with `hone merge`"
+        for what in found
+    ]
+
+
+def warnings(spec: FineTuneJobSpec, has_gpu: bool) -> list[str]:
+    """What the user should know before training: settings that do not do what they seem to."""
+    found = []
+    if spec.resources.gpus and not has_gpu:
+        found.append(f"spec.resources.gpus is {spec.resources.gpus}, and torch sees no GPU: training on the CPU")
+    if (spec.training.optim or "").startswith("paged_") and not has_gpu:
+        found.append(f"spec.training.optim is {spec.training.optim}, and torch sees no GPU: its state is not paged")
+    if spec.training.lr_scheduler_type == "constant" and spec.training.warmup_steps:
+        found.append(
+            "spec.training.lrSchedulerType is constant, which ignores warmupSteps: constant_with_warmup warms up"
+        )
+    if spec.training.eval_steps and not spec.dataset.has_evaluation:
+        found.append("spec.training.evalSteps is set, but without evalFraction or evalSplit nothing is evaluated")
+    found += [
+        f"spec.training.extra.{to_camel(name)} has no effect: evaluations compute as training does"
+        for name in ONLY_OUTSIDE_TRAINING
+        if spec.training.sft_config().get(name)
+    ]
+    for name, value in REPEATABLE.items():
+        if spec.training.sft_config().get(name, value) != value:
+            key, used = to_camel(name), str(value).lower()
+            found.append(f"spec.training.extra.{key} is not {used}, which a resumed run can't repeat: {used} is used")
+    return found + unserved(spec)

@@ -1,0 +1,1 @@
+"""The dataset: located, read, shaped into its format, tokenized and measured."""

@@ -1,0 +1,207 @@
+"""The dataset: found and fingerprinted, then read, shaped into its format, cut and split."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+from datasets import Dataset, Features, Json, List, Value, load_dataset
+from datasets.exceptions import DatasetGenerationError
+from hone_api.finetunejobs.sources import DatasetSource
+from hone_api.reasons import DATASET_EMPTY, DATASET_INVALID, DATASET_NOT_FOUND, HoneError
+
+from hone_trainer.data import formats
+from hone_trainer.data.files import DataFiles, find_files
+from hone_trainer.data.messages import MessageCounts
+from hone_trainer.data.readers import row_files
+from hone_trainer.data.readers.csv_rows import suggest_header
+from hone_trainer.data.readers.row_streams import ColumnSurvey, FileStream, HubStream, Stream, survey_columns
+from hone_trainer.inputs import hub
+from hone_trainer.inputs.manifest import Inputs
+from hone_trainer.runtime.errors import UnnamedError, hub_error, named, writing
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where the dataset is: `files` here, or `commit` on the hub. `fingerprint` is that of all its rows."""
+
+    source: DatasetSource
+    files: DataFiles
+    commit: str | None
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Data:
+    """Rows to train on and, with evalFraction or evalSplit, rows to evaluate on; `streams` tells where each stands."""
+
+    train: Dataset
+    evaluation: Dataset | None
+    layout: formats.Layout
+    streams: list[Stream]
+    messages: MessageCounts
+    warnings: list[str]
+
+    @property
+    def format(self) -> formats.Format:
+        """What rows hold."""
+        return self.layout.format
+
+    @property
+    def conversational(self) -> bool:
+        """Whether rows hold messages, which the chat template turns into text."""
+        first = self.train[0]
+        return not isinstance(first.get("messages", first.get("prompt", "")), str)
+
+    def rows(self) -> Iterator[row_files.Row]:
+        """Where each row stands, and the row in its format."""
+        for where, row in itertools.chain.from_iterable(stream() for stream in self.streams):
+            yield where, formats.shape(where, row, self.layout)
+
+
+def find(source: DatasetSource, inputs: Inputs, pinned: str | None) -> Found:
+    """Resolve the dataset; `pinned` is the commit that an earlier start of this run resolved.
+
+    Raises HoneError DatasetNotFound, DatasetInvalid, HubUnauthorized, HubUnreachable, InvalidSpec.
+    """
+    if source.name:
+        commit = pinned or hub.resolve("dataset", source.name, source.revision or "main")
+        identity: Any = [source.name, commit, source.config, source.split, source.eval_split]
+        files = DataFiles()
+    else:
+        commit, files = None, find_files(source, inputs)
+        identity = [[path.name, _sha256(path)] for path, _ in files.files]
+    shaping = [source.format, source.columns, source.max_samples, source.eval_fraction]
+    digest = hashlib.sha256(json.dumps([identity, shaping], sort_keys=True).encode()).hexdigest()
+    return Found(source, files, commit, f"sha256:{digest}")
+
+
+def load(found: Found, seed: int, scratch: Path, *, join_parts: bool = False) -> Data:
+    """Read the rows into Arrow files below `scratch`. The same seed holds out the same rows.
+
+    `join_parts`: content in text parts becomes one string.
+
+    Raises HoneError DatasetNotFound, DatasetColumnMissing, DatasetInvalid, DatasetEmpty, HubUnauthorized,
+    HubUnreachable.
+    """
+    source = found.source
+    limit = source.max_samples
+    streams: list[Stream] = _hub_streams(found, scratch) if found.commit else [FileStream(found.files.files, limit)]
+    survey = survey_columns(streams)
+    first = next(iter(streams[0]()), None)
+    if first is None:
+        what = f"spec.dataset.split is {source.split}, which" if source.name else found.files.summary()
+        raise HoneError(DATASET_EMPTY, f"{what} has no rows")
+    renames = {str(column): own for column, own in source.columns.items()}
+    try:
+        layout = formats.judge(source.format, renames, survey.found, first[1], join_parts=join_parts)
+    except HoneError as error:
+        raise _with_hint(error, found.files, survey) from None
+    warnings, counts = formats.find_unused(layout, survey.found, survey.rows), MessageCounts()
+    shaped_first = first[0], formats.shape(*first, layout)
+    parts = [
+        _dataset(stream, layout, shaped_first, counts, scratch / str(number)) for number, stream in enumerate(streams)
+    ]
+    if source.eval_split and not len(parts[1]):
+        raise HoneError(DATASET_EMPTY, f"spec.dataset.evalSplit is {source.eval_split}, which has no rows")
+    train, evaluation = parts if len(parts) == 2 else _split(parts[0], source.eval_fraction, seed)
+    return Data(train, evaluation, layout, streams, counts, warnings)
+
+
+def _hub_streams(found: Found, scratch: Path) -> list[Stream]:
+    """Return a stream for each split."""
+    source, name = found.source, str(found.source.name)
+    splits = [split for split in (source.split, source.eval_split) if split]
+    folder = hub.cached_snapshot("dataset", name, str(found.commit)) if hub.is_offline() else None
+    where: dict[str, Any] = {"path": str(folder)} if folder else {"path": name, "revision": found.commit}
+    try:
+        parts = load_dataset(**where, name=source.config, split=splits, cache_dir=str(scratch / "hub"))
+    except ValueError as error:  # what datasets raises for a config or split that is not there
+        text = " ".join(str(error).split())
+        field, value = ("config", source.config)
+        if "split" in text:
+            wrong = source.eval_split and f'"{source.eval_split}"' in text
+            field, value = ("evalSplit", source.eval_split) if wrong else ("split", source.split)
+        raise HoneError(DATASET_NOT_FOUND, f"spec.dataset.{field} is {value}, and {name} says: {text}") from error
+    except Exception as error:
+        raise hub_error(error, "dataset", name, source.revision or "main") from error
+    limits = [source.max_samples, None]
+    return [
+        HubStream(f"{name}, split {split}", part, limit)
+        for split, part, limit in zip(splits, parts, limits, strict=False)
+    ]
+
+
+def _dataset(
+    stream: Stream, layout: formats.Layout, first: row_files.Row, counts: MessageCounts, folder: Path
+) -> Dataset:
+    """Shape and store all rows; `first` is the first row to train on, shaped, whose kind all others must have."""
+
+    def shaped() -> Iterator[dict[str, Any]]:
+        for where, row in stream():
+            found = formats.shape(where, row, layout, counts)
+            formats.check_kind(where, found, first)
+            yield found
+
+    features = _features(first[1])
+    try:
+        with writing(folder):
+            return Dataset.from_generator(shaped, features=features, cache_dir=str(folder), fingerprint=folder.name)
+    except DatasetGenerationError as error:
+        failure = named(error)
+        raise (_refused_by_arrow(stream, layout) if isinstance(failure, UnnamedError) else None) or failure from error
+
+
+def _features(row: dict[str, Any]) -> Features:
+    """Return types that keep messages as they are written: Arrow's structs would add null for every key of another."""
+    messages, text = List(Json()), Value("string")
+    as_json = ("tools", "chat_template_kwargs")
+    return Features(
+        {
+            name: Json() if name in as_json else messages if isinstance(value, list) else text
+            for name, value in row.items()
+        }
+    )
+
+
+def _refused_by_arrow(stream: Stream, layout: formats.Layout) -> HoneError | None:
+    """Return the failure that names the first row which can't be stored."""
+    for where, row in stream():
+        shaped = formats.shape(where, row, layout)
+        try:
+            Dataset.from_list([shaped], features=_features(shaped))
+        except (pyarrow.ArrowException, ValueError, OverflowError, TypeError) as error:
+            return HoneError(DATASET_INVALID, f"{where} can't be stored: {error}")
+    return None
+
+
+def _with_hint(error: HoneError, files: DataFiles, survey: ColumnSurvey) -> HoneError:
+    """Return the failure of a format that was not found, with what may be wrong with the header of a CSV file."""
+    hint = suggest_header(list(survey.found)) if any(name.lower().endswith(".csv") for _, name in files.files) else ""
+    return HoneError(error.reason, error.message, remedy=f"{hint} {error.remedy}") if hint else error
+
+
+def _split(dataset: Dataset, fraction: float | None, seed: int) -> tuple[Dataset, Dataset | None]:
+    if not fraction:
+        return dataset, None
+    held_out = max(1, round(len(dataset) * fraction))
+    if held_out >= len(dataset):
+        raise HoneError(
+            DATASET_EMPTY,
+            f"spec.dataset.evalFraction is {fraction}, which leaves none of {len(dataset)} rows to train on",
+            remedy="Lower it, or give more rows.",
+        )
+    parts = dataset.train_test_split(test_size=held_out, seed=seed)
+    return parts["train"], parts["test"]
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise HoneError(DATASET_INVALID, f"{path} can't be read: {error.strerror}") from None

@@ -1,0 +1,1 @@
+"""Training on several GPUs and nodes: launcher, rendezvous, process group and sharding."""

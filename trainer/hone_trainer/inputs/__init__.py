@@ -1,0 +1,1 @@
+"""What a run reads from outside: the manifest, the hub, and the files of models."""

@@ -1,0 +1,88 @@
+"""Names and revisions on the hub to commits, from the cache when the hub can't be reached."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from hone_api.reasons import HUB_UNREACHABLE, HoneError
+from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub.file_download import repo_folder_name
+
+from hone_trainer.runtime.errors import hub_error, is_connection_error
+
+RepoType = Literal["model", "dataset"]
+TIMEOUT = 10.0
+"""Seconds that the hub has to answer which commit a revision is."""
+
+
+def resolve(kind: RepoType, name: str, revision: str) -> str:
+    """The commit that a revision is. When the hub can't be reached, the cache answers, and is all that is used after.
+
+    Raises HoneError ModelNotFound, DatasetNotFound, HubUnauthorized, HubUnreachable.
+    """
+    try:
+        return str(HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=TIMEOUT).sha)
+    except Exception as error:
+        if not is_connection_error(error):
+            raise hub_error(error, kind, name, revision) from error
+        commit = _cached_commit(kind, name, revision)
+        if commit:
+            _go_offline()
+            return commit
+        raise HoneError(
+            HUB_UNREACHABLE,
+            f"spec.{kind}.name is {name}, which is not in the cache {constants.HF_HUB_CACHE}, "
+            f"and the hub {constants.ENDPOINT} can't be reached",
+        ) from error
+
+
+def is_offline() -> bool:
+    """Whether only the cache is used."""
+    return constants.is_offline_mode()
+
+
+def cached_snapshot(kind: RepoType, name: str, commit: str) -> Path | None:
+    """The folder in the cache that holds a commit's files, if there is one."""
+    folder = _cache_folder(kind, name) / "snapshots" / commit
+    return folder if folder.is_dir() else None
+
+
+def download(kind: RepoType, name: str, commit: str, patterns: list[str]) -> Path:
+    """Bring the files of a commit that match into the cache; offline, return what is there."""
+    ignored = ["*/*", "consolidated*"]  # other formats of the same weights
+    return Path(
+        snapshot_download(name, repo_type=kind, revision=commit, allow_patterns=patterns, ignore_patterns=ignored)
+    )
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Inside, only the cache is used: no library below tries the hub."""
+    from datasets import config
+
+    before = constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE
+    _go_offline()
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE = before
+
+
+def _go_offline() -> None:
+    """Spare the libraries below their attempts, each of which would wait and be repeated."""
+    from datasets import config  # late: a plan has no use for it, and it takes a second
+
+    constants.HF_HUB_OFFLINE = True
+    config.HF_HUB_OFFLINE = True
+
+
+def _cached_commit(kind: RepoType, name: str, revision: str) -> str | None:
+    reference = _cache_folder(kind, name) / "refs" / revision
+    if reference.is_file():
+        return reference.read_text().strip()
+    return revision if cached_snapshot(kind, name, revision) else None
+
+
+def _cache_folder(kind: RepoType, name: str) -> Path:
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=kind)

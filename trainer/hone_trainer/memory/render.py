@@ -1,0 +1,100 @@
+"""A plan as a person reads it."""
+
+from hone_api.artifacts.memory_estimate import Estimate
+from hone_api.gpus import GPUS, Gpu
+
+from hone_trainer.memory import advice
+from hone_trainer.memory.advice import gib
+from hone_trainer.memory.formulas import FRAGMENTATION, RUNTIME, estimate, host_states, host_states_only
+from hone_trainer.memory.inputs import Adapter, Settings
+from hone_trainer.memory.plan import Plan
+
+PEAKS = {
+    "loss": "while the loss is computed",
+    "backward": "in the backward pass",
+    "embedding": "at the end of the backward pass",
+    "step": "in the optimizer's step",
+}
+
+
+def render(plan: Plan) -> str:
+    """The parameters as PEFT prints them, the parts of the memory, the GPUs it fits, and what to lower if none."""
+    if plan.settings is None:
+        return f"{plan.parameters.describe()}\n\n{not_estimated(plan.unestimated)}"
+    found = estimate(plan.settings)
+    lines = [plan.parameters.describe(), "", heading(plan.settings, found), *table(found), ""]
+    if plan.settings.device == "cpu":
+        return "\n".join([*lines, "spec.resources.gpus is 0: this is the host's memory, beside that of Python itself"])
+    if states := host_states(plan.settings):
+        what = "optimizer states in the host's memory, a process"
+        lines += [f"  {what:<56}{states / RUNTIME:>10,.2f} GiB", ""]
+    return "\n".join([*lines, *verdict(plan.settings, plan.adapter, found)])
+
+
+def not_estimated(why: str) -> str:
+    """Return the line that stands in place of an estimate."""
+    return f"memory: not estimated: {why}"
+
+
+def sentence(found: Estimate | None, gpus: int, *, uses_host: bool = False) -> str:
+    """What is needed, and of how many GPUs or of this machine, in a line.
+
+    `uses_host`: states lie in the host's memory, so that GPUs which share it are not named.
+    """
+    if found is None:
+        return "memory: not estimated"
+    needed = f"memory: about {gib(found.total)} (batch {found.batch}, up to {found.length:,} tokens a row)"
+    if not gpus:
+        return f"{needed} of the host's"
+    named = tuple(gpu for gpu in GPUS if not (uses_host and gpu.shares_host_memory))
+    fitting = ", ".join(gpu.name for gpu in advice.fitting(found, named))
+    return f"{needed} a device, which fits {fitting or 'no Instinct GPU'}"
+
+
+def heading(settings: Settings, found: Estimate) -> str:
+    """What was estimated."""
+    checkpointing = "on" if settings.checkpointing else "off"
+    several = f", one of {found.processes} processes with {settings.sharding.upper()}" if found.processes > 1 else ""
+    return (
+        f"Memory of a device, method {settings.method}, batch {found.batch}, up to {found.length:,} tokens a row, "
+        f"activation checkpointing {checkpointing}{several}.\nMost is needed {PEAKS[found.peak]}:"
+    )
+
+
+def table(found: Estimate) -> list[str]:
+    """One line for each part that is not 0, then the sum."""
+    allowed = f"allowance: runtime, {FRAGMENTATION:.0%} fragmentation"
+    parts = [
+        ("weights", found.weights),
+        ("gradients", found.gradients),
+        ("optimizer states", found.optimizer_states),
+        ("activations", found.activations),
+        ("logits and loss", found.logits),
+        ("communication", found.communication),
+        (allowed, found.allowance),
+        ("total", found.total),
+    ]
+    return [f"  {name:<56}{size / RUNTIME:>10,.2f} GiB" for name, size in parts if size]
+
+
+def verdict(settings: Settings, adapter: Adapter | None, found: Estimate) -> list[str]:
+    """Which GPUs it fits, with what is left; if none, what to lower for the largest and for the smallest."""
+    host = host_states_only(settings)
+    fitting = advice.fitting(found, GPUS, host)
+    lines = [f"  {_named(gpu):<54}{_room(gpu, found, host)}" for gpu in GPUS]
+    if fitting:
+        return ["Fits" if len(fitting) == len(GPUS) else "Fits some", *lines]
+    advised = []
+    for memory in sorted({gpu.memory for gpu in GPUS}, reverse=True):
+        changes = advice.lower(settings, memory, adapter)
+        advised += [f"  {gib(memory)}: {change} ({gib(change.estimate.total)})" for change in changes]
+    return ["Fits none", *lines, "", "To fit, set", *(advised or ["  nothing that Hone knows: take a smaller model"])]
+
+
+def _named(gpu: Gpu) -> str:
+    return f"{gpu.name}, {gib(gpu.memory)}" + (f" ({gpu.note})" if gpu.note else "")
+
+
+def _room(gpu: Gpu, found: Estimate, host: int) -> str:
+    left = advice.room(found, gpu, host)
+    return f"{gib(left)} left" if left >= 0 else f"{gib(-left)} too little"

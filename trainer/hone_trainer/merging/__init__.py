@@ -1,0 +1,1 @@
+"""`merge`: an adapter and its base model become one model."""

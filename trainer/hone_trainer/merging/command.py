@@ -1,0 +1,67 @@
+"""`merge`: what can be said of an adapter without torch comes first, merging after it."""
+
+import errno
+import logging
+import os
+from pathlib import Path
+
+from hone_api.io.terminal import print_line
+from hone_api.reasons import DISK_FULL, INVALID_SPEC, HoneError
+
+from hone_trainer.merging.source import find
+from hone_trainer.runtime import environment
+from hone_trainer.runtime.options import MergeOptions
+
+
+def merge(options: MergeOptions) -> None:
+    """Write the base model with the adapter merged into it to `out`, which appears whole or not at all.
+
+    Raises HoneError ArtifactMissing, ArtifactCorrupt, ModelNotFound, ModelInvalid, HubUnauthorized, HubUnreachable,
+    AdapterMismatch, MergeMismatch, DiskFull, and InvalidSpec for what the command line says.
+    """
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.ERROR, format="%(levelname)s %(message)s")
+    out = options.out
+    if os.path.lexists(out):
+        raise HoneError(INVALID_SPEC, f"OUT is {out}, which exists", remedy="Choose another folder, or remove it.")
+    adapter = find(options.adapter, options.base)
+    check_out(out)
+    if adapter.cache and not os.environ.keys() & {"HF_HOME", "HF_HUB_CACHE"}:
+        # Its downloaded models alone: HF_HOME would also bring a token, and a folder of Python modules.
+        os.environ["HF_HUB_CACHE"] = str(adapter.cache / "hub")
+    environment.limit_devices(os.environ, 0)  # a sum of matrices, each used once, gains nothing from a GPU
+    print_line(f"base model {adapter.base}{f' at commit {adapter.revision}' if adapter.revision else ''}")
+    print_line(f"adapter {adapter.folder}")
+
+    from hone_trainer.merging.write import write
+    from hone_trainer.runtime.errors import named
+
+    try:
+        write(adapter, options)
+    except Exception as error:
+        failure = named(error)
+        if failure.reason is DISK_FULL:
+            raise HoneError(DISK_FULL, failure.message, remedy=f"Make room where {out} is, and merge again.") from error
+        raise
+    size = sum(path.stat().st_size for path in out.iterdir())
+    print_line(f"merged into {out}: {size / 1e9:.3g} GB")
+
+
+def check_out(out: Path) -> None:
+    """Try whether `out` can be written, and leave nothing: merging may take an hour.
+
+    Raises HoneError InvalidSpec, and OSError for a full disk.
+    """
+    made: list[Path] = []
+    try:
+        for folder in (*reversed(out.parents), out.with_name(f".{out.name}.tmp")):
+            if not folder.is_dir():
+                folder.mkdir()
+                made.append(folder)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        found = f"OUT is {out}, which can't be written: {error.strerror}"
+        raise HoneError(INVALID_SPEC, found, remedy="Choose a folder that can be written.") from error
+    finally:
+        for folder in reversed(made):
+            folder.rmdir()

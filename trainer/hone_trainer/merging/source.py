@@ -1,0 +1,98 @@
+"""The adapter that `merge` is asked to merge, and its base model: found and verified without torch."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from hone_api.artifacts.adapter_config import ADAPTER_CONFIG, AdapterConfig, read_adapter_config
+from hone_api.artifacts.manifest import ArtifactManifest
+from hone_api.artifacts.proof import find_proof
+from hone_api.layout import ADAPTER, CACHE, MANIFEST
+from hone_api.reasons import ARTIFACT_MISSING, INVALID_SPEC, MODEL_NOT_FOUND, HoneError
+
+NAME_THE_BASE = "Name the base model with --base: a folder, or a name on the hub (HF_TOKEN is used for a gated one)."
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter and its base model: a folder, or a hub name with its commit.
+
+    `origin` says in words where the adapter comes from, `cache` is where its run kept what it downloaded. All of this
+    is data of somebody else: whether code may run is no part of it.
+    """
+
+    folder: Path
+    base: str
+    revision: str | None
+    origin: str
+    cache: Path | None = None
+
+
+def find(place: Path, base: str | None) -> Adapter:
+    """The adapter in a folder or an artifact tree, whose digests are verified; `base` overrides what it says.
+
+    Raises HoneError ArtifactMissing, ArtifactCorrupt, InvalidSpec, ModelNotFound.
+    """
+    if proof := find_proof(place):
+        if not proof.has_adapter:
+            raise HoneError(
+                INVALID_SPEC,
+                f"ADAPTER is {place}, which holds a {proof.part or proof.manifest.kind} model and no adapter",
+                remedy="It needs no merging: serve it as it is.",
+            )
+        proof.check()
+        return _of_artifact(proof.root, proof.manifest, base)
+    if not os.path.isfile(place / ADAPTER_CONFIG):  # also False for a path that is too long
+        raise HoneError(
+            ARTIFACT_MISSING,
+            f"ADAPTER is {place}, which has neither {MANIFEST} nor {ADAPTER_CONFIG}",
+            remedy="Name the folder of an adapter, or the output folder of a job.",
+        )
+    config = _config(place)
+    revision = None if base else config.revision
+    return Adapter(place, base or _trained_on(config, place), revision, f"the adapter in `{place.resolve().name}`")
+
+
+def _of_artifact(root: Path, manifest: ArtifactManifest, base: str | None) -> Adapter:
+    origin = f"the adapter of FineTuneJob {manifest.job} (artifact `{manifest.digest}`)"
+    folder = root / ADAPTER
+    config = _config(folder)
+    cache = root / CACHE if (root / CACHE).is_dir() else None
+    if base:
+        return Adapter(folder, base, None, origin, cache)
+    known = manifest.base_model
+    if known.name:
+        return Adapter(folder, known.name, known.revision, origin, cache)
+    trained_on = _trained_on(config, folder)
+    if not (Path(trained_on) / "config.json").is_file():
+        raise HoneError(
+            MODEL_NOT_FOUND,
+            f"The base model is on claim {known.claim}, path {known.path or ''!r}, which was {trained_on} in training "
+            "and is not here",
+            remedy="Say where it is: --base FOLDER.",
+        )
+    return Adapter(folder, trained_on, None, origin, cache)
+
+
+def _config(folder: Path) -> AdapterConfig:
+    config = read_adapter_config(folder)
+    if config.peft_type != "LORA":
+        raise HoneError(
+            INVALID_SPEC,
+            f"ADAPTER is {folder}, of the kind {config.peft_type}, and only LoRA is merged",
+            remedy="Merge it with PEFT itself.",
+        )
+    if config.megatron_config:  # PEFT would import a module that the file names
+        raise HoneError(
+            INVALID_SPEC,
+            f"ADAPTER is {folder}, whose {ADAPTER_CONFIG} has megatron_config",
+            remedy="Remove that field if the adapter is for a model of transformers; other models are not merged.",
+        )
+    return config
+
+
+def _trained_on(config: AdapterConfig, folder: Path) -> str:
+    found = config.base_model_name_or_path
+    if not found:
+        raise HoneError(MODEL_NOT_FOUND, f"{folder / ADAPTER_CONFIG} names no base model", remedy=NAME_THE_BASE)
+    return found

@@ -1,0 +1,214 @@
+"""The base model: where it is, which commit it is, and loading it with its tokenizer."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hone_api.artifacts.manifest import BaseModelReference
+from hone_api.artifacts.proof import prove
+from hone_api.finetunejobs.sources import BaseModelSource
+from hone_api.finetunejobs.spec import FineTuneJobSpec
+from hone_api.reasons import INTERNAL_ERROR, INVALID_SPEC, MODEL_INVALID, MODEL_NOT_FOUND, HoneError
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from hone_trainer.inputs import hub
+from hone_trainer.inputs.disguised_files import find_pointers
+from hone_trainer.inputs.manifest import Inputs
+from hone_trainer.inputs.model_files import TEXTS, list_files
+from hone_trainer.models import quantization, weight_files
+from hone_trainer.models.weight_files import LOAD_ERRORS
+from hone_trainer.runtime.errors import hub_error
+
+MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py", "README.md"]
+"""Files of a model on the hub that loading it may need, and its card, which gives the licence."""
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """What from_pretrained takes: a hub name with its commit, or a folder.
+
+    `digest` is of a folder's files other than the weights, which decide what rows become.
+    """
+
+    location: str
+    commit: str | None
+    reference: BaseModelReference
+    digest: str | None = None
+
+
+def find(source: BaseModelSource, inputs: Inputs, pinned: str | None) -> BaseModel:
+    """Resolve the model; `pinned` is the commit that an earlier start of this run resolved.
+
+    Raises HoneError ModelNotFound, ModelInvalid, ArtifactCorrupt, HubUnauthorized, HubUnreachable, InvalidSpec.
+    """
+    if source.claim:
+        folder = inputs.claim_path(source.claim, "spec.model.claim", MODEL_NOT_FOUND).absolute()
+        weight_files.refuse_adapter(str(folder), f"spec.model.claim.path is {source.claim.path or ''!r}", None)
+        if not (folder / "config.json").is_file():
+            found = f"spec.model.claim.path is {source.claim.path or ''!r}, and {folder} has no config.json"
+            raise HoneError(MODEL_NOT_FOUND, found)
+        prove(folder)
+        reference = BaseModelReference(claim=source.claim.name, path=source.claim.path)
+        return BaseModel(str(folder), None, reference, _digest(folder))
+    if not source.name:
+        raise HoneError(INVALID_SPEC, "spec.model names no model", remedy="Set exactly one of name and claim.")
+    commit = pinned or hub.resolve("model", source.name, source.revision or "main")
+    return BaseModel(source.name, commit, BaseModelReference(name=source.name, revision=commit))
+
+
+def load_tokenizer(base: BaseModel, source: BaseModelSource) -> PreTrainedTokenizerBase:
+    """Load the tokenizer, downloading what the cache lacks.
+
+    Raises HoneError ModelInvalid, InvalidSpec, HubUnauthorized, HubUnreachable.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(base.location, **_common(base, source))
+    except LOAD_ERRORS as error:
+        raise _refused(error, base, source) from error
+
+
+def load(base: BaseModel, spec: FineTuneJobSpec, attention: str | None = None) -> PreTrainedModel:
+    """Load the weights as the method trains them; `attention` is the kernel, None: transformers' choice.
+
+    Raises HoneError ModelInvalid, InvalidSpec, HubUnauthorized, HubUnreachable.
+    """
+    source = spec.model
+    common = _common(base, source)
+    dtype: Any = source.dtype if source.dtype == "auto" else getattr(torch, source.dtype)
+    try:
+        if spec.method == "qlora":
+            common["quantization_config"] = quantization.four_bits()
+        if attention:
+            common["attn_implementation"] = attention
+        network = weight_files.load(base.location, _where(base, source), dtype=dtype, **common)
+    except LOAD_ERRORS as error:
+        raise _refused(error, base, source) from error
+    _name_experts(network.config)
+    quantization.keep_unpacked(network)
+    return quantization.ready_to_train(network) if spec.method == "qlora" else network
+
+
+def check_weights(base: BaseModel, source: BaseModelSource, outline: PreTrainedModel) -> list[str]:
+    """Check that the files of a model that is here can be loaded, without reading the weights; return warnings.
+
+    `outline` is the model without weights.
+
+    Raises HoneError ModelInvalid, InvalidSpec.
+    """
+    here = folder(base)
+    if here is None:
+        return []
+    try:
+        return weight_files.check(outline, here, _where(base, source))
+    except LOAD_ERRORS as error:
+        raise _refused(error, base, source) from error
+
+
+def load_config(base: BaseModel, source: BaseModelSource) -> PreTrainedConfig:
+    """The model's config.json. Raises HoneError ModelInvalid, InvalidSpec, HubUnauthorized, HubUnreachable."""
+    try:
+        return AutoConfig.from_pretrained(base.location, **_common(base, source))  # type: ignore[no-any-return]
+    except LOAD_ERRORS as error:
+        raise _refused(error, base, source) from error
+
+
+def load_stop_tokens(base: BaseModel, source: BaseModelSource) -> set[int]:
+    """Return the tokens at which the base model's generation stops, as its generation config or its config says."""
+    try:
+        found: Any = GenerationConfig.from_pretrained(base.location, **_common(base, source))
+    except LOAD_ERRORS:  # most models have no such file
+        found = load_config(base, source).get_text_config()
+    tokens = getattr(found, "eos_token_id", None)
+    return {token for token in (tokens if isinstance(tokens, list) else [tokens]) if isinstance(token, int)}
+
+
+def load_unquantized(base: BaseModel, source: BaseModelSource) -> PreTrainedModel:
+    """The base model again, in the type it was saved in and in the host's memory: what an adapter is merged into.
+
+    Raises HoneError ModelInvalid, HubUnauthorized, HubUnreachable.
+    """
+    try:
+        return weight_files.load(base.location, _where(base, source), dtype="auto", **_common(base, source))
+    except LOAD_ERRORS as error:
+        raise _refused(error, base, source) from error
+
+
+def context(base: BaseModel, source: BaseModelSource) -> int | None:
+    """How many tokens the model can read, by its configuration; None when that says nothing. Raises as `load` does."""
+    found = getattr(load_config(base, source).get_text_config(), "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def folder(base: BaseModel) -> Path | None:
+    """Where the model's files are on this machine, if they are."""
+    return hub.cached_snapshot("model", base.location, base.commit) if base.commit else Path(base.location)
+
+
+def download(base: BaseModel, source: BaseModelSource) -> None:
+    """Bring all files of a model on the hub into the cache. Raises HoneError HubUnauthorized, HubUnreachable."""
+    if not base.commit:
+        return
+    try:
+        folder = hub.download("model", base.location, base.commit, MODEL_FILES)
+        if not list(folder.glob("*.safetensors")):
+            hub.download("model", base.location, base.commit, [*MODEL_FILES, "*.bin"])
+    except Exception as error:
+        raise hub_error(error, "model", base.location, source.revision or "main") from error
+
+
+def is_here(base: BaseModel) -> bool:
+    """Whether the model's files are on this machine."""
+    if not base.commit:
+        return True
+    folder = hub.cached_snapshot("model", base.location, base.commit)
+    return folder is not None and any(any(folder.glob(weights)) for weights in ("*.safetensors", "*.bin"))
+
+
+def _name_experts(config: PreTrainedConfig) -> None:
+    """Let TRL's load-balancing loss find the number of experts, which it reads as num_experts alone."""
+    text: Any = config.get_text_config()
+    other = next((name for name in ("num_local_experts", "n_routed_experts") if hasattr(text, name)), None)
+    if other and not hasattr(text, "num_experts"):
+        type(text).attribute_map = {**type(text).attribute_map, "num_experts": other}
+
+
+def _common(base: BaseModel, source: BaseModelSource) -> dict[str, Any]:
+    return {"revision": base.commit or "main", "trust_remote_code": source.trust_remote_code}
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in list_files(folder, TEXTS):
+        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
+    return "sha256:" + digest.hexdigest()
+
+
+def _refused(error: Exception, base: BaseModel, source: BaseModelSource) -> HoneError:
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text and not source.trust_remote_code:
+        return HoneError(
+            INVALID_SPEC,
+            f"spec.model.trustRemoteCode is false, and {source.name or base.location} brings its own code",
+            remedy="Read that code, and set trustRemoteCode: true if you trust it.",
+        )
+    found = hub_error(error, "model", source.name or base.location, source.revision or "main")
+    if found.reason is not INTERNAL_ERROR:
+        return found
+    if pointers := [] if base.commit else find_pointers(Path(base.location)):
+        what = f"which can't be loaded: {', '.join(pointers)} there is a pointer of Git LFS and not the file itself"
+        remedy = "Run `git lfs pull` where it was cloned, and copy the files again."
+        return HoneError(MODEL_INVALID, f"{_where(base, source)}, {what}", remedy=remedy)
+    return HoneError(MODEL_INVALID, f"{_where(base, source)}, which can't be loaded: {text}")
+
+
+def _where(base: BaseModel, source: BaseModelSource) -> str:
+    return f"spec.model.name is {source.name}" if source.name else f"spec.model.claim.path is {base.location}"

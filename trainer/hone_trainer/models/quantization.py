@@ -1,0 +1,100 @@
+"""Loading a base model in 4 bits for method qlora, with bitsandbytes, which is imported only here and only then."""
+
+import importlib
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from hone_api.finetunejobs.spec import FineTuneJobSpec
+from hone_api.reasons import INVALID_SPEC, HoneError
+from peft import prepare_model_for_kbit_training
+from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils.import_utils import is_torch_bf16_gpu_available
+
+OLDEST = (0, 50)
+"""Of bitsandbytes: before it, 4-bit layers gave NaN on ROCm."""
+
+
+def four_bits() -> BitsAndBytesConfig:
+    """NF4 with double quantization, as in the QLoRA paper (arXiv 2305.14314, section 3).
+
+    Raises HoneError InvalidSpec when bitsandbytes is missing or can't work.
+    """
+    require_bitsandbytes("spec.method is qlora")
+    half = torch.float16 if torch.cuda.is_available() and not is_torch_bf16_gpu_available() else torch.bfloat16
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=half,
+    )
+
+
+def keep_unpacked(network: PreTrainedModel) -> None:
+    """Have 4-bit layers evaluate as they train.
+
+    On CPUs with AVX-512 for bfloat16, the first evaluation would pack their weights anew in place. That is for other
+    kernels than those that train, and fails on layers narrower than a block.
+    """
+    for module in network.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
+def ready_to_train(network: PreTrainedModel) -> PreTrainedModel:
+    """Freeze it, and widen what is not in 4 bits (embeddings, norms, output head) to float32, as PEFT recommends.
+
+    SFTTrainer sees to the gradients of the inputs, which activation checkpointing needs, and to the adapter's bfloat16.
+    """
+    return prepare_model_for_kbit_training(  # type: ignore[no-untyped-call,no-any-return]
+        network, use_gradient_checkpointing=False
+    )
+
+
+def refuse_quantized(spec: FineTuneJobSpec, name: str, config: PreTrainedConfig) -> None:
+    """Raise HoneError InvalidSpec when the checkpoint is quantized and the method, or merging, needs it not to be."""
+    how = quantized(config)
+    if how is None:
+        return
+    unquantized = "name the model that it was made from, in 16 bits"
+    if spec.method != "lora":
+        raise HoneError(
+            INVALID_SPEC,
+            f"spec.method is {spec.method}, and {name} is quantized already ({how})",
+            remedy=f"Set method: lora to train an adapter on it as it is, or {unquantized}.",
+        )
+    if spec.output.save in ("merged", "both"):
+        raise HoneError(
+            INVALID_SPEC,
+            f"spec.output.save is {spec.output.save}, and {name} is quantized ({how}), so that merging would lose what "
+            "was learned",
+            remedy=f"Set output.save: adapter, or {unquantized}.",
+        )
+
+
+def quantized(config: PreTrainedConfig) -> str | None:
+    """How a checkpoint is quantized, such as gptq; None: it is not."""
+    found: Any = getattr(config, "quantization_config", None)
+    if not found:
+        return None
+    how = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
+    return str(getattr(how, "value", how) or "in a way of its own")
+
+
+def require_bitsandbytes(what: str) -> None:
+    """Raise HoneError InvalidSpec, beginning with `what` needs it, unless bitsandbytes is there and works here."""
+    remedy = "Install it: pip install 'bitsandbytes>=0.50,<0.51'; or use method lora and another optimizer."
+    try:
+        native = importlib.import_module("bitsandbytes.cextension")
+    except (ImportError, OSError, RuntimeError) as error:
+        text = " ".join(str(error).split())
+        raise HoneError(INVALID_SPEC, f"{what}, and bitsandbytes can't be imported: {text}", remedy=remedy) from error
+    found = version("bitsandbytes")
+    if tuple(int(part) for part in found.split(".")[:2]) < OLDEST:
+        raise HoneError(INVALID_SPEC, f"{what}, and bitsandbytes is {found}, which gives NaN on ROCm", remedy=remedy)
+    if torch.cuda.is_available() and isinstance(native.lib, native.ErrorHandlerMockBNBNativeLibrary):
+        raise HoneError(
+            INVALID_SPEC,
+            f"{what}, and bitsandbytes {found} has no library for this GPU's {native.BNB_BACKEND}",
+            remedy="`python -m bitsandbytes` says what it looks for; or use method lora and another optimizer.",
+        )

@@ -1,0 +1,1 @@
+"""The stage before training: checks, tokens and the plan for the device, kept in prepared/."""

@@ -1,0 +1,71 @@
+"""spec.evaluation.prompts in tokens: what both models are asked."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hone_api.finetunejobs.spec import EvaluationOptions
+from hone_api.reasons import INVALID_SPEC, HoneError
+from transformers import PreTrainedTokenizerBase
+
+from hone_trainer.data import chat_templates
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt as the model reads it (`tokens`, the chat template applied) and the longest answer, in tokens."""
+
+    prompt: str
+    tokens: list[int]
+    max_new_tokens: int
+
+
+def encode(
+    options: EvaluationOptions | None, tokenizer: PreTrainedTokenizerBase, load_context: Callable[[], int | None]
+) -> tuple[list[Question], list[str]]:
+    """The prompts in tokens, and warnings; `load_context` says how many tokens the model can read, None: any number.
+
+    Raises HoneError InvalidSpec for a prompt without a token, that leaves no room for an answer, or that the chat
+    template refuses; ChatTemplateMissing for a tokenizer with several templates and no default.
+    """
+    if options is None:
+        return [], []
+    found, warnings = [], []
+    context, wanted = load_context(), options.max_new_tokens
+    for index, prompt in enumerate(options.prompts):
+        where = f"spec.evaluation.prompts[{index}]"
+        tokens = _tokens(prompt, tokenizer, where)
+        if not tokens:
+            raise HoneError(
+                INVALID_SPEC,
+                f"{where} is {prompt!r}, which gives no token",
+                remedy="Give a prompt with text, and a chat template that prints it.",
+            )
+        room = context - len(tokens) if context else wanted
+        if room < 1:
+            raise HoneError(
+                INVALID_SPEC,
+                f"{where} has {len(tokens)} tokens, and the model reads {context}, its answer included",
+                remedy="Shorten the prompt.",
+            )
+        if room < wanted:
+            warnings.append(
+                f"{where} has {len(tokens)} tokens of the {context} that the model reads: "
+                f"its answer has at most {room} tokens, not {wanted}"
+            )
+        found.append(Question(prompt, tokens, min(wanted, room)))
+    return found, warnings
+
+
+def _tokens(prompt: str, tokenizer: PreTrainedTokenizerBase, where: str) -> list[int]:
+    if not tokenizer.chat_template:
+        return list(tokenizer(prompt)["input_ids"])
+    chat_templates.find_template(tokenizer)
+    try:
+        text = chat_templates.render(tokenizer, [{"role": "user", "content": prompt}], add_generation_prompt=True)
+    except Exception as error:  # a template may raise anything
+        raise HoneError(
+            INVALID_SPEC,
+            f"{where} is refused by the chat template: {chat_templates.describe(error)}",
+            remedy="Give a template that takes one message of a user, or remove spec.evaluation.",
+        ) from error
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -1,0 +1,67 @@
+"""How the run goes: one state, that the HTTP server and the terminal read and the last word is made from."""
+
+from datetime import UTC, datetime
+from typing import Literal
+
+from hone_api.artifacts.manifest import ArtifactManifest
+from hone_api.artifacts.memory_estimate import Estimate
+from hone_api.artifacts.trainer_reports import ArtifactSummary, Parameters, Progress, ProgressReport, TerminationMessage
+from hone_api.layout import base_model_name
+
+Stage = Literal["Preparing", "Training", "Saving"]
+
+
+class Telemetry:
+    """The latest state. Each field is replaced whole, so that other threads can read without a lock."""
+
+    def __init__(self) -> None:
+        self.stage: Stage = "Preparing"
+        self.progress: Progress | None = None
+        self.parameters: Parameters | None = None
+        self.estimate: Estimate | None = None
+        self.tokens = 0
+
+    def report(self) -> ProgressReport:
+        """The body of `GET /progress`."""
+        return ProgressReport(stage=self.stage, progress=self.progress, parameters=self.parameters)
+
+    def failed(self, reason: str, message: str) -> TerminationMessage:
+        """The last word of a run that failed."""
+        return self._last_word(TerminationMessage(outcome="Failed", reason=reason, message=message))
+
+    def interrupted(self, reason: str, message: str) -> TerminationMessage:
+        """The last word of a run that was told to stop."""
+        return self._last_word(TerminationMessage(outcome="Interrupted", reason=reason, message=message))
+
+    def prepared(self, summary: str) -> TerminationMessage:
+        """The last word of a preparation."""
+        return self._last_word(TerminationMessage(outcome="Succeeded", reason="Prepared", message=summary))
+
+    def succeeded(self, manifest: ArtifactManifest) -> TerminationMessage:
+        """The last word of a run whose artifact is complete."""
+        base = manifest.base_model
+        artifact = ArtifactSummary(
+            kind=manifest.kind,
+            digest=manifest.digest,
+            base_model=base_model_name(base.name, base.claim, base.path),
+            base_revision=base.revision,
+            base_config=manifest.base_config,
+        )
+        return self._last_word(
+            TerminationMessage(
+                outcome="Succeeded",
+                reason="Succeeded",
+                message=f"Saved {manifest.kind}, digest {manifest.digest}",
+                metrics=manifest.metrics,
+                artifact=artifact,
+            )
+        )
+
+    def _last_word(self, message: TerminationMessage) -> TerminationMessage:
+        known = {"progress": self.progress, "parameters": self.parameters, "estimate": self.estimate}
+        return message.model_copy(update=known)
+
+
+def now() -> str:
+    """The time as RFC 3339."""
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

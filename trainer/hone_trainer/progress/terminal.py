@@ -1,0 +1,150 @@
+"""What a person sees: a live bar on a terminal, plain lines elsewhere."""
+
+import sys
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any
+
+from hone_api.artifacts.dataset_report import DatasetReport, SplitReport
+from hone_api.artifacts.trainer_reports import Progress
+from hone_api.io.terminal import make_printable
+from pydantic.alias_generators import to_camel
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+ROWS: dict[str, Callable[[SplitReport], str]] = {
+    "rows": lambda split: f"{split.rows:,}",
+    "tokens": lambda split: f"{split.tokens:,}",
+    "tokens that are learned": lambda split: f"{split.trained_tokens:,}",
+    "tokens a row: median": lambda split: f"{split.lengths.p50:,}",
+    "95 of 100 rows have at most": lambda split: f"{split.lengths.p95:,}",
+    "the longest row": lambda split: f"{split.lengths.max:,}",
+    "rows that maxLength cuts": lambda split: f"{split.truncated_rows:,}",
+    "tokens cut off": lambda split: f"{split.truncated_tokens:,}",
+    "rows with nothing left to learn": lambda split: f"{split.dropped_rows:,}",
+    "rows with nothing to learn": lambda split: f"{split.empty_rows:,}",
+    "rows that repeat another": lambda split: f"{split.duplicate_rows:,}",
+    "rows left, after cutting and packing": lambda split: f"{split.kept_rows:,}",
+}
+"""The lines of the dataset's report."""
+
+
+class PrintableConsole(Console):
+    """A console that shows markup and emoji codes as text, and writes out control characters; rich's own ones stay."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(make_printable(segment.text), segment.style)
+
+
+class Terminal:
+    """A context: inside, progress is shown on standard error; nothing is when not `shown`."""
+
+    def __init__(self, shown: bool = True) -> None:
+        self._console = PrintableConsole(stderr=True, soft_wrap=True, quiet=not shown)
+        self._live = shown and self._console.is_terminal
+        self._bar = Bar(
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:.0f} %"),
+            TextColumn("{task.fields[figures]}"),
+            console=self._console,
+            auto_refresh=False,
+            transient=True,
+            disable=not self._live,
+        )
+        self._task = self._bar.add_task("training", total=None, figures="", visible=False)
+
+    def __enter__(self) -> "Terminal":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def show(self, progress: Progress) -> None:
+        """Bring the bar up to date."""
+        if self._live:
+            self._bar.update(
+                self._task,
+                completed=progress.step,
+                total=progress.total_steps,
+                figures=figures(progress),
+                visible=True,
+                refresh=True,
+            )
+
+    def logged(self, progress: Progress | None) -> None:
+        """A step was logged: a line, where there is no bar."""
+        if progress and not self._live:
+            done = f"step {progress.step}/{progress.total_steps} ({progress.percent} %)"
+            named = {name: getattr(progress, name) for name in ("grad_norm", "learning_rate", "epoch")}
+            values = "  ".join(f"{name} {value:.4g}" for name, value in named.items() if value is not None)
+            self.note(f"{done}  {figures(progress)}  {values}")
+
+    def trained(self, metrics: dict[str, float]) -> None:
+        """Print the figures of the whole run, by Trainer's names; runtime is in seconds."""
+        names = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss")
+        self.note("  ".join(f"{name} {metrics[to_camel(name)]:.4g}" for name in names))
+
+    def warn(self, warnings: list[str]) -> None:
+        """Print warnings, one a line."""
+        for warning in warnings:
+            self.note(f"warning: {warning}")
+
+    def report(self, report: DatasetReport) -> None:
+        """Print what the rows are like, a column for each split."""
+        splits = {"train": report.train, "evaluation": report.evaluation}
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column(report.format)
+        for name, split in splits.items():
+            if split:
+                table.add_column(name, justify="right")
+        for label, value in ROWS.items():
+            table.add_row(label, *(value(split) for split in splits.values() if split))
+        self._console.print(table)
+
+    def sample(self, segments: list[tuple[str, bool]]) -> None:
+        """Print a row as the model reads it; what is learned is in green, or without colours between ⟦ and ⟧."""
+        has_colours = self._console.color_system is not None
+        text = Text("a row, ")
+        text.append("what is learned in green\n" if has_colours else "what is learned between ⟦ and ⟧\n")
+        for piece, learned in segments:
+            shown = piece if has_colours or not learned else f"⟦{piece}⟧"
+            text.append(shown, style="green" if learned else "dim")
+        self._console.print(text)
+
+    def note(self, text: str) -> None:
+        """Print a line, above the bar where there is one."""
+        self._console.print(text)
+        sys.stderr.flush()
+
+
+def figures(progress: Progress) -> str:
+    """Loss, speed and time left in a few words."""
+    parts = []
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.4f}")
+    if progress.tokens_per_second is not None:
+        parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
+    if progress.eta is not None:
+        parts.append(f"{duration(progress.eta)} left")
+    return "  ".join(parts)
+
+
+def duration(seconds: int) -> str:
+    """Such as 1h 02m, 3m 05s or 12s."""
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h {minutes:02}m"
+    return f"{minutes}m {rest:02}s" if minutes else f"{rest}s"

@@ -1,0 +1,1 @@
+"""The reports of a finished run: report.html, report.json and the model card."""

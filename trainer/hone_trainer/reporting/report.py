@@ -1,0 +1,119 @@
+"""report/: what training did, as a page for people (report.html) and as data (report.json).
+
+It lies beside the artifact and is no part of its digest: how long things took would change that.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hone_api.artifacts.manifest import ArtifactManifest
+from hone_api.finetunejobs.spec import FineTuneJobSpec, LoraOptions
+from hone_api.finetunejobs.training import TypedArguments
+from hone_api.layout import METRICS_LOG, REPORT
+from hone_api.reasons import DISK_FULL
+from pydantic.alias_generators import to_camel
+
+from hone_trainer.config.auto_profile import Choice
+from hone_trainer.preparation.prepare import Prepared
+from hone_trainer.reporting.html import render
+from hone_trainer.runtime.errors import named
+from hone_trainer.storage.atomic_files import write_atomically
+from hone_trainer.training import memory_usage
+from hone_trainer.training.evaluation import Measured
+
+MANIFEST, PROFILE, DEFAULT = "written in the manifest", "profile", "default of the library"
+
+
+def write(root: Path, data: dict[str, Any]) -> list[str]:
+    """Write both files, the page last. A failure other than a full disk is a warning: the artifact matters more.
+
+    Raises HoneError DiskFull.
+    """
+    folder = root / REPORT
+    try:
+        folder.mkdir(exist_ok=True)
+        write_atomically(folder / "report.json", json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
+        write_atomically(folder / "report.html", render(data))
+    except Exception as error:
+        failure = named(error)
+        if failure.reason is DISK_FULL:
+            raise failure from error
+        return [f"{folder} can't be written: {failure.message}"]
+    return []
+
+
+def collect(
+    root: Path,
+    manifest: ArtifactManifest,
+    prepared: Prepared,
+    settings: list[dict[str, Any]],
+    before: Measured,
+    after: Measured,
+) -> dict[str, Any]:
+    """All that the report shows, as JSON has it."""
+    wire, file, log = manifest.to_wire(), prepared.file.to_wire(), _logged(root / METRICS_LOG)
+    answers = [
+        {"prompt": question.prompt, "before": _at(before.answers, index), "after": _at(after.answers, index)}
+        for index, question in enumerate(prepared.questions)
+    ]
+    return {
+        **{name: wire.get(name) for name in ("job", "kind", "digest", "baseModel", "datasetFingerprint")},
+        "method": manifest.spec.get("method", "lora"),
+        "metrics": manifest.metrics,
+        "parameters": manifest.parameters,
+        "evaluation": {"answers": answers},
+        "dataset": file["dataset"],
+        "warnings": prepared.file.all_warnings,
+        "settings": settings,
+        "memory": {"estimate": file["plan"].get("estimate"), "measured": peaks(log)},
+        "versions": manifest.versions,
+        "spec": manifest.spec,
+        "log": log,
+    }
+
+
+def _at(answers: list[str], index: int) -> str | None:
+    return answers[index] if index < len(answers) else None
+
+
+def peaks(log: list[dict[str, Any]]) -> dict[str, int]:
+    """The most of each kind of memory that was logged, in bytes."""
+    found = {name: [line[name] for line in log if line.get(name)] for name in memory_usage.MEMORY}
+    return {to_camel(name): max(values) for name, values in found.items() if values}
+
+
+def settings(spec: FineTuneJobSpec, args: Any, choices: list[Choice]) -> list[dict[str, Any]]:
+    """Name, value and source of each setting that decides the result; `args` is the SFTConfig that is used."""
+    written, why = spec.training.sft_config(), {choice.field: f"{PROFILE}: {choice.why}" for choice in choices}
+    chosen = {choice.field: choice.value for choice in choices}
+    names = [name for name in TypedArguments.model_fields if hasattr(args, name)]
+    found = [
+        (
+            to_camel(name),
+            written[name] if name in written else chosen.get(name, getattr(args, name, None)),
+            MANIFEST if name in written else why.get(name, DEFAULT),
+        )
+        for name in dict.fromkeys([*names, *written, *chosen])
+    ]
+    if spec.method != "full":
+        lora = spec.lora or LoraOptions()
+        wire = lora.model_dump(by_alias=True)
+        found += [
+            (f"lora.{to_camel(name)}", wire[to_camel(name)], MANIFEST if name in lora.model_fields_set else DEFAULT)
+            for name in type(lora).model_fields
+        ]
+    return [{"name": name, "value": _to_json(value), "source": source} for name, value, source in found]
+
+
+def _to_json(value: Any) -> Any:
+    """Return a value as JSON has it, and as text what JSON does not have: infinity, objects of libraries."""
+    try:
+        return json.loads(json.dumps(value, default=str, allow_nan=False))
+    except ValueError:
+        return str(value)
+
+
+def _logged(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []

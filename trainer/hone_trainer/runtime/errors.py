@@ -1,0 +1,196 @@
+"""From what libraries raise to failures with a name."""
+
+import errno
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from traceback import format_exception, walk_tb
+
+from hone_api.io.terminal import make_encodable
+from hone_api.reasons import (
+    DATASET_NOT_FOUND,
+    DISK_FULL,
+    HUB_UNAUTHORIZED,
+    HUB_UNREACHABLE,
+    INTERNAL_ERROR,
+    MODEL_NOT_FOUND,
+    OUT_OF_MEMORY,
+    VOLUME_ACCESS_DENIED,
+    HoneError,
+)
+
+_DISK_FULL = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "PytorchStreamWriter failed",
+    "unexpected pos",
+    "Not enough disk space",
+)
+"""How libraries say without an errno that a write failed: safetensors, torch.save, datasets."""
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory")
+"""How torch says it on a GPU, how on a CPU, and how the operating system does."""
+
+
+_HUB_PACKAGES = ("huggingface_hub", "httpx", "httpx2", "httpcore", "requests", "urllib3")
+"""The packages through which calls of the hub go."""
+
+
+class UnnamedError(HoneError):
+    """A failure without a name. `traceback` tells where it comes from."""
+
+    def __init__(self, message: str, traceback: str) -> None:
+        super().__init__(INTERNAL_ERROR, message)
+        self.traceback = make_encodable(traceback)
+
+
+def named(error: BaseException) -> HoneError:
+    """The failure that an exception means: its own name, or the first known one in what caused it; UnnamedError."""
+    for cause in _chain(error):
+        if isinstance(cause, HoneError):
+            return cause
+        found = _known(cause)
+        if found:
+            return found
+    text = " ".join(str(error).split())
+    return UnnamedError(f"{type(error).__name__}{text and ': '}{text}", "".join(format_exception(error)))
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Inside, a full disk is named with what was to be written and how full its volume is."""
+    try:
+        yield
+    except Exception as error:
+        found = named(error)
+        if found.reason is not DISK_FULL or found is error:
+            raise
+        volume = next(folder for folder in (path, *path.parents) if folder.is_dir())
+        usage = shutil.disk_usage(volume)
+        room = f"{_bytes(usage.free)} of {_bytes(usage.total)} are free"
+        raise HoneError(DISK_FULL, f"{path} can't be written: {room} on its volume") from error
+
+
+def is_connection_error(error: BaseException) -> bool:
+    """Whether a call of the hub failed since it can't be reached, or answers that it is not well."""
+    for cause in _chain(error):
+        if isinstance(cause, ConnectionError | TimeoutError | socket.gaierror):  # being kept offline is among these
+            return True
+        if _is_transport_error(cause):
+            return True
+        status = getattr(getattr(cause, "response", None), "status_code", None)
+        if isinstance(status, int):
+            return status == 429 or status >= 500
+    return False
+
+
+def hub_error(error: Exception, kind: str, name: str, revision: str) -> HoneError:
+    """What an answer of the hub means for spec.model or spec.dataset (`kind`)."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    missing = MODEL_NOT_FOUND if kind == "model" else DATASET_NOT_FOUND
+    where = f"spec.{kind}.name is {name}"
+    for cause in _chain(error):
+        if isinstance(cause, GatedRepoError):
+            return HoneError(HUB_UNAUTHORIZED, f"{where}, which is gated, and the hub refused access")
+        if isinstance(cause, RevisionNotFoundError):
+            return HoneError(missing, f"spec.{kind}.revision is {revision}, and {name} has no such revision on the hub")
+        status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
+        if status in (401, 403):
+            return HoneError(HUB_UNAUTHORIZED, f"{where}, which does not exist or is private: the hub says {status}")
+        if isinstance(cause, RepositoryNotFoundError):
+            return HoneError(missing, f"{where}, and the hub has no such {kind}")
+    found = named(error)
+    if isinstance(found, UnnamedError) and is_connection_error(error):
+        found = _unreachable(error)
+    if found.reason is HUB_UNREACHABLE and found is not error:
+        return HoneError(HUB_UNREACHABLE, f"{where}, and {found.message[0].lower()}{found.message[1:]}")
+    return found
+
+
+def _known(error: BaseException) -> HoneError | None:
+    import torch
+
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return HoneError(DISK_FULL, f"{error.filename or 'A file'} can't be written: {error.strerror}")
+    if any(words in text for words in _DISK_FULL):
+        return HoneError(DISK_FULL, f"A file can't be written: {text}")
+    if denied := access_denied(error):
+        return denied
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError | OSError) and any(words in text for words in _OUT_OF_MEMORY)
+    ):
+        return HoneError(OUT_OF_MEMORY, _without_memory(text))
+    if _is_of_the_hub(error) and is_connection_error(error):
+        return _unreachable(error)
+    return None
+
+
+def access_denied(error: BaseException) -> HoneError | None:
+    """Return the failure that a refused access to a file means, with the user that was refused; None for others."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in _DENIED:
+        # Devices are no volumes.
+        if str(error.filename or "").startswith("/dev/"):
+            return None
+        what, why = error.filename or "A file", error.strerror
+    elif not isinstance(error, OSError) and "Permission denied (os error 13)" in text:
+        what, why = "A file", text  # as libraries in Rust report it
+    else:
+        return None
+    groups = ", ".join(str(group) for group in sorted({os.getgid(), *os.getgroups()}))
+    found = f"{what}: {why}, for user {os.getuid()} and groups {groups}"
+    return HoneError(VOLUME_ACCESS_DENIED, found)
+
+
+def _unreachable(error: BaseException) -> HoneError:
+    return HoneError(HUB_UNREACHABLE, f"The hub can't be reached: {' '.join(str(error).split())}")
+
+
+def _without_memory(text: str) -> str:
+    on_cpu = re.search(r"you tried to allocate (\d+) bytes", text)
+    if on_cpu:
+        return f"The memory for a tensor of {_bytes(int(on_cpu[1]))} can't be had"
+    return text.partition(" If reserved")[0] or "Python got no more memory"
+
+
+def _bytes(count: int) -> str:
+    """Such as 1.5 GiB."""
+    size, unit = float(count), "bytes"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{size:.3g} {unit}"
+
+
+def _is_of_the_hub(error: BaseException) -> bool:
+    """Whether an exception comes from a call of the hub: by its class, else by the code that raised it.
+
+    A pipe or a socket of anything else breaks with the very same exceptions of Python.
+    """
+    modules = [kind.__module__ for kind in type(error).__mro__]
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+    return any(module.partition(".")[0] in _HUB_PACKAGES for module in (*modules, *frames))
+
+
+def _is_transport_error(error: BaseException) -> bool:
+    """By name, since versions of huggingface_hub bring different HTTP clients (httpx, httpx2)."""
+    return any(
+        kind.__name__ == "TransportError" and kind.__module__.startswith("httpx") for kind in type(error).__mro__
+    )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and what caused it, as a traceback shows them: what `from None` hides is no cause."""
+    seen: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        yield found
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)

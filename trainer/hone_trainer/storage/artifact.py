@@ -1,0 +1,143 @@
+"""What is kept: the adapter, the merged model or the whole model, then manifest.json last."""
+
+import logging
+import math
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hone_api.artifacts.manifest import (
+    ArtifactKind,
+    ArtifactManifest,
+    BaseConfig,
+    BaseModelReference,
+    describe_files,
+    digest_of,
+    folders_of,
+)
+from hone_api.finetunejobs.spec import FineTuneJob, FineTuneJobSpec
+from hone_api.layout import ADAPTER, MERGED, MODEL
+from peft import PeftModel, get_peft_model_state_dict
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hone_trainer.models.lora import adapt, merge
+from hone_trainer.models.merge_proof import Comparison, compare_with
+from hone_trainer.models.saved_config import copy_tokens
+from hone_trainer.storage.atomic_files import flush, flush_tree, remove
+
+log = logging.getLogger(__name__)
+
+SHARD_SIZE = "2GB"
+"""Each file is hashed on a core of its own."""
+PACKAGES = ("hone", "torch", "transformers", "trl", "peft", "datasets", "accelerate")
+
+
+def kind_of(spec: FineTuneJobSpec) -> ArtifactKind:
+    """What the spec asks to keep."""
+    return MODEL if spec.method == "full" else spec.output.save or ADAPTER  # type: ignore[return-value]
+
+
+def save_models(
+    root: Path,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    kind: ArtifactKind,
+    card: Callable[[str], str],
+    load_base: Callable[[], PreTrainedModel],
+    weights: dict[str, Any] | None = None,
+    shard_size: str = SHARD_SIZE,
+    *,
+    trust_remote_code: bool = False,
+    warn: Callable[[str], None] = log.warning,
+) -> None:
+    """Write the kind's folders, each whole or not at all. Merging changes `model`, so the adapter
+    goes first. `card` makes the model card of a folder; `load_base` the base that a quantized model was made from.
+    `weights` are those of a model that several processes share. Raises HoneError MergeMismatch."""
+    for name in folders_of(kind):
+        check = None
+        if name == MERGED and isinstance(model, PeftModel):
+            safely = weights is not None or getattr(model, "is_loaded_in_4bit", False)
+            adapted = _on_base(model, load_base(), weights) if safely else model
+            check = partial(check_merged, compare_with(adapted), trust_remote_code, warn)
+            model, weights = merge(adapted, safely=safely), None
+        save_model(root / name, model, tokenizer, card(name), weights, shard_size, check)
+
+
+def check_merged(
+    comparison: Comparison | str, trust_remote_code: bool, warn: Callable[[str], None], folder: Path
+) -> None:
+    """Compare a merged model in a folder with base plus adapter. Raises HoneError MergeMismatch."""
+    problem = comparison if isinstance(comparison, str) else comparison.check(folder, trust_remote_code)
+    if problem:
+        warn(problem)
+
+
+def manifest_of(
+    root: Path,
+    job: FineTuneJob,
+    base: BaseModelReference,
+    base_config: BaseConfig,
+    fingerprint: str,
+    metrics: dict[str, float],
+    parameters: dict[str, int],
+) -> ArtifactManifest:
+    """Describe what save_models wrote, with the digest of every file."""
+    kind = kind_of(job.spec)
+    files = describe_files(root, folders_of(kind))
+    return ArtifactManifest(
+        kind=kind,
+        job=job.name,
+        digest=digest_of(files),
+        base_model=base,
+        base_config=base_config,
+        dataset_fingerprint=fingerprint,
+        files=files,
+        metrics={name: value for name, value in metrics.items() if math.isfinite(value)},  # JSON has no others
+        parameters=parameters,
+        versions={package: version(package) for package in PACKAGES},
+        spec=job.spec.published(),
+    )
+
+
+def _on_base(model: PeftModel, base: PreTrainedModel, weights: dict[str, Any] | None) -> PeftModel:
+    """The adapter on the base as it was saved, with the tokens that training has decided on.
+
+    Merged into 4-bit weights, the sum would be rounded to 4 bits again, and much of what was learned be lost.
+    """
+    learned = {name: tensor.cpu() for name, tensor in get_peft_model_state_dict(model, state_dict=weights).items()}
+    trained: Any = model.get_base_model()
+    copy_tokens(trained.config, base.config)
+    base.generation_config = trained.generation_config
+    return adapt(base, model.peft_config["default"], learned)
+
+
+def save_model(
+    folder: Path,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    card: str,
+    weights: dict[str, Any] | None = None,
+    shard_size: str = SHARD_SIZE,
+    check: Callable[[Path], None] | None = None,
+) -> None:
+    """Write a model, its tokenizer and its card into a folder that appears whole, and once `check` has passed it."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    remove(temporary)
+    try:
+        if isinstance(model, PreTrainedModel):
+            model.save_pretrained(temporary, state_dict=weights, max_shard_size=shard_size)
+        else:
+            model.save_pretrained(temporary, state_dict=weights)
+        tokenizer.save_pretrained(temporary)
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+        flush_tree(temporary)
+        if check:
+            check(temporary)
+    except BaseException:
+        remove(temporary)
+        raise
+    remove(folder)
+    temporary.rename(folder)
+    flush(folder.parent)

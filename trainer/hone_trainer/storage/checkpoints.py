@@ -1,0 +1,140 @@
+"""Checkpoints that are complete or absent.
+
+Trainer writes `checkpoint-N` file by file. When it is whole and on the disk, the marker goes into it, with size and
+checksums of every file, and it is renamed to `step-0000000N`. Whatever lacks the marker was cut short, and whatever
+differs from it was spoiled: neither is used.
+"""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from hone_api.layout import checkpoint_name
+
+from hone_trainer.storage.atomic_files import (
+    CHECKSUM,
+    Sum,
+    difference,
+    flush,
+    flush_and_sum,
+    sum_content,
+    write_atomically,
+)
+from hone_trainer.storage.atomic_files import remove as remove_path
+
+MARKER = "hone.json"
+
+
+@dataclass
+class Account:
+    """What Trainer forgets at a resume. Losses are sums over steps, `runtime` seconds of training so far."""
+
+    step: int
+    total_steps: int
+    tokens: int
+    runtime: float
+    samples: float
+    loss_sum: float
+    loss_since_log: float
+    last_logged_step: int
+    averages_since_log: dict[str, list[float]] = field(default_factory=dict)
+    eval_metrics: dict[str, float] = field(default_factory=dict)
+    evaluation_due: bool = False
+    """Whether the evaluation at this step was cut short, and is to be done before the next one."""
+    losses_since_log: list[float] = field(default_factory=list)
+    """Of each process; `loss_since_log` is their mean."""
+
+    @property
+    def processes(self) -> int:
+        return len(self.losses_since_log) or 1
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.total_steps
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint."""
+
+    folder: Path
+    account: Account
+
+
+def _folders(root: Path, pattern: str) -> list[Path]:
+    """Return the folders that a trainer made; files and links of such names are somebody else's."""
+    return sorted(folder for folder in root.glob(pattern) if folder.is_dir() and not folder.is_symlink())
+
+
+def newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest good checkpoint below `root`, and warnings about those that are not: they are removed.
+
+    Every file of a checkpoint is read, newest checkpoint first, until one is good.
+    """
+    warnings = []
+    for folder in _folders(root, "checkpoint-*"):
+        warnings.append(f"removing {folder}: its writing was cut short")
+        shutil.rmtree(folder)
+    for folder in reversed(_folders(root, "step-*")):
+        try:
+            found = _read(folder)
+        except OSError as error:  # it may be readable again later: it stays
+            warnings.append(f"leaving out {folder}, which can't be read: {error.strerror}")
+            continue
+        if isinstance(found, Checkpoint):
+            return found, warnings
+        warnings.append(f"removing {folder}: {found}")
+        # The marker goes first, so that a removal cut short leaves nothing that looks complete.
+        remove_path(folder / MARKER)
+        shutil.rmtree(folder, ignore_errors=True)
+    if warnings:
+        warnings.append("no good checkpoint is left: training starts anew")
+    return None, warnings
+
+
+def seal(written: Path, account: Account, limit: int) -> list[Path]:
+    """Turn what Trainer has written into a complete checkpoint, and keep it and the newest `limit` - 1 before it.
+
+    Returns the folders that remain to be removed, which takes a while: they no longer count as checkpoints.
+    """
+    write_atomically(written / MARKER, _marker(account, flush_and_sum(written)))
+    final = written.parent / checkpoint_name(account.step)
+    if final.exists():
+        shutil.rmtree(final)
+    written.rename(final)
+    flush(written.parent)
+    before = [folder for folder in _folders(final.parent, "step-*") if folder.name < final.name]
+    # What is newer was left out at the start, or this step would not have been trained again.
+    newer = [folder for folder in _folders(final.parent, "step-*") if folder.name > final.name]
+    outdated = before[: max(len(before) - (limit - 1), 0)] + newer
+    for old in outdated:
+        remove_path(old / MARKER)
+    return outdated
+
+
+def remove(outdated: list[Path]) -> None:
+    """Remove what `seal` returned."""
+    for old in outdated:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _marker(account: Account, sums: dict[str, Sum]) -> str:
+    content = {"account": asdict(account), "files": {name: asdict(found) for name, found in sums.items()}}
+    return json.dumps({"content": content, CHECKSUM: sum_content(content)})
+
+
+def _read(folder: Path) -> Checkpoint | str:
+    """The checkpoint, or what is wrong with it."""
+    if not (folder / MARKER).is_file():
+        return "its writing was cut short"
+    try:
+        marker = json.loads((folder / MARKER).read_bytes())
+        content = marker["content"]
+        if marker[CHECKSUM] != sum_content(content):
+            return f"{MARKER} has other content than was written"
+        account = Account(**content["account"])
+        files = {name: Sum(**found) for name, found in content["files"].items()}
+    except (ValueError, TypeError, KeyError):
+        return f"{MARKER} can't be understood"
+    return difference(folder, files) or Checkpoint(folder, account)

@@ -1,0 +1,167 @@
+"""The output folder: whose it is, and what an earlier start of the same run resolved."""
+
+import errno
+import fcntl
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hone_api.artifacts.manifest import ArtifactManifest, read_manifest
+from hone_api.artifacts.verification import verify
+from hone_api.finetunejobs.spec import FineTuneJobSpec
+from hone_api.layout import ADAPTER, CHECKPOINTS, MANIFEST, MERGED, MODEL, PREPARED
+from hone_api.reasons import ARTIFACT_CORRUPT, ARTIFACT_MISSING, DISK_FULL, INTERNAL_ERROR, INVALID_SPEC, HoneError
+from pydantic import TypeAdapter, ValidationError
+
+from hone_trainer.runtime.errors import access_denied
+from hone_trainer.storage.atomic_files import write_atomically
+from hone_trainer.storage.output_conflicts import refuse_lock
+
+PREPARED_FILE = f"{PREPARED}/prepared.json"
+RUN = f"{CHECKPOINTS}/run.json"
+LOCK = f"{CHECKPOINTS}/lock"
+WHAT_IS_SAVED = "spec.output.save"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run trains (`spec` as on the wire), so that its later starts train the very same."""
+
+    spec: dict[str, Any]
+    model_commit: str | None = None
+    dataset_commit: str | None = None
+    dataset_fingerprint: str | None = None
+    model_digest: str | None = None
+
+
+@contextmanager
+def owned(root: Path) -> Iterator[None]:
+    """Make the folder, and keep every other trainer out of it.
+
+    Raises HoneError InvalidSpec, DiskFull or VolumeAccessDenied when it can't be written, InternalError when another
+    trainer is there.
+    """
+    try:
+        refuse_lock(root / LOCK)
+        (root / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        lock = (root / LOCK).open("a")
+    except OSError as error:
+        if denied := access_denied(error):
+            raise denied from None
+        reason = DISK_FULL if error.errno == errno.ENOSPC else INVALID_SPEC
+        raise HoneError(reason, f"--output is {root}, which can't be written: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise HoneError(
+                INTERNAL_ERROR,
+                f"--output is {root}, where another trainer is at work",
+                remedy="Wait for it to end, or choose another --output.",
+            ) from None
+        except OSError as error:
+            log.warning("%s can't be locked (%s): start no second trainer there", root, error.strerror)
+        yield
+
+
+def finished(root: Path, spec: FineTuneJobSpec) -> ArtifactManifest | None:
+    """The artifact, when the folder holds the complete one of this spec.
+
+    Raises HoneError InvalidSpec when it holds another spec's, ArtifactCorrupt when a file differs from the manifest.
+    """
+    try:
+        manifest = read_manifest(root)
+    except HoneError as error:
+        if error.reason is ARTIFACT_MISSING:
+            return None
+        raise HoneError(ARTIFACT_CORRUPT, error.message, remedy=_remedy_for_damage(root)) from None
+    difference = differing(manifest.spec, spec)
+    if difference:
+        raise HoneError(
+            INVALID_SPEC,
+            f"{root} holds the artifact of another spec: {difference} differs",
+            remedy=f"Choose another --output, or empty {root} to train anew.",
+        )
+    try:
+        verify(root, manifest)
+    except HoneError as error:
+        raise HoneError(ARTIFACT_CORRUPT, error.message, remedy=_remedy_for_damage(root)) from None
+    return manifest
+
+
+def _remedy_for_damage(root: Path) -> str:
+    return f"Restore it, or remove {root / MANIFEST} and start again: the newest checkpoint is saved again."
+
+
+def refuse_foreign(root: Path) -> None:
+    """Raise HoneError InvalidSpec when the folder holds what a run would overwrite and no run of Hone has left."""
+    if (root / RUN).is_file():
+        return
+    foreign = [PREPARED] if not (root / PREPARED_FILE).is_file() else []
+    for pattern in (ADAPTER, MERGED, MODEL, f"{CHECKPOINTS}/*-*", *foreign):
+        for found in root.glob(pattern):
+            raise HoneError(
+                INVALID_SPEC,
+                f"--output is {root}, whose {found.relative_to(root)} does not come from Hone and would be overwritten",
+                remedy="Choose another --output.",
+            )
+
+
+def earlier(root: Path, spec: FineTuneJobSpec, has_checkpoint: bool) -> Run:
+    """What an earlier start resolved, else a new run.
+
+    Raises HoneError InvalidSpec when its checkpoint is another's, or may be.
+    """
+    path = root / RUN
+    if not path.is_file():
+        return Run(spec.published())
+    try:
+        run = TypeAdapter(Run).validate_json(path.read_bytes(), strict=True)  # fields of newer versions are ignored
+    except ValidationError:
+        return _replace_unreadable(path, spec, has_checkpoint)
+    difference = differing(run.spec, spec)
+    if not difference:
+        return run
+    if difference == WHAT_IS_SAVED:  # training is the same: a merge that failed may be left out
+        return replace(run, spec=spec.published())
+    if has_checkpoint:
+        raise HoneError(
+            INVALID_SPEC,
+            f"{root} holds checkpoints of another spec: {difference} differs",
+            remedy=f"Choose another --output, or empty {root} to train anew.",
+        )
+    return Run(spec.published())
+
+
+def _replace_unreadable(path: Path, spec: FineTuneJobSpec, has_checkpoint: bool) -> Run:
+    """Return a new run. Raises HoneError InvalidSpec when there is a checkpoint, which may be of another spec."""
+    if not has_checkpoint:
+        return Run(spec.published())
+    raise HoneError(
+        INVALID_SPEC,
+        f"{path} is not what an earlier start wrote, so it is not known which spec the checkpoints next to it are of",
+        remedy=f"Put it back, or choose another --output, or empty {path.parents[1]} to train again.",
+    )
+
+
+def remember(root: Path, run: Run) -> None:
+    """Keep what this run resolved."""
+    write_atomically(root / RUN, json.dumps(asdict(run)))
+
+
+def differing(before: dict[str, Any], after: FineTuneJobSpec) -> str | None:
+    """The first field that decides the result and differs between a spec on the wire and a spec."""
+    try:
+        old = FineTuneJobSpec.model_validate(before)
+    except ValidationError:
+        return "spec"
+    for name in ("model", "dataset", "method", "lora", "training", "evaluation"):
+        if getattr(old, name) != getattr(after, name):
+            return f"spec.{name}"
+    return None if old.output.save == after.output.save else WHAT_IS_SAVED

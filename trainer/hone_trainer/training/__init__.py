@@ -1,0 +1,1 @@
+"""The training loop: HoneTrainer, its callbacks, sampler, random states, and evaluation."""

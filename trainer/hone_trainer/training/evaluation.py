@@ -1,0 +1,153 @@
+"""The model before and after training: its loss on rows that were held out, and its answers to spec.evaluation.prompts.
+
+What is measured before the first step is kept in the output folder, so that a run that is resumed does not lose it.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from hone_api.layout import CHECKPOINTS
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from hone_trainer.preparation.prepare import Prepared
+from hone_trainer.preparation.prompts import Question
+from hone_trainer.progress.terminal import Terminal
+from hone_trainer.runtime.signals import Stop
+from hone_trainer.storage.atomic_files import CHECKSUM, sum_content, write_atomically
+from hone_trainer.storage.checkpoints import Account
+from hone_trainer.training import rng_state
+from hone_trainer.training.trainer import HoneTrainer
+
+LARGEST_LOSS = 709.0
+"""Beyond it, e to the loss is more than a float holds."""
+BEFORE = f"{CHECKPOINTS}/before.json"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one model was found to be: evaluation loss (nats a token, as TRL takes it) and an answer to each prompt."""
+
+    loss: float | None = None
+    perplexity: float | None = None
+    answers: list[str] = field(default_factory=list)
+
+
+def answers(trainer: HoneTrainer, tokenizer: PreTrainedTokenizerBase, asked: list[Question]) -> list[str]:
+    """The greedy answer to each question, one at a time, so that no padding takes part in it."""
+    network: Any = trainer.accelerator.unwrap_model(trainer.model)
+    stops = {tokenizer.eos_token_id, *_listed(network.generation_config.eos_token_id)} - {None}
+    was_training = network.training
+    network.eval()
+    try:
+        with rng_state.untouched(), torch.no_grad(), trainer.accelerator.autocast():
+            return [_answer(network, tokenizer, question, sorted(stops)) for question in asked]
+    finally:
+        network.train(was_training)
+
+
+def _answer(network: Any, tokenizer: PreTrainedTokenizerBase, question: Question, stops: list[int]) -> str:
+    read = torch.tensor([question.tokens], device=network.device)
+    # The model's own generation config may sample, or penalize repetition: the same prompt must show what was learned.
+    greedy = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        max_new_tokens=question.max_new_tokens,
+        eos_token_id=stops or None,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else next(iter(stops), 0),
+        use_cache=True,
+    )  # type: ignore[no-untyped-call]
+    written = network.generate(input_ids=read, attention_mask=torch.ones_like(read), generation_config=greedy)
+    return str(tokenizer.decode(written[0, len(question.tokens) :], skip_special_tokens=True))
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def before(trainer: HoneTrainer, prepared: Prepared, root: Path, stop: Stop, terminal: Terminal) -> Callable[[], None]:
+    """What HoneTrainer does before its first step: measures the untouched model, and keeps that below `root`."""
+
+    def measure() -> None:
+        with stop.at_once():
+            loss = None
+            if trainer.eval_dataset is not None:
+                with rng_state.untouched():
+                    loss = trainer.evaluate()["eval_loss"]
+            given = _ask("base", trainer, prepared, terminal)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+            found = Measured(loss, perplexity(loss, trainer), given)
+            if trainer.is_world_process_zero():
+                content = asdict(found)
+                write_atomically(root / BEFORE, json.dumps(content | {CHECKSUM: sum_content(content)}))
+
+    return measure
+
+
+def earlier(root: Path, terminal: Terminal) -> Measured:
+    """What `before` kept; nothing, with a warning, when it is not there as it was written."""
+    path = root / BEFORE
+    try:
+        content = json.loads(path.read_bytes())
+        expected = content.pop(CHECKSUM, None)  # earlier versions wrote none
+        if expected in (None, sum_content(content)):
+            return Measured(**content)
+        problem = "has other content than was written"
+    except FileNotFoundError:
+        problem = "is missing"
+    except (ValueError, TypeError, AttributeError):
+        problem = "can't be understood"
+    terminal.warn([f"{path} {problem}: what was measured before training is left out"])
+    return Measured()
+
+
+def after(trainer: HoneTrainer, prepared: Prepared, account: Account, terminal: Terminal) -> Measured:
+    """The trained model; its evaluation loss is the one that training ended with."""
+    loss = account.eval_metrics.get("eval_loss")
+    return Measured(loss, perplexity(loss, trainer), _ask("trained", trainer, prepared, terminal))
+
+
+def _ask(which: str, trainer: HoneTrainer, prepared: Prepared, terminal: Terminal) -> list[str]:
+    asked = prepared.questions
+    if not asked:
+        return []
+    terminal.note(f"asking the {which} model {len(asked)} prompt{'s' if len(asked) > 1 else ''}")
+    return answers(trainer, prepared.tokenizer, asked)
+
+
+def perplexity(loss: float | None, trainer: HoneTrainer) -> float | None:
+    """e to the loss, where the loss is the negative log-likelihood of a token and nothing else is in it."""
+    args: Any = trainer.args
+    if loss is None or args.loss_type != "nll" or args.label_smoothing_factor or trainer.aux_loss_enabled:
+        return None
+    return math.exp(loss) if loss < LARGEST_LOSS else None
+
+
+def metrics(first: Measured, last: Measured) -> dict[str, float]:
+    """evalLossBefore, evalLossAfter, perplexityBefore and perplexityAfter, as far as they were measured."""
+    found = {
+        "evalLossBefore": first.loss,
+        "evalLossAfter": last.loss,
+        "perplexityBefore": first.perplexity,
+        "perplexityAfter": last.perplexity,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def sentence(figures: dict[str, float]) -> str | None:
+    """What was gained, in words, when both models were measured."""
+    if not {"evalLossBefore", "evalLossAfter"} <= figures.keys():
+        return None
+    text = f"evaluation loss {figures['evalLossBefore']:.4g} before, {figures['evalLossAfter']:.4g} after"
+    if not {"perplexityBefore", "perplexityAfter"} <= figures.keys():
+        too_large = figures["evalLossBefore"] >= LARGEST_LOSS or figures["evalLossAfter"] >= LARGEST_LOSS
+        return f"{text}; a perplexity is too large to be given" if too_large else text
+    return f"{text}; perplexity {figures['perplexityBefore']:.4g} before, {figures['perplexityAfter']:.4g} after"

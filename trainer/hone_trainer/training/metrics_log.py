@@ -1,0 +1,83 @@
+"""logs/metrics.jsonl: one JSON line for each logged step, each step once even after resumes."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from hone_trainer.storage.atomic_files import write_atomically
+
+
+class MetricsLog:
+    """Appends to the file. What training and evaluation log at one step becomes one line."""
+
+    def __init__(self, path: Path, resumed_step: int) -> None:
+        """Open the file, dropping steps after `resumed_step`, which will be trained anew."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [values for values in _lines(path) if values["step"] <= resumed_step]
+        write_atomically(path, "".join(map(_line, kept)))
+        self._path = path
+        self._file = path.open("a", encoding="utf-8")
+        self._written = kept[-1] if kept else {}
+        self._pending = self._written
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The newest line of the file, empty without one."""
+        return self._written
+
+    def add(self, step: int, values: dict[str, Any]) -> None:
+        """Log values at a step; they are written when a later step, flush() or close() comes."""
+        if self._pending.get("step") != step:
+            self._write()
+            self._pending = {}
+        finite = {name: _finite(value) for name, value in values.items()}
+        self._pending = {**self._pending, "step": step, **finite}
+
+    def flush(self) -> None:
+        """Force what was logged to the disk."""
+        self._write()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._write()
+        self._file.close()
+
+    def _write(self) -> None:
+        if self._pending == self._written:
+            return
+        if self._pending.get("step") == self._written.get("step"):  # an evaluation that came after a flush
+            self._file.close()
+            kept = [values for values in _lines(self._path) if values["step"] != self._pending["step"]]
+            write_atomically(self._path, "".join(map(_line, [*kept, self._pending])))
+            self._file = self._path.open("a", encoding="utf-8")
+        else:
+            self._file.write(_line(self._pending))
+            self._file.flush()
+        self._written = self._pending
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The lines that are whole."""
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):  # its writing was cut short
+            continue
+        if isinstance(values, dict) and type(values.get("step")) is int and all(map(_is_figure, values.values())):
+            found.append(values)
+    return found
+
+
+def _is_figure(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _line(values: dict[str, Any]) -> str:
+    return json.dumps(values) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value  # JSON has no NaN

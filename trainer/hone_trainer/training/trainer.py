@@ -1,0 +1,372 @@
+"""TRL's SFTTrainer with checkpoints that are complete or absent and accounts that survive a resume."""
+
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from math import isfinite, nan
+from pathlib import Path
+from statistics import fmean
+from threading import Thread
+from typing import Any
+
+import torch
+from hone_api.reasons import INVALID_SPEC, NON_FINITE_LOSS, OUT_OF_MEMORY, HoneError
+from peft import PeftModel
+from torch.distributed.fsdp import register_fsdp_forward_method
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerControl, TrainerState
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from trl.trainer.sft_trainer import SFTTrainer
+
+from hone_trainer.data.batches import Batches
+from hone_trainer.distributed import fsdp
+from hone_trainer.distributed.process_group import Group
+from hone_trainer.models import weight_files
+from hone_trainer.runtime.errors import named, writing
+from hone_trainer.runtime.signals import EvaluationInterrupted
+from hone_trainer.storage import checkpoints
+from hone_trainer.storage.checkpoints import Account, Checkpoint
+from hone_trainer.training import rng_state
+from hone_trainer.training.restore_weights import restore_renamed
+from hone_trainer.training.sampler import ReplayedGroups, SeededGroups
+
+PREPARATION = "eval_model_preparation_time"
+"""A duration that only the first evaluation outside of training logs, so only some resumed runs."""
+BASE_MODEL = "Check the weights of spec.model, and compute in bfloat16 or float32 rather than float16."
+
+SPOILED = "Use files of the base model whose weights are finite: download or convert it again."
+
+
+class HoneTrainer(SFTTrainer):
+    """SFTTrainer whose logs and metrics are the same whether or not a run was interrupted.
+
+    `Trainer.train` starts its sums anew at each call; they are kept in the checkpoint and put back. `before_sealing` is
+    called when a checkpoint is about to count as complete.
+    """
+
+    def __init__(
+        self, *args: Any, group: Group, keep_checkpoints: int, before_sealing: Callable[[], None], **kwargs: Any
+    ) -> None:
+        self._group = group
+        super().__init__(*args, **kwargs)
+        self._before_sealing = before_sealing
+        self._keep_checkpoints = keep_checkpoints
+        self._resumed: Account | None = None
+        self._resume_from: Path | None = None
+        self._order: ReplayedGroups | None = None
+        self._evaluation_due = False
+        self._grad_norm: Any = 0.0
+        self._measure_before: Callable[[], None] | None = None
+        self._removal: Thread | None = None
+        self._began = time.monotonic()
+        torch.serialization.set_crc32_options(False)  # checkpoints have sums of their own
+        self.add_callback(_Resume(self))
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        if self.args.fsdp and not self.is_fsdp_enabled:
+            fsdp.enable(self.accelerator, self.args)
+            self.is_fsdp_enabled = True
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        sampler = super()._get_train_sampler(train_dataset)
+        if not isinstance(sampler, LengthGroupedSampler):
+            return sampler
+        if self._group.size > 1:
+            batch = sampler.batch_size * self._group.size
+            return SeededGroups(batch, sampler.lengths, self._data_seed, self._current_epoch)
+        self._order = ReplayedGroups(sampler.batch_size, sampler.lengths, self._current_epoch)
+        if self._resume_from:
+            self._order.load(self._resume_from)
+        return self._order
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """Return a sampler whose order is the same in every evaluation, also where the data loader is kept."""
+        sampler = super()._get_eval_sampler(eval_dataset)
+        if not isinstance(sampler, LengthGroupedSampler):
+            return sampler
+        return SeededGroups(sampler.batch_size, sampler.lengths, self._data_seed)
+
+    @property
+    def _data_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    def _current_epoch(self) -> int:
+        return int(self.state.epoch or 0)
+
+    def fit(self, checkpoint: Checkpoint | None, measure_before: Callable[[], None] | None = None) -> Account:
+        """Train from the checkpoint, or from the start, to the end or to where a callback stops it.
+
+        `measure_before` is called with the model ready and untouched, unless it goes on from a checkpoint.
+        """
+        if checkpoint and checkpoint.account.finished:
+            return self._only_save(checkpoint)
+        if checkpoint:
+            self._refuse_other_processes(checkpoint.account)
+            self.args.eval_on_start = False  # this is not the start
+        self._resumed = checkpoint.account if checkpoint else None
+        self._resume_from = checkpoint.folder if checkpoint else None
+        self._measure_before = None if checkpoint else measure_before
+        try:
+            self.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
+        except Exception as error:
+            if named(error).reason is OUT_OF_MEMORY:
+                raise self._out_of_memory(named(error).message) from error
+            raise
+        finally:
+            self._end_removal()
+        return replace(self.account(), loss_since_log=0.0)  # `train` has added it to the sum at its end
+
+    def _refuse_other_processes(self, before: Account) -> None:
+        if before.processes != self._group.size:
+            raise HoneError(
+                INVALID_SPEC,
+                f"The checkpoint at step {before.step} is of {before.processes} processes, and this start has "
+                f"{self._group.size}, whose steps would take other rows",
+                remedy="Set spec.resources.gpus back, or empty the output folder to train anew.",
+            )
+
+    def account(self) -> Account:
+        """What has been done so far, all starts of this run together."""
+        before = self._resumed
+        losses = self._group.each(self._tr_loss.item())
+        return Account(
+            step=self.state.global_step,
+            total_steps=self.state.max_steps,
+            tokens=self.tokens,
+            runtime=time.monotonic() - self._began + (before.runtime if before else 0.0),
+            samples=self._batches.count_rows(self.state.global_step),
+            loss_sum=fmean(self._group.each(self._total_loss_scalar)),
+            loss_since_log=fmean(losses),
+            losses_since_log=losses,
+            last_logged_step=self._globalstep_last_logged,
+            averages_since_log=dict(self._metrics["train"]),
+            eval_metrics=self._last_evaluation(),
+            evaluation_due=self._evaluation_due,
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log values at a step. Raises HoneError NonFiniteLoss where a loss or gradient norm is not finite."""
+        logs.pop(PREPARATION, None)
+        super().log(logs, start_time)
+        self._check_finite(loss=logs.get("loss", 0.0))
+        if self.accelerator.scaler is None:  # float16's scaler skips steps whose gradients overflow
+            self._check_finite(gradient_norm=logs.get("grad_norm", 0.0))
+        loss = logs.get("eval_loss", 0.0)
+        if not isfinite(loss) and self.state.global_step == 0:
+            message = f"The evaluation loss of the base model is {loss}, before the first step"
+            raise HoneError(NON_FINITE_LOSS, message, remedy=BASE_MODEL)
+        self._check_finite(evaluation_loss=loss)
+
+    def _check_finite(self, **values: float) -> None:
+        """Raise HoneError NonFiniteLoss when one of the values, called by its name, is NaN or infinite."""
+        for name, value in values.items():
+            if not isfinite(value):
+                raise self._not_finite(f"{name.replace('_', ' ')} is {value}")
+
+    @property
+    def samples_a_step(self) -> float:
+        """Rows that an optimizer step takes, on average over the run."""
+        return self._batches.count_rows(self.state.max_steps) / max(self.state.max_steps, 1)
+
+    @property
+    def _batches(self) -> Batches:
+        return Batches(
+            rows=len(self.train_dataset),  # type: ignore[arg-type]
+            size=self.args.train_batch_size,
+            processes=self.args.world_size,
+            drops_last=self.args.dataloader_drop_last,
+            accumulation=self.args.gradient_accumulation_steps,
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens trained on, all starts of this run together."""
+        return int(self._total_train_tokens)
+
+    def _last_evaluation(self) -> dict[str, float]:
+        for entry in reversed(self.state.log_history):
+            if "eval_loss" in entry and entry["step"]:  # step 0 is the untouched model
+                return {"eval_loss": entry["eval_loss"]}
+        return {}
+
+    def _only_save(self, checkpoint: Checkpoint) -> Account:
+        """Training was done, and what comes after it was cut short."""
+        account = checkpoint.account
+        if self.is_fsdp_enabled:
+            self._split()
+        self._load_from_checkpoint(str(checkpoint.folder))
+        if not account.evaluation_due:
+            return account
+        self.state = TrainerState.load_from_json(str(checkpoint.folder / TRAINER_STATE_NAME))
+        self._total_train_tokens = account.tokens
+        self.is_in_train = True  # else Trainer casts the model for bf16_full_eval, and that is what would be saved
+        self.evaluate()
+        self.is_in_train = False
+        return replace(account, eval_metrics=self._last_evaluation())
+
+    def _split(self) -> None:
+        """As `train` does before its first step."""
+        self.create_optimizer()  # accelerate splits a model with its optimizer only
+        self.model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        self.model_wrapped = self.model
+        register_fsdp_forward_method(self.model, "generate")
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        account = self.account()
+        self._check_state(account)
+        written = Path(str(self.args.output_dir)) / f"checkpoint-{account.step}"
+        try:
+            with writing(written):
+                Trainer._save_checkpoint(self, model, trial)  # SFTTrainer's adds a model card to the parent folder
+                self._group.wait()
+                if self._group.leads:
+                    self._before_sealing()
+                    self._end_removal()
+                    outdated = checkpoints.seal(written, account, self._keep_checkpoints)
+                    self._removal = Thread(target=checkpoints.remove, args=(outdated,), name="removal")
+                    self._removal.start()
+                self._group.wait()
+        except Exception:
+            shutil.rmtree(written, ignore_errors=True)
+            raise
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        if self._order:
+            self._order.save(Path(output_dir))
+
+    def _end_removal(self) -> None:
+        if self._removal:
+            self._removal.join()
+
+    def _check_state(self, account: Account) -> None:
+        """Raise HoneError NonFiniteLoss rather than save, and go on from, a state that is spoiled."""
+        self._check_finite(loss=account.loss_since_log)
+        if self.accelerator.scaler is None:
+            self._check_finite(gradient_norm=float(self._grad_norm))
+        network: Any = self.model
+        trained = [(name, found) for name, found in network.named_parameters() if found.requires_grad]
+        parts = [fsdp.own_part(found.detach()) for _, found in trained]
+        # A sum is not finite when a summand is not, and takes a tenth of the time that looking at each does.
+        finite = torch.stack([part.sum(dtype=torch.float32).isfinite() for part in parts])
+        if not finite.all():
+            raise self._not_finite(f"weight {trained[int(finite.int().argmin())][0]} is not finite")
+
+    def _not_finite(self, found: str) -> HoneError:
+        has_learned = any(isfinite(entry.get("loss", nan)) for entry in self.state.log_history)
+        if not has_learned and (spoiled := self._find_spoiled_weight()):
+            message = f"The {found} at step {self.state.global_step}: {spoiled} of the base model is NaN or infinite"
+            return HoneError(NON_FINITE_LOSS, message, remedy=SPOILED)
+        rate = f"with spec.training.learningRate {self.args.learning_rate:g}"
+        return HoneError(NON_FINITE_LOSS, f"The {found} at step {self.state.global_step}, {rate}")
+
+    def _find_spoiled_weight(self) -> str | None:
+        """Return a weight of the base model that is NaN or infinite: of an adapter's base, or else in its files."""
+        network: Any = self.model
+        if not isinstance(network, PeftModel):
+            folder = Path(network.name_or_path)
+            return weight_files.find_not_finite(folder) if folder.is_dir() else None
+        for name, found in network.named_parameters():
+            if found.requires_grad or not found.is_floating_point():
+                continue
+            if not fsdp.own_part(found.detach()).sum(dtype=torch.float32).isfinite():
+                return str(name).removeprefix("base_model.model.")
+        return None
+
+    def _out_of_memory(self, found: str) -> HoneError:
+        args: Any = self.args
+        batch, length = args.per_device_train_batch_size, args.max_length
+        advice = [f"lower spec.training.maxLength, which is {length}"] if length else ["set spec.training.maxLength"]
+        if batch > 1:
+            advice.insert(0, f"lower spec.training.perDeviceTrainBatchSize, which is {batch}")
+        if not args.activation_checkpointing:
+            advice.append("turn on spec.training.activationCheckpointing")
+        if not isinstance(self.model, PeftModel):
+            advice.append("set spec.method to lora")
+        *first, last = advice
+        remedy = f"{', '.join(first)}, or {last}" if first else last
+        step = f"in the step after {self.state.global_step}"
+        return HoneError(OUT_OF_MEMORY, f"{found}, {step}", remedy=f"{remedy[0].upper()}{remedy[1:]}.")
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        self._grad_norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+        return self._grad_norm
+
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
+        """When told to stop, leave the evaluation to the next start, which repeats it from the same state."""
+        before = rng_state.states()
+        try:
+            return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        except EvaluationInterrupted:
+            rng_state.restore(before)
+            self._metrics["eval"].clear()
+            self._evaluation_due = True
+            self.control.should_evaluate = False
+            self.control.should_save = self.control.should_training_stop = True
+            return {}
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As Trainer does, which asks also after an evaluation that was left to the next start."""
+        return bool(metrics) and bool(super()._determine_best_metric(metrics, trial))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """The last thing that a resume does before the first step."""
+        super()._load_rng_state(checkpoint)
+        if self._resumed and self._resumed.evaluation_due:
+            self._determine_best_metric(super()._evaluate(None, None), None)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
+        """As Trainer does, and under all names.
+
+        PEFT loads an adapter as float32, where SFTTrainer had made that of qlora bfloat16.
+        """
+        network: Any = self.model
+        types = {name: parameter.dtype for name, parameter in network.named_parameters() if parameter.requires_grad}
+        super()._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
+        if not self.is_fsdp_enabled and isinstance(network, PreTrainedModel):
+            restore_renamed(network, Path(resume_from_checkpoint))
+        for name, parameter in network.named_parameters():
+            if name in types and parameter.dtype != types[name]:
+                parameter.data = parameter.data.to(types[name])
+
+    def begin(self) -> None:
+        """Measure the untouched model, or set the sums that `train` has just set to zero to those at the checkpoint."""
+        if self._measure_before:
+            self._measure_before()
+        self._began = time.monotonic()
+        before = self._resumed
+        if before is None:
+            return
+        self._total_train_tokens = before.tokens
+        self._initial_global_step = 0
+        self._total_loss_scalar = before.loss_sum
+        losses = before.losses_since_log or [before.loss_since_log]
+        self._tr_loss = torch.tensor(losses[self._group.rank], device=self.args.device)
+        self._globalstep_last_logged = before.last_logged_step
+        self._metrics["train"] = defaultdict(list, before.averages_since_log)
+
+
+class _Resume(TrainerCallback):
+    def __init__(self, trainer: HoneTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._trainer.begin()
+
+
+def final_metrics(account: Account) -> dict[str, float]:
+    """Metrics of the whole run, all its starts together; trainRuntime is in seconds."""
+    runtime = max(account.runtime, 1e-9)
+    return {
+        "trainLoss": (account.loss_sum + account.loss_since_log) / max(account.step, 1),
+        "trainRuntime": round(account.runtime, 3),
+        "trainSamplesPerSecond": round(account.samples / runtime, 3),
+        "trainStepsPerSecond": round(account.step / runtime, 3),
+        "numTokens": float(account.tokens),
+    }
