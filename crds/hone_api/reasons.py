@@ -364,8 +364,8 @@ LOAD_NOT_SERVED = Reason(
     "LoadNotServed",
     None,
     "The HorizontalPodAutoscaler gets no metric of the engines' load from the cluster.",
-    "Let a custom-metrics adapter, such as prometheus-adapter, serve pods/hone_engine_requests; docs/engines.md has "
-    "its rule. Until then the number of engines stays.",
+    "Let a custom-metrics adapter, such as prometheus-adapter, serve pods/hone_engine_requests; "
+    "docs/engines/autoscaling.md has its rule. Until then the number of engines stays.",
 )
 ENGINE_FAILED = Reason(
     "EngineFailed",

@@ -218,7 +218,7 @@ def test_the_command_of_an_upgrade_removes_budgets_where_hone_no_longer_watches(
     command = "kubectl delete poddisruptionbudgets -A -l app.kubernetes.io/managed-by=hone,hone.dev/inferenceservice"
     assert command not in installed
     assert f"  {command}\n" in notes
-    assert f"\n{command}\n" in (ROOT / "docs/operations.md").read_text().partition("## Upgrade\n")[2]
+    assert f"\n{command}\n" in (ROOT / "docs/operations/upgrade.md").read_text()
     place.kubectl(*command.split()[1:])
     assert place.names("poddisruptionbudgets", TEAM) == {"mine"}
 

@@ -254,7 +254,7 @@ WORLDS = [
     ),
     World("a label that a policy changes", labelled, "argocd", ("faq-train", "argocd"), "hone"),
     World("a webhook that fails", written, 500, ("faq-train", "webhook"), None, "an answer of the API server follows"),
-    World("no metric of the load", scaled, "False", ("custom.metrics.k8s.io", "docs/engines.md"), "True"),
+    World("no metric of the load", scaled, "False", ("custom.metrics.k8s.io", "docs/engines/autoscaling.md"), "True"),
     World(
         "an engine that crashes",
         crashing,

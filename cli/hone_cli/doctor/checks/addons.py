@@ -32,8 +32,8 @@ def check_addons(facts: ClusterFacts) -> list[Finding]:
             "autoscalingMetrics",
             CUSTOM,
             "custom metrics, which spec.autoscaling of an InferenceService needs",
-            "For spec.autoscaling, install an adapter such as prometheus-adapter with the rule in docs/engines.md. "
-            "Without autoscaling it is not needed.",
+            "For spec.autoscaling, install an adapter such as prometheus-adapter with the rule in "
+            "docs/engines/autoscaling.md. Without autoscaling it is not needed.",
         ),
     ]
 

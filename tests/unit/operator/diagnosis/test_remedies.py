@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[4]
 FIELD = re.compile(r"(?<![.\w])spec((?:\.[a-zA-Z][\w-]*)+)")
 COMMAND = re.compile(r"`((?:kubectl|hone|oc) [^`]*)`")
 DELETES = re.compile(r"(kubectl delete [a-z]+)")
-FILE = re.compile(r"\bdocs/[\w-]+\.md\b")
+FILE = re.compile(r"\bdocs/[\w/-]+\.md\b")
 VERBS = {
     "kubectl": {"cordon", "delete", "describe", "edit", "get", "logs", "patch", "rollout", "uncordon"},
     "hone": {"plan", "validate"},
