@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from runpy import run_path
 
 import pytest
 
@@ -67,3 +68,19 @@ def test_every_make_target_that_a_page_names_exists() -> None:
     }
     assert named
     assert sorted((name, target) for name, target in named if target not in targets) == []
+
+
+def test_the_index_lists_every_page() -> None:
+    index = ROOT / "docs/README.md"
+    linked = {os.path.normpath(index.parent / link.partition("#")[0]) for link in LINK.findall(index.read_text())}
+    listed = {name for name in PAGES if name.startswith("docs/") and not name.startswith("docs/decisions/")}
+    assert {str(ROOT / name) for name in listed} - linked == {str(index)}
+
+
+def test_the_readme_stays_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 90
+
+
+def test_the_picture_is_the_one_that_its_script_draws() -> None:
+    names = run_path(str(ROOT / "docs/pictures/architecture.py"))
+    assert names["draw_picture"]() == names["PICTURE"].read_text(), "run python docs/pictures/architecture.py"
