@@ -3,10 +3,12 @@
 import os
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 from runpy import run_path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 CODE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
@@ -87,3 +89,18 @@ def test_the_readme_stays_short() -> None:
 def test_the_picture_is_the_one_that_its_script_draws() -> None:
     names = run_path(str(ROOT / "docs/pictures/architecture.py"))
     assert names["draw_picture"]() == names["PICTURE"].read_text(), "run python docs/pictures/architecture.py"
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    chart = yaml.safe_load((ROOT / "charts/hone/Chart.yaml").read_text())
+    assert chart["version"] == chart["appVersion"] == project["version"]
+    assert re.search(rf"^## {re.escape(project['version'])}\b", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+
+def test_hooks_before_a_commit_download_nothing() -> None:
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    assert [entry["repo"] for entry in config["repos"]] == ["local"]
+    hooks = config["repos"][0]["hooks"]
+    assert {hook["language"] for hook in hooks} == {"system"}
+    assert {hook["entry"].split()[0].removeprefix(".venv/bin/") for hook in hooks} <= {"ruff", "python", "git"}
