@@ -173,7 +173,7 @@ class Condition(ApiModel):
 
     type: Annotated[str, Field(max_length=316)] = Field(description="What the condition speaks of.")
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
-    reason: Annotated[str, Field(min_length=1, max_length=1024)] = Field(description="Why, in one UpperCamelCase word.")
+    reason: Annotated[str, Field(min_length=1, max_length=1024)] = Field(description="Why, in UpperCamelCase.")
     message: Annotated[str, Field(max_length=32768)] = Field(description="Why, in a sentence, and what to do.")
     last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})] = Field(
         description="When `status` last changed (RFC 3339)."

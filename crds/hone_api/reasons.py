@@ -49,7 +49,7 @@ ALL_ROWS_TRUNCATED = Reason(
 MODEL_NOT_FOUND = Reason(
     "ModelNotFound",
     66,
-    "The base model does not exist where the manifest says.",
+    "The base model does not exist at the place in the manifest.",
     "Check spec.model: name and revision on the hub, or claim and path.",
 )
 MODEL_INVALID = Reason(
@@ -61,7 +61,7 @@ MODEL_INVALID = Reason(
 DATASET_NOT_FOUND = Reason(
     "DatasetNotFound",
     66,
-    "The dataset does not exist where the manifest says.",
+    "The dataset does not exist at the place in the manifest.",
     "Check spec.dataset: name, config, revision and split on the hub, or claim and path, or ConfigMap and key.",
 )
 HUB_UNAUTHORIZED = Reason(
@@ -119,8 +119,8 @@ DISK_FULL = Reason(
 INTERRUPTED = Reason(
     "Interrupted",
     INTERRUPTED_EXIT_CODE,
-    "The trainer was told to stop, and saved a checkpoint.",
-    "Nothing to do: the next start goes on from the checkpoint.",
+    "The trainer was interrupted and saved a checkpoint.",
+    "Nothing to do: the next start continues from the checkpoint.",
 )
 ARTIFACT_MISSING = Reason(
     "ArtifactMissing",
@@ -132,7 +132,7 @@ ARTIFACT_CORRUPT = Reason(
     "ArtifactCorrupt",
     65,
     "A file of the artifact differs from its manifest.",
-    "Run the FineTuneJob anew, or restore the file.",
+    "Run the FineTuneJob again, or restore the file.",
 )
 ADAPTER_MISMATCH = Reason(
     "AdapterMismatch",
@@ -169,7 +169,7 @@ UNSCHEDULABLE = Reason(
     "Unschedulable",
     None,
     "No node takes the pod.",
-    "Lower spec.resources, or add nodes; the scheduler's words say what is lacking.",
+    "Lower spec.resources, or add nodes; the scheduler's message names what is missing.",
 )
 SCALING_UP = Reason(
     "ScalingUp",
@@ -228,7 +228,7 @@ POD_NOT_STARTED = Reason(
     "PodNotStarted",
     None,
     "The node can't start the container, or the pod could not be made.",
-    "Look at the words of the kubelet or of admission in the message.",
+    "Look at the kubelet's or the admission's message.",
 )
 VOLUME_IN_USE = Reason(
     "VolumeInUse",
@@ -240,7 +240,7 @@ QUOTA_EXCEEDED = Reason(
     "QuotaExceeded",
     None,
     "A ResourceQuota or LimitRange of the namespace does not allow it.",
-    "Lower spec.resources, end what else uses the quota, or ask for more; it goes on by itself when it is allowed.",
+    "Lower spec.resources, end what else uses the quota, or ask for more; it continues when it is allowed.",
 )
 BACKOFF_LIMIT_EXCEEDED = Reason(
     "BackoffLimitExceeded",
@@ -253,20 +253,20 @@ DEADLINE_EXCEEDED = Reason(
     "DeadlineExceeded",
     None,
     "The Job was active for longer than spec.activeDeadlineSeconds allows.",
-    "Delete the FineTuneJob and apply it again with a longer activeDeadlineSeconds: it goes on from the newest "
+    "Delete the FineTuneJob and apply it again with a longer activeDeadlineSeconds: it continues from the newest "
     "checkpoint.",
 )
 EVICTED = Reason(
     "Evicted",
     None,
     "The pod was removed from its node: the node was drained, tainted, short of something, or shut down.",
-    "Nothing to do: a new pod goes on from the newest checkpoint, and backoffLimit does not count it.",
+    "Nothing to do: a new pod continues from the newest checkpoint, and backoffLimit does not count it.",
 )
 PREEMPTED = Reason(
     "Preempted",
     None,
     "The pod made room for one of higher priority.",
-    "Nothing to do: a new pod goes on from the newest checkpoint, and backoffLimit does not count it. A higher "
+    "Nothing to do: a new pod continues from the newest checkpoint, and backoffLimit does not count it. A higher "
     "spec.pod.priorityClassName protects it.",
 )
 NODE_LOST = Reason(
@@ -274,7 +274,7 @@ NODE_LOST = Reason(
     None,
     "The pod's node no longer reports, or is gone.",
     "Repair the node, or run `kubectl delete node NODE` when it is off for good: only then is it certain that its "
-    "trainer has ended, and a new one goes on from the newest checkpoint.",
+    "trainer has ended, and a new one continues from the newest checkpoint.",
 )
 STALLED = Reason(
     "Stalled",
@@ -371,7 +371,7 @@ ENGINE_FAILED = Reason(
     "EngineFailed",
     None,
     "The engine's container ends again and again.",
-    "Look at the engine's last words in the message and the pod's log.",
+    "Look at the end of the engine's log in the message, and at the pod's log.",
 )
 
 ENGINE_SILENT = Reason(

@@ -219,7 +219,7 @@ _JOBS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"spec.method": "full"},
-        "spec: Invalid value: output.save belongs to methods lora and qlora, since method full always saves the whole model: remove it",
+        "spec: Invalid value: output.save belongs to methods lora and qlora, since method full always saves the full model: remove it",
     ),
     (
         {"spec.method": "qlora", "spec.model.dtype": "bfloat16"},

@@ -53,7 +53,7 @@ class BaseConfig(ForeignModel):
     cache_bytes_per_token: int | None = Field(
         None,
         description="Key-value cache of one token in 16 bits, of the layers that keep every token; left out where "
-        "the configuration does not tell.",
+        "the configuration does not define it.",
     )
 
 

@@ -16,7 +16,7 @@ class ClaimStorage(ApiModel):
         ["ReadWriteOnce"],
         min_length=1,
         max_length=3,
-        description="Access modes. Serving on other nodes while training goes on needs ReadWriteMany.",
+        description="Access modes. Serving on other nodes while training runs needs ReadWriteMany.",
     )
 
 
@@ -35,7 +35,7 @@ class OutputOptions(ApiModel):
     save: Literal["adapter", "merged", "both"] | None = Field(
         None,
         description="For methods lora and qlora: the adapter, the unquantized base with the adapter merged into it, "
-        "or both; left out: adapter. Method full always saves the whole model.",
+        "or both; left out: adapter. Method full always saves the full model.",
         examples=["adapter"],
     )
     claim: ClaimReference | None = Field(

@@ -122,7 +122,7 @@ class FineTuneJobSpec(ApiModel):
             ),
             rule(
                 "self.method != 'full' || !has(self.output) || !has(self.output.save)",
-                "output.save belongs to methods lora and qlora, since method full always saves the whole model: "
+                "output.save belongs to methods lora and qlora, since method full always saves the full model: "
                 "remove it",
             ),
             rule(
@@ -200,7 +200,7 @@ class FineTuneJobSpec(ApiModel):
     method: Literal["lora", "qlora", "full"] = Field(
         "lora",
         description="What is trained: lora: an adapter; qlora: an adapter on the base in 4 bits, which needs a "
-        "quarter of the memory for the base's weights; full: the whole model.",
+        "quarter of the memory for the base's weights; full: all weights.",
         examples=["qlora"],
     )
     lora: LoraOptions | None = Field(None, description="The adapter, for methods lora and qlora.")
@@ -216,16 +216,16 @@ class FineTuneJobSpec(ApiModel):
     token_secret: SecretKey | None = Field(None, description="The hub token, for gated and private repositories.")
     pod: PodOptions = Field(PodOptions(), description="Further settings of the trainer's pod.")
     backoff_limit: Annotated[int, Field(ge=0, le=100)] = Field(
-        3, description="How often a failed trainer is started anew. Interruptions and the user's mistakes don't count."
+        3, description="How often a failed trainer is restarted. Interruptions and the user's mistakes don't count."
     )
     suspend: bool = Field(
         False,
-        description="Stop the trainer, which saves a checkpoint first, and free its GPUs; false: go on at that step.",
+        description="Stop the trainer, which saves a checkpoint first, and free its GPUs; false: continue there.",
         examples=[True],
     )
     active_deadline_seconds: Annotated[int, Field(ge=1, le=_YEAR_SECONDS)] | None = Field(
         None,
-        description="Seconds that the Job may be active, as in a Job's spec; after a suspension they count anew.",
+        description="Seconds that the Job may be active, as in a Job's spec; after a suspension the count restarts.",
         examples=[86400],
     )
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=_YEAR_SECONDS)] | None = Field(

@@ -35,7 +35,7 @@ class Attempt(ApiModel):
     end_time: Time | None = Field(None, description="When it ended.")
     seconds: Annotated[int, Field(ge=0)] = Field(description="How long it ran, as far as gpuSeconds counts it.")
     exit_code: int | None = Field(None, description="Its exit code.")
-    reason: str | None = Field(None, description="Why it ended, in one word.")
+    reason: str | None = Field(None, description="Why it ended, in UpperCamelCase.")
 
 
 Stage = Literal["Pending", "Preparing", "Training", "Saving", "Succeeded", "Failed", "Suspended"]
@@ -59,7 +59,7 @@ class FineTuneJobStatus(ApiModel):
     artifact: Artifact | None = Field(None, description="The result, once it is complete.")
     attempts: list[Attempt] = Field([], max_length=100, description="The newest pods of the trainer.")
     restarts: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="How often the trainer was started anew, for whatever reason."
+        None, description="How often the trainer was restarted, for any reason."
     )
     gpu_seconds: Annotated[int, Field(ge=0)] | None = Field(
         None, description="Seconds that GPUs were held by running trainers, times their number, over all attempts."

@@ -45,7 +45,7 @@ class TypedArguments(ApiModel):
     )
 
     num_train_epochs: Annotated[float, Field(gt=0, le=10_000)] | None = _field(
-        "How often the whole dataset is gone through. TRL's default: 3.", example=1
+        "How often the full dataset is used. TRL's default: 3.", example=1
     )
     max_steps: Positive | None = _field("Number of optimizer steps; overrides numTrainEpochs.", example=500)
     per_device_train_batch_size: Annotated[int, Field(ge=1, le=65_536)] | None = _field(
@@ -160,8 +160,8 @@ class TrainingArguments(TypedArguments):
     )
     parallelism: Literal["auto", "ddp", "fsdp"] = Field(
         "auto",
-        description="How several GPUs share the work. ddp: each has the whole model; fsdp: each has a part of every "
-        "layer (FSDP2), for models that one GPU can't hold; auto: fsdp when the memory estimate says that, else ddp.",
+        description="How several GPUs share the work. ddp: each has the full model; fsdp: each has a part of every "
+        "layer (FSDP2), for models that one GPU can't hold; auto: fsdp when the memory estimate requires it, else ddp.",
         examples=["fsdp"],
     )
     extra: dict[ExtraField, Any] = Field(

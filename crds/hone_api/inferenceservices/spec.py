@@ -209,7 +209,7 @@ class InferenceServiceSpec(ApiModel):
         None,
         description="How the model writes tool calls: with vllm and sglang the name of a parser of theirs, without "
         "which they find no calls in answers to tool_choice auto; with embedded one of "
-        f"{', '.join(EMBEDDED_TOOL_PARSERS)}, in place of what its chat template says.",
+        f"{', '.join(EMBEDDED_TOOL_PARSERS)}, in place of the format in its chat template.",
         examples=["hermes"],
     )
     reasoning_parser: ParserName | None = Field(
@@ -241,7 +241,7 @@ class ModelStatus(ApiModel):
     digest: str | None = Field(None, description="Digest of the artifact, where it is one of Hone's.")
     loaded: str | None = Field(
         None,
-        description="On how many of the pods it is loaded, by their own lists; left out where these don't tell.",
+        description="On how many of the pods it is loaded, by their own lists; left out where these don't show it.",
         examples=["2/2"],
     )
 
