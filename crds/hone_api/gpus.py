@@ -3,6 +3,7 @@
 The ids are those of AMD's `amdgpu.ids`, as the node labeller has it, and of the GPU operator's rules for nodes.
 """
 
+import re
 from dataclasses import dataclass
 
 GB = 1024**3
@@ -79,3 +80,10 @@ DEVICE_IDS = {
     "7551": "Radeon AI PRO R9700",
 }
 """PCI device ids, those of virtual functions and of variants with the same memory included."""
+
+_RESOURCE = re.compile(r"amd\.com/(?:gpu|[sdtqc]px_nps\d+)")
+
+
+def is_gpu_resource(name: str) -> bool:
+    """Return whether an extended resource is AMD's GPUs, which `amd.com/nic` and FPGAs are not."""
+    return _RESOURCE.fullmatch(name) is not None

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hone_api.gpus import is_gpu_resource
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
 from hone_cli.client.cluster import Cluster
-from hone_cli.doctor.checks.cluster_facts import ClusterFacts, Node, Object, is_gpu_resource
+from hone_cli.doctor.checks.cluster_facts import ClusterFacts, Node, Object
 from hone_cli.doctor.checks.findings import Unread
 from hone_cli.doctor.checks.gpus import CLAIMED, CLAIMED_SINCE, DEFAULT, count_gpus, is_unhealthy
 from hone_cli.doctor.cluster_reader import describe_error, read

@@ -5,6 +5,8 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 
+from hone_api.gpucheck import RESOURCE
+from hone_api.gpus import is_gpu_resource
 from hone_api.schema.manifests import quote_text
 
 from hone_operator.diagnosis.gpus import properties
@@ -21,7 +23,6 @@ UNHEALTHY = "amd-gpu-unhealthy"
 
 _COMPARE = {"Gt": operator.gt, "Lt": operator.lt}
 _WHOLE = re.compile(r"[+-]?[0-9]{1,19}")
-_OF_GPUS = ("amd.com/", BY_CLASS)
 _LABELLERS = re.compile(r"(?:beta\.)?amd\.com/gpu\.([a-z-]+)")
 
 
@@ -33,12 +34,19 @@ class Demand:
     tolerations: list[Object] = field(default_factory=list)
     node_selector: dict[str, str] = field(default_factory=dict)
     node_terms: list[Object] = field(default_factory=list)
+    gpu_resource: str = ""
 
     @property
     def gpu(self) -> str | None:
-        """The extended resource that spec.resources.gpus counts; the API server sorts it among other devices."""
+        """The extended resource that spec.resources.gpus counts; the API server sorts it among other devices.
+
+        `gpu_resource` is what the pod says of it. Pods that need no real GPUs, and others' pods, say nothing.
+        """
         names = [name for name in self.resources if "/" in name]
-        return next((name for name in names if name.startswith(_OF_GPUS)), names[0] if names else None)
+        if self.gpu_resource in names:
+            return self.gpu_resource
+        of_gpus = (name for name in names if is_gpu_resource(name) or name.startswith(BY_CLASS))
+        return next(of_gpus, names[0] if names else None)
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,7 @@ def demand_of(pod: Object) -> Demand:
     for container in spec["containers"]:
         for name, quantity in ((container.get("resources") or {}).get("requests") or {}).items():
             resources[name] += number(quantity)
+    variables = [variable for container in spec["containers"] for variable in container.get("env") or []]
     affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
     required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
     return Demand(
@@ -62,6 +71,7 @@ def demand_of(pod: Object) -> Demand:
         spec.get("tolerations") or [],
         spec.get("nodeSelector") or {},
         required.get("nodeSelectorTerms") or [],
+        next((str(variable.get("value")) for variable in variables if variable["name"] == RESOURCE), ""),
     )
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
+from hone_api.gpus import is_gpu_resource
 from hone_api.reasons import UNSCHEDULABLE, VOLUME_NOT_BOUND, HoneError
 
 from hone_operator.diagnosis.node_fit import Demand, Obstacle, demand_of, field_of, obstacles
@@ -149,7 +150,7 @@ def _no_such_resource(gpu: str, facts: ClusterFacts) -> tuple[str, str]:
     others: dict[str, list[str]] = {}
     for node in facts.nodes:
         for name in node.allocatable:
-            if name.startswith("amd.com/") and node.count(name):
+            if is_gpu_resource(name) and node.count(name):
                 others.setdefault(name, []).append(f"{node.count(name)} on {node.name}")
     if others:
         found = "; ".join(f"{name}: {', '.join(where[:MOST_NODES])}" for name, where in sorted(others.items()))

@@ -1,12 +1,12 @@
 """Facts about a cluster, reduced from API objects to what the checks depend on. Pure."""
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import InvalidOperation
 from sys import intern
 from typing import Any
 
+from hone_api.gpus import is_gpu_resource
 from hone_api.quantities import exact_number
 
 from hone_cli.doctor.checks.findings import Unread
@@ -21,7 +21,6 @@ HAS_GPU = "feature.node.kubernetes.io/amd-gpu"
 """Node Feature Discovery's label for other GPUs. AMD's network cards have amd-nic and amd-vnic."""
 _BY_LABELLER = ("amd.com/gpu.", "beta.amd.com/gpu.")
 _KEPT_LABELS = (*_BY_LABELLER, HAS_GPU, VIRTUAL, "metricsexporter.amd.com.gpu.")
-_GPU_RESOURCE = re.compile(r"amd\.com/(?:gpu|[sdtqc]px_nps\d+)")
 
 
 @dataclass(frozen=True)
@@ -96,11 +95,6 @@ class ClusterFacts:
     services: Mapping[str, bool] | Unread = field(default_factory=dict)
     local_queues: tuple[str, ...] | Unread = ()
     namespace: str = "default"
-
-
-def is_gpu_resource(name: str) -> bool:
-    """Return whether the extended resource is GPUs, which `amd.com/nic` and AMD's FPGAs are not."""
-    return _GPU_RESOURCE.fullmatch(name) is not None
 
 
 def read_node(body: Object) -> Node:

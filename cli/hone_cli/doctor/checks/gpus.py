@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 
-from hone_api.gpus import COMPUTE_UNITS, DEVICE_IDS
+from hone_api.gpus import COMPUTE_UNITS, DEVICE_IDS, is_gpu_resource
 
 from hone_cli.doctor.checks.cluster_facts import (
     VIRTUAL,
@@ -12,7 +12,6 @@ from hone_cli.doctor.checks.cluster_facts import (
     Node,
     Taint,
     find_properties,
-    is_gpu_resource,
 )
 from hone_cli.doctor.checks.findings import Finding, Unread, count_nodes, join_names, report_unread
 

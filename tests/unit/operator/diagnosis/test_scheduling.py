@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from hone_operator.diagnosis.node_fit import demand_of
 from hone_operator.diagnosis.nodes import ClusterFacts, Node, Taint, by_claim
 from hone_operator.diagnosis.unschedulable import why_unschedulable
 
@@ -76,6 +77,36 @@ def test_the_cluster_lacks_the_gpus(asking: dict[str, Any], nodes: list[Node], f
     assert said.startswith(INSUFFICIENT.rstrip(".") + ". ")
     assert found in said
     assert advice in said
+
+
+NIC, CLAIMED = "amd.com/nic", "deviceclass.resource.kubernetes.io/gpu.amd.com"
+OF_OTHERS = ("nvidia.com/gpu", "example.com/xpu")
+
+
+@pytest.mark.parametrize("other", [NIC, "amd.com/vnic", "amd.com/xilinx_u250_gen3x16_xdma_shell_2_1-0"])
+def test_other_devices_of_amds_are_not_offered_as_gpus(other: str) -> None:
+    said = explain(INSUFFICIENT + TAIL, ONE, node(resource=other))
+    assert other not in said
+    said = explain(INSUFFICIENT + TAIL, ONE, node("a", resource=other), node("b", resource=SPX))
+    assert said.endswith(f"Set spec.resources.gpuResource: {SPX}.")
+
+
+@pytest.mark.parametrize("other", [NIC, "a.example/nic", "rdma/hca"])
+@pytest.mark.parametrize(
+    ("gpu", "is_told"),
+    [
+        *((gpu, is_told) for gpu in (GPU, SPX, CLAIMED) for is_told in (True, False)),
+        *((gpu, True) for gpu in OF_OTHERS),
+    ],
+)
+def test_the_gpus_are_told_from_other_devices_of_the_pod(gpu: str, other: str, is_told: bool) -> None:
+    asking = pod(dict(sorted({gpu: "4", other: "2"}.items())))
+    if is_told:
+        asking["spec"]["containers"][0]["env"] = [{"name": "HONE_GPU_RESOURCE", "value": gpu}]
+    assert demand_of(asking).gpu == gpu
+    said = explain(INSUFFICIENT + TAIL, asking, node(allocatable={gpu: 8, other: 1}, capacity={gpu: 8, other: 1}))
+    assert f"asks for 2 {other}, and no node has more than 1 {other}" in said
+    assert f"Lower spec.resources.limits.{other} to 1 or less" in said
 
 
 def test_dynamic_resource_allocation_excludes_the_device_plugin() -> None:
