@@ -5,6 +5,7 @@ adapter is asked as well: it must answer, and not as its base does.
 """
 
 import contextlib
+import http.client
 import json
 import socket
 import subprocess
@@ -146,7 +147,10 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", url: str) -> None:
     while time.monotonic() < until:
         if process.poll() is not None:
             raise Failed(f"the engine exited with code {process.returncode} before it was ready")
-        with contextlib.suppress(OSError, urllib.error.URLError), _opener().open(f"{url}/health", timeout=10) as answer:
+        with (
+            contextlib.suppress(OSError, http.client.HTTPException),
+            _opener().open(f"{url}/health", timeout=10) as answer,
+        ):
             if answer.status == 200:
                 return
         time.sleep(0.5)

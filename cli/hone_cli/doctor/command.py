@@ -130,6 +130,6 @@ def _check_from_node(
     groups = installation.find_gpu_groups(() if isinstance(facts.operators, Unread) else facts.operators)
     target = probe_pod.choose_target(facts, node, groups)
     others = [image for value, image in images.items() if value != deep_findings.RUNTIME]
-    hub = os.environ.get("HF_ENDPOINT") or machine.HUB
+    hub = machine.find_hub(os.environ)
     probed = probe_pod.probe(cluster, images[deep_findings.RUNTIME], target, hub, others, timeout)
     return deep_findings.check_probed(probed, images)

@@ -1,5 +1,6 @@
 """Gathers facts about this machine, with a timeout on whatever may hang."""
 
+import http.client
 import importlib.util
 import os
 import platform
@@ -49,7 +50,7 @@ def collect_machine(environ: Mapping[str, str], root: Path = Path("/")) -> Machi
     """Return the facts about this machine."""
     missing = tuple(name for name in TRAINER if importlib.util.find_spec(name) is None)
     cache = find_cache(environ)
-    url = environ.get("HF_ENDPOINT") or HUB
+    url = find_hub(environ)
     is_offline = any(environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in OFFLINE)
     return MachineFacts(
         python=sys.version_info[:2],
@@ -106,16 +107,26 @@ def read_free_memory(root: Path) -> int | Unread:
     return Unread("/proc/meminfo has no MemAvailable")
 
 
+def find_hub(environ: Mapping[str, str]) -> str:
+    """Return the hub's address, without a user and password that are in it."""
+    url = environ.get("HF_ENDPOINT") or HUB
+    scheme, separator, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
+
+
 def ask_hub(url: str) -> int | str:
     """Return the status of the hub's answer, or why there is none."""
+    if not url.startswith(("http://", "https://")):
+        return "its address begins neither with https:// nor with http://"
     try:
         asked = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "hone-doctor"})
         with urllib.request.urlopen(asked, timeout=HUB_SECONDS) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
-    except (OSError, ValueError) as error:
-        return str(getattr(error, "reason", error))
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return str(getattr(error, "reason", error)) or type(error).__name__
 
 
 def _find_existing(path: Path) -> Path:

@@ -4,6 +4,7 @@ Arguments: the file for the message, the hub's address, then default images. It 
 without credentials. A termination message is part of the pod's status: nobody needs the right to read logs.
 """
 
+import http.client
 import json
 import os
 import re
@@ -53,7 +54,7 @@ def reach(url: str) -> dict[str, Any]:
     """Return the status that a server answers with, or why there is no answer."""
     try:
         return {"status": request(url, "HEAD", {})[0]}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         return {"error": str(error)[:LONGEST_ERROR]}
 
 
@@ -85,7 +86,7 @@ def resolve_image(image: str) -> dict[str, Any]:
             if token:
                 status = request(url, "HEAD", {"Accept": MANIFESTS, "Authorization": f"Bearer {token}"})[0]
         return {"status": status}
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, http.client.HTTPException) as error:
         return {"error": str(error)[:LONGEST_ERROR]}
 
 

@@ -2,8 +2,10 @@
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import jsonschema
 import pytest
 import yaml
 from hone_cli.client import cluster
-from hone_cli.doctor import cluster_reader, command, machine
+from hone_cli.doctor import cluster_reader, command, machine, pod_script
 from hone_cli.doctor.checks.findings import Finding, Unread, find_exit_code
 from hone_cli.main import main
 from kubernetes.client.exceptions import ApiException
@@ -190,3 +192,54 @@ def test_the_machine_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (found.memory, found.hub, found.files.kfd) == (2048 * 1024, None, None)
     refused = machine.collect_machine({"HF_ENDPOINT": "http://127.0.0.1:1"}, tmp_path)
     assert isinstance(refused.hub, str)
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ("", machine.HUB),
+        ("https://mirror.example/hub", "https://mirror.example/hub"),
+        ("https://user:s3cret@mirror.example:8443/hub", "https://mirror.example:8443/hub"),
+        ("https://s3cret@mirror.example", "https://mirror.example"),
+        ("mirror.example", "mirror.example"),
+    ],
+)
+def test_the_hubs_address_is_shown_without_its_password(given: str, asked: str) -> None:
+    assert machine.find_hub({"HF_ENDPOINT": given}) == asked
+
+
+@pytest.mark.parametrize("url", ["mirror.example", "file:///etc", "ftp://mirror.example", ""])
+def test_what_is_no_address_of_the_web_is_not_asked(url: str) -> None:
+    assert machine.ask_hub(url) == "its address begins neither with https:// nor with http://"
+
+
+ANSWERS = {
+    "of SSH": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "none": b"",
+    "of TLS": b"\x15\x03\x01\x00\x02\x02\x46",
+    "a line without end": b"HTTP/1.1 200 " + b"x" * 70_000,
+    "too many headers": b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 200 + b"\r\n",
+    "no number": b"HTTP/1.1 OK\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+@pytest.mark.parametrize("ask", [machine.ask_hub, pod_script.reach, pod_script.resolve_image])
+def test_an_answer_that_is_not_of_the_web_is_reported(
+    monkeypatch: pytest.MonkeyPatch, ask: Callable[[str], object], name: str
+) -> None:
+    def answer(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):  # who asks hangs up when it has read enough
+            connection.recv(1 << 16)
+            connection.sendall(ANSWERS[name])
+
+    for variable in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        thread = threading.Thread(target=answer, args=[listener], daemon=True)
+        thread.start()
+        found = ask(f"{address}/hone:1" if ask is pod_script.resolve_image else f"http://{address}")
+        thread.join()
+    assert "error" in found if isinstance(found, dict) else isinstance(found, str)

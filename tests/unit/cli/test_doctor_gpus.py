@@ -91,6 +91,13 @@ def test_virtual_functions_are_named_by_their_device_id() -> None:
     assert found["gpuLabels"].status == "ok"
 
 
+def test_a_gpu_of_an_unknown_device_id_has_the_name_of_its_label() -> None:
+    labels = {"amd.com/gpu.device-id": "738c", "amd.com/gpu.product-name": "AMD_Instinct_MI100"}
+    assert check(facts(node(labels=labels)))["gpus"].message == "8 x AMD_Instinct_MI100 on 1 node"
+    del labels["amd.com/gpu.product-name"]
+    assert check(facts(node(labels=labels)))["gpus"].message == "8 x device 738c on 1 node"
+
+
 NO_GPUS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "network card": ({"amd.com/nic": "8"}, {"feature.node.kubernetes.io/amd-nic": "true"}),
     "virtual card": ({"amd.com/vnic": "8", "nvidia.com/gpu": "8"}, {"feature.node.kubernetes.io/amd-vnic": "true"}),

@@ -46,7 +46,11 @@ def check_gpus(facts: ClusterFacts) -> list[Finding]:
 def name_products(node: Node) -> list[str]:
     """Return the products of a node's GPUs by device id, since virtual functions have no product name."""
     ids = [id_.lower().removeprefix("0x") for id_ in find_properties(node, "device-id")]
-    names = {DEVICE_IDS.get(id_, f"device {id_}") for id_ in ids} or set(find_properties(node, "product-name"))
+    products = set(find_properties(node, "product-name"))
+    if products and not any(id_ in DEVICE_IDS for id_ in ids):
+        names = products
+    else:
+        names = {DEVICE_IDS.get(id_, f"device {id_}") for id_ in ids}
     suffix = " (virtual function)" if node.labels.get(VIRTUAL) == "true" else ""
     return [f"{name}{suffix}" for name in sorted(names)] or [f"unnamed GPU{suffix}"]
 
