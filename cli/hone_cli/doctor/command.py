@@ -36,7 +36,9 @@ Deep = Annotated[
         "node. It is deleted at the end.",
     ),
 ]
-OnNode = Annotated[str | None, typer.Option("--node", help="Node for the pod of --deep (default: one with GPUs).")]
+OnNode = Annotated[
+    str | None, typer.Option("--node", help="Node for the pod of --deep (default: one with a free GPU).")
+]
 Seconds = Annotated[int, typer.Option("--timeout", min=10, help="Seconds that the pod of --deep may take.")]
 Output = Annotated[Format, typer.Option("--output", "-o", help="Format of the report.")]
 

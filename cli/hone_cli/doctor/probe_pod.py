@@ -19,7 +19,7 @@ from urllib3.exceptions import HTTPError
 
 from hone_cli.client.cluster import Cluster
 from hone_cli.doctor.checks.cluster_facts import ClusterFacts, Node, Object
-from hone_cli.doctor.checks.findings import Unread
+from hone_cli.doctor.checks.findings import Unread, count_nodes
 from hone_cli.doctor.checks.gpus import CLAIMED, CLAIMED_SINCE, DEFAULT, count_gpus, is_unhealthy
 from hone_cli.doctor.cluster_reader import describe_error, read
 from hone_cli.ui import output
@@ -29,6 +29,8 @@ SCRIPT = Path(__file__).with_name("pod_script.py")
 MESSAGE = "/dev/termination-log"
 POLL_SECONDS = 1.0
 DELETE_TRIES = 3
+MOST_NODES = 20
+"""That the pod may run on."""
 LONGEST_WORDS = 300
 HOPELESS = (
     "ErrImagePull",
@@ -42,12 +44,16 @@ HOPELESS = (
 
 @dataclass(frozen=True)
 class Target:
-    """Where the pod runs and what it asks for. `resource` None: no GPU. `node` None: any."""
+    """Where the pod runs and what it asks for. `resource` None: no GPU. `node` None: any.
+
+    `others`: further nodes that will do, since all GPUs of the first one may be in use.
+    """
 
     node: str | None = None
     resource: str | None = None
     tolerations: tuple[Object, ...] = ()
     groups: tuple[int, ...] = ()
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class Probed:
 
 
 def choose_target(facts: ClusterFacts, node: str | None, groups: tuple[int, ...]) -> Target:
-    """Return the node with the most GPUs that takes pods, or the one that the user named."""
+    """Return the open nodes with the most GPUs and the same resource, or the one that the user named."""
     if isinstance(facts.nodes, Unread):
         return Target(node, DEFAULT, (), groups)
     devices = () if isinstance(facts.devices, Unread) else facts.devices
@@ -75,12 +81,15 @@ def choose_target(facts: ClusterFacts, node: str | None, groups: tuple[int, ...]
     resource = _choose_resource(best) or (CLAIMED if best.name in claimed else None)
     if resource is None and node is None:
         return Target(None, None, (), groups)
+    alike = [each for each in usable if each is not best and _choose_resource(each) == resource is not None]
+    others = sorted(alike, key=count_gpus, reverse=True)[: MOST_NODES - 1]
+    taints = dict.fromkeys((taint.key, taint.effect) for each in (best, *others) for taint in each.taints)
     tolerations = tuple(
-        {"key": taint.key, "operator": "Exists", "effect": taint.effect}
-        for taint in best.taints
-        if not taint.key.startswith("node.kubernetes.io/")
+        {"key": key, "operator": "Exists", "effect": effect}
+        for key, effect in taints
+        if not key.startswith("node.kubernetes.io/")
     )
-    return Target(best.name, resource, tolerations, groups)
+    return Target(best.name, resource, tolerations, groups, tuple(each.name for each in others))
 
 
 def make_pod(name: str, image: str, target: Target, hub: str, images: Sequence[str], seconds: int) -> Object:
@@ -119,8 +128,9 @@ def make_pod(name: str, image: str, target: Target, hub: str, images: Sequence[s
         ],
     }
     if target.node:
-        here = {"key": "metadata.name", "operator": "In", "values": [target.node]}
-        terms = {"nodeSelectorTerms": [{"matchFields": [here]}]}
+        names = (target.node, *target.others)
+        fields = [{"key": "metadata.name", "operator": "In", "values": [name]} for name in names]  # each takes one name
+        terms = {"nodeSelectorTerms": [{"matchFields": [field]} for field in fields]}
         spec["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}
     labels = {LABEL: "true", "app.kubernetes.io/managed-by": "hone-cli"}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec}
@@ -139,7 +149,7 @@ def probe(cluster: Cluster, image: str, target: Target, hub: str, images: Sequen
                 return Probed(target, reason="RightsMissing", error=error)
             may_exist = True
             read(cluster, place, method="POST", body=body)
-            output.hint(f"Pod {name} in namespace {cluster.namespace} checks {target.node or 'a node'} …")
+            output.hint(f"Pod {name} in namespace {cluster.namespace} checks {_describe_place(target)} …")
             return _await_end(cluster, f"{place}/{name}", target, seconds)
         except (ApiException, HTTPError) as error:
             may_exist = may_exist and not _is_final(error)
@@ -192,6 +202,12 @@ def read_answer(pod: Object) -> tuple[Mapping[str, Any] | None, str]:
         else:
             return (found, "") if isinstance(found, dict) else (None, text)
     return None, words
+
+
+def _describe_place(target: Target) -> str:
+    if target.others:
+        return f"one of {count_nodes(1 + len(target.others))} with GPUs"
+    return target.node or "a node"
 
 
 def _own_containers(pod: Object) -> list[Object]:

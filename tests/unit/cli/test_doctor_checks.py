@@ -194,6 +194,21 @@ def test_the_pod_goes_to_a_healthy_node_with_the_resource_that_it_offers() -> No
     assert probe_pod.choose_target(facts(nodes=Unread("forbidden")), "a", ()).node == "a"
 
 
+def test_the_pod_may_run_on_any_open_node_with_the_same_resource() -> None:
+    taints = [{"key": "team", "value": "a", "effect": "NoSchedule"}]
+    nodes = [node("small", capacity={"amd.com/gpu": "2"}), node("big", taints=taints), node("none", capacity={})]
+    nodes += [node("mixed", capacity={"amd.com/cpx_nps1": "4"}), node("cordoned", is_cordoned=True)]
+    target = probe_pod.choose_target(facts(*nodes), None, ())
+    assert (target.node, target.others, target.resource) == ("big", ("small",), "amd.com/gpu")
+    spec = probe_pod.make_pod("p", "i", target, "h", [], 9)["spec"]
+    assert {"key": "team", "operator": "Exists", "effect": "NoSchedule"} in spec["tolerations"]
+    terms = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert [term["matchFields"][0]["values"] for term in terms] == [["big"], ["small"]]
+    assert probe_pod.choose_target(facts(*nodes), "big", ()).others == ()
+    many = probe_pod.choose_target(facts(*(node(f"n{number}") for number in range(99))), None, ())
+    assert len(many.others) == probe_pod.MOST_NODES - 1
+
+
 def test_the_image_reference_is_split_as_runtimes_do() -> None:
     assert pod_script.split_image("rocm/vllm:1") == ("registry-1.docker.io", "rocm/vllm", "1")
     assert pod_script.split_image("ubuntu") == ("registry-1.docker.io", "library/ubuntu", "latest")
