@@ -57,8 +57,8 @@ RESYNC_SECONDS = 600.0
 _BY_SERVER = ("resourceVersion", "managedFields")
 LOOK_AT_NODES_SECONDS = 6.0
 UNREAD_SECONDS = 60.0
+# What may fail, apart from the writes of children.
 READ, STATUS = "read", "status"
-"""What may fail, apart from the writes of children."""
 
 Observed = ObservedFineTuneJob | ObservedInferenceService
 

@@ -54,11 +54,11 @@ from hone_operator.reconcile.execution import refresh
 from hone_operator.reconcile.plan import Create, Plan, name_of
 from hone_operator.reconcile.pod_owners import engines_of, is_stray, pods_of, trainers_of
 
+# How long facts about nodes are good: at least so many seconds, and so many times as long as it takes to read them.
 FACTS_SECONDS, FACTS_SHARE = 30.0, 20
-"""How long facts about nodes are good: at least so many seconds, and so many times as long as it takes to read them."""
 CORDON_SECONDS = 5.0
+# After so long it may have become allowed.
 FORBIDDEN_SECONDS = 600.0
-"""After so long it may have become allowed."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 DRA_DEVICE_CLASS = "gpu.amd.com"
 

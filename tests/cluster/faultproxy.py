@@ -20,8 +20,8 @@ class Request:
     method: str
     path: str
     is_watch: bool
+    # Of the object that is to be made.
     name: str = ""
-    """Of the object that is to be made."""
 
     @property
     def is_write(self) -> bool:

@@ -22,6 +22,7 @@ PATH = "/openapi/v3/api/v1"
 ROOTS = ("PodSpec", "Container")
 SECONDS_TO_PUBLISH = 60
 
+# Of these objects only the named fields are kept.
 OFFERED = {
     "PodSpec": (
         "affinity",
@@ -40,7 +41,6 @@ OFFERED = {
     ),
     "ObjectMeta": ("annotations", "labels"),
 }
-"""Of these objects only the named fields are kept."""
 
 LEFT_OUT = {
     # Volumes of plug-ins that Kubernetes has removed or deprecated in favour of CSI drivers.

@@ -11,6 +11,7 @@ NAMES = st.sampled_from(["first", "second", "third"])
 _TERM = {"matchExpressions": [{"key": "pool", "operator": "Exists"}]}
 _NODE = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [_TERM]}}
 _POD = {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "x"}}}
+# Fields whose schema allows more than Kubernetes does, or more than is of interest here.
 WIDER_IN_THE_SCHEMA: dict[str, st.SearchStrategy[Any]] = {
     "affinity": st.sampled_from(
         [
@@ -27,7 +28,6 @@ WIDER_IN_THE_SCHEMA: dict[str, st.SearchStrategy[Any]] = {
     "path": st.sampled_from(["a", "a/b"]),
     "revision": st.sampled_from(["main", "v1"]),
 }
-"""Fields whose schema allows more than Kubernetes does, or more than is of interest here."""
 
 
 def values(schema: Object, name: str = "") -> st.SearchStrategy[Any]:

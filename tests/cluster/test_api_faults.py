@@ -20,11 +20,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 
 Object = dict[str, Any]
 CHILDREN = ("jobs", "configmaps", "persistentvolumeclaims")
+# The address of a stand-in for a trainer, where the operator asks for progress.
 TRAINER = ("127.80.0.1", 8080)
-"""The address of a stand-in for a trainer, where the operator asks for progress."""
 OUTAGE_SECONDS = 12
+# How long the operator waits for an answer.
 REQUEST_SECONDS = 30
-"""How long the operator waits for an answer."""
 
 
 @dataclass

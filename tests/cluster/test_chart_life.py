@@ -24,8 +24,8 @@ Object = dict[str, Any]
 SYSTEM, TEAM = "hone-system", "team"
 CHART = ROOT / "charts/hone"
 PREVIOUS = ROOT / "tests/cluster/previous/0.1.0.yaml"
+# carol has the ClusterRole admin in the namespace team; nobody has no rights.
 CAROL, NOBODY = "carol", "nobody"
-"""carol has the ClusterRole admin in the namespace team; nobody has no rights."""
 CRDS = ("finetunejobs.hone.dev", "inferenceservices.hone.dev")
 BUDGET_LABELS = {"app.kubernetes.io/managed-by": "hone", "hone.dev/inferenceservice": "served"}
 TUNING: Object = {
@@ -55,8 +55,8 @@ class Place:
     """kubectl, helm and the Job of the uninstallation on one API server."""
 
     server: ApiServer
+    # Of each user, written once: helm reads its own while kubectl runs.
     kubeconfigs: dict[str, Path]
-    """Of each user, written once: helm reads its own while kubectl runs."""
 
     def environment(self, user: str = "admin") -> dict[str, str]:
         path = f"{self.server.programs}:{os.environ['PATH']}"

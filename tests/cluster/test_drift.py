@@ -7,8 +7,8 @@ import pytest
 from kube import Cluster
 from training import because, job, message, reasons, uid
 
+# The pod never starts, and the object waits.
 NOWHERE = {"image": "registry.invalid/nothing:1"}
-"""The pod never starts, and the object waits."""
 
 
 @pytest.fixture(scope="module")

@@ -25,14 +25,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 
 Object = dict[str, Any]
 KINDS = {"FineTuneJob": "finetunejobs", "InferenceService": "inferenceservices"}
+# Of each kind.
 MALFORMED = 150
-"""Of each kind."""
+# The API server takes 10,000.
 DEEP = 9_900
-"""The API server takes 10,000."""
+# etcd takes 1.5 MiB.
 HUGE = 1_400_000
-"""etcd takes 1.5 MiB."""
+# The API server takes 256 KiB.
 ANNOTATIONS = 250_000
-"""The API server takes 256 KiB."""
 SECONDS = 30
 GOOD_SPEC = {"model": {"name": "example/model"}, "dataset": {"name": "example/data"}, "resources": {"gpus": 0}}
 

@@ -33,8 +33,8 @@ NAME = "model"
 NUMBERS = itertools.count()
 JOB = {"model": {"name": "example/model"}, "dataset": {"name": "example/data"}}
 SERVICE = {"model": {"name": "example/model"}}
+# Of a FineTuneJob. The API server refuses their changes, which other tests check.
 IMMUTABLE = frozenset({"model", "dataset", "method", "lora", "training", "evaluation", "output"})
-"""Of a FineTuneJob. The API server refuses their changes, which other tests check."""
 REPLACES = ("checkpoint", "resources", "cache", "tokenSecret", "pod")
 QUEUE = {"kueue.x-k8s.io/queue-name": ["a", "b"], "kueue.x-k8s.io/priority-class": ["low"]}
 
@@ -76,8 +76,8 @@ class Model(RuleBasedStateMachine):
     world: World
     resource: Resource
     edits: st.SearchStrategy[tuple[Path, Any]]
+    # Fields that are not removed.
     keeps: frozenset[str]
-    """Fields that are not removed."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -18,11 +18,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 Object = dict[str, Any]
 SYSTEM = "hone-system"
 ACCOUNT = f"system:serviceaccount:{SYSTEM}:hone-operator"
+# alice has the ClusterRole edit in team-a, bob may make Hone's objects there and nothing else. carol may make these,
+# and what serves a model without adapters.
 ALICE, BOB, CAROL = "alice", "bob", "carol"
-"""alice has the ClusterRole edit in team-a, bob may make Hone's objects there and nothing else.
-
-carol may make these, and what serves a model without adapters.
-"""
 USERS = {
     ACCOUNT: ("system:serviceaccounts", f"system:serviceaccounts:{SYSTEM}", "system:authenticated"),
     ALICE: ("system:authenticated",),

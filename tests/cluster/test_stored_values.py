@@ -31,6 +31,7 @@ def projected(kind: str) -> Any:
     return lambda **f: volume(projected={"sources": [{kind: f}]})
 
 
+# A spec with each kind of part, by the name of its schema.
 PLACES: dict[str, Any] = {
     "CSIVolumeSource": lambda **f: volume(csi={"driver": "a.b", **f}),
     "ConfigMapEnvSource": lambda **f: init(envFrom=[{"configMapRef": {"name": "a", **f}}]),
@@ -70,7 +71,6 @@ PLACES: dict[str, Any] = {
         "podAffinity", "preferred", [{"weight": 1, "podAffinityTerm": {"topologyKey": "a"}, **f}]
     ),
 }
-"""A spec with each kind of part, by the name of its schema."""
 ZERO = {"boolean": False, "integer": 0}
 FIELDS = [
     (kind, name, of["type"])

@@ -17,13 +17,13 @@ from training import because, job, uid
 
 Object = dict[str, Any]
 IMAGE_SECONDS, TRAIN_SECONDS, START_SECONDS, CHANGE_SECONDS = 900, 300, 600, 120
+# vLLM's attention on CPUs takes none of 16.
 HEADS_OF_64 = "256"
-"""vLLM's attention on CPUs takes none of 16."""
+# None of those that vLLM takes.
 RANK = 12
-"""None of those that vLLM takes."""
 KEY = "not-a-secret"
+# Between two requests, in seconds: two vLLMs on two cores must keep up.
 PAUSE = 0.2
-"""Between two requests, in seconds: two vLLMs on two cores must keep up."""
 # Nothing is compiled in the pod, whose image has no compiler; 1 GiB for the key-value cache.
 EAGER = ["--enforce-eager"]
 ENVIRONMENT = [{"name": "VLLM_CPU_KVCACHE_SPACE", "value": "1"}]

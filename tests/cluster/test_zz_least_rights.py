@@ -8,8 +8,8 @@ from kube import SYSTEM, Cluster
 from least_rights import Right, asked, granted
 
 ACCOUNT = f"system:serviceaccount:{SYSTEM}:hone-operator"
+# This file is imported before the first test runs.
 BEGUN = datetime.now(UTC)
-"""This file is imported before the first test runs."""
 NEVER_ASKED: dict[Right, str] = {
     ("update", "hone.dev", f"{plural}/finalizers"): "judged by admission, when a child names its owner"
     for plural in ("finetunejobs", "inferenceservices")

@@ -10,8 +10,8 @@ from hone_api.reasons import SCALING_UP, UNSCHEDULABLE, HoneError
 
 from hone_operator.objects.resources import Object
 
+# Cluster Autoscaler's and Karpenter's reasons of the event that a node is being added.
 COMING = frozenset({"TriggeredScaleUp", "Nominated"})
-"""Cluster Autoscaler's and Karpenter's reasons of the event that a node is being added."""
 NOT_COMING = frozenset({"NotTriggerScaleUp", "FailedScaleUp", "FailedToScaleUp", "NoCompatibleInstanceTypes"})
 _KARPENTER = "karpenter"
 

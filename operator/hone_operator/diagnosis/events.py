@@ -13,8 +13,8 @@ from hone_operator.objects.timestamps import parse_time, read_time
 _TIMES = ("lastTimestamp", "eventTime")
 
 
+# Kubernetes joins equal events about an object; what makes so many different ones is not worth waiting for.
 MOST_EVENTS = 500
-"""Kubernetes joins equal events about an object; what makes so many different ones is not worth waiting for."""
 
 
 async def read(listing: AsyncIterable[Object]) -> list[Object]:

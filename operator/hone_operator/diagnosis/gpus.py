@@ -7,10 +7,10 @@ from hone_api.gpus import CARD_MEMORY, COMPUTE_UNITS, DEVICE_IDS, GB, WITHHELD
 
 from hone_operator.diagnosis.nodes import Node
 
+# Devices that a GPU is in a compute partition mode.
 PARTS = {"spx": 1, "dpx": 2, "tpx": 3, "qpx": 4}
-"""Devices that a GPU is in a compute partition mode."""
+# In CPX mode every compute die is a device.
 CPX_PARTS = {"MI300A": 6, "MI300X": 8, "MI308X": 4, "MI325X": 8, "MI350P": 4, "MI350X": 8, "MI355X": 8}
-"""In CPX mode every compute die is a device."""
 SHARED_WITH_HOST = "MI300A"
 
 _PARTITION = re.compile(r"([sdtqc]px)_nps\d+")

@@ -20,6 +20,7 @@ _FIELD = re.compile(
     r"(?:Invalid value|Required value|Duplicate value|Unsupported value|Not found|Forbidden|Too long|Too many)"
 )
 _OF_POD = (*("spec.template.spec.", "spec.template.", "spec."), "metadata.")
+# Fields of Hone's own containers; what users add stands between Hone's own, so that an index says nothing.
 _OF_CONTAINER = {
     "env": "spec.pod.env",
     "envFrom": "spec.pod.envFrom",
@@ -30,9 +31,8 @@ _OF_CONTAINER = {
     "imagePullPolicy": "spec.pod.imagePullPolicy",
     "args": "spec.extraArgs",
 }
-"""Fields of Hone's own containers; what users add stands between Hone's own, so that an index says nothing."""
+# Lists of the pod that begin with the user's items, so that the index is the user's.
 _LISTS_OF_USERS = ("initContainers", "topologySpreadConstraints", "hostAliases")
-"""Lists of the pod that begin with the user's items, so that the index is the user's."""
 _OPTIONS = frozenset(str(field.alias) for field in PodOptions.model_fields.values())
 
 

@@ -16,14 +16,14 @@ from hone_operator.objects.timestamps import parse_time, timestamp
 class Patience:
     """How long is too long. None of these ends a trainer: they only make the operator say something."""
 
+    # Importing torch, or one long call that keeps Python's lock, takes seconds to a minute or two.
     silent: timedelta = timedelta(minutes=5)
-    """Importing torch, or one long call that keeps Python's lock, takes seconds to a minute or two."""
+    # A step among slow neighbours, or with the longest rows, takes a few times as long as usual.
     steps: int = 20
-    """A step among slow neighbours, or with the longest rows, takes a few times as long as usual."""
+    # An evaluation or a checkpoint of a large model takes minutes, between two steps that take seconds.
     least: timedelta = timedelta(minutes=10)
-    """An evaluation or a checkpoint of a large model takes minutes, between two steps that take seconds."""
+    # Before the first step come the evaluation before training and compiled kernels; no step has told its time yet.
     first_step: timedelta = timedelta(minutes=30)
-    """Before the first step come the evaluation before training and compiled kernels; no step has told its time yet."""
 
 
 PATIENCE = Patience()

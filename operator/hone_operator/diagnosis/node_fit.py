@@ -14,8 +14,8 @@ from hone_operator.diagnosis.nodes import BY_CLASS, Node, Taint
 from hone_operator.objects.quantity import number, words_of
 from hone_operator.objects.resources import Object
 
+# Kubernetes itself sets these taints while something is the matter with the node: nobody should tolerate them.
 BY_CONDITION = "node.kubernetes.io/"
-"""Kubernetes itself sets these taints while something is the matter with the node: nobody should tolerate them."""
 NOT_READY = {f"{BY_CONDITION}not-ready", f"{BY_CONDITION}unreachable"}
 CORDONED = {f"{BY_CONDITION}unschedulable"}
 REPARTITIONING = "amd-dcm"

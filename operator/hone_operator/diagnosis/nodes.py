@@ -6,8 +6,8 @@ from sys import intern
 from hone_operator.objects.quantity import number
 from hone_operator.objects.resources import Object
 
+# Before a DeviceClass's name: the extended resource that Kubernetes 1.36 turns into a claim for a device.
 BY_CLASS = "deviceclass.resource.kubernetes.io/"
-"""Before a DeviceClass's name: the extended resource that Kubernetes 1.36 turns into a claim for a device."""
 REPELLING = ("NoSchedule", "NoExecute")
 
 

@@ -25,16 +25,16 @@ from hone_operator.diagnosis import volumes
 from hone_operator.diagnosis.pod_state import condition, phase, terminated
 from hone_operator.objects.resources import Object
 
+# What a pod's condition DisruptionTarget says, where it is not an eviction.
 DISRUPTIONS = {"PreemptionByScheduler": PREEMPTED, "DeletionByPodGC": NODE_LOST}
-"""What a pod's condition DisruptionTarget says, where it is not an eviction."""
 NOT_COUNTED = frozenset(
     reason.name for reason in (INTERRUPTED, EVICTED, EVICTED_FOR_USE, PREEMPTED, NODE_LOST, POD_REJECTED)
 )
+# Characters of an end that is no message of the trainer's.
 LONGEST_FOREIGN = 500
-"""Characters of an end that is no message of the trainer's."""
 
+# Names of the containers that do the work.
 WORKERS = frozenset({"trainer", "prepare", "engine"})
-"""Names of the containers that do the work."""
 _KILLED = 137
 _LIMITS = {
     'emptydir volume "shm"': "spec.resources.sharedMemory",
@@ -45,8 +45,8 @@ _SHORT_OF = re.compile(r"node was low on resource: (?P<resource>[\w-]+)")
 _USED = re.compile(
     r"Container (?P<container>\S+) was using (?P<used>[^,\s]+), (?:request is|which exceeds its request of)"
 )
+# Reasons of a pod's status that are no refusal of the kubelet to admit it.
 _KUBELETS_OWN = frozenset({"Evicted", "NodeShutdown", "Terminated", "Shutdown", "DeadlineExceeded", "NodeLost"})
-"""Reasons of a pod's status that are no refusal of the kubelet to admit it."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from hone_operator.pods.pod_spec import container_security
 CONTAINER = "place"
 ADAPTERS = f"{POD_SERVED}/adapters"
 MODEL = "model"
+# Allowed for where no FineTuneJob tells the rank of an adapter.
 UNKNOWN_RANK = 64
-"""Allowed for where no FineTuneJob tells the rank of an adapter."""
 
 
 def model_path(resolved: Resolved) -> str:

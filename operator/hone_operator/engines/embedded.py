@@ -17,8 +17,8 @@ CLIENT_ROUTES: tuple[str, ...] = ()
 CHECK: list[str] | None = None
 PROVES = True
 TELLS = True
+# As in hone_server.hardware.
 CACHE_SHARE = 0.25
-"""As in hone_server.hardware."""
 HOT = True
 
 

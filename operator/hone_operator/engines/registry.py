@@ -14,22 +14,22 @@ class Engine(Protocol):
 
     NAME: str
     COMMAND: list[str]
+    # The environment variable that makes it ask for a key itself: removed where Hone asks; None: there is none.
     KEY_VARIABLE: str | None
-    """The environment variable that makes it ask for a key itself: removed where Hone asks; None: there is none."""
+    # The paths that a guard forwards to it: one that ends with / stands for all below it. Without any: all.
     CLIENT_ROUTES: tuple[str, ...]
-    """The paths that a guard forwards to it: one that ends with / stands for all below it. Without any: all."""
+    # The command that lets it judge its arguments before it loads weights, where Hone's modules are in its pod.
     CHECK: list[str] | None
-    """The command that lets it judge its arguments before it loads weights, where Hone's modules are in its pod."""
+    # Whether it checks digests and finds what lies in an artifact by itself.
     PROVES: bool
-    """Whether it checks digests and finds what lies in an artifact by itself."""
+    # Whether its /v1/models tells which digest each model has.
     TELLS: bool
-    """Whether its /v1/models tells which digest each model has."""
 
+    # On CPUs, how much of the memory beside the weights its key-value cache may take.
     CACHE_SHARE: float
-    """On CPUs, how much of the memory beside the weights its key-value cache may take."""
 
+    # Whether it loads and unloads adapters while it runs, told by the keeper beside it.
     HOT: bool
-    """Whether it loads and unloads adapters while it runs, told by the keeper beside it."""
 
     def arguments(self, spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
         """Arguments for what is served; `spec.extraArgs` follow."""

@@ -14,8 +14,8 @@ from hone_api.reasons import INVALID_SPEC, HoneError
 
 from hone_operator.pods.pod_levels import BASELINE, RESTRICTED, VALUE
 
+# By the last part of the name, which a mirror keeps.
 _NEED_ROOT = re.compile(r"(?:^|/)text-generation-inference(?:[:@]|$)")
-"""By the last part of the name, which a mirror keeps."""
 _ROOT = {"runAsUser": 0, "runAsNonRoot": False}
 
 

@@ -9,15 +9,16 @@ from hone_operator.engines.shutdown import SLEEP
 from hone_operator.objects.resources import Object
 
 NAME = "sglang"
+# Images of it have folders of root in PATH. torch looks there for nvcc, and a folder that is closed to another user
+# ends the engine, where one without nvcc would not: https://github.com/pytorch/pytorch/issues/167839
 WITHOUT_CLOSED_PATHS = (
     "import os, sys; "
     "os.environ['PATH'] = ':'.join(p for p in os.environ.get('PATH', os.defpath).split(':') if os.access(p, os.X_OK)); "
     "os.execvp('python3', ['python3', '-m', 'sglang.launch_server', *sys.argv[1:]])"
 )
-"""Images of it have folders of root in PATH. torch looks there for nvcc, and a folder that is closed to another user
-ends the engine, where one without nvcc would not: https://github.com/pytorch/pytorch/issues/167839"""
 COMMAND = ["python3", "-c", WITHOUT_CLOSED_PATHS]
 KEY_VARIABLE: str | None = None
+# All others change the engine, or report how it was started; a route that a new version adds is not forwarded.
 CLIENT_ROUTES: tuple[str, ...] = (
     "/",
     "/v1/",
@@ -26,7 +27,6 @@ CLIENT_ROUTES: tuple[str, ...] = (
     *("/generate", "/encode", "/classify", "/invocations", "/vertex_generate"),
     *("/model_info", "/get_model_info", "/parse_function_call", "/separate_reasoning"),
 )
-"""All others change the engine, or report how it was started; a route that a new version adds is not forwarded."""
 CHECK: list[str] | None = None
 PROVES = False
 TELLS = False

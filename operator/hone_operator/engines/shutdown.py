@@ -2,16 +2,16 @@
 
 from hone_api.inferenceservices.spec import InferenceServiceSpec
 
+# After this the kubelet kills it, whatever it still answers; spec.pod.terminationGracePeriodSeconds changes it.
 GRACE_SECONDS = 600
-"""After this the kubelet kills it, whatever it still answers; spec.pod.terminationGracePeriodSeconds changes it."""
+# For so long it still takes requests: until every node knows that no more are to be sent to it.
 DRAIN_SECONDS = 10
-"""For so long it still takes requests: until every node knows that no more are to be sent to it."""
+# For so much longer while requests still come.
 LATEST_SECONDS = 60
-"""For so much longer while requests still come."""
+# For a clean end, once all answers are complete.
 CLEAN_END_SECONDS = 30
-"""For a clean end, once all answers are complete."""
+# The preStop hook of engines that end at once when they are told to.
 SLEEP = {"sleep": {"seconds": DRAIN_SECONDS}}
-"""The preStop hook of engines that end at once when they are told to."""
 
 
 def grace_seconds(spec: InferenceServiceSpec) -> int:

@@ -30,12 +30,12 @@ TELLS = True
 CACHE_SHARE = 1.0
 HOT = True
 
+# What --max-lora-rank takes (and 1).
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What --max-lora-rank takes (and 1)."""
+# As the two below, so coarse that the engines rarely start anew for another adapter.
 SMALLEST_RANK = 64
-"""As the two below, so coarse that the engines rarely start anew for another adapter."""
+# More adapters take turns: each has its place in the device's memory.
 LORAS_IN_A_BATCH = (4, 8)
-"""More adapters take turns: each has its place in the device's memory."""
 LORAS_ON_THE_HOST = 32
 
 

@@ -8,10 +8,10 @@ from hone_operator.finetunejob.snapshot import index_of
 from hone_operator.objects import timestamps
 from hone_operator.objects.resources import Object
 
+# As many as the contract's status.attempts takes.
 KEPT = 100
-"""As many as the contract's status.attempts takes."""
+# A running trainer's seconds are counted in steps, so that time alone changes no status more often.
 STEP_SECONDS = 60
-"""A running trainer's seconds are counted in steps, so that time alone changes no status more often."""
 
 
 def account(status: Object, pods: list[Object], container: str, gpus: int, now: datetime) -> None:

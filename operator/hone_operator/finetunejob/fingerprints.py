@@ -13,10 +13,10 @@ from hone_operator.diagnosis.pod_failure import is_rejected
 from hone_operator.finetunejob.snapshot import JobView, ObservedFineTuneJob
 from hone_operator.objects.resources import Object
 
+# Metadata that changes with every write, of a status as well.
 _IGNORED = ("resourceVersion", "managedFields")
-"""Metadata that changes with every write, of a status as well."""
+# Of marshal: without references, so that equal values are written equally.
 _FORMAT = 2
-"""Of marshal: without references, so that equal values are written equally."""
 
 
 def fingerprint(observed: ObservedFineTuneJob, *, is_prepared: bool) -> bytes:

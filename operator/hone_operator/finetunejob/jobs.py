@@ -27,25 +27,25 @@ from hone_operator.pods import tuning
 from hone_operator.pods.gpu_access import GpuAccess
 from hone_operator.pods.pod_spec import Volumes, environment, labels, pod_spec, requirements, scratch
 
+# The owner's labels and annotations with this prefix are for the Job.
 PASSED_ON = "kueue.x-k8s.io/"
-"""The owner's labels and annotations with this prefix are for the Job."""
 
+# Annotation of a Job: what was passed on, by which it is removed again later; a queue sets more under that prefix.
 PASSED_ON_NAMES = "hone.dev/passed-on"
-"""Annotation of a Job: what was passed on, by which it is removed again later; a queue sets more under that prefix."""
 
+# The variables that huggingface_hub reads a token from.
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-"""The variables that huggingface_hub reads a token from."""
 
+# torchrun's default of --master-port.
 RENDEZVOUS_PORT = 29500
-"""torchrun's default of --master-port."""
 
+# Labels of nodes with AMD GPUs, by AMD's node labeller and Node Feature Discovery; amd-vgpu: virtual functions.
 NEAR_GPUS = (
     "amd.com/gpu.device-id",
     "beta.amd.com/gpu.device-id",
     "feature.node.kubernetes.io/amd-gpu",
     "feature.node.kubernetes.io/amd-vgpu",
 )
-"""Labels of nodes with AMD GPUs, by AMD's node labeller and Node Feature Discovery; amd-vgpu: virtual functions."""
 
 DEFAULT_ACCESS = GpuAccess()
 

@@ -38,13 +38,13 @@ EVENT_TYPES = ("Accepted", "Prepared", "Running", "Suspended", output_claims.CON
 CONDITION_TYPES = (*EVENT_TYPES[:4], "Succeeded", "Failed", *EVENT_TYPES[4:])
 GONE_SOON_SECONDS = 2.0
 CONFLICT_SECONDS = 20.0
+# A Job says moments after its pods' end that it has ended, too: only a longer wait is worth telling.
 SETTLING = timedelta(seconds=10)
-"""A Job says moments after its pods' end that it has ended, too: only a longer wait is worth telling."""
 KEEPS = "The object keeps the contract."
+# So many pods that a kubelet rejected don't count against backoffLimit: a node that rejects more must be repaired.
 MOST_REJECTED = 20
-"""So many pods that a kubelet rejected don't count against backoffLimit: a node that rejects more must be repaired."""
+# Reasons that the conditions tell and no event does: what is usual, and over soon.
 QUIET = frozenset({"Accepted", "PodStarting", "Preparing", "TrainerEnded", "Suspending"})
-"""Reasons that the conditions tell and no event does: what is usual, and over soon."""
 
 
 def plan(observed: ObservedFineTuneJob, now: datetime) -> Plan:

@@ -11,12 +11,13 @@ from hone_operator.objects.drift import annotation_of
 from hone_operator.objects.resources import Object
 from hone_operator.objects.spec_fields import Fields, are_changed, read_record, record_fields
 
+# What versions before specfields.FIELDS wrote: one digest of the same fields, with that version's defaults.
 MADE_FROM = "hone.dev/made-from"
-"""What versions before specfields.FIELDS wrote: one digest of the same fields, with that version's defaults."""
 
+# The fields that may change after creation, and that the pod template of a Job is made from.
 CHANGEABLE = ("checkpoint", "resources", "cache", "token_secret", "pod")
-"""The fields that may change after creation, and that the pod template of a Job is made from."""
 
+# The fields behind MADE_FROM with their defaults. Frozen: it describes Jobs that exist.
 _FIRST_DEFAULTS: Object = {
     "checkpoint": {"saveSteps": 50, "saveTotalLimit": 2},
     "resources": {
@@ -44,7 +45,6 @@ _FIRST_DEFAULTS: Object = {
         "schedulerName": None,
     },
 }
-"""The fields behind MADE_FROM with their defaults. Frozen: it describes Jobs that exist."""
 _FIRST_ITEMS: dict[str, Object] = {
     "pod.env": {"name": None, "value": None},
     "pod.tolerations": {

@@ -14,10 +14,10 @@ from hone_operator.finetunejob.snapshot import JobView
 from hone_operator.objects.resources import JOBS, PODS, Object
 from hone_operator.reconcile.plan import Action, Patch, removal
 
+# A container that watches for the trainer's end needs a moment to follow.
 PATIENCE = timedelta(seconds=30)
-"""A container that watches for the trainer's end needs a moment to follow."""
+# The least that a pod's activeDeadlineSeconds may be: the kubelet ends the pod at once.
 DEADLINE_SECONDS = 1
-"""The least that a pod's activeDeadlineSeconds may be: the kubelet ends the pod at once."""
 
 
 def find_held(view: JobView) -> list[Object]:

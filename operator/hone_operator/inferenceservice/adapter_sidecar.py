@@ -19,8 +19,8 @@ from hone_operator.reconcile.plan import Patch
 
 CONTAINER = "adapters"
 ANNOTATION = "hone.dev/adapters"
+# The kubelet may have been nudged before it knew of the ConfigMap's change.
 NUDGE_AGAIN = timedelta(seconds=5)
-"""The kubelet may have been nudged before it knew of the ConfigMap's change."""
 LONGEST_START_SECONDS = 3600
 
 

@@ -8,8 +8,8 @@ from hone_operator.objects.resources import DEPLOYMENTS, Object
 from hone_operator.reconcile.conditions import Conditions
 
 CONDITION = "ScalingActive"
+# Requests of a pod, running and waiting. What serves custom.metrics.k8s.io makes it of the engines' own metrics.
 METRIC = "hone_engine_requests"
-"""Requests of a pod, running and waiting. What serves custom.metrics.k8s.io makes it of the engines' own metrics."""
 
 
 def most(spec: InferenceServiceSpec) -> int:

@@ -40,8 +40,8 @@ SCRAPED = {
 }
 HOSTNAME = "kubernetes.io/hostname"
 LINKS_SIZE = "16Mi"
+# It reads files in pieces; a quota may ask for requests of every container.
 PLACING = ComputeResources(cpu="100m", memory="256Mi")
-"""It reads files in pieces; a quota may ask for requests of every container."""
 
 
 def selector(name: str) -> dict[str, str]:

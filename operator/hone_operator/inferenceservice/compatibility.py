@@ -16,6 +16,7 @@ from hone_operator.objects.quantity import number
 MIB, GIB = 1 << 20, 1 << 30
 BYTES = {"float32": 4}
 LARGEST_RANK = 512
+# Beginnings of arguments by which a user changes how much memory is needed, or there is.
 MEMORY_FLAGS = (
     "--gpu-memory-utilization",
     "--mem-fraction-static",
@@ -30,7 +31,6 @@ MEMORY_FLAGS = (
     "--pp-size",
     "--dtype",
 )
-"""Beginnings of arguments by which a user changes how much memory is needed, or there is."""
 
 
 def check(

@@ -4,8 +4,8 @@ from hone_operator.diagnosis import pod_state
 from hone_operator.objects.resources import DEPLOYMENTS, Object
 from hone_operator.reconcile.plan import Patch
 
+# On the pod template: the pod whose node was cordoned. A change of it is a roll-out, which makes the new pod first.
 MOVED = "hone.dev/moved-from"
-"""On the pod template: the pod whose node was cordoned. A change of it is a roll-out, which makes the new pod first."""
 
 
 def move(deployment: Object | None, pods: list[Object], cordoned: frozenset[str]) -> Patch | None:

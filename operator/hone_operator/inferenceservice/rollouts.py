@@ -20,14 +20,14 @@ from hone_operator.objects.resources import Object
 from hone_operator.objects.spec_fields import FIELDS, Fields, are_changed, read_record, record_fields
 from hone_operator.objects.timestamps import read_time, timestamp
 
+# Annotation of a Deployment: digest of the desired pod template.
 TEMPLATE = "hone.dev/template"
-"""Annotation of a Deployment: digest of the desired pod template."""
+# Annotation of a Deployment whose present pod template came with an upgrade of the operator: when it was applied.
 UPGRADE = "hone.dev/upgrade"
-"""Annotation of a Deployment whose present pod template came with an upgrade of the operator: when it was applied."""
 LONGEST_TURN = timedelta(hours=1)
 
+# The fields that the pods are made from. Adapters are looked at apart.
 _NAMES = [name for name in InferenceServiceSpec.model_fields if name not in ("replicas", "autoscaling", "adapters")]
-"""The fields that the pods are made from. Adapters are looked at apart."""
 _WEIGHTS, _ADAPTERS, _IMAGES = "(weights)", "(adapters)", "(images)"
 
 

@@ -15,8 +15,8 @@ from hone_operator.inferenceservice.adapter_sidecar import has_keeper
 from hone_operator.objects.resources import Object
 from hone_operator.objects.timestamps import timestamp
 
+# The kubelet has had answers already; an answer that needs longer than a few requests does not come.
 PATIENCE = timedelta(minutes=2)
-"""The kubelet has had answers already; an answer that needs longer than a few requests does not come."""
 
 
 def find_unheard(pods: list[Object], answers: dict[str, Any]) -> list[Object]:

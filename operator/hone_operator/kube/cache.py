@@ -29,11 +29,11 @@ from hone_operator.objects.resources import (
 )
 from hone_operator.objects.texts import cut_all
 
+# An answer comes at most as late as a request may take; a list of many pages takes longer.
 REMEMBERED_SECONDS = 600.0
-"""An answer comes at most as late as a request may take; a list of many pages takes longer."""
 MOST_REMEMBERED = 100_000
+# Bytes of a packed claim; usual ones have a tenth of it.
 LARGEST_CLAIM = 4 << 10
-"""Bytes of a packed claim; usual ones have a tenth of it."""
 
 _Id = tuple[Resource, str]
 _encode = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder each time

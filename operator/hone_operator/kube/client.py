@@ -21,25 +21,25 @@ logger = logging.getLogger(__name__)
 
 FIELD_MANAGER = "hone"
 TIMEOUT_SECONDS, CONNECT_SECONDS = 30.0, 5.0
+# Kinds of which one object is seldom read: a list of one name needs no other right than the watch does.
 READ_BY_LISTS = (FINETUNEJOBS, INFERENCESERVICES, PODS)
-"""Kinds of which one object is seldom read: a list of one name needs no other right than the watch does."""
+# For a write: an API server ends a request after 60 seconds, and says so (--request-timeout).
 WRITE_SECONDS = 65.0
-"""For a write: an API server ends a request after 60 seconds, and says so (--request-timeout)."""
+# Watches keep some of them for themselves.
 CONNECTIONS = 64
-"""Watches keep some of them for themselves."""
+# Objects, and bytes, of a list at a time. A page with more bytes is asked for again with fewer objects.
 PAGE, LARGEST_PAGE = 100, 4 << 20
-"""Objects, and bytes, of a list at a time. A page with more bytes is asked for again with fewer objects."""
+# Bytes of any other answer, and of one event of a watch. etcd keeps objects of at most 1.5 MiB.
 LARGEST_ANSWER = 16 << 20
-"""Bytes of any other answer, and of one event of a watch. etcd keeps objects of at most 1.5 MiB."""
+# How long a watch lasts, by chance, so that not all end together.
 WATCH_SECONDS = (300, 600)
-"""How long a watch lasts, by chance, so that not all end together."""
+# A watch that says nothing for so long is dead: the API server sends a bookmark every minute.
 SILENCE_SECONDS = 90.0
-"""A watch that says nothing for so long is dead: the API server sends a bookmark every minute."""
+# A field that the API server does not know is refused, and not dropped with a warning.
 STRICT = {"fieldValidation": "Strict"}
-"""A field that the API server does not know is refused, and not dropped with a warning."""
 WARNINGS_KEPT = 1000
+# However long the API server, or what answers in its place, asks to be left alone.
 LONGEST_PAUSE_SECONDS = 600.0
-"""However long the API server, or what answers in its place, asks to be left alone."""
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder each time
 

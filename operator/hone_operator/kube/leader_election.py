@@ -15,11 +15,11 @@ from pathlib import Path
 from hone_operator.kube.client import Api
 from hone_operator.kube.lease import FormerLease, Lease
 
+# The name, where the command line says none.
 LEASE = "hone-operator"
-"""The name, where the command line says none."""
 RETRY_SECONDS = 2.0
+# How long a leader keeps a former Lease: as long as Kubernetes gives a roll-out.
 HANDOVER_SECONDS = 600.0
-"""How long a leader keeps a former Lease: as long as Kubernetes gives a roll-out."""
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 logger = logging.getLogger(__name__)

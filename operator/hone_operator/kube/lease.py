@@ -12,13 +12,13 @@ import aiohttp
 from hone_operator.kube.client import Api, ApiError
 from hone_operator.objects.resources import LEASES, Object
 
+# How long the others wait after the holder was last heard of.
 LEASE_SECONDS = 15.0
-"""How long the others wait after the holder was last heard of."""
+# How long after the last renewal the holder may write. The rest of the lease is for writes under way.
 RENEW_SECONDS = 10.0
-"""How long after the last renewal the holder may write. The rest of the lease is for writes under way."""
 REQUEST_SECONDS = 5.0
+# A Lease that nobody has held for so long by the wall clocks, which may differ, has no followers left.
 OLD_SECONDS = 60.0
-"""A Lease that nobody has held for so long by the wall clocks, which may differ, has no followers left."""
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +34,8 @@ class Lease:
         self._seen: Object = {}
         self._seen_at = 0.0
         self._renewed_at: float | None = None
+        # Why the API server lets nobody of this identity use it, as far as is known.
         self.refusal: str | None = None
-        """Why the API server lets nobody of this identity use it, as far as is known."""
 
     def __str__(self) -> str:
         return f"Lease {self._namespace}/{self.name}"
@@ -159,10 +159,10 @@ class Use(StrEnum):
     """What a FormerLease means to this Deployment."""
 
     UNKNOWN = "unknown"
+    # A pod of this Deployment holds it, or may soon: no write before it is held, too.
     OURS = "ours"
-    """A pod of this Deployment holds it, or may soon: no write before it is held, too."""
+    # Nobody holds it, or another Deployment.
     NONE = "none"
-    """Nobody holds it, or another Deployment."""
 
 
 def judge(spec: Object | None, identity: str, before: Use, unchanged: float, age: float) -> Use:

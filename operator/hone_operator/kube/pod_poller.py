@@ -20,8 +20,8 @@ from hone_operator.kube.pod_answers import read_answer
 from hone_operator.objects.resources import Key
 
 EVERY_SECONDS, LATER_EVERY_SECONDS = 3.0, 13.0
+# Some pods are asked closely at first, when someone may be looking and a short run would be over unseen.
 CLOSE_SECONDS, CLOSELY_AT_ONCE = 120.0, 50
-"""Some pods are asked closely at first, when someone may be looking and a short run would be over unseen."""
 AT_ONCE = 100
 
 logger = logging.getLogger(__name__)

@@ -20,11 +20,11 @@ from hone_operator.kube.client import Api, ApiError
 from hone_operator.objects.resources import CHILDREN, OWNERS, WATCHED, Object, Resource
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 15.0
+# A watch that lasted so long is no failure, however it ended.
 HEALTHY_SECONDS = 5.0
-"""A watch that lasted so long is no failure, however it ended."""
 
+# Statuses that mean that a kind or a namespace is not the operator's to see, when they come again.
 REFUSED, REFUSED_BEFORE = (401, 403, 404, 405), 2
-"""Statuses that mean that a kind or a namespace is not the operator's to see, when they come again."""
 
 logger = logging.getLogger(__name__)
 

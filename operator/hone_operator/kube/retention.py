@@ -32,14 +32,14 @@ from hone_operator.objects.resources import (
 )
 from hone_operator.objects.texts import cut
 
+# The field of a kept child that says that there is more of it.
 PARTIAL = "partial"
-"""The field of a kept child that says that there is more of it."""
+# Of memory for all pods: more than ten thousand usual ones.
 PODS_BYTES = 64 << 20
-"""Of memory for all pods: more than ten thousand usual ones."""
+# Of memory for what is kept of other pods.
 REDUCED_BYTES = 32 << 20
-"""Of memory for what is kept of other pods."""
+# Of memory, of a pod for which there is no room. A usual one has a third of it.
 LARGEST_STATUS = 8 << 10
-"""Of memory, of a pod for which there is no room. A usual one has a third of it."""
 _METADATA = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
 _LABELS = (
     MANAGED_BY_LABEL,

@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic_core import from_json
 
+# What lies deeper becomes null. No object that keeps the contract comes near.
 DEEPEST = 200
-"""What lies deeper becomes null. No object that keeps the contract comes near."""
 
 # A text without an end is taken as one that goes to the end: trying again at each quote in it would take ever longer.
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[{]|[\]}]', re.DOTALL)

@@ -1,7 +1,7 @@
 """Names of the children that Hone makes, by which they are found again. Pure."""
 
+# The components, and the names of their containers.
 TRAINER, PREPARE = "trainer", "prepare"
-"""The components, and the names of their containers."""
 
 
 def config_map_name(name: str) -> str:

@@ -14,23 +14,23 @@ from typing import Any
 from hone_operator.objects.quantity import exact_number
 from hone_operator.objects.resources import Object
 
+# Annotation of a child: the digest of the desired object that it was made from.
 APPLIED = "hone.dev/applied"
-"""Annotation of a child: the digest of the desired object that it was made from."""
 
+# Fields whose values are quantities, which the API server stores in its own notation.
 _QUANTITIES = frozenset({"requests", "limits", "sizeLimit", "averageValue", "divisor"})
-"""Fields whose values are quantities, which the API server stores in its own notation."""
+# Maps that mean something else with any entry more.
 _WHOLE = frozenset({"selector", "matchLabels"})
-"""Maps that mean something else with any entry more."""
+# Maps that mean something though they have no entry.
 _MEANINGFUL_EMPTY = frozenset({"emptyDir"})
-"""Maps that mean something though they have no entry."""
+# Fields that the API server leaves out when they are false: a test asks one about all of them.
 _FALSE_LEFT_OUT = frozenset(
     {"readOnly", "tty", "stdin", "stdinOnce", "hostNetwork", "chapAuthDiscovery", "chapAuthSession"}
 )
-"""Fields that the API server leaves out when they are false: a test asks one about all of them."""
+# Numbers in whose place the API server puts a default, or nothing, when they are 0.
 _ZERO_IS_NONE = frozenset(
     {"initialDelaySeconds", "hostPort", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"}
 )
-"""Numbers in whose place the API server puts a default, or nothing, when they are 0."""
 _ENCODER = json.JSONEncoder(sort_keys=True)  # json.dumps would make one anew each time
 
 

@@ -10,14 +10,15 @@ from typing import Any
 from hone_operator.objects.resources import Object
 
 _ALL: Any = None
+# Beginnings of labels and annotations that are read.
 _OWN = ("hone.dev/", "app.kubernetes.io/", "batch.kubernetes.io/", "pod-template-hash")
-"""Beginnings of labels and annotations that are read."""
 _METADATA = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
 _REFERENCES = [dict.fromkeys(("apiVersion", "kind", "name", "uid", "controller"), _ALL)]
 _MOUNTS = [dict.fromkeys(("name", "mountPath", "subPath"), _ALL)]
 _CONTAINERS = [{"name": _ALL, "image": _ALL, "resources": _ALL, "volumeMounts": _MOUNTS}]
 _STATUSES = [dict.fromkeys(("name", "state", "lastState", "restartCount"), _ALL)]
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+# A map names the fields that are kept, a list holds what is kept of its items, a tuple the beginnings of keys.
 _KEPT: dict[str, Any] = {
     "apiVersion": _ALL,
     "kind": _ALL,
@@ -36,7 +37,6 @@ _KEPT: dict[str, Any] = {
         "initContainerStatuses": _STATUSES,
     },
 }
-"""A map names the fields that are kept, a list holds what is kept of its items, a tuple the beginnings of keys."""
 
 
 def select_fields(pod: Object) -> Object:

@@ -5,8 +5,8 @@ from typing import Any
 
 from hone_api.common import API_VERSION
 
+# A Kubernetes object as JSON.
 Object = dict[str, Any]
-"""A Kubernetes object as JSON."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ LEASES = Resource("coordination.k8s.io/v1", "Lease", "leases")
 DEVICE_CLASSES = Resource("resource.k8s.io/v1", "DeviceClass", "deviceclasses")
 
 OWNERS = (FINETUNEJOBS, INFERENCESERVICES)
+# What is watched of the children, by label.
 CHILDREN = (JOBS, DEPLOYMENTS, PODS, SERVICES, CONFIGMAPS, CLAIMS, BUDGETS, AUTOSCALERS)
-"""What is watched of the children, by label."""
 WATCHED = (*OWNERS, *CHILDREN)
 
+# The stages of a FineTuneJob that has its result.
 TERMINAL = ("Succeeded", "Failed")
-"""The stages of a FineTuneJob that has its result."""
 
 
 @dataclass(frozen=True)

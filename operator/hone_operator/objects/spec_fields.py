@@ -18,13 +18,13 @@ from pydantic.fields import FieldInfo
 from hone_operator.objects.drift import annotation_of, digest_of
 from hone_operator.objects.resources import Object
 
+# Annotation of a child that has pods: the record of what the object set of the fields that these are made from.
 FIELDS = "hone.dev/made-from-fields"
-"""Annotation of a child that has pods: the record of what the object set of the fields that these are made from."""
 
 _Scalar = str | int | float | bool | None
 _SCALARS = (str, int, float, bool, type(None))
+# Digests of values by the path of the field.
 Fields = dict[str, str]
-"""Digests of values by the path of the field."""
 
 
 class _Field(NamedTuple):

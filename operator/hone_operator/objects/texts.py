@@ -6,12 +6,12 @@ megabytes would hold up the passes of all objects, and the API server would refu
 
 from typing import Any
 
+# Bytes of a text that another program wrote. The kubelet cuts a container's termination message at as many.
 LONGEST_FOREIGN = 4096
-"""Bytes of a text that another program wrote. The kubelet cuts a container's termination message at as many."""
+# Bytes of a condition's message: the API server takes as many characters.
 LONGEST_CONDITION = 32768
-"""Bytes of a condition's message: the API server takes as many characters."""
+# Bytes that the API server takes in an Event's message.
 LONGEST_EVENT = 1024
-"""Bytes that the API server takes in an Event's message."""
 
 _CUT = "…"
 

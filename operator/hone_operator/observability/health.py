@@ -8,8 +8,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from hone_operator.observability.metrics import Metrics
 
+# Several requests of one pass may each take as long as a request may.
 STUCK_SECONDS = 300.0
-"""Several requests of one pass may each take as long as a request may."""
 
 
 def why_stuck(longest_pass: float, longest_wait: float, since_last_finished: float) -> str | None:

@@ -12,12 +12,12 @@ from prometheus_client.registry import Collector
 from hone_operator.objects.resources import TERMINAL, Object
 
 QUEUE = "hone"
+# The Lease's name, where no other is given.
 ELECTION = "hone-operator"
-"""The Lease's name, where no other is given."""
+# Buckets in seconds of what the operator does.
 FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
-"""Buckets in seconds of what the operator does."""
+# Buckets in seconds of what jobs do.
 SLOW = (1, 5, 15, 30, 60, 300, 900, 1800, 3600, 7200, 14400, 43200, 86400, 259200, 604800)
-"""Buckets in seconds of what jobs do."""
 
 
 class Metrics:

@@ -14,8 +14,8 @@ from hone_api.reasons import INVALID_SPEC, HoneError
 
 from hone_operator.objects.resources import Object
 
+# From the strictest to the level that allows everything.
 RESTRICTED, BASELINE, PRIVILEGED = LEVELS = ("restricted", "baseline", "privileged")
-"""From the strictest to the level that allows everything."""
 VALUE = "runtime.podSecurityLevel"
 
 _RESTRICTED_VOLUMES = frozenset(

@@ -11,11 +11,11 @@ from hone_api.pods.pod_options import PodOptions
 
 from hone_operator.objects.resources import Object
 
+# User and group id of the images' unprivileged user.
 USER = 65532
-"""User and group id of the images' unprivileged user."""
 
+# What the level `restricted` wants of every container.
 _RESTRICTED: Object = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-"""What the level `restricted` wants of every container."""
 
 
 def pod_security(options: PodOptions, groups: Sequence[int] = ()) -> Object:

@@ -11,12 +11,12 @@ from hone_operator.objects.resources import Object
 from hone_operator.pods import pod_levels, pod_options
 from hone_operator.pods.gpu_access import GpuAccess
 
+# The file with the clients' key, in engines that read one.
 POD_API_KEY = "/etc/hone/api-key/key"
-"""The file with the clients' key, in engines that read one."""
 
 HELPER_CPU_LIMIT = "1"
+# What a container that checks or keeps adapters may use, where the user's resources name the kind.
 HELPER_STORAGE = "64Mi"
-"""What a container that checks or keeps adapters may use, where the user's resources name the kind."""
 
 RESERVED_LABEL_PREFIXES = (
     "hone.dev/",

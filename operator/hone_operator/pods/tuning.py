@@ -13,23 +13,23 @@ from hone_operator.diagnosis.nodes import ClusterFacts
 TRAINING = {"GPU_MAX_HW_QUEUES": "2", "HSA_ENABLE_SDMA": "1"}
 SERVING = {"HIP_FORCE_DEV_KERNARG": "1", "SAFETENSORS_FAST_GPU": "1", "TORCH_BLAS_PREFER_HIPBLASLT": "1"}
 
+# Of a training on several GPUs: communication comes before the computation that would delay it.
 SEVERAL_PROCESSES = {"TORCH_NCCL_HIGH_PRIORITY": "1"}
-"""Of a training on several GPUs: communication comes before the computation that would delay it."""
 
 MORE_CHANNELS = {"NCCL_MIN_NCHANNELS": "112"}
+# The GPUs for which AMD recommends MORE_CHANNELS: the MI300 class with 304 compute units. Each channel occupies one;
+# others have fewer (MI210: 104, MI308X: 80), and for eight MI350X RCCL chooses 112 itself since ROCm 7.0.
 WITH_MORE_CHANNELS = frozenset({"MI300X", "MI325X"})
-"""The GPUs for which AMD recommends MORE_CHANNELS: the MI300 class with 304 compute units. Each channel occupies one;
-others have fewer (MI210: 104, MI308X: 80), and for eight MI350X RCCL chooses 112 itself since ROCm 7.0."""
 
 CACHES = "/tmp/kernels"
+# Folders of the pod's `/tmp`, which the libraries create: the image's own may not be writable for the pod's user.
+# AITER_JIT_DIR is left out: where it is set, AITER looks for kernels there alone, and compiles what its image has.
 COMPILE_CACHES = {
     "TRITON_CACHE_DIR": f"{CACHES}/triton",
     "TORCHINDUCTOR_CACHE_DIR": f"{CACHES}/inductor",
     "MIOPEN_USER_DB_PATH": f"{CACHES}/miopen",
     "MIOPEN_CUSTOM_CACHE_DIR": f"{CACHES}/miopen",
 }
-"""Folders of the pod's `/tmp`, which the libraries create: the image's own may not be writable for the pod's user.
-AITER_JIT_DIR is left out: where it is set, AITER looks for kernels there alone, and compiles what its image has."""
 VLLM_CACHE = {"VLLM_CACHE_ROOT": f"{CACHES}/vllm"}
 
 

@@ -25,11 +25,11 @@ from hone_operator.objects.resources import (
 )
 from hone_operator.reconcile.sync_failures import Trouble
 
+# Without these, what exists would be made a second time, or be taken for gone.
 NEEDED = {
     FINETUNEJOBS: (FINETUNEJOBS, JOBS, PODS, CONFIGMAPS, CLAIMS),
     INFERENCESERVICES: (INFERENCESERVICES, FINETUNEJOBS, DEPLOYMENTS, PODS, CONFIGMAPS, SERVICES),
 }
-"""Without these, what exists would be made a second time, or be taken for gone."""
 
 _Part = tuple[Resource, str]
 

@@ -56,8 +56,8 @@ class Outcome:
 class Executor:
     """Writes children. What it remembers of failures and repeated repairs is only for this process."""
 
+    # Namespace and name of the Lease, which tell apart two operators of one cluster; "" without one.
     installation: str = ""
-    """Namespace and name of the Lease, which tell apart two operators of one cluster; "" without one."""
 
     def __init__(self, api: Api, cache: Cache, upgrading: Callable[[Key], list[Object]]) -> None:
         self._upgrading = upgrading

@@ -15,8 +15,8 @@ from hone_operator.objects.resources import PODS, Object, controller_of, is_cont
 from hone_operator.objects.timestamps import has_lasted, parse_time
 from hone_operator.reconcile.plan import Action, Apply, Patch, name_of
 
+# The garbage collector needs seconds; what takes longer is worth reporting.
 LEAVING_PATIENCE = timedelta(minutes=1)
-"""The garbage collector needs seconds; what takes longer is worth reporting."""
 
 
 def is_leaving(child: Object | None, owner: Object) -> bool:

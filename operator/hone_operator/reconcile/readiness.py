@@ -15,6 +15,7 @@ from hone_operator.objects.resources import Object
 from hone_operator.reconcile.conditions import Conditions
 
 TYPES = ("Ready", "Reconciling", "Stalled")
+# Reasons that stay until a person changes the object or what it names: a tool that waits should give up.
 WAITS_FOR_A_PERSON = frozenset(
     {
         "AdapterMismatch",
@@ -54,7 +55,7 @@ WAITS_FOR_A_PERSON = frozenset(
         "VolumeAccessDenied",
     }
 )
-"""Reasons that stay until a person changes the object or what it names: a tool that waits should give up."""
+# Reasons that can pass without a change of the object: a GPU becomes free, a Secret arrives, a node returns.
 MAY_PASS = frozenset(
     {
         "ApiFailing",
@@ -81,9 +82,8 @@ MAY_PASS = frozenset(
         "VolumeNotBound",
     }
 )
-"""Reasons that can pass without a change of the object: a GPU becomes free, a Secret arrives, a node returns."""
+# Reasons of Progressing while all engines serve the present models.
 SERVES_ALL = frozenset({"Complete", "UpgradeWaiting"})
-"""Reasons of Progressing while all engines serve the present models."""
 SUSPENDED = "Suspended"
 SPREADABLE = "Spreadable"
 SCALED_TO_ZERO = "ScaledToZero"

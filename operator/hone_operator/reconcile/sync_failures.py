@@ -21,8 +21,8 @@ from hone_operator.reconcile.conditions import Conditions
 from hone_operator.reconcile.plan import Action, Apply, Create, Delete, Plan, name_of
 
 SYNCED = "Synced"
+# So many failures in a row of one child are reported, whatever they are.
 TRIES = 3
-"""So many failures in a row of one child are reported, whatever they are."""
 LONGEST_WORDS = 1000
 _VERBS = {Create: "create", Apply: "apply", Delete: "delete"}
 

@@ -15,13 +15,13 @@ FREE_WRITES = 5
 WINDOW_SECONDS = 600.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 5.0, 300.0
 
+# Annotation of a child: which installation of Hone wrote it last.
 INSTALLATION = "hone.dev/operator"
-"""Annotation of a child: which installation of Hone wrote it last."""
 
+# Kind and name.
 Child = tuple[str, str]
-"""Kind and name."""
+# Uid and generation of the owner.
 Spec = tuple[str, int]
-"""Uid and generation of the owner."""
 
 
 @dataclass

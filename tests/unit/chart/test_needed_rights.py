@@ -18,6 +18,7 @@ from least_rights import Right, granted
 
 CODE = Path(hone_operator.__file__).parent
 CHART = Path(__file__).parents[3] / "charts/hone/templates"
+# Verbs of the client's methods, and of functions that hand a kind on to these.
 VERBS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("get", "refresh", "_read", "_known", "_child", "_child_or_foreign", "_reread"), ("get",)),
     **dict.fromkeys(("items", "list", "_list"), ("list",)),
@@ -27,7 +28,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "delete": ("delete",),
     "watch": ("watch",),
 }
-"""Verbs of the client's methods, and of functions that hand a kind on to these."""
+# Verbs of an action, with what execution.py reads where the object is another one than expected.
 ACTIONS = {
     "Create": ("create", "get"),
     "Apply": ("create", "patch", "get"),
@@ -35,23 +36,22 @@ ACTIONS = {
     "removal": ("delete",),
     "Delete": ("delete",),
 }
-"""Verbs of an action, with what execution.py reads where the object is another one than expected."""
+# What kinds a variable has in these functions.
 HANDED_ON: dict[tuple[str, str], tuple[Resource, ...]] = {
     ("hone_operator.kube.reflector", "_list"): WATCHED,
     ("hone_operator.kube.reflector", "_watch"): WATCHED,
     ("hone_operator.controller", "_patch_status"): OWNERS,
     ("hone_operator.snapshots", "inferenceservice"): (resources.BUDGETS, resources.AUTOSCALERS),
 }
-"""What kinds a variable has in these functions."""
+# The client, what has methods of the same names, and what carries out actions: these count where they are made.
 WITHOUT_CALLS = (
     "hone_operator.kube.client",
     "hone_operator.kube.cache",
     "hone_operator.reconcile.execution",
     "hone_operator.reconcile.plan",
 )
-"""The client, what has methods of the same names, and what carries out actions: these count where they are made."""
+# Judged by admission, when a child names its owner.
 WITHOUT_REQUEST = {("update", "hone.dev", f"{owner.plural}/finalizers") for owner in OWNERS}
-"""Judged by admission, when a child names its owner."""
 KINDS = {name: found for name, found in vars(resources).items() if isinstance(found, Resource)}
 INNER = frozenset(VERBS)
 

@@ -24,11 +24,11 @@ VERBS = {
     "hone": {"plan", "validate"},
     "oc": {"adm"},
 }
+# Maps, and parts that have Kubernetes' own schema: what follows is a key of theirs.
 FREE = {"labels", "annotations", "nodeSelector", "limits", "requests", "affinity"} | {
     "securityContext",
     "containerSecurityContext",
 }
-"""Maps, and parts that have Kubernetes' own schema: what follows is a key of theirs."""
 
 
 def schemas() -> list[dict[str, Any]]:

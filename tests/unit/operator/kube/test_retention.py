@@ -47,8 +47,8 @@ MADE = [
     (INFERENCESERVICES, AUTOSCALERS, "faq"),
     (INFERENCESERVICES, PODS, "any"),
 ]
+# More than is kept of any object, and less.
 TEXTS = ["x" * 1_400_000, "x" * 150_000 + "\U0001f600", "\u4e16" * 300_000]
-"""More than is kept of any object, and less."""
 
 
 def owner(kind: Resource, version: int = 1) -> Object:

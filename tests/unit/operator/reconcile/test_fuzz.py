@@ -18,8 +18,8 @@ from hone_operator.objects import bounded_json
 from hone_operator.objects.parsing import DEEPEST_SPEC, parse
 from observed import IMAGE, IMAGES, NOW
 
+# Of each kind.
 MANIFESTS = 5000
-"""Of each kind."""
 
 
 @pytest.mark.parametrize("kind", ["FineTuneJob", "InferenceService"])
