@@ -1,1 +1,1 @@
-"""The controller: observes, plans, applies. Never imports torch."""
+"""The Kubernetes operator: observe an object and its children, plan, and apply the plan. It never imports torch."""

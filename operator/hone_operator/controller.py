@@ -1,4 +1,10 @@
-"""The workers: observe, plan, carry out, write the status once if it changed."""
+"""The reconcile loop: workers take keys from the queue, and each pass brings one object up to date.
+
+In: changes of objects, which reflector.py reports to `saw`, `gone` and `listed`, and answers of pods, which
+pod_poller.py reports. A pass observes (snapshots.py), plans (finetunejob/plan.py or inferenceservice/plan.py, both
+pure), carries out the plan's actions (reconcile/execution.py), and writes the status once, if it changed. What the
+process remembers can be lost at any moment: a new one decides the same from what the API server has.
+"""
 
 import asyncio
 import logging
@@ -57,7 +63,7 @@ RESYNC_SECONDS = 600.0
 _BY_SERVER = ("resourceVersion", "managedFields")
 LOOK_AT_NODES_SECONDS = 6.0
 UNREAD_SECONDS = 60.0
-# What may fail, apart from the writes of children.
+# Names under which failures are counted that are not writes of children.
 READ, STATUS = "read", "status"
 
 Observed = ObservedFineTuneJob | ObservedInferenceService
@@ -66,7 +72,7 @@ logger = logging.getLogger(__name__)
 
 
 class Controller:
-    """Everything that the operator holds while it runs; all of it can be lost at any moment."""
+    """The operator's state while it runs: cache, work queue, workers. None of it has to survive a restart."""
 
     def __init__(
         self, api: Api, images: Images, namespaces: list[str], metrics: Metrics, leads: Callable[[], bool]
@@ -88,7 +94,7 @@ class Controller:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Begin to work, once all that exists has been seen: nothing is decided on half of it."""
+        """Start the workers, once all lists have come: no decision is made on a part of what exists."""
         await self.synced.wait()
         self._tasks = [asyncio.create_task(self._work()) for _ in range(WORKERS)]
         self._tasks.append(asyncio.create_task(self._look_at_all()))
@@ -124,11 +130,14 @@ class Controller:
                 self._metrics.reconcile_errors.labels(controller).inc()
 
     def why_stuck(self) -> str | None:
-        """Why no pass ends, though some should."""
+        """Return why no pass ends although some should; None while all is well."""
         return why_stuck(*self.queue.ages())
 
     async def reconcile(self, key: Key) -> str:
-        """One pass over one object. Returns its result as metrics have it. Raises ApiError when a part of it failed."""
+        """Make one pass over one object. Return its result as the metrics name it.
+
+        Raises ApiError, aiohttp.ClientError or TimeoutError when a part of it failed.
+        """
         owner = self.cache.get(key.resource, key.namespace, key.name)
         if owner is None:
             self.queue.forget(key)
@@ -163,7 +172,7 @@ class Controller:
             if isinstance(observed, ObservedFineTuneJob):
                 made = self.observer.see_made(observed, plan)
                 self.observer.remembered.settle(key, finetunejob_plan.settle(made, plan, now))
-            # Children first, for all objects that wait; the status tells what is seen afterwards.
+            # The children of all waiting objects come first; a later pass reports in the status what came of them.
             self.queue.add(key)
             return "requeue"
         self.poller.want(key, plan.poll)
@@ -180,17 +189,17 @@ class Controller:
         return "requeue_after"
 
     async def _report_error(self, key: Key, error: Exception) -> None:
-        """Report a fault of the operator's own to the object, as far as that succeeds."""
+        """Report a bug of the operator in the object's status, if that status can be written."""
         owner = self.cache.get(key.resource, key.namespace, key.name)
         if owner is not None:
             found = Trouble(HoneError(OPERATOR_ERROR, f"The operator fails: {error!r:.300}"))
             try:
                 await self._write_status(key, owner, troubles_alone(owner, datetime.now(UTC), [found]))
-            except Exception as failure:  # whatever it is, the worker goes on
+            except Exception as failure:  # the worker continues after any failure
                 logger.warning("the error was not reported: %r", failure)
 
     async def _observe(self, key: Key, owner: Object, now: datetime) -> Observed:
-        """Read what the plan is made from. A failure that lasts is reported to the object."""
+        """Read the snapshot that the plan is made from. A failure that lasts is reported in the object's status."""
         try:
             if key.resource == FINETUNEJOBS:
                 observed: Observed = await self.observer.finetunejob(key, owner, now)
@@ -204,7 +213,10 @@ class Controller:
         return observed
 
     async def _tell_progress(self, key: Key, owner: Object, now: datetime) -> bool:
-        """What trainers report is taken up without a whole pass, where that would do no more. Returns whether it is."""
+        """Write only the reported progress where a full pass would change nothing else.
+
+        Return whether that was enough.
+        """
         reports = list(self.observer.reports(key).values())
         if len(reports) != 1:
             return False
@@ -233,16 +245,16 @@ class Controller:
             await write_event(self.api, key, owner, event)
 
     async def _tell_unwritten(self, key: Key, owner: Object, error: ApiError) -> None:
-        """Report by an event that the status can't be written: it is reported nowhere else."""
+        """Report by an event that the status can't be written: there is no other place to report it."""
         counted = self._unwritten.count(key, [STATUS])[STATUS]
         if counted == (1 if error.is_refusal else TRIES) and not error.is_farewell:
             words = HoneError(API_FAILING, f"The status can't be written: {describe(error)}").sentence()
             await write_event(self.api, key, owner, Event("Warning", API_FAILING.name, words))
 
     async def _patch_status(self, key: Key, owner: Object, changes: Object) -> bool:
-        """Returns whether the status was written. `owner`: as it was when the changes were decided.
+        """Write changes of the status. `owner`: the object on which they were decided. Return whether it was written.
 
-        For a status the API server ignores a uid in the patch, so it is the version that the object has to be of.
+        In a patch of a status the API server ignores the uid, so the patch is bound to the resourceVersion.
         """
         metadata = {name: owner["metadata"][name] for name in ("uid", "resourceVersion")}
         try:
@@ -260,12 +272,12 @@ class Controller:
             self.queue.add(key)  # the decision was about an earlier version of the object
             return False
         self._keep(key.resource, written)
-        if asked(written) != asked(owner):  # the watch may tell of it when this answer is no news any more
+        if asked(written) != asked(owner):  # the cache has this version now, so the watch will not queue it
             self.queue.add(key)
         return True
 
     async def _look_at_all(self) -> None:
-        """Every object gets a pass, at first and every RESYNC_SECONDS: not all that concerns it is watched."""
+        """Queue every object, at first and every RESYNC_SECONDS: not everything that concerns it is watched."""
         while True:
             self._add_all("")
             await asyncio.sleep(RESYNC_SECONDS)
@@ -277,7 +289,7 @@ class Controller:
                     self.queue.add(key, urgent=not self.cache.is_finished(key))
 
     async def _look_at_nodes(self) -> None:
-        """The engines of a node that was cordoned get a pass: its drain waits for those that are alone."""
+        """Queue the services with engines on a newly cordoned node: its drain waits for single engines to move."""
         known: frozenset[str] = frozenset()
         while True:
             await asyncio.sleep(LOOK_AT_NODES_SECONDS)
@@ -295,7 +307,7 @@ class Controller:
             known = cordoned
 
     def listed(self, resource: Resource, namespace: str, uids: set[str], version: int) -> None:
-        """A list is complete: what it did not have is gone, though no watch told of it."""
+        """Take note of a complete list: known objects that it lacks are gone, although no watch reported that."""
         if self.cache.is_newer_than(resource, namespace, version):
             self.on_past(f"{resource.plural} are older than before: the cluster was restored from a backup")
         for body in self.cache.keep_only(resource, namespace, uids, version):
@@ -305,7 +317,7 @@ class Controller:
         self._note_coverage()
 
     def unlisted(self, resource: Resource, namespace: str, why: str) -> None:
-        """A list is refused: nothing is decided on it, and what does not need it continues."""
+        """Take note of a refused list: objects that need it wait, and all others are still worked on."""
         self.coverage.refused(resource, namespace, why)
         self._note_coverage()
 
@@ -314,23 +326,23 @@ class Controller:
             self.synced.set()
 
     def saw(self, resource: Resource, body: Object) -> None:
-        """An object is there, new or changed."""
+        """Take note of a new or changed object."""
         known = self._in_work(resource, body)
         if self._keep(resource, body) and (known is None or asked(known) != asked(body)):
             self._changed(resource, body)
 
     def gone(self, resource: Resource, body: Object) -> None:
-        """An object was deleted."""
+        """Take note of a deleted object."""
         self.cache.remove(resource, body)
         self._left(resource, body)
 
     def _in_work(self, resource: Resource, body: Object) -> Object | None:
-        """The known version of an object that a worker has: a change of its status alone is that worker's own."""
+        """Return the known version of an object that a worker has: it alone writes the status meanwhile."""
         key = Key(resource, body["metadata"].get("namespace", ""), body["metadata"]["name"])
         return self.cache.get(resource, key.namespace, key.name) if self.queue.is_working(key) else None
 
     def _heard(self, key: Key) -> None:
-        """A pod has answered, and otherwise than before."""
+        """Queue the owner of a pod that gave a new answer. For a trainer, a pass over its progress is enough."""
         self.queue.add(key, whole=key.resource != FINETUNEJOBS)
 
     def _keep(self, resource: Resource, body: Object) -> bool:
@@ -345,7 +357,7 @@ class Controller:
         self._changed(resource, body)
 
     def _changed(self, resource: Resource, body: Object) -> None:
-        """Queue whatever the change may concern. Before the start, nothing: the start looks at all there is."""
+        """Queue the objects that the change may concern. Before the start none: the start queues all objects."""
         if not self._tasks:
             return
         if resource in CHILDREN:
@@ -361,7 +373,7 @@ class Controller:
         return key
 
     def _queue_dependents(self, key: Key) -> None:
-        """The InferenceServices that name a FineTuneJob."""
+        """Queue the InferenceServices that name a FineTuneJob."""
         if key.resource != FINETUNEJOBS:
             return
         for service in self.cache.all(INFERENCESERVICES, key.namespace):
@@ -370,13 +382,13 @@ class Controller:
 
 
 def decide(observed: Observed, now: datetime) -> Plan:
-    """Return what is to be done about either kind of object."""
+    """Return the plan for an object of either kind."""
     if isinstance(observed, ObservedFineTuneJob):
         return finetunejob_plan.plan(observed, now)
     return inferenceservice_plan.plan(observed, now)
 
 
 def asked(owner: Object) -> Object:
-    """What of an object others decide: all but the status."""
+    """Return the parts of an object that others decide: all but the status and what the API server sets."""
     metadata = {name: value for name, value in owner["metadata"].items() if name not in _BY_SERVER}
     return {"metadata": metadata, "spec": owner.get("spec")}

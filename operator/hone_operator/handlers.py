@@ -1,4 +1,9 @@
-"""kopf's part: the process, its start and its end, and what is watched. What is seen goes to the controller."""
+"""Connect the operator to kopf, which runs the process and decides what is watched.
+
+kopf calls `start` and `stop`. Between them an Operator holds the metrics server, the leader election, the API client
+and the controller. kopf's own watches are replaced (kube/reflector.py): they report to the controller, and no handler
+is called. Next: controller.py.
+"""
 
 import asyncio
 import logging
@@ -30,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says. With a `lease_namespace`, only who holds the Lease there works."""
+    """The options of the command line. With a `lease_namespace`, only the holder of the Lease there works."""
 
     images: Images
     namespaces: list[str]
@@ -41,7 +46,7 @@ class Options:
 
 
 class Operator:
-    """What lives from start to clean-up."""
+    """The running operator, from kopf's start-up to its clean-up."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -56,7 +61,7 @@ class Operator:
         if options.listen:
             self._server = await serve(options.listen, metrics, self._why_sick, self._why_unready, self._remark)
         if options.lease_namespace:
-            # With a session of its own, which nothing else can keep busy.
+            # The election has a session of its own, which other requests can't fill.
             api = await Api.connect(metrics)
             lease = options.lease_namespace, options.lease_name
             identity = f"{socket.gethostname()}_{uuid.uuid4()}"
@@ -67,7 +72,7 @@ class Operator:
         self._controller = Controller(api, options.images, options.namespaces, metrics, self._leads)
         if options.lease_namespace:
             self._controller.executor.installation = f"{options.lease_namespace}/{options.lease_name}"
-        self._controller.on_past = _die  # what is remembered is of no use any more
+        self._controller.on_past = _die  # the cache is newer than the cluster, so it is useless
         reflector.feed(self._controller, api)
         self._work = asyncio.create_task(self._begin(self._controller))
 
@@ -124,7 +129,7 @@ def register(registry: kopf.OperatorRegistry, options: Options) -> None:
 
 
 async def _until_served(api: Api) -> None:
-    """Wait for the API server and the two kinds, rather than end: the kubelet would start this again, ever later."""
+    """Wait for the API server and the two kinds. Exiting instead would lead to CrashLoopBackOff."""
     while True:
         try:
             if await api.serves(*OWNERS):
@@ -138,31 +143,34 @@ async def _until_served(api: Api) -> None:
 
 
 def _die(why: str) -> None:
-    """At once: what is under way must not go on when another leads. The kubelet starts the container anew."""
+    """Exit at once: writes under way must not continue when another replica leads.
+
+    The kubelet restarts the container.
+    """
     logger.error("%s; this process ends", why)
     logging.shutdown()
     os._exit(1)
 
 
 class _Backoffs(Iterable[float]):
-    """Seconds between the tries of one request, without an end."""
+    """Seconds between the tries of one request; the sequence has no end."""
 
     def __iter__(self) -> Iterator[float]:
         return chain((1.0, 2.0, 4.0, 8.0), repeat(15.0))
 
 
 def configure(settings: kopf.OperatorSettings) -> None:
-    """For what kopf still asks by itself, at its start."""
+    """Configure the few requests that kopf itself still makes at its start."""
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 5
     settings.networking.error_backoffs = _Backoffs()
     settings.posting.enabled = False
-    # What is watched is known, and served before the first watch begins.
+    # The watched kinds are known, and served before the first watch begins.
     settings.scanning.disabled = True
 
 
 def _watch(registry: kopf.OperatorRegistry, resource: Resource) -> None:
-    """kopf watches what a handler asks for; reflector.py tells the controller, and kopf nothing."""
+    """Make kopf watch a kind: it needs a handler. reflector.py reports to the controller instead of to that handler."""
     group, _, version = resource.api_version.rpartition("/")
 
     @kopf.on.event(group, version, resource.plural, registry=registry, id=resource.plural)

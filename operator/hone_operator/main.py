@@ -1,4 +1,4 @@
-"""`hone-operator`: runs the controller until it is told to stop."""
+"""`hone-operator`: parse the command line and run the operator until a signal stops it. Next: handlers.py."""
 
 import argparse
 import gc
@@ -21,7 +21,7 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse the arguments and run. Exits with 2 when they are wrong."""
+    """Parse the arguments and run the operator. Exits with 2 when they are wrong."""
     arguments = _parse(argv)
     logs.set_up(arguments.log_level, arguments.log_format)
     registry = kopf.get_default_registry()
@@ -31,12 +31,13 @@ def main(argv: list[str] | None = None) -> None:
     lease = (arguments.lease_namespace, arguments.lease_name)
     options = Options(images, arguments.namespace, *lease, tuple(arguments.former_lease), arguments.listen)
     register(registry, options)
-    # The modules stay: without this, parsing JSON takes twice as long, looking at them again and again.
+    # Loaded modules are never freed. Without this the garbage collector visits them, and parsing JSON takes twice as
+    # long.
     gc.freeze()
     kopf.run(
         registry=registry,
         standalone=True,
-        # Unused alone, but otherwise looked up: the name of a user that the image need not have.
+        # Standalone mode does not use it; without it kopf looks up the user's name, which the image need not have.
         identity=Identity("hone-operator"),
         clusterwide=not arguments.namespace,
         namespaces=arguments.namespace,

@@ -1,4 +1,9 @@
-"""Gathering what a plan is made from: the watch's cache first, the API server where the cache can't know."""
+"""Gather the snapshot that a plan is made from.
+
+In: the key of a FineTuneJob or an InferenceService. Out: its children, pods, answers of pods, events and facts about
+nodes. They come from the cache where a watch keeps it current, and from the API server otherwise. All reads are here,
+so that the plans stay pure functions. Next: finetunejob/plan.py and inferenceservice/plan.py.
+"""
 
 import asyncio
 import time
@@ -54,17 +59,17 @@ from hone_operator.reconcile.execution import refresh
 from hone_operator.reconcile.plan import Create, Plan, name_of
 from hone_operator.reconcile.pod_owners import engines_of, is_stray, pods_of, trainers_of
 
-# How long facts about nodes are good: at least so many seconds, and so many times as long as it takes to read them.
+# Facts about nodes are used again for this many seconds, and for at least this many times as long as reading them took.
 FACTS_SECONDS, FACTS_SHARE = 30.0, 20
 CORDON_SECONDS = 5.0
-# After so long it may have become allowed.
+# A list of nodes that was forbidden is tried again after this time.
 FORBIDDEN_SECONDS = 600.0
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 DRA_DEVICE_CLASS = "gpu.amd.com"
 
 
 class Observer:
-    """Reads for a plan. Kinds that are not watched, and pods of a finished Job, are read from the API server."""
+    """Reads snapshots. Kinds that are not watched, and pods of a finished Job, are read from the API server."""
 
     def __init__(self, api: Api, cache: Cache, poller: Poller, images: Images) -> None:
         self.api = api
@@ -127,11 +132,11 @@ class Observer:
         return observed
 
     def reports(self, key: Key) -> dict[str, ProgressReport]:
-        """What trainers said last, by pod uid."""
+        """Return the last report of each trainer, by pod uid."""
         return {uid: r for uid, a in self.poller.answers(key).items() if (r := _progress_report(a))}
 
     def trainers(self, key: Key) -> list[Object]:
-        """All pods that train or trained for this very object."""
+        """Return all pods that train or trained for this very object, not for an earlier one of its name."""
         owner = self.cache.get(key.resource, key.namespace, key.name) or {}
         since = (owner.get("metadata") or {}).get("creationTimestamp", "")
         return trainers_of(child_names.job_name(key.name), self.cache.children(key, PODS), since)
@@ -186,24 +191,24 @@ class Observer:
         self.remembered.forget(key)
 
     def see_made(self, observed: ObservedFineTuneJob, plan: Plan) -> ObservedFineTuneJob:
-        """Return what is observed now that the children of a plan have been made."""
+        """Return the snapshot as it is after the children of a plan were created."""
         made = [action for action in plan.actions if isinstance(action, Create)]
         names = [(action.resource, action.body["metadata"]["namespace"], name_of(action)) for action in made]
         return with_made(observed, [child for name in names if (child := self.cache.get(*name))])
 
     def upgrading(self, key: Key) -> list[Object]:
-        """Deployments of other services whose roll-out began because of an upgrade, and has not ended."""
+        """Return the Deployments of other services whose roll-out an upgrade began, and that has not ended."""
         found = rollouts.begun_by_upgrade(self.cache.all(DEPLOYMENTS), datetime.now(UTC))
         own = (key.namespace, key.name)
         return [each for each in found if self._is_of_a_service(each) and _place(each) != own]
 
     def _is_of_a_service(self, deployment: Object) -> bool:
-        """Whether it is a service's own: annotations of any other mean nothing."""
+        """Return whether a service owns the Deployment: annotations of any other Deployment mean nothing."""
         service = self.cache.get(INFERENCESERVICES, *_place(deployment))
         return service is not None and is_controlled_by(deployment, service)
 
     async def _claims(self, namespace: str, names: list[str]) -> list[Object]:
-        """Those of Hone from the cache; access modes never change."""
+        """Return the claims that exist, from the cache where it has them: access modes never change."""
         return [
             claim
             for name in names
@@ -211,12 +216,12 @@ class Observer:
         ]
 
     async def _known(self, resource: Resource, namespace: str, name: str) -> Object | None:
-        """From the cache; what that has only in part is read."""
+        """Return an object from the cache; read it where the cache has only a part of it."""
         cached = self.cache.get(resource, namespace, name)
         return cached if cached is None or is_complete(cached) else await self._read(resource, namespace, name)
 
     async def _complete_pods(self, key: Key) -> None:
-        """Read the pods of an owner that came after them."""
+        """Read the pods of an owner that appeared after its pods, which the cache keeps only in part."""
         if not self.cache.lacks_pods(key):
             return
         label = FINETUNEJOB_LABEL if key.resource == FINETUNEJOBS else INFERENCESERVICE_LABEL
@@ -226,25 +231,26 @@ class Observer:
         self.cache.has_pods(key)
 
     async def _child(self, resource: Resource, owner: Object, name: str) -> Object | None:
-        """From the cache; what is another's is read, since no watch tells of it."""
+        """Return a child from the cache; read it where another object owns it, since watches may not report that."""
         cached = self.cache.get(resource, owner["metadata"]["namespace"], name)
-        # Of a finished FineTuneJob's Job the cache has the metadata alone; that status may have been removed since.
+        # Of a finished FineTuneJob's Job the cache has only the metadata; the FineTuneJob may have lost its status
+        # since.
         is_whole = cached is None or (is_complete(cached) and (resource != JOBS or "spec" in cached))
         if cached is None or (is_controlled_by(cached, owner) and is_whole):
             return cached
         return await self._read(resource, owner["metadata"]["namespace"], name)
 
     async def _child_or_foreign(self, resource: Resource, owner: Object, name: str) -> Object | None:
-        """What is to be applied: read where it is not in the cache, since it would be taken over from another."""
+        """Return a child that may be applied; read it where the cache lacks it: apply would take over another's."""
         found = await self._child(resource, owner, name)
         return found or await self._read(resource, owner["metadata"]["namespace"], name)
 
     async def _read(self, resource: Resource, namespace: str, name: str) -> Object | None:
-        """From the API server, into the cache."""
+        """Read an object from the API server into the cache."""
         return await refresh(self.api, self.cache, resource, namespace, name)
 
     async def cordoned(self) -> frozenset[str] | None:
-        """The nodes that take no new pods, looked up every CORDON_SECONDS; None where they may not be listed."""
+        """Return the cordoned nodes, read at most every CORDON_SECONDS; None where listing nodes is forbidden."""
         until, known = self._cordoned
         if time.monotonic() < until:
             return known
@@ -260,7 +266,7 @@ class Observer:
         return self._cordoned[1]
 
     async def cluster_facts(self) -> ClusterFacts | None:
-        """Read from the nodes, at most every FACTS_SECONDS; None where the operator may not list them."""
+        """Return facts about the nodes, read at most every FACTS_SECONDS; None where listing nodes is forbidden."""
         async with self._reading_facts:  # by one worker for all: thousands of nodes take memory
             if self._facts is None or time.monotonic() > self._facts[0]:
                 begun = time.monotonic()
@@ -287,7 +293,7 @@ class Observer:
         observed.answers, observed.heard = self.poller.answers(key), self.poller.heard(key)
 
     def _see_pods(self, key: Key, observed: ObservedFineTuneJob) -> None:
-        """Pods of these very Jobs; those of earlier ones say nothing of them, but may still be at work."""
+        """Put the pods of these very Jobs into the snapshot; pods of earlier Jobs may still be at work (`strays`)."""
         pods = self.cache.children(key, PODS)
         observed.pods, observed.prepare_pods = pods_of(observed.job, pods), pods_of(observed.prepare_job, pods)
         known = [*observed.pods, *observed.prepare_pods]
@@ -301,7 +307,7 @@ class Observer:
         return pod_state.is_unschedulable(pod) or liveness.is_suspect(pod, heard.get(uid), now, liveness.PATIENCE)
 
     async def _warning(self, observed: ObservedFineTuneJob, now: datetime) -> str | None:
-        """What the statuses of pods and Jobs can't tell: events about them, and the pods' claims."""
+        """Return what the statuses of pods and Jobs don't show: events about them, and the state of their claims."""
         for view in _views(observed):
             if words := await self._of_pods(view.pods, now):
                 return words
@@ -314,7 +320,7 @@ class Observer:
         return None
 
     async def _of_pods(self, pods: list[Object], now: datetime) -> str | None:
-        """Why the first pod that takes too long to start does not."""
+        """Return why the first pod that takes too long to start does not start."""
         for pod in pods:
             if pod_state.is_stuck(pod, now):
                 return await self._warning_about(pod)
@@ -323,7 +329,7 @@ class Observer:
         return None
 
     async def _scaling(self, pods: list[Object], now: datetime) -> Scaling | None:
-        """What an autoscaler reports about the newest pod that no node takes."""
+        """Return what an autoscaler reports about the newest pod that no node takes."""
         waiting = pod_state.newest(pod for pod in pods if pod_state.waits_for_node(pod, now))
         return events.scaling_of(await self._events(waiting)) if waiting else None
 
@@ -337,7 +343,7 @@ class Observer:
         return " ".join(words for words in found if words) or None
 
     async def _of_queue(self, job: Object | None) -> str | None:
-        """Why Kueue does not admit the Job. Its Workload for the Job may not be read, but the events about that may."""
+        """Return why Kueue does not admit the Job, from the events: the operator has no right to read the Workload."""
         if job is None or QUEUE_LABEL not in (job["metadata"].get("labels") or {}):
             return None
         selector = "involvedObject.kind=Workload,type=Warning"
@@ -357,7 +363,7 @@ def _place(body: Object) -> tuple[str, str]:
 
 
 def _replica_failure(deployment: Object | None) -> str | None:
-    """Why the Deployment can't make pods, such as a quota."""
+    """Return why the Deployment can't create pods, such as a quota."""
     conditions = ((deployment or {}).get("status") or {}).get("conditions") or []
     return next((c.get("message") for c in conditions if c["type"] == "ReplicaFailure" and c["status"] == "True"), None)
 

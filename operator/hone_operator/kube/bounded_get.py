@@ -1,8 +1,8 @@
-"""One GET whose answer costs a bounded number of bytes and seconds, whatever the server sends.
+"""Make one GET request whose answer costs a bounded number of bytes and seconds, for any server.
 
-HTTP libraries limit bodies and single headers. What comes before and between these has no end in them: interim answers
-(`100 Continue`), extensions of chunks, trailers. So this counts every byte, and leaves after one answer. No redirect is
-followed, no proxy asked, nothing unpacked. The request is one of HTTP/1.1: sidecars such as Envoy refuse older ones.
+HTTP libraries limit bodies and single headers, but not interim answers (`100 Continue`), extensions of chunks and
+trailers. So this module counts every byte, and closes the connection after one answer. It follows no redirect, uses no
+proxy and decompresses nothing. The request is HTTP/1.1: sidecars such as Envoy refuse older versions.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ _PIECE = 32 << 10
 
 
 class Unusable(Exception):
-    """The answer is no success, or none that is read here."""
+    """The answer is not a success, or has a form that is not read here."""
 
 
 async def get(url: str) -> bytes:
-    """Return the body of a 200. Raises Unusable, OSError when nobody listens, TimeoutError after SECONDS."""
+    """Return the body of an answer 200. Raises Unusable, OSError without a listener, TimeoutError after SECONDS."""
     parts = urlsplit(url)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")

@@ -1,6 +1,8 @@
-"""What the watch streams have told, so that a pass over an object needs no reads.
+"""The informer cache: the objects that lists and watches have reported, so that a pass needs no reads.
 
-Of finished FineTuneJobs there may be thousands, so the little that is still asked of them is kept small.
+In: objects from reflector.py and from answers to writes, in any order. Out: the newest known version of each. There may
+be thousands of finished FineTuneJobs, so they are kept compressed, and with few of their children. How much of a child
+is kept: retention.py.
 """
 
 import json
@@ -40,7 +42,7 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would mak
 
 
 class _Packed(NamedTuple):
-    """An object that is seldom looked at, as JSON: a tenth of what its dicts take."""
+    """An object that is rarely used, as compressed JSON: a tenth of what its dicts take."""
 
     version: int
     uid: str
@@ -51,8 +53,8 @@ class _Packed(NamedTuple):
 class Cache:
     """The newest known version of each object, and which children each owner has.
 
-    Of a finished FineTuneJob's children only its Jobs' metadata and the pods that have not ended are kept, and of what
-    has no owner, who it is: see retention.py.
+    Of a finished FineTuneJob's children it keeps only the metadata of Jobs, and the pods that have not ended. Of
+    children without an owner it keeps only the identity: see retention.py.
     """
 
     def __init__(self) -> None:
@@ -66,7 +68,7 @@ class Cache:
         self._pods = PodBudget()
 
     def put(self, resource: Resource, body: Object) -> bool:
-        """Keep the object unless a newer version, or its deletion, is known. Returns whether it was news.
+        """Keep the object unless a newer version, or its deletion, is known. Return whether it was news.
 
         An answer to a write may be read after the watch has reported the deletion.
         """
@@ -101,10 +103,10 @@ class Cache:
         return kept or known is not None
 
     def remove(self, resource: Resource, body: Object, *, for_good: bool = False) -> None:
-        """Forget an object that a watch no longer has, unless one made later has its name.
+        """Forget an object that a watch no longer has, unless a later object has its name.
 
-        `body` has the version of its deletion. It may come back with a later one, when labels had hidden it; with
-        `for_good` it is certain that it does not exist.
+        `body` has the version of its deletion. The object may come back with a later version, when only its labels had
+        hidden it. With `for_good` it is certain that it does not exist.
         """
         metadata = body["metadata"]
         version, deleted = _identity(body)
@@ -122,7 +124,7 @@ class Cache:
             self._keep_again(key)
 
     def lacks_pods(self, owner: Key) -> bool:
-        """Whether pods of this owner came before it, so that little is known of them."""
+        """Return whether pods of this owner were reported before it, so that they were kept only in part."""
         return owner in self._lacking
 
     def has_pods(self, owner: Key) -> None:
@@ -134,7 +136,7 @@ class Cache:
         return self._pods.unknown(owner)
 
     def keep_only(self, resource: Resource, namespace: str, uids: set[str], version: int) -> list[Object]:
-        """Forget what a list at `version` did not have. Returns what is gone."""
+        """Forget what a list at `version` did not have. Return the objects that are gone."""
         self._listed[resource, namespace] = version
         gone = []
         if resource == PODS:
@@ -151,7 +153,7 @@ class Cache:
         return bodies
 
     def may_be_gone(self, resource: Resource, body: Object) -> bool:
-        """Return whether the answer to a write is older than the last list, whose watch tells of no deletion before."""
+        """Return whether a write's answer is older than the last list, whose watch reports only later deletions."""
         listed = max(self._listed.get((resource, space), -1) for space in ("", body["metadata"].get("namespace", "")))
         return int(body["metadata"]["resourceVersion"]) <= listed
 
@@ -167,30 +169,30 @@ class Cache:
         return self.version(key) is not None
 
     def version(self, key: Key) -> int | None:
-        """The newest known version of the object."""
+        """Return the newest known version of the object."""
         known = self._known(key.resource, key.namespace, key.name)
         return None if known is None else _identity(known)[0]
 
     def children(self, owner: Key, resource: Resource) -> list[Object]:
-        """The owner's children of one kind, by name."""
+        """Return the owner's children of one kind, sorted by name."""
         names = sorted(name for kind, name in self._children.get(owner, ()) if kind == resource)
         of_namespace = self._objects[resource][owner.namespace] if names else {}
         return [_unpacked(of_namespace[name]) for name in names]
 
     def all(self, resource: Resource, namespace: str = "") -> list[Object]:
-        """All objects of a kind, in one namespace or ("") in every one."""
+        """Return all objects of a kind, in one namespace or ("") in every one."""
         return [_unpacked(known) for space in self._spaces(resource, namespace).values() for known in space.values()]
 
     def keys(self, resource: Resource) -> list[Key]:
-        """Of all objects of a kind: without unpacking any."""
+        """Return the keys of all objects of a kind, without unpacking any."""
         return [Key(resource, space, name) for space, objects in self._objects[resource].items() for name in objects]
 
     def is_finished(self, key: Key) -> bool:
-        """Whether this is a FineTuneJob that has its result."""
+        """Return whether this is a FineTuneJob that has its result."""
         return key in self._finished
 
     def _remember(self, uid: str, version: float) -> None:
-        """Remember a deletion. The oldest are forgotten when their time is over, or there are too many."""
+        """Remember a deletion. The oldest ones are forgotten after REMEMBERED_SECONDS, or when there are too many."""
         now = time.monotonic()
         version = max(version, self._deleted.pop(uid, (-1.0, 0.0))[0])
         self._deleted[uid] = (version, now + REMEMBERED_SECONDS)
@@ -227,7 +229,7 @@ class Cache:
             self._children[owner].add((resource, metadata["name"]))
 
     def _keep_pod(self, owner: Key | None, body: Object) -> bool:
-        """Keep a pod as far as there is room. Returns whether somebody should look at its owner."""
+        """Keep as much of a pod as there is room for. Return whether its owner needs a pass."""
         has_owner = owner is not None and self.has(owner)
         if not has_owner or PARTIAL in body:
             is_kept = self._keep_reduced(owner, reduce(body))
@@ -247,7 +249,7 @@ class Cache:
         return True
 
     def _keep_reduced(self, owner: Key | None, body: Object, *, has_room: bool = True) -> bool:
-        """Keep a pod of which the most is left out. `has_room`: whether that is for another reason than room."""
+        """Keep a reduced pod. `has_room`: whether it is reduced for another reason than a lack of room."""
         others = self._pods.admit_reduced(owner, body)
         if others is None:
             self._pods.note(owner, body, is_dropped=True)
@@ -275,7 +277,7 @@ class Cache:
                 self._lacking.discard(owner)
 
     def _is_more(self, resource: Resource, known: Object | _Packed, body: Object) -> bool:
-        """Whether more of the same version would be kept now than is, since its owner is there."""
+        """Return whether more of the same version would be kept now, since its owner is known by now."""
         if known.is_complete if isinstance(known, _Packed) else is_complete(known):
             return False
         owner = owner_key(resource, body)
@@ -289,7 +291,7 @@ class Cache:
             self._keep_again(key)
 
     def _keep_again(self, key: Key) -> None:
-        """Keep of an owner's children what is worth it now."""
+        """Decide again how much of an owner's children is kept."""
         for resource, name in list(self._children.get(key, ())):
             child = _unpacked(self._objects[resource][key.namespace][name])
             self._forget(resource, key.namespace, name)
@@ -327,7 +329,7 @@ def _unpacked(known: Object | _Packed) -> Object:
 
 
 def _identity(known: Object | _Packed) -> tuple[int, str]:
-    """Version and uid."""
+    """Return version and uid."""
     if isinstance(known, _Packed):
         return known.version, known.uid
     return int(known["metadata"]["resourceVersion"]), known["metadata"]["uid"]

@@ -1,4 +1,4 @@
-"""The Kubernetes API over one pooled HTTP session: JSON in, JSON out, a time limit on every request."""
+"""The Kubernetes client: one pooled HTTP session, JSON in, JSON out, a time limit on every request."""
 
 import json
 import logging
@@ -21,37 +21,37 @@ logger = logging.getLogger(__name__)
 
 FIELD_MANAGER = "hone"
 TIMEOUT_SECONDS, CONNECT_SECONDS = 30.0, 5.0
-# Kinds of which one object is seldom read: a list of one name needs no other right than the watch does.
+# Kinds of which one object is rarely read: a list of one name needs only the right that the watch needs as well.
 READ_BY_LISTS = (FINETUNEJOBS, INFERENCESERVICES, PODS)
-# For a write: an API server ends a request after 60 seconds, and says so (--request-timeout).
+# For a write. The API server itself ends a request after 60 seconds, with an answer (--request-timeout).
 WRITE_SECONDS = 65.0
-# Watches keep some of them for themselves.
+# Each watch occupies one of them.
 CONNECTIONS = 64
-# Objects, and bytes, of a list at a time. A page with more bytes is asked for again with fewer objects.
+# Objects and bytes of one page of a list. A page with more bytes is requested again with fewer objects.
 PAGE, LARGEST_PAGE = 100, 4 << 20
 # Bytes of any other answer, and of one event of a watch. etcd keeps objects of at most 1.5 MiB.
 LARGEST_ANSWER = 16 << 20
-# How long a watch lasts, by chance, so that not all end together.
+# How long a watch lasts: random between these, so that not all end together.
 WATCH_SECONDS = (300, 600)
-# A watch that says nothing for so long is dead: the API server sends a bookmark every minute.
+# A watch without any data for so long is dead: the API server sends a bookmark every minute.
 SILENCE_SECONDS = 90.0
-# A field that the API server does not know is refused, and not dropped with a warning.
+# The API server refuses unknown fields, instead of dropping them with a warning.
 STRICT = {"fieldValidation": "Strict"}
 WARNINGS_KEPT = 1000
-# However long the API server, or what answers in its place, asks to be left alone.
+# The most that is granted to a Retry-After of the API server, or of a proxy that answers in its place.
 LONGEST_PAUSE_SECONDS = 600.0
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder each time
 
 
 class ApiError(Exception):
-    """The API server refused: `status` is the HTTP status, `message` the server's words.
+    """The API server refused a request: `status` is the HTTP status, `message` the server's message.
 
-    `retry_after` are the seconds that it asks to be left alone.
+    `retry_after`: the seconds of its Retry-After header.
     """
 
     def __init__(self, status: int, message: str, retry_after: float = 0.0) -> None:
-        # What the API server objects to may come after megabytes of what a user wrote.
+        # The server's objection may come after megabytes that a user wrote, so it is searched before the cut.
         self._names_uid = "uid mismatch" in message if status == 409 else "metadata.uid" in message
         self.status = status
         self.message = texts.cut(message)
@@ -65,9 +65,9 @@ class ApiError(Exception):
 
     @property
     def is_of_spec(self) -> bool:
-        """Whether it is the object that is refused: not for a quota, which counts what is to be removed yet.
+        """Whether the object itself is refused: not for a quota, which still counts what is to be removed.
 
-        Nor for a webhook that knows no dry run, which answers 400.
+        Nor by a webhook without support for dry runs, which answers 400.
         """
         return self.status in (403, 413, 422) and "quota" not in self.message and not self.is_farewell
 
@@ -83,24 +83,24 @@ class ApiError(Exception):
 
 
 class UnusableAnswer(ApiError):
-    """Something between here and the API server answered in its place, such as a balancer by a page of HTML."""
+    """Something else answered in place of the API server, such as a load balancer with a page of HTML."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(status, f"the answer is not of the Kubernetes API: {why}")
 
 
 class _TooLarge(Exception):
-    """A page of a list has more bytes than are read at once."""
+    """An answer has more bytes than are read at once."""
 
 
 class NotLeading(Exception):
-    """Another replica may write now; this one may not."""
+    """Another replica may be the leader, so this one must not write."""
 
 
 class Api:
-    """One session; make it inside the running event loop.
+    """One session. Create it inside the running event loop.
 
-    `fence` says for how many seconds a write that begins now may last; 0 refuses it.
+    `fence` returns for how many seconds a write that begins now may last; 0 refuses it.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Api:
 
     @classmethod
     async def connect(cls, metrics: Metrics, fence: Callable[[], float] | None = None) -> "Api":
-        """With the pod's ServiceAccount in a cluster, else with the kubeconfig."""
+        """Return a client with the pod's ServiceAccount in a cluster, else with the kubeconfig."""
         configuration = client.Configuration()
         if "KUBECONFIG" not in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
             config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
@@ -128,7 +128,7 @@ class Api:
         await self._session.close()
 
     async def serves(self, *resources: Resource) -> bool:
-        """Whether the API server knows all these kinds of one API version."""
+        """Return whether the API server serves all these kinds of one API version."""
         try:
             known = await self._request("GET", "", f"/apis/{resources[0].api_version}")
         except ApiError as error:
@@ -142,7 +142,7 @@ class Api:
         return {resource.plural for resource in resources} <= names
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
-        """The object, or None where there is none."""
+        """Return the object, or None where there is none."""
         if resource in READ_BY_LISTS:
             found = await self.list(resource, namespace, fieldSelector=f"metadata.name={name}")
             return found[0] if found else None
@@ -154,14 +154,14 @@ class Api:
             raise
 
     async def create(self, resource: Resource, body: Object) -> Object:
-        """Make an object. Raises ApiError 409 when there is one of this name."""
+        """Create an object. Raises ApiError 409 when there is one of this name."""
         namespace = body["metadata"]["namespace"]
         return await self._one(
             "POST", resource.plural, resource.path(namespace), body, params={"fieldManager": FIELD_MANAGER, **STRICT}
         )
 
     async def try_create(self, resource: Resource, body: Object) -> None:
-        """Have the API server check an object that is to take the place of another one of its name; nothing is made.
+        """Have the API server check an object that is to replace another one of its name; nothing is created.
 
         Raises ApiError when it refuses.
         """
@@ -171,7 +171,7 @@ class Api:
         await self._request("POST", resource.plural, resource.path(metadata["namespace"]), tried, params=params)
 
     async def apply(self, resource: Resource, body: Object) -> Object:
-        """Server-side apply, taking over fields that others set."""
+        """Apply an object (server-side apply), and take over fields that others set."""
         path = resource.path(body["metadata"]["namespace"], body["metadata"]["name"])
         params = {"fieldManager": FIELD_MANAGER, "force": "true"}
         return await self._one(
@@ -179,14 +179,14 @@ class Api:
         )
 
     async def replace(self, resource: Resource, body: Object) -> Object:
-        """Write the whole object. Raises ApiError 409 when it is no longer the one of this resourceVersion."""
+        """Write the complete object. Raises ApiError 409 when its resourceVersion has changed."""
         metadata = body["metadata"]
         return await self._one("PUT", resource.plural, resource.path(metadata["namespace"], metadata["name"]), body)
 
     async def patch(
         self, resource: Resource, namespace: str, name: str, patch: Object, subresource: str = ""
     ) -> Object:
-        """JSON merge patch."""
+        """Send a JSON merge patch. Return the patched object."""
         path = resource.path(namespace, name, subresource)
         params = {"fieldManager": FIELD_MANAGER}
         return await self._one(
@@ -203,14 +203,14 @@ class Api:
                 raise
 
     def items(self, resource: Resource, namespace: str, **selectors: str) -> Listing:
-        """All objects that `labelSelector` and `fieldSelector` choose, one by one."""
+        """Yield all objects that `labelSelector` and `fieldSelector` choose, one by one."""
         return Listing(self._pages(resource, namespace, selectors), lambda why: UnusableAnswer(200, why))
 
     async def _pages(self, resource: Resource, namespace: str, selectors: dict[str, str]) -> AsyncIterator[ListPage]:
         params, limit = dict(selectors), PAGE
         while True:
             params["limit"] = str(limit)
-            # One object is always read, whatever its size.
+            # A page of one object is read at any size.
             largest = LARGEST_PAGE if limit > 1 else None
             try:
                 data = await self._fetch(
@@ -228,7 +228,7 @@ class Api:
             params["continue"] = token
 
     async def watch(self, resource: Resource, namespace: str, selector: str, since: str) -> AsyncIterator[Object]:
-        """Watch events after a resourceVersion, until the server or a fault ends the stream."""
+        """Yield watch events after a resourceVersion, until the server or a fault ends the stream."""
         params = {"watch": "true", "allowWatchBookmarks": "true", "labelSelector": selector, "resourceVersion": since}
         params["timeoutSeconds"] = str(random.randrange(*WATCH_SECONDS))
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
@@ -252,7 +252,7 @@ class Api:
             self._metrics.requests.labels(code, "GET", resource.plural).inc()
 
     async def list(self, resource: Resource, namespace: str, **selectors: str) -> list[Object]:
-        """All objects that `labelSelector` and `fieldSelector` choose."""
+        """Return all objects that `labelSelector` and `fieldSelector` choose."""
         found: list[Object] = []
         async for item in self.items(resource, namespace, **selectors):
             item["metadata"].pop("managedFields", None)
@@ -284,7 +284,7 @@ class Api:
         content_type: str = "application/json",
         largest: int | None = None,
     ) -> bytes:
-        """The answer's bytes. Raises _TooLarge where these are more than `largest`, UnusableAnswer without it."""
+        """Return the answer's bytes. Raises _TooLarge above `largest` bytes, UnusableAnswer without that limit."""
         headers = {**await self._headers(), "Content-Type": content_type}
         data = _encode(body).encode() if body is not None else None
         timeout = aiohttp.ClientTimeout(total=self._seconds_for(method), sock_connect=CONNECT_SECONDS)
@@ -308,7 +308,7 @@ class Api:
             self._metrics.requests.labels(code, method, plural).inc()
 
     def _warn(self, method: str, path: str, warnings: Iterable[str]) -> None:
-        """Log what the API server warns of, each warning once for each object."""
+        """Log the API server's warnings, each one once for each object."""
         for warning in warnings:
             line = f"{method} {path}: the API server warns: {_warning_text(warning)}"
             if line in self._warned:
@@ -323,10 +323,10 @@ class Api:
         return {"Accept": "application/json", **({"Authorization": token} if token else {})}
 
     def _seconds_for(self, method: str) -> float:
-        """How long a request may last. Raises NotLeading when it must not begin.
+        """Return how many seconds a request may last. Raises NotLeading when it must not begin.
 
-        A write waits for admission webhooks, one after another. To end it here earlier would end nothing in the API
-        server; a process that loses the Lease ends, and what comes late is bound to a uid or to a name that is free.
+        A write waits for admission webhooks, one after another. Ending it earlier here would not end it in the API
+        server. A process that loses the Lease exits, and a late write is bound to a uid or to a name that is free.
         """
         if method == "GET":
             return TIMEOUT_SECONDS
@@ -336,9 +336,9 @@ class Api:
 
 
 class _Payload(aiohttp.BytesPayload):
-    """Asks again in the moment in which the request leaves, head and body together.
+    """A body that checks the fence again at the moment when the request is sent, head and body together.
 
-    Waiting for a connection can take long, and the process can be paused anywhere on the way here.
+    Waiting for a connection can take long, and the process can be paused at any point before.
     """
 
     def __init__(self, value: bytes, may_leave: Callable[[], object]) -> None:
@@ -351,7 +351,7 @@ class _Payload(aiohttp.BytesPayload):
 
 
 def _warning_text(header: str) -> str:
-    """Return the text of a Warning header as RFC 7234 has it: `299 - "text"`."""
+    """Return the text of a Warning header, which RFC 7234 defines as `299 - "text"`."""
     _, quote, text = header.partition('"')
     return text.rpartition('"')[0].replace('\\"', '"') if quote else header
 
@@ -366,7 +366,7 @@ async def _read(response: aiohttp.ClientResponse, largest: int) -> bytes:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds; the API server sends no dates."""
+    """Return the header's seconds; the API server sends no dates."""
     value = headers.get("Retry-After", "")
     return min(float(value), LONGEST_PAUSE_SECONDS) if value.isdecimal() else 0.0
 
@@ -379,7 +379,7 @@ def _message(answer: bytes) -> str:
 
 
 def _quote(answer: bytes) -> str:
-    """Return the beginning of what is no JSON, for a message."""
+    """Return the beginning of an answer that is not JSON, for a message."""
     return answer[:2000].decode(errors="replace").strip()[:500]
 
 

@@ -1,8 +1,8 @@
-"""Leader election by a Lease, as client-go has it: of several replicas only the holder of the Lease writes.
+"""Leader election by a Lease, as in client-go: of several replicas only the holder of the Lease writes.
 
-The client library's own election judges by wall clocks, sets no time limit on its requests, can't release a Lease, and
-has no moment after which the holder knows that it must not write. Here the clock is the local monotonic one, and
-`fence` says before each write for how long it may still last.
+The client library's own election compares wall clocks, sets no time limit on its requests, can't release a Lease, and
+does not report from when on the holder must not write. This one uses the local monotonic clock, and `fence` returns
+before each write for how long it may still last. One Lease: lease.py.
 """
 
 import asyncio
@@ -15,10 +15,10 @@ from pathlib import Path
 from hone_operator.kube.client import Api
 from hone_operator.kube.lease import FormerLease, Lease
 
-# The name, where the command line says none.
+# The default name of the Lease.
 LEASE = "hone-operator"
 RETRY_SECONDS = 2.0
-# How long a leader keeps a former Lease: as long as Kubernetes gives a roll-out.
+# How long a leader keeps a former Lease: as long as the default deadline of a roll-out.
 HANDOVER_SECONDS = 600.0
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -26,15 +26,15 @@ logger = logging.getLogger(__name__)
 
 
 def pod_namespace() -> str | None:
-    """The namespace that this process runs in, or None outside a cluster."""
+    """Return the namespace that this process runs in, or None outside a cluster."""
     return POD_NAMESPACE.read_text().strip() if POD_NAMESPACE.exists() else None
 
 
 class Elector:
-    """Tries to hold the Lease until `stop`. `on_lost` is called when it could not be kept.
+    """A replica that tries to hold the Lease until `stop`. `on_lost` is called when it lost the Lease.
 
-    Before it leads, and while it does, no pod of its Deployment may lead by one of the `former` names. All take
-    what they need in the order of the names, so that no two wait for each other.
+    While it leads, no pod of its Deployment must lead by a Lease with one of the `former` names, so it holds those too.
+    All replicas take their Leases in the order of the names, so that no two wait for each other.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Elector:
         return self.fence() > 0
 
     def fence(self) -> float:
-        """Seconds for which it is certain that no other leads: 0 when no write may begin."""
+        """Return for how many seconds it is certain that no other replica leads: 0 when no write may begin."""
         return min(lease.fence() for lease in self._leases)
 
     @property
@@ -70,7 +70,7 @@ class Elector:
         return self._own.refusal
 
     async def stop(self) -> None:
-        """Let another lead at once. Only when no write is under way any more."""
+        """Let another replica lead at once. Call it only when no write is under way."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         await asyncio.gather(*(lease.release() for lease in self._leases))
@@ -94,7 +94,7 @@ class Elector:
                 await self.step()
 
     async def step(self) -> None:
-        """Renew all; or take each Lease once those before it are no obstacle, and keep none while one is."""
+        """Renew all Leases; or take each one once those before it are held or free, and release it while one is not."""
         if self.leads:
             await asyncio.gather(*(lease.attempt() for lease in self._leases))
             return
@@ -106,14 +106,14 @@ class Elector:
                 await lease.look()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """Also of a fault of its own: a replica without an election would do nothing, and never say so."""
+        """Report the end of the election, also by a bug: a replica without an election would silently do nothing."""
         if not task.cancelled():
             why = repr(error) if (error := task.exception()) else "it could not be renewed in time, or another took it"
             lost = min(self._leases, key=lambda lease: lease.fence())
             self._on_lost(f"{self.identity} no longer holds {lost}: {why}")
 
     def _until_next_try(self) -> float:
-        """With jitter, so that followers don't try together; no later than a Lease runs out."""
+        """Return the seconds until the next try: with jitter, and no later than the next Lease expires."""
         pause = RETRY_SECONDS * random.uniform(1.0, 1.2)
         now = time.monotonic()
         left = [at - now for lease in self._leases if not lease.fence() and (at := lease.expires()) is not None]

@@ -1,4 +1,4 @@
-"""One Lease of the API server, as one who would hold it sees it."""
+"""One Lease of the API server, as seen by a replica that wants to hold it. Used by leader_election.py."""
 
 import asyncio
 import logging
@@ -12,19 +12,19 @@ import aiohttp
 from hone_operator.kube.client import Api, ApiError
 from hone_operator.objects.resources import LEASES, Object
 
-# How long the others wait after the holder was last heard of.
+# How long the other replicas wait after the holder's last renewal.
 LEASE_SECONDS = 15.0
-# How long after the last renewal the holder may write. The rest of the lease is for writes under way.
+# How long after its last renewal the holder may begin writes. The rest of the lease is for writes under way.
 RENEW_SECONDS = 10.0
 REQUEST_SECONDS = 5.0
-# A Lease that nobody has held for so long by the wall clocks, which may differ, has no followers left.
+# A Lease without a holder for so long has no followers left. This compares wall clocks, which may differ.
 OLD_SECONDS = 60.0
 
 logger = logging.getLogger(__name__)
 
 
 class Lease:
-    """What was last seen of it, and since when it is held."""
+    """A Lease: its last known state, and since when this replica holds it."""
 
     def __init__(self, api: Api, namespace: str, name: str, identity: str) -> None:
         self._api = api
@@ -34,14 +34,14 @@ class Lease:
         self._seen: Object = {}
         self._seen_at = 0.0
         self._renewed_at: float | None = None
-        # Why the API server lets nobody of this identity use it, as far as is known.
+        # Why the API server refuses the Lease to this identity; None as far as is known.
         self.refusal: str | None = None
 
     def __str__(self) -> str:
         return f"Lease {self._namespace}/{self.name}"
 
     def fence(self) -> float:
-        """Seconds for which it is certainly held: 0 when no write may begin."""
+        """Return for how many seconds it is certainly held: 0 when no write may begin."""
         if self._renewed_at is None:
             return 0.0
         age = time.monotonic() - self._renewed_at
@@ -52,7 +52,7 @@ class Lease:
         return Lease.fence(self) > 0
 
     def expires(self) -> float | None:
-        """When another's hold ends unless it is renewed; None while it was not seen."""
+        """Return when the other holder's lease expires without a renewal; None before the Lease was read."""
         if not self._seen:
             return None
         return self._seen_at + float(self._seen["spec"].get("leaseDurationSeconds") or LEASE_SECONDS)
@@ -64,11 +64,11 @@ class Lease:
             self._renewed_at = begun
 
     async def look(self) -> None:
-        """Read it, so that it is known since when it is as it is."""
+        """Read it, to know since when its spec is unchanged."""
         await self._ask(self._look)
 
     async def release(self) -> None:
-        """Let another have it at once."""
+        """Release it, so that another replica can take it at once."""
         held, self._renewed_at = self.is_held, None
         if not held:
             return
@@ -80,7 +80,7 @@ class Lease:
             logger.warning("%s was not released: %r", self, error)
 
     async def _ask(self, request: Callable[[], Awaitable[bool]]) -> bool:
-        """Whether the request succeeded in time, and what was wanted holds."""
+        """Make a request. Return whether it succeeded in time with the wanted result."""
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
                 succeeded = await request()
@@ -88,7 +88,7 @@ class Lease:
             before = self.refusal
             if 400 <= error.status < 500 and error.status not in (409, 429):
                 self.refusal = f"the API server refuses {self}: {error}"
-            # 409: another was faster, which is no fault. A refusal is said once, not at each try.
+            # 409: another replica was faster, which is not a fault. A refusal is logged once, not at each try.
             if error.status != 409 and (self.refusal is None or self.refusal != before):
                 logger.warning("%s: %s", self, error)
             return False
@@ -122,7 +122,7 @@ class Lease:
         return True
 
     async def _look(self) -> bool:
-        """Read the Lease that is not as it was. Whoever is still named in it may try again; others no longer lead."""
+        """Read the changed Lease. Its holder may try again; a replica that is not its holder no longer leads."""
         found = await self._api.get(LEASES, self._namespace, self.name)
         self._saw(found or {})
         if self._holder() != self.identity:
@@ -156,19 +156,20 @@ class Lease:
 
 
 class Use(StrEnum):
-    """What a FormerLease means to this Deployment."""
+    """Whether a FormerLease concerns this Deployment."""
 
     UNKNOWN = "unknown"
-    # A pod of this Deployment holds it, or may soon: no write before it is held, too.
+    # A pod of this Deployment holds it, or may soon: this replica must hold it as well before it writes.
     OURS = "ours"
     # Nobody holds it, or another Deployment.
     NONE = "none"
 
 
 def judge(spec: Object | None, identity: str, before: Use, unchanged: float, age: float) -> Use:
-    """What a FormerLease means. This spec has been seen for `unchanged` seconds, and was made `age` seconds ago.
+    """Return the use of a FormerLease with this spec, where `before` was its use until now.
 
-    A leader that ends leaves a Lease without a holder to its followers, who look at it every few seconds.
+    The spec is unchanged for `unchanged` seconds, and was written `age` seconds ago. A leader that ends leaves a Lease
+    without a holder to its followers, which read it every few seconds.
     """
     if spec is None:
         return Use.NONE
@@ -178,15 +179,18 @@ def judge(spec: Object | None, identity: str, before: Use, unchanged: float, age
 
 
 def deployment_of(identity: str) -> str:
-    """The Deployment of an identity POD_UUID. Kubernetes cuts the long names of pods at their sixth last character."""
+    """Return the Deployment of an identity POD_UUID.
+
+    Kubernetes cuts long names of pods before their last 5 characters.
+    """
     pod = identity.rpartition("_")[0]
     return pod[:-5].rstrip("-").rpartition("-")[0] or pod
 
 
 class FormerLease(Lease):
-    """A Lease of another name, by which other versions or values of this Deployment elect their leader.
+    """A Lease of another name, by which pods of this Deployment with another version or other values elect a leader.
 
-    It is taken while a pod of this Deployment holds it, and else left alone: it may be that of another Deployment.
+    It is taken when pods of this Deployment use it, and otherwise left alone: it may belong to another Deployment.
     """
 
     use = Use.UNKNOWN
@@ -214,7 +218,7 @@ class FormerLease(Lease):
             self.use = Use.NONE
 
     async def let_go(self) -> None:
-        """Leave it to others, once no pod remains that elects by it."""
+        """Release it for good, once no pod remains that elects by it."""
         if self.is_held:
             await self.release()
             self.use = Use.NONE
@@ -226,12 +230,12 @@ class FormerLease(Lease):
 
 
 def _now() -> str:
-    """A MicroTime."""
+    """Return the present time as a MicroTime of Kubernetes."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _seconds_since(moment: str) -> float:
-    """By the wall clock; 0 where it can't be read."""
+    """Return the seconds since a moment, by the wall clock; 0 where the moment can't be parsed."""
     try:
         return (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
     except (ValueError, TypeError):

@@ -1,7 +1,7 @@
 """Take a page of a Kubernetes list apart, one object at a time.
 
-Python needs up to twenty times the bytes of JSON. A page that were parsed at once, with large objects that anybody may
-make, would take all of the operator's memory. client.py reads the bytes; reflector.py and snapshots.py reduce each
+Python needs up to twenty times the bytes of JSON. Anybody may create large objects, and a page of them that is parsed
+at once could take all of the operator's memory. client.py reads the bytes; reflector.py and snapshots.py reduce each
 object before the next one is parsed.
 """
 
@@ -30,7 +30,7 @@ class ListPage:
             for item in self._split(self._data.decode("utf-8", "surrogatepass")):
                 taken += 1
                 yield item
-        except RecursionError:  # an object is nested too deep for Python: cut off what lies too deep
+        except RecursionError:  # an object is nested too deep for Python: cut off the deepest levels
             found = bounded_json.loads(self._data)
             self.metadata = found.get("metadata") or {}
             yield from (found.get("items") or [])[taken:]
@@ -55,7 +55,7 @@ class ListPage:
 
 
 class Listing:
-    """The objects of a list, one by one, so that none needs to be kept for the next one.
+    """The objects of a list, one at a time, so that the caller can drop each one before the next.
 
     `version` is the resourceVersion of the list, once all objects have been taken. `unusable` makes the exception that
     is raised where a page is not a list of Kubernetes objects.

@@ -1,6 +1,7 @@
-"""Read what a pod answered: only the fields that its model has are kept, with limits on each.
+"""Parse the answer of a pod: only the fields of its model are kept, each with a limit.
 
-pod_poller.py brings the bytes. An answer of another shape is no answer: the plans report a pod that gives none.
+In: the bytes that pod_poller.py has read. Out: JSON, or None for an answer of another shape. The plans report a pod
+without an answer.
 """
 
 from typing import Annotated, Any
@@ -33,7 +34,7 @@ class _ModelList(ForeignModel):
 
 
 def read_answer(key: Key, data: bytes) -> Any:
-    """Return the JSON that the object's plan reads; None where the bytes are no answer of the pod's kind."""
+    """Return the JSON that the object's plan reads; None where the bytes are not an answer of this kind of pod."""
     models = (ProgressReport,) if key.resource == FINETUNEJOBS else (KeeperReport, _ModelList)
     for model in models:
         try:

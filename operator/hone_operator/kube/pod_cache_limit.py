@@ -1,8 +1,8 @@
-"""How much memory all pods share, and which give way where it does not suffice.
+"""The memory that all cached pods share, and which of them are evicted where it is too small.
 
-Anybody may make pods with Hone's labels, and one process works for all. In: a pod, its owner, and what it takes. Out:
-whether there is room for it, and which pods give way. Whoever has most gives way first: of the namespaces the largest,
-in it the largest owner. So a flood of pods costs its own namespace and object, and nobody else's.
+Anybody may create pods with Hone's labels, and one process works for all users. In: a pod, its owner, and its size.
+Out: whether there is room for it, and which pods it evicts. The largest namespace loses pods first, and in it the
+largest owner. So a flood of pods harms only its own namespace and object.
 """
 
 from collections import defaultdict
@@ -29,7 +29,10 @@ class Room:
         self._total = 0
 
     def take(self, place: Place, owner: Hashable, needed: int) -> list[Place] | None:
-        """Return the pods that give way to this one; None where others have a better right to the room."""
+        """Return the pods that are evicted for this one; None where this one gets no room.
+
+        `needed`: its size in bytes.
+        """
         self.release(place)
         gone: list[tuple[Place, Hashable, int]] = []
         while self._total + needed > self._limit_bytes:
@@ -44,7 +47,7 @@ class Room:
         return [each[0] for each in gone]
 
     def release(self, place: Place) -> None:
-        """Take back what a pod has."""
+        """Free the room of a pod."""
         if place not in self._pods:
             return
         owner, size = self._pods.pop(place)
@@ -66,7 +69,7 @@ class Room:
         self._owners[place.namespace].setdefault(owner, {})[place] = size
 
     def _find_victim(self, space: str, owner: Hashable, needed: int) -> Place | None:
-        """Return the largest pod of whoever would still have more than this owner then has."""
+        """Return the largest pod of the namespace and owner with most, if that is more than this owner would have."""
         if not self._sums:
             return None
         largest = max(self._sums, key=lambda each: self._sums[each])

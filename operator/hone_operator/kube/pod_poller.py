@@ -1,8 +1,8 @@
-"""Ask pods how they are doing, in tasks next to the workers, so that a pod that does not answer holds up nothing.
+"""Poll pods for their progress or models, in tasks apart from the workers, so that a silent pod delays nothing.
 
-What a pod answers is untrusted: an image is anybody's choice. An answer has a limit of bytes and of seconds, leads
-nowhere else (no redirect, no proxy), and only what its model has of it is kept (`pod_answers.py`). The plans decide
-which pods are asked; snapshots.py hands them the newest answers.
+Answers are untrusted: users choose the images. An answer has a limit of bytes and of seconds, no redirect is followed
+and no proxy used, and only the fields of its model are kept (`pod_answers.py`). The plans decide which pods are polled;
+snapshots.py passes the newest answers to them.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from hone_operator.kube.pod_answers import read_answer
 from hone_operator.objects.resources import Key
 
 EVERY_SECONDS, LATER_EVERY_SECONDS = 3.0, 13.0
-# Some pods are asked closely at first, when someone may be looking and a short run would be over unseen.
+# This many new pods are polled often at first: a user may be watching, and a short run would end unnoticed.
 CLOSE_SECONDS, CLOSELY_AT_ONCE = 120.0, 50
 AT_ONCE = 100
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class _Poll:
-    """One pod that is asked. `heard`: when it last gave a usable answer; before its first, since when it is asked."""
+    """One polled pod. `heard`: when it last gave a usable answer; before the first answer, when polling began."""
 
     url: str
     heard: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -38,7 +38,7 @@ class _Poll:
 
 
 class Poller:
-    """One task for each pod that a plan wants asked; `on_news` is called when an answer differs from the last."""
+    """One task for each pod that a plan wants polled; `on_news` is called when an answer differs from the last."""
 
     def __init__(self, on_news: Callable[[Key], None]) -> None:
         self._on_news = on_news
@@ -47,7 +47,7 @@ class Poller:
         self._slots = asyncio.Semaphore(AT_ONCE)
 
     def want(self, key: Key, urls: dict[str, str]) -> None:
-        """From now on, ask exactly these URLs, by pod uid. A pod that has another address now is another one to ask."""
+        """Poll exactly these URLs from now on, by pod uid. A pod whose address changed is polled as a new one."""
         polls = self._polls.setdefault(key, {})
         for uid in [uid for uid, poll in polls.items() if poll.url != urls.get(uid)]:
             if task := polls.pop(uid).task:
@@ -60,11 +60,11 @@ class Poller:
             del self._polls[key]
 
     def answers(self, key: Key) -> dict[str, Any]:
-        """The newest JSON by pod uid."""
+        """Return the newest answers, by pod uid."""
         return {uid: poll.answer for uid, poll in self._polls.get(key, {}).items() if poll.answer is not None}
 
     def heard(self, key: Key) -> dict[str, datetime]:
-        """When each pod last gave a usable answer, by uid; before its first one, since when it is asked."""
+        """Return when each pod last gave a usable answer, by uid; before its first one, when polling began."""
         return {uid: poll.heard for uid, poll in self._polls.get(key, {}).items()}
 
     async def close(self) -> None:
@@ -78,9 +78,9 @@ class Poller:
                 async with self._slots:
                     answer = await self._get(key, poll.url)
                 self._take(key, poll, answer)
-            except Exception:  # an unforeseen answer must not end the task: the pod would never be asked again
+            except Exception:  # an unforeseen answer must not end the task: the pod would never be polled again
                 logger.exception("asking %s", poll.url)
-            # The first delay is by chance: after a restart, all begin together.
+            # The first delay is random: after a restart, all tasks begin together.
             await asyncio.sleep(delay * (EVERY_SECONDS if time.monotonic() < close_until else LATER_EVERY_SECONDS))
             delay = 1.0
 
@@ -102,7 +102,7 @@ class Poller:
         return self._close[-1]
 
     async def _get(self, key: Key, url: str) -> Any:
-        """None when there is no usable answer: the next one will do."""
+        """Return the pod's answer; None when it is not usable: the next one will do."""
         try:
             return read_answer(key, await bounded_get.get(url))
         except (bounded_get.Unusable, TimeoutError, ValueError, OSError) as error:

@@ -1,8 +1,9 @@
-"""Lists and watches that outlast every fault, in place of those of kopf.
+"""Lists and watches that survive every fault, in place of those of kopf.
 
-kopf's own end the process at an error in a stream other than 410 and at a list that fails for a minute, watch again
-without any pause when streams are cut, do not tell what was deleted while they were not watching, and fail for ever at
-one object that is nested too deep for Python. kopf says what to watch and where; what is seen goes to the controller.
+kopf's own end the process at an error in a stream other than 410, and at a list that fails for a minute. They watch
+again without any pause when streams are cut, do not report deletions that happened while they were not watching, and
+fail forever at one object that is nested too deep for Python. In: the kinds and namespaces that kopf would watch. Out:
+calls of the sink, which is the controller.
 """
 
 import asyncio
@@ -20,10 +21,10 @@ from hone_operator.kube.client import Api, ApiError
 from hone_operator.objects.resources import CHILDREN, OWNERS, WATCHED, Object, Resource
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 15.0
-# A watch that lasted so long is no failure, however it ended.
+# A watch that lasted so long is not a failure, however it ended.
 HEALTHY_SECONDS = 5.0
 
-# Statuses that mean that a kind or a namespace is not the operator's to see, when they come again.
+# These statuses mean that a kind or a namespace is closed to the operator, once they have come REFUSED_BEFORE times.
 REFUSED, REFUSED_BEFORE = (401, 403, 404, 405), 2
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ _by_name = {(resource.api_version, resource.plural): resource for resource in WA
 
 
 class Sink(Protocol):
-    """Who is told what the API server has."""
+    """The receiver of all lists and watch events."""
 
     def saw(self, resource: Resource, body: Object) -> None: ...
     def gone(self, resource: Resource, body: Object) -> None: ...
@@ -41,8 +42,8 @@ class Sink(Protocol):
 
 
 def feed(sink: Sink, api: Api) -> None:
-    """From now on, whatever kopf watches is told to the sink, and nothing to kopf."""
-    # Children are listed when it is known which owners there are, and which have finished: little is kept of others.
+    """Replace kopf's watches: their events go to the sink, and none to kopf."""
+    # Children are listed after their owners: little is kept of children without an owner, or with a finished one.
     listed: dict[tuple[Resource, str], asyncio.Event] = defaultdict(asyncio.Event)
 
     async def infinite_watch(*, resource: Any, namespace: str | None, **_: Any) -> AsyncIterator[Any]:
@@ -55,21 +56,21 @@ def feed(sink: Sink, api: Api) -> None:
 
 
 class _Stream:
-    """One kind in one namespace or ("") in all."""
+    """The list and watch of one kind, in one namespace or ("") in all."""
 
     def __init__(self, sink: Sink, api: Api, resource: Resource, namespace: str) -> None:
         self._sink = sink
         self._api = api
         self._resource = resource
         self._namespace = namespace
-        # Server-side: of other people's Jobs and pods the operator never hears.
+        # The API server selects, so that Jobs and pods of other tools never reach the operator.
         self._selector = f"{MANAGED_BY_LABEL}={MANAGER}" if resource in CHILDREN else ""
         self._failures = 0
         self._watches = False
         self._unconfirmed: tuple[set[str], int] | None = None
 
     async def run(self, listed: Mapping[tuple[Resource, str], asyncio.Event]) -> None:
-        """List, watch for as long as the version of the list is good, and begin anew. Ends only when cancelled."""
+        """List, watch for as long as the list's version is usable, and start again. Ends only when cancelled."""
         if self._resource in CHILDREN:
             for owner in OWNERS:
                 await listed[owner, self._namespace].wait()
@@ -84,7 +85,7 @@ class _Stream:
             except ApiError as error:
                 if error.status in REFUSED and self._failures >= REFUSED_BEFORE:
                     self._sink.unlisted(self._resource, self._namespace, str(error))
-                    # What can be listed and not watched can't be seen, though each list succeeds.
+                    # A kind that can be listed but not watched is not observed, although each list succeeds.
                     self._unconfirmed = (set(), 0) if self._watches else None
                     listed[self._resource, self._namespace].set()  # what else is in the namespace does not wait for it
                 await self._pause(str(error), error.retry_after)
@@ -104,13 +105,16 @@ class _Stream:
         return listing.version
 
     def _confirm(self) -> None:
-        """Hand on the list that came before a watch that is no longer refused."""
+        """Report the last list, once the watch after it is no longer refused."""
         if self._unconfirmed is not None:
             (uids, version), self._unconfirmed = self._unconfirmed, None
             self._sink.listed(self._resource, self._namespace, uids, version)
 
     async def _watch(self, version: str) -> str:
-        """Returns the version to go on from. Raises ApiError when that is too old, or the server has an error."""
+        """Watch until the stream ends. Return the version from which to continue.
+
+        Raises ApiError when the version is too old, or the server has an error.
+        """
         loop = asyncio.get_running_loop()
         begun = loop.time()
         why = "the watch was cut"
@@ -135,12 +139,12 @@ class _Stream:
         return version
 
     async def _pause(self, why: str, at_least: float = 0.0) -> None:
-        """Ever longer while it keeps failing, and with jitter: all streams fail together."""
+        """Wait with exponential backoff and jitter: all streams fail together. `at_least`: seconds."""
         pause = min(FIRST_PAUSE_SECONDS * 2.0 ** min(self._failures, 20), LONGEST_PAUSE_SECONDS)
         self._failures += 1
         pause = max(pause * random.uniform(0.5, 1.0), at_least)
         what = f"{self._resource.plural} in {self._namespace or 'all namespaces'}"
-        # The first cut is everyday life: an API server closes its watches when it is rolled.
+        # The first cut is normal: an API server closes its watches when it is restarted.
         level = logging.WARNING if self._failures > 1 else logging.INFO
         logger.log(level, "%s: %s; again in %.1f s", what, why, pause)
         await asyncio.sleep(pause)

@@ -1,10 +1,10 @@
-"""How much of a child is kept in memory.
+"""How much of a child the cache keeps.
 
 One process works for all users of a cluster, and anybody may write objects with Hone's labels. In: a child, and whether
-its owner exists. Out: all of it, or PARTIAL: who it is and whose. A child is kept in full only where a pass may need
-all of it: its owner exists, and Hone makes a child of this kind and name. Of an owner's children there are then few.
-Pods, of which there may be any number, share one limit for all namespaces, and whoever has most gives way:
-pod_cache_limit.py. snapshots.py reads what is kept in part when a pass needs it.
+its owner exists. Out: the complete child, or a PARTIAL one: its identity and its owner. A child is kept in full only
+where a pass may need all of it: its owner exists, and Hone creates a child of this kind and name. An owner has few such
+children. There may be any number of pods, so they share one limit for all namespaces (pod_cache_limit.py). snapshots.py
+reads a partial child from the API server when a pass needs it.
 """
 
 import logging
@@ -32,13 +32,13 @@ from hone_operator.objects.resources import (
 )
 from hone_operator.objects.texts import cut
 
-# The field of a kept child that says that there is more of it.
+# The field that marks a kept child as incomplete.
 PARTIAL = "partial"
-# Of memory for all pods: more than ten thousand usual ones.
+# Memory for all complete pods: more than ten thousand usual ones.
 PODS_BYTES = 64 << 20
-# Of memory for what is kept of other pods.
+# Memory for all reduced pods.
 REDUCED_BYTES = 32 << 20
-# Of memory, of a pod for which there is no room. A usual one has a third of it.
+# Memory for the status of one reduced pod. A usual status takes a third of it.
 LARGEST_STATUS = 8 << 10
 _METADATA = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
 _LABELS = (
@@ -55,18 +55,18 @@ logger = logging.getLogger(__name__)
 
 
 def is_complete(child: Object) -> bool:
-    """Return whether a kept child has all that the API server has."""
+    """Return whether a kept child is complete."""
     return PARTIAL not in child and sizes.OVERSIZED not in child
 
 
 def is_made(resource: Resource, child: Object) -> bool:
-    """Return whether Hone makes children of this kind and name for the owner that this child says it has."""
+    """Return whether Hone creates children of this kind and name for the owner that this child names."""
     owner = owner_key(resource, child)
     return owner is not None and (resource == PODS or child["metadata"]["name"] in _names(resource, owner))
 
 
 def reduce(child: Object, *, with_status: bool = False) -> Object:
-    """Return who a child is, whose, and whether it leaves."""
+    """Return a child's identity, its owner, and whether it is being deleted, as a PARTIAL object."""
     metadata = child["metadata"]
     kept = {name: metadata[name] for name in _METADATA if name in metadata}
     labels = metadata.get("labels") or {}
@@ -86,14 +86,14 @@ def reduce(child: Object, *, with_status: bool = False) -> Object:
 
 
 class Unknown(NamedTuple):
-    """How many pods of an owner have no room: of `reduced` ones the status is kept, of `dropped` ones nothing."""
+    """How many pods of an owner have no room: the status of `reduced` ones is kept, nothing of `dropped` ones."""
 
     reduced: int
     dropped: int
 
 
 class PodBudget:
-    """The memory that all pods take, and the pods for which there is no room."""
+    """The memory of all cached pods, and the pods for which there is no room."""
 
     def __init__(self) -> None:
         self._full, self._reduced = Room(PODS_BYTES), Room(REDUCED_BYTES)
@@ -102,11 +102,11 @@ class PodBudget:
         self._reported: set[str] = set()
 
     def admit(self, owner: Key | None, pod: Object) -> list[Place] | None:
-        """Return the pods that have to be reduced for this one; None where it is this one."""
+        """Return the pods that have to be reduced for this one; None where this one has to be reduced."""
         return self._full.take(place_of(pod), owner, sizes.measure(pod))
 
     def admit_reduced(self, owner: Key | None, pod: Object) -> list[Place] | None:
-        """Return the pods that have to be dropped for a reduced one; None where it is this one."""
+        """Return the pods that have to be dropped for a reduced one; None where this one has to be dropped."""
         return self._reduced.take(place_of(pod), owner, sizes.measure(pod))
 
     def note(self, owner: Key | None, pod: Object, *, is_dropped: bool) -> None:
@@ -129,7 +129,7 @@ class PodBudget:
         return Unknown(len(found) - sum(found), sum(found))
 
     def release(self, place: Place) -> None:
-        """Forget a pod, and take back what it has."""
+        """Forget a pod, and free its room."""
         self._full.release(place)
         self._reduced.release(place)
         if place in self._owners:

@@ -1,4 +1,7 @@
-"""A queue of keys as client-go has it: each key once, never in two workers at a time, retried ever more slowly."""
+"""A work queue of keys, as in client-go: a key is queued once, is never with two workers, and is retried with backoff.
+
+In: keys of objects that need a pass, from controller.py. Out: one key at a time to each worker.
+"""
 
 import asyncio
 import time
@@ -11,9 +14,9 @@ FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.5, 300.0
 
 
 class WorkQueue:
-    """`get` a key, work, `done`; a key added meanwhile comes again after `done`.
+    """A queue for workers that call `get`, work, and `done`. A key that is added meanwhile is queued again at `done`.
 
-    A key may be added for a part of the work; it is then with a worker for the `whole` unless that was all.
+    With `whole=False`, a key is added for a pass over the progress alone; any other `add` makes it a full pass.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -31,7 +34,7 @@ class WorkQueue:
         metrics.watch_queue(lambda: len(self._queued), self._working.values)
 
     def add(self, key: Key, *, urgent: bool = False, whole: bool = True) -> None:
-        """Queue the key; an urgent one goes before all that are not."""
+        """Queue the key. Urgent keys come before all others. `whole`: a full pass (see the class)."""
         if key in self._working:
             self._again[key] = whole or self._again.get(key, False)
             return
@@ -46,7 +49,7 @@ class WorkQueue:
             self._wakeup.release()
 
     def add_after(self, key: Key, seconds: float) -> None:
-        """Queue the key later; of several times, the soonest counts."""
+        """Queue the key after some seconds; of several calls, the earliest moment counts."""
         loop = asyncio.get_running_loop()
         due = loop.time() + seconds
         if timer := self._timers.get(key):
@@ -56,9 +59,9 @@ class WorkQueue:
         self._timers[key] = loop.call_at(due, self._due, key)
 
     def retry(self, key: Key, at_least: float = 0.0) -> float:
-        """Queue a key that failed, with exponential backoff. Returns the seconds until then.
+        """Queue a key that failed, with exponential backoff. Return the seconds until then.
 
-        `at_least` are the seconds that the API server asks for: a timer that is due before is no longer.
+        `at_least`: the seconds of the API server's Retry-After; a timer that is due earlier is cancelled.
         """
         self._metrics.queue_retries.inc()
         failures = self._failures.get(key, 0)
@@ -70,11 +73,11 @@ class WorkQueue:
         return seconds
 
     def succeeded(self, key: Key) -> None:
-        """The next failure of the key begins with the shortest delay again."""
+        """Reset the backoff of the key: its next failure begins with the shortest delay."""
         self._failures.pop(key, None)
 
     def forget(self, key: Key) -> None:
-        """The object is gone: no retries, no timers."""
+        """Cancel timers and backoff of an object that is gone."""
         self.succeeded(key)
         if timer := self._timers.pop(key, None):
             timer.cancel()
@@ -88,11 +91,11 @@ class WorkQueue:
         return key
 
     def is_working(self, key: Key) -> bool:
-        """Whether a worker has the key."""
+        """Return whether a worker has the key."""
         return key in self._working
 
     def wants_whole(self, key: Key) -> bool:
-        """Whether a key that is with a worker is there for more than a part of the work."""
+        """Return whether a worker has the key for a full pass."""
         return key not in self._for_part
 
     def done(self, key: Key) -> None:
@@ -103,7 +106,7 @@ class WorkQueue:
             self.add(key, whole=self._again.pop(key))
 
     def ages(self) -> tuple[float, float, float]:
-        """In seconds: the longest pass under way, the longest wait in the queue, and since the last pass ended."""
+        """Return, in seconds, the longest pass under way, the longest wait, and the time since a pass ended."""
         now = time.monotonic()
         longest_pass = max((now - begun for begun in self._working.values()), default=0.0)
         longest_wait = max((now - queued for queued in self._queued.values()), default=0.0)

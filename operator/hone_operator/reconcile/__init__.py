@@ -1,1 +1,1 @@
-"""What both kinds share in a reconcile: the plan, its execution, conditions, ownership and failures."""
+"""The parts of a reconcile that both kinds share: the plan, its execution, conditions, ownership and failures."""

@@ -1,4 +1,7 @@
-"""Conditions as the Kubernetes API conventions have them, and the events that their transitions make."""
+"""Conditions by the Kubernetes API conventions, and the events of their transitions.
+
+In: the conditions of an object's status, and what a pass sets. Out: the new list, and one event for each change.
+"""
 
 from datetime import datetime
 
@@ -11,7 +14,7 @@ from hone_operator.reconcile.plan import Event
 
 
 class Conditions:
-    """The conditions of one object: those it has, and what a pass makes of them."""
+    """The conditions of one object, before and after a pass."""
 
     def __init__(self, owner: Object, now: datetime) -> None:
         self._generation = owner["metadata"].get("generation")
@@ -21,7 +24,7 @@ class Conditions:
         self._fresh: set[str] = set()
 
     def set(self, type_: str, status: bool, reason: str, message: str) -> None:
-        """`lastTransitionTime` changes only when the status does."""
+        """Set a condition. Its `lastTransitionTime` changes only when its status does."""
         word = "True" if status else "False"
         before = self._before.get(type_)
         since = before["lastTransitionTime"] if before and before["status"] == word else self._now
@@ -36,12 +39,12 @@ class Conditions:
         }
 
     def keep(self, type_: str) -> None:
-        """Judge the condition as an earlier pass did, where this one has nothing newer."""
+        """Set the condition as an earlier pass did, because this pass knows nothing newer."""
         before = self._before[type_]
         self.set(type_, before["status"] == "True", before["reason"], before["message"])
 
     def remove(self, type_: str) -> None:
-        """Leave the condition out from now on."""
+        """Remove the condition."""
         self._after.pop(type_, None)
 
     def is_fresh(self, type_: str) -> bool:
@@ -49,23 +52,23 @@ class Conditions:
         return type_ in self._fresh
 
     def holds(self, type_: str) -> bool:
-        """Whether the condition is true now."""
+        """Return whether the condition's status is True."""
         return type_ in self._after and self._after[type_]["status"] == "True"
 
     def is_set(self, type_: str) -> bool:
-        """Whether the condition is there, whatever its status."""
+        """Return whether there is a condition of this type, with any status."""
         return type_ in self._after
 
     def words_of(self, type_: str) -> tuple[str, str]:
-        """Reason and message of a condition that is set."""
+        """Return reason and message of a condition that is set."""
         return self._after[type_]["reason"], self._after[type_]["message"]
 
     def to_list(self, *types: str) -> list[Object]:
-        """Those of these types that are known, in this order."""
+        """Return the conditions of these types that are set, in this order."""
         return [self._after[type_] for type_ in types if type_ in self._after]
 
     def events(self, *types: str, quiet: frozenset[str] = frozenset()) -> list[Event]:
-        """One event for each of these conditions whose status or reason became another; none for `quiet` reasons."""
+        """Return one event for each of these conditions whose status or reason changed; none for `quiet` reasons."""
         found = []
         for type_ in types:
             before, after = self._before.get(type_), self._after.get(type_)

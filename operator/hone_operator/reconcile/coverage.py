@@ -1,7 +1,7 @@
-"""What of the cluster has been listed, and what the operator is not allowed to list.
+"""Which kinds and namespaces have been listed, and which the operator is not allowed to list.
 
-Nothing is decided on half of what exists. But one namespace that is gone, or one kind that is forbidden, keeps only
-those objects waiting that need it.
+No decision is made on a part of what exists. But where one namespace is gone, or one kind is forbidden, only the
+objects that need it wait. In: complete and refused lists, from controller.py. Out: what an object lacks.
 """
 
 import logging
@@ -25,7 +25,7 @@ from hone_operator.objects.resources import (
 )
 from hone_operator.reconcile.sync_failures import Trouble
 
-# Without these, what exists would be made a second time, or be taken for gone.
+# The kinds that a pass needs. Without one of these lists, existing children would be created again, or taken for gone.
 NEEDED = {
     FINETUNEJOBS: (FINETUNEJOBS, JOBS, PODS, CONFIGMAPS, CLAIMS),
     INFERENCESERVICES: (INFERENCESERVICES, FINETUNEJOBS, DEPLOYMENTS, PODS, CONFIGMAPS, SERVICES),
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Lacking(Trouble):
-    """A list that an object needs. `is_known`: the API server refuses it, and the object itself can be seen."""
+    """A missing list that an object needs. `is_known`: the API server refuses it, but the object itself is listed."""
 
     is_known: bool = False
 
@@ -52,7 +52,7 @@ class Coverage:
         self._whole = not namespaces
 
     def listed(self, resource: Resource, namespace: str) -> bool:
-        """Note a complete list. Return whether it was lacking."""
+        """Note a complete list. Return whether it was missing before."""
         if (resource, namespace) not in self._unlisted:
             return False
         if why := self._unlisted.pop((resource, namespace)):
@@ -73,7 +73,7 @@ class Coverage:
 
     @property
     def is_sufficient(self) -> bool:
-        """Whether work can begin: each list has come or is refused, and some object can be seen."""
+        """Whether work can begin: each list has come or is refused, and at least one list of owners has come."""
         seen = any(part not in self._unlisted for part in self._all if part[0] in OWNERS)
         return seen and all(why is not None for why in self._unlisted.values())
 
@@ -87,7 +87,7 @@ class Coverage:
         return f"can't be listed: {'; '.join(found)}" if found else None
 
     def lacking(self, key: Key) -> Lacking | None:
-        """Return what an object can't be judged without, and that is lacking."""
+        """Return a missing list without which the object can't be judged; None where there is none."""
         namespace = "" if self._whole else key.namespace
         for resource in NEEDED[key.resource]:
             if (resource, namespace) not in self._unlisted:

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 async def write_event(api: Api, key: Key, owner: Object, event: Event) -> None:
-    """Create an Event about an object. Where the API server refuses it, that is logged."""
+    """Create an Event about an object. Log a refusal of the API server."""
     now = datetime.now(UTC)
     metadata = owner["metadata"]
     body: Object = {

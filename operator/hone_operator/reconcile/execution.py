@@ -1,7 +1,8 @@
-"""Carries out the actions of a plan, each on its own: an action that fails keeps no other from being carried out.
+"""Carry out the actions of a plan, independently: a failed action does not prevent the others.
 
-In: the plan's actions, each bound to the uid of the object that the plan was decided on. Out: whether something is new
-that the plan could not know, and the failures that the object's status has to report. controller.py writes that status.
+In: the plan's actions, each bound to the uid of the object on which it was decided. Out: whether the cluster now has
+something that the plan could not know, and the failures that the object's status has to report. Next: controller.py
+writes that status.
 """
 
 import asyncio
@@ -27,9 +28,10 @@ logger = logging.getLogger(__name__)
 
 
 class Written(Enum):
-    """What came of one action.
+    """The result of one action.
 
-    KNOWN: the watch had reported it before the answer came. WITHOUT_EFFECT: the object is as it was before.
+    KNOWN: the watch reported the change before the answer came. WITHOUT_EFFECT: the object is unchanged. NEWS: the
+    object changed. NAME_TAKEN: another object has the name.
     """
 
     KNOWN = auto()
@@ -40,9 +42,10 @@ class Written(Enum):
 
 @dataclass
 class Outcome:
-    """What came of a plan's actions. `troubles` are reported to the object; `error` ends the pass with a retry.
+    """The results of a plan's actions. `troubles` are reported in the status; `error` ends the pass with a retry.
 
-    `is_undecided`: an object that the other actions wait for was not made.
+    `is_undecided`: an object for which the other actions wait was not created. `is_farewell`: the namespace is being
+    deleted.
     """
 
     has_news: bool = False
@@ -54,9 +57,9 @@ class Outcome:
 
 
 class Executor:
-    """Writes children. What it remembers of failures and repeated repairs is only for this process."""
+    """The writer of children. Its memory of failures and repeated writes ends with the process."""
 
-    # Namespace and name of the Lease, which tell apart two operators of one cluster; "" without one.
+    # Namespace and name of the Lease, by which two operators of one cluster recognize each other; "" without one.
     installation: str = ""
 
     def __init__(self, api: Api, cache: Cache, upgrading: Callable[[Key], list[Object]]) -> None:
@@ -68,14 +71,14 @@ class Executor:
         self._contests = Contests()
 
     def forget(self, key: Key) -> None:
-        """Forget what is remembered of an object that is gone."""
+        """Forget failures and writes of an object that is gone."""
         self.troubles.forget(key)
         self._contests.forget(key)
 
     async def carry_out(self, key: Key, spec: Spec, actions: list[Action]) -> Outcome:
-        """Carry out all actions for this spec of the owner.
+        """Carry out all actions for this spec of the owner. Return their results.
 
-        Raises what is not a failure of the API server or of the way to it.
+        Failures of the API server or of the connection are part of the outcome. Raises any other exception.
         """
         now, outcome = time.monotonic(), Outcome()
         self._contests.begin(key, spec)
@@ -111,7 +114,7 @@ class Executor:
         return outcome
 
     async def _find_contenders(self, key: Key, actions: list[Action]) -> None:
-        """Find out who else writes the children that were written too often: a write of Hone's wipes the traces."""
+        """Find the other writer of children that were written too often, before Hone's next write hides the traces."""
         for action in actions:
             if not isinstance(action, Apply | Patch) or not self._contests.is_suspect(key, _child(action)):
                 continue
@@ -129,7 +132,7 @@ class Executor:
             logger.warning("%s is written again and again, by Hone and by something else", _name(action))
 
     async def _act_on(self, key: Key, actions: Sequence[Action]) -> list[Written | BaseException]:
-        """Carry out these at once. Return what came of each, failures included."""
+        """Carry out these actions concurrently. Return the result or the failure of each."""
         if not actions:
             return []
         return await asyncio.gather(*(self._act(key, action) for action in actions), return_exceptions=True)
@@ -141,7 +144,7 @@ class Executor:
             await self._api.delete(action.resource, key.namespace, action.name, action.uid)
             return Written.KNOWN
         if isinstance(action, Apply) and action.in_turn:
-            async with self._turn:  # of two passes that planned to begin, the second is planned again
+            async with self._turn:  # of two passes that want to begin, the second plans again
                 return Written.NEWS if self._upgrading(key) else await self._write(key, action)
         return await self._write(key, action)
 
@@ -150,7 +153,7 @@ class Executor:
         before = self._cache.version(target)
         is_taken = False
         if isinstance(action, Create) or (isinstance(action, Apply) and "uid" not in action.body["metadata"]):
-            found, is_taken = await self._create(action)  # Apply would take over what another has made meanwhile
+            found, is_taken = await self._create(action)  # Apply would take over what somebody created meanwhile
         else:
             try:
                 if isinstance(action, Apply):
@@ -160,7 +163,7 @@ class Executor:
             except ApiError as error:
                 if not error.is_of_another and not (isinstance(action, Patch) and error.status == 404):
                     raise
-                # Deleted meanwhile, or made again under its name: the next pass decides on what is there now.
+                # Deleted meanwhile, or created again under its name: the next pass decides on the present object.
                 await self.refresh(action.resource, key.namespace, target.name)
                 return Written.NEWS if isinstance(action, Apply) else Written.KNOWN
         if self._cache.may_be_gone(action.resource, found):
@@ -174,7 +177,7 @@ class Executor:
         return Written.KNOWN if self._cache.version(target) == before else Written.NEWS
 
     async def _apply(self, action: Apply) -> Object:
-        """Apply a child that exists, and take over the fields that keep it from becoming so."""
+        """Apply a child that exists. Take over fields of other writers that make the API server refuse it."""
         resource = action.resource
         found = await self._reread(resource, action.body)
         body = self._signed(action.body)
@@ -192,7 +195,7 @@ class Executor:
         return await self._apply_instead(resource, found, patch, body)
 
     async def _apply_instead(self, resource: Resource, found: Object, patch: Object, body: Object) -> Object:
-        """Apply a child in place of what others wrote. They get their fields back where it is refused all the same."""
+        """Apply a child after taking over fields of others. Give the fields back where it is refused all the same."""
         namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
         taken = await self._api.patch(resource, namespace, name, patch)
         if "resourceVersion" in body["metadata"]:
@@ -205,7 +208,7 @@ class Executor:
             raise
 
     async def _is_right_alone(self, resource: Resource, body: Object) -> bool:
-        """Whether the API server would take the child without what others wrote, by a dry run."""
+        """Return whether the API server would accept the child without fields of others, by a dry run."""
         metadata = {name: value for name, value in body["metadata"].items() if name not in ("uid", "resourceVersion")}
         try:
             await self._try(resource, body | {"metadata": metadata})
@@ -214,7 +217,7 @@ class Executor:
         return True
 
     async def _take_over(self, resource: Resource, patch: Object, body: Object) -> Object:
-        """Take over fields. Return the child as it is to be applied now, with the version that it then has."""
+        """Take over fields. Return the child to apply after that, with its new resourceVersion."""
         metadata = body["metadata"]
         found = await self._api.patch(resource, metadata["namespace"], metadata["name"], patch)
         if metadata.get("resourceVersion") != patch["metadata"]["resourceVersion"]:
@@ -228,7 +231,7 @@ class Executor:
         return found | {"apiVersion": resource.api_version}
 
     def _signed(self, body: Object) -> Object:
-        """Return the child with the name of this installation, by which another one is recognized."""
+        """Return the child with an annotation that names this installation, so that others can recognize it."""
         if not self.installation:
             return body
         metadata = body["metadata"]
@@ -236,9 +239,10 @@ class Executor:
         return body | {"metadata": metadata | {"annotations": annotations}}
 
     async def _create(self, action: Create | Apply) -> tuple[Object, bool]:
-        """Return the new object, or the one that has its name already and True: the next pass judges it.
+        """Create an object. Return it and False, or the existing object of that name and True.
 
-        A quota or a webhook can refuse what decides before the API server looks at its name.
+        A quota or a webhook can refuse it before the API server looks at its name, so an action that `decides` looks
+        the name up after any refusal.
         """
         try:
             return await self._api.create(action.resource, self._signed(action.body)), False
@@ -247,12 +251,12 @@ class Executor:
                 raise
             metadata = action.body["metadata"]
             found = await self._api.get(action.resource, metadata["namespace"], metadata["name"])
-            if found is None:  # not its name: a quota that somebody else changed at the same time also conflicts
+            if found is None:  # not its name: a quota that changes at the same time also conflicts
                 raise
             return found, True
 
     async def _try(self, resource: Resource, body: Object) -> None:
-        """Raise ApiError when the API server would not let the object be made, as far as it can tell."""
+        """Raise ApiError when a dry run shows that the API server would refuse the object."""
         try:
             await self._api.try_create(resource, body)
         except ApiError as error:
@@ -265,7 +269,7 @@ class Executor:
 
 
 async def refresh(api: Api, cache: Cache, resource: Resource, namespace: str, name: str) -> Object | None:
-    """Read an object from the API server into the cache. An object of that name with another uid is gone."""
+    """Read an object from the API server into the cache. Remove a cached object of that name with another uid."""
     cached = cache.get(resource, namespace, name)
     found = await api.get(resource, namespace, name)
     if cached is not None and (found is None or found["metadata"]["uid"] != cached["metadata"]["uid"]):
@@ -280,7 +284,7 @@ def _decides(action: Action) -> bool:
 
 
 def _child(action: Action) -> tuple[str, str]:
-    """Kind and name of the object that an action is about."""
+    """Return kind and name of the object that an action is about."""
     return action.resource.kind, name_of(action)
 
 

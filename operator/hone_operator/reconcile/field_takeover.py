@@ -1,10 +1,10 @@
 """Which fields of a child Hone takes over from other writers before it applies the child.
 
-Server-side apply removes only what the same manager applied before. So what Hone wrote otherwise becomes applied by
-it, and all of a child that was restored from a backup, whose writer is the tool that restored it. And it can't put
-right a field of which only one of several may be set: the one that somebody else set stays beside Hone's own, and the
+Server-side apply removes only fields that the same manager applied before. So Hone becomes the applier of two kinds of
+fields: those that it wrote in another way, and all fields of a child that a backup tool restored. Server-side apply
+also can't restore a field that excludes another one: the field that somebody else set stays next to Hone's own, and the
 API server refuses both. In: the child with its managedFields. Out: a merge patch of these. Next: execution.py, which
-takes over nothing while Hone's own object is refused, and gives back what did not help.
+takes over nothing while Hone's own object is refused, and gives fields back where the takeover did not help.
 """
 
 import json
@@ -31,9 +31,9 @@ def excludes_another(message: str) -> bool:
 
 
 def take_over(found: Object) -> Object | None:
-    """Return the patch by which Hone becomes the applier of what it wrote; None when it is already.
+    """Return the patch by which Hone becomes the applier of the fields that it wrote; None when it already is.
 
-    Where no field is Hone's, the child comes from a backup, and all that it has is taken over.
+    A child without any field of Hone's comes from a backup, and all of its fields are taken over.
     """
     entries = _entries(found)
     own = [each for each in entries if each.get("manager") == FIELD_MANAGER]
@@ -49,8 +49,8 @@ def take_over(found: Object) -> Object | None:
 def take_over_named(found: Object, desired: Object, message: str) -> Object | None:
     """Return the patch by which Hone becomes the applier of the fields that a refusal is about; None without any.
 
-    They are fields that others wrote into parts of the child that Hone makes, too: the API server names one of two
-    fields that exclude each other, by its place in a list that has both.
+    Others wrote these fields into parts of the child that Hone writes as well. The API server names one of two fields
+    that exclude each other, by its index in a list that has both.
     """
     fields: Object = {}
     kept = []
@@ -77,7 +77,7 @@ def give_back(found: Object, taken: Object) -> Object:
 
 
 def _refusals(message: str) -> list[tuple[list[str], str]]:
-    """Return the part of the object, and the words, of each refusal. An item of a list is `[]`."""
+    """Return the path in the object, and the text, of each refusal. In a path `[]` stands for an item of a list."""
     places = list(_REFUSAL.finditer(message))
     ends = [*(place.start() for place in places[1:]), len(message)]
     found = []
@@ -89,7 +89,7 @@ def _refusals(message: str) -> list[tuple[list[str], str]]:
 
 
 def _pick(theirs: Object, found: Any, desired: Any, parts: list[str], words: str) -> Object:
-    """Return the fields of somebody else's in this part: those that the words name, else all."""
+    """Return the fields of another writer in this part of the object: those that the text names, else all."""
     if not parts:
         names = set(re.findall(r"\w+", words))
         return {name: value for name, value in theirs.items() if name[2:] in names} or theirs
@@ -113,14 +113,14 @@ def _pick(theirs: Object, found: Any, desired: Any, parts: list[str], words: str
 
 
 def _item(items: Any, key: str) -> Any:
-    """Return the item of a list by its key in managedFields; fields that Hone leaves out have their defaults."""
+    """Return the item of a list by its key in managedFields. Fields that Hone leaves out count as their defaults."""
     wanted = json.loads(key.removeprefix("k:"))
     found = items if isinstance(items, list) else []
     return next((item for item in found if all(item.get(name, value) == value for name, value in wanted.items())), None)
 
 
 def _without(fields: Object, taken: Object) -> Object:
-    """Return the fields that are left. What is empty from the beginning is a field, what becomes so is none."""
+    """Return the fields that are left. A map that was empty before is a field; one that becomes empty is dropped."""
     left = {}
     for name, value in fields.items():
         if name not in taken:
@@ -148,7 +148,7 @@ def _all(found: Object) -> list[Object]:
 
 
 def _entries(found: Object) -> list[Object]:
-    """Return who wrote what, without writers of the status and the scale."""
+    """Return the managedFields without the writers of the status and the scale."""
     return [each for each in _all(found) if not each.get("subresource")]
 
 

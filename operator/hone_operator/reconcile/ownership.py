@@ -1,7 +1,7 @@
-"""Whose child is it? The controller decides, labels only where there is none. Hone takes over what is its own alone.
+"""Decide which object owns a child: its controller reference, or Hone's labels where it has no controller.
 
-A child of Hone's can lose its owner reference: a restored backup strips it, and so does a deletion that leaves orphans.
-Such an orphan, with Hone's labels that name the object, is adopted.
+A child can lose its owner reference: a restored backup strips it, and so does a deletion that leaves orphans. Such an
+orphan is adopted if Hone's labels on it name the object. Hone never takes over a child of another owner.
 """
 
 from dataclasses import replace
@@ -15,17 +15,17 @@ from hone_operator.objects.resources import PODS, Object, controller_of, is_cont
 from hone_operator.objects.timestamps import has_lasted, parse_time
 from hone_operator.reconcile.plan import Action, Apply, Patch, name_of
 
-# The garbage collector needs seconds; what takes longer is worth reporting.
+# The garbage collector needs seconds; a longer deletion is reported.
 LEAVING_PATIENCE = timedelta(minutes=1)
 
 
 def is_leaving(child: Object | None, owner: Object) -> bool:
-    """Whether a child is on its way out, such as that of an object of the same name that was deleted just now."""
+    """Return whether a child is being deleted, or belongs to a deleted object of the same name."""
     return child is not None and (_is_of_predecessor(child, owner) or bool(child["metadata"].get("deletionTimestamp")))
 
 
 def explain_leaving(children: list[Object], owner: Object, now: datetime) -> HoneError | None:
-    """Return what keeps a child from being gone, when that lasts."""
+    """Return why the deletion of a child takes long; None while it does not."""
     for child in children:
         if not is_leaving(child, owner):
             continue
@@ -57,7 +57,7 @@ def explain_leaving(children: list[Object], owner: Object, now: datetime) -> Hon
 
 
 def is_orphan(child: Object, owner: Object) -> bool:
-    """Whether a child has no controller, and labels of Hone's that name this owner."""
+    """Return whether a child has no controller, and labels of Hone that name this owner."""
     metadata = owner["metadata"]
     labels = child["metadata"].get("labels") or {}
     named = next((labels.get(label) for label, resource, _ in _OWNER_LABELS if resource.kind == owner["kind"]), None)
@@ -66,12 +66,12 @@ def is_orphan(child: Object, owner: Object) -> bool:
 
 
 def is_own(child: Object, owner: Object) -> bool:
-    """Whether the child is this owner's, or nobody's and made for an owner of this name."""
+    """Return whether this owner controls the child, or the child is an orphan of an owner of this name."""
     return is_controlled_by(child, owner) or is_orphan(child, owner)
 
 
 def conflict(children: list[Object], owner: Object) -> HoneError | None:
-    """An error when something else has the name of a child."""
+    """Return an error when another object has the name of a child; None otherwise."""
     for child in children:
         if not is_own(child, owner):
             found = f"{child['kind']} {child['metadata']['name']} exists and does not belong to this {owner['kind']}"
@@ -80,12 +80,12 @@ def conflict(children: list[Object], owner: Object) -> HoneError | None:
 
 
 def is_foreign_claim(claim: Object | None, owner: Object) -> bool:
-    """Whether the claim that has the name of the output's was not made by Hone for a job of this name."""
+    """Return whether a claim with the name of the output claim was not created by Hone for a job of this name."""
     return claim is not None and not is_orphan(claim, owner)
 
 
 def bind(action: Action, found: list[Object]) -> Action:
-    """Return the action with the uid of the object that it was decided on: of another one it must change nothing."""
+    """Return the action with the uid of the object on which it was decided, so that it can't change another one."""
     if not isinstance(action, Apply | Patch):
         return action
     uids = [

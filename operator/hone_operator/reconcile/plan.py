@@ -1,4 +1,8 @@
-"""What a pass decides: pure data, carried out by the controller."""
+"""The plan of a pass: actions, events and the new status, as pure data.
+
+The plan functions (finetunejob/plan.py, inferenceservice/plan.py) make it, execution.py carries out the actions, and
+controller.py writes the status and the events.
+"""
 
 from dataclasses import dataclass, field
 
@@ -7,10 +11,10 @@ from hone_operator.objects.resources import Object, Resource
 
 @dataclass(frozen=True)
 class Create:
-    """Make an object that is not there.
+    """Create an object that does not exist.
 
-    With `decides`, the other actions wait for it, and are left to the next pass when an object of that name exists;
-    nothing else is created when it fails.
+    With `decides`, the other actions wait for it. When an object of that name exists, they are left to the next pass;
+    when it fails, nothing else is created.
     """
 
     resource: Resource
@@ -20,7 +24,7 @@ class Create:
 
 @dataclass(frozen=True)
 class Apply:
-    """Server-side apply: every field of `body` is made so. `in_turn`: once no roll-out of an upgrade is under way."""
+    """Server-side apply of every field of `body`. `in_turn`: only once no roll-out of an upgrade is under way."""
 
     resource: Resource
     body: Object
@@ -40,7 +44,7 @@ class Patch:
 class Delete:
     """Delete exactly the object with this uid.
 
-    With `replaced_by`, it is kept as long as the API server would not let that one be made.
+    With `replaced_by`, it is kept as long as the API server would refuse that replacement.
     """
 
     resource: Resource
@@ -50,7 +54,7 @@ class Delete:
 
 
 def removal(resource: Resource, found: Object, *, replaced_by: Object | None = None) -> Delete:
-    """That of this very object."""
+    """Return the action that deletes this very object."""
     return Delete(resource, found["metadata"]["name"], found["metadata"]["uid"], replaced_by)
 
 
@@ -74,10 +78,10 @@ class Event:
 
 @dataclass
 class Plan:
-    """Actions are carried out together, then the status is written. `poll` maps pod uids to URLs to ask.
+    """The decisions of one pass: the actions are carried out first, then the status is written.
 
-    `settled`: a digest of what was compared, where all children are as they should be (fingerprints.py). `built`: the
-    children as they should be, as far as they were compared.
+    `poll` maps pod uids to the URLs to poll. `settled`: where all children are as desired, a digest of what was
+    compared (fingerprints.py). `built`: the desired children, as far as they were compared.
     """
 
     status: Object

@@ -1,7 +1,7 @@
 """Which pods belong to which Job or Deployment.
 
-In: the pods that labels assign to an object. Labels can be copied by whoever may make pods, so the controller of a pod
-decides. Next: snapshots.py, which hands the pods to the plans.
+In: the pods that labels assign to an object. Anybody who may create pods can copy labels, so the controller of a pod
+decides. Next: snapshots.py, which passes the pods to the plans.
 """
 
 from hone_api.layout import COMPONENT_LABEL
@@ -15,7 +15,7 @@ JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 
 
 def trainers_of(job_name: str, pods: list[Object], since: str) -> list[Object]:
-    """Return the pods that Jobs of this name made to train, from the moment `since` on."""
+    """Return the trainer pods that Jobs of this name created, from the moment `since` on."""
     return [
         pod
         for pod in pods
@@ -34,24 +34,27 @@ def pods_of(job: Object | None, pods: list[Object]) -> list[Object]:
 
 
 def is_stray(pod: Object, makers: tuple[str, ...]) -> bool:
-    """Whether a pod that one of these Jobs made may still be at work. What a user labelled alike is not Hone's."""
+    """Return whether a pod that one of these Jobs created may still be at work.
+
+    Pods that a user labelled don't count.
+    """
     return _maker_of(pod) in makers and pod_state.phase(pod) in ("Pending", "Running")
 
 
 def engines_of(deployment: Object | None, owner: Object, pods: list[Object]) -> list[Object]:
-    """Return the pods of the present Deployment: those of a deleted one's, or a user's own, answer for nothing."""
+    """Return the pods of the present Deployment, without those of a deleted one and those that a user created."""
     if deployment is None or is_leaving(deployment, owner):
         return []
     metadata = deployment["metadata"]
     made = [pod for pod in pods if (controller_of(pod) or {}).get("name", "").rpartition("-")[0] == metadata["name"]]
     newer = [pod for pod in made if pod["metadata"]["creationTimestamp"] >= metadata["creationTimestamp"]]
-    # A Deployment that was made again adopts the pods of the one before it, if that left them.
+    # A Deployment that was created again adopts the pods that the deleted one left.
     replicas = (deployment.get("status") or {}).get("replicas", 0)
     return made if replicas > len(newer) else newer
 
 
 def _maker_of(pod: Object) -> str | None:
-    """Return the name of the Job that made the pod. Where the Job was deleted without it, the label still names it."""
+    """Return the name of the Job that created the pod: by its label where the Job was deleted without its pods."""
     if maker := controller_of(pod):
         return str(maker["name"]) if maker.get("kind") == JOBS.kind else None
     return (pod["metadata"].get("labels") or {}).get(JOB_NAME_LABEL)

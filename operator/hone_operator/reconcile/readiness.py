@@ -1,9 +1,9 @@
 """The conditions that tools read: Ready, Reconciling and Stalled, as kstatus defines them.
 
-The input is the conditions that a pass has set, with the stage or the models of the status; the output is one
-judgement. `Ready` is always present. `Reconciling` is present while the object is being worked on, or waits for
-something that can come without a change of the object. `Stalled` is present when nothing more happens until a person
-acts. The plan functions call this module last, so that the three follow whatever else a pass has found.
+In: the conditions that a pass has set, with the stage or the models of the status. Out: one Health. `Ready` is always
+present. `Reconciling` is present while the object is being worked on, or waits for something that can come without a
+change of the object. `Stalled` is present when nothing more happens until a person acts. The plan functions call this
+module last, so that the three conditions follow from all others.
 """
 
 from dataclasses import dataclass
@@ -93,7 +93,7 @@ State = Literal["Ready", "Reconciling", "Stalled"]
 
 @dataclass(frozen=True)
 class Health:
-    """How an object is, and why."""
+    """The state of an object, with its reason and message."""
 
     state: State
     reason: str
@@ -104,7 +104,7 @@ _NOT_JUDGED = Health("Reconciling", "ChildrenLeaving", "A child of an earlier ob
 
 
 def set_conditions(conditions: Conditions, health: Health) -> None:
-    """Put the health into the three conditions; those that do not hold are left out, except Ready."""
+    """Set the three conditions by the health. Ready is always set; of the others only the one that is true."""
     conditions.set("Ready", health.state == "Ready", health.reason, health.message)
     for type_ in ("Reconciling", "Stalled"):
         if health.state == type_:
@@ -155,14 +155,14 @@ def judge_service(models: list[Object], conditions: Conditions) -> Health:
 
 
 def _refusal(conditions: Conditions) -> Health | None:
-    """Return the health of an object that this pass did not accept; None: it did."""
+    """Return the health of an object that this pass did not accept; None for an accepted one."""
     if not conditions.is_fresh("Accepted"):
         return _NOT_JUDGED
     return None if conditions.holds("Accepted") else _by_reason(*conditions.words_of("Accepted"))
 
 
 def _waits_for_a_shared_claim(conditions: Conditions) -> bool:
-    """Return whether an engine waits for a volume that another engine, which does not end, has on its node."""
+    """Return whether an engine waits for a volume that another running engine occupies on its node."""
     is_fresh = conditions.is_fresh(SPREADABLE) and conditions.is_fresh("Progressing")
     return is_fresh and not conditions.holds(SPREADABLE) and conditions.words_of("Progressing")[0] == VOLUME_IN_USE.name
 
@@ -172,7 +172,7 @@ def _by_reason(reason: str, message: str) -> Health:
 
 
 def _final(state: State, stage: str, conditions: Conditions) -> Health:
-    """Return the health of a job that has its result, whose conditions an earlier pass may have set."""
+    """Return the health of a job with a result. An earlier pass may have set its conditions."""
     if conditions.holds(stage):
         return Health(state, *conditions.words_of(stage))
     return Health(state, stage, f"The stage is {stage}.")

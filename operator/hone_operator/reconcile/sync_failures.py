@@ -1,7 +1,7 @@
-"""What keeps the children of an object from being as they should be, as the object's condition `Synced` reports it.
+"""Failures that keep the children of an object from being as desired, for the condition `Synced`.
 
-A refusal is reported at once. Any other failure, such as a webhook that is down, is reported when it comes again a few
-times: most are over before anybody has read of them.
+In: a failed read or write. Out: a Trouble with reason, message and remedy. A refusal is reported at once. Any other
+failure, such as a webhook that is down, is reported after TRIES failures in a row: most are over before that.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from hone_operator.reconcile.conditions import Conditions
 from hone_operator.reconcile.plan import Action, Apply, Create, Delete, Plan, name_of
 
 SYNCED = "Synced"
-# So many failures in a row of one child are reported, whatever they are.
+# After this many failures in a row, any failure of one child is reported.
 TRIES = 3
 LONGEST_WORDS = 1000
 _VERBS = {Create: "create", Apply: "apply", Delete: "delete"}
@@ -29,7 +29,7 @@ _VERBS = {Create: "create", Apply: "apply", Delete: "delete"}
 
 @dataclass(frozen=True)
 class Trouble:
-    """One child that could not be written. `stops_pods`: no pod is made as long as it lasts."""
+    """A child that could not be read or written. `stops_pods`: no pod is created as long as this lasts."""
 
     error: HoneError
     stops_pods: bool = False
@@ -42,7 +42,7 @@ class Troubles:
         self._failures: dict[Key, dict[str, int]] = {}
 
     def count(self, key: Key, names: list[str]) -> dict[str, int]:
-        """Count one more failure of these; all others of the object begin again."""
+        """Count one more failure of each of these names, and reset all others of the object. Return the counts."""
         before = self._failures.pop(key, {})
         counted = {name: before.get(name, 0) + 1 for name in names}
         if counted:
@@ -50,12 +50,12 @@ class Troubles:
         return counted
 
     def forget(self, key: Key) -> None:
-        """Forget an object that is gone, or all of whose writes succeeded."""
+        """Forget the failures of an object that is gone, or whose writes all succeeded."""
         self._failures.pop(key, None)
 
 
 def failed(action: Action, error: Exception, failures: int) -> Trouble | None:
-    """Return what to report of a write that failed so often in a row; None when it is too early."""
+    """Return what to report of a write that failed `failures` times in a row; None when it is too early."""
     what = f"{action.resource.kind} {name_of(action)}"
     stops_pods = isinstance(action, Create) or (action.resource == DEPLOYMENTS and isinstance(action, Apply))
     if isinstance(error, ApiError) and error.is_refusal:
@@ -79,7 +79,7 @@ def failed(action: Action, error: Exception, failures: int) -> Trouble | None:
 
 
 def unread(error: Exception, failures: int) -> Trouble | None:
-    """Return what to report when the object's children can't be read."""
+    """Return what to report when the children can't be read for the `failures`th time; None when it is too early."""
     if failures < TRIES:
         return None
     reason = CHILD_REFUSED if isinstance(error, ApiError) and error.is_refusal else API_FAILING
@@ -93,7 +93,7 @@ def contested(child: tuple[str, str], manager: str | None) -> Trouble:
 
 
 def hidden(children: Sequence[Object], owner: Object) -> list[Trouble]:
-    """Return what to report of children that Hone will hear nothing of: no watch selects them."""
+    """Return what to report of children that no watch selects, since they lack Hone's label."""
     found = []
     for child in children:
         value = (child["metadata"].get("labels") or {}).get(MANAGED_BY_LABEL)
@@ -105,7 +105,7 @@ def hidden(children: Sequence[Object], owner: Object) -> list[Trouble]:
 
 
 def crowded(key: Key, owner: Object, unknown: Unknown) -> Trouble | None:
-    """Return what to report of an object's pods for which the operator has no memory; a result needs none."""
+    """Return what to report of pods for which the operator has no memory; None for a finished job, which needs none."""
     if not any(unknown) or is_terminal(owner):
         return None
     label = FINETUNEJOB_LABEL if key.resource == FINETUNEJOBS else INFERENCESERVICE_LABEL
@@ -121,7 +121,7 @@ def crowded(key: Key, owner: Object, unknown: Unknown) -> Trouble | None:
 
 
 def troubles_alone(owner: Object, now: datetime, troubles: Sequence[Trouble]) -> Plan:
-    """Return a status that reports these, and is otherwise left as it is: there is nothing to judge by."""
+    """Return a plan whose status reports these troubles, and is otherwise unchanged: nothing else is known."""
     before: Object = owner.get("status") or {}
     conditions = Conditions(owner, now)
     report(troubles, conditions)
@@ -136,7 +136,7 @@ def troubles_alone(owner: Object, now: datetime, troubles: Sequence[Trouble]) ->
 
 
 def describe(error: Exception) -> str:
-    """Return a failure's message, without what changes from try to try."""
+    """Return a failure's message, without parts that change from try to try."""
     if isinstance(error, ApiError):
         return f"the API server answers {error.status}: {error.message[:LONGEST_WORDS]}"
     if isinstance(error, TimeoutError):
@@ -147,7 +147,7 @@ def describe(error: Exception) -> str:
 
 
 def report(troubles: Sequence[Trouble], conditions: Conditions) -> None:
-    """Set the condition, which is there once there has been trouble."""
+    """Set the condition Synced. It exists from the first trouble on."""
     if troubles:
         first = troubles[0].error
         words = " ".join(dict.fromkeys(f"{each.error.message.rstrip('. ')}." for each in troubles))

@@ -1,8 +1,8 @@
-"""Which children are written again and again, because somebody else changes or deletes them each time.
+"""Children that are written again and again, because another writer changes or deletes them each time.
 
-A repair is free a few times. After that the pause before the next one doubles, up to a limit at which it stays, so that
-two writers never make the cluster roll out without end. A time without a write begins the count again, and so does
-another spec of the owner, or another owner of the same name.
+The first FREE_WRITES repairs are not delayed. After that the pause before the next one doubles, up to a limit, so that
+two writers never make the cluster roll out without end. The count is reset after WINDOW_SECONDS without a write, by a
+new spec of the owner, and by another owner of the same name. execution.py asks before each write.
 """
 
 from collections import deque
@@ -26,7 +26,7 @@ Spec = tuple[str, int]
 
 @dataclass
 class Contest:
-    """The latest writes of one child. `pause`: seconds after the last one; 0 as long as there were not too many."""
+    """The latest writes of one child. `pause`: seconds to wait after the last one; 0 until there are too many."""
 
     writes: deque[float] = field(default_factory=lambda: deque(maxlen=FREE_WRITES + 1))
     pause: float = 0.0
@@ -38,7 +38,7 @@ class Contest:
         return self.writes[-1] + self.pause
 
     def is_open(self, now: float) -> bool:
-        """Whether there were too many writes, and the last one is not long ago."""
+        """Return whether there were too many writes, and the last one was within WINDOW_SECONDS."""
         return self.pause > 0 and now <= self.writes[-1] + WINDOW_SECONDS
 
 
@@ -50,7 +50,7 @@ class Contests:
         self._specs: dict[Key, Spec] = {}
 
     def begin(self, key: Key, spec: Spec) -> None:
-        """Begin a pass: what was counted for another spec, or for another object of this name, no longer counts."""
+        """Begin a pass. Reset the counts if the spec changed, or another object has the name."""
         if self._specs.get(key) != spec:
             self._of.pop(key, None)
             self._specs[key] = spec
@@ -67,7 +67,7 @@ class Contests:
         return True
 
     def is_suspect(self, key: Key, child: Child) -> bool:
-        """Whether one more write of the child may be too many."""
+        """Return whether one more write of the child may be too many."""
         contest = self._of.get(key, {}).get(child)
         return contest is not None and len(contest.writes) >= FREE_WRITES
 
@@ -77,7 +77,7 @@ class Contests:
         contest.manager = manager or contest.manager
 
     def holds(self, key: Key, child: Child, now: float) -> bool:
-        """Whether the child is not to be written yet."""
+        """Return whether the child must not be written yet."""
         contest = self._of.get(key, {}).get(child)
         return contest is not None and contest.is_open(now) and now < contest.not_before
 
@@ -98,7 +98,7 @@ class Contests:
 
 
 def contender(found: Object | None, installation: str = "") -> str | None:
-    """Return who else wrote the child: another Hone, or else the newest other field manager of more than the status."""
+    """Return the other writer of the child: another Hone operator, or the newest field manager beyond the status."""
     metadata = (found or {}).get("metadata") or {}
     written_by = (metadata.get("annotations") or {}).get(INSTALLATION)
     if written_by and installation and written_by != installation:
