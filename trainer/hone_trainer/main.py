@@ -1,4 +1,9 @@
-"""The command line of the trainer: `hone-trainer run MANIFEST --output DIR`, `prepare`, `plan` and `merge`."""
+"""The command line of the trainer: `hone-trainer run MANIFEST --output DIR`, `prepare`, `plan` and `merge`.
+
+Every way to end becomes an exit code of hone_api.reasons, a printed message and, for the operator, the termination
+message. `run`, `memory.command` and `merging.command` do the work; they are imported late, so that a mistake in the
+command line is reported at once.
+"""
 
 import argparse
 from pathlib import Path
@@ -18,7 +23,7 @@ from hone_trainer.runtime.signals import Interrupted, Stop
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the trainer. Returns its exit code, as hone_api.reasons lists them."""
+    """Run the trainer and return its exit code, one of those in hone_api.reasons."""
     options = parse(argv)
     make_output_safe(is_stdout_a_log=not isinstance(options, PlanOptions))
     stop = Stop()
@@ -35,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def say(options: Options | PlanOptions | MergeOptions, message: TerminationMessage) -> None:
-    """Leave the last word where the options say, if they do."""
+    """Write the termination message to the file that the options name, if any."""
     if isinstance(options, Options) and options.termination_log:
         try:
             options.termination_log.write_bytes(message.to_bytes())
@@ -66,7 +71,7 @@ def outcome(options: Options, stop: Stop) -> tuple[int, TerminationMessage]:
 
 
 def planned(options: PlanOptions) -> int:
-    """Print the estimate of a job's memory, and turn every way to end into an exit code."""
+    """Print the memory estimate of a job, and turn every way to end into an exit code."""
     try:
         try:
             from hone_trainer.memory.command import run
@@ -95,7 +100,9 @@ def merged(options: MergeOptions) -> int:
 
 
 def failed(error: Exception, verbose: bool, logs: Path | None) -> tuple[int, HoneError]:
-    """Show what an exception means; its exit code, and the failure that it is. Tracebacks are kept in `logs`."""
+    """Print the failure that an exception means, and return its exit code and the failure. Tracebacks are kept in
+    `logs`.
+    """
     failure = named(error)
     trace = failure.traceback if isinstance(failure, UnnamedError) else "".join(format_exception(error))
     if isinstance(failure, UnnamedError):
@@ -107,11 +114,11 @@ def failed(error: Exception, verbose: bool, logs: Path | None) -> tuple[int, Hon
 
 
 def kept(trace: str, logs: Path) -> Path | None:
-    """The file that now has the traceback of a failure without a name; when it can't be written, it is printed."""
+    """Write the traceback of a failure without a name and return the file; print the traceback when that fails."""
     file = logs / "traceback.txt"
     try:
         logs.mkdir(parents=True, exist_ok=True)
-        file.unlink(missing_ok=True)  # it may be a link to a file of another's
+        file.unlink(missing_ok=True)  # it may be a link to another user's file
         file.write_text(trace, encoding="utf-8", errors="backslashreplace")
     except OSError:
         print_line(trace.rstrip("\n"))
@@ -120,7 +127,7 @@ def kept(trace: str, logs: Path) -> Path | None:
 
 
 def show(failure: HoneError, trace: str) -> None:
-    """Print a failure as a person reads it, below its traceback."""
+    """Print a failure for a person to read, below its traceback."""
     if trace:
         print_line(trace.rstrip("\n"))
     print_line(f"\nerror: {failure.reason.name}\n  {failure.message}\n  {failure.remedy}")

@@ -1,4 +1,8 @@
-"""Prepare, train, save: the part of a run that needs torch. Reads from top to bottom."""
+"""The part of a run that needs torch: prepare, load, train, save. It reads from top to bottom.
+
+`run` calls `pipeline`, once in each process that trains. `preparation.prepare` returns the tokenized rows and the plan,
+`training.trainer` trains, and `storage.artifact` writes the result, with manifest.json as the last file.
+"""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -44,7 +48,7 @@ from hone_trainer.training.trainer import HoneTrainer, final_metrics
 def pipeline(
     inputs: Inputs, options: Options, stop: Stop, telemetry: Telemetry, terminal: Terminal, place: Place | None = None
 ) -> ArtifactManifest:
-    """Everything from the base model to manifest.json, alone or at a place among several processes.
+    """Run everything from the base model to manifest.json, alone or as one of several processes.
 
     Raises HoneError; Interrupted once a checkpoint is saved.
     """
@@ -67,7 +71,7 @@ def pipeline(
 
 
 def meet(place: Place, inputs: Inputs, root: Path, terminal: Terminal) -> tuple[Prepared, Group]:
-    """The first process prepares, the others wait for it and open what it has prepared. Raises HoneError."""
+    """Prepare in the first process; wait for it in the others and open what it prepared. Raises HoneError."""
     meeting = Meeting(place)
     prepared = prepare(inputs, root, terminal, device.here()) if place.rank == 0 else None
     meeting.wait_for_the_first()
@@ -78,7 +82,7 @@ def meet(place: Place, inputs: Inputs, root: Path, terminal: Terminal) -> tuple[
 
 @dataclass(frozen=True)
 class Run:
-    """A trainer with its model, on what was prepared. Of several processes the first has the log.
+    """A trainer with its model, for what was prepared. Of several processes, only the first has the log.
 
     `config` is the model's configuration before training.
     """
@@ -91,7 +95,7 @@ class Run:
 
 
 def load(prepared: Prepared, group: Group, inputs: Inputs, root: Path, terminal: Terminal) -> Run:
-    """Load the model and make the trainer. Raises HoneError."""
+    """Load the model and build the trainer. Raises HoneError."""
     spec, checkpoint = inputs.job.spec, prepared.checkpoint
     has_gpu = torch.cuda.is_available()
     terminal.warn(sft_config.warnings(spec, has_gpu))
@@ -122,7 +126,7 @@ def load(prepared: Prepared, group: Group, inputs: Inputs, root: Path, terminal:
 
 
 def train(run: Run, root: Path, stop: Stop, telemetry: Telemetry, terminal: Terminal) -> Account:
-    """Train to the end. Raises Interrupted when told to stop, once a checkpoint is saved; HoneError NonFiniteLoss."""
+    """Train to the end. Raises Interrupted when stopped, once a checkpoint is saved; HoneError NonFiniteLoss."""
     trainer, checkpoint = run.trainer, run.prepared.checkpoint
     step = checkpoint.account.step if checkpoint else 0
     if checkpoint:
@@ -147,7 +151,7 @@ def train(run: Run, root: Path, stop: Stop, telemetry: Telemetry, terminal: Term
 
 
 def refuse_incomplete(account: Account) -> None:
-    """Raise HoneError InternalError when training ended before its last step, and was not told to."""
+    """Raise HoneError InternalError when training ended before its last step without a signal to stop."""
     if not account.finished:
         raise HoneError(
             INTERNAL_ERROR,
@@ -159,7 +163,7 @@ def refuse_incomplete(account: Account) -> None:
 def keep(
     run: Run, job: FineTuneJob, root: Path, account: Account, parameters: Parameters, terminal: Terminal
 ) -> ArtifactManifest:
-    """Save what the spec asks to keep, manifest.json last. Of several processes the first does."""
+    """Save what the spec requests, manifest.json last. Of several processes, only the first writes."""
     first = evaluation.earlier(root, terminal)
     last = evaluation.after(run.trainer, run.prepared, account, terminal)
     network = run.trainer.accelerator.unwrap_model(run.trainer.model)
@@ -194,13 +198,13 @@ def keep(
     data = report.collect(root, manifest, run.prepared, settings, first, last)
     terminal.warn(report.write(root, data))
     write_manifest(root, manifest)
-    run.group.from_first(manifest)  # a network's disk may not show the file everywhere yet
+    run.group.from_first(manifest)  # a network disk may not show the file on every node yet
     run.group.wait()
     return manifest
 
 
 def make_trainer(lora: LoraOptions | None, **keywords: Any) -> HoneTrainer:
-    """The trainer. Raises HoneError InvalidSpec when the adapter doesn't fit the model."""
+    """Return the trainer. Raises HoneError InvalidSpec when the adapter doesn't fit the model."""
     try:
         return HoneTrainer(**keywords)
     except ValueError as error:
@@ -215,7 +219,7 @@ def make_trainer(lora: LoraOptions | None, **keywords: Any) -> HoneTrainer:
 
 
 def count(network: Any) -> Parameters:
-    """Trainable parameters, and all of them; a byte of bitsandbytes holds two in 4 bits."""
+    """Count the trainable and all parameters; in 4 bits, a byte of bitsandbytes holds two."""
     sizes = [
         (parameter.numel() * (2 if type(parameter).__name__ == "Params4bit" else 1), parameter.requires_grad)
         for parameter in network.parameters()

@@ -1,4 +1,8 @@
-"""One run or preparation: what can be said without torch comes first, the pipeline after it."""
+"""One run or preparation, from the command line's options to the artifact.
+
+What can be checked without torch comes first, since importing torch takes seconds. One process trains here, through
+`pipeline`; for several, `distributed.launcher` starts workers, and each calls `work`.
+"""
 
 import logging
 import os
@@ -29,7 +33,7 @@ from hone_trainer.storage import output_dir
 
 
 def run(options: Options, stop: Stop, telemetry: Telemetry) -> ArtifactManifest:
-    """Train what MANIFEST asks for, or go on with it. Raises HoneError; Interrupted when told to stop."""
+    """Train the job in MANIFEST, or resume it. Raises HoneError; Interrupted when stopped."""
     _log(options)
     inputs = manifest.load(options)
     if options.nodes > 1 or inputs.job.spec.resources.gpus > 1:
@@ -51,7 +55,7 @@ def run(options: Options, stop: Stop, telemetry: Telemetry) -> ArtifactManifest:
 
 
 def _together(inputs: Inputs, options: Options, stop: Stop, telemetry: Telemetry) -> ArtifactManifest:
-    """Train in processes of their own, one for each GPU. Raises as run does."""
+    """Train in separate processes, one for each GPU. Raises as `run` does."""
     spec = inputs.job.spec
     here = rendezvous(options.nodes, os.environ)
     with output_dir.owned(options.output) if here.node == 0 else nullcontext():
@@ -64,7 +68,7 @@ def _together(inputs: Inputs, options: Options, stop: Stop, telemetry: Telemetry
         with Gate(here) if here.nodes > 1 and here.node == 0 else nullcontext():
             member = Member(here, Terminal().note) if here.nodes > 1 else None
             port = member.join((options.output / MANIFEST).exists) if member else here.port
-            if port is None:  # node 0 has nothing left to do and won't come
+            if port is None:  # node 0 has finished and won't start again
                 return _together(inputs, options, stop, telemetry)
             word = launch(places(replace(here, port=port), max(1, spec.resources.gpus)), options, stop, member)
     telemetry.progress, telemetry.parameters = word.progress, word.parameters
@@ -75,7 +79,7 @@ def _together(inputs: Inputs, options: Options, stop: Stop, telemetry: Telemetry
 def _known(
     done: ArtifactManifest, inputs: Inputs, options: Options, terminal: Terminal, telemetry: Telemetry
 ) -> ArtifactManifest:
-    """Report that nothing is left to do.
+    """Report that the artifact is already complete.
 
     Raises HoneError DatasetInvalid or ModelInvalid when files of the dataset or of the base model have changed since.
     """
@@ -95,7 +99,9 @@ def _known(
 
 
 def _has_other_data(done: ArtifactManifest, inputs: Inputs) -> bool:
-    """What a branch of the hub is by now is not looked up, and files that are gone tell nothing."""
+    """Return whether the dataset's files have changed. Branches of the hub are not looked up; missing files don't
+    count.
+    """
     source = inputs.job.spec.dataset
     if source.name:
         return False
@@ -108,7 +114,9 @@ def _has_other_data(done: ArtifactManifest, inputs: Inputs) -> bool:
 
 
 def _has_other_model(inputs: Inputs, output: Path) -> bool:
-    """As _has_other_data, compared with what the start that trained has remembered."""
+    """Return whether the base model's files differ from those remembered by the start that trained. See
+    _has_other_data.
+    """
     spec = inputs.job.spec
     before = output_dir.earlier(output, spec, has_checkpoint=False).model_digest
     if before is None or spec.model.claim is None:
@@ -121,7 +129,7 @@ def _has_other_model(inputs: Inputs, output: Path) -> bool:
 
 
 def work(options: Options, place: Place, stop: Stop, telemetry: Telemetry) -> ArtifactManifest:
-    """Be one of the processes that _together starts. Raises as run does."""
+    """Train as one of the processes that _together starts. Raises as `run` does."""
     _log(options)
     leads = place.rank == 0
     if options.port and leads:
@@ -136,7 +144,7 @@ def work(options: Options, place: Place, stop: Stop, telemetry: Telemetry) -> Ar
 
 
 def prepare(options: Options, telemetry: Telemetry) -> str:
-    """Prepare what MANIFEST asks for, show the dataset's report and a row, and sum it up. Raises HoneError."""
+    """Prepare the job in MANIFEST, print the dataset's report and a row, and return a summary. Raises HoneError."""
     _log(options)
     inputs = manifest.load(options)
     with Terminal() as terminal, output_dir.owned(options.output):

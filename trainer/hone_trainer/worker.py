@@ -1,7 +1,7 @@
-"""One of several processes that train together: `python -m hone_trainer.worker WORD ARGUMENTS…`, by the launcher.
+"""One of several training processes: `python -m hone_trainer.worker RESULT ARGUMENTS…`, started by the launcher.
 
-Its last word goes into the file WORD. It leaves without tearing torch down, which aborts now and then where processes
-have talked to each other, or waits for those that are gone.
+It writes its result to the file RESULT. It exits without shutting torch down, which sometimes aborts after processes
+have communicated, or waits for processes that are gone.
 """
 
 import os
@@ -23,7 +23,7 @@ from hone_trainer.runtime.signals import Interrupted, Stop
 
 
 def main(word: Path, options: Options) -> None:
-    """Train at the place that the environment says, write the last word, and leave."""
+    """Train at the rank that the environment gives, write the result, and exit."""
     stop = Stop()
     stop.listen(lambda: say(word, Word(outcome="Interrupted")))
     threading.Thread(target=_follow_the_launcher, daemon=True).start()
@@ -35,14 +35,14 @@ def main(word: Path, options: Options) -> None:
 
 
 def say(file: Path, word: Word) -> None:
-    """Put the last word into a file, where it is whole or absent."""
+    """Write the result to a file, which is complete or absent at any time."""
     temporary = file.with_suffix(".tmp")
     temporary.write_text(word.model_dump_json(), encoding="utf-8")
     temporary.replace(file)
 
 
 def last_word(options: Options, place: Place, stop: Stop) -> Word:
-    """Train, and turn every way to end into a word."""
+    """Train, and turn every way to end into a result."""
     telemetry = Telemetry()
     try:
         try:
@@ -70,7 +70,7 @@ def _failed(error: Exception, verbose: bool) -> Word:
 
 
 def _follow_the_launcher() -> None:
-    """Without its launcher, nobody would end this process."""
+    """Stop this process when its launcher is gone, since nothing else would stop it."""
     sys.stdin.buffer.read()
     os.kill(os.getpid(), signal.SIGTERM)
 

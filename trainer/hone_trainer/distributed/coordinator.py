@@ -1,8 +1,12 @@
-"""Where the launchers of all nodes meet: kept by the launcher of node 0, in a thread.
+"""Rendezvous of the launchers of all nodes: a TCP server in a thread of node 0's launcher.
 
-Nobody begins before all are there. Once all have begun, all are told when one is lost or ends. At the end they are told
-whose failure was the cause, where none has a name. Both sides talk in lines of JSON, and are lost when they are silent
-for SILENCE seconds; {} is said only to be heard.
+Training begins when all launchers are connected. From then on, each is notified when a node is lost or a process ends.
+When every node has ended, the server decides which node caused a failure that has no name. Each message is a line of
+JSON; a side that sends nothing for SILENCE seconds counts as lost. `coordinator_client` is the other side.
+
+  from a launcher:  {"node", "nodes"} first; {"ending"}: a process has ended; {"word"}: the node's result
+  to the launchers: {"waiting"}: missing nodes; {"begin"}: port of rank 0; {"over"}: why the run is over; {"cause"}: node
+  both:             {} keeps the connection alive
 """
 
 import asyncio
@@ -16,19 +20,19 @@ from hone_api.reasons import INTERNAL_ERROR, HoneError
 from hone_trainer.distributed.ranks import Rendezvous, free_port
 from hone_trainer.distributed.results import Word, cause
 
+# Seconds between two messages, and seconds of silence after which the other side is lost.
 BEAT, SILENCE = 2.0, 12.0
-"""Seconds."""
+# Seconds that the other nodes have to report their results after this node has ended.
 PATIENCE = 20.0
-"""Seconds that the others have to tell how they ended, once this node has."""
+# Connections that have not sent a first message yet, and bytes in a line: any process in the network may connect.
 MOST_STRANGERS, LONGEST_LINE = 64, 16 << 10
-"""Connections that have not said which node they are of, and bytes: anybody may connect."""
 
 
 class Gate:
-    """A context: inside, the gate is kept."""
+    """The rendezvous server, as a context manager: it accepts launchers inside the context."""
 
     def __init__(self, here: Rendezvous) -> None:
-        """Listen. Raises HoneError when the port is taken."""
+        """Listen on the port. Raises HoneError InternalError when the port is taken."""
         try:
             self._socket = open_listener("", here.port)
         except OSError as error:
@@ -64,10 +68,10 @@ class Gate:
                 except TimeoutError:
                     continue
             for writer in self._members.values():
-                writer.close()  # once it has sent what was written
+                writer.close()  # closes after sending what was written
 
     async def _attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Hear a launcher until it has ended, or is lost."""
+        """Read a launcher's messages until it has sent its result or is lost."""
         node = None
         if len(self._strangers) >= MOST_STRANGERS:
             oldest = next(iter(self._strangers))
@@ -80,7 +84,7 @@ class Gate:
             if self._begun or hello.get("nodes") != self._nodes or hello.get("node") not in range(self._nodes):
                 return
             node = int(hello["node"])
-            if node in self._members:  # the pod before this one, of which nothing was heard any more
+            if node in self._members:  # the node's previous pod, from which nothing arrived any longer
                 self._members[node].close()
             self._members[node] = writer
             if not self._missing():
@@ -125,7 +129,7 @@ class Gate:
 
 
 async def _hear(reader: asyncio.StreamReader) -> dict[str, Any]:
-    """A line. Raises OSError, ValueError when nothing comes, or nothing that can be understood."""
+    """Return one message. Raises OSError or ValueError when none arrives or it can't be parsed."""
     line = await asyncio.wait_for(reader.readline(), SILENCE)
     try:
         found = json.loads(line)

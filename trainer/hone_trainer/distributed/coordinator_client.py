@@ -1,4 +1,8 @@
-"""The launcher of one node among several: joins the others at the gate, and hears how they fare."""
+"""Client of the coordinator: connects the launcher of one node to those of the other nodes.
+
+The launcher joins, reports that a process has ended, and reports its result. It receives the port of rank 0, the reason
+why the run is over for all nodes, and which node caused a failure. The messages are listed in `coordinator`.
+"""
 
 import json
 import socket
@@ -12,15 +16,17 @@ from hone_trainer.distributed.coordinator import BEAT, PATIENCE, SILENCE
 from hone_trainer.distributed.ranks import Rendezvous
 from hone_trainer.distributed.results import Word, is_unnamed, settled
 
+# Seconds after which the same waiting message is printed again.
 REMIND = 60.0
-"""Seconds after which it is said again for whom a node waits."""
 
 
 class Member:
-    """What was heard so far is in `over`: why the run is over for all, if it is."""
+    """The connection of one node's launcher. `over` is the reason why the run is over for all nodes, empty while it is
+    not.
+    """
 
     def __init__(self, here: Rendezvous, note: Callable[[str], None]) -> None:
-        """Look for the gate, for as long as it takes. `note` prints a line."""
+        """Connect to the coordinator in a thread, for as long as it takes. `note` prints a line."""
         self.over = ""
         self._here = here
         self._note = note
@@ -33,18 +39,20 @@ class Member:
         Thread(target=self._beat, name="beat", daemon=True).start()
 
     def join(self, is_done: Callable[[], bool]) -> int | None:
-        """The port of the first process, once all nodes are there; None when there is nothing left to do."""
+        """Wait for all nodes and return the port of rank 0; return None when `is_done`, since nothing is left to do."""
         while not self._begun.wait(BEAT):
             if is_done():
                 return None
         return self._port
 
     def ending(self) -> None:
-        """Tell the others that a process of this node has ended."""
+        """Notify the other nodes that a process of this node has ended."""
         self._say(ending=True)
 
     def settle(self, word: Word) -> Word:
-        """How this node ends, among the others: a failure without a name may have its cause elsewhere."""
+        """Report this node's result and return it, corrected: the cause of a failure without a name may be on another
+        node.
+        """
         self._say(word=word.model_dump(mode="json", include={"outcome", "reason", "killed"}))
         if is_unnamed(word):
             self._settled.wait(PATIENCE)
@@ -93,7 +101,7 @@ class Member:
 
     def _say(self, **message: Any) -> None:
         if self._channel:
-            with suppress(OSError):  # the listening thread notices, too
+            with suppress(OSError):  # the listening thread detects the loss, too
                 self._channel.sendall(json.dumps(message).encode() + b"\n")
 
     def _remind(self, text: str) -> None:

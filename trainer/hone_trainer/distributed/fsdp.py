@@ -1,4 +1,4 @@
-"""FSDP2: each process holds a part of every weight."""
+"""FSDP2: each process holds a shard of every weight."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 
 
 def enable(accelerator: Accelerator, args: TrainingArguments) -> None:
-    """Turn it on where accelerate leaves it out without a word: on CPUs it trains with DDP instead."""
+    """Turn on FSDP2 where accelerate silently leaves it out: on CPUs accelerate trains with DDP instead."""
     plugin: Any = FullyShardedDataParallelPlugin(**args.fsdp_plugin_args)
     if accelerator.mixed_precision != "no":
         plugin.set_mixed_precision(accelerator.mixed_precision)
@@ -22,13 +22,15 @@ def enable(accelerator: Accelerator, args: TrainingArguments) -> None:
 
 
 def own_part(tensor: torch.Tensor) -> torch.Tensor:
-    """What this process holds of a tensor."""
+    """Return the shard of a tensor that this process holds."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def gather(network: Any) -> dict[str, Any] | None:
-    """The whole weights in the first process's memory (of an adapter: its own), nothing in the others; None when each
-    process has them all anyway. To be called in all processes."""
+    """Return the full weights (of an adapter: only its own) in the first process's memory, and nothing in the others.
+
+    Return None when each process has all weights anyway. Must be called in all processes.
+    """
     if not any(isinstance(found, DTensor) for found in network.parameters()):
         return None
     only_trained = isinstance(network, PeftModel)

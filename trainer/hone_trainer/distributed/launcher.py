@@ -1,4 +1,9 @@
-"""Starts the processes that train together on this node, passes signals on, and finds out how the run ended."""
+"""Start the training processes of this node, forward signals, and decide how the run ended.
+
+Each process is a `hone_trainer.worker` with torchrun's environment variables. Its result comes back in a file;
+`results`
+selects the result of the node. With several nodes, `coordinator_client` connects the launchers.
+"""
 
 import os
 import signal
@@ -16,19 +21,20 @@ from hone_trainer.distributed.results import Ending, Word, decide
 from hone_trainer.runtime.options import Options
 from hone_trainer.runtime.signals import Stop
 
+# Seconds that the other processes have left once one has ended: they all end together, or wait for it in vain.
 PATIENCE = 10.0
-"""Seconds that the other processes have left once one has ended: they all end together, or wait for it in vain."""
 _POLL = 0.05
 
 
 class Worker:
-    """A running process."""
+    """A running training process."""
 
     def __init__(self, place: Place, options: Options, scratch: Path) -> None:
         self._rank = place.rank
         self._word = scratch / f"rank-{place.rank}.json"
         self._ended = 0.0
-        # A pipe that closes when this process is gone; a session of its own, so that Ctrl-C reaches the launcher alone.
+        # The worker exits when the pipe closes, as it does when this process is gone. It has a session of its own, so
+        # that Ctrl-C reaches only the launcher.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "hone_trainer.worker", str(self._word), *options.arguments()],
             stdin=subprocess.PIPE,
@@ -47,7 +53,7 @@ class Worker:
             self._process.send_signal(number)
 
     def ending(self) -> Ending:
-        """How it ended; killed if it has not."""
+        """Return how the process ended; kill it if it has not."""
         code = None if self.running else self._process.returncode
         self._process.kill()
         self._process.wait()
@@ -62,7 +68,7 @@ class Worker:
 
 
 def launch(places: list[Place], options: Options, stop: Stop, member: Member | None) -> Word:
-    """Run this node's processes to their end. Raises Interrupted when told to stop a second time."""
+    """Run this node's processes to their end and return the result. Raises Interrupted at the second signal to stop."""
     with TemporaryDirectory(prefix="hone-") as scratch, stop.deferred():
         workers: list[Worker] = []
         endings: list[Ending] = []
@@ -76,7 +82,9 @@ def launch(places: list[Place], options: Options, stop: Stop, member: Member | N
 
 
 def _wait(workers: list[Worker], stop: Stop, member: Member | None) -> None:
-    """Until all have ended, or one has, here or on another node, and the others don't."""
+    """Wait until all processes have ended, or the others still run PATIENCE seconds after one, here or elsewhere,
+    ended.
+    """
     told = False
     deadline = float("inf")
     while any(worker.running for worker in workers) and time.monotonic() < deadline:

@@ -1,4 +1,9 @@
-"""The processes that train together: what they tell each other, beside what torch does for the gradients."""
+"""The process group of training: what processes exchange in addition to the gradients, which torch handles.
+
+Until the first process has prepared everything, the others only wait at a TCP store (`Meeting`). Then all join and get
+a
+`Group` with collectives on CPU tensors over gloo, so that no GPU has to wait.
+"""
 
 import os
 import time
@@ -14,32 +19,33 @@ from hone_trainer.distributed.ranks import Place
 
 Value = TypeVar("Value")
 
+# For collectives in which all wait for one process (a download, a checkpoint). No shorter timeout is needed: the
+# launcher notices a process that ends.
 WEEK = timedelta(days=7)
-"""What waits for one process (a download, a checkpoint) has no timeout of its own: a process that ends is noticed."""
+# How long nodes wait for each other at the start, and processes in a collective of training.
 TOGETHER = timedelta(minutes=30)
-"""How long nodes wait for each other at the start, and processes in a collective of training."""
 _PREPARED = "prepared"
 
 
 class Group:
-    """All processes. Every method but the properties is to be called by each of them, in the same order."""
+    """All training processes. All of them must call each method, except for the properties, in the same order."""
 
     def __init__(self, rank: int = 0, size: int = 1, patient: Any = None) -> None:
         self.rank = rank
         self.size = size
-        self._patient = patient  # of gloo, so that no device has to wait
+        self._patient = patient  # a gloo group, so that no device has to wait
 
     @property
     def leads(self) -> bool:
-        """Whether this is the one that writes and shows."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process."""
+        """Return whether the flag is set in any process."""
         return max(self.each(float(flag))) > 0
 
     def each(self, value: float) -> list[float]:
-        """The value of each process, by rank."""
+        """Return the value of each process, by rank."""
         if self.size == 1:
             return [value]
         found = torch.zeros(self.size, dtype=torch.float64)
@@ -48,7 +54,7 @@ class Group:
         return [float(one) for one in found]
 
     def from_first(self, value: Value | None) -> Value:
-        """The value of the first process, in all."""
+        """Return the first process's value in all processes."""
         values = [value]
         if self.size > 1:
             distributed.broadcast_object_list(values, src=0, group=self._patient)
@@ -57,16 +63,16 @@ class Group:
         return found
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait until all processes are here."""
         if self.size > 1:
             distributed.barrier(group=self._patient)
 
 
 class Meeting:
-    """Before the processes are a group: the first prepares, as if it were alone, and the others wait for it."""
+    """The time before the process group exists: the first process prepares alone, and the others wait for it."""
 
     def __init__(self, place: Place) -> None:
-        """Open the store that the first process keeps. Raises HoneError InvalidSpec when a GPU is lacking."""
+        """Open the TCP store of the first process. Raises HoneError InvalidSpec when a GPU is missing."""
         gpus = torch.cuda.device_count()
         if 0 < gpus < place.local_size:
             raise HoneError(
@@ -76,19 +82,19 @@ class Meeting:
             )
         self._place = place
         self._gpus = gpus
-        # While libraries see these, they take part in a group that is not there yet.
+        # Libraries that find these variables would use a process group that does not exist yet.
         for name in place.to_environ():
             os.environ.pop(name, None)
         leads = place.rank == 0
         self._store = TCPStore(place.address, place.port, is_master=leads, wait_for_workers=False, timeout=TOGETHER)
 
     def wait_for_the_first(self) -> None:
-        """Until it joins. In short looks, between which a signal is heard."""
+        """Wait until the first process joins. Poll at short intervals, so that signals are handled in between."""
         while self._place.rank and not self._store.check([_PREPARED]):
             time.sleep(0.2)
 
     def join(self) -> Group:
-        """All processes together."""
+        """Create the process group of all processes and return it."""
         place = self._place
         if place.rank == 0:
             self._store.set(_PREPARED, "")

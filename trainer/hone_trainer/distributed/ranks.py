@@ -1,7 +1,8 @@
-"""Which processes train together: on how many nodes, on which one this is, and what each is told. Pure.
+"""Ranks: how many nodes and processes train together, and which of them this is. Pure, apart from `free_port`.
 
-The names are torchrun's. Its launcher is not used: told to stop, it gives the workers 30 seconds to save a checkpoint,
-and it returns 1 whatever they did.
+The environment variables are torchrun's. Its launcher is not used: when stopped, it gives the workers 30 seconds to
+save
+a checkpoint, and it returns 1 whatever they did.
 """
 
 import socket
@@ -17,7 +18,7 @@ MASTER_ADDR, MASTER_PORT = "MASTER_ADDR", "MASTER_PORT"
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """The nodes of a run, and where node 0 can be reached."""
+    """The number of nodes, this node's index, and the address and port of node 0."""
 
     nodes: int
     node: int
@@ -27,7 +28,7 @@ class Rendezvous:
 
 @dataclass(frozen=True)
 class Place:
-    """One process among all. `local_rank` counts within its node, and is the index of its GPU."""
+    """One process among all. `local_rank` counts within its node and is the index of its GPU."""
 
     rank: int
     size: int
@@ -37,7 +38,7 @@ class Place:
     port: int
 
     def to_environ(self) -> dict[str, str]:
-        """As torchrun tells a worker."""
+        """Return the environment variables that torchrun sets for a worker."""
         return {
             RANK: str(self.rank),
             WORLD_SIZE: str(self.size),
@@ -49,7 +50,7 @@ class Place:
 
     @staticmethod
     def of(environ: Mapping[str, str]) -> "Place":
-        """The place that to_environ says."""
+        """Return the process that `to_environ` describes."""
         rank, size, local_rank, local_size, port = (
             int(environ[name]) for name in (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_PORT)
         )
@@ -57,7 +58,7 @@ class Place:
 
 
 def places(here: Rendezvous, processes: int) -> list[Place]:
-    """The places of the `processes` processes of this node; each node has as many."""
+    """Return the places of this node's processes; every node has `processes` of them."""
     return [
         Place(here.node * processes + local, here.nodes * processes, local, processes, here.address, here.port)
         for local in range(processes)
@@ -65,9 +66,9 @@ def places(here: Rendezvous, processes: int) -> list[Place]:
 
 
 def rendezvous(nodes: int, environ: Mapping[str, str]) -> Rendezvous:
-    """What the environment says where there are several nodes; a free port here where there is one.
+    """Return the nodes as the environment describes them, or a free local port when there is one node.
 
-    Raises HoneError InvalidSpec.
+    Raises HoneError InvalidSpec when a variable is missing or wrong.
     """
     if nodes == 1:
         return Rendezvous(1, 0, "127.0.0.1", free_port())
@@ -93,7 +94,7 @@ def _missing(nodes: int, name: str, value: str) -> HoneError:
 
 
 def free_port() -> int:
-    """A port of this machine on which nobody listens."""
+    """Return a port of this machine on which no process listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,7 @@
-"""How the processes of a run ended, and which ending is the run's: the cause, not what followed from it. Pure."""
+"""Results of the processes of a run, and the choice of the run's result: the cause, not its consequences. Pure.
+
+`launcher` calls `decide` for the processes of its node; `coordinator` calls `cause` for the results of all nodes.
+"""
 
 import signal
 from dataclasses import dataclass
@@ -14,9 +17,10 @@ from hone_trainer.runtime.signals import Interrupted
 
 
 class Word(ForeignModel):
-    """What a process says at its end. `reason`, `remedy` are set where it failed, `traceback` where that has no name.
+    """The result that a process writes when it ends.
 
-    `killed`: it could not say anything.
+    `reason` and `remedy` are set for a failure, `traceback` for one without a name. `killed`: it couldn't write a
+    result.
     """
 
     outcome: Literal["Succeeded", "Failed", "Interrupted"]
@@ -32,7 +36,10 @@ class Word(ForeignModel):
 
 @dataclass(frozen=True)
 class Ending:
-    """`code` is the exit status, negative for a signal, None when it had to be killed; `at` when it spoke or ended."""
+    """How one process ended: `code` is the exit status, negative for a signal, None when it had to be killed.
+
+    `at` is the time in seconds at which it wrote its result or ended.
+    """
 
     rank: int
     code: int | None
@@ -41,9 +48,9 @@ class Ending:
 
 
 def decide(endings: list[Ending]) -> Word:
-    """The run's ending. A word counts for more than an exit code: some processes abort after their work is done.
+    """Return the run's result. A written result outranks an exit code: some processes abort after their work is done.
 
-    Of several failures it is the first that has a name: a process whose peer is lost fails too, with none.
+    Of several failures, return the first that has a name: a process that loses its peer fails too, without a name.
     """
     return min(endings, key=lambda ending: (_weight(ending), ending.at)).word or _without_word(endings)
 
@@ -75,13 +82,14 @@ def _without_word(endings: list[Ending]) -> Word:
 
 
 def is_unnamed(word: Word) -> bool:
-    """Whether it is a failure that may have its cause in another process."""
+    """Return whether the result is a failure whose cause may be in another process."""
     return word.outcome == "Failed" and word.reason == INTERNAL_ERROR.name
 
 
 def cause(words: dict[int, Word], first: int | None) -> int | None:
-    """The node that caused the failures of all, where none has a name: one whose process was killed, else the `first`
-    that one ended on. None: what another node says is the cause.
+    """Return the node that caused all failures when none has a name: one with a killed process, else `first`.
+
+    `first` is the node on which a process ended first. None: the cause is the failure with a name of some node.
     """
     if not all(is_unnamed(word) for word in words.values()):
         return None
@@ -89,14 +97,14 @@ def cause(words: dict[int, Word], first: int | None) -> int | None:
 
 
 def settled(own: Word, is_cause: bool, over: str) -> Word:
-    """How a node ends, among others: it was interrupted when they caused its failure. `over` says what was heard."""
+    """Return this node's result: Interrupted when another node caused its failure. `over` is why the run is over."""
     if is_cause or not is_unnamed(own):
         return own
     return Word(outcome="Interrupted", message=over, progress=own.progress, parameters=own.parameters)
 
 
 def raise_failure(word: Word) -> None:
-    """Raise what a word says: HoneError, UnnamedError, or Interrupted."""
+    """Raise the failure in a result: HoneError, UnnamedError, or Interrupted."""
     if word.outcome == "Interrupted":
         raise Interrupted(word.message)
     if word.outcome == "Failed":

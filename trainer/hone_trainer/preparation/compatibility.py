@@ -1,4 +1,4 @@
-"""What method, adapter and optimizer ask of the base model, judged by its config before its weights are downloaded."""
+"""Requirements of method, adapter and optimizer, checked by the model's config before its weights are downloaded."""
 
 from hone_api.finetunejobs.spec import FineTuneJobSpec, LoraOptions
 from transformers import PreTrainedModel

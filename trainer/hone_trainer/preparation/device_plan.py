@@ -1,4 +1,7 @@
-"""The profile's choices and the memory estimate for one job, from its base model, its rows and this device."""
+"""The profile's choices and the memory estimate for one job, from its base model, its rows and this device.
+
+`prepare` builds a `Planned`; `settle` returns the DevicePlan, which prepared.json keeps, and the final SFTConfig.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,8 +25,8 @@ from hone_trainer.memory import advice, formulas, paging, plan, render
 from hone_trainer.memory.inputs import Settings, Sharding
 from hone_trainer.models import lora_targets
 
+# Arguments that Trainer silently ignores when it trains on a CPU.
 ONLY_ON_GPUS = ("fp16", "dataloader_pin_memory", "torch_empty_cache_steps")
-"""Arguments that Trainer passes over without a word where it trains on a CPU."""
 
 
 class DevicePlan(ForeignModel):
@@ -39,7 +42,7 @@ class DevicePlan(ForeignModel):
 
 @dataclass(frozen=True)
 class Planned:
-    """`outline` is the base model without weights, `rows` those to train on, `max_length` that of SFTConfig."""
+    """A job to plan. `outline` is the base model without weights; `max_length` is SFTConfig's; `rows` are to train on."""
 
     spec: FineTuneJobSpec
     outline: PreTrainedModel
@@ -48,7 +51,7 @@ class Planned:
     max_length: int | None
 
     def settle(self, arguments_of: Callable[[list[Choice]], dict[str, Any]]) -> tuple[DevicePlan, SFTConfig]:
-        """The plan, and the arguments that `arguments_of` makes of its choices.
+        """Return the plan, and the arguments that `arguments_of` makes of its choices.
 
         Raises HoneError ModelInvalid, InvalidSpec, ModelTooLarge.
         """
@@ -67,19 +70,19 @@ class Planned:
         return found, args
 
     def choices(self) -> list[Choice]:
-        """What the profile chooses. Raises HoneError ModelInvalid, InvalidSpec."""
+        """Return the profile's choices. Raises HoneError ModelInvalid, InvalidSpec."""
         if self.spec.training.profile == "none":
             return []
         longest = self.max_length or self.rows.lengths.max
         return auto_profile.choose(self.spec.training, self.device, self.rows, longest, self._peak, self.traits)
 
     def estimate(self, args: SFTConfig) -> Estimate | None:
-        """Return what a process needs at its peak with these arguments; None where that is not estimated."""
+        """Return the estimated peak memory of a process with these arguments; None where it is not estimated."""
         settings = self._settings(args)
         return formulas.estimate(settings) if settings else None
 
     def check(self, args: SFTConfig) -> list[str]:
-        """A warning when this machine's memory will hardly do. Raises HoneError ModelTooLarge when the GPU's won't."""
+        """Return a warning when this machine may lack memory. Raises HoneError ModelTooLarge when the GPU lacks it."""
         settings = self._settings(args)
         if settings is None:
             return [render.not_estimated(self._plan.unestimated)]
@@ -95,7 +98,7 @@ class Planned:
         return [error.sentence()] if error else []
 
     def without_effect(self) -> list[str]:
-        """Return a warning for each field of spec.training that does nothing on this device."""
+        """Return a warning for each field of spec.training that has no effect on this device."""
         written = self.spec.training.sft_config()
         names = [name for name in ONLY_ON_GPUS if written.get(name)] if self.device.kind == "cpu" else []
         fields = [
@@ -124,7 +127,9 @@ class Planned:
 
     @cached_property
     def sharding(self) -> Sharding:
-        """How several GPUs share the model: with parallelism auto, fsdp when one can't hold the least that there is."""
+        """How several GPUs share the model: with parallelism auto, fsdp when the smallest setting doesn't fit on one
+        GPU.
+        """
         found = plan.sharding_of(self.spec)
         memory = self.device.memory
         if found != "ddp" or self.spec.training.parallelism != "auto" or self.spec.method == "qlora" or memory is None:

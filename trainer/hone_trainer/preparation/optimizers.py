@@ -1,4 +1,4 @@
-"""Optimizers that come from packages which may be missing, or not work on this device."""
+"""Optimizers from packages that may be missing or not work on this device."""
 
 from hone_api.reasons import INVALID_SPEC, HoneError
 from transformers import PreTrainedModel, Trainer
@@ -8,7 +8,7 @@ from hone_trainer.models.quantization import require_bitsandbytes
 
 
 def check(args: SFTConfig, network: PreTrainedModel) -> None:
-    """Raise HoneError InvalidSpec, before the first step, when the optimizer can't be made for the model."""
+    """Raise HoneError InvalidSpec, before the first step, when the optimizer can't be created for the model."""
     name = getattr(args.optim, "value", args.optim)
     try:
         optimizer, _ = Trainer.get_optimizer_cls_and_kwargs(args, network)

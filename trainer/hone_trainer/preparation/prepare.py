@@ -1,4 +1,10 @@
-"""The stage before training: find, check, tokenize and download, and leave it all in prepared/ and the cache."""
+"""The stage before training: resolve, check, tokenize and download.
+
+It takes the job's inputs and leaves the rows and the plan in prepared/, and the base model in the cache. Mistakes of
+the
+user are found here, before a GPU is used; only memory can still fail later. What an earlier start prepared is reused
+when nothing that it depends on has changed. `pipeline` calls this, and so does `hone-trainer prepare`.
+"""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -42,7 +48,7 @@ TRAIN, EVALUATE = "to train on", "to evaluate on"
 
 @dataclass(frozen=True)
 class Prepared:
-    """What training starts from: nothing is left that the user could have got wrong, but memory."""
+    """All that training starts from. Mistakes of the user have been refused; only memory can still fail."""
 
     base: base_model.BaseModel
     tokenizer: PreTrainedTokenizerBase
@@ -54,12 +60,12 @@ class Prepared:
 
     @property
     def segments(self) -> list[tuple[str, bool]]:
-        """The first row to train on in pieces of text: each with whether it is learned."""
+        """The first training row as pieces of text, each with whether it is learned."""
         return statistics.segments(self.train[0], self.tokenizer)
 
 
 def prepare(inputs: Inputs, root: Path, terminal: Terminal, device: Device) -> Prepared:
-    """Do what prepared/ does not hold yet, for training on the device. Raises HoneError."""
+    """Prepare what prepared/ does not hold yet, for training on the device. Raises HoneError."""
     spec = inputs.job.spec
     output_conflicts.refuse_blockers(root)
     output_dir.refuse_foreign(root)
@@ -120,7 +126,7 @@ def prepare(inputs: Inputs, root: Path, terminal: Terminal, device: Device) -> P
 
 
 def find_prepared(root: Path, fingerprint: str, terminal: Terminal) -> PreparedFile | None:
-    """Return what prepared/ holds for a fingerprint; None, with a warning where it is damaged: prepare it again."""
+    """Return what prepared/ holds for a fingerprint; None, after a warning, when it is damaged."""
     file = prepared_dir.read(root)
     if isinstance(file, PreparedFile) and file.fingerprint != fingerprint:
         return None
@@ -144,7 +150,7 @@ class Found:
         return Found(prepared.base, prepared.file, prepared.checkpoint, prepared.questions)
 
     def open(self, spec: FineTuneJobSpec, root: Path) -> Prepared:
-        """What was prepared in `root`."""
+        """Open what was prepared in `root`."""
         with hub.offline():
             tokenizer = load_tokenizer(self.base, spec)
         rows = prepared_dir.open_datasets(root)
@@ -171,7 +177,7 @@ def check_arguments(
     device: Device,
     folder: Path,
 ) -> None:
-    """Check what needs no rows, at every start: rows that were prepared may be those of another spec.
+    """Check what needs no rows, at every start: the prepared rows may be those of another spec.
 
     Raises HoneError InvalidSpec, ModelInvalid.
     """
@@ -193,7 +199,10 @@ def fill(
     device: Device,
     scratch: Path,
 ) -> tuple[PreparedFile, Dataset, Dataset | None]:
-    """What prepared/ holds. The weights are downloaded last: a mistake in the data shows before. Raises HoneError."""
+    """Return the content of prepared/. Weights are downloaded last, so that mistakes in the data show first.
+
+    Raises HoneError.
+    """
     written = make_sft_config(keywords(spec, scratch))
     warnings = [] if base.commit else base_model.check_weights(base, spec.model, outline)
     reach = limits.read_limits(outline)
@@ -238,7 +247,7 @@ def fill(
 def plan_anew(
     spec: FineTuneJobSpec, base: base_model.BaseModel, file: PreparedFile, device: Device, root: Path
 ) -> DevicePlan:
-    """The plan for another device than that which `file` has one for. Raises HoneError."""
+    """Plan for another device than the one that `file` is planned for. Raises HoneError."""
     written = make_sft_config(keywords(spec, root))
     planned = device_plan.Planned(spec, outline_of(base, spec), device, file.dataset.train, written.max_length)
     return planned.settle(partial(keywords, spec, root))[0]
@@ -251,18 +260,18 @@ def read_context(base: base_model.BaseModel, spec: FineTuneJobSpec, outline: Pre
 
 
 def outline_of(base: base_model.BaseModel, spec: FineTuneJobSpec) -> PreTrainedModel:
-    """The base model without weights. Raises HoneError."""
+    """Build the base model without weights. Raises HoneError."""
     config = base_model.load_config(base, spec.model)
     return architecture.build(config, trust_remote_code=spec.model.trust_remote_code)
 
 
 def keywords(spec: FineTuneJobSpec, folder: Path, choices: Sequence[Choice] = ()) -> dict[str, Any]:
-    """Of the SFTConfig that rows are prepared with."""
+    """Return the keywords of the SFTConfig that rows are prepared with."""
     return sft_config.sft_config(spec, folder, not torch.cuda.is_available(), choices)
 
 
 def tokenize(given: Dataset, tokenizing: Tokenizing, checker: Checker, purpose: str) -> Split:
-    """Tokens and labels at full length. Raises HoneError naming the row that can't be tokenized."""
+    """Return tokens and labels at full length. Raises HoneError naming the row that can't be tokenized."""
     try:
         whole = tokenizing.whole(given)
     except Exception as error:  # a chat template may raise anything
@@ -278,7 +287,7 @@ def tokenize(given: Dataset, tokenizing: Tokenizing, checker: Checker, purpose: 
 def cut(
     split: Split, tokenizing: Tokenizing, packing: bool, checker: Checker, warnings: list[str]
 ) -> tuple[Dataset, SplitReport]:
-    """What is trained or evaluated on, and its report; adds to the warnings.
+    """Return the rows to train or evaluate on, and their report; add to the warnings.
 
     Raises HoneError AllRowsTruncated, DatasetInvalid, InvalidSpec.
     """

@@ -1,4 +1,8 @@
-"""prepared/: the tokenized dataset and prepared.json. Training needs nothing else but the base model's files."""
+"""The folder prepared/: the tokenized rows and prepared.json. Training needs only these and the base model's files.
+
+The folder is complete or absent. A fingerprint of everything that it depends on decides whether it is reused, and
+checksums detect damage.
+"""
 
 import hashlib
 import json
@@ -33,16 +37,16 @@ from hone_trainer.storage.atomic_files import (
 FILE = "prepared.json"
 TRAIN, EVAL = "train", "eval"
 PACKAGES = ("hone", "transformers", "trl", "tokenizers", "datasets")
+# Fields of spec.training that decide the tokenized rows.
 DECIDES_THE_DATA = (
     "max_length packing packing_strategy seed eos_token completion_only_loss assistant_only_loss extra".split()
 )
-"""Fields of spec.training that decide what the tokenized rows are."""
+# Fields of spec.training on which neither the rows and their warnings nor the profile's choices and the estimate
+# depend. Every other field makes the preparation start again, so that a new field can't be forgotten.
 DECIDES_NOTHING_HERE = frozenset(
     "learning_rate lr_scheduler_type warmup_steps weight_decay max_grad_norm adam_beta1 adam_beta2 adam_epsilon "
     "logging_steps eval_steps neftune_noise_alpha".split()
 )
-"""Fields of spec.training that neither the rows, nor their warnings, the profile's choices and the estimate depend on.
-Whatever is not listed makes the preparation start again, so that a new field can't be forgotten."""
 
 
 class PreparedFile(ForeignModel):
@@ -55,21 +59,21 @@ class PreparedFile(ForeignModel):
     plan: DevicePlan
     warnings: list[str]
     versions: dict[str, str]
+    # Size and checksums of every file of the rows, by its path below prepared/.
     files: dict[str, Sum]
-    """Of the rows: size and checksums of every file, by its path below prepared/."""
 
     def has_the_rows_of(self, plan: DevicePlan) -> bool:
-        """Whether another plan needs the same rows."""
+        """Return whether another plan needs the same rows."""
         return _rows_by(self.plan) == _rows_by(plan)
 
     @property
     def all_warnings(self) -> list[str]:
-        """About the rows, and about the device."""
+        """The warnings about the rows and about the device."""
         return self.warnings + self.plan.warnings
 
 
 def fingerprint(spec: FineTuneJobSpec, base: BaseModel, found: Found) -> str:
-    """Of all that the preparation depends on: it is done again when this changes."""
+    """Return the digest of all that the preparation depends on: it is repeated when this changes."""
     depends_on = {
         "model": [base.reference.to_wire(), base.digest, spec.model.trust_remote_code],
         "dataset": [found.fingerprint, spec.dataset.chat_template],
@@ -82,16 +86,16 @@ def fingerprint(spec: FineTuneJobSpec, base: BaseModel, found: Found) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that decide how rows are turned into tokens."""
+    """Return the versions of the packages that decide how rows are tokenized."""
     return {package: version(package) for package in PACKAGES}
 
 
 def read(root: Path) -> PreparedFile | str | None:
-    """Return prepared.json, what is wrong with it, or None where nothing was prepared yet."""
+    """Return prepared.json, what is wrong with it, or None when nothing was prepared yet."""
     path = root / PREPARED / FILE
     if not os.path.lexists(root / PREPARED):
         return None
-    if not path.is_file():  # a FIFO would block whoever opens it
+    if not path.is_file():  # a FIFO would block the reader
         return f"{FILE} is missing"
     try:
         content = json.loads(path.read_bytes())
@@ -105,7 +109,7 @@ def read(root: Path) -> PreparedFile | str | None:
 
 
 def find_damage(root: Path, file: PreparedFile) -> str | None:
-    """Return what is wrong with the rows that `file` describes; None: each of their bytes is as it was written."""
+    """Return what is wrong with the rows that `file` describes; None when every byte is as it was written."""
     folder = root / PREPARED
     if (folder / EVAL).is_dir() and file.dataset.evaluation is None:
         return f"{EVAL} does not belong to it"
@@ -116,21 +120,21 @@ def find_damage(root: Path, file: PreparedFile) -> str | None:
 
 
 def open_datasets(root: Path) -> tuple[Dataset, Dataset | None]:
-    """The tokenized rows to train on, and those to evaluate on."""
+    """Open the tokenized rows to train on, and those to evaluate on."""
     folder = root / PREPARED
     evaluation = load_from_disk(str(folder / EVAL)) if (folder / EVAL).is_dir() else None
     return load_from_disk(str(folder / TRAIN)), evaluation
 
 
 def write_plan(root: Path, file: PreparedFile, plan: DevicePlan) -> PreparedFile:
-    """Put another plan into prepared.json; the rows stay."""
+    """Replace the plan in prepared.json; keep the rows."""
     found = file.model_copy(update={"plan": plan})
     _write_file(root / PREPARED, found)
     return found
 
 
 def write(root: Path, fill: Callable[[Path], tuple[PreparedFile, Dataset, Dataset | None]]) -> PreparedFile:
-    """Write prepared/ so that it is there whole or not at all. `fill` may keep files in the folder that it gets."""
+    """Write prepared/, complete or not at all. `fill` may keep temporary files in the folder that it receives."""
     temporary = root / f".{PREPARED}.tmp"
     remove(temporary)
     scratch = temporary / "scratch"

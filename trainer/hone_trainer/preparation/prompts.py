@@ -1,4 +1,4 @@
-"""spec.evaluation.prompts in tokens: what both models are asked."""
+"""Tokens of spec.evaluation.prompts, which both the base model and the trained model answer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,10 +22,11 @@ class Question:
 def encode(
     options: EvaluationOptions | None, tokenizer: PreTrainedTokenizerBase, load_context: Callable[[], int | None]
 ) -> tuple[list[Question], list[str]]:
-    """The prompts in tokens, and warnings; `load_context` says how many tokens the model can read, None: any number.
+    """Return the prompts in tokens, and warnings.
 
-    Raises HoneError InvalidSpec for a prompt without a token, that leaves no room for an answer, or that the chat
-    template refuses; ChatTemplateMissing for a tokenizer with several templates and no default.
+    `load_context` returns how many tokens the model can read; None: no limit. Raises HoneError InvalidSpec for a prompt
+    that has no token, leaves no room for an answer, or is refused by the chat template; ChatTemplateMissing for a
+    tokenizer with several templates and no default.
     """
     if options is None:
         return [], []
@@ -62,7 +63,7 @@ def _tokens(prompt: str, tokenizer: PreTrainedTokenizerBase, where: str) -> list
     chat_templates.find_template(tokenizer)
     try:
         text = chat_templates.render(tokenizer, [{"role": "user", "content": prompt}], add_generation_prompt=True)
-    except Exception as error:  # a template may raise anything
+    except Exception as error:  # a template may raise any exception
         raise HoneError(
             INVALID_SPEC,
             f"{where} is refused by the chat template: {chat_templates.describe(error)}",

@@ -1,4 +1,4 @@
-"""What must be set before torch and the hub's libraries are imported."""
+"""Environment variables that must be set before torch and the hub's libraries are imported."""
 
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 from hone_api.layout import CACHE
 
 _DEVICES = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
+# Ends the list of devices for both HIP and CUDA. HIP treats an empty list as an unset one, and shows all devices.
 NO_DEVICE = "-1"
-"""Ends the list of devices for HIP and CUDA alike. HIP takes an empty list for one that is not set, and shows all."""
 
 
 def set_up(environ: MutableMapping[str, str], output: Path, gpus: int, verbose: bool) -> None:
-    """Cache below `output`, quiet libraries, and as many devices as the job asks for."""
+    """Set the cache below `output`, quiet the libraries, and show only as many devices as the job requests."""
     environ.setdefault("HF_HOME", str(output / CACHE))
     environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -21,7 +21,7 @@ def set_up(environ: MutableMapping[str, str], output: Path, gpus: int, verbose: 
 
 
 def limit_devices(environ: MutableMapping[str, str], gpus: int) -> None:
-    """Show torch no more devices than the job asks for: one process would split its batch between all it sees."""
+    """Show torch only as many devices as the job requests: one process would split its batch between all of them."""
     if gpus == 0:
         environ.update(dict.fromkeys(_DEVICES, NO_DEVICE))
         return
@@ -32,7 +32,7 @@ def limit_devices(environ: MutableMapping[str, str], gpus: int) -> None:
 
 
 def for_several(environ: MutableMapping[str, str], nodes: int) -> None:
-    """What processes that train together need; what the user has set stays."""
-    environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun: else each process would take all cores
+    """Set what several training processes need; variables that the user has set are kept."""
+    environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does: otherwise each process would use all cores
     if nodes == 1:
         environ.setdefault("GLOO_SOCKET_IFNAME", "lo")

@@ -1,4 +1,8 @@
-"""From what libraries raise to failures with a name."""
+"""Map exceptions of libraries to failures with a name.
+
+Every exception that ends a run passes through `named`: it follows the chain of causes to the first known failure, and
+returns UnnamedError, with the traceback, when there is none. The reasons are those of hone_api.reasons.
+"""
 
 import errno
 import os
@@ -23,6 +27,7 @@ from hone_api.reasons import (
     HoneError,
 )
 
+# Messages of failed writes that carry no errno: of safetensors, torch.save and datasets.
 _DISK_FULL = (
     "No space left on device",
     "Disk quota exceeded",
@@ -30,18 +35,17 @@ _DISK_FULL = (
     "unexpected pos",
     "Not enough disk space",
 )
-"""How libraries say without an errno that a write failed: safetensors, torch.save, datasets."""
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+# Messages of torch on a GPU, of torch on a CPU, and of the operating system.
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory")
-"""How torch says it on a GPU, how on a CPU, and how the operating system does."""
 
 
+# The packages that calls to the hub pass through.
 _HUB_PACKAGES = ("huggingface_hub", "httpx", "httpx2", "httpcore", "requests", "urllib3")
-"""The packages through which calls of the hub go."""
 
 
 class UnnamedError(HoneError):
-    """A failure without a name. `traceback` tells where it comes from."""
+    """A failure without a name. `traceback` shows its origin."""
 
     def __init__(self, message: str, traceback: str) -> None:
         super().__init__(INTERNAL_ERROR, message)
@@ -49,7 +53,7 @@ class UnnamedError(HoneError):
 
 
 def named(error: BaseException) -> HoneError:
-    """The failure that an exception means: its own name, or the first known one in what caused it; UnnamedError."""
+    """Return the failure that an exception means: itself or the first known one among its causes, else UnnamedError."""
     for cause in _chain(error):
         if isinstance(cause, HoneError):
             return cause
@@ -62,7 +66,7 @@ def named(error: BaseException) -> HoneError:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Inside, a full disk is named with what was to be written and how full its volume is."""
+    """Within the context, report a full disk with the path to be written and the free space on its volume."""
     try:
         yield
     except Exception as error:
@@ -76,9 +80,9 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def is_connection_error(error: BaseException) -> bool:
-    """Whether a call of the hub failed since it can't be reached, or answers that it is not well."""
+    """Return whether a call to the hub failed because the hub can't be reached or answers with a server error."""
     for cause in _chain(error):
-        if isinstance(cause, ConnectionError | TimeoutError | socket.gaierror):  # being kept offline is among these
+        if isinstance(cause, ConnectionError | TimeoutError | socket.gaierror):  # this includes being kept offline
             return True
         if _is_transport_error(cause):
             return True
@@ -89,7 +93,7 @@ def is_connection_error(error: BaseException) -> bool:
 
 
 def hub_error(error: Exception, kind: str, name: str, revision: str) -> HoneError:
-    """What an answer of the hub means for spec.model or spec.dataset (`kind`)."""
+    """Return the failure that an answer of the hub means for spec.model or spec.dataset (`kind`)."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     missing = MODEL_NOT_FOUND if kind == "model" else DATASET_NOT_FOUND
@@ -135,7 +139,7 @@ def access_denied(error: BaseException) -> HoneError | None:
     """Return the failure that a refused access to a file means, with the user that was refused; None for others."""
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno in _DENIED:
-        # Devices are no volumes.
+        # Devices are not volumes.
         if str(error.filename or "").startswith("/dev/"):
             return None
         what, why = error.filename or "A file", error.strerror
@@ -160,7 +164,7 @@ def _without_memory(text: str) -> str:
 
 
 def _bytes(count: int) -> str:
-    """Such as 1.5 GiB."""
+    """Format a size, for example 1.5 GiB."""
     size, unit = float(count), "bytes"
     for larger in ("KiB", "MiB", "GiB", "TiB"):
         if size < 1024:
@@ -170,9 +174,9 @@ def _bytes(count: int) -> str:
 
 
 def _is_of_the_hub(error: BaseException) -> bool:
-    """Whether an exception comes from a call of the hub: by its class, else by the code that raised it.
+    """Return whether an exception comes from a call to the hub: judge by its class, else by the code that raised it.
 
-    A pipe or a socket of anything else breaks with the very same exceptions of Python.
+    Other pipes and sockets break with the same exceptions of Python.
     """
     modules = [kind.__module__ for kind in type(error).__mro__]
     frames = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
@@ -180,14 +184,14 @@ def _is_of_the_hub(error: BaseException) -> bool:
 
 
 def _is_transport_error(error: BaseException) -> bool:
-    """By name, since versions of huggingface_hub bring different HTTP clients (httpx, httpx2)."""
+    """Return whether this is a TransportError, by name: huggingface_hub uses different HTTP clients (httpx, httpx2)."""
     return any(
         kind.__name__ == "TransportError" and kind.__module__.startswith("httpx") for kind in type(error).__mro__
     )
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and what caused it, as a traceback shows them: what `from None` hides is no cause."""
+    """Yield an exception and its causes, as a traceback shows them: what `from None` hides is not a cause."""
     seen: set[int] = set()
     found: BaseException | None = error
     while found is not None and id(found) not in seen:

@@ -1,4 +1,4 @@
-"""Leaving the terminal to Hone's own lines."""
+"""Keep the messages of libraries out of the terminal."""
 
 import warnings
 
@@ -6,7 +6,7 @@ from transformers.utils import logging
 
 
 def quiet() -> None:
-    """What the libraries say comes with --verbose only."""
+    """Silence the libraries; without --verbose, only Hone's lines are shown."""
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     warnings.filterwarnings("ignore")

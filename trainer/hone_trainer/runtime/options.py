@@ -1,4 +1,4 @@
-"""What the command line says."""
+"""The options of the command line, one class for each kind of command."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,7 @@ from hone_api.gpus import Gpu
 class Options:
     """Where a run reads from and writes to. `port` 0 means no HTTP server; `nodes` is how many machines train.
 
-    `gpu` is what is prepared for, where that is not to be seen.
+    `gpu` is the GPU to prepare for when it is not visible here.
     """
 
     manifest: Path
@@ -26,7 +26,7 @@ class Options:
     gpu: Gpu | None = None
 
     def arguments(self) -> list[str]:
-        """The command line that says this, but for the termination log, the nodes and the GPU."""
+        """Return the command line with these options, without the termination log, the nodes and the GPU."""
         words = [self.command, str(self.manifest), "--output", str(self.output)]
         if self.command == "run":
             words += ["--port", str(self.port)]
@@ -37,7 +37,7 @@ class Options:
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """What to estimate the memory of."""
+    """The job whose memory is estimated."""
 
     manifest: Path
     claims: dict[str, Path] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class PlanOptions:
 
 @dataclass(frozen=True)
 class MergeOptions:
-    """What to merge into what. `base` is a folder or a name on the hub; None: what the adapter says.
+    """An adapter, and the base model to merge it into: a folder or a name on the hub; None: the adapter's own base.
 
     `trust_remote_code` allows code that comes with the base model or the adapter's tokenizer to run.
     """

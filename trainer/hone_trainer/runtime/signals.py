@@ -1,8 +1,10 @@
-"""Being told to stop: SIGTERM, SIGINT, and SIGHUP, which a closed terminal sends.
+"""Signals to stop: SIGTERM, SIGINT, and SIGHUP, which a closed terminal sends.
 
-Outside training there is nothing to lose, so the signal ends the run at once. In training it only sets a flag, and the
+Outside training there is nothing to lose, so a signal ends the run at once. During training it only sets a flag, and
+the
 trainer saves a checkpoint at the end of the step. Imported before torch, since Python as process 1 ignores SIGTERM
-until a handler is set.
+until
+a handler is set.
 """
 
 import os
@@ -13,12 +15,12 @@ from types import FrameType
 
 from hone_api.reasons import INTERRUPTED_EXIT_CODE
 
+# Seconds that a library has to release what it waits for (for example a download) after the run must end at once.
 PATIENCE = 5.0
-"""Seconds that a library has to let go of what it waits for, once the run is told to end at once: a download, say."""
 
 
 class Interrupted(BaseException):
-    """Ends the run at once. Not an Exception, so that no library takes it for a failure of its own."""
+    """Ends the run at once. Not an Exception, so that no library handles it as its own failure."""
 
 
 class EvaluationInterrupted(Interrupted):
@@ -26,7 +28,7 @@ class EvaluationInterrupted(Interrupted):
 
 
 class Stop:
-    """Whether the run was told to stop."""
+    """Whether a signal to stop has arrived."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -34,7 +36,7 @@ class Stop:
         self._process = os.getpid()
 
     def listen(self, at_last: Callable[[], None] = lambda: None) -> None:
-        """Take over the signals, in the main thread. `at_last` is called where patience has an end.
+        """Install the handlers, in the main thread. `at_last` is called when PATIENCE has run out.
 
         A SIGHUP that the parent ignores, as nohup does, stays ignored.
         """
@@ -50,7 +52,7 @@ class Stop:
             signal.signal(signal.SIGHUP, self._hang_up)
 
     def ignore(self) -> None:
-        """From now on, signals do nothing: the outcome is settled."""
+        """Ignore signals from now on: the outcome is settled."""
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -58,7 +60,7 @@ class Stop:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Inside, a signal only sets `requested`; a second one ends the run."""
+        """Within the context, let a signal only set `requested`; let a second one end the run."""
         self._deferred = True
         try:
             yield
@@ -67,7 +69,7 @@ class Stop:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within `deferred`: inside, a signal ends the run after all, since there is nothing to lose."""
+        """Within `deferred`, let a signal end the run at once after all, since there is nothing to lose."""
         self._deferred = False
         if self.requested:
             raise Interrupted
@@ -77,7 +79,7 @@ class Stop:
             self._deferred = True
 
     def _hang_up(self, number: int, frame: FrameType | None) -> None:
-        """Handle SIGHUP, which kernel and shell both send when one terminal closes: more of them say nothing new."""
+        """Handle SIGHUP; ignore repeated ones, since kernel and shell both send one when a terminal closes."""
         if not self.requested:
             self._handle(number, frame)
 

@@ -1,4 +1,8 @@
-"""What is kept: the adapter, the merged model or the whole model, then manifest.json last."""
+"""The artifact: the adapter, the merged model or the fully trained model, and manifest.json as the last file.
+
+Each folder is written under a temporary name, flushed, checked, and renamed, so that it is complete or absent. A merged
+model is compared with base plus adapter (`models.merge_proof`) before it appears. `pipeline` calls this after training.
+"""
 
 import logging
 import math
@@ -29,13 +33,13 @@ from hone_trainer.storage.atomic_files import flush, flush_tree, remove
 
 log = logging.getLogger(__name__)
 
+# Small enough that the files are hashed in parallel, each on a core of its own.
 SHARD_SIZE = "2GB"
-"""Each file is hashed on a core of its own."""
 PACKAGES = ("hone", "torch", "transformers", "trl", "peft", "datasets", "accelerate")
 
 
 def kind_of(spec: FineTuneJobSpec) -> ArtifactKind:
-    """What the spec asks to keep."""
+    """Return the kind of artifact that the spec requests."""
     return MODEL if spec.method == "full" else spec.output.save or ADAPTER  # type: ignore[return-value]
 
 
@@ -52,9 +56,12 @@ def save_models(
     trust_remote_code: bool = False,
     warn: Callable[[str], None] = log.warning,
 ) -> None:
-    """Write the kind's folders, each whole or not at all. Merging changes `model`, so the adapter
-    goes first. `card` makes the model card of a folder; `load_base` the base that a quantized model was made from.
-    `weights` are those of a model that several processes share. Raises HoneError MergeMismatch."""
+    """Write the folders of the kind, each complete or absent.
+
+    The adapter comes first, since merging changes `model`. `card` makes the model card of a folder; `load_base` loads
+    the
+    base that a quantized model was made from; `weights` are those of a sharded model. Raises HoneError MergeMismatch.
+    """
     for name in folders_of(kind):
         check = None
         if name == MERGED and isinstance(model, PeftModel):
@@ -94,7 +101,8 @@ def manifest_of(
         base_config=base_config,
         dataset_fingerprint=fingerprint,
         files=files,
-        metrics={name: value for name, value in metrics.items() if math.isfinite(value)},  # JSON has no others
+        # JSON has no infinities and NaNs
+        metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
         parameters=parameters,
         versions={package: version(package) for package in PACKAGES},
         spec=job.spec.published(),
@@ -102,9 +110,9 @@ def manifest_of(
 
 
 def _on_base(model: PeftModel, base: PreTrainedModel, weights: dict[str, Any] | None) -> PeftModel:
-    """The adapter on the base as it was saved, with the tokens that training has decided on.
+    """Return the adapter on the unquantized base, with the special tokens that training has decided on.
 
-    Merged into 4-bit weights, the sum would be rounded to 4 bits again, and much of what was learned be lost.
+    Merged into 4-bit weights, the sum would be rounded to 4 bits again, and much of the training would be lost.
     """
     learned = {name: tensor.cpu() for name, tensor in get_peft_model_state_dict(model, state_dict=weights).items()}
     trained: Any = model.get_base_model()
@@ -122,7 +130,9 @@ def save_model(
     shard_size: str = SHARD_SIZE,
     check: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write a model, its tokenizer and its card into a folder that appears whole, and once `check` has passed it."""
+    """Write a model, its tokenizer and its card to a folder that appears only when it is complete and `check` accepts
+    it.
+    """
     temporary = folder.with_name(f".{folder.name}.tmp")
     remove(temporary)
     try:

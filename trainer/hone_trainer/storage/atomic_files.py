@@ -1,4 +1,4 @@
-"""Writing so that a crash or a power cut leaves a file whole or absent, and telling later whether it still is."""
+"""Atomic writes, and checksums to detect damage later: after a crash or a power cut, a file is complete or absent."""
 
 import json
 import os
@@ -8,20 +8,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+# Bytes that one checksum covers.
 PART = 16 * 2**20
-"""Bytes that one checksum covers."""
 
+# The field of a JSON file that holds the checksum of all its other fields.
 CHECKSUM = "crc32"
-"""The field of a JSON file that sums up all its other fields."""
 
 _THREADS = (os.cpu_count() or 1) + 4  # some wait for the disk while others compute
 
 
 @dataclass(frozen=True)
 class Sum:
-    """What a file must be: `size` in bytes, and the CRC-32 of each PART of it.
+    """Size in bytes and the CRC-32 of each PART of a file.
 
-    CRC-32, since it is to find what a disk spoiled, not what a person forged, and costs a third of SHA-256.
+    CRC-32 is used since it has to detect damage by a disk, not forgery, and it costs a third of SHA-256.
     """
 
     size: int
@@ -38,14 +38,14 @@ def flush(path: Path) -> None:
 
 
 def flush_tree(folder: Path) -> None:
-    """Force everything below a folder, and the folder, to the disk."""
+    """Force a folder and everything below it to the disk."""
     for path in folder.rglob("*"):
         flush(path)
     flush(folder)
 
 
 def flush_and_sum(folder: Path) -> dict[str, Sum]:
-    """flush_tree, and the sums of all files below the folder by their relative path, computed while the disk writes."""
+    """Do as flush_tree, and return the checksums of all files by relative path, computed while the disk writes."""
     with ThreadPoolExecutor(_THREADS) as pool:
         flushed = [pool.submit(flush, path) for path in folder.rglob("*")]
         sums = _sums(folder, pool)
@@ -56,7 +56,7 @@ def flush_and_sum(folder: Path) -> dict[str, Sum]:
 
 
 def difference(folder: Path, expected: dict[str, Sum]) -> str | None:
-    """What is wrong with the first file below the folder that is not as it was; None when all are.
+    """Return what is wrong with the first file below the folder that differs from `expected`; None when all match.
 
     Raises OSError when a file can't be read.
     """
@@ -74,7 +74,7 @@ def difference(folder: Path, expected: dict[str, Sum]) -> str | None:
 
 
 def remove(path: Path) -> None:
-    """Remove a folder with its content, a file, or a link, if it is there. What a link leads to stays."""
+    """Remove a folder with its content, a file, or a link, if it exists. The target of a link is kept."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -82,12 +82,12 @@ def remove(path: Path) -> None:
 
 
 def sum_content(content: object) -> int:
-    """Return the CRC-32 of what JSON can hold, whatever the order of its fields."""
+    """Return the CRC-32 of JSON content, independent of the order of its fields."""
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all."""
+    """Write a file that is complete or absent at any time."""
     temporary = path.with_name(f".{path.name}.tmp")
     remove(temporary)
     temporary.write_text(text, encoding="utf-8")

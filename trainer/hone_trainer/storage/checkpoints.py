@@ -1,8 +1,8 @@
 """Checkpoints that are complete or absent.
 
-Trainer writes `checkpoint-N` file by file. When it is whole and on the disk, the marker goes into it, with size and
-checksums of every file, and it is renamed to `step-0000000N`. Whatever lacks the marker was cut short, and whatever
-differs from it was spoiled: neither is used.
+Trainer writes `checkpoint-N` file by file. Once all of it is on the disk, a marker with the size and checksums of every
+file is added, and the folder is renamed to `step-0000000N`. A folder without the marker was cut short; one that differs
+from its marker is damaged. Neither is used. `training.trainer` calls `seal`, `preparation.prepare` calls `newest`.
 """
 
 import json
@@ -28,7 +28,9 @@ MARKER = "hone.json"
 
 @dataclass
 class Account:
-    """What Trainer forgets at a resume. Losses are sums over steps, `runtime` seconds of training so far."""
+    """What Trainer forgets when it resumes. Losses are sums over steps; `runtime` is in seconds, of all starts
+    together.
+    """
 
     step: int
     total_steps: int
@@ -40,10 +42,10 @@ class Account:
     last_logged_step: int
     averages_since_log: dict[str, list[float]] = field(default_factory=dict)
     eval_metrics: dict[str, float] = field(default_factory=dict)
+    # Whether the evaluation at this step was cut short and must be done before the next one.
     evaluation_due: bool = False
-    """Whether the evaluation at this step was cut short, and is to be done before the next one."""
+    # One for each process; `loss_since_log` is their mean.
     losses_since_log: list[float] = field(default_factory=list)
-    """Of each process; `loss_since_log` is their mean."""
 
     @property
     def processes(self) -> int:
@@ -63,12 +65,12 @@ class Checkpoint:
 
 
 def _folders(root: Path, pattern: str) -> list[Path]:
-    """Return the folders that a trainer made; files and links of such names are somebody else's."""
+    """Return the folders that a trainer made; files and links with such names are not its own."""
     return sorted(folder for folder in root.glob(pattern) if folder.is_dir() and not folder.is_symlink())
 
 
 def newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest good checkpoint below `root`, and warnings about those that are not: they are removed.
+    """Return the newest good checkpoint below `root`, and warnings about bad ones, which are removed.
 
     Every file of a checkpoint is read, newest checkpoint first, until one is good.
     """
@@ -79,13 +81,13 @@ def newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
     for folder in reversed(_folders(root, "step-*")):
         try:
             found = _read(folder)
-        except OSError as error:  # it may be readable again later: it stays
+        except OSError as error:  # kept, since it may be readable again later
             warnings.append(f"leaving out {folder}, which can't be read: {error.strerror}")
             continue
         if isinstance(found, Checkpoint):
             return found, warnings
         warnings.append(f"removing {folder}: {found}")
-        # The marker goes first, so that a removal cut short leaves nothing that looks complete.
+        # The marker is removed first, so that an interrupted removal leaves nothing that looks complete.
         remove_path(folder / MARKER)
         shutil.rmtree(folder, ignore_errors=True)
     if warnings:
@@ -96,7 +98,7 @@ def newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
 def seal(written: Path, account: Account, limit: int) -> list[Path]:
     """Turn what Trainer has written into a complete checkpoint, and keep it and the newest `limit` - 1 before it.
 
-    Returns the folders that remain to be removed, which takes a while: they no longer count as checkpoints.
+    Return the folders that are left to remove, which takes a while: they no longer count as checkpoints.
     """
     write_atomically(written / MARKER, _marker(account, flush_and_sum(written)))
     final = written.parent / checkpoint_name(account.step)
@@ -105,7 +107,7 @@ def seal(written: Path, account: Account, limit: int) -> list[Path]:
     written.rename(final)
     flush(written.parent)
     before = [folder for folder in _folders(final.parent, "step-*") if folder.name < final.name]
-    # What is newer was left out at the start, or this step would not have been trained again.
+    # Newer checkpoints were left out at the start, or this step would not have been trained again.
     newer = [folder for folder in _folders(final.parent, "step-*") if folder.name > final.name]
     outdated = before[: max(len(before) - (limit - 1), 0)] + newer
     for old in outdated:
@@ -114,7 +116,7 @@ def seal(written: Path, account: Account, limit: int) -> list[Path]:
 
 
 def remove(outdated: list[Path]) -> None:
-    """Remove what `seal` returned."""
+    """Remove the folders that `seal` returned."""
     for old in outdated:
         shutil.rmtree(old, ignore_errors=True)
 
@@ -125,7 +127,7 @@ def _marker(account: Account, sums: dict[str, Sum]) -> str:
 
 
 def _read(folder: Path) -> Checkpoint | str:
-    """The checkpoint, or what is wrong with it."""
+    """Return the checkpoint, or what is wrong with it."""
     if not (folder / MARKER).is_file():
         return "its writing was cut short"
     try:

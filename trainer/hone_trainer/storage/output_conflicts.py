@@ -1,7 +1,8 @@
-"""What stands in an output folder where a run has to write, found before anything is trained or overwritten.
+"""Conflicts in the output folder, found before anything is trained or overwritten.
 
-Hone replaces what it can make again: what is spoiled in prepared/ or in a checkpoint. It removes nothing that it can't
-have made: a file where a folder belongs, a folder or device where a file belongs. `output_dir` and `prepare` call this.
+Hone replaces what it can make again: damage in prepared/ or in a checkpoint. It removes nothing that it can't have
+made:
+a file in the place of a folder, a folder or device in the place of a file. `output_dir` and `prepare` call this.
 """
 
 import os
@@ -12,10 +13,10 @@ from pathlib import Path
 from hone_api.layout import ADAPTER, CACHE, CHECKPOINTS, LOGS, MANIFEST, MERGED, METRICS_LOG, MODEL, REPORT
 from hone_api.reasons import INVALID_SPEC, HoneError
 
+# A link to a folder on another volume works as well.
 LINKABLE_FOLDERS = (CHECKPOINTS, LOGS, REPORT)
-"""A link to a folder of another volume does as well."""
+# Each is replaced by a new folder at the end of a run, which is impossible for a link.
 REPLACED_FOLDERS = (ADAPTER, MERGED, MODEL)
-"""Each is replaced by a new folder at its end, which a link can't be."""
 FILES = (METRICS_LOG, MANIFEST, f"{CHECKPOINTS}/run.json", f"{CHECKPOINTS}/before.json")
 
 
@@ -30,9 +31,9 @@ def refuse_blockers(root: Path) -> None:
 
 
 def refuse_lock(path: Path) -> None:
-    """Raise HoneError InvalidSpec when the file to lock is something else: to open it could block, or empty a file.
+    """Raise HoneError InvalidSpec when the lock is not a regular file: opening it could block, or empty a file.
 
-    The same holds for what is no folder in the place of the lock's folder.
+    Raise it as well when the lock's parent is not a folder.
     """
     folder = path.parent
     if os.path.lexists(folder) and not folder.is_dir():

@@ -1,4 +1,8 @@
-"""The output folder: whose it is, and what an earlier start of the same run resolved."""
+"""The output folder: its lock, and what an earlier start of the same run resolved.
+
+A second trainer, another spec and files that don't come from Hone are refused, so that nothing is overwritten by
+mistake. `run` takes the lock and looks for a finished artifact; `preparation.prepare` resumes from `earlier`.
+"""
 
 import errno
 import fcntl
@@ -31,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """What a run trains (`spec` as on the wire), so that its later starts train the very same."""
+    """What a run trains (`spec` as on the wire), so that its later starts train exactly the same."""
 
     spec: dict[str, Any]
     model_commit: str | None = None
@@ -42,10 +46,10 @@ class Run:
 
 @contextmanager
 def owned(root: Path) -> Iterator[None]:
-    """Make the folder, and keep every other trainer out of it.
+    """Create the folder, and lock it against other trainers.
 
     Raises HoneError InvalidSpec, DiskFull or VolumeAccessDenied when it can't be written, InternalError when another
-    trainer is there.
+    trainer holds the lock.
     """
     try:
         refuse_lock(root / LOCK)
@@ -71,9 +75,9 @@ def owned(root: Path) -> Iterator[None]:
 
 
 def finished(root: Path, spec: FineTuneJobSpec) -> ArtifactManifest | None:
-    """The artifact, when the folder holds the complete one of this spec.
+    """Return the artifact, when the folder holds the complete one of this spec.
 
-    Raises HoneError InvalidSpec when it holds another spec's, ArtifactCorrupt when a file differs from the manifest.
+    Raises HoneError InvalidSpec when it is of another spec, ArtifactCorrupt when a file differs from the manifest.
     """
     try:
         manifest = read_manifest(root)
@@ -100,7 +104,7 @@ def _remedy_for_damage(root: Path) -> str:
 
 
 def refuse_foreign(root: Path) -> None:
-    """Raise HoneError InvalidSpec when the folder holds what a run would overwrite and no run of Hone has left."""
+    """Raise HoneError InvalidSpec when a run would overwrite something that no run of Hone has left."""
     if (root / RUN).is_file():
         return
     foreign = [PREPARED] if not (root / PREPARED_FILE).is_file() else []
@@ -114,9 +118,9 @@ def refuse_foreign(root: Path) -> None:
 
 
 def earlier(root: Path, spec: FineTuneJobSpec, has_checkpoint: bool) -> Run:
-    """What an earlier start resolved, else a new run.
+    """Return what an earlier start resolved, else a new run.
 
-    Raises HoneError InvalidSpec when its checkpoint is another's, or may be.
+    Raises HoneError InvalidSpec when its checkpoint is, or may be, of another spec.
     """
     path = root / RUN
     if not path.is_file():
@@ -128,7 +132,7 @@ def earlier(root: Path, spec: FineTuneJobSpec, has_checkpoint: bool) -> Run:
     difference = differing(run.spec, spec)
     if not difference:
         return run
-    if difference == WHAT_IS_SAVED:  # training is the same: a merge that failed may be left out
+    if difference == WHAT_IS_SAVED:  # training is the same: the spec may now omit a merge that failed
         return replace(run, spec=spec.published())
     if has_checkpoint:
         raise HoneError(
@@ -151,12 +155,12 @@ def _replace_unreadable(path: Path, spec: FineTuneJobSpec, has_checkpoint: bool)
 
 
 def remember(root: Path, run: Run) -> None:
-    """Keep what this run resolved."""
+    """Save what this run resolved."""
     write_atomically(root / RUN, json.dumps(asdict(run)))
 
 
 def differing(before: dict[str, Any], after: FineTuneJobSpec) -> str | None:
-    """The first field that decides the result and differs between a spec on the wire and a spec."""
+    """Return the first field that changes the result and differs between a spec on the wire and a spec."""
     try:
         old = FineTuneJobSpec.model_validate(before)
     except ValidationError:
