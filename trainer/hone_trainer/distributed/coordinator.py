@@ -5,7 +5,7 @@ When every node has ended, the server decides which node caused a failure that h
 JSON; a side that sends nothing for SILENCE seconds counts as lost. `coordinator_client` is the other side.
 
   from a launcher:  {"node", "nodes"} first; {"ending"}: a process has ended; {"word"}: the node's result
-  to the launchers: {"waiting"}: missing nodes; {"begin"}: port of rank 0; {"over"}: why the run is over; {"cause"}: node
+  to the launchers: {"waiting"}: missing nodes; {"begin"}: port of rank 0; {"over"}: why it is over; {"cause"}: node
   both:             {} keeps the connection alive
 """
 

@@ -42,7 +42,7 @@ class DevicePlan(ForeignModel):
 
 @dataclass(frozen=True)
 class Planned:
-    """A job to plan. `outline` is the base model without weights; `max_length` is SFTConfig's; `rows` are to train on."""
+    """A job to plan. `outline` is the base model without weights, `rows` those to train on; `max_length`: see SFTConfig."""
 
     spec: FineTuneJobSpec
     outline: PreTrainedModel
