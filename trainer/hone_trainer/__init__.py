@@ -1,1 +1,1 @@
-"""What runs in the training pod. Never imports kubernetes."""
+"""The program in the training pod. Never imports kubernetes."""

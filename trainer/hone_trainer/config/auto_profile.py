@@ -1,6 +1,7 @@
-"""`training.profile: auto`: what the user left out, chosen for this model, data and device. Pure.
+"""`training.profile: auto`: choose what the user left out, for this model, data and device. Pure.
 
-A choice never changes what is learned beyond rounding, the order of rows, and packing; its `effect` says which.
+Input is spec.training, the device, the rows' lengths and a function that estimates memory; output is a list of Choices.
+A choice changes nothing but rounding, the order of rows, and packing; its `effect` names which. `device_plan` calls it.
 """
 
 from collections.abc import Callable
@@ -19,24 +20,24 @@ from hone_trainer.memory.advice import gib
 
 Effect = Literal["none", "rounding", "order", "packing"]
 
+# The only choice that is not a field of SFTConfig: an argument of from_pretrained.
 ATTENTION = "attn_implementation"
-"""The one choice that is no field of SFTConfig: an argument of from_pretrained."""
 EFFECTS = {
     "rounding": "no more than rounding",
     "order": "the order of rows",
     "packing": "which rows share a step",
 }
 BATCH, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
+# SFTConfig's default of per_device_train_batch_size.
 BATCH_OF_TRL = 8
-"""SFTConfig's default of per_device_train_batch_size."""
+# Lengths are spread when the 95th percentile has at least this many times the median's tokens.
 SPREAD = 1.5
-"""Lengths are spread when 95 of 100 rows have at most so many times the median's tokens, or more."""
 WORKERS = 4
 UNKNOWN = "the memory that this model needs is not estimated"
 
 
 class Choice(ForeignModel):
-    """One field of SFTConfig, or ATTENTION, that was chosen."""
+    """One chosen field of SFTConfig, or ATTENTION."""
 
     field: str
     value: Any
@@ -44,7 +45,7 @@ class Choice(ForeignModel):
     effect: Effect = Field(description="What it changes in what is learned.")
 
     def sentence(self) -> str:
-        """Field, value, reason and effect in words."""
+        """Return field, value, reason and effect as a sentence."""
         changes = "" if self.effect == "none" else f" (changes {EFFECTS[self.effect]})"
         value = str(self.value).lower() if isinstance(self.value, bool) else self.value
         return f"{to_camel(self.field)}: {value}, since {self.why}{changes}"
@@ -52,7 +53,7 @@ class Choice(ForeignModel):
 
 @model_dataclass(frozen=True, config=ConfigDict(alias_generator=to_camel, populate_by_name=True))
 class Device:
-    """Where training runs. `memory` in bytes: of the GPU, or of this machine or container; None: not known yet."""
+    """The device of training. `memory` in bytes: of the GPU, or of this machine or container; None: not known yet."""
 
     kind: Literal["gpu", "cpu"]
     name: str
@@ -64,7 +65,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Step:
-    """What memory depends on: rows a batch, tokens a row, and how they are computed."""
+    """The inputs of the memory estimate: rows per batch, tokens per row, and how they are computed."""
 
     batch: int
     length: int
@@ -75,8 +76,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Traits:
-    """What a model supports. `kernels`: of attention, the fastest first. `mixes_rows`: why rows that are packed
-    together would not stay apart in it; None: they do."""
+    """What a model supports. `kernels`: of attention, the fastest first.
+
+    `mixes_rows`: why rows that are packed together would affect each other in this model; None: they stay apart.
+    """
 
     name: str = "the model"
     kernels: tuple[Kernel, ...] = ("flash_attention_2", "sdpa", "eager")
@@ -84,14 +87,14 @@ class Traits:
     can_checkpoint: bool = True
 
 
+# Returns the bytes that a process needs at its peak; None: they can't be estimated for this model.
 Peak = Callable[[Step], int | None]
-"""Bytes that a process needs at its peak; None: they can't be estimated for this model."""
 
 
 def choose(
     training: TrainingArguments, device: Device, rows: SplitReport, limit: int, peak: Peak, traits: Traits
 ) -> list[Choice]:
-    """Choose what `training` leaves out. `limit`: the tokens a row is cut or packed to."""
+    """Choose what `training` leaves out. `limit`: the tokens to which a row is cut or packed."""
     written = training.sft_config()
     found: list[Choice] = []
 
@@ -105,7 +108,7 @@ def choose(
     longest = min(limit, rows.lengths.max)
     row_by_row = device.kind == "cpu" and not {BATCH, ACCUMULATION} & written.keys()
     if not row_by_row and not {"packing", "train_sampling_strategy", "padding_free"} & written.keys():
-        # Packed rows are fewer: a batch or a number of steps that is written would come to mean more rows.
+        # Packed rows are fewer: a given batch size or number of steps would then mean more rows.
         may_pack = found[-1].value == "flash_attention_2" and not {BATCH, "max_steps"} & written.keys()
         may_pack = may_pack and traits.mixes_rows is None
         found += _order(rows, longest, may_pack)
@@ -169,9 +172,9 @@ def _batch(
     peak: Peak,
     traits: Traits,
 ) -> list[Choice]:
-    """Rows a batch, accumulation and activation checkpointing: the same rows a step, and as fast as memory allows.
+    """Choose rows per batch, accumulation and activation checkpointing: the same rows a step, as fast as memory allows.
 
-    Where memory can't be estimated, the batch is one row, and activations are recomputed.
+    When memory can't be estimated, the batch is one row, and activations are recomputed.
     """
     batch, accumulation = written.get(BATCH), written.get(ACCUMULATION)
     together = (batch or BATCH_OF_TRL) * (accumulation or 1)

@@ -1,4 +1,4 @@
-"""The device that training runs on, as far as choices depend on it."""
+"""The device of training, as far as choices depend on it."""
 
 import os
 from importlib.util import find_spec
@@ -14,7 +14,7 @@ _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_b
 
 
 def here() -> Device:
-    """The first GPU that torch sees, else this machine's CPU."""
+    """Return the first GPU that torch finds, else this machine's CPU."""
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         return Device(
@@ -25,16 +25,16 @@ def here() -> Device:
             is_flash_attn_2_available(),
             _cores(),
         )
-    # torch 2.10, the oldest that pyproject.toml allows, can't say what its CPU can.
+    # torch 2.10, the oldest that pyproject.toml allows, can't report the capabilities of its CPU.
     can: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     has_bfloat16 = any(can.get(name) for name in ("avx512_bf16", "amx_bf16", "sve_bf16"))
     return Device("cpu", "this CPU", _memory(), has_bfloat16, False, _cores())
 
 
 def elsewhere(gpus: int, told: Gpu | None) -> Device:
-    """Where a job will train that is prepared here, perhaps without its GPUs: what was told of them counts the most.
+    """Return the device of a job that is only prepared here, perhaps without its GPUs; `told` has precedence.
 
-    A GPU that nothing is known of is taken for an Instinct, which computes in bfloat16.
+    A GPU without any known property is assumed to be an Instinct, which computes in bfloat16.
     """
     if not gpus or (torch.cuda.is_available() and not told):
         return here()
@@ -47,7 +47,7 @@ def _cores() -> int:
 
 
 def _memory() -> int:
-    """Bytes of this machine, or of the container when it has fewer."""
+    """Return the bytes of this machine, or of the container when it has fewer."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [Path(path).read_text().strip() for path in _LIMITS if Path(path).exists()]
     return min([total, *(int(limit) for limit in limits if limit.isdigit())])

@@ -1,9 +1,9 @@
 """What a model's class supports: attention kernels, activation checkpointing, and packed rows that stay apart.
 
 Input is the model on the meta device; output decides the profile's choices and what is refused before a GPU is held.
-Rows are packed padding-free: they follow each other in one row, and only their positions begin again. A model keeps
-them apart where it makes its attention mask from the positions, and nothing but attention connects the tokens. No class
-declares that, so it is read from its source. Next in the flow: auto_profile.py.
+Rows are packed padding-free: they follow each other in one row, and only their positions start from 0. A model keeps
+them apart if it makes its attention mask from the positions, and only attention connects the tokens. No class declares
+that, so it is read from its source. Next in the flow: auto_profile.py.
 """
 
 import ast
@@ -20,8 +20,8 @@ from trl.trainer.sft_config import SFTConfig
 from hone_trainer.config.auto_profile import Traits
 from hone_trainer.memory.architecture import carries_state
 
+# Functions of transformers.masking_utils that make the mask of a decoder.
 MASK_MAKERS = re.compile(r"create_(\w+_)?causal_mask(s_\w+)?$")
-"""Functions of transformers.masking_utils that make the mask of a decoder."""
 POSITIONS = "position_ids"
 
 
@@ -66,14 +66,14 @@ def check(args: SFTConfig, traits: Traits) -> None:
 
 
 def _masks_by_position(outline: PreTrainedModel) -> bool:
-    """Whether all calls that make a causal mask in the source of a model's classes pass the positions on."""
+    """Return whether all calls that make a causal mask in the source of a model's classes pass the positions on."""
     classes = {type(part).__qualname__: type(part) for part in outline.modules() if isinstance(part, PreTrainedModel)}
     calls = [passes for kind in classes.values() for passes in _mask_calls(kind)]
     return bool(calls) and all(calls)
 
 
 def _mask_calls(kind: type) -> list[bool]:
-    """For each call that makes a causal mask in the source of a class, whether it passes the positions on."""
+    """Return, for each call that makes a causal mask in the source of a class, whether it passes the positions on."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
     except (OSError, TypeError, SyntaxError):

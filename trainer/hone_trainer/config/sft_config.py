@@ -1,4 +1,4 @@
-"""From the spec to the keyword arguments of SFTConfig: what the user wrote, plus what Hone owns."""
+"""Keyword arguments of SFTConfig from the spec: the user's settings, plus those that Hone controls."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,16 +12,16 @@ from hone_trainer.memory.inputs import Sharding
 
 FSDP = {
     "fsdp": True,
-    # Sharded, so that every process writes its part of a checkpoint, and none holds the whole.
+    # Sharded: every process writes its part of a checkpoint, and none holds all of it.
     "fsdp_config": {"version": 2, "reshard_after_forward": True, "state_dict_type": "SHARDED_STATE_DICT"},
 }
+# Settings of data loaders that a resumed run can repeat. Persistent workers draw fewer random numbers when an epoch
+# begins than new ones, and batches out of order depend on how fast each worker is.
 REPEATABLE = {"dataloader_persistent_workers": False, "dataloader_in_order": True}
-"""Data loaders that a resumed run can repeat. Workers that live on draw fewer random numbers when an epoch begins than
-new ones, and batches out of order depend on how fast each worker is."""
+# Arguments that Trainer applies only to an evaluation outside training, and then to the model itself.
 ONLY_OUTSIDE_TRAINING = ("bf16_full_eval", "fp16_full_eval")
-"""Arguments that Trainer applies to an evaluation only when it does not train, and then to the model itself."""
+# The number of steps between evaluations that means: evaluate only at the last step.
 AT_THE_END = 1_000_000_000
-"""Evaluating every so many steps means: only at the last one."""
 
 
 def sft_config(
@@ -31,9 +31,10 @@ def sft_config(
     choices: Sequence[Choice] = (),
     sharding: Sharding = "none",
 ) -> dict[str, Any]:
-    """Keyword arguments of SFTConfig for a run that saves into the folder `checkpoints`.
+    """Return the keyword arguments of SFTConfig for a run that saves into the folder `checkpoints`.
 
-    `choices` are the profile's; what the user wrote wins. `sharding` is how several processes share the model.
+    `choices` are the profile's; the user's settings have precedence. `sharding` is how several processes share the
+    model.
     """
     chosen = {choice.field: choice.value for choice in choices if choice.field != ATTENTION}
     written = chosen | spec.training.sft_config()
@@ -41,9 +42,9 @@ def sft_config(
     if spec.dataset.has_evaluation:
         evaluation = {"eval_strategy": "steps", "eval_steps": written.get("eval_steps", AT_THE_END)}
     return {
-        "logging_nan_inf_filter": False,  # else a loss that is NaN would be logged as the mean of those before
+        "logging_nan_inf_filter": False,  # otherwise a loss that is NaN would be logged as the mean of earlier ones
         "use_cpu": use_cpu,
-        "ddp_find_unused_parameters": False,  # every weight that is trained takes part in every step
+        "ddp_find_unused_parameters": False,  # every trained weight takes part in every step
         **written,
         **REPEATABLE,
         "output_dir": str(checkpoints),
@@ -56,12 +57,14 @@ def sft_config(
     }
 
 
+# The highest value of vLLM's --max-lora-rank.
 VLLM_MAX_RANK = 512
-"""The highest value that vLLM's --max-lora-rank takes."""
 
 
 def unserved(spec: FineTuneJobSpec) -> list[str]:
-    """What keeps vLLM from serving the adapter (vllm/lora/peft_helper.py), when nothing merged is saved beside it."""
+    """Return what keeps vLLM from serving the adapter (vllm/lora/peft_helper.py), when no merged model is saved with
+    it.
+    """
     if spec.method == "full" or spec.output.save in ("merged", "both"):
         return []
     lora = spec.lora or LoraOptions()
@@ -80,7 +83,7 @@ def unserved(spec: FineTuneJobSpec) -> list[str]:
 
 
 def warnings(spec: FineTuneJobSpec, has_gpu: bool) -> list[str]:
-    """What the user should know before training: settings that do not do what they seem to."""
+    """Return warnings to show before training: settings that do not have the effect they seem to have."""
     found = []
     if spec.resources.gpus and not has_gpu:
         found.append(f"spec.resources.gpus is {spec.resources.gpus}, and torch sees no GPU: training on the CPU")

@@ -1,8 +1,7 @@
-"""Files that are not what their names say: pointers of Git LFS, compressed files, pages in place of a download.
+"""Files whose content differs from their name: pointers of Git LFS, compressed files, pages in place of a download.
 
-Each reader refuses such a file as well, by what it finds wrong in its first line, which says little about the cause.
-`data.files` looks at every file of a dataset here first, and `base_model` at those of a base model that can't be
-loaded.
+Each reader refuses such a file as well, but with a message about its first line, which hides the cause. `data.files`
+checks every file of a dataset here first, and `base_model` the files of a base model that can't be loaded.
 """
 
 import re
@@ -11,11 +10,11 @@ from pathlib import Path
 from hone_api.reasons import DATASET_INVALID, HoneError
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
+# The largest size of a pointer file.
 _POINTER_BYTES = 1024
-"""The most that the file of a pointer has."""
 
 _UNPACK = "Unpack it, and name what is in it by its own ending."
-# What a file begins with. Letters alone would be text, such as a header PAR1,PAR2: what follows is matched, too.
+# The first bytes of a file. Letters alone would match text, such as a header PAR1,PAR2: what follows is matched, too.
 _SIGNATURES = [
     (rb"\x1f\x8b\x08", "compressed by gzip", _UNPACK),
     (rb"\x28\xb5\x2f\xfd", "compressed by zstd", _UNPACK),
@@ -37,7 +36,7 @@ def refuse_disguised(path: Path, name: str) -> None:
         with path.open("rb") as file:
             start = file.read(64)
     except OSError:
-        return  # its reader names the failure
+        return  # its reader reports the failure
     ending = path.suffix.lower()
     if is_pointer(path):
         raise HoneError(
@@ -57,7 +56,7 @@ def refuse_disguised(path: Path, name: str) -> None:
 
 
 def is_pointer(path: Path) -> bool:
-    """Return whether a file holds no more than what Git LFS writes in place of a large file."""
+    """Return whether a file holds only what Git LFS writes in place of a large file."""
     try:
         with path.open("rb") as file:
             start = file.read(_POINTER_BYTES + 1)

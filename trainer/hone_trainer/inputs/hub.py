@@ -1,4 +1,4 @@
-"""Names and revisions on the hub to commits, from the cache when the hub can't be reached."""
+"""Resolve names and revisions on the hub to commits, from the cache when the hub can't be reached."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +12,12 @@ from huggingface_hub.file_download import repo_folder_name
 from hone_trainer.runtime.errors import hub_error, is_connection_error
 
 RepoType = Literal["model", "dataset"]
+# Seconds that the hub has to answer which commit a revision is.
 TIMEOUT = 10.0
-"""Seconds that the hub has to answer which commit a revision is."""
 
 
 def resolve(kind: RepoType, name: str, revision: str) -> str:
-    """The commit that a revision is. When the hub can't be reached, the cache answers, and is all that is used after.
+    """Return the commit of a revision. When the hub can't be reached, use the cache, and only the cache from then on.
 
     Raises HoneError ModelNotFound, DatasetNotFound, HubUnauthorized, HubUnreachable.
     """
@@ -38,18 +38,18 @@ def resolve(kind: RepoType, name: str, revision: str) -> str:
 
 
 def is_offline() -> bool:
-    """Whether only the cache is used."""
+    """Return whether only the cache is used."""
     return constants.is_offline_mode()
 
 
 def cached_snapshot(kind: RepoType, name: str, commit: str) -> Path | None:
-    """The folder in the cache that holds a commit's files, if there is one."""
+    """Return the folder in the cache that holds a commit's files, if there is one."""
     folder = _cache_folder(kind, name) / "snapshots" / commit
     return folder if folder.is_dir() else None
 
 
 def download(kind: RepoType, name: str, commit: str, patterns: list[str]) -> Path:
-    """Bring the files of a commit that match into the cache; offline, return what is there."""
+    """Download the matching files of a commit into the cache; offline, return the cached ones."""
     ignored = ["*/*", "consolidated*"]  # other formats of the same weights
     return Path(
         snapshot_download(name, repo_type=kind, revision=commit, allow_patterns=patterns, ignore_patterns=ignored)
@@ -58,7 +58,7 @@ def download(kind: RepoType, name: str, commit: str, patterns: list[str]) -> Pat
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Inside, only the cache is used: no library below tries the hub."""
+    """Within the context, use only the cache: no library tries the hub."""
     from datasets import config
 
     before = constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE
@@ -70,8 +70,8 @@ def offline() -> Iterator[None]:
 
 
 def _go_offline() -> None:
-    """Spare the libraries below their attempts, each of which would wait and be repeated."""
-    from datasets import config  # late: a plan has no use for it, and it takes a second
+    """Keep the libraries from trying the hub: each of their attempts would wait and be repeated."""
+    from datasets import config  # imported late: a plan does not need it, and it takes a second
 
     constants.HF_HUB_OFFLINE = True
     config.HF_HUB_OFFLINE = True

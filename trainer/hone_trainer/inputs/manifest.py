@@ -1,4 +1,4 @@
-"""From MANIFEST to a FineTuneJob, and from its claims and ConfigMaps to folders."""
+"""Read MANIFEST: the FineTuneJob, and the folders of its claims and ConfigMaps."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from hone_trainer.runtime.options import Options, PlanOptions
 
 @dataclass(frozen=True)
 class Inputs:
-    """The job, and where the files it names are."""
+    """The job, and the locations of the files that it names."""
 
     job: FineTuneJob
     claims: dict[str, Path]
@@ -26,7 +26,9 @@ class Inputs:
     scratch: TemporaryDirectory[str] = field(default_factory=TemporaryDirectory)
 
     def claim_path(self, claim: ClaimPath, where: str, missing: Reason) -> Path:
-        """The file, folder or glob that a claim's path means. Raises InvalidSpec, or `missing` without its folder."""
+        """Return the path of a claim's file, folder or glob. Raises InvalidSpec, or `missing` when its folder is
+        missing.
+        """
         if claim.name not in self.claims:
             raise HoneError(
                 INVALID_SPEC,
@@ -39,7 +41,7 @@ class Inputs:
         return root / (claim.path or "")
 
     def config_map_file(self, reference: ConfigMapKey) -> Path:
-        """The file that holds the value of a ConfigMap's key. Raises DatasetNotFound."""
+        """Return the file that holds the value of a ConfigMap's key. Raises DatasetNotFound."""
         if reference.name in self.config_maps:
             folder = self.config_maps[reference.name]
         elif reference.name in self.inline_config_maps:

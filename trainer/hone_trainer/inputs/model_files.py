@@ -1,7 +1,7 @@
-"""The content of a base model on a claim as one digest, so that a model that is replaced between two starts is noticed.
+"""The digest of a base model on a claim, to detect that the model was replaced between two starts.
 
-Every byte counts: times and sizes stay the same where a model is copied over another of its kind. Blocks are hashed in
-threads, which hashlib runs at the same time; the files are then in the page cache, from where loading reads them.
+Every byte counts: times and sizes stay the same when a model is copied over another of its kind. Blocks are hashed in
+threads, which hashlib runs at the same time; the files are then in the page cache, from which loading reads them.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ BLOCK = 64 * 1024**2
 PIECE = 1024**2
 TEXTS = (".json", ".jinja", ".model", ".txt")
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".py")
+# The folder in which transformers keeps chat templates that have a name.
 TEMPLATES = "additional_chat_templates"
-"""Where transformers keeps chat templates that have a name."""
 
 
 def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Whether a job fits a device, and if not, which field to set to which value so that it does."""
+"""Whether a job fits on a device, and if not, which fields to set to which values so that it does. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,13 +11,13 @@ from hone_trainer.memory import optimizer_states
 from hone_trainer.memory.formulas import estimate
 from hone_trainer.memory.inputs import Adapter, Settings
 
+# Tokens below which no length is suggested.
 SHORTEST = 128
-"""Tokens below which no length is advised."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """Fields of the spec with new values, and what the job then needs."""
+    """Fields of the spec with new values, and the resulting estimate."""
 
     fields: tuple[tuple[str, str], ...]
     estimate: Estimate
@@ -27,14 +27,15 @@ class Change:
 
 
 def fits(found: Estimate, memory: int) -> bool:
-    """Whether an estimate, its allowance included, is at most a device's memory in bytes."""
+    """Return whether an estimate, including its allowance, is at most a device's memory in bytes."""
     return found.total <= memory
 
 
 def lower(settings: Settings, memory: int, adapter: Adapter | None = None) -> list[Change]:
-    """What makes a job fit into `memory` bytes: every single field that does, or else the fewest of them together.
+    """Return what makes a job fit into `memory` bytes: every single field that does, else the fewest fields together.
 
-    `adapter` is what method lora would train, for a job whose method is full. Empty: nothing known does.
+    `adapter` is what method lora would train, for a job whose method is full. An empty list: nothing known makes it
+    fit.
     """
     alone = [
         Change(((name, value),), found)
@@ -57,7 +58,7 @@ def lower(settings: Settings, memory: int, adapter: Adapter | None = None) -> li
 def too_large(
     settings: Settings, device_bytes: int, device: str = "The device", adapter: Adapter | None = None
 ) -> HoneError | None:
-    """HoneError ModelTooLarge when a device with so many bytes is too small for the job, with what to lower."""
+    """Return HoneError ModelTooLarge, with what to lower, when a device of that many bytes is too small for the job."""
     found = estimate(settings)
     if fits(found, device_bytes):
         return None
@@ -73,17 +74,20 @@ def too_large(
 
 
 def fitting(found: Estimate, gpus: tuple[Gpu, ...], host_bytes: int = 0) -> list[Gpu]:
-    """The GPUs that an estimate fits. `host_bytes`: what a process needs of the host's memory, too."""
+    """Return the GPUs that an estimate fits. `host_bytes` is what a process also needs of the host's memory."""
     return [gpu for gpu in gpus if room(found, gpu, host_bytes) >= 0]
 
 
 def room(found: Estimate, gpu: Gpu, host_bytes: int = 0) -> int:
-    """Bytes of a GPU that are left; below 0: that are missing. `host_bytes` count where its memory is the host's."""
+    """Return the bytes of a GPU that are left, negative when bytes are missing.
+
+    `host_bytes` count when the GPU shares the host's memory.
+    """
     return gpu.memory - found.total - (host_bytes if gpu.shares_host_memory else 0)
 
 
 def gib(size: float) -> str:
-    """Bytes as GiB with one decimal."""
+    """Format bytes as GiB with one decimal."""
     return f"{size / 1024**3:,.1f} GiB"
 
 
@@ -96,7 +100,7 @@ def _first_that_fits(steps: Iterator[tuple[str, str, Settings]], memory: int) ->
 
 
 def _ways(settings: Settings, adapter: Adapter | None) -> Iterator[Iterator[tuple[str, str, Settings]]]:
-    """The fields that lower memory, each with smaller and smaller values; those that cost the least come first."""
+    """Yield, for each field that lowers memory, smaller and smaller values; fields with the lowest cost come first."""
     yield _checkpointing(settings)
     yield _halved(settings, "perDeviceTrainBatchSize", "batch", 1)
     yield _optimizer(settings)

@@ -1,4 +1,7 @@
-"""Reading a model's shape and an adapter's size from its config: modules on the meta device, no weights."""
+"""Read a model's shape and an adapter's size from its config: modules on the meta device, no weights.
+
+`build` makes the model that all checks without weights use; `read` and `adapt` return the plain numbers of `inputs`.
+"""
 
 import warnings
 from typing import Any
@@ -15,18 +18,18 @@ from hone_trainer.models import lora_targets
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
+# Kinds of models in which tokens attend to later tokens, and whose layers do not record that.
 READ_BOTH_WAYS = ("xlnet", "cpmant")
-"""Kinds of models whose tokens read those that follow them, and whose layers do not note that."""
 
 
 class Unestimated(Exception):
-    """Why the memory of a model is not estimated."""
+    """The reason why the memory of a model is not estimated."""
 
 
 def build(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The model of a config on the meta device: every module and parameter, none of the memory.
+    """Build the model of a config on the meta device: every module and parameter, without their memory.
 
-    Raises HoneError ModelInvalid for a config that is no causal language model's.
+    Raises HoneError ModelInvalid for a config that is not a causal language model's.
     """
     try:
         with torch.device("meta"):
@@ -43,9 +46,9 @@ def build(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> PreTr
 
 
 def _refuse_two_way(outline: PreTrainedModel) -> None:
-    """Raise HoneError ModelInvalid for an encoder: its tokens read those that they are trained to predict.
+    """Raise HoneError ModelInvalid for an encoder: its tokens attend to those that they are trained to predict.
 
-    Encoders that can also be decoders, such as BERT, note in their layers which of both they are.
+    Encoders that can also be decoders, such as BERT, record in their layers which of both they are.
     """
     config: Any = outline.config
     if any(getattr(module, "is_decoder", None) is False for module in outline.modules()):
@@ -155,7 +158,7 @@ def adapt(network: PreTrainedModel, spec: FineTuneJobSpec) -> Adapter:
 
 
 def apply_adapter(network: PreTrainedModel, spec: FineTuneJobSpec) -> PeftModel:
-    """A model from `build` with the spec's adapter. Raises HoneError InvalidSpec when a target does not fit it."""
+    """Add the spec's adapter to a model from `build`. Raises HoneError InvalidSpec when a target does not fit it."""
     lora = lora_targets.lora_config(spec, None, network)
     assert lora, "method full has no adapter"
     try:
@@ -171,7 +174,7 @@ def apply_adapter(network: PreTrainedModel, spec: FineTuneJobSpec) -> PeftModel:
 
 
 def decoder_layers(network: torch.nn.Module) -> list[torch.nn.Module]:
-    """The decoder's layers: the list of modules with the most parameters."""
+    """Return the decoder's layers: the list of modules with the most parameters."""
     lists = [list(module) for module in network.modules() if isinstance(module, torch.nn.ModuleList) and len(module)]
     if not lists:
         raise Unestimated(f"{type(network).__name__} has no list of decoder layers")

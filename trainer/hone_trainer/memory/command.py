@@ -1,4 +1,4 @@
-"""`hone plan`: print what the job of a manifest needs."""
+"""The command `hone plan`: print the memory that a manifest's job needs."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from hone_trainer.runtime.options import PlanOptions
 
 
 def run(options: PlanOptions) -> None:
-    """Print what the job of a manifest needs. Raises HoneError."""
+    """Print the memory that a manifest's job needs. Raises HoneError."""
     logging.basicConfig(level=logging.INFO if options.verbose else logging.ERROR)
     inputs = manifest.load(options)
     spec = inputs.job.spec

@@ -1,10 +1,10 @@
 """Device memory of a training process, by formulas. Pure: Settings in, Estimate out; everything in bytes.
 
-What stays for the whole run is weights and optimizer states (mixed precision as Rajbhandari et al., ZeRO, arXiv
+Weights and optimizer states take memory during all of training (mixed precision as Rajbhandari et al., ZeRO, arXiv
 1910.02054, section 3, break it down, but in the dtypes that TRL and PEFT really use). On top come gradients,
 activations and the loss, whose sum is largest at one of four moments of a step (`_moments`).
 
-What a decoder layer keeps for its backward pass follows Korthikanti et al. (arXiv 2205.05198, section 4) in method:
+What a decoder layer saves for its backward pass follows Korthikanti et al. (arXiv 2205.05198, section 4) in method:
 add up what each operation saves. The operations are those of transformers' Llama, Qwen 2 and Mixtral with SDPA
 attention, which saves no scores (eager attention saves them), and of PEFT's LoRA layers. The loss is TRL's fused output
 head (trl/kernels/chunked_logprob.py), which never holds the logits of all tokens.
@@ -18,19 +18,19 @@ from hone_api.artifacts.memory_estimate import Estimate
 from hone_trainer.memory import optimizer_states
 from hone_trainer.memory.inputs import Settings
 
+# Bytes of a parameter in NF4 with double quantization: an 8-bit scale for 64 parameters and a 32-bit one for 256 scales
+# (Dettmers et al., QLoRA, arXiv 2305.14314, section 3).
 FOUR_BITS = 0.5 + (8 + 32 / 256) / 64 / 8
-"""Bytes of a parameter in NF4 with double quantization: an 8-bit scale for 64 parameters and a 32-bit one for 256
-scales (Dettmers et al., QLoRA, arXiv 2305.14314, section 3)."""
 
+# Tile of TRL's fused output head: TOKEN_CHUNK_SIZE and _CHUNKED_LOGPROB_CHUNK_SIZE.
 TOKEN_CHUNK, VOCABULARY_CHUNK = 4096, 32768
-"""Tile of TRL's fused output head: TOKEN_CHUNK_SIZE and _CHUNKED_LOGPROB_CHUNK_SIZE."""
 
+# Allowed for the HIP context, kernels and BLAS work spaces of a process, and again for RCCL where there are several. An
+# assumption: it was not measured.
 RUNTIME = 1024**3
-"""Allowed for the HIP context, kernels and BLAS work spaces of a process, and again for RCCL where there are several.
-An assumption: it was not measured."""
 
+# Allowed for memory that torch's caching allocator holds but can't use, as a share of the rest. An assumption.
 FRAGMENTATION = 0.05
-"""Allowed for memory that torch's caching allocator holds but can't use, as a share of the rest. An assumption."""
 
 Peak = Literal["loss", "backward", "embedding", "step"]
 
@@ -49,7 +49,7 @@ class _Moment:
 
 
 def estimate(settings: Settings) -> Estimate:
-    """What one process needs at its peak."""
+    """Return the peak memory of one process."""
     weights = _weights(settings)
     kept = 0 if settings.pages and not settings.adapter else _states(settings)
     moments = _moments(settings)
@@ -78,12 +78,12 @@ def estimate(settings: Settings) -> Estimate:
 
 
 def host_states(settings: Settings) -> int:
-    """Bytes of the optimizer's states that a process keeps in the host's memory."""
+    """Return the bytes of the optimizer's states that a process keeps in the host's memory."""
     return _states(settings) if settings.pages else 0
 
 
 def host_states_only(settings: Settings) -> int:
-    """Bytes of those states that are in no part of the estimate. An adapter's count on the device as well."""
+    """Return the bytes of those states that the estimate does not contain. An adapter's count on the device as well."""
     return 0 if settings.adapter else host_states(settings)
 
 
@@ -92,7 +92,7 @@ def _states(settings: Settings) -> int:
 
 
 def _moments(settings: Settings) -> dict[str, _Moment]:
-    """What comes and goes in a step, where its sum can be largest."""
+    """Return the memory that varies within a step, at each moment when the sum can be largest."""
     model = settings.architecture
     all_gradients = float(_trained_here(settings) * _trained_bytes(settings))
     before = all_gradients if settings.accumulation else 0.0
@@ -138,7 +138,7 @@ def _compute_bytes(settings: Settings) -> int:
 
 
 def _residual_bytes(settings: Settings) -> int:
-    """Of the hidden states between layers: they have the dtype of embeddings and norms.
+    """Return the size of the hidden states' values between layers: they have the dtype of embeddings and norms.
 
     PEFT's prepare_model_for_kbit_training makes those float32 for qlora; FSDP2's mixed precision casts them.
     """
@@ -148,8 +148,12 @@ def _residual_bytes(settings: Settings) -> int:
 
 
 def _trained_bytes(settings: Settings) -> int:
-    """Of a trained parameter: adapters are float32 (PEFT), bfloat16 with qlora (SFTTrainer); accelerate makes what
-    FSDP2 trains float32 under mixed precision."""
+    """Return the size of a trained parameter.
+
+    Adapters are float32 (PEFT), bfloat16 with qlora (SFTTrainer); accelerate makes what FSDP2 trains float32 under
+    mixed
+    precision.
+    """
     if settings.method == "qlora":
         return 2
     if settings.method == "lora" or (settings.sharding == "fsdp" and settings.mixed):
@@ -179,13 +183,13 @@ def _weights(settings: Settings) -> float:
 
 
 def _buckets(settings: Settings) -> float:
-    """DDP's buckets are copies of all gradients (DistributedDataParallel's gradient_as_bucket_view is off)."""
+    """Return DDP's buckets: copies of all gradients (DistributedDataParallel's gradient_as_bucket_view is off)."""
     several = settings.sharding == "ddp" and settings.processes > 1
     return settings.trainable * _trained_bytes(settings) if several else 0
 
 
 def _gathered(settings: Settings, layers: int) -> float:
-    """Whole weights that FSDP2 holds beside its shards: of so many layers, and of the output head."""
+    """Return the full weights that FSDP2 holds in addition to shards: of `layers` layers, and of the output head."""
     model = settings.architecture
     if _shards(settings) == 1:
         return 0
@@ -195,33 +199,33 @@ def _gathered(settings: Settings, layers: int) -> float:
 
 
 def _reduced(settings: Settings) -> float:
-    """A layer's whole gradients before and in FSDP2's reduce-scatter."""
+    """Return a layer's full gradients, before and within FSDP2's reduce-scatter."""
     if _shards(settings) == 1 or settings.method != "full":
         return 0
     return 2 * settings.architecture.layer * _compute_bytes(settings)
 
 
 def _casts_frozen(settings: Settings) -> bool:
-    """Whether autocast saves a half-precision copy of each weight that the backward pass uses."""
+    """Return whether autocast saves a half-precision copy of each weight that the backward pass uses."""
     return settings.mixed and settings.method != "qlora" and _residual_bytes(settings) == 4
 
 
 def _cast_cache(settings: Settings) -> float:
-    """Autocast keeps the copies of trained float32 weights until the forward pass ends, also under checkpointing."""
+    """Return autocast's copies of trained float32 weights, held until the forward pass ends, also with checkpointing."""
     if settings.method == "full" and settings.checkpointing and _casts_frozen(settings):
         return settings.architecture.layers * settings.architecture.matrices * 2
     return 0
 
 
 def _mask(settings: Settings) -> float:
-    """SDPA's mask as booleans and as the bias they become: rows of different lengths, or documents in a packed row."""
+    """Return SDPA's mask, as booleans and as the resulting bias: for rows of different lengths, or packed documents."""
     if settings.packed:
         return 3 * settings.tokens**2
     return 3 * settings.batch * settings.length**2 if settings.batch > 1 else 0
 
 
 def _layer_saved(settings: Settings) -> float:
-    """What one decoder layer keeps for its backward pass."""
+    """Return what one decoder layer saves for its backward pass."""
     model, adapter, compute = settings.architecture, settings.adapter, _compute_bytes(settings)
     residual = _residual_bytes(settings)
     trained = settings.method == "full"
@@ -230,7 +234,8 @@ def _layer_saved(settings: Settings) -> float:
     attention = compute * widths
     token: float = model.norm_width * (4 + (residual if trained else 0)) + attention + 4 * model.heads
     if trained:
-        copies = 1 if residual == compute else 5 / 2  # what q, k, v share, and gate and up, is cast for each of them
+        # the input that q, k and v share, and gate and up share, is cast for each of them
+        copies = 1 if residual == compute else 5 / 2
         token += copies * 2 * compute * model.hidden
     if adapter and adapter.targets:
         dropout = {"gpu": 1, "cpu": 4}[settings.device] if adapter.dropout else 0
@@ -252,7 +257,7 @@ def _layer_saved(settings: Settings) -> float:
 
 
 def _scores(settings: Settings) -> float:
-    """How many scores eager attention keeps: their softmax in float32, and what goes into it and comes of it."""
+    """Return how many scores eager attention saves: their softmax in float32, its input and its output."""
     if not settings.eager:
         return 0
     row = settings.tokens if settings.packed else settings.length
@@ -260,7 +265,7 @@ def _scores(settings: Settings) -> float:
 
 
 def _layer_working(settings: Settings) -> float:
-    """What a layer's backward pass holds besides: the gradients around the widest part, the MLP. Fitted."""
+    """Return what else a layer's backward pass holds: the gradients around the widest part, the MLP. Fitted."""
     model, compute = settings.architecture, _compute_bytes(settings)
     width = model.intermediate * (model.experts_per_token or 1)
     factor = 2 if settings.method == "qlora" else 1
@@ -274,14 +279,16 @@ def _layer_working(settings: Settings) -> float:
 
 
 def _tail_saved(settings: Settings) -> float:
-    """The last norm, and the tokens' hidden states that the loss is computed from."""
+    """Return the last norm, and the tokens' hidden states from which the loss is computed."""
     residual = _residual_bytes(settings)
     norm = 4 + (residual if settings.method == "full" else 0)
     return settings.tokens * settings.architecture.hidden * (norm + 2 * residual)
 
 
 def _loss(settings: Settings) -> float:
-    """TRL's fused output head, forward and backward. With full_logits, the logits of all tokens instead."""
+    """Return the memory of TRL's fused output head, forward and backward; with full_logits, of the logits of all
+    tokens.
+    """
     model, compute, tokens = settings.architecture, _compute_bytes(settings), settings.tokens
     hidden = tokens * model.hidden
     if settings.full_logits:

@@ -1,4 +1,4 @@
-"""What the estimate depends on: the shape of a model, and how it is trained. Plain numbers, no torch."""
+"""Inputs of the estimate: the shape of a model, and how it is trained. Plain numbers, no torch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,9 +12,10 @@ Device = Literal["gpu", "cpu"]
 class Architecture:
     """A decoder's shape. Counts are of parameters; widths are of the activations that one token has in a layer.
 
-    `linear` are the parameters in linear layers outside the output head, those that qlora keeps in 4 bits. `layer` is
-    the largest decoder layer, `matrices` its weights of two and more dimensions, which autocast casts, `widest` the
-    largest of them. `norm_width` is the sum of the widths that a layer's norms see. A dense model has 0 experts.
+    `linear` counts the parameters in linear layers outside the output head, which qlora keeps in 4 bits. `layer` is the
+    largest decoder layer, `matrices` its weights with two or more dimensions, which autocast casts, `widest` the
+    largest of
+    them. `norm_width` is the sum of the widths of the inputs of a layer's norms. A dense model has 0 experts.
     """
 
     total: int
@@ -41,7 +42,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Adapter:
-    """What LoRA adds. `inputs` and `outputs`: widths of the adapted linear layers of one decoder layer, summed.
+    """The parameters that LoRA adds. `inputs` and `outputs`: summed widths of a decoder layer's adapted linear layers.
 
     `experts`: parameters of a layer's experts that are adapted (PEFT adds their update to a copy of the weights).
     """
@@ -64,7 +65,8 @@ class Settings:
 
     `mixed` is bf16 or fp16 autocast; `packed`: a batch is one row of batch * length tokens; `accumulation`: gradients
     outlive a batch; `full_logits`: the loss needs those of all tokens (label smoothing); `eager`: attention without a
-    fused kernel, which keeps its scores; `pages`: the optimizer's states lie in the host's memory.
+    fused
+    kernel, which keeps its scores; `pages`: the optimizer's states are in the host's memory.
     """
 
     architecture: Architecture

@@ -1,9 +1,10 @@
-"""What optimizers keep for each trained parameter, and what a step of theirs needs on top.
+"""What optimizers keep for each trained parameter, and what one step needs in addition.
 
 Sources: torch.optim (states are made with zeros_like, so in the parameter's dtype; `foreach` implementations hold
-temporaries as large as the parameters, as torch's documentation says), bitsandbytes' documentation (8-bit states have
-one byte a value and a 4-byte scale for every 256 values; those of tensors below 4,096 values stay in 32 bits, which is
-left out here; where paged states lie, paging.py says), transformers' Adafactor (row and column means only).
+temporaries as large as the parameters, according to torch's documentation), bitsandbytes' documentation (8-bit states
+have one byte per value and a 4-byte scale for every 256 values; those of tensors below 4,096 values stay in 32 bits,
+which is ignored here; for the place of paged states see paging.py), transformers' Adafactor (row and column means
+only).
 """
 
 from dataclasses import dataclass
@@ -11,18 +12,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Optimizer:
-    """States in the parameter's dtype (`states`) or of a fixed size (`bytes`), and copies that a step makes."""
+    """States in the parameter's dtype (`states`) or of a fixed size (`bytes`), and copies made within a step."""
 
     states: float = 0
     bytes: float = 0
     copies: float = 0
 
     def state(self, parameters: int, parameter_bytes: int) -> int:
-        """Bytes kept between steps."""
+        """Return the bytes kept between steps."""
         return int(parameters * (self.states * parameter_bytes + self.bytes))
 
     def transient(self, parameters: int, parameter_bytes: int) -> int:
-        """Bytes that a step holds in addition."""
+        """Return the bytes that a step holds in addition."""
         return int(parameters * self.copies * parameter_bytes)
 
 
@@ -57,20 +58,20 @@ _KNOWN = {
     "adafactor": Optimizer(bytes=0.01, copies=0),
 }
 
+# For an optimizer that is not in the table: two states in float32.
 UNKNOWN = Optimizer(bytes=8, copies=1)
-"""For an optimizer that is not in the table: two states in float32."""
 
 
 def of(name: str) -> Optimizer:
-    """The optimizer that transformers calls so."""
+    """Return the optimizer that transformers calls by this name."""
     return _KNOWN.get(name, UNKNOWN)
 
 
 def is_paged(name: str) -> bool:
-    """Whether bitsandbytes keeps its states in managed memory."""
+    """Return whether bitsandbytes keeps the optimizer's states in managed memory."""
     return name.startswith("paged_")
 
 
 def is_known(name: str) -> bool:
-    """Whether its states are known, and not taken as two in float32."""
+    """Return whether the optimizer's states are known, rather than assumed to be two in float32."""
     return name in _KNOWN

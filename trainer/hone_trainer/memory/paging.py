@@ -1,8 +1,11 @@
-"""Where the states of paged optimizers lie on ROCm. Pure.
+"""Where the states of paged optimizers are on ROCm. Pure.
 
-bitsandbytes allocates them as managed memory. By ROCm's documentation that stays in the host's memory, and the GPU
-reaches it over PCI Express, unless HSA_XNACK is 1 and the GPU can retry after a page fault; virtual functions can't.
-None of it was seen on a GPU. So the states count in the pod's memory; those of adapters on the device as well, since
+bitsandbytes allocates them as managed memory. According to ROCm's documentation that stays in the host's memory, and
+the
+GPU accesses it over PCI Express, unless HSA_XNACK is 1 and the GPU can retry after a page fault; virtual functions
+can't.
+None of it was verified on a GPU. So the states count in the pod's memory; those of adapters on the device as well,
+since
 bitsandbytes pages no tensor of fewer than 100,000 values. Next in the flow: plan.py and device_plan.py.
 """
 
@@ -17,13 +20,13 @@ RETRY = "HSA_XNACK"
 
 
 def is_on_host(spec: FineTuneJobSpec) -> bool:
-    """Return whether the states of the spec's optimizer are taken to lie in the host's memory."""
+    """Return whether the states of the spec's optimizer are assumed to be in the host's memory."""
     can_migrate = any(variable.name == RETRY and variable.value == "1" for variable in spec.pod.env)
     return spec.resources.gpus > 0 and optimizer_states.is_paged(spec.training.optim or "") and not can_migrate
 
 
 def find_warnings(spec: FineTuneJobSpec, settings: Settings | None) -> list[str]:
-    """Return what to say of such an optimizer. `settings` None: memory is not estimated."""
+    """Return warnings about such an optimizer. `settings` None: memory is not estimated."""
     if not is_on_host(spec):
         return []
     needed = formulas.host_states(settings) * spec.resources.gpus if settings else 0

@@ -1,4 +1,8 @@
-"""From a FineTuneJob to its memory, for `hone plan` and for the stage before training."""
+"""From a FineTuneJob to its memory, for `hone plan` and for the stage before training.
+
+Input is the spec and the model on the meta device; output is a Plan with the Settings that `formulas` estimates.
+`advice` and `render` turn the estimate into suggestions and text.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,17 +14,17 @@ from hone_api.reasons import HoneError
 from hone_trainer.memory import optimizer_states, paging
 from hone_trainer.memory.inputs import Adapter, Architecture, Settings, Sharding
 
+# SFTConfig's per_device_train_batch_size and max_length.
 BATCH, LENGTH = 8, 1024
-"""SFTConfig's per_device_train_batch_size and max_length."""
 
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a job needs. `adapter` is what method lora would train, also where the method is full.
+    """The settings and parameters of a job. `adapter` is what method lora would train, even when the method is full.
 
-    `settings` are None where the formulas do not cover the model, and `unestimated` says why.
+    `settings` is None when the formulas do not cover the model, and `unestimated` is the reason.
     """
 
     settings: Settings | None
@@ -38,9 +42,9 @@ def of(
     processes: int = 0,
     sharding: Sharding | None = None,
 ) -> Plan:
-    """The plan for a model on the meta device, which gets its adapter. `length`: of the longest row, where it is known.
+    """Return the plan for a model on the meta device, to which the adapter is added.
 
-    Raises HoneError InvalidSpec.
+    `length` is that of the longest row, if known. Raises HoneError InvalidSpec.
     """
     from hone_api.attention import default_kernel
 
@@ -67,7 +71,7 @@ def of(
 
 
 def _notes(spec: FineTuneJobSpec, config: Any) -> tuple[str, ...]:
-    """What the estimate assumes."""
+    """Return the assumptions of the estimate."""
     from hone_trainer.models import quantization
 
     notes = []
@@ -83,7 +87,7 @@ def _notes(spec: FineTuneJobSpec, config: Any) -> tuple[str, ...]:
 
 
 def _adapter(spec: FineTuneJobSpec, network: Any) -> Adapter | None:
-    """What method lora trains; for method full, what it would, and None where it can't train the model."""
+    """Return what method lora trains; for method full, what it would train, or None when it can't train the model."""
     from hone_trainer.memory import architecture
 
     if spec.method != "full":
@@ -105,14 +109,14 @@ def _parameters(spec: FineTuneJobSpec, network: Any, total: int) -> Parameters:
 
 
 def sharding_of(spec: FineTuneJobSpec) -> Sharding:
-    """How the spec's GPUs share the model, where training.parallelism auto means what is tried first."""
+    """Return how the spec's GPUs share the model; for training.parallelism auto, what is tried first."""
     if processes_of(spec) < 2:
         return "none"
     return "fsdp" if spec.training.parallelism == "fsdp" else "ddp"
 
 
 def processes_of(spec: FineTuneJobSpec) -> int:
-    """One for each GPU of each node."""
+    """Return the number of processes: one for each GPU of each node."""
     return spec.resources.nodes * max(1, spec.resources.gpus)
 
 
@@ -125,7 +129,7 @@ def settings_of(
     processes: int = 0,
     sharding: Sharding | None = None,
 ) -> Settings:
-    """What the spec says, with SFTConfig's defaults for what it leaves out (bf16 and checkpointing are on). Pure."""
+    """Return the spec's settings, with SFTConfig's defaults for missing ones (bf16 and checkpointing are on). Pure."""
     written = spec.training.sft_config()
     bf16 = written.get("bf16")
     return Settings(

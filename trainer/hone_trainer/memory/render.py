@@ -1,4 +1,4 @@
-"""A plan as a person reads it."""
+"""A plan as text for a person."""
 
 from hone_api.artifacts.memory_estimate import Estimate
 from hone_api.gpus import GPUS, Gpu
@@ -18,7 +18,7 @@ PEAKS = {
 
 
 def render(plan: Plan) -> str:
-    """The parameters as PEFT prints them, the parts of the memory, the GPUs it fits, and what to lower if none."""
+    """Return the parameters as PEFT prints them, the parts of the memory, the GPUs that fit, or else what to lower."""
     if plan.settings is None:
         return f"{plan.parameters.describe()}\n\n{not_estimated(plan.unestimated)}"
     found = estimate(plan.settings)
@@ -32,14 +32,14 @@ def render(plan: Plan) -> str:
 
 
 def not_estimated(why: str) -> str:
-    """Return the line that stands in place of an estimate."""
+    """Return the line that is printed instead of an estimate."""
     return f"memory: not estimated: {why}"
 
 
 def sentence(found: Estimate | None, gpus: int, *, uses_host: bool = False) -> str:
-    """What is needed, and of how many GPUs or of this machine, in a line.
+    """Return one line: the memory needed, and the GPUs, or this machine, that it has to fit on.
 
-    `uses_host`: states lie in the host's memory, so that GPUs which share it are not named.
+    `uses_host`: states are in the host's memory, so GPUs that share it are not named.
     """
     if found is None:
         return "memory: not estimated"
@@ -52,7 +52,7 @@ def sentence(found: Estimate | None, gpus: int, *, uses_host: bool = False) -> s
 
 
 def heading(settings: Settings, found: Estimate) -> str:
-    """What was estimated."""
+    """Return the heading, which describes what was estimated."""
     checkpointing = "on" if settings.checkpointing else "off"
     several = f", one of {found.processes} processes with {settings.sharding.upper()}" if found.processes > 1 else ""
     return (
@@ -62,7 +62,7 @@ def heading(settings: Settings, found: Estimate) -> str:
 
 
 def table(found: Estimate) -> list[str]:
-    """One line for each part that is not 0, then the sum."""
+    """Return one line for each part that is not 0, then the sum."""
     allowed = f"allowance: runtime, {FRAGMENTATION:.0%} fragmentation"
     parts = [
         ("weights", found.weights),
@@ -78,7 +78,7 @@ def table(found: Estimate) -> list[str]:
 
 
 def verdict(settings: Settings, adapter: Adapter | None, found: Estimate) -> list[str]:
-    """Which GPUs it fits, with what is left; if none, what to lower for the largest and for the smallest."""
+    """Return which GPUs it fits, with what is left; if none, what to lower for the largest and for the smallest."""
     host = host_states_only(settings)
     fitting = advice.fitting(found, GPUS, host)
     lines = [f"  {_named(gpu):<54}{_room(gpu, found, host)}" for gpu in GPUS]

@@ -1,4 +1,7 @@
-"""`merge`: what can be said of an adapter without torch comes first, merging after it."""
+"""The `merge` command: check what needs no torch, then merge.
+
+`source` finds and verifies the adapter; `write` loads the base model, merges, compares and saves.
+"""
 
 import errno
 import logging
@@ -14,10 +17,10 @@ from hone_trainer.runtime.options import MergeOptions
 
 
 def merge(options: MergeOptions) -> None:
-    """Write the base model with the adapter merged into it to `out`, which appears whole or not at all.
+    """Write the base model with the adapter merged into it to `out`, which is complete or absent at any time.
 
     Raises HoneError ArtifactMissing, ArtifactCorrupt, ModelNotFound, ModelInvalid, HubUnauthorized, HubUnreachable,
-    AdapterMismatch, MergeMismatch, DiskFull, and InvalidSpec for what the command line says.
+    AdapterMismatch, MergeMismatch, DiskFull, and InvalidSpec for wrong options.
     """
     logging.basicConfig(level=logging.INFO if options.verbose else logging.ERROR, format="%(levelname)s %(message)s")
     out = options.out
@@ -26,7 +29,7 @@ def merge(options: MergeOptions) -> None:
     adapter = find(options.adapter, options.base)
     check_out(out)
     if adapter.cache and not os.environ.keys() & {"HF_HOME", "HF_HUB_CACHE"}:
-        # Its downloaded models alone: HF_HOME would also bring a token, and a folder of Python modules.
+        # Only its downloaded models: HF_HOME would also bring a token, and a folder of Python modules.
         os.environ["HF_HUB_CACHE"] = str(adapter.cache / "hub")
     environment.limit_devices(os.environ, 0)  # a sum of matrices, each used once, gains nothing from a GPU
     print_line(f"base model {adapter.base}{f' at commit {adapter.revision}' if adapter.revision else ''}")
@@ -47,7 +50,7 @@ def merge(options: MergeOptions) -> None:
 
 
 def check_out(out: Path) -> None:
-    """Try whether `out` can be written, and leave nothing: merging may take an hour.
+    """Check that `out` can be written, and leave nothing behind: merging may take an hour.
 
     Raises HoneError InvalidSpec, and OSError for a full disk.
     """

@@ -1,4 +1,4 @@
-"""The adapter that `merge` is asked to merge, and its base model: found and verified without torch."""
+"""The adapter to merge and its base model, found and verified without torch. Next in the flow: `write`."""
 
 import os
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ NAME_THE_BASE = "Name the base model with --base: a folder, or a name on the hub
 class Adapter:
     """An adapter and its base model: a folder, or a hub name with its commit.
 
-    `origin` says in words where the adapter comes from, `cache` is where its run kept what it downloaded. All of this
-    is data of somebody else: whether code may run is no part of it.
+    `origin` is a phrase for the model card, `cache` the folder of its run's downloads. All of this is untrusted data: it
+    must not decide whether code may run.
     """
 
     folder: Path
@@ -29,7 +29,7 @@ class Adapter:
 
 
 def find(place: Path, base: str | None) -> Adapter:
-    """The adapter in a folder or an artifact tree, whose digests are verified; `base` overrides what it says.
+    """Return the adapter in a folder or an artifact tree, whose digests are verified; `base` overrides its base model.
 
     Raises HoneError ArtifactMissing, ArtifactCorrupt, InvalidSpec, ModelNotFound.
     """

@@ -1,4 +1,8 @@
-"""An adapter and the unquantized base model that it was trained on become one model."""
+"""Merge an adapter into the unquantized base model that it was trained on, and save the result.
+
+Input is the adapter from `source`; output is the folder of the merged model, with tokenizer and model card. The saved
+model is compared with base plus adapter (`models.merge_proof`).
+"""
 
 import os
 from functools import partial
@@ -34,7 +38,7 @@ from hone_trainer.runtime.library_logging import quiet
 from hone_trainer.runtime.options import MergeOptions
 from hone_trainer.storage.artifact import check_merged, save_model
 
-# Of a name that is none, which may be as long as its author likes.
+# Characters shown of an invalid name, which has any length.
 LONGEST_SHOWN = 200
 
 
@@ -69,10 +73,11 @@ def load_own_tokenizer(adapter: Adapter, trust: bool) -> PreTrainedTokenizerBase
 def load_base(
     adapter: Adapter, options: MergeOptions, own: PreTrainedTokenizerBase | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str | None]:
-    """The base model, the adapter's tokenizer or else the base's, and the base's commit when it is on the hub.
+    """Load the base model and the adapter's tokenizer, else the base's; return the base's commit when it is on the hub.
 
     Raises HoneError ModelNotFound, ModelInvalid, ArtifactCorrupt, HubUnauthorized, HubUnreachable, and InvalidSpec when
-    a model brings code that `options` do not allow.
+    a
+    model brings code that `options` do not allow.
     """
     dtype, trust = options.dtype, options.trust_remote_code
     location, is_folder = _locate(adapter.base)
@@ -103,7 +108,7 @@ def load_base(
 def _locate(base: str) -> tuple[str, bool]:
     """Return where to load a base model from, and whether that is a folder: its absolute path, or a name on the hub.
 
-    Raises HoneError ModelNotFound for what is neither, and ModelInvalid for a folder with an adapter.
+    Raises HoneError ModelNotFound when it is neither, and ModelInvalid for a folder with an adapter.
     """
     if not os.path.isdir(base):
         try:
@@ -121,7 +126,7 @@ def _locate(base: str) -> tuple[str, bool]:
 
 
 def card(adapter: Adapter, commit: str | None, dtype: str) -> str:
-    """README.md of the merged model, with the front matter that the hub reads."""
+    """Return README.md of the merged model, with the front matter that the hub reads."""
     matter: dict[str, object] = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["hone"]}
     if commit:
         matter["base_model"] = adapter.base
@@ -137,7 +142,7 @@ by Hone {version("hone")}. It loads with transformers as it is.
 
 
 def _of_the_base(error: HoneError) -> HoneError:
-    """The failure in words of the command line, where there is no spec."""
+    """Return the failure phrased for the command line, where there is no spec."""
     message = error.message.replace("spec.model.name is", "The base model is")
     message = message.replace("spec.model.revision is", "The base model's revision is")
     remedy = NAME_THE_BASE if error.remedy == error.reason.remedy else error.remedy

@@ -1,4 +1,4 @@
-"""What engines must know of a base model before they are started."""
+"""What serving engines must know about a base model before they start. `pipeline` writes it to manifest.json."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from transformers import PreTrainedConfig
 
 from hone_trainer.models.quantization import quantized
 
+# Size of a key or value in 16 bits.
 BYTES = 2
-"""Of a key or value in 16 bits."""
 
 
 def read(config: PreTrainedConfig, network: torch.nn.Module) -> BaseConfig:
-    """`config` is the checkpoint's, `network` the model as it was trained, with an adapter or without."""
+    """Read the facts. `config` is the checkpoint's, `network` the trained model, with or without an adapter."""
     return BaseConfig(
         architecture=next(iter(config.architectures or []), None),
         quantization=quantized(config),
@@ -23,16 +23,16 @@ def read(config: PreTrainedConfig, network: torch.nn.Module) -> BaseConfig:
 
 
 def embedding_modules(network: Any) -> list[str]:
-    """The last parts of their names, as `targetModules` has them."""
+    """Return the last parts of the names of embedding and output head, as `targetModules` has them."""
     wanted = {id(network.get_input_embeddings()), id(network.get_output_embeddings())}
     return [name.rpartition(".")[2] for name, module in network.named_modules() if id(module) in wanted]
 
 
 def cache_bytes_per_token(config: Any) -> int | None:
-    """Keys and values of the layers that keep those of every token; None: the configuration leaves it open.
+    """Return the bytes of keys and values per token, over the layers that keep them for every token; None: unknown.
 
-    Layers with a sliding window, or with a state in place of a cache, are not counted, so this is what is needed at
-    least. Latent attention (DeepSeek's MLA) and caches that layers share are kept differently by each engine.
+    Layers with a sliding window, or with a state in place of a cache, are not counted, so this is a lower bound. Latent
+    attention (DeepSeek's MLA) and caches that layers share are stored differently by each engine.
     """
     heads, layers = getattr(config, "num_key_value_heads", None), getattr(config, "num_hidden_layers", None)
     kinds = getattr(config, "layer_types", None)

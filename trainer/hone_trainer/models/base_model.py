@@ -1,4 +1,8 @@
-"""The base model: where it is, which commit it is, and loading it with its tokenizer."""
+"""The base model: its location and commit, and loading it with its tokenizer.
+
+A `BaseModel` names a folder or a commit on the hub; everything that reads the model goes through the functions here, so
+that their failures name the field of the spec. `weight_files` loads the weights, `inputs.hub` resolves commits.
+"""
 
 import hashlib
 from dataclasses import dataclass
@@ -28,15 +32,15 @@ from hone_trainer.models import quantization, weight_files
 from hone_trainer.models.weight_files import LOAD_ERRORS
 from hone_trainer.runtime.errors import hub_error
 
+# Files of a model on the hub that loading it may need, and its card, which gives the licence.
 MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py", "README.md"]
-"""Files of a model on the hub that loading it may need, and its card, which gives the licence."""
 
 
 @dataclass(frozen=True)
 class BaseModel:
-    """What from_pretrained takes: a hub name with its commit, or a folder.
+    """The model for from_pretrained: a hub name with its commit, or a folder.
 
-    `digest` is of a folder's files other than the weights, which decide what rows become.
+    `digest` covers the files of a folder other than the weights; they decide how rows are tokenized.
     """
 
     location: str
@@ -66,7 +70,7 @@ def find(source: BaseModelSource, inputs: Inputs, pinned: str | None) -> BaseMod
 
 
 def load_tokenizer(base: BaseModel, source: BaseModelSource) -> PreTrainedTokenizerBase:
-    """Load the tokenizer, downloading what the cache lacks.
+    """Load the tokenizer; download what the cache lacks.
 
     Raises HoneError ModelInvalid, InvalidSpec, HubUnauthorized, HubUnreachable.
     """
@@ -98,7 +102,7 @@ def load(base: BaseModel, spec: FineTuneJobSpec, attention: str | None = None) -
 
 
 def check_weights(base: BaseModel, source: BaseModelSource, outline: PreTrainedModel) -> list[str]:
-    """Check that the files of a model that is here can be loaded, without reading the weights; return warnings.
+    """Check that the files of a local model can be loaded, without reading the weights; return warnings.
 
     `outline` is the model without weights.
 
@@ -114,7 +118,7 @@ def check_weights(base: BaseModel, source: BaseModelSource, outline: PreTrainedM
 
 
 def load_config(base: BaseModel, source: BaseModelSource) -> PreTrainedConfig:
-    """The model's config.json. Raises HoneError ModelInvalid, InvalidSpec, HubUnauthorized, HubUnreachable."""
+    """Load the model's config.json. Raises HoneError ModelInvalid, InvalidSpec, HubUnauthorized, HubUnreachable."""
     try:
         return AutoConfig.from_pretrained(base.location, **_common(base, source))  # type: ignore[no-any-return]
     except LOAD_ERRORS as error:
@@ -122,7 +126,7 @@ def load_config(base: BaseModel, source: BaseModelSource) -> PreTrainedConfig:
 
 
 def load_stop_tokens(base: BaseModel, source: BaseModelSource) -> set[int]:
-    """Return the tokens at which the base model's generation stops, as its generation config or its config says."""
+    """Return the tokens that end the base model's generation, from its generation config or its config."""
     try:
         found: Any = GenerationConfig.from_pretrained(base.location, **_common(base, source))
     except LOAD_ERRORS:  # most models have no such file
@@ -132,7 +136,7 @@ def load_stop_tokens(base: BaseModel, source: BaseModelSource) -> set[int]:
 
 
 def load_unquantized(base: BaseModel, source: BaseModelSource) -> PreTrainedModel:
-    """The base model again, in the type it was saved in and in the host's memory: what an adapter is merged into.
+    """Load the base model again, in the type it was saved in and into the host's memory, to merge an adapter into it.
 
     Raises HoneError ModelInvalid, HubUnauthorized, HubUnreachable.
     """
@@ -143,18 +147,18 @@ def load_unquantized(base: BaseModel, source: BaseModelSource) -> PreTrainedMode
 
 
 def context(base: BaseModel, source: BaseModelSource) -> int | None:
-    """How many tokens the model can read, by its configuration; None when that says nothing. Raises as `load` does."""
+    """Return how many tokens the model can read by its configuration; None when not given. Raises as `load` does."""
     found = getattr(load_config(base, source).get_text_config(), "max_position_embeddings", None)
     return found if isinstance(found, int) and found > 0 else None
 
 
 def folder(base: BaseModel) -> Path | None:
-    """Where the model's files are on this machine, if they are."""
+    """Return the folder of the model's files on this machine, if they are here."""
     return hub.cached_snapshot("model", base.location, base.commit) if base.commit else Path(base.location)
 
 
 def download(base: BaseModel, source: BaseModelSource) -> None:
-    """Bring all files of a model on the hub into the cache. Raises HoneError HubUnauthorized, HubUnreachable."""
+    """Download all files of a model on the hub into the cache. Raises HoneError HubUnauthorized, HubUnreachable."""
     if not base.commit:
         return
     try:
@@ -166,7 +170,7 @@ def download(base: BaseModel, source: BaseModelSource) -> None:
 
 
 def is_here(base: BaseModel) -> bool:
-    """Whether the model's files are on this machine."""
+    """Return whether the model's files are on this machine."""
     if not base.commit:
         return True
     folder = hub.cached_snapshot("model", base.location, base.commit)
@@ -174,7 +178,7 @@ def is_here(base: BaseModel) -> bool:
 
 
 def _name_experts(config: PreTrainedConfig) -> None:
-    """Let TRL's load-balancing loss find the number of experts, which it reads as num_experts alone."""
+    """Let TRL's load-balancing loss find the number of experts, which it reads only as num_experts."""
     text: Any = config.get_text_config()
     other = next((name for name in ("num_local_experts", "n_routed_experts") if hasattr(text, name)), None)
     if other and not hasattr(text, "num_experts"):

@@ -1,7 +1,7 @@
-"""LoRA adapters: their files, and their sum with a base model.
+"""LoRA adapters: load their files, add them to a base model, and merge them.
 
-PEFT uses the fields of a configuration unchecked, so that a wrong one may raise anything, anywhere in its code. What it
-raises is turned into a failure with a name here.
+PEFT does not check the fields of a configuration, so a wrong one may raise any exception, anywhere in its code. These
+exceptions become failures with a name here.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ def load_files(folder: Path) -> tuple[PeftConfig, dict[str, torch.Tensor]]:
     Raises HoneError ArtifactCorrupt.
     """
     require_adapter_weights(folder)
-    place = str(folder.absolute())  # which PEFT can't take for a name on the hub
+    place = str(folder.absolute())  # an absolute path, which PEFT can't mistake for a name on the hub
     try:
         config: PeftConfig = PeftConfig.from_pretrained(place)
     except Exception as error:
@@ -57,9 +57,9 @@ def adapt(base: PreTrainedModel, config: PeftConfig, weights: dict[str, torch.Te
 
 
 def merge(adapted: PeftModel, *, safely: bool = True) -> PreTrainedModel:
-    """Merge the adapter into its base, in the type that the base has. Layers that are tied and adapted are untied.
+    """Merge the adapter into its base, in the type of the base. Layers that are tied and adapted are untied.
 
-    `safely` looks for weights that are not finite, which takes the memory of a layer: then raises HoneError
+    `safely` checks for weights that are not finite, which takes the memory of a layer, and then raises HoneError
     ArtifactCorrupt. Raises HoneError AdapterMismatch for kinds that are not merged.
     """
     untie_adapted(adapted)
@@ -67,14 +67,14 @@ def merge(adapted: PeftModel, *, safely: bool = True) -> PreTrainedModel:
         merged: Any = adapted.merge_and_unload(safe_merge=safely)
     except NotImplementedError as error:
         raise HoneError(ADAPTER_MISMATCH, f"PEFT can't merge an adapter of this kind: {_line(error)}") from error
-    except Exception as error:  # among them ValueError, PEFT's check for NaN and infinity
+    except Exception as error:  # including ValueError, PEFT's check for NaN and infinity
         raise _refused(error, ARTIFACT_CORRUPT, "The adapter can't be merged") from error
     record_untied(merged)
     return merged  # type: ignore[no-any-return]
 
 
 def _refused(error: Exception, reason: Reason, found: str) -> HoneError:
-    """Return the failure that an exception means, such as OutOfMemory, or else one of this reason."""
+    """Return the failure that an exception means, such as OutOfMemory, else one with this reason."""
     failure = named(error)
     return HoneError(reason, f"{found}: {_line(error)}") if isinstance(failure, UnnamedError) else failure
 

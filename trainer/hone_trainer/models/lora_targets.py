@@ -1,7 +1,7 @@
-"""Which parameters an adapter changes, judged on the base model without its weights.
+"""Which parameters an adapter changes, decided from the base model without its weights.
 
 Input is spec.lora and the model on the meta device, or the loaded one; output is PEFT's LoraConfig. PEFT's all-linear
-sees torch's linear layers, and on some models their fused experts. Here all-linear means every linear layer on every
+finds torch's linear layers, and on some models their fused experts. Here all-linear means every linear layer on every
 model: experts that are fused into one parameter, routers, and layers that PEFT would not reach are given to PEFT as
 `target_parameters`. `find_left_out` reports what stays out. Next in the flow: memory/architecture.py, pipeline.py.
 """
@@ -27,7 +27,7 @@ ALL_LINEAR = "all-linear"
 
 @dataclass(frozen=True)
 class Extent:
-    """What all-linear means on a model, as PEFT takes it. `parameters` include those that PEFT finds itself."""
+    """The meaning of all-linear on a model, in PEFT's fields. `parameters` include those that PEFT finds itself."""
 
     parameters: tuple[str, ...] = ()
     added: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ def lora_config(spec: FineTuneJobSpec, revision: str | None, network: torch.nn.M
 
 
 def check_targets(lora: LoraOptions, network: torch.nn.Module) -> None:
-    """Raise HoneError InvalidSpec when a target can't be adapted, also where PEFT passes over it without an error."""
+    """Raise HoneError InvalidSpec when a target can't be adapted, even where PEFT skips it without an error."""
     if lora.target_modules == ALL_LINEAR:
         _check_options(lora, network)
         return
@@ -84,7 +84,7 @@ def linear_layers(network: Any) -> list[str]:
 
 
 def find_extent(network: Any) -> Extent:
-    """Return what all-linear means on a model."""
+    """Return the meaning of all-linear on a model."""
     config = LoraConfig(target_modules=ALL_LINEAR, task_type="CAUSAL_LM")
     convert_peft_config_for_transformers(config, network, None)
     found = set(config.target_parameters or ())
@@ -96,7 +96,7 @@ def find_extent(network: Any) -> Extent:
         if isinstance(module, torch.nn.Linear) and not _is_linear(module):
             wanted.append(f"{_tail(name)}.weight")
             excluded.append(name)
-    if modules != ALL_LINEAR:  # PEFT has taken the names of some layers for those of experts
+    if modules != ALL_LINEAR:  # PEFT has mistaken the names of some layers for those of experts
         named = set(modules or ())
         wanted += [f"{_tail(name, 2)}.weight" for name, _ in _linear(network) if name.rpartition(".")[2] not in named]
     added = {one for one in wanted if not any(one == target or one.endswith(f".{target}") for target in found)}
@@ -104,7 +104,7 @@ def find_extent(network: Any) -> Extent:
 
 
 def find_left_out(network: Any) -> list[str]:
-    """Return the linear layers that have no adapter in a model whose others have one, by the end of their names."""
+    """Return the linear layers without an adapter in a model whose others have one, by the end of their names."""
     wrapped = [module for module in network.modules() if isinstance(module, LoraLayer)]
     inside = {id(part) for module in wrapped for part in cast(torch.nn.Module, module).modules()}
     names = {_tail(name) for name, module in _linear(network) if id(module) not in inside}
@@ -114,7 +114,7 @@ def find_left_out(network: Any) -> list[str]:
 
 
 def _check_options(lora: LoraOptions, network: torch.nn.Module) -> None:
-    """Raise HoneError InvalidSpec for options that PEFT does not have for parameters."""
+    """Raise HoneError InvalidSpec for options that PEFT does not support for parameters."""
     options = [("useDora", "true", lora.use_dora), ("loraDropout", lora.lora_dropout, lora.lora_dropout > 0)]
     wrong = [(name, value) for name, value, is_set in options if is_set]
     parameters = find_extent(network).parameters if wrong else ()
@@ -130,7 +130,7 @@ def _check_options(lora: LoraOptions, network: torch.nn.Module) -> None:
 
 
 def _linear(network: Any) -> Iterator[tuple[str, Any]]:
-    """The linear layers with their names, without the output head."""
+    """Yield the linear layers with their names, without the output head."""
     head = network.get_output_embeddings()
     for name, module in network.named_modules():
         if _is_linear(module) and module is not head:
@@ -138,12 +138,12 @@ def _linear(network: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _is_linear(module: torch.nn.Module) -> bool:
-    """Whether PEFT's adapters for linear layers fit a module."""
+    """Return whether PEFT's adapters for linear layers fit a module."""
     return isinstance(module, Conv1D) or (isinstance(module, torch.nn.Linear) and _returns_product(module))
 
 
 def _returns_product(module: torch.nn.Linear) -> bool:
-    """Whether a layer returns one tensor. A model's own class, such as a router, may return more."""
+    """Return whether a layer returns one tensor. A model's own class, such as a router, may return more."""
     kind = type(module)
     if kind.forward is torch.nn.Linear.forward or not kind.__module__.startswith("transformers.models."):
         return True
@@ -157,7 +157,7 @@ def _returns_product(module: torch.nn.Linear) -> bool:
 
 
 def _fused(name: str, module: torch.nn.Module, network: Any) -> list[str]:
-    """The parameters of a module that are the fused linear layers of experts, or a router beside them."""
+    """Return the parameters of a module that are fused linear layers of experts, or the router next to them."""
     if hasattr(module, "is_transposed") and hasattr(module, "num_experts"):
         return [own for own, parameter in module.named_parameters(recurse=False) if parameter.dim() == 3]
     weight = getattr(module, "weight", None)
@@ -168,7 +168,7 @@ def _fused(name: str, module: torch.nn.Module, network: Any) -> list[str]:
 
 
 def _is_bypassed(network: Any, name: str) -> bool:
-    """Whether a layer's weights are used without a call of the layer, so that an adapter on it is not trained."""
+    """Return whether a layer's weights are used without calling the layer, so that an adapter on it is not trained."""
     parent, _, leaf = name.rpartition(".")
     try:
         _check_lora_target_modules_mamba(LoraConfig(), network, leaf)

@@ -1,9 +1,8 @@
-"""The proof of a merge: the model as it was saved answers as base plus adapter did before merging.
+"""Proof of a merge: the saved model answers as base plus adapter did before merging.
 
-The logits of a row of tokens are computed before the merge, and again with the model that is loaded from the folder
-that was written. The two can only differ by the rounding of merged weights. Everything else (layers that share a
-tensor, a configuration that loads another model, weights that were not saved) shows as a difference many times as
-large.
+The logits of a row of tokens are computed before the merge, and again with the model loaded from the folder that was
+written. The two can only differ by the rounding of merged weights. Every other fault (layers that share a tensor, a
+configuration that loads another model, weights that were not saved) makes the difference many times as large.
 """
 
 import logging
@@ -34,14 +33,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Comparison:
-    """What base plus adapter answers to a row of tokens: logits in float32, one vector a token."""
+    """The answer of base plus adapter to a row of tokens: logits in float32, one vector per token."""
 
     tokens: torch.Tensor
     logits: torch.Tensor
     tolerance: float
 
     def check(self, folder: Path, trust_remote_code: bool) -> str | None:
-        """Compare the model in a folder; return why it can't compute here, if so.
+        """Compare the model in a folder; if it can't compute here, return the reason.
 
         Raises HoneError MergeMismatch when it answers differently, or can't be loaded.
         """
@@ -55,7 +54,7 @@ class Comparison:
             return _not_compared(error)
         difference = distance(found, self.logits)
         log.info("merged, the logits differ by %.2g, and %.2g is allowed", difference, self.tolerance)
-        if difference <= self.tolerance:  # false as well when it is not a number
+        if difference <= self.tolerance:  # also False for NaN
             return None
         raise HoneError(
             MERGE_MISMATCH,
@@ -65,7 +64,7 @@ class Comparison:
 
 
 def compare_with(adapted: PeftModel) -> Comparison | str:
-    """Compute what a model answers whose adapter is not merged yet; a sentence when it can't compute here."""
+    """Compute the logits of a model whose adapter is not merged yet; return a sentence when it can't compute here."""
     base: Any = adapted.get_base_model()
     config = base.config.get_text_config()
     longest = getattr(config, "max_position_embeddings", None) or TOKENS
@@ -82,7 +81,7 @@ def compare_with(adapted: PeftModel) -> Comparison | str:
 
 
 def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Return the median over tokens of the relative difference; a constant added to all logits of a token is none."""
+    """Return the median over tokens of the relative difference. A constant in all logits of a token is ignored."""
     found, expected = (logits - logits.mean(-1, keepdim=True) for logits in (found, expected))
     sizes = expected.norm(dim=-1)
     compared = sizes > 0  # a padding token may have a vector of zeros

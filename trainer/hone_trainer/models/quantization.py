@@ -1,4 +1,4 @@
-"""Loading a base model in 4 bits for method qlora, with bitsandbytes, which is imported only here and only then."""
+"""Load a base model in 4 bits for method qlora, with bitsandbytes, which is imported only here and only then."""
 
 import importlib
 from importlib.metadata import version
@@ -11,12 +11,12 @@ from peft import prepare_model_for_kbit_training
 from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
+# The oldest version of bitsandbytes: before it, 4-bit layers gave NaN on ROCm.
 OLDEST = (0, 50)
-"""Of bitsandbytes: before it, 4-bit layers gave NaN on ROCm."""
 
 
 def four_bits() -> BitsAndBytesConfig:
-    """NF4 with double quantization, as in the QLoRA paper (arXiv 2305.14314, section 3).
+    """Return the configuration of NF4 with double quantization, as in the QLoRA paper (arXiv 2305.14314, section 3).
 
     Raises HoneError InvalidSpec when bitsandbytes is missing or can't work.
     """
@@ -31,10 +31,10 @@ def four_bits() -> BitsAndBytesConfig:
 
 
 def keep_unpacked(network: PreTrainedModel) -> None:
-    """Have 4-bit layers evaluate as they train.
+    """Make 4-bit layers compute evaluations as they compute training.
 
-    On CPUs with AVX-512 for bfloat16, the first evaluation would pack their weights anew in place. That is for other
-    kernels than those that train, and fails on layers narrower than a block.
+    On CPUs with AVX-512 for bfloat16, the first evaluation would repack their weights in place. The packed form is for
+    other kernels than those of training, and fails on layers narrower than a block.
     """
     for module in network.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -42,9 +42,10 @@ def keep_unpacked(network: PreTrainedModel) -> None:
 
 
 def ready_to_train(network: PreTrainedModel) -> PreTrainedModel:
-    """Freeze it, and widen what is not in 4 bits (embeddings, norms, output head) to float32, as PEFT recommends.
+    """Freeze the model, and widen what is not in 4 bits (embeddings, norms, output head) to float32, as PEFT
+    recommends.
 
-    SFTTrainer sees to the gradients of the inputs, which activation checkpointing needs, and to the adapter's bfloat16.
+    SFTTrainer handles the gradients of the inputs, which activation checkpointing needs, and the adapter's bfloat16.
     """
     return prepare_model_for_kbit_training(  # type: ignore[no-untyped-call,no-any-return]
         network, use_gradient_checkpointing=False
@@ -52,7 +53,7 @@ def ready_to_train(network: PreTrainedModel) -> PreTrainedModel:
 
 
 def refuse_quantized(spec: FineTuneJobSpec, name: str, config: PreTrainedConfig) -> None:
-    """Raise HoneError InvalidSpec when the checkpoint is quantized and the method, or merging, needs it not to be."""
+    """Raise HoneError InvalidSpec for a quantized checkpoint when the method, or merging, needs an unquantized one."""
     how = quantized(config)
     if how is None:
         return
@@ -73,7 +74,7 @@ def refuse_quantized(spec: FineTuneJobSpec, name: str, config: PreTrainedConfig)
 
 
 def quantized(config: PreTrainedConfig) -> str | None:
-    """How a checkpoint is quantized, such as gptq; None: it is not."""
+    """Return how a checkpoint is quantized, such as gptq; None: it is not."""
     found: Any = getattr(config, "quantization_config", None)
     if not found:
         return None
@@ -82,7 +83,7 @@ def quantized(config: PreTrainedConfig) -> str | None:
 
 
 def require_bitsandbytes(what: str) -> None:
-    """Raise HoneError InvalidSpec, beginning with `what` needs it, unless bitsandbytes is there and works here."""
+    """Raise HoneError InvalidSpec, with a message that begins with `what`, unless bitsandbytes is there and works."""
     remedy = "Install it: pip install 'bitsandbytes>=0.50,<0.51'; or use method lora and another optimizer."
     try:
         native = importlib.import_module("bitsandbytes.cextension")

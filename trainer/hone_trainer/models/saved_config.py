@@ -1,7 +1,7 @@
-"""The configuration that a model is saved with: the base model's, but for what training decides.
+"""The configuration that a model is saved with: the base model's, except for what training decides.
 
 TRL and transformers change a model's configuration for training (no cache, the logits of a mixture's router), and a
-server that loads the result would compute with these settings.
+server that loads the result would use these settings.
 """
 
 from copy import deepcopy
@@ -10,12 +10,12 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
-# What training decides: the tokens that the model has learned, and what describes the weights.
+# What training decides: the tokens that the model has learned, and the description of the weights.
 DECIDED = {*TOKENS, "vocab_size", "dtype", "torch_dtype", "tie_word_embeddings"}
 
 
 def restore(config: PreTrainedConfig, before: PreTrainedConfig) -> None:
-    """Put every other field back to its value `before`, in the configurations inside as well."""
+    """Set every other field back to its value in `before`, including nested configurations."""
     now, then = vars(config), vars(before)
     for name in [name for name in now.keys() | then.keys() if not name.startswith("_") and name not in DECIDED]:
         value: Any = then.get(name)

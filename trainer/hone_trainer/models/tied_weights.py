@@ -1,8 +1,9 @@
 """Tied weights, such as an output head that is the input embedding, before and after an adapter is merged.
 
-An adapter on one of two tied layers changes that layer alone. Merged into the tensor that both share, it would change
-the other as well, and no error would show it. So the tensor is copied first, and the model's configuration says that
-its layers are no longer tied.
+An adapter on one of two tied layers changes only that layer. Merged into the tensor that both share, it would change
+the
+other as well, without an error. So the tensor is copied first, and the model's configuration then declares its layers
+as not tied.
 """
 
 from typing import Any
@@ -12,12 +13,12 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedConfig, PreTrainedModel
 
+# A module, and the name of one of its parameters.
 Owner = tuple[torch.nn.Module, str]
-"""A module, and the name of one of its parameters."""
 
 
 def untie_adapted(adapted: PeftModel) -> None:
-    """Give each layer that has an adapter tensors of its own, so that merging changes no other layer."""
+    """Give each layer that has an adapter its own tensors, so that merging changes no other layer."""
     owners: dict[int, list[Owner]] = {}
     for module in adapted.modules():
         for name, parameter in module._parameters.items():
@@ -33,7 +34,7 @@ def untie_adapted(adapted: PeftModel) -> None:
 
 
 def record_untied(network: PreTrainedModel) -> None:
-    """Have the configuration say that layers are not tied when their tensors differ: loading then keeps them apart."""
+    """Declare layers as not tied in the configuration when their tensors differ, so that loading keeps them apart."""
     tensors = dict(network.named_parameters(remove_duplicate=False))
     tied: dict[str, str] = getattr(network, "all_tied_weights_keys", None) or {}
     still = {
@@ -50,6 +51,6 @@ def record_untied(network: PreTrainedModel) -> None:
 
 
 def _configs(config: PreTrainedConfig) -> list[PreTrainedConfig]:
-    """A configuration and those in it."""
+    """Return a configuration and those nested in it."""
     inner = [value for value in vars(config).values() if isinstance(value, PreTrainedConfig)]
     return [config, *(found for value in inner for found in _configs(value))]

@@ -1,9 +1,10 @@
-"""The weight files of a base model: loading them, and checking before that they fit its configuration.
+"""The weight files of a base model: load them, and check in advance that they fit its configuration.
 
-transformers loads what it can: weights that the files lack become random, weights that nothing uses are dropped, and an
-adapter in the model's folder is put on top. Every loader of a base model therefore goes through `load`. `check` finds
-the same faults before a GPU is held: it reads the names and shapes of the weights, and has transformers load them
-without their values, so that its renaming, tying and lists of exceptions apply.
+transformers loads what it can: weights missing in the files become random, weights that nothing uses are dropped, and
+an
+adapter in the model's folder is added. Every loader of a base model therefore goes through `load`. `check` finds the
+same faults before a GPU is held: it reads the names and shapes of the weights, and has transformers load them without
+their values, so that its renaming, tying and lists of exceptions apply.
 """
 
 import copy
@@ -25,19 +26,19 @@ from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME, find_adapter_conf
 from hone_trainer.inputs.disguised_files import is_pointer
 from hone_trainer.models.quantization import quantized
 
+# Exceptions of transformers for a model that it can't load.
 LOAD_ERRORS = (
     *(OSError, ValueError, KeyError, ImportError, EOFError),
     *(SafetensorError, StrictDataclassError, UnpicklingError),
 )
-"""What transformers raises for a model that it can't load."""
+# Files that hold or list the weights, in the order in which transformers looks for them.
 NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-"""Files that hold or list the weights, in the order in which transformers looks for them."""
+# Weights that a model may leave unused: layers for speculative decoding, and buffers of older versions.
 UNUSED = re.compile(r"(^|\.)mtp\.|nextn|inv_freq$|position_ids$|\.masked_bias$|\.(attn|attention)\.bias$")
-"""Weights that a model may leave unused: layers for speculative decoding, and buffers of older versions."""
 OWN_CONFIG = "Use the config.json that belongs to these weights."
 UNQUANTIZED = "Name the model that it was made from, in 16 bits"
+# The number of names in a warning.
 SHOWN = 3
-"""Names in a warning."""
 
 
 def load(location: str, what: str, **options: Any) -> PreTrainedModel:
@@ -64,8 +65,9 @@ def load(location: str, what: str, **options: Any) -> PreTrainedModel:
 def check(outline: PreTrainedModel, folder: Path, what: str) -> list[str]:
     """Raise HoneError ModelInvalid, or LOAD_ERRORS, for a model that `load` would refuse; return warnings.
 
-    `outline` is the model without weights. The weights' values are not read. Models with code of their own are left
-    out: that code decides which files are read. Of quantized models, the names and shapes are left out.
+    `outline` is the model without weights. The weights' values are not read. Models with code of their own are skipped:
+    that
+    code decides which files are read. For quantized models, names and shapes are not checked.
     """
     refuse_adapter(str(folder), what, None)
     config: Any = outline.config
@@ -90,7 +92,7 @@ def check(outline: PreTrainedModel, folder: Path, what: str) -> list[str]:
         )
     except LOAD_ERRORS:
         raise
-    except Exception:  # not every model can be made from shapes alone: loading it will show
+    except Exception:  # not every model can be built from shapes alone; loading it will show
         return []
     _check_loaded(found, what)
     unused = sorted(name for name in found["unexpected_keys"] if not UNUSED.search(name))
@@ -104,7 +106,7 @@ def check(outline: PreTrainedModel, folder: Path, what: str) -> list[str]:
 
 
 def refuse_adapter(location: str, what: str, revision: str | None) -> None:
-    """Raise HoneError ModelInvalid for a model with an adapter in its folder, which transformers would put on top."""
+    """Raise HoneError ModelInvalid for a model with an adapter in its folder, which transformers would add to it."""
     here = Path(location)
     if here.is_absolute() or here.is_dir():
         found = (here / ADAPTER_CONFIG_NAME).is_file()
@@ -150,7 +152,7 @@ def find_not_finite(folder: Path) -> str | None:
 
 
 def _read_header(path: Path, what: str) -> dict[str, torch.Tensor]:
-    """Return the weights of a file without their values. Raises HoneError ModelInvalid for a file that is none."""
+    """Return the weights of a file without their values. Raises HoneError ModelInvalid for a file without weights."""
     if is_pointer(path):
         raise HoneError(
             MODEL_INVALID,
@@ -205,7 +207,7 @@ def _check_quantization(config: PreTrainedConfig, what: str, *, has_device: bool
         ) from error
     except Exception as error:
         if not has_device or not isinstance(error, RuntimeError | NotImplementedError):
-            return  # it may be for lack of a GPU; other faults show in loading
+            return  # the reason may be a missing GPU; loading shows other faults
         message = f"{what}, which is quantized ({how}) and can't be loaded on this machine: {_line(error)}"
         raise HoneError(MODEL_INVALID, message, remedy=f"{UNQUANTIZED}.") from error
 

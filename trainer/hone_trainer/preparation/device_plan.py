@@ -42,7 +42,9 @@ class DevicePlan(ForeignModel):
 
 @dataclass(frozen=True)
 class Planned:
-    """A job to plan. `outline` is the base model without weights, `rows` those to train on; `max_length`: see SFTConfig."""
+    """A job to plan. `outline` is the base model without weights, `rows` those to train on, `max_length` that of
+    SFTConfig.
+    """
 
     spec: FineTuneJobSpec
     outline: PreTrainedModel

@@ -1,4 +1,4 @@
-"""HTTP: GET /progress (JSON), /metrics (Prometheus), /healthz."""
+"""HTTP server of the trainer: GET /progress (JSON), /metrics (Prometheus), /healthz."""
 
 import json
 from typing import Any
@@ -26,7 +26,7 @@ _GAUGES = {
 
 
 class TrainerCollector(Collector):
-    """Turns the telemetry into metrics when it is asked, so that training pays nothing for it."""
+    """Turns the telemetry into metrics at each request, so that training spends no time on it."""
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
@@ -45,7 +45,7 @@ class TrainerCollector(Collector):
 
 
 def serve(telemetry: Telemetry, port: int, host: str = "") -> StatusServer:
-    """Answer on a port, in a thread that ends with the process. Raises HoneError when the port is taken."""
+    """Serve on a port, in a thread that ends with the process. Raises HoneError when the port is taken."""
     registry = CollectorRegistry()
     registry.register(TrainerCollector(telemetry))
 

@@ -1,4 +1,7 @@
-"""How the run goes: one state, that the HTTP server and the terminal read and the last word is made from."""
+"""The progress of a run: one state, read by the HTTP server and the terminal.
+
+Training writes it through `training.callbacks`; the termination message is made from it.
+"""
 
 from datetime import UTC, datetime
 from typing import Literal
@@ -12,7 +15,7 @@ Stage = Literal["Preparing", "Training", "Saving"]
 
 
 class Telemetry:
-    """The latest state. Each field is replaced whole, so that other threads can read without a lock."""
+    """The latest state. Each field is replaced in one assignment, so that other threads can read without a lock."""
 
     def __init__(self) -> None:
         self.stage: Stage = "Preparing"
@@ -22,23 +25,23 @@ class Telemetry:
         self.tokens = 0
 
     def report(self) -> ProgressReport:
-        """The body of `GET /progress`."""
+        """Return the body of `GET /progress`."""
         return ProgressReport(stage=self.stage, progress=self.progress, parameters=self.parameters)
 
     def failed(self, reason: str, message: str) -> TerminationMessage:
-        """The last word of a run that failed."""
+        """Return the termination message of a failed run."""
         return self._last_word(TerminationMessage(outcome="Failed", reason=reason, message=message))
 
     def interrupted(self, reason: str, message: str) -> TerminationMessage:
-        """The last word of a run that was told to stop."""
+        """Return the termination message of a run that a signal stopped."""
         return self._last_word(TerminationMessage(outcome="Interrupted", reason=reason, message=message))
 
     def prepared(self, summary: str) -> TerminationMessage:
-        """The last word of a preparation."""
+        """Return the termination message of a preparation."""
         return self._last_word(TerminationMessage(outcome="Succeeded", reason="Prepared", message=summary))
 
     def succeeded(self, manifest: ArtifactManifest) -> TerminationMessage:
-        """The last word of a run whose artifact is complete."""
+        """Return the termination message of a run whose artifact is complete."""
         base = manifest.base_model
         artifact = ArtifactSummary(
             kind=manifest.kind,
@@ -63,5 +66,5 @@ class Telemetry:
 
 
 def now() -> str:
-    """The time as RFC 3339."""
+    """Return the time in RFC 3339."""
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""What a person sees: a live bar on a terminal, plain lines elsewhere."""
+"""Output for a person: a live bar on a terminal, plain lines elsewhere."""
 
 import sys
 from collections.abc import Callable, Iterable
@@ -16,6 +16,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+# The lines of the dataset's report.
 ROWS: dict[str, Callable[[SplitReport], str]] = {
     "rows": lambda split: f"{split.rows:,}",
     "tokens": lambda split: f"{split.tokens:,}",
@@ -30,11 +31,10 @@ ROWS: dict[str, Callable[[SplitReport], str]] = {
     "rows that repeat another": lambda split: f"{split.duplicate_rows:,}",
     "rows left, after cutting and packing": lambda split: f"{split.kept_rows:,}",
 }
-"""The lines of the dataset's report."""
 
 
 class PrintableConsole(Console):
-    """A console that shows markup and emoji codes as text, and writes out control characters; rich's own ones stay."""
+    """A console that shows markup and emoji codes as text, and escapes control characters other than rich's own."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
@@ -45,7 +45,7 @@ class PrintableConsole(Console):
 
 
 class Terminal:
-    """A context: inside, progress is shown on standard error; nothing is when not `shown`."""
+    """Shows progress on standard error, as a context manager; shows nothing when not `shown`."""
 
     def __init__(self, shown: bool = True) -> None:
         self._console = PrintableConsole(stderr=True, soft_wrap=True, quiet=not shown)
@@ -72,7 +72,7 @@ class Terminal:
         self._bar.stop()
 
     def show(self, progress: Progress) -> None:
-        """Bring the bar up to date."""
+        """Update the bar."""
         if self._live:
             self._bar.update(
                 self._task,
@@ -84,7 +84,7 @@ class Terminal:
             )
 
     def logged(self, progress: Progress | None) -> None:
-        """A step was logged: a line, where there is no bar."""
+        """Print a line for a logged step when there is no bar."""
         if progress and not self._live:
             done = f"step {progress.step}/{progress.total_steps} ({progress.percent} %)"
             named = {name: getattr(progress, name) for name in ("grad_norm", "learning_rate", "epoch")}
@@ -92,17 +92,17 @@ class Terminal:
             self.note(f"{done}  {figures(progress)}  {values}")
 
     def trained(self, metrics: dict[str, float]) -> None:
-        """Print the figures of the whole run, by Trainer's names; runtime is in seconds."""
+        """Print the metrics of all starts of the run together, by Trainer's names; runtime is in seconds."""
         names = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss")
         self.note("  ".join(f"{name} {metrics[to_camel(name)]:.4g}" for name in names))
 
     def warn(self, warnings: list[str]) -> None:
-        """Print warnings, one a line."""
+        """Print warnings, one per line."""
         for warning in warnings:
             self.note(f"warning: {warning}")
 
     def report(self, report: DatasetReport) -> None:
-        """Print what the rows are like, a column for each split."""
+        """Print the properties of the rows, a column for each split."""
         splits = {"train": report.train, "evaluation": report.evaluation}
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column(report.format)
@@ -124,13 +124,13 @@ class Terminal:
         self._console.print(text)
 
     def note(self, text: str) -> None:
-        """Print a line, above the bar where there is one."""
+        """Print a line, above the bar if there is one."""
         self._console.print(text)
         sys.stderr.flush()
 
 
 def figures(progress: Progress) -> str:
-    """Loss, speed and time left in a few words."""
+    """Return loss, speed and time left as a short text."""
     parts = []
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.4f}")
@@ -142,7 +142,7 @@ def figures(progress: Progress) -> str:
 
 
 def duration(seconds: int) -> str:
-    """Such as 1h 02m, 3m 05s or 12s."""
+    """Format a duration, for example 1h 02m, 3m 05s or 12s."""
     minutes, rest = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

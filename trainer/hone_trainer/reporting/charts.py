@@ -1,4 +1,4 @@
-"""From logged lines to curves, as the report draws them: pure arithmetic."""
+"""Curves of the report, from logged lines: pure arithmetic."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -8,10 +8,11 @@ from typing import Any
 Points = list[tuple[float, float]]
 
 MIB, GIB = 2**20, 2**30
+# Width and height of the box in which curves are drawn; the page stretches it.
 SIZE = 1000
-"""Width and height of the box that curves are drawn in; the page stretches it."""
+# More points than a screen can show apart.
 MOST_POINTS = 600
-"""More than a screen shows apart."""
+# Each chart's title, unit, and curves: the name in the log and the displayed one.
 CURVES: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     ("Loss", "", (("loss", "training"), ("eval_loss", "evaluation"))),
     ("Learning rate", "", (("learning_rate", "learning rate"),)),
@@ -24,12 +25,11 @@ CURVES: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     ),
     ("Memory of the process (no GPU)", "bytes", (("process_memory", "resident set"),)),
 )
-"""Each chart's title, unit, and curves: the name in the log and the one that is shown."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """`path` is an SVG path within SIZE x SIZE; `points` are steps and values."""
+    """A curve. `path` is an SVG path within SIZE x SIZE; `points` are steps and values."""
 
     name: str
     points: Points
@@ -38,7 +38,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Tick:
-    """`share` is where it stands, from 0 (left or bottom) to 1."""
+    """A mark on an axis. `share` is its position, from 0 (left or bottom) to 1."""
 
     value: float
     share: float
@@ -53,12 +53,12 @@ class Chart:
     curves: list[Curve]
     across: list[Tick]
     up: list[Tick]
+    # Left, right, bottom and top, in steps and values.
     box: tuple[float, float, float, float]
-    """Left, right, bottom and top, in steps and values."""
 
 
 def charts(log: Iterable[dict[str, Any]]) -> list[Chart]:
-    """The charts that the logged lines have anything for."""
+    """Return the charts for which the logged lines have values."""
     lines = list(log)
     found = []
     for title, unit, names in CURVES:
@@ -85,7 +85,7 @@ def _is_number(value: Any) -> bool:
 
 
 def thinned(points: Points, most: int = MOST_POINTS) -> Points:
-    """At most so many points: of each stretch its lowest and its highest, so that no spike is lost."""
+    """Return at most `most` points: the lowest and the highest of each stretch, so that no spike is lost."""
     if len(points) <= most:
         return points
     stretches = max((most - 2) // 2, 1)
@@ -98,7 +98,7 @@ def thinned(points: Points, most: int = MOST_POINTS) -> Points:
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers from `low` to `high`, some `about` of them: 1, 2 or 5 times a power of ten apart."""
+    """Return round numbers from `low` to `high`, `about` that many: 1, 2 or 5 times a power of ten apart."""
     if high <= low:
         return [low]
     rough = (high - low) / about

@@ -1,4 +1,4 @@
-"""report.html from the report's data: one file that needs nothing else, with all that comes from outside escaped."""
+"""report.html from the report's data: one self-contained file, in which all external text is escaped."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from hone_trainer.reporting.charts import GIB, MIB, Chart, Curve, charts
 
 
 def render(data: dict[str, Any]) -> str:
-    """The whole page."""
+    """Return the page."""
     return _template().render(report=data, charts=charts(data.get("log", [])))
 
 
@@ -31,7 +31,7 @@ def _template() -> jinja2.Template:
 
 
 def number(value: float, unit: str = "") -> str:
-    """A number as short as a person reads it, with its unit."""
+    """Format a number as short as a person reads it, with its unit."""
     if value == int(value) and abs(value) < 1e15:
         text = f"{int(value):,}"
     elif abs(value) >= 1000:
@@ -42,22 +42,22 @@ def number(value: float, unit: str = "") -> str:
 
 
 def size(value: float) -> str:
-    """Bytes in GiB or MiB."""
+    """Format bytes in GiB or MiB."""
     return f"{value / GIB:.2f} GiB" if value >= GIB else f"{value / MIB:.1f} MiB"
 
 
 def words(name: str) -> str:
-    """`trainedTokens` as `trained tokens`."""
+    """Return a name in separate terms: `trainedTokens` as `trained tokens`."""
     return re.sub(r"(?<=[a-z0-9])([A-Z])", lambda found: f" {found[1].lower()}", name).replace("_", " ")
 
 
 def shown(value: Any) -> str:
-    """A setting's value as the manifest would have it."""
+    """Return a setting's value as in the manifest."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def alt(chart: Chart) -> str:
-    """What a chart shows, for those who do not see it."""
+    """Return the alternative text of a chart."""
     return f"{chart.title} over steps: " + "; ".join(_told(curve, chart.unit) for curve in chart.curves)
 
 
@@ -71,7 +71,7 @@ def _told(curve: Curve, unit: str) -> str:
 
 
 def read_out(chart: Chart) -> str:
-    """What the page's script shows under the pointer, as JSON."""
+    """Return, as JSON, what the page's script shows under the pointer."""
     curves = [
         {"name": curve.name, "points": [[step, number(value, chart.unit)] for step, value in curve.points]}
         for curve in chart.curves
@@ -80,7 +80,7 @@ def read_out(chart: Chart) -> str:
 
 
 def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A dict of dicts as one: `{lengths: {max: 3}}` as `{lengths max: 3}`."""
+    """Flatten a dict of dicts: `{lengths: {max: 3}}` becomes `{lengths max: 3}`."""
     found: dict[str, Any] = {}
     for name, item in value.items():
         key = f"{prefix} {name}".strip()

@@ -1,4 +1,4 @@
-"""README.md of an artifact's folder: a model card as the hub reads it, https://huggingface.co/docs/hub/model-cards"""
+"""README.md of an artifact's folder: a model card for the hub, see https://huggingface.co/docs/hub/model-cards"""
 
 import json
 from pathlib import Path
@@ -11,13 +11,13 @@ from hone_api.finetunejobs.spec import FineTuneJob
 from hone_api.layout import ADAPTER
 from huggingface_hub import EvalResult, ModelCardData, metadata_load
 
+# The metrics that do not depend on the machine.
 LEARNED = ("trainLoss", "evalLossBefore", "evalLossAfter", "perplexityBefore", "perplexityAfter", "numTokens")
-"""The metrics that do not depend on the machine."""
+# What to import, and the class that loads the folder, by library.
 LOADING = {
     "peft": ("from peft import AutoPeftModelForCausalLM\n", "AutoPeftModelForCausalLM"),
     "transformers": ("", "AutoModelForCausalLM"),
 }
-"""What to import, and the class that loads the folder, by library."""
 
 
 def model_card(
@@ -28,9 +28,9 @@ def model_card(
     fingerprint: str,
     folder: str,
 ) -> str:
-    """The card of an artifact's folder, with the front matter that the hub reads; `license` is the base model's.
+    """Return the card of an artifact's folder, with the front matter that the hub reads; `license` is the base model's.
 
-    It says nothing of how long training took, so that the same training gives the same digest.
+    The card omits how long training took, so that the same training gives the same digest.
     """
     spec, library = job.spec, "peft" if folder == ADAPTER else "transformers"
     rows = "\n".join(f"| {name} | {metrics[name]:g} |" for name in LEARNED if name in metrics)
@@ -84,7 +84,7 @@ spec:
 def front_matter(
     job: FineTuneJob, base: BaseModelReference, license: dict[str, str], metrics: dict[str, float], library: str
 ) -> ModelCardData:
-    """What the hub shows and searches by. A merged model is a finetune to the hub, whose merges have several bases."""
+    """Return what the hub shows and searches. A merged model counts as a finetune: a merge has several bases there."""
     spec = job.spec
     further: dict[str, Any] = {**license}
     if base.name:
@@ -121,13 +121,13 @@ def _result(dataset: DatasetSource, metric: str, value: float) -> EvalResult:
 
 
 def license_of(folder: Path | None) -> dict[str, str]:
-    """license, license_name and license_link, as far as the README.md of the base model's folder gives them."""
+    """Return license, license_name and license_link, as far as the README.md of the base model's folder gives them."""
     readme = folder / "README.md" if folder else None
     if readme is None or not readme.is_file():
         return {}
     try:
         found: Any = metadata_load(readme) or {}
-    except (yaml.YAMLError, ValueError):  # not a card: it says nothing of the licence
+    except (yaml.YAMLError, ValueError):  # not a model card: it gives no licence
         return {}
     return {
         name: found[name] for name in ("license", "license_name", "license_link") if isinstance(found.get(name), str)

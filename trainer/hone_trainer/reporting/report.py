@@ -1,6 +1,6 @@
-"""report/: what training did, as a page for people (report.html) and as data (report.json).
+"""The folder report/: the results of training, as a page for people (report.html) and as data (report.json).
 
-It lies beside the artifact and is no part of its digest: how long things took would change that.
+It is next to the artifact and not part of its digest, since it contains durations, which would change the digest.
 """
 
 import json
@@ -51,7 +51,7 @@ def collect(
     before: Measured,
     after: Measured,
 ) -> dict[str, Any]:
-    """All that the report shows, as JSON has it."""
+    """Return all that the report shows, as JSON values."""
     wire, file, log = manifest.to_wire(), prepared.file.to_wire(), _logged(root / METRICS_LOG)
     answers = [
         {"prompt": question.prompt, "before": _at(before.answers, index), "after": _at(after.answers, index)}
@@ -78,13 +78,13 @@ def _at(answers: list[str], index: int) -> str | None:
 
 
 def peaks(log: list[dict[str, Any]]) -> dict[str, int]:
-    """The most of each kind of memory that was logged, in bytes."""
+    """Return the maximum of each kind of memory that was logged, in bytes."""
     found = {name: [line[name] for line in log if line.get(name)] for name in memory_usage.MEMORY}
     return {to_camel(name): max(values) for name, values in found.items() if values}
 
 
 def settings(spec: FineTuneJobSpec, args: Any, choices: list[Choice]) -> list[dict[str, Any]]:
-    """Name, value and source of each setting that decides the result; `args` is the SFTConfig that is used."""
+    """Return name, value and source of each setting that decides the result; `args` is the SFTConfig in use."""
     written, why = spec.training.sft_config(), {choice.field: f"{PROFILE}: {choice.why}" for choice in choices}
     chosen = {choice.field: choice.value for choice in choices}
     names = [name for name in TypedArguments.model_fields if hasattr(args, name)]
@@ -107,7 +107,7 @@ def settings(spec: FineTuneJobSpec, args: Any, choices: list[Choice]) -> list[di
 
 
 def _to_json(value: Any) -> Any:
-    """Return a value as JSON has it, and as text what JSON does not have: infinity, objects of libraries."""
+    """Return a value as JSON, and as text what JSON can't represent: infinity, objects of libraries."""
     try:
         return json.loads(json.dumps(value, default=str, allow_nan=False))
     except ValueError:
@@ -115,5 +115,5 @@ def _to_json(value: Any) -> Any:
 
 
 def _logged(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl."""
+    """Return the lines of metrics.jsonl."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []

@@ -1,4 +1,7 @@
-"""What Hone does in the training loop: watch for the stop flag, and report progress."""
+"""Callbacks of the training loop: one stops training when a signal has arrived, one reports progress.
+
+`pipeline` adds both to HoneTrainer. Progress goes to the telemetry (`progress.state`), metrics.jsonl and the terminal.
+"""
 
 import time
 from collections import deque
@@ -18,14 +21,14 @@ from hone_trainer.training.metrics_log import MetricsLog
 from hone_trainer.training.trainer import HoneTrainer
 
 PUBLISH_SECONDS = 1.0
+# The number of publications over which speeds are averaged.
 WINDOW = 30
-"""Speeds are means over so many publications."""
 
 
 class StopCallback(TrainerCallback):
-    """Saves a checkpoint and stops at the end of the step, or batch of an evaluation, in which the run was told to.
+    """Saves a checkpoint and stops at the end of the step, or of the batch of an evaluation, in which a signal arrived.
 
-    Whichever process was told, all stop at the same step.
+    All processes stop at the same step, no matter which of them received the signal.
     """
 
     def __init__(self, stop: Stop, group: Group) -> None:
@@ -35,7 +38,7 @@ class StopCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self._group.any(self._stop.requested):  # while the checkpoint was loaded: there is nothing to lose yet
+        if self._group.any(self._stop.requested):  # the checkpoint was still being loaded: there is nothing to lose yet
             raise Interrupted
 
     def on_prediction_step(
@@ -54,7 +57,7 @@ class StopCallback(TrainerCallback):
 
 
 class ReportCallback(TrainerCallback):
-    """Publishes progress: at every log, and at most once a second between."""
+    """Publishes progress: at every log, and between logs at most once a second."""
 
     def __init__(
         self, trainer: HoneTrainer, telemetry: Telemetry, metrics: MetricsLog | None, terminal: Terminal
@@ -87,14 +90,14 @@ class ReportCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         logs = logs or {}
-        if "train_runtime" in logs:  # the summary of this one call; the metrics of the whole run are the manifest's
+        if "train_runtime" in logs:  # the summary of this one call; the manifest has the metrics of all starts together
             return
         used = self._used() if "loss" in logs else {}
         if self._metrics:
             self._metrics.add(state.global_step, {"epoch": state.epoch, **logs, **used})
         if "loss" in logs:
             values = {name: logs.get(name) for name in ("loss", "grad_norm", "learning_rate")}
-            # Five digits are enough for a person; metrics.jsonl has all.
+            # Five digits are enough for a person; metrics.jsonl has all of them.
             self._logged = {
                 name: float(f"{value:.5g}") if value is not None and isfinite(value) else None
                 for name, value in values.items()
@@ -106,7 +109,7 @@ class ReportCallback(TrainerCallback):
             self._terminal.note(f"{when}: evaluation loss {logs['eval_loss']:.4f}")
 
     def _used(self) -> dict[str, float]:
-        """Speed since the last log, and memory."""
+        """Return the speed since the last log, and the memory."""
         moment, tokens = time.monotonic(), self._trainer.tokens
         (began, before), self._last_log = self._last_log, (moment, tokens)
         return {memory_usage.SPEED: round((tokens - before) / max(moment - began, 1e-9), 1), **memory_usage.memory()}

@@ -1,6 +1,7 @@
-"""The model before and after training: its loss on rows that were held out, and its answers to spec.evaluation.prompts.
+"""The model before and after training: its loss on held-out rows, and its answers to spec.evaluation.prompts.
 
-What is measured before the first step is kept in the output folder, so that a run that is resumed does not lose it.
+The values measured before the first step are saved in the output folder, so that a run that is resumed keeps them.
+`pipeline` compares both and puts them into manifest.json and the report.
 """
 
 import json
@@ -23,14 +24,14 @@ from hone_trainer.storage.checkpoints import Account
 from hone_trainer.training import rng_state
 from hone_trainer.training.trainer import HoneTrainer
 
+# Beyond it, e to the loss exceeds the range of a float.
 LARGEST_LOSS = 709.0
-"""Beyond it, e to the loss is more than a float holds."""
 BEFORE = f"{CHECKPOINTS}/before.json"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one model was found to be: evaluation loss (nats a token, as TRL takes it) and an answer to each prompt."""
+    """The values measured for one model: evaluation loss (nats per token, as in TRL) and an answer to each prompt."""
 
     loss: float | None = None
     perplexity: float | None = None
@@ -38,7 +39,7 @@ class Measured:
 
 
 def answers(trainer: HoneTrainer, tokenizer: PreTrainedTokenizerBase, asked: list[Question]) -> list[str]:
-    """The greedy answer to each question, one at a time, so that no padding takes part in it."""
+    """Return the greedy answer to each question. One at a time, so that no padding affects it."""
     network: Any = trainer.accelerator.unwrap_model(trainer.model)
     stops = {tokenizer.eos_token_id, *_listed(network.generation_config.eos_token_id)} - {None}
     was_training = network.training
@@ -52,7 +53,7 @@ def answers(trainer: HoneTrainer, tokenizer: PreTrainedTokenizerBase, asked: lis
 
 def _answer(network: Any, tokenizer: PreTrainedTokenizerBase, question: Question, stops: list[int]) -> str:
     read = torch.tensor([question.tokens], device=network.device)
-    # The model's own generation config may sample, or penalize repetition: the same prompt must show what was learned.
+    # The model's own generation config may sample or penalize repetition; the same prompt must show what was learned.
     greedy = GenerationConfig(
         do_sample=False,
         num_beams=1,
@@ -72,7 +73,10 @@ def _listed(value: Any) -> list[Any]:
 
 
 def before(trainer: HoneTrainer, prepared: Prepared, root: Path, stop: Stop, terminal: Terminal) -> Callable[[], None]:
-    """What HoneTrainer does before its first step: measures the untouched model, and keeps that below `root`."""
+    """Return the function that HoneTrainer calls before its first step: it measures the untouched model.
+
+    The result is written below `root`.
+    """
 
     def measure() -> None:
         with stop.at_once():
@@ -93,11 +97,11 @@ def before(trainer: HoneTrainer, prepared: Prepared, root: Path, stop: Stop, ter
 
 
 def earlier(root: Path, terminal: Terminal) -> Measured:
-    """What `before` kept; nothing, with a warning, when it is not there as it was written."""
+    """Return what `before` wrote; nothing, after a warning, when the file is missing or damaged."""
     path = root / BEFORE
     try:
         content = json.loads(path.read_bytes())
-        expected = content.pop(CHECKSUM, None)  # earlier versions wrote none
+        expected = content.pop(CHECKSUM, None)  # earlier versions wrote no checksum
         if expected in (None, sum_content(content)):
             return Measured(**content)
         problem = "has other content than was written"
@@ -110,7 +114,7 @@ def earlier(root: Path, terminal: Terminal) -> Measured:
 
 
 def after(trainer: HoneTrainer, prepared: Prepared, account: Account, terminal: Terminal) -> Measured:
-    """The trained model; its evaluation loss is the one that training ended with."""
+    """Measure the trained model; its evaluation loss is the one that training ended with."""
     loss = account.eval_metrics.get("eval_loss")
     return Measured(loss, perplexity(loss, trainer), _ask("trained", trainer, prepared, terminal))
 
@@ -124,7 +128,7 @@ def _ask(which: str, trainer: HoneTrainer, prepared: Prepared, terminal: Termina
 
 
 def perplexity(loss: float | None, trainer: HoneTrainer) -> float | None:
-    """e to the loss, where the loss is the negative log-likelihood of a token and nothing else is in it."""
+    """Return e to the loss; None when the loss is not the pure negative log-likelihood of a token, or too large."""
     args: Any = trainer.args
     if loss is None or args.loss_type != "nll" or args.label_smoothing_factor or trainer.aux_loss_enabled:
         return None
@@ -132,7 +136,7 @@ def perplexity(loss: float | None, trainer: HoneTrainer) -> float | None:
 
 
 def metrics(first: Measured, last: Measured) -> dict[str, float]:
-    """evalLossBefore, evalLossAfter, perplexityBefore and perplexityAfter, as far as they were measured."""
+    """Return evalLossBefore, evalLossAfter, perplexityBefore and perplexityAfter, as far as they were measured."""
     found = {
         "evalLossBefore": first.loss,
         "evalLossAfter": last.loss,
@@ -143,7 +147,7 @@ def metrics(first: Measured, last: Measured) -> dict[str, float]:
 
 
 def sentence(figures: dict[str, float]) -> str | None:
-    """What was gained, in words, when both models were measured."""
+    """Return a sentence that compares the two models, when both were measured."""
     if not {"evalLossBefore", "evalLossAfter"} <= figures.keys():
         return None
     text = f"evaluation loss {figures['evalLossBefore']:.4g} before, {figures['evalLossAfter']:.4g} after"

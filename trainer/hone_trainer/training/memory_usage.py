@@ -1,16 +1,18 @@
-"""What the run holds of the memory."""
+"""The memory that the run uses."""
 
 import psutil
 import torch
 
 SPEED = "tokens_per_second"
+# Values that are logged in addition: metrics.jsonl has them, and TensorBoard does not.
 MEMORY = ("device_memory_allocated", "device_memory_reserved", "process_memory")
-"""What else is logged, by name: metrics.jsonl has it, and TensorBoard does not."""
 
 
 def memory() -> dict[str, int]:
-    """Bytes: with a GPU, the most that torch had allocated and reserved on it since the last call; else the process's
-    resident set, which holds the libraries too."""
+    """Return bytes: with a GPU, the peaks that torch allocated and reserved on it since the last call.
+
+    Without a GPU, return the resident set of the process, which includes the libraries.
+    """
     if not torch.cuda.is_available():
         return {"process_memory": psutil.Process().memory_info().rss}
     found = {

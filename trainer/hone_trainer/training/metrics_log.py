@@ -1,4 +1,4 @@
-"""logs/metrics.jsonl: one JSON line for each logged step, each step once even after resumes."""
+"""logs/metrics.jsonl: one JSON line for each logged step, each step once, even after resumes."""
 
 import json
 import math
@@ -10,10 +10,10 @@ from hone_trainer.storage.atomic_files import write_atomically
 
 
 class MetricsLog:
-    """Appends to the file. What training and evaluation log at one step becomes one line."""
+    """Appends to the file. The values that training and evaluation log at the same step become one line."""
 
     def __init__(self, path: Path, resumed_step: int) -> None:
-        """Open the file, dropping steps after `resumed_step`, which will be trained anew."""
+        """Open the file, and drop the steps after `resumed_step`, which will be trained again."""
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [values for values in _lines(path) if values["step"] <= resumed_step]
         write_atomically(path, "".join(map(_line, kept)))
@@ -24,11 +24,11 @@ class MetricsLog:
 
     @property
     def last(self) -> dict[str, Any]:
-        """The newest line of the file, empty without one."""
+        """The newest line of the file; empty when there is none."""
         return self._written
 
     def add(self, step: int, values: dict[str, Any]) -> None:
-        """Log values at a step; they are written when a later step, flush() or close() comes."""
+        """Log values at a step; they are written at a later step, flush() or close()."""
         if self._pending.get("step") != step:
             self._write()
             self._pending = {}
@@ -36,7 +36,7 @@ class MetricsLog:
         self._pending = {**self._pending, "step": step, **finite}
 
     def flush(self) -> None:
-        """Force what was logged to the disk."""
+        """Force the logged values to the disk."""
         self._write()
         os.fsync(self._file.fileno())
 
@@ -59,12 +59,12 @@ class MetricsLog:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The lines that are whole."""
+    """Return the complete lines."""
     found = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
             values = json.loads(line)
-        except (ValueError, RecursionError):  # its writing was cut short
+        except (ValueError, RecursionError):  # the line was cut short
             continue
         if isinstance(values, dict) and type(values.get("step")) is int and all(map(_is_figure, values.values())):
             found.append(values)

@@ -1,8 +1,9 @@
-"""Putting the weights of a checkpoint back into a model, under whatever names they were saved.
+"""Restore a checkpoint's weights into a model, under any of the names that they were saved with.
 
 transformers saves the weights of some architectures under the names that their files on the hub have: the experts of a
-mixture one by one, the output head of GPT-NeoX as embed_out. Trainer's own resume reads the file under the names of the
-modules, and passes over all others without an error: those weights would begin again from the base model.
+mixture one by one, the output head of GPT-NeoX as embed_out. Trainer's own resume looks up the names of the modules,
+and
+skips all others without an error: those weights would start from the base model again.
 """
 
 from pathlib import Path
@@ -14,7 +15,7 @@ from transformers import PreTrainedModel
 
 
 def restore_renamed(network: PreTrainedModel, folder: Path) -> None:
-    """Load a checkpoint's weights as from_pretrained does, if any is saved under another name than the model has.
+    """Load a checkpoint's weights as from_pretrained does, if any of them is saved under another name than the model's.
 
     Raises HoneError InternalError when the checkpoint lacks a weight.
     """

@@ -1,4 +1,4 @@
-"""What is random in training, kept apart from what is done beside it."""
+"""The random generators of training, protected from numbers that are drawn for other purposes."""
 
 import random
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ import torch
 
 
 def states() -> tuple[Any, ...]:
-    """Where the generators of Python, numpy, torch and all its devices stand."""
+    """Return the states of the generators of Python, numpy, torch and all its devices."""
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return random.getstate(), numpy.random.get_state(), torch.get_rng_state(), devices
 
 
 def restore(states: tuple[Any, ...]) -> None:
-    """Put the generators back to where `states` says they stood."""
+    """Set the generators back to `states`."""
     python, numbers, cpu, devices = states
     random.setstate(python)
     numpy.random.set_state(numbers)
@@ -27,7 +27,7 @@ def restore(states: tuple[Any, ...]) -> None:
 
 @contextmanager
 def untouched() -> Iterator[None]:
-    """Inside, numbers may be drawn: after it, the generators stand where they stood."""
+    """Within the context, allow drawing random numbers; afterwards, set the generators back."""
     before = states()
     try:
         yield

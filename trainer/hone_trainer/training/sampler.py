@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+# The file of a checkpoint with the generator's state from which the order of its epoch was drawn.
 ORDER = "order.pt"
-"""The file of a checkpoint that holds what the order of its epoch was drawn from."""
 
 
 class ReplayedGroups(LengthGroupedSampler):
@@ -36,22 +36,24 @@ class ReplayedGroups(LengthGroupedSampler):
         return super().__iter__()  # type: ignore[no-untyped-call,no-any-return]
 
     def save(self, folder: Path) -> None:
-        """Write into a checkpoint where the generator stood when the epoch began."""
+        """Write the generator's state at the beginning of the epoch into a checkpoint."""
         if self._drawn:
             torch.save({"epoch": self._drawn[0], "state": self._drawn[1]}, folder / ORDER)
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote. The epoch that it belongs to then gets the same order again."""
+        """Read what `save` wrote, so that the same epoch gets the same order again."""
         if (folder / ORDER).exists():
             found = torch.load(folder / ORDER, weights_only=True)
             self._drawn = (found["epoch"], found["state"])
 
 
 class SeededGroups(LengthGroupedSampler):
-    """An order that follows from seed and epoch alone: the same one in all processes."""
+    """An order that depends only on seed and epoch: the same in all processes."""
 
     def __init__(self, batch_size: int, lengths: list[int], seed: int, epoch: Callable[[], int] = lambda: 0) -> None:
-        """`batch_size` is that of all processes together, so that the rows of a step have similar lengths."""
+        """Set the order up. `batch_size` counts all processes together, so that the rows of a step have similar
+        lengths.
+        """
         super().__init__(batch_size, lengths=lengths)
         self._seed = seed
         self._epoch = epoch

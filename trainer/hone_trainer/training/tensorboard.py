@@ -15,10 +15,10 @@ NOT_SHOWN = ("step", memory_usage.SPEED, *memory_usage.MEMORY)
 
 
 class Curves(TensorBoardCallback):
-    """Writes what is logged, after whatever an earlier start of the run has written."""
+    """Writes the logged values after those of earlier starts of the run."""
 
     def __init__(self, folder: Path, resumed: Account | None, last_line: dict[str, Any]) -> None:
-        """Hide what comes after `resumed`. `last_line` is metrics.jsonl's, which has what must not be hidden."""
+        """Hide the steps after `resumed`. `last_line` is that of metrics.jsonl, whose values must stay visible."""
         step = resumed.step if resumed else 0
         repeated = bool(resumed and resumed.evaluation_due)
         writer = SummaryWriter(str(folder), purge_step=step + 1 if resumed and not repeated else step)

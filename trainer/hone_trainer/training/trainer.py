@@ -1,4 +1,9 @@
-"""TRL's SFTTrainer with checkpoints that are complete or absent and accounts that survive a resume."""
+"""TRL's SFTTrainer with checkpoints that are complete or absent, and with sums that survive a resume.
+
+`pipeline` calls `fit` with the newest checkpoint. Trainer's own `train` computes the same steps as without an
+interruption only when its sums, random states, order of rows and pending evaluation are restored; that is done here.
+`storage.checkpoints` seals what Trainer writes.
+"""
 
 import shutil
 import time
@@ -33,8 +38,8 @@ from hone_trainer.training import rng_state
 from hone_trainer.training.restore_weights import restore_renamed
 from hone_trainer.training.sampler import ReplayedGroups, SeededGroups
 
+# A duration that only the first evaluation outside training logs, and therefore only some resumed runs.
 PREPARATION = "eval_model_preparation_time"
-"""A duration that only the first evaluation outside of training logs, so only some resumed runs."""
 BASE_MODEL = "Check the weights of spec.model, and compute in bfloat16 or float32 rather than float16."
 
 SPOILED = "Use files of the base model whose weights are finite: download or convert it again."
@@ -43,8 +48,9 @@ SPOILED = "Use files of the base model whose weights are finite: download or con
 class HoneTrainer(SFTTrainer):
     """SFTTrainer whose logs and metrics are the same whether or not a run was interrupted.
 
-    `Trainer.train` starts its sums anew at each call; they are kept in the checkpoint and put back. `before_sealing` is
-    called when a checkpoint is about to count as complete.
+    `Trainer.train` resets its sums at each call; they are saved in the checkpoint and restored. `before_sealing` is
+    called
+    just before a checkpoint counts as complete.
     """
 
     def __init__(
@@ -62,7 +68,7 @@ class HoneTrainer(SFTTrainer):
         self._measure_before: Callable[[], None] | None = None
         self._removal: Thread | None = None
         self._began = time.monotonic()
-        torch.serialization.set_crc32_options(False)  # checkpoints have sums of their own
+        torch.serialization.set_crc32_options(False)  # checkpoints have checksums of their own
         self.add_callback(_Resume(self))
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -84,7 +90,7 @@ class HoneTrainer(SFTTrainer):
         return self._order
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        """Return a sampler whose order is the same in every evaluation, also where the data loader is kept."""
+        """Return a sampler with the same order in every evaluation, even when the data loader is reused."""
         sampler = super()._get_eval_sampler(eval_dataset)
         if not isinstance(sampler, LengthGroupedSampler):
             return sampler
@@ -98,15 +104,15 @@ class HoneTrainer(SFTTrainer):
         return int(self.state.epoch or 0)
 
     def fit(self, checkpoint: Checkpoint | None, measure_before: Callable[[], None] | None = None) -> Account:
-        """Train from the checkpoint, or from the start, to the end or to where a callback stops it.
+        """Train from the checkpoint, or from the start, to the end or to the step at which a callback stops training.
 
-        `measure_before` is called with the model ready and untouched, unless it goes on from a checkpoint.
+        `measure_before` is called with the model ready and untouched, unless training resumes from a checkpoint.
         """
         if checkpoint and checkpoint.account.finished:
             return self._only_save(checkpoint)
         if checkpoint:
             self._refuse_other_processes(checkpoint.account)
-            self.args.eval_on_start = False  # this is not the start
+            self.args.eval_on_start = False  # a resume is not the start
         self._resumed = checkpoint.account if checkpoint else None
         self._resume_from = checkpoint.folder if checkpoint else None
         self._measure_before = None if checkpoint else measure_before
@@ -130,7 +136,7 @@ class HoneTrainer(SFTTrainer):
             )
 
     def account(self) -> Account:
-        """What has been done so far, all starts of this run together."""
+        """Return what has been done so far, in all starts of this run together."""
         before = self._resumed
         losses = self._group.each(self._tr_loss.item())
         return Account(
@@ -149,7 +155,7 @@ class HoneTrainer(SFTTrainer):
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log values at a step. Raises HoneError NonFiniteLoss where a loss or gradient norm is not finite."""
+        """Log values at a step. Raises HoneError NonFiniteLoss when a loss or gradient norm is not finite."""
         logs.pop(PREPARATION, None)
         super().log(logs, start_time)
         self._check_finite(loss=logs.get("loss", 0.0))
@@ -162,14 +168,14 @@ class HoneTrainer(SFTTrainer):
         self._check_finite(evaluation_loss=loss)
 
     def _check_finite(self, **values: float) -> None:
-        """Raise HoneError NonFiniteLoss when one of the values, called by its name, is NaN or infinite."""
+        """Raise HoneError NonFiniteLoss, with the name, when one of the values is NaN or infinite."""
         for name, value in values.items():
             if not isfinite(value):
                 raise self._not_finite(f"{name.replace('_', ' ')} is {value}")
 
     @property
     def samples_a_step(self) -> float:
-        """Rows that an optimizer step takes, on average over the run."""
+        """Rows per optimizer step, on average over the run."""
         return self._batches.count_rows(self.state.max_steps) / max(self.state.max_steps, 1)
 
     @property
@@ -184,7 +190,7 @@ class HoneTrainer(SFTTrainer):
 
     @property
     def tokens(self) -> int:
-        """Tokens trained on, all starts of this run together."""
+        """Tokens trained on, in all starts of this run together."""
         return int(self._total_train_tokens)
 
     def _last_evaluation(self) -> dict[str, float]:
@@ -194,7 +200,7 @@ class HoneTrainer(SFTTrainer):
         return {}
 
     def _only_save(self, checkpoint: Checkpoint) -> Account:
-        """Training was done, and what comes after it was cut short."""
+        """Load the trained weights: training was finished, and a later stage was interrupted."""
         account = checkpoint.account
         if self.is_fsdp_enabled:
             self._split()
@@ -203,14 +209,15 @@ class HoneTrainer(SFTTrainer):
             return account
         self.state = TrainerState.load_from_json(str(checkpoint.folder / TRAINER_STATE_NAME))
         self._total_train_tokens = account.tokens
-        self.is_in_train = True  # else Trainer casts the model for bf16_full_eval, and that is what would be saved
+        # otherwise Trainer casts the model for bf16_full_eval, and the cast model would be saved
+        self.is_in_train = True
         self.evaluate()
         self.is_in_train = False
         return replace(account, eval_metrics=self._last_evaluation())
 
     def _split(self) -> None:
-        """As `train` does before its first step."""
-        self.create_optimizer()  # accelerate splits a model with its optimizer only
+        """Shard the model, as `train` does before its first step."""
+        self.create_optimizer()  # accelerate shards a model only together with its optimizer
         self.model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
         self.model_wrapped = self.model
         register_fsdp_forward_method(self.model, "generate")
@@ -221,7 +228,8 @@ class HoneTrainer(SFTTrainer):
         written = Path(str(self.args.output_dir)) / f"checkpoint-{account.step}"
         try:
             with writing(written):
-                Trainer._save_checkpoint(self, model, trial)  # SFTTrainer's adds a model card to the parent folder
+                # SFTTrainer's own method adds a model card to the parent folder
+                Trainer._save_checkpoint(self, model, trial)
                 self._group.wait()
                 if self._group.leads:
                     self._before_sealing()
@@ -244,14 +252,14 @@ class HoneTrainer(SFTTrainer):
             self._removal.join()
 
     def _check_state(self, account: Account) -> None:
-        """Raise HoneError NonFiniteLoss rather than save, and go on from, a state that is spoiled."""
+        """Raise HoneError NonFiniteLoss for a damaged state, which must not be saved and resumed from."""
         self._check_finite(loss=account.loss_since_log)
         if self.accelerator.scaler is None:
             self._check_finite(gradient_norm=float(self._grad_norm))
         network: Any = self.model
         trained = [(name, found) for name, found in network.named_parameters() if found.requires_grad]
         parts = [fsdp.own_part(found.detach()) for _, found in trained]
-        # A sum is not finite when a summand is not, and takes a tenth of the time that looking at each does.
+        # A sum is not finite when a summand is not; this takes a tenth of the time of checking each value.
         finite = torch.stack([part.sum(dtype=torch.float32).isfinite() for part in parts])
         if not finite.all():
             raise self._not_finite(f"weight {trained[int(finite.int().argmin())][0]} is not finite")
@@ -265,7 +273,7 @@ class HoneTrainer(SFTTrainer):
         return HoneError(NON_FINITE_LOSS, f"The {found} at step {self.state.global_step}, {rate}")
 
     def _find_spoiled_weight(self) -> str | None:
-        """Return a weight of the base model that is NaN or infinite: of an adapter's base, or else in its files."""
+        """Return a weight of the base model that is NaN or infinite: in an adapter's base, else in the files."""
         network: Any = self.model
         if not isinstance(network, PeftModel):
             folder = Path(network.name_or_path)
@@ -297,7 +305,7 @@ class HoneTrainer(SFTTrainer):
         return self._grad_norm
 
     def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
-        """When told to stop, leave the evaluation to the next start, which repeats it from the same state."""
+        """Evaluate; at a signal to stop, leave it to the next start, which repeats it from the same state."""
         before = rng_state.states()
         try:
             return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
@@ -310,19 +318,21 @@ class HoneTrainer(SFTTrainer):
             return {}
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """As Trainer does, which asks also after an evaluation that was left to the next start."""
+        """Do as Trainer does, but ignore an evaluation that was left to the next start."""
         return bool(metrics) and bool(super()._determine_best_metric(metrics, trial))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """The last thing that a resume does before the first step."""
+        """Load the random states, then do a pending evaluation: this is the last action of a resume before the first
+        step.
+        """
         super()._load_rng_state(checkpoint)
         if self._resumed and self._resumed.evaluation_due:
             self._determine_best_metric(super()._evaluate(None, None), None)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
-        """As Trainer does, and under all names.
+        """Load as Trainer does, and find weights under all their names.
 
-        PEFT loads an adapter as float32, where SFTTrainer had made that of qlora bfloat16.
+        PEFT loads an adapter as float32, although SFTTrainer had made that of qlora bfloat16.
         """
         network: Any = self.model
         types = {name: parameter.dtype for name, parameter in network.named_parameters() if parameter.requires_grad}
@@ -334,7 +344,7 @@ class HoneTrainer(SFTTrainer):
                 parameter.data = parameter.data.to(types[name])
 
     def begin(self) -> None:
-        """Measure the untouched model, or set the sums that `train` has just set to zero to those at the checkpoint."""
+        """Measure the untouched model, or restore the checkpoint's sums, which `train` has just reset."""
         if self._measure_before:
             self._measure_before()
         self._began = time.monotonic()
@@ -361,7 +371,7 @@ class _Resume(TrainerCallback):
 
 
 def final_metrics(account: Account) -> dict[str, float]:
-    """Metrics of the whole run, all its starts together; trainRuntime is in seconds."""
+    """Return the metrics of all starts of the run together; trainRuntime is in seconds."""
     runtime = max(account.runtime, 1e-9)
     return {
         "trainLoss": (account.loss_sum + account.loss_since_log) / max(account.step, 1),
