@@ -211,7 +211,7 @@ def _casts_frozen(settings: Settings) -> bool:
 
 
 def _cast_cache(settings: Settings) -> float:
-    """Return autocast's copies of trained float32 weights, held until the forward pass ends, also with checkpointing."""
+    """Return autocast's copies of trained float32 weights, held during the forward pass, also with checkpointing."""
     if settings.method == "full" and settings.checkpointing and _casts_frozen(settings):
         return settings.architecture.layers * settings.architecture.matrices * 2
     return 0

@@ -17,7 +17,7 @@ NAME_THE_BASE = "Name the base model with --base: a folder, or a name on the hub
 class Adapter:
     """An adapter and its base model: a folder, or a hub name with its commit.
 
-    `origin` is a phrase for the model card, `cache` the folder of its run's downloads. All of this is untrusted data: it
+    `origin` is a phrase for the model card, `cache` the folder of its run's downloads. All of this is untrusted: it
     must not decide whether code may run.
     """
 
