@@ -1,11 +1,11 @@
-"""What a message of a shaped row holds: texts, or nothing at all."""
+"""The contents of a message of a shaped row: texts, or nothing at all."""
 
 from typing import Any
 
 from hone_trainer.data.messages import LEARNING_FLAGS, Message
 
+# Keys that hold nothing to learn, next to the content.
 DESCRIBES = ("role", "content", "name", *LEARNING_FLAGS)
-"""Keys that hold nothing to learn, next to the content."""
 
 
 def texts_of(message: Message) -> list[str]:

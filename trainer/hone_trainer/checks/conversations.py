@@ -1,4 +1,4 @@
-"""What rows say, before tokens: turns of unknown roles, turns and completions without text, rows without an answer."""
+"""Faults in rows, before tokens: turns of unknown roles, turns and completions without text, missing answers."""
 
 from __future__ import annotations  # array is generic for type checkers alone
 
@@ -21,6 +21,7 @@ from hone_trainer.data.messages import is_learned
 Row = dict[str, Any]
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+# Names that other layouts and products give to roles.
 _SYNONYMS = {
     "human": "user",
     "prompter": "user",
@@ -32,9 +33,8 @@ _SYNONYMS = {
     "function": "tool",
     "observation": "tool",
 }
-"""Names that other layouts and products give to roles."""
+# Unknown roles that get a sentence each.
 MOST_ROLES = 5
-"""Unknown roles that get a sentence each."""
 BATCH = 1000
 
 
@@ -56,7 +56,7 @@ class Turns:
     sampler: Sampler = field(default_factory=Sampler)
 
     def add_row(self, row: Row) -> None:
-        """Look at the next row."""
+        """Consider the next row."""
         index = len(self.answered)
         self.sampler.add_row(row)
         if isinstance(row.get("text"), str):
@@ -96,7 +96,7 @@ class Turns:
 
 
 def read_turns(given: Dataset) -> Turns:
-    """Look at every row."""
+    """Read every row."""
     turns = Turns()
     for row in iterate_rows(given):
         turns.add_row(row)

@@ -1,4 +1,4 @@
-"""Why tokenizing failed: the row that its chat template refuses, or marks nothing to learn in."""
+"""Reasons why tokenizing failed: the row that its chat template refuses, or in which it marks nothing to learn."""
 
 from typing import Any
 
@@ -62,7 +62,7 @@ def tokenize_as_trl(
 
 
 def _refused(error: Exception, row: dict[str, Any], where: str, tokenizer: PreTrainedTokenizerBase) -> HoneError:
-    """Return the refusal of one row: the data's fault when the template says so, else the template's."""
+    """Return the refusal of one row: the fault of the data if the template refuses it, else the template's."""
     if not is_conversational(row):
         what = f"The tokenizer of spec.model fails for {where}: {chat_templates.describe(error)}"
         return HoneError(DATASET_INVALID, what, remedy="Correct the row, or use another tokenizer.")

@@ -1,4 +1,4 @@
-"""A property that some rows have and a user should know of, and the warnings that are made of such."""
+"""A property of some rows that a user should know about, and the warnings that are made of such findings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from hone_trainer.data.dataset import Data
 
 @dataclass(frozen=True)
 class Finding:
-    """`count` rows, of which `first` is the first one's number, `text` what they have in common.
+    """A property that `count` rows have in common, as `text`; `first` is the number of the first of them.
 
-    `looked_at` is the number of rows that were looked at, None: all.
+    `looked_at` is the number of rows that were checked, None: all.
     """
 
     count: int

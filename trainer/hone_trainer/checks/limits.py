@@ -1,7 +1,7 @@
-"""What a model can read: token ids below the rows of its embedding, and so many positions.
+"""The limits of a model: token ids below the number of its embeddings, and a number of positions.
 
-Beyond them training fails on the GPU with an index error, or, for rotary positions, goes on with values that the model
-has never seen. Both are found here from the model without weights.
+Beyond them training fails on the GPU with an index error, or, for rotary positions, continues with values that the
+model has never been trained on. Both are detected here from the model without weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,12 +20,12 @@ from hone_trainer.checks.row_places import find_places
 from hone_trainer.data.dataset import Data
 from hone_trainer.data.statistics import Cut, iterate_tokens
 
+# Parts of the names of modules and buffers with one row for each position.
 _TABLES = ("position", "wpe", "pos_enc")
-"""Parts of the names of modules and buffers with one row for each position."""
+# Parts of the names of modules that read something else than the text.
 _NOT_TEXT = ("vision", "visual", "image", "img", "audio", "speech", "encoder")
-"""Parts of the names of modules that read something else than the text."""
+# Kinds of rotary positions that reach `factor` times the original length.
 _STRETCHED = ("linear", "dynamic", "yarn", "longrope", "llama3")
-"""Kinds of rotary positions that reach `factor` times the original length."""
 
 
 @dataclass(frozen=True)

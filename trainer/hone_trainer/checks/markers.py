@@ -1,8 +1,8 @@
-"""With assistantOnlyLoss: whether the learned tokens are those that the chat template marks as the assistant's.
+"""With assistantOnlyLoss: check that the learned tokens are those that the chat template marks as the assistant's.
 
-transformers finds the tokens of a marked text by its first and its last character. Where the last one has no token of
-its own, because the tokenizer drops it, everything after it is learned; where the first one has none, neither this
-turn is learned nor any later one. Plain TRL does the same, so that Hone reports such rows and changes none.
+transformers finds the tokens of a marked text by its first and its last character. If the last one has no token of its
+own, because the tokenizer drops it, everything after it is learned; if the first one has none, neither this turn is
+learned nor any later one. Plain TRL does the same, so Hone reports such rows and changes none.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ def find_mislabelled(
 ) -> list[Finding]:
     """Return the rows, of the sample, that learn other tokens than those of the assistant's turns.
 
-    `whole` are the same rows in tokens and labels, made with the markers of `template`, None: the tokenizer's.
+    `whole` is the same rows as tokens and labels, made with the markers of `template`, None: the tokenizer's.
     """
     foreign, missed = [], []
     foreign_tokens = missed_tokens = 0
@@ -61,7 +61,9 @@ def find_mislabelled(
 def _find_marked_tokens(
     row: dict[str, Any], ids: list[int], tokenizer: PreTrainedTokenizerBase, template: str | None
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return for each token whether it stands in marked text, and whether it stands in any; None: it can't be said."""
+    """Return for each token whether it is in marked text, and whether it is in any text; None: this can't be
+    determined.
+    """
     arguments = get_template_arguments(row)
     tools = arguments.pop("tools")
     messages = [

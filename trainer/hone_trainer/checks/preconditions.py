@@ -1,4 +1,4 @@
-"""What must hold before rows are tokenized: the tokenizer has what the format and the arguments need."""
+"""Preconditions of tokenizing: the tokenizer has what the format and the arguments need."""
 
 from hone_api.finetunejobs.training import TrainingArguments
 from hone_api.reasons import CHAT_TEMPLATE_MISSING, INVALID_SPEC, HoneError

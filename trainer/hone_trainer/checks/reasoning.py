@@ -1,4 +1,4 @@
-"""Reasoning that rows hold and the chat template leaves out, as most templates do for all answers but the last."""
+"""Reasoning in the rows that the chat template leaves out, as most templates do for all answers but the last."""
 
 import re
 from collections.abc import Iterator

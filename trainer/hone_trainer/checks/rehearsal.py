@@ -1,6 +1,6 @@
-"""Checks that training can begin with the prepared rows, with everything that it makes of arguments and rows.
+"""Check that training can begin with the prepared rows, by making everything that it makes of arguments and rows.
 
-Runs at every start, also where rows were prepared earlier: arguments that rows do not depend on may be others.
+This runs at every start, even if rows were prepared earlier: arguments that rows do not depend on may have changed.
 """
 
 from collections.abc import Sized

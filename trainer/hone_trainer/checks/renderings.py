@@ -1,4 +1,4 @@
-"""What the chat template makes of rows: text that it leaves out, and prompts that end otherwise alone."""
+"""Faults in what the chat template makes of rows: text that it leaves out, and prompts that end differently alone."""
 
 import json
 import re
@@ -18,8 +18,8 @@ from hone_trainer.data.exact_numbers import restore_numbers
 from hone_trainer.data.formats import get_conversation, get_template_arguments
 from hone_trainer.data.messages import Message
 
+# Templates of reasoning models leave the thoughts of earlier turns out on purpose: `reasoning` looks at these.
 _THOUGHT = re.compile(r".*</think>", re.DOTALL)
-"""Templates of reasoning models leave the thoughts of earlier turns out on purpose: `reasoning` looks at these."""
 
 
 def find_dropped_text(
@@ -49,9 +49,9 @@ def find_dropped_text(
 def find_unaligned(
     given: Dataset, whole: Dataset, sample: list[int], tokenizer: PreTrainedTokenizerBase, template: str | None
 ) -> list[Finding]:
-    """Return the rows, of the sample, whose prompt alone is not how prompt and completion begin.
+    """Return the rows, of the sample, whose prompt alone differs from the beginning of prompt and completion.
 
-    Then the model is trained on a context that it does not see when it is asked.
+    Then the model is trained on a context that it does not get when it is used.
     """
     if "prompt" not in given.column_names:
         return []

@@ -28,7 +28,7 @@ def _by_position(data: Data, start: int, wanted: list[int]) -> dict[int, str]:
 
 
 def _by_content(data: Data, given: Dataset, wanted: list[int]) -> dict[int, str]:
-    """evalFraction draws rows at random, so that positions say nothing."""
+    """Find rows by their content, since evalFraction draws rows at random and their positions carry no information."""
     keys = {index: _key(given[index]) for index in wanted}
     missing = set(keys.values())
     found: dict[str, str] = {}
@@ -47,7 +47,7 @@ def _key(row: dict[str, Any]) -> str:
 
 
 def _without_none(value: Any) -> Any:
-    """Arrow adds the keys that other rows have, with the value None."""
+    """Remove keys with the value None, which Arrow adds when other rows have them."""
     if isinstance(value, dict):
         return {key: _without_none(item) for key, item in value.items() if item is not None}
     return [_without_none(item) for item in value] if isinstance(value, list) else value

@@ -1,8 +1,8 @@
-"""Which rows the checks look at that render or tokenize each row once more, where a dataset has too many for all.
+"""Samples of rows for the checks that render or tokenize each row once more, when a dataset has too many for all.
 
-The rows are spread over the full dataset, since what is wrong may begin anywhere: files follow each other. Rows of a
-shape that was not seen before are added, however few there are: a template treats a role, a key, a change of roles or a
-long conversation in its own way, and a tokenizer the two characters between prompt and completion.
+The rows are spread over the full dataset, since a fault may begin anywhere: files follow each other. Rows of a new
+shape are added, however few there are: a template treats a role, a key, a change of roles or a long conversation in its
+own way, and a tokenizer the two characters between prompt and completion.
 """
 
 import itertools
@@ -13,11 +13,11 @@ from typing import Any
 
 from hone_trainer.data.formats import get_conversation
 
+# Rows that are spread over the dataset.
 SPREAD = 1000
-"""Rows that are spread over the dataset."""
 OF_EACH_SHAPE = 3
+# The number of different shapes of rows: at most as many rows are added as there are spread ones.
 MOST_SHAPES = 300
-"""Shapes of rows that are told apart: as many rows are added as there are spread ones, at most."""
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Sampler:
     _shapes: dict[Hashable, int] = field(default_factory=dict)
 
     def add_row(self, row: dict[str, Any]) -> None:
-        """Look at the next row."""
+        """Consider the next row."""
         shape = _shape_of(row)
         seen = self._shapes.get(shape, 0)
         if seen < OF_EACH_SHAPE and (seen or len(self._shapes) < MOST_SHAPES):
@@ -38,10 +38,10 @@ class Sampler:
         self.rows += 1
 
     def choose(self) -> list[int]:
-        """Return the numbers of the rows to look at, in ascending order; the same for the same rows."""
+        """Return the numbers of the rows to check, in ascending order; the same for the same rows."""
         if self.rows <= SPREAD:
             return list(range(self.rows))
-        chance = random.Random(0)  # a fixed distance might meet the same kind of row each time
+        chance = random.Random(0)  # a fixed distance might select the same kind of row each time
         edges = [number * self.rows // SPREAD for number in range(SPREAD + 1)]
         spread = [chance.randrange(low, high) for low, high in itertools.pairwise(edges)]
         return sorted({*spread, *self.first_of_shapes})
@@ -64,5 +64,5 @@ def _shape_of(row: dict[str, Any]) -> Hashable:
 
 
 def _kind_of(character: str) -> str:
-    """Return what a tokenizer tells apart: letters, digits, and each other character by itself."""
+    """Return the class of a character for a tokenizer: letters, digits, and every other one separately."""
     return "a" if character.isalpha() else "0" if character.isdigit() else character

@@ -1,4 +1,4 @@
-"""The tokens that begin and end a row: an answer must end with one at which generation stops, and each stands once."""
+"""The tokens that begin and end a row: generation must stop at the end of an answer, and each token occurs once."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from transformers import PreTrainedTokenizerBase
 from hone_trainer.checks.findings import Finding, collect
 from hone_trainer.data.statistics import IGNORED, Tokens, iterate_tokens
 
+# Where a row has no such token.
 NONE = -1
-"""Where a row has no such token."""
+# Tokens of whitespace after the end token that are stepped over.
 MOST_SPACES = 32
-"""Tokens of whitespace after the end token that are stepped over."""
 
 
 @dataclass(frozen=True)

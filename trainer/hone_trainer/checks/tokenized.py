@@ -20,7 +20,7 @@ from hone_trainer.data.tokenization import Tokenizing
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of the dataset before and after tokenizing, and what they are for, in words."""
+    """Rows of the dataset before and after tokenizing; `purpose` is a phrase such as "to train on"."""
 
     given: Dataset
     whole: Dataset

@@ -1,8 +1,8 @@
 """Checks of arguments by making what training makes of them: optimizer, schedule, checkpointed function, data loader.
 
-Libraries look at most arguments when they use them, which is after the weights are loaded, or in the first step. Here
-the same calls are made with a parameter of one number. `check_types` comes first, since libraries compare and divide
-what they are given.
+Libraries check most arguments when they use them, which is after the weights are loaded, or in the first step. Here the
+same calls are made with a parameter of one number. `check_types` comes first, since libraries compare and divide their
+arguments.
 """
 
 from collections.abc import Callable, Iterable, Sized
@@ -25,6 +25,7 @@ from transformers import PreTrainedModel, Trainer, get_scheduler
 from transformers.utils.import_utils import is_liger_kernel_available
 from trl.trainer.sft_config import SFTConfig
 
+# The least value of fields of `extra`, where libraries divide by them or wait for them.
 LEAST = {
     "pad_to_multiple_of": 1,
     "eval_accumulation_steps": 1,
@@ -34,14 +35,13 @@ LEAST = {
     "torch_empty_cache_steps": 1,
     "eval_delay": 0,
 }
-"""The least value of fields of `extra`, where libraries divide by them or wait for them."""
+# The values of fields of `extra` that are looked at late.
 CHOICES = {
     "loss_type": ("nll", "dft"),
     "truncation_mode": ("keep_start", "keep_end"),
     "ddp_backend": ("nccl", "gloo", "mpi", "ccl", "hccl", "cncl", "mccl"),
     "include_num_input_tokens_seen": ("no", "all", "non_padding"),
 }
-"""The values of fields of `extra` that are looked at late."""
 OF_THE_OPTIMIZER = "adam_beta1 adam_beta2 adam_epsilon weight_decay learning_rate optim_args optim_target_modules optim"
 OF_THE_SCHEDULE = "lr_scheduler_kwargs learning_rate warmup_steps lr_scheduler_type"
 OF_THE_LOADER = "dataloader_multiprocessing_context dataloader_prefetch_factor dataloader_num_workers"
@@ -64,7 +64,7 @@ def check_types(training: TrainingArguments) -> None:
 
 
 def check_arguments(args: SFTConfig, outline: PreTrainedModel, device_kind: str) -> None:
-    """Raise HoneError InvalidSpec for arguments that training with the model would fail with, whatever the rows."""
+    """Raise HoneError InvalidSpec for arguments with which training the model would fail for any rows."""
     for name, least in LEAST.items():
         value = getattr(args, name)
         if value is not None and value < least:

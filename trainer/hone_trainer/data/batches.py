@@ -1,8 +1,8 @@
-"""How rows become batches and optimizer steps: what an epoch leaves out, and how many rows so many steps have taken.
+"""How rows become batches and optimizer steps: which rows an epoch leaves out, and how many rows some steps have taken.
 
-Comes after the rows are prepared, and is asked again while they are trained on. It counts as torch's BatchSampler and
-accelerate's BatchSamplerShard do: a batch that is not full is dropped with `dataloader_drop_last`, and so are the last
-batches that not every process gets one of.
+It is used after the rows are prepared, and again during training. It counts as torch's BatchSampler and accelerate's
+BatchSamplerShard do: a batch that is not full is dropped with `dataloader_drop_last`, and so are the last batches that
+only some of the processes get.
 """
 
 from collections.abc import Sized

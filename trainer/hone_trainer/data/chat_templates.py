@@ -1,6 +1,6 @@
-"""Chat templates: whether one can be read, and what it makes of messages.
+"""Chat templates: check that one can be read, and render messages with it.
 
-A template is a program that comes with the model or the manifest, and may raise anything, not only Jinja's errors.
+A template is a program that comes with the model or the manifest, and may raise any exception, not only Jinja's.
 """
 
 import re
@@ -48,12 +48,12 @@ def find_template(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: list[Message], **arguments: Any) -> str:
-    """Return the text that the template makes of messages. Raises whatever the template raises."""
+    """Return the text that the template makes of messages. Raises any exception that the template raises."""
     return str(tokenizer.apply_chat_template(messages, tokenize=False, **arguments))
 
 
 def try_render(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> str | None:
-    """Return the text that the template makes of messages, or None when it refuses them, with whatever error."""
+    """Return the text that the template makes of messages, or None when it refuses them with any exception."""
     try:
         return render(tokenizer, messages)
     except Exception:  # the template's own
@@ -61,7 +61,7 @@ def try_render(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> s
 
 
 def takes_text_parts(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether the template writes the text of content that is a list of text parts, and no more."""
+    """Return whether the template writes the text of content that is a list of text parts, and nothing else."""
     rendered = try_render(tokenizer, [{"role": "user", "content": [{"type": "text", "text": PROBE}]}]) or ""
     return PROBE in rendered and not re.search(r"""["']type["']""", rendered)
 

@@ -1,4 +1,8 @@
-"""The dataset: found and fingerprinted, then read, shaped into its format, cut and split."""
+"""The dataset: resolve and fingerprint it, then read, shape, limit and split its rows.
+
+Input is spec.dataset; output is `Data` with the rows in Arrow files. `files` finds files, `readers` read them,
+`formats` judges and shapes rows. `preparation.prepare` calls `find` and `load`; `tokenization` comes next.
+"""
 
 import hashlib
 import itertools
@@ -27,7 +31,7 @@ from hone_trainer.runtime.errors import UnnamedError, hub_error, named, writing
 
 @dataclass(frozen=True)
 class Found:
-    """Where the dataset is: `files` here, or `commit` on the hub. `fingerprint` is that of all its rows."""
+    """The location of the dataset: `files` here, or `commit` on the hub. `fingerprint` covers all its rows."""
 
     source: DatasetSource
     files: DataFiles
@@ -37,7 +41,9 @@ class Found:
 
 @dataclass(frozen=True)
 class Data:
-    """Rows to train on and, with evalFraction or evalSplit, rows to evaluate on; `streams` tells where each stands."""
+    """Rows to train on and, with evalFraction or evalSplit, rows to evaluate on; `streams` yield them with their
+    places.
+    """
 
     train: Dataset
     evaluation: Dataset | None
@@ -48,7 +54,7 @@ class Data:
 
     @property
     def format(self) -> formats.Format:
-        """What rows hold."""
+        """The format of the rows."""
         return self.layout.format
 
     @property
@@ -58,7 +64,7 @@ class Data:
         return not isinstance(first.get("messages", first.get("prompt", "")), str)
 
     def rows(self) -> Iterator[row_files.Row]:
-        """Where each row stands, and the row in its format."""
+        """Yield the place of each row, and the row in its format."""
         for where, row in itertools.chain.from_iterable(stream() for stream in self.streams):
             yield where, formats.shape(where, row, self.layout)
 

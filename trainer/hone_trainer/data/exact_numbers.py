@@ -1,8 +1,8 @@
 """Keep the numbers of messages, tools and template arguments as they are written.
 
 The type in which `datasets` stores JSON writes ten digits after the point, reads 0.7 as 0.7000000000000001, turns NaN
-into null and fails for integers beyond 64 bits. So `formats.shape` stores such numbers as marked text, and whatever
-reads rows gets the numbers back: `formats.get_conversation`, `get_template_arguments`, and the tokenizer given to TRL.
+into null and fails for integers beyond 64 bits. So `formats.shape` stores such numbers as marked text, and every reader
+of rows restores the numbers: `formats.get_conversation`, `get_template_arguments`, and the tokenizer given to TRL.
 """
 
 import json

@@ -21,12 +21,12 @@ from hone_trainer.data.readers import row_files
 from hone_trainer.inputs.disguised_files import refuse_disguised
 from hone_trainer.inputs.manifest import Inputs
 
+# Beginnings of the names of files that describe a dataset and are no part of it.
 _DOCUMENTS = re.compile(
     r"(readme|licen[cs]e|copying|notice|authors|changelog|citation|requirements|dataset_infos?|dataset_dict|config)\b"
     r".*\.(txt|json)$",
     re.IGNORECASE,
 )
-"""Beginnings of the names of files that describe a dataset and are no part of it."""
 
 _REPORTED_NAMES = 20
 _HIDDEN = (".", "__")
@@ -34,7 +34,7 @@ _WILDCARDS = re.compile(r"[*?[]")
 
 
 def _split_pattern(*words: str) -> re.Pattern[str]:
-    """Match a path in which a word stands alone, between separators, as the name of a split."""
+    """Match a path that contains the name of a split on its own, between separators."""
     return re.compile(rf"(^|[-._ 0-9/])({'|'.join(words)})([-._ 0-9/]|$)", re.IGNORECASE)
 
 
@@ -51,7 +51,9 @@ class DataFiles:
 
     @classmethod
     def of(cls, files: list[tuple[Path, str]], left_out: list[str]) -> "DataFiles":
-        """Return the files, with names that messages and reports can hold, whatever bytes the files' own names are."""
+        """Return the files, with printable names for messages and reports, even if the files' own names are arbitrary
+        bytes.
+        """
         return cls([(path, make_encodable(name)) for path, name in files], [make_encodable(name) for name in left_out])
 
     def summary(self) -> str:
@@ -61,7 +63,7 @@ class DataFiles:
         return f"{read}; left out: {list_names(self.left_out)}" if self.left_out else read
 
     def report(self) -> dict[str, Any]:
-        """Return the fields of the dataset's report that say which files were read."""
+        """Return the fields of the dataset's report that name the files that were read."""
         names = [name for _, name in self.files]
         return {
             "files": names[:_REPORTED_NAMES],

@@ -57,13 +57,13 @@ METADATA = frozenset(
 )
 
 
+# A table may have thousands of columns that are not used.
 _REPORTED_COLUMNS = 10
-"""A table may have thousands of columns that are not used."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What rows hold. `columns` has the dataset's own name for each of the format's columns.
+    """The layout of the rows. `columns` has the dataset's own name for each of the format's columns.
 
     `join_parts`: content in text parts becomes one string.
     """

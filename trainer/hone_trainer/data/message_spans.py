@@ -11,17 +11,17 @@ from typing import Any
 
 from hone_trainer.data.messages import Message
 
+# Where a message begins and ends in the text, in characters.
 Region = tuple[int, int]
-"""Where a message begins and ends in the text, in characters."""
 
+# A character for private use, which no template trims and no text is likely to hold.
 MARK = "\ue000"
-"""A character for private use, which no template trims and no text is likely to hold."""
 
 TEXTS = ("content", "reasoning_content", "thinking", "reasoning")
 
 
 class NotLocatedError(Exception):
-    """A message that is to be found stands in no place of its own."""
+    """A message that must be found can't be located in the text."""
 
 
 Render = Callable[[list[Message]], str]
@@ -30,9 +30,9 @@ Render = Callable[[list[Message]], str]
 def locate_messages(
     text: str, messages: list[Message], render: Render, is_wanted: Callable[[Message], bool]
 ) -> list[Region | None]:
-    """Return where each message stands in `text`, which is `render(messages)`; None: nowhere, or it is not known.
+    """Return where each message is in `text`, which is `render(messages)`; None: it is not written, or not located.
 
-    Raises NotLocatedError for a message that `is_wanted`, is written, and can't be told apart from its neighbours.
+    Raises NotLocatedError for a message that `is_wanted`, is written, and can't be distinguished from its neighbours.
     """
     regions = [_find_exactly(text, messages, number, render) for number in range(len(messages))]
     found = list(regions)
@@ -46,7 +46,7 @@ def _find_exactly(text: str, messages: list[Message], number: int, render: Rende
     """Return where a message stands, if the text around it is the same with marks in its place."""
     try:
         other = _render_marked(messages, number, render)
-    except Exception:  # a template may raise anything; whether that matters depends on the message
+    except Exception:  # a template may raise any exception; whether that matters depends on the message
         return None
     first, last = other.find(MARK), other.rfind(MARK)
     before, after = other[:first], other[last + 1 :]

@@ -32,8 +32,9 @@ def exclude_turns(
 
     `given` are the shaped rows in the same order; `template` is the chat template, None: the tokenizer's. `find_place`
     returns where a row of `given` stands. `by_markers`: the labels already leave out what the template does not mark as
-    the assistant's. Raises HoneError InvalidSpec when the tokenizer does not report where its tokens stand in the text,
-    DatasetInvalid when a message can't be told apart from those around it.
+    the
+    assistant's. Raises HoneError InvalidSpec when the tokenizer does not report where its tokens stand in the text,
+    DatasetInvalid when a message can't be distinguished from those around it.
     """
     if not tokenizer.is_fast:
         raise HoneError(
@@ -51,7 +52,7 @@ def exclude_turns(
             return row
         try:
             spans = _find_spans(row["input_ids"], messages, get_template_arguments(given[index]), tokenizer, template)
-        except Exception as error:  # a template may raise anything
+        except Exception as error:  # a template may raise any exception
             raise _RowError(index, error) from error
         return row | {"labels": _ignore(row, spans, excluded, ends, by_markers=by_markers)}
 
@@ -67,7 +68,7 @@ def exclude_turns(
 
 
 class _RowError(Exception):
-    """Why the messages of one row were not found."""
+    """The reason why the messages of one row were not found."""
 
     def __init__(self, index: int, error: Exception) -> None:
         text = " ".join(str(error).split()) or "no reason was given"

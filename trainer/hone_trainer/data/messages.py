@@ -41,21 +41,21 @@ CALL = '{"type": "function", "function": {"name": …, "arguments": {…}}}'
 
 @dataclass
 class MessageCounts:
-    """How many messages have what templates may not read, counted while rows are read."""
+    """Counts of messages with parts that templates may ignore, collected while rows are read."""
 
+    # All messages.
     messages: int = 0
-    """All messages."""
+    # For each key but role, content and the flags of learning, the messages that have it.
     keys: Counter[str] = field(default_factory=Counter)
-    """For each key but role, content and the flags of learning, the messages that have it."""
+    # Messages whose content is a list of text parts.
     text_parts: int = 0
-    """Messages whose content is a list of text parts."""
+    # Messages with a tool call whose arguments are a string and not an object.
     text_arguments: int = 0
-    """Messages with a tool call whose arguments are a string and not an object."""
+    # Messages that `weight: 0` or `train: false` excludes from the loss.
     unlearned: int = 0
-    """Messages that `weight: 0` or `train: false` excludes from the loss."""
 
+    # Messages of other roles than assistant that `weight: 1` or `train: true` marks as to be learned.
     marked_others: int = 0
-    """Messages of other roles than assistant that `weight: 1` or `train: true` marks as to be learned."""
 
     def add(self, messages: list[Message]) -> None:
         """Count messages."""

@@ -1,4 +1,4 @@
-"""What a tokenized dataset is like: lengths, what is cut, dropped, repeated, or has nothing to learn from."""
+"""Statistics of a tokenized dataset: lengths, and rows that are cut, dropped, repeated, or have nothing to learn."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from hone_api.artifacts.dataset_report import Lengths, SplitReport
 from hone_api.reasons import ALL_ROWS_TRUNCATED, DATASET_INVALID, HoneError
 from trl.trainer.sft_config import SFTConfig
 
+# The label of a token that is read and not learned (torch's `ignore_index`).
 IGNORED = -100
-"""The label of a token that is read and not learned (torch's `ignore_index`)."""
 BATCH = 1000
 
 
 @dataclass(frozen=True)
 class Counts:
-    """For each row: its length, the positions of its first and last learned token, how many there are, and a digest.
+    """For each row: its length, the positions of its first and last learned token, their number, and a digest.
 
     Without a learned token the first one's position is the length, and the last one's -1.
     """
@@ -50,7 +50,7 @@ def count(whole: Dataset) -> Counts:
 
 
 def examine(counts: Counts, cut: Cut) -> SplitReport:
-    """The report, with `keptRows` left at 0."""
+    """Return the report, with `keptRows` left at 0."""
     lengths, learned, digests = counts.lengths, counts.learned, counts.digests
     limit = int(lengths.max()) if cut.limit is None else cut.limit
     beyond = np.maximum(lengths - limit, 0)
@@ -76,7 +76,7 @@ def find_shared(counts: Counts, other: Counts) -> list[int]:
 
 
 def warnings(report: SplitReport, max_length: int | None, packing: bool, purpose: str) -> list[str]:
-    """What the user should know of these rows, each with its number. Raises HoneError AllRowsTruncated."""
+    """Return warnings about these rows, each with its number. Raises HoneError AllRowsTruncated."""
     if report.empty_rows == report.rows:
         raise HoneError(
             DATASET_INVALID,
@@ -105,7 +105,7 @@ def warnings(report: SplitReport, max_length: int | None, packing: bool, purpose
 
 
 def segments(row: dict[str, Any], tokenizer: Any) -> list[tuple[str, bool]]:
-    """The text of a tokenized row in pieces: each with whether its tokens are learned."""
+    """Return the text of a tokenized row in pieces, each with whether its tokens are learned."""
     found: list[tuple[list[int], bool]] = []
     for token, label in zip(row["input_ids"], row["labels"], strict=True):
         learned = label != IGNORED
@@ -138,7 +138,7 @@ def iterate_tokens(whole: Dataset) -> Iterator[Tokens]:
 
 
 def _count(batch: Tokens) -> tuple[np.ndarray, ...]:
-    """For each row the fields of Counts."""
+    """Return the fields of Counts for each row."""
     starts, ends = batch.offsets[:-1].astype(np.int64), batch.offsets[1:].astype(np.int64)
     positions = np.append(np.flatnonzero(batch.labels != IGNORED), -1)
     before, after = np.searchsorted(positions[:-1], starts), np.searchsorted(positions[:-1], ends)

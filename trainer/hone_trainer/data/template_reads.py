@@ -1,7 +1,7 @@
-"""Report what rows give to the chat template and the template does not read, or writes in a way nobody means.
+"""Report what rows give to the chat template and the template ignores, or writes in an unintended way.
 
-`dataset.load` has counted what the messages have (`MessageCounts`); here a few short conversations are rendered to see
-what the template makes of it. The template itself is used as TRL uses it. Next: `checks`, on the rendered rows.
+`dataset.load` has counted the parts of the messages (`MessageCounts`); here a few short conversations are rendered to
+see what the template makes of them. The template itself is used as TRL uses it. Next: `checks`, on the rendered rows.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Rows to tokens and labels, by SFTTrainer's own code but without a model."""
+"""Turn rows into tokens and labels, by SFTTrainer's own code but without a model."""
 
 import copy
 from collections.abc import Callable
@@ -15,7 +15,9 @@ from hone_trainer.data.exact_numbers import RestoringTokenizer
 
 
 class Tokenizing(SFTTrainer):
-    """The part of SFTTrainer that prepares a dataset; what its `__init__` decides for that is decided here alike."""
+    """The part of SFTTrainer that prepares a dataset; the decisions of its `__init__` for that are made here in the
+    same way.
+    """
 
     def __init__(self, args: SFTConfig, tokenizer: PreTrainedTokenizerBase, sample: dict[str, Any]) -> None:
         self.sft_config = args
@@ -27,7 +29,7 @@ class Tokenizing(SFTTrainer):
         self.completion_only_loss = is_pair if args.completion_only_loss is None else args.completion_only_loss
 
     def whole(self, rows: Dataset) -> Dataset:
-        """`input_ids` and `labels` of every row at its full length, in the rows' order."""
+        """Return `input_ids` and `labels` of every row at its full length, in the rows' order."""
         args = copy.copy(self.sft_config)
         args.max_length, args.shuffle_dataset = None, False
         restoring: Any = RestoringTokenizer(self._tokenizer)
@@ -45,5 +47,5 @@ class Tokenizing(SFTTrainer):
         )
 
     def cut(self, whole: Dataset, packing: bool) -> Dataset:
-        """What is trained on: rows cut to max_length, or packed into rows of it; rows without a label left out."""
+        """Return the rows to train on: cut to max_length, or packed into rows of it; drop rows without a label."""
         return self._prepare_dataset(whole, self._tokenizer, self.sft_config, packing, None, "cut")

@@ -1,9 +1,9 @@
-"""What the values of Arrow columns mean, for rows from Parquet files and from the hub. Pure.
+"""The meaning of values in Arrow columns, for rows from Parquet files and from the hub. Pure.
 
 Arrow has one type for all values of a column, so a struct gives each row the keys of every other row, with the value
-null. Such a key counts as absent: else a call of a tool would be learned with arguments that nobody wrote. One null is
+null. Such a key counts as absent: otherwise a tool call would be learned with arguments that nobody wrote. One null is
 kept, the `content` of a message, as `messages` keeps it for rows of JSON. Values of the JSON type are parsed; they hold
-what was written, their nulls included. Next: `formats`, which shapes the rows.
+what was written, including nulls. Next: `formats`, which shapes the rows.
 """
 
 import json

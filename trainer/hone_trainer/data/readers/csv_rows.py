@@ -11,8 +11,8 @@ from hone_api.reasons import DATASET_INVALID, HoneError
 from hone_trainer.data.readers.json_rows import Row
 from hone_trainer.data.readers.text_lines import read_lines
 
+# The csv module refuses fields of more than 131,072 characters unless a larger limit is set.
 _LONGEST_FIELD = 2**31 - 1
-"""The csv module refuses fields of more than 131,072 characters unless it is told another limit."""
 _NUMBER = re.compile(r"[+-]?\d+")
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 

@@ -1,7 +1,7 @@
-"""Rows in files of JSON: one object a line (jsonl), or one list of objects (json).
+"""Rows in files of JSON: one object per line (jsonl), or one list of objects (json).
 
-Python's parser takes more than a dataset can hold: keys that stand twice, half of a surrogate pair, integers of any
-length, and it gives up on deep nesting with an error of its own. Each of these is refused here with its place.
+Python's parser accepts more than a dataset can hold: repeated keys, half of a surrogate pair, integers of any length;
+and it stops at deep nesting with an error of its own. Each of these is refused here with its place.
 """
 
 import json
@@ -14,8 +14,8 @@ from hone_api.reasons import DATASET_INVALID, HoneError
 
 from hone_trainer.data.readers.text_lines import decode
 
+# Where a row stands (`train.jsonl, line 3`), and its columns.
 Row = tuple[str, dict[str, Any]]
-"""Where a row stands (`train.jsonl, line 3`), and its columns."""
 
 _SHOWN_CHARACTERS = 40
 

@@ -15,8 +15,8 @@ from hone_trainer.data.readers.json_rows import Row
 
 _BATCH_ROWS = 1000
 _COUNTED_ROWS = 10_000
+# What one value may raise when it becomes an object of Python.
 _VALUE_ERRORS = (pyarrow.ArrowException, ValueError, OverflowError, TypeError, KeyError, RecursionError)
-"""What one value may raise when it becomes an object of Python."""
 
 
 def read_parquet(path: Path, name: str) -> Iterator[Row]:
@@ -31,7 +31,7 @@ def read_parquet(path: Path, name: str) -> Iterator[Row]:
 
 
 def count_parquet(path: Path, name: str, limit: int | None) -> Iterator[tuple[int, dict[str, int]]]:
-    """For batches of the first `limit` rows, yield how many rows, and in how many of them each column is not null.
+    """Yield, for batches of the first `limit` rows, how many rows there are, and for each column how many are not null.
 
     A file without rows yields its columns once. Raises HoneError DatasetInvalid.
     """
@@ -86,7 +86,7 @@ def _keep(value: Any) -> Any:
 
 @contextmanager
 def _named_errors(name: str) -> Iterator[None]:
-    """Inside, what Arrow raises becomes DatasetInvalid; a system error without a number is Arrow's, too."""
+    """Turn Arrow's exceptions in the context into DatasetInvalid, including system errors without a number."""
     try:
         yield
     except pyarrow.ArrowException as error:

@@ -1,4 +1,4 @@
-"""Reading files of rows: jsonl, json, csv, parquet, txt. Every row comes with where it stands, for error messages."""
+"""Read files of rows: jsonl, json, csv, parquet, txt. Every row comes with its place, for error messages."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -38,6 +38,7 @@ def _read_parquet(path: Path, name: str) -> Iterator[Row]:
     return read_parquet(path, name)
 
 
+# Reader by a file's ending.
 READERS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
     ".jsonl": read_jsonl,
     ".json": read_json,
@@ -45,7 +46,6 @@ READERS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
     ".parquet": _read_parquet,
     ".txt": _read_txt,
 }
-"""Reader by a file's ending."""
 
 _CONVERSIONS = {
     ".ndjson": "Rename it to .jsonl, which is the same format.",

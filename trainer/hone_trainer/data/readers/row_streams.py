@@ -1,8 +1,9 @@
 """Streams of rows, which can be read more than once, and a survey of the columns that they have.
 
-`dataset` opens a stream for each split, `survey_columns` says which columns hold values in any row, and `formats`
+`dataset` opens a stream for each split, `survey_columns` counts which columns hold values in any row, and `formats`
 judges the format by that. Files of JSON are parsed for the survey and again for the rows; Parquet files and hub
-datasets are counted in Arrow, where a row never becomes a Python object.
+datasets
+are counted in Arrow, where a row never becomes a Python object.
 """
 
 import itertools
@@ -19,13 +20,13 @@ from hone_trainer.data.readers.arrow_values import make_readers
 
 @dataclass
 class ColumnSurvey:
-    """What columns the rows have. A column that is null in every row is in `found` with 0."""
+    """The columns of the rows. A column that is null in every row is in `found` with 0."""
 
     rows: int = 0
+    # For each column, how many rows have it with a value other than null.
     found: dict[str, int] = field(default_factory=dict)
-    """For each column, how many rows have it with a value other than null."""
+    # For each column, where a row (or, in Parquet, a file) first has it.
     first_places: dict[str, str] = field(default_factory=dict)
-    """For each column, where a row (or, in Parquet, a file) first has it."""
 
     def add_row(self, where: str, row: dict[str, Any]) -> None:
         """Count one row."""

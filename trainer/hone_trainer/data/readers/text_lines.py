@@ -1,7 +1,8 @@
-"""Lines of text files as bytes become strings, each with its number, for the readers of rows.
+"""Decode lines of text files, each with its number, for the readers of rows.
 
-A file is decoded line by line. Decoding a file in larger blocks, as Python's text mode does, finds a wrong byte long
-before the line that holds it is read, and so names the wrong line.
+A file is decoded line by line. Decoding it in larger blocks, as Python's text mode does, detects a wrong byte long
+before
+the line that holds it is read, and so names the wrong line.
 """
 
 import io
