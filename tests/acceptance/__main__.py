@@ -24,6 +24,7 @@ from acceptance.runner import run_step
 
 NEEDS_NO_GPU = ("doctor", "image")
 INPUTS = "inputs"
+NEEDS_NO_INPUTS = (*NEEDS_NO_GPU, INPUTS, "pagedPlace", "levers")
 UNENDED = "it had begun when this was written: it runs still, or this run was killed or the machine went down during it"
 FAILED, UNUSABLE, INTERRUPTED = 1, 2, 130
 
@@ -96,14 +97,19 @@ def run_all(context: Context, chosen: Sequence[Step], facts: Mapping[str, Any], 
     results |= {step.name: _not_run("it was left out by --only") for step in STEPS if step not in chosen}
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
-    def write(*, is_complete: bool = False) -> None:
+    def write(*, is_complete: bool = False) -> bool:
         steps = [
             {"name": step.name, "title": step.title, "limitSeconds": step.seconds} | results[step.name]
             for step in STEPS
         ]
         judged = rows.judge_rows(rows.read_rows(), results, context.device, context.vendor)
         document = report.make_document(context.device, facts, steps, judged, started=started, is_complete=is_complete)
-        report.write_report(output, document)
+        try:
+            report.write_report(output, document)
+        except OSError as error:  # such as a full disk: the next steps are tried all the same
+            print(f"The report could not be written: {error}", file=sys.stderr)
+            return False
+        return True
 
     write()
     code = UNUSABLE if unusable else 0
@@ -113,7 +119,7 @@ def run_all(context: Context, chosen: Sequence[Step], facts: Mapping[str, Any], 
             results[step.name] = _not_run(UNENDED)
             write()  # so that a crash of the machine leaves the name of the step that it came in
             results[step.name] = _not_run("it was interrupted")
-            results[step.name] = _run(step, context, output, unusable)
+            results[step.name] = _run(step, context, output, _find_lack(step, results, unusable))
             write()
             found = results[step.name]
             print(
@@ -121,22 +127,34 @@ def run_all(context: Context, chosen: Sequence[Step], facts: Mapping[str, Any], 
                 flush=True,
             )
     except KeyboardInterrupt:
-        write()
+        is_written = write()
         print("Stopped.", file=sys.stderr)
         code = INTERRUPTED
     else:
-        write(is_complete=True)
+        is_written = write(is_complete=True)
     if unusable:
         print(f"The GPUs can't be used: {unusable}. See also `hone doctor --local`.", file=sys.stderr)
-    print(f"Send back {output / 'report.json'} and {output / 'report.html'}.")
+    if is_written:
+        print(f"Send back {output / 'report.json'} and {output / 'report.html'}.")
+    else:
+        print(f"The report in {output} is not that of the end. Free disk space, and run it again.", file=sys.stderr)
     has_failed = any(result["status"] == "failed" for result in results.values())
-    return code or (FAILED if has_failed else 0)
+    return code or (0 if is_written and not has_failed else FAILED)
 
 
-def _run(step: Step, context: Context, output: Path, unusable: str) -> dict[str, Any]:
-    """Return the result of a step, whatever happens in this process."""
+def _find_lack(step: Step, results: Mapping[str, Mapping[str, Any]], unusable: str) -> str:
+    """Return why a step can't be run; empty where it can."""
     if unusable and step.name not in NEEDS_NO_GPU:
-        return _not_run(f"the GPUs can't be used: {unusable}")
+        return f"the GPUs can't be used: {unusable}"
+    if step.name not in NEEDS_NO_INPUTS and results[INPUTS]["status"] != "passed":
+        return f"it needs what the step {INPUTS} makes, and that step did not pass: {results[INPUTS]['reason']}"
+    return ""
+
+
+def _run(step: Step, context: Context, output: Path, lack: str) -> dict[str, Any]:
+    """Return the result of a step, whatever happens in this process. `lack`: why it can't be run, or empty."""
+    if lack:
+        return _not_run(lack)
     try:
         return run_step(step, context, output / "logs", os.environ)
     except Exception as error:

@@ -144,6 +144,20 @@ def test_a_failed_step_stops_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert [claim["status"] for claim in row["claims"]] == ["failed", "checked", "checked"]
 
 
+def test_steps_without_their_models_and_rows_are_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    code, found = run_with(monkeypatch, tmp_path, {"inputs": OSError("no space")}, torch=AMD)
+    assert code == 1
+    results = {step["name"]: (step["status"], step["reason"]) for step in found["steps"]}
+    assert results["inputs"][0] == "failed"
+    assert [name for name, (status, _) in results.items() if status == "passed"] == [
+        name for name in run.NEEDS_NO_INPUTS if name != "inputs"
+    ]
+    assert results["lora"][0] == "not run"
+    assert "inputs makes, and that step did not pass: it could not be started: OSError: no space" in results["lora"][1]
+    [row] = [row for row in found["rows"] if "neither was at hand" in row["text"]]
+    assert [claim["status"] for claim in row["claims"]] == ["not run", "not run", "checked"]
+
+
 def test_an_interrupted_run_leaves_its_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     code, found = run_with(monkeypatch, tmp_path, {"qlora": KeyboardInterrupt()}, torch=AMD)
     assert code == 130
@@ -162,6 +176,24 @@ def test_the_report_is_there_before_and_after_every_step(monkeypatch: pytest.Mon
     context = Context("gpu", "amd", 1, tmp_path)
     assert run.run_all(context, STEPS, {}, tmp_path, "") == 0
     assert written == [0, *(count for number in range(len(STEPS)) for count in (number, number + 1)), len(STEPS)]
+
+
+def test_a_report_that_can_not_be_written_at_the_end_is_no_success(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fill(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    ran: list[str] = []
+    monkeypatch.setattr(report, "write_report", fill)
+    monkeypatch.setattr(
+        run, "run_step", lambda step, *_: ran.append(step.name) or run._not_run("") | {"status": "passed"}
+    )
+    assert run.run_all(Context("gpu", "amd", 1, tmp_path), STEPS, {}, tmp_path, "") == run.FAILED
+    assert ran == [step.name for step in STEPS]
+    printed = capsys.readouterr()
+    assert "could not be written: No space left on device" in printed.err
+    assert "Send back" not in printed.out
 
 
 def test_a_report_that_is_left_behind_names_the_step_that_ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
