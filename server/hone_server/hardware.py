@@ -1,4 +1,4 @@
-"""What the machine offers, inside a container's limits too: CPU threads, memory, and the cache that fits it."""
+"""Measure what the machine offers, within the container's limits: CPU threads, memory, and a cache that fits."""
 
 import math
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 PAGE_TOKENS = 32
-CACHE_TOKENS = 16384  # the cache is no larger, unless a single request is: more requests wait, or are computed anew
+CACHE_TOKENS = 16384  # unless one request needs more; requests beyond it wait, or are evicted and computed again
 CACHE_SHARE = 0.25  # of the memory that is free after the weights are loaded, for all models together
 GPU_CACHE_SHARE = 0.8  # of a GPU's, which nothing else needs; the rest is for activations
 MIN_MODEL_LEN = 16
@@ -22,7 +22,7 @@ class KvPlan:
 
 
 class CacheTooSmall(Exception):
-    """The wanted context does not fit the memory; `fits` is the number of tokens that does."""
+    """The requested context does not fit the memory; `fits` is the number of tokens that does."""
 
     def __init__(self, fits: int) -> None:
         super().__init__(fits)
@@ -32,7 +32,7 @@ class CacheTooSmall(Exception):
 def plan_cache(
     position_limit: int, wanted_len: int | None, bytes_per_token: int, budget: int, *, requests: int | None = None
 ) -> KvPlan:
-    """Sizes one engine's cache from the budget in bytes: CACHE_TOKENS at most, or room for so many full `requests`.
+    """Size one engine's cache from the budget in bytes: CACHE_TOKENS at most, or room for this many full `requests`.
 
     The context is `wanted_len`, or else the model's own limit shortened to what fits. Raises CacheTooSmall if
     `wanted_len`, or MIN_MODEL_LEN, does not fit.
@@ -48,16 +48,16 @@ def plan_cache(
 
 
 def bytes_per_token(config: Any, dtype_bytes: int) -> int:
-    """Key-value cache of one token in bytes: keys and values of every layer."""
+    """Return the key-value cache of one token in bytes: keys and values of every layer."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return int(2 * config.num_hidden_layers * heads * head_dim * dtype_bytes)
 
 
 def read_bytes_per_token(config: Any, dtype_bytes: int, batch_tokens: int) -> int:
-    """What a GPU needs for each token of the cache while it is read, in bytes, by the formulas of transformers.
+    """Return the memory that a GPU needs to read one token of the cache, in bytes, by the formulas of transformers.
 
-    These are the copies of keys and values for each head of queries, two attention masks, and an index.
+    It holds the copies of keys and values for each query head, two attention masks, and an index.
     """
     heads = config.num_attention_heads
     key_value_heads = getattr(config, "num_key_value_heads", None) or heads
@@ -66,7 +66,7 @@ def read_bytes_per_token(config: Any, dtype_bytes: int, batch_tokens: int) -> in
 
 
 def free_memory(device: Any) -> int:
-    """Bytes that are free on the device of the weights."""
+    """Return the free bytes on the device of the weights."""
     if device.type == "cpu":
         return available_memory()
     import torch
@@ -75,7 +75,7 @@ def free_memory(device: Any) -> int:
 
 
 def available_memory() -> int:
-    """Bytes that this process may still take: the machine's, or what is left of the container's limit."""
+    """Return the bytes that this process may still use: the machine's, or what is left of the container's limit."""
     machine = next(
         int(line.split()[1]) * 1024
         for line in Path("/proc/meminfo").read_text().splitlines()
@@ -84,13 +84,13 @@ def available_memory() -> int:
     limit, used, stat = _cgroup("memory.max"), _cgroup("memory.current"), _cgroup("memory.stat")
     if limit is None or used is None or stat is None or limit == "max":
         return machine
-    # The page cache of the weights' files counts as used, although the kernel gives it back.
+    # The page cache of the weights' files counts as used, although the kernel can free it.
     cache = next((int(line.split()[1]) for line in stat.splitlines() if line.startswith("inactive_file ")), 0)
     return min(machine, max(0, int(limit) - int(used) + cache))
 
 
 def cpu_threads() -> int:
-    """CPUs that this process may use; torch by itself would count the machine's and ignore the container's limit."""
+    """Return the CPUs that this process may use. torch would count the machine's and ignore the container's limit."""
     allowed = len(os.sched_getaffinity(0))
     quota = (_cgroup("cpu.max") or "max 100000").split()
     if quota[0] == "max":
@@ -99,13 +99,13 @@ def cpu_threads() -> int:
 
 
 def has_bfloat16() -> bool:
-    """Whether the CPU computes in bfloat16 (x86: AVX-512 or AMX; Arm: bf16)."""
+    """Return whether the CPU computes in bfloat16 (x86: AVX-512 or AMX; Arm: bf16)."""
     words = set(Path("/proc/cpuinfo").read_text().split())
     return not words.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def _cgroup(name: str) -> str | None:
-    """A value of this container's control group (version 2), as the kernel writes it."""
+    """Return a value of this container's control group (version 2), as the kernel writes it; None: there is none."""
     try:
         return Path("/sys/fs/cgroup", name).read_text().strip()
     except OSError:

@@ -1,8 +1,8 @@
-"""`python -m hone_server.key_guard`: in front of an engine on the pod's loopback, and reachable in its place. No torch.
+"""`python -m hone_server.key_guard`: a proxy that checks the key for an engine on the pod's loopback.
 
-For engines whose own check of the key leaves routes open. In: requests. Out: 401 without the key, but for health and
-metrics; 404 for paths that are not for clients; all else is streamed to the engine and back. The check itself is
-vllm/middleware.py's, as in vLLM.
+For engines whose own check of the key leaves routes open. In: requests to the engine's port. Out: 401 without the key,
+except for health and metrics; 404 for paths that are not for clients; everything else is streamed to the engine and
+back. The check itself is in vllm/middleware.py, as for vLLM. Does not import torch.
 """
 
 import argparse
@@ -24,20 +24,20 @@ from hone_server.http.connections import Connection, WatchingServer, raise_file_
 from hone_server.logs import start_logging
 from hone_server.vllm.middleware import NOT_FOUND, Receive, Scope, Send, answer, is_allowed, is_preflight, refuse
 
+# As in Hone's engines: clients close an idle connection after 5 seconds.
 KEEP_ALIVE_SECONDS = 75
-"""As the engines of Hone: clients let go of an idle connection after 5."""
 CONNECT_SECONDS = 5.0
+# A connection of the client, and one to the engine.
 FILES_A_REQUEST = 2
-"""A connection of the client, and one to the engine."""
+# Headers that are not forwarded. The key is not forwarded either; the engine does not check it.
 OF_ONE_CONNECTION = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization te trailer transfer-encoding upgrade host".split()
 )
-"""Headers that are not forwarded, nor is the key, which the engine does not ask for."""
 SILENT = b'{"error":{"message":"the engine does not answer","type":"server_error","param":null,"code":"not_ready"}}'
 
 
 class Guard:
-    """Forwards what `is_allowed`, and what is for clients: `routes`, of which one that ends with / is a prefix."""
+    """Forwards allowed requests to the paths for clients: `routes`, where one that ends with / is a prefix."""
 
     def __init__(self, client: httpx.AsyncClient, key: bytes | None, routes: tuple[str, ...] = ()) -> None:
         self._client = client
@@ -60,7 +60,7 @@ class Guard:
     def _is_for_clients(self, path: str) -> bool:
         if not self._exact:
             return True
-        is_plain = not {".", ".."}.intersection(path.split("/"))  # which the engine might read as another path
+        is_plain = not {".", ".."}.intersection(path.split("/"))  # the engine might read such a path as another one
         return is_plain and (path in self._exact or path.startswith(self._prefixes))
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,7 +72,7 @@ class Guard:
             await asyncio.wait({exchange, leaving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             leaving.cancel()
-            exchange.cancel()  # if it runs: that closes its connection, by which the engine learns of the end
+            exchange.cancel()  # if it runs, this closes its connection, so that the engine stops
             await asyncio.gather(exchange, leaving, return_exceptions=True)
         if not exchange.cancelled() and (error := exchange.exception()):
             raise error
@@ -110,13 +110,13 @@ class Guard:
 
 
 def _readable(scope: Scope) -> list[tuple[bytes, bytes]]:
-    """Return the headers that let a web page of any origin read an answer: the guard's own hold no secret."""
+    """Return the headers that let a web page of any origin read an answer: the guard's own answers hold no secret."""
     is_asked = any(name.lower() == b"origin" for name, _ in scope["headers"])
     return [(b"access-control-allow-origin", b"*"), (b"vary", b"Origin")] if is_asked else []
 
 
 async def _answer_itself(scope: Scope, send: Send, status: int, body: bytes) -> None:
-    """Answer in the engine's place. A browser's question before a request is granted, so that it sees this status."""
+    """Answer instead of the engine. A browser's preflight request is granted, so that it sees this status."""
     if not is_preflight(scope):
         await answer(send, status, body, *_readable(scope))
         return
@@ -159,8 +159,8 @@ class _Body:
 
 
 def make_guard(port: int, key: bytes | None, routes: tuple[str, ...]) -> Guard:
-    """Return the application in front of the engine that listens on a port of the loopback."""
-    # No proxy that the environment names; as many connections as there are requests; answers may take long.
+    """Return the proxy for the engine that listens on this port of the loopback."""
+    # The environment's proxy is not used; there are as many connections as requests; answers may take long.
     client = httpx.AsyncClient(
         base_url=f"http://127.0.0.1:{port}",
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=2),
@@ -172,7 +172,7 @@ def make_guard(port: int, key: bytes | None, routes: tuple[str, ...]) -> Guard:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Works until SIGTERM, which the kubelet sends when the engine has ended."""
+    """Run until SIGTERM, which the kubelet sends when the engine has ended."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     arguments = _parse(argv)
     make_output_safe(is_stdout_a_log=True)

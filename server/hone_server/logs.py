@@ -1,9 +1,9 @@
-"""The log of a server: of an exception it has the types and the places in the code, and never the message.
+"""Write the log of a server: exceptions with their types and places in the code, but never with their messages.
 
-Messages of exceptions quote what was wrong: pydantic its input, KeyError a key, a template's error a message of the
-chat. The log promises to have nothing of a request's body, and who writes `log.exception` can't know what the message
-quotes. So the formatter leaves all of them out. What is no client's, such as why a model was not loaded, is
-logged as words of its own.
+Messages of exceptions quote the faulty value: pydantic its input, KeyError a key, a template's error a message of the
+chat. The log must not contain anything of a request's body, and the author of a `log.exception` can't know what the
+message quotes. So the formatter leaves all of them out. Information that is no client's, such as why a model was not
+loaded, is logged in a message of its own.
 """
 
 import asyncio
@@ -14,20 +14,20 @@ import traceback
 from types import TracebackType
 from typing import Any
 
+# Of a chain of causes, or of a group.
 MOST_EXCEPTIONS = 8
-"""Of a chain of causes, or of a group."""
 
 _Info = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 
 class PlacesFormatter(logging.Formatter):
-    """Writes exceptions without their messages, also where the line itself repeats one."""
+    """Writes exceptions without their messages, even where the line itself repeats one."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        # The logging module keeps in the record what another formatter made of the exception.
+        # The logging module keeps another formatter's text of the exception in the record.
         kept, record.exc_text = record.exc_text, None
         try:
             return super().format(record)
@@ -46,7 +46,7 @@ class PlacesFormatter(logging.Formatter):
 
 
 def chain_of(error: BaseException) -> list[BaseException]:
-    """Return the exception, then those that led to it."""
+    """Return the exception, followed by those that led to it."""
     found: list[BaseException] = []
     todo: list[BaseException | None] = [error]
     while todo and len(found) < MOST_EXCEPTIONS:
@@ -70,7 +70,7 @@ def describe_places(error: BaseException) -> str:
 
 
 def start_logging(level: int = logging.WARNING) -> None:
-    """Log to stderr; exceptions of threads as well."""
+    """Log to stderr, including exceptions of threads."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PlacesFormatter())
     logging.basicConfig(handlers=[handler], level=level)
@@ -85,5 +85,5 @@ def _log_of_thread(failure: threading.ExceptHookArgs) -> None:
 
 
 def log_of_loop(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """A handler of the event loop's exceptions; asyncio's own one prints the task with the exception in it."""
+    """Log an exception of the event loop; asyncio's own handler prints the task with the exception in it."""
     logging.getLogger("hone_server").error("event loop: %s", context["message"], exc_info=context.get("exception"))

@@ -1,4 +1,8 @@
-"""The `hone-server` command."""
+"""The `hone-server` command: read the arguments, set up the process, and serve.
+
+In: the command line and environment. artifacts/sources.py finds the models, and http/server.py serves them. The imports
+of torch come late, after the environment is set, and after errors that need no torch.
+"""
 
 import argparse
 import logging
@@ -24,23 +28,21 @@ from .logs import start_logging
 API_KEY = "HONE_API_KEY"
 ALLOWED_ORIGINS = "HONE_ALLOWED_ORIGINS"
 MAX_WAITING = 256
+# For how many shapes of products oneDNN, and torch above it, keep the compiled program; each takes 1 to 2 MB.
+#
+# oneDNN computes bfloat16 on CPUs, and every length of a prompt has its own shapes. With 1,024 kept programs, the
+# default, 400 prompts of different lengths increased the memory of an engine of SmolLM2-135M by 900 MB. With 32 it
+# answers 32 clients, and 8 adapters, as fast.
 KEPT_PRODUCTS = 32
-"""Of how many shapes of products oneDNN, and torch above it, keep the program; each takes 1 to 2 MB.
-
-It computes bfloat16 on CPUs, and every length of a prompt has shapes of its own. With the 1,024 that are kept by
-default, 400 prompts of different lengths grew an engine of SmolLM2-135M by 900 MB; with 32 it answers 32 clients, and 8
-adapters, as fast.
-"""
+# How long a Python thread runs while another one waits to run; Python's default is ten times that.
+#
+# The engine's thread releases the lock at every operation of torch. While a worker thread reads a large request, the
+# engine waits this long each time: with the default a token took up to 98 ms instead of 19, and with this up to 84.
 SWITCH_SECONDS = 0.0005
-"""How long a thread of Python runs while another one waits to run; Python's default is ten times that.
-
-The engine's thread gives way at every operation of torch. While a worker thread reads a large request, the engine waits
-this long each time: a token then took up to 98 ms instead of 19, and takes up to 84 with this.
-"""
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
-    """Serves until SIGTERM, then finishes what runs and exits 0. A failure exits with its reason's code."""
+    """Serve until SIGTERM, then finish running requests and exit with 0. A failure exits with its reason's code."""
     # First of all: process 1 of a container ignores SIGTERM without a handler, and the imports take seconds.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
@@ -147,21 +149,24 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _api_key(file: Path | None) -> str | None:
-    """The key that clients must send, from the file or else from the environment; None when there is neither."""
+    """Return the key that clients must send, from the file or else from the environment; None: there is none.
+
+    Raises HoneError InvalidSpec.
+    """
     try:
         key = os.environ.get(API_KEY) if file is None else file.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise HoneError(INVALID_SPEC, f"--api-key-file {file}: can't be read: {error}") from None
     if key is None:
         return None
-    key = key.strip(string.whitespace)  # as of bytes: other characters that count as spaces are parts of a key
+    key = key.strip(string.whitespace)  # as for bytes: other characters that count as spaces belong to the key
     if not key:
         raise HoneError(INVALID_SPEC, f"{file or API_KEY} holds an empty API key", remedy="Write the key into it.")
     return key
 
 
 def _read_template(given: str | None) -> str | None:
-    """Return the template, which is given itself or in a file, as vLLM has it. Raises HoneError InvalidSpec."""
+    """Return the template, which is given directly or as a file, as in vLLM. Raises HoneError InvalidSpec."""
     if given is None or "{" in given:
         return given
     try:
@@ -203,7 +208,7 @@ def _fail(error: HoneError) -> NoReturn:
 
 
 def _exit(code: int) -> NoReturn:
-    """Ends without the interpreter's clean-up, which would wait for a model that is still being loaded."""
+    """Exit without the interpreter's clean-up, which would wait for a model that is still being loaded."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -1,4 +1,9 @@
-"""The models that this process serves: loading, readiness, and the way from a name to a model."""
+"""The models that this process serves: loading, readiness, and finding a model by its name.
+
+In: `Sources` of artifacts/sources.py. `Service` loads the base and its adapters with weights/loader.py, gives them
+engines, and lets every model answer once before it reports ready. Adapters can be loaded and unloaded afterwards.
+http/routes.py asks it for the model of each request.
+"""
 
 import asyncio
 import gc
@@ -49,9 +54,9 @@ LOADING, READY, FAILED = "loading", "ready", "failed"
 
 
 class Service:
-    """Starts empty; `load` fills it and makes it ready after every model has answered once.
+    """All served models. Starts empty; `load` makes it ready after every model has answered once.
 
-    With `hot`, adapters come and go afterwards, too.
+    With `hot`, adapters can also be loaded and unloaded afterwards.
     """
 
     def __init__(
@@ -75,7 +80,7 @@ class Service:
         return list(self._served.values())
 
     def state(self) -> str:
-        """`ready` when requests are answered; `failed` when an engine's loop has died."""
+        """Return `loading`, `ready` when requests are answered, or `failed` when loading or an engine has failed."""
         if self.failure is not None:
             return FAILED
         if not self._ready:
@@ -83,7 +88,7 @@ class Service:
         return READY if all(model.lane.engine.running for model in self._models.values()) else FAILED
 
     def model(self, name: str) -> Model:
-        """The model of this name. Raises ApiError: 404 for an unknown one, 503 before all are ready."""
+        """Return the model of this name. Raises ApiError: 404 for an unknown one, 503 before all are ready."""
         if name not in self._served:
             message = f"model {name!r} does not exist; the models here are: {', '.join(self._served)}"
             raise ApiError(404, message, param="model", code="model_not_found")
@@ -91,23 +96,23 @@ class Service:
         return self._models[name]
 
     def max_model_len(self, name: str) -> int | None:
-        """The longest prompt plus answer of a served model; None until it is loaded."""
+        """Return the longest prompt plus answer of a served model, in tokens; None until it is loaded."""
         return self._models[name].lane.max_model_len if name in self._models else None
 
     def require_ready(self) -> None:
-        """Raises ApiError 503 unless requests are answered."""
+        """Raise ApiError 503 unless requests are answered."""
         state = self.state()
         if state != READY:
             raise ApiError(503, f"the server is {state}", code=state)
 
     def load_figures(self) -> dict[str, tuple[int, int, float]]:
-        """For the metrics: running and waiting requests and cache use, by model."""
+        """Return for the metrics, by model: running requests, waiting requests, and cache use (0 to 1)."""
         return {
             name: (*model.lane.counts(), model.lane.engine.cache_usage()) for name, model in list(self._models.items())
         }
 
     async def load(self) -> None:
-        """Loads, starts and tries every model. Raises HoneError, also kept in `failure`."""
+        """Load, start and try every model. Raises HoneError, which is also kept in `failure`."""
         try:
             started = time.monotonic()
             models = await _in_daemon_thread(self._load)
@@ -124,7 +129,7 @@ class Service:
             raise self.failure from error
 
     async def load_adapter(self, name: str, path: str, *, replace_it: bool) -> None:
-        """Serves the adapter in this folder from now on. Raises ApiError when the name is taken, HoneError."""
+        """Serve the adapter in this folder from now on. Raises ApiError when the name is taken, and HoneError."""
         self.require_ready()
         async with self._changing:
             self._check_name(name, replace_it=replace_it)
@@ -139,7 +144,7 @@ class Service:
             log.info("adapter %s from %s is served after %.2f s", name, path, time.monotonic() - started)
 
     async def unload_adapter(self, name: str) -> None:
-        """Answers that run go on to their end. Raises ApiError 404 for what is no adapter here."""
+        """Stop serving an adapter; its running answers finish. Raises ApiError 404 for a name that is no adapter's."""
         self.require_ready()
         async with self._changing:
             if name not in self._served or self._served[name].folder is None:
@@ -161,7 +166,7 @@ class Service:
 
     def _load(self) -> list[Model]:
         self._base = load_base(self._sources, adaptable=self._adaptable)
-        # What stays until the end is left out of the garbage collections of requests, which hold up all threads.
+        # Exclude permanent objects from later garbage collections, which block all threads.
         gc.collect()
         gc.freeze()
         root, *adapters = self._sources.models
@@ -193,7 +198,10 @@ class Service:
         return self._adapted(served, load_adapter(self._base, served), shares=1)
 
     def _with_engine(self, served: Served, weights: Any, tokenizer: Any, shares: int) -> Model:
-        """A model with an engine of its own, which takes one of so many shares of the memory that is free."""
+        """Return a model with an engine of its own, which gets one of `shares` equal shares of the memory for caches.
+
+        Raises HoneError OutOfMemory.
+        """
         config = weights.config.get_text_config()
         token_bytes, requests = bytes_per_token(config, weights.dtype.itemsize), None
         share = CACHE_SHARE
@@ -226,7 +234,7 @@ class Service:
 
 
 def _when_unused(model: Model, end: Callable[[], None]) -> None:
-    """Calls `end` when no request and no name needs the model any more."""
+    """Call `end` when no request and no name uses the model any longer."""
     weakref.finalize(model, end).atexit = False
 
 
@@ -238,7 +246,7 @@ async def _started(model: Model) -> Model:
 
 
 async def _in_daemon_thread(function: Any) -> Any:
-    """Like asyncio.to_thread, but a shutdown does not wait for it: loading can take minutes."""
+    """Run the function like asyncio.to_thread, but don't let a shutdown wait for it: loading can take minutes."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
 

@@ -1,7 +1,7 @@
-"""Threads for the work of a request that grows with the request, so that the event loop never waits for it.
+"""Worker threads for the parts of a request whose time grows with its size, so that the event loop never waits.
 
 Reading JSON, validating it, the chat template, tokenizing and the text of a long answer run here. Small requests have
-threads of their own, because a long prompt takes seconds to tokenize, and would hold up everybody else's.
+their own threads, because a long prompt takes seconds to tokenize, and would delay all others.
 """
 
 import asyncio
@@ -9,8 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+# Bodies of at least this size go to the thread for large ones.
 LARGE_BYTES = 64 << 10
-"""A body from this size on goes to the thread of the large ones."""
 
 _SMALL = ThreadPoolExecutor(2, "small-request")
 _LARGE = ThreadPoolExecutor(1, "large-request")

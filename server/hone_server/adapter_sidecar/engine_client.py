@@ -1,4 +1,4 @@
-"""An engine's run-time API for adapters, as vLLM has it. No more than the standard library."""
+"""Client of an engine's run-time API for adapters, as in vLLM. Uses the standard library only."""
 
 import http.client
 import json
@@ -10,16 +10,20 @@ from hone_api.layout import ADMIN_HEADER
 from hone_server.vllm.middleware import LOAD, UNLOAD
 
 LOOK_SECONDS = 5.0
+# Long enough to load a large adapter, or to wait for a first answer behind a full queue.
 WORK_SECONDS = 600.0
-"""Loading a large adapter, or a first answer behind a full queue."""
 
 
 class Refused(Exception):
-    """The engine answered with an error; the message has its words."""
+    """The engine answered with an error, whose message this has."""
 
 
 class EngineApi:
-    """The engine beside us. Where it does not answer, OSError or http.client.HTTPException says so."""
+    """Client of the engine in the same pod.
+
+    Its methods raise Refused when the engine answers with an error, and OSError or http.client.HTTPException when it
+    does not answer.
+    """
 
     def __init__(self, port: int, token: str, key_file: Path | None) -> None:
         self._port = port
@@ -28,7 +32,7 @@ class EngineApi:
         self._key = self._read_key()
 
     def listed(self) -> dict[str, str | None]:
-        """What the engine lists once it is up: by name, the path that it was loaded from."""
+        """Return the models that the engine lists once it is up: by name, the path that each was loaded from."""
         self._ask("GET", "/health", timeout=LOOK_SECONDS)
         answer = self._ask("GET", "/v1/models", timeout=LOOK_SECONDS)
         try:
@@ -50,7 +54,7 @@ class EngineApi:
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None, *, timeout: float) -> str:
         status, words = self._send(method, path, body, timeout)
         if status == http.client.UNAUTHORIZED and (key := self._read_key()) != self._key:
-            # The Secret has a new key, and the engine has started anew since.
+            # The Secret has a new key, and the engine has restarted since.
             self._key = key
             status, words = self._send(method, path, body, timeout)
         if status != http.client.OK:
@@ -74,7 +78,7 @@ class EngineApi:
 
 
 def _message(words: str) -> str:
-    """OpenAI's errors have their words in a field."""
+    """Return the message of an error in OpenAI's shape, or else the start of the body."""
     try:
         return str(json.loads(words)["error"]["message"])
     except (ValueError, KeyError, TypeError):

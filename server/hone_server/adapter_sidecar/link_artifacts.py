@@ -1,8 +1,8 @@
-"""Before an engine starts, prove its artifacts and link what it is to load. No torch.
+"""Verify an engine's artifacts before it starts, and link what it is to load. Does not import torch.
 
-`python -m hone_server.adapter_sidecar.link_artifacts` runs in an init container. Engines other than Hone's know nothing
-of manifests. This reads every file of the artifacts once, in parallel, compares it with its digest, judges the
-adapters' configurations, and leaves links, `model…` and `adapters/NAME…`, and the modules `hone_gate`, `hone_vllm` and
+`python -m hone_server.adapter_sidecar.link_artifacts` runs in an init container. Engines other than Hone's don't read
+manifests. So this reads every file of the artifacts once, in parallel, compares it with its digest, and checks the
+adapters' configurations. It leaves links, `model…` and `adapters/NAME…`, and the modules `hone_gate`, `hone_vllm` and
 `hone_gpucheck`.
 """
 
@@ -21,7 +21,7 @@ from hone_server.vllm import middleware as vllm_middleware
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code; the last words on stderr name the reason, as the engine's do."""
+    """Verify and link; return the exit code. The last line on stderr names the reason, as the engine's does."""
     arguments = _parse(argv)
     try:
         _place(arguments)
@@ -66,7 +66,7 @@ def _place(arguments: argparse.Namespace) -> None:
 
 
 def put_modules(into: Path) -> None:
-    """Copy what vLLM and the check before it import into a folder that is on its PYTHONPATH."""
+    """Copy the modules that vLLM, and the check before its start, import into a folder that is on its PYTHONPATH."""
     into.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(vllm_middleware.__file__, into / "hone_gate.py")
     shutil.copyfile(check.__file__, into / "hone_vllm.py")
@@ -78,7 +78,7 @@ def put_modules(into: Path) -> None:
 
 def make_link(link: Path, folder: Path) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
-    link.unlink(missing_ok=True)  # the container may start anew in the same pod
+    link.unlink(missing_ok=True)  # the container may restart in the same pod
     link.symlink_to(folder)
 
 

@@ -1,4 +1,8 @@
-"""`python -m hone_server.adapter_sidecar.main`: keeps an engine's adapters as in the operator's file. No torch."""
+"""`python -m hone_server.adapter_sidecar.main`: keep an engine's adapters as the operator's file lists them.
+
+In: the file, which the operator changes at run time. Out: calls of the engine's API for adapters, and, over HTTP,
+/started, /ready and the report /adapters, which the operator reads. reconciler.py does the work. Does not import torch.
+"""
 
 import argparse
 import logging
@@ -22,7 +26,7 @@ EVERY_SECONDS = 0.25
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Works until SIGTERM, which ends it at once: it holds nothing that could be lost."""
+    """Run until SIGTERM, which ends the process at once: it holds no state that could be lost."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     arguments = _parse(argv)
     make_output_safe(is_stdout_a_log=True)
@@ -50,7 +54,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _prepare(served: Path) -> str:
-    """What the engine needs before it starts: the token, which outlives this process, and the middleware."""
+    """Copy the middleware, and return the admin token; create it unless an earlier process of this pod did."""
     put_modules(served)
     token = served / ADMIN_TOKEN
     if not token.exists():

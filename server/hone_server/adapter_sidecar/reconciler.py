@@ -1,4 +1,9 @@
-"""Making an engine's list of adapters agree with the operator's file: prove, link, load, ask, unload."""
+"""Make an engine's list of adapters agree with the operator's file.
+
+In: the file, and what the engine lists. For each adapter: verify its files, link them, load it in the engine, and
+request one token of it; adapters that the file no longer has are unloaded. Errors are kept for each adapter, reported,
+and tried again after RETRY_SECONDS. engine_client.py calls the engine.
+"""
 
 import http.client
 import logging
@@ -22,8 +27,8 @@ from hone_server.adapter_sidecar import link_artifacts
 from hone_server.adapter_sidecar.engine_client import EngineApi, Refused
 from hone_server.artifacts import verify
 
+# The engine is asked regularly, because after a restart it lists no adapters.
 LOOK_EVERY_SECONDS = 2.0
-"""An engine that started anew lists no adapters."""
 RETRY_SECONDS = 15.0
 
 log = logging.getLogger("hone_server.adapter_sidecar.main")
@@ -31,7 +36,7 @@ log = logging.getLogger("hone_server.adapter_sidecar.main")
 
 @dataclass
 class Known:
-    """What is known of one wanted adapter: proved and linked, answered, or wrong."""
+    """The state of one wanted adapter: verified and linked, answered, or failed."""
 
     wanted: WantedAdapter
     link: str | None = None
@@ -43,7 +48,10 @@ class Known:
 
 @dataclass
 class Keeper:
-    """`max_rank`: the largest that the engine was started for; None: it takes any kind of adapter."""
+    """Reconciles the adapters of one engine; `tick` is one pass.
+
+    max_rank: the largest rank that the engine was started for; None: it takes any kind of adapter.
+    """
 
     file: Path
     links: Path
@@ -61,7 +69,7 @@ class Keeper:
     _silence: str | None = None
 
     def tick(self) -> None:
-        """Follow the file, and every LOOK_EVERY_SECONDS the engine."""
+        """Read the file, and every LOOK_EVERY_SECONDS compare it with the engine."""
         news = self._read()
         due = time.monotonic() - self._looked > LOOK_EVERY_SECONDS
         if self._revision is None or not (news or due):
@@ -73,7 +81,7 @@ class Keeper:
         silence = None
         try:
             self._agree()
-        except TimeoutError as error:  # one that is busy has what it had
+        except TimeoutError as error:  # a busy engine still has its adapters
             silence = repr(error)
         except (OSError, http.client.HTTPException, Refused) as error:
             silence, self._listed = repr(error), {}
@@ -83,7 +91,7 @@ class Keeper:
 
     @property
     def waits_for(self) -> list[str]:
-        """What it is not ready without: what was there at the start, and what it has had since."""
+        """Return the names of adapters that are missing for readiness: those wanted at the start or served since."""
         if self._first is None:
             return [str(self.file)]
         has = self._served & self._listed.keys()  # a name that is being replaced answers meanwhile
@@ -101,7 +109,7 @@ class Keeper:
         return AdapterState(digest=known.digest or known.wanted.digest, loaded=loaded, error=error)
 
     def _read(self) -> bool:
-        """Whether the file has changed."""
+        """Read the file; return whether it has changed."""
         try:
             text = self.file.read_text("utf-8")
             if (revision := revision_of(text)) == self._revision:
@@ -143,7 +151,7 @@ class Keeper:
         known.link, known.error = str(link), None
 
     def _is_mounted(self, folder: Path) -> bool:
-        """Where the claim is not, another pod is on its way that mounts it."""
+        """Return whether the claim of a folder is mounted. If not, a new pod that mounts it replaces this one."""
         if self.claims not in folder.parents:
             return True
         return (self.claims / folder.relative_to(self.claims).parts[0]).is_dir()
@@ -151,7 +159,7 @@ class Keeper:
     def _agree(self) -> None:
         listed = self.engine.listed()
         for known in self._known.values():
-            if known.answered and listed.get(known.wanted.name) != known.link:  # the engine has started anew
+            if known.answered and listed.get(known.wanted.name) != known.link:  # the engine has restarted
                 known.link, known.answered = None, False
                 self._prove(known)
         for known in self._known.values():

@@ -1,4 +1,8 @@
-"""What is to be served, from the command line and the artifacts' manifests; digests are proved here. No torch."""
+"""Find what is to be served, from the command line and the artifacts' manifests, and verify its digests.
+
+In: the arguments of hone-server. Out: `Sources`, the weights to load and the list of models, for weights/loader.py.
+Does not import torch.
+"""
 
 import logging
 import time
@@ -28,9 +32,10 @@ Kind = Literal["base", "adapter", "merged", "model"]
 
 @dataclass(frozen=True)
 class Served:
-    """One entry of /v1/models. `folder` is an adapter's; the other kinds are the weights themselves.
+    """One entry of /v1/models.
 
-    `root` is what was asked for: a path, or a name on the hub.
+    folder: an adapter's folder; None for the other kinds, which are the weights themselves. root: what the user named,
+    a path or a name on the hub.
     """
 
     name: str
@@ -43,7 +48,7 @@ class Served:
 
 @dataclass(frozen=True)
 class Sources:
-    """The weights to load (a folder or a hub name) and the models that come of them, those of the weights first."""
+    """The weights to load (a folder or a hub name), and the models made from them; that of the weights is the first."""
 
     weights: str
     revision: str | None
@@ -60,7 +65,7 @@ def find_sources(
     claims: Mapping[str, Path],
     revision: str | None = None,
 ) -> Sources:
-    """Resolves the command line. Raises HoneError naming what is missing, corrupt or contradictory."""
+    """Resolve the command line. Raises HoneError naming what is missing, corrupt or contradictory."""
     main = _find_main(model, name, claims, revision)
     root = main.models[0]
     models = [*main.models, *(find_adapter(alias, folder, root.name, main) for alias, folder in adapters.items())]
@@ -120,7 +125,11 @@ def _trained_on(adapter: Path) -> str | None:
 
 
 def find_adapter(name: str, folder: Path, parent: str, main: Sources) -> Served:
-    """An artifact's tree, or the adapter in it, which the keeper's links name; or a folder as PEFT saves it."""
+    """Return the adapter in a folder: an artifact's tree, the adapter in one (as the sidecar links it), or PEFT's
+    files.
+
+    Raises HoneError ArtifactMissing, ArtifactCorrupt or AdapterMismatch.
+    """
     if proof := find_proof(folder):
         root, manifest = proof.root, proof.manifest
         if not proof.has_adapter:

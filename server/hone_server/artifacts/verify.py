@@ -1,4 +1,7 @@
-"""Artifacts proved before an engine gets them: files by their digests, adapters by what engines take. No torch."""
+"""Verify artifacts before an engine loads them: files by their digests, adapters by what engines accept.
+
+Used by the adapter sidecar and its init container, for engines that don't read manifests. Does not import torch.
+"""
 
 import json
 import re
@@ -20,7 +23,10 @@ COMMIT = re.compile("[0-9a-f]{40}")
 def proved_adapter(
     name: str, root: Path, digest: str | None, base: str | None, revision: str | None
 ) -> tuple[Path, str | None]:
-    """The folder with adapter_config.json, every file as the manifest says, and its digest. Raises HoneError."""
+    """Return the folder with adapter_config.json, and the artifact's digest, after verifying every file.
+
+    Raises HoneError.
+    """
     folder, manifest = _adapter(name, root, digest)
     if manifest is None:
         return folder, None
@@ -54,7 +60,10 @@ def _adapter(name: str, root: Path, digest: str | None) -> tuple[Path, ArtifactM
 
 
 def _proved(root: Path, digest: str | None) -> Proof | None:
-    """The artifact, after its files were compared with the manifest; None where there is none, and none has to be."""
+    """Return the artifact after comparing its files with the manifest; None if it has no manifest and needs none.
+
+    Raises HoneError ArtifactMissing or ArtifactCorrupt.
+    """
     proof = find_proof(root)
     if proof is None:
         if digest:
@@ -72,9 +81,9 @@ def _proved(root: Path, digest: str | None) -> Proof | None:
 
 
 def check_base(name: str, manifest: ArtifactManifest, base: str | None, revision: str | None) -> None:
-    """Raises HoneError with both sides when the adapter was trained on another hub model, or commit, than is served.
+    """Raise HoneError AdapterMismatch when the adapter was trained on another hub model, or commit, than is served.
 
-    Of a base model on a claim no more is known than where it was, which may be elsewhere here.
+    Of a base model on a claim only the path in training is known, which may differ here, so it is not compared.
     """
     trained = manifest.base_model
     if base and trained.name and trained.name != base:
@@ -87,7 +96,7 @@ def check_base(name: str, manifest: ArtifactManifest, base: str | None, revision
 
 
 def check_kind(name: str, folder: Path, largest: int | None) -> None:
-    """What vLLM, SGLang and TGI refuse, said before they are started."""
+    """Raise HoneError AdapterMismatch for what vLLM, SGLang and TGI would refuse after their start."""
     config = read_adapter_config(folder)
     wrong = {
         "peft_type": config.peft_type != "LORA",

@@ -1,4 +1,11 @@
-"""A continuous-batching loop, and the requests that run in it: of one model, and of the adapters on it."""
+"""Run transformers' continuous batching for one model and the adapters on it.
+
+In: a prompt in tokens, its sampling settings and its adapter, from generation/generate.py. Out: the tokens of the
+answer, as they are generated. The loop of a model runs in a thread of its own; requests come from one event loop. The
+engine replaces some functions of transformers' batch processor, each in a module of its own: sampler.py (each request
+has its own settings and seed), prefix_cache.py (adapters don't share cached prefixes), step_errors.py (an error fails
+one step only) and the attention modules.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -28,14 +35,15 @@ class EngineError(Exception):
 
 
 class GuidanceError(EngineError):
-    """An answer could not be guided to its end."""
+    """The answer could not follow its grammar to the end."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """New tokens of a request; `last` when no more will come; `logprobs` of each token if they were asked for.
+    """New tokens of a request.
 
-    `times` has the moment of each token so far, by time.perf_counter.
+    last: no more tokens follow. times: the moment of each token so far, by time.perf_counter. logprobs: those of each
+    token in `ids`, if they were requested.
     """
 
     ids: list[int]
@@ -45,9 +53,9 @@ class Tokens:
 
 
 class Engine:
-    """Generates for one model. Made in any thread, used from one event loop; `start` before, `stop` after.
+    """Generates for one model. Created in any thread and used from one event loop; call `start` before, `stop` after.
 
-    Every engine has a thread and a key-value cache of its own, which `plan` sizes. With the model's `table` its
+    Every engine has its own thread and its own key-value cache, whose size `plan` gives. With the model's `table`,
     requests may name adapters.
     """
 
@@ -84,14 +92,15 @@ class Engine:
         return bool(self._manager.is_running())
 
     def active(self) -> list[str]:
-        """The requests in the batch."""
+        """Return the ids of the requests in the batch."""
         processor = self._manager.batch_processor
         return [] if processor is None else list(processor.scheduler.active_requests)
 
     def cache_usage(self) -> float:
-        """The part of the key-value cache that requests use, 0 to 1.
+        """Return the share of the key-value cache that requests use, 0 to 1.
 
-        What only waits to be the beginning of another prompt is free: it makes room when room is needed.
+        Blocks that are only kept as a possible prefix of later prompts count as free: they are evicted when room is
+        needed.
         """
         processor = self._manager.batch_processor
         if processor is None:
@@ -111,7 +120,7 @@ class Engine:
         self._manager.start()
 
     def stop(self) -> None:
-        """Ends the loop; requests that still run fail."""
+        """Stop the loop; requests that still run fail."""
         self._manager.stop(block=True, hard_stop=True)
 
     async def generate(
@@ -127,11 +136,11 @@ class Engine:
         guide: Guide | None = None,
         prompt_logprobs: PromptLogprobs | None = None,
     ) -> AsyncIterator[Tokens]:
-        """Yields tokens as they come (all at once unless `stream`). Leaving early takes the request out of the batch.
+        """Yield tokens as they come (all at once unless `stream`). Leaving early takes the request out of the batch.
 
         `prompt_logprobs`, of this prompt, are filled before the first token comes.
 
-        Raises EngineError when the loop has died or the request failed; GuidanceError.
+        Raises EngineError when the loop has died or the request failed, and GuidanceError.
         """
         outputs: asyncio.Queue[GenerationOutput] = asyncio.Queue()
         router = self._manager.output_router
@@ -179,7 +188,7 @@ class Engine:
 
 
 class Lane:
-    """What one served model has of an engine: its own requests, and its adapter, if it is one."""
+    """One served model's use of an engine: its own requests, and its adapter, if it is one."""
 
     def __init__(self, engine: Engine, eos_token_ids: frozenset[int], adapter: Adapter | None = None) -> None:
         self.engine = engine
@@ -196,7 +205,7 @@ class Lane:
         return self.engine.vocab_size
 
     def counts(self) -> tuple[int, int]:
-        """This model's requests in the batch, and those that wait for a place in it."""
+        """Return how many of this model's requests are in the batch, and how many wait for a place in it."""
         running = len(self._unfinished.intersection(self.engine.active()))
         return running, len(self._unfinished) - running
 
@@ -211,7 +220,7 @@ class Lane:
         guide: Guide | None = None,
         prompt_logprobs: PromptLogprobs | None = None,
     ) -> AsyncIterator[Tokens]:
-        """As the engine's."""
+        """Yield tokens as Engine.generate does, and count the request as this model's until it ends."""
         request_id = request_id_of(BASE if self._adapter is None else self._adapter.number)
         self._unfinished.add(request_id)
         generated = self.engine.generate(

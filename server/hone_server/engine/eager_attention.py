@@ -1,7 +1,7 @@
-"""Attention without a fused kernel on the paged cache, for models whose scores are capped.
+"""Compute attention without a fused kernel on the paged cache, for models whose scores are capped.
 
-In place of transformers' function of this name, which leaves the softcap out and so answers otherwise than the model
-does without paging. Used where the model's class does not support SDPA, as those of Gemma 2 and gpt-oss.
+Used where the model's class does not support SDPA, such as those of Gemma 2 and gpt-oss. It replaces transformers'
+function of this name, which ignores the softcap, so that its answers differ from those of the model without paging.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ NAME = "paged|eager"
 
 
 def install() -> None:
-    """Let transformers call `attend` where it would call its own function."""
+    """Make transformers call `attend` instead of its own function."""
     AttentionInterface.register(NAME, attend)
 
 
@@ -31,9 +31,10 @@ def attend(
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As transformers calls it: query of shape [1, heads, tokens, size], key and value with the heads of keys.
+    """Compute the attention of one layer, with the signature that transformers calls.
 
-    Returns shape [1, tokens, heads, size], and the scores after the softmax.
+    query: shape [1, heads, tokens, size]; key and value have the number of key-value heads instead. Return the output
+    of shape [1, tokens, heads, size], and the scores after the softmax.
     """
     key, value = cache.update(key_states=key, value_states=value, layer_idx=module.layer_idx, kwargs=kwargs)
     groups = query.shape[1] // key.shape[1]

@@ -1,4 +1,4 @@
-"""What changes a token's score before it is chosen: bias and penalties, by the formulas of OpenAI and of vLLM."""
+"""Change the scores of tokens before one is chosen: bias and penalties, by the formulas of OpenAI and vLLM."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,9 @@ import torch
 
 @dataclass(frozen=True)
 class Penalties:
-    """presence and frequency: subtracted once, and per occurrence, for tokens of the answer; 0 is off.
+    """One request's changes to the scores of tokens.
+
+    presence and frequency: subtracted once, and per occurrence, for tokens of the answer; 0 is off.
     repetition: divides positive scores and multiplies negative ones of tokens in prompt or answer; 1 is off.
     bias: added to the scores of these tokens.
     """
@@ -20,13 +22,13 @@ class Penalties:
 
 
 NO_PENALTIES = Penalties()
+# A smaller penalty has the same effect: tokens that occurred already win. Scores that are divided by this one stay
+# within float32, even when the temperature divides them again.
 LEAST_REPETITION = 1e-25
-"""A smaller one is as good as this: seen tokens already win. Divided by it, scores stay within float32, also when the
-temperature divides them again."""
 
 
 def penalize(logits: torch.Tensor, penalties: Penalties, prompt: Sequence[int], answer: Sequence[int]) -> None:
-    """Changes one row of logits (shape [vocab_size]) in place."""
+    """Change one row of logits (shape [vocab_size]) in place."""
 
     def indices(tokens: Sequence[int]) -> torch.Tensor:
         return torch.tensor(tokens, dtype=torch.long, device=logits.device)

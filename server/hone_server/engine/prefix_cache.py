@@ -1,6 +1,7 @@
-"""What transformers' continuous batching must learn about adapters: whose cached prefix it may reuse, and their order.
+"""Keep the cached prefixes of different adapters apart, and order the requests of a batch by adapter.
 
-A request's id begins with its adapter's number, because ids are what reaches the places in question.
+transformers' continuous batching does not know adapters, and would reuse a prefix that another adapter computed. Only a
+request's id reaches the functions in question, so the id begins with the number of its adapter.
 """
 
 import uuid
@@ -15,7 +16,7 @@ def request_id_of(number: int) -> str:
 
 
 def keep_adapters_apart(processor: Any, vocab_size: int) -> None:
-    """Makes a batch processor reuse only what the same adapter computed, and put the rows of an adapter together."""
+    """Make a batch processor reuse only what the same adapter computed, and put the rows of an adapter together."""
     cache, scheduler = processor.cache, processor.scheduler
     search, schedule = cache.search_prefix_match, scheduler.schedule_batch
 
@@ -36,7 +37,10 @@ def keep_adapters_apart(processor: Any, vocab_size: int) -> None:
 
 
 def owned(request_id: str, tokens: list[int], vocab_size: int) -> list[int]:
-    """Tokens as the cache is to see them: no two adapters have the same."""
+    """Return the tokens under which the cache stores them: those of two adapters never match.
+
+    The adapter's number is encoded in the first two tokens, as multiples of the size of the vocabulary.
+    """
     high, low = divmod(_number(request_id), SPREAD)
     marked = [token + vocab_size * part for token, part in zip(tokens, (low, high), strict=False)]
     return marked + tokens[len(marked) :]

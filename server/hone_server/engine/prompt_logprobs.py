@@ -1,9 +1,9 @@
-"""Log probabilities of a prompt's tokens, for requests with `echo` and `logprobs`.
+"""Compute log probabilities of a prompt's tokens, for requests with `echo` and `logprobs`.
 
 The engine computes scores only where a new token is chosen. For these requests it computes them at every position of
-the prompt, in the steps that process the prompt anyway: `PromptRecorder` knows which rows of a step they are, and takes
-their scores out of the model's answer. Evaluation harnesses read from them how likely a given answer is. From here they
-go to logprobs.py, with those of the answer.
+the prompt, in the steps that process the prompt anyway: `PromptRecorder` knows which rows of a step these are, and
+takes their scores out of the model's output. Evaluation harnesses use them to judge how likely a given answer is.
+generation/logprobs.py, which also handles those of the answer, is next.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ ROWS_AT_ONCE = 64
 
 @dataclass(eq=False)
 class PromptLogprobs:
-    """Those of one prompt, and of the `top` likeliest tokens in each place. The first token has none.
+    """Log probabilities of one prompt's tokens, and of the `top` likeliest tokens at each position.
 
-    The engine's thread fills `tokens` before it tells the first token of the answer.
+    The first token has none. The engine's thread fills `tokens` before it sends the first token of the answer.
     """
 
     prompt: list[int]
@@ -36,7 +36,7 @@ class PromptLogprobs:
 
 @dataclass(frozen=True)
 class Span:
-    """Rows of a step that score tokens of a prompt: the row from `row` on is for the token from `place` on."""
+    """Rows of a step that score tokens of a prompt: row `row` is for the token at position `place`, and so on."""
 
     record: PromptLogprobs
     row: int
@@ -52,7 +52,7 @@ class PromptRecorder:
         self._spans: list[Span] = []
 
     def install(self, processor: Any) -> None:
-        """Let a batch processor record, and compute a prompt that is to be recorded from its beginning."""
+        """Make a batch processor record, and compute prompts that are to be recorded from their beginning."""
         cache, runner = processor.cache, processor.model_runner
         search, compute = cache.search_prefix_match, runner.compute_batch
 
@@ -66,7 +66,7 @@ class PromptRecorder:
         runner.compute_batch = compute_and_record
 
     def prepare(self, requests: Sequence[FutureRequestState]) -> None:
-        """Note the rows of the next step, whose requests these are, in this order."""
+        """Note the rows to record in the next step, which has these requests in this order."""
         self._spans = []
         if not self.wanted:
             return
@@ -83,7 +83,7 @@ class PromptRecorder:
 
 
 class _Recording:
-    """A model for one step, which leaves the scores of some rows in their records."""
+    """A model for one step, which writes the scores of some rows into their records."""
 
     def __init__(self, model: Any, spans: list[Span]) -> None:
         self._model = model
@@ -109,7 +109,7 @@ class _Recording:
 
 
 def record(span: Span, scores: torch.Tensor) -> None:
-    """Write the log probabilities into the span's record; the scores are of shape [rows, vocab_size]."""
+    """Write the log probabilities into the span's record. scores: shape [rows, vocab_size]."""
     tokens = span.record.prompt[span.place : span.place + span.count]
     for start in range(0, span.count, ROWS_AT_ONCE):
         part = tokens[start : start + ROWS_AT_ONCE]

@@ -1,8 +1,9 @@
-"""Attention for a batch of requests of different lengths, each over its own keys alone.
+"""Compute attention for a batch of requests of different lengths, each over its own keys only.
 
 Continuous batching packs all requests into one row. With SDPA, transformers computes every query against the keys of
-all requests, and masks what is another's: with 32 requests 32 times the work. Here the requests that decode one token
-are computed side by side, grouped by length so that padding at most doubles the keys, and prompts one by one.
+all requests and masks those of other requests: with 32 requests this is 32 times the work. Here the requests that
+decode one token are computed together, grouped by length so that padding at most doubles the keys, and prompts are
+computed one at a time.
 """
 
 from dataclasses import dataclass
@@ -15,13 +16,13 @@ from transformers import AttentionInterface
 from transformers.generation.continuous_batching.cache_allocators import FULL_ATTENTION
 
 NAME = "ragged"
+# Largest number of keys with padding, as a multiple of the keys without.
 MOST_PADDING = 2
-"""Times the keys that count."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """A request's queries and keys: the first and the last (not included) in the batch."""
+    """A request's queries, `first` to `last`, and keys, `start` to `end`, in the batch. The ends are not included."""
 
     first: int
     last: int
@@ -35,9 +36,10 @@ class Span:
 
 @dataclass(frozen=True)
 class Side:
-    """Requests that decode side by side. `rows`: those of their queries; `start`: the first of their keys.
+    """A group of requests that decode together.
 
-    `mask`: shape [requests, 1, 1, longest], which keys are not padding.
+    rows: the rows of their queries. start: the first of their keys. mask: shape [requests, 1, 1, longest], True where a
+    key is not padding.
     """
 
     rows: torch.Tensor | slice
@@ -47,7 +49,10 @@ class Side:
 
 @dataclass(frozen=True)
 class Plan:
-    """`order`: which keys of the batch to read, one after the other; None: all, as they come."""
+    """How one step computes its requests: `sides` in groups, `alone` one at a time.
+
+    order: which keys of the batch to read, one after the other; None: all of them, in their order.
+    """
 
     sides: list[Side]
     alone: list[Span]
@@ -55,7 +60,7 @@ class Plan:
 
 
 def fits(config: Any) -> bool:
-    """Whether every layer of the model attends to all earlier tokens."""
+    """Return whether every layer of the model attends to all earlier tokens."""
     kinds = getattr(config, "layer_types", None) or []
     return getattr(config, "sliding_window", None) is None and set(kinds) <= {FULL_ATTENTION}
 
@@ -71,9 +76,10 @@ def attend(
     cache: Any,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """As transformers calls it: query of shape [1, heads, tokens, size], key and value with the heads of keys.
+    """Compute the attention of one layer, with the signature that transformers calls.
 
-    Returns shape [1, tokens, heads, size]. Raises ValueError for a softcap, which SDPA does not have.
+    query: shape [1, heads, tokens, size]; key and value have the number of key-value heads instead. Return shape [1,
+    tokens, heads, size]. Raises ValueError for a softcap, which SDPA does not support.
     """
     if kwargs.get("softcap") is not None:
         raise ValueError("the attention of this engine knows no softcap")
@@ -88,7 +94,7 @@ def attend(
         key, value = key[:, :, plan.order], value[:, :, plan.order]
     kv_heads = key.shape[1]
     _, heads, tokens, size = query.shape
-    # By token: the heads that share keys are as the queries of one head.
+    # SDPA gets the query heads that share keys as several queries of one head.
     queries = query[0].transpose(0, 1).reshape(tokens, kv_heads, heads // kv_heads, size)
     out = torch.empty_like(queries)
     for side in plan.sides:
@@ -111,7 +117,7 @@ def attend(
 
 
 def _causal(queries: int, keys: int) -> dict[str, Any]:
-    """The last query sees all keys."""
+    """Return SDPA's arguments for a causal mask in which the last query attends to all keys."""
     if queries == keys:
         return {"is_causal": True}
     return {"attn_mask": torch.ones(queries, keys, dtype=torch.bool).tril_(keys - queries)}
@@ -150,7 +156,7 @@ def _plan(starts_q: tuple[int, ...], starts_k: tuple[int, ...]) -> Plan:
 
 
 def _side(group: list[Span], start: int) -> tuple[Side, torch.Tensor]:
-    """The requests, and the keys that they read, with padding."""
+    """Return the group of requests, and the indices of the keys that they read, with padding."""
     first = torch.tensor([span.start for span in group]).unsqueeze(1)
     lengths = torch.tensor([span.keys for span in group]).unsqueeze(1)
     columns = torch.arange(int(lengths.max())).unsqueeze(0)

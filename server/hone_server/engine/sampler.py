@@ -1,4 +1,9 @@
-"""Choosing the next token of every request in a batch, each by its own settings and its own seed."""
+"""Choose the next token of every request in a batch, each by its own settings and its own seed.
+
+In: the logits of a step. Out: scores whose argmax is the sampled token. Per request: penalties (penalties.py), the mask
+of a grammar (structured/guidance.py), temperature, top-k, top-p and noise. The log probabilities that a request wants
+are recorded from the logits before all of these.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,18 +19,18 @@ from hone_server.engine.penalties import NO_PENALTIES, Penalties, penalize
 from hone_server.structured.guidance import Guide, forbid
 from hone_server.weights.batched_lora import BatchTable
 
+# Below this the choice is greedy, as in vLLM: scores divided by it would exceed float32.
 LEAST_TEMPERATURE = 1e-5
-"""Below it the choice is greedy, as vLLM's is: the scores divided by it would leave float32."""
-LEAST_LOGPROB = -9999.0  # JSON has no infinity; vLLM tells the same number
+LEAST_LOGPROB = -9999.0  # JSON has no infinity; vLLM reports the same number
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How one request's tokens are chosen.
 
-    temperature: below LEAST_TEMPERATURE it is greedy. top_p: 1 is off. top_k: 0 is off. seed: 64 bits; the same request
-    with the same seed draws the same noise for the same position, whatever runs beside it. logprobs: how many of the
-    likeliest tokens to tell beside each chosen one; None tells nothing.
+    temperature: greedy below LEAST_TEMPERATURE. top_p: 1 is off. top_k: 0 is off. seed: 64 bits; the same request with
+    the same seed draws the same noise for the same position, independent of the other requests in the batch. logprobs:
+    how many of the likeliest tokens to report with each chosen one; None: no log probabilities.
     """
 
     temperature: float
@@ -42,8 +47,11 @@ class Sampling:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A chosen token, and the likeliest ones at its place. Of the model's own distribution, as vLLM tells it: before
-    penalties, temperature, top-k and top-p."""
+    """A chosen token, and the likeliest ones at its position.
+
+    The log probabilities are of the model's own distribution, as in vLLM: before penalties, temperature, top-k and
+    top-p.
+    """
 
     token: int
     logprob: float
@@ -51,11 +59,12 @@ class TokenLogprob:
 
 
 def token_noise(seed: int, position: int, vocab_size: int) -> np.ndarray:
-    """Return exponential noise (float32, shape [vocab_size], above 0) that only the seed and the position decide.
+    """Return exponential noise (float32, shape [vocab_size], above 0) that depends only on the seed and the position.
 
-    The position is the highest word of Philox's counter: the lowest one counts the blocks that are drawn, so that the
-    noise of one position would reappear at the next one, a few tokens further on. The draws have 53 bits: of those with
-    23 bits, one in 8 million is 0, which chooses its token however unlikely that is.
+    The position is the most significant part of Philox's counter. The least significant part counts the blocks that are
+    drawn: with the position there, the noise of one position would reappear at the next one, a few tokens further on.
+    The draws have 53 bits: of those with 23 bits, one in 8 million is 0, which chooses its token however unlikely it
+    is.
     """
     generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, position]))
     noise = generator.standard_exponential(vocab_size).astype(np.float32)
@@ -63,11 +72,11 @@ def token_noise(seed: int, position: int, vocab_size: int) -> np.ndarray:
 
 
 def perturb(logits: torch.Tensor, samplings: Sequence[Sampling], positions: Sequence[int]) -> torch.Tensor:
-    """Scores (shape [requests, vocab_size], as the logits) whose argmax is a sample of each row's distribution:
-    softmax(logits / temperature) after top-k and top-p. None of the samplings is greedy.
+    """Return scores (shape [requests, vocab_size], as the logits) whose argmax is a sample of each row's distribution.
 
-    Dividing probabilities by exponential noise is the Gumbel-max trick. Beside needing no shared random state, it keeps
-    the choice steady when the logits differ in their last bits, as they do when the batch is composed differently.
+    The distribution is softmax(logits / temperature) after top-k and top-p. No sampling may be greedy. Dividing
+    probabilities by exponential noise is the Gumbel-max trick. It needs no shared random state, and the choice stays
+    the same when the logits differ in their last bits, as they do when the batch is composed differently.
     """
     temperatures = torch.tensor([sampling.temperature for sampling in samplings], device=logits.device)
     scores = logits / temperatures.unsqueeze(1)
@@ -90,9 +99,9 @@ def perturb(logits: torch.Tensor, samplings: Sequence[Sampling], positions: Sequ
 
 
 class BatchSampler(ContinuousBatchingLogitsProcessorList):
-    """Stands where continuous batching has its logits processors; the argmax that follows picks the sampled token.
+    """The logits processor of continuous batching; the argmax that follows it picks the sampled token.
 
-    Its own processors share one random state between all requests, so that a seed would mean nothing. Needs the
+    transformers' own processors share one random state between all requests, so a seed would have no effect. Needs the
     synchronous loop (no CUDA graphs, no double buffering), because the batch's requests are remembered between calls.
     """
 
@@ -104,8 +113,8 @@ class BatchSampler(ContinuousBatchingLogitsProcessorList):
         # By request, for those that want them. Not in the request's own arguments: an eviction makes copies of those.
         self.logprobs: dict[str, list[TokenLogprob]] = {}
         self.guides: dict[str, Guide] = {}
+        # Called with the requests of each step before the step runs.
         self.prepared: Callable[[list[FutureRequestState]], None] = lambda requests: None
-        """Called with the requests of each step before it."""
 
     def check_kwargs(self, kwargs: dict[str, Any]) -> None:
         if set(kwargs) != {"sampling", "adapter"}:
@@ -151,7 +160,7 @@ class BatchSampler(ContinuousBatchingLogitsProcessorList):
         return scores
 
     def _forbid(self, scores: torch.Tensor) -> None:
-        """Leave the requests that have a guide the tokens that it allows."""
+        """Mask the tokens that the guides of requests don't allow."""
         guided = [
             (row, guide, state.initial_tokens, state.generated_tokens)
             for row, state in enumerate(self._states)
@@ -162,7 +171,10 @@ class BatchSampler(ContinuousBatchingLogitsProcessorList):
 
 
 def _prompt_and_answer(state: RequestState) -> tuple[list[int], list[int]]:
-    """After an eviction the tokens of the answer so far stand with those of the prompt."""
+    """Return the tokens of the prompt, and those of the answer so far.
+
+    After an eviction, transformers keeps the answer's tokens together with the prompt's.
+    """
     prompt = state._true_initial_tokens or len(state.initial_tokens)
     return state.initial_tokens[:prompt], state.initial_tokens[prompt:] + state.generated_tokens
 

@@ -1,6 +1,7 @@
-"""A continuous-batching loop that outlives the error of a step: the step's requests fail, and others go on.
+"""Keep a continuous-batching loop running after the error of a step.
 
-transformers' own loop ends at the first error, and with it every request of the engine.
+The requests of that step fail, and all others continue. transformers' own loop ends at the first error, and with it
+every request of the engine.
 """
 
 import logging
@@ -8,8 +9,8 @@ from typing import Any
 
 import torch
 
+# The loop ends after this many failed steps in a row: then no request can be answered.
 MOST_FAILURES = 8
-"""So many steps in a row fail only where no request can be answered any more; then the loop ends."""
 
 log = logging.getLogger("hone_server")
 
@@ -19,7 +20,7 @@ class _StepFailed(Exception):
 
 
 def survive(manager: Any) -> None:
-    """Let a manager's loop go on after a step that failed. Before its start."""
+    """Make a manager's loop continue after a step that failed. Call before the manager starts."""
     step, body = manager._generation_step, manager._generation_loop_body
     failures = 0
 
@@ -42,7 +43,7 @@ def survive(manager: Any) -> None:
             if failures >= MOST_FAILURES:
                 raise error from None
             if torch.cuda.is_available():
-                torch.cuda.synchronize()  # raises where the device computes nothing any more
+                torch.cuda.synchronize()  # raises if the device can't compute any longer
             processor.handle_batch_error(error)
             processor.scheduler.block_new_requests = False  # as at the end of any request
             return True
@@ -51,7 +52,7 @@ def survive(manager: Any) -> None:
 
 
 def refuse_unknown_tokens(processor: Any, vocab_size: int) -> None:
-    """Let a request with tokens that the model has no embedding for fail by itself, before it is in a batch."""
+    """Make a request whose tokens have no embedding in the model fail alone, before it enters a batch."""
     scheduler = processor.scheduler
     add = scheduler.add_waiting_request
 

@@ -1,8 +1,8 @@
-"""The operations of chat templates that make something huge at once, bounded.
+"""Limit the operations of chat templates that could create something huge in one step.
 
-prompts.py ends a template that takes too long, between two of its instructions. A single one, such as
-`10 ** (10 ** 9)`, would hold up this whole process until it is done. What a template adds up in many steps, that can be
-ended.
+prompts.py ends a template that takes too long, but only between two of its instructions. A single instruction, such as
+`10 ** (10 ** 9)`, would block this process until it is done. So operations that could do this check their operands
+first, and raise SecurityError. What a template builds up in many steps needs no limit here.
 """
 
 import re
@@ -14,20 +14,20 @@ from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers.utils import chat_template_utils
 
+# Size of a number: about 19,000 digits.
 MOST_BITS = 1 << 16
-"""Of a number: some 19,000 digits."""
+# Size of a text that is padded or repeated, in characters, and of a list, in items: as large as a request's body.
 MOST_SIZE = 1 << 22
-"""Of a text that is filled up or repeated, in characters, and of a list, in items: what a request's body may have."""
 MOST_WIDTH = 9_999
+# Methods of texts, and filters, that pad to a width given as an argument.
 FILLING = frozenset({"center", "expandtabs", "indent", "ljust", "rjust", "tojson", "zfill"})
-"""Methods of texts, and filters, that fill up to a width which is an argument."""
+# A format in a text, up to and including its widths.
 FORMATS = re.compile(r"%(?:\([^()%]*\))?[-+ #0-9.]*|\{[^{}]*")
-"""In a text with formats, as far as its widths."""
 WIDTH = re.compile(r"\d{5,}")
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, of which an operation that would make too much raises SecurityError."""
+    """Jinja's sandbox; an operation whose result would be too large raises SecurityError."""
 
     intercepted_binops = frozenset({"**", "*", "%"})
 
@@ -54,7 +54,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
 
 def install() -> None:
-    """Let transformers compile chat templates for this environment."""
+    """Make transformers compile chat templates with this environment."""
     vars(chat_template_utils)["ImmutableSandboxedEnvironment"] = BoundedEnvironment
 
 
@@ -74,7 +74,7 @@ def check_product(left: Any, right: Any) -> None:
 
 
 def check_numbers(given: Iterable[Any]) -> None:
-    """Raise SecurityError where one of the arguments, which may be a width, is too large."""
+    """Raise SecurityError if one of the arguments, which may be a width, is too large."""
     for one in given:
         if isinstance(one, dict):
             check_numbers(one.values())
@@ -83,9 +83,9 @@ def check_numbers(given: Iterable[Any]) -> None:
 
 
 def check_formats(given: Iterable[Any]) -> None:
-    """Raise SecurityError where a text, with formats or to be formatted, names a width that is too large.
+    """Raise SecurityError if a text, with formats or to be formatted, has a width that is too large.
 
-    A number is one where the text says so, by a star or by braces within braces.
+    An argument counts as a width if the text has a star, or braces within braces.
     """
     text, *others = given
     if isinstance(text, str):
@@ -98,7 +98,7 @@ def check_formats(given: Iterable[Any]) -> None:
 
 
 class _Filters(dict[str, Callable[..., Any]]):
-    """Filters of which those that fill up are bounded, also when others take their places."""
+    """Jinja's filters, where those that pad are bounded, including filters that are set later."""
 
     def __init__(self, filters: dict[str, Callable[..., Any]]) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ def _check(size: int, most: int) -> None:
 def _bounded(
     fill: Callable[..., Any], check: Callable[[Iterable[Any]], None], *, first: int = 1, before: Iterable[Any] = ()
 ) -> Callable[..., Any]:
-    """Return the function with its arguments checked, from the one in the place `first` on."""
+    """Return the function with its arguments checked, starting with the one at position `first`."""
 
     def checked(*args: Any, **kwargs: Any) -> Any:
         check([*before, *args[first:], *kwargs.values()])

@@ -1,9 +1,14 @@
-"""Tokens to text, piece by piece: incremental detokenization and stop strings. No torch here."""
+"""Turn tokens into text, piece by piece: incremental detokenization and stop strings.
+
+In: one token at a time, from generate.py. Out: the text that is certain so far. The bytes of an unfinished character,
+and text that may be the beginning of a stop string, are held back. Does not import torch.
+"""
 
 from collections.abc import Callable, Sequence
 
+# A character has fewer bytes than this, so more tokens are broken text. A longer wait would decode all of them for each
+# new token.
 MOST_UNFINISHED = 16
-"""More tokens than a character has bytes are no character. To wait longer would decode all of them for each new one."""
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -11,18 +16,18 @@ Decode = Callable[[Sequence[int]], str]
 class Detokenizer:
     """Turns tokens into text as they come, holding back the bytes of an unfinished character.
 
-    begins: where in the text that `push` returned the token's own text begins, after what was held back.
+    begins: where in the text that `push` returned the token's own text begins, after the text that was held back.
     """
 
     def __init__(self, decode: Decode) -> None:
         self._decode = decode
         self._tokens: list[int] = []
         self._start = 0  # decoding starts here, because a token's text can depend on the one before
-        self._told = 0  # tokens before this one are already told
+        self._told = 0  # the text of the tokens before this one was returned already
         self.begins = 0
 
     def push(self, token: int) -> str:
-        """The new text that this token brings; empty while a character is unfinished."""
+        """Return the new text with this token; empty while a character is unfinished."""
         start, told = self._start, self._told
         has_held = len(self._tokens) > told
         self._tokens.append(token)
@@ -30,14 +35,14 @@ class Detokenizer:
         self.begins = 0
         if has_held and text:
             before = self._decode(self._tokens[start:told])
-            # The token has finished the character that was held, or has left it broken.
+            # The token completed the character that was held back, or left it broken.
             held = self._decode(self._tokens[start:-1]).removeprefix(before)
             shorter = min(len(held), len(text))
             self.begins = next((place for place in range(shorter) if held[place] != text[place]), shorter)
         return text
 
     def flush(self) -> str:
-        """What is left at the end, an unfinished character as the replacement character."""
+        """Return the remaining text at the end, with the replacement character for an unfinished character."""
         return self._new_text(finished=True)
 
     def _new_text(self, finished: bool) -> str:
@@ -53,8 +58,8 @@ class Detokenizer:
 class StopSet:
     """The stop strings of a request, prepared once for all of its answers.
 
-    For each one `borders` has, by length, how much of what has matched still matches when the next character does not,
-    as in the algorithm of Knuth, Morris and Pratt: so a character costs the same however long the strings are.
+    For each string, `borders` has, by matched length, how much still matches when the next character does not, as in
+    the algorithm of Knuth, Morris and Pratt: a character costs the same however long the strings are.
     """
 
     def __init__(self, stops: Sequence[str] = ()) -> None:
@@ -67,7 +72,7 @@ class StopSet:
 
 
 class StopStrings:
-    """Cuts text before the stop string that is complete first, and holds back what could be the beginning of one."""
+    """Cuts text before the first complete stop string, and holds back text that could begin one."""
 
     def __init__(self, stops: StopSet) -> None:
         self._set = stops
@@ -76,7 +81,7 @@ class StopStrings:
         self.found = False
 
     def push(self, text: str) -> str:
-        """The text that is safe to tell now."""
+        """Return the text that is certain to come before any stop string."""
         if self.found:
             return ""
         if not self._held and self._set.firsts.isdisjoint(text):
@@ -93,7 +98,7 @@ class StopStrings:
         return told
 
     def flush(self) -> str:
-        """What was held back for a stop string that never came."""
+        """Return the text that was held back for a stop string that never came."""
         told, self._held = self._held, ""
         return told
 
@@ -113,7 +118,7 @@ class StopStrings:
 
 
 def _borders(stop: str) -> list[int]:
-    """For each beginning of the string, the length of its longest end that is also its beginning."""
+    """Return the length of the longest proper suffix that is also a prefix, for each prefix of the string."""
     borders = [0]
     for character in stop[1:]:
         length = borders[-1]
@@ -127,10 +132,10 @@ NO_STOPS = StopSet()
 
 
 class TextStream:
-    """One answer's text: push tokens, tell what comes out, flush at the end. `stopped` says a stop string came.
+    """One answer's text: push tokens, send the text that this returns, flush at the end.
 
-    `decoded` and `told` count characters: what the tokens so far have made, and what of it has been told. `begins` is
-    where the last token's own text begins.
+    stopped: whether a stop string came. `decoded` and `told` count characters: of all tokens so far, and of the text
+    returned so far. begins: where the last token's own text begins.
     """
 
     def __init__(self, decode: Decode, stops: StopSet = NO_STOPS) -> None:

@@ -1,4 +1,9 @@
-"""From a checked request to text: tokenizing, sampling settings, and the pieces of each answer."""
+"""Turn a checked request into answers: tokenization, sampling settings, and the pieces of each answer.
+
+In: a request of protocol/requests.py, and the model that it names. Out: pieces of text with log probabilities, which
+http/formatting.py writes. One request becomes one `Job` for each answer; its tokens come from
+engine/continuous_batching.py.
+"""
 
 import asyncio
 import secrets
@@ -22,18 +27,20 @@ from hone_server.structured.guidance import Guidance, Guide
 from hone_server.structured.tool_formats import ToolFormat
 from hone_server.workers import run_in_thread
 
+# Up to this many tokens are turned into text on the event loop. An answer that is not streamed comes with all of its
+# tokens at once, which takes longer, and runs in a thread.
 FEW_TOKENS = 16
-"""So many are turned into text on the event loop. An answer that is not streamed comes with all of its tokens."""
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default for /v1/completions; a chat may fill the context
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A served model, ready to answer. `defaults` are the sampling settings of its generation_config.json, and
-    `default_tokens` are its max_new_tokens, for requests that name no length.
+    """A served model, ready to answer.
 
-    `decode` leaves special tokens out, `decode_all` does not; `token_text` is for one token by itself, and tells those,
-    too. `longest_token` is in characters. `tool_form` is how it writes tool calls; None: not known.
+    defaults: the sampling settings of its generation_config.json. default_tokens: its max_new_tokens, for requests
+    without a length.
+    `decode` leaves special tokens out, and `decode_all` keeps them; `token_text` is for a single token, and keeps them
+    too. longest_token: in characters. tool_form: how it writes tool calls; None: unknown.
     """
 
     served: Served
@@ -51,12 +58,12 @@ class Model:
 
 @dataclass(frozen=True)
 class Job:
-    """One answer to be generated: its prompt in tokens, and how; `echo` is told before the answer.
+    """One answer to generate: the tokens of its prompt, and its settings. `echo` is sent before the answer.
 
-    `guide` leads it through its grammar; `shows_all`: special tokens are a part of its text.
-    With no `max_tokens` there is no answer but the echo. `tells_end`: the token that ends the answer is told among the
-    log probabilities, as completions have it. `trigger`: the token at which tool calls begin, after free text.
-    `prompt_offsets`: where the prompt's tokens begin in `echo`; None: as decoded.
+    guide: leads the answer through its grammar. shows_all: its text includes special tokens.
+    Without `max_tokens` there is no answer but the echo. tells_end: the log probabilities include the token that ends
+    the answer, as in completions. trigger: the token at which tool calls begin, after free text.
+    prompt_offsets: where the prompt's tokens begin in `echo`; None: as decoded.
     """
 
     prompt: list[int]
@@ -77,8 +84,8 @@ class Job:
 class Piece:
     """The next text of answer number `index`; `tokens` generated so far; the last piece has a finish reason.
 
-    `logprobs` belong to the text, and are None when they were not asked for. `times` as in the engine's Tokens.
-    `calls_at`: where in the answer's text, in characters, the job's `trigger` is; None: it has not come.
+    logprobs: those of the text; None if they were not requested. times: as in the engine's Tokens.
+    calls_at: where in the answer's text, in characters, the job's `trigger` is; None: it has not come.
     """
 
     index: int
@@ -90,7 +97,7 @@ class Piece:
     calls_at: int | None = None
 
     def split(self, most: int) -> list["Piece"]:
-        """Return pieces with at most so many log probabilities, which together say the same; the last one ends."""
+        """Return equivalent pieces of at most this many log probabilities each; the last one has the finish reason."""
         if len(self.logprobs or []) <= most:
             return [self]
         parts = split_told(self.logprobs or [], self.text, most)
@@ -99,7 +106,7 @@ class Piece:
 
 
 def chat_jobs(model: Model, request: ChatRequest, tools: list[dict[str, Any]] | None = None) -> list[Job]:
-    """One job for each of the `n` choices; `tools` are for the chat template. Raises ApiError."""
+    """Return one job for each of the `n` choices; `tools` are for the chat template. Raises ApiError."""
     if not model.tokenizer.chat_template:
         message = f"model {model.served.name!r} has no chat template; use /v1/completions"
         raise ApiError(400, message, param="messages")
@@ -118,7 +125,7 @@ def chat_jobs(model: Model, request: ChatRequest, tools: list[dict[str, Any]] | 
 
 
 def completion_jobs(model: Model, request: CompletionRequest) -> list[Job]:
-    """`n` jobs for each prompt, in order. Raises ApiError."""
+    """Return `n` jobs for each prompt, in order. Raises ApiError."""
     jobs: list[Job] = []
     sizes = model.lane.max_model_len, model.longest_token
     for prompt in request.prompts():
@@ -150,7 +157,7 @@ def _find_tokens(model: Model, text: str, ids: list[int]) -> list[int]:
 
 
 def _told_as_completion(job: Job) -> Job:
-    """Return the job with what completions tell in addition to chats, where log probabilities are asked for."""
+    """Return the job with the log probabilities that completions have in addition to those of chats, if requested."""
     top = job.sampling.logprobs
     if top is None:
         return job
@@ -158,7 +165,7 @@ def _told_as_completion(job: Job) -> Job:
 
 
 class _Answer:
-    """The text of one answer so far, from its tokens."""
+    """Makes the text of one answer from its tokens."""
 
     def __init__(self, model: Model, job: Job, index: int, *, stream: bool) -> None:
         self._text = TextStream(model.decode_all if job.shows_all else model.decode, job.stops)
@@ -174,7 +181,7 @@ class _Answer:
         self._told_prompt: list[Told] | None = [] if job.prompt_logprobs is None else None
 
     def is_long(self, chunk: Tokens) -> bool:
-        """Whether it takes long to `push` these tokens."""
+        """Return whether a `push` of these tokens takes long."""
         return len(chunk.ids) > FEW_TOKENS or self._told_prompt is None
 
     def push(self, chunk: Tokens) -> Piece | None:
@@ -223,7 +230,7 @@ class _Answer:
 
 
 async def stream_job(model: Model, job: Job, index: int, *, stream: bool) -> AsyncIterator[Piece]:
-    """The pieces of one answer (only the last one unless `stream`). Raises EngineError."""
+    """Yield the pieces of one answer (only the last one unless `stream`). Raises EngineError."""
     answer = _Answer(model, job, index, stream=stream)
     if not job.max_tokens and job.prompt_logprobs is None:
         yield Piece(index, job.echo, 0, "length")
@@ -247,7 +254,7 @@ async def stream_job(model: Model, job: Job, index: int, *, stream: bool) -> Asy
 
 
 async def stream_jobs(model: Model, jobs: list[Job], *, stream: bool) -> AsyncIterator[Piece]:
-    """The pieces of all answers as they come. Raises EngineError; leaving early ends all of them."""
+    """Yield the pieces of all answers as they come. Raises EngineError; leaving early ends all of them."""
     if len(jobs) == 1:
         async with aclosing(stream_job(model, jobs[0], 0, stream=stream)) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
@@ -288,7 +295,7 @@ def _choices(
 
 
 def _sampling(model: Model, request: GenerationRequest) -> Sampling:
-    """What was asked for, over the model's own settings."""
+    """Return the request's sampling settings, with the model's own settings where it has none. Raises ApiError."""
     bias = tuple((request.logit_bias or {}).items())
     unknown = [token for token, _ in bias if token >= model.lane.vocab_size]
     if unknown:
@@ -318,7 +325,7 @@ def _check_tokens(model: Model, prompt: list[int], param: str) -> None:
 
 
 def _default_tokens(model: Model, prompt: list[int], otherwise: int) -> int:
-    """Return how long an answer may become when the request does not say it: the model's own length, where it fits."""
+    """Return how long an answer may be if the request names no length: the model's own length, as far as it fits."""
     if model.default_tokens is not None:
         otherwise = min(model.default_tokens, model.lane.max_model_len - len(prompt))
     return max(otherwise, 1)

@@ -1,4 +1,8 @@
-"""Log probabilities of an answer's tokens, kept in step with its text, and as OpenAI's two APIs show them. Pure."""
+"""Match log probabilities to an answer's text, and write them as OpenAI's two APIs do. Pure.
+
+In: tokens with log probabilities of engine/sampler.py and engine/prompt_logprobs.py. Out: `Told` entries, released
+together with their text, for http/formatting.py.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +14,10 @@ from hone_server.generation.detokenizer import Decode, Detokenizer
 
 @dataclass(frozen=True)
 class Told:
-    """One token with its text; `offset` is where that begins, in characters of the answer. A prompt's first token has
-    no `logprob`. `top` has the likeliest tokens in its place: text, log probability and number.
+    """One token with its text.
+
+    offset: where it begins, in characters of the answer. logprob: None for a prompt's first token. top: the likeliest
+    tokens at its position: text, log probability and number.
     """
 
     text: str
@@ -21,7 +27,7 @@ class Told:
 
 
 class LogprobStream:
-    """Holds back the tokens whose text is held back, so that a stop string takes away both."""
+    """Holds back the tokens whose text is held back, so that a stop string removes both."""
 
     def __init__(self, token_text: Decode) -> None:
         self._token_text = token_text
@@ -31,7 +37,7 @@ class LogprobStream:
         self._held.append(_told(token, offset, self._token_text))
 
     def tell(self, told: int, *, everything: bool = False) -> list[Told]:
-        """The tokens that begin in the first `told` characters, or all that are left."""
+        """Return the tokens that begin in the first `told` characters, or all that are left if `everything`."""
         ready = [one for one in self._held if everything or one.offset < told]
         self._held = self._held[len(ready) :]
         return ready
@@ -44,7 +50,7 @@ def tell_prompt(
     token_text: Decode,
     offsets: Sequence[int] | None = None,
 ) -> list[Told]:
-    """Return the tokens of a prompt. Without `offsets` these are places in the prompt's text as it is decoded."""
+    """Return the tokens of a prompt. Without `offsets`, they are computed from the decoded text of the prompt."""
     texts: dict[int, str] = {}
 
     def text_of(tokens: Sequence[int]) -> str:
@@ -87,7 +93,7 @@ def place_tokens(text: str, spans: Sequence[tuple[int, int]], texts: Sequence[st
 
 
 def search_tokens(text: str, texts: Sequence[str]) -> list[int]:
-    """Return about where each token begins in the text, for tokenizers that do not report it."""
+    """Return approximately where each token begins in the text, for tokenizers that do not report it."""
     offsets, offset = [], 0
     for own in texts:
         offsets.append(offset)
@@ -97,7 +103,7 @@ def search_tokens(text: str, texts: Sequence[str]) -> list[int]:
 
 
 def split_told(told: list[Told], text: str, most: int) -> list[tuple[list[Told], str]]:
-    """Return parts of at most so many tokens, each with its part of the text; together they are the same."""
+    """Return parts of at most this many tokens, each with its part of the text; joined, they equal the input."""
     starts = range(0, len(told), most)
     cuts = [0, *(min(told[start].offset - told[0].offset, len(text)) for start in starts[1:]), len(text)]
     return [
@@ -122,7 +128,10 @@ def chat_logprobs(told: list[Told]) -> dict[str, Any]:
 
 
 def completion_logprobs(told: list[Told]) -> dict[str, Any]:
-    """Here the chosen token is always among the likeliest. A prompt's first token has null, as in OpenAI's API."""
+    """Return the log probabilities in the form of completions.
+
+    The chosen token is always among the likeliest. A prompt's first token has null, as in OpenAI's API.
+    """
     return {
         "tokens": [one.text for one in told],
         "token_logprobs": [one.logprob for one in told],
@@ -132,8 +141,10 @@ def completion_logprobs(told: list[Told]) -> dict[str, Any]:
 
 
 def _by_text(one: Told, chosen: float) -> dict[str, float]:
-    """Return the likeliest tokens by their text. Of several with the same text (parts of characters have no text of
-    their own) only the first has it, and the others have their number, in the words of vLLM.
+    """Return the likeliest tokens by their text.
+
+    Tokens that are parts of characters have no text of their own and share one. The first of these has the text as its
+    key, the others have `token_id:NUMBER`, as in vLLM.
     """
     found = {one.text: chosen}
     is_chosen_told = False
@@ -146,5 +157,5 @@ def _by_text(one: Told, chosen: float) -> dict[str, float]:
 
 
 def _entry(text: str, logprob: float | None) -> dict[str, Any]:
-    # A token that is a part of a character has no text of its own, and so its bytes are not known here.
+    # A token that is a part of a character has no text of its own, so its bytes are unknown here.
     return {"token": text, "logprob": logprob, "bytes": None if "\ufffd" in text else list(text.encode())}

@@ -1,8 +1,8 @@
-"""From messages to a prompt's text by the chat template, and from the text to tokens, each within a bound.
+"""Turn messages into a prompt's text with the chat template, and the text into tokens, both within limits.
 
-Both run in a worker thread (workers.py): a template is a program that the model brings, and tokenizing takes time that
-grows with the text. So a text that can't fit is refused by its length, and a long one by its beginning. generate.py
-is next.
+Both run in a worker thread (workers.py): a template is a program that comes with the model, and the time to tokenize
+grows with the text. So a text that can't fit is refused by its length, and a long one by its beginning. generate.py is
+next.
 """
 
 import ctypes
@@ -18,11 +18,12 @@ from hone_server.protocol.bounds import is_unicode
 from hone_server.protocol.errors import ApiError, context_exceeded, prompt_too_long
 
 TEMPLATE_SECONDS = 10.0
+# Tokens of common text are shorter. So a beginning with this many characters for each token of the context shows
+# whether the text is too long.
 CHARACTERS_A_TOKEN = 8
-"""Text has fewer, so its beginning of this many for each token of the context shows whether it is too long."""
 SHORTEST_BEGINNING = 1 << 16
+# A beginning cuts a word at its end, which adds fewer tokens than this to those of the full text.
 CUT_TOKENS = 64
-"""More than a beginning can have of tokens that the whole text has not, because a word is cut at its end."""
 
 _longest: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
@@ -32,7 +33,7 @@ class TemplateTooSlow(Exception):
 
 
 def render_chat(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> str:
-    """Return the text that the chat template makes of the messages. Raises ApiError 400 for any failure of it."""
+    """Return the text that the chat template makes of the messages. Raises ApiError 400 if it fails in any way."""
     try:
         with _watch.limit(TEMPLATE_SECONDS):
             return str(tokenizer.apply_chat_template(messages, tokenize=False, **options))
@@ -47,9 +48,9 @@ def render_chat(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) 
 def encode(tokenizer: Any, text: str, max_model_len: int, longest_token: int, param: str, **options: Any) -> list[int]:
     """Return the text's tokens. Raises ApiError 400 for one that does not fit, mostly without tokenizing all of it.
 
-    longest_token: in characters; param: the field that is reported.
+    longest_token: in characters; param: the field that the error names.
     """
-    if not is_unicode(text):  # in JSON within a text, such as the arguments of a tool call
+    if not is_unicode(text):  # may come from JSON inside a text, such as the arguments of a tool call
         message = f"{param}: the prompt has half of a surrogate pair, which is not Unicode; cut text between characters"
         raise ApiError(400, message, param=param)
     most = max_model_len * longest_token
@@ -66,14 +67,14 @@ def encode(tokenizer: Any, text: str, max_model_len: int, longest_token: int, pa
 
 
 def longest_token(tokenizer: Any) -> int:
-    """Return the characters of the longest token. Those of byte-level vocabularies have one for each byte."""
+    """Return the length of the longest token in characters. Byte-level vocabularies have one for each byte."""
     if tokenizer not in _longest:
         _longest[tokenizer] = max(map(len, tokenizer.get_vocab()), default=1)
     return _longest[tokenizer]
 
 
 class _Watch:
-    """Raises TemplateTooSlow in threads whose time is over, from a thread of its own. The event loop waits for none."""
+    """Raises TemplateTooSlow in threads whose time is over. It has a thread of its own; the event loop never waits."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -84,7 +85,7 @@ class _Watch:
 
     @contextmanager
     def limit(self, seconds: float) -> Iterator[None]:
-        """Let the body run for so long. A call of C code is interrupted at its end only."""
+        """Limit the time of the body. A call of C code is interrupted only when it returns."""
         thread = threading.get_ident()
         with self._lock:
             self._ends[thread] = time.monotonic() + seconds
@@ -99,7 +100,7 @@ class _Watch:
                 del self._ends[thread]
                 if thread in self._interrupted:
                     self._interrupted.discard(thread)
-                    _raise_in(thread, None)  # it may not have been raised yet
+                    _raise_in(thread, None)  # cancel it if it was not raised yet
 
     def _run(self) -> None:
         while True:
@@ -116,7 +117,7 @@ class _Watch:
 
 
 def _raise_in(thread: int, error: type[Exception] | None) -> None:
-    """Raise the error in another thread at its next instruction; None takes back what was not raised yet."""
+    """Raise the error in another thread at its next instruction; None cancels an error that was not raised yet."""
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), error and ctypes.py_object(error))
 
 

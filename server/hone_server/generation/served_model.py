@@ -1,4 +1,8 @@
-"""What a served model needs beside its weights: tokens to text, where answers end, and its default settings."""
+"""Make a served model from a tokenizer and settings: decoding, the tokens that end answers, and the defaults.
+
+In: the tokenizer, generation_config.json and the model's share of an engine. Out: `Model`, which generate.py answers
+with. Settings of the model that the engine does not support are logged.
+"""
 
 import logging
 from dataclasses import dataclass
@@ -19,6 +23,7 @@ from hone_server.structured.tool_formats import ToolFormat, find_format
 log = logging.getLogger("hone_server")
 
 USED = frozenset("temperature top_p top_k repetition_penalty max_new_tokens eos_token_id".split())
+# Settings that define how transformers computes or returns an answer, or that have an effect only with num_beams.
 WITHOUT_EFFECT = frozenset(
     """bos_token_id pad_token_id decoder_start_token_id transformers_version _from_model_config _commit_hash use_cache
     cache_implementation cache_config max_cache_len return_dict_in_generate output_attentions output_hidden_states
@@ -28,13 +33,12 @@ WITHOUT_EFFECT = frozenset(
     assistant_early_exit assistant_lookbehind target_lookbehind assistant_ensemble_weight speculation_type use_mtp
     renormalize_logits remove_invalid_values trust_remote_code""".split()
 )
-"""Say how transformers computes or reports an answer, or matter only with num_beams."""
 OFF_AT_ONE = frozenset("typical_p encoder_repetition_penalty num_beams guidance_scale num_return_sequences".split())
 
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """What is given for all models in place of what each has: a chat template, and how it writes tool calls."""
+    """Settings that replace those of every model: a chat template, and how it writes tool calls."""
 
     template: str | None = None
     tool_form: ToolFormat | None = None
@@ -51,7 +55,7 @@ def make_model(
     chat: ChatOptions = AS_TRAINED,
     default_tokens: int | None = None,
 ) -> Model:
-    """Return the model, whose chat template tells how it writes tool calls, unless `chat` does."""
+    """Return the model. Its chat template shows how it writes tool calls, unless `chat` has the format."""
     if chat.template is not None:
         tokenizer.chat_template = chat.template
     if (size := len(tokenizer)) > lane.vocab_size:
@@ -73,13 +77,13 @@ def make_model(
 
 
 def _template_for_tools(tokenizer: Any) -> str | None:
-    """Return the chat template that requests with tools get; a model may have several."""
+    """Return the chat template for requests with tools; a model may have several."""
     template = tokenizer.chat_template
     return template.get("tool_use", template.get("default")) if isinstance(template, dict) else template
 
 
 def eos_token_ids(generation_config: Any, tokenizer: Any, vocab_size: int) -> frozenset[int]:
-    """Return the tokens that end an answer, as far as the model can write them."""
+    """Return the tokens that end an answer, as far as they are in the model's vocabulary."""
     ids = generation_config.eos_token_id
     listed = ids if isinstance(ids, list) else [ids]
     named = {one for one in [*listed, tokenizer.eos_token_id] if one is not None}
@@ -89,12 +93,15 @@ def eos_token_ids(generation_config: Any, tokenizer: Any, vocab_size: int) -> fr
 
 
 def _decoder(tokenizer: Any, *, skip_special_tokens: bool) -> Decode:
-    """The tokenizer's own decoding, without transformers' layer around it where that can be: it runs at every token."""
+    """Return the tokenizer's own decoding, if possible without transformers' layer: it runs at every token."""
     return partial(getattr(tokenizer, "backend_tokenizer", tokenizer).decode, skip_special_tokens=skip_special_tokens)
 
 
 def _token_text(tokenizer: Any) -> Decode:
-    """Decodes tokens as they stand within a text: after a letter, because some decoders drop the space of the first."""
+    """Return a decoder of tokens in the middle of a text.
+
+    It decodes them after a letter, because some decoders drop the space at the beginning.
+    """
     decode = partial(getattr(tokenizer, "backend_tokenizer", tokenizer).decode, skip_special_tokens=False)
     letter = tokenizer("a", add_special_tokens=False)["input_ids"]
     start = len(decode(letter))
@@ -102,7 +109,7 @@ def _token_text(tokenizer: Any) -> Decode:
 
 
 def defaults_of(config: Any) -> Sampling:
-    """The model's own sampling settings, or OpenAI's where it has none."""
+    """Return the model's own sampling settings, or OpenAI's where it has none."""
     return Sampling(
         temperature=1.0 if config.temperature is None else config.temperature,
         top_p=1.0 if config.top_p is None else config.top_p,
@@ -113,7 +120,7 @@ def defaults_of(config: Any) -> Sampling:
 
 
 def default_tokens_of(config: Any) -> int | None:
-    """Return the model's own length of answers, or None where it has none."""
+    """Return the model's own length of answers, or None if it has none."""
     length = config.max_new_tokens
     return length if isinstance(length, int) and length > 0 else None
 
@@ -129,7 +136,7 @@ def unused_settings(config: Any) -> dict[str, Any]:
 
 
 def warn_unused_settings(name: str, config: Any) -> None:
-    """Log one line that names what the engine leaves out of the model's own settings."""
+    """Log one line with the model's own settings that the engine ignores."""
     if unused := unused_settings(config):
         found = ", ".join(f"{setting} {value!r}" for setting, value in unused.items())
         log.warning(

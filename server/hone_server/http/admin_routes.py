@@ -1,4 +1,4 @@
-"""Adapters that come and go while the server runs: vLLM's two routes, for who holds the admin token."""
+"""Load and unload adapters while the server runs: vLLM's two routes, for clients with the admin token."""
 
 import hmac
 import logging
@@ -23,8 +23,8 @@ from hone_server.vllm.middleware import LOAD, UNLOAD
 log = logging.getLogger("hone_server")
 
 ROUTES = frozenset({LOAD, UNLOAD})
+# Linux's limit, in bytes.
 LONGEST_PATH = 4095
-"""Of Linux, in bytes."""
 STATUSES = {ARTIFACT_MISSING: 404, OUT_OF_MEMORY: 503, ENGINE_FAILED: 500}  # another reason: 400
 
 
@@ -45,9 +45,9 @@ class UnloadAdapter(BaseModel):
 
 
 class AdminGate:
-    """Lets who sends the token through to the admin routes; for anybody else there are none.
+    """Passes requests with the token to the admin routes; for all others these routes don't exist.
 
-    The file is read at each such request, because it may come after the start, and change.
+    The file is read at each such request, because it may be created after the start, and change.
     """
 
     def __init__(self, app: ASGIApp, admin: ASGIApp, token_file: Path) -> None:
@@ -70,7 +70,7 @@ class AdminGate:
 
 
 def make_admin(service: Service) -> FastAPI:
-    """An application of its own, so that the clients' one, and its OpenAPI document, know nothing of it."""
+    """Return a separate application, so that the clients' one and its OpenAPI document don't have these routes."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.router.route_class = BodyRoute
     answer_errors(app)

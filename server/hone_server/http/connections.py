@@ -1,8 +1,8 @@
-"""Connections that clients can't hold by being slow: uvicorn's protocol with deadlines and a bound on their number.
+"""Limit connections: uvicorn's protocol with deadlines for slow clients and a maximum number of connections.
 
-A client has HEAD_SECONDS for the head of a request, BODY_SECONDS and a rate for its body, and WRITE_SECONDS to read
-what waits for it; the time that the server needs does not count. uvicorn itself ends only connections that are idle
-between two requests. `WatchingServer` calls `drop_overdue` once a second, to its very end, so that no request needs a
+A client has HEAD_SECONDS for the head of a request, BODY_SECONDS and a rate for its body, and WRITE_SECONDS to read the
+data that waits for it; the time that the server needs does not count. uvicorn itself ends only connections that are
+idle between two requests. `WatchingServer` calls `drop_overdue` once a second until it ends, so that no request needs a
 timer.
 """
 
@@ -20,36 +20,37 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 15.0
 BODY_SECONDS = 20.0
+# Each time this many bytes of a body have come, the client gets one second more.
 BODY_BYTES_A_SECOND = 32 << 10
-"""Each so many bytes of a body give it one second more."""
 WRITE_SECONDS = 60.0
 MOST_CONNECTIONS = 4096
+# File descriptors that are reserved for everything but connections, in addition to those that are open at the start.
 FILES_BESIDE = 64
-"""File descriptors that are left for everything but connections, beside those that are open at the start."""
 LEAST_CONNECTIONS = 16
+# uvicorn's rate of on_tick.
 TICKS_A_SECOND = 10
-"""Of uvicorn."""
 READ_BYTES = 64 << 10
+# Read at once from a connection. In a body with chunks of one byte, h11 takes some 20 us for each chunk, and handles
+# all of one read together.
 READ_CHUNKED_BYTES = 2 << 10
-"""Read at once from a connection. A body in chunks of one byte each costs h11 some 20 us a chunk, all of one read."""
 
 
 class Connection(H11Protocol):
     """One client's connection. Times are those of time.monotonic."""
 
     most = MOST_CONNECTIONS
+    # Connections whose client owes a request, the longest waiting first. Each server has its own.
     waiting: dict["Connection", None]
-    """Those that wait for their clients, the longest first; of each server its own."""
 
     @classmethod
     def limited(cls, most: int) -> type["Connection"]:
-        """Return the class for a server of at most so many connections."""
+        """Return the class for a server with at most this many connections."""
         return type("Connection", (cls,), {"most": most, "waiting": {}})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # asyncio does this only for sockets that name their protocol, which those of a listener given to it do not. The
-        # head and the body of an answer are two writes, and the second one would wait 40 ms for the first one's ACK.
+        # asyncio does this only for sockets that name their protocol; those of a listener that it gets do not. The head
+        # and the body of an answer are two writes, and the second one would wait 40 ms for the first one's ACK.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
         self._read_at_once(READ_BYTES)
         self._head_since: float | None = time.monotonic()
@@ -69,7 +70,7 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def drop(self) -> None:
-        """Close the connection at once, with what was not sent yet."""
+        """Close the connection at once, discarding data that was not sent yet."""
         self.waiting.pop(self, None)
         self.transport.abort()
 
@@ -100,8 +101,8 @@ class Connection(H11Protocol):
 
     def handle_events(self) -> None:
         super().handle_events()
-        # Whoever is between the client and this may have read a request with two lengths by the other one (RFC 9112,
-        # 6.1): nothing that follows it here is taken for another request.
+        # A proxy may have read a request with two lengths by the other one (RFC 9112, 6.1), so nothing that follows it
+        # on this connection is read as another request.
         if self.cycle is not None and {b"content-length", b"transfer-encoding"} <= {name for name, _ in self.headers}:
             self.cycle.keep_alive = False
             self.cycle.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
@@ -125,8 +126,8 @@ class Connection(H11Protocol):
         return self._body_since if self.conn.their_state is h11.SEND_BODY else None
 
     def is_overdue(self, now: float) -> bool:
-        """Return whether the client has had more time than it may take."""
-        if self.transport.is_closing():  # what was not read yet is still kept
+        """Return whether the client has exceeded its time."""
+        if self.transport.is_closing():  # data that the client did not read yet is still in memory
             self._closing_since = self._closing_since or now
             return now - self._closing_since > WRITE_SECONDS
         if self._unread_since is not None:
@@ -140,7 +141,7 @@ class Connection(H11Protocol):
 
 
 def drop_overdue(connections: Any, now: float) -> int:
-    """Abort the connections whose clients take too long, and return how many."""
+    """Abort the connections whose clients are overdue, and return how many there were."""
     overdue = [one for one in list(connections) if isinstance(one, Connection) and one.is_overdue(now)]
     for one in overdue:
         one.drop()
@@ -148,7 +149,7 @@ def drop_overdue(connections: Any, now: float) -> int:
 
 
 class WatchingServer(uvicorn.Server):
-    """uvicorn's server, which drops overdue connections, also while it waits at its end for those that are left."""
+    """uvicorn's server, which drops overdue connections, even during its shutdown."""
 
     async def on_tick(self, counter: int) -> bool:
         if counter % TICKS_A_SECOND == 0:
@@ -169,9 +170,9 @@ class WatchingServer(uvicorn.Server):
 
 
 def raise_file_limit() -> int:
-    """Let this process have as many files as it may, and return how many connections that is room for.
+    """Raise this process's limit of open files, and return how many connections it allows.
 
-    Raises HoneError InvalidSpec where that is less than LEAST_CONNECTIONS.
+    Raises HoneError InvalidSpec if that is less than LEAST_CONNECTIONS.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     beside = FILES_BESIDE + len(os.listdir("/dev/fd"))

@@ -1,4 +1,4 @@
-"""Cross-origin requests: lets web pages from other origins call the API from a browser. Next: http/middleware.py.
+"""Allow cross-origin requests: web pages from other origins may call the API from a browser. Next: http/middleware.py.
 
 The settings are vLLM's: any method, any header, no credentials (cookies). API keys are sent in a header, so they work.
 """
@@ -16,7 +16,7 @@ EXPOSED = ("retry-after", "x-request-id")
 def allow_origins(app: ASGIApp, origins: list[str]) -> ASGIApp:
     """Return the application with CORS headers for these origins; '*' is any, and an empty list adds nothing.
 
-    Browsers send preflight requests without the API key, so this must be outside of what checks keys.
+    Browsers send preflight requests without the API key, so this must wrap the middleware that checks keys.
     """
     if not origins:
         return app
@@ -24,7 +24,7 @@ def allow_origins(app: ASGIApp, origins: list[str]) -> ASGIApp:
 
 
 def parse_origins(text: str) -> list[str]:
-    """Return the origins of a JSON list. Raises ValueError with a sentence that says what was found."""
+    """Return the origins of a JSON list. Raises ValueError with a sentence that names what was found."""
     example = """a JSON list of origins, such as '["https://app.example"]', '["*"]' (any) or '[]' (none)"""
     try:
         origins = json.loads(text)

@@ -1,8 +1,8 @@
-"""JSON of answers, encoded in pieces so that nobody waits for a long one.
+"""Encode the JSON of answers in pieces, so that a long one does not block other requests.
 
-`json.dumps` holds Python's global lock until it ends, also in a thread: 0.3 s for an answer of 5 MB, in which the event
-loop stands still. Here the lists of an answer are encoded some entries at a time, with a pause between them in which
-other threads run. In: the answer's value; out: the text that `json.dumps` would return. formatting.py makes the values.
+`json.dumps` holds Python's global lock until it ends, also in a thread: 0.3 s for an answer of 5 MB, during which the
+event loop stops. Here the lists of an answer are encoded a few entries at a time, with pauses in which other threads
+run. In: the answer's value. Out: the text that `json.dumps` would return. formatting.py makes the values.
 """
 
 import json
@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+# Entries of a list that are encoded together. With 20 likeliest tokens each they have 20 to 50 KB, which takes 1 ms.
 ENTRIES = 32
-"""Of a list, encoded together. With 20 likeliest tokens for each they are 20 to 50 KB, which takes 1 ms."""
+# An answer's long lists are not nested deeper: choices, choice, logprobs, and its lists.
 DEEPEST = 4
-"""An answer's long lists are not deeper: choices, choice, logprobs, and its lists."""
 PAUSE_SECONDS = 0.0005
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -25,7 +25,7 @@ def encode_json(value: Any) -> str:
 
 
 def encode_with_pauses(value: Any) -> str:
-    """Return the value's JSON. For a worker thread."""
+    """Return the value's JSON, with pauses. Call it in a worker thread."""
     parts: list[str] = []
     for part in _encode_parts(value, DEEPEST):
         parts.append(part)

@@ -1,4 +1,7 @@
-"""How answers look on the wire: chat completions and plain completions. Pure."""
+"""Format answers for HTTP: chat completions, with tool calls, and plain completions. Pure.
+
+In: pieces of generation/generate.py. Out: the `choices` of a body or of the events of a stream.
+"""
 
 from dataclasses import replace
 from functools import partial
@@ -11,17 +14,17 @@ from hone_server.structured.tool_formats import ToolFormat
 
 
 class Wire(Protocol):
-    """One of the two shapes: id prefix, object names, and a choice as a whole and in parts."""
+    """One of the two formats: the prefix of ids, object names, and a choice, complete or in parts."""
 
     prefix: str
     whole: str
     part: str
 
     def choice(self, piece: Piece) -> dict[str, Any]:
-        """A finished answer."""
+        """Return the choice of a finished answer."""
 
     def deltas(self, piece: Piece, *, first: bool) -> list[dict[str, Any]]:
-        """The parts of a stream that this piece makes."""
+        """Return the choices of a stream's events for this piece."""
 
 
 class ChatWire:
@@ -56,7 +59,7 @@ class ChatWire:
 
 
 class ToolWire(ChatWire):
-    """Of a chat whose answers may have calls of these functions, written in this form."""
+    """The format of a chat whose answers may call these functions, in this form."""
 
     def __init__(self, form: ToolFormat, names: set[str], begin: CallsBegin) -> None:
         self._new_parser = partial(ToolCallParser, form, names, begin)
@@ -80,7 +83,7 @@ class ToolWire(ChatWire):
         deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}] if first else []
         if content or (piece.logprobs and not parts):
             deltas.append({"content": content})
-        # Clients put together the parts of one chunk only if they are of different calls.
+        # Clients merge the parts of one chunk only if they belong to different calls.
         deltas += [{"tool_calls": [{"index": part.index, **_call(part)}]} for part in parts]
         return self._choices(_ended(piece, parser), deltas)
 
@@ -99,7 +102,10 @@ def _call(part: Part) -> dict[str, Any]:
 
 
 def _ended(piece: Piece, parser: ToolCallParser) -> Piece:
-    """A client may run the calls of an answer that ended with `tool_calls`: none of them was cut by a stop string."""
+    """Return the piece with the reason `tool_calls` if its calls are complete.
+
+    A client may run the calls of such an answer, so none of them may have been cut by a stop string.
+    """
     is_called = parser.is_complete and piece.finish_reason == "stop"
     return replace(piece, finish_reason="tool_calls") if is_called else piece
 

@@ -19,7 +19,7 @@ Load = Callable[[], dict[str, tuple[int, int, float]]]
 
 
 class Metrics:
-    """The server's counters. `load` and `adapters`, the names of the adapters, are asked at every scrape."""
+    """The server's counters. At every scrape `load` is called, and `adapters` for the names of the adapters."""
 
     def __init__(self, load: Load, adapters: Callable[[], list[str]]) -> None:
         self.registry = CollectorRegistry()
@@ -41,7 +41,10 @@ class Metrics:
         self.latency = seconds("e2e_request_latency", "From a request, once it is received, to the end of its answer.")
 
     def generated(self, model: str, piece: Piece, told: int, started: float) -> None:
-        """The next tokens of an answer, of which so many were told before; the request came at `started`."""
+        """Count the next tokens of an answer.
+
+        told: how many of its tokens were counted before. started: when the request had been received.
+        """
         self.generation_tokens.labels(model).inc(piece.tokens - told)
         times = piece.times[max(told - 1, 0) : piece.tokens]
         if times and not told:
@@ -80,7 +83,7 @@ class _LoadCollector(Collector):
 
 
 def _lora_requests(adapters: list[str], load: dict[str, tuple[int, int, float]]) -> GaugeMetricFamily:
-    """Return the gauge by which routers learn which adapters an engine works on. Its value is the time.
+    """Return the gauge from which routers read which adapters an engine works on. Its value is the time.
 
     `max_lora` is the number of adapters, because a batch has room for all of them.
     """

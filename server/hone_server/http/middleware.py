@@ -1,4 +1,4 @@
-"""Around all routes: the key, a request id, and one log line a request, without keys and without prompts."""
+"""Wrap all routes: check the key, add a request id, and write one log line per request, without keys and prompts."""
 
 import base64
 import hmac
@@ -19,10 +19,10 @@ from hone_server.protocol.errors import ApiError
 
 log = logging.getLogger("hone_server.requests")
 
+# For probes and Prometheus, which send no key.
 OPEN = UNLOGGED = frozenset({"/health", "/metrics"})
-"""For probes and Prometheus, which send no key."""
+# A browser asks for a password when these are refused, and sends the key as this password.
 PAGES = frozenset({*FILES, "/openapi.json"})
-"""A browser sends the key for these as a password, for which it asks by itself."""
 REQUEST_ID = "x-request-id"
 SOUND_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 
@@ -30,10 +30,9 @@ SOUND_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 class Access:
     """Wraps the application. With a key, all but the open paths need `Authorization: Bearer <key>`.
 
-    The pages take the key as the password of `Basic` as well: other sites can't make a browser ask the API with it.
-
-    While `closing`, every answer closes its connection. `asked_at`: when a client's last request came, by
-    time.monotonic; probes, scrapes and the keeper don't count.
+    The pages take the key as the password of `Basic` as well: other sites can't use a browser's password for the API.
+    closing: whether every answer closes its connection. asked_at: when a client's last request came, by time.monotonic;
+    probes, scrapes and the adapter sidecar don't count.
     """
 
     def __init__(self, app: ASGIApp, key: str | None) -> None:
@@ -67,7 +66,7 @@ class Access:
         try:
             await app(scope, receive, send_with_id)
         finally:
-            if is_clients or scope["method"] != "GET":  # the keeper looks every two seconds
+            if is_clients or scope["method"] != "GET":  # the adapter sidecar sends GET requests every two seconds
                 seconds = time.monotonic() - started
                 log.info("%s %s %s %d %.3f s", request_id, scope["method"], quote(scope["path"]), status, seconds)
 
@@ -76,9 +75,9 @@ class Access:
         if self._key is None or (path in OPEN and reads):
             return True
         if method == "OPTIONS" and "origin" in headers and "access-control-request-method" in headers:
-            return True  # a browser asks whether it may send the key, and does not send it with this question
+            return True  # a browser's preflight request never has the key
         scheme, _, text = headers.get("authorization", "").partition(" ")
-        token = text.encode("latin-1").strip()  # headers are read as latin-1; of text, bytes of a key would go, too
+        token = text.encode("latin-1").strip()  # latin-1 as headers; stripping text could remove bytes of a key
         if scheme.lower() == "basic" and path in PAGES and reads:
             token = _password(token)
         elif scheme.lower() != "bearer":
@@ -87,7 +86,7 @@ class Access:
 
 
 def _password(credentials: bytes) -> bytes:
-    """Return the password of Basic credentials; empty where they are damaged."""
+    """Return the password of Basic credentials; empty if they are damaged."""
     try:
         return base64.b64decode(credentials, validate=True).partition(b":")[2]
     except ValueError:
@@ -96,7 +95,8 @@ def _password(credentials: bytes) -> bytes:
 
 async def _unauthorized(scope: Scope, receive: Receive, send: Send) -> None:
     message = "this server needs an API key, as the header 'Authorization: Bearer <key>', and got "
-    # litellm knows a wrong key by OpenAI's first words, and takes other errors of this type for faults of the request.
+    # litellm recognizes a wrong key by the start of OpenAI's message, and takes other errors of this type as invalid
+    # requests.
     is_given = "authorization" in Headers(scope=scope)
     message = f"Incorrect API key provided: {message}another one" if is_given else f"{message}none"
     error: dict[str, Any] = ApiError(401, message, code="invalid_api_key").body()

@@ -1,4 +1,4 @@
-"""The chat page at `/`, and the API's at `/docs`: files that ask only this server."""
+"""Serve the chat page at `/`, and the API's page at `/docs`: static files that send requests only to this server."""
 
 from pathlib import Path
 

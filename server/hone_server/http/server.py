@@ -1,4 +1,8 @@
-"""The life of the server's process: HTTP first, the models behind it, an orderly end."""
+"""Run the server's process: HTTP first, then the models, and a graceful end.
+
+HTTP starts before the models load, so that probes get an answer. After SIGTERM the server drains: it still accepts
+connections for some time, because proxies and clients learn late that it ends.
+"""
 
 import asyncio
 import logging
@@ -28,21 +32,23 @@ from hone_server.structured.tool_formats import FORMATS
 
 log = logging.getLogger("hone_server")
 
+# OpenAI's clients close an idle connection after 5 seconds. A server must wait longer, or it closes connections just as
+# a request arrives.
 KEEP_ALIVE_SECONDS = 75
-"""Clients of OpenAI let go of an idle connection after 5: a server must not be as fast, or a request meets the end."""
 
+# A drain continues while requests come, because some senders have not yet learnt that the pod ends; but there is a
+# limit.
 QUIET_SECONDS, LATEST_SECONDS = 3, 60
-"""A drain goes on while requests come: not all who send them have learnt of the end. But not for ever."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to serve. `max_waiting`: answers of one model that may wait, before a request gets 429.
+    """How to serve.
 
-    `drain_seconds`: how long after SIGTERM connections are accepted at least.
-    `admin_token_file` holds what lets its bearer load and unload adapters; None: nobody may. `allowed_origins`: of web
-    pages that may call the API from a browser; "*" is any. `chat_template`, and `tool_call_parser` as in toolformats,
-    are for all models; None: as each model has it.
+    max_waiting: answers of one model that may wait, before a request gets 429. drain_seconds: for how long after
+    SIGTERM connections are accepted at least. admin_token_file: holds the token that allows loading and unloading
+    adapters; None: nobody may. allowed_origins: of web pages that may call the API from a browser; "*" is any.
+    `chat_template`, and `tool_call_parser` (a name in tool_formats.py), apply to all models; None: each model's own.
     """
 
     host: str
@@ -58,9 +64,9 @@ class Options:
 
 
 def serve(sources: Sources, options: Options) -> HoneError | None:
-    """Serves until SIGTERM or SIGINT, then finishes the requests that run. Returns what kept it from serving, or None.
+    """Serve until SIGTERM or SIGINT, then finish the running requests. Return the error that prevented it, or None.
 
-    HTTP answers, 503 on /health, while the models load.
+    While the models load, HTTP answers, with 503 on /health.
     """
     try:
         connection = Connection.limited(raise_file_limit())
@@ -94,9 +100,9 @@ def serve(sources: Sources, options: Options) -> HoneError | None:
 
 
 class _Server(WatchingServer):
-    """Ends some seconds after the first signal, at once at a second one, or when nothing is ready to be asked.
+    """Ends some seconds after the first signal; at once at a second one, or if no model is ready.
 
-    Who sends connections here learns late of the end. What is answered meanwhile closes its connection.
+    Senders learn late that the pod ends, so requests are answered meanwhile, and each answer closes its connection.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service, access: Access, drain_seconds: int) -> None:
@@ -131,7 +137,7 @@ async def _run(server: uvicorn.Server, listener: socket.socket, service: Service
     try:
         await server.serve(sockets=[listener])
     except SystemExit as end:
-        # After its orderly end uvicorn raises the signal anew, which meets main's handler; a code is a failed start.
+        # After its graceful end uvicorn raises the signal again, and main's handler exits; a code means a failed start.
         if end.code:
             raise
     finally:

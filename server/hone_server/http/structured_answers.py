@@ -1,4 +1,4 @@
-"""Puts the structure that a request asks for into its answers: the grammar before, and the tool calls after them."""
+"""Add the structure that a request asks for to its answers: the grammar before, and the tool calls after generation."""
 
 from dataclasses import replace
 from typing import Any
@@ -42,7 +42,7 @@ async def guide_jobs(model: Model, jobs: list[Job], structure: Structure) -> lis
         return jobs
     lengths = [len(job.prompt) for job in jobs]
     guides = await model.guidance.make_guides(structure.grammar, structure.owners, lengths, structure.param)
-    # What begins the calls may be a special token, and the grammar allows no others in the text.
+    # The trigger of calls may be a special token, and the grammar allows no other special tokens in the text.
     shows_all, trigger = structure.form is not None and structure.form.trigger is not None, structure.trigger
     return [
         replace(job, guide=guide, shows_all=shows_all, trigger=trigger) for job, guide in zip(jobs, guides, strict=True)

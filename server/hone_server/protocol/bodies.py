@@ -1,8 +1,8 @@
-"""Bodies of requests, from the connection to a validated object, within the bounds of bounds.py.
+"""Read bodies of requests, from the connection to a validated object, within the limits of bounds.py.
 
 The event loop only collects bytes (`read_body`). A worker thread then measures the structure of the text, parses it,
-refuses text that is not Unicode, and validates it with pydantic (`parse_body`), because the time and the memory that
-this takes grow with the body. `BodyRoute` does both for each route of FastAPI that has a body, and leaves the OpenAPI
+refuses text that is not Unicode, and validates it with pydantic (`parse_body`), because the time and the memory for
+this grow with the body. `BodyRoute` does both for each route of FastAPI that has a body, and leaves the OpenAPI
 document to FastAPI. The route's function is next.
 """
 
@@ -28,10 +28,11 @@ from hone_server.protocol.bounds import (
 from hone_server.protocol.errors import RETRY_SECONDS, ApiError
 from hone_server.workers import LARGE_BYTES, run_in_thread
 
+# This much of a body that is too large is read and discarded: a client that is still sending does not see an early
+# answer.
 READ_BYTES = 256 << 20
-"""So much of a body that is too large is read, and dropped: who is still sending does not see an early answer."""
+# Limit for all bodies together that are being received, or whose requests wait for their answers.
 HELD_BYTES = 256 << 20
-"""All bodies of requests that are being received, or that wait for their answers, together."""
 BRACKETS = re.compile(r"[\[\]{}]")
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 FIRST_ERRORS = 100
@@ -40,10 +41,10 @@ Body = TypeVar("Body", bound=BaseModel)
 
 
 class BodyRoute(APIRoute):
-    """A route whose function takes the body, and perhaps the request."""
+    """A route whose function takes the body, and optionally the request."""
 
+    # The most prompts of one request.
     most_prompts = 1
-    """How many prompts one request may have."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         if self.body_field is None:
@@ -67,10 +68,10 @@ class BodyRoute(APIRoute):
 
 
 class _Held:
-    """The bytes of one body, counted until its route's function returns: it may wait long for a thread."""
+    """Counts the bytes of one body until its route's function returns, because it may wait long for a thread."""
 
+    # Of all bodies together.
     total = 0
-    """Of all bodies."""
 
     def __init__(self) -> None:
         self._bytes = 0
@@ -79,7 +80,7 @@ class _Held:
         return self
 
     def add(self, count: int) -> None:
-        """Raises ApiError 503 when all bodies together are too large."""
+        """Count more bytes. Raises ApiError 503 when all bodies together are too large."""
         self._bytes += count
         _Held.total += count
         if _Held.total > HELD_BYTES:
@@ -94,7 +95,7 @@ async def read_body(request: Request, held: _Held) -> bytes:
     """Return the body's bytes. Raises ApiError 400, 413, 415, and 503 when all bodies together are too large."""
     _check_headers(request)
     declared = int(request.headers.get("content-length") or 0)
-    is_waiting = "expect" in request.headers  # for a word before it sends the body
+    is_waiting = "expect" in request.headers  # the client waits for 100 Continue before it sends the body
     if declared > READ_BYTES or (declared > MAX_BODY_BYTES and is_waiting):
         raise _too_large(closes=True)
     parts: list[bytes] = []
@@ -125,7 +126,7 @@ def parse_body(content: bytes, model: type[Body], most_prompts: int = 1) -> Body
 
 
 def parse_json(content: bytes, most_values: int) -> Any:
-    """Return the value. Raises ApiError 400 for what is no JSON, too deep or too large, or has text beyond Unicode."""
+    """Return the value. Raises ApiError 400 for text that is no JSON, too deep, too large, or not Unicode."""
     if not content.strip():
         raise ApiError(400, "the body is empty; send a JSON object")
     try:
@@ -212,7 +213,7 @@ def _refuse_surrogates(value: Any) -> None:
 
 
 def _reversed(pairs: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
-    """The last first, so that the stack gives them in order; only what can hold text."""
+    """Return the pairs that can hold text, the last first, so that the stack returns them in order."""
     return [pair for pair in pairs if isinstance(pair[1], str | dict | list)][::-1]
 
 

@@ -1,6 +1,6 @@
-"""How large a request may be, and the checks that need only its JSON value. Pure.
+"""Limits of a request's size, and the checks that need only its JSON value. Pure.
 
-Each bound is checked before the work that it bounds: the body's size while it arrives (bodies.py), its structure before
+Each limit is checked before the work that it limits: the body's size while it arrives (bodies.py), its structure before
 it is parsed, these counts before it is validated, and the length of a prompt before it is tokenized (prompts.py).
 """
 
@@ -11,18 +11,18 @@ from hone_server.protocol.errors import ApiError, too_many
 
 MAX_BODY_BYTES = 4 << 20
 MAX_JSON_DEPTH = 100
+# Values in a JSON body. Parsing them holds Python's global lock for some 40 ms, in which no other thread runs.
 MAX_VALUES = 1 << 16
-"""Values in a JSON body. Parsing them holds Python's global lock for some 40 ms, in which nothing else runs."""
+# For a body whose prompt may be a list of tokens, which are parsed faster.
 MAX_PROMPT_VALUES = 1 << 18
-"""Of a body whose prompt may be a list of tokens, which are parsed faster."""
+# Messages of a chat, and parts of their contents, together.
 MAX_MESSAGES = 2048
-"""Messages of a chat, and parts of their contents, together."""
 MAX_STOPS = 64
 MAX_STOP_CHARACTERS = 256
+# As in vLLM.
 MAX_LOGIT_BIAS = 1024
-"""As many as vLLM takes."""
+# Log probabilities of prompts in one answer. Each takes some 150 bytes in memory before it is sent.
 MAX_PROMPT_LOGPROBS = 1 << 19
-"""Log probabilities of prompts in one answer. Each is some 150 bytes in memory before it is sent."""
 
 
 def check_counts(value: Any, most_prompts: int) -> None:
@@ -38,7 +38,7 @@ def check_counts(value: Any, most_prompts: int) -> None:
 
 
 def check_prompt_logprobs(tokens: int, top: int) -> None:
-    """Raise ApiError 400 when an answer would have too many: of so many tokens, and of the `top` likeliest for each."""
+    """Raise ApiError 400 for too many log probabilities: of `tokens` tokens, with the `top` likeliest of each."""
     count = tokens * (top + 1)
     if count > MAX_PROMPT_LOGPROBS:
         message = (
@@ -75,7 +75,7 @@ def _check_length(field: str, entries: Any, most: int, what: str) -> None:
 
 
 def is_unicode(text: str) -> bool:
-    """Return whether the text can be encoded, which one with half of a surrogate pair can't."""
+    """Return whether the text can be encoded; a text with half of a surrogate pair can't."""
     if text.isascii():
         return True
     try:

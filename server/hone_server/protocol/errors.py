@@ -11,14 +11,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 log = logging.getLogger("hone_server")
 
 RETRY_SECONDS = 2
-# pydantic's names; its sentences speak of dictionaries and classes.
+# pydantic's names of errors whose messages mention dictionaries and classes.
 NOT_AN_OBJECT = frozenset({"dict_type", "model_attributes_type", "model_type"})
+# The text that a message quotes can be as long as the request.
 MESSAGE_CHARACTERS = 2000
-"""What a message quotes can be as long as the request."""
 
 
 class ApiError(Exception):
-    """Answered as `{"error": {message, type, param, code}}` with this HTTP status."""
+    """An error that is answered as `{"error": {message, type, param, code}}` with this HTTP status."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class ApiError(Exception):
 
 
 def invalid(error: Mapping[str, Any]) -> ApiError:
-    """What pydantic found first in a body."""
+    """Return the error for the first fault that pydantic found in a body."""
     place = [str(part) for part in error["loc"] if part not in ("body", "[key]")]
     if place[:1] == ["response_format"]:
         del place[1:2]  # pydantic's name for the alternative of the union
@@ -52,7 +52,7 @@ def invalid(error: Mapping[str, Any]) -> ApiError:
 
 
 def shorten(text: str, characters: int) -> str:
-    """Return the text with its middle left out when it is longer than this."""
+    """Return the text; if it is longer than this, without its middle."""
     if len(text) <= characters:
         return text
     half = characters // 2
@@ -62,8 +62,8 @@ def shorten(text: str, characters: int) -> str:
 class FailureAnswers:
     """Answers 500 for any exception of the application, on a connection that stays usable for the next request.
 
-    Starlette's own handler raises the exception again after its answer, upon which uvicorn closes the connection, and
-    a proxy that shares it between clients fails the request of another one. It stands inside of Starlette's.
+    Starlette's own handler raises the exception again after its answer. Then uvicorn closes the connection, and a proxy
+    that shares it between clients fails another client's request. This middleware is inside Starlette's handler.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -83,14 +83,14 @@ class FailureAnswers:
             log.debug("a client left while it sent its request")
         except Exception as error:
             if has_started or scope["type"] != "http":
-                raise  # half an answer ends with its connection
+                raise  # a partial answer must end with its connection
             log.exception("%s %r failed", scope["method"], scope["path"])
             failed = internal_error(error)
             await JSONResponse(failed.body(), failed.status)(scope, receive, send)
 
 
 def internal_error(error: Exception) -> ApiError:
-    """A failure that nobody foresaw."""
+    """Return the error for an unexpected failure."""
     return ApiError(500, f"internal error: {type(error).__name__}; the server's log has the details")
 
 
@@ -100,19 +100,22 @@ def too_busy(model: str, waiting: int) -> ApiError:
 
 
 def too_many(param: str, wanted: int, limit: int) -> ApiError:
-    """More answers than may ever be under way."""
+    """Return the error for more answers than a model can have at once."""
     message = f"the request asks for {wanted} answers, and a model takes {limit} at once at most; ask for fewer"
     return ApiError(400, message, param=param)
 
 
 def unsupported(param: str, remedy: str = "leave it out") -> ApiError:
-    """A parameter that would change the result and that this engine does not have."""
+    """Return the error for a parameter that would change the result and that this engine does not support."""
     message = f"the embedded engine does not support {param!r}; {remedy}"
     return ApiError(400, message, param=param, code="unsupported_parameter")
 
 
 def context_exceeded(limit: int, prompt: int, wanted: int, param: str, *, at_least: bool = False) -> ApiError:
-    """Prompt and answer (in tokens) do not fit the model's context; `at_least` if not all of the prompt was counted."""
+    """Return the error for a prompt and answer (in tokens) that do not fit the model's context.
+
+    at_least: not all of the prompt was counted.
+    """
     few = "at least " if at_least else ""
     message = (
         f"this model's maximum context length is {limit} tokens, but {few}{prompt + wanted} were asked for "
@@ -122,7 +125,7 @@ def context_exceeded(limit: int, prompt: int, wanted: int, param: str, *, at_lea
 
 
 def prompt_too_long(characters: int, most: int, limit: int, longest_token: int, param: str) -> ApiError:
-    """A prompt of so many characters does not fit, whatever its tokens are."""
+    """Return the error for a prompt with too many characters to fit, for any tokenization."""
     message = (
         f"the prompt has {characters} characters, and this model takes {most} at most: its maximum context length is "
         f"{limit} tokens, and its longest token has {longest_token} characters; shorten the prompt"

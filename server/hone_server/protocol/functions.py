@@ -1,6 +1,6 @@
-"""What a request says about the form of its answers: `response_format`, `tools` and `tool_choice`, as OpenAI has them.
+"""The fields of a request about the form of its answers, as in OpenAI: `response_format`, `tools`, `tool_choice`.
 
-`protocol.requests` takes these types into its requests; `grammars` makes grammars of them.
+`protocol.requests` uses these types in its requests; `structured.grammars` makes grammars from them.
 """
 
 from typing import Annotated, Any, Literal
@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from hone_server.protocol.messages import kind_of, without_nulls
 
-# Nothing in it needs to be escaped, neither in JSON nor in a grammar.
+# No character of it needs an escape, neither in JSON nor in a grammar.
 FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]
 # As OpenAI has it.
 MAX_TOOLS = 128
@@ -28,14 +28,14 @@ class Function(BaseModel):
 
     @property
     def arguments_schema(self) -> dict[str, Any]:
-        """The JSON schema of the call's arguments; no parameters at all are an empty object."""
+        """Return the JSON schema of the call's arguments; without parameters it is an empty object."""
         if not self.parameters:
             return {"type": "object", "properties": {}, "additionalProperties": False}
         return self.parameters | {"type": "object"}
 
     @model_validator(mode="after")
     def _check_parameters(self) -> "Function":
-        """Arguments are an object, always; what is said of other types, such as null, is left out."""
+        """Refuse parameters that can't be an object, as arguments always are. Other types next to it are ignored."""
         kind = (self.parameters or {}).get("type")
         if kind is not None and kind != "object" and not (isinstance(kind, list) and "object" in kind):
             words = "the parameters of function {name} must be a schema of type 'object', and their type is {kind}"
@@ -50,7 +50,7 @@ class Tool(BaseModel):
     function: Function
 
     def for_template(self) -> dict[str, Any]:
-        """Return what a chat template gets; `strict` says nothing to a model."""
+        """Return the tool for a chat template, without `strict`, which means nothing to a model."""
         return self.model_dump(exclude_unset=True, exclude={"function": {"strict"}})
 
 
@@ -67,7 +67,7 @@ ToolChoice = Literal["none", "auto", "required"] | ChosenFunction
 
 
 def check_tool_choice(value: Any) -> Any:
-    """Raise PydanticCustomError with one sentence in place of an error for each alternative."""
+    """Raise PydanticCustomError with one sentence instead of an error for each alternative."""
     match value:
         case None | "none" | "auto" | "required" | {"type": "function", "function": {"name": str()}}:
             return value

@@ -1,9 +1,9 @@
-"""Messages of a chat: what clients send, and what the chat template gets of them.
+"""Messages of a chat: what clients send, and what the chat template gets from them.
 
 Clients repeat the history of a conversation with every request, and a part of it may come from another server: tool
 calls without text, null for what is not set, parts instead of one text. OpenAI and vLLM accept these, so they are
-accepted here. The template gets one text per message, and of each tool call the arguments as an object, because
-templates are written for that. Next in the flow: requests.py has the requests that contain the messages.
+accepted here. The template gets one text per message, and each tool call's arguments as an object, because templates
+are written for that. Next in the flow: requests.py has the requests that contain the messages.
 """
 
 import logging
@@ -27,7 +27,7 @@ from hone_server.protocol.errors import ApiError
 log = logging.getLogger("hone_server")
 
 TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
-# Their messages may say something else than text, or nothing: a tool call, a tool's empty result.
+# Their messages may have no text: a tool call, or a tool's empty result.
 MAY_BE_EMPTY = frozenset({"assistant", "tool", "function"})
 
 
@@ -66,9 +66,9 @@ class CalledFunction(BaseModel):
         return without_nulls(self.model_dump()) | {"arguments": self._read_arguments()}
 
     def _read_arguments(self) -> dict[str, Any]:
-        """Return the arguments as an object. What is no object becomes an empty one, as in vLLM.
+        """Return the arguments as an object. Anything else becomes an empty object, as in vLLM.
 
-        A refusal would end a conversation for good in which a model once wrote something else.
+        A refusal would permanently end a conversation in which a model once wrote something else.
         """
         given = self.arguments
         if not given:
@@ -128,12 +128,12 @@ class Message(BaseModel):
         calls = [call.for_template() for call in self.tool_calls or []]
         if not calls and self.function_call is not None:
             calls = [ToolCall(function=self.function_call).for_template()]
-        # Templates ask whether there is the key: an empty list would be a message with calls.
+        # Templates check whether the key exists: an empty list would count as a message with calls.
         return message | ({"tool_calls": calls} if calls else {})
 
 
 def without_nulls(values: dict[str, Any]) -> dict[str, Any]:
-    """Typed clients write null for what is not set."""
+    """Return the values without nulls, which typed clients write for what is not set."""
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -164,7 +164,7 @@ def explain_content(value: Any) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """Return what JSON calls a value of this kind."""
+    """Return JSON's name for a value of this kind."""
     names = {
         bool: "true or false",
         int: "a number",

@@ -1,4 +1,8 @@
-"""Requests of the HTTP API, as OpenAI has them. What would change the result and is not supported is refused."""
+"""Requests of the HTTP API, as in OpenAI. Parameters that would change the result and are not supported are refused.
+
+In: the JSON value of bodies.py. Out: a ChatRequest or CompletionRequest, for http/routes.py. Parameters that this
+engine lacks are accepted if their value has no effect (NEUTRAL, IGNORED), and else refused by name, with a remedy.
+"""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
@@ -25,14 +29,14 @@ MAX_LOGPROBS = 20
 
 
 class _FirstFault(FailFast):
-    """Ends the validation of a list at its first fault, of which there can be as many as a body has room for."""
+    """Ends the validation of a list at its first fault; there could be as many as the body has entries."""
 
-    __hash__ = object.__hash__  # which a union wants of its parts
+    __hash__ = object.__hash__  # a union needs it
 
 
 FIRST_FAULT = _FirstFault()
 
-# Values of unsupported parameters that ask for nothing, as null does; everything else is refused by name.
+# Values of unsupported parameters that have no effect, like null; every other value is refused by name.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,),
     "allowed_token_ids": ([],),
@@ -59,7 +63,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_beam_search": (False,),
     "verbosity": ("medium",),
 }
-# What other servers and APIs call it, by the name in this one.
+# Names of parameters in other servers and APIs, by the name in this one.
 OTHER_NAMES = {
     "max_tokens": "max_completion_tokens max_new_tokens max_output_tokens max_length num_predict n_predict",
     "stop": "stop_sequences stop_words",
@@ -86,7 +90,7 @@ COMPLETION_REMEDIES = dict.fromkeys(
     "top_logprobs": "use logprobs, which in completions is their number",
     "prompt_logprobs": "use echo and logprobs",
 }
-# These say something about the request and nothing about the answer.
+# These describe the request and do not change the answer.
 IGNORED = frozenset(
     "metadata parallel_tool_calls prompt_cache_key prompt_cache_retention request_id safety_identifier service_tier "
     "store user".split()
@@ -149,7 +153,7 @@ class StreamOptions(BaseModel):
 
 
 def _documented(schema: dict[str, Any], request: type["GenerationRequest"]) -> None:
-    """What is taken beside the fields, for the OpenAPI document; all else is refused."""
+    """Add the parameters that are accepted next to the fields to the OpenAPI document; all others are refused."""
     neutral = {name: {"enum": [None, *values]} for name, values in request.neutral.items()}
     schema["properties"] = neutral | schema["properties"]
     schema["properties"] |= {name: {"description": "Has no effect."} for name in sorted(IGNORED)}
@@ -163,8 +167,8 @@ class GenerationRequest(BaseModel):
 
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = NEUTRAL
     remedies: ClassVar[Mapping[str, str]] = REMEDIES
+    # The field that every request of this kind has.
     prompt_field: ClassVar[str]
-    """The field that no request of this kind is without."""
 
     model: str
     max_tokens: int | None = Field(None, ge=1)
@@ -186,7 +190,7 @@ class GenerationRequest(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _name_the_other_route(cls, value: Any) -> Any:
-        """Raises ApiError for the prompt of another route, where 'missing' would not say which one."""
+        """Raise ApiError for the prompt of another route, because pydantic's 'missing' would not name that route."""
         if isinstance(value, dict) and value.get(cls.prompt_field) is None:
             for name in ("messages", "prompt", "input"):
                 if value.get(name) is not None and name in cls.remedies:
@@ -195,7 +199,7 @@ class GenerationRequest(BaseModel):
 
     @property
     def stops(self) -> list[str]:
-        """The stop strings; an empty one asks for nothing."""
+        """Return the stop strings; an empty string has no effect."""
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return [stop for stop in stops if stop]
 
@@ -205,11 +209,11 @@ class GenerationRequest(BaseModel):
 
     @property
     def continuous_usage(self) -> bool:
-        """Whether each chunk of a stream has the usage so far; as in vLLM only together with include_usage."""
+        """Return whether each chunk of a stream has the usage so far; as in vLLM only together with include_usage."""
         return self.include_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
     def refuse_unsupported(self) -> None:
-        """Raises ApiError for a parameter that is not supported and asks for something."""
+        """Raise ApiError for a parameter that is not supported and would have an effect."""
         for name, value in (self.model_extra or {}).items():
             if value is None or name in IGNORED or value in self.neutral.get(name, ()):
                 continue
@@ -223,17 +227,17 @@ class GenerationRequest(BaseModel):
             raise ApiError(400, "stream_options needs stream: true", param="stream_options")
 
     def wanted_logprobs(self) -> int | None:
-        """How many likeliest tokens to tell beside each one; None for no log probabilities at all."""
+        """Return how many likeliest tokens to report with each token; None for no log probabilities at all."""
         raise NotImplementedError
 
     @property
     def answers(self) -> int:
-        """How many answers are wanted."""
+        """Return how many answers the request asks for."""
         return self.n or 1
 
 
 class ChatRequest(GenerationRequest):
-    # Also what vLLM's chats do where these are left out.
+    # vLLM's defaults in chats.
     neutral = NEUTRAL | {"add_special_tokens": (False,), "echo": (False,), "include_reasoning": (True,)}
     remedies = REMEDIES | CHAT_REMEDIES
     prompt_field = "messages"
@@ -271,7 +275,7 @@ class CompletionRequest(GenerationRequest):
     ]
     max_tokens: int | None = Field(None, ge=0)
     echo: bool | None = None
-    # In chats it is true or false: false asks for nothing, and would become 0, which asks for those of the answer.
+    # In chats it is true or false: false has no effect, but would become 0, which requests those of the answer.
     logprobs: Annotated[int | None, BeforeValidator(lambda value: None if value is False else value)] = Field(
         None, ge=0, le=MAX_LOGPROBS
     )
@@ -290,7 +294,7 @@ class CompletionRequest(GenerationRequest):
         return super().answers * len(self.prompts())
 
     def prompts(self) -> list[str | list[int]]:
-        """The prompts one by one, as text or as tokens."""
+        """Return the prompts one by one, as text or as tokens."""
         if isinstance(self.prompt, str):
             return [self.prompt]
         if all(isinstance(part, int) for part in self.prompt):

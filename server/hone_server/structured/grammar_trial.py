@@ -1,10 +1,10 @@
-"""`python -m hone_server.structured.grammar_trial FD`: compiles grammars first, each in a process that may die.
+"""`python -m hone_server.structured.grammar_trial FD`: try to compile grammars, each in a process that may crash.
 
-A grammar of a stranger can crash the compiler, or make it run for hours. So `trial_pool` starts this process, and sends
-it the end of a socket for each grammar; a fork of it reads the grammar, compiles it within limits of time and memory,
-and writes a verdict, to which the parent adds how the fork ended. What passes is compiled again in the engine. A
-grammar that the compiler refuses is looked at here, too: functions that are not strict lose the keywords that can't be
-enforced, and for others the verdict names the function and the keyword.
+A client's grammar can crash the compiler, or make it run for hours. So `trial_pool` starts this process, and sends it
+one end of a socket for each grammar. A fork of it reads the grammar, compiles it within limits of time and memory, and
+writes a verdict, to which the parent adds the exit status of the fork. A grammar that passes is compiled again in the
+engine. If the compiler refuses a grammar, the fork also finds the cause: functions that are not strict lose the
+keywords that can't be enforced, and for others the verdict names the function and the keyword.
 """
 
 import array
@@ -34,7 +34,7 @@ MOST_REPAIRS = 64
 
 
 def try_grammar(tokenizer: LLTokenizer, request: dict[str, Any]) -> dict[str, Any]:
-    """Return the verdict: `grammar` (the one to use), or `error`, and `owner` whose schema it is."""
+    """Return the verdict: `grammar` (the one to use), or `error` and `owner`, which names the part with that schema."""
     grammars = request["grammars"]
     error = _refusal(tokenizer, grammars)
     if not error:
@@ -59,7 +59,7 @@ def try_grammar(tokenizer: LLTokenizer, request: dict[str, Any]) -> dict[str, An
 
 
 def name_owner(tokenizer: LLTokenizer, request: dict[str, Any], tell: Callable[[int], None]) -> None:
-    """Compile each schema alone, after telling its number, of which the last one is that which does not end well."""
+    """Compile each schema alone, after reporting its number. The last reported number is that of the failing one."""
     for number, grammar in enumerate(request["grammars"]):
         if (schema := grammar.get("json_schema")) is not None:
             tell(number)
@@ -67,7 +67,7 @@ def name_owner(tokenizer: LLTokenizer, request: dict[str, Any], tell: Callable[[
 
 
 def _refusal(tokenizer: LLTokenizer, grammars: list[dict[str, Any]]) -> str:
-    """Return the compiler's reason to refuse the grammar; empty if it takes it."""
+    """Return the compiler's reason to refuse the grammar; empty if it accepts it."""
     matcher = LLMatcher(tokenizer, json.dumps({"grammars": grammars}), log_level=0, limits=LIMITS)
     if not matcher.is_error():
         matcher.compute_bitmask()
@@ -75,7 +75,10 @@ def _refusal(tokenizer: LLTokenizer, grammars: list[dict[str, Any]]) -> str:
 
 
 def find_place(schema: Any, passes: Callable[[Any], bool], gone: Collection[Path] = ()) -> Path | None:
-    """Return the place of a keyword without which, and those that are gone, less is refused; None: there is none."""
+    """Return the place of a keyword whose removal, in addition to those in `gone`, helps; None if there is none.
+
+    Tries prefixes of the list of removable keywords, by bisection.
+    """
     places = [place for place in removable(schema) if place not in gone]
     if not passes(without(schema, {*gone, *places})):
         return None
@@ -90,7 +93,7 @@ def find_place(schema: Any, passes: Callable[[Any], bool], gone: Collection[Path
 
 
 def repair(schema: dict[str, Any], passes: Callable[[Any], bool]) -> dict[str, Any]:
-    """Return the schema without those keywords that are in the way; without all, if there are too many."""
+    """Return the schema without the keywords that the compiler refuses; without any keywords, if there are too many."""
     gone: set[Path] = set()
     while not passes(without(schema, gone)):
         place = find_place(schema, passes, gone) if len(gone) < MOST_REPAIRS else None
@@ -106,7 +109,7 @@ def _work(connection: socket.socket, tokenizer: LLTokenizer) -> None:
     with connection.makefile("rb") as stream:
         request = json.load(stream)
     with open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), 2)  # the verdict says what the compiler writes when it fails
+        os.dup2(nothing.fileno(), 2)  # the verdict has what the compiler writes when it fails
     _limit()
     if request.get("names_owner"):
         name_owner(tokenizer, request, lambda number: connection.sendall(f"{number}\n".encode()))
@@ -115,7 +118,7 @@ def _work(connection: socket.socket, tokenizer: LLTokenizer) -> None:
 
 
 def _limit() -> None:
-    """Bound this process, which any of these limits ends."""
+    """Limit the time and memory of this process; exceeding a limit ends it."""
     signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))
@@ -129,7 +132,7 @@ def _limit() -> None:
 
 
 class Parent:
-    """Forks a process for each connection that `trials` sends over the control socket."""
+    """Forks a process for each connection that `trial_pool` sends over the control socket."""
 
     def __init__(self, control: socket.socket, tokenizer: LLTokenizer) -> None:
         self._control = control
@@ -137,7 +140,7 @@ class Parent:
         self._working: dict[int, socket.socket] = {}
 
     def serve(self) -> None:
-        """Work until the engine closes its end."""
+        """Fork and reap processes until the engine closes its end of the socket."""
         woken, waking = os.pipe()
         os.set_blocking(waking, False)
         os.set_blocking(woken, False)
@@ -180,7 +183,7 @@ class Parent:
             os._exit(1)
 
     def _bury(self) -> None:
-        """Tell the engine how each process ended that did."""
+        """Reap the processes that ended, and send the engine their exit statuses."""
         while self._working:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
@@ -190,7 +193,7 @@ class Parent:
                     connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
                     connection.shutdown(socket.SHUT_RDWR)
                 except OSError:
-                    pass  # the engine does not wait for it any more
+                    pass  # the engine no longer waits for it
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""From a request to the structure of its answers: which tools the chat template gets, and the grammar of the answer.
+"""Build the structure of a request's answers: the tools for the chat template, and the grammar of the answer.
 
-`functions` has the fields of the request, `tool_formats` the ways to write calls; `guidance` compiles the grammar, and
-`tool_calls` reads the answer. Pure; the syntax of grammars is llguidance's.
+`protocol.functions` has the fields of the request, and `tool_formats` the ways to write calls. `guidance` compiles the
+grammar, and `tool_calls` reads the answer. Pure; the syntax of the grammars is llguidance's.
 """
 
 import json
@@ -16,25 +16,25 @@ from hone_server.structured.schemas import SchemaError, prepare
 from hone_server.structured.tool_calls import CallsBegin
 from hone_server.structured.tool_formats import GENERIC, MARKS, ToolFormat
 
+# Calls in one answer, as a limit for a model that does not end its answer.
 MAX_CALLS = 32
-"""In one answer: a model that does not end by itself has to."""
 MAX_GRAMMAR_CHARACTERS = 128 * 1024
+# Allowed between the tokens of JSON. Bounded, because small models may write spaces until the answer is cut.
 WHITESPACE = r"[\x20\x0A\x0D\x09]{1,32}"
-"""Between the tokens of JSON, in place of any number: small models write spaces until their answer is cut."""
 TEXT = r"(.|\n)*"
 
+# Returns the special token of a tokenizer that has this text; None: there is none.
 TokenOf = Callable[[str], int | None]
-"""The special token of this text, in a tokenizer; None: it has none."""
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What the answers of a request look like. `grammar` is None where any text will do.
+    """The structure of a request's answers. `grammar` is None if any text is allowed.
 
-    owners: for each part of the grammar, whose schema it is, if several could be.
-    param: the field that a refused grammar is blamed on. tools: for the chat template. form: how calls are written;
-    None: there are none. names: of the functions that may be called. begin: where calls may begin. trigger: the
-    token at which they do, where that is TOKEN.
+    owners: for each part of the grammar, which schema it has, if there can be several.
+    param: the field that the message about a refused grammar names. tools: for the chat template. form: how calls are
+    written; None: there are none. names: of the functions that may be called. begin: where calls may begin. trigger:
+    the token at which they begin, if `begin` is TOKEN.
     """
 
     grammar: tuple[dict[str, Any], ...] | None = None
@@ -53,9 +53,9 @@ FREE = Structure()
 def structure_of(
     request: GenerationRequest, form: ToolFormat | None, token_of: TokenOf, free_tokens: list[int]
 ) -> Structure:
-    """Return the structure of the answers to a request, of a model that writes calls in this form.
+    """Return the structure of the answers to a request, for a model that writes calls in this form.
 
-    `free_tokens` are those added tokens that belong into free text, such as `<think>`. Raises ApiError.
+    `free_tokens` are the added tokens that are allowed in free text, such as `<think>`. Raises ApiError.
     """
     tools = request.tools if isinstance(request, ChatRequest) else None
     if isinstance(request, ChatRequest):
@@ -93,7 +93,7 @@ def structure_of(
         grammar=_sized(grammars, "tools"),
         owners=(*others[: len(grammars) - len(owners)], *owners),
         param="tools",
-        # A template that has no form for calls has, as far as is known, no place for tools either.
+        # A template without a known form for calls has, as far as we know, no place for tools either.
         tools=[tool.for_template() for tool in tools] if form else None,
         form=form or GENERIC,
         names={tool.function.name for tool in callable_tools},
@@ -152,7 +152,7 @@ def _with_options(schema: Mapping[str, Any], *, is_lenient: bool = False) -> dic
 
 
 def _sized(grammars: list[dict[str, Any]], param: str) -> tuple[dict[str, Any], ...]:
-    """Return the grammar, unless it is too long, or has what JSON has not. Raises ApiError."""
+    """Return the grammar. Raises ApiError if it is too long, or has a number that JSON does not allow."""
     try:
         length = len(json.dumps({"grammars": grammars}, allow_nan=False))
     except ValueError:
@@ -172,15 +172,15 @@ def _grammars(
     free: list[int] | None,
     answer: dict[str, Any] | None,
 ) -> list[dict[str, Any]]:
-    """Return the grammar of the answer, then that of each function's arguments.
+    """Return the grammar of the answer, followed by that of each function's arguments.
 
-    `free`: an answer may also be text, with these tokens in it, or, where `answer` is its schema, JSON.
+    `free`: an answer may also be text with these tokens in it, or, if `answer` is its schema, JSON.
     """
 
     marks = _marks(token_of)
 
     def literal(text: str) -> str:
-        """Return the text; what is one token in the vocabulary must be named as that."""
+        """Return the text as a rule; marks that are one token in the vocabulary must be named as tokens."""
         parts = [text]
         for mark, token in marks:
             parts = [piece for part in parts for piece in _split(part, mark, f"<[{token}]>")]

@@ -1,8 +1,9 @@
-"""Guided decoding: which tokens may come next, so that an answer has the structure that its request asks for.
+"""Guided decoding: allow only the tokens with which an answer keeps the structure that its request requires.
 
-`grammars` makes the grammar of a request. `trial_pool` tries it in a process that may die; what passes, llguidance
-compiles here, in a thread, and a Guide follows one answer through it: the sampler (`sampler.BatchSampler`) asks it at
-every token which ones are allowed. A mask takes some 10 microseconds. Requests without a grammar never come here.
+`grammars` makes the grammar of a request. `trial_pool` tries it in a process that may crash. A grammar that passes is
+compiled here by llguidance, in a thread. A Guide follows one answer through it, and the sampler (engine/sampler.py)
+asks it at every token which tokens are allowed. A mask takes some 10 microseconds. Requests without a grammar don't use
+this module.
 """
 
 import asyncio
@@ -26,21 +27,21 @@ from hone_server.protocol.errors import RETRY_SECONDS, ApiError
 from hone_server.structured.trial_pool import Trials, check
 from hone_server.structured.vocabulary import LIMITS, make_tokenizer
 
+# A trial takes up to 5 seconds, and may wait for others.
 COMPILE_SECONDS = 20.0
-"""A trial ends within some 5 seconds; others may be before it."""
 COMPILERS = 2
 MESSAGE_CHARACTERS = 500
+# Size of one number of a mask.
 BITS = 32
-"""Of one number of a mask."""
 
 _pool = ThreadPoolExecutor(COMPILERS, thread_name_prefix="guidance")
 
 
 class Guide:
-    """Follows one answer through its grammar. `error` says why it can't any more; the answer then ends."""
+    """Follows one answer through its grammar. `error`: why it can't follow further; the answer ends then."""
 
     def __init__(self, matcher: LLMatcher, prompt_length: int, eos_token_ids: frozenset[int], size: int = 0) -> None:
-        """`size`: how many tokens the matcher knows, which may be more than the model has."""
+        """Start before the first token. size: how many tokens the matcher knows, which may exceed the model's."""
         self._whole = np.empty(-(-size // BITS), np.uint32)
         self.error: str | None = None
         self._matcher = matcher
@@ -49,9 +50,9 @@ class Guide:
         self._followed = 0
 
     def fill(self, mask: np.ndarray, before: list[int], generated: list[int]) -> None:
-        """Write one bit for each token, 1 where it may come next, into `mask` (uint32, shape [ceil(vocab_size / 32)]).
+        """Write one bit for each token, 1 if it may come next, into `mask` (uint32, shape [ceil(vocab_size / 32)]).
 
-        before, generated: the tokens of prompt and answer; those of the answer move to `before` at an eviction.
+        before, generated: the tokens of prompt and answer; an eviction moves those of the answer to `before`.
         """
         new = len(before) + len(generated) - self._prompt_length - self._followed
         if new and self.error is None:
@@ -85,7 +86,7 @@ class Guidance:
     ) -> list[Guide]:
         """Return a guide for each answer.
 
-        owners: for each part of the grammar, whose schema it is. Raises ApiError: 400 for a grammar that can't be
+        owners: for each part of the grammar, which schema it has. Raises ApiError: 400 for a grammar that can't be
         compiled, 503 for one that takes too long.
         """
         if not isinstance(self._tokenizer, PreTrainedTokenizerFast) or not self._eos_token_ids:
@@ -133,7 +134,7 @@ class Guidance:
 
 
 class Vocabulary:
-    """What is made of a tokenizer for all requests; adapters with the tokenizer of their base share it."""
+    """What all requests with one tokenizer share; adapters with their base's tokenizer use the same one."""
 
     def __init__(self, parts: dict[str, Any]) -> None:
         self.tokenizer = make_tokenizer(**parts)
@@ -149,7 +150,7 @@ _MAKING = threading.Lock()
 
 
 def _vocabulary(tokenizer: str, vocab_size: int, eos_token_ids: list[int]) -> Vocabulary:
-    """Return the vocabulary of these, of which there is one."""
+    """Return the vocabulary for these parts; equal parts share one."""
     parts = {"tokenizer": tokenizer, "vocab_size": vocab_size, "eos_token_ids": eos_token_ids}
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     if (known := _BY_CONTENT.get(digest)) is None:

@@ -1,8 +1,8 @@
-"""JSON schemas before the grammar compiler sees them: what it would take silently for something else.
+"""Prepare JSON schemas for the grammar compiler, which would silently misread some of them.
 
-`grammars` calls `prepare`, which leaves out keywords that ask for nothing, translates what former drafts wrote
-differently, and refuses numbers that a double can't hold. `grammar_trial` finds out by `removable` and `without` which
-keyword the compiler refuses. Pure; no torch, and nothing of the request.
+`grammars` calls `prepare`: it removes keywords without effect, translates the syntax of earlier drafts, and refuses
+numbers that a double can't hold. `grammar_trial` uses `removable` and `without` to find the keyword that the compiler
+refuses. Pure: no torch, and no request.
 """
 
 import math
@@ -55,13 +55,16 @@ def write_path(path: Path) -> str:
 
 
 def prepare(schema: Any, *, is_strict: bool, path: Path = ()) -> Any:
-    """Return the schema for the compiler. Raises SchemaError, or leaves out the keyword if it is not strict."""
+    """Return the schema for the compiler.
+
+    A keyword that can't be enforced raises SchemaError if `is_strict`, and else is left out.
+    """
     if not isinstance(schema, dict):
         return schema
     kept: dict[str, Any] = {}
     for key, value in schema.items():
         if key in ANNOTATIONS:
-            continue  # which may hold what the compiler can't read, such as 1e400
+            continue  # may hold values that the compiler can't read, such as 1e400
         try:
             _check(schema, key, value, (*path, key))
         except SchemaError:
@@ -89,7 +92,7 @@ def _prepare_value(key: str, value: Any, *, is_strict: bool, path: Path) -> Any:
 
 
 def _check(schema: dict[str, Any], key: str, value: Any, path: Path) -> None:
-    """Raise SchemaError for what the compiler would not refuse, or would take for something else."""
+    """Raise SchemaError for a value that the compiler would misread instead of refusing it."""
     if value is None and key in NOT_NULL:
         raise SchemaError(path, "is null; leave it out")
     if key in VALUES and (number := _find_inexact(value, schema)) is not None:
@@ -110,7 +113,7 @@ def _check(schema: dict[str, Any], key: str, value: Any, path: Path) -> None:
 
 
 def _find_inexact(value: Any, schema: dict[str, Any]) -> int | float | None:
-    """Return a number in a value that the compiler would read, or write, as another one."""
+    """Return a number in a value that the compiler would read or write as a different number; None: there is none."""
     if isinstance(value, list | dict):
         parts = value.values() if isinstance(value, dict) else value
         return next((found for part in parts if (found := _find_inexact(part, schema)) is not None), None)
@@ -138,7 +141,7 @@ def _digits(number: int | float, *, trimmed: bool = False) -> tuple[int, int]:
 
 
 def _of_one_draft(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema with what drafts 3 and 4 wrote as true or false in the words of the present one."""
+    """Return the schema with the booleans of drafts 3 and 4 translated to the current draft."""
     out = dict(schema)
     for key, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
         if out.get(key) is True:
@@ -147,15 +150,15 @@ def _of_one_draft(schema: dict[str, Any]) -> dict[str, Any]:
             del out[key]
     if out.get("required") is False or out.get("required") is True:
         del out["required"]  # true: the object around it lists the name
-    # The compiler takes it for a sign of a former draft, and ignores prefixItems; without a list of items it has no
-    # meaning in any draft.
+    # The compiler takes it as a sign of an earlier draft, and then ignores prefixItems; without a list of items it has
+    # no meaning in any draft.
     if "additionalItems" in out and not isinstance(out.get("items"), list):
         del out["additionalItems"]
     return out
 
 
 def _required_by_properties(schema: dict[str, Any]) -> list[str]:
-    """Return the names of the properties that say `required: true` themselves, as in draft 3."""
+    """Return the names of the properties that have `required: true` in their own schema, as in draft 3."""
     properties = schema.get("properties")
     if not isinstance(properties, dict):
         return []
@@ -167,7 +170,7 @@ def _is_anything(schema: Any) -> bool:
 
 
 def _is_any_name(schema: Any) -> bool:
-    """Whether every name of a property is valid by this schema."""
+    """Return whether the schema allows every property name."""
     return schema is True or (
         isinstance(schema, dict) and ANNOTATIONS.issuperset(set(schema) - {"type"}) and _has_strings(schema)
     )
@@ -195,18 +198,18 @@ _NEUTRAL: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
     "if": lambda _, schema: all(_is_anything(schema.get(key, True)) for key in ("then", "else")),
     "then": lambda _, schema: "if" not in schema,
     "else": lambda _, schema: "if" not in schema,
-    "$recursiveAnchor": lambda *_: True,  # marks a place, and asks for nothing
+    "$recursiveAnchor": lambda *_: True,  # marks a place, and restricts nothing
     "$dynamicAnchor": lambda *_: True,
 }
 
 
 def _without_neutral(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema without the keywords that ask for nothing, and that the compiler would refuse."""
+    """Return the schema without the keywords that restrict nothing, and that the compiler would refuse."""
     out = dict(schema)
     while neutral := [key for key in out if key in _NEUTRAL and _NEUTRAL[key](out[key], out)]:
         for key in neutral:
             del out[key]
-    # No other keyword looks at the properties: then it is the plain keyword.
+    # If no other keyword evaluates properties, it means the same as the plain keyword.
     for key, plain in (("unevaluatedProperties", "additionalProperties"), ("unevaluatedItems", "items")):
         if key in out and COMBINING.isdisjoint(out) and "contains" not in out:
             value = out.pop(key)
@@ -226,7 +229,7 @@ def _without_impossible_names(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def removable(schema: Any) -> list[Path]:
-    """Return the places of all keywords that restrict, in the order to try without them: the deepest first."""
+    """Return the places of all restricting keywords, in the order in which to try removing them: the deepest first."""
     return sorted(_places(schema, ()), key=lambda path: (-len(path), _LAST.get(str(path[-1]), 0)))
 
 

@@ -1,7 +1,7 @@
-"""From the text of an answer to its tool calls, piece by piece. Pure.
+"""Parse tool calls from the text of an answer, piece by piece. Pure.
 
-Guided decoding has made the text, so that its calls have the form of its `ToolFormat` and their arguments are JSON
-objects, unless the answer was cut: by its length, or by a stop string. What is cut before the call's name is content.
+Guided decoding made the text, so its calls have the form of its `ToolFormat` and their arguments are JSON objects,
+unless the answer was cut by its length or by a stop string. A call that is cut before its name is content.
 """
 
 import re
@@ -27,7 +27,7 @@ class Part:
 
 
 class CallsBegin(Enum):
-    """Where the grammar of an answer lets its calls begin. In all other places the same text is content."""
+    """Where the grammar of an answer lets its calls begin. Anywhere else the same text is content."""
 
     ALWAYS = "the answer has nothing but calls"
     FIRST = "the first text decides whether the answer has nothing but calls"
@@ -36,7 +36,7 @@ class CallsBegin(Enum):
 
 
 class ToolCallParser:
-    """One answer: push its text, and get what is content and what are parts of calls; flush at the end.
+    """Parses one answer: push its text, and get content and parts of calls; flush at the end.
 
     calls: how many have begun. is_complete: after `flush`, whether there are calls, and none of them was cut.
     """
@@ -63,9 +63,9 @@ class ToolCallParser:
         self.is_complete = False
 
     def push(self, text: str, calls_at: int | None = None) -> tuple[str, list[Part]]:
-        """Return the content that is sure by now, and the parts of calls.
+        """Return the content that is certain so far, and the parts of calls.
 
-        calls_at: where in the text of the answer, in characters, the token that is the trigger is; None: not yet known.
+        calls_at: where the trigger token is, in characters of the answer's text; None: not yet known.
         """
         self._held += text
         self._calls_at = calls_at
@@ -133,7 +133,7 @@ class ToolCallParser:
         return "", [Part(self.calls - 1, id=make_id(self._form), name=head[1])]
 
     def _read_arguments(self) -> tuple[str, list[Part]]:
-        """The arguments are one JSON object, and end with it."""
+        """Return the arguments so far: one JSON object, at whose end they end."""
         end = self._end_of_object()
         if end is not None:
             self._read = self._read_head
@@ -141,7 +141,7 @@ class ToolCallParser:
         return "", [Part(self.calls - 1, arguments)] if arguments else []
 
     def _end_of_object(self) -> int | None:
-        """Return the place after the bracket that closes the object; None where it is not there yet."""
+        """Return the place after the bracket that closes the object; None if it has not come yet."""
         for place, letter in enumerate(self._held):
             if self._is_escaped:
                 self._is_escaped = False
@@ -159,7 +159,7 @@ class ToolCallParser:
         return None
 
     def _without_end(self, held: str) -> str:
-        """Return the text after a call's arguments without what belongs to its end, as far as that came."""
+        """Return the text after a call's arguments, without the part of the call's end that has come."""
         held = held[_common(held, self._form.closing) :]
         end = self._form.after if held.startswith(self._form.after or " ") else self._form.separator
         held = held[_common(held, end) :]
@@ -167,13 +167,13 @@ class ToolCallParser:
 
 
 def _common(text: str, other: str) -> int:
-    """Return the length of the longest common beginning."""
+    """Return the length of the longest common prefix."""
     shorter = min(len(text), len(other))
     return next((place for place in range(shorter) if text[place] != other[place]), shorter)
 
 
 def _overlap(text: str, mark: str) -> int:
-    """Return the length of the longest end of the text that begins the mark, without being all of it."""
+    """Return the length of the longest suffix of the text that is a proper prefix of the mark."""
     longest = min(len(text), len(mark) - 1)
     return next((size for size in range(longest, 0, -1) if text.endswith(mark[:size])), 0)
 

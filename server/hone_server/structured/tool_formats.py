@@ -1,7 +1,7 @@
-"""How models write tool calls in their answers, and which of these ways a chat template teaches.
+"""The ways in which models write tool calls, and which of them a chat template uses.
 
-A format is found in the template of the model (`find_format`), or named by --tool-call-parser. `grammars` makes a
-grammar of it, so that answers have exactly this form, and `tool_calls` reads them. Pure.
+The format is detected in the model's template (`find_format`), or named by --tool-call-parser. `grammars` makes a
+grammar from it, so that answers have exactly this form, and `tool_calls` parses them. Pure.
 """
 
 import re
@@ -11,12 +11,13 @@ from functools import lru_cache
 
 @dataclass(frozen=True)
 class ToolFormat:
-    """One way to write calls: `before` the first one, each between `opening` and `closing`, with a `separator` between
-    two, and `after` the last one. In a call the name stands between `opening` and `middle`, the arguments after it.
+    """One way to write calls.
 
-    trigger: the token that begins the calls, where free text may stand before them; None: an answer that begins with
-    a call has nothing but calls. It is a part of `opening`, or of `before`.
-    optional: a token that may stand before all, and is not shown.
+    An answer's calls are: `before`, the calls with a `separator` between two, `after`. One call is: `opening`, its
+    name, `middle`, its arguments, `closing`.
+    trigger: the token that begins the calls, if free text may precede them; it is a part of `opening` or of `before`.
+    None: an answer that begins with a call has nothing but calls.
+    optional: a token that may precede everything, and is not shown.
     """
 
     name: str
@@ -28,8 +29,8 @@ class ToolFormat:
     before: str = ""
     after: str = ""
     optional: str | None = None
+    # Whether templates accept only ids of 9 letters and digits.
     short_ids: bool = False
-    """Whether templates take none but ids of 9 letters and digits."""
 
 
 HERMES = ToolFormat(
@@ -49,19 +50,19 @@ MISTRAL = ToolFormat(
     after="]",
     short_ids=True,
 )
+# For models whose template has no known format, when a call is required.
 GENERIC = ToolFormat("generic", None, '{"name": "', '", "arguments": ', "}", separator="\n")
-"""For models whose template has no format that is known here, where a call is required."""
 
 FORMATS = {known.name: known for known in (HERMES, LLAMA3, MISTRAL)}
+# Texts that may be one token in the vocabulary of a model with one of these formats.
 MARKS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]")
-"""What may be one token in the vocabulary of a model that has one of these formats."""
-# Of templates that write arguments as XML, or names and arguments as special tokens.
+# Signs of templates that write arguments as XML, or names and arguments as special tokens.
 OTHER_FORMS = ("<function=", "<arg_key>", "<parameter", "[ARGS]", "<\uff5ctool")
 
 
 @lru_cache(maxsize=64)
 def find_format(template: str | None) -> ToolFormat | None:
-    """Return the format that a chat template describes; None when it has none, or another one."""
+    """Return the format that a chat template describes; None if it has none, or an unknown one."""
     if not template or any(form in template for form in OTHER_FORMS):
         return None
     if MISTRAL.before[:-1] in template:
@@ -75,7 +76,7 @@ def find_format(template: str | None) -> ToolFormat | None:
 
 
 def _has_key(template: str, key: str) -> bool:
-    """Whether a JSON key is written in the template, in a string of Jinja or outside of one."""
+    """Return whether the template has this JSON key, inside or outside a string of Jinja."""
     return re.search(rf'\\?"{key}\\?"\s*:', template) is not None
 
 

@@ -1,7 +1,7 @@
-"""Trials of grammars in processes that may die: the engine's side of `grammar_trial`.
+"""Try grammars in processes that may crash: the engine's side of `grammar_trial`.
 
 In: a grammar, as a list of its parts. Out: the grammar to compile here, or a refusal with its reason. Verdicts are
-kept, so that a schema that is asked for again costs nothing. `guidance` compiles what passes.
+cached, so that a repeated schema costs nothing. `guidance` compiles the grammars that pass.
 """
 
 import asyncio
@@ -36,7 +36,10 @@ _pool = ThreadPoolExecutor(TRIALS, thread_name_prefix="trial")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a trial found: `error` with the function, or other part, whose schema it is. grammar: None is as given."""
+    """The result of a trial.
+
+    error: names the function, or other part, with the schema. grammar: None is the one given.
+    """
 
     grammar: str | None = None
     error: str | None = None
@@ -44,7 +47,7 @@ class Verdict:
 
 
 class Trials:
-    """Tries the grammars for one vocabulary, in a helper process that is started at the first one."""
+    """Tries the grammars for one vocabulary, in a helper process that the first trial starts."""
 
     def __init__(self, vocabulary: dict[str, Any]) -> None:
         self._vocabulary = vocabulary
@@ -60,7 +63,7 @@ class Trials:
             self._stop()
 
     async def judge(self, grammars: Sequence[dict[str, Any]], owners: Sequence[str | None]) -> Verdict:
-        """Return the verdict on a grammar, which is known or that of a trial."""
+        """Return the verdict on a grammar, from the cache or from a trial."""
         request = json.dumps({"grammars": grammars, "owners": owners})
         key = hashlib.sha256(request.encode()).hexdigest()
         if key in self._verdicts:
@@ -99,7 +102,7 @@ class Trials:
         return Verdict(error=f"{owner} has {words}" if owner else words)
 
     def _find_owner(self, request: dict[str, Any]) -> str | None:
-        """Return whose schema it is that does not end well."""
+        """Return which part of the request has the schema that crashes or exceeds the limits; None: unknown."""
         owners: list[str | None] = request["owners"]
         if len(named := [owner for owner in owners if owner]) <= 1:
             return named[0] if named else None
@@ -107,7 +110,7 @@ class Trials:
         return owners[int(numbers[-1])] if numbers else None
 
     def _ask(self, request: str) -> list[str]:
-        """Return the lines of a fork of the helper, of which the last one is its exit status; empty: unknown."""
+        """Return the output lines of a fork of the helper; the last one is its exit status, empty if unknown."""
         ours, theirs = socket.socketpair()
         with ours:
             ours.settimeout(WALL_SECONDS + CPU_SECONDS)

@@ -1,7 +1,7 @@
-"""The vocabulary of a model as llguidance takes it, which writes text that is forced in ordinary tokens.
+"""Give llguidance the vocabulary of a model, and encode forced text in ordinary tokens.
 
 In: the tokenizer as JSON. Out: an LLTokenizer, for `guidance` and for the processes of `grammar_trial`, which import
-neither torch nor transformers. The library's own encoding takes the name of an added token, such as `<|im_end|>`, for
+neither torch nor transformers. The library's own encoding reads the name of an added token, such as `<|im_end|>`, as
 that token; in the strings of a schema it is text.
 """
 
@@ -19,12 +19,12 @@ LIMITS = LLParserLimits(
     max_lexer_states=20_000,  # each takes 1 to 2 kB
     verbose_errors=False,
 )
-# Forced text is encoded again at each of its tokens, of which only the first one is used.
+# llguidance encodes forced text again at each token, and uses only the first token of the result.
 LONGEST_PART = 4096
 
 
 class Encoder(TokenizerWrapper):
-    """What llguidance calls to encode text. The attributes without an underscore are those that it reads."""
+    """The tokenizer that llguidance calls to encode text. It reads the attributes without an underscore."""
 
     def __init__(self, native: LLTokenizer, plain: Tokenizer | None, eos_token_id: int) -> None:
         self.is_tokenizer_wrapper = True
@@ -36,7 +36,7 @@ class Encoder(TokenizerWrapper):
         self._plain = plain
 
     def __call__(self, text: str) -> list[int]:
-        """Return the tokens of the text, or of its beginning if it is long: never an added token of its own meaning."""
+        """Return the tokens of the text, or of its beginning if it is long; never a special token."""
         if len(text) > 2 * LONGEST_PART:
             text = text[:LONGEST_PART]
         if self._plain is not None:
@@ -51,7 +51,7 @@ class Encoder(TokenizerWrapper):
         return {text: token for token, text in enumerate(self.tokens) if text and token not in self._special}
 
     def _cut(self, text: bytes) -> list[int]:
-        """Return the tokens of the text, each the longest one that is possible."""
+        """Return the tokens of the text, each the longest possible one."""
         found, longest = list[int](), max(map(len, self._numbers), default=0)
         while text:
             lengths = range(min(longest, len(text)), 0, -1)
@@ -70,19 +70,19 @@ def make_tokenizer(tokenizer: str, vocab_size: int, eos_token_ids: list[int]) ->
 
 
 def _without_added_tokens(tokenizer: str) -> Tokenizer | None:
-    """Return the tokenizer for text in the middle of an answer; None if it can't do without its added tokens."""
+    """Return the tokenizer for text in the middle of an answer; None if it needs its added tokens."""
     parts = json.loads(tokenizer)
     parts |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
     parts["normalizer"] = _without_prefix(parts.get("normalizer"))
     parts["pre_tokenizer"] = _without_prefix(parts.get("pre_tokenizer"))
     try:
         return Tokenizer.from_str(json.dumps(parts))
-    except Exception:  # of the library, which has no class of its own for it
+    except Exception:  # the library has no class of its own for it
         return None
 
 
 def _without_prefix(part: Any) -> Any:
-    """Return the step of a tokenizer that puts no space before the text."""
+    """Return this step of a tokenizer, changed to add no space before the text; None: the step is removed."""
     match part:
         case {"type": "Prepend"}:
             return None

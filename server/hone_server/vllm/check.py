@@ -1,9 +1,9 @@
-"""`python3 -m hone_vllm ARGUMENTS`: what vLLM says to the arguments of `vllm serve`, before it loads weights.
+"""`python3 -m hone_vllm ARGUMENTS`: check the arguments of `vllm serve` with vLLM's own code, before it loads weights.
 
 An init container of vLLM's own image runs it, as the module `hone_vllm`, so it imports nothing of Hone's. The installed
-vLLM reads the model's configuration and judges quantization, architecture, context and adapters by its own code: no
-list of Hone's has to follow its versions. The last line on stderr is what the operator shows. What can't be asked in
-some version is left to vLLM's own start. Before that, the package `hone_gpucheck` next to it checks the pod's GPUs.
+vLLM reads the model's configuration and judges quantization, architecture, context and adapters by its own code, so
+Hone needs no list that follows vLLM's versions. The operator shows the last line on stderr. Checks that some version
+does not offer are left to vLLM's own start. Before these, the package `hone_gpucheck` next to it checks the pod's GPUs.
 """
 
 import importlib
@@ -18,18 +18,18 @@ log = logging.getLogger("hone_vllm")
 
 KEY_FILE = "HONE_API_KEY_FILE"
 GPU_CHECK = "hone_gpucheck"
+# The links that the earlier containers have made.
 ADAPTERS = Path(__file__).with_name("adapters")
-"""The links that the containers before this one have made."""
 PARSERS = ("vllm.utils.argparse_utils", "vllm.utils")
+# Modules in which versions of vLLM define the parser of `vllm serve`.
 ARGUMENTS = ("vllm.entrypoints.openai.cli_args", "vllm.entrypoints.launchers.cli_args")
-"""Where versions of vLLM have what reads the arguments of `vllm serve`."""
+# Names of the output head in transformers' models.
 HEADS = frozenset({"lm_head", "embed_out", "output_layer"})
-"""What models of transformers call their output head."""
 LONGEST_WORDS = 300
 
 
 class Refusal(Exception):
-    """What is wrong; `reason` is one of Hone's reasons."""
+    """A problem that keeps vLLM from starting; `reason` is one of Hone's reasons."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -37,7 +37,7 @@ class Refusal(Exception):
 
 
 def main(arguments: list[str]) -> None:
-    """Return where vLLM takes its arguments or can't be asked; else exit with the reason as the last line."""
+    """Return if vLLM accepts its arguments or can't check them; else exit with the reason as the last line."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     try:
         check_key()
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
 
 
 def check_key() -> None:
-    """Raise Refusal where the key that clients must send is empty."""
+    """Raise Refusal if the key that clients must send is empty."""
     path = os.environ.get(KEY_FILE)
     if path is not None and not Path(path).read_bytes().strip():
         message = "the Secret of spec.apiKeySecret holds an empty key"
@@ -56,7 +56,7 @@ def check_key() -> None:
 
 
 def check_gpus() -> None:
-    """Raise Refusal where the pod can't use the GPUs that it asks for."""
+    """Raise Refusal if the pod can't use the GPUs that it requests."""
     try:
         find_problem = importlib.import_module(GPU_CHECK).find_problem
     except ImportError as error:
@@ -67,7 +67,7 @@ def check_gpus() -> None:
 
 
 def judge(arguments: list[str]) -> None:
-    """Raise Refusal with the words of the installed vLLM."""
+    """Raise Refusal with the message of the installed vLLM."""
     try:
         vllm = importlib.import_module("vllm")
         name = f"vLLM {vllm.__version__}"
@@ -124,7 +124,7 @@ def embeddings_of(folder: Path) -> set[str]:
 
 
 def check_configuration(name: str, folder: Path, largest_rank: int) -> None:
-    """Raise Refusal with what vLLM says to an adapter's configuration."""
+    """Raise Refusal with vLLM's message about an adapter's configuration."""
     try:
         helper: Any = _first("PEFTHelper", ("vllm.lora.peft_helper",))
         options: Any = _first("LoRAConfig", ("vllm.config.lora", "vllm.config"))
@@ -143,7 +143,7 @@ def check_configuration(name: str, folder: Path, largest_rank: int) -> None:
 
 
 def words_of(error: Exception) -> str:
-    """Return the message in one line; of pydantic's, without its frame."""
+    """Return the error's message in one line; for pydantic's errors, only the first message."""
     errors = getattr(error, "errors", None)
     found = str(errors()[0].get("msg", error)) if callable(errors) else str(error)
     found = "".join(letter if letter.isprintable() else " " for letter in found)
@@ -162,7 +162,7 @@ def _first(name: str, modules: tuple[str, ...]) -> Any:
 
 
 def _keys_of(folder: Path) -> list[str]:
-    """Return the names of an adapter's tensors; none where they are not in safetensors."""
+    """Return the names of an adapter's tensors; none if they are not in safetensors."""
     try:
         with open(folder / "adapter_model.safetensors", "rb") as file:
             return list(json.loads(file.read(int.from_bytes(file.read(8), "little"))))

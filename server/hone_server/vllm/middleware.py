@@ -1,16 +1,18 @@
-"""An ASGI middleware for vLLM: it asks for the key, keeps the routes that load adapters for the keeper, and drains.
+"""An ASGI middleware for vLLM: it checks the key, reserves the routes that load adapters for the sidecar, and drains.
 
 It runs in vLLM's image, as the module `hone_gate`, so it imports nothing of Hone's. vLLM's own check of the key covers
 only some prefixes of its routes; this one covers all but OPEN. On routes that load and unload adapters, requests
 without the token get the answer that they would get if the routes did not exist.
 
-`python3 -m hone_gate drain SECONDS` is the pod's preStop hook: for so long, and until no more requests come, vLLM goes
-on, and every answer closes its connection. Else clients would meet vLLM's end on the connections that they keep.
+`python3 -m hone_gate drain SECONDS` is the pod's preStop hook: it waits that long, and until requests have stopped. In
+this time vLLM still answers, and every answer closes its connection. Otherwise clients would find their kept
+connections closed when vLLM ends.
 
-`python3 -m hone_gate ask PORT MODEL` is its startup probe: whether the model answers. vLLM's /health asks no model.
+`python3 -m hone_gate ask PORT MODEL` is its startup probe: whether the model answers. vLLM's /health does not ask a
+model.
 
-A replaced adapter is loaded under a new id, so that answers which run end on the old weights. vLLM's own `load_inplace`
-changes the weights under them, and reads the files anew in every step.
+A replaced adapter is loaded under a new id, so that running answers end on the old weights. vLLM's own `load_inplace`
+changes their weights during the answer, and reads the files again in every step.
 """
 
 import asyncio
@@ -31,10 +33,10 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+# The variable that names the file with the clients' key; without it no key is needed.
 KEY_FILE = "HONE_API_KEY_FILE"
-"""The variable that names the file with the clients' key; without it no key is needed."""
+# Routes for probes and Prometheus, which send no key.
 OPEN = frozenset({"/health", "/metrics"})
-"""Routes for probes and Prometheus, which send no key."""
 UNAUTHORIZED = json.dumps(
     {
         "error": {
@@ -54,22 +56,22 @@ NOT_FOUND = b'{"detail":"Not Found"}'
 TOKEN_FILE = "HONE_ADMIN_TOKEN_FILE"
 HEADER = b"x-hone-admin"
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
+# Includes SageMaker's names of these routes, and a root path before them.
 ADMIN = re.compile(r"(/v1/(un)?load_lora_adapter|(^|/)adapters(/[^/]*)?)/*$")
-"""Also as SageMaker calls them, and below a root path."""
+# The name under which new weights are loaded first, before the old ones are unloaded.
 TRIAL = "{}~hone"
-"""The name under which new weights are tried, before the old ones are let go."""
 
+# Exists while vLLM drains; its modification time is that of a client's last request.
 DRAINING = Path(os.environ.get("TMPDIR", "/tmp"), "hone-draining")
-"""Is there while vLLM drains; changed when a client's last request came."""
+# As in the embedded engine: drain until no request has come for this long, but with a limit.
 QUIET_SECONDS, LATEST_SECONDS = 3, 60
-"""As the embedded engine does: until no request has come for so long, but not for ever."""
 
 
 class Gate:
-    """Other requests wait for the moment in which a name changes its weights."""
+    """The middleware. Requests wait while a name changes its weights."""
 
     def __init__(self, app: App) -> None:
-        DRAINING.unlink(missing_ok=True)  # of an engine that was ended and started anew in this pod
+        DRAINING.unlink(missing_ok=True)  # left by an engine that restarted in this pod
         self._app = app
         self._key = read_key()
         self._open = asyncio.Event()
@@ -82,7 +84,8 @@ class Gate:
             await self._app(scope, receive, send)
         elif not ADMIN.search(scope["path"]):
             if scope["method"] == "POST":
-                receive = _replay(await _read(receive), receive)  # a slow one must not pass now and be heard later
+                # Read the body first: a slow request must not pass here and reach vLLM during a change.
+                receive = _replay(await _read(receive), receive)
                 await self._open.wait()
             await self._app(scope, receive, _closing_in_a_drain(scope, send))
         elif is_preflight(scope):  # for a route that does not exist the answer is the same
@@ -112,7 +115,7 @@ class Gate:
         await answer(send, status, said)
 
     async def _call(self, scope: Scope, path: str, body: dict[str, Any]) -> tuple[int, bytes]:
-        """Status and body of the application's own answer."""
+        """Return status and body of the application's own answer."""
         path = scope["path"][: -len(LOAD)] + path
         status, said = 500, b""
 
@@ -132,7 +135,7 @@ class Gate:
 
 
 def read_key() -> bytes | None:
-    """Return the key that clients must send; None: none is needed. An empty one, which nobody can send, stays empty."""
+    """Return the key that clients must send; None: none is needed. An empty key, which nobody can send, stays empty."""
     if KEY_FILE not in os.environ:
         return None
     try:
@@ -143,7 +146,7 @@ def read_key() -> bytes | None:
 
 
 def is_allowed(scope: Scope, key: bytes | None) -> bool:
-    """Whether a connection sends the key, or needs none."""
+    """Return whether a connection sends the key, or needs none."""
     if key is None or scope["type"] not in ("http", "websocket"):
         return True
     if scope["type"] == "http":
@@ -160,7 +163,7 @@ def is_allowed(scope: Scope, key: bytes | None) -> bool:
 
 
 def is_preflight(scope: Scope) -> bool:
-    """Whether a browser asks if a web page may send a request. It does not send the key with this question."""
+    """Return whether this is a browser's preflight request, which never has the key."""
     names = {name.lower() for name, _ in scope["headers"]}
     return scope.get("method") == "OPTIONS" and {b"origin", b"access-control-request-method"} <= names
 
@@ -168,8 +171,8 @@ def is_preflight(scope: Scope) -> bool:
 async def find_cors(app: App, scope: Scope) -> list[tuple[bytes, bytes]]:
     """Return the headers with which the application lets a web page of this request's origin read an answer.
 
-    vLLM adds them inside of its middlewares, where only its own answers get them, and `--allowed-origins` is not known
-    here. So it is asked as browsers ask it before a request, which it answers without asking the engine.
+    vLLM adds them inside its middlewares, where only its own answers get them, and `--allowed-origins` is not known
+    here. So this sends vLLM a preflight request, which it answers without the engine.
     """
     origins = [value for name, value in scope["headers"] if name.lower() == b"origin"]
     if scope["type"] != "http" or len(origins) != 1:
@@ -201,7 +204,7 @@ async def refuse(scope: Scope, send: Send, *more: tuple[bytes, bytes]) -> None:
 
 
 def drain(seconds: float) -> None:
-    """Returns when vLLM may end."""
+    """Wait until vLLM may end."""
     DRAINING.touch()
     started = time.time()
     while True:
@@ -212,7 +215,7 @@ def drain(seconds: float) -> None:
 
 
 def ask(port: int, model: str) -> None:
-    """Returns when vLLM has generated a token. Raises OSError else."""
+    """Let vLLM generate one token. Raises OSError if it fails."""
     headers = {"Content-Type": "application/json"}
     if key := read_key():
         headers["Authorization"] = f"Bearer {key.decode('latin-1')}"
@@ -224,14 +227,14 @@ def ask(port: int, model: str) -> None:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """The key goes to the engine alone."""
+    """Follows no redirect, because only the engine may get the key."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
 
 
 def _closing_in_a_drain(scope: Scope, send: Send) -> Send:
-    """While vLLM drains, an answer ends its connection."""
+    """Return a `send` that closes the connection after the answer while vLLM drains."""
     if not DRAINING.exists():
         return send
     if scope["path"] not in OPEN and not any(key.lower() == HEADER for key, _ in scope["headers"]):

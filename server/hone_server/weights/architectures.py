@@ -1,8 +1,8 @@
-"""Which architectures the engine serves, judged by the model's classes before its weights are loaded.
+"""Decide which architectures the engine serves, by the model's classes, before its weights are loaded.
 
 Continuous batching keeps the keys and values of all requests in pages, and hands the pages to the attention of each
-layer. That takes attention that goes through transformers' AttentionInterface, in every layer. Others would run, and
-answer from a part of the text only, so they are refused. Next in the flow: loader.py.
+layer. This requires attention that goes through transformers' AttentionInterface in every layer. Other models would
+run, but read only a part of the text, so they are refused. Next in the flow: loader.py.
 """
 
 import ast
@@ -36,7 +36,7 @@ def refuse_unserved(config: Any, name: str) -> None:
 
 
 def find_obstacle(outline: Any) -> str | None:
-    """Return what keeps continuous batching from serving a model; None: nothing does."""
+    """Return what keeps continuous batching from serving a model; None: nothing."""
     config = outline.config.get_text_config()
     if outline._is_stateful or any(isinstance(part, torch.nn.Conv1d) for part in outline.modules()):
         return "its layers keep a state of each request, for which the engine's cache of keys and values has no place"
@@ -53,16 +53,16 @@ def find_obstacle(outline: Any) -> str | None:
         return "its attention reads later tokens as well: it is not a model that continues a text"
     if not outline._supports_attention_backend:
         return UNREADABLE
-    # Other parts read images or sounds, which are not requested.
+    # Other parts read images or sounds, which requests to this engine can't have.
     kinds_of_parts = {type(part): part for part in outline.get_decoder().modules()}.values()
     return next((why for part in kinds_of_parts if (why := _find_fault(part))), None)
 
 
 def find_steady_context(model: Any) -> int | None:
-    """Return the longest context in which positions are turned alike, whatever runs beside them; None: any is.
+    """Return the longest context in which positions are rotated the same for every request of a batch; None: any.
 
-    Some models turn all positions otherwise once a text is longer than those that they were made for at first. Their
-    code decides that once for a batch, by its longest request, so a long one would change the answers of others.
+    Some models rotate all positions differently once a text is longer than their original context. Their code decides
+    this once for a batch, by its longest request, so a long request would change the answers of others.
     """
     config = model.config.get_text_config()
     given = getattr(config, "rope_parameters", None) or {}
@@ -88,23 +88,23 @@ def _has_one_size_of_heads(config: Any) -> bool:
 
 
 def _sizes_of_keys(decoder: torch.nn.Module) -> set[int]:
-    """Return the numbers of features that the layers' projections to keys have, as far as they have this name."""
+    """Return the sizes of the layers' key projections (`k_proj`), in features."""
     layers = [getattr(part, "k_proj", None) for part in decoder.modules()]
     return {layer.out_features for layer in layers if isinstance(layer, torch.nn.Linear)}
 
 
 UNREADABLE = "its attention can't read keys and values from the pages of the engine's cache"
+# The variable for the attention kernel in transformers' models.
 INTERFACE = "attention_interface"
-"""What transformers' models call the kernel that they are to use."""
 KNOWN_TO_KERNELS = frozenset(
     {"attention_mask", "dropout", "scaling", "sliding_window", "softcap", "s_aux", "is_causal", "position_ids"}
 )
 
 
 def _find_fault(part: torch.nn.Module) -> str | None:
-    """Return what keeps the kernels from computing what a layer asks of its attention, by the source of its class.
+    """Return what keeps the kernels from computing a layer's attention, by the source of its class; None: nothing.
 
-    A layer has to pass the pages, which it does not know itself, on to its attention, and that to the kernel.
+    A layer does not use the pages itself: it has to pass them on to its attention, and this to the kernel.
     """
     attention = {name for name, child in part.named_children() if type(child).__name__.endswith("Attention")}
     is_attention = type(part).__name__.endswith("Attention")
@@ -120,7 +120,7 @@ def _find_fault(part: torch.nn.Module) -> str | None:
 
 
 def _find_fault_of_calls(calls: list[ast.Call]) -> str | None:
-    """Return what the calls of the kernel ask for that the kernels on pages don't do."""
+    """Return what the calls of the kernel require that the kernels on pages don't support."""
     if len(calls) > 1:
         return (
             "its attention computes several times in each layer, and would put its keys and values into the cache twice"

@@ -1,7 +1,8 @@
-"""LoRA adapters that stay unmerged: in one packed batch each row goes through the adapter of its own request.
+"""Apply unmerged LoRA adapters: in one packed batch each row goes through the adapter of its own request.
 
-Continuous batching packs the tokens of all requests into one sequence. `BatchTable.prepare` learns before each forward
-pass which rows belong to which adapter, and the base model's linear layers ask it.
+Continuous batching packs the tokens of all requests into one sequence. Before each forward pass, `BatchTable.prepare`
+gets the rows of each adapter, and the base model's linear layers read them from the table. Prompts and single adapters
+are computed one adapter at a time (`Segments`), a few rows of several adapters in one batched product (`Stacked`).
 """
 
 import itertools
@@ -22,7 +23,7 @@ _numbers = itertools.count(BASE + 1)
 
 
 class Adapter:
-    """An adapter's weights in memory. Every one that is loaded gets a number of its own, also in place of another."""
+    """An adapter's weights in memory. Every loaded adapter gets its own number, even when it replaces another one."""
 
     def __init__(self, factors: Factors) -> None:
         self.number = next(_numbers)
@@ -33,14 +34,14 @@ class Adapter:
 
 
 class Plan(Protocol):
-    """What the adapters do to one batch."""
+    """How the adapters of one batch are computed."""
 
     def add(self, layer: str, x: torch.Tensor, out: torch.Tensor) -> None:
-        """Adds to `out` (shape [rows, out]) what the adapters make of `x` (shape [rows, in])."""
+        """Add to `out` (shape [rows, out]) the adapters' output for `x` (shape [rows, in])."""
 
 
 class Segments:
-    """Adapter by adapter, for prompts and for a single adapter: two products for each."""
+    """Computes adapter by adapter, with two products for each; for prompts and for a single adapter."""
 
     def __init__(self, runs: Sequence[tuple[Adapter, int, int]]) -> None:
         self._runs = [(adapter.factors, slice(start, end)) for adapter, start, end in runs]
@@ -53,7 +54,10 @@ class Segments:
 
 
 class Stack:
-    """The weights of several adapters one above the other, of smaller ranks filled up with zeros."""
+    """The weights of several adapters as one tensor for each layer; smaller ranks are padded with zeros.
+
+    factors, by layer: shapes [adapters, in, rank] and [adapters, rank, out].
+    """
 
     def __init__(self, adapters: Sequence[Adapter]) -> None:
         self.adapters = tuple(adapters)
@@ -76,7 +80,7 @@ class Stack:
 
 
 class Stacked:
-    """All adapters at once, for a few rows of each: two batched products."""
+    """Computes all adapters at once, for a few rows of each, with two batched products."""
 
     def __init__(self, stack: Stack, runs: Sequence[tuple[Adapter, int, int]]) -> None:
         self._factors = stack.factors
@@ -102,14 +106,17 @@ class Stacked:
 
 
 class BatchTable:
-    """Which rows of the batch belong to which adapter, from before a forward pass to its end."""
+    """The rows of each adapter in the current batch, from before a forward pass to its end."""
 
     def __init__(self) -> None:
         self.plan: Plan | None = None
         self.stack: Stack | None = None  # kept between batches, because making one copies weights
 
     def prepare(self, requests: Sequence[tuple[Adapter | None, int]]) -> None:
-        """The batch's requests in order, each with its number of rows; those of one adapter lie together."""
+        """Plan the next batch.
+
+        requests: its adapters in order, each with its number of rows; those of one adapter are adjacent.
+        """
         runs = list(_runs(requests))
         if not runs:
             self.plan = None
@@ -122,7 +129,7 @@ class BatchTable:
         self.plan = None
 
     def forget(self, adapter: Adapter) -> None:
-        """Frees an adapter that nobody asks any more, though the last batch's requests are remembered."""
+        """Free an adapter that no request uses, even though the last batch's requests are still remembered."""
         adapter.factors = {}
         stack = self.stack
         if stack and adapter in stack.adapters:
@@ -134,7 +141,7 @@ class BatchTable:
         return len(sizes) * max(sizes) <= PADDING * sum(sizes)
 
     def _stack_of(self, adapters: list[Adapter]) -> Stack:
-        """The stack at hand when it has these adapters and not many more."""
+        """Return the current stack if it has these adapters and not many others; else make a new one."""
         stack = self.stack
         if stack is None or not set(adapters) <= set(stack.adapters) or len(stack.adapters) > PADDING * len(adapters):
             stack = self.stack = Stack(adapters)
@@ -142,7 +149,7 @@ class BatchTable:
 
 
 def _runs(requests: Sequence[tuple[Adapter | None, int]]) -> Iterator[tuple[Adapter, int, int]]:
-    """Each adapter with its first row and the one after its last."""
+    """Yield each adapter with its first row and the row after its last."""
     start = 0
     for adapter, group in itertools.groupby(requests, key=lambda request: request[0]):
         end = start + sum(rows for _, rows in group)
@@ -152,7 +159,7 @@ def _runs(requests: Sequence[tuple[Adapter | None, int]]) -> Iterator[tuple[Adap
 
 
 class AdaptableLinear(JoinedLinear):
-    """A linear layer of the base model that adds what the batch's adapters have for it."""
+    """A linear layer of the base model that adds the output of the batch's adapters."""
 
     layer: str
     table: BatchTable
@@ -166,9 +173,11 @@ class AdaptableLinear(JoinedLinear):
 
 
 def make_adaptable(model: Any) -> BatchTable:
-    """Turns the linear layers that see every token of a batch into ones that take adapters.
+    """Convert the linear layers that get every token of a batch to `AdaptableLinear`, and return their table.
 
-    A trial shows which these are: the output layer sees the last tokens only, an expert those that are routed to it.
+    A trial forward pass shows which layers these are: the output layer gets only the last tokens, and an expert only
+    the tokens that are routed to it. A layer is converted in place, by assigning its `__class__`, and keeps its weights
+    and its place in the model.
     """
     table = BatchTable()
     names = {layer: name for name, layer in model.named_modules() if type(layer) in (torch.nn.Linear, JoinedLinear)}

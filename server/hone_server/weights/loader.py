@@ -1,8 +1,9 @@
-"""From sources to models in memory: the base once, and adapters on it, unmerged where that can be.
+"""Load models from sources: the base once, and its adapters, unmerged where possible.
 
-What an unmerged adapter can't express (DoRA, saved modules, trained biases or embeddings) is merged into a second model
-that shares every tensor with the base except those that the adapter changes. Such a model answers at full speed, and
-has a batch, a key-value cache and a thread of its own.
+In: `Sources` of artifacts/sources.py. Out: the base with its tokenizer, and for each adapter its weights or a merged
+model. What an unmerged adapter can't express (DoRA, saved modules, trained biases or embeddings) is merged into a
+second model that shares every tensor with the base except those that the adapter changes. Such a model answers at full
+speed, and has its own batch, key-value cache and thread. model_registry.py is next.
 """
 
 import copy
@@ -41,7 +42,7 @@ from hone_server.weights.onednn_packing import is_packed, pack, unpack
 
 @dataclass(frozen=True)
 class Base:
-    """The weights that everything is served from. `table` is None when no adapter can stay unmerged."""
+    """The weights that all models are served from. `table` is None when no adapter can stay unmerged."""
 
     model: Any
     tokenizer: Any
@@ -49,7 +50,7 @@ class Base:
 
 
 def load_base(sources: Sources, *, adaptable: bool) -> Base:
-    """Loads the weights, ready for unmerged adapters if `adaptable`. Raises HoneError."""
+    """Load the weights, ready for unmerged adapters if `adaptable`. Raises HoneError."""
     disable_progress_bar()  # type: ignore[no-untyped-call]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, tokenizer = _load_weights(sources)
@@ -68,15 +69,15 @@ def load_base(sources: Sources, *, adaptable: bool) -> Base:
 
 
 def storages(model: Any) -> set[int]:
-    """Return the addresses of the memory, or of the files' mappings, that the model's tensors lie in."""
+    """Return the addresses of the model's tensors: of memory, or of mapped files."""
     tensors = itertools.chain(model.parameters(), model.buffers())
     return {tensor.untyped_storage().data_ptr() for tensor in tensors if not tensor.is_mkldnn}
 
 
 def unmap(model: Any, read: Container[int]) -> None:
-    """Copies what lies in these storages into memory, so that a file which they map is let go.
+    """Copy the tensors in these storages into memory, so that the files that they map are released.
 
-    A mapped file that is changed would change the answers, and one that is cut would end the process.
+    A change of a mapped file would change the answers, and truncating it would end the process.
     """
     copies: dict[Any, torch.Tensor] = {}
 
@@ -96,7 +97,7 @@ def unmap(model: Any, read: Container[int]) -> None:
 
 
 def load_adapter(base: Base, served: Served) -> Adapter | Any:
-    """The adapter's weights, or, when it can't stay unmerged, a model with it merged in. Raises HoneError."""
+    """Return the adapter's weights, or, if it can't stay unmerged, a model with it merged in. Raises HoneError."""
     assert served.folder is not None
     config = read_adapter_config(served.folder)
     if config.megatron_config:  # PEFT would import a module that the file names
@@ -128,7 +129,7 @@ def load_adapter(base: Base, served: Served) -> Adapter | Any:
 
 
 def _cast_to_dtypes_of(merged: Any, base: Any) -> None:
-    """Give the modules that an adapter saved completely the dtype that the base computes in; PEFT keeps the file's."""
+    """Give the modules that an adapter saved completely the dtype in which the base computes; PEFT keeps the file's."""
     dtypes = {name: parameter.dtype for name, parameter in base.named_parameters()}
     for name, parameter in merged.named_parameters():
         if parameter.is_floating_point():
@@ -136,7 +137,7 @@ def _cast_to_dtypes_of(merged: Any, base: Any) -> None:
 
 
 def own_tokenizer(base: Base, folder: Path) -> Any:
-    """The adapter's tokenizer, or else the base's. Raises HoneError ArtifactCorrupt."""
+    """Return the adapter's tokenizer, or else the base's. Raises HoneError ArtifactCorrupt."""
     if not (folder / "tokenizer_config.json").is_file():
         return base.tokenizer
     try:
@@ -146,26 +147,26 @@ def own_tokenizer(base: Base, folder: Path) -> Any:
 
 
 def float32_is_better(dtype: torch.dtype, weight_bytes: int, free_bytes: int, bfloat16: bool) -> bool:
-    """Whether to compute in float32 what the checkpoint has in 16 bits, on a CPU.
+    """Return whether to compute a 16-bit checkpoint in float32 on a CPU.
 
-    Without bfloat16 instructions 16 bits are slower: on an AVX2 machine (one thread, matrices of 576x1536 to
-    4096x4096) bfloat16 took 1.0 to 2.0 times as long as float32 with 1 row, 1.3 to 2.9 with 8 rows and 3.6 to 4.6 with
-    64 rows. Widening is exact, and doubles the weights; it is left out when little more than they would fit.
+    Without bfloat16 instructions 16 bits are slower: on an AVX2 machine (one thread, matrices of 576x1536 to 4096x4096)
+    bfloat16 took 1.0 to 2.0 times as long as float32 with 1 row, 1.3 to 2.9 with 8 rows and 3.6 to 4.6 with 64 rows.
+    Widening is exact, and doubles the weights; it is not done when little else would fit into memory.
     """
     fits = 2 * weight_bytes < free_bytes * (1 - CACHE_SHARE)
     return dtype in (torch.bfloat16, torch.float16) and not bfloat16 and fits
 
 
 def _fit(base: Any, folder: Path, *, readable: bool = False) -> tuple[Any, set[str]]:
-    """PEFT's model on the base's own tensors, and the keys of the base's parameters that the adapter's file replaces.
+    """Return PEFT's model on the base's own tensors, and the keys of the base's parameters that the file replaces.
 
-    Of a packed base the layers have no weights in it, unless they are to be `readable`, or PEFT begins with reading.
-    Raises ValueError when weights are left over on either side.
+    In the copy of a packed base, layers have no readable weights, unless `readable` is set or PEFT reads them first.
+    Raises ValueError when the base or the adapter has weights that the other lacks.
     """
     from peft import PeftConfig, PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
-    place = str(folder.absolute())  # which PEFT can't take for a name on the hub
+    place = str(folder.absolute())  # absolute, so that PEFT can't take it for a name on the hub
     weights = load_peft_weights(place, device="cpu").keys()
     factors = (".lora_A.", ".lora_B.")
     written = {key.removeprefix("base_model.model.") for key in weights if not any(part in key for part in factors)}
@@ -176,7 +177,7 @@ def _fit(base: Any, folder: Path, *, readable: bool = False) -> tuple[Any, set[s
     if is_packed(base) and (readable or written or isinstance(config.init_lora_weights, str)):
         unpack(base, shared)
     peft_model = PeftModel.from_pretrained(shared, place, low_cpu_mem_usage=True)
-    # PEFT passes over the weights of layers that the base lacks.
+    # PEFT ignores weights of layers that the base lacks.
     loaded = get_peft_model_state_dict(peft_model, save_embedding_layers=False).keys()
     for key in sorted(key for key in weights ^ loaded if ".lora_" in key):
         raise ValueError(f"only {'it' if key in weights else 'the base'} has {key}")
@@ -184,7 +185,7 @@ def _fit(base: Any, folder: Path, *, readable: bool = False) -> tuple[Any, set[s
 
 
 def _factors(peft_model: Any, dtype: torch.dtype) -> Factors | None:
-    """The weights of plain LoRA on layers that take adapters; None when there is anything else."""
+    """Return the weights of plain LoRA on layers that take adapters; None when the adapter has anything else."""
     from peft.tuners.lora import Linear
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -204,19 +205,22 @@ def _factors(peft_model: Any, dtype: torch.dtype) -> Factors | None:
 
 
 def _shared_copy(base: Any, written: set[str]) -> Any:
-    """A second model on the same tensors, except the base's own parameters that an adapter's file overwrites."""
+    """Return a second model on the same tensors, except the base's own parameters that an adapter's file overwrites.
+
+    The memo of deepcopy maps each shared object to itself, or to what replaces it in the copy.
+    """
     named = itertools.chain(base.named_parameters(), base.named_buffers())
     memo: dict[int, Any] = {}
     for key, tensor in named:
         data = tensor.data.clone() if key in written else tensor.data
         memo[id(tensor)] = torch.nn.Parameter(data, False) if isinstance(tensor, torch.nn.Parameter) else data
-    deaf = BatchTable()  # to the base's batches
+    deaf = BatchTable()  # not the base's, so the copy ignores its batches
     memo |= {id(module.table): deaf for module in base.modules() if isinstance(module, AdaptableLinear)}
     memo |= {id(m.packed): m.packed for m in base.modules() if isinstance(m, JoinedLinear) and m.packed is not None}
-    # Its weights may change, which a joint would not learn.
+    # The copy's weights may change, and a joint would not notice.
     memo |= {id(module.joint): None for module in base.modules() if isinstance(module, JoinedLinear) and module.joint}
     copied = copy.deepcopy(base, memo)
-    copied.set_attn_implementation(default_kernel(copied))  # the base may have that of its engine
+    copied.set_attn_implementation(default_kernel(copied))  # the base may have its engine's
     return copied
 
 
@@ -230,7 +234,7 @@ def _load_weights(sources: Sources) -> tuple[Any, Any]:
         found = auto.from_pretrained(
             sources.weights, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True, **source
         )
-    except ImportError as error:  # how transformers says that a kind of quantization needs another package
+    except ImportError as error:  # transformers raises it if a kind of quantization needs another package
         remedy = "Serve the model that it was made from, in 16 bits."
         raise HoneError(MODEL_INVALID, f"can't load {sources.weights}: {_first_line(error)}", remedy=remedy) from error
     except (OSError, ValueError) as error:
@@ -278,9 +282,9 @@ def _refuse_adapter(sources: Sources) -> None:
 
 
 def widened(model: Any) -> Any:
-    """The model with plain layers in 16 bits, of the same values, in place of bitsandbytes' in 4 or 8 bits.
+    """Return the model with plain 16-bit layers of the same values, instead of bitsandbytes' layers in 4 or 8 bits.
 
-    These compute in 16 bits as well, unpack their weights for every batch, and can't share them with a copy.
+    Those compute in 16 bits as well, unpack their weights for every batch, and can't share them with a copy.
     """
     packed = getattr(model, "quantization_method", None) == QuantizationMethod.BITS_AND_BYTES
     return model.dequantize() if packed else model
