@@ -1,4 +1,4 @@
-"""A headless Chromium that its own DevTools protocol steers."""
+"""Control a headless Chromium through its DevTools protocol."""
 
 import itertools
 import json
@@ -13,7 +13,7 @@ import websocket
 
 
 class Page:
-    """A tab of the browser. `faults` has what its console and its security policy complained of."""
+    """A tab of the browser. `faults` has the errors of its console and its security policy."""
 
     def __init__(self, url):
         self._socket = websocket.create_connection(url, timeout=60, suppress_origin=True)
@@ -57,14 +57,14 @@ class Page:
         self.run(f"{field}.value = {json.dumps(value)}; {field}.dispatchEvent(new Event('change'))")
 
     def say(self, text):
-        """Types and presses Enter, as a person does."""
+        """Type the text and press Enter, as a user does."""
         self.run("question.focus()")
         self.call("Input.insertText", text=text)
         for kind in ("keyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", windowsVirtualKeyCode=13)
 
     def answered(self):
-        """The columns' messages, once nothing is under way any more."""
+        """Return the columns' messages once no answer is running."""
         self.until("document.getElementById('stop').hidden && !document.querySelector('.waiting')")
         each = "[...s.querySelectorAll('.message')].map((m) => m.textContent)"
         return self.run(f"[...document.querySelectorAll('section')].map((s) => {each})")
@@ -84,7 +84,7 @@ def chromium():
 
 @pytest.fixture
 def browse(chromium, tmp_path):
-    """Opens an address in a browser of its own."""
+    """Open an address in a new browser."""
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
     words = [chromium, *options, "--remote-debugging-port=0", f"--user-data-dir={tmp_path / 'profile'}", "about:blank"]
     with open(tmp_path / "chromium.log", "w") as log:

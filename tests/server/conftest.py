@@ -1,4 +1,4 @@
-"""Tiny models that the tests make themselves, and real servers on them."""
+"""Tiny models that the tests create, and real servers that serve them."""
 
 import contextlib
 import os
@@ -53,7 +53,7 @@ class Server:
         return httpx.post(self.url + path, json=body, timeout=60)
 
     def running(self, model: str) -> float:
-        """Requests in the model's batch, as /metrics has it."""
+        """Return the number of requests in the model's batch, from /metrics."""
         prefix = f'hone:num_requests_running{{model_name="{model}"}} '
         return next(
             float(line.removeprefix(prefix))
@@ -78,7 +78,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_model(folder: Path, *, hidden: int = 64, tokenizer: PreTrainedTokenizerFast | None = None) -> Path:
-    """A Llama with random weights, large enough ones that its answers vary."""
+    """Return a Llama with random weights, which are large enough that its answers vary."""
     tokenizer = tokenizer or make_tokenizer()
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -100,7 +100,7 @@ def make_model(folder: Path, *, hidden: int = 64, tokenizer: PreTrainedTokenizer
 
 
 def make_adapter(folder: Path, base: Path, *, seed: int, **lora: object) -> Path:
-    """A LoRA adapter with random weights, so that it changes the answers."""
+    """Write a LoRA adapter whose random weights change the answers."""
     torch.manual_seed(seed)
     options = {"r": 4, "target_modules": "all-linear", "init_lora_weights": False, **lora}
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(task_type="CAUSAL_LM", **options))
@@ -140,7 +140,7 @@ def start(*args: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
 
 @contextlib.contextmanager
 def serving(*args: str) -> Iterator[Server]:
-    """A server that is ready; its end is awaited. Its log is a file: a full pipe would hold it up."""
+    """Run a server until it is ready, and wait for its end. Its log is a file: a full pipe would block it."""
     port = free_port()
     with tempfile.NamedTemporaryFile(prefix="hone-server-", suffix=".log") as log:
         process = start(*args, "--host", "127.0.0.1", "--port", str(port), stderr=log.fileno())
@@ -200,7 +200,7 @@ def serve() -> Callable[..., contextlib.AbstractContextManager[Server]]:
 
 @pytest.fixture(scope="session")
 def run_to_end() -> Callable[..., tuple[int, str]]:
-    """Runs a server that is expected to end by itself: its exit code and what it said."""
+    """Run a server that is expected to exit; return its exit code and its output."""
 
     def run(*args: str) -> tuple[int, str]:
         process = start(*args, "--host", "127.0.0.1", "--port", str(free_port()))
@@ -212,7 +212,7 @@ def run_to_end() -> Callable[..., tuple[int, str]]:
 
 @pytest.fixture
 def start_server() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Starts a server and does not wait for it."""
+    """Start a server without waiting for it."""
     started: list[subprocess.Popen[bytes]] = []
 
     def run(*args: str) -> subprocess.Popen[bytes]:

@@ -1,4 +1,4 @@
-"""The embedded engine's routes in this process, over a model that only repeats, so that a test can look inside."""
+"""The embedded engine's routes in the test's process, over a model that only repeats, so that tests can look inside."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ CONTEXT = 64
 
 
 class Lane:
-    """Answers with the prompt's last token, again and again."""
+    """Answers with the prompt's last token, repeated."""
 
     max_model_len = CONTEXT
     eos_token_ids = frozenset[int]()
@@ -46,7 +46,7 @@ class Lane:
 
 
 class Service:
-    """Of one model, `m`. A model of another name raises the exception in `failures` of that name, or is not found."""
+    """Serves one model, `m`. Another name raises the exception in `failures` of that name, or is not found."""
 
     created = 0
 
@@ -72,7 +72,7 @@ class Service:
 
 
 class InThread(WatchingServer):
-    """uvicorn in a thread of this process."""
+    """Runs uvicorn in a thread of this process."""
 
     def install_signal_handlers(self) -> None:
         pass
@@ -80,7 +80,7 @@ class InThread(WatchingServer):
 
 @contextlib.contextmanager
 def served_in_thread(service: Service, most_connections: int = 100) -> Iterator[tuple[str, int, int]]:
-    """Address, port, and the identifier of the thread of the event loop."""
+    """Yield address, port, and the identifier of the event loop's thread."""
     app = FailureAnswers(Access(make_app(service, max_waiting=256), None))  # type: ignore[arg-type]
     config = uvicorn.Config(
         app, http=Connection.limited(most_connections), ws="none", log_level="critical", timeout_keep_alive=60

@@ -1,4 +1,4 @@
-"""Many clients of all kinds at once, each of which knows the right answers: those of plain transformers."""
+"""Many different clients at once, each of which knows the right answers: those of plain transformers."""
 
 import json
 import random
@@ -14,21 +14,21 @@ from urllib.parse import urlsplit
 
 import httpx
 import openai
-import openai.resources  # or else threads import it at once at first use, and deadlock
+import openai.resources  # otherwise threads import it concurrently at first use, and deadlock
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 LENGTH = 16  # tokens of an answer
+# A question is used if the best logit of each token is this far above the second one, so that rounding can't matter.
 CLEAR = 1e-3
-"""A question counts when the best logit of each token is so far above the second one: rounding decides nothing."""
 WORDS = "the quick brown fox jumps over a lazy dog hello world how are you today we tune large models".split()
 SENT_SLOWLY = 40  # bytes at once
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of a model, and what plain transformers answers, greedily. `logprobs` of its tokens."""
+    """A question for a model, and the greedy answer of plain transformers, with the `logprobs` of its tokens."""
 
     model: str
     text: str
@@ -49,7 +49,7 @@ class Question:
 def prefer_ascii(base: Path) -> None:
     """Change a model so that it greedily chooses only tokens of ASCII letters.
 
-    vLLM leaves out what is incomplete of a letter at an answer's end, where transformers and Hone have a `\ufffd`.
+    At an answer's end, vLLM leaves out an incomplete character, where transformers and Hone have a `\ufffd`.
     """
     model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
     others = [token for token in range(len(tokenizer)) if not tokenizer.decode([token]).isascii()]
@@ -59,7 +59,7 @@ def prefer_ascii(base: Path) -> None:
 
 
 def make_questions(base: Path, adapters: dict[str, Path], each: int, draw: random.Random) -> list[Question]:
-    """Ask plain transformers so many questions of the base, and of PEFT's model of each adapter on it."""
+    """Return this many questions, answered by plain transformers for the base and by PEFT for each adapter on it."""
     questions = []
     for name, folder in {base.name: None, **adapters}.items():
         questions += [same for (same,) in make_same_questions(base, name, [folder], each, draw)]
@@ -69,7 +69,7 @@ def make_questions(base: Path, adapters: dict[str, Path], each: int, draw: rando
 def make_same_questions(
     base: Path, name: str, folders: list[Path | None], each: int, draw: random.Random
 ) -> list[tuple[Question, ...]]:
-    """Ask the same questions of several adapters, all of one name. None is the base."""
+    """Return the same questions for several adapters, all under one name. None is the base."""
     tokenizer = AutoTokenizer.from_pretrained(base)
     models = [_load_plainly(base, folder) for folder in folders]
     clear: list[tuple[Question, ...]] = []
@@ -87,7 +87,7 @@ def _load_plainly(base: Path, folder: Path | None) -> Any:
 
 
 def _answer_plainly(model: Any, tokenizer: Any, name: str, text: str, *, is_chat: bool) -> Question | None:
-    """The question, or None when its answer is not clear."""
+    """Return the question, or None when rounding could change its answer."""
     prompt = text
     if is_chat:
         messages = [{"role": "user", "content": text}]
@@ -142,7 +142,7 @@ class Crowd:
             self.asked[kind] += 1
 
     def check_sample(self, question: Question, seed: int, answer: str) -> None:
-        """The first answer to a question with a seed is that of all later ones."""
+        """Check that all answers to a question with a seed are the same as the first one."""
         with self._lock:
             first = self._sampled.setdefault((question.model, question.text, seed), answer)
         assert answer == first, (question, seed, answer, first)
@@ -155,7 +155,7 @@ class Crowd:
 
 
 class ServiceTransport(httpx.HTTPTransport):
-    """Reaches a server only while its pod is ready, as a Kubernetes Service does."""
+    """Reaches a server only while its pod is ready, like a Kubernetes Service."""
 
     def __init__(self, is_ready: threading.Event) -> None:
         super().__init__()
@@ -185,7 +185,7 @@ class Turn:
 
 
 def read_choice(choice: Any) -> str:
-    """The text of a choice, or of a part of one in a stream."""
+    """Return the text of a choice, or of a part of one in a stream."""
     message = getattr(choice, "delta", None) or getattr(choice, "message", None)
     return (choice.text if message is None else message.content) or ""
 
@@ -239,7 +239,7 @@ def ask_logprobs(turn: Turn) -> None:
     content = choice.logprobs.content if turn.question.is_chat else None
     told = choice.logprobs.token_logprobs if content is None else [token.logprob for token in content]
     expected = turn.question.logprobs[: len(told)]
-    assert len(told) >= len(turn.question.logprobs) - 1  # that of the end may be left out
+    assert len(told) >= len(turn.question.logprobs) - 1  # the end token's may be left out
     assert all(abs(one - other) < 1e-2 for one, other in zip(told, expected, strict=True)), (told, expected)
 
 
@@ -256,7 +256,7 @@ def leave_stream(turn: Turn) -> None:
 
 
 def leave_at_once(turn: Turn) -> None:
-    """Send a request for a long answer and hang up."""
+    """Send a request for a long answer and disconnect."""
     with socket.create_connection(turn.crowd.address(), timeout=300) as connection:
         several = {"n": turn.draw.randint(2, 4), **turn.crowd.several} if turn.draw.random() < 0.75 else {}
         connection.sendall(_written(turn.question, max_tokens=400, ignore_eos=True, **several))
@@ -264,7 +264,7 @@ def leave_at_once(turn: Turn) -> None:
 
 
 def send_slowly(turn: Turn) -> None:
-    """Send the request bit by bit, and get the whole answer all the same."""
+    """Send the request byte by byte, and still get the complete answer."""
     written = _written(turn.question)
     with socket.create_connection(turn.crowd.address(), timeout=300) as connection:
         for start in range(0, len(written), SENT_SLOWLY):
@@ -279,7 +279,7 @@ def send_slowly(turn: Turn) -> None:
 
 
 def break_off(turn: Turn) -> None:
-    """Send only a part of a request, or what is none."""
+    """Send an incomplete or invalid request."""
     written = _written(turn.question)
     part = turn.draw.choice([written[: turn.draw.randrange(1, len(written))], b"\x16\x03\x01 no HTTP\r\n\r\n", b""])
     with socket.create_connection(turn.crowd.address(), timeout=300) as connection:
@@ -303,7 +303,7 @@ def send_nonsense(turn: Turn) -> None:
 
 
 def ask_guest(turn: Turn) -> None:
-    """Ask an adapter that comes and goes: it answers as one of those that it may be, or it is not there."""
+    """Ask an adapter that is exchanged at run time: one of its versions answers, or it does not exist."""
     same = turn.draw.choice(turn.crowd.guests)
     try:
         (choice,) = Turn(turn.crowd, turn.client, same[0], turn.draw).create().choices
@@ -319,21 +319,21 @@ def _written(question: Question, **more: Any) -> bytes:
 
 
 Kind = Callable[[Turn], None]
+# OpenAI's client repeats these requests automatically when the connection breaks.
 RETRIED: list[Kind] = [ask_whole, ask_several, ask_until_stop, ask_logprobs, ask_with_seed]
-"""What OpenAI's client asks anew by itself when the connection breaks."""
 STREAMS: list[Kind] = [ask_stream, ask_stream_slowly, leave_stream]
 KINDS: list[Kind] = [*RETRIED, *STREAMS, leave_at_once, send_slowly, break_off, send_nonsense, ask_guest]
 
 
 def deal(kinds: list[Kind], requests: int, draw: random.Random) -> list[Kind]:
-    """So many requests, of each kind as many, in any order."""
+    """Return this many requests in random order, the same number of each kind."""
     dealt = [kinds[number % len(kinds)] for number in range(requests)]
     draw.shuffle(dealt)
     return dealt
 
 
 def let_all_ask(crowd: Crowd, turns: Iterable[Kind], clients: int, draw: random.Random) -> None:
-    """Let so many clients at once take the turns. Raises what the first that failed raised."""
+    """Let this many concurrent clients take the turns. Raises the first failure of a client."""
     lock, failed = threading.Lock(), threading.Event()
     rest: Iterator[Kind] = iter(turns)
 
@@ -358,7 +358,7 @@ def let_all_ask(crowd: Crowd, turns: Iterable[Kind], clients: int, draw: random.
 
 
 def take_turn(kind: Kind, turn: Turn) -> None:
-    """Ask; where the client may retry, a stream that was cut is asked for anew."""
+    """Send the request; if the client may retry, a cut stream is requested again."""
     while True:
         try:
             return kind(turn)

@@ -1,7 +1,7 @@
-"""Engines that a test can kill and start again at their address, as a kubelet does: the embedded engine, and vLLM.
+"""Engines that a test can kill and restart at their address, like a kubelet: the embedded engine, and vLLM.
 
-vLLM runs as in a pod: with the operator's arguments and variables, behind `hone_gate`, and next to the keeper, which
-gives it its adapters again after each start. The keeper is not killed.
+vLLM runs as in a pod: with the operator's arguments and variables, behind `hone_gate`, and next to the adapter sidecar,
+which loads its adapters again after each start. The sidecar is not killed.
 """
 
 import json
@@ -25,8 +25,8 @@ from observed import NOW, finished_job, observed_service, service_object
 TOKEN = "t0ken-of-the-test"
 LARGEST_RANK = 64
 CONTEXT = 2048
+# vLLM's key-value cache: so small that the first requests touch all of it, and that some requests have to wait.
 CACHE_BYTES = 64 << 20
-"""vLLM's key-value cache: so small that the first requests touch all of it, and that some requests have to wait."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Engine:
             )
 
     def is_ready(self) -> bool:
-        """Return whether a pod of it would be ready."""
+        """Return whether a pod of this engine would be ready."""
         assert self.process is not None
         assert self.process.poll() is None, self.log.read_text()[-20_000:]
         urls = [f"{self.url}/health"] + ([f"{self.keeper_url}/ready"] if self.keeper_url else [])
@@ -68,7 +68,7 @@ class Engine:
             return False
 
     def kill(self) -> None:
-        """Kill its processes, as the end of a container does."""
+        """Kill its processes, like the end of a container."""
         assert self.process is not None
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -82,7 +82,7 @@ class Engine:
         return httpx.post(f"{self.url}/v1/{action}_lora_adapter", json=body, headers=headers, timeout=300)
 
     def load(self) -> dict[str, float]:
-        """What is in use: requests that run and wait, and cache, of all models; and open connections."""
+        """Return the resources in use: running and waiting requests, the cache of all models, and open connections."""
         lines = httpx.get(f"{self.url}/metrics", timeout=60).text.splitlines()
         names = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
         used = {
@@ -102,7 +102,7 @@ class Engine:
         return count
 
     def memory(self) -> dict[str, int]:
-        """KiB of main memory of each of its processes."""
+        """Return the KiB of main memory of each of its processes."""
         assert self.process is not None
         first = psutil.Process(self.process.pid)
         found = [first, *first.children(recursive=True)]
@@ -110,7 +110,7 @@ class Engine:
 
 
 def make_embedded(folder: Path, base: Path, artifact: Path, legal: Path) -> Engine:
-    """The embedded engine with the adapters `support`, an artifact, and `legal`, a folder of PEFT's."""
+    """Return the embedded engine with the adapters `support`, an artifact, and `legal`, a PEFT folder."""
     token = folder / "token"
     token.write_text(TOKEN)
     port = find_port()
@@ -121,7 +121,7 @@ def make_embedded(folder: Path, base: Path, artifact: Path, legal: Path) -> Engi
 
 
 def make_vllm(folder: Path, environment: Path, base: Path) -> Engine:
-    """vLLM, whose adapters the keeper loads. `environment`: where vLLM is installed."""
+    """Return vLLM, whose adapters the sidecar loads. `environment`: where vLLM is installed."""
     port, served = find_port(), folder / "served"
     container = make_container(base.name)
     replaced = {"/served/model": str(base), "8000": str(port)}
@@ -139,7 +139,7 @@ def make_vllm(folder: Path, environment: Path, base: Path) -> Engine:
 
 
 def make_container(base: str) -> dict[str, Any]:
-    """The container that the operator makes for vLLM with a model of a claim and an adapter."""
+    """Return the container that the operator makes for vLLM with a model of a claim and an adapter."""
     spec: dict[str, Any] = {
         "engine": "vllm",
         "model": {"claim": {"name": "models", "path": base}},
@@ -156,7 +156,7 @@ def make_container(base: str) -> dict[str, Any]:
 
 
 def start_keeper(folder: Path, engine: Engine, adapters: list[dict[str, str]]) -> subprocess.Popen[bytes]:
-    """Start the keeper of an engine, which then is ready only when it has these adapters."""
+    """Start the adapter sidecar of an engine, which then is ready only when it has these adapters."""
     file, port = folder / "adapters.json", find_port()
     file.write_text(json.dumps({"adapters": adapters}))
     command = [

@@ -1,4 +1,4 @@
-"""Who may ask: API keys, request ids, the log, and the bounded queue."""
+"""Access: API keys, request ids, the log, and the bounded queue."""
 
 import re
 import signal
@@ -53,7 +53,7 @@ def test_another_scheme_with_the_key_is_refused(guarded):
     assert answer.status_code == 401
 
 
-def test_the_openai_client_gets_in_with_the_key_and_learns_why_it_did_not(guarded):
+def test_the_openai_client_gets_in_with_the_key_and_a_reason_without_it(guarded):
     options = {"base_url": f"{guarded.url}/v1", "max_retries": 0}
     assert [model.id for model in openai.OpenAI(api_key=KEY, **options).models.list()] == ["tiny-llama"]
     with pytest.raises(openai.AuthenticationError, match="needs an API key"):
@@ -96,7 +96,7 @@ def test_a_request_id_is_taken_over_or_made(guarded):
     assert ask(guarded, key="another", **{"X-Request-Id": "refused"}).headers["x-request-id"] == "refused"
 
 
-def test_when_too_many_wait_a_request_is_told_to_come_again(guarded, until):
+def test_when_too_many_wait_a_request_is_asked_to_retry(guarded, until):
     options = {"base_url": f"{guarded.url}/v1", "api_key": KEY, "max_retries": 0, "timeout": 120}
     client = openai.OpenAI(**options)
 
@@ -122,7 +122,7 @@ def test_when_too_many_wait_a_request_is_told_to_come_again(guarded, until):
     assert len(answers(1).choices) == 1
 
 
-def test_more_answers_than_there_can_be_are_refused_for_good(guarded):
+def test_more_answers_than_a_model_can_have_are_refused_permanently(guarded):
     body = {"model": "tiny-llama", "prompt": ["hello"] * 67, "max_tokens": 1}
     answer = httpx.post(f"{guarded.url}/v1/completions", json=body, headers={"Authorization": f"Bearer {KEY}"})
     assert answer.status_code == 400
@@ -175,8 +175,8 @@ def test_a_key_file_without_a_key_keeps_the_server_from_starting(run_to_end, bas
 @example(key="\u00a0")
 @example(key="caf\u00e0")
 @example(key="\u2005x\u0085")
-def test_whatever_key_is_written_into_the_file_lets_its_bearer_in(key, tmp_path_factory):
-    """As its bytes, which headers have."""
+def test_any_key_in_the_file_is_accepted(key, tmp_path_factory):
+    """Headers carry the key's bytes."""
     file = tmp_path_factory.getbasetemp() / "key"
     file.write_bytes(b" \t" + key.encode() + b"\r\n")
     bare = key.encode().strip()
@@ -195,7 +195,7 @@ def test_whatever_key_is_written_into_the_file_lets_its_bearer_in(key, tmp_path_
 @given(token=st.binary(min_size=1).filter(lambda token: token.strip() and not {0, 10, 13} & {*token}))
 @example(token=b"\xc3\xa0")
 @example(token=b"\x85")
-def test_whatever_token_is_in_the_file_opens_the_admin_routes(token, tmp_path_factory):
+def test_any_token_in_the_file_opens_the_admin_routes(token, tmp_path_factory):
     file = tmp_path_factory.getbasetemp() / "token"
     file.write_bytes(token + b"\n")
     gate = AdminGate(None, None, file)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What a removed adapter leaves behind: nothing, once its last answer has ended."""
+"""A removed adapter leaves nothing in memory, once its last answer has ended."""
 
 import asyncio
 import gc
@@ -52,7 +52,7 @@ def test_an_adapter_is_freed_when_its_last_answer_has_ended(service, base_folder
         before = len(loops())
         for number, folder in enumerate(folders):
             await service.load_adapter(f"adapter-{number}", folder, replace_it=False)
-        # Of both at once, so that what they share is made.
+        # Ask both at once, so that their shared stack is made.
         answers = [asyncio.create_task(answer(service.model(f"adapter-{number}"))) for number in range(2)]
         await asyncio.sleep(0.2)
         weights = weakref.ref(weights_of(service.model("adapter-0")))
@@ -75,6 +75,6 @@ def test_an_adapter_is_freed_when_its_last_answer_has_ended(service, base_folder
 
 
 def weights_of(model):
-    """What is to be freed: a tensor of the adapter, or the engine with the merged model."""
+    """Return what must be freed: a tensor of the adapter, or the engine with the merged model."""
     adapter = model.lane._adapter
     return next(iter(adapter.factors.values()))[0] if adapter else model.lane.engine

@@ -1,4 +1,4 @@
-"""The keeper as a process, before an engine that answers as vLLM does, behind the very middleware that it leaves."""
+"""The adapter sidecar as a process, with an engine that answers like vLLM, behind the middleware that it installs."""
 
 import importlib.util
 import json
@@ -29,7 +29,7 @@ KEY = "not-a-secret"
 
 
 class LikeVllm:
-    """Its list, and its routes for adapters: 400 for a name that is loaded, 500 for what it can't load."""
+    """vLLM's list and its routes for adapters: 400 for a name that is loaded, 500 for a folder that it can't load."""
 
     def __init__(self, gate: Any, port: int) -> None:
         self.loras: dict[str, str] = {}
@@ -87,7 +87,7 @@ def free_port() -> int:
 
 
 class Pod:
-    """What a pod has: the file, the shared folder, the keeper, and the engine that starts after it."""
+    """The contents of a pod: the file, the shared folder, the sidecar, and the engine that starts after it."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.served, self.file = root, root / "served", root / "adapters.json"
@@ -98,7 +98,7 @@ class Pod:
         self.process: subprocess.Popen[bytes] | None = None
 
     def adapter(self, name: str, seed: str = "", **config: Any) -> dict[str, str]:
-        """An artifact of this name with bytes of its own, as the file names it."""
+        """Write an artifact of this name with bytes of its own; return its entry for the file."""
         tree = self.root / f"{name}{seed}"
         (tree / "adapter").mkdir(parents=True)
         written = {"peft_type": "LORA", "r": 8, "bias": "none", **config}
@@ -167,7 +167,7 @@ def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pod]:
 
 @pytest.fixture
 def running(pod: Pod) -> tuple[Pod, LikeVllm]:
-    """A keeper and an engine, with the adapter `faq` loaded."""
+    """A sidecar and an engine, with the adapter `faq` loaded."""
     pod.write(pod.adapter("faq"))
     pod.start_keeper()
     until(lambda: pod.get("/started").status_code == 200)
@@ -203,7 +203,7 @@ def test_it_is_ready_when_each_adapter_is_proved_listed_and_has_answered(pod: Po
     assert httpx.post(f"http://127.0.0.1:{pod.port}/adapters").status_code == 405
 
 
-def test_adapters_come_change_and_go_while_it_stays_ready(running: tuple[Pod, LikeVllm]) -> None:
+def test_adapters_are_added_replaced_and_removed_while_it_stays_ready(running: tuple[Pod, LikeVllm]) -> None:
     pod, engine = running
     new, other = pod.adapter("faq", "-2"), pod.adapter("other")
     begin = time.monotonic()
@@ -220,7 +220,7 @@ def test_adapters_come_change_and_go_while_it_stays_ready(running: tuple[Pod, Li
     assert pod.get("/ready").status_code == 200
 
 
-def test_an_engine_that_starts_anew_gets_its_adapters_back(running: tuple[Pod, LikeVllm]) -> None:
+def test_a_restarted_engine_gets_its_adapters_back(running: tuple[Pod, LikeVllm]) -> None:
     pod, engine = running
     before = dict(engine.loras)
     engine.stop()
@@ -231,7 +231,7 @@ def test_an_engine_that_starts_anew_gets_its_adapters_back(running: tuple[Pod, L
     assert engine.loras == before
 
 
-def test_an_engine_that_starts_anew_gets_no_files_that_have_changed_meanwhile(running: tuple[Pod, LikeVllm]) -> None:
+def test_a_restarted_engine_gets_no_files_that_have_changed_meanwhile(running: tuple[Pod, LikeVllm]) -> None:
     pod, engine = running
     engine.stop()
     until(lambda: pod.get("/ready").status_code == 503)
@@ -244,7 +244,7 @@ def test_an_engine_that_starts_anew_gets_no_files_that_have_changed_meanwhile(ru
     assert pod.state("faq")["loaded"] is False
 
 
-def test_a_keeper_that_starts_anew_goes_on_with_the_token_that_the_engine_knows(running: tuple[Pod, LikeVllm]) -> None:
+def test_a_restarted_sidecar_keeps_the_token_that_the_engine_has(running: tuple[Pod, LikeVllm]) -> None:
     pod, engine = running
     assert pod.process
     pod.process.send_signal(signal.SIGTERM)
@@ -256,7 +256,7 @@ def test_a_keeper_that_starts_anew_goes_on_with_the_token_that_the_engine_knows(
     assert engine.loras["faq"].startswith(f"{pod.served}/adapters/faq-")
 
 
-def test_what_does_not_fit_is_told_and_what_was_there_goes_on(running: tuple[Pod, LikeVllm]) -> None:
+def test_a_wrong_adapter_is_reported_and_the_earlier_one_still_answers(running: tuple[Pod, LikeVllm]) -> None:
     pod, engine = running
     before = dict(engine.loras)
     for seed, config, words in [
@@ -273,7 +273,7 @@ def test_what_does_not_fit_is_told_and_what_was_there_goes_on(running: tuple[Pod
         assert pod.get("/ready").status_code == 200
 
 
-def test_an_artifact_that_is_not_what_it_should_be_is_never_loaded(pod: Pod) -> None:
+def test_an_artifact_with_a_wrong_digest_is_never_loaded(pod: Pod) -> None:
     faq, gone = pod.adapter("faq"), pod.adapter("gone")
     (Path(faq["folder"]) / "adapter/adapter_model.safetensors").write_text("xxx")
     (Path(gone["folder"]) / "manifest.json").unlink()
@@ -310,7 +310,7 @@ def test_admin_routes_are_not_there_for_clients(running: tuple[Pod, LikeVllm]) -
     assert engine.loras.keys() == {"faq"}
 
 
-def test_no_request_meets_a_name_that_is_just_being_replaced(running: tuple[Pod, LikeVllm]) -> None:
+def test_no_request_reaches_a_name_while_it_is_replaced(running: tuple[Pod, LikeVllm]) -> None:
     pod, engine = running
     url = f"http://127.0.0.1:{pod.engine_port}/v1/completions"
     stop, statuses = threading.Event(), []
@@ -334,7 +334,7 @@ def test_no_request_meets_a_name_that_is_just_being_replaced(running: tuple[Pod,
     assert set(statuses) == {200}
 
 
-def test_a_drain_closes_connections_and_goes_on_while_requests_come(running: tuple[Pod, LikeVllm]) -> None:
+def test_a_drain_closes_connections_and_continues_while_requests_come(running: tuple[Pod, LikeVllm]) -> None:
     pod, _ = running
     url = f"http://127.0.0.1:{pod.engine_port}"
     environment = {"PYTHONPATH": str(pod.served), "TMPDIR": str(pod.root)}
@@ -354,7 +354,7 @@ def test_a_drain_closes_connections_and_goes_on_while_requests_come(running: tup
     assert drain.wait(10) == 0
 
 
-def test_an_engine_that_starts_anew_does_not_drain(running: tuple[Pod, LikeVllm]) -> None:
+def test_a_restarted_engine_does_not_drain(running: tuple[Pod, LikeVllm]) -> None:
     pod, engine = running
     (pod.root / "hone-draining").touch()
     engine.stop()

@@ -1,4 +1,4 @@
-"""Adapters merged at load, beside an untouched base; merged and full artifacts."""
+"""Adapters merged at load, with a base that stays unchanged; merged and full artifacts."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ PROMPT = torch.tensor([[5, 40, 41, 42, 43]])
 
 @pytest.fixture
 def base(base_folder):
-    """As load_base makes it."""
+    """The base as load_base returns it."""
     made = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32).eval()
     join(made)
     return made

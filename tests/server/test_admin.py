@@ -1,4 +1,4 @@
-"""Adapters that come and go at run time, and who may make them."""
+"""Adapters loaded and unloaded at run time, and who may do so."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ def token_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def hot(serve, base_folder, token_file):
-    """The base alone; the token comes after the start."""
+    """A server with the base only; the token file is created after the start."""
     with serve(str(base_folder), "--admin-token-file", str(token_file), "--max-model-len", "1024") as server:
         assert httpx.post(server.url + LOAD, json={}, headers={"X-Hone-Admin": ""}).status_code == 404
         token_file.write_text(TOKEN + "\n")
@@ -47,12 +47,12 @@ def say(server, model, prompt="hello", max_tokens=16):
 
 @pytest.fixture
 def name(hot, request):
-    """A name of the test's own; what is left of it goes away."""
+    """A name for this test; its adapter is removed afterwards."""
     yield request.node.name
     admin(hot, UNLOAD, lora_name=request.node.name)
 
 
-def test_an_adapter_comes_is_replaced_and_goes(hot, server, artifact, peft_folder, name):
+def test_an_adapter_is_loaded_replaced_and_unloaded(hot, server, artifact, peft_folder, name):
     base = say(hot, "tiny-llama")
     done = load(hot, name, artifact)
     assert (done.status_code, done.text) == (200, f"Success: LoRA adapter {name!r} added successfully.")
@@ -74,7 +74,7 @@ def test_an_adapter_comes_is_replaced_and_goes(hot, server, artifact, peft_folde
     assert admin(hot, UNLOAD, lora_name=name).status_code == 404
 
 
-def test_a_link_into_an_artifact_is_told_as_it_was_asked_for_with_the_digest(hot, artifact, tmp_path, name):
+def test_a_link_into_an_artifact_is_listed_with_its_path_and_the_digest(hot, artifact, tmp_path, name):
     link = tmp_path / "support-0123456789ab"
     link.symlink_to(artifact / "adapter")
     load(hot, name, link)
@@ -82,7 +82,7 @@ def test_a_link_into_an_artifact_is_told_as_it_was_asked_for_with_the_digest(hot
     assert cards(hot)[name]["digest"] == read_manifest(artifact).digest
 
 
-def test_what_can_only_be_merged_comes_and_goes_as_well(hot, base_folder, adapter_maker, tmp_path, name):
+def test_adapters_that_must_be_merged_are_loaded_and_unloaded_as_well(hot, base_folder, adapter_maker, tmp_path, name):
     folder = adapter_maker(tmp_path / "dora", base_folder, seed=5, use_dora=True)
     base = say(hot, "tiny-llama")
     assert load(hot, name, folder).status_code == 200
@@ -110,7 +110,7 @@ def test_a_running_answer_ends_on_the_weights_that_it_began_with(hot, artifact, 
     assert not whole.startswith(replaced)
 
 
-def test_others_are_answered_while_adapters_come_and_go(hot, artifact, name):
+def test_others_are_answered_while_adapters_are_loaded_and_unloaded(hot, artifact, name):
     alone, stop = say(hot, "tiny-llama", max_tokens=64), threading.Event()
 
     def churn():
@@ -134,7 +134,9 @@ def test_others_are_answered_while_adapters_come_and_go(hot, artifact, name):
     ],
     ids=["missing", "config", "weights"],
 )
-def test_what_can_not_be_loaded_is_named_and_changes_nothing(hot, peft_folder, tmp_path, spoil, status, reason):
+def test_an_adapter_that_cannot_be_loaded_is_named_and_changes_nothing(
+    hot, peft_folder, tmp_path, spoil, status, reason
+):
     folder = shutil.copytree(peft_folder, tmp_path / "broken")
     spoil(folder)
     answer = load(hot, "broken", folder)
@@ -174,7 +176,7 @@ def test_without_the_token_there_are_no_such_routes(hot, token, method):
         assert answer.json() == json.loads(unknown.text.replace("/v1/no_such_route", path))
 
 
-def test_clients_are_told_nothing_of_it(hot, server):
+def test_clients_do_not_see_the_admin_routes(hot, server):
     assert "lora_adapter" not in hot.get("/openapi.json").text
     assert admin(server, LOAD, lora_name="a", lora_path="b").status_code == 404
 

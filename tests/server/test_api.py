@@ -18,7 +18,7 @@ def complete(client, **options):
 
 
 def refused(call, **options):
-    """The error's body of a call that is answered with 400."""
+    """Return the error's body of a call that is answered with 400."""
     with pytest.raises(openai.BadRequestError) as error:
         call(**options)
     assert set(error.value.body) == {"message", "type", "param", "code"}
@@ -69,7 +69,7 @@ def test_max_completion_tokens_goes_before_max_tokens(client):
     assert chat(client, max_completion_tokens=3).usage.completion_tokens == 3
 
 
-def test_a_completion_has_sixteen_tokens_unless_told_otherwise(client):
+def test_a_completion_has_sixteen_tokens_by_default(client):
     assert complete(client, max_tokens=None, extra_body={"ignore_eos": True}).usage.completion_tokens == 16
 
 
@@ -115,7 +115,7 @@ def test_a_tiny_temperature_is_greedy(client, temperature):
     assert complete(client, temperature=temperature, seed=1).choices[0].text == greedy
 
 
-def test_a_tiny_repetition_penalty_repeats_what_was_said(client):
+def test_a_tiny_repetition_penalty_repeats_earlier_tokens(client):
     answers = [
         complete(client, prompt="hello", temperature=0, extra_body={"repetition_penalty": penalty, "ignore_eos": True})
         for penalty in (1e-45, 1e-6)
@@ -132,14 +132,14 @@ def test_a_tiny_repetition_penalty_repeats_what_was_said(client):
         ({"extra_body": {"tempreature": 1}}, "tempreature"),
     ],
 )
-def test_what_would_change_the_answer_and_is_not_supported_is_refused_by_name(client, options, param):
+def test_unsupported_parameters_that_would_change_the_answer_are_refused_by_name(client, options, param):
     error = refused(chat, client=client, **options)
     assert error["param"] == param
     assert error["code"] == "unsupported_parameter"
     assert repr(param) in error["message"]
 
 
-def test_what_asks_for_nothing_is_taken(client):
+def test_parameters_without_effect_are_accepted(client):
     neutral = {"logprobs": False, "presence_penalty": 0, "tools": [], "response_format": {"type": "text"}, "user": "me"}
     assert chat(client, **neutral).choices
 
@@ -219,7 +219,7 @@ def test_errors_of_http_have_the_same_shape(server):
 
 
 @pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain; charset=utf-8", None])
-def test_a_body_that_is_not_called_json_is_refused_with_the_header(server, kind):
+def test_a_body_that_is_not_declared_as_json_is_refused_with_the_header(server, kind):
     headers = {} if kind is None else {"Content-Type": kind}
     answer = httpx.post(server.url + "/v1/completions", content='{"model": "tiny-llama"}', headers=headers)
     assert answer.status_code == 400

@@ -1,4 +1,4 @@
-"""Many clients at once: seeds hold, everybody is answered, and who leaves frees the place."""
+"""Many clients at once: seeds give the same answers, all are answered, and a client that leaves frees its place."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,7 +20,7 @@ def test_without_a_seed_answers_differ(client):
     assert len({ask(client, "hello", None) for _ in range(4)}) == 4
 
 
-def test_a_seed_gives_the_same_answer_whatever_runs_beside_it(client):
+def test_a_seed_gives_the_same_answer_next_to_any_other_request(client):
     seeds = range(8)
     alone = [ask(client, "hello world", seed) for seed in seeds]
     with ThreadPoolExecutor(16) as pool:
@@ -43,7 +43,7 @@ def test_a_client_that_leaves_frees_its_place(server, until, stream):
     body = {"model": "tiny-llama", "prompt": "hello", "max_tokens": 2000, "ignore_eos": True, "stream": stream}
     if stream:
         with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=30) as answer:
-            lines = answer.iter_lines()  # dropping it would close the connection
+            lines = answer.iter_lines()  # keep it: garbage collection would close the connection
             next(lines)
             assert server.running("tiny-llama") == 1
     else:

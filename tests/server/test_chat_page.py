@@ -24,7 +24,7 @@ CALL = [
 
 
 class Scripted:
-    """The page's server with answers that the question decides; `asked` has the requests."""
+    """The page's server, with an answer scripted for each question; `asked` has the requests."""
 
     def __init__(self):
         self.asked = []

@@ -1,4 +1,4 @@
-"""A chat template is a program: whatever becomes of it, the client gets a 400 with its message, and soon."""
+"""A chat template is a program: however it fails, the client gets a 400 with the message, and soon."""
 
 import json
 
@@ -87,8 +87,8 @@ def test_one_operation_that_would_make_something_huge_is_refused(tokenizer, temp
 
 
 @pytest.mark.parametrize("first", ["{{ messages[0].content", "{% set x = 'b' %}{{ 'a'"])
-def test_what_is_not_huge_is_computed_as_ever(tokenizer, first):
-    """By Jinja's own sandbox."""
+def test_operations_of_normal_size_are_computed_as_by_jinja(tokenizer, first):
+    """Results are those of Jinja's own sandbox."""
     expressions = [
         "* 3", "~ 2 ** 64", "~ 7 * 6", "~ (-2) ** 3", "~ 2 ** -1", "~ 2.5 ** 2", "~ ('=' * 80)", "~ '%05.1f' % 3.14159",
         "~ '%s is 20240101' % 'x'", "~ '{:>8}|{}'.format('x', 20240101)", "~ '{0[a]}'.format({'a': 123456})",

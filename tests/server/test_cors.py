@@ -46,7 +46,7 @@ def test_other_origins_are_not_allowed(origins):
     assert "access-control-allow-origin" not in ask(origins, "POST", ORIGIN, Authorization="Bearer key").headers
 
 
-def test_the_server_allows_all_unless_told_otherwise(server, run_to_end, base_folder):
+def test_the_server_allows_all_origins_by_default(server, run_to_end, base_folder):
     headers = {"Origin": ORIGIN, **PREFLIGHT}
     answer = httpx.options(f"{server.url}/v1/chat/completions", headers=headers)
     assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "*")

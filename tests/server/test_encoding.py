@@ -61,7 +61,7 @@ def test_no_piece_of_a_long_answer_is_large(wire, monkeypatch):
     text=st.text(max_size=130),
     finish=st.sampled_from(["stop", None]),
 )
-def test_a_split_piece_says_the_same(count, most, text, finish):
+def test_a_split_piece_has_the_same_content(count, most, text, finish):
     whole = Piece(0, text, 7, finish, told(count))
     parts = whole.split(most)
     assert "".join(part.text for part in parts) == text

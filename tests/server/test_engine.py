@@ -36,7 +36,7 @@ async def answer(lane, seed):
     return tokens
 
 
-def test_requests_that_are_evicted_and_computed_anew_get_the_same_answers(engine, lane):
+def test_evicted_requests_get_the_same_answers(engine, lane):
     async def run():
         alone = [await answer(lane, seed) for seed in range(3)]
         together = await asyncio.gather(*[answer(lane, seed) for seed in range(3)])
@@ -49,7 +49,7 @@ def test_requests_that_are_evicted_and_computed_anew_get_the_same_answers(engine
     assert lane.counts() == (0, 0)
 
 
-def test_a_stopped_engine_says_so(engine, lane):
+def test_a_stopped_engine_reports_it(engine, lane):
     engine.stop()
     assert not engine.running
     with pytest.raises(EngineError):

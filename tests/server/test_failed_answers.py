@@ -1,4 +1,4 @@
-"""An answer that fails is the same error to a client, streamed or not, and whenever it fails."""
+"""An answer that fails gives the client the same error, streamed or not, at any time."""
 
 import json
 from collections.abc import Iterator

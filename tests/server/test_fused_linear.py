@@ -1,4 +1,4 @@
-"""Layers that read the same input are one product, and nothing else changes."""
+"""Layers that read the same input become one product, and nothing else changes."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ TOKENS = torch.arange(1, 13).reshape(2, 6)
 
 @pytest.fixture(params=["llama", "qwen2"])
 def model(request, base_folder):
-    """Without biases, and with them on q, k and v."""
+    """A model without biases, and one with biases on q, k and v."""
     if request.param == "llama":
         return AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32).eval()
     torch.manual_seed(0)
@@ -53,7 +53,7 @@ def test_there_is_one_product_for_each_joint_and_nothing_is_kept(model, monkeypa
             assert module.joint._parts == []
 
 
-def test_nothing_is_mapped_from_the_file_any_more(base_folder):
+def test_nothing_is_mapped_from_the_file_afterwards(base_folder):
     model = AutoModelForCausalLM.from_pretrained(base_folder, dtype="auto")
     before = {parameter.data_ptr() for parameter in model.parameters()}
     unmap(model, storages(model))

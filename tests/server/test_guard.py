@@ -1,4 +1,4 @@
-"""The sidecar in front of SGLang and TGI: what it refuses, hides and streams."""
+"""The sidecar in front of SGLang and TGI: the requests that it refuses, hides and streams."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ from starlette.routing import Route
 CLIENT = httpx.Client(trust_env=False, timeout=60)
 KEY = "Key-of-the-Guard"
 RIGHT = {"Authorization": f"Bearer {KEY}"}
-# All routes of sglang 0.5.13.post1, sglang/srt/entrypoints/http_server.py, by what clients may do with them.
+# All routes of sglang 0.5.13.post1, sglang/srt/entrypoints/http_server.py, by whether clients may use them.
 SGLANG_CLIENTS = """/ /health /health_generate /metrics /ping /model_info /get_model_info /generate /encode /classify
 /invocations /vertex_generate /parse_function_call /separate_reasoning /v1/completions /v1/chat/completions
 /v1/embeddings /v1/tokenize /v1/detokenize /v1/audio/transcriptions /v1/models /v1/models/org/name /v1/score
@@ -43,14 +43,14 @@ SGLANG_HIDDEN = """/server_info /get_server_info /get_load /set_internal_state /
 /slow_down /load_lora_adapter /load_lora_adapter_from_tensors /unload_lora_adapter /open_session /close_session
 /configure_logging /abort_request /pause_generation /continue_generation /weight_version /get_weight_version /docs
 /openapi.json /a_route_of_a_later_version /v1/../server_info /v1/./models /v1/%2e%2e/server_info //server_info"""
-# All routes of TGI 3.3.5, router/src/server.rs. Of these it guards with its own key only the first line.
+# All routes of TGI 3.3.5, router/src/server.rs. TGI's own key guards only those of the first line.
 TGI = """POST:/ /generate /generate_stream /v1/chat/completions /v1/completions /vertex /invocations /tokenize
 GET:/ /chat_tokenize /info /ping /v1/models /docs /docs/ /api-doc/openapi.json /v2 /v2/health/ready /v2/health/live"""
 
 
 @contextmanager
 def running(app: Any) -> Iterator[int]:
-    """The port of an application that runs in a thread."""
+    """Yield the port of an application that runs in a thread."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -62,7 +62,7 @@ def running(app: Any) -> Iterator[int]:
 
 @contextmanager
 def guarding(engine: int, tmp_path: Path, *, key: bytes | None, routes: tuple[str, ...] = ()) -> Iterator[str]:
-    """The URL of the guard, which is a process of its own."""
+    """Yield the URL of the guard, which runs as a process."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "hone_server.key_guard", "--port", str(port), "--engine-port", str(engine)]
@@ -86,7 +86,7 @@ def guarding(engine: int, tmp_path: Path, *, key: bytes | None, routes: tuple[st
 
 
 class Engine:
-    """Answers every path with what it got; `/v1/stream` goes on until its client has left."""
+    """Answers every path with the request it got; `/v1/stream` continues until its client has left."""
 
     def __init__(self) -> None:
         self.left = threading.Event()
@@ -139,7 +139,7 @@ def engine() -> Iterator[tuple[Engine, int]]:
 
 @pytest.fixture(scope="module")
 def guarded(engine: tuple[Engine, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """As TGI's: with a key, and no routes hidden."""
+    """A guard as for TGI: with a key, and no hidden routes."""
     with guarding(engine[1], tmp_path_factory.mktemp("guard"), key=KEY.encode() + b"\n") as url:
         yield url
 
@@ -164,7 +164,7 @@ def test_without_the_key_all_routes_of_tgi_are_401(guarded: str, engine: tuple[E
         assert CLIENT.get(guarded + path).status_code == 201
 
 
-def test_two_keys_are_none(guarded: str) -> None:
+def test_two_keys_count_as_no_key(guarded: str) -> None:
     headers = [("Authorization", f"Bearer {KEY}"), ("Authorization", "Bearer other")]
     assert CLIENT.get(f"{guarded}/v1/models", headers=headers).status_code == 401
 
@@ -217,7 +217,7 @@ def test_sglangs_routes_for_administrators_are_forwarded_to_nobody(
                 assert CLIENT.get(url + path).status_code == (201 if open_to_all else 401), path
 
 
-def test_an_engine_that_is_not_there_yet_is_told_as_503(tmp_path: Path) -> None:
+def test_an_engine_that_is_not_there_yet_is_answered_with_503(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with guarding(port, tmp_path, key=None) as url:
@@ -234,7 +234,7 @@ def test_an_empty_key_keeps_the_guard_from_starting(tmp_path: Path) -> None:
 
 
 def raw_status(url: str, method: str, path: str, headers: dict[str, str]) -> int:
-    """The status for a path that no client library changes."""
+    """Return the status for a path that no client library changes."""
     host, port = url.removeprefix("http://").split(":")
     lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", "Connection: close"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
@@ -244,8 +244,8 @@ def raw_status(url: str, method: str, path: str, headers: dict[str, str]) -> int
 
 
 @pytest.mark.parametrize("at_the_end", [False, True])
-def test_a_client_that_stays_in_the_middle_of_its_request_is_dropped(at_the_end):
-    """Also when the guard waits at its end for those that are left."""
+def test_a_client_that_stalls_in_its_request_is_dropped(at_the_end):
+    """Also while the guard waits at its end for remaining connections."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -1,4 +1,4 @@
-"""Start, failure and end of the server's process."""
+"""The server's process: start, failures and end."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ def test_bad_arguments_are_named(run_to_end, arguments, code):
     assert "Traceback" not in said
 
 
-def test_gpus_that_are_asked_for_and_not_there_keep_the_server_from_starting(run_to_end, base_folder, monkeypatch):
+def test_missing_gpus_keep_the_server_from_starting(run_to_end, base_folder, monkeypatch):
     monkeypatch.setenv("HONE_REQUIRED_GPUS", "4096")
     code, said = run_to_end(str(base_folder))
     assert code == 69
@@ -105,7 +105,7 @@ def test_sigterm_is_followed_by_some_seconds_in_which_connections_are_accepted_a
         assert server.process.wait(timeout=20) == 0
 
 
-def test_a_drain_goes_on_while_requests_come(serve, base_folder, until):
+def test_a_drain_continues_while_requests_come(serve, base_folder, until):
     short = {"model": "tiny-llama", "prompt": "hello", "max_tokens": 1}
     with serve(str(base_folder), "--drain-seconds", "1") as server:
         server.process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The engine loads a folder from that folder: what lacks there is never looked for on the hub."""
+"""The engine loads a folder only from that folder: missing files are never looked up on the hub."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ EMPTY = {"adapters": {}, "expected": {}, "claims": {}}
 
 @pytest.fixture
 def moved(tmp_path, monkeypatch, base_folder, peft_folder):
-    """A base and an adapter with a tokenizer, named relatively, as repositories on the hub are."""
+    """A base and an adapter with a tokenizer, with relative names like those of repositories on the hub."""
     shutil.copytree(base_folder, tmp_path / "owner/base")
     shutil.copytree(peft_folder, tmp_path / "owner/adapter")
     for path in base_folder.glob("*token*"):
@@ -51,7 +51,7 @@ def test_a_base_is_loaded_from_its_folder_alone(moved, outgoing, lacking):
         load(find_sources("owner/base", name=None, **EMPTY))
     except HoneError as error:
         reason = error.reason.name
-    needed = not lacking.startswith("tokenizer")  # of a tokenizer one of the two files is enough
+    needed = not lacking.startswith("tokenizer")  # one of the two files of a tokenizer is enough
     assert reason in (("ModelNotFound", "ModelInvalid", "ArtifactMissing") if needed else ("none", "ModelNotFound"))
     assert outgoing == []
 

@@ -1,4 +1,4 @@
-"""What the log has of requests: never a text of theirs, whatever fails, and whoever logs it."""
+"""The log never has a text of a request, in any failure and from any logger."""
 
 import asyncio
 import copy
@@ -45,7 +45,7 @@ WAYS: list[Callable[[Any], Any]] = [
 
 @pytest.fixture
 def log() -> Iterator[io.StringIO]:
-    """All that is logged meanwhile, as a server writes it."""
+    """Everything that is logged during the test, as a server writes it."""
     written = io.StringIO()
     handler = logging.StreamHandler(written)
     handler.setFormatter(PlacesFormatter())
@@ -68,7 +68,7 @@ def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
 
 
 def changed(place: tuple[Any, ...], way: Callable[[Any], Any]) -> dict[str, Any]:
-    """The body with a canary in this place."""
+    """Return the body with a canary in this place."""
     body = copy.deepcopy(BODY)
     inner: Any = body
     for key in place[:-1]:
@@ -88,7 +88,7 @@ def server(tokenizer_maker: Any) -> Iterator[str]:
 
 
 def quote(*arguments: Any, **_: Any) -> Any:
-    """Fails as code does that meets what it does not expect, and quotes all of it."""
+    """Fail like code that meets an unexpected value, with all of it in the message."""
     text = repr([getattr(one, "model_extra", None) or one for one in arguments]) + CANARY
     try:
         CalledFunction.model_validate({"arguments": text})

@@ -16,7 +16,7 @@ def tokenizer(base_folder):
 
 @pytest.fixture(scope="module")
 def whole_characters(tokenizer):
-    """A bias against special tokens and parts of characters, which the random model likes too well."""
+    """A bias against special tokens and parts of characters, which the random model prefers."""
     plain = {token: tokenizer.decode([token], skip_special_tokens=True) for token in range(len(tokenizer))}
     return {str(token): -100 for token, text in plain.items() if not text or "\ufffd" in text}
 
@@ -32,7 +32,7 @@ def complete(client, **options):
     )
 
 
-def test_they_are_the_models_own_whatever_the_sampling(client, base_folder, tokenizer, whole_characters):
+def test_they_are_the_models_own_with_any_sampling(client, base_folder, tokenizer, whole_characters):
     model = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32)
     prompt = tokenizer("hello")["input_ids"]
     options = {"temperature": 1.3, "seed": 3, "presence_penalty": 1, "top_p": 0.9, "logit_bias": whole_characters}
@@ -52,7 +52,7 @@ def test_they_are_the_models_own_whatever_the_sampling(client, base_folder, toke
         assert all(told[one] == pytest.approx(best[one], abs=1e-3) for one in best if "\ufffd" not in one)
 
 
-def test_a_chat_tells_token_bytes_and_the_likeliest(client, whole_characters):
+def test_a_chat_has_token_bytes_and_the_likeliest_tokens(client, whole_characters):
     choice = chat(client, logprobs=True, top_logprobs=2, logit_bias=whole_characters).choices[0]
     content = choice.logprobs.content
     assert len(content) == 12
@@ -77,7 +77,7 @@ def test_without_top_logprobs_there_are_none_and_without_logprobs_nothing(client
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-def test_a_stream_tells_the_same_as_the_whole(client, whole_characters, stopped):
+def test_a_stream_has_the_same_as_the_complete_answer(client, whole_characters, stopped):
     options = {"logprobs": True, "top_logprobs": 1, "temperature": 1, "seed": 11, "logit_bias": whole_characters}
     if stopped:
         text = chat(client, **options).choices[0].message.content
@@ -100,7 +100,7 @@ def test_offsets_are_places_in_the_text(client, whole_characters):
     assert [set(top) for top in choice.logprobs.top_logprobs] == [{text} for text in choice.logprobs.tokens]
 
 
-def test_tokens_of_a_stop_string_are_not_told():
+def test_tokens_of_a_stop_string_are_not_reported():
     stream = LogprobStream(lambda tokens: f"<{tokens[0]}>")
     for token, offset in [(1, 0), (2, 3), (3, 6)]:
         stream.push(TokenLogprob(token, -1.0, ()), offset)
@@ -111,7 +111,7 @@ def test_tokens_of_a_stop_string_are_not_told():
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_echo_tells_the_prompt_first(client, tokenizer, stream):
+def test_echo_returns_the_prompt_first(client, tokenizer, stream):
     tokens = tokenizer("we tune")["input_ids"]
     for prompt, text in [("hello", "hello"), (tokens, "we tune")]:
         plain = complete(client, prompt=prompt).choices[0].text

@@ -1,4 +1,4 @@
-"""Models that turn positions otherwise in long texts: an answer is transformers' own, whatever runs beside it."""
+"""Models that rotate positions differently in long texts give transformers' own answer next to any other request."""
 
 import asyncio
 
@@ -70,7 +70,7 @@ def make(folder, kind, tokenizer):
 
 @torch.no_grad()
 def plain_answer(model, prompt, new):
-    """The greedy one, computed anew for each token, as far as the position is turned alike."""
+    """Return the greedy answer, recomputed for each token, up to where positions are rotated the same."""
     tokens = list(prompt)
     for _ in range(new):
         tokens.append(int(model(torch.tensor([tokens]), use_cache=False).logits[0, -1].argmax()))
@@ -78,7 +78,7 @@ def plain_answer(model, prompt, new):
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_answers_are_those_of_transformers_beside_the_longest_ones(kind, tokenizer_maker, tmp_path):
+def test_answers_next_to_the_longest_ones_are_those_of_transformers(kind, tokenizer_maker, tmp_path):
     limit = MODELS[kind][-1]
     folder = str(make(tmp_path, kind, tokenizer_maker()))
     prompts = {"short": (list(range(10, 40)), 12), "long": ([50 + i % 200 for i in range(limit - 30)], 30)}
@@ -107,7 +107,7 @@ def test_answers_are_those_of_transformers_beside_the_longest_ones(kind, tokeniz
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_the_context_ends_where_positions_are_turned_otherwise(kind):
+def test_the_context_ends_where_positions_would_be_rotated_differently(kind):
     config, model, rope, more, limit = MODELS[kind]
     with torch.device("meta"):
         outline = model(config(**SIZES, **more, rope_parameters=dict(rope)))

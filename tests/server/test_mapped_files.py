@@ -1,4 +1,4 @@
-"""What is loaded lies in memory: a file that changes, or gets shorter, changes nothing and ends nothing."""
+"""Loaded weights are in memory: a file that changes, or gets shorter, changes no answer and ends no process."""
 
 import gc
 import itertools
@@ -30,7 +30,7 @@ EACH += [(kind, base, "bfloat16", False) for kind, base in itertools.product(KIN
 
 
 def mapped(folder: Path) -> list[str]:
-    """The files below the folder that this process has mapped."""
+    """Return the files below the folder that this process has mapped."""
     gc.collect()
     return [line for line in Path("/proc/self/maps").read_text().splitlines() if str(folder) in line]
 
@@ -71,7 +71,7 @@ def test_no_file_stays_mapped(folders, monkeypatch, kind, base_dtype, dtype, wid
     assert mapped(folders) == []
     loaded = load_adapter(base, sources.models[1])
     assert mapped(folders) == []
-    if not isinstance(loaded, Adapter):  # with the base it has in common what the adapter does not change
+    if not isinstance(loaded, Adapter):  # it shares with the base what the adapter does not change
         assert storages(loaded) & storages(base.model)
     pack([base.model, *([] if isinstance(loaded, Adapter) else [loaded])])
     again = load_adapter(base, sources.models[1])
@@ -94,7 +94,7 @@ def test_no_buffer_stays_mapped(tokenizer_maker, monkeypatch, tmp_path, widen):
     assert mapped(tmp_path) == []
 
 
-def test_what_is_tied_stays_tied(base_folder):
+def test_tied_weights_stay_tied(base_folder):
     model = AutoModelForCausalLM.from_pretrained(base_folder)
     model.lm_head.weight = torch.nn.Parameter(model.model.embed_tokens.weight.data, False)
     before = model.lm_head.weight.data

@@ -1,4 +1,4 @@
-"""Sizing the key-value cache, and what the engine holds besides."""
+"""The size of the key-value cache, and the engine's other memory."""
 
 import os
 import re
@@ -34,12 +34,12 @@ def test_one_request_of_the_greatest_length_always_fits():
     assert plan.num_blocks * PAGE_TOKENS > plan.max_model_len
 
 
-def test_scarce_memory_shortens_the_context_that_nobody_asked_for():
+def test_scarce_memory_shortens_a_context_that_was_not_requested():
     plan = plan_cache(position_limit=131072, wanted_len=None, bytes_per_token=1000, budget=1000 * PAGE_TOKENS * 10)
     assert plan.max_model_len == PAGE_TOKENS * 10
 
 
-def test_a_context_that_was_asked_for_is_not_shortened_silently():
+def test_a_requested_context_is_not_shortened_silently():
     with pytest.raises(CacheTooSmall) as caught:
         plan_cache(position_limit=131072, wanted_len=8192, bytes_per_token=1000, budget=1000 * PAGE_TOKENS * 10)
     assert caught.value.fits == PAGE_TOKENS * 10
@@ -90,7 +90,7 @@ def test_the_machine_has_memory_and_threads():
 
 
 def test_prompts_of_many_lengths_leave_little_behind(serve, base_folder, tmp_path):
-    """With bfloat16 instructions, that is; without them 16 bits are widened, and nothing is kept of any length."""
+    """This needs bfloat16 instructions; without them 16 bits are widened, and nothing is kept for any length."""
     AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.bfloat16).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(base_folder).save_pretrained(tmp_path)
 

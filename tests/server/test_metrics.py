@@ -9,7 +9,7 @@ ENDLESS = {"ignore_eos": True}
 
 @pytest.fixture
 def value(server):
-    """A sample's value, for the base model."""
+    """Return a sample's value for the base model."""
 
     def read(name, **labels):
         labels = {"model_name": "tiny-llama", **labels}
@@ -56,7 +56,7 @@ def test_a_client_that_leaves_is_an_abort(server, value, until):
     assert value("hone:kv_cache_usage_perc") == 0, "what is kept for the next prompt that begins so counts as free"
 
 
-def test_routers_learn_which_adapters_are_worked_on(server, until):
+def test_a_metric_lists_the_adapters_in_use_for_routers(server, until):
     def adapters():
         [family] = [
             family

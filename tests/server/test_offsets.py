@@ -41,7 +41,7 @@ def byte_level(*, trims, begins):
 
 
 def sentence_piece(*, begins):
-    """As Llama 2: spaces become ▁, one stands before the text, and other characters are bytes."""
+    """A tokenizer like Llama 2's: spaces become ▁, one precedes the text, and other characters are bytes."""
     pieces = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"helowrdus", "▁h", "el"]
     vocabulary = {token: number for number, token in enumerate(pieces)}
     tokenizer = Tokenizer(models.BPE(vocabulary, [("▁", "h"), ("e", "l")], byte_fallback=True))
@@ -54,7 +54,7 @@ def sentence_piece(*, begins):
 
 
 def lowering():
-    """Its text is not the prompt's own."""
+    """A tokenizer whose text differs from the prompt's."""
     tokenizer = byte_level(trims=False, begins=False)
     tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
     return tokenizer
@@ -70,7 +70,7 @@ TOKENIZERS = {
 
 
 def planned(tokenizer, text):
-    """The job of a completion with this prompt."""
+    """Return the job of a completion with this prompt."""
     lane = SimpleNamespace(max_model_len=4096, vocab_size=len(tokenizer), eos_token_ids=frozenset())
     model = make_model(Served("m", "model", "m"), tokenizer, lane, Sampling(1.0, 1.0, 0, 0))
     asked = CompletionRequest(model="m", prompt=text, echo=True, logprobs=1, max_tokens=1)
@@ -89,7 +89,7 @@ def test_each_token_begins_where_the_prompt_spells_it(name, words):
     assert job.echo == text
     assert len(offsets) == len(job.prompt)
     assert offsets == sorted(offsets)
-    # An independent count: what the tokens spell so far, in bytes.
+    # An independent count: the bytes of the tokens so far.
     spelled = 0
     is_first = True
     for place, (token, offset) in enumerate(zip(job.prompt, offsets, strict=True)):

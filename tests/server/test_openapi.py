@@ -1,4 +1,4 @@
-"""The OpenAPI document, and what the server makes of whatever fits it."""
+"""The OpenAPI document, and the server's answers to requests that match it."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ def properties(server, name):
     return schema["properties"].keys()
 
 
-def test_it_names_all_that_is_accepted(server):
+def test_it_lists_everything_that_is_accepted(server):
     shared = {"model", "n", "seed", "stop", "presence_penalty", "repetition_penalty", "logit_bias", "user", "tools"}
     assert shared | {"messages", "max_completion_tokens", "top_logprobs"} <= properties(server, "ChatRequest")
     assert shared | {"prompt", "echo"} <= properties(server, "CompletionRequest")
@@ -35,7 +35,7 @@ def short(serve, base_folder):
 
 
 def test_schemathesis_finds_no_fault(short, tmp_path):
-    """No 5xx, and every answer is one that the document has."""
+    """No 5xx, and every answer is one that the document lists."""
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
     words = [f"{short.url}/openapi.json", "--checks", checks, "--phases", "examples,coverage,fuzzing"]
     limits = ["--max-examples", "10", "--seed", "1", "--generation-deterministic", "--request-timeout", "60"]

@@ -1,4 +1,4 @@
-"""Packed weights compute what the same weights computed, and are there once."""
+"""Packed weights compute the same results, and are in memory once."""
 
 import copy
 
@@ -23,7 +23,7 @@ def model(request, base_folder):
 
 
 def tied():
-    """Its output head is its embedding; q, k and v have biases."""
+    """A model whose output head is its embedding; q, k and v have biases."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "tie_word_embeddings": True}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
@@ -35,7 +35,7 @@ def tied():
 
 
 def packed(model):
-    """The last parts of the names of layers whose weight torch can't read any more."""
+    """Return the last parts of the names of layers whose weight torch can't read."""
     return {
         name.rpartition(".")[2]
         for name, module in model.named_modules()
@@ -78,7 +78,7 @@ def test_weights_that_two_models_share_stay():
     torch.testing.assert_close((logits(base), logits(other)), before)
 
 
-def test_what_reads_a_packed_weight_fails(model):
+def test_reading_a_packed_weight_fails(model):
     pack([model])
     weight = model.model.layers[0].mlp.down_proj.weight
     if weight.numel():
@@ -90,7 +90,7 @@ def test_what_reads_a_packed_weight_fails(model):
 
 @pytest.fixture
 def base(base_folder):
-    """As it is when adapters come while the engine runs."""
+    """The base as it is when adapters are loaded at run time."""
     made = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32).eval().requires_grad_(False)
     join(made)
     table = make_adaptable(made)
@@ -108,7 +108,7 @@ def peft(base_folder, folder):
 
 @torch.no_grad()
 def test_an_adapter_stays_unmerged_over_packed_weights(base, base_folder, adapter_maker, tmp_path, monkeypatch):
-    """Without a readable copy of them, which would take as much memory again."""
+    """No readable copy of the weights is made, which would take as much memory again."""
     monkeypatch.delattr("hone_server.weights.loader.unpack")
     folder = adapter_maker(tmp_path / "plain", base_folder, seed=1)
     adapter = loaded(base, folder)

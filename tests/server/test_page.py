@@ -1,4 +1,4 @@
-"""The chat page, in a headless Chromium that its own DevTools protocol steers."""
+"""The chat page, in a headless Chromium that the test controls."""
 
 import pytest
 from hone_server.http.pages import FILES
@@ -8,7 +8,7 @@ KEY = "key-of-the-page"
 
 @pytest.fixture(scope="module")
 def chatty(serve, base_folder, artifact, tmp_path_factory):
-    """A server with a key, whose base and adapter both chat, at most 256 tokens together."""
+    """A server with a key, whose base and adapter both chat, with a context of 256 tokens."""
     file = tmp_path_factory.mktemp("key") / "key"
     file.write_text(KEY)
     claim = f"models={base_folder.parent}"
@@ -16,7 +16,7 @@ def chatty(serve, base_folder, artifact, tmp_path_factory):
         yield server
 
 
-def test_base_and_adapter_answer_side_by_side_and_remember(browse, chatty):
+def test_base_and_adapter_answer_in_columns_and_remember(browse, chatty):
     page = browse(f"{chatty.url}/", KEY)
     assert "API key" in page.until("document.getElementById('problem').textContent")
     page.choose("key", KEY)
@@ -25,7 +25,7 @@ def test_base_and_adapter_answer_side_by_side_and_remember(browse, chatty):
     page.choose("beside", "tiny-llama")
     assert page.run("[...document.querySelectorAll('h2')].map((h) => h.textContent)") == ["support", "tiny-llama"]
 
-    # Answers of random weights are long and strange: they are kept short here, and recorded with their questions.
+    # Answers of random weights are long and strange: they are shortened here, and recorded with their questions.
     page.run("""
       const original = window.fetch;
       window.asked = [];

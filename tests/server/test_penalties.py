@@ -40,7 +40,9 @@ def greedy(client, prompt, **options):
 
 @pytest.fixture(scope="module")
 def reference(base_folder):
-    """Greedy tokens of transformers' generate, or of plain torch when a rule changes the logits of every step."""
+    """Return the greedy tokens of transformers' generate, or of plain torch when a rule changes the logits of every
+    step.
+    """
     tokenizer = AutoTokenizer.from_pretrained(base_folder)
     model = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32)
 

@@ -1,4 +1,4 @@
-"""Log probabilities of the prompt (`echo` with `logprobs`), by which evaluation harnesses score given answers."""
+"""Log probabilities of the prompt (`echo` with `logprobs`), with which evaluation harnesses score given answers."""
 
 import openai
 import pytest
@@ -16,7 +16,7 @@ def tokenizer(base_folder):
 
 @pytest.fixture(scope="module")
 def expected(base_folder, peft_folder):
-    """Computes log probabilities of all tokens after each token, by plain transformers or PEFT."""
+    """Return a function that computes the log probabilities of all tokens after each token, without the engine."""
     models = {"tiny-llama": AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32)}
     base = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32)
     models["legal"] = PeftModel.from_pretrained(base, peft_folder)
@@ -34,7 +34,7 @@ def score(client, prompt, **options):
 
 
 def check(told, tokens, expected, top=1):
-    """Compare what was told of a prompt, and of the token after it, with the model's own."""
+    """Compare the reported tokens of a prompt, and the token after it, with the model's own."""
     assert told.token_logprobs[0] is told.top_logprobs[0] is None
     assert len(told.tokens) == len(told.token_logprobs) == len(told.top_logprobs) == len(told.text_offset)
     own = expected[torch.arange(len(tokens) - 1), torch.tensor(tokens[1:], dtype=torch.long)]
@@ -46,7 +46,7 @@ def check(told, tokens, expected, top=1):
 
 
 def assert_same(told, other):
-    """Their last bits depend on what else is in the batch."""
+    """Compare log probabilities except for their last bits, which depend on the other requests in the batch."""
     assert (told.tokens, told.text_offset) == (other.tokens, other.text_offset)
     assert told.token_logprobs[0] is other.token_logprobs[0] is None
     assert told.token_logprobs[1:] == pytest.approx(other.token_logprobs[1:], abs=1e-3)
@@ -91,7 +91,7 @@ def test_they_come_with_an_answer_that_is_like_any_other(client):
         assert_same(choice.logprobs, both.logprobs)
 
 
-def test_a_stream_tells_them_first(client):
+def test_a_stream_sends_them_first(client):
     options = {"max_tokens": 8, "extra_body": {"ignore_eos": True}}
     [whole] = score(client, "hello world", **options).choices
     told = [chunk.choices[0] for chunk in score(client, "hello world", stream=True, **options)]
@@ -128,14 +128,14 @@ def test_a_prompt_may_fill_the_context(client, expected):
     check(choice.logprobs, tokens, expected(tokens))
 
 
-def test_more_of_them_than_an_answer_has_are_refused(client):
+def test_more_of_them_than_an_answer_may_have_are_refused(client):
     prompt = [[7, 9] * 1000] * 13
     with pytest.raises(openai.BadRequestError, match="546000 log probabilities for prompts of 26000 tokens"):
         score(client, prompt, logprobs=20, max_tokens=0)
     assert len(score(client, prompt[:2], logprobs=0, max_tokens=0).choices) == 2
 
 
-def test_the_token_that_ends_an_answer_is_told(client):
+def test_the_token_that_ends_an_answer_is_reported(client):
     """Harnesses leave out the last token, and take it for the generated one."""
     options = {"logit_bias": {"2": 100}, "max_tokens": 5}  # </s>
     [choice] = score(client, [10, 11, 12], **options).choices
@@ -144,7 +144,7 @@ def test_the_token_that_ends_an_answer_is_told(client):
     assert (alone.text, alone.logprobs.tokens, alone.logprobs.text_offset) == ("", ["</s>"], [0])
 
 
-def test_tokens_of_the_same_text_are_told_apart():
+def test_tokens_of_the_same_text_have_different_keys():
     texts = {1: "a", 2: "\ufffd", 3: "\ufffd"}
     top = ((2, -0.5), (3, -1.0), (1, -1.5))
 

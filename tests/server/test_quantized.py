@@ -1,4 +1,4 @@
-"""A base model that is quantized already: what the engine serves has the values of its weights."""
+"""A base model that is already quantized: the served model has the values of its weights."""
 
 import json
 import shutil
@@ -17,8 +17,8 @@ KINDS = {
     "int8": BitsAndBytesConfig(load_in_8bit=True),
 }
 BLOCK = 128
+# Of float8 e4m3.
 LARGEST = 448
-"""Of float8 e4m3."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def packed(request, wide_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fp8_folder(wide_folder, tmp_path_factory):
-    """As DeepSeek saves its weights: one block each, and its scale."""
+    """A folder with weights as DeepSeek saves them: one block each, and its scale."""
     folder = tmp_path_factory.mktemp("fp8") / "fp8"
     shutil.copytree(wide_folder, folder)
     saved = {}
@@ -65,7 +65,7 @@ def loaded(folder):
 
 
 def weights_of(folder):
-    """The weights that bitsandbytes computes with, by the names of their layers."""
+    """Return the weights that bitsandbytes computes with, by the names of their layers."""
     model = AutoModelForCausalLM.from_pretrained(folder)
     found = {}
     for name, layer in model.named_modules():
@@ -89,7 +89,7 @@ def test_layers_of_bitsandbytes_become_plain_ones_of_the_same_values(packed):
 def test_an_adapter_on_a_quantized_base_stays_unmerged_and_answers(packed, serve, adapter_maker, tmp_path):
     folder = adapter_maker(tmp_path / "learned", packed, seed=1)
     assert isinstance(load_adapter(loaded(packed), Served("learned", "adapter", str(folder), folder=folder)), Adapter)
-    # Of two adapters neither is merged.
+    # With two adapters, neither is merged.
     adapters = ["--adapter", f"learned={folder}", "--adapter", f"again={folder}"]
     with serve(str(packed), "--name", "base", *adapters) as server:
         client = server.client()

@@ -1,4 +1,4 @@
-"""Each request attends to its own keys: as one attention over the whole batch computes it, with all else masked."""
+"""Each request attends to its own keys, with the results of one masked attention over the full batch."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ class Layer:
 
 
 class Cache:
-    """Holds the keys and values of all tokens of the batch, those of its own queries included."""
+    """Holds the keys and values of all tokens of the batch, including those of its own queries."""
 
     def __init__(self, tokens: int) -> None:
         self.keys, self.values = torch.randn(tokens, KV_HEADS, SIZE), torch.randn(tokens, KV_HEADS, SIZE)

@@ -1,4 +1,4 @@
-"""What counts from the moment in which a request is received: its time, and its bytes until it is answered."""
+"""A request's time counts from the moment it is received, and its bytes count until it is answered."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ def client(app):
 
 
 class Timed(Lane):
-    """Tells when it made each token."""
+    """Notes when it made each token."""
 
     async def generate(self, *arguments, **options):
         async for tokens in super().generate(*arguments, **options):
@@ -37,7 +37,7 @@ class Timed(Lane):
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("slow", ["parse_body", "plan_completion", "guide_jobs"])
-def test_the_time_to_the_first_token_has_all_the_work_before_it(service, monkeypatch, slow, stream):
+def test_the_time_to_the_first_token_includes_all_work_before_it(service, monkeypatch, slow, stream):
     owner = bodies if slow == "parse_body" else routes
     original = getattr(owner, slow)
 
@@ -61,7 +61,7 @@ def test_the_time_to_the_first_token_has_all_the_work_before_it(service, monkeyp
 
 
 @pytest.mark.parametrize("waits_in", ["parse_body", "plan_completion"])
-def test_bodies_that_wait_for_a_thread_are_among_those_that_are_bounded(service, monkeypatch, waits_in):
+def test_bodies_that_wait_for_a_thread_count_for_the_limit(service, monkeypatch, waits_in):
     owner = bodies if waits_in == "parse_body" else routes
     released = asyncio.Event()
     run_in_thread = owner.run_in_thread

@@ -1,4 +1,4 @@
-"""What vLLM's gate and the guard of SGLang and TGI answer themselves can be read by web pages."""
+"""Web pages can read the refusals of vLLM's middleware and of the guard of SGLang and TGI."""
 
 import asyncio
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def vllm(origins: list[str], *, credentials: bool = False, asked: list[str] | None = None) -> Any:
-    """Middlewares in the order in which vLLM's `build_app` adds them: the last one is the outermost."""
+    """The middlewares in the order in which vLLM's `build_app` adds them: the last one is the outermost."""
     seen: list[str] = [] if asked is None else asked
 
     async def route(request: Any) -> PlainTextResponse:
@@ -93,7 +93,7 @@ def test_a_browsers_question_has_the_same_answer_for_each_route(path: str) -> No
     assert (answer.status_code, answer.headers[ALLOW]) == (200, "*")
 
 
-def test_who_is_no_browser_gets_no_such_headers() -> None:
+def test_clients_other_than_browsers_get_no_such_headers() -> None:
     async def send() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(vllm(["*"])), base_url="http://engine") as client:
             return await client.get("/v1/models")
@@ -102,7 +102,7 @@ def test_who_is_no_browser_gets_no_such_headers() -> None:
 
 
 class Broken(httpx.AsyncBaseTransport):
-    """An engine that is not there, or breaks off."""
+    """An engine that does not exist, or ends its answer early."""
 
     def __init__(self, error: type[httpx.RequestError]) -> None:
         self._error = error

@@ -1,4 +1,4 @@
-"""What a body may hold: its size, depth, counts, and text. Generated, against the functions that the routes use."""
+"""Limits of a body: its size, depth, counts, and text. Generated bodies, for the functions that the routes use."""
 
 import json
 
@@ -31,7 +31,7 @@ def refusal(content, model=ChatRequest):
 
 
 def places_of(value, place=()):
-    """The paths of all texts in a JSON value."""
+    """Return the paths of all texts in a JSON value."""
     if isinstance(value, str):
         yield place
     elif isinstance(value, dict | list):
@@ -73,14 +73,14 @@ def test_whole_surrogate_pairs_are_characters(text):
     depth=st.sampled_from([bounds.MAX_JSON_DEPTH, 600, 100_000]),
     kind=st.sampled_from([("[", "]"), ('{"a":', "}"), ('[{"a]":', "}]")]),
 )
-def test_what_is_nested_too_deep_is_refused_by_the_name_of_its_field(field, depth, kind):
+def test_a_body_nested_too_deep_is_refused_with_the_name_of_its_field(field, depth, kind):
     opening, closing = kind
     error = refusal(f'{{"model": "m{{", "{field}" : {opening * depth}1{closing * depth}, "user": "x"}}'.encode())
     assert error.param == field
     assert str(bounds.MAX_JSON_DEPTH) in error.message
 
 
-def test_what_only_looks_deep_is_text():
+def test_brackets_in_text_do_not_count_as_depth():
     text = '\\"[{' * 500
     body = {**CHAT, "messages": [{"role": "user", "content": text}]}
     assert parse_body(json.dumps(body).encode(), ChatRequest).messages[0].content == text
@@ -102,14 +102,14 @@ def test_what_only_looks_deep_is_text():
         (ChatRequest, {"metadata": [""] * 140_000}, None, bounds.MAX_VALUES),
     ],
 )  # fmt: skip
-def test_what_is_above_a_bound_is_refused_with_the_bound(model, body, param, bound):
+def test_a_body_above_a_limit_is_refused_with_the_limit(model, body, param, bound):
     base = {"model": "m"} | ({"prompt": "x"} if model is CompletionRequest else {"messages": CHAT["messages"]})
     error = refusal(base | body, model)
     assert error.param == param
     assert str(bound) in error.message
 
 
-def test_what_is_at_its_bound_is_taken():
+def test_a_body_at_its_limit_is_accepted():
     chat = {
         "model": "m",
         "messages": [{"role": "user", "content": "x"}] * bounds.MAX_MESSAGES,
@@ -133,7 +133,7 @@ def test_any_json_is_read_as_it_is(value):  # fmt: skip
 
 
 @given(st.binary(max_size=64) | st.text('[]{}",:\\u0d8 ', max_size=64).map(str.encode))
-def test_anything_else_is_refused_and_fails_nothing(content):
+def test_anything_else_is_refused_without_a_failure(content):
     with pytest.raises((ApiError, RequestValidationError)):
         parse_body(content, ChatRequest)
 

@@ -1,4 +1,4 @@
-"""What requests may contain, and what the error of another request says. No server: the models alone."""
+"""Contents of requests that are accepted, and the messages about others. No server: only the pydantic models."""
 
 import copy
 import re
@@ -28,7 +28,7 @@ def read(kind, body):
 
 
 def refusal(make, **options):
-    """The error that the client gets."""
+    """Return the error that the client gets."""
     with pytest.raises((ValidationError, ApiError)) as raised:
         make(**options)
     error = raised.value
@@ -36,7 +36,7 @@ def refusal(make, **options):
 
 
 @pytest.mark.parametrize("make", [chat, completion])
-def test_null_asks_for_nothing_whatever_the_name(make):
+def test_null_has_no_effect_for_any_parameter(make):
     fields = set(ChatRequest.model_fields) | set(CompletionRequest.model_fields) | set(NEUTRAL)
     unset = fields - {"model", "messages", "prompt"} | {"reasoning_effort", "audio", "prediction", "a_name_of_tomorrow"}
     request = make(**dict.fromkeys(sorted(unset)))
@@ -45,7 +45,7 @@ def test_null_asks_for_nothing_whatever_the_name(make):
 
 
 @pytest.mark.parametrize("make", [chat, completion])
-def test_neutral_values_ask_for_nothing(make):
+def test_neutral_values_have_no_effect(make):
     kind = ChatRequest if make is chat else CompletionRequest
     for name, values in kind.neutral.items():
         for value in values:
@@ -56,7 +56,7 @@ def test_neutral_values_ask_for_nothing(make):
     assert make(stream_options={"include_usage": False}).include_usage is False
 
 
-def test_values_that_ask_for_something_are_refused_by_name():
+def test_values_with_an_effect_are_refused_by_name():
     for name in ChatRequest.neutral:
         assert refusal(chat, **{name: "something else"}).param == name
     assert refusal(chat, stream=True, stream_options={"chunk_size": 5}).param == "stream_options.chunk_size"
@@ -110,7 +110,7 @@ def test_the_template_gets_the_arguments_of_tool_calls_as_an_object():
 
 
 def test_the_template_gets_no_nulls_and_no_empty_calls():
-    """Templates ask whether a message has a key, not whether it is null."""
+    """Templates check whether a message has a key, not whether it is null."""
     echoed = {"content": "Hi", "refusal": None, "annotations": None, "audio": None, "function_call": None}
     for calls in (None, []):
         assert template_gets(**echoed, tool_calls=calls) == {"role": "assistant", "content": "Hi"}
@@ -140,7 +140,7 @@ def test_parts_of_all_text_kinds_are_one_text():
         (completion, {"prompt": [[1], [1.5]]}, "prompt", "item 0 of list 1 is a number"),
     ],
 )
-def test_an_error_is_about_what_was_meant(make, options, param, message):
+def test_an_error_is_about_the_alternative_that_the_client_meant(make, options, param, message):
     error = refusal(make, **options)
     assert (error.status, error.param) == (400, param)
     assert message in error.message
@@ -212,7 +212,7 @@ RICH = {
 
 
 def objects_in(value):
-    """Every JSON object in the value that the API knows, which those of a client's schema are not."""
+    """Yield every JSON object in the value that the API defines, without those of a client's schema."""
     if isinstance(value, dict):
         yield value
         for name, inner in value.items():
@@ -223,7 +223,7 @@ def objects_in(value):
             yield from objects_in(inner)
 
 
-def test_null_asks_for_nothing_in_every_object_of_a_request():
+def test_null_has_no_effect_in_every_object_of_a_request():
     formats = [{"type": "text"}, {"type": "json_object"}, RICH["response_format"]]
     for response_format in formats:
         body = copy.deepcopy({**RICH, "response_format": response_format})

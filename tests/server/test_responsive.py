@@ -1,4 +1,4 @@
-"""The event loop stays free, one request's failure is its own, and slow clients hold nothing."""
+"""The event loop stays free, a failure affects only its own request, and slow clients block nothing."""
 
 import http.client
 import json
@@ -22,7 +22,7 @@ SMALL = {"model": "m", "prompt": "hello", "max_tokens": 1}
 
 
 class Watched:
-    """A tokenizer that notes in which threads it works."""
+    """A tokenizer that records in which threads it runs."""
 
     def __init__(self, tokenizer):
         self._tokenizer = tokenizer
@@ -64,7 +64,7 @@ def connection(place):
 
 
 def send(connection, body, path="/v1/completions", **headers):
-    """Status and error of a request, and whether the connection stays open."""
+    """Return status and error of a request, and whether the connection stays open."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     connection.request("POST", path, content, {"Content-Type": "application/json", **headers})
     answer = connection.getresponse()
@@ -72,7 +72,7 @@ def send(connection, body, path="/v1/completions", **headers):
     return answer.status, said.get("error", said), not answer.will_close
 
 
-def test_what_grows_with_a_request_never_runs_on_the_event_loop(service, place, connection, monkeypatch):
+def test_work_that_grows_with_a_request_never_runs_on_the_event_loop(service, place, connection, monkeypatch):
     threads = service.only.tokenizer.threads
     threads.clear()
 
@@ -202,7 +202,7 @@ JSON_HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: applicat
 
 
 def stays_open(opened):
-    """Whether the server has not closed this connection; waits until it says something."""
+    """Return whether the server has not closed this connection, after waiting for data or the end."""
     try:
         return bool(opened.recv(1 << 16))
     except ConnectionError:
@@ -232,7 +232,7 @@ def test_a_request_that_never_ends_loses_its_connection(place, monkeypatch, begu
         assert not stays_open(opened)
 
 
-def test_an_answer_that_is_not_read_is_given_up(place, monkeypatch, service):
+def test_an_answer_that_the_client_does_not_read_is_dropped(place, monkeypatch, service):
     monkeypatch.setattr(connections, "WRITE_SECONDS", 0)
     seen = threading.Event()
     lost = Connection.connection_lost
@@ -265,7 +265,7 @@ def test_many_half_open_connections_leave_room_for_a_whole_request(service):
     ],
 )
 def test_a_slow_client_does_not_hold_up_the_end(service, monkeypatch, begun):
-    monkeypatch.setattr(WatchingServer, "on_tick", uvicorn.Server.on_tick)  # nobody is dropped before
+    monkeypatch.setattr(WatchingServer, "on_tick", uvicorn.Server.on_tick)  # nothing is dropped before the end
     for name in ("HEAD_SECONDS", "BODY_SECONDS", "WRITE_SECONDS"):
         monkeypatch.setattr(connections, name, 0)
     with served_in_thread(service) as (host, port, _), socket.create_connection((host, port), timeout=60) as opened:
@@ -283,7 +283,7 @@ def test_the_engine_watches_its_connections_to_the_end():
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("path", ["/v1/completions", "/nope"])
 def test_nothing_is_read_after_a_request_with_two_lengths(place, order, path):
-    """Another server before this one may have taken what follows for the body."""
+    """A proxy in front of the server may have read what follows as the body."""
     body = json.dumps(SMALL).encode()
     lengths = [b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n"][::order]
     head = JSON_HEAD.replace(b"/v1/completions", path.encode()) + b"".join(lengths) + b"\r\n"

@@ -1,4 +1,4 @@
-"""The sampler's choices have the right distribution and depend on seed and position alone."""
+"""The sampler's choices have the right distribution and depend only on seed and position."""
 
 from itertools import pairwise
 
@@ -87,7 +87,7 @@ def test_a_token_is_chosen_independently_of_the_one_before():
     assert ((pairs - expected) ** 2 / expected).sum() < 180
 
 
-def test_tokens_that_are_next_to_impossible_are_not_chosen():
+def test_tokens_with_almost_no_probability_are_not_chosen():
     logits = torch.full((1, 150_000), -40.0)
     logits[0, 0] = 0.0  # all others together have a probability below 1e-12
     samplings = [Sampling(temperature=1.0, top_p=1.0, top_k=0, seed=seed) for seed in range(300)]

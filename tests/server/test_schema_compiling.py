@@ -1,4 +1,4 @@
-"""From the schema of a stranger to answers: by a random walk through the grammar, with no model and no server."""
+"""From a client's schema to answers: a random walk through the grammar, without a model and without a server."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ WHITESPACE = {"x-guidance": {"whitespace_pattern": " {1,4}"}}
 
 
 class Walker:
-    """Asks for guides as the engine does, and follows them at random."""
+    """Requests guides as the engine does, and follows them at random."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.tokenizer = tokenizer
@@ -50,7 +50,7 @@ class Walker:
         return guide
 
     def answer(self, schema: dict[str, Any], seed: int = 0) -> Any:
-        """Return a value that `response_format` with this schema leads to."""
+        """Return a value that `response_format` with this schema allows."""
         form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
         return json.loads(self.walk(self.guide(response_format=form), seed))
 
@@ -100,7 +100,7 @@ def test_a_schema_that_ends_the_compilers_process_is_refused_and_named(walker: W
     assert walker.answer({"const": True}) is True
 
 
-def test_schemas_that_take_long_hold_up_no_others(walker: Walker) -> None:
+def test_slow_schemas_do_not_delay_others(walker: Walker) -> None:
     async def ask() -> None:
         make = walker.guidance.make_guides
         slow = [
@@ -115,7 +115,7 @@ def test_schemas_that_take_long_hold_up_no_others(walker: Walker) -> None:
         for one in slow:
             with pytest.raises(ApiError, match="simplify") as refused:
                 await one
-            assert refused.value.status in (400, 503)  # the second one where the machine is busy
+            assert refused.value.status in (400, 503)  # 503 if the machine is busy
 
     walker.answer({"const": True})  # the helper runs
     walker.loop.run_until_complete(ask())
@@ -168,7 +168,7 @@ def test_a_number_is_answered_exactly_or_refused(walker: Walker, number: float, 
         found = answer[0] if form == "list" else answer
         assert number == (found if isinstance(number, int) else float(found))
         return
-    # Numbers of daily use are no reason for a refusal.
+    # Common numbers are not refused.
     assert form == "integer" or abs(number) > 2**53 or len(repr(number)) > 15 or math.isnan(number)
 
 
@@ -195,11 +195,11 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("schema", "keyword"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_enforced_is_left_out_or_refused_by_the_strict(
+def test_unenforceable_keywords_are_left_out_or_refused_if_strict(
     walker: Walker, schema: dict[str, Any], keyword: str
 ) -> None:
     parameters = closed(kept={"enum": ["a", "b"]}, odd=schema)
-    with suppress(AssertionError):  # an answer that has no end
+    with suppress(AssertionError):  # an answer that does not end
         found = walker.arguments(parameters)
         assert list(found) == ["kept", "odd"]
         assert found["kept"] in ("a", "b")
@@ -239,7 +239,7 @@ NEUTRAL = [
 
 
 @pytest.mark.parametrize("keywords", NEUTRAL, ids=json.dumps)
-def test_keywords_that_ask_for_nothing_are_taken_everywhere(walker: Walker, keywords: dict[str, Any]) -> None:
+def test_keywords_without_effect_are_accepted_everywhere(walker: Walker, keywords: dict[str, Any]) -> None:
     plain = closed(a={"type": "array", "prefixItems": [{"const": 1}], "minItems": 1, "maxItems": 1})
     assert walker.answer({**keywords, **closed(x={**keywords, **plain})}) == {"x": {"a": [1]}}
     items = plain["properties"]["a"]
@@ -274,7 +274,7 @@ def test_required_of_draft_3_is_enforced(walker: Walker) -> None:
     depth=st.integers(0, 4),
     wide=st.integers(1, 4),
 )
-def test_a_repair_removes_nothing_but_what_is_in_the_way(bad: set[str], depth: int, wide: int) -> None:
+def test_a_repair_removes_only_the_keywords_that_are_refused(bad: set[str], depth: int, wide: int) -> None:
     def nested(level: int) -> dict[str, Any]:
         leaf = {"type": "string", "pattern": "x", "minLength": 1, "format": "date"}
         return leaf if level == 0 else closed(**{f"p{number}": nested(level - 1) for number in range(min(wide, 2))})

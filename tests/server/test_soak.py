@@ -1,7 +1,7 @@
-"""The engines last: thousands of requests of all kinds at once, and sudden deaths. `make soak` is the long version.
+"""The engines survive thousands of mixed concurrent requests, and sudden kills. `make soak` is the long version.
 
-It asks the embedded engine and the real vLLM, on the CPU. The short version asks the embedded engine alone.
-HONE_SOAK_REQUESTS and HONE_SOAK_KILLS change the numbers of both.
+The long version tests the embedded engine and the real vLLM, on the CPU; the short version tests the embedded engine
+only. HONE_SOAK_REQUESTS and HONE_SOAK_KILLS change the numbers of both.
 """
 
 import itertools
@@ -53,9 +53,9 @@ IDLE = {"num_requests_running": 0, "num_requests_waiting": 0, "kv_cache_usage_pe
 
 @dataclass(frozen=True)
 class World:
-    """An engine, two adapters that take turns under one name, and questions with their right answers.
+    """An engine, two adapters that alternate under one name, and questions with their right answers.
 
-    `base_questions` are those of the base. `questions` leave them out where its answers are known to be wrong.
+    `base_questions` are those of the base. `questions` leave them out if its answers are known to be wrong.
     """
 
     engine: Engine
@@ -68,14 +68,14 @@ class World:
         return Crowd(self.engine.url, self.questions, self.guest_questions, several=self.engine.several, **more)
 
     def measure_idle(self) -> dict[str, float]:
-        """Return what is in use after a request. vLLM opens sockets of its own with the first one."""
+        """Return the resources in use after a request. vLLM opens sockets of its own with the first one."""
         crowd = self.make_crowd()
         with crowd.client() as client:
             ask_whole(Turn(crowd, client, self.questions[0], random.Random(0)))
         return IDLE | {"connections": self.engine.load()["connections"]}
 
     def is_idle(self, idle: dict[str, float]) -> bool:
-        """Return whether nothing is in use, and no more connections are open than before."""
+        """Return whether no resource is in use, and there are not more open connections than before."""
         used = self.engine.load()
         return used.pop("connections") <= idle["connections"] and used == IDLE
 
@@ -119,7 +119,7 @@ def world(request, model_maker, adapter_maker, seal_tree, until, draw, tmp_path_
 
 
 def exchange_guests(world: World, crowd: Crowd, over: threading.Event) -> int:
-    """Load, replace and unload the guest until it is over. Return how often one came."""
+    """Load, replace and unload the guest until it is over. Return how often one was loaded."""
     came = 0
     draw = random.Random(0)
     with crowd.client() as client:
@@ -136,7 +136,7 @@ def exchange_guests(world: World, crowd: Crowd, over: threading.Event) -> int:
 
 
 def ask_while_guests_change(world: World, crowd: Crowd, turns: list[Kind], draw: random.Random) -> int:
-    """Return how many guests came."""
+    """Return how many guests were loaded."""
     over = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(exchange_guests, world, crowd, over)
@@ -148,7 +148,7 @@ def ask_while_guests_change(world: World, crowd: Crowd, turns: list[Kind], draw:
 
 
 def test_many_clients_of_all_kinds_get_right_answers_and_leave_nothing_behind(world, until, draw):
-    """And in the long version no memory is used up either."""
+    """In the long version, memory must not grow either."""
     before, idle = world.engine.models(), world.measure_idle()
     crowd = world.make_crowd()
     memory = []
@@ -185,7 +185,7 @@ def test_clients_retry_and_the_same_models_come_back_when_the_engine_is_killed(w
                 answered = crowd.asked.total() + draw.randrange(CLIENTS, 2 * CLIENTS)
                 until(lambda enough=answered: asking.done() or crowd.asked.total() >= enough, IDLE_SECONDS)
                 print(f"kill {kill + 1}; requests so far: {crowd.asked.total()}")
-                if asking.done():  # a client has failed, and all have stopped
+                if asking.done():  # a client has failed, so all have stopped
                     break
                 is_ready.clear()
                 engine.kill()
@@ -195,8 +195,8 @@ def test_clients_retry_and_the_same_models_come_back_when_the_engine_is_killed(w
                 is_ready.set()
         finally:
             over.set()
-            is_ready.set()  # or else nobody would end
-        asking.result()  # all who had asked have their right answer
+            is_ready.set()  # otherwise the clients would wait without end
+        asking.result()  # every client has its right answer
     until(lambda: world.is_idle(idle), IDLE_SECONDS)
     print(f"kills: {KILLS}; requests: {dict(crowd.asked)}")
 

@@ -1,4 +1,4 @@
-"""What is served, from the command line and the artifacts' manifests."""
+"""Finding the served models from the command line and the artifacts' manifests."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ def find(model, **options):
 
 @pytest.fixture
 def sealed(tmp_path, seal_tree):
-    """An artifact of one small file each, of the given kind."""
+    """Write an artifact of one small file each, of the given kind."""
 
     def make(kind, base=None, name="job"):
         tree = tmp_path / name
@@ -53,7 +53,7 @@ def test_merged_and_full_models_are_served_alone(sealed, kind):
     assert found.models == [Served("mine", kind, str(tree), None, read_manifest(tree).digest)]
 
 
-def test_a_base_on_a_claim_is_looked_for_where_the_claim_is(sealed, tmp_path):
+def test_a_base_on_a_claim_is_read_from_the_claims_folder(sealed, tmp_path):
     tree = sealed("adapter", BaseModelReference(claim="models", path="llama/chat"))
     found = find(tree, claims={"models": tmp_path})
     assert found.weights == str(tmp_path / "llama/chat")

@@ -1,4 +1,4 @@
-"""Streams: the same text as without, stop strings held back, usage at the end."""
+"""Streams: the same text as without streaming, stop strings held back, usage at the end."""
 
 import json
 
@@ -25,7 +25,7 @@ def text(chunks):
 @pytest.mark.parametrize(
     "options", [{"temperature": 0}, {"temperature": 1, "seed": 3}, {"temperature": 1.5, "seed": 4}]
 )
-def test_a_stream_tells_the_same_text(client, stream, options):
+def test_a_stream_has_the_same_text(client, stream, options):
     whole = client.chat.completions.create(model="tiny-llama", messages=MESSAGES, max_tokens=40, **options, **ENDLESS)
     chunks = stream(**options)
     assert text(chunks) == whole.choices[0].message.content
@@ -40,7 +40,7 @@ def test_the_first_chunk_has_the_role_and_only_the_last_a_finish_reason(stream):
     assert len({chunk.id for chunk in chunks}) == 1
 
 
-def test_a_stop_string_across_tokens_is_never_told(stream):
+def test_a_stop_string_across_tokens_is_never_sent(stream):
     whole = text(stream())
     stop = whole[12:18]  # six characters are several tokens in this vocabulary
     chunks = stream(stop=stop)
@@ -60,7 +60,7 @@ def test_usage_comes_in_a_chunk_of_its_own(stream):
     assert all(chunk.usage is None for chunk in chunks[:-1])
 
 
-def test_usage_comes_in_every_chunk_where_that_is_asked_for(stream):
+def test_usage_comes_in_every_chunk_if_requested(stream):
     chunks = stream(stream_options={"include_usage": True, "continuous_usage_stats": True, "include_obfuscation": True})
     told = [chunk.usage.completion_tokens for chunk in chunks]
     assert told == sorted(told)
@@ -68,7 +68,7 @@ def test_usage_comes_in_every_chunk_where_that_is_asked_for(stream):
     assert {chunk.usage.prompt_tokens for chunk in chunks} == {chunks[-1].usage.prompt_tokens}
 
 
-def test_several_choices_stream_side_by_side(client, stream):
+def test_several_choices_stream_in_parallel(client, stream):
     whole = client.chat.completions.create(model="tiny-llama", messages=MESSAGES, max_tokens=20, n=3, seed=1, **ENDLESS)
     chunks = stream(n=3, seed=1, temperature=1, max_tokens=20)
     for choice in whole.choices:

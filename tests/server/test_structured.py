@@ -1,4 +1,4 @@
-"""Answers of a given form, from random models: JSON by schema, and tool calls in the ways that models write them."""
+"""Structured answers of random models: JSON by schema, and tool calls in the models' formats."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -54,7 +54,7 @@ QUESTION = [{"role": "user", "content": "hello world, how are you today?"}]
 
 
 def add_tokens(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """The tokenizer, with the tokens of tool calls in its vocabulary."""
+    """Return the tokenizer with the tokens of tool calls in its vocabulary."""
     tokenizer.add_tokens([AddedToken(token, special=False) for token in TOKENS])
     tokenizer.add_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
     return tokenizer
@@ -68,7 +68,7 @@ def tools_server(
     tokenizer_maker: Callable[[], PreTrainedTokenizerFast],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Any]:
-    """A base, and adapters whose tokenizers have the templates: one model for each way to write tool calls."""
+    """A base, and adapters whose tokenizers have the templates: one model for each tool call format."""
     work = tmp_path_factory.mktemp("tools")
     tokenizers = {name: add_tokens(tokenizer_maker()) for name in TEMPLATES}
     tokenizers |= {"hermes-in-letters": tokenizer_maker(), "plain": tokenizer_maker()}
@@ -107,7 +107,7 @@ def check_calls(calls: Any, *, names: tuple[str, ...] = ("get_weather", "now")) 
 
 
 def joined(stream: Any) -> tuple[str, list[dict[str, Any]], list[str]]:
-    """The content, the calls and the finish reasons of a stream, put together as a client does."""
+    """Return the content, the calls and the finish reasons of a stream, assembled as a client does."""
     content, calls, reasons = "", list[dict[str, Any]](), []
     for chunk in stream:
         [choice] = chunk.choices
@@ -156,7 +156,7 @@ def test_completions_take_a_response_format_too(asked: openai.OpenAI) -> None:
         jsonschema_rs.validate(schema, json.loads(choice.text))
 
 
-def test_a_streamed_structured_answer_equals_the_whole_one(asked: openai.OpenAI) -> None:
+def test_a_streamed_structured_answer_equals_the_complete_one(asked: openai.OpenAI) -> None:
     form = json_schema(WEATHER["function"]["parameters"])
     whole = ask(asked, "base", response_format=form)
     assert joined(ask(asked, "base", response_format=form, stream=True)) == (
@@ -312,7 +312,7 @@ def test_a_call_that_is_cut_ends_by_its_length(asked: openai.OpenAI) -> None:
         ("base", {"response_format": {"type": "xml"}}, "response_format", "json_schema"),
     ],
 )
-def test_what_cannot_be_done_is_refused_by_name(
+def test_unsupported_combinations_are_refused_by_name(
     tools_server: Any, model: str, parameters: dict[str, Any], param: str, words: str
 ) -> None:
     refused = tools_server.post("/v1/chat/completions", {"model": model, "messages": QUESTION, **parameters})
@@ -322,7 +322,7 @@ def test_what_cannot_be_done_is_refused_by_name(
 
 
 def test_guided_and_free_answers_share_a_batch(asked: openai.OpenAI) -> None:
-    """What is guided changes nothing in the answers that run beside it."""
+    """A guided request does not change the answers of others in its batch."""
     alone = ask(asked, "base", max_tokens=40).choices[0].message.content
     form = json_schema({"type": "array", "items": {"type": "integer", "maximum": 99}, "minItems": 20, "maxItems": 20})
     with ThreadPoolExecutor(8) as pool:

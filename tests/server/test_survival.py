@@ -1,4 +1,4 @@
-"""What one request brings ends that request: the engine goes on, and its other answers stay as they were."""
+"""A faulty request ends only itself: the engine continues, and its other answers stay the same."""
 
 import asyncio
 import json
@@ -65,7 +65,7 @@ def test_a_step_that_fails_ends_its_requests_and_no_other(lane, steps):
     assert all(not allocator.block_table for allocator in cache.cache_allocators.values())
 
 
-def test_an_engine_whose_every_step_fails_ends(lane, until):
+def test_an_engine_stops_when_every_step_fails(lane, until):
     async def run():
         for _ in range(MOST_FAILURES):
             with pytest.raises(EngineError):
@@ -84,7 +84,7 @@ def test_the_engine_itself_refuses_tokens_without_an_embedding(lane, prompt):
 
 @pytest.fixture(scope="module")
 def larger(base_folder, adapter_maker, tokenizer_maker, serve, tmp_path_factory):
-    """A base and adapters with tokens beyond their embeddings, one in a template, one that is to end answers."""
+    """A base and adapters with tokens beyond their embeddings: one in a template, one as end token."""
     root = tmp_path_factory.mktemp("larger")
     shutil.copytree(base_folder, root / "base")
     tokenizer = tokenizer_maker()
@@ -146,7 +146,7 @@ def test_a_template_with_such_a_token_is_refused_with_its_name_and_warned_about(
 
 
 @pytest.mark.parametrize("model", ["base", "dora"])
-def test_guided_answers_end_by_a_token_that_there_is(larger, model):
+def test_guided_answers_end_with_a_token_of_the_vocabulary(larger, model):
     body = {"model": model, "prompt": "hello", "max_tokens": 40, "temperature": 1, "seed": 1, "n": 4}
     schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": [1, True]}}}
     response = larger.post("/v1/completions", body | {"response_format": schema})

@@ -1,4 +1,4 @@
-"""Detokenizing piece by piece and stop strings."""
+"""Incremental detokenization and stop strings."""
 
 import itertools
 
@@ -32,7 +32,7 @@ def tokens_of(text):
 
 
 def run(text, stops=()):
-    """The pieces told for each token, and whether a stop string came."""
+    """Return the pieces of text for each token, and whether a stop string came."""
     stream = TextStream(byte_decoder().decode, StopSet(stops))
     pieces = []
     for token in tokens_of(text):
@@ -50,7 +50,7 @@ def test_pieces_make_the_text(text):
     assert not stopped
 
 
-def test_an_unfinished_character_is_held_back_until_it_is_whole():
+def test_an_unfinished_character_is_held_back_until_it_is_complete():
     pieces, _ = run("é!")
     assert pieces == ["", "é", "!", ""]
 
@@ -61,7 +61,7 @@ def test_an_unfinished_character_at_the_end_becomes_the_replacement_character():
     assert stream.flush() == "\ufffd"
 
 
-def test_bytes_that_never_become_a_character_are_not_held_back_for_ever():
+def test_bytes_that_never_become_a_character_are_not_held_back_forever():
     lengths = []
 
     def decode(tokens):
@@ -98,7 +98,7 @@ def test_the_beginning_of_a_stop_string_is_held_back():
     assert pieces == ["a", "", "", ""]
 
 
-def test_a_stop_string_that_does_not_come_is_told_after_all():
+def test_the_beginning_of_a_stop_string_that_does_not_come_is_sent():
     pieces, stopped = run("a\nb\n", ["\n\n"])
     assert pieces == ["a", "", "\nb", "", "\n"]
     assert not stopped
@@ -125,7 +125,7 @@ def test_where_text_ends_does_not_depend_on_how_it_is_cut_into_pieces(text, stop
 
 
 @given(text=FEW_LETTERS, stops=st.lists(FEW_LETTERS, min_size=1, max_size=4))
-def test_no_more_is_held_back_than_could_begin_a_stop_string(text, stops):
+def test_only_the_possible_beginning_of_a_stop_string_is_held_back(text, stops):
     strings = StopStrings(StopSet(stops))
     told = "".join(strings.push(character) for character in text)
     if not strings.found:
@@ -139,7 +139,7 @@ BYTES = st.sampled_from([*"aé€😀".encode(), *b"b\xf0\xe2\xff"])
 
 @given(st.lists(BYTES, max_size=12))
 def test_a_token_begins_where_the_text_before_it_ends(tokens):
-    """Also after a character that stays broken. Only ASCII is sure to begin a character."""
+    """Also after a character that stays broken. Only ASCII certainly begins a character."""
     stream = TextStream(lambda some: bytes(some).decode(errors="replace"))
     for place, token in enumerate(tokens):
         stream.push(token)

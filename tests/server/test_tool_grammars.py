@@ -1,6 +1,7 @@
-"""What the grammars of tool calls allow is what the parser reads: random answers by the grammar, as the API shows them.
+"""The parser reads every answer that the grammars of tool calls allow.
 
-No server: llguidance says which tokens may come next, chance chooses, and the answer is told streamed and at once.
+No server: llguidance returns the tokens that may come next, one is chosen at random, and the answer is formatted as the
+API does, streamed and at once.
 """
 
 import json
@@ -36,7 +37,7 @@ STOPS = [[], ['"city"'], [","], ["}"], ["]"], ["</tool_call>"], ["\n"], ['"'], [
 
 @pytest.fixture(scope="module")
 def models(tokenizer_maker: Any) -> dict[str, Model]:
-    """Models whose vocabulary has a token for each mark, and none."""
+    """Models whose vocabulary has a token for each mark, and models without."""
     made = {"tokens": add_tokens(tokenizer_maker()), "letters": tokenizer_maker()}
     return {name: Service(tokenizer).only for name, tokenizer in made.items()}
 
@@ -54,7 +55,7 @@ def matcher_of(model: Model, made: Structure) -> LLMatcher:
 
 
 def walk(model: Model, matcher: LLMatcher, chance: random.Random, begins: list[int]) -> list[int]:
-    """Tokens of an answer that the grammar allows: some text, tokens of `begins` if they may come, then briefly."""
+    """Return tokens of an answer that the grammar allows: some text, tokens of `begins` if allowed, a short end."""
     assert not matcher.is_error(), matcher.get_error()
     ids: list[int] = []
     closing = {model.tokenizer.convert_tokens_to_ids(letter) for letter in '"}],'}
@@ -71,7 +72,7 @@ def walk(model: Model, matcher: LLMatcher, chance: random.Random, begins: list[i
 
 
 def told(model: Model, made: Structure, ids: list[int], stops: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The answer as the API shows it at once, and as a client puts a stream together."""
+    """Return the answer as the API formats it at once, and as a client assembles a stream."""
     form = made.form
     assert form is not None
     job = Job([1], Sampling(1, 1, 0, 0), 400, StopSet(stops), False, shows_all=bool(form.trigger), trigger=made.trigger)
@@ -173,7 +174,7 @@ def test_what_the_grammar_allows_is_read_back(
 
 
 def test_letters_of_the_trigger_begin_a_call_where_it_has_no_token(models: dict[str, Model]) -> None:
-    """The grammar takes no text that the parser would have to take for a call."""
+    """The grammar allows no text that the parser would read as a call."""
     tools = [{"type": "function", "function": {"name": "now"}}]
     for form in (HERMES, MISTRAL):
         matcher = matcher_of(models["letters"], structure(models["letters"], form, tools=tools))
@@ -198,7 +199,7 @@ ROOTS = st.fixed_dictionaries(
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(root=ROOTS, is_strict=st.booleans(), seed=st.integers(0, 1000))
-def test_arguments_are_an_object_whatever_the_root_of_the_schema_is(
+def test_arguments_are_an_object_for_any_root_of_the_schema(
     models: dict[str, Model], root: dict[str, Any], is_strict: bool, seed: int
 ) -> None:
     model = models["tokens"]

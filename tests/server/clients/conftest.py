@@ -1,4 +1,4 @@
-"""What the tests of client packages share: a server with a key, whose chat template writes tool calls."""
+"""Shared by the tests of client packages: a server with a key, whose chat template writes tool calls."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ JAVASCRIPT = Path(__file__).parent / "javascript"
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A server as its clients know it, and what it must answer."""
+    """A server as its clients know it, and the answers it must give."""
 
     url: str
     key: str
@@ -74,7 +74,7 @@ def endpoint(
 
 @pytest.fixture(scope="session")
 def javascript() -> Path:
-    """A folder of the user's cache with the packages that package-lock.json pins, and the scripts of the tests."""
+    """A folder in the user's cache with the packages that package-lock.json pins, and the scripts of the tests."""
     if not (shutil.which("node") and shutil.which("npm")):
         if os.environ.get("CI") == "true":
             pytest.fail("the JavaScript clients must be tested under CI: node and npm are lacking")
@@ -95,7 +95,7 @@ QUESTION: list[dict[str, Any]] = [{"role": "user", "content": "hello world"}]
 
 
 def make_history(*, content: str | None, arguments: Any) -> list[dict[str, Any]]:
-    """A chat in which the assistant has called a tool and got its result."""
+    """Return a chat in which the assistant has called a tool and got its result."""
     call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": arguments}}
     return [
         {"role": "user", "content": "how are you today?"},

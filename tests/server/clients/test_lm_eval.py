@@ -28,7 +28,7 @@ metric_list: [{{metric: acc}}, {{metric: acc_norm}}]
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory):
-    """A folder with the task; its choices have one token and several."""
+    """A folder with the task; some choices have one token, some several."""
     folder = tmp_path_factory.mktemp("tasks")
     rows = []
     for number in range(QUESTIONS):
@@ -56,7 +56,7 @@ def run_command(tasks, folder, endpoint, tokenizer):
 
 
 def run_own_backend(tasks, model):
-    """Let the harness compute the same with transformers; return its figures and its samples."""
+    """Let the harness compute the same task with transformers; return its figures and its samples."""
     found = lm_eval.simple_evaluate(
         "hf",
         model_args=f"pretrained={model},dtype=float32",

@@ -1,4 +1,4 @@
-"""OpenAI's JavaScript client against the engine: it gets what the Python client gets."""
+"""OpenAI's JavaScript client against the engine: it gets the same answers as the Python client."""
 
 import json
 import subprocess

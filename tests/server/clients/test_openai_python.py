@@ -1,4 +1,4 @@
-"""OpenAI's Python client as an agent uses it; test_api.py and others use it for all else."""
+"""OpenAI's Python client as an agent uses it; test_api.py and others use it for everything else."""
 
 import openai
 import pytest
@@ -27,7 +27,7 @@ def test_a_history_with_tool_calls(client, endpoint, history, answers):
 
 
 def test_its_own_message_objects_are_a_history(client, endpoint):
-    """They have a key for everything that OpenAI may answer, most of them null."""
+    """They have a key for everything that OpenAI may answer, and most values are null."""
     messages = [{"role": "user", "content": "hello world"}]
     message = client.chat.completions.create(model=endpoint.model, messages=messages, **SETTINGS).choices[0].message
     own = [*messages, message, {"role": "user", "content": "hello"}]

@@ -48,7 +48,7 @@ def test_any_value_of_a_field_is_read_or_refused_by_name(
 @pytest.mark.parametrize(
     "content", ["", "[1]", "null", '"LORA"', "1", "{", '{"r": 1, "r": 2}', '{"r": NaN}', "[" * 9999]
 )
-def test_what_is_no_object_of_json_is_refused(tmp_path: Path, content: str) -> None:
+def test_a_file_without_a_json_object_is_refused(tmp_path: Path, content: str) -> None:
     refusal(write(tmp_path, content))
 
 
@@ -56,7 +56,7 @@ def test_the_field_of_a_wrong_value_inside_another_is_named(tmp_path: Path) -> N
     assert "has the field rank_pattern {'a': None}: " in refusal(write(tmp_path, LORA | {"rank_pattern": {"a": None}}))
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_is_no_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "adapter_config.json"
     refusal(tmp_path)
     path.symlink_to(path)

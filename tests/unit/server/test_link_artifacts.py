@@ -42,7 +42,7 @@ def tree(root: Path, kind: str = "adapter", base: BaseModelReference | None = No
     return str(root), digest_of(files)
 
 
-def test_links_lead_to_what_was_proved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_links_lead_to_the_verified_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = tmp_path / "base"
     base.mkdir()
     (base / "config.json").write_text("{}")
@@ -96,7 +96,7 @@ def test_an_adapter_that_does_not_fit(
     assert words in said
 
 
-def test_what_is_missing_or_changed_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_or_changed_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root, digest = tree(tmp_path / "faq")
     into = ["--into", str(tmp_path / "served")]
     other = "sha256:" + "0" * 64

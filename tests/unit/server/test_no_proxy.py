@@ -80,7 +80,7 @@ def behind_proxy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.usefixtures("behind_proxy")
-def test_what_asks_an_engine_on_loopback_asks_no_proxy(
+def test_requests_to_an_engine_on_loopback_use_no_proxy(
     proxy: Recorder, engine: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key_file = tmp_path / "key"
