@@ -1,4 +1,4 @@
-"""How often the trainer was started, and for how long it held GPUs. Pure: the status is all the memory there is."""
+"""Count how often the trainer was started, and for how long it held GPUs. Pure: the status is the only memory."""
 
 from datetime import datetime
 
@@ -8,16 +8,16 @@ from hone_operator.finetunejob.snapshot import index_of
 from hone_operator.objects import timestamps
 from hone_operator.objects.resources import Object
 
-# As many as the contract's status.attempts takes.
+# The limit of the contract's status.attempts.
 KEPT = 100
-# A running trainer's seconds are counted in steps, so that time alone changes no status more often.
+# A running trainer's seconds are counted in steps of this size, so that the status changes no more often than that.
 STEP_SECONDS = 60
 
 
 def account(status: Object, pods: list[Object], container: str, gpus: int, now: datetime) -> None:
-    """Bring attempts, restarts and gpuSeconds of `status` up to date. `pods`: all trainers there are; `gpus` of each.
+    """Update attempts, restarts and gpuSeconds of `status`. `pods`: all trainer pods; `gpus`: the GPUs of each.
 
-    A pod is counted as long as it can be seen: what it ran after the last look and before it vanished is not.
+    A pod is counted as long as it exists: its time between the last pass and its deletion is not counted.
     """
     attempts = {attempt["uid"]: dict(attempt) for attempt in status.get("attempts") or []}
     restarts, gpu_seconds = status.get("restarts") or 0, status.get("gpuSeconds") or 0
@@ -29,7 +29,7 @@ def account(status: Object, pods: list[Object], container: str, gpus: int, now: 
         attempt = attempts.get(uid)
         if attempt is None:
             if is_full and ended and (ended.get("finishedAt") or "") <= dropped_until:
-                continue  # it was counted, and left out since then
+                continue  # it was counted, and dropped from the list since then
             if attempts and index_of(pod) == 0:
                 restarts += 1
             attempt = attempts[uid] = {"pod": pod["metadata"]["name"], "uid": uid, "startTime": since, "seconds": 0}
@@ -48,13 +48,13 @@ def account(status: Object, pods: list[Object], container: str, gpus: int, now: 
 
 
 def _advance(attempt: Object, ended: Object | None, now: datetime) -> int:
-    """Note what is new of an attempt. Returns the seconds that were not counted yet."""
+    """Update an attempt. Return the seconds that were not counted yet."""
     if "endTime" in attempt:
         return 0
     since, counted = timestamps.read_time(attempt["startTime"]), int(attempt["seconds"])
     until = (timestamps.read_time(ended.get("finishedAt")) if ended else None) or now
     seconds = max(0, int((until - since).total_seconds())) if since else counted
-    # The start is by the clock of the node; the end is as well, so that what was counted too much is taken back.
+    # Start and end are by the clock of the node. So at the end, seconds that were counted too much are subtracted.
     more = seconds - counted if ended and ended.get("finishedAt") else max(0, seconds - counted)
     if ended:
         attempt["endTime"] = ended.get("finishedAt") or attempt["startTime"]

@@ -1,4 +1,7 @@
-"""What a FineTuneJob has beside its Jobs: the manifest's ConfigMap, the output's claim, the Service of several pods."""
+"""The children of a FineTuneJob other than its Jobs: the manifest's ConfigMap, the output claim, and a Service.
+
+In: the object. Out: the desired children. The Jobs themselves: jobs.py.
+"""
 
 from typing import Any
 
@@ -14,12 +17,12 @@ from hone_operator.pods.pod_spec import labels, owner_reference
 
 
 def output_claim(job: FineTuneJob) -> str:
-    """Name of the claim that the artifact goes to."""
+    """Return the name of the claim that the artifact goes to."""
     return job.spec.output.claim.name if job.spec.output.claim else job.name
 
 
 def config_map(owner: Object) -> Object:
-    """The object as the trainer reads it, without status, pod options, and what the API server added."""
+    """Return the ConfigMap with the object as the trainer reads it: without status, pod options and server fields."""
     metadata = owner["metadata"]
     manifest = {
         "apiVersion": owner["apiVersion"],
@@ -39,7 +42,7 @@ def config_map(owner: Object) -> Object:
 
 
 def claim(owner: Object, job: FineTuneJob) -> Object:
-    """The claim for the artifact. It has no owner: what was trained outlives the object."""
+    """Return the claim for the artifact. It has no owner reference, so that the artifact outlives the object."""
     storage = job.spec.output.storage or ClaimStorage()
     metadata = child_metadata(owner, job.name)
     del metadata["ownerReferences"]
@@ -53,7 +56,7 @@ def claim(owner: Object, job: FineTuneJob) -> Object:
 
 
 def service(owner: Object, job: FineTuneJob) -> Object:
-    """Headless: each pod of several gets a name of its own in DNS, and before it is ready."""
+    """Return the headless Service of several pods: each gets its own DNS name, also before it is ready."""
     return stamp(
         {
             "apiVersion": "v1",

@@ -1,4 +1,8 @@
-"""How a Job of a FineTuneJob ended, put into the FineTuneJob's status."""
+"""Write the end of a Job into the status of its FineTuneJob.
+
+In: the Job with its pods, whose termination messages hold the result or the failure. Out: stage, conditions, artifact
+and metrics of the status. Called by status.py.
+"""
 
 from hone_api.artifacts.trainer_reports import TerminationMessage
 from hone_api.finetunejobs.spec import FineTuneJob
@@ -16,7 +20,7 @@ from hone_operator.reconcile.plan import Plan
 
 
 def prepared(view: JobView, conditions: Conditions, result: Plan) -> None:
-    """Preparing has succeeded; when its pod is gone, with less to say."""
+    """Report that preparing succeeded, with the estimate and parameters of its pod, if the pod still exists."""
     if conditions.holds("Prepared"):
         return
     message = termination_message(view.success) if view.success else None
@@ -33,7 +37,7 @@ def prepared(view: JobView, conditions: Conditions, result: Plan) -> None:
 def succeeded(
     owner: Object, job: FineTuneJob, view: JobView, finished: Object, conditions: Conditions, result: Plan
 ) -> None:
-    """The trainer has left its artifact; `finished` is the Job's condition."""
+    """Report the trainer's artifact, or a failure where it reported none. `finished`: the Job's condition."""
     message = termination_message(view.success) if view.success else None
     if message is None or message.artifact is None:
         error = HoneError(ARTIFACT_MISSING, "The trainer ended as if it had succeeded, and reported no artifact")
@@ -57,7 +61,7 @@ def succeeded(
 
 
 def failed(view: JobView, finished: Object, conditions: Conditions, result: Plan) -> None:
-    """A Job has failed for good: with the words of the pod that was the cause, where it is still there."""
+    """Report that a Job failed for good, with the message of the pod that caused it, if that pod still exists."""
     said = str(finished.get("message", ""))
     cause = view.cause
     exceeded = finished.get("reason") == BACKOFF_LIMIT_EXCEEDED.name

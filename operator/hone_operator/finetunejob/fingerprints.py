@@ -1,8 +1,8 @@
-"""A short digest of all that a FineTuneJob's children are compared by, so that an unchanged state is judged once.
+"""A digest of everything by which a FineTuneJob's children are compared, so that an unchanged state is compared once.
 
-To see that the children are as they should be, a pass builds all of them and compares every field. Most passes follow
-a change of a status, such as that of a pod, and would find what the pass before them found. In: what is observed. Out:
-a digest that is the same exactly when that comparison would have the same result. Next: finetunejob/plan.py.
+To find drift, a pass builds all children and compares every field. Most passes follow a change of a status, such as
+that of a pod, and would find the same as the pass before. In: the snapshot. Out: a digest that is equal exactly when
+the comparison would have the same result. Next: finetunejob/plan.py.
 """
 
 import hashlib
@@ -15,12 +15,12 @@ from hone_operator.objects.resources import Object
 
 # Metadata that changes with every write, of a status as well.
 _IGNORED = ("resourceVersion", "managedFields")
-# Of marshal: without references, so that equal values are written equally.
+# The version of marshal's format: without references, so that equal values have equal bytes.
 _FORMAT = 2
 
 
 def fingerprint(observed: ObservedFineTuneJob, *, is_prepared: bool) -> bytes:
-    """Return a digest of the object and its children, without their statuses but for what decides about the Jobs."""
+    """Return a digest of the object and its children. Of their statuses only fields that decide about Jobs count."""
     parts: Any = (
         is_prepared,
         observed.image,
@@ -39,7 +39,7 @@ def _view(view: JobView) -> tuple[object, ...]:
 
 
 def _content(body: Object | None) -> Object | None:
-    """Return an object without its status and what changes with it."""
+    """Return an object without its status and the metadata that changes with it."""
     if body is None:
         return None
     metadata = {name: value for name, value in body["metadata"].items() if name not in _IGNORED}

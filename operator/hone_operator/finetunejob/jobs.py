@@ -1,4 +1,8 @@
-"""The Jobs of a FineTuneJob: one that prepares without GPUs, and one that trains."""
+"""Build the Jobs of a FineTuneJob: one that prepares without GPUs, and one that trains.
+
+In: the object and the installation's image and GPU access. Out: the desired Jobs. finetunejob/plan.py compares them
+with the existing ones.
+"""
 
 import json
 from collections.abc import Sequence
@@ -27,10 +31,10 @@ from hone_operator.pods import tuning
 from hone_operator.pods.gpu_access import GpuAccess
 from hone_operator.pods.pod_spec import Volumes, environment, labels, pod_spec, requirements, scratch
 
-# The owner's labels and annotations with this prefix are for the Job.
+# Labels and annotations of the owner with this prefix are passed on to the Job.
 PASSED_ON = "kueue.x-k8s.io/"
 
-# Annotation of a Job: what was passed on, by which it is removed again later; a queue sets more under that prefix.
+# Annotation of a Job: the names that were passed on. Only these are removed later: a queue sets more with that prefix.
 PASSED_ON_NAMES = "hone.dev/passed-on"
 
 # The variables that huggingface_hub reads a token from.
@@ -51,12 +55,12 @@ DEFAULT_ACCESS = GpuAccess()
 
 
 def prepares_apart(job: FineTuneJob) -> bool:
-    """Whether a Job of its own prepares: where no GPU is held anyhow, the trainer does it."""
+    """Return whether a separate Job prepares. A trainer without GPUs prepares itself, since it blocks no GPU."""
     return job.spec.resources.gpus > 0
 
 
 def mutable_job_spec(job: FineTuneJob) -> Object:
-    """What of a Job's spec Hone decides and Kubernetes lets change. `suspend` is left to queues such as Kueue."""
+    """Return the mutable fields of a Job's spec that Hone sets. `suspend` is left to queues such as Kueue."""
     return {"backoffLimit": job.spec.backoff_limit, "activeDeadlineSeconds": job.spec.active_deadline_seconds}
 
 
@@ -78,7 +82,7 @@ def passed_on(owner: Object) -> Object:
 
 
 def no_longer_passed_on(desired: Object, observed: Object) -> Object:
-    """Return a merge patch of the metadata that takes away from a Job what its owner no longer has."""
+    """Return a merge patch of the metadata that removes from a Job what was passed on and its owner no longer has."""
     now = desired["metadata"]
     patch: Object = {"labels": {}, "annotations": {}}
     names = annotation_of(observed, PASSED_ON_NAMES)
@@ -94,7 +98,7 @@ def no_longer_passed_on(desired: Object, observed: Object) -> Object:
 def train_job(
     owner: Object, job: FineTuneJob, image: str, access: GpuAccess = DEFAULT_ACCESS, *, more_channels: bool = False
 ) -> Object:
-    """The Job that trains, with one pod a node. `more_channels`: whether its GPUs get those of tuning.py."""
+    """Return the training Job, with one pod per node. `more_channels`: whether RCCL gets the channels of tuning.py."""
     nodes, gpus = job.spec.resources.nodes, job.spec.resources.gpus
     volumes, arguments = _volumes(owner, job)
     arguments += ["--port", str(TRAINER_PORT)]
@@ -106,7 +110,7 @@ def train_job(
     variables = environment(env, job.spec.pod)
     if prepares_apart(job):
         variables = [*_without_token(variables), {"name": "HF_HUB_OFFLINE", "value": "1"}]
-        if job.spec.pod.env_from:  # a key of these may be a token as well: what is set here wins
+        if job.spec.pod.env_from:  # a key of these may be a token as well; env wins
             variables += [{"name": name, "value": ""} for name in TOKEN_VARIABLES]
     else:
         variables = _with_token(variables, job.spec)
@@ -124,13 +128,13 @@ def train_job(
 
 
 def prepare_job(owner: Object, job: FineTuneJob, image: str, gpu: tuple[str, int] | None) -> Object:
-    """The Job that prepares. It alone has the hub token. `gpu`: name and bytes of the GPU that will train."""
+    """Return the preparing Job. Only it has the hub token. `gpu`: name and bytes of the GPU that will train."""
     volumes, arguments = _volumes(owner, job)
     if gpu:
         arguments += ["--gpu-name", gpu[0], "--gpu-memory", str(gpu[1])]
     variables = _with_token(environment(_environment(job.spec), job.spec.pod), job.spec)
     pod = _pod(job, image, PREPARE, "prepare", arguments, variables, volumes, gpus=0)
-    # The nodes with GPUs are preferred: storage may be bound to the node.
+    # Nodes with GPUs are preferred, since the claim's volume may be bound to the node of its first pod.
     if "affinity" not in pod:
         preferences = [
             {"weight": 1, "preference": {"matchExpressions": [{"key": label, "operator": "Exists"}]}}
@@ -160,7 +164,7 @@ def _job(owner: Object, job: FineTuneJob, name: str, component: str, pod: Object
         "spec": mutable
         | {
             "podFailurePolicy": {"rules": _failure_rules(component)},
-            # The claim has one writer: a new trainer starts when the old one has ended, not when it begins to end.
+            # The claim has one writer: a new trainer starts when the old one has ended, not when it is terminating.
             "podReplacementPolicy": "Failed",
             "template": {"metadata": template_metadata, "spec": pod},
         },
@@ -230,7 +234,7 @@ def _with_token(variables: list[Object], spec: FineTuneJobSpec) -> list[Object]:
 
 
 def _volumes(owner: Object, job: FineTuneJob) -> tuple[Volumes, list[str]]:
-    """The mounts, and the trainer's arguments that say where claims and ConfigMaps are mounted."""
+    """Return the volumes, and the trainer's arguments with the mount paths of claims and ConfigMaps."""
     spec = job.spec
     metadata = owner["metadata"]
     volumes = Volumes()
@@ -254,7 +258,7 @@ def _volumes(owner: Object, job: FineTuneJob) -> tuple[Volumes, list[str]]:
 
 
 def _environment(spec: FineTuneJobSpec, *, more_channels: bool = False) -> dict[str, str]:
-    env = {"HOME": "/tmp", "USER": "hone"}  # torch asks for its name, which an id of the platform lacks
+    env = {"HOME": "/tmp", "USER": "hone"}  # torch looks up the user's name, which a user id of the platform lacks
     if spec.cache:
         env["HF_HOME"] = POD_CACHE
     return env | tuning.training_environment(spec.resources, more_channels=more_channels)

@@ -1,7 +1,8 @@
-"""Whether the claim that the output goes to is as the object asks for.
+"""Compare an existing output claim with the fields of the object.
 
-A claim is made once and outlives its FineTuneJob, so a job that is applied again may say something else than the claim
-is. In: the claim and the job. Out: what differs, for a condition of its own. Next: finetunejob/plan.py.
+A claim is created once and outlives its FineTuneJob, so a job that is applied again may ask for another claim than the
+existing one. In: the claim and the job. Out: the differences, for the condition OutputClaim. Next:
+finetunejob/plan.py.
 """
 
 from hone_api.finetunejobs.spec import FineTuneJob
@@ -19,7 +20,7 @@ _SHARED = {"ReadWriteMany"}
 
 
 def compare(claim: Object | None, job: FineTuneJob) -> HoneError | None:
-    """Return what of the claim is not as spec.output.storage and spec.resources.nodes say; None when nothing is."""
+    """Return how the claim differs from spec.output.storage and spec.resources.nodes; None when it does not."""
     if claim is None:
         return None
     name, spec = claim["metadata"]["name"], claim.get("spec") or {}

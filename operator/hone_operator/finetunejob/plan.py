@@ -1,4 +1,9 @@
-"""What to do about a FineTuneJob: a pure function of what is observed."""
+"""Plan a pass over a FineTuneJob: a pure function from the snapshot to actions and the new status.
+
+In: ObservedFineTuneJob, from snapshots.py. Out: a Plan. status.py decides how far the job is; this module refuses
+objects that break the contract, compares the children with the desired ones (jobs.py, children.py), and removes what a
+finished job no longer needs. Next: controller.py carries out the plan.
+"""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -38,17 +43,17 @@ EVENT_TYPES = ("Accepted", "Prepared", "Running", "Suspended", output_claims.CON
 CONDITION_TYPES = (*EVENT_TYPES[:4], "Succeeded", "Failed", *EVENT_TYPES[4:])
 GONE_SOON_SECONDS = 2.0
 CONFLICT_SECONDS = 20.0
-# A Job says moments after its pods' end that it has ended, too: only a longer wait is worth telling.
+# A Job reports its end moments after its pods ended: only a longer wait is reported.
 SETTLING = timedelta(seconds=10)
 KEEPS = "The object keeps the contract."
-# So many pods that a kubelet rejected don't count against backoffLimit: a node that rejects more must be repaired.
+# Up to this many pods that a kubelet rejected don't count against backoffLimit: a node that rejects more is broken.
 MOST_REJECTED = 20
-# Reasons that the conditions tell and no event does: what is usual, and over soon.
+# Reasons of conditions that get no event: they are usual and short.
 QUIET = frozenset({"Accepted", "PodStarting", "Preparing", "TrainerEnded", "Suspending"})
 
 
 def plan(observed: ObservedFineTuneJob, now: datetime) -> Plan:
-    """Children to make, status to write."""
+    """Return the plan of one pass over the object."""
     owner = observed.owner
     before: Object = owner.get("status") or {}
     if owner["metadata"].get("deletionTimestamp"):
@@ -68,7 +73,7 @@ def plan(observed: ObservedFineTuneJob, now: datetime) -> Plan:
             result.requeue_after = CONFLICT_SECONDS
     elif error := conflict(observed.children, owner):
         _refuse(observed, conditions, error.reason.name, error.sentence())
-        result.actions = [removal(JOBS, job) for job in _own_jobs(observed)]  # they would run with another's manifest
+        result.actions = [removal(JOBS, job) for job in _own_jobs(observed)]  # their manifest would be another object's
         result.requeue_after = CONFLICT_SECONDS
     elif error := _claim_conflict(observed, observed.spec, conditions):
         _refuse(observed, conditions, error.reason.name, error.sentence())
@@ -97,7 +102,7 @@ def plan(observed: ObservedFineTuneJob, now: datetime) -> Plan:
 
 
 def _after_the_end(observed: ObservedFineTuneJob, now: datetime) -> Plan:
-    """The result stays as it is; Jobs and pods are removed when their time is over."""
+    """Return the plan for a finished job: its result stays, and its Jobs and pods are removed after their TTL."""
     owner = observed.owner
     conditions = Conditions(owner, now)
     status: Object = {**owner["status"], "observedGeneration": owner["metadata"].get("generation")}
@@ -121,7 +126,7 @@ def _own_jobs(observed: ObservedFineTuneJob) -> list[Object]:
 
 
 def _seconds_kept(observed: ObservedFineTuneJob, status: Object, now: datetime) -> float | None:
-    """Return for how many seconds the Jobs of a finished object are kept; None where none is to be removed."""
+    """Return for how many more seconds the Jobs of a finished object are kept; None where none is to be removed."""
     if isinstance(observed.spec, HoneError) or "completionTime" not in status:
         return None
     seconds, ended = observed.spec.spec.ttl_seconds_after_finished, timestamps.read_time(status["completionTime"])
@@ -131,7 +136,7 @@ def _seconds_kept(observed: ObservedFineTuneJob, status: Object, now: datetime) 
 
 
 def _set_health(status: Object, conditions: Conditions) -> None:
-    """Put the conditions into the status, and with them what they say to tools."""
+    """Put the conditions into the status, with the three that tools read."""
     readiness.set_conditions(conditions, readiness.judge_job(status["stage"], conditions))
     status["conditions"] = conditions.to_list(*CONDITION_TYPES, *readiness.TYPES)
 
@@ -145,7 +150,7 @@ def _compare_claim(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: 
 
 
 def _settles(view: JobView, now: datetime) -> bool:
-    """Whether the Job is about to say that it has ended."""
+    """Return whether the Job is about to report its end."""
     if not view.final_end or view.has_ended or view.active:
         return False
     ended = timestamps.read_time(view.final_end)
@@ -153,7 +158,7 @@ def _settles(view: JobView, now: datetime) -> bool:
 
 
 def _refuse(observed: ObservedFineTuneJob, conditions: Conditions, reason: str, message: str) -> None:
-    """Report why nothing is done for the object. A trainer that was started before runs all the same."""
+    """Report why the object is not worked on. A trainer that was started before continues to run."""
     job = observed.job
     is_there = job is not None and is_own(job, observed.owner)
     parallelism = ((job or {}).get("spec") or {}).get("parallelism") or 1
@@ -162,7 +167,7 @@ def _refuse(observed: ObservedFineTuneJob, conditions: Conditions, reason: str, 
 
 
 def _claim_conflict(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: Conditions) -> HoneError | None:
-    """An error when somebody else's claim has the output's name; a job that writes to it already continues."""
+    """Return an error when somebody else's claim has the output's name. A job that already writes to it continues."""
     began = observed.job or observed.prepare_job or conditions.holds("Prepared")
     if job.spec.output.claim or began or not is_foreign_claim(observed.claim, observed.owner):
         return None
@@ -175,7 +180,7 @@ def _claim_conflict(observed: ObservedFineTuneJob, job: FineTuneJob, conditions:
 
 
 def _above_level(observed: ObservedFineTuneJob, job: FineTuneJob) -> HoneError | None:
-    """An error when the pods ask for more than is allowed; a trainer that was made from this very spec continues."""
+    """Return an error when the pods ask for more than is allowed. A trainer made from this very spec continues."""
     found = observed.job
     if found and is_own(found, observed.owner) and is_recorded(found):
         has_token = jobs.has_token(job, child_names.TRAINER)
@@ -191,7 +196,7 @@ def _accepted(observed: ObservedFineTuneJob, job: FineTuneJob) -> str:
 
 
 def _jobs_of_another_spec(observed: ObservedFineTuneJob, job: FineTuneJob) -> list[Object]:
-    """Jobs without a controller that were made from another spec: their results are not about this object."""
+    """Return Jobs without a controller that were made from another spec: their results don't belong to this object."""
     views = (observed.training, observed.preparing)
     orphans = [(view.container, view.job) for view in views if view.job and is_orphan(view.job, observed.owner)]
     if not orphans:
@@ -207,7 +212,7 @@ def _jobs_of_another_spec(observed: ObservedFineTuneJob, job: FineTuneJob) -> li
 
 
 def _compare_children(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: Conditions, result: Plan) -> None:
-    """Add what is to be done about the children; nothing where that was found before for the same state."""
+    """Add the actions for children that are not as desired. Skip this for a state that was compared before."""
     is_prepared = conditions.holds("Prepared")
     if observed.settled and not result.actions and fingerprint(observed, is_prepared=is_prepared) == observed.settled:
         return
@@ -218,7 +223,7 @@ def _compare_children(observed: ObservedFineTuneJob, job: FineTuneJob, condition
 
 
 def settle(observed: ObservedFineTuneJob, plan: Plan, now: datetime) -> bytes | None:
-    """Return the digest of children that the plan has just made, where a pass would find them as they should be."""
+    """Return the digest of children that the plan has just created, if a pass would find them as desired."""
     if isinstance(observed.spec, HoneError):
         return None
     conditions = Conditions({**observed.owner, "status": plan.status}, now)
@@ -228,14 +233,14 @@ def settle(observed: ObservedFineTuneJob, plan: Plan, now: datetime) -> bytes | 
 
 
 def _built(result: Plan, name: str, build: Callable[[], Object]) -> Object:
-    """Return a child as it should be, which is built once for a plan."""
+    """Return a desired child, which is built once per plan."""
     if name not in result.built:
         result.built[name] = build()
     return result.built[name]
 
 
 def _jobs(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: Conditions, result: Plan) -> None:
-    """Whichever Job the job's state asks for, as the spec now says; none while it is suspended."""
+    """Add the actions for the Job that is due, preparing or training; while suspended, remove both."""
     owner, image = observed.owner, observed.image
     if job.spec.suspend:
         views = (observed.training, observed.preparing)
@@ -274,13 +279,16 @@ def _jobs(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: Condition
 
 
 def _job_patch(found: Object, pods: list[Object], desired: Object, job: FineTuneJob) -> Object | None:
-    """What of a Job can still change, where it is not as desired: the rest of its template is left as it is."""
+    """Return a patch of a Job's mutable fields that are not as desired; None where all are.
+
+    Its template can't change.
+    """
     fields = jobs.mutable_job_spec(job) | {"parallelism": desired["spec"]["parallelism"]}
-    # No rule of a podFailurePolicy matches what never ran, so a pod that was rejected is allowed on top.
+    # No rule of a podFailurePolicy matches a pod that never ran, so rejected pods are added to the limit.
     fields["backoffLimit"] += min(sum(is_rejected(pod) for pod in pods), MOST_REJECTED)
     wanted = dict(desired["metadata"]["annotations"])
     if read_record(found) is not None or not annotation_of(found, MADE_FROM):
-        del wanted[FIELDS]  # what the Job was made from stays, or is not known
+        del wanted[FIELDS]  # the record of what the Job was made from stays, or there is none
     metadata: Object = {"labels": desired["metadata"]["labels"], "annotations": wanted}
     taken_away = jobs.no_longer_passed_on(desired, found)
     deadline = "activeDeadlineSeconds"

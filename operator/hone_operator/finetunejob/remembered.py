@@ -1,7 +1,7 @@
-"""What the operator remembers of FineTuneJobs from one pass to the next, and no object says.
+"""Facts about FineTuneJobs that the operator keeps from one pass to the next, and that no object holds.
 
-All of it may be lost at any moment: then a pass reads or compares more, and waits again. It is forgotten with the
-object, and when the object has its result.
+All of them may be lost at any moment: then a pass reads or compares more, and waits again. They are dropped when the
+object is gone or has its result.
 """
 
 from datetime import datetime
@@ -13,7 +13,7 @@ from hone_operator.reconcile.ownership import is_foreign_claim
 
 
 class Remembered:
-    """By object: ends of trainers in pods that go on, claims that could not be made, digests of settled children."""
+    """By object: ends of trainers whose pods still run, claims that were not created, digests of settled children."""
 
     def __init__(self) -> None:
         self._held: dict[Key, dict[str, datetime]] = {}
@@ -27,22 +27,22 @@ class Remembered:
         self._settled.pop(key, None)
 
     def settled(self, key: Key) -> bytes | None:
-        """Return the digest with which the children were last found to be as they should be (fingerprints.py)."""
+        """Return the digest with which the children were last found to be as desired (fingerprints.py)."""
         return self._settled.get(key)
 
     def settle(self, key: Key, digest: bytes | None) -> None:
-        """Remember such a digest; None changes nothing, since the same state is always judged alike."""
+        """Remember such a digest; None changes nothing, since the same state always has the same result."""
         if digest is not None:
             self._settled[key] = digest
 
     def doubt_claim(self, key: Key) -> None:
-        """Remember that the claim could not be made: somebody else's may have its name."""
+        """Remember that the claim could not be created: somebody else's may have its name."""
         self._doubted.add(key)
 
     def may_be_foreign(self, key: Key, observed: ObservedFineTuneJob) -> bool:
-        """Return whether somebody else's claim may have the name of the output's: no watch reports that one.
+        """Return whether somebody else's claim, which no watch reports, may have the name of the output claim.
 
-        For a new object, the creation of its claim finds out, and no Job is made before that.
+        For a new object the creation of its claim finds that out, and no Job is created before.
         """
         if observed.claim is not None:
             return is_foreign_claim(observed.claim, observed.owner)
@@ -50,7 +50,7 @@ class Remembered:
         return not is_new or key in self._doubted
 
     def note_held(self, key: Key, observed: ObservedFineTuneJob, now: datetime) -> dict[str, datetime]:
-        """Return since when it is observed, by pod uid, that a trainer has ended and its pod has not."""
+        """Return, by pod uid, since when the operator observes that a trainer has ended and its pod has not."""
         before = self._held.pop(key, {})
         views = (observed.training, observed.preparing)
         uids = [pod["metadata"]["uid"] for view in views for pod in sidecars.find_held(view)]

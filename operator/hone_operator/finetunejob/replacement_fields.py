@@ -1,4 +1,8 @@
-"""For which fields a Job is replaced, and whether they have changed since it was made."""
+"""The fields whose change replaces a Job, and whether they have changed since it was created.
+
+Kubernetes does not let a Job's template change, so a new value needs a new Job. In: a Job's annotations and the spec.
+Out: whether they differ. objects/spec_fields.py makes and compares the records.
+"""
 
 import hashlib
 import json
@@ -11,10 +15,10 @@ from hone_operator.objects.drift import annotation_of
 from hone_operator.objects.resources import Object
 from hone_operator.objects.spec_fields import Fields, are_changed, read_record, record_fields
 
-# What versions before specfields.FIELDS wrote: one digest of the same fields, with that version's defaults.
+# The annotation that versions before spec_fields.FIELDS wrote: one digest of the same fields, with their defaults.
 MADE_FROM = "hone.dev/made-from"
 
-# The fields that may change after creation, and that the pod template of a Job is made from.
+# The fields that may change after creation, and from which the pod template of a Job is made.
 CHANGEABLE = ("checkpoint", "resources", "cache", "token_secret", "pod")
 
 # The fields behind MADE_FROM with their defaults. Frozen: it describes Jobs that exist.
@@ -68,11 +72,11 @@ def fields_of(job: FineTuneJob, *, has_token: bool) -> Fields:
 
 
 def are_fields_changed(observed: Object, owner: Object, job: FineTuneJob, *, has_token: bool) -> bool:
-    """Return whether the object has changed, since a Job was made, in what the Job's pods are made from."""
+    """Return whether fields from which the Job's pods are made have changed since the Job was created."""
     if (recorded := read_record(observed)) is not None:
         return are_changed(recorded, job.spec, _names(has_token))
     if not (first := annotation_of(observed, MADE_FROM)):
-        return False  # nothing is known of what it was made from
+        return False  # there is no record of what it was made from
     then_known = {
         path: digest for path, digest in record_fields(job.spec, CHANGEABLE).items() if _was_known(path.split("."))
     }
@@ -112,7 +116,7 @@ def _was_known(path: list[str]) -> bool:
     for depth, name in enumerate(names):
         shape = _FIRST_ITEMS.get(".".join(names[:depth]), found)
         if not isinstance(shape, dict) or not shape:
-            return True  # below a field that was taken with all its parts
+            return True  # below a field that was recorded with all its parts
         if name not in shape:
             return False
         found = shape[name]

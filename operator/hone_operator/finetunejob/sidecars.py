@@ -1,9 +1,9 @@
-"""Pods whose trainer has ended while another container of them still runs, and so holds the pod and its GPUs.
+"""End pods whose trainer has ended while another container still runs, and so holds the pod and its GPUs.
 
 Such containers are injected: proxies of a service mesh, agents, log shippers. The pod stays Running, so its Job never
-ends. In: a Job and its pods. Out: the actions that end them, and the result where the trainer left one. A pod that
-failed is ended by a deadline, which leaves its status and its log and lets the Job judge it as it judges every pod.
-One that succeeded would then count as failed, so its result is taken and its Job removed. Next: status.py.
+ends. In: a Job and its pods. Out: the actions that end them, and the result where the trainer left one. A pod whose
+trainer failed is ended by a deadline: its status and its log remain, and the Job's usual rules apply. A pod whose
+trainer succeeded would then count as failed, so its result is read and its Job removed. Next: status.py.
 """
 
 from datetime import datetime, timedelta
@@ -14,9 +14,9 @@ from hone_operator.finetunejob.snapshot import JobView
 from hone_operator.objects.resources import JOBS, PODS, Object
 from hone_operator.reconcile.plan import Action, Patch, removal
 
-# A container that watches for the trainer's end needs a moment to follow.
+# A container that waits for the trainer's end needs a moment to end as well.
 PATIENCE = timedelta(seconds=30)
-# The least that a pod's activeDeadlineSeconds may be: the kubelet ends the pod at once.
+# The smallest valid activeDeadlineSeconds of a pod: the kubelet ends the pod at once.
 DEADLINE_SECONDS = 1
 
 
@@ -26,7 +26,7 @@ def find_held(view: JobView) -> list[Object]:
 
 
 def names_of_running(pod: Object, container: str) -> list[str]:
-    """Return the names of the containers, other than the one that works, that have not ended.
+    """Return the names of the containers, other than the working one, that have not ended.
 
     Init containers are left out: native sidecars end with the pod's containers.
     """
@@ -36,17 +36,17 @@ def names_of_running(pod: Object, container: str) -> list[str]:
 
 
 def seconds_left(pods: list[Object], held: dict[str, datetime], now: datetime) -> float:
-    """Return for how long the other containers may still run.
+    """Return for how many seconds the other containers may still run.
 
     `held`: since when the operator observes the end of each pod's trainer, by uid. The kubelet's own time of that end
-    is by the clock of its node, which may be wrong.
+    is not used, since the clock of its node may be wrong.
     """
     ends = [min(held.get(pod["metadata"]["uid"], now), now) for pod in pods]
     return max(0.0, (max(ends, default=now - PATIENCE) + PATIENCE - now).total_seconds())
 
 
 def has_succeeded(view: JobView, nodes: int) -> bool:
-    """Whether each pod of the Job has left a success, though the Job can't end."""
+    """Return whether the trainer of each pod succeeded, although the Job can't end."""
     done = {view.index_of(pod) for pod in view.pods if (state := view.ended(pod)) and state["exitCode"] == 0}
     return bool(find_held(view)) and len(done) >= nodes
 
@@ -63,7 +63,7 @@ def end_failed(view: JobView) -> list[Action]:
 
 
 def remove(view: JobView) -> list[Action]:
-    """Return the action that removes the Job of a trainer whose result is taken, and its pods with it."""
+    """Return the action that removes the Job of a trainer whose result was read, and its pods with it."""
     return [removal(JOBS, view.job)] if view.job else []
 
 

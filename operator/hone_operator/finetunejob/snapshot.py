@@ -1,4 +1,7 @@
-"""What is observed of a FineTuneJob: its children, and each Job with its pods."""
+"""The snapshot of a FineTuneJob from which a pass plans: its children, and each Job with its pods.
+
+snapshots.py fills it; the plan functions of this package only read it.
+"""
 
 import re
 from dataclasses import dataclass, field, replace
@@ -24,14 +27,14 @@ _NUMBER = re.compile(r"[0-9]{1,9}")
 
 @dataclass(frozen=True)
 class JobView:
-    """`pods` are those of this very Job; `container` is the one in them that does the work."""
+    """One Job with its pods. `pods` are those of this very Job; `container` is their working container."""
 
     container: str
     job: Object | None = None
     pods: list[Object] = field(default_factory=list)
 
     def condition(self, *types: str) -> Object | None:
-        """The Job's first true condition of these types."""
+        """Return the Job's first true condition of these types."""
         conditions = ((self.job or {}).get("status") or {}).get("conditions") or []
         return next((c for c in conditions if c["type"] in types and c["status"] == "True"), None)
 
@@ -60,7 +63,7 @@ class JobView:
 
     @property
     def lead(self) -> Object | None:
-        """The running pod of index 0, which speaks for all."""
+        """The running pod of index 0, whose report counts for all."""
         return pod_state.newest(pod for pod in self.running if self.index_of(pod) == 0)
 
     @property
@@ -71,13 +74,13 @@ class JobView:
 
     @property
     def failures(self) -> list[Failure]:
-        """Why pods failed, the last one last."""
+        """Why pods failed, in the order of their ends."""
         found = [failure for pod in self.pods if (failure := failure_of(pod, self.container))]
         return sorted(found, key=lambda failure: failure.at)
 
     @property
     def cause(self) -> Failure | None:
-        """The failure that ended the Job: pods that only followed another's end exit as interrupted."""
+        """The failure that ended the Job. Pods that ended only because of another pod exit as interrupted."""
 
         def weight(failure: Failure) -> tuple[bool, bool]:
             return failure.exit_code in USER_MISTAKES, failure.reason not in NOT_COUNTED
@@ -86,7 +89,7 @@ class JobView:
 
     @property
     def final_end(self) -> str | None:
-        """When a pod ended in a way that decides the Job, which may not say so yet; "" where the pod does not say."""
+        """When a pod's end decided the Job, which may not report it yet; "" where the pod has no time of its end."""
         if success := self.success:
             return str(success.get("finishedAt") or "")
         failures = self.failures
@@ -97,7 +100,7 @@ class JobView:
         return self.final_end is not None
 
     def index_of(self, pod: Object) -> int:
-        """Return the pod's index; a Job with one pod at a time gives none, whatever its pod's labels are."""
+        """Return the pod's index: 0 in a Job with one pod at a time, regardless of the pod's labels."""
         is_indexed = self.job is None or (self.job.get("spec") or {}).get("completionMode") == "Indexed"
         return index_of(pod) if is_indexed else 0
 
@@ -110,13 +113,13 @@ class JobView:
 
 @dataclass
 class ObservedFineTuneJob:
-    """A FineTuneJob and what there is of its children. `spec` is an error when the object breaks the contract.
+    """A FineTuneJob with its existing children. `spec` is an error when the object breaks the contract.
 
-    `pods` are those of the present training Job and `prepare_pods` of the preparing one, `strays` pods of earlier ones
-    that have not ended yet, `trainers` all that train or trained. `held`: since when the operator observes that a
-    trainer has ended in a pod that does not, by the pod's uid. `gpu`: name and bytes of the GPU that may train.
-    `queue`: what the queue says of why it holds the Job. `settled`: the digest with which the children were found to be
-    as they should be (fingerprints.py).
+    `pods` belong to the present training Job, `prepare_pods` to the preparing one. `strays` are pods of earlier Jobs
+    that have not ended yet, `trainers` all pods that train or trained. `held`: since when the operator observes, by pod
+    uid, that a trainer has ended and its pod has not. `gpu`: name and bytes of the GPU that may train. `queue`: the
+    queue's own reason why it holds the Job. `settled`: the digest with which the children were last found to be as
+    desired (fingerprints.py).
     """
 
     owner: Object
@@ -154,18 +157,18 @@ class ObservedFineTuneJob:
 
     @property
     def children(self) -> list[Object]:
-        """What is there of the children that belong to the object."""
+        """The existing children that the object owns."""
         found = (self.job, self.prepare_job, self.config_map, self.service)
         return [child for child in found if child is not None]
 
     @property
     def found(self) -> list[Object]:
-        """What the plan's actions may be about."""
+        """The objects that the plan's actions may change."""
         return [*self.children, *([self.claim] if self.claim else [])]
 
 
 def with_made(observed: ObservedFineTuneJob, made: list[Object]) -> ObservedFineTuneJob:
-    """Return what is observed once these children have been made."""
+    """Return the snapshot as it is once these children are created."""
     found, name = replace(observed), observed.owner["metadata"]["name"]
     for child in made:
         match child["kind"], child["metadata"]["name"]:
@@ -181,9 +184,9 @@ def with_made(observed: ObservedFineTuneJob, made: list[Object]) -> ObservedFine
 
 
 def index_of(pod: Object) -> int:
-    """Return the pod's index in an Indexed Job; 0 where there is one pod at a time, or no number is noted.
+    """Return the pod's index in an Indexed Job; 0 where there is one pod at a time, or where no number is set.
 
-    The Job's controller notes it in an annotation and in a label, which anybody who may change pods can edit.
+    The Job's controller sets it as an annotation and as a label, which anybody who may change pods can edit.
     """
     metadata = pod["metadata"]
     noted = (str((metadata.get(part) or {}).get(_INDEX, "")) for part in ("annotations", "labels"))

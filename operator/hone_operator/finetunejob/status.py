@@ -1,4 +1,8 @@
-"""How far a FineTuneJob is, as its status tells it."""
+"""Decide how far a FineTuneJob is: its stage, progress and conditions.
+
+In: the snapshot, and the conditions of the last pass. Out: status fields, conditions, the pods to poll, and actions for
+pods that don't end. The ends of Jobs: completion.py; reasons of waiting: waiting.py. Called by finetunejob/plan.py.
+"""
 
 from datetime import datetime
 
@@ -22,7 +26,7 @@ WELL = "TrainerRunning"
 
 
 def tell(observed: ObservedFineTuneJob, job: FineTuneJob, now: datetime, conditions: Conditions, result: Plan) -> None:
-    """Put into the status and the conditions how far the job is."""
+    """Write into the status and the conditions how far the job is."""
     training, preparing = observed.training, observed.preparing
     if jobs.prepares_apart(job) and preparing.condition("Complete"):
         completion.prepared(preparing, conditions, result)
@@ -66,13 +70,13 @@ def tell(observed: ObservedFineTuneJob, job: FineTuneJob, now: datetime, conditi
 
 
 def _is_held_success(observed: ObservedFineTuneJob, view: JobView, nodes: int, now: datetime) -> bool:
-    """Whether other containers keep the pods of a Job that has succeeded, for longer than they may."""
+    """Return whether other containers keep the pods of a succeeded Job running for too long."""
     left = sidecars.seconds_left(sidecars.find_held(view), observed.held, now)
     return sidecars.has_succeeded(view, nodes) and not left
 
 
 def _ask_again(view: JobView, conditions: Conditions, result: Plan) -> None:
-    """The pod with the result is gone. The trainer, started again, finds its complete artifact and reports at once."""
+    """Start the trainer again after its pod with the result was deleted: it finds its artifact and reports at once."""
     if view.job is None:
         return
     result.actions = [removal(JOBS, view.job)]
@@ -115,7 +119,7 @@ def _training(
 def _running(
     observed: ObservedFineTuneJob, view: JobView, lead: Object, now: datetime, conditions: Conditions, result: Plan
 ) -> None:
-    """All pods of the trainer run: is it well?"""
+    """Report whether a trainer whose pods all run is well."""
     uid = lead["metadata"]["uid"]
     stepped = (result.status.get("progress") or {}).get("observedAt")
     found = liveness.judge(
@@ -133,7 +137,7 @@ def _running(
     names = ", ".join(sorted(pod["metadata"]["name"] for pod in view.running))
     known = _known_trouble(lead, conditions) if uid not in observed.reports else None
     if known and (error.reason.name == known == TRAINER_SILENT.name if error else not stopping):
-        # The operator has started since: what it found before holds until the trainer answers.
+        # The operator was restarted: the earlier finding holds until the trainer answers.
         conditions.keep("Running")
         result.requeue_after = liveness.LOOK_AGAIN.total_seconds()
     elif error:
@@ -146,7 +150,7 @@ def _running(
 
 
 def _known_trouble(lead: Object, conditions: Conditions) -> str | None:
-    """Return the reason by which an earlier pass has reported that this very trainer is silent, or makes no steps."""
+    """Return the reason with which an earlier pass reported this trainer as silent or stalled; None without one."""
     if not conditions.holds("Running"):
         return None
     reason, words = conditions.words_of("Running")
@@ -167,9 +171,9 @@ def _report(report: ProgressReport | None, status: Object, now: datetime) -> Non
 
 
 def _observed(progress: Progress, before: Object | None, now: datetime) -> Object:
-    """The progress as the status has it: with the moment, by the operator's clock, when this step was first observed.
+    """Return the progress for the status: with the moment when the operator first observed this step.
 
-    The clock of the trainer's node may be wrong.
+    That moment is by the operator's clock, since the clock of the trainer's node may be wrong.
     """
     found, known = progress.to_wire(), before or {}
     # A trainer that was started again may report the step that its predecessor ended with.
@@ -178,7 +182,7 @@ def _observed(progress: Progress, before: Object | None, now: datetime) -> Objec
 
 
 def progress_alone(owner: Object, report: ProgressReport, trainers: list[Object], now: datetime) -> Object | None:
-    """The status patch for a report that tells of nothing but steps; None where a whole pass has to judge."""
+    """Return the status patch for a report that has only new steps; None where a full pass is needed."""
     before: Object = owner.get("status") or {}
     well = any(c["type"] == "Running" and c["reason"] == WELL for c in before.get("conditions") or [])
     is_same = report.parameters is None or report.parameters.to_wire() == before.get("parameters")

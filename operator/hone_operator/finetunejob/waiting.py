@@ -1,4 +1,7 @@
-"""Why a FineTuneJob does not run, and when to look again."""
+"""Why a FineTuneJob does not run, and when the next pass should look again.
+
+In: the snapshot and the Job that is due. Out: reason and message for the conditions. Called by status.py.
+"""
 
 from datetime import datetime
 
@@ -20,7 +23,7 @@ QUEUE_FIRST_SECONDS, QUEUE_SECONDS = 2.0, 60.0
 
 
 def suspended(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: Conditions, result: Plan) -> None:
-    """No pod is wanted: by the user, or by whatever has suspended the Job, such as a queue."""
+    """Report a suspended job: by the user, or by a queue or person that suspended the Job itself."""
     ending = [*observed.training.active, *observed.preparing.active, *observed.strays]
     if ending and (lost := next((found for pod in ending if (found := liveness.lost(pod, observed.facts))), None)):
         conditions.set("Suspended", False, lost.reason.name, lost.sentence())
@@ -47,7 +50,10 @@ def suspended(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: Condi
 
 
 def _queued(observed: ObservedFineTuneJob, where: str, conditions: Conditions, result: Plan) -> str:
-    """The words of a wait for a queue. What the queue said is kept, since that is gone sooner than the wait is over."""
+    """Return the message for a job in a queue.
+
+    The queue's own reason is kept, since its events expire before the wait.
+    """
     words = f"The Job is suspended by a queue or a person, and goes on{where} when they let it."
     if observed.queue:
         return f"{words} {observed.queue.rstrip('.')}."
@@ -59,7 +65,7 @@ def _queued(observed: ObservedFineTuneJob, where: str, conditions: Conditions, r
 
 
 def why(observed: ObservedFineTuneJob, view: JobView, now: datetime, result: Plan) -> tuple[str, str]:
-    """Reason and words for a Job whose pods don't all run."""
+    """Return reason and message for a Job whose pods don't all run."""
     if not view.active and view.is_about_to_end:
         return "TrainerEnded", "The trainer has ended; the Job is about to."
     if held := sidecars.find_held(view):
@@ -98,7 +104,7 @@ def why(observed: ObservedFineTuneJob, view: JobView, now: datetime, result: Pla
 def _held(
     observed: ObservedFineTuneJob, view: JobView, held: list[Object], now: datetime, result: Plan
 ) -> tuple[str, str]:
-    """Reason and message for pods that other containers keep after the trainer's end."""
+    """Return reason and message for pods that other containers keep running after the trainer's end."""
     if left := sidecars.seconds_left(held, observed.held, now):
         result.requeue_after = left
         return "TrainerEnded", "The trainer has ended; the other containers of its pod are about to."
@@ -113,7 +119,7 @@ def _held(
 
 
 def look_again(waits: Object | None, now: datetime) -> float:
-    """After how many seconds: ever more rarely. Watches tell of pods and the scheduler's words, but not of nodes."""
+    """Return the seconds until the next look, which grow with the wait. No watch reports changes of nodes."""
     if waits is None:
         return LOOK_AGAIN_SECONDS
     waited = (now - timestamps.parse_time(waits["metadata"]["creationTimestamp"])).total_seconds()

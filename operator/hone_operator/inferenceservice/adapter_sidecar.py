@@ -1,4 +1,9 @@
-"""Adapters that come and go in running engines: the keeper beside each engine, what it is told, and what it tells."""
+"""The adapter sidecar, which loads and unloads adapters in a running engine.
+
+In: the resolved adapters, and the sidecars' reports from the last polls. Out: the ConfigMap with the desired adapters,
+the sidecar's container, and which models are loaded. Code and API call the sidecar the keeper. It runs
+hone_server.adapter_sidecar.
+"""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,13 +24,13 @@ from hone_operator.reconcile.plan import Patch
 
 CONTAINER = "adapters"
 ANNOTATION = "hone.dev/adapters"
-# The kubelet may have been nudged before it knew of the ConfigMap's change.
+# A nudge is repeated after this time: the kubelet may not have known of the ConfigMap's change at the first one.
 NUDGE_AGAIN = timedelta(seconds=5)
 LONGEST_START_SECONDS = 3600
 
 
 def wanted(resolved: Resolved) -> dict[str, str]:
-    """The ConfigMap's data: what every engine of the service should have."""
+    """Return the ConfigMap's data: the adapters that every engine of the service should have."""
     adapters = [
         WantedAdapter(name=adapter.name, folder=adapter.folder, digest=adapter.digest)
         for adapter in resolved.all_adapters
@@ -40,7 +45,7 @@ def revision(resolved: Resolved) -> str:
 
 
 def volumes(name: str) -> Volumes:
-    """The file that tells what there should be; a folder is mounted, because a single file is never renewed."""
+    """Return the volume with the list of desired adapters. It is a folder: the kubelet never updates a single file."""
     found = Volumes()
     found.config_map("adapters", adapters_config_map_name(name), POD_ADAPTERS.rpartition("/")[0])
     return found
@@ -49,7 +54,7 @@ def volumes(name: str) -> Volumes:
 def container(
     spec: InferenceServiceSpec, largest_rank: int | None, image: str, resources: Object, mounts: list[Object]
 ) -> Object:
-    """A native sidecar: it runs before the engine starts, and as long as the engine."""
+    """Return the native sidecar, which starts before the engine and runs as long as it."""
     arguments = ["--max-rank", str(largest_rank)] if largest_rank else []
     if spec.api_key_secret:
         arguments += ["--api-key-file", POD_API_KEY]
@@ -83,7 +88,7 @@ def has_keeper(pod: Object) -> bool:
 
 
 def urls(pods: list[Object], *, needs_key: bool) -> dict[str, str]:
-    """What to ask, by pod uid: the keeper, else the engine's list, unless that is for clients with a key alone."""
+    """Return the URL to poll, by pod uid: the keeper's, else the engine's list of models where it needs no key."""
     found = {}
     for pod in pods:
         if (address := pod["status"].get("podIP")) and (has_keeper(pod) or not needs_key):
@@ -100,7 +105,10 @@ def report(answer: Any) -> KeeperReport | None:
 
 
 def nudges(pods: list[Object], answers: dict[str, Any], revision: str, now: datetime) -> list[Patch]:
-    """A change of a pod's annotations makes the kubelet renew its ConfigMaps at once, not within a minute or so."""
+    """Return patches that make kubelets update the ConfigMaps of pods at once, instead of within about a minute.
+
+    A change of a pod's annotations has that effect.
+    """
     found = []
     for pod in pods:
         metadata = pod["metadata"]
@@ -117,7 +125,7 @@ def nudges(pods: list[Object], answers: dict[str, Any], revision: str, now: date
 
 
 def is_loaded(model: ModelStatus, answer: Any) -> bool:
-    """Whether the engine itself lists the model, with the digest that it should have."""
+    """Return whether the engine itself lists the model, with the desired digest."""
     if told := report(answer):
         state = told.adapters.get(model.name)
         if state is None:
@@ -133,13 +141,13 @@ def is_loaded(model: ModelStatus, answer: Any) -> bool:
 
 
 def digest_of(model: ModelStatus, answers: list[Any]) -> str | None:
-    """That of an adapter on a claim only the keepers know."""
+    """Return the model's digest. Of an adapter on a claim only the keepers know it."""
     states = [told.adapters.get(model.name) for answer in answers if (told := report(answer))]
     return model.digest or next((state.digest for state in states if state and state.digest), None)
 
 
 def error(pods: list[Object], answers: dict[str, Any], revision: str) -> HoneError | None:
-    """Why an adapter of this revision is not there."""
+    """Return why an adapter of this revision is not loaded; None without a failure."""
     for pod in pods:
         told = report(answers.get(pod["metadata"]["uid"]))
         if told is None or told.revision != revision:
@@ -151,6 +159,6 @@ def error(pods: list[Object], answers: dict[str, Any], revision: str) -> HoneErr
 
 
 def behind(pods: list[Object], answers: dict[str, Any], revision: str) -> int:
-    """How many engines don't have the adapters of this revision yet."""
+    """Return how many engines don't have the adapters of this revision yet."""
     told = [found for pod in pods if (found := report(answers.get(pod["metadata"]["uid"])))]
     return sum(one.revision != revision or not all(state.loaded for state in one.adapters.values()) for one in told)

@@ -1,4 +1,4 @@
-"""How many engines there are, by their load: a HorizontalPodAutoscaler of the Deployment."""
+"""Scale the engines by their load, with a HorizontalPodAutoscaler of the Deployment."""
 
 from hone_api.inferenceservices.spec import InferenceServiceSpec
 from hone_api.layout import INFERENCESERVICE_LABEL
@@ -8,17 +8,17 @@ from hone_operator.objects.resources import DEPLOYMENTS, Object
 from hone_operator.reconcile.conditions import Conditions
 
 CONDITION = "ScalingActive"
-# Requests of a pod, running and waiting. What serves custom.metrics.k8s.io makes it of the engines' own metrics.
+# Requests of a pod, running and waiting. The adapter of custom.metrics.k8s.io computes it from the engines' metrics.
 METRIC = "hone_engine_requests"
 
 
 def most(spec: InferenceServiceSpec) -> int:
-    """How many engines there may be."""
+    """Return how many engines there may be at most."""
     return spec.autoscaling.max_replicas if spec.autoscaling else spec.replicas
 
 
 def wanted(spec: InferenceServiceSpec, deployment: Object | None) -> int:
-    """How many engines there should be: what the autoscaler set last, within its bounds."""
+    """Return how many engines there should be: the number that the autoscaler set last, within its bounds."""
     if spec.autoscaling is None:
         return spec.replicas
     least, present = spec.autoscaling.min_replicas, 0
@@ -28,7 +28,7 @@ def wanted(spec: InferenceServiceSpec, deployment: Object | None) -> int:
 
 
 def autoscaler(spec: InferenceServiceSpec, metadata: Object) -> Object:
-    """`metadata` is that of all children."""
+    """Return the HorizontalPodAutoscaler. `metadata`: the one that all children have."""
     assert spec.autoscaling
     name = metadata["labels"][INFERENCESERVICE_LABEL]
     target = {"type": "AverageValue", "averageValue": str(spec.autoscaling.target_concurrency)}
@@ -46,7 +46,7 @@ def autoscaler(spec: InferenceServiceSpec, metadata: Object) -> Object:
 
 
 def tell(observed: Object | None, conditions: Conditions) -> None:
-    """Whether the autoscaler knows the load, by its own words."""
+    """Set the condition that tells whether the autoscaler knows the load, from its own condition."""
     known = ((observed or {}).get("status") or {}).get("conditions") or []
     active = next((condition for condition in known if condition["type"] == CONDITION), None)
     if active is None:

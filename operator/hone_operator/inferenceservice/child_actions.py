@@ -1,4 +1,8 @@
-"""What to do about the children of an InferenceService: created, restored, changed and removed as the spec requires."""
+"""Plan the actions on the children of an InferenceService: create, restore, change and remove them.
+
+In: the snapshot and what was resolved. Out: actions in the plan, and why an upgrade waits. The desired children:
+children.py; the turns of an upgrade: rollouts.py. Called by inferenceservice/plan.py.
+"""
 
 import copy
 from datetime import datetime
@@ -23,9 +27,9 @@ def make(
     now: datetime,
     result: Plan,
 ) -> str | None:
-    """Plan the actions. A Deployment that serves already continues while an artifact is awaited.
+    """Plan the actions. While an artifact is missing, an existing Deployment continues to serve.
 
-    Returns why the engines are still those of an earlier version of the operator, where they wait for their turn.
+    Return why the engines wait for their turn in an upgrade of the operator; None where they don't.
     """
     _service(observed, result)
     replicas = autoscaling.wanted(declared.spec, observed.deployment)
@@ -51,7 +55,7 @@ def _service(observed: ObservedInferenceService, result: Plan) -> None:
 
 
 def _service_patch(found: Object, service: Object) -> Object:
-    """What of a Service is not as desired; ports that others added stay where they don't clash."""
+    """Return a patch that makes a Service as desired. Ports that others added stay where they don't clash."""
     spec, known = dict(service["spec"]), found["spec"]
     if known.get("type") == spec["type"]:
         [own] = spec["ports"]
@@ -74,14 +78,14 @@ def _adapters(
     result: Plan,
 ) -> None:
     if not children.is_hot(declared.spec, resolved):
-        # Pods of before the change mount it, also those that are made while the roll-out lasts.
+        # Pods of the old template mount it, also those that are created during the roll-out.
         if observed.adapters is not None and is_rolled_out(observed.deployment):
             result.actions.append(removal(CONFIGMAPS, observed.adapters))
         return
     wanted = children.adapters(observed.owner, resolved)
     if not is_current(observed.adapters, wanted):
         found = observed.adapters
-        is_fixed = found and found.get("immutable")  # then it can only be made anew
+        is_fixed = found and found.get("immutable")  # then it has to be created again
         result.actions.append(removal(CONFIGMAPS, found) if found and is_fixed else Apply(CONFIGMAPS, wanted))
     else:
         result.actions += adapter_sidecar.nudges(
@@ -90,7 +94,7 @@ def _adapters(
 
 
 def is_rolled_out(deployment: Object | None) -> bool:
-    """Return whether all pods are of the Deployment's present template."""
+    """Return whether all pods have the Deployment's present template."""
     if deployment is None:
         return True
     status = deployment.get("status") or {}
@@ -123,7 +127,7 @@ def _deployment(
         if mark := rollouts.marker(found, desired, now, takes_turn=takes_turn):
             desired["metadata"]["annotations"][rollouts.UPGRADE] = mark
         if declared.spec.autoscaling:
-            # Refused when the autoscaler has set another number meanwhile.
+            # The API server refuses it when the autoscaler has set another number meanwhile.
             desired["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
     result.actions.append(Apply(DEPLOYMENTS, desired, in_turn=takes_turn))
     return None
@@ -132,13 +136,13 @@ def _deployment(
 def _desired(
     observed: ObservedInferenceService, declared: InferenceService, resolved: Resolved, replicas: int
 ) -> Object:
-    """Build the Deployment. RCCL's channels are by the GPUs of the nodes, and follow with the next change of the pods.
+    """Build the Deployment. RCCL's channels depend on the nodes' GPUs, and change only with another change of the pods.
 
     Nodes come and go, and are not always known: that alone must not restart engines.
     """
     spec, owner, images = declared.spec, observed.owner, observed.images
     several = spec.resources.gpus > 1
-    unused = copy.deepcopy(resolved) if several else resolved  # the pod's volumes are added to the one that is used
+    unused = copy.deepcopy(resolved) if several else resolved  # building adds volumes to its argument
     more = tuning.needs_channels(spec.resources, spec.pod.node_selector, observed.facts)
     by_nodes = children.deployment(owner, declared, resolved, images, replicas, more_channels=more)
     made_from = annotation_of(observed.deployment, rollouts.TEMPLATE)
@@ -149,7 +153,7 @@ def _desired(
 
 
 def _keep_for_now(found: Object, desired: Object, replicas: int, result: Plan) -> None:
-    """What changes no pod is put right all the same, and from now on it is known what the user changes."""
+    """Fix what changes no pod, and record the fields of the spec, so that later changes of the user are recognized."""
     patch: Object = {}
     if found["spec"].get("replicas") != replicas:
         patch["spec"] = {"replicas": replicas}
@@ -160,7 +164,7 @@ def _keep_for_now(found: Object, desired: Object, replicas: int, result: Plan) -
 
 
 def _why_waiting(observed: ObservedInferenceService) -> str:
-    """Names of other namespaces are not for the readers of this object."""
+    """Return why the engines wait. Names of services in other namespaces are left out: readers may not know them."""
     metadata = observed.upgrading[0]["metadata"]
     is_here = metadata["namespace"] == observed.owner["metadata"]["namespace"]
     other = f"InferenceService {metadata['name']}" if is_here else "one in another namespace"
@@ -182,7 +186,7 @@ def _autoscaler(observed: ObservedInferenceService, declared: InferenceService, 
 
 
 def _budget(observed: ObservedInferenceService, replicas: int, result: Plan) -> None:
-    """A drain takes one engine of several at a time. One alone it may not take: it is moved, where that is possible."""
+    """Plan the budget: a drain evicts one of several engines at a time. A single engine is moved first, if possible."""
     moves = replicas == 1 and observed.cordoned is not None and not any(map(is_bound, observed.claims))
     if replicas <= 1 and not moves:
         if observed.budget is not None:
@@ -199,5 +203,5 @@ def modes_of(claim: Object) -> list[str]:
 
 
 def is_bound(claim: Object) -> bool:
-    """Return whether one node alone can mount the claim."""
+    """Return whether only one node can mount the claim."""
     return not {"ReadWriteMany", "ReadOnlyMany"} & set(modes_of(claim))

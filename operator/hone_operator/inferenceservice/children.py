@@ -1,4 +1,9 @@
-"""The children of an InferenceService: the engine's Deployment, and the Service before it."""
+"""Build the children of an InferenceService: the engine's Deployment, its Service, budget, ConfigMap and autoscaler.
+
+In: the object, what was resolved, and the installation's images. Out: the desired children. child_actions.py compares
+them with the existing ones. The containers next to the engine: engines/artifact_links.py, adapter_sidecar.py,
+engines/key_guard.py.
+"""
 
 from hone_api.inferenceservices.spec import InferenceService, InferenceServiceSpec
 from hone_api.layout import COMPONENT_LABEL, ENGINE_PORT, INFERENCESERVICE_LABEL, MANAGED_BY_LABEL, MANAGER, POD_SERVED
@@ -40,17 +45,17 @@ SCRAPED = {
 }
 HOSTNAME = "kubernetes.io/hostname"
 LINKS_SIZE = "16Mi"
-# It reads files in pieces; a quota may ask for requests of every container.
+# Requests of the helper containers: they read files in pieces, and a quota may require requests of every container.
 PLACING = ComputeResources(cpu="100m", memory="256Mi")
 
 
 def selector(name: str) -> dict[str, str]:
-    """The labels that the engine's pods are found by."""
+    """Return the labels that select the engine's pods."""
     return {MANAGED_BY_LABEL: MANAGER, COMPONENT_LABEL: CONTAINER, INFERENCESERVICE_LABEL: name}
 
 
 def url(owner: Object) -> str:
-    """Base URL for OpenAI clients inside the cluster."""
+    """Return the base URL for OpenAI clients inside the cluster."""
     return f"http://{owner['metadata']['name']}.{owner['metadata']['namespace']}.svc/v1"
 
 
@@ -71,7 +76,7 @@ def service(owner: Object) -> Object:
 
 
 def budget(owner: Object, at_once: int) -> Object:
-    """How many engines a drain may take at once; one that does not work at any time."""
+    """Return the budget: a drain may evict `at_once` engines at once, and unhealthy ones at any time."""
     return stamp(
         {
             "apiVersion": "policy/v1",
@@ -87,7 +92,7 @@ def budget(owner: Object, at_once: int) -> Object:
 
 
 def adapters(owner: Object, resolved: Resolved) -> Object:
-    """The ConfigMap that says which adapters the engines should have."""
+    """Return the ConfigMap that lists the adapters that the engines should have."""
     metadata = _metadata(owner, {})
     metadata["name"] = child_names.adapters_config_map_name(metadata["name"])
     return stamp({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": keeping.wanted(resolved)})
@@ -106,9 +111,9 @@ def deployment(
     *,
     more_channels: bool = False,
 ) -> Object:
-    """A new pod is ready before an old one ends, so a rollout leaves no gap, unless the spec wants them ended first.
+    """Return the Deployment. In a roll-out a new pod is ready before an old one ends, unless spec.strategy is Recreate.
 
-    `more_channels`: whether its GPUs get those of tuning.py.
+    `more_channels`: whether RCCL gets the channels of tuning.py.
     """
     spec = declared.spec
     options = spec.pod
@@ -150,7 +155,7 @@ def _pod(declared: InferenceService, resolved: Resolved, images: Images, more_ch
     own = engine.environment(spec, resolved)
     env = {"HOME": "/tmp", "USER": "hone"} | resolved.env | own
     if resolved.weights.trust_remote_code:
-        env["HF_MODULES_CACHE"] = "/tmp/modules"  # beside the cache, which is mounted read-only
+        env["HF_MODULES_CACHE"] = "/tmp/modules"  # not in the cache, which is mounted read-only
     env |= tuning.serving_environment(spec.resources, more_channels=more_channels)
     env |= images.gpu_access.environment(spec.resources, gpus)
     variables = environment(env, spec.pod)
@@ -188,14 +193,14 @@ def _pod(declared: InferenceService, resolved: Resolved, images: Images, more_ch
         selector=labels_of_pods,
         groups=images.gpu_access.groups_for(gpus),
     )
-    # Whatever the number of replicas, so that a change of it leaves the pods as they are.
+    # For any number of replicas, so that a change of the number does not change the pods.
     spread = {"maxSkew": 1, "topologyKey": HOSTNAME, "whenUnsatisfiable": "ScheduleAnyway"}
     constraints = pod.get("topologySpreadConstraints", [])
     if HOSTNAME not in [constraint["topologyKey"] for constraint in constraints]:
         constraints = [*constraints, spread | {"labelSelector": {"matchLabels": labels_of_pods}}]
     pod["topologySpreadConstraints"] = constraints
     pod["terminationGracePeriodSeconds"] = grace_seconds(spec)
-    # Kubernetes copies the name to the older field, and back from there when the name alone is taken away.
+    # Kubernetes copies the name to the older field, and back from there when only the name is removed.
     pod["serviceAccountName"] = pod["serviceAccount"] = spec.pod.service_account_name or ""
     check = (
         [_check(engine.CHECK, pod["containers"][0])]
@@ -207,7 +212,10 @@ def _pod(declared: InferenceService, resolved: Resolved, images: Images, more_ch
 
 
 def _beside(declared: InferenceService, resolved: Resolved, images: Images) -> list[Object]:
-    """What proves and links before the engine starts, and keeps its adapters while it runs; adds their volumes."""
+    """Return the helper containers, and add their volumes to those of the pod.
+
+    They check and link artifacts before the engine starts, load and unload adapters while it runs, and guard its key.
+    """
     spec, engine, volumes = declared.spec, engine_of(declared.spec), resolved.volumes
     hot = is_hot(spec, resolved)
     adapters = [] if hot else resolved.all_adapters
@@ -235,7 +243,7 @@ def _beside(declared: InferenceService, resolved: Resolved, images: Images) -> l
 
 
 def _check(command: list[str], container: Object) -> Object:
-    """What lets the engine's own code judge, once in a pod, what it would refuse only after it has loaded weights."""
+    """Return an init container in which the engine's code checks its arguments, before it loads weights."""
     shared = ("image", "imagePullPolicy", "args", "env", "envFrom", "resources", "volumeMounts", "securityContext")
     return {
         "name": CHECK,
@@ -246,7 +254,7 @@ def _check(command: list[str], container: Object) -> Object:
 
 
 def _add_path(variables: list[Object]) -> None:
-    """Where the gate is, after what a user's own PYTHONPATH has."""
+    """Append the folder of the gate module to a user's own PYTHONPATH."""
     for variable in variables:
         if variable["name"] == "PYTHONPATH" and POD_SERVED not in variable["value"].split(":"):
             variable["value"] += f":{POD_SERVED}"
@@ -260,7 +268,7 @@ def _api_key(spec: InferenceServiceSpec) -> Volumes:
 
 
 def is_hot(spec: InferenceServiceSpec, resolved: Resolved) -> bool:
-    """Whether adapters come and go while the engines run."""
+    """Return whether adapters are loaded and unloaded while the engines run."""
     return engine_of(spec).HOT and bool(resolved.all_adapters)
 
 

@@ -1,8 +1,8 @@
-"""Whether an engine can serve what was resolved, judged before a pod is made.
+"""Check whether an engine can serve what was resolved, before a pod is created.
 
-Only by what holds for every version of an engine. What differs between versions (kinds of quantization, architectures,
-layers that adapters may change, shares of the memory) the engine itself judges in its pod:
-inferenceservice/children.py, `_check`.
+Only rules that hold for every version of an engine are checked here. Rules that differ between versions (kinds of
+quantization, architectures, layers that adapters may change, shares of the memory) are checked by the engine itself
+in its pod: inferenceservice/children.py, `_check`.
 """
 
 from hone_api.finetunejobs.spec import LoraOptions
@@ -16,7 +16,7 @@ from hone_operator.objects.quantity import number
 MIB, GIB = 1 << 20, 1 << 30
 BYTES = {"float32": 4}
 LARGEST_RANK = 512
-# Beginnings of arguments by which a user changes how much memory is needed, or there is.
+# Beginnings of arguments by which a user changes how much memory is needed or available.
 MEMORY_FLAGS = (
     "--gpu-memory-utilization",
     "--mem-fraction-static",
@@ -36,7 +36,7 @@ MEMORY_FLAGS = (
 def check(
     engine: Engine, spec: InferenceServiceSpec, resolved: Resolved, image: str | None, gpu: tuple[str, int] | None
 ) -> None:
-    """Raises HoneError with both sides of what does not fit. `gpu`: name and bytes of the largest that there is."""
+    """Check the parts. `gpu`: name and bytes of the largest GPU. Raises HoneError with both sides of a mismatch."""
     if image is None:
         message = f"spec.engine is {engine.NAME}, and the operator was installed without an image for it"
         remedy = f"Set spec.pod.image, or the chart's value runtime.{engine.NAME}Image."
@@ -49,7 +49,7 @@ def check(
 
 
 def _check_kind(engine: Engine, name: str, lora: LoraOptions) -> None:
-    """What these engines refuse in all their versions."""
+    """Raise HoneError for an adapter that these engines refuse in all their versions."""
     wrong = {
         "lora.useDora true": lora.use_dora,
         f"lora.bias {lora.bias}": lora.bias != "none",
@@ -62,7 +62,7 @@ def _check_kind(engine: Engine, name: str, lora: LoraOptions) -> None:
 
 
 def _check_memory(engine: Engine, spec: InferenceServiceSpec, resolved: Resolved, gpu: tuple[str, int] | None) -> None:
-    """An engine needs the weights at least, and the cache of one request as long as spec.maxModelLen allows."""
+    """Raise HoneError unless the weights fit, and the KV cache of one request of spec.maxModelLen tokens."""
     parameters, length, wanted = resolved.parameters, spec.max_model_len, spec.resources
     if not parameters or resolved.base_config.quantization:
         return

@@ -4,7 +4,7 @@ from hone_operator.objects.resources import Object
 
 
 def named_jobs(service: Object) -> set[str]:
-    """The FineTuneJobs that an InferenceService names, also one that breaks the contract."""
+    """Return the names of the FineTuneJobs that an InferenceService names, also one that breaks the contract."""
     spec = _mapping(service.get("spec"))
     adapters = spec.get("adapters")
     sources = [spec.get("model"), *(adapters if isinstance(adapters, list) else [])]

@@ -1,15 +1,18 @@
-"""An engine that is alone leaves a node that is being drained once another one answers in its place."""
+"""Move a single engine away from a node that is being drained: it ends once another engine answers in its place.
+
+In: the Deployment, its pods, and the cordoned nodes. Out: a patch that begins a roll-out.
+"""
 
 from hone_operator.diagnosis import pod_state
 from hone_operator.objects.resources import DEPLOYMENTS, Object
 from hone_operator.reconcile.plan import Patch
 
-# On the pod template: the pod whose node was cordoned. A change of it is a roll-out, which makes the new pod first.
+# Annotation of the pod template: the pod whose node was cordoned. Setting it begins a roll-out, new pod first.
 MOVED = "hone.dev/moved-from"
 
 
 def move(deployment: Object | None, pods: list[Object], cordoned: frozenset[str]) -> Patch | None:
-    """Begins a roll-out when an engine of the present template answers on a cordoned node."""
+    """Return a patch that begins a roll-out if an engine of the present template is ready on a cordoned node."""
     if deployment is None:
         return None
     present = _mark(deployment["spec"]["template"])
@@ -23,7 +26,7 @@ def move(deployment: Object | None, pods: list[Object], cordoned: frozenset[str]
 
 
 def keep_mark(found: Object, desired: Object) -> None:
-    """Let the pods of a move stay: without the mark on their template they would be replaced once more."""
+    """Copy the mark of a move to the desired Deployment: without it the moved pods would be replaced once more."""
     if mark := _mark(found["spec"]["template"]):
         metadata = desired["spec"]["template"]["metadata"]
         metadata["annotations"] = (metadata.get("annotations") or {}) | {MOVED: mark}

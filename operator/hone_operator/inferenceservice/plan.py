@@ -1,4 +1,9 @@
-"""What to do about an InferenceService: a pure function of what is observed."""
+"""Plan a pass over an InferenceService: a pure function from the snapshot to actions and the new status.
+
+In: ObservedInferenceService, from snapshots.py. Out: a Plan. engines/resolve.py finds what the engines load,
+compatibility.py checks it, child_actions.py plans the children; this module reports what the engines do. Next:
+controller.py carries out the plan.
+"""
 
 import re
 from datetime import datetime
@@ -56,7 +61,7 @@ _SAID = re.compile(r"^hone-(?:server|place|guard|check): (\w+): (.*)$", re.MULTI
 
 
 def plan(observed: ObservedInferenceService, now: datetime) -> Plan:
-    """Children to make, status to write."""
+    """Return the plan of one pass over the object."""
     owner = observed.owner
     before: Object = owner.get("status") or {}
     if owner["metadata"].get("deletionTimestamp"):
@@ -123,13 +128,13 @@ def _resolve(observed: ObservedInferenceService, declared: InferenceService, con
 
 
 def _needs_root(observed: ObservedInferenceService, declared: InferenceService) -> HoneError | None:
-    """Return why the engine's image can't start where no pod of Hone may run as root; None where it can."""
+    """Return why the engine's image can't start where pods must not run as root; None where it can."""
     image = declared.spec.pod.image or observed.images.of(engine_of(declared.spec).NAME)
     return explain_root(declared.spec.pod, image, observed.images.level)
 
 
 def _spreadable(replicas: int, claims: list[Object], conditions: Conditions) -> None:
-    """Whether the engines can run on several nodes, said before one waits for a volume."""
+    """Report whether the engines can run on several nodes, before one of them waits for a volume."""
     for claim in claims:
         if not child_actions.is_bound(claim):
             continue
@@ -146,7 +151,7 @@ def _spreadable(replicas: int, claims: list[Object], conditions: Conditions) -> 
 
 
 def _refuse(observed: ObservedInferenceService, error: HoneError, conditions: Conditions, result: Plan) -> None:
-    """Report what keeps the object from being worked on, and what its engines do meanwhile."""
+    """Report why the object is not worked on, and what its engines do meanwhile."""
     conditions.set("Accepted", False, error.reason.name, error.sentence())
     if not isinstance(observed.spec, HoneError):
         _resolve(observed, observed.spec, conditions)
@@ -157,9 +162,9 @@ def _refuse(observed: ObservedInferenceService, error: HoneError, conditions: Co
 def _engines(
     observed: ObservedInferenceService, resolved: Resolved | None, conditions: Conditions, result: Plan
 ) -> list[Object]:
-    """Put what the engines do into the status, whatever else is the matter. Returns those that answer.
+    """Write into the status what the engines do. Return the ready pods.
 
-    `resolved` None: what they should serve is not known now, so that the models are those of the last pass that knew.
+    `resolved` None: the desired models are not known now, so the status keeps those of an earlier pass.
     """
     status, owner = result.status, observed.owner
     declared = None if isinstance(observed.spec, HoneError) else observed.spec
@@ -173,12 +178,12 @@ def _engines(
     status["selector"] = ",".join(f"{name}={value}" for name, value in selector.items())
     status["replicas"] = ((deployment or {}).get("status") or {}).get("replicas", 0)
     status["readyReplicas"] = len(ready)
-    # The clients' key, which the operator does not have, is asked for by the list of models as well.
+    # The list of models needs the clients' key as well, which the operator does not have.
     needs_key = declared is None or declared.spec.api_key_secret is not None
     asked = [pod for pod in staying if pod in ready or adapter_sidecar.has_keeper(pod)]
     result.poll = adapter_sidecar.urls(asked, needs_key=needs_key)
     answers = [observed.answers.get(pod["metadata"]["uid"]) for pod in ready]
-    # Of engines that have all not answered yet it is unknown what they have loaded, which is not nothing.
+    # While no engine has answered yet, the loaded models are unknown, not zero.
     is_told = not ready or any(answer is not None for answer in answers)
     if declared and resolved:
         tells = is_told and _tells(declared, resolved)
@@ -203,7 +208,7 @@ def _replicas_of(deployment: Object | None) -> int | None:
 
 
 def _available(wanted: int | None, ready: list[Object], conditions: Conditions) -> None:
-    """`wanted` None: how many there should be is unknown, because the spec is not valid."""
+    """Set the condition Available. `wanted` None: the number of engines is unknown, because the spec is not valid."""
     if ready:
         words = f"{len(ready)} engines answer." if wanted is None else f"{len(ready)} of {wanted} engines answer."
         conditions.set("Available", True, "EnginesReady", words)
@@ -251,7 +256,7 @@ def _loading(
     conditions: Conditions,
     result: Plan,
 ) -> None:
-    """All engines are there; whether they have the adapters of now."""
+    """Report whether the engines, which are all ready, have loaded the present adapters."""
     revision = adapter_sidecar.revision(resolved)
     asked = (
         [pod for pod in observed.pods if pod["metadata"]["uid"] in result.poll] if _tells(declared, resolved) else []
@@ -268,7 +273,7 @@ def _loading(
             words = f"{len(unheard)} of {wanted} engines have not reported yet which models they have loaded."
             conditions.set("Progressing", True, "WaitingForEngines", words)
             return
-        # The operator has just started: what it found before this start holds until the engines have had their time.
+        # The operator was restarted: the earlier finding holds until the engines have had time to answer.
         conditions.keep("Progressing")
         return
     behind = adapter_sidecar.behind(observed.pods, observed.answers, revision)
@@ -282,13 +287,13 @@ def _loading(
 
 
 def _tells(declared: InferenceService, resolved: Resolved) -> bool:
-    """Whether something in the engines' pods can report to the operator which models are loaded."""
+    """Return whether the engines' pods can report to the operator which models are loaded."""
     needs_key = declared.spec.api_key_secret is not None
     return children.is_hot(declared.spec, resolved) or (engine_of(declared.spec).TELLS and not needs_key)
 
 
 def _was_judged(owner: Object) -> bool:
-    """Whether an earlier pass over this very spec has found that all is served, or that engines are silent."""
+    """Return whether an earlier pass over this very spec found that all is served, or that engines are silent."""
     status = owner.get("status") or {}
     if status.get("observedGeneration") != owner["metadata"].get("generation"):
         return False
@@ -297,7 +302,7 @@ def _was_judged(owner: Object) -> bool:
 
 
 def _failure(observed: ObservedInferenceService, resolved: Resolved, now: datetime) -> HoneError | None:
-    """What keeps the newest engine that does not answer from starting."""
+    """Return why the newest engine that is not ready does not start; None without a failure."""
     starting = [pod for pod in observed.pods if not pod_state.is_ready(pod)]
     pod = pod_state.newest(p for p in starting if not p["metadata"].get("deletionTimestamp"))
     if pod is None:
@@ -325,7 +330,7 @@ def _failure(observed: ObservedInferenceService, resolved: Resolved, now: dateti
 
 
 def _named(ended: Object) -> HoneError | None:
-    """The reason that the engine, or what proves its artifacts, named in its last words."""
+    """Return the failure that the engine or a helper container named in its termination message; None without one."""
     said = _SAID.findall((ended.get("message") or "").strip())
     if not said or said[-1][0] not in CATALOGUE:
         return None
@@ -335,7 +340,7 @@ def _named(ended: Object) -> HoneError | None:
 
 
 def _no_gpu(observed: ObservedInferenceService, ended: Object) -> HoneError | None:
-    """The failure of an engine that could use no GPU, by its own last words."""
+    """Return the failure of an engine that could use no GPU, by the end of its log; None for any other."""
     if isinstance(observed.spec, HoneError):
         return None
     spec = observed.spec.spec
@@ -354,7 +359,7 @@ def _engine_failure(pod: Object, container: str, ended: Object) -> HoneError:
 
 
 def _loaded(model: ModelStatus, answers: list[Any], wanted: int | None) -> Object:
-    """`wanted` None: nothing tells."""
+    """Return a model for the status, with the number of engines that loaded it. `wanted` None: that is unknown."""
     count = sum(adapter_sidecar.is_loaded(model, answer) for answer in answers)
     loaded = None if wanted is None else f"{count}/{wanted}"
     return model.model_copy(update={"loaded": loaded, "digest": adapter_sidecar.digest_of(model, answers)}).to_wire()

@@ -1,4 +1,4 @@
-"""A roll-out that waits for itself: the new engine needs the GPUs that the old one holds until the new one answers."""
+"""Explain a deadlocked roll-out: the new engine needs GPUs that the old one holds until the new one is ready."""
 
 import re
 
@@ -12,7 +12,7 @@ _HASH = "pod-template-hash"
 
 
 def explain_deadlock(error: HoneError, pod: Object, pods: list[Object], deployment: Object | None) -> HoneError:
-    """Return the error of a pod that does not start, or one that names engines of its own service as the obstacle.
+    """Return the error of a pod that does not start; or one that names the older engines of its service as the reason.
 
     `pods` are all pods of the service.
     """
@@ -36,7 +36,7 @@ def explain_deadlock(error: HoneError, pod: Object, pods: list[Object], deployme
 
 
 def _is_older(other: Object, pod: Object) -> bool:
-    """Return whether the other pod runs, and is of another template."""
+    """Return whether the other pod has a node and another template, and has not ended."""
     theirs, own = (((one["metadata"].get("labels") or {}).get(_HASH)) for one in (other, pod))
     has_ended = (other.get("status") or {}).get("phase") in ("Succeeded", "Failed")
     is_placed = bool(other["spec"].get("nodeName")) and not other["metadata"].get("deletionTimestamp")

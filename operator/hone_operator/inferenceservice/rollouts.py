@@ -1,9 +1,9 @@
-"""When the engines of an InferenceService are replaced, and by which of its changes.
+"""Decide when the engines of an InferenceService are replaced.
 
-What a user changes rolls out at once. A new version of the operator, or another runtime image, changes the pods of all
-services, and these are replaced one service at a time: a roll-out needs the room of one more engine, and an image that
-does not work stops at the first service. Which service has its turn is read from its Deployment: an
-annotation marks a roll-out that began because of an upgrade, and the status shows how far it is.
+A user's change rolls out at once. A new version of the operator, or another runtime image, changes the pods of all
+services; these are replaced one service at a time, because a roll-out needs room for one more engine, and so that a
+broken image stops at the first service. The state is in the Deployments: an annotation marks a roll-out that an upgrade
+began, and the status shows how far it is. Used by child_actions.py.
 """
 
 import copy
@@ -22,11 +22,11 @@ from hone_operator.objects.timestamps import read_time, timestamp
 
 # Annotation of a Deployment: digest of the desired pod template.
 TEMPLATE = "hone.dev/template"
-# Annotation of a Deployment whose present pod template came with an upgrade of the operator: when it was applied.
+# Annotation of a Deployment whose pod template came from an upgrade of the operator: when it was applied.
 UPGRADE = "hone.dev/upgrade"
 LONGEST_TURN = timedelta(hours=1)
 
-# The fields that the pods are made from. Adapters are looked at apart.
+# The fields from which the pods are made. Adapters are compared separately.
 _NAMES = [name for name in InferenceServiceSpec.model_fields if name not in ("replicas", "autoscaling", "adapters")]
 _WEIGHTS, _ADAPTERS, _IMAGES = "(weights)", "(adapters)", "(images)"
 
@@ -41,8 +41,8 @@ def digest_of_deployment(desired: Object) -> str:
 def digest_of_template(desired: Object) -> str:
     """Return the digest of the pod template.
 
-    Claims are left out: one that a removed adapter no longer needs stays mounted until another change, so that
-    adapters leave without a restart. That the needed ones are there, the comparison of fields shows.
+    Claims are left out: a claim that a removed adapter needed stays mounted until another change, so that removing an
+    adapter needs no restart. The comparison of fields ensures that the needed claims are mounted.
     """
     template = copy.deepcopy(desired["spec"]["template"])
     pod = template["spec"]
@@ -55,13 +55,13 @@ def digest_of_template(desired: Object) -> str:
 
 
 def annotations_of(desired: Object, spec: InferenceServiceSpec, resolved: Resolved) -> dict[str, str]:
-    """Return the annotations by which a later pass sees what has changed since."""
+    """Return the annotations by which a later pass recognizes what has changed."""
     fields = record_fields(spec, [*_NAMES, "adapters"]) | _artifacts(resolved) | {_IMAGES: _images(desired)}
     return {FIELDS: json.dumps(fields, sort_keys=True), TEMPLATE: digest_of_template(desired)}
 
 
 def is_current(observed: Object | None, desired: Object) -> bool:
-    """Return whether the Deployment is as desired; adapters that come and go make no new record."""
+    """Return whether the Deployment is as desired. Its record of fields is ignored: hot adapters don't update it."""
     metadata = desired["metadata"]
     compared = {name: value for name, value in metadata["annotations"].items() if name != FIELDS}
     return observed is not None and contains(observed, desired | {"metadata": metadata | {"annotations": compared}})
@@ -70,9 +70,9 @@ def is_current(observed: Object | None, desired: Object) -> bool:
 def is_of_upgrade(
     observed: Object, desired: Object, spec: InferenceServiceSpec, resolved: Resolved, *, is_hot: bool
 ) -> bool:
-    """Return whether applying the Deployment replaces pods for no change of the object or its artifacts.
+    """Return whether applying the Deployment would replace pods without a change of the object or its artifacts.
 
-    `is_hot`: adapters come and go without a new record, so it may be behind in these.
+    `is_hot`: adapters change without a new record, so the recorded adapters may be old.
     """
     if annotation_of(observed, TEMPLATE) == digest_of_template(desired):
         return False
@@ -88,7 +88,7 @@ def is_of_upgrade(
 
 
 def marker(observed: Object, desired: Object, now: datetime, *, takes_turn: bool) -> str | None:
-    """Return what UPGRADE is to be of the Deployment that is applied now; None when its pods are of no upgrade."""
+    """Return the value of UPGRADE for the Deployment that is applied now; None when no upgrade made its pods."""
     if takes_turn:
         return timestamp(now)
     is_same = annotation_of(observed, TEMPLATE) == annotation_of(desired, TEMPLATE)
@@ -96,18 +96,18 @@ def marker(observed: Object, desired: Object, now: datetime, *, takes_turn: bool
 
 
 def begun_by_upgrade(deployments: Iterable[Object], now: datetime) -> list[Object]:
-    """Return the Deployments whose roll-out began because of an upgrade and neither ended nor took too long."""
+    """Return the Deployments whose roll-out an upgrade began, and that neither ended nor took too long."""
     return [each for each in deployments if _has_its_turn(each, now) and _is_moving(each)]
 
 
 def _has_its_turn(deployment: Object, now: datetime) -> bool:
-    """Return whether its turn has begun and may last; nobody else can make it longer by what they write there."""
+    """Return whether its turn has begun and is not over. LONGEST_TURN limits it, also for edited annotations."""
     began = read_time(annotation_of(deployment, UPGRADE))
     return began is not None and began <= now < began + LONGEST_TURN
 
 
 def explain_pause(deployment: Object | None) -> HoneError | None:
-    """Return what to report when somebody has paused the Deployment, so that no roll-out proceeds."""
+    """Return what to report when somebody paused the Deployment, so that no roll-out proceeds; else None."""
     if deployment is None or not deployment["spec"].get("paused"):
         return None
     metadata, status = deployment["metadata"], deployment.get("status") or {}

@@ -1,8 +1,8 @@
-"""Engines of which the operator has not heard which models they have loaded.
+"""Find engines that have not reported to the operator which models they have loaded.
 
-The kubelet's probes show that an engine runs. What it has loaded the operator asks from another pod, and a
-NetworkPolicy, a service mesh or a proxy can be in the way. Silence is neither success nor failure: for PATIENCE it is
-waited for, then it is reported with the port. inferenceservice/plan.py puts the result into the condition Progressing.
+The kubelet's probes show that an engine runs. The operator asks for the loaded models from another pod, and a
+NetworkPolicy, a service mesh or a proxy can block that. Silence is neither success nor failure: it is reported, with
+the port, after PATIENCE. inferenceservice/plan.py puts the result into the condition Progressing.
 """
 
 from datetime import datetime, timedelta
@@ -15,12 +15,12 @@ from hone_operator.inferenceservice.adapter_sidecar import has_keeper
 from hone_operator.objects.resources import Object
 from hone_operator.objects.timestamps import timestamp
 
-# The kubelet has had answers already; an answer that needs longer than a few requests does not come.
+# The kubelet's probes have succeeded already, so after several polls without an answer none will come.
 PATIENCE = timedelta(minutes=2)
 
 
 def find_unheard(pods: list[Object], answers: dict[str, Any]) -> list[Object]:
-    """Return the pods that are asked and have not answered yet, by name."""
+    """Return the polled pods that have not answered yet, sorted by name."""
     return sorted(
         (pod for pod in pods if pod["metadata"]["uid"] not in answers), key=lambda pod: pod["metadata"]["name"]
     )
@@ -29,7 +29,7 @@ def find_unheard(pods: list[Object], answers: dict[str, Any]) -> list[Object]:
 def find_silence(pods: list[Object], heard: dict[str, datetime], now: datetime) -> HoneError | None:
     """Return what to report of the first pod that has not answered for too long; None where there is none.
 
-    `pods` are those that are asked; `heard` is when each last answered, or since when it is asked.
+    `pods`: the polled ones. `heard`: when each last answered, or when polling began.
     """
     silent = [pod for pod in pods if now - heard.get(pod["metadata"]["uid"], now) > PATIENCE]
     if not silent:

@@ -1,4 +1,7 @@
-"""What is observed of an InferenceService: its children, its pods, and what they answer."""
+"""The snapshot of an InferenceService from which a pass plans: its children, its pods, and their answers.
+
+snapshots.py fills it; the plan functions of this package only read it.
+"""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,10 +21,10 @@ from hone_operator.reconcile.sync_failures import Trouble
 class ObservedInferenceService:
     """An InferenceService, its children, and the FineTuneJobs it names.
 
-    `answers`: what keepers, or engines without one, answer, by pod uid; `heard`: when they last did, or since when they
-    are asked. `leaving`: claims that the engines still mount, which nothing needs and which are being deleted.
-    `cordoned`: the nodes that are, None where the operator may not list them. `upgrading`: Deployments of other
-    services whose roll-out began because of an upgrade, and has not ended.
+    `answers`: the answers of keepers, or of engines without one, by pod uid. `heard`: when each last answered, or when
+    polling began. `leaving`: claims that the engines still mount, that nothing needs, and that are being deleted.
+    `cordoned`: the cordoned nodes; None where listing nodes is forbidden. `upgrading`: Deployments of other services
+    whose roll-out an upgrade began, and that has not ended.
     """
 
     owner: Object
@@ -48,11 +51,11 @@ class ObservedInferenceService:
 
     @property
     def children(self) -> list[Object]:
-        """What is there of the object's children, and of what has their names."""
+        """The existing children, and other objects with their names."""
         known = (self.deployment, self.service, self.adapters, self.budget, self.autoscaler)
         return [child for child in known if child is not None]
 
     @property
     def found(self) -> list[Object]:
-        """What the plan's actions may be about."""
+        """The objects that the plan's actions may change."""
         return [*self.children, *self.pods]
