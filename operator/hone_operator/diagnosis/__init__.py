@@ -1,1 +1,1 @@
-"""Why a pod, claim or child is not as it should be, in the reasons of the catalogue."""
+"""Explain why a pod, claim or child is not as it should be, with a reason of the catalogue and a remedy."""

@@ -1,4 +1,8 @@
-"""Why the API server does not let a pod, Job or claim be made."""
+"""Explain why the API server refuses to create a pod, Job or claim.
+
+In: the message of the API server, or of the event of a controller that it refused. Out: a failure with a remedy that
+names fields of the Hone object. Invalid fields: invalid_fields.py.
+"""
 
 import re
 
@@ -6,16 +10,16 @@ from hone_api.reasons import POD_NOT_STARTED, QUOTA_EXCEEDED, HoneError
 
 from hone_operator.diagnosis.invalid_fields import explain_invalid
 
-# What Kubernetes writes before the message of an event once there were many like it.
+# Kubernetes writes this before the message of an event once there were many like it.
 _COMBINED = "(combined from similar events): "
-# Names that a controller makes up anew with every try would make every try news.
+# The name is left out: a controller generates a new one for every try, which would make every try a new message.
 _FORBIDDEN = re.compile(r'^(?:\w+: )?(?:Error creating: )?([a-z.]+) "[^"]*" is forbidden: ')
 _QUOTA = re.compile(
     r"(?:exceeded|failed) quota: |(?:maximum|minimum) [\w./-]+ (?:usage|limit)|[\w./-] max limit to request ratio"
 )
 _MUST_SPECIFY = re.compile(r"failed quota: [^:]*: must specify (?P<names>.*)")
 _QUOTA_RESOURCE = re.compile(r"\b(?P<kind>limits|requests)\.(?P<name>[a-z0-9./-]+)|\b(?P<short>cpu|memory)\b")
-# A sentence of a policy engine: it may write the path of the field, or describe it in prose.
+# In a sentence of a policy engine, which may write the path of the field or describe it in prose.
 _RESOURCE_OF_POLICY = re.compile(
     r"(?P<kind>limits|requests)[./](?P<name>cpu|memory|ephemeral-storage)"
     r"|(?P<resource>cpu|memory|ephemeral[- ]storage)[ -](?P<kinds>(?:resource )?(?:limits?|requests?))",
@@ -53,10 +57,7 @@ _ADVICE = (
 
 
 def refused(words: str) -> HoneError:
-    """Return the failure that a refusal means.
-
-    `words` is the message of the API server, or of the event of a controller that it refused.
-    """
+    """Return the failure for a refusal. `words`: the message of the API server, or of a refused controller's event."""
     words = words.replace(_COMBINED, "", 1)
     if invalid := explain_invalid(words):
         return invalid
@@ -76,7 +77,7 @@ def field_of_resource(kind: str, name: str) -> str:
 
 
 def _of_quota(words: str) -> str | None:
-    """Name the fields of what a ResourceQuota wants every pod to say."""
+    """Return a remedy with the fields that a ResourceQuota requires of every pod; None for other messages."""
     found = _MUST_SPECIFY.search(words)
     if found is None:
         return None
@@ -93,7 +94,7 @@ def _of_quota(words: str) -> str | None:
 
 
 def _of_policy(words: str) -> str | None:
-    """Name the fields of what a policy wants every container to ask for."""
+    """Return a remedy with the fields that a policy requires of every container; None for other messages."""
     if not _POLICY.search(words):
         return None
     fields: dict[str, None] = {}

@@ -1,7 +1,7 @@
-"""What an autoscaler of nodes reports about a pod that no node takes.
+"""Read what an autoscaler of nodes reports about a pod that no node takes.
 
 Cluster Autoscaler and Karpenter report it as events about the pod. In: those events. Out: whether a node comes. Next:
-pod_state.py, which puts it in the place of the diagnosis made from the nodes that are there now.
+pod_state.py, which uses it instead of the diagnosis from the present nodes.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from hone_api.reasons import SCALING_UP, UNSCHEDULABLE, HoneError
 
 from hone_operator.objects.resources import Object
 
-# Cluster Autoscaler's and Karpenter's reasons of the event that a node is being added.
+# Reasons of the events with which Cluster Autoscaler and Karpenter report that they add a node.
 COMING = frozenset({"TriggeredScaleUp", "Nominated"})
 NOT_COMING = frozenset({"NotTriggerScaleUp", "FailedScaleUp", "FailedToScaleUp", "NoCompatibleInstanceTypes"})
 _KARPENTER = "karpenter"
@@ -25,7 +25,7 @@ class Scaling:
 
 
 def is_report(event: Object) -> bool:
-    """Whether an event about a pod is an autoscaler's."""
+    """Return whether an event about a pod comes from an autoscaler."""
     reason = event.get("reason")
     if reason in COMING or reason in NOT_COMING:
         return True
@@ -39,7 +39,7 @@ def read_report(event: Object) -> Scaling:
 
 
 def explain(scheduler: str, scaling: Scaling) -> HoneError:
-    """Return the failure that stands for a pod without a node. `scheduler`: the scheduler's message."""
+    """Return the failure of a pod without a node. `scheduler`: the scheduler's message."""
     if scaling.comes:
         return HoneError(SCALING_UP, f"{scheduler.rstrip('.')}. The autoscaler adds a node: {scaling.message}")
     return HoneError(

@@ -1,4 +1,7 @@
-"""What the events about an object tell."""
+"""Select the events about an object that still explain its state.
+
+In: events of the Kubernetes API. Out: the newest standing warning, an autoscaler's report, or Kueue's reason, as text.
+"""
 
 import re
 from collections.abc import AsyncIterable
@@ -13,12 +16,12 @@ from hone_operator.objects.timestamps import parse_time, read_time
 _TIMES = ("lastTimestamp", "eventTime")
 
 
-# Kubernetes joins equal events about an object; what makes so many different ones is not worth waiting for.
+# Kubernetes joins equal events about an object. More different ones than this are not read.
 MOST_EVENTS = 500
 
 
 async def read(listing: AsyncIterable[Object]) -> list[Object]:
-    """Return what is used of the events of a list, of MOST_EVENTS at most, with their texts cut."""
+    """Return the used fields of the first MOST_EVENTS events of a list, with their texts cut."""
     found: list[Object] = []
     async for event in listing:
         found.append(reduce(event))
@@ -28,7 +31,7 @@ async def read(listing: AsyncIterable[Object]) -> list[Object]:
 
 
 def reduce(event: Object) -> Object:
-    """Return what is used of an event, with its texts cut."""
+    """Return the used fields of an event, with its texts cut."""
     kept: Object = {name: event[name] for name in _TIMES if event.get(name)}
     kept |= {name: event.get(name) or "" for name in ("type", "reason", "message", "reportingComponent")}
     kept["source"] = {"component": (event.get("source") or {}).get("component") or ""}
@@ -44,10 +47,10 @@ def newest(events: list[Object]) -> Object | None:
 
 
 def standing_warning(events: list[Object]) -> str | None:
-    """The warning that no good news has followed.
+    """Return the newest warning after which no event of type Normal came; None without one.
 
-    Of several, which come by turns, the one that is the cause of the others: a reason that alternates would make an
-    event of Hone's at every turn.
+    Where several warnings alternate, return the one that causes the others: an alternating reason would make Hone write
+    an event at each change.
     """
     good = newest([event for event in events if event.get("type") == "Normal"])
     standing = [
@@ -64,14 +67,14 @@ def scaling_of(events: list[Object]) -> Scaling | None:
 
 
 def of_workload(events: list[Object], job: str) -> str | None:
-    """The newest of what Kueue tells about its Workload for this Job, which has a name of Kueue's making."""
+    """Return the newest event of Kueue about its Workload for this Job, whose name Kueue derives from the Job's."""
     name = re.compile(rf"job-{re.escape(job)}-[0-9a-f]+")
     found = newest([event for event in events if name.fullmatch(event["involvedObject"].get("name", ""))])
     return _words(found) if found else None
 
 
 def moment(event: Object) -> datetime:
-    """When the event last happened: the field depends on the API that its reporter uses."""
+    """Return when the event last happened: the field depends on the API that its reporter uses."""
     series = event.get("series") or {}
     moments = (series.get("lastObservedTime"), event.get("lastTimestamp"), event.get("eventTime"))
     created = parse_time(event["metadata"]["creationTimestamp"])
@@ -79,5 +82,5 @@ def moment(event: Object) -> datetime:
 
 
 def _words(event: Object) -> str:
-    """Return what the event says: anybody may write one without a reason or a message."""
+    """Return reason and message of an event, which may lack both: anybody may write events."""
     return f"{event.get('reason', '')}: {event.get('message', '')}"

@@ -1,4 +1,7 @@
-"""Which GPUs the nodes have, by the labels of AMD's node labeller."""
+"""Find out which GPUs the nodes have, from the labels of AMD's node labeller.
+
+In: nodes, the GPU resource and the node selector of a pod. Out: model and memory of the GPUs that the pod may get.
+"""
 
 import re
 from collections.abc import Iterable
@@ -7,7 +10,7 @@ from hone_api.gpus import CARD_MEMORY, COMPUTE_UNITS, DEVICE_IDS, GB, WITHHELD
 
 from hone_operator.diagnosis.nodes import Node
 
-# Devices that a GPU is in a compute partition mode.
+# The number of devices that a GPU becomes in each compute partition mode.
 PARTS = {"spx": 1, "dpx": 2, "tpx": 3, "qpx": 4}
 # In CPX mode every compute die is a device.
 CPX_PARTS = {"MI300A": 6, "MI300X": 8, "MI308X": 4, "MI325X": 8, "MI350P": 4, "MI350X": 8, "MI355X": 8}
@@ -17,11 +20,10 @@ _PARTITION = re.compile(r"([sdtqc]px)_nps\d+")
 
 
 def gpu_of(nodes: Iterable[Node], gpu_resource: str, node_selector: dict[str, str]) -> tuple[str, int] | None:
-    """Name and memory in bytes of the largest GPU that the pod may get; None where no label tells.
+    """Return name and memory in bytes of the largest GPU that the pod may get; None where no label shows it.
 
-    The memory is the least that a process may see of it, so that a job that is let in here is not refused there.
-
-    A node labelled with several models may hand out any of them: its largest counts.
+    The memory is the smallest amount that a process may see, so that a job that fits here is not refused in its pod. A
+    node labelled with several models may assign any of them: its largest counts.
     """
     found: dict[str, int] = {}
     for node in nodes:
@@ -32,7 +34,7 @@ def gpu_of(nodes: Iterable[Node], gpu_resource: str, node_selector: dict[str, st
 
 
 def are_whole(nodes: Iterable[Node], gpu_resource: str, node_selector: dict[str, str], models: frozenset[str]) -> bool:
-    """Return whether the labels say that every GPU which the pod may get is of these models, and not partitioned."""
+    """Return whether, by the labels, every GPU that the pod may get is of these models and not partitioned."""
     candidates = [node for node in nodes if _may_get(node, gpu_resource, node_selector)]
     return bool(candidates) and all(_has_whole(node, gpu_resource, models) for node in candidates)
 
@@ -52,7 +54,7 @@ def _has_whole(node: Node, gpu_resource: str, models: frozenset[str]) -> bool:
 
 
 def properties(node: Node, name: str) -> list[str]:
-    """The values of a property of the node's GPUs, in all three spellings of the labeller's labels."""
+    """Return the values of a property of the node's GPUs, in all three spellings of the labeller's labels."""
     if whole := node.labels.get(f"amd.com/gpu.{name}") or node.labels.get(f"beta.amd.com/gpu.{name}"):
         return [whole]
     prefixes = (f"amd.com/gpu.{name}.", f"beta.amd.com/gpu.{name}.")
@@ -60,37 +62,37 @@ def properties(node: Node, name: str) -> list[str]:
 
 
 def _devices(node: Node, gpu_resource: str) -> list[tuple[str, int]]:
-    """Model and memory of the devices behind the resource.
+    """Return model and memory in bytes of the devices behind the resource.
 
-    Today's labeller reads `vram` where ROCm does, so it is what a process sees, also of a partition. Earlier ones read
-    it of the whole card: the lesser of label and table is right in both cases. Both are rounded up: a process sees
-    less by WITHHELD at most, of a partition too.
+    Today's labeller reads `vram` from the same source as ROCm, so it is the memory that a process sees, also of a
+    partition. Earlier ones read the memory of the full card: the smaller of label and table is right in both cases.
+    Both are rounded up: a process sees up to WITHHELD bytes less, also of a partition.
     """
     modes = _modes(node, gpu_resource)
     labelled = [int(size[:-1]) * GB for size in properties(node, "vram") if re.fullmatch(r"\d+G", size)]
-    if len(labelled) > 1:  # of which model each is, the labels don't say
+    if len(labelled) > 1:  # the labels don't show which model has which size
         labelled = []
     found = []
     for model in (DEVICE_IDS[id_] for id_ in properties(node, "device-id") if id_ in DEVICE_IDS):
         table = [size for mode in modes or ["spx"] if (size := _size(model, mode))]
-        # How much of the memory it shares with the host an APU may use is a setting of the node: no more than that.
+        # An APU shares its memory with the host, and a setting of the node limits its part: only a label shows it.
         if labelled or (table and model != SHARED_WITH_HOST):
             found.append((model, _seen(min(labelled + table))))
     return found or [("GPU", _seen(size)) for size in labelled]
 
 
 def _modes(node: Node, gpu_resource: str) -> list[str]:
-    """The compute partition modes of the devices behind the resource; none where nothing names one."""
+    """Return the compute partition modes of the devices behind the resource; an empty list where none is named."""
     labelled = " ".join(properties(node, "compute-memory-partition"))
     return _PARTITION.findall(gpu_resource) or _PARTITION.findall(labelled)
 
 
 def _size(model: str, mode: str) -> int | None:
-    """The driver gives each compute partition the same share of the memory, whatever the memory partition mode."""
+    """Return the memory in bytes of one device: partitions have equal shares, in every memory partition mode."""
     parts = CPX_PARTS.get(model) if mode == "cpx" else PARTS[mode]
     return CARD_MEMORY[model] // parts if parts else None
 
 
 def _seen(size: int) -> int:
-    """The least that a process sees of so many bytes; 0 of the few that an integrated GPU has."""
+    """Return the smallest number of bytes that a process sees of `size`; 0 for a small integrated GPU."""
     return max(0, size - WITHHELD)

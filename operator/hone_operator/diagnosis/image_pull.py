@@ -1,4 +1,4 @@
-"""Why a node can't pull an image, by the registry's words."""
+"""Explain why a node can't pull an image, from the registry's message."""
 
 import re
 
@@ -6,7 +6,7 @@ from hone_api.reasons import IMAGE_PULL_FAILED, HoneError
 
 REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 
-# The kubelet repeats the reference before the registry's words, and says by turns that it tries and that it waits.
+# The kubelet writes the reference before the registry's message, and alternates between trying and waiting.
 _BACK_OFF = re.compile(r'^Back-off pulling image "[^"]*": (?:ErrImagePull: )?')
 _ADVICE = (
     (
@@ -27,7 +27,7 @@ _ADVICE = (
 
 
 def not_pulled(reason: str, words: str, image: str) -> HoneError:
-    """`reason` and `words` are those of the container's waiting state."""
+    """Return the failure for a waiting state of a container. `reason`, `words`: that state's reason and message."""
     said = _BACK_OFF.sub("", words)
     remedy = next((advice for pattern, advice in _ADVICE if re.search(pattern, said, re.IGNORECASE)), None)
     return HoneError(IMAGE_PULL_FAILED, f"{image}: {said or reason}", remedy=remedy)

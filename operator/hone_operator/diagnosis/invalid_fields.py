@@ -1,8 +1,8 @@
-"""Which field of a Hone object is wrong when Kubernetes refuses a child as invalid.
+"""Find the field of a Hone object that is wrong when Kubernetes refuses a child as invalid.
 
 In: the message of the API server, which names fields of the Job, Deployment or pod that Hone made from the spec. Out:
-the failure, with the field that the user wrote. Only a change of the spec helps, so that the object is stalled. The
-refusals of admission are not here: admission.py explains them.
+the failure, with the field that the user wrote. Only a change of the spec helps, so the object is stalled. Refusals by
+admission: admission.py.
 """
 
 import re
@@ -13,14 +13,14 @@ from hone_api.reasons import CHILD_INVALID, HoneError
 LONGEST_WORDS = 4096
 MOST_FIELDS = 3
 
-# Names that a controller makes up again with every try would make every try news.
+# The name is left out: a controller generates a new one for every try, which would make every try a new message.
 _INVALID = re.compile(r'(?:\w{1,60}: |Error creating: ){0,2}(?P<kind>\w{1,60})[\w.-]{0,200} "[^"]{0,253}" is invalid: ')
 _FIELD = re.compile(
     r"(?<![\w.])(?P<path>(?:spec|metadata)\.[^\s:]{1,400}): "
     r"(?:Invalid value|Required value|Duplicate value|Unsupported value|Not found|Forbidden|Too long|Too many)"
 )
 _OF_POD = (*("spec.template.spec.", "spec.template.", "spec."), "metadata.")
-# Fields of Hone's own containers; what users add stands between Hone's own, so that an index says nothing.
+# Fields of Hone's own containers. Items of users stand between Hone's own, so an index in such a list is no help.
 _OF_CONTAINER = {
     "env": "spec.pod.env",
     "envFrom": "spec.pod.envFrom",
@@ -37,7 +37,7 @@ _OPTIONS = frozenset(str(field.alias) for field in PodOptions.model_fields.value
 
 
 def explain_invalid(words: str) -> HoneError | None:
-    """Return the failure that the message means; None when it is not about a field that the spec can correct."""
+    """Return the failure for the message; None when it is not about a field that the spec can correct."""
     words = words[:LONGEST_WORDS]
     found = _INVALID.match(words)
     if found is None or "field is immutable" in words:

@@ -1,4 +1,8 @@
-"""Whether a trainer that runs is well: its node reports, it answers, it makes steps."""
+"""Judge whether a running trainer is well: its node is ready, it answers, and it makes steps.
+
+In: the pod, its last report, and facts about nodes. Out: a failure for the status, and when to look again. Nothing here
+ends a trainer.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,15 +18,15 @@ from hone_operator.objects.timestamps import parse_time, timestamp
 
 @dataclass(frozen=True)
 class Patience:
-    """How long is too long. None of these ends a trainer: they only make the operator say something."""
+    """Limits after which the operator reports a trainer. None of them ends it."""
 
     # Importing torch, or one long call that keeps Python's lock, takes seconds to a minute or two.
     silent: timedelta = timedelta(minutes=5)
-    # A step among slow neighbours, or with the longest rows, takes a few times as long as usual.
+    # In steps: a step next to slow neighbours, or with the longest rows, takes a few times as long as usual.
     steps: int = 20
     # An evaluation or a checkpoint of a large model takes minutes, between two steps that take seconds.
     least: timedelta = timedelta(minutes=10)
-    # Before the first step come the evaluation before training and compiled kernels; no step has told its time yet.
+    # The evaluation before training and the compilation of kernels come first, and no step has shown its duration yet.
     first_step: timedelta = timedelta(minutes=30)
 
 
@@ -32,7 +36,7 @@ LOOK_AGAIN = timedelta(seconds=20)
 
 @dataclass(frozen=True)
 class Judgement:
-    """`error` is what is the matter; `look_again` says after how many seconds time alone may change the answer."""
+    """`error`: the failure, or None. `look_again`: after how many seconds time alone may change the result."""
 
     error: HoneError | None
     look_again: float
@@ -47,11 +51,11 @@ def judge(
     patience: Patience,
     stepped: datetime | None = None,
 ) -> Judgement:
-    """Return what is the matter with a trainer.
+    """Return what is wrong with a trainer.
 
-    `heard`: when it last answered, or was first asked. `stepped`: when the operator first observed its last step;
-    without it, the trainer's own time of that step, by the clock of its node, is all there is. Messages have moments,
-    not durations, so that they change only with what they report.
+    `heard`: when it last answered, or was first polled. `stepped`: when the operator first observed its last step;
+    without it, the trainer's own time of that step is used, by the clock of its node. Messages contain moments, not
+    durations, so that they change only with what they report.
     """
     name = pod["metadata"]["name"]
     if error := lost(pod, facts):
@@ -70,7 +74,7 @@ def judge(
         moments.append(since + limit)
         if now > moments[-1]:
             return Judgement(HoneError(STALLED, _stalled(name, progress, since, limit)), LOOK_AGAIN.total_seconds())
-    if is_suspect(pod, heard, now, patience):  # what is known of its node may be older than what is odd
+    if is_suspect(pod, heard, now, patience):  # the facts about its node may be older than the symptom
         moments.append(now + LOOK_AGAIN)
     soonest = min(moments, default=now + patience.silent)
     return Judgement(None, max((soonest - now).total_seconds(), 1.0))
@@ -80,7 +84,7 @@ _SECOND = timedelta(seconds=1)
 
 
 def step_seconds(progress: Progress) -> float | None:
-    """How long a step takes by the trainer's own estimate; None before it has one."""
+    """Return the seconds of a step by the trainer's own estimate; None before it has one."""
     left = progress.total_steps - progress.step
     if progress.eta is None:
         return None
@@ -88,7 +92,7 @@ def step_seconds(progress: Progress) -> float | None:
 
 
 def lost(pod: Object, facts: ClusterFacts | None) -> HoneError | None:
-    """Whether the node of a pod that is said to run is not there to run it."""
+    """Return a failure where the node of a pod is gone or not ready, although the pod is reported as running."""
     name, node_name = pod["metadata"]["name"], pod["spec"].get("nodeName")
     if facts is None or node_name is None:
         return None
@@ -105,7 +109,7 @@ def lost(pod: Object, facts: ClusterFacts | None) -> HoneError | None:
 
 
 def is_suspect(pod: Object, heard: datetime | None, now: datetime, patience: Patience) -> bool:
-    """Whether a running pod gives reason to look at its node."""
+    """Return whether a running pod gives a reason to look at its node."""
     if pod_state.phase(pod) != "Running":
         return False
     ready = pod_state.condition(pod, "Ready")

@@ -1,4 +1,8 @@
-"""What keeps one node from taking a pod, judged as the scheduler does."""
+"""Find out what keeps one node from taking a pod, by the scheduler's rules.
+
+In: a node and the demand of a pod. Out: obstacles, each with a remedy. Next: unschedulable.py, which compares all
+nodes.
+"""
 
 import operator
 import re
@@ -14,7 +18,7 @@ from hone_operator.diagnosis.nodes import BY_CLASS, Node, Taint
 from hone_operator.objects.quantity import number, words_of
 from hone_operator.objects.resources import Object
 
-# Kubernetes itself sets these taints while something is the matter with the node: nobody should tolerate them.
+# Kubernetes itself sets these taints while the node has a problem: nobody should tolerate them.
 BY_CONDITION = "node.kubernetes.io/"
 NOT_READY = {f"{BY_CONDITION}not-ready", f"{BY_CONDITION}unreachable"}
 CORDONED = {f"{BY_CONDITION}unschedulable"}
@@ -28,7 +32,7 @@ _LABELLERS = re.compile(r"(?:beta\.)?amd\.com/gpu\.([a-z-]+)")
 
 @dataclass(frozen=True)
 class Demand:
-    """What a pod asks of a node."""
+    """The resources and rules by which a pod selects a node."""
 
     resources: dict[str, float] = field(default_factory=dict)
     tolerations: list[Object] = field(default_factory=list)
@@ -40,7 +44,7 @@ class Demand:
     def gpu(self) -> str | None:
         """The extended resource that spec.resources.gpus counts; the API server sorts it among other devices.
 
-        `gpu_resource` is what the pod says of it. Pods that need no real GPUs, and others' pods, say nothing.
+        `gpu_resource` is the name in the pod's variables. Pods that need no real GPUs, and pods of others, have none.
         """
         names = [name for name in self.resources if "/" in name]
         if self.gpu_resource in names:
@@ -51,7 +55,7 @@ class Demand:
 
 @dataclass(frozen=True)
 class Obstacle:
-    """`words` go on after the node's name."""
+    """A reason against a node. `words` continue a sentence that begins with the node's name."""
 
     words: str
     remedy: str
@@ -76,7 +80,7 @@ def demand_of(pod: Object) -> Demand:
 
 
 def obstacles(node: Node, demand: Demand) -> list[Obstacle]:
-    """All that speaks against the node, however much of it is free; nothing where the pod fits an empty one."""
+    """Return all obstacles of the node, as if it were empty; an empty list where the pod would fit then."""
     found = []
     if node.not_ready:
         found.append(Obstacle(f"is not ready {node.not_ready}", f"Look at `kubectl describe node {node.name}`."))
@@ -100,7 +104,7 @@ def obstacles(node: Node, demand: Demand) -> list[Obstacle]:
 
 
 def field_of(resource: str, gpu: str | None) -> str:
-    """The field of the object that the request comes from. `gpu`: the resource that spec.resources.gpus counts."""
+    """Return the field of the object that sets a request. `gpu`: the resource that spec.resources.gpus counts."""
     if resource == gpu:
         return "spec.resources.gpus"
     if resource in ("cpu", "memory"):
@@ -110,7 +114,7 @@ def field_of(resource: str, gpu: str | None) -> str:
 
 
 def matches(node: Node, term: Object) -> bool:
-    """Whether the node fits one nodeSelectorTerm; an empty one fits none."""
+    """Return whether the node matches a nodeSelectorTerm; an empty term matches no node."""
     labels, fields = term.get("matchExpressions") or [], term.get("matchFields") or []
     return bool(labels or fields) and (
         all(_fits(node.labels, each) for each in labels) and all(_fits({"metadata.name": node.name}, e) for e in fields)
@@ -124,7 +128,7 @@ def _fits(labels: dict[str, str], requirement: Object) -> bool:
         return (value is not None) == (how == "Exists")
     if how in ("In", "NotIn"):
         return (value in values) == (how == "In")
-    # The scheduler reads whole numbers, and takes a requirement that has none as one that no node fulfils.
+    # The scheduler compares integers; a requirement without one matches no node.
     numbers = [int(text) for text in (value, *values[:1]) if text is not None and _WHOLE.fullmatch(text)]
     return how in _COMPARE and len(numbers) == 2 and bool(_COMPARE[how](*numbers))
 

@@ -1,4 +1,4 @@
-"""What the cluster's nodes have: resources, labels, taints, and whether they work."""
+"""Facts about the cluster's nodes: resources, labels, taints, and whether they are ready."""
 
 from dataclasses import dataclass, field
 from sys import intern
@@ -6,14 +6,14 @@ from sys import intern
 from hone_operator.objects.quantity import number
 from hone_operator.objects.resources import Object
 
-# Before a DeviceClass's name: the extended resource that Kubernetes 1.36 turns into a claim for a device.
+# With a DeviceClass's name after it, an extended resource that Kubernetes 1.36 turns into a claim for a device.
 BY_CLASS = "deviceclass.resource.kubernetes.io/"
 REPELLING = ("NoSchedule", "NoExecute")
 
 
 @dataclass(frozen=True)
 class Taint:
-    """What keeps pods off a node that don't tolerate it."""
+    """A taint that keeps pods without a toleration off a node."""
 
     key: str
     value: str
@@ -23,7 +23,7 @@ class Taint:
         return f"{self.key}={self.value}:{self.effect}" if self.value else f"{self.key}:{self.effect}"
 
     def is_tolerated(self, tolerations: list[Object]) -> bool:
-        """As the scheduler judges it."""
+        """Return whether one of these tolerations matches, by the scheduler's rules."""
         return any(self._matches(toleration) for toleration in tolerations)
 
     def _matches(self, toleration: Object) -> bool:
@@ -36,7 +36,7 @@ class Taint:
 
 @dataclass(frozen=True)
 class Node:
-    """One node. Quantities are in units, bytes for memory; `not_ready` says since when and why."""
+    """One node. Quantities are in units, bytes for memory. `not_ready`: since when and why; None for a ready node."""
 
     name: str
     allocatable: dict[str, float] = field(default_factory=dict)
@@ -47,15 +47,15 @@ class Node:
     not_ready: str | None = None
 
     def count(self, resource: str) -> int:
-        """How many of an extended resource the node has to give, whether or not they are taken."""
+        """Return how many of an extended resource are allocatable on the node, in use or not."""
         return int(self.allocatable.get(resource, 0))
 
 
 @dataclass(frozen=True)
 class ClusterFacts:
-    """All nodes, and the extended resources that AMD's DeviceClass answers to, where the cluster has it.
+    """All nodes, and the extended resources of AMD's DeviceClass, where the cluster has it.
 
-    `diagnoses` are what was concluded from these facts, by what was asked.
+    `diagnoses`: results that were computed from these facts, by demand.
     """
 
     nodes: tuple[Node, ...] = ()
@@ -67,7 +67,7 @@ class ClusterFacts:
 
 
 def node_of(body: Object) -> Node:
-    """What matters of a Node object. Thousands of nodes have the same labels, which are kept once."""
+    """Return the used parts of a Node object. Thousands of nodes have the same labels, which are kept once."""
     spec, status = body.get("spec") or {}, body.get("status") or {}
     return Node(
         name=body["metadata"]["name"],
@@ -99,7 +99,7 @@ def _not_ready(conditions: list[Object]) -> str | None:
 
 
 def by_claim(device_class: Object | None) -> tuple[str, ...]:
-    """The extended resources by which a pod may ask for devices of the class."""
+    """Return the extended resources by which a pod may request devices of the class."""
     if device_class is None:
         return ()
     explicit = (device_class.get("spec") or {}).get("extendedResourceName")

@@ -1,4 +1,8 @@
-"""Why a trainer's pod has ended without success."""
+"""Explain why a pod ended without success.
+
+In: the pod's status. Out: a Failure. The sources, by rank: an OOM kill, the trainer's termination message, a disruption
+of the pod, the kubelet's refusal, the exit code.
+"""
 
 import re
 from dataclasses import dataclass
@@ -25,12 +29,12 @@ from hone_operator.diagnosis import volumes
 from hone_operator.diagnosis.pod_state import condition, phase, terminated
 from hone_operator.objects.resources import Object
 
-# What a pod's condition DisruptionTarget says, where it is not an eviction.
+# Reasons of a pod's condition DisruptionTarget that are not evictions.
 DISRUPTIONS = {"PreemptionByScheduler": PREEMPTED, "DeletionByPodGC": NODE_LOST}
 NOT_COUNTED = frozenset(
     reason.name for reason in (INTERRUPTED, EVICTED, EVICTED_FOR_USE, PREEMPTED, NODE_LOST, POD_REJECTED)
 )
-# Characters of an end that is no message of the trainer's.
+# Characters that are quoted of a termination message that is not the trainer's.
 LONGEST_FOREIGN = 500
 
 # Names of the containers that do the work.
@@ -45,13 +49,13 @@ _SHORT_OF = re.compile(r"node was low on resource: (?P<resource>[\w-]+)")
 _USED = re.compile(
     r"Container (?P<container>\S+) was using (?P<used>[^,\s]+), (?:request is|which exceeds its request of)"
 )
-# Reasons of a pod's status that are no refusal of the kubelet to admit it.
+# Reasons of a pod's status other than a refusal of the kubelet to admit it.
 _KUBELETS_OWN = frozenset({"Evicted", "NodeShutdown", "Terminated", "Shutdown", "DeadlineExceeded", "NodeLost"})
 
 
 @dataclass(frozen=True)
 class Failure:
-    """`exit_code` is None for a pod whose container never ran or left no trace."""
+    """Why a pod failed, and when (`at`). `exit_code` is None for a container that never ran or left no state."""
 
     reason: str
     words: str
@@ -61,7 +65,7 @@ class Failure:
 
 
 def failure_of(pod: Object, container: str) -> Failure | None:
-    """Why the pod has failed; None when it has not."""
+    """Return why the pod has failed; None when it has not."""
     state = terminated(pod, container)
     if phase(pod) != "Failed" if state is None else state["exitCode"] == 0:
         return None
@@ -74,7 +78,7 @@ def failure_of(pod: Object, container: str) -> Failure | None:
 
 
 def termination_message(state: Object) -> TerminationMessage | None:
-    """Return the trainer's result, as far as it can be read; None when it left none."""
+    """Return the trainer's result, as far as it can be parsed; None when it left none."""
     return TerminationMessage.recover(state.get("message") or "")
 
 
@@ -86,7 +90,7 @@ def _why(pod: Object, container: str, state: Object, message: TerminationMessage
         words = _with_claim(pod, container, message)
         if disruption and message.reason == INTERRUPTED.name:
             words = f"{words.rstrip('.')}. Why: {disruption.message.rstrip('.')}."
-        # An image may write any text; a reason is one of the catalogue's, also as a label of metrics.
+        # An image may write any text, but a reason, which is also a label of metrics, must be one of the catalogue.
         return message.reason if message.reason in CATALOGUE else INTERNAL_ERROR.name, words
     if disruption:
         return _named(disruption)
@@ -104,7 +108,7 @@ def _why(pod: Object, container: str, state: Object, message: TerminationMessage
 
 
 def is_rejected(pod: Object) -> bool:
-    """Whether the kubelet did not admit the pod, so that none of its containers ever ran."""
+    """Return whether the kubelet did not admit the pod, so that none of its containers ever ran."""
     status = pod.get("status") or {}
     if phase(pod) != "Failed" or not status.get("reason") or status["reason"] in _KUBELETS_OWN:
         return False
@@ -113,7 +117,7 @@ def is_rejected(pod: Object) -> bool:
 
 
 def _with_claim(pod: Object, container: str, message: TerminationMessage) -> str:
-    """The trainer's sentence, which names paths in its container, with the claims that are mounted there."""
+    """Return the trainer's message with the claim that is mounted at the path that it names."""
     if message.reason not in (DISK_FULL.name, VOLUME_ACCESS_DENIED.name):
         return message.message
     found = volumes.claim_of_path(pod, container, message.message)
@@ -130,7 +134,7 @@ def _with_claim(pod: Object, container: str, message: TerminationMessage) -> str
 
 
 def out_of_memory(pod: Object, container: str) -> HoneError:
-    """With the limit that was too low."""
+    """Return the failure of an OOM-killed container, with its memory limit."""
     spec: Object = next((each for each in pod["spec"]["containers"] if each["name"] == container), {})
     limit = ((spec.get("resources") or {}).get("limits") or {}).get("memory")
     if limit is None:
@@ -142,7 +146,7 @@ def out_of_memory(pod: Object, container: str) -> HoneError:
 
 
 def _disruption(pod: Object) -> HoneError | None:
-    """Who or what ended the pod from outside."""
+    """Return the failure of a pod that was evicted, preempted or deleted from outside; None for any other."""
     status = pod.get("status") or {}
     target = condition(pod, "DisruptionTarget")
     node = pod["spec"].get("nodeName")
@@ -157,17 +161,17 @@ def _disruption(pod: Object) -> HoneError | None:
 
 
 def _of_limit(words: str) -> str | None:
-    """A limit of the pod's own, which a new pod would exceed again."""
+    """Return a remedy for an eviction by the pod's own limit, which a new pod would exceed again; else None."""
     if "exceeds the" not in words and "exceeded its" not in words:
         return None
     return next((f"Raise {field}." for name, field in _LIMITS.items() if name in words.lower()), None)
 
 
 def _of_use(words: str) -> str | None:
-    """What to ask for, where the kubelet names a container of Hone's as the one that used more than it asked for."""
+    """Return a remedy where the kubelet names a container of Hone that used more than its request; else None."""
     short = _SHORT_OF.search(words)
     used = {found["container"]: found["used"] for found in _USED.finditer(words)}
-    # An injected container is none that a field of the object decides on.
+    # No field of the object sets the requests of an injected container.
     name = next((name for name in used if name in WORKERS), None)
     if short is None or name is None:
         return None

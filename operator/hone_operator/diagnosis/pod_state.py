@@ -1,4 +1,7 @@
-"""What a pod's status says, in Hone's reasons."""
+"""Read a pod's status, and explain it with Hone's reasons.
+
+In: a pod, with facts about nodes and events about it. Out: what keeps it from running. Pods that ended: pod_failure.py.
+"""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -18,7 +21,7 @@ STARTING_PATIENCE = timedelta(seconds=15)
 
 
 def newest(pods: Iterable[Object]) -> Object | None:
-    """The pod that was made last."""
+    """Return the pod that was created last."""
     return max(pods, key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]), default=None)
 
 
@@ -32,7 +35,7 @@ def is_ready(pod: Object) -> bool:
 
 
 def container_status(pod: Object, container: str) -> Object:
-    """Of an init container, too."""
+    """Return the status of a container or init container; an empty one where there is none."""
     found = pod.get("status") or {}
     statuses = [*(found.get("initContainerStatuses") or []), *(found.get("containerStatuses") or [])]
     return next((status for status in statuses if status["name"] == container), {})
@@ -44,7 +47,7 @@ def image_of(pod: Object, container: str) -> str:
 
 
 def running_since(pod: Object, container: str) -> str | None:
-    """RFC 3339 start of the container's current or last run; None before it first runs."""
+    """Return the start of the container's current or last run (RFC 3339); None before its first run."""
     state = container_status(pod, container).get("state") or {}
     for kind in ("running", "terminated"):
         if started := (state.get(kind) or {}).get("startedAt"):
@@ -53,13 +56,13 @@ def running_since(pod: Object, container: str) -> str | None:
 
 
 def terminated(pod: Object, container: str) -> Object | None:
-    """The `terminated` state of the container, when it has ended."""
+    """Return the `terminated` state of the container; None while it has not ended."""
     state: Object | None = (container_status(pod, container).get("state") or {}).get("terminated")
     return state
 
 
 def condition(pod: Object, type_: str) -> Object | None:
-    """The pod's condition of this type, whatever its status."""
+    """Return the pod's condition of this type, with any status; None without one."""
     return next((c for c in (pod.get("status") or {}).get("conditions") or [] if c["type"] == type_), None)
 
 
@@ -72,15 +75,15 @@ def why_not_running(
     now: datetime,
     scaling: Scaling | None = None,
 ) -> HoneError | None:
-    """What keeps a pending pod from running; None while all goes its usual way.
+    """Return what keeps a pending pod from running; None while it starts as usual.
 
-    `warning`: what the claims of a pod without a node lack, or the warning that is the newest event about one with.
+    `warning`: for a pod without a node, what its claims lack; for a pod with one, the newest warning about it.
     `scaling`: what an autoscaler reports about a pod without a node.
     """
     scheduled = condition(pod, "PodScheduled")
     if scheduled is None or scheduled["status"] != "True":
         error = _why_no_node(pod, scheduled, facts, warning, scaling)
-        # A claim that was made just now is bound in a moment, and a scheduler takes one.
+        # A new claim is bound within moments, and a scheduler needs a moment as well.
         waits = error.reason is VOLUME_NOT_BOUND or scheduled is None
         return None if waits and not _is_older(pod, BINDING_PATIENCE, now) else error
     waiting = (container_status(pod, container).get("state") or {}).get("waiting") or {}
@@ -101,7 +104,7 @@ def _why_no_node(
         name = pod["spec"].get("schedulerName", "default-scheduler")
         remedy = "Correct spec.pod.schedulerName, or look whether that scheduler runs."
         return HoneError(UNSCHEDULABLE, f"The scheduler {name} has not looked at the pod yet", remedy=remedy)
-    if scheduled is None:  # a node is chosen, and the volumes are being bound
+    if scheduled is None:  # a node is nominated, and the volumes are being bound
         return HoneError(VOLUME_NOT_BOUND, warning or "The pod's volumes are being provisioned")
     words = scheduled.get("message", "")
     if scheduled.get("reason") == "SchedulingGated":
@@ -117,14 +120,14 @@ def _why_no_node(
 
 
 def is_stuck(pod: Object, now: datetime) -> bool:
-    """Whether a pod with a node takes so long to start that its events are worth reading."""
+    """Return whether a pod with a node takes so long to start that its events should be read."""
     if phase(pod) != "Pending":
         return False
     return has_node(pod) and _is_older(pod, STARTING_PATIENCE, now)
 
 
 def waits_for_volumes(pod: Object, now: datetime) -> bool:
-    """Whether a pod without a node has waited so long that its claims are worth reading."""
+    """Return whether a pod without a node has waited so long that its claims should be read."""
     if phase(pod) != "Pending" or not _is_older(pod, BINDING_PATIENCE, now):
         return False
     scheduled = condition(pod, "PodScheduled")
@@ -136,7 +139,7 @@ def waits_for_volumes(pod: Object, now: datetime) -> bool:
 
 
 def waits_for_node(pod: Object, now: datetime) -> bool:
-    """Whether no node has taken a pod for so long that an autoscaler may have reported about it."""
+    """Return whether a pod has waited for a node so long that an autoscaler may have reported about it."""
     if phase(pod) != "Pending" or not is_unschedulable(pod):
         return False
     return _is_older(pod, STARTING_PATIENCE, now)

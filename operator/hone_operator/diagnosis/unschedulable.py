@@ -1,4 +1,8 @@
-"""Why no node takes a pod: the scheduler's words, what the nodes show beside them, and what to do."""
+"""Explain why no node takes a pod.
+
+In: the scheduler's message and facts about nodes. Out: a failure that adds to the message what the nodes lack, and a
+remedy that names fields of the object. Single nodes: node_fit.py.
+"""
 
 import re
 from collections.abc import Iterable
@@ -20,12 +24,12 @@ SHOW_VOLUMES = (
 )
 WAITS = "Nothing to do: the pod starts when enough is free. A higher spec.pod.priorityClassName puts it before others."
 
-# What follows tells only of preemption, in which no user can do anything.
+# The end of the message is about preemption, which no user can influence.
 _PREEMPTION = re.compile(
     r"\.? (?:no new claims to deallocate|still not schedulable), preemption: .*|(?<=found)\. not found$"
 )
 _SHORT = re.compile(r"Insufficient [\w./-]+|Too many pods|cannot allocate all claims")
-# The scheduler reports this only of nodes that have room: it looks at volumes after resources.
+# The scheduler reports this only about nodes with room: it checks volumes after resources.
 _ELSEWHERE = re.compile(
     r"(?<!\d)(?P<count>\d{1,9}) node\(s\) (?:had volume node affinity conflict|"
     r"didn't match PersistentVolume's node affinity|had no available volume zone)"
@@ -39,7 +43,7 @@ _UNBOUND = re.compile(
 
 
 def why_unschedulable(pod: Object, words: str, facts: ClusterFacts | None) -> HoneError:
-    """`words` are those of the condition PodScheduled; without facts they are all there is."""
+    """Return the failure. `words`: the message of the condition PodScheduled. Without facts nothing is added to it."""
     words = _PREEMPTION.sub("", words).rstrip(".")
     if _UNBOUND.search(words):
         return HoneError(VOLUME_NOT_BOUND, words)
@@ -52,7 +56,7 @@ def why_unschedulable(pod: Object, words: str, facts: ClusterFacts | None) -> Ho
     if facts is None:
         return HoneError(UNSCHEDULABLE, words)
     demand, short = demand_of(pod), _SHORT.search(words) is not None
-    # Of a thousand pods that wait, many ask for the same.
+    # Many of a thousand waiting pods have the same demand.
     key = (repr(demand), short)
     if key not in facts.diagnoses:
         facts.diagnoses[key] = _diagnose(demand, short, facts)
@@ -61,9 +65,9 @@ def why_unschedulable(pod: Object, words: str, facts: ClusterFacts | None) -> Ho
 
 
 def _out_of_reach(pod: Object, elsewhere: int, facts: ClusterFacts | None) -> tuple[str, str]:
-    """Say whether the pod waits for a busy node near its bound volume, or could run nowhere near it.
+    """Return message and remedy for a bound volume that nodes with room can't mount.
 
-    `elsewhere`: how many nodes have room, and can't mount the volume.
+    The nodes near the volume are either busy, or unable to run the pod. `elsewhere`: how many nodes have room.
     """
     demand, claims = demand_of(pod), claims_of(pod)
     one_of = f"one of the claims {', '.join(claims)}" if len(claims) > 1 else "".join(claims) or "its claim"
@@ -72,7 +76,7 @@ def _out_of_reach(pod: Object, elsewhere: int, facts: ClusterFacts | None) -> tu
     is_counted = facts is not None and not (demand.gpu and demand.gpu in facts.by_claim)
     if is_counted and facts and sum(not obstacles(node, demand) for node in facts.nodes) > elsewhere:
         return f"{reach}; the nodes near the volume have too little free now", WAITS
-    # The volume may hold somebody's models or data: nothing here may tell a user to delete its claim.
+    # The volume may hold somebody's models or data: no remedy must ask a user to delete its claim.
     remedy = (
         f"See where each volume is: {SHOW_VOLUMES}. Add nodes that can run the pod there, correct "
         "spec.pod.nodeSelector or affinity where they lead the pod away, or copy the data to a claim that nodes with "
@@ -85,9 +89,9 @@ def _out_of_reach(pod: Object, elsewhere: int, facts: ClusterFacts | None) -> tu
 
 
 def _diagnose(demand: Demand, short: bool, facts: ClusterFacts) -> tuple[str, str | None]:
-    """What the nodes show, and what to do about it. `short`: whether the scheduler lacks something countable."""
+    """Return what the nodes lack, and the remedy. `short`: whether the scheduler lacks a countable resource."""
     gpu = demand.gpu
-    if gpu in facts.by_claim:  # the nodes don't count what Dynamic Resource Allocation hands out
+    if gpu in facts.by_claim:  # nodes don't count devices of Dynamic Resource Allocation
         counted = {name: asked for name, asked in demand.resources.items() if name != gpu}
         demand = replace(demand, resources=counted)
     elif gpu and not any(node.count(gpu) for node in facts.nodes):
@@ -121,13 +125,13 @@ def _has_no_gpu(node: Node, gpu: str | None) -> bool:
 
 
 def _more_than_any(demand: Demand, nodes: tuple[Node, ...]) -> dict[str, float]:
-    """The resources of which no single node has what is asked for, and the most that one has."""
+    """Return the resources of which no single node has enough, with the most that one node has."""
     most = {name: max(node.allocatable.get(name, 0) for node in nodes) for name in demand.resources}
     return {name: most[name] for name, asked in demand.resources.items() if asked > most[name]}
 
 
 def _unhealthy(names: Iterable[str], nodes: tuple[Node, ...]) -> str:
-    """Devices that the largest nodes have and can't give."""
+    """Return a note on devices that nodes have and can't allocate, because they are unhealthy; "" without any."""
     found = [
         f"{node.name} has {words_of(name, node.capacity[name])}, of which {node.count(name)} are healthy"
         for node in nodes
@@ -138,7 +142,7 @@ def _unhealthy(names: Iterable[str], nodes: tuple[Node, ...]) -> str:
 
 
 def _no_such_resource(gpu: str, facts: ClusterFacts) -> tuple[str, str]:
-    """What the nodes have instead, as the end of a sentence, and what to do."""
+    """Return what the nodes have instead, as the end of a sentence, and the remedy."""
     ill = [node for node in facts.nodes if node.capacity.get(gpu)]
     if ill:
         found = ", ".join(f"{node.name} has {words_of(gpu, node.capacity[gpu])}" for node in ill[:MOST_NODES])

@@ -1,4 +1,4 @@
-"""Why a claim is not bound, and why a volume can't be attached or mounted."""
+"""Explain why a claim is not bound, and why a volume can't be attached or mounted."""
 
 import re
 
@@ -13,13 +13,13 @@ _MISSING_KEY = re.compile(r"references? non-existent (?:secret|config) key: (?P<
 
 
 def claims_of(pod: Object) -> list[str]:
-    """Names of the claims that the pod mounts."""
+    """Return the names of the claims that the pod mounts."""
     volumes = pod["spec"].get("volumes") or []
     return [str(v["persistentVolumeClaim"]["claimName"]) for v in volumes if v.get("persistentVolumeClaim")]
 
 
 def claim_of_path(pod: Object, container: str, words: str) -> tuple[str, str, str | None] | None:
-    """Return mount path, claim and folder of the mounted claim that a sentence names a path of; None without one."""
+    """Return mount path, claim and folder of the mounted claim whose path a sentence names; None without one."""
     spec: Object = next((one for one in pod["spec"]["containers"] if one["name"] == container), {})
     sources = [volume for volume in pod["spec"].get("volumes") or [] if volume.get("persistentVolumeClaim")]
     claims = {volume["name"]: volume["persistentVolumeClaim"]["claimName"] for volume in sources}
@@ -31,7 +31,7 @@ def claim_of_path(pod: Object, container: str, words: str) -> tuple[str, str, st
 
 
 def unbound(name: str, claim: Object | None, event: str | None) -> str | None:
-    """What is the matter with a claim, with the newest event about it; None when it is bound."""
+    """Return why a claim is not bound, with the newest event about it; None when it is bound."""
     if claim is None:
         return (
             f"PersistentVolumeClaim {name} does not exist: create it, or correct the field of the spec that names it."
@@ -49,14 +49,14 @@ def unbound(name: str, claim: Object | None, event: str | None) -> str | None:
 
 
 def not_mounted(words: str) -> HoneError:
-    """`words` are those of the kubelet's or the attach controller's warning about a pod that has a node."""
+    """Return the failure for a warning of the kubelet or the attach controller about a pod with a node."""
     if MULTI_ATTACH in words:
         return HoneError(VOLUME_IN_USE, words)
     return HoneError(POD_NOT_STARTED, words, remedy=missing(words))
 
 
 def missing(words: str) -> str | None:
-    """What to do about a Secret, ConfigMap or key that the kubelet does not find."""
+    """Return the remedy for a Secret, ConfigMap or key that the kubelet does not find; None for other messages."""
     if found := _MISSING.search(words):
         kind = "Secret" if found["kind"].lower() == "secret" else "ConfigMap"
         return f"Create {kind} {found['name']}, or correct the field of the spec that names it."

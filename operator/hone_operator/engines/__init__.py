@@ -1,1 +1,1 @@
-"""The inference engines, and what they load: another engine is a module, and a line in registry.py."""
+"""The inference engines and the artifacts that they load. Another engine is a module, and a line in registry.py."""

@@ -1,4 +1,8 @@
-"""For engines that know nothing of Hone's artifacts: before them, a container proves and links what they load."""
+"""Prepare artifacts for engines that don't know Hone's format.
+
+An init container checks digests, and links models and adapters into one folder with stable names. In: the resolved
+models. Out: that container, and arguments that these engines share. It runs hone_server.adapter_sidecar.link_artifacts.
+"""
 
 import re
 
@@ -12,23 +16,23 @@ from hone_operator.pods.pod_spec import container_security
 CONTAINER = "place"
 ADAPTERS = f"{POD_SERVED}/adapters"
 MODEL = "model"
-# Allowed for where no FineTuneJob tells the rank of an adapter.
+# The rank that is assumed for an adapter that no FineTuneJob made.
 UNKNOWN_RANK = 64
 
 
 def model_path(resolved: Resolved) -> str:
-    """What the engine loads: the link to a folder, or a name on the hub."""
+    """Return what the engine loads: the link to a folder, or a name on the hub."""
     weights = resolved.weights
     return f"{POD_SERVED}/{link_name(MODEL, weights.digest)}" if weights.is_folder else weights.source
 
 
 def is_placed(spec: InferenceServiceSpec, resolved: Resolved) -> bool:
-    """Whether a container of Hone's runs before vLLM or next to it, and leaves there the modules that vLLM imports."""
+    """Return whether a container of Hone runs before or next to vLLM, and provides the modules that vLLM imports."""
     return bool(resolved.weights.is_folder or resolved.all_adapters or spec.api_key_secret)
 
 
 def loading(weights: Weights) -> list[str]:
-    """How the model is loaded, by the arguments that these engines have in common."""
+    """Return the arguments for loading the model, which these engines have in common."""
     found = []
     if weights.revision and not weights.is_folder:
         found += ["--revision", weights.revision]
@@ -40,7 +44,7 @@ def loading(weights: Weights) -> list[str]:
 
 
 def parsing(spec: InferenceServiceSpec) -> list[str]:
-    """Return how answers are taken apart, by the arguments that vLLM and SGLang have in common."""
+    """Return the arguments for parsing answers, which vLLM and SGLang have in common."""
     found = []
     if spec.tool_call_parser:
         found += ["--tool-call-parser", spec.tool_call_parser]
@@ -50,7 +54,7 @@ def parsing(spec: InferenceServiceSpec) -> list[str]:
 
 
 def literal(argument: str) -> str:
-    """Return a text such that the kubelet, which puts variables into arguments, leaves it as it is."""
+    """Return an argument with escapes, so that the kubelet does not expand variables in it."""
     return argument.replace("$", "$$")
 
 
@@ -59,13 +63,13 @@ def adapter_path(adapter: Adapter) -> str:
 
 
 def rank(resolved: Resolved) -> int:
-    """The largest rank of the adapters."""
+    """Return the largest rank of the adapters."""
     ranks = [adapter.lora.r if adapter.lora else UNKNOWN_RANK for adapter in resolved.all_adapters]
     return max(ranks, default=UNKNOWN_RANK)
 
 
 def given(spec: InferenceServiceSpec, flag: str) -> int | None:
-    """The number that spec.extraArgs has for a flag, in either spelling."""
+    """Return the number that spec.extraArgs has for a flag, in either spelling; None without one."""
     joined = " ".join(spec.extra_args)
     values: list[str] = re.findall(rf"(?:^| ){flag}[= ](\d+)(?: |$)", joined)
     return int(values[-1]) if values else None
@@ -79,7 +83,7 @@ def container(
     resources: Object,
     mounts: list[Object],
 ) -> Object:
-    """The init container; `adapters` are those that nothing else proves."""
+    """Return the init container. `adapters`: those that no other container checks."""
     weights = resolved.weights
     arguments = ["--into", POD_SERVED]
     if weights.is_folder:

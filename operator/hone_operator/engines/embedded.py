@@ -1,4 +1,4 @@
-"""Hone's own engine, from the runtime image. It checks digests and reads manifests by itself."""
+"""Hone's own engine, from the runtime image. It checks digests and reads manifests without help."""
 
 from hone_api.inferenceservices.spec import InferenceServiceSpec
 from hone_api.layout import ADMIN_TOKEN, ENGINE_PORT, POD_SERVED

@@ -1,7 +1,8 @@
-"""Whether an engine that has no check of Hone's ended because it could use no GPU, by the end of its log.
+"""Recognize from the end of an engine's log that it could use no GPU.
 
-Engine vllm checks its GPUs by hone_api.gpucheck before it starts, where Hone's modules are in its pod. For the others,
-and for vLLM without a claim, adapters or a key, these are the sentences of torch, ROCm, vLLM and SGLang.
+Engine vllm checks its GPUs with hone_api.gpucheck before it starts, where Hone's modules are in its pod. For the other
+engines, and for vLLM without a claim, adapters or a key, this module knows the messages of torch, ROCm, vLLM and
+SGLang.
 """
 
 import re
@@ -22,7 +23,7 @@ _SENTENCES = re.compile(
 
 
 def explain_no_gpu(words: str, engine: str, gpus: int, resource: str) -> HoneError | None:
-    """Return the failure where the engine's last words are that it sees no GPU, and it asks for some; else None."""
+    """Return the failure where the log's end (`words`) shows that the engine found none of its GPUs; else None."""
     found = _SENTENCES.search(words)
     if not gpus or not found:
         return None

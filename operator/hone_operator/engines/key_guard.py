@@ -1,4 +1,7 @@
-"""A sidecar in front of engines whose own check of the key leaves routes open: it alone is reachable from outside."""
+"""The key guard: a sidecar in front of engines whose own check of the API key leaves routes open.
+
+Only the sidecar is reachable from outside the pod. It runs hone_server.key_guard.
+"""
 
 from hone_api.inferenceservices.spec import InferenceServiceSpec
 
@@ -11,7 +14,7 @@ CONTAINER = "guard"
 def container(
     spec: InferenceServiceSpec, routes: tuple[str, ...], image: str, resources: Object, mounts: list[Object]
 ) -> Object:
-    """Return the native sidecar, which runs before the engine starts, and as long as the engine."""
+    """Return the native sidecar, which starts before the engine and runs as long as it."""
     arguments = ["--api-key-file", POD_API_KEY] if spec.api_key_secret else []
     for route in routes:
         arguments += ["--route", route]

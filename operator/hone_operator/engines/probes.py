@@ -1,4 +1,4 @@
-"""How the kubelet asks an engine."""
+"""The probes by which the kubelet checks an engine."""
 
 from hone_operator.objects.resources import Object
 

@@ -1,4 +1,7 @@
-"""The inference engines. Each is a module of one shape: another one is a file, and a line here."""
+"""The registry of inference engines. Each engine is a module with the names of `Engine`.
+
+To add an engine, write such a module and add it to `_ENGINES`.
+"""
 
 from typing import Protocol
 
@@ -10,49 +13,49 @@ from hone_operator.objects.resources import Object
 
 
 class Engine(Protocol):
-    """What a module of this package has."""
+    """The names that the module of an engine defines."""
 
     NAME: str
     COMMAND: list[str]
-    # The environment variable that makes it ask for a key itself: removed where Hone asks; None: there is none.
+    # The environment variable that makes the engine check a key itself. It is removed where Hone checks the key.
     KEY_VARIABLE: str | None
-    # The paths that a guard forwards to it: one that ends with / stands for all below it. Without any: all.
+    # The paths that a guard forwards to the engine. A path that ends with / stands for all paths below it. Empty: all.
     CLIENT_ROUTES: tuple[str, ...]
-    # The command that lets it judge its arguments before it loads weights, where Hone's modules are in its pod.
+    # The command that checks the engine's arguments before it loads weights, where Hone's modules are in its pod.
     CHECK: list[str] | None
-    # Whether it checks digests and finds what lies in an artifact by itself.
+    # Whether the engine checks digests and reads artifacts without help.
     PROVES: bool
-    # Whether its /v1/models tells which digest each model has.
+    # Whether its /v1/models shows the digest of each model.
     TELLS: bool
 
-    # On CPUs, how much of the memory beside the weights its key-value cache may take.
+    # On CPUs, the share of the memory left by the weights that its KV cache may take.
     CACHE_SHARE: float
 
-    # Whether it loads and unloads adapters while it runs, told by the keeper beside it.
+    # Whether the engine loads and unloads adapters while it runs, on request of the keeper next to it.
     HOT: bool
 
     def arguments(self, spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
-        """Arguments for what is served; `spec.extraArgs` follow."""
+        """Return the arguments for the served models; `spec.extraArgs` follow them."""
         ...
 
     def is_guarded(self, spec: InferenceServiceSpec) -> bool:
-        """Whether a sidecar receives its requests: it asks for the key, and hides the routes for administrators."""
+        """Return whether a sidecar receives the requests, checks the key, and hides the routes for administrators."""
         ...
 
     def started(self, spec: InferenceServiceSpec, resolved: Resolved) -> Object:
-        """The probe that succeeds once its model has answered."""
+        """Return the probe that succeeds once the engine's model has answered."""
         ...
 
     def pre_stop(self, spec: InferenceServiceSpec, resolved: Resolved) -> Object | None:
-        """What lets it go on taking requests for some time; None: it does so by itself after SIGTERM."""
+        """Return the preStop hook that delays SIGTERM; None for an engine that still accepts requests after SIGTERM."""
         ...
 
     def environment(self, spec: InferenceServiceSpec, resolved: Resolved) -> dict[str, str]:
-        """Variables beside those that all engines get."""
+        """Return variables in addition to those that all engines get."""
         ...
 
     def largest_rank(self, spec: InferenceServiceSpec, resolved: Resolved) -> int | None:
-        """The rank that an adapter may have; None: any."""
+        """Return the largest rank that an adapter may have; None for any rank."""
         ...
 
 
@@ -60,7 +63,7 @@ _ENGINES: dict[str, Engine] = {engine.NAME: engine for engine in (embedded, vllm
 
 
 def engine_of(spec: InferenceServiceSpec) -> Engine:
-    """The engine that is asked for."""
+    """Return the engine that the spec asks for. `auto`: vllm with GPUs, else embedded."""
     chosen = spec.engine
     if chosen == "auto":
         chosen = "vllm" if spec.resources.gpus > 0 else "embedded"

@@ -1,4 +1,8 @@
-"""From the spec of an InferenceService, and the FineTuneJobs it names, to what an engine loads."""
+"""Resolve the spec of an InferenceService to what its engine loads.
+
+In: the spec, and the FineTuneJobs that it names. Out: weights, adapters, mounts and variables of the engine. Every
+engine uses the same result. Next: inferenceservice/compatibility.py and inferenceservice/children.py.
+"""
 
 from dataclasses import dataclass, field, replace
 
@@ -20,12 +24,12 @@ WAITING = "WaitingForFineTuneJob"
 
 
 class NotYet(Exception):
-    """The artifact of a FineTuneJob that the service needs is not there (yet); the message names job and stage."""
+    """The service needs an artifact that does not exist yet. The message names the FineTuneJob and its stage."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The model that adapters are put on, or that is served as it is: a folder in the pod, or a name on the hub."""
+    """The base model of the adapters, or the served model itself: a folder in the pod, or a name on the hub."""
 
     source: str
     name: str
@@ -41,7 +45,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Adapter:
-    """An artifact tree, or a folder as PEFT saves it, in the pod. `lora`: with what a FineTuneJob made it."""
+    """An adapter in the pod: an artifact, or a folder as PEFT saves it. `lora`: the options of its FineTuneJob."""
 
     name: str
     folder: str
@@ -52,11 +56,11 @@ class Adapter:
 
 @dataclass
 class Resolved:
-    """What the engine loads, what it mounts, and the models that it will list.
+    """The weights, adapters, volumes and variables of an engine, and the models that it will list.
 
-    `own` is the adapter that spec.model itself names; `adapters` are those of spec.adapters. `claims`: where the
-    base model of an artifact on a claim may lie. `parameters`, how many the weights have, and `base_config` are there
-    where a FineTuneJob tells.
+    `own` is the adapter that spec.model itself names; `adapters` are those of spec.adapters. `claims`: the mounted
+    claims that may hold the base model of an artifact. `parameters`: how many the weights have. It and `base_config`
+    are known only where a FineTuneJob made the model or was trained on it.
     """
 
     weights: Weights
@@ -76,7 +80,10 @@ class Resolved:
         return [*([self.own] if self.own else []), *self.adapters]
 
     def mount(self, claim: str, path: str | None = None) -> str:
-        """The folder in the pod of a path on a claim, which is mounted whole: what is added to it later is there."""
+        """Mount a claim read-only, and return the folder in the pod of a path on it.
+
+        The complete claim is mounted, so that folders that are added later are visible.
+        """
         root = f"{POD_CLAIMS}/{claim}"
         self.volumes.claim(claim, root, read_only=True)
         return f"{root}/{path or ''}".rstrip("/")
@@ -101,7 +108,7 @@ class _Finished:
 
 @dataclass(frozen=True)
 class _Base:
-    """What adapters have to have been trained on; `source` is None where what is served takes no adapters."""
+    """The model on which adapters must have been trained. `source` is None where the served model takes no adapters."""
 
     source: BaseModelSource | None
     of: str
@@ -109,7 +116,10 @@ class _Base:
 
 
 def resolve(spec: InferenceServiceSpec, jobs: dict[str, Object | None]) -> Resolved:
-    """Raises NotYet while a FineTuneJob has no artifact, HoneError when it failed or the parts don't fit together."""
+    """Return what the engine loads.
+
+    Raises NotYet while a FineTuneJob has no artifact, HoneError when it failed or the parts don't fit together.
+    """
     served = spec.model
     if served.fine_tune_job:
         finished = _finished(served.fine_tune_job.name, jobs)
@@ -132,13 +142,13 @@ def resolve(spec: InferenceServiceSpec, jobs: dict[str, Object | None]) -> Resol
 
 
 def names_of_jobs(spec: InferenceServiceSpec) -> list[str]:
-    """The FineTuneJobs that the service needs."""
+    """Return the names of the FineTuneJobs that the service needs."""
     references = [spec.model.fine_tune_job, *(adapter.fine_tune_job for adapter in spec.adapters)]
     return list(dict.fromkeys(reference.name for reference in references if reference))
 
 
 def claims_of(spec: InferenceServiceSpec, jobs: dict[str, Object | None]) -> list[str]:
-    """The claims that every engine mounts, as far as it is known yet."""
+    """Return the claims that every engine mounts, as far as they are known yet."""
     try:
         volumes = resolve(spec, jobs).volumes.volumes
     except (NotYet, HoneError):
@@ -173,7 +183,10 @@ def _base_of(finished: _Finished) -> _Base:
 
 
 def _from_job(finished: _Finished) -> Resolved:
-    """Nothing is downloaded: the base model comes from where the trainer had it."""
+    """Return what an engine loads for a FineTuneJob.
+
+    Nothing is downloaded: the trainer's copy of the base model serves.
+    """
     artifact, source, name = finished.artifact, finished.job.spec.model, finished.job.name
     resolved = Resolved(Weights("", name, digest=artifact.digest, trust_remote_code=source.trust_remote_code), [])
     resolved.env["HF_HUB_OFFLINE"] = "1"
@@ -199,7 +212,10 @@ def _from_job(finished: _Finished) -> Resolved:
 
 
 def _base_folder(resolved: Resolved, finished: _Finished, artifact: str) -> str:
-    """On a claim; else in the trainer's cache, as huggingface_hub lays it out, at the commit that was trained on."""
+    """Return the folder of the base model: on its claim, else in the trainer's cache at the commit of the training.
+
+    The cache has the layout of huggingface_hub.
+    """
     source, revision, cache = finished.job.spec.model, finished.artifact.base_revision, finished.job.spec.cache
     if source.claim:
         return resolved.mount(source.claim.name, source.claim.path)
@@ -217,7 +233,7 @@ def _from_hub(served: ServedModel) -> Resolved:
 
 
 def _from_claim(claim: ClaimPath) -> Resolved:
-    """An artifact's base model may lie on the claim beside the artifact."""
+    """Return what an engine loads from a claim, which may also hold an artifact's base model."""
     name = _describe(BaseModelSource(claim=claim))
     resolved = Resolved(Weights("", name), [ModelStatus(name=name, kind="base")], env={"HF_HUB_OFFLINE": "1"})
     resolved.claims[claim.name] = resolved.mount(claim.name)
@@ -240,7 +256,7 @@ def _add_adapter(resolved: Resolved, adapter: AdapterSource, jobs: dict[str, Obj
 
 
 def _learn(resolved: Resolved, finished: _Finished) -> None:
-    """What a FineTuneJob knows of the model that is served, for it was trained on that or has made it."""
+    """Take parameters and base config from a FineTuneJob, which was trained on the served model or made it."""
     resolved.parameters = resolved.parameters or finished.parameters
     resolved.base_config = finished.artifact.base_config or resolved.base_config
 
@@ -270,7 +286,7 @@ def _check_base(name: str, finished: _Finished, base: _Base) -> None:
 
 
 def _commit(revision: str | None) -> str | None:
-    """Which commit a branch or tag is, only the hub knows."""
+    """Return the revision if it is a commit. Only the hub knows the commit of a branch or tag."""
     is_commit = revision and len(revision) == 40 and set(revision) <= set("0123456789abcdef")
     return revision if is_commit else None
 

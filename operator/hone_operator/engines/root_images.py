@@ -1,9 +1,9 @@
-"""Images of engines that start as root only, by their names.
+"""Recognize, by name, images of engines that start only as root.
 
-Text Generation Inference's, since 3.1, has its Python below /root, which no other user can read: it ends with `error
-while loading shared libraries: libpython3.11.so.1.0`
-(https://github.com/huggingface/text-generation-inference/issues/3082). No later image changed that. In: the image's
-name and what the user set. Out: the pod's options with the user root, or why that is not allowed. Next:
+Since 3.1, images of Text Generation Inference have Python below /root, which no other user can read. As another user
+they end with `error while loading shared libraries: libpython3.11.so.1.0`
+(https://github.com/huggingface/text-generation-inference/issues/3082); no later image changed that. In: the image's
+name and the user's options. Out: the options with user root, or why that is not allowed. Next:
 inferenceservice/children.py.
 """
 
@@ -14,13 +14,13 @@ from hone_api.reasons import INVALID_SPEC, HoneError
 
 from hone_operator.pods.pod_levels import BASELINE, RESTRICTED, VALUE
 
-# By the last part of the name, which a mirror keeps.
+# Matches the last part of the name, which a mirror keeps.
 _NEED_ROOT = re.compile(r"(?:^|/)text-generation-inference(?:[:@]|$)")
 _ROOT = {"runAsUser": 0, "runAsNonRoot": False}
 
 
 def as_root_if_needed(options: PodOptions, image: str | None) -> PodOptions:
-    """Return the options with the user root for the engine's container where its image needs it."""
+    """Return the options, with user root for the engine's container where its image needs that."""
     if not _needs_root(options, image):
         return options
     security = _ROOT | (options.container_security_context or {})
@@ -28,7 +28,7 @@ def as_root_if_needed(options: PodOptions, image: str | None) -> PodOptions:
 
 
 def explain_root(options: PodOptions, image: str | None, level: str) -> HoneError | None:
-    """Return why the image can't start at this Pod Security level; None where it can, or where that is not known."""
+    """Return why the image can't start at this Pod Security level; None where it can, or where that is unknown."""
     if level != RESTRICTED or not _needs_root(options, image):
         return None
     message = (
@@ -43,7 +43,7 @@ def explain_root(options: PodOptions, image: str | None, level: str) -> HoneErro
 
 
 def _needs_root(options: PodOptions, image: str | None) -> bool:
-    """Whether the image needs root, and the user has not named another user."""
+    """Return whether the image needs root, and the options name no other user."""
     names_user = any(
         "runAsUser" in (context or {}) for context in (options.security_context, options.container_security_context)
     )

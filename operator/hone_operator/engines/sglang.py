@@ -1,4 +1,4 @@
-"""SGLang: https://docs.sglang.io"""
+"""Engine sglang: arguments, probes and guard of SGLang (https://docs.sglang.io)."""
 
 from hone_api.inferenceservices.spec import InferenceServiceSpec
 from hone_api.layout import GUARDED_PORT
@@ -60,7 +60,7 @@ def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
 
 
 def is_guarded(spec: InferenceServiceSpec) -> bool:
-    """Always: its routes for administrators are open without a key, and with one it reports the key to clients."""
+    """Return True: without a key its routes for administrators are open, and with one it reports the key to clients."""
     return True
 
 

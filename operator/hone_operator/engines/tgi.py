@@ -1,4 +1,7 @@
-"""Text Generation Inference, archived in March 2026: https://huggingface.co/docs/text-generation-inference"""
+"""Engine tgi: arguments and probes of Text Generation Inference, which was archived in March 2026.
+
+https://huggingface.co/docs/text-generation-inference
+"""
 
 from hone_api.inferenceservices.spec import InferenceServiceSpec
 from hone_api.layout import ENGINE_PORT, GUARDED_PORT
@@ -35,7 +38,7 @@ def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
 
 
 def is_guarded(spec: InferenceServiceSpec) -> bool:
-    """Whether there is a key: TGI itself would compare it without regard to case, and not on all of its routes."""
+    """Return whether there is a key: TGI itself compares keys without regard to case, and not on all routes."""
     return spec.api_key_secret is not None
 
 
@@ -48,7 +51,7 @@ def pre_stop(spec: InferenceServiceSpec, resolved: Resolved) -> Object | None:
 
 
 def environment(spec: InferenceServiceSpec, resolved: Resolved) -> dict[str, str]:
-    # Its image sets this one, which comes before HF_HOME, to a folder that is not writable here.
+    # The image sets this variable, which overrides HF_HOME, to a folder that is not writable here.
     return {"HUGGINGFACE_HUB_CACHE": f"{resolved.env['HF_HOME']}/hub"} if "HF_HOME" in resolved.env else {}
 
 

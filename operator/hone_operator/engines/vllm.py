@@ -1,4 +1,7 @@
-"""vLLM: https://docs.vllm.ai"""
+"""Engine vllm: arguments, probes and variables of vLLM (https://docs.vllm.ai).
+
+Where artifacts, adapters or a key are used, vLLM imports Hone's modules hone_vllm (checks) and hone_gate (middleware).
+"""
 
 from hone_api.inferenceservices.spec import InferenceServiceSpec
 from hone_api.layout import ADMIN_TOKEN, ENGINE_PORT, POD_SERVED
@@ -30,11 +33,11 @@ TELLS = True
 CACHE_SHARE = 1.0
 HOT = True
 
-# What --max-lora-rank takes (and 1).
+# The values that --max-lora-rank accepts, apart from 1.
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-# As the two below, so coarse that the engines rarely start anew for another adapter.
+# This and the two limits below are coarse, so that engines rarely restart for another adapter.
 SMALLEST_RANK = 64
-# More adapters take turns: each has its place in the device's memory.
+# The values for --max-loras: each adapter of a batch takes device memory, so more adapters take turns.
 LORAS_IN_A_BATCH = (4, 8)
 LORAS_ON_THE_HOST = 32
 
@@ -43,7 +46,7 @@ def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
     weights = resolved.weights
     found = [model_path(resolved), "--served-model-name", weights.name, "--port", str(ENGINE_PORT)]
     found += ["--shutdown-timeout", str(finishing_seconds(spec))]
-    # Its default differs by version; the key guards the answers, which browsers never send by themselves.
+    # The default differs by version. Any origin is safe: the key guards the answers, and browsers never send it alone.
     found += ["--allowed-origins", '["*"]']
     found += loading(weights)
     if resolved.own and resolved.own.own_template:
@@ -67,7 +70,7 @@ def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
 
 
 def is_guarded(spec: InferenceServiceSpec) -> bool:
-    """No: its middleware does what a sidecar would."""
+    """Return False: the engine's middleware does the work of a sidecar."""
     return False
 
 
@@ -84,7 +87,7 @@ def pre_stop(spec: InferenceServiceSpec, resolved: Resolved) -> Object | None:
 
 
 def environment(spec: InferenceServiceSpec, resolved: Resolved) -> dict[str, str]:
-    # Its 5 seconds are those of OpenAI's client: a request would meet the connection's end.
+    # The default of 5 seconds equals the keep-alive of OpenAI's client, so a request could hit a closing connection.
     found = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75"}
     if spec.resources.gpus:
         found |= VLLM_CACHE

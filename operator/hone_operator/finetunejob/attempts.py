@@ -10,7 +10,7 @@ from hone_operator.objects.resources import Object
 
 # The limit of the contract's status.attempts.
 KEPT = 100
-# A running trainer's seconds are counted in steps of this size, so that the status changes no more often than that.
+# A running trainer's seconds are counted in steps of this size, so that the status changes at most that often.
 STEP_SECONDS = 60
 
 

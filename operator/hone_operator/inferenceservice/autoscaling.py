@@ -46,7 +46,7 @@ def autoscaler(spec: InferenceServiceSpec, metadata: Object) -> Object:
 
 
 def tell(observed: Object | None, conditions: Conditions) -> None:
-    """Set the condition that tells whether the autoscaler knows the load, from its own condition."""
+    """Set the condition ScalingActive: whether the autoscaler knows the load, from its own condition."""
     known = ((observed or {}).get("status") or {}).get("conditions") or []
     active = next((condition for condition in known if condition["type"] == CONDITION), None)
     if active is None:

@@ -1,4 +1,4 @@
-"""JSON of any depth. A hostile object can be nested 10,000 deep, and Python's parser ends at some hundreds."""
+"""Parse JSON of any depth. A hostile object can be nested 10,000 levels deep, and Python's parser fails at hundreds."""
 
 import json
 import re
@@ -6,18 +6,18 @@ from typing import Any
 
 from pydantic_core import from_json
 
-# What lies deeper becomes null. No object that keeps the contract comes near.
+# Deeper values become null. No valid object comes near this depth.
 DEEPEST = 200
 
-# A text without an end is taken as one that goes to the end: trying again at each quote in it would take ever longer.
+# An unterminated text counts as one that ends with the data: a new try at each quote would take quadratic time.
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[{]|[\]}]', re.DOTALL)
 
 
 def loads(data: bytes) -> Any:
-    """Return parsed JSON as `json.loads` does, but cut off what is nested too deep instead of refusing all of it.
+    """Return parsed JSON as `json.loads` does, but cut off values that are nested too deep instead of raising.
 
-    pydantic's parser takes a third of the time, and objects share the texts that they have in common. It is stricter:
-    what it refuses, such as half of a surrogate pair, is left to Python's.
+    pydantic's parser takes a third of the time, and equal texts share memory. It is stricter: data that it refuses,
+    such as half of a surrogate pair, is left to Python's parser.
     """
     try:
         return from_json(data, cache_strings="all")
@@ -33,7 +33,7 @@ def _loads_leniently(data: bytes) -> Any:
 
 
 def is_deeper(value: object, levels: int) -> bool:
-    """Whether dicts and lists are nested in each other more than this."""
+    """Return whether dicts and lists are nested in each other more than `levels` deep."""
     layer = [value]
     for _ in range(levels + 1):
         layer = [

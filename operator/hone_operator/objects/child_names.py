@@ -1,4 +1,4 @@
-"""Names of the children that Hone makes, by which they are found again. Pure."""
+"""The names of Hone's children, by which later passes find them. Pure."""
 
 # The components, and the names of their containers.
 TRAINER, PREPARE = "trainer", "prepare"
@@ -9,7 +9,7 @@ def config_map_name(name: str) -> str:
 
 
 def job_name(name: str) -> str:
-    """Name of the training Job, and of the Service by which its pods find each other."""
+    """Return the name of the training Job, and of the Service by which its pods find each other."""
     return f"{name}-train"
 
 

@@ -1,8 +1,8 @@
-"""Whether a child is as it should be.
+"""Detect whether a child differs from the desired object.
 
-A digest of the desired object is kept on the child as an annotation: when it differs, the desired object has changed,
-also by what it no longer has, and is applied again. The fields themselves show drift alone: what others changed, and
-what was deleted from the child. Others may add to a child; what they add stays.
+A child has a digest of the desired object as an annotation. When it differs, the desired object has changed, also by
+removed fields, and is applied again. The comparison of fields finds drift: fields that others changed or deleted.
+Fields that others add to a child are left alone.
 """
 
 import copy
@@ -14,24 +14,24 @@ from typing import Any
 from hone_operator.objects.quantity import exact_number
 from hone_operator.objects.resources import Object
 
-# Annotation of a child: the digest of the desired object that it was made from.
+# Annotation of a child: the digest of the desired object from which it was made.
 APPLIED = "hone.dev/applied"
 
 # Fields whose values are quantities, which the API server stores in its own notation.
 _QUANTITIES = frozenset({"requests", "limits", "sizeLimit", "averageValue", "divisor"})
-# Maps that mean something else with any entry more.
+# Maps whose meaning changes with any additional entry.
 _WHOLE = frozenset({"selector", "matchLabels"})
-# Maps that mean something though they have no entry.
+# Maps that have a meaning even when they are empty.
 _MEANINGFUL_EMPTY = frozenset({"emptyDir"})
-# Fields that the API server leaves out when they are false: a test asks one about all of them.
+# Fields that the API server leaves out when they are false. A test compares this list with an API server.
 _FALSE_LEFT_OUT = frozenset(
     {"readOnly", "tty", "stdin", "stdinOnce", "hostNetwork", "chapAuthDiscovery", "chapAuthSession"}
 )
-# Numbers in whose place the API server puts a default, or nothing, when they are 0.
+# Numbers that the API server replaces by a default, or drops, when they are 0.
 _ZERO_IS_NONE = frozenset(
     {"initialDelaySeconds", "hostPort", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"}
 )
-_ENCODER = json.JSONEncoder(sort_keys=True)  # json.dumps would make one anew each time
+_ENCODER = json.JSONEncoder(sort_keys=True)  # json.dumps would create one each time
 
 
 def digest_of(value: Any) -> str:
@@ -54,12 +54,12 @@ def annotation_of(observed: Object | None, name: str) -> str | None:
 
 
 def is_current(observed: Object | None, stamped: Object) -> bool:
-    """Return whether the child was made from this very desired object, and nobody has changed its fields."""
+    """Return whether the child was made from this desired object, and nobody changed its fields."""
     return observed is not None and contains(observed, stamped)
 
 
 def contains(observed: Any, desired: Any, *, as_quantity: bool = False) -> bool:
-    """Return whether every field of `desired` is so in `observed`, which may have more (defaults, what others set)."""
+    """Return whether `observed` has every field of `desired`. It may have more: defaults, and fields of others."""
     if isinstance(desired, dict):
         return isinstance(observed, dict) and all(
             _has_field(observed, name, value, as_quantity)
@@ -75,7 +75,7 @@ def contains(observed: Any, desired: Any, *, as_quantity: bool = False) -> bool:
 
 
 def _has_items(observed: list[Any], desired: list[Any]) -> bool:
-    """Return whether the items are there in this order: init containers and variables follow one another."""
+    """Return whether the items are there in this order: the order of init containers and variables matters."""
     place = 0
     for item in desired:
         while place < len(observed) and not contains(observed[place], item):

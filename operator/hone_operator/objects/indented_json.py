@@ -1,8 +1,8 @@
-"""JSON that people read, quickly.
+"""Write indented JSON quickly.
 
-Python's own encoder is written in C only for JSON without indentation: with it, each token passes through nested
-generators, and the manifests of FineTuneJobs took a tenth of a pass. In: parsed JSON. Out: what
-`json.dumps(value, indent=2, ensure_ascii=False)` returns, byte by byte: manifests are compared with those that exist.
+Python's own encoder is written in C only for JSON without indentation. With indentation each token passes through
+nested generators, and the manifests of FineTuneJobs took a tenth of a pass. In: parsed JSON. Out: the same bytes as
+`json.dumps(value, indent=2, ensure_ascii=False)`, since manifests are compared with existing ones.
 """
 
 import json
@@ -19,7 +19,7 @@ def dump_indented(value: Any) -> str:
 
 
 def _dump(value: Any, newline: str) -> str:
-    """Return a value. `newline`: a line's end and the indentation of the line that the value begins in."""
+    """Return a value as JSON. `newline`: a line end, with the indentation of the line in which the value begins."""
     if isinstance(value, str):
         return quote(value)
     if not value or not isinstance(value, dict | list):

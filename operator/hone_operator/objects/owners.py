@@ -1,4 +1,4 @@
-"""Which Hone object a child belongs to: the controller decides, labels only where there is none. Pure."""
+"""Find the Hone object that owns a child: by its controller reference, or by labels where it has none. Pure."""
 
 from hone_api.layout import FINETUNEJOB_LABEL, INFERENCESERVICE_LABEL
 
@@ -18,7 +18,7 @@ _OWNER_LABELS = ((FINETUNEJOB_LABEL, FINETUNEJOBS, "Job"), (INFERENCESERVICE_LAB
 
 
 def owner_key(resource: Resource, child: Object) -> Key | None:
-    """Return the Hone object that a child belongs to. Labels on other kinds mean nothing: they are a user's own."""
+    """Return the Hone object that owns a child; None without one. Labels on other kinds belong to users."""
     if resource not in CHILDREN:
         return None
     metadata = child["metadata"]

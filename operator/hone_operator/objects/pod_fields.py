@@ -1,8 +1,8 @@
-"""Which fields of a pod the operator reads; all others are left out before a pod is kept.
+"""Select the fields of a pod that the operator reads, before the pod is cached.
 
-A pod's variables, mounts and annotations may have as much as etcd takes, and Hone reads none of them. In: a pod as the
-API server has it. Out: what of it is kept, in new objects. Next: cache.py. A new field that the code reads has to be
-named here; the plans of the tests are made from pods that went through this module.
+A pod's variables, mounts and annotations may be as large as etcd allows, and Hone reads none of them. In: a pod as the
+API server has it. Out: its kept fields, in new objects. Next: cache.py. A new field that the code reads has to be
+added here; the tests plan from pods that went through this module.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ _MOUNTS = [dict.fromkeys(("name", "mountPath", "subPath"), _ALL)]
 _CONTAINERS = [{"name": _ALL, "image": _ALL, "resources": _ALL, "volumeMounts": _MOUNTS}]
 _STATUSES = [dict.fromkeys(("name", "state", "lastState", "restartCount"), _ALL)]
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
-# A map names the fields that are kept, a list holds what is kept of its items, a tuple the beginnings of keys.
+# A map names the kept fields, a list describes its items, and a tuple has the beginnings of kept keys.
 _KEPT: dict[str, Any] = {
     "apiVersion": _ALL,
     "kind": _ALL,
@@ -40,7 +40,7 @@ _KEPT: dict[str, Any] = {
 
 
 def select_fields(pod: Object) -> Object:
-    """Return what is kept of a pod. Its other top-level fields, which Hone's own notes are, stay."""
+    """Return the kept fields of a pod. Other top-level fields, such as Hone's own marks, stay."""
     found: Object = {name: value for name, value in pod.items() if name not in ("metadata", "spec", "status")}
     return found | {name: _select(pod[name], _KEPT[name]) for name in ("metadata", "spec", "status") if name in pod}
 

@@ -6,19 +6,19 @@ __all__ = ["amount_of", "exact_number", "number", "quantity_of", "words_of"]
 
 
 def number(quantity: str | int | float) -> float:
-    """Such as 0.5 for "500m" and 1024 for "1Ki". Raises InvalidOperation as `exact_number` does."""
+    """Return a quantity as a number: 0.5 for "500m", 1024 for "1Ki". Raises InvalidOperation as `exact_number` does."""
     return float(exact_number(quantity))
 
 
 def amount_of(resource: str, quantity: float) -> str:
-    """Such as `8`, `0.5` and `62.5 GiB`."""
+    """Return an amount for a message, such as `8`, `0.5` and `62.5 GiB`."""
     if resource in ("memory", "ephemeral-storage"):
         return f"{quantity / 2**30:.4g} GiB"
     return f"{quantity:.10g}"
 
 
 def quantity_of(resource: str, quantity: float) -> str:
-    """Return what a manifest takes, and not more than there is: such as `8`, `0.5` and `62Gi`."""
+    """Return a quantity for a manifest, rounded down, such as `8`, `0.5` and `62Gi`."""
     if resource not in ("memory", "ephemeral-storage"):
         return f"{quantity:.10g}"
     name, unit = next(
@@ -28,5 +28,5 @@ def quantity_of(resource: str, quantity: float) -> str:
 
 
 def words_of(resource: str, quantity: float) -> str:
-    """Such as `8 amd.com/gpu`, `0.5 cpu` and `62.5 GiB memory`."""
+    """Return an amount with its resource, such as `8 amd.com/gpu`, `0.5 cpu` and `62.5 GiB memory`."""
     return f"{amount_of(resource, quantity)} {resource}"

@@ -11,14 +11,14 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True)
 class Resource:
-    """Where the API server has a kind of object."""
+    """A kind of object, with its API version and the plural for its URL."""
 
     api_version: str
     kind: str
     plural: str
 
     def path(self, namespace: str, name: str = "", subresource: str = "") -> str:
-        """URL path of the collection, of one object, or of its subresource."""
+        """Return the URL path of the collection, of one object, or of its subresource."""
         root = f"/apis/{self.api_version}" if "/" in self.api_version else f"/api/{self.api_version}"
         parts = [root, f"namespaces/{namespace}" if namespace else "", self.plural, name, subresource]
         return "/".join(part for part in parts if part)
@@ -40,7 +40,7 @@ LEASES = Resource("coordination.k8s.io/v1", "Lease", "leases")
 DEVICE_CLASSES = Resource("resource.k8s.io/v1", "DeviceClass", "deviceclasses")
 
 OWNERS = (FINETUNEJOBS, INFERENCESERVICES)
-# What is watched of the children, by label.
+# The kinds of children, which are watched by label.
 CHILDREN = (JOBS, DEPLOYMENTS, PODS, SERVICES, CONFIGMAPS, CLAIMS, BUDGETS, AUTOSCALERS)
 WATCHED = (*OWNERS, *CHILDREN)
 
@@ -61,29 +61,29 @@ class Key:
 
 
 def is_terminal(owner: Object) -> bool:
-    """Whether a FineTuneJob has its result, which nothing changes any more."""
+    """Return whether a FineTuneJob has its result, which never changes."""
     return (owner.get("status") or {}).get("stage") in TERMINAL
 
 
 def is_observed(owner: Object) -> bool:
-    """Whether a pass has written the status, which is otherwise the default of the CustomResourceDefinition."""
+    """Return whether a pass has written the status: before that it is the default of the CustomResourceDefinition."""
     return int((owner.get("status") or {}).get("observedGeneration") or -1) >= 0
 
 
 def is_controlled_by(child: Object, owner: Object) -> bool:
-    """Whether the child's controller is exactly this owner."""
+    """Return whether the child's controller is exactly this owner."""
     reference = controller_of(child)
     return reference is not None and reference["uid"] == owner["metadata"]["uid"]
 
 
 def controller_of(child: Object) -> Object | None:
-    """The owner reference with `controller: true`."""
+    """Return the owner reference with `controller: true`; None without one."""
     references = child["metadata"].get("ownerReferences") or []
     return next((reference for reference in references if reference.get("controller")), None)
 
 
 def merge_patch(old: Object, new: Object) -> Object:
-    """The JSON merge patch (RFC 7386) that makes `new` of `old`."""
+    """Return the JSON merge patch (RFC 7386) that turns `old` into `new`."""
     patch: Object = {name: None for name in old if name not in new}
     for name, value in new.items():
         before = old.get(name)

@@ -1,8 +1,8 @@
 """Keep objects that are too large out of the operator's memory.
 
 An object in etcd has at most 1.5 MiB. As Python's dicts and lists it can take twenty times as much, and one process
-works for all users of a cluster. Of an object that needs more than LARGEST_BYTES, cache.py keeps its metadata and its
-size alone, and snapshots.py refuses it with that size.
+works for all users of a cluster. Of an object that needs more than LARGEST_BYTES, cache.py keeps only its metadata, its
+status if that is small, and its size; parsing.py refuses it with that size.
 """
 
 import json
@@ -15,12 +15,12 @@ from typing import Any
 from hone_operator.objects.resources import Object, controller_of
 from hone_operator.objects.texts import cut_all
 
-# Of memory. An InferenceService with 200 adapters takes a third of it.
+# Memory of one object. An InferenceService with 200 adapters takes a third of it.
 LARGEST_BYTES = 1 << 20
-# The field of a kept object, in place of its spec and status, with the bytes of its JSON.
+# The field of an object that was too large, with the size of its JSON in bytes.
 OVERSIZED = "oversized"
 _CONTAINER, _VALUE = 120, 60
-# Of memory for each byte of marshal's format, which is quick to make: a list of nulls has the most.
+# The most bytes of memory per byte of marshal's format, which is quick to write. A list of nulls has this ratio.
 MOST_PER_BYTE = 68
 _METADATA = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
 _LABELS, _MOST_LABELS = ("hone.dev/", "app.kubernetes.io/"), 16
@@ -28,7 +28,7 @@ _EMPTY_TEXT = sys.getsizeof("")
 
 
 def bound(body: Object) -> Object:
-    """Return the object, or what is kept of one that is too large."""
+    """Return the object, or the kept part of an object that is too large."""
     if len(marshal.dumps(body, 2)) * MOST_PER_BYTE <= LARGEST_BYTES or not is_larger(body, LARGEST_BYTES):
         return body
     metadata = body["metadata"]
@@ -48,7 +48,7 @@ def bound(body: Object) -> Object:
 
 
 def describe_oversize(body: Object) -> str | None:
-    """Return what is wrong with an object that was too large to keep; None: it was not."""
+    """Return a message about an object that was too large to keep; None for any other."""
     if OVERSIZED not in body:
         return None
     limit = f"{LARGEST_BYTES >> 20} MiB of the operator's memory"
@@ -56,7 +56,7 @@ def describe_oversize(body: Object) -> str | None:
 
 
 def is_larger(value: Any, limit: int) -> bool:
-    """Whether a parsed value takes more than so many bytes, by a rough count that ends early."""
+    """Return whether a parsed value takes more than `limit` bytes, by a rough count that ends early."""
     return measure(value, limit) > limit
 
 
@@ -79,5 +79,5 @@ def measure(value: Any, enough: float = math.inf) -> int:
 
 
 def _text(text: str) -> int:
-    """Return the bytes of a text's characters: one of them outside of ASCII makes every one take up to four."""
+    """Return the bytes of a text's characters. One character outside ASCII makes all of them take up to four bytes."""
     return sys.getsizeof(text) - _EMPTY_TEXT

@@ -1,9 +1,9 @@
-"""Which fields of a spec a child was made from, so that a later version of the operator can see what a user changed.
+"""Record the fields of a spec from which a child was made, so that later versions can recognize a user's changes.
 
-A digest of all of a spec would change with every field that a new version adds, and with every changed default, though
-nobody touched the object. So the digest of each field is kept by its path, and only for the fields that the object
-itself sets. A field that is missing on either side counts as its present default, and a field that this version does
-not know is ignored: it is one of a newer version, before a rollback.
+One digest of the complete spec would change with every field that a new version adds, and with every changed default,
+although nobody touched the object. So each field that the object sets has its own digest, by its path. A field that is
+missing on either side counts as its present default. A field that this version does not know is ignored: a newer
+version wrote it before a rollback.
 """
 
 import json
@@ -18,12 +18,12 @@ from pydantic.fields import FieldInfo
 from hone_operator.objects.drift import annotation_of, digest_of
 from hone_operator.objects.resources import Object
 
-# Annotation of a child that has pods: the record of what the object set of the fields that these are made from.
+# Annotation of a child with pods: the record of the fields from which the pods were made.
 FIELDS = "hone.dev/made-from-fields"
 
 _Scalar = str | int | float | bool | None
 _SCALARS = (str, int, float, bool, type(None))
-# Digests of values by the path of the field.
+# Digests of values, by the path of the field.
 Fields = dict[str, str]
 
 
@@ -35,12 +35,12 @@ class _Field(NamedTuple):
 
 
 def record_fields(spec: ApiModel, names: Iterable[str]) -> Fields:
-    """Return the digests of what the object sets below these fields of its spec."""
+    """Return the digests of all values that the object sets in these fields of its spec."""
     return {field.path: _digest_of(field.value) for field in _walk(spec, set(), set(names)) if field.is_set}
 
 
 def read_record(observed: Object) -> Fields | None:
-    """Return the record of what a child was made from; None where it has none."""
+    """Return a child's record of fields; None where it has none."""
     try:
         found = json.loads(annotation_of(observed, FIELDS) or "")
     except ValueError:
@@ -49,7 +49,7 @@ def read_record(observed: Object) -> Fields | None:
 
 
 def are_changed(recorded: Fields, spec: ApiModel, names: Iterable[str]) -> bool:
-    """Return whether one of these fields has another value than in the record."""
+    """Return whether the value of one of these fields differs from the record."""
     for field in _walk(spec, _with_parents(recorded), set(names)):
         default = _digest_of(field.default)
         if recorded.get(field.path, default) != (_digest_of(field.value) if field.is_set else default):
@@ -58,7 +58,7 @@ def are_changed(recorded: Fields, spec: ApiModel, names: Iterable[str]) -> bool:
 
 
 def _with_parents(paths: Iterable[str]) -> set[str]:
-    """Return the paths, and those of the parts that they are in."""
+    """Return the paths, and the paths of all their parents."""
     found: set[str] = set()
     for path in paths:
         while path and path not in found:
@@ -68,7 +68,7 @@ def _with_parents(paths: Iterable[str]) -> set[str]:
 
 
 def _walk(model: BaseModel, recorded: set[str], names: set[str]) -> list[_Field]:
-    """Return the fields that are set now, or were when the record was made: all others have their defaults."""
+    """Return the fields that are set now, or were set in the record: all others have their defaults."""
     found: list[_Field] = []
     _add_fields(found, model, recorded, names, "")
     return found
@@ -108,12 +108,12 @@ def _digest_of(value: Any) -> str:
 
 @lru_cache(1024, typed=True)
 def _digest_of_scalar(value: _Scalar) -> str:
-    """Return the digest of a value that comes again and again: of most fields there are few."""
+    """Return the digest of a scalar, from a cache: most fields have few different values."""
     return digest_of(value)
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON data; an empty list is none of its items."""
+    """Return a value as JSON data; 0 for an empty list, as for a list of models without items."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Moments in Kubernetes objects: written, read, and compared by a clock that is not the operator's. Pure."""
+"""Timestamps in Kubernetes objects: write, parse and compare them; they may be by another machine's clock. Pure."""
 
 from datetime import datetime, timedelta
 
@@ -6,12 +6,12 @@ EARLIEST_YEAR, LATEST_YEAR = 1970, 2200
 
 
 def parse_time(text: str) -> datetime:
-    """Return a moment that the API server has set, such as a creationTimestamp."""
+    """Parse a moment that the API server has set, such as a creationTimestamp."""
     return datetime.fromisoformat(text)
 
 
 def read_time(text: object) -> datetime | None:
-    """Return a moment that anybody may have written; None where it is none that a clock can show."""
+    """Parse a moment that anybody may have written; None where it is not a plausible moment with a time zone."""
     try:
         found = datetime.fromisoformat(str(text))
     except ValueError:
@@ -20,14 +20,14 @@ def read_time(text: object) -> datetime | None:
 
 
 def has_lasted(since: datetime, patience: timedelta, now: datetime) -> bool:
-    """Whether something has lasted for `patience`, by a clock that is not the operator's.
+    """Return whether something has lasted for `patience`; `since` is by another clock than the operator's.
 
-    A moment that lies far ahead shows that the clocks differ: then it is not known how long it lasted, and waiting
-    until the operator's clock is there as well would hide it for as long.
+    A moment far ahead shows that the clocks differ. Then the duration is unknown, and counts as long enough: waiting
+    until the operator's clock reaches that moment would hide the problem for as long.
     """
     return abs(now - since) >= patience
 
 
 def timestamp(moment: datetime) -> str:
-    """RFC 3339 in UTC, to the second."""
+    """Return a moment in RFC 3339 format, in UTC, to the second."""
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

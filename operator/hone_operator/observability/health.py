@@ -1,4 +1,4 @@
-"""/healthz, /readyz and /metrics, on a small server of their own."""
+"""Serve /healthz, /readyz and /metrics, on a small HTTP server of their own."""
 
 from collections.abc import Callable
 
@@ -8,12 +8,12 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from hone_operator.observability.metrics import Metrics
 
-# Several requests of one pass may each take as long as a request may.
+# One pass makes several requests, and each of them may take up to its time limit.
 STUCK_SECONDS = 300.0
 
 
 def why_stuck(longest_pass: float, longest_wait: float, since_last_finished: float) -> str | None:
-    """Why the passes don't go on, from how long things last in seconds; None when they do, or nothing is to be done."""
+    """Return why passes don't end, from three durations in seconds; None when they do, or nothing waits."""
     if longest_pass > STUCK_SECONDS:
         return f"a pass over one object has lasted {longest_pass:.0f} s"
     if longest_wait > STUCK_SECONDS and since_last_finished > STUCK_SECONDS:
@@ -30,10 +30,10 @@ async def serve(
     unready: Callable[[], str | None],
     remark: Callable[[], str | None],
 ) -> LoopServer:
-    """Listen on HOST:PORT until the server is closed. `sick` and `unready` say why, or None.
+    """Listen on HOST:PORT until the server is closed. `sick` and `unready` return a reason, or None.
 
-    `remark` is added to the answer of a ready operator: what it can't do. The server runs in the operator's own event
-    loop, so that an operator that is held up does not answer that it is well.
+    `remark` returns what a ready operator can't do; /readyz reports it. The server runs in the operator's own event
+    loop, so that a blocked operator does not answer that it is well.
     """
 
     def probe(why: str | None, also: str | None = None) -> Answer:

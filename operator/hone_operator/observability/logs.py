@@ -1,4 +1,4 @@
-"""Log lines as text or JSON. Within a pass, each says which object it is about and which pass it was."""
+"""Write log lines as text or JSON. Within a pass, each line names the object; as JSON also the pass."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ _pass: ContextVar[tuple[Key, str] | None] = ContextVar("pass", default=None)
 
 
 def set_up(level: str, format_: str) -> None:
-    """From now on, log to standard error."""
+    """Set up logging to standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if format_ == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
@@ -26,7 +26,7 @@ def set_up(level: str, format_: str) -> None:
 
 @contextmanager
 def passing(key: Key) -> Iterator[None]:
-    """What is logged within is about this object, and of one pass."""
+    """Mark all lines that are logged within as lines about this object, and of one pass."""
     token = _pass.set((key, str(uuid.uuid4())))
     try:
         yield
@@ -35,7 +35,7 @@ def passing(key: Key) -> Iterator[None]:
 
 
 class TextFormatter(logging.Formatter):
-    """For people."""
+    """A formatter for lines that people read."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(about)s%(message)s")
@@ -48,7 +48,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """A formatter that writes one JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {

@@ -1,4 +1,4 @@
-"""What Prometheus may ask, by the names that controller-runtime, its work queue and client-go have made usual."""
+"""The operator's metrics, with the names of controller-runtime, its work queue and client-go where these have one."""
 
 import time
 from collections import Counter as Count
@@ -12,11 +12,11 @@ from prometheus_client.registry import Collector
 from hone_operator.objects.resources import TERMINAL, Object
 
 QUEUE = "hone"
-# The Lease's name, where no other is given.
+# The default name of the Lease.
 ELECTION = "hone-operator"
-# Buckets in seconds of what the operator does.
+# Buckets in seconds for actions of the operator.
 FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
-# Buckets in seconds of what jobs do.
+# Buckets in seconds for stages of jobs.
 SLOW = (1, 5, 15, 30, 60, 300, 900, 1800, 3600, 7200, 14400, 43200, 86400, 259200, 604800)
 
 
@@ -75,13 +75,13 @@ class Metrics:
         ).labels(lease)
 
     def watch_queue(self, depth: Callable[[], int], begun: Callable[[], Iterable[float]]) -> None:
-        """Tell of a work queue: how many keys wait, and since when (monotonic) those with workers are there."""
+        """Report a work queue: how many keys wait, and when (monotonic) the passes under way began."""
         self._queue_depth.set_function(depth)
         self._queue_longest.set_function(lambda: max(_ages(begun()), default=0.0))
         self._queue_unfinished.set_function(lambda: sum(_ages(begun())))
 
     def watch_lease(self, is_refused: Callable[[], bool]) -> None:
-        """Tell whether the API server refuses the Lease."""
+        """Report whether the API server refuses the Lease."""
         self._lease_refused.set_function(is_refused)
 
     def watch_coverage(self, unreadable: Callable[[], Iterable[tuple[str, str, str]]]) -> None:
@@ -91,7 +91,7 @@ class Metrics:
     def watch_objects(
         self, leads: Callable[[], bool], jobs: Callable[[], "Iterable[Job]"], services: Callable[[], Iterable[Object]]
     ) -> None:
-        """Count objects when asked. Followers don't: sums over the replicas are right then."""
+        """Count objects at each scrape. Followers report none, so that sums over the replicas are right."""
         self._leads.set_function(leads)
         self.registry.register(_Objects(leads, jobs, services))
 
@@ -100,7 +100,7 @@ class Metrics:
 
 
 class Job(NamedTuple):
-    """What is counted of a FineTuneJob. `since`: when its stage began by the monotonic clock, where that is known."""
+    """The counted state of a FineTuneJob. `since`: when its stage began, by the monotonic clock; None if unknown."""
 
     gpu_seconds: float
     stage: str
@@ -109,10 +109,10 @@ class Job(NamedTuple):
 
 
 class JobMeter:
-    """What FineTuneJobs consumed and how long they were in each stage, from what is seen of them.
+    """Counters of the GPU time of FineTuneJobs and of the time in each stage, from their statuses.
 
-    A counter that summed what objects say would fall when one is deleted, and rise by the whole past at each restart.
-    So only what is added while this process looks counts: the first sight of a job is where it begins.
+    A sum over the objects would fall when one is deleted, and rise by all of the past at each restart. So only
+    increases that this process observes are counted, from the first version of a job that it sees.
     """
 
     def __init__(self, metrics: Metrics, leads: Callable[[], bool]) -> None:
@@ -130,12 +130,12 @@ class JobMeter:
         )
 
     def saw(self, job: Object) -> None:
-        """A newer version of the job than the last."""
+        """Count what a newer version of a job adds to the last one."""
         status = job.get("status") or {}
         uid, now = job["metadata"]["uid"], time.monotonic()
         spent, (stage, reason) = _number(status.get("gpuSeconds")), _stage_and_reason(status)
         if (before := self._known.get(uid)) is None:
-            # Of a job that had a stage already, nobody knows since when.
+            # When the stage of a job began is unknown if the first observed version already has one.
             self._known[uid] = Job(spent, stage, reason, None if "stage" in status else now)
             return
         since = before.since if stage == before.stage else now
@@ -148,7 +148,7 @@ class JobMeter:
             self._stage_seconds.labels(before.stage).observe(now - before.since)
 
     def jobs(self) -> Iterable[Job]:
-        """All there are."""
+        """Return all known jobs."""
         return self._known.values()
 
     def gone(self, job: Object) -> None:
@@ -156,7 +156,7 @@ class JobMeter:
 
 
 class _Objects(Collector):
-    """Numbers of objects, counted when they are asked for, so that no pass pays for it."""
+    """Numbers of objects, counted at each scrape, so that they cost passes nothing."""
 
     def __init__(
         self, leads: Callable[[], bool], jobs: Callable[[], Iterable[Job]], services: Callable[[], Iterable[Object]]

@@ -1,1 +1,1 @@
-"""What all pods that Hone makes have in common: settings, security levels and access to GPUs."""
+"""The parts that all of Hone's pods have in common: settings, security levels and access to GPUs."""

@@ -1,9 +1,9 @@
-"""Which settings of spec.pod are below the Pod Security level that the installation allows.
+"""Find settings of spec.pod that the installation's Pod Security level does not allow.
 
-Hone's own pods keep the level `restricted`. Who runs the platform decides what users may ask for beyond it, by the
-chart's value runtime.podSecurityLevel, in addition to the levels of the namespaces, which Kubernetes enforces. The
-rules are those of https://kubernetes.io/docs/concepts/security/pod-security-standards/ for the fields that spec.pod
-has; the tests compare them with the API server's own.
+Hone's own pods keep the level `restricted`. With the chart's value runtime.podSecurityLevel, administrators decide what
+users may set beyond it, in addition to the levels of namespaces, which Kubernetes enforces. The rules are those of
+https://kubernetes.io/docs/concepts/security/pod-security-standards/ for the fields of spec.pod; the tests compare them
+with the API server's own rules.
 """
 
 from collections.abc import Iterator
@@ -84,7 +84,7 @@ def find_relaxations(options: PodOptions) -> list[Relaxation]:
 
 
 def explain_relaxations(options: PodOptions, allowed: str) -> HoneError | None:
-    """Return why the installation does not make such pods, with each setting that it does not allow; else None."""
+    """Return why the installation does not allow such pods, with each forbidden setting; None where it does."""
     found = [one for one in find_relaxations(options) if LEVELS.index(one.level) > LEVELS.index(allowed)]
     if not found:
         return None
@@ -96,7 +96,7 @@ def explain_relaxations(options: PodOptions, allowed: str) -> HoneError | None:
 
 
 def _of_context(path: str, context: Object) -> Iterator[Relaxation]:
-    """Settings of a securityContext, of a pod or of a container."""
+    """Yield the relaxations in a securityContext of a pod or a container."""
     if context.get("privileged"):
         yield Relaxation(f"{path}.privileged", "true", PRIVILEGED)
     if context.get("allowPrivilegeEscalation"):
@@ -134,7 +134,7 @@ def _of_volume(path: str, volume: Object) -> Iterator[Relaxation]:
 
 
 def _of_container(path: str, container: Object) -> Iterator[Relaxation]:
-    """Settings of a user's init container or sidecar beside its securityContext."""
+    """Yield the relaxations of a user's init container or sidecar outside its securityContext."""
     for index, port in enumerate(container.get("ports") or []):
         if number := port.get("hostPort"):
             yield Relaxation(f"{path}.ports[{index}].hostPort", str(number), PRIVILEGED)

@@ -1,7 +1,7 @@
-"""Merges the parts of spec.pod that have Kubernetes' names onto what Hone makes; `pod_spec` puts them together.
+"""Merge the parts of spec.pod that have Kubernetes' names into Hone's pods.
 
-What is left out keeps Hone's setting, which is the `restricted` Pod Security level. A field that is set replaces Hone's
-field of the same name and no other.
+A field that the user leaves out keeps Hone's setting, at the Pod Security level `restricted`. A field that is set
+replaces Hone's field of the same name and no other. Next: pod_spec.py, which builds the pod.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from hone_operator.objects.resources import Object
 # User and group id of the images' unprivileged user.
 USER = 65532
 
-# What the level `restricted` wants of every container.
+# The settings that the level `restricted` requires of every container.
 _RESTRICTED: Object = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
 def pod_security(options: PodOptions, groups: Sequence[int] = ()) -> Object:
-    """The pod's securityContext. `groups` are the installation's, in addition to the user's supplementalGroups."""
+    """Return the pod's securityContext. `groups`: the installation's, in addition to the user's supplementalGroups."""
     identity: Object = {"runAsUser": USER, "runAsGroup": USER, "fsGroup": USER}
     found: Object = {
         "runAsNonRoot": True,
@@ -32,7 +32,7 @@ def pod_security(options: PodOptions, groups: Sequence[int] = ()) -> Object:
 
 
 def working_container(container: Object, mounts: list[Object], security: Object, options: PodOptions) -> Object:
-    """The container of the trainer or the engine, with the user's mounts, variables and security."""
+    """Return the container of the trainer or the engine, with the user's mounts, variables and security."""
     found = container | {
         "volumeMounts": [*mounts, *options.volume_mounts],
         "securityContext": merge_security(security, options.container_security_context or {}),
@@ -45,7 +45,7 @@ def working_container(container: Object, mounts: list[Object], security: Object,
 
 
 def init_containers(options: PodOptions) -> list[Object]:
-    """The user's init containers and sidecars, at the level `restricted` but for what they set."""
+    """Return the user's init containers and sidecars, at the level `restricted` except for their own settings."""
     return [
         one | {"securityContext": merge_security(_RESTRICTED, one.get("securityContext") or {})}
         for one in options.init_containers
@@ -53,7 +53,7 @@ def init_containers(options: PodOptions) -> list[Object]:
 
 
 def merge_security(ours: Object, theirs: Object) -> Object:
-    """Return a container's securityContext; capabilities that the user adds leave the others dropped."""
+    """Return a container's securityContext. When the user adds capabilities, all others stay dropped."""
     merged: Object = ours | theirs
     if "capabilities" in theirs:
         merged["capabilities"] = ours["capabilities"] | theirs["capabilities"]
@@ -64,20 +64,20 @@ def merge_security(ours: Object, theirs: Object) -> Object:
 
 
 def spread(options: PodOptions, selector: dict[str, str]) -> list[Object]:
-    """The user's topologySpreadConstraints. Without a labelSelector one would count no pod, and do nothing."""
+    """Return the user's topologySpreadConstraints, with a labelSelector: without one a constraint has no effect."""
     own: Object = {"labelSelector": {"matchLabels": selector}}
     return [own | constraint for constraint in options.topology_spread_constraints]
 
 
 def with_source(volume: Object) -> Object:
-    """Return the volume with the source that Kubernetes gives one that has none, so that it is Hone's to change."""
+    """Return the volume with the default source of Kubernetes where it has none, so that Hone owns that field."""
     return volume if volume.keys() - {"name"} else volume | {"emptyDir": {}}
 
 
 def with_pull_policies(pod: Object) -> Object:
-    """Return the pod with the imagePullPolicy of each container that Kubernetes would give a new one for its image.
+    """Return the pod with the default imagePullPolicy for each container's image.
 
-    It gives it once, so that with another image the container would keep the policy of the first.
+    Kubernetes sets the default only once, so a container with a changed image would keep the policy of the first image.
     """
     lists = {name: pod[name] for name in ("initContainers", "containers") if pod.get(name)}
     found: Object = pod | {name: [_pull_policy(each) | each for each in some] for name, some in lists.items()}
@@ -85,7 +85,7 @@ def with_pull_policies(pod: Object) -> Object:
 
 
 def _pull_policy(container: Object) -> Object:
-    """https://kubernetes.io/docs/concepts/containers/images/#imagepullpolicy-defaulting"""
+    """Return the default: https://kubernetes.io/docs/concepts/containers/images/#imagepullpolicy-defaulting"""
     image = container.get("image")
     if not image:
         return {}

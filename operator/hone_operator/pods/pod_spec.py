@@ -1,4 +1,8 @@
-"""What the trainer's and the engine's pods have in common."""
+"""Build the parts that trainers' and engines' pods have in common.
+
+In: a container, volumes, and the user's spec.pod. Out: a pod spec at the level `restricted`. Used by
+finetunejob/jobs.py and inferenceservice/children.py.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,7 +19,7 @@ from hone_operator.pods.gpu_access import GpuAccess
 POD_API_KEY = "/etc/hone/api-key/key"
 
 HELPER_CPU_LIMIT = "1"
-# What a container that checks or keeps adapters may use, where the user's resources name the kind.
+# Ephemeral storage of helper containers, where the user's resources name it. HELPER_CPU_LIMIT likewise.
 HELPER_STORAGE = "64Mi"
 
 RESERVED_LABEL_PREFIXES = (
@@ -28,9 +32,10 @@ RESERVED_LABEL_PREFIXES = (
 
 @dataclass(frozen=True)
 class Images:
-    """The runtime image of trainers and embedded engines, those of the other engines, and how all reach GPUs.
+    """The images of trainers and engines, and the installation's settings for their pods.
 
-    `level`: the Pod Security level that users' settings of pods may have.
+    `runtime`: the image of trainers and of engine embedded. `level`: the Pod Security level that users' pod settings
+    may have.
     """
 
     runtime: str
@@ -44,16 +49,16 @@ class Images:
 
 @dataclass
 class Volumes:
-    """The pod's volumes and the container's mounts; a claim that is mounted twice is one volume."""
+    """The volumes of a pod and the mounts of its container. A claim that is mounted twice is one volume."""
 
     volumes: list[Object] = field(default_factory=list)
     mounts: list[Object] = field(default_factory=list)
 
     def claim(self, claim: str, path: str, *, sub_path: str | None = None, read_only: bool = False) -> None:
-        """Mount a claim, or a folder on it, at `path`; a second mount at the same path is left out."""
+        """Mount a claim, or a folder on it, at `path`. A second mount at the same path is left out."""
         if any(mount["mountPath"] == path for mount in self.mounts):
             return
-        # Named by the claim alone, so that another claim that comes or goes changes nothing about this one.
+        # The name depends only on the claim, so that adding or removing another claim does not change this volume.
         volume = f"claim-{hashlib.sha256(claim.encode()).hexdigest()[:10]}"
         if volume not in [known["name"] for known in self.volumes]:
             self.volumes.append({"name": volume, "persistentVolumeClaim": {"claimName": claim}})
@@ -68,7 +73,7 @@ class Volumes:
         self._mount(volume, path, None, False)
 
     def secret(self, volume: str, name: str, key: str, file: str) -> None:
-        """One key of a Secret as a file, which is renewed when the Secret is."""
+        """Mount one key of a Secret as a file, which the kubelet updates with the Secret."""
         folder, _, base = file.rpartition("/")
         items = [{"key": key, "path": base}]
         self.volumes.append({"name": volume, "secret": {"secretName": name, "items": items, "defaultMode": 0o440}})
@@ -84,13 +89,16 @@ class Volumes:
 
 
 def scratch(volumes: Volumes, resources: ComputeResources) -> None:
-    """The places that torch writes to beside a read-only root."""
+    """Add the writable folders that torch needs with a read-only root file system."""
     volumes.empty_dir("tmp", "/tmp")
     volumes.empty_dir("shm", "/dev/shm", medium="Memory", sizeLimit=resources.shared_memory)
 
 
 def labels(owner_label: str, owner_name: str, component: str, *of_user: dict[str, str]) -> dict[str, str]:
-    """Labels of a child and its pods; the user's can't displace those that Hone finds its children by."""
+    """Return the labels of a child and its pods.
+
+    Labels of users can't replace those by which Hone finds its children.
+    """
     theirs = {
         name: value for part in of_user for name, value in part.items() if not name.startswith(RESERVED_LABEL_PREFIXES)
     }
@@ -98,7 +106,7 @@ def labels(owner_label: str, owner_name: str, component: str, *of_user: dict[str
 
 
 def owner_reference(owner: Object) -> Object:
-    """So that deleting the owner deletes the child."""
+    """Return the owner reference of a child, so that Kubernetes deletes it with its owner."""
     return {
         "apiVersion": owner["apiVersion"],
         "kind": owner["kind"],
@@ -110,7 +118,7 @@ def owner_reference(owner: Object) -> Object:
 
 
 def environment(defaults: dict[str, str], options: PodOptions) -> list[Object]:
-    """The container's variables; the user's win."""
+    """Return the container's variables. Those of the user override the defaults."""
     merged: dict[str, Object] = {name: {"value": value} for name, value in defaults.items()}
     for variable in options.env:
         by_value: Object = {"value": variable.value}
@@ -119,7 +127,7 @@ def environment(defaults: dict[str, str], options: PodOptions) -> list[Object]:
 
 
 def requirements(resources: ComputeResources, gpus: int) -> Object:
-    """Requests and limits; devices can't be overcommitted, so they are both."""
+    """Return requests and limits. Devices can't be overcommitted, so they are in both."""
     requests: Object = {}
     limits: Object = {}
     if resources.cpu:
@@ -132,7 +140,10 @@ def requirements(resources: ComputeResources, gpus: int) -> Object:
 
 
 def helper_requirements(helper: ComputeResources, resources: ComputeResources) -> Object:
-    """Those of a small container of Hone's, which names what the user's resources name: a quota may ask for it."""
+    """Return requests and limits of a small helper container.
+
+    They name all kinds that the user's resources name, because a quota may require them.
+    """
     found = requirements(helper, 0)
     if "cpu" in resources.limits:
         found["limits"]["cpu"] = HELPER_CPU_LIMIT
@@ -143,7 +154,7 @@ def helper_requirements(helper: ComputeResources, resources: ComputeResources) -
 
 
 def container_security() -> Object:
-    """Of Hone's own containers."""
+    """Return the securityContext of Hone's own containers."""
     return {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
@@ -161,10 +172,10 @@ def pod_spec(
     selector: dict[str, str],
     groups: Sequence[int] = (),
 ) -> Object:
-    """A pod at the `restricted` Pod Security level, with the user's options; scheduling is left to the cluster.
+    """Return a pod spec at the Pod Security level `restricted`, with the user's options.
 
-    `gpus` is that of the work, whether or not this pod asks for them: it is allowed on the nodes that have them.
-    `selector`: the labels that the pods of this kind are found by. `groups`: further group ids of its processes.
+    `gpus`: the number of GPUs of the work, even if this pod requests none: it may run on nodes with GPUs. `selector`:
+    the labels that select pods of this kind. `groups`: further group ids of its processes.
     """
     tolerations: list[Object] = []
     if gpus:

@@ -1,4 +1,4 @@
-"""Variables by which pods use AMD's GPUs well: AMD's recommendations, and the folders of compiled kernels.
+"""Environment variables that tune pods for AMD GPUs: AMD's recommendations, and the folders of compiled kernels.
 
 In: the resources of a trainer or an engine, and the nodes that its pod may get. Out: variables, which `spec.pod.env`
 can override. Next in the flow: jobs.py and inferenceservice/children.py, which put them into their pods.
@@ -13,7 +13,7 @@ from hone_operator.diagnosis.nodes import ClusterFacts
 TRAINING = {"GPU_MAX_HW_QUEUES": "2", "HSA_ENABLE_SDMA": "1"}
 SERVING = {"HIP_FORCE_DEV_KERNARG": "1", "SAFETENSORS_FAST_GPU": "1", "TORCH_BLAS_PREFER_HIPBLASLT": "1"}
 
-# Of a training on several GPUs: communication comes before the computation that would delay it.
+# For training on several GPUs: communication has priority over computation that would delay it.
 SEVERAL_PROCESSES = {"TORCH_NCCL_HIGH_PRIORITY": "1"}
 
 MORE_CHANNELS = {"NCCL_MIN_NCHANNELS": "112"}
@@ -23,7 +23,7 @@ WITH_MORE_CHANNELS = frozenset({"MI300X", "MI325X"})
 
 CACHES = "/tmp/kernels"
 # Folders of the pod's `/tmp`, which the libraries create: the image's own may not be writable for the pod's user.
-# AITER_JIT_DIR is left out: where it is set, AITER looks for kernels there alone, and compiles what its image has.
+# AITER_JIT_DIR is left out: where it is set, AITER ignores the kernels of the image and compiles them again.
 COMPILE_CACHES = {
     "TRITON_CACHE_DIR": f"{CACHES}/triton",
     "TORCHINDUCTOR_CACHE_DIR": f"{CACHES}/inductor",
@@ -34,16 +34,16 @@ VLLM_CACHE = {"VLLM_CACHE_ROOT": f"{CACHES}/vllm"}
 
 
 def depends_on_nodes(resources: TrainerResources) -> bool:
-    """Return whether the nodes' GPUs decide about RCCL's channels. Between several nodes they share the network."""
+    """Return whether RCCL's channels depend on the nodes' GPUs. A job on several nodes is limited by the network."""
     return resources.gpus > 1 and resources.nodes == 1
 
 
 def needs_channels(
     resources: TrainerResources | EngineResources, selector: dict[str, str], facts: ClusterFacts | None
 ) -> bool:
-    """Return whether the GPUs of one pod get MORE_CHANNELS: every one that it may get is of WITH_MORE_CHANNELS.
+    """Return whether a pod gets MORE_CHANNELS: every GPU that it may get is of WITH_MORE_CHANNELS.
 
-    `selector`: the pod's node selector. Where the nodes or their labels are not known, RCCL chooses.
+    `selector`: the pod's node selector. Where the nodes or their labels are unknown, RCCL chooses.
     """
     if facts is None or resources.gpus < 2:
         return False
