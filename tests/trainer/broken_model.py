@@ -1,4 +1,4 @@
-"""A model whose own code fails in training: a failure that no reason of the catalogue names."""
+"""A model whose own code fails during training: a failure for which the catalogue has no reason."""
 
 import json
 import shutil

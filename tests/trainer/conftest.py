@@ -40,7 +40,7 @@ GENERATION_TEMPLATE = (
 
 @pytest.fixture(autouse=True)
 def unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What tests themselves load in 4 bits computes alike on all CPUs, as in the trainer."""
+    """Make 4-bit models that tests load themselves compute in the same way on all CPUs, as in the trainer."""
     monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
 
 
@@ -81,7 +81,7 @@ def make_model(folder: Path, chat_template: str | None = CHAT_TEMPLATE, hidden_s
 
 @pytest.fixture(scope="session")
 def claim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a claim with models and data."""
+    """Make the folder of a claim with models and data."""
     root = tmp_path_factory.mktemp("claim")
     make_model(root / "tiny")
     make_model(root / "no-template", chat_template=None)
@@ -105,7 +105,7 @@ def write_jsonl(path: Path, rows: list[Any]) -> Path:
 
 
 def make_job(**spec: Any) -> dict[str, Any]:
-    """A FineTuneJob that trains LoRA on text.jsonl for four steps, changed by `spec`."""
+    """Make a FineTuneJob that trains LoRA on text.jsonl for four steps, changed by `spec`."""
     training = {
         "maxSteps": 4,
         "perDeviceTrainBatchSize": 2,
@@ -130,7 +130,7 @@ def make_job(**spec: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended. `word` is the termination message, `log` what it printed."""
+    """How a run ended. `word` is the termination message, `log` the output that it printed."""
 
     code: int
     word: dict[str, Any]
@@ -143,7 +143,7 @@ class Result:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl, without how long things took and what memory they held."""
+        """The lines of metrics.jsonl, without durations and memory."""
         lines = [json.loads(line) for line in (self.output / "logs/metrics.jsonl").read_text().splitlines()]
         return [
             {
@@ -256,7 +256,7 @@ def train(worker: Worker, claim: Path) -> Callable[..., Result]:
 
 
 class Process:
-    """The real command, in a process of its own."""
+    """The real command in a process of its own."""
 
     def __init__(
         self, folder: Path, document: dict[str, Any], claim: Path, output: Path, *arguments: str, **environ: str
@@ -293,7 +293,7 @@ class Process:
         raise AssertionError(f"waited {seconds} s: {self._log.read_text()}")
 
     def log(self) -> str:
-        """What it has printed so far."""
+        """Return the output printed so far."""
         return self._log.read_text()
 
     def end(self) -> None:
@@ -324,8 +324,10 @@ def process(claim: Path, tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
 @dataclass(frozen=True)
 class Kill:
-    """Send a signal `delay` seconds after a phase (see zygote.py) has begun for the `at`-th time; without a delay, the
-    process sends it to itself, at that very moment."""
+    """A signal to send `delay` seconds after a phase (see zygote.py) has begun for the `at`-th time.
+
+    Without a delay, the process sends it to itself, exactly at that moment.
+    """
 
     number: signal.Signals
     phase: str
@@ -335,12 +337,12 @@ class Kill:
 
 @dataclass(frozen=True)
 class Fork(Result):
-    """How a forked run ended, and what it announced: when, `begin` or `end`, which phase."""
+    """The ending of a forked run, and what it announced: when, `begin` or `end`, which phase."""
 
     events: list[tuple[float, str, str]] = field(default_factory=list)
 
     def durations(self, phase: str) -> list[float]:
-        """Seconds that each pass of a phase took."""
+        """Return the seconds that each pass of a phase took."""
         times = {kind: [at for at, found, name in self.events if (found, name) == (kind, phase)] for kind in KINDS}
         return [end - begin for begin, end in zip(times["begin"], times["end"], strict=True)]
 
@@ -382,7 +384,7 @@ class Forks:
         command: str = "run",
         arguments: tuple[str, ...] = (),
     ) -> Fork:
-        """Run a job to its end, sending the signals that `kills` say, in their order.
+        """Run a job to its end, and send the signals of `kills`, in their order.
 
         `rows` is a file to which the tokens of each batch are appended.
         """
@@ -415,7 +417,7 @@ class Forks:
             seen = sum(event[1:] == ("begin", value) for event in events)
             while waiting and kind == "begin" and pid and (waiting[0].phase, waiting[0].at) == (value, seen):
                 time.sleep(waiting[0].delay)
-                with contextlib.suppress(ProcessLookupError):  # it has ended just now
+                with contextlib.suppress(ProcessLookupError):  # it has just ended
                     os.kill(pid, waiting.pop(0).number)
         return Fork(int(value), {}, self.folder, log.read_text(), events)
 

@@ -1,7 +1,7 @@
 """One of several processes that train together, job after job, so that torch is imported once.
 
 A line of standard input is JSON: `argv`, `place`, and perhaps `rows` (a file for the rows of each batch) and `stop_at`
-(the batch at which it sends itself SIGTERM). It answers with its last word.
+(the batch at which it sends itself SIGTERM). It answers with its result.
 """
 
 import json

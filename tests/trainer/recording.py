@@ -1,4 +1,4 @@
-"""What a trainer process of the tests records, and where it stops itself."""
+"""Record what a trainer process of the tests does, and stop it at a given batch."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The acceptance run's real steps, with the CPU in the GPU's place."""
+"""The real steps of the acceptance run, with the CPU in place of the GPU."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ def test_the_cpu_can_stand_in_for_the_gpu(tmp_path: Path) -> None:
     results = {step["name"]: step["status"] for step in found["steps"]}
     assert (results["inputs"], results["lora"]) == ("passed", "passed"), found["steps"]
     assert (results["image"], results["memory"]) == ("not run", "not run")
-    assert results["doctor"] in ("passed", "failed")  # by what else this machine lacks
+    assert results["doctor"] in ("passed", "failed")  # depends on what else this machine lacks
     assert code == (results["doctor"] == "failed")
     assert found["note"] == BANNER
     assert not [row for row in found["rows"] if row["status"] != "not run"]

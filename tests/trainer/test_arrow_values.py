@@ -48,7 +48,7 @@ def write(path: Path, columns: dict[str, Any]) -> Path:
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(conversations, min_size=1, max_size=4))
-def test_rows_of_structs_are_those_that_were_written(folder: Path, written: list[dict[str, Any]]) -> None:
+def test_rows_of_structs_equal_the_written_rows(folder: Path, written: list[dict[str, Any]]) -> None:
     every_key = {"city": "a", "zip": "a", "days": [1], "deep": {"type": "a", "description": "a"}}
     leaf = {"type": "a", "description": "a"}
     call = {"type": "function", "function": {"name": "f", "arguments": every_key}}
@@ -63,7 +63,7 @@ def test_rows_of_structs_are_those_that_were_written(folder: Path, written: list
     assert [row for _, row in HubStream("a", dataset)()] == [full, *written]
 
 
-def test_nulls_that_were_written_are_kept_in_json_alone(folder: Path) -> None:
+def test_written_nulls_are_kept_only_in_json(folder: Path) -> None:
     row = {"messages": [{"role": "assistant", "content": None, "tool_calls": [{"arguments": {"a": None, "b": 1}}]}]}
     (folder / "a.jsonl").write_text(json.dumps(row))
     assert read_file(folder / "a.jsonl") == [row]

@@ -1,4 +1,4 @@
-"""What a run leaves: it loads with PEFT and transformers as it is, and its manifest proves it."""
+"""The output of a run: it loads with PEFT and transformers without changes, and its manifest proves it."""
 
 import json
 import os
@@ -67,7 +67,7 @@ def test_the_pods_options_are_in_no_file_of_the_output(both: Any) -> None:
 
 
 def test_a_run_that_kept_the_pods_options_is_resumed(both: Any, job: Job) -> None:
-    """Earlier versions wrote them into run.json."""
+    """Accept a record of earlier versions, which wrote the options into run.json."""
     spec = FineTuneJob.model_validate(job(pod=POD)).spec
     assert output_dir.differing(spec.to_wire(), spec.model_copy(update={"pod": PodOptions()})) is None
     assert output_dir.differing(spec.published(), spec) is None
@@ -101,7 +101,7 @@ def test_the_manifest_describes_every_file_and_verifies(both: Any) -> None:
 
 @pytest.fixture(scope="module")
 def opened() -> list[Path]:
-    """Every path that Python opens from now on. An audit hook can't be removed: it ends with the process."""
+    """Return every path that Python opens from now on. An audit hook can't be removed: it ends with the process."""
     paths: list[Path] = []
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -112,7 +112,7 @@ def opened() -> list[Path]:
     return paths
 
 
-def test_a_base_model_that_lies_in_an_artifact_is_proved(both: Any, tmp_path: Path) -> None:
+def test_the_digests_of_a_base_model_in_an_artifact_are_verified(both: Any, tmp_path: Path) -> None:
     shutil.copytree(both.output, tmp_path / "before", ignore=shutil.ignore_patterns("checkpoints", "cache"))
     source = BaseModelSource.model_validate({"claim": {"name": "claim", "path": "before/merged"}})
     inputs = Inputs(None, {"claim": tmp_path}, {}, {})  # type: ignore[arg-type]
@@ -134,7 +134,7 @@ def test_loaders_open_no_file_that_the_manifest_lacks(both: Any, claim: Path, op
     assert found <= set(read_manifest(both.output).files)
 
 
-def test_the_last_word_agrees_with_the_manifest_and_the_log(both: Any) -> None:
+def test_the_termination_message_agrees_with_the_manifest_and_the_log(both: Any) -> None:
     manifest, word = both.manifest, both.word
     assert word["outcome"] == "Succeeded"
     assert word["artifact"] == {
@@ -197,7 +197,7 @@ def test_the_card_names_base_relation_dataset_and_license(job: Job, tmp_path: Pa
     assert license_of(tmp_path) == {} == license_of(None)
 
 
-def test_full_training_saves_the_whole_model_ready_to_serve(job: Job, train: Train, claim: Path) -> None:
+def test_full_training_saves_the_full_model_ready_to_serve(job: Job, train: Train, claim: Path) -> None:
     done = train(job(method="full"))
     assert (done.code, done.manifest["kind"]) == (0, "model"), done.log
     base, tokenizer = load(claim / "tiny")

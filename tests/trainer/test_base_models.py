@@ -58,7 +58,7 @@ def as_bin(folder: Path) -> None:
 
 
 def point(folder: Path) -> None:
-    """Leave a pointer of Git LFS in place of the weights."""
+    """Replace the weights by a pointer of Git LFS."""
     text = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
     (folder / "model.safetensors").write_text(text)
 
@@ -113,7 +113,7 @@ def test_an_adapter_is_not_merged_into_a_base_that_is_refused(broken: Path, clai
     assert not (broken.parent / "out").exists()
 
 
-def test_weights_that_nothing_uses_are_warned_of(job: Job, train: Train, claim: Path, broken: Path) -> None:
+def test_unused_weights_are_reported(job: Job, train: Train, claim: Path, broken: Path) -> None:
     configure(broken, num_hidden_layers=1)
     rewrite(broken, lambda found: found.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}))
     spec = job(model={"claim": {"name": "broken"}})
@@ -161,7 +161,7 @@ def reads_ahead(network: Any) -> bool:
 
 @pytest.mark.parametrize("name", DECODERS + ENCODERS)
 @pytest.mark.parametrize("is_decoder", [False, True])
-def test_a_model_whose_tokens_read_ahead_is_refused(name: str, is_decoder: bool) -> None:
+def test_a_model_whose_tokens_attend_to_later_ones_is_refused(name: str, is_decoder: bool) -> None:
     given = {"is_decoder": True} if is_decoder and name in ENCODERS else {}
     config = getattr(transformers, f"{name}Config")(**SIZES, **given)
     torch.manual_seed(0)

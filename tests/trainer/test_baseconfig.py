@@ -1,4 +1,4 @@
-"""The key-value cache of one token, by the configuration, against the cache that transformers fills."""
+"""The size of one token's KV cache by the configuration, compared with the cache that transformers fills."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ SMALL = {
     ],
     ids=["all heads", "grouped", "own head size", "half of the layers slide"],
 )
-def test_it_is_what_transformers_keeps_of_every_token(config: Any) -> None:
+def test_the_bytes_equal_the_cache_that_transformers_fills(config: Any) -> None:
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
     with torch.no_grad():
         cache = model(torch.tensor([[1, 2, 3]]), use_cache=True).past_key_values
@@ -53,5 +53,5 @@ def test_it_is_what_transformers_keeps_of_every_token(config: Any) -> None:
     [MistralConfig(sliding_window=4096), DeepseekV3Config(), MambaConfig(), GPT2Config()],
     ids=["every layer slides", "latent attention", "no attention", "heads by another name"],
 )
-def test_it_is_left_open_where_the_configuration_does_not_tell(config: Any) -> None:
+def test_the_bytes_are_unknown_when_the_configuration_leaves_them_open(config: Any) -> None:
     assert cache_bytes_per_token(config) is None

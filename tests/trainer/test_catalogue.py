@@ -17,12 +17,12 @@ from hone_api.reasons import CATALOGUE, Reason
 
 Job = Callable[..., dict[str, Any]]
 
+# The loss grows from 6 to 200 in some 40 steps, and the gradients then overflow.
 EXPLODING = {"optim": "sgd", "learningRate": 1.0, "maxGradNorm": 0, "extra": {"optimArgs": "momentum=0.99"}}
-"""The loss grows from 6 to 200 in some 40 steps, and the gradients then overflow."""
 
 
 class Refusing(BaseHTTPRequestHandler):
-    """A hub that knows nobody."""
+    """A hub that refuses every user."""
 
     def do_GET(self) -> None:
         self.send_response(401)
@@ -32,12 +32,12 @@ class Refusing(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def log_message(self, *args: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture(scope="module")
 def there(make_forks: Callable[..., Any]) -> Iterator[Any]:
-    """Forks whose hub refuses everything."""
+    """Return forks whose hub refuses everything."""
     hub = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
     threading.Thread(target=hub.serve_forever, daemon=True).start()
     yield make_forks({"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_address[1]}"})
@@ -151,7 +151,7 @@ class Provoke:
 
     @contextmanager
     def mounted(self, options: str) -> Iterator[None]:
-        """A small file system as the output folder."""
+        """Mount a small file system as the output folder."""
         self.out.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", options, "hone-test", str(self.out)], check=True)
         try:
@@ -186,7 +186,7 @@ REASONS = [found for found in CATALOGUE.values() if found.exit_code and found.na
 
 
 @pytest.mark.parametrize("reason", REASONS, ids=lambda it: it.name)
-def test_a_reason_is_what_a_user_meets(
+def test_each_reason_is_reported_to_the_user(
     forks: Any, there: Any, kill: Any, job: Job, claim: Path, tmp_path: Path, reason: Reason
 ) -> None:
     if reason.name in ("DiskFull", "VolumeAccessDenied") and os.getuid() != 0:

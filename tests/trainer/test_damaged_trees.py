@@ -1,4 +1,4 @@
-"""Whatever is damaged in an output folder, the next start ends with the same artifact, or names what to remove."""
+"""After any damage to an output folder, the next start ends with the same artifact, or names what to remove."""
 
 import json
 import os
@@ -26,8 +26,8 @@ PATHS = [
     *("prepared/train/state.json", "prepared/train/dataset_info.json"),
     *("logs", "logs/metrics.jsonl", "report", "report/report.json", "report/report.html", "manifest.json"),
 ]  # fmt: skip
+# A remedy may uncover the next damage: that of manifest.json leads to adapter/.
 STARTS = 4
-"""A remedy may uncover the next damage: that of manifest.json leads to adapter/."""
 
 
 def remove(path: Path) -> None:
@@ -145,7 +145,8 @@ def test_a_damaged_tree_ends_with_the_same_artifact_or_names_what_to_remove(
         follow_the_remedy(done)
     assert done.code == 0, done.log
     if "what was measured before training is left out" in done.log or not (output / "checkpoints/before.json").exists():
-        (output / "adapter/README.md").write_bytes((whole / "adapter/README.md").read_bytes())  # it reports the figures
+        # it contains the metrics
+        (output / "adapter/README.md").write_bytes((whole / "adapter/README.md").read_bytes())
     assert artifact(output) == artifact(whole)
 
 
@@ -188,7 +189,7 @@ def test_a_run_continues_from_its_checkpoint_when_rows_are_prepared_again(
     assert artifact(output) == artifact(whole)
 
 
-def test_prepared_rows_of_somebody_else_are_not_removed(job: Job, train: Train, tmp_path: Path) -> None:
+def test_prepared_rows_that_do_not_come_from_hone_are_not_removed(job: Job, train: Train, tmp_path: Path) -> None:
     keep = tmp_path / "out/prepared/keep"
     keep.parent.mkdir(parents=True)
     keep.write_text("mine")

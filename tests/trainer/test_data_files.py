@@ -1,4 +1,4 @@
-"""Which files a folder, a glob and a path on a claim mean, and what is said of the others."""
+"""Which files a folder, a glob and a path on a claim mean, and what is reported about the others."""
 
 import glob
 import json
@@ -66,7 +66,7 @@ def test_files_of_a_folder_come_in_the_order_of_their_names(job: Any, tmp_path: 
         (["a.JSONL", "b.jsonl"], ["a.JSONL", "b.jsonl"], []),
     ],
 )
-def test_a_folder_leaves_out_what_is_no_row_to_train_on(
+def test_a_folder_leaves_out_files_without_rows_to_train_on(
     job: Any, tmp_path: Path, files: list[str], taken: list[str], left_out: list[str]
 ) -> None:
     found = find(job, make(tmp_path, *files), None)
@@ -136,7 +136,7 @@ stored = st.sampled_from(
 
 @settings(max_examples=150, deadline=None)
 @given(odd_folders, patterns, st.sets(stored, max_size=6))
-def test_a_pattern_means_what_a_shell_finds_below_the_claim(
+def test_a_pattern_means_the_files_that_a_shell_finds_below_the_claim(
     job: Any, tmp_path_factory: Any, folder: str, pattern: str, files: set[str]
 ) -> None:
     around = tmp_path_factory.mktemp("claims")
@@ -166,7 +166,7 @@ any_name = st.binary(min_size=1, max_size=12).filter(lambda name: not set(name) 
 
 @settings(max_examples=60, deadline=None)
 @given(any_name, st.sampled_from([None, "*.jsonl"]))
-def test_a_file_may_have_any_name_that_is_none_of_a_split(
+def test_a_file_may_have_any_name_except_those_of_splits(
     job: Any, tmp_path_factory: Any, name: bytes, path: str | None
 ) -> None:
     claim = tmp_path_factory.mktemp("claim")
@@ -181,7 +181,7 @@ def test_a_file_may_have_any_name_that_is_none_of_a_split(
 class TestWhatIsNoFile:
     @pytest.mark.parametrize("path", ["b.jsonl", None, "*.jsonl", "**/b*.jsonl"])
     @pytest.mark.parametrize("kind", ["pipe", "dangling link", "circular link"])
-    def test_it_is_refused_by_name_however_it_is_found(
+    def test_a_missing_or_special_file_is_refused_however_it_is_found(
         self, job: Any, tmp_path: Path, kind: str, path: str | None
     ) -> None:
         make(tmp_path, "a.jsonl")
@@ -202,9 +202,7 @@ class TestWhatIsNoFile:
     @pytest.mark.parametrize(
         ("name", "remedy"), [("a.jsonl.gz", "Unpack"), ("a.ndjson", "Rename it to .jsonl"), ("a.tsv", "commas")]
     )
-    def test_an_ending_that_cannot_be_read_comes_with_what_to_do(
-        self, job: Any, tmp_path: Path, name: str, remedy: str
-    ) -> None:
+    def test_an_unknown_ending_comes_with_what_to_do(self, job: Any, tmp_path: Path, name: str, remedy: str) -> None:
         with pytest.raises(HoneError) as refused:
             find(job, make(tmp_path, name), name)
         assert remedy in refused.value.remedy

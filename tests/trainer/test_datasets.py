@@ -1,4 +1,4 @@
-"""Formats, sources and cuts of a dataset."""
+"""Formats, sources and limits of a dataset."""
 
 import json
 import tempfile
@@ -146,7 +146,7 @@ def test_loss_on_the_assistant_only(job: Job, train: Train) -> None:
     assert assistant.metrics[0]["loss"] != everything.metrics[0]["loss"]
 
 
-def test_a_config_map_beside_the_job_and_in_a_folder(job: Job, train: Train, tmp_path: Path) -> None:
+def test_a_config_map_next_to_the_job_and_in_a_folder(job: Job, train: Train, tmp_path: Path) -> None:
     document = job(dataset={"configMap": {"name": "faq", "key": "train.jsonl"}})
     text = '{"text": "one"}\n{"text": "two"}\n'
     beside = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "faq"}, "data": {"train.jsonl": text}}

@@ -1,4 +1,4 @@
-"""Access that a volume refuses has a name, the path, and the user that was refused."""
+"""Refused access to a volume is reported by its name, with the path and the user that was refused."""
 
 import errno
 import os
@@ -9,7 +9,7 @@ from hone_trainer.runtime.errors import named
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
 @pytest.mark.parametrize("path", ["/output/checkpoints", "/claims/models/config.json", "/cache/hub"])
-def test_a_volume_that_refuses_is_named(code: int, path: str) -> None:
+def test_a_volume_that_refuses_access_is_named(code: int, path: str) -> None:
     found = named(OSError(code, os.strerror(code), path))
     assert found.reason.name == "VolumeAccessDenied"
     assert found.message.startswith(f"{path}: {os.strerror(code)}, for user {os.getuid()} and groups ")
@@ -23,5 +23,5 @@ def test_a_refusal_that_a_library_wraps_is_found() -> None:
     assert named(RuntimeError("Permission denied (os error 13)")).reason.name == "VolumeAccessDenied"
 
 
-def test_a_device_is_no_volume() -> None:
+def test_a_device_is_not_a_volume() -> None:
     assert named(PermissionError(errno.EACCES, "Permission denied", "/dev/kfd")).reason.name == "InternalError"

@@ -1,4 +1,4 @@
-"""Files that are something else than their names say are refused by what they are."""
+"""Files whose content differs from their name are refused by their content."""
 
 import bz2
 import gzip
@@ -56,7 +56,7 @@ DISGUISES = {
 
 @pytest.mark.parametrize("ending", row_files.READERS)
 @pytest.mark.parametrize("what", DISGUISES)
-def test_a_file_that_is_something_else_is_refused_by_what_it_is(tmp_path: Path, what: str, ending: str) -> None:
+def test_a_file_with_other_content_is_refused_by_its_content(tmp_path: Path, what: str, ending: str) -> None:
     path = tmp_path / f"train{ending}"
     path.write_bytes(DISGUISES[what])
     if (what, ending) in (("Parquet", ".parquet"), ("a page in HTML", ".txt")):
@@ -74,7 +74,7 @@ def test_a_file_that_is_something_else_is_refused_by_what_it_is(tmp_path: Path, 
      "<p>text</p>\n", '{"text": "<html>"}\n', POINTER.decode() + "x" * 1024],
 )  # fmt: skip
 @pytest.mark.parametrize("ending", [".txt", ".csv", ".jsonl"])
-def test_text_that_looks_alike_is_taken(tmp_path: Path, text: str, ending: str) -> None:
+def test_text_that_looks_similar_is_accepted(tmp_path: Path, text: str, ending: str) -> None:
     path = tmp_path / f"train{ending}"
     path.write_text(text)
     refuse_disguised(path, path.name)

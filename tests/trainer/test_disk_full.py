@@ -1,4 +1,4 @@
-"""A volume that fills up: named, the last good checkpoint kept, and gone on from once there is room."""
+"""A full volume is named, the last good checkpoint is kept, and training resumes once there is room."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="mounting a small file 
 
 @pytest.fixture(scope="module")
 def volume(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A file system of 16 MiB."""
+    """Mount a file system of 16 MiB."""
     folder = tmp_path_factory.mktemp("volume")
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "hone-test", str(folder)], check=True)
     yield folder
@@ -26,7 +26,7 @@ def volume(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def on_volume(make_forks: Callable[..., Any], volume: Path) -> Any:
-    """Forks whose cache is on the small volume, too."""
+    """Return forks whose cache is on the small volume, too."""
     return make_forks({"HF_HOME": str(volume / "hf")})
 
 
@@ -54,7 +54,7 @@ def whole(forks: Any, document: dict[str, Any], tmp_path_factory: pytest.TempPat
         ("describing", 1, 0, 8),
     ],
 )
-def test_a_full_volume_is_named_and_nothing_lost(
+def test_a_full_volume_is_named_and_nothing_is_lost(
     on_volume: Any,
     volume: Path,
     document: dict[str, Any],

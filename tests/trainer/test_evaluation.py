@@ -1,4 +1,4 @@
-"""The model before and after training is measured, and training goes as if it had not been."""
+"""The model before and after training is measured, and training is the same as without the measurement."""
 
 import json
 import math
@@ -41,7 +41,7 @@ def before(output: Path) -> dict[str, Any]:
 
 
 def greedy(model: Any, tokenizer: Any, prompt: str, length: int) -> str:
-    """The greedy answer by the plainest means: one forward pass over everything for each token."""
+    """Return the greedy answer in the simplest way: one full forward pass for each token."""
     ids = tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
     )["input_ids"]
@@ -91,7 +91,7 @@ def test_answers_are_the_greedy_ones_through_the_chat_template(asked: Any, claim
     assert first != last
 
 
-def test_training_is_bit_equal_to_one_without_it(job: Job, train: Train, tmp_path: Path) -> None:
+def test_training_is_bit_equal_to_training_without_the_evaluation(job: Job, train: Train, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"lora": DROPOUT, "training": {"maxSteps": 6}}
     with_it = train(job(evaluation=ASKED, **settings))
     without = train(job(**settings))
@@ -137,7 +137,7 @@ def test_losses_are_those_of_trl_when_rows_are_held_out(job: Job, train: Train, 
     )
 
 
-def test_what_was_measured_before_is_read_at_a_resume(job: Job, train: Train, tmp_path: Path) -> None:
+def test_measurements_before_training_are_kept_at_a_resume(job: Job, train: Train, tmp_path: Path) -> None:
     document = job(dataset=HELD_OUT, evaluation=ASKED)
     assert train(document, output=tmp_path / "out").code == 0
     (tmp_path / "out/manifest.json").unlink()
@@ -151,7 +151,7 @@ def test_what_was_measured_before_is_read_at_a_resume(job: Job, train: Train, tm
     assert "asking the base model" not in again.log
 
 
-def test_sigterm_while_the_base_is_asked_ends_the_run_at_once(
+def test_sigterm_during_the_questions_to_the_base_model_ends_the_run_at_once(
     job: Job, process: Callable[..., Any], tmp_path: Path
 ) -> None:
     long = {"prompts": ["say something"] * 50, "maxNewTokens": 200}
@@ -165,7 +165,7 @@ def test_sigterm_while_the_base_is_asked_ends_the_run_at_once(
     assert not list((tmp_path / "out/checkpoints").glob("step-*"))
 
 
-def test_a_prompt_that_leaves_no_room_is_refused_and_one_that_leaves_little_is_warned_of(
+def test_a_prompt_without_room_for_an_answer_is_refused_and_one_with_little_room_reported(
     job: Job, train: Train
 ) -> None:
     refused = train(job(evaluation={"prompts": ["short", "x " * 300]}))
@@ -177,7 +177,7 @@ def test_a_prompt_that_leaves_no_room_is_refused_and_one_that_leaves_little_is_w
     assert "warning: spec.evaluation.prompts[0] has " in warned.log
 
 
-def test_a_prompt_without_a_chat_template_is_asked_as_it_is(claim: Path) -> None:
+def test_a_prompt_without_a_chat_template_is_used_unchanged(claim: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(claim / "no-template")
     found, warnings = prompts.encode(EvaluationOptions(prompts=["what was"]), tokenizer, lambda: None)
     assert found == [prompts.Question("what was", tokenizer("what was")["input_ids"], 128)]

@@ -193,7 +193,7 @@ def test_a_manifest_that_breaks_the_contract_is_refused(
     assert words in failed.word["message"]
 
 
-def test_one_job_a_file(job: Job, train: Train) -> None:
+def test_a_file_may_hold_only_one_job(job: Job, train: Train) -> None:
     assert "holds 2 FineTuneJobs" in train(job(), job()).word["message"]
 
 
@@ -229,7 +229,7 @@ def test_a_device_without_memory_is_named() -> None:
         (2, {}, {"CUDA_VISIBLE_DEVICES": "0,1"}),
     ],
 )
-def test_torch_sees_as_many_devices_as_the_job_asks_for(
+def test_torch_finds_as_many_devices_as_the_job_requests(
     gpus: int, before: dict[str, str], after: dict[str, str]
 ) -> None:
     limit_devices(before, gpus)
@@ -265,7 +265,7 @@ def test_a_config_that_names_no_architecture_is_enough(job: Job, train: Train, c
 
 
 def test_gradients_whose_norm_is_infinite_end_the_run(job: Job, train: Train, claim: Path, tmp_path: Path) -> None:
-    """With such weights the loss is large, and the squares of its gradients are too large."""
+    """Train with weights that make the loss large, and the squares of its gradients too large."""
     shutil.copytree(claim / "tiny", tmp_path / "steep")
     file = tmp_path / "steep/model.safetensors"
     weights = load_file(file)

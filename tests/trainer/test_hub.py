@@ -29,7 +29,7 @@ STUCK_SECONDS = 60
 
 
 class Hub(ThreadingHTTPServer):
-    """Answers as the hub does, for the one model me/tiny; `asked` is what it was asked, `token` what it asks for."""
+    """Answers as the hub does, for the only model me/tiny; `asked` are the requests, `token` the required one."""
 
     def __init__(self, model: Path, token: str | None = None) -> None:
         self.model = model
@@ -100,7 +100,7 @@ class Answer(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *args: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -113,13 +113,13 @@ def hub(claim: Path) -> Iterator[Hub]:
 
 @pytest.fixture(scope="module")
 def online(make_worker: Callable[..., Any], hub: Hub) -> Any:
-    """A worker whose hub is the test's."""
+    """Start a worker whose hub is the test's."""
     return make_worker("online", {"HF_ENDPOINT": hub.url, "HF_HUB_DOWNLOAD_TIMEOUT": "1"})
 
 
 @pytest.fixture(scope="module")
 def cut_off(make_worker: Callable[..., Any], claim: Path) -> Any:
-    """A worker whose hub does not answer, with me/tiny and the dataset me/rows in its cache."""
+    """Start a worker whose hub does not answer, with me/tiny and the dataset me/rows in its cache."""
     worker = make_worker("cut-off", {"HF_ENDPOINT": "http://127.0.0.1:9"})
     for folder, files in (("models--me--tiny", claim / "tiny"), ("datasets--me--rows", None)):
         cached = worker.folder / "hf/hub" / folder
@@ -135,7 +135,7 @@ def cut_off(make_worker: Callable[..., Any], claim: Path) -> Any:
     return worker
 
 
-def test_a_model_is_downloaded_at_the_commit_that_its_revision_is(online: Any, hub: Hub, job: Job, claim: Path) -> None:
+def test_a_model_is_downloaded_at_the_commit_of_its_revision(online: Any, hub: Hub, job: Job, claim: Path) -> None:
     done = online.run(job(model={"name": "me/tiny"}), claims={"claim": claim})
     assert done.code == 0, done.log
     assert done.manifest["baseModel"] == {"name": "me/tiny", "revision": COMMIT}
@@ -158,7 +158,7 @@ def test_a_model_is_downloaded_at_the_commit_that_its_revision_is(online: Any, h
     ],
 )
 @pytest.mark.parametrize("kind", ["model", "dataset"])
-def test_what_the_hub_refuses_is_named(
+def test_refusals_of_the_hub_are_named(
     online: Any, job: Job, claim: Path, kind: str, name: str, code: int, reason: str, words: str
 ) -> None:
     failed = online.run(job(**{kind: {"name": name}}), claims={"claim": claim})
@@ -176,7 +176,7 @@ def test_a_download_that_does_not_end_is_named(online: Any, job: Job, claim: Pat
     assert "Traceback" not in failed.log
 
 
-def test_a_download_that_is_cut_once_is_gone_on_with(online: Any, hub: Hub, job: Job, claim: Path) -> None:
+def test_a_download_that_is_cut_once_is_continued(online: Any, hub: Hub, job: Job, claim: Path) -> None:
     done = online.run(job(model={"name": "me/once"}), claims={"claim": claim})
     assert done.code == 0, done.log
     assert len([path for path in hub.asked if path == f"/me/once/resolve/{COMMIT}/model.safetensors"]) > 2
@@ -184,10 +184,10 @@ def test_a_download_that_is_cut_once_is_gone_on_with(online: Any, hub: Hub, job:
     assert downloaded.read_bytes() == (claim / "tiny/model.safetensors").read_bytes()
 
 
-def test_a_preparation_that_waits_for_the_hub_can_be_told_to_stop(
+def test_a_preparation_that_waits_for_the_hub_can_be_stopped(
     make_forks: Callable[..., Any], hub: Hub, job: Job, kill: Any, tmp_path: Path
 ) -> None:
-    """huggingface_hub would wait for the threads that download."""
+    """Stop during a download, although huggingface_hub would wait for the threads that download."""
     there = make_forks({"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.url, "HF_HUB_DOWNLOAD_TIMEOUT": str(STUCK_SECONDS)})
     told = kill(signal.SIGTERM, "downloading", delay=0.5)
     stopped = there.run(job(model={"name": "me/stuck"}), tmp_path / "out", told, command="prepare")
@@ -196,21 +196,19 @@ def test_a_preparation_that_waits_for_the_hub_can_be_told_to_stop(
     assert (stopped.code, stopped.word["reason"]) == (75, "Interrupted"), stopped.log
 
 
-def test_a_revision_that_is_not_there_is_named(online: Any, job: Job, claim: Path) -> None:
+def test_a_missing_revision_is_named(online: Any, job: Job, claim: Path) -> None:
     failed = online.run(job(model={"name": "me/tiny", "revision": "v9"}), claims={"claim": claim})
     assert (failed.code, failed.word["reason"]) == (66, "ModelNotFound")
     assert "spec.model.revision is v9" in failed.word["message"]
 
 
-def test_what_is_not_in_the_cache_can_not_be_had_without_the_hub(cut_off: Any, job: Job, claim: Path) -> None:
+def test_files_that_are_not_in_the_cache_need_the_hub(cut_off: Any, job: Job, claim: Path) -> None:
     failed = cut_off.run(job(model={"name": "me/other"}), claims={"claim": claim})
     assert (failed.code, failed.word["reason"]) == (71, "HubUnreachable"), failed.log
     assert "spec.model.name is me/other, which is not in the cache" in failed.word["message"]
 
 
-def test_what_is_in_the_cache_is_trained_without_the_hub_and_without_waiting(
-    cut_off: Any, job: Job, claim: Path
-) -> None:
+def test_cached_files_are_trained_on_without_the_hub_and_without_waiting(cut_off: Any, job: Job, claim: Path) -> None:
     began = time.monotonic()
     here = cut_off.run(job(), claims={"claim": claim})
     local = time.monotonic() - began
@@ -228,7 +226,7 @@ def test_what_is_in_the_cache_is_trained_without_the_hub_and_without_waiting(
     assert "spec.dataset.split is valid" in missing.word["message"]
 
 
-def test_a_split_of_its_own_is_evaluated_on(cut_off: Any, job: Job, claim: Path) -> None:
+def test_a_separate_split_is_evaluated_on(cut_off: Any, job: Job, claim: Path) -> None:
     done = cut_off.run(job(dataset={"name": "me/rows", "evalSplit": "test"}), claims={"claim": claim})
     assert done.code == 0, done.log
     assert "24 to train on, 24 to evaluate on" in done.log
@@ -238,7 +236,7 @@ def test_a_split_of_its_own_is_evaluated_on(cut_off: Any, job: Job, claim: Path)
     assert "spec.dataset.evalSplit is valid" in missing.word["message"]
 
 
-def test_what_was_prepared_is_trained_without_the_hub_and_without_a_token(
+def test_prepared_rows_are_trained_on_without_the_hub_and_without_a_token(
     make_worker: Callable[..., Any], job: Job, claim: Path
 ) -> None:
     hub = Hub(claim / "tiny", token="hf_secret")

@@ -1,4 +1,4 @@
-"""Killed at any moment, a run goes on from its newest good checkpoint and ends as if nothing had happened."""
+"""A run that is killed at any moment resumes from its newest good checkpoint and ends as if it had not been killed."""
 
 import json
 import random
@@ -17,11 +17,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 Job = Callable[..., dict[str, Any]]
 
 SAVE_STEPS = 3
+# The minimum number of times that a phase begins in a start that resumes from a checkpoint and has steps left.
 AT_MOST = {"resuming": 1, "training": 1, "stepping": 6, "saving": 2, "flushing": 2, "sealing": 2}
-"""How often a phase begins, or at least so often, in a start that goes on from a checkpoint and has steps left."""
 AT_ONCE, DELAYED = 10, 7
+# Within which a checkpoint is loaded, or a little more.
 RESUME_SECONDS = 0.03
-"""Within which a checkpoint is loaded, or a little more."""
 
 
 def long_job(job: Job, method: str) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def long_job(job: Job, method: str) -> dict[str, Any]:
 
 
 def plans(chance: random.Random, whole: Any, kill: Callable[..., Any]) -> list[Any]:
-    """When to kill each start: at the very beginning of a phase, or a random time into one of those that last."""
+    """Choose when to kill each start: at the beginning of a phase, or at a random time within one that lasts."""
     lengths = {"resuming": RESUME_SECONDS}
     lengths |= {phase: statistics.median(whole.durations(phase)) for phase in ("saving", "evaluating")}
 
@@ -54,7 +54,7 @@ def plans(chance: random.Random, whole: Any, kill: Callable[..., Any]) -> list[A
 
 
 def scalars(output: Path) -> dict[str, list[tuple[int, float]]]:
-    """What TensorBoard shows: steps and values of each curve, without how long things took."""
+    """Return TensorBoard's curves, as steps and values, without durations."""
     shown = EventAccumulator(str(output / "logs"), size_guidance={"scalars": 0})
     shown.Reload()
     return {
@@ -114,12 +114,12 @@ def short_whole(forks: Any, short: dict[str, Any], tmp_path_factory: pytest.Temp
     ("phase", "at", "step", "due"),
     [
         ("stepping", 5, 2, True),  # the first of two batches: the step is done, the evaluation after it is not
-        ("evaluating", 2, 2, True),  # the first is that of the untouched model
+        ("evaluating", 2, 2, True),  # the first is the evaluation of the untouched model
         ("stepping", 8, 3, False),  # the second of four
         ("flushing", 1, 4, True),  # while the checkpoint of step 3 is written: one more step
     ],
 )
-def test_a_signal_is_answered_at_the_end_of_a_step_or_of_a_batch_of_an_evaluation(
+def test_a_signal_takes_effect_at_the_end_of_a_step_or_of_a_batch_of_an_evaluation(
     forks: Any,
     kill: Any,
     short: dict[str, Any],
@@ -138,7 +138,7 @@ def test_a_signal_is_answered_at_the_end_of_a_step_or_of_a_batch_of_an_evaluatio
     same_end(forks.run(short, tmp_path / "out"), short_whole)
 
 
-def test_a_second_signal_ends_at_once_and_breaks_nothing(
+def test_a_second_signal_ends_at_once_and_damages_nothing(
     forks: Any, kill: Any, short: dict[str, Any], short_whole: Any, tmp_path: Path
 ) -> None:
     stopped = forks.run(short, tmp_path / "out", kill(SIGTERM, "stepping", 14), kill(SIGTERM, "flushing", 2))

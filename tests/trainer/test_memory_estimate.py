@@ -35,10 +35,12 @@ class Tracker(MemTracker):
 
 
 def peak(network: PreTrainedModel | PeftModel, batch: int, length: int, *, checkpointing: bool, shards: int = 1) -> int:
-    """Bytes at the peak of a step of SFTTrainer with AdamW, from the second step on. `network` is on the meta device.
+    """Return the bytes at the peak of a step of SFTTrainer with AdamW, from the second step on.
 
-    With `shards`, of one of so many processes with FSDP2; then without the optimizer's step, where DTensor works out
-    shapes on tensors of the whole size, which the tracker takes for memory.
+    `network` is on the meta device. With `shards`, the peak is of one of that many processes with FSDP2, and then
+    without
+    the optimizer's step, in which DTensor computes shapes on tensors of the full size, which the tracker takes for
+    memory.
     """
     base = network.get_base_model() if isinstance(network, PeftModel) else network
     add_fused_lm_head(base, outputs=("log_probs", "entropy", "is_top1"))
@@ -74,7 +76,7 @@ def peak(network: PreTrainedModel | PeftModel, batch: int, length: int, *, check
 
 
 def materialize(network: torch.nn.Module) -> None:
-    """Give a model on the meta device fake tensors on the CPU. Weights that are shared stay so."""
+    """Give a model on the meta device fake tensors on the CPU. Shared weights stay shared."""
     made: dict[int, torch.nn.Parameter] = {}
     for module in network.modules():
         for name, parameter in module._parameters.items():
@@ -89,7 +91,7 @@ def materialize(network: torch.nn.Module) -> None:
 
 
 def processes(count: int) -> DeviceMesh:
-    """A mesh of processes that are not there: this is the first, and communication only makes its buffers."""
+    """Make a mesh of fake processes: this is the first one, and communication only creates its buffers."""
     dist.init_process_group("fake", rank=0, world_size=count, store=FakeStore())
     return init_device_mesh("cpu", (count,))
 
@@ -165,6 +167,7 @@ def spec(method: str, batch: int, length: int, checkpointing: bool) -> FineTuneJ
     )
 
 
+# Architecture, layers, method, activation checkpointing, batch, length, dtype of the weights.
 CASES = [
     (llama_2_7b, 2, "lora", True, 1, 2048, torch.bfloat16),
     (llama_2_7b, 2, "lora", False, 4, 1024, torch.bfloat16),
@@ -182,7 +185,6 @@ CASES = [
     (mixtral_8x7b, 2, "lora", True, 1, 1024, torch.bfloat16),
     (mixtral_8x7b, 1, "full", False, 4, 1024, torch.bfloat16),
 ]
-"""Architecture, layers, method, activation checkpointing, batch, length, dtype of the weights."""
 
 
 def networks(config: PreTrainedConfig, job: FineTuneJobSpec) -> Any:
@@ -205,8 +207,8 @@ def test_the_peak_of_a_step_is_as_estimated(
     assert found == pytest.approx(expected, rel=TOLERANCE), f"tracked {found:,}, estimated {expected:,}"
 
 
-def test_layers_add_up_to_the_whole_model() -> None:
-    """Memory grows by the same amount with each layer, so that a few stand for all 32."""
+def test_layers_add_up_to_the_full_model() -> None:
+    """Check that memory grows by the same amount with each layer, so that a few layers represent all 32."""
     job = spec("lora", 1, 2048, checkpointing=False)
 
     def config(layers: int) -> PreTrainedConfig:

@@ -1,4 +1,4 @@
-"""`hone merge`: what it writes is base plus adapter, and whole or absent; what it refuses has a name."""
+"""`hone merge`: its output is base plus adapter, and complete or absent; what it refuses has a name."""
 
 import json
 import os
@@ -22,13 +22,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 Job = Callable[..., dict[str, Any]]
 Train = Callable[..., Any]
+# Of the relative error of the logits (2-norm) that merging into bfloat16 may make. A merged weight is rounded to 8
+# significant bits: a relative error of at most 2**-8, of 2**-8 / sqrt(12) = 0.0011 in the mean square. Fourteen
+# matrices are merged, whose errors are independent: sqrt(14) * 0.0011 = 0.0042, doubled and a bit for what the layers
+# make of it. Both sides compute in float32, so that nothing else is rounded.
 TOLERANCE = 0.01
-"""Of the relative error of the logits (2-norm) that merging into bfloat16 may make.
-
-A merged weight is rounded to 8 significant bits: a relative error of at most 2**-8, of 2**-8 / sqrt(12) = 0.0011 in the
-mean square. Fourteen matrices are merged, whose errors are independent: sqrt(14) * 0.0011 = 0.0042, doubled and a bit
-for what the layers make of it. Both sides compute in float32, so that nothing else is rounded.
-"""
 PROMPT = "what was trained is what is served"
 
 
@@ -39,13 +37,13 @@ def logits(model: Any, folder: Path) -> torch.Tensor:
 
 
 def distance(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Relative to `other`."""
+    """Return the difference relative to `other`."""
     return float((one - other).norm() / other.norm())
 
 
 @pytest.fixture(scope="module")
 def half(claim: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a claim whose model `tiny` is in bfloat16, with weights so large that every layer matters."""
+    """Make the folder of a claim whose model `tiny` is in bfloat16, with weights so large that every layer matters."""
     folder = tmp_path_factory.mktemp("half")
     torch.manual_seed(0)
     config = LlamaConfig.from_pretrained(claim / "tiny", initializer_range=0.2)
@@ -57,7 +55,7 @@ def half(claim: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(job: Job, train: Train, half: Path) -> Callable[..., Path]:
-    """Train an adapter on the model in bfloat16, hard enough to matter: its artifact tree."""
+    """Train an adapter on the model in bfloat16, long enough to matter, and return its artifact tree."""
 
     def run(method: str = "lora", **lora: Any) -> Path:
         training = {"maxSteps": 16, "learningRate": 2e-2}
@@ -97,10 +95,10 @@ def test_merged_is_the_unquantized_base_plus_adapter(
         half / "tiny", quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     )
     on_4_bits = PeftModel.from_pretrained(quantized, tree / "adapter")
-    assert distance(logits(on_4_bits, half / "tiny"), expected) > TOLERANCE  # so the test tells them apart
+    assert distance(logits(on_4_bits, half / "tiny"), expected) > TOLERANCE  # so the test distinguishes them
 
 
-def test_a_bare_adapter_merges_in_the_type_asked_for(tree: Path, half: Path, tmp_path: Path) -> None:
+def test_a_bare_adapter_merges_in_the_requested_type(tree: Path, half: Path, tmp_path: Path) -> None:
     shutil.copytree(tree / "adapter", tmp_path / "adapter")
     for name in tmp_path.glob("adapter/*token*"):
         name.unlink()
@@ -152,7 +150,7 @@ def test_a_base_that_is_a_changed_artifact_is_not_merged_into(tree: Path, half: 
 
 
 def copied(tree: Path, folder: Path, **config: Any) -> Path:
-    """A copy of the adapter alone, its configuration changed."""
+    """Copy only the adapter, and change its configuration."""
     shutil.copytree(tree / "adapter", folder)
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | config))
@@ -176,7 +174,7 @@ def copied(tree: Path, folder: Path, **config: Any) -> Path:
     ],
     ids=["no base", "unnamed base", "another kind", "no number", "not to be merged", "no such layer", "fewer layers"],
 )
-def test_what_an_adapter_says_is_checked(
+def test_the_configuration_of_an_adapter_is_checked(
     tree: Path, tmp_path: Path, config: dict[str, Any], reason: str, message: str
 ) -> None:
     found = refused(MergeOptions(copied(tree, tmp_path / "adapter", **config), tmp_path / "out"))
@@ -204,7 +202,7 @@ def test_a_base_on_a_claim_that_is_not_here_is_named(job: Job, train: Train, hal
     assert (tmp_path / "out/model.safetensors").is_file()
 
 
-def test_bases_that_are_none_are_named(tree: Path, half: Path, tmp_path: Path) -> None:
+def test_bases_that_can_not_be_used_are_named(tree: Path, half: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/config.json").write_text("{}")
@@ -218,7 +216,7 @@ def test_bases_that_are_none_are_named(tree: Path, half: Path, tmp_path: Path) -
         assert str(tmp_path / name) in found.message
 
 
-def test_what_is_no_adapter_is_named(half: Path, tmp_path: Path) -> None:
+def test_a_folder_without_an_adapter_is_named(half: Path, tmp_path: Path) -> None:
     assert refused(MergeOptions(half / "tiny", tmp_path / "out")).reason.name == "ArtifactMissing"
 
 
@@ -235,7 +233,7 @@ class OwnModel(LlamaForCausalLM):
 
 @pytest.fixture
 def with_code(half: Path, tmp_path: Path) -> Path:
-    """A base model that brings its own code, which leaves the file `ran` when it runs."""
+    """Make a base model that brings its own code, which creates the file `ran` when it runs."""
     folder = shutil.copytree(half / "tiny", tmp_path / "with-code")
     (folder / "code_of_model.py").write_text(OWN_CODE.format(mark=str(tmp_path / "ran")))
     config = json.loads((folder / "config.json").read_text())
@@ -245,7 +243,7 @@ def with_code(half: Path, tmp_path: Path) -> Path:
 
 
 def resealed(tree: Path, **fields: Any) -> None:
-    """Write the manifest of a changed tree, as whoever can write to it could."""
+    """Write the manifest of a changed tree, as anybody with write access to it could."""
     files = describe_files(tree, ["adapter"])
     manifest = read_manifest(tree).model_copy(update={"files": files, "digest": digest_of(files), **fields})
     write_manifest(tree, manifest)
@@ -254,7 +252,7 @@ def resealed(tree: Path, **fields: Any) -> None:
 def test_an_artifact_gives_no_permission_to_run_code(
     tree: Path, with_code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", "")  # merging sets it for the process: the test's end restores it
+    monkeypatch.setenv("HF_HUB_CACHE", "")  # merging sets it for the process; the end of the test restores it
     monkeypatch.delenv("HF_HUB_CACHE")
     ran = tmp_path / "ran"
     adapter = copied(tree, tmp_path / "artifact/adapter", base_model_name_or_path=str(with_code))
@@ -266,7 +264,7 @@ def test_an_artifact_gives_no_permission_to_run_code(
     resealed(tmp_path / "artifact", spec={"model": {"trustRemoteCode": True}})
     assert refused(MergeOptions(tmp_path / "artifact", tmp_path / "out")).message == found.message
 
-    # Nor does what the artifact has in its cache.
+    # The same holds for the content of the artifact's cache.
     snapshot = tmp_path / f"artifact/cache/hub/models--some--base/snapshots/{'a' * 40}"
     shutil.copytree(with_code, snapshot)
     base = BaseModelReference(name="some/base", revision="a" * 40)
@@ -283,7 +281,7 @@ def test_an_artifact_gives_no_permission_to_run_code(
     assert (tmp_path / "out/model.safetensors").is_file()
 
 
-def test_an_adapter_names_no_module_to_import(tree: Path, tmp_path: Path) -> None:
+def test_an_adapter_can_not_name_a_module_to_import(tree: Path, tmp_path: Path) -> None:
     config = {"megatron_config": {"a": 1}, "megatron_core": "megatron.core"}
     assert "megatron_config" in refused(MergeOptions(copied(tree, tmp_path / "a", **config), tmp_path / "out")).message
 
@@ -302,7 +300,7 @@ def command(*words: str | Path, before: tuple[str, ...] = ()) -> subprocess.Pope
     return subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=environ)
 
 
-def test_the_command_merges_and_says_what_is_next(tree: Path, tmp_path: Path) -> None:
+def test_the_command_merges_and_prints_the_next_step(tree: Path, tmp_path: Path) -> None:
     run = command(tree, tmp_path / "out")
     assert run.stderr
     said = run.stderr.read()
@@ -325,7 +323,7 @@ def test_a_hub_model_that_is_not_here_is_named_with_the_hub(
 
 @pytest.fixture(scope="module")
 def large(claim: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base of 64 MB with an adapter."""
+    """Make a base of 64 MB with an adapter."""
     folder = tmp_path_factory.mktemp("large")
     config = LlamaConfig.from_pretrained(claim / "tiny", intermediate_size=65536, num_hidden_layers=3)
     model = LlamaForCausalLM(config)
@@ -338,7 +336,7 @@ def large(claim: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(large: Path, tmp_path: Path) -> None:
-    """In a file system of 8 MB, which a user namespace of its own may mount."""
+    """Merge in a file system of 8 MB, which a separate user namespace may mount."""
     disk = tmp_path / "disk"
     disk.mkdir()
     script = f'mount -t tmpfs -o size=8m none {disk} && "$@"; code=$?; ls -A {disk} >&2; exit $code'

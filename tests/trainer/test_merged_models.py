@@ -1,4 +1,4 @@
-"""What is merged and saved is base plus adapter, for any layers that an adapter can change, and this is checked."""
+"""A merged and saved model is base plus adapter, for any layers that an adapter can change, and this is checked."""
 
 import copy
 import functools
@@ -53,7 +53,7 @@ def configs(vocabulary: int) -> dict[str, PreTrainedConfig]:
         "falcon, tied": FalconConfig(
             vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, initializer_range=0.2
         ),
-        # All experts answer each token: which ones a router takes would depend on rounding.
+        # All experts answer each token: otherwise the router's choice would depend on rounding.
         "mixtral": MixtralConfig(**sizes, num_local_experts=4, num_experts_per_tok=4),
     }
 
@@ -63,13 +63,13 @@ def last(name: str) -> str:
 
 
 def embedding_and_head(model: Any) -> tuple[str, str]:
-    """Their names in the architecture."""
+    """Return their names in the architecture."""
     names = {id(module): last(name) for name, module in model.named_modules()}
     return names[id(model.get_input_embeddings())], names[id(model.get_output_embeddings())]
 
 
 def adapted(config: PreTrainedConfig, dtype: torch.dtype, choice: random.Random) -> PeftModel:
-    """A model with an adapter of random kind, layers and weights."""
+    """Make a model with an adapter of random kind, layers and weights."""
     torch.manual_seed(choice.randrange(2**32))
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)  # `to` would round the rotary frequencies as well
     ends = embedding_and_head(model)
@@ -97,14 +97,14 @@ def adapted(config: PreTrainedConfig, dtype: torch.dtype, choice: random.Random)
 
 
 def logits(model: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """Computed in float32, so that the weights alone are rounded."""
+    """Compute logits in float32, so that only the weights are rounded."""
     with torch.no_grad():
         found: torch.Tensor = copy.deepcopy(model).float().eval()(input_ids=tokens).logits
     return found
 
 
 def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Of most tokens: rounding may send a few to another expert."""
+    """Return the distance of most tokens: rounding may send a few to another expert."""
     return float(((found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-6)).quantile(0.75))
 
 
@@ -132,12 +132,12 @@ def test_any_adapter_merged_saved_and_loaded_is_base_plus_adapter(claim: Path, t
 
 
 def forgotten(network: PeftModel) -> Any:
-    """Merged by PEFT alone."""
+    """Merge with PEFT alone."""
     return network.merge_and_unload()
 
 
 def unsaved(network: PeftModel) -> Any:
-    """The base without the adapter."""
+    """Return the base without the adapter."""
     return network.unload()
 
 
@@ -146,7 +146,7 @@ SPOILT = [(["embed_tokens"], forgotten), (["lm_head"], forgotten), (["q_proj", "
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("targets", "spoil"), SPOILT)
-def test_a_merged_model_that_answers_otherwise_is_refused(
+def test_a_merged_model_that_answers_differently_is_refused(
     claim: Path, tmp_path: Path, dtype: torch.dtype, targets: list[str], spoil: Callable[[PeftModel], Any]
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(claim / "tiny")
@@ -162,13 +162,13 @@ def test_a_merged_model_that_answers_otherwise_is_refused(
 
 
 def forget_the_adapter(network: PeftModel, *, safely: bool = True) -> Any:
-    """Stand in for the merge of Hone: a model that loads, and is the base."""
+    """Stand in for the merge of Hone: return a model that loads, and is the base."""
     return network.unload()
 
 
 @pytest.fixture
 def network(claim: Path, tmp_path: Path) -> Any:
-    """A base in `base`, and an adapter of random weights on it, also in `adapter`."""
+    """Make a base in `base`, and an adapter of random weights on it, also in `adapter`."""
     torch.manual_seed(0)
     make_base(tmp_path, "llama, tied", claim)
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
@@ -178,7 +178,7 @@ def network(claim: Path, tmp_path: Path) -> Any:
 
 
 @pytest.mark.usefixtures("network")
-def test_hone_merge_writes_no_model_that_answers_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hone_merge_writes_no_model_that_answers_differently(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lora, "merge", forget_the_adapter)
     with pytest.raises(HoneError) as refused:
         merge(MergeOptions(tmp_path / "adapter", tmp_path / "out", base=str(tmp_path / "base")))
@@ -188,7 +188,7 @@ def test_hone_merge_writes_no_model_that_answers_otherwise(tmp_path: Path, monke
 
 @pytest.mark.parametrize("kind", ["merged", "both"])
 @pytest.mark.parametrize("is_shared", [False, True], ids=["one process", "several processes"])
-def test_a_job_saves_no_merged_model_that_answers_otherwise(
+def test_a_job_saves_no_merged_model_that_answers_differently(
     network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, is_shared: bool
 ) -> None:
     monkeypatch.setattr(artifact, "merge", forget_the_adapter)
@@ -204,7 +204,7 @@ def test_a_job_saves_no_merged_model_that_answers_otherwise(
 
 
 @pytest.mark.parametrize("targets", [["q_proj", "embed_tokens"], ["q_proj", "lm_head"]])
-def test_hone_merge_unties_what_the_adapter_changes(claim: Path, tmp_path: Path, targets: list[str]) -> None:
+def test_hone_merge_unties_layers_that_the_adapter_changes(claim: Path, tmp_path: Path, targets: list[str]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(claim / "tiny")
     model = AutoModelForCausalLM.from_config(configs(len(tokenizer))["llama, tied"])
     model.save_pretrained(tmp_path / "base")
@@ -220,7 +220,7 @@ def test_hone_merge_unties_what_the_adapter_changes(claim: Path, tmp_path: Path,
 
 
 def make_base(folder: Path, architecture: str, claim: Path) -> Path:
-    """A model as its author saved it, with the data of the claim."""
+    """Save a model as its author would, with the data of the claim."""
     tokenizer = AutoTokenizer.from_pretrained(claim / "tiny")
     AutoModelForCausalLM.from_config(configs(len(tokenizer))[architecture]).save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
@@ -230,7 +230,7 @@ def make_base(folder: Path, architecture: str, claim: Path) -> Path:
 
 @pytest.mark.parametrize("architecture", ["mixtral", "gpt2, tied"])
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_a_saved_configuration_is_the_bases(
+def test_the_saved_configuration_is_that_of_the_base(
     job: Job, train: Train, claim: Path, tmp_path: Path, architecture: str, method: str
 ) -> None:
     root = make_base(tmp_path, architecture, claim)
@@ -245,7 +245,9 @@ def test_a_saved_configuration_is_the_bases(
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
-def test_hone_merge_writes_what_the_job_saves(job: Job, train: Train, claim: Path, tmp_path: Path, method: str) -> None:
+def test_hone_merge_writes_the_same_model_as_the_job(
+    job: Job, train: Train, claim: Path, tmp_path: Path, method: str
+) -> None:
     root = make_base(tmp_path, "llama, tied", claim)
     source = {"claim": {"name": "claim", "path": "base"}}
     document = job(

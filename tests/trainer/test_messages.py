@@ -1,4 +1,4 @@
-"""What a row may hold reaches the chat template as it was written, or is refused with its place."""
+"""The contents of a row reach the chat template as written, or are refused with their place."""
 
 import inspect
 import json
@@ -113,7 +113,7 @@ def test_sharegpt_calls_and_observations_are_calls_and_results_of_tools() -> Non
         ({"prompt": [ASKED], "completion": "ho"}, "text in one of prompt and completion"),
     ],
 )
-def test_what_cannot_be_trained_on_is_refused_with_its_place(row: dict[str, Any], message: str) -> None:
+def test_messages_that_can_not_be_trained_on_are_refused_with_their_place(row: dict[str, Any], message: str) -> None:
     with pytest.raises(HoneError) as found:
         shape(row)
     assert found.value.reason.name == "DatasetInvalid"
@@ -129,7 +129,7 @@ def test_what_cannot_be_trained_on_is_refused_with_its_place(row: dict[str, Any]
         ({"messages": [ASKED], "q": "b"}, {"prompt": "q"}),
     ],
 )
-def test_a_column_that_the_format_has_no_use_for_is_refused(row: dict[str, Any], renames: dict[str, str]) -> None:
+def test_a_column_that_the_format_does_not_use_is_refused(row: dict[str, Any], renames: dict[str, str]) -> None:
     with pytest.raises(HoneError, match="have no use for") as found:
         shape(row, renames)
     assert found.value.reason.name == "InvalidSpec"
@@ -188,7 +188,7 @@ def test_numbers_reach_the_template_as_they_are_written(prepare: Prepare) -> Non
     assert "<0.7>" in second
 
 
-def test_what_the_template_does_not_read_is_counted(prepare: Prepare) -> None:
+def test_keys_that_the_template_does_not_read_are_counted(prepare: Prepare) -> None:
     string_call = {"function": {"name": "find", "arguments": '{"a": 1}'}}
     rows = [
         {"messages": [ASKED, {**ANSWERED, "reasoning_content": "hm", "tool_calls": [string_call]}], "tools": [TOOL]},
@@ -203,7 +203,7 @@ def test_what_the_template_does_not_read_is_counted(prepare: Prepare) -> None:
     assert "1 of 4 messages have tool_calls whose arguments are a string" in prepare(rows).log
 
 
-def test_parts_are_joined_where_the_template_takes_strings_alone(prepare: Prepare) -> None:
+def test_parts_are_joined_when_the_template_takes_only_strings(prepare: Prepare) -> None:
     parts = {"role": "user", "content": [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]}
     done = prepare(
         [{"messages": [parts, ANSWERED]}], "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"

@@ -33,12 +33,12 @@ def logits(model: Any, folder: Path) -> torch.Tensor:
 
 
 def stop_at(document: dict[str, Any], steps: int) -> dict[str, Any]:
-    """The same job with a checkpoint after `steps`, kept beside later ones."""
+    """Change the job to save a checkpoint after `steps` and keep it next to later ones."""
     return document | {"spec": document["spec"] | {"checkpoint": {"saveSteps": steps, "saveTotalLimit": 100}}}
 
 
 def resume_from(output: Path, step: int) -> None:
-    """Make it look as if the run had ended at the checkpoint of `step`."""
+    """Make the output look as if the run had ended at the checkpoint of `step`."""
     (output / "manifest.json").unlink()
     for checkpoint in (output / "checkpoints").glob("step-*"):
         if int(checkpoint.name.removeprefix("step-")) > step:
@@ -66,7 +66,7 @@ def test_qlora_learns_and_its_adapter_loads_on_the_base_in_4_bits_and_in_full(ql
         assert (adapted - before).abs().max() > 0.1
 
 
-def test_qlora_trains_a_bfloat16_adapter_on_a_base_that_is_counted_whole(qlora: Any, claim: Path) -> None:
+def test_qlora_trains_a_bfloat16_adapter_on_a_base_that_is_counted_in_full(qlora: Any, claim: Path) -> None:
     written = load_file(qlora.output / ADAPTER)
     assert {tensor.dtype for tensor in written.values()} == {torch.bfloat16}
     config = json.loads((qlora.output / "adapter/adapter_config.json").read_text())
@@ -114,7 +114,7 @@ def test_8_bit_optimizers_resume_bit_for_bit(job: Job, train: Train, optim: str,
     assert ("not paged" in first.log) == paged
     state = torch.load(first.output / "checkpoints/step-00000005/optimizer.pt", weights_only=False)["state"]
     kept = [held["__bnb_optimizer_quant_state__"] for held in state.values()]
-    # Embeddings, and what has less than 4096 elements, stay in 32 bits: of this model, all but the output head.
+    # Embeddings, and tensors of fewer than 4096 elements, stay in 32 bits: all of this model but the output head.
     assert [found["state1"].shape for found in kept if found["state1"].dtype == torch.uint8] == [(320, 32)]
     whole = (first.output / "model/model.safetensors").read_bytes()
     resume_from(first.output, 5)
@@ -136,7 +136,7 @@ def test_an_optimizer_whose_package_is_missing_is_refused_before_the_data_is_pre
     assert not (refused.output / "prepared").exists()
 
 
-def test_bitsandbytes_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bitsandbytes_is_requested_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes.cextension", None)
     with pytest.raises(HoneError) as refused:
         require_bitsandbytes("spec.method is qlora")
@@ -177,13 +177,13 @@ def test_lora_trains_on_a_quantized_model(job: Job, train: Train, quantized: dic
 
 
 def base_config(quantization: str | None = None) -> dict[str, Any]:
-    """Of the tests' Llama: keys and values of 2 layers, 2 heads of 8 numbers, 2 bytes each."""
+    """Return that of the tests' Llama: keys and values of 2 layers, 2 heads of 8 numbers, 2 bytes each."""
     found = {"architecture": "LlamaForCausalLM", "embeddingModules": ["embed_tokens", "lm_head"]}
     return found | {"cacheBytesPerToken": 128} | ({"quantization": quantization} if quantization else {})
 
 
-def test_what_engines_must_know_of_the_base_is_of_the_checkpoint(job: Job, train: Train) -> None:
-    """A method that quantizes changes nothing of it, nor does an adapter on the embeddings."""
+def test_facts_for_engines_are_those_of_the_checkpoint(job: Job, train: Train) -> None:
+    """Check that neither a quantizing method nor an adapter on the embeddings changes it."""
     for changes in ({"method": "qlora"}, {"method": "full"}, {"lora": {"targetModules": ["embed_tokens", "q_proj"]}}):
         done = train(job(**changes))
         assert done.code == 0, done.log
@@ -191,14 +191,16 @@ def test_what_engines_must_know_of_the_base_is_of_the_checkpoint(job: Job, train
 
 
 @pytest.mark.parametrize("targets", [["q_proj", "elbow"], ["q_proj", "mlp"]])
-def test_a_target_that_is_no_layer_is_named_beside_those_there_are(job: Job, train: Train, targets: list[str]) -> None:
+def test_a_target_that_is_not_a_layer_is_named_with_the_existing_layers(
+    job: Job, train: Train, targets: list[str]
+) -> None:
     refused = train(job(lora={"targetModules": targets}))
     assert (refused.code, refused.word["reason"]) == (64, "InvalidSpec")
     assert f"spec.lora.targetModules[1] is '{targets[1]}'" in refused.word["message"]
     assert "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj" in refused.word["message"]
 
 
-def test_named_targets_are_those_that_are_trained(job: Job, train: Train) -> None:
+def test_only_named_targets_are_trained(job: Job, train: Train) -> None:
     done = train(job(lora={"r": 4, "targetModules": ["q_proj", "layers.1.mlp.up_proj"]}))
     assert done.code == 0, done.log
     changed = {name.partition(".lora_")[0].rpartition("layers.")[2] for name in load_file(done.output / ADAPTER)}

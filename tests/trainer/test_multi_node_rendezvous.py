@@ -36,8 +36,8 @@ with coordinator.Gate(here) if here.node == 0 else nullcontext():
     found = own.settle(word)
     tell(outcome=found.outcome, message=found.message, reason=found.reason)
 """
+# With this input, a node waits until the run is over, and then fails as one whose peers are gone.
 WAIT = json.dumps({"outcome": "Interrupted"})
-"""Told this, a node goes on until the run is over, and then fails as one whose peers are gone."""
 
 
 def failing(**word: Any) -> str:
@@ -57,7 +57,7 @@ class Node:
         )
 
     def hear(self, name: str) -> Any:
-        """The next thing of this name that it tells."""
+        """Return the next value that it prints under this name."""
         assert self._process.stdout
         for line in self._process.stdout:
             if name in (said := json.loads(line)):
@@ -100,7 +100,7 @@ def start(port: int) -> Iterator[Callable[..., Node]]:
         node.end()
 
 
-def test_all_begin_when_the_last_is_there_and_say_for_whom_they_wait(start: Callable[..., Node]) -> None:
+def test_all_nodes_begin_when_the_last_joins_and_print_which_ones_they_wait_for(start: Callable[..., Node]) -> None:
     early = start(2, 3)
     early.hear_note("node 2 waits for node 0 at 127.0.0.1")
     first = start(0, 3)
@@ -109,11 +109,11 @@ def test_all_begin_when_the_last_is_there_and_say_for_whom_they_wait(start: Call
     assert len({node.hear("begin") for node in (early, first, late)}) == 1
 
 
-def test_a_name_that_can_not_be_resolved_yet_is_waited_for(start: Callable[..., Node]) -> None:
+def test_a_node_waits_for_a_name_that_can_not_be_resolved_yet(start: Callable[..., Node]) -> None:
     start(1, address="job-0.nowhere.invalid").hear_note("node 1 waits for node 0 at job-0.nowhere.invalid")
 
 
-def test_a_node_that_is_lost_before_all_are_there_may_come_again(start: Callable[..., Node]) -> None:
+def test_a_node_that_is_lost_before_all_have_joined_may_join_again(start: Callable[..., Node]) -> None:
     first, lost = start(0, 3), start(1, 3)
     first.hear_note("node 0 waits for node 2 ")
     lost.end()
@@ -122,14 +122,14 @@ def test_a_node_that_is_lost_before_all_are_there_may_come_again(start: Callable
     assert {node.hear("begin") for node in (first, again, last)}
 
 
-def test_an_artifact_that_is_complete_ends_the_wait(start: Callable[..., Node], tmp_path: Any) -> None:
+def test_a_complete_artifact_ends_the_wait(start: Callable[..., Node], tmp_path: Any) -> None:
     late = start(1, done=str(tmp_path))
     assert late.hear("begin") is None
 
 
 @pytest.mark.parametrize("lost", [0, 1])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_the_loss_of_one_interrupts_the_others(start: Callable[..., Node], lost: int, how: signal.Signals) -> None:
+def test_the_loss_of_one_node_interrupts_the_others(start: Callable[..., Node], lost: int, how: signal.Signals) -> None:
     nodes = [start(node, 3) for node in range(3)]
     for node in nodes:
         node.hear("begin")
@@ -144,18 +144,20 @@ def test_the_loss_of_one_interrupts_the_others(start: Callable[..., Node], lost:
 @pytest.mark.parametrize(
     ("words", "outcomes"),
     [
-        # a name is the cause
+        # the failure with a name is the cause
         ([failing(reason="NonFiniteLoss"), WAIT, WAIT], ["Failed", "Interrupted", "Interrupted"]),
         ([WAIT, failing(reason="DiskFull"), WAIT], ["Interrupted", "Failed", "Interrupted"]),
-        # without any, that whose process was killed is, or else the first
+        # without a name: the node with a killed process, else the first one
         ([WAIT, failing(killed=True), failing()], ["Interrupted", "Failed", "Interrupted"]),
         ([failing(), failing(), failing(killed=True)], ["Interrupted", "Interrupted", "Failed"]),
         ([WAIT, WAIT, failing()], ["Interrupted", "Interrupted", "Failed"]),
-        # work that is done stays done
+        # finished work stays finished
         ([json.dumps({"outcome": "Succeeded"}), WAIT, WAIT], ["Succeeded", "Interrupted", "Interrupted"]),
     ],
 )
-def test_one_cause_ends_all(start: Callable[..., Node], words: list[str], outcomes: list[str]) -> None:
+def test_one_node_has_the_cause_and_the_others_are_interrupted(
+    start: Callable[..., Node], words: list[str], outcomes: list[str]
+) -> None:
     nodes = [start(node, 3) for node in range(3)]
     for node in nodes:
         node.hear("begin")
@@ -164,14 +166,14 @@ def test_one_cause_ends_all(start: Callable[..., Node], words: list[str], outcom
     assert [node.hear("outcome")["outcome"] for node in nodes] == outcomes
 
 
-def test_who_comes_after_the_begin_waits_for_the_next_start(start: Callable[..., Node]) -> None:
+def test_a_node_that_joins_after_the_begin_waits_for_the_next_start(start: Callable[..., Node]) -> None:
     nodes = [start(node) for node in range(2)]
     for node in nodes:
         node.hear("begin")
     start(1).hear_note("it is of an earlier start")
 
 
-def test_strangers_do_no_harm(start: Callable[..., Node], port: int) -> None:
+def test_connections_of_strangers_do_no_harm(start: Callable[..., Node], port: int) -> None:
     first = start(0)
     first.hear("note")
     for said in (b"", b"GET / HTTP/1.1\r\n\r\n", b'{"node": 7, "nodes": 2}\n', b"[]\n", b"\xff" * 100_000):

@@ -1,4 +1,4 @@
-"""Several nodes, each a launcher on this machine: told what a cluster tells them, and killed as pods are."""
+"""Several nodes, each a launcher on this machine: with the environment that a cluster sets, and killed as pods are."""
 
 import os
 import signal
@@ -41,7 +41,7 @@ def start(process: Callable[..., Any], tmp_path: Path) -> Nodes:
 
 
 def kill(node: Any) -> float:
-    """As when its pod is lost: all at once. Returns the moment."""
+    """Kill all its processes at once, as when its pod is lost. Returns the moment."""
     for pid in [*children(node.pid), node.pid]:
         os.kill(pid, signal.SIGKILL)
     return time.monotonic()
@@ -59,7 +59,7 @@ def ends(node: Any) -> tuple[int, str]:
 INTERRUPTED = (75, "Interrupted")
 
 
-def test_the_loss_of_any_node_interrupts_the_other_and_the_next_start_goes_on(
+def test_the_loss_of_any_node_interrupts_the_other_and_the_next_start_resumes(
     job: Job, start: Nodes, tmp_path: Path
 ) -> None:
     document = long_job(job, saveSteps=5)
@@ -102,7 +102,7 @@ def test_a_signal_to_one_node_stops_both_at_the_same_step(job: Job, start: Nodes
     assert int(checkpoint.name.removeprefix("step-")) == ended[0].word["progress"]["step"]
 
 
-def test_a_mistake_on_one_node_is_its_own_and_interrupts_the_other(job: Job, start: Nodes) -> None:
+def test_a_mistake_on_one_node_is_reported_there_and_interrupts_the_other(job: Job, start: Nodes) -> None:
     with socket.create_server(("", 0)) as taken:
         nodes = start(long_job(job), first=("--port", str(taken.getsockname()[1])))
         assert ends(nodes[0]) == (64, "InvalidSpec"), nodes[0].log()
@@ -117,7 +117,7 @@ def test_a_killed_process_is_the_failure_of_its_node(job: Job, start: Nodes, tmp
     assert ends(nodes[0]) == INTERRUPTED
 
 
-def test_a_node_that_waits_can_be_told_to_stop(job: Job, start: Nodes) -> None:
+def test_a_waiting_node_can_be_stopped(job: Job, start: Nodes) -> None:
     (alone,) = start(long_job(job), order=(1,))
     alone.signal(signal.SIGTERM)
     assert ends(alone) == INTERRUPTED

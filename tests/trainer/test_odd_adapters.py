@@ -1,4 +1,4 @@
-"""`hone merge` with adapters, bases and outputs that are wrong: each is refused by name, and none asks the hub."""
+"""`hone merge` with wrong adapters, bases and outputs: each is refused by name, and none contacts the hub."""
 
 import copy
 import json
@@ -31,7 +31,7 @@ def base(claim: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def good(claim: Path, base: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an adapter with a tokenizer of its own."""
+    """Make the folder of an adapter with its own tokenizer."""
     folder = tmp_path_factory.mktemp("good") / "adapter"
     lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
     get_peft_model(copy.deepcopy(base), lora).save_pretrained(folder)
@@ -47,7 +47,7 @@ def changed(good: Path, folder: Path, **config: Any) -> Path:
 
 
 def refusal(capsys: pytest.CaptureFixture[str], options: MergeOptions) -> tuple[str, str]:
-    """Merge as the command does; return the reason and all that it printed."""
+    """Merge as the command does; return the reason and all of the output."""
     capsys.readouterr()
     code = run_merge(options)
     printed = capsys.readouterr().err
@@ -57,7 +57,7 @@ def refusal(capsys: pytest.CaptureFixture[str], options: MergeOptions) -> tuple[
 
 
 @pytest.mark.parametrize("weights", ["adapter_model.safetensors", "adapter_model.bin", None])
-def test_an_adapter_is_loaded_from_its_folder_alone(
+def test_an_adapter_is_loaded_only_from_its_folder(
     good: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -65,7 +65,7 @@ def test_an_adapter_is_loaded_from_its_folder_alone(
     outgoing: list[str],
     weights: str | None,
 ) -> None:
-    """Named relatively, as a repository on the hub is named."""
+    """Name the folder relatively, as a repository on the hub is named."""
     folder = changed(good, tmp_path / "owner/name")
     if weights != "adapter_model.safetensors":
         tensors, _ = lora.load_files(folder)[1], (folder / "adapter_model.safetensors").unlink()
@@ -82,7 +82,7 @@ def test_an_adapter_is_loaded_from_its_folder_alone(
 
 
 @pytest.mark.parametrize("lacking", ["model.safetensors", "tokenizer.json", "tokenizer_config.json", "config.json"])
-def test_a_base_is_loaded_from_its_folder_alone(
+def test_a_base_is_loaded_only_from_its_folder(
     good: Path,
     claim: Path,
     tmp_path: Path,
@@ -118,7 +118,7 @@ def test_a_base_is_loaded_from_its_folder_alone(
     ],
     ids=repr,
 )
-def test_a_base_that_is_no_name_is_refused(
+def test_a_base_without_a_valid_name_is_refused(
     good: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

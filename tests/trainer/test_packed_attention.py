@@ -1,4 +1,4 @@
-"""Rows that are packed into one, without FlashAttention: what docs/performance.md says of masks and flex_attention."""
+"""Rows that are packed into one, without FlashAttention: the statements of docs/performance.md about masks."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def make_model() -> LlamaForCausalLM:
 
 
 def train(model: LlamaForCausalLM, batches: list[list[torch.Tensor]]) -> tuple[float, list[torch.Tensor]]:
-    """Loss of all tokens, and gradients; the rows of a batch are packed into one."""
+    """Return the loss of all tokens, and gradients; the rows of a batch are packed into one."""
     loss = torch.zeros(())
     for rows in batches:
         positions = torch.cat([torch.arange(len(row)) for row in rows])
@@ -27,7 +27,7 @@ def train(model: LlamaForCausalLM, batches: list[list[torch.Tensor]]) -> tuple[f
     return loss.item(), [weight.grad for weight in model.parameters() if weight.grad is not None]
 
 
-def test_rows_packed_by_a_mask_train_as_they_do_alone() -> None:
+def test_rows_packed_with_a_mask_train_as_they_do_alone() -> None:
     generator = torch.Generator().manual_seed(0)
     rows = [torch.randint(0, 97, (length,), generator=generator) for length in LENGTHS]
     alone, gradients = train(make_model(), [[row] for row in rows])
@@ -38,7 +38,7 @@ def test_rows_packed_by_a_mask_train_as_they_do_alone() -> None:
 
 
 def test_flex_attention_can_not_be_compared_on_a_cpu() -> None:
-    """When this fails, compare it with unpacked rows as above, and see whether the profile should choose it."""
+    """Fail when this becomes possible: compare it with unpacked rows as above, and consider it for the profile."""
     query = torch.zeros(1, 1, 8, 16, requires_grad=True)
     with pytest.raises(NotImplementedError, match="backward on CPU"):
         flex_attention(query, query, query)

@@ -1,4 +1,4 @@
-"""How much of a batch is padding: what docs/performance.md says of profile auto, measured again."""
+"""The share of padding in a batch: the figures of docs/performance.md about profile auto, measured again."""
 
 import sys
 from pathlib import Path
@@ -10,11 +10,11 @@ GROUPED = {"train_sampling_strategy": "group_by_length"}
 
 
 @pytest.mark.parametrize(("flash", "name"), [(True, "packed"), (False, "grouped")])
-def test_the_page_has_the_share_of_tokens_that_are_of_rows(
+def test_the_page_states_the_share_of_tokens_that_are_not_padding(
     flash: bool, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    for module in ("common", "limits", "padding"):  # of other folders there may be modules of the same names
+    for module in ("common", "limits", "padding"):  # other folders may have modules with the same names
         monkeypatch.delitem(sys.modules, module, raising=False)
     import limits
     import padding
@@ -26,4 +26,4 @@ def test_the_page_has_the_share_of_tokens_that_are_of_rows(
     chosen = {choice.field: choice.value for choice in choices}
     assert chosen == ({"packing": True, "per_device_train_batch_size": 3} if flash else GROUPED)
     assert shares[0] == pytest.approx(limits.SHARES[name], abs=0.01)
-    assert (shares[0] >= padding.GOAL) is flash  # missed without FlashAttention, and the page says so
+    assert (shares[0] >= padding.GOAL) is flash  # missed without FlashAttention, as the page states

@@ -1,4 +1,4 @@
-"""`hone-trainer plan`, from a folder that holds a config.json and nothing else."""
+"""`hone-trainer plan`, from a folder that holds only a config.json."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_the_parameters_are_those_of_the_how_to(tmp_path: Path, capsys: pytest.C
     assert [line for line in lines if "MI210" in line and line.endswith("left")]
 
 
-def test_what_fits_nowhere_is_told_what_to_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_that_fits_nowhere_comes_with_what_to_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     training = {"perDeviceTrainBatchSize": 64, "maxLength": 4096, "activationCheckpointing": False}
     assert plan(tmp_path, LLAMA_2_7B, method="full", training=training) == 0
     printed = capsys.readouterr().out
@@ -97,17 +97,19 @@ def test_other_states_count_on_the_device(
     assert "spec.training.optim" not in printed.err
 
 
-def test_without_a_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_without_a_config_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert plan(tmp_path, None) == 66
     assert "ModelNotFound" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["of_nobody", "vit"])
-def test_what_is_no_causal_language_model(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_is_not_a_causal_language_model_is_refused(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert plan(tmp_path, {"model_type": kind}) == 66
     assert "ModelInvalid" in capsys.readouterr().err
 
 
-def test_a_target_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_target_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert plan(tmp_path, LLAMA_2_7B, lora={"targetModules": ["query"]}) == 64
     assert "spec.lora.targetModules[0] is 'query'" in capsys.readouterr().err

@@ -43,13 +43,13 @@ def planned(job: Any, gib: float, gpus: int, method: str = "full", nodes: int = 
         (64, 4, {"parallelism": "fsdp"}, "fsdp"),
     ],
 )
-def test_fsdp_is_taken_when_one_gpu_can_not_hold_it(
+def test_fsdp_is_chosen_when_one_gpu_can_not_hold_the_model(
     job: Any, gib: float, gpus: int, training: dict[str, Any], sharding: str
 ) -> None:
     assert planned(job, gib, gpus, **training).sharding == sharding
 
 
-def test_the_estimate_is_that_of_the_way_taken(job: Any, tmp_path: Any) -> None:
+def test_the_estimate_is_for_the_chosen_sharding(job: Any, tmp_path: Any) -> None:
     split = planned(job, 16, 4)
     args = make_sft_config(sft_config(split.spec, tmp_path, True, split.choices()))
     assert split.estimate(args).processes == 4
@@ -62,7 +62,7 @@ def test_the_gpus_of_all_nodes_share_a_model(job: Any) -> None:
     assert planned(job, 64, 1, nodes=2).sharding == "ddp"
 
 
-def test_what_no_way_fits_is_refused_before_a_step(job: Any, tmp_path: Any) -> None:
+def test_a_job_that_fits_in_no_way_is_refused_before_a_step(job: Any, tmp_path: Any) -> None:
     small = planned(job, 4, 1)
     args = make_sft_config(sft_config(small.spec, tmp_path, True, small.choices()))
     with pytest.raises(HoneError) as refused:
@@ -72,11 +72,11 @@ def test_what_no_way_fits_is_refused_before_a_step(job: Any, tmp_path: Any) -> N
     assert "spec." in refused.value.remedy
 
 
-def test_a_paged_optimizer_is_warned_about_where_it_trains_on_a_gpu(job: Any, tmp_path: Any) -> None:
+def test_a_paged_optimizer_on_a_gpu_is_reported(job: Any, tmp_path: Any) -> None:
     paged, other = planned(job, 64, 2, optim="paged_adamw_8bit"), planned(job, 64, 2, optim="adamw_8bit")
     on_cpu = replace(paged, outline=build(LLAMA_1B), device=replace(paged.device, kind="cpu"))
     plans = [
-        each.settle(partial(sft_config, each.spec, tmp_path, True))[0]  # which takes the choices
+        each.settle(partial(sft_config, each.spec, tmp_path, True))[0]  # settle takes the choices
         for each in (paged, other, on_cpu)
     ]
     words, *none = [[text for text in each.warnings if "spec.training.optim" in text] for each in plans]
@@ -89,7 +89,7 @@ def test_a_paged_optimizer_is_warned_about_where_it_trains_on_a_gpu(job: Any, tm
 
 
 @pytest.mark.parametrize("training", [{"fp16": True}, {"extra": {"dataloaderPinMemory": True}}])
-def test_what_has_no_effect_on_a_cpu_is_reported(job: Any, training: dict[str, Any]) -> None:
+def test_arguments_without_effect_on_a_cpu_are_reported(job: Any, training: dict[str, Any]) -> None:
     document = job(resources={"gpus": 0})
     document["spec"]["training"] = training
     device = Device("cpu", "this CPU", 24 * GIB, has_bfloat16=False, has_flash_attention=False, cores=2)

@@ -1,4 +1,4 @@
-"""The stage before training: what it counts, what it leaves, and when it is done again."""
+"""The stage before training: what it counts, what it writes, and when it is repeated."""
 
 import json
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def prepare(train: Train, claim: Path, tmp_path: Path) -> Callable[..., Any]:
     return run
 
 
-def test_the_report_counts_what_training_will_not_see(job: Job, prepare: Any) -> None:
+def test_the_report_counts_tokens_and_rows_that_are_not_trained_on(job: Job, prepare: Any) -> None:
     pairs = [
         {"prompt": "say:\n", "completion": "hello"},
         {"prompt": "say:\n", "completion": "hello"},
@@ -65,7 +65,7 @@ def test_rows_to_evaluate_on_that_are_trained_on_are_counted(job: Job, prepare: 
     assert f"{shared} of 8 rows to evaluate on are rows to train on as well" in done.log
 
 
-def test_what_is_learned_is_shown(job: Job, prepare: Any) -> None:
+def test_the_learned_text_is_shown(job: Job, prepare: Any) -> None:
     done = prepare(job(), [{"prompt": "say:\n", "completion": "hello"}])
     assert "say:\n⟦hello</s>⟧" in done.log
     generation = {"claim": {"name": "claim", "path": "generation"}}
@@ -80,7 +80,7 @@ def test_the_end_token_of_the_arguments_ends_texts_and_completions(job: Job, pre
     assert "⟦hello<s>⟧" in prepare(job(training={"eosToken": "<s>"}), [{"text": "hello"}]).log
 
 
-def test_a_template_of_ones_own_is_saved_with_the_result(job: Job, train: Train) -> None:
+def test_a_custom_template_is_saved_with_the_result(job: Job, train: Train) -> None:
     template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}"
     chat = {"claim": {"name": "claim", "path": "chat.jsonl"}, "chatTemplate": template}
     done = train(job(model={"claim": {"name": "claim", "path": "no-template"}}, dataset=chat))
@@ -88,7 +88,7 @@ def test_a_template_of_ones_own_is_saved_with_the_result(job: Job, train: Train)
     assert (done.output / "adapter/chat_template.jinja").read_text() == template
 
 
-def test_a_run_goes_on_from_what_was_prepared_and_gives_the_same(job: Job, train: Train) -> None:
+def test_a_run_uses_prepared_rows_and_gives_the_same_result(job: Job, train: Train) -> None:
     first = train(job(), command="prepare")
     stamp = (first.output / "prepared/prepared.json").stat().st_mtime_ns
     done = train(job(), output=first.output)
@@ -106,7 +106,7 @@ def test_a_run_goes_on_from_what_was_prepared_and_gives_the_same(job: Job, train
         ({"dataset": {"claim": {"name": "claim", "path": "chat.jsonl"}}}, True),
     ],
 )
-def test_it_is_done_again_when_what_it_depends_on_changes(job: Job, train: Train, change: Any, again: bool) -> None:
+def test_the_preparation_is_repeated_when_its_inputs_change(job: Job, train: Train, change: Any, again: bool) -> None:
     first = train(job(), command="prepare")
     stamp = (first.output / "prepared/prepared.json").stat().st_mtime_ns
     second = train(job(**change), command="prepare", output=first.output)
@@ -114,7 +114,7 @@ def test_it_is_done_again_when_what_it_depends_on_changes(job: Job, train: Train
     assert ((first.output / "prepared/prepared.json").stat().st_mtime_ns != stamp) == again
 
 
-def test_a_preparation_that_fails_leaves_nothing_half_done(job: Job, prepare: Any) -> None:
+def test_a_preparation_that_fails_leaves_nothing_incomplete(job: Job, prepare: Any) -> None:
     failed = prepare(job(), [{"text": "one"}, {"text": 2}])
     assert (failed.code, failed.word["reason"]) == (65, "DatasetInvalid")
     assert not [path.name for path in failed.output.iterdir() if "prepared" in path.name]
@@ -130,7 +130,7 @@ def test_a_row_without_assistant_is_named(job: Job, prepare: Any) -> None:
     assert "rows.jsonl, line 2 has no assistant message" in failed.word["message"]
 
 
-def test_prompts_that_end_otherwise_before_a_completion_are_counted(job: Job, prepare: Any) -> None:
+def test_prompts_that_end_differently_before_a_completion_are_counted(job: Job, prepare: Any) -> None:
     done = prepare(job(), [{"prompt": "t", "completion": "he"}, {"prompt": "say:\n", "completion": "ho"}])
     assert "1 of 2 rows to train on have a prompt that ends otherwise" in done.log
 

@@ -1,4 +1,4 @@
-"""Preparing where the GPU is not that will train, and training on another device than was prepared for."""
+"""Prepare on a machine without the GPU, and train on another device than the one prepared for."""
 
 import json
 import os
@@ -17,7 +17,7 @@ MI300X = ("--gpu-name", "MI300X of node gpu-7", "--gpu-memory", str(192 * 2**30)
 
 
 def auto(job: Job, gpus: int = 1, **spec: Any) -> dict[str, Any]:
-    """A job that leaves its choices to the profile."""
+    """Make a job that leaves its choices to the profile."""
     document = job(resources={"gpus": gpus}, **spec)
     document["spec"]["training"] = {"maxSteps": 4, "loggingSteps": 1, "learningRate": 1e-2}
     return document
@@ -32,12 +32,12 @@ def chosen(done: Any) -> dict[str, Any]:
 
 
 def stamps(done: Any) -> tuple[int, int]:
-    """Of the rows, and of prepared.json."""
+    """Return the times of the rows, and of prepared.json."""
     folder = done.output / "prepared"
     return (folder / "train").stat().st_mtime_ns, (folder / "prepared.json").stat().st_mtime_ns
 
 
-def test_the_choices_are_for_the_gpu_that_is_told(job: Job, train: Train) -> None:
+def test_the_choices_are_for_the_gpu_of_the_command_line(job: Job, train: Train) -> None:
     done = train(auto(job), command="prepare", arguments=MI300X)
     assert done.code == 0, done.log
     device = plan(done)["device"]
@@ -50,21 +50,21 @@ def test_the_choices_are_for_the_gpu_that_is_told(job: Job, train: Train) -> Non
     assert (again.code, stamps(again)) == (0, stamp)
 
 
-def test_the_last_word_has_the_estimate_and_the_parameters(job: Job, train: Train) -> None:
+def test_the_termination_message_has_the_estimate_and_the_parameters(job: Job, train: Train) -> None:
     done = train(auto(job), command="prepare", arguments=MI300X)
     assert done.word["estimate"] == plan(done)["estimate"]
     trained = train(auto(job), output=done.output)
     assert done.word["parameters"] == trained.manifest["parameters"]
 
 
-def test_what_the_gpu_can_not_hold_is_refused(job: Job, train: Train) -> None:
+def test_a_job_that_the_gpu_can_not_hold_is_refused(job: Job, train: Train) -> None:
     small = ("--gpu-name", "MI210 of node gpu-1", "--gpu-memory", str(2**30))
     failed = train(auto(job), command="prepare", arguments=small)
     assert (failed.code, failed.word["reason"]) == (69, "ModelTooLarge"), failed.log
     assert "MI210 of node gpu-1 has 1.0 GiB" in failed.word["message"]
 
 
-def test_nothing_is_refused_nor_chosen_by_memory_for_a_gpu_that_is_not_known(job: Job, train: Train) -> None:
+def test_for_an_unknown_gpu_nothing_is_refused_or_chosen_by_memory(job: Job, train: Train) -> None:
     done = train(auto(job), command="prepare")
     assert done.code == 0, done.log
     assert plan(done)["device"]["memory"] is None
@@ -73,7 +73,9 @@ def test_nothing_is_refused_nor_chosen_by_memory_for_a_gpu_that_is_not_known(job
 
 
 @pytest.mark.parametrize("told", [(), MI300X])
-def test_training_elsewhere_chooses_anew_and_keeps_the_rows(job: Job, train: Train, told: tuple[str, ...]) -> None:
+def test_training_on_another_device_chooses_again_and_keeps_the_rows(
+    job: Job, train: Train, told: tuple[str, ...]
+) -> None:
     prepared = train(auto(job), command="prepare", arguments=told)
     rows, file = stamps(prepared)
     done = train(auto(job), output=prepared.output)
@@ -86,14 +88,14 @@ def test_training_elsewhere_chooses_anew_and_keeps_the_rows(job: Job, train: Tra
     assert done.manifest["digest"] == train(auto(job)).manifest["digest"]
 
 
-def test_a_smaller_device_than_was_prepared_for_is_refused(job: Job, forks: Any, tmp_path: Path) -> None:
+def test_a_smaller_device_than_the_one_prepared_for_is_refused(job: Job, forks: Any, tmp_path: Path) -> None:
     prepared = forks.run(auto(job), tmp_path / "out", command="prepare", arguments=MI300X)
     assert prepared.code == 0, prepared.log
     failed = forks.run(auto(job), tmp_path / "out", gpu=2**30)
     assert (failed.code, failed.word["reason"]) == (69, "ModelTooLarge"), failed.log
 
 
-def test_what_training_has_begun_with_stays(job: Job, forks: Any, kill: Any, tmp_path: Path) -> None:
+def test_choices_are_kept_once_training_has_begun(job: Job, forks: Any, kill: Any, tmp_path: Path) -> None:
     begun = forks.run(auto(job), tmp_path / "out", kill(signal.SIGTERM, "stepping", 3))
     assert begun.code == 75, begun.log
     before = plan(begun)
@@ -103,7 +105,7 @@ def test_what_training_has_begun_with_stays(job: Job, forks: Any, kill: Any, tmp
     assert plan(done) == before
 
 
-def test_a_preparation_that_is_told_to_stop_says_so(job: Job, forks: Any, kill: Any, tmp_path: Path) -> None:
+def test_a_preparation_that_is_stopped_reports_it(job: Job, forks: Any, kill: Any, tmp_path: Path) -> None:
     told = kill(signal.SIGTERM, "reading")
     stopped = forks.run(auto(job), tmp_path / "out", told, command="prepare", arguments=MI300X)
     assert (stopped.code, stopped.word["outcome"], stopped.word["reason"]) == (75, "Interrupted", "Interrupted")
@@ -113,7 +115,7 @@ def test_a_preparation_that_is_told_to_stop_says_so(job: Job, forks: Any, kill: 
 def test_other_rows_are_prepared_from_the_cache_without_the_hub(
     make_worker: Callable[..., Any], job: Job, claim: Path, tmp_path: Path
 ) -> None:
-    """FlashAttention is there where the job is prepared, so that rows are packed, and is not where it trains."""
+    """Prepare with FlashAttention, so that rows are packed, and train without it."""
     (tmp_path / "flash_attn").mkdir()
     (tmp_path / "flash_attn/__init__.py").touch()
     hub = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": "http://127.0.0.1:9"}

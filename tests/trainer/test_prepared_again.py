@@ -1,4 +1,4 @@
-"""Preparing on top of what another spec left gives what an empty folder gives: rows, report, or refusal."""
+"""Preparing after another spec gives the same as in an empty folder: rows, report, or refusal."""
 
 import json
 import shutil
@@ -15,6 +15,7 @@ TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{{ eos_token }}"
     "{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}"
 )
+# Each a change of the spec that rows, their report, their warnings or a refusal depend on.
 CHANGES: dict[str, dict[str, Any]] = {
     "seed": {"training": {"seed": 7}},
     "maxLength": {"training": {"maxLength": 12}},
@@ -41,7 +42,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     "targetModules": {"lora": {"targetModules": ["nothing"]}},
     "method": {"method": "full", "lora": None},
 }  # fmt: skip
-"""Each a change of the spec that rows, their report, their warnings or a refusal depend on."""
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_rows_of_an_earlier_spec_are_not_used_for_another(
 
 
 def read(output: Path) -> Iterator[Any]:
-    """Everything below prepared/ but the folders' names."""
+    """Read everything below prepared/ except the names of folders."""
     yield json.loads((output / "prepared/prepared.json").read_text())
     for name in ("train", "eval"):
         if (output / "prepared" / name).is_dir():
@@ -109,7 +109,7 @@ def warnings(result: Any) -> list[str]:
     "spoiled", ["train", "eval", "train/state.json", "train/data-00000-of-00001.arrow", "prepared.json"]
 )
 @pytest.mark.parametrize("how", ["removed", "empty"])
-def test_what_is_missing_is_prepared_again(
+def test_missing_parts_are_prepared_again(
     prepare: Callable[..., Any], before: Path, tmp_path: Path, spoiled: str, how: str
 ) -> None:
     output = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""Several processes train as one does, stop together, and name the one cause when they fail. With gloo, on the CPU."""
+"""Several processes train as one does, stop together, and report one cause when they fail. With gloo, on the CPU."""
 
 import itertools
 import json
@@ -76,8 +76,9 @@ class Ranks:
     ) -> Together:
         """Train in the first `size` processes; `meanwhile` is called once all have begun.
 
-        `rows`: each appends its rows to `rows-RANK` below the output folder. `stop_at`: the last one is told to stop at
-        that batch.
+        `rows`: each appends its rows to `rows-RANK` below the output folder. `stop_at`: the batch at which the last one
+        sends
+        itself SIGTERM.
         """
         options = Options(manifest, output, claims={"claim": self._claim}, port=0)
         (output / "checkpoints").mkdir(parents=True, exist_ok=True)  # as the launcher does when it locks the folder
@@ -124,7 +125,7 @@ def together(ranks: Ranks, tmp_path: Path) -> Callable[..., Together]:
 
 
 def lines(output: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl, without what differs from run to run."""
+    """Return the lines of metrics.jsonl, without what differs from run to run."""
     path = output / "logs/metrics.jsonl"
     found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return [
@@ -149,7 +150,7 @@ def wait_for_step(output: Path, step: int) -> None:
 
 
 def difference(one: Path, other: Path) -> float:
-    """The largest one between the weights of two files."""
+    """Return the largest difference between the weights of two files."""
     weights, others = load_file(one), load_file(other)
     assert weights.keys() == others.keys()
     return max(float((weights[name] - others[name]).abs().max()) for name in weights)
@@ -160,7 +161,8 @@ def difference(one: Path, other: Path) -> float:
     [
         (2, "lora", "adapter/adapter_model.safetensors", 1e-4),
         (4, "full", "model/model.safetensors", 1e-4),
-        (2, "qlora", "adapter/adapter_model.safetensors", 5e-2),  # rounded to bfloat16, some of Adam's steps turn
+        # rounded to bfloat16, some of Adam's steps change sign
+        (2, "qlora", "adapter/adapter_model.safetensors", 5e-2),
     ],
 )
 def test_several_processes_train_as_one_does(
@@ -183,7 +185,7 @@ def test_several_processes_train_as_one_does(
     assert several.words[1].progress.percent == 100
 
 
-def test_one_that_is_told_to_stop_stops_all_and_they_go_on_bit_for_bit_alike(
+def test_a_signal_to_one_process_stops_all_and_they_resume_bit_for_bit(
     job: Job, ranks: Ranks, together: Callable[..., Together], tmp_path: Path
 ) -> None:
     document = job(
@@ -217,7 +219,7 @@ def test_one_that_is_told_to_stop_stops_all_and_they_go_on_bit_for_bit_alike(
     whole = together(document, 2, output="whole")
     assert [word.outcome for word in resumed.words + whole.words] == ["Succeeded"] * 4
     rows = json.loads((tmp_path / "whole/prepared/prepared.json").read_text())["dataset"]["train"]
-    assert whole.manifest["metrics"]["numTokens"] == 3 * rows["tokens"]  # each row once an epoch, whatever its length
+    assert whole.manifest["metrics"]["numTokens"] == 3 * rows["tokens"]  # each row once per epoch, for any length
     kept = "adapter/adapter_model.safetensors"
     assert (resumed.output / kept).read_bytes() == (whole.output / kept).read_bytes()
     assert lines(resumed.output) == lines(whole.output)
@@ -282,7 +284,7 @@ def test_stopped_in_any_epoch_two_processes_take_the_same_rows_and_end_with_the_
 
 
 def taken_rows(output: Path, rank: int) -> dict[int, list[Any]]:
-    """The batches of each step."""
+    """Return the batches of each step."""
     found: dict[int, list[Any]] = {}
     path = output / f"rows-{rank}"
     for line in path.read_text().splitlines() if path.exists() else []:
@@ -291,7 +293,7 @@ def taken_rows(output: Path, rank: int) -> dict[int, list[Any]]:
     return found
 
 
-def test_a_loss_that_is_not_finite_is_the_failure_of_all(job: Job, together: Callable[..., Together]) -> None:
+def test_a_loss_that_is_not_finite_is_the_failure_of_all_processes(job: Job, together: Callable[..., Together]) -> None:
     failed = together(job(method="full", training={"adamEpsilon": 0, "optim": "adamw_torch"}), 2)
     word = decide([Ending(rank, 1, rank, word) for rank, word in enumerate(failed.words)])
     assert (word.outcome, word.reason) == ("Failed", "NonFiniteLoss")
@@ -301,11 +303,11 @@ def test_a_loss_that_is_not_finite_is_the_failure_of_all(job: Job, together: Cal
     ("method", "dtype", "kept", "tolerance"),
     [
         ("full", "float32", ["model/model.safetensors"], 1e-4),
-        # adapters in float32 on a base in bfloat16, whose rounding the order of sums changes
+        # adapters in float32 on a base in bfloat16, whose rounding depends on the order of sums
         ("lora", "bfloat16", ["adapter/adapter_model.safetensors", "merged/model.safetensors"], 2e-2),
     ],
 )
-def test_a_model_that_is_split_learns_the_same_and_goes_on_after_a_stop(
+def test_a_sharded_model_learns_the_same_and_resumes_after_a_stop(
     job: Job,
     ranks: Ranks,
     together: Callable[..., Together],
@@ -349,13 +351,13 @@ def test_a_model_that_is_split_learns_the_same_and_goes_on_after_a_stop(
 
 
 def parts_of_weights(checkpoint: Path) -> set[int]:
-    """In how many parts the processes held the weights that a checkpoint has: one each, where they were DTensors."""
+    """Return in how many parts the processes held a checkpoint's weights: one per process if they were DTensors."""
     (folder,) = checkpoint.glob("pytorch_model_fsdp_*")
     entries = FileSystemReader(str(folder)).read_metadata().state_dict_metadata
     return {len(entry.chunks) for entry in entries.values() if isinstance(entry, TensorStorageMetadata)}
 
 
-def test_a_killed_process_ends_the_run_and_the_next_start_goes_on(
+def test_a_killed_process_ends_the_run_and_the_next_start_resumes(
     job: Job, process: Callable[..., Any], together: Callable[..., Together], tmp_path: Path
 ) -> None:
     document = job(

@@ -1,4 +1,4 @@
-"""Profile auto in a run: what it chose stands in prepared.json and the log, and what is learned stays the same."""
+"""Profile auto in a run: its choices are in prepared.json and the log, and what is learned stays the same."""
 
 import json
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def values(done: Any) -> dict[str, Any]:
     return {choice["field"]: choice["value"] for choice in planned(done)["profile"]}
 
 
-def test_what_was_chosen_is_told_and_used(job: Job, train: Train) -> None:
+def test_the_choices_are_printed_and_used(job: Job, train: Train) -> None:
     done = train(auto(job))
     assert done.code == 0, done.log
     chosen = {choice["field"]: choice for choice in planned(done)["profile"]}
@@ -43,7 +43,7 @@ def test_what_was_chosen_is_told_and_used(job: Job, train: Train) -> None:
 
 @pytest.fixture
 def train_unlike(train: Train, claim: Path, tmp_path: Path) -> Train:
-    """As train, with a dataset whose rows are of unlike lengths."""
+    """Train as `train` does, with a dataset whose rows have different lengths."""
     rows = [{"text": f"{number} " + "word " * (80 if number % 5 == 0 else 4)} for number in range(20)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -55,8 +55,8 @@ def train_unlike(train: Train, claim: Path, tmp_path: Path) -> Train:
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_what_is_learned_differs_by_no_more_than_rounding(job: Job, train_unlike: Train, method: str) -> None:
-    """Row by row here, where eight rows of unlike lengths share a batch: the loss is the mean over all their tokens."""
+def test_what_is_learned_differs_only_by_rounding(job: Job, train_unlike: Train, method: str) -> None:
+    """Train row by row, where eight rows of different lengths share a batch: the loss is the mean over all tokens."""
     done = train_unlike(auto(job, method=method, bf16=False))
     assert {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8}.items() <= values(done).items()
     plain = train_unlike(auto(job, method=method, profile="none", bf16=False))
@@ -66,7 +66,7 @@ def test_what_is_learned_differs_by_no_more_than_rounding(job: Job, train_unlike
         assert found == pytest.approx(expected, rel=1e-4)
 
 
-def test_rows_of_unlike_lengths_that_share_a_batch_are_grouped(job: Job, train_unlike: Train) -> None:
+def test_rows_of_different_lengths_that_share_a_batch_are_grouped(job: Job, train_unlike: Train) -> None:
     done = train_unlike(auto(job, perDeviceTrainBatchSize=4), command="prepare")
     chosen = {choice["field"]: choice for choice in planned(done)["profile"]}
     assert chosen["train_sampling_strategy"]["value"] == "group_by_length"

@@ -1,4 +1,4 @@
-"""report/: a page that needs nothing else, and its data."""
+"""The folder report/: a self-contained page, and its data."""
 
 import errno
 import json
@@ -63,7 +63,7 @@ def data(reported: Any) -> dict[str, Any]:
     return found
 
 
-def test_the_page_is_whole_and_needs_nothing_from_outside(reported: Any) -> None:
+def test_the_page_is_complete_and_needs_nothing_from_outside(reported: Any) -> None:
     text = (reported.output / "report/report.html").read_text()
     parsed = Page(text)
     assert not {"link", "img", "iframe", "object", "embed", "base", "form", "a", "b onclick"} & set(parsed.tags)
@@ -73,7 +73,7 @@ def test_the_page_is_whole_and_needs_nothing_from_outside(reported: Any) -> None
     assert policy.startswith("default-src 'none'")
 
 
-def test_what_comes_from_outside_stays_text(reported: Any) -> None:
+def test_text_from_outside_stays_text(reported: Any) -> None:
     text = (reported.output / "report/report.html").read_text()
     assert text.count("<script>") == text.count("</script>") == 1
     assert EVIL in Page(text).data
@@ -88,7 +88,7 @@ def test_what_comes_from_outside_stays_text(reported: Any) -> None:
     assert parsed.data.count(EVIL) >= 12
 
 
-def test_the_page_holds_what_was_measured(reported: Any, data: dict[str, Any]) -> None:
+def test_the_page_holds_the_measurements(reported: Any, data: dict[str, Any]) -> None:
     parsed = Page((reported.output / "report/report.html").read_text())
     metrics = reported.manifest["metrics"]
     for name in ("evalLossBefore", "evalLossAfter", "perplexityBefore", "perplexityAfter"):
@@ -119,7 +119,7 @@ def test_the_data_is_that_of_the_run(reported: Any, data: dict[str, Any]) -> Non
     assert data["dataset"]["evaluation"]["rows"] == 6
 
 
-def test_the_report_is_no_part_of_the_digest(reported: Any) -> None:
+def test_the_report_is_not_part_of_the_digest(reported: Any) -> None:
     assert not [path for path in reported.manifest["files"] if path.startswith("report/")]
 
 
@@ -142,7 +142,7 @@ def test_a_full_disk_is_named(data: dict[str, Any], tmp_path: Path, monkeypatch:
     assert caught.value.reason.name == "DiskFull"
 
 
-def test_a_page_of_little_is_still_a_page(data: dict[str, Any]) -> None:
+def test_a_page_with_little_data_is_still_a_page(data: dict[str, Any]) -> None:
     least = data | {"log": [], "dataset": None, "settings": [], "metrics": {}, "evaluation": {"answers": []}}
     parsed = Page(html.render(least | {"memory": {"estimate": None, "measured": {}}}))
     assert "figure" not in parsed.tags

@@ -1,4 +1,4 @@
-"""Interrupted runs go on where they stopped, and end as if nothing had happened."""
+"""Interrupted runs resume where they stopped, and end as if they had not been interrupted."""
 
 import json
 import os
@@ -76,7 +76,7 @@ def test_sigterm_saves_a_checkpoint_and_the_next_start_ends_bit_for_bit_alike(
         assert resumed.manifest["metrics"][name] == whole.manifest["metrics"][name]
 
 
-def test_sigkill_loses_only_what_came_after_the_newest_checkpoint(
+def test_sigkill_loses_only_the_steps_after_the_newest_checkpoint(
     job: Job, train: Train, forks: Any, kill: Callable[..., Any], tmp_path: Path
 ) -> None:
     document = job(method="full", training=LONG | {"loggingSteps": 1}, checkpoint={"saveSteps": 7, "saveTotalLimit": 2})
@@ -151,7 +151,7 @@ def test_a_folder_of_another_spec_is_refused(job: Job, train: Train, tmp_path: P
     assert "checkpoints of another spec: spec.lora differs" in other.word["message"]
 
 
-def test_what_is_saved_of_a_trained_run_can_be_chosen_again(job: Job, train: Train, tmp_path: Path) -> None:
+def test_the_kind_of_output_of_a_trained_run_can_be_changed(job: Job, train: Train, tmp_path: Path) -> None:
     first = train(job(), output=tmp_path / "out")
     other = train(job(output={"save": "merged"}), output=tmp_path / "out")
     assert (other.code, "spec.output.save differs" in other.word["message"]) == (64, True)
@@ -163,7 +163,7 @@ def test_what_is_saved_of_a_trained_run_can_be_chosen_again(job: Job, train: Tra
     assert merged.manifest["spec"]["output"]["save"] == "merged"
 
 
-def test_a_changed_dataset_is_not_gone_on_with(job: Job, train: Train, claim: Path, tmp_path: Path) -> None:
+def test_a_run_with_a_changed_dataset_is_not_resumed(job: Job, train: Train, claim: Path, tmp_path: Path) -> None:
     changing = tmp_path / "changing.jsonl"
     changing.write_bytes((claim / "text.jsonl").read_bytes())
     document = job(dataset={"claim": {"name": "data", "path": "changing.jsonl"}})
@@ -193,7 +193,7 @@ def test_a_changed_file_of_the_artifact_is_found(job: Job, train: Train, tmp_pat
 
 
 @pytest.mark.parametrize("folder", ["model", "checkpoints/checkpoint-500"])
-def test_a_folder_that_is_not_ours_is_left_alone(job: Job, train: Train, tmp_path: Path, folder: str) -> None:
+def test_a_folder_with_files_of_others_is_left_alone(job: Job, train: Train, tmp_path: Path, folder: str) -> None:
     keep = tmp_path / "out" / folder / "keep"
     keep.parent.mkdir(parents=True)
     keep.write_text("me")
@@ -229,7 +229,7 @@ def test_a_base_model_that_was_replaced_is_refused(
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"of": "another"}', b"\xff"])
-def test_a_record_of_the_run_that_is_spoiled_is_written_again_or_named(
+def test_a_damaged_record_of_the_run_is_written_again_or_named(
     job: Job, train: Train, tmp_path: Path, content: bytes
 ) -> None:
     output = tmp_path / "out"
@@ -246,7 +246,7 @@ def test_a_record_of_the_run_that_is_spoiled_is_written_again_or_named(
 
 
 def seal_nothing(folder: Path) -> None:
-    """Make a checkpoint that is complete, of no files."""
+    """Make a complete checkpoint of no files."""
     account = checkpoints.Account(
         step=4, total_steps=4, tokens=0, runtime=0, samples=0, loss_sum=0, loss_since_log=0, last_logged_step=0
     )

@@ -1,4 +1,4 @@
-"""What the readers of rows take, and the file and line that they name for what they refuse."""
+"""The rows that the readers accept, and the file and line that they name for what they refuse."""
 
 import contextlib
 import csv
@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+# More than any buffer in which a reader could decode ahead.
 GOOD_LINES = 3000
-"""More than any buffer in which a reader could decode ahead."""
 PLACES = [1, 2, 1500, GOOD_LINES]
 
 
@@ -130,7 +130,7 @@ def test_a_column_without_a_name_may_be_empty_or_number_the_rows(tmp_path: Path,
     assert read_all(tmp_path / "a.csv") == [("a.csv, line 2", {"a": "x"})]
 
 
-def test_a_byte_order_mark_is_left_out_at_the_start_of_a_file_alone(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_removed_only_at_the_start_of_a_file(tmp_path: Path) -> None:
     contents = {
         "a.csv": "text\n{0}one\n",
         "a.txt": "zero\n{0}one\n",
@@ -170,7 +170,7 @@ json_values = st.recursive(
 
 @settings(max_examples=100, deadline=None)
 @given(st.dictionaries(st.text(min_size=1, max_size=4), json_values, max_size=4), st.booleans())
-def test_any_json_is_read_alike_or_refused(tmp_path_factory: Any, row: dict[str, Any], as_list: bool) -> None:
+def test_any_json_is_read_as_python_does_or_refused(tmp_path_factory: Any, row: dict[str, Any], as_list: bool) -> None:
     path = tmp_path_factory.getbasetemp() / ("property.json" if as_list else "property.jsonl")
     text = json.dumps([row] if as_list else row)
     path.write_text(text)
@@ -202,7 +202,9 @@ def test_any_bytes_are_rows_or_a_failure_with_a_name(tmp_path_factory: Any, cont
         ("a.json", b'{"data": []}', "Write [{"),
     ],
 )
-def test_json_in_the_wrong_form_is_told_the_right_one(refuse: Any, name: str, content: bytes, remedy: str) -> None:
+def test_json_in_the_wrong_form_is_refused_with_the_right_one(
+    refuse: Any, name: str, content: bytes, remedy: str
+) -> None:
     assert remedy in refuse(name, content).remedy
 
 
@@ -222,7 +224,7 @@ def test_a_header_for_other_separators_is_recognized(columns: list[str], hint: s
 
 
 class TestParquet:
-    def test_what_is_no_parquet_is_refused(self, refuse: Any) -> None:
+    def test_a_file_that_is_not_parquet_is_refused(self, refuse: Any) -> None:
         for content in (b"", b"PAR1", b"PAR1" + b"\0" * 100 + b"PAR1", b"text"):
             assert "a.parquet is not Parquet" in refuse("a.parquet", content).message
 

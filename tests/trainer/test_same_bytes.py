@@ -13,8 +13,8 @@ import pytest
 from long_matrix import is_long, make_random, sample
 
 Job = Callable[..., dict[str, Any]]
+# The batches of each step.
 Rows = dict[int, list[Any]]
-"""The batches of each step."""
 
 EPOCHS = 3
 ROWS = 18
@@ -56,7 +56,7 @@ def name(case: dict[str, Any]) -> str:
 
 @pytest.fixture(scope="module")
 def uneven(claim: Path) -> str:
-    """Rows of many lengths, so that their order and grouping show."""
+    """Write rows of many lengths, so that their order and grouping show."""
     words = WORDS.split()
     rows = [{"text": " ".join(words[n % 3 : n % 3 + 1 + n * 5 % 11]) + f" {n}"} for n in range(ROWS)]
     (claim / "uneven.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -112,14 +112,14 @@ def go_back(whole: Path, output: Path, step: int) -> None:
 
 
 def choose_steps(total: int, in_epoch: int, chance: random.Random) -> list[int]:
-    """Where to stop: within each epoch, at the end of each, and just before the end of all; two of them in a sample."""
+    """Choose where to stop: within each epoch, at the end of each, and just before the end; two of them in a sample."""
     within = [chance.randrange(first + 1, min(first + in_epoch, total)) for first in range(0, total - 1, in_epoch)]
     steps = sorted({*within, *range(in_epoch, total, in_epoch), total - 1, total} - {0})
     return steps if is_long() else sorted(chance.sample(steps, 2))
 
 
 def check_everywhere(forks: Any, kill: Any, document: dict[str, Any], tmp_path: Path, key: str) -> None:
-    """Compare an uninterrupted run with ones that go on from its checkpoints, and with ones stopped by SIGTERM."""
+    """Compare an uninterrupted run with ones that resume from its checkpoints, and with ones stopped by SIGTERM."""
     whole = forks.run(document, tmp_path / "whole", rows=tmp_path / "whole-rows")
     assert whole.code == 0, whole.log
     expected, weights = read_rows(tmp_path / "whole-rows"), read_weights(whole.output)
@@ -157,7 +157,7 @@ def test_rows_and_bytes_do_not_depend_on_where_a_run_was_stopped(
 
 
 @pytest.mark.parametrize("training", sample(OTHERS, "same bytes of others", 2), ids=name)
-def test_nor_with_what_else_draws_numbers_or_keeps_a_state(
+def test_bytes_are_the_same_when_something_else_draws_numbers_or_keeps_a_state(
     forks: Any, kill: Any, job: Job, uneven: str, tmp_path: Path, training: dict[str, Any]
 ) -> None:
     case = {dimension: values[0] for dimension, values in DIMENSIONS.items()} | {"evaluated": True}
@@ -165,7 +165,7 @@ def test_nor_with_what_else_draws_numbers_or_keeps_a_state(
 
 
 @pytest.mark.parametrize(("method", "precision"), [("lora", "bf16FullEval"), ("full", "fp16FullEval")])
-def test_nor_with_a_last_evaluation_that_the_next_start_does(
+def test_bytes_are_the_same_when_the_next_start_does_the_last_evaluation(
     forks: Any, kill: Any, job: Job, uneven: str, tmp_path: Path, method: str, precision: str
 ) -> None:
     document = job(
@@ -175,7 +175,8 @@ def test_nor_with_a_last_evaluation_that_the_next_start_does(
     )
     whole = forks.run(document, tmp_path / "whole")
     output = tmp_path / "stopped"
-    stopped = forks.run(document, output, kill(SIGTERM, "evaluating", 2))  # the first is that of the untouched model
+    # the first is the evaluation of the untouched model
+    stopped = forks.run(document, output, kill(SIGTERM, "evaluating", 2))
     assert (stopped.code, stopped.word["progress"]["step"]) == (75, 2), stopped.log
     check_same(forks.run(document, output), whole, tmp_path / "no rows", {}, "stopped in the last evaluation")
     assert f"spec.training.extra.{precision} has no effect: evaluations compute as training does" in whole.log

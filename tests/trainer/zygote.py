@@ -1,10 +1,10 @@
-"""A process that has done the trainer's imports, and forks a trainer for each line that it is given.
+"""A process that has done the trainer's imports, and forks a trainer for each line of its input.
 
-A line is JSON: `argv`, `log` (file for what it prints), `fill` and `signals` (see Phases), `limit` (bytes of address
-space that it may take beyond what it has), `gpu` (bytes of memory of a GPU that it is to plan for), `rows` (file for
-the rows of each batch) and `environ` (variables in addition to this process's). What happens is written to the file
-descriptor given as argument, a line each: `pid N`, `begin PHASE SECONDS`, `end PHASE SECONDS` (of time.monotonic), and
-at last `exit STATUS`, as os.waitstatus_to_exitcode says it.
+A line is JSON: `argv`, `log` (file for its output), `fill` and `signals` (see Phases), `limit` (bytes of address space
+that it may use beyond what it has), `gpu` (bytes of memory of a GPU that it is to plan for), `rows` (file for the rows
+of each batch) and `environ` (variables in addition to this process's). Events are written to the file descriptor given
+as argument, a line each: `pid N`, `begin PHASE SECONDS`, `end PHASE SECONDS` (of time.monotonic), and finally
+`exit STATUS`, as in os.waitstatus_to_exitcode.
 """
 
 import functools
@@ -101,7 +101,7 @@ def child(asked: dict[str, Any], channel: int) -> int:
     if asked.get("limit"):
         taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (taken + asked["limit"],) * 2)
-    if asked.get("gpu"):  # there is none: what the estimate is compared with is given, all else is real
+    if asked.get("gpu"):  # there is no GPU: its memory is given, all else is real
         small = Device("gpu", "a small GPU", asked["gpu"], False, False, 1)
         device.here = lambda: small
     return main.main(asked["argv"])

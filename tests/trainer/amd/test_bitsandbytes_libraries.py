@@ -21,14 +21,14 @@ from bitsandbytes.cuda_specs import CUDASpecs
 PACKAGE = Path(bitsandbytes.__file__).parent
 LIBRARIES = sorted(PACKAGE.glob("libbitsandbytes_rocm*.so"))
 MI200, MI300, MI350 = "gfx90a", "gfx942", "gfx950"
+# ROCm's version.
 OLDEST_FOR_MI350 = (7, 0)
-"""ROCm's version."""
+# What bitsandbytes calls for paged optimizers, partly by names that it puts together.
 USED_BY_NAME = {"cfill_fp32", "cfill_uint8", "cget_managed_ptr", "cprefetch", "get_context"}
-"""What bitsandbytes calls for paged optimizers, partly by names that it puts together."""
 
 
 def bundles(library: bytes) -> Iterator[bytes]:
-    """The bundles in a library, unpacked."""
+    """Return the unpacked bundles in a library."""
     start = library.find(b"CCOB")
     while start >= 0:
         (version,) = struct.unpack_from("<H", library, start + 4)
@@ -39,7 +39,7 @@ def bundles(library: bytes) -> Iterator[bytes]:
 
 
 def targets(bundle: bytes) -> set[str]:
-    """The GPUs that a bundle has code for, such as gfx942."""
+    """Return the GPUs that a bundle has code for, such as gfx942."""
     assert bundle.startswith(b"__CLANG_OFFLOAD_BUNDLE__")
     (count,) = struct.unpack_from("<Q", bundle, 24)
     place, found = 32, set()
@@ -53,7 +53,7 @@ def targets(bundle: bytes) -> set[str]:
 
 
 def exported(library: bytes) -> set[str]:
-    """The functions that an ELF library of 64 bits offers."""
+    """Return the functions that a 64-bit ELF library exports."""
     (sections,) = struct.unpack_from("<Q", library, 40)
     size, count = struct.unpack_from("<HH", library, 58)
     headers = [struct.unpack_from("<IIQQQQIIQQ", library, sections + number * size) for number in range(count)]

@@ -27,20 +27,20 @@ from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 from trl.kernels.logprob_entropy import selective_log_softmax_and_entropy
 from trl.trainer.utils import add_fused_lm_head
 
+# MI200, MI300 and MI350.
 ARCHITECTURES = ("gfx90a", "gfx942", "gfx950")
-"""MI200, MI300 and MI350."""
 WAVEFRONT = 64
+# A workgroup, on each of them.
 MOST_THREADS = 1024
-"""A workgroup, on each of them."""
+# Of a workgroup's memory on gfx90a and gfx942; gfx950 has 160 KiB.
 MOST_SHARED_BYTES = 64 * 1024
-"""Of a workgroup's memory on gfx90a and gfx942; gfx950 has 160 KiB."""
 TYPES = (torch.bfloat16, torch.float16, torch.float32)
 SMALL = {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+# What the base image brings.
 FOREIGN = {"torch", "triton"}
-"""What the base image brings."""
+# Modules with kernels, and why neither training nor serving on an AMD GPU launches them.
 NOT_LAUNCHED = {"bitsandbytes.backends.triton": "only its back end for Intel's GPUs imports it"}
-"""Modules with kernels, and why neither training nor serving on an AMD GPU launches them."""
 
 
 class Driver:
@@ -102,7 +102,7 @@ def check(code: Any, name: str, architecture: str) -> None:
 
 
 def train_a_step(dtype: torch.dtype, soft_cap: float | None = None) -> None:
-    """The forward and backward of SFTTrainer's loss head, which it adds to every model."""
+    """Run forward and backward of SFTTrainer's loss head, which it adds to every model."""
     if soft_cap:
         model: Any = Gemma2ForCausalLM(Gemma2Config(**SMALL, **HEADS, final_logit_softcapping=soft_cap))
     else:
@@ -114,7 +114,7 @@ def train_a_step(dtype: torch.dtype, soft_cap: float | None = None) -> None:
 
 
 def score(dtype: torch.dtype) -> None:
-    """Log probabilities and entropies of logits, with and without a mask."""
+    """Compute log probabilities and entropies of logits, with and without a mask."""
     for mask in (None, torch.ones(2, 8, dtype=torch.bool)):
         logits = torch.randn(2, 8, 320, dtype=dtype, requires_grad=True)
         found, entropy = selective_log_softmax_and_entropy(logits, torch.zeros(2, 8, dtype=torch.long), 0.7, mask)
@@ -122,7 +122,7 @@ def score(dtype: torch.dtype) -> None:
 
 
 def distill(dtype: torch.dtype) -> None:
-    """The divergence of two models, in each of its three kinds."""
+    """Compute the divergence of two models, in each of its three kinds."""
     for beta in (0.0, 0.5, 1.0):
         hidden = torch.randn(8, 32, dtype=dtype, requires_grad=True)
         weight = torch.randn(320, 32, dtype=dtype)
@@ -142,7 +142,7 @@ def test_the_loss_of_every_precision_compiles(architecture: str, compile_for: Ca
 
 
 def test_every_kernel_of_trl_compiles(compile_for: Callable[..., Any]) -> None:
-    """A kernel that no launch above reaches fails here: add the code that launches it."""
+    """Fail for a kernel that no launch above reaches: add the code that launches it."""
     found = {kernel for name in modules(trl.kernels) for kernel in kernels(name)}
     assert found
     for architecture in ARCHITECTURES:
@@ -158,19 +158,19 @@ def modules(package: Any) -> list[str]:
 
 
 def kernels(module: str) -> list[JITFunction]:
-    """The Triton functions that a module defines."""
+    """Return the Triton functions that a module defines."""
     values = vars(importlib.import_module(module)).values()
     return [value for value in values if isinstance(value, JITFunction) and value.fn.__module__ == module]
 
 
 def called(kernel: JITFunction) -> list[JITFunction]:
-    """The Triton functions that a kernel calls."""
+    """Return the Triton functions that a kernel calls."""
     values = [kernel.fn.__globals__.get(name) for name in kernel.fn.__code__.co_names]
     return [value for value in values if isinstance(value, JITFunction)]
 
 
 def test_no_other_package_of_the_runtime_image_has_triton_kernels() -> None:
-    """One that has must be compiled above, or named in NOT_LAUNCHED with the reason."""
+    """Fail for a package with kernels: compile them above, or name them in NOT_LAUNCHED with the reason."""
     known = (trl.kernels.__name__, *NOT_LAUNCHED)
     found = [name for name in modules_with_kernels() if not name.startswith(known)]
     assert found == []
@@ -187,7 +187,7 @@ def test_the_kernels_of_bitsandbytes_are_for_another_maker() -> None:
 
 
 def modules_with_kernels() -> list[str]:
-    """The modules with Triton kernels, of all packages that the trainer and the server need."""
+    """Return the modules with Triton kernels, of all packages that the trainer and the server need."""
     needed: dict[str, Distribution] = {}
     waiting = requirements(distribution("hone"), {"trainer", "server"})
     while waiting:
@@ -207,7 +207,7 @@ def modules_with_kernels() -> list[str]:
 
 
 def requirements(package: Distribution, extras: set[str]) -> list[Requirement]:
-    """What a package needs, alone and for some of its extras."""
+    """Return the requirements of a package, with some of its extras."""
     found = [Requirement(text) for text in package.requires or []]
     chosen = [*extras, ""]
     return [each for each in found if not each.marker or any(each.marker.evaluate({"extra": name}) for name in chosen)]

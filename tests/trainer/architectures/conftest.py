@@ -1,4 +1,4 @@
-"""Tiny models of the table's architectures, and what is trained from them."""
+"""Tiny models of the table's architectures, and runs that train them."""
 
 import shutil
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def train_architecture(
 
 @pytest.fixture
 def forget_the_end() -> Callable[[Path, int], None]:
-    """Leave an output as it was after the checkpoint of a step: forget_the_end(output, step)."""
+    """Reset an output to its state after the checkpoint of a step: forget_the_end(output, step)."""
 
     def forget(output: Path, step: int) -> None:
         for name in ("manifest.json", "adapter", "merged", "model", "report.json", "report.html"):

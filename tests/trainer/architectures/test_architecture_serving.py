@@ -1,4 +1,4 @@
-"""The embedded engine answers as plain transformers and PEFT do, or says why it can't serve an architecture."""
+"""The embedded engine answers as plain transformers and PEFT do, or reports why it can't serve an architecture."""
 
 import asyncio
 import json
@@ -78,7 +78,9 @@ def test_the_engine_answers_as_transformers_does(
 
 
 @pytest.mark.parametrize("architecture", sample(UNSERVED, "architectures: unserved", 3), ids=lambda one: one.name)
-def test_the_engine_says_why_it_can_not_serve(architecture: Architecture, make_architecture: MakeArchitecture) -> None:
+def test_the_engine_reports_why_it_can_not_serve(
+    architecture: Architecture, make_architecture: MakeArchitecture
+) -> None:
     with pytest.raises(HoneError) as refused:
         asyncio.run(serve(make_architecture(architecture), None))
     assert refused.value.reason.name == "ModelUnsupported"

@@ -1,4 +1,4 @@
-"""Each architecture of the table is prepared, trained, resumed and merged; what can't be is refused in prepare."""
+"""Each architecture of the table is prepared, trained, resumed and merged; unsupported ones are refused in prepare."""
 
 from collections.abc import Callable
 from pathlib import Path

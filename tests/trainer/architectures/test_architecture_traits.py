@@ -1,4 +1,4 @@
-"""What is read from the classes of the table's models is what their tiny models do."""
+"""The traits read from the classes of the table's models agree with the behaviour of their tiny models."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ def named(name: str) -> Architecture:
 
 
 def mixes(network: Any) -> bool:
-    """Whether a row that is packed after another, as TRL packs rows, does not answer as it does alone."""
+    """Return whether a row that is packed after another, as TRL packs rows, gets other answers than alone."""
     generator = torch.Generator().manual_seed(0)
     rows = [torch.randint(3, 300, (1, length), generator=generator) for length in (FIRST, SECOND)]
     ends = torch.tensor([0, FIRST, FIRST + SECOND], dtype=torch.int32)
@@ -55,14 +55,14 @@ def test_packing_is_refused_where_rows_mix(
 
 
 @pytest.mark.parametrize("architecture", sample(TABLE, "architectures: kernels", 8), ids=lambda one: one.name)
-def test_the_kernel_is_the_one_that_transformers_takes_by_itself(architecture: Architecture) -> None:
+def test_the_kernel_is_the_one_that_transformers_chooses_automatically(architecture: Architecture) -> None:
     outline = build(architecture.make_config())
     assert default_kernel(outline) == architecture.attention == outline.config._attn_implementation
 
 
 @pytest.mark.parametrize("option", [{"use_dora": True}, {"lora_dropout": 0.1}])
 @pytest.mark.parametrize("name", MOE)
-def test_an_option_that_fused_experts_can_not_have_is_named(name: str, option: dict[str, Any]) -> None:
+def test_an_option_that_fused_experts_do_not_support_is_named(name: str, option: dict[str, Any]) -> None:
     outline = build(named(name).make_config())
     with pytest.raises(HoneError) as refused:
         lora_targets.check_targets(LoraOptions(**option), outline)

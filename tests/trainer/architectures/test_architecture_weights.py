@@ -46,7 +46,7 @@ def test_the_check_of_weight_files_agrees_with_loading(
     outline = outlines.build(AutoConfig.from_pretrained(folder))
     assert weight_files.check(outline, folder, "The base model") == []
     whole = load_file(folder / "model.safetensors")
-    # A fault in weights that transformers joins to others as it loads, such as those of experts, shows in loading.
+    # A fault in weights that transformers joins to others while loading, such as those of experts, shows in loading.
     names = sorted(whole.keys() & outline.state_dict().keys())
     for change in (drop, widen, keep):
         found, name = dict(whole), random.Random(one.name).choice(names)

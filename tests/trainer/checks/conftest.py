@@ -1,4 +1,4 @@
-"""A tokenizer that a test gives its special tokens, and all checks of rows, in the test's own process."""
+"""A tokenizer to which a test gives special tokens, and all checks of rows, in the test's own process."""
 
 import re
 from collections.abc import Callable
@@ -20,8 +20,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 from trl.trainer.sft_config import SFTConfig
 
+# What looks like a special token in a chat template.
 MARKUP = re.compile("<[|\uff5c]?[A-Za-z_\u2581]+[|\uff5c]?>|\\[/?[A-Za-z_]+\\]")
-"""What looks like a special token in a chat template."""
 
 
 def make_tokenizer(end: str, template: str | None = None, begin: str | None = None, adds: str = "") -> Any:
@@ -82,7 +82,7 @@ def tokenizer_of() -> Callable[..., Any]:
 
 @pytest.fixture
 def warnings_of(tmp_path: Path) -> Callable[..., list[str]]:
-    """warnings_of(rows, tokenizer, limits=, stops=, **training): what the checks say of the rows."""
+    """Return the warnings about the rows: warnings_of(rows, tokenizer, limits=, stops=, **training)."""
 
     def run(rows: list[dict[str, Any]], tokenizer: Any, **more: Any) -> list[str]:
         disable_progress_bars()

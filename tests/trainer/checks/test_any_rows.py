@@ -1,4 +1,4 @@
-"""Whatever rows and templates are put together: they are prepared, or refused by name."""
+"""Any combination of rows and templates is prepared, or refused by name."""
 
 import contextlib
 from collections.abc import Callable

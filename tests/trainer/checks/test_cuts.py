@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trl.trainer.sft_config import SFTConfig
 
+# For each token of each row whether it is learned.
 ROWS = st.lists(st.lists(st.booleans(), min_size=1, max_size=12), min_size=1, max_size=8).filter(
     lambda rows: any(map(any, rows))
 )
-"""For each token of each row whether it is learned."""
 WAYS = [
     {"truncation_mode": "keep_start"},
     {"truncation_mode": "keep_end"},

@@ -12,13 +12,13 @@ from trl.chat_template_utils import has_generation_markers
 
 FOLDER = Path(trl.__file__).parent / "chat_templates"
 TEMPLATES = sorted(path.stem for path in FOLDER.glob("*.jinja"))
+# They want content as a list of parts, and print nothing of a string.
 TAKES_PARTS = {"idefics3", "idefics3_training", "smolvlm", "smolvlm_training"}
-"""They want content as a list of parts, and print nothing of a string."""
 FAILS_FOR_STRINGS = {"llava_next", "llava_next_training"}
+# The token that ends a turn is the next turn's first.
 NEVER_ENDS = {"glm4moe"}
-"""The token that ends a turn is the next turn's first."""
+# They print what follows </think>, in the last turn as well.
 DROPS_REASONING = {"deepseek_r1_distill", "deepseekv3", "deepseekv3_training"}
-"""They print what follows </think>, in the last turn as well."""
 TURNS = [
     [
         {"role": "user", "content": " What is one? \n"},
@@ -47,7 +47,7 @@ def test_the_end_of_turn_is_found_and_good_rows_give_no_warning(
     stops = set()
     if name in NEVER_ENDS:
         assert "do not teach the model to stop: end the assistant's turns" in first.pop()
-    elif not name.startswith("phi3"):  # those write the tokenizer's own end token last
+    elif not name.startswith("phi3"):  # those end with the tokenizer's own end token
         stop = re.search(r"they end with '(.+?)', and generation stops at '</s>'", first.pop())
         assert stop
         assert stop[1] in template

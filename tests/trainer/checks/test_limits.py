@@ -129,7 +129,7 @@ def test_a_padding_token_without_an_embedding_is_refused(tokenizer_of: Any) -> N
     limits.check_padding(Limits(len(tokenizer) - 1, None, is_hard=False), tokenizer, training)  # type: ignore[arg-type]
 
 
-def test_a_model_with_few_positions_is_refused_rows_that_are_longer(
+def test_rows_longer_than_the_positions_of_a_model_are_refused(
     job: Job, train: Any, claim: Path, tmp_path: Path
 ) -> None:
     config = transformers.GPT2Config(**GPT | {"vocab_size": 320, "n_positions": 8})  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ HEADER, END = "<|im_start|>", "<|im_end|>"
 TURNS = ["user", "assistant", "user", "assistant", "user", "assistant"]
 ANSWERS = ["a b", "\nb", "c \n"]
 MARKED = {
-    # what stands before and after the answer inside {% generation %}, and after it outside
+    # text before and after the answer inside {% generation %}, and after it outside
     "the answer and its end": ("", END, "\n"),
     "the answer alone": ("", "", END),
     "a line break last": ("", END + "\n", ""),
@@ -105,7 +105,7 @@ def test_tokens_that_are_wrongly_learned_or_not_are_counted(
         assert text.endswith(end)
 
 
-def test_what_follows_a_turn_and_a_turn_can_be_learned_wrongly(
+def test_text_after_a_turn_and_a_turn_itself_can_be_learned_wrongly(
     warnings_of: Callable[..., list[str]], tokenizer_of: Callable[..., Any]
 ) -> None:
     for marked, second, said in (
@@ -121,7 +121,7 @@ def test_what_follows_a_turn_and_a_turn_can_be_learned_wrongly(
         assert found.endswith("(first: rows.jsonl, line 2)")
 
 
-def test_messages_out_of_the_loss_are_not_missed(
+def test_messages_excluded_from_the_loss_are_not_missed(
     warnings_of: Callable[..., list[str]], tokenizer_of: Callable[..., Any]
 ) -> None:
     messages = [{"role": role, "content": "a"} for role in TURNS[:4]]
@@ -132,7 +132,7 @@ def test_messages_out_of_the_loss_are_not_missed(
     assert not [text for text in warnings_of(pair, tokenizer, assistant_only_loss=True) if "learn" in text]
 
 
-def test_a_tokenizer_without_places_in_the_text_is_refused(
+def test_a_tokenizer_that_does_not_report_places_in_the_text_is_refused(
     warnings_of: Callable[..., list[str]], tokenizer_of: Callable[..., Any]
 ) -> None:
     class Slow(PythonBackend):

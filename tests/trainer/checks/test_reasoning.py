@@ -13,7 +13,7 @@ LAST = "have reasoning in their last answer"
 THINKING = "'<think>' + m.reasoning_content + '</think>' if m.reasoning_content else ''"
 SPLIT = "m.content.split('</think>')[-1]"
 TEMPLATES = {
-    # what stands in place of the reasoning and the content, for all answers and for the last one
+    # the form of reasoning and content, for all answers and for the last one
     "keeps all": (f"({THINKING}) + m.content",) * 2,
     "keeps the last": (SPLIT, f"({THINKING}) + m.content"),
     "keeps none": ("'' if m.reasoning_content and false else " + SPLIT,) * 2,

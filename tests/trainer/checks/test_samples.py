@@ -1,4 +1,4 @@
-"""The rows that are rendered once more: faults are found wherever in the dataset they begin."""
+"""The rows that are rendered once more: faults are found no matter where in the dataset they begin."""
 
 import random
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def choose(rows: list[Row]) -> list[int]:
 
 
 @pytest.mark.parametrize("count", [0, 1, SPREAD])
-def test_of_few_rows_all_are_looked_at(count: int) -> None:
+def test_a_sample_of_few_rows_has_all_of_them(count: int) -> None:
     assert choose([pair(number) for number in range(count)]) == list(range(count))
 
 
@@ -58,13 +58,13 @@ def test_of_few_rows_all_are_looked_at(count: int) -> None:
     ],
 )
 @pytest.mark.parametrize("at", [0, 1_777, 2_999])
-def test_a_single_row_of_another_shape_is_looked_at(rare: Row, at: int) -> None:
+def test_a_single_row_of_another_shape_is_in_the_sample(rare: Row, at: int) -> None:
     rows = [talk(number) for number in range(3000)]
     rows[at] = rare
     assert at in choose(rows)
 
 
-def test_a_fault_that_begins_anywhere_is_looked_at() -> None:
+def test_a_fault_that_begins_anywhere_is_in_the_sample() -> None:
     chosen = choose([pair(number) for number in range(20_000)])
     assert SPREAD <= len(chosen) <= SPREAD + 10
     assert chosen == sorted(set(chosen))
@@ -73,7 +73,7 @@ def test_a_fault_that_begins_anywhere_is_looked_at() -> None:
         assert len({number % distance for number in chosen}) == distance, "every remainder is met"
 
 
-def test_however_many_shapes_there_are_the_sample_is_small() -> None:
+def test_the_sample_is_small_for_any_number_of_shapes() -> None:
     choice = random.Random(0)
     rows = [talk(number, {"role": "tool", f"key{choice.random()}": 1, "content": "x"}) for number in range(20_000)]
     assert len(choose(rows)) <= 2 * SPREAD
@@ -86,7 +86,7 @@ def test_however_many_shapes_there_are_the_sample_is_small() -> None:
         ([talk(n) for n in range(1100)] + [talk(0, SYSTEM)], "leaves out"),
     ],
 )
-def test_what_begins_after_the_first_thousand_rows_is_reported(
+def test_a_fault_that_begins_after_the_first_thousand_rows_is_reported(
     tokenizer_of: Callable[..., Any], warnings_of: Callable[..., list[str]], rows: list[Row], text: str
 ) -> None:
     (warning,) = [line for line in warnings_of(rows, tokenizer_of("<|im_end|>", TEMPLATE)) if text in line]

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 Warnings = Callable[..., list[str]]
 Tokenizers = Callable[..., Any]
 
+# Rows of tokens, each with whether it is learned; the last two are a space and a line break.
 WRITTEN = st.lists(
     st.lists(st.tuples(st.sampled_from(["<s>", "</s>", "a", "b", "Ġ", "Ċ"]), st.booleans()), max_size=9),
     min_size=1,
     max_size=6,
 )
-"""Rows of tokens, each with whether it is learned; the last two are a space and a line break."""
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -50,7 +50,7 @@ def test_the_ends_of_rows_are_read_as_by_hand(tokenizer_of: Tokenizers, rows: li
     np.testing.assert_array_equal(ends.last_learned, [at(solid(row), -1) for row in learned])
 
 
-def test_many_line_breaks_at_the_end_are_not_walked_for_ever(tokenizer_of: Tokenizers) -> None:
+def test_the_search_over_line_breaks_at_the_end_is_limited(tokenizer_of: Tokenizers) -> None:
     tokenizer = tokenizer_of("</s>")
     row = [tokenizer.get_vocab()[token] for token in ["</s>", *["Ċ"] * (MOST_SPACES + 5)]]
     assert read_ends(Dataset.from_dict({"input_ids": [row], "labels": [row]}), tokenizer).last[0] == row[-1]
@@ -75,7 +75,7 @@ def test_a_tokenizer_that_adds_the_end_doubles_it(
         assert not found
 
 
-def test_a_begin_that_is_written_and_added_is_counted(warnings_of: Warnings, tokenizer_of: Tokenizers) -> None:
+def test_a_begin_token_that_is_written_and_added_is_counted(warnings_of: Warnings, tokenizer_of: Tokenizers) -> None:
     rows = [{"text": "abc"}, {"text": "<s>abc"}, {"text": "<s><s>"}]
     found = warnings_of(rows, tokenizer_of("</s>", begin="<s>", adds="begin"))
     assert found == [
@@ -85,7 +85,7 @@ def test_a_begin_that_is_written_and_added_is_counted(warnings_of: Warnings, tok
     assert not warnings_of(rows[:2], tokenizer_of("</s>", begin="<s>"))
 
 
-def test_rendered_text_that_ends_with_the_end_and_a_line_break_is_counted(
+def test_rendered_text_that_ends_with_an_end_token_and_a_line_break_is_counted(
     warnings_of: Warnings, tokenizer_of: Tokenizers
 ) -> None:
     rows = [{"text": "<|im_start|>user\nhi<|im_end|>\n"}, {"text": "hi"}]
@@ -127,7 +127,7 @@ def test_a_template_without_an_end_points_to_the_template(
     ]
 
 
-def test_a_turn_whose_end_is_outside_the_markers_is_warned_of(warnings_of: Warnings, tokenizer_of: Tokenizers) -> None:
+def test_a_turn_whose_end_is_outside_the_markers_is_reported(warnings_of: Warnings, tokenizer_of: Tokenizers) -> None:
     inside = "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
     marked = CHATML.replace("{{ m.content }}", inside + "{% else %}{{ m.content }}{% endif %}")
     found = warnings_of(CHATS[:1], tokenizer_of("<|im_end|>", marked), assistant_only_loss=True)
@@ -146,7 +146,7 @@ def test_a_turn_whose_end_is_outside_the_markers_is_warned_of(warnings_of: Warni
         ({}, {1}),
     ],
 )
-def test_generation_stops_at_what_the_model_says(
+def test_generation_stops_at_the_tokens_of_the_model(
     claim: Path, tmp_path: Path, files: dict[str, Any], stops: set[int]
 ) -> None:
     (tmp_path / "config.json").write_bytes((claim / "tiny/config.json").read_bytes())

@@ -1,4 +1,4 @@
-"""A chat template may raise anything, anywhere: the row and the template are named, and nothing is retried."""
+"""A chat template may raise any exception, anywhere: the row and the template are named, and nothing is retried."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +19,7 @@ KINDS = {
     "messages": [{"messages": CHAT}, {"messages": BAD}],
     "pairs": [{"prompt": CHAT[:1], "completion": CHAT[1:]}, {"prompt": BAD[:1], "completion": BAD[1:]}],
 }
+# What a template does, and how the message about it ends.
 RAISED = {
     "{{ raise_exception('not so') }}": "not so",
     "{{ 'a' + 1 }}": "TypeError: ",
@@ -32,11 +33,10 @@ RAISED = {
     "{% for n in range(10 ** 9) %}{% endfor %}": "OverflowError: ",
     "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}": "RecursionError: ",
 }
-"""What a template does, and how the message about it ends."""
 
 
 def expect(raising: str) -> str:
-    """Return how the failure begins: what the template refuses is the row's fault, all else the template's."""
+    """Return how the failure begins: a refusal of the template is the row's fault, everything else the template's."""
     reason, verb = ("DatasetInvalid", "refuses") if "raise_exception" in raising else ("InvalidSpec", "fails for")
     return f"{reason}: The chat template {verb} rows.jsonl, line 2: {RAISED[raising]}"
 

@@ -1,4 +1,4 @@
-"""What prepare accepts can be trained with: arguments that libraries look at late are refused early, by their field."""
+"""What prepare accepts can be trained with: arguments that libraries check late are refused early, by their field."""
 
 import itertools
 from collections.abc import Callable
@@ -44,7 +44,7 @@ COMPILED = ("torchCompileBackend", "torchCompileMode")
 ODD: list[tuple[str, Any]] = [
     case
     for case in itertools.product(EXTRA_FIELDS, (-1, 0, 3, 0.5, "nope", ["nope"], {"nope": 1}, True))
-    if case[0] not in COMPILED or case[1] == "nope"  # what is accepted would be compiled
+    if case[0] not in COMPILED or case[1] == "nope"  # accepted arguments would be compiled
 ]
 
 
@@ -58,7 +58,7 @@ def test_an_argument_that_training_would_fail_with_is_named(
 
 
 @pytest.mark.parametrize(("field", "value"), sample(ODD, "odd values", 6), ids=str)
-def test_what_is_accepted_can_be_trained_with(job: Job, train: Train, field: str, value: Any) -> None:
+def test_accepted_arguments_can_be_trained_with(job: Job, train: Train, field: str, value: Any) -> None:
     document = job(training={"maxSteps": 1, "extra": {field: value}}, dataset=HELD_OUT)
     first = train(document, command="prepare")
     assert first.code in (0, 64), first.log

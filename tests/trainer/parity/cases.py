@@ -222,14 +222,14 @@ def _draw_conversation(draw: Draw, oddities: set[str]) -> list[Row]:
     if "odd order" in oddities:
         found = draw(st.permutations(found))
     for number, message in enumerate(found):
-        if "flags" in oddities:  # which message is not learned is seen by its text
+        if "flags" in oddities:  # the text shows which message is not learned
             message["content"] = f"message {number} of {draw(st.integers(100, 999))}"
         _change(draw, message, oddities)
     return found
 
 
 def _change(draw: Draw, message: Row, oddities: set[str]) -> None:
-    """Add to a message what the oddities are about."""
+    """Add the oddities to a message."""
     answers = message["role"] == "assistant"
     content = message["content"] or "two"
     first, thought = ("one ", "2 + 2")
@@ -257,7 +257,7 @@ def _add_to_some(draw: Draw, rows: list[Row], column: str, values: st.SearchStra
 
 
 def _spoil(draw: Draw, form: Form, rows: list[Row], oddities: set[str]) -> dict[str, str]:
-    """Take away, spoil or rename required columns; return spec.dataset.columns."""
+    """Remove, damage or rename required columns; return spec.dataset.columns."""
     column = draw(st.sampled_from(REQUIRED[form]))
     row = rows[draw(st.integers(0, len(rows) - 1))]
     if "missing" in oddities:

@@ -1,6 +1,6 @@
-"""Compare what Hone and TRL make of a case, and list where they may differ: Hone then refuses or warns, and why.
+"""Compare what Hone and TRL make of a case, and list the allowed differences: Hone then refuses or warns, and why.
 
-Everything that is not on these lists has to be equal, to the order of rows and the padding.
+Everything that is not on these lists must be equal, including the order of rows and the padding.
 """
 
 import re
@@ -14,7 +14,7 @@ from parity.learned import Case, Learned
 
 @dataclass(frozen=True)
 class Refusal:
-    """What Hone refuses although TRL takes it: the reason's name, a pattern of the sentence, and why."""
+    """A case that Hone refuses although TRL accepts it: the reason's name, a pattern of the sentence, and why."""
 
     reason: str
     pattern: str
@@ -23,7 +23,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Change:
-    """What Hone changes, with a warning: a pattern of the warning, why, and the change of a message."""
+    """A case that Hone changes, with a warning: a pattern of the warning, why, and the change of a message."""
 
     warning: str
     why: str
@@ -104,12 +104,12 @@ CHANGES = [
     ),
 ]
 
+# What a refusal has to name: a field, a row, or the file.
 A_PLACE = re.compile(r"spec\.\w+|rows\.\w+, (line|row) \d+|rows\.\w+ |chat template|The dataset has")
-"""What a refusal has to name: a field, a row, or the file."""
 
 
 def change(case: Case, warnings: list[str]) -> Case:
-    """Return the case as Hone says that it has changed it."""
+    """Return the case with the changes that Hone reports."""
     for one in CHANGES:
         if any(re.search(one.warning, warning) for warning in warnings):
             rows = [

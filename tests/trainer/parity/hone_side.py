@@ -1,4 +1,4 @@
-"""What Hone makes of a case: the trainer's own steps, from the manifest to the batches that the model is given."""
+"""Hone's side of a case: the trainer's own steps, from the manifest to the batches that the model is given."""
 
 from pathlib import Path
 

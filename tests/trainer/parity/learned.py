@@ -54,7 +54,7 @@ class Case:
 class Learned:
     """The batches of the first epoch and of an evaluation, and the first row in pieces.
 
-    Each piece is with whether it is learned. `warnings` are what the user is told.
+    Each piece comes with whether it is learned. `warnings` are those that the user gets.
     """
 
     train: list[Batch]

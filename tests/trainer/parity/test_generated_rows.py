@@ -25,8 +25,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 # Hundreds of cases are one test, and the libraries warn of the same options in each of them.
 pytestmark = [pytest.mark.timeout(0), pytest.mark.filterwarnings("ignore")]
 
+# How many cases, by whether all are to run.
 CASES = {False: 300, True: 6000}
-"""How many cases, by whether all are to run."""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def network(models: dict[str, Path]) -> PreTrainedModel:
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One thread, and nothing of what the libraries print."""
+    """Use one thread, and silence the libraries."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
@@ -52,7 +52,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_what_is_learned_is_what_trl_learns(models: dict[str, Path], network: PreTrainedModel) -> None:
+def test_hone_learns_the_same_as_trl(models: dict[str, Path], network: PreTrainedModel) -> None:
     @settings(max_examples=CASES[is_long()])
     @given(cases())
     def check(case: Case) -> None:
@@ -62,7 +62,7 @@ def test_what_is_learned_is_what_trl_learns(models: dict[str, Path], network: Pr
     check()
 
 
-def test_an_excluded_message_takes_along_what_is_marked_with_it(
+def test_excluding_a_message_also_excludes_what_is_marked_with_it(
     models: dict[str, Path], network: PreTrainedModel, tmp_path: Path
 ) -> None:
     turns = [
@@ -83,7 +83,7 @@ def test_an_excluded_message_takes_along_what_is_marked_with_it(
     ("purpose", "are_excluded", "training", "options"),
     [("train", [True], {"packing": True}, {}), ("evaluate", [False, True], {}, {"evalFraction": 0.5})],
 )
-def test_rows_of_excluded_messages_alone_are_refused(
+def test_rows_with_only_excluded_messages_are_refused(
     models: dict[str, Path],
     network: PreTrainedModel,
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""A run is what TRL does with the same arguments: the same losses and the same weights, bit for bit."""
+"""A run equals TRL with the same arguments: the same losses and the same weights, bit for bit."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +21,7 @@ Job = Callable[..., dict[str, Any]]
 Train = Callable[..., Any]
 HOW_TO = Path(__file__).parents[3] / "examples/llama2-guanaco"
 
+# AMD's published run in today's names; TensorBoard is written by every run of Hone.
 HOW_TO_ARGUMENTS = {
     "num_train_epochs": 1,
     "per_device_train_batch_size": 4,
@@ -42,7 +43,6 @@ HOW_TO_ARGUMENTS = {
     "activation_checkpointing": False,
     "max_length": 1024,
 }
-"""AMD's published run in today's names; TensorBoard is written by every run of Hone."""
 HOW_TO_LORA = {"r": 64, "lora_alpha": 16, "lora_dropout": 0.1, "bias": "none", "target_modules": {"q_proj", "v_proj"}}
 
 OWN_ARGUMENTS = {
@@ -82,7 +82,7 @@ def how_to(method: str) -> dict[str, Any]:
 def plain_trl(
     claim: Path, folder: Path, lora: LoraConfig | None, quantization: BitsAndBytesConfig | None = None, **written: Any
 ) -> SFTTrainer:
-    """What a user of TRL would write."""
+    """Train as a user of TRL would."""
     trainer = SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(claim / "tiny", quantization_config=quantization),
         processing_class=AutoTokenizer.from_pretrained(claim / "tiny"),
@@ -134,7 +134,7 @@ def test_losses_and_weights_are_those_of_trl(job: Job, train: Train, claim: Path
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_the_how_to_becomes_these_arguments(tmp_path: Path, method: str) -> None:
+def test_the_how_to_becomes_the_documented_arguments(tmp_path: Path, method: str) -> None:
     spec = FineTuneJob.model_validate(how_to(method)).spec
     assert (spec.model.name, spec.dataset.name) == ("meta-llama/Llama-2-7b-chat-hf", "mlabonne/guanaco-llama2-1k")
     assert (spec.model.dtype, spec.training.profile) == ("float32", "none")
@@ -154,9 +154,7 @@ def small_llama() -> Any:
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_the_how_to_on_a_tiny_model_is_what_trl_makes_of_it(
-    train: Train, claim: Path, tmp_path: Path, method: str
-) -> None:
+def test_the_how_to_on_a_tiny_model_trains_as_trl_does(train: Train, claim: Path, tmp_path: Path, method: str) -> None:
     more = {"num_train_epochs": 2, "logging_steps": 1, "learning_rate": 1e-2}  # so that there is something to compare
     lora = LoraConfig(**HOW_TO_LORA, task_type="CAUSAL_LM") if method == "lora" else None
     trl = plain_trl(claim, tmp_path / "trl", lora, **(HOW_TO_ARGUMENTS | more))

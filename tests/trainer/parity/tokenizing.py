@@ -20,6 +20,7 @@ SPECIAL = ["<unk>", "<s>", "</s>", "<pad>", "<|endoftext|>", "<|im_start|>", "<|
 VOCABULARY = 400
 CONTEXT = 4096
 
+# By name: what the tokenizer adds to a text ($A), and its special tokens. "words" splits as SentencePiece does.
 TOKENIZERS: dict[str, tuple[str, dict[str, str]]] = {
     "plain": ("$A", {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}),
     "adds BOS": ("<s> $A", {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}),
@@ -31,7 +32,6 @@ TOKENIZERS: dict[str, tuple[str, dict[str, str]]] = {
     "no EOS": ("$A", {"bos_token": "<s>", "pad_token": "<pad>"}),
     "words": ("<s> $A", {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}),
 }
-"""By name: what the tokenizer adds to a text ($A), and its special tokens. "words" splits as SentencePiece does."""
 
 _CHATML_TURN = "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
 _CHATML_PROMPT = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -70,12 +70,12 @@ HANDWRITTEN: dict[str, str] = {
     "nothing": "{% if false %}x{% endif %}",
 }
 
+# The templates of known models that come with TRL.
 KNOWN: dict[str, str] = {
     path.name.removesuffix(".jinja"): path.read_text()
     for path in sorted(files("trl").joinpath("chat_templates").iterdir(), key=lambda path: path.name)
     if path.name.endswith(".jinja")
 }
-"""The templates of known models that come with TRL."""
 
 TEMPLATES = HANDWRITTEN | KNOWN
 

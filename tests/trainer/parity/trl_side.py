@@ -1,7 +1,8 @@
-"""What a plain script with TRL's SFTTrainer makes of a case.
+"""TRL's side of a case: what a plain script with SFTTrainer makes of it.
 
-The rows become TRL's documented dataset formats as a user of TRL would write it; nothing of Hone is used. How other
-spellings are mapped is what docs/training.md promises.
+The rows become TRL's documented dataset formats as a user of TRL would write it; nothing of Hone is used. The mapping
+of
+other spellings is the one that docs/training.md promises.
 """
 
 import json
@@ -17,9 +18,10 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 from trl import SFTConfig, SFTTrainer
 
+# Where a part of a text begins and ends, in characters.
 Span = tuple[int, int]
-"""Where a part of a text begins and ends, in characters."""
 
+# The roles of ShareGPT.
 SPEAKERS = {
     "human": "user",
     "user": "user",
@@ -30,11 +32,10 @@ SPEAKERS = {
     "tool": "tool",
     "observation": "tool",
 }
-"""The roles of ShareGPT."""
 
 
 def learn(case: Case, network: PreTrainedModel, model: Path, folder: Path) -> Learned:
-    """Return what the script learns; raises whatever TRL raises."""
+    """Return what the script learns. Raises any exception that TRL raises."""
     tokenizer = AutoTokenizer.from_pretrained(model)
     if case.template is not None:
         tokenizer.chat_template = TEMPLATES[case.template]
@@ -79,7 +80,7 @@ def learn(case: Case, network: PreTrainedModel, model: Path, folder: Path) -> Le
 def make_dataset(case: Case) -> Dataset:
     """Return the rows in TRL's format. Objects stay as they are written: Arrow would add keys that other rows have."""
     given = case.rows[: case.options.get("maxSamples")]
-    if case.ending == "csv":  # which has no null, and no missing column
+    if case.ending == "csv":  # CSV has no null, and no missing column
         names = {name: "" for row in case.rows for name in row}
         given = [names | {name: "" if value is None else value for name, value in row.items()} for row in given]
     rows = [to_trl(case, row) for row in given]
@@ -150,7 +151,7 @@ def get_messages(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def is_excluded(message: dict[str, Any]) -> bool:
-    """Whether the message is marked as not to be learned."""
+    """Return whether the message is marked as not to be learned."""
     return message.get("weight") == 0 or message.get("train") is False
 
 
@@ -190,9 +191,9 @@ def render(row: dict[str, Any], trainer: SFTTrainer) -> tuple[str, list[Span]]:
 
 
 def find_excluded(text: str, messages: list[dict[str, Any]], marked: list[Span], stops: list[int]) -> list[Span]:
-    """Return where the excluded messages stand in a text.
+    """Return where the excluded messages are in a text.
 
-    A message is found by its texts, which are unique. Its own is what the template marks together with it, or else
+    A message is found by its texts, which are unique. Its own part is what the template marks together with it, or else
     what follows up to the first special token before the next message; `stops` are the ends of those.
     """
     places = [find_message(text, message) for message in messages]

@@ -1,4 +1,4 @@
-"""Checkpoints: complete or not used, whatever a crash or a disk did to them."""
+"""Checkpoints are complete or not used, after any crash and any damage to the disk."""
 
 import itertools
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_a_sealed_checkpoint_gives_its_account_back(tmp_path: Path) -> None:
         *itertools.product(("empty",), ("removed", "longer")),
     ],
 )
-def test_a_spoiled_checkpoint_is_left_out_and_the_one_before_it_used(tmp_path: Path, name: str, how: str) -> None:
+def test_a_damaged_checkpoint_is_skipped_and_the_previous_one_used(tmp_path: Path, name: str, how: str) -> None:
     good = make(tmp_path, 3)
     spoiled = make(tmp_path, 12) / name
     data = spoiled.read_bytes()
@@ -76,7 +76,7 @@ def test_every_part_of_a_large_file_is_checked(tmp_path: Path, monkeypatch: pyte
     assert isinstance(checkpoints._read(folder), checkpoints.Checkpoint)
 
 
-def test_without_a_good_one_training_starts_anew_and_says_so(tmp_path: Path) -> None:
+def test_without_a_good_checkpoint_training_restarts_with_a_warning(tmp_path: Path) -> None:
     assert newest(tmp_path) == (None, [])
     (make(tmp_path, 4) / "optimizer.pt").unlink()
     (tmp_path / "checkpoint-8").mkdir()
@@ -89,7 +89,7 @@ def test_without_a_good_one_training_starts_anew_and_says_so(tmp_path: Path) -> 
     ]
 
 
-def test_files_and_links_of_such_names_are_left_alone(tmp_path: Path) -> None:
+def test_files_and_links_named_like_checkpoints_are_kept(tmp_path: Path) -> None:
     folder = make(tmp_path, 3)
     (tmp_path / "checkpoint-x").write_text("a note")
     (tmp_path / "step-note").write_text("another")
@@ -100,7 +100,7 @@ def test_files_and_links_of_such_names_are_left_alone(tmp_path: Path) -> None:
     assert names(tmp_path) == ["checkpoint-link", "checkpoint-x", "step-00000003", "step-note"]
 
 
-def test_the_limit_keeps_the_newest(tmp_path: Path) -> None:
+def test_the_limit_keeps_the_newest_checkpoints(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
         make(tmp_path, step, limit=2)
     assert names(tmp_path) == ["step-00000003", "step-00000004"]
@@ -108,7 +108,9 @@ def test_the_limit_keeps_the_newest(tmp_path: Path) -> None:
     assert names(tmp_path) == ["step-00000005"]
 
 
-def test_the_limit_counts_none_that_was_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_that_were_left_out_do_not_count_towards_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make(tmp_path, 3)
     make(tmp_path, 12)
 

@@ -1,4 +1,4 @@
-"""Whatever was measured, what is written is JSON that every reader takes, and no finished run is lost for a figure."""
+"""Any measured value is written as standard JSON, and no finished run is lost because of a value."""
 
 import errno
 import json
@@ -24,7 +24,7 @@ PROGRESS = st.fixed_dictionaries({name: st.none() | FIGURES for name in MEASURED
 
 
 def strict(text: str | bytes) -> Any:
-    """JSON as other languages read it."""
+    """Parse JSON as other languages do."""
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
@@ -70,7 +70,7 @@ def test_the_termination_message_is_read_as_it_was_written(metrics: dict[str, fl
 
 
 @given(METRICS)
-def test_a_message_of_a_trainer_that_writes_null_or_nan_is_read_without_them(metrics: dict[str, float]) -> None:
+def test_null_and_nan_in_a_message_are_left_out(metrics: dict[str, float]) -> None:
     message = {"outcome": "Succeeded", "reason": "Succeeded", "message": "", "metrics": metrics}
     assert TerminationMessage.model_validate(message).metrics == finite(metrics)
     nulls = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
@@ -79,7 +79,7 @@ def test_a_message_of_a_trainer_that_writes_null_or_nan_is_read_without_them(met
 
 
 @given(METRICS, PROGRESS)
-def test_what_a_worker_says_reaches_the_launcher(metrics: dict[str, float], values: dict[str, Any]) -> None:
+def test_the_result_of_a_worker_reaches_the_launcher(metrics: dict[str, float], values: dict[str, Any]) -> None:
     progress = Progress(step=1, total_steps=2, **values)
     said = Word(outcome="Succeeded", manifest=make_manifest(metrics), progress=progress)
     strict(said.model_dump_json())

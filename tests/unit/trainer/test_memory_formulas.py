@@ -61,7 +61,7 @@ def test_the_parts_add_up(settings: Settings) -> None:
         (replace(FULL, processes=8, sharding="ddp"), 6_738_415_616 * 2),
     ],
 )
-def test_weights(settings: Settings, weights: float) -> None:
+def test_weights_take_the_bytes_of_their_type(settings: Settings, weights: float) -> None:
     assert estimate(settings).weights == pytest.approx(weights)
 
 
@@ -81,7 +81,7 @@ def test_four_bits_are_the_papers_4_127() -> None:
         ("galore_adamw", 4, 8),
     ],
 )
-def test_optimizer_states(name: str, width: int, bytes_each: float) -> None:
+def test_optimizer_states_take_the_bytes_of_their_kind(name: str, width: int, bytes_each: float) -> None:
     assert optimizer_states.of(name).state(1_000_000, width) == pytest.approx(bytes_each * 1e6, rel=0.01, abs=1)
 
 
@@ -100,7 +100,7 @@ def test_optimizer_states(name: str, width: int, bytes_each: float) -> None:
         (replace(LORA, packed=True, batch=8), replace(LORA, batch=8)),
     ],
 )
-def test_what_needs_more(more: Settings, less: Settings) -> None:
+def test_settings_that_need_more_memory(more: Settings, less: Settings) -> None:
     assert estimate(more).total > estimate(less).total
 
 
@@ -112,24 +112,24 @@ def test_states_in_the_hosts_memory_need_none_of_the_device() -> None:
     assert host_states(replace(paged, pages=False)) == 0
     split = replace(paged, processes=8, sharding="fsdp")
     assert host_states(split) == LLAMA.total
-    # bitsandbytes pages no small tensor, and an adapter's are small: its states count on both.
+    # bitsandbytes pages no small tensors, and an adapter's are small: its states count on both.
     adapter = replace(LORA, optimizer="paged_adamw_32bit", pages=True)
     assert estimate(adapter).optimizer_states == host_states(adapter) == 8 * ADAPTER.trainable
 
 
-def test_another_optimizer_is_not_advised_where_the_states_are_on_the_host() -> None:
+def test_another_optimizer_is_not_suggested_when_the_states_are_on_the_host() -> None:
     paged = replace(FULL, optimizer="paged_adamw_32bit", pages=True, batch=64, checkpointing=False)
     advised = advice.lower(paged, 64 * GIB, ADAPTER)
     assert advised
     assert "spec.training.optim" not in {name for change in advised for name, _ in change.fields}
 
 
-def test_more_shards_need_less_each() -> None:
+def test_with_more_shards_each_process_needs_less() -> None:
     totals = [estimate(replace(FULL, processes=n, sharding="fsdp")).total for n in (2, 4, 8, 16, 32, 64)]
     assert totals == sorted(totals, reverse=True)
 
 
-def test_gpus() -> None:
+def test_the_memory_of_gpus_and_what_fits_them() -> None:
     assert {gpu.name: round(gpu.memory / GIB) for gpu in GPUS} == {
         "MI210": 64,
         "MI250X": 64,
@@ -163,7 +163,7 @@ def test_states_in_the_hosts_memory_count_on_a_gpu_that_shares_it() -> None:
     ("change", "gib"),
     [({"batch": 64, "length": 4096, "checkpointing": False}, 64), ({"batch": 64}, 64), ({}, 40), ({}, 8)],
 )
-def test_what_is_advised_fits(change: dict[str, Any], gib: int) -> None:
+def test_the_suggested_changes_fit(change: dict[str, Any], gib: int) -> None:
     settings = replace(FULL, **change)
     advised = advice.lower(settings, gib * GIB, ADAPTER)
     assert advised
@@ -171,7 +171,7 @@ def test_what_is_advised_fits(change: dict[str, Any], gib: int) -> None:
     assert not advice.fits(estimate(settings), gib * GIB)
 
 
-def test_one_field_is_advised_before_several() -> None:
+def test_one_field_is_suggested_before_several() -> None:
     settings = replace(LORA, batch=32, checkpointing=False, length=4096)
     found = advice.lower(settings, 288 * GIB)
     assert {name for change in found for name, _ in change.fields} == {
@@ -182,7 +182,7 @@ def test_one_field_is_advised_before_several() -> None:
     assert all(len(change.fields) == 1 for change in found)
 
 
-def test_too_large_names_both_numbers_and_what_to_set() -> None:
+def test_a_job_that_is_too_large_names_both_numbers_and_what_to_set() -> None:
     assert advice.too_large(LORA, 64 * GIB) is None
     error = advice.too_large(replace(LORA, batch=64, checkpointing=False), 64 * GIB, "MI210")
     assert error
@@ -192,7 +192,7 @@ def test_too_large_names_both_numbers_and_what_to_set() -> None:
     assert "Set spec.training.activationCheckpointing: true (" in error.remedy
 
 
-def test_nothing_helps() -> None:
+def test_no_suggestion_when_nothing_helps() -> None:
     error = advice.too_large(LORA, 2 * GIB)
     assert error
     assert error.remedy == "Take a smaller model, or a GPU with more memory."

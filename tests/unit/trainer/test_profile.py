@@ -1,4 +1,4 @@
-"""What profile auto chooses, by the table."""
+"""The choices of profile auto, case by case."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def rows(p50: int = 200, p95: int = 900, longest: int = 3000, mean: int = 256) -
 
 
 def needs(gib_a_row: float, gib_a_checkpointed_row: float) -> Any:
-    """A model that needs 16 GiB and so much more for a row of 1024 tokens."""
+    """Estimate 16 GiB plus an amount for each row of 1024 tokens."""
 
     def peak(step: Step) -> int:
         row = gib_a_checkpointed_row if step.checkpointing else gib_a_row
@@ -61,12 +61,12 @@ def test_without_flash_attention_rows_are_grouped_by_length() -> None:
 @pytest.mark.parametrize(
     ("a_row", "checkpointed", "batch", "accumulation", "checkpointing"),
     [
-        (1, 0.1, None, None, False),  # all fits: TRL's batch of 8 stays
+        (1, 0.1, None, None, False),  # everything fits: TRL's batch of 8 is kept
         (10, 0.1, 4, 2, False),
         (40, 0.1, 1, 8, False),
         (60, 5, None, None, True),
         (60, 10, 4, 2, True),
-        (600, 600, 1, 8, True),  # nothing fits: that is for the estimate to say
+        (600, 600, 1, 8, True),  # nothing fits: the estimate reports that
     ],
 )
 def test_batch_and_checkpointing_follow_memory(
@@ -91,13 +91,13 @@ def test_batch_and_checkpointing_follow_memory(
     ],
 )
 @pytest.mark.parametrize("device", [MI300X, MI210, CPU])
-def test_what_the_user_wrote_is_not_chosen(device: Device, written: dict[str, Any]) -> None:
+def test_fields_that_the_user_wrote_are_not_chosen(device: Device, written: dict[str, Any]) -> None:
     found = chosen(device, **written)
     assert not found.keys() & TrainingArguments.model_validate(written).sft_config().keys()
 
 
 @pytest.mark.parametrize("written", [{"perDeviceTrainBatchSize": 4}, {"maxSteps": 10}, {"packing": False}])
-def test_packing_is_not_chosen_where_it_would_change_the_rows_a_step(written: dict[str, Any]) -> None:
+def test_packing_is_not_chosen_when_it_would_change_the_rows_a_step(written: dict[str, Any]) -> None:
     assert "packing" not in chosen(MI300X, **written)
 
 
@@ -108,12 +108,12 @@ def test_a_cpu_without_bfloat16_computes_in_float32() -> None:
     assert "bf16" not in chosen(CPU, fp16=True)
 
 
-def test_a_cpu_takes_row_by_row_what_has_no_batch_written() -> None:
+def test_a_cpu_trains_row_by_row_unless_a_batch_is_given() -> None:
     assert chosen(CPU) == {
         "bf16": False,
         "attn_implementation": "sdpa",
         "activation_checkpointing": False,
-        "per_device_train_batch_size": 1,  # alone, no row is padded: there is no order to choose
+        "per_device_train_batch_size": 1,  # a row alone is not padded: there is no order to choose
         "gradient_accumulation_steps": 8,
     }
     written = chosen(CPU, perDeviceTrainBatchSize=4)
@@ -122,7 +122,7 @@ def test_a_cpu_takes_row_by_row_what_has_no_batch_written() -> None:
     assert chosen(CPU, gradientAccumulationSteps=4)["train_sampling_strategy"] == "group_by_length"
 
 
-def test_what_depends_on_memory_is_left_out_while_it_is_not_known() -> None:
+def test_choices_by_memory_are_left_out_while_it_is_unknown() -> None:
     unknown = Device("gpu", "the GPU", None, has_bfloat16=True, has_flash_attention=False, cores=8)
     assert chosen(unknown).keys() == {
         "bf16",
@@ -132,7 +132,7 @@ def test_what_depends_on_memory_is_left_out_while_it_is_not_known() -> None:
     }
 
 
-def test_every_choice_says_why_and_what_it_changes() -> None:
+def test_every_choice_has_a_reason_and_an_effect() -> None:
     for device in (MI300X, MI210, CPU):
         for choice in choose(TrainingArguments(), device, rows(), 1024, needs(30, 1), Traits()):
             assert choice.why

@@ -1,4 +1,4 @@
-"""Which processes train together, and which ending is the run's."""
+"""Which processes train together, and which of their endings is the run's."""
 
 import signal
 from typing import Any
@@ -61,19 +61,19 @@ def test_an_incomplete_environment_is_named(changes: dict[str, str], sentence: s
     [
         # an abort after the work is done changes nothing
         ([ending(0, SUCCEEDED, 0), ending(1, None, -signal.SIGABRT)], "Succeeded", None),
-        # who fails first, with a name
+        # the process that fails first, with a name
         ([ending(0, UNNAMED, at=1), ending(1, failed("OutOfMemory"), at=2)], "Failed", "OutOfMemory"),
         ([ending(0, failed("DiskFull"), at=2), ending(1, failed("OutOfMemory"), at=1)], "Failed", "OutOfMemory"),
         ([ending(0, failed("DiskFull")), ending(1, INTERRUPTED)], "Failed", "DiskFull"),
-        # who was told to stop takes the others along
+        # a process that was stopped by a signal stops the others
         ([ending(0, UNNAMED), ending(1, INTERRUPTED)], "Interrupted", None),
         ([ending(0, UNNAMED), ending(1, None, -signal.SIGTERM)], "Interrupted", None),
-        # a killed process is the cause, not those that miss it
+        # a killed process is the cause, not the processes that lose it
         ([ending(0, UNNAMED), ending(1, None, -signal.SIGKILL)], "Failed", "InternalError"),
         ([ending(0, None, None), ending(1, UNNAMED)], "Failed", "InternalError"),
     ],
 )
-def test_the_cause_is_the_ending_of_the_run(endings: list[Ending], outcome: str, reason: str | None) -> None:
+def test_the_ending_of_the_run_is_its_cause(endings: list[Ending], outcome: str, reason: str | None) -> None:
     word = decide(endings)
     assert word.outcome == outcome
     if reason:
@@ -101,7 +101,7 @@ def test_torch_sees_as_many_devices_as_the_job_asks_for(given: dict[str, str], g
     assert environ == seen
 
 
-def test_what_the_user_sets_stays() -> None:
+def test_variables_that_the_user_has_set_are_kept() -> None:
     environ = {"OMP_NUM_THREADS": "8"}
     for_several(environ, 1)
     assert environ == {"OMP_NUM_THREADS": "8", "GLOO_SOCKET_IFNAME": "lo"}
@@ -109,7 +109,7 @@ def test_what_the_user_sets_stays() -> None:
     assert environ == {"OMP_NUM_THREADS": "1"}
 
 
-def test_a_worker_gets_the_command_line_again(tmp_path: Any) -> None:
+def test_a_worker_gets_the_same_command_line(tmp_path: Any) -> None:
     from hone_trainer.main import parse
 
     options = Options(tmp_path / "job.yaml", tmp_path / "out", claims={"a": tmp_path}, port=8080, verbose=True)
