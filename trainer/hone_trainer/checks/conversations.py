@@ -1,4 +1,8 @@
-"""Faults in rows, before tokens: turns of unknown roles, turns and completions without text, missing answers."""
+"""Faults in rows, before tokens: turns of unknown roles, turns and completions without text, missing answers.
+
+One pass over the rows (`read_turns`) records which row has which fault and draws the sample for costlier checks
+(`samples`). `tokenized` turns the findings into warnings.
+"""
 
 from __future__ import annotations  # array is generic for type checkers alone
 

@@ -1,4 +1,8 @@
-"""Reasons why tokenizing failed: the row that its chat template refuses, or in which it marks nothing to learn."""
+"""Reasons why tokenizing failed: the row that its chat template refuses, or in which it marks nothing to learn.
+
+TRL tokenizes rows in batches, and its exceptions name no row. So each row is tokenized again, alone and with the same
+calls, until one fails. `preparation.prepare` raises the failure that is returned.
+"""
 
 from typing import Any
 

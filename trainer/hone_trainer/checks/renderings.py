@@ -1,4 +1,8 @@
-"""Faults in what the chat template makes of rows: text that it leaves out, and prompts that end differently alone."""
+"""Faults in what the chat template makes of rows: text that it leaves out, and prompts that end differently alone.
+
+Input is a sample of the rows, which are rendered once more; output is findings for `tokenized`. Texts are compared
+without white space, since templates trim and indent.
+"""
 
 import json
 import re

@@ -1,4 +1,8 @@
-"""The tokens that begin and end a row: generation must stop at the end of an answer, and each token occurs once."""
+"""The tokens that begin and end a row: generation must stop at the end of an answer, and each token occurs once.
+
+Input is all tokenized rows, of which a few tokens each are kept (`Ends`); output is findings for `tokenized`, with the
+field to set. A model that never learns the end token writes until the limit of tokens.
+"""
 
 from collections import Counter
 from dataclasses import dataclass

@@ -1,4 +1,8 @@
-"""All checks of a tokenized split, in one place: what is refused before planning, and the warnings after it."""
+"""All checks of a tokenized split, in one place.
+
+`check_split` refuses rows before planning; `find_warnings` runs all other checks afterwards, since some depend on where
+rows are cut and packed. `preparation.prepare` calls both and keeps the warnings in prepared.json.
+"""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,9 @@
-"""Keyword arguments of SFTConfig from the spec: the user's settings, plus those that Hone controls."""
+"""Keyword arguments of SFTConfig from the spec: the user's settings, plus those that Hone controls.
+
+Hone controls what a resumed run, several processes and its own checkpoints depend on. Input is the spec and the choices
+of `auto_profile`; `trl_config` makes the SFTConfig. `warnings` and `unserved` report settings without the expected
+effect.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -89,7 +89,7 @@ def is_unnamed(word: Word) -> bool:
 def cause(words: dict[int, Word], first: int | None) -> int | None:
     """Return the node that caused all failures when none has a name: one with a killed process, else `first`.
 
-    `first` is the node on which a process ended first. None: the cause is the failure with a name of some node.
+    `first` is the node on which a process ended first. None: the result of some node is no failure, or one with a name.
     """
     if not all(is_unnamed(word) for word in words.values()):
         return None

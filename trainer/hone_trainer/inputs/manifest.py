@@ -1,4 +1,8 @@
-"""Read MANIFEST: the FineTuneJob, and the folders of its claims and ConfigMaps."""
+"""Read MANIFEST: the FineTuneJob, and the folders of its claims and ConfigMaps.
+
+Input is the command line's options; output is `Inputs`, which the stage before training uses to find models and data.
+In a pod the folders are mounted volumes; elsewhere --claim and --config-map name them.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path

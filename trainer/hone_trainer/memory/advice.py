@@ -1,4 +1,8 @@
-"""Whether a job fits on a device, and if not, which fields to set to which values so that it does. Pure."""
+"""Whether a job fits on a device, and if not, which fields to set to which values. Pure.
+
+Input is the Settings of `plan` and a device's memory. Each suggestion is estimated again with `formulas`, so that the
+job really fits when it is followed. `device_plan` raises the failure; `render` prints the suggestions for `hone plan`.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

@@ -1,4 +1,8 @@
-"""Inputs of the estimate: the shape of a model, and how it is trained. Plain numbers, no torch."""
+"""Inputs of the estimate: the shape of a model, and how it is trained. Plain numbers, no torch.
+
+`architecture` reads them from a model, `plan` from a spec, and `formulas` computes with them. Tests give them as
+numbers.
+"""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,4 +1,7 @@
-"""A plan as text for a person."""
+"""A plan as text for a person.
+
+`command` prints all of it for `hone plan`; `preparation.prepare` prints the one line of `sentence`.
+"""
 
 from hone_api.artifacts.memory_estimate import Estimate
 from hone_api.gpus import GPUS, Gpu

@@ -1,4 +1,8 @@
-"""The adapter to merge and its base model, found and verified without torch. Next in the flow: `write`."""
+"""The adapter to merge and its base model, found and verified without torch.
+
+Input is the folder on the command line: an adapter, or the output of a job, whose digests are verified. Everything read
+here may be written by others, so it never decides whether code may run. Next in the flow: `write`.
+"""
 
 import os
 from dataclasses import dataclass

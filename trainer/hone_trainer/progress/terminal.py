@@ -1,4 +1,8 @@
-"""Output for a person: a live bar on a terminal, plain lines elsewhere."""
+"""Output for a person: a live bar on a terminal, plain lines elsewhere.
+
+All of it goes to standard error, through a console that escapes control characters, since texts come from datasets and
+models. `pipeline` and `training.callbacks` call it; of several processes only the first one's is shown.
+"""
 
 import sys
 from collections.abc import Callable, Iterable

@@ -1,4 +1,9 @@
-"""Curves of the report, from logged lines: pure arithmetic."""
+"""Curves of the report, from logged lines: pure arithmetic.
+
+Input is the lines of metrics.jsonl; output is charts with SVG paths and ticks, which `html` puts into the page. There
+is
+no plotting library, so that the page needs nothing else.
+"""
 
 import math
 from collections.abc import Iterable, Sequence

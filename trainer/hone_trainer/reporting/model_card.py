@@ -1,4 +1,7 @@
-"""README.md of an artifact's folder: a model card for the hub, see https://huggingface.co/docs/hub/model-cards"""
+"""README.md of an artifact's folder: a model card for the hub, see https://huggingface.co/docs/hub/model-cards
+
+Input is the job, its metrics and the base model's licence; `storage.artifact` writes the text into each folder.
+"""
 
 import json
 from pathlib import Path

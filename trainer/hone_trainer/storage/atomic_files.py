@@ -1,4 +1,8 @@
-"""Atomic writes, and checksums to detect damage later: after a crash or a power cut, a file is complete or absent."""
+"""Atomic writes, and checksums to detect damage later: after a crash or a power cut, a file is complete or absent.
+
+A file is written under a temporary name, forced to the disk and renamed; then its folder is forced to the disk, too.
+Checkpoints, prepared/ and the artifact are built from these functions.
+"""
 
 import json
 import os

@@ -1,4 +1,9 @@
-"""Rows in Parquet files, and how many values their columns have."""
+"""Rows in Parquet files, and how many values their columns have.
+
+Rows are read in batches, and `arrow_values` turns their values into what the user wrote. `count_parquet` counts in
+Arrow,
+without objects of Python, for the survey of columns in `row_streams`.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
