@@ -54,5 +54,8 @@ def link_name(name: str, digest: str | None) -> str:
     return f"{name}-{digest.removeprefix('sha256:')[:12]}" if digest else name
 
 
+# Of the memory that is free after the weights are loaded, for the caches of all models of an embedded engine together.
+EMBEDDED_CACHE_SHARE = 0.25
+
 EMBEDDED_TOOL_PARSERS = ("hermes", "llama3_json", "mistral")
 """How the embedded engine can read tool calls, by vLLM's names."""

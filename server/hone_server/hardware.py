@@ -8,7 +8,6 @@ from typing import Any
 
 PAGE_TOKENS = 32
 CACHE_TOKENS = 16384  # unless one request needs more; requests beyond it wait, or are evicted and computed again
-CACHE_SHARE = 0.25  # of the memory that is free after the weights are loaded, for all models together
 GPU_CACHE_SHARE = 0.8  # of a GPU's, which nothing else needs; the rest is for activations
 MIN_MODEL_LEN = 16
 

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from hone_api.containers import SERVER_PROGRAM, failure_line
 from hone_api.io.terminal import make_output_safe, print_line
 from hone_api.layout import ENGINE_PORT
 from hone_api.reasons import INVALID_SPEC, HoneError
@@ -203,7 +204,7 @@ def _positive(text: str) -> int:
 
 
 def _fail(error: HoneError) -> NoReturn:
-    print_line(f"hone-server: {error.reason.name}: {error.sentence()}")
+    print_line(failure_line(SERVER_PROGRAM, error))
     _exit(error.reason.exit_code or 1)
 
 

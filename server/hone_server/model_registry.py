@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hone_api.layout import EMBEDDED_CACHE_SHARE
 from hone_api.reasons import ENGINE_FAILED, OUT_OF_MEMORY, HoneError
 
 from hone_server.artifacts.sources import Served, Sources, find_adapter
@@ -34,7 +35,6 @@ from hone_server.generation.served_model import (
     warn_unused_settings,
 )
 from hone_server.hardware import (
-    CACHE_SHARE,
     GPU_CACHE_SHARE,
     CacheTooSmall,
     bytes_per_token,
@@ -204,7 +204,7 @@ class Service:
         """
         config = weights.config.get_text_config()
         token_bytes, requests = bytes_per_token(config, weights.dtype.itemsize), None
-        share = CACHE_SHARE
+        share = EMBEDDED_CACHE_SHARE
         if weights.device.type != "cpu":
             token_bytes += read_bytes_per_token(config, weights.dtype.itemsize, MAX_BATCH_TOKENS)
             share, requests = GPU_CACHE_SHARE, MAX_BATCH_REQUESTS

@@ -6,6 +6,7 @@ models. Out: that container, and arguments that these engines share. It runs hon
 
 import re
 
+from hone_api.containers import LINK_ARTIFACTS, module_command
 from hone_api.inferenceservices.spec import InferenceServiceSpec
 from hone_api.layout import POD_SERVED, link_name
 
@@ -103,7 +104,7 @@ def container(
     return {
         "name": CONTAINER,
         "image": image,
-        "command": ["python3", "-m", "hone_server.adapter_sidecar.link_artifacts"],
+        "command": module_command(LINK_ARTIFACTS),
         "args": arguments,
         "resources": resources,
         "volumeMounts": mounts,

@@ -1,7 +1,8 @@
 """Hone's own engine, from the runtime image. It checks digests and reads manifests without help."""
 
+from hone_api.containers import EMBEDDED_ENGINE
 from hone_api.inferenceservices.spec import InferenceServiceSpec
-from hone_api.layout import ADMIN_TOKEN, ENGINE_PORT, POD_SERVED
+from hone_api.layout import ADMIN_TOKEN, EMBEDDED_CACHE_SHARE, ENGINE_PORT, POD_SERVED
 
 from hone_operator.engines.artifact_links import literal
 from hone_operator.engines.probes import HEALTH
@@ -11,14 +12,13 @@ from hone_operator.objects.resources import Object
 from hone_operator.pods.pod_spec import POD_API_KEY
 
 NAME = "embedded"
-COMMAND = ["hone-server"]
+COMMAND = [EMBEDDED_ENGINE]
 KEY_VARIABLE: str | None = None
 CLIENT_ROUTES: tuple[str, ...] = ()
 CHECK: list[str] | None = None
 PROVES = True
 TELLS = True
-# As in hone_server.hardware.
-CACHE_SHARE = 0.25
+CACHE_SHARE = EMBEDDED_CACHE_SHARE
 HOT = True
 
 

@@ -3,6 +3,7 @@
 Only the sidecar is reachable from outside the pod. It runs hone_server.key_guard.
 """
 
+from hone_api.containers import KEY_GUARD, module_command
 from hone_api.inferenceservices.spec import InferenceServiceSpec
 
 from hone_operator.objects.resources import Object
@@ -22,7 +23,7 @@ def container(
         "name": CONTAINER,
         "restartPolicy": "Always",
         "image": image,
-        "command": ["python3", "-m", "hone_server.key_guard"],
+        "command": module_command(KEY_GUARD),
         "args": arguments,
         "resources": resources,
         "volumeMounts": mounts,

@@ -3,6 +3,7 @@
 Where artifacts, adapters or a key are used, vLLM imports Hone's modules hone_vllm (checks) and hone_gate (middleware).
 """
 
+from hone_api.containers import VLLM_CHECK, VLLM_MIDDLEWARE, VLLM_MIDDLEWARE_CLASS, module_command
 from hone_api.inferenceservices.spec import InferenceServiceSpec
 from hone_api.layout import ADMIN_TOKEN, ENGINE_PORT, POD_SERVED
 
@@ -27,7 +28,7 @@ NAME = "vllm"
 COMMAND = ["vllm", "serve"]
 KEY_VARIABLE: str | None = "VLLM_API_KEY"
 CLIENT_ROUTES: tuple[str, ...] = ()
-CHECK: list[str] | None = ["python3", "-m", "hone_vllm"]
+CHECK: list[str] | None = module_command(VLLM_CHECK)
 PROVES = False
 TELLS = True
 CACHE_SHARE = 1.0
@@ -65,7 +66,7 @@ def arguments(spec: InferenceServiceSpec, resolved: Resolved) -> list[str]:
         found += ["--enable-lora", "--max-loras", str(at_once), "--max-cpu-loras", str(LORAS_ON_THE_HOST)]
         found += ["--max-lora-rank", str(_accepted(rank(resolved)))]
     if is_placed(spec, resolved):
-        found += ["--middleware", "hone_gate.Gate"]
+        found += ["--middleware", f"{VLLM_MIDDLEWARE}.{VLLM_MIDDLEWARE_CLASS}"]
     return found
 
 
@@ -77,13 +78,13 @@ def is_guarded(spec: InferenceServiceSpec) -> bool:
 def started(spec: InferenceServiceSpec, resolved: Resolved) -> Object:
     if not is_placed(spec, resolved):
         return HEALTH
-    return {"exec": {"command": ["python3", "-m", "hone_gate", "ask", str(ENGINE_PORT), resolved.weights.name]}}
+    return {"exec": {"command": [*module_command(VLLM_MIDDLEWARE), "ask", str(ENGINE_PORT), resolved.weights.name]}}
 
 
 def pre_stop(spec: InferenceServiceSpec, resolved: Resolved) -> Object | None:
     if not is_placed(spec, resolved):
         return SLEEP
-    return {"exec": {"command": ["python3", "-m", "hone_gate", "drain", str(DRAIN_SECONDS)]}}
+    return {"exec": {"command": [*module_command(VLLM_MIDDLEWARE), "drain", str(DRAIN_SECONDS)]}}
 
 
 def environment(spec: InferenceServiceSpec, resolved: Resolved) -> dict[str, str]:

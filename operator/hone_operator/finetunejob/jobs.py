@@ -7,6 +7,7 @@ with the existing ones.
 import json
 from collections.abc import Sequence
 
+from hone_api import containers
 from hone_api.finetunejobs.spec import FineTuneJob, FineTuneJobSpec
 from hone_api.layout import (
     FINETUNEJOB_LABEL,
@@ -201,7 +202,7 @@ def _pod(
     container: Object = {
         "name": name,
         "image": spec.pod.image or image,
-        "command": ["hone-trainer", command, POD_MANIFEST, "--output", POD_OUTPUT],
+        "command": [containers.TRAINER, command, POD_MANIFEST, "--output", POD_OUTPUT],
         "args": [*arguments, "--termination-log", "/dev/termination-log"],
         "env": variables,
         "resources": requirements(spec.resources, gpus),

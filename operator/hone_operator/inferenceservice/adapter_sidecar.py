@@ -8,6 +8,7 @@ hone_server.adapter_sidecar.
 from datetime import datetime, timedelta
 from typing import Any
 
+from hone_api.containers import ADAPTER_SIDECAR, module_command
 from hone_api.inferenceservices.adapter_sync import KeeperReport, WantedAdapter, WantedAdapters, revision_of
 from hone_api.inferenceservices.spec import InferenceServiceSpec, ModelStatus
 from hone_api.io.listening import join_address
@@ -62,7 +63,7 @@ def container(
         "name": CONTAINER,
         "restartPolicy": "Always",
         "image": image,
-        "command": ["python3", "-m", "hone_server.adapter_sidecar.main"],
+        "command": module_command(ADAPTER_SIDECAR),
         "args": arguments,
         "ports": [{"name": "adapters", "containerPort": KEEPER_PORT}],
         "resources": resources,

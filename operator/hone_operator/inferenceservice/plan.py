@@ -5,10 +5,10 @@ compatibility.py checks it, child_actions.py plans the children; this module rep
 controller.py carries out the plan.
 """
 
-import re
 from datetime import datetime
 from typing import Any
 
+from hone_api.containers import find_failures
 from hone_api.inferenceservices.spec import InferenceService, ModelStatus
 from hone_api.reasons import CATALOGUE, CLAIM_NOT_SHARED, ENGINE_FAILED, ENGINE_SILENT, INVALID_SPEC, HoneError
 from pydantic import ValidationError
@@ -56,8 +56,6 @@ QUIET = frozenset(
 )
 GONE_SOON_SECONDS = 2.0
 LONGEST_WORDS = 2000
-
-_SAID = re.compile(r"^hone-(?:server|place|guard|check): (\w+): (.*)$", re.MULTILINE)
 
 
 def plan(observed: ObservedInferenceService, now: datetime) -> Plan:
@@ -331,10 +329,10 @@ def _failure(observed: ObservedInferenceService, resolved: Resolved, now: dateti
 
 def _named(ended: Object) -> HoneError | None:
     """Return the failure that the engine or a helper container named in its termination message; None without one."""
-    said = _SAID.findall((ended.get("message") or "").strip())
-    if not said or said[-1][0] not in CATALOGUE:
+    failures = find_failures((ended.get("message") or "").strip())
+    if not failures or failures[-1].reason not in CATALOGUE:
         return None
-    reason, sentence = said[-1]
+    reason, sentence = failures[-1]
     message, _, remedy = sentence.partition(". ")
     return HoneError(CATALOGUE[reason], message, remedy=remedy)
 

@@ -12,10 +12,11 @@ import sys
 from pathlib import Path
 
 from hone_api import gpucheck, layout
+from hone_api.containers import LINKS_PROGRAM, VLLM_CHECK, VLLM_MIDDLEWARE, failure_line
 from hone_api.io.terminal import print_line
 from hone_api.reasons import HoneError
 
-from hone_server.artifacts.verify import TOLD_BY, check_kind, proved_adapter, proved_model
+from hone_server.artifacts.verify import check_kind, proved_adapter, proved_model
 from hone_server.vllm import check
 from hone_server.vllm import middleware as vllm_middleware
 
@@ -26,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         _place(arguments)
     except HoneError as error:
-        print_line(f"{TOLD_BY}: {error.reason.name}: {error.sentence()}")
+        print_line(failure_line(LINKS_PROGRAM, error))
         return error.reason.exit_code or 1
     return 0
 
@@ -68,8 +69,8 @@ def _place(arguments: argparse.Namespace) -> None:
 def put_modules(into: Path) -> None:
     """Copy the modules that vLLM, and the check before its start, import into a folder that is on its PYTHONPATH."""
     into.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(vllm_middleware.__file__, into / "hone_gate.py")
-    shutil.copyfile(check.__file__, into / "hone_vllm.py")
+    shutil.copyfile(vllm_middleware.__file__, into / f"{VLLM_MIDDLEWARE}.py")
+    shutil.copyfile(check.__file__, into / f"{VLLM_CHECK}.py")
     package = into / check.GPU_CHECK
     package.mkdir(exist_ok=True)
     for file in Path(gpucheck.__file__).parent.glob("*.py"):

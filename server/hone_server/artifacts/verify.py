@@ -12,10 +12,10 @@ from hone_api import layout
 from hone_api.artifacts.adapter_config import ADAPTER_CONFIG, read_adapter_config
 from hone_api.artifacts.manifest import ArtifactManifest
 from hone_api.artifacts.proof import Proof, find_proof
+from hone_api.containers import LINKS_PROGRAM
 from hone_api.io.terminal import print_line
 from hone_api.reasons import ADAPTER_MISMATCH, ARTIFACT_CORRUPT, ARTIFACT_MISSING, HoneError
 
-TOLD_BY = "hone-place"
 RANK_FLAG = "--max-lora-rank"
 COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -76,7 +76,7 @@ def _proved(root: Path, digest: str | None) -> Proof | None:
     proof.check()
     size = sum(file.size for path, file in manifest.files.items() if path.startswith(proof.part))
     seconds = time.monotonic() - begin
-    print_line(f"{TOLD_BY}: {root} is {manifest.digest}: {size} bytes read in {seconds:.2f} s")
+    print_line(f"{LINKS_PROGRAM}: {root} is {manifest.digest}: {size} bytes read in {seconds:.2f} s")
     return proof
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from hone_api.artifacts.adapter_config import read_adapter_config, require_adapter_weights
 from hone_api.attention import default_kernel
+from hone_api.layout import EMBEDDED_CACHE_SHARE
 from hone_api.reasons import (
     ADAPTER_MISMATCH,
     ARTIFACT_CORRUPT,
@@ -33,7 +34,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from transformers.utils.quantization_config import QuantizationMethod
 
 from hone_server.artifacts.sources import Served, Sources
-from hone_server.hardware import CACHE_SHARE, available_memory, has_bfloat16
+from hone_server.hardware import available_memory, has_bfloat16
 from hone_server.weights.architectures import refuse_unserved
 from hone_server.weights.batched_lora import AdaptableLinear, Adapter, BatchTable, Factors, make_adaptable
 from hone_server.weights.fused_linear import JoinedLinear, join
@@ -153,7 +154,7 @@ def float32_is_better(dtype: torch.dtype, weight_bytes: int, free_bytes: int, bf
     bfloat16 took 1.0 to 2.0 times as long as float32 with 1 row, 1.3 to 2.9 with 8 rows and 3.6 to 4.6 with 64 rows.
     Widening is exact, and doubles the weights; it is not done when little else would fit into memory.
     """
-    fits = 2 * weight_bytes < free_bytes * (1 - CACHE_SHARE)
+    fits = 2 * weight_bytes < free_bytes * (1 - EMBEDDED_CACHE_SHARE)
     return dtype in (torch.bfloat16, torch.float16) and not bfloat16 and fits
 
 

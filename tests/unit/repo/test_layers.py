@@ -12,7 +12,7 @@ LAYERS = {
     "hone_api": """
         schema requiredgpus
         finetunejobs
-        artifacts
+        artifacts containers
         inferenceservices reasons
         errors pods
         attention common dtypes figures gpucheck gpus io layout quantities strictjson

@@ -3,11 +3,10 @@
 from typing import Any
 
 import pytest
-from hone_operator.engines import embedded, sglang
+from hone_operator.engines import sglang
 from hone_operator.inferenceservice.plan import plan
 from hone_operator.objects.resources import DEPLOYMENTS, Object
 from hone_operator.reconcile.plan import Apply
-from hone_server.hardware import CACHE_SHARE
 from observed import DIGEST, IMAGE, NOW, conditions, finished_job, message, observed_service, pod, service_object
 
 MARK = DIGEST[7:19]
@@ -485,7 +484,6 @@ def test_the_embedded_engine_gives_its_cache_a_quarter_of_what_the_weights_leave
     assert reason == "ModelTooLarge"
     assert "that leaves 793 MiB, and spec.maxModelLen 8192 needs 1.0 GiB" in said
     assert pod_of(job, maxModelLen=8192, resources={"gpus": 0, "memory": "20Gi"})
-    assert embedded.CACHE_SHARE == CACHE_SHARE
 
 
 def test_the_weights_of_a_quantized_base_are_not_counted_as_16_bits() -> None:
