@@ -59,7 +59,7 @@ def both(job: Job, train: Train) -> Any:
     return train(document)
 
 
-def test_the_pods_options_are_in_no_file_of_the_output(both: Any) -> None:
+def test_no_file_of_the_output_contains_the_pods_options(both: Any) -> None:
     assert both.manifest["spec"]["tokenSecret"] == TOKEN
     files = [path for path in both.output.rglob("*") if path.is_file()]
     assert {"manifest.json", "run.json", "report.json", "report.html", "prepared.json"} <= {path.name for path in files}

@@ -52,7 +52,7 @@ def test_the_rows_of_a_number_of_steps_are_those_of_their_batches() -> None:
         ({}, {"evalFraction": 0.25}, "6 rows to evaluate on fill no batch of 8", "perDeviceEvalBatchSize"),
     ],
 )
-def test_rows_that_fill_no_batch_are_refused_before_training(
+def test_too_few_rows_for_a_batch_are_refused_before_training(
     job: Job, train: Callable[..., Any], training: dict[str, Any], dataset: dict[str, Any], found: str, remedy: str
 ) -> None:
     claim = {"claim": {"name": "claim", "path": "text.jsonl"}}

@@ -198,7 +198,7 @@ def test_prepared_rows_that_do_not_come_from_hone_are_not_removed(job: Job, trai
     assert keep.read_text() == "mine"
 
 
-def test_a_link_in_place_of_the_lock_empties_no_file(job: Job, train: Train, tmp_path: Path) -> None:
+def test_a_link_in_place_of_the_lock_does_not_empty_its_target(job: Job, train: Train, tmp_path: Path) -> None:
     (tmp_path / "out/checkpoints").mkdir(parents=True)
     (tmp_path / "data").write_text("mine")
     (tmp_path / "out/checkpoints/lock").symlink_to(tmp_path / "data")

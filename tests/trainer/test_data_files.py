@@ -202,7 +202,7 @@ class TestWhatIsNoFile:
     @pytest.mark.parametrize(
         ("name", "remedy"), [("a.jsonl.gz", "Unpack"), ("a.ndjson", "Rename it to .jsonl"), ("a.tsv", "commas")]
     )
-    def test_an_unknown_ending_comes_with_what_to_do(self, job: Any, tmp_path: Path, name: str, remedy: str) -> None:
+    def test_an_unknown_ending_is_refused_with_a_remedy(self, job: Any, tmp_path: Path, name: str, remedy: str) -> None:
         with pytest.raises(HoneError) as refused:
             find(job, make(tmp_path, name), name)
         assert remedy in refused.value.remedy

@@ -74,7 +74,7 @@ def test_loss_and_perplexity_of_the_base_and_of_the_result(asked: Any, claim: Pa
     assert metrics["evalLossBefore"] == pytest.approx(base.evaluate()["eval_loss"], rel=1e-6)
 
 
-def test_answers_are_the_greedy_ones_through_the_chat_template(asked: Any, claim: Path) -> None:
+def test_answers_are_greedy_and_use_the_chat_template(asked: Any, claim: Path) -> None:
     base, tokenizer = (
         AutoModelForCausalLM.from_pretrained(claim / "tiny"),
         AutoTokenizer.from_pretrained(claim / "tiny"),

@@ -76,7 +76,7 @@ def same_end(one: Any, other: Any) -> None:
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_killed_at_twenty_moments_a_run_ends_as_if_nothing_had_happened(
+def test_a_run_killed_at_twenty_moments_ends_like_an_uninterrupted_one(
     forks: Any, kill: Callable[..., Any], job: Job, tmp_path: Path, method: str
 ) -> None:
     document = long_job(job, method)

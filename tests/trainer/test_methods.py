@@ -208,7 +208,7 @@ def test_only_named_targets_are_trained(job: Job, train: Train) -> None:
 
 
 @pytest.mark.parametrize("lora", [{"useDora": True}, {"bias": "all"}, {"r": 600}])
-def test_an_adapter_that_vllm_refuses_is_warned_of_unless_it_is_merged(
+def test_an_adapter_that_vllm_refuses_is_reported_unless_it_is_merged(
     job: Job, train: Train, lora: dict[str, Any]
 ) -> None:
     ((field, value),) = lora.items()

@@ -46,7 +46,7 @@ def test_the_parameters_are_those_of_the_how_to(tmp_path: Path, capsys: pytest.C
     assert [line for line in lines if "MI210" in line and line.endswith("left")]
 
 
-def test_a_job_that_fits_nowhere_comes_with_what_to_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_that_fits_nowhere_names_the_fields_to_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     training = {"perDeviceTrainBatchSize": 64, "maxLength": 4096, "activationCheckpointing": False}
     assert plan(tmp_path, LLAMA_2_7B, method="full", training=training) == 0
     printed = capsys.readouterr().out

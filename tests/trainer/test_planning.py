@@ -62,7 +62,7 @@ def test_the_gpus_of_all_nodes_share_a_model(job: Any) -> None:
     assert planned(job, 64, 1, nodes=2).sharding == "ddp"
 
 
-def test_a_job_that_fits_in_no_way_is_refused_before_a_step(job: Any, tmp_path: Any) -> None:
+def test_a_job_that_fits_with_no_sharding_is_refused_before_a_step(job: Any, tmp_path: Any) -> None:
     small = planned(job, 4, 1)
     args = make_sft_config(sft_config(small.spec, tmp_path, True, small.choices()))
     with pytest.raises(HoneError) as refused:

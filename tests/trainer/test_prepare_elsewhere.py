@@ -139,7 +139,7 @@ def test_other_rows_are_prepared_from_the_cache_without_the_hub(
 
 
 def fill_cache(cache: Path, claim: Path) -> None:
-    """Put the model me/tiny and the dataset me/rows, whose rows are of unlike lengths, into a cache of the hub."""
+    """Put the model me/tiny and the dataset me/rows, whose rows have different lengths, into a cache of the hub."""
     for repository in ("models--me--tiny", "datasets--me--rows"):
         (cache / repository / "refs").mkdir(parents=True)
         (cache / repository / "refs/main").write_text(COMMIT)

@@ -12,7 +12,7 @@ from trl.chat_template_utils import has_generation_markers
 
 FOLDER = Path(trl.__file__).parent / "chat_templates"
 TEMPLATES = sorted(path.stem for path in FOLDER.glob("*.jinja"))
-# They want content as a list of parts, and print nothing of a string.
+# They take content as a list of parts, and print nothing for a string.
 TAKES_PARTS = {"idefics3", "idefics3_training", "smolvlm", "smolvlm_training"}
 FAILS_FOR_STRINGS = {"llava_next", "llava_next_training"}
 # The token that ends a turn is the next turn's first.

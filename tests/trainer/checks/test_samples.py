@@ -1,4 +1,4 @@
-"""The rows that are rendered once more: faults are found no matter where in the dataset they begin."""
+"""The rows that are rendered again: faults are found no matter where in the dataset they begin."""
 
 import random
 from collections.abc import Callable

@@ -43,7 +43,7 @@ def expect(raising: str) -> str:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("raising", RAISED)
-def test_what_a_template_raises_for_a_row_names_the_row(
+def test_an_exception_of_a_template_names_the_row(
     warnings_of: Warnings, tokenizer_of: Tokenizers, raising: str, kind: str
 ) -> None:
     template = f"{{% if messages[0].content == 'bad' %}}{raising}{{% endif %}}" + CHATML
@@ -54,7 +54,7 @@ def test_what_a_template_raises_for_a_row_names_the_row(
 
 
 @pytest.mark.parametrize("raising", RAISED)
-def test_what_a_template_raises_for_the_generation_prompt_alone_names_the_row(
+def test_an_exception_for_only_the_generation_prompt_names_the_row(
     warnings_of: Warnings, tokenizer_of: Tokenizers, raising: str
 ) -> None:
     condition = "add_generation_prompt and messages[0].content == 'bad'"
@@ -65,9 +65,7 @@ def test_what_a_template_raises_for_the_generation_prompt_alone_names_the_row(
 
 
 @pytest.mark.parametrize("raising", RAISED)
-def test_what_a_template_raises_for_a_prompt_of_the_evaluation_names_the_prompt(
-    tokenizer_of: Tokenizers, raising: str
-) -> None:
+def test_an_exception_for_a_prompt_of_the_evaluation_names_the_prompt(tokenizer_of: Tokenizers, raising: str) -> None:
     options = EvaluationOptions.model_validate({"prompts": ["hi"]})
     with pytest.raises(HoneError, match=r"spec\.evaluation\.prompts\[0\] is refused by the chat template: "):
         prompts.encode(options, tokenizer_of("<|im_end|>", raising), lambda: None)

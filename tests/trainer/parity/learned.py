@@ -18,7 +18,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Case:
-    """A dataset and how it is to be learned.
+    """A dataset and the options to learn it with.
 
     `form` is the spelling that the rows are generated in, `tokenizer` and `template` are names in tokenizing.py,
     `columns` is spec.dataset.columns, `training` spec.training without the profile, `options` the other fields of

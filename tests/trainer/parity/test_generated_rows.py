@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 # Hundreds of cases are one test, and the libraries warn of the same options in each of them.
 pytestmark = [pytest.mark.timeout(0), pytest.mark.filterwarnings("ignore")]
 
-# How many cases, by whether all are to run.
+# The number of cases: False for a sample, True for a run with all of them.
 CASES = {False: 300, True: 6000}
 
 

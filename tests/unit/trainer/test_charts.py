@@ -32,7 +32,7 @@ def test_thinning_keeps_ends_order_and_every_spike() -> None:
     assert thinned(points[:200], 200) == points[:200]
 
 
-def test_a_chart_spans_its_values_and_leaves_out_what_is_no_number() -> None:
+def test_a_chart_spans_its_values_and_leaves_out_other_values() -> None:
     log = [{"step": 0, "eval_loss": 3.0}, {"step": 1, "loss": 2.0}, {"step": 2, "loss": None}, {"step": 3, "loss": 1.0}]
     (chart,) = charts(log)
     assert [(curve.name, curve.points) for curve in chart.curves] == [

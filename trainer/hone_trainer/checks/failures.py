@@ -1,7 +1,7 @@
 """Reasons why tokenizing failed: the row that its chat template refuses, or in which it marks nothing to learn.
 
-TRL tokenizes rows in batches, and its exceptions name no row. So each row is tokenized again, alone and with the same
-calls, until one fails. `preparation.prepare` raises the failure that is returned.
+TRL's exceptions name no row. So each row is tokenized again with the same calls, until one fails.
+`preparation.prepare` raises the failure that is returned.
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ def explain_failure(
 
     `template` is the one that is used in place of the tokenizer's.
     """
-    if named(error).reason is not INTERNAL_ERROR and not isinstance(error, MemoryError):  # a template asks for any size
+    if named(error).reason is not INTERNAL_ERROR and not isinstance(error, MemoryError):  # a template requests any size
         return error
     marks_nothing = isinstance(error, RuntimeError) and "assistant tokens" in str(error)
     wants_mask = marks_nothing or isinstance(error, OverflowError)

@@ -23,12 +23,12 @@ class Finding:
 
 
 def collect(rows: Sequence[int], text: str, looked_at: int | None = None) -> list[Finding]:
-    """Return the finding about these rows, given by number in ascending order; none when there are none."""
+    """Return a list with the finding about these rows, given by number in ascending order; empty without rows."""
     return [Finding(len(rows), int(rows[0]), text, looked_at)] if len(rows) else []
 
 
 def write_warnings(findings: list[Finding], data: Data, given: Dataset, purpose: str) -> list[str]:
-    """Return a sentence for each finding: how many rows of how many, what they are, and where the first stands."""
+    """Return a sentence for each finding: how many rows of how many, their property, and the place of the first."""
     places = find_places(data, given, [finding.first for finding in findings])
     return [
         f"{finding.count} of {_name_rows(finding, len(given), purpose)} {finding.text} (first: {places[finding.first]})"

@@ -170,7 +170,7 @@ def _names_positions(name: str) -> bool:
 
 
 def _offset(module: Any) -> int:
-    """Return the rows of a table that stand before the first position, as in OPT's and RoBERTa's."""
+    """Return how many rows of a table come before the first position, as in OPT's and RoBERTa's."""
     offset = getattr(module, "offset", None)
     if isinstance(offset, int):
         return offset

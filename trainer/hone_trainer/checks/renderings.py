@@ -22,7 +22,7 @@ from hone_trainer.data.exact_numbers import restore_numbers
 from hone_trainer.data.formats import get_conversation, get_template_arguments
 from hone_trainer.data.messages import Message
 
-# Templates of reasoning models leave the thoughts of earlier turns out on purpose: `reasoning` looks at these.
+# Templates of reasoning models leave out the thoughts of earlier turns on purpose: `reasoning` checks these.
 _THOUGHT = re.compile(r".*</think>", re.DOTALL)
 
 
@@ -98,7 +98,7 @@ def _dropped(messages: list[Message], rendered: str) -> Iterator[Message]:
 
 
 def _escape(text: str) -> Iterator[str]:
-    """Yield the text as it stands in JSON, with and without other letters than ASCII."""
+    """Yield the text as JSON writes it, with and without letters outside ASCII."""
     for ascii_only in (True, False):
         yield squeeze(json.dumps(text, ensure_ascii=ascii_only)[1:-1])
 

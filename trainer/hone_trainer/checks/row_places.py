@@ -11,7 +11,7 @@ from hone_trainer.data.dataset import Data
 
 
 def find_places(data: Data, given: Dataset, indices: Iterable[int]) -> dict[int, str]:
-    """Return where each of these rows of `given`, a dataset of `data`, stands: one pass over the source at most."""
+    """Return the place of each of these rows of `given`, a dataset of `data`, in at most one pass over the source."""
     wanted = sorted(set(indices))
     if not wanted:
         return {}

@@ -22,7 +22,7 @@ MOST_SHAPES = 300
 
 @dataclass
 class Sampler:
-    """Takes the rows of a dataset one by one, in their order, and chooses those to look at."""
+    """Takes the rows of a dataset one by one, in their order, and chooses those to check."""
 
     rows: int = 0
     first_of_shapes: list[int] = field(default_factory=list)

@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from hone_trainer.checks.findings import Finding, collect
 from hone_trainer.data.statistics import IGNORED, Tokens, iterate_tokens
 
-# Where a row has no such token.
+# In place of a token that a row does not have.
 NONE = -1
-# Tokens of whitespace after the end token that are stepped over.
+# Tokens of whitespace after the end token that are skipped at most.
 MOST_SPACES = 32
 
 
@@ -126,7 +126,7 @@ def _read(batch: Tokens, spaces: Spaces) -> tuple[np.ndarray, ...]:
 def _step_back(
     ids: np.ndarray, positions: np.ndarray, starts: np.ndarray, ends: np.ndarray, spaces: Spaces
 ) -> np.ndarray:
-    """Return for each row the index in `positions` of its last token that is no whitespace; below `starts`: none.
+    """Return for each row the index in `positions` of its last token that is not whitespace; below `starts`: none.
 
     A row's tokens are at `positions[start:end]`.
     """

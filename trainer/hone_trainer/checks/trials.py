@@ -35,7 +35,7 @@ LEAST = {
     "torch_empty_cache_steps": 1,
     "eval_delay": 0,
 }
-# The values of fields of `extra` that are looked at late.
+# The allowed values of fields of `extra` that libraries check late.
 CHOICES = {
     "loss_type": ("nll", "dft"),
     "truncation_mode": ("keep_start", "keep_end"),

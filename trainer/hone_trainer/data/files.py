@@ -21,7 +21,7 @@ from hone_trainer.data.readers import row_files
 from hone_trainer.inputs.disguised_files import refuse_disguised
 from hone_trainer.inputs.manifest import Inputs
 
-# Beginnings of the names of files that describe a dataset and are no part of it.
+# Prefixes of the names of files that describe a dataset and do not belong to its rows.
 _DOCUMENTS = re.compile(
     r"(readme|licen[cs]e|copying|notice|authors|changelog|citation|requirements|dataset_infos?|dataset_dict|config)\b"
     r".*\.(txt|json)$",
@@ -121,7 +121,7 @@ def _find(path: Path, root: Path, written: str) -> DataFiles:
 def _match(root: Path, parts: tuple[str, ...]) -> Iterator[Path]:
     """Yield what a pattern matches below a folder: each folder with files of its own, links to folders only by name.
 
-    Only the pattern's parts are patterns, the folder is none. A wildcard matches a hidden name where it has the dot.
+    Only `parts` are patterns, not the folder. A part matches a hidden name only if it begins with a dot itself.
     """
     if not parts:
         yield root
@@ -221,7 +221,7 @@ def list_names(names: list[str], most: int = 5) -> str:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yield all below a folder that is no folder. A linked folder is read once."""
+    """Yield all entries below a folder except folders. A linked folder is read once."""
     seen: set[str] = set()
 
     def raise_error(error: OSError) -> None:

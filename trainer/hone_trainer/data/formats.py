@@ -1,7 +1,7 @@
 """Judge what the rows of a dataset hold, and shape each row: text, prompt and completion, or messages. Pure.
 
 `dataset.load` surveys the columns of all rows. `judge` turns them into a Layout: which format, and which column of the
-dataset stands for which column of the format. `shape` gives a row the columns that TRL reads. Columns that are left
+dataset is which column of the format. `shape` gives a row the columns that TRL reads. Columns that are left
 over are reported, unless their names show that they describe the row. Next: `messages`, for what a message holds.
 """
 

@@ -1,7 +1,7 @@
-"""Find each message of a conversation in the text that the chat template makes of it. Pure, but for the template.
+"""Find each message of a conversation in the text that the chat template makes of it. Pure, except for the template.
 
-A message is found by rendering the conversation once more with marks in place of the texts of that message. What stands
-before the first mark and after the last one must stand in the same way in the text: a template may write other messages
+A message is found by rendering the conversation again with marks in place of the texts of that message. The parts
+before the first mark and after the last one must be the same in the text: a template may write other messages
 differently when one changes, and then nothing is guessed.
 """
 
@@ -43,7 +43,7 @@ def locate_messages(
 
 
 def _find_exactly(text: str, messages: list[Message], number: int, render: Render) -> Region | None:
-    """Return where a message stands, if the text around it is the same with marks in its place."""
+    """Return where a message is, if the text around it is the same with marks in its place."""
     try:
         other = _render_marked(messages, number, render)
     except Exception:  # a template may raise any exception; whether that matters depends on the message
@@ -58,7 +58,7 @@ def _find_exactly(text: str, messages: list[Message], number: int, render: Rende
 def _find_otherwise(
     text: str, messages: list[Message], number: int, render: Render, regions: list[Region | None]
 ) -> Region | None:
-    """Return where a message stands whose text decides how the conversation is written. Raises NotLocatedError."""
+    """Return where a message is whose text decides how the conversation is written. Raises NotLocatedError."""
     for content in _spell_content(messages[number]):
         other = render([*messages[:number], messages[number] | {"content": content + MARK}, *messages[number + 1 :]])
         end = other.find(MARK)
@@ -78,7 +78,7 @@ def _find_otherwise(
 
 
 def _spell_content(message: Message) -> list[str]:
-    """Return the content as it may be written, if it is all there is to learn in the message."""
+    """Return the content as it may be written, if the message has nothing else to learn."""
     content = message.get("content")
     if not isinstance(content, str) or message.get("tool_calls") or any(message.get(key) for key in TEXTS[1:]):
         return []

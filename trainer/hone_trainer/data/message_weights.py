@@ -31,9 +31,9 @@ def exclude_turns(
     """Return `tokenized` (columns input_ids, labels) with the labels of excluded messages set to IGNORED.
 
     `given` are the shaped rows in the same order; `template` is the chat template, None: the tokenizer's. `find_place`
-    returns where a row of `given` stands. `by_markers`: the labels already leave out what the template does not mark as
+    returns the place of a row of `given`. `by_markers`: the labels already leave out what the template does not mark as
     the
-    assistant's. Raises HoneError InvalidSpec when the tokenizer does not report where its tokens stand in the text,
+    assistant's. Raises HoneError InvalidSpec when the tokenizer does not report where its tokens are in the text,
     DatasetInvalid when a message can't be distinguished from those around it.
     """
     if not tokenizer.is_fast:
@@ -133,7 +133,7 @@ def _ignore(
 ) -> list[int]:
     """Return the row's labels without those of the excluded messages, each with the token that ends its turn.
 
-    With markers, all of the run of labels in which a message lies is its own, up to the messages before and after it.
+    With markers, a message owns all of the run of labels that contains it, up to the messages before and after it.
     """
     tokens, given = row["input_ids"], row["labels"]
     labels = list(given)

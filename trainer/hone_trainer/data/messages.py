@@ -34,7 +34,7 @@ RESERVED_ARGUMENTS = frozenset(
     "messages padding processing_class return_assistant_tokens_mask return_dict return_tensors sanitize_control_tokens "
     "self tokenize tokenizer tokenizer_kwargs tools truncation".split()
 )
-# What stands in place of content.
+# Keys in place of content.
 REPLACES_CONTENT = ("tool_calls", "reasoning_content", "thinking", "reasoning")
 CALL = '{"type": "function", "function": {"name": …, "arguments": {…}}}'
 
@@ -104,7 +104,7 @@ def read_alpaca(where: str, row: dict[str, Any], columns: dict[str, str]) -> lis
 
 
 def add_system(where: str, messages: list[Message], value: Any) -> list[Message]:
-    """Return the messages with a system prompt in front. Null and empty: there is none.
+    """Return the messages with a system prompt in front; null and empty mean no system prompt.
 
     Raises HoneError DatasetInvalid when the messages begin with another one.
     """

@@ -39,7 +39,7 @@ class Tokenizing(SFTTrainer):
     def exclude_turns(self, rows: Dataset, whole: Dataset, find_place: Callable[[int], str]) -> Dataset:
         """Set the labels of messages that are not to be learned to IGNORED.
 
-        `find_place` returns where a row stands. Raises HoneError InvalidSpec, DatasetInvalid.
+        `find_place` returns the place of a row. Raises HoneError InvalidSpec, DatasetInvalid.
         """
         by_markers = self.sft_config.assistant_only_loss
         return message_weights.exclude_turns(

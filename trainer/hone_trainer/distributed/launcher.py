@@ -21,7 +21,7 @@ from hone_trainer.distributed.results import Ending, Word, decide
 from hone_trainer.runtime.options import Options
 from hone_trainer.runtime.signals import Stop
 
-# Seconds that the other processes have left once one has ended: they all end together, or wait for it in vain.
+# Seconds that the other processes have left once one has ended: if they do not end with it, they wait for it forever.
 PATIENCE = 10.0
 _POLL = 0.05
 

@@ -1,7 +1,7 @@
 """Read MANIFEST: the FineTuneJob, and the folders of its claims and ConfigMaps.
 
 Input is the command line's options; output is `Inputs`, which the stage before training uses to find models and data.
-In a pod the folders are mounted volumes; elsewhere --claim and --config-map name them.
+--claim and --config-map name the folders, which are mounted volumes in a pod.
 """
 
 from dataclasses import dataclass, field

@@ -141,7 +141,7 @@ def find_files(folder: Path, what: str) -> list[Path]:
 
 
 def find_not_finite(folder: Path) -> str | None:
-    """Return the name of a weight in the files of a model that is NaN or infinite; None: there is none."""
+    """Return the name of a weight in the files of a model that is NaN or infinite; None: all are finite."""
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (it is no dictionary)

@@ -14,7 +14,7 @@ from hone_api.reasons import DATASET_INVALID, HoneError
 
 from hone_trainer.data.readers.text_lines import decode
 
-# Where a row stands (`train.jsonl, line 3`), and its columns.
+# The place of a row (`train.jsonl, line 3`), and its columns.
 Row = tuple[str, dict[str, Any]]
 
 _SHOWN_CHARACTERS = 40
