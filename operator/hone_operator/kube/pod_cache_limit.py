@@ -5,9 +5,10 @@ Out: whether there is room for it, and which pods it evicts. The largest namespa
 largest owner. So a flood of pods harms only its own namespace and object.
 """
 
-from collections import defaultdict
 from collections.abc import Hashable
 from typing import NamedTuple
+
+from hone_operator.kube.ranking import Ranking
 
 
 class Place(NamedTuple):
@@ -22,11 +23,11 @@ class Room:
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
-        self._pods: dict[Place, tuple[Hashable, int]] = {}
-        self._owners: dict[str, dict[Hashable, dict[Place, int]]] = defaultdict(dict)
-        self._owner_sums: dict[tuple[str, Hashable], int] = defaultdict(int)
-        self._sums: dict[str, int] = defaultdict(int)
         self._total = 0
+        self._pods: dict[Place, tuple[Hashable, int]] = {}
+        self._spaces = Ranking[str]()
+        self._owners: dict[str, Ranking[Hashable]] = {}
+        self._places: dict[tuple[str, Hashable], Ranking[Place]] = {}
 
     def take(self, place: Place, owner: Hashable, needed: int) -> list[Place] | None:
         """Return the pods that are evicted for this one; None where this one gets no room.
@@ -53,34 +54,32 @@ class Room:
         owner, size = self._pods.pop(place)
         space = place.namespace
         self._total -= size
-        self._sums[space] -= size
-        self._owner_sums[space, owner] -= size
-        del self._owners[space][owner][place]
-        if not self._owners[space][owner]:
-            del self._owners[space][owner], self._owner_sums[space, owner]
+        self._spaces.add(space, -size)
+        self._owners[space].add(owner, -size)
+        self._places[space, owner].add(place, -size)
+        if not self._places[space, owner]:
+            del self._places[space, owner]
         if not self._owners[space]:
-            del self._owners[space], self._sums[space]
+            del self._owners[space]
 
     def _add(self, place: Place, owner: Hashable, size: int) -> None:
+        space = place.namespace
         self._pods[place] = owner, size
         self._total += size
-        self._sums[place.namespace] += size
-        self._owner_sums[place.namespace, owner] += size
-        self._owners[place.namespace].setdefault(owner, {})[place] = size
+        self._spaces.add(space, size)
+        self._owners.setdefault(space, Ranking()).add(owner, size)
+        self._places.setdefault((space, owner), Ranking()).add(place, size)
 
     def _find_victim(self, space: str, owner: Hashable, needed: int) -> Place | None:
         """Return the largest pod of the namespace and owner with most, if that is more than this owner would have."""
-        if not self._sums:
+        if not self._spaces:
             return None
-        largest = max(self._sums, key=lambda each: self._sums[each])
-        if largest == space or self._sums[largest] <= self._sums.get(space, 0) + needed:
+        largest, least = self._spaces.largest(), 0
+        if largest == space or self._spaces.amount(largest) <= self._spaces.amount(space) + needed:
             if space not in self._owners:
                 return None
-            largest, least = space, self._owner_sums.get((space, owner), 0) + needed
-        else:
-            least = 0
-        found = max(self._owners[largest], key=lambda each: self._owner_sums[largest, each])
-        if self._owner_sums[largest, found] <= least or (largest, found) == (space, owner):
+            largest, least = space, self._owners[space].amount(owner) + needed
+        found = self._owners[largest].largest()
+        if self._owners[largest].amount(found) <= least or (largest, found) == (space, owner):
             return None
-        of_owner = self._owners[largest][found]
-        return max(of_owner, key=lambda each: of_owner[each])
+        return self._places[largest, found].largest()
