@@ -240,7 +240,8 @@ QUOTA_EXCEEDED = Reason(
     "QuotaExceeded",
     None,
     "A ResourceQuota or LimitRange of the namespace does not allow it.",
-    "Lower spec.resources, end what else uses the quota, or ask for more; it continues when it is allowed.",
+    "Lower spec.resources where the message names such a resource, remove what else uses the quota, or ask for a "
+    "larger one. Hone then tries again.",
 )
 BACKOFF_LIMIT_EXCEEDED = Reason(
     "BackoffLimitExceeded",

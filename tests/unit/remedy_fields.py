@@ -202,6 +202,58 @@ OF_PLACING = [
     ),
 ]
 
+OF_ADMISSION: list[tuple[str, str, str, Any, Any]] = [
+    (
+        "no RuntimeClass",
+        'pod rejected: RuntimeClass "nope" not found',
+        "spec.pod.runtimeClassName",
+        "kata",
+        lambda pod: pod["spec"].get("runtimeClassName") == "kata",
+    ),
+    (
+        "the namespace's node selector",
+        "pod node label selector conflicts with its namespace node label selector",
+        "spec.pod.nodeSelector",
+        {"zone": "a"},
+        lambda pod: pod["spec"].get("nodeSelector") == {"zone": "a"},
+    ),
+    (
+        "the namespace's tolerations",
+        "pod tolerations (possibly merged with namespace default tolerations) conflict with its namespace whitelist",
+        "spec.pod.tolerations",
+        [{"key": "team", "operator": "Exists"}],
+        lambda pod: any(each.get("key") == "team" for each in pod["spec"].get("tolerations") or []),
+    ),
+    (
+        "a policy wants a label",
+        "ValidatingAdmissionPolicy 'p' with binding 'b' denied request: the label team is missing",
+        "spec.pod.labels",
+        {"team": "a"},
+        lambda pod: pod["metadata"]["labels"].get("team") == "a",
+    ),
+    (
+        "a policy wants something",
+        "ValidatingAdmissionPolicy 'p' with binding 'b' denied request: only priority low",
+        "spec.pod|spec.pod.priorityClassName",
+        "low",
+        lambda pod: pod["spec"].get("priorityClassName") == "low",
+    ),
+    (
+        "a LimitRange wants a limit",
+        "maximum memory usage per Pod is 1Gi.  No limit is specified",
+        "spec.resources.memory",
+        "1Gi",
+        lambda pod: limit("limits", "memory")(pod) == "1Gi",
+    ),
+    (
+        "a LimitRange wants more",
+        "minimum ephemeral-storage usage per Container is 2Gi, but request is 1Gi",
+        "spec.resources.requests.ephemeral-storage",
+        "2Gi",
+        lambda pod: limit("requests", "ephemeral-storage")(pod) == "2Gi",
+    ),
+]
+
 OF_REFUSALS = [
     Field(
         "OpenShift chooses the user",
@@ -246,6 +298,15 @@ OF_REFUSALS = [
         ),
         {"spec.pod.priorityClassName": "high"},
         {"pod": {"priorityClassName": "nope"}},
+    ),
+    *(
+        Field(
+            name,
+            unless(is_cured, refused(f'pods "x" is forbidden: {words}')),
+            {field: value},
+            {},
+        )
+        for name, words, field, value, is_cured in OF_ADMISSION
     ),
     *(
         Field(

@@ -139,6 +139,20 @@ WORLDS = [
     World("another event of the kubelet", not_mounted, "FailedMount: mount failed", ("mount failed",), ""),
     World("PodSecurity", admitted, f'{ROOM}violates PodSecurity "restricted:latest": x', ("restricted",), ""),
     World(
+        "a role without a right",
+        admitted,
+        'jobs.batch is forbidden: User "hone" cannot create resource "jobs" in API group "batch"',
+        ("create", "jobs", "`helm upgrade`", "rbac.create: false"),
+        "",
+    ),
+    World(
+        "a namespace that ends",
+        admitted,
+        'jobs.batch "x" is forbidden: unable to create new content in namespace a because it is being terminated',
+        ("namespace a",),
+        "",
+    ),
+    World(
         "a webhook that is down",
         admitted,
         'failed calling webhook "v.example.com": no endpoints',

@@ -6,9 +6,12 @@ names fields of the Hone object. Invalid fields: invalid_fields.py.
 
 import re
 
-from hone_api.reasons import POD_NOT_STARTED, QUOTA_EXCEEDED, HoneError
+from hone_api.layout import MANAGED_BY_LABEL, MANAGER
+from hone_api.reasons import POD_NOT_STARTED, QUOTA_EXCEEDED, HoneError, Reason
 
+from hone_operator.diagnosis import quotas
 from hone_operator.diagnosis.invalid_fields import explain_invalid
+from hone_operator.diagnosis.quotas import field_of_resource, listed
 
 # Kubernetes writes this before the message of an event once there were many like it.
 _COMBINED = "(combined from similar events): "
@@ -17,8 +20,6 @@ _FORBIDDEN = re.compile(r'^(?:\w+: )?(?:Error creating: )?([a-z.]+) "[^"]*" is f
 _QUOTA = re.compile(
     r"(?:exceeded|failed) quota: |(?:maximum|minimum) [\w./-]+ (?:usage|limit)|[\w./-] max limit to request ratio"
 )
-_MUST_SPECIFY = re.compile(r"failed quota: [^:]*: must specify (?P<names>.*)")
-_QUOTA_RESOURCE = re.compile(r"\b(?P<kind>limits|requests)\.(?P<name>[a-z0-9./-]+)|\b(?P<short>cpu|memory)\b")
 # In a sentence of a policy engine, which may write the path of the field or describe it in prose.
 _RESOURCE_OF_POLICY = re.compile(
     r"(?P<kind>limits|requests)[./](?P<name>cpu|memory|ephemeral-storage)"
@@ -47,50 +48,54 @@ _ADVICE = (
         r"service account [^ ]+ was not found|looking up service account|serviceaccount \"[^\"]+\" not found",
         "Create the ServiceAccount, or correct spec.pod.serviceAccountName.",
     ),
-    (r"PriorityClass", "Create the PriorityClass, or correct spec.pod.priorityClassName."),
+    (
+        r"PriorityClass",
+        "Create the PriorityClass, or correct spec.pod.priorityClassName. Where the object does not set it, a webhook "
+        "or policy of the cluster does.",
+    ),
+    (r"RuntimeClass", "Create the RuntimeClass, or correct spec.pod.runtimeClassName."),
+    (r"node label selector conflicts with its namespace", "Correct spec.pod.nodeSelector: the namespace fixes it."),
+    (r"tolerations .*conflict with its namespace", "Correct spec.pod.tolerations: the namespace limits them."),
+    (r"because it is being terminated", "Nothing has to be changed: the namespace is being deleted."),
+    (
+        r"\bcannot (?:create|patch|update|delete|get) resource\b",
+        "Give the operator this right: `helm upgrade` of the release restores its roles. With rbac.create: false, "
+        "whoever made the roles has to add it.",
+    ),
     (
         r"failed calling webhook",
         "The webhook does not answer: whoever runs it has to repair it. Nothing has to be changed here; the operator "
         "tries again.",
     ),
 )
+_LABELS_OF_PODS = (
+    "Set the label or annotation in spec.pod.labels or spec.pod.annotations, or ask whoever runs the policy to leave "
+    f"out pods with the label {MANAGED_BY_LABEL}={MANAGER}."
+)
+_POLICY_ON_PODS = (
+    "Change the field of spec.pod or spec.resources that decides what the message names, or ask whoever runs the "
+    f"policy to leave out pods with the label {MANAGED_BY_LABEL}={MANAGER}."
+)
+_LABELS = re.compile(r"\b(?:label|annotation)s?\b", re.IGNORECASE)
 
 
-def refused(words: str) -> HoneError:
-    """Return the failure for a refusal. `words`: the message of the API server, or of a refused controller's event."""
+def refused(words: str, otherwise: Reason = POD_NOT_STARTED) -> HoneError:
+    """Return the failure that a refusal means.
+
+    `words` is the message of the API server, or of the event of a controller that it refused to make a pod. `otherwise`
+    is the reason where it is neither a quota nor an invalid field: CHILD_REFUSED where Hone's own write is refused.
+    """
     words = words.replace(_COMBINED, "", 1)
     if invalid := explain_invalid(words):
         return invalid
     what = _FORBIDDEN.match(words)
     said = f"The API server refuses {what[1]}: {words[what.end() :]}" if what else f"Not allowed: {words}"
-    remedy = _of_quota(words) or _of_policy(words)
+    remedy = quotas.advise(words) or _of_policy(words)
     if remedy is None:
         remedy = next((advice for pattern, advice in _ADVICE if re.search(pattern, words)), None)
-    return HoneError(QUOTA_EXCEEDED if _QUOTA.search(words) else POD_NOT_STARTED, said, remedy=remedy)
-
-
-def field_of_resource(kind: str, name: str) -> str:
-    """Return the field of the object that sets a container's request or limit (`kind`) of this resource."""
-    if name in ("cpu", "memory") and (kind, name) != ("limits", "cpu"):
-        return f"spec.resources.{name}"
-    return f"spec.resources.{kind}.{name}"
-
-
-def _of_quota(words: str) -> str | None:
-    """Return a remedy with the fields that a ResourceQuota requires of every pod; None for other messages."""
-    found = _MUST_SPECIFY.search(words)
-    if found is None:
-        return None
-    fields = dict.fromkeys(
-        field_of_resource(one["kind"] or "requests", one["name"] or one["short"])
-        for one in _QUOTA_RESOURCE.finditer(found["names"])
-    )
-    if not fields:
-        return None
-    return (
-        f"The quota wants every container to say what it needs: set {_listed(fields)}, or give the namespace a "
-        "LimitRange with defaults."
-    )
+    if remedy is None and otherwise is POD_NOT_STARTED and _POLICY.search(words):
+        remedy = _LABELS_OF_PODS if _LABELS.search(words) else _POLICY_ON_PODS
+    return HoneError(QUOTA_EXCEEDED if _QUOTA.search(words) else otherwise, said, remedy=remedy)
 
 
 def _of_policy(words: str) -> str | None:
@@ -102,9 +107,4 @@ def _of_policy(words: str) -> str | None:
         name = (one["name"] or one["resource"]).lower().replace(" ", "-")
         kind = (one["kind"] or ("limits" if "limit" in one["kinds"].lower() else "requests")).lower()
         fields[field_of_resource(kind, name)] = None
-    return f"The policy wants containers to say what they need: set {_listed(fields)}." if fields else None
-
-
-def _listed(fields: dict[str, None]) -> str:
-    names = list(fields)
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return f"The policy wants containers to say what they need: set {listed(fields)}." if fields else None

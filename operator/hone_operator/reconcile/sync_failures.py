@@ -60,15 +60,15 @@ def failed(action: Action, error: Exception, failures: int) -> Trouble | None:
     stops_pods = isinstance(action, Create) or (action.resource == DEPLOYMENTS and isinstance(action, Apply))
     if isinstance(error, ApiError) and error.is_refusal:
         if stops_pods:
-            found = refused(error.message)
+            found = refused(error.message, CHILD_REFUSED)
             return Trouble(HoneError(found.reason, f"{what}: {found.message}", remedy=found.remedy), stops_pods=True)
         if isinstance(action, Delete) and action.replaced_by:
-            found = refused(error.message)
+            found = refused(error.message, CHILD_REFUSED)
             kept = f"{what} is kept as it was, since the one that the spec now asks for is refused: {found.message}"
             return Trouble(HoneError(found.reason, kept, remedy=found.remedy))
         if invalid := explain_invalid(error.message):
             return Trouble(HoneError(invalid.reason, f"{what}: {invalid.message}", remedy=invalid.remedy))
-        remedy = refused(error.message).remedy if "failed quota" in error.message else None
+        remedy = refused(error.message, CHILD_REFUSED).remedy
         words = error.message[:LONGEST_WORDS]
         refused_act = f"The removal of {what}" if isinstance(action, Delete) else what
         return Trouble(HoneError(CHILD_REFUSED, f"{refused_act} is refused ({error.status}): {words}", remedy=remedy))

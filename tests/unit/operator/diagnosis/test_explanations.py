@@ -55,17 +55,17 @@ def test_a_refusal_reads_the_same_once_there_were_many_like_it() -> None:
             "QuotaExceeded",
             "spec.resources",
         ),
-        ('pods "x" is forbidden: minimum cpu usage per Container is 1, but request is 1m', "QuotaExceeded", "Lower"),
+        ('pods "x" is forbidden: minimum cpu usage per Container is 1, but request is 1m', "QuotaExceeded", "Raise"),
         (
             'persistentvolumeclaims "big" is forbidden: maximum storage usage per PersistentVolumeClaim is 1Gi, but '
             "request is 100Gi",
             "QuotaExceeded",
-            "Lower",
+            "with a lower spec.output.storage.size",
         ),
         (
             'pods "x" is forbidden: memory max limit to request ratio per Container is 1, but provided ratio is 2.0',
             "QuotaExceeded",
-            "Lower",
+            "Set spec.resources.requests.memory and spec.resources.limits.memory",
         ),
         (
             'pods "x" is forbidden: no PriorityClass with name nope was found',
@@ -82,7 +82,14 @@ def test_a_refusal_reads_the_same_once_there_were_many_like_it() -> None:
             "PodNotStarted",
             "`restricted`",
         ),
-        ("admission webhook denied the request: no", "PodNotStarted", "admission"),
+        ("admission webhook denied the request: no", "PodNotStarted", "leave out pods with the label"),
+        ("admission webhook denied the request: label team is missing", "PodNotStarted", "spec.pod.labels"),
+        ('pods "x" is forbidden: pod rejected: RuntimeClass "g" not found', "PodNotStarted", "runtimeClassName"),
+        (
+            'jobs.batch "x" is forbidden: unable to create new content in namespace a because it is being terminated',
+            "PodNotStarted",
+            "Nothing has to be changed",
+        ),
     ],
 )
 def test_a_refusal_has_the_servers_words_without_made_up_names(words: str, reason: str, advice: str) -> None:

@@ -1,0 +1,114 @@
+"""What to change where a ResourceQuota or LimitRange of the namespace refuses a child.
+
+In: the message of the API server. Out: the remedy, with the fields that decide the refused amount, and whether it has
+to be lower, higher or set at all. Nothing in a spec changes how many objects Hone makes: a quota on their number has
+to change, or something else has to go. Next: admission.py, which adds what was refused.
+"""
+
+import re
+from collections.abc import Iterable
+
+_RANGE = re.compile(
+    r"(?P<bound>maximum|minimum) (?P<name>[\w./-]{1,316}) usage per (?P<type>\w{1,63}) is (?P<value>[^ ,]{1,63}?)"
+    r"(?:\.  No (?P<lacks>request|limit) is specified|, but (?P<kind>request|limit) is)"
+)
+_RATIO = re.compile(r"(?P<name>[\w./-]{1,316}) max limit to request ratio per \w{1,63} is (?P<value>[^ ,]{1,63})")
+_EXCEEDED = re.compile(r"exceeded quota: [^,]*, requested: (?P<asked>.*?), used: ")
+_ASKED = re.compile(r"(?:^|,)(?P<name>[^=,]+)=")
+_MUST_SPECIFY = re.compile(r"failed quota: [^:]*: must specify (?P<names>.*)")
+_QUOTA_RESOURCE = re.compile(r"\b(?P<kind>limits|requests)\.(?P<name>[a-z0-9./-]+)|\b(?P<short>cpu|memory)\b")
+_OF_CONTAINERS = re.compile(
+    r"(?:(?P<kind>limits|requests)\.)?(?P<name>cpu|memory|ephemeral-storage|hugepages-\w{1,20}|[\w.-]{1,253}/[\w.-]{1,63})"
+)
+_STORAGE = "spec.output.storage.size"
+_GPU, _GPUS = "amd.com/gpu", "spec.resources.gpus"
+_FIXED = f" A FineTuneJob's {_GPUS} can't change: apply it under another name."
+
+
+def advise(words: str) -> str | None:
+    """Return the remedy; None where the message is not of a quota or LimitRange in the words of Kubernetes."""
+    return _of_lacking(words) or _of_range(words) or _of_exceeded(words)
+
+
+def field_of_resource(kind: str, name: str) -> str:
+    """Return the field of the object that sets a container's request or limit (`kind`) of this resource."""
+    if name == _GPU:
+        return _GPUS
+    if name in ("cpu", "memory") and (kind, name) != ("limits", "cpu"):
+        return f"spec.resources.{name}"
+    # The limit of a device is also its request.
+    return f"spec.resources.{'limits' if '/' in name else kind}.{name}"
+
+
+def listed(fields: Iterable[str]) -> str:
+    """Return the fields as a sentence has them."""
+    *most, last = fields
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _of_lacking(words: str) -> str | None:
+    """Name the fields of what a ResourceQuota wants every pod to have."""
+    found = _MUST_SPECIFY.search(words)
+    if found is None:
+        return None
+    fields = dict.fromkeys(
+        field_of_resource(one["kind"] or "requests", one["name"] or one["short"])
+        for one in _QUOTA_RESOURCE.finditer(found["names"])
+    )
+    if not fields:
+        return None
+    return (
+        f"The quota wants every container to say what it needs: set {listed(fields)}, or give the namespace a "
+        "LimitRange with defaults."
+    )
+
+
+def _of_range(words: str) -> str | None:
+    """Say what is to be lower, higher or set for each limit of a LimitRange that the message names."""
+    steps: dict[str, None] = {}
+    for one in _RANGE.finditer(words):
+        kind = f"{one['lacks'] or one['kind']}s"
+        if one["type"] == "PersistentVolumeClaim":
+            lower = "lower" if one["bound"] == "maximum" else "higher"
+            steps[f"apply the FineTuneJob under another name with a {lower} {_STORAGE}"] = None
+            continue
+        field = field_of_resource(kind, one["name"])
+        if one["lacks"]:
+            steps[f"set {field} to at {'most' if one['bound'] == 'maximum' else 'least'} {one['value']}"] = None
+        else:
+            steps[f"{'lower' if one['bound'] == 'maximum' else 'raise'} {field}"] = None
+    for one in _RATIO.finditer(words):
+        request, limit = (f"spec.resources.{kind}.{one['name']}" for kind in ("requests", "limits"))
+        steps[f"set {request} and {limit}, the limit at most {one['value']} times the request"] = None
+    if not steps:
+        return None
+    steps["or ask whoever set the LimitRange of the namespace to change it"] = None
+    return _sentence(steps)
+
+
+def _of_exceeded(words: str) -> str | None:
+    """Say what of the exceeded amounts the spec decides."""
+    found = _EXCEEDED.search(words)
+    if found is None:
+        return None
+    fields: dict[str, None] = {}
+    has_storage = False
+    for one in _ASKED.finditer(found["asked"]):
+        name = one["name"].strip()
+        if name == "requests.storage" or name.endswith("storageclass.storage.k8s.io/requests.storage"):
+            has_storage = True
+        elif "storageclass.storage.k8s.io/" not in name and not name.startswith("count/"):
+            resource = _OF_CONTAINERS.fullmatch(name)
+            if resource:
+                fields[field_of_resource(resource["kind"] or "requests", resource["name"])] = None
+    steps = [f"lower {listed(fields)}"] if fields else []
+    if has_storage:
+        steps.append(f"apply the FineTuneJob under another name with a lower {_STORAGE}")
+    steps += ["remove what else uses the quota", "or ask for a larger one"]
+    return _sentence(steps)
+
+
+def _sentence(steps: Iterable[str]) -> str:
+    """Return the alternatives as one sentence, and what to know of them."""
+    text = ", ".join(steps)
+    return f"{text[0].upper()}{text[1:]}.{_FIXED if _GPUS in text else ''} Hone then tries again."
