@@ -134,6 +134,7 @@ def show(failure: HoneError, trace: str) -> None:
 
 
 def parse(argv: list[str] | None) -> Options | PlanOptions | MergeOptions:
+    """Return the options of the command line. Exits with a message when they are wrong."""
     parser = argparse.ArgumentParser(prog="hone-trainer", description="Trains what a FineTuneJob asks for.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     prepare = commands.add_parser("prepare", help="download, check and tokenize for one FineTuneJob; needs no GPU")

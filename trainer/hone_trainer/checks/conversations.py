@@ -49,7 +49,7 @@ def _make_numbers() -> array[int]:
 
 @dataclass
 class Turns:
-    """Which rows, by number, have what; `answered` has a 1 for each row that ends with an answer, else a 0."""
+    """Rows by property, as numbers of rows; `answered` has a 1 for each row that ends with an answer, else a 0."""
 
     answered: bytearray = field(default_factory=bytearray)
     unknown_roles: dict[str, array[int]] = field(default_factory=lambda: defaultdict(_make_numbers))

@@ -30,7 +30,7 @@ _STRETCHED = ("linear", "dynamic", "yarn", "longrope", "llama3")
 
 @dataclass(frozen=True)
 class Limits:
-    """`embeddings` and `positions` of a model, None: no limit that is known; beyond a hard one training fails."""
+    """The limits of a model. None: no limit is known; beyond a hard limit of positions, training fails."""
 
     embeddings: int | None
     positions: int | None

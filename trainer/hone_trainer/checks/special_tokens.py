@@ -35,7 +35,7 @@ class Ends:
 
 
 class Spaces:
-    """Which tokens are whitespace, decoded when a row ends with them."""
+    """The tokens that are whitespace; each is decoded once, when a row ends with it."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer

@@ -16,7 +16,7 @@ FIELD = "spec.training.extra.dataloaderDropLast"
 
 @dataclass(frozen=True)
 class Batches:
-    """`rows` in batches of `size` for each of several processes; an optimizer step takes `accumulation` of them."""
+    """Rows in batches of `size` for each of several processes; an optimizer step takes `accumulation` batches."""
 
     rows: int
     size: int

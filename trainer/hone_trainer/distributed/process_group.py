@@ -69,7 +69,7 @@ class Group:
 
 
 class Meeting:
-    """The time before the process group exists: the first process prepares alone, and the others wait for it."""
+    """The processes before they form a group: the first one prepares alone, and the others wait for it."""
 
     def __init__(self, place: Place) -> None:
         """Open the TCP store of the first process. Raises HoneError InvalidSpec when a GPU is missing."""

@@ -2,7 +2,7 @@
 
 The environment variables are torchrun's. Its launcher is not used: when stopped, it gives the workers 30 seconds to
 save
-a checkpoint, and it returns 1 whatever they did.
+a checkpoint, and it returns 1 however they ended.
 """
 
 import socket

@@ -37,6 +37,8 @@ Peak = Literal["loss", "backward", "embedding", "step"]
 
 @dataclass(frozen=True)
 class _Moment:
+    """Memory that is held only at one moment of a step, in bytes."""
+
     gradients: float = 0
     optimizer: float = 0
     activations: float = 0

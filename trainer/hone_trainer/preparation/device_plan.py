@@ -30,7 +30,7 @@ ONLY_ON_GPUS = ("fp16", "dataloader_pin_memory", "torch_empty_cache_steps")
 
 
 class DevicePlan(ForeignModel):
-    """How a job is trained on a device."""
+    """The choices, estimate and warnings for a job on a device, as prepared.json keeps them."""
 
     device: Device
     profile: list[Choice]

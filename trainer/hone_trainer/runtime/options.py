@@ -9,7 +9,7 @@ from hone_api.gpus import Gpu
 
 @dataclass(frozen=True)
 class Options:
-    """Where a run reads from and writes to. `port` 0 means no HTTP server; `nodes` is how many machines train.
+    """Inputs and outputs of a run. `port` 0 means no HTTP server; `nodes` is how many machines train.
 
     `gpu` is the GPU to prepare for when it is not visible here.
     """

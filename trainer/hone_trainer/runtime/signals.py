@@ -28,7 +28,7 @@ class EvaluationInterrupted(Interrupted):
 
 
 class Stop:
-    """Whether a signal to stop has arrived."""
+    """The handler of signals to stop. `requested` is whether one has arrived."""
 
     def __init__(self) -> None:
         self.requested = False

@@ -28,7 +28,7 @@ MARKER = "hone.json"
 
 @dataclass
 class Account:
-    """What Trainer forgets when it resumes. Losses are sums over steps; `runtime` is in seconds, of all starts
+    """The sums that Trainer loses when it resumes. Losses are sums over steps; `runtime` is in seconds, of all starts
     together.
     """
 

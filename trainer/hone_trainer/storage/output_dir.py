@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """What a run trains (`spec` as on the wire), so that its later starts train exactly the same."""
+    """The resolved inputs of a run (`spec` as on the wire), so that its later starts train exactly the same."""
 
     spec: dict[str, Any]
     model_commit: str | None = None

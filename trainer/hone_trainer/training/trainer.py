@@ -361,6 +361,8 @@ class HoneTrainer(SFTTrainer):
 
 
 class _Resume(TrainerCallback):
+    """Calls `begin` once Trainer has set up its state, just before the first step."""
+
     def __init__(self, trainer: HoneTrainer) -> None:
         self._trainer = trainer
 

@@ -21,7 +21,7 @@ _SHOWN_CHARACTERS = 40
 
 
 class RepeatedKeyError(ValueError):
-    """An object of JSON has a key twice; `key` is that key."""
+    """Raised for an object of JSON with a repeated key; `key` is that key."""
 
     def __init__(self, key: str) -> None:
         super().__init__(f"it has the key {show_json(key)} twice in one object")
