@@ -31,7 +31,7 @@ app.command("watch")(watch.command)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command and exit: 0 done, 1 a failure, 2 wrong usage, or the exit code of the trainer or engine."""
+    """Run the command and exit: 0 success, 1 a failure, 2 wrong usage, or the exit code of the trainer or engine."""
     plugin = Path(sys.argv[0]).name == "kubectl-hone"
     make_output_safe()
     try:
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     except typer.TyperException as error:
         from typer import rich_utils
 
-        error.message = make_printable(error.message)  # of wrong usage, which quotes what was typed
+        error.message = make_printable(error.message)  # a message about wrong usage quotes the user's input
         rich_utils.rich_format_error(error)  # type: ignore[arg-type] # declared for the class below
         sys.exit(error.exit_code)
     except typer.Abort:

@@ -1,1 +1,1 @@
-"""Hone's contract: the Kubernetes objects, the files on the claim, and what every room says to the others."""
+"""Hone's contract: the Kubernetes objects, the files on the claim, and the messages between the packages."""

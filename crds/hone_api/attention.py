@@ -1,8 +1,8 @@
-"""Which attention kernels a model can use: a rule that the trainer and the embedded engine share. Needs no torch.
+"""Find the attention kernels that a model can use: a rule that the trainer and the embedded engine share.
 
 Input is a model of transformers, with or without weights; output is the names that `attn_implementation` takes. The
-classes say what they support, and a composite model supports what all of its parts do. transformers makes the same
-choice only where no kernel is requested, and raises an error where a requested one is not supported.
+model's classes declare what they support, and a composite model supports what all of its parts support. transformers
+makes the same choice only if no kernel is requested, and raises an error for an unsupported one. Needs no torch.
 """
 
 import os
@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 Kernel = Literal["flash_attention_2", "sdpa", "eager"]
 
+# Numbers in a head of queries and keys, above which FlashAttention 2 raises an error.
 LARGEST_HEAD = 256
-"""Numbers in a head of queries and keys, above which FlashAttention 2 raises an error."""
 
 
+# With TRUE, FlashAttention computes with its Triton kernels on AMD GPUs. Those of 2.8.3 pass over windows and soft caps
+# without an error: flash_attn_triton_amd/interface_fa.py reads neither.
 TRITON = "FLASH_ATTENTION_TRITON_AMD_ENABLE"
-"""With TRUE, FlashAttention computes with its Triton kernels on AMD GPUs. Those of 2.8.3 pass over windows and soft
-caps without an error: flash_attn_triton_amd/interface_fa.py reads neither."""
 
 
 def supported_kernels(network: Any) -> tuple[Kernel, ...]:
@@ -42,13 +42,13 @@ def _parts_of(network: Any) -> Iterator[Any]:
 
 
 def _supports_flash(part: Any) -> bool:
-    """Whether the class supports FlashAttention 2 itself. Others would get a kernel that is downloaded instead."""
+    """Return whether the class itself supports FlashAttention 2. For others transformers would download a kernel."""
     only = getattr(part, "_compatible_flash_implementations", None)
     return bool(part._supports_flash_attn) and (only is None or "flash_attention_2" in only)
 
 
 def _limits_scores(config: Any) -> bool:
-    """Whether some layer sees a window or a chunk of the tokens alone, or caps its scores."""
+    """Return whether some layer attends only to a window or a chunk of the tokens, or caps its scores."""
     names = ("sliding_window", "attention_chunk_size", "attn_logit_softcapping")
     return any(getattr(config, name, None) for name in names)
 

@@ -23,7 +23,7 @@ class ApiModel(BaseModel):
         return {key: value for key, value in data.items() if value is not None}
 
     def to_wire(self) -> dict[str, Any]:
-        """As JSON-ready data with the wire's names, fields that were left out left out."""
+        """Return JSON-ready data with the wire's names, without the fields that were left out."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
@@ -34,28 +34,28 @@ class ForeignModel(ApiModel):
 
 
 def rule(expression: str, message: str, *, field_path: str | None = None) -> dict[str, str]:
-    """A CEL rule between fields: the API server and `hone validate` refuse with `message` when it is false."""
+    """Return a CEL rule between fields: if it is false, the API server and `hone validate` refuse with `message`."""
     found = {"rule": expression, "message": message}
     return found | {"fieldPath": field_path} if field_path else found
 
 
 def rules(*of: dict[str, str]) -> dict[str, Any]:
-    """The `json_schema_extra` that puts CEL rules on a model."""
+    """Return the `json_schema_extra` that adds CEL rules to a model."""
     return {"x-kubernetes-validations": list(of)}
 
 
 def keyed_by(field: str) -> dict[str, Any]:
-    """The `json_schema_extra` of a list whose items differ in one field."""
+    """Return the `json_schema_extra` of a list whose items differ in one field."""
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [field]}
 
 
 def exactly_one(*fields: str) -> str:
-    """The CEL expression that is true when exactly one of the fields is set."""
+    """Return the CEL expression that is true when exactly one of the fields is set."""
     return f"[{', '.join(f'has(self.{name})' for name in fields)}].filter(x, x).size() == 1"
 
 
 def text(pattern: str, message: str, *, max_length: int = 253) -> Any:
-    """The Field of a string that must match an RE2 pattern; `message` tells the user what it must be."""
+    """Return the Field of a string that must match an RE2 pattern; `message` explains to the user what it must be."""
     return Field(max_length=max_length, pattern=pattern, json_schema_extra={"x-message": message})
 
 
@@ -181,17 +181,17 @@ class Condition(ApiModel):
     observed_generation: int | None = Field(None, description="The metadata.generation that this speaks of.")
 
 
+# Columns of `kubectl get` that both kinds have.
 READY_COLUMNS = [
     {"name": "Ready", "type": "string", "jsonPath": '.status.conditions[?(@.type=="Ready")].status'},
     {"name": "Reason", "type": "string", "jsonPath": '.status.conditions[?(@.type=="Ready")].reason'},
 ]
-"""Columns of `kubectl get` that both kinds have."""
+# A column of `kubectl get --output wide` that both kinds have, as the last one: it is long.
 MESSAGE_COLUMN = {
     "name": "Message",
     "type": "string",
     "jsonPath": '.status.conditions[?(@.type=="Ready")].message',
     "priority": 1,
 }
-"""A column of `kubectl get --output wide` that both kinds have, as the last one: it is long."""
 
 Conditions = Annotated[list[Condition], Field(max_length=16, json_schema_extra=keyed_by("type"))]

@@ -2,7 +2,7 @@
 
 from typing import Literal, get_args
 
+# Names in torch; auto: as the weights were saved.
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-"""Names in torch; auto: as the weights were saved."""
 
 DTYPES: tuple[str, ...] = get_args(Dtype)

@@ -1,4 +1,4 @@
-"""What a failure is: a reason of the catalogue in reasons.py, and what was found."""
+"""Failures: a reason of the catalogue in reasons.py, and a message about what was found."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from hone_api.io.terminal import make_encodable
 
 @dataclass(frozen=True)
 class Reason:
-    """A way to fail. `exit_code` is the trainer's or engine's; None: only the operator sees this one."""
+    """A kind of failure. `exit_code` is the trainer's or engine's; None: only the operator reports it."""
 
     name: str
     exit_code: int | None
@@ -16,9 +16,9 @@ class Reason:
 
 
 class HoneError(Exception):
-    """A failure with a name. `message` says what was found, with the field and its value; the remedy is added.
+    """A failure with a reason. `message` states what was found, with the field and its value; the remedy is added.
 
-    Both may quote the name of a file, and fit into JSON even where that is not UTF-8.
+    Both may quote the name of a file, and fit into JSON even if the name is not UTF-8.
     """
 
     def __init__(self, reason: Reason, message: str, *, remedy: str | None = None) -> None:
@@ -28,5 +28,5 @@ class HoneError(Exception):
         self.remedy = make_encodable(remedy or reason.remedy)
 
     def sentence(self) -> str:
-        """What a user reads: what was found, then what to do."""
+        """Return the text for the user: what was found, then what to do."""
         return f"{self.message.rstrip('. ')}. {self.remedy}"

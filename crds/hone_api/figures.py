@@ -1,6 +1,6 @@
-"""Measured figures. JSON has no NaN and no infinity: what is not finite is left out where a report is made or read.
+"""Measured figures. JSON has no NaN and no infinity, so reports leave out values that are not finite.
 
-A figure that matters (a loss) is refused by the trainer before it comes here, so that nothing is lost in silence.
+A figure that matters (a loss) is refused by the trainer before it comes here, so that nothing is lost silently.
 """
 
 from math import isfinite
@@ -19,5 +19,5 @@ def keep_finite(values: Any) -> Any:
     return {name: value for name, value in values.items() if is_figure(value)} if isinstance(values, dict) else values
 
 
+# Figures by name.
 Figures = Annotated[dict[str, float], BeforeValidator(keep_finite)]
-"""Figures by name."""

@@ -1,4 +1,4 @@
-"""Where things are: on the claim, in a pod, and on the wire."""
+"""Names of paths, ports and headers: on the claim, in a pod, and on the wire."""
 
 ADAPTER, MERGED, MODEL = "adapter", "merged", "model"
 CACHE, PREPARED, CHECKPOINTS, LOGS, REPORT = "cache", "prepared", "checkpoints", "logs", "report"
@@ -11,20 +11,20 @@ POD_CLAIMS = "/claims"
 POD_CONFIG_MAPS = "/configmaps"
 POD_CACHE = "/cache"
 
+# Links to the verified files that an engine serves.
 POD_SERVED = "/served"
-"""Links to what an engine serves, made when it was proved."""
 
+# The file in POD_SERVED with the token for the engine's admin routes.
 ADMIN_TOKEN = "admin-token"
-"""The file in POD_SERVED with what the engine's admin routes ask for."""
 ADMIN_HEADER = "X-Hone-Admin"
 
+# The adapters that an engine should have, as the operator last wrote them.
 POD_ADAPTERS = "/etc/hone/adapters/adapters.json"
-"""The adapters that an engine should have, as the operator last wrote them."""
 
 TRAINER_PORT = 8080
 ENGINE_PORT = 8000
+# The engine's port on the pod's loopback when a guard receives its requests on ENGINE_PORT.
 GUARDED_PORT = 8001
-"""Where an engine listens, on the pod's loopback, when a guard receives its requests on ENGINE_PORT."""
 KEEPER_PORT = 8081
 
 FINETUNEJOB_LABEL = "hone.dev/finetunejob"
@@ -35,27 +35,27 @@ MANAGER = "hone"
 
 
 def artifact_path(namespace: str, name: str) -> str:
-    """The folder on the output claim that holds a FineTuneJob's whole tree."""
+    """Return the folder on the output claim that holds a FineTuneJob's tree."""
     return f"{namespace}/{name}"
 
 
 def checkpoint_name(step: int) -> str:
-    """Name of a checkpoint's folder; sorts by step."""
+    """Return the name of a checkpoint's folder; names sort by step."""
     return f"step-{step:08d}"
 
 
 def base_model_name(name: str | None, claim: str | None, path: str | None) -> str:
-    """What a base model is called in an engine's list: its hub name, else the last part of its path, else its claim."""
+    """Return a base model's name in an engine's list: its hub name, else the last part of its path, else its claim."""
     return name or (path or "").rstrip("/").rpartition("/")[2] or claim or ""
 
 
 def link_name(name: str, digest: str | None) -> str:
-    """The link below POD_SERVED: an engine that lists it tells the digest of what it loaded."""
+    """Return the name of a link below POD_SERVED, with the digest, so that an engine's list shows what it loaded."""
     return f"{name}-{digest.removeprefix('sha256:')[:12]}" if digest else name
 
 
 # Of the memory that is free after the weights are loaded, for the caches of all models of an embedded engine together.
 EMBEDDED_CACHE_SHARE = 0.25
 
+# How the embedded engine can read tool calls, by vLLM's names.
 EMBEDDED_TOOL_PARSERS = ("hermes", "llama3_json", "mistral")
-"""How the embedded engine can read tool calls, by vLLM's names."""

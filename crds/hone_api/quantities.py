@@ -19,7 +19,7 @@ def is_quantity(text: str) -> bool:
 
 
 def exact_number(quantity: str | int | float) -> Decimal:
-    """Return a quantity as an exact number, for comparisons. Raises decimal.InvalidOperation where it is none."""
+    """Return a quantity as an exact number, for comparisons. Raises decimal.InvalidOperation if it is none."""
     text = str(quantity)
     for suffix, factor in SUFFIXES.items():
         if text.endswith(suffix):

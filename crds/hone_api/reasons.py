@@ -1,13 +1,13 @@
-"""The one catalogue of everything that can go wrong, from which conditions, events, exit codes and docs come."""
+"""The only catalogue of failures, from which conditions, events, exit codes and documentation are made."""
 
 from hone_api.errors import HoneError as HoneError
 from hone_api.errors import Reason as Reason
 
+# Exit codes of failures that a retry can't fix: the Job fails at once.
 USER_MISTAKES = range(64, 70)
-"""Exit codes that a retry can't mend: the Job fails at once."""
 
+# The trainer was told to stop and saved a checkpoint: not counted against backoffLimit.
 INTERRUPTED_EXIT_CODE = 75
-"""The trainer was told to stop and saved a checkpoint: not counted against backoffLimit."""
 
 INVALID_SPEC = Reason(
     "InvalidSpec",

@@ -1,4 +1,4 @@
-"""For programs that compute on GPUs: fail before anything is loaded where the pod can't use those that it asks for."""
+"""Fail before anything is loaded if the pod can't use the GPUs that it requests. For programs that compute on GPUs."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from hone_api.reasons import GPU_NOT_USABLE, HoneError
 
 
 def require_gpus(environ: Mapping[str, str]) -> None:
-    """Return where the GPUs that the environment requires can be used, or none is required.
+    """Return if the GPUs that the environment requires can be used, or none is required.
 
     Raises HoneError GpuNotUsable with the cause and the remedy.
     """

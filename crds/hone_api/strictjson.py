@@ -1,7 +1,7 @@
-"""JSON that was written by others: what has two meanings, or none, is refused.
+"""Parse JSON that was written by others: ambiguous and invalid documents are refused.
 
-Python's parser takes the last of two keys with the same name, NaN, and any depth that its stack holds. Other parsers
-decide differently, so that two readers of one file could see two different contents.
+Python's parser accepts the last of two keys with the same name, NaN, and any depth that its stack holds. Other parsers
+decide differently, so two readers of one file could read two different contents.
 """
 
 import json

@@ -1,1 +1,1 @@
-"""How the commands reach clusters, engines and child processes, and read the user's files."""
+"""Access to clusters, engines and child processes, and to the user's files, for the commands."""

@@ -1,4 +1,4 @@
-"""Running the trainer or the engine as a child that writes to this terminal."""
+"""Run the trainer or the engine as a child process that writes to this terminal."""
 
 import importlib.util
 import signal
@@ -14,7 +14,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def require(extra: str, *modules: str) -> None:
-    """Raises Problem, saying what to install, unless all modules of an extra are there. Imports none of them."""
+    """Raise Problem, with what to install, unless all modules of an extra are installed. Imports none of them."""
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
         raise Problem(
@@ -26,8 +26,8 @@ def require(extra: str, *modules: str) -> None:
 def run_module(module: str, arguments: list[str], *, on_stop: Callable[[], None]) -> int:
     """Run `python -m module` to its end and return its exit code (128 + n when signal n ended it).
 
-    Ctrl-C, SIGTERM and SIGHUP become SIGTERM for the child, and then call `on_stop`; the second one kills the child. It
-    is in a process group of its own, so that the terminal's Ctrl-C reaches it only through here.
+    Ctrl-C, SIGTERM and SIGHUP become SIGTERM for the child, and then call `on_stop`; the second one kills the child.
+    The child has a process group of its own. Otherwise the terminal's Ctrl-C would also reach it directly.
     """
     asked = 0
     child: subprocess.Popen[bytes] | None = None
@@ -43,7 +43,7 @@ def run_module(module: str, arguments: list[str], *, on_stop: Callable[[], None]
             with suppress(OSError, ValueError, RuntimeError):  # the terminal is gone, or was just being written to
                 on_stop()
 
-    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # by nohup, which means it to stay so
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # set by nohup, and must stay so
     taken = [number for number in STOP_SIGNALS if not (ignored and number == signal.SIGHUP)]
     before = {number: signal.signal(number, stop) for number in taken}
     try:

@@ -14,8 +14,8 @@ from urllib3.exceptions import HTTPError
 from hone_cli.ui.output import Problem
 
 GROUP, VERSION = "hone.dev", "v1alpha1"
+# Seconds to connect, and between two reads.
 TIMEOUT = (5, 30)
-"""Seconds to connect, and between two reads."""
 
 Object = dict[str, Any]
 kubeconfig: Any = importlib.import_module("kubernetes.config")  # untyped
@@ -23,7 +23,7 @@ kubeconfig: Any = importlib.import_module("kubernetes.config")  # untyped
 
 @dataclass(frozen=True)
 class Cluster:
-    """A way into one cluster, and the namespace that is meant."""
+    """Access to one cluster, and the chosen namespace."""
 
     api: kubernetes.client.ApiClient
     namespace: str
@@ -43,7 +43,7 @@ def connect(context: str | None, namespace: str | None) -> Cluster:
 
 
 def get(cluster: Cluster, kind: str, plural: str, name: str) -> Object:
-    """One of Hone's objects. Raises Problem when it is not there."""
+    """Return one of Hone's objects. Raises Problem if it does not exist."""
     with errors_explained(f"{kind} {name} in namespace {cluster.namespace}"):
         found: Object = objects(cluster).get_namespaced_custom_object(
             GROUP, VERSION, cluster.namespace, plural, name, _request_timeout=TIMEOUT
@@ -52,13 +52,13 @@ def get(cluster: Cluster, kind: str, plural: str, name: str) -> Object:
 
 
 def objects(cluster: Cluster) -> Any:
-    """The client for custom objects, which are plain dicts."""
+    """Return the client for custom objects, which are plain dicts."""
     return kubernetes.client.CustomObjectsApi(cluster.api)
 
 
 @contextmanager
 def errors_explained(what: str) -> Iterator[None]:
-    """Turn what the API server or the way to it says into a Problem that names `what` was asked for."""
+    """Turn errors of the API server, or of the connection to it, into a Problem that names `what` was requested."""
     try:
         yield
     except ApiException as error:
@@ -70,7 +70,7 @@ def errors_explained(what: str) -> Iterator[None]:
 
 
 def explain(what: str, error: ApiException) -> Problem:
-    """The Problem for an answer of the API server."""
+    """Return the Problem for an answer of the API server."""
     said = _status_message(error)
     if error.status == 404 and said is None:
         return Problem(

@@ -1,4 +1,4 @@
-"""Reading the user's files: their objects, what each is called, what is wrong with it."""
+"""Read the user's files: their objects, each one's name, and its faults."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,14 +10,14 @@ Document = dict[str, Any]
 
 
 def load(path: Path) -> list[Document]:
-    """Every object in a file. Raises HoneError InvalidSpec when it can't be read."""
+    """Return every object in a file. Raises HoneError InvalidSpec when it can't be read."""
     from hone_api.schema.manifests import load_documents
 
     return load_documents(path)
 
 
 def title(document: Document) -> str:
-    """`Kind/name`, as far as the document says."""
+    """Return `Kind/name`, as far as the document has them."""
     metadata = document.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
     kind = document.get("kind")
@@ -26,7 +26,7 @@ def title(document: Document) -> str:
 
 
 def find_missing_names(document: Document) -> list[str]:
-    """Return why no client could tell what the object is: apiVersion or kind is missing, or not a string."""
+    """Return why the kind of the object is unknown: apiVersion or kind is missing, or not a string."""
     found = []
     for field in ("apiVersion", "kind"):
         value = document.get(field)
@@ -36,7 +36,7 @@ def find_missing_names(document: Document) -> list[str]:
 
 
 def is_hones(document: Document) -> bool:
-    """Whether it is an object of Hone's API group."""
+    """Return whether it is an object of Hone's API group."""
     return str(document.get("apiVersion")).partition("/")[0] == "hone.dev" or document.get("kind") in KINDS
 
 
@@ -44,14 +44,14 @@ KINDS = ("FineTuneJob", "InferenceService")
 
 
 def problems(document: Document) -> list[str]:
-    """What `kubectl apply` would refuse, one sentence each."""
+    """Return why `kubectl apply` would refuse the document, one sentence each."""
     from hone_api.schema.validation import validate
 
     return list(validate(document))
 
 
 def the_only(kind: str, path: Path) -> Document:
-    """The file's one valid object of a kind. Raises HoneError InvalidSpec, naming what was found instead."""
+    """Return the file's one valid object of a kind. Raises HoneError InvalidSpec, naming what was found instead."""
     documents = load(path)
     found = [document for document in documents if document.get("kind") == kind]
     if len(found) != 1:
@@ -68,7 +68,7 @@ def the_only(kind: str, path: Path) -> Document:
 
 
 def pairs(option: str, values: Iterable[str]) -> dict[str, str]:
-    """The values of a repeated option NAME=DIR. Raises HoneError InvalidSpec for another form."""
+    """Return the values of a repeated option NAME=DIR. Raises HoneError InvalidSpec for another form."""
     found = {}
     for value in values:
         name, equals, folder = value.partition("=")

@@ -1,4 +1,4 @@
-"""A client for an OpenAI-compatible engine: which models it has, and answers as they are written."""
+"""A client for an OpenAI-compatible engine: its list of models, and answers as they are generated."""
 
 import json
 import os
@@ -16,14 +16,14 @@ API_KEY = "HONE_API_KEY"  # of the engine, from apiKeySecret or its --api-key-fi
 
 @dataclass(frozen=True)
 class Model:
-    """A model that an engine lists. `kind` is base, adapter, merged or model; None where the engine does not tell."""
+    """A model in an engine's list. `kind` is base, adapter, merged or model; None: the engine does not report it."""
 
     id: str
     kind: str | None = None
 
 
 class Engine:
-    """An engine at a base URL that ends in /v1. Every call raises Problem when the engine fails it."""
+    """An engine at a base URL that ends in /v1. Every call raises Problem when the engine fails."""
 
     def __init__(self, url: str, *, remedy: str) -> None:
         self.url = url.rstrip("/")
@@ -34,7 +34,7 @@ class Engine:
         self._http = httpx.Client(headers=headers, timeout=httpx.Timeout(10, read=600), trust_env=False)
 
     def models(self) -> list[Model]:
-        """All models, in the engine's order."""
+        """Return all models, in the engine's order."""
         try:
             answer = self._http.get(f"{self.url}/models")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -48,7 +48,7 @@ class Engine:
             ) from None
 
     def answer(self, model: str, messages: list[Message]) -> Generator[str, None, None]:
-        """The answer to a conversation, in pieces as they come."""
+        """Yield the answer to a conversation, in pieces as they come."""
         body = {"model": model, "messages": messages, "stream": True}
         try:
             with self._http.stream("POST", f"{self.url}/chat/completions", json=body) as answer:
@@ -69,7 +69,7 @@ class Engine:
 
 
 def _kind(entry: dict[str, Any]) -> str | None:
-    """vLLM tells no kind, and the parent of adapters alone."""
+    """Return the model's kind. vLLM reports none, and reports a parent only for adapters."""
     kind = entry.get("kind")
     return kind if isinstance(kind, str) and kind else "adapter" if entry.get("parent") else None
 
@@ -102,7 +102,7 @@ def _event(data: str) -> dict[str, Any]:
 
 
 def _contents(event: dict[str, Any]) -> Iterator[str]:
-    """Yield the text in an event; what has another form than OpenAI's has none."""
+    """Yield the text in an event; an event of another form than OpenAI's has none."""
     choices = event.get("choices")
     for choice in choices if isinstance(choices, list) else []:
         delta = choice.get("delta") if isinstance(choice, dict) else None

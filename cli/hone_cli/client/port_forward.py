@@ -1,4 +1,4 @@
-"""A local port whose connections end in a ready pod behind a Service, as `kubectl port-forward` has it."""
+"""Open a local port whose connections go to a ready pod behind a Service, like `kubectl port-forward`."""
 
 import socket
 import socketserver
@@ -15,7 +15,7 @@ from hone_cli.ui.output import Problem
 
 
 def ready_endpoint(cluster: Cluster, service: str) -> tuple[str, int]:
-    """Pod name and port of a ready endpoint. Raises Problem when the Service has none."""
+    """Return pod name and port of a ready endpoint. Raises Problem when the Service has none."""
     discovery: Any = kubernetes.client.DiscoveryV1Api(cluster.api)
     with errors_explained(f"Service {service} in namespace {cluster.namespace}"):
         slices = discovery.list_namespaced_endpoint_slice(
@@ -36,13 +36,13 @@ def forward(cluster: Cluster, service: str) -> Iterator[str]:
     """Listen on a free port of 127.0.0.1 and yield `http://127.0.0.1:<port>`.
 
     Each connection goes to a pod that is ready at that moment, so a rollout costs one connection, not the listener.
-    Raises Problem when no pod is ready or this user may not forward ports.
+    Raises Problem when no pod is ready or this user is not allowed to forward ports.
     """
     opening = threading.Lock()
 
     def open_remote() -> socket.socket:
         pod, port = ready_endpoint(cluster, service)
-        # The client swaps its own transport while it opens a forward: one at a time.
+        # The client replaces its own transport while it opens a forward, so only one may open at a time.
         with opening, errors_explained(f"port-forward to pod {pod}"):
             return _open_socket(cluster, pod, port)
 

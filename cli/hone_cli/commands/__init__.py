@@ -1,1 +1,1 @@
-"""One module for each command of `hone`, and what several of them share."""
+"""One module for each command of `hone`, and modules that several commands share."""

@@ -14,7 +14,7 @@ from hone_cli.ui.output import Problem
 if TYPE_CHECKING:
     from hone_cli.client.openai import Engine, Message, Model
 
-# The models that are asked, each with what it and the user have said.
+# The models in this chat, each with its conversation so far.
 Talk = dict[str, "list[Message]"]
 
 LOCAL_URL = "http://127.0.0.1:8000/v1"
@@ -54,7 +54,7 @@ def command(
 
 
 def choose(models: "list[Model]", wanted: str | None) -> str:
-    """The model to talk to: the wanted one, else the first adapter, else the first. Raises Problem without it."""
+    """Return the model to talk to: the named one, else the first adapter, else the first. Raises Problem if none."""
     names = [model.id for model in models]
     if wanted is not None and wanted not in names:
         raise Problem(f"there is no model {wanted}", f"The engine has: {', '.join(names) or 'none'}")
@@ -70,7 +70,7 @@ def choose(models: "list[Model]", wanted: str | None) -> str:
 
 
 def choose_beside(models: "list[Model]", first: str, wanted: str) -> str:
-    """The second model. Raises Problem when there is none of that name, or it is the first."""
+    """Return the second model. Raises Problem when no model has this name, or it is the first model."""
     second = choose(models, wanted)
     if second == first:
         raise Problem(f"{first} is already asked", "Name another model to ask beside it; /models lists them.")
@@ -83,7 +83,7 @@ def say(engine: "Engine", model: str, messages: "list[Message]") -> str:
 
 
 def ask(engine: "Engine", talk: "Talk", question: str) -> None:
-    """Every model's answer, with its name when there are several; each remembers its own, or none does."""
+    """Print every model's answer, with its name if there are several; all are added to the histories, or none."""
     asked: Talk = {model: [*history, {"role": "user", "content": question}] for model, history in talk.items()}
     if len(asked) > 1 and output.is_terminal():
         from hone_cli.commands.side_by_side import answers_in_columns
@@ -100,7 +100,7 @@ def ask(engine: "Engine", talk: "Talk", question: str) -> None:
 
 
 def converse(engine: "Engine", talk: "Talk") -> None:
-    """Read lines and answer them until /exit or the end of input. A failed answer leaves the history as it was."""
+    """Read lines and answer them until /exit or the end of input. A failed answer leaves the history unchanged."""
     output.hint(f"Talking to {' and '.join(talk)}. {COMMANDS}.")
     for line in _lines():
         if line.startswith("/"):
@@ -141,7 +141,7 @@ def _obey(line: str, engine: "Engine", talk: "Talk") -> "Talk":
 
 
 def _lines() -> Iterator[str]:
-    """What the user types, line by line, without empty ones; Ctrl-C at the prompt and Ctrl-D end it."""
+    """Yield the user's lines, without empty ones; Ctrl-C at the prompt and Ctrl-D end it."""
     if sys.stdin.isatty():
         import readline  # noqa: F401  # gives input() history and editing
     while True:
@@ -169,10 +169,10 @@ def _engine(name: str | None, namespace: str | None, context: str | None, url: s
 
 
 def require_available(service: dict[str, Any]) -> None:
-    """Raises Problem, with what the conditions say, unless the InferenceService is available."""
+    """Raise Problem, with the conditions' messages, unless the InferenceService is available."""
     title = f"InferenceService {service['metadata']['name']}"
     found = service.get("status", {}).get("conditions", [])
-    conditions = [condition for condition in found if condition["type"] != "Ready"]  # which repeats the others
+    conditions = [condition for condition in found if condition["type"] != "Ready"]  # Ready repeats the others
     if not conditions:
         raise Problem(f"{title} has no status yet", "Wait a moment; if it stays so, check that Hone's operator runs.")
     if any(condition["type"] == "Available" and condition["status"] == "True" for condition in conditions):

@@ -1,4 +1,4 @@
-"""`hone merge`: an adapter and its base model become one model."""
+"""`hone merge`: merge an adapter into its base model."""
 
 import shlex
 from pathlib import Path

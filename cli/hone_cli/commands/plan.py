@@ -1,4 +1,4 @@
-"""`hone plan`: how much device memory a job needs, and which GPUs have it."""
+"""`hone plan`: estimate how much device memory a job needs, and which GPUs have it."""
 
 from pathlib import Path
 from typing import Annotated

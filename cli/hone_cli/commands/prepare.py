@@ -1,4 +1,4 @@
-"""`hone prepare`: what a dataset is like and what will be learned from it, before any GPU is held."""
+"""`hone prepare`: report a dataset's properties and the tokens that training learns from, before any GPU is used."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`hone run`: the trainer of the cluster, here."""
+"""`hone run`: run the cluster's trainer on this machine."""
 
 import shlex
 from pathlib import Path
@@ -36,16 +36,16 @@ def command(file: File, output_: Output = None, claim: options.Claims = [], verb
 
 
 def trainer_arguments(command: str, file: Path, folder: Path, claims: dict[str, str], *, verbose: bool) -> list[str]:
-    """The trainer's command line for `run` or `prepare`."""
+    """Return the trainer's command line for `run` or `prepare`."""
     arguments = [command, str(file), "--output", str(folder), *claim_options(claims)]
     return [*arguments, "--verbose"] if verbose else arguments
 
 
 def run_command(file: Path, folder: Path, claims: dict[str, str]) -> str:
-    """What a user types to train, or to go on."""
+    """Return the command with which the user trains, or continues."""
     return shlex.join(["hone", "run", str(file), "--output", str(folder), *claim_options(claims)])
 
 
 def claim_options(claims: dict[str, str]) -> list[str]:
-    """The folders of claims, as the trainer and `hone run` take them."""
+    """Return the folders of claims as options of the trainer and `hone run`."""
     return [word for name, folder in claims.items() for word in ("--claim", f"{name}={folder}")]

@@ -1,4 +1,4 @@
-"""`hone serve`: the embedded engine, here."""
+"""`hone serve`: run the embedded engine on this machine."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,12 +22,12 @@ Jobs = Annotated[
 Name = Annotated[str | None, typer.Option(help="What clients call the model.")]
 Adapters = Annotated[list[str], typer.Option("--adapter", metavar="NAME=DIR", help="Serve an adapter as well.")]
 
+# Fields that change what clients meet, and what to do instead.
 LEFT_OUT = {
     "apiKeySecret": "Put a key that clients must send into the variable HONE_API_KEY.",
     "reasoningParser": "The embedded engine returns what a model thinks as a part of its text.",
     "extraArgs": "They are for the engine in the cluster; `hone-server --help` shows those of the one here.",
 }
-"""Fields that change what clients meet, and what to do instead."""
 
 
 def command(
@@ -59,7 +59,7 @@ def command(
 
 
 def engine_arguments(target: Path, claims: dict[str, str], jobs: dict[str, str]) -> list[str]:
-    """What the engine is to serve: a folder as it is, or what an InferenceService names, found in folders here."""
+    """Return the engine's arguments: a given folder, or the models of an InferenceService, found in folders here."""
     if target.is_dir():
         return [str(target)]
     if not target.exists():
@@ -90,7 +90,7 @@ def engine_arguments(target: Path, claims: dict[str, str], jobs: dict[str, str])
 
 
 def _folder(source: dict[str, Any], claims: dict[str, str], jobs: dict[str, str], field: str) -> Path:
-    """Where a fineTuneJob or claim of the manifest lies here."""
+    """Return the local folder of a fineTuneJob or claim of the manifest."""
     if source.get("fineTuneJob"):
         name = source["fineTuneJob"]["name"]
         folder = Path(jobs.get(name, name))

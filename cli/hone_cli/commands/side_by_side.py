@@ -1,4 +1,4 @@
-"""Several models' answers to one question in columns, all as they come. For a terminal; a pipe has them in lines."""
+"""Print several models' answers to one question in columns, as they come. For a terminal; a pipe gets lines."""
 
 import threading
 from contextlib import closing
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def answers_in_columns(engine: "Engine", asked: dict[str, "list[Message]"], console: Console) -> dict[str, str]:
-    """Ask every model at once, each its own conversation. Raises Problem as soon as one fails."""
+    """Ask every model at once, each with its own conversation. Raises Problem as soon as one fails."""
     said = dict.fromkeys(asked, "")
     failures: list[Exception] = []
     ended = threading.Event()
@@ -31,7 +31,7 @@ def answers_in_columns(engine: "Engine", asked: dict[str, "list[Message]"], cons
             failures.append(error)
             ended.set()
 
-    # Daemons, because one that waits for its first piece would hold up Ctrl-C.
+    # Daemon threads, because a thread that waits for its first piece would delay Ctrl-C.
     threads = [threading.Thread(target=listen, args=(model,), daemon=True) for model in asked]
     with Live(get_renderable=lambda: columns(said), console=console):
         try:

@@ -1,4 +1,4 @@
-"""`hone validate`: what `kubectl apply` would say, without a cluster."""
+"""`hone validate`: report what `kubectl apply` would refuse, without a cluster."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +20,7 @@ def command(files: Files, verbose: options.Verbose = False) -> None:
 
 
 def check(path: Path) -> bool:
-    """Print what is wrong in one file, object by object. Returns whether all of it is right."""
+    """Print the faults in one file, object by object. Return whether there are none."""
     try:
         found = documents.load(path)
     except HoneError as error:

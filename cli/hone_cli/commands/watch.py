@@ -1,4 +1,4 @@
-"""`hone watch`: a FineTuneJob in the cluster, live, to its end."""
+"""`hone watch`: follow a FineTuneJob in the cluster until it ends."""
 
 import time
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 PLURAL = "finetunejobs"
 WATCH_SECONDS = 60
+# How long the way to the cluster may be broken before it is given up.
 PATIENCE_SECONDS = 120
-"""How long the way to the cluster may be broken before it is given up."""
 
 Name = Annotated[str, typer.Argument(help="FineTuneJob.")]
 
@@ -43,7 +43,7 @@ def command(
 
 
 def show_live(jobs: Iterator[job_progress.Job]) -> job_progress.Job:
-    """A bar that moves; what it waits for is printed above it. Returns the job at its end."""
+    """Show a live progress bar, with the reasons for waiting above it. Return the job at its end."""
     from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
 
     columns = (
@@ -68,7 +68,7 @@ def show_live(jobs: Iterator[job_progress.Job]) -> job_progress.Job:
 
 
 def show_lines(jobs: Iterator[job_progress.Job]) -> job_progress.Job:
-    """One line for every change. Returns the job at its end."""
+    """Print one line for every change. Return the job at its end."""
     last = ""
     for job in jobs:
         if job_progress.outcome(job) is not None:
@@ -82,9 +82,9 @@ def show_lines(jobs: Iterator[job_progress.Job]) -> job_progress.Job:
 
 
 def follow(connection: "Cluster", name: str) -> Iterator[job_progress.Job]:
-    """The job at every change, without end. Survives expired watches and breaks of up to PATIENCE_SECONDS.
+    """Yield the job at every change, without end. Survives expired watches and outages of up to PATIENCE_SECONDS.
 
-    Raises Problem when the job is not there, was deleted, or the cluster stays away.
+    Raises Problem when the job does not exist, was deleted, or the cluster stays unreachable.
     """
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
@@ -111,7 +111,7 @@ def follow(connection: "Cluster", name: str) -> Iterator[job_progress.Job]:
 
 
 def _until_watch_ends(connection: "Cluster", name: str) -> Iterator[job_progress.Job]:
-    """The job now, and at every change until the API server ends the watch."""
+    """Yield the job now, and at every change until the API server ends the watch."""
     from kubernetes import watch
 
     from hone_cli.client import cluster

@@ -1,6 +1,6 @@
-"""Reads a cluster's facts by the user's own rights. Every call has a timeout; a refused one is a fact as well.
+"""Read a cluster's facts with the user's own rights.
 
-Raises Problem where the cluster gives no answer at all.
+Every call has a timeout; a refused call is a fact as well. Raises Problem if the cluster does not answer at all.
 """
 
 import json
@@ -20,17 +20,17 @@ from hone_cli.doctor.checks.cluster_facts import ClusterFacts, Object
 from hone_cli.doctor.checks.findings import Unread
 
 T = TypeVar("T")
+# Objects in one answer: a node has up to 50 KiB.
 PAGE = 250
-"""Objects in one answer: a node has up to 50 KiB."""
+# Until the second and last call to an API server that is too busy for the first one.
 BUSY_SECONDS = 1.0
-"""Until the second and last call to an API server that is too busy for the first one."""
+# After that no further call is made, so that a slow cluster ends in a report as well.
 TOTAL_SECONDS = 180.0
-"""After that no further call is made, so that a slow cluster ends in a report as well."""
 CLAIMS = "resource.k8s.io"
 
 
 def collect_facts(cluster: Cluster) -> ClusterFacts:
-    """Return what the user may read of the cluster. Raises Problem when it can't be reached or refuses the user."""
+    """Return what the user can read of the cluster. Raises Problem when it can't be reached or refuses the user."""
     with errors_explained("the version of the cluster"):
         version = read(cluster, "/version")
     attempt = Attempts(time.monotonic() + TOTAL_SECONDS)
@@ -76,7 +76,7 @@ class Attempts:
         raise AssertionError("the last call returns")
 
     def read_below(self, path: str | Unread | None, call: Callable[[str], tuple[T, ...]]) -> tuple[T, ...] | Unread:
-        """Return nothing where the cluster has no such API, whose `path` is None."""
+        """Return nothing if the cluster has no such API, whose `path` is None then; else read it."""
         if isinstance(path, Unread):
             return path
         return () if path is None else self.read(lambda: call(path))
@@ -122,7 +122,7 @@ def list_objects(cluster: Cluster, path: str, query: Mapping[str, str] | None = 
 
 
 def describe_error(error: ApiException | HTTPError) -> str:
-    """Return in one sentence why a call failed."""
+    """Return why a call failed, in one sentence."""
     if isinstance(error, HTTPError):
         return str(error)
     try:

@@ -1,4 +1,4 @@
-"""What the pod of --deep found: the GPU's device files, the hub, and the default images. Pure."""
+"""Report the results of the pod of --deep: the GPU's device files, the hub, and the default images. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +20,7 @@ NOT_FOR_NODES = "Pods with a proxy or credentials of their own may differ."
 
 
 def report_unprobed(images: Mapping[str, str]) -> list[Finding]:
-    """Return the findings of a report without --deep: none of them is known."""
+    """Return the findings of a report without --deep: all are unknown."""
     named = ", ".join(f"{value} {image}" for value, image in images.items())
     return [
         Finding(
@@ -35,12 +35,12 @@ def report_unprobed(images: Mapping[str, str]) -> list[Finding]:
 
 
 def report_impossible(message: str, remedy: str) -> list[Finding]:
-    """Return the findings where no pod could be made."""
+    """Return the findings when no pod could be created."""
     return [Finding(check, "unknown", f"Not checked: {message}", remedy) for check in CHECKS]
 
 
 def check_probed(probed: Probed, images: Mapping[str, str]) -> list[Finding]:
-    """Return the findings of the pod. `images` are by their value of the chart."""
+    """Return the findings of the pod. `images` maps chart values to the default images."""
     if probed.answer is None:
         return _report_unanswered(probed, images)
     where = f"On node {probed.node or 'unknown'}"

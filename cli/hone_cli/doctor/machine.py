@@ -1,4 +1,4 @@
-"""Gathers facts about this machine, with a timeout on whatever may hang."""
+"""Gather facts about this machine, with a timeout on every call that could hang."""
 
 import http.client
 import importlib.util
@@ -26,9 +26,9 @@ TRAINER = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 
 @dataclass(frozen=True)
 class MachineFacts:
-    """What this machine has. Sizes are in bytes. `torch`: what it sees, how its check ended, or None without torch.
+    """Facts about this machine. Sizes are in bytes. `torch`: its devices, how its check ended, or None without torch.
 
-    `hub` is the status that the hub answered with, or why there is no answer; None where it must not be asked.
+    `hub` is the status of the hub's answer, or why there is no answer; None if it must not be asked.
     """
 
     python: tuple[int, int]
@@ -73,7 +73,7 @@ OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 def find_cache(environ: Mapping[str, str]) -> Path:
-    """Return the folder that the hub's libraries keep models in, as they find it."""
+    """Return the folder in which the hub's libraries keep models, found as they do."""
     if given := environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE"):
         return Path(given).expanduser()
     home = environ.get("HF_HOME") or os.path.join(environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
@@ -81,7 +81,7 @@ def find_cache(environ: Mapping[str, str]) -> Path:
 
 
 def find_cache_error(cache: Path) -> str | None:
-    """Return why models can't be written to the cache; None where they can, also where the folder is not yet made."""
+    """Return why models can't be written to the cache; None if they can, even if the folder does not exist yet."""
     there = _find_existing(cache)
     if not there.is_dir():
         return f"{there} is not a folder"
@@ -89,7 +89,7 @@ def find_cache_error(cache: Path) -> str | None:
 
 
 def read_free_disk(folder: Path) -> int | Unread:
-    """Return the free bytes of the disk that a folder is or will be on."""
+    """Return the free bytes on the disk of a folder, which need not exist."""
     try:
         return shutil.disk_usage(_find_existing(folder)).free
     except OSError as error:
@@ -97,7 +97,7 @@ def read_free_disk(folder: Path) -> int | Unread:
 
 
 def read_free_memory(root: Path) -> int | Unread:
-    """Return the bytes of memory that programs can still get."""
+    """Return the bytes of memory that programs can still allocate."""
     try:
         for line in (root / "proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -108,7 +108,7 @@ def read_free_memory(root: Path) -> int | Unread:
 
 
 def find_hub(environ: Mapping[str, str]) -> str:
-    """Return the hub's address, without a user and password that are in it."""
+    """Return the hub's address, without a user and password in it."""
     url = environ.get("HF_ENDPOINT") or HUB
     scheme, separator, rest = url.partition("://")
     host, slash, path = rest.partition("/")

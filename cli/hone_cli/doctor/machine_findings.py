@@ -1,4 +1,4 @@
-"""What this machine has and lacks for `hone run` and `hone serve`. Pure."""
+"""Report what this machine has and lacks for `hone run` and `hone serve`. Pure."""
 
 from hone_api.gpucheck.facts import Torch
 
@@ -6,8 +6,8 @@ from hone_cli.doctor.checks.findings import Finding, Unread, join_names, report_
 from hone_cli.doctor.machine import MachineFacts
 
 GB = 1024**3
+# The models of the quickstart fit with these; others need more.
 LEAST_MEMORY, LEAST_DISK = 4 * GB, 10 * GB
-"""Below these the models of the quickstart may not fit; others need more."""
 SUPPORTED = ((3, 11), (3, 13))
 
 

@@ -1,7 +1,8 @@
-"""Runs in the pod of `hone doctor --deep`: writes JSON as its termination message. Imports the standard library only.
+"""The script in the pod of `hone doctor --deep`: it writes JSON as its termination message.
 
 Arguments: the file for the message, the hub's address, then default images. It opens device files, and sends requests
-without credentials. A termination message is part of the pod's status: nobody needs the right to read logs.
+without credentials. A termination message is part of the pod's status, so reading it needs no right to read logs.
+Imports the standard library only.
 """
 
 import http.client
@@ -16,8 +17,8 @@ from glob import glob
 from typing import Any
 
 SECONDS = 15
+# The kubelet keeps 4096 bytes of a termination message.
 LONGEST_ERROR = 200
-"""The kubelet keeps 4096 bytes of a termination message."""
 MANIFESTS = (
     "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
     "application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json"
@@ -25,7 +26,7 @@ MANIFESTS = (
 
 
 def open_device(path: str) -> dict[str, Any] | None:
-    """Return owner, mode and the errno of opening a device file; None where there is none."""
+    """Return owner, mode and the errno of opening a device file; None: there is none."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -41,7 +42,7 @@ def open_device(path: str) -> dict[str, Any] | None:
 
 
 def request(url: str, method: str, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
-    """Return status, headers with small letters, and up to 1 MiB of the body. Raises OSError without an answer."""
+    """Return status, headers with lowercase names, and up to 1 MiB of the body. Raises OSError without an answer."""
     asked = urllib.request.Request(url, method=method, headers={"User-Agent": "hone-doctor", **headers})
     try:
         with urllib.request.urlopen(asked, timeout=SECONDS) as answer:
@@ -51,7 +52,7 @@ def request(url: str, method: str, headers: dict[str, str]) -> tuple[int, dict[s
 
 
 def reach(url: str) -> dict[str, Any]:
-    """Return the status that a server answers with, or why there is no answer."""
+    """Return the status of a server's answer, or why there is no answer."""
     try:
         return {"status": request(url, "HEAD", {})[0]}
     except (OSError, ValueError, http.client.HTTPException) as error:
@@ -71,7 +72,7 @@ def split_image(image: str) -> tuple[str, str, str]:
 
 
 def resolve_image(image: str) -> dict[str, Any]:
-    """Return the status that the registry answers a request for the manifest with, or why there is no answer."""
+    """Return the status of the registry's answer to a request for the manifest, or why there is no answer."""
     registry, name, reference = split_image(image)
     url = f"https://{registry}/v2/{name}/manifests/{reference}"
     try:
@@ -91,7 +92,7 @@ def resolve_image(image: str) -> dict[str, Any]:
 
 
 def main(message: str, hub: str, images: list[str]) -> None:
-    """Write what this pod has and reaches."""
+    """Write what this pod has and can reach."""
     try:
         with open("/sys/module/amdgpu/version") as file:
             driver = file.read().strip() or None

@@ -1,6 +1,6 @@
-"""The pod of --deep: its manifest, its life, and its end in every case.
+"""The pod of --deep: its manifest, its run, and its deletion in every case.
 
-It is non-root and read-only, and holds one GPU, since only a pod that holds a GPU has its device files.
+It is non-root and read-only, and holds one GPU, because only a pod that holds a GPU has its device files.
 """
 
 import json
@@ -29,9 +29,10 @@ SCRIPT = Path(__file__).with_name("pod_script.py")
 MESSAGE = "/dev/termination-log"
 POLL_SECONDS = 1.0
 DELETE_TRIES = 3
+# That the pod may run on.
 MOST_NODES = 20
-"""That the pod may run on."""
 LONGEST_WORDS = 300
+# Reasons of a waiting container that a person has to remove.
 HOPELESS = (
     "ErrImagePull",
     "ImagePullBackOff",
@@ -39,14 +40,13 @@ HOPELESS = (
     "CreateContainerConfigError",
     "CreateContainerError",
 )
-"""Reasons of a waiting container that a person has to remove."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where the pod runs and what it asks for. `resource` None: no GPU. `node` None: any.
+    """Where the pod runs and what it requests. `resource` None: no GPU. `node` None: any.
 
-    `others`: further nodes that will do, since all GPUs of the first one may be in use.
+    `others`: further suitable nodes, because all GPUs of the first one may be in use.
     """
 
     node: str | None = None
@@ -58,7 +58,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Probed:
-    """How the pod ended. `answer`: what it printed; `reason` and `error`: why there is no answer."""
+    """How the pod ended. `answer`: its output; `reason` and `error`: why there is no answer."""
 
     target: Target
     answer: Mapping[str, Any] | None = None
@@ -138,7 +138,9 @@ def make_pod(name: str, image: str, target: Target, hub: str, images: Sequence[s
 
 def probe(cluster: Cluster, image: str, target: Target, hub: str, images: Sequence[str], seconds: int) -> Probed:
     """Run the pod and return how it ended; it is deleted in every case, also after Ctrl-C and SIGTERM."""
-    name = f"hone-doctor-{uuid.uuid4().hex[:10]}"  # chosen here, so that it can be deleted if the answer is lost
+    name = (
+        f"hone-doctor-{uuid.uuid4().hex[:10]}"  # chosen here, so that the pod can be deleted even if the answer is lost
+    )
     place = f"/api/v1/namespaces/{cluster.namespace}/pods"
     body = make_pod(name, image, target, hub, images, seconds)
     may_exist = False
@@ -160,7 +162,7 @@ def probe(cluster: Cluster, image: str, target: Target, hub: str, images: Sequen
 
 
 def judge_waiting(pod: Object) -> tuple[str, str] | None:
-    """Return reason and message of a container that will not start without help; None where it may."""
+    """Return reason and message of a container that can't start without help; None if it can."""
     for status in _own_containers(pod):
         waiting = (status.get("state") or {}).get("waiting") or {}
         if waiting.get("reason") in HOPELESS:
@@ -189,7 +191,7 @@ def has_ended(pod: Object) -> bool:
 
 
 def read_answer(pod: Object) -> tuple[Mapping[str, Any] | None, str]:
-    """Return what the script wrote as its termination message, or None and why the pod ended without."""
+    """Return the script's termination message, or None and why the pod ended without one."""
     status = pod.get("status") or {}
     words = " ".join(str(status[key]) for key in ("reason", "message") if status.get(key))
     for container in _own_containers(pod):
@@ -238,7 +240,7 @@ def _find_missing_rights(cluster: Cluster) -> list[str]:
 
 
 def _is_final(error: ApiException | HTTPError) -> bool:
-    """Return whether the API server refused the request, which another try would not change."""
+    """Return whether the API server refused the request, so that another try would be refused, too."""
     return isinstance(error, ApiException) and error.status not in (None, 429) and error.status < 500
 
 
@@ -266,7 +268,7 @@ def _await_end(cluster: Cluster, path: str, target: Target, seconds: int) -> Pro
 
 
 def _delete(cluster: Cluster, place: str, name: str) -> None:
-    """Delete the pod, and again where Ctrl-C is pressed meanwhile; without success print the command for it."""
+    """Delete the pod, and retry after a Ctrl-C in the meantime; without success print the command for it."""
     error = ""
     for _ in range(DELETE_TRIES):
         try:

@@ -1,4 +1,4 @@
-"""Shows findings: a table for people, JSON for scripts."""
+"""Print findings: a table for people, JSON for scripts."""
 
 import json
 from collections.abc import Sequence

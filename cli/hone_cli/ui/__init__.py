@@ -1,1 +1,1 @@
-"""What the user reads: lines, hints, consoles and the progress of a job."""
+"""Output for the user: lines, hints, consoles and the progress of a job."""

@@ -1,4 +1,4 @@
-"""A rich console for text that others wrote. Only `output.make_console` makes one."""
+"""A rich console for text that others wrote. Only `output.make_console` creates one."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,7 +9,7 @@ from rich.segment import Segment
 
 
 class PrintableConsole(Console):
-    """Shows markup and emoji codes as text, and writes out control characters; rich's own ones stay."""
+    """Prints markup and emoji codes as text, and escapes control characters, except rich's own."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)

@@ -1,4 +1,4 @@
-"""How a FineTuneJob in the cluster is doing, as text. Pure."""
+"""Describe a FineTuneJob's progress and result as text. Pure."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ Job = dict[str, Any]
 
 @dataclass(frozen=True)
 class View:
-    """What one line shows: the stage, the share done in percent, the figures, and why it waits, if it does."""
+    """The parts of a progress line: the stage, percent done, the figures, and why it waits, if it does."""
 
     stage: str
     percent: int
@@ -17,7 +17,7 @@ class View:
 
 
 def view(job: Job) -> View:
-    """The line for a job that has not ended."""
+    """Return the progress of a job that has not ended."""
     status = job.get("status", {})
     progress = status.get("progress") or {}
     stage = status.get("stage") or "Pending"
@@ -25,7 +25,7 @@ def view(job: Job) -> View:
 
 
 def figures(progress: dict[str, Any]) -> str:
-    """`step 40/120 · loss 1.2345 · 512 tokens/s · 3m 20s left`, as far as it is known."""
+    """Return the known figures, as in `step 40/120 · loss 1.2345 · 512 tokens/s · 3m 20s left`."""
     parts = []
     if "step" in progress:
         parts.append(f"step {progress['step']}/{progress.get('totalSteps', '?')}")
@@ -39,7 +39,7 @@ def figures(progress: dict[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`2h 5m`, `3m 20s` or `12s`."""
+    """Return a duration as text, such as `2h 5m`, `3m 20s` or `12s`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -48,7 +48,7 @@ def duration(seconds: float) -> str:
 
 
 def waiting(job: Job) -> str | None:
-    """Why the job does not run, by its conditions; None while it does."""
+    """Return why the job does not run, by its conditions; None while it runs."""
     conditions = _conditions(job)
     if not conditions:
         return "no status yet; if it stays so, check that Hone's operator runs"
@@ -60,13 +60,13 @@ def waiting(job: Job) -> str | None:
 
 
 def outcome(job: Job) -> bool | None:
-    """True when it succeeded, False when it failed, None while it has not ended."""
+    """Return True when the job succeeded, False when it failed, None while it has not ended."""
     stage = job.get("status", {}).get("stage")
     return {"Succeeded": True, "Failed": False}.get(stage)
 
 
 def result(job: Job) -> list[str]:
-    """What to say of a job that succeeded."""
+    """Return the message for a job that succeeded."""
     status = job["status"]
     artifact = status.get("artifact") or {}
     lines = []
@@ -82,7 +82,7 @@ def result(job: Job) -> list[str]:
 
 
 def failure(job: Job) -> str:
-    """Why a job failed: the reason, and the message, which ends with what to do."""
+    """Return why a job failed: the reason, and the message, which ends with a remedy."""
     condition = _conditions(job).get("Failed") or {"reason": "Failed", "message": "the operator gave no reason"}
     return f"{condition['reason']}: {condition['message']}"
 

@@ -1,6 +1,6 @@
-"""All that the user reads passes through here: lines, hints, answers, the clear block of a failure, and consoles.
+"""All output for the user: lines, hints, answers, the block for a failure, and consoles.
 
-Nothing else in this package prints (a test checks it), so that no text written by others steers the terminal.
+Nothing else in this package prints (a test checks it), so that text written by others can't control the terminal.
 """
 
 import os
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Problem(Exception):
-    """A failure outside the catalogue, of this machine or its way to the cluster: what was found, and what to do."""
+    """A failure of this machine or its connection to the cluster, with a remedy. It is not in the catalogue."""
 
     def __init__(self, message: str, remedy: str) -> None:
         super().__init__(message)
@@ -39,7 +39,7 @@ def set_verbose(value: bool) -> bool:
 def print_line(
     text: str, *, color: Literal["red", "green"] | None = None, dim: bool = False, err: bool = False
 ) -> None:
-    """Print a line on stdout, or on stderr, in a color where a terminal shows it."""
+    """Print a line on stdout, or on stderr, in a color if it is a terminal."""
     stream = sys.stderr if err else sys.stdout
     shown = make_printable(text)
     if stream.isatty() and not os.environ.get("NO_COLOR"):
@@ -63,19 +63,19 @@ def print_failure(error: HoneError | Problem | OSError) -> None:
 
 
 def hint(text: str) -> None:
-    """Print a line that is not the answer itself, on stderr."""
+    """Print a line that is not the result itself, on stderr."""
     print_line(text, dim=True, err=True)
 
 
 def next_step(text: str, command: str) -> None:
-    """Print what the user may want to do next, with the command for it, on stderr."""
+    """Print a possible next step, with the command for it, on stderr."""
     print_line(f"{text}:\n  {command}", err=True)
 
 
 def print_answer(pieces: Iterable[str]) -> str:
     """Print pieces of a model's answer as they come, and return the answer.
 
-    A pipe gets the very text of the model, which is its data; a terminal gets it without control characters.
+    A pipe gets the exact text of the model, because it is data; a terminal gets it without control characters.
     """
     answer = ""
     try:
@@ -89,19 +89,19 @@ def print_answer(pieces: Iterable[str]) -> str:
 
 
 def print_label(text: str) -> None:
-    """Print what an answer follows on the same line."""
+    """Print the label before an answer on the same line."""
     print(make_printable(text), end="", flush=True)
 
 
 def make_console(**options: Any) -> "Console":
-    """Return a rich console that shows text as it is, without markup, emoji codes and control characters."""
+    """Return a rich console that prints text without markup, emoji codes and control characters."""
     from hone_cli.ui.console import PrintableConsole
 
     return PrintableConsole(**options)
 
 
 def is_terminal() -> bool:
-    """Return whether a person looks at stdout."""
+    """Return whether stdout is a terminal."""
     return sys.stdout.isatty()
 
 

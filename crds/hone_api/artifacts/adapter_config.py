@@ -1,7 +1,7 @@
-"""adapter_config.json, which PEFT writes and others may have changed: the fields that decide, with their types.
+"""Read adapter_config.json, which PEFT writes and others may have changed: the fields that matter, with their types.
 
-PEFT itself checks no types: a rank that is a string ends in a TypeError far away. Whoever is about to load an adapter
-reads its configuration here first.
+PEFT itself checks no types: a rank that is a string ends in a TypeError in unrelated code. So every program that loads
+an adapter reads its configuration here first.
 """
 
 import os
@@ -25,7 +25,7 @@ Names = list[str] | str | None
 
 
 class AdapterConfig(BaseModel):
-    """What an adapter is. The fields and their defaults are those of PEFT; fields that are not here are ignored."""
+    """The kind and shape of an adapter. The fields and their defaults are PEFT's; other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
@@ -55,7 +55,7 @@ class AdapterConfig(BaseModel):
 
     @property
     def largest_rank(self) -> int:
-        """The largest rank of any layer."""
+        """Return the largest rank of any layer."""
         return max([self.r, *(self.rank_pattern or {}).values()])
 
 
@@ -65,7 +65,7 @@ OF_ALL_KINDS = ("peft_type", "base_model_name_or_path", "revision")
 def read_adapter_config(folder: Path) -> AdapterConfig:
     """Read adapter_config.json in an adapter's folder. Raises HoneError ArtifactCorrupt naming the file and the field.
 
-    Of an adapter that is not LoRA only the fields are read that all kinds have.
+    For an adapter that is not LoRA, only the fields that all kinds have are read.
     """
     path = folder / ADAPTER_CONFIG
     remedy = "Save the adapter again with PEFT, or restore the file from where the adapter came from."
@@ -90,7 +90,7 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
 def require_adapter_weights(folder: Path) -> None:
     """Raise HoneError ArtifactCorrupt unless the folder holds an adapter's weights.
 
-    PEFT takes a folder without them for the name of a repository on the hub, and would load what that has.
+    PEFT takes a folder without weights as the name of a repository on the hub, and would load the weights there.
     """
     if not any(os.path.isfile(folder / name) for name in ADAPTER_WEIGHTS):
         remedy = "Save the adapter again with PEFT, or restore the file from where the adapter came from."

@@ -1,4 +1,4 @@
-"""What preparing finds a dataset to be like, as prepared.json keeps it."""
+"""The report about a dataset that preparing makes and prepared.json stores."""
 
 from pydantic import Field
 
@@ -6,7 +6,7 @@ from hone_api.common import ForeignModel
 
 
 class Lengths(ForeignModel):
-    """Tokens a row, at full length."""
+    """Tokens per row, at full length."""
 
     p50: int
     p95: int
@@ -40,7 +40,7 @@ class DatasetReport(ForeignModel):
     evaluation: SplitReport | None = None
 
     def summary(self) -> str:
-        """Format and sizes in words."""
+        """Return format and sizes as text."""
         lengths = self.train.lengths
         held_out = f", {self.evaluation.rows} to evaluate on" if self.evaluation else ""
         return (

@@ -1,7 +1,7 @@
-"""manifest.json: what an artifact is, and what its files must be.
+"""manifest.json: the kind of an artifact, and the digests of its files.
 
-The trainer writes it last and atomically: no manifest, no artifact. Whoever reads one reads what others may have
-changed: the fields are checked here, and the files in `verification`, which is next.
+The trainer writes it last and atomically: no manifest, no artifact. A manifest that is read may have been changed by
+others: its fields are checked here, and the files in `verification`, which is next.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ CORRUPT_REMEDY = "Restore manifest.json from where the artifact came from, or ru
 
 
 class FileDigest(ForeignModel):
-    """What a file must be: `sha256` in hex, `size` in bytes."""
+    """The required digest of a file: `sha256` in hex, `size` in bytes."""
 
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     size: Annotated[int, Field(strict=True, ge=0, le=LARGEST_FILE_BYTES)]
@@ -45,7 +45,7 @@ class BaseModelReference(ForeignModel):
 
 
 class BaseConfig(ForeignModel):
-    """What of the base model's configuration decides which engine takes it, and with how much memory."""
+    """The parts of the base model's configuration that decide which engine can serve it, and with how much memory."""
 
     architecture: str | None = Field(None, description="transformers' class, such as LlamaForCausalLM.")
     quantization: str | None = Field(None, description="quant_method of the checkpoint, if it is quantized.")
@@ -79,20 +79,20 @@ def folders_of(kind: ArtifactKind) -> list[str]:
 
 
 def digest_of(files: dict[str, FileDigest]) -> str:
-    """`sha256:…` over the sorted lines `<sha256>  <path>`, as `sha256sum` prints them."""
+    """Return `sha256:…` over the sorted lines `<sha256>  <path>`, as `sha256sum` prints them."""
     lines = "".join(f"{file.sha256}  {path}\n" for path, file in sorted(files.items()))
     return "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
 
 
 def describe_files(root: Path, folders: list[str]) -> dict[str, FileDigest]:
-    """Digest and size of every file below the folders of an artifact tree, hashed in parallel."""
+    """Return digest and size of every file below the folders of an artifact tree, hashed in parallel."""
     paths = [path for folder in folders for path in sorted((root / folder).rglob("*")) if path.is_file()]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(zip([path.relative_to(root).as_posix() for path in paths], pool.map(_describe, paths), strict=True))
 
 
 def write_manifest(root: Path, manifest: ArtifactManifest) -> None:
-    """Write manifest.json so that it is there whole or not at all, also after a power cut."""
+    """Write manifest.json atomically: after a power cut, too, it is complete or missing."""
     temporary = root / f".{MANIFEST}.tmp"
     with temporary.open("w") as file:
         json.dump(manifest.to_wire(), file, indent=2, allow_nan=False)
@@ -127,7 +127,7 @@ def read_manifest(root: Path) -> ArtifactManifest:
 def open_regular(path: Path) -> int:
     """Open a file to read, and return its descriptor. Raises OSError, also for links; ValueError unless it is a file.
 
-    A FIFO that nobody writes to, which blocks who opens it, is refused as well.
+    A FIFO without a writer, which would block the reader, is refused as well.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -145,7 +145,7 @@ def describe_file(file: int) -> FileDigest:
 
 
 def read_content(path: Path) -> bytes:
-    """Return the content of a file. Raises OSError, and ValueError for what is no file, or larger than a manifest."""
+    """Return a file's content. Raises OSError, and ValueError for anything but a file, or if larger than a manifest."""
     with open(open_regular(path), "rb") as file:
         content = file.read(LARGEST_MANIFEST_BYTES + 1)
     if len(content) > LARGEST_MANIFEST_BYTES:

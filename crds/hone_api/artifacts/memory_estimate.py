@@ -1,4 +1,4 @@
-"""How much device memory a training process is estimated to need."""
+"""The estimate of the device memory that a training process needs."""
 
 from typing import Annotated, Literal
 
@@ -10,7 +10,7 @@ Bytes = Annotated[int, Field(ge=0)]
 
 
 class Estimate(ForeignModel):
-    """Device memory of one process at the moment it needs the most, in bytes; the parts add up to `total`."""
+    """Device memory of one process at its peak, in bytes; the parts add up to `total`."""
 
     processes: Annotated[int, Field(ge=1)] = Field(description="Training processes, one for each device.")
     batch: Annotated[int, Field(ge=1)] = Field(description="Rows that a process computes at once.")
@@ -32,5 +32,5 @@ class Estimate(ForeignModel):
 
     @property
     def computed(self) -> int:
-        """Bytes of what training itself allocates: the total without the allowance."""
+        """Return the bytes that training itself allocates: the total without the allowance."""
         return self.total - self.allowance

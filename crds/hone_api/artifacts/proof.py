@@ -1,8 +1,8 @@
-"""Which manifest proves a folder, by one rule for all programs that load an adapter or a model.
+"""Find the manifest that describes a folder, by one rule for all programs that load an adapter or a model.
 
-A folder is named as the artifact's tree, or as the adapter, merged or model folder in it, also by a link. Either way
-the files that are loaded are those of the tree's manifest, and are compared with it by `verification`. A folder that
-no manifest describes, such as one of the hub or one that PEFT wrote, proves nothing and is loaded as it is.
+A folder is given as the artifact's tree, or as the adapter, merged or model folder in it, possibly by a link. In each
+case the loaded files are those of the tree's manifest, and `verification` compares them with it. A folder that no
+manifest describes, such as one from the hub or one that PEFT wrote, is loaded without verification.
 """
 
 import os
@@ -17,7 +17,7 @@ from hone_api.reasons import ARTIFACT_CORRUPT, HoneError
 
 @dataclass(frozen=True)
 class Proof:
-    """The artifact that a folder belongs to. `part` is the folder in it that was named; empty: the tree was named."""
+    """The artifact that a folder belongs to. `part` is the given folder in it; empty: the tree itself was given."""
 
     root: Path
     manifest: ArtifactManifest
@@ -25,16 +25,16 @@ class Proof:
 
     @property
     def has_adapter(self) -> bool:
-        """Whether what was named is an adapter, or has one."""
+        """Return whether the given folder is an adapter, or has one."""
         return ADAPTER in self._folders
 
     @property
     def model_folder(self) -> Path | None:
-        """The folder of the full or merged model in what was named."""
+        """Return the folder of the full or merged model in the given folder; None: there is none."""
         return next((self.root / name for name in self._folders if name != ADAPTER), None)
 
     def check(self) -> None:
-        """Compare what was named with the manifest. Raises HoneError ArtifactCorrupt."""
+        """Compare the given folder with the manifest. Raises HoneError ArtifactCorrupt."""
         verify(self.root, self.manifest, self.part)
 
     @property
@@ -63,7 +63,7 @@ def find_proof(folder: Path) -> Proof | None:
             raise
         remedy = f"{error.remedy} If {inside} is no part of an artifact, move it to another folder."
         raise HoneError(ARTIFACT_CORRUPT, error.message, remedy=remedy) from None
-    # Next to an artifact's own folders may lie another, such as one that `hone merge` wrote.
+    # Another folder may be next to an artifact's own folders, such as one that `hone merge` wrote.
     return Proof(root, manifest, inside.name) if inside.name in folders_of(manifest.kind) else None
 
 

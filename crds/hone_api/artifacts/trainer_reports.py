@@ -1,4 +1,4 @@
-"""What the trainer says: while it runs (HTTP), and at its end (the termination message)."""
+"""The trainer's reports: its progress while it runs (HTTP), and its result at the end (the termination message)."""
 
 import re
 from bisect import bisect_right
@@ -14,21 +14,21 @@ from hone_api.common import ForeignModel
 from hone_api.figures import Figures, keep_finite
 from hone_api.io.terminal import make_encodable
 
+# The kubelet cuts a termination message after this many bytes.
 TERMINATION_MESSAGE_BYTES = 4096
-"""The kubelet cuts a termination message after this many bytes."""
 
 
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)", re.ASCII)
+# What every reader of JSON takes as it is.
 LARGEST_COUNT = 2**53 - 1
-"""What every reader of JSON takes as it is."""
+# Seconds. More than thirty years is no estimate.
 LONGEST_ETA = 10**9
-"""Seconds. More than thirty years is no estimate."""
 
 Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 
 
 def _keep_moment(value: Any) -> Any:
-    """Return a moment as RFC 3339 has it; None for anything else, and for what no clock of a machine can show."""
+    """Return a moment in RFC 3339; None for anything else, and for a moment that no machine's clock can show."""
     if not isinstance(value, str) or not _MOMENT.fullmatch(value):
         return None
     try:
@@ -78,7 +78,7 @@ class Parameters(ForeignModel):
     total: Count = Field(description="All parameters, those of the adapter included.")
 
     def describe(self) -> str:
-        """As PEFT prints it."""
+        """Return the numbers as PEFT prints them."""
         share = 100 * self.trainable / self.total
         return f"trainable params: {self.trainable:,} || all params: {self.total:,} || trainable%: {share:.4f}"
 
@@ -102,12 +102,12 @@ class ArtifactSummary(ForeignModel):
 
 
 class TerminationMessage(ForeignModel):
-    """The trainer's last word, in at most TERMINATION_MESSAGE_BYTES bytes of JSON."""
+    """The trainer's termination message, in at most TERMINATION_MESSAGE_BYTES bytes of JSON."""
 
     outcome: Literal["Succeeded", "Failed", "Interrupted"]
     reason: str
     message: Annotated[str, BeforeValidator(make_encodable)]
-    # What comes first is kept where the kubelet cuts the message shorter than the trainer may know.
+    # The first fields survive if the kubelet cuts the message shorter than the trainer can know.
     artifact: ArtifactSummary | None = None
     progress: Progress | None = None
     parameters: Parameters | None = None
@@ -116,9 +116,9 @@ class TerminationMessage(ForeignModel):
 
     @classmethod
     def recover(cls, text: str) -> "TerminationMessage | None":
-        """Return what is complete of a message, and as much as there is of its sentence; None when nothing can be read.
+        """Return the complete fields of a cut message, and what is left of its sentence; None if nothing is readable.
 
-        The kubelet keeps 12288 bytes for all containers of a pod together, so among many sidecars it cuts each message.
+        The kubelet keeps 12288 bytes for all containers of a pod together, so with many sidecars it cuts each message.
         """
         try:
             return cls.model_validate_json(text)
@@ -149,7 +149,7 @@ class TerminationMessage(ForeignModel):
             return None
 
     def to_bytes(self) -> bytes:
-        """JSON that fits: a message that is too long loses its end, and if that is not enough the metrics go."""
+        """Return JSON that fits: a message that is too long loses its end, and if that is not enough, its metrics."""
         whole = self._encoded()
         if len(whole) <= TERMINATION_MESSAGE_BYTES:
             return whole

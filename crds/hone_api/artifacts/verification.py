@@ -1,11 +1,11 @@
-"""The proof that an artifact's files are those of its manifest, no more and no fewer.
+"""Verify that an artifact's files are exactly those of its manifest.
 
-Loaders pick up what lies in a folder: a `model.safetensors` is preferred to the shards that an index lists, a
+Loaders read any matching file in a folder: they prefer a `model.safetensors` to the shards that an index lists, and a
 `chat_template.jinja` to the template in the tokenizer's configuration. So it is not enough that each file of the
-manifest is right. The folders of the artifact must hold these files alone: no other file, no link, no device, and
-nothing that is listed may lie elsewhere. Each folder has a configuration and weights, or a loader would look for them
-in another place: PEFT takes a folder without weights for the name of a repository on the hub. What lies in other
-folders (checkpoints, logs, the cache) is never loaded as the artifact.
+manifest is right. The artifact's folders must hold only these files: no other file, no link, no device, and no listed
+file may be outside of them. Each folder has a configuration and weights, or a loader would look for them in another
+place: PEFT takes a folder without weights as the name of a repository on the hub. Other folders (checkpoints, logs, the
+cache) are never loaded as the artifact.
 """
 
 import os
@@ -58,9 +58,9 @@ def verify(root: Path, manifest: ArtifactManifest, below: str = "") -> None:
 
 
 def _wrong_path(path: str, manifest: ArtifactManifest) -> str | None:
-    """What is wrong with a path of the manifest; None: nothing."""
+    """Return what is wrong with a path of the manifest; None: nothing."""
     parts = path.split("/")
-    if not path.isprintable() or "\\" in path:  # a line break would make one line of the digest into two
+    if not path.isprintable() or "\\" in path:  # a line break would split a line of the digest
         return "has a character that no file of an artifact has in its name"
     if any(part in ("", ".", "..") for part in parts):
         return "is not a plain path relative to the artifact"
@@ -103,7 +103,7 @@ def _refuse_unlisted(root: Path, folders: list[str], listed: dict[str, FileDiges
 
 
 def _walk(root: Path, folders: list[str]) -> Iterator[tuple[str, int]]:
-    """Every path at and below the folders, relative to the root, with its mode. Links are not followed."""
+    """Yield every path at and below the folders, relative to the root, with its mode. Links are not followed."""
     waiting = list(folders)
     while waiting:
         path = waiting.pop()
@@ -119,7 +119,10 @@ def _walk(root: Path, folders: list[str]) -> Iterator[tuple[str, int]]:
 
 
 def _difference(path: Path, expected: FileDigest) -> str | None:
-    """How a file differs from the manifest. A digest is never reported: it might be of a file that is secret."""
+    """Return how a file differs from the manifest; None: not at all.
+
+    A digest is never reported, because it might be that of a secret file.
+    """
     try:
         file = open_regular(path)
     except FileNotFoundError:

@@ -145,5 +145,5 @@ class DatasetSource(ApiModel):
 
     @property
     def has_evaluation(self) -> bool:
-        """Whether there are rows to evaluate on."""
+        """Return whether there are rows to evaluate on."""
         return bool(self.eval_split or self.eval_fraction)

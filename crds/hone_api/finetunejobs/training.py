@@ -1,4 +1,4 @@
-"""`spec.training`: the fields of TRL's SFTConfig, camelCased, and how what is left out is filled in."""
+"""`spec.training`: the fields of TRL's SFTConfig, camelCased, and the defaults of missing ones."""
 
 from typing import Annotated, Any, Literal
 
@@ -16,6 +16,7 @@ Word = Annotated[str, Field(min_length=1, max_length=128)]
 OptionalBool = bool | None
 Optimizer = Literal[*OPTIMIZERS]  # type: ignore[valid-type]
 
+# Fields of SFTConfig that other parts of the manifest decide, or that are deprecated spellings.
 HONE_SETS = frozenset(
     "output_dir save_only_model save_strategy save_steps save_on_each_node save_total_limit enable_jit_checkpoint "
     "resume_from_checkpoint ignore_data_skip restore_callback_states_from_checkpoint load_best_model_at_end "
@@ -25,7 +26,6 @@ HONE_SETS = frozenset(
     "model_init_kwargs dataset_kwargs trust_remote_code chat_template_path dataset_text_field trackio_space_id "
     "trackio_bucket_id trackio_static_space_id project gradient_checkpointing gradient_checkpointing_kwargs".split()
 )
-"""Fields of SFTConfig that other parts of the manifest decide, or that are deprecated spellings."""
 
 
 def _field(description: str, *, example: Any) -> Any:
@@ -139,12 +139,12 @@ class TypedArguments(ApiModel):
     )
 
 
+# What `extra` may hold: its key on the wire, and the field of SFTConfig that it is.
 EXTRA_FIELDS = {
     to_camel(name): name
     for name in sorted(SFT_CONFIG_FIELDS)
     if name not in HONE_SETS and name not in TypedArguments.model_fields
 }
-"""What `extra` may hold: its key on the wire, and the field of SFTConfig that it is."""
 
 ExtraField = Literal[*EXTRA_FIELDS]  # type: ignore[valid-type]
 
@@ -171,6 +171,6 @@ class TrainingArguments(TypedArguments):
     )
 
     def sft_config(self) -> dict[str, Any]:
-        """The keyword arguments of SFTConfig that the user wrote, `extra` included."""
+        """Return the keyword arguments of SFTConfig that the user wrote, including `extra`."""
         typed = self.model_dump(exclude_none=True, include=set(TypedArguments.model_fields))
         return typed | {EXTRA_FIELDS[name]: value for name, value in self.extra.items()}

@@ -1,8 +1,8 @@
-"""Whether a pod can use the GPUs that it asks for, and if not: the cause and the remedy.
+"""Check whether a pod can use the GPUs that it requests; if not, find the cause and the remedy.
 
-`collecting` gathers facts about the device files and, in a child process (`probe`), about torch; `judgement` decides by
-them. Other packages call `find_problem`. The folder imports nothing but the standard library, and itself only
-relatively: it is also copied into the pods of engines whose images have nothing of Hone's.
+`collecting` gathers facts about the device files and, in a child process (`probe`), about torch; `judgement` decides
+from them. Other packages call `find_problem`. The folder imports only the standard library, and its own modules only
+relatively: it is also copied into the pods of engines whose images don't have Hone.
 """
 
 from .collecting import describe_closed_devices as describe_closed_devices

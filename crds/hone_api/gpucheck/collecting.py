@@ -1,7 +1,6 @@
-"""Collects the facts: opens the device files, and asks torch in a child process.
+"""Collect the facts: open the device files, and ask torch in a child process.
 
-The child keeps no GPU memory for the rest of the pod's life, and a driver that hangs or ends its process is a result
-like others.
+The child frees its GPU memory when it ends, and a driver that hangs or ends the child is a normal result.
 """
 
 import json
@@ -21,21 +20,21 @@ from .judgement import DENIED, LONGEST_WORDS, OVERFLOW_ID, judge_files, judge_to
 
 log = logging.getLogger(__name__)
 
+# The first import of torch from a slow disk takes minutes, and each GPU some seconds.
 PROBE_SECONDS = 600.0
-"""The first import of torch from a slow disk takes minutes, and each GPU some seconds."""
+# For the end of a killed process. One that waits for a driver which hangs does not end, and is left.
 END_SECONDS = 5.0
-"""For the end of a killed process. One that waits for a driver which hangs does not end, and is left."""
 HIDING = ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
 DEFAULT_RESOURCE = "amd.com/gpu"
+# AMD's number as a maker of PCI devices.
 AMD = "0x1002"
-"""AMD's number as a maker of PCI devices."""
 
 Ask = Callable[[Mapping[str, str], int], Torch | str]
 
 
 def ask_torch(environ: Mapping[str, str], wanted: int, seconds: float = PROBE_SECONDS) -> Torch | str:
-    """Return what torch sees and whether the first `wanted` GPUs compute, or how the child ended without an answer."""
-    reading, writing = os.pipe()  # what libraries print goes elsewhere
+    """Return what torch finds and whether the first `wanted` GPUs compute, or how the child ended without an answer."""
+    reading, writing = os.pipe()  # not stdout, to which libraries may print
     command = [sys.executable, "-m", f"{__package__}.probe", str(wanted), str(writing)]
     with _open_unnamed_file() as printed:
         try:
@@ -66,14 +65,14 @@ def ask_torch(environ: Mapping[str, str], wanted: int, seconds: float = PROBE_SE
 
 
 def _open_unnamed_file() -> IO[bytes]:
-    """Return a file in memory, since a pod need not have a folder that can be written to."""
+    """Return a file in memory, because a pod may have no writable folder."""
     if sys.platform == "linux":
         return open(os.memfd_create("printed"), "w+b")
     return tempfile.TemporaryFile()
 
 
 def _await_end(process: "subprocess.Popen[bytes]", seconds: float) -> int | None:
-    """Return the exit code; None where the process was killed for its slowness, whether or not it ended."""
+    """Return the exit code; None if the process was killed because it took too long, whether or not it ended."""
     try:
         return process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -84,7 +83,7 @@ def _await_end(process: "subprocess.Popen[bytes]", seconds: float) -> int | None
 
 
 def _read_what_is_there(pipe: int) -> str:
-    """Return what was written to a pipe, also while another process has it open."""
+    """Return the data in a pipe, even while another process has it open."""
     os.set_blocking(pipe, False)
     found = b""
     with suppress(BlockingIOError):
@@ -94,7 +93,7 @@ def _read_what_is_there(pipe: int) -> str:
 
 
 def read_answer(text: str) -> Torch:
-    """Return the child's answer. Raises ValueError, KeyError or TypeError where it is none."""
+    """Return the child's answer. Raises ValueError, KeyError or TypeError if it is invalid."""
     found = json.loads(text)
     devices = tuple(Device(**device) for device in found.pop("devices"))
     architectures = tuple(found.pop("architectures"))
@@ -102,7 +101,7 @@ def read_answer(text: str) -> Torch:
 
 
 def open_device(path: Path) -> DeviceFile | None:
-    """Return whether the file can be opened for reading and writing; None where there is none."""
+    """Return whether the file can be opened for reading and writing; None: there is none."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -149,7 +148,7 @@ def collect_files(wanted: int, resource: str, environ: Mapping[str, str], root: 
 
 
 def find_problem(environ: Mapping[str, str], ask: Ask = ask_torch, root: Path = Path("/")) -> Problem | None:
-    """Return why the GPUs that the environment requires can't be used; None where they can, or none is required."""
+    """Return why the required GPUs can't be used; None if they can, or none is required."""
     given = environ.get(REQUIRED, "0").strip()
     if not given.isdecimal():
         return Problem(
@@ -164,9 +163,9 @@ def find_problem(environ: Mapping[str, str], ask: Ask = ask_torch, root: Path = 
 
 
 def describe_closed_devices(root: Path = Path("/")) -> str | None:
-    """Return why a person on a machine of their own can't open its AMD GPUs; None where that is not the case."""
+    """Return why a user can't open the AMD GPUs of this machine; None if this is not the case."""
     kfd = open_device(root / "dev/kfd")
-    if kfd is None:  # GPUs of other makers, which this can't judge
+    if kfd is None:  # GPUs of other vendors, which this can't check
         return None
     render = (open_device(path) for path in list_render_files(root))
     closed = next((file for file in (kfd, *render) if file and file.error), None)

@@ -1,21 +1,21 @@
-"""What is known of a container's GPUs, as far as a judgement depends on it."""
+"""Facts about a container's GPUs on which the judgement depends."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+# The variable with the number of GPUs without which a pod fails. Without it, or with 0, none is required.
 REQUIRED = "HONE_REQUIRED_GPUS"
-"""The variable with the number of GPUs without which a pod fails. Without it, or with 0, none is required."""
+# The variable with the extended resource that these GPUs are asked for by.
 RESOURCE = "HONE_GPU_RESOURCE"
-"""The variable with the extended resource that these GPUs are asked for by."""
 
 Vendor = Literal["amd", "nvidia"]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Why GPUs can't be used, in one sentence without its full stop, and what to do about it."""
+    """Why GPUs can't be used, in one sentence without its full stop, and the remedy."""
 
     cause: str
     remedy: str
@@ -79,7 +79,7 @@ class Facts:
 
 
 def vendor_of(resource: str) -> Vendor | None:
-    """Return whose GPUs a resource stands for, also by Dynamic Resource Allocation; None where its name does not tell.
+    """Return the vendor of a resource's GPUs, also with Dynamic Resource Allocation; None: its name does not show it.
 
     Names are such as `amd.com/cpx_nps1` and `deviceclass.resource.kubernetes.io/gpu.amd.com`.
     """

@@ -1,7 +1,7 @@
-"""From facts to the cause why GPUs can't be used, and its remedy. Pure.
+"""Find the cause why GPUs can't be used, and its remedy, from the facts. Pure.
 
-The device files come first, since torch reports only that it sees no GPU. Then torch: its build, what it sees, whether
-each GPU computes, and RCCL for several.
+The device files come first, because torch reports only that it finds no GPU. Then torch: its build, the GPUs that it
+finds, whether each one computes, and RCCL for several.
 """
 
 import errno
@@ -11,8 +11,8 @@ from itertools import takewhile
 from .facts import DeviceFile, Facts, Problem, Torch, vendor_of
 
 DENIED = (errno.EACCES, errno.EPERM)
+# The kernel shows this id for users and groups that a user namespace lacks.
 OVERFLOW_ID = 65534
-"""The kernel shows this id for users and groups that a user namespace lacks."""
 LONGEST_WORDS = 300
 
 OPEN_TO_ALL = (
@@ -31,7 +31,7 @@ IMAGE = "Name an image in spec.pod.image, or in the chart's values for all objec
 
 
 def judge_files(facts: Facts) -> Problem | None:
-    """Return why the device files can't be used; None where they can, or where GPUs have other ones."""
+    """Return why the device files can't be used; None if they can, or if GPUs have other device files."""
     vendor = vendor_of(facts.resource)
     if vendor == "nvidia" or (vendor is None and facts.kfd is None):
         return None
@@ -51,7 +51,7 @@ def judge_files(facts: Facts) -> Problem | None:
 
 
 def judge_torch(facts: Facts) -> Problem | None:
-    """Return why torch can't use the GPUs; None where it can. The device files were judged before."""
+    """Return why torch can't use the GPUs; None if it can. The device files were judged before."""
     torch = facts.torch
     if not isinstance(torch, Torch):
         cause = f"{_asked(facts)}, and the check whether torch can use them ended without a result: {torch}"
@@ -76,7 +76,7 @@ def _judge_count(facts: Facts, torch: Torch) -> Problem | None:
     if torch.seen >= facts.wanted:
         return None
     for name, value in facts.visible.items():
-        # HIP takes an empty value for one that is not set.
+        # HIP takes an empty value as not set.
         if (value or not torch.hip) and _count_shown(facts, value) < facts.wanted:
             cause = f"{_asked(facts)}, and {name} is {value!r}, with which torch sees {torch.seen}"
             return Problem(cause, f"Remove {name} from spec.pod.env: a pod sees no other GPUs than its own.")
@@ -88,9 +88,9 @@ def _judge_count(facts: Facts, torch: Torch) -> Problem | None:
 
 
 def _count_shown(facts: Facts, value: str) -> int:
-    """Return how many GPUs of the pod a list of indices shows for certain. An index that there is not ends the list.
+    """Return how many GPUs of the pod a list of indices certainly shows. An index that does not exist ends the list.
 
-    A pod has the GPUs that it asks for, and more only where it has more device files. Names of GPUs are not known here.
+    A pod has the GPUs that it requests, and more only if it has more device files. Names of GPUs are unknown here.
     """
     there = {str(index) for index in range(max(facts.wanted, len(facts.render)))}
     return len(set(takewhile(there.__contains__, (entry.strip() for entry in value.split(",")))))
@@ -153,12 +153,12 @@ def _explain_denied(facts: Facts, files: list[DeviceFile]) -> Problem:
 
 
 def _opens_by_group(facts: Facts, file: DeviceFile) -> bool:
-    """Whether a group that a pod can be given opens the file. Group 0 would open far more than devices."""
+    """Return whether a group that a pod can get opens the file. Group 0 would open far more than devices."""
     return file.mode & 0o060 == 0o060 and file.owner != facts.user and file.group not in (0, OVERFLOW_ID)
 
 
 def _is_allowed(facts: Facts, file: DeviceFile) -> bool:
-    """Whether the mode lets the user open the file, by the first class that applies, as the kernel judges."""
+    """Return whether the mode lets the user open the file, by the first class that applies, like the kernel."""
     shift = 6 if file.owner == facts.user else 3 if file.group in facts.groups else 0
     return (file.mode >> shift) & 0o6 == 0o6
 
@@ -196,5 +196,5 @@ def _versions(facts: Facts, torch: Torch) -> str:
 
 
 def _shorten(words: str) -> str:
-    """Return the beginning of foreign words on one line, without an end of a sentence, which ends a cause."""
+    """Return the beginning of a foreign message on one line, up to the end of its first sentence."""
     return " ".join(words.split())[:LONGEST_WORDS].replace(". ", ", ").rstrip(". ")

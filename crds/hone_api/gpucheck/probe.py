@@ -1,4 +1,4 @@
-"""`python3 -m PACKAGE.probe COUNT PIPE`: write as JSON what torch sees, and whether so many GPUs compute.
+"""`python3 -m PACKAGE.probe COUNT PIPE`: write as JSON what torch finds, and whether this many GPUs compute.
 
 PIPE is the number of an open file descriptor.
 """
@@ -9,8 +9,8 @@ import sys
 from importlib import import_module
 from typing import Any
 
+# Rows of the matrices that are multiplied: the sum of their product is a power of two, exact in float32.
 SIZE = 256
-"""Rows of the matrices that are multiplied: the sum of their product is a power of two, exact in float32."""
 
 
 def probe(torch: Any, wanted: int) -> dict[str, Any]:
@@ -51,6 +51,6 @@ def try_device(torch: Any, index: int) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    # By its name, since the image that has this file need not have torch, and type checks of it neither.
+    # By its name, because neither the image with this file nor its type checks need to have torch.
     found = probe(import_module("torch"), int(sys.argv[1]))
     os.write(int(sys.argv[2]), json.dumps(found).encode())

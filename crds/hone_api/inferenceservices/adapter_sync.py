@@ -1,4 +1,4 @@
-"""What the operator writes for the keeper beside an engine, and what the keeper tells."""
+"""The messages between the operator and an engine's adapter sidecar: wanted adapters, and the sidecar's report."""
 
 import hashlib
 from typing import Annotated
@@ -18,15 +18,15 @@ class WantedAdapter(ForeignModel):
 
 
 class WantedAdapters(ForeignModel):
-    """The content of adapters.json. `base` and its commit are what the adapters have to have been trained on."""
+    """The content of adapters.json. The adapters must have been trained on `base` and its commit."""
 
     base: str | None = None
     base_revision: str | None = None
     adapters: list[WantedAdapter] = Field([])
 
 
+# Characters that a condition shows of an engine's message.
 LONGEST_MESSAGE = 2000
-"""Characters that a condition shows of an engine's message."""
 
 
 def _shorten(value: object) -> object:
@@ -34,7 +34,7 @@ def _shorten(value: object) -> object:
 
 
 class AdapterError(ForeignModel):
-    """Why an adapter is not there; `reason` is one of the catalogue's."""
+    """Why an adapter is missing; `reason` is one of the catalogue's."""
 
     reason: Annotated[str, Field(max_length=100)]
     message: Annotated[str, BeforeValidator(_shorten)]
@@ -50,9 +50,9 @@ class AdapterState(ForeignModel):
 
 
 class KeeperReport(ForeignModel):
-    """What the keeper answers on /adapters. `revision`: of the file that it saw; `models`: what the engine lists.
+    """The sidecar's answer on /adapters. `revision`: of the file that it read; `models`: what the engine lists.
 
-    An answer without `models` and `adapters` is somebody else's.
+    An answer without `models` and `adapters` comes from another program.
     """
 
     revision: str | None = None
@@ -61,5 +61,5 @@ class KeeperReport(ForeignModel):
 
 
 def revision_of(text: str) -> str:
-    """Names one content of adapters.json."""
+    """Return the revision of this content of adapters.json."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]

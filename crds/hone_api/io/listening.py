@@ -1,7 +1,7 @@
-"""Listening on a port: of IPv4 and IPv6 at once, on machines that have one of the two, and on those that have both.
+"""Listen on a port for IPv4 and IPv6, on machines with either or both.
 
-A pod of a cluster with IPv6 has no IPv4 address, and the kubelet probes the address that the pod has. Every program of
-Hone that listens in a pod opens its port here.
+A pod of a cluster with IPv6 has no IPv4 address, and the kubelet probes the pod's address. Every program of Hone that
+listens in a pod opens its port here.
 """
 
 import errno
@@ -12,7 +12,7 @@ _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
 
 
 def open_listener(host: str, port: int) -> socket.socket:
-    """Return a socket that listens. Raises OSError where the port is taken, or the host is not this machine.
+    """Return a listening socket. Raises OSError if the port is in use, or the host is not this machine.
 
     `host` "" or "::" means every address of both families; "0.0.0.0" every IPv4 address.
     """
@@ -24,7 +24,7 @@ def open_listener(host: str, port: int) -> socket.socket:
     except OSError as error:
         if error.errno not in _NO_IPV6:
             raise
-    except ValueError:  # a kernel that can't take both on one socket has no IPv6
+    except ValueError:  # a kernel that does not support both on one socket has no IPv6
         pass
     return socket.create_server(("0.0.0.0", port))
 
@@ -41,5 +41,5 @@ def split_address(text: str) -> tuple[str, int]:
 
 
 def join_address(host: str, port: int) -> str:
-    """Return HOST:PORT for a URL, with brackets where the host is an IPv6 address."""
+    """Return HOST:PORT for a URL, with brackets if the host is an IPv6 address."""
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"

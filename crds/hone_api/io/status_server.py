@@ -1,8 +1,8 @@
-"""A small HTTP server for status pages: one thread for all clients, so that many and slow ones hold nothing.
+"""A small HTTP server for status pages: one thread for all clients, so that many or slow ones block nothing.
 
-The pods that report how they are doing listen on ports that every pod of the cluster reaches. A thread for each
-connection would let anybody use up their memory. Here a client has REQUEST_SECONDS to send a request and to read the
-answer, of which nothing but the path of a GET matters, and the oldest connection gives way when there are too many.
+The pods that report their status listen on ports that every pod of the cluster reaches. A thread for each connection
+would let any pod exhaust their memory. Here a client has REQUEST_SECONDS to send a request and to read the answer. Only
+the path of a GET matters, and the oldest connection is closed when there are too many.
 """
 
 import asyncio
@@ -13,8 +13,8 @@ from http import HTTPStatus
 from threading import Thread
 from typing import NamedTuple
 
+# As long as the kubelet and the operator wait for an answer.
 REQUEST_SECONDS = 5.0
-"""As long as the kubelet and the operator wait for an answer."""
 LONGEST_REQUEST = 16 << 10
 MOST_CONNECTIONS = 128
 
@@ -43,7 +43,7 @@ class StatusServer:
 
     @property
     def port(self) -> int:
-        """The port that is listened on."""
+        """Return the port of the listening socket."""
         return int(self._listener.getsockname()[1])
 
     def close(self) -> None:
@@ -59,7 +59,7 @@ class StatusServer:
 
 
 class LoopServer:
-    """The same server in the event loop of its caller: it answers only while that loop is not held up."""
+    """The same server in its caller's event loop: it answers only while that loop is not blocked."""
 
     def __init__(self, answer: Callable[[str], Answer]) -> None:
         self._answer = answer
@@ -93,7 +93,7 @@ class LoopServer:
                 writer.write(self._respond(await reader.readuntil(b"\r\n\r\n")))
                 await writer.drain()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
-            writer.transport.abort()  # what is still to be sent would be kept for a client that does not read
+            writer.transport.abort()  # drop unsent data of a client that does not read
         finally:
             self._connections.pop(task, None)
             writer.close()

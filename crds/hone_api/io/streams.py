@@ -1,8 +1,8 @@
-"""Standard streams that no write can end the program with.
+"""Standard streams on which no write can end the program.
 
-The log of a run is for a person. Its reader may go away (`hone run … | head`), its terminal may close, its disk may be
-full. None of this is a reason to lose the run, whose outcome is in the termination log and the exit code. `terminal`
-installs these streams at the start of a program; what every library prints or logs then passes them, too.
+A run's log is for people. Its reader may exit (`hone run … | head`), its terminal may close, its disk may be full. None
+of this is a reason to lose the run, whose outcome is in the termination log and the exit code. `terminal` installs
+these streams at the start of a program, so that the output of every library passes through them, too.
 """
 
 import io
@@ -15,7 +15,7 @@ from typing import Any, TextIO
 def open_missing_descriptors() -> None:
     """Open /dev/null as each of the descriptors 0, 1 and 2 that is closed.
 
-    The next file that is opened would get the number, and what C libraries print would be written into it.
+    Otherwise the next opened file would get the number, and the output of C libraries would be written into it.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -26,7 +26,7 @@ def open_missing_descriptors() -> None:
 
 
 def make_forgiving(stream: TextIO | None, descriptor: int) -> TextIO:
-    """Return a stream for the descriptor in place of a standard stream; text that can't be written is lost."""
+    """Return a stream for the descriptor to replace a standard stream; text that can't be written is lost."""
     if stream is not None:
         with suppress(OSError, ValueError):
             stream.flush()
@@ -36,7 +36,7 @@ def make_forgiving(stream: TextIO | None, descriptor: int) -> TextIO:
 
 
 def is_standard(stream: TextIO | None) -> bool:
-    """Return whether it is a stream of the process itself, or a closed one, and not one that a test put there."""
+    """Return whether it is a stream of the process itself, or a closed one, rather than a test's."""
     return stream is None or stream is sys.__stdout__ or stream is sys.__stderr__
 
 

@@ -1,9 +1,9 @@
-"""Text for a person's terminal, with nothing in it that steers the terminal.
+"""Write text to a user's terminal, with nothing in it that controls the terminal.
 
 Rows of a dataset, answers of a model, conditions, file names and manifests are written by others. A control character
-in them could clear the screen, rename the window, or make a failure look like a success. All that Hone prints passes
-`make_printable`: what it prints itself through `print_line` (or the consoles of the CLI and the trainer, which are
-built on it), and what Python and the libraries print through the hooks of `make_output_safe`.
+in them could clear the screen, rename the window, or make a failure look like a success. All of Hone's output passes
+`make_printable`: its own output through `print_line` (or the consoles of the CLI and the trainer, which use it), and
+the output of Python and the libraries through the hooks of `make_output_safe`.
 """
 
 import io
@@ -30,12 +30,12 @@ _UNPRINTABLE = re.compile(
 
 
 def make_printable(text: str) -> str:
-    r"""Return text whose control characters are written out, such as \x1b. Line feeds and tabs stay."""
+    """Return text with its control characters escaped, such as \\x1b. Line feeds and tabs stay."""
     return _UNPRINTABLE.sub(_write_out, text.replace("\r\n", "\n"))
 
 
 def make_encodable(text: str) -> str:
-    r"""Return text that UTF-8 can hold: of a file name that is not UTF-8, the bytes are written out, such as \udcff."""
+    """Return text that UTF-8 can encode: the bytes of a file name that is not UTF-8 are escaped, such as \\udcff."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -49,9 +49,9 @@ def print_line(text: str = "", file: TextIO | None = None) -> None:
 
 
 def make_output_safe(*, is_stdout_a_log: bool = False) -> None:
-    """Make what Python and libraries print themselves printable: logs, warnings, and tracebacks of errors uncaught.
+    """Make the output of Python and libraries printable: logs, warnings, and tracebacks of uncaught errors.
 
-    No write to standard error raises from now on; nor to standard output, if what is there is no answer of the program.
+    No write to standard error raises from now on; nor to standard output, unless it carries the program's result.
     """
     open_missing_descriptors()
     if is_standard(sys.stderr):
@@ -59,7 +59,7 @@ def make_output_safe(*, is_stdout_a_log: bool = False) -> None:
     if is_standard(sys.stdout) and (is_stdout_a_log or sys.stdout is None):
         sys.stdout = make_forgiving(sys.stdout, 1)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is written out, not an error
+        if isinstance(stream, io.TextIOWrapper):  # characters that its encoding lacks are escaped, not an error
             stream.reconfigure(errors="backslashreplace")
     logging.setLogRecordFactory(_PrintableRecord)
     logging.Formatter.formatException = _format_exception  # type: ignore[method-assign, assignment]

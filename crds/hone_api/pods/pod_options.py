@@ -1,7 +1,8 @@
-"""What users decide about the pods that Hone makes: resources, and the parts of a pod's spec, by Kubernetes' names.
+"""The users' settings for Hone's pods: resources, and parts of a pod's spec, with Kubernetes' names.
 
-What has a type of Kubernetes' own is plain data here: its schema comes from `pod_schema`. The rules refuse what would
-break a promise of Hone, such as a mount over the artifact. The operator's `pod_spec` merges the rest onto its own pods.
+Values with a type of Kubernetes' own are plain data here: their schema comes from `pod_schema`. The rules refuse
+settings that would break a promise of Hone, such as a mount over the artifact. The operator's `pod_spec` merges the
+other settings into its own pods.
 """
 
 from typing import Annotated, Any, Literal
@@ -22,23 +23,23 @@ from hone_api.common import (
 from hone_api.pods import pod_rules
 from hone_api.pods.pod_schema import typed_by
 
+# How long the trainer has, by method, to save a checkpoint when it is stopped.
 TRAINER_GRACE_SECONDS = {"lora": 60, "qlora": 60, "full": 300}
-"""How long the trainer has, by method, to save a checkpoint when it is stopped."""
 
+# How long an engine needs to leave the endpoints and to finish short answers.
 ENGINE_LEAST_GRACE_SECONDS = 120
-"""How long an engine needs to leave the endpoints and to finish short answers."""
 
+# Variables by which Hone's processes find each other, and its engines their keys.
 RESERVED_VARIABLES = (
     *("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "JOB_COMPLETION_INDEX"),
     *("MASTER_ADDR", "MASTER_PORT", "HONE_ADMIN_TOKEN_FILE", "HONE_POD_UID"),
 )
-"""Variables by which Hone's processes find each other, and its engines their keys."""
 
+# Names of the volumes of Hone's pods, in addition to those that begin with `claim-`.
 RESERVED_VOLUMES = ("tmp", "shm", "manifest", "dataset", "served", "cache", "api-key", "adapters")
-"""Names of the volumes of Hone's pods, in addition to those that begin with `claim-`."""
 
+# Names of Hone's own containers.
 RESERVED_CONTAINERS = ("trainer", "prepare", "engine", "place", "adapters")
-"""Names of Hone's own containers."""
 
 
 def _one_of(names: tuple[str, ...]) -> str:

@@ -1,9 +1,9 @@
-"""What Kubernetes refuses in the parts of a pod that users write, so that the object is refused and not its pods.
+"""Rules of Kubernetes for the parts of a pod that users write, so that the object is refused and not its pods.
 
-Kubernetes' own schema has types alone: that a volume has one source, or a weight is between 1 and 100, is in the code
-of its API server, which would refuse the Job or Deployment much later. These tables go by the names of Kubernetes'
-types; `pod_schema` puts them into the schema, so that the API server and `hone validate` refuse alike. What is not here
-is found by the API server when Hone makes the child, and reported as ChildInvalid.
+Kubernetes' own schema has only types: that a volume has one source, or a weight is between 1 and 100, is in the code of
+its API server, which would refuse the Job or Deployment much later. These tables use the names of Kubernetes' types;
+`pod_schema` adds them to the schema, so that the API server and `hone validate` refuse the same. Other faults are found
+by the API server when Hone creates the child, and reported as ChildInvalid.
 """
 
 from collections.abc import Iterable
@@ -57,7 +57,7 @@ def _differ(field: str, message: str) -> Rules:
 
 
 def _within(most: str, least: str) -> str:
-    """Return the CEL expression that no quantity of one map is above that of the other map."""
+    """Return the CEL expression that no quantity of one map exceeds that of the other map."""
     texts = [f"string(self.{name}[name])" for name in (least, most)]
     are_quantities = " && ".join(f"isQuantity({text})" for text in texts)
     return (
@@ -90,13 +90,13 @@ _ADDS_CAPABILITIES = (
     "has(self.containerSecurityContext) && has(self.containerSecurityContext.capabilities) && "
     "has(self.containerSecurityContext.capabilities.add) && self.containerSecurityContext.capabilities.add.size() > 0"
 )
+# Kubernetes gives added capabilities to a process of another user only by file capabilities, for which it must be
+# allowed to gain privileges: https://github.com/kubernetes/kubernetes/issues/56374.
 _MAY_BE_ROOT = (
     "(has(self.containerSecurityContext.runAsUser) ? self.containerSecurityContext.runAsUser == 0 : "
     "(has(self.securityContext) && has(self.securityContext.runAsUser) ? self.securityContext.runAsUser == 0 : "
     "self.userAndGroup == 'Platform'))"
 )
-"""Kubernetes gives added capabilities to a process of another user only by file capabilities, for which it must be
-allowed to gain privileges: https://github.com/kubernetes/kubernetes/issues/56374."""
 CAPABILITIES_HAVE_EFFECT = rule(
     f"!({_ADDS_CAPABILITIES}) || {_is_true('allowPrivilegeEscalation')} || {_is_true('privileged')} || {_MAY_BE_ROOT}",
     "containerSecurityContext.capabilities.add has no effect for a user that is not root: set "
@@ -127,6 +127,7 @@ _LOCALHOST = rule(
 )
 _PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
 
+# CEL rules of objects.
 OF_TYPE: dict[str, Rules] = {
     "EnvVar": [
         rule("!has(self.valueFrom) || !has(self.value) || self.value == ''", f"{_SET_ONE} value and valueFrom"),
@@ -203,7 +204,6 @@ OF_TYPE: dict[str, Rules] = {
     ],
     "LabelSelectorRequirement": [rule(_SET_OPERATORS, _SET_MESSAGE)],
 }
-"""CEL rules of objects."""
 
 _PORT = [
     rule(
@@ -215,6 +215,7 @@ _LABEL_KEY = matching(LABEL_KEY, _KEY)
 _DNS_LABEL = matching(DNS_LABEL, "must be a DNS label: lower-case letters, digits and '-', such as my-name")
 _ADDRESS = matching(_IP, "must be an IP address, such as 10.9.8.7 or 2001:db8::1")
 
+# CEL rules of fields; `[]` stands for a list's items, `{}` for a map's values.
 OF_FIELD: dict[str, Rules] = {
     "Container.name": _DNS_LABEL,
     "Container.ports": _differ("name", "two ports have the same name: rename one"),
@@ -243,10 +244,10 @@ OF_FIELD: dict[str, Rules] = {
     ),
     "TopologySpreadConstraint.topologyKey": _LABEL_KEY,
 }
-"""CEL rules of fields; `[]` stands for a list's items, `{}` for a map's values."""
 
 _PART = "([^/.][^/]*|[.]([^/.][^/]*)?|[.][.][^/]+)"
 _BELOW = f"^({_PART}(/+|$))*$"
+# Patterns of strings that there may be many of: a CEL rule would cost more than the API server allows.
 PATTERNS: dict[str, str] = {
     "ConfigMapKeySelector.key": "^[-._a-zA-Z0-9]+$",
     "DownwardAPIVolumeFile.path": _BELOW,
@@ -267,8 +268,8 @@ PATTERNS: dict[str, str] = {
     "VolumeMount.subPath": _BELOW,
     "VolumeMount.subPathExpr": _BELOW,
 }
-"""Patterns of strings that there may be many of: a CEL rule would cost more than the API server allows."""
 
+# Fields that Kubernetes' schema does not require, and its API server does.
 REQUIRED: dict[str, list[str]] = {
     "Container": ["image"],
     "ConfigMapEnvSource": ["name"],
@@ -283,15 +284,15 @@ REQUIRED: dict[str, list[str]] = {
     "SecretProjection": ["name"],
     "SecretVolumeSource": ["secretName"],
 }
-"""Fields that Kubernetes' schema does not require, and its API server does."""
 
+# The only values of a string.
 ENUMS: dict[str, list[str]] = {
     "LabelSelectorRequirement.operator": ["In", "NotIn", "Exists", "DoesNotExist"],
     "VolumeMount.recursiveReadOnly": ["Disabled", "IfPossible", "Enabled"],
 }
-"""The only values of a string."""
 
 _FILE_MODE = (0, 0o777)
+# The least and the greatest number, or number of items; None: the usual one.
 RANGES: dict[str, tuple[int, int | None]] = {
     "ConfigMapVolumeSource.defaultMode": _FILE_MODE,
     "ContainerPort.containerPort": (1, 65535),
@@ -310,4 +311,3 @@ RANGES: dict[str, tuple[int, int | None]] = {
     "TopologySpreadConstraint.minDomains": (1, None),
     "WeightedPodAffinityTerm.weight": (1, 100),
 }
-"""The least and the greatest number, or number of items; None: the usual one."""

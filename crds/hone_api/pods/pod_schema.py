@@ -23,6 +23,7 @@ MOST_PROPERTIES = 64
 MOST_CHARACTERS = 4096
 MOST_INT32 = 2**31 - 1
 
+# The greatest number of items or characters, where it is not the usual one.
 BOUNDS: dict[str, int] = {
     "PodSpec.initContainers": 16,
     "PodSpec.volumes": 32,
@@ -39,7 +40,7 @@ BOUNDS: dict[str, int] = {
     "Volume.name": 63,
     "VolumeMount.name": 63,
     "VolumeMount.mountPath": 1024,
-    # What Kubernetes itself bounds. Its refusals repeat the value, and of a list every value.
+    # Kubernetes' own limits. Its refusals repeat the value, and every value of a list.
     "HostAlias.hostnames[]": 253,
     "HostAlias.ip": 45,
     "PodDNSConfig.nameservers": 3,
@@ -93,7 +94,6 @@ BOUNDS: dict[str, int] = {
     "ServiceAccountTokenProjection.path": 1024,
     "PodSecurityContext.sysctls": 32,
 }
-"""The greatest number of items or characters, where it is not the usual one."""
 
 LEAST: dict[str, int] = {"Container.name": 1, "Volume.name": 1, "VolumeMount.name": 1, "VolumeMount.mountPath": 1} | {
     f"{name}.{field}": 1
@@ -102,8 +102,8 @@ LEAST: dict[str, int] = {"Container.name": 1, "Volume.name": 1, "VolumeMount.nam
     if field in ("name", "image", "secretName")
 }
 
+# A key of a list of type map must be required or have a default; this one is Kubernetes' own.
 DEFAULTS = {"ContainerPort.protocol": "TCP"}
-"""A key of a list of type map must be required or have a default; this one is Kubernetes' own."""
 
 QUANTITY: Schema = {
     "x-kubernetes-int-or-string": True,
@@ -122,7 +122,7 @@ REFERENCE = "https://kubernetes.io/docs/reference/kubernetes-api/workload-resour
 
 
 def typed_by(field: str, **field_rules: list[dict[str, str]]) -> dict[str, Any]:
-    """Return the `json_schema_extra` of what has the type of a field of Kubernetes, such as `PodSpec.volumes`.
+    """Return the `json_schema_extra` of a value with the type of a Kubernetes field, such as `PodSpec.volumes`.
 
     `field_rules` are CEL rules for fields of the object, or of the list's items.
     """
@@ -130,7 +130,7 @@ def typed_by(field: str, **field_rules: list[dict[str, str]]) -> dict[str, Any]:
 
 
 def structural(field: str, field_rules: dict[str, list[dict[str, str]]]) -> Schema:
-    """Return the structural schema of a field of Kubernetes, with CEL rules on the fields in it."""
+    """Return the structural schema of a Kubernetes field, with CEL rules on the fields in it."""
     name, _, property_name = field.partition(".")
     found = _bounded(field, definitions()[name]["properties"][property_name])
     of = found.get("items", found)
@@ -154,7 +154,7 @@ def _bounded(path: str, node: Schema) -> Schema:
 
 
 def _plain(path: str, node: Schema) -> Schema:
-    """Return the schema of a value that is none of Kubernetes' named types, with its bounds."""
+    """Return the schema of a value without a named type of Kubernetes, with its bounds."""
     found = {key: value for key, value in node.items() if key not in ("items", "additionalProperties", "format")}
     if path in DEFAULTS:
         found["default"] = DEFAULTS[path]

@@ -1,1 +1,1 @@
-"""CRDs, validation and reference pages made from the models."""
+"""CRDs, validation and reference pages, made from the models."""

@@ -1,4 +1,4 @@
-"""CEL rules evaluated without an API server, with what Kubernetes adds to CEL for quantities.
+"""Evaluate CEL rules without an API server, with Kubernetes' additions to CEL for quantities.
 
 Needs the extra [cli], which has cel-python.
 """
@@ -10,7 +10,7 @@ from hone_api.quantities import exact_number, is_quantity
 
 
 def holds(rule: str, value: Any) -> bool:
-    """Return whether a rule is true of a value; one that can't be evaluated is not, as for the API server."""
+    """Return whether a rule is true of a value; a rule that can't be evaluated is not, as in the API server."""
     from celpy.adapter import json_to_cel
     from celpy.evaluation import CELEvalError
 

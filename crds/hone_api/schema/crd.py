@@ -1,4 +1,4 @@
-"""CustomResourceDefinitions made from the pydantic models, with structural schemas as the API server wants them."""
+"""Make CustomResourceDefinitions from the pydantic models, with structural schemas as the API server needs them."""
 
 import copy
 import json
@@ -21,6 +21,7 @@ SCALE = {
     "labelSelectorPath": ".status.selector",
 }
 
+# The status of an object until the operator writes one, so that no tool takes the object for ready before.
 UNOBSERVED = {
     "observedGeneration": -1,
     "conditions": [
@@ -34,7 +35,6 @@ UNOBSERVED = {
         }
     ],
 }
-"""The status of an object until the operator writes one, so that no tool takes the object for ready before."""
 
 _KEPT = (
     "type",
@@ -56,7 +56,7 @@ _KEPT = (
 
 
 def definition(kind: Kind) -> dict[str, Any]:
-    """The CustomResourceDefinition of a kind."""
+    """Return the CustomResourceDefinition of a kind."""
     name = kind.__name__
     subresources: dict[str, Any] = {"status": {}}
     structural = copy.deepcopy(schema(name))
@@ -94,7 +94,7 @@ def definition(kind: Kind) -> dict[str, Any]:
 
 @cache
 def schema(kind: str) -> Schema:
-    """The structural schema of a kind. Callers must not change it."""
+    """Return the structural schema of a kind. Callers must not change it."""
     json_schema = KINDS[kind].model_json_schema()
     structural = _structural(json_schema, json_schema["$defs"])
     structural["properties"] |= {
@@ -107,7 +107,7 @@ def schema(kind: str) -> Schema:
 
 
 def with_defaults(value: Any, schema: Schema) -> Any:
-    """A copy in which what was left out, or is null, has its default, as the API server does before validating."""
+    """Return a copy in which missing and null values have their defaults, as in the API server before it validates."""
     if isinstance(value, dict):
         properties = schema.get("properties", {})
         items = schema.get("additionalProperties", {})
@@ -136,7 +136,7 @@ def _structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
         if exclusive in node:
             found |= {bound: node[exclusive], exclusive: True}
     if node.get("x-kubernetes-int-or-string"):
-        del found["type"]  # the API server takes it to be integer or string
+        del found["type"]  # the API server reads it as integer or string
     if validations := _validations(node):
         found["x-kubernetes-validations"] = validations
     if "anyOf" in node:
@@ -150,7 +150,7 @@ def _structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
 
 
 def _resolved(node: Schema, definitions: dict[str, Schema]) -> Schema:
-    """The node with its $ref put in, and without the alternative null; what stands beside either wins."""
+    """Return the node with its $ref replaced, and without the alternative null; values next to either one win."""
     if "$ref" in node:
         return definitions[node["$ref"].rpartition("/")[2]] | {key: node[key] for key in node if key != "$ref"}
     alternatives = [one for one in node.get("anyOf", []) if one.get("type") != "null"]
@@ -167,7 +167,7 @@ def _description(node: Schema) -> str:
 
 
 def _validations(node: Schema) -> list[dict[str, str]]:
-    """The node's CEL rules; a pattern becomes one, since then the user reads what to write rather than a pattern."""
+    """Return the node's CEL rules; a pattern becomes one, because its message can explain what to write."""
     validations = list(node.get("x-kubernetes-validations", []))
     if "x-message" in node:
         matches = f"self.matches(r'{node['pattern']}')"
@@ -178,7 +178,10 @@ def _validations(node: Schema) -> list[dict[str, str]]:
 
 
 def _text_or_list(alternatives: list[Schema], definitions: dict[str, Schema]) -> Schema:
-    """A field that is one word or a list: it has no type, which rules out CEL, but each keyword binds its own type."""
+    """Return the schema of a string or a list of strings.
+
+    It has no type, so CEL rules are impossible, but each keyword applies to its own type.
+    """
     word, items = (_structural(alternative, definitions) for alternative in alternatives)
     if items.pop("type") != "array" or len(word["enum"]) != 1:
         raise ValueError(f"no structural schema for {alternatives}")
@@ -186,7 +189,7 @@ def _text_or_list(alternatives: list[Schema], definitions: dict[str, Schema]) ->
 
 
 def _fields(node: Schema, definitions: dict[str, Schema]) -> Schema:
-    """`properties` or `additionalProperties`; a map whose keys are known has properties, so that others are unknown."""
+    """Return `properties` or `additionalProperties`; a map with known keys has properties, to refuse others."""
     if "properties" in node:
         return {"properties": {name: _structural(field, definitions) for name, field in node["properties"].items()}}
     values = node.get("additionalProperties", False)
@@ -204,7 +207,7 @@ _ANYTHING = {"x-kubernetes-preserve-unknown-fields": True, "nullable": True}
 
 
 def _default(node: Schema, structural: Schema) -> Schema:
-    """A default that says something: of an object, {} when a field in it has a default."""
+    """Return a default with a meaning: for an object, {} if a field in it has a default."""
     default = node.get("default")
     if "properties" in structural:
         has_defaults = any("default" in field for field in structural["properties"].values())

@@ -1,8 +1,8 @@
-"""Manifest files, YAML or JSON with one document or many, become objects of JSON's types.
+"""Parse manifest files, YAML or JSON with one document or many, into objects of JSON's types.
 
-The text is composed into nodes first, and `_Loader` counts them there: a file whose aliases stand for millions of
-values is refused before a single one is built. What kubectl reads in another way than YAML 1.1 does, such as dates and
-1:30, is read as kubectl does. `validation` checks the objects next.
+The text is first parsed into nodes, which `_Loader` counts: a file whose aliases expand to millions of values is
+refused before any of them is built. Values that kubectl reads differently from YAML 1.1, such as dates and 1:30, are
+read as in kubectl. `validation` checks the objects next.
 """
 
 import json
@@ -15,21 +15,21 @@ import yaml
 
 from hone_api.reasons import INVALID_SPEC, HoneError
 
+# The API server takes no object of more than 3 MiB.
 MOST_BYTES = 4 * 1024 * 1024
-"""The API server takes no object of more than 3 MiB."""
+# Values in a file, where an alias counts as all that it stands for.
 MOST_VALUES = 100_000
-"""Values in a file, where an alias counts as all that it stands for."""
 MOST_LEVELS = 100
 
 _PREFIX = "tag:yaml.org,2002:"
+# What JSON can hold; YAML has sets, dates and binary values as well.
 _TAGS = {f"{_PREFIX}{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
-"""What JSON can hold; YAML has sets, dates and binary values as well."""
+# Texts that YAML reads as texts without quotes.
 _PLAIN = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null)$)[A-Za-z][\w./-]*", re.IGNORECASE | re.ASCII)
-"""Texts that YAML reads as texts without quotes."""
 
 
 def quote_text(text: str) -> str:
-    """Return how a text is written in a manifest so that it stays a text: `true` and `1` would not."""
+    """Return a text as a manifest must write it to stay a text, as opposed to `true` and `1`."""
     return text if _PLAIN.fullmatch(text) else json.dumps(text)
 
 
@@ -94,14 +94,14 @@ def _show(value: Any) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as kubectl reads it: 2e-4 is a number, a date is a string, and a key may stand once."""
+    """Reads YAML like kubectl: 2e-4 is a number, a date is a string, and a key may occur once."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._values = 0
         self._level = 0
+        # For each complete node, by id: the values that it stands for, its levels, and itself, to keep the id.
         self._sizes: dict[int, tuple[int, int, yaml.Node]] = {}
-        """For each complete node, by id: the values that it stands for, its levels, and itself, to keep the id."""
 
     def compose_document(self) -> yaml.Node | None:
         self._sizes.clear()
@@ -203,7 +203,7 @@ def _construct_float(loader: _Loader, node: yaml.ScalarNode) -> float:
 
 
 def _add_resolvers() -> None:
-    """Give plain scalars their types: no dates, no numbers of base 60 such as 1:30, and 2e-4 is a number."""
+    """Set the types of plain scalars: no dates, no numbers of base 60 such as 1:30, and 2e-4 is a number."""
     kept = {f"{_PREFIX}bool", f"{_PREFIX}null", f"{_PREFIX}merge"}
     _Loader.yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag in kept]

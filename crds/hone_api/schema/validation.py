@@ -1,7 +1,8 @@
-"""What the API server would say of an object, word for word, without one.
+"""Validate an object with the messages of the API server, without one.
 
-It walks the very schema that the CRD has: unknown fields, then Kubernetes' structural checks on the object with its
-defaults, then the CEL rules. Rules on changes (`oldSelf`) need the object before, so only the API server checks those.
+It walks the same schema as in the CRD: unknown fields, then Kubernetes' structural checks on the object with its
+defaults, then the CEL rules. Rules on changes (`oldSelf`) need the previous object, so only the API server checks
+those.
 """
 
 import difflib
@@ -23,8 +24,8 @@ METADATA = frozenset(
 
 
 _ANYTHING: Schema = {"x-kubernetes-preserve-unknown-fields": True}
+# Of more values than these, the nearest one is named as well.
 _MANY = 12
-"""Of more values than these, the nearest one is named as well."""
 
 
 class _Problem(NamedTuple):
@@ -33,7 +34,7 @@ class _Problem(NamedTuple):
 
 
 def validate(document: dict[str, Any]) -> list[str]:
-    """Why `kubectl apply` would refuse the object, each reason naming field, value and what to do; empty: it would not.
+    """Return why `kubectl apply` would refuse the object, each reason with field, value and remedy.
 
     Needs the extra [cli], whose cel-python evaluates the rules.
     """
@@ -69,7 +70,7 @@ def _unknown_fields(path: str, value: Any, of: Schema, root: Schema) -> Iterator
 
 
 def _hint(path: str, name: str, root: Schema) -> str:
-    """Where a field that is nearly called so is, the nearest place first."""
+    """Return where a field with almost this name is, the nearest place first."""
     places: dict[str, list[str]] = {}
     for place in _places("spec", root["properties"]["spec"]):
         places.setdefault(place.rpartition(".")[2], []).append(place)
@@ -88,7 +89,7 @@ def _places(path: str, of: Schema) -> Iterator[str]:
 
 
 def _named(document: dict[str, Any]) -> dict[str, Any]:
-    """With the name that the API server makes from generateName."""
+    """Return the object with the name that the API server makes from generateName."""
     metadata = document.get("metadata")
     if isinstance(metadata, dict) and metadata.get("generateName") and not metadata.get("name"):
         return document | {"metadata": metadata | {"name": f"{metadata['generateName']}xxxxx"}}
@@ -102,7 +103,7 @@ def _without_name(document: dict[str, Any]) -> Iterator[_Problem]:
 
 
 def _metadata(document: dict[str, Any]) -> Iterator[_Problem]:
-    """Find what the API server can't decode into its own metadata, for which a CRD has no schema."""
+    """Find parts that the API server can't decode into its own metadata, for which a CRD has no schema."""
     metadata = document.get("metadata")
     if not isinstance(metadata, dict):
         return
@@ -261,7 +262,7 @@ def _invalid(path: str, value: Any, why: str) -> _Problem:
 
 
 def _shown(value: Any) -> str:
-    """A value as Go prints it in an error."""
+    """Return a value as Go prints it in an error."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
@@ -274,7 +275,7 @@ def _quoted(value: Any) -> str:
 
 
 def _bound(number: float, as_integer: bool) -> str:
-    """A number as Go's %v prints an int64 or a float64."""
+    """Return a number as Go's %v prints an int64 or a float64."""
     if as_integer:
         return str(int(number))
     try:

@@ -1,4 +1,4 @@
-"""What Hone can use and does not need: Kueue, and the APIs of metrics. Pure."""
+"""Check optional additions: Kueue, and the metrics APIs. Pure."""
 
 from hone_api.schema.manifests import quote_text
 

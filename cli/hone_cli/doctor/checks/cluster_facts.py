@@ -13,12 +13,12 @@ from hone_cli.doctor.checks.findings import Unread
 
 Object = dict[str, Any]
 AMD = "amd.com/"
+# AMD's driver for Dynamic Resource Allocation, and its DeviceClass.
 DRIVER = "gpu.amd.com"
-"""AMD's driver for Dynamic Resource Allocation, and its DeviceClass."""
+# Node Feature Discovery's label for virtual functions.
 VIRTUAL = "feature.node.kubernetes.io/amd-vgpu"
-"""Node Feature Discovery's label for virtual functions."""
+# Node Feature Discovery's label for other GPUs. AMD's network cards have amd-nic and amd-vnic.
 HAS_GPU = "feature.node.kubernetes.io/amd-gpu"
-"""Node Feature Discovery's label for other GPUs. AMD's network cards have amd-nic and amd-vnic."""
 _BY_LABELLER = ("amd.com/gpu.", "beta.amd.com/gpu.")
 _KEPT_LABELS = (*_BY_LABELLER, HAS_GPU, VIRTUAL, "metricsexporter.amd.com.gpu.")
 
@@ -37,7 +37,7 @@ class Taint:
 
 @dataclass(frozen=True)
 class Node:
-    """What matters of a node. `capacity` and `allocatable` hold AMD's extended resources only."""
+    """The relevant facts about a node. `capacity` and `allocatable` hold only AMD's extended resources."""
 
     name: str
     is_ready: bool = True
@@ -49,11 +49,11 @@ class Node:
 
     @property
     def takes_pods(self) -> bool:
-        """Whether it is ready and not cordoned."""
+        """Return whether it is ready and not cordoned."""
         return self.is_ready and not self.is_cordoned
 
     def has_gpus(self) -> bool:
-        """Whether a resource or label of AMD's GPUs says so."""
+        """Return whether it has a resource or label of AMD's GPUs."""
         return (
             any(count for name, count in self.capacity.items() if is_gpu_resource(name))
             or any(name.startswith(_BY_LABELLER) for name in self.labels)
@@ -77,7 +77,7 @@ class Device:
 
 @dataclass(frozen=True)
 class ClusterFacts:
-    """All facts about a cluster; Unread where the user's rights, or the way to it, end.
+    """All facts about a cluster; Unread for those that could not be read, also for lack of rights.
 
     `daemon_sets` maps the images of DaemonSets to (desired, ready). `definitions` has None for a missing one.
     `services` maps the API groups that other programs serve to whether they are available.
@@ -98,7 +98,7 @@ class ClusterFacts:
 
 
 def read_node(body: Object) -> Node:
-    """Reduce a Node object. Thousands of nodes have the same labels, which are kept once."""
+    """Reduce a Node object. Thousands of nodes share their labels, which are stored once."""
     metadata, spec, status = body.get("metadata") or {}, body.get("spec") or {}, body.get("status") or {}
     ready = [each for each in status.get("conditions") or [] if each.get("type") == "Ready"]
     labels = metadata.get("labels") or {}

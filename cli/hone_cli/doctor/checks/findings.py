@@ -1,21 +1,21 @@
-"""Findings: one line of the report each, and what all of them mean for scripts."""
+"""Findings: each is one line of the report; together they give the exit code for scripts."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 Status = Literal["ok", "warning", "failed", "unknown"]
+# The version of the JSON. New fields do not raise it; a removed or changed one does.
 FORMAT = 1
-"""The version of the JSON. New fields do not raise it; a removed or changed one does."""
 MOST_NAMES = 3
 FAILED, UNUSABLE = 1, 2
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found for one check. `check` is stable, for scripts.
+    """The result of one check. `check` is stable, for scripts.
 
-    `is_required`: where it is unknown, nothing can be concluded from the report.
+    `is_required`: if it is unknown, the report allows no conclusion.
     """
 
     check: str
@@ -39,7 +39,7 @@ def report_unread(check: str, what: str, unread: Unread, *, is_required: bool = 
 
 
 def find_exit_code(findings: Iterable[Finding]) -> int:
-    """Return 1 where something failed, 2 where something that is required is unknown, and otherwise 0."""
+    """Return 1 if something failed, 2 if something required is unknown, and otherwise 0."""
     found = list(findings)
     if any(finding.status == "failed" for finding in found):
         return FAILED
@@ -75,5 +75,5 @@ def join_names(names: Iterable[str]) -> str:
 
 
 def count_nodes(count: int) -> str:
-    """Return such as `1 node` and `8 nodes`."""
+    """Return the number with its noun, such as `1 node` and `8 nodes`."""
     return f"{count} node{'' if count == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""What offers the GPUs to Kubernetes: AMD's labeller, device plugin, or driver for claims. Pure."""
+"""Check the programs that offer GPUs to Kubernetes: AMD's labeller, device plugin, or driver for claims. Pure."""
 
 import re
 
@@ -6,10 +6,10 @@ from hone_cli.doctor.checks.cluster_facts import DRIVER, ClusterFacts, find_prop
 from hone_cli.doctor.checks.findings import Finding, Unread, count_nodes, join_names, report_unread
 from hone_cli.doctor.checks.gpus import CLAIMED, count_gpus
 
+# Parts of the names and tags of AMD's images.
 LABELLER, PLUGIN, CLAIMER = "labeller", "k8s-device-plugin", "dra-driver"
-"""Parts of the names and tags of AMD's images."""
+# Parts of the names of AMD's images, or of a mirror's path. `amd64` occurs in every vendor's.
 _MAKERS = re.compile(r"rocm.*|amd|amdgpu.*")
-"""Words of AMD's images, or of a mirror's path. `amd64` is every maker's."""
 _WORDS = re.compile(r"[^a-z0-9]+")
 
 
@@ -85,7 +85,7 @@ def _check_labels(facts: ClusterFacts) -> list[Finding]:
 
 
 def _find_pods(facts: ClusterFacts, part: str) -> tuple[int, int] | None:
-    """Return how many pods a DaemonSet of AMD's should have and has; None where none is known."""
+    """Return how many pods an AMD DaemonSet should have, and has; None if none is known."""
     if isinstance(facts.daemon_sets, Unread):
         return None
     found = [pods for image, pods in facts.daemon_sets.items() if _is_image(image, part)]

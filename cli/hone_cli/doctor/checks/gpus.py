@@ -1,4 +1,4 @@
-"""GPUs by product and partition, the resources that offer them, and their health. Pure."""
+"""Check GPUs by product and partition, the resources that offer them, and their health. Pure."""
 
 import re
 from collections import Counter
@@ -15,15 +15,15 @@ from hone_cli.doctor.checks.cluster_facts import (
 )
 from hone_cli.doctor.checks.findings import Finding, Unread, count_nodes, join_names, report_unread
 
+# The default of spec.resources.gpuResource.
 DEFAULT = "amd.com/gpu"
-"""The default of spec.resources.gpuResource."""
+# The extended resource by which Kubernetes makes a claim for a device of AMD's DeviceClass.
 CLAIMED = "deviceclass.resource.kubernetes.io/gpu.amd.com"
-"""The extended resource by which Kubernetes makes a claim for a device of AMD's DeviceClass."""
 CLAIMED_SINCE = (1, 36)
 UNPARTITIONED = {"MI210", "MI250X", "Radeon AI PRO R9700"}
 UNHEALTHY, REPARTITIONING = "amd-gpu-unhealthy", "amd-dcm"
+# AMD's driver sets this taint on partitions that it could make, while others of their GPU are in use.
 CONFLICT = "gpu.amd.com/memory-partition-conflict"
-"""AMD's driver sets this taint on partitions that it could make, while others of their GPU are in use."""
 
 _STATE = re.compile(r"metricsexporter\.amd\.com\.gpu\.(.+)\.state")
 
@@ -44,7 +44,7 @@ def check_gpus(facts: ClusterFacts) -> list[Finding]:
 
 
 def name_products(node: Node) -> list[str]:
-    """Return the products of a node's GPUs by device id, since virtual functions have no product name."""
+    """Return the products of a node's GPUs by device id, because virtual functions have no product name."""
     ids = [id_.lower().removeprefix("0x") for id_ in find_properties(node, "device-id")]
     products = set(find_properties(node, "product-name"))
     if products and not any(id_ in DEVICE_IDS for id_ in ids):
@@ -63,7 +63,7 @@ def is_unhealthy(node: Node) -> bool:
 
 
 def count_gpus(node: Node, *, is_capacity: bool = False) -> int:
-    """Return how many devices the device plugin offers, or with `is_capacity` how many it knows."""
+    """Return how many devices the device plugin offers, or with `is_capacity` how many it has."""
     source = node.capacity if is_capacity else node.allocatable
     return sum(count for name, count in source.items() if is_gpu_resource(name))
 
@@ -162,7 +162,7 @@ def _check_resources(facts: ClusterFacts, nodes: list[Node], devices: tuple[Devi
 
 
 def _tells_partitions(node: Node) -> bool:
-    """Return whether a label tells how its GPUs are partitioned, or that they can't be."""
+    """Return whether a label shows how the node's GPUs are partitioned, or that they can't be."""
     models = {DEVICE_IDS.get(id_) for id_ in find_properties(node, "device-id")}
     if find_properties(node, "compute-memory-partition") or (models and models <= UNPARTITIONED):
         return True
@@ -171,13 +171,13 @@ def _tells_partitions(node: Node) -> bool:
 
 
 def _find_bare(nodes: list[Node], devices: tuple[Device, ...]) -> list[str]:
-    """Return the nodes that have labels of GPUs, and offer and know none in any way."""
+    """Return the nodes that have labels of GPUs, but offer none and have none as capacity."""
     claimed = {device.node for device in devices}
     return [node.name for node in nodes if not count_gpus(node, is_capacity=True) and node.name not in claimed]
 
 
 def _is_claimable(facts: ClusterFacts, devices: tuple[Device, ...]) -> bool:
-    """Return whether a device that claims can get may be on a node that takes pods."""
+    """Return whether a device for claims may be on a node that accepts pods."""
     nodes = () if isinstance(facts.nodes, Unread) else facts.nodes
     closed = {node.name for node in nodes if not node.takes_pods}
     return any(device.node not in closed for device in devices)

@@ -1,4 +1,4 @@
-"""Hone in the cluster: its definitions and operator, against this `hone`. Pure."""
+"""Check Hone in the cluster: its definitions and operator, against this `hone`. Pure."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,25 +9,25 @@ from hone_api.schema.crd import KINDS, schema
 from hone_cli.doctor.checks.cluster_facts import ClusterFacts, Object
 from hone_cli.doctor.checks.findings import Finding, Unread, join_names, report_unread
 
+# Variables of the operator, and the chart's values that they come from.
 IMAGES = {
     "HONE_RUNTIME_IMAGE": "runtime.image",
     "HONE_VLLM_IMAGE": "runtime.vllmImage",
     "HONE_SGLANG_IMAGE": "runtime.sglangImage",
     "HONE_TGI_IMAGE": "runtime.tgiImage",
 }
-"""Variables of the operator, and the chart's values that they come from."""
 LABEL = "app.kubernetes.io/name=hone"
 INSTALL = "Install Hone: see docs/quickstart.md."
 UPGRADE = "Upgrade the chart (`helm upgrade`) or this `hone`, so that both have one version."
 
 
 def check_installation(facts: ClusterFacts, own_version: str) -> list[Finding]:
-    """Return the findings about Hone's definitions and operator. `own_version` is that of this `hone`."""
+    """Return the findings about Hone's definitions and operator. `own_version` is this program's."""
     return [_check_definitions(facts), _check_operator(facts, own_version)]
 
 
 def find_images(operators: Iterable[Object]) -> dict[str, str]:
-    """Return the default images by their value of the chart, as the first operator has them."""
+    """Return the default images by their chart value, as the first operator has them."""
     for deployment in operators:
         environment = {each.get("name"): each.get("value") or "" for each in _container(deployment).get("env") or []}
         return {value: environment[name] for name, value in IMAGES.items() if environment.get(name)}
@@ -35,7 +35,7 @@ def find_images(operators: Iterable[Object]) -> dict[str, str]:
 
 
 def find_gpu_groups(operators: Iterable[Object]) -> tuple[int, ...]:
-    """Return the groups that pods with GPUs get by the chart's value runtime.supplementalGroups."""
+    """Return the groups that pods with GPUs get from the chart value runtime.supplementalGroups."""
     for deployment in operators:
         environment = {each.get("name"): each.get("value") or "" for each in _container(deployment).get("env") or []}
         return tuple(int(each) for each in environment.get("HONE_GPU_GROUPS", "").split(",") if each.strip().isdigit())

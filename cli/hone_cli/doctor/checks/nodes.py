@@ -1,16 +1,16 @@
-"""Nodes: whether they are there, ready, and open for pods. Pure."""
+"""Check nodes: whether they exist, are ready, and accept pods. Pure."""
 
 from hone_api.schema.manifests import quote_text
 
 from hone_cli.doctor.checks.cluster_facts import ClusterFacts, Node, Taint
 from hone_cli.doctor.checks.findings import Finding, Unread, count_nodes, join_names, report_unread
 
+# The taint that Hone's pods with GPUs tolerate without being asked to.
 TOLERATED = "amd.com/gpu"
-"""The taint that Hone's pods with GPUs tolerate without being asked to."""
+# Judged with the GPUs' health.
 AMDS = ("amd-gpu-unhealthy", "amd-dcm")
-"""Judged with the GPUs' health."""
+# Kubernetes itself sets these taints, and reports the cause as a condition.
 BY_CONDITION = "node.kubernetes.io/"
-"""Kubernetes itself sets these taints, and reports the cause as a condition."""
 
 
 def check_nodes(facts: ClusterFacts) -> list[Finding]:

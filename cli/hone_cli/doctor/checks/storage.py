@@ -1,4 +1,4 @@
-"""StorageClasses, and which access modes their volumes have. Pure."""
+"""Check StorageClasses, and which access modes their volumes have. Pure."""
 
 from hone_api.schema.manifests import quote_text
 
@@ -6,6 +6,7 @@ from hone_cli.doctor.checks.cluster_facts import ClusterFacts, Object
 from hone_cli.doctor.checks.findings import Finding, Unread, join_names, report_unread
 
 DEFAULT = ("storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class")
+# Parts of the names of provisioners whose volumes several nodes can mount (ReadWriteMany).
 SHARED = (
     "nfs",
     "cephfs",
@@ -20,7 +21,7 @@ SHARED = (
     "beegfs",
     "juicefs",
 )
-"""Parts of the names of provisioners whose volumes several nodes can mount (ReadWriteMany)."""
+# Parts of the names of provisioners whose file systems one node at a time can mount (ReadWriteOnce).
 SINGLE = (
     "local-path",
     "hostpath",
@@ -33,7 +34,6 @@ SINGLE = (
     "topolvm",
     "openebs.io/local",
 )
-"""Parts of the names of provisioners whose file systems one node at a time can mount (ReadWriteOnce)."""
 
 
 def check_storage(facts: ClusterFacts) -> list[Finding]:
@@ -95,7 +95,7 @@ def _name(body: Object) -> str:
 
 
 def _find_default(classes: tuple[Object, ...]) -> str | None:
-    """Return the class that Kubernetes takes: of several defaults the newest, of equal age the first by name."""
+    """Return the class that Kubernetes uses: of several defaults the newest, of equal age the first by name."""
     defaults = sorted(filter(_is_default, classes), key=_name)
     newest = max(
         defaults, key=lambda each: str((each.get("metadata") or {}).get("creationTimestamp") or ""), default=None
