@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def make_trainer(folder: Path, hidden_size: int) -> HoneTrainer:
-    """Full training of a Llama of 8 layers in float32, so that a checkpoint has 12 bytes a parameter."""
+    """Return a full training of a Llama of 8 layers in float32, so that a checkpoint has 12 bytes per parameter."""
     tokenizer = AutoTokenizer.from_pretrained(make_model(folder / "tokenizer"))
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=hidden_size, intermediate_size=3 * hidden_size, num_hidden_layers=8,
@@ -64,14 +64,14 @@ def make_trainer(folder: Path, hidden_size: int) -> HoneTrainer:
 
 
 def timed_save(trainer: HoneTrainer) -> float:
-    """Seconds that the training loop is away."""
+    """Return the seconds for which the training loop is stopped."""
     began = time.perf_counter()
     trainer._save_checkpoint(trainer.model, None)
     return time.perf_counter() - began
 
 
 def timed_write(folder: Path, contents: dict[str, bytes]) -> float:
-    """Seconds to copy, write and force the same bytes to the disk."""
+    """Return the seconds to copy, write and force the same bytes to the disk."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     began = time.perf_counter()

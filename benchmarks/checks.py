@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def check_rows(folder: Path, rows: int, rounds: int) -> None:
-    """Prepare conversations, and compare the checks with tokenizing."""
+    """Prepare conversations, and compare the time of the checks with that of tokenizing."""
     with (folder / "rows.jsonl").open("w") as file:
         for index in range(rows):
             texts = [" ".join(f"word{(index * 7 + word) % 97}" for word in range(20 * part)) for part in (1, 2)]

@@ -1,4 +1,4 @@
-"""A tiny random chat model, and the figures that all benchmarks print."""
+"""A tiny random chat model, and the output of figures, for all benchmarks."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def make_rows(file: Path, rows: int) -> Path:
 
 
 def run(command: list[str]) -> tuple[str, int]:
-    """What the command prints, and the most memory its process held, in bytes. Exits with its output when it fails."""
+    """Return the command's output, and its process's peak memory in bytes. Exits with its output when it fails."""
     with tempfile.TemporaryFile("w+") as out:
         with subprocess.Popen(command, stdout=out, stderr=out, env=dict(os.environ, HF_HUB_OFFLINE="1")) as process:
             _, status, usage = os.wait4(process.pid, 0)

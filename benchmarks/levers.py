@@ -23,13 +23,13 @@ from common import run as run_process
 ROOT = Path(__file__).parents[1]
 MEDIAN, SIGMA, SHORTEST, LONGEST = 250, 0.85, 20, 1024
 HELD_OUT = 0.1
+# Changes to the how-to's arguments; None leaves a field out. The last is followed by profile auto itself.
 LEVERS: dict[str, dict[str, Any]] = {
     "the how-to, with what TRL sets today": {"activationCheckpointing": None},
     "the how-to as it was": {},
     "the same, optimizer of profile auto": {"optim": None},
     "the same, order of profile auto": {"optim": None, "trainSamplingStrategy": None},
 }
-"""Changes to the how-to's arguments; None leaves a field out. The last is followed by profile auto itself."""
 
 
 def main() -> None:
@@ -60,14 +60,14 @@ def main() -> None:
 
 
 def how_to(changes: dict[str, Any]) -> dict[str, Any]:
-    """The how-to's LoRA run on the benchmark's model and rows, with some arguments changed."""
+    """Return the how-to's LoRA run on the benchmark's model and rows, with some arguments changed."""
     spec: dict[str, Any] = yaml.safe_load((ROOT / "examples/llama2-guanaco/lora.yaml").read_text())["spec"]
     training = spec["training"] | {"loggingSteps": 10, "learningRate": 1e-3} | changes
     return here(spec, {name: value for name, value in training.items() if value is not None})
 
 
 def auto(written: dict[str, Any]) -> dict[str, Any]:
-    """The same run with everything left out that the profile may choose, but for what is written."""
+    """Return the same run without the fields that the profile may choose, except those given."""
     spec = how_to({})
     kept = (
         "numTrainEpochs learningRate weightDecay maxGradNorm warmupSteps"
@@ -80,7 +80,7 @@ def auto(written: dict[str, Any]) -> dict[str, Any]:
 
 
 def here(spec: dict[str, Any], training: dict[str, Any]) -> dict[str, Any]:
-    """The spec on the benchmark's model and rows."""
+    """Return the spec for the benchmark's model and rows."""
     return {
         "model": {"claim": {"name": "here", "path": "model"}, "dtype": "float32"},
         "dataset": {"claim": {"name": "here", "path": "train.jsonl"}, "evalFraction": HELD_OUT},
@@ -93,7 +93,7 @@ def here(spec: dict[str, Any], training: dict[str, Any]) -> dict[str, Any]:
 
 
 def train(folder: Path, run: str, spec: dict[str, Any]) -> dict[str, float]:
-    """The final metrics of a run."""
+    """Return the final metrics of a run."""
     job = {"apiVersion": "hone.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": "benchmark"}, "spec": spec}
     manifest, output = folder / f"{run}.yaml", folder / run
     manifest.write_text(yaml.safe_dump(job))
@@ -104,7 +104,7 @@ def train(folder: Path, run: str, spec: dict[str, Any]) -> dict[str, float]:
 
 
 def make_unlike_rows(file: Path, rows: int) -> None:
-    """Rows of text whose lengths, in tokens of one byte, are log-normal."""
+    """Write rows of text with log-normal lengths, in tokens of one byte."""
     chance = random.Random(0)
     with file.open("w") as out:
         for _ in range(rows):

@@ -12,45 +12,45 @@ from pathlib import Path
 
 PAGE = Path(__file__).parents[1] / "docs/performance.md"
 LENGTHS = Path(__file__).with_name("guanaco_lengths.txt")
+# Tokens that a row is cut to, in the how-to and here.
 LIMIT = 1024
-"""Tokens that a row is cut to, in the how-to and here."""
 
+# Peak TFLOP/s of dense matrix products: data sheet of the MI300X.
 FLOAT32, BFLOAT16 = 163.4, 1307.4
-"""Peak TFLOP/s of dense matrix products: data sheet of the MI300X."""
+# TFLOP/s of the best bfloat16 product that AMD measured: rocm.blogs.amd.com, Measuring Max-Achievable FLOPs part 2.
 ACHIEVABLE = 708.0
-"""TFLOP/s of the best bfloat16 product that AMD measured: rocm.blogs.amd.com, Measuring Max-Achievable FLOPs part 2."""
+# Of that, what a fixed mix of products reaches: AMD's figure of an MI325X, taken over (Completing the GPU Performance
+# Picture: 616 of 831).
 TYPICAL = 0.74
-"""Of that, what a fixed mix of products reaches: AMD's figure of an MI325X, taken over (Completing the GPU Performance
-Picture: 616 of 831)."""
+# TB/s of the MI300X's HBM: data sheet.
 BANDWIDTH = 5.3
-"""TB/s of the MI300X's HBM: data sheet."""
+# GB/s in each direction of 16 lanes of PCI Express 5.
 LINK = 64.0
-"""GB/s in each direction of 16 lanes of PCI Express 5."""
+# Compute units of an MI300X.
 UNITS = 304
-"""Compute units of an MI300X."""
+# Rows and columns of the result that one compute unit works on at once; libraries choose from several sizes.
 TILE = 128
-"""Rows and columns of the result that one compute unit works on at once; libraries choose from several sizes."""
 
+# Tokens that the profile packs into one batch, which is one row: benchmarks/padding.py.
 PACKED = 3 * LIMIT
-"""Tokens that the profile packs into one batch, which is one row: benchmarks/padding.py."""
 
+# Times that an attention kernel may be slower than products: an example, not a measurement.
 SLOW = 10
-"""Times that an attention kernel may be slower than products: an example, not a measurement."""
 
+# Rows a second and seconds of AMD's how-to.
 HOW_TO = {"lora": (5.063, 197.5), "full": (2.384, 419.5)}
-"""Rows a second and seconds of AMD's how-to."""
 HOW_TO_STEPS = 125
+# Rows that each process computes at once.
 HOW_TO_ROWS = 4
-"""Rows that each process computes at once."""
 
+# Computed tokens that are of rows, by benchmarks/padding.py: the how-to, TRL's defaults, and the profile without and
+# with FlashAttention.
 SHARES = {
     "how-to": 0.983,
     "default": 0.476,
     "grouped": 0.960,
     "packed": 1.0,
 }
-"""Computed tokens that are of rows, by benchmarks/padding.py: the how-to, TRL's defaults, and the profile without and
-with FlashAttention."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ class Model:
 
     @property
     def products(self) -> int:
-        """Parameters that a token is multiplied with: the linear layers and the output head."""
+        """Return the parameters that a token is multiplied with: the linear layers and the output head."""
         layer = 4 * self.hidden**2 + 3 * self.hidden * self.intermediate
         return self.layers * layer + self.hidden * self.vocabulary
 
     @property
     def total(self) -> int:
-        """All parameters: the embedding and the norms too."""
+        """Return all parameters, including the embedding and the norms."""
         return self.products + self.hidden * self.vocabulary + (2 * self.layers + 1) * self.hidden
 
 
@@ -79,9 +79,9 @@ LLAMA = Model()
 
 
 def token_flops(method: str, recompute: bool, model: Model = LLAMA) -> float:
-    """FLOPs of the matrix products for one token.
+    """Return the FLOPs of the matrix products for one token.
 
-    Forward 2 a parameter; backward 2 for the inputs, and 2 for the weights where they are trained.
+    Forward 2 per parameter; backward 2 for the inputs, and 2 for the weights if they are trained.
     """
     forward, inputs, weights = 2 * model.products, 2 * model.products, 2 * model.products
     if method == "lora":
@@ -92,54 +92,54 @@ def token_flops(method: str, recompute: bool, model: Model = LLAMA) -> float:
 
 
 def attention_flops(length: int, recompute: bool, model: Model = LLAMA) -> float:
-    """FLOPs of causal attention in a row of `length` tokens: two products forward, four backward."""
+    """Return the FLOPs of causal attention in a row of `length` tokens: two products forward, four backward."""
     forward = 2 * model.hidden * model.layers * length * (length + 1)
     return forward * (4 if recompute else 3)
 
 
 def row_flops(method: str, recompute: bool = False) -> float:
-    """FLOPs of a row of guanaco, on average and without padding."""
+    """Return the FLOPs of a row of guanaco, on average and without padding."""
     lengths = cut_lengths()
     products = token_flops(method, recompute) * sum(lengths)
     return (products + sum(attention_flops(length, recompute) for length in lengths)) / len(lengths)
 
 
 def attention_share(method: str) -> float:
-    """The part of a row's FLOPs that is attention."""
+    """Return attention's share of a row's FLOPs."""
     lengths = cut_lengths()
     return sum(attention_flops(length, False) for length in lengths) / len(lengths) / row_flops(method)
 
 
 def cut_lengths() -> list[int]:
-    """Tokens of each row of guanaco, cut to LIMIT."""
+    """Return the tokens of each row of guanaco, cut to LIMIT."""
     return [min(int(length), LIMIT) for length in LENGTHS.read_text().split()]
 
 
 def optimizer_seconds(method: str, weight_bytes: int) -> float:
-    """Seconds in which AdamW reads weights, gradients and two states, and writes all but the gradients."""
+    """Return the seconds for AdamW to read weights, gradients and two states, and write all but the gradients."""
     trained = LLAMA.adapter if method == "lora" else LLAMA.total
     return 7 * weight_bytes * trained / (BANDWIDTH * 1e12)
 
 
 def paged_seconds() -> float:
-    """Seconds to read and to write float32 states that lie in the host's memory, both directions at once."""
+    """Return the seconds to read and write float32 states in the host's memory, both directions at once."""
     return 8 * LLAMA.total / (LINK * 1e9)
 
 
 def rows_a_second(method: str, tflops: float, share: float, rows: int = 8, weight_bytes: int = 2) -> float:
-    """Rows a second when products run at `tflops`, padding is computed too, and the optimizer follows each step."""
+    """Return rows a second if products run at `tflops`, padding is computed, and the optimizer follows each step."""
     step = rows * row_flops(method) / share / (tflops * 1e12) + optimizer_seconds(method, weight_bytes)
     return rows / step
 
 
 def fill(tokens: float, width: int) -> float:
-    """The part of the compute units that work, when a result of tokens by width is cut into tiles."""
+    """Return the share of the compute units that work when a result of tokens by width is cut into tiles."""
     tiles = -(-tokens // TILE) * -(-width // TILE)
     return tiles / (UNITS * -(-tiles // UNITS))
 
 
 def work() -> str:
-    """The table of FLOPs."""
+    """Return the table of FLOPs."""
     lines = ["| method | GFLOP a token | TFLOP a row | of it attention | with activations recomputed |", rule(5)]
     for method in HOW_TO:
         again = row_flops(method, True) / row_flops(method)
@@ -151,7 +151,7 @@ def work() -> str:
 
 
 def how_to() -> str:
-    """The table of what the how-to reached."""
+    """Return the table of the how-to's results."""
     head = "| run | rows a second | TFLOP/s, padding included | of float32's peak: one GPU; two | of bfloat16's peak |"
     lines = [head, rule(5)]
     for method, (rate, _) in HOW_TO.items():
@@ -162,7 +162,7 @@ def how_to() -> str:
 
 
 def limits() -> str:
-    """The table of rows a second at most."""
+    """Return the table of rows a second at most."""
     ways = (
         ("float32 at its peak, the how-to's batches", FLOAT32, "how-to", HOW_TO_ROWS, 4),
         ("bfloat16 at its peak, packed", BFLOAT16, "packed", 8, 2),
@@ -178,7 +178,7 @@ def limits() -> str:
 
 
 def levers() -> str:
-    """The table of what each choice of the profile should bring."""
+    """Return the table of the gain that each choice of the profile should bring."""
     step = HOW_TO["full"][1] / HOW_TO_STEPS
     again = by_method(lambda method: row_flops(method, True) / row_flops(method))
     bigger = by_method(
@@ -216,14 +216,14 @@ def levers() -> str:
 
 
 def attention_gain(method: str) -> float:
-    """How many times as many rows a second attention at the rate of products brings, against a slow kernel."""
+    """Return the factor in rows a second of attention at the rate of products, against a slow kernel."""
     return 1 + (SLOW - 1) * attention_share(method)
 
 
 def masked_gain(method: str, times: int) -> float:
-    """How many times as many rows a second packing by a mask brings, against rows that are grouped by length.
+    """Return the factor in rows a second of packing by a mask, against rows that are grouped by length.
 
-    A kernel that takes any mask computes the scores of all pairs of tokens; here so many times as slowly as products.
+    A kernel that takes any mask computes the scores of all pairs of tokens; here that many times as slow as products.
     """
     lengths = cut_lengths()
     pair = 3 * 4 * LLAMA.hidden * LLAMA.layers
@@ -234,7 +234,7 @@ def masked_gain(method: str, times: int) -> float:
 
 
 def tiles() -> str:
-    """The table of how batches without FlashAttention fill the GPU."""
+    """Return the table of how batches without FlashAttention fill the GPU."""
     mean = statistics.fmean(cut_lengths())
     arrangements = ((4, SHARES["how-to"]), (8, SHARES["grouped"]))
     times = [time_a_row(rows, mean, share) for rows, share in arrangements]
@@ -248,7 +248,7 @@ def tiles() -> str:
 
 
 def time_a_row(rows: int, mean: float, share: float) -> float:
-    """Forward products of a row, in any unit: the parameters of each width over the units that work."""
+    """Return the time of a row's forward products, in any unit: the parameters of each width over the working units."""
     tokens = rows * mean / share
     narrow = 4 * LLAMA.hidden**2 + LLAMA.hidden * LLAMA.intermediate
     wide = 2 * LLAMA.hidden * LLAMA.intermediate
@@ -256,7 +256,7 @@ def time_a_row(rows: int, mean: float, share: float) -> float:
 
 
 def shares() -> str:
-    """The table of padding."""
+    """Return the table of padding."""
     names = {
         "how-to": "AMD's how-to: 4 rows, grouped by length",
         "default": "TRL's defaults: 8 rows, order by chance",
@@ -271,7 +271,7 @@ TABLES = {"work": work, "how-to": how_to, "limits": limits, "levers": levers, "s
 
 
 def fill_page(page: str) -> str:
-    """The page with every table in its place, between `<!-- table: NAME -->` and `<!-- end -->`."""
+    """Return the page with every table in its place, between `<!-- table: NAME -->` and `<!-- end -->`."""
     for name, table in TABLES.items():
         start, end = f"<!-- table: {name} -->", "<!-- end -->"
         before, found, rest = page.partition(start)
@@ -293,17 +293,17 @@ def main() -> None:
 
 
 def rule(columns: int) -> str:
-    """The line below a table's head."""
+    """Return the line below a table's head."""
     return "|" + "---|" * columns
 
 
 def ratio(one: str, other: str) -> str:
-    """How many times the share of the one batches is that of the others."""
+    """Return the ratio of two batches' shares."""
     return f"{SHARES[one] / SHARES[other]:.2f}"
 
 
 def by_method(figure: Callable[[str], float]) -> str:
-    """A figure of each method."""
+    """Return a figure for each method."""
     return ", ".join(f"`{method}` {figure(method):.2f}" for method in HOW_TO)
 
 

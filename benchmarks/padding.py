@@ -35,8 +35,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 ROOT = Path(__file__).parents[1]
 LENGTHS = Path(__file__).with_name("guanaco_lengths.txt")
 GOAL = 0.97
+# The profile's choices that decide which tokens are computed together.
 ABOUT_ROWS = ("packing", "train_sampling_strategy", "per_device_train_batch_size", "gradient_accumulation_steps")
-"""The profile's choices that decide which tokens are computed together."""
 TWICE = {
     "trainSamplingStrategy": "group_by_length",
     "perDeviceTrainBatchSize": 4,
@@ -46,7 +46,7 @@ TWICE = {
 
 @dataclass(frozen=True)
 class Case:
-    """A run whose batches are looked at. `flash`: whether FlashAttention is there for the profile to choose."""
+    """A run whose batches are measured. `flash`: whether the profile can choose FlashAttention."""
 
     name: str
     method: str
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def cases() -> list[Case]:
-    """The how-to as AMD runs it, TRL's defaults, and the profile with and without FlashAttention."""
+    """Return the how-to as AMD runs it, TRL's defaults, and the profile with and without FlashAttention."""
     written: dict[str, Any] = yaml.safe_load((ROOT / "examples/llama2-guanaco/lora.yaml").read_text())["spec"]
     limit = written["training"]["maxLength"]
     auto = {"profile": "auto", "maxLength": limit}
@@ -87,7 +87,7 @@ def cases() -> list[Case]:
 
 
 def measure(case: Case, model: Path, epochs: int) -> tuple[list[Choice], list[float]]:
-    """What the profile chooses, and the share of computed tokens that are of rows in each of so many epochs."""
+    """Return the profile's choices, and the share of computed tokens that belong to rows in each of the epochs."""
     spec = FineTuneJobSpec.model_validate(
         {
             "model": {"name": "meta-llama/Llama-2-7b-chat-hf"},
@@ -124,7 +124,7 @@ def measure(case: Case, model: Path, epochs: int) -> tuple[list[Choice], list[fl
 
 
 def share_of(batches: Any) -> float:
-    """Tokens of rows over tokens computed. A batch without padding has no mask."""
+    """Return tokens of rows over computed tokens. A batch without padding has no mask."""
     kept = computed = 0
     for batch in batches:
         computed += batch["input_ids"].numel()
@@ -133,7 +133,7 @@ def share_of(batches: Any) -> float:
 
 
 def choose(spec: FineTuneJobSpec, whole: Dataset, written: Any, flash: bool) -> list[Choice]:
-    """The profile's choices for Llama 2 7B on an MI300X."""
+    """Return the profile's choices for Llama 2 7B on an MI300X."""
     memory = next(gpu.memory for gpu in GPUS if gpu.name == "MI300X")
     device = Device("gpu", "MI300X", memory, has_bfloat16=True, has_flash_attention=flash, cores=24)
     lengths = data_statistics.examine(data_statistics.count(whole), Cut.of(written, False))
@@ -142,7 +142,7 @@ def choose(spec: FineTuneJobSpec, whole: Dataset, written: Any, flash: bool) -> 
 
 
 def make_rows() -> Dataset:
-    """Rows of guanaco's lengths, every token to be learned."""
+    """Write rows of guanaco's lengths, in which every token is learned."""
     lengths = [int(length) for length in LENGTHS.read_text().split()]
     tokens = [[5] * length for length in lengths]
     return Dataset.from_dict({"input_ids": tokens, "labels": tokens})

@@ -1,4 +1,4 @@
-"""What one would write without Hone: TRL's SFTTrainer on a JSON-lines file. Usage: plain_trl.py MODEL ROWS FOLDER JSON
+"""The script without Hone: TRL's SFTTrainer on a JSON-lines file. Usage: plain_trl.py MODEL ROWS FOLDER JSON
 
 JSON holds arguments of SFTConfig. Prints the seconds of trainer.train().
 """

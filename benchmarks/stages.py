@@ -61,7 +61,7 @@ def start_up(folder: Path, model: Path, rounds: int) -> None:
 
 
 def seconds_to_first_step(folder: Path, spec: dict[str, Any], output: Path, claims: list[str]) -> float:
-    """From the process's start to its first optimizer step, which itself is not counted."""
+    """Return the seconds from the process's start to its first optimizer step, which itself is not counted."""
     began = time.monotonic()
     with subprocess.Popen(words("run", folder, spec, output, claims), stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
@@ -86,7 +86,7 @@ def many_rows(folder: Path, rows: int) -> None:
 
 
 def anonymous_peak(command: list[str]) -> int:
-    """The most bytes that the command's process held of its own; pages of files that it maps don't count."""
+    """Return the peak of the command's private memory in bytes; pages of mapped files don't count."""
     peak = 0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None:
@@ -114,7 +114,7 @@ def plan(folder: Path) -> None:
 
 
 def job(rows: str, training: dict[str, Any]) -> dict[str, Any]:
-    """A LoRA job on the benchmark's rows, in float32 on the CPU."""
+    """Return a LoRA job on the benchmark's rows, in float32 on the CPU."""
     return {
         "apiVersion": "hone.dev/v1alpha1",
         "kind": "FineTuneJob",
@@ -129,7 +129,7 @@ def job(rows: str, training: dict[str, Any]) -> dict[str, Any]:
 
 
 def words(command: str, folder: Path, spec: dict[str, Any], output: Path, claims: list[str] | None = None) -> list[str]:
-    """The trainer's command line."""
+    """Return the trainer's command line."""
     manifest = folder / f"{output.name}.yaml"
     manifest.write_text(yaml.safe_dump(spec))
     found = [sys.executable, "-m", "hone_trainer", command, str(manifest), "--output", str(output)]

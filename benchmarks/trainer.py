@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def run_hone(folder: Path, name: str, steps: int) -> tuple[float, int]:
-    """Seconds that Hone's trainer says its training took, and its peak memory in bytes."""
+    """Return the seconds of training that Hone's trainer reports, and its peak memory in bytes."""
     training: dict[str, Any] = {"profile": "none"} | {
         CAMEL[name]: value for name, value in (ARGUMENTS | {"max_steps": steps}).items()
     }
@@ -83,7 +83,7 @@ def run_hone(folder: Path, name: str, steps: int) -> tuple[float, int]:
 
 
 def run_trl(folder: Path, name: str, steps: int) -> tuple[float, int]:
-    """Seconds of trainer.train() in a plain script that saves as many checkpoints, and its peak memory in bytes."""
+    """Return the seconds of trainer.train() in a plain script with as many checkpoints, and its peak memory, bytes."""
     arguments = ARGUMENTS | {"max_steps": steps, "save_steps": SAVE_STEPS, "save_total_limit": 2}
     script = Path(__file__).with_name("plain_trl.py")
     words = [sys.executable, str(script), str(folder / "model"), str(folder / "train.jsonl"), str(folder / name)]

@@ -76,7 +76,7 @@ def main() -> None:
 
 @contextmanager
 def apart() -> Iterator[tuple[ApiServer, Audit]]:
-    """An API server that knows all contenders, and its log. Operators see the packages of their images."""
+    """Run an API server with all contenders' definitions, and its log. Operators see the packages of their images."""
     os.environ["PYTHONPATH"] = str(HERE / "as_shipped")
     with tempfile.TemporaryDirectory() as folder:
         audit = Audit(Path(folder))
@@ -94,7 +94,7 @@ def note(found: dict[str, dict[str, list[float]]], name: str, figures: dict[str,
 
 
 def creations(server: ApiServer, name: str, singles: int, many: int) -> dict[str, float]:
-    """From objects to their Jobs, when nothing else happens to the Jobs."""
+    """Measure from objects to their Jobs, when nothing else happens to the Jobs."""
     contender, client = CONTENDERS[name], Client(server.url)
     space = fresh_namespace(client)
     with running(name, server) as pids:
@@ -124,7 +124,7 @@ def creations(server: ApiServer, name: str, singles: int, many: int) -> dict[str
 
 
 def lives(server: ApiServer, audit: Audit, name: str, count: int) -> tuple[dict[str, float], Counter[str]]:
-    """Objects whose pods run and end, until the contender has said so."""
+    """Measure objects whose pods run and end, until the contender has reported the end."""
     contender, client = CONTENDERS[name], Client(server.url)
     space = fresh_namespace(client)
     with running(name, server) as pids:
@@ -154,7 +154,7 @@ def fresh_namespace(client: Client) -> str:
 
 
 def warm_up(client: Client, name: str, space: str) -> None:
-    """Wait until the contender has made a Job. It refuses objects while its webhooks don't answer yet."""
+    """Wait until the contender has made a Job. It refuses objects until its webhooks answer."""
     jobs = Arrivals(client, f"/apis/batch/v1/namespaces/{space}/jobs")
     (first,) = names("warmup", 1)
     contender = CONTENDERS[name]

@@ -1,4 +1,4 @@
-"""The least that one would write with kopf: a handler that makes a Job for each object. Needs IMAGE, KUBECONFIG."""
+"""The shortest operator with kopf: a handler that makes a Job for each object. Needs IMAGE, KUBECONFIG."""
 
 import os
 

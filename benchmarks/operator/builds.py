@@ -1,4 +1,4 @@
-"""The Go programs that the operator is measured against, or with: built from their modules, once."""
+"""Build the Go programs that the operator is compared or used with, once, from their modules."""
 
 import hashlib
 import json
@@ -13,8 +13,8 @@ MODULES = {
     "trainer": "github.com/kubeflow/trainer/v2",
     "kwok": "sigs.k8s.io/kwok",
 }
+# For each a go.mod with the version and the program (`tool`).
 HERE = Path(__file__).parent / "modules"
-"""For each a go.mod with the version and the program (`tool`)."""
 
 
 @cache
@@ -33,7 +33,7 @@ def program(name: str) -> Path:
 
 @cache
 def source(name: str) -> Path:
-    """The module's own folder, which has its manifests."""
+    """Return the module's own folder, which has its manifests."""
     _go(name, "mod", "download", MODULES[name])
     return Path(json.loads(_go(name, "list", "-m", "-json", MODULES[name]))["Dir"])
 

@@ -1,4 +1,4 @@
-"""The least of a Kubernetes client, so that the benchmark itself takes little of the machine."""
+"""A minimal Kubernetes client, so that the benchmark itself uses little of the machine."""
 
 import json
 import threading
@@ -23,7 +23,7 @@ class Refused(Exception):
 
 
 class Client:
-    """JSON to and from one API server, as the user whose token this is."""
+    """Sends and receives JSON, to and from one API server, as the user with this token."""
 
     def __init__(self, url: str, token: str = "admin") -> None:
         self._url = url
@@ -48,7 +48,7 @@ class Client:
                 pass
 
     def watch(self, path: str, version: str) -> Iterator[Object]:
-        """Events from this resourceVersion on, for as long as the server keeps the stream open."""
+        """Yield events from this resourceVersion on, for as long as the server keeps the stream open."""
         query = f"?watch=1&resourceVersion={version}&timeoutSeconds=3600"
         answer = self._pool.request("GET", self._url + path + query, headers=self._headers, preload_content=False)
         rest = b""
@@ -68,7 +68,7 @@ class Client:
 
 
 class Arrivals:
-    """When the objects of a collection first met a condition, by name."""
+    """The times at which the objects of a collection first met a condition, by name."""
 
     def __init__(self, client: Client, path: str, arrived: Any = lambda _: True) -> None:
         self.at: dict[str, float] = {}
@@ -78,7 +78,7 @@ class Arrivals:
         threading.Thread(target=self._watch, args=(client, path, version), daemon=True).start()
 
     def wait(self, names: list[str], seconds: float) -> float:
-        """When the last of them arrived. Names are the beginning of the objects' names, all of one length."""
+        """Return when the last of them arrived. Names are the beginning of the objects' names, all of one length."""
         deadline = time.monotonic() + seconds
         with self._news:
             while missing := [name for name in names if name not in self.at]:
@@ -101,5 +101,5 @@ NAME = len("single-00000")
 
 
 def names(prefix: str, count: int) -> list[str]:
-    """Names of one length, by which children can be told to be whose."""
+    """Return names of one length, so that children can be assigned to their objects."""
     return [f"{prefix[:6]:x<6}-{number:05d}" for number in range(count)]

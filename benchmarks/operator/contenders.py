@@ -1,4 +1,4 @@
-"""The operators that are compared: how each is installed and started, and the object that asks it for one Job."""
+"""The compared operators: how each is installed and started, and the object with which it makes one Job."""
 
 import base64
 import os
@@ -25,7 +25,7 @@ PODS = {"restartPolicy": "Never", "containers": [{"name": "trainer", "image": IM
 
 @dataclass(frozen=True)
 class Contender:
-    """`parts` are the programs that run; `ended` says whether an object has come to its end."""
+    """`parts` are the programs that run; `ended` returns whether an object has reached its end."""
 
     title: str
     api_version: str
@@ -114,7 +114,7 @@ BARE_CRD = {
 
 @contextmanager
 def running(name: str, server: ApiServer) -> Iterator[list[int]]:
-    """The contender's processes, by pid, each as the user of the contender's name."""
+    """Run the contender's processes, by pid, each as the user of the contender's name."""
     environment = dict(
         os.environ,
         KUBECONFIG=str(server.kubeconfig_of(name)),
@@ -140,7 +140,7 @@ def _command(part: str, folder: Path) -> list[Any]:
 
 
 def install(server: ApiServer) -> None:
-    """CRDs, webhooks and configurations of all: as shipped, but for ports, and without leader election."""
+    """Install CRDs, webhooks and configurations of all: as shipped, except for ports, and without leader election."""
     client = Client(server.url)
     _certificate(server.folder)
     jobset, trainer = builds.source("jobset"), builds.source("trainer")
@@ -161,7 +161,7 @@ def install(server: ApiServer) -> None:
 
 
 def install_runtime(client: Client) -> None:
-    """The Trainer's torch runtime, which its own webhook has to accept."""
+    """Install the Trainer's torch runtime, which its own webhook has to accept."""
     body = yaml.safe_load((builds.source("trainer") / "manifests/base/runtimes/torch_distributed.yaml").read_text())
     client.apply(f"/apis/{CONTENDERS['trainer'].api_version}/clustertrainingruntimes/{RUNTIME}", body)
 
@@ -180,7 +180,7 @@ def _configure(folder: Path, part: str, shipped: Path) -> None:
 
 
 def _certificate(folder: Path) -> None:
-    """Where controller-runtime looks for it, in the temporary folder."""
+    """Write the certificate where controller-runtime looks for it, in the temporary folder."""
     where = folder / "k8s-webhook-server/serving-certs"
     where.mkdir(parents=True)
     request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=webhooks", "-days", "2"]

@@ -69,7 +69,7 @@ def one_life(server: ApiServer, space: str) -> Model:
 
 
 def restart(server: ApiServer, audit: Audit, count: int) -> None:
-    """Start with this many finished objects that are settled."""
+    """Measure a start with this many finished, settled objects."""
     since = audit.position()
     with hone(server) as (pid, seconds):
         time.sleep(SECONDS_QUIET)
@@ -82,7 +82,7 @@ def restart(server: ApiServer, audit: Audit, count: int) -> None:
 
 
 def passes(server: ApiServer, count: int) -> None:
-    """What a pass over an unfinished object costs, beside this many finished ones."""
+    """Measure a pass over an unfinished object, with this many finished ones in the cluster."""
     client = Client(server.url)
     space = fresh_namespace(client)
     wanted = names("pass", FEW)
@@ -109,7 +109,7 @@ def passes(server: ApiServer, count: int) -> None:
 
 
 def progress(server: ApiServer, count: int) -> None:
-    """Many trainers that are asked how far they are."""
+    """Measure many trainers that are asked for their progress."""
     client = Client(server.url)
     space = fresh_namespace(client)
     trainers: list[list[object]] = [[sys.executable, HERE / "trainers.py"]]
@@ -139,7 +139,7 @@ def age(found: Object) -> float:
 
 @contextmanager
 def hone(server: ApiServer) -> Iterator[tuple[int, float]]:
-    """The operator as a process, once it is ready: its pid and the seconds that it took to be so."""
+    """Run the operator as a process until it is ready; yield its pid and the seconds until then."""
     (port,) = free_ports(1)
     ready = urllib3.PoolManager(retries=False)
     started = time.monotonic()

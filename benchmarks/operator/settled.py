@@ -1,4 +1,4 @@
-"""FineTuneJobs that have succeeded, with all their children, as one real life has left them."""
+"""Succeeded FineTuneJobs with all their children, copied from those of one real run."""
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +10,7 @@ GIVEN_BY_SERVER = ("uid", "resourceVersion", "creationTimestamp", "generation", 
 
 
 class Model:
-    """The objects of one finished FineTuneJob, to make others like it."""
+    """The objects of one finished FineTuneJob, from which others are made."""
 
     def __init__(self, client: Client, namespace: str, name: str) -> None:
         self._client = client
@@ -57,7 +57,7 @@ class Model:
 
 
 def renamed(found: Object, old: str, new: str) -> Object:
-    """A copy in which every text says `new` for `old`."""
+    """Return a copy in which `old` is replaced by `new` in every text."""
 
     def change(value: object) -> object:
         if isinstance(value, dict):
@@ -72,7 +72,7 @@ def renamed(found: Object, old: str, new: str) -> Object:
 
 
 def _forget_selector(job: Object) -> None:
-    """The server gives each Job a selector of its own."""
+    """Remove the selector, because the server gives each Job its own."""
     job["spec"].pop("selector", None)
     for metadata in (job["metadata"], job["spec"]["template"]["metadata"]):
         kept = {

@@ -1,4 +1,4 @@
-"""What makes of Jobs pods that run and end without containers: Kubernetes' controllers and scheduler, and KWOK."""
+"""Simulate pods of Jobs that run and end without containers: Kubernetes' controllers and scheduler, and KWOK."""
 
 import os
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ LAST_WORD = TerminationMessage(
 
 @contextmanager
 def life(server: ApiServer, *, pod_seconds: float) -> Iterator[None]:
-    """For as long as the context lasts, pods of Jobs run for so long and then succeed. Their addresses are loopback."""
+    """While the context lasts, let pods of Jobs run for this long and then succeed. Their addresses are loopback."""
     client = Client(server.url)
     stages = [yaml.safe_load((builds.source("kwok") / file).read_text()) for file in STAGES]
     config = server.folder / "kwok.yaml"

@@ -1,4 +1,4 @@
-"""Answers `GET /progress` on every loopback address, as trainers that are a step further each time they are asked.
+"""Answer `GET /progress` on every loopback address, like trainers that are a step further each time.
 
 trainers.py [PORT]
 """

@@ -1,4 +1,4 @@
-"""What a process used of the machine, and which requests it made."""
+"""Measure a process's use of the machine, and its requests."""
 
 import json
 import os
@@ -19,7 +19,7 @@ WRITES = ("create", "update", "patch", "delete", "deletecollection")
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """Of user and system time, all together."""
+    """Return user and system time of all processes together."""
     total = 0
     for pid in pids:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -28,13 +28,13 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def resident_mib(pids: Iterable[int]) -> float:
-    """All together, now."""
+    """Return the resident memory of all processes together, now."""
     pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
     return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
 
 class Audit:
-    """The API server's log of requests. Give it `flags`."""
+    """The API server's log of requests. Start the server with `flags`."""
 
     def __init__(self, folder: Path) -> None:
         self._log = folder / "audit.log"
@@ -52,7 +52,7 @@ class Audit:
         return self._log.stat().st_size
 
     def requests(self, user: str, since: int) -> Counter[str]:
-        """What the user has asked since then, watches left out: `verb resource` to how often."""
+        """Return the user's requests since then, except watches: `verb resource` to their number."""
         found: Counter[str] = Counter()
         with self._log.open("rb") as log:
             log.seek(since)

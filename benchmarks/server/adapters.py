@@ -10,7 +10,7 @@ RANK = 16
 
 
 def make_adapters(work: Path, model: Path, count: int) -> dict[str, Path]:
-    """Random ones on all linear layers, by name. Each folder has the base, too, as `transformers serve` wants it."""
+    """Write random adapters on all linear layers, by name. Each folder has the base, too, for `transformers serve`."""
     torch.manual_seed(0)
     config = LoraConfig(r=RANK, target_modules="all-linear", init_lora_weights=False)
     peft_model = get_peft_model(AutoModelForCausalLM.from_pretrained(model), config)

@@ -30,8 +30,8 @@ MANY = f"{ADAPTERS} adapters"
 WARMING = 8
 REQUESTS_AT_LEAST = 8
 UNITS = {"rate": "tokens/s", "first": "ms to the first token, p50", "slow": "ms to the first token, p99"}
+# What is asked (the base, one adapter, many), by how many clients, of which server.
 Key = tuple[str, int, str]
-"""What is asked (the base, one adapter, many), by how many clients, of which server."""
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def asked_of(title: str, server: Server) -> dict[str, list[str]]:
-    """What can be asked of this server, and the models' names for it."""
+    """Return what can be asked of this server, and the models' names for it."""
     if title == "transformers serve, adapter":
         return {"adapter": [server.base]}
     every = {"base": [server.base]}

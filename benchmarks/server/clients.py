@@ -1,4 +1,4 @@
-"""Clients that stream answers, and what they see of the server: tokens a second, and the time to the first one."""
+"""Clients that stream answers, and measure the server: tokens a second, and the time to the first one."""
 
 import asyncio
 import json
@@ -16,11 +16,11 @@ import httpx
 NEW_TOKENS = 64
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 SUBJECTS = ["rivers", "the moon", "trains", "bread", "winter", "numbers", "violins", "gardens"]
+# Of 20 to 50 tokens, with the chat template around them 30 to 80.
 PROMPTS = [
     f"Tell me about {subject}, and why anyone should care." + " Take your time, and think of a child." * (index % 4)
     for index, subject in enumerate(SUBJECTS)
 ]
-"""Of 20 to 50 tokens, with the chat template around them 30 to 80."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Seen:
 
 
 def ask(url: str, models: list[str], clients: int, requests: int, more: Mapping[str, Any] = NOTHING) -> Seen:
-    """So many clients that ask one after the other, the models in turn, until all requests are answered.
+    """Run this many clients that ask one request after the other, the models in turn, until all are answered.
 
     more: further parameters of each request.
     """

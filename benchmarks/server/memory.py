@@ -74,7 +74,7 @@ def ask_lengths(server: Server) -> None:
 
 
 def tell(when: str, server: Server, given: int) -> None:
-    """What the engine holds besides what it was given to hold."""
+    """Print the engine's memory in addition to its weights and cache."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     own, mapped = (int(re.findall(rf"{field}:\s+(\d+)", status)[0]) * 1024 for field in ("RssAnon", "RssFile"))
     print(
@@ -83,7 +83,7 @@ def tell(when: str, server: Server, given: int) -> None:
 
 
 def weights(model: Path) -> int:
-    """Bytes, as the engine holds them on this CPU."""
+    """Return the bytes of the weights as the engine holds them on this CPU."""
     return sum(file.stat().st_size for file in model.glob("*.safetensors")) // BFLOAT16 * item_bytes()
 
 
@@ -98,7 +98,7 @@ def item_bytes() -> int:
 
 @contextmanager
 def group(limit: int) -> Iterator[Path]:
-    """The file that takes a process into a control group with so many bytes of memory, in version 1 or 2."""
+    """Yield the file that moves a process into a control group with this limit in bytes, in version 1 or 2."""
     root = Path("/sys/fs/cgroup/memory")
     name = "memory.limit_in_bytes"
     if not root.exists():

@@ -47,7 +47,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass
 class Waits:
-    """Milliseconds: what /health took, and from one token of the stream to the next."""
+    """Milliseconds: of requests to /health, and between two tokens of the stream."""
 
     health: list[float] = field(default_factory=list)
     tokens: list[float] = field(default_factory=list)
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def watch(server: Server, seconds: float, request: tuple[str, bytes] | None) -> tuple[Waits, list[int]]:
-    """Return the waits while the request is sent twice a second for so many seconds, and its statuses."""
+    """Return the waits while the request is sent twice a second for this many seconds, and its statuses."""
     waits, ended = Waits(), threading.Event()
     watchers = [threading.Thread(target=watcher, args=(server, waits, ended)) for watcher in (probe, stream)]
     # The sender is a process of its own, which has started before anything is measured: what it computes must not
@@ -99,7 +99,7 @@ def watch(server: Server, seconds: float, request: tuple[str, bytes] | None) -> 
 
 
 def send(url: str, seconds: float, path: str, content: bytes) -> list[int]:
-    """Send the request to the server again and again, and return the statuses of its answers."""
+    """Send the request to the server repeatedly, and return the statuses of its answers."""
     statuses = list[int]()
     end = time.monotonic() + seconds
     with httpx.Client(base_url=url, timeout=300) as http:

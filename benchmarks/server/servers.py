@@ -1,4 +1,4 @@
-"""The servers that are compared, each as a process that can be frozen while another one is asked."""
+"""The compared servers, each as a process that can be frozen while another one is asked."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ SECONDS_TO_END = 10
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: where it answers, and the names of the base and of its adapters there."""
+    """A running server: its address, and its names for the base and the adapters."""
 
     url: str
     base: str
@@ -29,11 +29,11 @@ class Server:
     log: Path
 
     def freeze(self, stop: bool) -> None:
-        """Takes the processors from all of its processes, or gives them back."""
+        """Stop all of its processes, or let them continue."""
         os.killpg(self.process.pid, signal.SIGSTOP if stop else signal.SIGCONT)
 
     def memory(self) -> float:
-        """What its processes hold, in MiB; what they share is counted once."""
+        """Return the memory of its processes, in MiB; shared memory is counted once."""
         return sum(_held(pid) for pid in _group(self.process.pid)) / 2**20
 
 
@@ -45,10 +45,10 @@ def hone(model: Path, adapters: dict[str, Path], *options: str) -> tuple[list[st
 
 
 def transformers(model: Path) -> tuple[list[str], str, list[str]]:
-    """It serves one model, which may be an adapter on its base."""
+    """Start `transformers serve` for one model, which may be an adapter on its base."""
     program = str(Path(sys.executable).parent / "transformers")
     command = [program, "serve", str(model), "--continuous-batching", "--device", "cpu", "--host", "127.0.0.1"]
-    # As large a key-value cache as Hone's. By itself it takes most of the memory that is free.
+    # As large a key-value cache as Hone's. By default it takes most of the free memory.
     command += ["--cb-block-size", str(PAGE_TOKENS), "--cb-num-blocks", str(CACHE_TOKENS // PAGE_TOKENS)]
     return command, str(model), []
 
@@ -61,7 +61,7 @@ def vllm(program: Path, model: Path, adapters: dict[str, Path]) -> tuple[list[st
 
 @contextmanager
 def running(made: tuple[list[str], str, list[str]], log: Path) -> Iterator[Server]:
-    """The server, once it is healthy. Exits with its output when it is not."""
+    """Yield the server once it is healthy. Exits with its output when it is not."""
     command, base, adapters = made
     port = _free_port()
     # vLLM's own settings mean nothing to the others.

@@ -62,7 +62,7 @@ def start(work: Path, model: Path, rounds: int) -> None:
 
 
 def digests(work: Path, gib: int, rounds: int) -> None:
-    """The manifest's check of files that are only on the disk."""
+    """Measure the manifest's check of files that are only on the disk."""
     for count in (1, SHARDS):
         folder = work / f"{count} files"
         (folder / "model").mkdir(parents=True)
@@ -92,7 +92,7 @@ def read(folder: Path) -> None:
 
 
 def cold(work: Callable[[], object]) -> float:
-    """Seconds that it takes when nothing is in the page cache."""
+    """Return the seconds that it takes with an empty page cache."""
     Path("/proc/sys/vm/drop_caches").write_text("1")
     began = time.monotonic()
     work()

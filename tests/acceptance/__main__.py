@@ -52,7 +52,7 @@ def interrupted_by_signals() -> Iterator[None]:
 
 
 def run_chosen(options: argparse.Namespace) -> int:
-    """Look at the machine, run the steps, and remove what they made. Return the exit code."""
+    """Examine the machine, run the steps, and remove their files. Return the exit code."""
     print("Looking at the machine", flush=True)
     facts = redact_values(machine.collect_facts(os.environ), os.environ)
     seen = facts["torch"]
@@ -143,7 +143,7 @@ def run_all(context: Context, chosen: Sequence[Step], facts: Mapping[str, Any], 
 
 
 def _find_lack(step: Step, results: Mapping[str, Mapping[str, Any]], unusable: str) -> str:
-    """Return why a step can't be run; empty where it can."""
+    """Return why a step can't be run; empty if it can."""
     if unusable and step.name not in NEEDS_NO_GPU:
         return f"the GPUs can't be used: {unusable}"
     if step.name not in NEEDS_NO_INPUTS and results[INPUTS]["status"] != "passed":
@@ -152,7 +152,7 @@ def _find_lack(step: Step, results: Mapping[str, Mapping[str, Any]], unusable: s
 
 
 def _run(step: Step, context: Context, output: Path, lack: str) -> dict[str, Any]:
-    """Return the result of a step, whatever happens in this process. `lack`: why it can't be run, or empty."""
+    """Return the result of a step, for any outcome in this process. `lack`: why it can't be run, or empty."""
     if lack:
         return _not_run(lack)
     try:

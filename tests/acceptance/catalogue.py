@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Step:
-    """`function`: module and name. `seconds`: after so long it is ended, and failed."""
+    """One step. `function`: module and name. `seconds`: its time limit, after which it is ended, and failed."""
 
     name: str
     title: str

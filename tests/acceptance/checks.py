@@ -1,4 +1,4 @@
-"""Steps that look at the machine and at the libraries: the doctor, the image, where paged states lie, the levers."""
+"""Steps that examine the machine and the libraries: the doctor, the image, where paged states are, the levers."""
 
 import json
 import os
@@ -43,9 +43,9 @@ def examine_image(context: Context) -> Figures:
 
 
 def place_paged_states(context: Context) -> Figures:
-    """Find out whether the states of a paged optimizer lie in the GPU's memory or the host's.
+    """Find out whether the states of a paged optimizer are in the GPU's memory or the host's.
 
-    On an AMD GPU without HSA_XNACK=1 the documentation says the host's. Raises Failed when it is not so.
+    On an AMD GPU without HSA_XNACK=1 the documentation states the host's. Raises Failed if this is wrong.
     """
     need_gpu(context)
     import bitsandbytes.functional as bnb

@@ -1,7 +1,7 @@
-"""What all steps share: the context that the parent passes to each step's process, and how a step ends.
+"""Shared by all steps: the context that the parent passes to each step's process, and how a step ends.
 
 A step is a function of a Context in a process of its own. It returns its figures when it passed, raises NotRun when
-this machine lacks what it needs, and Failed, or any other exception, when Hone did not do what it should.
+this machine lacks a requirement, and Failed, or any other exception, when Hone did not behave as it should.
 """
 
 import json
@@ -22,16 +22,16 @@ Figures = dict[str, Any]
 
 
 class NotRun(Exception):
-    """The step was not run, and why."""
+    """The reason why the step was not run."""
 
 
 class Failed(Exception):
-    """What did not hold."""
+    """The condition that did not hold."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a step works with. `device` is cpu where the CPU stands in; `vendor` is amd, nvidia or none.
+    """The inputs of a step. `device` is cpu if the CPU stands in; `vendor` is amd, nvidia or none.
 
     `folder` holds models, data and outputs; `vllm` is the path of vLLM's program.
     """
@@ -57,7 +57,7 @@ class Context:
 
 
 def need_gpu(context: Context) -> None:
-    """Raise NotRun where the CPU stands in for the GPU."""
+    """Raise NotRun if the CPU stands in for the GPU."""
     if context.device != "gpu":
         raise NotRun("only a GPU can show it")
 
@@ -112,7 +112,7 @@ def read_metrics(output: Path) -> list[dict[str, Any]]:
 
 
 def check_learning(context: Context, output: Path) -> Figures:
-    """Return what a run measured. Raises Failed when it did not learn, or did not compute on the GPU."""
+    """Return the figures of a run. Raises Failed when it did not learn, or did not compute on the GPU."""
     lines = read_metrics(output)
     losses = [line["loss"] for line in lines if "loss" in line]
     if not losses or not all(math.isfinite(loss) for loss in losses):

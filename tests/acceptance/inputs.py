@@ -1,4 +1,4 @@
-"""Makes models and rows here, so that no hub is needed: random Llamas whose tokens are bytes, and a few sentences."""
+"""Create models and rows without a hub: random Llamas whose tokens are bytes, and a few sentences."""
 
 import json
 from pathlib import Path

@@ -13,8 +13,8 @@ from hone_api.gpucheck.facts import Torch
 
 MOST_GPUS = 64
 TORCH_SECONDS = 300.0
+# Variables whose values are in the report. Of all others not even the names are.
 SHOWN = (*HIDING, "HSA_XNACK", "HSA_OVERRIDE_GFX_VERSION", "FLASH_ATTENTION_TRITON_AMD_ENABLE", "PYTORCH_ALLOC_CONF")
-"""Variables whose values are in the report. Of all others not even the names are."""
 PACKAGES = (
     "hone accelerate bitsandbytes datasets flash-attn peft tokenizers torch transformers triton pytorch-triton-rocm"
     "  trl vllm".split()
@@ -41,7 +41,7 @@ def collect_facts(environ: Mapping[str, str], root: Path = Path("/")) -> dict[st
 
 
 def describe_torch(seen: Torch | str, environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return what torch sees. `unusable`: why the GPUs can't be used, empty where all compute."""
+    """Return the GPUs that torch finds. `unusable`: why they can't be used, empty if all compute."""
     if isinstance(seen, str):
         return {"unusable": f"the check of torch ended with {seen}", "vendor": "none", "gpus": []}
     unusable = (
@@ -54,7 +54,7 @@ def describe_torch(seen: Torch | str, environ: Mapping[str, str]) -> dict[str, A
 
 
 def _describe_broken(seen: Torch, environ: Mapping[str, str]) -> str:
-    """Return which GPUs do not compute, and how to run without them where others do."""
+    """Return which GPUs do not compute, and how to run without them if others do."""
     broken = [f"GPU {number}: {gpu.error}" for number, gpu in enumerate(seen.devices) if gpu.error]
     working = [number for number, gpu in enumerate(seen.devices) if not gpu.error]
     if not broken or not working:
@@ -73,7 +73,7 @@ def _find_version(name: str) -> str | None:
 
 
 def _read_line(file: Path) -> str | None:
-    """Return the first line of a file; None where it can't be read or is empty."""
+    """Return the first line of a file; None if it can't be read or is empty."""
     try:
         return next(iter(file.read_text(errors="replace").splitlines()), None)
     except OSError:
@@ -97,7 +97,7 @@ def _read_memory(root: Path) -> int | None:
 
 
 def _read_commit() -> str | None:
-    """Return the commit of this checkout, where git's files are there."""
+    """Return the commit of this checkout, if git's files exist."""
     head = _read_line(ROOT / ".git/HEAD") or ""
     if not head.startswith("ref: "):
         return head or None

@@ -1,4 +1,4 @@
-"""One step in a process of its own: reads the context, runs the step, and writes how it ended to a file."""
+"""Run one step in a process of its own: read the context, run the step, and write its result to a file."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""Keeps secrets out of what is sent back: out of the steps' environment, and out of what they printed."""
+"""Keep secrets out of the report: out of the steps' environment, and out of their output."""
 
 import re
 from collections.abc import Mapping
@@ -6,8 +6,8 @@ from typing import Any
 
 SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE|AUTH", re.IGNORECASE)
 NO_SECRETS = ("TOKENIZERS_PARALLELISM",)
+# Shorter values are not replaced: they occur in too much other text.
 SHORTEST = 6
-"""Shorter values are not replaced: they are in too many words."""
 IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
 KNOWN = re.compile(r"\b(?:hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9_-]{8,}|ghp_[A-Za-z0-9]{8,})|(?<=Bearer )\S+")
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+# The version of the JSON. New fields do not raise it; a removed or changed one does.
 FORMAT = 1
-"""The version of the JSON. New fields do not raise it; a removed or changed one does."""
 BANNER = "THE CPU STOOD IN FOR THE GPU. NOTHING HERE WAS CHECKED ON A GPU."
 COLORS = {"passed": "#176b2c", "checked": "#176b2c", "failed": "#b00020", "checked in part": "#7a5b00"}
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#222}
@@ -41,7 +41,7 @@ def make_document(
 
 
 def write_report(folder: Path, document: Mapping[str, Any]) -> None:
-    """Write report.json and report.html, each at once or not at all."""
+    """Write report.json and report.html, each completely or not at all."""
     for name, text in (("report.json", json.dumps(document, indent=2)), ("report.html", render_html(document))):
         new = folder / f".{name}"
         new.write_text(text, encoding="utf-8")

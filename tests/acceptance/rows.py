@@ -1,7 +1,7 @@
-"""What README and docs call unchecked, and what the results of the steps make of it. Pure, but for reading the data.
+"""The claims that README and docs call unchecked, and their status by the results of the steps.
 
 A claim is checked when all of its steps passed on a real GPU of the vendor that it is about, failed when one of them
-failed, and otherwise not run. With the CPU as a stand-in no claim is checked, and none fails.
+failed, and otherwise not run. With the CPU as a stand-in no claim is checked, and none fails. Pure, except for reading.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ VENDORS = {"amd": "an AMD GPU", "nvidia": "an NVIDIA GPU"}
 
 @dataclass(frozen=True)
 class Claim:
-    """Something unchecked. Either `steps` check it, or `none` is the reason why no step does."""
+    """An unchecked claim. Either `steps` check it, or `none` is the reason why no step does."""
 
     claim: str
     steps: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Runs one step in a process of its own, with a time limit and a log, and returns how it ended."""
+"""Run one step in a process of its own, with a time limit and a log, and return its result."""
 
 import contextlib
 import json
@@ -17,15 +17,15 @@ from acceptance.context import HIDING, ROOT, Context
 from acceptance.redaction import find_secrets, redact, redact_values
 
 TAIL_LINES = 40
+# For the end of killed processes. One that waits for a driver which hangs does not end, and is left.
 END_SECONDS = 20.0
-"""For the end of killed processes. One that waits for a driver which hangs does not end, and is left."""
+# The variable by which all processes of a step are found when it has ended.
 MARK = "HONE_ACCEPTANCE_STEP"
-"""The variable by which all processes of a step are found when it has ended."""
 TESTS = ROOT / "tests"
 
 
 def run_step(step: Step, context: Context, logs: Path, environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return the result of a step: status, reason, seconds, figures, and where its log is.
+    """Return the result of a step: status, reason, seconds, figures, and the path of its log.
 
     The log is redacted when the step has ended. On KeyboardInterrupt the step's processes are ended, too.
     """
@@ -51,7 +51,7 @@ def run_step(step: Step, context: Context, logs: Path, environ: Mapping[str, str
 
 
 def make_environment(context: Context, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of a step: without secrets, without the hub, and without GPUs where the CPU stands in."""
+    """Return the variables of a step: without secrets, without the hub, and without GPUs if the CPU stands in."""
     secrets = find_secrets(environ)
     found = {name: value for name, value in environ.items() if name not in secrets}
     found["PYTHONPATH"] = os.pathsep.join(filter(None, [environ.get("PYTHONPATH", ""), str(TESTS)]))
@@ -62,7 +62,7 @@ def make_environment(context: Context, environ: Mapping[str, str]) -> dict[str, 
 
 
 def read_result(file: Path, code: int | None, limit: int) -> dict[str, Any]:
-    """Return what a step wrote, or why there is nothing. `code`: its exit code, None when it was ended at its limit."""
+    """Return a step's result, or why there is none. `code`: its exit code, None when it was ended at its limit."""
     if code is None:
         return {"status": "failed", "reason": f"it took longer than its limit of {limit} s", "figures": {}}
     try:
@@ -76,7 +76,7 @@ def read_result(file: Path, code: int | None, limit: int) -> dict[str, Any]:
 def _run(command: list[str], environment: dict[str, str], out: Any, limit: float) -> tuple[int | None, list[int]]:
     """Return the exit code, None when the limit was reached, and the processes that could not be ended.
 
-    All processes of the step are killed, whatever happens.
+    All processes of the step are killed in every case.
     """
     mark = uuid.uuid4().hex
     process = subprocess.Popen(
@@ -98,7 +98,7 @@ def _run(command: list[str], environment: dict[str, str], out: Any, limit: float
 
 
 def _end_processes(process: "subprocess.Popen[bytes]", mark: str) -> list[int]:
-    """Kill a process and all that have the mark; return those that do not end."""
+    """Kill a process and all processes with the mark; return those that do not end."""
     until = time.monotonic() + END_SECONDS
     while left := [*find_marked(mark), *([process.pid] if process.poll() is None else [])]:
         if time.monotonic() > until:

@@ -1,7 +1,7 @@
-"""Steps that serve what was trained: the embedded engine, and vLLM where its program is installed.
+"""Steps that serve the trained models: with the embedded engine, and with vLLM if its program is installed.
 
-The full run has learned a few sentences by heart, so that a right answer is known without another implementation. The
-adapter is asked as well: it must answer, and not as its base does.
+The full run has memorized a few sentences, so that a right answer is known without another implementation. The adapter
+is asked as well: it must answer, and differently from its base.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ from acceptance.inputs import SENTENCES
 
 READY_SECONDS = 900
 ANSWER_SECONDS = 120
+# Bytes of a GPU that even a small model's weights take: 10 MB in 32 bits, and the runtime on top.
 LEAST_TAKEN = 8 << 20
-"""Bytes of a GPU that even a small model's weights take: 10 MB in 32 bits, and the runtime on top."""
 KV_CACHE = f"--kv-cache-memory-bytes={256 << 20}"
 SENTENCE = SENTENCES[0]
 PROMPT, REST = SENTENCE[:24], SENTENCE[24:]
@@ -58,7 +58,7 @@ def serve_vllm(context: Context) -> Figures:
 
 
 def _find_trained(context: Context) -> tuple[Path, Path]:
-    """Return the outputs of the full run and of LoRA. Raises NotRun where these steps did not pass."""
+    """Return the outputs of the full run and of LoRA. Raises NotRun if these steps did not pass."""
     found = context.folder / "full", context.folder / "lora"
     for output in found:
         if not (output / "manifest.json").is_file():
@@ -67,7 +67,7 @@ def _find_trained(context: Context) -> tuple[Path, Path]:
 
 
 def _check_sentence(url: str, model: str) -> str:
-    """Return the answer to the beginning of a sentence that was learned. Raises Failed when it is another."""
+    """Return the answer to the beginning of a memorized sentence. Raises Failed when it is another."""
     answer = _complete(url, model, len(REST))
     if answer != REST:
         raise Failed(f"the full model continued {PROMPT!r} with {answer!r}, and learned {REST!r}")
@@ -92,7 +92,7 @@ def _complete(url: str, model: str, tokens: int) -> str:
 
 
 def _ask(url: str, body: object = None) -> Any:
-    """Return the JSON that a URL answers with. Raises Failed when the status is not 200."""
+    """Return the JSON of a URL's answer. Raises Failed when the status is not 200."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
     try:
@@ -109,7 +109,7 @@ def _opener() -> urllib.request.OpenerDirector:
 
 @contextlib.contextmanager
 def _run_engine(context: Context, command: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Run an engine; give its address and the models that it lists. Raises Failed when it ends before it is ready."""
+    """Run an engine; yield its address and the models that it lists. Raises Failed when it ends before it is ready."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]
@@ -134,7 +134,7 @@ def _run_engine(context: Context, command: Sequence[str]) -> Iterator[tuple[str,
 
 
 def _read_free_gpu_memory(context: Context) -> int:
-    """Return the free bytes of all GPUs together; 0 where the CPU stands in."""
+    """Return the free bytes of all GPUs together; 0 if the CPU stands in."""
     if context.device != "gpu":
         return 0
     import torch

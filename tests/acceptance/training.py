@@ -35,7 +35,7 @@ def train_lora(context: Context) -> Figures:
 
 
 def train_full(context: Context) -> Figures:
-    """Train the how-to's full run, long enough that the model knows its rows by heart."""
+    """Train the how-to's full run, long enough that the model memorizes its rows."""
     training = {"numTrainEpochs": 8, "learningRate": 1e-3, "lrSchedulerType": "linear", "maxGradNorm": 1.0}
     job = make_job(context, "full", "full", training=training)
     return check_learning(context, train(context, "full", job))
@@ -137,7 +137,7 @@ def _kill_after_checkpoint(context: Context, name: str, job: Mapping[str, Any]) 
 
 
 def compare_evaluated(context: Context) -> Figures:
-    """Check that answers before and after training change no byte of what is trained."""
+    """Check that answers before and after training change no byte of the trained weights."""
     job = make_job(context, "lora", training={"maxSteps": 12})
     evaluation = {"prompts": ["the trainer "], "maxNewTokens": 8}
     evaluated = make_job(context, "lora", training={"maxSteps": 12}, evaluation=evaluation)

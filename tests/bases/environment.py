@@ -26,12 +26,12 @@ HERE = Path(__file__).parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hone/bases"
 CODE = ROOT / "build/bases"
 UV = Path(sys.executable).with_name("uv")
+# torch, and what its import needs but for NVIDIA's libraries.
 TORCH = "torch triton filelock fsspec jinja2 markupsafe mpmath networkx setuptools sympy typing-extensions".split()
-"""torch, and what its import needs but for NVIDIA's libraries."""
+# The packages of the one that is not a stand-in, of CUDA 13 and 12.
 CUDA_RUNTIMES = ["nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12"]
-"""The packages of the one that is not a stand-in, of CUDA 13 and 12."""
+# What the tests need in addition, at the versions of constraints.txt.
 TOOLS = ["httpx", "hypothesis", "openai", "pytest", "pytest-timeout", "websocket-client"]
-"""What the tests need in addition, at the versions of constraints.txt."""
 WRITE, INSTALL, CHECK, ADD = (
     read_run(ROOT / "Dockerfile.rocm", stage, text)
     for stage, text in (
@@ -45,7 +45,7 @@ WRITE, INSTALL, CHECK, ADD = (
 
 @contextmanager
 def installed(base: Base) -> Iterator[tuple[Path, dict[str, str]]]:
-    """The interpreter and the variables of a base's environment, which is built when the cache lacks it."""
+    """Return the interpreter and the variables of a base's environment, which is built if the cache lacks it."""
     python = find_python(base.python)
     folder = CACHE / f"{base.torch}-{compute_digest(base, python)}"
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def installed(base: Base) -> Iterator[tuple[Path, dict[str, str]]]:
 
 
 def find_python(version: str) -> Path:
-    """An interpreter of a version such as 3.12: on the PATH, of pyenv, or of uv.
+    """Return an interpreter of a version such as 3.12: on the PATH, of pyenv, or of uv.
 
     Raises SystemExit when there is none.
     """
@@ -83,13 +83,13 @@ def find_python(version: str) -> Path:
 
 
 def pins(base: Base) -> Path:
-    """The file with the versions and hashes of a base's torch: constraints.txt for the torch of most tests."""
+    """Return the file with the versions and hashes of a base's torch: constraints.txt for the torch of most tests."""
     own = HERE / f"torch-{base.torch}.txt"
     return own if own.exists() else ROOT / "constraints.txt"
 
 
 def compute_digest(base: Base, python: Path) -> str:
-    """Of all that the cached folders are made from."""
+    """Return the digest of everything from which the cached folders are made."""
     version = subprocess.run([python, "--version"], capture_output=True, text=True, check=True).stdout
     files = [ROOT / "constraints.txt", pins(base), HERE / "stand_in.py", Path(__file__)]
     parts = [version, str(python), WRITE, INSTALL, runtime_requirements(), *(file.read_text() for file in files)]
@@ -97,7 +97,7 @@ def compute_digest(base: Base, python: Path) -> str:
 
 
 def runtime_requirements() -> str:
-    """What pyproject.toml has the runtime image install: other changes of that file need no new environment."""
+    """Return the runtime image's requirements: other changes of pyproject.toml need no new environment."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     return "\n".join([*project["dependencies"], *extras["trainer"], *extras["server"]])
@@ -140,7 +140,7 @@ def build(folder: Path, base: Base, python: Path) -> None:
 
 
 def chosen(names: list[str], constraints: Path, work: Path) -> list[str | Path]:
-    """Options of `uv pip install` for packages at the versions and hashes of a file, as Dockerfile.rocm gives them."""
+    """Return options of `uv pip install` for packages at the versions and hashes of a file, as in Dockerfile.rocm."""
     (work / "pyproject.toml").write_text(f'[project]\nname = "chosen"\nversion = "0"\ndependencies = {names}\n')
     return ["--requirement", "pyproject.toml", "--constraint", constraints]
 
@@ -154,7 +154,7 @@ def add_hone(folder: Path) -> None:
 
 
 def variables(folder: Path) -> dict[str, str]:
-    """The image's PATH and PYTHONPATH; what the tests add comes last."""
+    """Return the image's PATH and PYTHONPATH; the tests' additions come last."""
     found = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "VIRTUAL_ENV")}
     found["PATH"] = os.pathsep.join([str(CODE / "hone/bin"), str(folder / "base/bin"), os.environ["PATH"]])
     found["PYTHONPATH"] = os.pathsep.join(str(part) for part in (CODE / "hone", folder / "hone", folder / "tools"))
@@ -162,7 +162,7 @@ def variables(folder: Path) -> dict[str, str]:
 
 
 def remove_others(folder: Path, base: Base) -> None:
-    """Remove the base's environments of other digests that nobody uses now: each has gigabytes."""
+    """Remove the base's unused environments of other digests: each has gigabytes."""
     for other in CACHE.glob(f"{base.torch}-*"):
         if not other.is_dir() or other == folder:
             continue

@@ -1,7 +1,7 @@
 """Run tests as in a runtime image, on stand-ins for the default base and the oldest one: `make test-bases`.
 
-The newest torch is that of all other tests, so that its base gets few; the oldest one gets the core of trainer and
-engine. With arguments, run these instead: `make test-bases TESTS='tests/trainer/test_plan.py -x'`.
+All other tests use the newest torch, so its base gets few tests; the oldest one gets the core of trainer and engine.
+With arguments, run these instead: `make test-bases TESTS='tests/trainer/test_plan.py -x'`.
 """
 
 import subprocess

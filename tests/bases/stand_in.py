@@ -1,7 +1,7 @@
-"""Empty stand-ins for NVIDIA's libraries, which torch's wheel is linked with and needs not on a CPU.
+"""Create empty stand-ins for NVIDIA's libraries, with which torch's wheel is linked and which a CPU does not need.
 
-The real ones are 3 GB. The dynamic linker wants each library that torch names, with each symbol that torch takes from
-it: compiled here as functions that return 0. Only the CUDA runtime is real, because torch asks it for GPUs.
+The real ones are 3 GB. The dynamic linker requires each library that torch names, with each symbol that torch takes
+from it: compiled here as functions that return 0. Only the CUDA runtime is real, because torch asks it for GPUs.
 """
 
 import re
@@ -9,16 +9,16 @@ import subprocess
 from collections import defaultdict
 from pathlib import Path
 
+# NVIDIA's libraries, without the driver's: only what torch loads for a GPU names it.
 MAKER = re.compile(r"lib(cu(?!da\.so)|nv|nccl)\w*\.so")
-"""NVIDIA's libraries, without the driver's: only what torch loads for a GPU names it."""
 PREFIXES = ("cu", "nccl", "nvrtc", "nvJitLink", "nvshmem", "nvtx")
 SYMBOL = re.compile(r"^(\w+)(?:@+(\S+))?$")
 
 
 def write_stand_ins(libraries: Path, *real: Path) -> list[str]:
-    """Write into torch's folder of libraries what they need and what neither it nor the folders `real` have.
+    """Write into torch's folder of libraries the needed libraries that neither it nor the folders `real` have.
 
-    Returns the names of what was written.
+    Returns the names of the written files.
     """
     files = sorted(libraries.glob("*.so*"))
     present = {file.name for folder in (libraries, *real) for file in folder.iterdir()}
@@ -39,12 +39,12 @@ def write_stand_ins(libraries: Path, *real: Path) -> list[str]:
 
 
 def needed(file: Path) -> list[str]:
-    """The libraries that a library names."""
+    """Return the libraries that a library names."""
     return re.findall(r"\(NEEDED\).*\[(.+)\]", output("readelf", "--dynamic", str(file)))
 
 
 def versions(file: Path) -> list[tuple[str, str]]:
-    """The libraries of which a library needs a version of symbols, each with such a version."""
+    """Return the libraries of which a library needs a version of symbols, each with such a version."""
     found, library = [], ""
     for line in output("readelf", "--version-info", "--wide", str(file)).splitlines():
         if match := re.search(r"File: (\S+) +Cnt:", line):
@@ -55,7 +55,7 @@ def versions(file: Path) -> list[tuple[str, str]]:
 
 
 def symbols(file: Path, which: str) -> list[tuple[str, str]]:
-    """The dynamic symbols of a library, each with its version or ""."""
+    """Return the dynamic symbols of a library, each with its version or ""."""
     names = [line.split()[-1] for line in output("nm", "--dynamic", which, str(file)).splitlines()]
     return [(match[1], match[2] or "") for name in names if (match := SYMBOL.match(name))]
 

@@ -113,7 +113,7 @@ def test_a_watched_job_that_waits_says_for_what_and_that_it_was_deleted(hone: Cl
     assert "Traceback" not in err
 
 
-def test_a_service_that_is_not_available_says_why(hone: Cluster, namespace: str) -> None:
+def test_an_unavailable_service_is_reported_with_its_reason(hone: Cluster, namespace: str) -> None:
     hone.create(service("early", "never"), namespace=namespace)
     hone.wait("inferenceservice", "early", condition("ArtifactsResolved", "False"), namespace)
     code, out, err = run(hone, "chat", "early", "-n", namespace, "--message", "ping")

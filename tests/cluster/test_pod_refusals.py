@@ -124,6 +124,6 @@ def test_a_running_job_is_deleted_only_for_one_that_can_be_made(server: ApiServe
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
-def test_what_a_pod_can_be_is_accepted(server: ApiServer, name: str) -> None:
+def test_a_possible_pod_is_accepted(server: ApiServer, name: str) -> None:
     assert why_refused(server, ACCEPTED[name]) == ""
     assert why_job_refused(server, ACCEPTED[name]) == ""

@@ -1,4 +1,4 @@
-"""manifest.json: written complete or not at all, and read as what others may have changed."""
+"""manifest.json is written completely or not at all, and read as a file that others may have changed."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the operator writes into pods and reads from them is what the server and the trainer have."""
+"""The names that the operator writes into pods and reads from them are those of the server and the trainer."""
 
 import importlib.util
 import tomllib

@@ -1,4 +1,4 @@
-"""The CRDs: what is generated is up to date, complete, and says the same as the models."""
+"""The CRDs: the generated files are up to date, complete, and agree with the models."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def fields(path: str, of: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]
 
 
 def is_of_kubernetes(path: str) -> bool:
-    """Whether the field is inside a value that has one of Kubernetes' own types, whose reference describes it."""
+    """Return whether the field is inside a value of one of Kubernetes' own types, which its reference describes."""
     parent = path.rpartition(".")[0].replace("[]", "")
     return any(parent.startswith(f"spec.pod.{name}") for name in TYPED)
 
@@ -85,7 +85,7 @@ def test_every_field_is_described(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_word_and_list_of_the_spec_is_bounded(kind: str) -> None:
+def test_every_string_and_list_of_the_spec_is_bounded(kind: str) -> None:
     for path, field in fields("spec", schema(kind)["properties"]["spec"]):
         if field.get("type") == "string" and "enum" not in field:
             assert "maxLength" in field, path
@@ -131,8 +131,8 @@ def test_inference_service_scales() -> None:
     assert set(version["subresources"]["scale"].values()) <= known
 
 
-def test_every_pattern_is_told_in_words() -> None:
-    """Except in Kubernetes' own types: there is not enough of what CEL rules may cost for all of these."""
+def test_every_pattern_has_a_message() -> None:
+    """Except in Kubernetes' own types: the cost limit of CEL rules does not allow all of these."""
     for kind in KINDS:
         for path, field in fields("", schema(kind)):
             if "pattern" in field and not is_of_kubernetes(path.removeprefix(".")):

@@ -1,4 +1,4 @@
-"""Any file whatever is read as objects of JSON's types, or refused in one sentence; none ends in a traceback."""
+"""Any file is read as objects of JSON's types, or refused in one sentence; none ends in a traceback."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""Whether a pod can use its GPUs: by generated facts, real device files, and a real child process."""
+"""Whether a pod can use its GPUs: with generated facts, real device files, and a real child process."""
 
 import errno
 import os
@@ -199,7 +199,7 @@ def test_gpus_are_usable_or_there_is_one_cause_and_a_remedy(
         assert resource in problem.cause
 
 
-def test_remedies_name_fields_and_values_that_there_are() -> None:
+def test_remedies_name_existing_fields_and_values() -> None:
     problems = [judge(found) for found, _, _ in CASES.values()]
     text = " ".join(f"{problem.cause} {problem.remedy}" for problem in problems if problem) + GPU_NOT_USABLE.remedy
     values = yaml.safe_load((ROOT / "charts/hone/values.yaml").read_text())["runtime"]
@@ -223,19 +223,19 @@ def test_remedies_name_fields_and_values_that_there_are() -> None:
         ("amd.company/gpu", None),
     ],
 )
-def test_the_resource_tells_whose_gpus_they_are(resource: str, vendor: str | None) -> None:
+def test_the_resource_shows_the_vendor_of_the_gpus(resource: str, vendor: str | None) -> None:
     assert vendor_of(resource) == vendor
 
 
 def make_devices(root: Path) -> Path:
-    """Files that can be opened, as device files of a container."""
+    """Create files that can be opened, like device files of a container."""
     (root / "dev/dri").mkdir(parents=True)
     for name in ("kfd", "dri/card0", "dri/renderD128"):
         (root / "dev" / name).touch()
     return root
 
 
-def test_a_device_file_that_does_not_answer_is_told_from_none(tmp_path: Path) -> None:
+def test_a_device_file_that_does_not_answer_differs_from_a_missing_one(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "kfd"))
         found = open_device(tmp_path / "kfd")
@@ -244,7 +244,7 @@ def test_a_device_file_that_does_not_answer_is_told_from_none(tmp_path: Path) ->
     assert open_device(tmp_path / "renderD128") is None
 
 
-def test_on_a_machine_of_ones_own_the_closed_device_is_named(tmp_path: Path) -> None:
+def test_on_the_users_own_machine_the_closed_device_is_named(tmp_path: Path) -> None:
     assert describe_closed_devices(tmp_path) is None
     root = make_devices(tmp_path)
     assert describe_closed_devices(root) is None
@@ -314,7 +314,7 @@ print(found.cause, found.remedy, describe_closed_devices(Path(sys.argv[1])))
 """
 
 
-def test_a_user_without_the_group_learns_which_one_it_is() -> None:
+def test_a_user_without_the_group_gets_its_name() -> None:
     if os.getuid() != 0:
         pytest.skip("another user's process takes root")
 
@@ -396,7 +396,7 @@ def test_a_process_that_can_not_be_ended_is_left(tmp_path: Path, monkeypatch: py
             process.wait()
 
 
-def test_an_answer_is_read_while_a_child_of_the_process_lives_on(tmp_path: Path) -> None:
+def test_an_answer_is_read_while_a_child_of_the_process_still_runs(tmp_path: Path) -> None:
     child = tmp_path / "child"
     fork = "pid = os.fork()\nif not pid:\n    time.sleep(600)\n    os._exit(0)\n"
     fork += f"open({str(child)!r}, 'w').write(str(pid))\n"
@@ -430,7 +430,7 @@ def fake_torch(**cuda: Any) -> Any:
     )
 
 
-def test_each_gpu_that_is_asked_for_multiplies_and_its_result_is_compared() -> None:
+def test_each_requested_gpu_multiplies_and_its_result_is_compared() -> None:
     found = probe(fake_torch(), 2)
     assert [device["error"] for device in found["devices"]] == [
         "",
@@ -440,7 +440,7 @@ def test_each_gpu_that_is_asked_for_multiplies_and_its_result_is_compared() -> N
     assert not found["has_collectives"]
 
 
-def test_what_torch_raises_is_reported() -> None:
+def test_an_error_of_torch_is_reported() -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("No HIP GPUs are available")
 
@@ -449,7 +449,7 @@ def test_what_torch_raises_is_reported() -> None:
     assert device["error"] == "No HIP GPUs are available"
 
 
-def test_nothing_is_asked_where_no_gpu_is_required(tmp_path: Path) -> None:
+def test_torch_is_not_asked_if_no_gpu_is_required(tmp_path: Path) -> None:
     for environ in ({}, {REQUIRED: "0"}, {REQUIRED: " 0 "}):
         assert find_problem(environ, root=tmp_path) is None
 

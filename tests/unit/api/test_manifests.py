@@ -1,4 +1,4 @@
-"""Reading manifest files, as kubectl reads them."""
+"""Manifest files are read as kubectl reads them."""
 
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ def test_what_cannot_be_read_is_named(file: Path, content: str, sentence: str) -
         ('a: "\\ud83d"\n', "half of a surrogate pair"),
     ],
 )
-def test_what_kubernetes_objects_cannot_hold_is_refused(file: Path, content: str, sentence: str) -> None:
+def test_values_that_kubernetes_objects_cannot_hold_are_refused(file: Path, content: str, sentence: str) -> None:
     file.write_text(content)
     with pytest.raises(HoneError, match=sentence):
         load_documents(file)

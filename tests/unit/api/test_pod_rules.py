@@ -1,4 +1,4 @@
-"""`hone validate` refuses what Kubernetes would refuse in the pods, with the field, and nothing that it takes."""
+"""`hone validate` refuses exactly what Kubernetes would refuse in the pods, with the field."""
 
 from functools import cache
 from typing import Any
@@ -26,7 +26,7 @@ def refusals(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", [*REFUSED, *UNWISE])
-def test_what_a_pod_cannot_be_is_refused_with_its_field(name: str) -> None:
+def test_an_impossible_pod_is_refused_with_its_field(name: str) -> None:
     spec, sentences = (REFUSED | UNWISE)[name], refusals(name)
     part = "spec.pod" if "pod" in spec else "spec.resources"
     assert sentences
@@ -34,7 +34,7 @@ def test_what_a_pod_cannot_be_is_refused_with_its_field(name: str) -> None:
 
 
 @pytest.mark.parametrize("spec", [*ACCEPTED.values(), *(spec for spec, _ in LATER.values())], ids=[*ACCEPTED, *LATER])
-def test_what_a_pod_can_be_is_accepted(spec: dict[str, Any]) -> None:
+def test_a_possible_pod_is_accepted(spec: dict[str, Any]) -> None:
     assert validate(manifest("FineTuneJob", spec)) == []
 
 
@@ -57,7 +57,7 @@ def test_each_rule_is_about_a_type_that_exists(name: str) -> None:
 
 
 def test_every_rule_refuses_something() -> None:
-    """Each message of the tables is that of a case, so that no rule is written in vain."""
+    """Each message of the tables occurs in a case, so that no rule is without effect."""
     said = {sentence.rpartition(": ")[2] for name in [*REFUSED, *UNWISE] for sentence in refusals(name)}
     rules = [rule["message"] for of in (OF_TYPE, OF_FIELD) for each in of.values() for rule in each]
     assert not [message for message in rules if message.rpartition(": ")[2] not in said]

@@ -1,4 +1,4 @@
-"""Which manifest proves a folder, however the folder is named."""
+"""Which manifest describes a folder, for every way to name the folder."""
 
 import shutil
 from pathlib import Path
@@ -45,7 +45,7 @@ def make_tree(root: Path, kind: str) -> Path:
 
 
 def ways_to_name(folder: Path, links: Path) -> list[Path]:
-    """Return the folder's paths: as it is, by a detour, and by links to it and to its parent."""
+    """Return the folder's paths: directly, by a detour, and by links to it and to its parent."""
     (links / "to-it").symlink_to(folder)
     (links / "to-its-parent").symlink_to(folder.parent)
     return [folder, folder / ".." / folder.name, links / "to-it", links / "to-its-parent" / folder.name]
@@ -69,7 +69,7 @@ def test_a_folder_of_an_artifact_is_proved_by_the_trees_manifest(tmp_path: Path,
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_tree_has_what_its_kind_says(tmp_path: Path, kind: str) -> None:
+def test_a_tree_has_the_folders_of_its_kind(tmp_path: Path, kind: str) -> None:
     proof = prove(make_tree(tmp_path, kind))
     assert proof
     assert proof.has_adapter is (kind in ("adapter", "both"))
@@ -77,7 +77,7 @@ def test_a_tree_has_what_its_kind_says(tmp_path: Path, kind: str) -> None:
     assert proof.model_folder == (folder and tmp_path / folder)
 
 
-def test_what_no_manifest_describes_is_proved_by_none(tmp_path: Path) -> None:
+def test_a_folder_without_a_manifest_is_not_verified(tmp_path: Path) -> None:
     root = make_tree(tmp_path / "tree", "adapter")
     shutil.copytree(root / "adapter", root / "merged")
     shutil.copytree(root / "adapter", tmp_path / "adapter")

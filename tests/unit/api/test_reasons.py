@@ -1,4 +1,4 @@
-"""The catalogue of failures: names, exit codes and words that a user can act on."""
+"""The catalogue of failures: names, exit codes and messages on which a user can act."""
 
 import re
 
@@ -9,13 +9,13 @@ RETRIED = {"InternalError": 70, "HubUnreachable": 71, "DiskFull": 74, "Interrupt
 
 
 @pytest.mark.parametrize("reason", CATALOGUE.values(), ids=CATALOGUE)
-def test_a_reason_says_what_and_what_to_do(reason: Reason) -> None:
+def test_a_reason_has_a_meaning_and_a_remedy(reason: Reason) -> None:
     assert re.fullmatch(r"([A-Z][a-z]+)+", reason.name)
     assert re.fullmatch(r"[A-Z].*\.", reason.cause)
     assert re.fullmatch(r"[A-Z].*\.", reason.remedy)
 
 
-def test_exit_codes_say_whether_a_retry_may_help() -> None:
+def test_exit_codes_show_whether_a_retry_can_help() -> None:
     codes = {name: reason.exit_code for name, reason in CATALOGUE.items() if reason.exit_code is not None}
     assert {name: code for name, code in codes.items() if code not in USER_MISTAKES} == RETRIED
     assert list(USER_MISTAKES) == [64, 65, 66, 67, 68, 69]
@@ -39,7 +39,7 @@ def test_an_exit_code_has_one_meaning() -> None:
         assert len(names) == 1 or subjects <= shared[code], (code, names)
 
 
-def test_interruption_is_none_of_the_users_mistakes() -> None:
+def test_an_interruption_is_not_a_users_mistake() -> None:
     assert CATALOGUE["Interrupted"].exit_code == INTERRUPTED_EXIT_CODE
     assert INTERRUPTED_EXIT_CODE not in USER_MISTAKES
 

@@ -1,4 +1,4 @@
-"""What the trainer says fits where it is said."""
+"""The trainer's reports fit their limits of size."""
 
 import json
 
@@ -39,7 +39,7 @@ def test_a_long_message_is_cut_to_fit(message: str) -> None:
     assert len(kept) > 100
 
 
-def test_the_estimate_stays_beside_a_message_that_is_cut() -> None:
+def test_the_estimate_stays_when_the_message_is_cut() -> None:
     parts = dict.fromkeys(
         ("weights", "gradients", "optimizer_states", "activations", "logits", "communication"), 10**12
     )
@@ -51,7 +51,7 @@ def test_the_estimate_stays_beside_a_message_that_is_cut() -> None:
     assert TerminationMessage.model_validate_json(said).estimate == estimate
 
 
-def test_a_message_that_fits_is_kept_whole() -> None:
+def test_a_message_that_fits_is_not_cut() -> None:
     assert TerminationMessage.model_validate_json(failure("x" * 3000).to_bytes()).message == "x" * 3000
 
 
@@ -63,7 +63,7 @@ def test_the_wire_is_camel_case_without_nulls() -> None:
     assert "gradNorm" not in report["progress"]
 
 
-def test_a_flood_of_metrics_gives_way() -> None:
+def test_too_many_metrics_are_left_out() -> None:
     said = failure("The loss is NaN.").model_copy(update={"metrics": {f"metric{i}": 0.5 for i in range(1000)}})
     heard = TerminationMessage.model_validate_json(said.to_bytes())
     assert (heard.message, heard.metrics) == ("The loss is NaN.", {})

@@ -1,4 +1,4 @@
-"""What spec.training says of TRL is true of the installed TRL."""
+"""The descriptions in spec.training about TRL are true of the installed TRL."""
 
 import dataclasses
 import re
@@ -10,6 +10,7 @@ import pytest
 from hone_api.finetunejobs.sft_fields import SFT_CONFIG_FIELDS
 from hone_api.finetunejobs.training import EXTRA_FIELDS, HONE_SETS, TrainingArguments, TypedArguments
 
+# How descriptions put a default; the last is settled by SFTTrainer, when it sees the rows.
 WORDS = {
     "on": True,
     "off": False,
@@ -17,7 +18,6 @@ WORDS = {
     "on where the device has it": True,
     "on for prompt-completion rows": None,
 }
-"""How descriptions put a default; the last is settled by SFTTrainer, when it sees the rows."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def described() -> dict[str, str]:
 
 
 def choices(annotation: Any) -> tuple[Any, ...]:
-    """The values of a Literal, also inside `… | None`."""
+    """Return the values of a Literal, also inside `… | None`."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     return tuple(value for part in get_args(annotation) for value in choices(part))

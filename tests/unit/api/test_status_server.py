@@ -56,7 +56,7 @@ def test_what_is_answered(server: StatusServer, path: str, method: str, status: 
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /x HTT", b"GET /large HTTP/1.1\r\n\r\n"])
-def test_many_slow_clients_hold_no_thread_and_keep_nobody_out(server: StatusServer, sent: bytes) -> None:
+def test_many_slow_clients_block_no_thread_and_no_other_client(server: StatusServer, sent: bytes) -> None:
     before = threading.active_count()
     with ExitStack() as stack:
         for _ in range(MOST_CONNECTIONS + 72):
@@ -111,7 +111,7 @@ def test_addresses_are_split(text: str, host: str, port: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "8080", "a:", "a:b", "a:70000", "a:-1", ":::8080", "fd00::1:8080", "[::]", "a:²"])
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_an_invalid_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not of the form|without brackets"):
         split_address(text)
 

@@ -45,7 +45,7 @@ def test_rules_wait_until_the_types_are_right() -> None:
     assert not [sentence for sentence in validate(manifest) if "exactly one" in sentence]
 
 
-def test_null_is_as_if_left_out() -> None:
+def test_null_counts_as_left_out() -> None:
     manifest = changed(GOOD["FineTuneJob"], {"spec.pod": None, "spec.tokenSecret": None, "spec.method": None})
     assert validate(manifest) == []
     job = FineTuneJob.model_validate(manifest)
@@ -78,7 +78,7 @@ def test_generated_name_is_checked_too() -> None:
         ({"spec.zebra": 1}, 'unknown field "spec.zebra"'),
     ],
 )
-def test_unknown_field_says_where_it_belongs(changes: dict[str, Any], hint: str) -> None:
+def test_an_unknown_field_is_refused_with_its_right_place(changes: dict[str, Any], hint: str) -> None:
     assert validate(changed(GOOD["FineTuneJob"], changes)) == [hint]
 
 
@@ -95,7 +95,7 @@ def test_every_bad_manifest_differs_from_the_good_one(kind: str) -> None:
 
 
 def documents() -> list[tuple[str, dict[str, Any]]]:
-    """Every object of Hone's in the examples and in the YAML blocks of the documentation."""
+    """Return every Hone object in the examples and in the YAML blocks of the documentation."""
     found = []
     for file in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]:
         blocks = re.findall(r"```yaml\n(.*?)```", file.read_text(), re.DOTALL)

@@ -1,4 +1,4 @@
-"""An artifact's folders hold the files of its manifest, no more and no fewer."""
+"""An artifact's folders hold exactly the files of its manifest."""
 
 import hashlib
 import os
@@ -28,7 +28,7 @@ LOADED = {"adapter": ("adapter_config.json", "adapter_model.safetensors"), "merg
 
 
 def seal(root: Path, kind: ArtifactKind, files: dict[str, FileDigest] | None = None) -> None:
-    """Write the manifest of a tree, or one with another list of files, whose digest is right."""
+    """Write the manifest of a tree, or one with another list of files and a matching digest."""
     files = describe_files(root, folders_of(kind)) if files is None else files
     manifest = ArtifactManifest(
         kind=kind,
@@ -88,7 +88,7 @@ def test_an_artifact_as_it_was_written_is_verified(root: Path) -> None:
     ]
 
 
-def test_what_lies_outside_of_the_folders_is_not_looked_at(root: Path) -> None:
+def test_files_outside_of_the_folders_are_ignored(root: Path) -> None:
     (root / "model").mkdir()
     (root / "model/model.safetensors").write_bytes(b"of another run")
     (root / "logs").symlink_to("/nowhere")
@@ -185,7 +185,7 @@ def test_a_list_of_other_files_is_noticed_by_the_digest(root: Path) -> None:
         "adapter/\u202egpj", "Adapter/README.md", "C:/x", "adapter/\ud800",
     ],
 )  # fmt: skip
-def test_a_manifest_may_list_files_of_its_folders_alone(root: Path, path: str) -> None:
+def test_a_manifest_may_list_only_files_of_its_folders(root: Path, path: str) -> None:
     files = describe_files(root, ["adapter", "merged"])
     content = FileDigest(sha256=describe(SECRET), size=len(SECRET))
     manifest = read_manifest(root)
@@ -218,8 +218,8 @@ def test_names_are_compared_letter_by_letter(root: Path) -> None:
     refusal(root)
 
 
-def test_what_a_loader_needs_is_listed_or_refused_by_name(tmp_path: Path) -> None:
-    """Of each kind and folder: without its configuration, and without weights."""
+def test_files_that_a_loader_needs_are_listed_or_refused_by_name(tmp_path: Path) -> None:
+    """For each kind and folder: without its configuration, and without weights."""
     for kind in get_args(ArtifactKind):
         for folder in folders_of(kind):
             config = "adapter_config.json" if folder == "adapter" else "config.json"

@@ -34,8 +34,8 @@ class Engine(ThreadingHTTPServer):
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         self.status = 200
+        # The model whose answers break off; "all".
         self.broken: str | None = None
-        """The model whose answers break off; "all"."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -82,7 +82,7 @@ Chat = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def chat(engine: Engine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Chat:
-    """Runs `hone chat` on the engine; returns exit code, stdout, stderr."""
+    """Run `hone chat` on the engine; return exit code, stdout, stderr."""
 
     def run(*arguments: str, stdin: str = "", url: str = engine.url) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
@@ -109,7 +109,7 @@ def test_the_history_goes_with_every_question(chat: Chat, engine: Engine) -> Non
     assert [message["content"] for message in engine.requests[1]["messages"]] == ["one", "faq heard 1", "two"]
 
 
-def test_two_models_answer_the_same_questions_side_by_side(chat: Chat, engine: Engine) -> None:
+def test_two_models_answer_the_same_questions(chat: Chat, engine: Engine) -> None:
     code, out, _ = chat("--beside", "tiny/base", stdin="one\ntwo\n")
     lines = ["[faq] faq heard 1", "[tiny/base] tiny/base heard 1", "[faq] faq heard 3", "[tiny/base] tiny/base heard 3"]
     assert (code, out.splitlines()) == (0, lines)
@@ -161,14 +161,14 @@ def test_when_one_of_two_models_fails_neither_remembers(chat: Chat, engine: Engi
 
 
 @pytest.mark.parametrize("stdin", ["/beside faq\none\n", ""])
-def test_a_model_is_not_asked_beside_itself(chat: Chat, stdin: str) -> None:
+def test_a_model_is_not_compared_with_itself(chat: Chat, stdin: str) -> None:
     options = [] if stdin else ["--beside", "faq"]
     code, out, err = chat(*options, stdin=stdin)
     assert (code, out) == ((0, "faq heard 1\n") if stdin else (1, ""))
     assert "faq is already asked" in err
 
 
-def test_vllm_tells_adapters_by_their_parent(chat: Chat, engine: Engine) -> None:
+def test_adapters_of_vllm_are_recognized_by_their_parent(chat: Chat, engine: Engine) -> None:
     engine.models = [{"id": "tiny/base", "parent": None}, {"id": "faq", "parent": "tiny/base"}]
     assert chat("--message", "hello")[1] == "faq heard 1\n"
 
@@ -182,7 +182,7 @@ def test_an_engine_that_refuses_is_quoted(chat: Chat, engine: Engine) -> None:
     assert "Traceback" not in err
 
 
-def test_without_an_engine_it_says_how_to_start_one(chat: Chat) -> None:
+def test_without_an_engine_the_message_names_the_command_to_start_one(chat: Chat) -> None:
     code, _, err = chat("--message", "hello", url="http://127.0.0.1:1/v1")
     assert code == 1
     assert "no engine answers at http://127.0.0.1:1/v1" in err
@@ -212,7 +212,7 @@ def test_a_name_and_a_url_exclude_each_other(chat: Chat) -> None:
         (['{"choices": null}', '{"choices": [1, {"delta": null}, {"delta": {"content": 5}}]}'], "in the middle"),
     ],
 )
-def test_an_answer_of_another_form_is_a_failure_in_words(events: list[str], said: str) -> None:
+def test_an_answer_of_another_form_is_a_failure_with_a_message(events: list[str], said: str) -> None:
     with pytest.raises(Problem, match=re.escape(said)):
         list(client._pieces(iter(f"data: {event}" for event in events)))
 
@@ -226,7 +226,7 @@ def test_choosing_a_model() -> None:
         choose([], None)
 
 
-def test_a_service_that_is_not_available_says_why() -> None:
+def test_an_unavailable_service_is_reported_with_its_reason() -> None:
     service = {
         "metadata": {"name": "faq"},
         "status": {
@@ -247,7 +247,7 @@ def test_a_service_that_is_not_available_says_why() -> None:
             require_available({"metadata": {"name": "faq"}, **status})
 
 
-def test_on_a_terminal_two_answers_stand_side_by_side(engine: Engine) -> None:
+def test_on_a_terminal_two_answers_are_shown_in_columns(engine: Engine) -> None:
     shown = io.StringIO()
     asked = {name: [{"role": "user", "content": "hi"}] for name in ("faq", "tiny/base")}
     answers = answers_in_columns(client.Engine(engine.url, remedy=""), asked, Console(file=shown, width=60))

@@ -1,4 +1,4 @@
-"""The `hone` command but for chat and watch: what it says, what it exits with, what it hands on."""
+"""The `hone` command except for chat and watch: its output, its exit codes, and the arguments that it passes on."""
 
 import os
 import re
@@ -30,7 +30,7 @@ Hone = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def hone(capsys: pytest.CaptureFixture[str]) -> Hone:
-    """Runs the command; returns exit code, stdout, stderr."""
+    """Run the command; return exit code, stdout, stderr."""
 
     def run(*arguments: str | Path) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as ended:
@@ -74,14 +74,12 @@ class TestValidate:
         assert "exactly one of fineTuneJob, name" in out
 
     @pytest.mark.parametrize("change", [{"kind": ["FineTuneJob"]}, {"kind": None}, {"apiVersion": 1}, {"kind": ""}])
-    def test_an_object_that_does_not_say_what_it_is_is_refused(
-        self, hone: Hone, tmp_path: Path, change: dict[str, Any]
-    ) -> None:
+    def test_an_object_without_a_kind_is_refused(self, hone: Hone, tmp_path: Path, change: dict[str, Any]) -> None:
         code, out, _ = hone("validate", write(tmp_path / "job.yaml", JOB | change))
         assert code == 1
         assert f"{next(iter(change))}: Required value: a string" in out
 
-    def test_values_that_yaml_takes_for_others_are_told_to_be_quoted(self, hone: Hone, tmp_path: Path) -> None:
+    def test_values_that_yaml_reads_as_others_need_quotes(self, hone: Hone, tmp_path: Path) -> None:
         path = tmp_path / "job.yaml"
         write(path, JOB | {"metadata": {"name": "faq", "labels": {"a": True}, "annotations": {"b": 1}, "namespace": 5}})
         _, out, _ = hone("validate", path)
@@ -92,7 +90,7 @@ class TestValidate:
         assert 'metadata.name in body must be of type string: "integer"; write it in quotes' in out
         assert 'metadata.labels: Invalid value: ["a"]: must be an object' in out
 
-    def test_another_version_of_the_api_is_not_passed_over(self, hone: Hone, tmp_path: Path) -> None:
+    def test_another_version_of_the_api_is_not_ignored(self, hone: Hone, tmp_path: Path) -> None:
         code, out, _ = hone("validate", write(tmp_path / "job.yaml", JOB | {"apiVersion": "hone.dev/v9"}))
         assert code == 1
         assert "hone.dev/v9" in out
@@ -142,7 +140,7 @@ class TestRun:
 
 
 class TestChild:
-    """The child is a module of the test's own, started by a real parent."""
+    """The child is a module written by the test, started by a real parent."""
 
     PARENT = "import os, sys; from hone_cli.client.child_process import run_module; " + (
         "sys.exit(run_module(sys.argv[1], sys.argv[2:], on_stop=lambda: os.write(1, b'stopping\\n')))"
@@ -154,7 +152,7 @@ class TestChild:
         command = [sys.executable, "-c", self.PARENT, "child_of_test", "a word"]
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
-    def test_arguments_and_exit_code_are_handed_on(self, tmp_path: Path) -> None:
+    def test_arguments_and_exit_code_are_passed_on(self, tmp_path: Path) -> None:
         parent = self.start(tmp_path, "import sys; print(sys.argv[1:], flush=True); sys.exit(68)")
         assert parent.communicate(timeout=30)[0] == "['a word']\n"
         assert parent.returncode == 68
@@ -267,7 +265,9 @@ class TestServe:
         path = write(tmp_path / "claim.yaml", service(model={"claim": {"name": "models"}}))
         assert engine_arguments(path, {"models": "/mnt"}, {}) == ["/mnt"]
 
-    def test_it_says_what_is_not_read_here(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_fields_that_are_ignored_here_are_reported(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         more = {"apiKeySecret": {"name": "key", "key": "token"}, "extraArgs": ["--seed=1"]}
         path = write(tmp_path / "hub.yaml", service(model={"name": "tiny/base"}, **more))
         assert engine_arguments(path, {}, {}) == ["tiny/base"]
@@ -282,7 +282,7 @@ class TestServe:
             ({"claim": {"name": "models"}}, "spec.model.claim names models"),
         ],
     )
-    def test_what_is_not_here_is_named(
+    def test_a_missing_source_is_named(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: dict[str, Any], message: str
     ) -> None:
         monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""What `hone watch` says of a FineTuneJob."""
+"""`hone watch` describes a FineTuneJob."""
 
 from typing import Any
 
@@ -26,14 +26,14 @@ def test_figures_that_are_not_known_are_left_out() -> None:
     assert job_progress.figures({}) == ""
 
 
-def test_a_waiting_job_says_why() -> None:
+def test_a_waiting_job_shows_its_reason() -> None:
     waiting = job("Pending", ("Accepted", "True", "Valid", ""), ("Running", "False", "Unschedulable", "no amd.com/gpu"))
     assert job_progress.view(waiting).waiting == "Unschedulable: no amd.com/gpu"
     refused = job("Pending", ("Accepted", "False", "InvalidSpec", "spec.lora"), ("Running", "False", "Waiting", "…"))
     assert job_progress.view(refused).waiting == "InvalidSpec: spec.lora"
 
 
-def test_a_job_that_no_operator_has_seen_says_so() -> None:
+def test_a_job_without_an_operator_is_reported() -> None:
     seen = job_progress.view({"metadata": {"name": "faq"}})
     assert (seen.stage, seen.percent) == ("Pending", 0)
     assert seen.waiting is not None

@@ -244,7 +244,7 @@ def api_error(status: int) -> ApiException:
 
 
 def run_probe(monkeypatch: pytest.MonkeyPatch, *answers: Any, allowed: bool = True) -> tuple[Probed, list[str]]:
-    """Run the pod against answers to its creation and to each look at it. Return how it ended, and the methods used."""
+    """Run the pod against answers to its creation and to each request. Return how it ended, and the methods used."""
     left, methods = list(answers), []
 
     def read(cluster: Any, path: str, query: Any = None, *, method: str = "GET", body: Any = None) -> Any:
@@ -265,7 +265,7 @@ def run_probe(monkeypatch: pytest.MonkeyPatch, *answers: Any, allowed: bool = Tr
 FAILED_POD = {"status": {"phase": "Failed", "reason": "Evicted"}, "spec": {"nodeName": "gpu-1"}}
 
 
-def test_a_break_of_the_connection_is_outlasted_and_the_pod_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_broken_connection_the_pod_is_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
     found, methods = run_probe(monkeypatch, {}, HTTPError("broken"), api_error(503), FAILED_POD)
     assert (found.reason, found.error, found.node) == ("NoAnswer", "Evicted", "gpu-1")
     assert methods == ["POST", "GET", "GET", "GET", "DELETE"]
@@ -307,7 +307,7 @@ def machine(**more: Any) -> MachineFacts:
     return replace(found, **more)
 
 
-def test_a_machine_with_all_is_ok() -> None:
+def test_a_complete_machine_is_ok() -> None:
     assert {finding.status for finding in by_check(machine_findings.check_machine(machine())).values()} == {"ok"}
 
 

@@ -1,4 +1,4 @@
-"""The command `hone doctor`: exit codes, the JSON, and where it looks."""
+"""The command `hone doctor`: exit codes, the JSON, and which cluster or machine it checks."""
 
 import json
 import socket
@@ -21,6 +21,7 @@ from kubernetes.client.exceptions import ApiException
 OK, WARNING = Finding("a", "ok", "fine"), Finding("b", "warning", "hm", "do this")
 FAILED = Finding("c", "failed", "no", "do that")
 UNKNOWN, OPTIONAL = Finding("d", "unknown", "?", "ask"), Finding("e", "unknown", "?", "ask", is_required=False)
+# What scripts rely on: a change here is a change of the format's number.
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["format", "scope", "exitCode", "counts", "checks"],
@@ -51,14 +52,13 @@ SCHEMA: dict[str, Any] = {
         },
     },
 }
-"""What scripts rely on: a change here is a change of the format's number."""
 
 Doctor = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Doctor:
-    """Runs the command in an empty home; returns exit code, stdout and stderr."""
+    """Run the command in an empty home; return exit code, stdout and stderr."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("KUBECONFIG", raising=False)
 
@@ -105,7 +105,7 @@ def test_the_table_has_the_remedy_below_its_finding(doctor: Doctor, monkeypatch:
     ]
 
 
-def test_text_of_others_does_not_steer_the_terminal(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_of_others_does_not_control_the_terminal(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "check_here", lambda: [Finding("a", "ok", "\x1b[2J")])
     assert "\x1b" not in doctor("--local")[1]
     assert json.loads(doctor("--local", "-o", "json")[1])["checks"][0]["message"] == "\x1b[2J"
@@ -120,20 +120,18 @@ def test_without_a_kubeconfig_this_machine_is_checked(doctor: Doctor, monkeypatc
 
 
 @pytest.mark.parametrize("arguments", [["--deep"], ["--context", "c"], ["--namespace", "n"]])
-def test_who_asks_for_a_cluster_is_not_given_this_machine(doctor: Doctor, arguments: list[str]) -> None:
+def test_a_requested_cluster_is_not_replaced_by_this_machine(doctor: Doctor, arguments: list[str]) -> None:
     code, out, _ = doctor(*arguments)
     assert code == 2
     assert not out
 
 
-def test_a_kubeconfig_that_is_missing_where_it_was_named_is_no_success(
-    doctor: Doctor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_named_kubeconfig_that_is_missing_is_no_success(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", "/nowhere/config")
     assert doctor()[0] == 2
 
 
-def test_a_cluster_that_never_answers_is_given_up(
+def test_a_cluster_that_never_answers_ends_in_an_error(
     doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(cluster_reader, "TIMEOUT", (0.2, 0.2))
@@ -209,7 +207,7 @@ def test_the_hubs_address_is_shown_without_its_password(given: str, asked: str) 
 
 
 @pytest.mark.parametrize("url", ["mirror.example", "file:///etc", "ftp://mirror.example", ""])
-def test_what_is_no_address_of_the_web_is_not_asked(url: str) -> None:
+def test_an_address_that_is_not_http_is_not_asked(url: str) -> None:
     assert machine.ask_hub(url) == "its address begins neither with https:// nor with http://"
 
 
@@ -225,7 +223,7 @@ ANSWERS = {
 
 @pytest.mark.parametrize("name", ANSWERS)
 @pytest.mark.parametrize("ask", [machine.ask_hub, pod_script.reach, pod_script.resolve_image])
-def test_an_answer_that_is_not_of_the_web_is_reported(
+def test_an_answer_that_is_not_http_is_reported(
     monkeypatch: pytest.MonkeyPatch, ask: Callable[[str], object], name: str
 ) -> None:
     def answer(listener: socket.socket) -> None:

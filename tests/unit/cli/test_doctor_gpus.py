@@ -107,7 +107,7 @@ NO_GPUS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
 
 
 @pytest.mark.parametrize("name", NO_GPUS)
-def test_what_else_amd_makes_is_no_gpu(name: str) -> None:
+def test_other_amd_devices_are_no_gpus(name: str) -> None:
     capacity, labels = NO_GPUS[name]
     other = node("other", capacity=capacity, labels=labels, taints=[{"key": "a", "effect": "NoSchedule"}])
     assert statuses(check(facts(other))) == {"nodes": "ok", "gpus": "failed", "gpuDriver": "failed"}
@@ -199,7 +199,7 @@ def test_a_device_with_a_taint_is_reported() -> None:
     assert "example.com/broken" in found["gpuHealth"].message
 
 
-def test_partitions_made_on_demand_are_not_ill_while_others_are_in_use() -> None:
+def test_partitions_made_on_demand_are_healthy_while_others_are_in_use() -> None:
     attributes = {"computePartition": {"string": "cpx"}, "memoryPartition": {"string": "nps4"}}
     attributes["deviceID"] = {"string": "0x74a1"}
     taint = {"key": "gpu.amd.com/memory-partition-conflict", "effect": "NoExecute"}
@@ -221,7 +221,7 @@ def test_unhealthy_gpus_are_a_warning_while_others_are_left(ill: Any) -> None:
     assert check(facts(ill))["gpuHealth"].status == "failed"
 
 
-def test_repartitioning_is_waited_for() -> None:
+def test_repartitioning_is_reported_as_temporary() -> None:
     found = check(facts(node(taints=[REPARTITIONING])))
     assert found["gpuHealth"].status == "failed"
     assert found["gpuHealth"].remedy == "Wait until the taint amd-dcm is gone."
