@@ -152,7 +152,7 @@ def test_an_answer_that_comes_too_late_makes_no_second_child(bench: Bench) -> No
     bench.check()
 
 
-def test_an_api_server_that_is_gone_for_a_while(bench: Bench, trainer: dict[str, int]) -> None:
+def test_nothing_is_lost_while_the_api_server_is_gone(bench: Bench, trainer: dict[str, int]) -> None:
     """A job goes on meanwhile, another ends, one is deleted, one is made: nothing of it is lost."""
     for name in ("goes-on", "ends", "is-deleted"):
         bench.create(name)
@@ -232,7 +232,7 @@ def test_a_balancer_that_answers_with_pages_of_its_own(bench: Bench) -> None:
     bench.check()
 
 
-def test_a_server_that_asks_to_be_left_alone_is(bench: Bench) -> None:
+def test_retry_after_is_respected(bench: Bench) -> None:
     """429 with Retry-After, for everything."""
     bench.create("calm")  # whatever came before is over
     until(lambda: bench.settled("calm"))
@@ -276,7 +276,7 @@ def test_writes_that_fail_half_of_the_time(bench: Bench, name: str, fault: Fault
     bench.check()
 
 
-def test_afterwards_nothing_is_written_any_more(bench: Bench) -> None:
+def test_after_the_faults_nothing_is_written(bench: Bench) -> None:
     until(lambda: all(bench.settled(found["metadata"]["name"]) for found in _all(bench)))
     time.sleep(3)
     begun = time.monotonic()

@@ -261,7 +261,9 @@ def test_the_administrator_of_one_namespace_installs_with_given_roles(place: Pla
 
 
 @pytest.mark.parametrize("answers", [True, False])
-def test_budgets_that_cannot_be_removed_are_said_with_a_command_that_removes_them(place: Place, answers: bool) -> None:
+def test_budgets_that_cannot_be_removed_are_reported_with_a_command_that_removes_them(
+    place: Place, answers: bool
+) -> None:
     place.create_budget("served", BUDGET_LABELS)
     place.create_budget("mine", {})
     (port,) = free_ports(1)

@@ -86,7 +86,7 @@ def test_a_job_is_watched_to_its_artifact_and_its_model_talked_to(hone: Cluster,
     assert "* tiny (base)\n  faq (adapter)\n" in err
 
 
-def test_a_watched_job_that_fails_says_why_and_what_to_do(hone: Cluster, lab: str) -> None:
+def test_the_failure_of_a_watched_job_is_printed_with_a_remedy(hone: Cluster, lab: str) -> None:
     dataset = {"configMap": {"name": "rows", "key": "train.jsonl"}, "format": "text", "columns": {"text": "body"}}
     hone.create(job("wrong", dataset=dataset), namespace=lab)
     code, out, err = run(hone, "watch", "wrong", "-n", lab, timeout=TRAIN_SECONDS)
@@ -95,7 +95,7 @@ def test_a_watched_job_that_fails_says_why_and_what_to_do(hone: Cluster, lab: st
     assert "Name a column that the dataset has" in out
 
 
-def test_a_watched_job_that_waits_says_for_what_and_that_it_was_deleted(hone: Cluster, namespace: str) -> None:
+def test_the_wait_and_the_deletion_of_a_watched_job_are_printed(hone: Cluster, namespace: str) -> None:
     hone.create(
         job("greedy", model={"name": "a/b"}, resources={"gpus": 0, "cpu": "9999"}),
         namespace=namespace,
@@ -129,7 +129,7 @@ def test_an_unavailable_service_is_reported_with_its_reason(hone: Cluster, names
         (["chat", "nobody"], "InferenceService nobody in namespace {namespace} not found"),
     ],
 )
-def test_what_is_not_there_is_named(hone: Cluster, namespace: str, arguments: list[str], message: str) -> None:
+def test_a_missing_object_is_named(hone: Cluster, namespace: str, arguments: list[str], message: str) -> None:
     code, _, err = run(hone, *arguments, "-n", namespace)
     assert code == 1
     assert message.format(namespace=namespace) in err

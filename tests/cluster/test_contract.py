@@ -51,14 +51,14 @@ def words(text: str) -> str:
 
 
 @pytest.mark.parametrize("bad", BAD, ids=str)
-def test_refused_with_the_sentence(hone: Any, bad: Bad) -> None:
+def test_a_bad_manifest_is_refused_with_the_documented_sentence(hone: Any, bad: Bad) -> None:
     with pytest.raises(AssertionError) as refused:
         dry_run(hone, bad.manifest())
     assert bad.sentence in str(refused.value)
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_offline_says_the_same_of_random_changes(hone: Any, seed: int) -> None:
+def test_offline_validation_agrees_about_random_changes(hone: Any, seed: int) -> None:
     chance = random.Random(seed)
     kind = chance.choice(["FineTuneJob", "FineTuneJob", "InferenceService"])
     path = chance.choice(list(fields("spec", schema(kind)["properties"]["spec"])))
@@ -100,7 +100,7 @@ def test_defaults_are_those_of_the_models(hone: Any, kind: str) -> None:
     assert KINDS[kind].model_validate(kept).spec == KINDS[kind].model_validate(small(kind)).spec
 
 
-def test_what_decides_the_result_cannot_change(hone: Any, namespace: str) -> None:
+def test_fields_that_determine_the_result_are_immutable(hone: Any, namespace: str) -> None:
     hone.apply(small("FineTuneJob"), namespace=namespace)
 
     def patch(spec: dict[str, Any]) -> str:

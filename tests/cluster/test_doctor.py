@@ -99,7 +99,7 @@ def test_an_administrator_sees_what_is_there(server: ApiServer) -> None:
     assert found["gpuAccess"]["status"] == "unknown"
 
 
-def test_who_may_read_nothing_gets_unknown_and_no_success(server: ApiServer) -> None:
+def test_a_user_without_rights_gets_unknown_and_no_success(server: ApiServer) -> None:
     code, found, _ = finish(start(server, user=FEW_RIGHTS))
     assert code == 2
     for check in ("nodes", "gpus", "gpuDriver", "storageClass", "definitions", "operator"):
@@ -107,7 +107,7 @@ def test_who_may_read_nothing_gets_unknown_and_no_success(server: ApiServer) -> 
     assert "forbidden" in found["nodes"]["message"]
 
 
-def test_the_pod_of_deep_is_asked_and_deleted(server: ApiServer) -> None:
+def test_the_pod_of_deep_is_queried_and_deleted(server: ApiServer) -> None:
     kfd = {"path": "/dev/kfd", "mode": 0o660, "owner": 0, "group": 110, "error": 13}
     answer = {"user": 65532, "groups": [65532, 109], "kfd": kfd, "render": [], "driver": None}
     answer |= {"hub": {"status": 200}, "images": {}}

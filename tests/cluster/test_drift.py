@@ -20,14 +20,14 @@ def waiting(hone: Cluster) -> Iterator[str]:
         yield namespace
 
 
-def test_a_manifest_that_is_edited_is_put_right(hone: Cluster, waiting: str) -> None:
+def test_an_edited_manifest_is_restored(hone: Cluster, waiting: str) -> None:
     before = hone.wait("configmap", "waits-manifest", bool, waiting)["data"]
     edited = json.dumps({"data": dict.fromkeys(before, "mine")})
     hone.kubectl("patch", "configmap", "waits-manifest", "--type=merge", "--patch", edited, namespace=waiting)
     hone.wait("configmap", "waits-manifest", lambda found: found["data"] == before, waiting)
 
 
-def test_what_may_change_changes_in_the_job_that_is_there(hone: Cluster, waiting: str) -> None:
+def test_mutable_fields_change_in_the_existing_job(hone: Cluster, waiting: str) -> None:
     before = uid(hone.get("job", "waits-train", waiting))
     patch = json.dumps({"spec": {"activeDeadlineSeconds": 7777}})
     hone.kubectl("patch", "finetunejob", "waits", "--type=merge", "--patch", patch, namespace=waiting)

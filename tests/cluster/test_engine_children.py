@@ -39,7 +39,7 @@ def test_a_budget_comes_and_goes_with_the_replicas(hone: Cluster, namespace: str
     assert template["spec"]["replicas"] == 0
 
 
-def test_what_is_not_there_is_named_before_the_engine_starts(hone: Cluster, namespace: str) -> None:
+def test_a_missing_artifact_is_named_before_the_engine_starts(hone: Cluster, namespace: str) -> None:
     model = {"claim": {"name": "empty", "path": "nothing"}}
     of_one_node = claim("empty")
     of_one_node["spec"]["accessModes"] = ["ReadWriteOnce"]

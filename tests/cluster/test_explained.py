@@ -198,7 +198,9 @@ def test_why_no_node_takes_a_pod(hone: Cluster, lab: str, case: tuple[Object, tu
 
 
 @pytest.mark.parametrize("case", NOT_FOUND, ids=name_of)
-def test_what_a_pod_needs_and_does_not_find(hone: Cluster, lab: str, case: tuple[Object, str, tuple[str, ...]]) -> None:
+def test_missing_dependencies_of_a_pod_are_explained(
+    hone: Cluster, lab: str, case: tuple[Object, str, tuple[str, ...]]
+) -> None:
     _, reason, words = case
     waiting(hone, lab, name_of(case), reason, *words)
 
@@ -214,7 +216,7 @@ def test_quota_and_limit_range_are_quoted(hone: Cluster, strict: str, case: tupl
     waiting(hone, strict, name_of(case), "QuotaExceeded", *case[1])
 
 
-def test_a_node_that_is_lost(hone: Cluster, lab: str) -> None:
+def test_a_lost_node_is_explained(hone: Cluster, lab: str) -> None:
     """Kubernetes misses the heartbeat of the node after some 40 seconds, and that of the trainer nobody."""
     words = ("runs on node fake-gone, which is not ready since", "Kubelet stopped posting node status")
     waiting(hone, lab, "gone", "NodeLost", *words, timeout=120)
@@ -226,7 +228,7 @@ def trainer_of(hone: Cluster, namespace: str, name: str) -> Object:
     return max(found, key=lambda each: each["metadata"]["creationTimestamp"])
 
 
-def test_an_eviction_says_by_whom_and_goes_on(hone: Cluster, lab: str) -> None:
+def test_an_eviction_is_explained_and_the_job_resumes(hone: Cluster, lab: str) -> None:
     hone.create(job("evicted", steps=100000), namespace=lab)
     hone.wait("finetunejob", "evicted", past_step(1), lab, timeout=120, unless=condition("Failed"))
     name = trainer_of(hone, lab, "evicted")["metadata"]["name"]
@@ -268,7 +270,7 @@ def impatient(hone: Cluster, images: Images, lab: str) -> Iterator[str]:
         hone.kubectl("rollout", "status", "deployment/hone-operator", "--timeout=60s", namespace=SYSTEM)
 
 
-def test_a_trainer_that_is_silent(hone: Cluster, impatient: str) -> None:
+def test_a_silent_trainer_is_reported(hone: Cluster, impatient: str) -> None:
     hone.create(job("silent", steps=100000), namespace=impatient)
     hone.wait("finetunejob", "silent", past_step(20), impatient, timeout=120, unless=condition("Failed"))
     with stopped(processes_of(trainer_of(hone, impatient, "silent")["metadata"]["uid"], "hone")):
@@ -277,7 +279,7 @@ def test_a_trainer_that_is_silent(hone: Cluster, impatient: str) -> None:
     hone.kubectl("delete", "finetunejob", "silent", namespace=impatient)
 
 
-def test_a_trainer_that_waits_for_another_for_ever(hone: Cluster, impatient: str) -> None:
+def test_a_trainer_that_waits_forever_for_another_is_reported(hone: Cluster, impatient: str) -> None:
     """Of two that compute together the first answers for both: when the second stops, the first makes no step."""
     storage = {"storage": {"size": "1Gi", "accessModes": ["ReadWriteMany"]}}
     resources = {"gpus": 1, "nodes": 2, "sharedMemory": "64Mi"}

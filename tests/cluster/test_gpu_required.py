@@ -29,9 +29,7 @@ def strict(hone: Cluster) -> Iterator[Cluster]:
     upgrade("false")
 
 
-def test_what_asks_for_a_gpu_that_is_not_there_fails_and_says_why(
-    strict: Cluster, images: Images, namespace: str
-) -> None:
+def test_a_pod_whose_gpu_is_missing_fails_with_a_reason(strict: Cluster, images: Images, namespace: str) -> None:
     furnish(strict, images, namespace)
     strict.create(job("blind", resources=ONE_GPU, backoffLimit=6), namespace=namespace)
     failed, succeeded = condition("Failed"), condition("Succeeded")

@@ -48,7 +48,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
     return Judge(run(HERE / "kstatus/build", timeout=600).strip(), tmp_path_factory.mktemp("judge"))
 
 
-def test_an_object_in_any_phase_is_to_tools_what_it_should_be(judge: Judge) -> None:
+def test_tools_judge_an_object_correctly_in_any_phase(judge: Judge) -> None:
     known = phases.objects()
     for (name, (owner, state)), found in zip(
         known.items(), judge(*(owner for owner, _ in known.values())), strict=True
@@ -63,7 +63,7 @@ def test_an_object_in_any_phase_is_to_tools_what_it_should_be(judge: Judge) -> N
         assert found["flux"] == ("Current" if is_used and state == "Reconciling" else KSTATUS[state]), name
 
 
-def test_a_change_that_was_not_observed_and_an_object_that_leaves_are_not_current(judge: Judge) -> None:
+def test_an_unobserved_change_and_a_deleted_object_are_not_current(judge: Judge) -> None:
     for owner, _ in phases.objects().values():
         owner["metadata"] = {**owner["metadata"], "generation": 2}
         leaving = owner | {"metadata": {**owner["metadata"], "deletionTimestamp": "2026-03-01T12:00:00Z"}}
@@ -112,7 +112,7 @@ def helm(server: ApiServer, *arguments: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, capture_output=True, text=True, timeout=2 * SECONDS, check=False)
 
 
-def test_tools_wait_for_the_operator_and_see_what_it_says(judge: Judge, server: ApiServer, tmp_path: Path) -> None:
+def test_tools_wait_for_the_operator_and_see_its_conditions(judge: Judge, server: ApiServer, tmp_path: Path) -> None:
     kubectl(
         server,
         "create",

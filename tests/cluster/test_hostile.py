@@ -117,7 +117,7 @@ def log(raw: Raw) -> Iterator[Path]:
     assert "Traceback" not in file.read_text(), file.read_text()[-3000:]
 
 
-def test_malformed_objects_are_named_and_hold_up_nothing(raw: Raw, log: Path) -> None:
+def test_malformed_objects_are_named_and_delay_nothing(raw: Raw, log: Path) -> None:
     for kind in KINDS:
         random_ = random.Random(f"arrives {kind}")
         spec_schema = schema(kind)
@@ -132,7 +132,7 @@ def test_malformed_objects_are_named_and_hold_up_nothing(raw: Raw, log: Path) ->
         assert reasons.count("InvalidSpec") > MALFORMED / 2
 
 
-def test_huge_and_endless_objects_hold_up_nothing(raw: Raw, log: Path) -> None:
+def test_huge_and_endless_objects_delay_nothing(raw: Raw, log: Path) -> None:
     spec = json.dumps({**GOOD_SPEC, "training": {"extra": {"optimArgs": "@"}}})
     spec = spec.replace('"@"', '{"a":' * DEEP + "1" + "}" * DEEP)
     body = f'{{"apiVersion":"hone.dev/v1alpha1","kind":"FineTuneJob","metadata":{{"name":"deep"}},"spec":{spec}}}'

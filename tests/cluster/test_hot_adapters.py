@@ -155,7 +155,7 @@ def chat(hone: Cluster, images: Images) -> Iterator[Service]:
         yield made
 
 
-def test_adapters_come_change_and_go_in_running_engines(chat: Service) -> None:
+def test_adapters_are_added_changed_and_removed_in_running_engines(chat: Service) -> None:
     pods = chat.pods()
     one, _ = chat.succeeded("one")
     two, _ = chat.succeeded("two")

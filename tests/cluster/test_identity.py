@@ -145,7 +145,7 @@ def test_a_claim_of_somebody_else_is_not_written_to(bench: Bench) -> None:
     until(lambda: bench.job("theirs-train"))
 
 
-def test_a_job_goes_on_once_the_claim_of_somebody_else_is_removed(bench: Bench) -> None:
+def test_a_job_continues_once_the_claim_of_somebody_else_is_removed(bench: Bench) -> None:
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
     claim = {"metadata": {"name": "removed"}, "spec": spec}
     bench.core.create_namespaced_persistent_volume_claim("default", claim)

@@ -107,7 +107,7 @@ def test_two_jobs_with_quota_for_one_run_one_after_the_other(kueue: Cluster, lab
     assert condition("Suspended", "False")(second)
 
 
-def test_a_preempted_job_saves_a_checkpoint_and_later_goes_on(kueue: Cluster, lab: str, images: Images) -> None:
+def test_a_preempted_job_saves_a_checkpoint_and_resumes_later(kueue: Cluster, lab: str, images: Images) -> None:
     kueue.create(queued_job("patient", steps=STEPS, priority_class="patient"), namespace=lab)
     kueue.wait("finetunejob", "patient", past_step(20), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
     kueue.create(urgent_job("urgent", images.runtime), namespace=lab)

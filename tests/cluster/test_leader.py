@@ -129,7 +129,7 @@ def pair(server: ApiServer) -> Iterator[Pair]:
                     process.send_signal(signal.SIGCONT)
 
 
-def test_a_leader_that_is_told_to_stop_hands_over_at_once(pair: Pair) -> None:
+def test_a_leader_that_is_terminated_hands_over_at_once(pair: Pair) -> None:
     pair.create("handed")
     until(lambda: "handed" in pair.jobs())
     assert not pair.writes(REPLICAS[1])
@@ -139,7 +139,7 @@ def test_a_leader_that_is_told_to_stop_hands_over_at_once(pair: Pair) -> None:
     until(lambda: "over" in pair.jobs())
 
 
-def test_both_are_ready_and_one_says_that_it_leads(pair: Pair) -> None:
+def test_both_replicas_are_ready_and_one_reports_that_it_leads(pair: Pair) -> None:
     pair.create("counted")
     until(lambda: "counted" in pair.jobs())
     for name, leads in zip(REPLICAS, ("1.0", "0.0"), strict=True):

@@ -59,7 +59,7 @@ def names_of(variables: list[Object]) -> set[str]:
     return {variable["name"] for variable in variables}
 
 
-def test_what_needs_a_gpu_is_prepared_without_one_and_with_the_token_alone(hone: Cluster, lab: str) -> None:
+def test_a_job_with_gpus_is_prepared_without_them_and_only_there_with_the_token(hone: Cluster, lab: str) -> None:
     hone.create(job("two-stages", resources=ONE_GPU, tokenSecret={"name": "hub"}), namespace=lab)
     hone.wait("finetunejob", "two-stages", because("Prepared", "Preparing"), lab, timeout=TRAIN_SECONDS)
     assert hone.get("job", "two-stages-train", lab) is None
@@ -81,7 +81,7 @@ def test_what_needs_a_gpu_is_prepared_without_one_and_with_the_token_alone(hone:
     assert status["gpuSeconds"] == attempt["seconds"] > 0
 
 
-def test_what_no_gpu_of_the_nodes_holds_is_said_before_one_is_asked_for(hone: Cluster, lab: str) -> None:
+def test_a_model_too_large_for_all_gpus_is_refused_before_one_is_requested(hone: Cluster, lab: str) -> None:
     hone.create(job("large", resources={**ONE_GPU, "gpuResource": SMALL_GPU}), namespace=lab)
     failed = hone.wait(
         "finetunejob", "large", condition("Failed"), lab, timeout=TRAIN_SECONDS, unless=condition("Prepared")
@@ -93,7 +93,7 @@ def test_what_no_gpu_of_the_nodes_holds_is_said_before_one_is_asked_for(hone: Cl
     assert failed["status"].get("gpuSeconds", 0) == 0
 
 
-def test_suspended_it_holds_nothing_and_goes_on_at_the_same_step(hone: Cluster, lab: str) -> None:
+def test_a_suspended_job_holds_no_gpu_and_resumes_at_the_same_step(hone: Cluster, lab: str) -> None:
     hone.create(job("pause", steps=600), namespace=lab)
     hone.wait("finetunejob", "pause", past_step(20), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
     patch(hone, "pause", lab, suspend=True)
@@ -113,7 +113,7 @@ def test_suspended_it_holds_nothing_and_goes_on_at_the_same_step(hone: Cluster, 
     assert [attempt.get("exitCode") for attempt in done["status"]["attempts"]][-1] == 0
 
 
-def test_a_change_while_it_runs_is_taken_up_from_a_checkpoint(hone: Cluster, lab: str) -> None:
+def test_a_change_of_a_running_job_continues_from_a_checkpoint(hone: Cluster, lab: str) -> None:
     hone.create(job("change", steps=400), namespace=lab)
     hone.wait("finetunejob", "change", past_step(15), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
     before = uid(hone.get("job", "change-train", lab))
@@ -127,7 +127,7 @@ def test_a_change_while_it_runs_is_taken_up_from_a_checkpoint(hone: Cluster, lab
     assert steps == list(range(1, 401))
 
 
-def test_what_decides_the_result_can_not_change(hone: Cluster, lab: str) -> None:
+def test_fields_that_determine_the_result_cannot_change(hone: Cluster, lab: str) -> None:
     hone.create(job("fixed", suspend=True), namespace=lab)
     with pytest.raises(AssertionError, match="training can't change after creation"):
         patch(hone, "fixed", lab, training={"maxSteps": 5})

@@ -94,7 +94,7 @@ def ask(hone: Cluster, images: Images, namespace: str, url: str, *models: str) -
     return printed
 
 
-def test_helm_waits_until_an_adapter_is_trained_and_served_beside_its_base(
+def test_helm_waits_until_an_adapter_is_trained_and_served_next_to_its_base(
     hone: Cluster, images: Images, lab: str, tmp_path: Path
 ) -> None:
     contents = chart(tmp_path / "faq", job("faq"), service("chat", "faq"))
@@ -152,7 +152,7 @@ def test_a_full_model_learns_its_rows_and_answers_with_them(hone: Cluster, image
     assert heard["answers"] == {"full": "pong"}
 
 
-def test_a_trainer_that_is_killed_goes_on_from_its_checkpoint(hone: Cluster, images: Images, lab: str) -> None:
+def test_a_killed_trainer_resumes_from_its_checkpoint(hone: Cluster, images: Images, lab: str) -> None:
     training = {**job("")["spec"]["training"], "maxSteps": 300}
     hone.create(job("killed", training=training, checkpoint={"saveSteps": 20}), namespace=lab)
     hone.wait("finetunejob", "killed", past_step(20), lab, timeout=TRAIN_SECONDS)
@@ -172,7 +172,7 @@ def test_a_trainer_that_is_killed_goes_on_from_its_checkpoint(hone: Cluster, ima
     assert steps[-1] == 300
 
 
-def test_a_missing_column_fails_at_once_and_says_which(hone: Cluster, lab: str) -> None:
+def test_a_missing_column_fails_at_once_and_is_named(hone: Cluster, lab: str) -> None:
     dataset = {"configMap": {"name": "faq", "key": "train.jsonl"}, "format": "text", "columns": {"text": "body"}}
     hone.create(job("wrong", dataset=dataset), namespace=lab)
 

@@ -59,7 +59,7 @@ def test_a_service_waits_for_its_job_and_then_serves_it(hone: Cluster, served: s
 
 
 @pytest.mark.parametrize("kind", ["service", "deployment"])
-def test_a_child_that_is_deleted_is_made_again(hone: Cluster, served: str, kind: str) -> None:
+def test_a_deleted_child_is_created_again(hone: Cluster, served: str, kind: str) -> None:
     before = uid(hone.get(kind, "speak", served))
     hone.kubectl("delete", kind, "speak", "--wait=true", namespace=served)
     hone.wait(kind, "speak", lambda found: uid(found) != before, served)
@@ -73,7 +73,7 @@ def test_a_child_that_is_deleted_is_made_again(hone: Cluster, served: str, kind:
         ("deployment", {"spec": {"replicas": 0}}, ("spec", "replicas")),
     ],
 )
-def test_a_child_that_is_edited_is_put_right(
+def test_an_edited_child_is_restored(
     hone: Cluster, served: str, kind: str, patch: Object, path: tuple[str, str]
 ) -> None:
     def value(found: Object | None) -> Any:
@@ -86,7 +86,7 @@ def test_a_child_that_is_edited_is_put_right(
     hone.wait("inferenceservice", "speak", condition("Available"), served, timeout=SERVE_SECONDS)
 
 
-def test_a_job_that_is_deleted_in_the_middle_goes_on_from_its_checkpoint(hone: Cluster, lab: str) -> None:
+def test_a_deleted_training_job_resumes_from_its_checkpoint(hone: Cluster, lab: str) -> None:
     hone.create(job("again", steps=600), namespace=lab)
     hone.wait("finetunejob", "again", past_step(30), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
     before = uid(hone.get("job", "again-train", lab))
@@ -159,7 +159,7 @@ def test_a_claim_that_does_not_exist_is_named(hone: Cluster, lab: str) -> None:
     assert reasons(hone.get("finetunejob", "noclaim", lab) or {})["Failed"].startswith("Dataset")
 
 
-def test_what_somebody_else_made_is_never_taken_over(hone: Cluster, lab: str) -> None:
+def test_an_object_of_somebody_else_is_never_taken_over(hone: Cluster, lab: str) -> None:
     theirs = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "taken-manifest"}, "data": {"mine": "1"}}
     hone.create(theirs, job("taken"), namespace=lab)
     refused = hone.wait("finetunejob", "taken", condition("Accepted", "False"), lab)

@@ -92,7 +92,7 @@ def test_the_job_would_be_refused(server: ApiServer, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LATER)
-def test_what_only_the_job_shows_names_the_field_of_the_user(server: ApiServer, name: str) -> None:
+def test_a_fault_that_only_the_job_shows_names_the_users_field(server: ApiServer, name: str) -> None:
     spec, field = LATER[name]
     assert why_refused(server, spec) == ""
     error = refused(why_job_refused(server, spec))

@@ -137,7 +137,7 @@ def demand_all_pods(budget: Object) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_an_edit_of_a_field_that_excludes_another_is_put_right(
+def test_an_edit_of_a_field_that_excludes_another_is_reverted(
     world: World, space: str, resource: Resource, edit: Any
 ) -> None:
     serve(world, space, pod=RICH)
@@ -151,7 +151,7 @@ def test_an_edit_of_a_field_that_excludes_another_is_put_right(
     assert world.children(space) == wanted
 
 
-def test_what_others_add_to_the_metadata_stays_when_an_edit_is_put_right(world: World, space: str) -> None:
+def test_metadata_of_others_stays_when_an_edit_is_reverted(world: World, space: str) -> None:
     serve(world, space, pod=RICH)
     found = world.get(DEPLOYMENTS, space, NAME)
     assert found
@@ -171,7 +171,7 @@ UNFIT = {"matchExpressions": [{"key": "a", "operator": "In", "values": ["not a l
 REFUSED = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [UNFIT]}}}
 
 
-def test_what_others_add_stays_when_the_api_server_refuses_a_value(world: World, space: str) -> None:
+def test_fields_of_others_stay_when_the_api_server_refuses_a_value(world: World, space: str) -> None:
     serve(world, space)
     world.patch(DEPLOYMENTS, space, NAME, {"spec": {"minReadySeconds": 30}})
     with contextlib.suppress(Refused):
@@ -186,7 +186,7 @@ PORTS = [{"containerPort": 9000, "hostPort": 7000}, {"containerPort": 9001, "hos
 TWICE = {"name": "side", "image": "own:1", "restartPolicy": "Always", "ports": PORTS}
 
 
-def test_what_others_add_stays_when_the_spec_itself_has_a_value_twice(world: World, space: str) -> None:
+def test_fields_of_others_stay_when_the_spec_itself_has_a_value_twice(world: World, space: str) -> None:
     serve(world, space)
     template = {"spec": {"containers": [{"name": "audit", "image": "own:1"}]}}
     found = world.get(DEPLOYMENTS, space, NAME)
@@ -304,7 +304,7 @@ def test_fields_that_are_removed_leave_a_restored_child(world: World, space: str
     assert found == wanted, differences(found, wanted)
 
 
-def test_a_volume_that_had_no_source_gets_one(world: World, space: str) -> None:
+def test_a_volume_without_a_source_gets_one(world: World, space: str) -> None:
     mounts = [{"name": "more", "mountPath": "/more"}]
     serve(world, space, pod={"volumes": [{"name": "more"}], "volumeMounts": mounts})
     change(world, space, pod={"volumes": [{"name": "more", "configMap": {"name": "more"}}], "volumeMounts": mounts})
@@ -325,7 +325,7 @@ def test_another_image_is_pulled_as_a_new_one_would_be(world: World, space: str,
     assert pod_of(found)["initContainers"][0]["imagePullPolicy"] == "IfNotPresent"
 
 
-def test_a_manifest_that_was_made_immutable_is_made_anew(world: World, space: str) -> None:
+def test_a_manifest_that_was_made_immutable_is_created_again(world: World, space: str) -> None:
     train(world, space)
     world.settle(space)
     wanted = world.children(space)

@@ -107,7 +107,7 @@ def everywhere(space: Space) -> Iterator[Space]:
     space.remove(objects)
 
 
-def test_who_may_edit_may_use_hone_in_their_own_namespace_only(everywhere: Space) -> None:
+def test_the_role_edit_allows_hone_only_in_the_own_namespace(everywhere: Space) -> None:
     assert everywhere.create(ALICE, "FineTuneJob", "mine", "team-a", JOB)[0]
     assert everywhere.create(ALICE, "InferenceService", "mine", "team-a", SERVICE)[0]
     worked, said = everywhere.create(ALICE, "FineTuneJob", "theirs", "team-b", JOB)
@@ -119,7 +119,7 @@ def test_who_may_edit_may_use_hone_in_their_own_namespace_only(everywhere: Space
     ("kind", "spec", "right"),
     [("FineTuneJob", JOB, "jobs.batch"), ("InferenceService", SERVICE, "deployments.apps")],
 )
-def test_nobody_gets_pods_by_hone_that_they_could_not_make(
+def test_nobody_gets_pods_through_hone_that_they_could_not_create(
     everywhere: Space, kind: str, spec: Object, right: str
 ) -> None:
     worked, said = everywhere.create(BOB, kind, "through-hone", "team-a", spec)

@@ -120,7 +120,7 @@ def full(claim: str) -> str:
     return found.words
 
 
-def test_what_keeps_a_claim_from_being_bound_is_described(kubectl: Kubectl) -> None:
+def test_the_command_for_an_unbound_claim_describes_it(kubectl: Kubectl) -> None:
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
     make(kubectl, "PersistentVolumeClaim", "unbound", spec=spec | {"storageClassName": "nope"})
     line = command_of(VOLUME_NOT_BOUND.remedy).replace("NAME", "unbound")

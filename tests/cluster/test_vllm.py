@@ -230,7 +230,7 @@ def test_vllm_takes_the_chat_template_and_tools_of_the_spec(chat: Vllm) -> None:
     assert set(json.loads(formed["choices"][0]["message"]["content"])) == {"color"}
 
 
-def test_adapters_come_change_and_go_in_the_running_vllm(chat: Vllm) -> None:
+def test_adapters_are_added_changed_and_removed_in_the_running_vllm(chat: Vllm) -> None:
     before = chat.pod()["metadata"]["uid"]
     chat.serve(tuned="two", second="one")
     tuned, second = chat.texts("tuned", "second")
@@ -296,9 +296,7 @@ def test_a_crashed_vllm_comes_back_with_its_adapters(chat: Vllm) -> None:
         ("merged", "cyan", {"output": {"claim": {"name": "artifacts"}, "save": "merged"}}),
     ],
 )
-def test_vllm_answers_as_a_whole_model_that_was_trained(
-    chat: Vllm, image: str, kind: str, word: str, spec: Object
-) -> None:
+def test_vllm_serves_a_full_or_merged_model(chat: Vllm, image: str, kind: str, word: str, spec: Object) -> None:
     hone, namespace = chat.hone, chat.namespace
     hone.kubectl("delete", "inferenceservice", "chat", "--ignore-not-found", namespace=namespace)  # two cores
     hone.create(rows(word), learning(kind, word, **spec), namespace=namespace)

@@ -26,7 +26,7 @@ def test_what_a_role_grants() -> None:
     assert granted(rules) == {(v, "batch", r) for v in ("get", "patch") for r in ("jobs", "jobs/status")}
 
 
-def test_what_was_asked_for() -> None:
+def test_rights_from_an_audit_log() -> None:
     log = "\n".join(
         [
             event("patch", "finetunejobs", apiGroup="hone.dev", subresource="status"),

@@ -139,7 +139,7 @@ def test_the_calls_are_found() -> None:
     assert {right("get", kind) for kind in CHILDREN} <= found
 
 
-def test_what_the_code_can_ask_for_is_what_the_roles_grant(granted_rights: set[Right]) -> None:
+def test_the_roles_grant_exactly_the_rights_that_the_code_needs(granted_rights: set[Right]) -> None:
     needed = needed_rights()
     assert needed - granted_rights == set(), "lacking"
     assert granted_rights - needed == WITHOUT_REQUEST, "granted in vain"

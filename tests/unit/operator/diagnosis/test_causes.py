@@ -111,7 +111,7 @@ def test_a_busy_gpu_near_a_bound_volume_is_a_wait(words: str) -> None:
 
 @pytest.mark.parametrize("words", [CONFLICT, NEWER])
 @pytest.mark.parametrize("claims", [["faq"], ["company-models", "company-data", "faq"], ["company-models"]])
-def test_a_volume_where_no_gpu_is_says_how_to_get_another(words: str, claims: list[str]) -> None:
+def test_a_volume_away_from_all_gpus_has_a_remedy(words: str, claims: list[str]) -> None:
     error = why_unschedulable(on_a_volume(words, *claims), words, nodes(0, 8, 8))
     assert error.reason.name == "Unschedulable"
     assert all(claim in error.message for claim in claims)
@@ -226,7 +226,7 @@ USED = "Container {} was using 48458972Ki, request is {}, has larger consumption
         ),
     ],
 )
-def test_an_eviction_for_what_the_pod_itself_used(words: str, reason: str, advice: str) -> None:
+def test_an_eviction_for_the_pods_own_usage_names_the_field_to_raise(words: str, reason: str, advice: str) -> None:
     evicted = pod()
     evicted["status"] |= {"phase": "Failed", "reason": "Evicted", "message": words}
     found = failure_of(evicted, "trainer")
@@ -258,7 +258,7 @@ def test_an_artifact_that_was_cut_is_never_half(length: int) -> None:
 @pytest.mark.parametrize(
     "text", ["", "{", '{"outcome":"Fai', "Traceback: no", "[1,2]", '{"outcome":"Failed","reason":"Da']
 )
-def test_what_is_no_message_of_the_trainer_is_quoted(text: str) -> None:
+def test_a_termination_message_of_another_program_is_quoted(text: str) -> None:
     assert TerminationMessage.recover(text) is None
     found = failure_of(pod(terminated=terminated(1, text)), "trainer")
     assert found

@@ -36,12 +36,12 @@ MOUNT = event(9, "Warning", "FailedMount", "Unable to attach or mount volumes: t
         ),
     ],
 )
-def test_the_warning_that_no_good_news_has_followed(events: list[dict[str, Any]], found: str | None) -> None:
+def test_only_a_warning_without_a_later_normal_event_counts(events: list[dict[str, Any]], found: str | None) -> None:
     said = standing_warning(events)
     assert said is found if found is None else said is not None and said.startswith(found)
 
 
-def test_of_the_queue_only_what_concerns_the_job() -> None:
+def test_only_kueues_events_about_the_job_count() -> None:
     def about(workload: str, event: dict[str, Any]) -> dict[str, Any]:
         return event | {"involvedObject": {"name": workload}}
 

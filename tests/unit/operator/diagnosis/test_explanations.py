@@ -33,7 +33,7 @@ def why(waiting: Object, warning: str | None = None) -> tuple[str, str]:
     return error.reason.name, error.sentence()
 
 
-def test_a_refusal_reads_the_same_once_there_were_many_like_it() -> None:
+def test_a_combined_event_is_explained_like_a_single_one() -> None:
     words = f'FailedCreate: Error creating: pods "a-train-b7dq6" {FORBIDDEN}'
     many = words.replace("Error", "(combined from similar events): Error", 1)
     assert refused(many).sentence() == refused(words).sentence()
@@ -92,7 +92,7 @@ def test_a_refusal_reads_the_same_once_there_were_many_like_it() -> None:
         ),
     ],
 )
-def test_a_refusal_has_the_servers_words_without_made_up_names(words: str, reason: str, advice: str) -> None:
+def test_a_refusal_quotes_the_server_without_generated_names(words: str, reason: str, advice: str) -> None:
     error = refused(words)
     assert error.reason.name == reason
     assert words.partition(" is forbidden: ")[2][:40] in error.message
@@ -120,7 +120,7 @@ def test_an_image_that_can_not_be_pulled(reason: str, words: str, advice: str) -
     assert advice in said
 
 
-def test_a_kubelet_that_tries_and_waits_by_turns_says_the_same() -> None:
+def test_the_message_is_the_same_while_the_kubelet_tries_and_waits() -> None:
     trying = why(pod(waiting={"reason": "ErrImagePull", "message": NOT_FOUND.partition("ErrImagePull: ")[2]}))
     assert why(pod(waiting={"reason": "ImagePullBackOff", "message": NOT_FOUND})) == trying
 
@@ -214,7 +214,7 @@ def test_a_claim_that_is_not_bound_is_named(claim: Object | None, event: str | N
     assert why(waiting, said)[1].startswith(said.rstrip("."))
 
 
-def test_a_bound_claim_is_not_the_matter() -> None:
+def test_a_bound_claim_is_not_reported() -> None:
     assert volumes.unbound("models", CLAIM | {"status": {"phase": "Bound"}}, "old") is None
 
 

@@ -61,13 +61,13 @@ def test_a_text_of_any_length_is_cut_where_it_comes_from(text: str) -> None:
 
 
 @pytest.mark.parametrize("status", [409, 422])
-def test_a_uid_of_another_is_found_behind_a_text_that_is_cut(status: int) -> None:
+def test_a_uid_mismatch_is_found_behind_a_text_that_is_cut(status: int) -> None:
     assert ApiError(status, "x" * LONG + " metadata.uid: uid mismatch").is_of_another
     assert not ApiError(status, "x" * LONG).is_of_another
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_conditions_and_their_events_fit_what_the_api_server_takes(text: str) -> None:
+def test_conditions_and_their_events_fit_the_limits_of_the_api_server(text: str) -> None:
     conditions = Conditions(job_object(), NOW)
     conditions.set("Ready", False, "Unschedulable", text)
     [condition] = conditions.to_list("Ready")
@@ -76,12 +76,12 @@ def test_conditions_and_their_events_fit_what_the_api_server_takes(text: str) ->
     assert len(event.message.encode()) <= 1024
 
 
-def test_a_number_without_end_in_a_schedulers_message_is_no_number_of_nodes() -> None:
+def test_a_very_long_number_in_a_schedulers_message_does_not_count_nodes() -> None:
     found = why_unschedulable({"spec": {"containers": []}}, "9" * 5000 + " node(s) had no available volume zone", None)
     assert found.reason.name == "Unschedulable"
 
 
-def test_no_pattern_that_is_searched_for_tries_a_repetition_at_every_place() -> None:
+def test_no_searched_pattern_begins_with_an_unbounded_repetition() -> None:
     """Such a pattern, without a look behind, takes the square of the text's length."""
     names = [module.name for module in pkgutil.walk_packages(hone_operator.__path__, "hone_operator.")]
     found = {

@@ -89,7 +89,7 @@ def test_a_status_with_odd_times_is_judged(observed_at: str, since: str, end: st
 
 
 @pytest.mark.parametrize("value", [*ODD, "1"])
-def test_the_label_of_an_index_means_nothing_where_a_job_has_one_pod_at_a_time(value: str) -> None:
+def test_the_index_label_is_ignored_where_a_job_has_one_pod_at_a_time(value: str) -> None:
     owner = job_object(
         pod={"labels": {INDEX: value[:63], "team": "nlp"}} if value.isalnum() and value.isascii() else {}
     )
@@ -150,7 +150,7 @@ def test_an_autoscaler_may_leave_its_reason_and_message_out(status: str) -> None
 
 
 @pytest.mark.parametrize("hours", [-1, 0, 1])
-def test_a_pod_that_waits_is_explained_whatever_the_clock_of_the_api_server_shows(hours: int) -> None:
+def test_a_waiting_pod_is_explained_with_any_clock_of_the_api_server(hours: int) -> None:
     one = pod(waiting={"reason": "ContainerCreating"})
     one["metadata"]["creationTimestamp"] = timestamp(NOW + timedelta(hours=hours))
     assert pod_state.is_stuck(one, NOW + timedelta(minutes=1))

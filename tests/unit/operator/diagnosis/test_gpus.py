@@ -54,7 +54,7 @@ def test_model_and_memory_of_a_node(found: Node, model: str, gib: float) -> None
     ("resource", "gib"),
     [("amd.com/spx_nps1", 192), ("amd.com/dpx_nps2", 96), ("amd.com/qpx_nps1", 48), ("amd.com/cpx_nps4", 24)],
 )
-def test_a_partitions_resource_says_its_share(resource: str, gib: int) -> None:
+def test_the_resource_name_of_a_partition_gives_its_share_of_the_memory(resource: str, gib: int) -> None:
     assert gpu_of([node(resource=resource, device_id="74a1")], resource, {}) == ("MI300X of node gpu-1", seen(gib))
 
 
@@ -70,7 +70,7 @@ def test_a_partitions_resource_says_its_share(resource: str, gib: int) -> None:
         Node("gpu-1", allocatable={"amd.com/cpx_nps1": 64}, labels={"amd.com/gpu.vram": "24G"}),
     ],
 )
-def test_what_no_label_tells_is_not_guessed(found: Node) -> None:
+def test_a_gpu_without_labels_is_not_guessed(found: Node) -> None:
     assert gpu_of([found], WHOLE, {}) is None
 
 
@@ -138,12 +138,12 @@ def test_every_device_id_of_amds_lists_has_its_model() -> None:
     ("device", "model", "listed"),
     [("740c", "MI250X", 63.98), ("74a1", "MI300X", 191.98), ("74b5", "MI300X", 191.67), ("74b9", "MI325X", 255.69)],
 )
-def test_no_more_memory_is_counted_on_than_torch_lists(device: str, model: str, listed: float) -> None:
+def test_the_expected_memory_is_at_most_what_torch_lists(device: str, model: str, listed: float) -> None:
     found = gpu_of([node(device_id=device, vram=f"{round(listed)}G")], WHOLE, {})
     assert found
     assert 0 <= listed - found[1] / GIB < 0.35
     assert found[1] == next(gpu.memory for gpu in GPUS if gpu.name == model)
 
 
-def test_a_gpu_with_next_to_no_memory_has_none() -> None:
+def test_a_gpu_with_almost_no_memory_counts_as_zero() -> None:
     assert gpu_of([node(vram="0G")], WHOLE, {}) == ("GPU of node gpu-1", 0)

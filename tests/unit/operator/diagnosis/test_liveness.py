@@ -51,7 +51,7 @@ def test_no_step_for_far_longer_than_a_step_takes(found: ProgressReport | None, 
     assert stalled or error is None
 
 
-def test_a_stall_is_told_in_numbers() -> None:
+def test_a_stall_is_reported_with_numbers() -> None:
     error = judged(report(updated=ago(minutes=21), eta=60 * 900)).error
     assert error
     assert error.message == (
@@ -60,7 +60,7 @@ def test_a_stall_is_told_in_numbers() -> None:
     )
 
 
-def test_silence_is_told_since_when() -> None:
+def test_silence_is_reported_with_its_beginning() -> None:
     assert judged(None, silent_minutes=4).error is None
     error = judged(report(updated=ago(minutes=6)), silent_minutes=6).error
     assert error
@@ -92,7 +92,7 @@ def test_the_next_look_is_when_time_alone_may_change_the_answer(found: ProgressR
     assert judged(found).look_again == seconds
 
 
-def test_an_odd_pod_is_looked_at_again_soon() -> None:
+def test_a_suspect_pod_is_checked_again_soon() -> None:
     unready = RUNNING | {"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}]}}
     found = judge(unready, None, NOW, ClusterFacts((Node("gpu-1"),)), NOW, PATIENCE)
     assert (found.error, found.look_again) == (None, 20)
@@ -108,11 +108,11 @@ def test_an_odd_pod_is_looked_at_again_soon() -> None:
         ({"status": {"phase": "Pending", "conditions": [{"type": "Ready", "status": "False"}]}}, 0, False),
     ],
 )
-def test_the_node_is_looked_at_when_something_is_odd(change: dict[str, Any], silent: float, suspect: bool) -> None:
+def test_the_node_is_checked_when_a_pod_is_suspect(change: dict[str, Any], silent: float, suspect: bool) -> None:
     assert is_suspect(RUNNING | change, NOW - timedelta(minutes=silent), NOW, PATIENCE) == suspect
 
 
-def test_the_job_goes_on_running_and_one_event_tells() -> None:
+def test_a_reported_job_keeps_running_and_gets_one_event() -> None:
     stalled = {"uid-p1": report(updated=ago(minutes=11))}
     heard = {"uid-p1": NOW}
     before = NOW - timedelta(minutes=11)
@@ -129,7 +129,7 @@ def test_the_job_goes_on_running_and_one_event_tells() -> None:
     assert "no step" not in message(fourth.status, "Running")
 
 
-def test_a_trainer_that_is_told_to_stop_runs_until_it_has() -> None:
+def test_a_terminating_trainer_counts_as_running_until_it_has_ended() -> None:
     leaving = RUNNING | {"metadata": RUNNING["metadata"] | {"deletionTimestamp": BEFORE}}
     found = plan(observed_job(job_object(), leaving, heard={"uid-p1": NOW}), NOW)
     assert conditions(found.status)["Running"] == ("True", "TrainerStopping")
@@ -157,7 +157,7 @@ def test_a_trainer_that_is_started_again_at_the_same_step_is_not_stalled() -> No
 
 
 @pytest.mark.parametrize("reason", ["TrainerSilent", "Stalled"])
-def test_a_restart_of_the_operator_makes_no_trainer_well(reason: str) -> None:
+def test_a_restart_of_the_operator_keeps_the_reported_trouble(reason: str) -> None:
     owner = job_object()
     told = report(updated=ago(hours=1))
     silent = {"uid-p1": NOW - timedelta(hours=1 if reason == "TrainerSilent" else 0)}

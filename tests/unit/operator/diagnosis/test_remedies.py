@@ -112,7 +112,7 @@ def pod_of(**spec: Any) -> dict[str, Any]:
     return found
 
 
-def test_openshift_chooses_the_user_when_told_to() -> None:
+def test_user_and_group_platform_leaves_the_user_to_openshift() -> None:
     security = pod_of(pod={"userAndGroup": "Platform"})["securityContext"]
     assert not {"runAsUser", "runAsGroup", "fsGroup"} & set(security)
 
@@ -128,7 +128,7 @@ def test_openshift_chooses_the_user_when_told_to() -> None:
         ({"memory": "9Gi"}, "limits", "memory"),
     ],
 )
-def test_what_a_quota_wants_is_set_by_the_field_that_is_named(resources: Any, kind: str, name: str) -> None:
+def test_the_named_field_satisfies_the_quota(resources: Any, kind: str, name: str) -> None:
     words = f'pods "x" is forbidden: failed quota: q: must specify {kind}.{name} for: trainer'
     field = next(iter(resources))
     named = f"spec.resources.{field}" + (f".{name}" if isinstance(resources[field], dict) else "")

@@ -99,7 +99,7 @@ def test_other_devices_of_amds_are_not_offered_as_gpus(other: str) -> None:
         *((gpu, True) for gpu in OF_OTHERS),
     ],
 )
-def test_the_gpus_are_told_from_other_devices_of_the_pod(gpu: str, other: str, is_told: bool) -> None:
+def test_the_pods_gpus_are_distinguished_from_its_other_devices(gpu: str, other: str, is_told: bool) -> None:
     asking = pod(dict(sorted({gpu: "4", other: "2"}.items())))
     if is_told:
         asking["spec"]["containers"][0]["env"] = [{"name": "HONE_GPU_RESOURCE", "value": gpu}]
@@ -117,7 +117,7 @@ def test_dynamic_resource_allocation_excludes_the_device_plugin() -> None:
 
 
 @pytest.mark.parametrize("name", ["deviceclass.resource.kubernetes.io/gpu.amd.com", GPU])
-def test_what_the_device_class_hands_out_is_not_looked_for_on_the_nodes(name: str) -> None:
+def test_devices_of_a_device_class_are_not_searched_on_the_nodes(name: str) -> None:
     names = by_claim({"metadata": {"name": "gpu.amd.com"}, "spec": {"extendedResourceName": GPU}})
     words = "0/1 nodes are available: 1 cannot allocate all claims. still not schedulable, preemption: 0/1 nodes …"
     said = explain(words, pod({name: "4"}), node(gpus=0), by_claim=names)
@@ -238,7 +238,7 @@ def test_more_cpu_and_memory_than_any_node_has() -> None:
     assert "Lower spec.resources.cpu to 128 or less and spec.resources.memory to 1024Gi or less" in said
 
 
-def test_what_is_asked_for_is_on_different_nodes() -> None:
+def test_resources_that_only_different_nodes_have_are_named() -> None:
     gpus = node(allocatable={GPU: 8, "memory": 64 * GIB})
     said = explain(CPU_AND_MEMORY, pod({GPU: "8", "memory": "512Gi"}), node("cpu-1", resource="none"), gpus)
     assert "The nodes that come nearest: gpu-1 has 64 GiB memory; cpu-1 has 0 amd.com/gpu. " in said
@@ -253,7 +253,7 @@ def test_the_three_nearest_nodes_are_named_those_with_gpus_first() -> None:
     assert "cpu-1" not in said
 
 
-def test_other_words_stand_alone() -> None:
+def test_other_messages_of_the_scheduler_get_no_addition() -> None:
     said = explain("0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules." + TAIL, ONE, node())
     assert said.startswith("0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules. Lower")
 
@@ -263,7 +263,7 @@ def test_a_cluster_without_nodes() -> None:
     assert explain(words, pod({"cpu": "1"})) == f"{words}. The cluster has no nodes. Add nodes."
 
 
-def test_without_facts_the_schedulers_words_stand_alone() -> None:
+def test_without_facts_the_schedulers_message_gets_no_addition() -> None:
     assert why_unschedulable(ONE, INSUFFICIENT + TAIL, None).message == INSUFFICIENT.rstrip(".")
 
 
@@ -281,7 +281,7 @@ def test_room_that_is_being_made_is_waited_for() -> None:
         "0/1 nodes are available: 1 node(s) didn't find available persistent volumes to bind." + TAIL,
     ],
 )
-def test_a_volume_is_no_matter_of_nodes(words: str) -> None:
+def test_a_missing_volume_is_not_explained_by_nodes(words: str) -> None:
     error = why_unschedulable(ONE, words, ClusterFacts((node(),)))
     assert error.reason.name == "VolumeNotBound"
     assert not error.message.endswith("not found. not found")

@@ -29,7 +29,7 @@ def after(status: Object, *pods: Object, gpus: int = 2, later: int = 0) -> Objec
     return found
 
 
-def test_before_a_trainer_has_started_there_is_nothing_to_say() -> None:
+def test_before_a_trainer_has_started_nothing_is_counted() -> None:
     assert after({}, pod(waiting={"reason": "ContainerCreating"})) == {}
 
 
@@ -43,21 +43,21 @@ def test_a_running_trainer_counts_in_minutes_and_an_ended_one_to_the_second() ->
     assert found["attempts"][0]["exitCode"] == 75
 
 
-def test_seconds_that_a_wrong_clock_of_the_node_added_are_taken_back_at_the_end() -> None:
+def test_seconds_that_a_wrong_clock_of_the_node_added_are_subtracted_at_the_end() -> None:
     for behind in (-3600, 0, 3600):
         first = after({}, running("a", 130 + behind))
         found = after(first, ended("a", 130 + behind, behind), later=1)
         assert (found["gpuSeconds"], found["attempts"][0]["seconds"]) == (260, 130)
 
 
-def test_each_pod_counts_once_however_often_it_is_seen() -> None:
+def test_each_pod_counts_once_after_any_number_of_passes() -> None:
     pods = [ended("a", 300, 200), ended("b", 150, 50, 0)]
     once = after({}, *pods)
     assert (once["restarts"], once["gpuSeconds"]) == (1, 400)
     assert after(once, *pods, later=9999) == once
 
 
-def test_what_is_gone_stays_counted() -> None:
+def test_a_deleted_pod_stays_counted() -> None:
     once = after({}, ended("a", 300, 200))
     found = after(once, running("b", 60))
     assert (found["restarts"], found["gpuSeconds"], len(found["attempts"])) == (1, 320, 2)
@@ -72,7 +72,7 @@ def test_of_many_attempts_the_newest_are_kept_and_all_are_counted() -> None:
     assert after(once, *pods) == once
 
 
-def test_pods_of_one_gang_are_one_start() -> None:
+def test_the_pods_of_several_nodes_count_as_one_start() -> None:
     def of_gang(name: str, index: int) -> Object:
         found = running(name, 60)
         found["metadata"]["labels"] = {"batch.kubernetes.io/job-completion-index": str(index)}

@@ -27,7 +27,7 @@ def told(claim: dict[str, Any], **spec: Any) -> dict[str, Any] | None:
         ({"resources": {"gpus": 1, "nodes": 2}}, "spec.resources.nodes is 2"),
     ],
 )
-def test_a_claim_that_is_not_as_the_object_says(spec: dict[str, Any], words: str) -> None:
+def test_a_claim_that_differs_from_the_object_is_reported(spec: dict[str, Any], words: str) -> None:
     found = told(SIZE, **spec)
     assert found
     assert (found["status"], found["reason"]) == ("False", "ClaimDiffers")
@@ -38,11 +38,11 @@ def test_a_claim_that_is_not_as_the_object_says(spec: dict[str, Any], words: str
 @pytest.mark.parametrize(
     "spec", [{}, {"output": {"storage": {"size": "512Mi"}}}, {"output": {"storage": {"size": "1024Mi"}}}]
 )
-def test_a_claim_that_does_for_the_object(spec: dict[str, Any]) -> None:
+def test_a_claim_that_satisfies_the_object_is_not_reported(spec: dict[str, Any]) -> None:
     assert told(SIZE, **spec) is None
 
 
-def test_pods_that_a_kubelet_rejected_are_allowed_on_top_of_the_limit() -> None:
+def test_pods_that_a_kubelet_rejected_raise_the_backoff_limit() -> None:
     rejected = [pod(f"p{i}") for i in range(3)]
     for one in rejected:
         one["status"] |= {"phase": "Failed", "reason": "UnexpectedAdmissionError", "message": "Allocate failed"}

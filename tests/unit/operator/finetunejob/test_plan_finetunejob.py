@@ -94,7 +94,7 @@ def trained(step: int, status: dict[str, Any] | None = None, now: datetime = NOW
 
 
 @pytest.mark.parametrize("seconds", [0, 60])
-def test_steps_alone_need_no_whole_pass_and_tell_the_same(seconds: int) -> None:
+def test_new_steps_need_no_full_pass_and_give_the_same_status(seconds: int) -> None:
     before, now = trained(3, PREPARED), NOW + timedelta(seconds=seconds)
     owner = job_object(status=before, resources={"gpus": 2})
     patch = progress_alone(owner, reported(4), [RUNNING], now)
@@ -116,16 +116,16 @@ def test_steps_alone_need_no_whole_pass_and_tell_the_same(seconds: int) -> None:
         (reported(4), {"conditions": []}),
     ],
 )
-def test_what_more_than_steps_changes_is_for_a_whole_pass(report: ProgressReport, status: dict[str, Any]) -> None:
+def test_any_change_other_than_steps_needs_a_full_pass(report: ProgressReport, status: dict[str, Any]) -> None:
     owner = job_object(status=trained(3, PREPARED) | status, resources={"gpus": 2})
     assert progress_alone(owner, report, [RUNNING], NOW) is None
 
 
-def test_a_trainer_that_said_nothing_yet_prepares() -> None:
+def test_a_trainer_without_a_report_counts_as_preparing() -> None:
     assert plan(observed_job(job_object(), pod(running={"startedAt": BEFORE})), NOW).status["stage"] == "Preparing"
 
 
-def test_success_keeps_the_trainers_last_word() -> None:
+def test_success_keeps_the_trainers_last_report() -> None:
     done = observed_job(
         job_object(), pod(terminated=terminated(0, success())), job_conditions=[job_condition("Complete")]
     )
@@ -163,7 +163,7 @@ def test_between_a_trainers_final_end_and_the_jobs_the_stage_is_kept(state: dict
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(2, False), (30, True)])
-def test_that_a_trainer_has_ended_is_told_only_when_its_job_does_not_say_so_soon(seconds: int, told: bool) -> None:
+def test_the_end_of_a_trainer_is_reported_only_when_its_job_is_late_to_report_it(seconds: int, told: bool) -> None:
     ended = terminated(0, success()) | {"finishedAt": timestamp(NOW - timedelta(seconds=seconds))}
     before = {"stage": "Saving", "observedGeneration": 1}
     found = plan(observed_job(job_object(status=before), pod(terminated=ended)), NOW)
@@ -171,7 +171,7 @@ def test_that_a_trainer_has_ended_is_told_only_when_its_job_does_not_say_so_soon
     assert (found.status != before) == told
 
 
-def test_what_is_written_of_a_spec_changed_at_the_end_does_not_wait() -> None:
+def test_the_status_for_a_spec_that_changed_at_the_end_is_written_at_once() -> None:
     ended = terminated(0, success()) | {"finishedAt": timestamp(NOW)}
     found = plan(
         observed_job(job_object(status={"stage": "Saving", "observedGeneration": 0}), pod(terminated=ended)), NOW
@@ -180,13 +180,13 @@ def test_what_is_written_of_a_spec_changed_at_the_end_does_not_wait() -> None:
 
 
 @pytest.mark.parametrize(("minutes", "seconds"), [(0, 20), (1, 20), (5, 60), (25, 300), (600, 300)])
-def test_a_long_wait_is_looked_at_ever_more_rarely(minutes: int, seconds: float) -> None:
+def test_a_long_wait_is_checked_ever_less_often(minutes: int, seconds: float) -> None:
     waits = pod(waiting={"reason": "ContainerCreating"})
     waits["metadata"]["creationTimestamp"] = timestamp(NOW - timedelta(minutes=minutes))
     assert plan(observed_job(job_object(), waits), NOW).requeue_after == seconds
 
 
-def test_a_result_whose_pod_is_gone_is_asked_for_again() -> None:
+def test_a_result_whose_pod_is_gone_is_produced_again_by_a_new_trainer() -> None:
     found = plan(observed_job(job_object(), job_conditions=[job_condition("Complete")]), NOW)
     assert found.actions == [Delete(JOBS, "faq-train", "uid-child")]
     assert conditions(found.status)["Running"] == ("False", "ResultLost")
@@ -234,7 +234,7 @@ def test_too_many_failures_name_the_limit_and_the_last_failure() -> None:
     assert message(found.status, "Failed") == "no room (BackoffLimitExceeded: 2 trainers failed.)"
 
 
-def test_a_failed_job_without_pods_has_the_jobs_words() -> None:
+def test_a_failed_job_without_pods_has_the_jobs_message() -> None:
     ended = observed_job(
         job_object(), job_conditions=[job_condition("Failed", "BackoffLimitExceeded", "limit reached")]
     )
@@ -261,7 +261,7 @@ def test_the_health_of_a_terminal_job_follows_its_generation_and_then_stays(stag
     assert plan(new(owner), NOW + timedelta(hours=1)).status == owner["status"]
 
 
-def test_a_job_deleted_by_hand_is_made_again() -> None:
+def test_a_job_deleted_by_hand_is_created_again() -> None:
     observed = observed_job(job_object(status={"stage": "Training"}))
     observed.job = None
     assert [(type(a), a.resource) for a in plan(observed, NOW).actions] == [(Create, JOBS)]
@@ -277,7 +277,7 @@ def test_a_job_is_not_made_while_an_earlier_trainer_writes_on_the_claim() -> Non
     assert "old" in message(found.status, "Running")
 
 
-def test_edits_of_the_children_are_put_right() -> None:
+def test_edits_of_the_children_are_reverted() -> None:
     observed = observed_job(job_object())
     assert observed.job
     assert observed.config_map
@@ -302,7 +302,7 @@ def test_a_job_that_something_else_suspends_is_left_suspended() -> None:
     assert "mine" not in observed.job["metadata"]["labels"]
 
 
-def test_what_the_queue_says_is_shown_for_as_long_as_it_waits() -> None:
+def test_the_queues_reason_is_shown_for_as_long_as_the_job_waits() -> None:
     observed = observed_job(job_object())
     assert observed.job
     observed.job["spec"]["suspend"] = True
@@ -316,7 +316,7 @@ def test_what_the_queue_says_is_shown_for_as_long_as_it_waits() -> None:
     assert plan(observed, NOW).status == heard.status
 
 
-def test_what_others_made_is_never_taken_over() -> None:
+def test_objects_of_others_are_never_taken_over() -> None:
     observed = observed_job(job_object())
     assert observed.job
     observed.job = foreign(observed.job)
@@ -326,7 +326,7 @@ def test_what_others_made_is_never_taken_over() -> None:
     assert "faq-train" in message(found.status, "Accepted")
 
 
-def test_a_job_does_not_run_with_anothers_manifest() -> None:
+def test_a_job_does_not_run_with_the_manifest_of_another() -> None:
     observed = observed_job(job_object())
     assert observed.config_map
     observed.config_map = foreign(observed.config_map)
@@ -335,7 +335,7 @@ def test_a_job_does_not_run_with_anothers_manifest() -> None:
     assert "faq-manifest" in message(found.status, "Accepted")
 
 
-def test_the_children_of_a_deleted_namesake_are_waited_out() -> None:
+def test_the_children_of_a_deleted_object_of_the_same_name_are_waited_for() -> None:
     observed = observed_job(job_object())
     assert observed.job
     observed.job = of_predecessor(observed.job)
@@ -345,14 +345,14 @@ def test_the_children_of_a_deleted_namesake_are_waited_out() -> None:
     assert "Accepted" not in conditions(found.status)
 
 
-def test_an_object_that_breaks_the_contract_is_refused_with_words() -> None:
+def test_an_object_that_breaks_the_contract_is_refused_with_a_message() -> None:
     error = HoneError(INVALID_SPEC, "spec.model: no")
     found = plan(ObservedFineTuneJob(job_object(), error, IMAGE), NOW)
     assert (found.actions, found.requeue_after) == ([], None)
     assert conditions(found.status)["Accepted"] == ("False", "InvalidSpec")
 
 
-def test_a_pod_without_a_node_says_what_the_cluster_has() -> None:
+def test_a_pod_without_a_node_is_explained_by_the_cluster() -> None:
     waiting = unschedulable("0/3 nodes: Insufficient amd.com/gpu.", **{"amd.com/gpu": "8"})
     facts = ClusterFacts((Node("gpu-1", {"amd.com/gpu": 4}),))
     found = plan(observed_job(job_object(status=PREPARED, resources={"gpus": 8}), waiting, facts=facts), NOW)
@@ -373,21 +373,21 @@ def test_a_pod_without_a_node_says_what_the_cluster_has() -> None:
         (pod(waiting={"reason": "ContainerCreating"}), None, "PodStarting"),
     ],
 )
-def test_a_pod_that_does_not_start_says_why(waiting: dict[str, Any], warning: str | None, reason: str) -> None:
+def test_a_pod_that_does_not_start_is_explained(waiting: dict[str, Any], warning: str | None, reason: str) -> None:
     found = plan(observed_job(job_object(), waiting, warning=warning), NOW)
     assert conditions(found.status)["Running"] == ("False", reason)
     assert conditions(found.status)["Failed"] == ("False", "NotFinished")
     assert found.requeue_after
 
 
-def test_a_retry_tells_of_the_last_failure() -> None:
+def test_a_retry_reports_the_last_failure() -> None:
     first = pod("p1", terminated=terminated(71, failure("HubUnreachable", "no route")))
     found = plan(observed_job(job_object(), first, pod("p2", waiting={"reason": "ContainerCreating"})), NOW)
     assert conditions(found.status)["Running"] == ("False", "Retrying")
     assert "no route" in message(found.status, "Running")
 
 
-def test_what_the_api_server_refuses_is_said() -> None:
+def test_a_refusal_of_the_api_server_is_reported() -> None:
     observed = new(job_object())
     observed.troubles = [Trouble(refused("exceeded quota"), stops_pods=True)]
     found = plan(observed, NOW)
@@ -395,7 +395,7 @@ def test_what_the_api_server_refuses_is_said() -> None:
     assert "exceeded quota" in message(found.status, "Running")
 
 
-def test_a_second_look_changes_nothing() -> None:
+def test_a_second_pass_changes_nothing() -> None:
     running = pod(running={"startedAt": BEFORE})
     first = plan(observed_job(job_object(), running), NOW)
     later = NOW.replace(hour=13)

@@ -105,7 +105,7 @@ def test_the_training_job_has_no_token_and_no_hub() -> None:
     assert container["resources"]["limits"]["amd.com/gpu"] == "1"
 
 
-def test_preparing_is_shown_and_no_gpu_is_asked_for() -> None:
+def test_preparing_is_shown_and_requests_no_gpu() -> None:
     found = plan(preparing(pod(container="prepare", running=RUNNING)), NOW)
     assert found.actions == []
     assert found.status["stage"] == "Preparing"
@@ -113,7 +113,7 @@ def test_preparing_is_shown_and_no_gpu_is_asked_for() -> None:
     assert conditions(found.status)["Running"] == ("False", "Preparing")
 
 
-def test_when_it_has_prepared_the_training_job_is_made_and_the_estimate_kept() -> None:
+def test_after_preparing_the_training_job_is_created_and_the_estimate_kept() -> None:
     word = {"outcome": "Succeeded", "reason": "Prepared", "message": "82 rows", "estimate": ESTIMATE}
     ended = pod(container="prepare", terminated=terminated(0, word))
     observed = preparing(ended, job_conditions=[job_condition("Complete")])
@@ -128,7 +128,7 @@ def test_a_preparation_whose_pod_is_gone_counts_all_the_same() -> None:
     assert jobs_made(preparing(job_conditions=[job_condition("Complete")])) == ["faq-train"]
 
 
-def test_what_is_prepared_stays_so_without_its_job() -> None:
+def test_a_finished_preparation_counts_without_its_job() -> None:
     observed = observed_job(job_object(resources=GPU, status=PREPARED))
     observed.job = None
     assert jobs_made(observed) == ["faq-train"]
@@ -144,7 +144,7 @@ def test_a_mistake_found_in_preparing_ends_the_job() -> None:
     assert [event.reason for event in found.events] == ["ModelTooLarge"]
 
 
-def test_a_preparing_pod_that_waits_says_why() -> None:
+def test_a_waiting_preparing_pod_is_explained() -> None:
     waiting = pod(container="prepare", waiting={"reason": "ImagePullBackOff", "message": "not found"})
     found = plan(preparing(waiting), NOW)
     assert found.status["stage"] == "Pending"
@@ -167,7 +167,7 @@ def test_suspending_removes_the_job_and_waits_for_its_pod() -> None:
     assert found.status["stage"] == "Training"
 
 
-def test_suspended_holds_nothing_and_says_where_it_goes_on() -> None:
+def test_a_suspended_job_holds_no_gpu_and_names_the_step_where_it_resumes() -> None:
     observed = observed_job(job_object(suspend=True, status={"progress": {"step": 7, "totalSteps": 9}}))
     observed.job = None
     found = plan(observed, NOW)
@@ -207,7 +207,7 @@ def test_a_queue_that_takes_the_gpus_away_is_waited_for() -> None:
     assert (found.status["stage"], conditions(found.status)["Suspended"]) == ("Suspended", ("True", "Queued"))
 
 
-def test_what_is_meant_for_the_queue_reaches_the_training_job_alone() -> None:
+def test_labels_for_the_queue_reach_only_the_training_job() -> None:
     owner = job_object(labels={"kueue.x-k8s.io/queue-name": "gpus", "other": "x"}, resources=GPU)
     owner["metadata"]["annotations"] = {"kueue.x-k8s.io/some": "1", "kubectl.kubernetes.io/last": "2"}
     training = jobs.train_job(owner, parsed_job(owner), IMAGE)["metadata"]
@@ -221,7 +221,7 @@ def test_what_is_meant_for_the_queue_reaches_the_training_job_alone() -> None:
 # --- changed, out of time, and after the end ---
 
 
-def test_a_change_that_is_allowed_makes_the_job_anew() -> None:
+def test_an_allowed_change_replaces_the_job() -> None:
     observed = observed_job(job_object())
     observed.owner["spec"]["resources"] = {"gpus": 0, "memory": "8Gi"}
     observed.spec = parsed_job(observed.owner)
@@ -250,7 +250,7 @@ def test_the_deadline_can_be_changed(before: int | None, after: int | None) -> N
 @pytest.mark.parametrize(
     ("deadline", "said"), [({"activeDeadlineSeconds": 60}, "60 s"), ({}, "a deadline that has been removed since")]
 )
-def test_out_of_time_is_not_called_interrupted(deadline: Object, said: str) -> None:
+def test_an_exceeded_deadline_is_not_reported_as_interrupted(deadline: Object, said: str) -> None:
     ended = pod(terminated=terminated(75, failure("Interrupted", "stopped at step 3")))
     observed = observed_job(job_object(**deadline), ended, job_conditions=[job_condition("Failed", "DeadlineExceeded")])
     found = plan(observed, NOW)
@@ -259,7 +259,7 @@ def test_out_of_time_is_not_called_interrupted(deadline: Object, said: str) -> N
 
 
 @pytest.mark.parametrize(("age", "removed"), [(30, False), (90, True)])
-def test_what_has_ended_is_removed_when_its_time_is_over(age: int, removed: bool) -> None:
+def test_the_jobs_of_a_finished_object_are_removed_after_the_ttl(age: int, removed: bool) -> None:
     ended = {"stage": "Succeeded", "completionTime": timestamp(NOW - timedelta(seconds=age))}
     observed = observed_job(job_object(ttlSecondsAfterFinished=60, status=ended))
     found = plan(observed, NOW)
@@ -269,7 +269,7 @@ def test_what_has_ended_is_removed_when_its_time_is_over(age: int, removed: bool
 
 
 @pytest.mark.parametrize(("kind", "end"), [("Complete", terminated(0, success())), ("Failed", terminated(1))])
-def test_what_ends_is_looked_at_again_when_its_time_is_over(kind: str, end: Object) -> None:
+def test_a_finished_object_is_checked_again_after_the_ttl(kind: str, end: Object) -> None:
     condition = job_condition(kind) | {"lastTransitionTime": timestamp(NOW - timedelta(seconds=10))}
     for seconds, wait in ((60, 50), (0, 0), (None, None)):
         owner = job_object(**({} if seconds is None else {"ttlSecondsAfterFinished": seconds}))
@@ -296,7 +296,7 @@ def test_a_refused_removal_after_the_end_is_reported_until_it_is_done() -> None:
     assert conditions(plan(observed, NOW).status)["Synced"] == ("True", "Synced")
 
 
-def test_what_others_made_is_not_removed() -> None:
+def test_jobs_of_others_are_not_removed() -> None:
     ended = {"stage": "Succeeded", "completionTime": BEFORE}
     observed = observed_job(job_object(ttlSecondsAfterFinished=0, status=ended))
     assert observed.job
@@ -307,7 +307,7 @@ def test_what_others_made_is_not_removed() -> None:
 # --- several nodes ---
 
 
-def test_several_nodes_are_an_indexed_job_with_a_service_of_names() -> None:
+def test_several_nodes_get_an_indexed_job_with_a_headless_service() -> None:
     owner = job_object(status=PREPARED, **TWO)
     observed = observed_job(owner)
     observed.job = None
@@ -325,7 +325,7 @@ def test_several_nodes_are_an_indexed_job_with_a_service_of_names() -> None:
     assert container["args"][-4:-2] == ["--nnodes", "2"]
 
 
-def test_the_first_of_several_speaks_when_all_run() -> None:
+def test_the_report_of_the_first_pod_counts_once_all_pods_run() -> None:
     owner = job_object(status=PREPARED, **TWO)
     first, second = indexed("a", 0, running=RUNNING), indexed("b", 1, running=RUNNING)
     found = plan(observed_job(owner, first, second), NOW)
@@ -335,7 +335,7 @@ def test_the_first_of_several_speaks_when_all_run() -> None:
     assert conditions(plan(observed_job(owner, first, late), NOW).status)["Running"] == ("False", "ImagePullFailed")
 
 
-def test_the_cause_is_told_and_not_what_followed_from_it() -> None:
+def test_the_first_cause_is_reported_and_not_its_consequences() -> None:
     owner = job_object(status=PREPARED, **TWO)
     cause = indexed("b", 1, terminated=terminated(68, failure("NonFiniteLoss", "step 3")))
     followed = indexed("a", 0, terminated=terminated(75, failure("Interrupted", "lost a peer")))

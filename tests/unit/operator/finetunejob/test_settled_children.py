@@ -78,7 +78,7 @@ CHANGES: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_change_has_the_same_consequences_as_for_an_operator_that_has_just_started(name: str) -> None:
+def test_a_change_has_the_same_effect_as_after_a_restart_of_the_operator(name: str) -> None:
     observed = settled_job()
     CHANGES[name](observed)
     fresh = copy.deepcopy(observed)
@@ -95,7 +95,7 @@ def test_after_a_change_of_a_status_no_child_is_built(name: str, monkeypatch: py
     assert not plan(observed, NOW).actions
 
 
-def test_whatever_is_observed_is_in_the_digest_or_decides_nothing_about_children() -> None:
+def test_each_observed_field_is_in_the_digest_or_does_not_affect_children() -> None:
     in_digest = {
         "owner",
         "image",
@@ -214,7 +214,7 @@ def passes(server: Server, number: int) -> list[list[str]]:
     return asyncio.run(run())
 
 
-def test_a_new_object_asks_for_nothing_before_its_children_are_made() -> None:
+def test_a_new_object_needs_no_reads_before_its_children_are_created() -> None:
     made = ["POST PersistentVolumeClaim", "POST Job", "POST ConfigMap"]
     assert passes(Server(), 3) == [made, ["PATCH FineTuneJob/status"], []]
 

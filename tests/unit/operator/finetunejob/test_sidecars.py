@@ -39,7 +39,7 @@ def running(status: Object) -> Object:
 
 
 @pytest.mark.parametrize("sidecar", [None, {"waiting": {"reason": "ImagePullBackOff"}}])
-def test_a_success_is_taken_from_the_pod_and_the_job_removed(sidecar: Object | None) -> None:
+def test_a_success_is_read_from_the_pod_and_the_job_is_removed(sidecar: Object | None) -> None:
     found = plan(since(held(terminated(0, success()), sidecar=sidecar)), NOW)
     assert found.status["stage"] == "Succeeded"
     assert found.status["artifact"]["digest"] == success()["artifact"]["digest"]
@@ -75,7 +75,7 @@ def test_preparing_that_succeeded_lets_training_begin() -> None:
         (terminated(71, failure("HubUnreachable", "no route")), "no route"),
     ],
 )
-def test_a_failed_pod_is_ended_so_that_its_job_judges_it(state: Object, words: str) -> None:
+def test_a_failed_pod_is_ended_so_that_its_jobs_rules_apply(state: Object, words: str) -> None:
     one = held(state)
     found = plan(since(one), NOW)
     assert found.actions == [Patch(found.actions[0].resource, "p1", {"spec": {"activeDeadlineSeconds": 1}})]
@@ -101,9 +101,7 @@ def test_preparing_that_failed_is_ended_as_well() -> None:
 
 @pytest.mark.parametrize("clock", [-3600, -20, 0, 3600, 10**9])
 @pytest.mark.parametrize("state", [terminated(0, success()), terminated(70, failure("InternalError", "x"))])
-def test_other_containers_have_a_moment_to_follow_whatever_the_clock_of_their_node_shows(
-    state: Object, clock: int
-) -> None:
+def test_other_containers_get_time_to_end_with_any_clock_of_their_node(state: Object, clock: int) -> None:
     ended = state | {"finishedAt": timestamp(NOW + timedelta(seconds=clock))}
     for seen, left in ((0, 30), (20, 10), (-5, 30)):
         found = plan(since(held(ended), seconds=seen), NOW)
@@ -114,7 +112,7 @@ def test_other_containers_have_a_moment_to_follow_whatever_the_clock_of_their_no
     assert plan(since(held(ended), seconds=30), NOW).actions != []
 
 
-def test_native_sidecars_hold_nothing() -> None:
+def test_native_sidecars_do_not_hold_a_pod() -> None:
     one = pod(terminated=terminated(0, success()))
     one["status"]["initContainerStatuses"] = [{"name": "istio-proxy", "restartCount": 0, "state": {"running": {}}}]
     assert plan(observed_job(OWNER, one), NOW).actions == []

@@ -139,7 +139,7 @@ def test_arguments_for_chats_follow_the_spec(engine: str, fields: list[str], exp
         ("tgi", {"sleep": {"seconds": 10}}),
     ],
 )
-def test_an_engine_takes_requests_until_all_nodes_know_of_its_end(engine: str, hook: Object | None) -> None:
+def test_a_terminating_engine_accepts_requests_until_all_nodes_know_of_it(engine: str, hook: Object | None) -> None:
     for job in (adapter_job(), finished_job(kind="merged")):
         pod = pod_of(job, engine=engine)
         assert pod["terminationGracePeriodSeconds"] == 600
@@ -168,7 +168,9 @@ KEY = {"name": "keys", "key": "chat"}
 
 
 @pytest.mark.parametrize(("engine", "key"), [("sglang", None), ("sglang", KEY), ("tgi", KEY)])
-def test_a_sidecar_alone_reaches_engines_that_do_not_guard_all_routes(engine: str, key: Object | None) -> None:
+def test_engines_that_do_not_guard_all_routes_are_reachable_only_through_a_sidecar(
+    engine: str, key: Object | None
+) -> None:
     env = [{"name": "API_KEY", "value": "mine"}]
     spec = {"engine": engine, "pod": {"env": env}} | ({"apiKeySecret": key} if key else {})
     pod = pod_of(adapter_job(), **spec)
@@ -194,7 +196,7 @@ def test_tgi_without_a_key_has_no_sidecar() -> None:
 
 
 @pytest.mark.parametrize("model", [{"name": "org/base"}, {"fineTuneJob": {"name": "faq"}}])
-def test_the_middleware_of_vllm_asks_for_the_key_whatever_it_serves(model: Object) -> None:
+def test_the_middleware_of_vllm_checks_the_key_for_every_kind_of_model(model: Object) -> None:
     env = [{"name": "VLLM_API_KEY", "value": "mine"}]
     pod = pod_of(adapter_job(), engine="vllm", model=model, apiKeySecret=KEY, pod={"env": env})
     [container] = pod["containers"]
@@ -208,7 +210,7 @@ def test_the_middleware_of_vllm_asks_for_the_key_whatever_it_serves(model: Objec
         assert [one["args"] for one in pod["initContainers"] if one["name"] == "place"] == [["--into", "/served"]]
 
 
-def test_vllm_itself_judges_what_it_is_to_load_with_the_engines_own_arguments() -> None:
+def test_vllm_checks_its_artifacts_with_the_engines_own_arguments() -> None:
     pod = pod_of(adapter_job(), engine="vllm", resources={"gpus": 2}, pod={"image": "mine"})
     check, [container] = pod["initContainers"][-1], pod["containers"]
     assert [one["name"] for one in pod["initContainers"]] == ["place", "adapters", "check"]
@@ -222,7 +224,7 @@ def test_vllm_itself_judges_what_it_is_to_load_with_the_engines_own_arguments() 
 
 
 @pytest.mark.parametrize("name", ["check", "guard"])
-def test_the_operator_shows_what_the_engine_itself_refuses(name: str) -> None:
+def test_the_status_reports_a_refusal_of_the_engine_itself(name: str) -> None:
     sentence = "vLLM 1.2 adapts only linear layers. Set spec.engine: embedded"
     words = f"hone-{name}: AdapterMismatch: {sentence}"
     ended = {"exitCode": 1, "message": f"INFO something\n{words}\n"}
@@ -234,7 +236,7 @@ def test_the_operator_shows_what_the_engine_itself_refuses(name: str) -> None:
     assert message(status, "Progressing").startswith(sentence)
 
 
-def test_vllm_with_a_model_of_the_hub_alone_has_nothing_of_hones_beside_it() -> None:
+def test_vllm_with_only_a_hub_model_has_no_helper_container() -> None:
     pod = pod_of(engine="vllm", model={"name": "org/base"})
     [container] = pod["containers"]
     assert "initContainers" not in pod
@@ -254,7 +256,7 @@ def test_a_merged_or_full_model_is_served_by_its_link(engine: str, kind: str) ->
     assert first == ["--into", "/served", "--model", "/claims/faq/team/faq", "--expect-model", DIGEST]
 
 
-def test_what_lies_on_claims_is_proved_and_linked_before_the_engine_starts() -> None:
+def test_artifacts_on_claims_are_checked_and_linked_before_the_engine_starts() -> None:
     adapters = [{"name": "legal", "claim": {"name": "c", "path": "p"}}]
     pod = pod_of(adapter_job(), engine="sglang", adapters=adapters)
     [first, _], [container] = pod["initContainers"], pod["containers"]
@@ -274,7 +276,7 @@ def test_what_lies_on_claims_is_proved_and_linked_before_the_engine_starts() -> 
     assert first["resources"]["requests"].keys() == {"cpu", "memory"}
 
 
-def test_a_hub_model_alone_needs_no_proof_and_is_downloaded_at_its_revision() -> None:
+def test_a_hub_model_needs_no_check_and_is_downloaded_at_its_revision() -> None:
     pod = pod_of(engine="vllm", model={"name": "org/other", "revision": "v1"})
     assert "initContainers" not in pod
     assert pod["containers"][0]["args"][:3] == ["org/other", "--served-model-name", "org/other"]
@@ -316,7 +318,7 @@ def test_vllm_takes_only_some_ranks_and_most_adapters_need_no_other(rank: int, a
 
 
 @pytest.mark.parametrize("given", [["--max-lora-rank=128"], ["--max-lora-rank", "128"]])
-def test_a_rank_in_extra_args_is_what_adapters_are_judged_by(given: list[str]) -> None:
+def test_adapters_are_checked_against_the_rank_in_extra_args(given: list[str]) -> None:
     pod = pod_of(adapter_job(), engine="vllm", extraArgs=given)
     assert after(pod["initContainers"][1]["args"], "--max-rank") == "128"
 
@@ -328,7 +330,7 @@ def test_more_adapters_than_a_batch_takes_wait_in_the_hosts_memory() -> None:
         assert (after(arguments, "--max-loras"), after(arguments, "--max-cpu-loras")) == (at_once, "32")
 
 
-def test_adapters_of_vllm_come_by_a_keeper_and_its_admin_routes_are_gated() -> None:
+def test_a_keeper_loads_adapters_into_vllm_and_its_admin_routes_are_gated() -> None:
     adapters = [{"name": "legal", "claim": {"name": "c", "path": "p"}}]
     pod = pod_of(adapter_job(), engine="vllm", adapters=adapters, apiKeySecret={"name": "keys", "key": "chat"})
     [place, keeper, _], [container] = pod["initContainers"], pod["containers"]
@@ -461,7 +463,7 @@ PARAMETERS_8B = 8_000_000_000
 GPU = ("MI210 of node n1", 18 << 30)
 
 
-def test_a_context_whose_cache_does_not_fit_beside_the_weights_is_refused() -> None:
+def test_a_context_whose_cache_does_not_fit_next_to_the_weights_is_refused() -> None:
     job = job_on(LLAMA_8B, parameters=PARAMETERS_8B)
     reason, said = refusal(job, maxModelLen=32_768, gpu=GPU, **ONE_GPU)
     assert reason == "ModelTooLarge"
@@ -491,7 +493,7 @@ def test_the_weights_of_a_quantized_base_are_not_counted_as_16_bits() -> None:
     assert pod_of(job, gpu=GPU, **ONE_GPU)
 
 
-def test_an_engine_without_an_image_says_what_to_set() -> None:
+def test_an_engine_without_an_image_is_refused_with_the_field_to_set() -> None:
     observed = observed_service(service_object(engine="vllm"), adapter_job())
     observed.images.engines.pop("vllm")
     try:

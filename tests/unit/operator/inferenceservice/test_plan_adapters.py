@@ -30,7 +30,7 @@ def template(*jobs: Object, **spec: Any) -> Object:
     return dict(planned(*jobs, **spec)["Deployment"]["spec"]["template"])
 
 
-def test_the_config_map_says_which_adapters_there_should_be() -> None:
+def test_the_config_map_lists_the_desired_adapters() -> None:
     [config_map] = [planned(on_one_claim("faq"), on_one_claim("other", OTHER), adapters=[SECOND])["ConfigMap"]]
     assert config_map["metadata"]["name"] == "chat-adapters"
     assert config_map["metadata"]["ownerReferences"][0]["controller"] is True
@@ -59,7 +59,7 @@ def test_the_config_map_says_which_adapters_there_should_be() -> None:
         ([on_one_claim("faq", OTHER, dataset={"name": "org/data", "chatTemplate": "{{ messages }}"})], [], True),
     ],
 )
-def test_what_rolls_the_pods(jobs: list[Object], adapters: list[Object], rolls: bool) -> None:
+def test_which_changes_of_adapters_roll_the_pods(jobs: list[Object], adapters: list[Object], rolls: bool) -> None:
     before = planned(FAQ)
     after = planned(*jobs, adapters=adapters)
     assert (after["Deployment"]["spec"]["template"] != before["Deployment"]["spec"]["template"]) is rolls
@@ -75,7 +75,7 @@ def loaded(observed: ObservedInferenceService) -> list[tuple[str, str]]:
     return [(model["name"], model["loaded"]) for model in plan(observed, NOW).status["models"]]
 
 
-def test_the_keepers_tell_what_is_loaded_also_where_clients_need_a_key() -> None:
+def test_keepers_report_loaded_models_also_where_clients_need_a_key() -> None:
     observed = running(ready("p1"), ready("p2"), apiKeySecret={"name": "k"})
     found = plan(observed, NOW)
     assert found.actions == []
@@ -115,7 +115,7 @@ def test_a_retrained_job_changes_the_config_map_and_then_nudges_the_pods() -> No
     assert loaded(observed)[1] == ("faq", "2/2")
 
 
-def test_what_a_keeper_refuses_is_in_the_status() -> None:
+def test_a_refusal_of_a_keeper_is_in_the_status() -> None:
     observed = running(ready())
     error = {"reason": "AdapterMismatch", "message": "Adapter faq has rank 9, and it is 8", "remedy": "Do this."}
     revision = observed.answers["uid-p1"]["revision"]
@@ -133,7 +133,7 @@ def test_what_a_keeper_refuses_is_in_the_status() -> None:
     assert conditions(plan(observed, NOW).status)["Progressing"][1] == "RollingOut"
 
 
-def test_an_adapter_on_a_claim_has_the_digest_that_the_keeper_tells() -> None:
+def test_an_adapter_on_a_claim_has_the_digest_that_the_keeper_reports() -> None:
     observed = running(ready(), adapters=[{"name": "x", "claim": {"name": "artifacts", "path": "x"}}])
     observed.answers["uid-p1"] = told(observed.answers["uid-p1"]["revision"], faq=DIGEST, x=OTHER)
     assert plan(observed, NOW).status["models"][2] == {
@@ -144,7 +144,7 @@ def test_an_adapter_on_a_claim_has_the_digest_that_the_keeper_tells() -> None:
     }
 
 
-def test_a_config_map_that_is_deleted_or_edited_is_put_right_and_anothers_is_left() -> None:
+def test_a_deleted_or_edited_config_map_is_restored_and_anothers_is_left_alone() -> None:
     observed = running(ready())
     kept = observed.adapters
     assert kept

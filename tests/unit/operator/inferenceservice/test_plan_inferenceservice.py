@@ -56,7 +56,7 @@ def mounts_of(*jobs: Object, **spec: Any) -> dict[str, tuple[str, str | None, bo
         (job_object(status={"stage": "Training"}), "its stage is Training"),
     ],
 )
-def test_it_waits_for_the_job_and_says_so(job: Object | None, words: str) -> None:
+def test_a_service_waits_for_its_job_and_reports_that(job: Object | None, words: str) -> None:
     found = plan(observed_service(service_object(), *([job] if job else [])), NOW)
     assert [action.resource for action in found.actions if isinstance(action, Apply)] == [SERVICES]
     assert conditions(found.status)["ArtifactsResolved"] == ("False", "WaitingForFineTuneJob")
@@ -65,7 +65,7 @@ def test_it_waits_for_the_job_and_says_so(job: Object | None, words: str) -> Non
     assert [event.reason for event in found.events] == ["WaitingForFineTuneJob"]
 
 
-def test_it_does_not_wait_for_a_job_that_failed() -> None:
+def test_a_service_does_not_wait_for_a_failed_job() -> None:
     job = job_object(status={"stage": "Failed", "conditions": [{"type": "Failed", "message": "no column"}]})
     found = plan(observed_service(service_object(), job), NOW)
     assert conditions(found.status)["ArtifactsResolved"] == ("False", "FineTuneJobFailed")
@@ -114,7 +114,7 @@ def test_a_model_of_the_hub_is_downloaded_to_scratch() -> None:
     assert "HF_HUB_OFFLINE" not in [variable["name"] for variable in container["env"]]
 
 
-def test_adapters_are_mounted_beside_the_model() -> None:
+def test_adapters_are_mounted_next_to_the_model() -> None:
     adapters = [
         {"name": "support", "fineTuneJob": {"name": "other"}},
         {"name": "legal", "claim": {"name": "c", "path": "p"}},
@@ -152,7 +152,7 @@ def test_two_models_of_one_name_are_refused() -> None:
     assert conditions(found.status)["ArtifactsResolved"] == ("False", "InvalidSpec")
 
 
-def test_loaded_is_what_the_engines_list_themselves() -> None:
+def test_loaded_counts_the_engines_own_lists() -> None:
     job = finished_job(kind="merged")
     lists = {"uid-p1": {"data": [{"id": "faq", "digest": DIGEST}]}}
     lists["uid-p2"] = {"data": [{"id": "faq", "digest": "sha256:old"}]}
@@ -167,7 +167,7 @@ def test_loaded_is_what_the_engines_list_themselves() -> None:
 
 
 @pytest.mark.parametrize("spec", [{"engine": "tgi"}, {"engine": "sglang", "apiKeySecret": {"name": "k"}}])
-def test_where_no_list_tells_nothing_is_claimed(spec: Object) -> None:
+def test_without_a_list_of_models_loaded_is_unknown(spec: Object) -> None:
     found = plan(running(finished_job(), ready(), **spec), NOW)
     assert [model.get("loaded") for model in found.status["models"]] == [None, None]
     assert bool(found.poll) == ("apiKeySecret" not in spec)
@@ -183,7 +183,7 @@ def test_another_digest_of_a_model_rolls_out() -> None:
     assert action.body["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
 
 
-def test_a_service_that_runs_goes_on_when_its_job_is_deleted() -> None:
+def test_a_running_service_continues_when_its_job_is_deleted() -> None:
     observed = running(finished_job(), ready())
     observed.jobs = {"faq": None}
     found = plan(observed, NOW)
@@ -193,7 +193,7 @@ def test_a_service_that_runs_goes_on_when_its_job_is_deleted() -> None:
 
 
 @pytest.mark.parametrize("child", ["deployment", "service"])
-def test_children_deleted_or_edited_are_put_right(child: str) -> None:
+def test_deleted_or_edited_children_are_restored(child: str) -> None:
     observed = running(finished_job(), ready())
     edited = getattr(observed, child)
     edited["spec"]["selector" if child == "service" else "replicas"] = {"x": "y"} if child == "service" else 7
@@ -203,7 +203,7 @@ def test_children_deleted_or_edited_are_put_right(child: str) -> None:
 
 
 @pytest.mark.parametrize("child", ["deployment", "service"])
-def test_what_others_made_is_never_taken_over(child: str) -> None:
+def test_objects_of_others_are_never_taken_over(child: str) -> None:
     observed = running(finished_job(), ready())
     setattr(observed, child, foreign(getattr(observed, child)))
     found = plan(observed, NOW)
@@ -245,14 +245,14 @@ def not_placed(words: str) -> Object:
         (pod(container="engine", waiting={"reason": "ErrImagePull", "message": "no"}), "ImagePullFailed", "no"),
     ],
 )
-def test_an_engine_that_does_not_start_says_why(trouble: Object, reason: str, words: str) -> None:
+def test_an_engine_that_does_not_start_is_explained(trouble: Object, reason: str, words: str) -> None:
     found = plan(running(finished_job(), trouble), NOW)
     assert conditions(found.status)["Progressing"] == ("False", reason)
     assert words in message(found.status, "Progressing")
     assert reason in [event.reason for event in found.events]
 
 
-def test_an_engine_whose_node_is_lost_says_so() -> None:
+def test_an_engine_whose_node_is_lost_is_reported() -> None:
     lost = pod(container="engine", running={"startedAt": BEFORE})
     lost["spec"]["nodeName"] = "gpu-1"
     observed = running(finished_job(), lost)
@@ -268,7 +268,7 @@ def test_no_replicas_is_no_failure() -> None:
     assert conditions(found.status)["Progressing"] == ("False", "Complete")
 
 
-def test_a_second_look_changes_nothing() -> None:
+def test_a_second_pass_changes_nothing() -> None:
     observed = running(finished_job(), ready())
     first = plan(observed, NOW)
     observed.owner["status"] = first.status
@@ -287,7 +287,7 @@ def scaled(**more: Any) -> ObservedInferenceService:
     return observed
 
 
-def test_above_one_replica_a_drain_takes_one_at_a_time() -> None:
+def test_above_one_replica_a_drain_evicts_one_engine_at_a_time() -> None:
     [made] = plan(scaled(budget=None), NOW).actions
     assert isinstance(made, Apply)
     assert made.resource is BUDGETS
@@ -310,7 +310,7 @@ def alone(*, node: str = "gpu-1", modes: str = "ReadWriteMany", **more: Any) -> 
     return observed
 
 
-def test_a_drain_may_not_take_an_engine_that_is_alone_and_can_move() -> None:
+def test_a_drain_must_not_evict_a_single_engine_that_can_move() -> None:
     [made] = plan(alone(), NOW).actions
     assert isinstance(made, Apply)
     assert (made.resource, made.body["spec"]["maxUnavailable"]) == (BUDGETS, 0)
@@ -320,7 +320,7 @@ def test_a_drain_may_not_take_an_engine_that_is_alone_and_can_move() -> None:
     assert plan(alone(budget=budget, modes="ReadWriteOnce"), NOW).actions == [Delete(BUDGETS, "chat", "uid-budget")]
 
 
-def test_an_engine_that_is_alone_is_moved_off_a_cordoned_node_once() -> None:
+def test_a_single_engine_is_moved_off_a_cordoned_node_once() -> None:
     budget = stored(inferenceservice_children.budget(service_object(), 0))
     cordoned = frozenset({"gpu-1"})
     assert plan(alone(budget=budget, node="gpu-2", cordoned=cordoned), NOW).actions == []
@@ -400,7 +400,7 @@ def test_the_number_that_the_autoscaler_set_stays_within_its_bounds(found: int, 
         ("True", ("True", "ValidMetricFound"), "no custom metrics API"),
     ],
 )
-def test_whether_the_load_is_known_is_in_the_autoscalers_words(
+def test_the_condition_scaling_active_repeats_the_autoscalers_message(
     status: str | None, expected: tuple[str, str], words: str
 ) -> None:
     observed = autoscaled(3)
@@ -415,7 +415,7 @@ def test_whether_the_load_is_known_is_in_the_autoscalers_words(
     assert "ScalingActive" not in conditions(plan(back, NOW).status)
 
 
-def test_engines_are_spread_over_nodes_whatever_their_number() -> None:
+def test_engines_are_spread_over_nodes_for_any_number_of_replicas() -> None:
     one, three = (deployment_of(finished_job(), replicas=n)["spec"]["template"] for n in (1, 3))
     assert one == three
     [spread] = one["spec"]["topologySpreadConstraints"]
@@ -432,7 +432,7 @@ def test_engines_are_spread_over_nodes_whatever_their_number() -> None:
         (["ReadWriteMany"], ("True", "ClaimsShared"), ""),
     ],
 )
-def test_a_claim_that_one_node_can_mount_is_said_beforehand(
+def test_a_claim_that_only_one_node_can_mount_is_reported_beforehand(
     modes: list[str], expected: tuple[str, str], words: str
 ) -> None:
     found = plan(scaled(claims=[claim(*modes)]), NOW)

@@ -44,7 +44,7 @@ def test_engines_that_never_answer_are_reported_with_the_port(observe: Any, port
 
 
 @pytest.mark.parametrize("observe", [hot, merged])
-def test_at_first_their_answers_are_waited_for(observe: Any) -> None:
+def test_at_first_the_answers_are_waited_for(observe: Any) -> None:
     observed = observe("p1")
     observed.heard = {"uid-p1": JUST_NOW}
     found = plan(observed, NOW)
@@ -86,6 +86,6 @@ def test_an_adapter_that_nobody_confirms_is_reported() -> None:
     assert conditions(plan(observed, NOW).status)["Progressing"] == ("False", "EngineSilent")
 
 
-def test_engines_that_nothing_can_ask_are_not_called_silent() -> None:
+def test_engines_that_are_not_polled_are_not_reported_as_silent() -> None:
     found = plan(merged("p1", engine="vllm", apiKeySecret={"name": "k"}), NOW)
     assert conditions(found.status)["Progressing"] == ("False", "Complete")

@@ -18,7 +18,7 @@ def rolling(mark: str | None = JUST_NOW, **spec: object) -> Object:
     return {"metadata": metadata, "spec": {"replicas": 1, **spec}, "status": {"observedGeneration": 1}}
 
 
-def test_a_roll_out_that_goes_on_has_its_turn() -> None:
+def test_a_roll_out_that_progresses_has_its_turn() -> None:
     assert begun_by_upgrade([rolling()], NOW)
 
 
@@ -36,5 +36,5 @@ def test_a_roll_out_that_goes_on_has_its_turn() -> None:
     ],
     ids=["no mark", "paused", "an hour ago", "in the future", "no time", "no hour", "no zone", "last of times"],
 )
-def test_nothing_else_holds_up_others(deployment: Object) -> None:
+def test_any_other_deployment_delays_nobody(deployment: Object) -> None:
     assert not begun_by_upgrade([deployment], NOW)

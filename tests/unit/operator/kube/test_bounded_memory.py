@@ -28,7 +28,7 @@ def page(items: object, **more: Any) -> Any:
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("indent", [None, 1])
-def test_a_page_is_taken_apart_as_the_parser_reads_it(seed: int, indent: int | None) -> None:
+def test_a_page_is_split_into_the_objects_that_the_parser_reads(seed: int, indent: int | None) -> None:
     dice = random.Random(seed)
     items = [{"metadata": {"name": dice.choice(ODD)}, "more": dice.sample(ODD, 5)} for _ in range(dice.randrange(4))]
     given = list(page(items).items())
@@ -46,7 +46,7 @@ def test_a_page_may_be_empty(nothing: Any) -> None:
     assert found.metadata == {"resourceVersion": "7"}
 
 
-def test_an_object_without_end_leaves_the_others_of_its_page() -> None:
+def test_an_endlessly_nested_object_leaves_the_others_of_its_page() -> None:
     deep = "[" * 5000 + "]" * 5000
     data = json.dumps(page([{"n": 1}, "DEEP", {"n": 3}])).replace('"DEEP"', deep).encode()
     found = ListPage(data)
@@ -55,7 +55,7 @@ def test_an_object_without_end_leaves_the_others_of_its_page() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"nothing", b'{"items": [{}', b'{"items": [{} {}]}', b'{"a" 1}'])
-def test_what_is_no_list_is_refused(data: bytes) -> None:
+def test_data_that_is_not_a_list_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"xpect|Extra|delimiter"):
         list(ListPage(data).items())
 
@@ -151,6 +151,6 @@ def test_no_value_counts_for_more_memory_than_its_bytes_allow(value: Any) -> Non
 
 
 @pytest.mark.parametrize("text", ["x" * 1000, "é" * 1000, "x" * 1000 + "\u4e16", "x" * 1000 + "\U0001f600"])
-def test_a_text_counts_for_what_python_needs_for_it(text: str) -> None:
+def test_a_text_counts_with_the_memory_that_python_needs_for_it(text: str) -> None:
     assert sizes.measure(text) >= sys.getsizeof(text)
     assert sizes.measure({text: 1}) >= sys.getsizeof(text)

@@ -76,7 +76,9 @@ REPLACED_BY_A_LIST = [("write", 0), ("hear", 0), ("delete", 0), ("write", 0), ("
 @given(st.lists(STEPS, max_size=25), st.booleans())
 @example(REPLACED_BY_A_LIST, True)
 @example(NEVER_HEARD_OF, True)
-def test_any_order_ends_with_what_the_server_has(steps: list[tuple[str, int]], answers_come_last: bool) -> None:
+def test_the_cache_ends_with_the_servers_state_in_any_order_of_events(
+    steps: list[tuple[str, int]], answers_come_last: bool
+) -> None:
     cache, server = Cache(), Server()
     ends = [("hear", 0)] * 30 + [("answer", 0)] * 30
     for step, which in steps + (ends if answers_come_last else ends[::-1]):

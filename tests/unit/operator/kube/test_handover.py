@@ -167,7 +167,7 @@ def test_a_follower_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(check())
 
 
-def test_a_former_lease_that_may_not_be_read_delays_nobody_and_is_said_once(
+def test_a_former_lease_that_is_forbidden_to_read_delays_nobody_and_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def check() -> None:

@@ -31,14 +31,14 @@ async def take(data: bytes) -> tuple[list[Any], str]:
         '{"items": [' + "[" * 5000 + "]" * 5000 + "]}",
     ],
 )
-def test_what_is_no_list_of_objects_is_an_unusable_answer(text: str) -> None:
+def test_an_answer_other_than_a_list_of_objects_is_unusable(text: str) -> None:
     with pytest.raises(UnusableAnswer) as found:
         asyncio.run(take(text.encode()))
     assert isinstance(found.value, ApiError)
     assert not found.value.is_refusal
 
 
-def test_bytes_that_are_no_text_are_an_unusable_answer() -> None:
+def test_an_answer_that_is_not_text_is_unusable() -> None:
     with pytest.raises(UnusableAnswer):
         asyncio.run(take(b"\xff\xfe\x00"))
 
@@ -57,7 +57,7 @@ def test_a_list_of_objects_is_taken() -> None:
         json.dumps({"object": OBJECT}),
     ],
 )
-def test_what_is_no_event_of_a_watch_is_an_unusable_answer(text: str) -> None:
+def test_a_line_other_than_a_watch_event_is_unusable(text: str) -> None:
     with pytest.raises(UnusableAnswer):
         client._read_event(200, text.encode())
 

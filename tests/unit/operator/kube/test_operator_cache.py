@@ -48,7 +48,7 @@ def test_an_older_version_never_replaces_a_newer_one() -> None:
     assert version(cache) == "10"
 
 
-def test_a_late_deletion_does_not_remove_what_was_made_since() -> None:
+def test_a_late_deletion_does_not_remove_a_newer_object_of_the_name() -> None:
     cache = Cache()
     cache.put(JOBS, job(9, uid="new"))
     cache.remove(JOBS, job(5, uid="old"))
@@ -167,7 +167,7 @@ def test_a_list_removes_finished_jobs_too() -> None:
         ({"l": ["--a", "1", "--b"]}, {"l": ["--a", "1"]}, False),
     ],
 )
-def test_a_child_is_right_when_it_has_all_that_is_desired(observed: Any, desired: Any, expected: bool) -> None:
+def test_a_child_is_current_when_it_has_all_desired_fields(observed: Any, desired: Any, expected: bool) -> None:
     assert contains(observed, desired) is expected
 
 
@@ -195,5 +195,5 @@ def test_a_merge_patch_has_only_the_changes(old: Object, new: Object, patch: Obj
         ("metadata", {**owner(2, "Pending")["metadata"], "deletionTimestamp": "2026-03-01T11:00:00Z"}, True),
     ],
 )
-def test_what_others_ask_is_all_but_the_status(part: str, value: Object, is_news: bool) -> None:
+def test_a_change_of_anything_but_the_status_is_news(part: str, value: Object, is_news: bool) -> None:
     assert (asked(owner(1, "Pending")) != asked(owner(1, "Pending") | {part: value})) == is_news

@@ -52,7 +52,7 @@ def test_a_key_is_never_with_two_workers() -> None:
     in_loop(check)
 
 
-def test_who_wants_the_whole_gets_it_and_a_part_is_enough_only_for_those_who_want_a_part() -> None:
+def test_a_key_gets_a_full_pass_unless_everyone_asked_for_progress_only() -> None:
     async def check(queue: WorkQueue) -> None:
         queue.add(A, whole=False)
         queue.add(B, whole=False)
@@ -74,7 +74,7 @@ def test_who_wants_the_whole_gets_it_and_a_part_is_enough_only_for_those_who_wan
     in_loop(check)
 
 
-def test_of_several_delays_the_soonest_counts() -> None:
+def test_of_several_delays_the_shortest_counts() -> None:
     async def check(queue: WorkQueue) -> None:
         queue.add_after(A, 60)
         queue.add_after(A, 0.01)
@@ -86,7 +86,7 @@ def test_of_several_delays_the_soonest_counts() -> None:
     in_loop(check)
 
 
-def test_retries_become_slower_up_to_a_limit_and_start_anew_after_success() -> None:
+def test_retries_become_slower_up_to_a_limit_and_are_reset_by_success() -> None:
     async def check(queue: WorkQueue) -> None:
         assert [queue.retry(A) for _ in range(3)] == pytest.approx([0.5, 1, 2])
         assert [queue.retry(A) for _ in range(50)][-1] == LONGEST_RETRY_SECONDS
@@ -96,7 +96,7 @@ def test_retries_become_slower_up_to_a_limit_and_start_anew_after_success() -> N
     in_loop(check)
 
 
-def test_a_key_that_is_forgotten_does_not_come_again() -> None:
+def test_a_forgotten_key_is_not_queued_again() -> None:
     async def check(queue: WorkQueue) -> None:
         queue.add_after(A, 0.01)
         queue.forget(A)

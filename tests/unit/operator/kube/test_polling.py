@@ -59,7 +59,7 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(work)
 
 
-def test_a_report_is_read_and_nothing_else_of_the_answer() -> None:
+def test_only_the_reports_fields_of_an_answer_are_kept() -> None:
     found, [request] = run(ask(sized(json.dumps({**REPORT, "more": [{}] * 1000}).encode())))
     assert found == REPORT
     assert b"Accept-Encoding: identity" in request
@@ -87,7 +87,7 @@ def test_a_report_is_read_and_nothing_else_of_the_answer() -> None:
         OK + b"x: y\r\n" * 100_000,
     ],
 )
-def test_what_is_no_report_is_no_answer_and_leads_nowhere(answer: bytes) -> None:
+def test_an_answer_without_a_report_is_ignored_and_not_followed(answer: bytes) -> None:
     found, requests = run(ask(answer))
     assert found is None
     assert len(requests) == 1
@@ -137,7 +137,7 @@ def test_any_bytes_are_an_answer_or_none(data: bytes, as_body: bool) -> None:
     assert found is None
 
 
-def test_an_answer_that_drips_has_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_arrives_slowly_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded_get, "SECONDS", 0.2)
 
     async def drip() -> Any:
@@ -209,7 +209,7 @@ def test_a_pod_with_another_address_is_asked_there_and_its_old_answer_is_forgott
     poll(work, monkeypatch)
 
 
-def test_no_answer_ends_the_asking(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_answer_ends_the_polling(monkeypatch: pytest.MonkeyPatch) -> None:
     async def work(poller: Poller, asked: list[str], answers: dict[str, Any]) -> None:
         answers["url"] = RecursionError()
         poller.want(JOB, {"u": "url"})
@@ -223,7 +223,7 @@ def test_no_answer_ends_the_asking(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "moment", ["yesterday", "9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z", "2026-01-01", 5, [], {}]
 )
-def test_what_is_no_moment_is_left_out(moment: object) -> None:
+def test_an_invalid_moment_is_left_out(moment: object) -> None:
     report = {"stage": "Training", "progress": {"step": 1, "totalSteps": 2, "updatedAt": moment, "eta": 10**30}}
     assert read_answer(JOB, json.dumps(report).encode())["progress"] == {"step": 1, "totalSteps": 2, "percent": 0}
 

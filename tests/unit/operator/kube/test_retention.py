@@ -91,7 +91,7 @@ def test_a_child_that_hone_makes_is_kept_in_full_once_its_owner_exists(of: Resou
 @pytest.mark.parametrize("kind", CHILDREN)
 @pytest.mark.parametrize("text", TEXTS, ids=["ascii", "emoji", "chinese"])
 @pytest.mark.parametrize("has_owner", [True, False])
-def test_what_anybody_labels_takes_little_memory(
+def test_objects_with_copied_labels_take_little_memory(
     kind: Resource, text: str, has_owner: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "PODS_BYTES", 100_000)
@@ -141,7 +141,7 @@ def little_room(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("little_room")
 @pytest.mark.parametrize("flood_first", [True, False])
 @pytest.mark.parametrize("place", [("theirs", "flood"), ("team", "flood")])
-def test_a_flood_of_pods_costs_its_own_object_alone(flood_first: bool, place: tuple[str, str]) -> None:
+def test_a_flood_of_pods_harms_only_its_own_object(flood_first: bool, place: tuple[str, str]) -> None:
     cache = Cache()
     flood, small = owner_of(cache, *place), owner_of(cache, "team", "small")
     floods = [pod_of(*place, number) for number in range(200)]
@@ -199,7 +199,7 @@ def test_pods_without_an_object_are_bounded_too_and_a_list_forgets_the_dropped()
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xy"), st.integers(0, 5), st.integers(0, 40))))
-def test_room_is_never_exceeded_and_nobody_loses_a_fair_share(steps: list[tuple[str, str, int, int]]) -> None:
+def test_the_limit_is_never_exceeded_and_nobody_loses_a_fair_share(steps: list[tuple[str, str, int, int]]) -> None:
     room, held = Room(100), dict[Place, tuple[str, int]]()
     for space, of, number, size in steps:
         place = Place(space, f"{of}{number}")
@@ -220,7 +220,7 @@ def test_room_is_never_exceeded_and_nobody_loses_a_fair_share(steps: list[tuple[
         assert {each: size for each, (_, size) in held.items()} == {each: n for each, (_, n) in room._pods.items()}
 
 
-def test_what_hone_does_not_read_of_a_pod_takes_nothing() -> None:
+def test_unused_fields_of_a_pod_take_no_memory() -> None:
     body = child(FINETUNEJOBS, PODS, "any")
     small = sizes.measure(select_fields(body))
     many = [{"name": "a"}] * 4000
@@ -256,7 +256,7 @@ class Server:
 
 
 @pytest.mark.parametrize(("of", "kind", "name"), [each for each in MADE if each[1] != PODS])
-def test_a_child_that_was_seen_before_its_owner_is_read_once(of: Resource, kind: Resource, name: str) -> None:
+def test_a_child_that_was_reported_before_its_owner_is_read_once(of: Resource, kind: Resource, name: str) -> None:
     body = child(of, kind, name)
     reference = {"apiVersion": of.api_version, "kind": of.kind, "name": "faq", "uid": "owner", "controller": True}
     body["metadata"]["ownerReferences"] = [reference]
@@ -270,7 +270,7 @@ def test_a_child_that_was_seen_before_its_owner_is_read_once(of: Resource, kind:
 
 
 @pytest.mark.parametrize("of", LABELS)
-def test_pods_that_were_seen_before_their_owner_are_listed_once(of: Resource) -> None:
+def test_pods_that_were_reported_before_their_owner_are_listed_once(of: Resource) -> None:
     bodies = [child(of, PODS, name) for name in ("a", "b")]
     server, cache, key = Server(*bodies), Cache(), Key(of, "team", "faq")
     for body in bodies:

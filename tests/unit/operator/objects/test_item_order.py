@@ -14,10 +14,10 @@ def items(names: list[str], **more: Any) -> list[dict[str, Any]]:
 
 
 @given(NAMES, NAMES)
-def test_a_list_is_as_it_should_be_when_hones_items_are_there_in_order(observed: list[str], desired: list[str]) -> None:
+def test_a_list_is_current_when_hones_items_are_there_in_order(observed: list[str], desired: list[str]) -> None:
     found = contains({"env": items(observed, value="1")}, {"env": items(desired)})
     assert found == ([name for name in observed if name in desired] == desired)
 
 
-def test_an_item_that_is_wanted_twice_may_be_there_once() -> None:
+def test_a_desired_item_that_occurs_twice_may_be_there_once() -> None:
     assert contains(items(["a", "b"]), items(["a", "a", "b"]))

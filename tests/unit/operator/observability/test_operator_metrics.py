@@ -51,7 +51,7 @@ def test_gpu_seconds_never_fall_and_a_restart_adds_nothing() -> None:
     assert value(metrics, "hone_finetunejob_gpu_seconds_total", namespace="team") == 45
 
 
-def test_a_follower_counts_nothing_but_knows_where_to_go_on() -> None:
+def test_a_follower_counts_nothing_and_later_continues_from_the_present_values() -> None:
     metrics, leads = Metrics(), [False]
     meter = JobMeter(metrics, lambda: leads[0])
     metrics.watch_objects(lambda: leads[0], meter.jobs, list)
@@ -67,7 +67,7 @@ def test_a_follower_counts_nothing_but_knows_where_to_go_on() -> None:
     assert value(Metrics("r-operator"), "leader_election_master_status", name="r-operator") == 0
 
 
-def test_time_in_a_stage_is_told_when_it_is_left() -> None:
+def test_the_time_in_a_stage_is_recorded_when_it_ends() -> None:
     metrics = Metrics()
     meter = JobMeter(metrics, lambda: True)
     for stage in ("", "Preparing", "Training", "Training", "Succeeded"):
@@ -81,7 +81,7 @@ def test_time_in_a_stage_is_told_when_it_is_left() -> None:
     assert counts == {"Pending": 1, "Preparing": 1, "Training": 1, "Succeeded": None}
 
 
-def test_objects_are_counted_by_stage_and_reason_when_asked() -> None:
+def test_objects_are_counted_by_stage_and_reason_at_each_scrape() -> None:
     metrics = Metrics()
     meter = JobMeter(metrics, lambda: True)
     metrics.watch_objects(lambda: True, meter.jobs, lambda: [{"metadata": {"name": "faq"}}])
@@ -116,13 +116,13 @@ def test_the_dashboard_asks_for_metrics_that_exist() -> None:
         (10, STUCK_SECONDS + 1, STUCK_SECONDS + 1, True),
     ],
 )
-def test_a_loop_is_stuck_when_nothing_ends_though_something_should(
+def test_a_loop_is_stuck_when_no_pass_ends_although_some_should(
     longest_pass: float, longest_wait: float, since_last: float, stuck: bool
 ) -> None:
     assert bool(why_stuck(longest_pass, longest_wait, since_last)) is stuck
 
 
-def test_the_queue_tells_depth_and_retries() -> None:
+def test_the_queue_reports_depth_and_retries() -> None:
     metrics = Metrics()
     queue = WorkQueue(metrics)
     queue.add(Key(FINETUNEJOBS, "team", "a"))

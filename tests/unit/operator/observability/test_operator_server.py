@@ -53,7 +53,7 @@ def running() -> Iterator[Running]:
     found.loop.close()
 
 
-def test_what_is_answered(running: Running) -> None:
+def test_the_paths_and_their_answers(running: Running) -> None:
     assert running.get("/healthz") == (200, "ok\n")
     assert running.get("/readyz?verbose") == (200, "ok\n")
     assert running.get("/metrics")[0] == 200
@@ -66,7 +66,7 @@ def test_what_is_answered(running: Running) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /metrics HTTP/1.1\r\nX: " + b"a" * 8000, b"GET /metrics HTTP/1.1\r\n\r\n"])
-def test_many_slow_clients_keep_nobody_out(running: Running, sent: bytes) -> None:
+def test_many_slow_clients_block_nobody(running: Running, sent: bytes) -> None:
     with ExitStack() as stack:
         for _ in range(MOST_CONNECTIONS + 72):
             slow = stack.enter_context(socket.create_connection(("127.0.0.1", running.port)))
@@ -91,7 +91,7 @@ def test_an_idle_client_is_closed(running: Running) -> None:
         assert client.recv(1) == b""
 
 
-def test_an_event_loop_that_is_held_up_does_not_answer_that_it_is_well(running: Running) -> None:
+def test_a_blocked_event_loop_does_not_answer_that_it_is_well(running: Running) -> None:
     held, freed = threading.Event(), threading.Event()
 
     def hold() -> None:

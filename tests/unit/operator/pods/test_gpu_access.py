@@ -55,7 +55,7 @@ def test_a_trainer_with_gpus_requires_them_and_has_the_groups() -> None:
     assert found["securityContext"]["supplementalGroups"] == [44, 7, 109]
 
 
-def test_pods_without_gpus_have_neither() -> None:
+def test_pods_without_gpus_have_neither_requirement_nor_groups() -> None:
     owner = job_object(resources=TWO)
     prepare = jobs.prepare_job(owner, parsed_job(owner), IMAGE, None)["spec"]["template"]["spec"]
     for found in (prepare, pod_of_trainer(GROUPS, resources={"gpus": 0})):
@@ -63,7 +63,7 @@ def test_pods_without_gpus_have_neither() -> None:
         assert found["securityContext"]["supplementalGroups"] == []
 
 
-def test_a_user_or_the_platform_may_do_without() -> None:
+def test_users_and_administrators_can_switch_the_requirement_off() -> None:
     env = [{"name": "HONE_REQUIRED_GPUS", "value": "0"}]
     found = pod_of_trainer(GpuAccess(), resources=TWO, pod={"env": env})
     assert variables(found["containers"][0])["HONE_REQUIRED_GPUS"] == "0"
@@ -130,7 +130,7 @@ def running_service(engine: str, gpus: int, words: str) -> Any:
         ("embedded", "hone-server: GpuNotUsable: The pod asks for 1 amd.com/gpu, and there is no /dev/kfd. Do this."),
     ],
 )
-def test_an_engine_that_sees_no_gpu_says_so_by_its_first_end(engine: str, words: str) -> None:
+def test_an_engine_without_a_usable_gpu_is_reported_after_its_first_exit(engine: str, words: str) -> None:
     found = running_service(engine, 1, f"Traceback\n{words}")
     assert conditions(found.status)["Progressing"] == ("False", "GpuNotUsable")
     assert conditions(found.status)["Stalled"] == ("True", "GpuNotUsable")
@@ -149,12 +149,12 @@ def test_sglang_starts_without_the_folders_of_path_that_its_user_can_not_enter(t
     assert found.stdout == f"{fake.parent} -m sglang.launch_server --port 8001\n"
 
 
-def test_an_engine_that_asks_for_no_gpu_is_not_blamed_for_none() -> None:
+def test_an_engine_that_requests_no_gpu_is_not_reported() -> None:
     found = running_service("embedded", 0, "RuntimeError: No HIP GPUs are available")
     assert conditions(found.status)["Progressing"][1] != "GpuNotUsable"
 
 
-def test_the_command_line_says_what_the_chart_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_has_the_settings_of_the_chart(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = _parse(["--runtime-image", "i"])
     assert (arguments.gpu_groups, arguments.require_gpus) == ([], True)
     monkeypatch.setenv("HONE_GPU_GROUPS", "109, 44")

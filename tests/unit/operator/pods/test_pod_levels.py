@@ -51,7 +51,7 @@ def test_the_refusal_names_all_fields_their_values_and_the_level_that_allows_the
     assert error.remedy.endswith("let whoever runs Hone set runtime.podSecurityLevel: privileged.")
 
 
-def test_hones_own_pods_need_no_more_than_restricted() -> None:
+def test_hones_own_pods_need_only_the_level_restricted() -> None:
     assert find_relaxations(PodOptions()) == []
 
 
@@ -112,7 +112,7 @@ def test_an_image_that_starts_only_as_root_is_refused_where_no_pod_may() -> None
     assert "runtime.podSecurityLevel: baseline" in said
 
 
-def test_an_image_that_starts_only_as_root_is_root_and_nothing_more_where_pods_may() -> None:
+def test_an_image_that_starts_only_as_root_gets_only_user_root_where_pods_may_have_it() -> None:
     found, status = made(level="baseline")
     assert found
     assert conditions(status)["Accepted"][0] == "True"
@@ -145,7 +145,7 @@ def test_the_images_that_start_only_as_root_are_known_by_their_names(image: str,
     assert ("runAsUser" in found["containers"][0]["securityContext"]) == is_root
 
 
-def test_who_changed_the_image_names_its_user() -> None:
+def test_a_user_who_changed_the_image_sets_its_user() -> None:
     found, _ = made(pod={"securityContext": {"runAsUser": 1000}})
     assert found
     assert "runAsUser" not in found["containers"][0]["securityContext"]

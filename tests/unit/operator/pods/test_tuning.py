@@ -149,7 +149,7 @@ def test_the_nodes_are_read_before_a_training_on_several_gpus_begins(resources: 
         assert variables(job["spec"]["template"]["spec"]["containers"][0])[CHANNELS] == "112"
 
 
-def test_between_nodes_rccl_chooses_its_channels() -> None:
+def test_rccl_chooses_its_channels_between_nodes() -> None:
     facts = ClusterFacts((MI300X, node("74a1", zone="b")))
     found = trained(facts, resources={"gpus": 8, "nodes": 2})
     assert CHANNELS not in found
@@ -175,7 +175,7 @@ def test_another_change_of_the_pods_brings_the_channels_of_the_nodes() -> None:
     assert CHANNELS not in variables(changed["spec"]["template"]["spec"]["containers"][0])
 
 
-def test_what_someone_took_out_of_an_engine_is_restored_whatever_the_nodes_are_now() -> None:
+def test_a_removed_field_of_an_engine_is_restored_with_any_nodes() -> None:
     [made] = deployments(ClusterFacts((MI300X,)))
     found = stored(copy.deepcopy(made))
     container = found["spec"]["template"]["spec"]["containers"][0]

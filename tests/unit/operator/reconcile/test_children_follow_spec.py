@@ -120,7 +120,7 @@ def _resolved(owner: Object) -> Any:
 
 
 @pytest.mark.parametrize(("before", "after"), [*REMOVALS, *OF_SERVICES])
-def test_what_is_removed_from_a_service_is_applied(before: Object, after: Object) -> None:
+def test_a_removed_field_of_a_service_is_removed_from_its_children(before: Object, after: Object) -> None:
     observed = deployed(now=after, **before)
     [action] = [action for action in plan(observed, NOW).actions if action.resource is DEPLOYMENTS]
     assert isinstance(action, Apply)
@@ -132,7 +132,7 @@ def test_what_is_removed_from_a_service_is_applied(before: Object, after: Object
 
 
 @pytest.mark.parametrize(("before", "after"), REMOVALS)
-def test_what_is_removed_from_a_job_replaces_it(before: Object, after: Object) -> None:
+def test_a_removed_field_of_a_job_replaces_its_job(before: Object, after: Object) -> None:
     observed = observed_job(job_object(**_without_gpus(before)))
     observed.owner = job_object(**_without_gpus(after))
     observed.spec = parsed_job(observed.owner)
@@ -166,7 +166,9 @@ def test_adapters_that_are_no_longer_served_leave_no_config_map() -> None:
         ({"selector": {"a": "b", "c": "d"}}, {"selector": {"a": "b"}}, False),
     ],
 )
-def test_drift_compares_amounts_as_amounts_and_selectors_whole(observed: Any, desired: Any, is_same: bool) -> None:
+def test_drift_compares_quantities_by_value_and_selectors_as_a_whole(
+    observed: Any, desired: Any, is_same: bool
+) -> None:
     assert contains(observed, desired) is is_same
 
 
@@ -239,7 +241,7 @@ def test_the_digest_of_the_first_version_is_known(spec: Object, digest: str) -> 
 
 
 @pytest.mark.parametrize("changed", [False, True])
-def test_a_job_of_the_first_version_is_replaced_for_changes_alone(changed: bool) -> None:
+def test_a_job_of_the_first_version_is_replaced_only_for_changes(changed: bool) -> None:
     observed = observed_job(job_object(), pod(running={"startedAt": "2026-03-01T11:00:00Z"}))
     assert observed.job
     annotations = observed.job["metadata"]["annotations"]
@@ -276,7 +278,7 @@ def test_the_token_of_a_job_that_trains_offline_replaces_nothing() -> None:
     assert "tokenSecret.name" in preparing[FIELDS]
 
 
-def test_what_is_meant_for_the_queue_is_changed_and_taken_away() -> None:
+def test_labels_for_the_queue_are_changed_and_removed() -> None:
     queue, priority = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"
     owner = job_object(labels={queue: "gpus", priority: "high"})
     owner["metadata"]["annotations"] = {"kueue.x-k8s.io/some": "1"}
@@ -326,7 +328,7 @@ def test_a_change_of_the_spec_waits_for_no_turn(spec: Object) -> None:
     assert not action.in_turn
 
 
-def test_a_service_that_waits_for_its_turn_is_scaled_all_the_same() -> None:
+def test_a_service_that_waits_for_its_turn_is_still_scaled() -> None:
     observed = deployed(now={"replicas": 3})
     observed.images = NEW
     observed.upgrading = [stored(deployment_of())]
@@ -357,7 +359,7 @@ def test_a_deployment_of_the_first_version_is_replaced_in_turn_and_changes_are_k
     assert [type(action) for action in plan(observed, NOW).actions] == [Apply]
 
 
-def test_adapters_that_come_need_no_turn_though_no_record_is_made_of_them() -> None:
+def test_new_adapters_need_no_turn_although_they_are_not_recorded() -> None:
     observed = deployed(now={"adapters": [{"name": "x", "claim": {"name": "new-claim"}}]})
     observed.upgrading = [stored(deployment_of())]
     actions = {action.resource: action for action in plan(observed, NOW).actions if isinstance(action, Apply)}
@@ -390,7 +392,7 @@ def pending(gpus: str = "1") -> Object:
 @pytest.mark.parametrize(
     ("recreates", "holds", "told"), [(False, True, True), (True, True, False), (False, False, False)]
 )
-def test_a_roll_out_that_waits_for_its_own_gpus_says_how_to_go_on(recreates: bool, holds: bool, told: bool) -> None:
+def test_a_deadlocked_roll_out_is_reported_with_a_remedy(recreates: bool, holds: bool, told: bool) -> None:
     spec: Object = {"resources": {"gpus": 1}, "strategy": {"type": "Recreate" if recreates else "RollingUpdate"}}
     observed = deployed(**spec)
     assert observed.deployment

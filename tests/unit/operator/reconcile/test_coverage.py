@@ -46,7 +46,7 @@ def test_work_begins_when_every_list_has_come(namespaces: list[str]) -> None:
     assert all(coverage.lacking(Key(owner, "a", "x")) is None for owner in OWNERS)
 
 
-def test_a_namespace_that_is_gone_keeps_no_other_waiting() -> None:
+def test_a_missing_namespace_does_not_delay_others() -> None:
     coverage = listed(*((resource, "b") for resource in WATCHED), namespaces=["a", "b"])
     assert not coverage.is_sufficient
     for resource in WATCHED:
@@ -58,7 +58,7 @@ def test_a_namespace_that_is_gone_keeps_no_other_waiting() -> None:
     assert not lacking.is_known  # the object itself can't be seen
 
 
-def test_work_does_not_begin_while_no_object_can_be_seen() -> None:
+def test_work_does_not_begin_before_any_object_is_listed() -> None:
     coverage = Coverage(["a"])
     for resource in WATCHED:
         coverage.refused(resource, "a", FORBIDDEN)

@@ -41,7 +41,7 @@ def paths(fields: Object, prefix: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
     return found
 
 
-def test_what_hone_wrote_otherwise_becomes_applied() -> None:
+def test_fields_that_hone_wrote_without_apply_become_applied() -> None:
     applied, written = entry("hone", "Apply", {"f:spec": {"f:a": {}}}), entry("hone", "Update", {"f:spec": {"f:b": {}}})
     theirs = entry("kubectl", "Update", {"f:spec": {"f:c": {}}})
     status = entry("hone", "Update", {"f:status": {}}, "status")
@@ -120,7 +120,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_only_what_the_refusal_names_is_taken_over(name: str) -> None:
+def test_only_fields_that_the_refusal_names_are_taken_over(name: str) -> None:
     message, theirs, taken = CASES[name]
     others = in_container({"f:image": {}}, "audit") | {"f:metadata": {"f:labels": {}}}
     found = child(entry("hone", "Apply", {"f:spec": {"f:a": {}}}), entry("kubectl", "Update", _merged(theirs, others)))
@@ -135,7 +135,7 @@ def test_only_what_the_refusal_names_is_taken_over(name: str) -> None:
 
 
 @given(FIELDS, FIELDS, st.sampled_from([message for message, _, _ in CASES.values()]))
-def test_what_is_taken_and_what_is_left_are_all_that_there_was(theirs: Object, ours: Object, message: str) -> None:
+def test_taken_and_left_fields_together_are_all_fields(theirs: Object, ours: Object, message: str) -> None:
     found = child(entry("hone", "Apply", ours), entry("kubectl", "Update", theirs)) | container()
     patch = take_over_named(found, DESIRED, message)
     if patch is None:
@@ -147,7 +147,7 @@ def test_what_is_taken_and_what_is_left_are_all_that_there_was(theirs: Object, o
         assert any(each[: len(path)] == path for each in taken), path
 
 
-def test_what_did_not_help_is_given_back() -> None:
+def test_a_takeover_that_did_not_help_is_undone() -> None:
     before = child(entry("hone", "Apply", {"f:spec": {}}), entry("kubectl", "Update", {"f:spec": {"f:a": {}}}))
     taken = child(entry("hone", "Apply", {"f:spec": {"f:a": {}}}))
     taken["metadata"]["resourceVersion"] = "2"

@@ -23,7 +23,7 @@ MANIFESTS = 5000
 
 
 @pytest.mark.parametrize("kind", ["FineTuneJob", "InferenceService"])
-def test_garbage_is_named_and_stops_nothing(kind: str) -> None:
+def test_malformed_objects_are_reported_and_stop_nothing(kind: str) -> None:
     random_ = random.Random(kind)
     spec_schema = schema(kind)
     refused = 0
@@ -53,7 +53,7 @@ def test_garbage_is_named_and_stops_nothing(kind: str) -> None:
 
 
 @pytest.mark.parametrize("depth", [DEEPEST_SPEC + 10, 900, 9990])
-def test_what_is_nested_too_deep_is_named_and_hides_nothing_beside_it(depth: int) -> None:
+def test_a_deeply_nested_field_is_named_and_hides_no_other_field(depth: int) -> None:
     deep = '{"a":' * depth + "1" + "}" * depth
     third = f'{{"name":"a }} \\" ] string","deep":{deep}}}'
     data = f'{{"items":[{{"name":"first"}},{deep},{third},{{"name":"last"}}]}}'

@@ -73,7 +73,7 @@ def test_all_fields_of_a_message_are_named_and_nothing_else_is_advised() -> None
     assert refused(HOST_PATH).remedy == "Correct spec.pod.volumes.hostPath.path."
 
 
-def test_a_pod_that_a_controller_makes_has_no_made_up_name() -> None:
+def test_the_message_about_a_controllers_pod_has_no_generated_name() -> None:
     said = [
         refused(f'Error creating: Pod "chat-{name}" is invalid: spec.nodeSelector: Invalid value: "a"') for name in "ab"
     ]
@@ -90,7 +90,7 @@ def test_a_pod_that_a_controller_makes_has_no_made_up_name() -> None:
         'pods "x" is forbidden: exceeded quota: q',
     ],
 )
-def test_what_others_refuse_may_pass(words: str) -> None:
+def test_a_refusal_by_admission_can_pass(words: str) -> None:
     assert explain_invalid(words) is None
     assert refused(words).reason.name in readiness.MAY_PASS
 

@@ -99,7 +99,7 @@ def test_a_kind_of_the_same_name_from_another_group_is_no_owner() -> None:
 
 
 @pytest.mark.parametrize("labels", [None, {}, {"app": "x"}, {"hone.dev/finetunejob": ""}])
-def test_what_names_no_owner_has_none(labels: Object | None) -> None:
+def test_a_child_without_owner_labels_has_no_owner(labels: Object | None) -> None:
     assert owners.owner_key(JOBS, child(labels=labels)) is None
 
 
@@ -141,13 +141,13 @@ def test_labels_that_name_somebody_else_make_no_orphan(labels: Object) -> None:
     assert ownership.is_foreign_claim(child(CLAIMS, labels=labels), owner())
 
 
-def test_a_child_of_this_very_owner_is_its_own_whatever_its_labels_are() -> None:
+def test_a_controlled_child_belongs_to_its_owner_with_any_labels() -> None:
     assert ownership.is_own(child(by=owner()), owner())
     assert ownership.conflict([child(by=owner()), child(SERVICES, by=owner())], owner()) is None
     assert not ownership.is_own(child(by=owner(uid="earlier")), owner())
 
 
-def test_a_claim_of_hones_is_no_foreign_one_and_neither_is_none() -> None:
+def test_a_claim_of_hone_or_no_claim_is_not_foreign() -> None:
     labels = {**MANAGED, LABELS[FINETUNEJOBS]: "faq"}
     assert not ownership.is_foreign_claim(None, owner())
     assert not ownership.is_foreign_claim(child(CLAIMS, labels=labels), owner())
@@ -187,7 +187,7 @@ def ago(**time: int) -> str:
         (child(by=owner(uid="old")), owner(creationTimestamp=None), None),
     ],
 )
-def test_a_child_that_does_not_leave_is_reported_after_a_while(found: Object, of: Object, words: str | None) -> None:
+def test_a_child_whose_deletion_takes_long_is_reported(found: Object, of: Object, words: str | None) -> None:
     error = ownership.explain_leaving([child(by=owner()), found], of, NOW)
     assert (error is None) is (words is None)
     if error is not None and words is not None:
@@ -225,7 +225,9 @@ def parts(action: Action) -> Object:
 
 
 @given(APPLIES | PATCHES, st.booleans())
-def test_a_write_is_bound_to_what_was_found_and_keeps_every_other_field(action: Apply | Patch, is_found: bool) -> None:
+def test_a_write_is_bound_to_the_found_object_and_keeps_every_other_field(
+    action: Apply | Patch, is_found: bool
+) -> None:
     before = copy.deepcopy(action)
     strangers = [child(PODS if action.resource != PODS else JOBS), child(action.resource, name="else")]
     bound = ownership.bind(action, [*strangers, *([child(action.resource)] if is_found else [])])
@@ -252,5 +254,5 @@ def test_a_pod_of_a_list_has_no_kind_and_is_found_all_the_same() -> None:
 
 
 @pytest.mark.parametrize("action", [Create(JOBS, child()), Delete(JOBS, "faq-train", "child")])
-def test_what_is_made_or_deleted_needs_no_binding(action: Action) -> None:
+def test_a_creation_or_deletion_needs_no_binding(action: Action) -> None:
     assert ownership.bind(action, [child(uid="else")]) is action

@@ -112,7 +112,7 @@ def test_engines_that_share_a_claim_of_one_node_wait_for_a_person() -> None:
     assert readiness.judge_service([], found) == readiness.Health("Stalled", "ClaimNotShared", words)
 
 
-def test_a_service_without_engines_is_as_it_should_be() -> None:
+def test_a_service_scaled_to_zero_is_ready() -> None:
     assert health(plan_service(running(), NOW).status) == ("Ready", "ScaledToZero")
 
 

@@ -74,7 +74,7 @@ def test_engines_that_are_gone_are_not_reported_to_answer(refuse: Any, serve: An
 
 
 @pytest.mark.parametrize("refuse", REFUSALS)
-def test_engines_of_a_refused_service_are_still_asked(refuse: Any) -> None:
+def test_engines_of_a_refused_service_are_still_polled(refuse: Any) -> None:
     observed = with_adapters(with_keeper("p1"))
     refuse(observed)
     assert list(plan(observed, NOW).poll) == ["uid-p1"]

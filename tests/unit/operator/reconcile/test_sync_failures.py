@@ -59,7 +59,7 @@ def test_a_refusal_is_reported_at_once(action: Action, what: str, stops_pods: bo
 
 @pytest.mark.parametrize(("action", "what", "stops_pods"), ACTIONS)
 @pytest.mark.parametrize("error", PASSING, ids=repr)
-def test_any_other_failure_is_reported_when_it_comes_again(
+def test_any_other_failure_is_reported_after_several_tries(
     action: Action, what: str, stops_pods: bool, error: Exception
 ) -> None:
     assert [failed(action, error, tries) for tries in range(1, TRIES)] == [None] * (TRIES - 1)
@@ -73,7 +73,7 @@ def test_any_other_failure_is_reported_when_it_comes_again(
 
 
 @pytest.mark.parametrize("error", [ApiError(403, "no"), ApiError(500, "no"), TimeoutError()], ids=repr)
-def test_children_that_cannot_be_read_are_reported_when_it_comes_again(error: Exception) -> None:
+def test_children_that_cannot_be_read_are_reported_after_several_tries(error: Exception) -> None:
     assert unread(error, TRIES - 1) is None
     found = unread(error, TRIES)
     assert found is not None
@@ -94,7 +94,7 @@ def test_failures_are_counted_in_a_row_for_each_child_of_each_owner(passes: list
         assert troubles.count(key, sorted(names)) == expected
 
 
-def test_an_object_that_is_gone_begins_again() -> None:
+def test_the_count_of_a_deleted_object_is_reset() -> None:
     troubles = Troubles()
     troubles.count(KEY, NAMES)
     troubles.forget(KEY)
@@ -113,7 +113,7 @@ def reported(owner: Object, *troubles: Trouble) -> Object:
     return owner | {"status": {"conditions": conditions.to_list(SYNCED)}}
 
 
-def test_the_condition_comes_with_trouble_and_stays_to_say_that_it_is_over() -> None:
+def test_the_condition_appears_with_the_first_trouble_and_reports_its_end() -> None:
     owner = reported(job_object())
     assert synced(owner) is None
     trouble = contested(("Job", "faq"), "'argocd' (its field manager)")
@@ -152,7 +152,7 @@ def without_config_map(one: Object, **more: Any) -> dict[str, tuple[str, str]]:
 
 
 @pytest.mark.parametrize("heard", [{}, {"uid-p1": NOW - timedelta(hours=1)}])
-def test_a_child_that_is_refused_stops_no_trainer_that_runs(heard: Any) -> None:
+def test_a_refused_child_stops_no_running_trainer(heard: Any) -> None:
     one = pod(running={"startedAt": BEFORE})
     found, well = without_config_map(one, heard=heard), observed_job(job_object(), one, heard=heard)
     assert found["Running"] == conditions(finetunejob_plan.plan(well, NOW).status)["Running"]
@@ -162,7 +162,7 @@ def test_a_child_that_is_refused_stops_no_trainer_that_runs(heard: Any) -> None:
 
 
 @pytest.mark.parametrize("type_", ["Complete", "Failed"])
-def test_a_child_that_is_refused_keeps_no_result_back(type_: str) -> None:
+def test_a_refused_child_does_not_hide_a_result(type_: str) -> None:
     state = terminated(0, success()) if type_ == "Complete" else terminated(65, "no")
     ended = [job_condition(type_, "BackoffLimitExceeded")]
     observed = observed_job(job_object(), pod(terminated=state), job_conditions=ended, troubles=[REFUSED])

@@ -26,7 +26,7 @@ def fought(writes: int, *, at: float = 0.0) -> Contests:
     return contests
 
 
-def test_the_first_repairs_are_free() -> None:
+def test_the_first_repairs_are_not_delayed() -> None:
     contests = Contests()
     assert not any(contests.note(KEY, CHILD, 0.0) for _ in range(FREE_WRITES))
     assert not contests.holds(KEY, CHILD, 0.0)
@@ -34,7 +34,7 @@ def test_the_first_repairs_are_free() -> None:
     assert contests.seconds_left(KEY, 0.0) is None
 
 
-def test_one_repair_too_many_opens_a_contest_of_that_child_alone() -> None:
+def test_one_repair_too_many_delays_only_that_child() -> None:
     contests = fought(FREE_WRITES + 1)
     assert contests.holds(KEY, CHILD, 0.0)
     assert [child for child, _ in contests.contested(KEY, 0.0)] == [CHILD]
@@ -58,7 +58,7 @@ def test_the_pause_doubles_up_to_its_limit_and_ends() -> None:
     assert contests.seconds_left(KEY, 0.0) == LONGEST_PAUSE_SECONDS
 
 
-def test_the_pause_stays_at_its_limit_for_as_long_as_the_other_writer_goes_on() -> None:
+def test_the_pause_stays_at_its_limit_while_the_other_writer_continues() -> None:
     contests, now = fought(FREE_WRITES), 0.0
     for repair in range(2000):
         assert contests.note(KEY, CHILD, now)
@@ -68,7 +68,7 @@ def test_the_pause_stays_at_its_limit_for_as_long_as_the_other_writer_goes_on() 
         now += left
 
 
-def test_after_a_quiet_time_repairs_are_free_again() -> None:
+def test_after_a_quiet_time_repairs_are_not_delayed() -> None:
     contests = fought(FREE_WRITES + 4)
     later = WINDOW_SECONDS + 1
     assert not any(contests.note(KEY, CHILD, later) for _ in range(FREE_WRITES - 1))
@@ -76,7 +76,7 @@ def test_after_a_quiet_time_repairs_are_free_again() -> None:
 
 
 @pytest.mark.parametrize("other", [("u", 2), ("another", 1)])
-def test_another_spec_and_another_object_of_the_name_begin_the_count_again(other: tuple[str, int]) -> None:
+def test_another_spec_or_another_object_of_the_name_resets_the_count(other: tuple[str, int]) -> None:
     contests = fought(FREE_WRITES + 3)
     contests.begin(KEY, ("u", 1))
     assert contests.holds(KEY, CHILD, 0.0)
@@ -91,7 +91,7 @@ def test_a_contest_ends_when_its_writes_are_old() -> None:
     assert contests.seconds_left(KEY, WINDOW_SECONDS + 1) is None
 
 
-def test_who_else_writes_is_asked_before_the_write_that_opens_a_contest_and_is_remembered() -> None:
+def test_the_other_writer_is_looked_up_before_the_write_that_delays_and_is_remembered() -> None:
     contests = fought(FREE_WRITES - 1)
     assert not contests.is_suspect(KEY, CHILD)
     contests.note(KEY, CHILD, 0.0)
