@@ -1,6 +1,6 @@
-"""An etcd and a kube-apiserver of one's own, on free ports, with nothing that runs pods or controllers.
+"""Run a private etcd and kube-apiserver on free ports, without kubelets and controllers.
 
-For tests and benchmarks of what the operator asks of the API server. The programs are those of the local cluster
+For tests and benchmarks of the operator's use of the API server. The programs are those of the local cluster
 (`make cluster-up` builds them).
 """
 
@@ -38,11 +38,11 @@ class ApiServer:
 
     @property
     def kubeconfig(self) -> Path:
-        """The administrator's."""
+        """The kubeconfig of the administrator."""
         return self.kubeconfig_of(ADMIN)
 
     def kubeconfig_of(self, user: str, url: str | None = None) -> Path:
-        """As this user, whose token is the user's name. `url`: through a proxy in front of the server."""
+        """Return a kubeconfig of this user, whose token is the name. `url`: that of a proxy in front of the server."""
         file = self.folder / f"{user.replace(':', '-')}-{(url or self.url).rpartition(':')[2]}.conf"
         cluster = {"server": url or self.url, "insecure-skip-tls-verify": True}
         config = {
@@ -70,7 +70,7 @@ class ApiServer:
 
 
 def programs() -> Path | None:
-    """The folder with kube-apiserver and etcd, when it has been built."""
+    """Return the folder with kube-apiserver and etcd; None before it is built."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     found = sorted(cache.glob("hone/cluster/*/bin/kube-apiserver"), key=lambda path: path.stat().st_mtime)
     return found[-1].parent if found else None
@@ -80,7 +80,7 @@ def programs() -> Path | None:
 def api_server(
     folder: Path, *, users: dict[str, tuple[str, ...]] | None = None, flags: tuple[str, ...] = ()
 ) -> Iterator[ApiServer]:
-    """Runs as long as the context. `users`: names and groups; with any, RBAC judges what they may do."""
+    """Run an API server until the context ends. `users`: names and groups; with any, RBAC is enforced."""
     bin_ = programs()
     if bin_ is None:
         raise RuntimeError("there is no kube-apiserver yet: `make cluster-up` builds it")
@@ -101,7 +101,7 @@ def api_server(
     server += ["--service-account-signing-key-file", key, "--service-cluster-ip-range", "10.99.0.0/24"]
     server += ["--disable-admission-plugins", "ServiceAccount", *flags]
     log = (folder / "log").open("w")
-    # Killed, since an API server waits for the watches that are open.
+    # The processes are killed: a terminated API server would wait for open watches.
     with log, processes([etcd, server], dict(os.environ), log.fileno(), end=signal.SIGKILL):
         found = ApiServer(f"https://127.0.0.1:{api_port}", folder, bin_)
         _until(lambda: CoreV1Api(found.client()).read_namespace("default"))
@@ -152,7 +152,7 @@ def processes(
 
 @contextmanager
 def operator(kubeconfig: Path, *arguments: str, log: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """Hone's operator as a process here, until the context ends or the test ends it."""
+    """Run Hone's operator as a local process, until the context ends or the test ends it."""
     environment = dict(os.environ, KUBECONFIG=str(kubeconfig), HONE_RUNTIME_IMAGE=IMAGE, PYTHONWARNINGS="ignore")
     command: list[object] = [sys.executable, "-m", "hone_operator", *arguments]
     with (log or Path(os.devnull)).open("ab") as out, processes([command], environment, out.fileno()) as started:

@@ -1,4 +1,4 @@
-"""The chart as helm renders it, in variants of its values."""
+"""Render the chart with helm, with several variants of its values."""
 
 import subprocess
 from pathlib import Path

@@ -1,7 +1,7 @@
 """The Kubernetes cluster that the tests of this folder run on, with Hone installed from its chart.
 
-By default a local one is brought up (Linux, root and Go needed). With HONE_TEST_KUBECONFIG and HONE_TEST_REGISTRY
-the tests use that cluster, whose nodes must be able to pull from that registry.
+By default a local cluster is started (this needs Linux, root and Go). With HONE_TEST_KUBECONFIG and
+HONE_TEST_REGISTRY the tests use that cluster, whose nodes must be able to pull from that registry.
 """
 
 import os
@@ -29,7 +29,7 @@ def not_run(reason: str) -> NoReturn:
 
 
 def lacking() -> str | None:
-    """What keeps this machine from running the local cluster."""
+    """Return why this machine can't run the local cluster; None where it can."""
     if not shutil.which("apt-get"):
         return "the local cluster needs Debian"
     if os.geteuid() != 0:
@@ -41,7 +41,7 @@ def lacking() -> str | None:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """A running cluster. The local one stays up for the next run, except under CI."""
+    """Yield a running cluster. The local one stays up for the next run, except under CI."""
     theirs, registry = os.environ.get("HONE_TEST_KUBECONFIG"), os.environ.get("HONE_TEST_REGISTRY")
     if theirs:
         if not registry:
@@ -62,7 +62,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def two_nodes(cluster: Cluster) -> Iterator[tuple[str, str]]:
-    """The names of two nodes that take pods; one of them may be drained: the second."""
+    """Yield the names of two nodes that take pods. A test may drain the second."""
     local = not os.environ.get("HONE_TEST_KUBECONFIG")
     if local:
         run(LOCAL / "cluster", "join", timeout=240)
@@ -76,16 +76,16 @@ def two_nodes(cluster: Cluster) -> Iterator[tuple[str, str]]:
 
 @pytest.fixture(scope="session")
 def control_plane(request: pytest.FixtureRequest) -> None:
-    """The programs that `apiserver.api_server` runs."""
+    """Require the programs that `apiserver.api_server` runs."""
     if programs() is None:
-        request.getfixturevalue("cluster")  # builds them, unless it is another's cluster
+        request.getfixturevalue("cluster")  # builds them, unless the cluster is not the local one
     if programs() is None:
         not_run("there is no kube-apiserver of the local cluster: `make cluster-up` builds it")
 
 
 @pytest.fixture(scope="session")
 def images(cluster: Cluster) -> Images:
-    """Hone's images of the present sources, in the cluster's registry."""
+    """Return Hone's images of the present sources, in the cluster's registry."""
     printed = run(LOCAL / "images", "build", env={**cluster.env, "HONE_TEST_REGISTRY": cluster.registry}, timeout=1800)
     operator, runtime = printed.splitlines()[-2:]
     return Images(operator, runtime)
@@ -93,14 +93,14 @@ def images(cluster: Cluster) -> Images:
 
 @pytest.fixture(scope="session")
 def hone(cluster: Cluster, images: Images) -> Iterator[Cluster]:
-    """The cluster with Hone installed from its chart, as a user would do it."""
+    """Yield the cluster with Hone installed from its chart, as a user would install it."""
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM, "labels": RESTRICTED}})
-    # What an earlier installation left: helm does not know of it.
+    # An earlier installation leaves its Lease, which helm does not know.
     cluster.kubectl("delete", "lease", "hone-operator", "--ignore-not-found", namespace=SYSTEM)
     try:
         helm = ["helm", "upgrade", "--install", "hone", f"{ROOT}/charts/hone", "--namespace", SYSTEM]
         values = [f"operator.image={images.operator}", f"runtime.image={images.runtime}"]
-        # The local node's GPUs are not real; what asks for some computes on the CPU.
+        # The local node's GPUs are fake; pods that request them compute on the CPU.
         values = ["--set-string", ",".join(values), "--set", "runtime.requireGpus=false"]
         run(*helm, *values, "--wait", "--timeout=180s", env=cluster.env, timeout=240)
     except AssertionError as error:
@@ -112,7 +112,7 @@ def hone(cluster: Cluster, images: Images) -> Iterator[Cluster]:
 
 @pytest.fixture
 def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A fresh namespace of the test's own."""
+    """Yield a new namespace for the test."""
     slug = "".join(c if c.isalnum() else "-" for c in request.node.name.lower())[:40].strip("-")
     with cluster.fresh_namespace(slug) as name:
         yield name

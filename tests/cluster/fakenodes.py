@@ -1,4 +1,4 @@
-"""Nodes that are objects only: the scheduler and the controllers take them for real, and nothing ever runs on them."""
+"""Fake nodes: objects that the scheduler and the controllers treat as real, and on which nothing ever runs."""
 
 import json
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ TOLERATION = {"key": FAKE, "operator": "Exists"}
 
 @contextmanager
 def fake_nodes(cluster: Cluster, **nodes: Object) -> Iterator[None]:
-    """Nodes for as long as the context lasts: `capacity`, `labels`, and `allocatable`, `ready`, `unschedulable`.
+    """Create nodes until the context ends: `capacity`, `labels`, and `allocatable`, `ready`, `unschedulable`.
 
-    All have a taint, so that nothing but what tolerates it goes there. Their heartbeat is not renewed: Kubernetes takes
-    them for lost after some 40 seconds.
+    All have a taint, so that only pods that tolerate it are placed there. Their heartbeat is not renewed: Kubernetes
+    considers them lost after about 40 seconds.
     """
     try:
         for name, node in nodes.items():
@@ -52,7 +52,7 @@ def _make(
 
 
 def _set_ready(cluster: Cluster, name: str, ready: bool) -> None:
-    """Report as the kubelet does, or as Kubernetes does when the kubelet is silent."""
+    """Set the condition Ready as the kubelet does, or as Kubernetes does when the kubelet is silent."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     words = {"reason": "KubeletReady", "message": "kubelet is posting ready status"}
     if not ready:

@@ -1,4 +1,4 @@
-"""An HTTP proxy in front of an API server that can make everything go wrong, and counts what it is asked."""
+"""An HTTP proxy in front of an API server, which can inject faults and records all requests."""
 
 import asyncio
 import json
@@ -15,12 +15,12 @@ from aiohttp import web
 
 @dataclass(frozen=True)
 class Request:
-    """A request as a fault sees it."""
+    """A request for which a fault is chosen."""
 
     method: str
     path: str
     is_watch: bool
-    # Of the object that is to be made.
+    # The name of the object to create.
     name: str = ""
 
     @property
@@ -30,7 +30,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Seen:
-    """A request that came, when (monotonic), and what it was answered; 0: nothing."""
+    """A received request, when it came (monotonic), and the status of its answer; 0 without an answer."""
 
     at: float
     request: Request
@@ -41,7 +41,7 @@ class Seen:
 class Fault:
     """What to do instead of, or before, passing a request on.
 
-    `text`: answer 200 with it, as a balancer does that has a page of its own. `lost`: pass it on and cut the
+    `text`: answer 200 with it, like a load balancer with its own page. `lost`: pass the request on, and cut the
     connection instead of answering. `cut_after`: end a watch after these seconds.
     """
 
@@ -76,7 +76,7 @@ BROKEN_STREAM = Fault(event={"type": "ERROR", "object": status_body(500, "Intern
 
 
 class FaultProxy:
-    """Runs in a thread of its own. `fault` chooses what happens to each request; None: nothing special."""
+    """A proxy that runs in a thread of its own. `fault` chooses a fault for each request; None for none."""
 
     def __init__(self, server: str) -> None:
         self._server = server
@@ -88,7 +88,7 @@ class FaultProxy:
 
     @contextmanager
     def fault(self, choose: Choose, *, cut: bool = True) -> Iterator[None]:
-        """Within, requests meet what is chosen. `cut`: what is open is cut first."""
+        """Inject faults until the context ends. `cut`: cut open connections first."""
         self._choose = choose
         if cut:
             self._loop.call_soon_threadsafe(self._cut)
@@ -165,7 +165,7 @@ class FaultProxy:
             response = await self._pass_on(request, fault)
             status = response.status
             return response
-        except (aiohttp.ClientError, ConnectionError):  # cut on this side or that
+        except (aiohttp.ClientError, ConnectionError):  # cut on either side
             return _abort(request)
         finally:
             self.seen.append(Seen(at, info, status))

@@ -1,4 +1,4 @@
-"""kubectl on a cluster, waiting for what it shows, and the pods that tests make."""
+"""Helpers for tests on a cluster: kubectl, waiting for objects, and pods."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import pytest
 
 SYSTEM = "hone-system"
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
-# For clients in the cluster. A pod is ready first, and some moments later the Service's address leads to it.
+# For clients in the cluster. The Service's address leads to a pod only some moments after the pod is ready.
 CONNECT = """
 import socket, time
 def connect(host, port):
@@ -32,7 +32,7 @@ Object = dict[str, Any]
 
 
 def run(*command: str | Path, env: dict[str, str] | None = None, stdin: str | None = None, timeout: float = 120) -> str:
-    """What the command prints on standard output; its standard error is in the failure when it fails."""
+    """Run a command and return its standard output. A failure contains its standard error."""
     words = [str(word) for word in command]
     done = subprocess.run(words, env=env, input=stdin, timeout=timeout, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -50,7 +50,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Cluster:
-    """kubectl on one cluster, and waiting for what it shows."""
+    """kubectl on one cluster, with waiting for objects."""
 
     env: dict[str, str]
     registry: str
@@ -58,7 +58,7 @@ class Cluster:
     def kubectl(
         self, *arguments: str, namespace: str | None = None, stdin: str | None = None, timeout: float = 120
     ) -> str:
-        """What kubectl prints; AssertionError with its words when it fails."""
+        """Run kubectl and return its output. Raises AssertionError with its error message when it fails."""
         scope = ["--namespace", namespace] if namespace else []
         return run("kubectl", *scope, *arguments, env=self.env, stdin=stdin, timeout=timeout)
 
@@ -69,7 +69,7 @@ class Cluster:
         self.kubectl("create", "-f", "-", namespace=namespace, stdin=json.dumps(as_list(objects)))
 
     def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
-        """The object, or None when there is none."""
+        """Return the object, or None when there is none."""
         found = self.kubectl("get", kind, name, "--ignore-not-found", "--output", "json", namespace=namespace)
         return json.loads(found) if found else None
 
@@ -89,7 +89,7 @@ class Cluster:
     ) -> Object:
         """Poll until the condition holds for the object, and return it.
 
-        Fails after `timeout` seconds, or at once when `unless` holds, with all that helps to see why.
+        Fails after `timeout` seconds, or at once when `unless` holds, with the state of the namespace.
         """
         end = time.monotonic() + timeout
         while True:
@@ -105,7 +105,7 @@ class Cluster:
             time.sleep(0.3)
 
     def run_pod(self, spec: Object, namespace: str, timeout: float = 240) -> str:
-        """Run the pod to its success and return what it printed."""
+        """Run the pod to its success and return its log."""
         name = spec["metadata"]["name"]
         self.create(spec, namespace=namespace)
         self.wait("pod", name, phase("Succeeded"), namespace, timeout=timeout, unless=phase("Failed"))
@@ -113,7 +113,7 @@ class Cluster:
 
     @contextmanager
     def fresh_namespace(self, prefix: str) -> Iterator[str]:
-        """A namespace at the restricted Pod Security level, for as long as the context lasts."""
+        """Create a namespace at the restricted Pod Security level, until the context ends."""
         name = f"{prefix}-{os.urandom(3).hex()}"
         self.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}})
         yield name
@@ -126,7 +126,7 @@ class Cluster:
         )
 
     def dump(self, kind: str, name: str, namespace: str | None) -> str:
-        """The object, and the events, pods and last log lines of its namespace and of Hone's."""
+        """Return the object, and the events, pods and last log lines of its namespace and of Hone's."""
         parts = [self._try("get", kind, name, "--output", "yaml", namespace=namespace)]
         for space in dict.fromkeys([namespace or "default", SYSTEM]):
             parts += [
@@ -153,12 +153,12 @@ def as_list(objects: tuple[Object, ...]) -> Object:
 
 
 def phase(*wanted: str) -> Callable[[Object], bool]:
-    """A test for a pod's or a claim's phase."""
+    """Return a test for a pod's or a claim's phase."""
     return lambda found: found.get("status", {}).get("phase") in wanted
 
 
 def condition(kind: str, status: str = "True") -> Callable[[Object], bool]:
-    """A test for a condition in an object's status."""
+    """Return a test for a condition in an object's status."""
 
     def holds(found: Object) -> bool:
         conditions = found.get("status", {}).get("conditions", [])
@@ -168,7 +168,7 @@ def condition(kind: str, status: str = "True") -> Callable[[Object], bool]:
 
 
 def pod(name: str, image: str, *command: str, claims: dict[str, str] | None = None, **container: Any) -> Object:
-    """A pod at the restricted level with a read-only root and a writable /tmp. `claims`: claim to mount path."""
+    """Return a pod at the restricted level with a read-only root and a writable /tmp. `claims`: claim to mount path."""
     volumes: list[Object] = [{"name": "tmp", "emptyDir": {}}]
     mounts = [{"name": "tmp", "mountPath": "/tmp"}]
     for claim, path in (claims or {}).items():
@@ -204,7 +204,7 @@ def pod(name: str, image: str, *command: str, claims: dict[str, str] | None = No
 
 
 def chart(folder: Path, *contents: Object) -> str:
-    """A Helm chart of these objects, in a new folder whose name it has."""
+    """Write a Helm chart of these objects into a new folder, which has the chart's name."""
     (folder / "templates").mkdir(parents=True)
     (folder / "Chart.yaml").write_text(f"apiVersion: v2\nname: {folder.name}\nversion: 0.1.0\n")
     documents = (json.dumps(each).replace("{{", '{{ "{{" }}') for each in contents)
@@ -213,6 +213,6 @@ def chart(folder: Path, *contents: Object) -> str:
 
 
 def claim(name: str) -> Object:
-    """A claim of the default StorageClass that several pods may mount."""
+    """Return a claim of the default StorageClass that several pods may mount."""
     spec = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}

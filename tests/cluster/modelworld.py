@@ -1,8 +1,8 @@
-"""The operator's controller on a real API server, pass by pass, and what of a cluster is missing there.
+"""Run the operator's controller on a real API server, pass by pass, and simulate the missing parts of a cluster.
 
-No kubelet and no controllers run, so this plays them as far as the operator looks: the garbage collector, the rollout
-of a Deployment with one pod, and the end of a preparing Job. Passes follow lists instead of watches, so that nothing
-depends on time.
+No kubelet and no controllers run, so this module simulates the parts that the operator observes: the garbage collector,
+the roll-out of a Deployment with one pod, and the end of a preparing Job. Passes follow lists instead of watches, so
+that nothing depends on time.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ IMAGE = "registry.invalid/runtime"
 
 
 class Refused(Exception):
-    """The API server takes no child that the spec asks for."""
+    """The API server refuses a child that the spec asks for."""
 
 
 def _next_version() -> tuple[type[FineTuneJob], type[InferenceService]]:
@@ -105,13 +105,13 @@ class World:
         self.runner.close()
 
     def restart(self) -> None:
-        """Begin again with nothing remembered."""
+        """Restart the operator without its memory."""
 
         async def begin() -> Controller:
             self.metrics = Metrics()
             api = await self._connect(self.metrics)
             engines = {"vllm": f"vllm:{self.version}", "sglang": "s:1", "tgi": "t:1"}
-            # The specs have any field of a pod: at a stricter level most of them would make nothing.
+            # The specs have any field of a pod: at a stricter level most of them would be refused.
             images = Images(f"{IMAGE}:{self.version}", engines, level=PRIVILEGED)
             return Controller(api, images, [], Metrics(), lambda: True)
 
@@ -136,7 +136,7 @@ class World:
         self.restart()
 
     def _wait_for_schema(self) -> None:
-        """The new schema fills in what is read; until then the operator would see the old one."""
+        """Wait until the API server fills in the defaults of the new schema."""
         for kind, resource, least in (
             ("FineTuneJob", FINETUNEJOBS, {"model": {"name": "a/b"}, "dataset": {"name": "a/b"}}),
             ("InferenceService", INFERENCESERVICES, {"model": {"name": "a/b"}}),
@@ -194,7 +194,7 @@ class World:
         self.run(self.api.delete(resource, metadata["namespace"], metadata["name"], metadata["uid"]))
 
     def count_writes(self) -> int:
-        """Return how many requests but reads the operator has made since it was started."""
+        """Return how many writes the operator has made since it was started."""
         samples = [sample for family in self.metrics.requests.collect() for sample in family.samples]
         counted = [each for each in samples if each.name.endswith("_total") and each.labels["method"] != "GET"]
         return int(sum(each.value for each in counted))
@@ -206,7 +206,7 @@ class World:
     # --- passes ---
 
     def settle(self, namespace: str) -> None:
-        """Passes until nothing changes. Raises Refused where the API server takes no child."""
+        """Make passes until nothing changes. Raises Refused where the API server refuses a child."""
         for _ in range(MOST_PASSES):
             before = self._versions(namespace)
             self.observe(namespace)
@@ -217,12 +217,12 @@ class World:
         raise AssertionError("the operator never comes to rest")
 
     def observe(self, namespace: str) -> None:
-        """One pass over each object."""
+        """Make one pass over each object."""
         with self.models():
             self._pass(namespace)
 
     def _check_observed(self, namespace: str) -> None:
-        """Raise AssertionError when the operator rests because it does not work on an object at all."""
+        """Raise AssertionError when nothing changes because the operator does not work on an object at all."""
         for resource in OWNERS:
             for body in self.list(resource, namespace):
                 assert body["status"]["observedGeneration"] == body["metadata"]["generation"], body
@@ -256,7 +256,7 @@ class World:
                     finally:
                         self.controller.queue.done(key)
                         self.controller.queue.forget(key)
-                        self.controller.executor.forget(key)  # between two steps there is a long time
+                        self.controller.executor.forget(key)  # much time passes between two steps
 
         try:
             self.run(go())
@@ -266,7 +266,7 @@ class World:
             if error.status not in (404, 409):
                 raise
 
-    # --- what other parts of a cluster do ---
+    # --- the simulated parts of a cluster ---
 
     def _play(self, namespace: str) -> None:
         owners = [
@@ -352,7 +352,7 @@ class World:
     # --- comparison ---
 
     def children(self, namespace: str) -> dict[str, Object]:
-        """Return the children by kind and name, without what differs between objects of equal specs."""
+        """Return the children by kind and name, without fields that differ between objects of equal specs."""
         found = {}
         for kind in CHILDREN:
             for body in self.list(kind, namespace):
@@ -361,7 +361,7 @@ class World:
         return found
 
     def status(self, resource: Resource, namespace: str, name: str) -> Object:
-        """Return the status, without times and what only the object's history shows."""
+        """Return the status, without times and fields that depend on the object's history."""
         body = self.get(resource, namespace, name)
         assert body
         status = dict(body.get("status") or {})
@@ -375,7 +375,7 @@ class World:
 
 
 def differences(found: Object, wanted: Object) -> str:
-    """Return the lines in which the two differ, with the lines around them."""
+    """Return the lines in which the two differ, with their context."""
     texts = [json.dumps(each, indent=1, sort_keys=True).splitlines() for each in (found, wanted)]
     return "\n".join(difflib.unified_diff(*texts, "found", "wanted", n=8, lineterm=""))
 

@@ -59,7 +59,7 @@ LEFT_OUT = {
     # No terminal is attached, no block device is opened, and claims of devices belong to the pod.
     "Container": ("resizePolicy", "restartPolicyRules", "stdin", "stdinOnce", "tty", "volumeDevices"),
     "ResourceRequirements": ("claims",),
-    # Nothing refers to another namespace: what may be read in one is for its own users to decide.
+    # No field refers to another namespace, whose users decide who may read it.
     "TypedObjectReference": ("namespace",),
     # Deprecated aliases.
     "PersistentVolumeClaimSpec": ("dataSource",),
@@ -103,7 +103,7 @@ def extract(openapi: dict[str, Any]) -> dict[str, Any]:
 
 
 def _core(schemas: dict[str, Any]) -> dict[str, Any]:
-    """Return what belongs to the core group and to the machinery that it uses."""
+    """Return the definitions of the core group and of the API machinery that it uses."""
     return {name: of for name, of in schemas.items() if ".apimachinery." in name or ".core.v1." in name}
 
 

@@ -1,4 +1,4 @@
-"""Holding processes of pods, which on the local cluster are processes of this machine."""
+"""Stop processes of pods, which on the local cluster are processes of this machine."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def processes_of(pod_uid: str, word: str) -> list[int]:
-    """The processes of a pod whose command line has the word."""
+    """Return the process ids of a pod whose command line contains `word`."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -22,7 +22,7 @@ def processes_of(pod_uid: str, word: str) -> list[int]:
 
 @contextmanager
 def stopped(pids: list[int]) -> Iterator[None]:
-    """The processes, of which there is one at least, do nothing at all meanwhile."""
+    """Stop the processes, at least one, until the context ends."""
     assert pids
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)

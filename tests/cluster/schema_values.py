@@ -11,7 +11,7 @@ NAMES = st.sampled_from(["first", "second", "third"])
 _TERM = {"matchExpressions": [{"key": "pool", "operator": "Exists"}]}
 _NODE = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [_TERM]}}
 _POD = {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "x"}}}
-# Fields whose schema allows more than Kubernetes does, or more than is of interest here.
+# Strategies for fields whose schema allows more than Kubernetes, or more than these tests need.
 WIDER_IN_THE_SCHEMA: dict[str, st.SearchStrategy[Any]] = {
     "affinity": st.sampled_from(
         [
@@ -63,7 +63,7 @@ def values(schema: Object, name: str = "") -> st.SearchStrategy[Any]:
 
 
 def fields(schema: Object, path: Path = ()) -> list[tuple[Path, Object]]:
-    """Return the path and the schema of every field, of parts and of what is in them; items of lists are values."""
+    """Return path and schema of every field, at every depth. Items of lists count as values."""
     found = []
     for name, part in schema.get("properties", {}).items():
         found.append(((*path, name), part))

@@ -1,4 +1,4 @@
-"""An API server that is gone, slow, or wrong: the operator neither ends, nor asks without end, nor loses anything."""
+"""With an API server that is gone, slow, or wrong, the operator does not exit, flood it, or lose anything."""
 
 import json
 import time
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 
 Object = dict[str, Any]
 CHILDREN = ("jobs", "configmaps", "persistentvolumeclaims")
-# The address of a stand-in for a trainer, where the operator asks for progress.
+# The address of a simulated trainer, which the operator polls for progress.
 TRAINER = ("127.80.0.1", 8080)
 OUTAGE_SECONDS = 12
 # How long the operator waits for an answer.
@@ -29,7 +29,7 @@ REQUEST_SECONDS = 30
 
 @dataclass
 class Bench:
-    """An operator that reaches its API server only through a faulty proxy; the test goes around it."""
+    """An operator that reaches its API server only through a faulty proxy. The test bypasses the proxy."""
 
     server: ApiServer
     proxy: FaultProxy
@@ -50,7 +50,7 @@ class Bench:
         return self.objects.get_namespaced_custom_object("hone.dev", "v1alpha1", namespace, "finetunejobs", name)
 
     def children(self, name: str, namespace: str = "default") -> dict[str, int]:
-        """How many of each kind there are."""
+        """Return the number of children of each kind."""
         selector = {"label_selector": f"hone.dev/finetunejob={name}"}
         listed = (
             self.batch.list_namespaced_job(namespace, **selector),
@@ -64,7 +64,7 @@ class Bench:
         return bool(conditions) and self.children(name, namespace) == dict.fromkeys(CHILDREN, 1)
 
     def check(self) -> None:
-        """Whatever happened, the operator still runs, and met nothing that it does not know."""
+        """Check that the operator still runs, and logged no unexpected error."""
         assert self.process.poll() is None, self.log.read_text()[-3000:]
         assert "Traceback" not in self.log.read_text(), self.log.read_text()[-3000:]
 
@@ -85,7 +85,7 @@ def bench(control_plane: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="module")
 def trainer() -> Iterator[dict[str, int]]:
-    """Answers GET /progress; the test sets the step."""
+    """Answer GET /progress; the test sets the step."""
     state = {"step": 1}
 
     class Handler(BaseHTTPRequestHandler):
@@ -106,7 +106,7 @@ def trainer() -> Iterator[dict[str, int]]:
 
 
 def run_pod(bench: Bench, name: str) -> str:
-    """What the Job controller, the scheduler and the kubelet would do: a running trainer. Returns the pod's name."""
+    """Create a running trainer, as the Job controller, the scheduler and the kubelet would. Return the pod's name."""
     job = bench.batch.list_namespaced_job("default", label_selector=f"hone.dev/finetunejob={name}").items[0]
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job.metadata.name, "uid": job.metadata.uid}
     template = json.loads(bench.batch.read_namespaced_job(job.metadata.name, "default", _preload_content=False).data)[
@@ -132,7 +132,7 @@ def step(bench: Bench, name: str) -> int:
 
 
 def test_an_answer_that_comes_too_late_makes_no_second_child(bench: Bench) -> None:
-    """The writes are done, and their answers come after the operator has given up on them."""
+    """The writes succeed, and their answers come after the operator's time limit."""
     begun = time.monotonic()
     late: list[str] = []
 
@@ -145,7 +145,7 @@ def test_an_answer_that_comes_too_late_makes_no_second_child(bench: Bench) -> No
     with bench.proxy.fault(choose, cut=False):
         bench.create("late", "slow")
         until(lambda: len(late) == len(CHILDREN))
-        bench.create("beside", "default")  # one that hangs holds up no other
+        bench.create("beside", "default")  # a request that hangs delays no other object
         assert until(lambda: bench.settled("beside")) < REQUEST_SECONDS / 2
         until(lambda: bench.settled("late", "slow"), 2 * REQUEST_SECONDS)
     assert time.monotonic() - begun > REQUEST_SECONDS
@@ -153,7 +153,7 @@ def test_an_answer_that_comes_too_late_makes_no_second_child(bench: Bench) -> No
 
 
 def test_nothing_is_lost_while_the_api_server_is_gone(bench: Bench, trainer: dict[str, int]) -> None:
-    """A job goes on meanwhile, another ends, one is deleted, one is made: nothing of it is lost."""
+    """Meanwhile a job progresses, another ends, one is deleted, one is created."""
     for name in ("goes-on", "ends", "is-deleted"):
         bench.create(name)
     for name in ("goes-on", "ends", "is-deleted"):
@@ -183,7 +183,7 @@ def test_nothing_is_lost_while_the_api_server_is_gone(bench: Bench, trainer: dic
         third = OUTAGE_SECONDS / 3
         asked = [len([s for s in bench.proxy.since(begun) if s.at < begun + third])]
         asked.append(len(bench.proxy.since(begun + 2 * third)))
-    # Ever fewer: so it is no matter how long it lasts.
+    # The requests become fewer with time, so the duration of the fault does not matter.
     assert asked[1] < asked[0]
     assert sum(asked) < 200
     until(lambda: bench.settled("made-meanwhile"))
@@ -204,7 +204,7 @@ def test_nothing_is_lost_while_the_api_server_is_gone(bench: Bench, trainer: dic
     ],
 )
 def test_watches_that_end_at_once(bench: Bench, name: str, fault: Fault, seconds: float, most: int) -> None:
-    """What is made and deleted meanwhile is seen, by watches that go on or by lists."""
+    """Meanwhile created and deleted objects are observed, by continued watches or by lists."""
     deleted = f"{name}-deleted"
     bench.create(deleted)
     until(lambda: bench.settled(deleted))
@@ -234,7 +234,7 @@ def test_a_balancer_that_answers_with_pages_of_its_own(bench: Bench) -> None:
 
 def test_retry_after_is_respected(bench: Bench) -> None:
     """429 with Retry-After, for everything."""
-    bench.create("calm")  # whatever came before is over
+    bench.create("calm")  # earlier faults are over
     until(lambda: bench.settled("calm"))
     seconds, begun = 5, time.monotonic()
     busy = Fault(status=429, headers=(("Retry-After", str(seconds)),))
@@ -255,7 +255,7 @@ def test_retry_after_is_respected(bench: Bench) -> None:
     [("conflicts", Fault(status=409)), ("errors", Fault(status=500)), ("lost-answers", Fault(lost=True))],
 )
 def test_writes_that_fail_half_of_the_time(bench: Bench, name: str, fault: Fault) -> None:
-    """Also those that were done and whose answers were lost."""
+    """Some of these writes succeed, and only their answers are lost."""
     writes = [0]
 
     def choose(request: Request) -> Fault | None:

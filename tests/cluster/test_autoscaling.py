@@ -1,4 +1,4 @@
-"""The number of engines by their load: the condition before and after the cluster serves it, and a scale-up."""
+"""Autoscaling by load: the condition before and after the cluster serves the metric, and a scale-up."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from test_main_path import ONE_THREAD, SERVE_SECONDS
 
 Object = dict[str, Any]
 API = "v1beta2.custom.metrics.k8s.io"
-# A small custom-metrics API: what prometheus-adapter would have from Prometheus, it reads from the engines themselves.
+# A small custom-metrics API. It reads from the engines the values that prometheus-adapter would get from Prometheus.
 METRICS_API = """
 import http.server, json, os, pathlib, ssl, time, urllib.request
 MINE = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -79,7 +79,7 @@ for _ in range(6):
 
 @pytest.fixture
 def lab(hone: Cluster, images: Images, tmp_path: Path) -> Iterator[str]:
-    """A namespace with a tiny model, and a custom-metrics API that is not registered yet."""
+    """Yield a namespace with a tiny model, and a custom-metrics API that is not registered yet."""
     key, certificate = tmp_path / "key", tmp_path / "certificate"
     curve = [
         "-newkey",
@@ -118,7 +118,7 @@ def lab(hone: Cluster, images: Images, tmp_path: Path) -> Iterator[str]:
         try:
             yield namespace
         finally:
-            # One that nobody answers would keep the namespace from going.
+            # A registered API without a server would block the deletion of the namespace.
             hone.kubectl("delete", "apiservice", API, "--ignore-not-found")
 
 

@@ -1,4 +1,4 @@
-"""The chart as it renders: legal, complete and accepted by helm lint, kubeconform and kube-score in each variant."""
+"""The rendered chart is valid, complete and accepted by helm lint, kubeconform and kube-score in each variant."""
 
 import json
 import re
@@ -30,13 +30,13 @@ SCORE_EXCEPTIONS = {
 
 @pytest.fixture(scope="module")
 def checkers() -> Path:
-    """The folder with kubeconform, kube-score and the definitions of monitors."""
+    """Return the folder with kubeconform, kube-score and the definitions of monitors."""
     return Path(run(ROOT / "tests/cluster/chartcheck/build", timeout=900).strip())
 
 
 @pytest.fixture(scope="module")
 def schemas(control_plane: None, checkers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the JSON schema of every kind that the API server has, monitors among them."""
+    """Return a folder with the JSON schema of every kind of the API server, including monitors."""
     folder = tmp_path_factory.mktemp("schemas")
     with api_server(tmp_path_factory.mktemp("server")) as server:
         kubectl = [server.programs / "kubectl", "--kubeconfig", server.kubeconfig]
@@ -95,7 +95,7 @@ def test_each_variant_passes_lint_kubeconform_and_kube_score(
     objects = render(tmp_path, VARIANTS[variant])
     worked, said = helm("lint", "--strict", CHART, "--values", tmp_path / "values.yaml")
     assert worked, said
-    # Hone's definitions hold values of any form; the API server judges them in other tests.
+    # Hone's definitions contain values of any form; other tests check them with the API server.
     checked = [found for found in objects if found["kind"] != "CustomResourceDefinition"]
     rendered = yaml.safe_dump_all(checked)
     location = f"{schemas}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json"

@@ -1,6 +1,6 @@
-"""The chart's life by helm on a real API server: upgraded from 0.1.0, uninstalled, installed again.
+"""The life of a release on a real API server: upgraded from 0.1.0, uninstalled, installed again.
 
-No kubelet is there: the test runs the Job of the uninstallation itself, as the ServiceAccount that the Job names.
+There is no kubelet: the test itself runs the Job of the uninstallation, as the ServiceAccount that the Job names.
 """
 
 import json
@@ -55,7 +55,7 @@ class Place:
     """kubectl, helm and the Job of the uninstallation on one API server."""
 
     server: ApiServer
-    # Of each user, written once: helm reads its own while kubectl runs.
+    # One file per user, written once: helm reads its file while kubectl runs.
     kubeconfigs: dict[str, Path]
 
     def environment(self, user: str = "admin") -> dict[str, str]:
@@ -74,14 +74,14 @@ class Place:
         return run("helm", *(str(each) for each in arguments), env=self.environment(user))
 
     def run_hook(self, command: list[str], user: str, kubeconfig: Path | None = None) -> tuple[int, str]:
-        """Run a container's command here; its exit status, and what it said."""
+        """Run a container's command locally. Return its exit status and its output."""
         words = [sys.executable if word == "python3" else word for word in command]
         env = {**self.environment(user), **({"KUBECONFIG": str(kubeconfig)} if kubeconfig else {})}
         done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60, check=False)
         return done.returncode, done.stdout + done.stderr
 
     def uninstall(self, release: str, namespace: str, user: str = "admin") -> str:
-        """`helm uninstall`, with its Job run as a kubelet would do. Return what the Job said."""
+        """Run `helm uninstall`, and its Job as a kubelet would. Return the Job's output."""
         command = ["helm", "uninstall", release, "--namespace", namespace, "--timeout=60s"]
         helm = subprocess.Popen(command, env=self.environment(user), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         name = f"{release}-uninstall"
@@ -95,7 +95,7 @@ class Place:
         user = account(namespace, pod["serviceAccountName"])
         for _ in range(1 + job["spec"]["backoffLimit"]):
             code, said = self.run_hook(container["command"] + container["args"], user)
-            # The API server knows a new role some moments later; a kubelet takes longer to start a pod.
+            # The API server enforces a new role some moments later; a kubelet takes longer to start a pod.
             if code == 0:
                 break
             time.sleep(1)
@@ -132,7 +132,7 @@ def server(control_plane: None, tmp_path_factory: pytest.TempPathFactory) -> Ite
         for name in (SYSTEM, TEAM):
             place.kubectl("create", "namespace", name)
         place.kubectl("create", "rolebinding", "carol", "--clusterrole=admin", "--user=carol", "--namespace=team")
-        # Fills the ClusterRole admin.
+        # This controller fills the ClusterRole admin.
         manager: list[object] = [found.programs / "kube-controller-manager", "--leader-elect=false"]
         manager += ["--kubeconfig", found.kubeconfig, "--secure-port=0"]
         manager += ["--controllers=clusterrole-aggregation-controller"]
@@ -155,7 +155,7 @@ def wait_until_may(place: Place, user: str, *action: str) -> None:
 
 @pytest.fixture
 def place(server: Place) -> Iterator[Place]:
-    """An API server without anything of Hone's."""
+    """Yield an API server without any object of Hone."""
     yield server
     for found in json.loads(server.helm("list", "--all-namespaces", "--output=json")):
         server.helm("uninstall", found["name"], "--namespace", found["namespace"], "--no-hooks")
@@ -184,7 +184,7 @@ def test_an_upgrade_from_the_previous_version_keeps_objects_and_roles(place: Pla
     for body, kind in ((TUNING, "finetunejob"), (SERVED, "inferenceservice")):
         name = body["metadata"]["name"]
         stored = json.loads(place.kubectl("get", kind, name, "--namespace", TEAM, "--output=json"))
-        # As a new object, which is judged in full.
+        # A new object is validated in full.
         copy = {**stored, "metadata": {"name": "copy", "namespace": TEAM}}
         copy.pop("status", None)
         place.kubectl("create", "--dry-run=server", "--filename=-", stdin=json.dumps(copy))
@@ -201,7 +201,7 @@ def test_an_upgrade_from_the_previous_version_keeps_objects_and_roles(place: Pla
 
     place.helm("install", "hone", CHART, "--namespace", SYSTEM)
     assert "PodDisruptionBudgets deleted: 0" in place.uninstall("hone", SYSTEM)
-    # Each command of the notes does what they say.
+    # Each command of the notes works as described there.
     commands = [line.split() for line in notes.splitlines() if line.startswith("  kubectl ")]
     assert [words[1] for words in commands] == ["explain", "get", "delete", "delete"]
     for words in commands:
@@ -246,7 +246,7 @@ def test_the_administrator_of_one_namespace_installs_with_given_roles(place: Pla
     with pytest.raises(AssertionError, match="attempting to grant RBAC permissions not currently held"):
         place.helm(*install, user=CAROL)
     place.helm("uninstall", "hone", "--namespace", TEAM, "--no-hooks", user=CAROL)
-    # The cluster's administrator makes the roles.
+    # The cluster's administrator creates the roles.
     given = ("template", *install[1:], "--show-only=templates/rbac.yaml")
     roles = place.helm(*given, "--set=serviceAccount.create=false,serviceAccount.name=hone-operator")
     place.kubectl("apply", "--filename=-", stdin=roles)
@@ -289,7 +289,7 @@ def test_a_namespace_that_is_gone_does_not_keep_the_budgets_of_others(place: Pla
     place.create_budget("served", BUDGET_LABELS)
     place.helm("install", "hone", CHART, "--namespace", SYSTEM, "--set", f"watchNamespaces={{gone,{TEAM}}}")
     place.kubectl("delete", "namespace", "gone", "--wait=false")
-    # No controller does it here.
+    # The controller that would do this does not run here.
     ended = json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "gone"}, "spec": {}})
     place.kubectl("replace", "--raw", "/api/v1/namespaces/gone/finalize", "--filename=-", stdin=ended)
     place.kubectl("wait", "--for=delete", "namespace/gone")

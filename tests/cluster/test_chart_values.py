@@ -1,4 +1,4 @@
-"""Each value of the chart is used as it is given, or refused by name; names and labels of Hone stay as they are."""
+"""Each value of the chart is used as it is given, or refused by name; names and labels of Hone are kept."""
 
 import json
 import re
@@ -65,7 +65,7 @@ def test_what_the_chart_sets_is_refused_in_additions(control_plane: None, tmp_pa
 
 
 def find_paths(values: Object, prefix: str = "") -> list[str]:
-    """The path of each value, and of each map of values."""
+    """Return the path of each value, and of each map of values."""
     found = []
     for name, value in values.items():
         found.append(prefix + name)
@@ -89,7 +89,7 @@ def test_a_value_that_is_null_is_refused_by_name_or_left_out(control_plane: None
 
 
 def find_wrong_strings(found: Any, key: str = "") -> list[Any]:
-    """What stands for a name, a label or an annotation and is no string."""
+    """Return names, labels and annotations that are not strings."""
     if isinstance(found, list):
         return [wrong for each in found for wrong in find_wrong_strings(each)]
     if not isinstance(found, dict):
@@ -125,7 +125,7 @@ def test_names_that_look_like_other_values_stay_strings(
     for found in yaml.safe_load_all(said):
         if found and found["kind"] != "CustomResourceDefinition":
             assert not find_wrong_strings(found), found
-    # Helm's YAML has numbers that Python's has not.
+    # Helm's YAML reads some texts as numbers that Python's does not.
     assert not re.search(rf"(?:name|[nN]amespace|serviceAccountName|instance): {name}[,}}\s]", said)
 
 
@@ -147,7 +147,7 @@ def test_common_labels_reach_every_object_and_pod_and_change_none_of_hones(contr
         assert labels_of(found)["app.kubernetes.io/part-of"] == "ml"
         if pod_labels(found):
             assert pod_labels(found)["app.kubernetes.io/part-of"] == "ml"
-    # PyYAML takes a key that stands twice; the API server does not.
+    # PyYAML accepts a repeated key; the API server does not.
     rendered = helm("template", "hone", CHART, "--values", tmp_path / "values.yaml")[1]
     for block in re.findall(r"^( *)labels:((?:\n\1  \S.*)+)", rendered, re.MULTILINE):
         names = [line.strip().partition(":")[0] for line in block[1].splitlines() if line]

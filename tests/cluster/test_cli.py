@@ -18,7 +18,7 @@ ROW = {"messages": [{"role": "user", "content": "ping"}, {"role": "assistant", "
 
 @pytest.fixture(scope="module")
 def lab(hone: Cluster, images: Images) -> Iterator[str]:
-    """A namespace with a tiny model on the claim `models` and a dataset in the ConfigMap `rows`."""
+    """Yield a namespace with a tiny model on the claim `models` and a dataset in the ConfigMap `rows`."""
     with hone.fresh_namespace("cli") as namespace:
         data = {"train.jsonl": f"{json.dumps(ROW)}\n" * 8}
         rows = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "rows"}, "data": data}
@@ -48,14 +48,14 @@ def service(name: str, job_name: str) -> Object:
 
 
 def start(cluster: Cluster, *arguments: str) -> subprocess.Popen[str]:
-    """The hone command, as a user of this cluster."""
+    """Start the hone command as a user of this cluster."""
     command = [sys.executable, "-m", "hone_cli", *arguments]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, env=cluster.env, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 def run(cluster: Cluster, *arguments: str, stdin: str = "", timeout: float = 120) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of the hone command."""
+    """Run the hone command. Return exit code, stdout and stderr."""
     with start(cluster, *arguments) as started:
         try:
             out, err = started.communicate(stdin, timeout=timeout)

@@ -1,4 +1,4 @@
-"""The API server and the contract agree: what it refuses and in which words, defaults, what may change, explain."""
+"""The API server and the contract agree about refusals and their messages, defaults, mutable fields, and explain."""
 
 import json
 import random
@@ -66,7 +66,7 @@ def test_offline_validation_agrees_about_random_changes(hone: Any, seed: int) ->
         manifest = changed(GOOD[kind], {path: chance.choice(VALUES)})
     except (IndexError, TypeError):  # the good manifest has no such place
         manifest = changed(GOOD[kind], {path.partition(".0")[0]: chance.choice(VALUES)})
-    hints = ("; did you mean", "; write it in quotes")  # what only the offline check adds
+    hints = ("; did you mean", "; write it in quotes")  # only the offline check adds these
     offline = [re.split("|".join(hints), sentence)[0] for sentence in validate(manifest)]
     try:
         said = dry_run(hone, manifest)

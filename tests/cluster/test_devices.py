@@ -19,7 +19,7 @@ from until import until
 PAGE = Path(__file__).parents[2] / "docs/pods.md"
 NAMESPACE = "training"
 NIC, NICS = "amd.com/nic", 2
-# Twice as many GPUs as one pod asks for: only the NICs keep a second one from the node.
+# Twice as many GPUs as one pod requests: only the NICs keep a second pod from the node.
 ROOM = {"cpu": "128", "memory": "1Ti", "ephemeral-storage": "1Ti", "pods": "110", "amd.com/gpu": "16", NIC: str(NICS)}
 READY = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "ready"}
 
@@ -36,7 +36,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiClient]:
         for name in ("gpu-1", "gpu-2"):
             core.create_node({"metadata": {"name": name}})
             core.patch_node_status(name, {"status": {"capacity": ROOM, "allocatable": ROOM, "conditions": [READY]}})
-            # New nodes get the taint "not ready", which a controller that does not run here takes off.
+            # New nodes get the taint "not ready"; the controller that removes it does not run here.
             core.patch_node(name, [{"op": "remove", "path": "/spec/taints"}])
         scheduler: list[object] = [
             server.programs / "kube-scheduler",
@@ -51,7 +51,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiClient]:
 
 
 def make_pod(core: CoreV1Api, name: str, nics: int = NICS) -> None:
-    """A pod of the example's Job. Its claim is an emptyDir: nothing here binds claims."""
+    """Create a pod of the example's Job. Its claim becomes an emptyDir: no controller here binds claims."""
     examples = [yaml.safe_load(part.partition("```")[0]) for part in PAGE.read_text().split("```yaml\n")[1:]]
     [manifest] = [one for one in examples if one["metadata"]["name"] == "rdma"]
     manifest["spec"]["resources"]["limits"][NIC] = nics
@@ -70,7 +70,7 @@ def read(client: ApiClient, name: str) -> dict[str, Any]:
 
 
 def unplaced(client: ApiClient, name: str) -> str:
-    """Return why the scheduler finds no node, empty until it has looked."""
+    """Return why the scheduler finds no node; empty before its first try."""
     conditions = read(client, name)["status"].get("conditions") or []
     return next(
         (one["message"] for one in conditions if one["type"] == "PodScheduled" and one["status"] == "False"), ""
@@ -78,7 +78,7 @@ def unplaced(client: ApiClient, name: str) -> str:
 
 
 def explain(client: ApiClient, name: str) -> HoneError:
-    """Return what the operator says of a pod that has no node."""
+    """Return the operator's explanation for a pod without a node."""
     nodes = [client.sanitize_for_serialization(node) for node in CoreV1Api(client).list_node().items]
     facts = ClusterFacts(tuple(node_of(node) for node in nodes))
     return why_unschedulable(read(client, name), unplaced(client, name), facts)

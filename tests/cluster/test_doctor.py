@@ -1,4 +1,4 @@
-"""`hone doctor` against a real API server: by an administrator's rights, by few rights, and the pod of --deep."""
+"""`hone doctor` on a real API server: as an administrator, with few rights, and with the pod of --deep."""
 
 import json
 import os
@@ -80,7 +80,7 @@ def pods(server: ApiServer) -> list[Any]:
 
 
 def await_pod(server: ApiServer, started: subprocess.Popen[str]) -> Any:
-    """The pod of --deep, as soon as it is there."""
+    """Return the pod of --deep as soon as it exists."""
     deadline = time.monotonic() + SECONDS
     while not (found := pods(server)):
         assert started.poll() is None, started.communicate()

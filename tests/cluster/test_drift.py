@@ -1,4 +1,4 @@
-"""Children of a FineTuneJob that are edited, and names that are taken: put right, or named."""
+"""Edited children of a FineTuneJob are restored, and names that others use are reported."""
 
 import json
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ NOWHERE = {"image": "registry.invalid/nothing:1"}
 
 @pytest.fixture(scope="module")
 def waiting(hone: Cluster) -> Iterator[str]:
-    """A namespace with a FineTuneJob `waits` whose Job is there."""
+    """Yield a namespace with a FineTuneJob `waits` whose Job exists."""
     with hone.fresh_namespace("drift") as namespace:
         hone.create(job("waits", pod=NOWHERE), namespace=namespace)
         hone.wait("job", "waits-train", bool, namespace)

@@ -1,4 +1,4 @@
-"""What an InferenceService gets beside its Deployment and Service, and what is proved before its engine starts."""
+"""Children of an InferenceService besides Deployment and Service, and the checks before its engine starts."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ Object = dict[str, Any]
 
 
 def service(name: str, **spec: Any) -> Object:
-    """Its engine never starts: the image can't be pulled."""
+    """Return a service whose engine never starts, because its image can't be pulled."""
     pod = {"image": "registry.invalid/nothing:1"}
     return {
         "apiVersion": "hone.dev/v1alpha1",

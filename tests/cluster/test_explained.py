@@ -1,6 +1,6 @@
-"""Every wait and failure that can be provoked here is explained: the words of what caused it, and what to do.
+"""Every wait and failure that can be provoked here is explained by the cause's own message, with a remedy.
 
-All that only waits is made at once: the waiting is what takes time.
+All waiting objects are created at once, since the waiting takes most of the time.
 """
 
 import base64
@@ -32,7 +32,7 @@ NODES: dict[str, Object] = {
 
 
 def service(name: str, *, count: int = 1, gpu: str = SPX, **options: Any) -> Object:
-    """An InferenceService whose one engine asks for GPUs."""
+    """Return an InferenceService whose one engine requests GPUs."""
     spec = {
         "model": {"name": "example/model"},
         "resources": {"gpus": count, "gpuResource": gpu},
@@ -44,7 +44,7 @@ def service(name: str, *, count: int = 1, gpu: str = SPX, **options: Any) -> Obj
 def waiting(
     hone: Cluster, namespace: str, name: str, reason: str, *words: str, kind: str = "FineTuneJob", timeout: float = 90
 ) -> str:
-    """Wait until the object's condition has the reason and all the words. Returns its message."""
+    """Wait until the object's condition has the reason, and all of these texts in its message. Return the message."""
     type_ = "Running" if kind == "FineTuneJob" else "Progressing"
 
     def holds(found: Object) -> bool:
@@ -131,7 +131,7 @@ STRICT: list[tuple[Object, tuple[str, ...]]] = [
 
 @pytest.fixture(scope="module")
 def lab(hone: Cluster, images: Images) -> Iterator[str]:
-    """A namespace in which all that is listed above waits, on nodes of which some are not there."""
+    """Yield a namespace in which all objects of the lists above wait, with some fake nodes."""
     with hone.fresh_namespace("explained") as namespace, fake_nodes(hone, **NODES):
         furnish(hone, images, namespace)
         secret = {"token": base64.b64encode(b"x").decode()}
@@ -158,7 +158,7 @@ def lab(hone: Cluster, images: Images) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def strict(hone: Cluster, lab: str) -> Iterator[str]:
-    """A namespace that lets no pod be made."""
+    """Yield a namespace in which no pod can be created."""
     with hone.fresh_namespace("strict") as namespace:
         quota = {"metadata": {"name": "few"}, "spec": {"hard": {"pods": "0"}}}
         limits = {"metadata": {"name": "small"}, "spec": {"limits": [{"type": "Container", "max": {"memory": "1Gi"}}]}}
@@ -172,7 +172,7 @@ def strict(hone: Cluster, lab: str) -> Iterator[str]:
 
 
 def pretend_to_run(hone: Cluster, namespace: str, name: str) -> None:
-    """What the kubelet would report of the trainer's pod, if its node had one."""
+    """Report the trainer's pod as running, as a kubelet of its node would."""
     hone.wait("job", f"{name}-train", lambda found: found["status"].get("active"), namespace)
     trainer = trainer_of(hone, namespace, name)["metadata"]["name"]
     hone.wait("pod", trainer, condition("PodScheduled"), namespace)
@@ -217,13 +217,13 @@ def test_quota_and_limit_range_are_quoted(hone: Cluster, strict: str, case: tupl
 
 
 def test_a_lost_node_is_explained(hone: Cluster, lab: str) -> None:
-    """Kubernetes misses the heartbeat of the node after some 40 seconds, and that of the trainer nobody."""
+    """Kubernetes notices the missing heartbeat of the node after about 40 seconds."""
     words = ("runs on node fake-gone, which is not ready since", "Kubelet stopped posting node status")
     waiting(hone, lab, "gone", "NodeLost", *words, timeout=120)
 
 
 def trainer_of(hone: Cluster, namespace: str, name: str) -> Object:
-    """The newest pod of the FineTuneJob."""
+    """Return the newest pod of the FineTuneJob."""
     found = hone.list("pods", namespace, f"hone.dev/finetunejob={name}")
     return max(found, key=lambda each: each["metadata"]["creationTimestamp"])
 
@@ -245,7 +245,7 @@ def test_an_eviction_is_explained_and_the_job_resumes(hone: Cluster, lab: str) -
 
 @pytest.fixture(scope="module")
 def impatient(hone: Cluster, images: Images, lab: str) -> Iterator[str]:
-    """The namespace with, in place of the chart's, an operator that takes seconds for what else takes minutes."""
+    """Yield the namespace with an operator that reports after seconds instead of minutes, in place of the chart's."""
     if not Path("/sys/class/net/cni0").exists():
         pytest.skip("NOT RUN: the pods run on another machine")
     start = (
@@ -280,7 +280,7 @@ def test_a_silent_trainer_is_reported(hone: Cluster, impatient: str) -> None:
 
 
 def test_a_trainer_that_waits_forever_for_another_is_reported(hone: Cluster, impatient: str) -> None:
-    """Of two that compute together the first answers for both: when the second stops, the first makes no step."""
+    """The first of two pods reports for both: when the second one stops, the first makes no step."""
     storage = {"storage": {"size": "1Gi", "accessModes": ["ReadWriteMany"]}}
     resources = {"gpus": 1, "nodes": 2, "sharedMemory": "64Mi"}
     hone.create(job("stalled", steps=100000, output=storage, resources=resources), namespace=impatient)
@@ -291,7 +291,7 @@ def test_a_trainer_that_waits_forever_for_another_is_reported(hone: Cluster, imp
         for each in hone.list("pods", impatient, selector)
         if each["status"]["phase"] == "Running"
     ]
-    # Its launcher goes on to say that the node is there.
+    # The launcher of the stopped worker still reports that its node is there.
     with stopped(processes_of(second, "hone_trainer.worker")):
         words = ("has made no step since", "of 100000 were done; a step takes about")
         waiting(hone, impatient, "stalled", "Stalled", *words)

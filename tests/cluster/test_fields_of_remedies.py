@@ -1,6 +1,6 @@
-"""A field that a remedy names is set in an object that exists: the API server takes it, or names the next step.
+"""Set a field that a remedy names in an existing object: the API server accepts it, or names the next step.
 
-What decides the result of a FineTuneJob can't change; then the refusal itself has to say that a new one is to be made.
+Fields that determine the result of a FineTuneJob are immutable; the refusal has to ask for a new FineTuneJob.
 """
 
 import json
@@ -44,7 +44,7 @@ def body_of(case: Field, number: int, spec: Object) -> Object:
 
 
 def why_refused(objects: CustomObjectsApi, place: tuple[str, ...], changed: Object) -> str:
-    """Return the API server's reason against the change, empty where it takes it."""
+    """Return the API server's reason against the change; empty where it accepts it."""
     try:
         objects.replace_namespaced_custom_object(
             *place, changed["metadata"]["name"], changed, field_validation="Strict"

@@ -1,4 +1,4 @@
-"""A GPU that is asked for and not there: by the default of the chart, the job and the engine fail with the reason."""
+"""With the chart's defaults, a job and an engine whose GPU is missing fail with a reason."""
 
 import os
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ GPU = "amd.com/gpu"
 
 @pytest.fixture
 def strict(hone: Cluster) -> Iterator[Cluster]:
-    """The cluster with Hone as the chart installs it by default; else the tests let it do without GPUs."""
+    """Yield the cluster with Hone's default of requiring GPUs; other tests switch that off."""
     if os.environ.get("HONE_TEST_KUBECONFIG"):
         pytest.skip("NOT RUN: the GPUs of another cluster may be real")
 

@@ -1,4 +1,4 @@
-"""What kubectl, Helm, Flux and Argo CD make of Hone's objects, by their own libraries and the snippets of the docs."""
+"""How kubectl, Helm, Flux and Argo CD judge Hone's objects, by their own libraries and the snippets of the docs."""
 
 import json
 import re
@@ -98,7 +98,7 @@ def service(name: str, model: Object) -> Object:
 
 
 def settle(server: ApiServer, stop: threading.Event) -> None:
-    """Say of each Deployment without replicas what its controller, which does not run here, would."""
+    """Write the status of each Deployment without replicas, as its controller would, which does not run here."""
     while not stop.wait(0.5):
         for found in json.loads(kubectl(server, "get", "deployments", "--output", "json"))["items"]:
             status = {"status": {"observedGeneration": found["metadata"]["generation"]}}

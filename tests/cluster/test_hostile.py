@@ -1,6 +1,6 @@
-"""Objects that are malformed, huge, nested without end or changed all the time: the work on others goes on.
+"""Malformed, huge, deeply nested or constantly changed objects do not stop the work on others.
 
-The CRDs here let everything through, so that what the schema keeps out elsewhere really arrives.
+The CRDs here accept everything, so that objects that the real schema refuses reach the operator.
 """
 
 import json
@@ -25,13 +25,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 
 Object = dict[str, Any]
 KINDS = {"FineTuneJob": "finetunejobs", "InferenceService": "inferenceservices"}
-# Of each kind.
+# Malformed objects of each kind.
 MALFORMED = 150
-# The API server takes 10,000.
+# Levels of nesting. The API server accepts 10,000.
 DEEP = 9_900
-# etcd takes 1.5 MiB.
+# Bytes. etcd accepts 1.5 MiB.
 HUGE = 1_400_000
-# The API server takes 256 KiB.
+# Bytes. The API server accepts 256 KiB.
 ANNOTATIONS = 250_000
 SECONDS = 30
 GOOD_SPEC = {"model": {"name": "example/model"}, "dataset": {"name": "example/data"}, "resources": {"gpus": 0}}
@@ -39,7 +39,7 @@ GOOD_SPEC = {"model": {"name": "example/model"}, "dataset": {"name": "example/da
 
 @dataclass
 class Raw:
-    """Requests as bytes, since no client library makes such objects."""
+    """Raw requests, since no client library sends such objects."""
 
     server: ApiServer
 
@@ -60,7 +60,7 @@ class Raw:
         self("POST", collection(kind), body)
 
     def accepted(self, kind: str) -> dict[str, Object]:
-        """The conditions Accepted, by the names of the objects."""
+        """Return the conditions Accepted, by the names of the objects."""
         conditions = {
             found["metadata"]["name"]: found.get("status", {}).get("conditions", [])
             for found in self("GET", collection(kind))["items"]
@@ -109,7 +109,7 @@ def served(raw: Raw, kind: str) -> bool:
 
 @pytest.fixture
 def log(raw: Raw) -> Iterator[Path]:
-    """The log of an operator that runs until the test ends, and met nothing that it does not know."""
+    """Yield the log of an operator that runs until the test ends, and check that it had no unexpected error."""
     file = raw.server.folder / f"operator-{time.monotonic()}.log"
     with operator(raw.server.kubeconfig, log=file) as process:
         yield file

@@ -1,4 +1,4 @@
-"""Adapters that come, change and go while the engines run: no pod starts anew, and no request fails."""
+"""Adapters are added, changed and removed while the engines run: no pod restarts, and no request fails."""
 
 import json
 import os
@@ -17,7 +17,7 @@ Object = dict[str, Any]
 ONE_THREAD = {"env": [{"name": "OMP_NUM_THREADS", "value": "1"}]}
 ENGINES = "hone.dev/inferenceservice=chat"
 START_SECONDS, TRAIN_SECONDS, CHANGE_SECONDS = 240, 240, 60
-# A client that asks both names again and again, and prints each answer that differs from the one before.
+# A client that queries both models repeatedly, and prints each answer that differs from the one before.
 ASKER = (
     CONNECT
     + """
@@ -67,7 +67,7 @@ def rows(word: str) -> Object:
 
 
 def tuned(name: str, word: str) -> Object:
-    """A FineTuneJob whose adapter goes to the shared claim, and which learns this word."""
+    """Return a FineTuneJob that learns this answer, with its adapter on the shared claim."""
     training = {"maxSteps": 12, "learningRate": 0.02, "perDeviceTrainBatchSize": 4}
     dataset = {"configMap": {"name": word, "key": "train.jsonl"}}
     output = {"claim": {"name": "artifacts"}}
@@ -75,19 +75,19 @@ def tuned(name: str, word: str) -> Object:
 
 
 class Service:
-    """The InferenceService `chat` with two engines, and what a client of it hears."""
+    """The InferenceService `chat` with two engines, and the answers that a client receives."""
 
     def __init__(self, hone: Cluster, namespace: str, images: Images) -> None:
         self.hone, self.namespace, self.images = hone, namespace, images
 
     def serve(self, **jobs: str) -> None:
-        """Exactly these adapters."""
+        """Serve exactly these adapters."""
         adapters = [{"name": name, "fineTuneJob": {"name": job}} for name, job in jobs.items()]
         patch = json.dumps({"spec": {"adapters": adapters}})
         self.hone.kubectl("patch", "inferenceservice", "chat", "--type=merge", "-p", patch, namespace=self.namespace)
 
     def loaded(self, **digests: str) -> Object:
-        """Wait until the status tells that both engines have exactly these adapters."""
+        """Wait until the status shows exactly these adapters on both engines."""
         wanted = {name: (digest, "2/2") for name, digest in digests.items()}
 
         def holds(found: Object) -> bool:
@@ -97,7 +97,7 @@ class Service:
         return self.hone.wait("inferenceservice", "chat", holds, self.namespace, timeout=CHANGE_SECONDS)
 
     def pods(self) -> list[tuple[str, list[int]]]:
-        """Uid and restarts of each container, by pod."""
+        """Return uid and restarts of each container, by pod."""
         found = []
         for engine in self.hone.list("pods", self.namespace, ENGINES):
             status = engine["status"]
@@ -106,13 +106,13 @@ class Service:
         return sorted(found)
 
     def heard(self, name: str) -> list[tuple[float, int, str]]:
-        """What the client heard under this name, as it changed."""
+        """Return the client's answers from this model, as they changed."""
         lines = self.hone.kubectl("logs", "asker", namespace=self.namespace).splitlines()
         said = [json.loads(line) for line in lines]
         return [(at, status, text) for at, asked, status, text in said if asked == name]
 
     def hears(self, name: str, count: int) -> tuple[float, int, str]:
-        """The change of this number, once it is there."""
+        """Wait for the change of this number, and return it."""
         end = time.monotonic() + CHANGE_SECONDS
         while len(found := self.heard(name)) < count:
             assert time.monotonic() < end, found
@@ -121,7 +121,7 @@ class Service:
         return found[-1]
 
     def succeeded(self, name: str) -> tuple[str, float]:
-        """The artifact's digest, and when the FineTuneJob was said to have succeeded."""
+        """Return the artifact's digest, and when the FineTuneJob was reported as succeeded."""
         wait = self.hone.wait
         done = wait("finetunejob", name, condition("Succeeded"), self.namespace, timeout=TRAIN_SECONDS)
         [since] = [c["lastTransitionTime"] for c in done["status"]["conditions"] if c["type"] == "Succeeded"]
@@ -130,7 +130,7 @@ class Service:
 
 @pytest.fixture(scope="module")
 def chat(hone: Cluster, images: Images) -> Iterator[Service]:
-    """Two engines that serve `first`, the adapter of job `one`; job `two` has succeeded, too."""
+    """Yield two engines that serve `first`, the adapter of job `one`; job `two` has succeeded as well."""
     with hone.fresh_namespace("adapters") as namespace:
         furnish(hone, images, namespace)
         hone.create(claim("artifacts"), rows("blue"), rows("grey"), rows("pink"), namespace=namespace)

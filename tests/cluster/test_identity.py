@@ -1,4 +1,4 @@
-"""Who owns what: nothing of somebody else's is changed, and whatever fails reaches the object. On a real API server."""
+"""Ownership on a real API server: objects of others are not changed, and every failure reaches the status."""
 
 import asyncio
 import json
@@ -152,7 +152,7 @@ def test_a_job_continues_once_the_claim_of_somebody_else_is_removed(bench: Bench
     bench.create("FineTuneJob", "removed", TRAINING)
     until(lambda: bench.condition("FineTuneJob", "removed", "Accepted").get("reason") == "NameConflict")
     bench.core.delete_namespaced_persistent_volume_claim("removed", "default")
-    unprotected = {"metadata": {"finalizers": None}}  # no controller is here that takes kubernetes.io/pvc-protection
+    unprotected = {"metadata": {"finalizers": None}}  # no controller here removes kubernetes.io/pvc-protection
     bench.core.patch_namespaced_persistent_volume_claim("removed", "default", unprotected)
     until(lambda: bench.job("removed-train"))
     made = bench.core.read_namespaced_persistent_volume_claim("removed", "default")
@@ -160,7 +160,7 @@ def test_a_job_continues_once_the_claim_of_somebody_else_is_removed(bench: Bench
 
 
 def orphan_children(bench: Bench, name: str) -> str:
-    """Delete a FineTuneJob as `--cascade=orphan` does, whose garbage collector is not here. Return its Job's uid."""
+    """Delete a FineTuneJob as with `--cascade=orphan`, without a garbage collector. Return its Job's uid."""
     until(lambda: bench.job(f"{name}-train") and bench.condition("FineTuneJob", name, "Running"))
     uid = str(bench.job(f"{name}-train").metadata.uid)
     bench.delete("FineTuneJob", name)

@@ -1,4 +1,4 @@
-"""FineTuneJobs under the real Kueue: one waits until the quota is free, one gives way to what is more important."""
+"""FineTuneJobs under the real Kueue: one waits for quota, and one is preempted by a more important Job."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ QUEUED = because("Suspended", "Queued")
 
 @pytest.fixture(scope="module")
 def kueue(hone: Cluster) -> Iterator[Cluster]:
-    """The cluster with Kueue installed from its own chart."""
+    """Yield the cluster with Kueue installed from its own chart."""
     printed = run(KUEUE / "build", env={**hone.env, "HONE_TEST_REGISTRY": hone.registry}, timeout=1800)
     image, chart = printed.splitlines()[-2:]
     repository, _, tag = image.rpartition(":")
@@ -28,7 +28,7 @@ def kueue(hone: Cluster) -> Iterator[Cluster]:
     place = f"controllerManager.manager.image.repository={repository},controllerManager.manager.image.tag={tag}"
     values = ["--values", f"{KUEUE}/values.yaml", "--set-string", place]
     run(*helm, *values, env=hone.env, timeout=120)
-    # The pod fills a Secret that it mounts itself: a new pod sees at once what the old one would in a minute or two.
+    # The pod fills a Secret that it mounts itself: a new pod has it at once, the old one only after a minute or two.
     hone.wait("secret", "kueue-webhook-server-cert", lambda found: "tls.crt" in found.get("data", {}), NAMESPACE)
     hone.kubectl("delete", "pod", "--all", "--wait=false", namespace=NAMESPACE)
     hone.kubectl("rollout", "status", "deployment/kueue-controller-manager", "--timeout=120s", namespace=NAMESPACE)
@@ -38,7 +38,7 @@ def kueue(hone: Cluster) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def lab(kueue: Cluster, images: Images) -> Iterator[str]:
-    """A namespace whose queue `team` has quota for one GPU, and the priorities `urgent` and `patient`."""
+    """Yield a namespace whose queue `team` has quota for one GPU, and the priorities `urgent` and `patient`."""
     shared = [
         new("ResourceFlavor", "default"),
         new("ClusterQueue", "one-gpu", cluster_queue(gpus=1)),
@@ -51,7 +51,7 @@ def lab(kueue: Cluster, images: Images) -> Iterator[str]:
         kueue.apply(*shared)
         kueue.create(new("LocalQueue", "team", {"clusterQueue": "one-gpu"}), namespace=namespace)
         yield namespace
-    # Kueue takes its finalizers off while it still runs.
+    # Kueue removes its finalizers only while it runs.
     kueue.wait_gone("namespace", namespace, timeout=120)
     for each in reversed(shared):
         kueue.kubectl("delete", f"{each['kind']}.{GROUP}", each["metadata"]["name"])
@@ -74,7 +74,7 @@ def cluster_queue(gpus: int) -> Object:
 
 
 def queued_job(name: str, *, steps: int = 4, **labels: str) -> Object:
-    """A FineTuneJob for one GPU, which the node only pretends to have: the trainer uses the CPU."""
+    """Return a FineTuneJob for one fake GPU: the trainer uses the CPU."""
     made = job(name, steps=steps, resources={"gpus": 1, "sharedMemory": "64Mi"})
     made["metadata"]["labels"] = queued(**labels)
     return made
@@ -85,7 +85,7 @@ def queued(**labels: str) -> dict[str, str]:
 
 
 def urgent_job(name: str, image: str) -> Object:
-    """A plain Job that holds a GPU for some seconds."""
+    """Return a plain Job that holds a GPU for some seconds."""
     limits = {"limits": {"amd.com/gpu": 1}}
     template = {"spec": pod(name, image, "python3", "-c", "import time; time.sleep(5)", resources=limits)["spec"]}
     metadata = {"name": name, "labels": queued(priority_class="urgent")}

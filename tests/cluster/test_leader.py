@@ -1,4 +1,4 @@
-"""Two operators and one Lease, on an API server without pods: one works, and the other goes on when it ends."""
+"""Two operators and one Lease, on an API server without pods: one works, and the other continues when it ends."""
 
 import json
 import signal
@@ -31,7 +31,7 @@ Object = dict[str, Any]
 
 @dataclass
 class Pair:
-    """Two replicas as two users, so that the audit log tells whose each write is."""
+    """Two replicas that are two users, so that the audit log shows which of them wrote."""
 
     server: ApiServer
     audit: Path
@@ -49,7 +49,7 @@ class Pair:
         return next((name for name in self.running if says in (self.server.folder / f"{name}.log").read_text()), None)
 
     def ask(self, name: str, path: str) -> tuple[int, str]:
-        """HTTP status and body of the replica's answer; 0 when there is none."""
+        """Return HTTP status and body of the replica's answer; status 0 without an answer."""
         try:
             with urllib.request.urlopen(f"http://{self.addresses[name]}{path}", timeout=5) as answer:
                 return answer.status, answer.read().decode()
@@ -68,7 +68,7 @@ class Pair:
         return {(owner.name) for job in listed for owner in job.metadata.owner_references}
 
     def writes(self, name: str) -> list[tuple[datetime, str]]:
-        """When the API server received this replica's writes, but those of the Lease, which has its own fence."""
+        """Return when the API server received this replica's writes, except of the Lease, which has its own fence."""
         events = [json.loads(line) for line in self.audit.read_text().splitlines()]
         return [
             (datetime.fromisoformat(event["requestReceivedTimestamp"]), event["requestURI"])
@@ -80,7 +80,7 @@ class Pair:
 
 
 def until(holds: Callable[[], object], seconds: float = 30) -> float:
-    """Seconds until it held."""
+    """Wait until it holds, and return the seconds until then."""
     begun = time.monotonic()
     while not holds():
         assert time.monotonic() - begun < seconds, f"not within {seconds} s"
@@ -114,7 +114,7 @@ def started(pair: Pair, name: str) -> Iterator[None]:
 
 @pytest.fixture
 def pair(server: ApiServer) -> Iterator[Pair]:
-    """replica-a leads, replica-b follows."""
+    """Yield a pair in which replica-a leads and replica-b follows."""
     found = Pair(server, server.folder / "audit.log")
     with ExitStack() as stack:
         stack.enter_context(started(found, REPLICAS[0]))
@@ -160,7 +160,7 @@ def test_a_leader_that_is_killed_is_replaced(pair: Pair) -> None:
 
 def test_a_leader_that_was_paused_writes_nothing_after_the_other_leads(pair: Pair) -> None:
     old, new = REPLICAS
-    for number in range(30):  # it is stopped in the midst of these
+    for number in range(30):  # it is paused in the middle of these
         pair.create(f"paused-{number}")
     pair.running[old].send_signal(signal.SIGSTOP)
     until(lambda: pair.leader() == new, SECONDS_TO_GO_ON)

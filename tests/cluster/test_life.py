@@ -1,4 +1,4 @@
-"""A FineTuneJob's life: prepared without GPUs, suspended, changed, out of time, on several pods, removed."""
+"""The life of a FineTuneJob: prepared without GPUs, suspended, changed, past its deadline, on several pods, removed."""
 
 import json
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def lab(hone: Cluster, images: Images, nodes: None) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def nodes(hone: Cluster) -> Iterator[None]:
-    """The nodes, labelled as AMD's node labeller would do it; beside them one that is not there, with a small GPU."""
+    """Label the nodes as AMD's node labeller would, and add a fake node with a small GPU."""
     names = [node["metadata"]["name"] for node in hone.list("nodes") if GPU in node["status"]["allocatable"]]
     label = "amd.com/gpu.device-id"
     hone.kubectl("label", "--overwrite", "node", *names, f"{label}=74a1")
@@ -100,7 +100,7 @@ def test_a_suspended_job_holds_no_gpu_and_resumes_at_the_same_step(hone: Cluster
     suspended = hone.wait("finetunejob", "pause", condition("Suspended"), lab)
     assert suspended["status"]["stage"] == "Suspended"
     pods = hone.list("pods", lab, "hone.dev/finetunejob=pause")
-    assert {pod["status"]["phase"] for pod in pods} <= {"Failed"}  # one that has ended may be on its way out
+    assert {pod["status"]["phase"] for pod in pods} <= {"Failed"}  # an ended pod may still be terminating
     assert hone.get("job", "pause-train", lab) is None
     stopped_at = suspended["status"]["progress"]["step"]
     patch(hone, "pause", lab, suspend=False, resources={"memory": "4Gi"})

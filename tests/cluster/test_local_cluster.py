@@ -1,4 +1,4 @@
-"""What Hone relies on in a cluster: claims, Services, DNS, GPUs that are counted, Pod Security, images that run."""
+"""Features of a cluster on which Hone relies: claims, Services, DNS, counted GPUs, Pod Security, working images."""
 
 import json
 from typing import Any
@@ -94,6 +94,6 @@ def test_the_runtime_image_has_the_commands(cluster: Cluster, images: Images, na
 
 
 def unschedulable(found: dict[str, Any]) -> str:
-    """The scheduler's words when it found no place, else nothing."""
+    """Return the scheduler's message when it found no node, else an empty text."""
     conditions = found["status"].get("conditions", [])
     return next((each["message"] for each in conditions if each.get("reason") == "Unschedulable"), "")

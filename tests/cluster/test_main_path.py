@@ -1,4 +1,4 @@
-"""From a manifest to an answer: a FineTuneJob trains, an InferenceService serves what it left."""
+"""From a manifest to an answer: a FineTuneJob trains, and an InferenceService serves its artifact."""
 
 import json
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from kube import CONNECT, Cluster, Images, chart, claim, condition, pod, run
 Object = dict[str, Any]
 TRAIN_SECONDS = 300
 SERVE_SECONDS = 240
-# Two threads that wait for each other lose most of their time on cores that others use too.
+# Two threads that wait for each other lose most of their time on shared cores.
 ONE_THREAD = {"env": [{"name": "OMP_NUM_THREADS", "value": "1"}]}
 ROWS = [
     {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
@@ -38,7 +38,7 @@ print(json.dumps({"models": call("/models")["data"], "answers": answers}))
 
 @pytest.fixture(scope="module")
 def lab(hone: Cluster, images: Images) -> Iterator[str]:
-    """A namespace with a tiny model on the claim `models` and a dataset in the ConfigMap `faq`."""
+    """Yield a namespace with a tiny model on the claim `models` and a dataset in the ConfigMap `faq`."""
     with hone.fresh_namespace("main-path") as namespace:
         data = "".join(json.dumps(row) + "\n" for row in ROWS * 4)
         faq = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "faq"}, "data": {"train.jsonl": data}}
@@ -50,7 +50,7 @@ def lab(hone: Cluster, images: Images) -> Iterator[str]:
 
 
 def job(name: str, **spec: Any) -> Object:
-    """A FineTuneJob on the tiny model that learns the rows by heart in 16 steps, on the CPU."""
+    """Return a FineTuneJob on the tiny model that learns the rows by heart in 16 steps, on the CPU."""
     training = {"maxSteps": 16, "learningRate": 0.01, "perDeviceTrainBatchSize": 4, "loggingSteps": 1}
     return {
         "apiVersion": "hone.dev/v1alpha1",
@@ -88,7 +88,7 @@ def succeeded(hone: Cluster, namespace: str, name: str) -> Object:
 
 
 def ask(hone: Cluster, images: Images, namespace: str, url: str, *models: str) -> Object:
-    """What a client in the cluster gets: the list of models, and each one's answer to `ping`."""
+    """Return the list of models, and each one's answer to `ping`, as a client in the cluster receives them."""
     client = pod(f"client-{models[-1]}", images.operator, "python3", "-c", ASK, url, *models)
     printed: Object = json.loads(hone.run_pod(client, namespace))
     return printed
@@ -126,7 +126,7 @@ def test_helm_waits_until_an_adapter_is_trained_and_served_next_to_its_base(
 
 
 def test_a_context_that_does_not_fit_is_refused_before_a_pod_is_made(hone: Cluster, lab: str) -> None:
-    """By what the trainer told of the base model's cache."""
+    """The size of the cache comes from the trainer's report about the base model."""
     greedy = service("greedy-chat", "faq")
     greedy["spec"] |= {"maxModelLen": 200_000, "resources": {"gpus": 0, "memory": "64Mi"}}
     hone.create(greedy, namespace=lab)

@@ -1,4 +1,4 @@
-"""Whatever happens to an object, its children and its status end as those of a fresh object with the same spec."""
+"""After any history, children and status of an object are those of a new object with the same spec."""
 
 import itertools
 import json
@@ -33,7 +33,7 @@ NAME = "model"
 NUMBERS = itertools.count()
 JOB = {"model": {"name": "example/model"}, "dataset": {"name": "example/data"}}
 SERVICE = {"model": {"name": "example/model"}}
-# Of a FineTuneJob. The API server refuses their changes, which other tests check.
+# Fields of a FineTuneJob whose changes the API server refuses, which other tests check.
 IMMUTABLE = frozenset({"model", "dataset", "method", "lora", "training", "evaluation", "output"})
 REPLACES = ("checkpoint", "resources", "cache", "tokenSecret", "pod")
 QUEUE = {"kueue.x-k8s.io/queue-name": ["a", "b"], "kueue.x-k8s.io/priority-class": ["low"]}
@@ -60,7 +60,7 @@ def edits(plural: str, without: frozenset[str]) -> st.SearchStrategy[tuple[Path,
 
 
 def set_fields(spec: Object, path: Path = ()) -> list[Path]:
-    """Return the paths of what the spec sets that is more than a default."""
+    """Return the paths of all values that the spec sets and that are not defaults."""
     found = []
     for name, value in spec.items():
         if isinstance(value, dict):
@@ -71,7 +71,7 @@ def set_fields(spec: Object, path: Path = ()) -> list[Path]:
 
 
 class Model(RuleBasedStateMachine):
-    """One object that is edited in every way, and what its children must become."""
+    """One object that is edited in every way, and its expected children."""
 
     world: World
     resource: Resource
@@ -99,7 +99,7 @@ class Model(RuleBasedStateMachine):
         self.world.create(self.resource, {**body, "metadata": {"name": NAME, "namespace": space, **kept}})
 
     def change(self, before: Object, path: Path, value: Any) -> None:
-        """Edit the object, where the API server takes it; put it back where no child can be made so."""
+        """Edit the object if the API server accepts it. Revert the edit if the API server refuses a child."""
         self.replace(with_value(before["spec"], path, value))
         self.settle_or_put_back(before["spec"])
 
@@ -121,7 +121,7 @@ class Model(RuleBasedStateMachine):
             self.settle()
 
     def furnish(self, edit: Any) -> None:
-        """Begin with many fields that are set."""
+        """Begin with many set fields."""
         before = self.owner
         for _ in range(8):
             path, value = edit.draw(self.edits)
@@ -137,7 +137,7 @@ class Model(RuleBasedStateMachine):
         self.may_replace = False
 
     def running_job(self) -> tuple[str, str] | None:
-        """Return the uid of the training Job, and what of the spec it was made from."""
+        """Return the uid of the training Job, and the record of fields from which it was made."""
         job = self.world.get(JOBS, self.space, f"{NAME}-train")
         return (job["metadata"]["uid"], self.made_from) if job else None
 
@@ -216,7 +216,7 @@ class Model(RuleBasedStateMachine):
                     self.world.delete(kind, body)
 
     def forgive(self, wanted: dict[str, Object], found: dict[str, Object]) -> None:
-        """What may differ from a fresh object."""
+        """Remove allowed differences from a new object."""
 
 
 class JobModel(Model):
@@ -227,7 +227,7 @@ class JobModel(Model):
     keeps = IMMUTABLE
 
     def forgive(self, wanted: dict[str, Object], found: dict[str, Object]) -> None:
-        """A preparation that has ended is history."""
+        """Ignore a preparing Job that has ended."""
         for children in (wanted, found):
             children.pop(f"Job {NAME}-prepare", None)
 
@@ -254,7 +254,7 @@ class ServiceModel(Model):
 
     @rule()
     def restart_the_engines(self) -> None:
-        """As `kubectl rollout restart` does it."""
+        """Restart the engines as `kubectl rollout restart` does."""
         if self.deployment():
             self.others = {"kubectl.kubernetes.io/restartedAt": "now"}
             template = {"metadata": {"annotations": self.others}}
@@ -267,7 +267,7 @@ class ServiceModel(Model):
             container = found["spec"]["template"]["spec"]["containers"][0]
             container |= {"args": ["--mine"], "env": container["env"][1:]}
             spec: Object = {"template": {"spec": {"containers": [container]}}}
-            if "autoscaling" not in self.owner["spec"]:  # else the number is the autoscaler's
+            if "autoscaling" not in self.owner["spec"]:  # otherwise the autoscaler sets the number
                 spec["replicas"] = 3
             self.world.patch(DEPLOYMENTS, self.space, NAME, {"spec": spec})
             self.settle()
@@ -281,7 +281,7 @@ class ServiceModel(Model):
             self.settle()
 
     def forgive(self, wanted: dict[str, Object], found: dict[str, Object]) -> None:
-        """What others added stays, and so do claims that adapters no longer need."""
+        """Ignore fields that others added, and claims that adapters no longer need: both stay."""
         key = f"Deployment {NAME}"
         if key not in found or key not in wanted:
             return
@@ -303,7 +303,7 @@ class ServiceModel(Model):
 
 
 def in_order(items: list[Object]) -> list[Object]:
-    """Return the items in an order that is theirs: a list that several write keeps the order of its history."""
+    """Return the items in a fixed order: the order of a list with several writers depends on its history."""
     return sorted(items, key=lambda item: json.dumps(item, sort_keys=True))
 
 

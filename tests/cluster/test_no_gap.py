@@ -1,4 +1,4 @@
-"""Clients notice nothing: no error, no cut stream while engines are rolled out, evicted, moved, and given weights."""
+"""Clients get no error and no cut stream while engines are rolled out, evicted, moved, and get new weights."""
 
 import json
 import time
@@ -14,9 +14,10 @@ from training import job
 Object = dict[str, Any]
 ADAPTER, TUNED = "tuned", ("first", "second")
 MANY, MANY_SECONDS = 200, 120
-# In the cluster, so that kube-proxy and the Service are passed as by any client. The openai package is in no image; it
-# stands on httpx with these limits, whose fork httpx2 the runtime image has for the hub. Nothing is asked twice. After
-# every 20 requests it prints all that it has met so far: `begun` of them, those before `ended` without one in flight.
+# Runs in the cluster, so that its requests pass kube-proxy and the Service like those of any client. The openai package
+# is in no image; it uses httpx with these limits, whose fork httpx2 the runtime image has for the hub. No request is
+# retried. After every 20 requests it prints all results so far: `begun` counts the requests, and those before `ended`
+# have all been answered.
 CLIENT = (
     CONNECT
     + """
@@ -67,7 +68,10 @@ asyncio.run(main())
 
 @pytest.fixture(scope="module")
 def lab(hone: Cluster, images: Images) -> Iterator[str]:
-    """A namespace with two claims, each with another model `tiny`; the jobs `first` and `second` tune that of `one`."""
+    """Yield a namespace with two claims, each with a different model `tiny`.
+
+    The jobs `first` and `second` tune the model of claim `one`.
+    """
     with hone.fresh_namespace("no-gap") as namespace:
         hone.create(claim("one"), claim("two"), namespace=namespace)
         script = (Path(__file__).parent / "make_model.py").read_text()
@@ -82,7 +86,10 @@ def lab(hone: Cluster, images: Images) -> Iterator[str]:
 
 @pytest.fixture
 def asked(hone: Cluster, images: Images, lab: str, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The name of a service that a client asks all the time; `request.param`: how many engines, its adapter's job."""
+    """Yield the name of a service that a client queries all the time.
+
+    `request.param`: the number of engines, and the job of its adapter.
+    """
     replicas, job_name = request.param
     name = f"chat-{replicas}-{job_name or 'base'}"
     serve(hone, lab, name, replicas, job_name)
@@ -159,7 +166,7 @@ def test_three_engines_are_spread_over_nodes_and_clients_notice_no_drain(
 
 
 def drain(hone: Cluster, namespace: str, name: str, replicas: int, leaving: str) -> None:
-    """Drain the node, whose engines go elsewhere, and the client of the service notices nothing."""
+    """Drain the node: its engines move to other nodes, and the client of the service gets no error."""
     command = ["drain", leaving, "--delete-emptydir-data", "--ignore-daemonsets", f"--timeout={SERVE_SECONDS}s"]
     try:
         hone.kubectl(*command, timeout=SERVE_SECONDS + 10)
@@ -172,7 +179,7 @@ def drain(hone: Cluster, namespace: str, name: str, replicas: int, leaving: str)
 
 
 def serve(hone: Cluster, namespace: str, name: str, replicas: int, job_name: str | None = None) -> None:
-    """Serve the model `tiny` of claim `one`, with the adapter of the job, until so many engines answer."""
+    """Serve the model `tiny` of claim `one`, with the adapter of the job, and wait for so many ready engines."""
     spec: Object = {
         "model": {"claim": {"name": "one", "path": "tiny"}},
         "replicas": replicas,
@@ -193,7 +200,7 @@ def remove(hone: Cluster, namespace: str, name: str) -> None:
 
 
 def loaded(hone: Cluster, namespace: str, name: str, job_name: str, count: str) -> None:
-    """Wait until the job has succeeded, and so many engines have its adapter."""
+    """Wait until the job has succeeded, and the given number of engines has its adapter."""
     done = hone.wait("finetunejob", job_name, condition("Succeeded"), namespace, timeout=TRAIN_SECONDS)
     digest = done["status"]["artifact"]["digest"]
 
@@ -205,7 +212,7 @@ def loaded(hone: Cluster, namespace: str, name: str, job_name: str, count: str) 
 
 
 def tuning(name: str, seed: int) -> list[Object]:
-    """A FineTuneJob on the model of claim `one` which differs from the others, and its rows."""
+    """Return a FineTuneJob on the model of claim `one` that differs from the others, and its rows."""
     text = json.dumps({"text": f"ping {seed} {seed} {seed}"}) + "\n"
     rows = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"train.jsonl": 4 * text}}
     training = {"maxSteps": 8, "learningRate": 0.02, "perDeviceTrainBatchSize": 4}
@@ -225,7 +232,10 @@ def begin_to_ask(
     pause: float = 0.05,
     node: str | None = None,
 ) -> None:
-    """Start the client of the service `name`, which begins a request after every pause, in seconds; it has met some."""
+    """Start the client of the service `name`, and wait for its first results.
+
+    `pause`: seconds between the beginnings of two requests.
+    """
     command = ["python3", "-c", CLIENT, f"http://{name}.{namespace}.svc/v1", model, key, str(pause)]
     client = pod(f"client-{name}", images.runtime, *command)
     if node:
@@ -239,15 +249,15 @@ def begin_to_ask(
 
 
 def met(hone: Cluster, namespace: str, name: str) -> Object | None:
-    """What the client of the service has met so far; None: nothing yet."""
+    """Return the results of the service's client so far; None without any."""
     lines = hone.kubectl("logs", f"client-{name}", "--tail=1", namespace=namespace)
     return json.loads(lines) if lines else None
 
 
 def noticed(hone: Cluster, namespace: str, name: str) -> int:
-    """How many different answers the client has had, none of them an error, and none cut.
+    """Return how many different answers the client has received, and check that none was an error or cut.
 
-    It looks when all that was asked before now has been answered, and many more.
+    Before that, wait until all present requests and many more have been answered.
     """
     end = time.monotonic() + MANY_SECONDS
     enough = None
@@ -263,7 +273,7 @@ def noticed(hone: Cluster, namespace: str, name: str) -> int:
 
 
 def settled(hone: Cluster, namespace: str, name: str, replicas: int) -> None:
-    """Wait until so many engines of the present spec answer, and the earlier ones are gone."""
+    """Wait until the given number of engines of the present spec is ready, and the earlier ones are gone."""
 
     def complete(found: Object) -> bool:
         status = found.get("status", {})
@@ -286,7 +296,7 @@ def engines(hone: Cluster, namespace: str, name: str) -> list[str]:
 
 
 def nodes(hone: Cluster, namespace: str, name: str) -> set[str]:
-    """Where the engines run."""
+    """Return the nodes of the engines."""
     return {found["spec"]["nodeName"] for found in pods(hone, namespace, name)}
 
 
@@ -300,7 +310,7 @@ def change(hone: Cluster, namespace: str, name: str, spec: Object) -> None:
 
 
 def evict(hone: Cluster, namespace: str, name: str) -> None:
-    """As `kubectl drain` does it."""
+    """Evict a pod as `kubectl drain` does."""
     eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": namespace}}
     path = f"/api/v1/namespaces/{namespace}/pods/{name}/eviction"
     hone.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))

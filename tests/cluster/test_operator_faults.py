@@ -1,4 +1,4 @@
-"""Whatever is deleted, edited, killed or wrong: the operator puts it right, or says what is the matter."""
+"""After deletions, edits, kills and mistakes the operator restores the state, or reports the fault."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ SERVE_SECONDS = 300
 
 @pytest.fixture(scope="module")
 def lab(hone: Cluster, images: Images) -> Iterator[str]:
-    """A namespace with a tiny model on the claim `models` and four rows of text in the ConfigMap `words`."""
+    """Yield a namespace with a tiny model on the claim `models` and four rows of text in the ConfigMap `words`."""
     with hone.fresh_namespace("faults") as namespace:
         furnish(hone, images, namespace)
         yield namespace
@@ -32,7 +32,7 @@ def service(name: str, job_name: str) -> Object:
 
 @pytest.fixture(scope="module")
 def served(hone: Cluster, lab: str) -> str:
-    """A FineTuneJob `words` that succeeded and an InferenceService `speak`, made before it, that serves it."""
+    """Create the InferenceService `speak`, then the FineTuneJob `words` that it serves, and wait until it succeeded."""
     hone.create(service("speak", "words"), namespace=lab)
     waiting = hone.wait("inferenceservice", "speak", because("ArtifactsResolved", "WaitingForFineTuneJob"), lab)
     assert "FineTuneJob words does not exist" in message(waiting, "ArtifactsResolved")

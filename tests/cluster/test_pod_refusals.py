@@ -1,4 +1,4 @@
-"""A real API server refuses and takes what the contract says of pods: in the Hone object, and in the Job of it."""
+"""A real API server agrees with the contract about pods: in the Hone object, and in the Job made from it."""
 
 import asyncio
 import json
@@ -49,7 +49,7 @@ def manifest(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def why_refused(server: ApiServer, spec: dict[str, Any]) -> str:
-    """Return the API server's reason against the object, empty where it takes it."""
+    """Return the API server's reason against the object; empty where it accepts it."""
     objects = CustomObjectsApi(server.client())
     try:
         objects.create_namespaced_custom_object(
@@ -66,7 +66,7 @@ def job_of(owner: dict[str, Any]) -> dict[str, Any]:
 
 
 def why_job_refused(server: ApiServer, spec: dict[str, Any]) -> str:
-    """Return the API server's reason against the Job that Hone would make."""
+    """Return the API server's reason against the Job that Hone would create."""
     try:
         job = job_of(manifest(spec))
     except ValidationError as error:

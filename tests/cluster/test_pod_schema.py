@@ -1,4 +1,4 @@
-"""The types of pods are those of the API server, which takes what Hone makes from them and refuses the same faults."""
+"""The types of pods are those of the API server, which accepts Hone's pods and refuses the same faults."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A real API server's Pod Security Admission judges the pods of Hone as the operator judges the settings of users."""
+"""The Pod Security Admission of a real API server and the operator agree about the settings of users."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""What others change in a child is put right, also where server-side apply alone would not. On a real API server."""
+"""Edits of children by others are reverted, also where server-side apply alone would fail. On a real API server."""
 
 import contextlib
 import copy
@@ -68,13 +68,13 @@ def service_object(space: str, **spec: Any) -> Object:
 
 
 def serve(world: World, space: str, **spec: Any) -> None:
-    """Make an InferenceService and its children."""
+    """Create an InferenceService and its children."""
     world.create(INFERENCESERVICES, service_object(space, **spec))
     world.settle(space)
 
 
 def change(world: World, space: str, **spec: Any) -> None:
-    """Replace fields of the service's spec; None takes one away."""
+    """Replace fields of the service's spec; None removes a field."""
     owner = world.get(INFERENCESERVICES, space, NAME)
     assert owner
     merged = owner["spec"] | spec
@@ -89,7 +89,7 @@ def pod_of(deployment: Object) -> Object:
 
 
 def set_plain_env(deployment: Object) -> None:
-    """As `kubectl set env deployment/faq SECRET=plain`."""
+    """Edit the Deployment like `kubectl set env deployment/faq SECRET=plain`."""
     for variable in pod_of(deployment)["containers"][0]["env"]:
         if variable["name"] == "SECRET":
             del variable["valueFrom"]
@@ -279,7 +279,7 @@ def test_no_job_is_made_while_a_quota_refuses_its_claim(world: World, space: str
 
 
 def restore(world: World, space: str, resource: Resource) -> None:
-    """Make a child again as a backup tool does: without owner, uid, status and writers."""
+    """Create a child again as a backup tool does: without owner, uid, status and managedFields."""
     found = world.get(resource, space, NAME)
     assert found
     world.delete(resource, found)
@@ -344,7 +344,7 @@ def test_a_child_of_another_products_inference_service_is_a_conflict(world: Worl
     metadata = {"name": NAME, "namespace": space, "ownerReferences": [owner | {"controller": True}]}
     before = world.create(SERVICES, {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec})
     world.create(INFERENCESERVICES, service_object(space))
-    world.observe(space)  # the garbage collector of `settle` would remove the child of an owner that it does not know
+    world.observe(space)  # the garbage collector of `settle` would remove the child of an unknown owner
     status = world.status(INFERENCESERVICES, space, NAME)
     assert ["Accepted", "False", "NameConflict"] in [each[:3] for each in status["conditions"]]
     after = world.get(SERVICES, space, NAME)

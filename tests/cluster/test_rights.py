@@ -1,4 +1,4 @@
-"""What the chart lets the operator and its users do, on an API server that judges by RBAC."""
+"""The rights that the chart gives to the operator and its users, on an API server with RBAC."""
 
 import json
 import os
@@ -39,7 +39,7 @@ class Space:
     server: ApiServer
 
     def kubectl(self, *arguments: str, user: str = "admin", stdin: str | None = None) -> tuple[bool, str]:
-        """Whether it worked, and what it printed."""
+        """Run kubectl. Return whether it succeeded, and its output."""
         command = [self.server.programs / "kubectl", "--kubeconfig", self.server.kubeconfig_of(user), *arguments]
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
         return done.returncode == 0, done.stdout + done.stderr
@@ -50,7 +50,7 @@ class Space:
         return self.kubectl("create", "-f", "-", user=user, stdin=json.dumps(body))
 
     def install(self, *values: str) -> list[Object]:
-        """Apply what the chart renders, but for the operator's Deployment, whose arguments are what counts."""
+        """Apply the rendered chart without the operator's Deployment, of which only the arguments are used."""
         command = [self.server.programs / "helm", "template", "hone", ROOT / "charts/hone", "--namespace", SYSTEM]
         command += ["--no-hooks"]
         flags = [word for value in values for word in ("--set", value)]
@@ -79,7 +79,7 @@ def space(control_plane: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
         found = Space(server)
         for name in (SYSTEM, *SPACES):
             assert found.kubectl("create", "namespace", name)[0]
-        # Adds what is labelled so to the ClusterRoles edit, admin and view.
+        # This controller adds labelled roles to the ClusterRoles edit, admin and view.
         manager: list[object] = [server.programs / "kube-controller-manager", "--leader-elect=false"]
         manager += ["--kubeconfig", server.kubeconfig, "--secure-port=0"]
         manager += ["--controllers=clusterrole-aggregation-controller"]
@@ -89,7 +89,7 @@ def space(control_plane: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="module")
 def everywhere(space: Space) -> Iterator[Space]:
-    """The chart for all namespaces, and people with rights in team-a."""
+    """Yield an installation for all namespaces, with users who have rights in team-a."""
     objects = space.install()
     space.kubectl("create", "rolebinding", "alice", "--clusterrole=edit", f"--user={ALICE}", "--namespace=team-a")
     for kinds in ("finetunejobs.hone.dev,inferenceservices.hone.dev",):
@@ -101,7 +101,7 @@ def everywhere(space: Space) -> Iterator[Space]:
     space.kubectl("create", "role", "serve", "--verb=create", f"--resource={kinds}", "--namespace=team-a")
     space.kubectl("create", "rolebinding", "carols", "--role=serve", f"--user={CAROL}", "--namespace=team-a")
     until(lambda: space.create(ALICE, "FineTuneJob", "first", "team-a", JOB)[0])
-    # A policy works some moments after it was made.
+    # A policy takes effect some moments after its creation.
     until(lambda: not space.create(BOB, "FineTuneJob", f"b{time.monotonic_ns()}", "team-a", JOB)[0])
     yield space
     space.remove(objects)
@@ -153,7 +153,7 @@ def test_a_service_of_an_adapter_asks_for_its_config_map(everywhere: Space) -> N
 
 
 def settle(space: Space, log: Path, namespace: str, name: str) -> None:
-    """Both kinds get their children and a status, and nothing was refused."""
+    """Check that both kinds get their children and a status, and that nothing was refused."""
     assert space.create("admin", "FineTuneJob", name, namespace, JOB)[0]
     assert space.create("admin", "InferenceService", f"{name}-service", namespace, SERVICE)[0]
     until(lambda: space.kubectl("get", "job", f"{name}-train", "--namespace", namespace)[0])

@@ -1,6 +1,6 @@
-"""What a real API server stores in place of false and 0 is what drift.py expects: a child at rest is not written.
+"""A real API server stores false and 0 as drift.py expects, so that an unchanged child is not written again.
 
-The fields come from podschema.json: one that is new there has to get a place here.
+The fields come from pod_schema.json. A new field there needs a place in PLACES.
 """
 
 import json
@@ -87,7 +87,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
 
 
 def stored(server: ApiServer, spec: Spec) -> tuple[Spec, Spec]:
-    """Return the Job that Hone makes, and what the API server makes of it. Raises ApiException when it refuses."""
+    """Return Hone's Job, and the Job as the API server stores it. Raises ApiException when it refuses."""
     spec = {"model": {"name": "a/b"}, "dataset": {"name": "c/d"}, "lora": {}} | spec
     metadata = {"name": "faq", "namespace": "default", "uid": "3f1c7a52-0000-4000-8000-000000000000"}
     owner = {"apiVersion": "hone.dev/v1alpha1", "kind": "FineTuneJob", "metadata": metadata, "spec": spec}

@@ -1,6 +1,6 @@
-"""The kubectl commands of remedies, typed as they are printed, against a real API server: they do what the fault needs.
+"""Run the kubectl commands of remedies, exactly as they are printed, on a real API server: they fix the fault.
 
-The default namespace is another one than that of the objects, as with most users.
+The default namespace differs from that of the objects, as for most users.
 """
 
 import os
@@ -47,7 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
 
 @pytest.fixture(scope="module")
 def kubectl(server: ApiServer) -> Kubectl:
-    """Runs a command line as a user types it; returns what it prints."""
+    """Return a function that runs a command line as a user types it, and returns its output."""
 
     def run(line: str, *, given: Object | None = None, **environment: str) -> str:
         program, *arguments = shlex.split(line)
@@ -65,7 +65,7 @@ def kubectl(server: ApiServer) -> Kubectl:
 
 
 def make(kubectl: Kubectl, kind: str, name: str, api: str = "v1", **fields: Any) -> None:
-    """Make an object of the team, or one of the cluster; its status as well, which a controller would write."""
+    """Create an object in the team's namespace or in the cluster, with the status that a controller would write."""
     metadata = {"name": name, "namespace": TEAM, **fields.pop("metadata", {})}
     body = {"apiVersion": api, "kind": kind, "metadata": metadata, **fields}
     kubectl("kubectl create --filename -", given=body)
@@ -110,7 +110,7 @@ def test_a_claim_is_enlarged(kubectl: Kubectl, how: str) -> None:
 
 
 def full(claim: str) -> str:
-    """Return what is reported of a trainer whose claim is full."""
+    """Return the report about a trainer whose claim is full."""
     message = failure("DiskFull", f"/output has no space left. {DISK_FULL.remedy}")
     pod = pod_in_state(terminated=terminated(74, message))
     pod["spec"]["volumes"] = [{"name": "output", "persistentVolumeClaim": {"claimName": claim}}]

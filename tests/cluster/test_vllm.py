@@ -1,4 +1,4 @@
-"""The real vLLM, on the CPU in a pod: from FineTuneJobs to answers, by the very arguments that GPUs get."""
+"""The real vLLM, on the CPU in a pod: from FineTuneJobs to answers, with the same arguments as on GPUs."""
 
 import json
 import os
@@ -17,12 +17,12 @@ from training import because, job, uid
 
 Object = dict[str, Any]
 IMAGE_SECONDS, TRAIN_SECONDS, START_SECONDS, CHANGE_SECONDS = 900, 300, 600, 120
-# vLLM's attention on CPUs takes none of 16.
+# vLLM's attention on CPUs does not support heads of 16.
 HEADS_OF_64 = "256"
-# None of those that vLLM takes.
+# Not one of the ranks that vLLM accepts.
 RANK = 12
 KEY = "not-a-secret"
-# Between two requests, in seconds: two vLLMs on two cores must keep up.
+# Seconds between two requests: two vLLMs on two cores must keep up.
 PAUSE = 0.2
 # Nothing is compiled in the pod, whose image has no compiler; 1 GiB for the key-value cache.
 EAGER = ["--enforce-eager"]
@@ -68,7 +68,7 @@ class Vllm:
     """The InferenceService `name` of one vLLM, and a client of it."""
 
     def __init__(self, hone: Cluster, namespace: str, images: Images, image: str, name: str, **spec: Any) -> None:
-        """Waits until it answers."""
+        """Create the service and wait until it answers."""
         self.hone, self.namespace, self.images, self.name = hone, namespace, images, name
         self._asked = 0
         common = {
@@ -85,7 +85,10 @@ class Vllm:
         hone.wait("inferenceservice", name, ready, namespace, timeout=START_SECONDS, unless=failed)
 
     def ask(self, *requests: list[Any]) -> list[Any]:
-        """Status and answer of each `[path, body, key]`: without a body a GET, without a key by the right one."""
+        """Return status and answer of each `[path, body, key]`.
+
+        Without a body it is a GET; the default key is right.
+        """
         self._asked += 1
         command = ["python3", "-c", ASK, f"{self.name}.{self.namespace}.svc", json.dumps(requests), KEY]
         client = pod(f"client-{self.name}-{self._asked}", self.images.operator, *command)
@@ -93,14 +96,14 @@ class Vllm:
         return answers
 
     def texts(self, *models: str) -> list[str]:
-        """What each says after the same words."""
+        """Return each model's answer to the same prompt."""
         bodies = [{"model": name, "prompt": "red", "temperature": 0, "max_tokens": 8} for name in models]
         answers = self.ask(*(["/v1/completions", body] for body in bodies))
         assert [status for status, _ in answers] == [200] * len(models), answers
         return [answer["choices"][0]["text"] for _, answer in answers]
 
     def serve(self, **jobs: str) -> None:
-        """Exactly these adapters, once the status tells that they are loaded, by the digests of the jobs."""
+        """Serve exactly these adapters, and wait until the status shows them as loaded, with the jobs' digests."""
         adapters = [{"name": name, "fineTuneJob": {"name": job}} for name, job in jobs.items()]
         patch = json.dumps({"spec": {"adapters": adapters}})
         self.hone.kubectl("patch", "inferenceservice", self.name, "--type=merge", "-p", patch, namespace=self.namespace)
@@ -131,7 +134,10 @@ def image(hone: Cluster, images: Images) -> str:
 
 @pytest.fixture(scope="module")
 def chat(hone: Cluster, images: Images, image: str) -> Iterator[Vllm]:
-    """It serves `tuned`, the adapter of job `one`, beside its base; `two` learns other words. A client asks always."""
+    """Yield a service of `tuned`, the adapter of job `one`, and its base. Job `two` learns another answer.
+
+    A client queries the service all the time.
+    """
     with hone.fresh_namespace("vllm") as namespace:
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "key"}, "stringData": {"token": KEY}}
         hone.create(claim("models"), claim("artifacts"), secret, namespace=namespace)
@@ -153,7 +159,7 @@ def rows(word: str) -> Object:
 
 
 def learning(name: str, word: str, **spec: Any) -> Object:
-    """A FineTuneJob that learns the word by heart."""
+    """Return a FineTuneJob that learns the answer `word` by heart."""
     common: Object = {
         "training": {"maxSteps": 12, "learningRate": 0.02, "perDeviceTrainBatchSize": 4},
         "dataset": {"configMap": {"name": word, "key": "train.jsonl"}},
@@ -164,7 +170,7 @@ def learning(name: str, word: str, **spec: Any) -> Object:
 
 
 def trained(hone: Cluster, namespace: str, name: str) -> str:
-    """The digest of the job's artifact, once there is one."""
+    """Wait for the job's artifact, and return its digest."""
     ready, failed = condition("Succeeded"), condition("Failed")
     found = hone.wait("finetunejob", name, ready, namespace, timeout=TRAIN_SECONDS, unless=failed)
     return str(found["status"]["artifact"]["digest"])
@@ -173,9 +179,9 @@ def trained(hone: Cluster, namespace: str, name: str) -> str:
 def test_vllms_own_application_asks_for_the_key_and_vllm_judges_models(
     hone: Cluster, namespace: str, image: str
 ) -> None:
-    """First, while no vLLM runs: it would take both cores."""
+    """This test comes first, while no vLLM runs that would occupy both cores."""
     script = (Path(__file__).parent / "vllm_asked.py").read_text()
-    # The modules under the names that they have next to the engine.
+    # The modules, under the names that they have next to the engine.
     files = "/opt/hone/hone_server/vllm"
     copy = f"cd /tmp && cp {files}/middleware.py hone_gate.py && cp {files}/check.py hone_vllm.py"
     command = ["bash", "-c", f'{copy} && PYTHONPATH=/tmp exec python3 -c "$0"', script]
@@ -270,7 +276,7 @@ def test_clients_notice_no_roll_out(chat: Vllm) -> None:
 
 
 def test_a_crashed_vllm_comes_back_with_its_adapters(chat: Vllm) -> None:
-    """The client would notice that: there is one engine."""
+    """The client is stopped, since it would get errors: there is only one engine."""
     hone, namespace = chat.hone, chat.namespace
     hone.kubectl("delete", "pod", "client-chat", "--now", namespace=namespace)
     before = chat.pod()

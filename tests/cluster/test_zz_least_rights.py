@@ -1,4 +1,4 @@
-"""After all other cluster tests: every right that the chart grants the operator was used, and none was lacking."""
+"""Runs after all other cluster tests: every right of the operator was used, and none was missing."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ NEVER_ASKED: dict[Right, str] = {
 
 
 def why_not_judged(request: pytest.FixtureRequest) -> str | None:
-    """A part of the tests uses a part of the rights."""
+    """Return why the rights can't be judged: a part of the tests uses only a part of them. None where they can."""
     here = Path(__file__).parent
     ran = {item.path for item in request.session.items}
     if missing := sorted(file.name for file in here.glob("test_*.py") if file not in ran):

@@ -1,4 +1,4 @@
-"""FineTuneJobs that need no GPU and seconds, and what their status says."""
+"""FineTuneJobs that take seconds and need no GPU, and tests for their status."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ ROWS = "".join(json.dumps({"text": f"{word} is the word of the day."}) + "\n" fo
 
 
 def furnish(cluster: Cluster, images: Images, namespace: str) -> None:
-    """Put a tiny model on the claim `models` and four rows of text into the ConfigMap `words`, for `job`."""
+    """Create the inputs of `job`: a tiny model on the claim `models`, and four rows in the ConfigMap `words`."""
     words = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "words"}, "data": {"train.jsonl": ROWS}}
     cluster.create(claim("models"), words, namespace=namespace)
     script = (Path(__file__).parent / "make_model.py").read_text()
@@ -20,7 +20,7 @@ def furnish(cluster: Cluster, images: Images, namespace: str) -> None:
 
 
 def job(name: str, *, steps: int = 4, **spec: Any) -> Object:
-    """A FineTuneJob on the tiny model, on the CPU."""
+    """Return a FineTuneJob on the tiny model, on the CPU."""
     return {
         "apiVersion": "hone.dev/v1alpha1",
         "kind": "FineTuneJob",
@@ -38,7 +38,7 @@ def job(name: str, *, steps: int = 4, **spec: Any) -> Object:
 
 
 def because(type_: str, reason: str) -> Any:
-    """A test for a condition with this reason."""
+    """Return a test for a condition with this reason."""
     return lambda found: reason == reasons(found).get(type_)
 
 
@@ -64,7 +64,7 @@ def event_reasons(hone: Cluster, namespace: str, name: str) -> list[str]:
 
 
 def metrics(hone: Cluster, namespace: str, name: str) -> list[Object]:
-    """The lines of the trainer's metrics.jsonl, read from the claim."""
+    """Return the lines of the trainer's metrics.jsonl, read from the claim."""
     image = hone.list("pods", SYSTEM, "app.kubernetes.io/component=operator")[0]["spec"]["containers"][0]["image"]
     show = f"print(open('/output/{namespace}/{name}/logs/metrics.jsonl').read())"
     reader = pod(f"read-{name}", image, "python3", "-c", show, claims={name: "/output"})

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 def until(holds: Callable[[], object], seconds: float = 45) -> float:
-    """Return after how many seconds it held. Fails when it does not in time."""
+    """Wait until it holds, and return the seconds until then. Fails when it does not hold in time."""
     begun = time.monotonic()
     while not holds():
         assert time.monotonic() - begun < seconds, f"not within {seconds} s"

@@ -1,7 +1,7 @@
-"""Run in a pod of vLLM's image: what its own application answers under Hone's middleware, and what `hone_vllm` reports.
+"""Run in a pod of vLLM's image: query vLLM's own application under Hone's middleware, and run `hone_vllm`.
 
-Prints a line of JSON. `routes`: by method and path the status without the key and with it; `preflight`: a browser's;
-`checks`: by the kind of model what is reported before weights are loaded.
+Prints a line of JSON. `routes`: by method and path, the status without the key and with it. `preflight`: the status of
+a browser's preflight request. `checks`: by the kind of model, the report before weights are loaded.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def find(name: str, *modules: str) -> Any:
-    """Return what versions of vLLM have in different modules."""
+    """Return a name that versions of vLLM define in different modules."""
     for module in modules:
         try:
             return getattr(importlib.import_module(module), name)

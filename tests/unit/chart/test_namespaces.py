@@ -1,4 +1,4 @@
-"""Everything that an object of Hone's names is in the object's own namespace."""
+"""The fields of a Hone object refer only to its own namespace."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ CRDS = sorted((Path(__file__).parents[3] / "charts/hone/files/crds").glob("*.yam
 
 
 def fields(schema: dict[str, Any]) -> set[str]:
-    """The names of all fields, at every depth."""
+    """Return the names of all fields, at every depth."""
     found = set(schema.get("properties") or {})
     inner = [*(schema.get("properties") or {}).values(), schema.get("items"), schema.get("additionalProperties")]
     for each in inner:
@@ -24,7 +24,7 @@ def test_no_field_refers_to_another_namespace(file: Path) -> None:
     for version in yaml.safe_load(file.read_text())["spec"]["versions"]:
         found = fields(version["schema"]["openAPIV3Schema"])
         assert {"claim", "tokenSecret", "apiKeySecret", "serviceAccountName"} & found
-        # Those of affinity, which schedules beside pods and reads nothing.
+        # The fields of affinity only select pods for scheduling, and read nothing.
         assert {name for name in found if "namespace" in name.lower()} <= {
             "namespaces", "namespaceSelector", "shareProcessNamespace",
         }  # fmt: skip

@@ -1,6 +1,6 @@
 """Every right that the operator's code can use is in the chart's roles, and no other.
 
-Read from the calls in the code, so that the rare branches count: an object that is gone meanwhile, or changed.
+The rights are read from the calls in the code, so that rare branches count as well.
 """
 
 import ast
@@ -18,7 +18,7 @@ from least_rights import Right, granted
 
 CODE = Path(hone_operator.__file__).parent
 CHART = Path(__file__).parents[3] / "charts/hone/templates"
-# Verbs of the client's methods, and of functions that hand a kind on to these.
+# Verbs of the client's methods, and of functions that pass a kind on to these.
 VERBS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("get", "refresh", "_read", "_known", "_child", "_child_or_foreign", "_reread"), ("get",)),
     **dict.fromkeys(("items", "list", "_list"), ("list",)),
@@ -28,7 +28,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "delete": ("delete",),
     "watch": ("watch",),
 }
-# Verbs of an action, with what execution.py reads where the object is another one than expected.
+# Verbs of an action, including the reads of execution.py where the object differs from the expected one.
 ACTIONS = {
     "Create": ("create", "get"),
     "Apply": ("create", "patch", "get"),
@@ -36,21 +36,21 @@ ACTIONS = {
     "removal": ("delete",),
     "Delete": ("delete",),
 }
-# What kinds a variable has in these functions.
+# The kinds that a variable can have in these functions.
 HANDED_ON: dict[tuple[str, str], tuple[Resource, ...]] = {
     ("hone_operator.kube.reflector", "_list"): WATCHED,
     ("hone_operator.kube.reflector", "_watch"): WATCHED,
     ("hone_operator.controller", "_patch_status"): OWNERS,
     ("hone_operator.snapshots", "inferenceservice"): (resources.BUDGETS, resources.AUTOSCALERS),
 }
-# The client, what has methods of the same names, and what carries out actions: these count where they are made.
+# Calls in these modules don't count: the client, modules with methods of the same names, and the executor of actions.
 WITHOUT_CALLS = (
     "hone_operator.kube.client",
     "hone_operator.kube.cache",
     "hone_operator.reconcile.execution",
     "hone_operator.reconcile.plan",
 )
-# Judged by admission, when a child names its owner.
+# Admission checks this right when a child names its owner; there is no request.
 WITHOUT_REQUEST = {("update", "hone.dev", f"{owner.plural}/finalizers") for owner in OWNERS}
 KINDS = {name: found for name, found in vars(resources).items() if isinstance(found, Resource)}
 INNER = frozenset(VERBS)
@@ -64,7 +64,7 @@ def right(verb: str, resource: Resource, subresource: str = "") -> Right:
 
 
 def calls(tree: ast.AST, function: str = "") -> list[tuple[str, ast.Call]]:
-    """Return all calls, with the function that each is in."""
+    """Return all calls, each with the function that contains it."""
     found = []
     for node in ast.iter_child_nodes(tree):
         name = node.name if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else function

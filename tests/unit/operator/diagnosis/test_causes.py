@@ -1,4 +1,4 @@
-"""Causes that read alike and are not: policies, volumes, autoscalers, the kubelet's refusals, and messages cut short.
+"""Different causes with similar messages: policies, volumes, autoscalers, refusals of the kubelet, and cut messages.
 
 OpenShift's messages are as users have reported them. Those of Kyverno, Cluster Autoscaler, Karpenter and the kubelet
 are partly from memory, and were not compared with their sources.

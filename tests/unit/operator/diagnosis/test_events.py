@@ -1,4 +1,4 @@
-"""Which of the events about an object still tells what keeps it."""
+"""Select the event about an object that still explains its state."""
 
 from typing import Any
 

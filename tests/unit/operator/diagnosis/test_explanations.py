@@ -1,7 +1,7 @@
 """Why a pod does not start or has ended.
 
-The API server's and the controllers' words are recorded from Kubernetes 1.36, and so are those of the kubelet that
-tests/cluster/test_explained.py provokes; the others are as their sources have them.
+Messages of the API server, of the controllers, and those of the kubelet that tests/cluster/test_explained.py provokes
+are recorded from Kubernetes 1.36. All others are copied from their sources.
 """
 
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Every remedy that Hone can print is followed once, literally: then the failure is gone."""
+"""Follow every remedy that Hone can print literally: then the failure is gone."""
 
 import re
 from typing import Any

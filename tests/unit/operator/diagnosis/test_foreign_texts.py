@@ -1,4 +1,4 @@
-"""Texts of any length that others wrote: what reaches patterns, conditions and events is bounded."""
+"""Texts of other programs can have any length, and are cut before they reach patterns, conditions and events."""
 
 import importlib
 import json
@@ -82,7 +82,7 @@ def test_a_very_long_number_in_a_schedulers_message_does_not_count_nodes() -> No
 
 
 def test_no_searched_pattern_begins_with_an_unbounded_repetition() -> None:
-    """Such a pattern, without a look behind, takes the square of the text's length."""
+    """Such a pattern without a lookbehind takes quadratic time in the length of the text."""
     names = [module.name for module in pkgutil.walk_packages(hone_operator.__path__, "hone_operator.")]
     found = {
         f"{name}.{at}"
@@ -112,7 +112,7 @@ def _patterns(module: Any) -> Iterator[tuple[str, re.Pattern[Any]]]:
 
 
 def _begins_without_end(parsed: Any) -> bool:
-    """Whether a match can begin by a repetition without a bound."""
+    """Return whether a match can begin with an unbounded repetition."""
     for kind, value in parsed:
         match str(kind):
             case "BRANCH":
@@ -146,7 +146,7 @@ def _begins_without_end(parsed: Any) -> bool:
     ],
 )
 def test_names_have_the_bounds_that_kubernetes_has(field: str, longest: int) -> None:
-    """A refusal repeats the names that are too long."""
+    """Check the bound of each name: a refusal repeats names that are too long."""
     of = schema("FineTuneJob")["properties"]["spec"]["properties"]["pod"]
     for name in field.replace("[]", ".[]").split("."):
         of = of["items"] if name == "[]" else of["properties"][name]

@@ -1,4 +1,4 @@
-"""What others wrote, wherever it is read: an odd value is unknown, and never an error of the operator's."""
+"""Values that others wrote: an invalid one counts as unknown, and never causes an error of the operator."""
 
 from datetime import timedelta
 from typing import Any

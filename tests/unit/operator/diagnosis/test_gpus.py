@@ -12,12 +12,12 @@ WHOLE = "amd.com/gpu"
 
 
 def seen(gib: float) -> int:
-    """The least that a process sees of so many GiB."""
+    """Return the smallest number of bytes that a process sees of so many GiB."""
     return int(gib * GIB) - WITHHELD
 
 
 def node(name: str = "gpu-1", resource: str = WHOLE, count: int = 8, **labels: str) -> Node:
-    """A node; labels by property, `device-id` spelled device_id."""
+    """Return a node; labels by property, with `device-id` spelled device_id."""
     return Node(
         name,
         allocatable={resource: count},
@@ -117,7 +117,7 @@ def test_a_node_is_read_from_its_object() -> None:
 
 
 def amd_names() -> list[tuple[str, str]]:
-    """Device ids and product names of AMD's own lists."""
+    """Return device ids and product names from AMD's own lists."""
     lines = (Path(__file__).parents[2] / "amd_device_ids.txt").read_text().splitlines()
     rows = [line.split(",\t") for line in lines if not line.startswith("#")]
     return [(device.lower(), name.removeprefix("AMD ").removeprefix("Instinct ")) for device, _, name in rows]
@@ -128,7 +128,7 @@ def test_every_device_id_of_amds_lists_has_its_model() -> None:
     for device, name in amd_names():
         named.setdefault(device, set()).add(name)
     assert named.keys() == DEVICE_IDS.keys()
-    # Variants and virtual functions have names that go on: "MI308X HF VF".
+    # Variants and virtual functions have longer names: "MI308X HF VF".
     wrong = {device for device, names in named.items() if not any(n.startswith(DEVICE_IDS[device]) for n in names)}
     assert not wrong
     assert set(DEVICE_IDS.values()) == CARD_MEMORY.keys()

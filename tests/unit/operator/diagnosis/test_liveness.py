@@ -1,4 +1,4 @@
-"""A trainer that runs and is not well: lost with its node, silent, or without steps."""
+"""Running trainers that are not well: lost with their node, silent, or without steps."""
 
 from datetime import timedelta
 from typing import Any

@@ -24,7 +24,7 @@ VERBS = {
     "hone": {"plan", "validate"},
     "oc": {"adm"},
 }
-# Maps, and parts that have Kubernetes' own schema: what follows is a key of theirs.
+# Maps, and parts with Kubernetes' own schema: any key may follow.
 FREE = {"labels", "annotations", "nodeSelector", "limits", "requests", "affinity"} | {
     "securityContext",
     "containerSecurityContext",
@@ -55,7 +55,7 @@ def has_field(schema: dict[str, Any], names: list[str]) -> bool:
 
 
 def sentences(tree: ast.AST) -> Iterator[str]:
-    """Yield the texts of a module that are not docstrings; what is filled in at run time becomes NAME."""
+    """Yield the texts of a module that are not docstrings; values of run time become NAME."""
     documents = {
         id(node.body[0].value)
         for node in ast.walk(tree)

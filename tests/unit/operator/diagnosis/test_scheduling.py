@@ -1,4 +1,4 @@
-"""Why no node takes a pod: the words are those of a real scheduler (Kubernetes 1.36)."""
+"""Explain why no node takes a pod. The messages are those of a real scheduler (Kubernetes 1.36)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Restarts and GPU seconds, from the pods that can be seen and what the status remembers."""
+"""Restarts and GPU seconds, counted from the existing pods and the status."""
 
 from datetime import timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""A claim that exists is used as it is, and what differs from the object is said."""
+"""An existing claim is used as it is, and its differences from the object are reported."""
 
 from typing import Any
 

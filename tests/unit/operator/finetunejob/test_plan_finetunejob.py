@@ -1,4 +1,4 @@
-"""What the operator does about a FineTuneJob, by the table."""
+"""The plan for a FineTuneJob in each situation."""
 
 import json
 from datetime import datetime, timedelta

@@ -1,4 +1,4 @@
-"""The life of a FineTuneJob: prepared apart, suspended, out of time, on several nodes, and after its end."""
+"""The life of a FineTuneJob: preparing, suspension, deadline, several nodes, and the time after its end."""
 
 from datetime import timedelta
 from typing import Any
@@ -47,7 +47,7 @@ ESTIMATE = {
 
 
 def preparing(*pods: Object, job_conditions: list[Object] | None = None, **more: Any) -> ObservedFineTuneJob:
-    """A job with GPUs whose preparing Job is there, and no other."""
+    """Return a job with GPUs that has only its preparing Job."""
     owner = job_object(resources=GPU, tokenSecret={"name": "hf"}, **more)
     observed = observed_job(owner)
     observed.job = None
@@ -218,7 +218,7 @@ def test_labels_for_the_queue_reach_only_the_training_job() -> None:
     assert "kueue.x-k8s.io/queue-name" not in preparing["labels"]
 
 
-# --- changed, out of time, and after the end ---
+# --- changes, the deadline, and the time after the end ---
 
 
 def test_an_allowed_change_replaces_the_job() -> None:

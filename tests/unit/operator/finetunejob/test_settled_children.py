@@ -1,4 +1,4 @@
-"""What the operator does not do again for an unchanged FineTuneJob, and what it must not leave out for that."""
+"""An unchanged FineTuneJob is not compared again, and no change is missed because of that."""
 
 import asyncio
 import copy
@@ -23,7 +23,7 @@ Change = Callable[[ObservedFineTuneJob], Any]
 
 
 def settled_job(**spec: Any) -> ObservedFineTuneJob:
-    """A FineTuneJob whose children an earlier pass found to be as they should be."""
+    """Return a FineTuneJob whose children an earlier pass found to be as desired."""
     observed = observed_job(job_object(status=PREPARED, **spec))
     found = plan(observed, NOW)
     assert not found.actions
@@ -108,8 +108,8 @@ def test_each_observed_field_is_in_the_digest_or_does_not_affect_children() -> N
         "job",
         "prepare_job",
     }
-    in_digest |= {"pods", "prepare_pods"}  # by how many the kubelet has rejected
-    # `spec` is made from the owner. The others decide about the status, and about what the plan does before.
+    in_digest |= {"pods", "prepare_pods"}  # by the number of rejected pods
+    # `spec` is made from the owner. The others affect the status, and earlier steps of the plan.
     others = {
         "spec",
         "trainers",
@@ -127,7 +127,7 @@ def test_each_observed_field_is_in_the_digest_or_does_not_affect_children() -> N
 
 
 def made_by_first_pass(change: Callable[[Object], Any] = lambda body: None) -> tuple[ObservedFineTuneJob, bytes | None]:
-    """What a new FineTuneJob has once its children are made, where the API server may `change` them."""
+    """Return a new FineTuneJob with its created children, which the API server may `change`, and their digest."""
     observed = ObservedFineTuneJob(job_object(), parsed_job(job_object()), IMAGE)
     found = plan(observed, NOW)
     made = [stored(action.body) for action in found.actions if isinstance(action, Create)]
@@ -193,7 +193,7 @@ class Server:
 
 
 def passes(server: Server, number: int) -> list[list[str]]:
-    """The requests of each of so many passes over a new FineTuneJob."""
+    """Return the requests of each of `number` passes over a new FineTuneJob."""
 
     async def run() -> list[list[str]]:
         controller = Controller(cast(Api, server), IMAGES, [], Metrics(), lambda: True)

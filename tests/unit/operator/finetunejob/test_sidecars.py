@@ -1,4 +1,4 @@
-"""Pods that other containers keep after the trainer's end: the result counts, and the GPUs become free."""
+"""Pods that other containers keep running after the trainer's end: the result counts, and the GPUs become free."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -29,7 +29,7 @@ OWNER = job_object(resources={"gpus": 8}, status=PREPARED | {"observedGeneration
 
 
 def since(*pods: Object, seconds: float = 60, **more: Any) -> Any:
-    """Return what is observed of a job whose pods the operator has observed to be held for so long."""
+    """Return the snapshot of a job whose pods have been held for so many seconds."""
     observed = observed_job(more.pop("owner", OWNER), *pods, **more)
     return replace(observed, held={pod["metadata"]["uid"]: NOW - timedelta(seconds=seconds) for pod in pods})
 

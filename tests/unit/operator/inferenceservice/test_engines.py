@@ -1,4 +1,4 @@
-"""What each engine is started with, and what is refused before a pod is made."""
+"""The arguments of each engine, and services that are refused before a pod is created."""
 
 from typing import Any
 
@@ -123,7 +123,7 @@ KEPT = "--chat-template={{ messages[0]['content'] }} costs $$(HOME) $$5"
     ],
 )
 def test_arguments_for_chats_follow_the_spec(engine: str, fields: list[str], expected: list[str]) -> None:
-    """The kubelet puts variables into arguments, and would into a template."""
+    """Check the arguments, and that a template is escaped: the kubelet expands variables in arguments."""
     spec = {"engine": engine, **{name: CHATTING[name] for name in fields}}
     without, found = engine_of(adapter_job(), engine=engine)["args"], engine_of(adapter_job(), **spec)["args"]
     assert [argument for argument in found if argument not in without] == expected
@@ -444,7 +444,7 @@ ONE_GPU = {"resources": {"gpus": 1}}
 
 
 def job_on(base: Object, *, parameters: int | None = None, **spec: Any) -> Object:
-    """An adapter, and what its trainer told of the base model."""
+    """Return an adapter's job, with its trainer's report about the base model."""
     job = adapter_job(parameters=parameters, **spec)
     job["status"]["artifact"]["baseConfig"] = base
     return job

@@ -1,4 +1,4 @@
-"""Adapters that come and go: what changes the engines' pods, and what only the keepers are told."""
+"""Adapters of running engines: which changes replace pods, and which ones only the keepers carry out."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""What the operator does about an InferenceService, by the table."""
+"""The plan for an InferenceService in each situation."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def engine_of(*jobs: Object, **spec: Any) -> Object:
 
 
 def mounts_of(*jobs: Object, **spec: Any) -> dict[str, tuple[str, str | None, bool]]:
-    """Claim, folder and read-only flag by mount path."""
+    """Return claim, folder and read-only flag, by mount path."""
     template = deployment_of(*jobs, **spec)["spec"]["template"]["spec"]
     claims = {
         v["name"]: v["persistentVolumeClaim"]["claimName"] for v in template["volumes"] if "persistentVolumeClaim" in v
@@ -219,7 +219,7 @@ def restarted(words: str, reason: str = "Error") -> Object:
 
 
 def not_placed(words: str) -> Object:
-    """What proves the artifacts, before the engine, has failed once."""
+    """Return an engine's pod whose container `place`, which checks artifacts, has failed once."""
     found = pod(container="engine", waiting={"reason": "PodInitializing"})
     ended = {"terminated": {"exitCode": 65, "reason": "Error", "message": words}}
     found["status"]["initContainerStatuses"] = [{"name": "place", "restartCount": 0, "state": ended}]
@@ -300,7 +300,7 @@ def test_above_one_replica_a_drain_evicts_one_engine_at_a_time() -> None:
 
 
 def alone(*, node: str = "gpu-1", modes: str = "ReadWriteMany", **more: Any) -> ObservedInferenceService:
-    """One engine that answers on a node, of a service whose claim has these access modes."""
+    """Return a service with one ready engine on a node, and a claim with these access modes."""
     engine_pod = ready()
     engine_pod["spec"]["nodeName"] = node
     observed = running(finished_job(), engine_pod)
@@ -350,7 +350,7 @@ AUTOSCALED = {"autoscaling": {"minReplicas": 2, "maxReplicas": 4, "targetConcurr
 
 
 def autoscaled(replicas: int, **more: Any) -> ObservedInferenceService:
-    """A service whose autoscaler has set this number of engines."""
+    """Return a service whose autoscaler has set this number of engines."""
     observed = scaled()
     alike = observed_service(service_object(**AUTOSCALED), finished_job())
     observed.owner, observed.spec = alike.owner, alike.spec

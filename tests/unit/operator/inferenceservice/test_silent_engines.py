@@ -1,4 +1,4 @@
-"""Silence is not success: engines that never report to the operator what they have loaded."""
+"""Engines that never report their loaded models to the operator are not reported as serving."""
 
 from datetime import timedelta
 from typing import Any
@@ -16,14 +16,14 @@ LIST = {"data": [{"id": "faq", "digest": DIGEST}]}
 
 
 def hot(*names: str) -> ObservedInferenceService:
-    """Engines with keepers, of which none has answered."""
+    """Return a service whose engines have keepers, none of which has answered."""
     observed = with_adapters(*(with_keeper(name) for name in names))
     observed.answers = {}
     return observed
 
 
 def merged(*names: str, **spec: Any) -> ObservedInferenceService:
-    """Engines without keepers, of which none has answered."""
+    """Return a service whose engines have no keepers, and have not answered."""
     return running(finished_job(kind="merged"), *map(ready, names), replicas=len(names), **spec)
 
 

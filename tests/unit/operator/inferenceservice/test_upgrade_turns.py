@@ -1,4 +1,4 @@
-"""Whose roll-out holds up those of other services during an upgrade: only one that goes on, and never for long."""
+"""During an upgrade a roll-out delays those of other services only while it progresses, and never for long."""
 
 from datetime import UTC, datetime, timedelta
 

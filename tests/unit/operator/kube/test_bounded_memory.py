@@ -1,4 +1,4 @@
-"""What large clusters and large objects take of the operator's memory."""
+"""The memory that large clusters and large objects take in the operator."""
 
 import json
 import marshal

@@ -1,4 +1,4 @@
-"""In whatever order watches and the answers of writes come, the cache ends with what the server has."""
+"""In any order of watch events and answers to writes, the cache ends with the server's state."""
 
 import copy
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ TARGET = Key(JOBS, "team", "faq-train")
 
 @dataclass
 class Server:
-    """One name on a server: what it has, what its watch has yet to report, and the answers on their way."""
+    """One name on a server: its state, the pending events of its watch, and the pending answers."""
 
     version: int = 0
     lives: int = 0
@@ -22,7 +22,7 @@ class Server:
     answers: list[Object] = field(default_factory=list)
 
     def write(self) -> None:
-        """Make the object, or change it."""
+        """Create the object, or change it."""
         self.version += 1
         if self.body is None:
             self.lives += 1
@@ -51,7 +51,7 @@ def hear(cache: Cache, event: tuple[str, Object]) -> None:
 
 
 def hear_list(cache: Cache, server: Server) -> None:
-    """The watch was cut: what it had yet to report is lost."""
+    """List after a cut of the watch, whose pending events are lost."""
     server.events.clear()
     if server.body:
         cache.put(JOBS, copy.deepcopy(server.body))
@@ -59,7 +59,7 @@ def hear_list(cache: Cache, server: Server) -> None:
 
 
 def refresh(cache: Cache, server: Server) -> None:
-    """Read the object, as execution.py does: one with another uid than the one read is gone."""
+    """Read the object, as execution.py does: a cached one with another uid is gone."""
     known, found = cache.get(JOBS, "team", TARGET.name), copy.deepcopy(server.body)
     if known and (found is None or found["metadata"]["uid"] != known["metadata"]["uid"]):
         cache.remove(JOBS, known, for_good=found is not None)

@@ -1,4 +1,4 @@
-"""Leaders of one Deployment whose Lease gets another name: never two at a time, and somebody in the end."""
+"""The handover when the Lease of a Deployment gets another name: never two leaders at a time, and one in the end."""
 
 import asyncio
 import random
@@ -19,7 +19,7 @@ RENAMINGS = [("hone-operator", "r-operator"), ("r-operator", "hone-operator")]
 
 
 class Store:
-    """The API server's Leases, and the clocks of all."""
+    """The Leases of an API server, and the clock of all replicas."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
@@ -60,7 +60,7 @@ class Store:
 
 
 def replica(store: Store, name: str, former: tuple[str, ...], pod: str) -> Elector:
-    """One that takes steps only when the test says so."""
+    """Return a replica that takes steps only when the test calls for them."""
     found = Elector(cast(Api, store), "system", name, pod, lambda _: None, former)
     found._task.cancel()
     return found

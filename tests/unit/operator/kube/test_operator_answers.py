@@ -1,4 +1,4 @@
-"""What is not an answer of the Kubernetes API is an error of its own kind, which is tried again."""
+"""An answer that does not come from the Kubernetes API is an error of its own kind, and the request is retried."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The cache of what the watches told, and the comparison of children with what they should be."""
+"""The cache of watched objects, and the comparison of children with the desired ones."""
 
 from typing import Any
 
@@ -139,7 +139,7 @@ def test_a_pod_at_work_is_kept_until_it_ends_for_the_next_job_of_the_name() -> N
 def test_the_next_job_of_a_finished_ones_name_is_not_finished() -> None:
     cache = Cache()
     cache.put(FINETUNEJOBS, owner(1, "Failed"))
-    cache.put(FINETUNEJOBS, owner(3, "Pending", uid="next"))  # the deletion between them was not seen
+    cache.put(FINETUNEJOBS, owner(3, "Pending", uid="next"))  # no watch reported the deletion between them
     cache.put(PODS, child(PODS, 4, "Succeeded"))
     assert not cache.is_finished(OWNER)
     assert len(cache.children(OWNER, PODS)) == 1

@@ -1,4 +1,4 @@
-"""The work queue: each key once, never twice at a time, urgent ones first, failures ever more slowly."""
+"""The work queue: each key once, never with two workers, urgent keys first, failures with backoff."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -60,7 +60,7 @@ def test_a_key_gets_a_full_pass_unless_everyone_asked_for_progress_only() -> Non
         queue.add(C)
         queue.add(C, whole=False)
         assert [queue.wants_whole(await queue.get()) for _ in range(3)] == [False, True, True]
-        queue.add(A, whole=False)  # while all are worked on
+        queue.add(A, whole=False)  # while workers have all of them
         queue.add(B)
         queue.add(B, whole=False)
         assert not queue.wants_whole(A)

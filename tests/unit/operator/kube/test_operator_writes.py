@@ -1,6 +1,6 @@
-"""What leaves the operator for the API server: strict, fenced, and with its warnings logged.
+"""The operator's writes to the API server: strict, fenced, and with the server's warnings logged.
 
-The server here is one of HTTP alone, which records requests and answers as the test requires.
+The server here is a plain HTTP server, which records requests and answers as the test requires.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ ACTIONS: list[Action] = [
 
 @dataclass
 class Server:
-    """Requests as (method, path), their queries, and what is answered."""
+    """Received requests as (method, path), their queries, and the answers to give."""
 
     status: int = 200
     body: Object = field(

@@ -1,4 +1,4 @@
-"""What the operator asks pods over HTTP, and what hostile pods can answer."""
+"""The operator's HTTP requests to pods, and the answers of hostile pods."""
 
 import asyncio
 import gzip
@@ -28,7 +28,7 @@ def sized(body: bytes, *headers: bytes) -> bytes:
 
 
 async def ask(answer: bytes, again: bytes = b"", host: str = "127.0.0.1") -> tuple[Any, list[bytes]]:
-    """What the poller makes of an answer that is sent, `again` without an end; and the requests that came."""
+    """Return the poller's result for an answer, with `again` repeated without end, and the received requests."""
     requests = []
 
     async def attend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -170,7 +170,7 @@ async def until(holds: Callable[[], object]) -> None:
 
 
 def poll(work: Callable[[Poller, list[str], dict[str, Any]], Awaitable[None]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run with a poller whose requests are answered from a dict by URL, where an exception is raised."""
+    """Run with a poller whose requests are answered from a dict by URL; an exception in it is raised."""
     monkeypatch.setattr(pod_poller, "EVERY_SECONDS", 0.01)
     asked: list[str] = []
     answers: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What is kept of children in memory is bounded, whoever made them; what is kept in part is read when it is used."""
+"""The memory for children is bounded, also for objects of users; partial children are read when they are needed."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ MADE = [
     (INFERENCESERVICES, AUTOSCALERS, "faq"),
     (INFERENCESERVICES, PODS, "any"),
 ]
-# More than is kept of any object, and less.
+# Texts above and below the limit of a kept object.
 TEXTS = ["x" * 1_400_000, "x" * 150_000 + "\U0001f600", "\u4e16" * 300_000]
 
 
@@ -64,7 +64,7 @@ def child(of: Resource, kind: Resource, name: str, version: int = 1, **more: Any
 
 
 def memory_of(cache: Cache) -> int:
-    """Of the bodies, roughly."""
+    """Return the rough memory of the bodies, in bytes."""
     kept = [known for spaces in cache._objects.values() for space in spaces.values() for known in space.values()]
     return sum(sizes.measure(each) if isinstance(each, dict) else len(each.data) for each in kept)
 
@@ -237,7 +237,7 @@ def test_a_claim_of_usual_size_is_kept_without_its_owner() -> None:
 
 
 class Server:
-    """An API server that has these objects, and notes what is read."""
+    """An API server with these objects, which records all reads."""
 
     def __init__(self, *bodies: Object) -> None:
         self.bodies = bodies

@@ -1,4 +1,4 @@
-"""What a stream of one kind tells of lists and watches that the API server refuses."""
+"""A stream of one kind reports lists and watches that the API server refuses."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ from hone_operator.objects.resources import FINETUNEJOBS, Object, Resource
 
 
 class Api:
-    """Lists that are empty, and watches that are refused a number of times."""
+    """A client with empty lists, whose watches are refused a number of times."""
 
     def __init__(self, refusals: int) -> None:
         self.refusals = refusals

@@ -1,4 +1,4 @@
-"""Lists of objects in a child: Hone's items are there in Hone's order, and others may add to them."""
+"""Lists in a child are current with Hone's items in Hone's order; others may add items."""
 
 from typing import Any
 

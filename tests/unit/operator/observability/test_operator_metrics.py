@@ -1,4 +1,4 @@
-"""Metrics: right under deletions and restarts; the dashboard asks for those that exist; when a loop is stuck."""
+"""Metrics are right after deletions and restarts, the dashboard uses existing ones, and a stuck loop is found."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def value(metrics: Metrics, metric: str, /, **labels: str) -> float | None:
 
 
 def names(registry: CollectorRegistry) -> set[str]:
-    """What a query may ask for: also of metrics with labels that no sample has yet."""
+    """Return all names that a query may use, also of metrics without a sample yet."""
     found = set()
     for family in registry.collect():
         suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}.get(family.type, [""])
@@ -40,7 +40,7 @@ def names(registry: CollectorRegistry) -> set[str]:
 def test_gpu_seconds_never_fall_and_a_restart_adds_nothing() -> None:
     metrics = Metrics()
     meter = JobMeter(metrics, lambda: True)
-    meter.saw(job("old", "Training", 1000))  # there before this process
+    meter.saw(job("old", "Training", 1000))  # it existed before this process
     meter.saw(job("new"))
     meter.saw(job("new", "Training", 30))
     meter.saw(job("old", "Training", 1010))
@@ -72,7 +72,7 @@ def test_the_time_in_a_stage_is_recorded_when_it_ends() -> None:
     meter = JobMeter(metrics, lambda: True)
     for stage in ("", "Preparing", "Training", "Training", "Succeeded"):
         meter.saw(job("a", stage))
-    meter.saw(job("b", "Training"))  # since when, nobody knows
+    meter.saw(job("b", "Training"))  # the beginning of its stage is unknown
     meter.saw(job("b", "Succeeded"))
     counts = {
         stage: value(metrics, "hone_finetunejob_stage_seconds_count", stage=stage)

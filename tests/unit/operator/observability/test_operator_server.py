@@ -1,4 +1,4 @@
-"""The operator's own port keeps the bounds of the other pods' ports, and answers from the operator's event loop."""
+"""The operator's port has the same limits as the ports of other pods, and answers from the operator's event loop."""
 
 import asyncio
 import http.client
@@ -16,7 +16,7 @@ from hone_operator.observability.metrics import Metrics
 
 @dataclass
 class Running:
-    """A server in a loop of its own, and what it is to answer."""
+    """A server in an event loop of its own, with the answers that it gives."""
 
     port: int = 0
     sick: str | None = None

@@ -1,4 +1,4 @@
-"""What pods that ask for GPUs get so that they can use them, and how an operator reports that they can't."""
+"""Settings of pods with GPUs, and the report about pods that can't use theirs."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What users ask of their pods is refused above the installation's Pod Security level, before a pod is made."""
+"""Pod settings above the installation's Pod Security level are refused before a pod is created."""
 
 from dataclasses import replace
 from typing import Any
@@ -84,7 +84,7 @@ def test_an_edit_above_the_level_leaves_the_running_trainer_alone() -> None:
 
 
 def made(level: str = "restricted", image: str = TGI, **spec: Any) -> tuple[Object | None, Object]:
-    """The engine's pod of a service with engine tgi, None where there is none, and the status."""
+    """Return the engine's pod of a service with engine tgi, None where there is none, and the status."""
     observed = observed_service(service_object(engine="tgi", **spec), finished_job(kind="merged"))
     observed.images = replace(IMAGES, engines=IMAGES.engines | {"tgi": image}, level=level)
     found = plan(observed, NOW)

@@ -1,4 +1,4 @@
-"""What users write of pods is merged onto Hone's, and the examples of the page about it keep the contract."""
+"""Pod settings of users are merged into Hone's pods, and the examples of the documentation are valid."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The variables that pods with GPUs get: RCCL's channels by the nodes' GPUs, and folders for compiled kernels."""
+"""Variables of pods with GPUs: RCCL's channels by the nodes' GPUs, and folders for compiled kernels."""
 
 import asyncio
 import copy
@@ -52,7 +52,7 @@ def variables(container: Object) -> dict[str, Any]:
 
 
 def trained(nodes: ClusterFacts | None, **spec: Any) -> dict[str, Any]:
-    """The variables of the trainer of a job whose preparation is done."""
+    """Return the variables of the trainer of a prepared job."""
     spec = {"output": {"storage": {"accessModes": ["ReadWriteMany"]}}} | spec
     owner = job_object(status=PREPARED, **spec)
     observed = observed_job(owner, facts=nodes)
@@ -62,7 +62,7 @@ def trained(nodes: ClusterFacts | None, **spec: Any) -> dict[str, Any]:
 
 
 def deployments(nodes: ClusterFacts | None, found: Object | None = None, **spec: Any) -> list[Object]:
-    """What is applied of an engine, where `found` is there."""
+    """Return the Deployments that a plan applies, where `found` exists."""
     owner = service_object(**{"resources": {"gpus": 2}, **spec})
     observed = observed_service(owner, finished_job(), facts=nodes, deployment=found)
     return [a.body for a in plan(observed, NOW).actions if isinstance(a, Apply) and a.resource is DEPLOYMENTS]
@@ -82,7 +82,7 @@ TWO = {"gpus": 2}
         ([MI300X], TWO, {}, "112"),
         ([node("74b5", cu_count="304")], TWO, {}, "112"),  # its virtual function
         ([node("74a5", cu_count="304")], {"gpus": 8}, {}, "112"),
-        ([node("74a1")], TWO, {}, None),  # no label says whether it is partitioned
+        ([node("74a1")], TWO, {}, None),  # no label shows whether it is partitioned
         ([node("74a1", cu_count="38")], TWO, {}, None),
         ([node("74a1", cu_count="38", compute_memory_partition="spx_nps1")], TWO, {}, "112"),
         ([MI300X, node("74a1", zone="b")], TWO, {}, None),
@@ -117,7 +117,7 @@ def test_rccl_gets_more_channels_only_where_amd_recommends_them(
 
 
 class Server:
-    """An API server with one node, and nothing else."""
+    """An API server with a single node."""
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
         return None
@@ -129,7 +129,7 @@ class Server:
 
 
 class Silent:
-    """A poller that asks nobody."""
+    """A poller that polls no pod."""
 
     def heard(self, key: Key) -> Object:
         return {}

@@ -1,4 +1,4 @@
-"""Children follow the spec: what is added, changed and removed reaches them, and a new version replaces nothing."""
+"""Children follow the spec: added, changed and removed fields reach them, and a new version replaces nothing."""
 
 import copy
 from typing import Any
@@ -98,7 +98,7 @@ def deployment_of(images: Images = IMAGES, **spec: Any) -> Object:
 
 
 def deployed(*, now: Object | None = None, images: Images = IMAGES, **spec: Any) -> ObservedInferenceService:
-    """A service whose Deployment was made from `spec`, and whose spec is now another."""
+    """Return a service whose Deployment was made from another spec than `now`, its present one."""
     deployment = stored(deployment_of(images, **spec), replicas=1, updatedReplicas=1, observedGeneration=1)
     deployment["metadata"]["generation"] = 1
     owner = service_object(**(spec if now is None else now))
@@ -406,11 +406,11 @@ def test_a_deadlocked_roll_out_is_reported_with_a_remedy(recreates: bool, holds:
     assert ("Set spec.strategy.type: Recreate" in words) is told
 
 
-# --- what no longer is in a desired object ---
+# --- fields that a desired object no longer has ---
 
 
 def older(child: Object) -> Object:
-    """A child that was made from another desired object, and has all fields of the present one."""
+    """Return a child that was made from another desired object, and has all fields of the present one."""
     child = stored(child)
     assert APPLIED in child["metadata"]["annotations"]
     child["metadata"]["annotations"][APPLIED] = "another"

@@ -1,4 +1,4 @@
-"""Work begins, and waits, by what has been listed of each namespace."""
+"""Work begins, or waits, depending on the lists of each namespace."""
 
 import itertools
 
@@ -25,7 +25,7 @@ PARTS = list(itertools.product(WATCHED, ("a", "b")))
 
 
 def listed(*but: tuple[Resource, str], namespaces: list[str]) -> Coverage:
-    """Everything has been listed, but these."""
+    """Return a coverage in which everything but these has been listed."""
     coverage = Coverage(namespaces)
     for resource, namespace in itertools.product(WATCHED, namespaces or [""]):
         if (resource, namespace) not in but:
@@ -55,7 +55,7 @@ def test_a_missing_namespace_does_not_delay_others() -> None:
     assert coverage.lacking(Key(FINETUNEJOBS, "a", "x")) is None
     lacking = coverage.lacking(Key(FINETUNEJOBS, "b", "x"))
     assert lacking is not None
-    assert not lacking.is_known  # the object itself can't be seen
+    assert not lacking.is_known  # the object itself is not listed
 
 
 def test_work_does_not_begin_before_any_object_is_listed() -> None:

@@ -1,4 +1,4 @@
-"""Which fields of a child Hone takes over, by its managedFields."""
+"""Hone takes over fields of a child by its managedFields."""
 
 from typing import Any
 

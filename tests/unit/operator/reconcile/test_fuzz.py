@@ -1,4 +1,4 @@
-"""10,000 malformed manifests and statuses: parsing and planning name what is wrong, and never fail themselves."""
+"""10,000 malformed manifests and statuses: parsing and planning name the fault, and never fail themselves."""
 
 import copy
 import json
@@ -18,7 +18,7 @@ from hone_operator.objects import bounded_json
 from hone_operator.objects.parsing import DEEPEST_SPEC, parse
 from observed import IMAGE, IMAGES, NOW
 
-# Of each kind.
+# Malformed manifests of each kind.
 MANIFESTS = 5000
 
 

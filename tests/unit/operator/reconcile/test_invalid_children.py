@@ -1,4 +1,4 @@
-"""What Kubernetes refuses as invalid names the user's field, stalls the object, and costs no running trainer."""
+"""A child that Kubernetes refuses as invalid: the user's field is named, the object stalls, a running trainer stays."""
 
 import asyncio
 import json

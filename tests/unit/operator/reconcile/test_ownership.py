@@ -1,4 +1,4 @@
-"""Whose a child is, which orphans are adopted, and what a write is bound to."""
+"""The owner of a child, the adoption of orphans, and the binding of a write to an object."""
 
 import copy
 from datetime import UTC, datetime, timedelta
@@ -216,7 +216,7 @@ PATCHES = st.builds(
 
 
 def parts(action: Action) -> Object:
-    """Every field, as plain data; the body without its uid."""
+    """Return every field as plain data; the body without its uid."""
     found = copy.deepcopy(vars(action))
     for body in (found.get("body"), found.get("patch")):
         if body is not None:

@@ -1,4 +1,4 @@
-"""Labels can be copied: the controller of a pod decides whose it is."""
+"""Labels can be copied, so the controller of a pod decides who owns it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -52,7 +52,7 @@ def test_a_pod_of_another_deployment_is_no_engine(name: str, counts: bool) -> No
 
 
 class Server:
-    """An API server that has these objects, and no other."""
+    """An API server with exactly these objects."""
 
     def __init__(self, *found: Object) -> None:
         self.found = {one["metadata"]["name"]: one for one in found}
@@ -67,7 +67,7 @@ class Server:
 
 
 class Silent:
-    """A poller that asks nobody."""
+    """A poller that polls no pod."""
 
     def heard(self, key: Key) -> Object:
         return {}
@@ -84,7 +84,7 @@ def versioned(body: Object, version: int, **more: Any) -> Object:
 
 
 def succeeded(*, is_held: bool) -> Object:
-    """A pod of the Job faq-train that has succeeded."""
+    """Return a pod of the Job faq-train that has succeeded."""
     state = terminated(0, success())
     one = held(state) if is_held else pod(terminated=state)
     references = made_by("Job", "faq-train")["metadata"]["ownerReferences"]

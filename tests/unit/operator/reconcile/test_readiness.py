@@ -33,7 +33,7 @@ REASONS = [*CATALOGUE, *PROGRESS, "NotInAnyTable"]
 
 
 def health(status: Object) -> tuple[str, str]:
-    """The state that the three conditions agree on, and the reason."""
+    """Return the state on which the three conditions agree, and the reason."""
     found = {one["type"]: one for one in status["conditions"]}
     assert found["Ready"]["status"] == str("Reconciling" not in found and "Stalled" not in found)
     assert not {"Reconciling", "Stalled"} <= set(found)
@@ -49,7 +49,7 @@ def test_every_reason_of_the_catalogue_either_may_pass_or_waits_for_a_person() -
 
 
 def test_only_a_reason_of_the_catalogue_makes_a_tool_give_up() -> None:
-    """What plans set as a literal is progress; a failure must be named in the catalogue to count as one."""
+    """Literal reasons of plans are progress; only a reason of the catalogue counts as a failure."""
     folder = Path(hone_operator.__file__).parent
     literals = {
         node.value

@@ -1,4 +1,4 @@
-"""An object that is not worked on: its conditions report what its pods do all the same."""
+"""The conditions of an object that is not worked on still report what its pods do."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What keeps children from being as they should be, and when it is reported."""
+"""Failed writes of children, and when they are reported."""
 
 import itertools
 from datetime import timedelta
@@ -69,7 +69,7 @@ def test_any_other_failure_is_reported_after_several_tries(
     assert f"Can't {what}" in found.error.message
     again = failed(action, error, TRIES + 1)
     assert again is not None
-    assert again.error.sentence() == found.error.sentence()  # else each try would be news
+    assert again.error.sentence() == found.error.sentence()  # otherwise each try would be a new message
 
 
 @pytest.mark.parametrize("error", [ApiError(403, "no"), ApiError(500, "no"), TimeoutError()], ids=repr)
@@ -145,7 +145,7 @@ REFUSED = Trouble(HoneError(QUOTA_EXCEEDED, "ConfigMap faq-manifest: exceeded qu
 
 
 def without_config_map(one: Object, **more: Any) -> dict[str, tuple[str, str]]:
-    """Return the conditions of a job whose ConfigMap is gone and may not be created again."""
+    """Return the conditions of a job whose ConfigMap is gone and can't be created again."""
     observed = observed_job(job_object(), one, troubles=[REFUSED], **more)
     observed.config_map = None
     return conditions(finetunejob_plan.plan(observed, NOW).status)

@@ -1,4 +1,4 @@
-"""Repairs of a child that somebody else changes each time: a few are free, then they become rare."""
+"""Repairs of a child that somebody else changes each time: the first few are immediate, then they become rare."""
 
 import pytest
 from hone_operator.objects.resources import INFERENCESERVICES, Key, Object
