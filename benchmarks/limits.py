@@ -19,7 +19,7 @@ LIMIT = 1024
 FLOAT32, BFLOAT16 = 163.4, 1307.4
 # TFLOP/s of the best bfloat16 product that AMD measured: rocm.blogs.amd.com, Measuring Max-Achievable FLOPs part 2.
 ACHIEVABLE = 708.0
-# Of that, what a fixed mix of products reaches: AMD's figure of an MI325X, taken over (Completing the GPU Performance
+# Share of that which a fixed mix of products reaches: AMD's figure of an MI325X (Completing the GPU Performance
 # Picture: 616 of 831).
 TYPICAL = 0.74
 # TB/s of the MI300X's HBM: data sheet.

@@ -142,7 +142,7 @@ def choose(spec: FineTuneJobSpec, whole: Dataset, written: Any, flash: bool) -> 
 
 
 def make_rows() -> Dataset:
-    """Write rows of guanaco's lengths, in which every token is learned."""
+    """Return rows of guanaco's lengths, in which every token is learned."""
     lengths = [int(length) for length in LENGTHS.read_text().split()]
     tokens = [[5] * length for length in lengths]
     return Dataset.from_dict({"input_ids": tokens, "labels": tokens})

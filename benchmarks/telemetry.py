@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def timed(name: str, method: Callable[..., Any], spent: dict[str, float]) -> Callable[..., Any]:
-    """The method, with its time added to `spent`."""
+    """Return the method, with its time added to `spent`."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         began = time.perf_counter()

@@ -81,7 +81,7 @@ def watch(server: Server, seconds: float, request: tuple[str, bytes] | None) -> 
     """Return the waits while the request is sent twice a second for this many seconds, and its statuses."""
     waits, ended = Waits(), threading.Event()
     watchers = [threading.Thread(target=watcher, args=(server, waits, ended)) for watcher in (probe, stream)]
-    # The sender is a process of its own, which has started before anything is measured: what it computes must not
+    # The sender is a process of its own, which has started before anything is measured: its computations must not
     # delay the watchers, nor its start the server.
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         pool.submit(send, server.url, 0.0, "", b"").result()

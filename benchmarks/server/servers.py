@@ -45,7 +45,10 @@ def hone(model: Path, adapters: dict[str, Path], *options: str) -> tuple[list[st
 
 
 def transformers(model: Path) -> tuple[list[str], str, list[str]]:
-    """Start `transformers serve` for one model, which may be an adapter on its base."""
+    """Return the command of `transformers serve`, the base's name and the adapters' names.
+
+    It serves one model, which may be an adapter on its base.
+    """
     program = str(Path(sys.executable).parent / "transformers")
     command = [program, "serve", str(model), "--continuous-batching", "--device", "cpu", "--host", "127.0.0.1"]
     # As large a key-value cache as Hone's. By default it takes most of the free memory.

@@ -6,7 +6,7 @@ The ids are those of AMD's `amdgpu.ids`, as in the node labeller and in the GPU 
 import re
 from dataclasses import dataclass
 
-# AMD's data sheets write GB for what memory stacks hold in powers of two: rocm-smi shows 64 GiB of an MI210.
+# AMD's data sheets write GB for sizes in powers of two: rocm-smi shows 64 GiB of an MI210.
 GB = 1024**3
 
 # Bytes of a GPU's memory that ROCm does not list, at most. In public logs torch names 191.98 GiB of an MI300X, 191.67

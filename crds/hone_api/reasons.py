@@ -6,7 +6,7 @@ from hone_api.errors import Reason as Reason
 # Exit codes of failures that a retry can't fix: the Job fails at once.
 USER_MISTAKES = range(64, 70)
 
-# The trainer was told to stop and saved a checkpoint: not counted against backoffLimit.
+# The trainer was asked to stop and saved a checkpoint: not counted against backoffLimit.
 INTERRUPTED_EXIT_CODE = 75
 
 INVALID_SPEC = Reason(

@@ -44,7 +44,7 @@ class Context:
 
     @property
     def one(self) -> int:
-        """The value of spec.resources.gpus for one process."""
+        """Return the value of spec.resources.gpus for one process."""
         return 1 if self.device == "gpu" else 0
 
     def to_json(self) -> str:

@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hone/bases"
 CODE = ROOT / "build/bases"
 UV = Path(sys.executable).with_name("uv")
-# torch, and what its import needs but for NVIDIA's libraries.
+# torch, and the requirements of its import, except NVIDIA's libraries.
 TORCH = "torch triton filelock fsspec jinja2 markupsafe mpmath networkx setuptools sympy typing-extensions".split()
 # The packages of the one that is not a stand-in, of CUDA 13 and 12.
 CUDA_RUNTIMES = ["nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12"]
@@ -154,7 +154,7 @@ def add_hone(folder: Path) -> None:
 
 
 def variables(folder: Path) -> dict[str, str]:
-    """Return the image's PATH and PYTHONPATH; the tests' additions come last."""
+    """Return the environment with the image's PATH and PYTHONPATH; the tests' additions come last."""
     found = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "VIRTUAL_ENV")}
     found["PATH"] = os.pathsep.join([str(CODE / "hone/bin"), str(folder / "base/bin"), os.environ["PATH"]])
     found["PYTHONPATH"] = os.pathsep.join(str(part) for part in (CODE / "hone", folder / "hone", folder / "tools"))

@@ -9,7 +9,7 @@ import subprocess
 from collections import defaultdict
 from pathlib import Path
 
-# NVIDIA's libraries, without the driver's: only what torch loads for a GPU names it.
+# NVIDIA's libraries, without the driver's, which only the libraries that torch loads for a GPU name.
 MAKER = re.compile(r"lib(cu(?!da\.so)|nv|nccl)\w*\.so")
 PREFIXES = ("cu", "nccl", "nvrtc", "nvJitLink", "nvshmem", "nvtx")
 SYMBOL = re.compile(r"^(\w+)(?:@+(\S+))?$")

@@ -264,7 +264,7 @@ def leave_at_once(turn: Turn) -> None:
 
 
 def send_slowly(turn: Turn) -> None:
-    """Send the request byte by byte, and still get the complete answer."""
+    """Send the request in small parts, and still get the complete answer."""
     written = _written(turn.question)
     with socket.create_connection(turn.crowd.address(), timeout=300) as connection:
         for start in range(0, len(written), SENT_SLOWLY):

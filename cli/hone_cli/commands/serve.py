@@ -22,7 +22,7 @@ Jobs = Annotated[
 Name = Annotated[str | None, typer.Option(help="What clients call the model.")]
 Adapters = Annotated[list[str], typer.Option("--adapter", metavar="NAME=DIR", help="Serve an adapter as well.")]
 
-# Fields that change what clients meet, and what to do instead.
+# Fields that change the API for clients but have no effect here, and what to do instead.
 LEFT_OUT = {
     "apiKeySecret": "Put a key that clients must send into the variable HONE_API_KEY.",
     "reasoningParser": "The embedded engine returns what a model thinks as a part of its text.",

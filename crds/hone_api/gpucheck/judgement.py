@@ -196,5 +196,5 @@ def _versions(facts: Facts, torch: Torch) -> str:
 
 
 def _shorten(words: str) -> str:
-    """Return the beginning of a foreign message on one line, up to the end of its first sentence."""
+    """Return the beginning of a foreign message, on one line and as one sentence, because a full stop ends a cause."""
     return " ".join(words.split())[:LONGEST_WORDS].replace(". ", ", ").rstrip(". ")

@@ -40,7 +40,7 @@ def _is_quantity(text: Any) -> Any:
 
 
 def _quantity(text: Any) -> Any:
-    return text  # compared as text, since CEL's own values are what functions take and give
+    return text  # compared as text, because CEL's functions take and return CEL's own values
 
 
 def _compare_to(one: Any, other: Any) -> Any:

@@ -178,7 +178,7 @@ def _validations(node: Schema) -> list[dict[str, str]]:
 
 
 def _text_or_list(alternatives: list[Schema], definitions: dict[str, Schema]) -> Schema:
-    """Return the schema of a string or a list of strings.
+    """Return the schema of a field that is one fixed string or a list.
 
     It has no type, so CEL rules are impossible, but each keyword applies to its own type.
     """

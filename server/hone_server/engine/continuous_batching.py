@@ -42,8 +42,8 @@ class GuidanceError(EngineError):
 class Tokens:
     """New tokens of a request.
 
-    last: no more tokens follow. times: the moment of each token so far, by time.perf_counter. logprobs: those of each
-    token in `ids`, if they were requested.
+    last: the answer ends with these. times: the moment of each token so far, by time.perf_counter. logprobs: those of
+    each token in `ids`, if they were requested.
     """
 
     ids: list[int]
@@ -183,7 +183,7 @@ class Engine:
             self._prompts.wanted.pop(request_id, None)
             if not finished:
                 self._manager.cancel_request(request_id)
-                # A cancelled request gets no last result, which is what takes its handler away.
+                # A cancelled request gets no last result, with which its handler would be removed.
                 router.result_handlers.pop(request_id, None)
 
 

@@ -27,7 +27,7 @@ from hone_server.structured.vocabulary import LIMITS, make_tokenizer
 CPU_SECONDS = 3
 WALL_SECONDS = 20
 MEMORY_BYTES = 256 << 20
-# The threads of the engine have twice as much (8 MiB), so that what passes here does not overflow theirs.
+# The threads of the engine have twice as much (8 MiB), so that a grammar that passes here does not overflow theirs.
 STACK_BYTES = 4 << 20
 NICENESS = 5
 MOST_REPAIRS = 64

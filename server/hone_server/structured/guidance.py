@@ -27,7 +27,7 @@ from hone_server.protocol.errors import RETRY_SECONDS, ApiError
 from hone_server.structured.trial_pool import Trials, check
 from hone_server.structured.vocabulary import LIMITS, make_tokenizer
 
-# A trial takes up to 5 seconds, and may wait for others.
+# A trial takes up to 5 seconds, and others can be before it.
 COMPILE_SECONDS = 20.0
 COMPILERS = 2
 MESSAGE_CHARACTERS = 500

@@ -70,7 +70,7 @@ def load_base(sources: Sources, *, adaptable: bool) -> Base:
 
 
 def storages(model: Any) -> set[int]:
-    """Return the addresses of the model's tensors: of memory, or of mapped files."""
+    """Return the addresses of the memory, or of the mapped files, that hold the model's tensors."""
     tensors = itertools.chain(model.parameters(), model.buffers())
     return {tensor.untyped_storage().data_ptr() for tensor in tensors if not tensor.is_mkldnn}
 
