@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def processes_of(pod_uid: str, word: str) -> list[int]:
-    """Return the process ids of a pod whose command line contains `word`."""
+    """Return the ids of a pod's processes whose command line contains `word`."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:

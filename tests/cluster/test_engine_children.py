@@ -1,4 +1,4 @@
-"""Children of an InferenceService besides Deployment and Service, and the checks before its engine starts."""
+"""Children of an InferenceService other than Deployment and Service, and the checks before its engine starts."""
 
 import json
 from typing import Any

@@ -80,10 +80,10 @@ _LABELS = re.compile(r"\b(?:label|annotation)s?\b", re.IGNORECASE)
 
 
 def refused(words: str, otherwise: Reason = POD_NOT_STARTED) -> HoneError:
-    """Return the failure that a refusal means.
+    """Return the failure for a refusal.
 
-    `words` is the message of the API server, or of the event of a controller that it refused to make a pod. `otherwise`
-    is the reason where it is neither a quota nor an invalid field: CHILD_REFUSED where Hone's own write is refused.
+    `words`: the message of the API server, or of the event of a controller whose pod it refused. `otherwise`: the
+    reason where it is neither a quota nor an invalid field: CHILD_REFUSED where Hone's own write is refused.
     """
     words = words.replace(_COMBINED, "", 1)
     if invalid := explain_invalid(words):

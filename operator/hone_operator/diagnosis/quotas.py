@@ -26,7 +26,7 @@ _FIXED = f" A FineTuneJob's {_GPUS} can't change: apply it under another name."
 
 
 def advise(words: str) -> str | None:
-    """Return the remedy; None where the message is not of a quota or LimitRange in the words of Kubernetes."""
+    """Return the remedy; None where the message is not Kubernetes' own about a quota or LimitRange."""
     return _of_lacking(words) or _of_range(words) or _of_exceeded(words)
 
 
@@ -41,13 +41,13 @@ def field_of_resource(kind: str, name: str) -> str:
 
 
 def listed(fields: Iterable[str]) -> str:
-    """Return the fields as a sentence has them."""
+    """Return the fields joined for a sentence."""
     *most, last = fields
     return f"{', '.join(most)} and {last}" if most else last
 
 
 def _of_lacking(words: str) -> str | None:
-    """Name the fields of what a ResourceQuota wants every pod to have."""
+    """Return a remedy with the fields that a ResourceQuota requires of every pod; None for other messages."""
     found = _MUST_SPECIFY.search(words)
     if found is None:
         return None
@@ -64,7 +64,7 @@ def _of_lacking(words: str) -> str | None:
 
 
 def _of_range(words: str) -> str | None:
-    """Say what is to be lower, higher or set for each limit of a LimitRange that the message names."""
+    """Return a remedy that lowers, raises or sets a field for each limit of a LimitRange in the message."""
     steps: dict[str, None] = {}
     for one in _RANGE.finditer(words):
         kind = f"{one['lacks'] or one['kind']}s"
@@ -87,7 +87,7 @@ def _of_range(words: str) -> str | None:
 
 
 def _of_exceeded(words: str) -> str | None:
-    """Say what of the exceeded amounts the spec decides."""
+    """Return a remedy for the exceeded amounts that the spec decides."""
     found = _EXCEEDED.search(words)
     if found is None:
         return None

@@ -1,7 +1,7 @@
-"""The key with the largest amount, found without a search through all keys.
+"""Find the key with the largest amount without a search through all keys.
 
-In: changes of the amounts. Out: the largest. pod_cache_limit.py asks for it whenever a pod finds no room, on the event
-loop that all users share, so an answer must not take longer because somebody made many pods.
+In: changes of the amounts. Out: the key with the largest. pod_cache_limit.py asks for it whenever a pod finds no room,
+on the event loop that all users share, so the answer must not become slower because somebody created many pods.
 """
 
 import heapq
@@ -33,7 +33,7 @@ class Ranking(Generic[K]):
         return self._amounts.get(key, 0)
 
     def add(self, key: K, amount: int) -> None:
-        """Add to what the key has. A key that then has nothing is forgotten."""
+        """Add to the key's amount. A key without an amount is forgotten."""
         total = self._amounts.get(key, 0) + amount
         if total <= 0:
             self._amounts.pop(key, None)
@@ -45,7 +45,7 @@ class Ranking(Generic[K]):
             heapq.heapify(self._heap)
 
     def largest(self) -> K:
-        """Return the key with the largest amount; of equal ones that which has it for longest.
+        """Return the key with the largest amount; of equal ones, the one that has it for the longest time.
 
         Raises IndexError when there is none.
         """

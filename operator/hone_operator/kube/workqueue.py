@@ -34,7 +34,7 @@ class WorkQueue:
         metrics.watch_queue(lambda: len(self._queued), self._working.values)
 
     def add(self, key: Key, *, urgent: bool = False, whole: bool = True) -> None:
-        """Queue the key. Urgent keys come before all others. `whole`: a full pass (see the class)."""
+        """Queue the key. Urgent keys come before all others. `whole`: whether it gets a full pass (see the class)."""
         if key in self._working:
             self._again[key] = whole or self._again.get(key, False)
             return

@@ -85,7 +85,7 @@ def is_foreign_claim(claim: Object | None, owner: Object) -> bool:
 
 
 def bind(action: Action, found: list[Object]) -> Action:
-    """Return the action with the uid of the object on which it was decided, so that it can't change another one."""
+    """Return the action with the uid of the object on which it was decided: it must not change another one."""
     if not isinstance(action, Apply | Patch):
         return action
     uids = [
