@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -35,6 +35,8 @@ from hone_server.protocol.responses import CHAT, COMPLETION, ERRORS, HEALTH, Mod
 from hone_server.workers import run_in_thread
 
 log = logging.getLogger("hone_server")
+
+Result = TypeVar("Result")
 
 CLIENT_CLOSED_REQUEST = 499
 # Tokens with log probabilities in one event of a stream. A prompt has thousands, and their JSON would take too long in
@@ -102,17 +104,21 @@ def make_app(service: Service, max_waiting: int) -> FastAPI:
     async def chat(body: ChatRequest, request: Request) -> Response:
         model = checked(body)
         structure, jobs = await run_in_thread(plan_chat, model, body, is_large=request.state.is_large)
-        jobs = await guide_jobs(model, jobs, structure)
+        guided = await _unless_client_leaves(request, guide_jobs(model, jobs, structure))
+        if guided is None:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         refuse_busy(model, body)  # others have come meanwhile
-        return await _answer(request, body, model, jobs, choose_wire(structure), metrics)
+        return await _answer(request, body, model, guided, choose_wire(structure), metrics)
 
     @app.post("/v1/completions", responses=COMPLETION)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         model = checked(body)
         structure, jobs = await run_in_thread(plan_completion, model, body, is_large=request.state.is_large)
-        jobs = await guide_jobs(model, jobs, structure)
+        guided = await _unless_client_leaves(request, guide_jobs(model, jobs, structure))
+        if guided is None:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         refuse_busy(model, body)  # others have come meanwhile
-        return await _answer(request, body, model, jobs, CompletionWire(), metrics)
+        return await _answer(request, body, model, guided, CompletionWire(), metrics)
 
     @app.api_route("/v1/responses{rest:path}", methods=["GET", "POST", "DELETE"], include_in_schema=False)
     async def responses(rest: str) -> Response:
@@ -203,7 +209,7 @@ async def _last_pieces(pieces: AsyncIterator[Piece]) -> list[Piece]:
     return [piece async for piece in pieces if piece.finish_reason]
 
 
-async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, list[Piece]]) -> list[Piece] | None:
+async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, Result]) -> Result | None:
     """Return the result of the work, or None when the client has left, which cancels the work."""
 
     async def leaving() -> None:

@@ -31,6 +31,8 @@ MEMORY_BYTES = 256 << 20
 STACK_BYTES = 4 << 20
 NICENESS = 5
 MOST_REPAIRS = 64
+ENDED = "ended "
+"""Begins the last line to the engine, which the parent writes: how the fork ended."""
 
 
 def try_grammar(tokenizer: LLTokenizer, request: dict[str, Any]) -> dict[str, Any]:
@@ -190,14 +192,16 @@ class Parent:
                 return
             with self._working.pop(pid) as connection:
                 try:
-                    connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+                    connection.sendall(f"{ENDED}{os.waitstatus_to_exitcode(status)}\n".encode())
                     connection.shutdown(socket.SHUT_RDWR)
                 except OSError:
                     pass  # the engine no longer waits for it
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the engine's end ends it
+    # The engine's end ends it. A terminal or a service manager signals the engine's whole group, whose drain needs it.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     vocabulary = json.load(sys.stdin.buffer)
     tokenizer = make_tokenizer(vocabulary["tokenizer"], vocabulary["vocab_size"], vocabulary["eos_token_ids"])
     gc.collect()

@@ -1,7 +1,9 @@
 """Try grammars in processes that may crash: the engine's side of `grammar_trial`.
 
 In: a grammar, as a list of its parts. Out: the grammar to compile here, or a refusal with its reason. Verdicts are
-cached, so that a repeated schema costs nothing. `guidance` compiles the grammars that pass.
+cached, so that a repeated schema costs nothing. A trial that no request waits for any more is not started, and the
+newest is started first, so that a burst of slow schemas does not delay later requests. `guidance` compiles the grammars
+that pass.
 """
 
 import asyncio
@@ -12,15 +14,18 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import IO, Any
 
 from hone_server.protocol.errors import RETRY_SECONDS, ApiError
-from hone_server.structured.grammar_trial import CPU_SECONDS, MEMORY_BYTES, WALL_SECONDS
+from hone_server.structured.grammar_trial import CPU_SECONDS, ENDED, MEMORY_BYTES, WALL_SECONDS
+from hone_server.structured.turns import Turns
 
 TRIALS = 3
 KEPT_VERDICTS = 256
@@ -28,10 +33,14 @@ TOO_LARGE = (
     f"takes more than {CPU_SECONDS} s or {MEMORY_BYTES >> 20} MiB to compile; simplify it, for example by smaller "
     "bounds, shorter patterns and a smaller multipleOf"
 )
-_TOO_LONG = (-signal.SIGXCPU, -signal.SIGKILL)
-_NO_MEMORY = (-signal.SIGABRT, 1)
+_TOO_LARGE_STATUSES = (-signal.SIGXCPU, -signal.SIGABRT, 1)
+# By no limit of the trial, and by no fault of the schema: the kernel's when memory is short, or an administrator's.
+_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
+
+_HAS_MEMFD = hasattr(os, "memfd_create")  # on Linux
 
 _pool = ThreadPoolExecutor(TRIALS, thread_name_prefix="trial")
+_turns = Turns(TRIALS)
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,8 @@ class Trials:
     def __init__(self, vocabulary: dict[str, Any]) -> None:
         self._vocabulary = vocabulary
         self._verdicts: OrderedDict[str, Verdict] = OrderedDict()
-        self._running: dict[str, asyncio.Future[Verdict]] = {}
+        self._running: dict[str, asyncio.Task[Verdict]] = {}
+        self._waiters: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._helper: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -70,35 +80,52 @@ class Trials:
             self._verdicts.move_to_end(key)
             return self._verdicts[key]
         if (running := self._running.get(key)) is None:
-            running = asyncio.get_running_loop().run_in_executor(_pool, self._try, request)
-            self._running[key] = running
+            running = self._running[key] = asyncio.create_task(_turns.take(partial(self._in_thread, request)))
             running.add_done_callback(lambda done: self._keep(key, done))
-        return await asyncio.shield(running)
+        self._waiters[key] += 1
+        try:
+            return await asyncio.shield(running)
+        finally:
+            self._waiters[key] -= 1
+            if not self._waiters[key]:
+                del self._waiters[key]
+                if _turns.withdraw(running):
+                    self._forget(key, running)
 
-    def _keep(self, key: str, done: "asyncio.Future[Verdict]") -> None:
-        del self._running[key]
+    async def _in_thread(self, request: str) -> Verdict:
+        return await asyncio.get_running_loop().run_in_executor(_pool, self._try, request)
+
+    def _keep(self, key: str, done: "asyncio.Task[Verdict]") -> None:
+        self._forget(key, done)
         if done.cancelled() or done.exception() or done.result().is_busy:
             return
         self._verdicts[key] = done.result()
         while len(self._verdicts) > KEPT_VERDICTS:
             self._verdicts.popitem(last=False)
 
+    def _forget(self, key: str, running: "asyncio.Task[Verdict]") -> None:
+        if self._running.get(key) is running:
+            del self._running[key]
+
     def _try(self, request: str) -> Verdict:
-        *lines, status = self._ask(request)
-        if status == "0":
+        lines, status = self._ask(request)
+        if status == 0:
             found = json.loads(lines[-1])
             if not found.get("error"):
                 return Verdict(grammar=found["grammar"])
             place = f" at {found['place']}" if found.get("place") else ""
             whose = f"{found['owner']} has " if found.get("owner") else ""
             return Verdict(error=f"{whose}a schema that can't be enforced{place}: {found['error']}")
-        if not status or int(status) == -signal.SIGALRM:
+        if status is None or status == -signal.SIGALRM:
             return Verdict(error="the machine is too busy to compile its schema", is_busy=True)
+        if status in _FROM_OUTSIDE:
+            words = f"the process that compiles its schema was ended from outside ({_name(status)})"
+            return Verdict(error=words, is_busy=True)
         owner = self._find_owner(json.loads(request))
-        if int(status) in _TOO_LONG + _NO_MEMORY:
+        if status in _TOO_LARGE_STATUSES:
             words = f"a schema that {TOO_LARGE}"
         else:
-            words = f"a schema on which the compiler fails ({_name(int(status))}); simplify it"
+            words = f"a schema on which the compiler fails ({_name(status)}); simplify it"
         return Verdict(error=f"{owner} has {words}" if owner else words)
 
     def _find_owner(self, request: dict[str, Any]) -> str | None:
@@ -106,11 +133,11 @@ class Trials:
         owners: list[str | None] = request["owners"]
         if len(named := [owner for owner in owners if owner]) <= 1:
             return named[0] if named else None
-        *numbers, _ = self._ask(json.dumps({**request, "names_owner": True}))
+        numbers, _ = self._ask(json.dumps({**request, "names_owner": True}))
         return owners[int(numbers[-1])] if numbers else None
 
-    def _ask(self, request: str) -> list[str]:
-        """Return the output lines of a fork of the helper; the last one is its exit status, empty if unknown."""
+    def _ask(self, request: str) -> tuple[list[str], int | None]:
+        """Return the lines of a fork of the helper, and its exit status; None: unknown, as the helper has ended."""
         ours, theirs = socket.socketpair()
         with ours:
             ours.settimeout(WALL_SECONDS + CPU_SECONDS)
@@ -122,11 +149,14 @@ class Trials:
                 ours.sendall(request.encode())
                 ours.shutdown(socket.SHUT_WR)
                 with ours.makefile("rb") as stream:
-                    return stream.read().decode().splitlines() or [""]
+                    lines = stream.read().decode().splitlines()
+                if not lines or not lines[-1].startswith(ENDED):
+                    return lines, None
+                return lines[:-1], int(lines[-1].removeprefix(ENDED))
             except OSError:
                 with self._lock:
                     self._stop()  # the next trial starts another one
-                return [""]
+                return [], None
 
     def _start(self) -> None:
         """Start the helper, unless it runs."""
@@ -135,16 +165,13 @@ class Trials:
         self._stop()
         self._control, theirs = socket.socketpair()
         kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "LANG") if name in os.environ}
-        with theirs:
+        with theirs, _file_of(json.dumps(self._vocabulary).encode()) as vocabulary:
             self._helper = subprocess.Popen(
                 [sys.executable, "-P", "-m", "hone_server.structured.grammar_trial", str(theirs.fileno())],
-                stdin=subprocess.PIPE,
+                stdin=vocabulary,
                 pass_fds=[theirs.fileno()],
                 env=kept | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
-        assert self._helper.stdin is not None
-        with self._helper.stdin as stdin:
-            stdin.write(json.dumps(self._vocabulary).encode())
 
     def _stop(self) -> None:
         if self._control is not None:
@@ -153,6 +180,17 @@ class Trials:
             self._helper.kill()
             self._helper.wait()
         self._helper = self._control = None
+
+
+def _file_of(content: bytes) -> IO[bytes]:
+    """Return a file to be read from its beginning. Writing it waits for nobody, as a pipe to the helper could."""
+    if _HAS_MEMFD:
+        file: IO[bytes] = os.fdopen(os.memfd_create("vocabulary"), "w+b")
+    else:
+        file = tempfile.TemporaryFile()  # noqa: SIM115 the caller closes it
+    file.write(content)
+    file.seek(0)
+    return file
 
 
 def check(verdict: Verdict, param: str) -> None:
