@@ -4,9 +4,11 @@ import asyncio
 import json
 import math
 import random
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+from urllib.parse import unquote
 
 import jsonschema_rs
 import numpy as np
@@ -16,6 +18,7 @@ from hone_server.protocol.requests import ChatRequest
 from hone_server.structured.grammar_trial import find_place, repair
 from hone_server.structured.grammars import structure_of
 from hone_server.structured.guidance import BITS, Guidance, Guide
+from hone_server.structured.schema_places import KEYWORDS
 from hone_server.structured.schemas import prepare
 from hone_server.structured.tool_formats import HERMES
 from hypothesis import given, settings
@@ -209,6 +212,76 @@ def test_unenforceable_keywords_are_left_out_or_refused_if_strict(
     assert keyword in refused.value.message
     with pytest.raises(ApiError, match="response_format"):
         walker.answer(parameters)
+
+
+@pytest.mark.parametrize("name", sorted(KEYWORDS | {"plain", "0", "x-guidance", "title", "default"}))
+def test_a_property_may_have_the_name_of_any_keyword(walker: Walker, name: str) -> None:
+    odd = {"type": "string", "pattern": "(?=a)b"}
+    parameters = closed(**{name: odd, "kept": {"enum": ["a", "b"]}})
+    with suppress(AssertionError):  # an answer that has no end
+        found = walker.arguments(parameters)
+        assert set(found) == {name, "kept"}
+        assert found["kept"] in ("a", "b")
+    with pytest.raises(ApiError, match=re.escape(f"at properties/{name}/pattern: ")):
+        walker.answer(parameters)
+
+
+PLACES = [
+    "/$defs/a",
+    "/definitions/a",
+    "/a",
+    "/components/schemas/a",
+    "/x~1y/a~0",
+    "/a%20b",
+    "/list/1",
+    "/properties/a",
+]
+
+
+def put_at(pointer: str, schema: Any) -> dict[str, Any]:
+    """Return a document that has the schema at the place of this JSON pointer."""
+    for part in reversed(unquote(pointer)[1:].split("/")):
+        name = part.replace("~1", "/").replace("~0", "~")
+        schema = [True, schema] if name.isdecimal() else {name: schema}
+    found: dict[str, Any] = schema
+    return found
+
+
+@pytest.mark.parametrize("pointer", PLACES)
+@pytest.mark.parametrize("document", ["", "http://example.org/a"])
+def test_a_schema_is_enforced_exactly_wherever_a_reference_finds_it(
+    walker: Walker, pointer: str, document: str
+) -> None:
+    def document_with(schema: Any) -> dict[str, Any]:
+        start = {"$id": document} if document else {}
+        return {**start, "type": "object", "required": ["z"], **merge(schema)}
+
+    def merge(schema: Any) -> dict[str, Any]:
+        own, reference = put_at(pointer, schema), {"z": {"$ref": f"{document}#{pointer}"}}
+        return {**own, "properties": {**own.get("properties", {}), **reference}, "additionalProperties": False}
+
+    inexact = document_with({"anyOf": [{"const": 2**53 + 1}]})
+    with pytest.raises(ApiError, match=r"anyOf/0/const: the number 9007199254740993"):
+        walker.answer(inexact)
+    bounded = document_with({"type": "integer", "minimum": 5, "exclusiveMinimum": True, "maximum": 6})
+    assert walker.answer(bounded)["z"] == 6
+    neutral = document_with({"const": 1, "uniqueItems": False, "title": "a", "default": 10**400})
+    assert walker.answer(neutral)["z"] == 1
+
+
+def test_references_that_lead_from_one_place_to_the_next_are_followed(walker: Walker) -> None:
+    chain = {"one": {"items": {"$ref": "#/two/x"}}, "two": {"x": {"$ref": "#/one"}, "y": {"$ref": "#/three"}}}
+    schema = {**closed(a={"$ref": "#/one"}, b={"$ref": "#/two/y"}), **chain, "three": {"const": 2**53 + 1}}
+    with pytest.raises(ApiError, match="at three/const: the number 9007199254740993"):
+        walker.answer(schema)
+
+
+@pytest.mark.parametrize("pointer", ["/properties", "/required", "/anyOf", "/properties/a/enum/0"])
+def test_a_reference_to_what_is_no_schema_is_refused(walker: Walker, pointer: str) -> None:
+    schema = {**closed(a={"enum": [{"const": 1}]}, b={"$ref": f"#{pointer}"}), "anyOf": [{}]}
+    with pytest.raises(ApiError, match=f"properties/b/\\$ref: points to {pointer[1:]}"):
+        walker.answer(schema)
+    assert walker.arguments({**closed(a={"const": 1}), "$defs": {"b": {"$ref": "#/properties"}}}) == {"a": 1}
 
 
 NEUTRAL = [

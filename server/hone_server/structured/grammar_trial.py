@@ -21,7 +21,7 @@ from typing import Any
 
 from llguidance import LLMatcher, LLTokenizer
 
-from hone_server.structured.schemas import Path, removable, without, write_path
+from hone_server.structured.schema_places import Path, removable, without, write_path
 from hone_server.structured.vocabulary import LIMITS, make_tokenizer
 
 CPU_SECONDS = 3

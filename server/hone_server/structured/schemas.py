@@ -1,33 +1,37 @@
 """Prepare JSON schemas for the grammar compiler, which would silently misread some of them.
 
-`grammars` calls `prepare`: it removes keywords without effect, translates the syntax of earlier drafts, and refuses
-numbers that a double can't hold. `grammar_trial` uses `removable` and `without` to find the keyword that the compiler
-refuses. Pure: no torch, and no request.
+`grammars` calls `prepare`, which leaves out keywords that ask for nothing, translates what former drafts wrote
+differently, and refuses numbers that a double can't hold. `schema_places` knows where in a schema are others. Pure; no
+torch, and nothing of the request.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
-Path = tuple[str | int, ...]
+from hone_server.structured.schema_places import (
+    COUNTS,
+    KEYWORDS,
+    LISTS,
+    MAPS,
+    NUMBERS,
+    REFERENCES,
+    SINGLE,
+    VALUES,
+    Path,
+    Place,
+    find,
+    kind_of_place,
+    places_of,
+    read_reference,
+    replace_at,
+    without,
+    write_path,
+)
 
-MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
-LISTS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
-SINGLE = frozenset(
-    "items additionalItems additionalProperties not if then else contains propertyNames unevaluatedItems "
-    "unevaluatedProperties".split()
-)
-NUMBERS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
-COUNTS = frozenset("minLength maxLength minItems maxItems minProperties maxProperties minContains maxContains".split())
-VALUES = frozenset({"const", "enum"})
-OTHERS = frozenset(
-    "type format pattern required uniqueItems dependentRequired dependencies $ref $dynamicRef $recursiveRef".split()
-)
-KEYWORDS = MAPS | LISTS | SINGLE | NUMBERS | COUNTS | VALUES | OTHERS
 # `const: null` is a value.
 NOT_NULL = KEYWORDS - {"const"}
-DEFINITIONS = frozenset({"$defs", "definitions"})
 ANNOTATIONS = frozenset(
     "title description default examples deprecated readOnly writeOnly $comment contentMediaType contentEncoding".split()
 )
@@ -50,15 +54,38 @@ class SchemaError(ValueError):
         super().__init__(f"{write_path(path)}: {words}" if path else words)
 
 
-def write_path(path: Path) -> str:
-    return "/".join(str(part) for part in path)
+def prepare(schema: Any, *, is_strict: bool) -> Any:
+    """Return the schema for the compiler. Raises SchemaError, or leaves out the keyword if it is not strict."""
+    prepared = _prepare(schema, is_strict=is_strict, path=())
+    waiting = [(*path, key) for path, key in _references(prepared, ())]
+    known, gone = set[Path](), list[Path]()
+    while waiting:
+        path = waiting.pop()
+        target = read_reference(find(prepared, path), prepared)
+        if target is None:
+            continue
+        kind = kind_of_place(prepared, target)
+        if kind is Place.NO_SCHEMA:
+            if is_strict:
+                raise SchemaError(path, f"points to {write_path(target)}, which is not a schema")
+            gone.append(path)
+        if kind is Place.ELSEWHERE and target not in known and isinstance(part := find(prepared, target), dict):
+            known.add(target)
+            part = _prepare(part, is_strict=is_strict, path=target)
+            prepared = replace_at(prepared, target, part)
+            waiting += [(*path, key) for path, key in _references(part, target)]
+    return without(prepared, gone) if gone else prepared
 
 
-def prepare(schema: Any, *, is_strict: bool, path: Path = ()) -> Any:
-    """Return the schema for the compiler.
+def _references(schema: Any, path: Path) -> Iterator[tuple[Path, str]]:
+    """Return the schemas in this one that refer to another, each with the keyword."""
+    for place in places_of(schema, path):
+        if place[-1] in REFERENCES and isinstance(find(schema, place[len(path) :]), str):
+            yield place[:-1], str(place[-1])
 
-    A keyword that can't be enforced raises SchemaError if `is_strict`, and else is left out.
-    """
+
+def _prepare(schema: Any, *, is_strict: bool, path: Path) -> Any:
+    """Return a schema at this place for the compiler, with all schemas in it. Raises SchemaError as `prepare`."""
     if not isinstance(schema, dict):
         return schema
     kept: dict[str, Any] = {}
@@ -80,7 +107,7 @@ def prepare(schema: Any, *, is_strict: bool, path: Path = ()) -> Any:
 
 def _prepare_value(key: str, value: Any, *, is_strict: bool, path: Path) -> Any:
     def inner(part: Any, name: str | int) -> Any:
-        return prepare(part, is_strict=is_strict, path=(*path, name))
+        return _prepare(part, is_strict=is_strict, path=(*path, name))
 
     if key in COUNTS and isinstance(value, float) and value.is_integer():
         return int(value)
@@ -88,7 +115,7 @@ def _prepare_value(key: str, value: Any, *, is_strict: bool, path: Path) -> Any:
         return {name: inner(part, name) for name, part in value.items()}
     if key in LISTS | {"items"} and isinstance(value, list):
         return [inner(part, place) for place, part in enumerate(value)]
-    return prepare(value, is_strict=is_strict, path=path) if key in SINGLE else value
+    return _prepare(value, is_strict=is_strict, path=path) if key in SINGLE else value
 
 
 def _check(schema: dict[str, Any], key: str, value: Any, path: Path) -> None:
@@ -226,42 +253,3 @@ def _without_impossible_names(schema: dict[str, Any]) -> dict[str, Any]:
         return schema
     possible = [name for name in names if isinstance(name, str) and properties.get(name) not in (None, False)]
     return {**schema, "required": possible}
-
-
-def removable(schema: Any) -> list[Path]:
-    """Return the places of all restricting keywords, in the order in which to try removing them: the deepest first."""
-    return sorted(_places(schema, ()), key=lambda path: (-len(path), _LAST.get(str(path[-1]), 0)))
-
-
-_LAST = {"required": 1, "additionalProperties": 2, "properties": 3, "items": 3, "type": 4}
-
-
-def _places(schema: Any, path: Path) -> Iterator[Path]:
-    if not isinstance(schema, dict):
-        return
-    for key, value in schema.items():
-        if key in KEYWORDS - DEFINITIONS and (path or key != "type"):
-            yield (*path, key)
-        if key in MAPS and isinstance(value, dict):
-            for name, part in value.items():
-                if not isinstance(part, dict | bool):
-                    yield (*path, key, name)
-                yield from _places(part, (*path, key, name))
-        elif key in LISTS | {"items"} and isinstance(value, list):
-            for place, part in enumerate(value):
-                yield from _places(part, (*path, key, place))
-        elif key in SINGLE:
-            yield from _places(value, (*path, key))
-
-
-def without(schema: Any, places: Collection[Path], path: Path = ()) -> Any:
-    """Return the schema without the keywords at these places."""
-    if isinstance(schema, list):
-        return [without(part, places, (*path, place)) for place, part in enumerate(schema)]
-    if not isinstance(schema, dict):
-        return schema
-    return {
-        key: value if key in VALUES else without(value, places, (*path, key))
-        for key, value in schema.items()
-        if (*path, key) not in places
-    }
