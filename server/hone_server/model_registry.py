@@ -136,10 +136,7 @@ class Service:
             base = self._sources.models[0].name
             served = await _in_daemon_thread(lambda: find_adapter(name, Path(path), base, self._sources))
             started = time.monotonic()
-            try:
-                model = await _started(await _in_daemon_thread(lambda: self._read_adapter(served)))
-            except EngineError as error:
-                raise HoneError(ENGINE_FAILED, f"adapter {name!r} in {path} does not answer: {error}") from error
+            model = await _started(await _in_daemon_thread(lambda: self._read_adapter(served)))
             self._served[name], self._models[name] = served, model
             log.info("adapter %s from %s is served after %.2f s", name, path, time.monotonic() - started)
 
@@ -239,9 +236,15 @@ def _when_unused(model: Model, end: Callable[[], None]) -> None:
 
 
 async def _started(model: Model) -> Model:
+    """Return the model after it has answered once. Raises HoneError EngineFailed."""
     if not model.lane.engine.running:
         await _in_daemon_thread(model.lane.engine.start)
-    await _try_out(model)
+    try:
+        await _try_out(model)
+    except EngineError as error:
+        served = model.served
+        what = f"model {served.name!r}" if served.folder is None else f"adapter {served.name!r} in {served.folder}"
+        raise HoneError(ENGINE_FAILED, f"{what} does not answer: {error}") from error
     return model
 
 

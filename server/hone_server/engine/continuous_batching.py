@@ -18,6 +18,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching.requests import GenerationOutput
 
 from hone_server.engine import eager_attention, ragged_attention
+from hone_server.engine.finite_values import NOT_FINITE, FiniteGuard
 from hone_server.engine.prefix_cache import keep_adapters_apart, request_id_of
 from hone_server.engine.prompt_logprobs import PromptLogprobs, PromptRecorder
 from hone_server.engine.sampler import BatchSampler, Sampling, TokenLogprob
@@ -80,12 +81,16 @@ class Engine:
                 auto_switch_to_flash=False,
             ),
         )
-        if model.device.type == "cpu" and kernel == "sdpa" and ragged_attention.fits(model.config.get_text_config()):
+        fits = model.device.type == "cpu" and kernel == "sdpa"
+        self._is_ragged = fits and ragged_attention.fits(model.config.get_text_config())
+        if self._is_ragged:
             model.set_attn_implementation(ragged_attention.NAME)
         self._sampler = BatchSampler(table)
         self._manager.logit_processor = self._sampler
         self._prompts = PromptRecorder()
-        self._sampler.prepared = self._prompts.prepare
+        self._finite = FiniteGuard()
+        self._sampler.prepared = (self._prompts.prepare, self._finite.prepare)
+        self._sampler.scored = self._finite.check
 
     @property
     def running(self) -> bool:
@@ -115,6 +120,7 @@ class Engine:
         if self.table is not None:
             keep_adapters_apart(self._manager.batch_processor, self.vocab_size)
         self._prompts.install(self._manager.batch_processor)
+        self._finite.install(self._manager.batch_processor, shares_keys=not self._is_ragged)
         refuse_unknown_tokens(self._manager.batch_processor, self.vocab_size)
         survive(self._manager)
         self._manager.start()
@@ -169,6 +175,8 @@ class Engine:
             while not finished:
                 output = await outputs.get()
                 finished = output.is_finished()
+                if request_id in self._finite.failed:
+                    raise EngineError(NOT_FINITE)
                 if output.error is not None:
                     raise EngineError(output.error)
                 if finished and guide is not None and guide.error is not None:
@@ -181,6 +189,7 @@ class Engine:
             self._sampler.logprobs.pop(request_id, None)
             self._sampler.guides.pop(request_id, None)
             self._prompts.wanted.pop(request_id, None)
+            self._finite.forget(request_id)
             if not finished:
                 self._manager.cancel_request(request_id)
                 # A cancelled request gets no last result, with which its handler would be removed.

@@ -113,8 +113,10 @@ class BatchSampler(ContinuousBatchingLogitsProcessorList):
         # By request, for those that want them. Not in the request's own arguments: an eviction makes copies of those.
         self.logprobs: dict[str, list[TokenLogprob]] = {}
         self.guides: dict[str, Guide] = {}
-        # Called with the requests of each step before the step runs.
-        self.prepared: Callable[[list[FutureRequestState]], None] = lambda requests: None
+        self.prepared: Sequence[Callable[[list[FutureRequestState]], None]] = ()
+        """Called with the requests of each step before it."""
+        self.scored: Callable[[torch.Tensor], None] = lambda scores: None
+        """Called with the scores of the step, before anything changes them."""
 
     def check_kwargs(self, kwargs: dict[str, Any]) -> None:
         if set(kwargs) != {"sampling", "adapter"}:
@@ -126,7 +128,8 @@ class BatchSampler(ContinuousBatchingLogitsProcessorList):
         self, requests_in_batch: list[FutureRequestState], arg_storage: torch.Tensor
     ) -> torch.Tensor:
         self._states = [request.state for request in requests_in_batch if request.has_new_token]
-        self.prepared(requests_in_batch)
+        for prepare in self.prepared:
+            prepare(requests_in_batch)
         if self._table is not None:
             self._table.prepare(
                 [
@@ -139,6 +142,7 @@ class BatchSampler(ContinuousBatchingLogitsProcessorList):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, logits_processor_args: Any) -> torch.Tensor:
         if self._table is not None:
             self._table.clear()
+        self.scored(scores)
         samplings: list[Sampling] = [state.logit_processor_kwargs["sampling"] for state in self._states]
         raw = {row: scores[row].clone() for row, sampling in enumerate(samplings) if sampling.logprobs is not None}
         for row, sampling in enumerate(samplings):
