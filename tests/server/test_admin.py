@@ -1,6 +1,7 @@
 """Adapters loaded and unloaded at run time, and who may do so."""
 
 import json
+import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -125,14 +126,20 @@ def test_others_are_answered_while_adapters_are_loaded_and_unloaded(hot, artifac
     assert set(answers) == {alone}
 
 
+def cut_end(file):
+    os.truncate(file, file.stat().st_size - 1)
+
+
 @pytest.mark.parametrize(
     ("spoil", "status", "reason"),
     [
         (shutil.rmtree, 404, "ArtifactMissing"),
         (lambda folder: (folder / "adapter_config.json").write_text("{"), 400, "ArtifactCorrupt"),
-        (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"no weights"), 400, "AdapterMismatch"),
+        (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"no weights"), 400, "ArtifactCorrupt"),
+        (lambda folder: os.truncate(folder / "adapter_model.safetensors", 1000), 400, "ArtifactCorrupt"),
+        (lambda folder: cut_end(folder / "adapter_model.safetensors"), 400, "ArtifactCorrupt"),
     ],
-    ids=["missing", "config", "weights"],
+    ids=["missing", "config", "weights", "cut", "cut end"],
 )
 def test_an_adapter_that_cannot_be_loaded_is_named_and_changes_nothing(
     hot, peft_folder, tmp_path, spoil, status, reason

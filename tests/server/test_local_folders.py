@@ -78,7 +78,8 @@ def test_an_adapter_is_loaded_from_its_folder_alone(moved, outgoing):
     [
         ("tokenizer.json", b"junk", "ArtifactCorrupt"),
         ("tokenizer_config.json", b"[]", "ArtifactCorrupt"),
-        ("adapter_model.safetensors", b"junk", "AdapterMismatch"),
+        ("adapter_model.safetensors", b"junk", "ArtifactCorrupt"),
+        ("adapter_model.safetensors", b"", "ArtifactCorrupt"),
     ],
 )
 def test_files_of_an_adapter_that_cannot_be_read_are_named(moved, outgoing, file, content, reason):

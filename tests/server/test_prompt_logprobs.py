@@ -110,6 +110,18 @@ def test_no_event_of_a_stream_has_many_of_them(client):
     assert (sum(counts), max(counts)) == (len(tokens) + 1, 32)
 
 
+@pytest.mark.parametrize("max_tokens", [0, 3])
+@pytest.mark.parametrize("tokens", [[0, 1, 2], [2], [3, 4]])
+def test_a_prompt_of_special_tokens_has_no_text_and_has_them(client, expected, tokens, max_tokens):
+    [choice] = score(client, tokens, max_tokens=max_tokens, logprobs=0).choices
+    assert len(choice.logprobs.tokens) >= len(tokens)
+    assert set(choice.logprobs.text_offset[: len(tokens)]) == {0}
+    told = choice.logprobs.token_logprobs[: len(tokens)]
+    assert told[0] is None
+    found = [row[token].item() for row, token in zip(expected(tokens), tokens[1:], strict=False)]
+    assert told[1:] == pytest.approx(found, abs=1e-3)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_without_new_tokens_there_are_only_those_of_the_prompt(client, tokenizer, expected, stream):
     tokens = tokenizer("hello world")["input_ids"]

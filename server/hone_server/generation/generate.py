@@ -136,7 +136,10 @@ def completion_jobs(model: Model, request: CompletionRequest) -> list[Job]:
             wanted = _default_tokens(model, ids, COMPLETION_MAX_TOKENS)
         max_tokens = _checked_length(model, ids, wanted, "max_tokens" if request.max_tokens else "prompt")
         echo = (prompt if isinstance(prompt, str) else model.decode(ids)) if request.echo else ""
-        choices = [_told_as_completion(job) for job in _choices(model, request, ids, max_tokens, len(jobs), echo)]
+        choices = [
+            _told_as_completion(job, echoes=bool(request.echo))
+            for job in _choices(model, request, ids, max_tokens, len(jobs), echo)
+        ]
         if isinstance(prompt, str) and choices[0].prompt_logprobs is not None:
             offsets = _find_tokens(model, prompt, ids)
             choices = [replace(job, prompt_offsets=offsets) for job in choices]
@@ -156,12 +159,15 @@ def _find_tokens(model: Model, text: str, ids: list[int]) -> list[int]:
     return place_tokens(text, model.tokenizer(text, return_offsets_mapping=True)["offset_mapping"], texts)
 
 
-def _told_as_completion(job: Job) -> Job:
-    """Return the job with the log probabilities that completions have in addition to those of chats, if requested."""
+def _told_as_completion(job: Job, *, echoes: bool) -> Job:
+    """Return the job with the log probabilities that completions have in addition to those of chats, if requested.
+
+    echoes: whether those of the prompt are included. A prompt of special tokens alone has no text, but has them.
+    """
     top = job.sampling.logprobs
     if top is None:
         return job
-    return replace(job, tells_end=True, prompt_logprobs=PromptLogprobs(job.prompt, top) if job.echo else None)
+    return replace(job, tells_end=True, prompt_logprobs=PromptLogprobs(job.prompt, top) if echoes else None)
 
 
 class _Answer:

@@ -28,6 +28,7 @@ from hone_api.reasons import (
     HoneError,
 )
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 from transformers.utils.peft_utils import find_adapter_config_file
@@ -116,6 +117,8 @@ def load_adapter(base: Base, served: Served) -> Adapter | Any:
             peft_model, _ = _fit(base.model, served.folder, readable=True)
         # Safe merging replaces a layer's weight; the other kind would add to the tensor that the base shares.
         merged = peft_model.merge_and_unload(safe_merge=True).eval().requires_grad_(False)
+    except HoneError:
+        raise
     except Exception as error:  # PEFT uses the fields of a configuration unchecked
         message = f"adapter {served.name!r} in {served.folder} does not fit the base model: {_first_line(error)}"
         raise HoneError(ADAPTER_MISMATCH, message) from error
@@ -162,13 +165,18 @@ def _fit(base: Any, folder: Path, *, readable: bool = False) -> tuple[Any, set[s
     """Return PEFT's model on the base's own tensors, and the keys of the base's parameters that the file replaces.
 
     In the copy of a packed base, layers have no readable weights, unless `readable` is set or PEFT reads them first.
-    Raises ValueError when the base or the adapter has weights that the other lacks.
+    Raises ValueError when the base or the adapter has weights that the other lacks, and HoneError ArtifactCorrupt.
     """
     from peft import PeftConfig, PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
     place = str(folder.absolute())  # absolute, so that PEFT can't take it for a name on the hub
-    weights = load_peft_weights(place, device="cpu").keys()
+    try:
+        weights = load_peft_weights(place, device="cpu").keys()
+    except Exception as error:  # of safetensors, pickle or torch, which have no class in common
+        remedy = "Save the adapter again with PEFT, or restore the file from where the adapter came from."
+        message = f"the weights of the adapter in {folder} can't be read: {_first_line(error)}"
+        raise HoneError(ARTIFACT_CORRUPT, message, remedy=remedy) from error
     factors = (".lora_A.", ".lora_B.")
     written = {key.removeprefix("base_model.model.") for key in weights if not any(part in key for part in factors)}
     shared = _shared_copy(base, written)
@@ -237,6 +245,9 @@ def _load_weights(sources: Sources) -> tuple[Any, Any]:
         )
     except ImportError as error:  # transformers raises it if a kind of quantization needs another package
         remedy = "Serve the model that it was made from, in 16 bits."
+        raise HoneError(MODEL_INVALID, f"can't load {sources.weights}: {_first_line(error)}", remedy=remedy) from error
+    except SafetensorError as error:
+        remedy = "Copy or download the model again; a file that is cut or damaged is the usual cause."
         raise HoneError(MODEL_INVALID, f"can't load {sources.weights}: {_first_line(error)}", remedy=remedy) from error
     except (OSError, ValueError) as error:
         cause = error.__cause__ or error
