@@ -33,20 +33,30 @@ def explain_failure(
     if named(error).reason is not INTERNAL_ERROR and not isinstance(error, MemoryError):  # a template requests any size
         return error
     marks_nothing = isinstance(error, RuntimeError) and "assistant tokens" in str(error)
-    wants_mask = marks_nothing or isinstance(error, OverflowError)
     for index, row in enumerate(given):
         try:
             tokenize_as_trl(row, tokenizer, template)
         except Exception as found:  # a template may raise anything
             return _refused(found, row, find_places(data, given, [index])[index], tokenizer)
-        if wants_mask and is_conversational(row):
-            try:
-                masks = tokenize_as_trl(row, tokenizer, template, wants_mask=True)
-            except OverflowError:  # transformers looks for the character before the first
-                return _empty_at_start(find_places(data, given, [index])[index])
-            if 1 not in masks:
-                return _unmarked(row, find_places(data, given, [index])[index])
+    if marks_nothing or isinstance(error, OverflowError):
+        return _find_unmarked(given, data, tokenizer, template) or error
     return error
+
+
+def _find_unmarked(
+    given: Dataset, data: Data, tokenizer: PreTrainedTokenizerBase, template: str | None
+) -> HoneError | None:
+    """Return the refusal of the first conversation in which no token, or an empty text at the start, is marked."""
+    for index, row in enumerate(given):
+        if not is_conversational(row):
+            continue
+        try:
+            masks = tokenize_as_trl(row, tokenizer, template, wants_mask=True)
+        except OverflowError:  # transformers looks for the character before the first
+            return _empty_at_start(find_places(data, given, [index])[index])
+        if 1 not in masks:
+            return _unmarked(row, find_places(data, given, [index])[index])
+    return None
 
 
 def tokenize_as_trl(
