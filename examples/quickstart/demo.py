@@ -65,7 +65,7 @@ def clear_last_run() -> None:
 
 
 def provide_model(download: bool = False) -> dict[str, str]:
-    """The environment for training and serving, once the model is within reach of it; `download`: in its hub cache."""
+    """Return the environment for training and serving, once they can reach the model; `download`: in its hub cache."""
     environment = dict(os.environ, HF_HOME=str((OUTPUT / "cache").resolve()))
     if hub_is_reachable():
         step(f"The model: {HUB_NAME}, from the hub")
@@ -84,7 +84,7 @@ def provide_model(download: bool = False) -> dict[str, str]:
 
 @contextmanager
 def served(environment: dict[str, str]) -> Iterator[str]:
-    """The base URL of a server that serves the artifact while the context lasts."""
+    """Return the base URL of a server that serves the artifact while the context lasts."""
     port = free_port()
     command = [str(HONE), "serve", str(OUTPUT), "--port", str(port)]
     step(f"Serving: {shown(command)}")

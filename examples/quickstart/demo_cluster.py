@@ -103,7 +103,7 @@ def load_model(hf_home: Path, image: str) -> None:
 
 
 def loader_pod(image: str) -> dict[str, object]:
-    """A pod that waits with the claim mounted, as the user whom Hone's pods run as."""
+    """Return a pod that waits with the claim mounted, as the user whom Hone's pods run as."""
     container = {
         "name": "main",
         "image": image,
@@ -125,7 +125,7 @@ def loader_pod(image: str) -> dict[str, object]:
 
 @contextmanager
 def forwarded() -> Iterator[str]:
-    """The InferenceService's base URL through kubectl port-forward, while the context lasts."""
+    """Return the InferenceService's base URL through kubectl port-forward, while the context lasts."""
     port = free_port()
     command = ["kubectl", "port-forward", "-n", NAMESPACE, f"service/{TUNED_NAME}", f"{port}:80"]
     with FORWARD_LOG.open("w") as log:

@@ -59,7 +59,7 @@ def kept_folder() -> Path:
 
 
 def kept_model(say: Callable[[str], None] = print) -> Path:
-    """The folder `model` of the stand-in, with a file `commit` beside it. Raises RuntimeError when it can't be had.
+    """Return the folder `model` of the stand-in, next to a file `commit`. Raises RuntimeError when it can't be had.
 
     The commit is made from the files' content, as there is no real one.
     """

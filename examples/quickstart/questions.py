@@ -33,7 +33,7 @@ QUESTIONS = (
 
 
 def ask(client: OpenAI, model: str) -> list[str]:
-    """The model's answer to each question, decoded greedily; all are asked at once."""
+    """Return the model's answer to each question, decoded greedily; all are asked at once."""
 
     def answer(question: Question) -> str:
         reply = client.chat.completions.create(

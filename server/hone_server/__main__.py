@@ -1,3 +1,3 @@
-from .main import main
+from hone_server.main import main
 
 main()

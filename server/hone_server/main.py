@@ -22,9 +22,8 @@ from hone_api.requiredgpus import require_gpus
 from hone_server.artifacts.sources import find_sources
 from hone_server.hardware import cpu_threads
 from hone_server.http.cors import ANY_ORIGIN, parse_origins
+from hone_server.logs import start_logging
 from hone_server.structured.tool_formats import FORMATS
-
-from .logs import start_logging
 
 API_KEY = "HONE_API_KEY"
 ALLOWED_ORIGINS = "HONE_ALLOWED_ORIGINS"

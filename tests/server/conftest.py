@@ -237,7 +237,7 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def artifact(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An artifact tree of kind adapter, trained on the base at claim `models`, path `tiny-llama`."""
+    """Return an artifact tree of kind adapter, trained on the base at claim `models`, path `tiny-llama`."""
     tree = tmp_path_factory.mktemp("artifact") / "support"
     make_adapter(tree / "adapter", base_folder, seed=1)
     seal(tree, "adapter", BaseModelReference(claim="models", path="tiny-llama"))
@@ -246,7 +246,7 @@ def artifact(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="session")
 def peft_folder(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A plain PEFT folder: no manifest, and a tokenizer of its own that has no chat template."""
+    """Return a plain PEFT folder: no manifest, and a tokenizer of its own that has no chat template."""
     folder = make_adapter(tmp_path_factory.mktemp("peft") / "legal", base_folder, seed=2)
     tokenizer = make_tokenizer()
     tokenizer.chat_template = None
@@ -256,7 +256,7 @@ def peft_folder(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def server(base_folder: Path, artifact: Path, peft_folder: Path) -> Iterator[Server]:
-    """Base `tiny-llama` and the adapters `support` (from an artifact) and `legal` (a PEFT folder)."""
+    """Return the base `tiny-llama` and the adapters `support` (from an artifact) and `legal` (a PEFT folder)."""
     claim = f"models={base_folder.parent}"
     with serving(str(artifact), "--claim", claim, "--adapter", f"legal={peft_folder}") as running:
         yield running

@@ -27,7 +27,7 @@ def loops():
 
 
 async def answer(model):
-    """The tokens of a long answer; meanwhile the caller may take the adapter away."""
+    """Return the tokens of a long answer; meanwhile the caller may take the adapter away."""
     async with aclosing(
         model.lane.generate([5, 6, 7], replace(model.defaults, temperature=0), LONG, stream=True, ignore_eos=True)
     ) as out:

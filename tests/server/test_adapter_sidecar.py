@@ -167,7 +167,7 @@ def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pod]:
 
 @pytest.fixture
 def running(pod: Pod) -> tuple[Pod, LikeVllm]:
-    """A sidecar and an engine, with the adapter `faq` loaded."""
+    """Return a sidecar and an engine, with the adapter `faq` loaded."""
     pod.write(pod.adapter("faq"))
     pod.start_keeper()
     until(lambda: pod.get("/started").status_code == 200)

@@ -19,7 +19,7 @@ PROMPT = torch.tensor([[5, 40, 41, 42, 43]])
 
 @pytest.fixture
 def base(base_folder):
-    """The base as load_base returns it."""
+    """Return the base as load_base returns it."""
     made = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32).eval()
     join(made)
     return made

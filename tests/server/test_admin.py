@@ -21,7 +21,7 @@ def token_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def hot(serve, base_folder, token_file):
-    """A server with the base only; the token file is created after the start."""
+    """Return a server with the base only; the token file is created after the start."""
     with serve(str(base_folder), "--admin-token-file", str(token_file), "--max-model-len", "1024") as server:
         assert httpx.post(server.url + LOAD, json={}, headers={"X-Hone-Admin": ""}).status_code == 404
         token_file.write_text(TOKEN + "\n")
@@ -48,7 +48,7 @@ def say(server, model, prompt="hello", max_tokens=16):
 
 @pytest.fixture
 def name(hot, request):
-    """A name for this test; its adapter is removed afterwards."""
+    """Return a name for this test; its adapter is removed afterwards."""
     yield request.node.name
     admin(hot, UNLOAD, lora_name=request.node.name)
 

@@ -14,7 +14,7 @@ LENGTH = 2 * PAGE_TOKENS
 
 @pytest.fixture
 def engine(base_folder):
-    """An engine whose cache holds one request of the greatest length and little more."""
+    """Return an engine whose cache holds one request of the greatest length and little more."""
     model = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32).eval()
     engine = Engine(model, KvPlan(max_model_len=LENGTH, num_blocks=LENGTH // PAGE_TOKENS + 1))
     engine.start()

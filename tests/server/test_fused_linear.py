@@ -11,7 +11,7 @@ TOKENS = torch.arange(1, 13).reshape(2, 6)
 
 @pytest.fixture(params=["llama", "qwen2"])
 def model(request, base_folder):
-    """A model without biases, and one with biases on q, k and v."""
+    """Return a model without biases, and one with biases on q, k and v."""
     if request.param == "llama":
         return AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32).eval()
     torch.manual_seed(0)

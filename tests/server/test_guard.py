@@ -139,7 +139,7 @@ def engine() -> Iterator[tuple[Engine, int]]:
 
 @pytest.fixture(scope="module")
 def guarded(engine: tuple[Engine, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A guard as for TGI: with a key, and no hidden routes."""
+    """Return a guard as for TGI: with a key, and no hidden routes."""
     with guarding(engine[1], tmp_path_factory.mktemp("guard"), key=KEY.encode() + b"\n") as url:
         yield url
 

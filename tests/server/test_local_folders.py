@@ -16,7 +16,7 @@ EMPTY = {"adapters": {}, "expected": {}, "claims": {}}
 
 @pytest.fixture
 def moved(tmp_path, monkeypatch, base_folder, peft_folder):
-    """A base and an adapter with a tokenizer, with relative names like those of repositories on the hub."""
+    """Return a base and an adapter with a tokenizer, with relative names like those of repositories on the hub."""
     shutil.copytree(base_folder, tmp_path / "owner/base")
     shutil.copytree(peft_folder, tmp_path / "owner/adapter")
     for path in base_folder.glob("*token*"):

@@ -16,7 +16,7 @@ def tokenizer(base_folder):
 
 @pytest.fixture(scope="module")
 def whole_characters(tokenizer):
-    """A bias against special tokens and parts of characters, which the random model prefers."""
+    """Return a bias against special tokens and parts of characters, which the random model prefers."""
     plain = {token: tokenizer.decode([token], skip_special_tokens=True) for token in range(len(tokenizer))}
     return {str(token): -100 for token, text in plain.items() if not text or "\ufffd" in text}
 

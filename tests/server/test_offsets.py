@@ -41,7 +41,7 @@ def byte_level(*, trims, begins):
 
 
 def sentence_piece(*, begins):
-    """A tokenizer like Llama 2's: spaces become ▁, one precedes the text, and other characters are bytes."""
+    """Return a tokenizer like Llama 2's: spaces become ▁, one precedes the text, and other characters are bytes."""
     pieces = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"helowrdus", "▁h", "el"]
     vocabulary = {token: number for number, token in enumerate(pieces)}
     tokenizer = Tokenizer(models.BPE(vocabulary, [("▁", "h"), ("e", "l")], byte_fallback=True))
@@ -54,7 +54,7 @@ def sentence_piece(*, begins):
 
 
 def lowering():
-    """A tokenizer whose text differs from the prompt's."""
+    """Return a tokenizer whose text differs from the prompt's."""
     tokenizer = byte_level(trims=False, begins=False)
     tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
     return tokenizer

@@ -29,7 +29,7 @@ def test_its_paths_are_those_of_the_server(server):
 
 @pytest.fixture(scope="module")
 def short(serve, base_folder):
-    """A server with a small context, because many of the requests would fill it."""
+    """Return a server with a small context, because many of the requests would fill it."""
     with serve(str(base_folder), "--max-model-len", "32") as server:
         yield server
 

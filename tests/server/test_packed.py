@@ -23,7 +23,7 @@ def model(request, base_folder):
 
 
 def tied():
-    """A model whose output head is its embedding; q, k and v have biases."""
+    """Return a model whose output head is its embedding; q, k and v have biases."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "tie_word_embeddings": True}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
@@ -90,7 +90,7 @@ def test_reading_a_packed_weight_fails(model):
 
 @pytest.fixture
 def base(base_folder):
-    """The base as it is when adapters are loaded at run time."""
+    """Return the base as it is when adapters are loaded at run time."""
     made = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32).eval().requires_grad_(False)
     join(made)
     table = make_adaptable(made)

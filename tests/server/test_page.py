@@ -8,7 +8,7 @@ KEY = "key-of-the-page"
 
 @pytest.fixture(scope="module")
 def chatty(serve, base_folder, artifact, tmp_path_factory):
-    """A server with a key, whose base and adapter both chat, with a context of 256 tokens."""
+    """Return a server with a key, whose base and adapter both chat, with a context of 256 tokens."""
     file = tmp_path_factory.mktemp("key") / "key"
     file.write_text(KEY)
     claim = f"models={base_folder.parent}"

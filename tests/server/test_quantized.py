@@ -39,7 +39,7 @@ def packed(request, wide_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fp8_folder(wide_folder, tmp_path_factory):
-    """A folder with weights as DeepSeek saves them: one block each, and its scale."""
+    """Return a folder with weights as DeepSeek saves them: one block each, and its scale."""
     folder = tmp_path_factory.mktemp("fp8") / "fp8"
     shutil.copytree(wide_folder, folder)
     saved = {}

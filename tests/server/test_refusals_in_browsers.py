@@ -28,7 +28,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def vllm(origins: list[str], *, credentials: bool = False, asked: list[str] | None = None) -> Any:
-    """The middlewares in the order in which vLLM's `build_app` adds them: the last one is the outermost."""
+    """Return the middlewares in the order in which vLLM's `build_app` adds them: the last one is the outermost."""
     seen: list[str] = [] if asked is None else asked
 
     async def route(request: Any) -> PlainTextResponse:

@@ -87,7 +87,7 @@ def draw() -> random.Random:
 
 @pytest.fixture(scope="module", params=["embedded", "vllm"] if is_long() else ["embedded"])
 def world(request, model_maker, adapter_maker, seal_tree, until, draw, tmp_path_factory) -> Iterator[World]:
-    """The base, the adapters `support`, an artifact, and `legal`, a PEFT folder without a tokenizer."""
+    """Return the base, the adapters `support`, an artifact, and `legal`, a PEFT folder without a tokenizer."""
     folder = tmp_path_factory.mktemp(request.param)
     is_vllm = request.param == "vllm"
     base = model_maker(folder / "claim" / "tiny-llama", hidden=256 if is_vllm else 64)

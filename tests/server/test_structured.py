@@ -68,7 +68,7 @@ def tools_server(
     tokenizer_maker: Callable[[], PreTrainedTokenizerFast],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Any]:
-    """A base, and adapters whose tokenizers have the templates: one model for each tool call format."""
+    """Return a base, and adapters whose tokenizers have the templates: one model for each tool call format."""
     work = tmp_path_factory.mktemp("tools")
     tokenizers = {name: add_tokens(tokenizer_maker()) for name in TEMPLATES}
     tokenizers |= {"hermes-in-letters": tokenizer_maker(), "plain": tokenizer_maker()}

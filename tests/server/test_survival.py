@@ -84,7 +84,7 @@ def test_the_engine_itself_refuses_tokens_without_an_embedding(lane, prompt):
 
 @pytest.fixture(scope="module")
 def larger(base_folder, adapter_maker, tokenizer_maker, serve, tmp_path_factory):
-    """A base and adapters with tokens beyond their embeddings: one in a template, one as end token."""
+    """Return a base and adapters with tokens beyond their embeddings: one in a template, one as end token."""
     root = tmp_path_factory.mktemp("larger")
     shutil.copytree(base_folder, root / "base")
     tokenizer = tokenizer_maker()

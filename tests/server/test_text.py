@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models
 
 
 def byte_decoder():
-    """A tokenizer of single bytes, so that every character beyond ASCII takes several tokens."""
+    """Return a tokenizer of single bytes, so that every character beyond ASCII takes several tokens."""
     alphabet = sorted(pre_alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={character: i for i, character in enumerate(alphabet)}, merges=[]))
     tokenizer.decoder = decoders.ByteLevel()

@@ -14,7 +14,7 @@ from hone_server.vllm import check
 
 @pytest.fixture
 def vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.SimpleNamespace:
-    """A stand-in for the installed vLLM; a test changes what it refuses."""
+    """Return a stand-in for the installed vLLM; a test changes what it refuses."""
     fake = types.SimpleNamespace(refuses=None, embedding_modules={}, takes_adapters=True)
 
     class Model:

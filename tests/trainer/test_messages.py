@@ -13,7 +13,7 @@ from hone_trainer.data import formats
 from hone_trainer.data.messages import RESERVED_ARGUMENTS
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from .conftest import GENERATION_TEMPLATE
+from .conftest import GENERATION_TEMPLATE  # noqa: TID252
 
 Prepare = Callable[..., Any]
 ASKED = {"role": "user", "content": "hi"}

@@ -20,14 +20,14 @@ from observed import (
 
 
 def on_one_claim(name: str, digest: str = DIGEST, commit: str = "c" * 40, **spec: Any) -> Object:
-    """A finished job whose base is in a shared cache and whose artifact is on the shared claim `artifacts`."""
+    """Return a finished job whose base is in a shared cache and whose artifact is on the shared claim `artifacts`."""
     job = finished_job(name, digest=digest, cache={"claim": {"name": "hub-cache"}}, **spec)
     job["status"]["artifact"] |= {"claim": "artifacts", "baseRevision": commit}
     return job
 
 
 def planned(*jobs: Object, **spec: Any) -> dict[str, Object]:
-    """The bodies that are applied, by kind."""
+    """Return the bodies that are applied, by kind."""
     found = plan(observed_service(service_object(**{"engine": "vllm", **spec}), *jobs), NOW)
     return {action.resource.kind: action.body for action in found.actions if isinstance(action, Apply)}
 

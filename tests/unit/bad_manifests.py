@@ -69,7 +69,7 @@ class Bad(NamedTuple):
 
 
 def changed(good: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """A copy of a manifest with values at paths replaced or removed."""
+    """Return a copy of a manifest with values at paths replaced or removed."""
     manifest = copy.deepcopy(good)
     for path, value in changes.items():
         *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]

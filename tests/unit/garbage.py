@@ -23,7 +23,7 @@ def schema(kind: str) -> dict[str, Any]:
 
 
 def fuzz(random_: random.Random, kind: str, spec_schema: dict[str, Any]) -> dict[str, Any]:
-    """A good manifest, of which some fields are dropped, doubled, or made something else; seldom all of it."""
+    """Return a good manifest, of which some fields are dropped, doubled, or made something else; seldom all of it."""
     manifest: dict[str, Any] = copy.deepcopy(GOOD[kind])
     manifest["metadata"] |= {"namespace": "team", "uid": "u", "generation": 1, "resourceVersion": "1"}
     if random_.random() < 0.02:

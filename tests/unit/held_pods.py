@@ -7,7 +7,7 @@ from observed import pod
 
 
 def held(state: Object, name: str = "p1", *, sidecar: Object | None = None, index: int = 0, **more: Any) -> Object:
-    """A pod whose trainer has ended, and in which istio-proxy is still in the state `sidecar`."""
+    """Return a pod whose trainer has ended, and in which istio-proxy is still in the state `sidecar`."""
     found = pod(name, terminated=state, **more)
     found["metadata"]["labels"] = {"batch.kubernetes.io/job-completion-index": str(index)}
     found["status"]["phase"] = "Running"

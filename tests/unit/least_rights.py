@@ -19,7 +19,7 @@ def granted(rules: list[Object]) -> set[Right]:
 
 
 def asked(audit_log: str, user: str, since: datetime) -> dict[Right, set[int]]:
-    """What the user asked for since then, and the HTTP statuses of the answers."""
+    """Return what the user asked for since then, and the HTTP statuses of the answers."""
     found: dict[Right, set[int]] = {}
     for line in audit_log.splitlines():
         event = json.loads(line)

@@ -47,7 +47,7 @@ def parsed_job(owner: Object) -> FineTuneJob:
 
 
 def stored(body: Object, uid: str = "uid-child", **status: Any) -> Object:
-    """A child as the API server has it."""
+    """Return a child as the API server has it."""
     body = copy.deepcopy(body)
     body["metadata"] |= {"uid": uid, "resourceVersion": "1", "creationTimestamp": BEFORE}
     return body | {"status": status}
@@ -56,7 +56,7 @@ def stored(body: Object, uid: str = "uid-child", **status: Any) -> Object:
 def observed_job(
     owner: Object, *pods: Object, job_conditions: list[Object] | None = None, **more: Any
 ) -> ObservedFineTuneJob:
-    """A FineTuneJob all of whose children are there."""
+    """Return a FineTuneJob all of whose children are there."""
     declared = parsed_job(owner)
     return ObservedFineTuneJob(
         owner,
@@ -75,7 +75,7 @@ def job_condition(type_: str, reason: str = "", message: str = "") -> Object:
 
 
 def pod(name: str = "p1", *, container: str = "trainer", scheduled: bool = True, **state: Any) -> Object:
-    """A pod with a node whose container is in a state: `running=`, `waiting=` or `terminated=`."""
+    """Return a pod with a node whose container is in a state: `running=`, `waiting=` or `terminated=`."""
     phase = "Running" if "running" in state else "Pending"
     if "terminated" in state:
         phase = "Failed" if state["terminated"]["exitCode"] else "Succeeded"
@@ -107,7 +107,7 @@ def terminated(exit_code: int, message: Object | str | None = None, *, reason: s
 
 
 def success(**more: Any) -> Object:
-    """The termination message of a trainer that left an adapter."""
+    """Return the termination message of a trainer that left an adapter."""
     artifact = {"kind": "adapter", "digest": DIGEST, "baseModel": "org/base"}
     return {
         "outcome": "Succeeded",
@@ -126,7 +126,7 @@ def failure(reason: str, message: str) -> Object:
 
 
 def finished_job(name: str = "faq", kind: str = "adapter", *, digest: str = DIGEST, **spec: Any) -> Object:
-    """A FineTuneJob that succeeded."""
+    """Return a FineTuneJob that succeeded."""
     artifact = {"kind": kind, "claim": name, "path": f"team/{name}", "digest": digest, "baseModel": "org/base"}
     return job_object(name, status={"stage": "Succeeded", "artifact": artifact}, **spec)
 
@@ -142,7 +142,7 @@ def service_object(name: str = "chat", *, status: Object | None = None, **spec: 
 
 
 def observed_service(owner: Object, *jobs: Object, **more: Any) -> inferenceservice_plan.ObservedInferenceService:
-    """An InferenceService, and the FineTuneJobs that there are."""
+    """Return an InferenceService, and the FineTuneJobs that there are."""
     found: dict[str, Object | None] = {job["metadata"]["name"]: job for job in jobs}
     declared = parse(InferenceService, owner)
     more["pods"] = [select_fields(pod) for pod in more.get("pods", [])]
@@ -163,7 +163,7 @@ def message(status: Object, type_: str) -> str:
 
 
 def foreign(child: Object) -> Object:
-    """The same name, made by somebody else."""
+    """Return the same name, made by somebody else."""
     child = copy.deepcopy(child)
     child["metadata"]["ownerReferences"] = []
     child["metadata"]["labels"] = {}

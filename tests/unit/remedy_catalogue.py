@@ -79,7 +79,7 @@ def groups(pod: Object) -> bool:
 
 
 def differs(claim: Object, name: str = "faq") -> Any:
-    """The state of a job whose claim was made before; under another name there is none yet, and Hone makes it."""
+    """Return the state of a job whose claim exists; under another name there is none yet, and Hone makes it."""
 
     def state(spec: Object) -> HoneError | None:
         called = spec.get("_name", name)
@@ -91,7 +91,7 @@ def differs(claim: Object, name: str = "faq") -> Any:
 
 
 def shares_a_claim(spec: Object) -> HoneError | None:
-    """The state of a service whose claim one node can mount; well when its engines are one."""
+    """Return the state of a service whose claim one node can mount; well when its engines are one."""
     declared = served_spec(spec)
     if most(declared) <= 1:
         return None
@@ -107,7 +107,7 @@ def served_spec(spec: Object) -> Any:
 
 
 def deadline(spec: Object) -> HoneError | None:
-    """The state of a job that trains for an hour."""
+    """Return the state of a job that trains for an hour."""
     ends = {
         "type": "Failed",
         "status": "True",
@@ -126,7 +126,7 @@ def engine(is_cured: Any, error: HoneError) -> Any:
 
 
 def name_of_priority(spec: Object) -> HoneError | None:
-    """The state of a pod that waits for its turn, or that of one that was preempted."""
+    """Return the state of a pod that waits for its turn, or that of one that was preempted."""
     return None if pod_of(spec)["spec"].get("priorityClassName") == "high" else default(reasons.PREEMPTED)
 
 

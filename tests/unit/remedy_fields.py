@@ -41,7 +41,7 @@ def affinity(*terms: Object) -> Object:
 
 
 def evicted(words: str) -> Any:
-    """The remedy of a pod that its node evicted; well once the pod asks for, or may use, as much as it used."""
+    """Return the remedy of a pod that its node evicted; well once the pod asks for, or may use, as much as it used."""
     found = pod_in_state()
     found["spec"]["nodeName"] = "gpu-1"
     found["status"] |= {"phase": "Failed", "reason": "Evicted", "message": words}
@@ -62,7 +62,7 @@ def killed(limits: Object) -> HoneError:
 
 
 def roll_out(spec: Object) -> HoneError | None:
-    """The state of an engine that asks for the GPUs that its predecessor holds."""
+    """Return the state of an engine that asks for the GPUs that its predecessor holds."""
     template = engine_pod_of(spec)
     strategy = spec.get("strategy") or {"type": "RollingUpdate"}
     new, old = ({**template, "metadata": {"labels": {"pod-template-hash": name}}} for name in ("new", "old"))
@@ -94,7 +94,7 @@ def taint(value: str, effect: str = "NoSchedule") -> Any:
 
 
 def printed_toleration(value: str, effect: str = "NoSchedule") -> Any:
-    """The toleration as the remedy prints it, read as the YAML that a user pastes it into."""
+    """Return the toleration as the remedy prints it, read as the YAML that a user pastes it into."""
     error = taint(value, effect)({"resources": {"gpus": 1}})
     return yaml.safe_load("{" + error.remedy.partition("{")[2].partition("}")[0] + "}")
 

@@ -20,7 +20,7 @@ from remedy_states import (
 
 
 def served(*jobs: Object, gpu: tuple[str, int] | None = None, image: str | None = "i") -> Any:
-    """The state of a service of these jobs: whether it can be served at all."""
+    """Return the state of a service of these jobs: whether it can be served at all."""
 
     def state(spec: Object) -> HoneError | None:
         declared = InferenceService.model_validate(service_object(**spec))
@@ -42,7 +42,7 @@ def of_parameters(count: int, **config: Any) -> Object:
 
 
 def claim_in_the_way(spec: Object) -> HoneError | None:
-    """The state of a job whose output's name somebody else's claim has."""
+    """Return the state of a job whose output's name somebody else's claim has."""
     observed = observed_job(job_object(**spec))
     assert observed.claim
     observed.job, observed.claim["metadata"]["labels"] = None, {}
@@ -64,12 +64,12 @@ ROOT_IMAGE = "ghcr.io/huggingface/text-generation-inference:3.3.5-rocm"
 
 
 def above_level(spec: Object, level: str = "restricted") -> HoneError | None:
-    """The state of a job whose pods may have this level."""
+    """Return the state of a job whose pods may have this level."""
     return explain_relaxations(parsed_job(job_object(**spec)).spec.pod, level)
 
 
 def root_only(spec: Object, level: str = "restricted") -> HoneError | None:
-    """The state of a service where the image of engine tgi needs root."""
+    """Return the state of a service where the image of engine tgi needs root."""
     declared = InferenceService.model_validate(service_object(**spec)).spec
     return explain_root(declared.pod, ROOT_IMAGE if declared.engine == "tgi" else "vllm:1", level)
 

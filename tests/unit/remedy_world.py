@@ -42,7 +42,7 @@ def placed(nodes: list[Node]) -> HoneError | None:
 
 
 def near_volume(gpus: tuple[int, ...] | None) -> HoneError | None:
-    """The state of a pod whose volume is near the first of these nodes, which have so many GPUs."""
+    """Return the state of a pod whose volume is near the first of these nodes, which have so many GPUs."""
     pod = unschedulable(CONFLICT, **{GPU: "1"})
     pod["spec"]["volumes"] = [{"name": "out", "persistentVolumeClaim": {"claimName": "faq"}}]
     facts = None if gpus is None else ClusterFacts(tuple(node(f"n{i}", each) for i, each in enumerate(gpus)))
@@ -57,7 +57,7 @@ def nominated(is_nominated: bool) -> HoneError | None:
 
 
 def starting(change: Object) -> HoneError | None:
-    """The state of a pod without a node, with changes of its spec and status."""
+    """Return the state of a pod without a node, with changes of its spec and status."""
     pod = pod_in_state(scheduled=not change, waiting={"reason": "ContainerCreating"})
     pod["spec"] |= change.get("spec", {})
     pod["status"]["conditions"] += change.get("conditions", [])
@@ -77,7 +77,7 @@ def pulled(words: str) -> HoneError | None:
 
 
 def leaving(metadata: Object | None) -> HoneError | None:
-    """The state of an object whose Job has this metadata; None: there is none."""
+    """Return the state of an object whose Job has this metadata; None: there is none."""
     owner = job_object()
     owner["metadata"]["creationTimestamp"] = LONG_AGO.isoformat()
     job = {"kind": "Job", "metadata": {"name": "faq-train", "namespace": "team", **(metadata or {})}}

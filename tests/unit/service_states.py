@@ -17,7 +17,7 @@ from observed import (
 
 
 def applied(*jobs: Object, **spec: Any) -> dict[str, Object]:
-    """What a new object gets, by kind."""
+    """Return what a new object gets, by kind."""
     actions = plan(observed_service(service_object(**spec), *jobs), NOW).actions
     return {action.resource.kind: action.body for action in actions if isinstance(action, Apply)}
 
@@ -27,7 +27,7 @@ def deployment_of(*jobs: Object, **spec: Any) -> Object:
 
 
 def running(job: Object, *pods: Object, answers: Object | None = None, **spec: Any) -> ObservedInferenceService:
-    """A service whose children are there, with a Deployment status of all replicas up to date."""
+    """Return a service whose children are there, with a Deployment status of all replicas up to date."""
     owner = service_object(**spec)
     replicas = spec.get("replicas", 1)
     deployment = stored(deployment_of(job, **spec), replicas=replicas, updatedReplicas=replicas, observedGeneration=1)

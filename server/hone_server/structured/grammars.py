@@ -176,7 +176,6 @@ def _grammars(
 
     `free`: an answer may also be text with these tokens in it, or, if `answer` is its schema, JSON.
     """
-
     marks = _marks(token_of)
 
     def literal(text: str) -> str:

@@ -74,7 +74,7 @@ def endpoint(
 
 @pytest.fixture(scope="session")
 def javascript() -> Path:
-    """A folder in the user's cache with the packages that package-lock.json pins, and the scripts of the tests."""
+    """Return a folder in the user's cache with the packages of package-lock.json, and the scripts of the tests."""
     if not (shutil.which("node") and shutil.which("npm")):
         if os.environ.get("CI") == "true":
             pytest.fail("the JavaScript clients must be tested under CI: node and npm are lacking")
@@ -106,12 +106,12 @@ def make_history(*, content: str | None, arguments: Any) -> list[dict[str, Any]]
 
 @pytest.fixture(scope="session")
 def history() -> list[dict[str, Any]]:
-    """A history with a tool call, as OpenAI's clients send it."""
+    """Return a history with a tool call, as OpenAI's clients send it."""
     return make_history(content=None, arguments=json.dumps(ARGUMENTS))
 
 
 @pytest.fixture(scope="session")
 def answers(endpoint: Endpoint) -> dict[str, str]:
-    """The first 12 tokens of the right answers: to the question, and to the history."""
+    """Return the first 12 tokens of the right answers: to the question, and to the history."""
     told = make_history(content="", arguments=ARGUMENTS)
     return {"question": endpoint.expected(QUESTION, 12), "history": endpoint.expected(told, 12)}

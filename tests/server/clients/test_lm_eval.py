@@ -28,7 +28,7 @@ metric_list: [{{metric: acc}}, {{metric: acc_norm}}]
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory):
-    """A folder with the task; some choices have one token, some several."""
+    """Return a folder with the task; some choices have one token, some several."""
     folder = tmp_path_factory.mktemp("tasks")
     rows = []
     for number in range(QUESTIONS):

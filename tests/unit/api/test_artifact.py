@@ -18,7 +18,7 @@ from hone_api.reasons import HoneError
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """An artifact tree with two files, and a folder that is no part of the artifact."""
+    """Return an artifact tree with two files, and a folder that is no part of the artifact."""
     (tmp_path / "adapter/nested").mkdir(parents=True)
     (tmp_path / "adapter/adapter_model.safetensors").write_bytes(bytes(range(256)) * 100)
     (tmp_path / "adapter/nested/README.md").write_text("# Card\n")

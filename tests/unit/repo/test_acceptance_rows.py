@@ -18,7 +18,7 @@ PASSED = {name: {"status": "passed", "reason": ""} for name in NAMES}
 
 
 def read_page(name: str) -> str:
-    """A page on one line."""
+    """Return a page on one line."""
     return " ".join((ROOT / name).read_text().split())
 
 

@@ -24,7 +24,7 @@ RunOne = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def run_one(tmp_path: Path) -> RunOne:
-    """Runs a step of acceptance_steps."""
+    """Run a step of acceptance_steps."""
 
     def run_it(name: str, seconds: int = 300) -> dict[str, Any]:
         environ = dict(os.environ) | {"PYTHONPATH": str(HERE), "HF_TOKEN": SECRET, "SHOWN": SECRET}

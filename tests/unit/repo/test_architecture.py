@@ -20,7 +20,7 @@ REFUSED = {
 
 
 def imports(room: str) -> set[str]:
-    """The top-level packages that a room's modules import, also inside functions."""
+    """Return the top-level packages that a room's modules import, also inside functions."""
     files = list(ROOMS[room].rglob("*.py"))
     assert files
     found = set()

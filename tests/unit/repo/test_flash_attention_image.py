@@ -31,7 +31,7 @@ def read_run(stage: str, text: str) -> str:
 
 
 def stages() -> dict[str, tuple[str, str]]:
-    """Base and instructions by stage."""
+    """Return base and instructions by stage."""
     parts = re.split(r"^FROM ", DOCKERFILE.read_text(), flags=re.M)[1:]
     found = {}
     for part in parts:

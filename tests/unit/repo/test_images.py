@@ -35,7 +35,7 @@ def argument(name: str) -> str:
 
 
 def engines() -> dict[str, dict[str, str]]:
-    """The table of engines in docs/images.md, by their names."""
+    """Return the table of engines in docs/images.md, by their names."""
     rows = re.findall(r"^\| `(\w+)` \| `runtime\.(\w+)` \| `(\S+)` \| (\S+) \| (.+) \|$", PAGE.read_text(), re.M)
     return {row[0]: dict(zip(("value", "image", "version", "tested"), row[1:], strict=True)) for row in rows}
 

@@ -14,7 +14,7 @@ LORA = {"peft_type": "LORA", "r": 8, "bias": "none"}
 
 
 def tree(root: Path, kind: str = "adapter", base: BaseModelReference | None = None, **config: Any) -> tuple[str, str]:
-    """An artifact; returns its folder and digest."""
+    """Return an artifact; returns its folder and digest."""
     folders = {"adapter": ["adapter"], "both": ["adapter", "merged"]}.get(kind, [kind])
     for folder in folders:
         (root / folder).mkdir(parents=True)
