@@ -181,10 +181,11 @@ def test_vllms_own_application_asks_for_the_key_and_vllm_judges_models(
 ) -> None:
     """This test comes first, while no vLLM runs that would occupy both cores."""
     script = (Path(__file__).parent / "vllm_asked.py").read_text()
-    # The modules, under the names that they have next to the engine.
-    files = "/opt/hone/hone_server/vllm"
-    copy = f"cd /tmp && cp {files}/middleware.py hone_gate.py && cp {files}/check.py hone_vllm.py"
-    command = ["bash", "-c", f'{copy} && PYTHONPATH=/tmp exec python3 -c "$0"', script]
+    # The present modules, under the names that they have next to the engine: the image may be older than they are.
+    folder = Path(__file__).parents[2] / "server/hone_server/vllm"
+    modules = [(folder / f"{name}.py").read_text() for name in ("middleware", "check")]
+    copy = 'cd /tmp && printf %s "$1" >hone_gate.py && printf %s "$2" >hone_vllm.py'
+    command = ["bash", "-c", f'{copy} && PYTHONPATH=/tmp exec python3 -c "$0"', script, *modules]
     told = json.loads(hone.run_pod(pod("asked", image, *command), namespace, timeout=START_SECONDS).splitlines()[-1])
     routes = told["routes"]
     assert {
