@@ -131,6 +131,15 @@ ResourceName = Annotated[
 DataKey = Annotated[
     str, text(r"^[-._a-zA-Z0-9]+$", "must be a key: letters, digits, '-', '_' and '.', such as train.jsonl")
 ]
+RemoteUri = Annotated[
+    str,
+    text(
+        r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^?#\s]*)?|https://[^/?#@\s]+/[^?#\s]+)$",
+        "must be s3://BUCKET/KEY or https://HOST/PATH, without user, password, query and fragment: credentials "
+        "belong in a Secret, which secret names",
+        max_length=1024,
+    ),
+]
 Label = Annotated[
     str,
     text(

@@ -9,14 +9,24 @@ POD_MANIFEST = "/etc/hone/finetunejob.yaml"
 POD_OUTPUT = "/output"
 POD_CLAIMS = "/claims"
 POD_CONFIG_MAPS = "/configmaps"
+POD_SECRETS = "/secrets"
 POD_CACHE = "/cache"
 
-# Links to the verified files that an engine serves.
+# Set in pods that have no credentials: what the preparing pod downloaded from a URI is used as it is.
+OFFLINE_VARIABLE = "HONE_OFFLINE"
+
+# Links to the verified files that an engine serves: one to the model, and a folder of links to adapters.
 POD_SERVED = "/served"
+MODEL_LINK, ADAPTER_LINKS = "model", "adapters"
 
 # The file in POD_SERVED with the token for the engine's admin routes.
 ADMIN_TOKEN = "admin-token"
 ADMIN_HEADER = "X-Hone-Admin"
+
+# Variables of engines: the key that clients must send, the file with this key, and the file with the admin token.
+API_KEY_ENV = "HONE_API_KEY"
+API_KEY_FILE_ENV = "HONE_API_KEY_FILE"
+ADMIN_TOKEN_FILE_ENV = "HONE_ADMIN_TOKEN_FILE"
 
 # The adapters that an engine should have, as the operator last wrote them.
 POD_ADAPTERS = "/etc/hone/adapters/adapters.json"
@@ -26,6 +36,9 @@ ENGINE_PORT = 8000
 # The engine's port on the pod's loopback when a guard receives its requests on ENGINE_PORT.
 GUARDED_PORT = 8001
 KEEPER_PORT = 8081
+
+# Paths of the adapter sidecar on KEEPER_PORT: two probes, and the report that the operator reads.
+SIDECAR_STARTED_PATH, SIDECAR_READY_PATH, SIDECAR_REPORT_PATH = "/started", "/ready", "/adapters"
 
 FINETUNEJOB_LABEL = "hone.dev/finetunejob"
 INFERENCESERVICE_LABEL = "hone.dev/inferenceservice"
@@ -37,6 +50,11 @@ MANAGER = "hone"
 def artifact_path(namespace: str, name: str) -> str:
     """Return the folder on the output claim that holds a FineTuneJob's tree."""
     return f"{namespace}/{name}"
+
+
+def remote_folder(revision: str) -> str:
+    """Return the folder, below the cache, of what was downloaded from a URI."""
+    return f"remote/{revision}"
 
 
 def checkpoint_name(step: int) -> str:

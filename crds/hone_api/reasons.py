@@ -2,12 +2,7 @@
 
 from hone_api.errors import HoneError as HoneError
 from hone_api.errors import Reason as Reason
-
-# Exit codes of failures that a retry can't fix: the Job fails at once.
-USER_MISTAKES = range(64, 70)
-
-# The trainer was asked to stop and saved a checkpoint: not counted against backoffLimit.
-INTERRUPTED_EXIT_CODE = 75
+from hone_api.exit_codes import INTERRUPTED_EXIT_CODE
 
 INVALID_SPEC = Reason(
     "InvalidSpec",
@@ -50,7 +45,7 @@ MODEL_NOT_FOUND = Reason(
     "ModelNotFound",
     66,
     "The base model does not exist at the place in the manifest.",
-    "Check spec.model: name and revision on the hub, or claim and path.",
+    "Check spec.model: name and revision on the hub, or claim and path, or uri.",
 )
 MODEL_INVALID = Reason(
     "ModelInvalid",
@@ -62,7 +57,7 @@ DATASET_NOT_FOUND = Reason(
     "DatasetNotFound",
     66,
     "The dataset does not exist at the place in the manifest.",
-    "Check spec.dataset: name, config, revision and split on the hub, or claim and path, or ConfigMap and key.",
+    "Check spec.dataset: name, config, revision and split on the hub, or claim and path, or ConfigMap and key, or uri.",
 )
 HUB_UNAUTHORIZED = Reason(
     "HubUnauthorized",
@@ -107,6 +102,24 @@ HUB_UNREACHABLE = Reason(
     71,
     "The hub could not be reached.",
     "Check the network and proxy, or put the model and dataset on a claim.",
+)
+STORE_UNAUTHORIZED = Reason(
+    "StoreUnauthorized",
+    67,
+    "The object store or server of a uri refused access.",
+    "Give valid credentials that may list and read the objects, in spec.model.secret or spec.dataset.secret.",
+)
+STORE_UNREACHABLE = Reason(
+    "StoreUnreachable",
+    71,
+    "The object store or server of a uri could not be reached, or kept failing.",
+    "Check uri, endpoint and the pod's network. What was downloaded is kept, and the next start continues it.",
+)
+SOURCE_CHANGED = Reason(
+    "SourceChanged",
+    71,
+    "Objects of a uri changed again and again while they were downloaded.",
+    "Write the objects under a new prefix, and name it in uri once they are complete.",
 )
 DISK_FULL = Reason(
     "DiskFull",
@@ -374,7 +387,6 @@ ENGINE_FAILED = Reason(
     "The engine's container ends again and again.",
     "Look at the end of the engine's log in the message, and at the pod's log.",
 )
-
 ENGINE_SILENT = Reason(
     "EngineSilent",
     None,

@@ -8,23 +8,23 @@ from hone_api.common import ForeignModel
 class Lengths(ForeignModel):
     """Tokens per row, at full length."""
 
-    p50: int
-    p95: int
-    max: int
+    p50: int = Field(description="Half of the rows have at most this many tokens.")
+    p95: int = Field(description="95 % of the rows have at most this many tokens.")
+    max: int = Field(description="Tokens of the longest row.")
 
 
 class SplitReport(ForeignModel):
     """Rows to train on, or to evaluate on. Rows are those of the dataset; tokens are counted at full length."""
 
-    rows: int
-    tokens: int
-    trained_tokens: int = Field(description="Tokens that the loss is taken of.")
+    rows: int = Field(description="Rows of the dataset.")
+    tokens: int = Field(description="Tokens of all rows, before truncation.")
+    trained_tokens: int = Field(description="Tokens that the loss is computed on.")
     lengths: Lengths
     truncated_rows: int = Field(description="Rows longer than maxLength.")
     truncated_tokens: int = Field(description="Tokens beyond maxLength.")
     empty_rows: int = Field(description="Rows with no token to learn from, whatever maxLength is.")
-    dropped_rows: int = Field(description="Rows whose tokens to learn from all lie beyond maxLength.")
-    duplicate_rows: int = Field(description="Rows that are the same, token by token, as an earlier one.")
+    dropped_rows: int = Field(description="Rows whose tokens to learn from are all beyond maxLength.")
+    duplicate_rows: int = Field(description="Rows with the same tokens as an earlier row.")
     kept_rows: int = Field(description="Rows after cutting, dropping and packing.")
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from hone_api import strictjson
-from hone_api.common import ForeignModel, HubName, ObjectName, RelativePath, Revision
+from hone_api.common import ForeignModel, HubName, ObjectName, RelativePath, RemoteUri, Revision
 from hone_api.figures import Figures
 from hone_api.layout import ADAPTER, MANIFEST, MERGED
 from hone_api.reasons import ARTIFACT_CORRUPT, ARTIFACT_MISSING, HoneError
@@ -36,11 +36,15 @@ class FileDigest(ForeignModel):
 
 
 class BaseModelReference(ForeignModel):
-    """The base model: a hub name with the commit that was loaded, or a claim and a path on it."""
+    """The base model: a hub name with the commit that was loaded, or a claim and a path on it, or a URI.
+
+    `revision` of a URI is the folder of the download, see layout.remote_folder.
+    """
 
     name: HubName | None = None
     claim: ObjectName | None = None
     path: RelativePath | None = None
+    uri: RemoteUri | None = None
     revision: Revision | None = None
 
 

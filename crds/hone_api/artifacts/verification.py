@@ -134,13 +134,13 @@ def _difference(path: Path, expected: FileDigest) -> str | None:
     try:
         size = os.fstat(file).st_size
         if size != expected.size:
-            return f"{path} has {size} bytes, the manifest says {expected.size}"
+            return f"{path} has {size} bytes, and the manifest records {expected.size}"
         same = describe_file(file).sha256 == expected.sha256
     except OSError as error:
         return f"{path} can't be read: {error.strerror}"
     finally:
         os.close(file)
-    return None if same else f"{path} differs: its sha256 is not {expected.sha256}, as the manifest says"
+    return None if same else f"{path} differs: its sha256 is not {expected.sha256}, which the manifest records"
 
 
 def _printable(path: Path) -> str:

@@ -6,18 +6,20 @@ from pydantic import ConfigDict, Field
 
 from hone_api.common import ApiModel, ClaimPath, DataKey, HubName, ObjectName, Revision, exactly_one, rule, rules
 from hone_api.dtypes import Dtype
+from hone_api.finetunejobs.remote import REMOTE_RULES, RemoteSource
 
 
-class BaseModelSource(ApiModel):
-    """The base model: exactly one of `name` and `claim`."""
+class BaseModelSource(RemoteSource):
+    """The base model: exactly one of `name`, `claim` and `uri`."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            rule(exactly_one("name", "claim"), "set exactly one of name (a model on the hub) and claim"),
+            rule(exactly_one("name", "claim", "uri"), "set exactly one of name (a model on the hub), claim and uri"),
             rule(
                 "has(self.name) || !has(self.revision)",
                 "revision belongs to a model on the hub: set name, or remove it",
             ),
+            *REMOTE_RULES,
         )
     )
 
@@ -66,14 +68,14 @@ DataColumn = Literal[
 ]
 
 
-class DatasetSource(ApiModel):
-    """The dataset: exactly one of `name`, `configMap` and `claim`."""
+class DatasetSource(RemoteSource):
+    """The dataset: exactly one of `name`, `configMap`, `claim` and `uri`."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                exactly_one("name", "configMap", "claim"),
-                "set exactly one of name (a dataset on the hub), configMap and claim",
+                exactly_one("name", "configMap", "claim", "uri"),
+                "set exactly one of name (a dataset on the hub), configMap, claim and uri",
             ),
             rule(
                 "has(self.name) || self.split == 'train'",
@@ -94,6 +96,7 @@ class DatasetSource(ApiModel):
                 "!(has(self.evalSplit) && has(self.evalFraction))",
                 "set evalSplit (a split to evaluate on) or evalFraction (a share of the rows), not both",
             ),
+            *REMOTE_RULES,
         )
     )
 

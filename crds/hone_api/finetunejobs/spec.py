@@ -64,7 +64,7 @@ class EvaluationOptions(ApiModel):
 
 
 class CheckpointOptions(ApiModel):
-    """When the state is saved that an interrupted run goes on from."""
+    """When checkpoints are saved, from which an interrupted run resumes."""
 
     save_steps: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
         50, description="Save a checkpoint every so many steps.", examples=[50]

@@ -59,9 +59,9 @@ def ask_torch(environ: Mapping[str, str], wanted: int, seconds: float = PROBE_SE
             printed.seek(0)
             said = printed.read().decode(errors="replace")
     log.warning("The check of torch printed: %s", said)
-    words = " ".join(said.split()).replace(". ", ", ")[-LONGEST_WORDS:].rstrip(". ")
+    text = " ".join(said.split()).replace(". ", ", ")[-LONGEST_WORDS:].rstrip(". ")
     ended = f"signal {-code}" if code < 0 else f"exit code {code}"
-    return f"{ended}{f': {words}' if words else ''}"
+    return f"{ended}{f': {text}' if text else ''}"
 
 
 def _open_unnamed_file() -> IO[bytes]:

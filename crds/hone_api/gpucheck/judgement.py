@@ -82,8 +82,8 @@ def _judge_count(facts: Facts, torch: Torch) -> Problem | None:
             return Problem(cause, f"Remove {name} from spec.pod.env: a pod sees no other GPUs than its own.")
     if denied := _denied(facts):
         return _explain_denied(facts, denied)
-    words = f": {_shorten(torch.error)}" if torch.error else ""
-    cause = f"{_asked(facts)}, and torch sees {torch.seen}{words} ({_versions(facts, torch)})"
+    text = f": {_shorten(torch.error)}" if torch.error else ""
+    cause = f"{_asked(facts)}, and torch sees {torch.seen}{text} ({_versions(facts, torch)})"
     return Problem(cause, _remedy_for_versions(facts))
 
 

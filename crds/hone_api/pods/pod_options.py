@@ -20,6 +20,7 @@ from hone_api.common import (
     rule,
     rules,
 )
+from hone_api.layout import ADMIN_TOKEN_FILE_ENV
 from hone_api.pods import pod_rules
 from hone_api.pods.pod_schema import typed_by
 
@@ -32,7 +33,7 @@ ENGINE_LEAST_GRACE_SECONDS = 120
 # Variables by which Hone's processes find each other, and its engines their keys.
 RESERVED_VARIABLES = (
     *("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "JOB_COMPLETION_INDEX"),
-    *("MASTER_ADDR", "MASTER_PORT", "HONE_ADMIN_TOKEN_FILE", "HONE_POD_UID"),
+    *("MASTER_ADDR", "MASTER_PORT", ADMIN_TOKEN_FILE_ENV, "HONE_POD_UID"),
 )
 
 # Names of the volumes of Hone's pods, in addition to those that begin with `claim-`.

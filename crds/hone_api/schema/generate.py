@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
             continue
         drifted = True
         if check:
-            print(f"{name} is not what the models say; run `make generate`:")
+            print(f"{name} differs from the models; run `make generate`:")
             sys.stdout.writelines(
                 difflib.unified_diff(present.splitlines(True), content.splitlines(True), name, "models")
             )
