@@ -1,8 +1,7 @@
-"""Connect the operator to kopf, which runs the process and decides what is watched.
+"""Connect the operator to kopf, which runs the process.
 
-kopf calls `start` and `stop`. Between them an Operator holds the metrics server, the leader election, the API client
-and the controller. kopf's own watches are replaced (kube/reflector.py): they report to the controller, and no handler
-is called. Next: controller.py.
+kopf calls `start` and `stop`. Between them an Operator holds the metrics server, the leader election, the API client,
+the reflectors (kube/reflector.py) and the controller. Next: controller.py.
 """
 
 import asyncio
@@ -20,11 +19,11 @@ import kopf
 from hone_api.io.status_server import LoopServer
 
 from hone_operator.controller import Controller
-from hone_operator.kube import reflector
 from hone_operator.kube.client import Api, ApiError
-from hone_operator.kube.leader_election import Elector
-from hone_operator.objects.resources import OWNERS, WATCHED, Resource
-from hone_operator.observability.health import serve
+from hone_operator.kube.leader_election import LeaderElector
+from hone_operator.kube.reflector import run_reflectors
+from hone_operator.objects.resources import OWNERS
+from hone_operator.observability.health import serve_status
 from hone_operator.observability.metrics import Metrics
 from hone_operator.pods.pod_spec import Images
 
@@ -51,34 +50,36 @@ class Operator:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._metrics = Metrics(options.lease_name)
-        self._elector: Elector | None = None
+        self._elector: LeaderElector | None = None
         self._controller: Controller | None = None
         self._server: LoopServer | None = None
-        self._work: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         options, metrics = self._options, self._metrics
         if options.listen:
-            self._server = await serve(options.listen, metrics, self._why_sick, self._why_unready, self._remark)
+            self._server = await serve_status(options.listen, metrics, self._why_sick, self._why_unready, self._remark)
         if options.lease_namespace:
             # The election has a session of its own, which other requests can't fill.
             api = await Api.connect(metrics)
             lease = options.lease_namespace, options.lease_name
             identity = f"{socket.gethostname()}_{uuid.uuid4()}"
-            self._elector = elector = Elector(api, *lease, identity, _die, options.former_leases)
+            self._elector = elector = LeaderElector(api, *lease, identity, _die, options.former_leases)
             metrics.watch_lease(lambda: elector.refusal is not None)
         api = await Api.connect(metrics, self._elector.fence if self._elector else None)
         await _until_served(api)
-        self._controller = Controller(api, options.images, options.namespaces, metrics, self._leads)
+        self._controller = Controller(api, options.images, options.namespaces, metrics, self._is_leader)
         if options.lease_namespace:
             self._controller.executor.installation = f"{options.lease_namespace}/{options.lease_name}"
-        self._controller.on_past = _die  # the cache is newer than the cluster, so it is useless
-        reflector.feed(self._controller, api)
-        self._work = asyncio.create_task(self._begin(self._controller))
+        self._controller.handlers.on_past = _die  # the cache is newer than the cluster, so it is useless
+        reflectors = asyncio.create_task(run_reflectors(self._controller.handlers, api, options.namespaces))
+        reflectors.add_done_callback(_reflectors_ended)
+        self._tasks = [reflectors, asyncio.create_task(self._begin(self._controller))]
 
     async def stop(self) -> None:
-        if self._work:
-            self._work.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._controller:
             await self._controller.stop()
         if self._elector:
@@ -91,8 +92,8 @@ class Operator:
             await self._elector.elected.wait()
         await controller.start()
 
-    def _leads(self) -> bool:
-        return self._elector is None or self._elector.leads
+    def _is_leader(self) -> bool:
+        return self._elector is None or self._elector.is_leader
 
     def _why_sick(self) -> str | None:
         return self._controller.why_stuck() if self._controller else None
@@ -102,17 +103,17 @@ class Operator:
             return f"it can't be elected: {self._elector.refusal}"
         if self._controller is None:
             return "the API server has not served FineTuneJobs and InferenceServices yet"
-        if self._controller.synced.is_set():
+        if self._controller.handlers.synced.is_set():
             return None
-        lacking = self._controller.coverage.describe()
+        lacking = self._controller.coverage.describe_refused()
         return "not all that exists has been seen yet" + (f"; {lacking}" if lacking else "")
 
     def _remark(self) -> str | None:
-        return self._controller.coverage.describe() if self._controller else None
+        return self._controller.coverage.describe_refused() if self._controller else None
 
 
 def register(registry: kopf.OperatorRegistry, options: Options) -> None:
-    """Watch both kinds and their children; run the controller between start and clean-up."""
+    """Run the operator between kopf's start and clean-up."""
     operator = Operator(options)
 
     @kopf.on.startup(registry=registry)
@@ -123,9 +124,6 @@ def register(registry: kopf.OperatorRegistry, options: Options) -> None:
     @kopf.on.cleanup(registry=registry)
     async def stop(**_: Any) -> None:
         await operator.stop()
-
-    for resource in WATCHED:
-        _watch(registry, resource)
 
 
 async def _until_served(api: Api) -> None:
@@ -152,6 +150,13 @@ def _die(why: str) -> None:
     os._exit(1)
 
 
+def _reflectors_ended(task: asyncio.Task[None]) -> None:
+    """End the process after a bug in a reflector: it would work on a cache that no longer follows the cluster."""
+    if not task.cancelled():
+        logger.error("a watch ended", exc_info=task.exception())
+        _die("the cluster is no longer watched")
+
+
 class _Backoffs(Iterable[float]):
     """Seconds between the tries of one request; the sequence has no end."""
 
@@ -165,13 +170,5 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.networking.connect_timeout = 5
     settings.networking.error_backoffs = _Backoffs()
     settings.posting.enabled = False
-    # The watched kinds are known, and served before the first watch begins.
+    # kopf watches nothing: the reflectors do.
     settings.scanning.disabled = True
-
-
-def _watch(registry: kopf.OperatorRegistry, resource: Resource) -> None:
-    """Make kopf watch a kind: it needs a handler. reflector.py reports to the controller instead of to that handler."""
-    group, _, version = resource.api_version.rpartition("/")
-
-    @kopf.on.event(group, version, resource.plural, registry=registry, id=resource.plural)
-    async def never_called(**_: Any) -> None: ...

@@ -6,7 +6,6 @@ import os
 
 import kopf
 from hone_api.io.listening import split_address
-from kopf._core.engines.peering import Identity
 
 from hone_operator.handlers import Options, register
 from hone_operator.kube.leader_election import LEASE, pod_namespace
@@ -23,7 +22,7 @@ LEVELS = ("debug", "info", "warning", "error")
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments and run the operator. Exits with 2 when they are wrong."""
     arguments = _parse(argv)
-    logs.set_up(arguments.log_level, arguments.log_format)
+    logs.set_up_logging(arguments.log_level, arguments.log_format)
     registry = kopf.get_default_registry()
     engines = {name: image for name in ENGINES if (image := getattr(arguments, f"{name}_image"))}
     access = GpuAccess(tuple(arguments.gpu_groups), are_required=arguments.require_gpus)
@@ -34,11 +33,11 @@ def main(argv: list[str] | None = None) -> None:
     # Loaded modules are never freed. Without this the garbage collector visits them, and parsing JSON takes twice as
     # long.
     gc.freeze()
+    # kopf's name for this process. Without it kopf looks up the user's name, which the image need not have.
+    os.environ.setdefault("POD_ID", "hone-operator")
     kopf.run(
         registry=registry,
         standalone=True,
-        # Standalone mode does not use it; without it kopf looks up the user's name, which the image need not have.
-        identity=Identity("hone-operator"),
         clusterwide=not arguments.namespace,
         namespaces=arguments.namespace,
     )

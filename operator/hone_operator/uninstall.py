@@ -47,14 +47,14 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="hone_operator.uninstall", description="Remove the budgets of engines.")
     parser.add_argument("--namespace", action="append", help="only in this namespace; may be repeated (default: all)")
     namespaces = parser.parse_args(argv).namespace or [""]
-    logs.set_up("info", "text")
+    logs.set_up_logging("info", "text")
     try:
         refusals = asyncio.run(_connect_and_remove(namespaces))
     except (aiohttp.ClientError, TimeoutError) as error:
         sys.exit(f"The API server does not answer: {error or 'no answer in time'}. {_remedy(namespaces)}")
     if refusals:
-        words = "; ".join(str(error) for error in refusals.values())
-        sys.exit(f"The API server refused to list or delete PodDisruptionBudgets: {words}. {_remedy(list(refusals))}")
+        text = "; ".join(str(error) for error in refusals.values())
+        sys.exit(f"The API server refused to list or delete PodDisruptionBudgets: {text}. {_remedy(list(refusals))}")
 
 
 def _remedy(namespaces: list[str]) -> str:

@@ -11,7 +11,7 @@ from hone_api.reasons import POD_NOT_STARTED, QUOTA_EXCEEDED, HoneError, Reason
 
 from hone_operator.diagnosis import quotas
 from hone_operator.diagnosis.invalid_fields import explain_invalid
-from hone_operator.diagnosis.quotas import field_of_resource, listed
+from hone_operator.diagnosis.quotas import find_resource_field, join_fields
 
 # Kubernetes writes this before the message of an event once there were many like it.
 _COMBINED = "(combined from similar events): "
@@ -79,32 +79,32 @@ _POLICY_ON_PODS = (
 _LABELS = re.compile(r"\b(?:label|annotation)s?\b", re.IGNORECASE)
 
 
-def refused(words: str, otherwise: Reason = POD_NOT_STARTED) -> HoneError:
+def explain_refusal(message: str, otherwise: Reason = POD_NOT_STARTED) -> HoneError:
     """Return the failure for a refusal.
 
-    `words`: the message of the API server, or of the event of a controller whose pod it refused. `otherwise`: the
+    `message`: the message of the API server, or of the event of a controller whose pod it refused. `otherwise`: the
     reason where it is neither a quota nor an invalid field: CHILD_REFUSED where Hone's own write is refused.
     """
-    words = words.replace(_COMBINED, "", 1)
-    if invalid := explain_invalid(words):
+    message = message.replace(_COMBINED, "", 1)
+    if invalid := explain_invalid(message):
         return invalid
-    what = _FORBIDDEN.match(words)
-    said = f"The API server refuses {what[1]}: {words[what.end() :]}" if what else f"Not allowed: {words}"
-    remedy = quotas.advise(words) or _of_policy(words)
+    what = _FORBIDDEN.match(message)
+    said = f"The API server refuses {what[1]}: {message[what.end() :]}" if what else f"Not allowed: {message}"
+    remedy = quotas.advise_on_quota(message) or _advise_on_policy(message)
     if remedy is None:
-        remedy = next((advice for pattern, advice in _ADVICE if re.search(pattern, words)), None)
-    if remedy is None and otherwise is POD_NOT_STARTED and _POLICY.search(words):
-        remedy = _LABELS_OF_PODS if _LABELS.search(words) else _POLICY_ON_PODS
-    return HoneError(QUOTA_EXCEEDED if _QUOTA.search(words) else otherwise, said, remedy=remedy)
+        remedy = next((advice for pattern, advice in _ADVICE if re.search(pattern, message)), None)
+    if remedy is None and otherwise is POD_NOT_STARTED and _POLICY.search(message):
+        remedy = _LABELS_OF_PODS if _LABELS.search(message) else _POLICY_ON_PODS
+    return HoneError(QUOTA_EXCEEDED if _QUOTA.search(message) else otherwise, said, remedy=remedy)
 
 
-def _of_policy(words: str) -> str | None:
+def _advise_on_policy(message: str) -> str | None:
     """Return a remedy with the fields that a policy requires of every container; None for other messages."""
-    if not _POLICY.search(words):
+    if not _POLICY.search(message):
         return None
     fields: dict[str, None] = {}
-    for one in _RESOURCE_OF_POLICY.finditer(words):
+    for one in _RESOURCE_OF_POLICY.finditer(message):
         name = (one["name"] or one["resource"]).lower().replace(" ", "-")
         kind = (one["kind"] or ("limits" if "limit" in one["kinds"].lower() else "requests")).lower()
-        fields[field_of_resource(kind, name)] = None
-    return f"The policy wants containers to say what they need: set {listed(fields)}." if fields else None
+        fields[find_resource_field(kind, name)] = None
+    return f"The policy requires containers to declare their resources: set {join_fields(fields)}." if fields else None

@@ -11,36 +11,36 @@ from hone_api.reasons import SCALING_UP, UNSCHEDULABLE, HoneError
 from hone_operator.objects.resources import Object
 
 # Reasons of the events with which Cluster Autoscaler and Karpenter report that they add a node.
-COMING = frozenset({"TriggeredScaleUp", "Nominated"})
-NOT_COMING = frozenset({"NotTriggerScaleUp", "FailedScaleUp", "FailedToScaleUp", "NoCompatibleInstanceTypes"})
+SCALE_UP_REASONS = frozenset({"TriggeredScaleUp", "Nominated"})
+NO_SCALE_UP_REASONS = frozenset({"NotTriggerScaleUp", "FailedScaleUp", "FailedToScaleUp", "NoCompatibleInstanceTypes"})
 _KARPENTER = "karpenter"
 
 
 @dataclass(frozen=True)
-class Scaling:
+class ScalingReport:
     """The autoscaler's newest report about a pod: `message` is its own text."""
 
-    comes: bool
+    adds_node: bool
     message: str
 
 
-def is_report(event: Object) -> bool:
+def is_scaling_report(event: Object) -> bool:
     """Return whether an event about a pod comes from an autoscaler."""
     reason = event.get("reason")
-    if reason in COMING or reason in NOT_COMING:
+    if reason in SCALE_UP_REASONS or reason in NO_SCALE_UP_REASONS:
         return True
     reporter = event.get("reportingComponent") or (event.get("source") or {}).get("component") or ""
     return reason == "FailedScheduling" and str(reporter).startswith(_KARPENTER)
 
 
-def read_report(event: Object) -> Scaling:
+def read_scaling_report(event: Object) -> ScalingReport:
     """Return what an autoscaler's event reports."""
-    return Scaling(event.get("reason") in COMING, str(event.get("message") or "").strip().rstrip("."))
+    return ScalingReport(event.get("reason") in SCALE_UP_REASONS, str(event.get("message") or "").strip().rstrip("."))
 
 
-def explain(scheduler: str, scaling: Scaling) -> HoneError:
+def explain_scaling(scheduler: str, scaling: ScalingReport) -> HoneError:
     """Return the failure of a pod without a node. `scheduler`: the scheduler's message."""
-    if scaling.comes:
+    if scaling.adds_node:
         return HoneError(SCALING_UP, f"{scheduler.rstrip('.')}. The autoscaler adds a node: {scaling.message}")
     return HoneError(
         UNSCHEDULABLE,

@@ -4,7 +4,13 @@ import re
 
 from hone_api.reasons import IMAGE_PULL_FAILED, HoneError
 
-REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
+IMAGE_PULL_REASONS = {
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "RegistryUnavailable",
+}
 
 # The kubelet writes the reference before the registry's message, and alternates between trying and waiting.
 _BACK_OFF = re.compile(r'^Back-off pulling image "[^"]*": (?:ErrImagePull: )?')
@@ -12,7 +18,7 @@ _ADVICE = (
     (
         r"unauthorized|denied|authentication required|no basic auth|401|403",
         "Name a Secret with the registry's credentials in spec.pod.imagePullSecrets, or correct spec.pod.image: "
-        "registries say this of images that don't exist, too.",
+        "registries also answer so for images that don't exist.",
     ),
     (r"not found|manifest unknown", "Correct spec.pod.image, or push that tag."),
     (r"no match for platform|exec format", "Push the image for the node's architecture, or name another."),
@@ -26,8 +32,8 @@ _ADVICE = (
 )
 
 
-def not_pulled(reason: str, words: str, image: str) -> HoneError:
-    """Return the failure for a waiting state of a container. `reason`, `words`: that state's reason and message."""
-    said = _BACK_OFF.sub("", words)
+def explain_image_pull(reason: str, message: str, image: str) -> HoneError:
+    """Return the failure for a waiting state of a container. `reason`, `message`: that state's reason and message."""
+    said = _BACK_OFF.sub("", message)
     remedy = next((advice for pattern, advice in _ADVICE if re.search(pattern, said, re.IGNORECASE)), None)
     return HoneError(IMAGE_PULL_FAILED, f"{image}: {said or reason}", remedy=remedy)

@@ -10,8 +10,8 @@ import re
 from hone_api.pods.pod_options import PodOptions
 from hone_api.reasons import CHILD_INVALID, HoneError
 
-LONGEST_WORDS = 4096
-MOST_FIELDS = 3
+MAX_MESSAGE_CHARACTERS = 4096
+MAX_FIELDS = 3
 
 # The name is left out: a controller generates a new one for every try, which would make every try a new message.
 _INVALID = re.compile(r'(?:\w{1,60}: |Error creating: ){0,2}(?P<kind>\w{1,60})[\w.-]{0,200} "[^"]{0,253}" is invalid: ')
@@ -36,24 +36,24 @@ _LISTS_OF_USERS = ("initContainers", "topologySpreadConstraints", "hostAliases")
 _OPTIONS = frozenset(str(field.alias) for field in PodOptions.model_fields.values())
 
 
-def explain_invalid(words: str) -> HoneError | None:
+def explain_invalid(message: str) -> HoneError | None:
     """Return the failure for the message; None when it is not about a field that the spec can correct."""
-    words = words[:LONGEST_WORDS]
-    found = _INVALID.match(words)
-    if found is None or "field is immutable" in words:
+    message = message[:MAX_MESSAGE_CHARACTERS]
+    found = _INVALID.match(message)
+    if found is None or "field is immutable" in message:
         return None
-    kind, rest = found["kind"], words[found.end() :]
-    fields = dict.fromkeys(field for each in _FIELD.finditer(rest) if (field := field_of_user(each["path"])))
+    kind, rest = found["kind"], message[found.end() :]
+    fields = dict.fromkeys(field for each in _FIELD.finditer(rest) if (field := find_user_field(each["path"])))
     remedy = None
     if fields:
-        named = list(fields)[:MOST_FIELDS]
+        named = list(fields)[:MAX_FIELDS]
         remedy = f"Correct {named[0] if len(named) == 1 else ', '.join(named[:-1]) + ' and ' + named[-1]}"
         adds = ", or what a LimitRange or a webhook of the cluster adds to Hone's pods" if kind == "Pod" else ""
         remedy += f"{adds}."
     return HoneError(CHILD_INVALID, f"Kubernetes refuses the {kind} as invalid: {rest}", remedy=remedy)
 
 
-def field_of_user(path: str) -> str | None:
+def find_user_field(path: str) -> str | None:
     """Return the field of the Hone object that sets a field of a child; None when no field does."""
     prefix = next((prefix for prefix in _OF_POD if path.startswith(prefix)), None)
     if prefix is None:

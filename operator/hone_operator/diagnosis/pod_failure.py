@@ -26,20 +26,20 @@ from hone_api.reasons import (
 )
 
 from hone_operator.diagnosis import volumes
-from hone_operator.diagnosis.pod_state import condition, phase, terminated
+from hone_operator.diagnosis.pod_state import get_condition, get_phase, get_terminated_state
 from hone_operator.objects.resources import Object
 
 # Reasons of a pod's condition DisruptionTarget that are not evictions.
-DISRUPTIONS = {"PreemptionByScheduler": PREEMPTED, "DeletionByPodGC": NODE_LOST}
-NOT_COUNTED = frozenset(
+DISRUPTION_REASONS = {"PreemptionByScheduler": PREEMPTED, "DeletionByPodGC": NODE_LOST}
+UNCOUNTED_REASONS = frozenset(
     reason.name for reason in (INTERRUPTED, EVICTED, EVICTED_FOR_USE, PREEMPTED, NODE_LOST, POD_REJECTED)
 )
 # Characters that are quoted of a termination message that is not the trainer's.
-LONGEST_FOREIGN = 500
+MAX_QUOTED_CHARACTERS = 500
 
 # Names of the containers that do the work.
-WORKERS = frozenset({"trainer", "prepare", "engine"})
-_KILLED = 137
+WORKING_CONTAINERS = frozenset({"trainer", "prepare", "engine"})
+_KILLED_EXIT_CODE = 137
 _LIMITS = {
     'emptydir volume "shm"': "spec.resources.sharedMemory",
     "ephemeral": "spec.resources.limits.ephemeral-storage",
@@ -54,73 +54,73 @@ _KUBELETS_OWN = frozenset({"Evicted", "NodeShutdown", "Terminated", "Shutdown", 
 
 
 @dataclass(frozen=True)
-class Failure:
-    """Why a pod failed, and when (`at`). `exit_code` is None for a container that never ran or left no state."""
+class PodFailure:
+    """Why a pod failed, and when (`ended_at`). `exit_code` is None for a container that never ran or left no state."""
 
     reason: str
-    words: str
-    at: str
+    message: str
+    ended_at: str
     exit_code: int | None = None
-    message: TerminationMessage | None = None
+    termination_message: TerminationMessage | None = None
 
 
-def failure_of(pod: Object, container: str) -> Failure | None:
+def explain_pod_failure(pod: Object, container: str) -> PodFailure | None:
     """Return why the pod has failed; None when it has not."""
-    state = terminated(pod, container)
-    if phase(pod) != "Failed" if state is None else state["exitCode"] == 0:
+    state = get_terminated_state(pod, container)
+    if get_phase(pod) != "Failed" if state is None else state["exitCode"] == 0:
         return None
     state = state or {}
-    message = termination_message(state)
-    reason, words = _why(pod, container, state, message)
-    disruption = condition(pod, "DisruptionTarget") or {}
+    message = read_termination_message(state)
+    reason, text = _explain_end(pod, container, state, message)
+    disruption = get_condition(pod, "DisruptionTarget") or {}
     at = state.get("finishedAt") or disruption.get("lastTransitionTime") or pod["metadata"]["creationTimestamp"]
-    return Failure(reason, words, str(at), state.get("exitCode"), message)
+    return PodFailure(reason, text, str(at), state.get("exitCode"), message)
 
 
-def termination_message(state: Object) -> TerminationMessage | None:
+def read_termination_message(state: Object) -> TerminationMessage | None:
     """Return the trainer's result, as far as it can be parsed; None when it left none."""
     return TerminationMessage.recover(state.get("message") or "")
 
 
-def _why(pod: Object, container: str, state: Object, message: TerminationMessage | None) -> tuple[str, str]:
+def _explain_end(pod: Object, container: str, state: Object, message: TerminationMessage | None) -> tuple[str, str]:
     if state.get("reason") == "OOMKilled":
-        return _named(out_of_memory(pod, container))
-    disruption = _disruption(pod)
+        return _get_reason_and_sentence(explain_out_of_memory(pod, container))
+    disruption = _explain_disruption(pod)
     if message:
-        words = _with_claim(pod, container, message)
+        text = _add_claim(pod, container, message)
         if disruption and message.reason == INTERRUPTED.name:
-            words = f"{words.rstrip('.')}. Why: {disruption.message.rstrip('.')}."
+            text = f"{text.rstrip('.')}. Why: {disruption.message.rstrip('.')}."
         # An image may write any text, but a reason, which is also a label of metrics, must be one of the catalogue.
-        return message.reason if message.reason in CATALOGUE else INTERNAL_ERROR.name, words
+        return message.reason if message.reason in CATALOGUE else INTERNAL_ERROR.name, text
     if disruption:
-        return _named(disruption)
+        return _get_reason_and_sentence(disruption)
     status = pod.get("status") or {}
     if not state and status.get("reason"):
-        words = f"{status['reason']}: {status.get('message', '')}"
+        text = f"{status['reason']}: {status.get('message', '')}"
         if is_rejected(pod):
-            return _named(HoneError(POD_REJECTED, f"Node {pod['spec'].get('nodeName')}: {words}"))
-        return _named(HoneError(POD_NOT_STARTED, words))
+            return _get_reason_and_sentence(HoneError(POD_REJECTED, f"Node {pod['spec'].get('nodeName')}: {text}"))
+        return _get_reason_and_sentence(HoneError(POD_NOT_STARTED, text))
     code = state.get("exitCode")
-    how = "was killed" if code == _KILLED else f"ended with exit code {code}"
-    left = " ".join((state.get("message") or "").split())[-LONGEST_FOREIGN:]
-    words = f"left a message that is not the trainer's: {left}" if left else "left no message"
-    return _named(HoneError(INTERNAL_ERROR, f"The trainer {how} and {words}"))
+    how = "was killed" if code == _KILLED_EXIT_CODE else f"ended with exit code {code}"
+    left = " ".join((state.get("message") or "").split())[-MAX_QUOTED_CHARACTERS:]
+    text = f"left a message that is not the trainer's: {left}" if left else "left no message"
+    return _get_reason_and_sentence(HoneError(INTERNAL_ERROR, f"The trainer {how} and {text}"))
 
 
 def is_rejected(pod: Object) -> bool:
     """Return whether the kubelet did not admit the pod, so that none of its containers ever ran."""
     status = pod.get("status") or {}
-    if phase(pod) != "Failed" or not status.get("reason") or status["reason"] in _KUBELETS_OWN:
+    if get_phase(pod) != "Failed" or not status.get("reason") or status["reason"] in _KUBELETS_OWN:
         return False
     statuses = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
     return not any((one.get("state") or {}).get(kind) for one in statuses for kind in ("running", "terminated"))
 
 
-def _with_claim(pod: Object, container: str, message: TerminationMessage) -> str:
+def _add_claim(pod: Object, container: str, message: TerminationMessage) -> str:
     """Return the trainer's message with the claim that is mounted at the path that it names."""
     if message.reason not in (DISK_FULL.name, VOLUME_ACCESS_DENIED.name):
         return message.message
-    found = volumes.claim_of_path(pod, container, message.message)
+    found = volumes.find_claim_of_path(pod, container, message.message)
     if found is None:
         return message.message
     path, claim, folder = found
@@ -133,46 +133,46 @@ def _with_claim(pod: Object, container: str, message: TerminationMessage) -> str
     return f"{said} {where}"
 
 
-def out_of_memory(pod: Object, container: str) -> HoneError:
+def explain_out_of_memory(pod: Object, container: str) -> HoneError:
     """Return the failure of an OOM-killed container, with its memory limit."""
     spec: Object = next((each for each in pod["spec"]["containers"] if each["name"] == container), {})
     limit = ((spec.get("resources") or {}).get("limits") or {}).get("memory")
     if limit is None:
-        words = "The node ran out of memory, and the container, which has no limit of its own, was killed"
+        text = "The node ran out of memory, and the container, which has no limit of its own, was killed"
         return HoneError(
-            HOST_OUT_OF_MEMORY, words, remedy="Set spec.resources.memory, so that the pod gets a node with enough."
+            HOST_OUT_OF_MEMORY, text, remedy="Set spec.resources.memory, so that the pod gets a node with enough."
         )
     return HoneError(HOST_OUT_OF_MEMORY, f"The container was killed for exceeding its memory limit of {limit}")
 
 
-def _disruption(pod: Object) -> HoneError | None:
+def _explain_disruption(pod: Object) -> HoneError | None:
     """Return the failure of a pod that was evicted, preempted or deleted from outside; None for any other."""
     status = pod.get("status") or {}
-    target = condition(pod, "DisruptionTarget")
+    target = get_condition(pod, "DisruptionTarget")
     node = pod["spec"].get("nodeName")
     if status.get("reason") == "Evicted":
-        words = status.get("message", "")
-        use = _of_limit(words) or _of_use(words)
-        return HoneError(EVICTED_FOR_USE if use else EVICTED, f"Node {node}: {words}", remedy=use)
+        text = status.get("message", "")
+        use = _advise_on_limit(text) or _advise_on_usage(text)
+        return HoneError(EVICTED_FOR_USE if use else EVICTED, f"Node {node}: {text}", remedy=use)
     if target is None or target["status"] != "True":
         return None
-    reason: Reason = DISRUPTIONS.get(target.get("reason", ""), EVICTED)
+    reason: Reason = DISRUPTION_REASONS.get(target.get("reason", ""), EVICTED)
     return HoneError(reason, f"{target.get('reason')} on node {node}: {target.get('message', '')}")
 
 
-def _of_limit(words: str) -> str | None:
+def _advise_on_limit(message: str) -> str | None:
     """Return a remedy for an eviction by the pod's own limit, which a new pod would exceed again; else None."""
-    if "exceeds the" not in words and "exceeded its" not in words:
+    if "exceeds the" not in message and "exceeded its" not in message:
         return None
-    return next((f"Raise {field}." for name, field in _LIMITS.items() if name in words.lower()), None)
+    return next((f"Raise {field}." for name, field in _LIMITS.items() if name in message.lower()), None)
 
 
-def _of_use(words: str) -> str | None:
+def _advise_on_usage(message: str) -> str | None:
     """Return a remedy where the kubelet names a container of Hone that used more than its request; else None."""
-    short = _SHORT_OF.search(words)
-    used = {found["container"]: found["used"] for found in _USED.finditer(words)}
+    short = _SHORT_OF.search(message)
+    used = {found["container"]: found["used"] for found in _USED.finditer(message)}
     # No field of the object sets the requests of an injected container.
-    name = next((name for name in used if name in WORKERS), None)
+    name = next((name for name in used if name in WORKING_CONTAINERS), None)
     if short is None or name is None:
         return None
     fields = {"memory": "spec.resources.memory", "ephemeral-storage": "spec.resources.requests.ephemeral-storage"}
@@ -182,5 +182,5 @@ def _of_use(words: str) -> str | None:
     return f"Set {field} to more than the {used[name]} that the pod used, so that it gets a node with enough."
 
 
-def _named(error: HoneError) -> tuple[str, str]:
+def _get_reason_and_sentence(error: HoneError) -> tuple[str, str]:
     return error.reason.name, error.sentence()

@@ -9,96 +9,100 @@ from datetime import datetime, timedelta
 from hone_api.reasons import POD_NOT_STARTED, UNSCHEDULABLE, VOLUME_NOT_BOUND, HoneError
 
 from hone_operator.diagnosis import autoscalers, image_pull, volumes
-from hone_operator.diagnosis.autoscalers import Scaling
-from hone_operator.diagnosis.nodes import ClusterFacts
-from hone_operator.diagnosis.unschedulable import why_unschedulable
+from hone_operator.diagnosis.autoscalers import ScalingReport
+from hone_operator.diagnosis.nodes import ClusterNodes
+from hone_operator.diagnosis.unschedulable import explain_unschedulable
 from hone_operator.objects.resources import Object
 from hone_operator.objects.timestamps import has_lasted, parse_time
 
 NOT_STARTED_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError"}
-BINDING_PATIENCE = timedelta(seconds=30)
-STARTING_PATIENCE = timedelta(seconds=15)
+BINDING_GRACE = timedelta(seconds=30)
+STARTING_GRACE = timedelta(seconds=15)
 
 
-def newest(pods: Iterable[Object]) -> Object | None:
+def find_newest_pod(pods: Iterable[Object]) -> Object | None:
     """Return the pod that was created last."""
     return max(pods, key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]), default=None)
 
 
-def phase(pod: Object) -> str:
+def get_phase(pod: Object) -> str:
     return str((pod.get("status") or {}).get("phase", "Pending"))
 
 
 def is_ready(pod: Object) -> bool:
-    ready = condition(pod, "Ready")
+    ready = get_condition(pod, "Ready")
     return ready is not None and ready["status"] == "True"
 
 
-def container_status(pod: Object, container: str) -> Object:
+def get_container_status(pod: Object, container: str) -> Object:
     """Return the status of a container or init container; an empty one where there is none."""
     found = pod.get("status") or {}
     statuses = [*(found.get("initContainerStatuses") or []), *(found.get("containerStatuses") or [])]
     return next((status for status in statuses if status["name"] == container), {})
 
 
-def image_of(pod: Object, container: str) -> str:
+def get_image(pod: Object, container: str) -> str:
     containers = [*(pod["spec"].get("initContainers") or []), *pod["spec"]["containers"]]
     return next((str(one["image"]) for one in containers if one["name"] == container), "")
 
 
-def running_since(pod: Object, container: str) -> str | None:
+def get_start_time(pod: Object, container: str) -> str | None:
     """Return the start of the container's current or last run (RFC 3339); None before its first run."""
-    state = container_status(pod, container).get("state") or {}
+    state = get_container_status(pod, container).get("state") or {}
     for kind in ("running", "terminated"):
         if started := (state.get(kind) or {}).get("startedAt"):
             return str(started)
     return None
 
 
-def terminated(pod: Object, container: str) -> Object | None:
+def get_terminated_state(pod: Object, container: str) -> Object | None:
     """Return the `terminated` state of the container; None while it has not ended."""
-    state: Object | None = (container_status(pod, container).get("state") or {}).get("terminated")
+    state: Object | None = (get_container_status(pod, container).get("state") or {}).get("terminated")
     return state
 
 
-def condition(pod: Object, type_: str) -> Object | None:
+def get_condition(pod: Object, type_: str) -> Object | None:
     """Return the pod's condition of this type, with any status; None without one."""
     return next((c for c in (pod.get("status") or {}).get("conditions") or [] if c["type"] == type_), None)
 
 
-def why_not_running(
+def explain_not_running(
     pod: Object,
     container: str,
     *,
-    facts: ClusterFacts | None,
+    cluster: ClusterNodes | None,
     warning: str | None,
     now: datetime,
-    scaling: Scaling | None = None,
+    scaling: ScalingReport | None = None,
 ) -> HoneError | None:
     """Return what keeps a pending pod from running; None while it starts as usual.
 
     `warning`: for a pod without a node, what its claims lack; for a pod with one, the newest warning about it.
     `scaling`: what an autoscaler reports about a pod without a node.
     """
-    scheduled = condition(pod, "PodScheduled")
+    scheduled = get_condition(pod, "PodScheduled")
     if scheduled is None or scheduled["status"] != "True":
-        error = _why_no_node(pod, scheduled, facts, warning, scaling)
+        error = _explain_no_node(pod, scheduled, cluster, warning, scaling)
         # A new claim is bound within moments, and a scheduler needs a moment as well.
         waits = error.reason is VOLUME_NOT_BOUND or scheduled is None
-        return None if waits and not _is_older(pod, BINDING_PATIENCE, now) else error
-    waiting = (container_status(pod, container).get("state") or {}).get("waiting") or {}
-    reason, words = waiting.get("reason", ""), waiting.get("message", "")
-    if reason in image_pull.REASONS:
-        return image_pull.not_pulled(reason, words, image_of(pod, container))
+        return None if waits and not _is_older(pod, BINDING_GRACE, now) else error
+    waiting = (get_container_status(pod, container).get("state") or {}).get("waiting") or {}
+    reason, text = waiting.get("reason", ""), waiting.get("message", "")
+    if reason in image_pull.IMAGE_PULL_REASONS:
+        return image_pull.explain_image_pull(reason, text, get_image(pod, container))
     if reason in NOT_STARTED_REASONS:
-        return HoneError(POD_NOT_STARTED, f"{reason}: {words}", remedy=volumes.missing(words))
-    if warning and _is_older(pod, STARTING_PATIENCE, now):
-        return volumes.not_mounted(warning)
+        return HoneError(POD_NOT_STARTED, f"{reason}: {text}", remedy=volumes.advise_on_missing_source(text))
+    if warning and _is_older(pod, STARTING_GRACE, now):
+        return volumes.explain_mount_failure(warning)
     return None
 
 
-def _why_no_node(
-    pod: Object, scheduled: Object | None, facts: ClusterFacts | None, warning: str | None, scaling: Scaling | None
+def _explain_no_node(
+    pod: Object,
+    scheduled: Object | None,
+    cluster: ClusterNodes | None,
+    warning: str | None,
+    scaling: ScalingReport | None,
 ) -> HoneError:
     if scheduled is None and not (pod.get("status") or {}).get("nominatedNodeName"):
         name = pod["spec"].get("schedulerName", "default-scheduler")
@@ -106,54 +110,54 @@ def _why_no_node(
         return HoneError(UNSCHEDULABLE, f"The scheduler {name} has not looked at the pod yet", remedy=remedy)
     if scheduled is None:  # a node is nominated, and the volumes are being bound
         return HoneError(VOLUME_NOT_BOUND, warning or "The pod's volumes are being provisioned")
-    words = scheduled.get("message", "")
+    text = scheduled.get("message", "")
     if scheduled.get("reason") == "SchedulingGated":
         gates = ", ".join(str(gate["name"]) for gate in pod["spec"].get("schedulingGates") or [])
         remedy = "Whatever set the gate has to remove it."
         return HoneError(UNSCHEDULABLE, f"The pod is held back by the scheduling gate {gates}", remedy=remedy)
-    error = why_unschedulable(pod, words, facts)
+    error = explain_unschedulable(pod, text, cluster)
     if error.reason is VOLUME_NOT_BOUND and warning:
         return HoneError(VOLUME_NOT_BOUND, warning)
     if scaling and error.reason is UNSCHEDULABLE and "nominatedNodeName" not in (pod.get("status") or {}):
-        return autoscalers.explain(words, scaling)
+        return autoscalers.explain_scaling(text, scaling)
     return error
 
 
-def is_stuck(pod: Object, now: datetime) -> bool:
+def is_slow_to_start(pod: Object, now: datetime) -> bool:
     """Return whether a pod with a node takes so long to start that its events should be read."""
-    if phase(pod) != "Pending":
+    if get_phase(pod) != "Pending":
         return False
-    return has_node(pod) and _is_older(pod, STARTING_PATIENCE, now)
+    return has_node(pod) and _is_older(pod, STARTING_GRACE, now)
 
 
 def waits_for_volumes(pod: Object, now: datetime) -> bool:
     """Return whether a pod without a node has waited so long that its claims should be read."""
-    if phase(pod) != "Pending" or not _is_older(pod, BINDING_PATIENCE, now):
+    if get_phase(pod) != "Pending" or not _is_older(pod, BINDING_GRACE, now):
         return False
-    scheduled = condition(pod, "PodScheduled")
+    scheduled = get_condition(pod, "PodScheduled")
     if scheduled is None:
         return True
-    return is_unschedulable(pod) and why_unschedulable(pod, scheduled.get("message", ""), None).reason is (
+    return is_unschedulable(pod) and explain_unschedulable(pod, scheduled.get("message", ""), None).reason is (
         VOLUME_NOT_BOUND
     )
 
 
 def waits_for_node(pod: Object, now: datetime) -> bool:
     """Return whether a pod has waited for a node so long that an autoscaler may have reported about it."""
-    if phase(pod) != "Pending" or not is_unschedulable(pod):
+    if get_phase(pod) != "Pending" or not is_unschedulable(pod):
         return False
-    return _is_older(pod, STARTING_PATIENCE, now)
+    return _is_older(pod, STARTING_GRACE, now)
 
 
 def is_unschedulable(pod: Object) -> bool:
-    scheduled = condition(pod, "PodScheduled")
+    scheduled = get_condition(pod, "PodScheduled")
     return scheduled is not None and scheduled.get("reason") == "Unschedulable"
 
 
 def has_node(pod: Object) -> bool:
-    scheduled = condition(pod, "PodScheduled")
+    scheduled = get_condition(pod, "PodScheduled")
     return scheduled is not None and scheduled["status"] == "True"
 
 
-def _is_older(pod: Object, patience: timedelta, now: datetime) -> bool:
-    return has_lasted(parse_time(pod["metadata"]["creationTimestamp"]), patience, now)
+def _is_older(pod: Object, age: timedelta, now: datetime) -> bool:
+    return has_lasted(parse_time(pod["metadata"]["creationTimestamp"]), age, now)

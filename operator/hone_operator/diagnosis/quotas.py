@@ -25,12 +25,12 @@ _GPU, _GPUS = "amd.com/gpu", "spec.resources.gpus"
 _FIXED = f" A FineTuneJob's {_GPUS} can't change: apply it under another name."
 
 
-def advise(words: str) -> str | None:
+def advise_on_quota(message: str) -> str | None:
     """Return the remedy; None where the message is not Kubernetes' own about a quota or LimitRange."""
-    return _of_lacking(words) or _of_range(words) or _of_exceeded(words)
+    return _advise_on_missing(message) or _advise_on_range(message) or _advise_on_exceeded(message)
 
 
-def field_of_resource(kind: str, name: str) -> str:
+def find_resource_field(kind: str, name: str) -> str:
     """Return the field of the object that sets a container's request or limit (`kind`) of this resource."""
     if name == _GPU:
         return _GPUS
@@ -40,55 +40,55 @@ def field_of_resource(kind: str, name: str) -> str:
     return f"spec.resources.{'limits' if '/' in name else kind}.{name}"
 
 
-def listed(fields: Iterable[str]) -> str:
+def join_fields(fields: Iterable[str]) -> str:
     """Return the fields joined for a sentence."""
     *most, last = fields
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def _of_lacking(words: str) -> str | None:
+def _advise_on_missing(message: str) -> str | None:
     """Return a remedy with the fields that a ResourceQuota requires of every pod; None for other messages."""
-    found = _MUST_SPECIFY.search(words)
+    found = _MUST_SPECIFY.search(message)
     if found is None:
         return None
     fields = dict.fromkeys(
-        field_of_resource(one["kind"] or "requests", one["name"] or one["short"])
+        find_resource_field(one["kind"] or "requests", one["name"] or one["short"])
         for one in _QUOTA_RESOURCE.finditer(found["names"])
     )
     if not fields:
         return None
     return (
-        f"The quota wants every container to say what it needs: set {listed(fields)}, or give the namespace a "
-        "LimitRange with defaults."
+        f"The quota requires every container to declare its resources: set {join_fields(fields)}, or give the "
+        "namespace a LimitRange with defaults."
     )
 
 
-def _of_range(words: str) -> str | None:
+def _advise_on_range(message: str) -> str | None:
     """Return a remedy that lowers, raises or sets a field for each limit of a LimitRange in the message."""
     steps: dict[str, None] = {}
-    for one in _RANGE.finditer(words):
+    for one in _RANGE.finditer(message):
         kind = f"{one['lacks'] or one['kind']}s"
         if one["type"] == "PersistentVolumeClaim":
             lower = "lower" if one["bound"] == "maximum" else "higher"
             steps[f"apply the FineTuneJob under another name with a {lower} {_STORAGE}"] = None
             continue
-        field = field_of_resource(kind, one["name"])
+        field = find_resource_field(kind, one["name"])
         if one["lacks"]:
             steps[f"set {field} to at {'most' if one['bound'] == 'maximum' else 'least'} {one['value']}"] = None
         else:
             steps[f"{'lower' if one['bound'] == 'maximum' else 'raise'} {field}"] = None
-    for one in _RATIO.finditer(words):
+    for one in _RATIO.finditer(message):
         request, limit = (f"spec.resources.{kind}.{one['name']}" for kind in ("requests", "limits"))
         steps[f"set {request} and {limit}, the limit at most {one['value']} times the request"] = None
     if not steps:
         return None
     steps["or ask whoever set the LimitRange of the namespace to change it"] = None
-    return _sentence(steps)
+    return _join_steps(steps)
 
 
-def _of_exceeded(words: str) -> str | None:
+def _advise_on_exceeded(message: str) -> str | None:
     """Return a remedy for the exceeded amounts that the spec decides."""
-    found = _EXCEEDED.search(words)
+    found = _EXCEEDED.search(message)
     if found is None:
         return None
     fields: dict[str, None] = {}
@@ -100,15 +100,15 @@ def _of_exceeded(words: str) -> str | None:
         elif "storageclass.storage.k8s.io/" not in name and not name.startswith("count/"):
             resource = _OF_CONTAINERS.fullmatch(name)
             if resource:
-                fields[field_of_resource(resource["kind"] or "requests", resource["name"])] = None
-    steps = [f"lower {listed(fields)}"] if fields else []
+                fields[find_resource_field(resource["kind"] or "requests", resource["name"])] = None
+    steps = [f"lower {join_fields(fields)}"] if fields else []
     if has_storage:
         steps.append(f"apply the FineTuneJob under another name with a lower {_STORAGE}")
     steps += ["remove what else uses the quota", "or ask for a larger one"]
-    return _sentence(steps)
+    return _join_steps(steps)
 
 
-def _sentence(steps: Iterable[str]) -> str:
+def _join_steps(steps: Iterable[str]) -> str:
     """Return the alternatives as one sentence, and what to know of them."""
     text = ", ".join(steps)
     return f"{text[0].upper()}{text[1:]}.{_FIXED if _GPUS in text else ''} Hone then tries again."

@@ -12,25 +12,25 @@ _MISSING = re.compile(r"\b(?P<kind>secret|configmap)s? \"(?P<name>[^\"]+)\" not 
 _MISSING_KEY = re.compile(r"references? non-existent (?:secret|config) key: (?P<key>\S+)")
 
 
-def claims_of(pod: Object) -> list[str]:
+def list_claims(pod: Object) -> list[str]:
     """Return the names of the claims that the pod mounts."""
     volumes = pod["spec"].get("volumes") or []
     return [str(v["persistentVolumeClaim"]["claimName"]) for v in volumes if v.get("persistentVolumeClaim")]
 
 
-def claim_of_path(pod: Object, container: str, words: str) -> tuple[str, str, str | None] | None:
+def find_claim_of_path(pod: Object, container: str, message: str) -> tuple[str, str, str | None] | None:
     """Return mount path, claim and folder of the mounted claim whose path a sentence names; None without one."""
     spec: Object = next((one for one in pod["spec"]["containers"] if one["name"] == container), {})
     sources = [volume for volume in pod["spec"].get("volumes") or [] if volume.get("persistentVolumeClaim")]
     claims = {volume["name"]: volume["persistentVolumeClaim"]["claimName"] for volume in sources}
     mounts = [mount for mount in spec.get("volumeMounts") or [] if mount["name"] in claims]
     for mount in sorted(mounts, key=lambda one: -len(one["mountPath"])):
-        if re.search(rf"(?<![\w./-]){re.escape(mount['mountPath'])}(?![\w-])", words):
+        if re.search(rf"(?<![\w./-]){re.escape(mount['mountPath'])}(?![\w-])", message):
             return mount["mountPath"], claims[mount["name"]], mount.get("subPath")
     return None
 
 
-def unbound(name: str, claim: Object | None, event: str | None) -> str | None:
+def explain_unbound_claim(name: str, claim: Object | None, event: str | None) -> str | None:
     """Return why a claim is not bound, with the newest event about it; None when it is bound."""
     if claim is None:
         return (
@@ -48,18 +48,18 @@ def unbound(name: str, claim: Object | None, event: str | None) -> str | None:
     return f"{said}: {event.rstrip('.')}." if event else f"{said}."
 
 
-def not_mounted(words: str) -> HoneError:
+def explain_mount_failure(message: str) -> HoneError:
     """Return the failure for a warning of the kubelet or the attach controller about a pod with a node."""
-    if MULTI_ATTACH in words:
-        return HoneError(VOLUME_IN_USE, words)
-    return HoneError(POD_NOT_STARTED, words, remedy=missing(words))
+    if MULTI_ATTACH in message:
+        return HoneError(VOLUME_IN_USE, message)
+    return HoneError(POD_NOT_STARTED, message, remedy=advise_on_missing_source(message))
 
 
-def missing(words: str) -> str | None:
+def advise_on_missing_source(message: str) -> str | None:
     """Return the remedy for a Secret, ConfigMap or key that the kubelet does not find; None for other messages."""
-    if found := _MISSING.search(words):
+    if found := _MISSING.search(message):
         kind = "Secret" if found["kind"].lower() == "secret" else "ConfigMap"
         return f"Create {kind} {found['name']}, or correct the field of the spec that names it."
-    if "couldn't find key" in words or _MISSING_KEY.search(words):
+    if "couldn't find key" in message or _MISSING_KEY.search(message):
         return "Add the key to what the message names, or correct the key in the spec."
     return None

@@ -8,31 +8,30 @@ import re
 
 from hone_api.containers import LINK_ARTIFACTS, module_command
 from hone_api.inferenceservices.spec import InferenceServiceSpec
-from hone_api.layout import POD_SERVED, link_name
+from hone_api.layout import ADAPTER_LINKS, MODEL_LINK, POD_SERVED, link_name
 
-from hone_operator.engines.resolve import Adapter, Resolved, Weights
+from hone_operator.engines.resolve import ModelWeights, ResolvedAdapter, ResolvedModels
 from hone_operator.objects.resources import Object
-from hone_operator.pods.pod_spec import container_security
+from hone_operator.pods.pod_spec import build_container_security
 
 CONTAINER = "place"
-ADAPTERS = f"{POD_SERVED}/adapters"
-MODEL = "model"
+ADAPTERS_FOLDER = f"{POD_SERVED}/{ADAPTER_LINKS}"
 # The rank that is assumed for an adapter that no FineTuneJob made.
-UNKNOWN_RANK = 64
+ASSUMED_RANK = 64
 
 
-def model_path(resolved: Resolved) -> str:
+def get_model_path(resolved: ResolvedModels) -> str:
     """Return what the engine loads: the link to a folder, or a name on the hub."""
     weights = resolved.weights
-    return f"{POD_SERVED}/{link_name(MODEL, weights.digest)}" if weights.is_folder else weights.source
+    return f"{POD_SERVED}/{link_name(MODEL_LINK, weights.digest)}" if weights.is_folder else weights.source
 
 
-def is_placed(spec: InferenceServiceSpec, resolved: Resolved) -> bool:
+def provides_modules(spec: InferenceServiceSpec, resolved: ResolvedModels) -> bool:
     """Return whether a container of Hone runs before or next to vLLM, and provides the modules that vLLM imports."""
     return bool(resolved.weights.is_folder or resolved.all_adapters or spec.api_key_secret)
 
 
-def loading(weights: Weights) -> list[str]:
+def build_weight_arguments(weights: ModelWeights) -> list[str]:
     """Return the arguments for loading the model, which these engines have in common."""
     found = []
     if weights.revision and not weights.is_folder:
@@ -44,7 +43,7 @@ def loading(weights: Weights) -> list[str]:
     return found
 
 
-def parsing(spec: InferenceServiceSpec) -> list[str]:
+def build_parser_arguments(spec: InferenceServiceSpec) -> list[str]:
     """Return the arguments for parsing answers, which vLLM and SGLang have in common."""
     found = []
     if spec.tool_call_parser:
@@ -54,31 +53,31 @@ def parsing(spec: InferenceServiceSpec) -> list[str]:
     return found
 
 
-def literal(argument: str) -> str:
+def escape_variables(argument: str) -> str:
     """Return an argument with escapes, so that the kubelet does not expand variables in it."""
     return argument.replace("$", "$$")
 
 
-def adapter_path(adapter: Adapter) -> str:
-    return f"{ADAPTERS}/{link_name(adapter.name, adapter.digest)}"
+def get_adapter_path(adapter: ResolvedAdapter) -> str:
+    return f"{ADAPTERS_FOLDER}/{link_name(adapter.name, adapter.digest)}"
 
 
-def rank(resolved: Resolved) -> int:
+def find_largest_rank(resolved: ResolvedModels) -> int:
     """Return the largest rank of the adapters."""
-    ranks = [adapter.lora.r if adapter.lora else UNKNOWN_RANK for adapter in resolved.all_adapters]
-    return max(ranks, default=UNKNOWN_RANK)
+    ranks = [adapter.lora.r if adapter.lora else ASSUMED_RANK for adapter in resolved.all_adapters]
+    return max(ranks, default=ASSUMED_RANK)
 
 
-def given(spec: InferenceServiceSpec, flag: str) -> int | None:
+def read_extra_argument(spec: InferenceServiceSpec, flag: str) -> int | None:
     """Return the number that spec.extraArgs has for a flag, in either spelling; None without one."""
     joined = " ".join(spec.extra_args)
     values: list[str] = re.findall(rf"(?:^| ){flag}[= ](\d+)(?: |$)", joined)
     return int(values[-1]) if values else None
 
 
-def container(
-    resolved: Resolved,
-    adapters: list[Adapter],
+def build_link_container(
+    resolved: ResolvedModels,
+    adapters: list[ResolvedAdapter],
     largest_rank: int | None,
     image: str,
     resources: Object,
@@ -91,8 +90,8 @@ def container(
         arguments += ["--model", weights.source]
         if weights.digest:
             arguments += ["--expect-model", weights.digest]
-    if adapters and resolved.base:
-        arguments += ["--base", resolved.base]
+    if adapters and resolved.base_name:
+        arguments += ["--base", resolved.base_name]
         if resolved.base_revision:
             arguments += ["--base-revision", resolved.base_revision]
     for adapter in adapters:
@@ -108,6 +107,6 @@ def container(
         "args": arguments,
         "resources": resources,
         "volumeMounts": mounts,
-        "securityContext": container_security(),
+        "securityContext": build_container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }

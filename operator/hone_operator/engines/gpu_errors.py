@@ -9,7 +9,7 @@ import re
 
 from hone_api.reasons import GPU_NOT_USABLE, HoneError
 
-_SENTENCES = re.compile(
+_NO_GPU_MESSAGES = re.compile(
     r"no (?:HIP|CUDA) GPUs are available"
     r"|no ROCm-capable device is detected"
     r"|found no NVIDIA driver on your system"
@@ -22,9 +22,9 @@ _SENTENCES = re.compile(
 )
 
 
-def explain_no_gpu(words: str, engine: str, gpus: int, resource: str) -> HoneError | None:
-    """Return the failure where the log's end (`words`) shows that the engine found none of its GPUs; else None."""
-    found = _SENTENCES.search(words)
+def explain_no_gpu(log_end: str, engine: str, gpus: int, resource: str) -> HoneError | None:
+    """Return the failure where `log_end` shows that the engine found none of its GPUs; else None."""
+    found = _NO_GPU_MESSAGES.search(log_end)
     if not gpus or not found:
         return None
     message = (

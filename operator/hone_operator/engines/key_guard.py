@@ -7,12 +7,12 @@ from hone_api.containers import KEY_GUARD, module_command
 from hone_api.inferenceservices.spec import InferenceServiceSpec
 
 from hone_operator.objects.resources import Object
-from hone_operator.pods.pod_spec import POD_API_KEY, container_security
+from hone_operator.pods.pod_spec import POD_API_KEY, build_container_security
 
 CONTAINER = "guard"
 
 
-def container(
+def build_guard_container(
     spec: InferenceServiceSpec, routes: tuple[str, ...], image: str, resources: Object, mounts: list[Object]
 ) -> Object:
     """Return the native sidecar, which starts before the engine and runs as long as it."""
@@ -27,6 +27,6 @@ def container(
         "args": arguments,
         "resources": resources,
         "volumeMounts": mounts,
-        "securityContext": container_security(),
+        "securityContext": build_container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }

@@ -3,8 +3,8 @@
 from hone_operator.objects.resources import Object
 
 
-def get(path: str) -> Object:
+def build_http_probe(path: str) -> Object:
     return {"httpGet": {"path": path, "port": "http"}}
 
 
-HEALTH = get("/health")
+HEALTH_PROBE = build_http_probe("/health")

@@ -12,18 +12,18 @@ import re
 from hone_api.pods.pod_options import PodOptions
 from hone_api.reasons import INVALID_SPEC, HoneError
 
-from hone_operator.pods.pod_levels import BASELINE, RESTRICTED, VALUE
+from hone_operator.pods.pod_levels import BASELINE, CHART_VALUE, RESTRICTED
 
 # Matches the last part of the name, which a mirror keeps.
-_NEED_ROOT = re.compile(r"(?:^|/)text-generation-inference(?:[:@]|$)")
-_ROOT = {"runAsUser": 0, "runAsNonRoot": False}
+_ROOT_IMAGES = re.compile(r"(?:^|/)text-generation-inference(?:[:@]|$)")
+_ROOT_SECURITY = {"runAsUser": 0, "runAsNonRoot": False}
 
 
-def as_root_if_needed(options: PodOptions, image: str | None) -> PodOptions:
+def run_as_root_if_needed(options: PodOptions, image: str | None) -> PodOptions:
     """Return the options, with user root for the engine's container where its image needs that."""
     if not _needs_root(options, image):
         return options
-    security = _ROOT | (options.container_security_context or {})
+    security = _ROOT_SECURITY | (options.container_security_context or {})
     return options.model_copy(update={"container_security_context": security})
 
 
@@ -33,11 +33,11 @@ def explain_root(options: PodOptions, image: str | None, level: str) -> HoneErro
         return None
     message = (
         f"Image {image} starts only as root, which needs level {BASELINE}; pods of Hone may have level {level} (the "
-        f"chart's value {VALUE})"
+        f"chart's value {CHART_VALUE})"
     )
     remedy = (
-        f"Set spec.engine: vllm, or let whoever runs Hone set {VALUE}: {BASELINE}. Where this image was changed so "
-        "that it works as another user, set spec.pod.securityContext.runAsUser to that user."
+        f"Set spec.engine: vllm, or let whoever runs Hone set {CHART_VALUE}: {BASELINE}. Where this image was changed "
+        "so that it works as another user, set spec.pod.securityContext.runAsUser to that user."
     )
     return HoneError(INVALID_SPEC, message, remedy=remedy)
 
@@ -47,4 +47,4 @@ def _needs_root(options: PodOptions, image: str | None) -> bool:
     names_user = any(
         "runAsUser" in (context or {}) for context in (options.security_context, options.container_security_context)
     )
-    return bool(image and _NEED_ROOT.search(image)) and not names_user
+    return bool(image and _ROOT_IMAGES.search(image)) and not names_user

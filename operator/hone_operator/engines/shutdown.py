@@ -7,18 +7,18 @@ GRACE_SECONDS = 600
 # How long the engine still accepts requests: until every node has removed it from the Service's endpoints.
 DRAIN_SECONDS = 10
 # How much longer it accepts requests while some still arrive.
-LATEST_SECONDS = 60
+EXTRA_DRAIN_SECONDS = 60
 # The time for a clean exit, once all answers are complete.
-CLEAN_END_SECONDS = 30
+EXIT_SECONDS = 30
 # The preStop hook of engines that exit at once after SIGTERM.
-SLEEP = {"sleep": {"seconds": DRAIN_SECONDS}}
+SLEEP_HOOK = {"sleep": {"seconds": DRAIN_SECONDS}}
 
 
-def grace_seconds(spec: InferenceServiceSpec) -> int:
+def get_grace_seconds(spec: InferenceServiceSpec) -> int:
     """Return the seconds after which the kubelet kills a terminating engine."""
     return spec.pod.termination_grace_period_seconds or GRACE_SECONDS
 
 
-def finishing_seconds(spec: InferenceServiceSpec) -> int:
+def get_finishing_seconds(spec: InferenceServiceSpec) -> int:
     """Return the seconds that running answers have to complete."""
-    return grace_seconds(spec) - DRAIN_SECONDS - LATEST_SECONDS - CLEAN_END_SECONDS
+    return get_grace_seconds(spec) - DRAIN_SECONDS - EXTRA_DRAIN_SECONDS - EXIT_SECONDS

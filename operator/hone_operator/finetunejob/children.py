@@ -10,18 +10,18 @@ from hone_api.finetunejobs.spec import FineTuneJob, without_private
 from hone_api.layout import FINETUNEJOB_LABEL, POD_MANIFEST
 
 from hone_operator.objects.child_names import TRAINER, config_map_name, job_name
-from hone_operator.objects.drift import stamp
+from hone_operator.objects.drift import add_digest
 from hone_operator.objects.indented_json import dump_indented
 from hone_operator.objects.resources import Object
-from hone_operator.pods.pod_spec import labels, owner_reference
+from hone_operator.pods.pod_spec import build_labels, build_owner_reference
 
 
-def output_claim(job: FineTuneJob) -> str:
+def get_output_claim(job: FineTuneJob) -> str:
     """Return the name of the claim that the artifact goes to."""
     return job.spec.output.claim.name if job.spec.output.claim else job.name
 
 
-def config_map(owner: Object) -> Object:
+def build_config_map(owner: Object) -> Object:
     """Return the ConfigMap with the object as the trainer reads it: without status, pod options and server fields."""
     metadata = owner["metadata"]
     manifest = {
@@ -31,20 +31,20 @@ def config_map(owner: Object) -> Object:
         "spec": without_private(owner["spec"]),
     }
     key = POD_MANIFEST.rpartition("/")[2]
-    return stamp(
+    return add_digest(
         {
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": child_metadata(owner, config_map_name(metadata["name"])),
+            "metadata": build_metadata(owner, config_map_name(metadata["name"])),
             "data": {key: dump_indented(manifest)},
         }
     )
 
 
-def claim(owner: Object, job: FineTuneJob) -> Object:
+def build_claim(owner: Object, job: FineTuneJob) -> Object:
     """Return the claim for the artifact. It has no owner reference, so that the artifact outlives the object."""
     storage = job.spec.output.storage or ClaimStorage()
-    metadata = child_metadata(owner, job.name)
+    metadata = build_metadata(owner, job.name)
     del metadata["ownerReferences"]
     spec: Object = {
         "accessModes": list(storage.access_modes),
@@ -55,26 +55,26 @@ def claim(owner: Object, job: FineTuneJob) -> Object:
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
 
 
-def service(owner: Object, job: FineTuneJob) -> Object:
+def build_service(owner: Object, job: FineTuneJob) -> Object:
     """Return the headless Service of several pods: each gets its own DNS name, also before it is ready."""
-    return stamp(
+    return add_digest(
         {
             "apiVersion": "v1",
             "kind": "Service",
-            "metadata": child_metadata(owner, job_name(job.name)),
+            "metadata": build_metadata(owner, job_name(job.name)),
             "spec": {
                 "clusterIP": "None",
                 "publishNotReadyAddresses": True,
-                "selector": labels(FINETUNEJOB_LABEL, job.name, TRAINER),
+                "selector": build_labels(FINETUNEJOB_LABEL, job.name, TRAINER),
             },
         }
     )
 
 
-def child_metadata(owner: Object, name: str, component: str = TRAINER) -> dict[str, Any]:
+def build_metadata(owner: Object, name: str, component: str = TRAINER) -> dict[str, Any]:
     return {
         "name": name,
         "namespace": owner["metadata"]["namespace"],
-        "labels": labels(FINETUNEJOB_LABEL, owner["metadata"]["name"], component),
-        "ownerReferences": [owner_reference(owner)],
+        "labels": build_labels(FINETUNEJOB_LABEL, owner["metadata"]["name"], component),
+        "ownerReferences": [build_owner_reference(owner)],
     }

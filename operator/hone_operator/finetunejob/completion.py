@@ -10,7 +10,7 @@ from hone_api.finetunejobs.status import Artifact
 from hone_api.layout import artifact_path
 from hone_api.reasons import ARTIFACT_MISSING, BACKOFF_LIMIT_EXCEEDED, DEADLINE_EXCEEDED, INTERNAL_ERROR, HoneError
 
-from hone_operator.diagnosis.pod_failure import termination_message
+from hone_operator.diagnosis.pod_failure import read_termination_message
 from hone_operator.finetunejob import children
 from hone_operator.finetunejob.snapshot import JobView
 from hone_operator.objects import child_names
@@ -19,86 +19,86 @@ from hone_operator.reconcile.conditions import Conditions
 from hone_operator.reconcile.plan import Plan
 
 
-def prepared(view: JobView, conditions: Conditions, result: Plan) -> None:
+def set_prepared(view: JobView, conditions: Conditions, result: Plan) -> None:
     """Report that preparing succeeded, with the estimate and parameters of its pod, if the pod still exists."""
-    if conditions.holds("Prepared"):
+    if conditions.is_true("Prepared"):
         return
-    message = termination_message(view.success) if view.success else None
-    words = "The model and the dataset are downloaded, checked and tokenized."
+    message = read_termination_message(view.success_state) if view.success_state else None
+    text = "The model and the dataset are downloaded, checked and tokenized."
     if message:
-        words = message.message
+        text = message.message
         if message.estimate:
             result.status["estimate"] = message.estimate.to_wire()
         if message.parameters:
             result.status["parameters"] = message.parameters.to_wire()
-    conditions.set("Prepared", True, "Prepared", words)
+    conditions.set("Prepared", True, "Prepared", text)
 
 
-def succeeded(
+def set_succeeded(
     owner: Object, job: FineTuneJob, view: JobView, finished: Object, conditions: Conditions, result: Plan
 ) -> None:
     """Report the trainer's artifact, or a failure where it reported none. `finished`: the Job's condition."""
-    message = termination_message(view.success) if view.success else None
+    message = read_termination_message(view.success_state) if view.success_state else None
     if message is None or message.artifact is None:
         error = HoneError(ARTIFACT_MISSING, "The trainer ended as if it had succeeded, and reported no artifact")
-        _end("Failed", view, finished, conditions, result, error.reason.name, error.sentence())
+        _set_ended("Failed", view, finished, conditions, result, error.reason.name, error.sentence())
         return
     summary = message.artifact
     artifact = Artifact(
         kind=summary.kind,
-        claim=children.output_claim(job),
+        claim=children.get_output_claim(job),
         path=artifact_path(owner["metadata"]["namespace"], job.name),
         digest=summary.digest,
         base_model=summary.base_model,
         base_revision=summary.base_revision,
         base_config=summary.base_config,
     )
-    _final(message, result.status)
+    _copy_final_report(message, result.status)
     result.status["artifact"] = artifact.to_wire()
     result.status["metrics"] = message.metrics
-    words = f"The artifact {artifact.digest} is complete on claim {artifact.claim}, folder {artifact.path}."
-    _end("Succeeded", view, finished, conditions, result, "Succeeded", words)
+    text = f"The artifact {artifact.digest} is complete on claim {artifact.claim}, folder {artifact.path}."
+    _set_ended("Succeeded", view, finished, conditions, result, "Succeeded", text)
 
 
-def failed(view: JobView, finished: Object, conditions: Conditions, result: Plan) -> None:
+def set_failed(view: JobView, finished: Object, conditions: Conditions, result: Plan) -> None:
     """Report that a Job failed for good, with the message of the pod that caused it, if that pod still exists."""
     said = str(finished.get("message", ""))
-    cause = view.cause
+    cause = view.root_cause
     exceeded = finished.get("reason") == BACKOFF_LIMIT_EXCEEDED.name
-    if cause and cause.message:
-        _final(cause.message, result.status)
+    if cause and cause.termination_message:
+        _copy_final_report(cause.termination_message, result.status)
     if finished.get("reason") == DEADLINE_EXCEEDED.name:
         limit = ((view.job or {}).get("spec") or {}).get("activeDeadlineSeconds")
         longer = "a deadline that has been removed since" if limit is None else f"{limit} s"
         error = HoneError(DEADLINE_EXCEEDED, f"The Job was active for longer than {longer}")
-        reason, words = error.reason.name, error.sentence()
+        reason, text = error.reason.name, error.sentence()
     elif cause:
-        reason, words = cause.reason, cause.words
+        reason, text = cause.reason, cause.message
         if exceeded:
             attempts = (view.job or {}).get("status", {}).get("failed", 0)
-            words = f"{words} ({BACKOFF_LIMIT_EXCEEDED.name}: {attempts} trainers failed.)"
+            text = f"{text} ({BACKOFF_LIMIT_EXCEEDED.name}: {attempts} trainers failed.)"
     else:
         error = HoneError(BACKOFF_LIMIT_EXCEEDED if exceeded else INTERNAL_ERROR, said)
-        reason, words = error.reason.name, error.sentence()
-    _end("Failed", view, finished, conditions, result, reason, words)
+        reason, text = error.reason.name, error.sentence()
+    _set_ended("Failed", view, finished, conditions, result, reason, text)
 
 
-def _end(
-    stage: str, view: JobView, finished: Object, conditions: Conditions, result: Plan, reason: str, words: str
+def _set_ended(
+    stage: str, view: JobView, finished: Object, conditions: Conditions, result: Plan, reason: str, message: str
 ) -> None:
     status = result.status
     status["stage"] = stage
     status["completionTime"] = finished["lastTransitionTime"]
-    starts = [since for pod in view.pods if (since := view.started(pod))]
+    starts = [since for pod in view.pods if (since := view.get_start_time(pod))]
     if starts and view.container == child_names.TRAINER:
         status.setdefault("startTime", min(starts))
     for type_ in ("Running", "Succeeded", "Failed"):
-        conditions.set(type_, type_ == stage, reason, words)
-    if conditions.holds("Suspended"):
-        conditions.set("Suspended", False, reason, words)
+        conditions.set(type_, type_ == stage, reason, message)
+    if conditions.is_true("Suspended"):
+        conditions.set("Suspended", False, reason, message)
 
 
-def _final(message: TerminationMessage, status: Object) -> None:
+def _copy_final_report(message: TerminationMessage, status: Object) -> None:
     if message.progress:
         status["progress"] = message.progress.to_wire()
     if message.parameters:

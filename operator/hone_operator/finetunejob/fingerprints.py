@@ -14,33 +14,33 @@ from hone_operator.finetunejob.snapshot import JobView, ObservedFineTuneJob
 from hone_operator.objects.resources import Object
 
 # Metadata that changes with every write, of a status as well.
-_IGNORED = ("resourceVersion", "managedFields")
+_IGNORED_METADATA = ("resourceVersion", "managedFields")
 # The version of marshal's format: without references, so that equal values have equal bytes.
-_FORMAT = 2
+_MARSHAL_VERSION = 2
 
 
-def fingerprint(observed: ObservedFineTuneJob, *, is_prepared: bool) -> bytes:
+def compute_fingerprint(observed: ObservedFineTuneJob, *, is_prepared: bool) -> bytes:
     """Return a digest of the object and its children. Of their statuses only fields that decide about Jobs count."""
     parts: Any = (
         is_prepared,
         observed.image,
         observed.gpu,
         list(vars(observed.gpu_access).values()),
-        bool(observed.strays),
+        bool(observed.stale_pods),
         observed.claim is not None,
-        *map(_content, (observed.owner, observed.config_map, observed.service)),
-        *map(_view, (observed.training, observed.preparing)),
+        *map(_select_content, (observed.owner, observed.config_map, observed.service)),
+        *map(_select_view, (observed.training, observed.preparing)),
     )
-    return hashlib.blake2b(marshal.dumps(parts, _FORMAT), digest_size=16).digest()
+    return hashlib.blake2b(marshal.dumps(parts, _MARSHAL_VERSION), digest_size=16).digest()
 
 
-def _view(view: JobView) -> tuple[object, ...]:
-    return _content(view.job), view.has_ended, sum(map(is_rejected, view.pods))
+def _select_view(view: JobView) -> tuple[object, ...]:
+    return _select_content(view.job), view.has_ended, sum(map(is_rejected, view.pods))
 
 
-def _content(body: Object | None) -> Object | None:
+def _select_content(body: Object | None) -> Object | None:
     """Return an object without its status and the metadata that changes with it."""
     if body is None:
         return None
-    metadata = {name: value for name, value in body["metadata"].items() if name not in _IGNORED}
+    metadata = {name: value for name, value in body["metadata"].items() if name not in _IGNORED_METADATA}
     return {name: value for name, value in body.items() if name != "status"} | {"metadata": metadata}

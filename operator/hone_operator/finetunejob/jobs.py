@@ -8,35 +8,45 @@ import json
 from collections.abc import Sequence
 
 from hone_api import containers
+from hone_api.exit_codes import INTERRUPTED_EXIT_CODE, USER_MISTAKES
+from hone_api.finetunejobs.sources import BaseModelSource, DatasetSource
 from hone_api.finetunejobs.spec import FineTuneJob, FineTuneJobSpec
 from hone_api.layout import (
     FINETUNEJOB_LABEL,
+    OFFLINE_VARIABLE,
     POD_CACHE,
     POD_CLAIMS,
     POD_CONFIG_MAPS,
     POD_MANIFEST,
     POD_OUTPUT,
+    POD_SECRETS,
     TRAINER_PORT,
     artifact_path,
 )
 from hone_api.pods.pod_options import TRAINER_GRACE_SECONDS
-from hone_api.reasons import INTERRUPTED_EXIT_CODE, USER_MISTAKES
 
-from hone_operator.finetunejob.children import child_metadata, output_claim
-from hone_operator.finetunejob.replacement_fields import fields_of
+from hone_operator.finetunejob.children import build_metadata, get_output_claim
+from hone_operator.finetunejob.replacement_fields import record_job_fields
 from hone_operator.objects.child_names import PREPARE, TRAINER, config_map_name, job_name, prepare_job_name
-from hone_operator.objects.drift import annotation_of
+from hone_operator.objects.drift import get_annotation
 from hone_operator.objects.resources import Object
-from hone_operator.objects.spec_fields import FIELDS
+from hone_operator.objects.spec_fields import FIELDS_ANNOTATION
 from hone_operator.pods import tuning
 from hone_operator.pods.gpu_access import GpuAccess
-from hone_operator.pods.pod_spec import Volumes, environment, labels, pod_spec, requirements, scratch
+from hone_operator.pods.pod_spec import (
+    Volumes,
+    add_scratch_volumes,
+    build_environment,
+    build_labels,
+    build_pod_spec,
+    build_resource_requirements,
+)
 
 # Labels and annotations of the owner with this prefix are passed on to the Job.
-PASSED_ON = "kueue.x-k8s.io/"
+PASSED_ON_PREFIX = "kueue.x-k8s.io/"
 
 # Annotation of a Job: the names that were passed on. Only these are removed later: a queue sets more with that prefix.
-PASSED_ON_NAMES = "hone.dev/passed-on"
+PASSED_ON_ANNOTATION = "hone.dev/passed-on"
 
 # The variables that huggingface_hub reads a token from.
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
@@ -45,82 +55,92 @@ TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 RENDEZVOUS_PORT = 29500
 
 # Labels of nodes with AMD GPUs, by AMD's node labeller and Node Feature Discovery; amd-vgpu: virtual functions.
-NEAR_GPUS = (
+GPU_NODE_LABELS = (
     "amd.com/gpu.device-id",
     "beta.amd.com/gpu.device-id",
     "feature.node.kubernetes.io/amd-gpu",
     "feature.node.kubernetes.io/amd-vgpu",
 )
 
-DEFAULT_ACCESS = GpuAccess()
+DEFAULT_GPU_ACCESS = GpuAccess()
 
 
-def prepares_apart(job: FineTuneJob) -> bool:
-    """Return whether a separate Job prepares. A trainer without GPUs prepares itself, since it blocks no GPU."""
-    return job.spec.resources.gpus > 0
+def has_prepare_job(job: FineTuneJob) -> bool:
+    """Return whether a separate Job prepares.
+
+    A trainer without GPUs prepares itself, since it blocks no GPU, unless that needs a Secret of its own.
+    """
+    return job.spec.resources.gpus > 0 or any(source.secret for source in _list_sources(job))
 
 
-def mutable_job_spec(job: FineTuneJob) -> Object:
+def build_mutable_spec(job: FineTuneJob) -> Object:
     """Return the mutable fields of a Job's spec that Hone sets. `suspend` is left to queues such as Kueue."""
     return {"backoffLimit": job.spec.backoff_limit, "activeDeadlineSeconds": job.spec.active_deadline_seconds}
 
 
-def has_token(job: FineTuneJob, component: str) -> bool:
+def _list_sources(job: FineTuneJob) -> tuple[BaseModelSource, DatasetSource]:
+    return job.spec.model, job.spec.dataset
+
+
+def reads_token(job: FineTuneJob, component: str) -> bool:
     """Return whether the pods of this Job read the hub token."""
-    return component == PREPARE or not prepares_apart(job)
+    return component == PREPARE or not has_prepare_job(job)
 
 
-def passed_on(owner: Object) -> Object:
+def select_passed_on(owner: Object) -> Object:
     """Return the labels and annotations of the owner that are for the Job, and the annotation that lists them."""
     found: Object = {}
     for kind in ("labels", "annotations"):
         given = (owner["metadata"].get(kind) or {}).items()
-        found[kind] = {name: value for name, value in given if name.startswith(PASSED_ON)}
+        found[kind] = {name: value for name, value in given if name.startswith(PASSED_ON_PREFIX)}
     names = [f"{kind}:{name}" for kind in ("annotations", "labels") for name in sorted(found[kind])]
     if names:
-        found["annotations"][PASSED_ON_NAMES] = ",".join(names)
+        found["annotations"][PASSED_ON_ANNOTATION] = ",".join(names)
     return found
 
 
-def no_longer_passed_on(desired: Object, observed: Object) -> Object:
+def build_passed_on_removal(desired: Object, observed: Object) -> Object:
     """Return a merge patch of the metadata that removes from a Job what was passed on and its owner no longer has."""
     now = desired["metadata"]
     patch: Object = {"labels": {}, "annotations": {}}
-    names = annotation_of(observed, PASSED_ON_NAMES)
+    names = get_annotation(observed, PASSED_ON_ANNOTATION)
     for entry in (names or "").split(","):
         kind, _, name = entry.partition(":")
-        if kind in patch and name.startswith(PASSED_ON) and name not in now[kind]:
+        if kind in patch and name.startswith(PASSED_ON_PREFIX) and name not in now[kind]:
             patch[kind][name] = None
-    if names and PASSED_ON_NAMES not in now["annotations"]:
-        patch["annotations"][PASSED_ON_NAMES] = None
+    if names and PASSED_ON_ANNOTATION not in now["annotations"]:
+        patch["annotations"][PASSED_ON_ANNOTATION] = None
     return patch
 
 
-def train_job(
-    owner: Object, job: FineTuneJob, image: str, access: GpuAccess = DEFAULT_ACCESS, *, more_channels: bool = False
+def build_train_job(
+    owner: Object, job: FineTuneJob, image: str, access: GpuAccess = DEFAULT_GPU_ACCESS, *, more_channels: bool = False
 ) -> Object:
     """Return the training Job, with one pod per node. `more_channels`: whether RCCL gets the channels of tuning.py."""
     nodes, gpus = job.spec.resources.nodes, job.spec.resources.gpus
-    volumes, arguments = _volumes(owner, job)
+    volumes, arguments = _build_volumes(owner, job)
     arguments += ["--port", str(TRAINER_PORT)]
-    env = _environment(job.spec, more_channels=more_channels) | access.environment(job.spec.resources, gpus)
+    env = _build_environment(job.spec, more_channels=more_channels) | access.build_environment(job.spec.resources, gpus)
     if nodes > 1:
         arguments += ["--nnodes", str(nodes)]
         first = f"{job_name(job.name)}-0.{job_name(job.name)}"
         env |= {"MASTER_ADDR": first, "MASTER_PORT": str(RENDEZVOUS_PORT)}
-    variables = environment(env, job.spec.pod)
-    if prepares_apart(job):
-        variables = [*_without_token(variables), {"name": "HF_HUB_OFFLINE", "value": "1"}]
+    variables = build_environment(env, job.spec.pod)
+    if has_prepare_job(job):
+        variables = [*_remove_token(variables), {"name": "HF_HUB_OFFLINE", "value": "1"}]
+        if any(source.uri for source in _list_sources(job)):
+            variables.append({"name": OFFLINE_VARIABLE, "value": "1"})
         if job.spec.pod.env_from:  # a key of these may be a token as well; env wins
             variables += [{"name": name, "value": ""} for name in TOKEN_VARIABLES]
     else:
-        variables = _with_token(variables, job.spec)
-    groups = access.groups_for(gpus)
-    pod = _pod(job, image, TRAINER, "run", arguments, variables, volumes, gpus=gpus, groups=groups)
+        variables = _add_token(variables, job.spec)
+        arguments += _add_secrets_and_certificates(volumes, job)
+    groups = access.get_groups(gpus)
+    pod = _build_pod(job, image, TRAINER, "run", arguments, variables, volumes, gpus=gpus, groups=groups)
     if nodes > 1:
         pod["subdomain"] = job_name(job.name)
-    made = _job(owner, job, job_name(job.name), TRAINER, pod)
-    for kind, found in passed_on(owner).items():
+    made = _build_job(owner, job, job_name(job.name), TRAINER, pod)
+    for kind, found in select_passed_on(owner).items():
         made["metadata"][kind] = found | made["metadata"][kind]
     made["spec"] |= {"parallelism": nodes, "completions": nodes}
     if nodes > 1:
@@ -128,43 +148,47 @@ def train_job(
     return made
 
 
-def prepare_job(owner: Object, job: FineTuneJob, image: str, gpu: tuple[str, int] | None) -> Object:
-    """Return the preparing Job. Only it has the hub token. `gpu`: name and bytes of the GPU that will train."""
-    volumes, arguments = _volumes(owner, job)
+def build_prepare_job(owner: Object, job: FineTuneJob, image: str, gpu: tuple[str, int] | None) -> Object:
+    """Return the preparing Job. Only it has the hub token and the Secrets of sources.
+
+    `gpu`: name and bytes of the GPU that will train.
+    """
+    volumes, arguments = _build_volumes(owner, job)
+    arguments += _add_secrets_and_certificates(volumes, job)
     if gpu:
         arguments += ["--gpu-name", gpu[0], "--gpu-memory", str(gpu[1])]
-    variables = _with_token(environment(_environment(job.spec), job.spec.pod), job.spec)
-    pod = _pod(job, image, PREPARE, "prepare", arguments, variables, volumes, gpus=0)
+    variables = _add_token(build_environment(_build_environment(job.spec), job.spec.pod), job.spec)
+    pod = _build_pod(job, image, PREPARE, "prepare", arguments, variables, volumes, gpus=0)
     # Nodes with GPUs are preferred, since the claim's volume may be bound to the node of its first pod.
-    if "affinity" not in pod:
+    if job.spec.resources.gpus and "affinity" not in pod:
         preferences = [
             {"weight": 1, "preference": {"matchExpressions": [{"key": label, "operator": "Exists"}]}}
-            for label in NEAR_GPUS
+            for label in GPU_NODE_LABELS
         ]
         pod["affinity"] = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferences}}
-    made = _job(owner, job, prepare_job_name(job.name), PREPARE, pod)
+    made = _build_job(owner, job, prepare_job_name(job.name), PREPARE, pod)
     made["spec"] |= {"parallelism": 1, "completions": 1}
     return made
 
 
-def _job(owner: Object, job: FineTuneJob, name: str, component: str, pod: Object) -> Object:
+def _build_job(owner: Object, job: FineTuneJob, name: str, component: str, pod: Object) -> Object:
     options = job.spec.pod
-    metadata = child_metadata(owner, name, component)
-    metadata["labels"] = labels(FINETUNEJOB_LABEL, job.name, component, options.labels)
+    metadata = build_metadata(owner, name, component)
+    metadata["labels"] = build_labels(FINETUNEJOB_LABEL, job.name, component, options.labels)
     metadata["annotations"] = options.annotations | {
-        FIELDS: json.dumps(fields_of(job, has_token=has_token(job, component)), sort_keys=True)
+        FIELDS_ANNOTATION: json.dumps(record_job_fields(job, has_token=reads_token(job, component)), sort_keys=True)
     }
-    template_metadata: Object = {"labels": labels(FINETUNEJOB_LABEL, job.name, component, options.labels)}
+    template_metadata: Object = {"labels": build_labels(FINETUNEJOB_LABEL, job.name, component, options.labels)}
     if options.annotations:
         template_metadata["annotations"] = options.annotations
-    mutable = {name: value for name, value in mutable_job_spec(job).items() if value is not None}
+    mutable = {name: value for name, value in build_mutable_spec(job).items() if value is not None}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": metadata,
         "spec": mutable
         | {
-            "podFailurePolicy": {"rules": _failure_rules(component)},
+            "podFailurePolicy": {"rules": _build_failure_rules(component)},
             # The claim has one writer: a new trainer starts when the old one has ended, not when it is terminating.
             "podReplacementPolicy": "Failed",
             "template": {"metadata": template_metadata, "spec": pod},
@@ -172,7 +196,7 @@ def _job(owner: Object, job: FineTuneJob, name: str, component: str, pod: Object
     }
 
 
-def _failure_rules(container: str) -> list[Object]:
+def _build_failure_rules(container: str) -> list[Object]:
     def on_exit(action: str, codes: list[int]) -> Object:
         return {
             "action": action,
@@ -186,7 +210,7 @@ def _failure_rules(container: str) -> list[Object]:
     ]
 
 
-def _pod(
+def _build_pod(
     job: FineTuneJob,
     image: str,
     name: str,
@@ -205,28 +229,28 @@ def _pod(
         "command": [containers.TRAINER, command, POD_MANIFEST, "--output", POD_OUTPUT],
         "args": [*arguments, "--termination-log", "/dev/termination-log"],
         "env": variables,
-        "resources": requirements(spec.resources, gpus),
+        "resources": build_resource_requirements(spec.resources, gpus),
     }
     if name == TRAINER:
         container["ports"] = [{"name": "http", "containerPort": TRAINER_PORT}]
-    pod = pod_spec(
+    pod = build_pod_spec(
         container,
         volumes,
         spec.pod,
         gpus=spec.resources.gpus,
         gpu_resource=spec.resources.gpu_resource,
-        selector=labels(FINETUNEJOB_LABEL, job.name, name),
+        selector=build_labels(FINETUNEJOB_LABEL, job.name, name),
         groups=groups,
     )
     grace = spec.pod.termination_grace_period_seconds or TRAINER_GRACE_SECONDS[spec.method]
     return pod | {"restartPolicy": "Never", "terminationGracePeriodSeconds": grace}
 
 
-def _without_token(variables: list[Object]) -> list[Object]:
+def _remove_token(variables: list[Object]) -> list[Object]:
     return [variable for variable in variables if variable["name"] not in (*TOKEN_VARIABLES, "HF_HUB_OFFLINE")]
 
 
-def _with_token(variables: list[Object], spec: FineTuneJobSpec) -> list[Object]:
+def _add_token(variables: list[Object], spec: FineTuneJobSpec) -> list[Object]:
     if not spec.token_secret:
         return variables
     reference = {"name": spec.token_secret.name, "key": spec.token_secret.key}
@@ -234,32 +258,50 @@ def _with_token(variables: list[Object], spec: FineTuneJobSpec) -> list[Object]:
     return [*others, {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}}]
 
 
-def _volumes(owner: Object, job: FineTuneJob) -> tuple[Volumes, list[str]]:
+def _build_volumes(owner: Object, job: FineTuneJob) -> tuple[Volumes, list[str]]:
     """Return the volumes, and the trainer's arguments with the mount paths of claims and ConfigMaps."""
     spec = job.spec
     metadata = owner["metadata"]
     volumes = Volumes()
     arguments: list[str] = []
-    volumes.config_map("manifest", config_map_name(job.name), POD_MANIFEST.rpartition("/")[0])
-    volumes.claim(output_claim(job), POD_OUTPUT, sub_path=artifact_path(metadata["namespace"], job.name))
+    volumes.add_config_map("manifest", config_map_name(job.name), POD_MANIFEST.rpartition("/")[0])
+    volumes.add_claim(get_output_claim(job), POD_OUTPUT, sub_path=artifact_path(metadata["namespace"], job.name))
     read = dict.fromkeys(source.claim.name for source in (spec.model, spec.dataset) if source.claim)
     for name in read:
         path = f"{POD_CLAIMS}/{name}"
-        volumes.claim(name, path, read_only=True)
+        volumes.add_claim(name, path, read_only=True)
         arguments += ["--claim", f"{name}={path}"]
     if spec.dataset.config_map:
         name = spec.dataset.config_map.name
         path = f"{POD_CONFIG_MAPS}/{name}"
-        volumes.config_map("dataset", name, path)
+        volumes.add_config_map("dataset", name, path)
         arguments += ["--config-map", f"{name}={path}"]
     if spec.cache:
-        volumes.claim(spec.cache.claim.name, POD_CACHE)
-    scratch(volumes, spec.resources)
+        volumes.add_claim(spec.cache.claim.name, POD_CACHE)
+    add_scratch_volumes(volumes, spec.resources)
     return volumes, arguments
 
 
-def _environment(spec: FineTuneJobSpec, *, more_channels: bool = False) -> dict[str, str]:
+def _add_secrets_and_certificates(volumes: Volumes, job: FineTuneJob) -> list[str]:
+    """Mount the Secrets and CA bundles of sources, and return the trainer's arguments with their paths."""
+    arguments: list[str] = []
+    secrets = dict.fromkeys(source.secret.name for source in _list_sources(job) if source.secret)
+    for number, name in enumerate(secrets):
+        path = f"{POD_SECRETS}/{name}"
+        volumes.add_all_of_secret(f"secret-{number}", name, path)
+        arguments += ["--secret", f"{name}={path}"]
+    dataset = job.spec.dataset.config_map
+    bundles = dict.fromkeys(source.ca_bundle.config_map.name for source in _list_sources(job) if source.ca_bundle)
+    for number, name in enumerate(bundles):
+        if dataset is None or name != dataset.name:
+            path = f"{POD_CONFIG_MAPS}/{name}"
+            volumes.add_config_map(f"certificates-{number}", name, path)
+            arguments += ["--config-map", f"{name}={path}"]
+    return arguments
+
+
+def _build_environment(spec: FineTuneJobSpec, *, more_channels: bool = False) -> dict[str, str]:
     env = {"HOME": "/tmp", "USER": "hone"}  # torch looks up the user's name, which a user id of the platform lacks
     if spec.cache:
         env["HF_HOME"] = POD_CACHE
-    return env | tuning.training_environment(spec.resources, more_channels=more_channels)
+    return env | tuning.build_training_environment(spec.resources, more_channels=more_channels)

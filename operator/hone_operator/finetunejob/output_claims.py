@@ -8,10 +8,10 @@ finetunejob/plan.py.
 from hone_api.finetunejobs.spec import FineTuneJob
 from hone_api.reasons import CLAIM_DIFFERS, HoneError
 
-from hone_operator.objects.quantity import number
+from hone_operator.objects.quantity import parse_number
 from hone_operator.objects.resources import Object
 
-CONDITION = "OutputClaim"
+CLAIM_CONDITION = "OutputClaim"
 SHARE = (
     "Make a new FineTuneJob: with a claim in spec.output.claim.name that has accessModes [ReadWriteMany], or with "
     "spec.resources.nodes: 1."
@@ -19,7 +19,7 @@ SHARE = (
 _SHARED = {"ReadWriteMany"}
 
 
-def compare(claim: Object | None, job: FineTuneJob) -> HoneError | None:
+def compare_claim(claim: Object | None, job: FineTuneJob) -> HoneError | None:
     """Return how the claim differs from spec.output.storage and spec.resources.nodes; None when it does not."""
     if claim is None:
         return None
@@ -29,7 +29,7 @@ def compare(claim: Object | None, job: FineTuneJob) -> HoneError | None:
     if storage and not job.spec.output.claim:
         said = storage.model_fields_set
         size = ((spec.get("resources") or {}).get("requests") or {}).get("storage")
-        if "size" in said and size and number(size) < number(storage.size):
+        if "size" in said and size and parse_number(size) < parse_number(storage.size):
             found.append(f"it has {size}, and spec.output.storage.size is {storage.size}")
         kind = spec.get("storageClassName")
         if storage.storage_class_name and kind != storage.storage_class_name:

@@ -11,17 +11,18 @@ from typing import Any
 
 from hone_api.finetunejobs.spec import FineTuneJob
 
-from hone_operator.objects.drift import annotation_of
+from hone_operator.objects.drift import get_annotation
 from hone_operator.objects.resources import Object
-from hone_operator.objects.spec_fields import Fields, are_changed, read_record, record_fields
+from hone_operator.objects.spec_fields import FieldDigests, have_fields_changed, read_field_record, record_fields
 
-# The annotation that versions before spec_fields.FIELDS wrote: one digest of the same fields, with their defaults.
-MADE_FROM = "hone.dev/made-from"
+# The annotation that versions before spec_fields.FIELDS_ANNOTATION wrote: one digest of the same fields, with their
+# defaults.
+MADE_FROM_ANNOTATION = "hone.dev/made-from"
 
 # The fields that may change after creation, and from which the pod template of a Job is made.
 CHANGEABLE = ("checkpoint", "resources", "cache", "token_secret", "pod")
 
-# The fields behind MADE_FROM with their defaults. Frozen: it describes Jobs that exist.
+# The fields behind MADE_FROM_ANNOTATION with their defaults. Frozen: it describes Jobs that exist.
 _FIRST_DEFAULTS: Object = {
     "checkpoint": {"saveSteps": 50, "saveTotalLimit": 2},
     "resources": {
@@ -66,30 +67,30 @@ _FIRST_ITEMS: dict[str, Object] = {
 _FIRST_QUANTITIES = ("cpu", "memory", "sharedMemory")
 
 
-def fields_of(job: FineTuneJob, *, has_token: bool) -> Fields:
+def record_job_fields(job: FineTuneJob, *, has_token: bool) -> FieldDigests:
     """Return the record of a Job's fields. `has_token`: whether its pods read the hub token."""
-    return record_fields(job.spec, _names(has_token))
+    return record_fields(job.spec, _list_field_names(has_token))
 
 
 def are_fields_changed(observed: Object, owner: Object, job: FineTuneJob, *, has_token: bool) -> bool:
     """Return whether fields from which the Job's pods are made have changed since the Job was created."""
-    if (recorded := read_record(observed)) is not None:
-        return are_changed(recorded, job.spec, _names(has_token))
-    if not (first := annotation_of(observed, MADE_FROM)):
+    if (recorded := read_field_record(observed)) is not None:
+        return have_fields_changed(recorded, job.spec, _list_field_names(has_token))
+    if not (first := get_annotation(observed, MADE_FROM_ANNOTATION)):
         return False  # there is no record of what it was made from
     then_known = {
         path: digest for path, digest in record_fields(job.spec, CHANGEABLE).items() if _was_known(path.split("."))
     }
-    return first != first_digest(owner["spec"]) or are_changed(then_known, job.spec, CHANGEABLE)
+    return first != compute_first_digest(owner["spec"]) or have_fields_changed(then_known, job.spec, CHANGEABLE)
 
 
 def is_recorded(observed: Object) -> bool:
     """Return whether a Job has a record of what it was made from."""
-    return read_record(observed) is not None or bool(annotation_of(observed, MADE_FROM))
+    return read_field_record(observed) is not None or bool(get_annotation(observed, MADE_FROM_ANNOTATION))
 
 
-def first_digest(spec: Object) -> str:
-    """Return the value of MADE_FROM for a spec, without the fields that later versions added."""
+def compute_first_digest(spec: Object) -> str:
+    """Return the value of MADE_FROM_ANNOTATION for a spec, without the fields that later versions added."""
     fields = {name: _with_first_defaults(spec.get(name), default, name) for name, default in _FIRST_DEFAULTS.items()}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -123,5 +124,5 @@ def _was_known(path: list[str]) -> bool:
     return True
 
 
-def _names(has_token: bool) -> list[str]:
+def _list_field_names(has_token: bool) -> list[str]:
     return [name for name in CHANGEABLE if has_token or name != "token_secret"]

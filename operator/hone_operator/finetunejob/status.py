@@ -14,163 +14,169 @@ from hone_api.reasons import STALLED, TRAINER_SILENT
 
 from hone_operator.diagnosis import liveness
 from hone_operator.finetunejob import completion, jobs, sidecars, waiting
-from hone_operator.finetunejob.attempts import account
+from hone_operator.finetunejob.attempts import update_attempts
 from hone_operator.finetunejob.snapshot import JobView, ObservedFineTuneJob
 from hone_operator.objects import child_names, timestamps
-from hone_operator.objects.resources import JOBS, Object, merge_patch
-from hone_operator.objects.timestamps import timestamp
+from hone_operator.objects.resources import JOBS, Object, build_merge_patch
+from hone_operator.objects.timestamps import format_timestamp
 from hone_operator.reconcile.conditions import Conditions
-from hone_operator.reconcile.plan import Plan, removal
+from hone_operator.reconcile.plan import Plan, build_delete
 
-WELL = "TrainerRunning"
+TRAINER_RUNNING = "TrainerRunning"
 
 
-def tell(observed: ObservedFineTuneJob, job: FineTuneJob, now: datetime, conditions: Conditions, result: Plan) -> None:
+def update_status(
+    observed: ObservedFineTuneJob, job: FineTuneJob, now: datetime, conditions: Conditions, result: Plan
+) -> None:
     """Write into the status and the conditions how far the job is."""
     training, preparing = observed.training, observed.preparing
-    if jobs.prepares_apart(job) and preparing.condition("Complete"):
-        completion.prepared(preparing, conditions, result)
-    elif jobs.prepares_apart(job) and _is_held_success(observed, preparing, 1, now):
-        completion.prepared(preparing, conditions, result)
-        result.actions += sidecars.remove(preparing)
+    if jobs.has_prepare_job(job) and preparing.find_condition("Complete"):
+        completion.set_prepared(preparing, conditions, result)
+    elif jobs.has_prepare_job(job) and _is_held_success(observed, preparing, 1, now):
+        completion.set_prepared(preparing, conditions, result)
+        result.actions += sidecars.plan_job_removal(preparing)
     if _is_held_success(observed, training, job.spec.resources.nodes, now) and not training.has_ended:
-        result.actions += sidecars.remove(training)
-        completion.succeeded(observed.owner, job, training, {"lastTransitionTime": timestamp(now)}, conditions, result)
+        result.actions += sidecars.plan_job_removal(training)
+        completion.set_succeeded(
+            observed.owner, job, training, {"lastTransitionTime": format_timestamp(now)}, conditions, result
+        )
         return
-    if finished := training.condition("Complete"):
-        if training.success:
-            completion.succeeded(observed.owner, job, training, finished, conditions, result)
+    if finished := training.find_condition("Complete"):
+        if training.success_state:
+            completion.set_succeeded(observed.owner, job, training, finished, conditions, result)
             return
-        _ask_again(training, conditions, result)
-    elif finished := training.condition("Failed"):
-        completion.failed(training, finished, conditions, result)
+        _restart_for_result(training, conditions, result)
+    elif finished := training.find_condition("Failed"):
+        completion.set_failed(training, finished, conditions, result)
         return
-    elif finished := preparing.condition("Failed"):
-        completion.failed(preparing, finished, conditions, result)
-        conditions.set("Prepared", False, *conditions.words_of("Failed"))
+    elif finished := preparing.find_condition("Failed"):
+        completion.set_failed(preparing, finished, conditions, result)
+        conditions.set("Prepared", False, *conditions.get_reason_and_message("Failed"))
         return
     conditions.set("Succeeded", False, "NotFinished", "The artifact is not complete yet.")
     conditions.set("Failed", False, "NotFinished", "No failure has ended the job.")
     if job.spec.suspend or (training.is_suspended and not training.is_about_to_end):
-        waiting.suspended(observed, job, conditions, result)
+        waiting.set_suspended(observed, job, conditions, result)
         return
-    if conditions.holds("Suspended"):
-        words = "The job goes on from its newest checkpoint." if result.status.get("progress") else "The job may begin."
-        conditions.set("Suspended", False, "Resumed", words)
-    trouble = next((each for each in observed.troubles if each.stops_pods), None)
-    if trouble and not (training.running or preparing.running):
+    if conditions.is_true("Suspended"):
+        text = "The job resumes from its newest checkpoint." if result.status.get("progress") else "The job may begin."
+        conditions.set("Suspended", False, "Resumed", text)
+    trouble = next((each for each in observed.sync_failures if each.stops_pods), None)
+    if trouble and not (training.running_pods or preparing.running_pods):
         conditions.set("Running", False, trouble.error.reason.name, trouble.error.sentence())
         return
     if result.actions:
         return
-    if jobs.prepares_apart(job) and not conditions.holds("Prepared"):
-        _preparing(observed, now, conditions, result)
+    if jobs.has_prepare_job(job) and not conditions.is_true("Prepared"):
+        _set_preparing(observed, now, conditions, result)
     else:
-        _training(observed, job, now, conditions, result)
+        _set_training(observed, job, now, conditions, result)
 
 
 def _is_held_success(observed: ObservedFineTuneJob, view: JobView, nodes: int, now: datetime) -> bool:
     """Return whether other containers keep the pods of a succeeded Job running for too long."""
-    left = sidecars.seconds_left(sidecars.find_held(view), observed.held, now)
+    left = sidecars.get_seconds_left(sidecars.find_held_pods(view), observed.held_since, now)
     return sidecars.has_succeeded(view, nodes) and not left
 
 
-def _ask_again(view: JobView, conditions: Conditions, result: Plan) -> None:
+def _restart_for_result(view: JobView, conditions: Conditions, result: Plan) -> None:
     """Start the trainer again after its pod with the result was deleted: it finds its artifact and reports at once."""
     if view.job is None:
         return
-    result.actions = [removal(JOBS, view.job)]
-    words = "The trainer's pod is gone, and its result with it: it is started again to report the artifact it left."
-    conditions.set("Running", False, "ResultLost", words)
+    result.actions = [build_delete(JOBS, view.job)]
+    text = "The trainer's pod is gone, and its result with it: it is started again to report the artifact it left."
+    conditions.set("Running", False, "ResultLost", text)
 
 
-def _preparing(observed: ObservedFineTuneJob, now: datetime, conditions: Conditions, result: Plan) -> None:
+def _set_preparing(observed: ObservedFineTuneJob, now: datetime, conditions: Conditions, result: Plan) -> None:
     view = observed.preparing
-    if view.running:
+    if view.running_pods:
         result.status["stage"] = "Preparing"
-        pod = view.running[0]["metadata"]["name"]
-        reason, words = "Preparing", f"Pod {pod} downloads, checks and tokenizes. No GPU is held."
+        pod = view.running_pods[0]["metadata"]["name"]
+        reason, text = "Preparing", f"Pod {pod} downloads, checks and tokenizes. No GPU is held."
     else:
         if not view.is_about_to_end:
             result.status["stage"] = "Pending"
-        reason, words = waiting.why(observed, view, now, result)
-    conditions.set("Prepared", False, reason, words)
-    conditions.set("Running", False, reason, words)
+        reason, text = waiting.explain_waiting(observed, view, now, result)
+    conditions.set("Prepared", False, reason, text)
+    conditions.set("Running", False, reason, text)
 
 
-def _training(
+def _set_training(
     observed: ObservedFineTuneJob, job: FineTuneJob, now: datetime, conditions: Conditions, result: Plan
 ) -> None:
     view, status = observed.training, result.status
-    if lead := view.lead:
-        status.setdefault("startTime", view.started(lead))
+    if lead := view.lead_pod:
+        status.setdefault("startTime", view.get_start_time(lead))
         uid, ip = lead["metadata"]["uid"], lead["status"].get("podIP")
         if ip:
-            result.poll = {uid: f"http://{join_address(ip, TRAINER_PORT)}/progress"}
-        _report(observed.reports.get(uid), status, now)
-        if len(view.running) == job.spec.resources.nodes:
-            _running(observed, view, lead, now, conditions, result)
+            result.poll_urls = {uid: f"http://{join_address(ip, TRAINER_PORT)}/progress"}
+        _copy_report(observed.reports.get(uid), status, now)
+        if len(view.running_pods) == job.spec.resources.nodes:
+            _set_running(observed, view, lead, now, conditions, result)
             return
     elif not view.is_about_to_end:
         status["stage"] = "Pending"
-    conditions.set("Running", False, *waiting.why(observed, view, now, result))
+    conditions.set("Running", False, *waiting.explain_waiting(observed, view, now, result))
 
 
-def _running(
+def _set_running(
     observed: ObservedFineTuneJob, view: JobView, lead: Object, now: datetime, conditions: Conditions, result: Plan
 ) -> None:
     """Report whether a trainer whose pods all run is well."""
     uid = lead["metadata"]["uid"]
     stepped = (result.status.get("progress") or {}).get("observedAt")
-    found = liveness.judge(
+    found = liveness.judge_trainer(
         lead,
         observed.reports.get(uid),
-        observed.heard.get(uid),
-        observed.facts,
+        observed.last_answer_at.get(uid),
+        observed.cluster,
         now,
-        liveness.PATIENCE,
-        stepped=timestamps.read_time(stepped),
+        liveness.DEFAULT_LIMITS,
+        last_step_at=timestamps.parse_untrusted_time(stepped),
     )
-    error = next((lost for pod in view.running if (lost := liveness.lost(pod, observed.facts))), found.error)
-    result.requeue_after = found.look_again
-    stopping = next((pod for pod in view.running if "deletionTimestamp" in pod["metadata"]), None)
-    names = ", ".join(sorted(pod["metadata"]["name"] for pod in view.running))
-    known = _known_trouble(lead, conditions) if uid not in observed.reports else None
+    error = next(
+        (lost for pod in view.running_pods if (lost := liveness.explain_lost_node(pod, observed.cluster))), found.error
+    )
+    result.requeue_after_seconds = found.recheck_seconds
+    stopping = next((pod for pod in view.running_pods if "deletionTimestamp" in pod["metadata"]), None)
+    names = ", ".join(sorted(pod["metadata"]["name"] for pod in view.running_pods))
+    known = _find_reported_reason(lead, conditions) if uid not in observed.reports else None
     if known and (error.reason.name == known == TRAINER_SILENT.name if error else not stopping):
         # The operator was restarted: the earlier finding holds until the trainer answers.
-        conditions.keep("Running")
-        result.requeue_after = liveness.LOOK_AGAIN.total_seconds()
+        conditions.keep_previous("Running")
+        result.requeue_after_seconds = liveness.RECHECK_INTERVAL.total_seconds()
     elif error:
         conditions.set("Running", True, error.reason.name, error.sentence())
     elif stopping:
-        words = f"The trainer in pod {stopping['metadata']['name']} is told to stop, and saves a checkpoint."
-        conditions.set("Running", True, "TrainerStopping", words)
+        text = f"The trainer in pod {stopping['metadata']['name']} was asked to stop, and saves a checkpoint."
+        conditions.set("Running", True, "TrainerStopping", text)
     else:
-        conditions.set("Running", True, WELL, f"The trainer runs in pod {names}.")
+        conditions.set("Running", True, TRAINER_RUNNING, f"The trainer runs in pod {names}.")
 
 
-def _known_trouble(lead: Object, conditions: Conditions) -> str | None:
+def _find_reported_reason(lead: Object, conditions: Conditions) -> str | None:
     """Return the reason with which an earlier pass reported this trainer as silent or stalled; None without one."""
-    if not conditions.holds("Running"):
+    if not conditions.is_true("Running"):
         return None
-    reason, words = conditions.words_of("Running")
-    is_about = f"Pod {lead['metadata']['name']} " in words and reason in (TRAINER_SILENT.name, STALLED.name)
+    reason, text = conditions.get_reason_and_message("Running")
+    is_about = f"Pod {lead['metadata']['name']} " in text and reason in (TRAINER_SILENT.name, STALLED.name)
     return reason if is_about else None
 
 
-def _report(report: ProgressReport | None, status: Object, now: datetime) -> None:
+def _copy_report(report: ProgressReport | None, status: Object, now: datetime) -> None:
     if report is None:
         if status.get("stage") in ("Pending", "Suspended"):
             status["stage"] = "Preparing"
         return
     status["stage"] = report.stage
     if report.progress:
-        status["progress"] = _observed(report.progress, status.get("progress"), now)
+        status["progress"] = _add_observed_time(report.progress, status.get("progress"), now)
     if report.parameters:
         status["parameters"] = report.parameters.to_wire()
 
 
-def _observed(progress: Progress, before: Object | None, now: datetime) -> Object:
+def _add_observed_time(progress: Progress, before: Object | None, now: datetime) -> Object:
     """Return the progress for the status: with the moment when the operator first observed this step.
 
     That moment is by the operator's clock, since the clock of the trainer's node may be wrong.
@@ -178,17 +184,17 @@ def _observed(progress: Progress, before: Object | None, now: datetime) -> Objec
     found, known = progress.to_wire(), before or {}
     # A trainer that was started again may report the step that its predecessor ended with.
     is_same = (known.get("step"), known.get("updatedAt")) == (found["step"], found.get("updatedAt"))
-    return found | {"observedAt": (is_same and known.get("observedAt")) or timestamp(now)}
+    return found | {"observedAt": (is_same and known.get("observedAt")) or format_timestamp(now)}
 
 
-def progress_alone(owner: Object, report: ProgressReport, trainers: list[Object], now: datetime) -> Object | None:
+def build_progress_patch(owner: Object, report: ProgressReport, trainers: list[Object], now: datetime) -> Object | None:
     """Return the status patch for a report that has only new steps; None where a full pass is needed."""
     before: Object = owner.get("status") or {}
-    well = any(c["type"] == "Running" and c["reason"] == WELL for c in before.get("conditions") or [])
+    well = any(c["type"] == "Running" and c["reason"] == TRAINER_RUNNING for c in before.get("conditions") or [])
     is_same = report.parameters is None or report.parameters.to_wire() == before.get("parameters")
     if not well or not is_same or report.stage != before.get("stage") or report.progress is None:
         return None
-    after = before | {"progress": _observed(report.progress, before.get("progress"), now)}
+    after = before | {"progress": _add_observed_time(report.progress, before.get("progress"), now)}
     gpus = TrainerResources.model_validate(owner["spec"].get("resources") or {}).gpus
-    account(after, trainers, child_names.TRAINER, gpus, now)
-    return merge_patch(before, after)
+    update_attempts(after, trainers, child_names.TRAINER, gpus, now)
+    return build_merge_patch(before, after)

@@ -12,47 +12,55 @@ from hone_api.containers import ADAPTER_SIDECAR, module_command
 from hone_api.inferenceservices.adapter_sync import KeeperReport, WantedAdapter, WantedAdapters, revision_of
 from hone_api.inferenceservices.spec import InferenceServiceSpec, ModelStatus
 from hone_api.io.listening import join_address
-from hone_api.layout import ENGINE_PORT, KEEPER_PORT, POD_ADAPTERS, link_name
+from hone_api.layout import (
+    ENGINE_PORT,
+    KEEPER_PORT,
+    POD_ADAPTERS,
+    SIDECAR_READY_PATH,
+    SIDECAR_REPORT_PATH,
+    SIDECAR_STARTED_PATH,
+    link_name,
+)
 from hone_api.reasons import CATALOGUE, ENGINE_FAILED, HoneError
 from pydantic import ValidationError
 
-from hone_operator.engines.resolve import Resolved
+from hone_operator.engines.resolve import ResolvedModels
 from hone_operator.objects.child_names import adapters_config_map_name
 from hone_operator.objects.resources import PODS, Object
-from hone_operator.objects.timestamps import has_lasted, read_time, timestamp
-from hone_operator.pods.pod_spec import POD_API_KEY, Volumes, container_security
+from hone_operator.objects.timestamps import format_timestamp, has_lasted, parse_untrusted_time
+from hone_operator.pods.pod_spec import POD_API_KEY, Volumes, build_container_security
 from hone_operator.reconcile.plan import Patch
 
 CONTAINER = "adapters"
-ANNOTATION = "hone.dev/adapters"
+NUDGE_ANNOTATION = "hone.dev/adapters"
 # A nudge is repeated after this time: the kubelet may not have known of the ConfigMap's change at the first one.
-NUDGE_AGAIN = timedelta(seconds=5)
-LONGEST_START_SECONDS = 3600
+NUDGE_INTERVAL = timedelta(seconds=5)
+MAX_START_SECONDS = 3600
 
 
-def wanted(resolved: Resolved) -> dict[str, str]:
+def build_config_data(resolved: ResolvedModels) -> dict[str, str]:
     """Return the ConfigMap's data: the adapters that every engine of the service should have."""
     adapters = [
         WantedAdapter(name=adapter.name, folder=adapter.folder, digest=adapter.digest)
         for adapter in resolved.all_adapters
     ]
-    content = WantedAdapters(base=resolved.base, base_revision=resolved.base_revision, adapters=adapters)
+    content = WantedAdapters(base=resolved.base_name, base_revision=resolved.base_revision, adapters=adapters)
     return {POD_ADAPTERS.rpartition("/")[2]: content.model_dump_json(by_alias=True, exclude_none=True, indent=2)}
 
 
-def revision(resolved: Resolved) -> str:
-    [text] = wanted(resolved).values()
+def compute_revision(resolved: ResolvedModels) -> str:
+    [text] = build_config_data(resolved).values()
     return revision_of(text)
 
 
-def volumes(name: str) -> Volumes:
+def build_volumes(name: str) -> Volumes:
     """Return the volume with the list of desired adapters. It is a folder: the kubelet never updates a single file."""
     found = Volumes()
-    found.config_map("adapters", adapters_config_map_name(name), POD_ADAPTERS.rpartition("/")[0])
+    found.add_config_map("adapters", adapters_config_map_name(name), POD_ADAPTERS.rpartition("/")[0])
     return found
 
 
-def container(
+def build_sidecar_container(
     spec: InferenceServiceSpec, largest_rank: int | None, image: str, resources: Object, mounts: list[Object]
 ) -> Object:
     """Return the native sidecar, which starts before the engine and runs as long as it."""
@@ -67,15 +75,15 @@ def container(
         "args": arguments,
         "ports": [{"name": "adapters", "containerPort": KEEPER_PORT}],
         "resources": resources,
-        "startupProbe": _probe("/started", 1, LONGEST_START_SECONDS),
-        "readinessProbe": _probe("/ready", 2, 1),
+        "startupProbe": _build_probe(SIDECAR_STARTED_PATH, 1, MAX_START_SECONDS),
+        "readinessProbe": _build_probe(SIDECAR_READY_PATH, 2, 1),
         "volumeMounts": mounts,
-        "securityContext": container_security(),
+        "securityContext": build_container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
 
 
-def _probe(path: str, period_seconds: int, failures: int) -> Object:
+def _build_probe(path: str, period_seconds: int, failures: int) -> Object:
     return {
         "httpGet": {"path": path, "port": "adapters"},
         "periodSeconds": period_seconds,
@@ -84,28 +92,28 @@ def _probe(path: str, period_seconds: int, failures: int) -> Object:
     }
 
 
-def has_keeper(pod: Object) -> bool:
+def has_adapter_sidecar(pod: Object) -> bool:
     return any(one["name"] == CONTAINER for one in pod["spec"].get("initContainers") or [])
 
 
-def urls(pods: list[Object], *, needs_key: bool) -> dict[str, str]:
+def build_poll_urls(pods: list[Object], *, needs_key: bool) -> dict[str, str]:
     """Return the URL to poll, by pod uid: the keeper's, else the engine's list of models where it needs no key."""
     found = {}
     for pod in pods:
-        if (address := pod["status"].get("podIP")) and (has_keeper(pod) or not needs_key):
-            port, path = (KEEPER_PORT, "/adapters") if has_keeper(pod) else (ENGINE_PORT, "/v1/models")
+        if (address := pod["status"].get("podIP")) and (has_adapter_sidecar(pod) or not needs_key):
+            port, path = (KEEPER_PORT, SIDECAR_REPORT_PATH) if has_adapter_sidecar(pod) else (ENGINE_PORT, "/v1/models")
             found[pod["metadata"]["uid"]] = f"http://{join_address(address, port)}{path}"
     return found
 
 
-def report(answer: Any) -> KeeperReport | None:
+def parse_report(answer: Any) -> KeeperReport | None:
     try:
         return KeeperReport.model_validate(answer)
     except ValidationError:
         return None
 
 
-def nudges(pods: list[Object], answers: dict[str, Any], revision: str, now: datetime) -> list[Patch]:
+def plan_nudges(pods: list[Object], answers: dict[str, Any], revision: str, now: datetime) -> list[Patch]:
     """Return patches that make kubelets update the ConfigMaps of pods at once, instead of within about a minute.
 
     A change of a pod's annotations has that effect.
@@ -113,21 +121,21 @@ def nudges(pods: list[Object], answers: dict[str, Any], revision: str, now: date
     found = []
     for pod in pods:
         metadata = pod["metadata"]
-        told = report(answers.get(metadata["uid"]))
+        told = parse_report(answers.get(metadata["uid"]))
         if told is None or told.revision == revision or metadata.get("deletionTimestamp"):
             continue
-        nudged, _, at = (metadata.get("annotations") or {}).get(ANNOTATION, "").partition(" ")
-        moment = read_time(at)
-        if nudged == revision and moment and not has_lasted(moment, NUDGE_AGAIN, now):
+        nudged, _, at = (metadata.get("annotations") or {}).get(NUDGE_ANNOTATION, "").partition(" ")
+        moment = parse_untrusted_time(at)
+        if nudged == revision and moment and not has_lasted(moment, NUDGE_INTERVAL, now):
             continue
-        annotations = {ANNOTATION: f"{revision} {timestamp(now)}"}
+        annotations = {NUDGE_ANNOTATION: f"{revision} {format_timestamp(now)}"}
         found.append(Patch(PODS, metadata["name"], {"metadata": {"annotations": annotations}}))
     return found
 
 
-def is_loaded(model: ModelStatus, answer: Any) -> bool:
+def is_model_loaded(model: ModelStatus, answer: Any) -> bool:
     """Return whether the engine itself lists the model, with the desired digest."""
-    if told := report(answer):
+    if told := parse_report(answer):
         state = told.adapters.get(model.name)
         if state is None:
             return model.kind != "adapter" and model.name in told.models
@@ -141,16 +149,16 @@ def is_loaded(model: ModelStatus, answer: Any) -> bool:
     return str(entry.get("root", "")).endswith(link_name("", model.digest))
 
 
-def digest_of(model: ModelStatus, answers: list[Any]) -> str | None:
+def find_digest(model: ModelStatus, answers: list[Any]) -> str | None:
     """Return the model's digest. Of an adapter on a claim only the keepers know it."""
-    states = [told.adapters.get(model.name) for answer in answers if (told := report(answer))]
+    states = [told.adapters.get(model.name) for answer in answers if (told := parse_report(answer))]
     return model.digest or next((state.digest for state in states if state and state.digest), None)
 
 
-def error(pods: list[Object], answers: dict[str, Any], revision: str) -> HoneError | None:
+def find_adapter_error(pods: list[Object], answers: dict[str, Any], revision: str) -> HoneError | None:
     """Return why an adapter of this revision is not loaded; None without a failure."""
     for pod in pods:
-        told = report(answers.get(pod["metadata"]["uid"]))
+        told = parse_report(answers.get(pod["metadata"]["uid"]))
         if told is None or told.revision != revision:
             continue
         for state in told.adapters.values():
@@ -159,7 +167,7 @@ def error(pods: list[Object], answers: dict[str, Any], revision: str) -> HoneErr
     return None
 
 
-def behind(pods: list[Object], answers: dict[str, Any], revision: str) -> int:
+def count_outdated_engines(pods: list[Object], answers: dict[str, Any], revision: str) -> int:
     """Return how many engines don't have the adapters of this revision yet."""
-    told = [found for pod in pods if (found := report(answers.get(pod["metadata"]["uid"])))]
+    told = [found for pod in pods if (found := parse_report(answers.get(pod["metadata"]["uid"])))]
     return sum(one.revision != revision or not all(state.loaded for state in one.adapters.values()) for one in told)

@@ -7,17 +7,17 @@ from hone_api.reasons import LOAD_NOT_SERVED, HoneError
 from hone_operator.objects.resources import DEPLOYMENTS, Object
 from hone_operator.reconcile.conditions import Conditions
 
-CONDITION = "ScalingActive"
+SCALING_CONDITION = "ScalingActive"
 # Requests of a pod, running and waiting. The adapter of custom.metrics.k8s.io computes it from the engines' metrics.
 METRIC = "hone_engine_requests"
 
 
-def most(spec: InferenceServiceSpec) -> int:
+def get_max_replicas(spec: InferenceServiceSpec) -> int:
     """Return how many engines there may be at most."""
     return spec.autoscaling.max_replicas if spec.autoscaling else spec.replicas
 
 
-def wanted(spec: InferenceServiceSpec, deployment: Object | None) -> int:
+def get_wanted_replicas(spec: InferenceServiceSpec, deployment: Object | None) -> int:
     """Return how many engines there should be: the number that the autoscaler set last, within its bounds."""
     if spec.autoscaling is None:
         return spec.replicas
@@ -27,7 +27,7 @@ def wanted(spec: InferenceServiceSpec, deployment: Object | None) -> int:
     return min(max(present, least), spec.autoscaling.max_replicas)
 
 
-def autoscaler(spec: InferenceServiceSpec, metadata: Object) -> Object:
+def build_autoscaler(spec: InferenceServiceSpec, metadata: Object) -> Object:
     """Return the HorizontalPodAutoscaler. `metadata`: the one that all children have."""
     assert spec.autoscaling
     name = metadata["labels"][INFERENCESERVICE_LABEL]
@@ -45,16 +45,21 @@ def autoscaler(spec: InferenceServiceSpec, metadata: Object) -> Object:
     }
 
 
-def tell(observed: Object | None, conditions: Conditions) -> None:
+def set_scaling_condition(observed: Object | None, conditions: Conditions) -> None:
     """Set the condition ScalingActive: whether the autoscaler knows the load, from its own condition."""
     known = ((observed or {}).get("status") or {}).get("conditions") or []
-    active = next((condition for condition in known if condition["type"] == CONDITION), None)
+    active = next((condition for condition in known if condition["type"] == SCALING_CONDITION), None)
     if active is None:
-        conditions.set(CONDITION, False, "NotLookedYet", "The HorizontalPodAutoscaler has not looked at the load yet.")
+        conditions.set(
+            SCALING_CONDITION, False, "NotLookedYet", "The HorizontalPodAutoscaler has not looked at the load yet."
+        )
     elif active["status"] == "True":
         conditions.set(
-            CONDITION, True, active.get("reason") or CONDITION, active.get("message") or "The load is known."
+            SCALING_CONDITION,
+            True,
+            active.get("reason") or SCALING_CONDITION,
+            active.get("message") or "The load is known.",
         )
     else:
         error = HoneError(LOAD_NOT_SERVED, active.get("message") or "The HorizontalPodAutoscaler knows no load")
-        conditions.set(CONDITION, False, error.reason.name, error.sentence())
+        conditions.set(SCALING_CONDITION, False, error.reason.name, error.sentence())

@@ -2,20 +2,20 @@
 
 Only rules that hold for every version of an engine are checked here. Rules that differ between versions (kinds of
 quantization, architectures, layers that adapters may change, shares of the memory) are checked by the engine itself
-in its pod: inferenceservice/children.py, `_check`.
+in its pod: inferenceservice/children.py, `_build_check_container`.
 """
 
+from hone_api.artifacts.adapter_rules import MAX_LORA_RANK, list_refused_settings
 from hone_api.finetunejobs.spec import LoraOptions
 from hone_api.inferenceservices.spec import InferenceServiceSpec
 from hone_api.reasons import ADAPTER_MISMATCH, INVALID_SPEC, MODEL_TOO_LARGE, HoneError
 
-from hone_operator.engines.registry import Engine
-from hone_operator.engines.resolve import Resolved
-from hone_operator.objects.quantity import number
+from hone_operator.engines.engine import Engine
+from hone_operator.engines.resolve import ResolvedModels
+from hone_operator.objects.quantity import parse_number
 
 MIB, GIB = 1 << 20, 1 << 30
-BYTES = {"float32": 4}
-LARGEST_RANK = 512
+BYTES_PER_VALUE = {"float32": 4}
 # Beginnings of arguments by which a user changes how much memory is needed or available.
 MEMORY_FLAGS = (
     "--gpu-memory-utilization",
@@ -33,16 +33,16 @@ MEMORY_FLAGS = (
 )
 
 
-def check(
-    engine: Engine, spec: InferenceServiceSpec, resolved: Resolved, image: str | None, gpu: tuple[str, int] | None
+def check_compatibility(
+    engine: Engine, spec: InferenceServiceSpec, resolved: ResolvedModels, image: str | None, gpu: tuple[str, int] | None
 ) -> None:
     """Check the parts. `gpu`: name and bytes of the largest GPU. Raises HoneError with both sides of a mismatch."""
     if image is None:
-        message = f"spec.engine is {engine.NAME}, and the operator was installed without an image for it"
-        remedy = f"Set spec.pod.image, or the chart's value runtime.{engine.NAME}Image."
+        message = f"spec.engine is {engine.name}, and the operator was installed without an image for it"
+        remedy = f"Set spec.pod.image, or the chart's value runtime.{engine.name}Image."
         raise HoneError(INVALID_SPEC, message, remedy=remedy)
     for adapter in resolved.all_adapters:
-        if adapter.lora and not engine.PROVES:
+        if adapter.lora and not engine.verifies_artifacts:
             _check_kind(engine, adapter.name, adapter.lora)
     if not any(argument.startswith(MEMORY_FLAGS) for argument in spec.extra_args):
         _check_memory(engine, spec, resolved, gpu)
@@ -50,20 +50,21 @@ def check(
 
 def _check_kind(engine: Engine, name: str, lora: LoraOptions) -> None:
     """Raise HoneError for an adapter that these engines refuse in all their versions."""
-    wrong = {
-        "lora.useDora true": lora.use_dora,
-        f"lora.bias {lora.bias}": lora.bias != "none",
-        f"lora.r {lora.r} (the largest is {LARGEST_RANK})": lora.r > LARGEST_RANK,
-    }
-    for found in (found for found, is_wrong in wrong.items() if is_wrong):
-        message = f"Adapter {name} was trained with {found}, which {engine.NAME} can't load"
+    settings = {"use_dora": "lora.useDora true", "bias": f"lora.bias {lora.bias}"}
+    refused = [settings[name] for name in list_refused_settings(use_dora=lora.use_dora, bias=lora.bias)]
+    if lora.r > MAX_LORA_RANK:
+        refused.append(f"lora.r {lora.r} (the largest is {MAX_LORA_RANK})")
+    for found in refused:
+        message = f"Adapter {name} was trained with {found}, which {engine.name} can't load"
         remedy = "Set spec.engine: embedded, or train it with spec.output.save: merged and serve that as spec.model."
         raise HoneError(ADAPTER_MISMATCH, message, remedy=remedy)
 
 
-def _check_memory(engine: Engine, spec: InferenceServiceSpec, resolved: Resolved, gpu: tuple[str, int] | None) -> None:
+def _check_memory(
+    engine: Engine, spec: InferenceServiceSpec, resolved: ResolvedModels, gpu: tuple[str, int] | None
+) -> None:
     """Raise HoneError unless the weights fit, and the KV cache of one request of spec.maxModelLen tokens."""
-    parameters, length, wanted = resolved.parameters, spec.max_model_len, spec.resources
+    parameters, length, wanted = resolved.parameter_count, spec.max_model_len, spec.resources
     if not parameters or resolved.base_config.quantization:
         return
     if wanted.gpus and gpu:
@@ -71,22 +72,26 @@ def _check_memory(engine: Engine, spec: InferenceServiceSpec, resolved: Resolved
         room, where = float(memory * wanted.gpus), f"{wanted.gpus} of {name} have"
         remedy = "Raise spec.resources.gpus, or choose larger GPUs."
     elif wanted.memory and not wanted.gpus:
-        room, where, remedy = number(wanted.memory), "spec.resources.memory leaves", "Raise spec.resources.memory."
+        room, where, remedy = (
+            parse_number(wanted.memory),
+            "spec.resources.memory leaves",
+            "Raise spec.resources.memory.",
+        )
     else:
         return
-    size = BYTES.get(resolved.weights.dtype, 2)
-    weights, share = parameters * size, 1.0 if wanted.gpus else engine.CACHE_SHARE
+    size = BYTES_PER_VALUE.get(resolved.weights.dtype, 2)
+    weights, share = parameters * size, 1.0 if wanted.gpus else engine.cache_share
     cache = (length or 0) * (resolved.base_config.cache_bytes_per_token or 0) * size / 2
-    said = f"The weights of {resolved.weights.name} alone take {_size(weights)} ({parameters} parameters)"
+    said = f"The weights of {resolved.weights.name} alone take {_format_bytes(weights)} ({parameters} parameters)"
     if weights > room:
-        raise HoneError(MODEL_TOO_LARGE, f"{said}, and {where} {_size(room)} for them", remedy=remedy)
+        raise HoneError(MODEL_TOO_LARGE, f"{said}, and {where} {_format_bytes(room)} for them", remedy=remedy)
     if cache > share * (room - weights):
         message = (
-            f"{said}, and {where} {_size(room)}; for the key-value cache that leaves "
-            f"{_size(share * (room - weights))}, and spec.maxModelLen {length} needs {_size(cache)}"
+            f"{said}, and {where} {_format_bytes(room)}; for the key-value cache that leaves "
+            f"{_format_bytes(share * (room - weights))}, and spec.maxModelLen {length} needs {_format_bytes(cache)}"
         )
         raise HoneError(MODEL_TOO_LARGE, message, remedy=f"Lower spec.maxModelLen. {remedy}")
 
 
-def _size(number_of_bytes: float) -> str:
+def _format_bytes(number_of_bytes: float) -> str:
     return f"{number_of_bytes / GIB:.1f} GiB" if number_of_bytes >= GIB else f"{number_of_bytes / MIB:.0f} MiB"

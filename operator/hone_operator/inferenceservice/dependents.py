@@ -3,14 +3,14 @@
 from hone_operator.objects.resources import Object
 
 
-def named_jobs(service: Object) -> set[str]:
+def list_named_jobs(service: Object) -> set[str]:
     """Return the names of the FineTuneJobs that an InferenceService names, also one that breaks the contract."""
-    spec = _mapping(service.get("spec"))
+    spec = _as_mapping(service.get("spec"))
     adapters = spec.get("adapters")
     sources = [spec.get("model"), *(adapters if isinstance(adapters, list) else [])]
-    names = (_mapping(_mapping(source).get("fineTuneJob")).get("name") for source in sources)
+    names = (_as_mapping(_as_mapping(source).get("fineTuneJob")).get("name") for source in sources)
     return {name for name in names if isinstance(name, str)}
 
 
-def _mapping(value: object) -> Object:
+def _as_mapping(value: object) -> Object:
     return value if isinstance(value, dict) else {}

@@ -4,8 +4,8 @@ import re
 
 from hone_api.reasons import UNSCHEDULABLE, HoneError
 
-from hone_operator.diagnosis.node_fit import demand_of
-from hone_operator.objects.quantity import words_of
+from hone_operator.diagnosis.node_fit import read_pod_requirements
+from hone_operator.objects.quantity import format_resource_amount
 from hone_operator.objects.resources import Object
 
 _HASH = "pod-template-hash"
@@ -17,20 +17,20 @@ def explain_deadlock(error: HoneError, pod: Object, pods: list[Object], deployme
     `pods` are all pods of the service.
     """
     strategy = ((deployment or {}).get("spec") or {}).get("strategy") or {}
-    gpu = demand_of(pod).gpu
+    gpu = read_pod_requirements(pod).gpu
     if error.reason is not UNSCHEDULABLE or gpu is None or strategy.get("type") == "Recreate":
         return error
     if not re.search(rf"Insufficient {re.escape(gpu)}|cannot allocate all claims", error.message):
         return error
-    older = [other for other in pods if _is_older(other, pod) and demand_of(other).gpu == gpu]
+    older = [other for other in pods if _is_older(other, pod) and read_pod_requirements(other).gpu == gpu]
     if not older:
         return error
-    held = sum(demand_of(other).resources[gpu] for other in older)
-    found = f"{error.message}. The engines of before this roll-out hold {words_of(gpu, held)}, and end when it is ready"
+    held = format_resource_amount(gpu, sum(read_pod_requirements(other).resources[gpu] for other in older))
+    needed = format_resource_amount(gpu, read_pod_requirements(pod).resources[gpu])
+    found = f"{error.message}. The engines of before this roll-out hold {held}, and end when it is ready"
     remedy = (
         "Set spec.strategy.type: Recreate, which ends them first, so that the service does not answer until the new "
-        f"ones are ready. Or free {words_of(gpu, demand_of(pod).resources[gpu])} on a node, or add one: the roll-out "
-        "then continues."
+        f"ones are ready. Or free {needed} on a node, or add one: the roll-out then continues."
     )
     return HoneError(UNSCHEDULABLE, found, remedy=remedy)
 

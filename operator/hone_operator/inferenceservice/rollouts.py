@@ -14,31 +14,39 @@ from datetime import datetime, timedelta
 from hone_api.inferenceservices.spec import InferenceServiceSpec
 from hone_api.reasons import DEPLOYMENT_PAUSED, HoneError
 
-from hone_operator.engines.resolve import Resolved
-from hone_operator.objects.drift import annotation_of, contains, digest_of
+from hone_operator.engines.resolve import ResolvedModels
+from hone_operator.objects.drift import compute_digest, contains_fields, get_annotation
 from hone_operator.objects.resources import Object
-from hone_operator.objects.spec_fields import FIELDS, Fields, are_changed, read_record, record_fields
-from hone_operator.objects.timestamps import read_time, timestamp
+from hone_operator.objects.spec_fields import (
+    FIELDS_ANNOTATION,
+    FieldDigests,
+    have_fields_changed,
+    read_field_record,
+    record_fields,
+)
+from hone_operator.objects.timestamps import format_timestamp, parse_untrusted_time
 
 # Annotation of a Deployment: digest of the desired pod template.
-TEMPLATE = "hone.dev/template"
+TEMPLATE_ANNOTATION = "hone.dev/template"
 # Annotation of a Deployment whose pod template came from an upgrade of the operator: when it was applied.
-UPGRADE = "hone.dev/upgrade"
-LONGEST_TURN = timedelta(hours=1)
+UPGRADE_ANNOTATION = "hone.dev/upgrade"
+MAX_TURN = timedelta(hours=1)
 
 # The fields from which the pods are made. Adapters are compared separately.
-_NAMES = [name for name in InferenceServiceSpec.model_fields if name not in ("replicas", "autoscaling", "adapters")]
+_POD_FIELDS = [
+    name for name in InferenceServiceSpec.model_fields if name not in ("replicas", "autoscaling", "adapters")
+]
 _WEIGHTS, _ADAPTERS, _IMAGES = "(weights)", "(adapters)", "(images)"
 
 
-def digest_of_deployment(desired: Object) -> str:
+def compute_deployment_digest(desired: Object) -> str:
     """Return the digest of a Deployment, whose replicas an autoscaler may set."""
     metadata = {name: value for name, value in desired["metadata"].items() if name != "resourceVersion"}
     spec = {name: value for name, value in desired["spec"].items() if name not in ("replicas", "template")}
-    return digest_of([metadata, spec, digest_of_template(desired)])
+    return compute_digest([metadata, spec, compute_template_digest(desired)])
 
 
-def digest_of_template(desired: Object) -> str:
+def compute_template_digest(desired: Object) -> str:
     """Return the digest of the pod template.
 
     Claims are left out: a claim that a removed adapter needed stays mounted until another change, so that removing an
@@ -51,59 +59,68 @@ def digest_of_template(desired: Object) -> str:
     for container in [*pod["containers"], *(pod.get("initContainers") or [])]:
         mounts = container.get("volumeMounts") or []
         container["volumeMounts"] = [mount for mount in mounts if mount["name"] not in claims]
-    return digest_of(template)
+    return compute_digest(template)
 
 
-def annotations_of(desired: Object, spec: InferenceServiceSpec, resolved: Resolved) -> dict[str, str]:
+def build_annotations(desired: Object, spec: InferenceServiceSpec, resolved: ResolvedModels) -> dict[str, str]:
     """Return the annotations by which a later pass recognizes what has changed."""
-    fields = record_fields(spec, [*_NAMES, "adapters"]) | _artifacts(resolved) | {_IMAGES: _images(desired)}
-    return {FIELDS: json.dumps(fields, sort_keys=True), TEMPLATE: digest_of_template(desired)}
+    fields = (
+        record_fields(spec, [*_POD_FIELDS, "adapters"])
+        | _digest_artifacts(resolved)
+        | {_IMAGES: _digest_images(desired)}
+    )
+    return {
+        FIELDS_ANNOTATION: json.dumps(fields, sort_keys=True),
+        TEMPLATE_ANNOTATION: compute_template_digest(desired),
+    }
 
 
-def is_current(observed: Object | None, desired: Object) -> bool:
+def is_deployment_as_desired(observed: Object | None, desired: Object) -> bool:
     """Return whether the Deployment is as desired. Its record of fields is ignored: hot adapters don't update it."""
     metadata = desired["metadata"]
-    compared = {name: value for name, value in metadata["annotations"].items() if name != FIELDS}
-    return observed is not None and contains(observed, desired | {"metadata": metadata | {"annotations": compared}})
+    compared = {name: value for name, value in metadata["annotations"].items() if name != FIELDS_ANNOTATION}
+    return observed is not None and contains_fields(
+        observed, desired | {"metadata": metadata | {"annotations": compared}}
+    )
 
 
-def is_of_upgrade(
-    observed: Object, desired: Object, spec: InferenceServiceSpec, resolved: Resolved, *, is_hot: bool
+def is_upgrade(
+    observed: Object, desired: Object, spec: InferenceServiceSpec, resolved: ResolvedModels, *, is_hot: bool
 ) -> bool:
     """Return whether applying the Deployment would replace pods without a change of the object or its artifacts.
 
     `is_hot`: adapters change without a new record, so the recorded adapters may be old.
     """
-    if annotation_of(observed, TEMPLATE) == digest_of_template(desired):
+    if get_annotation(observed, TEMPLATE_ANNOTATION) == compute_template_digest(desired):
         return False
-    recorded = read_record(observed)
+    recorded = read_field_record(observed)
     if recorded is None:  # made by a version that kept no record
         return True
-    artifacts = _artifacts(resolved)
-    if recorded.get(_WEIGHTS) != artifacts[_WEIGHTS] or are_changed(recorded, spec, _NAMES):
+    artifacts = _digest_artifacts(resolved)
+    if recorded.get(_WEIGHTS) != artifacts[_WEIGHTS] or have_fields_changed(recorded, spec, _POD_FIELDS):
         return False
-    if recorded.get(_ADAPTERS) == artifacts[_ADAPTERS] and not are_changed(recorded, spec, ["adapters"]):
+    if recorded.get(_ADAPTERS) == artifacts[_ADAPTERS] and not have_fields_changed(recorded, spec, ["adapters"]):
         return True
-    return is_hot and recorded.get(_IMAGES) != _images(desired)
+    return is_hot and recorded.get(_IMAGES) != _digest_images(desired)
 
 
-def marker(observed: Object, desired: Object, now: datetime, *, takes_turn: bool) -> str | None:
-    """Return the value of UPGRADE for the Deployment that is applied now; None when no upgrade made its pods."""
+def choose_upgrade_mark(observed: Object, desired: Object, now: datetime, *, takes_turn: bool) -> str | None:
+    """Return UPGRADE_ANNOTATION's value for the Deployment that is applied now; None when no upgrade made its pods."""
     if takes_turn:
-        return timestamp(now)
-    is_same = annotation_of(observed, TEMPLATE) == annotation_of(desired, TEMPLATE)
-    return annotation_of(observed, UPGRADE) if is_same else None
+        return format_timestamp(now)
+    is_same = get_annotation(observed, TEMPLATE_ANNOTATION) == get_annotation(desired, TEMPLATE_ANNOTATION)
+    return get_annotation(observed, UPGRADE_ANNOTATION) if is_same else None
 
 
-def begun_by_upgrade(deployments: Iterable[Object], now: datetime) -> list[Object]:
+def list_upgrade_rollouts(deployments: Iterable[Object], now: datetime) -> list[Object]:
     """Return the Deployments whose roll-out an upgrade began, and that neither ended nor took too long."""
-    return [each for each in deployments if _has_its_turn(each, now) and _is_moving(each)]
+    return [each for each in deployments if _has_its_turn(each, now) and _is_rolling_out(each)]
 
 
 def _has_its_turn(deployment: Object, now: datetime) -> bool:
-    """Return whether its turn has begun and is not over. LONGEST_TURN limits it, also for edited annotations."""
-    began = read_time(annotation_of(deployment, UPGRADE))
-    return began is not None and began <= now < began + LONGEST_TURN
+    """Return whether its turn has begun and is not over. MAX_TURN limits it, also for edited annotations."""
+    began = parse_untrusted_time(get_annotation(deployment, UPGRADE_ANNOTATION))
+    return began is not None and began <= now < began + MAX_TURN
 
 
 def explain_pause(deployment: Object | None) -> HoneError | None:
@@ -114,12 +131,12 @@ def explain_pause(deployment: Object | None) -> HoneError | None:
     is_seen = status.get("observedGeneration") == metadata.get("generation")
     if not is_seen or status.get("updatedReplicas", 0) >= deployment["spec"].get("replicas", 1):
         return None
-    words = f"Deployment {metadata['name']} is paused, so that its pods are not replaced"
+    text = f"Deployment {metadata['name']} is paused, so that its pods are not replaced"
     command = f"kubectl rollout resume deployment/{metadata['name']} --namespace {metadata['namespace']}"
-    return HoneError(DEPLOYMENT_PAUSED, words, remedy=f"Run `{command}`.")
+    return HoneError(DEPLOYMENT_PAUSED, text, remedy=f"Run `{command}`.")
 
 
-def _is_moving(deployment: Object) -> bool:
+def _is_rolling_out(deployment: Object) -> bool:
     status, spec = deployment.get("status") or {}, deployment["spec"]
     if deployment["metadata"].get("deletionTimestamp") or spec.get("replicas") == 0 or spec.get("paused"):
         return False
@@ -135,14 +152,16 @@ def _is_moving(deployment: Object) -> bool:
     return not (is_complete and progress.get("reason") == "NewReplicaSetAvailable")
 
 
-def _artifacts(resolved: Resolved) -> Fields:
+def _digest_artifacts(resolved: ResolvedModels) -> FieldDigests:
     own, others = (
         [[model.name, model.kind, model.digest] for model in resolved.models if (model.kind == "adapter") is is_adapter]
         for is_adapter in (False, True)
     )
-    return {_WEIGHTS: digest_of(own), _ADAPTERS: digest_of(others)}
+    return {_WEIGHTS: compute_digest(own), _ADAPTERS: compute_digest(others)}
 
 
-def _images(desired: Object) -> str:
+def _digest_images(desired: Object) -> str:
     pod = desired["spec"]["template"]["spec"]
-    return digest_of([container.get("image") for container in [*pod["containers"], *(pod.get("initContainers") or [])]])
+    return compute_digest(
+        [container.get("image") for container in [*pod["containers"], *(pod.get("initContainers") or [])]]
+    )

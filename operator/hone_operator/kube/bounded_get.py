@@ -86,8 +86,8 @@ def _joined(body: bytes) -> bytes:
 def _headers_of(head: bytes) -> dict[bytes, bytes]:
     """Return the headers of a 200. Raises Unusable for any other answer, interim ones included."""
     status, *lines = head.split(b"\r\n")
-    words = status.split(None, 2)
-    if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or words[1] != b"200":
+    text = status.split(None, 2)
+    if len(text) < 2 or not text[0].startswith(b"HTTP/1.") or text[1] != b"200":
         raise Unusable(f"it begins with {status[:60]!r}")
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
     if headers.get(b"content-encoding", b"identity") != b"identity":

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from hone_operator.kube.pod_cache_limit import Place
 from hone_operator.kube.retention import PARTIAL, PodBudget, Unknown, is_complete, is_made, reduce
 from hone_operator.objects import bounded_json, pod_fields, sizes
-from hone_operator.objects.owners import owner_key
+from hone_operator.objects.owners import find_owner_key
 from hone_operator.objects.resources import (
     CHILDREN,
     CLAIMS,
@@ -29,11 +29,13 @@ from hone_operator.objects.resources import (
     Resource,
     is_terminal,
 )
-from hone_operator.objects.texts import cut_all
+from hone_operator.objects.texts import truncate_all_texts
 
 # An answer comes at most as late as a request may take; a list of many pages takes longer.
 REMEMBERED_SECONDS = 600.0
 MOST_REMEMBERED = 100_000
+# A pass reads all pods of its owner: of more than MANY_PODS, PODS_A_SECOND on average.
+MANY_PODS, PODS_A_SECOND = 500, 1000
 # Bytes of a packed claim; usual ones have a tenth of it.
 LARGEST_CLAIM = 4 << 10
 
@@ -91,9 +93,9 @@ class Cache:
             self._pods.release(Place(namespace, name))
             body = pod_fields.select_fields(body)
         if resource in CHILDREN:  # an owner's status is Hone's own
-            cut_all(body.get("status") or {})
-        body = sizes.bound(body)
-        if resource == PODS and sizes.OVERSIZED in body:
+            truncate_all_texts(body.get("status") or {})
+        body = sizes.drop_oversized(body)
+        if resource == PODS and sizes.OVERSIZED_FIELD in body:
             body["spec"] = {"containers": []}
         if known is not None:
             self._forget(resource, namespace, name)
@@ -179,6 +181,11 @@ class Cache:
         of_namespace = self._objects[resource][owner.namespace] if names else {}
         return [_unpacked(of_namespace[name]) for name in names]
 
+    def find_pods_delay(self, owner: Key) -> float:
+        """Return the seconds that a changed pod of this owner waits, so that changes of many pods share a pass."""
+        count = len(self._children.get(owner, ()))
+        return count / PODS_A_SECOND if count > MANY_PODS else 0.0
+
     def all(self, resource: Resource, namespace: str = "") -> list[Object]:
         """Return all objects of a kind, in one namespace or ("") in every one."""
         return [_unpacked(known) for space in self._spaces(resource, namespace).values() for known in space.values()]
@@ -209,7 +216,7 @@ class Cache:
         return self._objects[resource].get(namespace, {}).get(name)
 
     def _keep(self, resource: Resource, body: Object) -> bool:
-        owner = owner_key(resource, body)
+        owner = find_owner_key(resource, body)
         kept = _worth_keeping(resource, body, owner_is_finished=owner in self._finished)
         if kept is None:
             return False
@@ -245,7 +252,7 @@ class Cache:
             other = self._objects[PODS][place.namespace][place.name]
             assert isinstance(other, dict)  # of pods none is packed
             self._forget(PODS, *place)
-            self._keep_reduced(owner_key(PODS, other), _without_spec(other), has_room=False)
+            self._keep_reduced(find_owner_key(PODS, other), _without_spec(other), has_room=False)
         return True
 
     def _keep_reduced(self, owner: Key | None, body: Object, *, has_room: bool = True) -> bool:
@@ -260,7 +267,7 @@ class Cache:
         for place in others:
             other = _unpacked(self._objects[PODS][place.namespace][place.name])
             self._forget(PODS, *place)
-            self._pods.note(owner_key(PODS, other), other, is_dropped=True)
+            self._pods.note(find_owner_key(PODS, other), other, is_dropped=True)
         return True
 
     def _forget(self, resource: Resource, namespace: str, name: str) -> None:
@@ -270,7 +277,7 @@ class Cache:
             self._pods.release(Place(namespace, name))
         if not of_namespace:
             del self._objects[resource][namespace]
-        if owner := owner_key(resource, known):
+        if owner := find_owner_key(resource, known):
             self._children[owner].discard((resource, name))
             if not self._children[owner]:
                 del self._children[owner]
@@ -280,7 +287,7 @@ class Cache:
         """Return whether more of the same version would be kept now, since its owner is known by now."""
         if known.is_complete if isinstance(known, _Packed) else is_complete(known):
             return False
-        owner = owner_key(resource, body)
+        owner = find_owner_key(resource, body)
         return owner is not None and self.has(owner)
 
     def _note_end(self, key: Key, body: Object) -> None:
@@ -324,7 +331,7 @@ def _packed(body: Object) -> _Packed:
 def _unpacked(known: Object | _Packed) -> Object:
     if not isinstance(known, _Packed):
         return known
-    found: Object = bounded_json.loads(zlib.decompress(known.data))
+    found: Object = bounded_json.load_bounded_json(zlib.decompress(known.data))
     return found
 
 

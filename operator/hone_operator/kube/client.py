@@ -54,7 +54,7 @@ class ApiError(Exception):
         # The server's objection may come after megabytes that a user wrote, so it is searched before the cut.
         self._names_uid = "uid mismatch" in message if status == 409 else "metadata.uid" in message
         self.status = status
-        self.message = texts.cut(message)
+        self.message = texts.truncate_text(message)
         self.retry_after = retry_after
         super().__init__(f"{status}: {self.message}")
 
@@ -269,7 +269,7 @@ class Api:
     async def _request(self, method: str, plural: str, path: str, body: Object | None = None, **options: Any) -> Any:
         answer = await self._fetch(method, plural, path, body, **options)
         try:
-            return bounded_json.loads(answer)
+            return bounded_json.load_bounded_json(answer)
         except ValueError as error:
             raise UnusableAnswer(200, _quote(answer)) from error
 
@@ -373,7 +373,7 @@ def _retry_after(headers: Mapping[str, str]) -> float:
 
 def _message(answer: bytes) -> str:
     try:
-        return str(bounded_json.loads(answer)["message"])
+        return str(bounded_json.load_bounded_json(answer)["message"])
     except (ValueError, KeyError, TypeError):
         return _quote(answer)
 
@@ -386,7 +386,7 @@ def _quote(answer: bytes) -> str:
 def _read_event(status: int, line: bytes) -> Object:
     """Return an event of a watch, with an object that has a version. Raises UnusableAnswer."""
     try:
-        event: Object = bounded_json.loads(line)
+        event: Object = bounded_json.load_bounded_json(line)
         kind, body = event["type"], event["object"]
         is_usable = isinstance(body, dict) and (
             kind == "ERROR"

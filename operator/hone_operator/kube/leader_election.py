@@ -30,7 +30,7 @@ def pod_namespace() -> str | None:
     return POD_NAMESPACE.read_text().strip() if POD_NAMESPACE.exists() else None
 
 
-class Elector:
+class LeaderElector:
     """A replica that tries to hold the Lease until `stop`. `on_lost` is called when it lost the Lease.
 
     While it leads, no pod of its Deployment must lead by a Lease with one of the `former` names, so it holds those too.
@@ -57,7 +57,7 @@ class Elector:
         self._task.add_done_callback(self._ended)
 
     @property
-    def leads(self) -> bool:
+    def is_leader(self) -> bool:
         return self.fence() > 0
 
     def fence(self) -> float:
@@ -80,22 +80,22 @@ class Elector:
         """Follow until the Lease is free, then lead until it is lost."""
         logger.info("%s waits for %s", self.identity, self._own)
         await self.step()
-        while not self.leads:
+        while not self.is_leader:
             await asyncio.sleep(self._until_next_try())
             await self.step()
         logger.info("%s leads", self.identity)
         self.elected.set()
         handed_over = time.monotonic() + HANDOVER_SECONDS
-        while self.leads:
+        while self.is_leader:
             await asyncio.sleep(RETRY_SECONDS)
-            if self.leads and time.monotonic() >= handed_over:
+            if self.is_leader and time.monotonic() >= handed_over:
                 await asyncio.gather(*(lease.let_go() for lease in self._former))
-            if self.leads:
+            if self.is_leader:
                 await self.step()
 
     async def step(self) -> None:
         """Renew all Leases; or take each one once those before it are held or free, and release it while one is not."""
-        if self.leads:
+        if self.is_leader:
             await asyncio.gather(*(lease.attempt() for lease in self._leases))
             return
         for number, lease in enumerate(self._leases):
@@ -108,8 +108,12 @@ class Elector:
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Report the end of the election, also by a bug: a replica without an election would silently do nothing."""
         if not task.cancelled():
-            why = repr(error) if (error := task.exception()) else "it could not be renewed in time, or another took it"
             lost = min(self._leases, key=lambda lease: lease.fence())
+            why = "it could not be renewed in time, or another took it"
+            if lost.is_missing:
+                why = "it was deleted, and the replica that is elected next creates it again"
+            if error := task.exception():
+                why = repr(error)
             self._on_lost(f"{self.identity} no longer holds {lost}: {why}")
 
     def _until_next_try(self) -> float:

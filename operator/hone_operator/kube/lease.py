@@ -51,9 +51,14 @@ class Lease:
     def is_held(self) -> bool:
         return Lease.fence(self) > 0
 
+    @property
+    def is_missing(self) -> bool:
+        """Whether it did not exist when it was last read or written, or was not read yet."""
+        return not self._seen
+
     def expires(self) -> float | None:
         """Return when the other holder's lease expires without a renewal; None before the Lease was read."""
-        if not self._seen:
+        if self.is_missing:
             return None
         return self._seen_at + float(self._seen["spec"].get("leaseDurationSeconds") or LEASE_SECONDS)
 
@@ -102,6 +107,8 @@ class Lease:
         if self._renewed_at is None or not self._seen:
             found = await self._api.get(LEASES, self._namespace, self.name)
             if found is None:
+                if self._seen:
+                    logger.warning("%s was deleted: it is created again", self)
                 self._saw(await self._api.create(LEASES, self._body(_now(), 0)))
                 return True
             self._saw(found)
@@ -118,6 +125,9 @@ class Lease:
         except ApiError as error:
             if error.status in (404, 409):
                 await self._look()
+            if self.is_missing:
+                logger.warning("%s was deleted", self)
+                return False
             raise
         return True
 

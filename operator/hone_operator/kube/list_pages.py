@@ -31,7 +31,7 @@ class ListPage:
                 taken += 1
                 yield item
         except RecursionError:  # an object is nested too deep for Python: cut off the deepest levels
-            found = bounded_json.loads(self._data)
+            found = bounded_json.load_bounded_json(self._data)
             self.metadata = found.get("metadata") or {}
             yield from (found.get("items") or [])[taken:]
 

@@ -1,21 +1,19 @@
-"""Lists and watches that survive every fault, in place of those of kopf.
+"""Lists and watches that survive every fault: the reflectors of the kinds that the operator works with.
 
-kopf's own end the process at an error in a stream other than 410, and at a list that fails for a minute. They watch
-again without any pause when streams are cut, do not report deletions that happened while they were not watching, and
-fail forever at one object that is nested too deep for Python. In: the kinds and namespaces that kopf would watch. Out:
-calls of the sink, which is the controller.
+One reflector lists and watches one kind, in one namespace or in all. It starts again after every fault, with growing
+pauses, and each new list also reports what was deleted meanwhile. In: kinds and namespaces. Out: calls of the sink:
+watch_handlers.py.
 """
 
 import asyncio
 import logging
 import random
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 import aiohttp
 from hone_api.layout import MANAGED_BY_LABEL, MANAGER
-from kopf._cogs.clients import watching
 
 from hone_operator.kube.client import Api, ApiError
 from hone_operator.objects.resources import CHILDREN, OWNERS, WATCHED, Object, Resource
@@ -29,33 +27,27 @@ REFUSED, REFUSED_BEFORE = (401, 403, 404, 405), 2
 
 logger = logging.getLogger(__name__)
 
-_by_name = {(resource.api_version, resource.plural): resource for resource in WATCHED}
-
 
 class Sink(Protocol):
     """The receiver of all lists and watch events."""
 
-    def saw(self, resource: Resource, body: Object) -> None: ...
-    def gone(self, resource: Resource, body: Object) -> None: ...
-    def listed(self, resource: Resource, namespace: str, uids: set[str], version: int) -> None: ...
-    def unlisted(self, resource: Resource, namespace: str, why: str) -> None: ...
+    def on_upsert(self, resource: Resource, body: Object) -> None: ...
+    def on_delete(self, resource: Resource, body: Object) -> None: ...
+    def on_relist(self, resource: Resource, namespace: str, uids: set[str], version: int) -> None: ...
+    def on_relist_refused(self, resource: Resource, namespace: str, why: str) -> None: ...
 
 
-def feed(sink: Sink, api: Api) -> None:
-    """Replace kopf's watches: their events go to the sink, and none to kopf."""
+async def run_reflectors(sink: Sink, api: Api, namespaces: Iterable[str]) -> None:
+    """Watch all kinds, in these namespaces or (without any) in all. Ends only when cancelled, or by a bug."""
     # Children are listed after their owners: little is kept of children without an owner, or with a finished one.
     listed: dict[tuple[Resource, str], asyncio.Event] = defaultdict(asyncio.Event)
-
-    async def infinite_watch(*, resource: Any, namespace: str | None, **_: Any) -> AsyncIterator[Any]:
-        api_version = f"{resource.group}/{resource.version}" if resource.group else resource.version
-        stream = _Stream(sink, api, _by_name[api_version, resource.plural], namespace or "")
-        await stream.run(listed)
-        yield  # never reached; what makes this a generator
-
-    watching.infinite_watch = infinite_watch
+    async with asyncio.TaskGroup() as reflectors:
+        for namespace in list(namespaces) or [""]:
+            for resource in WATCHED:
+                reflectors.create_task(Reflector(sink, api, resource, namespace).run(listed))
 
 
-class _Stream:
+class Reflector:
     """The list and watch of one kind, in one namespace or ("") in all."""
 
     def __init__(self, sink: Sink, api: Api, resource: Resource, namespace: str) -> None:
@@ -84,7 +76,7 @@ class _Stream:
                     version = await self._watch(version)
             except ApiError as error:
                 if error.status in REFUSED and self._failures >= REFUSED_BEFORE:
-                    self._sink.unlisted(self._resource, self._namespace, str(error))
+                    self._sink.on_relist_refused(self._resource, self._namespace, str(error))
                     # A kind that can be listed but not watched is not observed, although each list succeeds.
                     self._unconfirmed = (set(), 0) if self._watches else None
                     listed[self._resource, self._namespace].set()  # what else is in the namespace does not wait for it
@@ -97,9 +89,9 @@ class _Stream:
         listing = self._api.items(self._resource, self._namespace, labelSelector=self._selector)
         async for body in listing:
             uids.add(body["metadata"]["uid"])
-            self._sink.saw(self._resource, body)
+            self._sink.on_upsert(self._resource, body)
         if self._unconfirmed is None:
-            self._sink.listed(self._resource, self._namespace, uids, int(listing.version))
+            self._sink.on_relist(self._resource, self._namespace, uids, int(listing.version))
         else:
             self._unconfirmed = uids, int(listing.version)
         return listing.version
@@ -108,7 +100,7 @@ class _Stream:
         """Report the last list, once the watch after it is no longer refused."""
         if self._unconfirmed is not None:
             (uids, version), self._unconfirmed = self._unconfirmed, None
-            self._sink.listed(self._resource, self._namespace, uids, version)
+            self._sink.on_relist(self._resource, self._namespace, uids, version)
 
     async def _watch(self, version: str) -> str:
         """Watch until the stream ends. Return the version from which to continue.
@@ -126,9 +118,9 @@ class _Stream:
                 self._confirm()
                 version = body["metadata"]["resourceVersion"]
                 if event["type"] == "DELETED":
-                    self._sink.gone(self._resource, body)
+                    self._sink.on_delete(self._resource, body)
                 elif event["type"] in ("ADDED", "MODIFIED"):
-                    self._sink.saw(self._resource, body)
+                    self._sink.on_upsert(self._resource, body)
         except (aiohttp.ClientError, TimeoutError) as error:
             why = repr(error)
         finally:

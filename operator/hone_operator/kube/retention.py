@@ -15,7 +15,7 @@ from hone_api.layout import COMPONENT_LABEL, FINETUNEJOB_LABEL, INFERENCESERVICE
 
 from hone_operator.kube.pod_cache_limit import Place, Room
 from hone_operator.objects import child_names, sizes
-from hone_operator.objects.owners import owner_key
+from hone_operator.objects.owners import find_owner_key
 from hone_operator.objects.resources import (
     AUTOSCALERS,
     BUDGETS,
@@ -28,9 +28,9 @@ from hone_operator.objects.resources import (
     Key,
     Object,
     Resource,
-    controller_of,
+    find_controller,
 )
-from hone_operator.objects.texts import cut
+from hone_operator.objects.texts import truncate_text
 
 # The field that marks a kept child as incomplete.
 PARTIAL = "partial"
@@ -56,12 +56,12 @@ logger = logging.getLogger(__name__)
 
 def is_complete(child: Object) -> bool:
     """Return whether a kept child is complete."""
-    return PARTIAL not in child and sizes.OVERSIZED not in child
+    return PARTIAL not in child and sizes.OVERSIZED_FIELD not in child
 
 
 def is_made(resource: Resource, child: Object) -> bool:
     """Return whether Hone creates children of this kind and name for the owner that this child names."""
-    owner = owner_key(resource, child)
+    owner = find_owner_key(resource, child)
     return owner is not None and (resource == PODS or child["metadata"]["name"] in _names(resource, owner))
 
 
@@ -72,8 +72,8 @@ def reduce(child: Object, *, with_status: bool = False) -> Object:
     labels = metadata.get("labels") or {}
     if own := {name: labels[name] for name in _LABELS if name in labels}:
         kept["labels"] = own
-    if controller := controller_of(child):
-        reference = {name: cut(str(controller.get(name, "")), _LONGEST_NAME) for name in _REFERENCE}
+    if controller := find_controller(child):
+        reference = {name: truncate_text(str(controller.get(name, "")), _LONGEST_NAME) for name in _REFERENCE}
         kept["ownerReferences"] = [reference | {"controller": True}]
     found: Object = {"apiVersion": child["apiVersion"], "kind": child["kind"], "metadata": kept, PARTIAL: True}
     found["spec"] = {}
@@ -81,7 +81,7 @@ def reduce(child: Object, *, with_status: bool = False) -> Object:
     if with_status and not sizes.is_larger(status, LARGEST_STATUS):
         found["status"] = status
     elif "phase" in status:
-        found["status"] = {"phase": cut(str(status["phase"]), _LONGEST_NAME)}
+        found["status"] = {"phase": truncate_text(str(status["phase"]), _LONGEST_NAME)}
     return found
 
 
@@ -103,11 +103,11 @@ class PodBudget:
 
     def admit(self, owner: Key | None, pod: Object) -> list[Place] | None:
         """Return the pods that have to be reduced for this one; None where this one has to be reduced."""
-        return self._full.take(place_of(pod), owner, sizes.measure(pod))
+        return self._full.take(place_of(pod), owner, sizes.measure_memory(pod))
 
     def admit_reduced(self, owner: Key | None, pod: Object) -> list[Place] | None:
         """Return the pods that have to be dropped for a reduced one; None where this one has to be dropped."""
-        return self._reduced.take(place_of(pod), owner, sizes.measure(pod))
+        return self._reduced.take(place_of(pod), owner, sizes.measure_memory(pod))
 
     def note(self, owner: Key | None, pod: Object, *, is_dropped: bool) -> None:
         """Note a pod for which there is no room."""

@@ -7,13 +7,13 @@ from typing import Any
 from pydantic_core import from_json
 
 # Deeper values become null. No valid object comes near this depth.
-DEEPEST = 200
+MAX_DEPTH = 200
 
 # An unterminated text counts as one that ends with the data: a new try at each quote would take quadratic time.
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[{]|[\]}]', re.DOTALL)
 
 
-def loads(data: bytes) -> Any:
+def load_bounded_json(data: bytes) -> Any:
     """Return parsed JSON as `json.loads` does, but cut off values that are nested too deep instead of raising.
 
     pydantic's parser takes a third of the time, and equal texts share memory. It is stricter: data that it refuses,
@@ -29,7 +29,7 @@ def _loads_leniently(data: bytes) -> Any:
     try:
         return json.loads(data)
     except RecursionError:
-        return json.loads(_cut(data))
+        return json.loads(_truncate_depth(data))
 
 
 def is_deeper(value: object, levels: int) -> bool:
@@ -47,16 +47,16 @@ def is_deeper(value: object, levels: int) -> bool:
     return any(isinstance(each, dict | list) for each in layer)
 
 
-def _cut(data: bytes) -> bytes:
+def _truncate_depth(data: bytes) -> bytes:
     kept, begin, depth = [], 0, 0
     for token in _TOKEN.finditer(data):
         match data[token.start()]:
             case 0x5B | 0x7B:
                 depth += 1
-                if depth == DEEPEST + 1:
+                if depth == MAX_DEPTH + 1:
                     kept += [data[begin : token.start()], b"null"]
             case 0x5D | 0x7D:
-                if depth == DEEPEST + 1:
+                if depth == MAX_DEPTH + 1:
                     begin = token.end()
                 depth -= 1
     return b"".join([*kept, data[begin:]])

@@ -15,7 +15,7 @@ from hone_operator.objects.quantity import exact_number
 from hone_operator.objects.resources import Object
 
 # Annotation of a child: the digest of the desired object from which it was made.
-APPLIED = "hone.dev/applied"
+APPLIED_ANNOTATION = "hone.dev/applied"
 
 # Fields whose values are quantities, which the API server stores in its own notation.
 _QUANTITIES = frozenset({"requests", "limits", "sizeLimit", "averageValue", "divisor"})
@@ -34,31 +34,33 @@ _ZERO_IS_NONE = frozenset(
 _ENCODER = json.JSONEncoder(sort_keys=True)  # json.dumps would create one each time
 
 
-def digest_of(value: Any) -> str:
+def compute_digest(value: Any) -> str:
     """Return a short digest of JSON data."""
     return hashlib.sha256(_ENCODER.encode(value).encode()).hexdigest()[:16]
 
 
-def stamp(desired: Object, *, digest: str | None = None) -> Object:
+def add_digest(desired: Object, *, digest: str | None = None) -> Object:
     """Return the desired object with its digest, or with the given one, as an annotation of its own metadata."""
     stamped = copy.copy(desired)
     metadata = copy.copy(desired["metadata"])
-    metadata["annotations"] = (metadata.get("annotations") or {}) | {APPLIED: digest or digest_of(desired)}
+    metadata["annotations"] = (metadata.get("annotations") or {}) | {
+        APPLIED_ANNOTATION: digest or compute_digest(desired)
+    }
     stamped["metadata"] = metadata
     return stamped
 
 
-def annotation_of(observed: Object | None, name: str) -> str | None:
+def get_annotation(observed: Object | None, name: str) -> str | None:
     """Return an annotation of an object."""
     return (((observed or {}).get("metadata") or {}).get("annotations") or {}).get(name)
 
 
-def is_current(observed: Object | None, stamped: Object) -> bool:
+def is_as_desired(observed: Object | None, stamped: Object) -> bool:
     """Return whether the child was made from this desired object, and nobody changed its fields."""
-    return observed is not None and contains(observed, stamped)
+    return observed is not None and contains_fields(observed, stamped)
 
 
-def contains(observed: Any, desired: Any, *, as_quantity: bool = False) -> bool:
+def contains_fields(observed: Any, desired: Any, *, as_quantity: bool = False) -> bool:
     """Return whether `observed` has every field of `desired`. It may have more: defaults, and fields of others."""
     if isinstance(desired, dict):
         return isinstance(observed, dict) and all(
@@ -78,7 +80,7 @@ def _has_items(observed: list[Any], desired: list[Any]) -> bool:
     """Return whether the items are there in this order: the order of init containers and variables matters."""
     place = 0
     for item in desired:
-        while place < len(observed) and not contains(observed[place], item):
+        while place < len(observed) and not contains_fields(observed[place], item):
             place += 1
     return place < len(observed) or not desired
 
@@ -91,7 +93,7 @@ def _has_field(observed: Object, name: str, value: Any, as_quantity: bool) -> bo
         return True
     if name in _WHOLE and isinstance(found, dict) and isinstance(value, dict) and set(found) != set(value):
         return False
-    return contains(found, value, as_quantity=as_quantity or name in _QUANTITIES)
+    return contains_fields(found, value, as_quantity=as_quantity or name in _QUANTITIES)
 
 
 def _is_same_amount(one: Any, other: Any) -> bool:

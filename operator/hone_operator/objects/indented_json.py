@@ -15,10 +15,10 @@ _INDENT = "  "
 
 def dump_indented(value: Any) -> str:
     """Return JSON data, whose maps have texts as keys, as `json.dumps(value, indent=2, ensure_ascii=False)` does."""
-    return _dump(value, "\n")
+    return _dump_value(value, "\n")
 
 
-def _dump(value: Any, newline: str) -> str:
+def _dump_value(value: Any, newline: str) -> str:
     """Return a value as JSON. `newline`: a line end, with the indentation of the line in which the value begins."""
     if isinstance(value, str):
         return quote(value)
@@ -26,6 +26,6 @@ def _dump(value: Any, newline: str) -> str:
         return _encode(value)
     inner = newline + _INDENT
     if isinstance(value, dict):
-        items = [f"{quote(name)}: {_dump(one, inner)}" for name, one in value.items()]
+        items = [f"{quote(name)}: {_dump_value(one, inner)}" for name, one in value.items()]
         return f"{{{inner}{f',{inner}'.join(items)}{newline}}}"
-    return f"[{inner}{f',{inner}'.join([_dump(one, inner) for one in value])}{newline}]"
+    return f"[{inner}{f',{inner}'.join([_dump_value(one, inner) for one in value])}{newline}]"

@@ -11,23 +11,23 @@ from hone_operator.objects.resources import (
     Key,
     Object,
     Resource,
-    controller_of,
+    find_controller,
 )
 
-_OWNER_LABELS = ((FINETUNEJOB_LABEL, FINETUNEJOBS, "Job"), (INFERENCESERVICE_LABEL, INFERENCESERVICES, "ReplicaSet"))
+OWNER_LABELS = ((FINETUNEJOB_LABEL, FINETUNEJOBS, "Job"), (INFERENCESERVICE_LABEL, INFERENCESERVICES, "ReplicaSet"))
 
 
-def owner_key(resource: Resource, child: Object) -> Key | None:
+def find_owner_key(resource: Resource, child: Object) -> Key | None:
     """Return the Hone object that owns a child; None without one. Labels on other kinds belong to users."""
     if resource not in CHILDREN:
         return None
     metadata = child["metadata"]
     namespace, labels = metadata.get("namespace", ""), metadata.get("labels") or {}
-    controller = controller_of(child) or {}
+    controller = find_controller(child) or {}
     for owner in OWNERS:
         if (controller.get("apiVersion"), controller.get("kind")) == (owner.api_version, owner.kind):
             return Key(owner, namespace, controller["name"])
-    for label, owner, maker in _OWNER_LABELS:
+    for label, owner, maker in OWNER_LABELS:
         if resource == PODS and controller and controller.get("kind") != maker:
             continue
         if name := labels.get(label):

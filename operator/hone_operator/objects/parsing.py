@@ -1,6 +1,7 @@
 """Parse an owner as its model.
 
-In: an object as the API server has it. Out: the model, or the first field that breaks the contract. Next: snapshots.py.
+In: an object as the API server has it. Out: the model, or the first field that breaks the contract. Next:
+snapshots/reader.py.
 """
 
 from typing import TypeVar
@@ -14,17 +15,19 @@ from hone_operator.objects.bounded_json import is_deeper
 from hone_operator.objects.resources import Object
 from hone_operator.objects.sizes import describe_oversize
 
-DEEPEST_SPEC = 50
+MAX_SPEC_DEPTH = 50
 
 Parsed = TypeVar("Parsed", FineTuneJob, InferenceService)
 
 
-def parse(model: type[Parsed], owner: Object) -> Parsed | HoneError:
+def parse_object(model: type[Parsed], owner: Object) -> Parsed | HoneError:
     """Return the object as its model, or an error that names the field and its value."""
     if oversize := describe_oversize(owner):
         return HoneError(INVALID_SPEC, oversize, remedy="Make it smaller.")
-    if is_deeper(owner.get("spec"), DEEPEST_SPEC):
-        return HoneError(INVALID_SPEC, f"spec: lists and maps are nested in each other more than {DEEPEST_SPEC} times")
+    if is_deeper(owner.get("spec"), MAX_SPEC_DEPTH):
+        return HoneError(
+            INVALID_SPEC, f"spec: lists and maps are nested in each other more than {MAX_SPEC_DEPTH} times"
+        )
     try:
         return model.model_validate({name: value for name, value in owner.items() if name != "status"})
     except ValidationError as error:

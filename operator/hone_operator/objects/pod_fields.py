@@ -9,32 +9,43 @@ from typing import Any
 
 from hone_operator.objects.resources import Object
 
-_ALL: Any = None
+_ALL_FIELDS: Any = None
 # Beginnings of labels and annotations that are read.
-_OWN = ("hone.dev/", "app.kubernetes.io/", "batch.kubernetes.io/", "pod-template-hash")
-_METADATA = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
-_REFERENCES = [dict.fromkeys(("apiVersion", "kind", "name", "uid", "controller"), _ALL)]
-_MOUNTS = [dict.fromkeys(("name", "mountPath", "subPath"), _ALL)]
-_CONTAINERS = [{"name": _ALL, "image": _ALL, "resources": _ALL, "volumeMounts": _MOUNTS}]
-_STATUSES = [dict.fromkeys(("name", "state", "lastState", "restartCount"), _ALL)]
-_REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+_OWN_FIELDS = ("hone.dev/", "app.kubernetes.io/", "batch.kubernetes.io/", "pod-template-hash")
+_METADATA_FIELDS = (
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+)
+_REFERENCE_FIELDS = [dict.fromkeys(("apiVersion", "kind", "name", "uid", "controller"), _ALL_FIELDS)]
+_MOUNT_FIELDS = [dict.fromkeys(("name", "mountPath", "subPath"), _ALL_FIELDS)]
+_CONTAINER_FIELDS = [
+    {"name": _ALL_FIELDS, "image": _ALL_FIELDS, "resources": _ALL_FIELDS, "volumeMounts": _MOUNT_FIELDS}
+]
+_STATUS_FIELDS = [dict.fromkeys(("name", "state", "lastState", "restartCount"), _ALL_FIELDS)]
+_REQUIREMENT_FIELDS = "requiredDuringSchedulingIgnoredDuringExecution"
 # A map names the kept fields, a list describes its items, and a tuple has the beginnings of kept keys.
-_KEPT: dict[str, Any] = {
-    "apiVersion": _ALL,
-    "kind": _ALL,
-    "metadata": dict.fromkeys(_METADATA, _ALL) | {"labels": _OWN, "annotations": _OWN, "ownerReferences": _REFERENCES},
+_KEPT_FIELDS: dict[str, Any] = {
+    "apiVersion": _ALL_FIELDS,
+    "kind": _ALL_FIELDS,
+    "metadata": dict.fromkeys(_METADATA_FIELDS, _ALL_FIELDS)
+    | {"labels": _OWN_FIELDS, "annotations": _OWN_FIELDS, "ownerReferences": _REFERENCE_FIELDS},
     "spec": {
-        **dict.fromkeys(("nodeName", "schedulerName", "schedulingGates", "activeDeadlineSeconds"), _ALL),
-        **dict.fromkeys(("nodeSelector", "tolerations"), _ALL),
-        "affinity": {"nodeAffinity": {_REQUIRED: _ALL}},
-        "containers": _CONTAINERS,
-        "initContainers": _CONTAINERS,
-        "volumes": [{"name": _ALL, "persistentVolumeClaim": _ALL}],
+        **dict.fromkeys(("nodeName", "schedulerName", "schedulingGates", "activeDeadlineSeconds"), _ALL_FIELDS),
+        **dict.fromkeys(("nodeSelector", "tolerations"), _ALL_FIELDS),
+        "affinity": {"nodeAffinity": {_REQUIREMENT_FIELDS: _ALL_FIELDS}},
+        "containers": _CONTAINER_FIELDS,
+        "initContainers": _CONTAINER_FIELDS,
+        "volumes": [{"name": _ALL_FIELDS, "persistentVolumeClaim": _ALL_FIELDS}],
     },
     "status": {
-        **dict.fromkeys(("phase", "reason", "message", "podIP", "nominatedNodeName", "conditions"), _ALL),
-        "containerStatuses": _STATUSES,
-        "initContainerStatuses": _STATUSES,
+        **dict.fromkeys(("phase", "reason", "message", "podIP", "nominatedNodeName", "conditions"), _ALL_FIELDS),
+        "containerStatuses": _STATUS_FIELDS,
+        "initContainerStatuses": _STATUS_FIELDS,
     },
 }
 
@@ -42,14 +53,16 @@ _KEPT: dict[str, Any] = {
 def select_fields(pod: Object) -> Object:
     """Return the kept fields of a pod. Other top-level fields, such as Hone's own marks, stay."""
     found: Object = {name: value for name, value in pod.items() if name not in ("metadata", "spec", "status")}
-    return found | {name: _select(pod[name], _KEPT[name]) for name in ("metadata", "spec", "status") if name in pod}
+    return found | {
+        name: _select_value(pod[name], _KEPT_FIELDS[name]) for name in ("metadata", "spec", "status") if name in pod
+    }
 
 
-def _select(value: Any, kept: Any) -> Any:
+def _select_value(value: Any, kept: Any) -> Any:
     if isinstance(kept, dict) and isinstance(value, dict):
-        return {name: _select(value[name], part) for name, part in kept.items() if name in value}
+        return {name: _select_value(value[name], part) for name, part in kept.items() if name in value}
     if isinstance(kept, list) and isinstance(value, list):
-        return [_select(item, kept[0]) for item in value]
+        return [_select_value(item, kept[0]) for item in value]
     if isinstance(kept, tuple) and isinstance(value, dict):
         return {name: text for name, text in value.items() if name.startswith(kept)}
     return value

@@ -2,22 +2,22 @@
 
 from hone_api.quantities import exact_number
 
-__all__ = ["amount_of", "exact_number", "number", "quantity_of", "words_of"]
+__all__ = ["exact_number", "format_amount", "format_quantity", "format_resource_amount", "parse_number"]
 
 
-def number(quantity: str | int | float) -> float:
+def parse_number(quantity: str | int | float) -> float:
     """Return a quantity as a number: 0.5 for "500m", 1024 for "1Ki". Raises InvalidOperation as `exact_number` does."""
     return float(exact_number(quantity))
 
 
-def amount_of(resource: str, quantity: float) -> str:
+def format_amount(resource: str, quantity: float) -> str:
     """Return an amount for a message, such as `8`, `0.5` and `62.5 GiB`."""
     if resource in ("memory", "ephemeral-storage"):
         return f"{quantity / 2**30:.4g} GiB"
     return f"{quantity:.10g}"
 
 
-def quantity_of(resource: str, quantity: float) -> str:
+def format_quantity(resource: str, quantity: float) -> str:
     """Return a quantity for a manifest, rounded down, such as `8`, `0.5` and `62Gi`."""
     if resource not in ("memory", "ephemeral-storage"):
         return f"{quantity:.10g}"
@@ -27,6 +27,6 @@ def quantity_of(resource: str, quantity: float) -> str:
     return f"{int(quantity // unit)}{name}"
 
 
-def words_of(resource: str, quantity: float) -> str:
+def format_resource_amount(resource: str, quantity: float) -> str:
     """Return an amount with its resource, such as `8 amd.com/gpu`, `0.5 cpu` and `62.5 GiB memory`."""
-    return f"{amount_of(resource, quantity)} {resource}"
+    return f"{format_amount(resource, quantity)} {resource}"

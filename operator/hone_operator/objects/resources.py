@@ -45,7 +45,7 @@ CHILDREN = (JOBS, DEPLOYMENTS, PODS, SERVICES, CONFIGMAPS, CLAIMS, BUDGETS, AUTO
 WATCHED = (*OWNERS, *CHILDREN)
 
 # The stages of a FineTuneJob that has its result.
-TERMINAL = ("Succeeded", "Failed")
+TERMINAL_STAGES = ("Succeeded", "Failed")
 
 
 @dataclass(frozen=True)
@@ -62,33 +62,33 @@ class Key:
 
 def is_terminal(owner: Object) -> bool:
     """Return whether a FineTuneJob has its result, which never changes."""
-    return (owner.get("status") or {}).get("stage") in TERMINAL
+    return (owner.get("status") or {}).get("stage") in TERMINAL_STAGES
 
 
-def is_observed(owner: Object) -> bool:
+def has_observed_status(owner: Object) -> bool:
     """Return whether a pass has written the status: before that it is the default of the CustomResourceDefinition."""
     return int((owner.get("status") or {}).get("observedGeneration") or -1) >= 0
 
 
 def is_controlled_by(child: Object, owner: Object) -> bool:
     """Return whether the child's controller is exactly this owner."""
-    reference = controller_of(child)
+    reference = find_controller(child)
     return reference is not None and reference["uid"] == owner["metadata"]["uid"]
 
 
-def controller_of(child: Object) -> Object | None:
+def find_controller(child: Object) -> Object | None:
     """Return the owner reference with `controller: true`; None without one."""
     references = child["metadata"].get("ownerReferences") or []
     return next((reference for reference in references if reference.get("controller")), None)
 
 
-def merge_patch(old: Object, new: Object) -> Object:
+def build_merge_patch(old: Object, new: Object) -> Object:
     """Return the JSON merge patch (RFC 7386) that turns `old` into `new`."""
     patch: Object = {name: None for name in old if name not in new}
     for name, value in new.items():
         before = old.get(name)
         if isinstance(before, dict) and isinstance(value, dict):
-            if changes := merge_patch(before, value):
+            if changes := build_merge_patch(before, value):
                 patch[name] = changes
         elif before != value:
             patch[name] = value

@@ -1,8 +1,8 @@
 """Keep objects that are too large out of the operator's memory.
 
 An object in etcd has at most 1.5 MiB. As Python's dicts and lists it can take twenty times as much, and one process
-works for all users of a cluster. Of an object that needs more than LARGEST_BYTES, cache.py keeps only its metadata, its
-status if that is small, and its size; parsing.py refuses it with that size.
+works for all users of a cluster. Of an object that needs more than MAX_OBJECT_BYTES, cache.py keeps only its metadata,
+its status if that is small, and its size; parsing.py refuses it with that size.
 """
 
 import json
@@ -12,72 +12,74 @@ import sys
 from itertools import islice
 from typing import Any
 
-from hone_operator.objects.resources import Object, controller_of
-from hone_operator.objects.texts import cut_all
+from hone_operator.objects.resources import Object, find_controller
+from hone_operator.objects.texts import truncate_all_texts
 
 # Memory of one object. An InferenceService with 200 adapters takes a third of it.
-LARGEST_BYTES = 1 << 20
+MAX_OBJECT_BYTES = 1 << 20
 # The field of an object that was too large, with the size of its JSON in bytes.
-OVERSIZED = "oversized"
-_CONTAINER, _VALUE = 120, 60
+OVERSIZED_FIELD = "oversized"
+_CONTAINER_BYTES, _VALUE_BYTES = 120, 60
 # The most bytes of memory per byte of marshal's format, which is quick to write. A list of nulls has this ratio.
-MOST_PER_BYTE = 68
-_METADATA = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
-_LABELS, _MOST_LABELS = ("hone.dev/", "app.kubernetes.io/"), 16
-_EMPTY_TEXT = sys.getsizeof("")
+MAX_MEMORY_PER_ENCODED_BYTE = 68
+_KEPT_METADATA = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
+_KEPT_LABEL_PREFIXES, _MAX_LABELS = ("hone.dev/", "app.kubernetes.io/"), 16
+_EMPTY_TEXT_BYTES = sys.getsizeof("")
 
 
-def bound(body: Object) -> Object:
+def drop_oversized(body: Object) -> Object:
     """Return the object, or the kept part of an object that is too large."""
-    if len(marshal.dumps(body, 2)) * MOST_PER_BYTE <= LARGEST_BYTES or not is_larger(body, LARGEST_BYTES):
+    if len(marshal.dumps(body, 2)) * MAX_MEMORY_PER_ENCODED_BYTE <= MAX_OBJECT_BYTES or not is_larger(
+        body, MAX_OBJECT_BYTES
+    ):
         return body
     metadata = body["metadata"]
-    kept = {name: metadata[name] for name in _METADATA if name in metadata}
+    kept = {name: metadata[name] for name in _KEPT_METADATA if name in metadata}
     labels = metadata.get("labels") or {}
-    own = ((name, value) for name, value in labels.items() if name.startswith(_LABELS))
-    kept["labels"] = dict(islice(own, _MOST_LABELS))
-    if controller := controller_of(body):
+    own = ((name, value) for name, value in labels.items() if name.startswith(_KEPT_LABEL_PREFIXES))
+    kept["labels"] = dict(islice(own, _MAX_LABELS))
+    if controller := find_controller(body):
         kept["ownerReferences"] = [controller]
-    cut_all(kept)
+    truncate_all_texts(kept)
     found: Object = {"apiVersion": body["apiVersion"], "kind": body["kind"], "metadata": kept, "spec": {}}
     status = body.get("status")
     if status is not None:
-        found["status"] = {} if is_larger(status, LARGEST_BYTES // 2) else status
-    found[OVERSIZED] = len(json.dumps(body, separators=(",", ":")))
+        found["status"] = {} if is_larger(status, MAX_OBJECT_BYTES // 2) else status
+    found[OVERSIZED_FIELD] = len(json.dumps(body, separators=(",", ":")))
     return found
 
 
 def describe_oversize(body: Object) -> str | None:
     """Return a message about an object that was too large to keep; None for any other."""
-    if OVERSIZED not in body:
+    if OVERSIZED_FIELD not in body:
         return None
-    limit = f"{LARGEST_BYTES >> 20} MiB of the operator's memory"
-    return f"the object has {body[OVERSIZED]} bytes, and takes more than {limit}"
+    limit = f"{MAX_OBJECT_BYTES >> 20} MiB of the operator's memory"
+    return f"the object has {body[OVERSIZED_FIELD]} bytes, and takes more than {limit}"
 
 
 def is_larger(value: Any, limit: int) -> bool:
     """Return whether a parsed value takes more than `limit` bytes, by a rough count that ends early."""
-    return measure(value, limit) > limit
+    return measure_memory(value, limit) > limit
 
 
-def measure(value: Any, enough: float = math.inf) -> int:
+def measure_memory(value: Any, enough: float = math.inf) -> int:
     """Return roughly how many bytes of memory a parsed value takes. The count ends at `enough`."""
     found, waiting = 0, [value]
     while waiting and found <= enough:
         match waiting.pop():
             case dict() as fields:
-                found += _CONTAINER + sum(_VALUE + _text(name) for name in fields)
+                found += _CONTAINER_BYTES + sum(_VALUE_BYTES + _measure_text(name) for name in fields)
                 waiting += fields.values()
             case list() as items:
-                found += _CONTAINER + 8 * len(items)
+                found += _CONTAINER_BYTES + 8 * len(items)
                 waiting += items
             case str() as text:
-                found += _VALUE + _text(text)
+                found += _VALUE_BYTES + _measure_text(text)
             case _:
-                found += _VALUE
+                found += _VALUE_BYTES
     return found
 
 
-def _text(text: str) -> int:
+def _measure_text(text: str) -> int:
     """Return the bytes of a text's characters. One character outside ASCII makes all of them take up to four bytes."""
-    return sys.getsizeof(text) - _EMPTY_TEXT
+    return sys.getsizeof(text) - _EMPTY_TEXT_BYTES

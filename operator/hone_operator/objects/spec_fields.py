@@ -15,16 +15,16 @@ from hone_api.common import ApiModel
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from hone_operator.objects.drift import annotation_of, digest_of
+from hone_operator.objects.drift import compute_digest, get_annotation
 from hone_operator.objects.resources import Object
 
 # Annotation of a child with pods: the record of the fields from which the pods were made.
-FIELDS = "hone.dev/made-from-fields"
+FIELDS_ANNOTATION = "hone.dev/made-from-fields"
 
 _Scalar = str | int | float | bool | None
 _SCALARS = (str, int, float, bool, type(None))
 # Digests of values, by the path of the field.
-Fields = dict[str, str]
+FieldDigests = dict[str, str]
 
 
 class _Field(NamedTuple):
@@ -34,25 +34,27 @@ class _Field(NamedTuple):
     is_set: bool
 
 
-def record_fields(spec: ApiModel, names: Iterable[str]) -> Fields:
+def record_fields(spec: ApiModel, names: Iterable[str]) -> FieldDigests:
     """Return the digests of all values that the object sets in these fields of its spec."""
-    return {field.path: _digest_of(field.value) for field in _walk(spec, set(), set(names)) if field.is_set}
+    return {
+        field.path: _compute_digest(field.value) for field in _list_set_fields(spec, set(), set(names)) if field.is_set
+    }
 
 
-def read_record(observed: Object) -> Fields | None:
+def read_field_record(observed: Object) -> FieldDigests | None:
     """Return a child's record of fields; None where it has none."""
     try:
-        found = json.loads(annotation_of(observed, FIELDS) or "")
+        found = json.loads(get_annotation(observed, FIELDS_ANNOTATION) or "")
     except ValueError:
         return None
     return found if isinstance(found, dict) else None
 
 
-def are_changed(recorded: Fields, spec: ApiModel, names: Iterable[str]) -> bool:
+def have_fields_changed(recorded: FieldDigests, spec: ApiModel, names: Iterable[str]) -> bool:
     """Return whether the value of one of these fields differs from the record."""
-    for field in _walk(spec, _with_parents(recorded), set(names)):
-        default = _digest_of(field.default)
-        if recorded.get(field.path, default) != (_digest_of(field.value) if field.is_set else default):
+    for field in _list_set_fields(spec, _with_parents(recorded), set(names)):
+        default = _compute_digest(field.default)
+        if recorded.get(field.path, default) != (_compute_digest(field.value) if field.is_set else default):
             return True
     return False
 
@@ -67,7 +69,7 @@ def _with_parents(paths: Iterable[str]) -> set[str]:
     return found
 
 
-def _walk(model: BaseModel, recorded: set[str], names: set[str]) -> list[_Field]:
+def _list_set_fields(model: BaseModel, recorded: set[str], names: set[str]) -> list[_Field]:
     """Return the fields that are set now, or were set in the record: all others have their defaults."""
     found: list[_Field] = []
     _add_fields(found, model, recorded, names, "")
@@ -102,22 +104,22 @@ def _add_value(found: list[_Field], path: str, value: Any, info: FieldInfo, is_s
         found.append(_Field(path, value, default, is_set))
 
 
-def _digest_of(value: Any) -> str:
-    return _digest_of_scalar(value) if isinstance(value, _SCALARS) else digest_of(_plain(value))
+def _compute_digest(value: Any) -> str:
+    return _compute_scalar_digest(value) if isinstance(value, _SCALARS) else compute_digest(_to_json_data(value))
 
 
 @lru_cache(1024, typed=True)
-def _digest_of_scalar(value: _Scalar) -> str:
+def _compute_scalar_digest(value: _Scalar) -> str:
     """Return the digest of a scalar, from a cache: most fields have few different values."""
-    return digest_of(value)
+    return compute_digest(value)
 
 
-def _plain(value: Any) -> Any:
+def _to_json_data(value: Any) -> Any:
     """Return a value as JSON data; 0 for an empty list, as for a list of models without items."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
+        return {name: _to_json_data(one) for name, one in value.items()}
     if isinstance(value, list):
-        return [_plain(one) for one in value] or 0
+        return [_to_json_data(one) for one in value] or 0
     return value

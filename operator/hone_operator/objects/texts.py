@@ -7,33 +7,33 @@ megabytes would delay the passes of all objects, and the API server would refuse
 from typing import Any
 
 # Bytes of a text that another program wrote. The kubelet cuts a container's termination message at the same size.
-LONGEST_FOREIGN = 4096
+MAX_FOREIGN_TEXT_BYTES = 4096
 # Bytes of a condition's message. The API server accepts as many characters.
-LONGEST_CONDITION = 32768
+MAX_CONDITION_BYTES = 32768
 # Bytes that the API server accepts in an Event's message.
-LONGEST_EVENT = 1024
+MAX_EVENT_BYTES = 1024
 
-_CUT = "…"
+_ELLIPSIS = "…"
 
 
-def cut(text: str, longest: int = LONGEST_FOREIGN) -> str:
-    """Return the text in at most `longest` bytes of UTF-8, with an ellipsis in place of its end if it was longer."""
-    if len(text) * 4 <= longest:
+def truncate_text(text: str, max_bytes: int = MAX_FOREIGN_TEXT_BYTES) -> str:
+    """Return the text in at most `max_bytes` bytes of UTF-8, with an ellipsis in place of its end if it was longer."""
+    if len(text) * 4 <= max_bytes:
         return text
-    data = text[: longest + 1].encode("utf-8", "replace")
-    if len(data) <= longest:
+    data = text[: max_bytes + 1].encode("utf-8", "replace")
+    if len(data) <= max_bytes:
         return text
-    return data[: longest - len(_CUT.encode())].decode("utf-8", "ignore") + _CUT
+    return data[: max_bytes - len(_ELLIPSIS.encode())].decode("utf-8", "ignore") + _ELLIPSIS
 
 
-def cut_all(value: Any, longest: int = LONGEST_FOREIGN) -> None:
+def truncate_all_texts(value: Any, max_bytes: int = MAX_FOREIGN_TEXT_BYTES) -> None:
     """Cut every text in parsed JSON, in place. Names of fields stay as they are."""
     waiting = [value]
     while waiting:
         found = waiting.pop()
         for at, inner in list(found.items() if isinstance(found, dict) else enumerate(found)):
             if isinstance(inner, str):
-                if len(inner) * 4 > longest:
-                    found[at] = cut(inner, longest)
+                if len(inner) * 4 > max_bytes:
+                    found[at] = truncate_text(inner, max_bytes)
             elif isinstance(inner, dict | list):
                 waiting.append(inner)

@@ -8,11 +8,11 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from hone_operator.observability.metrics import Metrics
 
-# One pass makes several requests, and each of them may take up to its time limit.
+# One pass makes several requests, and each of them can last until its time limit.
 STUCK_SECONDS = 300.0
 
 
-def why_stuck(longest_pass: float, longest_wait: float, since_last_finished: float) -> str | None:
+def explain_stuck(longest_pass: float, longest_wait: float, since_last_finished: float) -> str | None:
     """Return why passes don't end, from three durations in seconds; None when they do, or nothing waits."""
     if longest_pass > STUCK_SECONDS:
         return f"a pass over one object has lasted {longest_pass:.0f} s"
@@ -23,7 +23,7 @@ def why_stuck(longest_pass: float, longest_wait: float, since_last_finished: flo
     return None
 
 
-async def serve(
+async def serve_status(
     address: str,
     metrics: Metrics,
     sick: Callable[[], str | None],
@@ -46,7 +46,7 @@ async def serve(
             case "/readyz":
                 return probe(unready(), remark())
             case "/metrics":
-                return Answer(200, CONTENT_TYPE_LATEST, metrics.exposition())
+                return Answer(200, CONTENT_TYPE_LATEST, metrics.render_exposition())
         return Answer(404, body=b"there are /healthz, /readyz and /metrics\n")
 
     server = LoopServer(answer)

@@ -12,10 +12,10 @@ from hone_operator.objects.resources import Key
 
 FORMATS = ("text", "json")
 
-_pass: ContextVar[tuple[Key, str] | None] = ContextVar("pass", default=None)
+_reconcile: ContextVar[tuple[Key, str] | None] = ContextVar("pass", default=None)
 
 
-def set_up(level: str, format_: str) -> None:
+def set_up_logging(level: str, format_: str) -> None:
     """Set up logging to standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if format_ == "json" else TextFormatter())
@@ -25,13 +25,13 @@ def set_up(level: str, format_: str) -> None:
 
 
 @contextmanager
-def passing(key: Key) -> Iterator[None]:
+def reconcile_context(key: Key) -> Iterator[None]:
     """Mark all lines that are logged within as lines about this object, and of one pass."""
-    token = _pass.set((key, str(uuid.uuid4())))
+    token = _reconcile.set((key, str(uuid.uuid4())))
     try:
         yield
     finally:
-        _pass.reset(token)
+        _reconcile.reset(token)
 
 
 class TextFormatter(logging.Formatter):
@@ -41,7 +41,7 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(about)s%(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        about = _pass.get()
+        about = _reconcile.get()
         reason = getattr(record, "reason", None)
         record.about = (f"{about[0]}: " if about else "") + (f"{reason}: " if reason else "")
         return super().format(record)
@@ -57,7 +57,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if about := _pass.get():
+        if about := _reconcile.get():
             key, pass_id = about
             line["object"] = {"kind": key.resource.kind, "namespace": key.namespace, "name": key.name}
             line["reconcileID"] = pass_id

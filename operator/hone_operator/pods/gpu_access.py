@@ -20,12 +20,12 @@ class GpuAccess:
     groups: tuple[int, ...] = ()
     are_required: bool = True
 
-    def environment(self, resources: ComputeResources, gpus: int) -> dict[str, str]:
+    def build_environment(self, resources: ComputeResources, gpus: int) -> dict[str, str]:
         """Return the variables of a container that requests this number of GPUs."""
         if not gpus or not self.are_required:
             return {}
         return {REQUIRED: str(gpus), RESOURCE: resources.gpu_resource}
 
-    def groups_for(self, gpus: int) -> tuple[int, ...]:
+    def get_groups(self, gpus: int) -> tuple[int, ...]:
         """Return the further groups of a pod that requests this number of GPUs."""
         return self.groups if gpus else ()

@@ -16,7 +16,7 @@ from hone_operator.objects.resources import Object
 
 # From the strictest to the level that allows everything.
 RESTRICTED, BASELINE, PRIVILEGED = LEVELS = ("restricted", "baseline", "privileged")
-VALUE = "runtime.podSecurityLevel"
+CHART_VALUE = "runtime.podSecurityLevel"
 
 _RESTRICTED_VOLUMES = frozenset(
     {
@@ -68,14 +68,14 @@ def find_relaxations(options: PodOptions) -> list[Relaxation]:
     found: list[Relaxation] = []
     if options.host_network:
         found.append(Relaxation("spec.pod.hostNetwork", "true", PRIVILEGED))
-    found += _of_context("spec.pod.securityContext", options.security_context or {})
-    found += _of_context("spec.pod.containerSecurityContext", options.container_security_context or {})
+    found += _find_in_context("spec.pod.securityContext", options.security_context or {})
+    found += _find_in_context("spec.pod.containerSecurityContext", options.container_security_context or {})
     for index, volume in enumerate(options.volumes):
-        found += _of_volume(f"spec.pod.volumes[{index}]", volume)
+        found += _find_in_volume(f"spec.pod.volumes[{index}]", volume)
     for index, container in enumerate(options.init_containers):
         path = f"spec.pod.initContainers[{index}]"
-        found += _of_context(f"{path}.securityContext", container.get("securityContext") or {})
-        found += _of_container(path, container)
+        found += _find_in_context(f"{path}.securityContext", container.get("securityContext") or {})
+        found += _find_in_container(path, container)
     for name, value in options.annotations.items():
         is_profile = value in ("", "runtime/default") or value.startswith("localhost/")
         if name.startswith(_APPARMOR_ANNOTATION) and not is_profile:
@@ -89,13 +89,13 @@ def explain_relaxations(options: PodOptions, allowed: str) -> HoneError | None:
     if not found:
         return None
     needed = max((one.level for one in found), key=LEVELS.index)
-    message = f"{'; '.join(map(str, found))}; pods of Hone may have level {allowed} (the chart's value {VALUE})"
+    message = f"{'; '.join(map(str, found))}; pods of Hone may have level {allowed} (the chart's value {CHART_VALUE})"
     fields = ", ".join(one.field for one in found)
-    remedy = f"Remove {fields}, or let whoever runs Hone set {VALUE}: {needed}."
+    remedy = f"Remove {fields}, or let whoever runs Hone set {CHART_VALUE}: {needed}."
     return HoneError(INVALID_SPEC, message, remedy=remedy)
 
 
-def _of_context(path: str, context: Object) -> Iterator[Relaxation]:
+def _find_in_context(path: str, context: Object) -> Iterator[Relaxation]:
     """Yield the relaxations in a securityContext of a pod or a container."""
     if context.get("privileged"):
         yield Relaxation(f"{path}.privileged", "true", PRIVILEGED)
@@ -105,7 +105,7 @@ def _of_context(path: str, context: Object) -> Iterator[Relaxation]:
         yield Relaxation(f"{path}.runAsNonRoot", "false", BASELINE)
     if context.get("runAsUser") == 0:
         yield Relaxation(f"{path}.runAsUser", "0", BASELINE)
-    yield from _of_capabilities(f"{path}.capabilities", context.get("capabilities"))
+    yield from _find_in_capabilities(f"{path}.capabilities", context.get("capabilities"))
     for profile in ("seccompProfile", "appArmorProfile"):
         if (context.get(profile) or {}).get("type") == "Unconfined":
             yield Relaxation(f"{path}.{profile}.type", "Unconfined", PRIVILEGED)
@@ -118,7 +118,7 @@ def _of_context(path: str, context: Object) -> Iterator[Relaxation]:
             yield Relaxation(f"{path}.sysctls[{index}].name", sysctl["name"], PRIVILEGED)
 
 
-def _of_capabilities(path: str, capabilities: Object | None) -> Iterator[Relaxation]:
+def _find_in_capabilities(path: str, capabilities: Object | None) -> Iterator[Relaxation]:
     if capabilities is None:
         return
     for name in dict.fromkeys(capabilities.get("add") or []):
@@ -128,12 +128,12 @@ def _of_capabilities(path: str, capabilities: Object | None) -> Iterator[Relaxat
         yield Relaxation(f"{path}.drop", f"[{', '.join(capabilities['drop'] or [])}] without ALL", BASELINE)
 
 
-def _of_volume(path: str, volume: Object) -> Iterator[Relaxation]:
+def _find_in_volume(path: str, volume: Object) -> Iterator[Relaxation]:
     for source in sorted(volume.keys() - {"name"} - _RESTRICTED_VOLUMES):
         yield Relaxation(f"{path}.{source}", "set", PRIVILEGED if source == "hostPath" else BASELINE)
 
 
-def _of_container(path: str, container: Object) -> Iterator[Relaxation]:
+def _find_in_container(path: str, container: Object) -> Iterator[Relaxation]:
     """Yield the relaxations of a user's init container or sidecar outside its securityContext."""
     for index, port in enumerate(container.get("ports") or []):
         if number := port.get("hostPort"):

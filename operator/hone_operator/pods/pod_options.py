@@ -12,15 +12,15 @@ from hone_api.pods.pod_options import PodOptions
 from hone_operator.objects.resources import Object
 
 # User and group id of the images' unprivileged user.
-USER = 65532
+USER_ID = 65532
 
 # The settings that the level `restricted` requires of every container.
 _RESTRICTED: Object = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
-def pod_security(options: PodOptions, groups: Sequence[int] = ()) -> Object:
+def build_pod_security(options: PodOptions, groups: Sequence[int] = ()) -> Object:
     """Return the pod's securityContext. `groups`: the installation's, in addition to the user's supplementalGroups."""
-    identity: Object = {"runAsUser": USER, "runAsGroup": USER, "fsGroup": USER}
+    identity: Object = {"runAsUser": USER_ID, "runAsGroup": USER_ID, "fsGroup": USER_ID}
     found: Object = {
         "runAsNonRoot": True,
         **(identity if options.user_and_group == "Hone" else {}),
@@ -31,7 +31,7 @@ def pod_security(options: PodOptions, groups: Sequence[int] = ()) -> Object:
     return found | (options.security_context or {})
 
 
-def working_container(container: Object, mounts: list[Object], security: Object, options: PodOptions) -> Object:
+def build_working_container(container: Object, mounts: list[Object], security: Object, options: PodOptions) -> Object:
     """Return the container of the trainer or the engine, with the user's mounts, variables and security."""
     found = container | {
         "volumeMounts": [*mounts, *options.volume_mounts],
@@ -44,7 +44,7 @@ def working_container(container: Object, mounts: list[Object], security: Object,
     return found
 
 
-def init_containers(options: PodOptions) -> list[Object]:
+def build_init_containers(options: PodOptions) -> list[Object]:
     """Return the user's init containers and sidecars, at the level `restricted` except for their own settings."""
     return [
         one | {"securityContext": merge_security(_RESTRICTED, one.get("securityContext") or {})}
@@ -63,28 +63,30 @@ def merge_security(ours: Object, theirs: Object) -> Object:
     return merged
 
 
-def spread(options: PodOptions, selector: dict[str, str]) -> list[Object]:
+def build_spread_constraints(options: PodOptions, selector: dict[str, str]) -> list[Object]:
     """Return the user's topologySpreadConstraints, with a labelSelector: without one a constraint has no effect."""
     own: Object = {"labelSelector": {"matchLabels": selector}}
     return [own | constraint for constraint in options.topology_spread_constraints]
 
 
-def with_source(volume: Object) -> Object:
+def add_volume_source(volume: Object) -> Object:
     """Return the volume with the default source of Kubernetes where it has none, so that Hone owns that field."""
     return volume if volume.keys() - {"name"} else volume | {"emptyDir": {}}
 
 
-def with_pull_policies(pod: Object) -> Object:
+def add_pull_policies(pod: Object) -> Object:
     """Return the pod with the default imagePullPolicy for each container's image.
 
     Kubernetes sets the default only once, so a container with a changed image would keep the policy of the first image.
     """
     lists = {name: pod[name] for name in ("initContainers", "containers") if pod.get(name)}
-    found: Object = pod | {name: [_pull_policy(each) | each for each in some] for name, some in lists.items()}
+    found: Object = pod | {
+        name: [_get_default_pull_policy(each) | each for each in some] for name, some in lists.items()
+    }
     return found
 
 
-def _pull_policy(container: Object) -> Object:
+def _get_default_pull_policy(container: Object) -> Object:
     """Return the default: https://kubernetes.io/docs/concepts/containers/images/#imagepullpolicy-defaulting"""
     image = container.get("image")
     if not image:

@@ -43,7 +43,7 @@ class Images:
     gpu_access: GpuAccess = field(default_factory=GpuAccess)
     level: str = pod_levels.RESTRICTED
 
-    def of(self, engine: str) -> str | None:
+    def get_engine_image(self, engine: str) -> str | None:
         return self.runtime if engine == "embedded" else self.engines.get(engine)
 
 
@@ -54,7 +54,7 @@ class Volumes:
     volumes: list[Object] = field(default_factory=list)
     mounts: list[Object] = field(default_factory=list)
 
-    def claim(self, claim: str, path: str, *, sub_path: str | None = None, read_only: bool = False) -> None:
+    def add_claim(self, claim: str, path: str, *, sub_path: str | None = None, read_only: bool = False) -> None:
         """Mount a claim, or a folder on it, at `path`. A second mount at the same path is left out."""
         if any(mount["mountPath"] == path for mount in self.mounts):
             return
@@ -62,24 +62,29 @@ class Volumes:
         volume = f"claim-{hashlib.sha256(claim.encode()).hexdigest()[:10]}"
         if volume not in [known["name"] for known in self.volumes]:
             self.volumes.append({"name": volume, "persistentVolumeClaim": {"claimName": claim}})
-        self._mount(volume, path, sub_path, read_only)
+        self._add_mount(volume, path, sub_path, read_only)
 
-    def config_map(self, volume: str, config_map: str, path: str) -> None:
+    def add_config_map(self, volume: str, config_map: str, path: str) -> None:
         self.volumes.append({"name": volume, "configMap": {"name": config_map}})
-        self._mount(volume, path, None, True)
+        self._add_mount(volume, path, None, True)
 
-    def empty_dir(self, volume: str, path: str, **options: str) -> None:
+    def add_empty_dir(self, volume: str, path: str, **options: str) -> None:
         self.volumes.append({"name": volume, "emptyDir": dict(options)})
-        self._mount(volume, path, None, False)
+        self._add_mount(volume, path, None, False)
 
-    def secret(self, volume: str, name: str, key: str, file: str) -> None:
+    def add_secret(self, volume: str, name: str, key: str, file: str) -> None:
         """Mount one key of a Secret as a file, which the kubelet updates with the Secret."""
         folder, _, base = file.rpartition("/")
         items = [{"key": key, "path": base}]
         self.volumes.append({"name": volume, "secret": {"secretName": name, "items": items, "defaultMode": 0o440}})
-        self._mount(volume, folder, None, True)
+        self._add_mount(volume, folder, None, True)
 
-    def _mount(self, volume: str, path: str, sub_path: str | None, read_only: bool) -> None:
+    def add_all_of_secret(self, volume: str, name: str, path: str) -> None:
+        """Mount all keys of a Secret as files in a folder."""
+        self.volumes.append({"name": volume, "secret": {"secretName": name, "defaultMode": 0o440}})
+        self._add_mount(volume, path, None, True)
+
+    def _add_mount(self, volume: str, path: str, sub_path: str | None, read_only: bool) -> None:
         mount: Object = {"name": volume, "mountPath": path}
         if sub_path:
             mount["subPath"] = sub_path
@@ -88,13 +93,13 @@ class Volumes:
         self.mounts.append(mount)
 
 
-def scratch(volumes: Volumes, resources: ComputeResources) -> None:
+def add_scratch_volumes(volumes: Volumes, resources: ComputeResources) -> None:
     """Add the writable folders that torch needs with a read-only root file system."""
-    volumes.empty_dir("tmp", "/tmp")
-    volumes.empty_dir("shm", "/dev/shm", medium="Memory", sizeLimit=resources.shared_memory)
+    volumes.add_empty_dir("tmp", "/tmp")
+    volumes.add_empty_dir("shm", "/dev/shm", medium="Memory", sizeLimit=resources.shared_memory)
 
 
-def labels(owner_label: str, owner_name: str, component: str, *of_user: dict[str, str]) -> dict[str, str]:
+def build_labels(owner_label: str, owner_name: str, component: str, *of_user: dict[str, str]) -> dict[str, str]:
     """Return the labels of a child and its pods.
 
     Labels of users can't replace those by which Hone finds its children.
@@ -105,7 +110,7 @@ def labels(owner_label: str, owner_name: str, component: str, *of_user: dict[str
     return theirs | {MANAGED_BY_LABEL: MANAGER, COMPONENT_LABEL: component, owner_label: owner_name}
 
 
-def owner_reference(owner: Object) -> Object:
+def build_owner_reference(owner: Object) -> Object:
     """Return the owner reference of a child, so that Kubernetes deletes it with its owner."""
     return {
         "apiVersion": owner["apiVersion"],
@@ -117,7 +122,7 @@ def owner_reference(owner: Object) -> Object:
     }
 
 
-def environment(defaults: dict[str, str], options: PodOptions) -> list[Object]:
+def build_environment(defaults: dict[str, str], options: PodOptions) -> list[Object]:
     """Return the container's variables. Those of the user override the defaults."""
     merged: dict[str, Object] = {name: {"value": value} for name, value in defaults.items()}
     for variable in options.env:
@@ -126,7 +131,7 @@ def environment(defaults: dict[str, str], options: PodOptions) -> list[Object]:
     return [{"name": name} | source for name, source in merged.items()]
 
 
-def requirements(resources: ComputeResources, gpus: int) -> Object:
+def build_resource_requirements(resources: ComputeResources, gpus: int) -> Object:
     """Return requests and limits. Devices can't be overcommitted, so they are in both."""
     requests: Object = {}
     limits: Object = {}
@@ -139,12 +144,12 @@ def requirements(resources: ComputeResources, gpus: int) -> Object:
     return {"requests": requests | resources.requests, "limits": limits | resources.limits}
 
 
-def helper_requirements(helper: ComputeResources, resources: ComputeResources) -> Object:
+def build_helper_requirements(helper: ComputeResources, resources: ComputeResources) -> Object:
     """Return requests and limits of a small helper container.
 
     They name all kinds that the user's resources name, because a quota may require them.
     """
-    found = requirements(helper, 0)
+    found = build_resource_requirements(helper, 0)
     if "cpu" in resources.limits:
         found["limits"]["cpu"] = HELPER_CPU_LIMIT
     for kind in ("requests", "limits"):
@@ -153,7 +158,7 @@ def helper_requirements(helper: ComputeResources, resources: ComputeResources) -
     return found
 
 
-def container_security() -> Object:
+def build_container_security() -> Object:
     """Return the securityContext of Hone's own containers."""
     return {
         "allowPrivilegeEscalation": False,
@@ -162,7 +167,7 @@ def container_security() -> Object:
     }
 
 
-def pod_spec(
+def build_pod_spec(
     container: Object,
     volumes: Volumes,
     options: PodOptions,
@@ -184,14 +189,16 @@ def pod_spec(
     spec: Object = {
         "automountServiceAccountToken": options.automount_service_account_token,
         "enableServiceLinks": False,
-        "securityContext": pod_options.pod_security(options, groups),
-        "initContainers": pod_options.init_containers(options),
-        "containers": [pod_options.working_container(container, volumes.mounts, container_security(), options)],
-        "volumes": [*volumes.volumes, *map(pod_options.with_source, options.volumes)],
+        "securityContext": pod_options.build_pod_security(options, groups),
+        "initContainers": pod_options.build_init_containers(options),
+        "containers": [
+            pod_options.build_working_container(container, volumes.mounts, build_container_security(), options)
+        ],
+        "volumes": [*volumes.volumes, *map(pod_options.add_volume_source, options.volumes)],
         "tolerations": tolerations,
         "nodeSelector": options.node_selector,
         "affinity": options.affinity,
-        "topologySpreadConstraints": pod_options.spread(options, selector),
+        "topologySpreadConstraints": pod_options.build_spread_constraints(options, selector),
         "priorityClassName": options.priority_class_name,
         "imagePullSecrets": [secret.to_wire() for secret in options.image_pull_secrets],
         "serviceAccountName": options.service_account_name,

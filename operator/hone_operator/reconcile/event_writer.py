@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 from hone_operator.kube.client import Api, ApiError
 from hone_operator.objects.resources import EVENTS, Key, Object
-from hone_operator.objects.texts import LONGEST_EVENT, cut
-from hone_operator.objects.timestamps import timestamp
+from hone_operator.objects.texts import MAX_EVENT_BYTES, truncate_text
+from hone_operator.objects.timestamps import format_timestamp
 from hone_operator.reconcile.plan import Event
 
 logger = logging.getLogger(__name__)
@@ -29,10 +29,10 @@ async def write_event(api: Api, key: Key, owner: Object, event: Event) -> None:
         },
         "type": event.type,
         "reason": event.reason,
-        "message": cut(event.message, LONGEST_EVENT),
+        "message": truncate_text(event.message, MAX_EVENT_BYTES),
         "source": {"component": "hone-operator"},
-        "firstTimestamp": timestamp(now),
-        "lastTimestamp": timestamp(now),
+        "firstTimestamp": format_timestamp(now),
+        "lastTimestamp": format_timestamp(now),
         "count": 1,
     }
     try:

@@ -18,41 +18,41 @@ from hone_operator.kube.cache import Cache
 from hone_operator.kube.client import Api, ApiError
 from hone_operator.objects.resources import PODS, Key, Object, Resource
 from hone_operator.reconcile import field_takeover
-from hone_operator.reconcile.plan import Action, Apply, Create, Delete, Patch, name_of
-from hone_operator.reconcile.sync_failures import Trouble, Troubles, contested, failed
-from hone_operator.reconcile.write_conflicts import INSTALLATION, Contests, Spec, contender
+from hone_operator.reconcile.plan import Action, Apply, Create, Delete, Patch, get_target_name
+from hone_operator.reconcile.sync_failures import FailureCounts, SyncFailure, explain_contest, explain_write_failure
+from hone_operator.reconcile.write_conflicts import INSTALLATION_ANNOTATION, SpecVersion, WriteContests, find_contender
 
-Failure = ApiError | aiohttp.ClientError | TimeoutError
+WriteFailure = ApiError | aiohttp.ClientError | TimeoutError
 
 logger = logging.getLogger(__name__)
 
 
-class Written(Enum):
+class WriteResult(Enum):
     """The result of one action.
 
-    KNOWN: the watch reported the change before the answer came. WITHOUT_EFFECT: the object is unchanged. NEWS: the
+    CACHED: the watch reported the change before the answer came. UNCHANGED: the write had no effect. CHANGED: the
     object changed. NAME_TAKEN: another object has the name.
     """
 
-    KNOWN = auto()
-    WITHOUT_EFFECT = auto()
-    NEWS = auto()
+    CACHED = auto()
+    UNCHANGED = auto()
+    CHANGED = auto()
     NAME_TAKEN = auto()
 
 
 @dataclass
-class Outcome:
-    """The results of a plan's actions. `troubles` are reported in the status; `error` ends the pass with a retry.
+class ExecutionResult:
+    """The results of a plan's actions. `sync_failures` are reported in the status; `error` ends the pass with a retry.
 
-    `is_undecided`: an object for which the other actions wait was not created. `is_farewell`: the namespace is being
-    deleted.
+    `is_undecided`: an object for which the other actions wait was not created. `is_namespace_terminating`: the
+    namespace is being deleted.
     """
 
-    has_news: bool = False
+    has_changes: bool = False
     is_undecided: bool = False
-    is_farewell: bool = False
-    troubles: list[Trouble] = field(default_factory=list)
-    error: Failure | None = None
+    is_namespace_terminating: bool = False
+    sync_failures: list[SyncFailure] = field(default_factory=list)
+    error: WriteFailure | None = None
     wait_seconds: float | None = None
 
 
@@ -63,93 +63,97 @@ class Executor:
     installation: str = ""
 
     def __init__(self, api: Api, cache: Cache, upgrading: Callable[[Key], list[Object]]) -> None:
-        self._upgrading = upgrading
-        self._turn = asyncio.Lock()
+        self._list_upgrading = upgrading
+        self._upgrade_lock = asyncio.Lock()
         self._api = api
         self._cache = cache
-        self.troubles = Troubles()
-        self._contests = Contests()
+        self.failure_counts = FailureCounts()
+        self._contests = WriteContests()
 
     def forget(self, key: Key) -> None:
         """Forget failures and writes of an object that is gone."""
-        self.troubles.forget(key)
+        self.failure_counts.forget(key)
         self._contests.forget(key)
 
-    async def carry_out(self, key: Key, spec: Spec, actions: list[Action]) -> Outcome:
+    async def execute(self, key: Key, spec: SpecVersion, actions: list[Action]) -> ExecutionResult:
         """Carry out all actions for this spec of the owner. Return their results.
 
         Failures of the API server or of the connection are part of the outcome. Raises any other exception.
         """
-        now, outcome = time.monotonic(), Outcome()
-        self._contests.begin(key, spec)
-        held = [action for action in actions if self._contests.holds(key, _child(action), now)]
+        now, outcome = time.monotonic(), ExecutionResult()
+        self._contests.start_spec(key, spec)
+        held = [action for action in actions if self._contests.is_paused(key, _get_kind_and_name(action), now)]
         due = [action for action in actions if action not in held]
         await self._find_contenders(key, due)
-        first = [action for action in due if _decides(action)]
-        results = await self._act_on(key, first)
-        is_free = all(result in (Written.NEWS, Written.KNOWN) for result in results) and not any(map(_decides, held))
+        first = [action for action in due if _blocks_others(action)]
+        results = await self._execute_all(key, first)
+        is_free = all(result in (WriteResult.CHANGED, WriteResult.CACHED) for result in results) and not any(
+            map(_blocks_others, held)
+        )
         others = [action for action in due if action not in first and (is_free or not isinstance(action, Create))]
         outcome.is_undecided = not is_free
-        if Written.NAME_TAKEN in results:
+        if WriteResult.NAME_TAKEN in results:
             others = []
-        results, due = [*results, *await self._act_on(key, others)], [*first, *others]
-        failures: dict[str, Failure] = {}
+        results, due = [*results, *await self._execute_all(key, others)], [*first, *others]
+        failures: dict[str, WriteFailure] = {}
         for action, result in zip(due, results, strict=True):
-            if isinstance(result, Failure):
-                failures[_name(action)] = result
+            if isinstance(result, WriteFailure):
+                failures[_format_child(action)] = result
                 outcome.error = outcome.error or result
-                outcome.is_farewell |= isinstance(result, ApiError) and result.is_farewell
+                outcome.is_namespace_terminating |= isinstance(result, ApiError) and result.is_farewell
             elif isinstance(result, BaseException):
                 raise result
-            elif result != Written.KNOWN:
-                outcome.has_news |= result != Written.WITHOUT_EFFECT
+            elif result != WriteResult.CACHED:
+                outcome.has_changes |= result != WriteResult.UNCHANGED
                 self._note_write(key, action)
-        counted = self.troubles.count(key, list(failures))
+        counted = self.failure_counts.count_failures(key, list(failures))
         for action in due:
-            if (error := failures.get(_name(action))) and (found := failed(action, error, counted[_name(action)])):
-                outcome.troubles.append(found)
-        for child, contest in self._contests.contested(key, time.monotonic()):
-            outcome.troubles.append(contested(child, contest.manager))
-        outcome.wait_seconds = self._contests.seconds_left(key, time.monotonic())
+            if (error := failures.get(_format_child(action))) and (
+                found := explain_write_failure(action, error, counted[_format_child(action)])
+            ):
+                outcome.sync_failures.append(found)
+        for child, contest in self._contests.list_contested(key, time.monotonic()):
+            outcome.sync_failures.append(explain_contest(child, contest.manager))
+        outcome.wait_seconds = self._contests.get_seconds_left(key, time.monotonic())
         return outcome
 
     async def _find_contenders(self, key: Key, actions: list[Action]) -> None:
         """Find the other writer of children that were written too often, before Hone's next write hides the traces."""
         for action in actions:
-            if not isinstance(action, Apply | Patch) or not self._contests.is_suspect(key, _child(action)):
+            if not isinstance(action, Apply | Patch) or not self._contests.is_suspect(key, _get_kind_and_name(action)):
                 continue
             try:
-                found = await self._api.get(action.resource, key.namespace, name_of(action))
+                found = await self._api.get(action.resource, key.namespace, get_target_name(action))
             except (ApiError, aiohttp.ClientError, TimeoutError):
                 continue
-            self._contests.blame(key, _child(action), contender(found, self.installation))
+            self._contests.set_manager(key, _get_kind_and_name(action), find_contender(found, self.installation))
 
     def _note_write(self, key: Key, action: Action) -> None:
         """Count a write of a child."""
         if isinstance(action, Delete) or action.resource == PODS:
             return
-        if self._contests.note(key, _child(action), time.monotonic()):
-            logger.warning("%s is written again and again, by Hone and by something else", _name(action))
+        if self._contests.count_write(key, _get_kind_and_name(action), time.monotonic()):
+            logger.warning("%s is written again and again, by Hone and by something else", _format_child(action))
 
-    async def _act_on(self, key: Key, actions: Sequence[Action]) -> list[Written | BaseException]:
+    async def _execute_all(self, key: Key, actions: Sequence[Action]) -> list[WriteResult | BaseException]:
         """Carry out these actions concurrently. Return the result or the failure of each."""
         if not actions:
             return []
-        return await asyncio.gather(*(self._act(key, action) for action in actions), return_exceptions=True)
+        return await asyncio.gather(*(self._execute_one(key, action) for action in actions), return_exceptions=True)
 
-    async def _act(self, key: Key, action: Action) -> Written:
+    async def _execute_one(self, key: Key, action: Action) -> WriteResult:
         if isinstance(action, Delete):
             if action.replaced_by:
-                await self._try(action.resource, action.replaced_by)
+                await self._dry_run(action.resource, action.replaced_by)
             await self._api.delete(action.resource, key.namespace, action.name, action.uid)
-            return Written.KNOWN
-        if isinstance(action, Apply) and action.in_turn:
-            async with self._turn:  # of two passes that want to begin, the second plans again
-                return Written.NEWS if self._upgrading(key) else await self._write(key, action)
+            return WriteResult.CACHED
+        if isinstance(action, Apply) and action.waits_for_turn:
+            async with self._upgrade_lock:  # of two passes that want to begin, the second plans again
+                return WriteResult.CHANGED if self._list_upgrading(key) else await self._write(key, action)
         return await self._write(key, action)
 
-    async def _write(self, key: Key, action: Create | Apply | Patch) -> Written:
-        target = Key(action.resource, key.namespace, name_of(action))
+    async def _write(self, key: Key, action: Create | Apply | Patch) -> WriteResult:
+        target = Key(action.resource, key.namespace, get_target_name(action))
         before = self._cache.version(target)
         is_taken = False
         if isinstance(action, Create) or (isinstance(action, Apply) and "uid" not in action.body["metadata"]):
@@ -165,32 +169,32 @@ class Executor:
                     raise
                 # Deleted meanwhile, or created again under its name: the next pass decides on the present object.
                 await self.refresh(action.resource, key.namespace, target.name)
-                return Written.NEWS if isinstance(action, Apply) else Written.KNOWN
+                return WriteResult.CHANGED if isinstance(action, Apply) else WriteResult.CACHED
         if self._cache.may_be_gone(action.resource, found):
             await self.refresh(action.resource, key.namespace, target.name)
         else:
             self._cache.put(action.resource, found)
         if is_taken:
-            return Written.NAME_TAKEN
+            return WriteResult.NAME_TAKEN
         if int(found["metadata"]["resourceVersion"]) == before:
-            return Written.WITHOUT_EFFECT
-        return Written.KNOWN if self._cache.version(target) == before else Written.NEWS
+            return WriteResult.UNCHANGED
+        return WriteResult.CACHED if self._cache.version(target) == before else WriteResult.CHANGED
 
     async def _apply(self, action: Apply) -> Object:
         """Apply a child that exists. Take over fields of other writers that make the API server refuse it."""
         resource = action.resource
         found = await self._reread(resource, action.body)
-        body = self._signed(action.body)
-        if patch := field_takeover.take_over(found):
+        body = self._add_installation(action.body)
+        if patch := field_takeover.build_takeover_patch(found):
             body = await self._take_over(resource, patch, body)
         try:
             return await self._api.apply(resource, body)
         except ApiError as error:
-            if error.status != 422 or not field_takeover.excludes_another(error.message):
+            if error.status != 422 or not field_takeover.is_exclusion_refusal(error.message):
                 raise
             found = await self._reread(resource, body)
-            patch = field_takeover.take_over_named(found, body, error.message)
-            if patch is None or not await self._is_right_alone(resource, body):
+            patch = field_takeover.build_named_takeover_patch(found, body, error.message)
+            if patch is None or not await self._is_accepted_alone(resource, body):
                 raise
         return await self._apply_instead(resource, found, patch, body)
 
@@ -204,14 +208,14 @@ class Executor:
         try:
             return await self._api.apply(resource, body)
         except ApiError:
-            await self._api.patch(resource, namespace, name, field_takeover.give_back(found, taken))
+            await self._api.patch(resource, namespace, name, field_takeover.build_restore_patch(found, taken))
             raise
 
-    async def _is_right_alone(self, resource: Resource, body: Object) -> bool:
+    async def _is_accepted_alone(self, resource: Resource, body: Object) -> bool:
         """Return whether the API server would accept the child without fields of others, by a dry run."""
         metadata = {name: value for name, value in body["metadata"].items() if name not in ("uid", "resourceVersion")}
         try:
-            await self._try(resource, body | {"metadata": metadata})
+            await self._dry_run(resource, body | {"metadata": metadata})
         except ApiError:
             return False
         return True
@@ -230,24 +234,24 @@ class Executor:
             raise ApiError(409, "uid mismatch: deleted, or made again under its name")
         return found | {"apiVersion": resource.api_version}
 
-    def _signed(self, body: Object) -> Object:
+    def _add_installation(self, body: Object) -> Object:
         """Return the child with an annotation that names this installation, so that others can recognize it."""
         if not self.installation:
             return body
         metadata = body["metadata"]
-        annotations = (metadata.get("annotations") or {}) | {INSTALLATION: self.installation}
+        annotations = (metadata.get("annotations") or {}) | {INSTALLATION_ANNOTATION: self.installation}
         return body | {"metadata": metadata | {"annotations": annotations}}
 
     async def _create(self, action: Create | Apply) -> tuple[Object, bool]:
         """Create an object. Return it and False, or the existing object of that name and True.
 
-        A quota or a webhook can refuse it before the API server looks at its name, so an action that `decides` looks
-        the name up after any refusal.
+        A quota or a webhook can refuse it before the API server looks at its name, so an action that `blocks_others`
+        looks the name up after any refusal.
         """
         try:
-            return await self._api.create(action.resource, self._signed(action.body)), False
+            return await self._api.create(action.resource, self._add_installation(action.body)), False
         except ApiError as error:
-            if error.status != 409 and not _decides(action):
+            if error.status != 409 and not _blocks_others(action):
                 raise
             metadata = action.body["metadata"]
             found = await self._api.get(action.resource, metadata["namespace"], metadata["name"])
@@ -255,7 +259,7 @@ class Executor:
                 raise
             return found, True
 
-    async def _try(self, resource: Resource, body: Object) -> None:
+    async def _dry_run(self, resource: Resource, body: Object) -> None:
         """Raise ApiError when a dry run shows that the API server would refuse the object."""
         try:
             await self._api.try_create(resource, body)
@@ -265,10 +269,10 @@ class Executor:
 
     async def refresh(self, resource: Resource, namespace: str, name: str) -> Object | None:
         """Read an object from the API server into the cache."""
-        return await refresh(self._api, self._cache, resource, namespace, name)
+        return await refresh_cached(self._api, self._cache, resource, namespace, name)
 
 
-async def refresh(api: Api, cache: Cache, resource: Resource, namespace: str, name: str) -> Object | None:
+async def refresh_cached(api: Api, cache: Cache, resource: Resource, namespace: str, name: str) -> Object | None:
     """Read an object from the API server into the cache. Remove a cached object of that name with another uid."""
     cached = cache.get(resource, namespace, name)
     found = await api.get(resource, namespace, name)
@@ -279,14 +283,14 @@ async def refresh(api: Api, cache: Cache, resource: Resource, namespace: str, na
     return found
 
 
-def _decides(action: Action) -> bool:
-    return isinstance(action, Create) and action.decides
+def _blocks_others(action: Action) -> bool:
+    return isinstance(action, Create) and action.blocks_others
 
 
-def _child(action: Action) -> tuple[str, str]:
+def _get_kind_and_name(action: Action) -> tuple[str, str]:
     """Return kind and name of the object that an action is about."""
-    return action.resource.kind, name_of(action)
+    return action.resource.kind, get_target_name(action)
 
 
-def _name(action: Action) -> str:
-    return " ".join(_child(action))
+def _format_child(action: Action) -> str:
+    return " ".join(_get_kind_and_name(action))

@@ -25,28 +25,28 @@ _PART = re.compile(r"(?<![\w\[])\w+|\[\d+\]")
 _DUPLICATE = re.compile(r"Duplicate value: \"?(?P<value>[^\",]*)")
 
 
-def excludes_another(message: str) -> bool:
+def is_exclusion_refusal(message: str) -> bool:
     """Return whether the API server refuses an object because it has fields of which only one may be set."""
     return _EXCLUDES.search(message) is not None
 
 
-def take_over(found: Object) -> Object | None:
+def build_takeover_patch(found: Object) -> Object | None:
     """Return the patch by which Hone becomes the applier of the fields that it wrote; None when it already is.
 
     A child without any field of Hone's comes from a backup, and all of its fields are taken over.
     """
-    entries = _entries(found)
+    entries = _list_spec_entries(found)
     own = [each for each in entries if each.get("manager") == FIELD_MANAGER]
     taken = own or entries
     if not taken or (len(taken) == 1 and taken[0].get("operation") == "Apply" and own):
         return None
     fields: Object = {}
     for each in taken:
-        fields = _merged(fields, each.get("fieldsV1") or {})
-    return _patch(found, fields, [each for each in _all(found) if each not in taken])
+        fields = _merge_fields(fields, each.get("fieldsV1") or {})
+    return _build_patch(found, fields, [each for each in _list_managed_fields(found) if each not in taken])
 
 
-def take_over_named(found: Object, desired: Object, message: str) -> Object | None:
+def build_named_takeover_patch(found: Object, desired: Object, message: str) -> Object | None:
     """Return the patch by which Hone becomes the applier of the fields that a refusal is about; None without any.
 
     Others wrote these fields into parts of the child that Hone writes as well. The API server names one of two fields
@@ -54,29 +54,29 @@ def take_over_named(found: Object, desired: Object, message: str) -> Object | No
     """
     fields: Object = {}
     kept = []
-    for each in _all(found):
+    for each in _list_managed_fields(found):
         theirs = each.get("fieldsV1") or {}
         if each.get("subresource"):
             kept.append(each)
         elif each.get("manager") == FIELD_MANAGER:
-            fields = _merged(fields, theirs)
+            fields = _merge_fields(fields, theirs)
         else:
             taken: Object = {}
-            for parts, words in _refusals(message):
-                taken = _merged(taken, _pick(theirs, found, desired, parts, words))
-            fields = _merged(fields, taken)
-            if left := _without(theirs, taken):
+            for parts, text in _parse_refusals(message):
+                taken = _merge_fields(taken, _pick_fields(theirs, found, desired, parts, text))
+            fields = _merge_fields(fields, taken)
+            if left := _subtract_fields(theirs, taken):
                 kept.append(each | {"fieldsV1": left})
-    return _patch(found, fields, kept) if kept != _foreign(found) else None
+    return _build_patch(found, fields, kept) if kept != _list_foreign_entries(found) else None
 
 
-def give_back(found: Object, taken: Object) -> Object:
+def build_restore_patch(found: Object, taken: Object) -> Object:
     """Return the patch that undoes taking over: `found` is the child before it, `taken` after it."""
     metadata = {name: taken["metadata"][name] for name in ("uid", "resourceVersion")}
-    return {"metadata": metadata | {"managedFields": _all(found)}}
+    return {"metadata": metadata | {"managedFields": _list_managed_fields(found)}}
 
 
-def _refusals(message: str) -> list[tuple[list[str], str]]:
+def _parse_refusals(message: str) -> list[tuple[list[str], str]]:
     """Return the path in the object, and the text, of each refusal. In a path `[]` stands for an item of a list."""
     places = list(_REFUSAL.finditer(message))
     ends = [*(place.start() for place in places[1:]), len(message)]
@@ -88,49 +88,49 @@ def _refusals(message: str) -> list[tuple[list[str], str]]:
     return found
 
 
-def _pick(theirs: Object, found: Any, desired: Any, parts: list[str], words: str) -> Object:
+def _pick_fields(theirs: Object, found: Any, desired: Any, parts: list[str], message: str) -> Object:
     """Return the fields of another writer in this part of the object: those that the text names, else all."""
     if not parts:
-        names = set(re.findall(r"\w+", words))
+        names = set(re.findall(r"\w+", message))
         return {name: value for name, value in theirs.items() if name[2:] in names} or theirs
     part, *rest = parts
     picked: Object = {}
     if part != "[]":
         name = f"f:{part}"
         if name in theirs and isinstance(desired, dict) and isinstance(found, dict):
-            picked = {name: _pick(theirs[name], found.get(part), desired.get(part), rest, words)}
+            picked = {name: _pick_fields(theirs[name], found.get(part), desired.get(part), rest, message)}
         return {name: value for name, value in picked.items() if value}
-    duplicate = _DUPLICATE.search(words)
+    duplicate = _DUPLICATE.search(message)
     for key, inner in theirs.items():
         if not key.startswith("k:"):
             continue
-        theirs_of, ours = _item(found, key), _item(desired, key)
+        theirs_of, ours = _find_item(found, key), _find_item(desired, key)
         if ours is not None:
-            picked[key] = _pick(inner, theirs_of, ours, rest, words)
+            picked[key] = _pick_fields(inner, theirs_of, ours, rest, message)
         elif not rest and duplicate and duplicate["value"] in map(str, (theirs_of or {}).values()):
             picked[key] = inner
     return {key: value for key, value in picked.items() if value}
 
 
-def _item(items: Any, key: str) -> Any:
+def _find_item(items: Any, key: str) -> Any:
     """Return the item of a list by its key in managedFields. Fields that Hone leaves out count as their defaults."""
     wanted = json.loads(key.removeprefix("k:"))
     found = items if isinstance(items, list) else []
     return next((item for item in found if all(item.get(name, value) == value for name, value in wanted.items())), None)
 
 
-def _without(fields: Object, taken: Object) -> Object:
+def _subtract_fields(fields: Object, taken: Object) -> Object:
     """Return the fields that are left. A map that was empty before is a field; one that becomes empty is dropped."""
     left = {}
     for name, value in fields.items():
         if name not in taken:
             left[name] = value
-        elif value and (rest := _without(value, taken[name])):
+        elif value and (rest := _subtract_fields(value, taken[name])):
             left[name] = rest
     return left
 
 
-def _patch(found: Object, fields: Object, kept: list[Object]) -> Object:
+def _build_patch(found: Object, fields: Object, kept: list[Object]) -> Object:
     metadata = found["metadata"]
     applied = {
         "manager": FIELD_MANAGER,
@@ -143,19 +143,21 @@ def _patch(found: Object, fields: Object, kept: list[Object]) -> Object:
     return {"metadata": {**versions, "managedFields": [*kept, applied]}}
 
 
-def _all(found: Object) -> list[Object]:
+def _list_managed_fields(found: Object) -> list[Object]:
     return found["metadata"].get("managedFields") or []
 
 
-def _entries(found: Object) -> list[Object]:
+def _list_spec_entries(found: Object) -> list[Object]:
     """Return the managedFields without the writers of the status and the scale."""
-    return [each for each in _all(found) if not each.get("subresource")]
+    return [each for each in _list_managed_fields(found) if not each.get("subresource")]
 
 
-def _foreign(found: Object) -> list[Object]:
-    return [each for each in _all(found) if each.get("subresource") or each.get("manager") != FIELD_MANAGER]
+def _list_foreign_entries(found: Object) -> list[Object]:
+    return [
+        each for each in _list_managed_fields(found) if each.get("subresource") or each.get("manager") != FIELD_MANAGER
+    ]
 
 
-def _merged(one: Any, other: Any) -> Any:
+def _merge_fields(one: Any, other: Any) -> Any:
     """Return the union of two sets of fields, which are maps of maps."""
-    return one | {name: _merged(one.get(name, {}), value) for name, value in other.items()}
+    return one | {name: _merge_fields(one.get(name, {}), value) for name, value in other.items()}

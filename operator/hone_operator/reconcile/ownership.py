@@ -10,13 +10,13 @@ from datetime import datetime, timedelta
 from hone_api.layout import MANAGED_BY_LABEL, MANAGER
 from hone_api.reasons import CHILD_LEAVING, NAME_CONFLICT, HoneError
 
-from hone_operator.objects.owners import _OWNER_LABELS
-from hone_operator.objects.resources import PODS, Object, controller_of, is_controlled_by
+from hone_operator.objects.owners import OWNER_LABELS
+from hone_operator.objects.resources import PODS, Object, find_controller, is_controlled_by
 from hone_operator.objects.timestamps import has_lasted, parse_time
-from hone_operator.reconcile.plan import Action, Apply, Patch, name_of
+from hone_operator.reconcile.plan import Action, Apply, Patch, get_target_name
 
 # The garbage collector needs seconds; a longer deletion is reported.
-LEAVING_PATIENCE = timedelta(minutes=1)
+LEAVING_GRACE = timedelta(minutes=1)
 
 
 def is_leaving(child: Object | None, owner: Object) -> bool:
@@ -33,26 +33,26 @@ def explain_leaving(children: list[Object], owner: Object, now: datetime) -> Hon
         what, where = f"{child['kind']} {metadata['name']}", f"--namespace {metadata['namespace']}"
         command = f"kubectl get {child['kind'].lower()} {metadata['name']} {where} --output yaml"
         if since := metadata.get("deletionTimestamp"):
-            if not has_lasted(parse_time(since), LEAVING_PATIENCE, now):
+            if not has_lasted(parse_time(since), LEAVING_GRACE, now):
                 continue
-            words = f"{what} has been in deletion since {since}"
+            text = f"{what} has been in deletion since {since}"
             if finalizers := metadata.get("finalizers"):
-                words += f", held by finalizers {', '.join(finalizers)}"
+                text += f", held by finalizers {', '.join(finalizers)}"
             remedy = (
                 "The controller that set a finalizer has to remove it: look whether it runs. If it is gone for good, "
                 f"take its finalizer out by `kubectl edit`. See: {command}"
             )
-            return HoneError(CHILD_LEAVING, words, remedy=remedy)
+            return HoneError(CHILD_LEAVING, text, remedy=remedy)
         since = owner["metadata"].get("creationTimestamp")
-        if since is None or not has_lasted(parse_time(since), LEAVING_PATIENCE, now):
+        if since is None or not has_lasted(parse_time(since), LEAVING_GRACE, now):
             continue
-        uid = (controller_of(child) or {})["uid"]
-        words = f"{what} belongs to an earlier {owner['kind']} of this name (uid {uid}), and has not been removed"
+        uid = (find_controller(child) or {})["uid"]
+        text = f"{what} belongs to an earlier {owner['kind']} of this name (uid {uid}), and has not been removed"
         remedy = (
             "The garbage collector removes it when nothing holds it: look at its finalizers, and whether "
             f"kube-controller-manager runs; or delete it. See: {command}"
         )
-        return HoneError(CHILD_LEAVING, words, remedy=remedy)
+        return HoneError(CHILD_LEAVING, text, remedy=remedy)
     return None
 
 
@@ -60,9 +60,9 @@ def is_orphan(child: Object, owner: Object) -> bool:
     """Return whether a child has no controller, and labels of Hone that name this owner."""
     metadata = owner["metadata"]
     labels = child["metadata"].get("labels") or {}
-    named = next((labels.get(label) for label, resource, _ in _OWNER_LABELS if resource.kind == owner["kind"]), None)
+    named = next((labels.get(label) for label, resource, _ in OWNER_LABELS if resource.kind == owner["kind"]), None)
     is_hones = labels.get(MANAGED_BY_LABEL) == MANAGER and named == metadata["name"]
-    return is_hones and controller_of(child) is None and child["metadata"].get("namespace") == metadata["namespace"]
+    return is_hones and find_controller(child) is None and child["metadata"].get("namespace") == metadata["namespace"]
 
 
 def is_own(child: Object, owner: Object) -> bool:
@@ -70,7 +70,7 @@ def is_own(child: Object, owner: Object) -> bool:
     return is_controlled_by(child, owner) or is_orphan(child, owner)
 
 
-def conflict(children: list[Object], owner: Object) -> HoneError | None:
+def explain_name_conflict(children: list[Object], owner: Object) -> HoneError | None:
     """Return an error when another object has the name of a child; None otherwise."""
     for child in children:
         if not is_own(child, owner):
@@ -84,14 +84,14 @@ def is_foreign_claim(claim: Object | None, owner: Object) -> bool:
     return claim is not None and not is_orphan(claim, owner)
 
 
-def bind(action: Action, found: list[Object]) -> Action:
+def bind_to_uid(action: Action, found: list[Object]) -> Action:
     """Return the action with the uid of the object on which it was decided: it must not change another one."""
     if not isinstance(action, Apply | Patch):
         return action
     uids = [
         each["metadata"].get("uid")
         for each in found
-        if each["metadata"]["name"] == name_of(action) and each.get("kind", PODS.kind) == action.resource.kind
+        if each["metadata"]["name"] == get_target_name(action) and each.get("kind", PODS.kind) == action.resource.kind
     ]
     if not uids or uids[0] is None:
         return action
@@ -101,7 +101,7 @@ def bind(action: Action, found: list[Object]) -> Action:
 
 
 def _is_of_predecessor(child: Object, owner: Object) -> bool:
-    reference = controller_of(child)
+    reference = find_controller(child)
     return (
         reference is not None
         and (reference["apiVersion"], reference["kind"]) == (owner["apiVersion"], owner["kind"])

@@ -13,22 +13,22 @@ from hone_operator.objects.resources import Object, Resource
 class Create:
     """Create an object that does not exist.
 
-    With `decides`, the other actions wait for it. When an object of that name exists, they are left to the next pass;
-    when it fails, nothing else is created.
+    With `blocks_others`, the other actions wait for it. When an object of that name exists, they are left to the next
+    pass; when it fails, nothing else is created.
     """
 
     resource: Resource
     body: Object
-    decides: bool = False
+    blocks_others: bool = False
 
 
 @dataclass(frozen=True)
 class Apply:
-    """Server-side apply of every field of `body`. `in_turn`: only once no roll-out of an upgrade is under way."""
+    """Server-side apply of every field of `body`. `waits_for_turn`: only while no roll-out of an upgrade runs."""
 
     resource: Resource
     body: Object
-    in_turn: bool = False
+    waits_for_turn: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Delete:
     replaced_by: Object | None = field(default=None, compare=False, repr=False)
 
 
-def removal(resource: Resource, found: Object, *, replaced_by: Object | None = None) -> Delete:
+def build_delete(resource: Resource, found: Object, *, replaced_by: Object | None = None) -> Delete:
     """Return the action that deletes this very object."""
     return Delete(resource, found["metadata"]["name"], found["metadata"]["uid"], replaced_by)
 
@@ -61,7 +61,7 @@ def removal(resource: Resource, found: Object, *, replaced_by: Object | None = N
 Action = Create | Apply | Patch | Delete
 
 
-def name_of(action: Action) -> str:
+def get_target_name(action: Action) -> str:
     """Return the name of the object that an action is about."""
     name: str = action.body["metadata"]["name"] if isinstance(action, Create | Apply) else action.name
     return name
@@ -80,14 +80,14 @@ class Event:
 class Plan:
     """The decisions of one pass: the actions are carried out first, then the status is written.
 
-    `poll` maps pod uids to the URLs to poll. `settled`: where all children are as desired, a digest of what was
-    compared (fingerprints.py). `built`: the desired children, as far as they were compared.
+    `poll_urls`: the URLs to poll, by pod uid. `settled_digest`: where all children are as desired, a digest of what was
+    compared (fingerprints.py). `desired_children`: as far as they were compared.
     """
 
     status: Object
     actions: list[Action] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
-    poll: dict[str, str] = field(default_factory=dict)
-    requeue_after: float | None = None
-    settled: bytes | None = None
-    built: dict[str, Object] = field(default_factory=dict, repr=False)
+    poll_urls: dict[str, str] = field(default_factory=dict)
+    requeue_after_seconds: float | None = None
+    settled_digest: bytes | None = None
+    desired_children: dict[str, Object] = field(default_factory=dict, repr=False)

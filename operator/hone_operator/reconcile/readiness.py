@@ -14,9 +14,9 @@ from hone_api.reasons import VOLUME_IN_USE
 from hone_operator.objects.resources import Object
 from hone_operator.reconcile.conditions import Conditions
 
-TYPES = ("Ready", "Reconciling", "Stalled")
+READINESS_TYPES = ("Ready", "Reconciling", "Stalled")
 # Reasons that stay until a person changes the object or what it names: a tool that waits should give up.
-WAITS_FOR_A_PERSON = frozenset(
+STALLED_REASONS = frozenset(
     {
         "AdapterMismatch",
         "AllRowsTruncated",
@@ -51,12 +51,14 @@ WAITS_FOR_A_PERSON = frozenset(
         "NameConflict",
         "NonFiniteLoss",
         "OutOfMemory",
+        "SourceChanged",
         "Stalled",
+        "StoreUnauthorized",
         "VolumeAccessDenied",
     }
 )
 # Reasons that can pass without a change of the object: a GPU becomes free, a Secret arrives, a node returns.
-MAY_PASS = frozenset(
+TRANSIENT_REASONS = frozenset(
     {
         "ApiFailing",
         "ChildContested",
@@ -76,6 +78,7 @@ MAY_PASS = frozenset(
         "QuotaExceeded",
         "ScalingUp",
         "SidecarRunning",
+        "StoreUnreachable",
         "TrainerSilent",
         "Unschedulable",
         "VolumeInUse",
@@ -83,7 +86,7 @@ MAY_PASS = frozenset(
     }
 )
 # Reasons of Progressing while all engines serve the present models.
-SERVES_ALL = frozenset({"Complete", "UpgradeWaiting"})
+SERVING_REASONS = frozenset({"Complete", "UpgradeWaiting"})
 SUSPENDED = "Suspended"
 SPREADABLE = "Spreadable"
 SCALED_TO_ZERO = "ScaledToZero"
@@ -100,7 +103,7 @@ class Health:
     message: str
 
 
-_NOT_JUDGED = Health("Reconciling", "ChildrenLeaving", "A child of an earlier object is being deleted.")
+_CHILDREN_LEAVING = Health("Reconciling", "ChildrenLeaving", "A child of an earlier object is being deleted.")
 
 
 def set_conditions(conditions: Conditions, health: Health) -> None:
@@ -116,63 +119,67 @@ def set_conditions(conditions: Conditions, health: Health) -> None:
 def judge_job(stage: str, conditions: Conditions) -> Health:
     """Return the health of a FineTuneJob. Ready: the artifact is complete, or the job is suspended as it should be."""
     if stage == "Succeeded":
-        return _final("Ready", stage, conditions)
+        return _judge_finished("Ready", stage, conditions)
     if stage == "Failed":
-        return _final("Stalled", stage, conditions)
-    if refusal := _refusal(conditions):
+        return _judge_finished("Stalled", stage, conditions)
+    if refusal := _judge_acceptance(conditions):
         return refusal
-    if conditions.is_fresh(SUSPENDED) and conditions.holds(SUSPENDED):
-        reason, message = conditions.words_of(SUSPENDED)
+    if conditions.is_set_in_this_pass(SUSPENDED) and conditions.is_true(SUSPENDED):
+        reason, message = conditions.get_reason_and_message(SUSPENDED)
         return Health("Ready" if reason == SUSPENDED else "Reconciling", reason, message)
-    if conditions.is_fresh("Running"):
-        return _by_reason(*conditions.words_of("Running"))
-    return Health("Reconciling", *conditions.words_of("Accepted"))
+    if conditions.is_set_in_this_pass("Running"):
+        return _judge_reason(*conditions.get_reason_and_message("Running"))
+    return Health("Reconciling", *conditions.get_reason_and_message("Accepted"))
 
 
 def judge_service(models: list[Object], conditions: Conditions) -> Health:
     """Return the health of an InferenceService. Ready: all engines that the spec wants serve all its models."""
-    if refusal := _refusal(conditions):
+    if refusal := _judge_acceptance(conditions):
         return refusal
     if _waits_for_a_shared_claim(conditions):
-        return _by_reason(*conditions.words_of(SPREADABLE))
+        return _judge_reason(*conditions.get_reason_and_message(SPREADABLE))
     for type_ in ("ArtifactsResolved", "Progressing"):
-        if not conditions.is_fresh(type_):
-            return Health("Reconciling", *conditions.words_of("Accepted"))
-        reason, message = conditions.words_of(type_)
-        if type_ == "ArtifactsResolved" and not conditions.holds(type_):
-            return _by_reason(reason, message)
-        if type_ == "Progressing" and reason not in SERVES_ALL:
-            return _by_reason(reason, message)
-    reason, message = conditions.words_of("Available")
+        if not conditions.is_set_in_this_pass(type_):
+            return Health("Reconciling", *conditions.get_reason_and_message("Accepted"))
+        reason, message = conditions.get_reason_and_message(type_)
+        if type_ == "ArtifactsResolved" and not conditions.is_true(type_):
+            return _judge_reason(reason, message)
+        if type_ == "Progressing" and reason not in SERVING_REASONS:
+            return _judge_reason(reason, message)
+    reason, message = conditions.get_reason_and_message("Available")
     if reason == SCALED_TO_ZERO:
         return Health("Ready", reason, message)
     for model in models:
         loaded, _, wanted = str(model.get("loaded") or "").partition("/")
         if loaded != wanted and wanted:
-            words = f"Model {model['name']} is loaded on {loaded} of {wanted} engines, by their own lists."
-            return Health("Reconciling", "ModelsNotLoaded", words)
-    return Health("Ready" if conditions.holds("Available") else "Reconciling", reason, message)
+            text = f"Model {model['name']} is loaded on {loaded} of {wanted} engines, by their own lists."
+            return Health("Reconciling", "ModelsNotLoaded", text)
+    return Health("Ready" if conditions.is_true("Available") else "Reconciling", reason, message)
 
 
-def _refusal(conditions: Conditions) -> Health | None:
+def _judge_acceptance(conditions: Conditions) -> Health | None:
     """Return the health of an object that this pass did not accept; None for an accepted one."""
-    if not conditions.is_fresh("Accepted"):
-        return _NOT_JUDGED
-    return None if conditions.holds("Accepted") else _by_reason(*conditions.words_of("Accepted"))
+    if not conditions.is_set_in_this_pass("Accepted"):
+        return _CHILDREN_LEAVING
+    return None if conditions.is_true("Accepted") else _judge_reason(*conditions.get_reason_and_message("Accepted"))
 
 
 def _waits_for_a_shared_claim(conditions: Conditions) -> bool:
     """Return whether an engine waits for a volume that another running engine occupies on its node."""
-    is_fresh = conditions.is_fresh(SPREADABLE) and conditions.is_fresh("Progressing")
-    return is_fresh and not conditions.holds(SPREADABLE) and conditions.words_of("Progressing")[0] == VOLUME_IN_USE.name
+    is_fresh = conditions.is_set_in_this_pass(SPREADABLE) and conditions.is_set_in_this_pass("Progressing")
+    return (
+        is_fresh
+        and not conditions.is_true(SPREADABLE)
+        and conditions.get_reason_and_message("Progressing")[0] == VOLUME_IN_USE.name
+    )
 
 
-def _by_reason(reason: str, message: str) -> Health:
-    return Health("Stalled" if reason in WAITS_FOR_A_PERSON else "Reconciling", reason, message)
+def _judge_reason(reason: str, message: str) -> Health:
+    return Health("Stalled" if reason in STALLED_REASONS else "Reconciling", reason, message)
 
 
-def _final(state: State, stage: str, conditions: Conditions) -> Health:
+def _judge_finished(state: State, stage: str, conditions: Conditions) -> Health:
     """Return the health of a job with a result. An earlier pass may have set its conditions."""
-    if conditions.holds(stage):
-        return Health(state, *conditions.words_of(stage))
+    if conditions.is_true(stage):
+        return Health(state, *conditions.get_reason_and_message(stage))
     return Health(state, stage, f"The stage is {stage}.")

@@ -13,81 +13,81 @@ from hone_operator.objects.resources import Key, Object
 
 FREE_WRITES = 5
 WINDOW_SECONDS = 600.0
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 5.0, 300.0
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 5.0, 300.0
 
 # Annotation of a child: which installation of Hone wrote it last.
-INSTALLATION = "hone.dev/operator"
+INSTALLATION_ANNOTATION = "hone.dev/operator"
 
 # Kind and name.
-Child = tuple[str, str]
+ChildName = tuple[str, str]
 # Uid and generation of the owner.
-Spec = tuple[str, int]
+SpecVersion = tuple[str, int]
 
 
 @dataclass
-class Contest:
-    """The latest writes of one child. `pause`: seconds to wait after the last one; 0 until there are too many."""
+class WriteContest:
+    """The latest writes of one child. `pause_seconds`: the wait after the last one; 0 until there are too many."""
 
     writes: deque[float] = field(default_factory=lambda: deque(maxlen=FREE_WRITES + 1))
-    pause: float = 0.0
+    pause_seconds: float = 0.0
     manager: str | None = None
 
     @property
     def not_before(self) -> float:
         """When the next write may be made."""
-        return self.writes[-1] + self.pause
+        return self.writes[-1] + self.pause_seconds
 
     def is_open(self, now: float) -> bool:
         """Return whether there were too many writes, and the last one was within WINDOW_SECONDS."""
-        return self.pause > 0 and now <= self.writes[-1] + WINDOW_SECONDS
+        return self.pause_seconds > 0 and now <= self.writes[-1] + WINDOW_SECONDS
 
 
-class Contests:
+class WriteContests:
     """The writes of all children, by owner."""
 
     def __init__(self) -> None:
-        self._of: dict[Key, dict[Child, Contest]] = {}
-        self._specs: dict[Key, Spec] = {}
+        self._of: dict[Key, dict[ChildName, WriteContest]] = {}
+        self._specs: dict[Key, SpecVersion] = {}
 
-    def begin(self, key: Key, spec: Spec) -> None:
+    def start_spec(self, key: Key, spec: SpecVersion) -> None:
         """Begin a pass. Reset the counts if the spec changed, or another object has the name."""
         if self._specs.get(key) != spec:
             self._of.pop(key, None)
             self._specs[key] = spec
 
-    def note(self, key: Key, child: Child, now: float) -> bool:
+    def count_write(self, key: Key, child: ChildName, now: float) -> bool:
         """Count a write that changed the child. Return whether there were too many."""
-        contest = self._of.setdefault(key, {}).setdefault(child, Contest())
+        contest = self._of.setdefault(key, {}).setdefault(child, WriteContest())
         was_open = contest.is_open(now)
         contest.writes.append(now)
         if not was_open and (len(contest.writes) <= FREE_WRITES or contest.writes[0] < now - WINDOW_SECONDS):
-            contest.pause = 0.0
+            contest.pause_seconds = 0.0
             return False
-        contest.pause = min(max(2 * contest.pause, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
+        contest.pause_seconds = min(max(2 * contest.pause_seconds, FIRST_PAUSE_SECONDS), MAX_PAUSE_SECONDS)
         return True
 
-    def is_suspect(self, key: Key, child: Child) -> bool:
+    def is_suspect(self, key: Key, child: ChildName) -> bool:
         """Return whether one more write of the child may be too many."""
         contest = self._of.get(key, {}).get(child)
         return contest is not None and len(contest.writes) >= FREE_WRITES
 
-    def blame(self, key: Key, child: Child, manager: str | None) -> None:
+    def set_manager(self, key: Key, child: ChildName, manager: str | None) -> None:
         """Remember who else writes the child."""
         contest = self._of[key][child]
         contest.manager = manager or contest.manager
 
-    def holds(self, key: Key, child: Child, now: float) -> bool:
+    def is_paused(self, key: Key, child: ChildName, now: float) -> bool:
         """Return whether the child must not be written yet."""
         contest = self._of.get(key, {}).get(child)
         return contest is not None and contest.is_open(now) and now < contest.not_before
 
-    def contested(self, key: Key, now: float) -> list[tuple[Child, Contest]]:
+    def list_contested(self, key: Key, now: float) -> list[tuple[ChildName, WriteContest]]:
         """Return the children that had too many writes lately."""
         return [(child, found) for child, found in self._of.get(key, {}).items() if found.is_open(now)]
 
-    def seconds_left(self, key: Key, now: float) -> float | None:
+    def get_seconds_left(self, key: Key, now: float) -> float | None:
         """Return after how many seconds something may have changed; None when nothing is contested."""
-        contests = [found for _, found in self.contested(key, now)]
+        contests = [found for _, found in self.list_contested(key, now)]
         moments = [c.not_before if c.not_before > now else c.writes[-1] + WINDOW_SECONDS for c in contests]
         return max(min(moments) - now, 1.0) if moments else None
 
@@ -97,10 +97,10 @@ class Contests:
         self._specs.pop(key, None)
 
 
-def contender(found: Object | None, installation: str = "") -> str | None:
+def find_contender(found: Object | None, installation: str = "") -> str | None:
     """Return the other writer of the child: another Hone operator, or the newest field manager beyond the status."""
     metadata = (found or {}).get("metadata") or {}
-    written_by = (metadata.get("annotations") or {}).get(INSTALLATION)
+    written_by = (metadata.get("annotations") or {}).get(INSTALLATION_ANNOTATION)
     if written_by and installation and written_by != installation:
         return f"another Hone operator, whose Lease is {written_by}"
     others = [

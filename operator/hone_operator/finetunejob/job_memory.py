@@ -8,11 +8,11 @@ from datetime import datetime
 
 from hone_operator.finetunejob import sidecars
 from hone_operator.finetunejob.snapshot import ObservedFineTuneJob
-from hone_operator.objects.resources import Key, is_observed
+from hone_operator.objects.resources import Key, has_observed_status
 from hone_operator.reconcile.ownership import is_foreign_claim
 
 
-class Remembered:
+class JobMemory:
     """By object: ends of trainers whose pods still run, claims that were not created, digests of settled children."""
 
     def __init__(self) -> None:
@@ -26,11 +26,11 @@ class Remembered:
         self._doubted.discard(key)
         self._settled.pop(key, None)
 
-    def settled(self, key: Key) -> bytes | None:
+    def get_settled_digest(self, key: Key) -> bytes | None:
         """Return the digest with which the children were last found to be as desired (fingerprints.py)."""
         return self._settled.get(key)
 
-    def settle(self, key: Key, digest: bytes | None) -> None:
+    def set_settled_digest(self, key: Key, digest: bytes | None) -> None:
         """Remember such a digest; None changes nothing, since the same state always has the same result."""
         if digest is not None:
             self._settled[key] = digest
@@ -39,21 +39,21 @@ class Remembered:
         """Remember that the claim could not be created: somebody else's may have its name."""
         self._doubted.add(key)
 
-    def may_be_foreign(self, key: Key, observed: ObservedFineTuneJob) -> bool:
+    def may_claim_be_foreign(self, key: Key, observed: ObservedFineTuneJob) -> bool:
         """Return whether somebody else's claim, which no watch reports, may have the name of the output claim.
 
         For a new object the creation of its claim finds that out, and no Job is created before.
         """
         if observed.claim is not None:
             return is_foreign_claim(observed.claim, observed.owner)
-        is_new = not (is_observed(observed.owner) or observed.job or observed.prepare_job)
+        is_new = not (has_observed_status(observed.owner) or observed.job or observed.prepare_job)
         return not is_new or key in self._doubted
 
-    def note_held(self, key: Key, observed: ObservedFineTuneJob, now: datetime) -> dict[str, datetime]:
+    def update_held(self, key: Key, observed: ObservedFineTuneJob, now: datetime) -> dict[str, datetime]:
         """Return, by pod uid, since when the operator observes that a trainer has ended and its pod has not."""
         before = self._held.pop(key, {})
         views = (observed.training, observed.preparing)
-        uids = [pod["metadata"]["uid"] for view in views for pod in sidecars.find_held(view)]
+        uids = [pod["metadata"]["uid"] for view in views for pod in sidecars.find_held_pods(view)]
         if found := {uid: before.get(uid, now) for uid in uids}:
             self._held[key] = found
         return found
