@@ -1,7 +1,7 @@
 """One run or preparation, from the command line's options to the artifact.
 
 What can be checked without torch comes first, since importing torch takes seconds. One process trains here, through
-`pipeline`; for several, `distributed.launcher` starts workers, and each calls `work`.
+`pipeline`; for several, `distributed.launcher` starts workers, and each calls `run_worker`.
 """
 
 import logging
@@ -16,68 +16,72 @@ from hone_api.layout import MANIFEST, PREPARED
 from hone_api.reasons import DATASET_INVALID, MODEL_INVALID, MODEL_NOT_FOUND, HoneError
 from hone_api.requiredgpus import require_gpus
 
-from hone_trainer.distributed.coordinator import Gate
-from hone_trainer.distributed.coordinator_client import Member
-from hone_trainer.distributed.launcher import launch
-from hone_trainer.distributed.ranks import Place, places, rendezvous
+from hone_trainer.distributed.coordinator import Coordinator
+from hone_trainer.distributed.coordinator_client import CoordinatorClient
+from hone_trainer.distributed.launcher import launch_workers
+from hone_trainer.distributed.ranks import Rank, find_rendezvous, make_local_ranks
 from hone_trainer.distributed.results import raise_failure
 from hone_trainer.inputs import manifest, model_files
-from hone_trainer.inputs.manifest import Inputs
-from hone_trainer.progress.http_server import serve
-from hone_trainer.progress.state import Telemetry
+from hone_trainer.inputs.manifest import JobInputs
+from hone_trainer.progress.http_server import serve_progress
+from hone_trainer.progress.state import ProgressState
 from hone_trainer.progress.terminal import Terminal
 from hone_trainer.runtime import environment
-from hone_trainer.runtime.options import Options
-from hone_trainer.runtime.signals import Stop
+from hone_trainer.runtime.options import RunOptions
+from hone_trainer.runtime.signals import StopSignal
 from hone_trainer.storage import output_dir
 
 
-def run(options: Options, stop: Stop, telemetry: Telemetry) -> ArtifactManifest:
+def run_job(options: RunOptions, stop: StopSignal, telemetry: ProgressState) -> ArtifactManifest:
     """Train the job in MANIFEST, or resume it. Raises HoneError; Interrupted when stopped."""
-    _log(options)
-    inputs = manifest.load(options)
+    _configure_logging(options)
+    inputs = manifest.load_inputs(options)
     if options.nodes > 1 or inputs.job.spec.resources.gpus > 1:
-        return _together(inputs, options, stop, telemetry)
+        return _run_distributed(inputs, options, stop, telemetry)
     if options.port:
-        serve(telemetry, options.port)
-    with Terminal() as terminal, output_dir.owned(options.output):
-        done = output_dir.finished(options.output, inputs.job.spec)
+        serve_progress(telemetry, options.port)
+    with Terminal() as terminal, output_dir.lock_output_dir(options.output):
+        done = output_dir.find_finished_artifact(options.output, inputs.job.spec)
         if done:
-            _known(done, inputs, options, terminal, telemetry)
+            _report_already_complete(done, inputs, options, terminal, telemetry)
         else:
-            environment.set_up(os.environ, options.output, inputs.job.spec.resources.gpus, options.verbose)
+            environment.set_up_environment(os.environ, options.output, inputs.job.spec.resources.gpus, options.verbose)
             require_gpus(os.environ)
-            from hone_trainer.pipeline import pipeline
+            from hone_trainer.pipeline import run_pipeline
 
-            done = pipeline(inputs, options, stop, telemetry, terminal)
-        terminal.note(f"saved {done.kind} in {options.output}, digest {done.digest}")
+            done = run_pipeline(inputs, options, stop, telemetry, terminal)
+        terminal.print_note(f"saved {done.kind} in {options.output}, digest {done.digest}")
     return done
 
 
-def _together(inputs: Inputs, options: Options, stop: Stop, telemetry: Telemetry) -> ArtifactManifest:
-    """Train in separate processes, one for each GPU. Raises as `run` does."""
+def _run_distributed(
+    inputs: JobInputs, options: RunOptions, stop: StopSignal, telemetry: ProgressState
+) -> ArtifactManifest:
+    """Train in separate processes, one for each GPU. Raises as `run_job` does."""
     spec = inputs.job.spec
-    here = rendezvous(options.nodes, os.environ)
-    with output_dir.owned(options.output) if here.node == 0 else nullcontext():
-        done = output_dir.finished(options.output, spec)
+    here = find_rendezvous(options.nodes, os.environ)
+    with output_dir.lock_output_dir(options.output) if here.node_rank == 0 else nullcontext():
+        done = output_dir.find_finished_artifact(options.output, spec)
         if done:
-            return _known(done, inputs, options, Terminal(), telemetry)
-        environment.set_up(os.environ, options.output, spec.resources.gpus, options.verbose)
-        environment.for_several(os.environ, options.nodes)
+            return _report_already_complete(done, inputs, options, Terminal(), telemetry)
+        environment.set_up_environment(os.environ, options.output, spec.resources.gpus, options.verbose)
+        environment.set_up_distributed(os.environ, options.nodes)
         require_gpus(os.environ)
-        with Gate(here) if here.nodes > 1 and here.node == 0 else nullcontext():
-            member = Member(here, Terminal().note) if here.nodes > 1 else None
-            port = member.join((options.output / MANIFEST).exists) if member else here.port
+        with Coordinator(here) if here.nodes > 1 and here.node_rank == 0 else nullcontext():
+            member = CoordinatorClient(here, Terminal().print_note) if here.nodes > 1 else None
+            port = member.rendezvous((options.output / MANIFEST).exists) if member else here.port
             if port is None:  # node 0 has finished and won't start again
-                return _together(inputs, options, stop, telemetry)
-            word = launch(places(replace(here, port=port), max(1, spec.resources.gpus)), options, stop, member)
+                return _run_distributed(inputs, options, stop, telemetry)
+            word = launch_workers(
+                make_local_ranks(replace(here, port=port), max(1, spec.resources.gpus)), options, stop, member
+            )
     telemetry.progress, telemetry.parameters = word.progress, word.parameters
     raise_failure(word)
     return word.manifest or read_manifest(options.output)
 
 
-def _known(
-    done: ArtifactManifest, inputs: Inputs, options: Options, terminal: Terminal, telemetry: Telemetry
+def _report_already_complete(
+    done: ArtifactManifest, inputs: JobInputs, options: RunOptions, terminal: Terminal, telemetry: ProgressState
 ) -> ArtifactManifest:
     """Report that the artifact is already complete.
 
@@ -93,32 +97,32 @@ def _known(
                 f"{options.output} holds the complete artifact of this spec, and {what} has changed since",
                 remedy=f"Give the new one another name or --output, or empty {options.output} to train again.",
             )
-    terminal.note(f"{options.output} already holds the complete artifact of this job")
+    terminal.print_note(f"{options.output} already holds the complete artifact of this job")
     telemetry.parameters = Parameters.model_validate(done.parameters)
     return done
 
 
-def _has_other_data(done: ArtifactManifest, inputs: Inputs) -> bool:
-    """Return whether the dataset's files have changed. Branches of the hub are not looked up; missing files don't
-    count.
+def _has_other_data(done: ArtifactManifest, inputs: JobInputs) -> bool:
+    """Return whether the dataset's files have changed. Branches of the hub and URIs are not looked up; missing files
+    don't count.
     """
     source = inputs.job.spec.dataset
-    if source.name:
+    if source.name or source.uri:
         return False
     from hone_trainer.data import dataset
 
     try:
-        return dataset.find(source, inputs, None).fingerprint != done.dataset_fingerprint
+        return dataset.locate_dataset(source, inputs, None).fingerprint != done.dataset_fingerprint
     except HoneError:
         return False
 
 
-def _has_other_model(inputs: Inputs, output: Path) -> bool:
+def _has_other_model(inputs: JobInputs, output: Path) -> bool:
     """Return whether the base model's files differ from those remembered by the start that trained. See
     _has_other_data.
     """
     spec = inputs.job.spec
-    before = output_dir.earlier(output, spec, has_checkpoint=False).model_digest
+    before = output_dir.load_run_state(output, spec, has_checkpoint=False).model_digest
     if before is None or spec.model.claim is None:
         return False
     try:
@@ -128,41 +132,41 @@ def _has_other_model(inputs: Inputs, output: Path) -> bool:
         return False
 
 
-def work(options: Options, place: Place, stop: Stop, telemetry: Telemetry) -> ArtifactManifest:
-    """Train as one of the processes that _together starts. Raises as `run` does."""
-    _log(options)
+def run_worker(options: RunOptions, place: Rank, stop: StopSignal, telemetry: ProgressState) -> ArtifactManifest:
+    """Train as one of the processes that _run_distributed starts. Raises as `run_job` does."""
+    _configure_logging(options)
     leads = place.rank == 0
     if options.port and leads:
-        serve(telemetry, options.port)
-    inputs = manifest.load(options)
+        serve_progress(telemetry, options.port)
+    inputs = manifest.load_inputs(options)
     with Terminal(shown=leads) as terminal:
-        from hone_trainer.pipeline import pipeline
+        from hone_trainer.pipeline import run_pipeline
 
-        done = pipeline(inputs, options, stop, telemetry, terminal, place)
-        terminal.note(f"saved {done.kind} in {options.output}, digest {done.digest}")
+        done = run_pipeline(inputs, options, stop, telemetry, terminal, place)
+        terminal.print_note(f"saved {done.kind} in {options.output}, digest {done.digest}")
     return done
 
 
-def prepare(options: Options, telemetry: Telemetry) -> str:
+def prepare_job(options: RunOptions, telemetry: ProgressState) -> str:
     """Prepare the job in MANIFEST, print the dataset's report and a row, and return a summary. Raises HoneError."""
-    _log(options)
-    inputs = manifest.load(options)
-    with Terminal() as terminal, output_dir.owned(options.output):
-        environment.set_up(os.environ, options.output, inputs.job.spec.resources.gpus, options.verbose)
+    _configure_logging(options)
+    inputs = manifest.load_inputs(options)
+    with Terminal() as terminal, output_dir.lock_output_dir(options.output):
+        environment.set_up_environment(os.environ, options.output, inputs.job.spec.resources.gpus, options.verbose)
         from hone_trainer.config import device
         from hone_trainer.preparation.prepare import prepare as prepare_all
-        from hone_trainer.runtime.library_logging import quiet
+        from hone_trainer.runtime.library_logging import silence_libraries
 
         if not options.verbose:
-            quiet()
-        target = device.elsewhere(inputs.job.spec.resources.gpus, options.gpu)
+            silence_libraries()
+        target = device.describe_target_device(inputs.job.spec.resources.gpus, options.gpu)
         done = prepare_all(inputs, options.output, terminal, target)
         telemetry.estimate, telemetry.parameters = done.file.plan.estimate, done.file.plan.parameters
-        terminal.report(done.file.dataset)
-        terminal.sample(done.segments)
-        terminal.note(f"prepared in {options.output / PREPARED}")
+        terminal.print_dataset_report(done.file.dataset)
+        terminal.print_sample(done.segments)
+        terminal.print_note(f"prepared in {options.output / PREPARED}")
     return done.file.dataset.summary()
 
 
-def _log(options: Options) -> None:
+def _configure_logging(options: RunOptions) -> None:
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s %(message)s")

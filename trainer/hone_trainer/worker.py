@@ -13,70 +13,70 @@ from pathlib import Path
 
 from hone_api.io.terminal import make_output_safe, print_line
 
-from hone_trainer.distributed.ranks import Place
-from hone_trainer.distributed.results import Word
-from hone_trainer.main import parse
-from hone_trainer.progress.state import Telemetry
-from hone_trainer.runtime.errors import UnnamedError, named
-from hone_trainer.runtime.options import Options
-from hone_trainer.runtime.signals import Interrupted, Stop
+from hone_trainer.distributed.ranks import Rank
+from hone_trainer.distributed.results import WorkerResult
+from hone_trainer.main import parse_options
+from hone_trainer.progress.state import ProgressState
+from hone_trainer.runtime.errors import UnclassifiedError, classify_error
+from hone_trainer.runtime.options import RunOptions
+from hone_trainer.runtime.signals import Interrupted, StopSignal
 
 
-def main(word: Path, options: Options) -> None:
+def main(word: Path, options: RunOptions) -> None:
     """Train at the rank that the environment gives, write the result, and exit."""
-    stop = Stop()
-    stop.listen(lambda: say(word, Word(outcome="Interrupted")))
-    threading.Thread(target=_follow_the_launcher, daemon=True).start()
-    said = last_word(options, Place.of(os.environ), stop)
-    stop.ignore()
-    say(word, said)
+    stop = StopSignal()
+    stop.install_handlers(lambda: write_result(word, WorkerResult(outcome="Interrupted")))
+    threading.Thread(target=_stop_with_the_launcher, daemon=True).start()
+    said = run_and_report(options, Rank.from_environ(os.environ), stop)
+    stop.ignore_signals()
+    write_result(word, said)
     sys.stderr.flush()
     os._exit(0 if said.outcome == "Succeeded" else 1)
 
 
-def say(file: Path, word: Word) -> None:
+def write_result(file: Path, word: WorkerResult) -> None:
     """Write the result to a file, which is complete or absent at any time."""
     temporary = file.with_suffix(".tmp")
     temporary.write_text(word.model_dump_json(), encoding="utf-8")
     temporary.replace(file)
 
 
-def last_word(options: Options, place: Place, stop: Stop) -> Word:
+def run_and_report(options: RunOptions, place: Rank, stop: StopSignal) -> WorkerResult:
     """Train, and turn every way to end into a result."""
-    telemetry = Telemetry()
+    telemetry = ProgressState()
     try:
         try:
-            from hone_trainer.run import work
+            from hone_trainer.run import run_worker
 
-            said = Word(outcome="Succeeded", manifest=work(options, place, stop, telemetry))
+            said = WorkerResult(outcome="Succeeded", manifest=run_worker(options, place, stop, telemetry))
         except Exception as error:
-            said = _failed(error, options.verbose)
+            said = _make_failed_result(error, options.verbose)
     except Interrupted:
-        said = Word(outcome="Interrupted")
+        said = WorkerResult(outcome="Interrupted")
     return said.model_copy(update={"progress": telemetry.progress, "parameters": telemetry.parameters})
 
 
-def _failed(error: Exception, verbose: bool) -> Word:
-    failure = named(error)
+def _make_failed_result(error: Exception, verbose: bool) -> WorkerResult:
+    failure = classify_error(error)
     if verbose:
         print_line("".join(traceback.format_exception(error)).rstrip("\n"))
-    return Word(
+    return WorkerResult(
         outcome="Failed",
         reason=failure.reason.name,
         message=failure.message,
         remedy=failure.remedy,
-        traceback=failure.traceback if isinstance(failure, UnnamedError) else "",
+        traceback=failure.traceback if isinstance(failure, UnclassifiedError) else "",
     )
 
 
-def _follow_the_launcher() -> None:
+def _stop_with_the_launcher() -> None:
     """Stop this process when its launcher is gone, since nothing else would stop it."""
     sys.stdin.buffer.read()
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":
-    options = parse(sys.argv[2:])
+    options = parse_options(sys.argv[2:])
     make_output_safe(is_stdout_a_log=True)
-    assert isinstance(options, Options)
+    assert isinstance(options, RunOptions)
     main(Path(sys.argv[1]), options)

@@ -1,7 +1,7 @@
 """Faults in rows, before tokens: turns of unknown roles, turns and completions without text, missing answers.
 
-One pass over the rows (`read_turns`) records which row has which fault and draws the sample for costlier checks
-(`samples`). `tokenized` turns the findings into warnings.
+One pass over the rows (`survey_conversations`) records which row has which fault and draws the sample for costlier
+checks (`samples`). `tokenized` turns the findings into warnings.
 """
 
 from __future__ import annotations  # array is generic for type checkers alone
@@ -17,8 +17,8 @@ import numpy as np
 from datasets import Dataset
 
 from hone_trainer.checks.contents import is_empty
-from hone_trainer.checks.findings import Finding, collect
-from hone_trainer.checks.samples import Sampler
+from hone_trainer.checks.findings import Finding, make_findings
+from hone_trainer.checks.samples import RowSampler
 from hone_trainer.data.formats import get_conversation
 from hone_trainer.data.messages import is_learned
 
@@ -48,7 +48,7 @@ def _make_numbers() -> array[int]:
 
 
 @dataclass
-class Turns:
+class ConversationSurvey:
     """Rows by property, as numbers of rows; `answered` has a 1 for each row that ends with an answer, else a 0."""
 
     answered: bytearray = field(default_factory=bytearray)
@@ -57,7 +57,7 @@ class Turns:
     empty_turn: array[int] = field(default_factory=_make_numbers)
     empty_completion: array[int] = field(default_factory=_make_numbers)
     empty_text: array[int] = field(default_factory=_make_numbers)
-    sampler: Sampler = field(default_factory=Sampler)
+    sampler: RowSampler = field(default_factory=RowSampler)
 
     def add_row(self, row: Row) -> None:
         """Consider the next row."""
@@ -99,9 +99,9 @@ class Turns:
             rows.append(index)
 
 
-def read_turns(given: Dataset) -> Turns:
+def survey_conversations(given: Dataset) -> ConversationSurvey:
     """Read every row."""
-    turns = Turns()
+    turns = ConversationSurvey()
     for row in iterate_rows(given):
         turns.add_row(row)
     return turns
@@ -114,26 +114,26 @@ def iterate_rows(given: Dataset) -> Iterator[Row]:
         yield from (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
 
 
-def find_empty_rows(turns: Turns) -> list[Finding]:
+def find_empty_rows(turns: ConversationSurvey) -> list[Finding]:
     """Return what is empty, or has no answer."""
     return [
-        *collect(turns.empty_text, "have no text but whitespace: the model learns to write nothing"),
-        *collect(turns.empty_completion, "have an empty completion: the model learns to answer nothing"),
-        *collect(turns.empty_turn, "have an empty assistant message: the model learns to answer nothing"),
-        *collect(turns.without_answer, "have no assistant message, and so no answer to learn"),
+        *make_findings(turns.empty_text, "have no text but whitespace: the model learns to write nothing"),
+        *make_findings(turns.empty_completion, "have an empty completion: the model learns to answer nothing"),
+        *make_findings(turns.empty_turn, "have an empty assistant message: the model learns to answer nothing"),
+        *make_findings(turns.without_answer, "have no assistant message, and so no answer to learn"),
     ]
 
 
-def find_unknown_roles(turns: Turns, template: str, assistant_only: bool) -> list[Finding]:
+def find_unknown_roles(turns: ConversationSurvey, template: str, assistant_only: bool) -> list[Finding]:
     """Return a finding for each role that neither Hone nor the template knows, or that looks like another one."""
     found = []
     for role, rows in sorted(turns.unknown_roles.items(), key=lambda item: -len(item[1])):
         meant = suggest_role(role)
-        if _names(template, role) and meant not in ("user", "assistant"):
+        if _mentions_role(template, role) and meant not in ("user", "assistant"):
             continue
         hint = f"did you mean {meant}?" if meant else f"known are {', '.join(ROLES)}"
         lost = "; with assistantOnlyLoss nothing of them is learned" if assistant_only else ""
-        found += collect(rows, f"have messages of the unknown role {role!r}: {hint}{lost}")
+        found += make_findings(rows, f"have messages of the unknown role {role!r}: {hint}{lost}")
     if len(found) > MOST_ROLES:
         more = f", and {len(found) - MOST_ROLES} more unknown roles are not shown"
         last = found[MOST_ROLES - 1]
@@ -151,6 +151,6 @@ def suggest_role(role: str) -> str | None:
     return next(iter(difflib.get_close_matches(name, ROLES, n=1, cutoff=0.75)), None)
 
 
-def _names(template: str, role: str) -> bool:
+def _mentions_role(template: str, role: str) -> bool:
     """Return whether the template has the role as a string of its own."""
     return f"'{role}'" in template or f'"{role}"' in template

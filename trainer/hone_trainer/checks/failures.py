@@ -15,36 +15,38 @@ from trl.data_utils import _tokenize, is_conversational
 from hone_trainer.checks.contents import is_empty
 from hone_trainer.checks.row_places import find_places
 from hone_trainer.data import chat_templates
-from hone_trainer.data.dataset import Data
+from hone_trainer.data.dataset import LoadedDataset
 from hone_trainer.data.exact_numbers import restore_numbers
 from hone_trainer.data.formats import get_conversation, get_template_arguments
-from hone_trainer.runtime.errors import named
+from hone_trainer.runtime.errors import classify_error
 
 REMEDY = "Correct the row, or give another template in spec.dataset.chatTemplate."
 
 
 def explain_failure(
-    error: Exception, given: Dataset, data: Data, tokenizer: PreTrainedTokenizerBase, template: str | None
+    error: Exception, given: Dataset, data: LoadedDataset, tokenizer: PreTrainedTokenizerBase, template: str | None
 ) -> Exception:
     """Return the failure that names the row of `given` for which tokenizing raised `error`, else `error` itself.
 
     `template` is the one that is used in place of the tokenizer's.
     """
-    if named(error).reason is not INTERNAL_ERROR and not isinstance(error, MemoryError):  # a template requests any size
+    if classify_error(error).reason is not INTERNAL_ERROR and not isinstance(
+        error, MemoryError
+    ):  # a template requests any size
         return error
     marks_nothing = isinstance(error, RuntimeError) and "assistant tokens" in str(error)
     for index, row in enumerate(given):
         try:
             tokenize_as_trl(row, tokenizer, template)
         except Exception as found:  # a template may raise anything
-            return _refused(found, row, find_places(data, given, [index])[index], tokenizer)
+            return _make_refusal(found, row, find_places(data, given, [index])[index], tokenizer)
     if marks_nothing or isinstance(error, OverflowError):
         return _find_unmarked(given, data, tokenizer, template) or error
     return error
 
 
 def _find_unmarked(
-    given: Dataset, data: Data, tokenizer: PreTrainedTokenizerBase, template: str | None
+    given: Dataset, data: LoadedDataset, tokenizer: PreTrainedTokenizerBase, template: str | None
 ) -> HoneError | None:
     """Return the refusal of the first conversation in which no token, or an empty text at the start, is marked."""
     for index, row in enumerate(given):
@@ -53,9 +55,9 @@ def _find_unmarked(
         try:
             masks = tokenize_as_trl(row, tokenizer, template, wants_mask=True)
         except OverflowError:  # transformers looks for the character before the first
-            return _empty_at_start(find_places(data, given, [index])[index])
+            return _make_empty_text_error(find_places(data, given, [index])[index])
         if 1 not in masks:
-            return _unmarked(row, find_places(data, given, [index])[index])
+            return _make_unmarked_error(row, find_places(data, given, [index])[index])
     return None
 
 
@@ -75,26 +77,28 @@ def tokenize_as_trl(
     return list(done.get("assistant_masks", []))
 
 
-def _refused(error: Exception, row: dict[str, Any], where: str, tokenizer: PreTrainedTokenizerBase) -> HoneError:
+def _make_refusal(error: Exception, row: dict[str, Any], where: str, tokenizer: PreTrainedTokenizerBase) -> HoneError:
     """Return the refusal of one row: the fault of the data if the template refuses it, else the template's."""
     if not is_conversational(row):
-        what = f"The tokenizer of spec.model fails for {where}: {chat_templates.describe(error)}"
+        what = f"The tokenizer of spec.model fails for {where}: {chat_templates.describe_template_error(error)}"
         return HoneError(DATASET_INVALID, what, remedy="Correct the row, or use another tokenizer.")
     if type(error) is jinja2.TemplateError:  # what raise_exception raises
         return HoneError(
-            DATASET_INVALID, f"The chat template refuses {where}: {chat_templates.describe(error)}", remedy=REMEDY
+            DATASET_INVALID,
+            f"The chat template refuses {where}: {chat_templates.describe_template_error(error)}",
+            remedy=REMEDY,
         )
     hint = ""
     if chat_templates.needs_parts(tokenizer):
         hint = " The template takes content as a list of parts, such as [{type: text, text: …}], not as a string."
     return HoneError(
         INVALID_SPEC,
-        f"The chat template fails for {where}: {chat_templates.describe(error)}.{hint}",
+        f"The chat template fails for {where}: {chat_templates.describe_template_error(error)}.{hint}",
         remedy=chat_templates.CORRECT_THE_TEMPLATE,
     )
 
 
-def _empty_at_start(where: str) -> HoneError:
+def _make_empty_text_error(where: str) -> HoneError:
     return HoneError(
         INVALID_SPEC,
         f"The rendering of {where} begins with an empty {{% generation %}}, which can't be marked, and "
@@ -104,7 +108,7 @@ def _empty_at_start(where: str) -> HoneError:
     )
 
 
-def _unmarked(row: dict[str, Any], where: str) -> HoneError:
+def _make_unmarked_error(row: dict[str, Any], where: str) -> HoneError:
     turns = [message for message in get_conversation(row) if message.get("role") == "assistant"]
     if not turns:
         return HoneError(

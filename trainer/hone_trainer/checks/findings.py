@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datasets import Dataset
 
 from hone_trainer.checks.row_places import find_places
-from hone_trainer.data.dataset import Data
+from hone_trainer.data.dataset import LoadedDataset
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class Finding:
     looked_at: int | None = None
 
 
-def collect(rows: Sequence[int], text: str, looked_at: int | None = None) -> list[Finding]:
+def make_findings(rows: Sequence[int], text: str, looked_at: int | None = None) -> list[Finding]:
     """Return a list with the finding about these rows, given by number in ascending order; empty without rows."""
     return [Finding(len(rows), int(rows[0]), text, looked_at)] if len(rows) else []
 
 
-def write_warnings(findings: list[Finding], data: Data, given: Dataset, purpose: str) -> list[str]:
+def write_warnings(findings: list[Finding], data: LoadedDataset, given: Dataset, purpose: str) -> list[str]:
     """Return a sentence for each finding: how many rows of how many, their property, and the place of the first."""
     places = find_places(data, given, [finding.first for finding in findings])
     return [

@@ -15,10 +15,10 @@ from hone_api.finetunejobs.training import TrainingArguments
 from hone_api.reasons import INVALID_SPEC, MODEL_INVALID, HoneError
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from hone_trainer.checks.findings import Finding, collect
+from hone_trainer.checks.findings import Finding, make_findings
 from hone_trainer.checks.row_places import find_places
-from hone_trainer.data.dataset import Data
-from hone_trainer.data.statistics import Cut, iterate_tokens
+from hone_trainer.data.dataset import LoadedDataset
+from hone_trainer.data.statistics import Truncation, iterate_tokens
 
 # Parts of the names of modules and buffers with one row for each position.
 _TABLES = ("position", "wpe", "pos_enc")
@@ -29,7 +29,7 @@ _STRETCHED = ("linear", "dynamic", "yarn", "longrope", "llama3")
 
 
 @dataclass(frozen=True)
-class Limits:
+class ModelLimits:
     """The limits of a model. None: no limit is known; beyond a hard limit of positions, training fails."""
 
     embeddings: int | None
@@ -37,14 +37,19 @@ class Limits:
     is_hard: bool
 
 
-def read_limits(outline: PreTrainedModel) -> Limits:
+def read_model_limits(outline: PreTrainedModel) -> ModelLimits:
     """Read the limits of a model without weights."""
     positions, is_hard = _read_positions(outline)
-    return Limits(_read_embeddings(outline), positions, is_hard)
+    return ModelLimits(_read_embeddings(outline), positions, is_hard)
 
 
 def check_ids(
-    whole: Dataset, limits: Limits, data: Data, given: Dataset, tokenizer: PreTrainedTokenizerBase, purpose: str
+    whole: Dataset,
+    limits: ModelLimits,
+    data: LoadedDataset,
+    given: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    purpose: str,
 ) -> None:
     """Raise HoneError ModelInvalid for rows with tokens that the model has no embedding for."""
     if limits.embeddings is None:
@@ -59,12 +64,12 @@ def check_ids(
         start += len(batch.offsets) - 1
     if count:
         where = find_places(data, given, [first])[first]
-        raise _unembedded(
+        raise _make_unembedded_error(
             f"{count} of {len(whole)} rows {purpose} have", largest, limits, tokenizer, f" (first: {where})"
         )
 
 
-def check_padding(limits: Limits, tokenizer: PreTrainedTokenizerBase, training: TrainingArguments) -> None:
+def check_padding(limits: ModelLimits, tokenizer: PreTrainedTokenizerBase, training: TrainingArguments) -> None:
     """Raise HoneError InvalidSpec for a padding token that the model has no embedding for."""
     token = training.pad_token or tokenizer.pad_token or training.eos_token or tokenizer.eos_token
     number = tokenizer.get_vocab().get(str(token), 0)
@@ -87,12 +92,16 @@ def check_prompts(
     limit = getattr(load_config().get_text_config(), "vocab_size", None)
     for index, tokens in enumerate(prompts):
         if limit and max(tokens, default=0) >= limit:
-            raise _unembedded(
-                f"spec.evaluation.prompts[{index}] has", max(tokens), Limits(limit, None, is_hard=False), tokenizer, ""
+            raise _make_unembedded_error(
+                f"spec.evaluation.prompts[{index}] has",
+                max(tokens),
+                ModelLimits(limit, None, is_hard=False),
+                tokenizer,
+                "",
             )
 
 
-def check_lengths(lengths: np.ndarray, limits: Limits, args: Any, cut: Cut, packing: bool) -> list[Finding]:
+def check_lengths(lengths: np.ndarray, limits: ModelLimits, args: Any, cut: Truncation, packing: bool) -> list[Finding]:
     """Return the rows that have more tokens, after cutting, than the model has positions.
 
     Raises HoneError InvalidSpec where training would fail for them.
@@ -114,14 +123,16 @@ def check_lengths(lengths: np.ndarray, limits: Limits, args: Any, cut: Cut, pack
             remedy=f"Set spec.training.maxLength to {limit} or less.",
         )
     rows = range(len(lengths)) if is_wrapped else np.flatnonzero(kept > limit).tolist()
-    return collect(
+    return make_findings(
         rows,
         f"are trained on with more than the {limit} positions that the model was made for, "
         f"up to {longest}: set spec.training.maxLength to {limit}, unless it is meant to learn longer texts",
     )
 
 
-def _unembedded(subject: str, token: int, limits: Limits, tokenizer: PreTrainedTokenizerBase, where: str) -> HoneError:
+def _make_unembedded_error(
+    subject: str, token: int, limits: ModelLimits, tokenizer: PreTrainedTokenizerBase, where: str
+) -> HoneError:
     return HoneError(
         MODEL_INVALID,
         f"{subject} tokens that the model has no embedding for, such as {tokenizer.decode([token])!r}: it is token "
@@ -144,7 +155,7 @@ def _read_embeddings(outline: PreTrainedModel) -> int | None:
 def _read_positions(outline: PreTrainedModel) -> tuple[int | None, bool]:
     """Return how many positions the model has, and whether more of them fail."""
     tables = [
-        int(module.num_embeddings) - _offset(module)
+        int(module.num_embeddings) - _count_offset_rows(module)
         for name, module in outline.named_modules()
         if isinstance(module, torch.nn.Embedding) and _names_positions(name)
     ]
@@ -152,7 +163,7 @@ def _read_positions(outline: PreTrainedModel) -> tuple[int | None, bool]:
         return min(tables), True
     config: Any = outline.config.get_text_config()
     if any("Rotary" in type(module).__name__ for module in outline.modules()):
-        return None if getattr(config, "alibi", False) else _stretched(config), False
+        return None if getattr(config, "alibi", False) else _read_stretched_positions(config), False
     fixed = getattr(config, "max_seq_len", None)  # ALiBi of a fixed size
     buffers = [
         int(buffer.shape[0])
@@ -169,7 +180,7 @@ def _names_positions(name: str) -> bool:
     return any(part in last for part in _TABLES) and not any(part in parents for part in _NOT_TEXT)
 
 
-def _offset(module: Any) -> int:
+def _count_offset_rows(module: Any) -> int:
     """Return how many rows of a table come before the first position, as in OPT's and RoBERTa's."""
     offset = getattr(module, "offset", None)
     if isinstance(offset, int):
@@ -177,7 +188,7 @@ def _offset(module: Any) -> int:
     return 0 if module.padding_idx is None else int(module.padding_idx) + 1
 
 
-def _stretched(config: Any) -> int | None:
+def _read_stretched_positions(config: Any) -> int | None:
     limit = getattr(config, "max_position_embeddings", None)
     if not isinstance(limit, int) or limit < 1:
         return None

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from hone_trainer.checks.conversations import iterate_rows
-from hone_trainer.checks.findings import Finding, collect
+from hone_trainer.checks.findings import Finding, make_findings
 from hone_trainer.data.formats import get_conversation, get_template_arguments
 from hone_trainer.data.messages import is_learned
 from hone_trainer.data.statistics import IGNORED
@@ -43,13 +43,13 @@ def find_mislabelled(
             missed_tokens += count
     otherwise = "or give prompt and completion in place of messages"
     return [
-        *collect(
+        *make_findings(
             foreign,
             f"learn {foreign_tokens} tokens that are not the assistant's, because the tokenizer makes no token of what "
             f"stands last in {{% generation %}}: end that right after the token that ends a turn, {otherwise}",
             len(sample),
         ),
-        *collect(
+        *make_findings(
             missed,
             f"do not learn {missed_tokens} tokens of the assistant's turns, because the tokenizer makes no token of "
             f"what stands first in {{% generation %}}: let neither template nor answers begin with it, {otherwise}",

@@ -6,10 +6,10 @@ from transformers import PreTrainedTokenizerBase
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
 from hone_trainer.data import chat_templates
-from hone_trainer.data.dataset import Data
+from hone_trainer.data.dataset import LoadedDataset
 
 
-def check_tokenizer(data: Data, tokenizer: PreTrainedTokenizerBase, training: TrainingArguments) -> None:
+def check_tokenizer(data: LoadedDataset, tokenizer: PreTrainedTokenizerBase, training: TrainingArguments) -> None:
     """Raise HoneError ChatTemplateMissing, or InvalidSpec naming the field, when the rows can't be tokenized."""
     if data.conversational:
         if not tokenizer.chat_template:
@@ -46,7 +46,7 @@ def check_tokens(tokenizer: PreTrainedTokenizerBase, training: TrainingArguments
         )
 
 
-def _check_markers(data: Data, tokenizer: PreTrainedTokenizerBase) -> None:
+def _check_markers(data: LoadedDataset, tokenizer: PreTrainedTokenizerBase) -> None:
     if not data.conversational:
         raise HoneError(
             INVALID_SPEC,

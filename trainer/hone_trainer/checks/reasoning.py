@@ -7,10 +7,10 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from hone_trainer.checks.contents import texts_of
+from hone_trainer.checks.contents import get_texts
 from hone_trainer.checks.conversations import iterate_rows
-from hone_trainer.checks.findings import Finding, collect
-from hone_trainer.checks.renderings import is_written, squeeze
+from hone_trainer.checks.findings import Finding, make_findings
+from hone_trainer.checks.renderings import is_written, remove_whitespace
 from hone_trainer.data import chat_templates
 from hone_trainer.data.formats import get_conversation, get_template_arguments
 from hone_trainer.data.messages import Message, is_learned
@@ -36,10 +36,10 @@ def find_dropped_reasoning(
         thoughts = [list(_read_reasoning(answer, keys)) for answer in answers]
         if not any(thoughts):
             continue
-        rendered = chat_templates.render(
+        rendered = chat_templates.render_messages(
             tokenizer, get_conversation(row), chat_template=template, **get_template_arguments(row)
         )
-        plain = squeeze(rendered)
+        plain = remove_whitespace(rendered)
         lost = [any(not is_written(thought, plain) for thought in of_answer) for of_answer in thoughts]
         if lost[-1]:
             last.append(index)
@@ -47,13 +47,13 @@ def find_dropped_reasoning(
             earlier.append(index)
     remedy = "a template that keeps it in spec.dataset.chatTemplate"
     return [
-        *collect(
+        *make_findings(
             earlier,
             "have reasoning in answers before the last one, which the chat template leaves out, so that these answers "
             f"are learned without it: write a row for each answer, with that answer last, or give {remedy}",
             len(sample),
         ),
-        *collect(
+        *make_findings(
             last,
             f"have reasoning in their last answer, which the chat template leaves out: give {remedy}, or remove it",
             len(sample),
@@ -71,7 +71,7 @@ def _read_reasoning(message: Message, keys: tuple[str, ...]) -> Iterator[str]:
         value: Any = message.get(key)
         if isinstance(value, str) and value.strip():
             yield value
-    for text in texts_of(message):
+    for text in get_texts(message):
         thoughts, end, _ = text.rpartition("</think>")
         if end:
             yield from filter(str.strip, _TAGS.split(thoughts))

@@ -9,7 +9,7 @@ from hone_api.finetunejobs.spec import FineTuneJobSpec
 from trl.trainer.sft_config import SFTConfig
 
 from hone_trainer.checks import trials
-from hone_trainer.data.batches import Batches, check_batches
+from hone_trainer.data.batches import BatchCounts, check_batches
 
 
 def count_processes(spec: FineTuneJobSpec) -> int:
@@ -21,7 +21,7 @@ def rehearse(train: Sized, evaluation: Sized | None, args: SFTConfig, spec: Fine
     """Return warnings about rows that are not used. Raises HoneError InvalidSpec when training could not begin."""
     processes = count_processes(spec)
     warnings = check_batches(train, evaluation, args, processes)
-    batches = Batches(
+    batches = BatchCounts(
         rows=len(train),
         size=args.per_device_train_batch_size,
         processes=processes,

@@ -13,9 +13,9 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl.data_utils import _tokenize, is_conversational
 
-from hone_trainer.checks.contents import texts_of
+from hone_trainer.checks.contents import get_texts
 from hone_trainer.checks.conversations import iterate_rows
-from hone_trainer.checks.findings import Finding, collect
+from hone_trainer.checks.findings import Finding, make_findings
 from hone_trainer.checks.special_tokens import adds_end
 from hone_trainer.data import chat_templates
 from hone_trainer.data.exact_numbers import restore_numbers
@@ -35,8 +35,10 @@ def find_dropped_text(
         if not is_conversational(row):
             return []
         messages = get_conversation(row)
-        rendered = chat_templates.render(tokenizer, messages, chat_template=template, **get_template_arguments(row))
-        for role in {str(message.get("role")) for message in _dropped(messages, rendered)}:
+        rendered = chat_templates.render_messages(
+            tokenizer, messages, chat_template=template, **get_template_arguments(row)
+        )
+        for role in {str(message.get("role")) for message in _find_dropped(messages, rendered)}:
             lost[role].append(index)
     remedy = "correct spec.dataset.chatTemplate, or leave such messages out"
     if lost and chat_templates.needs_parts(tokenizer):
@@ -44,7 +46,7 @@ def find_dropped_text(
     return [
         finding
         for role, rows in sorted(lost.items())
-        for finding in collect(
+        for finding in make_findings(
             rows, f"have text in messages of role {role} that the chat template leaves out: {remedy}", len(sample)
         )
     ]
@@ -79,19 +81,21 @@ def find_unaligned(
             "the chat template begins an answer otherwise than it writes one, so the model learns to answer a prompt "
         )
         cause += "that it is not given"
-    return collect(found, f"have a prompt that ends otherwise when the completion follows it: {cause}", len(sample))
+    return make_findings(
+        found, f"have a prompt that ends otherwise when the completion follows it: {cause}", len(sample)
+    )
 
 
 def is_written(text: str, squeezed: str) -> bool:
     """Return whether a squeezed rendering has the text, as it is or as JSON."""
-    return squeeze(text) in squeezed or any(form in squeezed for form in _escape(text))
+    return remove_whitespace(text) in squeezed or any(form in squeezed for form in _escape(text))
 
 
-def _dropped(messages: list[Message], rendered: str) -> Iterator[Message]:
+def _find_dropped(messages: list[Message], rendered: str) -> Iterator[Message]:
     """Yield the messages whose text is not in the rendering, neither as it is nor as JSON."""
-    plain = squeeze(rendered)
+    plain = remove_whitespace(rendered)
     for message in messages:
-        for text in texts_of(message):
+        for text in get_texts(message):
             if not is_written(_THOUGHT.sub("", text), plain) and not is_written(text, plain):
                 yield message
                 break
@@ -100,9 +104,9 @@ def _dropped(messages: list[Message], rendered: str) -> Iterator[Message]:
 def _escape(text: str) -> Iterator[str]:
     """Yield the text as JSON writes it, with and without letters outside ASCII."""
     for ascii_only in (True, False):
-        yield squeeze(json.dumps(text, ensure_ascii=ascii_only)[1:-1])
+        yield remove_whitespace(json.dumps(text, ensure_ascii=ascii_only)[1:-1])
 
 
-def squeeze(text: str) -> str:
+def remove_whitespace(text: str) -> str:
     """Return the text without white space, which templates trim and indent."""
     return "".join(text.split())

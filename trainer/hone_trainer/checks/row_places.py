@@ -7,27 +7,27 @@ from typing import Any
 
 from datasets import Dataset
 
-from hone_trainer.data.dataset import Data
+from hone_trainer.data.dataset import LoadedDataset
 
 
-def find_places(data: Data, given: Dataset, indices: Iterable[int]) -> dict[int, str]:
+def find_places(data: LoadedDataset, given: Dataset, indices: Iterable[int]) -> dict[int, str]:
     """Return the place of each of these rows of `given`, a dataset of `data`, in at most one pass over the source."""
     wanted = sorted(set(indices))
     if not wanted:
         return {}
     if data.evaluation is None or len(data.streams) > 1:
         start = len(data.train) if given is data.evaluation else 0
-        return _by_position(data, start, wanted)
-    return _by_content(data, given, wanted)
+        return _find_by_position(data, start, wanted)
+    return _find_by_content(data, given, wanted)
 
 
-def _by_position(data: Data, start: int, wanted: list[int]) -> dict[int, str]:
+def _find_by_position(data: LoadedDataset, start: int, wanted: list[int]) -> dict[int, str]:
     rows = itertools.islice(data.rows(), start, start + wanted[-1] + 1)
     numbers = set(wanted)
     return {index: where for index, (where, _) in enumerate(rows) if index in numbers}
 
 
-def _by_content(data: Data, given: Dataset, wanted: list[int]) -> dict[int, str]:
+def _find_by_content(data: LoadedDataset, given: Dataset, wanted: list[int]) -> dict[int, str]:
     """Find rows by their content, since evalFraction draws rows at random and their positions carry no information."""
     keys = {index: _key(given[index]) for index in wanted}
     missing = set(keys.values())
@@ -43,11 +43,11 @@ def _by_content(data: Data, given: Dataset, wanted: list[int]) -> dict[int, str]
 
 
 def _key(row: dict[str, Any]) -> str:
-    return json.dumps(_without_none(row), sort_keys=True, default=str)
+    return json.dumps(_remove_none(row), sort_keys=True, default=str)
 
 
-def _without_none(value: Any) -> Any:
+def _remove_none(value: Any) -> Any:
     """Remove keys with the value None, which Arrow adds when other rows have them."""
     if isinstance(value, dict):
-        return {key: _without_none(item) for key, item in value.items() if item is not None}
-    return [_without_none(item) for item in value] if isinstance(value, list) else value
+        return {key: _remove_none(item) for key, item in value.items() if item is not None}
+    return [_remove_none(item) for item in value] if isinstance(value, list) else value

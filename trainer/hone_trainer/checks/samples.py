@@ -21,7 +21,7 @@ MOST_SHAPES = 300
 
 
 @dataclass
-class Sampler:
+class RowSampler:
     """Takes the rows of a dataset one by one, in their order, and chooses those to check."""
 
     rows: int = 0
@@ -30,7 +30,7 @@ class Sampler:
 
     def add_row(self, row: dict[str, Any]) -> None:
         """Consider the next row."""
-        shape = _shape_of(row)
+        shape = _get_shape(row)
         seen = self._shapes.get(shape, 0)
         if seen < OF_EACH_SHAPE and (seen or len(self._shapes) < MOST_SHAPES):
             self._shapes[shape] = seen + 1
@@ -47,10 +47,10 @@ class Sampler:
         return sorted({*spread, *self.first_of_shapes})
 
 
-def _shape_of(row: dict[str, Any]) -> Hashable:
+def _get_shape(row: dict[str, Any]) -> Hashable:
     prompt, completion = row.get("prompt"), row.get("completion")
     if isinstance(prompt, str) and isinstance(completion, str):
-        return _kind_of(prompt[-1:]), _kind_of(completion[:1])
+        return _get_character_class(prompt[-1:]), _get_character_class(completion[:1])
     if "messages" not in row and "prompt" not in row:
         return None
     messages = get_conversation(row)
@@ -63,6 +63,6 @@ def _shape_of(row: dict[str, Any]) -> Hashable:
     return frozenset(turns), len(messages).bit_length(), bool(row.get("tools")), arguments
 
 
-def _kind_of(character: str) -> str:
+def _get_character_class(character: str) -> str:
     """Return the class of a character for a tokenizer: letters, digits, and every other one separately."""
     return "a" if character.isalpha() else "0" if character.isdigit() else character

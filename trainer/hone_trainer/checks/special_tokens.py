@@ -1,7 +1,7 @@
 """The tokens that begin and end a row: generation must stop at the end of an answer, and each token occurs once.
 
-Input is all tokenized rows, of which a few tokens each are kept (`Ends`); output is findings for `tokenized`, with the
-field to set. A model that never learns the end token writes until the limit of tokens.
+Input is all tokenized rows, of which a few tokens each are kept (`RowEnds`); output is findings for `tokenized`, with
+the field to set. A model that never learns the end token writes until the limit of tokens.
 """
 
 from collections import Counter
@@ -11,8 +11,8 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from hone_trainer.checks.findings import Finding, collect
-from hone_trainer.data.statistics import IGNORED, Tokens, iterate_tokens
+from hone_trainer.checks.findings import Finding, make_findings
+from hone_trainer.data.statistics import IGNORED, RowTokens, iterate_tokens
 
 # In place of a token that a row does not have.
 NONE = -1
@@ -21,7 +21,7 @@ MOST_SPACES = 32
 
 
 @dataclass(frozen=True)
-class Ends:
+class RowEnds:
     """For each row: its first two tokens, its last two and its last learned one, whitespace at the end left out.
 
     Memory: 20 bytes a row.
@@ -34,7 +34,7 @@ class Ends:
     last_learned: np.ndarray
 
 
-class Spaces:
+class WhitespaceTokens:
     """The tokens that are whitespace; each is decoded once, when a row ends with it."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -53,14 +53,14 @@ class Spaces:
         return self._cache[token]
 
 
-def read_ends(whole: Dataset, tokenizer: PreTrainedTokenizerBase) -> Ends:
+def read_ends(whole: Dataset, tokenizer: PreTrainedTokenizerBase) -> RowEnds:
     """Read the ends of every row."""
-    spaces = Spaces(tokenizer)
-    return Ends(*map(np.concatenate, zip(*(_read(batch, spaces) for batch in iterate_tokens(whole)), strict=True)))
+    spaces = WhitespaceTokens(tokenizer)
+    return RowEnds(*map(np.concatenate, zip(*(_read(batch, spaces) for batch in iterate_tokens(whole)), strict=True)))
 
 
 def find_missing_ends(
-    ends: Ends, checked: np.ndarray, stops: set[int], tokenizer: PreTrainedTokenizerBase
+    ends: RowEnds, checked: np.ndarray, stops: set[int], tokenizer: PreTrainedTokenizerBase
 ) -> list[Finding]:
     """Return the rows among `checked` whose answer ends with no token at which generation stops (`stops`)."""
     missing = checked & (ends.last_learned != NONE) & ~np.isin(ends.last_learned, list(stops))
@@ -78,10 +78,12 @@ def find_missing_ends(
         )
     else:
         remedy = f"end the assistant's turns with {names} in spec.dataset.chatTemplate"
-    return collect(rows.tolist(), f"do not teach the model to stop: {remedy}")
+    return make_findings(rows.tolist(), f"do not teach the model to stop: {remedy}")
 
 
-def find_doubled(ends: Ends, checked: np.ndarray, stops: set[int], tokenizer: PreTrainedTokenizerBase) -> list[Finding]:
+def find_doubled(
+    ends: RowEnds, checked: np.ndarray, stops: set[int], tokenizer: PreTrainedTokenizerBase
+) -> list[Finding]:
     """Return the rows that begin with two BOS tokens, or that end (among `checked`) with two end tokens."""
     found = []
     alone = tokenizer("a")["input_ids"]
@@ -89,7 +91,7 @@ def find_doubled(ends: Ends, checked: np.ndarray, stops: set[int], tokenizer: Pr
     if begin is not None and (begin != end or alone[0] == begin):
         rows = np.flatnonzero((ends.first == begin) & (ends.second == begin))
         text = f"begin with {tokenizer.bos_token!r} twice: the tokenizer adds it, so leave it out of the rows"
-        found += collect(rows.tolist(), text)
+        found += make_findings(rows.tolist(), text)
     doubled = checked & (ends.last == ends.before_last) & np.isin(ends.last, list(stops))
     rows = np.flatnonzero(doubled)
     if len(rows):
@@ -97,7 +99,7 @@ def find_doubled(ends: Ends, checked: np.ndarray, stops: set[int], tokenizer: Pr
         cause = "the rows already end with it, and one is added: leave it out of the rows"
         if adds_end(tokenizer):
             cause = "the tokenizer adds it, too: set add_eos_token to false in its tokenizer_config.json"
-        found += collect(rows.tolist(), f"end with {name!r} twice: {cause}")
+        found += make_findings(rows.tolist(), f"end with {name!r} twice: {cause}")
     return found
 
 
@@ -106,7 +108,7 @@ def adds_end(tokenizer: PreTrainedTokenizerBase) -> bool:
     return tokenizer.eos_token_id is not None and tokenizer("a")["input_ids"][-1:] == [tokenizer.eos_token_id]
 
 
-def _read(batch: Tokens, spaces: Spaces) -> tuple[np.ndarray, ...]:
+def _read(batch: RowTokens, spaces: WhitespaceTokens) -> tuple[np.ndarray, ...]:
     starts, ends = batch.offsets[:-1].astype(np.int64), batch.offsets[1:].astype(np.int64)
     everywhere = np.arange(len(batch.ids))
     last = _step_back(batch.ids, everywhere, starts, ends, spaces)
@@ -124,7 +126,7 @@ def _read(batch: Tokens, spaces: Spaces) -> tuple[np.ndarray, ...]:
 
 
 def _step_back(
-    ids: np.ndarray, positions: np.ndarray, starts: np.ndarray, ends: np.ndarray, spaces: Spaces
+    ids: np.ndarray, positions: np.ndarray, starts: np.ndarray, ends: np.ndarray, spaces: WhitespaceTokens
 ) -> np.ndarray:
     """Return for each row the index in `positions` of its last token that is not whitespace; below `starts`: none.
 

@@ -13,36 +13,36 @@ from transformers import PreTrainedTokenizerBase
 from trl.chat_template_utils import is_chat_template_stop_token_trained
 
 from hone_trainer.checks import conversations, limits, markers, reasoning, renderings, special_tokens
-from hone_trainer.checks.findings import collect, write_warnings
-from hone_trainer.checks.limits import Limits
+from hone_trainer.checks.findings import make_findings, write_warnings
+from hone_trainer.checks.limits import ModelLimits
 from hone_trainer.checks.row_places import find_places
 from hone_trainer.data import chat_templates
-from hone_trainer.data.dataset import Data
-from hone_trainer.data.statistics import Counts, Cut, find_shared
-from hone_trainer.data.tokenization import Tokenizing
+from hone_trainer.data.dataset import LoadedDataset
+from hone_trainer.data.statistics import TokenCounts, Truncation, find_shared_rows
+from hone_trainer.data.tokenization import DatasetTokenizer
 
 
 @dataclass(frozen=True)
-class Split:
+class TokenizedSplit:
     """Rows of the dataset before and after tokenizing; `purpose` is a phrase such as "to train on"."""
 
     given: Dataset
     whole: Dataset
-    counts: Counts
+    counts: TokenCounts
     purpose: str
 
 
 @dataclass(frozen=True)
-class Checker:
+class SplitChecker:
     """Checks splits of `data`; `base_stops` are the tokens at which the base model's generation stops."""
 
-    data: Data
+    data: LoadedDataset
     tokenizer: PreTrainedTokenizerBase
     training: TrainingArguments
-    limits: Limits
+    limits: ModelLimits
     base_stops: set[int]
 
-    def check_split(self, split: Split) -> None:
+    def check_split(self, split: TokenizedSplit) -> None:
         """Raise HoneError DatasetInvalid or ModelInvalid for rows without a token, or with one the model lacks."""
         if not split.counts.lengths.max():
             where = find_places(self.data, split.given, [0])[0]
@@ -54,13 +54,15 @@ class Checker:
             )
         limits.check_ids(split.whole, self.limits, self.data, split.given, self.tokenizer, split.purpose)
 
-    def find_warnings(self, split: Split, tokenizing: Tokenizing, packing: bool) -> list[str]:
+    def find_warnings(self, split: TokenizedSplit, tokenizing: DatasetTokenizer, packing: bool) -> list[str]:
         """Return what the user should know of these rows. Raises HoneError InvalidSpec for rows that are too long."""
         given, args, template = split.given, tokenizing.sft_config, tokenizing.chat_template
-        turns = conversations.read_turns(given)
+        turns = conversations.survey_conversations(given)
         sample = turns.sampler.choose()
         findings = [
-            *limits.check_lengths(split.counts.lengths, self.limits, args, Cut.of(args, packing), packing),
+            *limits.check_lengths(
+                split.counts.lengths, self.limits, args, Truncation.from_args(args, packing), packing
+            ),
             *conversations.find_empty_rows(turns),
             *renderings.find_unaligned(given, split.whole, sample, self.tokenizer, template),
         ]
@@ -71,7 +73,7 @@ class Checker:
             findings += reasoning.find_dropped_reasoning(given, sample, self.tokenizer, template, text)
         if args.assistant_only_loss:
             findings += markers.find_mislabelled(given, split.whole, sample, self.tokenizer, template)
-        stops = self.base_stops | {self.tokenizer.get_vocab()[str(self._end_token)]}
+        stops = self.base_stops | {self.tokenizer.get_vocab()[str(self._get_end_token)]}
         ends = special_tokens.read_ends(split.whole, self.tokenizer)
         missing = special_tokens.find_missing_ends(ends, turns.ends_with_answer(), stops, self.tokenizer)
         findings += missing
@@ -84,14 +86,14 @@ class Checker:
             )
         return warnings
 
-    def find_leaks(self, evaluation: Split, train: Split) -> list[str]:
+    def find_leaks(self, evaluation: TokenizedSplit, train: TokenizedSplit) -> list[str]:
         """Return a warning when rows to evaluate on are among those to train on."""
         text = "are rows to train on as well, so that the evaluation loss shows what was memorized: leave repeats out"
-        shared = find_shared(evaluation.counts, train.counts)
-        return write_warnings(collect(shared, text), self.data, evaluation.given, evaluation.purpose)
+        shared = find_shared_rows(evaluation.counts, train.counts)
+        return write_warnings(make_findings(shared, text), self.data, evaluation.given, evaluation.purpose)
 
     @property
-    def _end_token(self) -> str | None:
+    def _get_end_token(self) -> str | None:
         return self.training.eos_token or self.tokenizer.eos_token
 
     def _teaches_end(self, template: str | None) -> bool:

@@ -68,34 +68,34 @@ def check_arguments(args: SFTConfig, outline: PreTrainedModel, device_kind: str)
     for name, least in LEAST.items():
         value = getattr(args, name)
         if value is not None and value < least:
-            raise _refusal(name, value, f"must be {least} or more")
+            raise _make_refusal(name, value, f"must be {least} or more")
     for name, choices in CHOICES.items():
         value = getattr(args, name)
         if value is not None and value not in choices:
-            raise _refusal(name, value, f"must be one of {', '.join(choices)}")
+            raise _make_refusal(name, value, f"must be one of {', '.join(choices)}")
     if args.torch_compile:
         _check_compilation(args)
     if args.use_liger_kernel and not is_liger_kernel_available():
-        raise _refusal("use_liger_kernel", True, "needs the package liger-kernel, which is not installed")
+        raise _make_refusal("use_liger_kernel", True, "needs the package liger-kernel, which is not installed")
     if (args.liger_kernel_config or {}).get("fused_linear_cross_entropy"):
-        raise _refusal("liger_kernel_config", args.liger_kernel_config, "TRL refuses fused_linear_cross_entropy")
+        raise _make_refusal("liger_kernel_config", args.liger_kernel_config, "TRL refuses fused_linear_cross_entropy")
     coefficient = args.router_aux_loss_coef
     if coefficient and not hasattr(outline.config.get_text_config(), "output_router_logits"):
-        raise _refusal("router_aux_loss_coef", coefficient, "needs a model with experts, and this one has none")
+        raise _make_refusal("router_aux_loss_coef", coefficient, "needs a model with experts, and this one has none")
     if args.activation_offloading and device_kind == "cpu":
-        raise _refusal("activation_offloading", True, "needs a GPU, from whose memory it moves activations")
-    _try(args, OF_THE_OPTIMIZER, lambda tried: _make_optimizer(tried, outline))
-    _try(args, OF_CHECKPOINTING, _checkpoint)
+        raise _make_refusal("activation_offloading", True, "needs a GPU, from whose memory it moves activations")
+    _try_arguments(args, OF_THE_OPTIMIZER, lambda tried: _make_optimizer(tried, outline))
+    _try_arguments(args, OF_CHECKPOINTING, _run_checkpointed)
 
 
 def _check_compilation(args: SFTConfig) -> None:
     backends = [backend.value.lower() for backend in DynamoBackend]
     backend, mode = args.torch_compile_backend, args.torch_compile_mode
     if backend and backend.lower() not in backends:
-        raise _refusal("torch_compile_backend", backend, f"must be one of {', '.join(backends)}")
+        raise _make_refusal("torch_compile_backend", backend, f"must be one of {', '.join(backends)}")
     modes = ["default", *torch._inductor.list_mode_options()] if mode else []
     if mode and mode not in modes:
-        raise _refusal("torch_compile_mode", mode, f"must be one of {', '.join(dict.fromkeys(modes))}")
+        raise _make_refusal("torch_compile_mode", mode, f"must be one of {', '.join(dict.fromkeys(modes))}")
 
 
 def check_steps(train: Sized, evaluation: Sized | None, args: SFTConfig, steps: int) -> list[str]:
@@ -104,11 +104,11 @@ def check_steps(train: Sized, evaluation: Sized | None, args: SFTConfig, steps: 
     Raises HoneError InvalidSpec for arguments that training on the rows would fail with.
     """
     total = args.max_steps if args.max_steps > 0 else ceil(args.num_train_epochs * steps)
-    _try(args, OF_THE_SCHEDULE, lambda tried: _schedule(tried, total))
-    _try(args, OF_THE_LOADER, lambda tried: _load(tried, train))
+    _try_arguments(args, OF_THE_SCHEDULE, lambda tried: _make_schedule(tried, total))
+    _try_arguments(args, OF_THE_LOADER, lambda tried: _make_loader(tried, train))
     columns: Iterable[str] = getattr(train, "column_names", ())
     if args.train_sampling_strategy == "group_by_length" and args.length_column_name in columns:
-        raise _refusal("length_column_name", args.length_column_name, "names a column of tokens, not of lengths")
+        raise _make_refusal("length_column_name", args.length_column_name, "names a column of tokens, not of lengths")
     if evaluation is None or args.eval_delay <= total:
         return []
     return [
@@ -120,14 +120,14 @@ def check_steps(train: Sized, evaluation: Sized | None, args: SFTConfig, steps: 
 def _make_optimizer(args: SFTConfig, outline: PreTrainedModel) -> None:
     optimizer, keywords = Trainer.get_optimizer_cls_and_kwargs(args, outline)
     if isinstance(optimizer, type) and not {"params", "model", "optimizer_dict"} & keywords.keys():
-        optimizer([{"params": [_parameter()], "weight_decay": args.weight_decay}], **keywords)
+        optimizer([{"params": [_make_parameter()], "weight_decay": args.weight_decay}], **keywords)
 
 
-def _schedule(args: SFTConfig, total: int) -> None:
+def _make_schedule(args: SFTConfig, total: int) -> None:
     keywords: Any = args.lr_scheduler_kwargs
     schedule = get_scheduler(
         args.lr_scheduler_type,
-        optimizer=torch.optim.SGD([_parameter()], lr=args.learning_rate),
+        optimizer=torch.optim.SGD([_make_parameter()], lr=args.learning_rate),
         num_warmup_steps=args.get_warmup_steps(total),
         num_training_steps=total,
         scheduler_specific_kwargs=keywords,
@@ -139,20 +139,20 @@ def _schedule(args: SFTConfig, total: int) -> None:
                 raise ValueError(f"the learning rate at step {step} is {factor * args.learning_rate}")
 
 
-def _checkpoint(args: SFTConfig) -> None:
+def _run_checkpointed(args: SFTConfig) -> None:
     given: Any = args.activation_checkpointing_kwargs
     keywords = {"use_reentrant": False, **(given or {})}
     if keywords.pop("selective", False) and (keywords["use_reentrant"] or not args.activation_checkpointing):
         raise ValueError("selective needs activationCheckpointing: true, and use_reentrant: false")
     if args.activation_checkpointing:
-        checkpoint(_pass_on, _parameter(), **keywords).backward()
+        checkpoint(_pass_on, _make_parameter(), **keywords).backward()
 
 
 def _pass_on(number: torch.Tensor) -> torch.Tensor:
     return number
 
 
-def _load(args: SFTConfig, rows: Any) -> None:
+def _make_loader(args: SFTConfig, rows: Any) -> None:
     DataLoader(
         rows,
         num_workers=args.dataloader_num_workers,
@@ -161,18 +161,18 @@ def _load(args: SFTConfig, rows: Any) -> None:
     )
 
 
-def _parameter() -> torch.nn.Parameter:
+def _make_parameter() -> torch.nn.Parameter:
     return torch.nn.Parameter(torch.ones(1))
 
 
-def _try(args: SFTConfig, names: str, make: Callable[[SFTConfig], None]) -> None:
+def _try_arguments(args: SFTConfig, names: str, make: Callable[[SFTConfig], None]) -> None:
     """Make something of the arguments. Raises HoneError InvalidSpec with the first field whose default would do."""
     try:
         make(args)
     except Exception as error:
         text = " ".join(str(error).split()) or type(error).__name__
         name = next((name for name in names.split() if _works_without(name, args, make)), names.split()[-1])
-        raise _refusal(name, getattr(args, name), text) from error
+        raise _make_refusal(name, getattr(args, name), text) from error
 
 
 def _works_without(name: str, args: SFTConfig, make: Callable[[SFTConfig], None]) -> bool:
@@ -185,7 +185,7 @@ def _works_without(name: str, args: SFTConfig, make: Callable[[SFTConfig], None]
     return True
 
 
-def _refusal(name: str, value: Any, text: str) -> HoneError:
+def _make_refusal(name: str, value: Any, text: str) -> HoneError:
     key = to_camel(name)
     field = f"extra.{key}" if key in EXTRA_FIELDS else key
     return HoneError(

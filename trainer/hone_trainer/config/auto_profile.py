@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from pydantic.dataclasses import dataclass as model_dataclass
 
-from hone_trainer.memory.advice import gib
+from hone_trainer.memory.advice import format_gib
 
 Effect = Literal["none", "rounding", "order", "packing"]
 
@@ -32,6 +32,9 @@ BATCH, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_step
 BATCH_OF_TRL = 8
 # Lengths are spread when the 95th percentile has at least this many times the median's tokens.
 SPREAD = 1.5
+# Batches whose rows are sorted by length together: transformers' number for large data sets. For small ones it takes
+# fewer, and pads more.
+GROUP_BATCHES = 50
 WORKERS = 4
 UNKNOWN = "the memory that this model needs is not estimated"
 
@@ -43,8 +46,11 @@ class Choice(ForeignModel):
     value: Any
     why: str
     effect: Effect = Field(description="What it changes in what is learned.")
+    group_batches: int | None = Field(
+        None, description="With group_by_length: the batches that are sorted together. None: as transformers groups."
+    )
 
-    def sentence(self) -> str:
+    def describe(self) -> str:
         """Return field, value, reason and effect as a sentence."""
         changes = "" if self.effect == "none" else f" (changes {EFFECTS[self.effect]})"
         value = str(self.value).lower() if isinstance(self.value, bool) else self.value
@@ -52,7 +58,7 @@ class Choice(ForeignModel):
 
 
 @model_dataclass(frozen=True, config=ConfigDict(alias_generator=to_camel, populate_by_name=True))
-class Device:
+class TrainingDevice:
     """The device of training. `memory` in bytes: of the GPU, or of this machine or container; None: not known yet."""
 
     kind: Literal["gpu", "cpu"]
@@ -64,7 +70,7 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepShape:
     """The inputs of the memory estimate: rows per batch, tokens per row, and how they are computed."""
 
     batch: int
@@ -75,7 +81,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Traits:
+class ModelTraits:
     """What a model supports. `kernels`: of attention, the fastest first.
 
     `mixes_rows`: why rows that are packed together would affect each other in this model; None: they stay apart.
@@ -87,12 +93,22 @@ class Traits:
     can_checkpoint: bool = True
 
 
+def find_group_batches(choices: list[Choice]) -> int | None:
+    """Return `group_batches` of the profile's choices; None where rows are not grouped, or as transformers groups."""
+    return next((choice.group_batches for choice in choices if choice.group_batches), None)
+
+
 # Returns the bytes that a process needs at its peak; None: they can't be estimated for this model.
-Peak = Callable[[Step], int | None]
+PeakEstimator = Callable[[StepShape], int | None]
 
 
-def choose(
-    training: TrainingArguments, device: Device, rows: SplitReport, limit: int, peak: Peak, traits: Traits
+def choose_profile(
+    training: TrainingArguments,
+    device: TrainingDevice,
+    rows: SplitReport,
+    limit: int,
+    peak: PeakEstimator,
+    traits: ModelTraits,
 ) -> list[Choice]:
     """Choose what `training` leaves out. `limit`: the tokens to which a row is cut or packed."""
     written = training.sft_config()
@@ -102,22 +118,22 @@ def choose(
         return next((choice.value for choice in found if choice.field == field), written.get(field, default))
 
     if not {"bf16", "fp16"} & written.keys():
-        found.append(_autocast(device))
+        found.append(_choose_autocast(device))
     autocast = bool(chosen("bf16", False) or chosen("fp16", False))
-    found.append(_attention(device, autocast, traits))
+    found.append(_choose_attention(device, autocast, traits))
     longest = min(limit, rows.lengths.max)
     row_by_row = device.kind == "cpu" and not {BATCH, ACCUMULATION} & written.keys()
     if not row_by_row and not {"packing", "train_sampling_strategy", "padding_free"} & written.keys():
         # Packed rows are fewer: a given batch size or number of steps would then mean more rows.
         may_pack = found[-1].value == "flash_attention_2" and not {BATCH, "max_steps"} & written.keys()
         may_pack = may_pack and traits.mixes_rows is None
-        found += _order(rows, longest, may_pack)
+        found += _choose_order(rows, longest, may_pack)
     packed = bool(chosen("packing", False))
     if device.memory is not None:
-        step = Step(1, limit if packed else longest, packed, autocast, False)
-        found += _batch(written, device.name, device.memory, rows, step, row_by_row, peak, traits)
+        step = StepShape(1, limit if packed else longest, packed, autocast, False)
+        found += _choose_batch(written, device.name, device.memory, rows, step, row_by_row, peak, traits)
     elif not traits.can_checkpoint and "activation_checkpointing" not in written:
-        found.append(_no_checkpointing(traits))
+        found.append(_choose_no_checkpointing(traits))
     if "dataloader_num_workers" not in written and device.kind == "gpu":
         workers = max(0, min(WORKERS, device.cores - 1))
         why = f"{workers} of {device.cores} cores prepare batches while the GPU computes"
@@ -125,14 +141,14 @@ def choose(
     return found
 
 
-def _autocast(device: Device) -> Choice:
+def _choose_autocast(device: TrainingDevice) -> Choice:
     if device.has_bfloat16:
         return Choice(field="bf16", value=True, why=f"{device.name} computes in bfloat16", effect="rounding")
     why = f"{device.name} has no bfloat16 instructions: autocast would be slower"
     return Choice(field="bf16", value=False, why=why, effect="rounding")
 
 
-def _attention(device: Device, autocast: bool, traits: Traits) -> Choice:
+def _choose_attention(device: TrainingDevice, autocast: bool, traits: ModelTraits) -> Choice:
     flash, sdpa = "flash_attention_2" in traits.kernels, "sdpa" in traits.kernels
     if device.kind == "gpu" and device.has_flash_attention and autocast and flash:
         why = "FlashAttention is installed, and needs no padding"
@@ -145,12 +161,12 @@ def _attention(device: Device, autocast: bool, traits: Traits) -> Choice:
     return Choice(field=ATTENTION, value="sdpa", why=why, effect="none")
 
 
-def _no_checkpointing(traits: Traits) -> Choice:
+def _choose_no_checkpointing(traits: ModelTraits) -> Choice:
     why = f"{traits.name} does not support it"
     return Choice(field="activation_checkpointing", value=False, why=why, effect="none")
 
 
-def _order(rows: SplitReport, longest: int, may_pack: bool) -> list[Choice]:
+def _choose_order(rows: SplitReport, longest: int, may_pack: bool) -> list[Choice]:
     most = min(rows.lengths.p95, longest)
     if most < SPREAD * rows.lengths.p50:
         return []
@@ -159,18 +175,26 @@ def _order(rows: SplitReport, longest: int, may_pack: bool) -> list[Choice]:
         why = f"{lengths}, and packed rows need no padding"
         return [Choice(field="packing", value=True, why=why, effect="packing")]
     why = f"{lengths}: batches of like lengths are padded less"
-    return [Choice(field="train_sampling_strategy", value="group_by_length", why=why, effect="order")]
+    return [
+        Choice(
+            field="train_sampling_strategy",
+            value="group_by_length",
+            why=why,
+            effect="order",
+            group_batches=GROUP_BATCHES,
+        )
+    ]
 
 
-def _batch(
+def _choose_batch(
     written: dict[str, Any],
     device: str,
     memory: int,
     rows: SplitReport,
-    step: Step,
+    step: StepShape,
     row_by_row: bool,
-    peak: Peak,
-    traits: Traits,
+    peak: PeakEstimator,
+    traits: ModelTraits,
 ) -> list[Choice]:
     """Choose rows per batch, accumulation and activation checkpointing: the same rows a step, as fast as memory allows.
 
@@ -193,25 +217,27 @@ def _batch(
     steps = [replace(step, batch=size, checkpointing=way) for way in ways for size in sizes]
     best = next((one for one in steps if _fits(peak(one), memory)), steps[-1])
     needed = peak(best)
-    has = f"{device} has {gib(memory)}"
+    has = f"{device} has {format_gib(memory)}"
     found = []
     if checkpointing is None and not traits.can_checkpoint:
-        found.append(_no_checkpointing(traits))
+        found.append(_choose_no_checkpointing(traits))
     elif checkpointing is None:
         less = peak(replace(best, checkpointing=False))
         why = UNKNOWN
         if less is not None:
             would = "would be" if best.checkpointing else "are"
-            why = f"about {gib(less)} {would} needed without it, and {has}"
+            why = f"about {format_gib(less)} {would} needed without it, and {has}"
         found.append(Choice(field="activation_checkpointing", value=best.checkpointing, why=why, effect="none"))
     if batch is None and best.batch != BATCH_OF_TRL:
         effect: Effect = "packing" if step.packed else "rounding"
         what = "packed rows" if step.packed else "rows"
         why = UNKNOWN
         if needed is not None:
-            why = f"{together} {what} a step take about {gib(needed)} so, and {has}"
+            why = f"{together} {what} a step take about {format_gib(needed)} so, and {has}"
         if row_by_row:
-            why = "a row alone needs no padding" + (f", and takes about {gib(needed)}" if needed is not None else "")
+            why = "a row alone needs no padding" + (
+                f", and takes about {format_gib(needed)}" if needed is not None else ""
+            )
         found.append(Choice(field=BATCH, value=best.batch, why=why, effect=effect))
         if accumulation is None and together > best.batch:
             why = f"that keeps {together} rows a step"

@@ -8,45 +8,45 @@ import torch
 from hone_api.gpus import Gpu
 from transformers.utils.import_utils import is_flash_attn_2_available
 
-from hone_trainer.config.auto_profile import Device
+from hone_trainer.config.auto_profile import TrainingDevice
 
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
-def here() -> Device:
+def detect_device() -> TrainingDevice:
     """Return the first GPU that torch finds, else this machine's CPU."""
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
-        return Device(
+        return TrainingDevice(
             "gpu",
             properties.name,
             properties.total_memory,
             torch.cuda.is_bf16_supported(including_emulation=False),
             is_flash_attn_2_available(),
-            _cores(),
+            _count_cores(),
         )
     # torch 2.10, the oldest that pyproject.toml allows, can't report the capabilities of its CPU.
     can: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     has_bfloat16 = any(can.get(name) for name in ("avx512_bf16", "amx_bf16", "sve_bf16"))
-    return Device("cpu", "this CPU", _memory(), has_bfloat16, False, _cores())
+    return TrainingDevice("cpu", "this CPU", _read_memory_bytes(), has_bfloat16, False, _count_cores())
 
 
-def elsewhere(gpus: int, told: Gpu | None) -> Device:
+def describe_target_device(gpus: int, told: Gpu | None) -> TrainingDevice:
     """Return the device of a job that is only prepared here, perhaps without its GPUs; `told` has precedence.
 
     A GPU without any known property is assumed to be an Instinct, which computes in bfloat16.
     """
     if not gpus or (torch.cuda.is_available() and not told):
-        return here()
+        return detect_device()
     name, memory = (told.name, told.memory) if told else ("the GPU", None)
-    return Device("gpu", name, memory, True, find_spec("flash_attn") is not None, _cores())
+    return TrainingDevice("gpu", name, memory, True, find_spec("flash_attn") is not None, _count_cores())
 
 
-def _cores() -> int:
+def _count_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _memory() -> int:
+def _read_memory_bytes() -> int:
     """Return the bytes of this machine, or of the container when it has fewer."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [Path(path).read_text().strip() for path in _LIMITS if Path(path).exists()]

@@ -17,7 +17,7 @@ from hone_api.reasons import INVALID_SPEC, HoneError
 from transformers import PreTrainedModel
 from trl.trainer.sft_config import SFTConfig
 
-from hone_trainer.config.auto_profile import Traits
+from hone_trainer.config.auto_profile import ModelTraits
 from hone_trainer.memory.architecture import carries_state
 
 # Functions of transformers.masking_utils that make the mask of a decoder.
@@ -25,9 +25,9 @@ MASK_MAKERS = re.compile(r"create_(\w+_)?causal_mask(s_\w+)?$")
 POSITIONS = "position_ids"
 
 
-def read_traits(outline: PreTrainedModel) -> Traits:
+def read_traits(outline: PreTrainedModel) -> ModelTraits:
     """Return the traits of a model on the meta device."""
-    return Traits(
+    return ModelTraits(
         name=type(outline).__name__,
         kernels=supported_kernels(outline),
         mixes_rows=find_mixing(outline),
@@ -45,7 +45,7 @@ def find_mixing(outline: PreTrainedModel) -> str | None:
     return None if _masks_by_position(outline) else "does not make its attention mask from positions"
 
 
-def check(args: SFTConfig, traits: Traits) -> None:
+def check_traits(args: SFTConfig, traits: ModelTraits) -> None:
     """Raise HoneError InvalidSpec for arguments that the model's class does not support."""
     if args.activation_checkpointing and not traits.can_checkpoint:
         raise HoneError(

@@ -1,14 +1,15 @@
 """Keyword arguments of SFTConfig from the spec: the user's settings, plus those that Hone controls.
 
 Hone controls what a resumed run, several processes and its own checkpoints depend on. Input is the spec and the choices
-of `auto_profile`; `trl_config` makes the SFTConfig. `warnings` and `unserved` report settings without the expected
-effect.
+of `auto_profile`; `trl_config` makes the SFTConfig. `find_setting_warnings` and `find_unserved_options` report settings
+without the expected effect.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hone_api.artifacts.adapter_rules import MAX_LORA_RANK, list_refused_settings
 from hone_api.finetunejobs.spec import FineTuneJobSpec, LoraOptions
 from pydantic.alias_generators import to_camel
 
@@ -29,7 +30,7 @@ ONLY_OUTSIDE_TRAINING = ("bf16_full_eval", "fp16_full_eval")
 AT_THE_END = 1_000_000_000
 
 
-def sft_config(
+def make_sft_keywords(
     spec: FineTuneJobSpec,
     checkpoints: Path,
     use_cpu: bool,
@@ -62,24 +63,17 @@ def sft_config(
     }
 
 
-# The highest value of vLLM's --max-lora-rank.
-VLLM_MAX_RANK = 512
-
-
-def unserved(spec: FineTuneJobSpec) -> list[str]:
+def find_unserved_options(spec: FineTuneJobSpec) -> list[str]:
     """Return what keeps vLLM from serving the adapter (vllm/lora/peft_helper.py), when no merged model is saved with
     it.
     """
     if spec.method == "full" or spec.output.save in ("merged", "both"):
         return []
     lora = spec.lora or LoraOptions()
-    found = []
-    if lora.use_dora:
-        found.append("spec.lora.useDora is true")
-    if lora.bias != "none":
-        found.append(f"spec.lora.bias is {lora.bias}")
-    if lora.r > VLLM_MAX_RANK:
-        found.append(f"spec.lora.r is {lora.r}, more than {VLLM_MAX_RANK}")
+    settings = {"use_dora": "spec.lora.useDora is true", "bias": f"spec.lora.bias is {lora.bias}"}
+    found = [settings[name] for name in list_refused_settings(use_dora=lora.use_dora, bias=lora.bias)]
+    if lora.r > MAX_LORA_RANK:
+        found.append(f"spec.lora.r is {lora.r}, more than {MAX_LORA_RANK}")
     return [
         f"{what}: vLLM can't serve such an adapter. For serving on a GPU set output.save: merged or both, or merge it "
         "afterwards with `hone merge`"
@@ -87,7 +81,7 @@ def unserved(spec: FineTuneJobSpec) -> list[str]:
     ]
 
 
-def warnings(spec: FineTuneJobSpec, has_gpu: bool) -> list[str]:
+def find_setting_warnings(spec: FineTuneJobSpec, has_gpu: bool) -> list[str]:
     """Return warnings to show before training: settings that do not have the effect they seem to have."""
     found = []
     if spec.resources.gpus and not has_gpu:
@@ -109,4 +103,4 @@ def warnings(spec: FineTuneJobSpec, has_gpu: bool) -> list[str]:
         if spec.training.sft_config().get(name, value) != value:
             key, used = to_camel(name), str(value).lower()
             found.append(f"spec.training.extra.{key} is not {used}, which a resumed run can't repeat: {used} is used")
-    return found + unserved(spec)
+    return found + find_unserved_options(spec)

@@ -15,7 +15,7 @@ FIELD = "spec.training.extra.dataloaderDropLast"
 
 
 @dataclass(frozen=True)
-class Batches:
+class BatchCounts:
     """Rows in batches of `size` for each of several processes; an optimizer step takes `accumulation` batches."""
 
     rows: int
@@ -54,7 +54,7 @@ def check_batches(train: Sized, evaluation: Sized | None, args: SFTConfig, proce
         found.append(("to evaluate on", evaluation, args.per_device_eval_batch_size, "perDeviceEvalBatchSize"))
     warnings = []
     for purpose, rows, size, field in found:
-        batches = Batches(len(rows), size, processes, args.dataloader_drop_last)
+        batches = BatchCounts(len(rows), size, processes, args.dataloader_drop_last)
         on = f" on each of {processes} GPUs" if processes > 1 else ""
         if not batches.per_process:
             raise HoneError(

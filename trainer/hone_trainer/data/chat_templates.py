@@ -47,32 +47,32 @@ def find_template(tokenizer: PreTrainedTokenizerBase) -> str:
     return str(template["default"])
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: list[Message], **arguments: Any) -> str:
+def render_messages(tokenizer: PreTrainedTokenizerBase, messages: list[Message], **arguments: Any) -> str:
     """Return the text that the template makes of messages. Raises any exception that the template raises."""
     return str(tokenizer.apply_chat_template(messages, tokenize=False, **arguments))
 
 
-def try_render(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> str | None:
+def try_render_messages(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> str | None:
     """Return the text that the template makes of messages, or None when it refuses them with any exception."""
     try:
-        return render(tokenizer, messages)
+        return render_messages(tokenizer, messages)
     except Exception:  # the template's own
         return None
 
 
 def takes_text_parts(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Return whether the template writes the text of content that is a list of text parts, and nothing else."""
-    rendered = try_render(tokenizer, [{"role": "user", "content": [{"type": "text", "text": PROBE}]}]) or ""
+    rendered = try_render_messages(tokenizer, [{"role": "user", "content": [{"type": "text", "text": PROBE}]}]) or ""
     return PROBE in rendered and not re.search(r"""["']type["']""", rendered)
 
 
 def needs_parts(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Return whether the template writes content that is a list of text parts, and not content that is a string."""
-    rendered = try_render(tokenizer, [{"role": "user", "content": PROBE}]) or ""
+    rendered = try_render_messages(tokenizer, [{"role": "user", "content": PROBE}]) or ""
     return PROBE not in rendered and takes_text_parts(tokenizer)
 
 
-def describe(error: Exception) -> str:
+def describe_template_error(error: Exception) -> str:
     """Return an exception of a template in one line; what `raise_exception` raises is the template's own sentence."""
     text = " ".join(str(error).split())[:300]
     return text if type(error) is jinja2.TemplateError else f"{type(error).__name__}{text and ': '}{text}"

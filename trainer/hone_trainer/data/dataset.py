@@ -1,7 +1,8 @@
 """The dataset: resolve and fingerprint it, then read, shape, limit and split its rows.
 
-Input is spec.dataset; output is `Data` with the rows in Arrow files. `files` finds files, `readers` read them,
-`formats` judges and shapes rows. `preparation.prepare` calls `find` and `load`; `tokenization` comes next.
+Input is spec.dataset; output is `LoadedDataset` with the rows in Arrow files. `files` finds files, `readers` read them,
+`formats` judges and shapes rows. `preparation.prepare` calls `locate_dataset` and `load_rows`; `tokenization` comes
+next.
 """
 
 import hashlib
@@ -19,41 +20,47 @@ from hone_api.finetunejobs.sources import DatasetSource
 from hone_api.reasons import DATASET_EMPTY, DATASET_INVALID, DATASET_NOT_FOUND, HoneError
 
 from hone_trainer.data import formats
-from hone_trainer.data.files import DataFiles, find_files
+from hone_trainer.data.files import DataFiles, find_downloaded_files, find_files
 from hone_trainer.data.messages import MessageCounts
 from hone_trainer.data.readers import row_files
 from hone_trainer.data.readers.csv_rows import suggest_header
 from hone_trainer.data.readers.row_streams import ColumnSurvey, FileStream, HubStream, Stream, survey_columns
 from hone_trainer.inputs import hub
-from hone_trainer.inputs.manifest import Inputs
-from hone_trainer.runtime.errors import UnnamedError, hub_error, named, writing
+from hone_trainer.inputs.manifest import JobInputs
+from hone_trainer.remote.fetch import fetch
+from hone_trainer.remote.locations import locate
+from hone_trainer.runtime.errors import UnclassifiedError, classify_error, disk_full_named, make_hub_error
 
 
 @dataclass(frozen=True)
-class Found:
-    """The location of the dataset: `files` here, or `commit` on the hub. `fingerprint` covers all its rows."""
+class DatasetLocation:
+    """The location of the dataset: `files` here, or `commit` on the hub. `fingerprint` covers all its rows.
+
+    `revision` names the content of a download from a URI.
+    """
 
     source: DatasetSource
     files: DataFiles
     commit: str | None
     fingerprint: str
+    revision: str | None = None
 
 
 @dataclass(frozen=True)
-class Data:
+class LoadedDataset:
     """Rows to train on and, with evalFraction or evalSplit, rows to evaluate on; `streams` yield them with their
     places.
     """
 
     train: Dataset
     evaluation: Dataset | None
-    layout: formats.Layout
+    layout: formats.RowLayout
     streams: list[Stream]
     messages: MessageCounts
     warnings: list[str]
 
     @property
-    def format(self) -> formats.Format:
+    def format(self) -> formats.RowFormat:
         """The format of the rows."""
         return self.layout.format
 
@@ -69,24 +76,30 @@ class Data:
             yield where, formats.shape(where, row, self.layout)
 
 
-def find(source: DatasetSource, inputs: Inputs, pinned: str | None) -> Found:
-    """Resolve the dataset; `pinned` is the commit that an earlier start of this run resolved.
+def locate_dataset(source: DatasetSource, inputs: JobInputs, pinned: str | None) -> DatasetLocation:
+    """Resolve the dataset; `pinned` is the commit, or the revision of a URI, that an earlier start found.
 
-    Raises HoneError DatasetNotFound, DatasetInvalid, HubUnauthorized, HubUnreachable, InvalidSpec.
+    Raises HoneError DatasetNotFound, DatasetInvalid, HubUnauthorized, HubUnreachable, InvalidSpec, and what
+    `remote.fetch` raises.
     """
+    commit, revision = None, None
     if source.name:
-        commit = pinned or hub.resolve("dataset", source.name, source.revision or "main")
+        commit = pinned or hub.resolve_commit("dataset", source.name, source.revision or "main")
         identity: Any = [source.name, commit, source.config, source.split, source.eval_split]
         files = DataFiles()
     else:
-        commit, files = None, find_files(source, inputs)
-        identity = [[path.name, _sha256(path)] for path, _ in files.files]
+        if source.uri:
+            downloaded = fetch(locate("dataset", source, inputs), pinned)
+            revision, files = downloaded.revision, find_downloaded_files(downloaded.folder, source.uri)
+        else:
+            files = find_files(source, inputs)
+        identity = [[path.name, _hash_file(path)] for path, _ in files.files]
     shaping = [source.format, source.columns, source.max_samples, source.eval_fraction]
     digest = hashlib.sha256(json.dumps([identity, shaping], sort_keys=True).encode()).hexdigest()
-    return Found(source, files, commit, f"sha256:{digest}")
+    return DatasetLocation(source, files, commit, f"sha256:{digest}", revision)
 
 
-def load(found: Found, seed: int, scratch: Path, *, join_parts: bool = False) -> Data:
+def load_rows(found: DatasetLocation, seed: int, scratch: Path, *, join_parts: bool = False) -> LoadedDataset:
     """Read the rows into Arrow files below `scratch`. The same seed holds out the same rows.
 
     `join_parts`: content in text parts becomes one string.
@@ -104,25 +117,26 @@ def load(found: Found, seed: int, scratch: Path, *, join_parts: bool = False) ->
         raise HoneError(DATASET_EMPTY, f"{what} has no rows")
     renames = {str(column): own for column, own in source.columns.items()}
     try:
-        layout = formats.judge(source.format, renames, survey.found, first[1], join_parts=join_parts)
+        layout = formats.detect_layout(source.format, renames, survey.found, first[1], join_parts=join_parts)
     except HoneError as error:
-        raise _with_hint(error, found.files, survey) from None
+        raise _add_header_hint(error, found.files, survey) from None
     warnings, counts = formats.find_unused(layout, survey.found, survey.rows), MessageCounts()
     shaped_first = first[0], formats.shape(*first, layout)
     parts = [
-        _dataset(stream, layout, shaped_first, counts, scratch / str(number)) for number, stream in enumerate(streams)
+        _store_rows(stream, layout, shaped_first, counts, scratch / str(number))
+        for number, stream in enumerate(streams)
     ]
     if source.eval_split and not len(parts[1]):
         raise HoneError(DATASET_EMPTY, f"spec.dataset.evalSplit is {source.eval_split}, which has no rows")
-    train, evaluation = parts if len(parts) == 2 else _split(parts[0], source.eval_fraction, seed)
-    return Data(train, evaluation, layout, streams, counts, warnings)
+    train, evaluation = parts if len(parts) == 2 else _split_dataset(parts[0], source.eval_fraction, seed)
+    return LoadedDataset(train, evaluation, layout, streams, counts, warnings)
 
 
-def _hub_streams(found: Found, scratch: Path) -> list[Stream]:
+def _hub_streams(found: DatasetLocation, scratch: Path) -> list[Stream]:
     """Return a stream for each split."""
     source, name = found.source, str(found.source.name)
     splits = [split for split in (source.split, source.eval_split) if split]
-    folder = hub.cached_snapshot("dataset", name, str(found.commit)) if hub.is_offline() else None
+    folder = hub.find_cached_snapshot("dataset", name, str(found.commit)) if hub.is_offline() else None
     where: dict[str, Any] = {"path": str(folder)} if folder else {"path": name, "revision": found.commit}
     try:
         parts = load_dataset(**where, name=source.config, split=splits, cache_dir=str(scratch / "hub"))
@@ -134,7 +148,7 @@ def _hub_streams(found: Found, scratch: Path) -> list[Stream]:
             field, value = ("evalSplit", source.eval_split) if wrong else ("split", source.split)
         raise HoneError(DATASET_NOT_FOUND, f"spec.dataset.{field} is {value}, and {name} says: {text}") from error
     except Exception as error:
-        raise hub_error(error, "dataset", name, source.revision or "main") from error
+        raise make_hub_error(error, "dataset", name, source.revision or "main") from error
     limits = [source.max_samples, None]
     return [
         HubStream(f"{name}, split {split}", part, limit)
@@ -142,8 +156,8 @@ def _hub_streams(found: Found, scratch: Path) -> list[Stream]:
     ]
 
 
-def _dataset(
-    stream: Stream, layout: formats.Layout, first: row_files.Row, counts: MessageCounts, folder: Path
+def _store_rows(
+    stream: Stream, layout: formats.RowLayout, first: row_files.Row, counts: MessageCounts, folder: Path
 ) -> Dataset:
     """Shape and store all rows; `first` is the first row to train on, shaped, whose kind all others must have."""
 
@@ -153,16 +167,18 @@ def _dataset(
             formats.check_kind(where, found, first)
             yield found
 
-    features = _features(first[1])
+    features = _infer_features(first[1])
     try:
-        with writing(folder):
+        with disk_full_named(folder):
             return Dataset.from_generator(shaped, features=features, cache_dir=str(folder), fingerprint=folder.name)
     except DatasetGenerationError as error:
-        failure = named(error)
-        raise (_refused_by_arrow(stream, layout) if isinstance(failure, UnnamedError) else None) or failure from error
+        failure = classify_error(error)
+        raise (
+            _find_arrow_refusal(stream, layout) if isinstance(failure, UnclassifiedError) else None
+        ) or failure from error
 
 
-def _features(row: dict[str, Any]) -> Features:
+def _infer_features(row: dict[str, Any]) -> Features:
     """Return types that keep messages as they are written: Arrow's structs would add null for every key of another."""
     messages, text = List(Json()), Value("string")
     as_json = ("tools", "chat_template_kwargs")
@@ -174,24 +190,24 @@ def _features(row: dict[str, Any]) -> Features:
     )
 
 
-def _refused_by_arrow(stream: Stream, layout: formats.Layout) -> HoneError | None:
+def _find_arrow_refusal(stream: Stream, layout: formats.RowLayout) -> HoneError | None:
     """Return the failure that names the first row which can't be stored."""
     for where, row in stream():
         shaped = formats.shape(where, row, layout)
         try:
-            Dataset.from_list([shaped], features=_features(shaped))
+            Dataset.from_list([shaped], features=_infer_features(shaped))
         except (pyarrow.ArrowException, ValueError, OverflowError, TypeError) as error:
             return HoneError(DATASET_INVALID, f"{where} can't be stored: {error}")
     return None
 
 
-def _with_hint(error: HoneError, files: DataFiles, survey: ColumnSurvey) -> HoneError:
+def _add_header_hint(error: HoneError, files: DataFiles, survey: ColumnSurvey) -> HoneError:
     """Return the failure of a format that was not found, with what may be wrong with the header of a CSV file."""
     hint = suggest_header(list(survey.found)) if any(name.lower().endswith(".csv") for _, name in files.files) else ""
     return HoneError(error.reason, error.message, remedy=f"{hint} {error.remedy}") if hint else error
 
 
-def _split(dataset: Dataset, fraction: float | None, seed: int) -> tuple[Dataset, Dataset | None]:
+def _split_dataset(dataset: Dataset, fraction: float | None, seed: int) -> tuple[Dataset, Dataset | None]:
     if not fraction:
         return dataset, None
     held_out = max(1, round(len(dataset) * fraction))
@@ -205,7 +221,7 @@ def _split(dataset: Dataset, fraction: float | None, seed: int) -> tuple[Dataset
     return parts["train"], parts["test"]
 
 
-def _sha256(path: Path) -> str:
+def _hash_file(path: Path) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

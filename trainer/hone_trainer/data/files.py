@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 from hone_api.finetunejobs.sources import DatasetSource
 from hone_api.io.terminal import make_encodable
@@ -19,7 +20,7 @@ from hone_api.reasons import DATASET_INVALID, DATASET_NOT_FOUND, INVALID_SPEC, H
 
 from hone_trainer.data.readers import row_files
 from hone_trainer.inputs.disguised_files import refuse_disguised
-from hone_trainer.inputs.manifest import Inputs
+from hone_trainer.inputs.manifest import JobInputs
 
 # Prefixes of the names of files that describe a dataset and do not belong to its rows.
 _DOCUMENTS = re.compile(
@@ -72,7 +73,7 @@ class DataFiles:
         }
 
 
-def find_files(source: DatasetSource, inputs: Inputs) -> DataFiles:
+def find_files(source: DatasetSource, inputs: JobInputs) -> DataFiles:
     """Return the files that spec.dataset means. Raises HoneError DatasetNotFound, DatasetInvalid, InvalidSpec."""
     found = _find_files(source, inputs)
     for path, name in found.files:
@@ -80,7 +81,18 @@ def find_files(source: DatasetSource, inputs: Inputs) -> DataFiles:
     return found
 
 
-def _find_files(source: DatasetSource, inputs: Inputs) -> DataFiles:
+def find_downloaded_files(folder: Path, uri: str) -> DataFiles:
+    """Return the files of rows in the folder of a download. Raises HoneError DatasetNotFound, DatasetInvalid."""
+    where = f"spec.dataset.uri is {uri}"
+    alone = folder / PurePosixPath(unquote(uri)).name
+    found = DataFiles.of([(alone, alone.name)], []) if alone.is_file() else _choose(folder, where)
+    row_files.refuse_unknown_endings("spec.dataset.uri", [path for path, _ in found.files])
+    for path, name in found.files:
+        refuse_disguised(path, name)
+    return found
+
+
+def _find_files(source: DatasetSource, inputs: JobInputs) -> DataFiles:
     if source.split != "train":
         raise HoneError(
             INVALID_SPEC,
@@ -93,7 +105,7 @@ def _find_files(source: DatasetSource, inputs: Inputs) -> DataFiles:
         return DataFiles.of([(path, path.name)], [])
     if source.claim is None:
         raise HoneError(
-            INVALID_SPEC, "spec.dataset names no dataset", remedy="Set exactly one of name, configMap, claim."
+            INVALID_SPEC, "spec.dataset names no dataset", remedy="Set exactly one of name, configMap, claim, uri."
         )
     path = inputs.claim_path(source.claim, "spec.dataset.claim", DATASET_NOT_FOUND)
     try:

@@ -1,8 +1,9 @@
 """Judge what the rows of a dataset hold, and shape each row: text, prompt and completion, or messages. Pure.
 
-`dataset.load` surveys the columns of all rows. `judge` turns them into a Layout: which format, and which column of the
-dataset is which column of the format. `shape` gives a row the columns that TRL reads. Columns that are left
-over are reported, unless their names show that they describe the row. Next: `messages`, for what a message holds.
+`dataset.load_rows` surveys the columns of all rows. `detect_layout` turns them into a RowLayout: which format, and
+which column of the dataset is which column of the format. `shape` gives a row the columns that TRL reads. Columns that
+are left over are reported, unless their names show that they describe the row. Next: `messages`, for what a message
+holds.
 """
 
 from collections.abc import Mapping
@@ -21,10 +22,10 @@ from hone_trainer.data.messages import (
     read_template_arguments,
     read_text,
     read_tools,
-    show,
+    show_value,
 )
 
-Format = Literal["text", "prompt-completion", "messages"]
+RowFormat = Literal["text", "prompt-completion", "messages"]
 
 # What a row may give to the chat template next to its messages.
 CONVERSATION = ("system", "tools", "chat_template_kwargs")
@@ -34,7 +35,7 @@ CONVERSATION = ("system", "tools", "chat_template_kwargs")
 class Spelling:
     """A way to write a format: the columns that show it, and those that may be there too."""
 
-    format: Format
+    format: RowFormat
     needed: tuple[str, ...]
     optional: tuple[str, ...] = ()
 
@@ -62,20 +63,20 @@ _REPORTED_COLUMNS = 10
 
 
 @dataclass(frozen=True)
-class Layout:
+class RowLayout:
     """The layout of the rows. `columns` has the dataset's own name for each of the format's columns.
 
     `join_parts`: content in text parts becomes one string.
     """
 
-    format: Format
+    format: RowFormat
     columns: dict[str, str]
     join_parts: bool = False
 
 
-def judge(
+def detect_layout(
     wanted: str, renames: dict[str, str], found: Mapping[str, int], first: dict[str, Any], *, join_parts: bool = False
-) -> Layout:
+) -> RowLayout:
     """Return the layout of a dataset.
 
     `wanted` is spec.dataset.format, `renames` spec.dataset.columns, `found` how many rows have each column, `first` the
@@ -109,10 +110,10 @@ def judge(
                 f"{' as text' if spelling.optional and not optional else ''} have no use for {column}",
                 remedy=f"Remove it, or change the rows: they can have {', '.join((*spelling.needed, *optional))}.",
             )
-    return Layout(spelling.format, columns, join_parts)
+    return RowLayout(spelling.format, columns, join_parts)
 
 
-def find_unused(layout: Layout, found: Mapping[str, int], rows: int) -> list[str]:
+def find_unused(layout: RowLayout, found: Mapping[str, int], rows: int) -> list[str]:
     """Return a warning for each column that holds something, is not used, and is not known as metadata."""
     used = set(layout.columns.values())
     unused = [column for column, count in found.items() if count and column not in used and _is_no_metadata(column)]
@@ -129,7 +130,7 @@ def _is_no_metadata(column: str) -> bool:
     return column.lower() not in METADATA
 
 
-def shape(where: str, row: dict[str, Any], layout: Layout, counts: MessageCounts | None = None) -> dict[str, Any]:
+def shape(where: str, row: dict[str, Any], layout: RowLayout, counts: MessageCounts | None = None) -> dict[str, Any]:
     """Return the row with the columns that TRL reads, each of the type that it must have; add to `counts`.
 
     Raises HoneError DatasetInvalid.
@@ -228,7 +229,7 @@ def _shape_columns(where: str, row: dict[str, Any], columns: dict[str, str]) -> 
         raise HoneError(
             DATASET_INVALID,
             f"{where} has text in one of prompt and completion and messages in the other: "
-            f"{show(shaped['prompt'])} and {show(shaped['completion'])}",
+            f"{show_value(shaped['prompt'])} and {show_value(shaped['completion'])}",
             remedy="Write both as strings, or both as lists of messages.",
         )
     return shaped

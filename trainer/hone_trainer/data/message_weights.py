@@ -12,7 +12,7 @@ from hone_api.finetunejobs.training import TrainingArguments
 from hone_api.reasons import DATASET_INVALID, INVALID_SPEC, HoneError
 from transformers import PreTrainedTokenizerBase
 
-from hone_trainer.data.dataset import Data
+from hone_trainer.data.dataset import LoadedDataset
 from hone_trainer.data.formats import get_conversation, get_template_arguments
 from hone_trainer.data.message_spans import NotLocatedError, locate_messages
 from hone_trainer.data.messages import is_learned
@@ -81,7 +81,7 @@ class _RowError(Exception):
         super().__init__(self.reason)
 
 
-def find_flags_without_effect(data: Data, training: TrainingArguments) -> list[str]:
+def find_flags_without_effect(data: LoadedDataset, training: TrainingArguments) -> list[str]:
     """Return warnings about flags of messages that do less than their authors may expect."""
     counts, found = data.messages, []
     if counts.unlearned and data.format == "messages" and not training.assistant_only_loss:

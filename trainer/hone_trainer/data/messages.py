@@ -79,7 +79,7 @@ def read_messages(where: str, value: Any) -> list[Message]:
     if not isinstance(value, list) or not value:
         raise HoneError(
             DATASET_INVALID,
-            f"{where} holds {show(value)} where a list of messages should be",
+            f"{where} holds {show_value(value)} where a list of messages should be",
             remedy="Write the list as JSON, not as a string of it, in a jsonl file; CSV can't hold lists."
             if isinstance(value, str)
             else "Write a list of objects with role and content.",
@@ -111,13 +111,13 @@ def add_system(where: str, messages: list[Message], value: Any) -> list[Message]
     if value is None or value == "":
         return messages
     if not isinstance(value, str):
-        raise HoneError(DATASET_INVALID, f"{where} holds {show(value)} where a string should be")
+        raise HoneError(DATASET_INVALID, f"{where} holds {show_value(value)} where a string should be")
     if messages[0]["role"] != "system":
         return [{"role": "system", "content": value}, *messages]
     if messages[0].get("content") != value:
         raise HoneError(
             DATASET_INVALID,
-            f"{where} is {show(value)}, and the messages of the row begin with another system message",
+            f"{where} is {show_value(value)}, and the messages of the row begin with another system message",
             remedy="Leave one of the two out.",
         )
     return messages
@@ -136,7 +136,7 @@ def read_tools(where: str, value: Any) -> list[Any] | None:
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise HoneError(
             DATASET_INVALID,
-            f"{where} holds {show(value)} where a list of tools, or JSON of it, should be",
+            f"{where} holds {show_value(value)} where a list of tools, or JSON of it, should be",
             remedy='Write a list of objects such as {"type": "function", "function": {"name": …, "parameters": {…}}}.',
         )
     return tools
@@ -147,7 +147,7 @@ def read_template_arguments(where: str, value: Any) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise HoneError(DATASET_INVALID, f"{where} holds {show(value)} where an object should be")
+        raise HoneError(DATASET_INVALID, f"{where} holds {show_value(value)} where an object should be")
     for name in value:
         if name in RESERVED_ARGUMENTS:
             raise HoneError(
@@ -170,10 +170,10 @@ def read_text(where: str, column: str, value: Any) -> str:
     """Return the string that a column holds. Raises HoneError DatasetInvalid."""
     if isinstance(value, str):
         return value
-    raise HoneError(DATASET_INVALID, f"{where}, column {column} holds {show(value)} where a string should be")
+    raise HoneError(DATASET_INVALID, f"{where}, column {column} holds {show_value(value)} where a string should be")
 
 
-def show(value: Any) -> str:
+def show_value(value: Any) -> str:
     """Return the start of a value, for a message."""
     try:
         text = repr(value)
@@ -190,7 +190,8 @@ def _read_message(where: str, given: Any) -> Message:
             message = _read_sharegpt(where, message)
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise HoneError(
-            DATASET_INVALID, f"{where} is {show(message)} where an object with the strings role and content should be"
+            DATASET_INVALID,
+            f"{where} is {show_value(message)} where an object with the strings role and content should be",
         )
     if "function_call" in message:
         raise HoneError(
@@ -209,7 +210,7 @@ def _read_message(where: str, given: Any) -> Message:
     elif not isinstance(content, str):
         raise HoneError(
             DATASET_INVALID,
-            f"{where} has the content {show(content)} where a string or a list of text parts should be",
+            f"{where} has the content {show_value(content)} where a string or a list of text parts should be",
         )
     return read
 
@@ -218,7 +219,7 @@ def _read_sharegpt(where: str, message: Message) -> Message:
     speaker = message["from"]
     if not isinstance(speaker, str) or speaker not in SHAREGPT_ROLES:
         known = ", ".join(SHAREGPT_ROLES)
-        raise HoneError(DATASET_INVALID, f"{where} is from {show(speaker)}, which is none of {known}")
+        raise HoneError(DATASET_INVALID, f"{where} is from {show_value(speaker)}, which is none of {known}")
     others = {key: value for key, value in message.items() if key not in ("from", "value")}
     message = {"role": SHAREGPT_ROLES[speaker], "content": message.get("value"), **others}
     if speaker == "function_call":
@@ -229,7 +230,7 @@ def _read_sharegpt(where: str, message: Message) -> Message:
             if not isinstance(call, dict) or not isinstance(call.get("name"), str):
                 raise HoneError(
                     DATASET_INVALID,
-                    f"{where} holds {show(text)} where a call, an object with name and arguments, should be",
+                    f"{where} holds {show_value(text)} where a call, an object with name and arguments, should be",
                 )
         message |= {"content": "", "tool_calls": [{"type": "function", "function": call} for call in calls]}
     return message
@@ -239,7 +240,7 @@ def _check_tool_calls(where: str, calls: Any) -> None:
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         raise HoneError(
             DATASET_INVALID,
-            f"{where} has the tool_calls {show(calls)} where a list of calls should be",
+            f"{where} has the tool_calls {show_value(calls)} where a list of calls should be",
             remedy=f"Write a call as {CALL}.",
         )
 
@@ -249,11 +250,11 @@ def _check_learning_flags(where: str, message: Message) -> None:
     if not isinstance(weight, int | float) or weight not in (0, 1):
         raise HoneError(
             DATASET_INVALID,
-            f"{where} has the weight {show(weight)}, and a message is either learned (1) or not (0)",
+            f"{where} has the weight {show_value(weight)}, and a message is either learned (1) or not (0)",
             remedy="Set weight to 0 or 1, or remove it.",
         )
     if not isinstance(train, bool):
-        raise HoneError(DATASET_INVALID, f"{where} has train: {show(train)} where true or false should be")
+        raise HoneError(DATASET_INVALID, f"{where} has train: {show_value(train)} where true or false should be")
     if "weight" in message and "train" in message and bool(weight) != train:
         raise HoneError(
             DATASET_INVALID,
@@ -270,12 +271,12 @@ def _read_part(where: str, part: Any) -> dict[str, Any]:
     if isinstance(kind, str) and kind != "text":
         raise HoneError(
             DATASET_INVALID,
-            f"{where} has a content part of type {show(kind)}, and only text is trained on",
+            f"{where} has a content part of type {show_value(kind)}, and only text is trained on",
             remedy='Leave such rows out, or keep the parts {"type": "text", "text": …} alone.',
         )
     raise HoneError(
         DATASET_INVALID,
-        f'{where} has the content part {show(part)} where {{"type": "text", "text": …}} should be',
+        f'{where} has the content part {show_value(part)} where {{"type": "text", "text": …}} should be',
     )
 
 
@@ -294,10 +295,12 @@ def _read_history(where: str, value: Any) -> list[tuple[str, str]]:
     if value is None or value == "":
         return []
     if not isinstance(value, list):
-        raise HoneError(DATASET_INVALID, f"{where} holds {show(value)} where a list of [question, answer] should be")
+        raise HoneError(
+            DATASET_INVALID, f"{where} holds {show_value(value)} where a list of [question, answer] should be"
+        )
     for turn in value:
         if not isinstance(turn, list) or len(turn) != 2 or not all(isinstance(text, str) for text in turn):
-            raise HoneError(DATASET_INVALID, f"{where} holds {show(turn)} where [question, answer] should be")
+            raise HoneError(DATASET_INVALID, f"{where} holds {show_value(turn)} where [question, answer] should be")
     return [(asked, answered) for asked, answered in value]
 
 
@@ -310,4 +313,4 @@ def _parse_json(where: str, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise HoneError(DATASET_INVALID, f"{where} holds {show(text)}, which is not JSON: {error}") from None
+        raise HoneError(DATASET_INVALID, f"{where} holds {show_value(text)}, which is not JSON: {error}") from None

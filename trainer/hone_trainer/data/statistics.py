@@ -21,7 +21,7 @@ BATCH = 1000
 
 
 @dataclass(frozen=True)
-class Counts:
+class TokenCounts:
     """For each row: its length, the positions of its first and last learned token, their number, and a digest.
 
     Without a learned token the first one's position is the length, and the last one's -1.
@@ -35,26 +35,28 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Cut:
+class Truncation:
     """The tokens that a row keeps: at most `limit`, None: all; the first ones, or with `keep_end` the last ones."""
 
     limit: int | None
     keep_end: bool = False
 
     @staticmethod
-    def of(args: SFTConfig, packing: bool) -> "Cut":
+    def from_args(args: SFTConfig, packing: bool) -> "Truncation":
         """Return what TRL cuts: a packed row loses its end with bfd, and nothing with the other strategies."""
         if packing:
-            return Cut(args.max_length if args.packing_strategy == "bfd" else None)
-        return Cut(args.max_length, args.truncation_mode == "keep_end")
+            return Truncation(args.max_length if args.packing_strategy == "bfd" else None)
+        return Truncation(args.max_length, args.truncation_mode == "keep_end")
 
 
-def count(whole: Dataset) -> Counts:
+def count_tokens(whole: Dataset) -> TokenCounts:
     """Count over `input_ids` and `labels`; memory: 40 bytes a row."""
-    return Counts(*(np.concatenate(parts) for parts in zip(*map(_count, iterate_tokens(whole)), strict=True)))
+    return TokenCounts(
+        *(np.concatenate(parts) for parts in zip(*map(_count_batch, iterate_tokens(whole)), strict=True))
+    )
 
 
-def examine(counts: Counts, cut: Cut) -> SplitReport:
+def make_split_report(counts: TokenCounts, cut: Truncation) -> SplitReport:
     """Return the report, with `keptRows` left at 0."""
     lengths, learned, digests = counts.lengths, counts.learned, counts.digests
     limit = int(lengths.max()) if cut.limit is None else cut.limit
@@ -75,12 +77,12 @@ def examine(counts: Counts, cut: Cut) -> SplitReport:
     )
 
 
-def find_shared(counts: Counts, other: Counts) -> list[int]:
+def find_shared_rows(counts: TokenCounts, other: TokenCounts) -> list[int]:
     """Return the numbers of the rows that are, token by token, among the rows of `other`."""
     return np.flatnonzero(np.isin(counts.digests, other.digests)).tolist()
 
 
-def warnings(report: SplitReport, max_length: int | None, packing: bool, purpose: str) -> list[str]:
+def find_length_warnings(report: SplitReport, max_length: int | None, packing: bool, purpose: str) -> list[str]:
     """Return warnings about these rows, each with its number. Raises HoneError AllRowsTruncated."""
     if report.empty_rows == report.rows:
         raise HoneError(
@@ -109,7 +111,7 @@ def warnings(report: SplitReport, max_length: int | None, packing: bool, purpose
     return [f"{count} {text}" for count, text in found if count]
 
 
-def segments(row: dict[str, Any], tokenizer: Any) -> list[tuple[str, bool]]:
+def split_segments(row: dict[str, Any], tokenizer: Any) -> list[tuple[str, bool]]:
     """Return the text of a tokenized row in pieces, each with whether its tokens are learned."""
     found: list[tuple[list[int], bool]] = []
     for token, label in zip(row["input_ids"], row["labels"], strict=True):
@@ -121,7 +123,7 @@ def segments(row: dict[str, Any], tokenizer: Any) -> list[tuple[str, bool]]:
 
 
 @dataclass(frozen=True)
-class Tokens:
+class RowTokens:
     """Some rows' tokens and labels, one row after another; row i is at `offsets[i]` to `offsets[i + 1]`."""
 
     ids: np.ndarray
@@ -129,20 +131,20 @@ class Tokens:
     offsets: np.ndarray
 
 
-def iterate_tokens(whole: Dataset) -> Iterator[Tokens]:
+def iterate_tokens(whole: Dataset) -> Iterator[RowTokens]:
     """Yield the rows in batches, without a Python object for each token."""
     for batch in whole.with_format("arrow").iter(BATCH):
         found: Any = batch
         ids, labels = (found.column(name).combine_chunks() for name in ("input_ids", "labels"))
         offsets = ids.offsets.to_numpy()
-        yield Tokens(
+        yield RowTokens(
             ids.flatten().to_numpy(zero_copy_only=False),
             labels.flatten().to_numpy(zero_copy_only=False),
             offsets - offsets[0],
         )
 
 
-def _count(batch: Tokens) -> tuple[np.ndarray, ...]:
+def _count_batch(batch: RowTokens) -> tuple[np.ndarray, ...]:
     """Return the fields of Counts for each row."""
     starts, ends = batch.offsets[:-1].astype(np.int64), batch.offsets[1:].astype(np.int64)
     positions = np.append(np.flatnonzero(batch.labels != IGNORED), -1)

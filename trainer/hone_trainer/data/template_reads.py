@@ -1,21 +1,22 @@
 """Report what rows give to the chat template and the template ignores, or writes in an unintended way.
 
-`dataset.load` has counted the parts of the messages (`MessageCounts`); here a few short conversations are rendered to
-see what the template makes of them. The template itself is used as TRL uses it. Next: `checks`, on the rendered rows.
+`dataset.load_rows` has counted the parts of the messages (`MessageCounts`); here a few short conversations are rendered
+to see what the template makes of them. The template itself is used as TRL uses it. Next: `checks`, on the rendered
+rows.
 """
 
 import re
 
 from transformers import PreTrainedTokenizerBase
 
-from hone_trainer.data.chat_templates import PROBE, try_render
-from hone_trainer.data.dataset import Data
+from hone_trainer.data.chat_templates import PROBE, try_render_messages
+from hone_trainer.data.dataset import LoadedDataset
 
 # transformers hands each of them to the template under the other names, too.
 REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
-def find_unread(data: Data, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def find_unread(data: LoadedDataset, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Return a warning, with its count, for each thing in the rows that the chat template does not read as meant."""
     if not data.conversational or not tokenizer.chat_template:
         return []
@@ -39,7 +40,7 @@ def find_unread(data: Data, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return warnings + _find_unread_columns(data, template)
 
 
-def _find_unread_columns(data: Data, template: str) -> list[str]:
+def _find_unread_columns(data: LoadedDataset, template: str) -> list[str]:
     parts = [part for part in (data.train, data.evaluation) if part is not None]
     rows = sum(map(len, parts))
     used = {column: 0 for column in ("tools", "chat_template_kwargs") if column in data.layout.columns}
@@ -78,7 +79,7 @@ def _mentions(template: str, name: str) -> bool:
 def _quotes_arguments(tokenizer: PreTrainedTokenizerBase) -> bool:
     arguments = '{"' + PROBE + '": 1}'
     call = {"id": "a12345678", "type": "function", "function": {"name": "find", "arguments": arguments}}
-    rendered = try_render(
+    rendered = try_render_messages(
         tokenizer,
         [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": [call]}],
     )

@@ -14,7 +14,7 @@ from hone_trainer.data import message_weights
 from hone_trainer.data.exact_numbers import RestoringTokenizer
 
 
-class Tokenizing(SFTTrainer):
+class DatasetTokenizer(SFTTrainer):
     """The part of SFTTrainer that prepares a dataset; the decisions of its `__init__` for that are made here in the
     same way.
     """
@@ -28,7 +28,7 @@ class Tokenizing(SFTTrainer):
         is_pair = "prompt" in sample and "completion" in sample
         self.completion_only_loss = is_pair if args.completion_only_loss is None else args.completion_only_loss
 
-    def whole(self, rows: Dataset) -> Dataset:
+    def tokenize_full(self, rows: Dataset) -> Dataset:
         """Return `input_ids` and `labels` of every row at its full length, in the rows' order."""
         args = copy.copy(self.sft_config)
         args.max_length, args.shuffle_dataset = None, False
@@ -46,6 +46,6 @@ class Tokenizing(SFTTrainer):
             rows, whole, self.tokenizer, self.chat_template, find_place, by_markers=by_markers
         )
 
-    def cut(self, whole: Dataset, packing: bool) -> Dataset:
+    def truncate(self, whole: Dataset, packing: bool) -> Dataset:
         """Return the rows to train on: cut to max_length, or packed into rows of it; drop rows without a label."""
         return self._prepare_dataset(whole, self._tokenizer, self.sft_config, packing, None, "cut")

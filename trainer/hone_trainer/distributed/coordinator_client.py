@@ -12,100 +12,105 @@ from contextlib import suppress
 from threading import Event, Thread
 from typing import Any
 
-from hone_trainer.distributed.coordinator import BEAT, PATIENCE, SILENCE
+from hone_trainer.distributed.coordinator import HEARTBEAT_SECONDS, HEARTBEAT_TIMEOUT_SECONDS, SHUTDOWN_GRACE_SECONDS
 from hone_trainer.distributed.ranks import Rendezvous
-from hone_trainer.distributed.results import Word, is_unnamed, settled
+from hone_trainer.distributed.results import WorkerResult, is_unclassified, make_node_result
 
 # Seconds after which the same waiting message is printed again.
-REMIND = 60.0
+REMINDER_SECONDS = 60.0
 
 
-class Member:
-    """The connection of one node's launcher. `over` is the reason why the run is over for all nodes, empty while it is
-    not.
+class CoordinatorClient:
+    """The connection of one node's launcher. `end_reason` is the reason why the run is over for all nodes, empty while
+    it is not.
     """
 
     def __init__(self, here: Rendezvous, note: Callable[[str], None]) -> None:
         """Connect to the coordinator in a thread, for as long as it takes. `note` prints a line."""
-        self.over = ""
-        self._here = here
-        self._note = note
-        self._noted = ("", 0.0)
+        self.end_reason = ""
+        self._rendezvous = here
+        self._print = note
+        self._last_printed = ("", 0.0)
         self._channel: socket.socket | None = None
-        self._port = 0
-        self._cause: int | None = None
+        self._master_port = 0
+        self._root_cause_node: int | None = None
         self._begun, self._settled = Event(), Event()
-        Thread(target=self._listen, name="member", daemon=True).start()
-        Thread(target=self._beat, name="beat", daemon=True).start()
+        Thread(target=self._connect_until_settled, name="member", daemon=True).start()
+        Thread(target=self._send_heartbeats, name="beat", daemon=True).start()
 
-    def join(self, is_done: Callable[[], bool]) -> int | None:
+    def rendezvous(self, is_done: Callable[[], bool]) -> int | None:
         """Wait for all nodes and return the port of rank 0; return None when `is_done`, since nothing is left to do."""
-        while not self._begun.wait(BEAT):
+        while not self._begun.wait(HEARTBEAT_SECONDS):
             if is_done():
                 return None
-        return self._port
+        return self._master_port
 
-    def ending(self) -> None:
+    def report_exit(self) -> None:
         """Notify the other nodes that a process of this node has ended."""
-        self._say(ending=True)
+        self._send(ending=True)
 
-    def settle(self, word: Word) -> Word:
+    def resolve_result(self, word: WorkerResult) -> WorkerResult:
         """Report this node's result and return it, corrected: the cause of a failure without a name may be on another
         node.
         """
-        self._say(word=word.model_dump(mode="json", include={"outcome", "reason", "killed"}))
-        if is_unnamed(word):
-            self._settled.wait(PATIENCE)
-        return settled(word, self._cause == self._here.node, self.over)
+        self._send(word=word.model_dump(mode="json", include={"outcome", "reason", "killed"}))
+        if is_unclassified(word):
+            self._settled.wait(SHUTDOWN_GRACE_SECONDS)
+        return make_node_result(word, self._root_cause_node == self._rendezvous.node_rank, self.end_reason)
 
-    def _listen(self) -> None:
-        gate = f"{self._here.address}:{self._here.port}"
+    def _connect_until_settled(self) -> None:
+        gate = f"{self._rendezvous.address}:{self._rendezvous.port}"
         while not self._begun.is_set():
             try:
-                with socket.create_connection((self._here.address, self._here.port), SILENCE) as channel:
-                    self._talk(channel)
+                with socket.create_connection(
+                    (self._rendezvous.address, self._rendezvous.port), HEARTBEAT_TIMEOUT_SECONDS
+                ) as channel:
+                    self._receive_messages(channel)
             except (OSError, ValueError) as error:
                 found = str(error)
             else:
                 found = "it is of an earlier start, or of another number of nodes"
             if not self._begun.is_set():
-                self._remind(f"node {self._here.node} waits for node 0 at {gate}: {found}")
-                time.sleep(BEAT)
+                self._print_reminder(f"node {self._rendezvous.node_rank} waits for node 0 at {gate}: {found}")
+                time.sleep(HEARTBEAT_SECONDS)
         if not self._settled.is_set():
-            self.over = self.over or "Node 0 was lost"
+            self.end_reason = self.end_reason or "Node 0 was lost"
             self._settled.set()
 
-    def _talk(self, channel: socket.socket) -> None:
+    def _receive_messages(self, channel: socket.socket) -> None:
         self._channel = channel
-        self._say(node=self._here.node, nodes=self._here.nodes)
+        self._send(node=self._rendezvous.node_rank, nodes=self._rendezvous.nodes)
         with channel.makefile("rb") as lines:
             for line in lines:
-                self._take(json.loads(line))
+                self._handle_message(json.loads(line))
 
-    def _take(self, said: dict[str, Any]) -> None:
+    def _handle_message(self, said: dict[str, Any]) -> None:
         if said.get("waiting"):
             missing = ", ".join(str(node) for node in said["waiting"])
-            self._remind(f"node {self._here.node} waits for node {missing} of {self._here.nodes} (the first is 0)")
+            self._print_reminder(
+                f"node {self._rendezvous.node_rank} waits for node {missing} of {self._rendezvous.nodes} "
+                "(the first is 0)"
+            )
         if "begin" in said:
-            self._port = said["begin"]
+            self._master_port = said["begin"]
             self._begun.set()
-        self.over = self.over or said.get("over", "")
+        self.end_reason = self.end_reason or said.get("over", "")
         if "cause" in said:
-            self._cause = said["cause"]
+            self._root_cause_node = said["cause"]
             self._settled.set()
 
-    def _beat(self) -> None:
+    def _send_heartbeats(self) -> None:
         while not self._settled.is_set():
-            self._say()
-            time.sleep(BEAT)
+            self._send()
+            time.sleep(HEARTBEAT_SECONDS)
 
-    def _say(self, **message: Any) -> None:
+    def _send(self, **message: Any) -> None:
         if self._channel:
             with suppress(OSError):  # the listening thread detects the loss, too
                 self._channel.sendall(json.dumps(message).encode() + b"\n")
 
-    def _remind(self, text: str) -> None:
-        before, at = self._noted
-        if text != before or time.monotonic() - at >= REMIND:
-            self._note(text)
-            self._noted = (text, time.monotonic())
+    def _print_reminder(self, text: str) -> None:
+        before, at = self._last_printed
+        if text != before or time.monotonic() - at >= REMINDER_SECONDS:
+            self._print(text)
+            self._last_printed = (text, time.monotonic())

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainingArguments
 
 
-def enable(accelerator: Accelerator, args: TrainingArguments) -> None:
+def enable_fsdp(accelerator: Accelerator, args: TrainingArguments) -> None:
     """Turn on FSDP2 where accelerate silently leaves it out: on CPUs accelerate trains with DDP instead."""
     plugin: Any = FullyShardedDataParallelPlugin(**args.fsdp_plugin_args)
     if accelerator.mixed_precision != "no":
@@ -21,12 +21,12 @@ def enable(accelerator: Accelerator, args: TrainingArguments) -> None:
     PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
 
-def own_part(tensor: torch.Tensor) -> torch.Tensor:
+def get_local_shard(tensor: torch.Tensor) -> torch.Tensor:
     """Return the shard of a tensor that this process holds."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def gather(network: Any) -> dict[str, Any] | None:
+def gather_full_weights(network: Any) -> dict[str, Any] | None:
     """Return the full weights (of an adapter: only its own) in the first process's memory, and nothing in the others.
 
     Return None when each process has all weights anyway. Must be called in all processes.

@@ -15,86 +15,88 @@ from tempfile import TemporaryDirectory
 
 from pydantic import ValidationError
 
-from hone_trainer.distributed.coordinator_client import Member
-from hone_trainer.distributed.ranks import Place
-from hone_trainer.distributed.results import Ending, Word, decide
-from hone_trainer.runtime.options import Options
-from hone_trainer.runtime.signals import Stop
+from hone_trainer.distributed.coordinator_client import CoordinatorClient
+from hone_trainer.distributed.ranks import Rank
+from hone_trainer.distributed.results import ProcessExit, WorkerResult, pick_run_result
+from hone_trainer.runtime.options import RunOptions
+from hone_trainer.runtime.signals import StopSignal
 
 # Seconds that the other processes have left once one has ended: if they do not end with it, they wait for it forever.
-PATIENCE = 10.0
-_POLL = 0.05
+SHUTDOWN_GRACE_SECONDS = 10.0
+_POLL_SECONDS = 0.05
 
 
-class Worker:
+class WorkerProcess:
     """A running training process."""
 
-    def __init__(self, place: Place, options: Options, scratch: Path) -> None:
+    def __init__(self, place: Rank, options: RunOptions, scratch: Path) -> None:
         self._rank = place.rank
-        self._word = scratch / f"rank-{place.rank}.json"
-        self._ended = 0.0
+        self._result_file = scratch / f"rank-{place.rank}.json"
+        self._ended_at = 0.0
         # The worker exits when the pipe closes, as it does when this process is gone. It has a session of its own, so
         # that Ctrl-C reaches only the launcher.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "hone_trainer.worker", str(self._word), *options.arguments()],
+            [sys.executable, "-m", "hone_trainer.worker", str(self._result_file), *options.to_arguments()],
             stdin=subprocess.PIPE,
             start_new_session=True,
             env={**os.environ, **place.to_environ(), "TMPDIR": str(scratch)},
         )
 
     @property
-    def running(self) -> bool:
-        if not self._ended and self._process.poll() is not None:
-            self._ended = time.time()
-        return not self._ended
+    def is_running(self) -> bool:
+        if not self._ended_at and self._process.poll() is not None:
+            self._ended_at = time.time()
+        return not self._ended_at
 
-    def signal(self, number: int) -> None:
-        if self.running:
+    def send_signal(self, number: int) -> None:
+        if self.is_running:
             self._process.send_signal(number)
 
-    def ending(self) -> Ending:
+    def end_process(self) -> ProcessExit:
         """Return how the process ended; kill it if it has not."""
-        code = None if self.running else self._process.returncode
+        code = None if self.is_running else self._process.returncode
         self._process.kill()
         self._process.wait()
         if self._process.stdin:
             self._process.stdin.close()
         try:
-            word = Word.model_validate_json(self._word.read_bytes())
-            at = self._word.stat().st_mtime
+            word = WorkerResult.model_validate_json(self._result_file.read_bytes())
+            at = self._result_file.stat().st_mtime
         except (OSError, ValidationError):
-            word, at = None, self._ended or time.time()
-        return Ending(self._rank, code, at, word)
+            word, at = None, self._ended_at or time.time()
+        return ProcessExit(self._rank, code, at, word)
 
 
-def launch(places: list[Place], options: Options, stop: Stop, member: Member | None) -> Word:
+def launch_workers(
+    places: list[Rank], options: RunOptions, stop: StopSignal, member: CoordinatorClient | None
+) -> WorkerResult:
     """Run this node's processes to their end and return the result. Raises Interrupted at the second signal to stop."""
     with TemporaryDirectory(prefix="hone-") as scratch, stop.deferred():
-        workers: list[Worker] = []
-        endings: list[Ending] = []
+        workers: list[WorkerProcess] = []
+        endings: list[ProcessExit] = []
         try:
-            workers.extend(Worker(place, options, Path(scratch)) for place in places)
-            _wait(workers, stop, member)
+            workers.extend(WorkerProcess(place, options, Path(scratch)) for place in places)
+            _wait_for_workers(workers, stop, member)
         finally:
-            endings.extend(worker.ending() for worker in workers)
-        word = decide(endings)
-        return member.settle(word) if member else word
+            endings.extend(worker.end_process() for worker in workers)
+        word = pick_run_result(endings)
+        return member.resolve_result(word) if member else word
 
 
-def _wait(workers: list[Worker], stop: Stop, member: Member | None) -> None:
-    """Wait until all processes have ended, or the others still run PATIENCE seconds after one, here or elsewhere,
+def _wait_for_workers(workers: list[WorkerProcess], stop: StopSignal, member: CoordinatorClient | None) -> None:
+    """Wait until all processes have ended, or the others still run SHUTDOWN_GRACE_SECONDS after one, here or elsewhere,
     ended.
     """
     told = False
     deadline = float("inf")
-    while any(worker.running for worker in workers) and time.monotonic() < deadline:
-        over = bool(member and member.over)
-        if deadline == float("inf") and (over or not all(worker.running for worker in workers)):
-            deadline = time.monotonic() + PATIENCE
+    while any(worker.is_running for worker in workers) and time.monotonic() < deadline:
+        over = bool(member and member.end_reason)
+        if deadline == float("inf") and (over or not all(worker.is_running for worker in workers)):
+            deadline = time.monotonic() + SHUTDOWN_GRACE_SECONDS
             if member and not over:
-                member.ending()
-        if stop.requested and not told:
+                member.report_exit()
+        if stop.is_requested and not told:
             told = True
             for worker in workers:
-                worker.signal(signal.SIGTERM)
-        time.sleep(_POLL)
+                worker.send_signal(signal.SIGTERM)
+        time.sleep(_POLL_SECONDS)

@@ -1,8 +1,7 @@
 """The process group of training: what processes exchange in addition to the gradients, which torch handles.
 
-Until the first process has prepared everything, the others only wait at a TCP store (`Meeting`). Then all join and get
-a
-`Group` with collectives on CPU tensors over gloo, so that no GPU has to wait.
+Until the first process has prepared everything, the others only wait at a TCP store (`GroupBootstrap`). Then all join
+and get a `ProcessGroup` with collectives on CPU tensors over gloo, so that no GPU has to wait.
 """
 
 import os
@@ -15,97 +14,101 @@ from hone_api.reasons import INVALID_SPEC, HoneError
 from torch import distributed
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from hone_trainer.distributed.ranks import Place
+from hone_trainer.distributed.ranks import Rank
 
 Value = TypeVar("Value")
 
 # For collectives in which all wait for one process (a download, a checkpoint). No shorter timeout is needed: the
 # launcher notices a process that ends.
-WEEK = timedelta(days=7)
+PREPARATION_TIMEOUT = timedelta(days=7)
 # How long nodes wait for each other at the start, and processes in a collective of training.
-TOGETHER = timedelta(minutes=30)
-_PREPARED = "prepared"
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+_PREPARED_KEY = "prepared"
 
 
-class Group:
+class ProcessGroup:
     """All training processes. All of them must call each method, except for the properties, in the same order."""
 
-    def __init__(self, rank: int = 0, size: int = 1, patient: Any = None) -> None:
+    def __init__(self, rank: int = 0, world_size: int = 1, gloo_group: Any = None) -> None:
         self.rank = rank
-        self.size = size
-        self._patient = patient  # a gloo group, so that no device has to wait
+        self.world_size = world_size
+        self._gloo_group = gloo_group  # a gloo group, so that no device has to wait
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
-    def any(self, flag: bool) -> bool:
+    def any_rank(self, flag: bool) -> bool:
         """Return whether the flag is set in any process."""
-        return max(self.each(float(flag))) > 0
+        return max(self.all_gather(float(flag))) > 0
 
-    def each(self, value: float) -> list[float]:
+    def all_gather(self, value: float) -> list[float]:
         """Return the value of each process, by rank."""
-        if self.size == 1:
+        if self.world_size == 1:
             return [value]
-        found = torch.zeros(self.size, dtype=torch.float64)
+        found = torch.zeros(self.world_size, dtype=torch.float64)
         found[self.rank] = value
-        distributed.all_reduce(found, group=self._patient)
+        distributed.all_reduce(found, group=self._gloo_group)
         return [float(one) for one in found]
 
-    def from_first(self, value: Value | None) -> Value:
+    def broadcast(self, value: Value | None) -> Value:
         """Return the first process's value in all processes."""
         values = [value]
-        if self.size > 1:
-            distributed.broadcast_object_list(values, src=0, group=self._patient)
+        if self.world_size > 1:
+            distributed.broadcast_object_list(values, src=0, group=self._gloo_group)
         found = values[0]
         assert found is not None
         return found
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Wait until all processes are here."""
-        if self.size > 1:
-            distributed.barrier(group=self._patient)
+        if self.world_size > 1:
+            distributed.barrier(group=self._gloo_group)
 
 
-class Meeting:
+class GroupBootstrap:
     """The processes before they form a group: the first one prepares alone, and the others wait for it."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Rank) -> None:
         """Open the TCP store of the first process. Raises HoneError InvalidSpec when a GPU is missing."""
         gpus = torch.cuda.device_count()
-        if 0 < gpus < place.local_size:
+        if 0 < gpus < place.local_world_size:
             raise HoneError(
                 INVALID_SPEC,
-                f"spec.resources.gpus is {place.local_size}, and torch sees {gpus}",
+                f"spec.resources.gpus is {place.local_world_size}, and torch sees {gpus}",
                 remedy=f"Set it to {gpus}, or make more GPUs visible.",
             )
-        self._place = place
-        self._gpus = gpus
+        self._rank = place
+        self._gpu_count = gpus
         # Libraries that find these variables would use a process group that does not exist yet.
         for name in place.to_environ():
             os.environ.pop(name, None)
         leads = place.rank == 0
-        self._store = TCPStore(place.address, place.port, is_master=leads, wait_for_workers=False, timeout=TOGETHER)
+        self._store = TCPStore(
+            place.master_addr, place.master_port, is_master=leads, wait_for_workers=False, timeout=COLLECTIVE_TIMEOUT
+        )
 
-    def wait_for_the_first(self) -> None:
+    def wait_for_rank_zero(self) -> None:
         """Wait until the first process joins. Poll at short intervals, so that signals are handled in between."""
-        while self._place.rank and not self._store.check([_PREPARED]):
+        while self._rank.rank and not self._store.check([_PREPARED_KEY]):
             time.sleep(0.2)
 
-    def join(self) -> Group:
+    def create_group(self) -> ProcessGroup:
         """Create the process group of all processes and return it."""
-        place = self._place
+        place = self._rank
         if place.rank == 0:
-            self._store.set(_PREPARED, "")
+            self._store.set(_PREPARED_KEY, "")
         os.environ.update(place.to_environ())
-        if self._gpus:
+        if self._gpu_count:
             torch.cuda.set_device(place.local_rank)
         distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if self._gpus else "gloo",
+            "cpu:gloo,cuda:nccl" if self._gpu_count else "gloo",
             store=PrefixStore("group", self._store),
             rank=place.rank,
-            world_size=place.size,
-            timeout=TOGETHER,
+            world_size=place.world_size,
+            timeout=COLLECTIVE_TIMEOUT,
         )
-        return Group(place.rank, place.size, distributed.new_group(backend="gloo", timeout=WEEK))
+        return ProcessGroup(
+            place.rank, place.world_size, distributed.new_group(backend="gloo", timeout=PREPARATION_TIMEOUT)
+        )

@@ -1,6 +1,7 @@
 """Results of the processes of a run, and the choice of the run's result: the cause, not its consequences. Pure.
 
-`launcher` calls `decide` for the processes of its node; `coordinator` calls `cause` for the results of all nodes.
+`launcher` calls `pick_run_result` for the processes of its node; `coordinator` calls `find_root_cause_node` for the
+results of all nodes.
 """
 
 import signal
@@ -12,11 +13,11 @@ from hone_api.artifacts.trainer_reports import Parameters, Progress
 from hone_api.common import ForeignModel
 from hone_api.reasons import CATALOGUE, INTERNAL_ERROR, HoneError
 
-from hone_trainer.runtime.errors import UnnamedError
+from hone_trainer.runtime.errors import UnclassifiedError
 from hone_trainer.runtime.signals import Interrupted
 
 
-class Word(ForeignModel):
+class WorkerResult(ForeignModel):
     """The result that a process writes when it ends.
 
     `reason` and `remedy` are set for a failure, `traceback` for one without a name. `killed`: it couldn't write a
@@ -35,79 +36,81 @@ class Word(ForeignModel):
 
 
 @dataclass(frozen=True)
-class Ending:
-    """How one process ended: `code` is the exit status, negative for a signal, None when it had to be killed.
+class ProcessExit:
+    """How one process ended: `exit_code` is the exit status, negative for a signal, None when it had to be killed.
 
-    `at` is the time in seconds at which it wrote its result or ended.
+    `ended_at` is the time in seconds at which it wrote its result or ended.
     """
 
     rank: int
-    code: int | None
-    at: float
-    word: Word | None
+    exit_code: int | None
+    ended_at: float
+    result: WorkerResult | None
 
 
-def decide(endings: list[Ending]) -> Word:
+def pick_run_result(endings: list[ProcessExit]) -> WorkerResult:
     """Return the run's result. A written result outranks an exit code: some processes abort after their work is done.
 
     Of several failures, return the first that has a name: a process that loses its peer fails too, without a name.
     """
-    return min(endings, key=lambda ending: (_weight(ending), ending.at)).word or _without_word(endings)
+    return min(
+        endings, key=lambda ending: (_get_precedence(ending), ending.ended_at)
+    ).result or _make_result_of_silent_process(endings)
 
 
-def _weight(ending: Ending) -> int:
-    if ending.word is None:
-        return 2 if ending.code in (-signal.SIGTERM, -signal.SIGINT) else 5 if ending.code is None else 3
-    if ending.word.outcome == "Succeeded":
+def _get_precedence(ending: ProcessExit) -> int:
+    if ending.result is None:
+        return 2 if ending.exit_code in (-signal.SIGTERM, -signal.SIGINT) else 5 if ending.exit_code is None else 3
+    if ending.result.outcome == "Succeeded":
         return 0
-    if ending.word.outcome == "Interrupted":
+    if ending.result.outcome == "Interrupted":
         return 2
-    return 4 if is_unnamed(ending.word) else 1
+    return 4 if is_unclassified(ending.result) else 1
 
 
-def _without_word(endings: list[Ending]) -> Word:
-    ending = min(endings, key=lambda found: (_weight(found), found.at))
-    if ending.code in (-signal.SIGTERM, -signal.SIGINT):
-        return Word(outcome="Interrupted")
-    if ending.code is None:
+def _make_result_of_silent_process(endings: list[ProcessExit]) -> WorkerResult:
+    ending = min(endings, key=lambda found: (_get_precedence(found), found.ended_at))
+    if ending.exit_code in (-signal.SIGTERM, -signal.SIGINT):
+        return WorkerResult(outcome="Interrupted")
+    if ending.exit_code is None:
         how = "does not end"
-    elif ending.code < 0:
-        how = f"was killed by {signal.Signals(-ending.code).name}"
+    elif ending.exit_code < 0:
+        how = f"was killed by {signal.Signals(-ending.exit_code).name}"
     else:
-        how = f"ended with exit code {ending.code}"
-    hint = ": the host's memory may be full" if ending.code == -signal.SIGKILL else ""
-    killed = ending.code is not None and ending.code < 0
-    message = f"The process of rank {ending.rank} {how}, without a word{hint}"
-    return Word(outcome="Failed", message=message, killed=killed)
+        how = f"ended with exit code {ending.exit_code}"
+    hint = ": the host's memory may be full" if ending.exit_code == -signal.SIGKILL else ""
+    killed = ending.exit_code is not None and ending.exit_code < 0
+    message = f"The process of rank {ending.rank} {how} and wrote no result{hint}"
+    return WorkerResult(outcome="Failed", message=message, killed=killed)
 
 
-def is_unnamed(word: Word) -> bool:
+def is_unclassified(word: WorkerResult) -> bool:
     """Return whether the result is a failure whose cause may be in another process."""
     return word.outcome == "Failed" and word.reason == INTERNAL_ERROR.name
 
 
-def cause(words: dict[int, Word], first: int | None) -> int | None:
+def find_root_cause_node(words: dict[int, WorkerResult], first: int | None) -> int | None:
     """Return the node that caused all failures when none has a name: one with a killed process, else `first`.
 
     `first` is the node on which a process ended first. None: the result of some node is no failure, or one with a name.
     """
-    if not all(is_unnamed(word) for word in words.values()):
+    if not all(is_unclassified(word) for word in words.values()):
         return None
     return next((node for node, word in words.items() if word.killed), first)
 
 
-def settled(own: Word, is_cause: bool, over: str) -> Word:
+def make_node_result(own: WorkerResult, is_cause: bool, over: str) -> WorkerResult:
     """Return this node's result: Interrupted when another node caused its failure. `over` is why the run is over."""
-    if is_cause or not is_unnamed(own):
+    if is_cause or not is_unclassified(own):
         return own
-    return Word(outcome="Interrupted", message=over, progress=own.progress, parameters=own.parameters)
+    return WorkerResult(outcome="Interrupted", message=over, progress=own.progress, parameters=own.parameters)
 
 
-def raise_failure(word: Word) -> None:
-    """Raise the failure in a result: HoneError, UnnamedError, or Interrupted."""
+def raise_failure(word: WorkerResult) -> None:
+    """Raise the failure in a result: HoneError, UnclassifiedError, or Interrupted."""
     if word.outcome == "Interrupted":
         raise Interrupted(word.message)
     if word.outcome == "Failed":
         if word.traceback:
-            raise UnnamedError(word.message, word.traceback)
+            raise UnclassifiedError(word.message, word.traceback)
         raise HoneError(CATALOGUE[word.reason], word.message, remedy=word.remedy or None)

@@ -9,24 +9,24 @@ from hone_api.reasons import HUB_UNREACHABLE, HoneError
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.file_download import repo_folder_name
 
-from hone_trainer.runtime.errors import hub_error, is_connection_error
+from hone_trainer.runtime.errors import is_connection_error, make_hub_error
 
 RepoType = Literal["model", "dataset"]
 # Seconds that the hub has to answer which commit a revision is.
-TIMEOUT = 10.0
+TIMEOUT_SECONDS = 10.0
 
 
-def resolve(kind: RepoType, name: str, revision: str) -> str:
+def resolve_commit(kind: RepoType, name: str, revision: str) -> str:
     """Return the commit of a revision. When the hub can't be reached, use the cache, and only the cache from then on.
 
     Raises HoneError ModelNotFound, DatasetNotFound, HubUnauthorized, HubUnreachable.
     """
     try:
-        return str(HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=TIMEOUT).sha)
+        return str(HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=TIMEOUT_SECONDS).sha)
     except Exception as error:
         if not is_connection_error(error):
-            raise hub_error(error, kind, name, revision) from error
-        commit = _cached_commit(kind, name, revision)
+            raise make_hub_error(error, kind, name, revision) from error
+        commit = _read_cached_commit(kind, name, revision)
         if commit:
             _go_offline()
             return commit
@@ -42,13 +42,13 @@ def is_offline() -> bool:
     return constants.is_offline_mode()
 
 
-def cached_snapshot(kind: RepoType, name: str, commit: str) -> Path | None:
+def find_cached_snapshot(kind: RepoType, name: str, commit: str) -> Path | None:
     """Return the folder in the cache that holds a commit's files, if there is one."""
-    folder = _cache_folder(kind, name) / "snapshots" / commit
+    folder = _get_cache_folder(kind, name) / "snapshots" / commit
     return folder if folder.is_dir() else None
 
 
-def download(kind: RepoType, name: str, commit: str, patterns: list[str]) -> Path:
+def download_files(kind: RepoType, name: str, commit: str, patterns: list[str]) -> Path:
     """Download the matching files of a commit into the cache; offline, return the cached ones."""
     ignored = ["*/*", "consolidated*"]  # other formats of the same weights
     return Path(
@@ -57,7 +57,7 @@ def download(kind: RepoType, name: str, commit: str, patterns: list[str]) -> Pat
 
 
 @contextmanager
-def offline() -> Iterator[None]:
+def work_offline() -> Iterator[None]:
     """Within the context, use only the cache: no library tries the hub."""
     from datasets import config
 
@@ -77,12 +77,12 @@ def _go_offline() -> None:
     config.HF_HUB_OFFLINE = True
 
 
-def _cached_commit(kind: RepoType, name: str, revision: str) -> str | None:
-    reference = _cache_folder(kind, name) / "refs" / revision
+def _read_cached_commit(kind: RepoType, name: str, revision: str) -> str | None:
+    reference = _get_cache_folder(kind, name) / "refs" / revision
     if reference.is_file():
         return reference.read_text().strip()
-    return revision if cached_snapshot(kind, name, revision) else None
+    return revision if find_cached_snapshot(kind, name, revision) else None
 
 
-def _cache_folder(kind: RepoType, name: str) -> Path:
+def _get_cache_folder(kind: RepoType, name: str) -> Path:
     return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=kind)

@@ -9,8 +9,8 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-BLOCK = 64 * 1024**2
-PIECE = 1024**2
+BLOCK_BYTES = 64 * 1024**2
+PIECE_BYTES = 1024**2
 TEXTS = (".json", ".jinja", ".model", ".txt")
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".py")
 # The folder in which transformers keeps chat templates that have a name.
@@ -31,7 +31,7 @@ def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
 def digest_files(folder: Path) -> str:
     """Return the digest of all files that make up the model in a folder."""
     paths = list_files(folder, TEXTS + WEIGHTS)
-    blocks = [(path, start) for path in paths for start in range(0, max(path.stat().st_size, 1), BLOCK)]
+    blocks = [(path, start) for path in paths for start in range(0, max(path.stat().st_size, 1), BLOCK_BYTES)]
     digest = hashlib.sha256()
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
         for (path, start), found in zip(blocks, threads.map(_digest_block, blocks), strict=True):
@@ -44,8 +44,8 @@ def _digest_block(block: tuple[Path, int]) -> bytes:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         file.seek(start)
-        for at in range(0, BLOCK, PIECE):
-            piece = file.read(min(PIECE, BLOCK - at))
+        for at in range(0, BLOCK_BYTES, PIECE_BYTES):
+            piece = file.read(min(PIECE_BYTES, BLOCK_BYTES - at))
             if not piece:
                 break
             digest.update(piece)

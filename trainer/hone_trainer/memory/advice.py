@@ -12,15 +12,15 @@ from hone_api.gpus import Gpu
 from hone_api.reasons import MODEL_TOO_LARGE, HoneError
 
 from hone_trainer.memory import optimizer_states
-from hone_trainer.memory.formulas import estimate
-from hone_trainer.memory.inputs import Adapter, Settings
+from hone_trainer.memory.formulas import estimate_memory
+from hone_trainer.memory.inputs import AdapterShape, MemorySettings
 
 # Tokens below which no length is suggested.
 SHORTEST = 128
 
 
 @dataclass(frozen=True)
-class Change:
+class SpecChange:
     """Fields of the spec with new values, and the resulting estimate."""
 
     fields: tuple[tuple[str, str], ...]
@@ -30,19 +30,19 @@ class Change:
         return " and ".join(f"{name}: {value}" for name, value in self.fields)
 
 
-def fits(found: Estimate, memory: int) -> bool:
+def fits_memory(found: Estimate, memory: int) -> bool:
     """Return whether an estimate, including its allowance, is at most a device's memory in bytes."""
     return found.total <= memory
 
 
-def lower(settings: Settings, memory: int, adapter: Adapter | None = None) -> list[Change]:
+def suggest_changes(settings: MemorySettings, memory: int, adapter: AdapterShape | None = None) -> list[SpecChange]:
     """Return what makes a job fit into `memory` bytes: every single field that does, else the fewest fields together.
 
     `adapter` is what method lora would train, for a job whose method is full. An empty list: nothing known makes it
     fit.
     """
     alone = [
-        Change(((name, value),), found)
+        SpecChange(((name, value),), found)
         for steps in _ways(settings, adapter)
         for name, value, found in _first_that_fits(steps, memory)
     ]
@@ -53,36 +53,36 @@ def lower(settings: Settings, memory: int, adapter: Adapter | None = None) -> li
     for way in range(len(list(_ways(settings, adapter)))):
         for name, value, changed in list(_ways(current, adapter))[way]:
             fields[name], current = value, changed
-            found = estimate(current)
-            if fits(found, memory):
-                return [Change(tuple(fields.items()), found)]
+            found = estimate_memory(current)
+            if fits_memory(found, memory):
+                return [SpecChange(tuple(fields.items()), found)]
     return []
 
 
-def too_large(
-    settings: Settings, device_bytes: int, device: str = "The device", adapter: Adapter | None = None
+def make_too_large_error(
+    settings: MemorySettings, device_bytes: int, device: str = "The device", adapter: AdapterShape | None = None
 ) -> HoneError | None:
     """Return HoneError ModelTooLarge, with what to lower, when a device of that many bytes is too small for the job."""
-    found = estimate(settings)
-    if fits(found, device_bytes):
+    found = estimate_memory(settings)
+    if fits_memory(found, device_bytes):
         return None
     message = (
-        f"Training needs about {gib(found.total)} a device (batch {found.batch}, {found.length} tokens), and "
-        f"{device} has {gib(device_bytes)}"
+        f"Training needs about {format_gib(found.total)} a device (batch {found.batch}, {found.length} tokens), and "
+        f"{device} has {format_gib(device_bytes)}"
     )
-    changes = lower(settings, device_bytes, adapter)
+    changes = suggest_changes(settings, device_bytes, adapter)
     if not changes:
         return HoneError(MODEL_TOO_LARGE, message, remedy="Take a smaller model, or a GPU with more memory.")
-    ways = "; or ".join(f"{change} ({gib(change.estimate.total)})" for change in changes)
+    ways = "; or ".join(f"{change} ({format_gib(change.estimate.total)})" for change in changes)
     return HoneError(MODEL_TOO_LARGE, message, remedy=f"Set {ways}.")
 
 
-def fitting(found: Estimate, gpus: tuple[Gpu, ...], host_bytes: int = 0) -> list[Gpu]:
+def find_fitting_gpus(found: Estimate, gpus: tuple[Gpu, ...], host_bytes: int = 0) -> list[Gpu]:
     """Return the GPUs that an estimate fits. `host_bytes` is what a process also needs of the host's memory."""
-    return [gpu for gpu in gpus if room(found, gpu, host_bytes) >= 0]
+    return [gpu for gpu in gpus if get_free_bytes(found, gpu, host_bytes) >= 0]
 
 
-def room(found: Estimate, gpu: Gpu, host_bytes: int = 0) -> int:
+def get_free_bytes(found: Estimate, gpu: Gpu, host_bytes: int = 0) -> int:
     """Return the bytes of a GPU that are left, negative when bytes are missing.
 
     `host_bytes` count when the GPU shares the host's memory.
@@ -90,20 +90,22 @@ def room(found: Estimate, gpu: Gpu, host_bytes: int = 0) -> int:
     return gpu.memory - found.total - (host_bytes if gpu.shares_host_memory else 0)
 
 
-def gib(size: float) -> str:
+def format_gib(size: float) -> str:
     """Format bytes as GiB with one decimal."""
     return f"{size / 1024**3:,.1f} GiB"
 
 
-def _first_that_fits(steps: Iterator[tuple[str, str, Settings]], memory: int) -> list[tuple[str, str, Estimate]]:
+def _first_that_fits(steps: Iterator[tuple[str, str, MemorySettings]], memory: int) -> list[tuple[str, str, Estimate]]:
     for name, value, changed in steps:
-        found = estimate(changed)
-        if fits(found, memory):
+        found = estimate_memory(changed)
+        if fits_memory(found, memory):
             return [(name, value, found)]
     return []
 
 
-def _ways(settings: Settings, adapter: Adapter | None) -> Iterator[Iterator[tuple[str, str, Settings]]]:
+def _ways(
+    settings: MemorySettings, adapter: AdapterShape | None
+) -> Iterator[Iterator[tuple[str, str, MemorySettings]]]:
     """Yield, for each field that lowers memory, smaller and smaller values; fields with the lowest cost come first."""
     yield _checkpointing(settings)
     yield _halved(settings, "perDeviceTrainBatchSize", "batch", 1)
@@ -112,29 +114,30 @@ def _ways(settings: Settings, adapter: Adapter | None) -> Iterator[Iterator[tupl
     yield _halved(settings, "maxLength", "length", SHORTEST)
 
 
-def _checkpointing(settings: Settings) -> Iterator[tuple[str, str, Settings]]:
+def _checkpointing(settings: MemorySettings) -> Iterator[tuple[str, str, MemorySettings]]:
     if not settings.checkpointing:
         yield "spec.training.activationCheckpointing", "true", replace(settings, checkpointing=True)
 
 
-def _halved(settings: Settings, field: str, name: str, least: int) -> Iterator[tuple[str, str, Settings]]:
+def _halved(settings: MemorySettings, field: str, name: str, least: int) -> Iterator[tuple[str, str, MemorySettings]]:
     value = getattr(settings, name)
     while value // 2 >= least:
         value //= 2
         yield f"spec.training.{field}", str(value), replace(settings, **{name: value})
 
 
-def _optimizer(settings: Settings) -> Iterator[tuple[str, str, Settings]]:
-    smaller = optimizer_states.of("adamw_8bit").state(1000, 4)
+def _optimizer(settings: MemorySettings) -> Iterator[tuple[str, str, MemorySettings]]:
+    smaller = optimizer_states.get_optimizer_memory("adamw_8bit").state(1000, 4)
     if (
         settings.method == "full"
         and not settings.pages
-        and optimizer_states.of(settings.optimizer).state(1000, settings.architecture.weight_bytes) > smaller
+        and optimizer_states.get_optimizer_memory(settings.optimizer).state(1000, settings.architecture.weight_bytes)
+        > smaller
     ):
         yield "spec.training.optim", "adamw_8bit", replace(settings, optimizer="adamw_8bit")
 
 
-def _methods(settings: Settings, adapter: Adapter | None) -> Iterator[tuple[str, str, Settings]]:
+def _methods(settings: MemorySettings, adapter: AdapterShape | None) -> Iterator[tuple[str, str, MemorySettings]]:
     adapter = settings.adapter or adapter
     if settings.method == "full" and adapter:
         yield "spec.method", "lora", replace(settings, method="lora", adapter=adapter)

@@ -1,6 +1,7 @@
 """Read a model's shape and an adapter's size from its config: modules on the meta device, no weights.
 
-`build` makes the model that all checks without weights use; `read` and `adapt` return the plain numbers of `inputs`.
+`build_meta_model` makes the model that all checks without weights use; `read_architecture` and `measure_adapter` return
+the plain numbers of `inputs`.
 """
 
 import warnings
@@ -13,7 +14,7 @@ from peft import PeftModel, get_peft_model
 from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from hone_trainer.memory.inputs import Adapter, Architecture
+from hone_trainer.memory.inputs import AdapterShape, Architecture
 from hone_trainer.models import lora_targets
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -22,11 +23,11 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 READ_BOTH_WAYS = ("xlnet", "cpmant")
 
 
-class Unestimated(Exception):
+class UnestimatedError(Exception):
     """The reason why the memory of a model is not estimated."""
 
 
-def build(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> PreTrainedModel:
+def build_meta_model(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> PreTrainedModel:
     """Build the model of a config on the meta device: every module and parameter, without their memory.
 
     Raises HoneError ModelInvalid for a config that is not a causal language model's.
@@ -65,16 +66,20 @@ def _refuse_two_way(outline: PreTrainedModel) -> None:
     )
 
 
-def read(network: PreTrainedModel) -> Architecture:
-    """Return the shape of a model from `build`. Raises Unestimated for what the formulas do not cover."""
+def read_architecture(network: PreTrainedModel) -> Architecture:
+    """Return the shape of a model from `build_meta_model`. Raises UnestimatedError where no formula covers it."""
     config: Any = network.config.get_text_config()
     if carries_state(network):
-        raise Unestimated("its layers carry state from one token to the next, and the formulas are those of attention")
+        raise UnestimatedError(
+            "its layers carry state from one token to the next, and the formulas are those of attention"
+        )
     try:
         return _read(network, config)
     except (AttributeError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         text = " ".join(str(error).split())
-        raise Unestimated(f"config.json of a {config.model_type} lacks a size of a usual decoder: {text}") from error
+        raise UnestimatedError(
+            f"config.json of a {config.model_type} lacks a size of a usual decoder: {text}"
+        ) from error
 
 
 def carries_state(network: PreTrainedModel) -> bool:
@@ -95,7 +100,7 @@ def _read(network: PreTrainedModel, config: Any) -> Architecture:
     )
     head_size = int(getattr(config, "head_dim", None) or hidden // heads)
     layers = decoder_layers(network)
-    largest = max(layers, key=count)
+    largest = max(layers, key=count_parameters)
     own: Any = network
     head, embedding = own.get_output_embeddings(), own.get_input_embeddings()
     matrices = [parameter.numel() for parameter in largest.parameters() if parameter.dim() > 1]
@@ -104,9 +109,9 @@ def _read(network: PreTrainedModel, config: Any) -> Architecture:
     if getattr(config, "kv_lora_rank", None):  # multi-head latent attention: heads have keys of their own
         query = key_value = heads * int(config.qk_nope_head_dim + config.qk_rope_head_dim)
     return Architecture(
-        total=count(network),
+        total=count_parameters(network),
         layers=len(layers),
-        layer=count(largest),
+        layer=count_parameters(largest),
         matrices=sum(matrices),
         widest=max(matrices),
         linear=sum(
@@ -125,28 +130,28 @@ def _read(network: PreTrainedModel, config: Any) -> Architecture:
         gated=any("gate" in name for name, _ in largest.named_parameters()),
         norm_width=sum(_norm_width(name, module, hidden, query, key_value) for name, module in largest.named_modules()),
         vocabulary=head.weight.shape[0] if head is not None else int(config.vocab_size),
-        experts=_experts(config),
-        experts_per_token=int(getattr(config, "num_experts_per_tok", None) or 0) if _experts(config) else 0,
+        experts=_count_experts(config),
+        experts_per_token=int(getattr(config, "num_experts_per_tok", None) or 0) if _count_experts(config) else 0,
         weight_bytes=BYTES.get(str(getattr(network.config, "dtype", None)).removeprefix("torch."), 4),
     )
 
 
-def adapt(network: PreTrainedModel, spec: FineTuneJobSpec) -> Adapter:
-    """Return what the spec's LoRA adds to a model from `build`, which it changes.
+def measure_adapter(network: PreTrainedModel, spec: FineTuneJobSpec) -> AdapterShape:
+    """Return what the spec's LoRA adds to a model from `build_meta_model`, which it changes.
 
     Raises HoneError InvalidSpec when a target does not fit the model, Unestimated when it has no decoder layers.
     """
-    base = count(network)
+    base = count_parameters(network)
     adapted = apply_adapter(network, spec)
     lora: Any = adapted.active_peft_config
     trainable, total = adapted.get_nb_trainable_parameters()
-    largest = max(decoder_layers(network), key=lambda layer: sum(_trained(layer)))
+    largest = max(decoder_layers(network), key=lambda layer: sum(_list_trained_sizes(layer)))
     wrapped: list[Any] = [module for module in largest.modules() if isinstance(module, LoraLayer)]
     linear = [module for module in wrapped if not isinstance(module, ParamWrapper)]
-    return Adapter(
+    return AdapterShape(
         parameters=int(total) - base,
         trainable=int(trainable),
-        layer_parameters=sum(_trained(largest)),
+        layer_parameters=sum(_list_trained_sizes(largest)),
         targets=len(linear),
         inputs=sum(int(module.in_features) for module in linear),
         outputs=sum(int(module.out_features) for module in linear),
@@ -158,8 +163,10 @@ def adapt(network: PreTrainedModel, spec: FineTuneJobSpec) -> Adapter:
 
 
 def apply_adapter(network: PreTrainedModel, spec: FineTuneJobSpec) -> PeftModel:
-    """Add the spec's adapter to a model from `build`. Raises HoneError InvalidSpec when a target does not fit it."""
-    lora = lora_targets.lora_config(spec, None, network)
+    """Add the spec's adapter to a model from `build_meta_model`. Raises HoneError InvalidSpec when a target does not
+    fit it.
+    """
+    lora = lora_targets.make_lora_config(spec, None, network)
     assert lora, "method full has no adapter"
     try:
         with torch.device("meta"), warnings.catch_warnings():
@@ -177,16 +184,16 @@ def decoder_layers(network: torch.nn.Module) -> list[torch.nn.Module]:
     """Return the decoder's layers: the list of modules with the most parameters."""
     lists = [list(module) for module in network.modules() if isinstance(module, torch.nn.ModuleList) and len(module)]
     if not lists:
-        raise Unestimated(f"{type(network).__name__} has no list of decoder layers")
-    return max(lists, key=lambda layers: sum(count(layer) for layer in layers))
+        raise UnestimatedError(f"{type(network).__name__} has no list of decoder layers")
+    return max(lists, key=lambda layers: sum(count_parameters(layer) for layer in layers))
 
 
-def count(module: torch.nn.Module) -> int:
+def count_parameters(module: torch.nn.Module) -> int:
     """Return how many parameters a module has."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _trained(module: torch.nn.Module) -> list[int]:
+def _list_trained_sizes(module: torch.nn.Module) -> list[int]:
     return [parameter.numel() for parameter in module.parameters() if parameter.requires_grad]
 
 
@@ -197,6 +204,6 @@ def _norm_width(name: str, module: torch.nn.Module, hidden: int, query: int, key
     return query if last == "q_norm" else key_value if last == "k_norm" else hidden
 
 
-def _experts(config: Any) -> int:
+def _count_experts(config: Any) -> int:
     names = ("num_local_experts", "num_experts", "n_routed_experts")
     return next((int(getattr(config, name)) for name in names if getattr(config, name, None)), 0)

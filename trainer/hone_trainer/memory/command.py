@@ -11,10 +11,10 @@ from hone_trainer.memory import plan
 from hone_trainer.runtime.options import PlanOptions
 
 
-def run(options: PlanOptions) -> None:
+def print_plan(options: PlanOptions) -> None:
     """Print the memory that a manifest's job needs. Raises HoneError."""
     logging.basicConfig(level=logging.INFO if options.verbose else logging.ERROR)
-    inputs = manifest.load(options)
+    inputs = manifest.load_inputs(options)
     spec = inputs.job.spec
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info" if options.verbose else "error")
@@ -22,10 +22,12 @@ def run(options: PlanOptions) -> None:
     from hone_trainer.memory import architecture, render
     from hone_trainer.models import base_model, quantization
 
-    base = base_model.find(spec.model, inputs, None)
+    base = base_model.locate_base_model(spec.model, inputs, None, needs_weights=False)
     config = base_model.load_config(base, spec.model)
     quantization.refuse_quantized(spec, base.location, config)
-    found = plan.of(spec, architecture.build(config, trust_remote_code=spec.model.trust_remote_code))
+    found = plan.make_memory_plan(
+        spec, architecture.build_meta_model(config, trust_remote_code=spec.model.trust_remote_code)
+    )
     for note in found.notes:
         print_line(f"note: {note}")
-    print_line(render.render(found), file=sys.stdout)
+    print_line(render.render_plan(found), file=sys.stdout)

@@ -16,7 +16,7 @@ from typing import Literal, get_args
 from hone_api.artifacts.memory_estimate import Estimate
 
 from hone_trainer.memory import optimizer_states
-from hone_trainer.memory.inputs import Settings
+from hone_trainer.memory.inputs import MemorySettings
 
 # Bytes of a parameter in NF4 with double quantization: an 8-bit scale for 64 parameters and a 32-bit one for 256 scales
 # (Dettmers et al., QLoRA, arXiv 2305.14314, section 3).
@@ -50,7 +50,7 @@ class _Moment:
         return self.gradients + self.optimizer + self.activations + self.logits + self.communication
 
 
-def estimate(settings: Settings) -> Estimate:
+def estimate_memory(settings: MemorySettings) -> Estimate:
     """Return the peak memory of one process."""
     weights = _weights(settings)
     kept = 0 if settings.pages and not settings.adapter else _states(settings)
@@ -79,21 +79,23 @@ def estimate(settings: Settings) -> Estimate:
     )
 
 
-def host_states(settings: Settings) -> int:
+def count_host_state_bytes(settings: MemorySettings) -> int:
     """Return the bytes of the optimizer's states that a process keeps in the host's memory."""
     return _states(settings) if settings.pages else 0
 
 
-def host_states_only(settings: Settings) -> int:
+def host_states_only(settings: MemorySettings) -> int:
     """Return the bytes of those states that the estimate does not contain. An adapter's count on the device as well."""
-    return 0 if settings.adapter else host_states(settings)
+    return 0 if settings.adapter else count_host_state_bytes(settings)
 
 
-def _states(settings: Settings) -> int:
-    return optimizer_states.of(settings.optimizer).state(_trained_here(settings), _trained_bytes(settings))
+def _states(settings: MemorySettings) -> int:
+    return optimizer_states.get_optimizer_memory(settings.optimizer).state(
+        _trained_here(settings), _trained_bytes(settings)
+    )
 
 
-def _moments(settings: Settings) -> dict[str, _Moment]:
+def _moments(settings: MemorySettings) -> dict[str, _Moment]:
     """Return the memory that varies within a step, at each moment when the sum can be largest."""
     model = settings.architecture
     all_gradients = float(_trained_here(settings) * _trained_bytes(settings))
@@ -121,7 +123,9 @@ def _moments(settings: Settings) -> dict[str, _Moment]:
         activations=(inputs if settings.checkpointing else 0) + layer + working + _mask(settings),
         communication=around_layer,
     )
-    step = optimizer_states.of(settings.optimizer).transient(_trained_here(settings), _trained_bytes(settings))
+    step = optimizer_states.get_optimizer_memory(settings.optimizer).transient(
+        _trained_here(settings), _trained_bytes(settings)
+    )
     return {
         "loss": _Moment(
             before,
@@ -135,11 +139,11 @@ def _moments(settings: Settings) -> dict[str, _Moment]:
     }
 
 
-def _compute_bytes(settings: Settings) -> int:
+def _compute_bytes(settings: MemorySettings) -> int:
     return 2 if settings.mixed else settings.architecture.weight_bytes
 
 
-def _residual_bytes(settings: Settings) -> int:
+def _residual_bytes(settings: MemorySettings) -> int:
     """Return the size of the hidden states' values between layers: they have the dtype of embeddings and norms.
 
     PEFT's prepare_model_for_kbit_training makes those float32 for qlora; FSDP2's mixed precision casts them.
@@ -149,7 +153,7 @@ def _residual_bytes(settings: Settings) -> int:
     return 2 if settings.sharding == "fsdp" and settings.mixed else settings.architecture.weight_bytes
 
 
-def _trained_bytes(settings: Settings) -> int:
+def _trained_bytes(settings: MemorySettings) -> int:
     """Return the size of a trained parameter.
 
     Adapters are float32 (PEFT), bfloat16 with qlora (SFTTrainer); accelerate makes what FSDP2 trains float32 under
@@ -163,19 +167,19 @@ def _trained_bytes(settings: Settings) -> int:
     return settings.architecture.weight_bytes
 
 
-def _shards(settings: Settings) -> int:
+def _shards(settings: MemorySettings) -> int:
     return settings.processes if settings.sharding == "fsdp" else 1
 
 
-def _trained_here(settings: Settings) -> int:
+def _trained_here(settings: MemorySettings) -> int:
     return -(-settings.trainable // _shards(settings))
 
 
-def _head_parameters(settings: Settings) -> int:
+def _head_parameters(settings: MemorySettings) -> int:
     return settings.architecture.head
 
 
-def _weights(settings: Settings) -> float:
+def _weights(settings: MemorySettings) -> float:
     model, shards = settings.architecture, _shards(settings)
     adapter = settings.adapter.parameters * _trained_bytes(settings) if settings.adapter else 0
     if settings.method == "qlora":  # accelerate leaves 4-bit weights out of FSDP2's sharding
@@ -184,13 +188,13 @@ def _weights(settings: Settings) -> float:
     return (model.total * of_base + adapter) / shards
 
 
-def _buckets(settings: Settings) -> float:
+def _buckets(settings: MemorySettings) -> float:
     """Return DDP's buckets: copies of all gradients (DistributedDataParallel's gradient_as_bucket_view is off)."""
     several = settings.sharding == "ddp" and settings.processes > 1
     return settings.trainable * _trained_bytes(settings) if several else 0
 
 
-def _gathered(settings: Settings, layers: int) -> float:
+def _gathered(settings: MemorySettings, layers: int) -> float:
     """Return the full weights that FSDP2 holds in addition to shards: of `layers` layers, and of the output head."""
     model = settings.architecture
     if _shards(settings) == 1:
@@ -200,33 +204,33 @@ def _gathered(settings: Settings, layers: int) -> float:
     return (layers * (layer + adapter) + model.head) * _compute_bytes(settings)
 
 
-def _reduced(settings: Settings) -> float:
+def _reduced(settings: MemorySettings) -> float:
     """Return a layer's full gradients, before and within FSDP2's reduce-scatter."""
     if _shards(settings) == 1 or settings.method != "full":
         return 0
     return 2 * settings.architecture.layer * _compute_bytes(settings)
 
 
-def _casts_frozen(settings: Settings) -> bool:
+def _casts_frozen(settings: MemorySettings) -> bool:
     """Return whether autocast saves a half-precision copy of each weight that the backward pass uses."""
     return settings.mixed and settings.method != "qlora" and _residual_bytes(settings) == 4
 
 
-def _cast_cache(settings: Settings) -> float:
+def _cast_cache(settings: MemorySettings) -> float:
     """Return autocast's copies of trained float32 weights, held during the forward pass, also with checkpointing."""
     if settings.method == "full" and settings.checkpointing and _casts_frozen(settings):
         return settings.architecture.layers * settings.architecture.matrices * 2
     return 0
 
 
-def _mask(settings: Settings) -> float:
+def _mask(settings: MemorySettings) -> float:
     """Return SDPA's mask, as booleans and as the resulting bias: for rows of different lengths, or packed documents."""
     if settings.packed:
         return 3 * settings.tokens**2
     return 3 * settings.batch * settings.length**2 if settings.batch > 1 else 0
 
 
-def _layer_saved(settings: Settings) -> float:
+def _layer_saved(settings: MemorySettings) -> float:
     """Return what one decoder layer saves for its backward pass."""
     model, adapter, compute = settings.architecture, settings.adapter, _compute_bytes(settings)
     residual = _residual_bytes(settings)
@@ -258,7 +262,7 @@ def _layer_saved(settings: Settings) -> float:
     return settings.tokens * token + weights + _scores(settings) * (4 + 2 * compute)
 
 
-def _scores(settings: Settings) -> float:
+def _scores(settings: MemorySettings) -> float:
     """Return how many scores eager attention saves: their softmax in float32, its input and its output."""
     if not settings.eager:
         return 0
@@ -266,7 +270,7 @@ def _scores(settings: Settings) -> float:
     return settings.tokens * row * settings.architecture.heads
 
 
-def _layer_working(settings: Settings) -> float:
+def _layer_working(settings: MemorySettings) -> float:
     """Return what else a layer's backward pass holds: the gradients around the widest part, the MLP. Fitted."""
     model, compute = settings.architecture, _compute_bytes(settings)
     width = model.intermediate * (model.experts_per_token or 1)
@@ -280,14 +284,14 @@ def _layer_working(settings: Settings) -> float:
     return settings.tokens * token + experts + dequantized + dora + _scores(settings) * 8
 
 
-def _tail_saved(settings: Settings) -> float:
+def _tail_saved(settings: MemorySettings) -> float:
     """Return the last norm, and the tokens' hidden states from which the loss is computed."""
     residual = _residual_bytes(settings)
     norm = 4 + (residual if settings.method == "full" else 0)
     return settings.tokens * settings.architecture.hidden * (norm + 2 * residual)
 
 
-def _loss(settings: Settings) -> float:
+def _loss(settings: MemorySettings) -> float:
     """Return the memory of TRL's fused output head, forward and backward; with full_logits, of the logits of all
     tokens.
     """

@@ -9,7 +9,7 @@ from typing import Literal
 
 Method = Literal["lora", "qlora", "full"]
 Sharding = Literal["none", "ddp", "fsdp"]
-Device = Literal["gpu", "cpu"]
+DeviceKind = Literal["gpu", "cpu"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Architecture:
 
 
 @dataclass(frozen=True)
-class Adapter:
+class AdapterShape:
     """The parameters that LoRA adds. `inputs` and `outputs`: summed widths of a decoder layer's adapted linear layers.
 
     `experts`: parameters of a layer's experts that are adapted (PEFT adds their update to a copy of the weights).
@@ -64,7 +64,7 @@ class Adapter:
 
 
 @dataclass(frozen=True)
-class Settings:
+class MemorySettings:
     """One training process. `length` is the tokens of the longest row (or of a packed one), `batch` the rows of a step.
 
     `mixed` is bf16 or fp16 autocast; `packed`: a batch is one row of batch * length tokens; `accumulation`: gradients
@@ -75,7 +75,7 @@ class Settings:
 
     architecture: Architecture
     method: Method
-    adapter: Adapter | None
+    adapter: AdapterShape | None
     batch: int
     length: int
     checkpointing: bool
@@ -86,7 +86,7 @@ class Settings:
     full_logits: bool = False
     processes: int = 1
     sharding: Sharding = "none"
-    device: Device = "gpu"
+    device: DeviceKind = "gpu"
     eager: bool = False
     pages: bool = False
 

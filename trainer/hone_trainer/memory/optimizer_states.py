@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Optimizer:
+class OptimizerMemory:
     """States in the parameter's dtype (`states`) or of a fixed size (`bytes`), and copies made within a step."""
 
     states: float = 0
@@ -30,39 +30,39 @@ class Optimizer:
 _EIGHT_BITS = 1 + 4 / 256
 
 _KNOWN = {
-    "adamw_torch_fused": Optimizer(states=2),
-    "adamw_torch": Optimizer(states=2, copies=1),
-    "adamw_torch_xla": Optimizer(states=2, copies=1),
-    "adamw_torch_npu_fused": Optimizer(states=2),
-    "adamw_anyprecision": Optimizer(bytes=2 + 4 + 2),
-    "adamw_torch_4bit": Optimizer(bytes=2 * (0.5 + 4 / 128)),
-    "adamw_torch_8bit": Optimizer(bytes=2 * _EIGHT_BITS),
-    "adamw_bnb_8bit": Optimizer(bytes=2 * _EIGHT_BITS),
-    "adamw_8bit": Optimizer(bytes=2 * _EIGHT_BITS),
-    "paged_adamw_8bit": Optimizer(bytes=2 * _EIGHT_BITS),
-    "paged_adamw_32bit": Optimizer(bytes=8),
-    "ademamix": Optimizer(bytes=12),
-    "paged_ademamix_32bit": Optimizer(bytes=12),
-    "ademamix_8bit": Optimizer(bytes=3 * _EIGHT_BITS),
-    "paged_ademamix_8bit": Optimizer(bytes=3 * _EIGHT_BITS),
-    "lion_32bit": Optimizer(bytes=4),
-    "paged_lion_32bit": Optimizer(bytes=4),
-    "lion_8bit": Optimizer(bytes=_EIGHT_BITS),
-    "paged_lion_8bit": Optimizer(bytes=_EIGHT_BITS),
-    "rmsprop": Optimizer(states=1, copies=1),
-    "rmsprop_bnb": Optimizer(bytes=4),
-    "rmsprop_bnb_32bit": Optimizer(bytes=4),
-    "rmsprop_bnb_8bit": Optimizer(bytes=_EIGHT_BITS),
-    "adagrad": Optimizer(states=1, copies=1),
-    "sgd": Optimizer(),
-    "adafactor": Optimizer(bytes=0.01, copies=0),
+    "adamw_torch_fused": OptimizerMemory(states=2),
+    "adamw_torch": OptimizerMemory(states=2, copies=1),
+    "adamw_torch_xla": OptimizerMemory(states=2, copies=1),
+    "adamw_torch_npu_fused": OptimizerMemory(states=2),
+    "adamw_anyprecision": OptimizerMemory(bytes=2 + 4 + 2),
+    "adamw_torch_4bit": OptimizerMemory(bytes=2 * (0.5 + 4 / 128)),
+    "adamw_torch_8bit": OptimizerMemory(bytes=2 * _EIGHT_BITS),
+    "adamw_bnb_8bit": OptimizerMemory(bytes=2 * _EIGHT_BITS),
+    "adamw_8bit": OptimizerMemory(bytes=2 * _EIGHT_BITS),
+    "paged_adamw_8bit": OptimizerMemory(bytes=2 * _EIGHT_BITS),
+    "paged_adamw_32bit": OptimizerMemory(bytes=8),
+    "ademamix": OptimizerMemory(bytes=12),
+    "paged_ademamix_32bit": OptimizerMemory(bytes=12),
+    "ademamix_8bit": OptimizerMemory(bytes=3 * _EIGHT_BITS),
+    "paged_ademamix_8bit": OptimizerMemory(bytes=3 * _EIGHT_BITS),
+    "lion_32bit": OptimizerMemory(bytes=4),
+    "paged_lion_32bit": OptimizerMemory(bytes=4),
+    "lion_8bit": OptimizerMemory(bytes=_EIGHT_BITS),
+    "paged_lion_8bit": OptimizerMemory(bytes=_EIGHT_BITS),
+    "rmsprop": OptimizerMemory(states=1, copies=1),
+    "rmsprop_bnb": OptimizerMemory(bytes=4),
+    "rmsprop_bnb_32bit": OptimizerMemory(bytes=4),
+    "rmsprop_bnb_8bit": OptimizerMemory(bytes=_EIGHT_BITS),
+    "adagrad": OptimizerMemory(states=1, copies=1),
+    "sgd": OptimizerMemory(),
+    "adafactor": OptimizerMemory(bytes=0.01, copies=0),
 }
 
 # For an optimizer that is not in the table: two states in float32.
-UNKNOWN = Optimizer(bytes=8, copies=1)
+UNKNOWN = OptimizerMemory(bytes=8, copies=1)
 
 
-def of(name: str) -> Optimizer:
+def get_optimizer_memory(name: str) -> OptimizerMemory:
     """Return the optimizer that transformers calls by this name."""
     return _KNOWN.get(name, UNKNOWN)
 

@@ -13,8 +13,8 @@ from hone_api.finetunejobs.spec import FineTuneJobSpec
 from hone_api.quantities import exact_number
 
 from hone_trainer.memory import formulas, optimizer_states
-from hone_trainer.memory.advice import gib
-from hone_trainer.memory.inputs import Settings
+from hone_trainer.memory.advice import format_gib
+from hone_trainer.memory.inputs import MemorySettings
 
 RETRY = "HSA_XNACK"
 
@@ -25,12 +25,12 @@ def is_on_host(spec: FineTuneJobSpec) -> bool:
     return spec.resources.gpus > 0 and optimizer_states.is_paged(spec.training.optim or "") and not can_migrate
 
 
-def find_warnings(spec: FineTuneJobSpec, settings: Settings | None) -> list[str]:
+def find_warnings(spec: FineTuneJobSpec, settings: MemorySettings | None) -> list[str]:
     """Return warnings about such an optimizer. `settings` None: memory is not estimated."""
     if not is_on_host(spec):
         return []
-    needed = formulas.host_states(settings) * spec.resources.gpus if settings else 0
-    size = f", {gib(needed)} in each pod," if needed else ""
+    needed = formulas.count_host_state_bytes(settings) * spec.resources.gpus if settings else 0
+    size = f", {format_gib(needed)} in each pod," if needed else ""
     memory = spec.resources.memory
     if memory is None:
         room = "spec.resources.memory, if you set it, must"

@@ -12,7 +12,7 @@ from hone_api.finetunejobs.spec import FineTuneJobSpec, LoraOptions
 from hone_api.reasons import HoneError
 
 from hone_trainer.memory import optimizer_states, paging
-from hone_trainer.memory.inputs import Adapter, Architecture, Settings, Sharding
+from hone_trainer.memory.inputs import AdapterShape, Architecture, MemorySettings, Sharding
 
 # SFTConfig's per_device_train_batch_size and max_length.
 BATCH, LENGTH = 8, 1024
@@ -21,27 +21,27 @@ WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """The settings and parameters of a job. `adapter` is what method lora would train, even when the method is full.
 
     `settings` is None when the formulas do not cover the model, and `unestimated` is the reason.
     """
 
-    settings: Settings | None
+    settings: MemorySettings | None
     parameters: Parameters
-    adapter: Adapter | None
+    adapter: AdapterShape | None
     notes: tuple[str, ...] = ()
     unestimated: str = ""
 
 
-def of(
+def make_memory_plan(
     spec: FineTuneJobSpec,
     network: Any,
     *,
     length: int | None = None,
     processes: int = 0,
     sharding: Sharding | None = None,
-) -> Plan:
+) -> MemoryPlan:
     """Return the plan for a model on the meta device, to which the adapter is added.
 
     `length` is that of the longest row, if known. Raises HoneError InvalidSpec.
@@ -51,23 +51,23 @@ def of(
     from hone_trainer.memory import architecture
 
     config = network.config
-    total = architecture.count(network)
+    total = architecture.count_parameters(network)
     notes = _notes(spec, config)
     try:
-        shape = architecture.read(network)
+        shape = architecture.read_architecture(network)
         adapter = _adapter(spec, network)
-    except architecture.Unestimated as error:
-        return Plan(None, _parameters(spec, network, total), None, notes, str(error))
+    except architecture.UnestimatedError as error:
+        return MemoryPlan(None, _parameters(spec, network, total), None, notes, str(error))
     if spec.model.dtype != "auto":
         shape = replace(shape, weight_bytes=WIDTHS[spec.model.dtype])
     own = None if spec.method == "full" else adapter
-    settings = settings_of(
+    settings = make_settings(
         spec, shape, own, length=length or _length(spec, config), processes=processes, sharding=sharding
     )
     settings = replace(settings, eager=default_kernel(network) == "eager")
     notes = (*notes, *paging.find_warnings(spec, settings))
     parameters = Parameters(trainable=settings.trainable, total=total + (own.parameters if own else 0))
-    return Plan(settings, parameters, adapter, notes)
+    return MemoryPlan(settings, parameters, adapter, notes)
 
 
 def _notes(spec: FineTuneJobSpec, config: Any) -> tuple[str, ...]:
@@ -75,7 +75,7 @@ def _notes(spec: FineTuneJobSpec, config: Any) -> tuple[str, ...]:
     from hone_trainer.models import quantization
 
     notes = []
-    how = quantization.quantized(config)
+    how = quantization.get_quantization_method(config)
     if how:
         notes.append(f"the checkpoint is quantized ({how}); its weights are counted as if they were not")
     if getattr(config, "dtype", None) is None and spec.model.dtype == "auto":
@@ -86,20 +86,20 @@ def _notes(spec: FineTuneJobSpec, config: Any) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _adapter(spec: FineTuneJobSpec, network: Any) -> Adapter | None:
+def _adapter(spec: FineTuneJobSpec, network: Any) -> AdapterShape | None:
     """Return what method lora trains; for method full, what it would train, or None when it can't train the model."""
     from hone_trainer.memory import architecture
 
     if spec.method != "full":
-        return architecture.adapt(network, spec)
+        return architecture.measure_adapter(network, spec)
     try:
-        return architecture.adapt(network, spec.model_copy(update={"method": "lora", "lora": LoraOptions()}))
+        return architecture.measure_adapter(network, spec.model_copy(update={"method": "lora", "lora": LoraOptions()}))
     except HoneError:
         return None
 
 
 def _parameters(spec: FineTuneJobSpec, network: Any, total: int) -> Parameters:
-    """Count the parameters of a model that is not estimated. Raises HoneError InvalidSpec as `of` does."""
+    """Count the parameters of a model that is not estimated. Raises as `make_memory_plan` does."""
     from hone_trainer.memory import architecture
 
     if spec.method == "full":
@@ -108,31 +108,31 @@ def _parameters(spec: FineTuneJobSpec, network: Any, total: int) -> Parameters:
     return Parameters(trainable=int(trainable), total=int(total))
 
 
-def sharding_of(spec: FineTuneJobSpec) -> Sharding:
+def get_sharding(spec: FineTuneJobSpec) -> Sharding:
     """Return how the spec's GPUs share the model; for training.parallelism auto, what is tried first."""
-    if processes_of(spec) < 2:
+    if count_planned_processes(spec) < 2:
         return "none"
     return "fsdp" if spec.training.parallelism == "fsdp" else "ddp"
 
 
-def processes_of(spec: FineTuneJobSpec) -> int:
+def count_planned_processes(spec: FineTuneJobSpec) -> int:
     """Return the number of processes: one for each GPU of each node."""
     return spec.resources.nodes * max(1, spec.resources.gpus)
 
 
-def settings_of(
+def make_settings(
     spec: FineTuneJobSpec,
     shape: Architecture,
-    adapter: Adapter | None,
+    adapter: AdapterShape | None,
     *,
     length: int,
     processes: int = 0,
     sharding: Sharding | None = None,
-) -> Settings:
+) -> MemorySettings:
     """Return the spec's settings, with SFTConfig's defaults for missing ones (bf16 and checkpointing are on). Pure."""
     written = spec.training.sft_config()
     bf16 = written.get("bf16")
-    return Settings(
+    return MemorySettings(
         architecture=shape,
         method=spec.method,
         adapter=adapter,
@@ -144,8 +144,8 @@ def settings_of(
         accumulation=written.get("gradient_accumulation_steps", 1) > 1,
         packed=bool(written.get("packing")) and written.get("packing_strategy") != "wrapped",
         full_logits=bool(written.get("label_smoothing_factor")),
-        processes=processes or processes_of(spec),
-        sharding=sharding or sharding_of(spec),
+        processes=processes or count_planned_processes(spec),
+        sharding=sharding or get_sharding(spec),
         device="gpu" if spec.resources.gpus else "cpu",
         pages=paging.is_on_host(spec),
     )

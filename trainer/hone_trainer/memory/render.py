@@ -1,16 +1,22 @@
 """A plan as text for a person.
 
-`command` prints all of it for `hone plan`; `preparation.prepare` prints the one line of `sentence`.
+`command` prints all of it for `hone plan`; `preparation.prepare` prints the one line of `describe_estimate`.
 """
 
 from hone_api.artifacts.memory_estimate import Estimate
 from hone_api.gpus import GPUS, Gpu
 
 from hone_trainer.memory import advice
-from hone_trainer.memory.advice import gib
-from hone_trainer.memory.formulas import FRAGMENTATION, RUNTIME, estimate, host_states, host_states_only
-from hone_trainer.memory.inputs import Adapter, Settings
-from hone_trainer.memory.plan import Plan
+from hone_trainer.memory.advice import format_gib
+from hone_trainer.memory.formulas import (
+    FRAGMENTATION,
+    RUNTIME,
+    count_host_state_bytes,
+    estimate_memory,
+    host_states_only,
+)
+from hone_trainer.memory.inputs import AdapterShape, MemorySettings
+from hone_trainer.memory.plan import MemoryPlan
 
 PEAKS = {
     "loss": "while the loss is computed",
@@ -20,41 +26,43 @@ PEAKS = {
 }
 
 
-def render(plan: Plan) -> str:
+def render_plan(plan: MemoryPlan) -> str:
     """Return the parameters as PEFT prints them, the parts of the memory, the GPUs that fit, or else what to lower."""
     if plan.settings is None:
-        return f"{plan.parameters.describe()}\n\n{not_estimated(plan.unestimated)}"
-    found = estimate(plan.settings)
-    lines = [plan.parameters.describe(), "", heading(plan.settings, found), *table(found), ""]
+        return f"{plan.parameters.describe()}\n\n{describe_unestimated(plan.unestimated)}"
+    found = estimate_memory(plan.settings)
+    lines = [plan.parameters.describe(), "", render_heading(plan.settings, found), *render_table(found), ""]
     if plan.settings.device == "cpu":
-        return "\n".join([*lines, "spec.resources.gpus is 0: this is the host's memory, beside that of Python itself"])
-    if states := host_states(plan.settings):
+        return "\n".join(
+            [*lines, "spec.resources.gpus is 0: this is the host's memory, in addition to that of Python itself"]
+        )
+    if states := count_host_state_bytes(plan.settings):
         what = "optimizer states in the host's memory, a process"
         lines += [f"  {what:<56}{states / RUNTIME:>10,.2f} GiB", ""]
-    return "\n".join([*lines, *verdict(plan.settings, plan.adapter, found)])
+    return "\n".join([*lines, *render_verdict(plan.settings, plan.adapter, found)])
 
 
-def not_estimated(why: str) -> str:
+def describe_unestimated(why: str) -> str:
     """Return the line that is printed instead of an estimate."""
     return f"memory: not estimated: {why}"
 
 
-def sentence(found: Estimate | None, gpus: int, *, uses_host: bool = False) -> str:
+def describe_estimate(found: Estimate | None, gpus: int, *, uses_host: bool = False) -> str:
     """Return one line: the memory needed, and the GPUs, or this machine, that it has to fit on.
 
     `uses_host`: states are in the host's memory, so GPUs that share it are not named.
     """
     if found is None:
         return "memory: not estimated"
-    needed = f"memory: about {gib(found.total)} (batch {found.batch}, up to {found.length:,} tokens a row)"
+    needed = f"memory: about {format_gib(found.total)} (batch {found.batch}, up to {found.length:,} tokens a row)"
     if not gpus:
         return f"{needed} of the host's"
     named = tuple(gpu for gpu in GPUS if not (uses_host and gpu.shares_host_memory))
-    fitting = ", ".join(gpu.name for gpu in advice.fitting(found, named))
+    fitting = ", ".join(gpu.name for gpu in advice.find_fitting_gpus(found, named))
     return f"{needed} a device, which fits {fitting or 'no Instinct GPU'}"
 
 
-def heading(settings: Settings, found: Estimate) -> str:
+def render_heading(settings: MemorySettings, found: Estimate) -> str:
     """Return the heading, which describes what was estimated."""
     checkpointing = "on" if settings.checkpointing else "off"
     several = f", one of {found.processes} processes with {settings.sharding.upper()}" if found.processes > 1 else ""
@@ -64,7 +72,7 @@ def heading(settings: Settings, found: Estimate) -> str:
     )
 
 
-def table(found: Estimate) -> list[str]:
+def render_table(found: Estimate) -> list[str]:
     """Return one line for each part that is not 0, then the sum."""
     allowed = f"allowance: runtime, {FRAGMENTATION:.0%} fragmentation"
     parts = [
@@ -80,24 +88,24 @@ def table(found: Estimate) -> list[str]:
     return [f"  {name:<56}{size / RUNTIME:>10,.2f} GiB" for name, size in parts if size]
 
 
-def verdict(settings: Settings, adapter: Adapter | None, found: Estimate) -> list[str]:
+def render_verdict(settings: MemorySettings, adapter: AdapterShape | None, found: Estimate) -> list[str]:
     """Return which GPUs it fits, with what is left; if none, what to lower for the largest and for the smallest."""
     host = host_states_only(settings)
-    fitting = advice.fitting(found, GPUS, host)
+    fitting = advice.find_fitting_gpus(found, GPUS, host)
     lines = [f"  {_named(gpu):<54}{_room(gpu, found, host)}" for gpu in GPUS]
     if fitting:
         return ["Fits" if len(fitting) == len(GPUS) else "Fits some", *lines]
     advised = []
     for memory in sorted({gpu.memory for gpu in GPUS}, reverse=True):
-        changes = advice.lower(settings, memory, adapter)
-        advised += [f"  {gib(memory)}: {change} ({gib(change.estimate.total)})" for change in changes]
+        changes = advice.suggest_changes(settings, memory, adapter)
+        advised += [f"  {format_gib(memory)}: {change} ({format_gib(change.estimate.total)})" for change in changes]
     return ["Fits none", *lines, "", "To fit, set", *(advised or ["  nothing that Hone knows: take a smaller model"])]
 
 
 def _named(gpu: Gpu) -> str:
-    return f"{gpu.name}, {gib(gpu.memory)}" + (f" ({gpu.note})" if gpu.note else "")
+    return f"{gpu.name}, {format_gib(gpu.memory)}" + (f" ({gpu.note})" if gpu.note else "")
 
 
 def _room(gpu: Gpu, found: Estimate, host: int) -> str:
-    left = advice.room(found, gpu, host)
-    return f"{gib(left)} left" if left >= 0 else f"{gib(-left)} too little"
+    left = advice.get_free_bytes(found, gpu, host)
+    return f"{format_gib(left)} left" if left >= 0 else f"{format_gib(-left)} too little"

@@ -11,12 +11,12 @@ from pathlib import Path
 from hone_api.io.terminal import print_line
 from hone_api.reasons import DISK_FULL, INVALID_SPEC, HoneError
 
-from hone_trainer.merging.source import find
+from hone_trainer.merging.source import find_adapter
 from hone_trainer.runtime import environment
 from hone_trainer.runtime.options import MergeOptions
 
 
-def merge(options: MergeOptions) -> None:
+def merge_adapter_into_base(options: MergeOptions) -> None:
     """Write the base model with the adapter merged into it to `out`, which is complete or absent at any time.
 
     Raises HoneError ArtifactMissing, ArtifactCorrupt, ModelNotFound, ModelInvalid, HubUnauthorized, HubUnreachable,
@@ -26,8 +26,8 @@ def merge(options: MergeOptions) -> None:
     out = options.out
     if os.path.lexists(out):
         raise HoneError(INVALID_SPEC, f"OUT is {out}, which exists", remedy="Choose another folder, or remove it.")
-    adapter = find(options.adapter, options.base)
-    check_out(out)
+    adapter = find_adapter(options.adapter, options.base)
+    check_output_path(out)
     if adapter.cache and not os.environ.keys() & {"HF_HOME", "HF_HUB_CACHE"}:
         # Only its downloaded models: HF_HOME would also bring a token, and a folder of Python modules.
         os.environ["HF_HUB_CACHE"] = str(adapter.cache / "hub")
@@ -35,13 +35,13 @@ def merge(options: MergeOptions) -> None:
     print_line(f"base model {adapter.base}{f' at commit {adapter.revision}' if adapter.revision else ''}")
     print_line(f"adapter {adapter.folder}")
 
-    from hone_trainer.merging.write import write
-    from hone_trainer.runtime.errors import named
+    from hone_trainer.merging.write import write_merged_model
+    from hone_trainer.runtime.errors import classify_error
 
     try:
-        write(adapter, options)
+        write_merged_model(adapter, options)
     except Exception as error:
-        failure = named(error)
+        failure = classify_error(error)
         if failure.reason is DISK_FULL:
             raise HoneError(DISK_FULL, failure.message, remedy=f"Make room where {out} is, and merge again.") from error
         raise
@@ -49,7 +49,7 @@ def merge(options: MergeOptions) -> None:
     print_line(f"merged into {out}: {size / 1e9:.3g} GB")
 
 
-def check_out(out: Path) -> None:
+def check_output_path(out: Path) -> None:
     """Check that `out` can be written, and leave nothing behind: merging may take an hour.
 
     Raises HoneError InvalidSpec, and OSError for a full disk.

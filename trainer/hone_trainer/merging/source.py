@@ -18,7 +18,7 @@ NAME_THE_BASE = "Name the base model with --base: a folder, or a name on the hub
 
 
 @dataclass(frozen=True)
-class Adapter:
+class MergeSource:
     """An adapter and its base model: a folder, or a hub name with its commit.
 
     `origin` is a phrase for the model card, `cache` the folder of its run's downloads. All of this is untrusted: it
@@ -32,7 +32,7 @@ class Adapter:
     cache: Path | None = None
 
 
-def find(place: Path, base: str | None) -> Adapter:
+def find_adapter(place: Path, base: str | None) -> MergeSource:
     """Return the adapter in a folder or an artifact tree, whose digests are verified; `base` overrides its base model.
 
     Raises HoneError ArtifactMissing, ArtifactCorrupt, InvalidSpec, ModelNotFound.
@@ -54,28 +54,28 @@ def find(place: Path, base: str | None) -> Adapter:
         )
     config = _config(place)
     revision = None if base else config.revision
-    return Adapter(place, base or _trained_on(config, place), revision, f"the adapter in `{place.resolve().name}`")
+    return MergeSource(place, base or _trained_on(config, place), revision, f"the adapter in `{place.resolve().name}`")
 
 
-def _of_artifact(root: Path, manifest: ArtifactManifest, base: str | None) -> Adapter:
+def _of_artifact(root: Path, manifest: ArtifactManifest, base: str | None) -> MergeSource:
     origin = f"the adapter of FineTuneJob {manifest.job} (artifact `{manifest.digest}`)"
     folder = root / ADAPTER
     config = _config(folder)
     cache = root / CACHE if (root / CACHE).is_dir() else None
     if base:
-        return Adapter(folder, base, None, origin, cache)
+        return MergeSource(folder, base, None, origin, cache)
     known = manifest.base_model
     if known.name:
-        return Adapter(folder, known.name, known.revision, origin, cache)
+        return MergeSource(folder, known.name, known.revision, origin, cache)
     trained_on = _trained_on(config, folder)
     if not (Path(trained_on) / "config.json").is_file():
+        place = known.uri or f"on claim {known.claim}, path {known.path or ''!r}"
         raise HoneError(
             MODEL_NOT_FOUND,
-            f"The base model is on claim {known.claim}, path {known.path or ''!r}, which was {trained_on} in training "
-            "and is not here",
-            remedy="Say where it is: --base FOLDER.",
+            f"The base model is {place}, which was {trained_on} in training and is not here",
+            remedy="Give its folder: --base FOLDER.",
         )
-    return Adapter(folder, trained_on, None, origin, cache)
+    return MergeSource(folder, trained_on, None, origin, cache)
 
 
 def _config(folder: Path) -> AdapterConfig:

@@ -29,12 +29,12 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from transformers.trainer_utils import align_special_tokens
 
 from hone_trainer.inputs import hub
-from hone_trainer.merging.source import NAME_THE_BASE, Adapter
+from hone_trainer.merging.source import NAME_THE_BASE, MergeSource
 from hone_trainer.models import lora, weight_files
 from hone_trainer.models.merge_proof import compare_with
-from hone_trainer.models.quantization import quantized
-from hone_trainer.runtime.errors import hub_error
-from hone_trainer.runtime.library_logging import quiet
+from hone_trainer.models.quantization import get_quantization_method
+from hone_trainer.runtime.errors import make_hub_error
+from hone_trainer.runtime.library_logging import silence_libraries
 from hone_trainer.runtime.options import MergeOptions
 from hone_trainer.storage.artifact import check_merged, save_model
 
@@ -42,10 +42,10 @@ from hone_trainer.storage.artifact import check_merged, save_model
 LONGEST_SHOWN = 200
 
 
-def write(adapter: Adapter, options: MergeOptions) -> None:
+def write_merged_model(adapter: MergeSource, options: MergeOptions) -> None:
     """Load the base, merge, and save. Raises HoneError as command.merge does."""
     if not options.verbose:
-        quiet()
+        silence_libraries()
     out = options.out
     config, learned = lora.load_files(adapter.folder)
     own = load_own_tokenizer(adapter, options.trust_remote_code)
@@ -54,12 +54,12 @@ def write(adapter: Adapter, options: MergeOptions) -> None:
     comparison = compare_with(adapted)
     merged = lora.merge(adapted)
     out.parent.mkdir(parents=True, exist_ok=True)
-    readme = card(adapter, commit, str(merged.dtype).removeprefix("torch."))
+    readme = make_card(adapter, commit, str(merged.dtype).removeprefix("torch."))
     check = partial(check_merged, comparison, options.trust_remote_code, print_line)
     save_model(out, merged, tokenizer, readme, check=check)
 
 
-def load_own_tokenizer(adapter: Adapter, trust: bool) -> PreTrainedTokenizerBase | None:
+def load_own_tokenizer(adapter: MergeSource, trust: bool) -> PreTrainedTokenizerBase | None:
     """Load the adapter's tokenizer; None: it has none. Raises HoneError ArtifactCorrupt, and InvalidSpec for code."""
     folder = adapter.folder.absolute()
     if not (folder / "tokenizer_config.json").is_file():
@@ -71,7 +71,7 @@ def load_own_tokenizer(adapter: Adapter, trust: bool) -> PreTrainedTokenizerBase
 
 
 def load_base(
-    adapter: Adapter, options: MergeOptions, own: PreTrainedTokenizerBase | None
+    adapter: MergeSource, options: MergeOptions, own: PreTrainedTokenizerBase | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str | None]:
     """Load the base model and the adapter's tokenizer, else the base's; return the base's commit when it is on the hub.
 
@@ -84,9 +84,9 @@ def load_base(
     if is_folder:
         prove(Path(location))
     try:
-        commit = None if is_folder else hub.resolve("model", location, adapter.revision or "main")
+        commit = None if is_folder else hub.resolve_commit("model", location, adapter.revision or "main")
         common: dict[str, Any] = {"revision": commit or "main", "trust_remote_code": trust}
-        if how := quantized(AutoConfig.from_pretrained(location, **common)):
+        if how := get_quantization_method(AutoConfig.from_pretrained(location, **common)):
             raise HoneError(
                 MODEL_INVALID,
                 f"The base model is {adapter.base}, which is quantized ({how}): merged into it, much of what was "
@@ -94,7 +94,7 @@ def load_base(
                 remedy="Name the model that it was made from, in 16 bits: --base FOLDER or NAME.",
             )
         kind: Any = dtype if dtype == "auto" else getattr(torch, dtype)
-        base = weight_files.load(location, f"The base model is {adapter.base}", dtype=kind, **common)
+        base = weight_files.load_causal_lm(location, f"The base model is {adapter.base}", dtype=kind, **common)
         tokenizer = own or AutoTokenizer.from_pretrained(location, **common)
         # As training does: the adapter may end its answers with another token than the base.
         align_special_tokens(base, tokenizer)  # type: ignore[no-untyped-call]
@@ -125,7 +125,7 @@ def _locate(base: str) -> tuple[str, bool]:
     return os.path.abspath(base), True
 
 
-def card(adapter: Adapter, commit: str | None, dtype: str) -> str:
+def make_card(adapter: MergeSource, commit: str | None, dtype: str) -> str:
     """Return README.md of the merged model, with the front matter that the hub reads."""
     matter: dict[str, object] = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["hone"]}
     if commit:
@@ -149,12 +149,12 @@ def _of_the_base(error: HoneError) -> HoneError:
     return HoneError(error.reason, message, remedy=remedy)
 
 
-def _refused(error: Exception, adapter: Adapter, trust: bool, reason: Reason, what: str) -> HoneError:
+def _refused(error: Exception, adapter: MergeSource, trust: bool, reason: Reason, what: str) -> HoneError:
     """Return the failure that an exception means while the base model, or the adapter's tokenizer, is loaded."""
     if "trust_remote_code" in str(error) and not trust:
         message = f"The base model is {adapter.base}, and it or the adapter's tokenizer brings its own code"
         return HoneError(INVALID_SPEC, message, remedy="Read that code, and add --trust-remote-code if you trust it.")
-    found = hub_error(error, "model", adapter.base, adapter.revision or "main")
+    found = make_hub_error(error, "model", adapter.base, adapter.revision or "main")
     if found.reason is not INTERNAL_ERROR:
         return _of_the_base(found)
     remedy = NAME_THE_BASE if reason is MODEL_INVALID else None

@@ -6,29 +6,29 @@ import torch
 from hone_api.artifacts.manifest import BaseConfig
 from transformers import PreTrainedConfig
 
-from hone_trainer.models.quantization import quantized
+from hone_trainer.models.quantization import get_quantization_method
 
 # Size of a key or value in 16 bits.
 BYTES = 2
 
 
-def read(config: PreTrainedConfig, network: torch.nn.Module) -> BaseConfig:
+def read_base_config(config: PreTrainedConfig, network: torch.nn.Module) -> BaseConfig:
     """Read the facts. `config` is the checkpoint's, `network` the trained model, with or without an adapter."""
     return BaseConfig(
         architecture=next(iter(config.architectures or []), None),
-        quantization=quantized(config),
-        embedding_modules=embedding_modules(network),
-        cache_bytes_per_token=cache_bytes_per_token(config.get_text_config()),
+        quantization=get_quantization_method(config),
+        embedding_modules=find_embedding_modules(network),
+        cache_bytes_per_token=count_cache_bytes_per_token(config.get_text_config()),
     )
 
 
-def embedding_modules(network: Any) -> list[str]:
+def find_embedding_modules(network: Any) -> list[str]:
     """Return the last parts of the names of embedding and output head, as `targetModules` has them."""
     wanted = {id(network.get_input_embeddings()), id(network.get_output_embeddings())}
     return [name.rpartition(".")[2] for name, module in network.named_modules() if id(module) in wanted]
 
 
-def cache_bytes_per_token(config: Any) -> int | None:
+def count_cache_bytes_per_token(config: Any) -> int | None:
     """Return the bytes of keys and values per token, over the layers that keep them for every token; None: unknown.
 
     Layers with a sliding window, or with a state in place of a cache, are not counted, so this is a lower bound. Latent

@@ -26,11 +26,13 @@ from transformers import (
 
 from hone_trainer.inputs import hub
 from hone_trainer.inputs.disguised_files import find_pointers
-from hone_trainer.inputs.manifest import Inputs
+from hone_trainer.inputs.manifest import JobInputs
 from hone_trainer.inputs.model_files import TEXTS, list_files
-from hone_trainer.models import quantization, weight_files
+from hone_trainer.models import quantization, remote_models, weight_files
 from hone_trainer.models.weight_files import LOAD_ERRORS
-from hone_trainer.runtime.errors import hub_error
+from hone_trainer.remote.fetch import fetch
+from hone_trainer.remote.locations import locate
+from hone_trainer.runtime.errors import make_hub_error
 
 # Files of a model on the hub that loading it may need, and its card, which gives the licence.
 MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py", "README.md"]
@@ -49,11 +51,24 @@ class BaseModel:
     digest: str | None = None
 
 
-def find(source: BaseModelSource, inputs: Inputs, pinned: str | None) -> BaseModel:
-    """Resolve the model; `pinned` is the commit that an earlier start of this run resolved.
+def locate_base_model(
+    source: BaseModelSource, inputs: JobInputs, pinned: str | None, *, needs_weights: bool = True
+) -> BaseModel:
+    """Resolve the model; `pinned` is the commit, or the revision of a URI, that an earlier start found.
 
-    Raises HoneError ModelNotFound, ModelInvalid, ArtifactCorrupt, HubUnauthorized, HubUnreachable, InvalidSpec.
+    Raises HoneError ModelNotFound, ModelInvalid, ArtifactCorrupt, HubUnauthorized, HubUnreachable, InvalidSpec, and
+    what `remote.fetch` raises.
     """
+    if source.uri:
+        choose = remote_models.choose_files if needs_weights else remote_models.choose_texts
+        downloaded = fetch(locate("model", source, inputs), pinned, choose)
+        folder, where = downloaded.folder, f"spec.model.uri is {source.uri}"
+        weight_files.refuse_adapter(str(folder), where, None)
+        if not (folder / "config.json").is_file():
+            raise HoneError(MODEL_NOT_FOUND, f"{where}, and there is no config.json")
+        prove(folder)
+        reference = BaseModelReference(uri=source.uri, revision=downloaded.revision)
+        return BaseModel(str(folder), None, reference, _digest(folder))
     if source.claim:
         folder = inputs.claim_path(source.claim, "spec.model.claim", MODEL_NOT_FOUND).absolute()
         weight_files.refuse_adapter(str(folder), f"spec.model.claim.path is {source.claim.path or ''!r}", None)
@@ -64,8 +79,8 @@ def find(source: BaseModelSource, inputs: Inputs, pinned: str | None) -> BaseMod
         reference = BaseModelReference(claim=source.claim.name, path=source.claim.path)
         return BaseModel(str(folder), None, reference, _digest(folder))
     if not source.name:
-        raise HoneError(INVALID_SPEC, "spec.model names no model", remedy="Set exactly one of name and claim.")
-    commit = pinned or hub.resolve("model", source.name, source.revision or "main")
+        raise HoneError(INVALID_SPEC, "spec.model names no model", remedy="Set exactly one of name, claim, uri.")
+    commit = pinned or hub.resolve_commit("model", source.name, source.revision or "main")
     return BaseModel(source.name, commit, BaseModelReference(name=source.name, revision=commit))
 
 
@@ -80,7 +95,7 @@ def load_tokenizer(base: BaseModel, source: BaseModelSource) -> PreTrainedTokeni
         raise _refused(error, base, source) from error
 
 
-def load(base: BaseModel, spec: FineTuneJobSpec, attention: str | None = None) -> PreTrainedModel:
+def load_model(base: BaseModel, spec: FineTuneJobSpec, attention: str | None = None) -> PreTrainedModel:
     """Load the weights as the method trains them; `attention` is the kernel, None: transformers' choice.
 
     Raises HoneError ModelInvalid, InvalidSpec, HubUnauthorized, HubUnreachable.
@@ -90,15 +105,15 @@ def load(base: BaseModel, spec: FineTuneJobSpec, attention: str | None = None) -
     dtype: Any = source.dtype if source.dtype == "auto" else getattr(torch, source.dtype)
     try:
         if spec.method == "qlora":
-            common["quantization_config"] = quantization.four_bits()
+            common["quantization_config"] = quantization.make_nf4_config()
         if attention:
             common["attn_implementation"] = attention
-        network = weight_files.load(base.location, _where(base, source), dtype=dtype, **common)
+        network = weight_files.load_causal_lm(base.location, _where(base, source), dtype=dtype, **common)
     except LOAD_ERRORS as error:
         raise _refused(error, base, source) from error
     _name_experts(network.config)
     quantization.keep_unpacked(network)
-    return quantization.ready_to_train(network) if spec.method == "qlora" else network
+    return quantization.prepare_for_training(network) if spec.method == "qlora" else network
 
 
 def check_weights(base: BaseModel, source: BaseModelSource, outline: PreTrainedModel) -> list[str]:
@@ -108,11 +123,11 @@ def check_weights(base: BaseModel, source: BaseModelSource, outline: PreTrainedM
 
     Raises HoneError ModelInvalid, InvalidSpec.
     """
-    here = folder(base)
+    here = find_model_folder(base)
     if here is None:
         return []
     try:
-        return weight_files.check(outline, here, _where(base, source))
+        return weight_files.check_weight_files(outline, here, _where(base, source))
     except LOAD_ERRORS as error:
         raise _refused(error, base, source) from error
 
@@ -141,20 +156,20 @@ def load_unquantized(base: BaseModel, source: BaseModelSource) -> PreTrainedMode
     Raises HoneError ModelInvalid, HubUnauthorized, HubUnreachable.
     """
     try:
-        return weight_files.load(base.location, _where(base, source), dtype="auto", **_common(base, source))
+        return weight_files.load_causal_lm(base.location, _where(base, source), dtype="auto", **_common(base, source))
     except LOAD_ERRORS as error:
         raise _refused(error, base, source) from error
 
 
-def context(base: BaseModel, source: BaseModelSource) -> int | None:
-    """Return how many tokens the model can read by its configuration; None when not given. Raises as `load` does."""
+def read_context_length(base: BaseModel, source: BaseModelSource) -> int | None:
+    """Return how many tokens the model can read by its configuration; None when not given. Raises as `load_model`."""
     found = getattr(load_config(base, source).get_text_config(), "max_position_embeddings", None)
     return found if isinstance(found, int) and found > 0 else None
 
 
-def folder(base: BaseModel) -> Path | None:
+def find_model_folder(base: BaseModel) -> Path | None:
     """Return the folder of the model's files on this machine, if they are here."""
-    return hub.cached_snapshot("model", base.location, base.commit) if base.commit else Path(base.location)
+    return hub.find_cached_snapshot("model", base.location, base.commit) if base.commit else Path(base.location)
 
 
 def download(base: BaseModel, source: BaseModelSource) -> None:
@@ -162,18 +177,18 @@ def download(base: BaseModel, source: BaseModelSource) -> None:
     if not base.commit:
         return
     try:
-        folder = hub.download("model", base.location, base.commit, MODEL_FILES)
+        folder = hub.download_files("model", base.location, base.commit, MODEL_FILES)
         if not list(folder.glob("*.safetensors")):
-            hub.download("model", base.location, base.commit, [*MODEL_FILES, "*.bin"])
+            hub.download_files("model", base.location, base.commit, [*MODEL_FILES, "*.bin"])
     except Exception as error:
-        raise hub_error(error, "model", base.location, source.revision or "main") from error
+        raise make_hub_error(error, "model", base.location, source.revision or "main") from error
 
 
-def is_here(base: BaseModel) -> bool:
+def is_local(base: BaseModel) -> bool:
     """Return whether the model's files are on this machine."""
     if not base.commit:
         return True
-    folder = hub.cached_snapshot("model", base.location, base.commit)
+    folder = hub.find_cached_snapshot("model", base.location, base.commit)
     return folder is not None and any(any(folder.glob(weights)) for weights in ("*.safetensors", "*.bin"))
 
 
@@ -204,7 +219,7 @@ def _refused(error: Exception, base: BaseModel, source: BaseModelSource) -> Hone
             f"spec.model.trustRemoteCode is false, and {source.name or base.location} brings its own code",
             remedy="Read that code, and set trustRemoteCode: true if you trust it.",
         )
-    found = hub_error(error, "model", source.name or base.location, source.revision or "main")
+    found = make_hub_error(error, "model", source.name or base.location, source.revision or "main")
     if found.reason is not INTERNAL_ERROR:
         return found
     if pointers := [] if base.commit else find_pointers(Path(base.location)):
@@ -215,4 +230,6 @@ def _refused(error: Exception, base: BaseModel, source: BaseModelSource) -> Hone
 
 
 def _where(base: BaseModel, source: BaseModelSource) -> str:
+    if source.uri:
+        return f"spec.model.uri is {source.uri}"
     return f"spec.model.name is {source.name}" if source.name else f"spec.model.claim.path is {base.location}"

@@ -15,7 +15,7 @@ from peft.utils import load_peft_weights
 from transformers import PreTrainedModel
 
 from hone_trainer.models.tied_weights import record_untied, untie_adapted
-from hone_trainer.runtime.errors import UnnamedError, named
+from hone_trainer.runtime.errors import UnclassifiedError, classify_error
 
 
 def load_files(folder: Path) -> tuple[PeftConfig, dict[str, torch.Tensor]]:
@@ -75,8 +75,8 @@ def merge(adapted: PeftModel, *, safely: bool = True) -> PreTrainedModel:
 
 def _refused(error: Exception, reason: Reason, found: str) -> HoneError:
     """Return the failure that an exception means, such as OutOfMemory, else one with this reason."""
-    failure = named(error)
-    return HoneError(reason, f"{found}: {_line(error)}") if isinstance(failure, UnnamedError) else failure
+    failure = classify_error(error)
+    return HoneError(reason, f"{found}: {_line(error)}") if isinstance(failure, UnclassifiedError) else failure
 
 
 def _line(error: Exception) -> str:

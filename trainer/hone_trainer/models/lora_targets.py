@@ -26,7 +26,7 @@ ALL_LINEAR = "all-linear"
 
 
 @dataclass(frozen=True)
-class Extent:
+class AllLinearTargets:
     """The meaning of all-linear on a model, in PEFT's fields. `parameters` include those that PEFT finds itself."""
 
     parameters: tuple[str, ...] = ()
@@ -34,7 +34,7 @@ class Extent:
     excluded: tuple[str, ...] = ()
 
 
-def lora_config(spec: FineTuneJobSpec, revision: str | None, network: torch.nn.Module) -> LoraConfig | None:
+def make_lora_config(spec: FineTuneJobSpec, revision: str | None, network: torch.nn.Module) -> LoraConfig | None:
     """Return PEFT's configuration; None for method full. Raises HoneError InvalidSpec as check_targets does."""
     if spec.method == "full":
         return None
@@ -73,17 +73,17 @@ def check_targets(lora: LoraOptions, network: torch.nn.Module) -> None:
         raise HoneError(
             INVALID_SPEC,
             f"spec.lora.targetModules[{index}] is {target!r}, and {problem}: its linear layers are "
-            + ", ".join(linear_layers(network)),
+            + ", ".join(list_linear_layers(network)),
             remedy="Name some of those, or set targetModules: all-linear.",
         )
 
 
-def linear_layers(network: Any) -> list[str]:
+def list_linear_layers(network: Any) -> list[str]:
     """Return the last part of the names of a model's linear layers that can be named as targets."""
     return sorted({name.rpartition(".")[2] for name, _ in _linear(network) if not _is_bypassed(network, name)})
 
 
-def find_extent(network: Any) -> Extent:
+def find_extent(network: Any) -> AllLinearTargets:
     """Return the meaning of all-linear on a model."""
     config = LoraConfig(target_modules=ALL_LINEAR, task_type="CAUSAL_LM")
     convert_peft_config_for_transformers(config, network, None)
@@ -100,7 +100,7 @@ def find_extent(network: Any) -> Extent:
         named = set(modules or ())
         wanted += [f"{_tail(name, 2)}.weight" for name, _ in _linear(network) if name.rpartition(".")[2] not in named]
     added = {one for one in wanted if not any(one == target or one.endswith(f".{target}") for target in found)}
-    return Extent(tuple(sorted(found | added)), tuple(sorted(added)), tuple(sorted(excluded)))
+    return AllLinearTargets(tuple(sorted(found | added)), tuple(sorted(added)), tuple(sorted(excluded)))
 
 
 def find_left_out(network: Any) -> list[str]:
@@ -125,7 +125,7 @@ def _check_options(lora: LoraOptions, network: torch.nn.Module) -> None:
         INVALID_SPEC,
         f"spec.lora.{name} is {value}, and targetModules all-linear includes {', '.join(parameters)}, which PEFT "
         f"adapts as parameters, without {name}",
-        remedy=f"Leave {name} out, or set targetModules to layers among {', '.join(linear_layers(network))}.",
+        remedy=f"Leave {name} out, or set targetModules to layers among {', '.join(list_linear_layers(network))}.",
     )
 
 

@@ -20,7 +20,7 @@ from transformers.utils.import_utils import is_torch_bf16_gpu_available
 OLDEST = (0, 50)
 
 
-def four_bits() -> BitsAndBytesConfig:
+def make_nf4_config() -> BitsAndBytesConfig:
     """Return the configuration of NF4 with double quantization, as in the QLoRA paper (arXiv 2305.14314, section 3).
 
     Raises HoneError InvalidSpec when bitsandbytes is missing or can't work.
@@ -46,7 +46,7 @@ def keep_unpacked(network: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
-def ready_to_train(network: PreTrainedModel) -> PreTrainedModel:
+def prepare_for_training(network: PreTrainedModel) -> PreTrainedModel:
     """Freeze the model, and widen what is not in 4 bits (embeddings, norms, output head) to float32, as PEFT
     recommends.
 
@@ -59,7 +59,7 @@ def ready_to_train(network: PreTrainedModel) -> PreTrainedModel:
 
 def refuse_quantized(spec: FineTuneJobSpec, name: str, config: PreTrainedConfig) -> None:
     """Raise HoneError InvalidSpec for a quantized checkpoint when the method, or merging, needs an unquantized one."""
-    how = quantized(config)
+    how = get_quantization_method(config)
     if how is None:
         return
     unquantized = "name the model that it was made from, in 16 bits"
@@ -78,7 +78,7 @@ def refuse_quantized(spec: FineTuneJobSpec, name: str, config: PreTrainedConfig)
         )
 
 
-def quantized(config: PreTrainedConfig) -> str | None:
+def get_quantization_method(config: PreTrainedConfig) -> str | None:
     """Return how a checkpoint is quantized, such as gptq; None: it is not."""
     found: Any = getattr(config, "quantization_config", None)
     if not found:
@@ -102,5 +102,5 @@ def require_bitsandbytes(what: str) -> None:
         raise HoneError(
             INVALID_SPEC,
             f"{what}, and bitsandbytes {found} has no library for this GPU's {native.BNB_BACKEND}",
-            remedy="`python -m bitsandbytes` says what it looks for; or use method lora and another optimizer.",
+            remedy="`python -m bitsandbytes` shows what it looks for; or use method lora and another optimizer.",
         )

@@ -14,13 +14,13 @@ TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 DECIDED = {*TOKENS, "vocab_size", "dtype", "torch_dtype", "tie_word_embeddings"}
 
 
-def restore(config: PreTrainedConfig, before: PreTrainedConfig) -> None:
+def restore_config(config: PreTrainedConfig, before: PreTrainedConfig) -> None:
     """Set every other field back to its value in `before`, including nested configurations."""
     now, then = vars(config), vars(before)
     for name in [name for name in now.keys() | then.keys() if not name.startswith("_") and name not in DECIDED]:
         value: Any = then.get(name)
         if isinstance(value, PreTrainedConfig) and isinstance(now.get(name), PreTrainedConfig):
-            restore(now[name], value)
+            restore_config(now[name], value)
         elif name not in then:
             delattr(config, name)
         elif now.get(name) != value:

@@ -2,9 +2,9 @@
 
 transformers loads what it can: weights missing in the files become random, weights that nothing uses are dropped, and
 an
-adapter in the model's folder is added. Every loader of a base model therefore goes through `load`. `check` finds the
-same faults before a GPU is held: it reads the names and shapes of the weights, and has transformers load them without
-their values, so that its renaming, tying and lists of exceptions apply.
+adapter in the model's folder is added. Every loader of a base model therefore goes through `load_causal_lm`.
+`check_weight_files` finds the same faults before a GPU is held: it reads the names and shapes of the weights, and has
+transformers load them without their values, so that its renaming, tying and lists of exceptions apply.
 """
 
 import copy
@@ -24,7 +24,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoH
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME, find_adapter_config_file
 
 from hone_trainer.inputs.disguised_files import is_pointer
-from hone_trainer.models.quantization import quantized
+from hone_trainer.models.quantization import get_quantization_method
 
 # Exceptions of transformers for a model that it can't load.
 LOAD_ERRORS = (
@@ -41,7 +41,7 @@ UNQUANTIZED = "Name the model that it was made from, in 16 bits"
 SHOWN = 3
 
 
-def load(location: str, what: str, **options: Any) -> PreTrainedModel:
+def load_causal_lm(location: str, what: str, **options: Any) -> PreTrainedModel:
     """Load a causal language model with all its weights; `options` are those of from_pretrained.
 
     Messages begin with `what`, such as "spec.model.name is NAME". Raises HoneError ModelInvalid, and LOAD_ERRORS.
@@ -62,8 +62,8 @@ def load(location: str, what: str, **options: Any) -> PreTrainedModel:
     return found[0]  # type: ignore[no-any-return]
 
 
-def check(outline: PreTrainedModel, folder: Path, what: str) -> list[str]:
-    """Raise HoneError ModelInvalid, or LOAD_ERRORS, for a model that `load` would refuse; return warnings.
+def check_weight_files(outline: PreTrainedModel, folder: Path, what: str) -> list[str]:
+    """Raise HoneError ModelInvalid, or LOAD_ERRORS, for a model that `load_causal_lm` would refuse; return warnings.
 
     `outline` is the model without weights. The weights' values are not read. Models with code of their own are skipped:
     that
@@ -75,9 +75,9 @@ def check(outline: PreTrainedModel, folder: Path, what: str) -> list[str]:
     if outline.is_custom_code() or getattr(config, "transformers_weights", None) or type(config).extra_files:
         return []
     headers: dict[str, torch.Tensor] = {}
-    for path in find_files(folder, what):
+    for path in find_weight_files(folder, what):
         headers |= _read_header(path, what)
-    if quantized(config):
+    if get_quantization_method(config):
         return []
     try:
         made: Any = type(outline)
@@ -122,7 +122,7 @@ def refuse_adapter(location: str, what: str, revision: str | None) -> None:
     )
 
 
-def find_files(folder: Path, what: str) -> list[Path]:
+def find_weight_files(folder: Path, what: str) -> list[Path]:
     """Return the files with the weights that transformers reads. Raises HoneError ModelInvalid where one is missing."""
     first = next((folder / name for name in NAMES if (folder / name).is_file()), None)
     if first is None:
@@ -182,7 +182,7 @@ def _check_loaded(found: dict[str, Any], what: str) -> None:
 
 def _check_quantization(config: PreTrainedConfig, what: str, *, has_device: bool) -> None:
     """Raise HoneError ModelInvalid for quantized weights that can't be loaded; without a device, some are not found."""
-    how = quantized(config)
+    how = get_quantization_method(config)
     if how is None:
         return
     found: Any = config.quantization_config

@@ -1,6 +1,7 @@
 """The profile's choices and the memory estimate for one job, from its base model, its rows and this device.
 
-`prepare` builds a `Planned`; `settle` returns the DevicePlan, which prepared.json keeps, and the final SFTConfig.
+`prepare` builds a `DevicePlanner`; `make_plan` returns the DevicePlan, which prepared.json keeps, and the final
+SFTConfig.
 """
 
 from collections.abc import Callable
@@ -19,10 +20,10 @@ from transformers import PreTrainedModel
 from trl.trainer.sft_config import SFTConfig
 
 from hone_trainer.config import auto_profile, model_traits
-from hone_trainer.config.auto_profile import Choice, Device, Step, Traits
+from hone_trainer.config.auto_profile import Choice, ModelTraits, StepShape, TrainingDevice
 from hone_trainer.config.trl_config import make_sft_config
 from hone_trainer.memory import advice, formulas, paging, plan, render
-from hone_trainer.memory.inputs import Settings, Sharding
+from hone_trainer.memory.inputs import MemorySettings, Sharding
 from hone_trainer.models import lora_targets
 
 # Arguments that Trainer silently ignores when it trains on a CPU.
@@ -32,7 +33,7 @@ ONLY_ON_GPUS = ("fp16", "dataloader_pin_memory", "torch_empty_cache_steps")
 class DevicePlan(ForeignModel):
     """The choices, estimate and warnings for a job on a device, as prepared.json keeps them."""
 
-    device: Device
+    device: TrainingDevice
     profile: list[Choice]
     sharding: Sharding
     estimate: Estimate | None = None
@@ -41,26 +42,31 @@ class DevicePlan(ForeignModel):
 
 
 @dataclass(frozen=True)
-class Planned:
+class DevicePlanner:
     """A job to plan. `outline` is the base model without weights, `rows` those to train on, `max_length` that of
     SFTConfig.
     """
 
     spec: FineTuneJobSpec
     outline: PreTrainedModel
-    device: Device
+    device: TrainingDevice
     rows: SplitReport
     max_length: int | None
 
-    def settle(self, arguments_of: Callable[[list[Choice]], dict[str, Any]]) -> tuple[DevicePlan, SFTConfig]:
+    def make_plan(self, arguments_of: Callable[[list[Choice]], dict[str, Any]]) -> tuple[DevicePlan, SFTConfig]:
         """Return the plan, and the arguments that `arguments_of` makes of its choices.
 
         Raises HoneError ModelInvalid, InvalidSpec, ModelTooLarge.
         """
-        choices = self.choices()
+        choices = self.choose_profile()
         args = make_sft_config(arguments_of(choices))
-        model_traits.check(args, self.traits)
-        warnings = self.check(args) + self.paged(args) + self.left_out() + self.without_effect()
+        model_traits.check_traits(args, self.traits)
+        warnings = (
+            self.check_memory(args)
+            + self.find_paging_warnings(args)
+            + self.find_left_out_layers()
+            + self.find_fields_without_effect()
+        )
         found = DevicePlan(
             device=self.device,
             profile=choices,
@@ -71,35 +77,35 @@ class Planned:
         )
         return found, args
 
-    def choices(self) -> list[Choice]:
+    def choose_profile(self) -> list[Choice]:
         """Return the profile's choices. Raises HoneError ModelInvalid, InvalidSpec."""
         if self.spec.training.profile == "none":
             return []
         longest = self.max_length or self.rows.lengths.max
-        return auto_profile.choose(self.spec.training, self.device, self.rows, longest, self._peak, self.traits)
+        return auto_profile.choose_profile(self.spec.training, self.device, self.rows, longest, self._peak, self.traits)
 
     def estimate(self, args: SFTConfig) -> Estimate | None:
         """Return the estimated peak memory of a process with these arguments; None where it is not estimated."""
         settings = self._settings(args)
-        return formulas.estimate(settings) if settings else None
+        return formulas.estimate_memory(settings) if settings else None
 
-    def check(self, args: SFTConfig) -> list[str]:
+    def check_memory(self, args: SFTConfig) -> list[str]:
         """Return a warning when this machine may lack memory. Raises HoneError ModelTooLarge when the GPU lacks it."""
         settings = self._settings(args)
         if settings is None:
-            return [render.not_estimated(self._plan.unestimated)]
+            return [render.describe_unestimated(self._plan.unestimated)]
         if self.device.memory is None:
-            needed = advice.gib(formulas.estimate(settings).total)
+            needed = advice.format_gib(formulas.estimate_memory(settings).total)
             return [
                 f"no GPU is visible, and --gpu-memory is not given: the estimate, {needed} a device, was not compared "
                 "with a GPU's memory; that is done when training starts"
             ]
-        error = advice.too_large(settings, self.device.memory, self.device.name, self._plan.adapter)
+        error = advice.make_too_large_error(settings, self.device.memory, self.device.name, self._plan.adapter)
         if error and self.device.kind == "gpu":
             raise error
         return [error.sentence()] if error else []
 
-    def without_effect(self) -> list[str]:
+    def find_fields_without_effect(self) -> list[str]:
         """Return a warning for each field of spec.training that has no effect on this device."""
         written = self.spec.training.sft_config()
         names = [name for name in ONLY_ON_GPUS if written.get(name)] if self.device.kind == "cpu" else []
@@ -108,11 +114,11 @@ class Planned:
         ]
         return [f"spec.training.{field} has no effect on a CPU" for field in fields]
 
-    def paged(self, args: SFTConfig) -> list[str]:
+    def find_paging_warnings(self, args: SFTConfig) -> list[str]:
         """Return a warning for an optimizer whose states ROCm leaves in the host's memory."""
         return paging.find_warnings(self.spec, self._settings(args)) if self.device.kind == "gpu" else []
 
-    def left_out(self) -> list[str]:
+    def find_left_out_layers(self) -> list[str]:
         """Return a warning that names the linear layers which all-linear does not adapt, if there are any."""
         lora = self.spec.lora or LoraOptions()
         if self.spec.method == "full" or lora.target_modules != lora_targets.ALL_LINEAR:
@@ -123,7 +129,7 @@ class Planned:
         return [f"{what}: they stay as they are"] if names else []
 
     @cached_property
-    def traits(self) -> Traits:
+    def traits(self) -> ModelTraits:
         """What the model's class supports."""
         return model_traits.read_traits(self.outline)
 
@@ -132,7 +138,7 @@ class Planned:
         """How several GPUs share the model: with parallelism auto, fsdp when the smallest setting doesn't fit on one
         GPU.
         """
-        found = plan.sharding_of(self.spec)
+        found = plan.get_sharding(self.spec)
         memory = self.device.memory
         if found != "ddp" or self.spec.training.parallelism != "auto" or self.spec.method == "qlora" or memory is None:
             return found
@@ -145,15 +151,15 @@ class Planned:
             batch=written.get("per_device_train_batch_size", 1),
             checkpointing=written.get("activation_checkpointing", True),
         )
-        return found if formulas.estimate(settings).total <= memory else "fsdp"
+        return found if formulas.estimate_memory(settings).total <= memory else "fsdp"
 
     @cached_property
-    def _plan(self) -> plan.Plan:
+    def _plan(self) -> plan.MemoryPlan:
         longest = self.rows.lengths.max
-        return plan.of(self.spec, self.outline, length=min(self.max_length or longest, longest))
+        return plan.make_memory_plan(self.spec, self.outline, length=min(self.max_length or longest, longest))
 
     @cached_property
-    def _start(self) -> Settings | None:
+    def _start(self) -> MemorySettings | None:
         """The plan's settings on this device; None where memory is not estimated."""
         settings = self._plan.settings
         if settings is None:
@@ -163,7 +169,7 @@ class Planned:
         pages = settings.pages and self.device.kind == "gpu"
         return replace(settings, sharding=self.sharding, eager=settings.eager and not uses_flash, pages=pages)
 
-    def _peak(self, step: Step) -> int | None:
+    def _peak(self, step: StepShape) -> int | None:
         settings = self._start
         if settings is None:
             return None
@@ -175,9 +181,9 @@ class Planned:
             mixed=step.autocast,
             checkpointing=step.checkpointing,
         )
-        return formulas.estimate(settings).total
+        return formulas.estimate_memory(settings).total
 
-    def _settings(self, args: SFTConfig) -> Settings | None:
+    def _settings(self, args: SFTConfig) -> MemorySettings | None:
         settings = self._start
         if settings is None:
             return None

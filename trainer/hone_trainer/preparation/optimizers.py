@@ -7,7 +7,7 @@ from trl.trainer.sft_config import SFTConfig
 from hone_trainer.models.quantization import require_bitsandbytes
 
 
-def check(args: SFTConfig, network: PreTrainedModel) -> None:
+def check_optimizer(args: SFTConfig, network: PreTrainedModel) -> None:
     """Raise HoneError InvalidSpec, before the first step, when the optimizer can't be created for the model."""
     name = getattr(args.optim, "value", args.optim)
     try:

@@ -20,17 +20,17 @@ from hone_api.common import ForeignModel
 from hone_api.finetunejobs.spec import FineTuneJobSpec
 from hone_api.layout import PREPARED
 
-from hone_trainer.data.dataset import Found
+from hone_trainer.data.dataset import DatasetLocation
 from hone_trainer.models.base_model import BaseModel
 from hone_trainer.preparation.device_plan import DevicePlan
-from hone_trainer.storage.atomic_files import (
+from hone_trainer.runtime.atomic_files import (
     CHECKSUM,
-    Sum,
-    difference,
-    flush,
-    flush_and_sum,
-    remove,
-    sum_content,
+    FileChecksum,
+    checksum_content,
+    find_difference,
+    flush_and_checksum,
+    flush_to_disk,
+    remove_path,
     write_atomically,
 )
 
@@ -60,7 +60,7 @@ class PreparedFile(ForeignModel):
     warnings: list[str]
     versions: dict[str, str]
     # Size and checksums of every file of the rows, by its path below prepared/.
-    files: dict[str, Sum]
+    files: dict[str, FileChecksum]
 
     def has_the_rows_of(self, plan: DevicePlan) -> bool:
         """Return whether another plan needs the same rows."""
@@ -72,7 +72,7 @@ class PreparedFile(ForeignModel):
         return self.warnings + self.plan.warnings
 
 
-def fingerprint(spec: FineTuneJobSpec, base: BaseModel, found: Found) -> str:
+def make_fingerprint(spec: FineTuneJobSpec, base: BaseModel, found: DatasetLocation) -> str:
     """Return the digest of all that the preparation depends on: it is repeated when this changes."""
     depends_on = {
         "model": [base.reference.to_wire(), base.digest, spec.model.trust_remote_code],
@@ -80,17 +80,17 @@ def fingerprint(spec: FineTuneJobSpec, base: BaseModel, found: Found) -> str:
         "training": {name: value for name, value in spec.training if name not in DECIDES_NOTHING_HERE},
         "method": [spec.method, spec.lora and spec.lora.to_wire(), spec.model.dtype],
         "resources": [spec.resources.gpus, spec.resources.nodes],
-        "versions": versions(),
+        "versions": read_package_versions(),
     }
     return "sha256:" + hashlib.sha256(json.dumps(depends_on, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def versions() -> dict[str, str]:
+def read_package_versions() -> dict[str, str]:
     """Return the versions of the packages that decide how rows are tokenized."""
     return {package: version(package) for package in PACKAGES}
 
 
-def read(root: Path) -> PreparedFile | str | None:
+def read_prepared_file(root: Path) -> PreparedFile | str | None:
     """Return prepared.json, what is wrong with it, or None when nothing was prepared yet."""
     path = root / PREPARED / FILE
     if not os.path.lexists(root / PREPARED):
@@ -99,7 +99,7 @@ def read(root: Path) -> PreparedFile | str | None:
         return f"{FILE} is missing"
     try:
         content = json.loads(path.read_bytes())
-        if content.pop(CHECKSUM) != sum_content(content):
+        if content.pop(CHECKSUM) != checksum_content(content):
             return f"{FILE} has other content than was written"
         return PreparedFile.model_validate(content)
     except OSError as error:
@@ -114,7 +114,7 @@ def find_damage(root: Path, file: PreparedFile) -> str | None:
     if (folder / EVAL).is_dir() and file.dataset.evaluation is None:
         return f"{EVAL} does not belong to it"
     try:
-        return difference(folder, file.files)
+        return find_difference(folder, file.files)
     except OSError as error:
         return f"{error.filename or folder} can't be read: {error.strerror}"
 
@@ -133,10 +133,10 @@ def write_plan(root: Path, file: PreparedFile, plan: DevicePlan) -> PreparedFile
     return found
 
 
-def write(root: Path, fill: Callable[[Path], tuple[PreparedFile, Dataset, Dataset | None]]) -> PreparedFile:
+def write_prepared(root: Path, fill: Callable[[Path], tuple[PreparedFile, Dataset, Dataset | None]]) -> PreparedFile:
     """Write prepared/, complete or not at all. `fill` may keep temporary files in the folder that it receives."""
     temporary = root / f".{PREPARED}.tmp"
-    remove(temporary)
+    remove_path(temporary)
     scratch = temporary / "scratch"
     scratch.mkdir(parents=True)
     try:
@@ -145,11 +145,11 @@ def write(root: Path, fill: Callable[[Path], tuple[PreparedFile, Dataset, Datase
             if rows is not None:
                 rows.save_to_disk(str(temporary / name))
         shutil.rmtree(scratch)
-        file = file.model_copy(update={"files": flush_and_sum(temporary)})
+        file = file.model_copy(update={"files": flush_and_checksum(temporary)})
         _write_file(temporary, file)
-        remove(root / PREPARED)
+        remove_path(root / PREPARED)
         temporary.rename(root / PREPARED)
-        flush(root)
+        flush_to_disk(root)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return file
@@ -157,7 +157,7 @@ def write(root: Path, fill: Callable[[Path], tuple[PreparedFile, Dataset, Datase
 
 def _write_file(folder: Path, file: PreparedFile) -> None:
     content = file.model_dump(mode="json", by_alias=True)
-    content[CHECKSUM] = sum_content(content)
+    content[CHECKSUM] = checksum_content(content)
     write_atomically(folder / FILE, json.dumps(content, indent=2))
 
 

@@ -11,7 +11,7 @@ from hone_trainer.data import chat_templates
 
 
 @dataclass(frozen=True)
-class Question:
+class EvalPrompt:
     """A prompt as the model reads it (`tokens`, the chat template applied) and the longest answer, in tokens."""
 
     prompt: str
@@ -19,9 +19,9 @@ class Question:
     max_new_tokens: int
 
 
-def encode(
+def encode_prompts(
     options: EvaluationOptions | None, tokenizer: PreTrainedTokenizerBase, load_context: Callable[[], int | None]
-) -> tuple[list[Question], list[str]]:
+) -> tuple[list[EvalPrompt], list[str]]:
     """Return the prompts in tokens, and warnings.
 
     `load_context` returns how many tokens the model can read; None: no limit. Raises HoneError InvalidSpec for a prompt
@@ -34,7 +34,7 @@ def encode(
     context, wanted = load_context(), options.max_new_tokens
     for index, prompt in enumerate(options.prompts):
         where = f"spec.evaluation.prompts[{index}]"
-        tokens = _tokens(prompt, tokenizer, where)
+        tokens = _tokenize_prompt(prompt, tokenizer, where)
         if not tokens:
             raise HoneError(
                 INVALID_SPEC,
@@ -53,20 +53,22 @@ def encode(
                 f"{where} has {len(tokens)} tokens of the {context} that the model reads: "
                 f"its answer has at most {room} tokens, not {wanted}"
             )
-        found.append(Question(prompt, tokens, min(wanted, room)))
+        found.append(EvalPrompt(prompt, tokens, min(wanted, room)))
     return found, warnings
 
 
-def _tokens(prompt: str, tokenizer: PreTrainedTokenizerBase, where: str) -> list[int]:
+def _tokenize_prompt(prompt: str, tokenizer: PreTrainedTokenizerBase, where: str) -> list[int]:
     if not tokenizer.chat_template:
         return list(tokenizer(prompt)["input_ids"])
     chat_templates.find_template(tokenizer)
     try:
-        text = chat_templates.render(tokenizer, [{"role": "user", "content": prompt}], add_generation_prompt=True)
+        text = chat_templates.render_messages(
+            tokenizer, [{"role": "user", "content": prompt}], add_generation_prompt=True
+        )
     except Exception as error:  # a template may raise any exception
         raise HoneError(
             INVALID_SPEC,
-            f"{where} is refused by the chat template: {chat_templates.describe(error)}",
+            f"{where} is refused by the chat template: {chat_templates.describe_template_error(error)}",
             remedy="Give a template that takes one message of a user, or remove spec.evaluation.",
         ) from error
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])

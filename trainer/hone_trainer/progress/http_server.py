@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from hone_trainer.progress.state import Telemetry
+from hone_trainer.progress.state import ProgressState
 
 _GAUGES = {
     "step": "Optimizer steps done",
@@ -28,7 +28,7 @@ _GAUGES = {
 class TrainerCollector(Collector):
     """Turns the telemetry into metrics at each request, so that training spends no time on it."""
 
-    def __init__(self, telemetry: Telemetry) -> None:
+    def __init__(self, telemetry: ProgressState) -> None:
         self._telemetry = telemetry
 
     def collect(self) -> Any:
@@ -44,14 +44,14 @@ class TrainerCollector(Collector):
                 yield GaugeMetricFamily(f"hone_trainer_{name}", text, value=value)
 
 
-def serve(telemetry: Telemetry, port: int, host: str = "") -> StatusServer:
+def serve_progress(telemetry: ProgressState, port: int, host: str = "") -> StatusServer:
     """Serve on a port, in a thread that ends with the process. Raises HoneError when the port is taken."""
     registry = CollectorRegistry()
     registry.register(TrainerCollector(telemetry))
 
     def answer(path: str) -> Answer:
         if path == "/progress":
-            report = telemetry.report().model_dump_json(by_alias=True, exclude_none=True)
+            report = telemetry.make_report().model_dump_json(by_alias=True, exclude_none=True)
             return Answer(200, "application/json", report.encode())
         if path == "/metrics":
             return Answer(200, "text/plain; version=0.0.4; charset=utf-8", generate_latest(registry))

@@ -14,7 +14,7 @@ from hone_api.layout import base_model_name
 Stage = Literal["Preparing", "Training", "Saving"]
 
 
-class Telemetry:
+class ProgressState:
     """The latest state. Each field is replaced in one assignment, so that other threads can read without a lock."""
 
     def __init__(self) -> None:
@@ -24,33 +24,33 @@ class Telemetry:
         self.estimate: Estimate | None = None
         self.tokens = 0
 
-    def report(self) -> ProgressReport:
+    def make_report(self) -> ProgressReport:
         """Return the body of `GET /progress`."""
         return ProgressReport(stage=self.stage, progress=self.progress, parameters=self.parameters)
 
-    def failed(self, reason: str, message: str) -> TerminationMessage:
+    def make_failed_message(self, reason: str, message: str) -> TerminationMessage:
         """Return the termination message of a failed run."""
-        return self._last_word(TerminationMessage(outcome="Failed", reason=reason, message=message))
+        return self._complete_message(TerminationMessage(outcome="Failed", reason=reason, message=message))
 
-    def interrupted(self, reason: str, message: str) -> TerminationMessage:
+    def make_interrupted_message(self, reason: str, message: str) -> TerminationMessage:
         """Return the termination message of a run that a signal stopped."""
-        return self._last_word(TerminationMessage(outcome="Interrupted", reason=reason, message=message))
+        return self._complete_message(TerminationMessage(outcome="Interrupted", reason=reason, message=message))
 
-    def prepared(self, summary: str) -> TerminationMessage:
+    def make_prepared_message(self, summary: str) -> TerminationMessage:
         """Return the termination message of a preparation."""
-        return self._last_word(TerminationMessage(outcome="Succeeded", reason="Prepared", message=summary))
+        return self._complete_message(TerminationMessage(outcome="Succeeded", reason="Prepared", message=summary))
 
-    def succeeded(self, manifest: ArtifactManifest) -> TerminationMessage:
+    def make_succeeded_message(self, manifest: ArtifactManifest) -> TerminationMessage:
         """Return the termination message of a run whose artifact is complete."""
         base = manifest.base_model
         artifact = ArtifactSummary(
             kind=manifest.kind,
             digest=manifest.digest,
-            base_model=base_model_name(base.name, base.claim, base.path),
+            base_model=base_model_name(base.name, base.claim, base.path or base.uri),
             base_revision=base.revision,
             base_config=manifest.base_config,
         )
-        return self._last_word(
+        return self._complete_message(
             TerminationMessage(
                 outcome="Succeeded",
                 reason="Succeeded",
@@ -60,11 +60,11 @@ class Telemetry:
             )
         )
 
-    def _last_word(self, message: TerminationMessage) -> TerminationMessage:
+    def _complete_message(self, message: TerminationMessage) -> TerminationMessage:
         known = {"progress": self.progress, "parameters": self.parameters, "estimate": self.estimate}
         return message.model_copy(update=known)
 
 
-def now() -> str:
+def format_now() -> str:
     """Return the time in RFC 3339."""
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -75,37 +75,37 @@ class Terminal:
     ) -> None:
         self._bar.stop()
 
-    def show(self, progress: Progress) -> None:
+    def show_progress(self, progress: Progress) -> None:
         """Update the bar."""
         if self._live:
             self._bar.update(
                 self._task,
                 completed=progress.step,
                 total=progress.total_steps,
-                figures=figures(progress),
+                figures=format_figures(progress),
                 visible=True,
                 refresh=True,
             )
 
-    def logged(self, progress: Progress | None) -> None:
+    def print_logged_step(self, progress: Progress | None) -> None:
         """Print a line for a logged step when there is no bar."""
         if progress and not self._live:
             done = f"step {progress.step}/{progress.total_steps} ({progress.percent} %)"
             named = {name: getattr(progress, name) for name in ("grad_norm", "learning_rate", "epoch")}
             values = "  ".join(f"{name} {value:.4g}" for name, value in named.items() if value is not None)
-            self.note(f"{done}  {figures(progress)}  {values}")
+            self.print_note(f"{done}  {format_figures(progress)}  {values}")
 
-    def trained(self, metrics: dict[str, float]) -> None:
+    def print_metrics(self, metrics: dict[str, float]) -> None:
         """Print the metrics of all starts of the run together, by Trainer's names; runtime is in seconds."""
         names = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss")
-        self.note("  ".join(f"{name} {metrics[to_camel(name)]:.4g}" for name in names))
+        self.print_note("  ".join(f"{name} {metrics[to_camel(name)]:.4g}" for name in names))
 
-    def warn(self, warnings: list[str]) -> None:
+    def print_warnings(self, warnings: list[str]) -> None:
         """Print warnings, one per line."""
         for warning in warnings:
-            self.note(f"warning: {warning}")
+            self.print_note(f"warning: {warning}")
 
-    def report(self, report: DatasetReport) -> None:
+    def print_dataset_report(self, report: DatasetReport) -> None:
         """Print the properties of the rows, a column for each split."""
         splits = {"train": report.train, "evaluation": report.evaluation}
         table = Table(box=None, pad_edge=False, header_style="bold")
@@ -117,7 +117,7 @@ class Terminal:
             table.add_row(label, *(value(split) for split in splits.values() if split))
         self._console.print(table)
 
-    def sample(self, segments: list[tuple[str, bool]]) -> None:
+    def print_sample(self, segments: list[tuple[str, bool]]) -> None:
         """Print a row as the model reads it; what is learned is in green, or without colours between ⟦ and ⟧."""
         has_colours = self._console.color_system is not None
         text = Text("a row, ")
@@ -127,13 +127,13 @@ class Terminal:
             text.append(shown, style="green" if learned else "dim")
         self._console.print(text)
 
-    def note(self, text: str) -> None:
+    def print_note(self, text: str) -> None:
         """Print a line, above the bar if there is one."""
         self._console.print(text)
         sys.stderr.flush()
 
 
-def figures(progress: Progress) -> str:
+def format_figures(progress: Progress) -> str:
     """Return loss, speed and time left as a short text."""
     parts = []
     if progress.loss is not None:
@@ -141,11 +141,11 @@ def figures(progress: Progress) -> str:
     if progress.tokens_per_second is not None:
         parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
     if progress.eta is not None:
-        parts.append(f"{duration(progress.eta)} left")
+        parts.append(f"{format_duration(progress.eta)} left")
     return "  ".join(parts)
 
 
-def duration(seconds: int) -> str:
+def format_duration(seconds: int) -> str:
     """Format a duration, for example 1h 02m, 3m 05s or 12s."""
     minutes, rest = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)

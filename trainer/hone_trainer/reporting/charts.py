@@ -33,7 +33,7 @@ CURVES: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
 
 
 @dataclass(frozen=True)
-class Curve:
+class ChartCurve:
     """A curve. `path` is an SVG path within SIZE x SIZE; `points` are steps and values."""
 
     name: str
@@ -55,19 +55,19 @@ class Chart:
 
     title: str
     unit: str
-    curves: list[Curve]
+    curves: list[ChartCurve]
     across: list[Tick]
     up: list[Tick]
     # Left, right, bottom and top, in steps and values.
     box: tuple[float, float, float, float]
 
 
-def charts(log: Iterable[dict[str, Any]]) -> list[Chart]:
+def make_charts(log: Iterable[dict[str, Any]]) -> list[Chart]:
     """Return the charts for which the logged lines have values."""
     lines = list(log)
     found = []
     for title, unit, names in CURVES:
-        series = [(shown, thinned(points)) for name, shown in names if (points := _points(lines, name))]
+        series = [(shown, thin_points(points)) for name, shown in names if (points := _points(lines, name))]
         if series and unit == "bytes":
             unit, series = _binary(series)
         if series:
@@ -89,7 +89,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def thinned(points: Points, most: int = MOST_POINTS) -> Points:
+def thin_points(points: Points, most: int = MOST_POINTS) -> Points:
     """Return at most `most` points: the lowest and the highest of each stretch, so that no spike is lost."""
     if len(points) <= most:
         return points
@@ -102,7 +102,7 @@ def thinned(points: Points, most: int = MOST_POINTS) -> Points:
     return sorted(kept)
 
 
-def ticks(low: float, high: float, about: int = 4) -> list[float]:
+def make_ticks(low: float, high: float, about: int = 4) -> list[float]:
     """Return round numbers from `low` to `high`, `about` that many: 1, 2 or 5 times a power of ten apart."""
     if high <= low:
         return [low]
@@ -125,9 +125,9 @@ def _chart(title: str, unit: str, series: Sequence[tuple[str, Points]]) -> Chart
     return Chart(
         title,
         unit,
-        [Curve(name, points, _path(points, box)) for name, points in series],
-        [Tick(step, _share(step, left, right)) for step in ticks(left, right) if step == int(step)],
-        [Tick(value, _share(value, bottom, top)) for value in ticks(bottom, top)],
+        [ChartCurve(name, points, _path(points, box)) for name, points in series],
+        [Tick(step, _share(step, left, right)) for step in make_ticks(left, right) if step == int(step)],
+        [Tick(value, _share(value, bottom, top)) for value in make_ticks(bottom, top)],
         box,
     )
 

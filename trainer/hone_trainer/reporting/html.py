@@ -8,23 +8,24 @@ from typing import Any
 
 import jinja2
 
-from hone_trainer.progress.terminal import duration
-from hone_trainer.reporting.charts import GIB, MIB, Chart, Curve, charts
+from hone_trainer.progress.terminal import format_duration
+from hone_trainer.reporting.charts import GIB, MIB, Chart, ChartCurve, make_charts
+from hone_trainer.reporting.terms import TERMS
 
 
 def render(data: dict[str, Any]) -> str:
     """Return the page."""
-    return _template().render(report=data, charts=charts(data.get("log", [])))
+    return _template().render(report=data, charts=make_charts(data.get("log", [])), terms=TERMS)
 
 
 @cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters.update(
-        number=number, size=size, words=words, took=lambda seconds: duration(round(seconds)), shown=shown
+        number=number, size=size, words=words, took=lambda seconds: format_duration(round(seconds)), shown=shown
     )
     environment.filters.update(pretty=lambda value: json.dumps(value, indent=2, ensure_ascii=False))
-    environment.filters.update(alt=alt, read_out=read_out, flat=flat)
+    environment.filters.update(alt=alt, read_out=read_out, flat=flat, anchor=anchor)
     return environment.from_string(
         files("hone_trainer.reporting").joinpath("report.html.j2").read_text(encoding="utf-8")
     )
@@ -51,6 +52,11 @@ def words(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])([A-Z])", lambda found: f" {found[1].lower()}", name).replace("_", " ")
 
 
+def anchor(name: str) -> str:
+    """Return the id of a term's explanation on the page."""
+    return "term-" + name.replace(" ", "-")
+
+
 def shown(value: Any) -> str:
     """Return a setting's value as in the manifest."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -61,7 +67,7 @@ def alt(chart: Chart) -> str:
     return f"{chart.title} over steps: " + "; ".join(_told(curve, chart.unit) for curve in chart.curves)
 
 
-def _told(curve: Curve, unit: str) -> str:
+def _told(curve: ChartCurve, unit: str) -> str:
     (first, began), (last, ended) = curve.points[0], curve.points[-1]
     values = [value for _, value in curve.points]
     return (

@@ -23,7 +23,7 @@ LOADING = {
 }
 
 
-def model_card(
+def make_model_card(
     job: FineTuneJob,
     base: BaseModelReference,
     license: dict[str, str],
@@ -37,17 +37,17 @@ def model_card(
     """
     spec, library = job.spec, "peft" if folder == ADAPTER else "transformers"
     rows = "\n".join(f"| {name} | {metrics[name]:g} |" for name in LEARNED if name in metrics)
-    where = f"[{base.name}](https://huggingface.co/{base.name})" if base.name else f"claim {base.claim}"
+    where = f"[{base.name}](https://huggingface.co/{base.name})" if base.name else base.uri or f"claim {base.claim}"
     path = f", {base.path}" if base.path else ""
     imported, loader = LOADING[library]
     names = "AutoTokenizer" if imported else f"{loader}, AutoTokenizer"
     return f"""---
-{front_matter(job, base, license, metrics, library).to_yaml()}
+{make_front_matter(job, base, license, metrics, library).to_yaml()}
 ---
 
 # {job.name}
 
-Fine-tuned from {where}{path}{f" at commit {base.revision}" if base.revision else ""} by
+Fine-tuned from {where}{path}{f" at commit {base.revision}" if base.name and base.revision else ""} by
 Hone, method {spec.method}.
 Dataset fingerprint: `{fingerprint}`.
 
@@ -84,7 +84,7 @@ spec:
 """
 
 
-def front_matter(
+def make_front_matter(
     job: FineTuneJob, base: BaseModelReference, license: dict[str, str], metrics: dict[str, float], library: str
 ) -> ModelCardData:
     """Return what the hub shows and searches. A merged model counts as a finetune: a merge has several bases there."""
@@ -123,7 +123,7 @@ def _result(dataset: DatasetSource, metric: str, value: float) -> EvalResult:
     )
 
 
-def license_of(folder: Path | None) -> dict[str, str]:
+def read_license(folder: Path | None) -> dict[str, str]:
     """Return license, license_name and license_link, as far as the README.md of the base model's folder gives them."""
     readme = folder / "README.md" if folder else None
     if readme is None or not readme.is_file():

@@ -17,15 +17,15 @@ from pydantic.alias_generators import to_camel
 from hone_trainer.config.auto_profile import Choice
 from hone_trainer.preparation.prepare import Prepared
 from hone_trainer.reporting.html import render
-from hone_trainer.runtime.errors import named
-from hone_trainer.storage.atomic_files import write_atomically
+from hone_trainer.runtime.atomic_files import write_atomically
+from hone_trainer.runtime.errors import classify_error
 from hone_trainer.training import memory_usage
-from hone_trainer.training.evaluation import Measured
+from hone_trainer.training.evaluation import EvaluationResult
 
 MANIFEST, PROFILE, DEFAULT = "written in the manifest", "profile", "default of the library"
 
 
-def write(root: Path, data: dict[str, Any]) -> list[str]:
+def write_report(root: Path, data: dict[str, Any]) -> list[str]:
     """Write both files, the page last. A failure other than a full disk is a warning: the artifact matters more.
 
     Raises HoneError DiskFull.
@@ -36,20 +36,20 @@ def write(root: Path, data: dict[str, Any]) -> list[str]:
         write_atomically(folder / "report.json", json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
         write_atomically(folder / "report.html", render(data))
     except Exception as error:
-        failure = named(error)
+        failure = classify_error(error)
         if failure.reason is DISK_FULL:
             raise failure from error
         return [f"{folder} can't be written: {failure.message}"]
     return []
 
 
-def collect(
+def collect_report(
     root: Path,
     manifest: ArtifactManifest,
     prepared: Prepared,
     settings: list[dict[str, Any]],
-    before: Measured,
-    after: Measured,
+    before: EvaluationResult,
+    after: EvaluationResult,
 ) -> dict[str, Any]:
     """Return all that the report shows, as JSON values."""
     wire, file, log = manifest.to_wire(), prepared.file.to_wire(), _logged(root / METRICS_LOG)
@@ -66,7 +66,7 @@ def collect(
         "dataset": file["dataset"],
         "warnings": prepared.file.all_warnings,
         "settings": settings,
-        "memory": {"estimate": file["plan"].get("estimate"), "measured": peaks(log)},
+        "memory": {"estimate": file["plan"].get("estimate"), "measured": find_memory_peaks(log)},
         "versions": manifest.versions,
         "spec": manifest.spec,
         "log": log,
@@ -77,13 +77,13 @@ def _at(answers: list[str], index: int) -> str | None:
     return answers[index] if index < len(answers) else None
 
 
-def peaks(log: list[dict[str, Any]]) -> dict[str, int]:
+def find_memory_peaks(log: list[dict[str, Any]]) -> dict[str, int]:
     """Return the maximum of each kind of memory that was logged, in bytes."""
     found = {name: [line[name] for line in log if line.get(name)] for name in memory_usage.MEMORY}
     return {to_camel(name): max(values) for name, values in found.items() if values}
 
 
-def settings(spec: FineTuneJobSpec, args: Any, choices: list[Choice]) -> list[dict[str, Any]]:
+def list_settings(spec: FineTuneJobSpec, args: Any, choices: list[Choice]) -> list[dict[str, Any]]:
     """Return name, value and source of each setting that decides the result; `args` is the SFTConfig in use."""
     written, why = spec.training.sft_config(), {choice.field: f"{PROFILE}: {choice.why}" for choice in choices}
     chosen = {choice.field: choice.value for choice in choices}

@@ -1,7 +1,8 @@
 """Map exceptions of libraries to failures with a name.
 
-Every exception that ends a run passes through `named`: it follows the chain of causes to the first known failure, and
-returns UnnamedError, with the traceback, when there is none. The reasons are those of hone_api.reasons.
+Every exception that ends a run passes through `classify_error`: it follows the chain of causes to the first known
+failure, and returns UnclassifiedError, with the traceback, when there is none. The reasons are those of
+hone_api.reasons.
 """
 
 import errno
@@ -44,7 +45,7 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate mem
 _HUB_PACKAGES = ("huggingface_hub", "httpx", "httpx2", "httpcore", "requests", "urllib3")
 
 
-class UnnamedError(HoneError):
+class UnclassifiedError(HoneError):
     """A failure without a name. `traceback` shows its origin."""
 
     def __init__(self, message: str, traceback: str) -> None:
@@ -52,25 +53,27 @@ class UnnamedError(HoneError):
         self.traceback = make_encodable(traceback)
 
 
-def named(error: BaseException) -> HoneError:
-    """Return the failure that an exception means: itself or the first known one among its causes, else UnnamedError."""
-    for cause in _chain(error):
+def classify_error(error: BaseException) -> HoneError:
+    """Return the failure that an exception means: itself or the first known one among its causes, else
+    UnclassifiedError.
+    """
+    for cause in _iterate_causes(error):
         if isinstance(cause, HoneError):
             return cause
-        found = _known(cause)
+        found = _classify_known(cause)
         if found:
             return found
     text = " ".join(str(error).split())
-    return UnnamedError(f"{type(error).__name__}{text and ': '}{text}", "".join(format_exception(error)))
+    return UnclassifiedError(f"{type(error).__name__}{text and ': '}{text}", "".join(format_exception(error)))
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def disk_full_named(path: Path) -> Iterator[None]:
     """Within the context, report a full disk with the path to be written and the free space on its volume."""
     try:
         yield
     except Exception as error:
-        found = named(error)
+        found = classify_error(error)
         if found.reason is not DISK_FULL or found is error:
             raise
         volume = next(folder for folder in (path, *path.parents) if folder.is_dir())
@@ -81,7 +84,7 @@ def writing(path: Path) -> Iterator[None]:
 
 def is_connection_error(error: BaseException) -> bool:
     """Return whether a call to the hub failed because the hub can't be reached or answers with a server error."""
-    for cause in _chain(error):
+    for cause in _iterate_causes(error):
         if isinstance(cause, ConnectionError | TimeoutError | socket.gaierror):  # this includes being kept offline
             return True
         if _is_transport_error(cause):
@@ -92,31 +95,33 @@ def is_connection_error(error: BaseException) -> bool:
     return False
 
 
-def hub_error(error: Exception, kind: str, name: str, revision: str) -> HoneError:
+def make_hub_error(error: Exception, kind: str, name: str, revision: str) -> HoneError:
     """Return the failure that an answer of the hub means for spec.model or spec.dataset (`kind`)."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     missing = MODEL_NOT_FOUND if kind == "model" else DATASET_NOT_FOUND
     where = f"spec.{kind}.name is {name}"
-    for cause in _chain(error):
+    for cause in _iterate_causes(error):
         if isinstance(cause, GatedRepoError):
             return HoneError(HUB_UNAUTHORIZED, f"{where}, which is gated, and the hub refused access")
         if isinstance(cause, RevisionNotFoundError):
             return HoneError(missing, f"spec.{kind}.revision is {revision}, and {name} has no such revision on the hub")
         status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
         if status in (401, 403):
-            return HoneError(HUB_UNAUTHORIZED, f"{where}, which does not exist or is private: the hub says {status}")
+            return HoneError(
+                HUB_UNAUTHORIZED, f"{where}, which does not exist or is private: the hub answered {status}"
+            )
         if isinstance(cause, RepositoryNotFoundError):
             return HoneError(missing, f"{where}, and the hub has no such {kind}")
-    found = named(error)
-    if isinstance(found, UnnamedError) and is_connection_error(error):
-        found = _unreachable(error)
+    found = classify_error(error)
+    if isinstance(found, UnclassifiedError) and is_connection_error(error):
+        found = _make_unreachable_error(error)
     if found.reason is HUB_UNREACHABLE and found is not error:
         return HoneError(HUB_UNREACHABLE, f"{where}, and {found.message[0].lower()}{found.message[1:]}")
     return found
 
 
-def _known(error: BaseException) -> HoneError | None:
+def _classify_known(error: BaseException) -> HoneError | None:
     import torch
 
     text = " ".join(str(error).split())
@@ -124,18 +129,18 @@ def _known(error: BaseException) -> HoneError | None:
         return HoneError(DISK_FULL, f"{error.filename or 'A file'} can't be written: {error.strerror}")
     if any(words in text for words in _DISK_FULL):
         return HoneError(DISK_FULL, f"A file can't be written: {text}")
-    if denied := access_denied(error):
+    if denied := make_access_denied_error(error):
         return denied
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError | OSError) and any(words in text for words in _OUT_OF_MEMORY)
     ):
-        return HoneError(OUT_OF_MEMORY, _without_memory(text))
+        return HoneError(OUT_OF_MEMORY, _remove_addresses(text))
     if _is_of_the_hub(error) and is_connection_error(error):
-        return _unreachable(error)
+        return _make_unreachable_error(error)
     return None
 
 
-def access_denied(error: BaseException) -> HoneError | None:
+def make_access_denied_error(error: BaseException) -> HoneError | None:
     """Return the failure that a refused access to a file means, with the user that was refused; None for others."""
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno in _DENIED:
@@ -152,11 +157,11 @@ def access_denied(error: BaseException) -> HoneError | None:
     return HoneError(VOLUME_ACCESS_DENIED, found)
 
 
-def _unreachable(error: BaseException) -> HoneError:
+def _make_unreachable_error(error: BaseException) -> HoneError:
     return HoneError(HUB_UNREACHABLE, f"The hub can't be reached: {' '.join(str(error).split())}")
 
 
-def _without_memory(text: str) -> str:
+def _remove_addresses(text: str) -> str:
     on_cpu = re.search(r"you tried to allocate (\d+) bytes", text)
     if on_cpu:
         return f"The memory for a tensor of {_bytes(int(on_cpu[1]))} can't be had"
@@ -190,7 +195,7 @@ def _is_transport_error(error: BaseException) -> bool:
     )
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def _iterate_causes(error: BaseException) -> Iterator[BaseException]:
     """Yield an exception and its causes, as a traceback shows them: what `from None` hides is not a cause."""
     seen: set[int] = set()
     found: BaseException | None = error

@@ -5,7 +5,7 @@ import warnings
 from transformers.utils import logging
 
 
-def quiet() -> None:
+def silence_libraries() -> None:
     """Silence the libraries; without --verbose, only Hone's lines are shown."""
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -8,7 +8,7 @@ from hone_api.gpus import Gpu
 
 
 @dataclass(frozen=True)
-class Options:
+class RunOptions:
     """Inputs and outputs of a run. `port` 0 means no HTTP server; `nodes` is how many machines train.
 
     `gpu` is the GPU to prepare for when it is not visible here.
@@ -19,20 +19,22 @@ class Options:
     command: Literal["prepare", "run"] = "run"
     claims: dict[str, Path] = field(default_factory=dict)
     config_maps: dict[str, Path] = field(default_factory=dict)
+    secrets: dict[str, Path] = field(default_factory=dict)
     port: int = 0
     termination_log: Path | None = None
     verbose: bool = False
     nodes: int = 1
     gpu: Gpu | None = None
 
-    def arguments(self) -> list[str]:
+    def to_arguments(self) -> list[str]:
         """Return the command line with these options, without the termination log, the nodes and the GPU."""
-        words = [self.command, str(self.manifest), "--output", str(self.output)]
+        text = [self.command, str(self.manifest), "--output", str(self.output)]
         if self.command == "run":
-            words += ["--port", str(self.port)]
-        for option, folders in (("--claim", self.claims), ("--config-map", self.config_maps)):
-            words += [word for name, folder in folders.items() for word in (option, f"{name}={folder}")]
-        return [*words, "--verbose"] if self.verbose else words
+            text += ["--port", str(self.port)]
+        given = (("--claim", self.claims), ("--config-map", self.config_maps), ("--secret", self.secrets))
+        for option, folders in given:
+            text += [word for name, folder in folders.items() for word in (option, f"{name}={folder}")]
+        return [*text, "--verbose"] if self.verbose else text
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class PlanOptions:
     manifest: Path
     claims: dict[str, Path] = field(default_factory=dict)
     config_maps: dict[str, Path] = field(default_factory=dict)
+    secrets: dict[str, Path] = field(default_factory=dict)
     verbose: bool = False
 
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from hone_api.reasons import INTERRUPTED_EXIT_CODE
+from hone_api.exit_codes import INTERRUPTED_EXIT_CODE
 
 # Seconds that a library has to release what it waits for (for example a download) after the run must end at once.
-PATIENCE = 5.0
+RELEASE_GRACE_SECONDS = 5.0
 
 
 class Interrupted(BaseException):
@@ -27,16 +27,16 @@ class EvaluationInterrupted(Interrupted):
     """Ends an evaluation between two batches."""
 
 
-class Stop:
-    """The handler of signals to stop. `requested` is whether one has arrived."""
+class StopSignal:
+    """The handler of signals to stop. `is_requested` is whether one has arrived."""
 
     def __init__(self) -> None:
-        self.requested = False
-        self._deferred = False
-        self._process = os.getpid()
+        self.is_requested = False
+        self._is_deferred = False
+        self._process_id = os.getpid()
 
-    def listen(self, at_last: Callable[[], None] = lambda: None) -> None:
-        """Install the handlers, in the main thread. `at_last` is called when PATIENCE has run out.
+    def install_handlers(self, at_last: Callable[[], None] = lambda: None) -> None:
+        """Install the handlers, in the main thread. `at_last` is called when RELEASE_GRACE_SECONDS has run out.
 
         A SIGHUP that the parent ignores, as nohup does, stays ignored.
         """
@@ -49,9 +49,9 @@ class Stop:
         signal.signal(signal.SIGTERM, self._handle)
         signal.signal(signal.SIGINT, self._handle)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            signal.signal(signal.SIGHUP, self._hang_up)
+            signal.signal(signal.SIGHUP, self._handle_hang_up)
 
-    def ignore(self) -> None:
+    def ignore_signals(self) -> None:
         """Ignore signals from now on: the outcome is settled."""
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -60,33 +60,33 @@ class Stop:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Within the context, let a signal only set `requested`; let a second one end the run."""
-        self._deferred = True
+        """Within the context, let a signal only set `is_requested`; let a second one end the run."""
+        self._is_deferred = True
         try:
             yield
         finally:
-            self._deferred = False
+            self._is_deferred = False
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
+    def immediate(self) -> Iterator[None]:
         """Within `deferred`, let a signal end the run at once after all, since there is nothing to lose."""
-        self._deferred = False
-        if self.requested:
+        self._is_deferred = False
+        if self.is_requested:
             raise Interrupted
         try:
             yield
         finally:
-            self._deferred = True
+            self._is_deferred = True
 
-    def _hang_up(self, number: int, frame: FrameType | None) -> None:
+    def _handle_hang_up(self, number: int, frame: FrameType | None) -> None:
         """Handle SIGHUP; ignore repeated ones, since kernel and shell both send one when a terminal closes."""
-        if not self.requested:
+        if not self.is_requested:
             self._handle(number, frame)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a data loader's worker that inherited the handler
+        if os.getpid() != self._process_id:  # a data loader's worker that inherited the handler
             os._exit(128 + number)
-        again, self.requested = self.requested, True
-        if again or not self._deferred:
-            signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+        again, self.is_requested = self.is_requested, True
+        if again or not self._is_deferred:
+            signal.setitimer(signal.ITIMER_REAL, RELEASE_GRACE_SECONDS)
             raise Interrupted

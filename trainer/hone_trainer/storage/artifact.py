@@ -29,7 +29,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hone_trainer.models.lora import adapt, merge
 from hone_trainer.models.merge_proof import Comparison, compare_with
 from hone_trainer.models.saved_config import copy_tokens
-from hone_trainer.storage.atomic_files import flush, flush_tree, remove
+from hone_trainer.runtime.atomic_files import flush_to_disk, flush_tree, remove_path
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ SHARD_SIZE = "2GB"
 PACKAGES = ("hone", "torch", "transformers", "trl", "peft", "datasets", "accelerate")
 
 
-def kind_of(spec: FineTuneJobSpec) -> ArtifactKind:
+def get_artifact_kind(spec: FineTuneJobSpec) -> ArtifactKind:
     """Return the kind of artifact that the spec requests."""
     return MODEL if spec.method == "full" else spec.output.save or ADAPTER  # type: ignore[return-value]
 
@@ -66,7 +66,7 @@ def save_models(
         check = None
         if name == MERGED and isinstance(model, PeftModel):
             safely = weights is not None or getattr(model, "is_loaded_in_4bit", False)
-            adapted = _on_base(model, load_base(), weights) if safely else model
+            adapted = _attach_to_base(model, load_base(), weights) if safely else model
             check = partial(check_merged, compare_with(adapted), trust_remote_code, warn)
             model, weights = merge(adapted, safely=safely), None
         save_model(root / name, model, tokenizer, card(name), weights, shard_size, check)
@@ -81,7 +81,7 @@ def check_merged(
         warn(problem)
 
 
-def manifest_of(
+def make_manifest(
     root: Path,
     job: FineTuneJob,
     base: BaseModelReference,
@@ -91,7 +91,7 @@ def manifest_of(
     parameters: dict[str, int],
 ) -> ArtifactManifest:
     """Describe what save_models wrote, with the digest of every file."""
-    kind = kind_of(job.spec)
+    kind = get_artifact_kind(job.spec)
     files = describe_files(root, folders_of(kind))
     return ArtifactManifest(
         kind=kind,
@@ -109,7 +109,7 @@ def manifest_of(
     )
 
 
-def _on_base(model: PeftModel, base: PreTrainedModel, weights: dict[str, Any] | None) -> PeftModel:
+def _attach_to_base(model: PeftModel, base: PreTrainedModel, weights: dict[str, Any] | None) -> PeftModel:
     """Return the adapter on the unquantized base, with the special tokens that training has decided on.
 
     Merged into 4-bit weights, the sum would be rounded to 4 bits again, and much of the training would be lost.
@@ -134,7 +134,7 @@ def save_model(
     it.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
-    remove(temporary)
+    remove_path(temporary)
     try:
         if isinstance(model, PreTrainedModel):
             model.save_pretrained(temporary, state_dict=weights, max_shard_size=shard_size)
@@ -146,8 +146,8 @@ def save_model(
         if check:
             check(temporary)
     except BaseException:
-        remove(temporary)
+        remove_path(temporary)
         raise
-    remove(folder)
+    remove_path(folder)
     temporary.rename(folder)
-    flush(folder.parent)
+    flush_to_disk(folder.parent)

@@ -2,7 +2,8 @@
 
 Trainer writes `checkpoint-N` file by file. Once all of it is on the disk, a marker with the size and checksums of every
 file is added, and the folder is renamed to `step-0000000N`. A folder without the marker was cut short; one that differs
-from its marker is damaged. Neither is used. `training.trainer` calls `seal`, `preparation.prepare` calls `newest`.
+from its marker is damaged. Neither is used. `training.trainer` calls `commit_checkpoint`, `preparation.prepare` calls
+`find_newest_checkpoint`.
 """
 
 import json
@@ -12,22 +13,22 @@ from pathlib import Path
 
 from hone_api.layout import checkpoint_name
 
-from hone_trainer.storage.atomic_files import (
+from hone_trainer.runtime.atomic_files import (
     CHECKSUM,
-    Sum,
-    difference,
-    flush,
-    flush_and_sum,
-    sum_content,
+    FileChecksum,
+    checksum_content,
+    find_difference,
+    flush_and_checksum,
+    flush_to_disk,
     write_atomically,
 )
-from hone_trainer.storage.atomic_files import remove as remove_path
+from hone_trainer.runtime.atomic_files import remove_path as remove_path
 
 MARKER = "hone.json"
 
 
 @dataclass
-class Account:
+class RunTotals:
     """The sums that Trainer loses when it resumes. Losses are sums over steps; `runtime` is in seconds, of all starts
     together.
     """
@@ -48,11 +49,11 @@ class Account:
     losses_since_log: list[float] = field(default_factory=list)
 
     @property
-    def processes(self) -> int:
+    def process_count(self) -> int:
         return len(self.losses_since_log) or 1
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         return self.step >= self.total_steps
 
 
@@ -61,26 +62,26 @@ class Checkpoint:
     """A complete checkpoint."""
 
     folder: Path
-    account: Account
+    totals: RunTotals
 
 
-def _folders(root: Path, pattern: str) -> list[Path]:
+def _list_folders(root: Path, pattern: str) -> list[Path]:
     """Return the folders that a trainer made; files and links with such names are not its own."""
     return sorted(folder for folder in root.glob(pattern) if folder.is_dir() and not folder.is_symlink())
 
 
-def newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
+def find_newest_checkpoint(root: Path) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest good checkpoint below `root`, and warnings about bad ones, which are removed.
 
     Every file of a checkpoint is read, newest checkpoint first, until one is good.
     """
     warnings = []
-    for folder in _folders(root, "checkpoint-*"):
+    for folder in _list_folders(root, "checkpoint-*"):
         warnings.append(f"removing {folder}: its writing was cut short")
         shutil.rmtree(folder)
-    for folder in reversed(_folders(root, "step-*")):
+    for folder in reversed(_list_folders(root, "step-*")):
         try:
-            found = _read(folder)
+            found = _read_checkpoint(folder)
         except OSError as error:  # kept, since it may be readable again later
             warnings.append(f"leaving out {folder}, which can't be read: {error.strerror}")
             continue
@@ -91,52 +92,52 @@ def newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
         remove_path(folder / MARKER)
         shutil.rmtree(folder, ignore_errors=True)
     if warnings:
-        warnings.append("no good checkpoint is left: training starts anew")
+        warnings.append("no good checkpoint is left: training starts from the beginning")
     return None, warnings
 
 
-def seal(written: Path, account: Account, limit: int) -> list[Path]:
+def commit_checkpoint(written: Path, account: RunTotals, limit: int) -> list[Path]:
     """Turn what Trainer has written into a complete checkpoint, and keep it and the newest `limit` - 1 before it.
 
     Return the folders that are left to remove, which takes a while: they no longer count as checkpoints.
     """
-    write_atomically(written / MARKER, _marker(account, flush_and_sum(written)))
+    write_atomically(written / MARKER, _make_marker(account, flush_and_checksum(written)))
     final = written.parent / checkpoint_name(account.step)
     if final.exists():
         shutil.rmtree(final)
     written.rename(final)
-    flush(written.parent)
-    before = [folder for folder in _folders(final.parent, "step-*") if folder.name < final.name]
+    flush_to_disk(written.parent)
+    before = [folder for folder in _list_folders(final.parent, "step-*") if folder.name < final.name]
     # Newer checkpoints were left out at the start, or this step would not have been trained again.
-    newer = [folder for folder in _folders(final.parent, "step-*") if folder.name > final.name]
+    newer = [folder for folder in _list_folders(final.parent, "step-*") if folder.name > final.name]
     outdated = before[: max(len(before) - (limit - 1), 0)] + newer
     for old in outdated:
         remove_path(old / MARKER)
     return outdated
 
 
-def remove(outdated: list[Path]) -> None:
-    """Remove the folders that `seal` returned."""
+def remove_checkpoints(outdated: list[Path]) -> None:
+    """Remove the folders that `commit_checkpoint` returned."""
     for old in outdated:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _marker(account: Account, sums: dict[str, Sum]) -> str:
+def _make_marker(account: RunTotals, sums: dict[str, FileChecksum]) -> str:
     content = {"account": asdict(account), "files": {name: asdict(found) for name, found in sums.items()}}
-    return json.dumps({"content": content, CHECKSUM: sum_content(content)})
+    return json.dumps({"content": content, CHECKSUM: checksum_content(content)})
 
 
-def _read(folder: Path) -> Checkpoint | str:
+def _read_checkpoint(folder: Path) -> Checkpoint | str:
     """Return the checkpoint, or what is wrong with it."""
     if not (folder / MARKER).is_file():
         return "its writing was cut short"
     try:
         marker = json.loads((folder / MARKER).read_bytes())
         content = marker["content"]
-        if marker[CHECKSUM] != sum_content(content):
+        if marker[CHECKSUM] != checksum_content(content):
             return f"{MARKER} has other content than was written"
-        account = Account(**content["account"])
-        files = {name: Sum(**found) for name, found in content["files"].items()}
+        account = RunTotals(**content["account"])
+        files = {name: FileChecksum(**found) for name, found in content["files"].items()}
     except (ValueError, TypeError, KeyError):
         return f"{MARKER} can't be understood"
-    return difference(folder, files) or Checkpoint(folder, account)
+    return find_difference(folder, files) or Checkpoint(folder, account)

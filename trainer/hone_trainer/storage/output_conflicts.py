@@ -39,13 +39,14 @@ def refuse_lock(path: Path) -> None:
     if os.path.lexists(folder) and not folder.is_dir():
         raise HoneError(
             INVALID_SPEC,
-            f"--output is {folder.parent}, where {folder.name} is {_kind(folder)}, not a folder",
+            f"--output is {folder.parent}, where {folder.name} is {_describe_kind(folder)}, not a folder",
             remedy=f"Move or remove {folder}, and start again, or choose another --output.",
         )
     if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
         raise HoneError(
             INVALID_SPEC,
-            f"--output is {path.parents[1]}, where {path.relative_to(path.parents[1])} is {_kind(path)}, not a file",
+            f"--output is {path.parents[1]}, where {path.relative_to(path.parents[1])} is {_describe_kind(path)}, "
+            "not a file",
             remedy=f"Move or remove {path}, and start again, or choose another --output.",
         )
 
@@ -54,20 +55,20 @@ def _find_blockers(root: Path) -> Iterator[tuple[Path, str]]:
     cache = [CACHE] if os.environ.get("HF_HOME") == str(root / CACHE) else []
     for path in (root / name for name in (*LINKABLE_FOLDERS, *cache)):
         if os.path.lexists(path) and not path.is_dir():
-            yield path, f"is {_kind(path)}, not a folder"
+            yield path, f"is {_describe_kind(path)}, not a folder"
     for path in (root / name for name in REPLACED_FOLDERS):
         if os.path.lexists(path) and (path.is_symlink() or not path.is_dir()):
-            yield path, f"is {_kind(path)}, not a folder"
+            yield path, f"is {_describe_kind(path)}, not a folder"
     for path in (root / name for name in FILES):
         if os.path.lexists(path) and not path.is_file():
-            yield path, f"is {_kind(path)}, not a file"
+            yield path, f"is {_describe_kind(path)}, not a file"
     for pattern in ("checkpoint-*", "step-*"):
         for path in sorted((root / CHECKPOINTS).glob(pattern)):
             if path.is_symlink() or not path.is_dir():
-                yield path, f"is {_kind(path)}, not a checkpoint"
+                yield path, f"is {_describe_kind(path)}, not a checkpoint"
 
 
-def _kind(path: Path) -> str:
+def _describe_kind(path: Path) -> str:
     mode = path.lstat().st_mode
     if stat.S_ISLNK(mode):
         return "a link"

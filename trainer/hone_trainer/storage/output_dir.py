@@ -1,7 +1,7 @@
 """The output folder: its lock, and what an earlier start of the same run resolved.
 
 A second trainer, another spec and files that don't come from Hone are refused, so that nothing is overwritten by
-mistake. `run` takes the lock and looks for a finished artifact; `preparation.prepare` resumes from `earlier`.
+mistake. `run` takes the lock and looks for a finished artifact; `preparation.prepare` resumes from `load_run_state`.
 """
 
 import errno
@@ -21,20 +21,20 @@ from hone_api.layout import ADAPTER, CHECKPOINTS, MANIFEST, MERGED, MODEL, PREPA
 from hone_api.reasons import ARTIFACT_CORRUPT, ARTIFACT_MISSING, DISK_FULL, INTERNAL_ERROR, INVALID_SPEC, HoneError
 from pydantic import TypeAdapter, ValidationError
 
-from hone_trainer.runtime.errors import access_denied
-from hone_trainer.storage.atomic_files import write_atomically
+from hone_trainer.runtime.atomic_files import write_atomically
+from hone_trainer.runtime.errors import make_access_denied_error
 from hone_trainer.storage.output_conflicts import refuse_lock
 
 PREPARED_FILE = f"{PREPARED}/prepared.json"
-RUN = f"{CHECKPOINTS}/run.json"
-LOCK = f"{CHECKPOINTS}/lock"
-WHAT_IS_SAVED = "spec.output.save"
+RUN_STATE_FILE = f"{CHECKPOINTS}/run.json"
+LOCK_FILE = f"{CHECKPOINTS}/lock"
+SAVE_FIELD = "spec.output.save"
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Run:
+class RunState:
     """The resolved inputs of a run (`spec` as on the wire), so that its later starts train exactly the same."""
 
     spec: dict[str, Any]
@@ -45,18 +45,18 @@ class Run:
 
 
 @contextmanager
-def owned(root: Path) -> Iterator[None]:
+def lock_output_dir(root: Path) -> Iterator[None]:
     """Create the folder, and lock it against other trainers.
 
     Raises HoneError InvalidSpec, DiskFull or VolumeAccessDenied when it can't be written, InternalError when another
     trainer holds the lock.
     """
     try:
-        refuse_lock(root / LOCK)
+        refuse_lock(root / LOCK_FILE)
         (root / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-        lock = (root / LOCK).open("a")
+        lock = (root / LOCK_FILE).open("a")
     except OSError as error:
-        if denied := access_denied(error):
+        if denied := make_access_denied_error(error):
             raise denied from None
         reason = DISK_FULL if error.errno == errno.ENOSPC else INVALID_SPEC
         raise HoneError(reason, f"--output is {root}, which can't be written: {error.strerror}") from None
@@ -74,7 +74,7 @@ def owned(root: Path) -> Iterator[None]:
         yield
 
 
-def finished(root: Path, spec: FineTuneJobSpec) -> ArtifactManifest | None:
+def find_finished_artifact(root: Path, spec: FineTuneJobSpec) -> ArtifactManifest | None:
     """Return the artifact, when the folder holds the complete one of this spec.
 
     Raises HoneError InvalidSpec when it is of another spec, ArtifactCorrupt when a file differs from the manifest.
@@ -84,28 +84,28 @@ def finished(root: Path, spec: FineTuneJobSpec) -> ArtifactManifest | None:
     except HoneError as error:
         if error.reason is ARTIFACT_MISSING:
             return None
-        raise HoneError(ARTIFACT_CORRUPT, error.message, remedy=_remedy_for_damage(root)) from None
-    difference = differing(manifest.spec, spec)
+        raise HoneError(ARTIFACT_CORRUPT, error.message, remedy=_make_damage_remedy(root)) from None
+    difference = find_differing_field(manifest.spec, spec)
     if difference:
         raise HoneError(
             INVALID_SPEC,
             f"{root} holds the artifact of another spec: {difference} differs",
-            remedy=f"Choose another --output, or empty {root} to train anew.",
+            remedy=f"Choose another --output, or empty {root} to train from the beginning.",
         )
     try:
         verify(root, manifest)
     except HoneError as error:
-        raise HoneError(ARTIFACT_CORRUPT, error.message, remedy=_remedy_for_damage(root)) from None
+        raise HoneError(ARTIFACT_CORRUPT, error.message, remedy=_make_damage_remedy(root)) from None
     return manifest
 
 
-def _remedy_for_damage(root: Path) -> str:
+def _make_damage_remedy(root: Path) -> str:
     return f"Restore it, or remove {root / MANIFEST} and start again: the newest checkpoint is saved again."
 
 
-def refuse_foreign(root: Path) -> None:
+def refuse_foreign_files(root: Path) -> None:
     """Raise HoneError InvalidSpec when a run would overwrite something that no run of Hone has left."""
-    if (root / RUN).is_file():
+    if (root / RUN_STATE_FILE).is_file():
         return
     foreign = [PREPARED] if not (root / PREPARED_FILE).is_file() else []
     for pattern in (ADAPTER, MERGED, MODEL, f"{CHECKPOINTS}/*-*", *foreign):
@@ -117,36 +117,38 @@ def refuse_foreign(root: Path) -> None:
             )
 
 
-def earlier(root: Path, spec: FineTuneJobSpec, has_checkpoint: bool) -> Run:
+def load_run_state(root: Path, spec: FineTuneJobSpec, has_checkpoint: bool) -> RunState:
     """Return what an earlier start resolved, else a new run.
 
     Raises HoneError InvalidSpec when its checkpoint is, or may be, of another spec.
     """
-    path = root / RUN
+    path = root / RUN_STATE_FILE
     if not path.is_file():
-        return Run(spec.published())
+        return RunState(spec.published())
     try:
-        run = TypeAdapter(Run).validate_json(path.read_bytes(), strict=True)  # fields of newer versions are ignored
+        run = TypeAdapter(RunState).validate_json(
+            path.read_bytes(), strict=True
+        )  # fields of newer versions are ignored
     except ValidationError:
         return _replace_unreadable(path, spec, has_checkpoint)
-    difference = differing(run.spec, spec)
+    difference = find_differing_field(run.spec, spec)
     if not difference:
         return run
-    if difference == WHAT_IS_SAVED:  # training is the same: the spec may now omit a merge that failed
+    if difference == SAVE_FIELD:  # training is the same: the spec may now omit a merge that failed
         return replace(run, spec=spec.published())
     if has_checkpoint:
         raise HoneError(
             INVALID_SPEC,
             f"{root} holds checkpoints of another spec: {difference} differs",
-            remedy=f"Choose another --output, or empty {root} to train anew.",
+            remedy=f"Choose another --output, or empty {root} to train from the beginning.",
         )
-    return Run(spec.published())
+    return RunState(spec.published())
 
 
-def _replace_unreadable(path: Path, spec: FineTuneJobSpec, has_checkpoint: bool) -> Run:
+def _replace_unreadable(path: Path, spec: FineTuneJobSpec, has_checkpoint: bool) -> RunState:
     """Return a new run. Raises HoneError InvalidSpec when there is a checkpoint, which may be of another spec."""
     if not has_checkpoint:
-        return Run(spec.published())
+        return RunState(spec.published())
     raise HoneError(
         INVALID_SPEC,
         f"{path} is not what an earlier start wrote, so it is not known which spec the checkpoints next to it are of",
@@ -154,12 +156,12 @@ def _replace_unreadable(path: Path, spec: FineTuneJobSpec, has_checkpoint: bool)
     )
 
 
-def remember(root: Path, run: Run) -> None:
+def save_run_state(root: Path, run: RunState) -> None:
     """Save what this run resolved."""
-    write_atomically(root / RUN, json.dumps(asdict(run)))
+    write_atomically(root / RUN_STATE_FILE, json.dumps(asdict(run)))
 
 
-def differing(before: dict[str, Any], after: FineTuneJobSpec) -> str | None:
+def find_differing_field(before: dict[str, Any], after: FineTuneJobSpec) -> str | None:
     """Return the first field that changes the result and differs between a spec on the wire and a spec."""
     try:
         old = FineTuneJobSpec.model_validate(before)
@@ -168,4 +170,4 @@ def differing(before: dict[str, Any], after: FineTuneJobSpec) -> str | None:
     for name in ("model", "dataset", "method", "lora", "training", "evaluation"):
         if getattr(old, name) != getattr(after, name):
             return f"spec.{name}"
-    return None if old.output.save == after.output.save else WHAT_IS_SAVED
+    return None if old.output.save == after.output.save else SAVE_FIELD

@@ -12,10 +12,10 @@ from hone_api.artifacts.trainer_reports import Progress
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
 
-from hone_trainer.distributed.process_group import Group
-from hone_trainer.progress.state import Telemetry, now
+from hone_trainer.distributed.process_group import ProcessGroup
+from hone_trainer.progress.state import ProgressState, format_now
 from hone_trainer.progress.terminal import Terminal
-from hone_trainer.runtime.signals import EvaluationInterrupted, Interrupted, Stop
+from hone_trainer.runtime.signals import EvaluationInterrupted, Interrupted, StopSignal
 from hone_trainer.training import memory_usage
 from hone_trainer.training.metrics_log import MetricsLog
 from hone_trainer.training.trainer import HoneTrainer
@@ -31,26 +31,28 @@ class StopCallback(TrainerCallback):
     All processes stop at the same step, no matter which of them received the signal.
     """
 
-    def __init__(self, stop: Stop, group: Group) -> None:
+    def __init__(self, stop: StopSignal, group: ProcessGroup) -> None:
         self._stop = stop
         self._group = group
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self._group.any(self._stop.requested):  # the checkpoint was still being loaded: there is nothing to lose yet
+        if self._group.any_rank(
+            self._stop.is_requested
+        ):  # the checkpoint was still being loaded: there is nothing to lose yet
             raise Interrupted
 
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self._group.any(self._stop.requested):
+        if self._group.any_rank(self._stop.is_requested):
             raise EvaluationInterrupted
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        if self._group.any(self._stop.requested):
+        if self._group.any_rank(self._stop.is_requested):
             control.should_save = True
             control.should_training_stop = True
         return control
@@ -60,7 +62,7 @@ class ReportCallback(TrainerCallback):
     """Publishes progress: at every log, and between logs at most once a second."""
 
     def __init__(
-        self, trainer: HoneTrainer, telemetry: Telemetry, metrics: MetricsLog | None, terminal: Terminal
+        self, trainer: HoneTrainer, telemetry: ProgressState, metrics: MetricsLog | None, terminal: Terminal
     ) -> None:
         self._trainer = trainer
         self._telemetry = telemetry
@@ -103,16 +105,19 @@ class ReportCallback(TrainerCallback):
                 for name, value in values.items()
             }
             self._publish(state)
-            self._terminal.logged(self._telemetry.progress)
+            self._terminal.print_logged_step(self._telemetry.progress)
         elif "eval_loss" in logs:
             when = f"step {state.global_step}" if state.global_step else "before training"
-            self._terminal.note(f"{when}: evaluation loss {logs['eval_loss']:.4f}")
+            self._terminal.print_note(f"{when}: evaluation loss {logs['eval_loss']:.4f}")
 
     def _used(self) -> dict[str, float]:
         """Return the speed since the last log, and the memory."""
         moment, tokens = time.monotonic(), self._trainer.tokens
         (began, before), self._last_log = self._last_log, (moment, tokens)
-        return {memory_usage.SPEED: round((tokens - before) / max(moment - began, 1e-9), 1), **memory_usage.memory()}
+        return {
+            memory_usage.SPEED: round((tokens - before) / max(moment - began, 1e-9), 1),
+            **memory_usage.read_memory_usage(),
+        }
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._publish(state)
@@ -133,7 +138,7 @@ class ReportCallback(TrainerCallback):
             samples_per_second=round(steps_a_second * self._trainer.samples_a_step, 3) if steps_a_second else None,
             percent=100 * step // max(state.max_steps, 1),
             eta=round((state.max_steps - step) / steps_a_second) if steps_a_second else None,
-            updated_at=now(),
+            updated_at=format_now(),
             **self._logged,
         )
-        self._terminal.show(self._telemetry.progress)
+        self._terminal.show_progress(self._telemetry.progress)

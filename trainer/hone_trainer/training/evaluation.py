@@ -16,11 +16,11 @@ from hone_api.layout import CHECKPOINTS
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from hone_trainer.preparation.prepare import Prepared
-from hone_trainer.preparation.prompts import Question
+from hone_trainer.preparation.prompts import EvalPrompt
 from hone_trainer.progress.terminal import Terminal
-from hone_trainer.runtime.signals import Stop
-from hone_trainer.storage.atomic_files import CHECKSUM, sum_content, write_atomically
-from hone_trainer.storage.checkpoints import Account
+from hone_trainer.runtime.atomic_files import CHECKSUM, checksum_content, write_atomically
+from hone_trainer.runtime.signals import StopSignal
+from hone_trainer.storage.checkpoints import RunTotals
 from hone_trainer.training import rng_state
 from hone_trainer.training.trainer import HoneTrainer
 
@@ -30,7 +30,7 @@ BEFORE = f"{CHECKPOINTS}/before.json"
 
 
 @dataclass(frozen=True)
-class Measured:
+class EvaluationResult:
     """The values measured for one model: evaluation loss (nats per token, as in TRL) and an answer to each prompt."""
 
     loss: float | None = None
@@ -38,20 +38,20 @@ class Measured:
     answers: list[str] = field(default_factory=list)
 
 
-def answers(trainer: HoneTrainer, tokenizer: PreTrainedTokenizerBase, asked: list[Question]) -> list[str]:
+def generate_answers(trainer: HoneTrainer, tokenizer: PreTrainedTokenizerBase, asked: list[EvalPrompt]) -> list[str]:
     """Return the greedy answer to each question. One at a time, so that no padding affects it."""
     network: Any = trainer.accelerator.unwrap_model(trainer.model)
     stops = {tokenizer.eos_token_id, *_listed(network.generation_config.eos_token_id)} - {None}
     was_training = network.training
     network.eval()
     try:
-        with rng_state.untouched(), torch.no_grad(), trainer.accelerator.autocast():
+        with rng_state.preserve_rng_states(), torch.no_grad(), trainer.accelerator.autocast():
             return [_answer(network, tokenizer, question, sorted(stops)) for question in asked]
     finally:
         network.train(was_training)
 
 
-def _answer(network: Any, tokenizer: PreTrainedTokenizerBase, question: Question, stops: list[int]) -> str:
+def _answer(network: Any, tokenizer: PreTrainedTokenizerBase, question: EvalPrompt, stops: list[int]) -> str:
     read = torch.tensor([question.tokens], device=network.device)
     # The model's own generation config may sample or penalize repetition; the same prompt must show what was learned.
     greedy = GenerationConfig(
@@ -72,62 +72,66 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def before(trainer: HoneTrainer, prepared: Prepared, root: Path, stop: Stop, terminal: Terminal) -> Callable[[], None]:
+def make_baseline_measurement(
+    trainer: HoneTrainer, prepared: Prepared, root: Path, stop: StopSignal, terminal: Terminal
+) -> Callable[[], None]:
     """Return the function that HoneTrainer calls before its first step: it measures the untouched model.
 
     The result is written below `root`.
     """
 
     def measure() -> None:
-        with stop.at_once():
+        with stop.immediate():
             loss = None
             if trainer.eval_dataset is not None:
-                with rng_state.untouched():
+                with rng_state.preserve_rng_states():
                     loss = trainer.evaluate()["eval_loss"]
             given = _ask("base", trainer, prepared, terminal)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
-            found = Measured(loss, perplexity(loss, trainer), given)
+            found = EvaluationResult(loss, compute_perplexity(loss, trainer), given)
             if trainer.is_world_process_zero():
                 content = asdict(found)
-                write_atomically(root / BEFORE, json.dumps(content | {CHECKSUM: sum_content(content)}))
+                write_atomically(root / BEFORE, json.dumps(content | {CHECKSUM: checksum_content(content)}))
 
     return measure
 
 
-def earlier(root: Path, terminal: Terminal) -> Measured:
-    """Return what `before` wrote; nothing, after a warning, when the file is missing or damaged."""
+def read_baseline(root: Path, terminal: Terminal) -> EvaluationResult:
+    """Return what `make_baseline_measurement` wrote; nothing, after a warning, when the file is missing or damaged."""
     path = root / BEFORE
     try:
         content = json.loads(path.read_bytes())
         expected = content.pop(CHECKSUM, None)  # earlier versions wrote no checksum
-        if expected in (None, sum_content(content)):
-            return Measured(**content)
+        if expected in (None, checksum_content(content)):
+            return EvaluationResult(**content)
         problem = "has other content than was written"
     except FileNotFoundError:
         problem = "is missing"
     except (ValueError, TypeError, AttributeError):
         problem = "can't be understood"
-    terminal.warn([f"{path} {problem}: what was measured before training is left out"])
-    return Measured()
+    terminal.print_warnings([f"{path} {problem}: what was measured before training is left out"])
+    return EvaluationResult()
 
 
-def after(trainer: HoneTrainer, prepared: Prepared, account: Account, terminal: Terminal) -> Measured:
+def measure_trained_model(
+    trainer: HoneTrainer, prepared: Prepared, account: RunTotals, terminal: Terminal
+) -> EvaluationResult:
     """Measure the trained model; its evaluation loss is the one that training ended with."""
     loss = account.eval_metrics.get("eval_loss")
-    return Measured(loss, perplexity(loss, trainer), _ask("trained", trainer, prepared, terminal))
+    return EvaluationResult(loss, compute_perplexity(loss, trainer), _ask("trained", trainer, prepared, terminal))
 
 
 def _ask(which: str, trainer: HoneTrainer, prepared: Prepared, terminal: Terminal) -> list[str]:
     asked = prepared.questions
     if not asked:
         return []
-    terminal.note(f"asking the {which} model {len(asked)} prompt{'s' if len(asked) > 1 else ''}")
-    return answers(trainer, prepared.tokenizer, asked)
+    terminal.print_note(f"asking the {which} model {len(asked)} prompt{'s' if len(asked) > 1 else ''}")
+    return generate_answers(trainer, prepared.tokenizer, asked)
 
 
-def perplexity(loss: float | None, trainer: HoneTrainer) -> float | None:
+def compute_perplexity(loss: float | None, trainer: HoneTrainer) -> float | None:
     """Return e to the loss; None when the loss is not the pure negative log-likelihood of a token, or too large."""
     args: Any = trainer.args
     if loss is None or args.loss_type != "nll" or args.label_smoothing_factor or trainer.aux_loss_enabled:
@@ -135,7 +139,7 @@ def perplexity(loss: float | None, trainer: HoneTrainer) -> float | None:
     return math.exp(loss) if loss < LARGEST_LOSS else None
 
 
-def metrics(first: Measured, last: Measured) -> dict[str, float]:
+def make_comparison_metrics(first: EvaluationResult, last: EvaluationResult) -> dict[str, float]:
     """Return evalLossBefore, evalLossAfter, perplexityBefore and perplexityAfter, as far as they were measured."""
     found = {
         "evalLossBefore": first.loss,
@@ -146,7 +150,7 @@ def metrics(first: Measured, last: Measured) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def sentence(figures: dict[str, float]) -> str | None:
+def describe_comparison(figures: dict[str, float]) -> str | None:
     """Return a sentence that compares the two models, when both were measured."""
     if not {"evalLossBefore", "evalLossAfter"} <= figures.keys():
         return None

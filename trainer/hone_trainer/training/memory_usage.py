@@ -8,7 +8,7 @@ SPEED = "tokens_per_second"
 MEMORY = ("device_memory_allocated", "device_memory_reserved", "process_memory")
 
 
-def memory() -> dict[str, int]:
+def read_memory_usage() -> dict[str, int]:
     """Return bytes: with a GPU, the peaks that torch allocated and reserved on it since the last call.
 
     Without a GPU, return the resident set of the process, which includes the libraries.

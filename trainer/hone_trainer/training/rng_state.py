@@ -9,14 +9,14 @@ import numpy
 import torch
 
 
-def states() -> tuple[Any, ...]:
+def get_rng_states() -> tuple[Any, ...]:
     """Return the states of the generators of Python, numpy, torch and all its devices."""
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return random.getstate(), numpy.random.get_state(), torch.get_rng_state(), devices
 
 
-def restore(states: tuple[Any, ...]) -> None:
-    """Set the generators back to `states`."""
+def set_rng_states(states: tuple[Any, ...]) -> None:
+    """Set the generators back to `get_rng_states`."""
     python, numbers, cpu, devices = states
     random.setstate(python)
     numpy.random.set_state(numbers)
@@ -26,10 +26,10 @@ def restore(states: tuple[Any, ...]) -> None:
 
 
 @contextmanager
-def untouched() -> Iterator[None]:
+def preserve_rng_states() -> Iterator[None]:
     """Within the context, allow drawing random numbers; afterwards, set the generators back."""
-    before = states()
+    before = get_rng_states()
     try:
         yield
     finally:
-        restore(before)
+        set_rng_states(before)

@@ -8,16 +8,16 @@ from transformers import TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback, rewrite_logs
 from transformers.trainer_callback import TrainerControl, TrainerState
 
-from hone_trainer.storage.checkpoints import Account
+from hone_trainer.storage.checkpoints import RunTotals
 from hone_trainer.training import memory_usage
 
 NOT_SHOWN = ("step", memory_usage.SPEED, *memory_usage.MEMORY)
 
 
-class Curves(TensorBoardCallback):
+class TensorBoardWriter(TensorBoardCallback):
     """Writes the logged values after those of earlier starts of the run."""
 
-    def __init__(self, folder: Path, resumed: Account | None, last_line: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, resumed: RunTotals | None, last_line: dict[str, Any]) -> None:
         """Hide the steps after `resumed`. `last_line` is that of metrics.jsonl, whose values must stay visible."""
         step = resumed.step if resumed else 0
         repeated = bool(resumed and resumed.evaluation_due)

@@ -26,14 +26,14 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl.trainer.sft_trainer import SFTTrainer
 
-from hone_trainer.data.batches import Batches
+from hone_trainer.data.batches import BatchCounts
 from hone_trainer.distributed import fsdp
-from hone_trainer.distributed.process_group import Group
+from hone_trainer.distributed.process_group import ProcessGroup
 from hone_trainer.models import weight_files
-from hone_trainer.runtime.errors import named, writing
+from hone_trainer.runtime.errors import classify_error, disk_full_named
 from hone_trainer.runtime.signals import EvaluationInterrupted
 from hone_trainer.storage import checkpoints
-from hone_trainer.storage.checkpoints import Account, Checkpoint
+from hone_trainer.storage.checkpoints import Checkpoint, RunTotals
 from hone_trainer.training import rng_state
 from hone_trainer.training.restore_weights import restore_renamed
 from hone_trainer.training.sampler import ReplayedGroups, SeededGroups
@@ -49,18 +49,24 @@ class HoneTrainer(SFTTrainer):
     """SFTTrainer whose logs and metrics are the same whether or not a run was interrupted.
 
     `Trainer.train` resets its sums at each call; they are saved in the checkpoint and restored. `before_sealing` is
-    called
-    just before a checkpoint counts as complete.
+    called just before a checkpoint counts as complete. `group_batches` is that of `sampler`, for rows to train on.
     """
 
     def __init__(
-        self, *args: Any, group: Group, keep_checkpoints: int, before_sealing: Callable[[], None], **kwargs: Any
+        self,
+        *args: Any,
+        group: ProcessGroup,
+        keep_checkpoints: int,
+        before_sealing: Callable[[], None],
+        group_batches: int | None = None,
+        **kwargs: Any,
     ) -> None:
         self._group = group
+        self._group_batches = group_batches
         super().__init__(*args, **kwargs)
         self._before_sealing = before_sealing
         self._keep_checkpoints = keep_checkpoints
-        self._resumed: Account | None = None
+        self._resumed: RunTotals | None = None
         self._resume_from: Path | None = None
         self._order: ReplayedGroups | None = None
         self._evaluation_due = False
@@ -69,22 +75,22 @@ class HoneTrainer(SFTTrainer):
         self._removal: Thread | None = None
         self._began = time.monotonic()
         torch.serialization.set_crc32_options(False)  # checkpoints have checksums of their own
-        self.add_callback(_Resume(self))
+        self.add_callback(_BeginCallback(self))
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
         if self.args.fsdp and not self.is_fsdp_enabled:
-            fsdp.enable(self.accelerator, self.args)
+            fsdp.enable_fsdp(self.accelerator, self.args)
             self.is_fsdp_enabled = True
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         sampler = super()._get_train_sampler(train_dataset)
         if not isinstance(sampler, LengthGroupedSampler):
             return sampler
-        if self._group.size > 1:
-            batch = sampler.batch_size * self._group.size
-            return SeededGroups(batch, sampler.lengths, self._data_seed, self._current_epoch)
-        self._order = ReplayedGroups(sampler.batch_size, sampler.lengths, self._current_epoch)
+        if self._group.world_size > 1:
+            batch = sampler.batch_size * self._group.world_size
+            return SeededGroups(batch, sampler.lengths, self._group_batches, self._data_seed, self._current_epoch)
+        self._order = ReplayedGroups(sampler.batch_size, sampler.lengths, self._group_batches, self._current_epoch)
         if self._resume_from:
             self._order.load(self._resume_from)
         return self._order
@@ -94,7 +100,7 @@ class HoneTrainer(SFTTrainer):
         sampler = super()._get_eval_sampler(eval_dataset)
         if not isinstance(sampler, LengthGroupedSampler):
             return sampler
-        return SeededGroups(sampler.batch_size, sampler.lengths, self._data_seed)
+        return SeededGroups(sampler.batch_size, sampler.lengths, None, self._data_seed)
 
     @property
     def _data_seed(self) -> int:
@@ -103,49 +109,49 @@ class HoneTrainer(SFTTrainer):
     def _current_epoch(self) -> int:
         return int(self.state.epoch or 0)
 
-    def fit(self, checkpoint: Checkpoint | None, measure_before: Callable[[], None] | None = None) -> Account:
+    def fit(self, checkpoint: Checkpoint | None, measure_before: Callable[[], None] | None = None) -> RunTotals:
         """Train from the checkpoint, or from the start, to the end or to the step at which a callback stops training.
 
         `measure_before` is called with the model ready and untouched, unless training resumes from a checkpoint.
         """
-        if checkpoint and checkpoint.account.finished:
+        if checkpoint and checkpoint.totals.is_finished:
             return self._only_save(checkpoint)
         if checkpoint:
-            self._refuse_other_processes(checkpoint.account)
+            self._refuse_other_processes(checkpoint.totals)
             self.args.eval_on_start = False  # a resume is not the start
-        self._resumed = checkpoint.account if checkpoint else None
+        self._resumed = checkpoint.totals if checkpoint else None
         self._resume_from = checkpoint.folder if checkpoint else None
         self._measure_before = None if checkpoint else measure_before
         try:
             self.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
         except Exception as error:
-            if named(error).reason is OUT_OF_MEMORY:
-                raise self._out_of_memory(named(error).message) from error
+            if classify_error(error).reason is OUT_OF_MEMORY:
+                raise self._out_of_memory(classify_error(error).message) from error
             raise
         finally:
             self._end_removal()
-        return replace(self.account(), loss_since_log=0.0)  # `train` has added it to the sum at its end
+        return replace(self.make_totals(), loss_since_log=0.0)  # `train` has added it to the sum at its end
 
-    def _refuse_other_processes(self, before: Account) -> None:
-        if before.processes != self._group.size:
+    def _refuse_other_processes(self, before: RunTotals) -> None:
+        if before.process_count != self._group.world_size:
             raise HoneError(
                 INVALID_SPEC,
-                f"The checkpoint at step {before.step} is of {before.processes} processes, and this start has "
-                f"{self._group.size}, whose steps would take other rows",
-                remedy="Set spec.resources.gpus back, or empty the output folder to train anew.",
+                f"The checkpoint at step {before.step} is of {before.process_count} processes, and this start has "
+                f"{self._group.world_size}, whose steps would take other rows",
+                remedy="Restore spec.resources.gpus, or empty the output folder to train from the beginning.",
             )
 
-    def account(self) -> Account:
+    def make_totals(self) -> RunTotals:
         """Return what has been done so far, in all starts of this run together."""
         before = self._resumed
-        losses = self._group.each(self._tr_loss.item())
-        return Account(
+        losses = self._group.all_gather(self._tr_loss.item())
+        return RunTotals(
             step=self.state.global_step,
             total_steps=self.state.max_steps,
             tokens=self.tokens,
             runtime=time.monotonic() - self._began + (before.runtime if before else 0.0),
-            samples=self._batches.count_rows(self.state.global_step),
-            loss_sum=fmean(self._group.each(self._total_loss_scalar)),
+            samples=self._count_batches.count_rows(self.state.global_step),
+            loss_sum=fmean(self._group.all_gather(self._total_loss_scalar)),
             loss_since_log=fmean(losses),
             losses_since_log=losses,
             last_logged_step=self._globalstep_last_logged,
@@ -176,11 +182,11 @@ class HoneTrainer(SFTTrainer):
     @property
     def samples_a_step(self) -> float:
         """Rows per optimizer step, on average over the run."""
-        return self._batches.count_rows(self.state.max_steps) / max(self.state.max_steps, 1)
+        return self._count_batches.count_rows(self.state.max_steps) / max(self.state.max_steps, 1)
 
     @property
-    def _batches(self) -> Batches:
-        return Batches(
+    def _count_batches(self) -> BatchCounts:
+        return BatchCounts(
             rows=len(self.train_dataset),  # type: ignore[arg-type]
             size=self.args.train_batch_size,
             processes=self.args.world_size,
@@ -199,11 +205,11 @@ class HoneTrainer(SFTTrainer):
                 return {"eval_loss": entry["eval_loss"]}
         return {}
 
-    def _only_save(self, checkpoint: Checkpoint) -> Account:
+    def _only_save(self, checkpoint: Checkpoint) -> RunTotals:
         """Load the trained weights: training was finished, and a later stage was interrupted."""
-        account = checkpoint.account
+        account = checkpoint.totals
         if self.is_fsdp_enabled:
-            self._split()
+            self._shard_model()
         self._load_from_checkpoint(str(checkpoint.folder))
         if not account.evaluation_due:
             return account
@@ -215,7 +221,7 @@ class HoneTrainer(SFTTrainer):
         self.is_in_train = False
         return replace(account, eval_metrics=self._last_evaluation())
 
-    def _split(self) -> None:
+    def _shard_model(self) -> None:
         """Shard the model, as `train` does before its first step."""
         self.create_optimizer()  # accelerate shards a model only together with its optimizer
         self.model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
@@ -223,21 +229,21 @@ class HoneTrainer(SFTTrainer):
         register_fsdp_forward_method(self.model, "generate")
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        account = self.account()
+        account = self.make_totals()
         self._check_state(account)
         written = Path(str(self.args.output_dir)) / f"checkpoint-{account.step}"
         try:
-            with writing(written):
+            with disk_full_named(written):
                 # SFTTrainer's own method adds a model card to the parent folder
                 Trainer._save_checkpoint(self, model, trial)
-                self._group.wait()
-                if self._group.leads:
+                self._group.barrier()
+                if self._group.is_main:
                     self._before_sealing()
                     self._end_removal()
-                    outdated = checkpoints.seal(written, account, self._keep_checkpoints)
-                    self._removal = Thread(target=checkpoints.remove, args=(outdated,), name="removal")
+                    outdated = checkpoints.commit_checkpoint(written, account, self._keep_checkpoints)
+                    self._removal = Thread(target=checkpoints.remove_checkpoints, args=(outdated,), name="removal")
                     self._removal.start()
-                self._group.wait()
+                self._group.barrier()
         except Exception:
             shutil.rmtree(written, ignore_errors=True)
             raise
@@ -251,14 +257,14 @@ class HoneTrainer(SFTTrainer):
         if self._removal:
             self._removal.join()
 
-    def _check_state(self, account: Account) -> None:
+    def _check_state(self, account: RunTotals) -> None:
         """Raise HoneError NonFiniteLoss for a damaged state, which must not be saved and resumed from."""
         self._check_finite(loss=account.loss_since_log)
         if self.accelerator.scaler is None:
             self._check_finite(gradient_norm=float(self._grad_norm))
         network: Any = self.model
         trained = [(name, found) for name, found in network.named_parameters() if found.requires_grad]
-        parts = [fsdp.own_part(found.detach()) for _, found in trained]
+        parts = [fsdp.get_local_shard(found.detach()) for _, found in trained]
         # A sum is not finite when a summand is not; this takes a tenth of the time of checking each value.
         finite = torch.stack([part.sum(dtype=torch.float32).isfinite() for part in parts])
         if not finite.all():
@@ -281,7 +287,7 @@ class HoneTrainer(SFTTrainer):
         for name, found in network.named_parameters():
             if found.requires_grad or not found.is_floating_point():
                 continue
-            if not fsdp.own_part(found.detach()).sum(dtype=torch.float32).isfinite():
+            if not fsdp.get_local_shard(found.detach()).sum(dtype=torch.float32).isfinite():
                 return str(name).removeprefix("base_model.model.")
         return None
 
@@ -306,11 +312,11 @@ class HoneTrainer(SFTTrainer):
 
     def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
         """Evaluate; at a signal to stop, leave it to the next start, which repeats it from the same state."""
-        before = rng_state.states()
+        before = rng_state.get_rng_states()
         try:
             return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
         except EvaluationInterrupted:
-            rng_state.restore(before)
+            rng_state.set_rng_states(before)
             self._metrics["eval"].clear()
             self._evaluation_due = True
             self.control.should_evaluate = False
@@ -343,7 +349,7 @@ class HoneTrainer(SFTTrainer):
             if name in types and parameter.dtype != types[name]:
                 parameter.data = parameter.data.to(types[name])
 
-    def begin(self) -> None:
+    def begin_training(self) -> None:
         """Measure the untouched model, or restore the checkpoint's sums, which `train` has just reset."""
         if self._measure_before:
             self._measure_before()
@@ -360,8 +366,8 @@ class HoneTrainer(SFTTrainer):
         self._metrics["train"] = defaultdict(list, before.averages_since_log)
 
 
-class _Resume(TrainerCallback):
-    """Calls `begin` once Trainer has set up its state, just before the first step."""
+class _BeginCallback(TrainerCallback):
+    """Calls `begin_training` once Trainer has set up its state, just before the first step."""
 
     def __init__(self, trainer: HoneTrainer) -> None:
         self._trainer = trainer
@@ -369,10 +375,10 @@ class _Resume(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._trainer.begin()
+        self._trainer.begin_training()
 
 
-def final_metrics(account: Account) -> dict[str, float]:
+def make_final_metrics(account: RunTotals) -> dict[str, float]:
     """Return the metrics of all starts of the run together; trainRuntime is in seconds."""
     runtime = max(account.runtime, 1e-9)
     return {

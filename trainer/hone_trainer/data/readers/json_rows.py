@@ -12,7 +12,7 @@ from typing import Any
 
 from hone_api.reasons import DATASET_INVALID, HoneError
 
-from hone_trainer.data.readers.text_lines import decode
+from hone_trainer.data.readers.text_lines import decode_utf8
 
 # The place of a row (`train.jsonl, line 3`), and its columns.
 Row = tuple[str, dict[str, Any]]
@@ -37,7 +37,7 @@ def read_jsonl(path: Path, name: str) -> Iterator[Row]:
             where = f"{name}, line {number}"
             is_list = number == 1 and line.lstrip(b"\xef\xbb\xbf \t").startswith(b"[")
             remedy = "A file that holds one list of rows must end with .json: rename it." if is_list else ""
-            text = decode(line, name, number).removeprefix("\ufeff")  # of files that were joined
+            text = decode_utf8(line, name, number).removeprefix("\ufeff")  # of files that were joined
             row = _parse(where, line, text, remedy or "Write one row a line, as a JSON object.")
             yield where, _as_row(where, row, remedy)
 
@@ -46,7 +46,7 @@ def read_json(path: Path, name: str) -> Iterator[Row]:
     """Yield the rows of a list. Raises HoneError DatasetInvalid naming file and row."""
     data = path.read_bytes()
     remedy = "Write [{…}, {…}]. A file with one row a line must end with .jsonl: rename it."
-    found = _parse(name, data, decode(data, name, 1), remedy)
+    found = _parse(name, data, decode_utf8(data, name, 1), remedy)
     if not isinstance(found, list):
         raise HoneError(
             DATASET_INVALID, f"{name} holds {show_json(found)} where a list of rows should be", remedy=remedy

@@ -9,10 +9,10 @@ from hone_trainer.data.readers.csv_rows import read_csv
 from hone_trainer.data.readers.json_rows import Row, read_json, read_jsonl
 from hone_trainer.data.readers.text_lines import read_lines
 
-__all__ = ["READERS", "Row", "read", "refuse_unknown_endings"]
+__all__ = ["READERS", "Row", "read_rows", "refuse_unknown_endings"]
 
 
-def read(files: Iterable[tuple[Path, str]]) -> Iterator[Row]:
+def read_rows(files: Iterable[tuple[Path, str]]) -> Iterator[Row]:
     """Yield every row of the files, each with the name it has in messages, in their order.
 
     Raises HoneError DatasetInvalid naming file and line.

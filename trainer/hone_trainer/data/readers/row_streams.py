@@ -62,7 +62,7 @@ class FileStream:
     limit: int | None = None
 
     def __call__(self) -> Iterator[row_files.Row]:
-        return itertools.islice(row_files.read(self.files), self.limit)
+        return itertools.islice(row_files.read_rows(self.files), self.limit)
 
     def survey(self, survey: ColumnSurvey) -> None:
         left = self.limit
@@ -78,7 +78,7 @@ class FileStream:
                     for column, filled_rows in filled.items():
                         survey.add_column(name, column, filled_rows)
             else:
-                for where, row in itertools.islice(row_files.read([(path, name)]), left):
+                for where, row in itertools.islice(row_files.read_rows([(path, name)]), left):
                     survey.add_row(where, row)
             left = None if left is None else left - (survey.rows - before)
 

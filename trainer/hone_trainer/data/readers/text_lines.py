@@ -22,13 +22,13 @@ def read_lines(path: Path, name: str) -> Iterator[tuple[int, str]]:
     number = 0
     with path.open("rb") as file:
         for line in file:
-            text = decode(line, name, number + 1)
+            text = decode_utf8(line, name, number + 1)
             for piece in io.StringIO(text, newline="") if "\r" in text else (text,):
                 number += 1
                 yield number, piece
 
 
-def decode(data: bytes, name: str, line: int) -> str:
+def decode_utf8(data: bytes, name: str, line: int) -> str:
     """Return the text of UTF-8 bytes that begin at a line of the file `name`, without a byte order mark of the file.
 
     Raises HoneError DatasetInvalid.

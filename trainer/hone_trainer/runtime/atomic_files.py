@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # Bytes that one checksum covers.
-PART = 16 * 2**20
+PART_BYTES = 16 * 2**20
 
 # The field of a JSON file that holds the checksum of all its other fields.
 CHECKSUM = "crc32"
@@ -22,7 +22,7 @@ _THREADS = (os.cpu_count() or 1) + 4  # some wait for the disk while others comp
 
 
 @dataclass(frozen=True)
-class Sum:
+class FileChecksum:
     """Size in bytes and the CRC-32 of each PART of a file.
 
     CRC-32 is used since it has to detect damage by a disk, not forgery, and it costs a third of SHA-256.
@@ -32,7 +32,7 @@ class Sum:
     crc32: list[int]
 
 
-def flush(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
     """Force a file or folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -44,22 +44,22 @@ def flush(path: Path) -> None:
 def flush_tree(folder: Path) -> None:
     """Force a folder and everything below it to the disk."""
     for path in folder.rglob("*"):
-        flush(path)
-    flush(folder)
+        flush_to_disk(path)
+    flush_to_disk(folder)
 
 
-def flush_and_sum(folder: Path) -> dict[str, Sum]:
+def flush_and_checksum(folder: Path) -> dict[str, FileChecksum]:
     """Do as flush_tree, and return the checksums of all files by relative path, computed while the disk writes."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        flushed = [pool.submit(flush, path) for path in folder.rglob("*")]
-        sums = _sums(folder, pool)
+        flushed = [pool.submit(flush_to_disk, path) for path in folder.rglob("*")]
+        sums = _checksum_files(folder, pool)
         for done in flushed:
             done.result()
-    flush(folder)
+    flush_to_disk(folder)
     return sums
 
 
-def difference(folder: Path, expected: dict[str, Sum]) -> str | None:
+def find_difference(folder: Path, expected: dict[str, FileChecksum]) -> str | None:
     """Return what is wrong with the first file below the folder that differs from `expected`; None when all match.
 
     Raises OSError when a file can't be read.
@@ -71,13 +71,13 @@ def difference(folder: Path, expected: dict[str, Sum]) -> str | None:
         if path.stat().st_size != was.size:
             return f"{name} has {path.stat().st_size} bytes of {was.size}"
     with ThreadPoolExecutor(_THREADS) as pool:
-        for name, now in _sums(folder, pool, list(expected)).items():
+        for name, now in _checksum_files(folder, pool, list(expected)).items():
             if now != expected[name]:
                 return f"{name} has other content than was written"
     return None
 
 
-def remove(path: Path) -> None:
+def remove_path(path: Path) -> None:
     """Remove a folder with its content, a file, or a link, if it exists. The target of a link is kept."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
@@ -85,7 +85,7 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def sum_content(content: object) -> int:
+def checksum_content(content: object) -> int:
     """Return the CRC-32 of JSON content, independent of the order of its fields."""
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
@@ -93,25 +93,25 @@ def sum_content(content: object) -> int:
 def write_atomically(path: Path, text: str) -> None:
     """Write a file that is complete or absent at any time."""
     temporary = path.with_name(f".{path.name}.tmp")
-    remove(temporary)
+    remove_path(temporary)
     temporary.write_text(text, encoding="utf-8")
-    flush(temporary)
+    flush_to_disk(temporary)
     temporary.replace(path)
-    flush(path.parent)
+    flush_to_disk(path.parent)
 
 
-def _sums(folder: Path, pool: ThreadPoolExecutor, names: list[str] | None = None) -> dict[str, Sum]:
+def _checksum_files(folder: Path, pool: ThreadPoolExecutor, names: list[str] | None = None) -> dict[str, FileChecksum]:
     if names is None:
         names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
     sizes = {name: (folder / name).stat().st_size for name in names}
     parts: dict[str, list[Future[int]]] = {
-        name: [pool.submit(_crc32, folder / name, offset) for offset in range(0, size, PART)]
+        name: [pool.submit(_compute_crc32, folder / name, offset) for offset in range(0, size, PART_BYTES)]
         for name, size in sizes.items()
     }
-    return {name: Sum(sizes[name], [part.result() for part in parts[name]]) for name in names}
+    return {name: FileChecksum(sizes[name], [part.result() for part in parts[name]]) for name in names}
 
 
-def _crc32(path: Path, offset: int) -> int:
+def _compute_crc32(path: Path, offset: int) -> int:
     with path.open("rb", buffering=0) as file:
         file.seek(offset)
-        return zlib.crc32(file.read(PART))
+        return zlib.crc32(file.read(PART_BYTES))

@@ -1,0 +1,113 @@
+"""HTTP connections of both stores, and what their answers and failures mean.
+
+Proxies of the environment are not used.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import certifi
+import urllib3
+from hone_api.reasons import STORE_UNAUTHORIZED, STORE_UNREACHABLE, HoneError
+from urllib3.exceptions import HTTPError, SSLError
+
+from hone_trainer.remote.locations import Location
+from hone_trainer.remote.objects import ChangedError, RemoteObject, TransientError
+
+CONNECTIONS = 8
+CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
+LONGEST_WAIT_SECONDS = 60.0
+BLOCK_BYTES = 1024**2
+_TOTAL = re.compile(r"bytes (?:\d+-\d+|\*)/(\d+)")
+
+
+def make_pool(location: Location) -> urllib3.PoolManager:
+    """Return connections that verify servers with the source's own certificates, or the public ones."""
+    return urllib3.PoolManager(
+        timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
+        maxsize=CONNECTIONS,
+        retries=False,
+        cert_reqs="CERT_REQUIRED",
+        ca_certs=str(location.ca_file or certifi.where()),
+    )
+
+
+@contextmanager
+def named_failures(location: Location) -> Iterator[None]:
+    """Within the context, turn failures of connections into TransientError or HoneError StoreUnreachable."""
+    try:
+        yield
+    except HTTPError as error:
+        text = " ".join(str(error).split())
+        if isinstance(error, SSLError) or isinstance(error.__cause__, SSLError) or "CERTIFICATE_VERIFY" in text:
+            raise HoneError(
+                STORE_UNREACHABLE,
+                f"{location.where}, and TLS failed: {text}",
+                remedy=f"Give the certificate of its authority in spec.{location.kind}.caBundle.",
+            ) from error
+        raise TransientError(text) from error
+    except OSError as error:
+        if error.filename:  # of a file, such as the certificates
+            raise
+        raise TransientError(" ".join(str(error).split())) from error
+
+
+def is_transient(status: int) -> bool:
+    """Return whether a request that was answered with a status may succeed later."""
+    return status in (408, 425, 429) or status >= 500
+
+
+def read_wait(headers: "urllib3.HTTPHeaderDict") -> float:
+    """Return the seconds that a server asks to wait for."""
+    text = headers.get("Retry-After", "")
+    return min(float(text), LONGEST_WAIT_SECONDS) if text.isascii() and text.isdigit() else 0.0
+
+
+def refused(location: Location, answer: str) -> HoneError:
+    """Return the failure that a refused access means."""
+    with_what = "without credentials" if location.secret is None else "with the credentials of the Secret"
+    return HoneError(STORE_UNAUTHORIZED, f"{location.where}, and the server refused access {with_what}: {answer}")
+
+
+def read_total(headers: "urllib3.HTTPHeaderDict", status: int) -> int | None:
+    """Return the size of the object that an answer is about; None where it is not given."""
+    if status in (206, 416):
+        found = _TOTAL.fullmatch(headers.get("Content-Range", ""))
+        return int(found[1]) if found else None
+    length = headers.get("Content-Length", "")
+    return int(length) if length.isascii() and length.isdigit() else None
+
+
+def read_validator(headers: "urllib3.HTTPHeaderDict") -> str:
+    """Return what changes with the content: the ETag as it was sent, else the time of the last change, else ""."""
+    return headers.get("ETag", "") or headers.get("Last-Modified", "")
+
+
+def yield_range(response: urllib3.BaseHTTPResponse, wanted: RemoteObject, start: int, end: int) -> Iterator[bytes]:
+    """Yield the blocks of a range from an answer to a request for it, also from a server that sends the full object.
+
+    Raises ChangedError when the answer is about another object.
+    """
+    total = read_total(response.headers, response.status)
+    found = read_validator(response.headers)
+    if wanted.validator and found != wanted.validator:
+        raise ChangedError(f"{wanted.name} has another ETag than before")
+    if total is not None and total != wanted.size:
+        raise ChangedError(f"{wanted.name} has {total} bytes where {wanted.size} were listed")
+    if response.status == 206:
+        at = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
+        if at != str(start):
+            raise TransientError(f"the server sent bytes from {at or 'nowhere'} where {start} was asked for")
+        skipped = 0
+    else:
+        skipped = start
+    left = end - start
+    for block in response.stream(BLOCK_BYTES, decode_content=False):
+        kept = block[skipped:]
+        skipped = max(0, skipped - len(block))
+        if kept:
+            yield kept[:left]
+            left -= len(kept)
+        if left <= 0:
+            return

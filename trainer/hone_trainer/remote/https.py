@@ -1,0 +1,168 @@
+"""Files behind HTTPS: one for a dataset; for a model, a folder in which its files have the usual names."""
+
+import json
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import unquote, urljoin, urlsplit
+
+import urllib3
+from hone_api.reasons import INVALID_SPEC, HoneError
+
+from hone_trainer.remote.connections import (
+    is_transient,
+    make_pool,
+    named_failures,
+    read_total,
+    read_validator,
+    read_wait,
+    refused,
+    yield_range,
+)
+from hone_trainer.remote.locations import Location
+from hone_trainer.remote.objects import ChangedError, Checksums, RemoteObject, TransientError
+
+MOST_REDIRECTS = 5
+MOST_INDEX_BYTES = 64 * 1024**2
+# The files of a model besides its weights. HTTPS can't list a folder, so each is requested.
+MODEL_FILES = (
+    "config.json generation_config.json tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json "
+    "tokenizer.model vocab.json merges.txt vocab.txt chat_template.jinja README.md".split()
+)
+# Weights in order of preference: an index names the files that hold them.
+WEIGHTS = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+)
+
+
+class HttpsStore:
+    """The file or, with `as_folder`, the model's folder at a URL."""
+
+    def __init__(self, location: Location, *, as_folder: bool = False) -> None:
+        self._location = location
+        self._as_folder = as_folder
+        self._pool = make_pool(location)
+        self._headers = {"Accept-Encoding": "identity", **_authorization(location)}
+
+    def list_objects(self) -> list[RemoteObject]:
+        """Return the file or the model's files. Raises HoneError DatasetNotFound, StoreUnauthorized and others."""
+        if not self._as_folder:
+            found = self._probe(self._location.uri)
+            return [found] if found else []
+        listed = [found for name in MODEL_FILES if (found := self._probe(self._url_of(name)))]
+        for name in WEIGHTS:
+            found = self._probe(self._url_of(name))
+            if found:
+                listed.append(found)
+                if name.endswith(".index.json"):
+                    shards = [self._probe(self._url_of(shard), shard) for shard in self._read_index(found)]
+                    listed += [shard for shard in shards if shard]
+                break
+        return listed
+
+    def read_checksums(self, wanted: RemoteObject) -> Checksums:
+        """Return the digest of RFC 9530, where the server gives it."""
+        with self._request("HEAD", wanted.key, {}) as response:
+            text = response.headers.get("Repr-Digest", "") if response.status == 200 else ""
+        for part in text.split(","):
+            name, _, value = part.strip().partition("=")
+            if name == "sha-256" and value.startswith(":"):
+                return Checksums(sha256=b64decode(value.strip(":")).hex())
+        return Checksums()
+
+    @contextmanager
+    def read(self, wanted: RemoteObject, start: int, end: int) -> Iterator[Iterator[bytes]]:
+        """Open a range of a file. Raises HoneError, TransientError, ChangedError."""
+        headers = {"Range": f"bytes={start}-{end - 1}"} if wanted.has_ranges else {}
+        if wanted.validator.startswith('"'):  # a weak ETag never matches
+            headers["If-Match"] = wanted.validator
+        with self._request("GET", wanted.key, headers) as response:
+            if response.status in (404, 410, 412, 416):
+                raise ChangedError(f"{wanted.name}: status {response.status}")
+            yield yield_range(response, wanted, start, end)
+
+    def _url_of(self, name: str) -> str:
+        return f"{self._location.uri.rstrip('/')}/{name}"
+
+    def _probe(self, url: str, name: str | None = None) -> RemoteObject | None:
+        """Return size and validator of a file, by a request for its first byte; None when it is not there."""
+        with self._request("GET", url, {"Range": "bytes=0-0"}) as response:
+            if response.status in (404, 410):
+                return None
+            size = read_total(response.headers, response.status)
+            validator = read_validator(response.headers)
+            has_ranges = response.status == 206 and bool(validator)
+        if size is None:
+            raise HoneError(
+                self._location.invalid,
+                f"{self._location.where}, and the server does not report the size of {url}",
+                remedy="Serve it with Content-Length, or copy it to a bucket or a claim.",
+            )
+        return RemoteObject(name or unquote(urlsplit(url).path).rpartition("/")[2], url, size, validator, has_ranges)
+
+    def _read_index(self, index: RemoteObject) -> list[str]:
+        """Return the names of the files that an index of weights names."""
+        if index.size > MOST_INDEX_BYTES:
+            raise HoneError(self._location.invalid, f"{self._location.where}, and {index.name} is no index of weights")
+        with self.read(index, 0, index.size) as blocks:
+            content = b"".join(blocks)
+        try:
+            return sorted({str(name) for name in json.loads(content)["weight_map"].values()})
+        except (ValueError, KeyError, TypeError, AttributeError):
+            found = f"{self._location.where}, and {index.name} is no index of weights"
+            raise HoneError(self._location.invalid, found) from None
+
+    @contextmanager
+    def _request(self, method: str, url: str, headers: dict[str, str]) -> Iterator[urllib3.BaseHTTPResponse]:
+        """Request a URL, following redirects; credentials only go to the host of the URI."""
+        with named_failures(self._location):
+            response = self._follow(method, url, headers)
+            try:
+                if response.status in (401, 403):
+                    raise refused(self._location, f"status {response.status}")
+                if is_transient(response.status):
+                    raise TransientError(f"status {response.status}", read_wait(response.headers))
+                if response.status not in (200, 206, 404, 410, 412, 416):
+                    found = f"{self._location.where}, and the server answers with status {response.status}"
+                    raise HoneError(self._location.missing, found)
+                yield response
+            finally:
+                response.close()
+
+    def _follow(self, method: str, url: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
+        own = urlsplit(self._location.uri)
+        for _ in range(MOST_REDIRECTS + 1):
+            is_own = urlsplit(url)[:2] == own[:2]
+            sent = {name: text for name, text in self._headers.items() if is_own or name != "Authorization"}
+            response = self._pool.request(method, url, headers=sent | headers, preload_content=False, redirect=False)
+            if response.status not in (301, 302, 303, 307, 308):
+                return response
+            response.close()
+            url = urljoin(url, response.headers.get("Location", ""))
+            if own.scheme == "https" and urlsplit(url).scheme != "https":
+                raise HoneError(
+                    INVALID_SPEC,
+                    f"{self._location.where}, and the server redirects to {url}, which is not encrypted",
+                    remedy="Name the https:// address of the file itself.",
+                )
+        found = f"{self._location.where}, and the server redirects more than {MOST_REDIRECTS} times"
+        raise HoneError(self._location.missing, found)
+
+
+def _authorization(location: Location) -> dict[str, str]:
+    """Return the header with the Secret's credentials. Raises HoneError InvalidSpec for missing keys."""
+    if location.secret is None:
+        return {}
+    if token := location.secret.get("token"):
+        return {"Authorization": f"Bearer {token.strip()}"}
+    if "username" in location.secret and "password" in location.secret:
+        pair = f"{location.secret['username']}:{location.secret['password']}"
+        return {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
+    raise HoneError(
+        INVALID_SPEC,
+        f"{location.where}, and its Secret has neither token nor username and password",
+        remedy="Give it the key token, or the keys username and password.",
+    )

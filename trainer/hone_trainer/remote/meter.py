@@ -1,0 +1,47 @@
+"""Reports a download: bytes, rate and time left, a line every few seconds."""
+
+import threading
+import time
+from collections.abc import Callable
+
+INTERVAL_SECONDS = 10.0
+
+
+class Meter:
+    """Counts the bytes of a download, from several threads. `kept` bytes are there from an earlier start."""
+
+    def __init__(
+        self, total: int, kept: int, note: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._total, self._kept, self._note, self._clock = total, kept, note, clock
+        self._new = 0
+        self._lock = threading.Lock()
+        self._began = self._noted = clock()
+
+    def add(self, count: int) -> None:
+        """Count bytes; a negative number takes back what is downloaded again."""
+        with self._lock:
+            self._new += count
+            now = self._clock()
+            is_due = now - self._noted >= INTERVAL_SECONDS
+            if is_due:
+                self._noted = now
+                line = self._line(now)
+        if is_due:
+            self._note(line)
+
+    def _line(self, now: float) -> str:
+        done = self._kept + self._new
+        rate = max(self._new, 0) / max(now - self._began, 1e-3)
+        left = f", {round((self._total - done) / rate)} s left" if rate else ""
+        return f"downloaded {format_bytes(done)} of {format_bytes(self._total)}, {format_bytes(rate)}/s{left}"
+
+
+def format_bytes(count: float) -> str:
+    """Format a size, for example 1.5 GiB."""
+    unit = "bytes"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if count < 1024:
+            break
+        count, unit = count / 1024, larger
+    return f"{count:.3g} {unit}"
