@@ -21,23 +21,34 @@ from hone_api.io.terminal import make_output_safe, print_line
 from hone_api.layout import ENGINE_PORT, GUARDED_PORT
 from hone_api.reasons import INVALID_SPEC, HoneError
 
-from hone_server.http.connections import Connection, WatchingServer, raise_file_limit
-from hone_server.logs import start_logging
-from hone_server.vllm.middleware import NOT_FOUND, Receive, Scope, Send, answer, is_allowed, is_preflight, refuse
+from hone_server.http.connections import BoundedConnection, WatchingServer, raise_file_limit
+from hone_server.logs import configure_logging
+from hone_server.vllm.middleware import (
+    NOT_FOUND_BODY,
+    Receive,
+    Scope,
+    Send,
+    is_allowed,
+    is_preflight,
+    refuse_connection,
+    send_answer,
+)
 
 # As in Hone's engines: clients close an idle connection after 5 seconds.
 KEEP_ALIVE_SECONDS = 75
-CONNECT_SECONDS = 5.0
+CONNECT_TIMEOUT_SECONDS = 5.0
 # A connection of the client, and one to the engine.
-FILES_A_REQUEST = 2
+FILES_PER_REQUEST = 2
 # Headers that are not forwarded. The key is not forwarded either; the engine does not check it.
-OF_ONE_CONNECTION = frozenset(
+HOP_BY_HOP_HEADERS = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization te trailer transfer-encoding upgrade host".split()
 )
-SILENT = b'{"error":{"message":"the engine does not answer","type":"server_error","param":null,"code":"not_ready"}}'
+NO_ANSWER_BODY = (
+    b'{"error":{"message":"the engine does not answer","type":"server_error","param":null,"code":"not_ready"}}'
+)
 
 
-class Guard:
+class KeyGuard:
     """Forwards allowed requests to the paths for clients: `routes`, where one that ends with / is a prefix."""
 
     def __init__(self, client: httpx.AsyncClient, key: bytes | None, routes: tuple[str, ...] = ()) -> None:
@@ -50,11 +61,11 @@ class Guard:
         if scope["type"] == "lifespan":
             return
         if not is_allowed(scope, self._key):
-            await refuse(scope, send, *_readable(scope))
+            await refuse_connection(scope, send, *_make_cors_headers(scope))
         elif scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
         elif not self._is_for_clients(scope["path"]):
-            await _answer_itself(scope, send, 404, NOT_FOUND)
+            await _send_own_answer(scope, send, 404, NOT_FOUND_BODY)
         else:
             await self._forward(scope, receive, send)
 
@@ -66,9 +77,9 @@ class Guard:
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         names = {name.lower() for name, _ in scope["headers"]}
-        body = _Body(receive, is_empty=names.isdisjoint({b"content-length", b"transfer-encoding"}))
-        exchange = asyncio.create_task(self._exchange(scope, body, send))
-        leaving = asyncio.create_task(body.wait_until_left())
+        body = _RequestBody(receive, is_empty=names.isdisjoint({b"content-length", b"transfer-encoding"}))
+        exchange = asyncio.create_task(self._forward_request(scope, body, send))
+        leaving = asyncio.create_task(body.wait_for_disconnect())
         try:
             await asyncio.wait({exchange, leaving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -78,11 +89,11 @@ class Guard:
         if not exchange.cancelled() and (error := exchange.exception()):
             raise error
 
-    async def _exchange(self, scope: Scope, body: "_Body", send: Send) -> None:
+    async def _forward_request(self, scope: Scope, body: "_RequestBody", send: Send) -> None:
         headers = [
             (name, value)
             for name, value in scope["headers"]
-            if name.lower() not in OF_ONE_CONNECTION and name.lower() != b"authorization"
+            if name.lower() not in HOP_BY_HOP_HEADERS and name.lower() != b"authorization"
         ]
         target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
         request = self._client.build_request(
@@ -95,13 +106,13 @@ class Guard:
         try:
             response = await self._client.send(request, stream=True)
         except httpx.ConnectError:
-            await _answer_itself(scope, send, 503, SILENT)
+            await _send_own_answer(scope, send, 503, NO_ANSWER_BODY)
             return
         except httpx.RequestError:
-            await _answer_itself(scope, send, 502, SILENT)
+            await _send_own_answer(scope, send, 502, NO_ANSWER_BODY)
             return
         try:
-            kept = [(name, value) for name, value in response.headers.raw if name.lower() not in OF_ONE_CONNECTION]
+            kept = [(name, value) for name, value in response.headers.raw if name.lower() not in HOP_BY_HOP_HEADERS]
             await send({"type": "http.response.start", "status": response.status_code, "headers": kept})
             async for part in response.aiter_raw():
                 await send({"type": "http.response.body", "body": part, "more_body": True})
@@ -110,31 +121,31 @@ class Guard:
             await response.aclose()
 
 
-def _readable(scope: Scope) -> list[tuple[bytes, bytes]]:
+def _make_cors_headers(scope: Scope) -> list[tuple[bytes, bytes]]:
     """Return the headers that let a web page of any origin read an answer: the guard's own answers hold no secret."""
     is_asked = any(name.lower() == b"origin" for name, _ in scope["headers"])
     return [(b"access-control-allow-origin", b"*"), (b"vary", b"Origin")] if is_asked else []
 
 
-async def _answer_itself(scope: Scope, send: Send, status: int, body: bytes) -> None:
+async def _send_own_answer(scope: Scope, send: Send, status: int, body: bytes) -> None:
     """Answer instead of the engine. A browser's preflight request is granted, so that it sees this status."""
     if not is_preflight(scope):
-        await answer(send, status, body, *_readable(scope))
+        await send_answer(send, status, body, *_make_cors_headers(scope))
         return
     asked = {name.lower(): value for name, value in scope["headers"]}
     granted = [(b"access-control-allow-methods", asked[b"access-control-request-method"])]
     if b"access-control-request-headers" in asked:
         granted.append((b"access-control-allow-headers", asked[b"access-control-request-headers"]))
-    await answer(send, 200, b"{}", *_readable(scope), *granted)
+    await send_answer(send, 200, b"{}", *_make_cors_headers(scope), *granted)
 
 
-class _Body:
+class _RequestBody:
     """A request's body as it comes, and after it the moment when the client leaves."""
 
     def __init__(self, receive: Receive, *, is_empty: bool) -> None:
         self.is_empty = is_empty
         self._receive = receive
-        self._sent, self._left = asyncio.Event(), False
+        self._sent, self._has_left = asyncio.Event(), False
         if is_empty:
             self._sent.set()
 
@@ -143,7 +154,7 @@ class _Body:
             while True:
                 message = await self._receive()
                 if message["type"] == "http.disconnect":
-                    self._left = True
+                    self._has_left = True
                     self._sent.set()
                     await asyncio.Future()  # until the exchange is cancelled
                 if part := message.get("body"):
@@ -153,41 +164,41 @@ class _Body:
         finally:
             self._sent.set()
 
-    async def wait_until_left(self) -> None:
+    async def wait_for_disconnect(self) -> None:
         await self._sent.wait()
-        while not self._left:
-            self._left = (await self._receive())["type"] == "http.disconnect"
+        while not self._has_left:
+            self._has_left = (await self._receive())["type"] == "http.disconnect"
 
 
-def make_guard(port: int, key: bytes | None, routes: tuple[str, ...]) -> Guard:
+def make_guard(port: int, key: bytes | None, routes: tuple[str, ...]) -> KeyGuard:
     """Return the proxy for the engine that listens on this port of the loopback."""
     # The environment's proxy is not used; there are as many connections as requests; answers may take long.
     client = httpx.AsyncClient(
         base_url=f"http://127.0.0.1:{port}",
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=2),
-        timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
+        timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_SECONDS),
         trust_env=False,
         headers={"accept-encoding": "identity", "user-agent": "hone-guard"},
     )
-    return Guard(client, key, routes)
+    return KeyGuard(client, key, routes)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run until SIGTERM, which the kubelet sends when the engine has ended."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    arguments = _parse(argv)
+    arguments = _parse_arguments(argv)
     make_output_safe(is_stdout_a_log=True)
-    start_logging()
+    configure_logging()
     try:
-        connection = Connection.limited(raise_file_limit() // FILES_A_REQUEST)
+        connection = BoundedConnection.with_limit(raise_file_limit() // FILES_PER_REQUEST)
     except HoneError as error:
-        _fail(error)
+        _exit_with_failure(error)
     key = None
     if arguments.api_key_file:
         key = arguments.api_key_file.read_bytes().strip()
         if not key:
             message = "the Secret of spec.apiKeySecret holds an empty key"
-            _fail(HoneError(INVALID_SPEC, message, remedy="Write a key into it, and delete the pod."))
+            _exit_with_failure(HoneError(INVALID_SPEC, message, remedy="Write a key into it, and delete the pod."))
     app = make_guard(arguments.engine_port, key, tuple(arguments.route))
     config = uvicorn.Config(
         app,
@@ -203,12 +214,12 @@ def main(argv: list[str] | None = None) -> None:
     WatchingServer(config).run(sockets=[open_listener("", arguments.port)])
 
 
-def _fail(error: HoneError) -> NoReturn:
+def _exit_with_failure(error: HoneError) -> NoReturn:
     print_line(failure_line(GUARD_PROGRAM, error))
     sys.exit(error.reason.exit_code or 1)
 
 
-def _parse(argv: list[str] | None) -> argparse.Namespace:
+def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m hone_server.key_guard", description="Ask for the key of an engine."
     )

@@ -15,12 +15,12 @@ from types import TracebackType
 from typing import Any
 
 # Of a chain of causes, or of a group.
-MOST_EXCEPTIONS = 8
+MAX_EXCEPTIONS = 8
 
 _Info = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 
-class PlacesFormatter(logging.Formatter):
+class RedactingFormatter(logging.Formatter):
     """Writes exceptions without their messages, even where the line itself repeats one."""
 
     def __init__(self) -> None:
@@ -36,20 +36,20 @@ class PlacesFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         error = record.exc_info[1] if record.exc_info else None
-        for one in [] if error is None else chain_of(error):
-            if words := str(one):
-                record.message = record.message.replace(words, "...")
+        for one in [] if error is None else list_causes(error):
+            if text := str(one):
+                record.message = record.message.replace(text, "...")
         return super().formatMessage(record)
 
     def formatException(self, ei: _Info) -> str:
-        return "" if ei[1] is None else describe_places(ei[1])
+        return "" if ei[1] is None else describe_exception(ei[1])
 
 
-def chain_of(error: BaseException) -> list[BaseException]:
+def list_causes(error: BaseException) -> list[BaseException]:
     """Return the exception, followed by those that led to it."""
     found: list[BaseException] = []
     todo: list[BaseException | None] = [error]
-    while todo and len(found) < MOST_EXCEPTIONS:
+    while todo and len(found) < MAX_EXCEPTIONS:
         one = todo.pop(0)
         if one is None or any(one is other for other in found):
             continue
@@ -59,31 +59,31 @@ def chain_of(error: BaseException) -> list[BaseException]:
     return found
 
 
-def describe_places(error: BaseException) -> str:
+def describe_exception(error: BaseException) -> str:
     """Return the types of the exception and of those that led to it, each with the places in the code."""
     parts = []
-    for one in chain_of(error):
+    for one in list_causes(error):
         frames = traceback.extract_tb(one.__traceback__)
         places = "".join(f"\n  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
         parts.append(f"{type(one).__module__}.{type(one).__qualname__}{places}")
     return "\nafter ".join(parts)
 
 
-def start_logging(level: int = logging.WARNING) -> None:
+def configure_logging(level: int = logging.WARNING) -> None:
     """Log to stderr, including exceptions of threads."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(PlacesFormatter())
+    handler.setFormatter(RedactingFormatter())
     logging.basicConfig(handlers=[handler], level=level)
-    threading.excepthook = _log_of_thread
+    threading.excepthook = _log_thread_exception
 
 
-def _log_of_thread(failure: threading.ExceptHookArgs) -> None:
+def _log_thread_exception(failure: threading.ExceptHookArgs) -> None:
     if failure.exc_value is None or isinstance(failure.exc_value, SystemExit):
         return
     name = failure.thread.name if failure.thread else "unknown"
     logging.getLogger("hone_server").error("thread %s failed", name, exc_info=failure.exc_value)
 
 
-def log_of_loop(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+def log_loop_exception(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Log an exception of the event loop; asyncio's own handler prints the task with the exception in it."""
     logging.getLogger("hone_server").error("event loop: %s", context["message"], exc_info=context.get("exception"))

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 # Bodies of at least this size go to the thread for large ones.
-LARGE_BYTES = 64 << 10
+MIN_LARGE_BYTES = 64 << 10
 
-_SMALL = ThreadPoolExecutor(2, "small-request")
-_LARGE = ThreadPoolExecutor(1, "large-request")
+_SMALL_REQUESTS = ThreadPoolExecutor(2, "small-request")
+_LARGE_REQUESTS = ThreadPoolExecutor(1, "large-request")
 
 Result = TypeVar("Result")
 
@@ -21,4 +21,4 @@ Result = TypeVar("Result")
 async def run_in_thread(function: Callable[..., Result], *arguments: Any, is_large: bool = False) -> Result:
     """Call the function in a worker thread and return its result. Raises what the function raises."""
     loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(_LARGE if is_large else _SMALL, lambda: function(*arguments))
+    return await loop.run_in_executor(_LARGE_REQUESTS if is_large else _SMALL_REQUESTS, lambda: function(*arguments))

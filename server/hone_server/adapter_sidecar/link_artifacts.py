@@ -16,23 +16,23 @@ from hone_api.containers import LINKS_PROGRAM, VLLM_CHECK, VLLM_MIDDLEWARE, fail
 from hone_api.io.terminal import print_line
 from hone_api.reasons import HoneError
 
-from hone_server.artifacts.verify import check_kind, proved_adapter, proved_model
+from hone_server.artifacts.verify import require_loadable_kind, verify_adapter, verify_model
 from hone_server.vllm import check
 from hone_server.vllm import middleware as vllm_middleware
 
 
 def main(argv: list[str] | None = None) -> int:
     """Verify and link; return the exit code. The last line on stderr names the reason, as the engine's does."""
-    arguments = _parse(argv)
+    arguments = _parse_arguments(argv)
     try:
-        _place(arguments)
+        _link_artifacts(arguments)
     except HoneError as error:
         print_line(failure_line(LINKS_PROGRAM, error))
         return error.reason.exit_code or 1
     return 0
 
 
-def _parse(argv: list[str] | None) -> argparse.Namespace:
+def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m hone_server.adapter_sidecar.link_artifacts", description="Prove artifacts, and link them."
     )
@@ -41,37 +41,37 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--expect-model", metavar="DIGEST", help="digest that the model's manifest must have")
     parser.add_argument("--base", help="hub name of the base model that is served")
     parser.add_argument("--base-revision", metavar="COMMIT")
-    parser.add_argument("--adapter", metavar="NAME=DIR", type=_pair, action="append", default=[])
-    parser.add_argument("--expect", metavar="NAME=DIGEST", type=_pair, action="append", default=[])
+    parser.add_argument("--adapter", metavar="NAME=DIR", type=_parse_pair, action="append", default=[])
+    parser.add_argument("--expect", metavar="NAME=DIGEST", type=_parse_pair, action="append", default=[])
     parser.add_argument("--max-rank", type=int, help="largest rank that the engine was started for")
     return parser.parse_args(argv)
 
 
-def _pair(text: str) -> tuple[str, str]:
+def _parse_pair(text: str) -> tuple[str, str]:
     name, _, value = text.partition("=")
     return name, value
 
 
-def _place(arguments: argparse.Namespace) -> None:
+def _link_artifacts(arguments: argparse.Namespace) -> None:
     into: Path = arguments.into
-    put_modules(into)
+    install_vllm_modules(into)
     expected: dict[str, str] = dict(arguments.expect)
     if arguments.model:
-        folder = proved_model(arguments.model, arguments.expect_model)
-        make_link(into / layout.link_name("model", arguments.expect_model), folder)
+        folder = verify_model(arguments.model, arguments.expect_model)
+        make_link(into / layout.link_name(layout.MODEL_LINK, arguments.expect_model), folder)
     for name, path in arguments.adapter:
         digest = expected.get(name)
-        folder, _ = proved_adapter(name, Path(path), digest, arguments.base, arguments.base_revision)
-        check_kind(name, folder, arguments.max_rank)
-        make_link(into / "adapters" / layout.link_name(name, digest), folder)
+        folder, _ = verify_adapter(name, Path(path), digest, arguments.base, arguments.base_revision)
+        require_loadable_kind(name, folder, arguments.max_rank)
+        make_link(into / layout.ADAPTER_LINKS / layout.link_name(name, digest), folder)
 
 
-def put_modules(into: Path) -> None:
+def install_vllm_modules(into: Path) -> None:
     """Copy the modules that vLLM, and the check before its start, import into a folder that is on its PYTHONPATH."""
     into.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(vllm_middleware.__file__, into / f"{VLLM_MIDDLEWARE}.py")
     shutil.copyfile(check.__file__, into / f"{VLLM_CHECK}.py")
-    package = into / check.GPU_CHECK
+    package = into / check.GPU_CHECK_MODULE
     package.mkdir(exist_ok=True)
     for file in Path(gpucheck.__file__).parent.glob("*.py"):
         shutil.copyfile(file, package / file.name)

@@ -16,31 +16,41 @@ from pathlib import Path
 from hone_api.io.listening import open_listener
 from hone_api.io.status_server import Answer, StatusServer
 from hone_api.io.terminal import make_output_safe
-from hone_api.layout import ADMIN_TOKEN, ENGINE_PORT, KEEPER_PORT, POD_ADAPTERS, POD_SERVED
+from hone_api.layout import (
+    ADAPTER_LINKS,
+    ADMIN_TOKEN,
+    ENGINE_PORT,
+    KEEPER_PORT,
+    POD_ADAPTERS,
+    POD_SERVED,
+    SIDECAR_READY_PATH,
+    SIDECAR_REPORT_PATH,
+    SIDECAR_STARTED_PATH,
+)
 
-from hone_server.adapter_sidecar.engine_client import EngineApi
-from hone_server.adapter_sidecar.link_artifacts import put_modules
-from hone_server.adapter_sidecar.reconciler import Keeper
+from hone_server.adapter_sidecar.engine_client import EngineClient
+from hone_server.adapter_sidecar.link_artifacts import install_vllm_modules
+from hone_server.adapter_sidecar.reconciler import AdapterReconciler
 
-EVERY_SECONDS = 0.25
+TICK_SECONDS = 0.25
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run until SIGTERM, which ends the process at once: it holds no state that could be lost."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    arguments = _parse(argv)
+    arguments = _parse_arguments(argv)
     make_output_safe(is_stdout_a_log=True)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr, level=logging.INFO)
     served: Path = arguments.served
-    engine = EngineApi(arguments.engine_port, _prepare(served), arguments.api_key_file)
-    keeper = Keeper(arguments.file, served / "adapters", engine, arguments.max_rank)
-    StatusServer(open_listener("", arguments.port), lambda path: _answer(keeper, path))
+    engine = EngineClient(arguments.engine_port, _prepare_folder(served), arguments.api_key_file)
+    reconciler = AdapterReconciler(arguments.file, served / ADAPTER_LINKS, engine, arguments.max_rank)
+    StatusServer(open_listener("", arguments.port), lambda path: _answer_request(reconciler, path))
     while True:
-        keeper.tick()
-        time.sleep(EVERY_SECONDS)
+        reconciler.reconcile()
+        time.sleep(TICK_SECONDS)
 
 
-def _parse(argv: list[str] | None) -> argparse.Namespace:
+def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m hone_server.adapter_sidecar.main", description="Keep an engine's adapters."
     )
@@ -53,9 +63,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _prepare(served: Path) -> str:
+def _prepare_folder(served: Path) -> str:
     """Copy the middleware, and return the admin token; create it unless an earlier process of this pod did."""
-    put_modules(served)
+    install_vllm_modules(served)
     token = served / ADMIN_TOKEN
     if not token.exists():
         part = token.with_suffix(".part")
@@ -65,14 +75,14 @@ def _prepare(served: Path) -> str:
     return token.read_text()
 
 
-def _answer(keeper: Keeper, path: str) -> Answer:
-    if path == "/started":
-        return Answer(200 if keeper.started else 503)
-    if path == "/ready":
-        waits_for = keeper.waits_for
+def _answer_request(reconciler: AdapterReconciler, path: str) -> Answer:
+    if path == SIDECAR_STARTED_PATH:
+        return Answer(200 if reconciler.has_started else 503)
+    if path == SIDECAR_READY_PATH:
+        waits_for = reconciler.missing_adapters
         return Answer(503, body=f"waits for {', '.join(waits_for)}".encode()) if waits_for else Answer(200)
-    if path == "/adapters":
-        return Answer(200, "application/json", keeper.report().model_dump_json(by_alias=True).encode())
+    if path == SIDECAR_REPORT_PATH:
+        return Answer(200, "application/json", reconciler.make_report().model_dump_json(by_alias=True).encode())
     return Answer(404)
 
 

@@ -24,91 +24,91 @@ from hone_api.reasons import ADAPTER_MISMATCH, ARTIFACT_MISSING, HoneError
 from pydantic import ValidationError
 
 from hone_server.adapter_sidecar import link_artifacts
-from hone_server.adapter_sidecar.engine_client import EngineApi, Refused
+from hone_server.adapter_sidecar.engine_client import EngineClient, EngineRefusedError
 from hone_server.artifacts import verify
 
 # The engine is asked regularly, because after a restart it lists no adapters.
-LOOK_EVERY_SECONDS = 2.0
+SYNC_SECONDS = 2.0
 RETRY_SECONDS = 15.0
 
 log = logging.getLogger("hone_server.adapter_sidecar.main")
 
 
 @dataclass
-class Known:
+class AdapterRecord:
     """The state of one wanted adapter: verified and linked, answered, or failed."""
 
     wanted: WantedAdapter
     link: str | None = None
     digest: str | None = None
-    answered: bool = False
+    has_answered: bool = False
     error: HoneError | None = None
-    again_at: float = 0.0
+    retry_at: float = 0.0
 
 
 @dataclass
-class Keeper:
-    """Reconciles the adapters of one engine; `tick` is one pass.
+class AdapterReconciler:
+    """Reconciles the adapters of one engine; `reconcile` is one pass.
 
     max_rank: the largest rank that the engine was started for; None: it takes any kind of adapter.
     """
 
     file: Path
     links: Path
-    engine: EngineApi
+    engine: EngineClient
     max_rank: int | None = None
     claims: Path = Path(POD_CLAIMS)
-    started: bool = False
+    has_started: bool = False
     _revision: str | None = None
     _file: WantedAdapters = field(default_factory=WantedAdapters)
-    _known: dict[str, Known] = field(default_factory=dict)
+    _records: dict[str, AdapterRecord] = field(default_factory=dict)
     _listed: dict[str, str | None] = field(default_factory=dict)
-    _first: set[str] | None = None
+    _first_wanted: set[str] | None = None
     _served: set[str] = field(default_factory=set)
-    _looked: float = 0.0
-    _silence: str | None = None
+    _synced_at: float = 0.0
+    _engine_error: str | None = None
 
-    def tick(self) -> None:
-        """Read the file, and every LOOK_EVERY_SECONDS compare it with the engine."""
-        news = self._read()
-        due = time.monotonic() - self._looked > LOOK_EVERY_SECONDS
-        if self._revision is None or not (news or due):
+    def reconcile(self) -> None:
+        """Read the file, and every SYNC_SECONDS compare it with the engine."""
+        has_changed = self._read_file()
+        due = time.monotonic() - self._synced_at > SYNC_SECONDS
+        if self._revision is None or not (has_changed or due):
             return
-        for known in self._known.values():
-            if known.link is None and time.monotonic() >= known.again_at:
-                self._prove(known)
-        self.started = True
-        silence = None
+        for record in self._records.values():
+            if record.link is None and time.monotonic() >= record.retry_at:
+                self._verify_and_link(record)
+        self.has_started = True
+        engine_error = None
         try:
-            self._agree()
+            self._sync_engine()
         except TimeoutError as error:  # a busy engine still has its adapters
-            silence = repr(error)
-        except (OSError, http.client.HTTPException, Refused) as error:
-            silence, self._listed = repr(error), {}
-        if silence != self._silence:
-            log.info("the engine %s", f"does not answer: {silence}" if silence else "answers")
-        self._silence, self._looked = silence, time.monotonic()
+            engine_error = repr(error)
+        except (OSError, http.client.HTTPException, EngineRefusedError) as error:
+            engine_error, self._listed = repr(error), {}
+        if engine_error != self._engine_error:
+            log.info("the engine %s", f"does not answer: {engine_error}" if engine_error else "answers")
+        self._engine_error, self._synced_at = engine_error, time.monotonic()
 
     @property
-    def waits_for(self) -> list[str]:
+    def missing_adapters(self) -> list[str]:
         """Return the names of adapters that are missing for readiness: those wanted at the start or served since."""
-        if self._first is None:
+        if self._first_wanted is None:
             return [str(self.file)]
         has = self._served & self._listed.keys()  # a name that is being replaced answers meanwhile
-        return sorted((self._first | self._served) & self._known.keys() - has)
+        return sorted((self._first_wanted | self._served) & self._records.keys() - has)
 
-    def report(self) -> KeeperReport:
-        states = {name: self._state(known) for name, known in list(self._known.items())}
+    def make_report(self) -> KeeperReport:
+        states = {name: self._make_state(record) for name, record in list(self._records.items())}
         return KeeperReport(revision=self._revision, models=sorted(self._listed), adapters=states)
 
-    def _state(self, known: Known) -> AdapterState:
-        error = known.error and AdapterError(
-            reason=known.error.reason.name, message=known.error.message, remedy=known.error.remedy
+    def _make_state(self, record: AdapterRecord) -> AdapterState:
+        error = record.error and AdapterError(
+            reason=record.error.reason.name, message=record.error.message, remedy=record.error.remedy
         )
-        loaded = known.answered and self._listed.get(known.wanted.name) == known.link
-        return AdapterState(digest=known.digest or known.wanted.digest, loaded=loaded, error=error)
+        loaded = record.has_answered and self._listed.get(record.wanted.name) == record.link
+        return AdapterState(digest=record.digest or record.wanted.digest, loaded=loaded, error=error)
 
-    def _read(self) -> bool:
+    def _read_file(self) -> bool:
         """Read the file; return whether it has changed."""
         try:
             text = self.file.read_text("utf-8")
@@ -118,37 +118,39 @@ class Keeper:
         except (OSError, ValidationError) as error:
             log.warning("%s can't be read: %s", self.file, error)
             return False
-        of_before = self._known if (wanted.base, wanted.base_revision) == self._base else {}
-        now_known = {}
+        previous = self._records if (wanted.base, wanted.base_revision) == self._base else {}
+        records = {}
         for adapter in wanted.adapters:
-            known = of_before.get(adapter.name)
-            now_known[adapter.name] = known if known and known.wanted == adapter else Known(adapter)
-        self._file, self._revision, self._known = wanted, revision, now_known
-        self._served &= now_known.keys()
-        if self._first is None:
-            self._first = set(self._known)
-        log.info("revision %s: %s", revision, ", ".join(self._known) or "no adapters")
+            record = previous.get(adapter.name)
+            records[adapter.name] = record if record and record.wanted == adapter else AdapterRecord(adapter)
+        self._file, self._revision, self._records = wanted, revision, records
+        self._served &= records.keys()
+        if self._first_wanted is None:
+            self._first_wanted = set(self._records)
+        log.info("revision %s: %s", revision, ", ".join(self._records) or "no adapters")
         return True
 
     @property
     def _base(self) -> tuple[str | None, str | None]:
         return self._file.base, self._file.base_revision
 
-    def _prove(self, known: Known) -> None:
-        wanted = known.wanted
+    def _verify_and_link(self, record: AdapterRecord) -> None:
+        wanted = record.wanted
         folder = Path(wanted.folder)
         if not self._is_mounted(folder):
             return
         try:
-            proved, known.digest = verify.proved_adapter(wanted.name, folder, wanted.digest, *self._base)
+            proved, record.digest = verify.verify_adapter(wanted.name, folder, wanted.digest, *self._base)
             if self.max_rank is not None:
-                verify.check_kind(wanted.name, proved, self.max_rank)
-            link = self.links / link_name(wanted.name, known.digest or revision_of(wanted.folder))
+                verify.require_loadable_kind(wanted.name, proved, self.max_rank)
+            link = self.links / link_name(wanted.name, record.digest or revision_of(wanted.folder))
             link_artifacts.make_link(link, proved)
         except (HoneError, OSError) as error:
-            self._failed(known, error if isinstance(error, HoneError) else HoneError(ARTIFACT_MISSING, str(error)))
+            self._record_failure(
+                record, error if isinstance(error, HoneError) else HoneError(ARTIFACT_MISSING, str(error))
+            )
             return
-        known.link, known.error = str(link), None
+        record.link, record.error = str(link), None
 
     def _is_mounted(self, folder: Path) -> bool:
         """Return whether the claim of a folder is mounted. If not, a new pod that mounts it replaces this one."""
@@ -156,52 +158,56 @@ class Keeper:
             return True
         return (self.claims / folder.relative_to(self.claims).parts[0]).is_dir()
 
-    def _agree(self) -> None:
-        listed = self.engine.listed()
-        for known in self._known.values():
-            if known.answered and listed.get(known.wanted.name) != known.link:  # the engine has restarted
-                known.link, known.answered = None, False
-                self._prove(known)
-        for known in self._known.values():
-            name, link = known.wanted.name, known.link
-            if link is None or listed.get(name) == link or time.monotonic() < known.again_at:
+    def _sync_engine(self) -> None:
+        listed = self.engine.list_models()
+        for record in self._records.values():
+            if record.has_answered and listed.get(record.wanted.name) != record.link:  # the engine has restarted
+                record.link, record.has_answered = None, False
+                self._verify_and_link(record)
+        for record in self._records.values():
+            name, link = record.wanted.name, record.link
+            if link is None or listed.get(name) == link or time.monotonic() < record.retry_at:
                 continue
             try:
-                self.engine.load(name, link, replace=name in listed)
-            except Refused as error:
-                self._failed(known, HoneError(ADAPTER_MISMATCH, f"Adapter {name} is refused by the engine: {error}"))
+                self.engine.load_adapter(name, link, replace=name in listed)
+            except EngineRefusedError as error:
+                self._record_failure(
+                    record, HoneError(ADAPTER_MISMATCH, f"Adapter {name} is refused by the engine: {error}")
+                )
                 continue
             log.info("%s is loaded from %s", name, link)
-            listed[name], known.answered, known.error = link, False, None
-        for name in [name for name, root in listed.items() if self._is_ours(root) and name not in self._known]:
+            listed[name], record.has_answered, record.error = link, False, None
+        for name in [name for name, root in listed.items() if self._is_ours(root) and name not in self._records]:
             try:
-                self.engine.unload(name)
-            except Refused as error:
+                self.engine.unload_adapter(name)
+            except EngineRefusedError as error:
                 log.warning("%s is still there: %s", name, error)
                 continue
             log.info("%s is unloaded", name)
             del listed[name]
         self._listed = listed
-        for known in self._known.values():
-            if known.link is None or listed.get(known.wanted.name) != known.link:
+        for record in self._records.values():
+            if record.link is None or listed.get(record.wanted.name) != record.link:
                 continue
-            if not known.answered and time.monotonic() >= known.again_at:
-                self._hear(known)
+            if not record.has_answered and time.monotonic() >= record.retry_at:
+                self._probe(record)
 
-    def _hear(self, known: Known) -> None:
-        name = known.wanted.name
+    def _probe(self, record: AdapterRecord) -> None:
+        name = record.wanted.name
         try:
-            self.engine.answer(name)
-        except Refused as error:
-            self._failed(known, HoneError(ADAPTER_MISMATCH, f"Adapter {name} is loaded and does not answer: {error}"))
+            self.engine.generate_one_token(name)
+        except EngineRefusedError as error:
+            self._record_failure(
+                record, HoneError(ADAPTER_MISMATCH, f"Adapter {name} is loaded and does not answer: {error}")
+            )
             return
-        known.answered, known.error = True, None
+        record.has_answered, record.error = True, None
         self._served.add(name)
 
     def _is_ours(self, root: str | None) -> bool:
         return root is not None and Path(root).parent == self.links
 
     @staticmethod
-    def _failed(known: Known, error: HoneError) -> None:
+    def _record_failure(record: AdapterRecord, error: HoneError) -> None:
         log.warning("%s: %s", error.reason.name, error.sentence())
-        known.error, known.again_at = error, time.monotonic() + RETRY_SECONDS
+        record.error, record.retry_at = error, time.monotonic() + RETRY_SECONDS

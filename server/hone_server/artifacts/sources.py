@@ -1,7 +1,7 @@
 """Find what is to be served, from the command line and the artifacts' manifests, and verify its digests.
 
-In: the arguments of hone-server. Out: `Sources`, the weights to load and the list of models, for weights/loader.py.
-Does not import torch.
+In: the arguments of hone-server. Out: `ModelSources`, the weights to load and the list of models, for
+weights/loader.py. Does not import torch.
 """
 
 import logging
@@ -23,15 +23,15 @@ from hone_api.reasons import (
     HoneError,
 )
 
-from hone_server.artifacts.verify import check_base
+from hone_server.artifacts.verify import require_matching_base
 
 log = logging.getLogger("hone_server")
 
-Kind = Literal["base", "adapter", "merged", "model"]
+ModelKind = Literal["base", "adapter", "merged", "model"]
 
 
 @dataclass(frozen=True)
-class Served:
+class ModelEntry:
     """One entry of /v1/models.
 
     folder: an adapter's folder; None for the other kinds, which are the weights themselves. root: what the user named,
@@ -39,7 +39,7 @@ class Served:
     """
 
     name: str
-    kind: Kind
+    kind: ModelKind
     root: str
     parent: str | None = None
     digest: str | None = None
@@ -47,16 +47,16 @@ class Served:
 
 
 @dataclass(frozen=True)
-class Sources:
+class ModelSources:
     """The weights to load (a folder or a hub name), and the models made from them; that of the weights is the first."""
 
-    weights: str
+    weights_source: str
     revision: str | None
-    cache: Path | None  # HF_HOME, unless the environment has one
-    models: list[Served]
+    cache_folder: Path | None  # HF_HOME, unless the environment has one
+    entries: list[ModelEntry]
 
 
-def find_sources(
+def find_model_sources(
     model: str,
     *,
     name: str | None,
@@ -64,59 +64,64 @@ def find_sources(
     expected: Mapping[str, str],
     claims: Mapping[str, Path],
     revision: str | None = None,
-) -> Sources:
+) -> ModelSources:
     """Resolve the command line. Raises HoneError naming what is missing, corrupt or contradictory."""
-    main = _find_main(model, name, claims, revision)
-    root = main.models[0]
-    models = [*main.models, *(find_adapter(alias, folder, root.name, main) for alias, folder in adapters.items())]
-    names = [served.name for served in models]
+    main_model = _find_main_model(model, name, claims, revision)
+    root = main_model.entries[0]
+    models = [
+        *main_model.entries,
+        *(find_adapter_entry(alias, folder, root.name, main_model) for alias, folder in adapters.items()),
+    ]
+    names = [entry.name for entry in models]
     for twice in {one for one in names if names.count(one) > 1}:
         raise HoneError(INVALID_SPEC, f"two models are called {twice!r}", remedy="Give one another name.")
-    _check_expected(expected, models)
-    return Sources(main.weights, main.revision, main.cache, models)
+    _check_expected_digests(expected, models)
+    return ModelSources(main_model.weights_source, main_model.revision, main_model.cache_folder, models)
 
 
-def _find_main(model: str, name: str | None, claims: Mapping[str, Path], revision: str | None) -> Sources:
+def _find_main_model(model: str, name: str | None, claims: Mapping[str, Path], revision: str | None) -> ModelSources:
     folder = Path(model).absolute()  # no library then takes it for a name on the hub
     if revision and folder.exists():
         raise HoneError(INVALID_SPEC, f"{model} is a folder, and has no revision {revision!r}")
-    if proof := _prove(folder):
-        return _find_artifact(proof, model, name, claims)
+    if proof := _verify_folder(folder):
+        return _find_artifact_model(proof, model, name, claims)
     if (folder / "config.json").is_file():
-        return Sources(str(folder), None, None, [Served(name or folder.resolve().name, "base", model)])
+        return ModelSources(str(folder), None, None, [ModelEntry(name or folder.resolve().name, "base", model)])
     if folder.exists() or model.startswith(("/", ".", "~")):
         raise HoneError(ARTIFACT_MISSING, f"{model} has neither {layout.MANIFEST} nor config.json")
-    return Sources(model, revision, None, [Served(name or model, "base", model)])
+    return ModelSources(model, revision, None, [ModelEntry(name or model, "base", model)])
 
 
-def _find_artifact(proof: Proof, asked: str, name: str | None, claims: Mapping[str, Path]) -> Sources:
+def _find_artifact_model(proof: Proof, given: str, name: str | None, claims: Mapping[str, Path]) -> ModelSources:
     root, manifest = proof.root, proof.manifest
     name = name or manifest.job
     if not proof.has_adapter:
         assert proof.model_folder is not None
-        kind: Kind = "merged" if proof.model_folder.name == layout.MERGED else "model"
-        return Sources(str(proof.model_folder), None, None, [Served(name, kind, asked, digest=manifest.digest)])
+        kind: ModelKind = "merged" if proof.model_folder.name == layout.MERGED else "model"
+        return ModelSources(
+            str(proof.model_folder), None, None, [ModelEntry(name, kind, given, digest=manifest.digest)]
+        )
     base = manifest.base_model
-    base_name = layout.base_model_name(base.name, base.claim, base.path)
-    adapter = Served(name, "adapter", asked, base_name, manifest.digest, root / layout.ADAPTER)
+    base_name = layout.base_model_name(base.name, base.claim, base.path or base.uri)
+    adapter = ModelEntry(name, "adapter", given, base_name, manifest.digest, root / layout.ADAPTER)
     if base.name:
-        models = [Served(base_name, "base", base.name), adapter]
-        return Sources(base.name, base.revision, root / layout.CACHE, models)
-    trained_on = _trained_on(root / layout.ADAPTER)
+        models = [ModelEntry(base_name, "base", base.name), adapter]
+        return ModelSources(base.name, base.revision, root / layout.CACHE, models)
+    trained_on = _find_training_base(root / layout.ADAPTER)
     if base.claim not in claims and not claims and trained_on:
         log.info("the base model is in %s, where it was in training", trained_on)
-        _prove(Path(trained_on))
-        return Sources(trained_on, None, None, [Served(base_name, "base", trained_on), adapter])
+        _verify_folder(Path(trained_on))
+        return ModelSources(trained_on, None, None, [ModelEntry(base_name, "base", trained_on), adapter])
     if base.claim is None or base.claim not in claims:
         found = ", ".join(sorted(claims)) or "none"
         message = f"the base model is on claim {base.claim!r}, and the claims given are: {found}"
-        raise HoneError(MODEL_NOT_FOUND, message, remedy=f"Say where it is with --claim {base.claim}=DIR.")
+        raise HoneError(MODEL_NOT_FOUND, message, remedy=f"Give its folder with --claim {base.claim}=DIR.")
     weights = str((claims[base.claim] / (base.path or "")).absolute())
-    _prove(Path(weights))
-    return Sources(weights, None, None, [Served(base_name, "base", weights), adapter])
+    _verify_folder(Path(weights))
+    return ModelSources(weights, None, None, [ModelEntry(base_name, "base", weights), adapter])
 
 
-def _trained_on(adapter: Path) -> str | None:
+def _find_training_base(adapter: Path) -> str | None:
     """Return the folder that an adapter's configuration names as its base model, if it is here, as hone merge does."""
     if not (adapter / ADAPTER_CONFIG).is_file():
         return None
@@ -124,7 +129,7 @@ def _trained_on(adapter: Path) -> str | None:
     return named if named and Path(named).is_absolute() and (Path(named) / "config.json").is_file() else None
 
 
-def find_adapter(name: str, folder: Path, parent: str, main: Sources) -> Served:
+def find_adapter_entry(name: str, folder: Path, parent: str, main_model: ModelSources) -> ModelEntry:
     """Return the adapter in a folder: an artifact's tree, the adapter in one (as the sidecar links it), or PEFT's
     files.
 
@@ -134,31 +139,31 @@ def find_adapter(name: str, folder: Path, parent: str, main: Sources) -> Served:
         root, manifest = proof.root, proof.manifest
         if not proof.has_adapter:
             raise HoneError(ADAPTER_MISMATCH, f"adapter {name!r}: {folder} holds a {manifest.kind}, not an adapter")
-        _check(Proof(root, manifest, layout.ADAPTER))
-        if not Path(main.weights).exists():
-            check_base(name, manifest, main.weights, main.revision)
-        return Served(name, "adapter", str(folder), parent, manifest.digest, (root / layout.ADAPTER).absolute())
+        _verify_artifact(Proof(root, manifest, layout.ADAPTER))
+        if not Path(main_model.weights_source).exists():
+            require_matching_base(name, manifest, main_model.weights_source, main_model.revision)
+        return ModelEntry(name, "adapter", str(folder), parent, manifest.digest, (root / layout.ADAPTER).absolute())
     if (folder / ADAPTER_CONFIG).is_file():
-        return Served(name, "adapter", str(folder), parent, None, folder.absolute())
+        return ModelEntry(name, "adapter", str(folder), parent, None, folder.absolute())
     message = f"adapter {name!r}: {folder} has neither {layout.MANIFEST} nor {ADAPTER_CONFIG}"
     raise HoneError(ARTIFACT_MISSING, message)
 
 
-def _prove(folder: Path) -> Proof | None:
+def _verify_folder(folder: Path) -> Proof | None:
     proof = find_proof(folder)
     if proof:
-        _check(proof)
+        _verify_artifact(proof)
     return proof
 
 
-def _check(proof: Proof) -> None:
+def _verify_artifact(proof: Proof) -> None:
     begin = time.monotonic()
     proof.check()
     log.info("%s is %s, read in %.2f s", proof.root / proof.part, proof.manifest.digest, time.monotonic() - begin)
 
 
-def _check_expected(expected: Mapping[str, str], models: list[Served]) -> None:
-    digests = {served.name: served.digest for served in models}
+def _check_expected_digests(expected: Mapping[str, str], models: list[ModelEntry]) -> None:
+    digests = {entry.name: entry.digest for entry in models}
     for name, digest in expected.items():
         if name not in digests:
             remedy = f"The models are: {', '.join(digests)}."

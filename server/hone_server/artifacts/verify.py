@@ -4,12 +4,12 @@ Used by the adapter sidecar and its init container, for engines that don't read 
 """
 
 import json
-import re
 import time
 from pathlib import Path
 
 from hone_api import layout
 from hone_api.artifacts.adapter_config import ADAPTER_CONFIG, read_adapter_config
+from hone_api.artifacts.adapter_rules import fits_revision, list_refused_settings
 from hone_api.artifacts.manifest import ArtifactManifest
 from hone_api.artifacts.proof import Proof, find_proof
 from hone_api.containers import LINKS_PROGRAM
@@ -17,25 +17,24 @@ from hone_api.io.terminal import print_line
 from hone_api.reasons import ADAPTER_MISMATCH, ARTIFACT_CORRUPT, ARTIFACT_MISSING, HoneError
 
 RANK_FLAG = "--max-lora-rank"
-COMMIT = re.compile("[0-9a-f]{40}")
 
 
-def proved_adapter(
+def verify_adapter(
     name: str, root: Path, digest: str | None, base: str | None, revision: str | None
 ) -> tuple[Path, str | None]:
     """Return the folder with adapter_config.json, and the artifact's digest, after verifying every file.
 
     Raises HoneError.
     """
-    folder, manifest = _adapter(name, root, digest)
+    folder, manifest = _verify_adapter_files(name, root, digest)
     if manifest is None:
         return folder, None
-    check_base(name, manifest, base, revision)
+    require_matching_base(name, manifest, base, revision)
     return folder, manifest.digest
 
 
-def proved_model(root: Path, digest: str | None) -> Path:
-    proof = _proved(root, digest)
+def verify_model(root: Path, digest: str | None) -> Path:
+    proof = _verify_files(root, digest)
     if proof is None:
         if (root / "config.json").is_file():
             return root
@@ -47,8 +46,8 @@ def proved_model(root: Path, digest: str | None) -> Path:
     return proof.model_folder
 
 
-def _adapter(name: str, root: Path, digest: str | None) -> tuple[Path, ArtifactManifest | None]:
-    proof = _proved(root, digest)
+def _verify_adapter_files(name: str, root: Path, digest: str | None) -> tuple[Path, ArtifactManifest | None]:
+    proof = _verify_files(root, digest)
     if proof is None:
         if (root / ADAPTER_CONFIG).is_file():
             return root, None
@@ -59,7 +58,7 @@ def _adapter(name: str, root: Path, digest: str | None) -> tuple[Path, ArtifactM
     return proof.root / layout.ADAPTER, proof.manifest
 
 
-def _proved(root: Path, digest: str | None) -> Proof | None:
+def _verify_files(root: Path, digest: str | None) -> Proof | None:
     """Return the artifact after comparing its files with the manifest; None if it has no manifest and needs none.
 
     Raises HoneError ArtifactMissing or ArtifactCorrupt.
@@ -80,7 +79,7 @@ def _proved(root: Path, digest: str | None) -> Proof | None:
     return proof
 
 
-def check_base(name: str, manifest: ArtifactManifest, base: str | None, revision: str | None) -> None:
+def require_matching_base(name: str, manifest: ArtifactManifest, base: str | None, revision: str | None) -> None:
     """Raise HoneError AdapterMismatch when the adapter was trained on another hub model, or commit, than is served.
 
     Of a base model on a claim only the path in training is known, which may differ here, so it is not compared.
@@ -89,29 +88,28 @@ def check_base(name: str, manifest: ArtifactManifest, base: str | None, revision
     if base and trained.name and trained.name != base:
         message = f"Adapter {name} was trained on {trained.name}, and the service's model is {base}"
         raise HoneError(ADAPTER_MISMATCH, message)
-    is_known = trained.revision and COMMIT.fullmatch(revision or "")  # which commit a branch is, only the hub knows
-    if base and trained.name and is_known and trained.revision != revision:
+    if base and trained.name and not fits_revision(trained.revision, revision):
         message = f"Adapter {name} was trained on {base} at {trained.revision}, and {revision} is served"
         raise HoneError(ADAPTER_MISMATCH, message)
 
 
-def check_kind(name: str, folder: Path, largest: int | None) -> None:
+def require_loadable_kind(name: str, folder: Path, max_rank: int | None) -> None:
     """Raise HoneError AdapterMismatch for what vLLM, SGLang and TGI would refuse after their start."""
     config = read_adapter_config(folder)
-    wrong = {
-        "peft_type": config.peft_type != "LORA",
-        "use_dora": bool(config.use_dora),
-        "modules_to_save": bool(config.modules_to_save),
-        "bias": config.bias != "none",
-    }
-    for field in (field for field, is_wrong in wrong.items() if is_wrong):
+    refused = list_refused_settings(
+        peft_type=config.peft_type,
+        use_dora=config.use_dora,
+        modules_to_save=config.modules_to_save,
+        bias=config.bias,
+    )
+    for field in refused:
         found = json.dumps(getattr(config, field))
         remedy = "Serve the merged model, or set spec.engine: embedded."
         raise HoneError(
             ADAPTER_MISMATCH, f"Adapter {name} has {field} {found}, which the engine refuses", remedy=remedy
         )
     rank = config.largest_rank
-    if largest and rank > largest:
-        message = f"Adapter {name} has rank {rank}, and the engine is started for ranks up to {largest}"
+    if max_rank and rank > max_rank:
+        message = f"Adapter {name} has rank {rank}, and the engine is started for ranks up to {max_rank}"
         remedy = f"Add {RANK_FLAG} and a rank that the engine takes to spec.extraArgs, or serve the merged model."
         raise HoneError(ADAPTER_MISMATCH, message, remedy=remedy)

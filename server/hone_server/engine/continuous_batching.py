@@ -15,17 +15,17 @@ from typing import Any
 
 from hone_api.attention import default_kernel
 from transformers import ContinuousBatchingConfig, GenerationConfig
-from transformers.generation.continuous_batching.requests import GenerationOutput
 
 from hone_server.engine import eager_attention, ragged_attention
-from hone_server.engine.finite_values import NOT_FINITE, FiniteGuard
-from hone_server.engine.prefix_cache import keep_adapters_apart, request_id_of
+from hone_server.engine.finite_values import NOT_FINITE_MESSAGE, FiniteValueFilter
+from hone_server.engine.prefix_cache import isolate_prefix_cache, make_request_id
 from hone_server.engine.prompt_logprobs import PromptLogprobs, PromptRecorder
-from hone_server.engine.sampler import BatchSampler, Sampling, TokenLogprob
-from hone_server.engine.step_errors import refuse_unknown_tokens, survive
-from hone_server.hardware import PAGE_TOKENS, KvPlan
+from hone_server.engine.sampler import BatchSampler, SamplingParams, TokenLogprobs
+from hone_server.engine.step_errors import refuse_unknown_tokens, survive_step_errors
+from hone_server.hardware import PAGE_TOKENS, KVCacheConfig
 from hone_server.structured.guidance import Guide
-from hone_server.weights.batched_lora import BASE, Adapter, BatchTable
+from hone_server.transformers_internals import GenerationOutput
+from hone_server.weights.batched_lora import BASE_NUMBER, LoraAdapter, LoraBatch
 
 MAX_BATCH_TOKENS = 512  # tokens a step, prefill and decode together; the attention mask grows with it
 MAX_BATCH_REQUESTS = 64
@@ -40,40 +40,40 @@ class GuidanceError(EngineError):
 
 
 @dataclass(frozen=True)
-class Tokens:
+class TokenBatch:
     """New tokens of a request.
 
-    last: the answer ends with these. times: the moment of each token so far, by time.perf_counter. logprobs: those of
-    each token in `ids`, if they were requested.
+    is_last: the answer ends with these. token_times: the moment of each token so far, by time.perf_counter. logprobs:
+    those of each token in `token_ids`, if they were requested.
     """
 
-    ids: list[int]
-    last: bool
-    times: list[float] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
+    token_ids: list[int]
+    is_last: bool
+    token_times: list[float] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
 
 
 class Engine:
     """Generates for one model. Created in any thread and used from one event loop; call `start` before, `stop` after.
 
-    Every engine has its own thread and its own key-value cache, whose size `plan` gives. With the model's `table`,
-    requests may name adapters.
+    Every engine has its own thread and its own key-value cache, whose size `cache_config` gives. With the model's
+    `lora_batch`, requests may name adapters.
     """
 
-    def __init__(self, model: Any, plan: KvPlan, table: BatchTable | None = None) -> None:
-        self.max_model_len = plan.max_model_len
+    def __init__(self, model: Any, cache_config: KVCacheConfig, lora_batch: LoraBatch | None = None) -> None:
+        self.max_model_len = cache_config.max_model_len
         self.vocab_size: int = model.config.get_text_config().vocab_size
-        self.table = table
+        self.lora_batch = lora_batch
         kernel = default_kernel(model)
         if kernel == "eager":
-            eager_attention.install()
+            eager_attention.register_kernel()
         model.set_attn_implementation(kernel)
         self._manager = model.init_continuous_batching(
             # Greedy here, because BatchSampler's scores already hold the random choice.
             generation_config=GenerationConfig(do_sample=False, eos_token_id=-1),  # type: ignore[no-untyped-call]
             continuous_batching_config=ContinuousBatchingConfig(
                 page_size=PAGE_TOKENS,
-                num_blocks=plan.num_blocks,
+                num_blocks=cache_config.page_count,
                 max_batch_tokens=MAX_BATCH_TOKENS,
                 max_requests_per_batch=MAX_BATCH_REQUESTS,
                 use_cuda_graph=False,
@@ -81,27 +81,27 @@ class Engine:
                 auto_switch_to_flash=False,
             ),
         )
-        fits = model.device.type == "cpu" and kernel == "sdpa"
-        self._is_ragged = fits and ragged_attention.fits(model.config.get_text_config())
+        can_be_ragged = model.device.type == "cpu" and kernel == "sdpa"
+        self._is_ragged = can_be_ragged and ragged_attention.supports_model(model.config.get_text_config())
         if self._is_ragged:
-            model.set_attn_implementation(ragged_attention.NAME)
-        self._sampler = BatchSampler(table)
+            model.set_attn_implementation(ragged_attention.KERNEL_NAME)
+        self._sampler = BatchSampler(lora_batch)
         self._manager.logit_processor = self._sampler
-        self._prompts = PromptRecorder()
-        self._finite = FiniteGuard()
-        self._sampler.prepared = (self._prompts.prepare, self._finite.prepare)
-        self._sampler.scored = self._finite.check
+        self._prompt_recorder = PromptRecorder()
+        self._finite_filter = FiniteValueFilter()
+        self._sampler.step_hooks = (self._prompt_recorder.begin_step, self._finite_filter.begin_step)
+        self._sampler.score_hook = self._finite_filter.check_scores
 
     @property
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         return bool(self._manager.is_running())
 
-    def active(self) -> list[str]:
+    def list_active_requests(self) -> list[str]:
         """Return the ids of the requests in the batch."""
         processor = self._manager.batch_processor
         return [] if processor is None else list(processor.scheduler.active_requests)
 
-    def cache_usage(self) -> float:
+    def measure_cache_usage(self) -> float:
         """Return the share of the key-value cache that requests use, 0 to 1.
 
         Blocks that are only kept as a possible prefix of later prompts count as free: they are evicted when room is
@@ -117,12 +117,12 @@ class Engine:
 
     def start(self) -> None:
         self._manager.warmup()  # without graphs it only makes the batch processor
-        if self.table is not None:
-            keep_adapters_apart(self._manager.batch_processor, self.vocab_size)
-        self._prompts.install(self._manager.batch_processor)
-        self._finite.install(self._manager.batch_processor, shares_keys=not self._is_ragged)
+        if self.lora_batch is not None:
+            isolate_prefix_cache(self._manager.batch_processor, self.vocab_size)
+        self._prompt_recorder.watch_processor(self._manager.batch_processor)
+        self._finite_filter.watch_processor(self._manager.batch_processor, shares_keys=not self._is_ragged)
         refuse_unknown_tokens(self._manager.batch_processor, self.vocab_size)
-        survive(self._manager)
+        survive_step_errors(self._manager)
         self._manager.start()
 
     def stop(self) -> None:
@@ -133,15 +133,15 @@ class Engine:
         self,
         request_id: str,
         prompt: list[int],
-        sampling: Sampling,
+        params: SamplingParams,
         max_tokens: int,
         *,
         stream: bool,
         eos_token_ids: frozenset[int],
-        adapter: Adapter | None = None,
+        adapter: LoraAdapter | None = None,
         guide: Guide | None = None,
         prompt_logprobs: PromptLogprobs | None = None,
-    ) -> AsyncIterator[Tokens]:
+    ) -> AsyncIterator[TokenBatch]:
         """Yield tokens as they come (all at once unless `stream`). Leaving early takes the request out of the batch.
 
         `prompt_logprobs`, of this prompt, are filled before the first token comes.
@@ -151,14 +151,14 @@ class Engine:
         outputs: asyncio.Queue[GenerationOutput] = asyncio.Queue()
         router = self._manager.output_router
         self._manager.register_result_handler(request_id, outputs.put_nowait)
-        finished, told = False, 0
-        logprobs: list[TokenLogprob] = []
-        if sampling.logprobs is not None:
+        finished, returned = False, 0
+        logprobs: list[TokenLogprobs] = []
+        if params.top_logprobs is not None:
             self._sampler.logprobs[request_id] = logprobs
         if guide is not None:
             self._sampler.guides[request_id] = guide
         if prompt_logprobs is not None:
-            self._prompts.wanted[request_id] = prompt_logprobs
+            self._prompt_recorder.requested[request_id] = prompt_logprobs
         try:
             accepted = self._manager.add_request(
                 prompt,
@@ -167,7 +167,7 @@ class Engine:
                 streaming=stream,
                 record_timestamps=True,
                 eos_token_id=list(eos_token_ids),
-                sampling=sampling,
+                sampling=params,
                 adapter=adapter,
             )
             if accepted is None:
@@ -175,31 +175,33 @@ class Engine:
             while not finished:
                 output = await outputs.get()
                 finished = output.is_finished()
-                if request_id in self._finite.failed:
-                    raise EngineError(NOT_FINITE)
+                if request_id in self._finite_filter.failed_ids:
+                    raise EngineError(NOT_FINITE_MESSAGE)
                 if output.error is not None:
                     raise EngineError(output.error)
                 if finished and guide is not None and guide.error is not None:
                     raise GuidanceError(
                         f"the answer can't follow its schema further, which is too complex: {guide.error}"
                     )
-                before, told = told, len(output.generated_tokens)
-                yield Tokens(output.generated_tokens[before:], finished, output.timestamps or [], logprobs[before:told])
+                before, returned = returned, len(output.generated_tokens)
+                yield TokenBatch(
+                    output.generated_tokens[before:], finished, output.timestamps or [], logprobs[before:returned]
+                )
         finally:
             self._sampler.logprobs.pop(request_id, None)
             self._sampler.guides.pop(request_id, None)
-            self._prompts.wanted.pop(request_id, None)
-            self._finite.forget(request_id)
+            self._prompt_recorder.requested.pop(request_id, None)
+            self._finite_filter.forget_request(request_id)
             if not finished:
                 self._manager.cancel_request(request_id)
                 # A cancelled request gets no last result, with which its handler would be removed.
                 router.result_handlers.pop(request_id, None)
 
 
-class Lane:
+class ModelHandle:
     """One served model's use of an engine: its own requests, and its adapter, if it is one."""
 
-    def __init__(self, engine: Engine, eos_token_ids: frozenset[int], adapter: Adapter | None = None) -> None:
+    def __init__(self, engine: Engine, eos_token_ids: frozenset[int], adapter: LoraAdapter | None = None) -> None:
         self.engine = engine
         self.eos_token_ids = eos_token_ids
         self._adapter = adapter
@@ -213,29 +215,29 @@ class Lane:
     def vocab_size(self) -> int:
         return self.engine.vocab_size
 
-    def counts(self) -> tuple[int, int]:
+    def count_requests(self) -> tuple[int, int]:
         """Return how many of this model's requests are in the batch, and how many wait for a place in it."""
-        running = len(self._unfinished.intersection(self.engine.active()))
+        running = len(self._unfinished.intersection(self.engine.list_active_requests()))
         return running, len(self._unfinished) - running
 
     async def generate(
         self,
         prompt: list[int],
-        sampling: Sampling,
+        params: SamplingParams,
         max_tokens: int,
         *,
         stream: bool,
         ignore_eos: bool = False,
         guide: Guide | None = None,
         prompt_logprobs: PromptLogprobs | None = None,
-    ) -> AsyncIterator[Tokens]:
+    ) -> AsyncIterator[TokenBatch]:
         """Yield tokens as Engine.generate does, and count the request as this model's until it ends."""
-        request_id = request_id_of(BASE if self._adapter is None else self._adapter.number)
+        request_id = make_request_id(BASE_NUMBER if self._adapter is None else self._adapter.number)
         self._unfinished.add(request_id)
         generated = self.engine.generate(
             request_id,
             prompt,
-            sampling,
+            params,
             max_tokens,
             stream=stream,
             eos_token_ids=frozenset() if ignore_eos else self.eos_token_ids,
@@ -244,8 +246,8 @@ class Lane:
             prompt_logprobs=prompt_logprobs,
         )
         try:
-            async with aclosing(generated) as tokens:  # type: ignore[type-var]
-                async for one in tokens:
-                    yield one
+            async with aclosing(generated) as batches:  # type: ignore[type-var]
+                async for batch in batches:
+                    yield batch
         finally:
             self._unfinished.discard(request_id)

@@ -9,17 +9,18 @@ from typing import Any
 import torch
 from torch.nn.functional import softmax
 from transformers import AttentionInterface
-from transformers.integrations.eager_paged import repeat_kv
 
-NAME = "paged|eager"
+from hone_server.transformers_internals import repeat_kv
 
-
-def install() -> None:
-    """Make transformers call `attend` instead of its own function."""
-    AttentionInterface.register(NAME, attend)
+KERNEL_NAME = "paged|eager"
 
 
-def attend(
+def register_kernel() -> None:
+    """Make transformers call `compute_attention` instead of its own function."""
+    AttentionInterface.register(KERNEL_NAME, compute_attention)
+
+
+def compute_attention(
     module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -37,8 +38,8 @@ def attend(
     of shape [1, tokens, heads, size], and the scores after the softmax.
     """
     key, value = cache.update(key_states=key, value_states=value, layer_idx=module.layer_idx, kwargs=kwargs)
-    groups = query.shape[1] // key.shape[1]
-    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    query_groups = query.shape[1] // key.shape[1]
+    key, value = repeat_kv(key, query_groups), repeat_kv(value, query_groups)
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
@@ -46,9 +47,9 @@ def attend(
         scores = scores + attention_mask
     sinks = getattr(module, "sinks", None)  # a score for attending to nothing
     if sinks is not None:
-        nothing = sinks.reshape(1, -1, 1, 1).expand(*scores.shape[:-1], 1)
-        scores = torch.cat([scores, nothing], dim=-1)
-    shares = softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+        sink_scores = sinks.reshape(1, -1, 1, 1).expand(*scores.shape[:-1], 1)
+        scores = torch.cat([scores, sink_scores], dim=-1)
+    probabilities = softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     if sinks is not None:
-        shares = shares[..., :-1]
-    return torch.matmul(shares, value).transpose(1, 2).contiguous(), shares
+        probabilities = probabilities[..., :-1]
+    return torch.matmul(probabilities, value).transpose(1, 2).contiguous(), probabilities

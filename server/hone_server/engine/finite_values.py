@@ -10,38 +10,39 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers.generation.continuous_batching.requests import FutureRequestState, RequestStatus
 
-LARGEST = 1e15
+from hone_server.transformers_internals import FutureRequestState, RequestStatus
+
+MAX_MAGNITUDE = 1e15
 """The product of two larger numbers, summed over a head, could leave float32."""
-NOT_FINITE = (
+NOT_FINITE_MESSAGE = (
     "the model computes values that are not finite (NaN or infinity), so that it has no answer; its weights or those "
     "of the adapter may be damaged"
 )
 
 
-class FiniteGuard:
-    """Knows the requests of one step of an engine. `failed`: those that were ended, until `forget`."""
+class FiniteValueFilter:
+    """Knows the requests of one step of an engine. `failed_ids`: those that were ended, until `forget_request`."""
 
     def __init__(self) -> None:
-        self.failed: set[str] = set()
+        self.failed_ids: set[str] = set()
         self._requests: Sequence[FutureRequestState] = ()
-        self._is_wrong: torch.Tensor | None = None
+        self._is_bad_token: torch.Tensor | None = None
         self._shares_keys = self._masks_keys = True
 
-    def install(self, processor: Any, *, shares_keys: bool) -> None:
+    def watch_processor(self, processor: Any, *, shares_keys: bool) -> None:
         """Watch a batch processor. shares_keys: its attention reads the keys of all requests for each of them."""
         update_cache, update_batch = processor.cache.update, processor.update_batch
 
-        def update_finite(
+        def update_cache_masked(
             key_states: torch.Tensor, value_states: torch.Tensor, *arguments: Any, **more: Any
         ) -> tuple[torch.Tensor, torch.Tensor]:
             if self._masks_keys:
-                key_states, value_states = self._without_wrong(key_states, value_states)
+                key_states, value_states = self._mask_non_finite(key_states, value_states)
             found: tuple[torch.Tensor, torch.Tensor] = update_cache(key_states, value_states, *arguments, **more)
             return found
 
-        def update_and_fail() -> None:
+        def update_batch_and_fail() -> None:
             failed = self._find_failed()
             for request in failed:
                 # No other request may begin with these keys.
@@ -49,43 +50,45 @@ class FiniteGuard:
             update_batch()
             for request in failed:
                 if request.state.status != RequestStatus.FINISHED:
-                    processor._handle_request_error(ValueError(NOT_FINITE), request.state)
+                    processor._handle_request_error(ValueError(NOT_FINITE_MESSAGE), request.state)
                     processor.scheduler.finish_request(request.state.request_id)
                     processor.scheduler.block_new_requests = False
 
         self._shares_keys = shares_keys
-        processor.cache.update = update_finite
-        processor.update_batch = update_and_fail
+        processor.cache.update = update_cache_masked
+        processor.update_batch = update_batch_and_fail
 
-    def prepare(self, requests: Sequence[FutureRequestState]) -> None:
+    def begin_step(self, requests: Sequence[FutureRequestState]) -> None:
         """Note the requests of the next step, in the order of their rows."""
-        self._requests, self._is_wrong = list(requests), None
+        self._requests, self._is_bad_token = list(requests), None
         self._masks_keys = self._shares_keys or any(request.query_length > 1 for request in requests)
 
-    def check(self, scores: torch.Tensor) -> None:
+    def check_scores(self, scores: torch.Tensor) -> None:
         """Look at the scores (shape [requests, vocab_size]) of those requests that get a token."""
         sums = scores.sum(dim=-1, dtype=torch.float32)
         wrong = (~(sums < torch.inf)).tolist()
         chosen = [request for request in self._requests if request.has_new_token]
-        self.failed |= {request.state.request_id for request, is_wrong in zip(chosen, wrong, strict=False) if is_wrong}
+        self.failed_ids |= {
+            request.state.request_id for request, is_wrong in zip(chosen, wrong, strict=False) if is_wrong
+        }
 
-    def forget(self, request_id: str) -> None:
-        self.failed.discard(request_id)
+    def forget_request(self, request_id: str) -> None:
+        self.failed_ids.discard(request_id)
 
-    def _without_wrong(self, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return both (shape [1, heads, tokens, size]) with zeros for each token that has a value beyond LARGEST."""
+    def _mask_non_finite(self, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return both (shape [1, heads, tokens, size]) with zeros for tokens that have a value beyond MAX_MAGNITUDE."""
         largest = torch.maximum(*(one.detach().abs().amax(dim=(0, 1, 3)).float() for one in (key, value)))
-        is_wrong = ~(largest <= LARGEST)
-        self._is_wrong = is_wrong if self._is_wrong is None else self._is_wrong | is_wrong
+        is_wrong = ~(largest <= MAX_MAGNITUDE)
+        self._is_bad_token = is_wrong if self._is_bad_token is None else self._is_bad_token | is_wrong
         mask = is_wrong[None, None, :, None]
         return key.masked_fill(mask, 0), value.masked_fill(mask, 0)
 
     def _find_failed(self) -> list[FutureRequestState]:
-        if self._is_wrong is not None:
+        if self._is_bad_token is not None:
             row = 0
-            wrong = self._is_wrong.tolist() if bool(self._is_wrong.any()) else []
+            wrong = self._is_bad_token.tolist() if bool(self._is_bad_token.any()) else []
             for request in self._requests:
                 if any(wrong[row : row + request.query_length]):
-                    self.failed.add(request.state.request_id)
+                    self.failed_ids.add(request.state.request_id)
                 row += request.query_length
-        return [request for request in self._requests if request.state.request_id in self.failed]
+        return [request for request in self._requests if request.state.request_id in self.failed_ids]

@@ -24,10 +24,10 @@ class Penalties:
 NO_PENALTIES = Penalties()
 # A smaller penalty has the same effect: tokens that occurred already win. Scores that are divided by this one stay
 # within float32, even when the temperature divides them again.
-LEAST_REPETITION = 1e-25
+MIN_REPETITION_PENALTY = 1e-25
 
 
-def penalize(logits: torch.Tensor, penalties: Penalties, prompt: Sequence[int], answer: Sequence[int]) -> None:
+def apply_penalties(logits: torch.Tensor, penalties: Penalties, prompt: Sequence[int], answer: Sequence[int]) -> None:
     """Change one row of logits (shape [vocab_size]) in place."""
 
     def indices(tokens: Sequence[int]) -> torch.Tensor:
@@ -39,8 +39,8 @@ def penalize(logits: torch.Tensor, penalties: Penalties, prompt: Sequence[int], 
     if penalties.repetition != 1:
         seen = indices([*prompt, *answer]).unique()  # type: ignore[no-untyped-call]
         scores = logits[seen]
-        repetition = max(penalties.repetition, LEAST_REPETITION)
+        repetition = max(penalties.repetition, MIN_REPETITION_PENALTY)
         logits[seen] = torch.where(scores > 0, scores / repetition, scores * repetition)
     if answer and (penalties.frequency or penalties.presence):
-        said, counts = indices(answer).unique(return_counts=True)  # type: ignore[no-untyped-call]
-        logits[said] -= penalties.frequency * counts + penalties.presence
+        answered, counts = indices(answer).unique(return_counts=True)  # type: ignore[no-untyped-call]
+        logits[answered] -= penalties.frequency * counts + penalties.presence

@@ -12,25 +12,28 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import LogitsProcessorList
-from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessorList
-from transformers.generation.continuous_batching.requests import FutureRequestState, RequestState
 
-from hone_server.engine.penalties import NO_PENALTIES, Penalties, penalize
-from hone_server.structured.guidance import Guide, forbid
-from hone_server.weights.batched_lora import BatchTable
+from hone_server.engine.penalties import NO_PENALTIES, Penalties, apply_penalties
+from hone_server.structured.guidance import Guide, mask_forbidden_tokens
+from hone_server.transformers_internals import (
+    ContinuousBatchingLogitsProcessorList,
+    FutureRequestState,
+    RequestState,
+)
+from hone_server.weights.batched_lora import LoraBatch
 
 # Below this the choice is greedy, as in vLLM: scores divided by it would exceed float32.
-LEAST_TEMPERATURE = 1e-5
-LEAST_LOGPROB = -9999.0  # JSON has no infinity; vLLM reports the same number
+MIN_TEMPERATURE = 1e-5
+MIN_LOGPROB = -9999.0  # JSON has no infinity; vLLM reports the same number
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingParams:
     """How one request's tokens are chosen.
 
-    temperature: greedy below LEAST_TEMPERATURE. top_p: 1 is off. top_k: 0 is off. seed: 64 bits; the same request with
-    the same seed draws the same noise for the same position, independent of the other requests in the batch. logprobs:
-    how many of the likeliest tokens to report with each chosen one; None: no log probabilities.
+    temperature: greedy below MIN_TEMPERATURE. top_p: 1 is off. top_k: 0 is off. seed: 64 bits; the same request with
+    the same seed draws the same noise for the same position, independent of the other requests in the batch.
+    top_logprobs: how many of the likeliest tokens to report with each chosen one; None: no log probabilities.
     """
 
     temperature: float
@@ -38,27 +41,27 @@ class Sampling:
     top_k: int
     seed: int
     penalties: Penalties = NO_PENALTIES
-    logprobs: int | None = None
+    top_logprobs: int | None = None
 
     @property
     def is_greedy(self) -> bool:
-        return self.temperature < LEAST_TEMPERATURE
+        return self.temperature < MIN_TEMPERATURE
 
 
 @dataclass(frozen=True)
-class TokenLogprob:
+class TokenLogprobs:
     """A chosen token, and the likeliest ones at its position.
 
     The log probabilities are of the model's own distribution, as in vLLM: before penalties, temperature, top-k and
     top-p.
     """
 
-    token: int
+    token_id: int
     logprob: float
     top: tuple[tuple[int, float], ...]
 
 
-def token_noise(seed: int, position: int, vocab_size: int) -> np.ndarray:
+def draw_token_noise(seed: int, position: int, vocab_size: int) -> np.ndarray:
     """Return exponential noise (float32, shape [vocab_size], above 0) that depends only on the seed and the position.
 
     The position is the most significant part of Philox's counter. The least significant part counts the blocks that are
@@ -71,29 +74,30 @@ def token_noise(seed: int, position: int, vocab_size: int) -> np.ndarray:
     return np.maximum(noise, np.finfo(np.float32).tiny, out=noise)
 
 
-def perturb(logits: torch.Tensor, samplings: Sequence[Sampling], positions: Sequence[int]) -> torch.Tensor:
+def compute_gumbel_scores(
+    logits: torch.Tensor, params: Sequence[SamplingParams], positions: Sequence[int]
+) -> torch.Tensor:
     """Return scores (shape [requests, vocab_size], as the logits) whose argmax is a sample of each row's distribution.
 
     The distribution is softmax(logits / temperature) after top-k and top-p. No sampling may be greedy. Dividing
     probabilities by exponential noise is the Gumbel-max trick. It needs no shared random state, and the choice stays
     the same when the logits differ in their last bits, as they do when the batch is composed differently.
     """
-    temperatures = torch.tensor([sampling.temperature for sampling in samplings], device=logits.device)
+    temperatures = torch.tensor([own.temperature for own in params], device=logits.device)
     scores = logits / temperatures.unsqueeze(1)
-    for row, sampling in enumerate(samplings):
-        if 0 < sampling.top_k < scores.shape[1]:
-            smallest = torch.topk(scores[row], sampling.top_k).values[-1]
+    for row, own in enumerate(params):
+        if 0 < own.top_k < scores.shape[1]:
+            smallest = torch.topk(scores[row], own.top_k).values[-1]
             scores[row].masked_fill_(scores[row] < smallest, -torch.inf)
     probabilities = torch.softmax(scores, dim=-1)
-    for row, sampling in enumerate(samplings):
-        if sampling.top_p < 1:
+    for row, own in enumerate(params):
+        if own.top_p < 1:
             ordered = torch.sort(probabilities[row], descending=True).values
-            kept = int((torch.cumsum(ordered, dim=-1) < sampling.top_p).sum())
+            kept = int((torch.cumsum(ordered, dim=-1) < own.top_p).sum())
             smallest = ordered[min(kept, ordered.numel() - 1)]
             probabilities[row].masked_fill_(probabilities[row] < smallest, 0.0)
     noise = [
-        token_noise(sampling.seed, position, logits.shape[1])
-        for sampling, position in zip(samplings, positions, strict=True)
+        draw_token_noise(own.seed, position, logits.shape[1]) for own, position in zip(params, positions, strict=True)
     ]
     return probabilities / torch.from_numpy(np.stack(noise)).to(logits.device)
 
@@ -105,17 +109,17 @@ class BatchSampler(ContinuousBatchingLogitsProcessorList):
     synchronous loop (no CUDA graphs, no double buffering), because the batch's requests are remembered between calls.
     """
 
-    def __init__(self, table: BatchTable | None = None) -> None:
+    def __init__(self, lora_batch: LoraBatch | None = None) -> None:
         super().__init__(LogitsProcessorList())
         self.do_processing = True
-        self._table = table
+        self._lora_batch = lora_batch
         self._states: list[RequestState] = []
         # By request, for those that want them. Not in the request's own arguments: an eviction makes copies of those.
-        self.logprobs: dict[str, list[TokenLogprob]] = {}
+        self.logprobs: dict[str, list[TokenLogprobs]] = {}
         self.guides: dict[str, Guide] = {}
-        self.prepared: Sequence[Callable[[list[FutureRequestState]], None]] = ()
+        self.step_hooks: Sequence[Callable[[list[FutureRequestState]], None]] = ()
         """Called with the requests of each step before it."""
-        self.scored: Callable[[torch.Tensor], None] = lambda scores: None
+        self.score_hook: Callable[[torch.Tensor], None] = lambda scores: None
         """Called with the scores of the step, before anything changes them."""
 
     def check_kwargs(self, kwargs: dict[str, Any]) -> None:
@@ -128,10 +132,10 @@ class BatchSampler(ContinuousBatchingLogitsProcessorList):
         self, requests_in_batch: list[FutureRequestState], arg_storage: torch.Tensor
     ) -> torch.Tensor:
         self._states = [request.state for request in requests_in_batch if request.has_new_token]
-        for prepare in self.prepared:
-            prepare(requests_in_batch)
-        if self._table is not None:
-            self._table.prepare(
+        for begin_step in self.step_hooks:
+            begin_step(requests_in_batch)
+        if self._lora_batch is not None:
+            self._lora_batch.begin_step(
                 [
                     (request.state.logit_processor_kwargs["adapter"], request.query_length)
                     for request in requests_in_batch
@@ -140,30 +144,30 @@ class BatchSampler(ContinuousBatchingLogitsProcessorList):
         return arg_storage
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, logits_processor_args: Any) -> torch.Tensor:
-        if self._table is not None:
-            self._table.clear()
-        self.scored(scores)
-        samplings: list[Sampling] = [state.logit_processor_kwargs["sampling"] for state in self._states]
-        raw = {row: scores[row].clone() for row, sampling in enumerate(samplings) if sampling.logprobs is not None}
-        for row, sampling in enumerate(samplings):
-            if sampling.penalties != NO_PENALTIES:
-                penalize(scores[row], sampling.penalties, *_prompt_and_answer(self._states[row]))
+        if self._lora_batch is not None:
+            self._lora_batch.end_step()
+        self.score_hook(scores)
+        params: list[SamplingParams] = [state.logit_processor_kwargs["sampling"] for state in self._states]
+        raw = {row: scores[row].clone() for row, own in enumerate(params) if own.top_logprobs is not None}
+        for row, own in enumerate(params):
+            if own.penalties != NO_PENALTIES:
+                apply_penalties(scores[row], own.penalties, *_split_prompt_and_answer(self._states[row]))
         if self.guides:
-            self._forbid(scores)
-        rows = [row for row, sampling in enumerate(samplings) if not sampling.is_greedy]
+            self._mask_forbidden(scores)
+        rows = [row for row, own in enumerate(params) if not own.is_greedy]
         if rows:
             # The sum stays the same when the scheduler evicts a request and later feeds it its own tokens again.
             positions = [
                 len(state.initial_tokens) + len(state.generated_tokens) for state in (self._states[row] for row in rows)
             ]
-            scores[rows] = perturb(scores[rows], [samplings[row] for row in rows], positions)
+            scores[rows] = compute_gumbel_scores(scores[rows], [params[row] for row in rows], positions)
         for row, logits in raw.items():
-            told = self.logprobs.get(self._states[row].request_id)
-            if told is not None:
-                told.append(_token_logprob(logits, int(scores[row].argmax()), samplings[row].logprobs or 0))
+            recorded = self.logprobs.get(self._states[row].request_id)
+            if recorded is not None:
+                recorded.append(_make_token_logprobs(logits, int(scores[row].argmax()), params[row].top_logprobs or 0))
         return scores
 
-    def _forbid(self, scores: torch.Tensor) -> None:
+    def _mask_forbidden(self, scores: torch.Tensor) -> None:
         """Mask the tokens that the guides of requests don't allow."""
         guided = [
             (row, guide, state.initial_tokens, state.generated_tokens)
@@ -171,10 +175,10 @@ class BatchSampler(ContinuousBatchingLogitsProcessorList):
             if (guide := self.guides.get(state.request_id)) is not None
         ]
         if guided:
-            forbid(scores, guided)
+            mask_forbidden_tokens(scores, guided)
 
 
-def _prompt_and_answer(state: RequestState) -> tuple[list[int], list[int]]:
+def _split_prompt_and_answer(state: RequestState) -> tuple[list[int], list[int]]:
     """Return the tokens of the prompt, and those of the answer so far.
 
     After an eviction, transformers keeps the answer's tokens together with the prompt's.
@@ -183,8 +187,8 @@ def _prompt_and_answer(state: RequestState) -> tuple[list[int], list[int]]:
     return state.initial_tokens[:prompt], state.initial_tokens[prompt:] + state.generated_tokens
 
 
-def _token_logprob(logits: torch.Tensor, token: int, top: int) -> TokenLogprob:
-    logprobs = torch.log_softmax(logits, dim=-1).clamp(min=LEAST_LOGPROB)
+def _make_token_logprobs(logits: torch.Tensor, token: int, top: int) -> TokenLogprobs:
+    logprobs = torch.log_softmax(logits, dim=-1).clamp(min=MIN_LOGPROB)
     likeliest = torch.topk(logprobs, min(top, logprobs.numel()))
     pairs = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
-    return TokenLogprob(token, float(logprobs[token]), tuple(pairs))
+    return TokenLogprobs(token, float(logprobs[token]), tuple(pairs))

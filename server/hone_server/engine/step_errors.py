@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 # The loop ends after this many failed steps in a row: then no request can be answered.
-MOST_FAILURES = 8
+MAX_CONSECUTIVE_FAILURES = 8
 
 log = logging.getLogger("hone_server")
 
@@ -19,28 +19,28 @@ class _StepFailed(Exception):
     """The model or the sampler raised the cause."""
 
 
-def survive(manager: Any) -> None:
+def survive_step_errors(manager: Any) -> None:
     """Make a manager's loop continue after a step that failed. Call before the manager starts."""
-    step, body = manager._generation_step, manager._generation_loop_body
-    failures = 0
+    step, loop_body = manager._generation_step, manager._generation_loop_body
+    consecutive_failures = 0
 
     def try_step() -> None:
-        nonlocal failures
+        nonlocal consecutive_failures
         try:
             step()
         except Exception as error:
-            failures += 1
+            consecutive_failures += 1
             raise _StepFailed from error
-        failures = 0
+        consecutive_failures = 0
 
-    def go_on(processor: Any, bootstrapping: bool) -> bool:
+    def continue_after_failure(processor: Any, bootstrapping: bool) -> bool:
         try:
-            return bool(body(processor, bootstrapping))
+            return bool(loop_body(processor, bootstrapping))
         except _StepFailed as failed:
             error = failed.__cause__
             assert isinstance(error, Exception)
             log.error("a step of the engine failed: %s", error, exc_info=error)
-            if failures >= MOST_FAILURES:
+            if consecutive_failures >= MAX_CONSECUTIVE_FAILURES:
                 raise error from None
             if torch.cuda.is_available():
                 torch.cuda.synchronize()  # raises if the device can't compute any longer
@@ -48,7 +48,7 @@ def survive(manager: Any) -> None:
             processor.scheduler.block_new_requests = False  # as at the end of any request
             return True
 
-    manager._generation_step, manager._generation_loop_body = try_step, go_on
+    manager._generation_step, manager._generation_loop_body = try_step, continue_after_failure
 
 
 def refuse_unknown_tokens(processor: Any, vocab_size: int) -> None:
@@ -56,10 +56,10 @@ def refuse_unknown_tokens(processor: Any, vocab_size: int) -> None:
     scheduler = processor.scheduler
     add = scheduler.add_waiting_request
 
-    def add_known(state: Any) -> None:
+    def add_checked(state: Any) -> None:
         tokens = state.initial_tokens
         if not tokens or max(tokens) >= vocab_size or min(tokens) < 0:
             raise ValueError(f"a prompt needs tokens, of a vocabulary of {vocab_size}")
         add(state)
 
-    scheduler.add_waiting_request = add_known
+    scheduler.add_waiting_request = add_checked

@@ -15,15 +15,15 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers.utils import chat_template_utils
 
 # Size of a number: about 19,000 digits.
-MOST_BITS = 1 << 16
+MAX_BITS = 1 << 16
 # Size of a text that is padded or repeated, in characters, and of a list, in items: as large as a request's body.
-MOST_SIZE = 1 << 22
-MOST_WIDTH = 9_999
+MAX_SIZE = 1 << 22
+MAX_WIDTH = 9_999
 # Methods of texts, and filters, that pad to a width given as an argument.
-FILLING = frozenset({"center", "expandtabs", "indent", "ljust", "rjust", "tojson", "zfill"})
+PADDING_FUNCTIONS = frozenset({"center", "expandtabs", "indent", "ljust", "rjust", "tojson", "zfill"})
 # A format in a text, up to and including its widths.
-FORMATS = re.compile(r"%(?:\([^()%]*\))?[-+ #0-9.]*|\{[^{}]*")
-WIDTH = re.compile(r"\d{5,}")
+FORMAT_PATTERN = re.compile(r"%(?:\([^()%]*\))?[-+ #0-9.]*|\{[^{}]*")
+WIDTH_PATTERN = re.compile(r"\d{5,}")
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
@@ -33,7 +33,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.filters = _Filters(self.filters)
+        self.filters = _BoundedFilters(self.filters)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "**":
@@ -47,13 +47,13 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     def wrap_str_format(self, value: Any) -> Any:
         wrapped = super().wrap_str_format(value)
         if wrapped is not None:
-            return _bounded(wrapped, check_formats, first=0, before=[value.__self__])
-        if isinstance(getattr(value, "__self__", None), str) and getattr(value, "__name__", None) in FILLING:
-            return _bounded(value, check_numbers, first=0)
+            return _bound_arguments(wrapped, check_formats, first=0, before=[value.__self__])
+        if isinstance(getattr(value, "__self__", None), str) and getattr(value, "__name__", None) in PADDING_FUNCTIONS:
+            return _bound_arguments(value, check_widths, first=0)
         return None
 
 
-def install() -> None:
+def install_bounds() -> None:
     """Make transformers compile chat templates with this environment."""
     vars(chat_template_utils)["ImmutableSandboxedEnvironment"] = BoundedEnvironment
 
@@ -61,25 +61,25 @@ def install() -> None:
 def check_power(base: Any, exponent: Any) -> None:
     """Raise SecurityError for a power that has too many digits."""
     if isinstance(base, int) and isinstance(exponent, int) and abs(base) > 1:
-        _check(abs(exponent) * base.bit_length(), MOST_BITS)
+        _check_size(abs(exponent) * base.bit_length(), MAX_BITS)
 
 
 def check_product(left: Any, right: Any) -> None:
     """Raise SecurityError for a product that has too many digits, characters or items."""
     if isinstance(left, int) and isinstance(right, int):
-        _check(left.bit_length() + right.bit_length(), MOST_BITS)
+        _check_size(left.bit_length() + right.bit_length(), MAX_BITS)
     for many, times in ((left, right), (right, left)):
         if isinstance(times, int) and isinstance(many, str | bytes | list | tuple):
-            _check(len(many) * times, MOST_SIZE)
+            _check_size(len(many) * times, MAX_SIZE)
 
 
-def check_numbers(given: Iterable[Any]) -> None:
+def check_widths(given: Iterable[Any]) -> None:
     """Raise SecurityError if one of the arguments, which may be a width, is too large."""
     for one in given:
         if isinstance(one, dict):
-            check_numbers(one.values())
+            check_widths(one.values())
         elif isinstance(one, int):
-            _check(one, MOST_WIDTH)
+            _check_size(one, MAX_WIDTH)
 
 
 def check_formats(given: Iterable[Any]) -> None:
@@ -89,15 +89,15 @@ def check_formats(given: Iterable[Any]) -> None:
     """
     text, *others = given
     if isinstance(text, str):
-        for found in FORMATS.finditer(text):
+        for found in FORMAT_PATTERN.finditer(text):
             written = found[0] if found[0][0] == "%" else found[0].partition(":")[2]
-            for width in WIDTH.findall(written):
-                _check(int(width[:20]), MOST_WIDTH)
+            for width in WIDTH_PATTERN.findall(written):
+                _check_size(int(width[:20]), MAX_WIDTH)
         if "*" in text or re.search(r"\{[^{}]*\{", text):
-            check_numbers(others)
+            check_widths(others)
 
 
-class _Filters(dict[str, Callable[..., Any]]):
+class _BoundedFilters(dict[str, Callable[..., Any]]):
     """Jinja's filters, where those that pad are bounded, including filters that are set later."""
 
     def __init__(self, filters: dict[str, Callable[..., Any]]) -> None:
@@ -107,24 +107,24 @@ class _Filters(dict[str, Callable[..., Any]]):
 
     def __setitem__(self, name: str, fill: Callable[..., Any]) -> None:
         if name == "format":
-            fill = _bounded(fill, check_formats, first=0)
-        elif name in FILLING:
-            fill = _bounded(fill, check_numbers)
+            fill = _bound_arguments(fill, check_formats, first=0)
+        elif name in PADDING_FUNCTIONS:
+            fill = _bound_arguments(fill, check_widths)
         super().__setitem__(name, fill)
 
 
-def _check(size: int, most: int) -> None:
-    if size > most:
-        raise SecurityError(f"an operation of the template would make something of the size {size:.3g}, above {most}")
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise SecurityError(f"an operation of the template would make something of the size {size:.3g}, above {limit}")
 
 
-def _bounded(
+def _bound_arguments(
     fill: Callable[..., Any], check: Callable[[Iterable[Any]], None], *, first: int = 1, before: Iterable[Any] = ()
 ) -> Callable[..., Any]:
     """Return the function with its arguments checked, starting with the one at position `first`."""
 
-    def checked(*args: Any, **kwargs: Any) -> Any:
+    def call_checked(*args: Any, **kwargs: Any) -> Any:
         check([*before, *args[first:], *kwargs.values()])
         return fill(*args, **kwargs)
 
-    return update_wrapper(checked, fill)
+    return update_wrapper(call_checked, fill)

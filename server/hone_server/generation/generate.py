@@ -1,7 +1,7 @@
-"""Turn a checked request into answers: tokenization, sampling settings, and the pieces of each answer.
+"""Turn a checked request into answers: tokenization, sampling settings, and the chunks of each answer.
 
-In: a request of protocol/requests.py, and the model that it names. Out: pieces of text with log probabilities, which
-http/formatting.py writes. One request becomes one `Job` for each answer; its tokens come from
+In: a request of protocol/requests.py, and the model that it names. Out: chunks of text with log probabilities, which
+http/formatting.py writes. One request becomes one `GenerationTask` for each answer; its tokens come from
 engine/continuous_batching.py.
 """
 
@@ -12,272 +12,292 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hone_server.artifacts.sources import Served
-from hone_server.engine.continuous_batching import Lane, Tokens
+from hone_server.artifacts.sources import ModelEntry
+from hone_server.engine.continuous_batching import ModelHandle, TokenBatch
 from hone_server.engine.penalties import Penalties
 from hone_server.engine.prompt_logprobs import PromptLogprobs
-from hone_server.engine.sampler import Sampling
-from hone_server.generation.detokenizer import Decode, StopSet, TextStream
-from hone_server.generation.logprobs import LogprobStream, Told, place_tokens, search_tokens, split_told, tell_prompt
-from hone_server.generation.prompts import encode, render_chat
+from hone_server.engine.sampler import SamplingParams
+from hone_server.generation.detokenizer import Decode, StopStringSet, TextStream
+from hone_server.generation.logprobs import (
+    DecodedLogprobs,
+    LogprobStream,
+    decode_prompt_logprobs,
+    estimate_token_offsets,
+    find_token_offsets,
+    split_logprobs,
+)
+from hone_server.generation.prompts import encode_prompt, render_chat
 from hone_server.protocol.bounds import check_prompt_logprobs
-from hone_server.protocol.errors import ApiError, context_exceeded
+from hone_server.protocol.errors import ApiError, make_context_error
 from hone_server.protocol.requests import ChatRequest, CompletionRequest, GenerationRequest
-from hone_server.structured.guidance import Guidance, Guide
-from hone_server.structured.tool_formats import ToolFormat
+from hone_server.structured.guidance import GrammarCompiler, Guide
+from hone_server.structured.tool_formats import ToolCallFormat
 from hone_server.workers import run_in_thread
 
 # Up to this many tokens are turned into text on the event loop. An answer that is not streamed comes with all of its
 # tokens at once, which takes longer, and runs in a thread.
-FEW_TOKENS = 16
+MAX_INLINE_TOKENS = 16
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default for /v1/completions; a chat may fill the context
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
+class ServedModel:
     """A served model, ready to answer.
 
-    defaults: the sampling settings of its generation_config.json. default_tokens: its max_new_tokens, for requests
-    without a length.
-    `decode` leaves special tokens out, and `decode_all` keeps them; `token_text` is for a single token, and keeps them
-    too. longest_token: in characters. tool_form: how it writes tool calls; None: unknown.
+    default_params: the sampling settings of its generation_config.json. default_max_tokens: its max_new_tokens, for
+    requests without a length. `decode` leaves special tokens out, and `decode_with_special` keeps them; `decode_token`
+    is for a single token, and keeps them too. tool_call_format: how it writes tool calls; None: unknown.
     """
 
-    served: Served
+    entry: ModelEntry
     tokenizer: Any
     decode: Decode
-    decode_all: Decode
-    token_text: Decode
-    lane: Lane
-    defaults: Sampling
-    longest_token: int
-    guidance: Guidance
-    tool_form: ToolFormat | None
-    default_tokens: int | None = None
+    decode_with_special: Decode
+    decode_token: Decode
+    handle: ModelHandle
+    default_params: SamplingParams
+    max_token_characters: int
+    grammar_compiler: GrammarCompiler
+    tool_call_format: ToolCallFormat | None
+    default_max_tokens: int | None = None
 
 
 @dataclass(frozen=True)
-class Job:
+class GenerationTask:
     """One answer to generate: the tokens of its prompt, and its settings. `echo` is sent before the answer.
 
-    guide: leads the answer through its grammar. shows_all: its text includes special tokens.
-    Without `max_tokens` there is no answer but the echo. tells_end: the log probabilities include the token that ends
-    the answer, as in completions. trigger: the token at which tool calls begin, after free text.
+    guide: leads the answer through its grammar. keeps_special_tokens: its text includes special tokens.
+    Without `max_tokens` there is no answer but the echo. reports_eos: the log probabilities include the token that ends
+    the answer, as in completions. tool_call_trigger: the token at which tool calls begin, after free text.
     prompt_offsets: where the prompt's tokens begin in `echo`; None: as decoded.
     """
 
     prompt: list[int]
-    sampling: Sampling
+    params: SamplingParams
     max_tokens: int
-    stops: StopSet
+    stops: StopStringSet
     ignore_eos: bool
     echo: str = ""
     guide: Guide | None = None
-    shows_all: bool = False
-    trigger: int | None = None
+    keeps_special_tokens: bool = False
+    tool_call_trigger: int | None = None
     prompt_logprobs: PromptLogprobs | None = None
     prompt_offsets: list[int] | None = None
-    tells_end: bool = False
+    reports_eos: bool = False
 
 
 @dataclass(frozen=True)
-class Piece:
-    """The next text of answer number `index`; `tokens` generated so far; the last piece has a finish reason.
+class OutputChunk:
+    """The next text of answer number `index`; `token_count` generated so far; the last chunk has a finish reason.
 
-    logprobs: those of the text; None if they were not requested. times: as in the engine's Tokens.
-    calls_at: where in the answer's text, in characters, the job's `trigger` is; None: it has not come.
+    logprobs: those of the text; None if they were not requested. token_times: as in the engine's TokenBatch.
+    tool_calls_offset: where in the answer's text, in characters, the task's `tool_call_trigger` is; None: it has not
+    come.
     """
 
     index: int
     text: str
-    tokens: int
+    token_count: int
     finish_reason: str | None
-    logprobs: list[Told] | None = None
-    times: list[float] = field(default_factory=list)
-    calls_at: int | None = None
+    logprobs: list[DecodedLogprobs] | None = None
+    token_times: list[float] = field(default_factory=list)
+    tool_calls_offset: int | None = None
 
-    def split(self, most: int) -> list["Piece"]:
-        """Return equivalent pieces of at most this many log probabilities each; the last one has the finish reason."""
-        if len(self.logprobs or []) <= most:
+    def split_logprobs(self, max_entries: int) -> list["OutputChunk"]:
+        """Return equivalent chunks of at most this many log probabilities each; the last one has the finish reason."""
+        if len(self.logprobs or []) <= max_entries:
             return [self]
-        parts = split_told(self.logprobs or [], self.text, most)
-        pieces = [replace(self, text=text, logprobs=told, finish_reason=None, times=[]) for told, text in parts]
-        return [*pieces[:-1], replace(pieces[-1], finish_reason=self.finish_reason, times=self.times)]
+        parts = split_logprobs(self.logprobs or [], self.text, max_entries)
+        chunks = [
+            replace(self, text=text, logprobs=entries, finish_reason=None, token_times=[]) for entries, text in parts
+        ]
+        return [*chunks[:-1], replace(chunks[-1], finish_reason=self.finish_reason, token_times=self.token_times)]
 
 
-def chat_jobs(model: Model, request: ChatRequest, tools: list[dict[str, Any]] | None = None) -> list[Job]:
-    """Return one job for each of the `n` choices; `tools` are for the chat template. Raises ApiError."""
+def make_chat_tasks(
+    model: ServedModel, request: ChatRequest, tools: list[dict[str, Any]] | None = None
+) -> list[GenerationTask]:
+    """Return one task for each of the `n` choices; `tools` are for the chat template. Raises ApiError."""
     if not model.tokenizer.chat_template:
-        message = f"model {model.served.name!r} has no chat template; use /v1/completions"
+        message = f"model {model.entry.name!r} has no chat template; use /v1/completions"
         raise ApiError(400, message, param="messages")
     messages = [message.for_template() for message in request.messages]
     text = render_chat(model.tokenizer, messages, tools=tools, add_generation_prompt=True)
-    prompt = encode(
-        model.tokenizer, text, model.lane.max_model_len, model.longest_token, "messages", add_special_tokens=False
+    prompt = encode_prompt(
+        model.tokenizer,
+        text,
+        model.handle.max_model_len,
+        model.max_token_characters,
+        "messages",
+        add_special_tokens=False,
     )
-    _check_tokens(model, prompt, "messages")
-    wanted = request.max_completion_tokens or request.max_tokens
+    _check_token_ids(model, prompt, "messages")
+    requested_tokens = request.max_completion_tokens or request.max_tokens
     param = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
-    room = model.lane.max_model_len - len(prompt)
-    length = wanted or _default_tokens(model, prompt, room)
-    max_tokens = _checked_length(model, prompt, length, "messages" if wanted is None else param)
-    return _choices(model, request, prompt, max_tokens, first=0)
+    room = model.handle.max_model_len - len(prompt)
+    length = requested_tokens or _get_default_tokens(model, prompt, room)
+    max_tokens = _check_length(model, prompt, length, "messages" if requested_tokens is None else param)
+    return _make_tasks(model, request, prompt, max_tokens, first=0)
 
 
-def completion_jobs(model: Model, request: CompletionRequest) -> list[Job]:
-    """Return `n` jobs for each prompt, in order. Raises ApiError."""
-    jobs: list[Job] = []
-    sizes = model.lane.max_model_len, model.longest_token
-    for prompt in request.prompts():
-        ids = prompt if isinstance(prompt, list) else encode(model.tokenizer, prompt, *sizes, "prompt")
-        _check_tokens(model, ids, "prompt")
-        wanted = request.max_tokens
-        if wanted is None:
-            wanted = _default_tokens(model, ids, COMPLETION_MAX_TOKENS)
-        max_tokens = _checked_length(model, ids, wanted, "max_tokens" if request.max_tokens else "prompt")
+def make_completion_tasks(model: ServedModel, request: CompletionRequest) -> list[GenerationTask]:
+    """Return `n` tasks for each prompt, in order. Raises ApiError."""
+    tasks: list[GenerationTask] = []
+    sizes = model.handle.max_model_len, model.max_token_characters
+    for prompt in request.list_prompts():
+        ids = prompt if isinstance(prompt, list) else encode_prompt(model.tokenizer, prompt, *sizes, "prompt")
+        _check_token_ids(model, ids, "prompt")
+        requested_tokens = request.max_tokens
+        if requested_tokens is None:
+            requested_tokens = _get_default_tokens(model, ids, COMPLETION_MAX_TOKENS)
+        max_tokens = _check_length(model, ids, requested_tokens, "max_tokens" if request.max_tokens else "prompt")
         echo = (prompt if isinstance(prompt, str) else model.decode(ids)) if request.echo else ""
         choices = [
-            _told_as_completion(job, echoes=bool(request.echo))
-            for job in _choices(model, request, ids, max_tokens, len(jobs), echo)
+            _add_completion_logprobs(task, echoes=bool(request.echo))
+            for task in _make_tasks(model, request, ids, max_tokens, len(tasks), echo)
         ]
         if isinstance(prompt, str) and choices[0].prompt_logprobs is not None:
-            offsets = _find_tokens(model, prompt, ids)
-            choices = [replace(job, prompt_offsets=offsets) for job in choices]
-        jobs += choices
-    if not jobs:
+            offsets = _locate_tokens(model, prompt, ids)
+            choices = [replace(task, prompt_offsets=offsets) for task in choices]
+        tasks += choices
+    if not tasks:
         raise ApiError(400, "there is no prompt", param="prompt")
     if request.echo and request.logprobs is not None:
-        check_prompt_logprobs(sum(len(job.prompt) for job in jobs), request.logprobs)
-    return jobs
+        check_prompt_logprobs(sum(len(task.prompt) for task in tasks), request.logprobs)
+    return tasks
 
 
-def _find_tokens(model: Model, text: str, ids: list[int]) -> list[int]:
+def _locate_tokens(model: ServedModel, text: str, ids: list[int]) -> list[int]:
     """Return where each of the text's tokens begins in it."""
-    texts = [model.token_text([token]) for token in ids]
+    texts = [model.decode_token([token]) for token in ids]
     if not getattr(model.tokenizer, "is_fast", False):
-        return search_tokens(text, texts)
-    return place_tokens(text, model.tokenizer(text, return_offsets_mapping=True)["offset_mapping"], texts)
+        return estimate_token_offsets(text, texts)
+    return find_token_offsets(text, model.tokenizer(text, return_offsets_mapping=True)["offset_mapping"], texts)
 
 
-def _told_as_completion(job: Job, *, echoes: bool) -> Job:
-    """Return the job with the log probabilities that completions have in addition to those of chats, if requested.
+def _add_completion_logprobs(task: GenerationTask, *, echoes: bool) -> GenerationTask:
+    """Return the task with the log probabilities that completions have in addition to those of chats, if requested.
 
     echoes: whether those of the prompt are included. A prompt of special tokens alone has no text, but has them.
     """
-    top = job.sampling.logprobs
+    top = task.params.top_logprobs
     if top is None:
-        return job
-    return replace(job, tells_end=True, prompt_logprobs=PromptLogprobs(job.prompt, top) if echoes else None)
+        return task
+    return replace(task, reports_eos=True, prompt_logprobs=PromptLogprobs(task.prompt, top) if echoes else None)
 
 
-class _Answer:
+class _OutputProcessor:
     """Makes the text of one answer from its tokens."""
 
-    def __init__(self, model: Model, job: Job, index: int, *, stream: bool) -> None:
-        self._text = TextStream(model.decode_all if job.shows_all else model.decode, job.stops)
-        self._logprobs = None if job.sampling.logprobs is None else LogprobStream(model.token_text)
-        self._eos = frozenset[int]() if job.ignore_eos else model.lane.eos_token_ids
+    def __init__(self, model: ServedModel, task: GenerationTask, index: int, *, stream: bool) -> None:
+        self._text = TextStream(model.decode_with_special if task.keeps_special_tokens else model.decode, task.stops)
+        self._logprobs = None if task.params.top_logprobs is None else LogprobStream(model.decode_token)
+        self._eos = frozenset[int]() if task.ignore_eos else model.handle.eos_token_ids
         self._index = index
         self._stream = stream
         self._tokens = 0
-        self._pending = job.echo
+        self._pending = task.echo
         self._model = model
-        self._job = job
-        self._calls_at: int | None = None
-        self._told_prompt: list[Told] | None = [] if job.prompt_logprobs is None else None
+        self._job = task
+        self._tool_calls_offset: int | None = None
+        self._prompt_logprobs: list[DecodedLogprobs] | None = [] if task.prompt_logprobs is None else None
 
-    def is_long(self, chunk: Tokens) -> bool:
+    def takes_long(self, batch: TokenBatch) -> bool:
         """Return whether a `push` of these tokens takes long."""
-        return len(chunk.ids) > FEW_TOKENS or self._told_prompt is None
+        return len(batch.token_ids) > MAX_INLINE_TOKENS or self._prompt_logprobs is None
 
-    def push(self, chunk: Tokens) -> Piece | None:
-        """Take the next tokens; return the piece that they make, if there is one to send."""
-        if self._told_prompt is None and (prompt := self._job.prompt_logprobs) is not None:
-            self._told_prompt = tell_prompt(
+    def push(self, batch: TokenBatch) -> OutputChunk | None:
+        """Take the next tokens; return the chunk that they make, if there is one to send."""
+        if self._prompt_logprobs is None and (prompt := self._job.prompt_logprobs) is not None:
+            self._prompt_logprobs = decode_prompt_logprobs(
                 prompt.prompt,
-                prompt.tokens,
+                prompt.entries,
                 self._model.decode,
-                self._model.token_text,
+                self._model.decode_token,
                 self._job.prompt_offsets,
             )
         if not self._job.max_tokens:
-            return Piece(self._index, self._pending, 0, "length", self._told_prompt, chunk.times)
+            return OutputChunk(self._index, self._pending, 0, "length", self._prompt_logprobs, batch.token_times)
         finish = None
-        for place, token in enumerate(chunk.ids):
+        for place, token in enumerate(batch.token_ids):
             self._tokens += 1
             if token in self._eos:
                 finish = "stop"
                 self._pending += self._text.flush()
-                if self._logprobs is not None and self._job.tells_end:
-                    self._logprobs.push(chunk.logprobs[place], len(self._job.echo) + self._text.decoded)
+                if self._logprobs is not None and self._job.reports_eos:
+                    self._logprobs.push(batch.logprobs[place], len(self._job.echo) + self._text.decoded)
                 break
             self._pending += self._text.push(token)
-            if token == self._job.trigger and self._calls_at is None:
-                self._calls_at = self._text.decoded - len(self._model.token_text([token]))
+            if token == self._job.tool_call_trigger and self._tool_calls_offset is None:
+                self._tool_calls_offset = self._text.decoded - len(self._model.decode_token([token]))
             if self._logprobs is not None:
-                self._logprobs.push(chunk.logprobs[place], len(self._job.echo) + self._text.begins)
-            if self._text.stopped:
+                self._logprobs.push(batch.logprobs[place], len(self._job.echo) + self._text.token_start)
+            if self._text.is_stopped:
                 finish = "stop"
                 break
-        ended = finish is not None or chunk.last
+        ended = finish is not None or batch.is_last
         if ended:
             self._pending += self._text.flush()
-            finish = "stop" if self._text.stopped else finish or "length"
+            finish = "stop" if self._text.is_stopped else finish or "length"
         if not (ended or (self._stream and self._pending)):
             return None
-        everything = ended and not self._text.stopped
-        told = None
+        everything = ended and not self._text.is_stopped
+        logprobs = None
         if self._logprobs is not None:
-            shown = len(self._job.echo) + self._text.told
-            told = [*(self._told_prompt or []), *self._logprobs.tell(shown, everything=everything)]
-            self._told_prompt = []
+            shown = len(self._job.echo) + self._text.returned
+            logprobs = [*(self._prompt_logprobs or []), *self._logprobs.release(shown, everything=everything)]
+            self._prompt_logprobs = []
         text, self._pending = self._pending, ""
-        return Piece(self._index, text, self._tokens, finish, told, chunk.times, self._calls_at)
+        return OutputChunk(
+            self._index, text, self._tokens, finish, logprobs, batch.token_times, self._tool_calls_offset
+        )
 
 
-async def stream_job(model: Model, job: Job, index: int, *, stream: bool) -> AsyncIterator[Piece]:
-    """Yield the pieces of one answer (only the last one unless `stream`). Raises EngineError."""
-    answer = _Answer(model, job, index, stream=stream)
-    if not job.max_tokens and job.prompt_logprobs is None:
-        yield Piece(index, job.echo, 0, "length")
+async def stream_task(
+    model: ServedModel, task: GenerationTask, index: int, *, stream: bool
+) -> AsyncIterator[OutputChunk]:
+    """Yield the chunks of one answer (only the last one unless `stream`). Raises EngineError."""
+    answer = _OutputProcessor(model, task, index, stream=stream)
+    if not task.max_tokens and task.prompt_logprobs is None:
+        yield OutputChunk(index, task.echo, 0, "length")
         return
-    generated = model.lane.generate(
-        job.prompt,
-        job.sampling,
-        job.max_tokens or 1,
-        stream=stream or bool(job.stops),
-        ignore_eos=job.ignore_eos,
-        guide=job.guide,
-        prompt_logprobs=job.prompt_logprobs,
+    generated = model.handle.generate(
+        task.prompt,
+        task.params,
+        task.max_tokens or 1,
+        stream=stream or bool(task.stops),
+        ignore_eos=task.ignore_eos,
+        guide=task.guide,
+        prompt_logprobs=task.prompt_logprobs,
     )
-    async with aclosing(generated) as chunks:  # type: ignore[type-var]
-        async for chunk in chunks:
-            piece = await run_in_thread(answer.push, chunk) if answer.is_long(chunk) else answer.push(chunk)
-            if piece is not None:
-                yield piece
-                if piece.finish_reason is not None:
+    async with aclosing(generated) as batches:  # type: ignore[type-var]
+        async for batch in batches:
+            chunk = await run_in_thread(answer.push, batch) if answer.takes_long(batch) else answer.push(batch)
+            if chunk is not None:
+                yield chunk
+                if chunk.finish_reason is not None:
                     return
 
 
-async def stream_jobs(model: Model, jobs: list[Job], *, stream: bool) -> AsyncIterator[Piece]:
-    """Yield the pieces of all answers as they come. Raises EngineError; leaving early ends all of them."""
-    if len(jobs) == 1:
-        async with aclosing(stream_job(model, jobs[0], 0, stream=stream)) as pieces:  # type: ignore[type-var]
-            async for piece in pieces:
-                yield piece
+async def stream_tasks(model: ServedModel, tasks: list[GenerationTask], *, stream: bool) -> AsyncIterator[OutputChunk]:
+    """Yield the chunks of all answers as they come. Raises EngineError; leaving early ends all of them."""
+    if len(tasks) == 1:
+        async with aclosing(stream_task(model, tasks[0], 0, stream=stream)) as chunks:  # type: ignore[type-var]
+            async for chunk in chunks:
+                yield chunk
         return
-    queue: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
+    queue: asyncio.Queue[OutputChunk | BaseException] = asyncio.Queue()
 
-    async def run(index: int, job: Job) -> None:
+    async def run(index: int, task: GenerationTask) -> None:
         try:
-            async for piece in stream_job(model, job, index, stream=stream):
-                queue.put_nowait(piece)
+            async for chunk in stream_task(model, task, index, stream=stream):
+                queue.put_nowait(chunk)
         except Exception as error:
             queue.put_nowait(error)
 
-    tasks = [asyncio.create_task(run(index, job)) for index, job in enumerate(jobs)]
+    runners = [asyncio.create_task(run(index, task)) for index, task in enumerate(tasks)]
     try:
-        unfinished = len(jobs)
+        unfinished = len(tasks)
         while unfinished:
             item = await queue.get()
             if isinstance(item, BaseException):
@@ -285,59 +305,59 @@ async def stream_jobs(model: Model, jobs: list[Job], *, stream: bool) -> AsyncIt
             unfinished -= item.finish_reason is not None
             yield item
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for runner in runners:
+            runner.cancel()
+        await asyncio.gather(*runners, return_exceptions=True)
 
 
-def _choices(
-    model: Model, request: GenerationRequest, prompt: list[int], max_tokens: int, first: int, echo: str = ""
-) -> list[Job]:
-    sampling = _sampling(model, request)
+def _make_tasks(
+    model: ServedModel, request: GenerationRequest, prompt: list[int], max_tokens: int, first: int, echo: str = ""
+) -> list[GenerationTask]:
+    sampling = _make_sampling_params(model, request)
     seed = secrets.randbits(63) if request.seed is None else request.seed
     seeds = [(seed + first + choice) % 2**64 for choice in range(request.n or 1)]
-    stops, ignore_eos = StopSet(request.stops), bool(request.ignore_eos)
-    return [Job(prompt, replace(sampling, seed=own), max_tokens, stops, ignore_eos, echo) for own in seeds]
+    stops, ignore_eos = StopStringSet(request.stop_strings), bool(request.ignore_eos)
+    return [GenerationTask(prompt, replace(sampling, seed=own), max_tokens, stops, ignore_eos, echo) for own in seeds]
 
 
-def _sampling(model: Model, request: GenerationRequest) -> Sampling:
+def _make_sampling_params(model: ServedModel, request: GenerationRequest) -> SamplingParams:
     """Return the request's sampling settings, with the model's own settings where it has none. Raises ApiError."""
     bias = tuple((request.logit_bias or {}).items())
-    unknown = [token for token, _ in bias if token >= model.lane.vocab_size]
+    unknown = [token for token, _ in bias if token >= model.handle.vocab_size]
     if unknown:
-        message = f"token {unknown[0]} is not in the vocabulary of {model.lane.vocab_size} tokens"
+        message = f"token {unknown[0]} is not in the vocabulary of {model.handle.vocab_size} tokens"
         raise ApiError(400, message, param="logit_bias")
     penalties = Penalties(
         presence=request.presence_penalty or 0.0,
         frequency=request.frequency_penalty or 0.0,
-        repetition=request.repetition_penalty or model.defaults.penalties.repetition,
+        repetition=request.repetition_penalty or model.default_params.penalties.repetition,
         bias=bias,
     )
-    asked = {
+    requested = {
         name: getattr(request, name) for name in ("temperature", "top_p", "top_k") if getattr(request, name) is not None
     }
-    return replace(model.defaults, penalties=penalties, logprobs=request.wanted_logprobs(), **asked)
+    return replace(model.default_params, penalties=penalties, top_logprobs=request.count_top_logprobs(), **requested)
 
 
-def _check_tokens(model: Model, prompt: list[int], param: str) -> None:
+def _check_token_ids(model: ServedModel, prompt: list[int], param: str) -> None:
     """Raise ApiError 400 for a prompt without tokens, or with tokens that the model has no embedding for."""
     if not prompt:
         raise ApiError(400, "the prompt is empty", param=param)
-    size, largest = model.lane.vocab_size, max(prompt)
+    size, largest = model.handle.vocab_size, max(prompt)
     if largest >= size:
         written = model.tokenizer.convert_ids_to_tokens(largest) if largest < len(model.tokenizer) else None
         named = f"token {largest} ({written})" if written else f"token {largest}"
         raise ApiError(400, f"{named} is not in the vocabulary of {size} tokens", param=param)
 
 
-def _default_tokens(model: Model, prompt: list[int], otherwise: int) -> int:
+def _get_default_tokens(model: ServedModel, prompt: list[int], otherwise: int) -> int:
     """Return how long an answer may be if the request names no length: the model's own length, as far as it fits."""
-    if model.default_tokens is not None:
-        otherwise = min(model.default_tokens, model.lane.max_model_len - len(prompt))
+    if model.default_max_tokens is not None:
+        otherwise = min(model.default_max_tokens, model.handle.max_model_len - len(prompt))
     return max(otherwise, 1)
 
 
-def _checked_length(model: Model, prompt: list[int], max_tokens: int, param: str) -> int:
-    if len(prompt) + max_tokens > model.lane.max_model_len:
-        raise context_exceeded(model.lane.max_model_len, len(prompt), max_tokens, param)
+def _check_length(model: ServedModel, prompt: list[int], max_tokens: int, param: str) -> int:
+    if len(prompt) + max_tokens > model.handle.max_model_len:
+        raise make_context_error(model.handle.max_model_len, len(prompt), max_tokens, param)
     return max_tokens

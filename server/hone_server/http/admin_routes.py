@@ -14,18 +14,18 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from hone_server.http.routes import answer_errors
-from hone_server.model_registry import Service
+from hone_server.http.routes import add_error_handlers
+from hone_server.model_registry import ModelRegistry
 from hone_server.protocol.bodies import BodyRoute
 from hone_server.protocol.errors import ApiError
-from hone_server.vllm.middleware import LOAD, UNLOAD
+from hone_server.vllm.middleware import LOAD_PATH, UNLOAD_PATH
 
 log = logging.getLogger("hone_server")
 
-ROUTES = frozenset({LOAD, UNLOAD})
+ADMIN_PATHS = frozenset({LOAD_PATH, UNLOAD_PATH})
 # Linux's limit, in bytes.
-LONGEST_PATH = 4095
-STATUSES = {ARTIFACT_MISSING: 404, OUT_OF_MEMORY: 503, ENGINE_FAILED: 500}  # another reason: 400
+MAX_PATH_BYTES = 4095
+STATUS_BY_REASON = {ARTIFACT_MISSING: 404, OUT_OF_MEMORY: 503, ENGINE_FAILED: 500}  # another reason: 400
 
 
 def _refuse_nul(path: str) -> str:
@@ -36,7 +36,7 @@ def _refuse_nul(path: str) -> str:
 
 class LoadAdapter(BaseModel):
     lora_name: str = Field(min_length=1)
-    lora_path: Annotated[str, Field(min_length=1, max_length=LONGEST_PATH), AfterValidator(_refuse_nul)]
+    lora_path: Annotated[str, Field(min_length=1, max_length=MAX_PATH_BYTES), AfterValidator(_refuse_nul)]
     load_inplace: bool = False
 
 
@@ -44,7 +44,7 @@ class UnloadAdapter(BaseModel):
     lora_name: str = Field(min_length=1)
 
 
-class AdminGate:
+class AdminAuthMiddleware:
     """Passes requests with the token to the admin routes; for all others these routes don't exist.
 
     The file is read at each such request, because it may be created after the start, and change.
@@ -56,10 +56,10 @@ class AdminGate:
         self._token_file = token_file
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        inside = scope["type"] == "http" and scope["path"] in ROUTES and self._knows_token(Headers(scope=scope))
+        inside = scope["type"] == "http" and scope["path"] in ADMIN_PATHS and self._has_token(Headers(scope=scope))
         await (self._admin if inside else self._app)(scope, receive, send)
 
-    def _knows_token(self, headers: Headers) -> bool:
+    def _has_token(self, headers: Headers) -> bool:
         try:
             token = self._token_file.read_bytes().strip()
         except OSError as error:
@@ -69,20 +69,20 @@ class AdminGate:
         return bool(token) and hmac.compare_digest(given, token)
 
 
-def make_admin(service: Service) -> FastAPI:
+def make_admin_app(registry: ModelRegistry) -> FastAPI:
     """Return a separate application, so that the clients' one and its OpenAPI document don't have these routes."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.router.route_class = BodyRoute
-    answer_errors(app)
+    add_error_handlers(app)
 
-    @app.post(LOAD)
+    @app.post(LOAD_PATH)
     async def load(body: LoadAdapter) -> Response:
-        await service.load_adapter(body.lora_name, body.lora_path, replace_it=body.load_inplace)
+        await registry.load_adapter(body.lora_name, body.lora_path, replaces=body.load_inplace)
         return PlainTextResponse(f"Success: LoRA adapter {body.lora_name!r} added successfully.")
 
-    @app.post(UNLOAD)
+    @app.post(UNLOAD_PATH)
     async def unload(body: UnloadAdapter) -> Response:
-        await service.unload_adapter(body.lora_name)
+        await registry.unload_adapter(body.lora_name)
         return PlainTextResponse(f"Success: LoRA adapter {body.lora_name!r} removed successfully.")
 
     @app.exception_handler(OSError)
@@ -90,11 +90,11 @@ def make_admin(service: Service) -> FastAPI:
         refused = ApiError(
             400, f"lora_path: {error.strerror}; name a folder that the engine can read", param="lora_path"
         )
-        return JSONResponse(refused.body(), refused.status)
+        return JSONResponse(refused.make_body(), refused.status)
 
     @app.exception_handler(HoneError)
     async def named(_: Request, error: HoneError) -> Response:
-        refused = ApiError(STATUSES.get(error.reason, 400), error.sentence(), code=error.reason.name)
-        return JSONResponse(refused.body(), refused.status)
+        refused = ApiError(STATUS_BY_REASON.get(error.reason, 400), error.sentence(), code=error.reason.name)
+        return JSONResponse(refused.make_body(), refused.status)
 
     return app

@@ -21,47 +21,47 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 HEAD_SECONDS = 15.0
 BODY_SECONDS = 20.0
 # Each time this many bytes of a body have come, the client gets one second more.
-BODY_BYTES_A_SECOND = 32 << 10
+BODY_BYTES_PER_SECOND = 32 << 10
 WRITE_SECONDS = 60.0
-MOST_CONNECTIONS = 4096
+MAX_CONNECTIONS = 4096
 # File descriptors that are reserved for everything but connections, in addition to those that are open at the start.
-FILES_BESIDE = 64
-LEAST_CONNECTIONS = 16
+RESERVED_FILES = 64
+MIN_CONNECTIONS = 16
 # uvicorn's rate of on_tick.
-TICKS_A_SECOND = 10
+TICKS_PER_SECOND = 10
 READ_BYTES = 64 << 10
 # Read at once from a connection. In a body with chunks of one byte, h11 takes some 20 us for each chunk, and handles
 # all of one read together.
 READ_CHUNKED_BYTES = 2 << 10
 
 
-class Connection(H11Protocol):
+class BoundedConnection(H11Protocol):
     """One client's connection. Times are those of time.monotonic."""
 
-    most = MOST_CONNECTIONS
+    max_connections = MAX_CONNECTIONS
     # Connections whose client owes a request, the longest waiting first. Each server has its own.
-    waiting: dict["Connection", None]
+    waiting: dict["BoundedConnection", None]
 
     @classmethod
-    def limited(cls, most: int) -> type["Connection"]:
+    def with_limit(cls, most: int) -> type["BoundedConnection"]:
         """Return the class for a server with at most this many connections."""
-        return type("Connection", (cls,), {"most": most, "waiting": {}})
+        return type("Connection", (cls,), {"max_connections": most, "waiting": {}})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         # asyncio does this only for sockets that name their protocol; those of a listener that it gets do not. The head
         # and the body of an answer are two writes, and the second one would wait 40 ms for the first one's ACK.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-        self._read_at_once(READ_BYTES)
+        self._set_read_bytes(READ_BYTES)
         self._head_since: float | None = time.monotonic()
         self._body_since: float | None = None
         self._body_bytes = 0
         self._unread_since: float | None = None
         self._closing_since: float | None = None
-        if len(self.connections) > self.most and self.waiting:
-            next(iter(self.waiting)).drop()
-        elif len(self.connections) > self.most:
-            self.drop()
+        if len(self.connections) > self.max_connections and self.waiting:
+            next(iter(self.waiting)).abort()
+        elif len(self.connections) > self.max_connections:
+            self.abort()
             return
         self.waiting[self] = None
 
@@ -69,7 +69,7 @@ class Connection(H11Protocol):
         self.waiting.pop(self, None)
         super().connection_lost(exc)
 
-    def drop(self) -> None:
+    def abort(self) -> None:
         """Close the connection at once, discarding data that was not sent yet."""
         self.waiting.pop(self, None)
         self.transport.abort()
@@ -84,7 +84,7 @@ class Connection(H11Protocol):
             if self._body_since is None:
                 self._body_since, self._body_bytes = time.monotonic(), 0
                 is_chunked = any(name == b"transfer-encoding" for name, _ in self.headers)
-                self._read_at_once(READ_CHUNKED_BYTES if is_chunked else READ_BYTES)
+                self._set_read_bytes(READ_CHUNKED_BYTES if is_chunked else READ_BYTES)
             self._body_bytes += len(data)
             self._head_since = None
         else:
@@ -107,7 +107,7 @@ class Connection(H11Protocol):
             self.cycle.keep_alive = False
             self.cycle.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
 
-    def _read_at_once(self, size: int) -> None:
+    def _set_read_bytes(self, size: int) -> None:
         if hasattr(self.transport, "max_size"):  # asyncio's own loop; its default is 256 KiB
             self.transport.max_size = size
 
@@ -119,7 +119,7 @@ class Connection(H11Protocol):
         self._unread_since = None
         super().resume_writing()
 
-    def waits_since(self) -> float | None:
+    def get_waiting_since(self) -> float | None:
         """Return since when the client has owed the rest of a request; None when the server owes the answer."""
         if self.conn.their_state is h11.IDLE:
             return self._head_since
@@ -132,19 +132,19 @@ class Connection(H11Protocol):
             return now - self._closing_since > WRITE_SECONDS
         if self._unread_since is not None:
             return now - self._unread_since > WRITE_SECONDS
-        since = self.waits_since()
+        since = self.get_waiting_since()
         if since is None or self.flow.read_paused:
             return False
         if self.conn.their_state is h11.IDLE:
             return now - since > HEAD_SECONDS
-        return now - since > BODY_SECONDS + self._body_bytes / BODY_BYTES_A_SECOND
+        return now - since > BODY_SECONDS + self._body_bytes / BODY_BYTES_PER_SECOND
 
 
 def drop_overdue(connections: Any, now: float) -> int:
     """Abort the connections whose clients are overdue, and return how many there were."""
-    overdue = [one for one in list(connections) if isinstance(one, Connection) and one.is_overdue(now)]
+    overdue = [one for one in list(connections) if isinstance(one, BoundedConnection) and one.is_overdue(now)]
     for one in overdue:
-        one.drop()
+        one.abort()
     return len(overdue)
 
 
@@ -152,18 +152,18 @@ class WatchingServer(uvicorn.Server):
     """uvicorn's server, which drops overdue connections, even during its shutdown."""
 
     async def on_tick(self, counter: int) -> bool:
-        if counter % TICKS_A_SECOND == 0:
+        if counter % TICKS_PER_SECOND == 0:
             drop_overdue(self.server_state.connections, time.monotonic())
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        watching = asyncio.create_task(self._watch())
+        watching = asyncio.create_task(self._drop_overdue_forever())
         try:
             await super().shutdown(sockets)
         finally:
             watching.cancel()
 
-    async def _watch(self) -> None:
+    async def _drop_overdue_forever(self) -> None:
         while True:
             drop_overdue(self.server_state.connections, time.monotonic())
             await asyncio.sleep(1)
@@ -172,17 +172,17 @@ class WatchingServer(uvicorn.Server):
 def raise_file_limit() -> int:
     """Raise this process's limit of open files, and return how many connections it allows.
 
-    Raises HoneError InvalidSpec if that is less than LEAST_CONNECTIONS.
+    Raises HoneError InvalidSpec if that is less than MIN_CONNECTIONS.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    beside = FILES_BESIDE + len(os.listdir("/dev/fd"))
-    wanted = MOST_CONNECTIONS + beside
+    reserved = RESERVED_FILES + len(os.listdir("/dev/fd"))
+    wanted = MAX_CONNECTIONS + reserved
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft == resource.RLIM_INFINITY:
-        return MOST_CONNECTIONS
-    if soft < beside + LEAST_CONNECTIONS:
-        message = f"the process may open {soft} files, and needs {beside + LEAST_CONNECTIONS} to answer a few clients"
+        return MAX_CONNECTIONS
+    if soft < reserved + MIN_CONNECTIONS:
+        message = f"the process may open {soft} files, and needs {reserved + MIN_CONNECTIONS} to answer a few clients"
         raise HoneError(INVALID_SPEC, message, remedy=f"Raise the limit: ulimit -n {wanted}")
-    return min(MOST_CONNECTIONS, soft - beside)
+    return min(MAX_CONNECTIONS, soft - reserved)

@@ -10,17 +10,19 @@ from starlette.types import ASGIApp
 
 ANY_ORIGIN = '["*"]'
 # Headers of answers that scripts of other origins may read, in addition to those that browsers allow.
-EXPOSED = ("retry-after", "x-request-id")
+EXPOSED_HEADERS = ("retry-after", "x-request-id")
 
 
-def allow_origins(app: ASGIApp, origins: list[str]) -> ASGIApp:
+def add_cors_headers(app: ASGIApp, origins: list[str]) -> ASGIApp:
     """Return the application with CORS headers for these origins; '*' is any, and an empty list adds nothing.
 
     Browsers send preflight requests without the API key, so this must wrap the middleware that checks keys.
     """
     if not origins:
         return app
-    return CORSMiddleware(app, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=EXPOSED)
+    return CORSMiddleware(
+        app, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=EXPOSED_HEADERS
+    )
 
 
 def parse_origins(text: str) -> list[str]:

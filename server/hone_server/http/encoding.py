@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 # Entries of a list that are encoded together. With 20 likeliest tokens each they have 20 to 50 KB, which takes 1 ms.
-ENTRIES = 32
+MAX_ENTRIES = 32
 # An answer's long lists are not nested deeper: choices, choice, logprobs, and its lists.
-DEEPEST = 4
+MAX_DEPTH = 4
 PAUSE_SECONDS = 0.0005
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -27,9 +27,9 @@ def encode_json(value: Any) -> str:
 def encode_with_pauses(value: Any) -> str:
     """Return the value's JSON, with pauses. Call it in a worker thread."""
     parts: list[str] = []
-    for part in _encode_parts(value, DEEPEST):
+    for part in _encode_parts(value, MAX_DEPTH):
         parts.append(part)
-        if len(part) > ENTRIES * 8:
+        if len(part) > MAX_ENTRIES * 8:
             time.sleep(PAUSE_SECONDS)
     return "".join(parts)
 
@@ -40,9 +40,9 @@ def _encode_parts(value: Any, depth: int) -> Iterator[str]:
             yield f"{',' if place else '{'}{_encode(key)}:"
             yield from _encode_parts(entry, depth - 1)
         yield "}"
-    elif isinstance(value, list) and len(value) > ENTRIES:
-        for start in range(0, len(value), ENTRIES):
-            yield ("," if start else "[") + _encode(value[start : start + ENTRIES])[1:-1]
+    elif isinstance(value, list) and len(value) > MAX_ENTRIES:
+        for start in range(0, len(value), MAX_ENTRIES):
+            yield ("," if start else "[") + _encode(value[start : start + MAX_ENTRIES])[1:-1]
         yield "]"
     elif isinstance(value, list) and value and depth:
         for place, entry in enumerate(value):

@@ -8,20 +8,20 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from hone_server.generation.generate import Piece
+from hone_server.generation.generate import OutputChunk
 
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 MAX_LORA, WAITING, RUNNING = "max_lora", "waiting_lora_adapters", "running_lora_adapters"
 
 # For each model: requests that run, requests that wait, and the used part of the key-value cache.
-Load = Callable[[], dict[str, tuple[int, int, float]]]
+LoadReader = Callable[[], dict[str, tuple[int, int, float]]]
 
 
 class Metrics:
     """The server's counters. At every scrape `load` is called, and `adapters` for the names of the adapters."""
 
-    def __init__(self, load: Load, adapters: Callable[[], list[str]]) -> None:
+    def __init__(self, load: LoadReader, adapters: Callable[[], list[str]]) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(_LoadCollector(load, adapters))
         label = ["model_name"]
@@ -30,39 +30,43 @@ class Metrics:
             return Counter(f"hone:{name}", text, [*label, *more], registry=self.registry)
 
         def seconds(name: str, text: str) -> Histogram:
-            return Histogram(f"hone:{name}_seconds", text, label, buckets=SECONDS, registry=self.registry)
+            return Histogram(f"hone:{name}_seconds", text, label, buckets=BUCKETS_SECONDS, registry=self.registry)
 
         self.prompt_tokens = counter("prompt_tokens", "Prompt tokens processed.")
         self.generation_tokens = counter("generation_tokens", "Tokens generated.")
-        self.success = counter("request_success", "Answers: stop, length, abort, or error.", "finished_reason")
-        self.refused = counter("requests_refused", "Requests answered with 429, because too many waited.")
-        self.first_token = seconds("time_to_first_token", "From a request, once it is received, to its first token.")
-        self.inter_token = seconds("inter_token_latency", "From one token to the next.")
-        self.latency = seconds("e2e_request_latency", "From a request, once it is received, to the end of its answer.")
+        self.finished_answers = counter("request_success", "Answers: stop, length, abort, or error.", "finished_reason")
+        self.refused_requests = counter("requests_refused", "Requests answered with 429, because too many waited.")
+        self.first_token_seconds = seconds(
+            "time_to_first_token", "From a request, once it is received, to its first token."
+        )
+        self.inter_token_seconds = seconds("inter_token_latency", "From one token to the next.")
+        self.answer_seconds = seconds(
+            "e2e_request_latency", "From a request, once it is received, to the end of its answer."
+        )
 
-    def generated(self, model: str, piece: Piece, told: int, started: float) -> None:
+    def count_chunk(self, model: str, chunk: OutputChunk, counted_tokens: int, started: float) -> None:
         """Count the next tokens of an answer.
 
-        told: how many of its tokens were counted before. started: when the request had been received.
+        counted_tokens: how many of its tokens were counted before. started: when the request had been received.
         """
-        self.generation_tokens.labels(model).inc(piece.tokens - told)
-        times = piece.times[max(told - 1, 0) : piece.tokens]
-        if times and not told:
-            self.first_token.labels(model).observe(times[0] - started)
-        inter_token = self.inter_token.labels(model)
+        self.generation_tokens.labels(model).inc(chunk.token_count - counted_tokens)
+        times = chunk.token_times[max(counted_tokens - 1, 0) : chunk.token_count]
+        if times and not counted_tokens:
+            self.first_token_seconds.labels(model).observe(times[0] - started)
+        inter_token = self.inter_token_seconds.labels(model)
         for before, after in itertools.pairwise(times):
             inter_token.observe(after - before)
-        if piece.finish_reason:
-            self.success.labels(model, piece.finish_reason).inc()
+        if chunk.finish_reason:
+            self.finished_answers.labels(model, chunk.finish_reason).inc()
             if times:
-                self.latency.labels(model).observe(times[-1] - started)
+                self.answer_seconds.labels(model).observe(times[-1] - started)
 
-    def render(self) -> bytes:
+    def render_text(self) -> bytes:
         return bytes(generate_latest(self.registry))
 
 
 class _LoadCollector(Collector):
-    def __init__(self, load: Load, adapters: Callable[[], list[str]]) -> None:
+    def __init__(self, load: LoadReader, adapters: Callable[[], list[str]]) -> None:
         self._load = load
         self._adapters = adapters
 
@@ -78,11 +82,11 @@ class _LoadCollector(Collector):
             for family, value in zip(families, values, strict=True):
                 family.add_metric([model], value)
         if adapters := [name for name in self._adapters() if name in load]:
-            families.append(_lora_requests(adapters, load))
+            families.append(_make_lora_gauge(adapters, load))
         return families
 
 
-def _lora_requests(adapters: list[str], load: dict[str, tuple[int, int, float]]) -> GaugeMetricFamily:
+def _make_lora_gauge(adapters: list[str], load: dict[str, tuple[int, int, float]]) -> GaugeMetricFamily:
     """Return the gauge from which routers read which adapters an engine works on. Its value is the time.
 
     `max_lora` is the number of adapters, because a batch has room for all of them.

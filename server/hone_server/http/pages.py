@@ -5,26 +5,26 @@ from pathlib import Path
 from fastapi import FastAPI
 from fastapi.responses import FileResponse
 
-FOLDER = Path(__file__).parent / "static"
-HEADERS = {
+STATIC_FOLDER = Path(__file__).parent / "static"
+PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-FILES = {"/": "index.html", "/docs": "docs.html"}
-FILES |= {
+PAGE_FILES = {"/": "index.html", "/docs": "docs.html"}
+PAGE_FILES |= {
     f"/{name}": name
     for name in ("chat.js", "conversations.js", "messages.js", "streams.js", "chat.css", "docs.js", "docs.css")
 }
 
 
 def add_pages(app: FastAPI) -> None:
-    def add(path: str, name: str) -> None:
+    def add_page(path: str, name: str) -> None:
         @app.get(path, include_in_schema=False)
         async def page() -> FileResponse:
-            return FileResponse(FOLDER / name, headers=HEADERS)
+            return FileResponse(STATIC_FOLDER / name, headers=PAGE_HEADERS)
 
-    for path, name in FILES.items():
-        add(path, name)
+    for path, name in PAGE_FILES.items():
+        add_page(path, name)

@@ -1,7 +1,7 @@
 """The HTTP routes: OpenAI's, /health and /metrics.
 
 In: a body that protocol/bodies.py has validated. The route checks the request, structured_answers.py adds its grammar
-and tools, generation/generate.py yields pieces of text, and formatting.py formats them. Out: one JSON body, or a stream
+and tools, generation/generate.py yields chunks of text, and formatting.py formats them. Out: one JSON body, or a stream
 of server-sent events. All errors have OpenAI's format.
 """
 
@@ -21,15 +21,22 @@ from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from hone_server.engine.continuous_batching import MAX_BATCH_REQUESTS, EngineError, GuidanceError
-from hone_server.generation.generate import FEW_TOKENS, Job, Model, Piece, stream_jobs
+from hone_server.generation.generate import MAX_INLINE_TOKENS, GenerationTask, OutputChunk, ServedModel, stream_tasks
 from hone_server.http.encoding import encode_json, encode_with_pauses
-from hone_server.http.formatting import CompletionWire, Wire, usage
+from hone_server.http.formatting import AnswerFormatter, CompletionFormatter, make_usage
 from hone_server.http.metrics import Metrics
 from hone_server.http.pages import add_pages
-from hone_server.http.structured_answers import choose_wire, guide_jobs, plan_chat, plan_completion
-from hone_server.model_registry import READY, Service
+from hone_server.http.structured_answers import add_guides, choose_formatter, plan_chat_tasks, plan_completion_tasks
+from hone_server.model_registry import READY, ModelRegistry
 from hone_server.protocol.bodies import BodyRoute
-from hone_server.protocol.errors import ApiError, FailureAnswers, internal_error, invalid, too_busy, too_many
+from hone_server.protocol.errors import (
+    ApiError,
+    InternalErrorMiddleware,
+    make_busy_error,
+    make_internal_error,
+    make_too_many_error,
+    make_validation_error,
+)
 from hone_server.protocol.requests import ChatRequest, CompletionRequest, GenerationRequest
 from hone_server.protocol.responses import CHAT, COMPLETION, ERRORS, HEALTH, ModelCard, ModelList
 from hone_server.workers import run_in_thread
@@ -41,84 +48,84 @@ Result = TypeVar("Result")
 CLIENT_CLOSED_REQUEST = 499
 # Tokens with log probabilities in one event of a stream. A prompt has thousands, and their JSON would take too long in
 # one piece.
-EVENT_LOGPROBS = 32
+MAX_EVENT_LOGPROBS = 32
 
 
 @dataclass
-class Totals:
+class RequestUsage:
     """What one request has used so far.
 
-    tokens: generated tokens by answer. started: when the request had been received, by time.perf_counter.
+    token_counts: generated tokens by answer. started: when the request had been received, by time.perf_counter.
     """
 
     prompt_tokens: int
     started: float
-    tokens: Counter[int] = field(default_factory=Counter)
+    token_counts: Counter[int] = field(default_factory=Counter)
 
-    def usage(self) -> dict[str, int]:
-        return usage(self.prompt_tokens, sum(self.tokens.values()))
+    def make_usage(self) -> dict[str, int]:
+        return make_usage(self.prompt_tokens, sum(self.token_counts.values()))
 
 
-def make_app(service: Service, max_waiting: int) -> FastAPI:
+def make_app(registry: ModelRegistry, max_waiting: int) -> FastAPI:
     app = FastAPI(title="Hone", version="1", docs_url=None, redoc_url=None)
-    most_answers = MAX_BATCH_REQUESTS + max_waiting
-    app.router.route_class = type("Route", (BodyRoute,), {"most_prompts": most_answers})
-    metrics = Metrics(service.load_figures, lambda: [served.name for served in service.served if served.parent])
-    answer_errors(app)
+    max_answers = MAX_BATCH_REQUESTS + max_waiting
+    app.router.route_class = type("Route", (BodyRoute,), {"max_prompts": max_answers})
+    metrics = Metrics(registry.measure_load, lambda: [served.name for served in registry.entries if served.parent])
+    add_error_handlers(app)
     add_pages(app)
 
-    def checked(body: GenerationRequest) -> Model:
+    def get_checked_model(body: GenerationRequest) -> ServedModel:
         """Return the model that the request names. Raises ApiError."""
         body.refuse_unsupported()
-        model = service.model(body.model)
-        if body.answers > most_answers:
-            raise too_many("n" if (body.n or 1) > 1 else "prompt", body.answers, most_answers)
+        model = registry.get_model(body.model)
+        if body.answer_count > max_answers:
+            raise make_too_many_error("n" if (body.n or 1) > 1 else "prompt", body.answer_count, max_answers)
         refuse_busy(model, body)
         return model
 
-    def refuse_busy(model: Model, body: GenerationRequest) -> None:
+    def refuse_busy(model: ServedModel, body: GenerationRequest) -> None:
         """Raise ApiError 429 when too many answers wait."""
-        _, waiting = model.lane.counts()
-        if waiting and waiting + body.answers > max_waiting:
-            metrics.refused.labels(body.model).inc()
-            raise too_busy(body.model, waiting)
+        _, waiting = model.handle.count_requests()
+        if waiting and waiting + body.answer_count > max_waiting:
+            metrics.refused_requests.labels(body.model).inc()
+            raise make_busy_error(body.model, waiting)
 
     @app.get("/health", responses=HEALTH)
     async def health() -> Response:
-        state = service.state()
+        state = registry.get_state()
         return JSONResponse({"status": state}, 200 if state == READY else 503)
 
     @app.get("/metrics", response_class=PlainTextResponse, responses=ERRORS)
     async def prometheus() -> Response:
-        return Response(metrics.render(), media_type="text/plain; version=0.0.4")
+        return Response(metrics.render_text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/v1/models", response_model=ModelList, responses=ERRORS)
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [_card(service, served.name) for served in service.served]}
+        return {"object": "list", "data": [_make_model_card(registry, served.name) for served in registry.entries]}
 
     @app.get("/v1/models/{name:path}", response_model=ModelCard, responses=ERRORS)
     async def one_model(name: str) -> dict[str, Any]:
-        return _card(service, name)
+        return _make_model_card(registry, name)
 
     @app.post("/v1/chat/completions", responses=CHAT)
     async def chat(body: ChatRequest, request: Request) -> Response:
-        model = checked(body)
-        structure, jobs = await run_in_thread(plan_chat, model, body, is_large=request.state.is_large)
-        guided = await _unless_client_leaves(request, guide_jobs(model, jobs, structure))
+        model = get_checked_model(body)
+        structure, tasks = await run_in_thread(plan_chat_tasks, model, body, is_large=request.state.is_large)
+        guided = await _run_unless_client_leaves(request, add_guides(model, tasks, structure))
         if guided is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         refuse_busy(model, body)  # others have come meanwhile
-        return await _answer(request, body, model, guided, choose_wire(structure), metrics)
+        return await _send_answer(request, body, model, guided, choose_formatter(structure), metrics)
 
     @app.post("/v1/completions", responses=COMPLETION)
     async def completions(body: CompletionRequest, request: Request) -> Response:
-        model = checked(body)
-        structure, jobs = await run_in_thread(plan_completion, model, body, is_large=request.state.is_large)
-        guided = await _unless_client_leaves(request, guide_jobs(model, jobs, structure))
+        model = get_checked_model(body)
+        structure, tasks = await run_in_thread(plan_completion_tasks, model, body, is_large=request.state.is_large)
+        guided = await _run_unless_client_leaves(request, add_guides(model, tasks, structure))
         if guided is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         refuse_busy(model, body)  # others have come meanwhile
-        return await _answer(request, body, model, guided, CompletionWire(), metrics)
+        return await _send_answer(request, body, model, guided, CompletionFormatter(), metrics)
 
     @app.api_route("/v1/responses{rest:path}", methods=["GET", "POST", "DELETE"], include_in_schema=False)
     async def responses(rest: str) -> Response:
@@ -128,95 +135,106 @@ def make_app(service: Service, max_waiting: int) -> FastAPI:
     return app
 
 
-async def _answer(
-    request: Request, body: GenerationRequest, model: Model, jobs: list[Job], wire: Wire, metrics: Metrics
+async def _send_answer(
+    request: Request,
+    body: GenerationRequest,
+    model: ServedModel,
+    tasks: list[GenerationTask],
+    formatter: AnswerFormatter,
+    metrics: Metrics,
 ) -> Response:
-    prompts = len(jobs) // (body.n or 1)
-    totals = Totals(sum(len(job.prompt) for job in jobs[:: len(jobs) // prompts]), request.state.received)
-    head = {"id": f"{wire.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model.served.name}
-    pieces = _counted(model, jobs, totals, metrics, stream=bool(body.stream))
+    prompts = len(tasks) // (body.n or 1)
+    usage = RequestUsage(sum(len(task.prompt) for task in tasks[:: len(tasks) // prompts]), request.state.received)
+    head = {"id": f"{formatter.id_prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model.entry.name}
+    chunks = _count_chunks(model, tasks, usage, metrics, stream=bool(body.stream))
     if body.stream:
-        events = _events(pieces, wire, head, totals, body)
+        events = _make_events(chunks, formatter, head, usage, body)
         return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-    finished = await _unless_client_leaves(request, _last_pieces(pieces))
+    finished = await _run_unless_client_leaves(request, _collect_last_chunks(chunks))
     if finished is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    answer = {**head, "object": wire.whole, "choices": [], "usage": totals.usage()}
-    return Response(await run_in_thread(_whole, answer, finished, wire), media_type="application/json")
+    answer = {**head, "object": formatter.object_type, "choices": [], "usage": usage.make_usage()}
+    return Response(await run_in_thread(_encode_answer, answer, finished, formatter), media_type="application/json")
 
 
-def _whole(answer: dict[str, Any], finished: list[Piece], wire: Wire) -> bytes:
+def _encode_answer(answer: dict[str, Any], finished: list[OutputChunk], formatter: AnswerFormatter) -> bytes:
     """Return the answer's body with all choices."""
-    choices = [encode_with_pauses(wire.choice(piece)) for piece in sorted(finished, key=lambda piece: piece.index)]
+    choices = [
+        encode_with_pauses(formatter.format_choice(chunk)) for chunk in sorted(finished, key=lambda chunk: chunk.index)
+    ]
     return encode_json(answer).replace('"choices":[]', f'"choices":[{",".join(choices)}]', 1).encode()
 
 
-async def _counted(
-    model: Model, jobs: list[Job], totals: Totals, metrics: Metrics, *, stream: bool
-) -> AsyncIterator[Piece]:
-    """Yield the pieces, counting them for the usage and the metrics."""
-    name, unfinished, why = model.served.name, len(jobs), "abort"
+async def _count_chunks(
+    model: ServedModel, tasks: list[GenerationTask], usage: RequestUsage, metrics: Metrics, *, stream: bool
+) -> AsyncIterator[OutputChunk]:
+    """Yield the chunks, counting them for the usage and the metrics."""
+    name, unfinished, finish_reason = model.entry.name, len(tasks), "abort"
     try:
-        async with aclosing(stream_jobs(model, jobs, stream=stream)) as pieces:  # type: ignore[type-var]
-            async for piece in pieces:
-                if not totals.tokens:
-                    metrics.prompt_tokens.labels(name).inc(totals.prompt_tokens)
-                told = totals.tokens[piece.index]
-                if piece.tokens - told > FEW_TOKENS:
-                    await run_in_thread(metrics.generated, name, piece, told, totals.started)
+        async with aclosing(stream_tasks(model, tasks, stream=stream)) as chunks:  # type: ignore[type-var]
+            async for chunk in chunks:
+                if not usage.token_counts:
+                    metrics.prompt_tokens.labels(name).inc(usage.prompt_tokens)
+                counted_tokens = usage.token_counts[chunk.index]
+                if chunk.token_count - counted_tokens > MAX_INLINE_TOKENS:
+                    await run_in_thread(metrics.count_chunk, name, chunk, counted_tokens, usage.started)
                 else:
-                    metrics.generated(name, piece, told, totals.started)
-                totals.tokens[piece.index] = piece.tokens
-                unfinished -= piece.finish_reason is not None
-                yield piece
+                    metrics.count_chunk(name, chunk, counted_tokens, usage.started)
+                usage.token_counts[chunk.index] = chunk.token_count
+                unfinished -= chunk.finish_reason is not None
+                yield chunk
     except EngineError:
-        why = "error"
+        finish_reason = "error"
         raise
     finally:
-        metrics.success.labels(name, why).inc(unfinished)
+        metrics.finished_answers.labels(name, finish_reason).inc(unfinished)
 
 
-async def _events(
-    pieces: AsyncIterator[Piece], wire: Wire, head: dict[str, Any], totals: Totals, body: GenerationRequest
+async def _make_events(
+    chunks: AsyncIterator[OutputChunk],
+    formatter: AnswerFormatter,
+    head: dict[str, Any],
+    usage: RequestUsage,
+    body: GenerationRequest,
 ) -> AsyncIterator[str]:
     """Yield the server-sent events of a stream, ending with [DONE]. An error after the start is an event, too."""
-    head = {**head, "object": wire.part}
-    include_usage, continuous = body.include_usage, body.continuous_usage
+    head = {**head, "object": formatter.chunk_object_type}
+    include_usage, continuous = body.include_usage, body.include_continuous_usage
     extra: dict[str, Any] = {"usage": None} if include_usage else {}
-    told: set[int] = set()
+    begun: set[int] = set()
     try:
-        async with aclosing(pieces) as counted:  # type: ignore[type-var]
-            async for piece in counted:
+        async with aclosing(chunks) as counted:  # type: ignore[type-var]
+            async for chunk in counted:
                 if continuous:
-                    extra = {"usage": totals.usage()}
-                for place, part in enumerate(piece.split(EVENT_LOGPROBS)):
+                    extra = {"usage": usage.make_usage()}
+                for place, part in enumerate(chunk.split_logprobs(MAX_EVENT_LOGPROBS)):
                     if place:
                         await asyncio.sleep(0)  # sending alone does not let other tasks run
-                    for delta in wire.deltas(part, first=piece.index not in told):
-                        yield _event({**head, "choices": [delta], **extra})
-                    told.add(piece.index)
+                    for delta in formatter.format_deltas(part, first=chunk.index not in begun):
+                        yield _format_event({**head, "choices": [delta], **extra})
+                    begun.add(chunk.index)
         if include_usage:
-            yield _event({**head, "choices": [], "usage": totals.usage()})
+            yield _format_event({**head, "choices": [], "usage": usage.make_usage()})
     except EngineError as error:
-        yield _event(engine_failure(error).body())
+        yield _format_event(make_engine_error(error).make_body())
     except Exception as error:  # otherwise the connection would break without a reason for the client
         log.exception("a stream failed")
-        yield _event(internal_error(error).body())
+        yield _format_event(make_internal_error(error).make_body())
     yield "data: [DONE]\n\n"
 
 
-async def _last_pieces(pieces: AsyncIterator[Piece]) -> list[Piece]:
-    return [piece async for piece in pieces if piece.finish_reason]
+async def _collect_last_chunks(chunks: AsyncIterator[OutputChunk]) -> list[OutputChunk]:
+    return [chunk async for chunk in chunks if chunk.finish_reason]
 
 
-async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, Result]) -> Result | None:
+async def _run_unless_client_leaves(request: Request, coroutine: Coroutine[Any, Any, Result]) -> Result | None:
     """Return the result of the work, or None when the client has left, which cancels the work."""
 
-    async def leaving() -> None:
+    async def wait_for_disconnect() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    running, left = asyncio.create_task(work), asyncio.create_task(leaving())
+    running, left = asyncio.create_task(coroutine), asyncio.create_task(wait_for_disconnect())
     try:
         await asyncio.wait([running, left], return_when=asyncio.FIRST_COMPLETED)
         return running.result() if running.done() else None
@@ -226,53 +244,53 @@ async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, Resu
         await asyncio.gather(running, left, return_exceptions=True)
 
 
-def _event(data: dict[str, Any]) -> str:
+def _format_event(data: dict[str, Any]) -> str:
     return f"data: {encode_json(data)}\n\n"
 
 
-def _card(service: Service, name: str) -> dict[str, Any]:
-    served = next((one for one in service.served if one.name == name), None)
-    if served is None:
+def _make_model_card(registry: ModelRegistry, name: str) -> dict[str, Any]:
+    entry = next((one for one in registry.entries if one.name == name), None)
+    if entry is None:
         raise ApiError(404, f"model {name!r} does not exist", param="model", code="model_not_found")
     return {
-        "id": served.name,
+        "id": entry.name,
         "object": "model",
-        "created": service.created,
+        "created": registry.created_at,
         "owned_by": "hone",
-        "root": served.root,
-        "parent": served.parent,
-        "max_model_len": service.max_model_len(name),
-        "kind": served.kind,
-        "digest": served.digest,
+        "root": entry.root,
+        "parent": entry.parent,
+        "max_model_len": registry.get_max_model_len(name),
+        "kind": entry.kind,
+        "digest": entry.digest,
     }
 
 
-def engine_failure(error: EngineError) -> ApiError:
+def make_engine_error(error: EngineError) -> ApiError:
     """Return the error that a client gets, streamed or not."""
     is_request = isinstance(error, GuidanceError)
     return ApiError(400, str(error)) if is_request else ApiError(500, str(error), code="engine_error")
 
 
-def answer_errors(app: FastAPI) -> None:
+def add_error_handlers(app: FastAPI) -> None:
     """Make the application answer every error in OpenAI's format."""
 
     @app.exception_handler(ApiError)
     async def api_error(_: Request, error: ApiError) -> Response:
-        return JSONResponse(error.body(), error.status, headers=error.headers)
+        return JSONResponse(error.make_body(), error.status, headers=error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid_request(_: Request, error: RequestValidationError) -> Response:
-        refused = invalid(error.errors()[0])
-        return JSONResponse(refused.body(), refused.status)
+        refused = make_validation_error(error.errors()[0])
+        return JSONResponse(refused.make_body(), refused.status)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         refused = ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
-        return JSONResponse(refused.body(), refused.status, headers=error.headers)
+        return JSONResponse(refused.make_body(), refused.status, headers=error.headers)
 
     @app.exception_handler(EngineError)
     async def engine_error(_: Request, error: EngineError) -> Response:
-        refused = engine_failure(error)
-        return JSONResponse(refused.body(), refused.status)
+        refused = make_engine_error(error)
+        return JSONResponse(refused.make_body(), refused.status)
 
-    app.add_middleware(FailureAnswers)
+    app.add_middleware(InternalErrorMiddleware)

@@ -18,17 +18,17 @@ from hone_api.io.listening import join_address, open_listener
 from hone_api.reasons import INVALID_SPEC, HoneError
 from starlette.types import ASGIApp
 
-from hone_server.artifacts.sources import Sources
+from hone_server.artifacts.sources import ModelSources
 from hone_server.generation.served_model import ChatOptions
-from hone_server.http.admin_routes import AdminGate, make_admin
-from hone_server.http.connections import Connection, WatchingServer, raise_file_limit
-from hone_server.http.cors import allow_origins
-from hone_server.http.middleware import Access
+from hone_server.http.admin_routes import AdminAuthMiddleware, make_admin_app
+from hone_server.http.connections import BoundedConnection, WatchingServer, raise_file_limit
+from hone_server.http.cors import add_cors_headers
+from hone_server.http.middleware import AccessMiddleware
 from hone_server.http.routes import make_app
-from hone_server.logs import log_of_loop
-from hone_server.model_registry import READY, Service
-from hone_server.protocol.errors import FailureAnswers
-from hone_server.structured.tool_formats import FORMATS
+from hone_server.logs import log_loop_exception
+from hone_server.model_registry import READY, ModelRegistry
+from hone_server.protocol.errors import InternalErrorMiddleware
+from hone_server.structured.tool_formats import TOOL_CALL_FORMATS
 
 log = logging.getLogger("hone_server")
 
@@ -42,7 +42,7 @@ QUIET_SECONDS, LATEST_SECONDS = 3, 60
 
 
 @dataclass(frozen=True)
-class Options:
+class ServerOptions:
     """How to serve.
 
     max_waiting: answers of one model that may wait, before a request gets 429. drain_seconds: for how long after
@@ -63,13 +63,13 @@ class Options:
     tool_call_parser: str | None
 
 
-def serve(sources: Sources, options: Options) -> HoneError | None:
+def serve(sources: ModelSources, options: ServerOptions) -> HoneError | None:
     """Serve until SIGTERM or SIGINT, then finish the running requests. Return the error that prevented it, or None.
 
     While the models load, HTTP answers, with 503 on /health.
     """
     try:
-        connection = Connection.limited(raise_file_limit())
+        connection = BoundedConnection.with_limit(raise_file_limit())
         listener = open_listener(options.host, options.port)
     except HoneError as error:
         return error
@@ -77,14 +77,16 @@ def serve(sources: Sources, options: Options) -> HoneError | None:
         message = f"--host is {options.host!r} and --port {options.port}, which can't be listened on: {error.strerror}"
         return HoneError(INVALID_SPEC, message, remedy="Choose another.")
     token_file = options.admin_token_file
-    chat = ChatOptions(options.chat_template, FORMATS.get(options.tool_call_parser or ""))
-    service = Service(sources, options.max_model_len, hot=token_file is not None, chat=chat)
-    routes: ASGIApp = make_app(service, options.max_waiting)
+    chat = ChatOptions(options.chat_template, TOOL_CALL_FORMATS.get(options.tool_call_parser or ""))
+    registry = ModelRegistry(
+        sources, options.max_model_len, hot_swaps_adapters=token_file is not None, chat_options=chat
+    )
+    routes: ASGIApp = make_app(registry, options.max_waiting)
     if token_file is not None:
-        routes = AdminGate(routes, make_admin(service), token_file)
-    app = Access(routes, options.api_key)
+        routes = AdminAuthMiddleware(routes, make_admin_app(registry), token_file)
+    app = AccessMiddleware(routes, options.api_key)
     config = uvicorn.Config(
-        allow_origins(FailureAnswers(app), options.allowed_origins),
+        add_cors_headers(InternalErrorMiddleware(app), options.allowed_origins),
         http=connection,
         ws="none",
         log_config=None,
@@ -92,11 +94,11 @@ def serve(sources: Sources, options: Options) -> HoneError | None:
         access_log=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
-    server = _Server(config, service, app, options.drain_seconds)
+    server = _Server(config, registry, app, options.drain_seconds)
     where = join_address(*listener.getsockname()[:2])
     log.info("starting on %s with %d threads", where, torch.get_num_threads())
-    asyncio.run(_run(server, listener, service))
-    return service.failure
+    asyncio.run(_run_server(server, listener, registry))
+    return registry.failure
 
 
 class _Server(WatchingServer):
@@ -105,35 +107,37 @@ class _Server(WatchingServer):
     Senders learn late that the pod ends, so requests are answered meanwhile, and each answer closes its connection.
     """
 
-    def __init__(self, config: uvicorn.Config, service: Service, access: Access, drain_seconds: int) -> None:
+    def __init__(
+        self, config: uvicorn.Config, registry: ModelRegistry, access: AccessMiddleware, drain_seconds: int
+    ) -> None:
         super().__init__(config)
-        self._service = service
+        self._service = registry
         self._access = access
         self._drain_seconds = drain_seconds
-        self._end: float | None = None
+        self._drain_end: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._end is None and self._drain_seconds and self._service.state() == READY:
-            self._end = time.monotonic() + self._drain_seconds
-            self._access.closing = True
+        if self._drain_end is None and self._drain_seconds and self._service.get_state() == READY:
+            self._drain_end = time.monotonic() + self._drain_seconds
+            self._access.closes_connections = True
         else:
             super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
-        if self._end is not None and (late := time.monotonic() - self._end) >= 0:
-            is_quiet = time.monotonic() - self._access.asked_at >= QUIET_SECONDS
+        if self._drain_end is not None and (late := time.monotonic() - self._drain_end) >= 0:
+            is_quiet = time.monotonic() - self._access.last_request_at >= QUIET_SECONDS
             self.should_exit = self.should_exit or is_quiet or late >= LATEST_SECONDS
         return await super().on_tick(counter)
 
 
-async def _run(server: uvicorn.Server, listener: socket.socket, service: Service) -> None:
-    def loaded(task: asyncio.Task[None]) -> None:
+async def _run_server(server: uvicorn.Server, listener: socket.socket, registry: ModelRegistry) -> None:
+    def stop_after_failure(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
             server.should_exit = True
 
-    asyncio.get_running_loop().set_exception_handler(log_of_loop)
-    loading = asyncio.create_task(service.load())
-    loading.add_done_callback(loaded)
+    asyncio.get_running_loop().set_exception_handler(log_loop_exception)
+    loading = asyncio.create_task(registry.load_models())
+    loading.add_done_callback(stop_after_failure)
     try:
         await server.serve(sockets=[listener])
     except SystemExit as end:
@@ -142,4 +146,4 @@ async def _run(server: uvicorn.Server, listener: socket.socket, service: Service
             raise
     finally:
         loading.cancel()
-        service.stop()
+        registry.stop()

@@ -26,16 +26,16 @@ from hone_server.protocol.bounds import (
     is_unicode,
 )
 from hone_server.protocol.errors import RETRY_SECONDS, ApiError
-from hone_server.workers import LARGE_BYTES, run_in_thread
+from hone_server.workers import MIN_LARGE_BYTES, run_in_thread
 
 # This much of a body that is too large is read and discarded: a client that is still sending does not see an early
 # answer.
-READ_BYTES = 256 << 20
+MAX_DISCARDED_BYTES = 256 << 20
 # Limit for all bodies together that are being received, or whose requests wait for their answers.
-HELD_BYTES = 256 << 20
-BRACKETS = re.compile(r"[\[\]{}]")
-SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-FIRST_ERRORS = 100
+MAX_HELD_BYTES = 256 << 20
+BRACKET_PATTERN = re.compile(r"[\[\]{}]")
+SURROGATE_PATTERN = re.compile(r"\\u[dD][89a-fA-F]")
+MAX_ERRORS = 100
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -44,20 +44,20 @@ class BodyRoute(APIRoute):
     """A route whose function takes the body, and optionally the request."""
 
     # The most prompts of one request.
-    most_prompts = 1
+    max_prompts = 1
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         if self.body_field is None:
             return super().get_route_handler()
-        endpoint, most_prompts = self.endpoint, self.most_prompts
+        endpoint, most_prompts = self.endpoint, self.max_prompts
         body_name, request_name = self.body_field.name, self.dependant.request_param_name
         model: Any = self.body_field.field_info.annotation
 
         async def handle(request: Request) -> Response:
-            with _Held() as held:
+            with _HeldBytes() as held:
                 content = await read_body(request, held)
                 request.state.received = time.perf_counter()
-                request.state.is_large = len(content) >= LARGE_BYTES
+                request.state.is_large = len(content) >= MIN_LARGE_BYTES
                 body = await run_in_thread(parse_body, content, model, most_prompts, is_large=request.state.is_large)
                 del content
                 more = {request_name: request} if request_name else {}
@@ -67,50 +67,50 @@ class BodyRoute(APIRoute):
         return handle
 
 
-class _Held:
+class _HeldBytes:
     """Counts the bytes of one body until its route's function returns, because it may wait long for a thread."""
 
     # Of all bodies together.
-    total = 0
+    total_bytes = 0
 
     def __init__(self) -> None:
         self._bytes = 0
 
-    def __enter__(self) -> "_Held":
+    def __enter__(self) -> "_HeldBytes":
         return self
 
-    def add(self, count: int) -> None:
+    def add_bytes(self, count: int) -> None:
         """Count more bytes. Raises ApiError 503 when all bodies together are too large."""
         self._bytes += count
-        _Held.total += count
-        if _Held.total > HELD_BYTES:
-            message = f"requests of {HELD_BYTES >> 20} MiB are being processed; try again in {RETRY_SECONDS} s"
+        _HeldBytes.total_bytes += count
+        if _HeldBytes.total_bytes > MAX_HELD_BYTES:
+            message = f"requests of {MAX_HELD_BYTES >> 20} MiB are being processed; try again in {RETRY_SECONDS} s"
             raise ApiError(503, message, headers={"Retry-After": str(RETRY_SECONDS), "Connection": "close"})
 
     def __exit__(self, *_: object) -> None:
-        _Held.total -= self._bytes
+        _HeldBytes.total_bytes -= self._bytes
 
 
-async def read_body(request: Request, held: _Held) -> bytes:
+async def read_body(request: Request, held: _HeldBytes) -> bytes:
     """Return the body's bytes. Raises ApiError 400, 413, 415, and 503 when all bodies together are too large."""
     _check_headers(request)
     declared = int(request.headers.get("content-length") or 0)
     is_waiting = "expect" in request.headers  # the client waits for 100 Continue before it sends the body
-    if declared > READ_BYTES or (declared > MAX_BODY_BYTES and is_waiting):
-        raise _too_large(closes=True)
+    if declared > MAX_DISCARDED_BYTES or (declared > MAX_BODY_BYTES and is_waiting):
+        raise _make_too_large_error(closes=True)
     parts: list[bytes] = []
     size = 0
     async for part in request.stream():
         size += len(part)
-        if size > READ_BYTES:
-            raise _too_large(closes=True)
+        if size > MAX_DISCARDED_BYTES:
+            raise _make_too_large_error(closes=True)
         if size > MAX_BODY_BYTES or declared > MAX_BODY_BYTES:
             parts.clear()
             continue
-        held.add(len(part))
+        held.add_bytes(len(part))
         parts.append(part)
     if size > MAX_BODY_BYTES:
-        raise _too_large()
+        raise _make_too_large_error()
     return b"".join(parts)
 
 
@@ -121,7 +121,7 @@ def parse_body(content: bytes, model: type[Body], most_prompts: int = 1) -> Body
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        errors: list[Any] = error.errors(include_url=False)[:FIRST_ERRORS]
+        errors: list[Any] = error.errors(include_url=False)[:MAX_ERRORS]
     raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in errors])
 
 
@@ -141,8 +141,8 @@ def parse_json(content: bytes, most_values: int) -> Any:
     except ValueError as error:  # a number of thousands of digits
         raise ApiError(400, f"the body has a number that can't be read: {error}") from None
     except RecursionError:
-        raise _too_deep("the body", None) from None
-    if SURROGATE.search(text):
+        raise _make_too_deep_error("the body", None) from None
+    if SURROGATE_PATTERN.search(text):
         _refuse_surrogates(value)
     return value
 
@@ -158,7 +158,7 @@ def _check_headers(request: Request) -> None:
         raise ApiError(415, f"the header Content-Encoding is {encoding!r}; send the body uncompressed, without it")
 
 
-def _too_large(*, closes: bool = False) -> ApiError:
+def _make_too_large_error(*, closes: bool = False) -> ApiError:
     message = f"the body is larger than {MAX_BODY_BYTES} bytes ({MAX_BODY_BYTES >> 20} MiB), the most that is taken"
     return ApiError(413, f"{message}; send less", headers={"Connection": "close"} if closes else None)
 
@@ -175,23 +175,23 @@ def check_structure(text: str, most_values: int) -> None:
                 field = piece
             continue
         values += piece.count(",")
-        for bracket in BRACKETS.finditer(piece):
+        for bracket in BRACKET_PATTERN.finditer(piece):
             opens = bracket[0] in "[{"
             depth += 1 if opens else -1
             values += opens
             if depth > MAX_JSON_DEPTH:
-                raise _too_deep(field or "the body", field)
+                raise _make_too_deep_error(field or "the body", field)
             if values > most_values:
-                raise _too_many_values(most_values)
+                raise _make_too_many_values_error(most_values)
     if is_cut or values > most_values:
-        raise _too_many_values(most_values)
+        raise _make_too_many_values_error(most_values)
 
 
-def _too_many_values(most: int) -> ApiError:
+def _make_too_many_values_error(most: int) -> ApiError:
     return ApiError(400, f"the body has more than {most} values (lists, objects and what they hold); send fewer")
 
 
-def _too_deep(where: str, param: str | None) -> ApiError:
+def _make_too_deep_error(where: str, param: str | None) -> ApiError:
     message = f"{where}: lists and objects are nested more than {MAX_JSON_DEPTH} deep; flatten them"
     return ApiError(400, message, param=param)
 
@@ -202,22 +202,22 @@ def _refuse_surrogates(value: Any) -> None:
     while todo:
         place, one = todo.pop()
         if isinstance(one, str) and not is_unicode(one):
-            raise _not_unicode(place, "the text")
+            raise _make_not_unicode_error(place, "the text")
         if isinstance(one, dict):
             for key in one:
                 if not is_unicode(key):
-                    raise _not_unicode(place, "a key")
-            todo += [((*place, key), inner) for key, inner in _reversed(one.items())]
+                    raise _make_not_unicode_error(place, "a key")
+            todo += [((*place, key), inner) for key, inner in _reverse_text_pairs(one.items())]
         elif isinstance(one, list):
-            todo += [((*place, str(index)), inner) for index, inner in _reversed(enumerate(one))]
+            todo += [((*place, str(index)), inner) for index, inner in _reverse_text_pairs(enumerate(one))]
 
 
-def _reversed(pairs: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+def _reverse_text_pairs(pairs: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
     """Return the pairs that can hold text, the last first, so that the stack returns them in order."""
     return [pair for pair in pairs if isinstance(pair[1], str | dict | list)][::-1]
 
 
-def _not_unicode(place: tuple[str, ...], what: str) -> ApiError:
+def _make_not_unicode_error(place: tuple[str, ...], what: str) -> ApiError:
     message = (
         f"{'.'.join(place) or 'the body'}: {what} has half of a surrogate pair (\\ud800 to \\udfff), which is not "
         "Unicode, as when an emoji is cut in two; cut text between characters"

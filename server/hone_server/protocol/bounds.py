@@ -7,7 +7,7 @@ it is parsed, these counts before it is validated, and the length of a prompt be
 from collections.abc import Mapping
 from typing import Any
 
-from hone_server.protocol.errors import ApiError, too_many
+from hone_server.protocol.errors import ApiError, make_too_many_error
 
 MAX_BODY_BYTES = 4 << 20
 MAX_JSON_DEPTH = 100
@@ -34,7 +34,7 @@ def check_counts(value: Any, most_prompts: int) -> None:
     _check_length("logit_bias", value.get("logit_bias"), MAX_LOGIT_BIAS, "tokens")
     prompts = value.get("prompt")
     if isinstance(prompts, list) and len(prompts) > most_prompts and isinstance(prompts[0], str | list):
-        raise too_many("prompt", len(prompts), most_prompts)
+        raise make_too_many_error("prompt", len(prompts), most_prompts)
 
 
 def check_prompt_logprobs(tokens: int, top: int) -> None:
@@ -68,9 +68,9 @@ def _check_stops(stops: Any) -> None:
             raise ApiError(400, message, param="stop")
 
 
-def _check_length(field: str, entries: Any, most: int, what: str) -> None:
-    if isinstance(entries, list | Mapping) and len(entries) > most:
-        message = f"{field}: {len(entries)} {what} were sent, and a request takes at most {most}; send fewer"
+def _check_length(field: str, entries: Any, limit: int, what: str) -> None:
+    if isinstance(entries, list | Mapping) and len(entries) > limit:
+        message = f"{field}: {len(entries)} {what} were sent, and a request takes at most {limit}; send fewer"
         raise ApiError(400, message, param=field)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from hone_server.protocol.messages import kind_of, without_nulls
+from hone_server.protocol.messages import describe_json_type, drop_nulls
 
 # No character of it needs an escape, neither in JSON nor in a grammar.
 FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]
@@ -38,8 +38,8 @@ class Function(BaseModel):
         """Refuse parameters that can't be an object, as arguments always are. Other types next to it are ignored."""
         kind = (self.parameters or {}).get("type")
         if kind is not None and kind != "object" and not (isinstance(kind, list) and "object" in kind):
-            words = "the parameters of function {name} must be a schema of type 'object', and their type is {kind}"
-            raise PydanticCustomError("parameters_type", words, {"name": repr(self.name), "kind": repr(kind)[:80]})
+            text = "the parameters of function {name} must be a schema of type 'object', and their type is {kind}"
+            raise PydanticCustomError("parameters_type", text, {"name": repr(self.name), "kind": repr(kind)[:80]})
         return self
 
 
@@ -84,8 +84,8 @@ class _Format(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _leave_nulls_out(cls, value: Any) -> Any:
-        return without_nulls(value) if isinstance(value, dict) else value
+    def _drop_nulls(cls, value: Any) -> Any:
+        return drop_nulls(value) if isinstance(value, dict) else value
 
 
 class TextFormat(_Format):
@@ -117,14 +117,14 @@ def read_response_format(value: Any) -> Any:
         return value
     if not isinstance(value, dict):
         example = "{'type': 'json_object'}"
-        raise _refused(f"must be an object, such as {example}; got {kind_of(value)}")
-    given = without_nulls(value)
+        raise _make_refusal(f"must be an object, such as {example}; got {describe_json_type(value)}")
+    given = drop_nulls(value)
     kind = given.pop("type", None)
     if kind not in ("text", "json_object", "json_schema"):
-        found = repr(kind)[:80] if isinstance(kind, str) else kind_of(kind)
-        raise _refused(f"the type must be 'text', 'json_object' or 'json_schema'; got {found}")
+        found = repr(kind)[:80] if isinstance(kind, str) else describe_json_type(kind)
+        raise _make_refusal(f"the type must be 'text', 'json_object' or 'json_schema'; got {found}")
     if kind != "json_schema" and "json_schema" in given:
-        raise _refused(f"json_schema is for the type 'json_schema', and the type is {kind!r}; change one of them")
+        raise _make_refusal(f"json_schema is for the type 'json_schema', and the type is {kind!r}; change one of them")
     if kind != "text" and "schema" in given and "json_schema" not in given:
         if kind == "json_object" and given == {"schema": {}}:
             return {"type": kind}
@@ -132,7 +132,7 @@ def read_response_format(value: Any) -> Any:
     return {"type": kind, **given}
 
 
-def _refused(words: str) -> PydanticCustomError:
+def _make_refusal(words: str) -> PydanticCustomError:
     # The message must not be a template: braces in it are the client's.
     return PydanticCustomError("response_format", "{words}", {"words": words})
 

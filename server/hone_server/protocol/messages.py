@@ -26,9 +26,9 @@ from hone_server.protocol.errors import ApiError
 
 log = logging.getLogger("hone_server")
 
-TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
+TEXT_PART_TYPES = frozenset({"text", "input_text", "output_text"})
 # Their messages may have no text: a tool call, or a tool's empty result.
-MAY_BE_EMPTY = frozenset({"assistant", "tool", "function"})
+EMPTY_CONTENT_ROLES = frozenset({"assistant", "tool", "function"})
 
 
 class TextPart(BaseModel):
@@ -60,10 +60,12 @@ class CalledFunction(BaseModel):
     @field_validator("arguments", mode="wrap")
     @classmethod
     def _explain_arguments(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-        return explained(value, handler, lambda _: 'must be JSON text, such as \'{"city": "Paris"}\', or an object')
+        return validate_explained(
+            value, handler, lambda _: 'must be JSON text, such as \'{"city": "Paris"}\', or an object'
+        )
 
     def for_template(self) -> dict[str, Any]:
-        return without_nulls(self.model_dump()) | {"arguments": self._read_arguments()}
+        return drop_nulls(self.model_dump()) | {"arguments": self._read_arguments()}
 
     def _read_arguments(self) -> dict[str, Any]:
         """Return the arguments as an object. Anything else becomes an empty object, as in vLLM.
@@ -93,7 +95,7 @@ class ToolCall(BaseModel):
     function: CalledFunction
 
     def for_template(self) -> dict[str, Any]:
-        return without_nulls(self.model_dump()) | {"type": "function", "function": self.function.for_template()}
+        return drop_nulls(self.model_dump()) | {"type": "function", "function": self.function.for_template()}
 
 
 class Message(BaseModel):
@@ -110,13 +112,13 @@ class Message(BaseModel):
     @field_validator("content", mode="wrap")
     @classmethod
     def _explain_content(cls, value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-        if value is None and "role" in info.data and info.data["role"] not in MAY_BE_EMPTY:
+        if value is None and "role" in info.data and info.data["role"] not in EMPTY_CONTENT_ROLES:
             raise PydanticCustomError(
                 "content_missing",
                 "a message of role {role} needs a text; only those of roles assistant, tool and function may have none",
                 {"role": repr(info.data["role"])},
             )
-        return explained(value, handler, explain_content)
+        return validate_explained(value, handler, explain_content_error)
 
     def for_template(self) -> dict[str, Any]:
         """Return what the chat template gets: `content` is always a text, and there are no nulls."""
@@ -124,7 +126,7 @@ class Message(BaseModel):
         if not isinstance(content, str):
             content = "".join(part.text for part in content)
         own = self.model_dump(exclude={"tool_calls", "function_call", "content"})
-        message = without_nulls(own) | {"content": content}
+        message = drop_nulls(own) | {"content": content}
         calls = [call.for_template() for call in self.tool_calls or []]
         if not calls and self.function_call is not None:
             calls = [ToolCall(function=self.function_call).for_template()]
@@ -132,12 +134,12 @@ class Message(BaseModel):
         return message | ({"tool_calls": calls} if calls else {})
 
 
-def without_nulls(values: dict[str, Any]) -> dict[str, Any]:
+def drop_nulls(values: dict[str, Any]) -> dict[str, Any]:
     """Return the values without nulls, which typed clients write for what is not set."""
     return {name: value for name, value in values.items() if value is not None}
 
 
-def explained(value: Any, handler: ValidatorFunctionWrapHandler, explain: Any) -> Any:
+def validate_explained(value: Any, handler: ValidatorFunctionWrapHandler, explain: Any) -> Any:
     """Return the handler's value, or raise `explain(value)` instead of an error for each alternative of a union."""
     try:
         return handler(value)
@@ -146,24 +148,28 @@ def explained(value: Any, handler: ValidatorFunctionWrapHandler, explain: Any) -
         raise PydanticCustomError("not_accepted", "{message}", {"message": explain(value)}) from None
 
 
-def explain_content(value: Any) -> str:
+def explain_content_error(value: Any) -> str:
     """Return why this is no content of a message."""
     if not isinstance(value, list):
-        return f"must be a text or a list of parts, such as {{'type': 'text', 'text': 'Hi'}}; got {kind_of(value)}"
+        found = describe_json_type(value)
+        return f"must be a text or a list of parts, such as {{'type': 'text', 'text': 'Hi'}}; got {found}"
     for place, part in enumerate(value):
         if not isinstance(part, dict):
-            return f"part {place} must be an object, such as {{'type': 'text', 'text': 'Hi'}}; got {kind_of(part)}"
+            found = describe_json_type(part)
+            return f"part {place} must be an object, such as {{'type': 'text', 'text': 'Hi'}}; got {found}"
         kind = part.get("type")
-        if not isinstance(kind, str) or kind not in TEXT_PARTS | {"refusal"}:
+        if not isinstance(kind, str) or kind not in TEXT_PART_TYPES | {"refusal"}:
             found = f"is of type {kind[:40]!r}" if isinstance(kind, str) else "has no type"
             return f"part {place} {found}, and the embedded engine reads only text; leave it out, or use engine vllm"
         key = "refusal" if kind == "refusal" else "text"
         if not isinstance(part.get(key), str):
-            return f"part {place} is of type {kind!r} and needs a text as {key!r}; got {kind_of(part.get(key))}"
+            return (
+                f"part {place} is of type {kind!r} and needs a text as {key!r}; got {describe_json_type(part.get(key))}"
+            )
     return "must be a text or a list of parts"
 
 
-def kind_of(value: Any) -> str:
+def describe_json_type(value: Any) -> str:
     """Return JSON's name for a value of this kind."""
     names = {
         bool: "true or false",

@@ -19,9 +19,9 @@ from pydantic import (
     model_validator,
 )
 
-from hone_server.protocol.errors import ApiError, unsupported
+from hone_server.protocol.errors import ApiError, make_unsupported_error
 from hone_server.protocol.functions import MAX_TOOLS, ResponseFormat, Tool, ToolChoice, check_tool_choice
-from hone_server.protocol.messages import Message, explained, kind_of
+from hone_server.protocol.messages import Message, describe_json_type, validate_explained
 
 Token = Annotated[int, Field(ge=0)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -37,7 +37,7 @@ class _FirstFault(FailFast):
 FIRST_FAULT = _FirstFault()
 
 # Values of unsupported parameters that have no effect, like null; every other value is refused by name.
-NEUTRAL: dict[str, tuple[Any, ...]] = {
+NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,),
     "allowed_token_ids": ([],),
     "bad_words": ([],),
@@ -91,55 +91,56 @@ COMPLETION_REMEDIES = dict.fromkeys(
     "prompt_logprobs": "use echo and logprobs",
 }
 # These describe the request and do not change the answer.
-IGNORED = frozenset(
+IGNORED_PARAMETERS = frozenset(
     "metadata parallel_tool_calls prompt_cache_key prompt_cache_retention request_id safety_identifier service_tier "
     "store user".split()
 )
 
 
-def explain_stop(value: Any) -> str:
+def explain_stop_error(value: Any) -> str:
     """Return why this is no value of `stop`."""
     if isinstance(value, list):
         place = next((place for place, one in enumerate(value) if not isinstance(one, str)), None)
         if place is not None:
-            return f"must be a text or a list of texts; item {place} is {kind_of(value[place])}"
-    return f"must be a text or a list of texts; got {kind_of(value)}"
+            return f"must be a text or a list of texts; item {place} is {describe_json_type(value[place])}"
+    return f"must be a text or a list of texts; got {describe_json_type(value)}"
 
 
-def explain_prompt(value: Any) -> str:
+def explain_prompt_error(value: Any) -> str:
     """Return why this is no prompt."""
     accepted = "must be a text, a list of texts, a list of tokens or a list of lists of tokens"
     if not isinstance(value, list):
-        return f"{accepted}; got {kind_of(value)}"
+        return f"{accepted}; got {describe_json_type(value)}"
     kinds = {type(one) for one in value}
     if len(kinds) > 1:
-        return f"{accepted}; this list holds {' and '.join(sorted({kind_of(one) for one in value}))}"
+        return f"{accepted}; this list holds {' and '.join(sorted({describe_json_type(one) for one in value}))}"
     lists = value if kinds == {list} else [value]
     for place, tokens in enumerate(lists):
         where = f" of list {place}" if kinds == {list} else ""
         for number, token in enumerate(tokens):
             if isinstance(token, bool) or not isinstance(token, int):
-                return f"{accepted}; item {number}{where} is {kind_of(token)}"
+                return f"{accepted}; item {number}{where} is {describe_json_type(token)}"
             if token < 0:
                 return f"item {number}{where} is {token}, and a token is a whole number from 0"
     return accepted
 
 
-def explain_logprobs(value: Any) -> str:
+def explain_logprobs_error(value: Any) -> str:
     """Return why this is no value of a chat's `logprobs`, which in completions is a number."""
-    return f"is true or false in a chat, and top_logprobs is the number of likeliest tokens; got {kind_of(value)}"
+    found = describe_json_type(value)
+    return f"is true or false in a chat, and top_logprobs is the number of likeliest tokens; got {found}"
 
 
-def _explain_logprobs(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-    return explained(value, handler, explain_logprobs)
+def _validate_logprobs(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    return validate_explained(value, handler, explain_logprobs_error)
 
 
-def _explain_stop(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-    return explained(value, handler, explain_stop)
+def _validate_stop(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    return validate_explained(value, handler, explain_stop_error)
 
 
-def _explain_prompt(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-    return explained(value, handler, explain_prompt)
+def _validate_prompt(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    return validate_explained(value, handler, explain_prompt_error)
 
 
 class StreamOptions(BaseModel):
@@ -152,20 +153,20 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool | None = None
 
 
-def _documented(schema: dict[str, Any], request: type["GenerationRequest"]) -> None:
+def _document_parameters(schema: dict[str, Any], request: type["GenerationRequest"]) -> None:
     """Add the parameters that are accepted next to the fields to the OpenAPI document; all others are refused."""
     neutral = {name: {"enum": [None, *values]} for name, values in request.neutral.items()}
     schema["properties"] = neutral | schema["properties"]
-    schema["properties"] |= {name: {"description": "Has no effect."} for name in sorted(IGNORED)}
+    schema["properties"] |= {name: {"description": "Has no effect."} for name in sorted(IGNORED_PARAMETERS)}
     schema["additionalProperties"] = False
 
 
 class GenerationRequest(BaseModel):
     """What both kinds of request share. Left out: the model's generation_config.json decides, then OpenAI's default."""
 
-    model_config = ConfigDict(extra="allow", json_schema_extra=_documented)
+    model_config = ConfigDict(extra="allow", json_schema_extra=_document_parameters)
 
-    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = NEUTRAL
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = NEUTRAL_VALUES
     remedies: ClassVar[Mapping[str, str]] = REMEDIES
     # The field that every request of this kind has.
     prompt_field: ClassVar[str]
@@ -181,7 +182,7 @@ class GenerationRequest(BaseModel):
     logit_bias: dict[Token, Bias] | None = None
     n: int | None = Field(None, ge=1, le=128)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    stop: Annotated[str | list[str] | None, WrapValidator(_explain_stop)] = None
+    stop: Annotated[str | list[str] | None, WrapValidator(_validate_stop)] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = None
@@ -189,16 +190,16 @@ class GenerationRequest(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _name_the_other_route(cls, value: Any) -> Any:
+    def _refuse_other_route(cls, value: Any) -> Any:
         """Raise ApiError for the prompt of another route, because pydantic's 'missing' would not name that route."""
         if isinstance(value, dict) and value.get(cls.prompt_field) is None:
             for name in ("messages", "prompt", "input"):
                 if value.get(name) is not None and name in cls.remedies:
-                    raise unsupported(name, cls.remedies[name])
+                    raise make_unsupported_error(name, cls.remedies[name])
         return value
 
     @property
-    def stops(self) -> list[str]:
+    def stop_strings(self) -> list[str]:
         """Return the stop strings; an empty string has no effect."""
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return [stop for stop in stops if stop]
@@ -208,43 +209,43 @@ class GenerationRequest(BaseModel):
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     @property
-    def continuous_usage(self) -> bool:
+    def include_continuous_usage(self) -> bool:
         """Return whether each chunk of a stream has the usage so far; as in vLLM only together with include_usage."""
         return self.include_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
     def refuse_unsupported(self) -> None:
         """Raise ApiError for a parameter that is not supported and would have an effect."""
         for name, value in (self.model_extra or {}).items():
-            if value is None or name in IGNORED or value in self.neutral.get(name, ()):
+            if value is None or name in IGNORED_PARAMETERS or value in self.neutral.get(name, ()):
                 continue
-            raise unsupported(name, *([self.remedies[name]] if name in self.remedies else []))
+            raise make_unsupported_error(name, *([self.remedies[name]] if name in self.remedies else []))
         if self.stream_options is None:
             return
         for name, value in (self.stream_options.model_extra or {}).items():
             if value is not None:
-                raise unsupported(f"stream_options.{name}")
+                raise make_unsupported_error(f"stream_options.{name}")
         if not self.stream and (self.stream_options.include_usage or self.stream_options.continuous_usage_stats):
             raise ApiError(400, "stream_options needs stream: true", param="stream_options")
 
-    def wanted_logprobs(self) -> int | None:
+    def count_top_logprobs(self) -> int | None:
         """Return how many likeliest tokens to report with each token; None for no log probabilities at all."""
         raise NotImplementedError
 
     @property
-    def answers(self) -> int:
+    def answer_count(self) -> int:
         """Return how many answers the request asks for."""
         return self.n or 1
 
 
 class ChatRequest(GenerationRequest):
     # vLLM's defaults in chats.
-    neutral = NEUTRAL | {"add_special_tokens": (False,), "echo": (False,), "include_reasoning": (True,)}
+    neutral = NEUTRAL_VALUES | {"add_special_tokens": (False,), "echo": (False,), "include_reasoning": (True,)}
     remedies = REMEDIES | CHAT_REMEDIES
     prompt_field = "messages"
 
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
-    logprobs: Annotated[bool | None, WrapValidator(_explain_logprobs)] = None
+    logprobs: Annotated[bool | None, WrapValidator(_validate_logprobs)] = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
     tool_choice: ToolChoice | None = None
@@ -257,12 +258,12 @@ class ChatRequest(GenerationRequest):
         if self.top_logprobs and not self.logprobs:
             raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
 
-    def wanted_logprobs(self) -> int | None:
+    def count_top_logprobs(self) -> int | None:
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
 class CompletionRequest(GenerationRequest):
-    neutral = NEUTRAL | {"add_special_tokens": (True,), "top_logprobs": (0,)}
+    neutral = NEUTRAL_VALUES | {"add_special_tokens": (True,), "top_logprobs": (0,)}
     remedies = REMEDIES | COMPLETION_REMEDIES
     prompt_field = "prompt"
 
@@ -271,7 +272,7 @@ class CompletionRequest(GenerationRequest):
         | Annotated[list[Token], FIRST_FAULT]
         | Annotated[list[str], FIRST_FAULT]
         | Annotated[list[Annotated[list[Token], FIRST_FAULT]], FIRST_FAULT],
-        WrapValidator(_explain_prompt),
+        WrapValidator(_validate_prompt),
     ]
     max_tokens: int | None = Field(None, ge=0)
     echo: bool | None = None
@@ -286,14 +287,14 @@ class CompletionRequest(GenerationRequest):
             message = "max_tokens is 0, which only returns a prompt: set echo, or at least 1 token"
             raise ApiError(400, message, param="max_tokens")
 
-    def wanted_logprobs(self) -> int | None:
+    def count_top_logprobs(self) -> int | None:
         return self.logprobs
 
     @property
-    def answers(self) -> int:
-        return super().answers * len(self.prompts())
+    def answer_count(self) -> int:
+        return super().answer_count * len(self.list_prompts())
 
-    def prompts(self) -> list[str | list[int]]:
+    def list_prompts(self) -> list[str | list[int]]:
         """Return the prompts one by one, as text or as tokens."""
         if isinstance(self.prompt, str):
             return [self.prompt]

@@ -21,8 +21,8 @@ from typing import Any
 
 from llguidance import LLMatcher, LLTokenizer
 
-from hone_server.structured.schema_places import Path, removable, without, write_path
-from hone_server.structured.vocabulary import LIMITS, make_tokenizer
+from hone_server.structured.schema_places import Path, format_path, list_removable, remove_at
+from hone_server.structured.vocabulary import PARSER_LIMITS, make_tokenizer
 
 CPU_SECONDS = 3
 WALL_SECONDS = 20
@@ -30,96 +30,96 @@ MEMORY_BYTES = 256 << 20
 # The threads of the engine have twice as much (8 MiB), so that a grammar that passes here does not overflow theirs.
 STACK_BYTES = 4 << 20
 NICENESS = 5
-MOST_REPAIRS = 64
-ENDED = "ended "
+MAX_REPAIRS = 64
+EXIT_LINE_PREFIX = "ended "
 """Begins the last line to the engine, which the parent writes: how the fork ended."""
 
 
 def try_grammar(tokenizer: LLTokenizer, request: dict[str, Any]) -> dict[str, Any]:
     """Return the verdict: `grammar` (the one to use), or `error` and `owner`, which names the part with that schema."""
     grammars = request["grammars"]
-    error = _refusal(tokenizer, grammars)
+    error = _find_refusal(tokenizer, grammars)
     if not error:
         return {"grammar": None}
     repaired = []
     for grammar, owner in zip(grammars, request["owners"], strict=True):
         schema = grammar.get("json_schema")
-        alone = _refusal(tokenizer, [{"json_schema": schema}]) if schema is not None else ""
+        alone = _find_refusal(tokenizer, [{"json_schema": schema}]) if schema is not None else ""
         if not alone:
             repaired.append(grammar)
             continue
 
         def passes(candidate: Any) -> bool:
-            return not _refusal(tokenizer, [{"json_schema": candidate}])
+            return not _find_refusal(tokenizer, [{"json_schema": candidate}])
 
         if not schema["x-guidance"].get("lenient"):
-            place = find_place(schema, passes)
-            return {"error": alone, "owner": owner, "place": write_path(place) if place else None}
-        repaired.append({**grammar, "json_schema": repair(schema, passes)})
-    error = _refusal(tokenizer, repaired)
+            place = find_refused_keyword(schema, passes)
+            return {"error": alone, "owner": owner, "place": format_path(place) if place else None}
+        repaired.append({**grammar, "json_schema": remove_refused_keywords(schema, passes)})
+    error = _find_refusal(tokenizer, repaired)
     return {"error": error, "owner": None} if error else {"grammar": json.dumps({"grammars": repaired})}
 
 
-def name_owner(tokenizer: LLTokenizer, request: dict[str, Any], tell: Callable[[int], None]) -> None:
+def report_owners(tokenizer: LLTokenizer, request: dict[str, Any], report: Callable[[int], None]) -> None:
     """Compile each schema alone, after reporting its number. The last reported number is that of the failing one."""
     for number, grammar in enumerate(request["grammars"]):
         if (schema := grammar.get("json_schema")) is not None:
-            tell(number)
-            _refusal(tokenizer, [{"json_schema": schema}])
+            report(number)
+            _find_refusal(tokenizer, [{"json_schema": schema}])
 
 
-def _refusal(tokenizer: LLTokenizer, grammars: list[dict[str, Any]]) -> str:
+def _find_refusal(tokenizer: LLTokenizer, grammars: list[dict[str, Any]]) -> str:
     """Return the compiler's reason to refuse the grammar; empty if it accepts it."""
-    matcher = LLMatcher(tokenizer, json.dumps({"grammars": grammars}), log_level=0, limits=LIMITS)
+    matcher = LLMatcher(tokenizer, json.dumps({"grammars": grammars}), log_level=0, limits=PARSER_LIMITS)
     if not matcher.is_error():
         matcher.compute_bitmask()
     return str(matcher.get_error()) or "no reason was given" if matcher.is_error() else ""
 
 
-def find_place(schema: Any, passes: Callable[[Any], bool], gone: Collection[Path] = ()) -> Path | None:
+def find_refused_keyword(schema: Any, passes: Callable[[Any], bool], gone: Collection[Path] = ()) -> Path | None:
     """Return the place of a keyword whose removal, in addition to those in `gone`, helps; None if there is none.
 
     Tries prefixes of the list of removable keywords, by bisection.
     """
-    places = [place for place in removable(schema) if place not in gone]
-    if not passes(without(schema, {*gone, *places})):
+    places = [place for place in list_removable(schema) if place not in gone]
+    if not passes(remove_at(schema, {*gone, *places})):
         return None
     low, high = 0, len(places)
     while high - low > 1:
         middle = (low + high) // 2
-        if passes(without(schema, {*gone, *places[:middle]})):
+        if passes(remove_at(schema, {*gone, *places[:middle]})):
             high = middle
         else:
             low = middle
     return places[high - 1] if places else None
 
 
-def repair(schema: dict[str, Any], passes: Callable[[Any], bool]) -> dict[str, Any]:
+def remove_refused_keywords(schema: dict[str, Any], passes: Callable[[Any], bool]) -> dict[str, Any]:
     """Return the schema without the keywords that the compiler refuses; without any keywords, if there are too many."""
     gone: set[Path] = set()
-    while not passes(without(schema, gone)):
-        place = find_place(schema, passes, gone) if len(gone) < MOST_REPAIRS else None
+    while not passes(remove_at(schema, gone)):
+        place = find_refused_keyword(schema, passes, gone) if len(gone) < MAX_REPAIRS else None
         if place is None:
             return {"type": "object", "x-guidance": schema["x-guidance"]}
         gone.add(place)
-    repaired: dict[str, Any] = without(schema, gone)
+    repaired: dict[str, Any] = remove_at(schema, gone)
     return repaired
 
 
-def _work(connection: socket.socket, tokenizer: LLTokenizer) -> None:
+def _handle_connection(connection: socket.socket, tokenizer: LLTokenizer) -> None:
     """Read a request from the connection, and write its verdict. Runs in a fork."""
     with connection.makefile("rb") as stream:
         request = json.load(stream)
     with open(os.devnull, "wb") as nothing:
         os.dup2(nothing.fileno(), 2)  # the verdict has what the compiler writes when it fails
-    _limit()
+    _limit_resources()
     if request.get("names_owner"):
-        name_owner(tokenizer, request, lambda number: connection.sendall(f"{number}\n".encode()))
+        report_owners(tokenizer, request, lambda number: connection.sendall(f"{number}\n".encode()))
     else:
         connection.sendall(json.dumps(try_grammar(tokenizer, request)).encode() + b"\n")
 
 
-def _limit() -> None:
+def _limit_resources() -> None:
     """Limit the time and memory of this process; exceeding a limit ends it."""
     signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -133,13 +133,13 @@ def _limit() -> None:
     os.nice(NICENESS)
 
 
-class Parent:
+class ForkServer:
     """Forks a process for each connection that `trial_pool` sends over the control socket."""
 
     def __init__(self, control: socket.socket, tokenizer: LLTokenizer) -> None:
         self._control = control
         self._tokenizer = tokenizer
-        self._working: dict[int, socket.socket] = {}
+        self._children: dict[int, socket.socket] = {}
 
     def serve(self) -> None:
         """Fork and reap processes until the engine closes its end of the socket."""
@@ -155,11 +155,11 @@ class Parent:
             ready = {key.fileobj for key, _ in selector.select()}
             if woken in ready:
                 os.read(woken, 4096)
-                self._bury()
-            if self._control in ready and not self._accept():
+                self._reap_children()
+            if self._control in ready and not self._accept_connection():
                 return
 
-    def _accept(self) -> bool:
+    def _accept_connection(self) -> bool:
         size = array.array("i").itemsize
         data, ancillary, _, _ = self._control.recvmsg(1, socket.CMSG_LEN(size))
         if not data:
@@ -167,32 +167,32 @@ class Parent:
         for _, _, found in ancillary:
             descriptors = array.array("i")
             descriptors.frombytes(found[:size])
-            self._fork(socket.socket(fileno=descriptors[0]))
+            self._fork_child(socket.socket(fileno=descriptors[0]))
         return True
 
-    def _fork(self, connection: socket.socket) -> None:
+    def _fork_child(self, connection: socket.socket) -> None:
         pid = os.fork()
         if pid:
-            self._working[pid] = connection
+            self._children[pid] = connection
             return
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._control.close()
-            _work(connection, self._tokenizer)
+            _handle_connection(connection, self._tokenizer)
             os._exit(0)
         finally:
             os._exit(1)
 
-    def _bury(self) -> None:
+    def _reap_children(self) -> None:
         """Reap the processes that ended, and send the engine their exit statuses."""
-        while self._working:
+        while self._children:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 return
-            with self._working.pop(pid) as connection:
+            with self._children.pop(pid) as connection:
                 try:
-                    connection.sendall(f"{ENDED}{os.waitstatus_to_exitcode(status)}\n".encode())
+                    connection.sendall(f"{EXIT_LINE_PREFIX}{os.waitstatus_to_exitcode(status)}\n".encode())
                     connection.shutdown(socket.SHUT_RDWR)
                 except OSError:
                     pass  # the engine no longer waits for it
@@ -206,7 +206,7 @@ def main() -> None:
     tokenizer = make_tokenizer(vocabulary["tokenizer"], vocabulary["vocab_size"], vocabulary["eos_token_ids"])
     gc.collect()
     gc.freeze()
-    Parent(socket.socket(fileno=int(sys.argv[1])), tokenizer).serve()
+    ForkServer(socket.socket(fileno=int(sys.argv[1])), tokenizer).serve()
 
 
 if __name__ == "__main__":

@@ -24,17 +24,17 @@ from llguidance import LLMatcher, LLTokenizer
 from transformers import PreTrainedTokenizerFast
 
 from hone_server.protocol.errors import RETRY_SECONDS, ApiError
-from hone_server.structured.trial_pool import Trials, check
-from hone_server.structured.vocabulary import LIMITS, make_tokenizer
+from hone_server.structured.trial_pool import GrammarTrials, raise_for_verdict
+from hone_server.structured.vocabulary import PARSER_LIMITS, make_tokenizer
 
-# A trial takes up to 5 seconds, and others can be before it.
+# A trial lasts at most 5 seconds, and others can be before it.
 COMPILE_SECONDS = 20.0
-COMPILERS = 2
+MAX_COMPILERS = 2
 MESSAGE_CHARACTERS = 500
 # Size of one number of a mask.
-BITS = 32
+MASK_BITS = 32
 
-_pool = ThreadPoolExecutor(COMPILERS, thread_name_prefix="guidance")
+_pool = ThreadPoolExecutor(MAX_COMPILERS, thread_name_prefix="guidance")
 
 
 class Guide:
@@ -42,37 +42,37 @@ class Guide:
 
     def __init__(self, matcher: LLMatcher, prompt_length: int, eos_token_ids: frozenset[int], size: int = 0) -> None:
         """Start before the first token. size: how many tokens the matcher knows, which may exceed the model's."""
-        self._whole = np.empty(-(-size // BITS), np.uint32)
+        self._full_mask = np.empty(-(-size // MASK_BITS), np.uint32)
         self.error: str | None = None
         self._matcher = matcher
         self._prompt_length = prompt_length
         self._eos_token_ids = eos_token_ids
-        self._followed = 0
+        self._consumed_count = 0
 
-    def fill(self, mask: np.ndarray, before: list[int], generated: list[int]) -> None:
+    def fill_bitmask(self, mask: np.ndarray, before: list[int], generated: list[int]) -> None:
         """Write one bit for each token, 1 if it may come next, into `mask` (uint32, shape [ceil(vocab_size / 32)]).
 
         before, generated: the tokens of prompt and answer; an eviction moves those of the answer to `before`.
         """
-        new = len(before) + len(generated) - self._prompt_length - self._followed
+        new = len(before) + len(generated) - self._prompt_length - self._consumed_count
         if new and self.error is None:
             tokens = generated[-new:] if new <= len(generated) else (before + generated)[-new:]
             if not self._matcher.consume_tokens(tokens):
-                self.error = shorten(self._matcher.get_error())
-            self._followed += new
+                self.error = shorten_message(self._matcher.get_error())
+            self._consumed_count += new
         if self.error is None:
-            whole = self._whole if len(self._whole) > len(mask) else mask
-            self._matcher.unsafe_compute_mask_ptr(whole.ctypes.data, whole.nbytes)
-            mask[:] = whole[: len(mask)]
+            full_mask = self._full_mask if len(self._full_mask) > len(mask) else mask
+            self._matcher.unsafe_compute_mask_ptr(full_mask.ctypes.data, full_mask.nbytes)
+            mask[:] = full_mask[: len(mask)]
             if self._matcher.is_error():
-                self.error = shorten(self._matcher.get_error())
+                self.error = shorten_message(self._matcher.get_error())
         if self.error is not None:
             mask[:] = 0
             for token in self._eos_token_ids:
-                mask[token // BITS] |= np.uint32(1 << token % BITS)
+                mask[token // MASK_BITS] |= np.uint32(1 << token % MASK_BITS)
 
 
-class Guidance:
+class GrammarCompiler:
     """Compiles grammars for one vocabulary."""
 
     def __init__(self, tokenizer: Any, eos_token_ids: frozenset[int], vocab_size: int) -> None:
@@ -98,8 +98,8 @@ class Guidance:
             message = f"{param} was not compiled within {COMPILE_SECONDS:.0f} s; try again, or simplify its schema"
             raise ApiError(503, message, param=param, headers={"Retry-After": str(RETRY_SECONDS)}) from None
         if matcher.is_error():
-            words = shorten(matcher.get_error())
-            raise ApiError(400, f"{param} has a schema that can't be enforced: {words}", param=param)
+            text = shorten_message(matcher.get_error())
+            raise ApiError(400, f"{param} has a schema that can't be enforced: {text}", param=param)
         matchers = [matcher, *(matcher.deep_copy() for _ in prompt_lengths[1:])]
         pairs = zip(matchers, prompt_lengths, strict=True)
         return [Guide(one, length, self._eos_token_ids, self._vocab_size) for one, length in pairs]
@@ -109,26 +109,26 @@ class Guidance:
     ) -> LLMatcher:
         """Return the matcher of a grammar that passed its trial. Raises ApiError."""
         loop = asyncio.get_running_loop()
-        vocabulary = self._known()
+        vocabulary = self._get_cached_vocabulary()
         if vocabulary is None:
-            vocabulary = await loop.run_in_executor(_pool, self._shared)
-        verdict = await vocabulary.trials.judge(grammars, owners)
-        check(verdict, param)
+            vocabulary = await loop.run_in_executor(_pool, self._get_vocabulary)
+        verdict = await vocabulary.trials.get_verdict(grammars, owners)
+        raise_for_verdict(verdict, param)
         grammar = verdict.grammar or json.dumps({"grammars": grammars})
-        return await loop.run_in_executor(_pool, partial(_compile, vocabulary.tokenizer, grammar))
+        return await loop.run_in_executor(_pool, partial(_compile_matcher, vocabulary.tokenizer, grammar))
 
-    def _known(self) -> "Vocabulary | None":
+    def _get_cached_vocabulary(self) -> "Vocabulary | None":
         return _VOCABULARIES.get(self._tokenizer, {}).get((self._eos_token_ids, self._vocab_size))
 
-    def _shared(self) -> "Vocabulary":
+    def _get_vocabulary(self) -> "Vocabulary":
         """Return the library's own tokenizer, made at the first request (0.6 s for 49,152 tokens)."""
-        with _MAKING:
-            if (known := self._known()) is not None:
+        with _VOCABULARY_LOCK:
+            if (known := self._get_cached_vocabulary()) is not None:
                 return known
             backend = copy(self._tokenizer.backend_tokenizer)
             backend.no_padding()
             backend.no_truncation()
-            made = _vocabulary(backend.to_str(), self._vocab_size, sorted(self._eos_token_ids))
+            made = _make_vocabulary(backend.to_str(), self._vocab_size, sorted(self._eos_token_ids))
             _VOCABULARIES.setdefault(self._tokenizer, {})[self._eos_token_ids, self._vocab_size] = made
             return made
 
@@ -138,43 +138,43 @@ class Vocabulary:
 
     def __init__(self, parts: dict[str, Any]) -> None:
         self.tokenizer = make_tokenizer(**parts)
-        self.trials = Trials(parts)
+        self.trials = GrammarTrials(parts)
         weakref.finalize(self, self.trials.close)
 
 
 _VOCABULARIES: weakref.WeakKeyDictionary[Any, dict[tuple[frozenset[int], int], Vocabulary]] = (
     weakref.WeakKeyDictionary()
 )
-_BY_CONTENT: weakref.WeakValueDictionary[str, Vocabulary] = weakref.WeakValueDictionary()
-_MAKING = threading.Lock()
+_VOCABULARIES_BY_DIGEST: weakref.WeakValueDictionary[str, Vocabulary] = weakref.WeakValueDictionary()
+_VOCABULARY_LOCK = threading.Lock()
 
 
-def _vocabulary(tokenizer: str, vocab_size: int, eos_token_ids: list[int]) -> Vocabulary:
+def _make_vocabulary(tokenizer: str, vocab_size: int, eos_token_ids: list[int]) -> Vocabulary:
     """Return the vocabulary for these parts; equal parts share one."""
     parts = {"tokenizer": tokenizer, "vocab_size": vocab_size, "eos_token_ids": eos_token_ids}
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-    if (known := _BY_CONTENT.get(digest)) is None:
-        known = _BY_CONTENT[digest] = Vocabulary(parts)
+    if (known := _VOCABULARIES_BY_DIGEST.get(digest)) is None:
+        known = _VOCABULARIES_BY_DIGEST[digest] = Vocabulary(parts)
     return known
 
 
-def _compile(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
+def _compile_matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
     """Return the matcher after its first mask, which takes longer than all others."""
-    matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LIMITS)
+    matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=PARSER_LIMITS)
     if not matcher.is_error():
         matcher.compute_bitmask()
     return matcher
 
 
-def forbid(scores: torch.Tensor, guides: Sequence[tuple[int, Guide, list[int], list[int]]]) -> None:
+def mask_forbidden_tokens(scores: torch.Tensor, guides: Sequence[tuple[int, Guide, list[int], list[int]]]) -> None:
     """Set the scores (shape [requests, vocab_size]) of forbidden tokens to minus infinity, in place.
 
-    guides: a row of the scores, its guide, and the tokens of prompt and answer, as for `Guide.fill`.
+    guides: a row of the scores, its guide, and the tokens of prompt and answer, as for `Guide.fill_bitmask`.
     """
     vocab_size = scores.shape[1]
-    masks = np.empty((len(guides), -(-vocab_size // BITS)), np.uint32)
+    masks = np.empty((len(guides), -(-vocab_size // MASK_BITS)), np.uint32)
     for mask, (_, guide, before, generated) in zip(masks, guides, strict=True):
-        guide.fill(mask, before, generated)
+        guide.fill_bitmask(mask, before, generated)
     forbidden = np.unpackbits(~masks.view(np.uint8), axis=1, count=vocab_size, bitorder="little").view(bool)
     if scores.device.type == "cpu" and scores.dtype == torch.float32:
         # torch would wait for all its threads in each row, which takes milliseconds where others use the cores.
@@ -186,7 +186,7 @@ def forbid(scores: torch.Tensor, guides: Sequence[tuple[int, Guide, list[int], l
         scores[row].masked_fill_(on_device[place], -torch.inf)
 
 
-def shorten(words: str) -> str:
+def shorten_message(words: str) -> str:
     """Return the library's message in one line, without the state that it may append."""
     message = re.split(r"<(?:state|backtrace)>", words)[0]
     return " ".join(message.split())[:MESSAGE_CHARACTERS] or "no reason was given"

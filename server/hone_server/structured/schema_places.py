@@ -1,7 +1,7 @@
 """Where in a JSON schema are other schemas, and keywords: finding, replacing and removing them by their places.
 
-`schemas` prepares every schema that it finds by these; `grammar_trial` finds out by `removable` and `without` which
-keyword the compiler refuses. Pure.
+`schemas` prepares every schema that it finds by these; `grammar_trial` finds out by `list_removable` and `remove_at`
+which keyword the compiler refuses. Pure.
 """
 
 from collections import defaultdict
@@ -12,36 +12,40 @@ from urllib.parse import unquote
 
 Path = tuple[str | int, ...]
 
-MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
-LISTS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
-SINGLE = frozenset(
+SCHEMA_MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+SCHEMA_LISTS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
+SINGLE_SCHEMAS = frozenset(
     "items additionalItems additionalProperties not if then else contains propertyNames unevaluatedItems "
     "unevaluatedProperties".split()
 )
-NUMBERS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
-COUNTS = frozenset("minLength maxLength minItems maxItems minProperties maxProperties minContains maxContains".split())
-VALUES = frozenset({"const", "enum"})
-OTHERS = frozenset(
+NUMBER_KEYWORDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
+COUNT_KEYWORDS = frozenset(
+    "minLength maxLength minItems maxItems minProperties maxProperties minContains maxContains".split()
+)
+VALUE_KEYWORDS = frozenset({"const", "enum"})
+OTHER_KEYWORDS = frozenset(
     "type format pattern required uniqueItems dependentRequired dependencies $ref $dynamicRef $recursiveRef".split()
 )
-REFERENCES = frozenset("$ref $dynamicRef $recursiveRef".split())
-KEYWORDS = MAPS | LISTS | SINGLE | NUMBERS | COUNTS | VALUES | OTHERS
-DEFINITIONS = frozenset({"$defs", "definitions"})
+REFERENCE_KEYWORDS = frozenset("$ref $dynamicRef $recursiveRef".split())
+SCHEMA_KEYWORDS = (
+    SCHEMA_MAPS | SCHEMA_LISTS | SINGLE_SCHEMAS | NUMBER_KEYWORDS | COUNT_KEYWORDS | VALUE_KEYWORDS | OTHER_KEYWORDS
+)
+DEFINITION_KEYWORDS = frozenset({"$defs", "definitions"})
 
 
-class Place(Enum):
+class PlaceKind(Enum):
     """What a reference may point to."""
 
     SCHEMA = "a schema that is reached by keywords alone"
-    NO_SCHEMA = "a part of a keyword that is not a schema, such as the map of all properties"
-    ELSEWHERE = "something below a key that is no keyword, such as `components`"
+    NOT_A_SCHEMA = "a part of a keyword that is not a schema, such as the map of all properties"
+    OUTSIDE_KEYWORDS = "something below a key that is no keyword, such as `components`"
 
 
-def write_path(path: Path) -> str:
+def format_path(path: Path) -> str:
     return "/".join(str(part) for part in path)
 
 
-def find(schema: Any, path: Path) -> Any:
+def get_at(schema: Any, path: Path) -> Any:
     """Return what is at the place; None: there is nothing."""
     for key in path:
         if isinstance(schema, dict):
@@ -64,7 +68,7 @@ def replace_at(schema: Any, path: Path, part: Any) -> Any:
     return {**schema, key: replace_at(schema[key], tuple(rest), part)}
 
 
-def read_reference(reference: Any, root: Any) -> Path | None:
+def resolve_reference(reference: Any, root: Any) -> Path | None:
     """Return the place that a reference names by a path in its own document; None: it names one otherwise."""
     document, _, fragment = str(reference).partition("#")
     own = root.get("$id", "") if isinstance(root, dict) else ""
@@ -74,60 +78,60 @@ def read_reference(reference: Any, root: Any) -> Path | None:
     return tuple(part.replace("~1", "/").replace("~0", "~") for part in parts)
 
 
-def kind_of_place(schema: Any, path: Path) -> Place:
+def classify_place(schema: Any, path: Path) -> PlaceKind:
     """Return what is at the place of a reference."""
     rest = list(path)
     while rest and isinstance(schema, dict):
         key = rest.pop(0)
-        is_list = key in LISTS or (key == "items" and isinstance(schema.get(key), list))
-        if key in MAPS or is_list:
+        is_list = key in SCHEMA_LISTS or (key == "items" and isinstance(schema.get(key), list))
+        if key in SCHEMA_MAPS or is_list:
             if not rest:
-                return Place.NO_SCHEMA
-            schema = find(schema, (key, rest.pop(0)))
-        elif key in SINGLE:
+                return PlaceKind.NOT_A_SCHEMA
+            schema = get_at(schema, (key, rest.pop(0)))
+        elif key in SINGLE_SCHEMAS:
             schema = schema.get(key)
         else:
-            return Place.NO_SCHEMA if key in KEYWORDS else Place.ELSEWHERE
-    return Place.SCHEMA
+            return PlaceKind.NOT_A_SCHEMA if key in SCHEMA_KEYWORDS else PlaceKind.OUTSIDE_KEYWORDS
+    return PlaceKind.SCHEMA
 
 
-def removable(schema: Any) -> list[Path]:
+def list_removable(schema: Any) -> list[Path]:
     """Return the places of all keywords that restrict, in the order to try without them: the deepest first."""
-    return sorted(places_of(schema, ()), key=lambda path: (-len(path), _LAST.get(str(path[-1]), 0)))
+    return sorted(iterate_keywords(schema, ()), key=lambda path: (-len(path), _REMOVAL_ORDER.get(str(path[-1]), 0)))
 
 
-_LAST = {"required": 1, "additionalProperties": 2, "properties": 3, "items": 3, "type": 4}
+_REMOVAL_ORDER = {"required": 1, "additionalProperties": 2, "properties": 3, "items": 3, "type": 4}
 
 
-def places_of(schema: Any, path: Path) -> Iterator[Path]:
+def iterate_keywords(schema: Any, path: Path) -> Iterator[Path]:
     if not isinstance(schema, dict):
         return
     for key, value in schema.items():
-        if key in KEYWORDS - DEFINITIONS and (path or key != "type"):
+        if key in SCHEMA_KEYWORDS - DEFINITION_KEYWORDS and (path or key != "type"):
             yield (*path, key)
-        if key in MAPS and isinstance(value, dict):
+        if key in SCHEMA_MAPS and isinstance(value, dict):
             for name, part in value.items():
                 if not isinstance(part, dict | bool):
                     yield (*path, key, name)
-                yield from places_of(part, (*path, key, name))
-        elif key in LISTS | {"items"} and isinstance(value, list):
+                yield from iterate_keywords(part, (*path, key, name))
+        elif key in SCHEMA_LISTS | {"items"} and isinstance(value, list):
             for place, part in enumerate(value):
-                yield from places_of(part, (*path, key, place))
-        elif key in SINGLE:
-            yield from places_of(value, (*path, key))
+                yield from iterate_keywords(part, (*path, key, place))
+        elif key in SINGLE_SCHEMAS:
+            yield from iterate_keywords(value, (*path, key))
 
 
-def without(schema: Any, places: Collection[Path]) -> Any:
+def remove_at(schema: Any, places: Collection[Path]) -> Any:
     """Return the schema without the keywords at these places."""
     deeper = defaultdict[str | int, list[Path]](list)
     for key, *rest in places:
         deeper[key].append(tuple(rest))
     if isinstance(schema, list):
-        return [without(part, deeper[place]) if place in deeper else part for place, part in enumerate(schema)]
+        return [remove_at(part, deeper[place]) if place in deeper else part for place, part in enumerate(schema)]
     if not isinstance(schema, dict):
         return schema
     return {
-        key: without(value, deeper[key]) if key in deeper else value
+        key: remove_at(value, deeper[key]) if key in deeper else value
         for key, value in schema.items()
         if () not in deeper.get(key, ())
     }

@@ -1,7 +1,7 @@
 """The ways in which models write tool calls, and which of them a chat template uses.
 
-The format is detected in the model's template (`find_format`), or named by --tool-call-parser. `grammars` makes a
-grammar from it, so that answers have exactly this form, and `tool_calls` parses them. Pure.
+The format is detected in the model's template (`detect_tool_call_format`), or named by --tool-call-parser. `grammars`
+makes a grammar from it, so that answers have exactly this form, and `tool_calls` parses them. Pure.
 """
 
 import re
@@ -10,7 +10,7 @@ from functools import lru_cache
 
 
 @dataclass(frozen=True)
-class ToolFormat:
+class ToolCallFormat:
     """One way to write calls.
 
     An answer's calls are: `before`, the calls with a `separator` between two, `after`. One call is: `opening`, its
@@ -33,13 +33,13 @@ class ToolFormat:
     short_ids: bool = False
 
 
-HERMES = ToolFormat(
+HERMES = ToolCallFormat(
     "hermes", "<tool_call>", '<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>", separator="\n"
 )
-LLAMA3 = ToolFormat(
+LLAMA3 = ToolCallFormat(
     "llama3_json", None, '{"name": "', '", "parameters": ', "}", separator="; ", optional="<|python_tag|>"
 )
-MISTRAL = ToolFormat(
+MISTRAL = ToolCallFormat(
     "mistral",
     "[TOOL_CALLS]",
     '{"name": "',
@@ -51,19 +51,19 @@ MISTRAL = ToolFormat(
     short_ids=True,
 )
 # For models whose template has no known format, when a call is required.
-GENERIC = ToolFormat("generic", None, '{"name": "', '", "arguments": ', "}", separator="\n")
+GENERIC = ToolCallFormat("generic", None, '{"name": "', '", "arguments": ', "}", separator="\n")
 
-FORMATS = {known.name: known for known in (HERMES, LLAMA3, MISTRAL)}
+TOOL_CALL_FORMATS = {known.name: known for known in (HERMES, LLAMA3, MISTRAL)}
 # Texts that may be one token in the vocabulary of a model with one of these formats.
-MARKS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]")
+TOOL_CALL_MARKERS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]")
 # Signs of templates that write arguments as XML, or names and arguments as special tokens.
-OTHER_FORMS = ("<function=", "<arg_key>", "<parameter", "[ARGS]", "<\uff5ctool")
+OTHER_FORMAT_MARKERS = ("<function=", "<arg_key>", "<parameter", "[ARGS]", "<\uff5ctool")
 
 
 @lru_cache(maxsize=64)
-def find_format(template: str | None) -> ToolFormat | None:
+def detect_tool_call_format(template: str | None) -> ToolCallFormat | None:
     """Return the format that a chat template describes; None if it has none, or an unknown one."""
-    if not template or any(form in template for form in OTHER_FORMS):
+    if not template or any(form in template for form in OTHER_FORMAT_MARKERS):
         return None
     if MISTRAL.before[:-1] in template:
         # The space is a part of the token before the bracket in the vocabularies of such models.

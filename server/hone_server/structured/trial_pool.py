@@ -24,23 +24,23 @@ from functools import partial
 from typing import IO, Any
 
 from hone_server.protocol.errors import RETRY_SECONDS, ApiError
-from hone_server.structured.grammar_trial import CPU_SECONDS, ENDED, MEMORY_BYTES, WALL_SECONDS
-from hone_server.structured.turns import Turns
+from hone_server.structured.grammar_trial import CPU_SECONDS, EXIT_LINE_PREFIX, MEMORY_BYTES, WALL_SECONDS
+from hone_server.structured.lifo_semaphore import LifoSemaphore
 
-TRIALS = 3
-KEPT_VERDICTS = 256
+MAX_TRIALS = 3
+MAX_CACHED_VERDICTS = 256
 TOO_LARGE = (
     f"takes more than {CPU_SECONDS} s or {MEMORY_BYTES >> 20} MiB to compile; simplify it, for example by smaller "
     "bounds, shorter patterns and a smaller multipleOf"
 )
-_TOO_LARGE_STATUSES = (-signal.SIGXCPU, -signal.SIGABRT, 1)
+_LIMIT_STATUSES = (-signal.SIGXCPU, -signal.SIGABRT, 1)
 # By no limit of the trial, and by no fault of the schema: the kernel's when memory is short, or an administrator's.
-_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
+_OUTSIDE_STATUSES = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 
 _HAS_MEMFD = hasattr(os, "memfd_create")  # on Linux
 
-_pool = ThreadPoolExecutor(TRIALS, thread_name_prefix="trial")
-_turns = Turns(TRIALS)
+_pool = ThreadPoolExecutor(MAX_TRIALS, thread_name_prefix="trial")
+_semaphore = LifoSemaphore(MAX_TRIALS)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Verdict:
     is_busy: bool = False
 
 
-class Trials:
+class GrammarTrials:
     """Tries the grammars for one vocabulary, in a helper process that the first trial starts."""
 
     def __init__(self, vocabulary: dict[str, Any]) -> None:
@@ -70,9 +70,9 @@ class Trials:
     def close(self) -> None:
         """End the helper."""
         with self._lock:
-            self._stop()
+            self._stop_helper()
 
-    async def judge(self, grammars: Sequence[dict[str, Any]], owners: Sequence[str | None]) -> Verdict:
+    async def get_verdict(self, grammars: Sequence[dict[str, Any]], owners: Sequence[str | None]) -> Verdict:
         """Return the verdict on a grammar, from the cache or from a trial."""
         request = json.dumps({"grammars": grammars, "owners": owners})
         key = hashlib.sha256(request.encode()).hexdigest()
@@ -80,8 +80,10 @@ class Trials:
             self._verdicts.move_to_end(key)
             return self._verdicts[key]
         if (running := self._running.get(key)) is None:
-            running = self._running[key] = asyncio.create_task(_turns.take(partial(self._in_thread, request)))
-            running.add_done_callback(lambda done: self._keep(key, done))
+            running = self._running[key] = asyncio.create_task(
+                _semaphore.run_in_turn(partial(self._run_in_thread, request))
+            )
+            running.add_done_callback(lambda done: self._cache_verdict(key, done))
         self._waiters[key] += 1
         try:
             return await asyncio.shield(running)
@@ -89,26 +91,26 @@ class Trials:
             self._waiters[key] -= 1
             if not self._waiters[key]:
                 del self._waiters[key]
-                if _turns.withdraw(running):
-                    self._forget(key, running)
+                if _semaphore.cancel_waiting(running):
+                    self._forget_running(key, running)
 
-    async def _in_thread(self, request: str) -> Verdict:
-        return await asyncio.get_running_loop().run_in_executor(_pool, self._try, request)
+    async def _run_in_thread(self, request: str) -> Verdict:
+        return await asyncio.get_running_loop().run_in_executor(_pool, self._run_trial, request)
 
-    def _keep(self, key: str, done: "asyncio.Task[Verdict]") -> None:
-        self._forget(key, done)
+    def _cache_verdict(self, key: str, done: "asyncio.Task[Verdict]") -> None:
+        self._forget_running(key, done)
         if done.cancelled() or done.exception() or done.result().is_busy:
             return
         self._verdicts[key] = done.result()
-        while len(self._verdicts) > KEPT_VERDICTS:
+        while len(self._verdicts) > MAX_CACHED_VERDICTS:
             self._verdicts.popitem(last=False)
 
-    def _forget(self, key: str, running: "asyncio.Task[Verdict]") -> None:
+    def _forget_running(self, key: str, running: "asyncio.Task[Verdict]") -> None:
         if self._running.get(key) is running:
             del self._running[key]
 
-    def _try(self, request: str) -> Verdict:
-        lines, status = self._ask(request)
+    def _run_trial(self, request: str) -> Verdict:
+        lines, status = self._ask_helper(request)
         if status == 0:
             found = json.loads(lines[-1])
             if not found.get("error"):
@@ -118,54 +120,54 @@ class Trials:
             return Verdict(error=f"{whose}a schema that can't be enforced{place}: {found['error']}")
         if status is None or status == -signal.SIGALRM:
             return Verdict(error="the machine is too busy to compile its schema", is_busy=True)
-        if status in _FROM_OUTSIDE:
-            words = f"the process that compiles its schema was ended from outside ({_name(status)})"
-            return Verdict(error=words, is_busy=True)
+        if status in _OUTSIDE_STATUSES:
+            text = f"the process that compiles its schema was ended from outside ({_name_status(status)})"
+            return Verdict(error=text, is_busy=True)
         owner = self._find_owner(json.loads(request))
-        if status in _TOO_LARGE_STATUSES:
-            words = f"a schema that {TOO_LARGE}"
+        if status in _LIMIT_STATUSES:
+            text = f"a schema that {TOO_LARGE}"
         else:
-            words = f"a schema on which the compiler fails ({_name(status)}); simplify it"
-        return Verdict(error=f"{owner} has {words}" if owner else words)
+            text = f"a schema on which the compiler fails ({_name_status(status)}); simplify it"
+        return Verdict(error=f"{owner} has {text}" if owner else text)
 
     def _find_owner(self, request: dict[str, Any]) -> str | None:
         """Return which part of the request has the schema that crashes or exceeds the limits; None: unknown."""
         owners: list[str | None] = request["owners"]
         if len(named := [owner for owner in owners if owner]) <= 1:
             return named[0] if named else None
-        numbers, _ = self._ask(json.dumps({**request, "names_owner": True}))
+        numbers, _ = self._ask_helper(json.dumps({**request, "names_owner": True}))
         return owners[int(numbers[-1])] if numbers else None
 
-    def _ask(self, request: str) -> tuple[list[str], int | None]:
+    def _ask_helper(self, request: str) -> tuple[list[str], int | None]:
         """Return the lines of a fork of the helper, and its exit status; None: unknown, as the helper has ended."""
         ours, theirs = socket.socketpair()
         with ours:
             ours.settimeout(WALL_SECONDS + CPU_SECONDS)
             try:
                 with theirs, self._lock:
-                    self._start()
+                    self._start_helper()
                     assert self._control is not None
                     socket.send_fds(self._control, [b"+"], [theirs.fileno()])
                 ours.sendall(request.encode())
                 ours.shutdown(socket.SHUT_WR)
                 with ours.makefile("rb") as stream:
                     lines = stream.read().decode().splitlines()
-                if not lines or not lines[-1].startswith(ENDED):
+                if not lines or not lines[-1].startswith(EXIT_LINE_PREFIX):
                     return lines, None
-                return lines[:-1], int(lines[-1].removeprefix(ENDED))
+                return lines[:-1], int(lines[-1].removeprefix(EXIT_LINE_PREFIX))
             except OSError:
                 with self._lock:
-                    self._stop()  # the next trial starts another one
+                    self._stop_helper()  # the next trial starts another one
                 return [], None
 
-    def _start(self) -> None:
+    def _start_helper(self) -> None:
         """Start the helper, unless it runs."""
         if self._helper is not None and self._helper.poll() is None:
             return
-        self._stop()
+        self._stop_helper()
         self._control, theirs = socket.socketpair()
         kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "LANG") if name in os.environ}
-        with theirs, _file_of(json.dumps(self._vocabulary).encode()) as vocabulary:
+        with theirs, _make_file(json.dumps(self._vocabulary).encode()) as vocabulary:
             self._helper = subprocess.Popen(
                 [sys.executable, "-P", "-m", "hone_server.structured.grammar_trial", str(theirs.fileno())],
                 stdin=vocabulary,
@@ -173,7 +175,7 @@ class Trials:
                 env=kept | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
 
-    def _stop(self) -> None:
+    def _stop_helper(self) -> None:
         if self._control is not None:
             self._control.close()
         if self._helper is not None:
@@ -182,7 +184,7 @@ class Trials:
         self._helper = self._control = None
 
 
-def _file_of(content: bytes) -> IO[bytes]:
+def _make_file(content: bytes) -> IO[bytes]:
     """Return a file to be read from its beginning. Writing it waits for nobody, as a pipe to the helper could."""
     if _HAS_MEMFD:
         file: IO[bytes] = os.fdopen(os.memfd_create("vocabulary"), "w+b")
@@ -193,7 +195,7 @@ def _file_of(content: bytes) -> IO[bytes]:
     return file
 
 
-def check(verdict: Verdict, param: str) -> None:
+def raise_for_verdict(verdict: Verdict, param: str) -> None:
     """Raise ApiError for a grammar that did not pass."""
     if verdict.is_busy:
         headers = {"Retry-After": str(RETRY_SECONDS)}
@@ -203,5 +205,5 @@ def check(verdict: Verdict, param: str) -> None:
         raise ApiError(400, f"{param}{linked} {verdict.error}", param=param)
 
 
-def _name(status: int) -> str:
+def _name_status(status: int) -> str:
     return signal.Signals(-status).name if -status in set(signal.Signals) else f"exit status {status}"

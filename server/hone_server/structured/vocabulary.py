@@ -13,17 +13,17 @@ from llguidance import LLParserLimits, LLTokenizer
 from llguidance._tokenizer import TokenizerWrapper
 from tokenizers import Tokenizer
 
-LIMITS = LLParserLimits(
+PARSER_LIMITS = LLParserLimits(
     max_items_in_row=10_000,  # an object may have some 2,500 properties
     step_lexer_fuel=50_000,  # a token of an odd regular expression holds up all answers for 20 ms at most
     max_lexer_states=20_000,  # each takes 1 to 2 kB
     verbose_errors=False,
 )
 # llguidance encodes forced text again at each token, and uses only the first token of the result.
-LONGEST_PART = 4096
+MAX_ENCODED_CHARACTERS = 4096
 
 
-class Encoder(TokenizerWrapper):
+class PlainTextEncoder(TokenizerWrapper):
     """The tokenizer that llguidance calls to encode text. It reads the attributes without an underscore."""
 
     def __init__(self, native: LLTokenizer, plain: Tokenizer | None, eos_token_id: int) -> None:
@@ -33,32 +33,32 @@ class Encoder(TokenizerWrapper):
         self.tokens = [native.decode_bytes([token]) for token in range(native.vocab_size)]
         self.special_token_ids = [token for token in range(native.vocab_size) if native.is_special_token(token)]
         self._special = frozenset(self.special_token_ids)
-        self._plain = plain
+        self._tokenizer = plain
 
     def __call__(self, text: str) -> list[int]:
         """Return the tokens of the text, or of its beginning if it is long; never a special token."""
-        if len(text) > 2 * LONGEST_PART:
-            text = text[:LONGEST_PART]
-        if self._plain is not None:
-            found: list[int] = self._plain.encode(text, add_special_tokens=False).ids
+        if len(text) > 2 * MAX_ENCODED_CHARACTERS:
+            text = text[:MAX_ENCODED_CHARACTERS]
+        if self._tokenizer is not None:
+            found: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
             # A normalizer may change the text, and merges may lead to the name of an added token.
             if self._special.isdisjoint(found) and b"".join(self.tokens[one] for one in found) == text.encode():
                 return found
-        return self._cut(text.encode())
+        return self._encode_greedily(text.encode())
 
     @cached_property
-    def _numbers(self) -> dict[bytes, int]:
+    def _token_ids(self) -> dict[bytes, int]:
         return {text: token for token, text in enumerate(self.tokens) if text and token not in self._special}
 
-    def _cut(self, text: bytes) -> list[int]:
+    def _encode_greedily(self, text: bytes) -> list[int]:
         """Return the tokens of the text, each the longest possible one."""
-        found, longest = list[int](), max(map(len, self._numbers), default=0)
+        found, longest = list[int](), max(map(len, self._token_ids), default=0)
         while text:
             lengths = range(min(longest, len(text)), 0, -1)
-            length = next((one for one in lengths if text[:one] in self._numbers), 0)
+            length = next((one for one in lengths if text[:one] in self._token_ids), 0)
             if not length:
                 break
-            found.append(self._numbers[text[:length]])
+            found.append(self._token_ids[text[:length]])
             text = text[length:]
         return found
 
@@ -66,7 +66,9 @@ class Encoder(TokenizerWrapper):
 def make_tokenizer(tokenizer: str, vocab_size: int, eos_token_ids: list[int]) -> LLTokenizer:
     """Return the vocabulary of a tokenizer, which is given as its JSON. Raises ValueError."""
     native = LLTokenizer(tokenizer, n_vocab=vocab_size, eos_token=eos_token_ids, slices=[])
-    return LLTokenizer(Encoder(native, _without_added_tokens(tokenizer), eos_token_ids[0]), eos_token=eos_token_ids)
+    return LLTokenizer(
+        PlainTextEncoder(native, _without_added_tokens(tokenizer), eos_token_ids[0]), eos_token=eos_token_ids
+    )
 
 
 def _without_added_tokens(tokenizer: str) -> Tokenizer | None:

@@ -16,19 +16,19 @@ from typing import Any
 
 log = logging.getLogger("hone_vllm")
 
-KEY_FILE = "HONE_API_KEY_FILE"
-GPU_CHECK = "hone_gpucheck"
+KEY_FILE_ENV = "HONE_API_KEY_FILE"
+GPU_CHECK_MODULE = "hone_gpucheck"
 # The links that the earlier containers have made.
-ADAPTERS = Path(__file__).with_name("adapters")
-PARSERS = ("vllm.utils.argparse_utils", "vllm.utils")
+ADAPTERS_FOLDER = Path(__file__).with_name("adapters")
+PARSER_MODULES = ("vllm.utils.argparse_utils", "vllm.utils")
 # Modules in which versions of vLLM define the parser of `vllm serve`.
-ARGUMENTS = ("vllm.entrypoints.openai.cli_args", "vllm.entrypoints.launchers.cli_args")
+ARGUMENT_MODULES = ("vllm.entrypoints.openai.cli_args", "vllm.entrypoints.launchers.cli_args")
 # Names of the output head in transformers' models.
-HEADS = frozenset({"lm_head", "embed_out", "output_layer"})
-LONGEST_WORDS = 300
+OUTPUT_HEADS = frozenset({"lm_head", "embed_out", "output_layer"})
+MAX_MESSAGE_CHARACTERS = 300
 
 
-class Refusal(Exception):
+class StartRefusedError(Exception):
     """A problem that keeps vLLM from starting; `reason` is one of Hone's reasons."""
 
     def __init__(self, reason: str, message: str) -> None:
@@ -42,39 +42,41 @@ def main(arguments: list[str]) -> None:
     try:
         check_key()
         check_gpus()
-        judge(arguments)
-    except Refusal as refusal:
+        check_arguments(arguments)
+    except StartRefusedError as refusal:
         sys.exit(f"hone-check: {refusal.reason}: {refusal}")
 
 
 def check_key() -> None:
-    """Raise Refusal if the key that clients must send is empty."""
-    path = os.environ.get(KEY_FILE)
+    """Raise StartRefusedError if the key that clients must send is empty."""
+    path = os.environ.get(KEY_FILE_ENV)
     if path is not None and not Path(path).read_bytes().strip():
         message = "the Secret of spec.apiKeySecret holds an empty key"
-        raise Refusal("InvalidSpec", f"{message}. Write a key into it, and delete the pod")
+        raise StartRefusedError("InvalidSpec", f"{message}. Write a key into it, and delete the pod")
 
 
 def check_gpus() -> None:
-    """Raise Refusal if the pod can't use the GPUs that it requests."""
+    """Raise StartRefusedError if the pod can't use the GPUs that it requests."""
     try:
-        find_problem = importlib.import_module(GPU_CHECK).find_problem
+        find_problem = importlib.import_module(GPU_CHECK_MODULE).find_problem
     except ImportError as error:
         log.warning("The GPUs can't be checked before vLLM starts: %r", error)
         return
     if problem := find_problem(os.environ):
-        raise Refusal("GpuNotUsable", f"{problem.cause}. {problem.remedy.rstrip('. ')}")
+        raise StartRefusedError("GpuNotUsable", f"{problem.cause}. {problem.remedy.rstrip('. ')}")
 
 
-def judge(arguments: list[str]) -> None:
-    """Raise Refusal with the message of the installed vLLM."""
+def check_arguments(arguments: list[str]) -> None:
+    """Raise StartRefusedError with the message of the installed vLLM."""
     try:
         vllm = importlib.import_module("vllm")
         name = f"vLLM {vllm.__version__}"
-        parser = _first("make_arg_parser", ARGUMENTS)(_first("FlexibleArgumentParser", PARSERS)())
+        parser = _import_first("make_arg_parser", ARGUMENT_MODULES)(
+            _import_first("FlexibleArgumentParser", PARSER_MODULES)()
+        )
         options = parser.parse_args(arguments)
         options.model = getattr(options, "model_tag", None) or options.model
-        engine = _first("AsyncEngineArgs", ("vllm.engine.arg_utils",)).from_cli_args(options)
+        engine = _import_first("AsyncEngineArgs", ("vllm.engine.arg_utils",)).from_cli_args(options)
     except (ImportError, AttributeError, TypeError, SystemExit) as error:
         log.warning("vLLM can't be asked before it starts: %r", error)
         return
@@ -84,50 +86,54 @@ def judge(arguments: list[str]) -> None:
         remedy = (
             "Name another model or another quantization of it, or a version of vLLM that takes it in spec.pod.image"
         )
-        raise Refusal("ModelUnsupported", f"{name} refuses {options.model}: {words_of(error)}. {remedy}") from error
+        raise StartRefusedError(
+            "ModelUnsupported", f"{name} refuses {options.model}: {summarize_error(error)}. {remedy}"
+        ) from error
     log.info("%s takes %s: %s", name, options.model, getattr(config, "architectures", ""))
     if getattr(options, "enable_lora", False):
-        judge_adapters(name, config, int(options.max_lora_rank))
+        check_adapters(name, config, int(options.max_lora_rank))
 
 
-def judge_adapters(name: str, config: Any, largest_rank: int) -> None:
-    """Raise Refusal for an adapter that this vLLM can't put on the model."""
+def check_adapters(name: str, config: Any, largest_rank: int) -> None:
+    """Raise StartRefusedError for an adapter that this vLLM can't put on the model."""
     try:
         [architecture, *_] = config.architectures
-        model: Any = _first(
+        model: Any = _import_first(
             "get_model_cls", ("vllm.model_executor.model_loader.utils", "vllm.model_executor.model_loader")
         )(config)
-        supports = _first("supports_lora", ("vllm.model_executor.models.interfaces", "vllm.model_executor.models"))
-        takes_adapters = bool(supports(model))
+        supports = _import_first(
+            "supports_lora", ("vllm.model_executor.models.interfaces", "vllm.model_executor.models")
+        )
+        supports_adapters = bool(supports(model))
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         log.warning("%s can't be asked about adapters before it starts: %r", name, error)
         return
-    if not takes_adapters:
+    if not supports_adapters:
         remedy = "Serve merged models, or set spec.engine: embedded"
-        raise Refusal("AdapterMismatch", f"{name} serves {architecture} without adapters. {remedy}")
-    adapted = set(getattr(model, "embedding_modules", None) or ())
-    for folder in sorted(ADAPTERS.glob("*")):
-        if embeddings := sorted(embeddings_of(folder) - adapted):
+        raise StartRefusedError("AdapterMismatch", f"{name} serves {architecture} without adapters. {remedy}")
+    adapted_embeddings = set(getattr(model, "embedding_modules", None) or ())
+    for folder in sorted(ADAPTERS_FOLDER.glob("*")):
+        if embeddings := sorted(list_changed_embeddings(folder) - adapted_embeddings):
             message = f"Adapter {folder.name} changes {', '.join(embeddings)}, and {name} adapts "
-            message += f"{', '.join(sorted(adapted)) or 'only linear layers'} in {architecture}"
+            message += f"{', '.join(sorted(adapted_embeddings)) or 'only linear layers'} in {architecture}"
             remedy = "Set spec.engine: embedded, or train it with output.save: merged, or without them"
-            raise Refusal("AdapterMismatch", f"{message}. {remedy}")
-        check_configuration(name, folder, largest_rank)
+            raise StartRefusedError("AdapterMismatch", f"{message}. {remedy}")
+        check_adapter_config(name, folder, largest_rank)
 
 
-def embeddings_of(folder: Path) -> set[str]:
+def list_changed_embeddings(folder: Path) -> set[str]:
     """Return the names of the embeddings and of the output head that an adapter changes."""
-    keys = _keys_of(folder)
+    keys = _read_tensor_names(folder)
     found = {key.split(".lora_embedding_")[0].rpartition(".")[2] for key in keys if ".lora_embedding_" in key}
     layers = {key.split(".lora_A")[0].rpartition(".")[2] for key in keys if ".lora_A" in key}
-    return found | (layers & HEADS)
+    return found | (layers & OUTPUT_HEADS)
 
 
-def check_configuration(name: str, folder: Path, largest_rank: int) -> None:
-    """Raise Refusal with vLLM's message about an adapter's configuration."""
+def check_adapter_config(name: str, folder: Path, largest_rank: int) -> None:
+    """Raise StartRefusedError with vLLM's message about an adapter's configuration."""
     try:
-        helper: Any = _first("PEFTHelper", ("vllm.lora.peft_helper",))
-        options: Any = _first("LoRAConfig", ("vllm.config.lora", "vllm.config"))
+        helper: Any = _import_first("PEFTHelper", ("vllm.lora.peft_helper",))
+        options: Any = _import_first("LoRAConfig", ("vllm.config.lora", "vllm.config"))
         limits = options(max_lora_rank=largest_rank, max_loras=1)
     except (ImportError, AttributeError, TypeError, ValueError):
         return
@@ -137,21 +143,21 @@ def check_configuration(name: str, folder: Path, largest_rank: int) -> None:
         return
     except ValueError as error:
         remedy = "Serve the merged model, or set spec.engine: embedded"
-        raise Refusal(
-            "AdapterMismatch", f"{name} refuses adapter {folder.name}: {words_of(error)}. {remedy}"
+        raise StartRefusedError(
+            "AdapterMismatch", f"{name} refuses adapter {folder.name}: {summarize_error(error)}. {remedy}"
         ) from error
 
 
-def words_of(error: Exception) -> str:
+def summarize_error(error: Exception) -> str:
     """Return the error's message in one line; for pydantic's errors, only the first message."""
     errors = getattr(error, "errors", None)
     found = str(errors()[0].get("msg", error)) if callable(errors) else str(error)
     found = "".join(letter if letter.isprintable() else " " for letter in found)
     line = " ".join(found.removeprefix("Value error, ").split()).rstrip(".").replace(". ", "; ")
-    return line if len(line) <= LONGEST_WORDS else f"{line[:LONGEST_WORDS]}…"
+    return line if len(line) <= MAX_MESSAGE_CHARACTERS else f"{line[:MAX_MESSAGE_CHARACTERS]}…"
 
 
-def _first(name: str, modules: tuple[str, ...]) -> Any:
+def _import_first(name: str, modules: tuple[str, ...]) -> Any:
     """Return the attribute of the first module that has it. Raises ImportError."""
     for module in modules:
         try:
@@ -161,7 +167,7 @@ def _first(name: str, modules: tuple[str, ...]) -> Any:
     raise ImportError(f"{name} is in none of {', '.join(modules)}")
 
 
-def _keys_of(folder: Path) -> list[str]:
+def _read_tensor_names(folder: Path) -> list[str]:
     """Return the names of an adapter's tensors; none if they are not in safetensors."""
     try:
         with open(folder / "adapter_model.safetensors", "rb") as file:

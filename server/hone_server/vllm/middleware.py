@@ -1,7 +1,7 @@
 """An ASGI middleware for vLLM: it checks the key, reserves the routes that load adapters for the sidecar, and drains.
 
 It runs in vLLM's image, as the module `hone_gate`, so it imports nothing of Hone's. vLLM's own check of the key covers
-only some prefixes of its routes; this one covers all but OPEN. On routes that load and unload adapters, requests
+only some prefixes of its routes; this one covers all but OPEN_PATHS. On routes that load and unload adapters, requests
 without the token get the answer that they would get if the routes did not exist.
 
 `python3 -m hone_gate drain SECONDS` is the pod's preStop hook: it waits that long, and until requests have stopped. In
@@ -34,10 +34,10 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # The variable that names the file with the clients' key; without it no key is needed.
-KEY_FILE = "HONE_API_KEY_FILE"
+KEY_FILE_ENV = "HONE_API_KEY_FILE"
 # Routes for probes and Prometheus, which send no key.
-OPEN = frozenset({"/health", "/metrics"})
-UNAUTHORIZED = json.dumps(
+OPEN_PATHS = frozenset({"/health", "/metrics"})
+UNAUTHORIZED_BODY = json.dumps(
     {
         "error": {
             "message": "this server needs an API key, as the header 'Authorization: Bearer <key>', and got none or "
@@ -49,20 +49,20 @@ UNAUTHORIZED = json.dumps(
     }
 ).encode()
 
-CORS = frozenset({b"access-control-allow-origin", b"access-control-allow-credentials", b"vary"})
+CORS_HEADERS = frozenset({b"access-control-allow-origin", b"access-control-allow-credentials", b"vary"})
 
-NOT_FOUND = b'{"detail":"Not Found"}'
+NOT_FOUND_BODY = b'{"detail":"Not Found"}'
 
-TOKEN_FILE = "HONE_ADMIN_TOKEN_FILE"
-HEADER = b"x-hone-admin"
-LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
+TOKEN_FILE_ENV = "HONE_ADMIN_TOKEN_FILE"
+ADMIN_HEADER = b"x-hone-admin"
+LOAD_PATH, UNLOAD_PATH = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 # Includes SageMaker's names of these routes, and a root path before them.
-ADMIN = re.compile(r"(/v1/(un)?load_lora_adapter|(^|/)adapters(/[^/]*)?)/*$")
+ADMIN_PATHS = re.compile(r"(/v1/(un)?load_lora_adapter|(^|/)adapters(/[^/]*)?)/*$")
 # The name under which new weights are loaded first, before the old ones are unloaded.
-TRIAL = "{}~hone"
+STAGING_NAME = "{}~hone"
 
 # Exists while vLLM drains; its modification time is that of a client's last request.
-DRAINING = Path(os.environ.get("TMPDIR", "/tmp"), "hone-draining")
+DRAIN_FILE = Path(os.environ.get("TMPDIR", "/tmp"), "hone-draining")
 # As in the embedded engine: drain until no request has come for this long, but with a limit.
 QUIET_SECONDS, LATEST_SECONDS = 3, 60
 
@@ -71,75 +71,75 @@ class Gate:
     """The middleware. Requests wait while a name changes its weights."""
 
     def __init__(self, app: App) -> None:
-        DRAINING.unlink(missing_ok=True)  # left by an engine that restarted in this pod
+        DRAIN_FILE.unlink(missing_ok=True)  # left by an engine that restarted in this pod
         self._app = app
         self._key = read_key()
-        self._open = asyncio.Event()
-        self._open.set()
+        self._can_generate = asyncio.Event()
+        self._can_generate.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not is_allowed(scope, self._key):
-            await refuse(scope, send, *await find_cors(self._app, scope))
+            await refuse_connection(scope, send, *await find_cors_headers(self._app, scope))
         elif scope["type"] != "http":
             await self._app(scope, receive, send)
-        elif not ADMIN.search(scope["path"]):
+        elif not ADMIN_PATHS.search(scope["path"]):
             if scope["method"] == "POST":
                 # Read the body first: a slow request must not pass here and reach vLLM during a change.
-                receive = _replay(await _read(receive), receive)
-                await self._open.wait()
-            await self._app(scope, receive, _closing_in_a_drain(scope, send))
+                receive = _replay_body(await _read_body(receive), receive)
+                await self._can_generate.wait()
+            await self._app(scope, receive, _close_while_draining(scope, send))
         elif is_preflight(scope):  # for a route that does not exist the answer is the same
             await self._app(scope | {"path": "/", "raw_path": b"/"}, receive, send)
         elif not _has_token(scope):
-            await answer(send, 404, NOT_FOUND, *await find_cors(self._app, scope))
+            await send_answer(send, 404, NOT_FOUND_BODY, *await find_cors_headers(self._app, scope))
         else:
-            await self._admit(scope, receive, send)
+            await self._replace_adapter(scope, receive, send)
 
-    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await _read(receive)
-        wanted = _json(body) if scope["path"].endswith(LOAD) else {}
+    async def _replace_adapter(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await _read_body(receive)
+        wanted = _parse_json_object(body) if scope["path"].endswith(LOAD_PATH) else {}
         if not wanted.get("load_inplace"):
-            await self._app(scope, _replay(body), send)
+            await self._app(scope, _replay_body(body), send)
             return
         name, path = wanted.get("lora_name"), wanted.get("lora_path")
-        trial = TRIAL.format(name)
-        status, said = await self._call(scope, LOAD, {"lora_name": trial, "lora_path": path})
+        staging_name = STAGING_NAME.format(name)
+        status, answer_body = await self._call_app(scope, LOAD_PATH, {"lora_name": staging_name, "lora_path": path})
         if status == 200:
-            self._open.clear()
+            self._can_generate.clear()
             try:
-                await self._call(scope, UNLOAD, {"lora_name": name})
-                status, said = await self._call(scope, LOAD, {"lora_name": name, "lora_path": path})
+                await self._call_app(scope, UNLOAD_PATH, {"lora_name": name})
+                status, answer_body = await self._call_app(scope, LOAD_PATH, {"lora_name": name, "lora_path": path})
             finally:
-                self._open.set()
-            await self._call(scope, UNLOAD, {"lora_name": trial})
-        await answer(send, status, said)
+                self._can_generate.set()
+            await self._call_app(scope, UNLOAD_PATH, {"lora_name": staging_name})
+        await send_answer(send, status, answer_body)
 
-    async def _call(self, scope: Scope, path: str, body: dict[str, Any]) -> tuple[int, bytes]:
+    async def _call_app(self, scope: Scope, path: str, body: dict[str, Any]) -> tuple[int, bytes]:
         """Return status and body of the application's own answer."""
-        path = scope["path"][: -len(LOAD)] + path
-        status, said = 500, b""
+        path = scope["path"][: -len(LOAD_PATH)] + path
+        status, answer_body = 500, b""
 
         async def send(message: dict[str, Any]) -> None:
-            nonlocal status, said
+            nonlocal status, answer_body
             if message["type"] == "http.response.start":
                 status = message["status"]
             else:
-                said += message.get("body", b"")
+                answer_body += message.get("body", b"")
 
         data = json.dumps(body).encode()
         headers = [(key, value) for key, value in scope["headers"] if key.lower() != b"content-length"]
         headers.append((b"content-length", str(len(data)).encode()))
         changed = {"path": path, "raw_path": path.encode(), "headers": headers, "state": dict(scope.get("state", {}))}
-        await self._app({**scope, **changed}, _replay(data), send)
-        return status, said
+        await self._app({**scope, **changed}, _replay_body(data), send)
+        return status, answer_body
 
 
 def read_key() -> bytes | None:
     """Return the key that clients must send; None: none is needed. An empty key, which nobody can send, stays empty."""
-    if KEY_FILE not in os.environ:
+    if KEY_FILE_ENV not in os.environ:
         return None
     try:
-        return Path(os.environ[KEY_FILE]).read_bytes().strip()
+        return Path(os.environ[KEY_FILE_ENV]).read_bytes().strip()
     except OSError as error:
         logging.getLogger("hone_gate").error("every request is refused, because the key can't be read: %s", error)
         return b""
@@ -151,7 +151,7 @@ def is_allowed(scope: Scope, key: bytes | None) -> bool:
         return True
     if scope["type"] == "http":
         path = scope["path"].removeprefix(scope.get("root_path") or "")
-        if scope["method"] in ("GET", "HEAD") and path in OPEN:
+        if scope["method"] in ("GET", "HEAD") and path in OPEN_PATHS:
             return True
         if is_preflight(scope):
             return True
@@ -168,7 +168,7 @@ def is_preflight(scope: Scope) -> bool:
     return scope.get("method") == "OPTIONS" and {b"origin", b"access-control-request-method"} <= names
 
 
-async def find_cors(app: App, scope: Scope) -> list[tuple[bytes, bytes]]:
+async def find_cors_headers(app: App, scope: Scope) -> list[tuple[bytes, bytes]]:
     """Return the headers with which the application lets a web page of this request's origin read an answer.
 
     vLLM adds them inside its middlewares, where only its own answers get them, and `--allowed-origins` is not known
@@ -181,40 +181,40 @@ async def find_cors(app: App, scope: Scope) -> list[tuple[bytes, bytes]]:
 
     async def keep(message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            found.extend((name, value) for name, value in message["headers"] if name.lower() in CORS)
+            found.extend((name, value) for name, value in message["headers"] if name.lower() in CORS_HEADERS)
 
     headers = [(b"origin", origins[0]), (b"access-control-request-method", scope["method"].encode())]
     asked = {"method": "OPTIONS", "path": "/", "raw_path": b"/", "query_string": b"", "headers": headers}
-    await app({**scope, **asked, "state": dict(scope.get("state", {}))}, _replay(b""), keep)
+    await app({**scope, **asked, "state": dict(scope.get("state", {}))}, _replay_body(b""), keep)
     return found
 
 
-async def refuse(scope: Scope, send: Send, *more: tuple[bytes, bytes]) -> None:
+async def refuse_connection(scope: Scope, send: Send, *more: tuple[bytes, bytes]) -> None:
     """Answer 401 in OpenAI's shape."""
     if scope["type"] == "http":
-        await answer(send, 401, UNAUTHORIZED, (b"www-authenticate", b"Bearer"), *more)
+        await send_answer(send, 401, UNAUTHORIZED_BODY, (b"www-authenticate", b"Bearer"), *more)
     elif "websocket.http.response" in scope.get("extensions", {}):
 
         async def send_to_handshake(message: dict[str, Any]) -> None:
             await send(message | {"type": message["type"].replace("http.", "websocket.http.", 1)})
 
-        await answer(send_to_handshake, 401, UNAUTHORIZED, (b"www-authenticate", b"Bearer"))
+        await send_answer(send_to_handshake, 401, UNAUTHORIZED_BODY, (b"www-authenticate", b"Bearer"))
     else:
         await send({"type": "websocket.close", "code": 1008})
 
 
-def drain(seconds: float) -> None:
+def wait_for_drain(seconds: float) -> None:
     """Wait until vLLM may end."""
-    DRAINING.touch()
+    DRAIN_FILE.touch()
     started = time.time()
     while True:
-        late, quiet = time.time() - started - seconds, time.time() - DRAINING.stat().st_mtime
+        late, quiet = time.time() - started - seconds, time.time() - DRAIN_FILE.stat().st_mtime
         if late >= LATEST_SECONDS or (late >= 0 and quiet >= QUIET_SECONDS):
             return
         time.sleep(0.2)
 
 
-def ask(port: int, model: str) -> None:
+def ask_model(port: int, model: str) -> None:
     """Let vLLM generate one token. Raises OSError if it fails."""
     headers = {"Content-Type": "application/json"}
     if key := read_key():
@@ -233,12 +233,12 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _closing_in_a_drain(scope: Scope, send: Send) -> Send:
+def _close_while_draining(scope: Scope, send: Send) -> Send:
     """Return a `send` that closes the connection after the answer while vLLM drains."""
-    if not DRAINING.exists():
+    if not DRAIN_FILE.exists():
         return send
-    if scope["path"] not in OPEN and not any(key.lower() == HEADER for key, _ in scope["headers"]):
-        DRAINING.touch()
+    if scope["path"] not in OPEN_PATHS and not any(key.lower() == ADMIN_HEADER for key, _ in scope["headers"]):
+        DRAIN_FILE.touch()
 
     async def closing(message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
@@ -250,15 +250,15 @@ def _closing_in_a_drain(scope: Scope, send: Send) -> Send:
 
 def _has_token(scope: Scope) -> bool:
     try:
-        with open(os.environ[TOKEN_FILE], "rb") as file:
+        with open(os.environ[TOKEN_FILE_ENV], "rb") as file:
             token = file.read().strip()
     except (KeyError, OSError):
         return False
-    given = [value for key, value in scope["headers"] if key.lower() == HEADER]
+    given = [value for key, value in scope["headers"] if key.lower() == ADMIN_HEADER]
     return bool(token) and len(given) == 1 and hmac.compare_digest(given[0], token)
 
 
-def _json(body: bytes) -> dict[str, Any]:
+def _parse_json_object(body: bytes) -> dict[str, Any]:
     try:
         found = json.loads(body)
     except ValueError:
@@ -266,7 +266,7 @@ def _json(body: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-async def _read(receive: Receive) -> bytes:
+async def _read_body(receive: Receive) -> bytes:
     parts: list[bytes] = []
     while True:
         message = await receive()
@@ -275,11 +275,11 @@ async def _read(receive: Receive) -> bytes:
             return b"".join(parts)
 
 
-async def _nobody_leaves() -> dict[str, Any]:
+async def _wait_forever() -> dict[str, Any]:
     return await asyncio.Future()
 
 
-def _replay(body: bytes, then: Receive = _nobody_leaves) -> Receive:
+def _replay_body(body: bytes, then: Receive = _wait_forever) -> Receive:
     messages = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> dict[str, Any]:
@@ -288,7 +288,7 @@ def _replay(body: bytes, then: Receive = _nobody_leaves) -> Receive:
     return receive
 
 
-async def answer(send: Send, status: int, body: bytes, *more: tuple[bytes, bytes]) -> None:
+async def send_answer(send: Send, status: int, body: bytes, *more: tuple[bytes, bytes]) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
@@ -296,9 +296,9 @@ async def answer(send: Send, status: int, body: bytes, *more: tuple[bytes, bytes
 
 if __name__ == "__main__":
     if sys.argv[1] == "drain":
-        drain(float(sys.argv[2]))
+        wait_for_drain(float(sys.argv[2]))
     else:
         try:
-            ask(int(sys.argv[2]), sys.argv[3])
+            ask_model(int(sys.argv[2]), sys.argv[3])
         except OSError as error:
             sys.exit(f"no answer of {sys.argv[3]}: {error}")

@@ -1,11 +1,16 @@
-"""Fuse linear layers that read the same input, such as q, k and v, or gate and up.
+"""Fuse linear layers that read the same input, such as q, k and v, or gate and up. Changes a model of transformers.
 
-Before: q(x), k(x), v(x), with weights of shape [out_q, in], [out_k, in], [out_v, in]: three products.
-After: one product with the weight [out_q + out_k + out_v, in], whose output is split into three.
+    before                                     after
+    q_proj.weight [out_q, in]                  fused.weight [out_q + out_k + out_v, in]
+    k_proj.weight [out_k, in]                  q_proj.weight, k_proj.weight, v_proj.weight: views of its rows
+    v_proj.weight [out_v, in]
+    q_proj(x), k_proj(x), v_proj(x):           q_proj(x): one product, split into three; keeps the other two
+    three products                             k_proj(x), v_proj(x): take their kept outputs
 
-With one row a product costs little more than its call: on two cores (AVX-512) an answer to one client comes 7 to 11 %
-faster, with weights that are not packed. The model's code still calls each layer: the first call computes the product
-and keeps the parts for the others. onednn_packing.py is next.
+The model's code is not changed: each layer gets the class FusedLinear, by assigning its `__class__`, and a reference to
+its group's FusedWeight. layer_trace.py shows which layers read the same input. With one row a product costs little more
+than its call: on two cores (AVX-512) an answer to one client comes 7 to 11 % faster, with weights that are not packed.
+onednn_packing.py is next.
 """
 
 from collections import Counter
@@ -15,94 +20,95 @@ from typing import Any
 import torch
 from torch.nn.functional import linear
 
-from hone_server.weights.layer_trace import calls_of
+from hone_server.torch_internals import multiply_packed
+from hone_server.weights.layer_trace import trace_linear_inputs
 
 
-class Joint:
-    """The weights of several layers, concatenated by rows; the layers' own weights become views of them."""
+class FusedWeight:
+    """The weights of several layers, concatenated by rows: shape [sum of sizes, in]; the layers' weights are views."""
 
     def __init__(self, layers: list[torch.nn.Linear]) -> None:
         self.sizes = [layer.out_features for layer in layers]
-        self.weight = self._joined([layer.weight for layer in layers])
-        self._bias = self._joined([layer.bias for layer in layers]) if layers[0].bias is not None else None
+        self.weight = self._fuse([layer.weight for layer in layers])
+        self._bias = self._fuse([layer.bias for layer in layers]) if layers[0].bias is not None else None
         self._input: torch.Tensor | None = None
-        self._parts: list[torch.Tensor] = []
+        self._outputs: list[torch.Tensor] = []
 
-    def _joined(self, parameters: list[torch.Tensor]) -> torch.Tensor:
-        whole = torch.cat([parameter.data for parameter in parameters])
-        for parameter, own in zip(parameters, torch.split(whole, self.sizes), strict=True):
-            parameter.data = own
-        return whole
+    def _fuse(self, parameters: list[torch.Tensor]) -> torch.Tensor:
+        fused = torch.cat([parameter.data for parameter in parameters])
+        for parameter, view in zip(parameters, torch.split(fused, self.sizes), strict=True):
+            parameter.data = view
+        return fused
 
-    def part(self, place: int, input: torch.Tensor) -> torch.Tensor:
-        """Return the output of the layer at this place. The first call with an input computes that of all layers."""
+    def compute_output(self, index: int, input: torch.Tensor) -> torch.Tensor:
+        """Return the output of the layer at this index. The first call with an input computes that of all layers."""
         if self._input is not input:
             self._input = input
-            self._parts = list(torch.split(product(input, self.weight, self._bias), self.sizes, dim=-1))
-        found = self._parts[place]
-        if place == len(self.sizes) - 1:
-            self._input, self._parts = None, []
-        return found
+            self._outputs = list(torch.split(multiply(input, self.weight, self._bias), self.sizes, dim=-1))
+        output = self._outputs[index]
+        if index == len(self.sizes) - 1:
+            self._input, self._outputs = None, []
+        return output
 
 
-def product(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def multiply(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Compute torch's linear, or oneDNN's for a weight that oneDNN has packed."""
     if weight.is_mkldnn:
-        return torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")  # type: ignore[no-any-return]
+        return multiply_packed(input, weight, bias)
     return linear(input, weight, bias)
 
 
-class JoinedLinear(torch.nn.Linear):
-    """A linear layer that takes its output from a joint, if it has one, and that can use packed weights."""
+class FusedLinear(torch.nn.Linear):
+    """A linear layer that takes its output from a fused weight, if it has one, and that can use packed weights."""
 
-    joint: Joint | None = None
-    place = 0
-    # Used instead of the weight, which is empty then. In a joint, the joint's weight is packed.
-    packed: torch.Tensor | None = None
+    fused: FusedWeight | None = None
+    index = 0
+    # Used instead of the weight, which is empty then. In a group, the fused weight is packed.
+    packed_weight: torch.Tensor | None = None
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        if self.joint is not None:
-            return self.joint.part(self.place, input)
-        return product(input, self.weight if self.packed is None else self.packed, self.bias)
+        if self.fused is not None:
+            return self.fused.compute_output(self.index, input)
+        return multiply(input, self.weight if self.packed_weight is None else self.packed_weight, self.bias)
 
 
-def join(model: Any, shared: Container[int] = ()) -> None:
+def fuse_linears(model: Any, shared: Container[int] = ()) -> None:
     """Fuse the layers of a model whose weights will not change.
 
-    A group is left out if one of its weights has its address in `shared`, because a joint has weights of its own.
+    A group is left out if one of its weights has its address in `shared`, because a fused weight has memory of its own.
     """
-    for group in _groups(model):
+    for group in _find_groups(model):
         if any(layer.weight.data_ptr() in shared for layer in group):
             continue
-        joint = Joint(group)
-        for place, layer in enumerate(group):
-            if not isinstance(layer, JoinedLinear):
-                layer.__class__ = JoinedLinear
-            layer.joint, layer.place = joint, place  # type: ignore[assignment]
+        fused = FusedWeight(group)
+        for index, layer in enumerate(group):
+            if not isinstance(layer, FusedLinear):
+                layer.__class__ = FusedLinear
+            layer.fused, layer.index = fused, index  # type: ignore[assignment]
 
 
-def _groups(model: Any) -> list[list[torch.nn.Linear]]:
+def _find_groups(model: Any) -> list[list[torch.nn.Linear]]:
     """Return the groups of layers that read the same tensor one after the other, as a trial forward pass shows.
 
     A layer that is called more than once is in no group.
     """
-    calls = calls_of(
+    calls = trace_linear_inputs(
         model,
         [
             layer
             for layer in model.modules()
-            if type(layer) is torch.nn.Linear or (isinstance(layer, JoinedLinear) and layer.joint is None)
+            if type(layer) is torch.nn.Linear or (isinstance(layer, FusedLinear) and layer.fused is None)
         ],
     )
-    used = Counter(id(layer) for layer, _ in calls)
+    call_counts = Counter(id(layer) for layer, _ in calls)
     groups: list[list[torch.nn.Linear]] = []
-    before: torch.Tensor | None = None
-    for layer, seen in calls:
-        if used[id(layer)] > 1:
-            before = None
-        elif seen is before and (layer.bias is None) == (groups[-1][0].bias is None):
+    previous_input: torch.Tensor | None = None
+    for layer, layer_input in calls:
+        if call_counts[id(layer)] > 1:
+            previous_input = None
+        elif layer_input is previous_input and (layer.bias is None) == (groups[-1][0].bias is None):
             groups[-1].append(layer)
         else:
             groups.append([layer])
-            before = seen
+            previous_input = layer_input
     return [group for group in groups if len(group) > 1]
