@@ -7,7 +7,21 @@ import typer
 from hone_api.io.terminal import make_output_safe, make_printable
 from hone_api.reasons import HoneError
 
-from hone_cli.commands import chat, merge, plan, prepare, run, serve, validate, watch
+from hone_cli.commands import (
+    artifacts,
+    chat,
+    delete,
+    logs,
+    merge,
+    objects,
+    plan,
+    prepare,
+    run,
+    serve,
+    suspend,
+    validate,
+    watch,
+)
 from hone_cli.doctor import command as doctor
 from hone_cli.ui import output
 
@@ -15,7 +29,6 @@ app = typer.Typer(
     name="hone",
     help="Fine-tune large language models and serve them: here, or in a Kubernetes cluster.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -28,6 +41,14 @@ app.command("merge")(merge.command)
 app.command("serve")(serve.command)
 app.command("chat")(chat.command)
 app.command("watch")(watch.command)
+app.command("list")(objects.list_command)
+app.command("describe")(objects.describe_command)
+app.command("logs")(logs.command)
+app.command("suspend")(suspend.suspend_command)
+app.command("resume")(suspend.resume_command)
+app.command("delete")(delete.command)
+app.command("pull")(artifacts.pull_command)
+app.command("report")(artifacts.report_command)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+from hone_api.layout import API_KEY_ENV
 
 from hone_cli.ui.output import Problem
 
 Message = dict[str, str]
-API_KEY = "HONE_API_KEY"  # of the engine, from apiKeySecret or its --api-key-file
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Engine:
     def __init__(self, url: str, *, remedy: str) -> None:
         self.url = url.rstrip("/")
         self._remedy = remedy
-        key = os.fsencode(os.environ.get(API_KEY, "")).strip()
+        key = os.fsencode(os.environ.get(API_KEY_ENV, "")).strip()
         headers = {b"Authorization": b"Bearer " + key} if key else {}
         # An engine with a long queue may take minutes to its first token.
         self._http = httpx.Client(headers=headers, timeout=httpx.Timeout(10, read=600), trust_env=False)
@@ -130,7 +130,7 @@ def _remedy_for(answer: httpx.Response) -> str:
     if answer.status_code == 503:
         return "It is still loading or overloaded: try again in a moment."
     if answer.status_code == 401:
-        return f"Put the engine's API key into the variable {API_KEY}."
+        return f"Put the engine's API key into the variable {API_KEY_ENV}."
     if answer.status_code == 429:
         return "Too many ask at the moment: try again soon."
     if answer.status_code == 404:

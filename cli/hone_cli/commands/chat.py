@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hone_cli.client import completion
 from hone_cli.commands import options
 from hone_cli.ui import output
 from hone_cli.ui.output import Problem
@@ -19,11 +20,18 @@ Talk = dict[str, "list[Message]"]
 
 LOCAL_URL = "http://127.0.0.1:8000/v1"
 COMMANDS = (
-    "/models lists the models, /model NAME changes it, /beside NAME asks a second one the same questions, "
-    "/clear forgets what was said, /exit ends"
+    "/models lists the models, /model NAME changes it, /beside NAME adds a second one that gets the same questions, "
+    "/clear starts a new conversation, /exit ends"
 )
 
-Service = Annotated[str | None, typer.Argument(metavar="[NAME]", help="InferenceService; left out: an engine here.")]
+Service = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[NAME]",
+        help="InferenceService; left out: an engine here.",
+        autocompletion=completion.complete_services,
+    ),
+]
 Url = Annotated[str | None, typer.Option(help=f"Base URL of an engine (default: {LOCAL_URL}).")]
 ModelName = Annotated[str | None, typer.Option("--model", help="Model to talk to (default: the adapter, if any).")]
 Beside = Annotated[str | None, typer.Option(metavar="MODEL", help="Ask this model the same, too.")]
@@ -73,7 +81,7 @@ def choose_beside(models: "list[Model]", first: str, wanted: str) -> str:
     """Return the second model. Raises Problem when no model has this name, or it is the first model."""
     second = choose(models, wanted)
     if second == first:
-        raise Problem(f"{first} is already asked", "Name another model to ask beside it; /models lists them.")
+        raise Problem(f"{first} is already asked", "Name another model to compare it with; /models lists them.")
     return second
 
 

@@ -14,7 +14,8 @@ from hone_cli.ui import output
 Adapter = Annotated[Path, typer.Argument(help="Folder of an adapter, or the output folder of a job.")]
 Out = Annotated[Path, typer.Argument(help="Folder for the merged model; it must not exist.")]
 Base = Annotated[
-    str | None, typer.Option(help="Base model: a folder or a name on the hub (default: what the adapter says).")
+    str | None,
+    typer.Option(help="Base model: a folder or a name on the hub (default: the one that the adapter names)."),
 ]
 Type = Annotated[Dtype, typer.Option("--dtype", help="Type of the weights; auto: the base model's.")]
 

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from hone_api.reasons import INTERRUPTED_EXIT_CODE
+from hone_api.exit_codes import INTERRUPTED_EXIT_CODE
 
 from hone_cli.client import child_process, documents
 from hone_cli.commands import options
 from hone_cli.ui import output
 
-File = Annotated[Path, typer.Argument(help="Manifest with one FineTuneJob; ConfigMaps beside it are used.")]
+File = Annotated[Path, typer.Argument(help="Manifest with one FineTuneJob; ConfigMaps in the same file are used.")]
 Output = Annotated[
     Path | None, typer.Option("--output", help="Folder for the artifact (default: ./<name of the job>).")
 ]
@@ -31,7 +31,7 @@ def command(file: File, output_: Output = None, claim: options.Claims = [], verb
     if code == 0:
         output.next_step("Talk to it, with `hone chat` in another terminal", f"hone serve {shlex.quote(str(folder))}")
     elif code == INTERRUPTED_EXIT_CODE:
-        output.next_step("Go on from the checkpoint", run_command(file, folder, claims))
+        output.next_step("Resume from the checkpoint", run_command(file, folder, claims))
     raise typer.Exit(code)
 
 

@@ -98,14 +98,14 @@ def _folder(source: dict[str, Any], claims: dict[str, str], jobs: dict[str, str]
             raise HoneError(
                 ARTIFACT_MISSING,
                 f"{field}.fineTuneJob names {name}, and there is no folder {folder}",
-                remedy=f"Run the job here first (hone run), or say where its artifact is: --job {name}=DIR",
+                remedy=f"Run the job here first (hone run), or give its artifact's folder: --job {name}=DIR",
             )
         return folder
     claim: dict[str, str] = source["claim"]
     if claim["name"] not in claims:
         raise HoneError(
             MODEL_NOT_FOUND,
-            f"{field}.claim names {claim['name']}, and no --claim says which folder that is here",
+            f"{field}.claim names {claim['name']}, and no --claim gives its folder on this machine",
             remedy=f"Add --claim {claim['name']}=DIR",
         )
     return Path(claims[claim["name"]]) / (claim.get("path") or "")

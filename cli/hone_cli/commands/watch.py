@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hone_cli.client import completion
 from hone_cli.commands import options
 from hone_cli.ui import job_progress, output
 from hone_cli.ui.output import Problem
@@ -18,7 +19,7 @@ WATCH_SECONDS = 60
 # How long the way to the cluster may be broken before it is given up.
 PATIENCE_SECONDS = 120
 
-Name = Annotated[str, typer.Argument(help="FineTuneJob.")]
+Name = Annotated[str, typer.Argument(help="FineTuneJob.", autocompletion=completion.complete_jobs)]
 
 
 def command(

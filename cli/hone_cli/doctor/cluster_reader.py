@@ -3,25 +3,23 @@
 Every call has a timeout; a refused call is a fact as well. Raises Problem if the cluster does not answer at all.
 """
 
-import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from hone_api.schema.crd import KINDS
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
-from hone_cli.client.cluster import GROUP, TIMEOUT, Cluster, errors_explained
+from hone_cli.client import rest
+from hone_cli.client.cluster import GROUP, Cluster, errors_explained
 from hone_cli.doctor.checks import addons, cluster_facts, installation
 from hone_cli.doctor.checks.cluster_facts import ClusterFacts, Object
 from hone_cli.doctor.checks.findings import Unread
 
 T = TypeVar("T")
-# Objects in one answer: a node has up to 50 KiB.
-PAGE = 250
 # Until the second and last call to an API server that is too busy for the first one.
 BUSY_SECONDS = 1.0
 # After that no further call is made, so that a slow cluster ends in a report as well.
@@ -32,20 +30,22 @@ CLAIMS = "resource.k8s.io"
 def collect_facts(cluster: Cluster) -> ClusterFacts:
     """Return what the user can read of the cluster. Raises Problem when it can't be reached or refuses the user."""
     with errors_explained("the version of the cluster"):
-        version = read(cluster, "/version")
+        version = rest.read(cluster, "/version")
     attempt = Attempts(time.monotonic() + TOTAL_SECONDS)
     versions = attempt.read(lambda: _list_versions(cluster))
     claims, queues = _path_of(versions, CLAIMS), _path_of(versions, addons.KUEUE)
     local_queues = f"namespaces/{cluster.namespace}/localqueues"
     return ClusterFacts(
         version=_parse_version(version),
-        nodes=attempt.read(lambda: tuple(map(cluster_facts.read_node, list_objects(cluster, "/api/v1/nodes")))),
+        nodes=attempt.read(lambda: tuple(map(cluster_facts.read_node, rest.list_objects(cluster, "/api/v1/nodes")))),
         devices=attempt.read_below(
-            claims, lambda path: cluster_facts.read_devices(list_objects(cluster, f"{path}/resourceslices"))
+            claims, lambda path: cluster_facts.read_devices(rest.list_objects(cluster, f"{path}/resourceslices"))
         ),
         device_classes=attempt.read_below(claims, lambda path: _list_names(cluster, f"{path}/deviceclasses")),
         daemon_sets=attempt.read(lambda: _count_daemon_pods(cluster)),
-        storage_classes=attempt.read(lambda: tuple(list_objects(cluster, "/apis/storage.k8s.io/v1/storageclasses"))),
+        storage_classes=attempt.read(
+            lambda: tuple(rest.list_objects(cluster, "/apis/storage.k8s.io/v1/storageclasses"))
+        ),
         definitions=attempt.read(lambda: {name: _read_definition(cluster, name) for name in _definition_names()}),
         operators=_find_operators(cluster, attempt),
         groups=versions if isinstance(versions, Unread) else frozenset(versions),
@@ -71,7 +71,7 @@ class Attempts:
             except (ApiException, HTTPError) as error:
                 is_busy = isinstance(error, ApiException) and (error.status == 429 or (error.status or 0) >= 500)
                 if is_last or not is_busy:
-                    return Unread(describe_error(error))
+                    return Unread(rest.describe_error(error))
                 time.sleep(BUSY_SECONDS)
         raise AssertionError("the last call returns")
 
@@ -82,59 +82,9 @@ class Attempts:
         return () if path is None else self.read(lambda: call(path))
 
 
-def read(
-    cluster: Cluster,
-    path: str,
-    query: Mapping[str, str] | None = None,
-    *,
-    method: str = "GET",
-    body: Object | None = None,
-) -> Any:
-    """Return the answer to one call as JSON's types. Raises ApiException and HTTPError."""
-    api: Any = cluster.api
-    headers = {"Accept": "application/json", "Content-Type": "application/json"}
-    pairs = list((query or {}).items())
-    request = api.param_serialize(
-        method, path, query_params=pairs, header_params=headers, body=body, auth_settings=["BearerToken"]
-    )
-    response = api.call_api(*request, _request_timeout=TIMEOUT)
-    data = response.read()
-    if not 200 <= response.status <= 299:
-        error = ApiException(status=response.status, reason=response.reason)
-        error.body = data.decode(errors="replace")
-        raise error
-    try:
-        return json.loads(data)
-    except ValueError:
-        raise HTTPError(f"{path} was not answered with JSON: something else than Kubernetes answers there") from None
-
-
-def list_objects(cluster: Cluster, path: str, query: Mapping[str, str] | None = None) -> Iterator[Object]:
-    """Yield the objects of a list page by page. Raises ApiException and HTTPError."""
-    more = {**(query or {}), "limit": str(PAGE)}
-    while True:
-        page = read(cluster, path, more)
-        yield from page.get("items") or []
-        following = (page.get("metadata") or {}).get("continue")
-        if not following:
-            return
-        more["continue"] = following
-
-
-def describe_error(error: ApiException | HTTPError) -> str:
-    """Return why a call failed, in one sentence."""
-    if isinstance(error, HTTPError):
-        return str(error)
-    try:
-        message = str(json.loads(error.body or "")["message"])
-    except (TypeError, ValueError, KeyError):
-        message = str(error.reason)
-    return message.rstrip(".")
-
-
 def _list_versions(cluster: Cluster) -> dict[str, str]:
     """Return the preferred version of each API group."""
-    found = read(cluster, "/apis").get("groups") or []
+    found = rest.read(cluster, "/apis").get("groups") or []
     return {group["name"]: group["preferredVersion"]["groupVersion"] for group in found}
 
 
@@ -150,12 +100,12 @@ def _parse_version(body: Object) -> tuple[int, int]:
 
 
 def _list_names(cluster: Cluster, path: str) -> tuple[str, ...]:
-    return tuple(each["metadata"]["name"] for each in list_objects(cluster, path))
+    return tuple(each["metadata"]["name"] for each in rest.list_objects(cluster, path))
 
 
 def _count_daemon_pods(cluster: Cluster) -> dict[str, tuple[int, int]]:
     found: dict[str, tuple[int, int]] = {}
-    for each in list_objects(cluster, "/apis/apps/v1/daemonsets"):
+    for each in rest.list_objects(cluster, "/apis/apps/v1/daemonsets"):
         status = each.get("status") or {}
         for container in each["spec"]["template"]["spec"]["containers"]:
             image = container.get("image") or ""
@@ -173,7 +123,7 @@ def _definition_names() -> list[str]:
 
 def _read_definition(cluster: Cluster, name: str) -> Object | None:
     try:
-        found: Object = read(cluster, f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}")
+        found: Object = rest.read(cluster, f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}")
     except ApiException as error:
         if error.status == 404:
             return None
@@ -195,13 +145,13 @@ def _find_operators(cluster: Cluster, attempt: Attempts) -> tuple[Object, ...] |
 
 
 def _list_deployments(cluster: Cluster, path: str) -> tuple[Object, ...]:
-    return tuple(list_objects(cluster, path, {"labelSelector": installation.LABEL}))
+    return tuple(rest.list_objects(cluster, path, {"labelSelector": installation.LABEL}))
 
 
 def _list_services(cluster: Cluster) -> dict[str, bool]:
     """Return whether each API that another program serves is available, by its group."""
     found: dict[str, bool] = {}
-    for each in list_objects(cluster, "/apis/apiregistration.k8s.io/v1/apiservices"):
+    for each in rest.list_objects(cluster, "/apis/apiregistration.k8s.io/v1/apiservices"):
         if each["spec"].get("service"):
             conditions = (each.get("status") or {}).get("conditions") or []
             is_available = any(one.get("type") == "Available" and one.get("status") == "True" for one in conditions)

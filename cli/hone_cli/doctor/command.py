@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -20,13 +19,6 @@ if TYPE_CHECKING:
     from hone_cli.doctor.checks.cluster_facts import ClusterFacts
 
 
-class Format(StrEnum):
-    """How the report is printed."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
 Local = Annotated[bool, typer.Option("--local", help="Check this machine, not a cluster.")]
 Deep = Annotated[
     bool,
@@ -40,7 +32,7 @@ OnNode = Annotated[
     str | None, typer.Option("--node", help="Node for the pod of --deep (default: one with a free GPU).")
 ]
 Seconds = Annotated[int, typer.Option("--timeout", min=10, help="Seconds that the pod of --deep may take.")]
-Output = Annotated[Format, typer.Option("--output", "-o", help="Format of the report.")]
+Output = Annotated[options.Format, typer.Option("--output", "-o", help="Format of the report.")]
 
 
 def command(
@@ -48,7 +40,7 @@ def command(
     deep: Deep = False,
     node: OnNode = None,
     timeout: Seconds = 600,
-    format_: Output = Format.TABLE,
+    format_: Output = options.Format.TABLE,
     namespace: options.Namespace = None,
     context: options.Context = None,
     verbose: options.Verbose = False,
@@ -74,7 +66,7 @@ def command(
     except Problem as problem:
         output.print_failure(problem)
         raise typer.Exit(UNUSABLE) from None
-    show = report.print_json if format_ is Format.JSON else report.print_table
+    show = report.print_json if format_ is options.Format.JSON else report.print_table
     show(findings, scope)
     raise typer.Exit(find_exit_code(findings))
 

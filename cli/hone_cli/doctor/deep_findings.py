@@ -123,8 +123,8 @@ def _check_images(where: str, found: Mapping[str, Mapping[str, Any]], images: Ma
         elif status == 404:
             missing.append(f"{value} {image}")
         else:
-            words = f"status {status}" if status else str(answer.get("error") or "no answer")
-            unknown.append(f"{value} {image} ({words})")
+            text = f"status {status}" if status else str(answer.get("error") or "no answer")
+            unknown.append(f"{value} {image} ({text})")
     findings = []
     if missing:
         message = f"{where} the registry does not know {', '.join(missing)}"

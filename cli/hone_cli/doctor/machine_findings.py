@@ -86,12 +86,12 @@ def _check_gpus(facts: MachineFacts) -> Finding:
     if torch.seen:
         names = sorted({f"{each.name} ({each.architecture})" for each in torch.devices})
         return Finding("gpus", "ok", f"torch sees {torch.seen} GPUs, and they compute: {join_names(names)}")
-    words = f": {torch.error}" if torch.error and torch.hip else ""
+    text = f": {torch.error}" if torch.error and torch.hip else ""
     if facts.files.kfd is not None:
         hiding = ", ".join(f"{name}={value}" for name, value in facts.files.visible.items())
         remedy = f"Unset {hiding}." if hiding else "Install a torch whose ROCm fits the driver; see deviceFiles."
-        return Finding("gpus", "failed", f"torch sees no GPU{words}", remedy)
-    return Finding("gpus", "warning", f"torch sees no GPU{words}", _NO_GPU)
+        return Finding("gpus", "failed", f"torch sees no GPU{text}", remedy)
+    return Finding("gpus", "warning", f"torch sees no GPU{text}", _NO_GPU)
 
 
 def _check_amount(check: str, what: str, amount: int | Unread, least: int, remedy: str) -> Finding:

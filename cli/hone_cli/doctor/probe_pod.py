@@ -4,11 +4,9 @@ It is non-root and read-only, and holds one GPU, because only a pod that holds a
 """
 
 import json
-import signal
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,29 +15,20 @@ from hone_api.gpus import is_gpu_resource
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
+from hone_cli.client import rest, temporary_pod
 from hone_cli.client.cluster import Cluster
 from hone_cli.doctor.checks.cluster_facts import ClusterFacts, Node, Object
 from hone_cli.doctor.checks.findings import Unread, count_nodes
 from hone_cli.doctor.checks.gpus import CLAIMED, CLAIMED_SINCE, DEFAULT, count_gpus, is_unhealthy
-from hone_cli.doctor.cluster_reader import describe_error, read
 from hone_cli.ui import output
 
 LABEL, CONTAINER = "hone.dev/doctor", "doctor"
 SCRIPT = Path(__file__).with_name("pod_script.py")
 MESSAGE = "/dev/termination-log"
 POLL_SECONDS = 1.0
-DELETE_TRIES = 3
 # That the pod may run on.
 MOST_NODES = 20
 LONGEST_WORDS = 300
-# Reasons of a waiting container that a person has to remove.
-HOPELESS = (
-    "ErrImagePull",
-    "ImagePullBackOff",
-    "InvalidImageName",
-    "CreateContainerConfigError",
-    "CreateContainerError",
-)
 
 
 @dataclass(frozen=True)
@@ -119,11 +108,7 @@ def make_pod(name: str, image: str, target: Target, hub: str, images: Sequence[s
                 "terminationMessagePath": MESSAGE,
                 "terminationMessagePolicy": "FallbackToLogsOnError",
                 "resources": {"requests": dict(limits) | {"cpu": "10m"}, "limits": limits},
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
+                "securityContext": temporary_pod.CONTAINER_SECURITY,
             }
         ],
     }
@@ -144,49 +129,28 @@ def probe(cluster: Cluster, image: str, target: Target, hub: str, images: Sequen
     place = f"/api/v1/namespaces/{cluster.namespace}/pods"
     body = make_pod(name, image, target, hub, images, seconds)
     may_exist = False
-    with _interrupted_by_sigterm():
+    with temporary_pod.interrupted_by_sigterm():
         try:
-            if missing := _find_missing_rights(cluster):
+            if missing := temporary_pod.find_missing_rights(cluster):
                 error = f"you may not {', '.join(missing)} pods in namespace {cluster.namespace}"
                 return Probed(target, reason="RightsMissing", error=error)
             may_exist = True
-            read(cluster, place, method="POST", body=body)
+            rest.read(cluster, place, method="POST", body=body)
             output.hint(f"Pod {name} in namespace {cluster.namespace} checks {_describe_place(target)} …")
             return _await_end(cluster, f"{place}/{name}", target, seconds)
         except (ApiException, HTTPError) as error:
-            may_exist = may_exist and not _is_final(error)
-            return Probed(target, reason="PodRefused", error=describe_error(error))
+            may_exist = may_exist and not temporary_pod.is_final(error)
+            return Probed(target, reason="PodRefused", error=rest.describe_error(error))
         finally:
             if may_exist:
-                _delete(cluster, place, name)
-
-
-def judge_waiting(pod: Object) -> tuple[str, str] | None:
-    """Return reason and message of a container that can't start without help; None if it can."""
-    for status in _own_containers(pod):
-        waiting = (status.get("state") or {}).get("waiting") or {}
-        if waiting.get("reason") in HOPELESS:
-            return str(waiting["reason"]), str(waiting.get("message") or waiting["reason"])
-    return None
-
-
-def describe_pending(pod: Object) -> str:
-    """Return why a pod has not ended: the scheduler's message, or the state of its container."""
-    status = pod.get("status") or {}
-    for condition in status.get("conditions") or []:
-        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            return str(condition.get("message") or condition.get("reason"))
-    for container in _own_containers(pod):
-        if waiting := (container.get("state") or {}).get("waiting"):
-            return f"its container waits: {waiting.get('reason')}"
-    return f"phase {status.get('phase') or 'Unknown'}"
+                temporary_pod.delete_pod(cluster, place, name)
 
 
 def has_ended(pod: Object) -> bool:
     """Return whether the script has ended; an injected sidecar may keep its pod for longer."""
     status = pod.get("status") or {}
     return status.get("phase") in ("Succeeded", "Failed") or any(
-        (container.get("state") or {}).get("terminated") for container in _own_containers(pod)
+        (container.get("state") or {}).get("terminated") for container in temporary_pod.find_statuses(pod, CONTAINER)
     )
 
 
@@ -194,7 +158,7 @@ def read_answer(pod: Object) -> tuple[Mapping[str, Any] | None, str]:
     """Return the script's termination message, or None and why the pod ended without one."""
     status = pod.get("status") or {}
     words = " ".join(str(status[key]) for key in ("reason", "message") if status.get(key))
-    for container in _own_containers(pod):
+    for container in temporary_pod.find_statuses(pod, CONTAINER):
         ended = (container.get("state") or {}).get("terminated") or {}
         text = str(ended.get("message") or "")
         try:
@@ -212,36 +176,9 @@ def _describe_place(target: Target) -> str:
     return target.node or "a node"
 
 
-def _own_containers(pod: Object) -> list[Object]:
-    statuses = (pod.get("status") or {}).get("containerStatuses") or []
-    return [each for each in statuses if each.get("name") == CONTAINER]
-
-
 def _choose_resource(node: Node) -> str | None:
     offered = sorted(name for name, count in node.allocatable.items() if count and is_gpu_resource(name))
     return DEFAULT if DEFAULT in offered else next(iter(offered), None)
-
-
-def _find_missing_rights(cluster: Cluster) -> list[str]:
-    """Return the verbs on pods that the user lacks: a pod that can't be deleted must not be created."""
-    missing = []
-    for verb in ("create", "get", "delete"):
-        asked = {"namespace": cluster.namespace, "verb": verb, "resource": "pods"}
-        review = {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": asked},
-        }
-        path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-        answer = read(cluster, path, method="POST", body=review)
-        if not (answer.get("status") or {}).get("allowed"):
-            missing.append(verb)
-    return missing
-
-
-def _is_final(error: ApiException | HTTPError) -> bool:
-    """Return whether the API server refused the request, so that another try would be refused, too."""
-    return isinstance(error, ApiException) and error.status not in (None, 429) and error.status < 500
 
 
 def _await_end(cluster: Cluster, path: str, target: Target, seconds: int) -> Probed:
@@ -249,58 +186,19 @@ def _await_end(cluster: Cluster, path: str, target: Target, seconds: int) -> Pro
     node, pending = "", "it was not read once"
     while True:
         try:
-            pod = read(cluster, path)
+            pod = rest.read(cluster, path)
         except (ApiException, HTTPError) as error:
-            if _is_final(error):
-                return Probed(target, None, "PodLost", describe_error(error), node)
-            pending = describe_error(error)
+            if temporary_pod.is_final(error):
+                return Probed(target, None, "PodLost", rest.describe_error(error), node)
+            pending = rest.describe_error(error)
         else:
             node = str((pod.get("spec") or {}).get("nodeName") or "")
-            pending = describe_pending(pod)
+            pending = temporary_pod.describe_pending(pod, CONTAINER)
             if has_ended(pod):
-                answer, words = read_answer(pod)
-                return Probed(target, answer, "" if answer else "NoAnswer", words, node)
-            if waiting := judge_waiting(pod):
+                answer, text = read_answer(pod)
+                return Probed(target, answer, "" if answer else "NoAnswer", text, node)
+            if waiting := temporary_pod.judge_waiting(pod, CONTAINER):
                 return Probed(target, None, *waiting, node)
         if time.monotonic() > deadline:
             return Probed(target, None, "Timeout", pending, node)
         time.sleep(POLL_SECONDS)
-
-
-def _delete(cluster: Cluster, place: str, name: str) -> None:
-    """Delete the pod, and retry after a Ctrl-C in the meantime; without success print the command for it."""
-    error = ""
-    for _ in range(DELETE_TRIES):
-        try:
-            read(cluster, f"{place}/{name}", {"gracePeriodSeconds": "1"}, method="DELETE")
-            return
-        except KeyboardInterrupt:
-            error = "interrupted"
-        except ApiException as refused:
-            if refused.status == 404:
-                return
-            error = describe_error(refused)
-        except HTTPError as broken:
-            error = describe_error(broken)
-    output.next_step(
-        f"Pod {name} could not be deleted ({error}); it ends by its deadline. Remove it with",
-        f"kubectl delete pod {name} --namespace {cluster.namespace}",
-    )
-
-
-@contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """Make SIGTERM end the context as Ctrl-C does."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not in the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -93,6 +93,15 @@ def print_label(text: str) -> None:
     print(make_printable(text), end="", flush=True)
 
 
+def require_yes(question: str) -> None:
+    """Ask a question on stderr that needs the answer y. Raises Problem without a terminal, typer.Abort for no."""
+    if not sys.stdin.isatty():
+        raise Problem(f"{question} This needs an answer, and the input is no terminal", "Add --yes.")
+    print(make_printable(f"{question} [y/N] "), end="", flush=True, file=sys.stderr)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise typer.Abort
+
+
 def make_console(**options: Any) -> "Console":
     """Return a rich console that prints text without markup, emoji codes and control characters."""
     from hone_cli.ui.console import PrintableConsole
@@ -106,5 +115,5 @@ def is_terminal() -> bool:
 
 
 def _os_error(error: OSError) -> str:
-    words = error.strerror or str(error) or type(error).__name__
-    return f"{error.filename}: {words}" if error.filename else words
+    text = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {text}" if error.filename else text

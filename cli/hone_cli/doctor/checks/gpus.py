@@ -85,19 +85,19 @@ def _check_products(nodes: list[Node], devices: tuple[Device, ...]) -> Finding:
     groups: dict[tuple[str, bool], list[int]] = {}
     for node in nodes:
         partitions = find_properties(node, "compute-memory-partition")
-        words = " + ".join(name_products(node)) + (f" in {' + '.join(partitions)}" if partitions else "")
+        text = " + ".join(name_products(node)) + (f" in {' + '.join(partitions)}" if partitions else "")
         count = count_gpus(node, is_capacity=True)
-        groups.setdefault((words, not count), []).append(count)
+        groups.setdefault((text, not count), []).append(count)
     parts = [
-        ("" if is_uncounted else f"{sum(counts)} x ") + f"{words} on {count_nodes(len(counts))}"
-        for (words, is_uncounted), counts in sorted(groups.items())
+        ("" if is_uncounted else f"{sum(counts)} x ") + f"{text} on {count_nodes(len(counts))}"
+        for (text, is_uncounted), counts in sorted(groups.items())
     ]
     claimed: Counter[str] = Counter(
         DEVICE_IDS.get(device.device_id, device.product or "unnamed GPU")
         + (f" in {device.partition}" if device.partition else "")
         for device in devices
     )
-    parts += [f"{count} x {words} by Dynamic Resource Allocation" for words, count in sorted(claimed.items())]
+    parts += [f"{count} x {text} by Dynamic Resource Allocation" for text, count in sorted(claimed.items())]
     return Finding("gpus", "ok", "; ".join(parts))
 
 
@@ -109,14 +109,14 @@ def _check_resources(facts: ClusterFacts, nodes: list[Node], devices: tuple[Devi
             if is_gpu_resource(name) and count:
                 offered[name] += count
                 holders[name] += 1
-    words = "; ".join(f"{name}: {offered[name]} on {count_nodes(holders[name])}" for name in sorted(offered))
+    text = "; ".join(f"{name}: {offered[name]} on {count_nodes(holders[name])}" for name in sorted(offered))
     closed = sorted(node.name for node in nodes if count_gpus(node) and not node.takes_pods)
     bare = _find_bare(nodes, devices)
     if offered and len(closed) == sum(bool(count_gpus(node)) for node in nodes) and not _is_claimable(facts, devices):
-        message = f"{words}; none of the nodes can take pods: {join_names(closed)}"
+        message = f"{text}; none of the nodes can take pods: {join_names(closed)}"
         return [Finding("gpuResources", "failed", message, "See the check nodes: these are not ready or cordoned.")]
     if closed:
-        words += f"; of these nodes {len(closed)} can't take pods: {join_names(closed)}"
+        text += f"; of these nodes {len(closed)} can't take pods: {join_names(closed)}"
     if offered[DEFAULT]:
         partitioned = {
             each
@@ -126,25 +126,25 @@ def _check_resources(facts: ClusterFacts, nodes: list[Node], devices: tuple[Devi
             if not each.startswith("spx")
         }
         if partitioned:
-            words += f". Each of {DEFAULT} is a partition ({', '.join(sorted(partitioned))}), not a full GPU"
+            text += f". Each of {DEFAULT} is a partition ({', '.join(sorted(partitioned))}), not a full GPU"
         unknown = [node.name for node in nodes if node.allocatable.get(DEFAULT) and not _tells_partitions(node)]
         if unknown:
-            words += (
+            text += (
                 f". Whether {DEFAULT} is a full GPU on {join_names(unknown)} is not known: no label shows partitions"
             )
         others = sorted(offered.keys() - {DEFAULT})
         remedy = f"For partitions set spec.resources.gpuResource: {' or '.join(others)}." if others else ""
         if bare:
-            words += f". {count_nodes(len(bare))} with AMD's labels and no such resource: {join_names(bare)}"
+            text += f". {count_nodes(len(bare))} with AMD's labels and no such resource: {join_names(bare)}"
             remedy = f"Look at the pods of AMD's device plugin on nodes without the resource. {remedy}".strip()
-        return [Finding("gpuResources", "warning" if bare else "ok", words, remedy)]
+        return [Finding("gpuResources", "warning" if bare else "ok", text, remedy)]
     if offered:
         without = f"; {count_nodes(len(bare))} with AMD's labels and neither: {join_names(bare)}" if bare else ""
         return [
             Finding(
                 "gpuResources",
                 "warning",
-                f"{words}; {DEFAULT}, the default of spec.resources.gpuResource, is offered by no node "
+                f"{text}; {DEFAULT}, the default of spec.resources.gpuResource, is offered by no node "
                 f"(the device plugin's strategy is `mixed`){without}",
                 f"Set spec.resources.gpuResource: {' or '.join(sorted(offered))} in each object.",
             )

@@ -1,0 +1,103 @@
+"""`hone pull` and `hone report`: bring a job's artifact or report from its output claim to this machine."""
+
+import webbrowser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hone_cli.commands import options
+from hone_cli.ui import output
+from hone_cli.ui.output import Problem
+
+if TYPE_CHECKING:
+    from hone_cli.artifacts.pull import Sizes
+
+REPORT = "report/report.html"
+
+Folder = Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Folder to fill (default: the job's name).")]
+File = Annotated[
+    Path | None, typer.Option("--output", metavar="FILE", help="Save the report here (default: JOB-report.html).")
+]
+NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Save the report, and do not open it.")]
+
+
+def pull_command(
+    job: options.JobName,
+    folder: Folder = None,
+    namespace: options.Namespace = None,
+    context: options.Context = None,
+    verbose: options.Verbose = False,
+) -> None:
+    """Download the artifact of a FineTuneJob, and prove every file. Run it again to continue after an interruption."""
+    from hone_cli.artifacts import pull, target, transfer
+    from hone_cli.client import cluster
+    from hone_cli.objects.names import JOB, parse_name
+
+    name = parse_name(job, JOB, "pull")
+    connection = cluster.connect(context, namespace)
+    body = transfer.find_job(connection, name)
+    artifact = pull.require_artifact(body)
+    root = folder or Path(name)
+    with target.locked(root), transfer.session(connection, body) as session, progress_bar() as begin:
+        pull.pull(session, root, artifact["digest"], begin)
+    output.print_line(f"✓ {root} is the {artifact['kind']} of {name}: {artifact['digest']}", color="green")
+    output.next_step("Serve it here with", f"hone serve {root}")
+
+
+def report_command(
+    job: options.JobName,
+    file: File = None,
+    no_browser: NoBrowser = False,
+    namespace: options.Namespace = None,
+    context: options.Context = None,
+    verbose: options.Verbose = False,
+) -> None:
+    """Download the report of a FineTuneJob, and open it in the browser."""
+    from hone_cli.artifacts import transfer
+    from hone_cli.client import cluster
+    from hone_cli.objects.names import JOB, parse_name
+
+    name = parse_name(job, JOB, "report")
+    connection = cluster.connect(context, namespace)
+    body = transfer.find_job(connection, name)
+    place = file or Path(f"{name}-report.html")
+    with transfer.session(connection, body) as session:
+        content = session.fetch_small(REPORT)
+    save_report(place, content)
+    output.print_line(f"✓ {place}", color="green")
+    if not (no_browser or file) and not webbrowser.open(place.resolve().as_uri()):
+        output.hint("No browser was found: open the file yourself.")
+
+
+def save_report(place: Path, content: bytes) -> None:
+    """Write the report. A file with the same content stays. Raises Problem for any other file."""
+    try:
+        with place.open("xb") as file:
+            file.write(content)
+    except FileExistsError:
+        if not place.is_file() or place.read_bytes() != content:
+            raise Problem(f"{place} exists, and is another file", "Move it away, or give --output FILE.") from None
+
+
+@contextmanager
+def progress_bar() -> "Iterator[Callable[[Sizes], Callable[[str, int], None]]]":
+    """Yield a function that starts the bar with the sizes, and returns one that advances it by a file's bytes."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=output.make_console(stderr=True)) as bar:
+
+        def begin(sizes: "Sizes") -> Callable[[str, int], None]:
+            task = bar.add_task("", total=sizes.total, completed=sizes.here)
+            return lambda name, count: bar.update(task, advance=count, description=name)
+
+        yield begin

@@ -1,0 +1,58 @@
+"""`hone list` and `hone describe`: show the FineTuneJobs and InferenceServices of a cluster."""
+
+import json
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from hone_cli.commands import options
+from hone_cli.ui import output
+
+Everywhere = Annotated[bool, typer.Option("--all-namespaces", "-A", help="List the objects of all namespaces.")]
+Output = Annotated[options.Format, typer.Option("--output", "-o", help="Format of the list.")]
+
+
+def list_command(
+    everywhere: Everywhere = False,
+    format_: Output = options.Format.TABLE,
+    namespace: options.Namespace = None,
+    context: options.Context = None,
+    verbose: options.Verbose = False,
+) -> None:
+    """List FineTuneJobs and InferenceServices: phase, progress, age, model, and digest or endpoint."""
+    from hone_cli.client import cluster, lookup
+    from hone_cli.objects import table
+    from hone_cli.objects.names import KINDS
+
+    if everywhere and namespace:
+        raise typer.BadParameter("give --namespace or --all-namespaces, not both")
+    connection = cluster.connect(context, namespace)
+    found = [body for kind in KINDS for body in lookup.list_kind(connection, kind, everywhere=everywhere)]
+    if format_ is options.Format.JSON:
+        output.print_line(json.dumps({"items": table.make_rows(found)}, indent=2))
+    elif found:
+        for line in table.format_table(found, datetime.now(UTC), with_namespace=everywhere):
+            output.print_line(line)
+    else:
+        where = "any namespace" if everywhere else f"namespace {connection.namespace}"
+        output.hint(f"No FineTuneJob and no InferenceService in {where}.")
+
+
+def describe_command(
+    name: options.ObjectName,
+    namespace: options.Namespace = None,
+    context: options.Context = None,
+    verbose: options.Verbose = False,
+) -> None:
+    """Show what happened to a FineTuneJob or an InferenceService, in order, and its children."""
+    from hone_cli.client import cluster, lookup
+    from hone_cli.objects import deletion, timeline
+    from hone_cli.objects.names import JOB
+
+    connection = cluster.connect(context, namespace)
+    kind, body = lookup.find(connection, name)
+    claim = deletion.output_claim(body)[0] if kind is JOB else None
+    around = lookup.read_surroundings(connection, kind, body, claim)
+    for line in timeline.describe(body, around, datetime.now(UTC)):
+        output.print_line(line)

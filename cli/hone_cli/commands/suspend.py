@@ -1,0 +1,42 @@
+"""`hone suspend` and `hone resume`: stop a FineTuneJob with a checkpoint, and continue it."""
+
+from hone_cli.commands import options
+from hone_cli.ui import output
+
+
+def suspend_command(
+    name: options.JobName,
+    namespace: options.Namespace = None,
+    context: options.Context = None,
+    verbose: options.Verbose = False,
+) -> None:
+    """Suspend a FineTuneJob: its trainer saves a checkpoint, and its GPUs are free."""
+    change(name, namespace, context, suspend=True)
+
+
+def resume_command(
+    name: options.JobName,
+    namespace: options.Namespace = None,
+    context: options.Context = None,
+    verbose: options.Verbose = False,
+) -> None:
+    """Resume a suspended FineTuneJob at its newest checkpoint."""
+    change(name, namespace, context, suspend=False)
+
+
+def change(reference: str, namespace: str | None, context: str | None, *, suspend: bool) -> None:
+    """Set spec.suspend where that changes something. Raises Problem."""
+    from hone_cli.client import cluster, lookup, rest
+    from hone_cli.objects import suspension
+    from hone_cli.objects.names import JOB
+
+    name = suspension.parse_job(reference, "suspend" if suspend else "resume")
+    connection = cluster.connect(context, namespace)
+    is_change, message = suspension.plan_change(lookup.get(connection, JOB, name), suspend=suspend)
+    if is_change:
+        with cluster.errors_explained(f"FineTuneJob {name} in namespace {connection.namespace}"):
+            body = {"spec": {"suspend": suspend}}
+            rest.read(connection, lookup.path_of(JOB, connection.namespace, name), method="PATCH", body=body)
+    output.print_line(message)
+    if is_change:
+        output.next_step("Follow it with", f"hone watch {name} --namespace {connection.namespace}")

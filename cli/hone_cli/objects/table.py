@@ -1,0 +1,55 @@
+"""The table and the JSON document of `hone list`. Pure."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from hone_cli.objects import views
+from hone_cli.objects.views import Object
+
+COLUMNS = ("KIND", "NAME", "PHASE", "PROGRESS", "AGE", "MODEL", "DIGEST OR ENDPOINT")
+
+
+def make_rows(bodies: Sequence[Object]) -> list[Object]:
+    """Return one plain object for each object of Hone, with its full values; None: not known."""
+    return [
+        {
+            "kind": body["kind"],
+            "namespace": body["metadata"].get("namespace"),
+            "name": body["metadata"]["name"],
+            "phase": views.phase(body),
+            "progress": views.progress(body),
+            "createdAt": body["metadata"].get("creationTimestamp"),
+            "model": views.model(body),
+            "digest": views.digest(body),
+            "endpoint": views.endpoint(body),
+        }
+        for body in bodies
+    ]
+
+
+def format_table(bodies: Sequence[Object], now: datetime, *, with_namespace: bool) -> list[str]:
+    """Return the lines of a table with aligned columns."""
+    rows = [_cells(body, now, with_namespace) for body in bodies]
+    return align([("NAMESPACE", *COLUMNS) if with_namespace else COLUMNS, *rows])
+
+
+def align(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return one line for each row, its cells padded to the width of their column; a cell is one line."""
+    cells = [[" ".join(cell.split()) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["   ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+
+
+def _cells(body: Object, now: datetime, with_namespace: bool) -> tuple[str, ...]:
+    kind, found = views.kind_of(body), views.digest(body)
+    short = found[: views.SHORT_DIGEST] if found else "-"
+    return (
+        *([str(body["metadata"].get("namespace"))] if with_namespace else []),
+        kind.name,
+        body["metadata"]["name"],
+        views.phase(body),
+        views.progress(body),
+        views.age(body, now),
+        views.model(body),
+        views.endpoint(body) or short,
+    )
