@@ -14,8 +14,8 @@ import pytest
 
 SEED = "HONE_TEST_SEED"
 EXAMPLES = {"ci": 200, "long": 3000}
-# Hypothesis takes up to five minutes, and its warning speaks of them, to make a failing case smaller. A larger case is
-# printed sooner.
+# Hypothesis needs at most five minutes to make a failing case smaller, and its warning speaks of them. A larger case
+# is printed sooner.
 SHRINKING_SECONDS = 60
 
 Case = TypeVar("Case")

@@ -36,7 +36,7 @@ def examine_image(context: Context) -> Figures:
 
     found = Path(hone_trainer.__file__)
     if not found.is_relative_to(IMAGE_PACKAGES):
-        raise NotRun("this is not a container of the runtime image; docs/images.md says how to run it in one")
+        raise NotRun("this is not a container of the runtime image; see docs/images.md to run it in one")
     if not torch.version.hip:
         raise Failed(f"the image's torch {torch.__version__} is not built for ROCm")
     return {"torch": torch.__version__, "hip": torch.version.hip, "bitsandbytes": bitsandbytes.__version__}
@@ -69,7 +69,7 @@ def place_paged_states(context: Context) -> Figures:
             f"HSA_XNACK is 1, for which no place is documented; the states lie in the memory of {where}: {found}"
         )
     if context.vendor == "amd" and where != "host":
-        raise Failed(f"the states lie in the memory of {where}, and the documentation says the host's: {found}")
+        raise Failed(f"the states lie in the memory of {where}, and the documentation expects the host's: {found}")
     return found | {"liesIn": where}
 
 

@@ -185,14 +185,14 @@ def _estimate(context: Context, job: Mapping[str, Any]) -> tuple[int, int]:
     """Return the estimated bytes of a job without and with the allowance."""
     from hone_api.finetunejobs.spec import FineTuneJobSpec
     from hone_trainer.memory import architecture, plan
-    from hone_trainer.memory.formulas import estimate
+    from hone_trainer.memory.formulas import estimate_memory
     from transformers import AutoConfig
 
     spec = FineTuneJobSpec.model_validate(job["spec"])
-    settings = plan.of(
-        spec, architecture.build(AutoConfig.from_pretrained(context.folder / "large")), length=1024
+    settings = plan.make_memory_plan(
+        spec, architecture.build_meta_model(AutoConfig.from_pretrained(context.folder / "large")), length=1024
     ).settings
     if settings is None:
         raise Failed("hone plan estimates no memory for a Llama")
-    found = estimate(settings)
+    found = estimate_memory(settings)
     return found.computed, found.total

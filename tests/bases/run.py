@@ -1,7 +1,7 @@
 """Run tests as in a runtime image, on stand-ins for the default base and the oldest one: `make test-bases`.
 
 All other tests use the newest torch, so its base gets few tests; the oldest one gets the core of trainer and engine.
-With arguments, run these instead: `make test-bases TESTS='tests/trainer/test_plan.py -x'`.
+With arguments, run these instead: `make test-bases TESTS='tests/trainer/memory/test_plan.py -x'`.
 """
 
 import subprocess
@@ -12,19 +12,19 @@ from environment import ROOT, installed
 
 FEW = [
     "tests/bases/test_installed.py",
-    "tests/trainer/test_profile_auto.py",
-    "tests/trainer/test_methods.py::test_qlora_learns_and_its_adapter_loads_on_the_base_in_4_bits_and_in_full",
-    "tests/trainer/test_methods.py::test_a_paged_32_bit_optimizer_trains",
-    "tests/server/test_engine.py",
+    "tests/trainer/config/test_profile_auto.py",
+    "tests/trainer/training/test_methods.py::test_qlora_learns_and_its_adapter_loads_on_the_base_in_4_bits_and_in_full",
+    "tests/trainer/training/test_methods.py::test_a_paged_32_bit_optimizer_trains",
+    "tests/server/engine/test_engine.py",
 ]
 CORE = [
     "tests/bases/test_installed.py",
-    "tests/trainer/test_methods.py",
-    "tests/trainer/test_profile_auto.py",
-    "tests/trainer/test_planning.py",
+    "tests/trainer/training/test_methods.py",
+    "tests/trainer/config/test_profile_auto.py",
+    "tests/trainer/memory/test_planning.py",
     "tests/trainer/parity/test_training.py",
-    "tests/server/test_engine.py",
-    "tests/server/test_api.py",
+    "tests/server/engine/test_engine.py",
+    "tests/server/http/test_api.py",
 ]
 
 if __name__ == "__main__":

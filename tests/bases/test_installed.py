@@ -41,7 +41,7 @@ def test_nothing_of_the_bases_torch_is_installed_again() -> None:
 
 
 def test_the_device_is_found() -> None:
-    device = hone_trainer.config.device.here()
+    device = hone_trainer.config.device.detect_device()
     assert (device.kind, device.cores > 0, device.memory > 0) == ("cpu", True, True)
 
 

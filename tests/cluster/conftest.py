@@ -39,6 +39,11 @@ def lacking() -> str | None:
     return None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the test of the operator's rights last: it judges by what all others made the operator ask for."""
+    items.sort(key=lambda item: item.path.name == "test_rbac_least_privilege.py")
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """Yield a running cluster. The local one stays up for the next run, except under CI."""

@@ -157,8 +157,8 @@ class World:
     def models(self) -> Iterator[None]:
         job, service = MODELS[self.version]
         with (
-            mock.patch("hone_operator.snapshots.FineTuneJob", job),
-            mock.patch("hone_operator.snapshots.InferenceService", service),
+            mock.patch("hone_operator.snapshots.finetunejob.FineTuneJob", job),
+            mock.patch("hone_operator.snapshots.inferenceservice.InferenceService", service),
         ):
             yield
 
@@ -245,14 +245,14 @@ class World:
                     self.controller.cache.put(resource, body)
                 uids = {body["metadata"]["uid"] for body in listed}
                 self.controller.cache.keep_only(resource, namespace, uids, int(listing.version))
-                self.controller.coverage.listed(resource, "")
+                self.controller.coverage.mark_listed(resource, "")
             for resource in OWNERS:
                 for body in await self.api.list(resource, namespace):
                     key = Key(resource, namespace, body["metadata"]["name"])
                     self.controller.queue.add(key)
                     assert await self.controller.queue.get() == key
                     try:
-                        await self.controller.reconcile(key)
+                        await self.controller.reconciler.reconcile(key)
                     finally:
                         self.controller.queue.done(key)
                         self.controller.queue.forget(key)

@@ -7,6 +7,10 @@ from typing import Any
 from kube import SYSTEM, Cluster, Images, claim, pod
 
 Object = dict[str, Any]
+TRAIN_SECONDS = 300
+SERVE_SECONDS = 240
+# Two threads that wait for each other lose most of their time on shared cores.
+ONE_THREAD = {"env": [{"name": "OMP_NUM_THREADS", "value": "1"}]}
 ROWS = "".join(json.dumps({"text": f"{word} is the word of the day."}) + "\n" for word in "red green blue grey".split())
 
 

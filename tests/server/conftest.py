@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,8 +18,12 @@ import torch
 from browser import browse, chromium  # noqa: F401 fixtures of the pages' tests
 from hone_api.artifacts.manifest import ArtifactManifest, BaseModelReference, describe_files, digest_of, write_manifest
 from peft import LoraConfig, get_peft_model
+from run_isolation import find_free_port
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+# Of each test process, as in the servers that tests start: with more, two processes wait for each other's threads.
+torch.set_num_threads(1)
 
 CONTEXT = 2048
 SENTENCES = ["the quick brown fox jumps over the lazy dog", "hello world, how are you today?", "we tune large models"]
@@ -127,12 +130,6 @@ def seal(tree: Path, kind: str, base: BaseModelReference, job: str = "support") 
     return manifest
 
 
-def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return int(bound.getsockname()[1])
-
-
 def start(*args: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen([sys.executable, "-m", "hone_server", *args], stderr=stderr, env=environment)
@@ -141,7 +138,7 @@ def start(*args: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
 @contextlib.contextmanager
 def serving(*args: str) -> Iterator[Server]:
     """Run a server until it is ready, and wait for its end. Its log is a file: a full pipe would block it."""
-    port = free_port()
+    port = find_free_port()
     with tempfile.NamedTemporaryFile(prefix="hone-server-", suffix=".log") as log:
         process = start(*args, "--host", "127.0.0.1", "--port", str(port), stderr=log.fileno())
         server = Server(f"http://127.0.0.1:{port}", process, Path(log.name))
@@ -203,7 +200,7 @@ def run_to_end() -> Callable[..., tuple[int, str]]:
     """Run a server that is expected to exit; return its exit code and its output."""
 
     def run(*args: str) -> tuple[int, str]:
-        process = start(*args, "--host", "127.0.0.1", "--port", str(free_port()))
+        process = start(*args, "--host", "127.0.0.1", "--port", str(find_free_port()))
         _, said = process.communicate(timeout=240)
         return process.returncode, said.decode()
 
@@ -216,7 +213,7 @@ def start_server() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     started: list[subprocess.Popen[bytes]] = []
 
     def run(*args: str) -> subprocess.Popen[bytes]:
-        started.append(start(*args, "--host", "127.0.0.1", "--port", str(free_port())))
+        started.append(start(*args, "--host", "127.0.0.1", "--port", str(find_free_port())))
         return started[-1]
 
     yield run

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
-from hone_server.artifacts.sources import Served
-from hone_server.engine.continuous_batching import Tokens
-from hone_server.engine.sampler import Sampling
-from hone_server.generation.generate import Model
-from hone_server.generation.served_model import make_model
-from hone_server.http.connections import Connection, WatchingServer
-from hone_server.http.middleware import Access
+from hone_server.artifacts.sources import ModelEntry
+from hone_server.engine.continuous_batching import TokenBatch
+from hone_server.engine.sampler import SamplingParams
+from hone_server.generation.generate import ServedModel
+from hone_server.generation.served_model import make_served_model
+from hone_server.http.connections import BoundedConnection, WatchingServer
+from hone_server.http.middleware import AccessMiddleware
 from hone_server.http.routes import make_app
-from hone_server.protocol.errors import ApiError, FailureAnswers
+from hone_server.protocol.errors import ApiError, InternalErrorMiddleware
 
 CONTEXT = 64
 
@@ -31,41 +31,45 @@ class Lane:
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size
 
-    def counts(self) -> tuple[int, int]:
+    def count_requests(self) -> tuple[int, int]:
         return 0, 0
 
-    async def generate(self, prompt: list[int], sampling: Sampling, max_tokens: int, *, stream: bool, **_: Any) -> Any:
+    async def generate(
+        self, prompt: list[int], params: SamplingParams, max_tokens: int, *, stream: bool, **_: Any
+    ) -> Any:
         if not stream:
-            yield Tokens([prompt[-1]] * max_tokens, last=True)
+            yield TokenBatch([prompt[-1]] * max_tokens, is_last=True)
             return
         for number in range(max_tokens):
             await asyncio.sleep(0)
             if number == self.fails_after:
                 raise KeyError("x")
-            yield Tokens([prompt[-1]], last=number == max_tokens - 1)
+            yield TokenBatch([prompt[-1]], is_last=number == max_tokens - 1)
 
 
 class Service:
     """Serves one model, `m`. Another name raises the exception in `failures` of that name, or is not found."""
 
-    created = 0
+    created_at = 0
 
     def __init__(self, tokenizer: Any) -> None:
-        served = Served("m", "model", "m")
-        self.only: Model = make_model(served, tokenizer, Lane(len(tokenizer)), Sampling(1.0, 1.0, 0, 0))  # type: ignore[arg-type]
-        self.served = [served]
+        served = ModelEntry("m", "model", "m")
+        self.only: ServedModel = make_served_model(
+            served, tokenizer, Lane(len(tokenizer)), SamplingParams(1.0, 1.0, 0, 0)
+        )  # type: ignore[arg-type]
+        self.entries = [served]
         self.failures: dict[str, Exception] = {}
 
-    def state(self) -> str:
+    def get_state(self) -> str:
         return "ready"
 
-    def load_figures(self) -> dict[str, tuple[int, int, float]]:
+    def measure_load(self) -> dict[str, tuple[int, int, float]]:
         return {}
 
-    def max_model_len(self, name: str) -> int:
+    def get_max_model_len(self, name: str) -> int:
         return CONTEXT
 
-    def model(self, name: str) -> Model:
+    def get_model(self, name: str) -> ServedModel:
         if name != "m":
             raise self.failures.get(name) or ApiError(404, "no such model", param="model")
         return self.only
@@ -79,11 +83,11 @@ class InThread(WatchingServer):
 
 
 @contextlib.contextmanager
-def served_in_thread(service: Service, most_connections: int = 100) -> Iterator[tuple[str, int, int]]:
+def served_in_thread(registry: Service, most_connections: int = 100) -> Iterator[tuple[str, int, int]]:
     """Yield address, port, and the identifier of the event loop's thread."""
-    app = FailureAnswers(Access(make_app(service, max_waiting=256), None))  # type: ignore[arg-type]
+    app = InternalErrorMiddleware(AccessMiddleware(make_app(registry, max_waiting=256), None))  # type: ignore[arg-type]
     config = uvicorn.Config(
-        app, http=Connection.limited(most_connections), ws="none", log_level="critical", timeout_keep_alive=60
+        app, http=BoundedConnection.with_limit(most_connections), ws="none", log_level="critical", timeout_keep_alive=60
     )
     listener = socket.create_server(("127.0.0.1", 0))
     server = InThread(config)

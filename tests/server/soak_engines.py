@@ -7,7 +7,6 @@ which loads its adapters again after each start. The sidecar is not killed.
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -17,10 +16,11 @@ from typing import Any
 import httpx
 import psutil
 from hone_api.layout import ADMIN_HEADER, ADMIN_TOKEN
-from hone_operator.inferenceservice.plan import plan
+from hone_operator.inferenceservice.plan import plan_inferenceservice
 from hone_operator.objects.resources import DEPLOYMENTS
 from hone_operator.reconcile.plan import Apply
 from observed import NOW, finished_job, observed_service, service_object
+from run_isolation import find_free_port
 
 TOKEN = "t0ken-of-the-test"
 LARGEST_RANK = 64
@@ -113,7 +113,7 @@ def make_embedded(folder: Path, base: Path, artifact: Path, legal: Path) -> Engi
     """Return the embedded engine with the adapters `support`, an artifact, and `legal`, a PEFT folder."""
     token = folder / "token"
     token.write_text(TOKEN)
-    port = find_port()
+    port = find_free_port()
     command = [sys.executable, "-m", "hone_server", str(artifact), "--claim", f"models={base.parent}"]
     command += ["--adapter", f"legal={legal}", "--admin-token-file", str(token)]
     command += ["--host", "127.0.0.1", "--port", str(port)]
@@ -122,7 +122,7 @@ def make_embedded(folder: Path, base: Path, artifact: Path, legal: Path) -> Engi
 
 def make_vllm(folder: Path, environment: Path, base: Path) -> Engine:
     """Return vLLM, whose adapters the sidecar loads. `environment`: where vLLM is installed."""
-    port, served = find_port(), folder / "served"
+    port, served = find_free_port(), folder / "served"
     container = make_container(base.name)
     replaced = {"/served/model": str(base), "8000": str(port)}
     words = [replaced.get(word, word) for word in container["args"]]
@@ -149,7 +149,7 @@ def make_container(base: str) -> dict[str, Any]:
         "extraArgs": ["--enforce-eager", "--dtype=float32", f"--kv-cache-memory-bytes={CACHE_BYTES}"],
     }
     job = finished_job("support", model={"claim": {"name": "models", "path": base}})
-    actions = plan(observed_service(service_object(**spec), job), NOW).actions
+    actions = plan_inferenceservice(observed_service(service_object(**spec), job), NOW).actions
     [deployment] = [action.body for action in actions if isinstance(action, Apply) and action.resource is DEPLOYMENTS]
     container: dict[str, Any] = deployment["spec"]["template"]["spec"]["containers"][0]
     return container
@@ -157,7 +157,7 @@ def make_container(base: str) -> dict[str, Any]:
 
 def start_keeper(folder: Path, engine: Engine, adapters: list[dict[str, str]]) -> subprocess.Popen[bytes]:
     """Start the adapter sidecar of an engine, which then is ready only when it has these adapters."""
-    file, port = folder / "adapters.json", find_port()
+    file, port = folder / "adapters.json", find_free_port()
     file.write_text(json.dumps({"adapters": adapters}))
     command = [
         sys.executable,
@@ -170,9 +170,3 @@ def start_keeper(folder: Path, engine: Engine, adapters: list[dict[str, str]]) -
     engine.keeper_url = f"http://127.0.0.1:{port}"
     with (folder / "keeper.log").open("ab") as log:
         return subprocess.Popen(command, stderr=log)
-
-
-def find_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return int(bound.getsockname()[1])

@@ -12,6 +12,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from run_isolation import build_lock
+
 REQUIREMENTS = Path(__file__).parents[1] / "cluster/vllm/requirements.txt"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hone/vllm"
 
@@ -22,15 +24,16 @@ def make_environment() -> Path:
     folder = CACHE / f"{mark}-{sysconfig.get_python_version()}"
     installed = folder / ".installed"
     packages = folder / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
-    if not installed.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        uv = Path(sys.executable).with_name("uv")
-        subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, folder], check=True)
-        install = [uv, "pip", "install", "--quiet", "--python", folder, "--require-hashes", "--no-deps"]
-        subprocess.run([*install, "--requirement", REQUIREMENTS], check=True)
-        _name_package(packages)
-        installed.touch()
-    (packages / "torch.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    with build_lock(folder):
+        if not installed.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            uv = Path(sys.executable).with_name("uv")
+            subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, folder], check=True)
+            install = [uv, "pip", "install", "--quiet", "--python", folder, "--require-hashes", "--no-deps"]
+            subprocess.run([*install, "--requirement", REQUIREMENTS], check=True)
+            _name_package(packages)
+            installed.touch()
+        (packages / "torch.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
     return folder
 
 

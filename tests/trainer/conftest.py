@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from chat_templates import CHAT_TEMPLATE, GENERATION_TEMPLATE
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -27,15 +28,6 @@ SENTENCES = [
     "an adapter is small and a model is large",
     "the loss goes down and the lights stay on",
 ]
-CHAT_TEMPLATE = (
-    "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {% endif %}"
-)
-GENERATION_TEMPLATE = (
-    "{% for m in messages %}{{ m.role }}: {% if m.role == 'assistant' %}{% generation %}{{ m.content }}{{ eos_token }}"
-    "{% endgeneration %}{% else %}{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {% endif %}"
-)
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +74,7 @@ def make_model(folder: Path, chat_template: str | None = CHAT_TEMPLATE, hidden_s
 @pytest.fixture(scope="session")
 def claim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make the folder of a claim with models and data."""
-    root = tmp_path_factory.mktemp("claim")
+    root = tmp_path_factory.mktemp("claim", numbered=False)
     make_model(root / "tiny")
     make_model(root / "no-template", chat_template=None)
     make_model(root / "generation", chat_template=GENERATION_TEMPLATE)
@@ -157,10 +149,10 @@ class Result:
 
 WORKER = """
 import json, sys
-from hone_trainer.main import outcome, parse
-from hone_trainer.runtime.signals import Stop
+from hone_trainer.main import parse_options, run_and_report
+from hone_trainer.runtime.signals import StopSignal
 for line in sys.stdin:
-    code, message = outcome(parse(json.loads(line)), Stop())
+    code, message = run_and_report(parse_options(json.loads(line)), StopSignal())
     sys.stderr.flush()
     print(json.dumps([code, json.loads(message.to_bytes())]), flush=True)
 """

@@ -10,29 +10,29 @@ import sys
 from pathlib import Path
 
 import recording
-from hone_trainer.distributed.ranks import Place
-from hone_trainer.main import parse
-from hone_trainer.runtime.options import Options
-from hone_trainer.runtime.signals import Stop
+from hone_trainer.distributed.ranks import Rank
+from hone_trainer.main import parse_options
+from hone_trainer.runtime.options import RunOptions
+from hone_trainer.runtime.signals import StopSignal
 from hone_trainer.training.trainer import HoneTrainer
-from hone_trainer.worker import last_word
+from hone_trainer.worker import run_and_report
 
 
 def serve() -> None:
     environ, original = dict(os.environ), HoneTrainer.training_step
     for line in sys.stdin:
         asked = json.loads(line)
-        options = parse(asked["argv"])
-        assert isinstance(options, Options)
+        options = parse_options(asked["argv"])
+        assert isinstance(options, RunOptions)
         HoneTrainer.training_step = original  # type: ignore[method-assign]
         if asked.get("rows"):
             recording.record_rows(Path(asked["rows"]))
         if asked.get("stop_at"):
             recording.stop_at(asked["stop_at"])
-        stop = Stop()
-        stop.listen()
-        word = last_word(options, Place(**asked["place"]), stop)
-        stop.ignore()
+        stop = StopSignal()
+        stop.install_handlers()
+        word = run_and_report(options, Rank(**asked["place"]), stop)
+        stop.ignore_signals()
         from torch import distributed
 
         if distributed.is_initialized():

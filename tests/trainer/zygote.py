@@ -22,7 +22,7 @@ from typing import Any
 import recording
 from hone_trainer import main, pipeline
 from hone_trainer.config import device
-from hone_trainer.config.auto_profile import Device
+from hone_trainer.config.auto_profile import TrainingDevice
 from hone_trainer.data import dataset
 from hone_trainer.models import base_model
 from hone_trainer.runtime import signals
@@ -30,16 +30,16 @@ from hone_trainer.storage import artifact, checkpoints
 from hone_trainer.training import trainer
 
 PHASES: dict[str, tuple[Any, str]] = {
-    "listening": (signals.Stop, "listen"),
-    "reading": (dataset, "load"),
+    "listening": (signals.StopSignal, "install_handlers"),
+    "reading": (dataset, "load_rows"),
     "downloading": (base_model, "download"),
     "resuming": (trainer.HoneTrainer, "_load_from_checkpoint"),
     "training": (trainer.HoneTrainer, "train"),
     "evaluating": (trainer.HoneTrainer, "evaluate"),
     "stepping": (trainer.HoneTrainer, "training_step"),
     "saving": (trainer.HoneTrainer, "_save_checkpoint"),
-    "flushing": (checkpoints, "flush_and_sum"),
-    "sealing": (checkpoints, "seal"),
+    "flushing": (checkpoints, "flush_and_checksum"),
+    "sealing": (checkpoints, "commit_checkpoint"),
     "keeping": (artifact, "save_models"),
     "describing": (pipeline, "write_manifest"),
 }
@@ -102,8 +102,8 @@ def child(asked: dict[str, Any], channel: int) -> int:
         taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (taken + asked["limit"],) * 2)
     if asked.get("gpu"):  # there is no GPU: its memory is given, all else is real
-        small = Device("gpu", "a small GPU", asked["gpu"], False, False, 1)
-        device.here = lambda: small
+        small = TrainingDevice("gpu", "a small GPU", asked["gpu"], False, False, 1)
+        device.detect_device = lambda: small
     return main.main(asked["argv"])
 
 

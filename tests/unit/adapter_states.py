@@ -4,7 +4,7 @@ from typing import Any
 
 from hone_api.inferenceservices.adapter_sync import revision_of
 from hone_operator.inferenceservice import children as inferenceservice_children
-from hone_operator.inferenceservice.plan import ObservedInferenceService, plan
+from hone_operator.inferenceservice.plan import ObservedInferenceService, plan_inferenceservice
 from hone_operator.objects.resources import Object
 from hone_operator.reconcile.plan import Apply
 from observed import (
@@ -28,7 +28,7 @@ def on_one_claim(name: str, digest: str = DIGEST, commit: str = "c" * 40, **spec
 
 def planned(*jobs: Object, **spec: Any) -> dict[str, Object]:
     """Return the bodies that are applied, by kind."""
-    found = plan(observed_service(service_object(**{"engine": "vllm", **spec}), *jobs), NOW)
+    found = plan_inferenceservice(observed_service(service_object(**{"engine": "vllm", **spec}), *jobs), NOW)
     return {action.resource.kind: action.body for action in found.actions if isinstance(action, Apply)}
 
 
@@ -48,7 +48,7 @@ def ready(name: str = "p1", **annotations: str) -> Object:
 
 
 def running(*pods: Object, **spec: Any) -> ObservedInferenceService:
-    """Everything is there and up to date, and the keepers have told so."""
+    """Everything is there and up to date, and the sidecars have reported so."""
     spec = {"engine": "vllm", "replicas": len(pods), **spec}
     owner = service_object(**spec)
     children = planned(FAQ, **spec)
@@ -57,9 +57,14 @@ def running(*pods: Object, **spec: Any) -> ObservedInferenceService:
     config_map = stored(children["ConfigMap"])
     revision = revision_of(file_of(config_map))
     answers = {one["metadata"]["uid"]: told(revision, faq=DIGEST) for one in pods}
-    more = {"deployment": deployment, "adapters": config_map, "service": service_child(owner), "pods": list(pods)}
+    more = {
+        "deployment": deployment,
+        "adapters_config_map": config_map,
+        "service": service_child(owner),
+        "pods": list(pods),
+    }
     if len(pods) > 1:
-        more["budget"] = stored(inferenceservice_children.budget(owner, 1))
+        more["budget"] = stored(inferenceservice_children.build_budget(owner, 1))
     return observed_service(owner, FAQ, answers=answers, **more)
 
 

@@ -10,6 +10,10 @@ from typing import Any, NamedTuple
 
 REMOVED = object()
 
+URI = (
+    "must be s3://BUCKET/KEY or https://HOST/PATH, without user, password, query and "
+    "fragment: credentials belong in a Secret, which secret names"
+)
 OWN = "is where Hone's pods keep their own files: choose another path, such as /mnt/data"
 ABSOLUTE = "must be an absolute path without '.', '..', '//' and ':', such as /etc/ssl/private-ca"
 
@@ -118,9 +122,9 @@ _JOBS: list[tuple[dict[str, Any], str]] = [
     ({"spec.model": REMOVED}, "spec.model: Required value"),
     (
         {"spec.model.claim": {"name": "m"}},
-        "spec.model: Invalid value: set exactly one of name (a model on the hub) and claim",
+        "spec.model: Invalid value: set exactly one of name (a model on the hub), claim and uri",
     ),
-    ({"spec.model": {}}, "spec.model: Invalid value: set exactly one of name (a model on the hub) and claim"),
+    ({"spec.model": {}}, "spec.model: Invalid value: set exactly one of name (a model on the hub), claim and uri"),
     (
         {"spec.model": {"claim": {"name": "m"}, "revision": "main"}},
         "spec.model: Invalid value: revision belongs to a model on the hub: set name, or remove it",
@@ -154,7 +158,7 @@ _JOBS: list[tuple[dict[str, Any], str]] = [
     ({"spec.dataset": REMOVED}, "spec.dataset: Required value"),
     (
         {"spec.dataset.configMap": {"name": "faq", "key": "train.jsonl"}},
-        "spec.dataset: Invalid value: set exactly one of name (a dataset on the hub), configMap and claim",
+        "spec.dataset: Invalid value: set exactly one of name (a dataset on the hub), configMap, claim and uri",
     ),
     (
         {"spec.dataset": {"claim": {"name": "d"}, "config": "default"}},
@@ -172,6 +176,38 @@ _JOBS: list[tuple[dict[str, Any], str]] = [
     (
         {"spec.dataset": {"configMap": {"name": "faq", "key": "a/b.jsonl"}}},
         """spec.dataset.configMap.key: Invalid value: "a/b.jsonl": must be a key: letters, digits, '-', '_' and '.', such as train.jsonl""",
+    ),
+    (
+        {"spec.dataset": {"uri": "http://host/faq.jsonl"}},
+        'spec.dataset.uri: Invalid value: "http://host/faq.jsonl": ' + URI,
+    ),
+    (
+        {"spec.dataset": {"uri": "gs://bucket/faq"}},
+        'spec.dataset.uri: Invalid value: "gs://bucket/faq": ' + URI,
+    ),
+    (
+        {"spec.dataset": {"uri": "https://me:secret@host/faq.jsonl"}},
+        'spec.dataset.uri: Invalid value: "https://me:secret@host/faq.jsonl": ' + URI,
+    ),
+    (
+        {"spec.dataset": {"uri": "https://host/faq.jsonl?X-Amz-Signature=1"}},
+        'spec.dataset.uri: Invalid value: "https://host/faq.jsonl?X-Amz-Signature=1": ' + URI,
+    ),
+    (
+        {"spec.dataset": {"uri": "oci://host/faq"}},
+        'spec.dataset.uri: Invalid value: "oci://host/faq": ' + URI,
+    ),
+    (
+        {"spec.dataset": {"claim": {"name": "d"}, "region": "eu-west-1"}},
+        "spec.dataset: Invalid value: secret, endpoint, region and caBundle belong to uri: set uri, or remove them",
+    ),
+    (
+        {"spec.model": {"uri": "https://host/model/", "endpoint": "https://host"}},
+        "spec.model: Invalid value: endpoint and region belong to s3://: remove them",
+    ),
+    (
+        {"spec.model": {"uri": "s3://models/tiny", "endpoint": "minio:9000"}},
+        'spec.model.endpoint: Invalid value: "minio:9000": must be the URL of a host, such as https://minio.storage.svc:9000',
     ),
     (
         {"spec.dataset.format": "chat"},

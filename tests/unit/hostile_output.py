@@ -6,7 +6,9 @@ import logging
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from hone_api.reasons import DATASET_INVALID, HoneError
 from hone_cli.commands import watch
@@ -20,22 +22,22 @@ bad = folder / f"{payload.replace('/', '')}.yaml"
 text = json.dumps(payload)
 
 
-def case(name, run):
+def case(name: Any, run: Any) -> None:
     print(f"<<<{name}>>>", flush=True)
     with contextlib.suppress(SystemExit):
         run()
 
 
-def hone(*arguments):
+def hone(*arguments: Any) -> Callable[..., Any]:
     return lambda: main([*map(str, arguments)])
 
 
-def manifest(content):
+def manifest(content: Any) -> Any:
     bad.write_text(content)
     return bad
 
 
-def job(kind):
+def job(kind: Any) -> Any:
     metadata, spec = {"name": payload, payload: 1}, {"model": payload, payload: payload}
     return json.dumps({"kind": kind, "apiVersion": "hone.dev/v1alpha1", "metadata": metadata, "spec": spec})
 
@@ -84,22 +86,22 @@ for name, ended in (("succeeded", done), ("failed", failed)):
     case(name, hone("watch", payload))
 
 
-def show_terminal():
+def show_terminal() -> None:
     with Terminal() as terminal:
-        terminal.note(payload)
-        terminal.warn([payload])
-        terminal.sample([(payload, True), (payload, False)])
+        terminal.print_note(payload)
+        terminal.print_warnings([payload])
+        terminal.print_sample([(payload, True), (payload, False)])
 
 
 case("trainer", show_terminal)
-case("trainer fails", lambda: trainer.show(HoneError(DATASET_INVALID, payload, remedy=payload), payload))
+case("trainer fails", lambda: trainer.print_failure(HoneError(DATASET_INVALID, payload, remedy=payload), payload))
 case("trainer manifest", lambda: trainer.main(["plan", str(manifest(f"{text}: 1\n{text}: 2\n"))]))
 case("trainer merge", lambda: trainer.main(["merge", str(folder / payload), str(folder / "out")]))
 case("log", lambda: logging.getLogger("x").error("%s", payload))
 case("warning", lambda: warnings.warn(payload, stacklevel=1))
 
 
-def fail_in_thread():
+def fail_in_thread() -> None:
     thread = threading.Thread(target=int, args=[payload])
     thread.start()
     thread.join()

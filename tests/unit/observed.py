@@ -11,7 +11,7 @@ from hone_operator.finetunejob import children, jobs
 from hone_operator.finetunejob.snapshot import ObservedFineTuneJob
 from hone_operator.inferenceservice import children as inferenceservice_children
 from hone_operator.inferenceservice import plan as inferenceservice_plan
-from hone_operator.objects.parsing import parse
+from hone_operator.objects.parsing import parse_object
 from hone_operator.objects.pod_fields import select_fields
 from hone_operator.objects.resources import Object
 from hone_operator.pods.pod_spec import Images
@@ -41,7 +41,7 @@ def job_object(name: str = "faq", *, status: Object | None = None, labels: Objec
 
 
 def parsed_job(owner: Object) -> FineTuneJob:
-    found = parse(FineTuneJob, owner)
+    found = parse_object(FineTuneJob, owner)
     assert isinstance(found, FineTuneJob)
     return found
 
@@ -62,9 +62,9 @@ def observed_job(
         owner,
         declared,
         IMAGE,
-        config_map=stored(children.config_map(owner)),
-        claim=stored(children.claim(owner, declared)),
-        job=stored(jobs.train_job(owner, declared, IMAGE), conditions=job_conditions or [], failed=len(pods)),
+        config_map=stored(children.build_config_map(owner)),
+        claim=stored(children.build_claim(owner, declared)),
+        job=stored(jobs.build_train_job(owner, declared, IMAGE), conditions=job_conditions or [], failed=len(pods)),
         pods=[select_fields(pod) for pod in pods],
         **more,
     )
@@ -144,13 +144,13 @@ def service_object(name: str = "chat", *, status: Object | None = None, **spec: 
 def observed_service(owner: Object, *jobs: Object, **more: Any) -> inferenceservice_plan.ObservedInferenceService:
     """Return an InferenceService, and the FineTuneJobs that there are."""
     found: dict[str, Object | None] = {job["metadata"]["name"]: job for job in jobs}
-    declared = parse(InferenceService, owner)
+    declared = parse_object(InferenceService, owner)
     more["pods"] = [select_fields(pod) for pod in more.get("pods", [])]
     return inferenceservice_plan.ObservedInferenceService(owner, declared, IMAGES, jobs=found, **more)
 
 
 def service_child(owner: Object) -> Object:
-    return stored(inferenceservice_children.service(owner))
+    return stored(inferenceservice_children.build_service(owner))
 
 
 def conditions(status: Object) -> dict[str, tuple[str, str]]:

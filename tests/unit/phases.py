@@ -4,13 +4,13 @@ from typing import Any
 
 from adapter_states import ready, running
 from hone_api.reasons import INVALID_SPEC, HoneError
-from hone_operator.diagnosis.admission import refused
+from hone_operator.diagnosis.admission import explain_refusal
 from hone_operator.finetunejob import plan as finetunejob_plan
 from hone_operator.finetunejob.snapshot import ObservedFineTuneJob
 from hone_operator.inferenceservice import plan as inferenceservice_plan
 from hone_operator.inferenceservice.plan import ObservedInferenceService
 from hone_operator.objects.resources import Object
-from hone_operator.reconcile.sync_failures import Trouble
+from hone_operator.reconcile.sync_failures import SyncFailure
 from observed import (
     IMAGE,
     NOW,
@@ -38,7 +38,7 @@ def refused_job() -> ObservedFineTuneJob:
     owner = job_object()
     observed = ObservedFineTuneJob(owner, parsed_job(owner), IMAGE)
     words = 'pods "x" is forbidden: exceeded quota: gpus'
-    observed.troubles = [Trouble(refused(words), stops_pods=True)]
+    observed.sync_failures = [SyncFailure(explain_refusal(words), stops_pods=True)]
     return observed
 
 
@@ -158,10 +158,13 @@ def objects() -> dict[str, tuple[Object, str]]:
     """Each object with the status of its phase, and the state."""
     found: dict[str, tuple[Object, str]] = {}
     for name, (job, state, _) in JOBS.items():
-        found[f"FineTuneJob {name}"] = (job.owner | {"status": finetunejob_plan.plan(job, NOW).status}, state)
+        found[f"FineTuneJob {name}"] = (
+            job.owner | {"status": finetunejob_plan.plan_finetunejob(job, NOW).status},
+            state,
+        )
     for name, (service, state, _) in SERVICES.items():
         found[f"InferenceService {name}"] = (
-            service.owner | {"status": inferenceservice_plan.plan(service, NOW).status},
+            service.owner | {"status": inferenceservice_plan.plan_inferenceservice(service, NOW).status},
             state,
         )
     return found

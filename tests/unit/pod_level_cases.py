@@ -1,6 +1,7 @@
 """Settings of spec.pod, and the strictest Pod Security level that allows each.
 
-test_pod_levels.py compares them with Hone's judgement, and tests/cluster/test_pod_security.py with the API server's.
+test_pod_levels.py compares them with Hone's judgement, and tests/cluster/pods/test_pod_security.py with that of the
+API server.
 """
 
 from typing import Any

@@ -16,5 +16,5 @@ def job_of(manifest: dict[str, Any], *, prepares: bool = False) -> dict[str, Any
     metadata = manifest["metadata"] | {"namespace": "default", "uid": "3f1c7a52-0000-4000-8000-000000000000"}
     owner, job = manifest | {"metadata": metadata}, FineTuneJob.model_validate(manifest)
     if prepares:
-        return jobs.prepare_job(owner, job, "hone:1", None)
-    return jobs.train_job(owner, job, "hone:1")
+        return jobs.build_prepare_job(owner, job, "hone:1", None)
+    return jobs.build_train_job(owner, job, "hone:1")

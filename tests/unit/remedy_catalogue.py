@@ -9,15 +9,15 @@ from typing import Any
 from hone_api import reasons
 from hone_api.inferenceservices.spec import InferenceService
 from hone_api.reasons import CATALOGUE, HoneError
-from hone_operator.diagnosis.image_pull import not_pulled
-from hone_operator.diagnosis.unschedulable import WAITS, why_unschedulable
-from hone_operator.diagnosis.volumes import not_mounted
-from hone_operator.finetunejob import output_claims
-from hone_operator.finetunejob.plan import plan
-from hone_operator.inferenceservice.autoscaling import most
-from hone_operator.inferenceservice.plan import _spreadable
+from hone_operator.diagnosis.image_pull import explain_image_pull
+from hone_operator.diagnosis.unschedulable import WAIT_REMEDY, explain_unschedulable
+from hone_operator.diagnosis.volumes import explain_mount_failure
+from hone_operator.finetunejob import jobs, output_claims
+from hone_operator.finetunejob.plan import plan_finetunejob
+from hone_operator.inferenceservice.autoscaling import get_max_replicas
+from hone_operator.inferenceservice.plan import _set_spreadable
 from hone_operator.reconcile.conditions import Conditions
-from observed import NOW, finished_job, job_object, message, observed_job, parsed_job, service_object
+from observed import IMAGE, NOW, finished_job, job_object, message, observed_job, parsed_job, service_object
 from remedy_services import served
 from remedy_states import Field, Object, container, default, engine_pod_of, pod_of, unless, unless_read
 
@@ -74,6 +74,14 @@ def mounts(claim: str) -> Any:
     return lambda pod: claim in str(pod["spec"]["volumes"])
 
 
+def without_store_secret(spec: Object) -> HoneError | None:
+    """Report refused access until the preparing pod, which reads the object store, has the Secret `reader`."""
+    owner = job_object(**spec)
+    prepare_job = jobs.build_prepare_job(owner, parsed_job(owner), IMAGE, None)
+    is_cured = "reader=/secrets/reader" in container(prepare_job["spec"]["template"])["args"]
+    return None if is_cured else default(reasons.STORE_UNAUTHORIZED)
+
+
 def groups(pod: Object) -> bool:
     return 109 in pod["spec"]["securityContext"].get("supplementalGroups", [])
 
@@ -85,7 +93,7 @@ def differs(claim: Object, name: str = "faq") -> Any:
         called = spec.get("_name", name)
         job = parsed_job(job_object(**{key: value for key, value in spec.items() if key != "_name"}))
         found = {"metadata": {"name": name, "namespace": "team"}, "spec": claim}
-        return output_claims.compare(found if called == name else None, job)
+        return output_claims.compare_claim(found if called == name else None, job)
 
     return state
 
@@ -93,12 +101,12 @@ def differs(claim: Object, name: str = "faq") -> Any:
 def shares_a_claim(spec: Object) -> HoneError | None:
     """Return the state of a service whose claim one node can mount; well when its engines are one."""
     declared = served_spec(spec)
-    if most(declared) <= 1:
+    if get_max_replicas(declared) <= 1:
         return None
     claim = {"metadata": {"name": "faq"}, "spec": {"accessModes": ["ReadWriteOnce"]}, "status": {"phase": "Bound"}}
     found = Conditions(service_object(**spec), NOW)
-    _spreadable(most(declared), [claim], found)
-    said, _, remedy = found.words_of("Spreadable")[1].partition("engines. ")
+    _set_spreadable(get_max_replicas(declared), [claim], found)
+    said, _, remedy = found.get_reason_and_message("Spreadable")[1].partition("engines. ")
     return HoneError(CATALOGUE["ClaimNotShared"], said, remedy=remedy)
 
 
@@ -116,7 +124,7 @@ def deadline(spec: Object) -> HoneError | None:
     }
     if (spec.get("activeDeadlineSeconds") or 0) >= 3600:
         return None
-    found = message(plan(observed_job(job_object(**spec), job_conditions=[ends]), NOW).status, "Failed")
+    found = message(plan_finetunejob(observed_job(job_object(**spec), job_conditions=[ends]), NOW).status, "Failed")
     said, _, remedy = found.partition("s. ")
     return HoneError(reasons.DEADLINE_EXCEEDED, said, remedy=remedy)
 
@@ -131,7 +139,7 @@ def name_of_priority(spec: Object) -> HoneError | None:
 
 
 def waits(spec: Object) -> HoneError | None:
-    return None if name_of_priority(spec) is None else HoneError(reasons.UNSCHEDULABLE, "0/1 nodes", remedy=WAITS)
+    return None if name_of_priority(spec) is None else HoneError(reasons.UNSCHEDULABLE, "0/1 nodes", remedy=WAIT_REMEDY)
 
 
 SIDECARS = (
@@ -166,6 +174,15 @@ OF_CATALOGUE = [
         {"claim|spec.dataset": {"claim": {"name": "rows", "path": "a.jsonl"}}},
         {},
     ),
+    *(
+        Field(
+            f"StoreUnauthorized: {source}",
+            without_store_secret,
+            {f"spec.{source}.secret": {"name": "reader"}},
+            {source: {"uri": "s3://data/faq/"}},
+        )
+        for source in ("model", "dataset")
+    ),
     Field(
         "GpuNotUsable",
         unless(groups, default(reasons.GPU_NOT_USABLE)),
@@ -196,7 +213,7 @@ OF_CATALOGUE = [
     *(
         Field(
             f"ImagePullFailed: {field}",
-            unless(cured, not_pulled("ErrImagePull", "something else", "x:1")),
+            unless(cured, explain_image_pull("ErrImagePull", "something else", "x:1")),
             {field: value},
             {},
         )
@@ -207,13 +224,13 @@ OF_CATALOGUE = [
     ),
     Field(
         "Unschedulable",
-        lambda spec: None if spec["resources"]["gpus"] == 1 else why_unschedulable(pod_of(spec), "0/1", None),
+        lambda spec: None if spec["resources"]["gpus"] == 1 else explain_unschedulable(pod_of(spec), "0/1", None),
         {"spec.resources|spec.resources.gpus": 1},
         {"resources": {"gpus": 8}},
     ),
     Field(
         "VolumeInUse",
-        unless(mounts("shared"), not_mounted("Multi-Attach error for volume")),
+        unless(mounts("shared"), explain_mount_failure("Multi-Attach error for volume")),
         {"claim|spec.output.claim": {"name": "shared"}},
         {},
     ),

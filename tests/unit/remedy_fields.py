@@ -5,11 +5,11 @@ from typing import Any
 import yaml
 from hone_api.reasons import UNSCHEDULABLE, HoneError
 from hone_operator.diagnosis import pod_state
-from hone_operator.diagnosis.admission import refused
-from hone_operator.diagnosis.autoscalers import Scaling, explain
-from hone_operator.diagnosis.image_pull import not_pulled
+from hone_operator.diagnosis.admission import explain_refusal
+from hone_operator.diagnosis.autoscalers import ScalingReport, explain_scaling
+from hone_operator.diagnosis.image_pull import explain_image_pull
 from hone_operator.diagnosis.nodes import Node, Taint
-from hone_operator.diagnosis.pod_failure import failure_of, out_of_memory
+from hone_operator.diagnosis.pod_failure import explain_out_of_memory, explain_pod_failure
 from hone_operator.inferenceservice.rollout_deadlock import explain_deadlock
 from observed import NOW
 from observed import pod as pod_in_state
@@ -45,9 +45,9 @@ def evicted(words: str) -> Any:
     found = pod_in_state()
     found["spec"]["nodeName"] = "gpu-1"
     found["status"] |= {"phase": "Failed", "reason": "Evicted", "message": words}
-    failure = failure_of(found, "trainer")
+    failure = explain_pod_failure(found, "trainer")
     assert failure
-    said, _, remedy = failure.words.partition(". ")
+    said, _, remedy = failure.message.partition(". ")
     return HoneError(UNSCHEDULABLE, said, remedy=remedy)
 
 
@@ -58,7 +58,7 @@ def limit(kind: str, name: str) -> Any:
 def killed(limits: Object) -> HoneError:
     found = pod_in_state()
     found["spec"]["containers"][0]["resources"] = {"limits": limits}
-    return out_of_memory(found, "trainer")
+    return explain_out_of_memory(found, "trainer")
 
 
 def roll_out(spec: Object) -> HoneError | None:
@@ -78,11 +78,11 @@ def other_scheduler(spec: Object) -> HoneError | None:
     found["spec"]["schedulerName"] = name
     if name == "default-scheduler":
         return None
-    return pod_state.why_not_running(found, "trainer", facts=None, warning=None, now=NOW)
+    return pod_state.explain_not_running(found, "trainer", cluster=None, warning=None, now=NOW)
 
 
 def image(words: str, good: Any) -> Any:
-    return unless(good, not_pulled("ErrImagePull", words, "registry.example.com/x:1"))
+    return unless(good, explain_image_pull("ErrImagePull", words, "registry.example.com/x:1"))
 
 
 def has_image(name: str) -> Any:
@@ -144,7 +144,7 @@ OF_PLACING = [
     ),
     Field(
         "GPUs are handed out by claims",
-        unplaced(Node("gpu-1"), by_claim=("deviceclass.resource.kubernetes.io/gpu.amd.com",)),
+        unplaced(Node("gpu-1"), dra_resources=("deviceclass.resource.kubernetes.io/gpu.amd.com",)),
         {"spec.resources.gpuResource": "deviceclass.resource.kubernetes.io/gpu.amd.com"},
         ONE,
     ),
@@ -178,7 +178,7 @@ OF_PLACING = [
     *(
         Field(
             f"the autoscaler adds no node: {field}",
-            unless(cured, explain("0/1 nodes are available", Scaling(False, "no node group matches"))),
+            unless(cured, explain_scaling("0/1 nodes are available", ScalingReport(False, "no node group matches"))),
             {field: value},
             ONE,
         )
@@ -257,27 +257,30 @@ OF_ADMISSION: list[tuple[str, str, str, Any, Any]] = [
 OF_REFUSALS = [
     Field(
         "OpenShift chooses the user",
-        unless(lambda pod: "runAsUser" not in pod["spec"]["securityContext"], refused(SCC)),
+        unless(lambda pod: "runAsUser" not in pod["spec"]["securityContext"], explain_refusal(SCC)),
         {"spec.pod.userAndGroup": "Platform"},
         {},
     ),
     Field(
         "OpenShift allows a ServiceAccount",
-        unless(lambda pod: pod["spec"].get("serviceAccountName") == "tuner", refused(SCC)),
+        unless(lambda pod: pod["spec"].get("serviceAccountName") == "tuner", explain_refusal(SCC)),
         {"spec.pod.serviceAccountName": "tuner"},
         {},
     ),
     Field(
         "the policy names a field of the pod",
         unless(
-            lambda pod: pod["spec"]["securityContext"]["fsGroup"] == 7, refused(f"{POLICY}spec/securityContext/fsGroup")
+            lambda pod: pod["spec"]["securityContext"]["fsGroup"] == 7,
+            explain_refusal(f"{POLICY}spec/securityContext/fsGroup"),
         ),
         {"spec.pod.securityContext": {"fsGroup": 7}},
         {},
     ),
     Field(
         "the policy names a field of the container",
-        unless(lambda pod: container(pod)["securityContext"].get("runAsUser") == 7, refused(f"{POLICY}runAsUser")),
+        unless(
+            lambda pod: container(pod)["securityContext"].get("runAsUser") == 7, explain_refusal(f"{POLICY}runAsUser")
+        ),
         {"spec.pod.containerSecurityContext": {"runAsUser": 7}},
         {},
     ),
@@ -285,7 +288,7 @@ OF_REFUSALS = [
         "no ServiceAccount",
         unless(
             lambda pod: pod["spec"].get("serviceAccountName") == "default",
-            refused('pods "x" is forbidden: serviceaccount "nope" not found'),
+            explain_refusal('pods "x" is forbidden: serviceaccount "nope" not found'),
         ),
         {"spec.pod.serviceAccountName": "default"},
         {"pod": {"serviceAccountName": "nope"}},
@@ -294,7 +297,7 @@ OF_REFUSALS = [
         "no PriorityClass",
         unless(
             lambda pod: pod["spec"].get("priorityClassName") == "high",
-            refused('pods "x" is forbidden: no PriorityClass with name nope was found'),
+            explain_refusal('pods "x" is forbidden: no PriorityClass with name nope was found'),
         ),
         {"spec.pod.priorityClassName": "high"},
         {"pod": {"priorityClassName": "nope"}},
@@ -302,7 +305,7 @@ OF_REFUSALS = [
     *(
         Field(
             name,
-            unless(is_cured, refused(f'pods "x" is forbidden: {words}')),
+            unless(is_cured, explain_refusal(f'pods "x" is forbidden: {words}')),
             {field: value},
             {},
         )
@@ -311,7 +314,7 @@ OF_REFUSALS = [
     *(
         Field(
             f"{who} wants {kind}.{name}",
-            unless(limit(kind, name), refused(words.format(kind=kind, name=name))),
+            unless(limit(kind, name), explain_refusal(words.format(kind=kind, name=name))),
             {f"spec.resources.{'cpu' if (kind, name) == ('requests', 'cpu') else f'{kind}.{name}'}": "1"},
             {},
         )
@@ -326,7 +329,9 @@ OF_REFUSALS = [
             f"Kubernetes refuses a port of a {kind}",
             unless(
                 lambda pod: pod["spec"]["initContainers"][-1]["ports"][0]["name"] == "a-b",
-                refused(f'{kind} "x" is invalid: {path}: Invalid value: "a--b": must not contain consecutive hyphens'),
+                explain_refusal(
+                    f'{kind} "x" is invalid: {path}: Invalid value: "a--b": must not contain consecutive hyphens'
+                ),
             ),
             {"spec.pod.initContainers[0].ports[0].name": "a-b"},
             LATER["port's name with two dashes"][0],

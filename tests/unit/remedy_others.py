@@ -1,15 +1,15 @@
 """Remedies that change the cluster, or need somebody outside it.
 
 Each has the state before it, and the one after it where that can be shown. The commands among them are typed in
-tests/cluster/test_typed_remedies.py.
+tests/cluster/diagnosis/test_typed_remedies.py.
 """
 
 from hone_api import reasons
 from hone_api.layout import FINETUNEJOB_LABEL
-from hone_operator.diagnosis.autoscalers import Scaling, explain
+from hone_operator.diagnosis.autoscalers import ScalingReport, explain_scaling
 from hone_operator.diagnosis.nodes import Node
 from hone_operator.kube.retention import Unknown
-from hone_operator.objects.sizes import OVERSIZED
+from hone_operator.objects.sizes import OVERSIZED_FIELD
 from hone_operator.reconcile import sync_failures
 from observed import BEFORE, NOW, finished_job, foreign, job_object, stored, terminated
 from observed import pod as pod_in_state
@@ -87,9 +87,13 @@ WORLDS = [
         "unhealthy GPUs", placed, [node(allocatable={GPU: 0.0}, capacity={GPU: 8.0})], ("gpu-1", "amd-smi"), [node()]
     ),
     World(
-        "a node that is not ready", placed, [node(not_ready="since noon")], ("kubectl describe node gpu-1",), [node()]
+        "a node that is not ready",
+        placed,
+        [node(not_ready_reason="since noon")],
+        ("kubectl describe node gpu-1",),
+        [node()],
     ),
-    World("a cordoned node", placed, [node(cordoned=True)], ("kubectl uncordon gpu-1",), [node()]),
+    World("a cordoned node", placed, [node(is_cordoned=True)], ("kubectl uncordon gpu-1",), [node()]),
     World(
         "a condition of the node",
         placed,
@@ -120,14 +124,14 @@ WORLDS = [
     World("pods give way", nominated, True, ("gpu-1",), False),
     World(
         "no node yet",
-        lambda comes: explain("0/1", Scaling(True, "pool 1->2")) if comes else None,
+        lambda comes: explain_scaling("0/1", ScalingReport(True, "pool 1->2")) if comes else None,
         True,
         ("pool 1->2",),
         False,
     ),
     World(
         "an autoscaler's pool",
-        lambda full: explain("0/1", Scaling(False, "max reached")) if full else None,
+        lambda full: explain_scaling("0/1", ScalingReport(False, "max reached")) if full else None,
         True,
         ("max reached",),
         False,
@@ -185,7 +189,11 @@ WORLDS = [
     World("a Role that lacks", lacking, False, ("jobs", "Role"), True),
     World("an uninstallation", uninstalled, ["team"], ("-n team",), []),
     World(
-        "an object that is too large", parsed, job_object() | {OVERSIZED: 1 << 30}, ("1073741824 bytes",), job_object()
+        "an object that is too large",
+        parsed,
+        job_object() | {OVERSIZED_FIELD: 1 << 30},
+        ("1073741824 bytes",),
+        job_object(),
     ),
     World(
         "an object against the contract",
@@ -250,7 +258,9 @@ WORLDS = [
         ("runtime.podSecurityLevel: baseline",),
         "baseline",
     ),
-    World("a node that is lost", alive, node(not_ready="since noon"), ("gpu-1", "kubectl delete node NODE"), node()),
+    World(
+        "a node that is lost", alive, node(not_ready_reason="since noon"), ("gpu-1", "kubectl delete node NODE"), node()
+    ),
     World("a silent trainer", answering, LONG_AGO, ("port 8080", "p1"), NOW),
     World(
         "a name that is taken",
@@ -278,7 +288,7 @@ WORLDS = [
     ),
     World(
         "children that are contested",
-        lambda by: sync_failures.contested(("Job", "faq-train"), by).error,
+        lambda by: sync_failures.explain_contest(("Job", "faq-train"), by).error,
         "'argocd'",
         ("faq-train", "argocd"),
         None,
@@ -290,6 +300,8 @@ WORLDS = [
             (reasons.DATASET_INVALID, "the file and line", RAISED_BY_OTHERS),
             (reasons.MODEL_TOO_LARGE, "hone plan FILE", "the message names the field: test_plan and the fields above"),
             (reasons.HUB_UNAUTHORIZED, "licence", RAISED_BY_OTHERS),
+            (reasons.STORE_UNREACHABLE, "endpoint", RAISED_BY_OTHERS),
+            (reasons.SOURCE_CHANGED, "a new prefix", RAISED_BY_OTHERS),
             (reasons.INTERRUPTED, "Nothing to do", ITSELF),
             (reasons.ARTIFACT_MISSING, "FineTuneJob", RAISED_BY_OTHERS),
             (reasons.ARTIFACT_CORRUPT, "FineTuneJob", RAISED_BY_OTHERS),
@@ -297,7 +309,7 @@ WORLDS = [
             (reasons.CHILD_INVALID, "spec.pod", "the message of Kubernetes names no field that the spec has"),
             (reasons.CHILD_LEAVING, "finalizers", "the operator's own remedy replaces it"),
             (reasons.OPERATOR_ERROR, "traceback", PERSON),
-            (reasons.BACKOFF_LIMIT_EXCEEDED, "delete the FineTuneJob", "the trainer's failure says what to correct"),
+            (reasons.BACKOFF_LIMIT_EXCEEDED, "delete the FineTuneJob", "the trainer's failure names what to correct"),
             (reasons.STALLED, "pod's log", PERSON),
             (reasons.DEPLOYMENT_PAUSED, "kubectl rollout resume", "the operator's own remedy replaces it"),
             (reasons.ENGINE_FAILED, "the pod's log", PERSON),

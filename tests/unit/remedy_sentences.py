@@ -1,8 +1,9 @@
 """Every remedy that the operator can give, read from its code: a new one appears here without being entered anywhere.
 
-In: the syntax trees of operator/hone_operator. A remedy is what is passed as `remedy=`, what an Obstacle has second,
-and what a function `_remedy` returns; names, calls and tables are followed to the texts they stand for. Out: the texts,
-in which what is filled in at run time is a hole. Next: test_followed_remedies.py, where a case has to produce each.
+In: the syntax trees of operator/hone_operator. A remedy is what is passed as `remedy=`, what an UnmetRequirement has
+second, and what a function `_remedy` returns; names, calls and tables are followed to the texts they stand for. Out:
+the texts, in which what is filled in at run time is a hole. Next: test_followed_remedies.py, where a case has to
+produce each.
 """
 
 import ast
@@ -14,12 +15,13 @@ from pathlib import Path
 SOURCES = Path(__file__).parents[2] / "operator"
 HOLE = "\0"
 FOLLOWED_ELSEWHERE = {
-    "facts.diagnoses[key]": ("hone_operator.diagnosis.unschedulable", "_diagnose"),  # a cache in front of the function
+    # A cache in front of the function.
+    "cluster.diagnoses[key]": ("hone_operator.diagnosis.unschedulable", "_compare_nodes"),
 }
 """Expressions that no assignment in the module explains, and the function that gives their value."""
 
 PASSED_ON = {"sentence.partition('. ')"}
-"""What the engine's own last words say: they come from the catalogue or from the server."""
+"""The end of the engine's log: its messages come from the catalogue or from the server."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -78,7 +80,7 @@ def _sinks(of: Function) -> Iterator[ast.expr]:
         if not isinstance(node, ast.Call):
             continue
         yield from (keyword.value for keyword in node.keywords if keyword.arg == "remedy")
-        if isinstance(node.func, ast.Name) and node.func.id == "Obstacle":
+        if isinstance(node.func, ast.Name) and node.func.id == "UnmetRequirement":
             yield node.args[1]
 
 

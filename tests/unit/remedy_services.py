@@ -4,12 +4,12 @@ from typing import Any
 
 from hone_api.inferenceservices.spec import InferenceService
 from hone_api.reasons import UNSCHEDULABLE, HoneError
-from hone_operator.engines.registry import engine_of
-from hone_operator.engines.resolve import resolve
+from hone_operator.engines.registry import select_engine
+from hone_operator.engines.resolve import resolve_models
 from hone_operator.engines.root_images import explain_root
 from hone_operator.finetunejob import output_claims
-from hone_operator.finetunejob.plan import plan
-from hone_operator.inferenceservice.compatibility import check
+from hone_operator.finetunejob.plan import plan_finetunejob
+from hone_operator.inferenceservice.compatibility import check_compatibility
 from hone_operator.pods.pod_levels import explain_relaxations
 from observed import NOW, finished_job, job_object, message, observed_job, parsed_job, service_object
 from remedy_states import (
@@ -25,8 +25,10 @@ def served(*jobs: Object, gpu: tuple[str, int] | None = None, image: str | None 
     def state(spec: Object) -> HoneError | None:
         declared = InferenceService.model_validate(service_object(**spec))
         try:
-            found = resolve(declared.spec, {job["metadata"]["name"]: job for job in jobs})
-            check(engine_of(declared.spec), declared.spec, found, declared.spec.pod.image or image, gpu)
+            found = resolve_models(declared.spec, {job["metadata"]["name"]: job for job in jobs})
+            check_compatibility(
+                select_engine(declared.spec), declared.spec, found, declared.spec.pod.image or image, gpu
+            )
         except HoneError as error:
             return error
         return None
@@ -46,7 +48,7 @@ def claim_in_the_way(spec: Object) -> HoneError | None:
     observed = observed_job(job_object(**spec))
     assert observed.claim
     observed.job, observed.claim["metadata"]["labels"] = None, {}
-    found = message(plan(observed, NOW).status, "Accepted")
+    found = message(plan_finetunejob(observed, NOW).status, "Accepted")
     said, _, remedy = found.partition("of this name. ")
     return HoneError(UNSCHEDULABLE, said, remedy=remedy) if remedy else None
 
@@ -57,7 +59,7 @@ def own_claim_of_one_node(spec: Object) -> HoneError | None:
     assert job.spec.output.claim
     name = job.spec.output.claim.name
     claim = {"metadata": {"name": name, "namespace": "team"}, "spec": {"accessModes": modes[name]}}
-    return output_claims.compare(claim, job)
+    return output_claims.compare_claim(claim, job)
 
 
 ROOT_IMAGE = "ghcr.io/huggingface/text-generation-inference:3.3.5-rocm"

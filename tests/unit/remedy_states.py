@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from hone_api.reasons import HoneError, Reason
-from hone_operator.diagnosis.nodes import ClusterFacts, Node
-from hone_operator.diagnosis.unschedulable import WAITS, why_unschedulable
+from hone_operator.diagnosis.nodes import ClusterNodes, Node
+from hone_operator.diagnosis.unschedulable import WAIT_REMEDY, explain_unschedulable
 from hone_operator.finetunejob import children, jobs
-from hone_operator.inferenceservice.plan import plan as plan_service
+from hone_operator.inferenceservice.plan import plan_inferenceservice as plan_service
 from hone_operator.objects.resources import DEPLOYMENTS
 from hone_operator.reconcile.plan import Apply
 from observed import IMAGE, NOW, finished_job, job_object, observed_service, parsed_job, service_object
@@ -91,7 +91,7 @@ def put(spec: Object, path: str, value: Any) -> Object:
 def pod_of(spec: Object) -> Object:
     """Return the pod of the FineTuneJob's trainer."""
     owner = job_object(**spec)
-    found: Object = jobs.train_job(owner, parsed_job(owner), IMAGE)["spec"]["template"]
+    found: Object = jobs.build_train_job(owner, parsed_job(owner), IMAGE)["spec"]["template"]
     return found
 
 
@@ -105,7 +105,7 @@ def engine_pod_of(spec: Object, *jobs: Object) -> Object:
 
 def trainer_reads(spec: Object) -> str:
     """Return the manifest that the trainer gets."""
-    [found] = children.config_map(job_object(**spec))["data"].values()
+    [found] = children.build_config_map(job_object(**spec))["data"].values()
     return str(found)
 
 
@@ -115,7 +115,7 @@ def unless(is_cured: Callable[[Object], Any], error: HoneError) -> Callable[[Obj
 
 
 def unless_read(words: str, error: HoneError) -> Callable[[Object], HoneError | None]:
-    """Return a state that reports the failure until the manifest of the trainer has these words."""
+    """Return a state that reports the failure until the manifest of the trainer has this text."""
     return lambda spec: None if words in trainer_reads(spec) else error
 
 
@@ -133,18 +133,18 @@ def unplaced(
     *nodes: Node, words: str = "0/1 nodes are available.", **facts: Any
 ) -> Callable[[Object], HoneError | None]:
     """Return the state of a FineTuneJob's pod that no node takes; None where it only waits for its turn."""
-    return lambda spec: placing(pod_of(spec), words, ClusterFacts(nodes, **facts))
+    return lambda spec: placing(pod_of(spec), words, ClusterNodes(nodes, **facts))
 
 
-def placing(pod: Object, words: str, facts: ClusterFacts) -> HoneError | None:
+def placing(pod: Object, words: str, facts: ClusterNodes) -> HoneError | None:
     """Return why no node takes the pod, as the API server has it: what is limited is asked for as well."""
     pod = copy.deepcopy(pod)
     for each in pod["spec"]["containers"]:
         each["resources"]["requests"] = dict(
             sorted((each["resources"]["limits"] | each["resources"]["requests"]).items())
         )
-    error = why_unschedulable({**pod, "status": {}}, f"{words} Insufficient {GPU}", facts)
-    return None if error.remedy == WAITS else error
+    error = explain_unschedulable({**pod, "status": {}}, f"{words} Insufficient {GPU}", facts)
+    return None if error.remedy == WAIT_REMEDY else error
 
 
 def container(pod: Object) -> Object:

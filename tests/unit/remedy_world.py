@@ -10,18 +10,18 @@ from hone_api.layout import MANAGED_BY_LABEL
 from hone_api.reasons import HoneError
 from hone_operator import uninstall
 from hone_operator.diagnosis import liveness, volumes
-from hone_operator.diagnosis.admission import refused
-from hone_operator.diagnosis.image_pull import not_pulled
-from hone_operator.diagnosis.nodes import ClusterFacts, Node, Taint
-from hone_operator.diagnosis.pod_failure import failure_of
-from hone_operator.diagnosis.pod_state import why_not_running
-from hone_operator.diagnosis.unschedulable import WAITS, why_unschedulable
+from hone_operator.diagnosis.admission import explain_refusal
+from hone_operator.diagnosis.image_pull import explain_image_pull
+from hone_operator.diagnosis.nodes import ClusterNodes, Node, Taint
+from hone_operator.diagnosis.pod_failure import explain_pod_failure
+from hone_operator.diagnosis.pod_state import explain_not_running
+from hone_operator.diagnosis.unschedulable import WAIT_REMEDY, explain_unschedulable
 from hone_operator.inferenceservice import rollouts, silent_engines
-from hone_operator.inferenceservice.autoscaling import tell
-from hone_operator.inferenceservice.plan import _engine_failure
+from hone_operator.inferenceservice.autoscaling import set_scaling_condition
+from hone_operator.inferenceservice.plan import _explain_engine_exit
 from hone_operator.kube.client import ApiError
 from hone_operator.kube.retention import Unknown
-from hone_operator.objects.parsing import parse
+from hone_operator.objects.parsing import parse_object
 from hone_operator.objects.resources import FINETUNEJOBS, JOBS, WATCHED, Key
 from hone_operator.reconcile import ownership, sync_failures
 from hone_operator.reconcile.conditions import Conditions
@@ -45,15 +45,15 @@ def near_volume(gpus: tuple[int, ...] | None) -> HoneError | None:
     """Return the state of a pod whose volume is near the first of these nodes, which have so many GPUs."""
     pod = unschedulable(CONFLICT, **{GPU: "1"})
     pod["spec"]["volumes"] = [{"name": "out", "persistentVolumeClaim": {"claimName": "faq"}}]
-    facts = None if gpus is None else ClusterFacts(tuple(node(f"n{i}", each) for i, each in enumerate(gpus)))
-    error = why_unschedulable(pod, CONFLICT, facts)
-    return None if error.remedy == WAITS else error
+    facts = None if gpus is None else ClusterNodes(tuple(node(f"n{i}", each) for i, each in enumerate(gpus)))
+    error = explain_unschedulable(pod, CONFLICT, facts)
+    return None if error.remedy == WAIT_REMEDY else error
 
 
 def nominated(is_nominated: bool) -> HoneError | None:
     pod = unschedulable("0/1 nodes are available", **{GPU: "1"})
     pod["status"] |= {"nominatedNodeName": "gpu-1"} if is_nominated else {}
-    return why_unschedulable(pod, "0/1 nodes are available", None) if is_nominated else None
+    return explain_unschedulable(pod, "0/1 nodes are available", None) if is_nominated else None
 
 
 def starting(change: Object) -> HoneError | None:
@@ -61,19 +61,19 @@ def starting(change: Object) -> HoneError | None:
     pod = pod_in_state(scheduled=not change, waiting={"reason": "ContainerCreating"})
     pod["spec"] |= change.get("spec", {})
     pod["status"]["conditions"] += change.get("conditions", [])
-    return why_not_running(pod, "trainer", facts=None, warning=change.get("warning"), now=NOW)
+    return explain_not_running(pod, "trainer", cluster=None, warning=change.get("warning"), now=NOW)
 
 
 def not_mounted(words: str) -> HoneError | None:
-    return volumes.not_mounted(words) if words else None
+    return volumes.explain_mount_failure(words) if words else None
 
 
 def admitted(words: str) -> HoneError | None:
-    return refused(words) if words else None
+    return explain_refusal(words) if words else None
 
 
 def pulled(words: str) -> HoneError | None:
-    return not_pulled("ErrImagePull", words, "registry.example.com/x:1") if words else None
+    return explain_image_pull("ErrImagePull", words, "registry.example.com/x:1") if words else None
 
 
 def leaving(metadata: Object | None) -> HoneError | None:
@@ -102,11 +102,11 @@ def paused(is_paused: bool) -> HoneError | None:
 
 
 def heard(when: Any) -> HoneError | None:
-    return silent_engines.find_silence([pod_in_state("p1", container="engine")], {"uid-p1": when}, NOW)
+    return silent_engines.explain_silence([pod_in_state("p1", container="engine")], {"uid-p1": when}, NOW)
 
 
 def crowded(unknown: Unknown) -> HoneError | None:
-    found = sync_failures.crowded(Key(FINETUNEJOBS, "team", "faq"), job_object(), unknown)
+    found = sync_failures.explain_pod_limit(Key(FINETUNEJOBS, "team", "faq"), job_object(), unknown)
     return found.error if found else None
 
 
@@ -114,10 +114,10 @@ def lacking(allowed: bool) -> HoneError | None:
     coverage = Coverage([])
     for resource in WATCHED:
         if allowed or resource != JOBS:
-            coverage.listed(resource, "")
+            coverage.mark_listed(resource, "")
         else:
-            coverage.refused(resource, "", "jobs.batch is forbidden")
-    found = coverage.lacking(Key(FINETUNEJOBS, "team", "faq"))
+            coverage.mark_refused(resource, "", "jobs.batch is forbidden")
+    found = coverage.find_missing_list(Key(FINETUNEJOBS, "team", "faq"))
     return found.error if found else None
 
 
@@ -126,15 +126,15 @@ def uninstalled(namespaces: list[str]) -> HoneError | None:
 
 
 def parsed(owner: Object) -> HoneError | None:
-    found = parse(FineTuneJob, owner)
+    found = parse_object(FineTuneJob, owner)
     return found if isinstance(found, HoneError) else None
 
 
 def ended(pod: Object) -> HoneError | None:
-    failure = failure_of(pod, "trainer")
+    failure = explain_pod_failure(pod, "trainer")
     if failure is None:
         return None
-    said, _, remedy = failure.words.partition(". ")
+    said, _, remedy = failure.message.partition(". ")
     return HoneError(reasons.CATALOGUE[failure.reason], said, remedy=remedy)
 
 
@@ -153,16 +153,16 @@ def disrupted(reason: str) -> Object:
 def alive(node_or_none: Node | None) -> HoneError | None:
     pod = pod_in_state(running={"startedAt": BEFORE})
     pod["spec"]["nodeName"] = "gpu-1"
-    return liveness.lost(pod, ClusterFacts((node_or_none,) if node_or_none else ()))
+    return liveness.explain_lost_node(pod, ClusterNodes((node_or_none,) if node_or_none else ()))
 
 
 def answering(when: Any) -> HoneError | None:
     pod = pod_in_state(running={"startedAt": BEFORE})
-    return liveness.judge(pod, None, when, None, NOW, liveness.PATIENCE).error
+    return liveness.judge_trainer(pod, None, when, None, NOW, liveness.DEFAULT_LIMITS).error
 
 
 def named(children: list[Object]) -> HoneError | None:
-    return ownership.conflict(children, job_object())
+    return ownership.explain_name_conflict(children, job_object())
 
 
 def served_job(job: Object) -> HoneError | None:
@@ -174,7 +174,7 @@ def labelled(value: str) -> HoneError | None:
     child = stored(
         {"kind": "Job", "metadata": {"name": "faq-train", "labels": {MANAGED_BY_LABEL: value}, **earlier("uid-faq")}}
     )
-    found = sync_failures.hidden([child], owner)
+    found = sync_failures.find_hidden_children([child], owner)
     return found[0].error if found else None
 
 
@@ -182,8 +182,8 @@ def written(status: int | None) -> HoneError | None:
     if status is None:
         return None
     action = Create(JOBS, {"metadata": {"name": "faq-train"}})
-    found = sync_failures.failed(
-        action, ApiError(status, "failed calling webhook 'v': no endpoints"), sync_failures.TRIES
+    found = sync_failures.explain_write_failure(
+        action, ApiError(status, "failed calling webhook 'v': no endpoints"), sync_failures.REPORTED_AFTER_FAILURES
     )
     return found.error if found else None
 
@@ -196,16 +196,16 @@ def scaled(status: str) -> HoneError | None:
         "reason": "R",
         "message": "no metrics from custom.metrics.k8s.io",
     }
-    tell({"status": {"conditions": [metrics]}}, conditions)
-    if conditions.holds("ScalingActive"):
+    set_scaling_condition({"status": {"conditions": [metrics]}}, conditions)
+    if conditions.is_true("ScalingActive"):
         return None
-    said, _, remedy = conditions.words_of("ScalingActive")[1].partition(". ")
+    said, _, remedy = conditions.get_reason_and_message("ScalingActive")[1].partition(". ")
     return HoneError(reasons.LOAD_NOT_SERVED, said, remedy=remedy)
 
 
 def crashing(is_so: bool) -> HoneError | None:
     engine = pod_in_state("chat-1", container="engine")
-    return _engine_failure(engine, "engine", {"exitCode": 1, "message": "no model"}) if is_so else None
+    return _explain_engine_exit(engine, "engine", {"exitCode": 1, "message": "no model"}) if is_so else None
 
 
 def same_commit(commits: tuple[str, str]) -> HoneError | None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from hone_operator.inferenceservice import children as inferenceservice_children
-from hone_operator.inferenceservice.plan import ObservedInferenceService, plan
+from hone_operator.inferenceservice.plan import ObservedInferenceService, plan_inferenceservice
 from hone_operator.objects.resources import Object
 from hone_operator.reconcile.plan import Apply
 from observed import (
@@ -18,7 +18,7 @@ from observed import (
 
 def applied(*jobs: Object, **spec: Any) -> dict[str, Object]:
     """Return what a new object gets, by kind."""
-    actions = plan(observed_service(service_object(**spec), *jobs), NOW).actions
+    actions = plan_inferenceservice(observed_service(service_object(**spec), *jobs), NOW).actions
     return {action.resource.kind: action.body for action in actions if isinstance(action, Apply)}
 
 
@@ -34,9 +34,9 @@ def running(job: Object, *pods: Object, answers: Object | None = None, **spec: A
     deployment["metadata"]["generation"] = 1
     more = {"deployment": deployment, "service": service_child(owner), "pods": list(pods), "answers": answers or {}}
     if config_map := applied(job, **spec).get("ConfigMap"):
-        more["adapters"] = stored(config_map)
+        more["adapters_config_map"] = stored(config_map)
     if replicas > 1:
-        more["budget"] = stored(inferenceservice_children.budget(owner, 1))
+        more["budget"] = stored(inferenceservice_children.build_budget(owner, 1))
     return observed_service(owner, job, **more)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from run_isolation import build_lock
 from transformers import AutoTokenizer
 
 KEY = "key-of-the-clients"
@@ -82,11 +83,13 @@ def javascript() -> Path:
     pinned = (JAVASCRIPT / "package.json", JAVASCRIPT / "package-lock.json")
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in pinned)).hexdigest()[:12]
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hone" / "javascript" / digest
-    cache.mkdir(parents=True, exist_ok=True)
-    for file in (*pinned, *JAVASCRIPT.glob("*.mjs")):
-        shutil.copy(file, cache)
-    if not (cache / "node_modules" / ".package-lock.json").exists():
-        subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=cache, check=True, timeout=300)
+    with build_lock(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        for file in (*pinned, *JAVASCRIPT.glob("*.mjs")):
+            shutil.copy(file, cache)
+        if not (cache / "node_modules" / ".package-lock.json").exists():
+            install = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+            subprocess.run(install, cwd=cache, check=True, timeout=300)
     return cache
 
 

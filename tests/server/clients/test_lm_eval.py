@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import lm_eval
 import pytest
@@ -27,7 +28,7 @@ metric_list: [{{metric: acc}}, {{metric: acc_norm}}]
 
 
 @pytest.fixture(scope="module")
-def tasks(tmp_path_factory):
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Return a folder with the task; some choices have one token, some several."""
     folder = tmp_path_factory.mktemp("tasks")
     rows = []
@@ -41,7 +42,7 @@ def tasks(tmp_path_factory):
     return folder
 
 
-def run_command(tasks, folder, endpoint, tokenizer):
+def run_command(tasks: Any, folder: Any, endpoint: Any, tokenizer: Any) -> Any:
     """Run `lm_eval` against the server; return its figures and its samples."""
     served = f"model={endpoint.model},base_url={endpoint.url}/completions,tokenizer={tokenizer},max_retries=1"
     words = [Path(sys.executable).with_name("lm_eval"), "run", "--model", "local-completions", "--model_args", served]
@@ -55,7 +56,7 @@ def run_command(tasks, folder, endpoint, tokenizer):
     return json.loads(results.read_text())["results"]["hone_words"], rows
 
 
-def run_own_backend(tasks, model):
+def run_own_backend(tasks: Any, model: Any) -> Any:
     """Let the harness compute the same task with transformers; return its figures and its samples."""
     found = lm_eval.simple_evaluate(
         "hf",
@@ -68,7 +69,9 @@ def run_own_backend(tasks, model):
     return found["results"]["hone_words"], found["samples"]["hone_words"]
 
 
-def test_its_figures_are_those_of_its_own_backend(tasks, endpoint, base_folder, tmp_path, monkeypatch):
+def test_its_figures_are_those_of_its_own_backend(
+    tasks: Any, endpoint: Any, base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "own")
     figures, samples = run_command(tasks, tmp_path, endpoint, base_folder)
     own_figures, own_samples = run_own_backend(tasks, base_folder)
@@ -80,7 +83,7 @@ def test_its_figures_are_those_of_its_own_backend(tasks, endpoint, base_folder, 
         assert [logprob for logprob, _ in sample] == pytest.approx([logprob for logprob, _ in own], abs=1e-3)
 
 
-def by_question(samples):
+def by_question(samples: Any) -> Any:
     """Return, for each question, the log probability of each choice, and whether it is the greedy answer."""
     ordered = sorted(samples, key=lambda sample: sample["doc_id"])
     return [[(float(logprob), str(greedy)) for logprob, greedy in sample["filtered_resps"]] for sample in ordered]

@@ -2,24 +2,26 @@
 
 import json
 import subprocess
+from collections.abc import Callable
+from typing import Any
 
 import openai
 import pytest
 
 
 @pytest.fixture(scope="module")
-def got(javascript, endpoint):
+def got(javascript: Any, endpoint: Any) -> Any:
     words = ["node", "openai.mjs", endpoint.url, endpoint.key]
     run = subprocess.run(words, cwd=javascript, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
 
 
-def test_it_lists_the_models(got):
+def test_it_lists_the_models(got: Any) -> None:
     assert got["models"] == [got["model"]] == ["tiny-llama"]
 
 
-def test_it_gets_the_answers_of_the_python_client(got, endpoint):
+def test_it_gets_the_answers_of_the_python_client(got: Any, endpoint: Any) -> None:
     client = openai.OpenAI(base_url=endpoint.url, api_key=endpoint.key, max_retries=0, timeout=60)
     messages = [{"role": "user", "content": "hello"}]
     settings = {"model": "tiny-llama", "seed": 7, "temperature": 0.8, "max_completion_tokens": 8}
@@ -34,7 +36,7 @@ def test_it_gets_the_answers_of_the_python_client(got, endpoint):
     assert got["completion"] == completion.choices[0].text
 
 
-def test_its_errors_are_those_of_openai(got):
+def test_its_errors_are_those_of_openai(got: Any) -> None:
     assert got["errors"] == {
         "unknown model": {"kind": "NotFoundError", "status": 404, "code": "model_not_found", "param": "model"},
         "too long": {
@@ -48,6 +50,6 @@ def test_its_errors_are_those_of_openai(got):
     }
 
 
-def test_leaving_a_stream_takes_it_out_of_the_batch(got, endpoint, until):
+def test_leaving_a_stream_takes_it_out_of_the_batch(got: Any, endpoint: Any, until: Callable[..., None]) -> None:
     assert got["left"]
     until(lambda: endpoint.running(endpoint.model) == 0)

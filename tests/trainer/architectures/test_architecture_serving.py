@@ -11,8 +11,8 @@ import pytest
 import torch
 from architecture_table import TABLE, Architecture, gpt_like, llama_like
 from hone_api.reasons import HoneError
-from hone_server.artifacts.sources import find_sources
-from hone_server.model_registry import Service
+from hone_server.artifacts.sources import find_model_sources
+from hone_server.model_registry import ModelRegistry
 from long_matrix import sample
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
@@ -47,15 +47,15 @@ def generate(network: Any) -> list[int]:
 async def serve(base: Path, adapter: Path | None) -> dict[str, list[int]]:
     """Load the engine in this process and let each of its models continue the prompt."""
     adapters = {"tuned": adapter} if adapter else {}
-    service = Service(find_sources(str(base), name="base", adapters=adapters, expected={}, claims={}), 128)
+    service = ModelRegistry(find_model_sources(str(base), name="base", adapters=adapters, expected={}, claims={}), 128)
     try:
-        await service.load()
+        await service.load_models()
         answers = {}
         for name in ["base", *adapters]:
-            model = service.model(name)
-            greedy = replace(model.defaults, temperature=0)
-            async for tokens in model.lane.generate(PROMPT, greedy, NEW, stream=False, ignore_eos=True):
-                answers[name] = answers.get(name, []) + tokens.ids
+            model = service.get_model(name)
+            greedy = replace(model.default_params, temperature=0)
+            async for tokens in model.handle.generate(PROMPT, greedy, NEW, stream=False, ignore_eos=True):
+                answers[name] = answers.get(name, []) + tokens.token_ids
         return answers
     finally:
         service.stop()

@@ -11,7 +11,7 @@ from hone_api.attention import default_kernel
 from hone_api.finetunejobs.spec import LoraOptions
 from hone_api.reasons import HoneError
 from hone_trainer.config.model_traits import find_mixing
-from hone_trainer.memory.architecture import build
+from hone_trainer.memory.architecture import build_meta_model
 from hone_trainer.models import lora_targets
 from long_matrix import sample
 from transformers import AutoModelForCausalLM
@@ -51,19 +51,19 @@ def test_packing_is_refused_where_rows_mix(
     architecture: Architecture, make_architecture: Callable[[Architecture], Path]
 ) -> None:
     network: Any = AutoModelForCausalLM.from_pretrained(make_architecture(architecture)).eval()
-    assert mixes(network) == (find_mixing(build(architecture.make_config())) is not None)
+    assert mixes(network) == (find_mixing(build_meta_model(architecture.make_config())) is not None)
 
 
 @pytest.mark.parametrize("architecture", sample(TABLE, "architectures: kernels", 8), ids=lambda one: one.name)
 def test_the_kernel_is_the_one_that_transformers_chooses_automatically(architecture: Architecture) -> None:
-    outline = build(architecture.make_config())
+    outline = build_meta_model(architecture.make_config())
     assert default_kernel(outline) == architecture.attention == outline.config._attn_implementation
 
 
 @pytest.mark.parametrize("option", [{"use_dora": True}, {"lora_dropout": 0.1}])
 @pytest.mark.parametrize("name", MOE)
 def test_an_option_that_fused_experts_do_not_support_is_named(name: str, option: dict[str, Any]) -> None:
-    outline = build(named(name).make_config())
+    outline = build_meta_model(named(name).make_config())
     with pytest.raises(HoneError) as refused:
         lora_targets.check_targets(LoraOptions(**option), outline)
     assert refused.value.reason.name == "InvalidSpec"
@@ -89,7 +89,7 @@ def test_an_option_that_fused_experts_do_not_support_is_named(name: str, option:
 )
 def test_a_target_that_can_not_be_adapted_is_refused(name: str, target: str, problem: str) -> None:
     with pytest.raises(HoneError) as refused:
-        lora_targets.check_targets(LoraOptions(target_modules=[target]), build(named(name).make_config()))
+        lora_targets.check_targets(LoraOptions(target_modules=[target]), build_meta_model(named(name).make_config()))
     assert problem in refused.value.message
     assert f"targetModules[0] is '{target}'" in refused.value.message
 

@@ -43,8 +43,8 @@ def test_the_check_of_weight_files_agrees_with_loading(
     one: Architecture, make_architecture: Callable[[Architecture], Path], tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(make_architecture(one), tmp_path / "model"))
-    outline = outlines.build(AutoConfig.from_pretrained(folder))
-    assert weight_files.check(outline, folder, "The base model") == []
+    outline = outlines.build_meta_model(AutoConfig.from_pretrained(folder))
+    assert weight_files.check_weight_files(outline, folder, "The base model") == []
     whole = load_file(folder / "model.safetensors")
     # A fault in weights that transformers joins to others while loading, such as those of experts, shows in loading.
     names = sorted(whole.keys() & outline.state_dict().keys())
@@ -52,7 +52,7 @@ def test_the_check_of_weight_files_agrees_with_loading(
         found, name = dict(whole), random.Random(one.name).choice(names)
         change(found, name)
         save_file(found, folder / "model.safetensors", metadata={"format": "pt"})
-        checked = judge(lambda: weight_files.check(outline, folder, "The base model"))
-        loaded = judge(lambda: weight_files.load(str(folder), "The base model", dtype="auto"))
+        checked = judge(lambda: weight_files.check_weight_files(outline, folder, "The base model"))
+        loaded = judge(lambda: weight_files.load_causal_lm(str(folder), "The base model", dtype="auto"))
         assert (change, name, checked) == (change, name, loaded)
         assert loaded == "taken" or change is not keep

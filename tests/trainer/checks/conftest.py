@@ -9,12 +9,12 @@ import pytest
 from datasets import Dataset, Features, Json, List, Value, disable_progress_bars
 from hone_api.finetunejobs.training import TrainingArguments
 from hone_trainer.checks import preconditions
-from hone_trainer.checks.limits import Limits
-from hone_trainer.checks.tokenized import Checker
-from hone_trainer.data.dataset import Data
-from hone_trainer.data.formats import Layout
+from hone_trainer.checks.limits import ModelLimits
+from hone_trainer.checks.tokenized import SplitChecker
+from hone_trainer.data.dataset import LoadedDataset
+from hone_trainer.data.formats import RowLayout
 from hone_trainer.data.messages import MessageCounts
-from hone_trainer.data.tokenization import Tokenizing
+from hone_trainer.data.tokenization import DatasetTokenizer
 from hone_trainer.preparation import prepare
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -46,7 +46,7 @@ def make_tokenizer(end: str, template: str | None = None, begin: str | None = No
 
 
 def check_rows(
-    rows: list[dict[str, Any]], tokenizer: Any, folder: Path, limits: Limits, stops: set[str], **training: Any
+    rows: list[dict[str, Any]], tokenizer: Any, folder: Path, limits: ModelLimits, stops: set[str], **training: Any
 ) -> list[str]:
     """Tokenize the rows, and return the warnings. Raises HoneError."""
     features = Features(
@@ -58,20 +58,20 @@ def check_rows(
     def stream() -> Any:
         return ((f"rows.jsonl, line {number}", row) for number, row in enumerate(rows, start=1))
 
-    layout = Layout(kind, {column: column for column in rows[0]})
+    layout = RowLayout(kind, {column: column for column in rows[0]})
     counts = MessageCounts()
     for messages in (value for row in rows for value in row.values() if isinstance(value, list)):
         counts.add(messages)
-    data = Data(given, None, layout, [stream], counts, [])  # type: ignore[list-item]
+    data = LoadedDataset(given, None, layout, [stream], counts, [])  # type: ignore[list-item]
     written = TrainingArguments.model_validate(
         {name: value for name, value in training.items() if name in TrainingArguments.model_fields}
     )
     preconditions.check_tokenizer(data, tokenizer, written)
     args = SFTConfig(str(folder), use_cpu=True, bf16=False, report_to="none", **training)
-    tokenizing = Tokenizing(args, tokenizer, rows[0])
+    tokenizing = DatasetTokenizer(args, tokenizer, rows[0])
     vocabulary = tokenizer.get_vocab()
-    checker = Checker(data, tokenizer, written, limits, {vocabulary[token] for token in stops})
-    split = prepare.tokenize(given, tokenizing, checker, "to train on")
+    checker = SplitChecker(data, tokenizer, written, limits, {vocabulary[token] for token in stops})
+    split = prepare.tokenize_split(given, tokenizing, checker, "to train on")
     return checker.find_warnings(split, tokenizing, bool(args.packing))
 
 
@@ -86,7 +86,7 @@ def warnings_of(tmp_path: Path) -> Callable[..., list[str]]:
 
     def run(rows: list[dict[str, Any]], tokenizer: Any, **more: Any) -> list[str]:
         disable_progress_bars()
-        limits = more.pop("limits", Limits(None, None, is_hard=False))
+        limits = more.pop("limits", ModelLimits(None, None, is_hard=False))
         return check_rows(rows, tokenizer, tmp_path, limits, more.pop("stops", set()), **more)
 
     return run

@@ -8,8 +8,8 @@ import pytest
 from datasets import Dataset, disable_progress_bars, enable_progress_bars
 from hone_api.reasons import HoneError
 from hone_trainer.data import statistics
-from hone_trainer.data.statistics import IGNORED, Cut
-from hone_trainer.data.tokenization import Tokenizing
+from hone_trainer.data.statistics import IGNORED, Truncation
+from hone_trainer.data.tokenization import DatasetTokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trl.trainer.sft_config import SFTConfig
@@ -40,10 +40,12 @@ def test_the_report_counts_what_trl_keeps(
     whole = Dataset.from_dict({"input_ids": ids, "labels": labels})
     args = SFTConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none", max_length=max_length, **way)
     disable_progress_bars()
-    kept = Tokenizing(args, tokenizer_of("</s>"), {"text": ""}).cut(whole, bool(args.packing))
+    kept = DatasetTokenizer(args, tokenizer_of("</s>"), {"text": ""}).truncate(whole, bool(args.packing))
     enable_progress_bars()
 
-    report = statistics.examine(statistics.count(whole), Cut.of(args, bool(args.packing)))
+    report = statistics.make_split_report(
+        statistics.count_tokens(whole), Truncation.from_args(args, bool(args.packing))
+    )
     tokens, learned = sum(map(len, kept["input_ids"])), sum(label != IGNORED for row in kept["labels"] for label in row)
     lost = report.dropped_rows + report.empty_rows
     assert report.empty_rows == sum(not any(row) for row in rows)
@@ -59,6 +61,8 @@ def test_the_report_counts_what_trl_keeps(
 
 def test_packed_rows_without_a_token_to_learn_are_refused() -> None:
     whole = Dataset.from_dict({"input_ids": [[1, 2, 3]], "labels": [[IGNORED, IGNORED, 3]]})
-    report = statistics.examine(statistics.count(whole), Cut(2)).model_copy(update={"kept_rows": 1})
+    report = statistics.make_split_report(statistics.count_tokens(whole), Truncation(2)).model_copy(
+        update={"kept_rows": 1}
+    )
     with pytest.raises(HoneError, match="leaves no token to learn in any of 1 rows"):
-        statistics.warnings(report, 2, packing=True, purpose="to train on")
+        statistics.find_length_warnings(report, 2, packing=True, purpose="to train on")

@@ -11,8 +11,8 @@ import torch
 import transformers
 from hone_api.reasons import HoneError
 from hone_trainer.checks import limits
-from hone_trainer.checks.limits import Limits
-from hone_trainer.data.statistics import Cut
+from hone_trainer.checks.limits import ModelLimits
+from hone_trainer.data.statistics import Truncation
 from hone_trainer.memory import architecture
 from transformers import AutoModelForCausalLM
 
@@ -54,8 +54,8 @@ CONFIGS: dict[str, tuple[str, dict[str, Any], int | None, bool]] = {
 def test_positions_are_those_that_the_model_has(name: str) -> None:
     kind, sizes, positions, is_hard = CONFIGS[name]
     config = getattr(transformers, kind)(**sizes)
-    found = limits.read_limits(architecture.build(config))
-    assert found == Limits(64, positions, is_hard)
+    found = limits.read_model_limits(architecture.build_meta_model(config))
+    assert found == ModelLimits(64, positions, is_hard)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
 
     def read(length: int) -> None:
@@ -74,7 +74,7 @@ def test_positions_of_images_are_not_those_of_text() -> None:
     text = SIZES | {"num_key_value_heads": 2, "head_dim": 8}
     vision = SIZES | {"image_size": 28, "patch_size": 14}
     config = transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
-    assert limits.read_limits(architecture.build(config)) == Limits(64, MOST, is_hard=False)
+    assert limits.read_model_limits(architecture.build_meta_model(config)) == ModelLimits(64, MOST, is_hard=False)
 
 
 @pytest.mark.parametrize(
@@ -95,14 +95,14 @@ def test_rows_are_compared_with_the_positions_after_cutting(
 ) -> None:
     defaults = {"packing": False, "packing_strategy": "bfd", "truncation_mode": "keep_start"}
     args = SimpleNamespace(**defaults | way)
-    call = (args, Cut.of(args, args.packing), args.packing)  # type: ignore[arg-type]
-    soft = limits.check_lengths(np.array(lengths), Limits(None, 16, is_hard=False), *call)
+    call = (args, Truncation.from_args(args, args.packing), args.packing)  # type: ignore[arg-type]
+    soft = limits.check_lengths(np.array(lengths), ModelLimits(None, 16, is_hard=False), *call)
     assert sum(finding.count for finding in soft) == too_long
     if too_long:
         with pytest.raises(HoneError, match="the model has 16 positions"):
-            limits.check_lengths(np.array(lengths), Limits(None, 16, is_hard=True), *call)
+            limits.check_lengths(np.array(lengths), ModelLimits(None, 16, is_hard=True), *call)
     else:
-        assert not limits.check_lengths(np.array(lengths), Limits(None, 16, is_hard=True), *call)
+        assert not limits.check_lengths(np.array(lengths), ModelLimits(None, 16, is_hard=True), *call)
 
 
 def test_a_token_without_an_embedding_is_refused(warnings_of: Any, tokenizer_of: Any) -> None:
@@ -111,12 +111,12 @@ def test_a_token_without_an_embedding_is_refused(warnings_of: Any, tokenizer_of:
     size = len(tokenizer) - 1
     rows = [{"text": "old"}, {"text": "a <new> one"}, {"text": "<new><new>"}]
     with pytest.raises(HoneError) as refused:
-        warnings_of(rows, tokenizer, limits=Limits(size, None, is_hard=False))
+        warnings_of(rows, tokenizer, limits=ModelLimits(size, None, is_hard=False))
     assert refused.value.message == (
         "2 of 3 rows to train on have tokens that the model has no embedding for, such as '<new>': it is token "
         f"{size} of the tokenizer, and the model has {size} embeddings (first: rows.jsonl, line 2)"
     )
-    assert not warnings_of(rows, tokenizer, limits=Limits(size + 1, None, is_hard=False))
+    assert not warnings_of(rows, tokenizer, limits=ModelLimits(size + 1, None, is_hard=False))
 
 
 def test_a_padding_token_without_an_embedding_is_refused(tokenizer_of: Any) -> None:
@@ -124,9 +124,9 @@ def test_a_padding_token_without_an_embedding_is_refused(tokenizer_of: Any) -> N
     tokenizer.add_special_tokens({"pad_token": "<pad>"})
     training = SimpleNamespace(pad_token=None, eos_token=None)
     with pytest.raises(HoneError, match=r"padded with '<pad>'"):
-        limits.check_padding(Limits(len(tokenizer) - 1, None, is_hard=False), tokenizer, training)  # type: ignore[arg-type]
+        limits.check_padding(ModelLimits(len(tokenizer) - 1, None, is_hard=False), tokenizer, training)  # type: ignore[arg-type]
     training.pad_token = "</s>"
-    limits.check_padding(Limits(len(tokenizer) - 1, None, is_hard=False), tokenizer, training)  # type: ignore[arg-type]
+    limits.check_padding(ModelLimits(len(tokenizer) - 1, None, is_hard=False), tokenizer, training)  # type: ignore[arg-type]
 
 
 def test_rows_longer_than_the_positions_of_a_model_are_refused(

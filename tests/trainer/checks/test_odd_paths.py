@@ -7,15 +7,15 @@ import pytest
 from hone_api.reasons import HoneError
 from hone_api.schema.manifests import load_documents
 from hone_api.schema.validation import validate
-from hone_trainer.data.formats import Layout, find_unused
-from hone_trainer.inputs.manifest import refuse_what_is_not_utf8
+from hone_trainer.data.formats import RowLayout, find_unused
+from hone_trainer.inputs.manifest import refuse_non_utf8_folder
 
 
 def test_a_folder_whose_path_is_not_utf8_is_refused_by_name() -> None:
     with pytest.raises(HoneError) as refused:
-        refuse_what_is_not_utf8("--output", Path(os.fsdecode(b"/a/\xff")))
+        refuse_non_utf8_folder("--output", Path(os.fsdecode(b"/a/\xff")))
     assert refused.value.message == "--output is /a/\\udcff, whose path is not UTF-8"
-    refuse_what_is_not_utf8("--output", Path("/a/é 😀"))
+    refuse_non_utf8_folder("--output", Path("/a/é 😀"))
 
 
 @pytest.mark.parametrize("code", ["00110000", "7FFFFFFF", "80000000", "FFFFFFFF"])
@@ -36,7 +36,7 @@ def test_an_integer_of_any_size_is_refused_by_its_field(digits: int, sign: int) 
 @pytest.mark.parametrize("columns", [0, 10, 11, 5000])
 def test_unused_columns_are_named_or_counted(columns: int) -> None:
     found = {"text": 3} | {f"c{number}": 3 for number in range(columns)}
-    warnings = find_unused(Layout("text", {"text": "text"}), found, 3)
+    warnings = find_unused(RowLayout("text", {"text": "text"}), found, 3)
     assert len(warnings) == min(columns, 11)
     if columns > 10:
         assert warnings[-1].startswith(f"{columns - 10} more columns are not used")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hone_trainer.checks.samples import SPREAD, Sampler
+from hone_trainer.checks.samples import SPREAD, RowSampler
 
 Row = dict[str, Any]
 SYSTEM = {"role": "system", "content": "Be a pirate."}
@@ -33,7 +33,7 @@ def split(row: Row) -> Row:
 
 
 def choose(rows: list[Row]) -> list[int]:
-    sampler = Sampler()
+    sampler = RowSampler()
     for row in rows:
         sampler.add_row(row)
     return sampler.choose()

@@ -68,7 +68,7 @@ def test_an_exception_for_only_the_generation_prompt_names_the_row(
 def test_an_exception_for_a_prompt_of_the_evaluation_names_the_prompt(tokenizer_of: Tokenizers, raising: str) -> None:
     options = EvaluationOptions.model_validate({"prompts": ["hi"]})
     with pytest.raises(HoneError, match=r"spec\.evaluation\.prompts\[0\] is refused by the chat template: "):
-        prompts.encode(options, tokenizer_of("<|im_end|>", raising), lambda: None)
+        prompts.encode_prompts(options, tokenizer_of("<|im_end|>", raising), lambda: None)
 
 
 @pytest.mark.parametrize("prompt", ["", "hi"])
@@ -76,7 +76,7 @@ def test_a_prompt_of_the_evaluation_without_a_token_is_refused(tokenizer_of: Tok
     options = EvaluationOptions.model_construct(prompts=[prompt], max_new_tokens=4)
     tokenizer = tokenizer_of("<|im_end|>", "{{ '' }}" if prompt else None)
     with pytest.raises(HoneError, match="which gives no token"):
-        prompts.encode(options, tokenizer, lambda: None)
+        prompts.encode_prompts(options, tokenizer, lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_several_templates_without_a_default_are_refused(warnings_of: Warnings, 
     for call in (
         lambda: warnings_of(KINDS["messages"], tokenizer),
         lambda: warnings_of(KINDS["messages"], tokenizer, assistant_only_loss=True),
-        lambda: prompts.encode(options, tokenizer, lambda: None),
+        lambda: prompts.encode_prompts(options, tokenizer, lambda: None),
     ):
         with pytest.raises(HoneError, match=r"several chat templates \(rag, tool_use\), and none is named default"):
             call()

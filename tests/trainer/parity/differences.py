@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hone_api.reasons import USER_MISTAKES, HoneError
+from hone_api.exit_codes import USER_MISTAKES
+from hone_api.reasons import HoneError
 from parity.learned import Case, Learned
 
 
@@ -44,7 +45,7 @@ REFUSALS = [
     Refusal(
         "AllRowsTruncated",
         r"^spec\.training\.maxLength is \d+, which leaves no token to learn in any of \d+ rows",
-        "TRL goes on with no row, or with rows of which nothing is learned.",
+        "TRL continues with no row, or with rows of which nothing is learned.",
     ),
     Refusal(
         "DatasetInvalid",
@@ -133,7 +134,7 @@ def compare(ours: Learned | HoneError, theirs: Learned | Exception) -> None:
     for name in ("train", "evaluation", "first_row"):
         for difference in find_differences(getattr(ours, name), getattr(theirs, name), name):
             raise AssertionError(
-                f"Hone and TRL differ, and no warning says so: {difference}; warnings: {ours.warnings}"
+                f"Hone and TRL differ, and no warning reports it: {difference}; warnings: {ours.warnings}"
             )
 
 

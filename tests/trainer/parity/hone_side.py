@@ -6,11 +6,11 @@ from hone_api.finetunejobs.spec import FineTuneJob
 from hone_api.layout import CHECKPOINTS
 from hone_trainer import pipeline
 from hone_trainer.config import device
-from hone_trainer.distributed.process_group import Group
-from hone_trainer.inputs.manifest import Inputs
+from hone_trainer.distributed.process_group import ProcessGroup
+from hone_trainer.inputs.manifest import JobInputs
 from hone_trainer.preparation.prepare import prepare
 from hone_trainer.progress.terminal import Terminal
-from hone_trainer.runtime.errors import named
+from hone_trainer.runtime.errors import classify_error
 from parity.learned import Case, Learned, read_batches
 from parity.tokenizing import TEMPLATES
 
@@ -20,7 +20,7 @@ def learn(case: Case, model: Path, folder: Path) -> Learned:
     try:
         return _learn(case, model, folder)
     except Exception as error:
-        raise named(error) from error
+        raise classify_error(error) from error
 
 
 def _learn(case: Case, model: Path, folder: Path) -> Learned:
@@ -43,10 +43,10 @@ def _learn(case: Case, model: Path, folder: Path) -> Learned:
             "training": {"profile": "none", **case.training},
         },
     }
-    inputs = Inputs(FineTuneJob.model_validate(document), {"data": claim, "model": model.parent}, {}, {})
+    inputs = JobInputs(FineTuneJob.model_validate(document), {"data": claim, "model": model.parent}, {}, {})
     terminal = Terminal(shown=False)
-    prepared = prepare(inputs, folder, terminal, device.here())
-    run = pipeline.load(prepared, Group(), inputs, folder, terminal)
+    prepared = prepare(inputs, folder, terminal, device.detect_device())
+    run = pipeline.load_training_run(prepared, ProcessGroup(), inputs, folder, terminal)
     if run.metrics_log:
         run.metrics_log.close()
     return Learned(

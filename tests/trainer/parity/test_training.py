@@ -138,10 +138,10 @@ def test_the_how_to_becomes_the_documented_arguments(tmp_path: Path, method: str
     spec = FineTuneJob.model_validate(how_to(method)).spec
     assert (spec.model.name, spec.dataset.name) == ("meta-llama/Llama-2-7b-chat-hf", "mlabonne/guanaco-llama2-1k")
     assert (spec.model.dtype, spec.training.profile) == ("float32", "none")
-    args = make_sft_config(sft_config.sft_config(spec, tmp_path, use_cpu=True))
+    args = make_sft_config(sft_config.make_sft_keywords(spec, tmp_path, use_cpu=True))
     values = {name: getattr(args, name) for name in HOW_TO_ARGUMENTS}
     assert {name: getattr(value, "value", value) for name, value in values.items()} == HOW_TO_ARGUMENTS
-    found = lora_targets.lora_config(spec, None, AutoModelForCausalLM.from_config(small_llama()))
+    found = lora_targets.make_lora_config(spec, None, AutoModelForCausalLM.from_config(small_llama()))
     assert (found is None) == (method == "full")
     if found:
         assert {name: getattr(found, name) for name in HOW_TO_LORA} == HOW_TO_LORA

@@ -5,8 +5,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hone_api import containers
+from hone_api import containers, layout
 from hone_api.reasons import CATALOGUE, HoneError, Reason
+from hone_server.vllm import check as check_module
+from hone_server.vllm import middleware as vllm_middleware
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,6 +38,10 @@ def test_modules_in_vllms_image_use_the_names_of_the_contract() -> None:
     """They import nothing of Hone, so they repeat the names."""
     middleware, check = read_source("hone_server.vllm.middleware"), read_source("hone_server.vllm.check")
     assert f"class {containers.VLLM_MIDDLEWARE_CLASS}:" in middleware
+    assert vllm_middleware.KEY_FILE_ENV == check_module.KEY_FILE_ENV == layout.API_KEY_FILE_ENV
+    assert layout.ADMIN_TOKEN_FILE_ENV == vllm_middleware.TOKEN_FILE_ENV
+    assert vllm_middleware.ADMIN_HEADER.decode() == layout.ADMIN_HEADER.lower()
+    assert check_module.ADAPTERS_FOLDER.name == layout.ADAPTER_LINKS
     assert f'getLogger("{containers.VLLM_MIDDLEWARE}")' in middleware
     assert f'getLogger("{containers.VLLM_CHECK}")' in check
     assert f'"{containers.CHECK_PROGRAM}: {{' in check

@@ -3,9 +3,17 @@
 import re
 
 import pytest
-from hone_api.reasons import CATALOGUE, INTERRUPTED_EXIT_CODE, USER_MISTAKES, HoneError, Reason
+from hone_api.exit_codes import INTERRUPTED_EXIT_CODE, USER_MISTAKES
+from hone_api.reasons import CATALOGUE, HoneError, Reason
 
-RETRIED = {"InternalError": 70, "HubUnreachable": 71, "DiskFull": 74, "Interrupted": 75}
+RETRIED = {
+    "InternalError": 70,
+    "HubUnreachable": 71,
+    "StoreUnreachable": 71,
+    "SourceChanged": 71,
+    "DiskFull": 74,
+    "Interrupted": 75,
+}
 
 
 @pytest.mark.parametrize("reason", CATALOGUE.values(), ids=CATALOGUE)
@@ -26,9 +34,10 @@ def test_an_exit_code_has_one_meaning() -> None:
     shared = {
         65: {"Dataset", "Chat", "All", "Artifact", "Adapter"},
         66: {"Model", "Dataset", "Artifact"},
-        67: {"Hub", "Volume"},
+        67: {"Hub", "Store", "Volume"},
         68: {"Non", "Merge"},
         69: {"Model", "Out", "Gpu"},
+        71: {"Hub", "Store", "Source"},
     }
     by_code: dict[int, list[str]] = {}
     for reason in CATALOGUE.values():

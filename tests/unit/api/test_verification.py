@@ -162,7 +162,7 @@ def test_a_file_that_differs_is_named(root: Path, name: str) -> None:
     path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
     assert f"{path} differs" in refusal(root).message
     path.write_bytes(content[:-1])
-    assert f"{path} has {len(content) - 1} bytes, the manifest says {len(content)}" in refusal(root).message
+    assert f"{path} has {len(content) - 1} bytes, and the manifest records {len(content)}" in refusal(root).message
     path.unlink()
     assert refusal(root).message == f"{path} is missing"
     path.mkdir()

@@ -20,7 +20,8 @@ CODE = Path(hone_operator.__file__).parent
 CHART = Path(__file__).parents[3] / "charts/hone/templates"
 # Verbs of the client's methods, and of functions that pass a kind on to these.
 VERBS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("get", "refresh", "_read", "_known", "_child", "_child_or_foreign", "_reread"), ("get",)),
+    **dict.fromkeys(("get", "refresh_cached", "_reread"), ("get",)),
+    **dict.fromkeys(("read", "read_cached", "read_child", "read_child_or_foreign"), ("get",)),
     **dict.fromkeys(("items", "list", "_list"), ("list",)),
     **dict.fromkeys(("create", "try_create"), ("create",)),
     **dict.fromkeys(("patch", "apply"), ("patch",)),
@@ -33,15 +34,14 @@ ACTIONS = {
     "Create": ("create", "get"),
     "Apply": ("create", "patch", "get"),
     "Patch": ("patch", "get"),
-    "removal": ("delete",),
+    "build_delete": ("delete",),
     "Delete": ("delete",),
 }
 # The kinds that a variable can have in these functions.
 HANDED_ON: dict[tuple[str, str], tuple[Resource, ...]] = {
     ("hone_operator.kube.reflector", "_list"): WATCHED,
     ("hone_operator.kube.reflector", "_watch"): WATCHED,
-    ("hone_operator.controller", "_patch_status"): OWNERS,
-    ("hone_operator.snapshots", "inferenceservice"): (resources.BUDGETS, resources.AUTOSCALERS),
+    ("hone_operator.reconciler", "patch_status"): OWNERS,
 }
 # Calls in these modules don't count: the client, modules with methods of the same names, and the executor of actions.
 WITHOUT_CALLS = (
@@ -98,11 +98,13 @@ def needed_rights() -> set[Right]:
         for function, call in calls(ast.parse(file.read_text())):
             on, name = called(call)
             is_request = name in VERBS and (
-                on in ("api", "_api") or (name.startswith("_") and on == "self") or name == "refresh"
+                on in ("api", "_api", "objects", "_objects")
+                or (name.startswith("_") and on == "self")
+                or name == "refresh_cached"
             )
             if not (is_request or (name in ACTIONS and not on)) or not call.args or module in WITHOUT_CALLS:
                 continue
-            first = call.args[2] if name == "refresh" and not on else call.args[0]
+            first = call.args[2] if name == "refresh_cached" else call.args[0]
             if name == "serves":
                 continue
             kinds = kinds_of(module, function, first)

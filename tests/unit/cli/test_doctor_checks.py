@@ -10,6 +10,7 @@ import pytest
 from doctor_nodes import MIXED, UNHEALTHY, device_slice, facts, node
 from hone_api.gpucheck.facts import Device, DeviceFile, Facts, Torch
 from hone_api.schema.crd import KINDS, definition
+from hone_cli.client import rest, temporary_pod
 from hone_cli.doctor import deep_findings, machine_findings, pod_script, probe_pod
 from hone_cli.doctor.checks import addons, installation, storage
 from hone_cli.doctor.checks.findings import Finding, Unread, find_exit_code
@@ -232,7 +233,7 @@ def test_the_script_of_the_pod_writes_an_answer_that_is_understood(tmp_path: Pat
 def test_a_pod_that_cannot_start_is_not_waited_for() -> None:
     waiting = {"reason": "ImagePullBackOff", "message": "not found"}
     pod = {"status": {"phase": "Pending", "containerStatuses": [{"name": "doctor", "state": {"waiting": waiting}}]}}
-    assert probe_pod.judge_waiting(pod) == ("ImagePullBackOff", "not found")
+    assert temporary_pod.judge_waiting(pod, "doctor") == ("ImagePullBackOff", "not found")
     assert not probe_pod.has_ended(pod)
     refused = {"status": {"phase": "Failed", "reason": "UnexpectedAdmissionError", "message": "no GPU is left"}}
     assert probe_pod.has_ended(refused)
@@ -256,7 +257,7 @@ def run_probe(monkeypatch: pytest.MonkeyPatch, *answers: Any, allowed: bool = Tr
             raise found
         return found
 
-    monkeypatch.setattr(probe_pod, "read", read)
+    monkeypatch.setattr(rest, "read", read)
     monkeypatch.setattr(probe_pod, "POLL_SECONDS", 0)
     cluster = SimpleNamespace(namespace="ns")
     return probe_pod.probe(cluster, "i", Target(), "https://h", [], 1000), methods  # type: ignore[arg-type]
@@ -274,7 +275,7 @@ def test_after_a_broken_connection_the_pod_is_deleted(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("moment", [[], [{}], [{}, {}]])
 def test_ctrl_c_deletes_the_pod_whenever_it_comes(monkeypatch: pytest.MonkeyPatch, moment: list[Any]) -> None:
     deleted: list[str] = []
-    monkeypatch.setattr(probe_pod, "_delete", lambda cluster, place, name: deleted.append(name))
+    monkeypatch.setattr(temporary_pod, "delete_pod", lambda cluster, place, name: deleted.append(name))
     with pytest.raises(KeyboardInterrupt):
         run_probe(monkeypatch, *moment, KeyboardInterrupt())
     assert len(deleted) == 1

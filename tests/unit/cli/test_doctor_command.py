@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from hone_cli.client import cluster
+from hone_cli.client import cluster, rest
 from hone_cli.doctor import cluster_reader, command, machine, pod_script
 from hone_cli.doctor.checks.findings import Finding, Unread, find_exit_code
 from hone_cli.main import main
@@ -134,7 +134,7 @@ def test_a_named_kubeconfig_that_is_missing_is_no_success(doctor: Doctor, monkey
 def test_a_cluster_that_never_answers_ends_in_an_error(
     doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(cluster_reader, "TIMEOUT", (0.2, 0.2))
+    monkeypatch.setattr(rest, "TIMEOUT", (0.2, 0.2))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         kubeconfig = tmp_path / "config"
         server = f"http://127.0.0.1:{silent.getsockname()[1]}"

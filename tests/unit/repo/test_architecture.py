@@ -60,6 +60,15 @@ def test_no_modules_of_a_room_import_each_other(room: str) -> None:
     assert circles(import_graph(room)) == []
 
 
+def test_no_private_module_of_kopf_is_used() -> None:
+    for file in ROOMS["hone_operator"].rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "kopf":
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            assert not [name for name in names if name.startswith("kopf.") and "._" in name], file
+
+
 def test_circles_are_found() -> None:
     graph = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": {"f"}, "f": {"e"}}
     assert circles(graph) == [["a", "b", "c"], ["e", "f"]]

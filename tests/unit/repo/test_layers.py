@@ -15,14 +15,15 @@ LAYERS = {
         artifacts containers
         inferenceservices reasons
         errors pods
-        attention common dtypes figures gpucheck gpus io layout quantities strictjson
+        attention common dtypes exit_codes figures gpucheck gpus io layout quantities strictjson
     """,
     "hone_operator": """
         __main__
         main uninstall
         handlers
         controller
-        snapshots
+        reconciler node_watch
+        watch_handlers snapshots
         finetunejob inferenceservice
         engines reconcile
         kube pods
@@ -40,6 +41,7 @@ LAYERS = {
         config merging
         checks memory storage
         data models
+        remote
         distributed inputs
         data.readers progress runtime
     """,
@@ -52,19 +54,26 @@ LAYERS = {
         engine
         structured
         protocol weights
-        artifacts hardware logs vllm workers
+        artifacts hardware logs torch_internals transformers_internals vllm workers
     """,
     "hone_cli": """
         __main__
         main
         doctor
         commands
+        artifacts
         client
-        doctor.checks ui
+        doctor.checks objects
+        ui
     """,
 }
 """From top to bottom. What stands in a line may import what stands in a lower one, and nothing else."""
-COPIED = {"hone_server.vllm.middleware", "hone_server.vllm.check", "hone_cli.doctor.pod_script"}
+COPIED = {
+    "hone_server.vllm.middleware",
+    "hone_server.vllm.check",
+    "hone_cli.doctor.pod_script",
+    "hone_cli.artifacts.pod_script",
+}
 """Modules that run where nothing else of Hone is."""
 WITH_CODE = {"hone_api.gpucheck"}
 """Packages whose __init__.py holds more than a docstring: this one is copied as a whole."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hone_cli.client.openai import Engine
 from hone_cli.ui.output import Problem
-from hone_server.adapter_sidecar.engine_client import EngineApi, Refused
+from hone_server.adapter_sidecar.engine_client import EngineClient, EngineRefusedError
 from hone_server.vllm import middleware as vllm_middleware
 
 KEY = "not-a-secret"
@@ -85,10 +85,10 @@ def test_requests_to_an_engine_on_loopback_use_no_proxy(
 ) -> None:
     key_file = tmp_path / "key"
     key_file.write_text(KEY)
-    monkeypatch.setenv(vllm_middleware.KEY_FILE, str(key_file))
+    monkeypatch.setenv(vllm_middleware.KEY_FILE_ENV, str(key_file))
     monkeypatch.setenv("HONE_API_KEY", KEY)
-    vllm_middleware.ask(engine.port, "m")
-    EngineApi(engine.port, "token", key_file).listed()
+    vllm_middleware.ask_model(engine.port, "m")
+    EngineClient(engine.port, "token", key_file).list_models()
     Engine(f"http://127.0.0.1:{engine.port}/v1", remedy="").models()
     assert [path for path, _ in engine.seen] == ["/v1/completions", "/health", "/v1/models", "/v1/models"]
     assert {key for _, key in engine.seen} == {f"Bearer {KEY}"}
@@ -98,14 +98,14 @@ def test_requests_to_an_engine_on_loopback_use_no_proxy(
 def test_no_redirect_takes_a_key_elsewhere(engine: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key_file = tmp_path / "key"
     key_file.write_text(KEY)
-    monkeypatch.setenv(vllm_middleware.KEY_FILE, str(key_file))
+    monkeypatch.setenv(vllm_middleware.KEY_FILE_ENV, str(key_file))
     monkeypatch.setenv("HONE_API_KEY", KEY)
     for status in (301, 302, 303, 307, 308):
         redirecting = Recorder(status, f"http://127.0.0.1:{engine.port}/elsewhere")
         with pytest.raises(OSError, match=str(status)):
-            vllm_middleware.ask(redirecting.port, "m")
-        with pytest.raises(Refused, match=str(status)):
-            EngineApi(redirecting.port, "token", key_file).listed()
+            vllm_middleware.ask_model(redirecting.port, "m")
+        with pytest.raises(EngineRefusedError, match=str(status)):
+            EngineClient(redirecting.port, "token", key_file).list_models()
         with suppress(Problem):
             Engine(f"http://127.0.0.1:{redirecting.port}/v1", remedy="").models()
         redirecting.close()
@@ -118,10 +118,10 @@ def test_a_key_reaches_the_engine_as_its_bytes(
 ) -> None:
     key_file = tmp_path / "key"
     key_file.write_bytes(key.encode() + b"\n")
-    monkeypatch.setenv(vllm_middleware.KEY_FILE, str(key_file))
+    monkeypatch.setenv(vllm_middleware.KEY_FILE_ENV, str(key_file))
     monkeypatch.setenv("HONE_API_KEY", key)
-    vllm_middleware.ask(engine.port, "m")
-    EngineApi(engine.port, "token", key_file).listed()
+    vllm_middleware.ask_model(engine.port, "m")
+    EngineClient(engine.port, "token", key_file).list_models()
     Engine(f"http://127.0.0.1:{engine.port}/v1", remedy="").models()
     assert len(engine.seen) == 4
     assert {str(given).encode("latin-1") for _, given in engine.seen} == {b"Bearer " + key.encode()}

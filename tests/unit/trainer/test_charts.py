@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hone_trainer.reporting.charts import charts, thinned, ticks
+from hone_trainer.reporting.charts import make_charts, make_ticks, thin_points
 
 
 @pytest.mark.parametrize(
@@ -18,23 +18,23 @@ from hone_trainer.reporting.charts import charts, thinned, ticks
     ],
 )
 def test_ticks_are_round_numbers(low: float, high: float, expected: list[float]) -> None:
-    assert ticks(low, high) == pytest.approx(expected)
+    assert make_ticks(low, high) == pytest.approx(expected)
 
 
 def test_thinning_keeps_ends_order_and_every_spike() -> None:
     points = [(float(step), math.sin(step / 500)) for step in range(10_000)]
     points[4321] = (4321.0, 50.0)
     points[8765] = (8765.0, -50.0)
-    found = thinned(points, 200)
+    found = thin_points(points, 200)
     assert len(found) <= 200
     assert found == sorted(found)
     assert {points[0], points[-1], points[4321], points[8765]} <= set(found)
-    assert thinned(points[:200], 200) == points[:200]
+    assert thin_points(points[:200], 200) == points[:200]
 
 
 def test_a_chart_spans_its_values_and_leaves_out_other_values() -> None:
     log = [{"step": 0, "eval_loss": 3.0}, {"step": 1, "loss": 2.0}, {"step": 2, "loss": None}, {"step": 3, "loss": 1.0}]
-    (chart,) = charts(log)
+    (chart,) = make_charts(log)
     assert [(curve.name, curve.points) for curve in chart.curves] == [
         ("training", [(1, 2.0), (3, 1.0)]),
         ("evaluation", [(0, 3.0)]),
@@ -48,8 +48,8 @@ def test_a_chart_spans_its_values_and_leaves_out_other_values() -> None:
 
 
 def test_equal_values_and_a_single_step_are_drawn() -> None:
-    (flat,) = charts([{"step": 1, "grad_norm": 0.0}, {"step": 2, "grad_norm": 0.0}])
+    (flat,) = make_charts([{"step": 1, "grad_norm": 0.0}, {"step": 2, "grad_norm": 0.0}])
     assert flat.box[2] < flat.box[3]
-    (single,) = charts([{"step": 7, "learning_rate": 1e-4}])
+    (single,) = make_charts([{"step": 7, "learning_rate": 1e-4}])
     assert [tick.value for tick in single.across] == [7]
-    assert charts([]) == []
+    assert make_charts([]) == []

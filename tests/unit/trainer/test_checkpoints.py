@@ -4,13 +4,20 @@ import itertools
 from pathlib import Path
 
 import pytest
-from hone_trainer.storage import atomic_files, checkpoints
-from hone_trainer.storage.checkpoints import MARKER, Account, newest, remove, seal
+from hone_trainer.runtime import atomic_files
+from hone_trainer.storage import checkpoints
+from hone_trainer.storage.checkpoints import (
+    MARKER,
+    RunTotals,
+    commit_checkpoint,
+    find_newest_checkpoint,
+    remove_checkpoints,
+)
 from hone_trainer.training.metrics_log import MetricsLog
 
 
-def make_account(step: int) -> Account:
-    return Account(step, 100, 10 * step, 0.1 * step, 2.0 * step, 5.5, 0.25, step, {"entropy": [0.1, 0.2]})
+def make_account(step: int) -> RunTotals:
+    return RunTotals(step, 100, 10 * step, 0.1 * step, 2.0 * step, 5.5, 0.25, step, {"entropy": [0.1, 0.2]})
 
 
 def make(root: Path, step: int, limit: int = 10) -> Path:
@@ -19,7 +26,7 @@ def make(root: Path, step: int, limit: int = 10) -> Path:
     (written / "optimizer.pt").write_bytes(bytes(range(256)) * step)
     (written / "shards/model.safetensors").write_bytes(b"weights" * step)
     (written / "empty").touch()
-    remove(seal(written, make_account(step), limit))
+    remove_checkpoints(commit_checkpoint(written, make_account(step), limit))
     return root / f"step-{step:08d}"
 
 
@@ -30,7 +37,7 @@ def names(root: Path) -> list[str]:
 def test_a_sealed_checkpoint_gives_its_account_back(tmp_path: Path) -> None:
     make(tmp_path, 3)
     folder = make(tmp_path, 12)
-    found, warnings = newest(tmp_path)
+    found, warnings = find_newest_checkpoint(tmp_path)
     assert found == checkpoints.Checkpoint(folder, make_account(12))
     assert warnings == []
 
@@ -57,7 +64,7 @@ def test_a_damaged_checkpoint_is_skipped_and_the_previous_one_used(tmp_path: Pat
     else:
         middle = len(data) // 2
         spoiled.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
-    found, warnings = newest(tmp_path)
+    found, warnings = find_newest_checkpoint(tmp_path)
     assert found
     assert found.folder == good
     assert len(warnings) == 1
@@ -66,26 +73,26 @@ def test_a_damaged_checkpoint_is_skipped_and_the_previous_one_used(tmp_path: Pat
 
 
 def test_every_part_of_a_large_file_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(atomic_files, "PART", 100)
+    monkeypatch.setattr(atomic_files, "PART_BYTES", 100)
     folder = make(tmp_path, 2)
     data = (folder / "optimizer.pt").read_bytes()
     for at in range(0, len(data), 50):
         (folder / "optimizer.pt").write_bytes(data[:at] + bytes([data[at] ^ 128]) + data[at + 1 :])
-        assert isinstance(checkpoints._read(folder), str)
+        assert isinstance(checkpoints._read_checkpoint(folder), str)
     (folder / "optimizer.pt").write_bytes(data)
-    assert isinstance(checkpoints._read(folder), checkpoints.Checkpoint)
+    assert isinstance(checkpoints._read_checkpoint(folder), checkpoints.Checkpoint)
 
 
 def test_without_a_good_checkpoint_training_restarts_with_a_warning(tmp_path: Path) -> None:
-    assert newest(tmp_path) == (None, [])
+    assert find_newest_checkpoint(tmp_path) == (None, [])
     (make(tmp_path, 4) / "optimizer.pt").unlink()
     (tmp_path / "checkpoint-8").mkdir()
-    found, warnings = newest(tmp_path)
+    found, warnings = find_newest_checkpoint(tmp_path)
     assert found is None
     assert warnings == [
         f"removing {tmp_path / 'checkpoint-8'}: its writing was cut short",
         f"removing {tmp_path / 'step-00000004'}: optimizer.pt is missing",
-        "no good checkpoint is left: training starts anew",
+        "no good checkpoint is left: training starts from the beginning",
     ]
 
 
@@ -94,7 +101,7 @@ def test_files_and_links_named_like_checkpoints_are_kept(tmp_path: Path) -> None
     (tmp_path / "checkpoint-x").write_text("a note")
     (tmp_path / "step-note").write_text("another")
     (tmp_path / "checkpoint-link").symlink_to(folder)
-    found, warnings = newest(tmp_path)
+    found, warnings = find_newest_checkpoint(tmp_path)
     assert found is not None
     assert (found.folder, warnings) == (folder, [])
     assert names(tmp_path) == ["checkpoint-link", "checkpoint-x", "step-00000003", "step-note"]
@@ -118,10 +125,10 @@ def test_checkpoints_that_were_left_out_do_not_count_towards_the_limit(
         if folder.name == "step-00000012":
             raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(checkpoints, "difference", unreadable)
-    found, warnings = newest(tmp_path)
+    monkeypatch.setattr(checkpoints, "find_difference", unreadable)
+    found, warnings = find_newest_checkpoint(tmp_path)
     assert found
-    assert found.account.step == 3
+    assert found.totals.step == 3
     assert warnings == [f"leaving out {tmp_path / 'step-00000012'}, which can't be read: Input/output error"]
     assert names(tmp_path) == ["step-00000003", "step-00000012"]
     make(tmp_path, 6, limit=1)

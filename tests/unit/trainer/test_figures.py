@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from hone_api.artifacts.manifest import ArtifactManifest, BaseModelReference, digest_of, read_manifest, write_manifest
 from hone_api.artifacts.trainer_reports import ArtifactSummary, Progress, ProgressReport, TerminationMessage
-from hone_trainer.distributed.results import Word
+from hone_trainer.distributed.results import WorkerResult
 from hone_trainer.progress.http_server import TrainerCollector
-from hone_trainer.progress.state import Telemetry
-from hone_trainer.runtime.errors import named
+from hone_trainer.progress.state import ProgressState
+from hone_trainer.runtime.errors import classify_error
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
@@ -81,16 +81,16 @@ def test_null_and_nan_in_a_message_are_left_out(metrics: dict[str, float]) -> No
 @given(METRICS, PROGRESS)
 def test_the_result_of_a_worker_reaches_the_launcher(metrics: dict[str, float], values: dict[str, Any]) -> None:
     progress = Progress(step=1, total_steps=2, **values)
-    said = Word(outcome="Succeeded", manifest=make_manifest(metrics), progress=progress)
+    said = WorkerResult(outcome="Succeeded", manifest=make_manifest(metrics), progress=progress)
     strict(said.model_dump_json())
-    assert Word.model_validate_json(said.model_dump_json()) == said
+    assert WorkerResult.model_validate_json(said.model_dump_json()) == said
 
 
 @given(PROGRESS)
 def test_progress_and_prometheus_hold_finite_figures_only(values: dict[str, Any]) -> None:
-    telemetry = Telemetry()
+    telemetry = ProgressState()
     telemetry.progress = Progress(step=1, total_steps=2, **values)
-    report = telemetry.report().model_dump_json(by_alias=True, exclude_none=True)
+    report = telemetry.make_report().model_dump_json(by_alias=True, exclude_none=True)
     strict(report)
     assert ProgressReport.model_validate_json(report).progress == telemetry.progress
     registry = CollectorRegistry()
@@ -118,5 +118,5 @@ def test_what_an_exception_hides_is_not_its_cause() -> None:
         except ValueError as error:
             return error
 
-    assert named(fail(hide=True)).reason.name == "InternalError"
-    assert named(fail(hide=False)).reason.name == "DiskFull"
+    assert classify_error(fail(hide=True)).reason.name == "InternalError"
+    assert classify_error(fail(hide=False)).reason.name == "DiskFull"

@@ -6,8 +6,15 @@ from typing import Any
 import pytest
 from hone_api.gpus import GPUS
 from hone_trainer.memory import advice, optimizer_states, render
-from hone_trainer.memory.formulas import FOUR_BITS, FRAGMENTATION, RUNTIME, estimate, host_states, host_states_only
-from hone_trainer.memory.inputs import Adapter, Architecture, Settings
+from hone_trainer.memory.formulas import (
+    FOUR_BITS,
+    FRAGMENTATION,
+    RUNTIME,
+    count_host_state_bytes,
+    estimate_memory,
+    host_states_only,
+)
+from hone_trainer.memory.inputs import AdapterShape, Architecture, MemorySettings
 
 LLAMA = Architecture(
     total=6_738_415_616,
@@ -28,7 +35,7 @@ LLAMA = Architecture(
     norm_width=8192,
     vocabulary=32000,
 )
-ADAPTER = Adapter(
+ADAPTER = AdapterShape(
     parameters=33_554_432,
     trainable=33_554_432,
     layer_parameters=1_048_576,
@@ -38,14 +45,14 @@ ADAPTER = Adapter(
     rank=64,
     dropout=False,
 )
-LORA = Settings(LLAMA, "lora", ADAPTER, batch=4, length=1024, checkpointing=True, mixed=True)
+LORA = MemorySettings(LLAMA, "lora", ADAPTER, batch=4, length=1024, checkpointing=True, mixed=True)
 FULL = replace(LORA, method="full", adapter=None)
 GIB = 1024**3
 
 
 @pytest.mark.parametrize("settings", [LORA, FULL, replace(LORA, method="qlora"), replace(FULL, accumulation=True)])
-def test_the_parts_add_up(settings: Settings) -> None:
-    found = estimate(settings)
+def test_the_parts_add_up(settings: MemorySettings) -> None:
+    found = estimate_memory(settings)
     parts = (found.weights, found.gradients, found.optimizer_states, found.activations, found.logits)
     assert found.computed == sum(parts) + found.communication
     assert found.allowance == round(RUNTIME + FRAGMENTATION * found.computed)
@@ -61,8 +68,8 @@ def test_the_parts_add_up(settings: Settings) -> None:
         (replace(FULL, processes=8, sharding="ddp"), 6_738_415_616 * 2),
     ],
 )
-def test_weights_take_the_bytes_of_their_type(settings: Settings, weights: float) -> None:
-    assert estimate(settings).weights == pytest.approx(weights)
+def test_weights_take_the_bytes_of_their_type(settings: MemorySettings, weights: float) -> None:
+    assert estimate_memory(settings).weights == pytest.approx(weights)
 
 
 def test_four_bits_are_the_papers_4_127() -> None:
@@ -82,7 +89,9 @@ def test_four_bits_are_the_papers_4_127() -> None:
     ],
 )
 def test_optimizer_states_take_the_bytes_of_their_kind(name: str, width: int, bytes_each: float) -> None:
-    assert optimizer_states.of(name).state(1_000_000, width) == pytest.approx(bytes_each * 1e6, rel=0.01, abs=1)
+    assert optimizer_states.get_optimizer_memory(name).state(1_000_000, width) == pytest.approx(
+        bytes_each * 1e6, rel=0.01, abs=1
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,32 +109,32 @@ def test_optimizer_states_take_the_bytes_of_their_kind(name: str, width: int, by
         (replace(LORA, packed=True, batch=8), replace(LORA, batch=8)),
     ],
 )
-def test_settings_that_need_more_memory(more: Settings, less: Settings) -> None:
-    assert estimate(more).total > estimate(less).total
+def test_settings_that_need_more_memory(more: MemorySettings, less: MemorySettings) -> None:
+    assert estimate_memory(more).total > estimate_memory(less).total
 
 
 def test_states_in_the_hosts_memory_need_none_of_the_device() -> None:
     paged = replace(FULL, optimizer="paged_adamw_32bit", pages=True)
-    assert estimate(paged).optimizer_states == 0
-    assert host_states(paged) == 8 * LLAMA.total
-    assert estimate(replace(paged, pages=False)).optimizer_states == 8 * LLAMA.total
-    assert host_states(replace(paged, pages=False)) == 0
+    assert estimate_memory(paged).optimizer_states == 0
+    assert count_host_state_bytes(paged) == 8 * LLAMA.total
+    assert estimate_memory(replace(paged, pages=False)).optimizer_states == 8 * LLAMA.total
+    assert count_host_state_bytes(replace(paged, pages=False)) == 0
     split = replace(paged, processes=8, sharding="fsdp")
-    assert host_states(split) == LLAMA.total
+    assert count_host_state_bytes(split) == LLAMA.total
     # bitsandbytes pages no small tensors, and an adapter's are small: its states count on both.
     adapter = replace(LORA, optimizer="paged_adamw_32bit", pages=True)
-    assert estimate(adapter).optimizer_states == host_states(adapter) == 8 * ADAPTER.trainable
+    assert estimate_memory(adapter).optimizer_states == count_host_state_bytes(adapter) == 8 * ADAPTER.trainable
 
 
 def test_another_optimizer_is_not_suggested_when_the_states_are_on_the_host() -> None:
     paged = replace(FULL, optimizer="paged_adamw_32bit", pages=True, batch=64, checkpointing=False)
-    advised = advice.lower(paged, 64 * GIB, ADAPTER)
+    advised = advice.suggest_changes(paged, 64 * GIB, ADAPTER)
     assert advised
     assert "spec.training.optim" not in {name for change in advised for name, _ in change.fields}
 
 
 def test_with_more_shards_each_process_needs_less() -> None:
-    totals = [estimate(replace(FULL, processes=n, sharding="fsdp")).total for n in (2, 4, 8, 16, 32, 64)]
+    totals = [estimate_memory(replace(FULL, processes=n, sharding="fsdp")).total for n in (2, 4, 8, 16, 32, 64)]
     assert totals == sorted(totals, reverse=True)
 
 
@@ -142,20 +151,20 @@ def test_the_memory_of_gpus_and_what_fits_them() -> None:
         "MI355X": 288,
     }
     big = replace(FULL, batch=64, length=4096, checkpointing=False)
-    assert len(advice.fitting(estimate(LORA), GPUS)) == len(GPUS)
-    assert not advice.fitting(estimate(big), GPUS)
+    assert len(advice.find_fitting_gpus(estimate_memory(LORA), GPUS)) == len(GPUS)
+    assert not advice.find_fitting_gpus(estimate_memory(big), GPUS)
 
 
 def test_states_in_the_hosts_memory_count_on_a_gpu_that_shares_it() -> None:
     paged = replace(FULL, optimizer="paged_adamw_32bit", pages=True)
-    found, states = estimate(paged), host_states_only(paged)
-    assert states == host_states(paged) > 0
+    found, states = estimate_memory(paged), host_states_only(paged)
+    assert states == count_host_state_bytes(paged) > 0
     for gpu in GPUS:
         shared = states if gpu.name == "MI300A" else 0
-        assert advice.room(found, gpu, states) == gpu.memory - found.total - shared
-    assert "MI300A" not in {gpu.name for gpu in advice.fitting(found, GPUS, 128 * GIB)}
-    assert "MI300A" in render.sentence(found, 1)
-    assert "MI300A" not in render.sentence(found, 1, uses_host=True)
+        assert advice.get_free_bytes(found, gpu, states) == gpu.memory - found.total - shared
+    assert "MI300A" not in {gpu.name for gpu in advice.find_fitting_gpus(found, GPUS, 128 * GIB)}
+    assert "MI300A" in render.describe_estimate(found, 1)
+    assert "MI300A" not in render.describe_estimate(found, 1, uses_host=True)
     assert host_states_only(replace(LORA, optimizer="paged_adamw_32bit", pages=True)) == 0
 
 
@@ -165,15 +174,15 @@ def test_states_in_the_hosts_memory_count_on_a_gpu_that_shares_it() -> None:
 )
 def test_the_suggested_changes_fit(change: dict[str, Any], gib: int) -> None:
     settings = replace(FULL, **change)
-    advised = advice.lower(settings, gib * GIB, ADAPTER)
+    advised = advice.suggest_changes(settings, gib * GIB, ADAPTER)
     assert advised
-    assert all(advice.fits(found.estimate, gib * GIB) for found in advised)
-    assert not advice.fits(estimate(settings), gib * GIB)
+    assert all(advice.fits_memory(found.estimate, gib * GIB) for found in advised)
+    assert not advice.fits_memory(estimate_memory(settings), gib * GIB)
 
 
 def test_one_field_is_suggested_before_several() -> None:
     settings = replace(LORA, batch=32, checkpointing=False, length=4096)
-    found = advice.lower(settings, 288 * GIB)
+    found = advice.suggest_changes(settings, 288 * GIB)
     assert {name for change in found for name, _ in change.fields} == {
         "spec.training.activationCheckpointing",
         "spec.training.perDeviceTrainBatchSize",
@@ -183,8 +192,8 @@ def test_one_field_is_suggested_before_several() -> None:
 
 
 def test_a_job_that_is_too_large_names_both_numbers_and_what_to_set() -> None:
-    assert advice.too_large(LORA, 64 * GIB) is None
-    error = advice.too_large(replace(LORA, batch=64, checkpointing=False), 64 * GIB, "MI210")
+    assert advice.make_too_large_error(LORA, 64 * GIB) is None
+    error = advice.make_too_large_error(replace(LORA, batch=64, checkpointing=False), 64 * GIB, "MI210")
     assert error
     assert error.reason.name == "ModelTooLarge"
     assert "MI210 has 64.0 GiB" in error.message
@@ -193,6 +202,6 @@ def test_a_job_that_is_too_large_names_both_numbers_and_what_to_set() -> None:
 
 
 def test_no_suggestion_when_nothing_helps() -> None:
-    error = advice.too_large(LORA, 2 * GIB)
+    error = advice.make_too_large_error(LORA, 2 * GIB)
     assert error
     assert error.remedy == "Take a smaller model, or a GPU with more memory."

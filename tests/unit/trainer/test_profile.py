@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 from hone_api.artifacts.dataset_report import Lengths, SplitReport
 from hone_api.finetunejobs.training import TrainingArguments
-from hone_trainer.config.auto_profile import Device, Step, Traits, choose
+from hone_trainer.config.auto_profile import ModelTraits, StepShape, TrainingDevice, choose_profile
 
 GIB = 2**30
-MI300X = Device("gpu", "MI300X", 192 * GIB, has_bfloat16=True, has_flash_attention=True, cores=96)
-MI210 = Device("gpu", "MI210", 64 * GIB, has_bfloat16=True, has_flash_attention=False, cores=8)
-CPU = Device("cpu", "this CPU", 24 * GIB, has_bfloat16=False, has_flash_attention=False, cores=2)
+MI300X = TrainingDevice("gpu", "MI300X", 192 * GIB, has_bfloat16=True, has_flash_attention=True, cores=96)
+MI210 = TrainingDevice("gpu", "MI210", 64 * GIB, has_bfloat16=True, has_flash_attention=False, cores=8)
+CPU = TrainingDevice("cpu", "this CPU", 24 * GIB, has_bfloat16=False, has_flash_attention=False, cores=2)
 
 
 def rows(p50: int = 200, p95: int = 900, longest: int = 3000, mean: int = 256) -> SplitReport:
@@ -23,7 +23,7 @@ def rows(p50: int = 200, p95: int = 900, longest: int = 3000, mean: int = 256) -
 def needs(gib_a_row: float, gib_a_checkpointed_row: float) -> Any:
     """Estimate 16 GiB plus an amount for each row of 1024 tokens."""
 
-    def peak(step: Step) -> int:
+    def peak(step: StepShape) -> int:
         row = gib_a_checkpointed_row if step.checkpointing else gib_a_row
         return round(GIB * (16 + step.batch * step.length / 1024 * row))
 
@@ -31,11 +31,15 @@ def needs(gib_a_row: float, gib_a_checkpointed_row: float) -> Any:
 
 
 def chosen(
-    device: Device, peak: Any = None, data: SplitReport | None = None, traits: Traits | None = None, **written: Any
+    device: TrainingDevice,
+    peak: Any = None,
+    data: SplitReport | None = None,
+    traits: ModelTraits | None = None,
+    **written: Any,
 ) -> dict[str, Any]:
     training = TrainingArguments.model_validate(written)
     limit = training.max_length or 1024
-    found = choose(training, device, data or rows(), limit, peak or needs(1, 0.1), traits or Traits())
+    found = choose_profile(training, device, data or rows(), limit, peak or needs(1, 0.1), traits or ModelTraits())
     assert len({choice.field for choice in found}) == len(found)
     return {choice.field: choice.value for choice in found}
 
@@ -91,7 +95,7 @@ def test_batch_and_checkpointing_follow_memory(
     ],
 )
 @pytest.mark.parametrize("device", [MI300X, MI210, CPU])
-def test_fields_that_the_user_wrote_are_not_chosen(device: Device, written: dict[str, Any]) -> None:
+def test_fields_that_the_user_wrote_are_not_chosen(device: TrainingDevice, written: dict[str, Any]) -> None:
     found = chosen(device, **written)
     assert not found.keys() & TrainingArguments.model_validate(written).sft_config().keys()
 
@@ -123,7 +127,7 @@ def test_a_cpu_trains_row_by_row_unless_a_batch_is_given() -> None:
 
 
 def test_choices_by_memory_are_left_out_while_it_is_unknown() -> None:
-    unknown = Device("gpu", "the GPU", None, has_bfloat16=True, has_flash_attention=False, cores=8)
+    unknown = TrainingDevice("gpu", "the GPU", None, has_bfloat16=True, has_flash_attention=False, cores=8)
     assert chosen(unknown).keys() == {
         "bf16",
         "attn_implementation",
@@ -134,7 +138,7 @@ def test_choices_by_memory_are_left_out_while_it_is_unknown() -> None:
 
 def test_every_choice_has_a_reason_and_an_effect() -> None:
     for device in (MI300X, MI210, CPU):
-        for choice in choose(TrainingArguments(), device, rows(), 1024, needs(30, 1), Traits()):
+        for choice in choose_profile(TrainingArguments(), device, rows(), 1024, needs(30, 1), ModelTraits()):
             assert choice.why
             assert (choice.effect == "packing") == (
                 choice.field == "packing" or (device is MI300X and choice.field == "per_device_train_batch_size")
@@ -155,12 +159,12 @@ def test_every_choice_has_a_reason_and_an_effect() -> None:
         (("eager",), CPU, "eager"),
     ],
 )
-def test_the_kernel_is_one_that_the_model_supports(kernels: Any, device: Device, kernel: str) -> None:
-    assert chosen(device, traits=Traits("TinyForCausalLM", kernels))["attn_implementation"] == kernel
+def test_the_kernel_is_one_that_the_model_supports(kernels: Any, device: TrainingDevice, kernel: str) -> None:
+    assert chosen(device, traits=ModelTraits("TinyForCausalLM", kernels))["attn_implementation"] == kernel
 
 
 def test_a_model_that_mixes_packed_rows_is_not_packed() -> None:
-    found = chosen(MI300X, traits=Traits("TinyForCausalLM", mixes_rows="takes no positions"))
+    found = chosen(MI300X, traits=ModelTraits("TinyForCausalLM", mixes_rows="takes no positions"))
     assert found["attn_implementation"] == "flash_attention_2"
     assert "packing" not in found
     assert found["train_sampling_strategy"] == "group_by_length"
@@ -173,10 +177,10 @@ def test_the_batch_is_one_row_where_memory_is_not_estimated() -> None:
     assert found["gradient_accumulation_steps"] == 8
 
 
-@pytest.mark.parametrize("device", [MI210, CPU, Device("gpu", "the GPU", None, True, False, 8)])
+@pytest.mark.parametrize("device", [MI210, CPU, TrainingDevice("gpu", "the GPU", None, True, False, 8)])
 @pytest.mark.parametrize("peak", [needs(60, 5), lambda step: None])
-def test_checkpointing_is_off_in_a_model_that_does_not_support_it(device: Device, peak: Any) -> None:
+def test_checkpointing_is_off_in_a_model_that_does_not_support_it(device: TrainingDevice, peak: Any) -> None:
     assert (
-        chosen(device, peak, traits=Traits("TinyForCausalLM", can_checkpoint=False))["activation_checkpointing"]
+        chosen(device, peak, traits=ModelTraits("TinyForCausalLM", can_checkpoint=False))["activation_checkpointing"]
         is False
     )

@@ -5,39 +5,39 @@ from typing import Any
 
 import pytest
 from hone_api.reasons import HoneError
-from hone_trainer.distributed.ranks import Place, places, rendezvous
-from hone_trainer.distributed.results import Ending, Word, decide
-from hone_trainer.runtime.environment import for_several, limit_devices
-from hone_trainer.runtime.options import Options
+from hone_trainer.distributed.ranks import Rank, find_rendezvous, make_local_ranks
+from hone_trainer.distributed.results import ProcessExit, WorkerResult, pick_run_result
+from hone_trainer.runtime.environment import limit_devices, set_up_distributed
+from hone_trainer.runtime.options import RunOptions
 
 TWO_NODES = {"MASTER_ADDR": "job-0.job", "MASTER_PORT": "29500"}
-SUCCEEDED = Word(outcome="Succeeded")
-INTERRUPTED = Word(outcome="Interrupted")
-UNNAMED = Word(outcome="Failed", message="RuntimeError: connection closed by peer")
+SUCCEEDED = WorkerResult(outcome="Succeeded")
+INTERRUPTED = WorkerResult(outcome="Interrupted")
+UNNAMED = WorkerResult(outcome="Failed", message="RuntimeError: connection closed by peer")
 
 
-def failed(reason: str) -> Word:
-    return Word(outcome="Failed", reason=reason, message="why", remedy="what to do")
+def failed(reason: str) -> WorkerResult:
+    return WorkerResult(outcome="Failed", reason=reason, message="why", remedy="what to do")
 
 
-def ending(rank: int, word: Word | None, code: int | None = 1, at: float = 0.0) -> Ending:
-    return Ending(rank, code, at or float(rank), word)
+def ending(rank: int, word: WorkerResult | None, code: int | None = 1, at: float = 0.0) -> ProcessExit:
+    return ProcessExit(rank, code, at or float(rank), word)
 
 
 def test_ranks_count_through_the_nodes() -> None:
-    here = rendezvous(2, TWO_NODES | {"JOB_COMPLETION_INDEX": "1"})
-    found = places(here, 4)
+    here = find_rendezvous(2, TWO_NODES | {"JOB_COMPLETION_INDEX": "1"})
+    found = make_local_ranks(here, 4)
     assert [(place.rank, place.local_rank) for place in found] == [(4, 0), (5, 1), (6, 2), (7, 3)]
-    assert {(place.size, place.local_size, place.address, place.port) for place in found} == {
+    assert {(place.world_size, place.local_world_size, place.master_addr, place.master_port) for place in found} == {
         (8, 4, "job-0.job", 29500)
     }
-    assert Place.of(found[2].to_environ()) == found[2]
+    assert Rank.from_environ(found[2].to_environ()) == found[2]
 
 
 def test_one_node_needs_no_environment() -> None:
-    (place,) = places(rendezvous(1, {}), 1)
-    assert (place.rank, place.size, place.address) == (0, 1, "127.0.0.1")
-    assert place.port > 0
+    (place,) = make_local_ranks(find_rendezvous(1, {}), 1)
+    assert (place.rank, place.world_size, place.master_addr) == (0, 1, "127.0.0.1")
+    assert place.master_port > 0
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_one_node_needs_no_environment() -> None:
 )
 def test_an_incomplete_environment_is_named(changes: dict[str, str], sentence: str) -> None:
     with pytest.raises(HoneError, match="nnodes is 2") as refused:
-        rendezvous(2, TWO_NODES | changes)
+        find_rendezvous(2, TWO_NODES | changes)
     assert sentence in refused.value.message
 
 
@@ -73,15 +73,15 @@ def test_an_incomplete_environment_is_named(changes: dict[str, str], sentence: s
         ([ending(0, None, None), ending(1, UNNAMED)], "Failed", "InternalError"),
     ],
 )
-def test_the_ending_of_the_run_is_its_cause(endings: list[Ending], outcome: str, reason: str | None) -> None:
-    word = decide(endings)
+def test_the_ending_of_the_run_is_its_cause(endings: list[ProcessExit], outcome: str, reason: str | None) -> None:
+    word = pick_run_result(endings)
     assert word.outcome == outcome
     if reason:
         assert word.reason == reason
 
 
 def test_a_killed_process_is_named_with_its_rank() -> None:
-    word = decide([ending(0, UNNAMED), ending(3, None, -signal.SIGKILL)])
+    word = pick_run_result([ending(0, UNNAMED), ending(3, None, -signal.SIGKILL)])
     assert "rank 3 was killed by SIGKILL" in word.message
     assert "memory" in word.message
 
@@ -103,14 +103,14 @@ def test_torch_sees_as_many_devices_as_the_job_asks_for(given: dict[str, str], g
 
 def test_variables_that_the_user_has_set_are_kept() -> None:
     environ = {"OMP_NUM_THREADS": "8"}
-    for_several(environ, 1)
+    set_up_distributed(environ, 1)
     assert environ == {"OMP_NUM_THREADS": "8", "GLOO_SOCKET_IFNAME": "lo"}
-    for_several(environ := {}, 2)
+    set_up_distributed(environ := {}, 2)
     assert environ == {"OMP_NUM_THREADS": "1"}
 
 
 def test_a_worker_gets_the_same_command_line(tmp_path: Any) -> None:
-    from hone_trainer.main import parse
+    from hone_trainer.main import parse_options
 
-    options = Options(tmp_path / "job.yaml", tmp_path / "out", claims={"a": tmp_path}, port=8080, verbose=True)
-    assert parse(options.arguments()) == options
+    options = RunOptions(tmp_path / "job.yaml", tmp_path / "out", claims={"a": tmp_path}, port=8080, verbose=True)
+    assert parse_options(options.to_arguments()) == options

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from hone_api.artifacts.trainer_reports import TerminationMessage
 from hone_api.reasons import CATALOGUE
-from hone_operator.diagnosis.admission import refused
-from hone_operator.diagnosis.autoscalers import Scaling
-from hone_operator.diagnosis.events import scaling_of
-from hone_operator.diagnosis.nodes import ClusterFacts, Node
-from hone_operator.diagnosis.pod_failure import failure_of
-from hone_operator.diagnosis.pod_state import why_not_running
-from hone_operator.diagnosis.unschedulable import why_unschedulable
-from hone_operator.finetunejob.plan import plan
+from hone_operator.diagnosis.admission import explain_refusal
+from hone_operator.diagnosis.autoscalers import ScalingReport
+from hone_operator.diagnosis.events import find_scaling_report
+from hone_operator.diagnosis.nodes import ClusterNodes, Node
+from hone_operator.diagnosis.pod_failure import explain_pod_failure
+from hone_operator.diagnosis.pod_state import explain_not_running
+from hone_operator.diagnosis.unschedulable import explain_unschedulable
+from hone_operator.finetunejob.plan import plan_finetunejob
 from observed import BEFORE, NOW, PREPARED, failure, job_object, observed_job, pod, success, terminated, unschedulable
 
 Object = dict[str, Any]
@@ -78,7 +78,7 @@ SCC = (
     ],
 )
 def test_a_refusal_is_explained_by_who_refuses(words: str, advice: list[str], other: str) -> None:
-    remedy = refused(words).remedy
+    remedy = explain_refusal(words).remedy
     assert all(one in remedy for one in advice), remedy
     assert not other or other not in remedy
 
@@ -88,8 +88,8 @@ CONFLICT = "0/3 nodes are available: 1 Insufficient amd.com/gpu, 2 node(s) had v
 NEWER = CONFLICT.replace("had volume node affinity conflict", "didn't match PersistentVolume's node affinity")
 
 
-def nodes(*gpus: int) -> ClusterFacts:
-    return ClusterFacts(tuple(Node(f"n{i}", allocatable={GPU: n}, capacity={GPU: n}) for i, n in enumerate(gpus)))
+def nodes(*gpus: int) -> ClusterNodes:
+    return ClusterNodes(tuple(Node(f"n{i}", allocatable={GPU: n}, capacity={GPU: n}) for i, n in enumerate(gpus)))
 
 
 def on_a_volume(words: str, *claims: str) -> Object:
@@ -103,7 +103,7 @@ def on_a_volume(words: str, *claims: str) -> Object:
 
 @pytest.mark.parametrize("words", [CONFLICT, NEWER])
 def test_a_busy_gpu_near_a_bound_volume_is_a_wait(words: str) -> None:
-    error = why_unschedulable(on_a_volume(words), words, nodes(8, 8, 8))
+    error = explain_unschedulable(on_a_volume(words), words, nodes(8, 8, 8))
     assert error.reason.name == "Unschedulable"
     assert "volume of faq" in error.message
     assert error.remedy.startswith("Nothing to do")
@@ -112,12 +112,12 @@ def test_a_busy_gpu_near_a_bound_volume_is_a_wait(words: str) -> None:
 @pytest.mark.parametrize("words", [CONFLICT, NEWER])
 @pytest.mark.parametrize("claims", [["faq"], ["company-models", "company-data", "faq"], ["company-models"]])
 def test_a_volume_away_from_all_gpus_has_a_remedy(words: str, claims: list[str]) -> None:
-    error = why_unschedulable(on_a_volume(words, *claims), words, nodes(0, 8, 8))
+    error = explain_unschedulable(on_a_volume(words, *claims), words, nodes(0, 8, 8))
     assert error.reason.name == "Unschedulable"
     assert all(claim in error.message for claim in claims)
     for said in ("`kubectl get pv ", "copy the data", "spec.pod.nodeSelector", "docs/troubleshooting.md"):
         assert said in error.remedy
-    assert why_unschedulable(on_a_volume(words), words, None).remedy.startswith("Nothing to do when")
+    assert explain_unschedulable(on_a_volume(words), words, None).remedy.startswith("Nothing to do when")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_volume_away_from_all_gpus_has_a_remedy(words: str, claims: list[str])
     ],
 )
 def test_a_claim_that_is_not_bound_is_the_cause(words: str) -> None:
-    assert why_unschedulable(on_a_volume(words), words, nodes(8, 8, 8)).reason.name == "VolumeNotBound"
+    assert explain_unschedulable(on_a_volume(words), words, nodes(8, 8, 8)).reason.name == "VolumeNotBound"
 
 
 def event(
@@ -166,22 +166,22 @@ SCHEDULER = event("FailedScheduling", "0/3 nodes are available", type_="Warning"
     ],
 )
 def test_the_newest_report_of_an_autoscaler_counts(events: list[Object], comes: bool | None) -> None:
-    found = scaling_of(events)
-    assert (found.comes if found else None) == comes
+    found = find_scaling_report(events)
+    assert (found.adds_node if found else None) == comes
 
 
-def waits(scaling: Scaling | None, words: str = "0/3 nodes are available: 3 Insufficient amd.com/gpu.") -> Any:
+def waits(scaling: ScalingReport | None, words: str = "0/3 nodes are available: 3 Insufficient amd.com/gpu.") -> Any:
     waiting = unschedulable(words, **{GPU: "1"})
-    error = why_not_running(waiting, "trainer", facts=nodes(0, 0, 0), warning=None, now=NOW, scaling=scaling)
+    error = explain_not_running(waiting, "trainer", cluster=nodes(0, 0, 0), warning=None, now=NOW, scaling=scaling)
     assert error
     return error
 
 
 def test_a_pool_that_grows_from_zero_is_no_missing_installation() -> None:
-    grows = waits(Scaling(True, "gpu-pool 0->1"))
+    grows = waits(ScalingReport(True, "gpu-pool 0->1"))
     assert grows.reason.name == "ScalingUp"
     assert "gpu-pool 0->1. Nothing to do" in grows.sentence()
-    stays = waits(Scaling(False, "max node group size reached"))
+    stays = waits(ScalingReport(False, "max node group size reached"))
     assert stays.reason.name == "Unschedulable"
     assert "max node group size reached. Let a node pool" in stays.sentence()
     unknown = waits(None)
@@ -194,9 +194,9 @@ def test_a_pod_that_the_kubelet_rejects_has_a_reason_of_its_own(reason: str) -> 
     rejected = pod()
     rejected["spec"]["nodeName"] = "gpu-1"
     rejected["status"] |= {"phase": "Failed", "reason": reason, "message": "Pod was rejected: Allocate failed"}
-    found = failure_of(rejected, "trainer")
+    found = explain_pod_failure(rejected, "trainer")
     assert found
-    assert (found.reason, "gpu-1" in found.words) == ("PodRejected", True)
+    assert (found.reason, "gpu-1" in found.message) == ("PodRejected", True)
 
 
 LOW = "The node was low on resource: {}. Threshold quantity: 100Mi, available: 87608Ki. "
@@ -229,10 +229,10 @@ USED = "Container {} was using 48458972Ki, request is {}, has larger consumption
 def test_an_eviction_for_the_pods_own_usage_names_the_field_to_raise(words: str, reason: str, advice: str) -> None:
     evicted = pod()
     evicted["status"] |= {"phase": "Failed", "reason": "Evicted", "message": words}
-    found = failure_of(evicted, "trainer")
+    found = explain_pod_failure(evicted, "trainer")
     assert found
     assert found.reason == reason
-    assert advice in found.words
+    assert advice in found.message
 
 
 WHOLE = json.dumps(failure("DatasetInvalid", "row 7 " + "x" * 500) | {"metrics": {"a": 1.0}}, separators=(",", ":"))
@@ -260,11 +260,11 @@ def test_an_artifact_that_was_cut_is_never_half(length: int) -> None:
 )
 def test_a_termination_message_of_another_program_is_quoted(text: str) -> None:
     assert TerminationMessage.recover(text) is None
-    found = failure_of(pod(terminated=terminated(1, text)), "trainer")
+    found = explain_pod_failure(pod(terminated=terminated(1, text)), "trainer")
     assert found
     assert found.reason == "InternalError"
-    assert text in found.words
-    assert ("left no message" in found.words) == (not text)
+    assert text in found.message
+    assert ("left no message" in found.message) == (not text)
 
 
 @pytest.mark.parametrize("reason", ["DiskFull", "VolumeAccessDenied"])
@@ -273,17 +273,19 @@ def test_a_volume_is_named_by_its_claim(reason: str) -> None:
     ended = pod(terminated=terminated(67, failure(reason, sentence)))
     ended["spec"]["volumes"] = [{"name": "c", "persistentVolumeClaim": {"claimName": "faq"}}]
     ended["spec"]["containers"][0]["volumeMounts"] = [{"name": "c", "mountPath": "/output", "subPath": "team/faq"}]
-    found = failure_of(ended, "trainer")
+    found = explain_pod_failure(ended, "trainer")
     assert found
-    assert "/output is folder team/faq of PersistentVolumeClaim faq." in found.words
-    assert "pvc NAME" not in found.words
+    assert "/output is folder team/faq of PersistentVolumeClaim faq." in found.message
+    assert "pvc NAME" not in found.message
 
 
 def test_a_lost_node_of_an_earlier_trainer_is_named() -> None:
     old = pod("old", running={"startedAt": BEFORE})
     old["spec"]["nodeName"] = "gone"
     observed = observed_job(job_object(resources={"gpus": 1}, status=PREPARED))
-    observed.job, observed.strays, observed.facts = None, [old], nodes(8)
-    told = next(c for c in plan(observed, NOW + timedelta(hours=1)).status["conditions"] if c["type"] == "Running")
+    observed.job, observed.stale_pods, observed.cluster = None, [old], nodes(8)
+    told = next(
+        c for c in plan_finetunejob(observed, NOW + timedelta(hours=1)).status["conditions"] if c["type"] == "Running"
+    )
     assert told["reason"] == "NodeLost"
     assert "kubectl delete node" in told["message"]

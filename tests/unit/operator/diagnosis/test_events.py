@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hone_operator.diagnosis.events import of_workload, standing_warning
+from hone_operator.diagnosis.events import find_standing_warning, find_workload_event
 
 
 def event(minute: int, type_: str, reason: str, message: str = "", *, new_api: bool = False) -> dict[str, Any]:
@@ -37,7 +37,7 @@ MOUNT = event(9, "Warning", "FailedMount", "Unable to attach or mount volumes: t
     ],
 )
 def test_only_a_warning_without_a_later_normal_event_counts(events: list[dict[str, Any]], found: str | None) -> None:
-    said = standing_warning(events)
+    said = find_standing_warning(events)
     assert said is found if found is None else said is not None and said.startswith(found)
 
 
@@ -46,6 +46,6 @@ def test_only_kueues_events_about_the_job_count() -> None:
         return event | {"involvedObject": {"name": workload}}
 
     others = [about("job-faq-train-2-0a1b2", event(9, "Warning", "Pending")), about("other", event(9, "Warning", "X"))]
-    assert of_workload(others, "faq-train") is None
+    assert find_workload_event(others, "faq-train") is None
     ours = [about("job-faq-train-7167d", event(minute, "Warning", "Pending", f"lacks {minute}")) for minute in (3, 5)]
-    assert of_workload([*ours, *others], "faq-train") == "Pending: lacks 5"
+    assert find_workload_event([*ours, *others], "faq-train") == "Pending: lacks 5"

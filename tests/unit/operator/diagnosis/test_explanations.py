@@ -1,7 +1,8 @@
 """Why a pod does not start or has ended.
 
-Messages of the API server, of the controllers, and those of the kubelet that tests/cluster/test_explained.py provokes
-are recorded from Kubernetes 1.36. All others are copied from their sources.
+Messages of the API server, of the controllers, and those of the kubelet that
+tests/cluster/diagnosis/test_explained.py provokes are recorded from Kubernetes 1.36. All others are copied from their
+sources.
 """
 
 from datetime import timedelta
@@ -9,9 +10,9 @@ from typing import Any
 
 import pytest
 from hone_operator.diagnosis import volumes
-from hone_operator.diagnosis.admission import refused
-from hone_operator.diagnosis.pod_failure import failure_of
-from hone_operator.diagnosis.pod_state import why_not_running
+from hone_operator.diagnosis.admission import explain_refusal
+from hone_operator.diagnosis.pod_failure import explain_pod_failure
+from hone_operator.diagnosis.pod_state import explain_not_running
 from observed import BEFORE, NOW, failure, pod, terminated, unschedulable
 
 Object = dict[str, Any]
@@ -28,7 +29,7 @@ FORBIDDEN = "is forbidden: exceeded quota: gpus, requested: requests.amd.com/gpu
 
 
 def why(waiting: Object, warning: str | None = None) -> tuple[str, str]:
-    error = why_not_running(waiting, "trainer", facts=None, warning=warning, now=NOW)
+    error = explain_not_running(waiting, "trainer", cluster=None, warning=warning, now=NOW)
     assert error
     return error.reason.name, error.sentence()
 
@@ -36,7 +37,7 @@ def why(waiting: Object, warning: str | None = None) -> tuple[str, str]:
 def test_a_combined_event_is_explained_like_a_single_one() -> None:
     words = f'FailedCreate: Error creating: pods "a-train-b7dq6" {FORBIDDEN}'
     many = words.replace("Error", "(combined from similar events): Error", 1)
-    assert refused(many).sentence() == refused(words).sentence()
+    assert explain_refusal(many).sentence() == explain_refusal(words).sentence()
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_a_combined_event_is_explained_like_a_single_one() -> None:
     ],
 )
 def test_a_refusal_quotes_the_server_without_generated_names(words: str, reason: str, advice: str) -> None:
-    error = refused(words)
+    error = explain_refusal(words)
     assert error.reason.name == reason
     assert words.partition(" is forbidden: ")[2][:40] in error.message
     assert "b7dq6" not in error.message
@@ -167,7 +168,7 @@ def test_a_pod_that_no_scheduler_looks_at() -> None:
         "scheduler runs.",
     )
     just_now = NOW - timedelta(minutes=59, seconds=50)
-    assert why_not_running(waiting, "trainer", facts=None, warning=None, now=just_now) is None
+    assert explain_not_running(waiting, "trainer", cluster=None, warning=None, now=just_now) is None
 
 
 def test_a_pod_behind_a_scheduling_gate() -> None:
@@ -206,7 +207,7 @@ CLAIM = {
     ],
 )
 def test_a_claim_that_is_not_bound_is_named(claim: Object | None, event: str | None, words: str) -> None:
-    said = volumes.unbound("models", claim, event)
+    said = volumes.explain_unbound_claim("models", claim, event)
     assert said
     assert words in said
     waiting = unschedulable("0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims. not found")
@@ -215,7 +216,7 @@ def test_a_claim_that_is_not_bound_is_named(claim: Object | None, event: str | N
 
 
 def test_a_bound_claim_is_not_reported() -> None:
-    assert volumes.unbound("models", CLAIM | {"status": {"phase": "Bound"}}, "old") is None
+    assert volumes.explain_unbound_claim("models", CLAIM | {"status": {"phase": "Bound"}}, "old") is None
 
 
 def ended(state: Object | None, *, limit: str | None = None, target: str | None = None, **status: str) -> Object:
@@ -272,12 +273,12 @@ LOW = "The node was low on resource: memory. Threshold quantity: 100Mi, availabl
     ],
 )
 def test_why_a_trainer_ended(found: Object, reason: str, words: str) -> None:
-    failed = failure_of(found, "trainer")
+    failed = explain_pod_failure(found, "trainer")
     assert failed
     assert failed.reason == reason
-    assert words in failed.words
+    assert words in failed.message
 
 
 @pytest.mark.parametrize("alive", [pod(running={"startedAt": BEFORE}), pod(terminated=terminated(0)), pod()])
 def test_no_failure(alive: Object) -> None:
-    assert failure_of(alive, "trainer") is None
+    assert explain_pod_failure(alive, "trainer") is None

@@ -11,8 +11,8 @@ import hone_operator
 import pytest
 from hone_api.schema.crd import schema
 from hone_operator.diagnosis import events
-from hone_operator.diagnosis.admission import refused
-from hone_operator.diagnosis.unschedulable import why_unschedulable
+from hone_operator.diagnosis.admission import explain_refusal
+from hone_operator.diagnosis.unschedulable import explain_unschedulable
 from hone_operator.kube.cache import Cache
 from hone_operator.kube.client import ApiError
 from hone_operator.objects import texts
@@ -31,7 +31,7 @@ MATCHED_AT_ONE_PLACE = {"_SPACE"}
 
 @given(st.text(st.characters(exclude_categories=())), st.integers(3, 50))
 def test_a_cut_text_keeps_its_bound_and_its_beginning(text: str, longest: int) -> None:
-    found = texts.cut(text, longest)
+    found = texts.truncate_text(text, longest)
     if found == text:
         assert len(text.encode("utf-8", "replace")) <= longest
     else:
@@ -42,11 +42,11 @@ def test_a_cut_text_keeps_its_bound_and_its_beginning(text: str, longest: int) -
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_text_of_any_length_is_cut_where_it_comes_from(text: str) -> None:
-    assert len(ApiError(422, text).message.encode()) <= texts.LONGEST_FOREIGN
-    assert len(str(ApiError(422, text))) <= texts.LONGEST_FOREIGN + 10
+    assert len(ApiError(422, text).message.encode()) <= texts.MAX_FOREIGN_TEXT_BYTES
+    assert len(str(ApiError(422, text))) <= texts.MAX_FOREIGN_TEXT_BYTES + 10
     event = {"message": text, "reason": text, "involvedObject": {"name": text}, "more": text}
     event |= {"metadata": {"creationTimestamp": "2026-03-01T11:00:00Z", "annotations": {"a": text}}}
-    assert len(json.dumps(events.reduce(event), ensure_ascii=False).encode()) < 8 * texts.LONGEST_FOREIGN
+    assert len(json.dumps(events.reduce_event(event), ensure_ascii=False).encode()) < 8 * texts.MAX_FOREIGN_TEXT_BYTES
     cache, job = Cache(), job_object()
     job["metadata"]["resourceVersion"] = "1"
     cache.put(FINETUNEJOBS, job)
@@ -56,8 +56,8 @@ def test_a_text_of_any_length_is_cut_where_it_comes_from(text: str) -> None:
     cache.put(PODS, {"metadata": metadata, "spec": {}, "status": {"containerStatuses": [{"state": state}]}})
     [pod] = cache.all(PODS)
     words = pod["status"]["containerStatuses"][0]["state"]["waiting"]
-    assert all(len(each.encode()) <= texts.LONGEST_FOREIGN for each in words.values())
-    assert len(refused(ApiError(422, text).message).sentence()) < 2 * texts.LONGEST_FOREIGN
+    assert all(len(each.encode()) <= texts.MAX_FOREIGN_TEXT_BYTES for each in words.values())
+    assert len(explain_refusal(ApiError(422, text).message).sentence()) < 2 * texts.MAX_FOREIGN_TEXT_BYTES
 
 
 @pytest.mark.parametrize("status", [409, 422])
@@ -72,12 +72,14 @@ def test_conditions_and_their_events_fit_the_limits_of_the_api_server(text: str)
     conditions.set("Ready", False, "Unschedulable", text)
     [condition] = conditions.to_list("Ready")
     assert len(condition["message"].encode()) <= 32768
-    [event] = conditions.events("Ready")
+    [event] = conditions.build_events("Ready")
     assert len(event.message.encode()) <= 1024
 
 
 def test_a_very_long_number_in_a_schedulers_message_does_not_count_nodes() -> None:
-    found = why_unschedulable({"spec": {"containers": []}}, "9" * 5000 + " node(s) had no available volume zone", None)
+    found = explain_unschedulable(
+        {"spec": {"containers": []}}, "9" * 5000 + " node(s) had no available volume zone", None
+    )
     assert found.reason.name == "Unschedulable"
 
 

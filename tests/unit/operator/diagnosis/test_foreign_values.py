@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from held_pods import held
 from hone_operator.diagnosis import events, pod_state
-from hone_operator.diagnosis.node_fit import Demand, obstacles
-from hone_operator.diagnosis.nodes import ClusterFacts, Node
+from hone_operator.diagnosis.node_fit import PodRequirements, find_unmet_requirements
+from hone_operator.diagnosis.nodes import ClusterNodes, Node
 from hone_operator.finetunejob import plan as finetunejob_plan
-from hone_operator.finetunejob.jobs import train_job
-from hone_operator.finetunejob.snapshot import index_of
+from hone_operator.finetunejob.jobs import build_train_job
+from hone_operator.finetunejob.snapshot import get_pod_index
 from hone_operator.inferenceservice import adapter_sidecar, autoscaling
-from hone_operator.objects.timestamps import timestamp
+from hone_operator.objects.timestamps import format_timestamp
 from hone_operator.reconcile.conditions import Conditions
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,8 +41,8 @@ def test_an_affinity_with_odd_values_fits_no_node_or_some(labels: list[Object], 
     terms = [{"matchExpressions": labels, "matchFields": fields}]
     required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
     found["spec"]["affinity"] = {"nodeAffinity": required}
-    facts = ClusterFacts((Node("n1", {"cpu": 8.0}, {"cpu": 8.0}, {"gen": gen}),))
-    plan = finetunejob_plan.plan(observed_job(job_object(), found, facts=facts), NOW)
+    facts = ClusterNodes((Node("n1", {"cpu": 8.0}, {"cpu": 8.0}, {"gen": gen}),))
+    plan = finetunejob_plan.plan_finetunejob(observed_job(job_object(), found, cluster=facts), NOW)
     assert next(c for c in plan.status["conditions"] if c["type"] == "Running")["reason"] == "Unschedulable"
 
 
@@ -57,7 +57,9 @@ def test_greater_and_less_compare_whole_numbers_as_the_scheduler_does(
     operator: str, label: str, value: str, fits: bool
 ) -> None:
     term = {"matchExpressions": [{"key": "gen", "operator": operator, "values": [value]}]}
-    assert (obstacles(Node("n1", labels={"gen": label}), Demand(node_terms=[term])) == []) is fits
+    assert (
+        find_unmet_requirements(Node("n1", labels={"gen": label}), PodRequirements(node_terms=[term])) == []
+    ) is fits
 
 
 @settings(max_examples=40)
@@ -70,11 +72,11 @@ def test_pods_with_odd_labels_and_times_are_judged(
         ended = terminated(exit_code, success()) | {"startedAt": started, "finishedAt": finished}
         for one in (pod(terminated=ended), pod(running={"startedAt": started}), held(ended)):
             one["metadata"] |= {"labels": {INDEX: label}, "annotations": {INDEX: annotation}}
-            observed = observed_job(owner, one, trainers=[one])
+            observed = observed_job(owner, one, trainer_pods=[one])
             for _ in range(2):
-                observed.owner["status"] = finetunejob_plan.plan(observed, NOW).status
+                observed.owner["status"] = finetunejob_plan.plan_finetunejob(observed, NOW).status
         owner["status"] = {"stage": "Succeeded", "completionTime": finished, "conditions": []}
-        finetunejob_plan.plan(observed, NOW)
+        finetunejob_plan.plan_finetunejob(observed, NOW)
 
 
 @settings(max_examples=40)
@@ -85,7 +87,7 @@ def test_a_status_with_odd_times_is_judged(observed_at: str, since: str, end: st
     one = pod(running={"startedAt": BEFORE})
     progress = {"step": 1, "totalSteps": 2, "observedAt": observed_at}
     owner = job_object(status={"stage": "Training", "attempts": [attempt, unended], "progress": progress})
-    assert finetunejob_plan.plan(observed_job(owner, one, trainers=[one]), NOW).status["attempts"]
+    assert finetunejob_plan.plan_finetunejob(observed_job(owner, one, trainer_pods=[one]), NOW).status["attempts"]
 
 
 @pytest.mark.parametrize("value", [*ODD, "1"])
@@ -93,18 +95,18 @@ def test_the_index_label_is_ignored_where_a_job_has_one_pod_at_a_time(value: str
     owner = job_object(
         pod={"labels": {INDEX: value[:63], "team": "nlp"}} if value.isalnum() and value.isascii() else {}
     )
-    made = train_job(owner, parsed_job(owner), IMAGE)["spec"]["template"]["metadata"]["labels"]
+    made = build_train_job(owner, parsed_job(owner), IMAGE)["spec"]["template"]["metadata"]["labels"]
     assert INDEX not in made
     one = pod(running={"startedAt": BEFORE})
     one["metadata"]["labels"] = {INDEX: value}
-    plan = finetunejob_plan.plan(observed_job(owner, one), NOW)
+    plan = finetunejob_plan.plan_finetunejob(observed_job(owner, one), NOW)
     assert next(c for c in plan.status["conditions"] if c["type"] == "Running")["reason"] == "TrainerRunning"
 
 
 def test_the_index_is_that_of_the_jobs_controller() -> None:
-    assert index_of({"metadata": {"labels": {INDEX: "3"}}}) == 3
-    assert index_of({"metadata": {"labels": {INDEX: "abc"}, "annotations": {INDEX: "3"}}}) == 3
-    assert index_of({"metadata": {}}) == 0
+    assert get_pod_index({"metadata": {"labels": {INDEX: "3"}}}) == 3
+    assert get_pod_index({"metadata": {"labels": {INDEX: "abc"}, "annotations": {INDEX: "3"}}}) == 3
+    assert get_pod_index({"metadata": {}}) == 0
 
 
 fields = st.fixed_dictionaries(
@@ -124,34 +126,38 @@ fields = st.fixed_dictionaries(
 @settings(max_examples=40)
 @given(st.lists(fields, max_size=3))
 def test_events_that_anybody_wrote_are_read(found: list[Object]) -> None:
-    for read in (events.newest, events.standing_warning, events.scaling_of):
+    for read in (events.find_newest_event, events.find_standing_warning, events.find_scaling_report):
         read(found)
-    events.of_workload(found, "a")
+    events.find_workload_event(found, "a")
 
 
 @settings(max_examples=40)
 @given(texts)
 def test_a_nudge_with_an_odd_time_is_made_again(at: str) -> None:
     one = pod()
-    one["metadata"]["annotations"] = {adapter_sidecar.ANNOTATION: f"r1 {at}"}
+    one["metadata"]["annotations"] = {adapter_sidecar.NUDGE_ANNOTATION: f"r1 {at}"}
     answers = {"uid-p1": {"revision": "r0", "adapters": {}, "models": []}}
-    assert len(adapter_sidecar.nudges([one], answers, "r1", NOW)) == 1
-    one["metadata"]["annotations"] = {adapter_sidecar.ANNOTATION: f"r1 {timestamp(NOW + timedelta(days=1))}"}
-    assert len(adapter_sidecar.nudges([one], answers, "r1", NOW)) == 1
-    one["metadata"]["annotations"] = {adapter_sidecar.ANNOTATION: f"r1 {timestamp(NOW)}"}
-    assert adapter_sidecar.nudges([one], answers, "r1", NOW) == []
+    assert len(adapter_sidecar.plan_nudges([one], answers, "r1", NOW)) == 1
+    one["metadata"]["annotations"] = {
+        adapter_sidecar.NUDGE_ANNOTATION: f"r1 {format_timestamp(NOW + timedelta(days=1))}"
+    }
+    assert len(adapter_sidecar.plan_nudges([one], answers, "r1", NOW)) == 1
+    one["metadata"]["annotations"] = {adapter_sidecar.NUDGE_ANNOTATION: f"r1 {format_timestamp(NOW)}"}
+    assert adapter_sidecar.plan_nudges([one], answers, "r1", NOW) == []
 
 
 @pytest.mark.parametrize("status", ["True", "False"])
 def test_an_autoscaler_may_leave_its_reason_and_message_out(status: str) -> None:
     conditions = Conditions(job_object(), NOW)
-    autoscaling.tell({"status": {"conditions": [{"type": "ScalingActive", "status": status}]}}, conditions)
-    assert all(conditions.to_list(autoscaling.CONDITION)[0][part] for part in ("reason", "message"))
+    autoscaling.set_scaling_condition(
+        {"status": {"conditions": [{"type": "ScalingActive", "status": status}]}}, conditions
+    )
+    assert all(conditions.to_list(autoscaling.SCALING_CONDITION)[0][part] for part in ("reason", "message"))
 
 
 @pytest.mark.parametrize("hours", [-1, 0, 1])
 def test_a_waiting_pod_is_explained_with_any_clock_of_the_api_server(hours: int) -> None:
     one = pod(waiting={"reason": "ContainerCreating"})
-    one["metadata"]["creationTimestamp"] = timestamp(NOW + timedelta(hours=hours))
-    assert pod_state.is_stuck(one, NOW + timedelta(minutes=1))
-    assert not pod_state.is_stuck(one | {"metadata": {"creationTimestamp": timestamp(NOW)}}, NOW)
+    one["metadata"]["creationTimestamp"] = format_timestamp(NOW + timedelta(hours=hours))
+    assert pod_state.is_slow_to_start(one, NOW + timedelta(minutes=1))
+    assert not pod_state.is_slow_to_start(one | {"metadata": {"creationTimestamp": format_timestamp(NOW)}}, NOW)

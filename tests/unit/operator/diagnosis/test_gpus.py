@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from hone_api.gpus import CARD_MEMORY, DEVICE_IDS, GPUS, WITHHELD
-from hone_operator.diagnosis.gpus import gpu_of
-from hone_operator.diagnosis.nodes import Node, node_of
+from hone_operator.diagnosis.gpus import find_largest_gpu
+from hone_operator.diagnosis.nodes import Node, read_node
 
 GIB = 1024**3
 WHOLE = "amd.com/gpu"
@@ -47,7 +47,7 @@ def node(name: str = "gpu-1", resource: str = WHOLE, count: int = 8, **labels: s
     ],
 )
 def test_model_and_memory_of_a_node(found: Node, model: str, gib: float) -> None:
-    assert gpu_of([found], WHOLE, {}) == (f"{model} of node gpu-1", seen(gib))
+    assert find_largest_gpu([found], WHOLE, {}) == (f"{model} of node gpu-1", seen(gib))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,10 @@ def test_model_and_memory_of_a_node(found: Node, model: str, gib: float) -> None
     [("amd.com/spx_nps1", 192), ("amd.com/dpx_nps2", 96), ("amd.com/qpx_nps1", 48), ("amd.com/cpx_nps4", 24)],
 )
 def test_the_resource_name_of_a_partition_gives_its_share_of_the_memory(resource: str, gib: int) -> None:
-    assert gpu_of([node(resource=resource, device_id="74a1")], resource, {}) == ("MI300X of node gpu-1", seen(gib))
+    assert find_largest_gpu([node(resource=resource, device_id="74a1")], resource, {}) == (
+        "MI300X of node gpu-1",
+        seen(gib),
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,25 +74,25 @@ def test_the_resource_name_of_a_partition_gives_its_share_of_the_memory(resource
     ],
 )
 def test_a_gpu_without_labels_is_not_guessed(found: Node) -> None:
-    assert gpu_of([found], WHOLE, {}) is None
+    assert find_largest_gpu([found], WHOLE, {}) is None
 
 
 @pytest.mark.parametrize("prefix", ["amd.com", "beta.amd.com"])
 def test_a_node_with_two_models_counts_as_the_larger(prefix: str) -> None:
     labels = {f"{prefix}/gpu.device-id.740f": "2", f"{prefix}/gpu.device-id.74a1": "2", f"{prefix}/gpu.vram.64G": "2"}
     mixed = Node("gpu-1", allocatable={WHOLE: 4}, labels=labels | {f"{prefix}/gpu.vram.192G": "2"})
-    assert gpu_of([mixed], WHOLE, {}) == ("MI300X of node gpu-1", seen(192))
+    assert find_largest_gpu([mixed], WHOLE, {}) == ("MI300X of node gpu-1", seen(192))
 
 
 def test_the_largest_gpu_on_the_nodes_that_the_selector_chooses() -> None:
     small, large = node("gpu-1", device_id="740f", vram="64G"), node("gpu-2", device_id="74a5", vram="256G")
-    assert gpu_of([small, large], WHOLE, {}) == ("MI325X of node gpu-2", seen(256))
-    assert gpu_of([small, large], WHOLE, {"amd.com/gpu.vram": "64G"}) == ("MI210 of node gpu-1", seen(64))
-    assert gpu_of([small, large], WHOLE, {"zone": "b"}) is None
+    assert find_largest_gpu([small, large], WHOLE, {}) == ("MI325X of node gpu-2", seen(256))
+    assert find_largest_gpu([small, large], WHOLE, {"amd.com/gpu.vram": "64G"}) == ("MI210 of node gpu-1", seen(64))
+    assert find_largest_gpu([small, large], WHOLE, {"zone": "b"}) is None
 
 
 def test_a_node_is_read_from_its_object() -> None:
-    found = node_of(
+    found = read_node(
         {
             "metadata": {"name": "n", "labels": {"a": "b"}},
             "spec": {"unschedulable": True, "taints": [{"key": "k", "effect": "NoSchedule"}]},
@@ -108,12 +111,14 @@ def test_a_node_is_read_from_its_object() -> None:
             },
         }
     )
-    assert found.count("amd.com/gpu") == 7
+    assert found.count_allocatable("amd.com/gpu") == 7
     assert found.allocatable["cpu"] == 127.5
     assert found.allocatable["memory"] == 1024**4
-    assert found.cordoned
+    assert found.is_cordoned
     assert [str(taint) for taint in found.taints] == ["k:NoSchedule"]
-    assert found.not_ready == "since 2026-03-01T11:00:00Z, NodeStatusUnknown: Kubelet stopped posting node status."
+    assert (
+        found.not_ready_reason == "since 2026-03-01T11:00:00Z, NodeStatusUnknown: Kubelet stopped posting node status."
+    )
 
 
 def amd_names() -> list[tuple[str, str]]:
@@ -139,11 +144,11 @@ def test_every_device_id_of_amds_lists_has_its_model() -> None:
     [("740c", "MI250X", 63.98), ("74a1", "MI300X", 191.98), ("74b5", "MI300X", 191.67), ("74b9", "MI325X", 255.69)],
 )
 def test_the_expected_memory_is_at_most_what_torch_lists(device: str, model: str, listed: float) -> None:
-    found = gpu_of([node(device_id=device, vram=f"{round(listed)}G")], WHOLE, {})
+    found = find_largest_gpu([node(device_id=device, vram=f"{round(listed)}G")], WHOLE, {})
     assert found
     assert 0 <= listed - found[1] / GIB < 0.35
     assert found[1] == next(gpu.memory for gpu in GPUS if gpu.name == model)
 
 
 def test_a_gpu_with_almost_no_memory_counts_as_zero() -> None:
-    assert gpu_of([node(vram="0G")], WHOLE, {}) == ("GPU of node gpu-1", 0)
+    assert find_largest_gpu([node(vram="0G")], WHOLE, {}) == ("GPU of node gpu-1", 0)

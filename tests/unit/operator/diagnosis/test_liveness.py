@@ -5,16 +5,18 @@ from typing import Any
 
 import pytest
 from hone_api.artifacts.trainer_reports import ProgressReport
-from hone_operator.diagnosis.liveness import Judgement, Patience, is_suspect, judge
-from hone_operator.diagnosis.nodes import ClusterFacts, Node
-from hone_operator.finetunejob.plan import plan
-from hone_operator.objects.timestamps import timestamp
+from hone_operator.diagnosis.liveness import LivenessLimits, TrainerHealth, is_suspect, judge_trainer
+from hone_operator.diagnosis.nodes import ClusterNodes, Node
+from hone_operator.finetunejob.plan import plan_finetunejob
+from hone_operator.objects.timestamps import format_timestamp
 from observed import BEFORE, NOW, conditions, job_object, message, observed_job, pod
 
-PATIENCE = Patience()
+PATIENCE = LivenessLimits()
 RUNNING = pod(running={"startedAt": BEFORE})
 RUNNING["spec"]["nodeName"] = "gpu-1"
-LOST = Node("gpu-1", not_ready="since 2026-03-01T11:50:00Z, NodeStatusUnknown: Kubelet stopped posting node status.")
+LOST = Node(
+    "gpu-1", not_ready_reason="since 2026-03-01T11:50:00Z, NodeStatusUnknown: Kubelet stopped posting node status."
+)
 
 
 def ago(**time: float) -> str:
@@ -26,8 +28,10 @@ def report(*, updated: str, stage: str = "Training", step: int = 100, eta: int |
     return ProgressReport.model_validate({"stage": stage, "progress": progress})
 
 
-def judged(found: ProgressReport | None, *, silent_minutes: float = 0, facts: ClusterFacts | None = None) -> Judgement:
-    return judge(RUNNING, found, NOW - timedelta(minutes=silent_minutes), facts, NOW, PATIENCE)
+def judged(
+    found: ProgressReport | None, *, silent_minutes: float = 0, facts: ClusterNodes | None = None
+) -> TrainerHealth:
+    return judge_trainer(RUNNING, found, NOW - timedelta(minutes=silent_minutes), facts, NOW, PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -69,15 +73,15 @@ def test_silence_is_reported_with_its_beginning() -> None:
 
 
 def test_a_lost_node_explains_the_silence() -> None:
-    error = judged(None, silent_minutes=6, facts=ClusterFacts((LOST,))).error
+    error = judged(None, silent_minutes=6, facts=ClusterNodes((LOST,))).error
     assert error
     assert error.reason.name == "NodeLost"
     assert "gpu-1, which is not ready since 2026-03-01T11:50:00Z, NodeStatusUnknown" in error.message
     assert "gives the pod up when this lasts" in error.message
-    gone = judged(None, facts=ClusterFacts(())).error
+    gone = judged(None, facts=ClusterNodes(())).error
     assert gone
     assert "node gpu-1, which is gone" in gone.message
-    assert judged(None, facts=ClusterFacts((Node("gpu-1"),))).error is None
+    assert judged(None, facts=ClusterNodes((Node("gpu-1"),))).error is None
 
 
 @pytest.mark.parametrize(
@@ -89,13 +93,13 @@ def test_a_lost_node_explains_the_silence() -> None:
     ],
 )
 def test_the_next_look_is_when_time_alone_may_change_the_answer(found: ProgressReport | None, seconds: float) -> None:
-    assert judged(found).look_again == seconds
+    assert judged(found).recheck_seconds == seconds
 
 
 def test_a_suspect_pod_is_checked_again_soon() -> None:
     unready = RUNNING | {"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}]}}
-    found = judge(unready, None, NOW, ClusterFacts((Node("gpu-1"),)), NOW, PATIENCE)
-    assert (found.error, found.look_again) == (None, 20)
+    found = judge_trainer(unready, None, NOW, ClusterNodes((Node("gpu-1"),)), NOW, PATIENCE)
+    assert (found.error, found.recheck_seconds) == (None, 20)
 
 
 @pytest.mark.parametrize(
@@ -116,14 +120,20 @@ def test_a_reported_job_keeps_running_and_gets_one_event() -> None:
     stalled = {"uid-p1": report(updated=ago(minutes=11))}
     heard = {"uid-p1": NOW}
     before = NOW - timedelta(minutes=11)
-    first = plan(observed_job(job_object(), RUNNING, reports=stalled, heard=heard), before).status
-    second = plan(observed_job(job_object(status=first), RUNNING, reports=stalled, heard=heard), NOW)
+    first = plan_finetunejob(observed_job(job_object(), RUNNING, reports=stalled, last_answer_at=heard), before).status
+    second = plan_finetunejob(
+        observed_job(job_object(status=first), RUNNING, reports=stalled, last_answer_at=heard), NOW
+    )
     assert conditions(second.status)["Running"] == ("True", "Stalled")
     assert [(event.type, event.reason) for event in second.events] == [("Warning", "Stalled")]
-    third = plan(observed_job(job_object(status=second.status), RUNNING, reports=stalled, heard=heard), NOW)
+    third = plan_finetunejob(
+        observed_job(job_object(status=second.status), RUNNING, reports=stalled, last_answer_at=heard), NOW
+    )
     assert (third.status, third.events) == (second.status, [])
     moving = {"uid-p1": report(updated=ago(seconds=1))}
-    fourth = plan(observed_job(job_object(status=second.status), RUNNING, reports=moving, heard=heard), NOW)
+    fourth = plan_finetunejob(
+        observed_job(job_object(status=second.status), RUNNING, reports=moving, last_answer_at=heard), NOW
+    )
     assert conditions(fourth.status)["Running"] == ("True", "TrainerRunning")
     assert [(event.type, event.reason) for event in fourth.events] == [("Normal", "TrainerRunning")]
     assert "no step" not in message(fourth.status, "Running")
@@ -131,7 +141,7 @@ def test_a_reported_job_keeps_running_and_gets_one_event() -> None:
 
 def test_a_terminating_trainer_counts_as_running_until_it_has_ended() -> None:
     leaving = RUNNING | {"metadata": RUNNING["metadata"] | {"deletionTimestamp": BEFORE}}
-    found = plan(observed_job(job_object(), leaving, heard={"uid-p1": NOW}), NOW)
+    found = plan_finetunejob(observed_job(job_object(), leaving, last_answer_at={"uid-p1": NOW}), NOW)
     assert conditions(found.status)["Running"] == ("True", "TrainerStopping")
 
 
@@ -140,19 +150,27 @@ def test_a_wrong_clock_of_the_node_makes_no_stall(wrong: int) -> None:
     status = job_object().get("status")
     for minute in range(30):
         now = NOW + timedelta(minutes=minute)
-        told = {"uid-p1": report(step=minute + 1, updated=timestamp(now + timedelta(minutes=wrong)))}
-        status = plan(observed_job(job_object(status=status), RUNNING, reports=told, heard={"uid-p1": now}), now).status
+        told = {"uid-p1": report(step=minute + 1, updated=format_timestamp(now + timedelta(minutes=wrong)))}
+        status = plan_finetunejob(
+            observed_job(job_object(status=status), RUNNING, reports=told, last_answer_at={"uid-p1": now}), now
+        ).status
         assert conditions(status)["Running"] == ("True", "TrainerRunning")
     later = NOW + timedelta(minutes=29 + 120)
-    stuck = plan(observed_job(job_object(status=status), RUNNING, reports=told, heard={"uid-p1": later}), later).status
+    stuck = plan_finetunejob(
+        observed_job(job_object(status=status), RUNNING, reports=told, last_answer_at={"uid-p1": later}), later
+    ).status
     assert conditions(stuck)["Running"] == ("True", "Stalled")
 
 
 def test_a_trainer_that_is_started_again_at_the_same_step_is_not_stalled() -> None:
     old, now = {"uid-p1": report(updated=ago(minutes=11))}, NOW + timedelta(hours=2)
-    status = plan(observed_job(job_object(), RUNNING, reports=old, heard={"uid-p1": NOW}), NOW).status
-    again = {"uid-p1": report(updated=timestamp(now))}
-    found = plan(observed_job(job_object(status=status), RUNNING, reports=again, heard={"uid-p1": now}), now)
+    status = plan_finetunejob(
+        observed_job(job_object(), RUNNING, reports=old, last_answer_at={"uid-p1": NOW}), NOW
+    ).status
+    again = {"uid-p1": report(updated=format_timestamp(now))}
+    found = plan_finetunejob(
+        observed_job(job_object(status=status), RUNNING, reports=again, last_answer_at={"uid-p1": now}), now
+    )
     assert conditions(found.status)["Running"] == ("True", "TrainerRunning")
 
 
@@ -161,20 +179,20 @@ def test_a_restart_of_the_operator_keeps_the_reported_trouble(reason: str) -> No
     owner = job_object()
     told = report(updated=ago(hours=1))
     silent = {"uid-p1": NOW - timedelta(hours=1 if reason == "TrainerSilent" else 0)}
-    observed = observed_job(owner, RUNNING, reports={"uid-p1": told}, heard=silent)
+    observed = observed_job(owner, RUNNING, reports={"uid-p1": told}, last_answer_at=silent)
     owner["status"] = {"progress": told.progress.to_wire() | {"observedAt": ago(hours=1)}} if told.progress else {}
-    owner["status"] = plan(observed, NOW).status
+    owner["status"] = plan_finetunejob(observed, NOW).status
     assert conditions(owner["status"])["Running"] == ("True", reason)
-    observed.reports, observed.heard = {}, {"uid-p1": NOW}
-    found = plan(observed, NOW)
+    observed.reports, observed.last_answer_at = {}, {"uid-p1": NOW}
+    found = plan_finetunejob(observed, NOW)
     assert (found.status["conditions"], found.events) == (owner["status"]["conditions"], [])
-    assert found.requeue_after == 20
+    assert found.requeue_after_seconds == 20
     observed.reports = {"uid-p1": report(updated=ago(minutes=0), step=101)}
-    assert conditions(plan(observed, NOW).status)["Running"] == ("True", "TrainerRunning")
-    observed.reports, observed.heard = {}, {"uid-p1": NOW - timedelta(minutes=6)}
-    found = plan(observed, NOW)
+    assert conditions(plan_finetunejob(observed, NOW).status)["Running"] == ("True", "TrainerRunning")
+    observed.reports, observed.last_answer_at = {}, {"uid-p1": NOW - timedelta(minutes=6)}
+    found = plan_finetunejob(observed, NOW)
     assert conditions(found.status)["Running"] == ("True", "TrainerSilent")
     assert (found.events == []) is (reason == "TrainerSilent")
-    observed.heard = {"uid-p1": NOW}
+    observed.last_answer_at = {"uid-p1": NOW}
     observed.pods = [RUNNING | {"metadata": RUNNING["metadata"] | {"name": "p2"}}]
-    assert conditions(plan(observed, NOW).status)["Running"] == ("True", "TrainerRunning")
+    assert conditions(plan_finetunejob(observed, NOW).status)["Running"] == ("True", "TrainerRunning")

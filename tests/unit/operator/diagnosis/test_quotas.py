@@ -4,11 +4,11 @@ import re
 
 import pytest
 from hone_api.reasons import CHILD_REFUSED
-from hone_operator.diagnosis.quotas import advise
+from hone_operator.diagnosis.quotas import advise_on_quota
 from hone_operator.kube.client import ApiError
 from hone_operator.objects.resources import JOBS
 from hone_operator.reconcile.plan import Create
-from hone_operator.reconcile.sync_failures import failed
+from hone_operator.reconcile.sync_failures import explain_write_failure
 
 FIELDS = {
     "cpu": ("spec.resources.cpu", "spec.resources.limits.cpu"),
@@ -21,7 +21,7 @@ DIRECTIONS = {"maximum": ("Lower", "at most"), "minimum": ("Raise", "at least")}
 
 
 def advice(words: str, kind: str = "pods") -> str:
-    found = advise(f'{kind} "x" is forbidden: {words}')
+    found = advise_on_quota(f'{kind} "x" is forbidden: {words}')
     assert found
     return found
 
@@ -85,7 +85,7 @@ def test_an_exceeded_quota_names_only_fields_that_lower_it(asked: str, fields: l
 
 @pytest.mark.parametrize("words", ["", "no nodes", 'admission webhook "a" denied the request: maximum 3 replicas'])
 def test_other_messages_are_not_of_a_quota(words: str) -> None:
-    assert advise(words) is None
+    assert advise_on_quota(words) is None
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_other_messages_are_not_of_a_quota(words: str) -> None:
 )
 def test_a_job_that_a_role_or_policy_refuses_is_a_refused_child(words: str, remedy: str) -> None:
     action = Create(JOBS, {"metadata": {"name": "faq-train"}})
-    trouble = failed(action, ApiError(403, words), 1)
+    trouble = explain_write_failure(action, ApiError(403, words), 1)
     assert trouble
     assert trouble.stops_pods
     assert trouble.error.reason is CHILD_REFUSED

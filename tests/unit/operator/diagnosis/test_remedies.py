@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from hone_api.reasons import CATALOGUE
-from hone_operator.diagnosis.admission import refused
+from hone_operator.diagnosis.admission import explain_refusal
 from hone_operator.finetunejob import jobs
 from observed import IMAGE, job_object, parsed_job
 
@@ -108,7 +108,7 @@ def test_a_page_that_a_remedy_names_exists(name: str) -> None:
 
 def pod_of(**spec: Any) -> dict[str, Any]:
     owner = job_object(**spec)
-    found: dict[str, Any] = jobs.train_job(owner, parsed_job(owner), IMAGE)["spec"]["template"]["spec"]
+    found: dict[str, Any] = jobs.build_train_job(owner, parsed_job(owner), IMAGE)["spec"]["template"]["spec"]
     return found
 
 
@@ -132,6 +132,6 @@ def test_the_named_field_satisfies_the_quota(resources: Any, kind: str, name: st
     words = f'pods "x" is forbidden: failed quota: q: must specify {kind}.{name} for: trainer'
     field = next(iter(resources))
     named = f"spec.resources.{field}" + (f".{name}" if isinstance(resources[field], dict) else "")
-    assert f"set {named}," in refused(words).remedy
+    assert f"set {named}," in explain_refusal(words).remedy
     container = pod_of(resources={"gpus": 0} | resources)["containers"][0]
     assert name in container["resources"][kind]

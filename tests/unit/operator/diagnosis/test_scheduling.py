@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
-from hone_operator.diagnosis.node_fit import demand_of
-from hone_operator.diagnosis.nodes import ClusterFacts, Node, Taint, by_claim
-from hone_operator.diagnosis.unschedulable import why_unschedulable
+from hone_operator.diagnosis.node_fit import read_pod_requirements
+from hone_operator.diagnosis.nodes import ClusterNodes, Node, Taint, list_dra_resources
+from hone_operator.diagnosis.unschedulable import explain_unschedulable
 
 GIB = 1024**3
 GPU, SPX, CPX = "amd.com/gpu", "amd.com/spx_nps1", "amd.com/cpx_nps1"
@@ -30,8 +30,8 @@ def node(name: str = "gpu-1", gpus: int = 8, resource: str = GPU, **more: Any) -
     return Node(name, **{"allocatable": allocatable, "capacity": allocatable, **more})
 
 
-def explain(words: str, asking: dict[str, Any], *nodes: Node, by_claim: tuple[str, ...] = ()) -> str:
-    error = why_unschedulable(asking, words, ClusterFacts(nodes, by_claim))
+def explain(words: str, asking: dict[str, Any], *nodes: Node, dra_resources: tuple[str, ...] = ()) -> str:
+    error = explain_unschedulable(asking, words, ClusterNodes(nodes, dra_resources))
     assert error.reason.name == "Unschedulable"
     assert "reemption" not in error.sentence()
     return error.sentence()
@@ -103,24 +103,24 @@ def test_the_pods_gpus_are_distinguished_from_its_other_devices(gpu: str, other:
     asking = pod(dict(sorted({gpu: "4", other: "2"}.items())))
     if is_told:
         asking["spec"]["containers"][0]["env"] = [{"name": "HONE_GPU_RESOURCE", "value": gpu}]
-    assert demand_of(asking).gpu == gpu
+    assert read_pod_requirements(asking).gpu == gpu
     said = explain(INSUFFICIENT + TAIL, asking, node(allocatable={gpu: 8, other: 1}, capacity={gpu: 8, other: 1}))
     assert f"asks for 2 {other}, and no node has more than 1 {other}" in said
     assert f"Lower spec.resources.limits.{other} to 1 or less" in said
 
 
 def test_dynamic_resource_allocation_excludes_the_device_plugin() -> None:
-    names = by_claim({"metadata": {"name": "gpu.amd.com"}, "spec": {}})
-    said = explain(INSUFFICIENT + TAIL, ONE, Node("gpu-1"), by_claim=names)
+    names = list_dra_resources({"metadata": {"name": "gpu.amd.com"}, "spec": {}})
+    said = explain(INSUFFICIENT + TAIL, ONE, Node("gpu-1"), dra_resources=names)
     assert "Dynamic Resource Allocation hands out AMD GPUs here (DeviceClass gpu.amd.com)" in said
     assert "Set spec.resources.gpuResource: deviceclass.resource.kubernetes.io/gpu.amd.com" in said
 
 
 @pytest.mark.parametrize("name", ["deviceclass.resource.kubernetes.io/gpu.amd.com", GPU])
 def test_devices_of_a_device_class_are_not_searched_on_the_nodes(name: str) -> None:
-    names = by_claim({"metadata": {"name": "gpu.amd.com"}, "spec": {"extendedResourceName": GPU}})
+    names = list_dra_resources({"metadata": {"name": "gpu.amd.com"}, "spec": {"extendedResourceName": GPU}})
     words = "0/1 nodes are available: 1 cannot allocate all claims. still not schedulable, preemption: 0/1 nodes …"
-    said = explain(words, pod({name: "4"}), node(gpus=0), by_claim=names)
+    said = explain(words, pod({name: "4"}), node(gpus=0), dra_resources=names)
     assert "too little free now: gpu-1" in said
     assert "no node has" not in said
 
@@ -153,7 +153,7 @@ def test_a_node_that_is_large_enough_is_waited_for() -> None:
             node(taints=(Taint("amd-dcm", "up", "NoExecute"),)),
             ONE,
             "amd-dcm=up:NoExecute",
-            "being partitioned anew",
+            "being repartitioned",
         ),
         (TAINTED, node(taints=(Taint("amd-gpu-unhealthy", "", "NoSchedule"),)), ONE, "amd-gpu-unhealthy", "repair"),
         (
@@ -165,7 +165,7 @@ def test_a_node_that_is_large_enough_is_waited_for() -> None:
         ),
         (
             CORDONED,
-            node(cordoned=True, taints=(Taint("node.kubernetes.io/unschedulable", "", "NoSchedule"),)),
+            node(is_cordoned=True, taints=(Taint("node.kubernetes.io/unschedulable", "", "NoSchedule"),)),
             ONE,
             "The nodes that come nearest: gpu-1 is cordoned. ",
             "`kubectl uncordon gpu-1`",
@@ -173,7 +173,7 @@ def test_a_node_that_is_large_enough_is_waited_for() -> None:
         (
             TAINTED,
             node(
-                not_ready="since 2026-03-01T11:00:00Z, NodeStatusUnknown: Kubelet stopped posting node status.",
+                not_ready_reason="since 2026-03-01T11:00:00Z, NodeStatusUnknown: Kubelet stopped posting node status.",
                 taints=(Taint("node.kubernetes.io/unreachable", "", "NoSchedule"),),
             ),
             ONE,
@@ -248,7 +248,7 @@ def test_resources_that_only_different_nodes_have_are_named() -> None:
 def test_the_three_nearest_nodes_are_named_those_with_gpus_first() -> None:
     taints = (Taint("a", "", "NoSchedule"), Taint("b", "", "NoSchedule"))
     nodes = [node("cpu-1", resource="none"), *(node(f"gpu-{n}", taints=taints[:n]) for n in (2, 1)), node("z", 0)]
-    said = explain(TAINTED, ONE, *nodes, node("gpu-3", taints=taints, cordoned=True))
+    said = explain(TAINTED, ONE, *nodes, node("gpu-3", taints=taints, is_cordoned=True))
     assert "gpu-1 has taint a:NoSchedule; gpu-2 has taint a:NoSchedule and has taint b:NoSchedule; gpu-3 is" in said
     assert "cpu-1" not in said
 
@@ -264,12 +264,12 @@ def test_a_cluster_without_nodes() -> None:
 
 
 def test_without_facts_the_schedulers_message_gets_no_addition() -> None:
-    assert why_unschedulable(ONE, INSUFFICIENT + TAIL, None).message == INSUFFICIENT.rstrip(".")
+    assert explain_unschedulable(ONE, INSUFFICIENT + TAIL, None).message == INSUFFICIENT.rstrip(".")
 
 
 def test_room_that_is_being_made_is_waited_for() -> None:
     asking = pod({GPU: "2"}) | {"status": {"nominatedNodeName": "gpu-1"}}
-    said = why_unschedulable(asking, INSUFFICIENT, ClusterFacts((node(),))).sentence()
+    said = explain_unschedulable(asking, INSUFFICIENT, ClusterNodes((node(),))).sentence()
     assert "Pods of lower priority are being removed from gpu-1" in said
 
 
@@ -282,7 +282,7 @@ def test_room_that_is_being_made_is_waited_for() -> None:
     ],
 )
 def test_a_missing_volume_is_not_explained_by_nodes(words: str) -> None:
-    error = why_unschedulable(ONE, words, ClusterFacts((node(),)))
+    error = explain_unschedulable(ONE, words, ClusterNodes((node(),)))
     assert error.reason.name == "VolumeNotBound"
     assert not error.message.endswith("not found. not found")
 

@@ -3,15 +3,15 @@
 from datetime import timedelta
 from typing import Any
 
-from hone_operator.finetunejob.attempts import KEPT, account
-from hone_operator.objects.timestamps import timestamp
+from hone_operator.finetunejob.attempts import MAX_ATTEMPTS, update_attempts
+from hone_operator.objects.timestamps import format_timestamp
 from observed import NOW, failure, pod, terminated
 
 Object = dict[str, Any]
 
 
 def ago(seconds: int) -> str:
-    return timestamp(NOW - timedelta(seconds=seconds))
+    return format_timestamp(NOW - timedelta(seconds=seconds))
 
 
 def running(name: str, since: int) -> Object:
@@ -25,7 +25,7 @@ def ended(name: str, since: int, until: int, code: int = 75) -> Object:
 
 def after(status: Object, *pods: Object, gpus: int = 2, later: int = 0) -> Object:
     found = dict(status)
-    account(found, list(pods), "trainer", gpus, NOW + timedelta(seconds=later))
+    update_attempts(found, list(pods), "trainer", gpus, NOW + timedelta(seconds=later))
     return found
 
 
@@ -64,11 +64,11 @@ def test_a_deleted_pod_stays_counted() -> None:
 
 
 def test_of_many_attempts_the_newest_are_kept_and_all_are_counted() -> None:
-    pods = [ended(f"p{number:03}", 5000 - number * 10, 4995 - number * 10) for number in range(KEPT + 30)]
+    pods = [ended(f"p{number:03}", 5000 - number * 10, 4995 - number * 10) for number in range(MAX_ATTEMPTS + 30)]
     once = after({}, *pods)
-    assert (once["restarts"], once["gpuSeconds"]) == (KEPT + 29, (KEPT + 30) * 5 * 2)
-    assert len(once["attempts"]) == KEPT
-    assert once["attempts"][-1]["pod"] == f"p{KEPT + 29}"
+    assert (once["restarts"], once["gpuSeconds"]) == (MAX_ATTEMPTS + 29, (MAX_ATTEMPTS + 30) * 5 * 2)
+    assert len(once["attempts"]) == MAX_ATTEMPTS
+    assert once["attempts"][-1]["pod"] == f"p{MAX_ATTEMPTS + 29}"
     assert after(once, *pods) == once
 
 

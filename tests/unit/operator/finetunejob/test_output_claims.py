@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hone_operator.finetunejob.plan import plan
+from hone_operator.finetunejob.plan import plan_finetunejob
 from hone_operator.reconcile.plan import Patch
 from observed import NOW, PREPARED, job_object, observed_job, pod
 
@@ -14,7 +14,7 @@ def told(claim: dict[str, Any], **spec: Any) -> dict[str, Any] | None:
     observed = observed_job(job_object(status=PREPARED, **spec))
     assert observed.claim
     observed.claim["spec"] = claim
-    found = plan(observed, NOW)
+    found = plan_finetunejob(observed, NOW)
     return next((c for c in found.status["conditions"] if c["type"] == "OutputClaim"), None)
 
 
@@ -47,5 +47,5 @@ def test_pods_that_a_kubelet_rejected_raise_the_backoff_limit() -> None:
     for one in rejected:
         one["status"] |= {"phase": "Failed", "reason": "UnexpectedAdmissionError", "message": "Allocate failed"}
     observed = observed_job(job_object(resources={"gpus": 1}, backoffLimit=2, status=PREPARED), *rejected)
-    patches = [one for one in plan(observed, NOW).actions if isinstance(one, Patch)]
+    patches = [one for one in plan_finetunejob(observed, NOW).actions if isinstance(one, Patch)]
     assert [one.patch["spec"]["backoffLimit"] for one in patches] == [5]

@@ -10,8 +10,8 @@ from typing import Any, cast
 import pytest
 from hone_operator.controller import Controller
 from hone_operator.finetunejob import children, jobs
-from hone_operator.finetunejob.plan import plan, settle
-from hone_operator.finetunejob.snapshot import ObservedFineTuneJob, with_made
+from hone_operator.finetunejob.plan import compute_settled_digest, plan_finetunejob
+from hone_operator.finetunejob.snapshot import ObservedFineTuneJob, add_created
 from hone_operator.kube.client import Api, ApiError
 from hone_operator.objects.resources import CLAIMS, FINETUNEJOBS, WATCHED, Key, Object, Resource
 from hone_operator.observability.metrics import Metrics
@@ -25,10 +25,10 @@ Change = Callable[[ObservedFineTuneJob], Any]
 def settled_job(**spec: Any) -> ObservedFineTuneJob:
     """Return a FineTuneJob whose children an earlier pass found to be as desired."""
     observed = observed_job(job_object(status=PREPARED, **spec))
-    found = plan(observed, NOW)
+    found = plan_finetunejob(observed, NOW)
     assert not found.actions
-    assert found.settled
-    observed.settled = found.settled
+    assert found.settled_digest
+    observed.settled_digest = found.settled_digest
     return observed
 
 
@@ -49,7 +49,7 @@ CHANGES: dict[str, Change] = {
     "image": lambda observed: setattr(observed, "image", "other:1"),
     "claim is gone": lambda observed: setattr(observed, "claim", None),
     "Job is gone": lambda observed: setattr(observed, "job", None),
-    "stray pod": lambda observed: (setattr(observed, "job", None), setattr(observed, "strays", [pod()])),
+    "stray pod": lambda observed: (setattr(observed, "job", None), setattr(observed, "stale_pods", [pod()])),
     "manifest is gone": lambda observed: setattr(observed, "config_map", None),
     "manifest is changed": lambda observed: observed.config_map["data"].update(more=""),
     "manifest has other words": lambda observed: observed.config_map["data"].update({"manifest.json": "{}"}),
@@ -72,7 +72,7 @@ CHANGES: dict[str, Change] = {
     "queue": lambda observed: observed.owner["metadata"]["labels"].update({"kueue.x-k8s.io/queue-name": "q"}),
     "group": lambda observed: setattr(observed, "gpu_access", GpuAccess((7,))),
     "GPU": lambda observed: setattr(observed, "gpu", ("MI300X", 1)),
-    "level": lambda observed: setattr(observed, "level", "privileged"),
+    "level": lambda observed: setattr(observed, "pod_level", "privileged"),
     "pod above the level": owner_with(pod={"hostNetwork": True}),
 }
 
@@ -82,17 +82,17 @@ def test_a_change_has_the_same_effect_as_after_a_restart_of_the_operator(name: s
     observed = settled_job()
     CHANGES[name](observed)
     fresh = copy.deepcopy(observed)
-    fresh.settled = None
-    assert plan(observed, NOW).actions == plan(fresh, NOW).actions
+    fresh.settled_digest = None
+    assert plan_finetunejob(observed, NOW).actions == plan_finetunejob(fresh, NOW).actions
 
 
 @pytest.mark.parametrize("name", ["Job has another status", "Job has another version"])
 def test_after_a_change_of_a_status_no_child_is_built(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     observed = settled_job()
     CHANGES[name](observed)
-    monkeypatch.delattr(jobs, "train_job")
-    monkeypatch.delattr(children, "config_map")
-    assert not plan(observed, NOW).actions
+    monkeypatch.delattr(jobs, "build_train_job")
+    monkeypatch.delattr(children, "build_config_map")
+    assert not plan_finetunejob(observed, NOW).actions
 
 
 def test_each_observed_field_is_in_the_digest_or_does_not_affect_children() -> None:
@@ -101,7 +101,7 @@ def test_each_observed_field_is_in_the_digest_or_does_not_affect_children() -> N
         "image",
         "gpu",
         "gpu_access",
-        "strays",
+        "stale_pods",
         "claim",
         "config_map",
         "service",
@@ -112,45 +112,45 @@ def test_each_observed_field_is_in_the_digest_or_does_not_affect_children() -> N
     # `spec` is made from the owner. The others affect the status, and earlier steps of the plan.
     others = {
         "spec",
-        "trainers",
+        "trainer_pods",
         "reports",
-        "heard",
-        "held",
-        "facts",
+        "last_answer_at",
+        "held_since",
+        "cluster",
         "warning",
         "scaling",
-        "queue",
-        "troubles",
-        "level",
+        "queue_message",
+        "sync_failures",
+        "pod_level",
     }
-    assert {field.name for field in fields(ObservedFineTuneJob)} == in_digest | others | {"settled"}
+    assert {field.name for field in fields(ObservedFineTuneJob)} == in_digest | others | {"settled_digest"}
 
 
 def made_by_first_pass(change: Callable[[Object], Any] = lambda body: None) -> tuple[ObservedFineTuneJob, bytes | None]:
     """Return a new FineTuneJob with its created children, which the API server may `change`, and their digest."""
     observed = ObservedFineTuneJob(job_object(), parsed_job(job_object()), IMAGE)
-    found = plan(observed, NOW)
+    found = plan_finetunejob(observed, NOW)
     made = [stored(action.body) for action in found.actions if isinstance(action, Create)]
     for body in made:
         change(body)
-    observed = with_made(observed, made)
-    return observed, settle(observed, found, NOW)
+    observed = add_created(observed, made)
+    return observed, compute_settled_digest(observed, found, NOW)
 
 
 def test_children_are_not_built_again_after_they_were_made(monkeypatch: pytest.MonkeyPatch) -> None:
     observed, digest = made_by_first_pass()
     assert digest
-    observed.settled = digest
-    monkeypatch.delattr(jobs, "train_job")
-    monkeypatch.delattr(children, "config_map")
-    assert not plan(observed, NOW).actions
+    observed.settled_digest = digest
+    monkeypatch.delattr(jobs, "build_train_job")
+    monkeypatch.delattr(children, "build_config_map")
+    assert not plan_finetunejob(observed, NOW).actions
 
 
 @pytest.mark.parametrize("field", ["backoffLimit", "activeDeadlineSeconds"])
 def test_a_child_that_a_webhook_changed_is_compared_again(field: str) -> None:
     observed, digest = made_by_first_pass(lambda body: body["kind"] == "Job" and body["spec"].update({field: 77}))
     assert digest is None
-    assert plan(observed, NOW).actions
+    assert plan_finetunejob(observed, NOW).actions
 
 
 class Server:
@@ -198,13 +198,13 @@ def passes(server: Server, number: int) -> list[list[str]]:
     async def run() -> list[list[str]]:
         controller = Controller(cast(Api, server), IMAGES, [], Metrics(), lambda: True)
         for resource in WATCHED:
-            controller.listed(resource, "", set(), 1)
+            controller.handlers.on_relist(resource, "", set(), 1)
         controller.cache.put(FINETUNEJOBS, server.store(job_object()))
         found = []
         for _ in range(number):
             server.seen = []
             try:
-                await controller.reconcile(Key(FINETUNEJOBS, "team", "faq"))
+                await controller.reconciler.reconcile(Key(FINETUNEJOBS, "team", "faq"))
             except ApiError:
                 server.seen.append("error")
             found.append(server.seen)

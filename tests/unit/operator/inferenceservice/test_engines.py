@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-from hone_operator.engines import sglang
-from hone_operator.inferenceservice.plan import plan
+from hone_operator.engines.sglang import HEALTH_SCRIPT, SglangEngine
+from hone_operator.inferenceservice.plan import plan_inferenceservice
 from hone_operator.objects.resources import DEPLOYMENTS, Object
 from hone_operator.reconcile.plan import Apply
 from observed import DIGEST, IMAGE, NOW, conditions, finished_job, message, observed_service, pod, service_object
@@ -24,7 +24,9 @@ def adapter_job(name: str = "faq", *, commit: str = COMMIT, parameters: int | No
 
 def pod_of(*jobs: Object, gpu: tuple[str, int] | None = None, **spec: Any) -> Object:
     observed = observed_service(service_object(**spec), *jobs, gpu=gpu)
-    applied = [a for a in plan(observed, NOW).actions if isinstance(a, Apply) and a.resource is DEPLOYMENTS]
+    applied = [
+        a for a in plan_inferenceservice(observed, NOW).actions if isinstance(a, Apply) and a.resource is DEPLOYMENTS
+    ]
     return dict(applied[0].body["spec"]["template"]["spec"])
 
 
@@ -47,7 +49,7 @@ def after(arguments: list[str], flag: str) -> str:
         ({"resources": {"gpus": 1}}, ["vllm", "serve"], "vllm:test"),
         ({"resources": {"gpus": 1}, "engine": "embedded"}, ["hone-server"], IMAGE),
         ({"engine": "vllm"}, ["vllm", "serve"], "vllm:test"),
-        ({"engine": "sglang"}, sglang.COMMAND, "sglang:test"),
+        ({"engine": "sglang"}, list(SglangEngine.command), "sglang:test"),
         ({"engine": "tgi"}, ["text-generation-launcher"], "tgi:test"),
         ({"engine": "vllm", "pod": {"image": "mine"}}, ["vllm", "serve"], "mine"),
     ],
@@ -150,7 +152,7 @@ def test_a_terminating_engine_accepts_requests_until_all_nodes_know_of_it(engine
     ("engine", "probe"),
     [
         ("vllm", {"exec": {"command": ["python3", "-m", "hone_gate", "ask", "8000", "org/base"]}}),
-        ("sglang", {"exec": {"command": ["python3", "-c", sglang.ASK]}}),
+        ("sglang", {"exec": {"command": ["python3", "-c", HEALTH_SCRIPT]}}),
         ("tgi", {"httpGet": {"path": "/health", "port": "http"}}),
         ("embedded", {"httpGet": {"path": "/health", "port": "http"}}),
     ],
@@ -185,7 +187,7 @@ def test_engines_that_do_not_guard_all_routes_are_reachable_only_through_a_sidec
     assert "/etc/hone/api-key" not in [mount["mountPath"] for mount in container["volumeMounts"]]
     assert ("API_KEY" in variables(container)) == (engine == "sglang")
     arguments = ["--api-key-file", "/etc/hone/api-key/key"] if key else []
-    routes = [part for route in sglang.CLIENT_ROUTES for part in ("--route", route)] if engine == "sglang" else []
+    routes = [part for route in SglangEngine.client_routes for part in ("--route", route)] if engine == "sglang" else []
     assert guard["args"] == [*arguments, *routes]
 
 
@@ -231,7 +233,7 @@ def test_the_status_reports_a_refusal_of_the_engine_itself(name: str) -> None:
     failed = pod("p", container="engine")
     failed["status"]["initContainerStatuses"] = [{"name": name, "restartCount": 0, "state": {"terminated": ended}}]
     observed = observed_service(service_object(engine="vllm"), adapter_job(), pods=[failed])
-    status = plan(observed, NOW).status
+    status = plan_inferenceservice(observed, NOW).status
     assert conditions(status)["Progressing"][1] == "AdapterMismatch"
     assert message(status, "Progressing").startswith(sentence)
 
@@ -393,7 +395,7 @@ def test_remote_code_only_where_the_job_allowed_it() -> None:
 
 
 def refusal(*jobs: Object, gpu: tuple[str, int] | None = None, **spec: Any) -> tuple[str, str]:
-    found = plan(observed_service(service_object(**spec), *jobs, gpu=gpu), NOW)
+    found = plan_inferenceservice(observed_service(service_object(**spec), *jobs, gpu=gpu), NOW)
     assert DEPLOYMENTS not in [action.resource for action in found.actions]
     return conditions(found.status)["ArtifactsResolved"][1], message(found.status, "ArtifactsResolved")
 
@@ -429,7 +431,7 @@ def test_weights_that_do_not_fit_the_pods_memory_are_refused() -> None:
     assert reason == "ModelTooLarge"
     assert "alone take 13.0 GiB (7000000000 parameters), and spec.resources.memory leaves 8.0 GiB for them" in said
     for resources in ({"gpus": 0, "memory": "16Gi"}, {"gpus": 0}, {"gpus": 1, "memory": "8Gi"}):
-        assert plan(observed_service(service_object(resources=resources), job), NOW).actions
+        assert plan_inferenceservice(observed_service(service_object(resources=resources), job), NOW).actions
 
 
 def test_weights_that_no_gpu_can_hold_are_refused() -> None:
@@ -497,7 +499,7 @@ def test_an_engine_without_an_image_is_refused_with_the_field_to_set() -> None:
     observed = observed_service(service_object(engine="vllm"), adapter_job())
     observed.images.engines.pop("vllm")
     try:
-        found = plan(observed, NOW)
+        found = plan_inferenceservice(observed, NOW)
     finally:
         observed.images.engines["vllm"] = "vllm:test"
     assert "spec.pod.image, or the chart's value runtime.vllmImage" in message(found.status, "ArtifactsResolved")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from adapter_states import FAQ, file_of, on_one_claim, planned, ready, running, told
 from hone_api.inferenceservices.adapter_sync import revision_of
-from hone_operator.inferenceservice.plan import ObservedInferenceService, plan
+from hone_operator.inferenceservice.plan import ObservedInferenceService, plan_inferenceservice
 from hone_operator.objects.resources import CONFIGMAPS, DEPLOYMENTS, PODS, Object
 from hone_operator.reconcile.plan import Apply, Patch
 from observed import (
@@ -72,14 +72,14 @@ def with_another_digest(observed: ObservedInferenceService) -> ObservedInference
 
 
 def loaded(observed: ObservedInferenceService) -> list[tuple[str, str]]:
-    return [(model["name"], model["loaded"]) for model in plan(observed, NOW).status["models"]]
+    return [(model["name"], model["loaded"]) for model in plan_inferenceservice(observed, NOW).status["models"]]
 
 
 def test_keepers_report_loaded_models_also_where_clients_need_a_key() -> None:
     observed = running(ready("p1"), ready("p2"), apiKeySecret={"name": "k"})
-    found = plan(observed, NOW)
+    found = plan_inferenceservice(observed, NOW)
     assert found.actions == []
-    assert found.poll == {f"uid-{name}": "http://10.0.0.7:8081/adapters" for name in ("p1", "p2")}
+    assert found.poll_urls == {f"uid-{name}": "http://10.0.0.7:8081/adapters" for name in ("p1", "p2")}
     assert loaded(observed) == [("org/base", "2/2"), ("faq", "2/2")]
     assert conditions(found.status)["Progressing"] == ("False", "Complete")
     observed.answers["uid-p2"]["adapters"]["faq"]["loaded"] = False
@@ -90,26 +90,26 @@ def test_keepers_report_loaded_models_also_where_clients_need_a_key() -> None:
 
 def test_a_retrained_job_changes_the_config_map_and_then_nudges_the_pods() -> None:
     observed = with_another_digest(running(ready("p1"), ready("p2")))
-    [applied] = plan(observed, NOW).actions
+    [applied] = plan_inferenceservice(observed, NOW).actions
     assert isinstance(applied, Apply)
     assert applied.resource is CONFIGMAPS
-    observed.adapters = stored(applied.body)
+    observed.adapters_config_map = stored(applied.body)
     revision = revision_of(file_of(applied.body))
     observed.answers["uid-p2"] = told(revision, loaded=False, faq=OTHER)
-    found = plan(observed, NOW)
+    found = plan_inferenceservice(observed, NOW)
     [nudge] = found.actions
     assert isinstance(nudge, Patch)
     assert (nudge.resource, nudge.name) == (PODS, "p1")
     [mark] = nudge.patch["metadata"]["annotations"].values()
     assert mark.split()[0] == revision
     assert conditions(found.status)["Progressing"] == ("True", "LoadingAdapters")
-    assert found.requeue_after == 5
+    assert found.requeue_after_seconds == 5
 
     observed.pods[0]["metadata"]["annotations"] = {"hone.dev/adapters": mark}
-    assert plan(observed, NOW + timedelta(seconds=4)).actions == []
-    assert len(plan(observed, NOW + timedelta(seconds=5)).actions) == 1
+    assert plan_inferenceservice(observed, NOW + timedelta(seconds=4)).actions == []
+    assert len(plan_inferenceservice(observed, NOW + timedelta(seconds=5)).actions) == 1
     observed.answers = {uid: told(revision, faq=OTHER) for uid in ("uid-p1", "uid-p2")}
-    found = plan(observed, NOW)
+    found = plan_inferenceservice(observed, NOW)
     assert found.actions == []
     assert conditions(found.status)["Progressing"] == ("False", "Complete")
     assert loaded(observed)[1] == ("faq", "2/2")
@@ -120,23 +120,23 @@ def test_a_refusal_of_a_keeper_is_in_the_status() -> None:
     error = {"reason": "AdapterMismatch", "message": "Adapter faq has rank 9, and it is 8", "remedy": "Do this."}
     revision = observed.answers["uid-p1"]["revision"]
     observed.answers["uid-p1"] = told(revision, loaded=False, error=error, faq=DIGEST)
-    found = plan(observed, NOW)
+    found = plan_inferenceservice(observed, NOW)
     assert conditions(found.status)["Progressing"] == ("False", "AdapterMismatch")
     assert message(found.status, "Progressing") == "Adapter faq has rank 9, and it is 8. Do this."
     assert conditions(found.status)["Available"] == ("True", "EnginesReady")
     starting = observed.pods[0]
     starting["status"]["conditions"][-1]["status"] = "False"
-    found = plan(observed, NOW)
-    assert "uid-p1" in found.poll
+    found = plan_inferenceservice(observed, NOW)
+    assert "uid-p1" in found.poll_urls
     assert conditions(found.status)["Progressing"] == ("False", "AdapterMismatch")
     observed.answers["uid-p1"]["revision"] = "an older one"
-    assert conditions(plan(observed, NOW).status)["Progressing"][1] == "RollingOut"
+    assert conditions(plan_inferenceservice(observed, NOW).status)["Progressing"][1] == "RollingOut"
 
 
 def test_an_adapter_on_a_claim_has_the_digest_that_the_keeper_reports() -> None:
     observed = running(ready(), adapters=[{"name": "x", "claim": {"name": "artifacts", "path": "x"}}])
     observed.answers["uid-p1"] = told(observed.answers["uid-p1"]["revision"], faq=DIGEST, x=OTHER)
-    assert plan(observed, NOW).status["models"][2] == {
+    assert plan_inferenceservice(observed, NOW).status["models"][2] == {
         "name": "x",
         "kind": "adapter",
         "digest": OTHER,
@@ -146,15 +146,15 @@ def test_an_adapter_on_a_claim_has_the_digest_that_the_keeper_reports() -> None:
 
 def test_a_deleted_or_edited_config_map_is_restored_and_anothers_is_left_alone() -> None:
     observed = running(ready())
-    kept = observed.adapters
+    kept = observed.adapters_config_map
     assert kept
-    observed.adapters = None
-    assert [action.resource for action in plan(observed, NOW).actions] == [CONFIGMAPS]
-    observed.adapters = copy.deepcopy(kept)
-    observed.adapters["data"]["adapters.json"] = "{}"
-    assert [action.resource for action in plan(observed, NOW).actions] == [CONFIGMAPS]
-    observed.adapters = foreign(kept)
-    found = plan(observed, NOW)
+    observed.adapters_config_map = None
+    assert [action.resource for action in plan_inferenceservice(observed, NOW).actions] == [CONFIGMAPS]
+    observed.adapters_config_map = copy.deepcopy(kept)
+    observed.adapters_config_map["data"]["adapters.json"] = "{}"
+    assert [action.resource for action in plan_inferenceservice(observed, NOW).actions] == [CONFIGMAPS]
+    observed.adapters_config_map = foreign(kept)
+    found = plan_inferenceservice(observed, NOW)
     assert found.actions == []
     assert conditions(found.status)["Accepted"] == ("False", "NameConflict")
 
@@ -164,11 +164,15 @@ def test_a_claim_that_is_no_longer_needed_stays_mounted_until_it_is_being_delete
     observed = running(ready(), adapters=adapters)
     observed.owner["spec"].pop("adapters")
     observed = observed_service(
-        observed.owner, FAQ, deployment=observed.deployment, adapters=observed.adapters, service=observed.service
+        observed.owner,
+        FAQ,
+        deployment=observed.deployment,
+        adapters_config_map=observed.adapters_config_map,
+        service=observed.service,
     )
-    assert [action.resource for action in plan(observed, NOW).actions] == [CONFIGMAPS]
-    observed.leaving = ["old"]
-    actions = plan(observed, NOW).actions
+    assert [action.resource for action in plan_inferenceservice(observed, NOW).actions] == [CONFIGMAPS]
+    observed.leaving_claims = ["old"]
+    actions = plan_inferenceservice(observed, NOW).actions
     assert [action.resource for action in actions] == [CONFIGMAPS, DEPLOYMENTS]
     assert isinstance(actions[1], Apply)
     assert "/claims/old" not in json.dumps(actions[1].body["spec"]["template"])

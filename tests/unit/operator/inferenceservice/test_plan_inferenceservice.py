@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 from hone_api.inferenceservices.spec import InferenceService
-from hone_operator.diagnosis.nodes import ClusterFacts, Node
+from hone_operator.diagnosis.nodes import ClusterNodes, Node
 from hone_operator.inferenceservice import children as inferenceservice_children
-from hone_operator.inferenceservice.plan import ObservedInferenceService, plan
+from hone_operator.inferenceservice.plan import ObservedInferenceService, plan_inferenceservice
 from hone_operator.objects.resources import AUTOSCALERS, BUDGETS, DEPLOYMENTS, SERVICES, Object
 from hone_operator.reconcile.plan import Apply, Delete, Patch
 from observed import (
@@ -57,7 +57,7 @@ def mounts_of(*jobs: Object, **spec: Any) -> dict[str, tuple[str, str | None, bo
     ],
 )
 def test_a_service_waits_for_its_job_and_reports_that(job: Object | None, words: str) -> None:
-    found = plan(observed_service(service_object(), *([job] if job else [])), NOW)
+    found = plan_inferenceservice(observed_service(service_object(), *([job] if job else [])), NOW)
     assert [action.resource for action in found.actions if isinstance(action, Apply)] == [SERVICES]
     assert conditions(found.status)["ArtifactsResolved"] == ("False", "WaitingForFineTuneJob")
     assert words in message(found.status, "ArtifactsResolved")
@@ -67,7 +67,7 @@ def test_a_service_waits_for_its_job_and_reports_that(job: Object | None, words:
 
 def test_a_service_does_not_wait_for_a_failed_job() -> None:
     job = job_object(status={"stage": "Failed", "conditions": [{"type": "Failed", "message": "no column"}]})
-    found = plan(observed_service(service_object(), job), NOW)
+    found = plan_inferenceservice(observed_service(service_object(), job), NOW)
     assert conditions(found.status)["ArtifactsResolved"] == ("False", "FineTuneJobFailed")
     assert "FineTuneJob faq failed: no column. Delete the FineTuneJob" in message(found.status, "ArtifactsResolved")
     assert [(event.type, event.reason) for event in found.events] == [("Warning", "FineTuneJobFailed")]
@@ -81,7 +81,7 @@ def test_an_adapter_is_served_on_its_base_from_the_jobs_own_claim() -> None:
     assert {"name": "HF_HOME", "value": "/claims/faq/team/faq/cache"} in container["env"]
     assert {"name": "HF_HUB_OFFLINE", "value": "1"} in container["env"]
     assert mounts_of(job) == {"/claims/faq": ("faq", None, True)}
-    status = plan(observed_service(service_object(), job), NOW).status
+    status = plan_inferenceservice(observed_service(service_object(), job), NOW).status
     assert status["models"] == [
         {"name": "org/base", "kind": "base", "loaded": "0/1"},
         {"name": "faq", "kind": "adapter", "digest": DIGEST, "loaded": "0/1"},
@@ -103,7 +103,7 @@ def test_a_base_on_a_claim_and_a_shared_cache_are_mounted_read_only() -> None:
 def test_a_merged_model_needs_no_base() -> None:
     job = finished_job(kind="merged", model={"claim": {"name": "models"}})
     assert list(mounts_of(job)) == ["/claims/faq"]
-    models = plan(observed_service(service_object(), job), NOW).status["models"]
+    models = plan_inferenceservice(observed_service(service_object(), job), NOW).status["models"]
     assert models == [{"name": "faq", "kind": "merged", "digest": DIGEST, "loaded": "0/1"}]
 
 
@@ -140,7 +140,7 @@ def test_adapters_are_mounted_next_to_the_model() -> None:
 )
 def test_an_adapter_of_another_base_is_refused(model: Object, jobs: list[Object], words: str) -> None:
     owner = service_object(model=model, adapters=[{"name": "support", "fineTuneJob": {"name": "other"}}])
-    found = plan(observed_service(owner, *jobs), NOW)
+    found = plan_inferenceservice(observed_service(owner, *jobs), NOW)
     assert conditions(found.status)["ArtifactsResolved"] == ("False", "AdapterMismatch")
     assert words in message(found.status, "ArtifactsResolved")
     assert DEPLOYMENTS not in [action.resource for action in found.actions]
@@ -148,7 +148,7 @@ def test_an_adapter_of_another_base_is_refused(model: Object, jobs: list[Object]
 
 def test_two_models_of_one_name_are_refused() -> None:
     owner = service_object(adapters=[{"name": "faq", "fineTuneJob": {"name": "other"}}])
-    found = plan(observed_service(owner, finished_job(), finished_job("other")), NOW)
+    found = plan_inferenceservice(observed_service(owner, finished_job(), finished_job("other")), NOW)
     assert conditions(found.status)["ArtifactsResolved"] == ("False", "InvalidSpec")
 
 
@@ -156,10 +156,10 @@ def test_loaded_counts_the_engines_own_lists() -> None:
     job = finished_job(kind="merged")
     lists = {"uid-p1": {"data": [{"id": "faq", "digest": DIGEST}]}}
     lists["uid-p2"] = {"data": [{"id": "faq", "digest": "sha256:old"}]}
-    found = plan(running(job, ready("p1"), ready("p2"), answers=lists, replicas=2), NOW)
+    found = plan_inferenceservice(running(job, ready("p1"), ready("p2"), answers=lists, replicas=2), NOW)
     assert found.actions == []
     assert [(model["name"], model["loaded"]) for model in found.status["models"]] == [("faq", "1/2")]
-    assert found.poll["uid-p1"] == "http://10.0.0.7:8000/v1/models"
+    assert found.poll_urls["uid-p1"] == "http://10.0.0.7:8000/v1/models"
     assert conditions(found.status)["Available"] == ("True", "EnginesReady")
     assert conditions(found.status)["Progressing"] == ("False", "Complete")
     assert (found.status["replicas"], found.status["readyReplicas"]) == (2, 2)
@@ -168,16 +168,16 @@ def test_loaded_counts_the_engines_own_lists() -> None:
 
 @pytest.mark.parametrize("spec", [{"engine": "tgi"}, {"engine": "sglang", "apiKeySecret": {"name": "k"}}])
 def test_without_a_list_of_models_loaded_is_unknown(spec: Object) -> None:
-    found = plan(running(finished_job(), ready(), **spec), NOW)
+    found = plan_inferenceservice(running(finished_job(), ready(), **spec), NOW)
     assert [model.get("loaded") for model in found.status["models"]] == [None, None]
-    assert bool(found.poll) == ("apiKeySecret" not in spec)
+    assert bool(found.poll_urls) == ("apiKeySecret" not in spec)
     assert conditions(found.status)["Progressing"] == ("False", "Complete")
 
 
 def test_another_digest_of_a_model_rolls_out() -> None:
     observed = running(finished_job(kind="merged"), ready())
     observed.jobs = {"faq": finished_job(kind="merged", digest="sha256:" + "b" * 64)}
-    [action] = plan(observed, NOW).actions
+    [action] = plan_inferenceservice(observed, NOW).actions
     assert isinstance(action, Apply)
     assert "faq=sha256:" + "b" * 64 in action.body["spec"]["template"]["spec"]["containers"][0]["args"]
     assert action.body["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
@@ -186,7 +186,7 @@ def test_another_digest_of_a_model_rolls_out() -> None:
 def test_a_running_service_continues_when_its_job_is_deleted() -> None:
     observed = running(finished_job(), ready())
     observed.jobs = {"faq": None}
-    found = plan(observed, NOW)
+    found = plan_inferenceservice(observed, NOW)
     assert found.actions == []
     assert conditions(found.status)["ArtifactsResolved"] == ("False", "WaitingForFineTuneJob")
     assert conditions(found.status)["Available"] == ("True", "EnginesReady")
@@ -197,16 +197,16 @@ def test_deleted_or_edited_children_are_restored(child: str) -> None:
     observed = running(finished_job(), ready())
     edited = getattr(observed, child)
     edited["spec"]["selector" if child == "service" else "replicas"] = {"x": "y"} if child == "service" else 7
-    assert len(plan(observed, NOW).actions) == 1
+    assert len(plan_inferenceservice(observed, NOW).actions) == 1
     setattr(observed, child, None)
-    assert len(plan(observed, NOW).actions) == 1
+    assert len(plan_inferenceservice(observed, NOW).actions) == 1
 
 
 @pytest.mark.parametrize("child", ["deployment", "service"])
 def test_objects_of_others_are_never_taken_over(child: str) -> None:
     observed = running(finished_job(), ready())
     setattr(observed, child, foreign(getattr(observed, child)))
-    found = plan(observed, NOW)
+    found = plan_inferenceservice(observed, NOW)
     assert found.actions == []
     assert conditions(found.status)["Accepted"] == ("False", "NameConflict")
 
@@ -230,9 +230,9 @@ def not_placed(words: str) -> Object:
     ("trouble", "reason", "words"),
     [
         (
-            restarted("log\nhone-server: ArtifactCorrupt: adapter/x differs. Train anew."),
+            restarted("log\nhone-server: ArtifactCorrupt: adapter/x differs. Train it again."),
             "ArtifactCorrupt",
-            "adapter/x differs. Train anew.",
+            "adapter/x differs. Train it again.",
         ),
         (restarted("Traceback: boom"), "EngineFailed", "boom"),
         (
@@ -246,7 +246,7 @@ def not_placed(words: str) -> Object:
     ],
 )
 def test_an_engine_that_does_not_start_is_explained(trouble: Object, reason: str, words: str) -> None:
-    found = plan(running(finished_job(), trouble), NOW)
+    found = plan_inferenceservice(running(finished_job(), trouble), NOW)
     assert conditions(found.status)["Progressing"] == ("False", reason)
     assert words in message(found.status, "Progressing")
     assert reason in [event.reason for event in found.events]
@@ -256,23 +256,23 @@ def test_an_engine_whose_node_is_lost_is_reported() -> None:
     lost = pod(container="engine", running={"startedAt": BEFORE})
     lost["spec"]["nodeName"] = "gpu-1"
     observed = running(finished_job(), lost)
-    observed.facts = ClusterFacts((Node("gpu-1", not_ready="since 2026-03-01T11:50:00Z"),))
-    found = plan(observed, NOW)
+    observed.cluster = ClusterNodes((Node("gpu-1", not_ready_reason="since 2026-03-01T11:50:00Z"),))
+    found = plan_inferenceservice(observed, NOW)
     assert conditions(found.status)["Progressing"] == ("False", "NodeLost")
     assert "node gpu-1, which is not ready since" in message(found.status, "Progressing")
 
 
 def test_no_replicas_is_no_failure() -> None:
-    found = plan(running(finished_job(), replicas=0), NOW)
+    found = plan_inferenceservice(running(finished_job(), replicas=0), NOW)
     assert conditions(found.status)["Available"] == ("False", "ScaledToZero")
     assert conditions(found.status)["Progressing"] == ("False", "Complete")
 
 
 def test_a_second_pass_changes_nothing() -> None:
     observed = running(finished_job(), ready())
-    first = plan(observed, NOW)
+    first = plan_inferenceservice(observed, NOW)
     observed.owner["status"] = first.status
-    second = plan(observed, NOW.replace(hour=13))
+    second = plan_inferenceservice(observed, NOW.replace(hour=13))
     assert (second.status, second.events, second.actions) == (first.status, [], [])
 
 
@@ -288,15 +288,15 @@ def scaled(**more: Any) -> ObservedInferenceService:
 
 
 def test_above_one_replica_a_drain_evicts_one_engine_at_a_time() -> None:
-    [made] = plan(scaled(budget=None), NOW).actions
+    [made] = plan_inferenceservice(scaled(budget=None), NOW).actions
     assert isinstance(made, Apply)
     assert made.resource is BUDGETS
     assert made.body["spec"]["maxUnavailable"] == 1
     assert made.body["metadata"]["ownerReferences"][0]["controller"] is True
-    assert plan(scaled(budget=stored(made.body)), NOW).actions == []
+    assert plan_inferenceservice(scaled(budget=stored(made.body)), NOW).actions == []
     alone = running(finished_job(), ready())
     alone.budget = stored(made.body, uid="uid-budget")
-    assert plan(alone, NOW).actions == [Delete(BUDGETS, "chat", "uid-budget")]
+    assert plan_inferenceservice(alone, NOW).actions == [Delete(BUDGETS, "chat", "uid-budget")]
 
 
 def alone(*, node: str = "gpu-1", modes: str = "ReadWriteMany", **more: Any) -> ObservedInferenceService:
@@ -304,46 +304,50 @@ def alone(*, node: str = "gpu-1", modes: str = "ReadWriteMany", **more: Any) -> 
     engine_pod = ready()
     engine_pod["spec"]["nodeName"] = node
     observed = running(finished_job(), engine_pod)
-    observed.cordoned, observed.claims = frozenset(), [claim(modes)]
+    observed.cordoned_nodes, observed.claims = frozenset(), [claim(modes)]
     for name, value in more.items():
         setattr(observed, name, value)
     return observed
 
 
 def test_a_drain_must_not_evict_a_single_engine_that_can_move() -> None:
-    [made] = plan(alone(), NOW).actions
+    [made] = plan_inferenceservice(alone(), NOW).actions
     assert isinstance(made, Apply)
     assert (made.resource, made.body["spec"]["maxUnavailable"]) == (BUDGETS, 0)
     budget = stored(made.body, uid="uid-budget")
-    assert plan(alone(budget=budget), NOW).actions == []
-    assert plan(alone(budget=budget, cordoned=None), NOW).actions == [Delete(BUDGETS, "chat", "uid-budget")]
-    assert plan(alone(budget=budget, modes="ReadWriteOnce"), NOW).actions == [Delete(BUDGETS, "chat", "uid-budget")]
+    assert plan_inferenceservice(alone(budget=budget), NOW).actions == []
+    assert plan_inferenceservice(alone(budget=budget, cordoned_nodes=None), NOW).actions == [
+        Delete(BUDGETS, "chat", "uid-budget")
+    ]
+    assert plan_inferenceservice(alone(budget=budget, modes="ReadWriteOnce"), NOW).actions == [
+        Delete(BUDGETS, "chat", "uid-budget")
+    ]
 
 
 def test_a_single_engine_is_moved_off_a_cordoned_node_once() -> None:
-    budget = stored(inferenceservice_children.budget(service_object(), 0))
+    budget = stored(inferenceservice_children.build_budget(service_object(), 0))
     cordoned = frozenset({"gpu-1"})
-    assert plan(alone(budget=budget, node="gpu-2", cordoned=cordoned), NOW).actions == []
-    observed = alone(budget=budget, cordoned=cordoned)
-    [made] = plan(observed, NOW).actions
+    assert plan_inferenceservice(alone(budget=budget, node="gpu-2", cordoned_nodes=cordoned), NOW).actions == []
+    observed = alone(budget=budget, cordoned_nodes=cordoned)
+    [made] = plan_inferenceservice(observed, NOW).actions
     marked = {"metadata": {"annotations": {"hone.dev/moved-from": "p1"}}}
     assert made == Patch(DEPLOYMENTS, "chat", {"spec": {"template": marked}})
     assert observed.deployment
     observed.deployment["spec"]["template"]["metadata"]["annotations"] |= marked["metadata"]["annotations"]
-    assert plan(observed, NOW).actions == []
+    assert plan_inferenceservice(observed, NOW).actions == []
     second = ready("p2")
     second["spec"]["nodeName"] = "gpu-1"
     second["metadata"]["annotations"] = marked["metadata"]["annotations"]
     observed.pods = [second]
-    [again] = plan(observed, NOW).actions
+    [again] = plan_inferenceservice(observed, NOW).actions
     assert isinstance(again, Patch)
     assert again.patch["spec"]["template"]["metadata"]["annotations"] == {"hone.dev/moved-from": "p2"}
 
 
 def test_one_of_several_engines_is_not_moved() -> None:
-    several = scaled(cordoned=frozenset({"gpu-1"}))
+    several = scaled(cordoned_nodes=frozenset({"gpu-1"}))
     several.pods[0]["spec"]["nodeName"] = "gpu-1"
-    assert plan(several, NOW).actions == []
+    assert plan_inferenceservice(several, NOW).actions == []
 
 
 AUTOSCALED = {"autoscaling": {"minReplicas": 2, "maxReplicas": 4, "targetConcurrency": 8}}
@@ -357,14 +361,16 @@ def autoscaled(replicas: int, **more: Any) -> ObservedInferenceService:
     assert observed.deployment
     observed.deployment["spec"]["replicas"] = replicas
     assert isinstance(observed.spec, InferenceService)
-    observed.autoscaler = stored(inferenceservice_children.autoscaler(observed.owner, observed.spec), uid="uid-scaler")
+    observed.autoscaler = stored(
+        inferenceservice_children.build_autoscaler(observed.owner, observed.spec), uid="uid-scaler"
+    )
     for name, value in more.items():
         setattr(observed, name, value)
     return observed
 
 
 def test_an_autoscaler_is_made_changed_and_pruned() -> None:
-    [made] = plan(autoscaled(3, autoscaler=None), NOW).actions
+    [made] = plan_inferenceservice(autoscaled(3, autoscaler=None), NOW).actions
     assert isinstance(made, Apply)
     assert made.resource is AUTOSCALERS
     spec = made.body["spec"]
@@ -375,16 +381,16 @@ def test_an_autoscaler_is_made_changed_and_pruned() -> None:
     assert metric["pods"]["target"] == {"type": "AverageValue", "averageValue": "8"}
     stale = stored(made.body)
     stale["spec"]["maxReplicas"] = 9
-    assert [a.resource for a in plan(autoscaled(3, autoscaler=stale), NOW).actions if isinstance(a, Apply)] == [
-        AUTOSCALERS
-    ]
+    assert [
+        a.resource for a in plan_inferenceservice(autoscaled(3, autoscaler=stale), NOW).actions if isinstance(a, Apply)
+    ] == [AUTOSCALERS]
     back = scaled(autoscaler=stored(made.body, uid="uid-scaler"))
-    assert plan(back, NOW).actions == [Delete(AUTOSCALERS, "chat", "uid-scaler")]
+    assert plan_inferenceservice(back, NOW).actions == [Delete(AUTOSCALERS, "chat", "uid-scaler")]
 
 
 @pytest.mark.parametrize(("found", "kept"), [(2, 2), (3, 3), (4, 4), (0, 2), (1, 2), (9, 4)])
 def test_the_number_that_the_autoscaler_set_stays_within_its_bounds(found: int, kept: int) -> None:
-    actions = plan(autoscaled(found), NOW).actions
+    actions = plan_inferenceservice(autoscaled(found), NOW).actions
     [body] = [a.body for a in actions if isinstance(a, Apply) and a.resource is DEPLOYMENTS] or [None]
     assert (body is None) == (found == kept)
     if body:
@@ -407,12 +413,12 @@ def test_the_condition_scaling_active_repeats_the_autoscalers_message(
     assert observed.autoscaler
     told = {"type": "ScalingActive", "status": status, "reason": "ValidMetricFound", "message": "no custom metrics API"}
     observed.autoscaler["status"] = {"conditions": [told] if status else []}
-    found = plan(observed, NOW)
+    found = plan_inferenceservice(observed, NOW)
     assert conditions(found.status)["ScalingActive"] == expected
     assert words in message(found.status, "ScalingActive")
     back = scaled()
     back.owner["status"] = found.status
-    assert "ScalingActive" not in conditions(plan(back, NOW).status)
+    assert "ScalingActive" not in conditions(plan_inferenceservice(back, NOW).status)
 
 
 def test_engines_are_spread_over_nodes_for_any_number_of_replicas() -> None:
@@ -435,7 +441,7 @@ def test_engines_are_spread_over_nodes_for_any_number_of_replicas() -> None:
 def test_a_claim_that_only_one_node_can_mount_is_reported_beforehand(
     modes: list[str], expected: tuple[str, str], words: str
 ) -> None:
-    found = plan(scaled(claims=[claim(*modes)]), NOW)
+    found = plan_inferenceservice(scaled(claims=[claim(*modes)]), NOW)
     assert conditions(found.status)["Spreadable"] == expected
     assert words in message(found.status, "Spreadable")
     assert [event.reason for event in found.events if event.reason.startswith("Claim")] == (
@@ -443,4 +449,4 @@ def test_a_claim_that_only_one_node_can_mount_is_reported_beforehand(
     )
     back = running(finished_job(), ready())
     back.owner["status"] = found.status
-    assert "Spreadable" not in conditions(plan(back, NOW).status)
+    assert "Spreadable" not in conditions(plan_inferenceservice(back, NOW).status)

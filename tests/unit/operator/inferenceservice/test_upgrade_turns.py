@@ -3,23 +3,23 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hone_operator.inferenceservice.rollouts import LONGEST_TURN, UPGRADE, begun_by_upgrade
+from hone_operator.inferenceservice.rollouts import MAX_TURN, UPGRADE_ANNOTATION, list_upgrade_rollouts
 from hone_operator.objects.resources import Object
-from hone_operator.objects.timestamps import timestamp
+from hone_operator.objects.timestamps import format_timestamp
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-JUST_NOW = timestamp(NOW - timedelta(minutes=1))
+JUST_NOW = format_timestamp(NOW - timedelta(minutes=1))
 
 
 def rolling(mark: str | None = JUST_NOW, **spec: object) -> Object:
     """Return a Deployment whose roll-out is under way."""
     metadata: Object = {"name": "faq", "namespace": "team", "generation": 2}
-    metadata["annotations"] = {UPGRADE: mark} if mark else {}
+    metadata["annotations"] = {UPGRADE_ANNOTATION: mark} if mark else {}
     return {"metadata": metadata, "spec": {"replicas": 1, **spec}, "status": {"observedGeneration": 1}}
 
 
 def test_a_roll_out_that_progresses_has_its_turn() -> None:
-    assert begun_by_upgrade([rolling()], NOW)
+    assert list_upgrade_rollouts([rolling()], NOW)
 
 
 @pytest.mark.parametrize(
@@ -27,8 +27,8 @@ def test_a_roll_out_that_progresses_has_its_turn() -> None:
     [
         rolling(None),
         rolling(paused=True),
-        rolling(timestamp(NOW - LONGEST_TURN)),
-        rolling(timestamp(NOW + timedelta(days=1))),
+        rolling(format_timestamp(NOW - MAX_TURN)),
+        rolling(format_timestamp(NOW + timedelta(days=1))),
         rolling("true"),
         rolling("2026-03-01"),
         rolling("2026-03-01T11:59:00"),
@@ -37,4 +37,4 @@ def test_a_roll_out_that_progresses_has_its_turn() -> None:
     ids=["no mark", "paused", "an hour ago", "in the future", "no time", "no hour", "no zone", "last of times"],
 )
 def test_any_other_deployment_delays_nobody(deployment: Object) -> None:
-    assert not begun_by_upgrade([deployment], NOW)
+    assert not list_upgrade_rollouts([deployment], NOW)

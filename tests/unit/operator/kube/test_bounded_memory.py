@@ -13,7 +13,7 @@ from hone_api.reasons import HoneError
 from hone_operator.kube.cache import Cache
 from hone_operator.kube.list_pages import ListPage
 from hone_operator.objects import bounded_json, sizes
-from hone_operator.objects.parsing import parse
+from hone_operator.objects.parsing import parse_object
 from hone_operator.objects.resources import FINETUNEJOBS
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -50,7 +50,7 @@ def test_an_endlessly_nested_object_leaves_the_others_of_its_page() -> None:
     deep = "[" * 5000 + "]" * 5000
     data = json.dumps(page([{"n": 1}, "DEEP", {"n": 3}])).replace('"DEEP"', deep).encode()
     found = ListPage(data)
-    assert list(found.items()) == bounded_json.loads(data)["items"]
+    assert list(found.items()) == bounded_json.load_bounded_json(data)["items"]
     assert found.metadata == {"resourceVersion": "7"}
 
 
@@ -76,7 +76,7 @@ def test_an_object_that_is_too_large_is_refused_with_its_size(part: str) -> None
     assert kept
     assert len(json.dumps(kept)) < 1000
     assert kept["metadata"]["uid"] == job["metadata"]["uid"]
-    refused = parse(FineTuneJob, kept)
+    refused = parse_object(FineTuneJob, kept)
     assert isinstance(refused, HoneError)
     assert f"the object has {size} bytes" in refused.sentence()
 
@@ -94,7 +94,7 @@ import json, re
 from hone_operator import controller
 from hone_operator.kube.cache import Cache
 from hone_operator.kube.list_pages import ListPage
-from hone_operator.diagnosis.nodes import node_of
+from hone_operator.diagnosis.nodes import read_node
 from hone_operator.objects.resources import INFERENCESERVICES
 
 def peak():
@@ -121,7 +121,7 @@ for number in range(0, 10_000, 100):
                       "spec": {}, "status": status})
     data = json.dumps({"items": items, "metadata": {}}).encode()
     del items
-    nodes += [node_of(item) for item in ListPage(data).items()]
+    nodes += [read_node(item) for item in ListPage(data).items()]
 print(before, peak(), len(nodes), len(data) // 100)
 """
 
@@ -147,10 +147,10 @@ VALUES = st.recursive(
 @example({"": {"": {}}})
 @example({"k" * 1000: [[]] * 1000})
 def test_no_value_counts_for_more_memory_than_its_bytes_allow(value: Any) -> None:
-    assert not sizes.is_larger(value, len(marshal.dumps(value, 2)) * sizes.MOST_PER_BYTE)
+    assert not sizes.is_larger(value, len(marshal.dumps(value, 2)) * sizes.MAX_MEMORY_PER_ENCODED_BYTE)
 
 
 @pytest.mark.parametrize("text", ["x" * 1000, "é" * 1000, "x" * 1000 + "\u4e16", "x" * 1000 + "\U0001f600"])
 def test_a_text_counts_with_the_memory_that_python_needs_for_it(text: str) -> None:
-    assert sizes.measure(text) >= sys.getsizeof(text)
-    assert sizes.measure({text: 1}) >= sys.getsizeof(text)
+    assert sizes.measure_memory(text) >= sys.getsizeof(text)
+    assert sizes.measure_memory({text: 1}) >= sys.getsizeof(text)

@@ -9,7 +9,7 @@ import pytest
 from hone_operator.handlers import Operator, Options
 from hone_operator.kube import lease as lease_module
 from hone_operator.kube.client import Api, ApiError
-from hone_operator.kube.leader_election import Elector
+from hone_operator.kube.leader_election import LeaderElector
 from hone_operator.kube.lease import LEASE_SECONDS, OLD_SECONDS, Use, deployment_of, judge
 from hone_operator.objects.resources import Object, Resource
 from hone_operator.pods.pod_spec import Images
@@ -25,6 +25,8 @@ class Store:
         self.now = 1000.0
         self.leases: dict[str, Object] = {}
         self.refuses: dict[str, int] = {}
+        # The answer to a change of a Lease that does not exist.
+        self.absent = 409
         self._version = 0
         monkeypatch.setattr(lease_module.time, "monotonic", lambda: self.now)
         monkeypatch.setattr(lease_module, "_now", lambda: str(self.now))
@@ -46,6 +48,8 @@ class Store:
         name = body["metadata"]["name"]
         self._check(name)
         found = self.leases.get(name)
+        if found is None and not is_new:
+            raise ApiError(self.absent, "not found")
         if (found is None) != is_new or (found and found["metadata"] != body["metadata"]):
             raise ApiError(409, "conflict")
         self._version += 1
@@ -59,9 +63,9 @@ class Store:
             raise ApiError(status, "refused")
 
 
-def replica(store: Store, name: str, former: tuple[str, ...], pod: str) -> Elector:
+def replica(store: Store, name: str, former: tuple[str, ...], pod: str) -> LeaderElector:
     """Return a replica that takes steps only when the test calls for them."""
-    found = Elector(cast(Api, store), "system", name, pod, lambda _: None, former)
+    found = LeaderElector(cast(Api, store), "system", name, pod, lambda _: None, former)
     found._task.cancel()
     return found
 
@@ -70,7 +74,7 @@ async def roll_out(store: Store, old: str, new: str, choose: random.Random, *, k
     """Replace two replicas by two of another Lease name. Return the seconds after the last old one until one leads."""
     former = (new,) if knows_new else ()
     olds = [replica(store, old, former, f"r-operator-aaaa{number}-abcde_1") for number in range(2)]
-    news: list[Elector] = []
+    news: list[LeaderElector] = []
     all_gone = None
     for turn in range(60):
         store.now += 2
@@ -86,8 +90,8 @@ async def roll_out(store: Store, old: str, new: str, choose: random.Random, *, k
         choose.shuffle(living)
         for each in living:
             await each.step()
-            assert sum(one.leads for one in [*olds, *news]) <= 1
-        if all_gone and len(news) == 2 and any(each.leads for each in news):
+            assert sum(one.is_leader for one in [*olds, *news]) <= 1
+        if all_gone and len(news) == 2 and any(each.is_leader for each in news):
             return store.now - all_gone
     raise AssertionError("nobody leads")
 
@@ -131,7 +135,7 @@ def test_a_missing_former_lease_delays_nobody(monkeypatch: pytest.MonkeyPatch) -
     async def check() -> None:
         found = replica(Store(monkeypatch), "r-operator", ("hone-operator",), IDENTITY)
         await found.step()
-        assert found.leads
+        assert found.is_leader
 
     asyncio.run(check())
 
@@ -160,8 +164,8 @@ def test_a_follower_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         leader, follower = (replica(store, "r-operator", (), f"r-operator-7-{pod}_1") for pod in ("aaaaa", "bbbbb"))
         for each in (leader, follower):
             await each.step()
-        assert leader.leads
-        assert not follower.leads
+        assert leader.is_leader
+        assert not follower.is_leader
         assert follower.refusal is None
 
     asyncio.run(check())
@@ -176,11 +180,46 @@ def test_a_former_lease_that_is_forbidden_to_read_delays_nobody_and_is_logged_on
         found = replica(store, "r-operator", ("hone-operator",), IDENTITY)
         for _ in range(5):
             await found.step()
-            assert found.leads
+            assert found.is_leader
         assert found.refusal is None
 
     asyncio.run(check())
     assert [record.getMessage() for record in caplog.records if "403" in record.getMessage()] == [
         "Lease system/hone-operator: 403: refused",
         "the API server refuses Lease system/hone-operator: 403: refused; a leader by this Lease would not be noticed",
+    ]
+
+
+@pytest.mark.parametrize("status", [404, 409])
+def test_a_lease_that_was_deleted_is_named_and_created_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    """Delete the Lease while one replica leads. `status`: the API server's answer to the leader's next renewal."""
+
+    async def check() -> None:
+        store = Store(monkeypatch)
+        store.absent = status
+        lost: list[str] = []
+        leader, follower = (replica(store, "r-operator", (), f"r-operator-7-{pod}_1") for pod in ("aaaaa", "bbbbb"))
+        leader._on_lost = lost.append
+        for each in (leader, follower):
+            await each.step()
+        store.leases.clear()
+        await leader.step()
+        assert not leader.is_leader
+        assert leader.refusal is None
+        ended = asyncio.create_task(asyncio.sleep(0))
+        await ended
+        leader._ended(ended)
+        await follower.step()
+        assert follower.is_leader
+        assert lost == [
+            f"{leader.identity} no longer holds Lease system/r-operator: "
+            "it was deleted, and the replica that is elected next creates it again"
+        ]
+
+    asyncio.run(check())
+    assert [record.getMessage() for record in caplog.records] == [
+        "Lease system/r-operator was deleted",
+        "Lease system/r-operator was deleted: it is created again",
     ]

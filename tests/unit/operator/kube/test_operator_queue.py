@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from hone_operator.kube.workqueue import LONGEST_RETRY_SECONDS, WorkQueue
+from hone_operator.kube.workqueue import LONGEST_RETRY_SECONDS, Scope, WorkQueue
 from hone_operator.objects.resources import FINETUNEJOBS, Key
 from hone_operator.observability.metrics import Metrics
 
@@ -54,22 +54,22 @@ def test_a_key_is_never_with_two_workers() -> None:
 
 def test_a_key_gets_a_full_pass_unless_everyone_asked_for_progress_only() -> None:
     async def check(queue: WorkQueue) -> None:
-        queue.add(A, whole=False)
-        queue.add(B, whole=False)
+        queue.add(A, scope=Scope.PROGRESS)
+        queue.add(B, scope=Scope.PROGRESS)
         queue.add(B)
         queue.add(C)
-        queue.add(C, whole=False)
-        assert [queue.wants_whole(await queue.get()) for _ in range(3)] == [False, True, True]
-        queue.add(A, whole=False)  # while workers have all of them
+        queue.add(C, scope=Scope.PROGRESS)
+        assert [queue.needs_full(await queue.get()) for _ in range(3)] == [False, True, True]
+        queue.add(A, scope=Scope.PROGRESS)  # while workers have all of them
         queue.add(B)
-        queue.add(B, whole=False)
-        assert not queue.wants_whole(A)
+        queue.add(B, scope=Scope.PROGRESS)
+        assert not queue.needs_full(A)
         for key in (A, B, C):
             queue.done(key)
-        assert [queue.wants_whole(await queue.get()) for _ in range(2)] == [False, True]
+        assert [queue.needs_full(await queue.get()) for _ in range(2)] == [False, True]
         queue.done(A)
         queue.add(A)
-        assert queue.wants_whole(await queue.get())
+        assert queue.needs_full(await queue.get())
 
     in_loop(check)
 

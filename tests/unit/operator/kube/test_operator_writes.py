@@ -19,9 +19,9 @@ from hone_operator.objects.resources import DEPLOYMENTS, FINETUNEJOBS, INFERENCE
 from hone_operator.observability.metrics import Metrics
 from hone_operator.reconcile.event_writer import write_event
 from hone_operator.reconcile.execution import Executor
-from hone_operator.reconcile.ownership import bind
+from hone_operator.reconcile.ownership import bind_to_uid
 from hone_operator.reconcile.plan import Action, Apply, Create, Delete, Event, Patch, Plan
-from hone_operator.reconcile.sync_failures import TRIES
+from hone_operator.reconcile.sync_failures import REPORTED_AFTER_FAILURES
 from kubernetes.aio import client
 from observed import IMAGES, job_object
 
@@ -31,7 +31,7 @@ FOUND = {"kind": "Deployment", "metadata": {**BODY["metadata"], "uid": "child"}}
 ACTIONS: list[Action] = [
     Create(DEPLOYMENTS, BODY),
     Apply(DEPLOYMENTS, BODY),
-    Apply(DEPLOYMENTS, BODY, in_turn=True),
+    Apply(DEPLOYMENTS, BODY, waits_for_turn=True),
     Patch(DEPLOYMENTS, "chat", {"spec": {}}),
     Delete(DEPLOYMENTS, "chat", "uid"),
 ]
@@ -138,9 +138,9 @@ def test_few_warnings_are_remembered(caplog: pytest.LogCaptureFixture, monkeypat
 def test_a_replica_that_no_longer_leads_writes_no_child(action: Action, is_bound: bool) -> None:
     async def check(server: Server, api: Api) -> None:
         executor = Executor(api, Cache(), lambda _: [])
-        bound = bind(action, [FOUND]) if is_bound else action
+        bound = bind_to_uid(action, [FOUND]) if is_bound else action
         with pytest.raises(NotLeading):
-            await executor.carry_out(KEY, ("u", 1), [bound])
+            await executor.execute(KEY, ("u", 1), [bound])
         assert not [method for method, _ in server.seen if method != "GET"]
 
     with_api(check, fence=lambda: 0.0)
@@ -151,7 +151,7 @@ def test_a_replica_that_loses_the_lease_before_the_request_leaves_writes_no_chil
     async def check(server: Server, api: Api) -> None:
         executor = Executor(api, Cache(), lambda _: [])
         try:
-            outcome = await executor.carry_out(KEY, ("u", 1), [action])
+            outcome = await executor.execute(KEY, ("u", 1), [action])
         except NotLeading:
             pass
         else:
@@ -169,7 +169,7 @@ def test_a_replica_that_no_longer_leads_writes_no_status_event_or_lease() -> Non
         owner["metadata"]["resourceVersion"] = "1"
         key = Key(FINETUNEJOBS, "team", "faq")
         for write in (
-            controller._write_status(key, owner, Plan(status={"stage": "Pending"})),
+            controller.reconciler.write_status(key, owner, Plan(status={"stage": "Pending"})),
             write_event(api, key, owner, Event("Normal", "X", "x")),
             api.replace(JOBS, BODY),
         ):
@@ -185,19 +185,19 @@ def test_the_second_of_two_roll_outs_of_an_upgrade_waits_for_its_turn() -> None:
     async def check(server: Server, api: Api) -> None:
         begun = list[Object]()
         executor = Executor(api, Cache(), lambda _: begun)
-        action = bind(Apply(DEPLOYMENTS, BODY, in_turn=True), [FOUND])
-        free = bind(Apply(DEPLOYMENTS, BODY), [FOUND])
-        assert (await executor.carry_out(KEY, ("u", 1), [action])).has_news
+        action = bind_to_uid(Apply(DEPLOYMENTS, BODY, waits_for_turn=True), [FOUND])
+        free = bind_to_uid(Apply(DEPLOYMENTS, BODY), [FOUND])
+        assert (await executor.execute(KEY, ("u", 1), [action])).has_changes
         begun.append({})
-        assert (await executor.carry_out(KEY, ("u", 1), [action])).has_news
+        assert (await executor.execute(KEY, ("u", 1), [action])).has_changes
         assert server.of("PATCH") == 1
-        await executor.carry_out(KEY, ("u", 1), [free])
+        await executor.execute(KEY, ("u", 1), [free])
         assert server.of("PATCH") == 2
 
     with_api(check)
 
 
-@pytest.mark.parametrize(("status", "reported_at"), [(422, 1), (500, TRIES)])
+@pytest.mark.parametrize(("status", "reported_at"), [(422, 1), (500, REPORTED_AFTER_FAILURES)])
 def test_a_status_that_cannot_be_written_is_reported_by_one_event(status: int, reported_at: int) -> None:
     async def check(server: Server, api: Api) -> None:
         controller = Controller(api, IMAGES, [], Metrics(), lambda: True)
@@ -207,16 +207,16 @@ def test_a_status_that_cannot_be_written_is_reported_by_one_event(status: int, r
 
         async def one_pass() -> int:
             before = server.of("POST")
-            await controller.executor.carry_out(key, ("u", 1), [])
+            await controller.executor.execute(key, ("u", 1), [])
             with pytest.raises(ApiError):
-                await controller._write_status(key, owner, Plan(status={"stage": "Pending"}))
+                await controller.reconciler.write_status(key, owner, Plan(status={"stage": "Pending"}))
             return server.of("POST") - before
 
         server.status, server.body = status, {"message": "no"}
-        expected = [int(number == reported_at) for number in range(1, TRIES + 3)]
+        expected = [int(number == reported_at) for number in range(1, REPORTED_AFTER_FAILURES + 3)]
         assert [await one_pass() for _ in expected] == expected
         server.status, server.body = 200, owner
-        await controller._write_status(key, owner, Plan(status={"stage": "Pending"}))
+        await controller.reconciler.write_status(key, owner, Plan(status={"stage": "Pending"}))
         server.status, server.body = status, {"message": "no"}
         assert [await one_pass() for _ in expected] == expected
         await controller.poller.close()
@@ -232,12 +232,12 @@ def test_an_error_of_the_operator_itself_is_reported_to_the_object() -> None:
         key = Key(FINETUNEJOBS, "team", owner["metadata"]["name"])
         owner["metadata"]["namespace"] = "team"
         controller.cache.put(FINETUNEJOBS, owner)
-        await controller._report_error(key, KeyError("image"))
+        await controller.reconciler.report_error(key, KeyError("image"))
         synced = next(each for each in server.patched["status"]["conditions"] if each["type"] == "Synced")
         assert (synced["status"], synced["reason"]) == ("False", "OperatorError")
         assert "KeyError('image')" in synced["message"]
         server.status = 500
-        await controller._report_error(key, KeyError("other"))
+        await controller.reconciler.report_error(key, KeyError("other"))
         await controller.poller.close()
 
     with_api(check)
@@ -250,11 +250,13 @@ def test_a_child_that_fails_is_counted_though_the_status_fails_too() -> None:
         owner["metadata"]["resourceVersion"] = "1"
         key = Key(FINETUNEJOBS, "team", "faq")
         server.status, server.body = 500, {"message": "no"}
-        for number in range(1, TRIES + 1):
-            outcome = await controller.executor.carry_out(key, ("u", 1), [Apply(DEPLOYMENTS, BODY)])
-            assert [each.error.reason for each in outcome.troubles] == [API_FAILING] * (number == TRIES)
+        for number in range(1, REPORTED_AFTER_FAILURES + 1):
+            outcome = await controller.executor.execute(key, ("u", 1), [Apply(DEPLOYMENTS, BODY)])
+            assert [each.error.reason for each in outcome.sync_failures] == [API_FAILING] * (
+                number == REPORTED_AFTER_FAILURES
+            )
             with pytest.raises(ApiError):
-                await controller._write_status(key, owner, Plan(status={"stage": "Pending"}))
+                await controller.reconciler.write_status(key, owner, Plan(status={"stage": "Pending"}))
         await controller.poller.close()
 
     with_api(check)

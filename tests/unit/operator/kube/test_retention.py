@@ -28,8 +28,8 @@ from hone_operator.objects.resources import (
     Object,
     Resource,
 )
-from hone_operator.reconcile.sync_failures import crowded
-from hone_operator.snapshots import Observer
+from hone_operator.reconcile.sync_failures import explain_pod_limit
+from hone_operator.snapshots.objects import ObjectReader
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,7 +66,7 @@ def child(of: Resource, kind: Resource, name: str, version: int = 1, **more: Any
 def memory_of(cache: Cache) -> int:
     """Return the rough memory of the bodies, in bytes."""
     kept = [known for spaces in cache._objects.values() for space in spaces.values() for known in space.values()]
-    return sum(sizes.measure(each) if isinstance(each, dict) else len(each.data) for each in kept)
+    return sum(sizes.measure_memory(each) if isinstance(each, dict) else len(each.data) for each in kept)
 
 
 @pytest.mark.parametrize(("of", "kind", "name"), MADE)
@@ -155,7 +155,7 @@ def test_a_flood_of_pods_harms_only_its_own_object(flood_first: bool, place: tup
     unknown = cache.unknown_pods(flood)
     assert complete(cache, flood) + sum(unknown) == 200
     assert len(cache.children(flood, PODS)) + unknown.dropped == 200
-    trouble = crowded(flood, cache.get(*_place(flood)) or {}, unknown)
+    trouble = explain_pod_limit(flood, cache.get(*_place(flood)) or {}, unknown)
     assert trouble
     assert trouble.stops_pods
     assert f"--selector app.kubernetes.io/managed-by=hone,hone.dev/finetunejob={flood.name}" in trouble.error.sentence()
@@ -222,12 +222,12 @@ def test_the_limit_is_never_exceeded_and_nobody_loses_a_fair_share(steps: list[t
 
 def test_unused_fields_of_a_pod_take_no_memory() -> None:
     body = child(FINETUNEJOBS, PODS, "any")
-    small = sizes.measure(select_fields(body))
+    small = sizes.measure_memory(select_fields(body))
     many = [{"name": "a"}] * 4000
     body["spec"] |= {"containers": [{"name": "a", "env": many}], "volumes": [], "hostAliases": many}
     body["metadata"] |= {"annotations": {"a": "b" * 100_000}, "managedFields": many, "finalizers": ["a/b"] * 100}
     body["status"]["hostIPs"] = many
-    assert sizes.measure(select_fields(body)) < small + 1000
+    assert sizes.measure_memory(select_fields(body)) < small + 1000
 
 
 def test_a_claim_of_usual_size_is_kept_without_its_owner() -> None:
@@ -263,9 +263,9 @@ def test_a_child_that_was_reported_before_its_owner_is_read_once(of: Resource, k
     server, cache = Server(body), Cache()
     cache.put(kind, json.loads(json.dumps(body)))
     cache.put(of, owner(of))
-    observer: Any = Observer(server, cache, None, None)  # type: ignore[arg-type]
+    reader = ObjectReader(server, cache)  # type: ignore[arg-type]
     for _ in range(2):
-        assert asyncio.run(observer._child(kind, owner(of), name)) == body
+        assert asyncio.run(reader.read_child(kind, owner(of), name)) == body
     assert server.read == [name]
 
 
@@ -276,8 +276,8 @@ def test_pods_that_were_reported_before_their_owner_are_listed_once(of: Resource
     for body in bodies:
         cache.put(PODS, json.loads(json.dumps(body)))
     cache.put(of, owner(of))
-    observer: Any = Observer(server, cache, None, None)  # type: ignore[arg-type]
+    reader = ObjectReader(server, cache)  # type: ignore[arg-type]
     for _ in range(2):
-        asyncio.run(observer._complete_pods(key))
+        asyncio.run(reader.complete_pods(key))
     assert cache.children(key, PODS) == bodies
     assert server.read == [f"app.kubernetes.io/managed-by=hone,{LABELS[of]}=faq"]

@@ -45,15 +45,15 @@ class Sink:
         self.told: list[str] = []
         self.is_watched = asyncio.Event()
 
-    def saw(self, resource: Resource, body: Object) -> None: ...
-    def gone(self, resource: Resource, body: Object) -> None: ...
+    def on_upsert(self, resource: Resource, body: Object) -> None: ...
+    def on_delete(self, resource: Resource, body: Object) -> None: ...
 
-    def listed(self, resource: Resource, namespace: str, uids: set[str], version: int) -> None:
+    def on_relist(self, resource: Resource, namespace: str, uids: set[str], version: int) -> None:
         self.told.append("listed")
         if "unlisted" in self.told:
             self.is_watched.set()
 
-    def unlisted(self, resource: Resource, namespace: str, why: str) -> None:
+    def on_relist_refused(self, resource: Resource, namespace: str, why: str) -> None:
         self.told.append("unlisted")
 
 
@@ -65,7 +65,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_kind_that_cannot_be_watched_stays_unreadable_though_it_can_be_listed() -> None:
     async def run() -> list[str]:
         sink = Sink()
-        stream = reflector._Stream(sink, Api(refusals=6), FINETUNEJOBS, "")  # type: ignore[arg-type]
+        stream = reflector.Reflector(sink, Api(refusals=6), FINETUNEJOBS, "")  # type: ignore[arg-type]
         task = asyncio.create_task(stream.run({(FINETUNEJOBS, ""): asyncio.Event()}))
         await asyncio.wait_for(sink.is_watched.wait(), 30)
         task.cancel()

@@ -4,7 +4,7 @@ import json
 import logging
 
 from hone_operator.objects.resources import FINETUNEJOBS, Key
-from hone_operator.observability.logs import JsonFormatter, TextFormatter, passing
+from hone_operator.observability.logs import JsonFormatter, TextFormatter, reconcile_context
 
 KEY = Key(FINETUNEJOBS, "team", "faq")
 
@@ -16,14 +16,14 @@ def record(message: str = "it is so", **extra: str) -> logging.LogRecord:
 
 
 def test_a_line_of_a_pass_names_object_pass_and_reason() -> None:
-    with passing(KEY):
+    with reconcile_context(KEY):
         first = json.loads(JsonFormatter().format(record(reason="Unschedulable")))
         second = json.loads(JsonFormatter().format(record()))
     assert first["object"] == {"kind": "FineTuneJob", "namespace": "team", "name": "faq"}
     assert first["reason"] == "Unschedulable"
     assert (first["level"], first["message"]) == ("warning", "it is so")
     assert first["reconcileID"] == second["reconcileID"]
-    with passing(KEY):
+    with reconcile_context(KEY):
         assert json.loads(JsonFormatter().format(record()))["reconcileID"] != first["reconcileID"]
 
 
@@ -34,5 +34,5 @@ def test_a_line_outside_of_a_pass_names_none() -> None:
 
 
 def test_text_names_the_object_too() -> None:
-    with passing(KEY):
+    with reconcile_context(KEY):
         assert TextFormatter().format(record(reason="Queued")).endswith("FineTuneJob team/faq: Queued: it is so")

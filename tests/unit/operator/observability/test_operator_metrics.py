@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hone_operator.kube.workqueue import WorkQueue
 from hone_operator.objects.resources import FINETUNEJOBS, Key, Object
-from hone_operator.observability.health import STUCK_SECONDS, why_stuck
+from hone_operator.observability.health import STUCK_SECONDS, explain_stuck
 from hone_operator.observability.metrics import JobMeter, Metrics
 from prometheus_client import CollectorRegistry
 
@@ -40,14 +40,14 @@ def names(registry: CollectorRegistry) -> set[str]:
 def test_gpu_seconds_never_fall_and_a_restart_adds_nothing() -> None:
     metrics = Metrics()
     meter = JobMeter(metrics, lambda: True)
-    meter.saw(job("old", "Training", 1000))  # it existed before this process
-    meter.saw(job("new"))
-    meter.saw(job("new", "Training", 30))
-    meter.saw(job("old", "Training", 1010))
-    meter.saw(job("old", "Training", 900))  # corrected downwards
-    meter.saw(job("old", "Training", 1015))
+    meter.on_upsert(job("old", "Training", 1000))  # it existed before this process
+    meter.on_upsert(job("new"))
+    meter.on_upsert(job("new", "Training", 30))
+    meter.on_upsert(job("old", "Training", 1010))
+    meter.on_upsert(job("old", "Training", 900))  # corrected downwards
+    meter.on_upsert(job("old", "Training", 1015))
     assert value(metrics, "hone_finetunejob_gpu_seconds_total", namespace="team") == 45
-    meter.gone(job("new"))
+    meter.on_delete(job("new"))
     assert value(metrics, "hone_finetunejob_gpu_seconds_total", namespace="team") == 45
 
 
@@ -55,13 +55,13 @@ def test_a_follower_counts_nothing_and_later_continues_from_the_present_values()
     metrics, leads = Metrics(), [False]
     meter = JobMeter(metrics, lambda: leads[0])
     metrics.watch_objects(lambda: leads[0], meter.jobs, list)
-    meter.saw(job("a", "Training", 5, "TrainerRunning"))
-    meter.saw(job("a", "Training", 50, "TrainerRunning"))
+    meter.on_upsert(job("a", "Training", 5, "TrainerRunning"))
+    meter.on_upsert(job("a", "Training", 50, "TrainerRunning"))
     assert value(metrics, "hone_finetunejobs", stage="Training", reason="TrainerRunning") is None
     assert value(metrics, "leader_election_master_status", name="hone-operator") == 0
     leads[0] = True
     assert value(metrics, "hone_finetunejobs", stage="Training", reason="TrainerRunning") == 1
-    meter.saw(job("a", "Training", 60))
+    meter.on_upsert(job("a", "Training", 60))
     assert value(metrics, "hone_finetunejob_gpu_seconds_total", namespace="team") == 10
     assert value(metrics, "leader_election_master_status", name="hone-operator") == 1
     assert value(Metrics("r-operator"), "leader_election_master_status", name="r-operator") == 0
@@ -71,9 +71,9 @@ def test_the_time_in_a_stage_is_recorded_when_it_ends() -> None:
     metrics = Metrics()
     meter = JobMeter(metrics, lambda: True)
     for stage in ("", "Preparing", "Training", "Training", "Succeeded"):
-        meter.saw(job("a", stage))
-    meter.saw(job("b", "Training"))  # the beginning of its stage is unknown
-    meter.saw(job("b", "Succeeded"))
+        meter.on_upsert(job("a", stage))
+    meter.on_upsert(job("b", "Training"))  # the beginning of its stage is unknown
+    meter.on_upsert(job("b", "Succeeded"))
     counts = {
         stage: value(metrics, "hone_finetunejob_stage_seconds_count", stage=stage)
         for stage in ("Pending", "Preparing", "Training", "Succeeded")
@@ -86,11 +86,11 @@ def test_objects_are_counted_by_stage_and_reason_at_each_scrape() -> None:
     meter = JobMeter(metrics, lambda: True)
     metrics.watch_objects(lambda: True, meter.jobs, lambda: [{"metadata": {"name": "faq"}}])
     for each in (job("a"), job("b", "Pending", reason="Unschedulable"), job("c", "Pending", reason="Unschedulable")):
-        meter.saw(each)
+        meter.on_upsert(each)
     assert value(metrics, "hone_finetunejobs", stage="Pending", reason="Unschedulable") == 2
     assert value(metrics, "hone_finetunejobs", stage="Pending", reason="") == 1
     assert value(metrics, "hone_inferenceservices", available="false") == 1
-    meter.gone(job("c"))
+    meter.on_delete(job("c"))
     assert value(metrics, "hone_finetunejobs", stage="Pending", reason="Unschedulable") == 1
 
 
@@ -119,7 +119,7 @@ def test_the_dashboard_asks_for_metrics_that_exist() -> None:
 def test_a_loop_is_stuck_when_no_pass_ends_although_some_should(
     longest_pass: float, longest_wait: float, since_last: float, stuck: bool
 ) -> None:
-    assert bool(why_stuck(longest_pass, longest_wait, since_last)) is stuck
+    assert bool(explain_stuck(longest_pass, longest_wait, since_last)) is stuck
 
 
 def test_the_queue_reports_depth_and_retries() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from hone_api.io.status_server import LONGEST_REQUEST, MOST_CONNECTIONS
-from hone_operator.observability.health import serve
+from hone_operator.observability.health import serve_status
 from hone_operator.observability.metrics import Metrics
 
 
@@ -39,7 +39,7 @@ def running() -> Iterator[Running]:
         with socket.create_server(("127.0.0.1", 0)) as free:
             found.port = free.getsockname()[1]
         address = f"127.0.0.1:{found.port}"
-        server = await serve(address, Metrics(), lambda: found.sick, lambda: found.unready, lambda: found.remark)
+        server = await serve_status(address, Metrics(), lambda: found.sick, lambda: found.unready, lambda: found.remark)
         started.set()
         await stop.wait()
         await server.close()

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hone_operator.engines import sglang
+from hone_operator.engines.sglang import SglangEngine
 from hone_operator.finetunejob import jobs
-from hone_operator.finetunejob.plan import plan as plan_job
-from hone_operator.inferenceservice.plan import plan
+from hone_operator.finetunejob.plan import plan_finetunejob as plan_job
+from hone_operator.inferenceservice.plan import plan_inferenceservice
 from hone_operator.main import _parse
 from hone_operator.objects.resources import DEPLOYMENTS
 from hone_operator.pods.gpu_access import GpuAccess
@@ -45,7 +45,7 @@ def variables(container: Object) -> dict[str, str]:
 
 def pod_of_trainer(access: GpuAccess, **spec: Any) -> Object:
     owner = job_object(**spec)
-    found: Object = jobs.train_job(owner, parsed_job(owner), IMAGE, access)["spec"]["template"]["spec"]
+    found: Object = jobs.build_train_job(owner, parsed_job(owner), IMAGE, access)["spec"]["template"]["spec"]
     return found
 
 
@@ -57,7 +57,7 @@ def test_a_trainer_with_gpus_requires_them_and_has_the_groups() -> None:
 
 def test_pods_without_gpus_have_neither_requirement_nor_groups() -> None:
     owner = job_object(resources=TWO)
-    prepare = jobs.prepare_job(owner, parsed_job(owner), IMAGE, None)["spec"]["template"]["spec"]
+    prepare = jobs.build_prepare_job(owner, parsed_job(owner), IMAGE, None)["spec"]["template"]["spec"]
     for found in (prepare, pod_of_trainer(GROUPS, resources={"gpus": 0})):
         assert not REQUIRED.keys() & variables(found["containers"][0]).keys()
         assert found["securityContext"]["supplementalGroups"] == []
@@ -74,7 +74,11 @@ def test_users_and_administrators_can_switch_the_requirement_off() -> None:
 def engine_pod(engine: str, access: GpuAccess, **spec: Any) -> Object:
     observed = observed_service(service_object(engine=engine, **spec), finished_job(kind="merged"))
     observed.images = replace(IMAGES, gpu_access=access)
-    [made] = [each for each in plan(observed, NOW).actions if isinstance(each, Apply) and each.resource is DEPLOYMENTS]
+    [made] = [
+        each
+        for each in plan_inferenceservice(observed, NOW).actions
+        if isinstance(each, Apply) and each.resource is DEPLOYMENTS
+    ]
     return dict(made.body["spec"]["template"]["spec"])
 
 
@@ -106,7 +110,7 @@ def test_a_trainer_that_can_not_use_its_gpus_ends_the_job_at_once() -> None:
 
 
 def pod_rules(owner: Object) -> dict[str, list[int]]:
-    rules = jobs.train_job(owner, parsed_job(owner), IMAGE)["spec"]["podFailurePolicy"]["rules"]
+    rules = jobs.build_train_job(owner, parsed_job(owner), IMAGE)["spec"]["podFailurePolicy"]["rules"]
     return {rule["action"]: rule["onExitCodes"]["values"] for rule in rules if "onExitCodes" in rule}
 
 
@@ -116,7 +120,7 @@ def running_service(engine: str, gpus: int, words: str) -> Any:
     status |= {"restartCount": 1, "lastState": {"terminated": {"exitCode": 1, "reason": "Error", "message": words}}}
     observed = observed_service(service_object(engine=engine, resources={"gpus": gpus}), finished_job(kind="merged"))
     observed.pods = [crashed]
-    return plan(observed, NOW)
+    return plan_inferenceservice(observed, NOW)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +147,7 @@ def test_sglang_starts_without_the_folders_of_path_that_its_user_can_not_enter(t
     fake.chmod(0o755)
     closed = tmp_path / "closed"  # a file that can't be executed: root, who may run this test, can enter any folder
     closed.touch()
-    command = [sys.executable, *sglang.COMMAND[1:], "--port", "8001"]
+    command = [sys.executable, *SglangEngine.command[1:], "--port", "8001"]
     environ = {"PATH": f"{closed}:{fake.parent}:{tmp_path}/missing"}
     found = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
     assert found.stdout == f"{fake.parent} -m sglang.launch_server --port 8001\n"

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 from hone_api.pods.pod_options import PodOptions
-from hone_operator.finetunejob.plan import plan as plan_job
+from hone_operator.finetunejob.plan import plan_finetunejob as plan_job
 from hone_operator.finetunejob.snapshot import ObservedFineTuneJob
-from hone_operator.inferenceservice.plan import plan
+from hone_operator.inferenceservice.plan import plan_inferenceservice
 from hone_operator.main import _parse
 from hone_operator.objects.resources import DEPLOYMENTS
 from hone_operator.pods.pod_levels import LEVELS, explain_relaxations, find_relaxations
@@ -62,7 +62,7 @@ def test_no_job_is_made_above_the_level() -> None:
     assert conditions(found.status)["Accepted"] == ("False", "InvalidSpec")
     assert conditions(found.status)["Stalled"] == ("True", "InvalidSpec")
     assert "spec.pod.hostNetwork is true" in message(found.status, "Accepted")
-    allowed = plan_job(ObservedFineTuneJob(owner, parsed_job(owner), IMAGE, level="privileged"), NOW)
+    allowed = plan_job(ObservedFineTuneJob(owner, parsed_job(owner), IMAGE, pod_level="privileged"), NOW)
     assert len(allowed.actions) == 3
 
 
@@ -87,7 +87,7 @@ def made(level: str = "restricted", image: str = TGI, **spec: Any) -> tuple[Obje
     """Return the engine's pod of a service with engine tgi, None where there is none, and the status."""
     observed = observed_service(service_object(engine="tgi", **spec), finished_job(kind="merged"))
     observed.images = replace(IMAGES, engines=IMAGES.engines | {"tgi": image}, level=level)
-    found = plan(observed, NOW)
+    found = plan_inferenceservice(observed, NOW)
     pods = [
         each.body["spec"]["template"]["spec"]
         for each in found.actions

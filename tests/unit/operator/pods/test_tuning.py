@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from hone_operator.diagnosis.nodes import ClusterFacts, Node
+from hone_operator.diagnosis.nodes import ClusterNodes, Node
 from hone_operator.finetunejob import jobs
-from hone_operator.finetunejob.plan import plan as plan_job
-from hone_operator.inferenceservice.plan import plan
+from hone_operator.finetunejob.plan import plan_finetunejob as plan_job
+from hone_operator.inferenceservice.plan import plan_inferenceservice
 from hone_operator.kube.cache import Cache
 from hone_operator.kube.client import Api
 from hone_operator.kube.pod_poller import Poller
 from hone_operator.objects.resources import DEPLOYMENTS, FINETUNEJOBS, JOBS, NODES, Key, Object, Resource
 from hone_operator.pods import tuning
 from hone_operator.reconcile.plan import Apply, Create
-from hone_operator.snapshots import Observer
+from hone_operator.snapshots.reader import SnapshotReader
 from observed import (
     IMAGE,
     IMAGES,
@@ -51,24 +51,28 @@ def variables(container: Object) -> dict[str, Any]:
     return {variable["name"]: variable.get("value") for variable in container["env"]}
 
 
-def trained(nodes: ClusterFacts | None, **spec: Any) -> dict[str, Any]:
+def trained(nodes: ClusterNodes | None, **spec: Any) -> dict[str, Any]:
     """Return the variables of the trainer of a prepared job."""
     spec = {"output": {"storage": {"accessModes": ["ReadWriteMany"]}}} | spec
     owner = job_object(status=PREPARED, **spec)
-    observed = observed_job(owner, facts=nodes)
+    observed = observed_job(owner, cluster=nodes)
     observed.job = None
     [job] = [a.body for a in plan_job(observed, NOW).actions if isinstance(a, Create) and a.resource is JOBS]
     return variables(job["spec"]["template"]["spec"]["containers"][0])
 
 
-def deployments(nodes: ClusterFacts | None, found: Object | None = None, **spec: Any) -> list[Object]:
+def deployments(nodes: ClusterNodes | None, found: Object | None = None, **spec: Any) -> list[Object]:
     """Return the Deployments that a plan applies, where `found` exists."""
     owner = service_object(**{"resources": {"gpus": 2}, **spec})
-    observed = observed_service(owner, finished_job(), facts=nodes, deployment=found)
-    return [a.body for a in plan(observed, NOW).actions if isinstance(a, Apply) and a.resource is DEPLOYMENTS]
+    observed = observed_service(owner, finished_job(), cluster=nodes, deployment=found)
+    return [
+        a.body
+        for a in plan_inferenceservice(observed, NOW).actions
+        if isinstance(a, Apply) and a.resource is DEPLOYMENTS
+    ]
 
 
-def served(nodes: ClusterFacts | None, **spec: Any) -> dict[str, Any]:
+def served(nodes: ClusterNodes | None, **spec: Any) -> dict[str, Any]:
     [deployment] = deployments(nodes, **spec)
     return variables(deployment["spec"]["template"]["spec"]["containers"][0])
 
@@ -110,7 +114,7 @@ TWO = {"gpus": 2}
 def test_rccl_gets_more_channels_only_where_amd_recommends_them(
     nodes: list[Node] | None, resources: Object, selector: dict[str, str], channels: str | None
 ) -> None:
-    facts = None if nodes is None else ClusterFacts(tuple(nodes))
+    facts = None if nodes is None else ClusterNodes(tuple(nodes))
     spec: Object = {"resources": resources, "pod": {"nodeSelector": selector}}
     assert trained(facts, **spec).get(CHANNELS) == channels
     assert served(facts, **spec).get(CHANNELS) == channels
@@ -141,16 +145,16 @@ class Silent:
 def test_the_nodes_are_read_before_a_training_on_several_gpus_begins(resources: Object, are_read: bool) -> None:
     owner, cache = job_object(status=PREPARED, resources=resources), Cache()
     cache.put(FINETUNEJOBS, owner | {"metadata": owner["metadata"] | {"resourceVersion": "1"}})
-    observer = Observer(cast(Api, Server()), cache, cast(Poller, Silent()), IMAGES)
-    observed = asyncio.run(observer.finetunejob(Key(FINETUNEJOBS, "team", "faq"), owner, NOW))
-    assert (observed.facts is not None) is are_read
+    observer = SnapshotReader(cast(Api, Server()), cache, cast(Poller, Silent()), IMAGES)
+    observed = asyncio.run(observer.read_finetunejob(Key(FINETUNEJOBS, "team", "faq"), owner, NOW))
+    assert (observed.cluster is not None) is are_read
     if are_read:
         [job] = [a.body for a in plan_job(observed, NOW).actions if isinstance(a, Create) and a.resource is JOBS]
         assert variables(job["spec"]["template"]["spec"]["containers"][0])[CHANNELS] == "112"
 
 
 def test_rccl_chooses_its_channels_between_nodes() -> None:
-    facts = ClusterFacts((MI300X, node("74a1", zone="b")))
+    facts = ClusterNodes((MI300X, node("74a1", zone="b")))
     found = trained(facts, resources={"gpus": 8, "nodes": 2})
     assert CHANNELS not in found
     assert found["TORCH_NCCL_HIGH_PRIORITY"] == "1"
@@ -158,25 +162,25 @@ def test_rccl_chooses_its_channels_between_nodes() -> None:
 
 def test_a_users_own_channels_stay() -> None:
     spec: Object = {"resources": TWO, "pod": {"env": [{"name": CHANNELS, "value": "32"}]}}
-    for facts in (ClusterFacts((MI300X,)), ClusterFacts((MI210,))):
+    for facts in (ClusterNodes((MI300X,)), ClusterNodes((MI210,))):
         assert trained(facts, **spec)[CHANNELS] == served(facts, **spec)[CHANNELS] == "32"
 
 
 def test_nodes_that_come_and_go_restart_no_engine() -> None:
-    of_mi300x, of_mi210 = ClusterFacts((MI300X,)), ClusterFacts((MI210,))
-    for first, others in ((of_mi300x, [of_mi210, ClusterFacts(), None]), (None, [of_mi300x, of_mi210])):
+    of_mi300x, of_mi210 = ClusterNodes((MI300X,)), ClusterNodes((MI210,))
+    for first, others in ((of_mi300x, [of_mi210, ClusterNodes(), None]), (None, [of_mi300x, of_mi210])):
         [made] = deployments(first)
         assert all(not deployments(facts, stored(made)) for facts in others)
 
 
 def test_another_change_of_the_pods_brings_the_channels_of_the_nodes() -> None:
-    [made] = deployments(ClusterFacts((MI300X,)))
-    [changed] = deployments(ClusterFacts((MI210,)), stored(made), maxModelLen=4096)
+    [made] = deployments(ClusterNodes((MI300X,)))
+    [changed] = deployments(ClusterNodes((MI210,)), stored(made), maxModelLen=4096)
     assert CHANNELS not in variables(changed["spec"]["template"]["spec"]["containers"][0])
 
 
 def test_a_removed_field_of_an_engine_is_restored_with_any_nodes() -> None:
-    [made] = deployments(ClusterFacts((MI300X,)))
+    [made] = deployments(ClusterNodes((MI300X,)))
     found = stored(copy.deepcopy(made))
     container = found["spec"]["template"]["spec"]["containers"][0]
     container["env"] = [variable for variable in container["env"] if variable["name"] != CHANNELS]
@@ -185,7 +189,7 @@ def test_a_removed_field_of_an_engine_is_restored_with_any_nodes() -> None:
 
 
 def test_compiled_kernels_lie_in_named_folders_that_the_pod_can_write() -> None:
-    expected = tuning.COMPILE_CACHES
+    expected = tuning.COMPILE_CACHE_VARIABLES
     assert all(folder.startswith("/tmp/") for folder in expected.values())
     assert expected.items() <= trained(None, resources={"gpus": 1}).items()
     for name in ("vllm", "sglang", "embedded"):
@@ -198,13 +202,13 @@ def test_compiled_kernels_lie_in_named_folders_that_the_pod_can_write() -> None:
 
 def test_without_gpus_there_are_no_such_variables() -> None:
     owner = job_object()
-    made = jobs.train_job(owner, parsed_job(owner), IMAGE)
+    made = jobs.build_train_job(owner, parsed_job(owner), IMAGE)
     found = [variables(made["spec"]["template"]["spec"]["containers"][0]), served(None, resources={"gpus": 0})]
-    assert not any(tuning.COMPILE_CACHES.keys() & each.keys() for each in found)
+    assert not any(tuning.COMPILE_CACHE_VARIABLES.keys() & each.keys() for each in found)
 
 
 def test_the_page_names_the_folders() -> None:
     page = (Path(__file__).parents[4] / "docs/pods.md").read_text()
     rows = re.findall(r"^\| (`[A-Z_`, ]+`) \| `(/tmp/\S+)` \|", page, re.M)
     found = {name: folder for names, folder in rows for name in re.findall(r"\w+", names)}
-    assert found == tuning.COMPILE_CACHES | tuning.VLLM_CACHE
+    assert found == tuning.COMPILE_CACHE_VARIABLES | tuning.VLLM_CACHE_VARIABLES

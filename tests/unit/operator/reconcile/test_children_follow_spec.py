@@ -7,17 +7,17 @@ import pytest
 from hone_api.finetunejobs.spec import FineTuneJob, FineTuneJobSpec
 from hone_api.inferenceservices.spec import InferenceService
 from hone_api.pods.pod_options import ComputeResources, PodOptions
-from hone_operator.engines.resolve import resolve
+from hone_operator.engines.resolve import resolve_models
 from hone_operator.finetunejob import children, jobs
-from hone_operator.finetunejob.plan import plan as plan_job
-from hone_operator.finetunejob.replacement_fields import MADE_FROM, first_digest
+from hone_operator.finetunejob.plan import plan_finetunejob as plan_job
+from hone_operator.finetunejob.replacement_fields import MADE_FROM_ANNOTATION, compute_first_digest
 from hone_operator.inferenceservice import children as inferenceservice_children
-from hone_operator.inferenceservice.plan import plan
+from hone_operator.inferenceservice.plan import plan_inferenceservice
 from hone_operator.inferenceservice.snapshot import ObservedInferenceService
-from hone_operator.objects.drift import APPLIED, contains
-from hone_operator.objects.parsing import parse
+from hone_operator.objects.drift import APPLIED_ANNOTATION, contains_fields
+from hone_operator.objects.parsing import parse_object
 from hone_operator.objects.resources import CONFIGMAPS, DEPLOYMENTS, JOBS, Object
-from hone_operator.objects.spec_fields import FIELDS, are_changed, record_fields
+from hone_operator.objects.spec_fields import FIELDS_ANNOTATION, have_fields_changed, record_fields
 from hone_operator.pods.pod_spec import Images
 from hone_operator.reconcile.plan import Apply, Delete, Patch
 from observed import (
@@ -91,7 +91,7 @@ def deployment_of(images: Images = IMAGES, **spec: Any) -> Object:
     observed.images = images
     [found] = [
         action.body
-        for action in plan(observed, NOW).actions
+        for action in plan_inferenceservice(observed, NOW).actions
         if isinstance(action, Apply) and action.resource is DEPLOYMENTS
     ]
     return dict(found)
@@ -102,33 +102,33 @@ def deployed(*, now: Object | None = None, images: Images = IMAGES, **spec: Any)
     deployment = stored(deployment_of(images, **spec), replicas=1, updatedReplicas=1, observedGeneration=1)
     deployment["metadata"]["generation"] = 1
     owner = service_object(**(spec if now is None else now))
-    config_map = stored(inferenceservice_children.adapters(owner, _resolved(owner)))
+    config_map = stored(inferenceservice_children.build_adapters_config_map(owner, _resolved(owner)))
     return observed_service(
         owner,
         finished_job(),
         deployment=deployment,
         service=service_child(owner),
-        adapters=config_map,
+        adapters_config_map=config_map,
         pods=[ready()],
     )
 
 
 def _resolved(owner: Object) -> Any:
-    declared = parse(InferenceService, owner)
+    declared = parse_object(InferenceService, owner)
     assert isinstance(declared, InferenceService)
-    return resolve(declared.spec, {"faq": finished_job()})
+    return resolve_models(declared.spec, {"faq": finished_job()})
 
 
 @pytest.mark.parametrize(("before", "after"), [*REMOVALS, *OF_SERVICES])
 def test_a_removed_field_of_a_service_is_removed_from_its_children(before: Object, after: Object) -> None:
     observed = deployed(now=after, **before)
-    [action] = [action for action in plan(observed, NOW).actions if action.resource is DEPLOYMENTS]
+    [action] = [action for action in plan_inferenceservice(observed, NOW).actions if action.resource is DEPLOYMENTS]
     assert isinstance(action, Apply)
-    assert not action.in_turn
+    assert not action.waits_for_turn
     same = deployed(**after)
     assert same.deployment
     assert action.body == deployment_of(**after)
-    assert plan(same, NOW).actions == []
+    assert plan_inferenceservice(same, NOW).actions == []
 
 
 @pytest.mark.parametrize(("before", "after"), REMOVALS)
@@ -145,12 +145,12 @@ def _without_gpus(spec: Object) -> Object:
 
 def test_adapters_that_are_no_longer_served_leave_no_config_map() -> None:
     observed = deployed(now={"model": {"name": "org/base"}})
-    [apply] = [action for action in plan(observed, NOW).actions if isinstance(action, Apply)]
+    [apply] = [action for action in plan_inferenceservice(observed, NOW).actions if isinstance(action, Apply)]
     observed.deployment = stored(apply.body, replicas=2, updatedReplicas=1, observedGeneration=2)
     observed.deployment["metadata"]["generation"] = 2
-    assert plan(observed, NOW).actions == []
+    assert plan_inferenceservice(observed, NOW).actions == []
     observed.deployment["status"]["replicas"] = 1
-    assert plan(observed, NOW).actions == [Delete(CONFIGMAPS, "chat-adapters", "uid-child")]
+    assert plan_inferenceservice(observed, NOW).actions == [Delete(CONFIGMAPS, "chat-adapters", "uid-child")]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_adapters_that_are_no_longer_served_leave_no_config_map() -> None:
 def test_drift_compares_quantities_by_value_and_selectors_as_a_whole(
     observed: Any, desired: Any, is_same: bool
 ) -> None:
-    assert contains(observed, desired) is is_same
+    assert contains_fields(observed, desired) is is_same
 
 
 # --- versions ---
@@ -196,17 +196,19 @@ def test_a_version_with_new_fields_and_other_defaults_sees_no_change(spec: Objec
     for part, fields in filled_in.items():  # as the API server does with a new default
         filled[part] = filled.get(part, {}) | fields
     new = spec_of(NewSpec, **filled)
-    assert not are_changed(old, new, NAMES)
-    assert not are_changed(record_fields(new, NAMES), spec_of(FineTuneJobSpec, **spec), NAMES), "after a rollback"
+    assert not have_fields_changed(old, new, NAMES)
+    assert not have_fields_changed(record_fields(new, NAMES), spec_of(FineTuneJobSpec, **spec), NAMES), (
+        "after a rollback"
+    )
     changed = spec_of(NewSpec, **filled | {"pod": filled.get("pod", {}) | {"runtimeClassName": "kata"}})
-    assert are_changed(old, changed, NAMES)
+    assert have_fields_changed(old, changed, NAMES)
 
 
 @pytest.mark.parametrize(("before", "after"), [*REMOVALS, *((after, before) for before, after in REMOVALS)])
 def test_the_record_of_fields_shows_every_change(before: Object, after: Object) -> None:
     recorded = record_fields(spec_of(FineTuneJobSpec, **before), NAMES)
-    assert are_changed(recorded, spec_of(FineTuneJobSpec, **after), NAMES)
-    assert not are_changed(recorded, spec_of(FineTuneJobSpec, **before), NAMES)
+    assert have_fields_changed(recorded, spec_of(FineTuneJobSpec, **after), NAMES)
+    assert not have_fields_changed(recorded, spec_of(FineTuneJobSpec, **before), NAMES)
 
 
 FIRST: list[tuple[Object, str]] = [
@@ -237,7 +239,7 @@ FIRST: list[tuple[Object, str]] = [
 
 @pytest.mark.parametrize(("spec", "digest"), FIRST)
 def test_the_digest_of_the_first_version_is_known(spec: Object, digest: str) -> None:
-    assert first_digest(spec) == digest
+    assert compute_first_digest(spec) == digest
 
 
 @pytest.mark.parametrize("changed", [False, True])
@@ -245,8 +247,8 @@ def test_a_job_of_the_first_version_is_replaced_only_for_changes(changed: bool) 
     observed = observed_job(job_object(), pod(running={"startedAt": "2026-03-01T11:00:00Z"}))
     assert observed.job
     annotations = observed.job["metadata"]["annotations"]
-    fields = annotations.pop(FIELDS)
-    annotations[MADE_FROM] = "32d7a3acb4824eca"
+    fields = annotations.pop(FIELDS_ANNOTATION)
+    annotations[MADE_FROM_ANNOTATION] = "32d7a3acb4824eca"
     if changed:
         observed.owner["spec"]["pod"] = {"priorityClassName": "high"}
         observed.spec = parsed_job(observed.owner)
@@ -258,7 +260,7 @@ def test_a_job_of_the_first_version_is_replaced_only_for_changes(changed: bool) 
         assert template["priorityClassName"] == "high", "the Job is kept when this one is refused"
         return
     assert isinstance(action, Patch)
-    assert action.patch["metadata"]["annotations"][FIELDS] == fields
+    assert action.patch["metadata"]["annotations"][FIELDS_ANNOTATION] == fields
 
 
 def test_a_new_image_of_the_operator_leaves_running_jobs() -> None:
@@ -269,13 +271,14 @@ def test_a_new_image_of_the_operator_leaves_running_jobs() -> None:
 
 def test_the_token_of_a_job_that_trains_offline_replaces_nothing() -> None:
     owner = job_object(resources={"gpus": 1}, tokenSecret={"name": "t"})
-    made = jobs.train_job(owner, parsed_job(owner), "i")
+    made = jobs.build_train_job(owner, parsed_job(owner), "i")
     without = job_object(resources={"gpus": 1})
     assert (
-        made["metadata"]["annotations"] == jobs.train_job(without, parsed_job(without), "i")["metadata"]["annotations"]
+        made["metadata"]["annotations"]
+        == jobs.build_train_job(without, parsed_job(without), "i")["metadata"]["annotations"]
     )
-    preparing = jobs.prepare_job(owner, parsed_job(owner), "i", None)["metadata"]["annotations"]
-    assert "tokenSecret.name" in preparing[FIELDS]
+    preparing = jobs.build_prepare_job(owner, parsed_job(owner), "i", None)["metadata"]["annotations"]
+    assert "tokenSecret.name" in preparing[FIELDS_ANNOTATION]
 
 
 def test_labels_for_the_queue_are_changed_and_removed() -> None:
@@ -302,69 +305,71 @@ NEW = Images("hone-runtime:2", {"vllm": "vllm:2"})
 def test_an_upgrade_replaces_the_engines_in_turn() -> None:
     observed = deployed()
     observed.images = NEW
-    [action] = plan(observed, NOW).actions
+    [action] = plan_inferenceservice(observed, NOW).actions
     assert isinstance(action, Apply)
-    assert action.in_turn
-    observed.upgrading = [stored(deployment_of())]
-    observed.upgrading[0]["metadata"]["name"] = "other"
+    assert action.waits_for_turn
+    observed.upgrading_deployments = [stored(deployment_of())]
+    observed.upgrading_deployments[0]["metadata"]["name"] = "other"
     models = [{"id": "org/base"}, {"id": "faq", "digest": DIGEST}]
     observed.answers = {pod["metadata"]["uid"]: {"data": models} for pod in observed.pods}
-    found = plan(observed, NOW)
+    found = plan_inferenceservice(observed, NOW)
     assert found.actions == []
     assert conditions(found.status)["Progressing"] == ("False", "UpgradeWaiting")
     assert conditions(found.status)["Ready"] == ("True", "EnginesReady")
     assert "InferenceService other" in message(found.status, "Progressing")
-    observed.upgrading[0]["metadata"]["namespace"] = "another"
-    assert "other" not in message(plan(observed, NOW).status, "Progressing").replace("another", "")
+    observed.upgrading_deployments[0]["metadata"]["namespace"] = "another"
+    assert "other" not in message(plan_inferenceservice(observed, NOW).status, "Progressing").replace("another", "")
 
 
 @pytest.mark.parametrize("spec", [{"pod": {"env": [{"name": "A", "value": "1"}]}}, {"strategy": {"type": "Recreate"}}])
 def test_a_change_of_the_spec_waits_for_no_turn(spec: Object) -> None:
     observed = deployed(now=spec)
     observed.images = NEW
-    observed.upgrading = [stored(deployment_of())]
-    [action] = plan(observed, NOW).actions
+    observed.upgrading_deployments = [stored(deployment_of())]
+    [action] = plan_inferenceservice(observed, NOW).actions
     assert isinstance(action, Apply)
-    assert not action.in_turn
+    assert not action.waits_for_turn
 
 
 def test_a_service_that_waits_for_its_turn_is_still_scaled() -> None:
     observed = deployed(now={"replicas": 3})
     observed.images = NEW
-    observed.upgrading = [stored(deployment_of())]
-    patches = [action for action in plan(observed, NOW).actions if isinstance(action, Patch)]
+    observed.upgrading_deployments = [stored(deployment_of())]
+    patches = [action for action in plan_inferenceservice(observed, NOW).actions if isinstance(action, Patch)]
     assert [patch.patch for patch in patches] == [{"spec": {"replicas": 3}}]
 
 
 def test_a_service_without_engines_needs_no_turn() -> None:
     observed = deployed()
     observed.images, observed.pods = NEW, []
-    observed.upgrading = [stored(deployment_of())]
-    [action] = plan(observed, NOW).actions
+    observed.upgrading_deployments = [stored(deployment_of())]
+    [action] = plan_inferenceservice(observed, NOW).actions
     assert isinstance(action, Apply)
-    assert not action.in_turn
+    assert not action.waits_for_turn
 
 
 def test_a_deployment_of_the_first_version_is_replaced_in_turn_and_changes_are_known_meanwhile() -> None:
     observed = deployed()
     assert observed.deployment
     del observed.deployment["metadata"]["annotations"]
-    observed.upgrading = [stored(deployment_of())]
-    [patch] = plan(observed, NOW).actions
+    observed.upgrading_deployments = [stored(deployment_of())]
+    [patch] = plan_inferenceservice(observed, NOW).actions
     assert isinstance(patch, Patch)
     observed.deployment["metadata"]["annotations"] = patch.patch["metadata"]["annotations"]
-    assert plan(observed, NOW).actions == []
+    assert plan_inferenceservice(observed, NOW).actions == []
     observed.owner["spec"]["maxModelLen"] = 512
-    observed.spec = parse(InferenceService, observed.owner)
-    assert [type(action) for action in plan(observed, NOW).actions] == [Apply]
+    observed.spec = parse_object(InferenceService, observed.owner)
+    assert [type(action) for action in plan_inferenceservice(observed, NOW).actions] == [Apply]
 
 
 def test_new_adapters_need_no_turn_although_they_are_not_recorded() -> None:
     observed = deployed(now={"adapters": [{"name": "x", "claim": {"name": "new-claim"}}]})
-    observed.upgrading = [stored(deployment_of())]
-    actions = {action.resource: action for action in plan(observed, NOW).actions if isinstance(action, Apply)}
+    observed.upgrading_deployments = [stored(deployment_of())]
+    actions = {
+        action.resource: action for action in plan_inferenceservice(observed, NOW).actions if isinstance(action, Apply)
+    }
     assert actions.keys() == {DEPLOYMENTS}
-    assert not actions[DEPLOYMENTS].in_turn
+    assert not actions[DEPLOYMENTS].waits_for_turn
 
 
 def test_nothing_is_rolled_out_for_what_others_add() -> None:
@@ -374,8 +379,8 @@ def test_nothing_is_rolled_out_for_what_others_add() -> None:
     template["metadata"]["annotations"]["kubectl.kubernetes.io/restartedAt"] = "now"
     template["spec"]["containers"].append({"name": "istio-proxy", "image": "i"})
     observed.deployment["metadata"]["annotations"]["deployment.kubernetes.io/revision"] = "3"
-    assert APPLIED in observed.deployment["metadata"]["annotations"]
-    assert plan(observed, NOW).actions == []
+    assert APPLIED_ANNOTATION in observed.deployment["metadata"]["annotations"]
+    assert plan_inferenceservice(observed, NOW).actions == []
 
 
 def pending(gpus: str = "1") -> Object:
@@ -402,7 +407,7 @@ def test_a_deadlocked_roll_out_is_reported_with_a_remedy(recreates: bool, holds:
     if holds:
         old["spec"]["containers"][0]["resources"] = {"requests": {"amd.com/gpu": "1"}}
     observed.pods = [old, pending()]
-    words = message(plan(observed, NOW).status, "Progressing")
+    words = message(plan_inferenceservice(observed, NOW).status, "Progressing")
     assert ("Set spec.strategy.type: Recreate" in words) is told
 
 
@@ -412,23 +417,23 @@ def test_a_deadlocked_roll_out_is_reported_with_a_remedy(recreates: bool, holds:
 def older(child: Object) -> Object:
     """Return a child that was made from another desired object, and has all fields of the present one."""
     child = stored(child)
-    assert APPLIED in child["metadata"]["annotations"]
-    child["metadata"]["annotations"][APPLIED] = "another"
+    assert APPLIED_ANNOTATION in child["metadata"]["annotations"]
+    child["metadata"]["annotations"][APPLIED_ANNOTATION] = "another"
     return child
 
 
 def test_each_child_of_a_service_that_was_made_from_another_object_is_written() -> None:
     spec: Object = {"engine": "vllm", "autoscaling": {"minReplicas": 2, "maxReplicas": 4, "targetConcurrency": 8}}
     owner = service_object(**spec)
-    declared = parse(InferenceService, owner)
+    declared = parse_object(InferenceService, owner)
     assert isinstance(declared, InferenceService)
     observed = deployed(**spec)
     observed.deployment = older(deployment_of(**spec))
-    observed.service = older(inferenceservice_children.service(owner))
-    observed.adapters = older(inferenceservice_children.adapters(owner, _resolved(owner)))
-    observed.budget = older(inferenceservice_children.budget(owner, 1))
-    observed.autoscaler = older(inferenceservice_children.autoscaler(owner, declared))
-    written = {action.resource.kind for action in plan(observed, NOW).actions}
+    observed.service = older(inferenceservice_children.build_service(owner))
+    observed.adapters_config_map = older(inferenceservice_children.build_adapters_config_map(owner, _resolved(owner)))
+    observed.budget = older(inferenceservice_children.build_budget(owner, 1))
+    observed.autoscaler = older(inferenceservice_children.build_autoscaler(owner, declared))
+    written = {action.resource.kind for action in plan_inferenceservice(observed, NOW).actions}
     assert written == {"Deployment", "Service", "ConfigMap", "PodDisruptionBudget", "HorizontalPodAutoscaler"}
 
 
@@ -436,7 +441,7 @@ def test_each_child_of_a_job_that_was_made_from_another_object_is_written() -> N
     owner = job_object(resources={"nodes": 2, "gpus": 1}, output={"claim": {"name": "shared"}})
     observed = observed_job(owner)
     assert isinstance(observed.spec, FineTuneJob)
-    observed.config_map = older(children.config_map(owner))
-    observed.service = older(children.service(owner, observed.spec))
+    observed.config_map = older(children.build_config_map(owner))
+    observed.service = older(children.build_service(owner, observed.spec))
     written = {action.resource.kind for action in plan_job(observed, NOW).actions if isinstance(action, Apply)}
     assert written == {"ConfigMap", "Service"}

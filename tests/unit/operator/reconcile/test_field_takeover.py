@@ -4,7 +4,12 @@ from typing import Any
 
 import pytest
 from hone_operator.objects.resources import Object
-from hone_operator.reconcile.field_takeover import _merged, give_back, take_over, take_over_named
+from hone_operator.reconcile.field_takeover import (
+    _merge_fields,
+    build_named_takeover_patch,
+    build_restore_patch,
+    build_takeover_patch,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,7 +50,7 @@ def test_fields_that_hone_wrote_without_apply_become_applied() -> None:
     applied, written = entry("hone", "Apply", {"f:spec": {"f:a": {}}}), entry("hone", "Update", {"f:spec": {"f:b": {}}})
     theirs = entry("kubectl", "Update", {"f:spec": {"f:c": {}}})
     status = entry("hone", "Update", {"f:status": {}}, "status")
-    kept = entries_of(take_over(child(applied, written, theirs, status)))
+    kept = entries_of(build_takeover_patch(child(applied, written, theirs, status)))
     assert kept[:2] == [theirs, status]
     assert kept[2]["fieldsV1"] == {"f:spec": {"f:a": {}, "f:b": {}}}
     assert (kept[2]["manager"], kept[2]["operation"]) == ("hone", "Apply")
@@ -53,8 +58,8 @@ def test_fields_that_hone_wrote_without_apply_become_applied() -> None:
 
 def test_nothing_is_taken_over_of_a_child_that_hone_applies() -> None:
     applied, theirs = entry("hone", "Apply", {"f:spec": {}}), entry("kubectl", "Update", {"f:spec": {}})
-    assert take_over(child(applied, theirs)) is None
-    assert take_over(child()) is None
+    assert build_takeover_patch(child(applied, theirs)) is None
+    assert build_takeover_patch(child()) is None
 
 
 def test_all_of_a_restored_child_is_taken_over() -> None:
@@ -62,7 +67,7 @@ def test_all_of_a_restored_child_is_taken_over() -> None:
     found = child(
         entry("velero-server", "Update", {"f:spec": {"f:a": {}}}), entry("kubectl", "Apply", {"f:data": {}}), status
     )
-    kept = entries_of(take_over(found))
+    kept = entries_of(build_takeover_patch(found))
     assert kept[0] == status
     assert kept[1]["fieldsV1"] == {"f:spec": {"f:a": {}}, "f:data": {}}
 
@@ -123,9 +128,11 @@ CASES = {
 def test_only_fields_that_the_refusal_names_are_taken_over(name: str) -> None:
     message, theirs, taken = CASES[name]
     others = in_container({"f:image": {}}, "audit") | {"f:metadata": {"f:labels": {}}}
-    found = child(entry("hone", "Apply", {"f:spec": {"f:a": {}}}), entry("kubectl", "Update", _merged(theirs, others)))
+    found = child(
+        entry("hone", "Apply", {"f:spec": {"f:a": {}}}), entry("kubectl", "Update", _merge_fields(theirs, others))
+    )
     found |= container(ports=[{"containerPort": 8001, "name": "http"}, {"containerPort": 9}])
-    patch = take_over_named(found, DESIRED, f'Deployment.apps "faq" is invalid: [{message}, {message}]')
+    patch = build_named_takeover_patch(found, DESIRED, f'Deployment.apps "faq" is invalid: [{message}, {message}]')
     if not taken:
         assert patch is None
         return
@@ -137,7 +144,7 @@ def test_only_fields_that_the_refusal_names_are_taken_over(name: str) -> None:
 @given(FIELDS, FIELDS, st.sampled_from([message for message, _, _ in CASES.values()]))
 def test_taken_and_left_fields_together_are_all_fields(theirs: Object, ours: Object, message: str) -> None:
     found = child(entry("hone", "Apply", ours), entry("kubectl", "Update", theirs)) | container()
-    patch = take_over_named(found, DESIRED, message)
+    patch = build_named_takeover_patch(found, DESIRED, message)
     if patch is None:
         return
     *left, applied = entries_of(patch)
@@ -151,5 +158,5 @@ def test_a_takeover_that_did_not_help_is_undone() -> None:
     before = child(entry("hone", "Apply", {"f:spec": {}}), entry("kubectl", "Update", {"f:spec": {"f:a": {}}}))
     taken = child(entry("hone", "Apply", {"f:spec": {"f:a": {}}}))
     taken["metadata"]["resourceVersion"] = "2"
-    patch = give_back(before, taken)["metadata"]
+    patch = build_restore_patch(before, taken)["metadata"]
     assert patch == before["metadata"] | {"resourceVersion": "2"}

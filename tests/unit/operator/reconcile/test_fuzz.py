@@ -10,12 +10,12 @@ from garbage import fuzz, schema
 from hone_api.finetunejobs.spec import FineTuneJob
 from hone_api.inferenceservices.spec import InferenceService
 from hone_api.reasons import INVALID_SPEC, HoneError
-from hone_operator.controller import named_jobs
 from hone_operator.finetunejob import plan as finetunejob_plan
 from hone_operator.finetunejob.snapshot import ObservedFineTuneJob
 from hone_operator.inferenceservice import plan as inferenceservice_plan
+from hone_operator.inferenceservice.dependents import list_named_jobs
 from hone_operator.objects import bounded_json
-from hone_operator.objects.parsing import DEEPEST_SPEC, parse
+from hone_operator.objects.parsing import MAX_SPEC_DEPTH, parse_object
 from observed import IMAGE, IMAGES, NOW
 
 # Malformed manifests of each kind.
@@ -31,14 +31,14 @@ def test_malformed_objects_are_reported_and_stop_nothing(kind: str) -> None:
         owner = fuzz(random_, kind, spec_schema)
         try:
             if kind == "FineTuneJob":
-                job = parse(FineTuneJob, owner)
-                result = finetunejob_plan.plan(ObservedFineTuneJob(owner, job, IMAGE), NOW)
+                job = parse_object(FineTuneJob, owner)
+                result = finetunejob_plan.plan_finetunejob(ObservedFineTuneJob(owner, job, IMAGE), NOW)
             else:
-                job = parse(InferenceService, owner)
-                result = inferenceservice_plan.plan(
+                job = parse_object(InferenceService, owner)
+                result = inferenceservice_plan.plan_inferenceservice(
                     inferenceservice_plan.ObservedInferenceService(owner, job, IMAGES), NOW
                 )
-                named_jobs(owner)
+                list_named_jobs(owner)
         except Exception as error:
             pytest.fail(f"{error!r} for {json.dumps(owner)[:2000]}")
         accepted = next(each for each in result.status["conditions"] if each["type"] == "Accepted")
@@ -52,15 +52,15 @@ def test_malformed_objects_are_reported_and_stop_nothing(kind: str) -> None:
     assert MANIFESTS / 2 < refused < MANIFESTS
 
 
-@pytest.mark.parametrize("depth", [DEEPEST_SPEC + 10, 900, 9990])
+@pytest.mark.parametrize("depth", [MAX_SPEC_DEPTH + 10, 900, 9990])
 def test_a_deeply_nested_field_is_named_and_hides_no_other_field(depth: int) -> None:
     deep = '{"a":' * depth + "1" + "}" * depth
     third = f'{{"name":"a }} \\" ] string","deep":{deep}}}'
     data = f'{{"items":[{{"name":"first"}},{deep},{third},{{"name":"last"}}]}}'
-    items = bounded_json.loads(data.encode())["items"]
+    items = bounded_json.load_bounded_json(data.encode())["items"]
     assert [items[index].get("name") for index in (0, 2, 3)] == ["first", 'a } " ] string', "last"]
     owner = copy.deepcopy(GOOD["FineTuneJob"])
     owner["spec"]["training"]["extra"]["optimArgs"] = items[2]["deep"]
-    refused = parse(FineTuneJob, owner)
+    refused = parse_object(FineTuneJob, owner)
     assert isinstance(refused, HoneError)
     assert refused.reason == INVALID_SPEC

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 from hone_api.schema.crd import schema
-from hone_operator.diagnosis.admission import refused
-from hone_operator.diagnosis.invalid_fields import explain_invalid, field_of_user
-from hone_operator.finetunejob.plan import plan
+from hone_operator.diagnosis.admission import explain_refusal
+from hone_operator.diagnosis.invalid_fields import explain_invalid, find_user_field
+from hone_operator.finetunejob.plan import plan_finetunejob
 from hone_operator.kube.cache import Cache
 from hone_operator.kube.client import Api, ApiError
 from hone_operator.objects.resources import DEPLOYMENTS, FINETUNEJOBS, JOBS, SERVICES, Key
@@ -17,7 +17,7 @@ from hone_operator.observability.metrics import Metrics
 from hone_operator.reconcile import readiness
 from hone_operator.reconcile.execution import Executor
 from hone_operator.reconcile.plan import Apply, Create, Delete, Patch
-from hone_operator.reconcile.sync_failures import failed
+from hone_operator.reconcile.sync_failures import explain_write_failure
 from kubernetes.aio import client
 from observed import NOW, job_object, observed_job
 
@@ -51,7 +51,7 @@ HOST_PATH = f'Job.batch "faq-train" is invalid: {POD}.volumes[2].hostPath.path: 
 
 @pytest.mark.parametrize(("path", "field"), FIELDS)
 def test_the_field_that_the_user_wrote_is_named(path: str, field: str | None) -> None:
-    assert field_of_user(path) == field
+    assert find_user_field(path) == field
     error = explain_invalid(f'Job.batch "faq-train" is invalid: {path}: Invalid value: "x": no')
     assert error is not None
     assert path in error.message
@@ -67,15 +67,16 @@ def test_the_field_that_is_named_exists(field: str) -> None:
 
 
 def test_all_fields_of_a_message_are_named_and_nothing_else_is_advised() -> None:
-    error = refused(TWO)
+    error = explain_refusal(TWO)
     assert error.reason.name == "ChildInvalid"
     assert error.remedy == "Correct spec.resources and spec.pod.dnsConfig.nameservers[0]."
-    assert refused(HOST_PATH).remedy == "Correct spec.pod.volumes.hostPath.path."
+    assert explain_refusal(HOST_PATH).remedy == "Correct spec.pod.volumes.hostPath.path."
 
 
 def test_the_message_about_a_controllers_pod_has_no_generated_name() -> None:
     said = [
-        refused(f'Error creating: Pod "chat-{name}" is invalid: spec.nodeSelector: Invalid value: "a"') for name in "ab"
+        explain_refusal(f'Error creating: Pod "chat-{name}" is invalid: spec.nodeSelector: Invalid value: "a"')
+        for name in "ab"
     ]
     assert said[0].sentence() == said[1].sentence()
     assert "LimitRange" in said[0].remedy
@@ -92,7 +93,7 @@ def test_the_message_about_a_controllers_pod_has_no_generated_name() -> None:
 )
 def test_a_refusal_by_admission_can_pass(words: str) -> None:
     assert explain_invalid(words) is None
-    assert refused(words).reason.name in readiness.MAY_PASS
+    assert explain_refusal(words).reason.name in readiness.TRANSIENT_REASONS
 
 
 @pytest.mark.parametrize(
@@ -107,19 +108,19 @@ def test_a_refusal_by_admission_can_pass(words: str) -> None:
     ids=lambda action: type(action).__name__,
 )
 def test_an_invalid_child_waits_for_a_person(action: Any) -> None:
-    trouble = failed(action, ApiError(422, HOST_PATH), 1)
+    trouble = explain_write_failure(action, ApiError(422, HOST_PATH), 1)
     assert trouble is not None
-    assert trouble.error.reason.name in readiness.WAITS_FOR_A_PERSON
+    assert trouble.error.reason.name in readiness.STALLED_REASONS
     assert "spec.pod.volumes.hostPath.path" in trouble.error.remedy
     assert trouble.stops_pods == (isinstance(action, Create) or action.resource == DEPLOYMENTS)
 
 
 def test_a_job_that_is_invalid_stalls_the_object() -> None:
     observed = observed_job(job_object())
-    trouble = failed(Create(JOBS, {"metadata": {"name": "faq-train"}}), ApiError(422, HOST_PATH), 1)
+    trouble = explain_write_failure(Create(JOBS, {"metadata": {"name": "faq-train"}}), ApiError(422, HOST_PATH), 1)
     assert trouble is not None
-    observed.troubles = [trouble]
-    conditions = {each["type"]: each for each in plan(observed, NOW).status["conditions"]}
+    observed.sync_failures = [trouble]
+    conditions = {each["type"]: each for each in plan_finetunejob(observed, NOW).status["conditions"]}
     assert conditions["Stalled"]["reason"] == "ChildInvalid"
     assert "Reconciling" not in conditions
 
@@ -153,7 +154,7 @@ def test_a_job_is_kept_when_the_one_that_replaces_it_is_refused(status: int, mes
         try:
             new = {"metadata": {"name": "faq-train", "namespace": "team"}, "spec": {"a": 1}}
             action = Delete(JOBS, "faq-train", "u", new)
-            return await Executor(api, Cache(), lambda _: []).carry_out(
+            return await Executor(api, Cache(), lambda _: []).execute(
                 Key(FINETUNEJOBS, "team", "faq"), ("u", 2), [action]
             )
         finally:
@@ -169,5 +170,5 @@ def test_a_job_is_kept_when_the_one_that_replaces_it_is_refused(status: int, mes
     assert [method for method, _, _ in seen[1:]] == (["DELETE"] if is_deleted else [])
     assert (outcome.error is None) is is_deleted
     if status in (403, 422) and not is_deleted:
-        assert "is kept as it was" in outcome.troubles[0].error.message
-        assert not outcome.troubles[0].stops_pods
+        assert "is kept as it was" in outcome.sync_failures[0].error.message
+        assert not outcome.sync_failures[0].stops_pods

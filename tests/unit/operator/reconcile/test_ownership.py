@@ -64,7 +64,7 @@ def other(kind: str, api_version: str = "batch/v1") -> Object:
 @pytest.mark.parametrize("resource", WATCHED)
 @pytest.mark.parametrize("kind", OWNERS)
 def test_labels_name_the_owner_of_a_child_and_mean_nothing_on_an_owner(resource: Resource, kind: Resource) -> None:
-    found = owners.owner_key(resource, child(resource, labels={LABELS[kind]: "faq"}))
+    found = owners.find_owner_key(resource, child(resource, labels={LABELS[kind]: "faq"}))
     assert found == (Key(kind, "team", "faq") if resource in CHILDREN else None)
 
 
@@ -72,7 +72,7 @@ def test_labels_name_the_owner_of_a_child_and_mean_nothing_on_an_owner(resource:
 @pytest.mark.parametrize("kind", OWNERS)
 def test_the_controller_decides_before_labels(resource: Resource, kind: Resource) -> None:
     labels = {LABELS[FINETUNEJOBS]: "else", LABELS[INFERENCESERVICES]: "else"}
-    found = owners.owner_key(resource, child(resource, by=owner(kind), labels=labels))
+    found = owners.find_owner_key(resource, child(resource, by=owner(kind), labels=labels))
     assert found == Key(kind, "team", "faq")
 
 
@@ -90,17 +90,17 @@ def test_the_controller_decides_before_labels(resource: Resource, kind: Resource
 def test_a_pod_belongs_by_its_labels_only_when_what_hone_makes_controls_it(
     maker: str, label: Resource, expected: Key | None
 ) -> None:
-    assert owners.owner_key(PODS, child(PODS, by=other(maker), labels={LABELS[label]: "faq"})) == expected
+    assert owners.find_owner_key(PODS, child(PODS, by=other(maker), labels={LABELS[label]: "faq"})) == expected
 
 
 def test_a_kind_of_the_same_name_from_another_group_is_no_owner() -> None:
     stranger = owner() | {"apiVersion": "example.com/v1"}
-    assert owners.owner_key(JOBS, child(by=stranger)) is None
+    assert owners.find_owner_key(JOBS, child(by=stranger)) is None
 
 
 @pytest.mark.parametrize("labels", [None, {}, {"app": "x"}, {"hone.dev/finetunejob": ""}])
 def test_a_child_without_owner_labels_has_no_owner(labels: Object | None) -> None:
-    assert owners.owner_key(JOBS, child(labels=labels)) is None
+    assert owners.find_owner_key(JOBS, child(labels=labels)) is None
 
 
 @pytest.mark.parametrize("kind", OWNERS)
@@ -120,7 +120,7 @@ def test_only_an_orphan_with_hones_labels_is_adopted(kind: Resource, change: Obj
     found["metadata"] |= change
     assert ownership.is_orphan(found, owner(kind)) is is_adopted
     assert ownership.is_own(found, owner(kind)) is is_adopted
-    error = ownership.conflict([found], owner(kind))
+    error = ownership.explain_name_conflict([found], owner(kind))
     assert (error is None) is is_adopted
     assert error is None or (error.reason == NAME_CONFLICT and "Job faq-train" in error.message)
 
@@ -137,13 +137,13 @@ def test_only_an_orphan_with_hones_labels_is_adopted(kind: Resource, change: Obj
 def test_labels_that_name_somebody_else_make_no_orphan(labels: Object) -> None:
     found = child(labels=labels)
     assert not ownership.is_own(found, owner())
-    assert ownership.conflict([found], owner()) is not None
+    assert ownership.explain_name_conflict([found], owner()) is not None
     assert ownership.is_foreign_claim(child(CLAIMS, labels=labels), owner())
 
 
 def test_a_controlled_child_belongs_to_its_owner_with_any_labels() -> None:
     assert ownership.is_own(child(by=owner()), owner())
-    assert ownership.conflict([child(by=owner()), child(SERVICES, by=owner())], owner()) is None
+    assert ownership.explain_name_conflict([child(by=owner()), child(SERVICES, by=owner())], owner()) is None
     assert not ownership.is_own(child(by=owner(uid="earlier")), owner())
 
 
@@ -205,7 +205,7 @@ SPECS = st.dictionaries(st.sampled_from(["spec", "data", "x"]), BODIES, max_size
 METADATA = st.dictionaries(st.sampled_from(["labels", "annotations", "finalizers"]), BODIES, max_size=2)
 APPLIES = st.builds(
     lambda resource, spec, metadata, in_turn: Apply(
-        resource, {**spec, "metadata": {**metadata, "name": "faq-train", "namespace": "team"}}, in_turn=in_turn
+        resource, {**spec, "metadata": {**metadata, "name": "faq-train", "namespace": "team"}}, waits_for_turn=in_turn
     ),
     st.sampled_from(CHILDREN), SPECS, METADATA, st.booleans(),
 )  # fmt: skip
@@ -230,7 +230,7 @@ def test_a_write_is_bound_to_the_found_object_and_keeps_every_other_field(
 ) -> None:
     before = copy.deepcopy(action)
     strangers = [child(PODS if action.resource != PODS else JOBS), child(action.resource, name="else")]
-    bound = ownership.bind(action, [*strangers, *([child(action.resource)] if is_found else [])])
+    bound = ownership.bind_to_uid(action, [*strangers, *([child(action.resource)] if is_found else [])])
     assert action == before
     assert type(bound) is type(action)
     assert parts(bound) == parts(action)
@@ -240,19 +240,19 @@ def test_a_write_is_bound_to_the_found_object_and_keeps_every_other_field(
 
 @pytest.mark.parametrize("in_turn", [False, True])
 def test_a_write_that_waits_for_its_turn_still_does_when_it_is_bound(in_turn: bool) -> None:
-    action = Apply(DEPLOYMENTS, {"metadata": {"name": "faq-train", "namespace": "team"}}, in_turn=in_turn)
-    bound = ownership.bind(action, [child(DEPLOYMENTS)])
+    action = Apply(DEPLOYMENTS, {"metadata": {"name": "faq-train", "namespace": "team"}}, waits_for_turn=in_turn)
+    bound = ownership.bind_to_uid(action, [child(DEPLOYMENTS)])
     assert isinstance(bound, Apply)
-    assert (bound.in_turn, bound.body["metadata"]["uid"]) == (in_turn, "child")
+    assert (bound.waits_for_turn, bound.body["metadata"]["uid"]) == (in_turn, "child")
 
 
 def test_a_pod_of_a_list_has_no_kind_and_is_found_all_the_same() -> None:
     found = {"metadata": {"name": "p", "uid": "pod"}}
-    bound = ownership.bind(Patch(PODS, "p", {"metadata": {"labels": {}}}), [found])
+    bound = ownership.bind_to_uid(Patch(PODS, "p", {"metadata": {"labels": {}}}), [found])
     assert isinstance(bound, Patch)
     assert bound.patch == {"metadata": {"labels": {}, "uid": "pod"}}
 
 
 @pytest.mark.parametrize("action", [Create(JOBS, child()), Delete(JOBS, "faq-train", "child")])
 def test_a_creation_or_deletion_needs_no_binding(action: Action) -> None:
-    assert ownership.bind(action, [child(uid="else")]) is action
+    assert ownership.bind_to_uid(action, [child(uid="else")]) is action

@@ -12,8 +12,8 @@ from hone_operator.kube.cache import Cache
 from hone_operator.kube.client import Api
 from hone_operator.kube.pod_poller import Poller
 from hone_operator.objects.resources import FINETUNEJOBS, JOBS, PODS, Key, Resource
-from hone_operator.reconcile.pod_owners import engines_of, is_stray, trainers_of
-from hone_operator.snapshots import Observer
+from hone_operator.reconcile.pod_owners import is_stale_pod, select_engines, select_trainers
+from hone_operator.snapshots.reader import SnapshotReader
 from observed import BEFORE, IMAGES, NOW, conditions, job_object, observed_job, pod, success, terminated
 
 Object = dict[str, Any]
@@ -39,16 +39,16 @@ def made_by(kind: str | None, name: str = "", **labels: str) -> Object:
     ],
 )
 def test_a_pod_of_a_users_own_with_copied_labels_is_no_trainer(one: Object, counts: bool) -> None:
-    assert (trainers_of("faq-train", [one], "") == [one]) is counts
-    assert is_stray(one, ("faq-train",)) is counts
-    assert trainers_of("faq-train", [one], "2026-03-01T11:00:01Z") == []
+    assert (select_trainers("faq-train", [one], "") == [one]) is counts
+    assert is_stale_pod(one, ("faq-train",)) is counts
+    assert select_trainers("faq-train", [one], "2026-03-01T11:00:01Z") == []
 
 
 @pytest.mark.parametrize(("name", "counts"), [("chat-5d9c", True), ("chat-two-5d9c", False), ("chat", False)])
 def test_a_pod_of_another_deployment_is_no_engine(name: str, counts: bool) -> None:
     metadata = {"name": "chat", "namespace": "team", "uid": "uid-d", "creationTimestamp": BEFORE}
     one = made_by("ReplicaSet", name)
-    assert (engines_of({"metadata": metadata}, {"metadata": {"uid": "u"}}, [one]) == [one]) is counts
+    assert (select_engines({"metadata": metadata}, {"metadata": {"uid": "u"}}, [one]) == [one]) is counts
 
 
 class Server:
@@ -75,8 +75,8 @@ class Silent:
     answers = heard
 
 
-def observer_of(cache: Cache, *found: Object) -> Observer:
-    return Observer(cast(Api, Server(*found)), cache, cast(Poller, Silent()), IMAGES)
+def observer_of(cache: Cache, *found: Object) -> SnapshotReader:
+    return SnapshotReader(cast(Api, Server(*found)), cache, cast(Poller, Silent()), IMAGES)
 
 
 def versioned(body: Object, version: int, **more: Any) -> Object:
@@ -104,10 +104,10 @@ def test_a_status_that_was_removed_from_a_finished_job_is_found_again() -> None:
     owner = versioned(owner, 6)
     cache.put(FINETUNEJOBS, owner)
     observed = asyncio.run(
-        observer_of(cache, job, one, cast(Object, observed_job(owner).claim)).finetunejob(key, owner, NOW)
+        observer_of(cache, job, one, cast(Object, observed_job(owner).claim)).read_finetunejob(key, owner, NOW)
     )
-    assert observed.training.condition("Complete")
-    assert observed.training.success
+    assert observed.training.find_condition("Complete")
+    assert observed.training.success_state
 
 
 def test_the_operators_own_clock_shows_since_when_a_pod_is_held() -> None:
@@ -119,7 +119,7 @@ def test_the_operators_own_clock_shows_since_when_a_pod_is_held() -> None:
     observer = observer_of(cache, cast(Object, observed_job(owner).claim))
 
     def observe(after: int) -> dict[str, Any]:
-        return asyncio.run(observer.finetunejob(key, owner, NOW + timedelta(seconds=after))).held
+        return asyncio.run(observer.read_finetunejob(key, owner, NOW + timedelta(seconds=after))).held_since
 
     assert observe(0) == observe(20) == {"uid-p1": NOW}
     observer.forget(key)
@@ -136,7 +136,7 @@ def test_the_pods_of_an_object_that_is_not_valid_are_observed() -> None:
     owner["spec"]["model"] = 7
     for resource, body in ((FINETUNEJOBS, owner), (JOBS, job), (PODS, one)):
         cache.put(resource, body)
-    observed = asyncio.run(observer_of(cache).finetunejob(key, owner, NOW))
-    found = finetunejob_plan.plan(observed, NOW)
+    observed = asyncio.run(observer_of(cache).read_finetunejob(key, owner, NOW))
+    found = finetunejob_plan.plan_finetunejob(observed, NOW)
     assert conditions(found.status)["Running"] == ("True", "InvalidSpec")
     assert found.actions == []

@@ -9,10 +9,10 @@ import pytest
 from adapter_states import ready, running
 from hone_api.reasons import CATALOGUE
 from hone_api.schema.crd import KINDS, UNOBSERVED, definition
-from hone_operator.finetunejob.plan import plan as plan_job
+from hone_operator.finetunejob.plan import plan_finetunejob as plan_job
 from hone_operator.finetunejob.snapshot import ObservedFineTuneJob
 from hone_operator.inferenceservice.plan import ObservedInferenceService
-from hone_operator.inferenceservice.plan import plan as plan_service
+from hone_operator.inferenceservice.plan import plan_inferenceservice as plan_service
 from hone_operator.objects.resources import Object
 from hone_operator.reconcile import readiness
 from hone_operator.reconcile.conditions import Conditions
@@ -44,8 +44,10 @@ def health(status: Object) -> tuple[str, str]:
 
 
 def test_every_reason_of_the_catalogue_either_may_pass_or_waits_for_a_person() -> None:
-    assert set(CATALOGUE) == readiness.MAY_PASS | readiness.WAITS_FOR_A_PERSON, "put each reason into one of the two"
-    assert not readiness.MAY_PASS & readiness.WAITS_FOR_A_PERSON
+    assert set(CATALOGUE) == readiness.TRANSIENT_REASONS | readiness.STALLED_REASONS, (
+        "put each reason into one of the two"
+    )
+    assert not readiness.TRANSIENT_REASONS & readiness.STALLED_REASONS
 
 
 def test_only_a_reason_of_the_catalogue_makes_a_tool_give_up() -> None:
@@ -59,7 +61,7 @@ def test_only_a_reason_of_the_catalogue_makes_a_tool_give_up() -> None:
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
     assert set(PROGRESS) <= literals
-    assert not set(PROGRESS) & readiness.WAITS_FOR_A_PERSON
+    assert not set(PROGRESS) & readiness.STALLED_REASONS
 
 
 @pytest.mark.parametrize(("observed", "state", "reason"), JOBS.values(), ids=JOBS)
@@ -145,10 +147,10 @@ def test_any_conditions_give_one_health_that_ignores_what_an_earlier_pass_set(
         assert found.state in STATES
         assert found.message != "earlier"
         readiness.set_conditions(after, found)
-        status = {"conditions": after.to_list(*earlier, *now, *readiness.TYPES)}
+        status = {"conditions": after.to_list(*earlier, *now, *readiness.READINESS_TYPES)}
         assert health(status) == (found.state, found.reason)
         if found.state == "Stalled" and stage != "Failed":
-            assert found.reason in readiness.WAITS_FOR_A_PERSON
+            assert found.reason in readiness.STALLED_REASONS
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)

@@ -1,0 +1,48 @@
+"""Runs after all other cluster tests: every right of the operator was used, and none was missing."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from kube import SYSTEM, Cluster
+from least_rights import Right, asked, granted
+
+ACCOUNT = f"system:serviceaccount:{SYSTEM}:hone-operator"
+# This file is imported before the first test runs.
+BEGUN = datetime.now(UTC)
+NEVER_ASKED: dict[Right, str] = {
+    ("update", "hone.dev", f"{plural}/finalizers"): "judged by admission, when a child names its owner"
+    for plural in ("finetunejobs", "inferenceservices")
+} | {
+    (
+        "patch",
+        "autoscaling",
+        "horizontalpodautoscalers",
+    ): "for a change of spec.autoscaling, which test_repairs.py makes with all rights",
+    ("delete", "", "configmaps"): "of one that somebody made immutable, and when a service has no adapters any more",
+}
+
+
+def why_not_judged(request: pytest.FixtureRequest) -> str | None:
+    """Return why the rights can't be judged: a part of the tests uses only a part of them. None where they can."""
+    here = Path(__file__).parents[1]
+    ran = {item.path for item in request.session.items}
+    if missing := sorted(file.name for file in here.rglob("test_*.py") if file not in ran):
+        return f"only after all cluster tests; not among those that run: {', '.join(missing)}"
+    if request.config.option.keyword or request.config.option.markexpr:
+        return "only after all cluster tests; some are deselected"
+    return None
+
+
+def test_no_right_is_granted_in_vain_and_none_is_lacking(hone: Cluster, request: pytest.FixtureRequest) -> None:
+    if why := why_not_judged(request):
+        pytest.skip(f"NOT RUN: {why}")
+    log = Path(hone.env["KUBECONFIG"]).parents[1] / "log/audit.log"
+    if not log.exists():
+        pytest.skip(f"NOT RUN: this cluster's API server keeps no audit log in {log}; a local one does after a restart")
+    roles = [hone.get("clusterrole", f"{SYSTEM}-hone-operator"), hone.get("role", "hone-operator-lease", SYSTEM)]
+    rights = granted([rule for role in roles if role for rule in role["rules"]])
+    used = asked(log.read_text(), ACCOUNT, BEGUN)
+    assert rights - used.keys() == NEVER_ASKED.keys(), "granted and never used, or no longer granted"
+    lacking = {right for right, codes in used.items() if 403 in codes and right not in rights}
+    assert not lacking
