@@ -18,7 +18,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
 	touch $@
 
-constraints: ## pin anew what pyproject.toml allows
+constraints: ## pin again the versions that pyproject.toml allows
 	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras --generate-hashes --no-header \
 		--upgrade --quiet pyproject.toml --output-file constraints.txt
 
@@ -36,7 +36,7 @@ lint: install ## style, types, drift of generated files
 	$(BIN)/mypy crds operator trainer server cli
 	$(BIN)/python -m hone_api.schema.generate --check
 
-generate: install ## write the CRDs and the reference pages anew from the models
+generate: install ## write the CRDs and the reference pages from the models
 	$(BIN)/python -m hone_api.schema.generate
 
 pod-schema: install ## read the types of pods that users write from the local cluster's API server again
@@ -49,7 +49,7 @@ test-trainer: install ## the trainer with real torch on the CPU
 	$(BIN)/pytest tests/trainer -n 2 --dist loadfile
 
 test-server: install ## the embedded engine with real torch on the CPU
-	$(BIN)/pytest tests/server
+	$(BIN)/pytest tests/server -n 2 --dist loadfile
 
 test-bases: install ## their core on the Pythons and torches of base images
 	PYTHONPATH=tests $(BIN)/python tests/bases/run.py $(TESTS)
@@ -57,14 +57,14 @@ test-bases: install ## their core on the Pythons and torches of base images
 test-long: install ## all cases of the long matrices, of which `make test` runs a random sample
 	$(BIN)/pytest --long tests/unit
 	$(BIN)/pytest --long tests/trainer -n 2 --dist loadfile
-	$(BIN)/pytest --long tests/server
+	$(BIN)/pytest --long tests/server -n 2 --dist loadfile
 
 ACCEPT_PYTHON ?= $(BIN)/python
 accept-gpu: $(if $(filter $(BIN)/python,$(ACCEPT_PYTHON)),install) ## try on this machine's GPU what no GPU has run yet, and write a report
 	PYTHONPATH=tests $(ACCEPT_PYTHON) -m acceptance $(ARGS)
 
 soak: install ## the embedded engine and vLLM under 10,000 requests of 32 clients, and killed 20 times
-	$(BIN)/pytest --long -s tests/server/test_soak.py
+	$(BIN)/pytest --long -s tests/server/process/test_soak.py
 
 test-cluster: install ## the whole of Hone on a real Kubernetes
 	$(BIN)/pytest tests/cluster

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from common import compare, make_model
 from datasets import Dataset
-from hone_trainer.distributed.process_group import Group
+from hone_trainer.distributed.process_group import ProcessGroup
 from hone_trainer.storage.checkpoints import MARKER
 from hone_trainer.training.trainer import HoneTrainer
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -59,7 +59,7 @@ def make_trainer(folder: Path, hidden_size: int) -> HoneTrainer:
     rows = Dataset.from_dict({"text": ["a row"] * 4})
     return HoneTrainer(
         model=LlamaForCausalLM(config), args=args, train_dataset=rows, processing_class=tokenizer,
-        keep_checkpoints=1, before_sealing=lambda: None, group=Group(),
+        keep_checkpoints=1, before_sealing=lambda: None, group=ProcessGroup(),
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What the checks cost: those of rows beside tokenizing them, and that of a merge beside the merge.
+"""What the checks cost: checks of rows next to tokenizing them, and the check of a merge next to the merge.
 
 Goals: the checks of rows at most 10 % of tokenizing 100,000 rows; the check of a merge, which loads the merged model,
 at most 15 % of `hone merge` as its user waits for it (give SmolLM2-135M as --model). The share of the merge alone is
@@ -46,13 +46,13 @@ began = time.perf_counter()
 assert main(arguments) == 0
 print("\\n" + json.dumps({"all": time.perf_counter() - began, **seconds}))
 """
-TOKENIZING = "hone_trainer.data.tokenization:Tokenizing.whole"
+TOKENIZING = "hone_trainer.data.tokenization:DatasetTokenizer.tokenize_full"
 CHECKS = [
     "hone_trainer.data.dataset:survey_columns",
     "hone_trainer.data.template_reads:find_unread",
-    "hone_trainer.checks.tokenized:Checker.check_split",
-    "hone_trainer.checks.tokenized:Checker.find_warnings",
-    "hone_trainer.checks.tokenized:Checker.find_leaks",
+    "hone_trainer.checks.tokenized:SplitChecker.check_split",
+    "hone_trainer.checks.tokenized:SplitChecker.find_warnings",
+    "hone_trainer.checks.tokenized:SplitChecker.find_leaks",
 ]
 MERGE_CHECKS = ["hone_trainer.merging.write:compare_with", "hone_trainer.merging.write:check_merged"]
 

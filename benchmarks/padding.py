@@ -21,14 +21,14 @@ from datasets import Dataset, disable_progress_bars
 from hone_api.finetunejobs.spec import FineTuneJobSpec
 from hone_api.gpus import GPUS
 from hone_trainer.config import sft_config
-from hone_trainer.config.auto_profile import Choice, Device
+from hone_trainer.config.auto_profile import Choice, TrainingDevice, find_group_batches
 from hone_trainer.config.trl_config import ALREADY_PREPARED, make_sft_config
 from hone_trainer.data import statistics as data_statistics
-from hone_trainer.data.statistics import Cut
-from hone_trainer.data.tokenization import Tokenizing
-from hone_trainer.distributed.process_group import Group
+from hone_trainer.data.statistics import Truncation
+from hone_trainer.data.tokenization import DatasetTokenizer
+from hone_trainer.distributed.process_group import ProcessGroup
 from hone_trainer.memory import architecture
-from hone_trainer.preparation.device_plan import Planned
+from hone_trainer.preparation.device_plan import DevicePlanner
 from hone_trainer.training.trainer import HoneTrainer
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
@@ -99,22 +99,23 @@ def measure(case: Case, model: Path, epochs: int) -> tuple[list[Choice], list[fl
     )
     whole = make_rows()
     with tempfile.TemporaryDirectory() as name:
-        written = make_sft_config(sft_config.sft_config(spec, Path(name), use_cpu=True))
+        written = make_sft_config(sft_config.make_sft_keywords(spec, Path(name), use_cpu=True))
         choices = choose(spec, whole, written, case.flash)
-        keywords = sft_config.sft_config(spec, Path(name), use_cpu=True, choices=choices)
+        keywords = sft_config.make_sft_keywords(spec, Path(name), use_cpu=True, choices=choices)
         # The rest is of the device, and there is none.
         keywords |= {"bf16": False, "dataloader_num_workers": 0, "optim": "adamw_torch"}
         args = make_sft_config(keywords)
         tokenizer = AutoTokenizer.from_pretrained(model)
-        rows = Tokenizing(args, tokenizer, {"text": ""}).cut(whole, bool(args.packing))
+        rows = DatasetTokenizer(args, tokenizer, {"text": ""}).truncate(whole, bool(args.packing))
         trainer = HoneTrainer(
             model=AutoModelForCausalLM.from_pretrained(model),
             args=make_sft_config(keywords | ALREADY_PREPARED),
             train_dataset=rows,
             processing_class=tokenizer,
-            group=Group(),
+            group=ProcessGroup(),
             keep_checkpoints=1,
             before_sealing=lambda: None,
+            group_batches=find_group_batches(choices),
         )
         shares = []
         for epoch in range(epochs):
@@ -135,10 +136,12 @@ def share_of(batches: Any) -> float:
 def choose(spec: FineTuneJobSpec, whole: Dataset, written: Any, flash: bool) -> list[Choice]:
     """Return the profile's choices for Llama 2 7B on an MI300X."""
     memory = next(gpu.memory for gpu in GPUS if gpu.name == "MI300X")
-    device = Device("gpu", "MI300X", memory, has_bfloat16=True, has_flash_attention=flash, cores=24)
-    lengths = data_statistics.examine(data_statistics.count(whole), Cut.of(written, False))
-    outline = architecture.build(LlamaConfig(max_position_embeddings=4096, dtype="float16"))
-    return Planned(spec, outline, device, lengths, written.max_length).choices()
+    device = TrainingDevice("gpu", "MI300X", memory, has_bfloat16=True, has_flash_attention=flash, cores=24)
+    lengths = data_statistics.make_split_report(
+        data_statistics.count_tokens(whole), Truncation.from_args(written, False)
+    )
+    outline = architecture.build_meta_model(LlamaConfig(max_position_embeddings=4096, dtype="float16"))
+    return DevicePlanner(spec, outline, device, lengths, written.max_length).choose_profile()
 
 
 def make_rows() -> Dataset:

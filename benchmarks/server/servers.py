@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from hone_server.hardware import CACHE_TOKENS, PAGE_TOKENS
+from hone_server.hardware import MAX_CPU_CACHE_TOKENS, PAGE_TOKENS
 
 SECONDS_TO_READY = 600
 SECONDS_TO_END = 10
@@ -52,7 +52,7 @@ def transformers(model: Path) -> tuple[list[str], str, list[str]]:
     program = str(Path(sys.executable).parent / "transformers")
     command = [program, "serve", str(model), "--continuous-batching", "--device", "cpu", "--host", "127.0.0.1"]
     # As large a key-value cache as Hone's. By default it takes most of the free memory.
-    command += ["--cb-block-size", str(PAGE_TOKENS), "--cb-num-blocks", str(CACHE_TOKENS // PAGE_TOKENS)]
+    command += ["--cb-block-size", str(PAGE_TOKENS), "--cb-num-blocks", str(MAX_CPU_CACHE_TOKENS // PAGE_TOKENS)]
     return command, str(model), []
 
 

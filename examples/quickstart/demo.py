@@ -46,7 +46,7 @@ def main() -> int:
     if not good:
         console.print(f"[red]Fewer than {NEEDED} answers of the tuned model are right: the demo failed.[/]")
         return 1
-    step("Go on by yourself:")
+    step("Next, try it yourself:")
     offline = f"HF_HUB_OFFLINE={environment['HF_HUB_OFFLINE']} " if "HF_HUB_OFFLINE" in environment else ""
     console.print(f"  {offline}.venv/bin/hone serve {OUTPUT}\n  .venv/bin/hone chat        (in another terminal)")
     return 0

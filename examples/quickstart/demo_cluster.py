@@ -56,7 +56,7 @@ def main() -> int:
     if not good:
         console.print(f"[red]Fewer than {NEEDED} answers of the tuned model are right: the demo failed.[/]")
         return 1
-    step("Go on by yourself:")
+    step("Next, try it yourself:")
     console.print(f'  eval "$({LOCAL}/cluster env)"\n  .venv/bin/hone chat {TUNED_NAME} -n {NAMESPACE}')
     return 0
 

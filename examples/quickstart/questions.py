@@ -1,4 +1,4 @@
-"""The quickstart's five questions, and what an answer must hold to be right. None is in the dataset in these words."""
+"""The quickstart's five questions, and what an answer must hold to be right. The dataset has none of them literally."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -49,7 +49,7 @@ def ask(client: OpenAI, model: str) -> list[str]:
 
 
 def compare(client: OpenAI, base: str, tuned: str, console: Console) -> bool:
-    """Ask both models, show the answers side by side, and say whether the tuned one got enough right."""
+    """Ask both models, show the answers side by side, and return whether the tuned one got enough right."""
     with console.status(f"Asking {base}"):
         before = ask(client, base)
     with console.status(f"Asking {tuned}"):
