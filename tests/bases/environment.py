@@ -90,10 +90,20 @@ def pins(base: Base) -> Path:
 
 def compute_digest(base: Base, python: Path) -> str:
     """Return the digest of everything from which the cached folders are made."""
-    version = subprocess.run([python, "--version"], capture_output=True, text=True, check=True).stdout
     files = [ROOT / "constraints.txt", pins(base), HERE / "stand_in.py", Path(__file__)]
-    parts = [version, str(python), WRITE, INSTALL, runtime_requirements(), *(file.read_text() for file in files)]
+    parts = [
+        read_version(python),
+        str(python),
+        WRITE,
+        INSTALL,
+        runtime_requirements(),
+        *(file.read_text() for file in files),
+    ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+
+
+def read_version(python: Path) -> str:
+    return subprocess.run([python, "--version"], capture_output=True, text=True, check=True).stdout
 
 
 def runtime_requirements() -> str:
@@ -121,12 +131,7 @@ def build(folder: Path, base: Base, python: Path) -> None:
     venv, work = folder / "base", folder / "work"
     work.mkdir(parents=True)
     call([UV, "venv", "--quiet", "--python", python, venv])
-    pip = [UV, "pip", "install", "--quiet", "--python", venv / "bin/python", "--require-hashes"]
-    pinned = {line.partition("==")[0] for line in pins(base).read_text().splitlines()}
-    names = [*TORCH, *(name for name in CUDA_RUNTIMES if name in pinned)]
-    call([*pip, "--no-deps", *chosen(names, pins(base), work)], cwd=work)
-    (packages,) = venv.glob("lib/python*/site-packages")
-    write_stand_ins(packages / "torch/lib", *packages.glob("nvidia/*/lib"))
+    install_torch(base, venv / "bin/python", work)
 
     for file in ("pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / file, work)
@@ -135,8 +140,24 @@ def build(folder: Path, base: Base, python: Path) -> None:
     places = {"/opt/uv/bin/uv": str(UV), "/opt/hone": str(folder / "hone"), "/tmp/excludes.txt": f"{work}/excludes.txt"}
     run_of_image(INSTALL, places, folder, work)
 
+    pip = install_into(venv / "bin/python")
     call([*pip, "--target", folder / "tools", *chosen(TOOLS, ROOT / "constraints.txt", work)], cwd=work)
     (folder / "done").touch()
+
+
+def install_torch(base: Base, python: Path, work: Path) -> None:
+    """Install a base's torch into an interpreter's packages, and the stand-ins for NVIDIA's libraries next to it."""
+    pinned = {line.partition("==")[0] for line in pins(base).read_text().splitlines()}
+    names = [*TORCH, *(name for name in CUDA_RUNTIMES if name in pinned)]
+    call([*install_into(python), "--no-deps", *chosen(names, pins(base), work)], cwd=work)
+    ask = 'import sysconfig; print(sysconfig.get_path("purelib"))'
+    asked = subprocess.run([python, "-I", "-c", ask], capture_output=True, text=True, check=True)
+    packages = Path(asked.stdout.strip())
+    write_stand_ins(packages / "torch/lib", *packages.glob("nvidia/*/lib"))
+
+
+def install_into(python: Path) -> list[str | Path]:
+    return [UV, "pip", "install", "--quiet", "--python", python, "--require-hashes"]
 
 
 def chosen(names: list[str], constraints: Path, work: Path) -> list[str | Path]:

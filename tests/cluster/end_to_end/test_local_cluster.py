@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from base_images import OLDEST
 from kube import CONNECT, Cluster, Images, claim, condition, phase, pod
 
 
@@ -91,6 +92,13 @@ def test_an_image_runs_as_any_user_on_a_read_only_root(
 def test_the_runtime_image_has_the_commands(cluster: Cluster, images: Images, namespace: str) -> None:
     both = "hone-trainer --help >/dev/null && hone-server --help >/dev/null"
     cluster.run_pod(pod("it", images.runtime, "sh", "-c", both), namespace)
+
+
+def test_the_runtime_image_has_the_oldest_base(cluster: Cluster, images: Images, namespace: str) -> None:
+    say = "import sys, torch; print(*sys.version_info[:2], torch.__version__.partition('+')[0], torch.__file__)"
+    printed = cluster.run_pod(pod("it", images.runtime, "python3", "-c", say), namespace)
+    folder = f"/opt/python/lib/python{OLDEST.python}/site-packages"
+    assert printed.split()[-4:] == [*OLDEST.python.split("."), OLDEST.torch, f"{folder}/torch/__init__.py"]
 
 
 def unschedulable(found: dict[str, Any]) -> str:
