@@ -1,19 +1,15 @@
 """The stage before training: resolve, check, tokenize and download.
 
 It takes the job's inputs and leaves the rows and the plan in prepared/, and the base model in the cache. Mistakes of
-the
-user are found here, before a GPU is used; only memory can still fail later. What an earlier start prepared is reused
-when nothing that it depends on has changed. `pipeline` calls this, and so does `hone-trainer prepare`.
+the user are found here, before a GPU is used; only memory can still fail later. What an earlier start prepared is
+reused when nothing that it depends on has changed. `prepare` is called by `pipeline` and by `hone-trainer prepare`. It
+locates the inputs, loads a `Preparation`, checks it, and has `prepare_rows` fill prepared/.
 """
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
 from datasets import Dataset
 from hone_api.artifacts.dataset_report import DatasetReport, SplitReport
 from hone_api.finetunejobs.spec import FineTuneJobSpec
@@ -25,8 +21,7 @@ from hone_trainer.checks import failures, limits, preconditions, trials
 from hone_trainer.checks.rehearsal import rehearse
 from hone_trainer.checks.row_places import find_places
 from hone_trainer.checks.tokenized import SplitChecker, TokenizedSplit
-from hone_trainer.config import sft_config
-from hone_trainer.config.auto_profile import Choice, TrainingDevice
+from hone_trainer.config.auto_profile import TrainingDevice
 from hone_trainer.config.trl_config import make_sft_config
 from hone_trainer.data import chat_templates, dataset, message_weights, statistics, template_reads
 from hone_trainer.data.statistics import Truncation
@@ -35,8 +30,9 @@ from hone_trainer.inputs import hub, model_files
 from hone_trainer.inputs.manifest import JobInputs
 from hone_trainer.memory import architecture, paging, render
 from hone_trainer.models import base_model
-from hone_trainer.preparation import compatibility, device_plan, prepared_dir, prompts
+from hone_trainer.preparation import compatibility, device_plan, prepared_dir
 from hone_trainer.preparation.device_plan import DevicePlan
+from hone_trainer.preparation.preparation import Preparation
 from hone_trainer.preparation.prepared_dir import PreparedFile
 from hone_trainer.preparation.prompts import EvalPrompt
 from hone_trainer.progress.terminal import Terminal
@@ -67,6 +63,38 @@ class Prepared:
 def prepare(inputs: JobInputs, root: Path, terminal: Terminal, device: TrainingDevice) -> Prepared:
     """Prepare what prepared/ does not hold yet, for training on the device. Raises HoneError."""
     spec = inputs.job.spec
+    base, found, checkpoint = locate_inputs(inputs, root, terminal)
+    fingerprint = prepared_dir.make_fingerprint(spec, base, found)
+    file = find_prepared(root, fingerprint, terminal)
+    if file and not base_model.is_local(base):
+        file = None
+    with hub.work_offline() if file else nullcontext():
+        tokenizer = load_tokenizer(base, spec)
+        job = Preparation(spec, root, device, base, found, fingerprint, tokenizer, build_outline(base, spec))
+        check_arguments(job)
+        questions, warnings = job.encode_prompts()
+        file = update_prepared(job, file, terminal, has_checkpoint=checkpoint is not None)
+    terminal.print_note(file.dataset.summary())
+    terminal.print_note(
+        render.describe_estimate(file.plan.estimate, spec.resources.gpus, uses_host=paging.is_on_host(spec))
+    )
+    for choice in file.plan.profile:
+        terminal.print_note(f"profile: {choice.describe()}")
+    rows = prepared_dir.open_datasets(root)
+    warnings += rehearse(*rows, make_sft_config(job.make_keywords(file.plan.profile)), spec)
+    terminal.print_warnings(file.all_warnings + warnings)
+    return Prepared(base, tokenizer, *rows, file, checkpoint, questions)
+
+
+def locate_inputs(
+    inputs: JobInputs, root: Path, terminal: Terminal
+) -> tuple[base_model.BaseModel, dataset.DatasetLocation, Checkpoint | None]:
+    """Return the base model, the dataset and the newest checkpoint; save what identifies them for later starts.
+
+    Raises HoneError DatasetInvalid, ModelInvalid when a run has begun with other files; others for inputs that are
+    missing.
+    """
+    spec = inputs.job.spec
     output_conflicts.refuse_blockers(root)
     output_dir.refuse_foreign_files(root)
     checkpoint, warnings_of_checkpoints = checkpoints.find_newest_checkpoint(root / CHECKPOINTS)
@@ -93,43 +121,7 @@ def prepare(inputs: JobInputs, root: Path, terminal: Terminal, device: TrainingD
         )
     pins = base.reference.revision, found.commit or found.revision
     output_dir.save_run_state(root, output_dir.RunState(run.spec, *pins, found.fingerprint, digest))
-
-    fingerprint = prepared_dir.make_fingerprint(spec, base, found)
-    file = find_prepared(root, fingerprint, terminal)
-    if file and not base_model.is_local(base):
-        file = None
-    with hub.work_offline() if file else nullcontext():
-        tokenizer = load_tokenizer(base, spec)
-        outline = build_outline(base, spec)
-        check_arguments(spec, base, outline, tokenizer, device, root)
-        questions, warnings = prompts.encode_prompts(
-            spec.evaluation, tokenizer, partial(read_context, base, spec, outline)
-        )
-        asked = [question.tokens for question in questions]
-        limits.check_prompts(asked, partial(base_model.load_config, base, spec.model), tokenizer)
-        write = partial(
-            prepared_dir.write_prepared,
-            root,
-            partial(prepare_rows, spec, base, found, tokenizer, outline, fingerprint, device),
-        )
-        if file is None:
-            file = write()
-        elif file.plan.device != device and checkpoint:
-            terminal.print_note(f"what was chosen for {file.plan.device.name} stays: training has begun with it")
-        elif file.plan.device != device:
-            terminal.print_note(f"prepared for {file.plan.device.name}: choosing again for {device.name}")
-            plan = plan_for_device(spec, base, file, device, root)
-            file = prepared_dir.write_plan(root, file, plan) if file.has_the_rows_of(plan) else write()
-    terminal.print_note(file.dataset.summary())
-    terminal.print_note(
-        render.describe_estimate(file.plan.estimate, spec.resources.gpus, uses_host=paging.is_on_host(spec))
-    )
-    for choice in file.plan.profile:
-        terminal.print_note(f"profile: {choice.describe()}")
-    rows = prepared_dir.open_datasets(root)
-    warnings += rehearse(*rows, make_sft_config(make_keywords(spec, root, file.plan.profile)), spec)
-    terminal.print_warnings(file.all_warnings + warnings)
-    return Prepared(base, tokenizer, *rows, file, checkpoint, questions)
+    return base, found, checkpoint
 
 
 def find_prepared(root: Path, fingerprint: str, terminal: Terminal) -> PreparedFile | None:
@@ -141,6 +133,31 @@ def find_prepared(root: Path, fingerprint: str, terminal: Terminal) -> PreparedF
     if damage:
         terminal.print_warnings([f"preparing {root / PREPARED} again: {damage}"])
     return file if isinstance(file, PreparedFile) and not damage else None
+
+
+def update_prepared(
+    job: Preparation, file: PreparedFile | None, terminal: Terminal, *, has_checkpoint: bool
+) -> PreparedFile:
+    """Return `file`, with another plan when the device is another; write what is missing. Raises HoneError.
+
+    A run that has begun keeps its plan.
+    """
+    if file is None:
+        return write_rows(job)
+    planned_for = file.plan.device
+    if planned_for == job.device:
+        return file
+    if has_checkpoint:
+        terminal.print_note(f"what was chosen for {planned_for.name} stays: training has begun with it")
+        return file
+    terminal.print_note(f"prepared for {planned_for.name}: choosing again for {job.device.name}")
+    plan = plan_for_device(job, file)
+    return prepared_dir.write_plan(job.root, file, plan) if file.has_the_rows_of(plan) else write_rows(job)
+
+
+def write_rows(job: Preparation) -> PreparedFile:
+    """Write the rows and the plan, complete or not at all. Raises HoneError."""
+    return prepared_dir.write_prepared(job.root, lambda scratch: prepare_rows(job, scratch))
 
 
 @dataclass(frozen=True)
@@ -176,44 +193,32 @@ def load_tokenizer(base: base_model.BaseModel, spec: FineTuneJobSpec) -> PreTrai
     return tokenizer
 
 
-def check_arguments(
-    spec: FineTuneJobSpec,
-    base: base_model.BaseModel,
-    outline: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    device: TrainingDevice,
-    folder: Path,
-) -> None:
+def check_arguments(job: Preparation) -> None:
     """Check what needs no rows, at every start: the prepared rows may be those of another spec.
 
     Raises HoneError InvalidSpec, ModelInvalid.
     """
+    spec, outline = job.spec, job.outline
     trials.check_types(spec.training)
-    written = make_sft_config(make_keywords(spec, folder))
-    compatibility.check_compatibility(spec, base.location, outline, written)
-    trials.check_arguments(written, outline, device.kind)
-    limits.check_padding(limits.read_model_limits(outline), tokenizer, spec.training)
-    preconditions.check_tokens(tokenizer, spec.training)
+    written = make_sft_config(job.make_keywords())
+    compatibility.check_compatibility(spec, job.base.location, outline, written)
+    trials.check_arguments(written, outline, job.device.kind)
+    limits.check_padding(limits.read_model_limits(outline), job.tokenizer, spec.training)
+    preconditions.check_tokens(job.tokenizer, spec.training)
 
 
-def prepare_rows(
-    spec: FineTuneJobSpec,
-    base: base_model.BaseModel,
-    found: dataset.DatasetLocation,
-    tokenizer: PreTrainedTokenizerBase,
-    outline: PreTrainedModel,
-    fingerprint: str,
-    device: TrainingDevice,
-    scratch: Path,
-) -> tuple[PreparedFile, Dataset, Dataset | None]:
+def prepare_rows(job: Preparation, scratch: Path) -> tuple[PreparedFile, Dataset, Dataset | None]:
     """Return the content of prepared/. Weights are downloaded last, so that mistakes in the data show first.
 
-    Raises HoneError.
+    `scratch` is a folder for temporary files. Raises HoneError.
     """
-    written = make_sft_config(make_keywords(spec, scratch))
+    spec, base, tokenizer, outline = job.spec, job.base, job.tokenizer, job.outline
+    written = make_sft_config(job.make_keywords())
     warnings = [] if base.commit else base_model.check_weights(base, spec.model, outline)
     reach = limits.read_model_limits(outline)
-    rows = dataset.load_rows(found, written.seed, scratch, join_parts=not chat_templates.takes_text_parts(tokenizer))
+    rows = dataset.load_rows(
+        job.source, written.seed, scratch, join_parts=not chat_templates.takes_text_parts(tokenizer)
+    )
     preconditions.check_tokenizer(rows, tokenizer, spec.training)
     warnings += rows.warnings + template_reads.find_unread(rows, tokenizer)
     warnings += message_weights.find_flags_without_effect(rows, spec.training)
@@ -221,8 +226,8 @@ def prepare_rows(
     whole = tokenize_split(rows.train, DatasetTokenizer(written, tokenizer, rows.train[0]), checker, TRAIN)
 
     lengths = statistics.make_split_report(whole.counts, Truncation.from_args(written, written.packing))
-    planned = device_plan.DevicePlanner(spec, outline, device, lengths, written.max_length)
-    plan, args = planned.make_plan(partial(make_keywords, spec, scratch))
+    planned = device_plan.DevicePlanner(spec, outline, job.device, lengths, written.max_length)
+    plan, args = planned.make_plan(job.make_keywords)
 
     cutting = DatasetTokenizer(args, tokenizer, rows.train[0])
     train, trained = cut_split(whole, cutting, args.packing, checker, warnings)
@@ -237,11 +242,15 @@ def prepare_rows(
         base_model.download(base, spec.model)
         warnings += base_model.check_weights(base, spec.model, outline)
     file = PreparedFile(
-        fingerprint=fingerprint,
+        fingerprint=job.fingerprint,
         model=base.reference,
-        dataset_fingerprint=found.fingerprint,
+        dataset_fingerprint=job.source.fingerprint,
         dataset=DatasetReport(
-            format=rows.format, max_length=args.max_length, train=trained, evaluation=evaluated, **found.files.report()
+            format=rows.format,
+            max_length=args.max_length,
+            train=trained,
+            evaluation=evaluated,
+            **job.source.files.report(),
         ),
         plan=plan,
         warnings=warnings,
@@ -251,30 +260,18 @@ def prepare_rows(
     return file, train, evaluation
 
 
-def plan_for_device(
-    spec: FineTuneJobSpec, base: base_model.BaseModel, file: PreparedFile, device: TrainingDevice, root: Path
-) -> DevicePlan:
+def plan_for_device(job: Preparation, file: PreparedFile) -> DevicePlan:
     """Plan for another device than the one that `file` is planned for. Raises HoneError."""
-    written = make_sft_config(make_keywords(spec, root))
-    planned = device_plan.DevicePlanner(spec, build_outline(base, spec), device, file.dataset.train, written.max_length)
-    return planned.make_plan(partial(make_keywords, spec, root))[0]
-
-
-def read_context(base: base_model.BaseModel, spec: FineTuneJobSpec, outline: PreTrainedModel) -> int | None:
-    """Return how many tokens the model can read; None: no limit is known. Raises HoneError."""
-    found = limits.read_model_limits(outline)
-    return found.positions if found.is_hard else base_model.read_context_length(base, spec.model)
+    written = make_sft_config(job.make_keywords())
+    outline = build_outline(job.base, job.spec)  # planning adds the adapter to its outline
+    planned = device_plan.DevicePlanner(job.spec, outline, job.device, file.dataset.train, written.max_length)
+    return planned.make_plan(job.make_keywords)[0]
 
 
 def build_outline(base: base_model.BaseModel, spec: FineTuneJobSpec) -> PreTrainedModel:
     """Build the base model without weights. Raises HoneError."""
     config = base_model.load_config(base, spec.model)
     return architecture.build_meta_model(config, trust_remote_code=spec.model.trust_remote_code)
-
-
-def make_keywords(spec: FineTuneJobSpec, folder: Path, choices: Sequence[Choice] = ()) -> dict[str, Any]:
-    """Return the keywords of the SFTConfig that rows are prepared with."""
-    return sft_config.make_sft_keywords(spec, folder, not torch.cuda.is_available(), choices)
 
 
 def tokenize_split(given: Dataset, tokenizing: DatasetTokenizer, checker: SplitChecker, purpose: str) -> TokenizedSplit:
