@@ -1,13 +1,13 @@
 """Report what this machine has and lacks for `hone run` and `hone serve`. Pure."""
 
+from hone_api.byte_sizes import GIB, format_gib
 from hone_api.gpucheck.facts import Torch
 
 from hone_cli.doctor.checks.findings import Finding, Unread, join_names, report_unread
 from hone_cli.doctor.machine import MachineFacts
 
-GB = 1024**3
 # The models of the quickstart fit with these; others need more.
-LEAST_MEMORY, LEAST_DISK = 4 * GB, 10 * GB
+LEAST_MEMORY, LEAST_DISK = 4 * GIB, 10 * GIB
 SUPPORTED = ((3, 11), (3, 13))
 
 
@@ -97,9 +97,9 @@ def _check_gpus(facts: MachineFacts) -> Finding:
 def _check_amount(check: str, what: str, amount: int | Unread, least: int, remedy: str) -> Finding:
     if isinstance(amount, Unread):
         return report_unread(check, what, amount, is_required=False)
-    message = f"{what}: {amount / GB:.1f} GiB"
+    message = f"{what}: {format_gib(amount)}"
     if amount < least:
-        return Finding(check, "warning", f"{message}, less than {least // GB} GiB", remedy)
+        return Finding(check, "warning", f"{message}, less than {format_gib(least, 0)}", remedy)
     return Finding(check, "ok", message)
 
 

@@ -6,6 +6,7 @@ in its pod: inferenceservice/children.py, `_build_check_container`.
 """
 
 from hone_api.artifacts.adapter_rules import MAX_LORA_RANK, list_refused_settings
+from hone_api.byte_sizes import format_gib_or_mib
 from hone_api.finetunejobs.spec import LoraOptions
 from hone_api.inferenceservices.spec import InferenceServiceSpec
 from hone_api.reasons import ADAPTER_MISMATCH, INVALID_SPEC, MODEL_TOO_LARGE, HoneError
@@ -14,7 +15,6 @@ from hone_operator.engines.engine import Engine
 from hone_operator.engines.resolve import ResolvedModels
 from hone_operator.objects.quantity import parse_number
 
-MIB, GIB = 1 << 20, 1 << 30
 BYTES_PER_VALUE = {"float32": 4}
 # Beginnings of arguments by which a user changes how much memory is needed or available.
 MEMORY_FLAGS = (
@@ -82,16 +82,15 @@ def _check_memory(
     size = BYTES_PER_VALUE.get(resolved.weights.dtype, 2)
     weights, share = parameters * size, 1.0 if wanted.gpus else engine.cache_share
     cache = (length or 0) * (resolved.base_config.cache_bytes_per_token or 0) * size / 2
-    said = f"The weights of {resolved.weights.name} alone take {_format_bytes(weights)} ({parameters} parameters)"
+    said = (
+        f"The weights of {resolved.weights.name} alone take {format_gib_or_mib(weights, 1)} ({parameters} parameters)"
+    )
     if weights > room:
-        raise HoneError(MODEL_TOO_LARGE, f"{said}, and {where} {_format_bytes(room)} for them", remedy=remedy)
+        raise HoneError(MODEL_TOO_LARGE, f"{said}, and {where} {format_gib_or_mib(room, 1)} for them", remedy=remedy)
     if cache > share * (room - weights):
         message = (
-            f"{said}, and {where} {_format_bytes(room)}; for the key-value cache that leaves "
-            f"{_format_bytes(share * (room - weights))}, and spec.maxModelLen {length} needs {_format_bytes(cache)}"
+            f"{said}, and {where} {format_gib_or_mib(room, 1)}; for the key-value cache that leaves "
+            f"{format_gib_or_mib(share * (room - weights), 1)}, and spec.maxModelLen {length} needs "
+            f"{format_gib_or_mib(cache, 1)}"
         )
         raise HoneError(MODEL_TOO_LARGE, message, remedy=f"Lower spec.maxModelLen. {remedy}")
-
-
-def _format_bytes(number_of_bytes: float) -> str:
-    return f"{number_of_bytes / GIB:.1f} GiB" if number_of_bytes >= GIB else f"{number_of_bytes / MIB:.0f} MiB"

@@ -1,5 +1,6 @@
 """Kubernetes quantities as numbers."""
 
+from hone_api.byte_sizes import GIB, KIB, MIB
 from hone_api.quantities import exact_number
 
 __all__ = ["exact_number", "format_amount", "format_quantity", "format_resource_amount", "parse_number"]
@@ -13,7 +14,7 @@ def parse_number(quantity: str | int | float) -> float:
 def format_amount(resource: str, quantity: float) -> str:
     """Return an amount for a message, such as `8`, `0.5` and `62.5 GiB`."""
     if resource in ("memory", "ephemeral-storage"):
-        return f"{quantity / 2**30:.4g} GiB"
+        return f"{quantity / GIB:.4g} GiB"
     return f"{quantity:.10g}"
 
 
@@ -21,9 +22,7 @@ def format_quantity(resource: str, quantity: float) -> str:
     """Return a quantity for a manifest, rounded down, such as `8`, `0.5` and `62Gi`."""
     if resource not in ("memory", "ephemeral-storage"):
         return f"{quantity:.10g}"
-    name, unit = next(
-        (each for each in (("Gi", 2**30), ("Mi", 2**20), ("Ki", 2**10)) if quantity >= 10 * each[1]), ("", 1)
-    )
+    name, unit = next((each for each in (("Gi", GIB), ("Mi", MIB), ("Ki", KIB)) if quantity >= 10 * each[1]), ("", 1))
     return f"{int(quantity // unit)}{name}"
 
 

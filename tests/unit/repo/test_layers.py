@@ -15,7 +15,7 @@ LAYERS = {
         artifacts containers
         inferenceservices reasons
         errors pods
-        attention common dtypes exit_codes figures gpucheck gpus io layout quantities strictjson
+        attention byte_sizes common dtypes exit_codes figures gpucheck gpus io layout quantities strictjson
     """,
     "hone_operator": """
         __main__

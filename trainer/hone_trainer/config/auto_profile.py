@@ -10,13 +10,12 @@ from typing import Any, Literal
 
 from hone_api.artifacts.dataset_report import SplitReport
 from hone_api.attention import Kernel
+from hone_api.byte_sizes import format_gib
 from hone_api.common import ForeignModel
 from hone_api.finetunejobs.training import TrainingArguments
 from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from pydantic.dataclasses import dataclass as model_dataclass
-
-from hone_trainer.memory.advice import format_gib
 
 Effect = Literal["none", "rounding", "order", "packing"]
 

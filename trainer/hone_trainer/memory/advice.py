@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from hone_api.artifacts.memory_estimate import Estimate
+from hone_api.byte_sizes import format_gib
 from hone_api.gpus import Gpu
 from hone_api.reasons import MODEL_TOO_LARGE, HoneError
 
@@ -88,11 +89,6 @@ def get_free_bytes(found: Estimate, gpu: Gpu, host_bytes: int = 0) -> int:
     `host_bytes` count when the GPU shares the host's memory.
     """
     return gpu.memory - found.total - (host_bytes if gpu.shares_host_memory else 0)
-
-
-def format_gib(size: float) -> str:
-    """Format bytes as GiB with one decimal."""
-    return f"{size / 1024**3:,.1f} GiB"
 
 
 def _first_that_fits(steps: Iterator[tuple[str, str, MemorySettings]], memory: int) -> list[tuple[str, str, Estimate]]:

@@ -9,11 +9,11 @@ since
 bitsandbytes pages no tensor of fewer than 100,000 values. Next in the flow: plan.py and device_plan.py.
 """
 
+from hone_api.byte_sizes import format_gib
 from hone_api.finetunejobs.spec import FineTuneJobSpec
 from hone_api.quantities import exact_number
 
 from hone_trainer.memory import formulas, optimizer_states
-from hone_trainer.memory.advice import format_gib
 from hone_trainer.memory.inputs import MemorySettings
 
 RETRY = "HSA_XNACK"

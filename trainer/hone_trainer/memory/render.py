@@ -4,13 +4,12 @@
 """
 
 from hone_api.artifacts.memory_estimate import Estimate
+from hone_api.byte_sizes import format_gib
 from hone_api.gpus import GPUS, Gpu
 
 from hone_trainer.memory import advice
-from hone_trainer.memory.advice import format_gib
 from hone_trainer.memory.formulas import (
     FRAGMENTATION,
-    RUNTIME,
     count_host_state_bytes,
     estimate_memory,
     host_states_only,
@@ -38,7 +37,7 @@ def render_plan(plan: MemoryPlan) -> str:
         )
     if states := count_host_state_bytes(plan.settings):
         what = "optimizer states in the host's memory, a process"
-        lines += [f"  {what:<56}{states / RUNTIME:>10,.2f} GiB", ""]
+        lines += [f"  {what:<56}{format_gib(states, 2):>14}", ""]
     return "\n".join([*lines, *render_verdict(plan.settings, plan.adapter, found)])
 
 
@@ -85,7 +84,7 @@ def render_table(found: Estimate) -> list[str]:
         (allowed, found.allowance),
         ("total", found.total),
     ]
-    return [f"  {name:<56}{size / RUNTIME:>10,.2f} GiB" for name, size in parts if size]
+    return [f"  {name:<56}{format_gib(size, 2):>14}" for name, size in parts if size]
 
 
 def render_verdict(settings: MemorySettings, adapter: AdapterShape | None, found: Estimate) -> list[str]:

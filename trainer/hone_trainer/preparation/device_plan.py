@@ -12,6 +12,7 @@ from typing import Any
 from hone_api.artifacts.dataset_report import SplitReport
 from hone_api.artifacts.memory_estimate import Estimate
 from hone_api.artifacts.trainer_reports import Parameters
+from hone_api.byte_sizes import format_gib
 from hone_api.common import ForeignModel
 from hone_api.finetunejobs.spec import FineTuneJobSpec, LoraOptions
 from hone_api.finetunejobs.training import TypedArguments
@@ -95,7 +96,7 @@ class DevicePlanner:
         if settings is None:
             return [render.describe_unestimated(self._plan.unestimated)]
         if self.device.memory is None:
-            needed = advice.format_gib(formulas.estimate_memory(settings).total)
+            needed = format_gib(formulas.estimate_memory(settings).total)
             return [
                 f"no GPU is visible, and --gpu-memory is not given: the estimate, {needed} a device, was not compared "
                 "with a GPU's memory; that is done when training starts"

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from hone_api.byte_sizes import format_bytes
 from hone_api.io.terminal import print_line
 from hone_api.layout import OFFLINE_VARIABLE, remote_folder
 from hone_api.reasons import SOURCE_CHANGED, STORE_UNREACHABLE, HoneError
@@ -22,7 +23,6 @@ from huggingface_hub import constants
 from hone_trainer.remote.download import Downloader
 from hone_trainer.remote.https import HttpsStore
 from hone_trainer.remote.locations import Location
-from hone_trainer.remote.meter import format_bytes
 from hone_trainer.remote.objects import ChangedError, RemoteObject, Store, compute_revision, refuse_unusable_names
 from hone_trainer.remote.s3 import S3Store
 from hone_trainer.runtime.atomic_files import flush_to_disk

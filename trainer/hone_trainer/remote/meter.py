@@ -4,6 +4,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from hone_api.byte_sizes import format_bytes
+
 INTERVAL_SECONDS = 10.0
 
 
@@ -35,13 +37,3 @@ class Meter:
         rate = max(self._new, 0) / max(now - self._began, 1e-3)
         left = f", {round((self._total - done) / rate)} s left" if rate else ""
         return f"downloaded {format_bytes(done)} of {format_bytes(self._total)}, {format_bytes(rate)}/s{left}"
-
-
-def format_bytes(count: float) -> str:
-    """Format a size, for example 1.5 GiB."""
-    unit = "bytes"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if count < 1024:
-            break
-        count, unit = count / 1024, larger
-    return f"{count:.3g} {unit}"

@@ -1,8 +1,7 @@
 """Curves of the report, from logged lines: pure arithmetic.
 
 Input is the lines of metrics.jsonl; output is charts with SVG paths and ticks, which `html` puts into the page. There
-is
-no plotting library, so that the page needs nothing else.
+is no plotting library, so that the page needs nothing else.
 """
 
 import math
@@ -10,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hone_api.byte_sizes import GIB, MIB
+
 Points = list[tuple[float, float]]
 
-MIB, GIB = 2**20, 2**30
 # Width and height of the box in which curves are drawn; the page stretches it.
 SIZE = 1000
 # More points than a screen can show apart.

@@ -2,14 +2,15 @@
 
 import json
 import re
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any
 
 import jinja2
+from hone_api.byte_sizes import format_gib_or_mib
 
 from hone_trainer.progress.terminal import format_duration
-from hone_trainer.reporting.charts import GIB, MIB, Chart, ChartCurve, make_charts
+from hone_trainer.reporting.charts import Chart, ChartCurve, make_charts
 from hone_trainer.reporting.terms import TERMS
 
 
@@ -22,7 +23,11 @@ def render(data: dict[str, Any]) -> str:
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters.update(
-        number=number, size=size, words=words, took=lambda seconds: format_duration(round(seconds)), shown=shown
+        number=number,
+        size=partial(format_gib_or_mib, decimals=2),
+        words=words,
+        took=lambda seconds: format_duration(round(seconds)),
+        shown=shown,
     )
     environment.filters.update(pretty=lambda value: json.dumps(value, indent=2, ensure_ascii=False))
     environment.filters.update(alt=alt, read_out=read_out, flat=flat, anchor=anchor)
@@ -40,11 +45,6 @@ def number(value: float, unit: str = "") -> str:
     else:
         text = f"{value:.4g}"
     return f"{text} {unit}" if unit else text
-
-
-def size(value: float) -> str:
-    """Format bytes in GiB or MiB."""
-    return f"{value / GIB:.2f} GiB" if value >= GIB else f"{value / MIB:.1f} MiB"
 
 
 def words(name: str) -> str:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from traceback import format_exception, walk_tb
 
+from hone_api.byte_sizes import format_bytes
 from hone_api.io.terminal import make_encodable
 from hone_api.reasons import (
     DATASET_NOT_FOUND,
@@ -78,7 +79,7 @@ def disk_full_named(path: Path) -> Iterator[None]:
             raise
         volume = next(folder for folder in (path, *path.parents) if folder.is_dir())
         usage = shutil.disk_usage(volume)
-        room = f"{_bytes(usage.free)} of {_bytes(usage.total)} are free"
+        room = f"{format_bytes(usage.free)} of {format_bytes(usage.total)} are free"
         raise HoneError(DISK_FULL, f"{path} can't be written: {room} on its volume") from error
 
 
@@ -164,18 +165,8 @@ def _make_unreachable_error(error: BaseException) -> HoneError:
 def _remove_addresses(text: str) -> str:
     on_cpu = re.search(r"you tried to allocate (\d+) bytes", text)
     if on_cpu:
-        return f"The memory for a tensor of {_bytes(int(on_cpu[1]))} can't be had"
+        return f"The memory for a tensor of {format_bytes(int(on_cpu[1]))} can't be had"
     return text.partition(" If reserved")[0] or "Python got no more memory"
-
-
-def _bytes(count: int) -> str:
-    """Format a size, for example 1.5 GiB."""
-    size, unit = float(count), "bytes"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if size < 1024:
-            break
-        size, unit = size / 1024, larger
-    return f"{size:.3g} {unit}"
 
 
 def _is_of_the_hub(error: BaseException) -> bool:
