@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hone_api.io.control_group import read_control_group, read_memory_limit
+
 PAGE_TOKENS = 32
 MAX_CPU_CACHE_TOKENS = (
     16384  # unless one request needs more; requests beyond it wait, or are evicted and computed again
@@ -89,18 +91,18 @@ def measure_available_bytes() -> int:
         for line in Path("/proc/meminfo").read_text().splitlines()
         if line.startswith("MemAvailable:")
     )
-    limit, used, stat = _read_cgroup("memory.max"), _read_cgroup("memory.current"), _read_cgroup("memory.stat")
-    if limit is None or used is None or stat is None or limit == "max":
+    limit, used, stat = read_memory_limit(), read_control_group("memory.current"), read_control_group("memory.stat")
+    if limit is None or used is None or stat is None:
         return machine
     # The page cache of the weights' files counts as used, although the kernel can free it.
     cache = next((int(line.split()[1]) for line in stat.splitlines() if line.startswith("inactive_file ")), 0)
-    return min(machine, max(0, int(limit) - int(used) + cache))
+    return min(machine, max(0, limit - int(used) + cache))
 
 
 def count_cpu_threads() -> int:
     """Return the CPUs that this process may use. torch would count the machine's and ignore the container's limit."""
     allowed = len(os.sched_getaffinity(0))
-    quota = (_read_cgroup("cpu.max") or "max 100000").split()
+    quota = (read_control_group("cpu.max") or "max 100000").split()
     if quota[0] == "max":
         return allowed
     return max(1, min(allowed, math.ceil(int(quota[0]) / int(quota[1]))))
@@ -110,11 +112,3 @@ def has_bfloat16() -> bool:
     """Return whether the CPU computes in bfloat16 (x86: AVX-512 or AMX; Arm: bf16)."""
     text = set(Path("/proc/cpuinfo").read_text().split())
     return not text.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
-
-
-def _read_cgroup(name: str) -> str | None:
-    """Return a value of this container's control group (version 2), as the kernel writes it; None: there is none."""
-    try:
-        return Path("/sys/fs/cgroup", name).read_text().strip()
-    except OSError:
-        return None

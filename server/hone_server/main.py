@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from hone_api.containers import SERVER_PROGRAM, failure_line
+from hone_api.io.command_line import parse_pair
 from hone_api.io.terminal import make_output_safe, print_line
 from hone_api.layout import API_KEY_ENV, ENGINE_PORT
 from hone_api.reasons import INVALID_SPEC, HoneError
@@ -96,18 +97,18 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--revision", help="branch, tag or commit of a model on the hub (default: main)")
     parser.add_argument("--name", help="what the model is called (default: the FineTuneJob, folder or hub name)")
     parser.add_argument(
-        "--adapter", metavar="NAME=DIR", type=_parse_pair, action="append", default=[], help="serve it, too"
+        "--adapter", metavar="NAME=DIR", type=parse_pair, action="append", default=[], help="serve it, too"
     )
     parser.add_argument(
         "--expect",
         metavar="NAME=DIGEST",
-        type=_parse_pair,
+        type=parse_pair,
         action="append",
         default=[],
         help="digest that it must have",
     )
     parser.add_argument(
-        "--claim", metavar="NAME=DIR", type=_parse_pair, action="append", default=[], help="where a claim is mounted"
+        "--claim", metavar="NAME=DIR", type=parse_pair, action="append", default=[], help="where a claim is mounted"
     )
     parser.add_argument("--host", default="", help="listen on this address alone (default: all, IPv4 and IPv6)")
     parser.add_argument("--port", type=int, default=ENGINE_PORT)
@@ -180,13 +181,6 @@ def _read_chat_template(given: str | None) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         message = f"--chat-template {given}: can't be read, and is no Jinja template: {error}"
         raise HoneError(INVALID_SPEC, message, remedy="Give a file, or the template itself.") from None
-
-
-def _parse_pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name and equals and value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
-    return name, value
 
 
 def _parse_origins(text: str) -> list[str]:

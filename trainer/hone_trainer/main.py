@@ -13,6 +13,7 @@ from hone_api.artifacts.trainer_reports import TerminationMessage
 from hone_api.dtypes import DTYPES
 from hone_api.exit_codes import INTERRUPTED_EXIT_CODE
 from hone_api.gpus import Gpu
+from hone_api.io.command_line import parse_pair
 from hone_api.io.terminal import make_output_safe, print_line
 from hone_api.layout import LOGS, TRAINER_PORT
 from hone_api.reasons import INTERRUPTED, HoneError
@@ -150,21 +151,21 @@ def parse_options(argv: list[str] | None) -> RunOptions | PlanOptions | MergeOpt
     for command in (prepare, run, plan):
         command.add_argument("manifest", type=Path, help="YAML or JSON with one FineTuneJob, and ConfigMaps it uses")
         command.add_argument(
-            "--claim", type=_parse_mapping, action="append", default=[], metavar="NAME=DIR", help="a claim's folder"
+            "--claim", type=_parse_folder, action="append", default=[], metavar="NAME=DIR", help="a claim's folder"
         )
         command.add_argument("--verbose", action="store_true", help="also show tracebacks and what the libraries log")
     for command in (prepare, run):
         command.add_argument("--output", type=Path, required=True, help="folder for all that the job leaves")
         command.add_argument(
             "--config-map",
-            type=_parse_mapping,
+            type=_parse_folder,
             action="append",
             default=[],
             metavar="NAME=DIR",
             help="a ConfigMap's folder",
         )
         command.add_argument(
-            "--secret", type=_parse_mapping, action="append", default=[], metavar="NAME=DIR", help="a Secret's folder"
+            "--secret", type=_parse_folder, action="append", default=[], metavar="NAME=DIR", help="a Secret's folder"
         )
         command.add_argument("--termination-log", type=Path, help="file for the termination message, as JSON")
     prepare.add_argument("--gpu-name", metavar="TEXT", help="the GPU that will train, where it is not visible here")
@@ -218,8 +219,6 @@ def _parse_byte_count(text: str) -> int:
     return int(text)
 
 
-def _parse_mapping(text: str) -> tuple[str, Path]:
-    name, equals, folder = text.partition("=")
-    if not (name and equals and folder):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR")
+def _parse_folder(text: str) -> tuple[str, Path]:
+    name, folder = parse_pair(text, "NAME=DIR")
     return name, Path(folder).absolute()

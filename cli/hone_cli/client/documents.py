@@ -1,9 +1,11 @@
 """Read the user's files: their objects, each one's name, and its faults."""
 
+from argparse import ArgumentTypeError
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from hone_api.io.command_line import parse_pair
 from hone_api.reasons import INVALID_SPEC, HoneError
 
 Document = dict[str, Any]
@@ -67,12 +69,14 @@ def the_only(kind: str, path: Path) -> Document:
     return found[0]
 
 
-def pairs(option: str, values: Iterable[str]) -> dict[str, str]:
-    """Return the values of a repeated option NAME=DIR. Raises HoneError InvalidSpec for another form."""
+def parse_folders(option: str, values: Iterable[str]) -> dict[str, str]:
+    """Return the folder of each name that a repeated option NAME=DIR gives. Raises HoneError InvalidSpec."""
     found = {}
     for value in values:
-        name, equals, folder = value.partition("=")
-        if not (name and equals and folder):
-            raise HoneError(INVALID_SPEC, f"{option} {value} is not NAME=DIR", remedy=f"Write {option} NAME=DIR.")
+        try:
+            name, folder = parse_pair(value)
+        except ArgumentTypeError:
+            message = f"{option} {value} is not NAME=DIR"
+            raise HoneError(INVALID_SPEC, message, remedy=f"Write {option} NAME=DIR.") from None
         found[name] = folder
     return found

@@ -16,7 +16,7 @@ File = Annotated[Path, typer.Argument(help="Manifest with one FineTuneJob.")]
 def command(file: File, claim: options.Claims = [], verbose: options.Verbose = False) -> None:  # noqa: B006
     """Estimate a FineTuneJob's device memory from the model's config.json: no weights, no GPU."""
     documents.the_only("FineTuneJob", file)
-    claims = documents.pairs("--claim", claim)
+    claims = documents.parse_folders("--claim", claim)
     child_process.require("trainer", "torch", "transformers", "peft")
     arguments = ["plan", str(file), *claim_options(claims)]
     if verbose:

@@ -13,7 +13,7 @@ from hone_cli.ui import output
 def command(file: File, output_: Output = None, claim: options.Claims = [], verbose: options.Verbose = False) -> None:  # noqa: B006
     """Download, check and tokenize here, and show the dataset's report. `hone run` continues with it."""
     job = documents.the_only("FineTuneJob", file)
-    claims = documents.pairs("--claim", claim)
+    claims = documents.parse_folders("--claim", claim)
     child_process.require("trainer", "torch", "transformers", "trl", "peft", "datasets")
     folder = output_ or Path(job["metadata"]["name"])
     code = child_process.run_module(

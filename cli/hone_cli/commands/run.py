@@ -20,7 +20,7 @@ Output = Annotated[
 def command(file: File, output_: Output = None, claim: options.Claims = [], verbose: options.Verbose = False) -> None:  # noqa: B006
     """Train here what a FineTuneJob describes, with the trainer that runs in the cluster."""
     job = documents.the_only("FineTuneJob", file)
-    claims = documents.pairs("--claim", claim)
+    claims = documents.parse_folders("--claim", claim)
     child_process.require("trainer", "torch", "transformers", "trl", "peft", "datasets")
     folder = output_ or Path(job["metadata"]["name"])
     code = child_process.run_module(

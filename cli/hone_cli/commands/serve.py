@@ -41,10 +41,10 @@ def command(
     verbose: options.Verbose = False,
 ) -> None:
     """Serve an artifact or an InferenceService here, behind an OpenAI-compatible API."""
-    claims, jobs = documents.pairs("--claim", claim), documents.pairs("--job", job)
+    claims, jobs = documents.parse_folders("--claim", claim), documents.parse_folders("--job", job)
     arguments = engine_arguments(target, claims, jobs)
     child_process.require("server", "torch", "transformers", "peft", "fastapi", "uvicorn")
-    for alias, folder in documents.pairs("--adapter", adapter).items():
+    for alias, folder in documents.parse_folders("--adapter", adapter).items():
         arguments += ["--adapter", f"{alias}={folder}"]
     for alias, folder in claims.items():
         arguments += ["--claim", f"{alias}={folder}"]

@@ -1,1 +1,1 @@
-"""Ports, standard streams and terminal text, for all programs of Hone."""
+"""Ports, standard streams, terminal text, options and the limits of the container, for all programs of Hone."""

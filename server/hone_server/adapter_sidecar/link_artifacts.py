@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hone_api import gpucheck, layout
 from hone_api.containers import LINKS_PROGRAM, VLLM_CHECK, VLLM_MIDDLEWARE, failure_line
+from hone_api.io.command_line import parse_pair
 from hone_api.io.terminal import print_line
 from hone_api.reasons import HoneError
 
@@ -41,15 +42,10 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--expect-model", metavar="DIGEST", help="digest that the model's manifest must have")
     parser.add_argument("--base", help="hub name of the base model that is served")
     parser.add_argument("--base-revision", metavar="COMMIT")
-    parser.add_argument("--adapter", metavar="NAME=DIR", type=_parse_pair, action="append", default=[])
-    parser.add_argument("--expect", metavar="NAME=DIGEST", type=_parse_pair, action="append", default=[])
+    parser.add_argument("--adapter", metavar="NAME=DIR", type=parse_pair, action="append", default=[])
+    parser.add_argument("--expect", metavar="NAME=DIGEST", type=parse_pair, action="append", default=[])
     parser.add_argument("--max-rank", type=int, help="largest rank that the engine was started for")
     return parser.parse_args(argv)
-
-
-def _parse_pair(text: str) -> tuple[str, str]:
-    name, _, value = text.partition("=")
-    return name, value
 
 
 def _link_artifacts(arguments: argparse.Namespace) -> None:

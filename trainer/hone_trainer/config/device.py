@@ -2,15 +2,13 @@
 
 import os
 from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 from hone_api.gpus import Gpu
+from hone_api.io.control_group import read_memory_limit
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from hone_trainer.config.auto_profile import TrainingDevice
-
-_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def detect_device() -> TrainingDevice:
@@ -49,5 +47,5 @@ def _count_cores() -> int:
 def _read_memory_bytes() -> int:
     """Return the bytes of this machine, or of the container when it has fewer."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [Path(path).read_text().strip() for path in _LIMITS if Path(path).exists()]
-    return min([total, *(int(limit) for limit in limits if limit.isdigit())])
+    limit = read_memory_limit()
+    return total if limit is None else min(total, limit)
