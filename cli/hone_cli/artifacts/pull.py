@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hone_api import strictjson
 from hone_api.artifacts.manifest import ArtifactManifest
+from hone_api.io.durable_files import write_atomically
 from hone_api.layout import MANIFEST
 from hone_api.reasons import ARTIFACT_CORRUPT, HoneError
 from pydantic import ValidationError
@@ -79,4 +80,4 @@ def pull(session: Session, root: Path, digest: str, begin: Callable[[Sizes], Cal
         raise Problem(f"{root} has {free} bytes of free space, and {left} are missing", "Choose another DIR.")
     total = sum(each.size for each in manifest.files.values())
     session.fetch(requests, begin(Sizes(total, total - left)))
-    target.write_manifest_bytes(root, content)
+    write_atomically(root / MANIFEST, content)  # as the last file

@@ -20,6 +20,7 @@ from hone_api.artifacts.manifest import (
     open_regular,
     read_content,
 )
+from hone_api.io.durable_files import flush_to_disk
 from hone_api.layout import MANIFEST
 from hone_api.reasons import ARTIFACT_CORRUPT, HoneError
 
@@ -99,24 +100,10 @@ def finish(root: Path, path: str, expected: FileDigest) -> None:
         partial.unlink()
         message = f"{path} arrived with another sha256 than manifest.json lists, and was removed"
         raise HoneError(ARTIFACT_CORRUPT, message, remedy="Pull again; if it stays so, run the FineTuneJob again.")
-    descriptor = os.open(partial, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush_to_disk(partial)
     if os.path.lexists(root / path):
         raise Problem(f"{root / path} appeared in the meantime", OTHER_FOLDER)
     partial.rename(root / path)
-
-
-def write_manifest_bytes(root: Path, content: bytes) -> None:
-    """Write manifest.json as it is on the claim, as the last file, atomically."""
-    temporary = root / f".{MANIFEST}.partial"
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(root / MANIFEST)
 
 
 @contextmanager

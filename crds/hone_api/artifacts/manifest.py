@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 from hone_api import strictjson
 from hone_api.common import ForeignModel, HubName, ObjectName, RelativePath, RemoteUri, Revision
 from hone_api.figures import Figures
+from hone_api.io.durable_files import write_atomically
 from hone_api.layout import ADAPTER, MANIFEST, MERGED
 from hone_api.reasons import ARTIFACT_CORRUPT, ARTIFACT_MISSING, HoneError
 
@@ -97,17 +98,7 @@ def describe_files(root: Path, folders: list[str]) -> dict[str, FileDigest]:
 
 def write_manifest(root: Path, manifest: ArtifactManifest) -> None:
     """Write manifest.json atomically: after a power cut, too, it is complete or missing."""
-    temporary = root / f".{MANIFEST}.tmp"
-    with temporary.open("w") as file:
-        json.dump(manifest.to_wire(), file, indent=2, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(root / MANIFEST)
-    folder = os.open(root, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_atomically(root / MANIFEST, json.dumps(manifest.to_wire(), indent=2, allow_nan=False))
 
 
 def read_manifest(root: Path) -> ArtifactManifest:

@@ -1,1 +1,1 @@
-"""Ports, standard streams, terminal text, options and the limits of the container, for all programs of Hone."""
+"""What all programs of Hone do with their surroundings: ports, streams, terminals, options, files, container limits."""

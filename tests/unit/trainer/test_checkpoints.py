@@ -4,7 +4,7 @@ import itertools
 from pathlib import Path
 
 import pytest
-from hone_trainer.runtime import atomic_files
+from hone_trainer.runtime import checksums
 from hone_trainer.storage import checkpoints
 from hone_trainer.storage.checkpoints import (
     MARKER,
@@ -73,7 +73,7 @@ def test_a_damaged_checkpoint_is_skipped_and_the_previous_one_used(tmp_path: Pat
 
 
 def test_every_part_of_a_large_file_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(atomic_files, "PART_BYTES", 100)
+    monkeypatch.setattr(checksums, "PART_BYTES", 100)
     folder = make(tmp_path, 2)
     data = (folder / "optimizer.pt").read_bytes()
     for at in range(0, len(data), 50):

@@ -18,21 +18,13 @@ from hone_api.artifacts.dataset_report import DatasetReport
 from hone_api.artifacts.manifest import BaseModelReference
 from hone_api.common import ForeignModel
 from hone_api.finetunejobs.spec import FineTuneJobSpec
+from hone_api.io.durable_files import flush_to_disk, remove_path, write_atomically
 from hone_api.layout import PREPARED
 
 from hone_trainer.data.dataset import DatasetLocation
 from hone_trainer.models.base_model import BaseModel
 from hone_trainer.preparation.device_plan import DevicePlan
-from hone_trainer.runtime.atomic_files import (
-    CHECKSUM,
-    FileChecksum,
-    checksum_content,
-    find_difference,
-    flush_and_checksum,
-    flush_to_disk,
-    remove_path,
-    write_atomically,
-)
+from hone_trainer.runtime.checksums import CHECKSUM, FileChecksum, checksum_content, find_difference, flush_and_checksum
 
 FILE = "prepared.json"
 TRAIN, EVAL = "train", "eval"

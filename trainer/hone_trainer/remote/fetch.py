@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hone_api.byte_sizes import format_bytes
+from hone_api.io.durable_files import flush_to_disk
 from hone_api.io.terminal import print_line
 from hone_api.layout import OFFLINE_VARIABLE, remote_folder
 from hone_api.reasons import SOURCE_CHANGED, STORE_UNREACHABLE, HoneError
@@ -25,7 +26,6 @@ from hone_trainer.remote.https import HttpsStore
 from hone_trainer.remote.locations import Location
 from hone_trainer.remote.objects import ChangedError, RemoteObject, Store, compute_revision, refuse_unusable_names
 from hone_trainer.remote.s3 import S3Store
-from hone_trainer.runtime.atomic_files import flush_to_disk
 from hone_trainer.runtime.errors import disk_full_named
 
 # How often a download starts again because an object has changed meanwhile.

@@ -10,6 +10,7 @@ from typing import Any
 from hone_api.artifacts.manifest import ArtifactManifest
 from hone_api.finetunejobs.spec import FineTuneJobSpec, LoraOptions
 from hone_api.finetunejobs.training import TypedArguments
+from hone_api.io.durable_files import write_atomically
 from hone_api.layout import METRICS_LOG, REPORT
 from hone_api.reasons import DISK_FULL
 from pydantic.alias_generators import to_camel
@@ -17,7 +18,6 @@ from pydantic.alias_generators import to_camel
 from hone_trainer.config.auto_profile import Choice
 from hone_trainer.preparation.prepare import Prepared
 from hone_trainer.reporting.html import render
-from hone_trainer.runtime.atomic_files import write_atomically
 from hone_trainer.runtime.errors import classify_error
 from hone_trainer.training import memory_usage
 from hone_trainer.training.evaluation import EvaluationResult

@@ -22,6 +22,7 @@ from hone_api.artifacts.manifest import (
     folders_of,
 )
 from hone_api.finetunejobs.spec import FineTuneJob, FineTuneJobSpec
+from hone_api.io.durable_files import flush_to_disk, flush_tree, remove_path
 from hone_api.layout import ADAPTER, MERGED, MODEL
 from peft import PeftModel, get_peft_model_state_dict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -29,7 +30,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hone_trainer.models.lora import adapt, merge
 from hone_trainer.models.merge_proof import Comparison, compare_with
 from hone_trainer.models.saved_config import copy_tokens
-from hone_trainer.runtime.atomic_files import flush_to_disk, flush_tree, remove_path
 
 log = logging.getLogger(__name__)
 

@@ -11,18 +11,11 @@ import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from hone_api.io.durable_files import flush_to_disk, write_atomically
+from hone_api.io.durable_files import remove_path as remove_path
 from hone_api.layout import checkpoint_name
 
-from hone_trainer.runtime.atomic_files import (
-    CHECKSUM,
-    FileChecksum,
-    checksum_content,
-    find_difference,
-    flush_and_checksum,
-    flush_to_disk,
-    write_atomically,
-)
-from hone_trainer.runtime.atomic_files import remove_path as remove_path
+from hone_trainer.runtime.checksums import CHECKSUM, FileChecksum, checksum_content, find_difference, flush_and_checksum
 
 MARKER = "hone.json"
 

@@ -17,11 +17,11 @@ from typing import Any
 from hone_api.artifacts.manifest import ArtifactManifest, read_manifest
 from hone_api.artifacts.verification import verify
 from hone_api.finetunejobs.spec import FineTuneJobSpec
+from hone_api.io.durable_files import write_atomically
 from hone_api.layout import ADAPTER, CHECKPOINTS, MANIFEST, MERGED, MODEL, PREPARED
 from hone_api.reasons import ARTIFACT_CORRUPT, ARTIFACT_MISSING, DISK_FULL, INTERNAL_ERROR, INVALID_SPEC, HoneError
 from pydantic import TypeAdapter, ValidationError
 
-from hone_trainer.runtime.atomic_files import write_atomically
 from hone_trainer.runtime.errors import make_access_denied_error
 from hone_trainer.storage.output_conflicts import refuse_lock
 

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hone_api.io.durable_files import write_atomically
 from hone_api.layout import CHECKPOINTS
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from hone_trainer.preparation.prepare import Prepared
 from hone_trainer.preparation.prompts import EvalPrompt
 from hone_trainer.progress.terminal import Terminal
-from hone_trainer.runtime.atomic_files import CHECKSUM, checksum_content, write_atomically
+from hone_trainer.runtime.checksums import CHECKSUM, checksum_content
 from hone_trainer.runtime.signals import StopSignal
 from hone_trainer.storage.checkpoints import RunTotals
 from hone_trainer.training import rng_state

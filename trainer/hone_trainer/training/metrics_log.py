@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hone_trainer.runtime.atomic_files import write_atomically
+from hone_api.io.durable_files import write_atomically
 
 
 class MetricsLog:

@@ -1,16 +1,16 @@
-"""Atomic writes, and checksums to detect damage later: after a crash or a power cut, a file is complete or absent.
+"""Checksums of files and JSON content, which later detect damage by a disk.
 
-A file is written under a temporary name, forced to the disk and renamed; then its folder is forced to the disk, too.
-Checkpoints, prepared/ and the artifact are built from these functions.
+Checkpoints and prepared/ keep them, so that a resumed run reads what was written or starts from something older.
 """
 
 import json
 import os
-import shutil
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from hone_api.io.durable_files import flush_to_disk
 
 # Bytes that one checksum covers.
 PART_BYTES = 16 * 2**20
@@ -30,22 +30,6 @@ class FileChecksum:
 
     size: int
     crc32: list[int]
-
-
-def flush_to_disk(path: Path) -> None:
-    """Force a file or folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def flush_tree(folder: Path) -> None:
-    """Force a folder and everything below it to the disk."""
-    for path in folder.rglob("*"):
-        flush_to_disk(path)
-    flush_to_disk(folder)
 
 
 def flush_and_checksum(folder: Path) -> dict[str, FileChecksum]:
@@ -77,27 +61,9 @@ def find_difference(folder: Path, expected: dict[str, FileChecksum]) -> str | No
     return None
 
 
-def remove_path(path: Path) -> None:
-    """Remove a folder with its content, a file, or a link, if it exists. The target of a link is kept."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def checksum_content(content: object) -> int:
     """Return the CRC-32 of JSON content, independent of the order of its fields."""
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file that is complete or absent at any time."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    remove_path(temporary)
-    temporary.write_text(text, encoding="utf-8")
-    flush_to_disk(temporary)
-    temporary.replace(path)
-    flush_to_disk(path.parent)
 
 
 def _checksum_files(folder: Path, pool: ThreadPoolExecutor, names: list[str] | None = None) -> dict[str, FileChecksum]:
