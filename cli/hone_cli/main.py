@@ -1,6 +1,7 @@
 """The `hone` command, which is `kubectl hone` as well."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import typer
@@ -32,23 +33,27 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("doctor")(doctor.command)
-app.command("validate")(validate.command)
-app.command("plan")(plan.command)
-app.command("prepare")(prepare.command)
-app.command("run")(run.command)
-app.command("merge")(merge.command)
-app.command("serve")(serve.command)
-app.command("chat")(chat.command)
-app.command("watch")(watch.command)
-app.command("list")(objects.list_command)
-app.command("describe")(objects.describe_command)
-app.command("logs")(logs.command)
-app.command("suspend")(suspend.suspend_command)
-app.command("resume")(suspend.resume_command)
-app.command("delete")(delete.command)
-app.command("pull")(artifacts.pull_command)
-app.command("report")(artifacts.report_command)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "doctor": doctor.command,
+    "validate": validate.command,
+    "plan": plan.command,
+    "prepare": prepare.command,
+    "run": run.command,
+    "merge": merge.command,
+    "serve": serve.command,
+    "chat": chat.command,
+    "watch": watch.command,
+    "list": objects.list_command,
+    "describe": objects.describe_command,
+    "logs": logs.command,
+    "suspend": suspend.suspend_command,
+    "resume": suspend.resume_command,
+    "delete": delete.command,
+    "pull": artifacts.pull_command,
+    "report": artifacts.report_command,
+}
+for name, command in COMMANDS.items():
+    app.command(name)(command)
 
 
 def main(arguments: list[str] | None = None) -> None:

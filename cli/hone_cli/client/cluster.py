@@ -1,4 +1,4 @@
-"""The cluster as kubectl sees it: kubeconfig, context, namespace, and Hone's objects in it."""
+"""The cluster as kubectl sees it: kubeconfig, context and namespace, and what its refusals mean."""
 
 import importlib
 import json
@@ -40,20 +40,6 @@ def connect(context: str | None, namespace: str | None) -> Cluster:
         ) from error
     chosen = next((one for one in contexts if one["name"] == context), current)
     return Cluster(api, namespace or chosen["context"].get("namespace") or "default")
-
-
-def get(cluster: Cluster, kind: str, plural: str, name: str) -> Object:
-    """Return one of Hone's objects. Raises Problem if it does not exist."""
-    with errors_explained(f"{kind} {name} in namespace {cluster.namespace}"):
-        found: Object = objects(cluster).get_namespaced_custom_object(
-            GROUP, VERSION, cluster.namespace, plural, name, _request_timeout=TIMEOUT
-        )
-        return found
-
-
-def objects(cluster: Cluster) -> Any:
-    """Return the client for custom objects, which are plain dicts."""
-    return kubernetes.client.CustomObjectsApi(cluster.api)
 
 
 @contextmanager

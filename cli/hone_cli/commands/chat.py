@@ -168,10 +168,11 @@ def _engine(name: str | None, namespace: str | None, context: str | None, url: s
     if name is None:
         yield Engine(url or LOCAL_URL, remedy="Start one here with hone serve DIR, give its --url, or name a service.")
         return
-    from hone_cli.client import cluster, port_forward
+    from hone_cli.client import cluster, lookup, port_forward
+    from hone_cli.objects.names import SERVICE
 
     connection = cluster.connect(context, namespace)
-    require_available(cluster.get(connection, "InferenceService", "inferenceservices", name))
+    require_available(lookup.get(connection, SERVICE, name))
     with port_forward.forward(connection, name) as local:
         yield Engine(f"{local}/v1", remedy=f"Look at the service: kubectl describe hisvc {name}")
 

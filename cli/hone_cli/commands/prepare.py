@@ -1,21 +1,16 @@
 """`hone prepare`: report a dataset's properties and the tokens that training learns from, before any GPU is used."""
 
-from pathlib import Path
-
 import typer
 
-from hone_cli.client import child_process, documents
+from hone_cli.client import child_process
 from hone_cli.commands import options
-from hone_cli.commands.run import File, Output, run_command, trainer_arguments
+from hone_cli.commands.run import File, Output, find_folders, run_command, trainer_arguments
 from hone_cli.ui import output
 
 
 def command(file: File, output_: Output = None, claim: options.Claims = [], verbose: options.Verbose = False) -> None:  # noqa: B006
     """Download, check and tokenize here, and show the dataset's report. `hone run` continues with it."""
-    job = documents.the_only("FineTuneJob", file)
-    claims = documents.parse_folders("--claim", claim)
-    child_process.require("trainer", "torch", "transformers", "trl", "peft", "datasets")
-    folder = output_ or Path(job["metadata"]["name"])
+    folder, claims = find_folders(file, output_, claim)
     code = child_process.run_module(
         "hone_trainer",
         trainer_arguments("prepare", file, folder, claims, verbose=verbose),

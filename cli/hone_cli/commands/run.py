@@ -19,10 +19,7 @@ Output = Annotated[
 
 def command(file: File, output_: Output = None, claim: options.Claims = [], verbose: options.Verbose = False) -> None:  # noqa: B006
     """Train here what a FineTuneJob describes, with the trainer that runs in the cluster."""
-    job = documents.the_only("FineTuneJob", file)
-    claims = documents.parse_folders("--claim", claim)
-    child_process.require("trainer", "torch", "transformers", "trl", "peft", "datasets")
-    folder = output_ or Path(job["metadata"]["name"])
+    folder, claims = find_folders(file, output_, claim)
     code = child_process.run_module(
         "hone_trainer",
         [*trainer_arguments("run", file, folder, claims, verbose=verbose), "--port", "0"],
@@ -33,6 +30,17 @@ def command(file: File, output_: Output = None, claim: options.Claims = [], verb
     elif code == INTERRUPTED_EXIT_CODE:
         output.next_step("Resume from the checkpoint", run_command(file, folder, claims))
     raise typer.Exit(code)
+
+
+def find_folders(file: Path, output_folder: Path | None, claim: list[str]) -> tuple[Path, dict[str, str]]:
+    """Return the output folder and the folders of claims of the file's FineTuneJob, which can be trained here.
+
+    Raises HoneError InvalidSpec, and Problem when packages are missing.
+    """
+    job = documents.the_only("FineTuneJob", file)
+    claims = documents.parse_folders("--claim", claim)
+    child_process.require("trainer", "torch", "transformers", "trl", "peft", "datasets")
+    return output_folder or Path(job["metadata"]["name"]), claims
 
 
 def trainer_arguments(command: str, file: Path, folder: Path, claims: dict[str, str], *, verbose: bool) -> list[str]:

@@ -113,11 +113,11 @@ def follow(connection: "Cluster", name: str) -> Iterator[job_progress.Job]:
 
 def _until_watch_ends(connection: "Cluster", name: str) -> Iterator[job_progress.Job]:
     """Yield the job now, and at every change until the API server ends the watch."""
-    from kubernetes import watch
+    from kubernetes import client, watch
 
     from hone_cli.client import cluster
 
-    objects = cluster.objects(connection)
+    objects: Any = client.CustomObjectsApi(connection.api)
     where = (cluster.GROUP, cluster.VERSION, connection.namespace, PLURAL)
     job = objects.get_namespaced_custom_object(*where, name, _request_timeout=cluster.TIMEOUT)
     yield job
