@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import builds
+import build_peers
 import yaml
 from apiserver import CRDS, ApiServer, processes
 from client import Client, Object
@@ -136,14 +136,14 @@ def _command(part: str, folder: Path) -> list[Any]:
         return [sys.executable, "-m", "hone_operator", "--log-level", "warning"]
     if part == "bare":
         return [sys.executable, "-m", "kopf", "run", "--quiet", "--standalone", "-A", HERE / "bare_kopf.py"]
-    return [builds.program(part), "--config", folder / f"{part}-config.yaml", "--zap-log-level=error"]
+    return [build_peers.program(part), "--config", folder / f"{part}-config.yaml", "--zap-log-level=error"]
 
 
 def install(server: ApiServer) -> None:
     """Install CRDs, webhooks and configurations of all: as shipped, except for ports, and without leader election."""
     client = Client(server.url)
     _certificate(server.folder)
-    jobset, trainer = builds.source("jobset"), builds.source("trainer")
+    jobset, trainer = build_peers.source("jobset"), build_peers.source("trainer")
     crds = [BARE_CRD]
     for folder in (CRDS, jobset / "config/components/crd/bases", trainer / "manifests/base/crds"):
         files = sorted(file for file in folder.glob("*.yaml") if file.name != "kustomization.yaml")
@@ -162,7 +162,9 @@ def install(server: ApiServer) -> None:
 
 def install_runtime(client: Client) -> None:
     """Install the Trainer's torch runtime, which its own webhook has to accept."""
-    body = yaml.safe_load((builds.source("trainer") / "manifests/base/runtimes/torch_distributed.yaml").read_text())
+    body = yaml.safe_load(
+        (build_peers.source("trainer") / "manifests/base/runtimes/torch_distributed.yaml").read_text()
+    )
     client.apply(f"/apis/{CONTENDERS['trainer'].api_version}/clustertrainingruntimes/{RUNTIME}", body)
 
 

@@ -19,12 +19,12 @@ HERE = Path(__file__).parent
 sys.path += [str(HERE.parent), str(HERE.parents[1] / "tests/cluster")]
 
 import urllib3  # noqa: E402
-from against import apart, fresh_namespace  # noqa: E402
 from apiserver import ApiServer, free_ports, operator, processes  # noqa: E402
 from client import Arrivals, Client, Object, names  # noqa: E402
+from compare import apart, fresh_namespace  # noqa: E402
 from contenders import CONTENDERS  # noqa: E402
+from finished_jobs import Model  # noqa: E402
 from hone_operator.kube.pod_poller import CLOSE_SECONDS, LATER_EVERY_SECONDS  # noqa: E402
-from settled import Model  # noqa: E402
 from simulation import life  # noqa: E402
 from usage import Audit, cpu_seconds, resident_mib, writes  # noqa: E402
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import builds
+import build_peers
 import yaml
 from apiserver import ApiServer, processes
 from client import Client, Object
@@ -33,7 +33,7 @@ LAST_WORD = TerminationMessage(
 def life(server: ApiServer, *, pod_seconds: float) -> Iterator[None]:
     """While the context lasts, let pods of Jobs run for this long and then succeed. Their addresses are loopback."""
     client = Client(server.url)
-    stages = [yaml.safe_load((builds.source("kwok") / file).read_text()) for file in STAGES]
+    stages = [yaml.safe_load((build_peers.source("kwok") / file).read_text()) for file in STAGES]
     config = server.folder / "kwok.yaml"
     config.write_text(yaml.safe_dump_all([*stages, _running(), _ended(pod_seconds)]))
     manager = [server.programs / "kube-controller-manager", "--kubeconfig", server.kubeconfig_of("controllers")]
@@ -41,7 +41,7 @@ def life(server: ApiServer, *, pod_seconds: float) -> Iterator[None]:
     scheduler = [server.programs / "kube-scheduler", "--kubeconfig", server.kubeconfig_of("scheduler")]
     scheduler += ["--leader-elect=false", "--secure-port=0"]
     limits = ["--kube-api-qps=1000", "--kube-api-burst=1000"]
-    kwok = [builds.program("kwok"), "--kubeconfig", server.kubeconfig_of("kwok"), "--config", config]
+    kwok = [build_peers.program("kwok"), "--kubeconfig", server.kubeconfig_of("kwok"), "--config", config]
     kwok += ["--manage-all-nodes", "--node-lease-duration-seconds=40", f"--cidr={POD_CIDR}"]
     _storage_class(client)
     with (
@@ -53,7 +53,7 @@ def life(server: ApiServer, *, pod_seconds: float) -> Iterator[None]:
 
 
 def _storage_class(client: Client) -> None:
-    body = yaml.safe_load((builds.source("kwok") / "kustomize/stage/volume/fast/storage-class.yaml").read_text())
+    body = yaml.safe_load((build_peers.source("kwok") / "kustomize/stage/volume/fast/storage-class.yaml").read_text())
     client.apply(f"/apis/storage.k8s.io/v1/storageclasses/{STORAGE_CLASS}", body)
 
 

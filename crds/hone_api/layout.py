@@ -35,9 +35,9 @@ TRAINER_PORT = 8080
 ENGINE_PORT = 8000
 # The engine's port on the pod's loopback when a guard receives its requests on ENGINE_PORT.
 GUARDED_PORT = 8001
-KEEPER_PORT = 8081
+ADAPTER_SIDECAR_PORT = 8081
 
-# Paths of the adapter sidecar on KEEPER_PORT: two probes, and the report that the operator reads.
+# Paths of the adapter sidecar on ADAPTER_SIDECAR_PORT: two probes, and the report that the operator reads.
 SIDECAR_STARTED_PATH, SIDECAR_READY_PATH, SIDECAR_REPORT_PATH = "/started", "/ready", "/adapters"
 
 FINETUNEJOB_LABEL = "hone.dev/finetunejob"

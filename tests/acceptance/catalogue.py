@@ -30,5 +30,5 @@ STEPS = (
     Step("memory", "the memory estimate", "acceptance.training:compare_memory", 2400),
     Step("engine", "the embedded engine", "acceptance.serving:serve_embedded", 1800),
     Step("vllm", "vLLM", "acceptance.serving:serve_vllm", 2400),
-    Step("levers", "benchmarks/levers.py", "acceptance.checks:measure_levers", 3600),
+    Step("levers", "benchmarks/auto_profile.py", "acceptance.checks:measure_levers", 3600),
 )

@@ -76,10 +76,10 @@ def place_paged_states(context: Context) -> Figures:
 def measure_levers(context: Context) -> Figures:
     """Measure profile auto against AMD's how-to, one round."""
     rows, rounds = ("200", "1") if context.device == "gpu" else ("20", "1")
-    command = [sys.executable, str(ROOT / "benchmarks/levers.py"), "--rounds", rounds, "--rows", rows]
+    command = [sys.executable, str(ROOT / "benchmarks/auto_profile.py"), "--rounds", rounds, "--rows", rows]
     environment = os.environ | {"HONE_BENCHMARK_GPUS": str(context.one)}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     print(done.stdout, flush=True)
     if done.returncode:
-        raise Failed(f"benchmarks/levers.py exited with code {done.returncode}")
+        raise Failed(f"benchmarks/auto_profile.py exited with code {done.returncode}")
     return {"printed": [line.strip() for line in done.stdout.splitlines()]}

@@ -33,7 +33,7 @@ CACHE_BYTES = 64 << 20
 class Engine:
     """A server at an address.
 
-    `several`: fields of a request for several greedy answers. `keeper_url`: of the keeper next to it, which may miss.
+    `several`: fields of a request for several greedy answers. `sidecar_url`: of the sidecar next to it, which may miss.
     """
 
     port: int
@@ -43,7 +43,7 @@ class Engine:
     token_file: Path
     metrics: str = "hone"
     several: dict[str, Any] = field(default_factory=dict)
-    keeper_url: str | None = None
+    sidecar_url: str | None = None
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -61,7 +61,7 @@ class Engine:
         """Return whether a pod of this engine would be ready."""
         assert self.process is not None
         assert self.process.poll() is None, self.log.read_text()[-20_000:]
-        urls = [f"{self.url}/health"] + ([f"{self.keeper_url}/ready"] if self.keeper_url else [])
+        urls = [f"{self.url}/health"] + ([f"{self.sidecar_url}/ready"] if self.sidecar_url else [])
         try:
             return all(httpx.get(url, timeout=10).status_code == 200 for url in urls)
         except httpx.TransportError:
@@ -155,7 +155,7 @@ def make_container(base: str) -> dict[str, Any]:
     return container
 
 
-def start_keeper(folder: Path, engine: Engine, adapters: list[dict[str, str]]) -> subprocess.Popen[bytes]:
+def start_sidecar(folder: Path, engine: Engine, adapters: list[dict[str, str]]) -> subprocess.Popen[bytes]:
     """Start the adapter sidecar of an engine, which then is ready only when it has these adapters."""
     file, port = folder / "adapters.json", find_free_port()
     file.write_text(json.dumps({"adapters": adapters}))
@@ -167,6 +167,6 @@ def start_keeper(folder: Path, engine: Engine, adapters: list[dict[str, str]]) -
         f"--served={engine.token_file.parent}",
     ]
     command += [f"--engine-port={engine.port}", f"--port={port}", f"--max-rank={LARGEST_RANK}"]
-    engine.keeper_url = f"http://127.0.0.1:{port}"
-    with (folder / "keeper.log").open("ab") as log:
+    engine.sidecar_url = f"http://127.0.0.1:{port}"
+    with (folder / "sidecar.log").open("ab") as log:
         return subprocess.Popen(command, stderr=log)

@@ -49,7 +49,7 @@ class AdapterState(ForeignModel):
     error: AdapterError | None = None
 
 
-class KeeperReport(ForeignModel):
+class AdapterSyncReport(ForeignModel):
     """The sidecar's answer on /adapters. `revision`: of the file that it read; `models`: what the engine lists.
 
     An answer without `models` and `adapters` comes from another program.

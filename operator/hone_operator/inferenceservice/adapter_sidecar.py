@@ -1,20 +1,19 @@
 """The adapter sidecar, which loads and unloads adapters in a running engine.
 
 In: the resolved adapters, and the sidecars' reports from the last polls. Out: the ConfigMap with the desired adapters,
-the sidecar's container, and which models are loaded. Code and API call the sidecar the keeper. It runs
-hone_server.adapter_sidecar.
+the sidecar's container, and which models are loaded. The sidecar runs hone_server.adapter_sidecar.
 """
 
 from datetime import datetime, timedelta
 from typing import Any
 
 from hone_api.containers import ADAPTER_SIDECAR, module_command
-from hone_api.inferenceservices.adapter_sync import KeeperReport, WantedAdapter, WantedAdapters, revision_of
+from hone_api.inferenceservices.adapter_sync import AdapterSyncReport, WantedAdapter, WantedAdapters, revision_of
 from hone_api.inferenceservices.spec import InferenceServiceSpec, ModelStatus
 from hone_api.io.listening import join_address
 from hone_api.layout import (
+    ADAPTER_SIDECAR_PORT,
     ENGINE_PORT,
-    KEEPER_PORT,
     POD_ADAPTERS,
     SIDECAR_READY_PATH,
     SIDECAR_REPORT_PATH,
@@ -73,7 +72,7 @@ def build_sidecar_container(
         "image": image,
         "command": module_command(ADAPTER_SIDECAR),
         "args": arguments,
-        "ports": [{"name": "adapters", "containerPort": KEEPER_PORT}],
+        "ports": [{"name": "adapters", "containerPort": ADAPTER_SIDECAR_PORT}],
         "resources": resources,
         "startupProbe": _build_probe(SIDECAR_STARTED_PATH, 1, MAX_START_SECONDS),
         "readinessProbe": _build_probe(SIDECAR_READY_PATH, 2, 1),
@@ -97,18 +96,20 @@ def has_adapter_sidecar(pod: Object) -> bool:
 
 
 def build_poll_urls(pods: list[Object], *, needs_key: bool) -> dict[str, str]:
-    """Return the URL to poll, by pod uid: the keeper's, else the engine's list of models where it needs no key."""
+    """Return the URL to poll, by pod uid: the sidecar's, else the engine's list of models where it needs no key."""
     found = {}
     for pod in pods:
         if (address := pod["status"].get("podIP")) and (has_adapter_sidecar(pod) or not needs_key):
-            port, path = (KEEPER_PORT, SIDECAR_REPORT_PATH) if has_adapter_sidecar(pod) else (ENGINE_PORT, "/v1/models")
+            port, path = (
+                (ADAPTER_SIDECAR_PORT, SIDECAR_REPORT_PATH) if has_adapter_sidecar(pod) else (ENGINE_PORT, "/v1/models")
+            )
             found[pod["metadata"]["uid"]] = f"http://{join_address(address, port)}{path}"
     return found
 
 
-def parse_report(answer: Any) -> KeeperReport | None:
+def parse_report(answer: Any) -> AdapterSyncReport | None:
     try:
-        return KeeperReport.model_validate(answer)
+        return AdapterSyncReport.model_validate(answer)
     except ValidationError:
         return None
 
@@ -150,7 +151,7 @@ def is_model_loaded(model: ModelStatus, answer: Any) -> bool:
 
 
 def find_digest(model: ModelStatus, answers: list[Any]) -> str | None:
-    """Return the model's digest. Of an adapter on a claim only the keepers know it."""
+    """Return the model's digest. Of an adapter on a claim only the sidecars know it."""
     states = [told.adapters.get(model.name) for answer in answers if (told := parse_report(answer))]
     return model.digest or next((state.digest for state in states if state and state.digest), None)
 

@@ -8,7 +8,7 @@ the port, after MAX_SILENCE. inferenceservice/plan.py puts the result into the c
 from datetime import datetime, timedelta
 from typing import Any
 
-from hone_api.layout import ENGINE_PORT, KEEPER_PORT
+from hone_api.layout import ADAPTER_SIDECAR_PORT, ENGINE_PORT
 from hone_api.reasons import ENGINE_SILENT, HoneError
 
 from hone_operator.inferenceservice.adapter_sidecar import has_adapter_sidecar
@@ -35,7 +35,7 @@ def explain_silence(pods: list[Object], last_answer_at: dict[str, datetime], now
     if not silent:
         return None
     first = min(silent, key=lambda pod: str(pod["metadata"]["name"]))
-    port = KEEPER_PORT if has_adapter_sidecar(first) else ENGINE_PORT
+    port = ADAPTER_SIDECAR_PORT if has_adapter_sidecar(first) else ENGINE_PORT
     since = format_timestamp(last_answer_at[first["metadata"]["uid"]])
     message = (
         f"{len(silent)} of {len(pods)} engines do not answer the operator: pod {first['metadata']['name']} is ready, "

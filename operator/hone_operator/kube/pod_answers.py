@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from hone_api.artifacts.trainer_reports import ProgressReport
 from hone_api.common import ForeignModel
-from hone_api.inferenceservices.adapter_sync import KeeperReport
+from hone_api.inferenceservices.adapter_sync import AdapterSyncReport
 from pydantic import Field, ValidationError
 
 from hone_operator.objects.resources import FINETUNEJOBS, Key
@@ -35,7 +35,7 @@ class _ModelList(ForeignModel):
 
 def read_answer(key: Key, data: bytes) -> Any:
     """Return the JSON that the object's plan reads; None where the bytes are not an answer of this kind of pod."""
-    models = (ProgressReport,) if key.resource == FINETUNEJOBS else (KeeperReport, _ModelList)
+    models = (ProgressReport,) if key.resource == FINETUNEJOBS else (AdapterSyncReport, _ModelList)
     for model in models:
         try:
             return model.model_validate_json(data).model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -18,9 +18,9 @@ from hone_api.io.status_server import Answer, StatusServer
 from hone_api.io.terminal import make_output_safe
 from hone_api.layout import (
     ADAPTER_LINKS,
+    ADAPTER_SIDECAR_PORT,
     ADMIN_TOKEN,
     ENGINE_PORT,
-    KEEPER_PORT,
     POD_ADAPTERS,
     POD_SERVED,
     SIDECAR_READY_PATH,
@@ -59,7 +59,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-rank", type=int, help="largest that the engine takes (default: any kind of adapter)")
     parser.add_argument("--api-key-file", type=Path, help="holds the key that clients must send")
     parser.add_argument("--engine-port", type=int, default=ENGINE_PORT)
-    parser.add_argument("--port", type=int, default=KEEPER_PORT)
+    parser.add_argument("--port", type=int, default=ADAPTER_SIDECAR_PORT)
     return parser.parse_args(argv)
 
 

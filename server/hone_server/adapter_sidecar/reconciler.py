@@ -14,7 +14,7 @@ from pathlib import Path
 from hone_api.inferenceservices.adapter_sync import (
     AdapterError,
     AdapterState,
-    KeeperReport,
+    AdapterSyncReport,
     WantedAdapter,
     WantedAdapters,
     revision_of,
@@ -97,9 +97,9 @@ class AdapterReconciler:
         has = self._served & self._listed.keys()  # a name that is being replaced answers meanwhile
         return sorted((self._first_wanted | self._served) & self._records.keys() - has)
 
-    def make_report(self) -> KeeperReport:
+    def make_report(self) -> AdapterSyncReport:
         states = {name: self._make_state(record) for name, record in list(self._records.items())}
-        return KeeperReport(revision=self._revision, models=sorted(self._listed), adapters=states)
+        return AdapterSyncReport(revision=self._revision, models=sorted(self._listed), adapters=states)
 
     def _make_state(self, record: AdapterRecord) -> AdapterState:
         error = record.error and AdapterError(

@@ -112,7 +112,7 @@ class Pod:
         part.rename(self.file)
         return revision_of(text)
 
-    def start_keeper(self) -> None:
+    def start_sidecar(self) -> None:
         where = [f"--file={self.file}", f"--served={self.served}", f"--api-key-file={self.root}/key"]
         ports = [f"--port={self.port}", f"--engine-port={self.engine_port}", "--max-rank=16"]
         self.process = subprocess.Popen([sys.executable, "-m", "hone_server.adapter_sidecar.main", *where, *ports])
@@ -163,7 +163,7 @@ def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pod]:
 def running(pod: Pod) -> tuple[Pod, LikeVllm]:
     """Return a sidecar and an engine, with the adapter `faq` loaded."""
     pod.write(pod.adapter("faq"))
-    pod.start_keeper()
+    pod.start_sidecar()
     until(lambda: pod.get("/started").status_code == 200)
     engine = pod.start_engine()
     until(lambda: pod.get("/ready").status_code == 200)
@@ -177,7 +177,7 @@ def link(pod: Pod, adapter: dict[str, str]) -> str:
 def test_it_is_ready_when_each_adapter_is_proved_listed_and_has_answered(pod: Pod) -> None:
     faq, support = pod.adapter("faq"), pod.adapter("support")
     revision = pod.write(faq, support)
-    pod.start_keeper()
+    pod.start_sidecar()
     until(lambda: pod.get("/started").status_code == 200)
     assert Path(link(pod, faq)).resolve() == Path(faq["folder"]) / "adapter"
     assert (pod.get("/ready").status_code, pod.get("/ready").text) == (503, "waits for faq, support")
@@ -244,7 +244,7 @@ def test_a_restarted_sidecar_keeps_the_token_that_the_engine_has(running: tuple[
     pod.process.send_signal(signal.SIGTERM)
     assert pod.process.wait(5) == 0
     pod.write(pod.adapter("faq", "-2"))
-    pod.start_keeper()
+    pod.start_sidecar()
     until(lambda: pod.get("/ready").status_code == 200)
     assert pod.state("faq")["loaded"]
     assert engine.loras["faq"].startswith(f"{pod.served}/adapters/faq-")
@@ -272,7 +272,7 @@ def test_an_artifact_with_a_wrong_digest_is_never_loaded(pod: Pod) -> None:
     (Path(faq["folder"]) / "adapter/adapter_model.safetensors").write_text("xxx")
     (Path(gone["folder"]) / "manifest.json").unlink()
     pod.write(faq, gone)
-    pod.start_keeper()
+    pod.start_sidecar()
     until(lambda: pod.get("/started").status_code == 200)
     engine = pod.start_engine()
     assert pod.state("faq")["error"]["reason"] == "ArtifactCorrupt"

@@ -34,7 +34,7 @@ from mixed_load import (
     prefer_ascii,
     read_choice,
 )
-from soak_engines import CONTEXT, Engine, make_embedded, make_vllm, start_keeper
+from soak_engines import CONTEXT, Engine, make_embedded, make_vllm, start_sidecar
 from vllm_environment import make_environment
 
 pytestmark = pytest.mark.timeout(4 * 3600)
@@ -113,9 +113,9 @@ def world(
         if is_vllm:
             engine = make_vllm(folder, make_environment(), base)
             adapters = [{"name": "support", "folder": str(artifact), "digest": digest}]
-            keeper = start_keeper(folder, engine, [*adapters, {"name": "legal", "folder": str(legal)}])
-            running.callback(keeper.wait)
-            running.callback(keeper.kill)
+            sidecar = start_sidecar(folder, engine, [*adapters, {"name": "legal", "folder": str(legal)}])
+            running.callback(sidecar.wait)
+            running.callback(sidecar.kill)
             until(engine.token_file.exists)
         else:
             engine = make_embedded(folder, base, artifact, legal)
@@ -188,7 +188,7 @@ def test_clients_retry_and_the_same_models_come_back_when_the_engine_is_killed(
     is_ready = threading.Event()
     is_ready.set()
     # The embedded engine listens only when it has its adapters. vLLM has them later: until then its pod is not ready.
-    crowd = world.make_crowd(retries=RETRIES, is_ready=is_ready if engine.keeper_url else None)
+    crowd = world.make_crowd(retries=RETRIES, is_ready=is_ready if engine.sidecar_url else None)
     over = threading.Event()
     turns = itertools.takewhile(lambda _: not over.is_set(), itertools.cycle(deal(RETRIED + STREAMS, 1000, draw)))
     with ThreadPoolExecutor(1) as pool:

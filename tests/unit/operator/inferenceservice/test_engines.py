@@ -332,20 +332,20 @@ def test_more_adapters_than_a_batch_takes_wait_in_the_hosts_memory() -> None:
         assert (after(arguments, "--max-loras"), after(arguments, "--max-cpu-loras")) == (at_once, "32")
 
 
-def test_a_keeper_loads_adapters_into_vllm_and_its_admin_routes_are_gated() -> None:
+def test_a_sidecar_loads_adapters_into_vllm_and_its_admin_routes_are_gated() -> None:
     adapters = [{"name": "legal", "claim": {"name": "c", "path": "p"}}]
     pod = pod_of(adapter_job(), engine="vllm", adapters=adapters, apiKeySecret={"name": "keys", "key": "chat"})
-    [place, keeper, _], [container] = pod["initContainers"], pod["containers"]
+    [place, sidecar, _], [container] = pod["initContainers"], pod["containers"]
     assert place["args"] == ["--into", "/served", "--model", SNAPSHOT]
-    assert (keeper["restartPolicy"], keeper["command"]) == (
+    assert (sidecar["restartPolicy"], sidecar["command"]) == (
         "Always",
         ["python3", "-m", "hone_server.adapter_sidecar.main"],
     )
-    assert keeper["args"] == ["--max-rank", "64", "--api-key-file", "/etc/hone/api-key/key"]
-    mounts = {m["mountPath"]: m.get("readOnly", False) for m in keeper["volumeMounts"]}
+    assert sidecar["args"] == ["--max-rank", "64", "--api-key-file", "/etc/hone/api-key/key"]
+    mounts = {m["mountPath"]: m.get("readOnly", False) for m in sidecar["volumeMounts"]}
     read_only = ["/claims/faq", "/claims/c", "/etc/hone/adapters", "/etc/hone/api-key"]
     assert mounts == dict.fromkeys(read_only, True) | {"/served": False}
-    assert not [m for m in keeper["volumeMounts"] if "subPath" in m]
+    assert not [m for m in sidecar["volumeMounts"] if "subPath" in m]
     assert {m["mountPath"]: m.get("readOnly", False) for m in container["volumeMounts"]}["/served"] is True
     [served] = [volume["emptyDir"] for volume in pod["volumes"] if volume["name"] == "served"]
     assert served["medium"] == "Memory"
@@ -362,10 +362,10 @@ def test_a_keeper_loads_adapters_into_vllm_and_its_admin_routes_are_gated() -> N
     assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" not in variables(without["containers"][0])
 
 
-def test_the_embedded_engine_takes_any_kind_of_adapter_from_its_keeper() -> None:
+def test_the_embedded_engine_takes_any_kind_of_adapter_from_its_sidecar() -> None:
     pod = pod_of(adapter_job(lora={"useDora": True}), apiKeySecret={"name": "keys", "key": "chat"})
-    [keeper] = pod["initContainers"]
-    assert keeper["args"] == ["--api-key-file", "/etc/hone/api-key/key"]
+    [sidecar] = pod["initContainers"]
+    assert sidecar["args"] == ["--api-key-file", "/etc/hone/api-key/key"]
     names = [volume["name"] for volume in pod["volumes"]]
     assert len(names) == len(set(names))
     mounts = {m["mountPath"] for m in pod["containers"][0]["volumeMounts"]}

@@ -1,4 +1,4 @@
-"""Adapters of running engines: which changes replace pods, and which ones only the keepers carry out."""
+"""Adapters of running engines: which changes replace pods, and which ones only the sidecars carry out."""
 
 import copy
 import json
@@ -75,7 +75,7 @@ def loaded(observed: ObservedInferenceService) -> list[tuple[str, str]]:
     return [(model["name"], model["loaded"]) for model in plan_inferenceservice(observed, NOW).status["models"]]
 
 
-def test_keepers_report_loaded_models_also_where_clients_need_a_key() -> None:
+def test_sidecars_report_loaded_models_also_where_clients_need_a_key() -> None:
     observed = running(ready("p1"), ready("p2"), apiKeySecret={"name": "k"})
     found = plan_inferenceservice(observed, NOW)
     assert found.actions == []
@@ -115,7 +115,7 @@ def test_a_retrained_job_changes_the_config_map_and_then_nudges_the_pods() -> No
     assert loaded(observed)[1] == ("faq", "2/2")
 
 
-def test_a_refusal_of_a_keeper_is_in_the_status() -> None:
+def test_a_refusal_of_a_sidecar_is_in_the_status() -> None:
     observed = running(ready())
     error = {"reason": "AdapterMismatch", "message": "Adapter faq has rank 9, and it is 8", "remedy": "Do this."}
     revision = observed.answers["uid-p1"]["revision"]
@@ -133,7 +133,7 @@ def test_a_refusal_of_a_keeper_is_in_the_status() -> None:
     assert conditions(plan_inferenceservice(observed, NOW).status)["Progressing"][1] == "RollingOut"
 
 
-def test_an_adapter_on_a_claim_has_the_digest_that_the_keeper_reports() -> None:
+def test_an_adapter_on_a_claim_has_the_digest_that_the_sidecar_reports() -> None:
     observed = running(ready(), adapters=[{"name": "x", "claim": {"name": "artifacts", "path": "x"}}])
     observed.answers["uid-p1"] = told(observed.answers["uid-p1"]["revision"], faq=DIGEST, x=OTHER)
     assert plan_inferenceservice(observed, NOW).status["models"][2] == {

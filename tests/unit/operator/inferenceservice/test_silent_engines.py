@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from adapter_states import ready as with_keeper
+from adapter_states import ready as with_sidecar
 from adapter_states import running as with_adapters
 from hone_operator.inferenceservice.plan import ObservedInferenceService, plan_inferenceservice
 from hone_operator.inferenceservice.silent_engines import MAX_SILENCE
@@ -16,14 +16,14 @@ LIST = {"data": [{"id": "faq", "digest": DIGEST}]}
 
 
 def hot(*names: str) -> ObservedInferenceService:
-    """Return a service whose engines have keepers, none of which has answered."""
-    observed = with_adapters(*(with_keeper(name) for name in names))
+    """Return a service whose engines have sidecars, none of which has answered."""
+    observed = with_adapters(*(with_sidecar(name) for name in names))
     observed.answers = {}
     return observed
 
 
 def merged(*names: str, **spec: Any) -> ObservedInferenceService:
-    """Return a service whose engines have no keepers, and have not answered."""
+    """Return a service whose engines have no sidecars, and have not answered."""
     return running(finished_job(kind="merged"), *map(ready, names), replicas=len(names), **spec)
 
 
@@ -76,7 +76,7 @@ def test_a_restart_of_the_operator_changes_no_condition() -> None:
 
 
 def test_an_adapter_that_nobody_confirms_is_reported() -> None:
-    observed = with_adapters(with_keeper("p1"))
+    observed = with_adapters(with_sidecar("p1"))
     observed.last_answer_at = {"uid-p1": JUST_NOW}
     observed.owner["status"] = plan_inferenceservice(observed, NOW).status
     assert conditions(observed.owner["status"])["Progressing"] == ("False", "Complete")

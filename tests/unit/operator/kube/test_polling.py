@@ -228,10 +228,10 @@ def test_an_invalid_moment_is_left_out(moment: object) -> None:
     assert read_answer(JOB, json.dumps(report).encode())["progress"] == {"step": 1, "totalSteps": 2, "percent": 0}
 
 
-def test_a_keeper_and_an_engine_are_read_by_their_fields() -> None:
+def test_a_sidecar_and_an_engine_are_read_by_their_fields() -> None:
     error = {"reason": "ArtifactCorrupt", "message": "m" * 100_000, "remedy": "r"}
-    keeper = {"models": ["base"], "adapters": {"a": {"loaded": False, "error": error, "x": 1}}, "newer": True}
-    found = read_answer(SERVICE, json.dumps(keeper).encode())
+    sidecar = {"models": ["base"], "adapters": {"a": {"loaded": False, "error": error, "x": 1}}, "newer": True}
+    found = read_answer(SERVICE, json.dumps(sidecar).encode())
     assert len(found["adapters"]["a"]["error"]["message"]) == 2000
     assert "newer" not in found
     engine = {"object": "list", "data": [{"id": "m", "root": "/served/m", "permission": [{}]}]}

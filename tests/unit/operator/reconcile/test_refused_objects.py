@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from adapter_states import ready as with_keeper
+from adapter_states import ready as with_sidecar
 from adapter_states import running as with_adapters
 from hone_api.reasons import INVALID_SPEC, HoneError
 from hone_operator.finetunejob import plan as finetunejob_plan
@@ -55,7 +55,7 @@ REFUSALS = [conflicting, leaving, just_leaving, invalid]
 
 
 @pytest.mark.parametrize("refuse", REFUSALS)
-@pytest.mark.parametrize("serve", [lambda: with_adapters(with_keeper("p1")), with_one_merged_model])
+@pytest.mark.parametrize("serve", [lambda: with_adapters(with_sidecar("p1")), with_one_merged_model])
 def test_engines_that_are_gone_are_not_reported_to_answer(refuse: Any, serve: Any) -> None:
     observed = serve()
     before = observed.owner["status"] = plan_inferenceservice(observed, NOW).status
@@ -75,7 +75,7 @@ def test_engines_that_are_gone_are_not_reported_to_answer(refuse: Any, serve: An
 
 @pytest.mark.parametrize("refuse", REFUSALS)
 def test_engines_of_a_refused_service_are_still_polled(refuse: Any) -> None:
-    observed = with_adapters(with_keeper("p1"))
+    observed = with_adapters(with_sidecar("p1"))
     refuse(observed)
     assert list(plan_inferenceservice(observed, NOW).poll_urls) == ["uid-p1"]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path += [str(HERE.parent), str(HERE.parents[1] / "tests/cluster")]
 
-import builds  # noqa: E402
+import build_peers  # noqa: E402
 from apiserver import ApiServer, api_server  # noqa: E402
 from client import Arrivals, Client, Refused, names  # noqa: E402
 from common import compare  # noqa: E402
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
-    print(", ".join(f"{name} {builds.version(name)}" for name in builds.MODULES), flush=True)
+    print(", ".join(f"{name} {build_peers.version(name)}" for name in build_peers.MODULES), flush=True)
     found: dict[str, dict[str, list[float]]] = {figure: {} for figure in FIGURES}
     requests: dict[str, Counter[str]] = {}
     for number in range(options.rounds):
