@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from common import compare, make_model
+from common import make_model, print_comparison
 from common import run as run_process
 
 ROOT = Path(__file__).parents[1]
@@ -41,34 +41,34 @@ def main() -> None:
         folder = Path(name)
         make_model(folder / "model")
         make_unlike_rows(folder / "train.jsonl", options.rows)
-        runs = {lever: how_to(changes) for lever, changes in LEVERS.items()} | {
-            "profile auto, with the how-to's batch": auto({"perDeviceTrainBatchSize": 4}),
-            "profile auto": auto({}),
+        runs = {lever: make_how_to_spec(changes) for lever, changes in LEVERS.items()} | {
+            "profile auto, with the how-to's batch": make_auto_spec({"perDeviceTrainBatchSize": 4}),
+            "profile auto": make_auto_spec({}),
         }
         speeds: dict[str, list[float]] = {lever: [] for lever in runs}
         losses: dict[str, float] = {}
         for number in range(options.rounds):
             order = list(runs) if number % 2 == 0 else list(reversed(runs))
             for lever in order:
-                metrics = train(folder, f"{lever} {number}".replace(" ", "-").replace(",", ""), runs[lever])
+                metrics = train_model(folder, f"{lever} {number}".replace(" ", "-").replace(",", ""), runs[lever])
                 speeds[lever].append(metrics["trainSamplesPerSecond"])
                 losses[lever] = metrics["evalLossAfter"]
     base = "the how-to as it was"
     for lever in runs:
-        compare(lever, "rows/s", speeds[lever], speeds[base], base)
+        print_comparison(lever, "rows/s", speeds[lever], speeds[base], base)
         print(f"  loss on rows held out {losses[lever]:.4f}, {losses[lever] / losses[base] - 1:+.2%}")
 
 
-def how_to(changes: dict[str, Any]) -> dict[str, Any]:
+def make_how_to_spec(changes: dict[str, Any]) -> dict[str, Any]:
     """Return the how-to's LoRA run on the benchmark's model and rows, with some arguments changed."""
     spec: dict[str, Any] = yaml.safe_load((ROOT / "examples/llama2-guanaco/lora.yaml").read_text())["spec"]
     training = spec["training"] | {"loggingSteps": 10, "learningRate": 1e-3} | changes
-    return here(spec, {name: value for name, value in training.items() if value is not None})
+    return place_spec_here(spec, {name: value for name, value in training.items() if value is not None})
 
 
-def auto(written: dict[str, Any]) -> dict[str, Any]:
+def make_auto_spec(written: dict[str, Any]) -> dict[str, Any]:
     """Return the same run without the fields that the profile may choose, except those given."""
-    spec = how_to({})
+    spec = make_how_to_spec({})
     kept = (
         "numTrainEpochs learningRate weightDecay maxGradNorm warmupSteps"
         "  lrSchedulerType loggingSteps maxLength padToken".split()
@@ -79,7 +79,7 @@ def auto(written: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def here(spec: dict[str, Any], training: dict[str, Any]) -> dict[str, Any]:
+def place_spec_here(spec: dict[str, Any], training: dict[str, Any]) -> dict[str, Any]:
     """Return the spec for the benchmark's model and rows."""
     return {
         "model": {"claim": {"name": "here", "path": "model"}, "dtype": "float32"},
@@ -92,7 +92,7 @@ def here(spec: dict[str, Any], training: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def train(folder: Path, run: str, spec: dict[str, Any]) -> dict[str, float]:
+def train_model(folder: Path, run: str, spec: dict[str, Any]) -> dict[str, float]:
     """Return the final metrics of a run."""
     job = {"apiVersion": "hone.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": "benchmark"}, "spec": spec}
     manifest, output = folder / f"{run}.yaml", folder / run

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import torch
-from common import compare, make_model
+from common import make_model, print_comparison
 from datasets import Dataset
 from hone_trainer.distributed.process_group import ProcessGroup
 from hone_trainer.storage.checkpoints import MARKER
@@ -39,10 +39,10 @@ def main() -> None:
             size = sum(map(len, contents.values())) / 1e9
             for ours_now in (True, False) if number % 2 == 0 else (False, True):
                 os.sync()
-                seconds = timed_save(trainer) if ours_now else timed_write(folder / "bare", contents)
+                seconds = measure_save(trainer) if ours_now else measure_write(folder / "bare", contents)
                 (ours if ours_now else bare).append(seconds / size)
     print(f"a checkpoint of {size:.2f} GB in {len(contents)} files")
-    compare("saving", "s/GB", ours, bare, "copy and bare write")
+    print_comparison("saving", "s/GB", ours, bare, "copy and bare write")
 
 
 def make_trainer(folder: Path, hidden_size: int) -> HoneTrainer:
@@ -63,14 +63,14 @@ def make_trainer(folder: Path, hidden_size: int) -> HoneTrainer:
     )  # fmt: skip
 
 
-def timed_save(trainer: HoneTrainer) -> float:
+def measure_save(trainer: HoneTrainer) -> float:
     """Return the seconds for which the training loop is stopped."""
     began = time.perf_counter()
     trainer._save_checkpoint(trainer.model, None)
     return time.perf_counter() - began
 
 
-def timed_write(folder: Path, contents: dict[str, bytes]) -> float:
+def measure_write(folder: Path, contents: dict[str, bytes]) -> float:
     """Return the seconds to copy, write and force the same bytes to the disk."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import yaml
-from common import make_model, run, spread
+from common import format_spread, make_model, run
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
@@ -89,7 +89,7 @@ def check_rows(folder: Path, rows: int, rounds: int) -> None:
         output = ["--output", str(folder / f"out{number}"), "--claim", f"here={folder}"]
         seconds = time_calls([TOKENIZING, *CHECKS], ["prepare", str(folder / "job.yaml"), *output])
         shares.append(sum(seconds[name] for name in CHECKS) / seconds[TOKENIZING])
-    print(f"checks of {rows} rows, share of tokenizing them: {spread(shares)}", flush=True)
+    print(f"checks of {rows} rows, share of tokenizing them: {format_spread(shares)}", flush=True)
 
 
 def check_merge(folder: Path, model: Path, rounds: int) -> None:
@@ -109,8 +109,8 @@ def check_merge(folder: Path, model: Path, rounds: int) -> None:
         check = sum(seconds[name] for name in MERGE_CHECKS)
         of_command.append(check / (command - check))
         of_merge.append(check / (seconds["all"] - check))
-    print(f"check of a merge, share of the command without it: {spread(of_command)}", flush=True)
-    print(f"the same, share of the merge alone: {spread(of_merge)}", flush=True)
+    print(f"check of a merge, share of the command without it: {format_spread(of_command)}", flush=True)
+    print(f"the same, share of the merge alone: {format_spread(of_merge)}", flush=True)
 
 
 def time_calls(names: list[str], arguments: list[str]) -> dict[str, float]:

@@ -66,12 +66,12 @@ def run(command: list[str]) -> tuple[str, int]:
     return printed, usage.ru_maxrss * 1024
 
 
-def compare(name: str, unit: str, ours: list[float], theirs: list[float], them: str) -> None:
+def print_comparison(name: str, unit: str, ours: list[float], theirs: list[float], them: str) -> None:
     """Print both medians with their ranges, and the ratio ours / theirs."""
     ratio = statistics.median(ours) / statistics.median(theirs)
-    print(f"{name}: hone {spread(ours)}, {them} {spread(theirs)} {unit}; ratio {ratio:.3f}", flush=True)
+    print(f"{name}: hone {format_spread(ours)}, {them} {format_spread(theirs)} {unit}; ratio {ratio:.3f}", flush=True)
 
 
-def spread(values: list[float]) -> str:
+def format_spread(values: list[float]) -> str:
     """Return the median of values, and their range."""
     return f"{statistics.median(values):.4g} ({min(values):.4g} to {max(values):.4g})"

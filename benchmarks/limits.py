@@ -54,7 +54,7 @@ SHARES = {
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelShape:
     """A Llama without shared heads. `adapter`: parameters of LoRA."""
 
     hidden: int = 4096
@@ -75,10 +75,10 @@ class Model:
         return self.products + self.hidden * self.vocabulary + (2 * self.layers + 1) * self.hidden
 
 
-LLAMA = Model()
+LLAMA = ModelShape()
 
 
-def token_flops(method: str, recompute: bool, model: Model = LLAMA) -> float:
+def count_token_flops(method: str, recompute: bool, model: ModelShape = LLAMA) -> float:
     """Return the FLOPs of the matrix products for one token.
 
     Forward 2 per parameter; backward 2 for the inputs, and 2 for the weights if they are trained.
@@ -91,23 +91,23 @@ def token_flops(method: str, recompute: bool, model: Model = LLAMA) -> float:
     return forward + again + inputs + weights + own
 
 
-def attention_flops(length: int, recompute: bool, model: Model = LLAMA) -> float:
+def count_attention_flops(length: int, recompute: bool, model: ModelShape = LLAMA) -> float:
     """Return the FLOPs of causal attention in a row of `length` tokens: two products forward, four backward."""
     forward = 2 * model.hidden * model.layers * length * (length + 1)
     return forward * (4 if recompute else 3)
 
 
-def row_flops(method: str, recompute: bool = False) -> float:
+def count_row_flops(method: str, recompute: bool = False) -> float:
     """Return the FLOPs of a row of guanaco, on average and without padding."""
     lengths = cut_lengths()
-    products = token_flops(method, recompute) * sum(lengths)
-    return (products + sum(attention_flops(length, recompute) for length in lengths)) / len(lengths)
+    products = count_token_flops(method, recompute) * sum(lengths)
+    return (products + sum(count_attention_flops(length, recompute) for length in lengths)) / len(lengths)
 
 
-def attention_share(method: str) -> float:
+def compute_attention_share(method: str) -> float:
     """Return attention's share of a row's FLOPs."""
     lengths = cut_lengths()
-    return sum(attention_flops(length, False) for length in lengths) / len(lengths) / row_flops(method)
+    return sum(count_attention_flops(length, False) for length in lengths) / len(lengths) / count_row_flops(method)
 
 
 def cut_lengths() -> list[int]:
@@ -115,53 +115,53 @@ def cut_lengths() -> list[int]:
     return [min(int(length), LIMIT) for length in LENGTHS.read_text().split()]
 
 
-def optimizer_seconds(method: str, weight_bytes: int) -> float:
+def compute_optimizer_seconds(method: str, weight_bytes: int) -> float:
     """Return the seconds for AdamW to read weights, gradients and two states, and write all but the gradients."""
     trained = LLAMA.adapter if method == "lora" else LLAMA.total
     return 7 * weight_bytes * trained / (BANDWIDTH * 1e12)
 
 
-def paged_seconds() -> float:
+def compute_paged_seconds() -> float:
     """Return the seconds to read and write float32 states in the host's memory, both directions at once."""
     return 8 * LLAMA.total / (LINK * 1e9)
 
 
-def rows_a_second(method: str, tflops: float, share: float, rows: int = 8, weight_bytes: int = 2) -> float:
+def compute_rows_per_second(method: str, tflops: float, share: float, rows: int = 8, weight_bytes: int = 2) -> float:
     """Return rows a second if products run at `tflops`, padding is computed, and the optimizer follows each step."""
-    step = rows * row_flops(method) / share / (tflops * 1e12) + optimizer_seconds(method, weight_bytes)
+    step = rows * count_row_flops(method) / share / (tflops * 1e12) + compute_optimizer_seconds(method, weight_bytes)
     return rows / step
 
 
-def fill(tokens: float, width: int) -> float:
+def compute_busy_share(tokens: float, width: int) -> float:
     """Return the share of the compute units that work when a result of tokens by width is cut into tiles."""
     tiles = -(-tokens // TILE) * -(-width // TILE)
     return tiles / (UNITS * -(-tiles // UNITS))
 
 
-def work() -> str:
+def make_flops_table() -> str:
     """Return the table of FLOPs."""
-    lines = ["| method | GFLOP a token | TFLOP a row | of it attention | with activations recomputed |", rule(5)]
+    lines = ["| method | GFLOP a token | TFLOP a row | of it attention | with activations recomputed |", make_rule(5)]
     for method in HOW_TO:
-        again = row_flops(method, True) / row_flops(method)
+        again = count_row_flops(method, True) / count_row_flops(method)
         lines.append(
-            f"| `{method}` | {token_flops(method, False) / 1e9:.1f} | {row_flops(method) / 1e12:.1f} | "
-            f"{attention_share(method):.1%} | {again:.2f} times |"
+            f"| `{method}` | {count_token_flops(method, False) / 1e9:.1f} | {count_row_flops(method) / 1e12:.1f} | "
+            f"{compute_attention_share(method):.1%} | {again:.2f} times |"
         )
     return "\n".join(lines)
 
 
-def how_to() -> str:
+def make_how_to_table() -> str:
     """Return the table of the how-to's results."""
     head = "| run | rows a second | TFLOP/s, padding included | of float32's peak: one GPU; two | of bfloat16's peak |"
-    lines = [head, rule(5)]
+    lines = [head, make_rule(5)]
     for method, (rate, _) in HOW_TO.items():
-        done = rate * row_flops(method) / SHARES["how-to"] / 1e12
+        done = rate * count_row_flops(method) / SHARES["how-to"] / 1e12
         parts = f"{done / FLOAT32:.0%}; {done / 2 / FLOAT32:.0%} | {done / BFLOAT16:.1%}"
         lines.append(f"| `{method}` | {rate} | {done:.0f} | {parts} |")
     return "\n".join(lines)
 
 
-def limits() -> str:
+def make_limits_table() -> str:
     """Return the table of rows a second at most."""
     ways = (
         ("float32 at its peak, the how-to's batches", FLOAT32, "how-to", HOW_TO_ROWS, 4),
@@ -170,31 +170,51 @@ def limits() -> str:
         ("bfloat16 at a typical mix of products, packed", ACHIEVABLE * TYPICAL, "packed", 8, 2),
         ("the same, grouped by length", ACHIEVABLE * TYPICAL, "grouped", 8, 2),
     )
-    lines = ["| rows a second at most | TFLOP/s | `lora` | `full` |", rule(4)]
+    lines = ["| rows a second at most | TFLOP/s | `lora` | `full` |", make_rule(4)]
     for name, tflops, share, rows, width in ways:
-        found = [rows_a_second(method, tflops, SHARES[share], rows, width) for method in HOW_TO]
+        found = [compute_rows_per_second(method, tflops, SHARES[share], rows, width) for method in HOW_TO]
         lines.append(f"| {name} | {tflops:,.0f} | {found[0]:.1f} | {found[1]:.1f} |")
     return "\n".join(lines)
 
 
-def levers() -> str:
+def make_choices_table() -> str:
     """Return the table of the gain that each choice of the profile should bring."""
     step = HOW_TO["full"][1] / HOW_TO_STEPS
-    again = by_method(lambda method: row_flops(method, True) / row_flops(method))
-    bigger = by_method(
+    again = format_by_method(lambda method: count_row_flops(method, True) / count_row_flops(method))
+    bigger = format_by_method(
         lambda method: (
-            rows_a_second(method, ACHIEVABLE * TYPICAL, 1.0, 8)
-            / rows_a_second(method, ACHIEVABLE * TYPICAL, 1.0, HOW_TO_ROWS)
+            compute_rows_per_second(method, ACHIEVABLE * TYPICAL, 1.0, 8)
+            / compute_rows_per_second(method, ACHIEVABLE * TYPICAL, 1.0, HOW_TO_ROWS)
         )
     )
-    paged = f"`full`: {paged_seconds():.2f} s of a step of {step:.2f} s; `lora`: none"
+    paged = f"`full`: {compute_paged_seconds():.2f} s of a step of {step:.2f} s; `lora`: none"
     rate = f"{ACHIEVABLE * TYPICAL / FLOAT32:.1f} to {BFLOAT16 / FLOAT32:.1f}"
     rows = [
         ("`bf16`", "float32", "rate of products", rate),
-        ("`packing`, with FlashAttention", "the how-to's grouping", "shares of padding", ratio("packed", "how-to")),
-        ("`packing`, with FlashAttention", "TRL's order by chance", "shares of padding", ratio("packed", "default")),
-        ("`group_by_length`, without it", "the how-to's grouping", "shares of padding", ratio("grouped", "how-to")),
-        ("`group_by_length`, without it", "TRL's order by chance", "shares of padding", ratio("grouped", "default")),
+        (
+            "`packing`, with FlashAttention",
+            "the how-to's grouping",
+            "shares of padding",
+            format_ratio("packed", "how-to"),
+        ),
+        (
+            "`packing`, with FlashAttention",
+            "TRL's order by chance",
+            "shares of padding",
+            format_ratio("packed", "default"),
+        ),
+        (
+            "`group_by_length`, without it",
+            "the how-to's grouping",
+            "shares of padding",
+            format_ratio("grouped", "how-to"),
+        ),
+        (
+            "`group_by_length`, without it",
+            "TRL's order by chance",
+            "shares of padding",
+            format_ratio("grouped", "default"),
+        ),
         ("`activationCheckpointing: false`", "TRL's default", "FLOPs", again),
         ("8 rows a step", "the how-to's 4", "bytes of the optimizer a row", bigger),
         ("AdamW's states in HBM", "paged states that lie in the host's memory", "bytes over PCI Express", paged),
@@ -202,60 +222,64 @@ def levers() -> str:
             "FlashAttention in itself",
             f"a kernel {SLOW} times as slow as products",
             "attention's FLOPs",
-            by_method(attention_gain),
+            format_by_method(compute_attention_gain),
         ),
         (
             "`packing` by a mask, without it: not chosen",
             "`group_by_length`",
             f"padding, and attention over {PACKED:,} tokens at the rate of products; {SLOW} times as slow",
-            "; ".join(by_method(lambda method, times=times: masked_gain(method, times)) for times in (1, SLOW)),
+            "; ".join(
+                format_by_method(lambda method, times=times: compute_masked_gain(method, times)) for times in (1, SLOW)
+            ),
         ),
     ]
-    lines = ["| choice of the profile | against | by | times as many rows a second |", rule(4)]
+    lines = ["| choice of the profile | against | by | times as many rows a second |", make_rule(4)]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
-def attention_gain(method: str) -> float:
+def compute_attention_gain(method: str) -> float:
     """Return the factor in rows a second of attention at the rate of products, against a slow kernel."""
-    return 1 + (SLOW - 1) * attention_share(method)
+    return 1 + (SLOW - 1) * compute_attention_share(method)
 
 
-def masked_gain(method: str, times: int) -> float:
+def compute_masked_gain(method: str, times: int) -> float:
     """Return the factor in rows a second of packing by a mask, against rows that are grouped by length.
 
     A kernel that takes any mask computes the scores of all pairs of tokens; here that many times as slow as products.
     """
     lengths = cut_lengths()
     pair = 3 * 4 * LLAMA.hidden * LLAMA.layers
-    products = token_flops(method, False) * sum(lengths)
+    products = count_token_flops(method, False) * sum(lengths)
     packed = products + times * pair * PACKED * sum(lengths)
     grouped = products + times * pair * sum(length**2 for length in lengths)
     return grouped / SHARES["grouped"] / (packed / SHARES["packed"])
 
 
-def tiles() -> str:
+def make_tiles_table() -> str:
     """Return the table of how batches without FlashAttention fill the GPU."""
     mean = statistics.fmean(cut_lengths())
     arrangements = ((4, SHARES["how-to"]), (8, SHARES["grouped"]))
-    times = [time_a_row(rows, mean, share) for rows, share in arrangements]
+    times = [estimate_row_time(rows, mean, share) for rows, share in arrangements]
     wide = "compute units at work: 4,096 wide; 11,008 wide"
-    lines = [f"| rows at once | tokens of rows | tokens at once | {wide} | time a row, against 8 rows |", rule(5)]
+    lines = [f"| rows at once | tokens of rows | tokens at once | {wide} | time a row, against 8 rows |", make_rule(5)]
     for (rows, share), time in zip(arrangements, times, strict=True):
         tokens = rows * mean / share
-        both = f"{fill(tokens, LLAMA.hidden):.0%}; {fill(tokens, LLAMA.intermediate):.0%}"
+        both = f"{compute_busy_share(tokens, LLAMA.hidden):.0%}; {compute_busy_share(tokens, LLAMA.intermediate):.0%}"
         lines.append(f"| {rows} | {share:.3f} | {tokens:,.0f} | {both} | {time / times[-1]:.2f} |")
     return "\n".join(lines)
 
 
-def time_a_row(rows: int, mean: float, share: float) -> float:
+def estimate_row_time(rows: int, mean: float, share: float) -> float:
     """Return the time of a row's forward products, in any unit: the parameters of each width over the working units."""
     tokens = rows * mean / share
     narrow = 4 * LLAMA.hidden**2 + LLAMA.hidden * LLAMA.intermediate
     wide = 2 * LLAMA.hidden * LLAMA.intermediate
-    return (narrow / fill(tokens, LLAMA.hidden) + wide / fill(tokens, LLAMA.intermediate)) / share
+    return (
+        narrow / compute_busy_share(tokens, LLAMA.hidden) + wide / compute_busy_share(tokens, LLAMA.intermediate)
+    ) / share
 
 
-def shares() -> str:
+def make_padding_table() -> str:
     """Return the table of padding."""
     names = {
         "how-to": "AMD's how-to: 4 rows, grouped by length",
@@ -263,11 +287,18 @@ def shares() -> str:
         "grouped": "profile `auto` on a GPU without FlashAttention: 8 rows, grouped by length",
         "packed": "profile `auto` on a GPU with FlashAttention: 3 rows of 1,024 tokens, packed",
     }
-    lines = ["| batches | computed tokens that are of rows |", rule(2)]
+    lines = ["| batches | computed tokens that are of rows |", make_rule(2)]
     return "\n".join([*lines, *(f"| {names[key]} | {share:.3f} |" for key, share in SHARES.items())])
 
 
-TABLES = {"work": work, "how-to": how_to, "limits": limits, "levers": levers, "shares": shares, "tiles": tiles}
+TABLES = {
+    "work": make_flops_table,
+    "how-to": make_how_to_table,
+    "limits": make_limits_table,
+    "levers": make_choices_table,
+    "shares": make_padding_table,
+    "tiles": make_tiles_table,
+}
 
 
 def fill_page(page: str) -> str:
@@ -292,17 +323,17 @@ def main() -> None:
         print(f"{name}\n\n{table()}\n")
 
 
-def rule(columns: int) -> str:
+def make_rule(columns: int) -> str:
     """Return the line below a table's head."""
     return "|" + "---|" * columns
 
 
-def ratio(one: str, other: str) -> str:
+def format_ratio(one: str, other: str) -> str:
     """Return the ratio of two batches' shares."""
     return f"{SHARES[one] / SHARES[other]:.2f}"
 
 
-def by_method(figure: Callable[[str], float]) -> str:
+def format_by_method(figure: Callable[[str], float]) -> str:
     """Return a figure for each method."""
     return ", ".join(f"`{method}` {figure(method):.2f}" for method in HOW_TO)
 

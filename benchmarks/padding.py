@@ -62,15 +62,15 @@ def main() -> None:
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as name:
         model = make_model(Path(name) / "model")
-        for case in cases():
-            choices, shares = measure(case, model, options.epochs)
+        for case in make_cases():
+            choices, shares = measure_padding(case, model, options.epochs)
             chosen = ", ".join(f"{choice.field}={choice.value}" for choice in choices) or "nothing chosen"
             verdict = f"; goal {GOAL}: {min(shares) >= GOAL}" if case.training["profile"] == "auto" else ""
             print(f"{case.name}: {statistics.median(shares):.4f} ({min(shares):.4f} to {max(shares):.4f}){verdict}")
             print(f"  {chosen}", flush=True)
 
 
-def cases() -> list[Case]:
+def make_cases() -> list[Case]:
     """Return the how-to as AMD runs it, TRL's defaults, and the profile with and without FlashAttention."""
     written: dict[str, Any] = yaml.safe_load((ROOT / "examples/llama2-guanaco/lora.yaml").read_text())["spec"]
     limit = written["training"]["maxLength"]
@@ -86,7 +86,7 @@ def cases() -> list[Case]:
     return found
 
 
-def measure(case: Case, model: Path, epochs: int) -> tuple[list[Choice], list[float]]:
+def measure_padding(case: Case, model: Path, epochs: int) -> tuple[list[Choice], list[float]]:
     """Return the profile's choices, and the share of computed tokens that belong to rows in each of the epochs."""
     spec = FineTuneJobSpec.model_validate(
         {
@@ -100,7 +100,7 @@ def measure(case: Case, model: Path, epochs: int) -> tuple[list[Choice], list[fl
     whole = make_rows()
     with tempfile.TemporaryDirectory() as name:
         written = make_sft_config(sft_config.make_sft_keywords(spec, Path(name), use_cpu=True))
-        choices = choose(spec, whole, written, case.flash)
+        choices = choose_profile(spec, whole, written, case.flash)
         keywords = sft_config.make_sft_keywords(spec, Path(name), use_cpu=True, choices=choices)
         # The rest is of the device, and there is none.
         keywords |= {"bf16": False, "dataloader_num_workers": 0, "optim": "adamw_torch"}
@@ -120,11 +120,11 @@ def measure(case: Case, model: Path, epochs: int) -> tuple[list[Choice], list[fl
         shares = []
         for epoch in range(epochs):
             trainer.state.epoch = epoch
-            shares.append(share_of(trainer.get_train_dataloader()))
+            shares.append(compute_share(trainer.get_train_dataloader()))
     return [choice for choice in choices if choice.field in ABOUT_ROWS], shares
 
 
-def share_of(batches: Any) -> float:
+def compute_share(batches: Any) -> float:
     """Return tokens of rows over computed tokens. A batch without padding has no mask."""
     kept = computed = 0
     for batch in batches:
@@ -133,7 +133,7 @@ def share_of(batches: Any) -> float:
     return kept / computed
 
 
-def choose(spec: FineTuneJobSpec, whole: Dataset, written: Any, flash: bool) -> list[Choice]:
+def choose_profile(spec: FineTuneJobSpec, whole: Dataset, written: Any, flash: bool) -> list[Choice]:
     """Return the profile's choices for Llama 2 7B on an MI300X."""
     memory = next(gpu.memory for gpu in GPUS if gpu.name == "MI300X")
     device = TrainingDevice("gpu", "MI300X", memory, has_bfloat16=True, has_flash_attention=flash, cores=24)

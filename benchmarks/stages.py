@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from common import compare, make_model, make_rows, run
+from common import make_model, make_rows, print_comparison, run
 from transformers import LlamaConfig
 
 GIB = 2**30
@@ -41,8 +41,8 @@ def main() -> None:
         folder = Path(name)
         make_model(folder / "model")
         start_up(folder, options.model or folder / "model", options.rounds)
-        many_rows(folder, options.rows)
-        plan(folder)
+        measure_many_rows(folder, options.rows)
+        measure_plan(folder)
 
 
 def start_up(folder: Path, model: Path, rounds: int) -> None:
@@ -50,20 +50,22 @@ def start_up(folder: Path, model: Path, rounds: int) -> None:
     ours, theirs = [], []
     for number in range(rounds):
         output = folder / f"start{number}"
-        spec = job("few.jsonl", {"maxSteps": 1, "loggingSteps": 1, "perDeviceTrainBatchSize": 1})
+        spec = make_job("few.jsonl", {"maxSteps": 1, "loggingSteps": 1, "perDeviceTrainBatchSize": 1})
         claims = [f"here={folder}", f"model={model}"]
-        trainer("prepare", folder, spec, output, claims)
-        ours.append(seconds_to_first_step(folder, spec, output, claims))
+        run_trainer("prepare", folder, spec, output, claims)
+        ours.append(measure_first_step(folder, spec, output, claims))
         began = time.monotonic()
         run([sys.executable, "-c", BARE, str(model)])
         theirs.append(time.monotonic() - began)
-    compare("start to the first step", "s", ours, theirs, "bare imports and model load")
+    print_comparison("start to the first step", "s", ours, theirs, "bare imports and model load")
 
 
-def seconds_to_first_step(folder: Path, spec: dict[str, Any], output: Path, claims: list[str]) -> float:
+def measure_first_step(folder: Path, spec: dict[str, Any], output: Path, claims: list[str]) -> float:
     """Return the seconds from the process's start to its first optimizer step, which itself is not counted."""
     began = time.monotonic()
-    with subprocess.Popen(words("run", folder, spec, output, claims), stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        make_command("run", folder, spec, output, claims), stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stderr
         for line in process.stderr:
             if line.startswith(FIRST_STEP):
@@ -75,17 +77,19 @@ def seconds_to_first_step(folder: Path, spec: dict[str, Any], output: Path, clai
     sys.exit("the trainer ended without a step")
 
 
-def many_rows(folder: Path, rows: int) -> None:
+def measure_many_rows(folder: Path, rows: int) -> None:
     memory = {}
     for count in (rows // 10, rows):
         make_rows(folder / "many.jsonl", count)
         began = time.monotonic()
-        memory[count] = anonymous_peak(words("prepare", folder, job("many.jsonl", {}), folder / f"many{count}"))
+        memory[count] = measure_anonymous_peak(
+            make_command("prepare", folder, make_job("many.jsonl", {}), folder / f"many{count}")
+        )
         print(f"preparing {count:,} rows: {time.monotonic() - began:.0f} s, {memory[count] / GIB:.2f} GiB", flush=True)
     print(f"  memory of ten times the rows: ratio {memory[rows] / memory[rows // 10]:.2f}")
 
 
-def anonymous_peak(command: list[str]) -> int:
+def measure_anonymous_peak(command: list[str]) -> int:
     """Return the peak of the command's private memory in bytes; pages of mapped files don't count."""
     peak = 0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
@@ -98,12 +102,12 @@ def anonymous_peak(command: list[str]) -> int:
     return peak
 
 
-def plan(folder: Path) -> None:
+def measure_plan(folder: Path) -> None:
     (folder / "seven").mkdir()
     LlamaConfig(
         hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, vocab_size=32000
     ).save_pretrained(folder / "seven")
-    spec = job("few.jsonl", {})
+    spec = make_job("few.jsonl", {})
     spec["spec"]["model"] = {"claim": {"name": "here", "path": "seven"}}
     spec["spec"]["resources"] = {"gpus": 1}
     manifest = folder / "plan.yaml"
@@ -113,7 +117,7 @@ def plan(folder: Path) -> None:
     print(f"plan of a 7B model: {time.monotonic() - began:.1f} s, {memory / GIB:.2f} GiB")
 
 
-def job(rows: str, training: dict[str, Any]) -> dict[str, Any]:
+def make_job(rows: str, training: dict[str, Any]) -> dict[str, Any]:
     """Return a LoRA job on the benchmark's rows, in float32 on the CPU."""
     return {
         "apiVersion": "hone.dev/v1alpha1",
@@ -128,7 +132,9 @@ def job(rows: str, training: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def words(command: str, folder: Path, spec: dict[str, Any], output: Path, claims: list[str] | None = None) -> list[str]:
+def make_command(
+    command: str, folder: Path, spec: dict[str, Any], output: Path, claims: list[str] | None = None
+) -> list[str]:
     """Return the trainer's command line."""
     manifest = folder / f"{output.name}.yaml"
     manifest.write_text(yaml.safe_dump(spec))
@@ -138,8 +144,8 @@ def words(command: str, folder: Path, spec: dict[str, Any], output: Path, claims
     return [*found, "--port", "0"] if command == "run" else found
 
 
-def trainer(command: str, folder: Path, spec: dict[str, Any], output: Path, claims: list[str]) -> None:
-    run(words(command, folder, spec, output, claims))
+def run_trainer(command: str, folder: Path, spec: dict[str, Any], output: Path, claims: list[str]) -> None:
+    run(make_command(command, folder, spec, output, claims))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def main() -> None:
     spent: dict[str, float] = defaultdict(float)
     for callback in CALLBACKS:
         for name in [name for name in vars(callback) if name in ("on_step_end", "on_log", "on_save", "on_step_begin")]:
-            setattr(callback, name, timed(f"{callback.__name__}.{name}", getattr(callback, name), spent))
+            setattr(callback, name, measure_time(f"{callback.__name__}.{name}", getattr(callback, name), spent))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_model(folder / "model")
@@ -63,7 +63,7 @@ def main() -> None:
     print(f"all callbacks: {1e6 * sum(spent.values()) / STEPS:.0f} microseconds a step, {share:.2%} of a step of 50 ms")
 
 
-def timed(name: str, method: Callable[..., Any], spent: dict[str, float]) -> Callable[..., Any]:
+def measure_time(name: str, method: Callable[..., Any], spent: dict[str, float]) -> Callable[..., Any]:
     """Return the method, with its time added to `spent`."""
 
     def run(*args: Any, **kwargs: Any) -> Any:

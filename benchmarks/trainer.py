@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from common import compare, make_model, make_rows, run
+from common import make_model, make_rows, print_comparison, run
 
 BATCH = 4
 ARGUMENTS = {
@@ -54,8 +54,8 @@ def main() -> None:
                 seconds, held = measure(folder, f"{kind}{number}", options.steps)
                 rates[kind].append(options.steps / seconds)
                 memory[kind].append(held / 2**30)
-    compare("training", "steps/s", rates["hone"], rates["trl"], "plain TRL")
-    compare("peak memory", "GiB", memory["hone"], memory["trl"], "plain TRL")
+    print_comparison("training", "steps/s", rates["hone"], rates["trl"], "plain TRL")
+    print_comparison("peak memory", "GiB", memory["hone"], memory["trl"], "plain TRL")
 
 
 def run_hone(folder: Path, name: str, steps: int) -> tuple[float, int]:

@@ -11,7 +11,7 @@ kubernetes.config.load_kube_config()
 
 
 @kopf.on.create("bench.hone.dev", "v1", "barejobs")
-def create(spec: kopf.Spec, name: str, namespace: str, **_: object) -> dict[str, str]:
+def create_job(spec: kopf.Spec, name: str, namespace: str, **_: object) -> dict[str, str]:
     container = {
         "name": "trainer",
         "image": IMAGE,

@@ -18,7 +18,7 @@ HERE = Path(__file__).parent / "modules"
 
 
 @cache
-def program(name: str) -> Path:
+def build_program(name: str) -> Path:
     digest = hashlib.sha256((HERE / name / "go.mod").read_bytes() + (HERE / name / "go.sum").read_bytes())
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hone/benchmarks"
     built = folder / f"{name}-{digest.hexdigest()[:12]}"
@@ -26,23 +26,23 @@ def program(name: str) -> Path:
         print(f"building {name}: up to 5 minutes, once", file=sys.stderr)
         folder.mkdir(parents=True, exist_ok=True)
         part = built.with_suffix(f".{os.getpid()}")
-        _go(name, "build", "-trimpath", "-ldflags", "-s -w", "-o", str(part), "tool")
+        _run_go(name, "build", "-trimpath", "-ldflags", "-s -w", "-o", str(part), "tool")
         part.rename(built)
     return built
 
 
 @cache
-def source(name: str) -> Path:
+def download_source(name: str) -> Path:
     """Return the module's own folder, which has its manifests."""
-    _go(name, "mod", "download", MODULES[name])
-    return Path(json.loads(_go(name, "list", "-m", "-json", MODULES[name]))["Dir"])
+    _run_go(name, "mod", "download", MODULES[name])
+    return Path(json.loads(_run_go(name, "list", "-m", "-json", MODULES[name]))["Dir"])
 
 
-def version(name: str) -> str:
-    return str(json.loads(_go(name, "list", "-m", "-json", MODULES[name]))["Version"])
+def read_version(name: str) -> str:
+    return str(json.loads(_run_go(name, "list", "-m", "-json", MODULES[name]))["Version"])
 
 
-def _go(name: str, *arguments: str) -> str:
+def _run_go(name: str, *arguments: str) -> str:
     environment = dict(os.environ, CGO_ENABLED="0", GOWORK="off", GOFLAGS="-mod=readonly")
     done = subprocess.run(["go", *arguments], cwd=HERE / name, env=environment, stdout=subprocess.PIPE, check=True)
     return done.stdout.decode()

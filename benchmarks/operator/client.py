@@ -100,6 +100,6 @@ class Arrivals:
 NAME = len("single-00000")
 
 
-def names(prefix: str, count: int) -> list[str]:
+def make_names(prefix: str, count: int) -> list[str]:
     """Return names of one length, so that children can be assigned to their objects."""
     return [f"{prefix[:6]:x<6}-{number:05d}" for number in range(count)]

@@ -22,11 +22,11 @@ sys.path += [str(HERE.parent), str(HERE.parents[1] / "tests/cluster")]
 
 import build_peers  # noqa: E402
 from apiserver import ApiServer, api_server  # noqa: E402
-from client import Arrivals, Client, Refused, names  # noqa: E402
-from common import compare  # noqa: E402
-from contenders import CONTENDERS, install, install_runtime, running  # noqa: E402
-from simulation import life  # noqa: E402
-from usage import Audit, cpu_seconds, resident_mib, writes  # noqa: E402
+from client import Arrivals, Client, Refused, make_names  # noqa: E402
+from common import print_comparison  # noqa: E402
+from contenders import CONTENDERS, install_contenders, install_runtime, run_contender  # noqa: E402
+from simulation import simulate_pods  # noqa: E402
+from usage import Audit, count_writes, read_cpu_seconds, read_resident_mib  # noqa: E402
 
 SECONDS_TO_SETTLE = 60
 SECONDS_QUIET = 5
@@ -52,68 +52,68 @@ def main() -> None:
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
-    print(", ".join(f"{name} {build_peers.version(name)}" for name in build_peers.MODULES), flush=True)
+    print(", ".join(f"{name} {build_peers.read_version(name)}" for name in build_peers.MODULES), flush=True)
     found: dict[str, dict[str, list[float]]] = {figure: {} for figure in FIGURES}
     requests: dict[str, Counter[str]] = {}
     for number in range(options.rounds):
         turns = [name for name in options.contenders if name != "prepared"]  # up to its first Job, that is Hone
-        with apart() as (server, _):
+        with run_contenders_server() as (server, _):
             for name in turns[:: -1 if number % 2 else 1]:
-                note(found, name, creations(server, name, options.singles, options.many))
-    with apart() as (server, audit), life(server, pod_seconds=POD_SECONDS):
+                add_figures(found, name, measure_creations(server, name, options.singles, options.many))
+    with run_contenders_server() as (server, audit), simulate_pods(server, pod_seconds=POD_SECONDS):
         for name in options.contenders:
-            figures, requests[name] = lives(server, audit, name, options.lives)
-            note(found, name, figures)
+            figures, requests[name] = measure_lives(server, audit, name, options.lives)
+            add_figures(found, name, figures)
     for figure, words in FIGURES.items():
         for name, values in found[figure].items():
             if name != "hone":
                 unit = words.format(many=options.many)
-                compare(unit, "", found[figure]["hone"], values, CONTENDERS[name].title)
+                print_comparison(unit, "", found[figure]["hone"], values, CONTENDERS[name].title)
     for name, counted in requests.items():
         listed = ", ".join(f"{request} {count / options.lives:.2f}" for request, count in counted.most_common())
         print(f"a life of {CONTENDERS[name].title}: {listed}")
 
 
 @contextmanager
-def apart() -> Iterator[tuple[ApiServer, Audit]]:
+def run_contenders_server() -> Iterator[tuple[ApiServer, Audit]]:
     """Run an API server with all contenders' definitions, and its log. Operators see the packages of their images."""
     os.environ["PYTHONPATH"] = str(HERE / "as_shipped")
     with tempfile.TemporaryDirectory() as folder:
         audit = Audit(Path(folder))
         users = dict.fromkeys([*CONTENDERS, "controllers", "scheduler", "kwok"], ("system:masters",))
         with api_server(Path(folder), users=users, flags=audit.flags) as server:
-            install(server)
+            install_contenders(server)
             yield server, audit
 
 
-def note(found: dict[str, dict[str, list[float]]], name: str, figures: dict[str, float]) -> None:
+def add_figures(found: dict[str, dict[str, list[float]]], name: str, figures: dict[str, float]) -> None:
     said = ", ".join(f"{figure} {value:.4g}" for figure, value in figures.items())
     print(f"{time.strftime('%X')} {name}: {said}", file=sys.stderr, flush=True)
     for figure, value in figures.items():
         found[figure].setdefault(name, []).append(value)
 
 
-def creations(server: ApiServer, name: str, singles: int, many: int) -> dict[str, float]:
+def measure_creations(server: ApiServer, name: str, singles: int, many: int) -> dict[str, float]:
     """Measure from objects to their Jobs, when nothing else happens to the Jobs."""
     contender, client = CONTENDERS[name], Client(server.url)
-    space = fresh_namespace(client)
-    with running(name, server) as pids:
+    space = create_namespace(client)
+    with run_contender(name, server) as pids:
         warm_up(client, name, space)
         jobs = Arrivals(client, f"/apis/batch/v1/namespaces/{space}/jobs")
         took = []
-        for each in names("single", singles):
+        for each in make_names("single", singles):
             started = time.monotonic()
             client.create(contender.path(space), contender.body(each))
             took.append(1000 * (jobs.wait([each], SECONDS_TO_SETTLE) - started))
             time.sleep(0.05)
-        wanted = names("many", many)
+        wanted = make_names("many", many)
         time.sleep(SECONDS_QUIET)
-        before, started = cpu_seconds(pids), time.monotonic()
+        before, started = read_cpu_seconds(pids), time.monotonic()
         client.create_all(contender.path(space), map(contender.body, wanted))
         last = jobs.wait(wanted, SECONDS_TO_SETTLE)
         time.sleep(SECONDS_QUIET)
-        cpu = 1000 * (cpu_seconds(pids) - before) / many
-        memory = resident_mib(pids)
+        cpu = 1000 * (read_cpu_seconds(pids) - before) / many
+        memory = read_resident_mib(pids)
     return {
         "first": statistics.median(took),
         "slow": statistics.quantiles(took, n=100)[-1] if singles > 1 else took[0],
@@ -123,32 +123,32 @@ def creations(server: ApiServer, name: str, singles: int, many: int) -> dict[str
     }
 
 
-def lives(server: ApiServer, audit: Audit, name: str, count: int) -> tuple[dict[str, float], Counter[str]]:
+def measure_lives(server: ApiServer, audit: Audit, name: str, count: int) -> tuple[dict[str, float], Counter[str]]:
     """Measure objects whose pods run and end, until the contender has reported the end."""
     contender, client = CONTENDERS[name], Client(server.url)
-    space = fresh_namespace(client)
-    with running(name, server) as pids:
+    space = create_namespace(client)
+    with run_contender(name, server) as pids:
         warm_up(client, name, space)
         time.sleep(2 * POD_SECONDS + SECONDS_QUIET)  # until its life, maybe of two Jobs, is over
         if name == "bare":  # it reports no end
             ends = Arrivals(client, f"/apis/batch/v1/namespaces/{space}/jobs", CONTENDERS["trainer"].ended)
         else:
             ends = Arrivals(client, contender.path(space), contender.ended)
-        wanted, since, before = names("life", count), audit.position(), cpu_seconds(pids)
+        wanted, since, before = make_names("life", count), audit.position(), read_cpu_seconds(pids)
         client.create_all(contender.path(space), map(contender.body, wanted))
         ends.wait(wanted, SECONDS_TO_SETTLE)
         time.sleep(SECONDS_QUIET)
-        cpu = 1000 * (cpu_seconds(pids) - before) / count
+        cpu = 1000 * (read_cpu_seconds(pids) - before) / count
     requests = audit.requests(name, since)
     figures = {
         "life_requests": requests.total() / count,
-        "life_writes": writes(requests) / count,
+        "life_writes": count_writes(requests) / count,
         "life_cpu": cpu,
     }
     return figures, requests
 
 
-def fresh_namespace(client: Client) -> str:
+def create_namespace(client: Client) -> str:
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"generateName": "benchmark-"}}
     return str(client.create("/api/v1/namespaces", body)["metadata"]["name"])
 
@@ -156,7 +156,7 @@ def fresh_namespace(client: Client) -> str:
 def warm_up(client: Client, name: str, space: str) -> None:
     """Wait until the contender has made a Job. It refuses objects until its webhooks answer."""
     jobs = Arrivals(client, f"/apis/batch/v1/namespaces/{space}/jobs")
-    (first,) = names("warmup", 1)
+    (first,) = make_names("warmup", 1)
     contender = CONTENDERS[name]
     deadline = time.monotonic() + SECONDS_TO_SETTLE
     while True:

@@ -50,7 +50,7 @@ def _has_condition(*types: str) -> Callable[[Object], bool]:
     return holds
 
 
-def _hone(title: str, gpus: int) -> Contender:
+def _make_hone(title: str, gpus: int) -> Contender:
     spec = {
         "model": {"name": "example/model"},
         "dataset": {"name": "example/data"},
@@ -62,8 +62,8 @@ def _hone(title: str, gpus: int) -> Contender:
 
 
 CONTENDERS = {
-    "hone": _hone("Hone", gpus=0),
-    "prepared": _hone("Hone that prepares in a Job of its own", gpus=1),
+    "hone": _make_hone("Hone", gpus=0),
+    "prepared": _make_hone("Hone that prepares in a Job of its own", gpus=1),
     "jobset": Contender(
         "JobSet",
         "jobset.x-k8s.io/v1alpha2",
@@ -113,7 +113,7 @@ BARE_CRD = {
 
 
 @contextmanager
-def running(name: str, server: ApiServer) -> Iterator[list[int]]:
+def run_contender(name: str, server: ApiServer) -> Iterator[list[int]]:
     """Run the contender's processes, by pid, each as the user of the contender's name."""
     environment = dict(
         os.environ,
@@ -123,7 +123,7 @@ def running(name: str, server: ApiServer) -> Iterator[list[int]]:
         PYTHONWARNINGS="ignore",
         TMPDIR=str(server.folder),
     )
-    commands = [_command(part, server.folder) for part in CONTENDERS[name].parts]
+    commands = [_make_command(part, server.folder) for part in CONTENDERS[name].parts]
     with (
         (server.folder / f"{name}.log").open("ab") as log,
         processes(commands, environment, log.fileno()) as started,
@@ -131,19 +131,19 @@ def running(name: str, server: ApiServer) -> Iterator[list[int]]:
         yield [process.pid for process in started]
 
 
-def _command(part: str, folder: Path) -> list[Any]:
+def _make_command(part: str, folder: Path) -> list[Any]:
     if part == "hone":
         return [sys.executable, "-m", "hone_operator", "--log-level", "warning"]
     if part == "bare":
         return [sys.executable, "-m", "kopf", "run", "--quiet", "--standalone", "-A", HERE / "bare_kopf.py"]
-    return [build_peers.program(part), "--config", folder / f"{part}-config.yaml", "--zap-log-level=error"]
+    return [build_peers.build_program(part), "--config", folder / f"{part}-config.yaml", "--zap-log-level=error"]
 
 
-def install(server: ApiServer) -> None:
+def install_contenders(server: ApiServer) -> None:
     """Install CRDs, webhooks and configurations of all: as shipped, except for ports, and without leader election."""
     client = Client(server.url)
-    _certificate(server.folder)
-    jobset, trainer = build_peers.source("jobset"), build_peers.source("trainer")
+    _create_certificate(server.folder)
+    jobset, trainer = build_peers.download_source("jobset"), build_peers.download_source("trainer")
     crds = [BARE_CRD]
     for folder in (CRDS, jobset / "config/components/crd/bases", trainer / "manifests/base/crds"):
         files = sorted(file for file in folder.glob("*.yaml") if file.name != "kustomization.yaml")
@@ -154,21 +154,21 @@ def install(server: ApiServer) -> None:
         "/api/v1/namespaces/kubeflow-system",
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kubeflow-system"}},
     )
-    _configure(server.folder, "jobset", jobset / "config/components/manager/controller_manager_config.yaml")
-    _configure(server.folder, "trainer", trainer / "manifests/base/manager/controller_manager_config.yaml")
-    _webhooks(client, server.folder, "jobset", jobset / "config/components/webhook/manifests.yaml")
-    _webhooks(client, server.folder, "trainer", trainer / "manifests/base/webhook/manifests.yaml")
+    _write_config(server.folder, "jobset", jobset / "config/components/manager/controller_manager_config.yaml")
+    _write_config(server.folder, "trainer", trainer / "manifests/base/manager/controller_manager_config.yaml")
+    _install_webhooks(client, server.folder, "jobset", jobset / "config/components/webhook/manifests.yaml")
+    _install_webhooks(client, server.folder, "trainer", trainer / "manifests/base/webhook/manifests.yaml")
 
 
 def install_runtime(client: Client) -> None:
     """Install the Trainer's torch runtime, which its own webhook has to accept."""
     body = yaml.safe_load(
-        (build_peers.source("trainer") / "manifests/base/runtimes/torch_distributed.yaml").read_text()
+        (build_peers.download_source("trainer") / "manifests/base/runtimes/torch_distributed.yaml").read_text()
     )
     client.apply(f"/apis/{CONTENDERS['trainer'].api_version}/clustertrainingruntimes/{RUNTIME}", body)
 
 
-def _configure(folder: Path, part: str, shipped: Path) -> None:
+def _write_config(folder: Path, part: str, shipped: Path) -> None:
     config = yaml.safe_load(shipped.read_text())
     certificates = "internalCertManagement" if part == "jobset" else "certManagement"
     config |= {
@@ -181,7 +181,7 @@ def _configure(folder: Path, part: str, shipped: Path) -> None:
     (folder / f"{part}-config.yaml").write_text(yaml.safe_dump(config))
 
 
-def _certificate(folder: Path) -> None:
+def _create_certificate(folder: Path) -> None:
     """Write the certificate where controller-runtime looks for it, in the temporary folder."""
     where = folder / "k8s-webhook-server/serving-certs"
     where.mkdir(parents=True)
@@ -190,7 +190,7 @@ def _certificate(folder: Path) -> None:
     subprocess.run(request, check=True, capture_output=True)
 
 
-def _webhooks(client: Client, folder: Path, part: str, shipped: Path) -> None:
+def _install_webhooks(client: Client, folder: Path, part: str, shipped: Path) -> None:
     bundle = base64.b64encode((folder / "k8s-webhook-server/serving-certs/tls.crt").read_bytes()).decode()
     for body in yaml.safe_load_all(shipped.read_text()):
         if not body:

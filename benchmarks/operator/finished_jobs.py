@@ -9,7 +9,7 @@ OURS = "hone.dev/v1alpha1"
 GIVEN_BY_SERVER = ("uid", "resourceVersion", "creationTimestamp", "generation", "managedFields", "generateName")
 
 
-class Model:
+class FinishedJob:
     """The objects of one finished FineTuneJob, from which others are made."""
 
     def __init__(self, client: Client, namespace: str, name: str) -> None:
@@ -35,7 +35,7 @@ class Model:
         self._make("v1", "pods", self._pod, name, job)
 
     def _make(self, api_version: str, plural: str, model: Object, name: str, owner: Object | None = None) -> Object:
-        body = renamed(model, self._name, name)
+        body = rename_texts(model, self._name, name)
         for field in GIVEN_BY_SERVER:
             body["metadata"].pop(field, None)
         if owner:
@@ -56,7 +56,7 @@ class Model:
         return f"{root}/{api_version}/namespaces/{self._namespace}/{plural}"
 
 
-def renamed(found: Object, old: str, new: str) -> Object:
+def rename_texts(found: Object, old: str, new: str) -> Object:
     """Return a copy in which `old` is replaced by `new` in every text."""
 
     def change(value: object) -> object:

@@ -20,13 +20,13 @@ sys.path += [str(HERE.parent), str(HERE.parents[1] / "tests/cluster")]
 
 import urllib3  # noqa: E402
 from apiserver import ApiServer, free_ports, operator, processes  # noqa: E402
-from client import Arrivals, Client, Object, names  # noqa: E402
-from compare import apart, fresh_namespace  # noqa: E402
+from client import Arrivals, Client, Object, make_names  # noqa: E402
+from compare import create_namespace, run_contenders_server  # noqa: E402
 from contenders import CONTENDERS  # noqa: E402
-from finished_jobs import Model  # noqa: E402
+from finished_jobs import FinishedJob  # noqa: E402
 from hone_operator.kube.pod_poller import CLOSE_SECONDS, LATER_EVERY_SECONDS  # noqa: E402
-from simulation import life  # noqa: E402
-from usage import Audit, cpu_seconds, resident_mib, writes  # noqa: E402
+from simulation import simulate_pods  # noqa: E402
+from usage import Audit, count_writes, read_cpu_seconds, read_resident_mib  # noqa: E402
 
 HONE = CONTENDERS["hone"]
 FEW = 100
@@ -43,50 +43,50 @@ def main() -> None:
     parser.add_argument("--running", type=int, default=500)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
-    with apart() as (server, audit):
-        space = fresh_namespace(Client(server.url))
-        model = one_life(server, space)
-        made = names("ended", options.finished)
+    with run_contenders_server() as (server, audit):
+        space = create_namespace(Client(server.url))
+        model = run_one_job(server, space)
+        made = make_names("ended", options.finished)
         model.copies(made[:FEW])
-        restart(server, audit, FEW)
-        passes(server, FEW)
+        measure_restart(server, audit, FEW)
+        measure_reconciles(server, FEW)
         model.copies(made[FEW:])
-        restart(server, audit, options.finished)
-        passes(server, options.finished)
-    with apart() as (server, _), life(server, pod_seconds=86400):
-        progress(server, options.running)
+        measure_restart(server, audit, options.finished)
+        measure_reconciles(server, options.finished)
+    with run_contenders_server() as (server, _), simulate_pods(server, pod_seconds=86400):
+        measure_progress(server, options.running)
 
 
-def one_life(server: ApiServer, space: str) -> Model:
-    (name,) = names("model", 1)
+def run_one_job(server: ApiServer, space: str) -> FinishedJob:
+    (name,) = make_names("model", 1)
     client = Client(server.url)
-    with life(server, pod_seconds=1), hone(server):
+    with simulate_pods(server, pod_seconds=1), run_operator(server):
         ends = Arrivals(client, HONE.path(space), HONE.ended)
         client.create(HONE.path(space), HONE.body(name))
         ends.wait([name], SECONDS_TO_SETTLE)
         time.sleep(SECONDS_QUIET / 4)
-    return Model(client, space, name)
+    return FinishedJob(client, space, name)
 
 
-def restart(server: ApiServer, audit: Audit, count: int) -> None:
+def measure_restart(server: ApiServer, audit: Audit, count: int) -> None:
     """Measure a start with this many finished, settled objects."""
     since = audit.position()
-    with hone(server) as (pid, seconds):
+    with run_operator(server) as (pid, seconds):
         time.sleep(SECONDS_QUIET)
-        memory, cpu = resident_mib([pid]), cpu_seconds([pid])
-        written = writes(audit.requests("hone", since))
+        memory, cpu = read_resident_mib([pid]), read_cpu_seconds([pid])
+        written = count_writes(audit.requests("hone", since))
     print(
         f"{count} finished: ready in {seconds:.1f} s, {cpu:.1f} s of CPU, {memory:.0f} MiB, {written} writes",
         flush=True,
     )
 
 
-def passes(server: ApiServer, count: int) -> None:
+def measure_reconciles(server: ApiServer, count: int) -> None:
     """Measure a pass over an unfinished object, with this many finished ones in the cluster."""
     client = Client(server.url)
-    space = fresh_namespace(client)
-    wanted = names("pass", FEW)
-    with hone(server) as (pid, _):
+    space = create_namespace(client)
+    wanted = make_names("pass", FEW)
+    with run_operator(server) as (pid, _):
         jobs = Arrivals(client, f"/apis/batch/v1/namespaces/{space}/jobs")
         took = []
         for name in wanted:
@@ -94,51 +94,51 @@ def passes(server: ApiServer, count: int) -> None:
             client.create(HONE.path(space), HONE.body(name))
             took.append(1000 * (jobs.wait([name], SECONDS_TO_SETTLE) - started))
         time.sleep(SECONDS_QUIET)
-        before = cpu_seconds([pid])
+        before = read_cpu_seconds([pid])
         for number in range(PASSES_EACH):
             for name in wanted:
                 touch = {"metadata": {"annotations": {"benchmark": str(number)}}}
                 client.patch(f"{HONE.path(space)}/{name}", touch)
             time.sleep(0.5)
         time.sleep(2)
-        each = 1000 * (cpu_seconds([pid]) - before) / (len(wanted) * PASSES_EACH)
+        each = 1000 * (read_cpu_seconds([pid]) - before) / (len(wanted) * PASSES_EACH)
     print(
         f"beside {count} finished: {statistics.median(took):.1f} ms to the Job of one, {each:.2f} ms of CPU a pass",
         flush=True,
     )
 
 
-def progress(server: ApiServer, count: int) -> None:
+def measure_progress(server: ApiServer, count: int) -> None:
     """Measure many trainers that are asked for their progress."""
     client = Client(server.url)
-    space = fresh_namespace(client)
+    space = create_namespace(client)
     trainers: list[list[object]] = [[sys.executable, HERE / "trainers.py"]]
-    with processes(trainers, {}), hone(server) as (pid, _):
+    with processes(trainers, {}), run_operator(server) as (pid, _):
         told = Arrivals(client, HONE.path(space), lambda found: (found.get("status") or {}).get("progress"))
-        wanted = names("run", count)
+        wanted = make_names("run", count)
         client.create_all(HONE.path(space), map(HONE.body, wanted))
         told.wait(wanted, SECONDS_TO_SETTLE)
         time.sleep(CLOSE_SECONDS + LATER_EVERY_SECONDS)  # some are asked more often at first
-        before, started = cpu_seconds([pid]), time.monotonic()
+        before, started = read_cpu_seconds([pid]), time.monotonic()
         ages: list[float] = []
         for _ in range(SAMPLES):
             time.sleep(POLLED_SECONDS / SAMPLES)
-            ages += [age(each) for each in client.get(HONE.path(space))["items"]]
-        share = (cpu_seconds([pid]) - before) / (time.monotonic() - started)
-        memory = resident_mib([pid])
+            ages += [read_age_seconds(each) for each in client.get(HONE.path(space))["items"]]
+        share = (read_cpu_seconds([pid]) - before) / (time.monotonic() - started)
+        memory = read_resident_mib([pid])
     print(
         f"{count} running: {100 * share:.1f} % of a core, statuses {statistics.median(ages):.1f} s old "
         f"(at most {max(ages):.1f}), {memory:.0f} MiB"
     )
 
 
-def age(found: Object) -> float:
+def read_age_seconds(found: Object) -> float:
     updated = datetime.fromisoformat(found["status"]["progress"]["updatedAt"])
     return (datetime.now(UTC) - updated).total_seconds()
 
 
 @contextmanager
-def hone(server: ApiServer) -> Iterator[tuple[int, float]]:
+def run_operator(server: ApiServer) -> Iterator[tuple[int, float]]:
     """Run the operator as a process until it is ready; yield its pid and the seconds until then."""
     (port,) = free_ports(1)
     ready = urllib3.PoolManager(retries=False)

@@ -19,7 +19,7 @@ STAGES = (
     "kustomize/stage/volume/fast/pvc-provision.yaml",
     "kustomize/stage/volume/fast/pv-bind.yaml",
 )
-LAST_WORD = TerminationMessage(
+TERMINATION_MESSAGE = TerminationMessage(
     outcome="Succeeded",
     reason="Succeeded",
     message="The artifact is complete.",
@@ -30,34 +30,36 @@ LAST_WORD = TerminationMessage(
 
 
 @contextmanager
-def life(server: ApiServer, *, pod_seconds: float) -> Iterator[None]:
+def simulate_pods(server: ApiServer, *, pod_seconds: float) -> Iterator[None]:
     """While the context lasts, let pods of Jobs run for this long and then succeed. Their addresses are loopback."""
     client = Client(server.url)
-    stages = [yaml.safe_load((build_peers.source("kwok") / file).read_text()) for file in STAGES]
+    stages = [yaml.safe_load((build_peers.download_source("kwok") / file).read_text()) for file in STAGES]
     config = server.folder / "kwok.yaml"
-    config.write_text(yaml.safe_dump_all([*stages, _running(), _ended(pod_seconds)]))
+    config.write_text(yaml.safe_dump_all([*stages, _make_running_stage(), _make_ended_stage(pod_seconds)]))
     manager = [server.programs / "kube-controller-manager", "--kubeconfig", server.kubeconfig_of("controllers")]
     manager += ["--controllers=job-controller", "--leader-elect=false", "--secure-port=0"]
     scheduler = [server.programs / "kube-scheduler", "--kubeconfig", server.kubeconfig_of("scheduler")]
     scheduler += ["--leader-elect=false", "--secure-port=0"]
     limits = ["--kube-api-qps=1000", "--kube-api-burst=1000"]
-    kwok = [build_peers.program("kwok"), "--kubeconfig", server.kubeconfig_of("kwok"), "--config", config]
+    kwok = [build_peers.build_program("kwok"), "--kubeconfig", server.kubeconfig_of("kwok"), "--config", config]
     kwok += ["--manage-all-nodes", "--node-lease-duration-seconds=40", f"--cidr={POD_CIDR}"]
-    _storage_class(client)
+    _create_storage_class(client)
     with (
         (server.folder / "simulation.log").open("ab") as log,
         processes([manager + limits, scheduler + limits, kwok], dict(os.environ), log.fileno()),
     ):
-        _node(client, NODE)
+        _create_node(client, NODE)
         yield
 
 
-def _storage_class(client: Client) -> None:
-    body = yaml.safe_load((build_peers.source("kwok") / "kustomize/stage/volume/fast/storage-class.yaml").read_text())
+def _create_storage_class(client: Client) -> None:
+    body = yaml.safe_load(
+        (build_peers.download_source("kwok") / "kustomize/stage/volume/fast/storage-class.yaml").read_text()
+    )
     client.apply(f"/apis/storage.k8s.io/v1/storageclasses/{STORAGE_CLASS}", body)
 
 
-def _node(client: Client, name: str) -> None:
+def _create_node(client: Client, name: str) -> None:
     path = f"/api/v1/nodes/{name}"
     client.apply(path, {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
     room = {"cpu": "100000", "memory": "100Ti", "pods": "100000", "amd.com/gpu": "100000"}
@@ -66,7 +68,7 @@ def _node(client: Client, name: str) -> None:
     client.patch(path, {"spec": {"taints": None}})
 
 
-def _stage(name: str, phase: str, template: str, seconds: float = 0) -> Object:
+def _make_stage(name: str, phase: str, template: str, seconds: float = 0) -> Object:
     return {
         "apiVersion": "kwok.x-k8s.io/v1alpha1",
         "kind": "Stage",
@@ -85,8 +87,8 @@ def _stage(name: str, phase: str, template: str, seconds: float = 0) -> Object:
     }
 
 
-def _running() -> Object:
-    return _stage(
+def _make_running_stage() -> Object:
+    return _make_stage(
         "pod-runs",
         "Pending",
         """
@@ -111,9 +113,9 @@ startTime: {{ Now | Quote }}
     )
 
 
-def _ended(seconds: float) -> Object:
-    words = LAST_WORD.to_bytes().decode().replace("'", "''")
-    return _stage(
+def _make_ended_stage(seconds: float) -> Object:
+    words = TERMINATION_MESSAGE.to_bytes().decode().replace("'", "''")
+    return _make_stage(
         "pod-ends",
         "Running",
         f"""

@@ -14,10 +14,10 @@ PORT = 8080
 STARTED = time.monotonic()
 
 
-async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def answer_requests(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         while await reader.readuntil(b"\r\n\r\n"):
-            body = report()
+            body = make_report()
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
             writer.write(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
             await writer.drain()
@@ -25,7 +25,7 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
         writer.close()
 
 
-def report() -> bytes:
+def make_report() -> bytes:
     step = int(10 * (time.monotonic() - STARTED))
     progress = {
         "step": step,
@@ -43,7 +43,7 @@ def report() -> bytes:
 
 async def main() -> None:
     hosts = [str(address) for address in ADDRESSES.hosts()]
-    server = await asyncio.start_server(answer, hosts, PORT)
+    server = await asyncio.start_server(answer_requests, hosts, PORT)
     await server.serve_forever()
 
 

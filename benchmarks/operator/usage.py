@@ -18,7 +18,7 @@ POLICY = {
 WRITES = ("create", "update", "patch", "delete", "deletecollection")
 
 
-def cpu_seconds(pids: Iterable[int]) -> float:
+def read_cpu_seconds(pids: Iterable[int]) -> float:
     """Return user and system time of all processes together."""
     total = 0
     for pid in pids:
@@ -27,7 +27,7 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     return total / os.sysconf("SC_CLK_TCK")
 
 
-def resident_mib(pids: Iterable[int]) -> float:
+def read_resident_mib(pids: Iterable[int]) -> float:
     """Return the resident memory of all processes together, now."""
     pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
     return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
@@ -65,5 +65,5 @@ class Audit:
         return found
 
 
-def writes(requests: Counter[str]) -> int:
+def count_writes(requests: Counter[str]) -> int:
     return sum(count for request, count in requests.items() if request.startswith(WRITES))

@@ -24,7 +24,7 @@ PROMPTS = [
 
 
 @dataclass(frozen=True)
-class Seen:
+class Measured:
     """`rate` in tokens a second over all clients; `first`, `slow`: median and 99th percentile to the first text, ms."""
 
     rate: float
@@ -32,15 +32,17 @@ class Seen:
     slow: float
 
 
-def ask(url: str, models: list[str], clients: int, requests: int, more: Mapping[str, Any] = NOTHING) -> Seen:
+def measure_clients(
+    url: str, models: list[str], clients: int, requests: int, more: Mapping[str, Any] = NOTHING
+) -> Measured:
     """Run this many clients that ask one request after the other, the models in turn, until all are answered.
 
     more: further parameters of each request.
     """
-    return asyncio.run(_ask(url, models, clients, requests, more))
+    return asyncio.run(_run_clients(url, models, clients, requests, more))
 
 
-async def _ask(url: str, models: list[str], clients: int, requests: int, more: Mapping[str, Any]) -> Seen:
+async def _run_clients(url: str, models: list[str], clients: int, requests: int, more: Mapping[str, Any]) -> Measured:
     names = cycle(models)
     todo = [(next(names), PROMPTS[number % len(PROMPTS)]) for number in range(requests)]
     firsts: list[float] = []
@@ -50,7 +52,7 @@ async def _ask(url: str, models: list[str], clients: int, requests: int, more: M
         nonlocal tokens
         while todo:
             model, prompt = todo.pop()
-            first, count = await _one(http, model, prompt, more)
+            first, count = await _send_request(http, model, prompt, more)
             firsts.append(first)
             tokens += count
 
@@ -59,10 +61,12 @@ async def _ask(url: str, models: list[str], clients: int, requests: int, more: M
         started = time.monotonic()
         await asyncio.gather(*(client(http) for _ in range(clients)))
         took = time.monotonic() - started
-    return Seen(tokens / took, statistics.median(firsts), statistics.quantiles(firsts, n=100, method="inclusive")[-1])
+    return Measured(
+        tokens / took, statistics.median(firsts), statistics.quantiles(firsts, n=100, method="inclusive")[-1]
+    )
 
 
-async def _one(http: httpx.AsyncClient, model: str, prompt: str, more: Mapping[str, Any]) -> tuple[float, int]:
+async def _send_request(http: httpx.AsyncClient, model: str, prompt: str, more: Mapping[str, Any]) -> tuple[float, int]:
     body = {
         "model": model,
         "messages": [{"role": "user", "content": prompt}],

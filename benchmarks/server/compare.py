@@ -19,10 +19,10 @@ HERE = Path(__file__).parent
 sys.path += [str(HERE.parent), str(HERE.parents[1] / "examples/quickstart")]
 
 from adapters import make_adapters  # noqa: E402
-from clients import Seen, ask  # noqa: E402
-from common import compare  # noqa: E402
+from clients import Measured, measure_clients  # noqa: E402
+from common import print_comparison  # noqa: E402
 from model_from_pypi import kept_model  # noqa: E402
-from servers import Server, hone, running, transformers, vllm  # noqa: E402
+from servers import Server, make_hone_command, make_transformers_command, make_vllm_command, run_server  # noqa: E402
 
 CLIENTS = (1, 8, 32)
 ADAPTERS = 8
@@ -46,21 +46,21 @@ def main() -> None:
         adapters = make_adapters(work, model, ADAPTERS)
         first = next(iter(adapters.values()))
         made = {
-            "hone": hone(model, adapters),
-            "transformers serve": transformers(model),
-            "transformers serve, adapter": transformers(first),
+            "hone": make_hone_command(model, adapters),
+            "transformers serve": make_transformers_command(model),
+            "transformers serve, adapter": make_transformers_command(first),
         }
         if options.vllm:
-            made["vLLM"] = vllm(options.vllm, model, adapters)
+            made["vLLM"] = make_vllm_command(options.vllm, model, adapters)
         servers: dict[str, Server] = {}
         for title, how in made.items():
-            servers[title] = stack.enter_context(running(how, work / f"{title}.log"))
+            servers[title] = stack.enter_context(run_server(how, work / f"{title}.log"))
             servers[title].freeze(True)
-        found = rounds(servers, options.rounds)
-        report(found)
+        found = run_rounds(servers, options.rounds)
+        print_report(found)
 
 
-def asked_of(title: str, server: Server) -> dict[str, list[str]]:
+def list_models(title: str, server: Server) -> dict[str, list[str]]:
     """Return what can be asked of this server, and the models' names for it."""
     if title == "transformers serve, adapter":
         return {"adapter": [server.base]}
@@ -72,20 +72,20 @@ def asked_of(title: str, server: Server) -> dict[str, list[str]]:
     return every
 
 
-def rounds(servers: dict[str, Server], count: int) -> dict[Key, list[Seen]]:
-    found: dict[Key, list[Seen]] = defaultdict(list)
+def run_rounds(servers: dict[str, Server], count: int) -> dict[Key, list[Measured]]:
+    found: dict[Key, list[Measured]] = defaultdict(list)
     for number in range(count + 1):
         for title in list(servers)[:: -1 if number % 2 else 1]:
             server = servers[title]
             server.freeze(False)
-            for what, models in asked_of(title, server).items():
+            for what, models in list_models(title, server).items():
                 if number == 0:  # the first answers are slower than all later ones
-                    ask(server.url, models, WARMING, WARMING)
+                    measure_clients(server.url, models, WARMING, WARMING)
                     continue
                 for clients in CLIENTS:
                     if what == MANY and clients == 1:
                         continue
-                    seen = ask(server.url, models, clients, max(REQUESTS_AT_LEAST, 2 * clients))
+                    seen = measure_clients(server.url, models, clients, max(REQUESTS_AT_LEAST, 2 * clients))
                     found[what, clients, title.removesuffix(", adapter")].append(seen)
                     print(f"{time.strftime('%X')} {title}, {what}, {clients}: {seen}", file=sys.stderr, flush=True)
             if number == count:
@@ -94,19 +94,21 @@ def rounds(servers: dict[str, Server], count: int) -> dict[Key, list[Seen]]:
     return found
 
 
-def report(found: dict[Key, list[Seen]]) -> None:
+def print_report(found: dict[Key, list[Measured]]) -> None:
     for (what, clients, title), theirs in found.items():
         if title == "hone":
             continue
         for figure, unit in UNITS.items():
             ours = [getattr(seen, figure) for seen in found[what, clients, "hone"]]
-            compare(f"{what}, {clients} clients", unit, ours, [getattr(seen, figure) for seen in theirs], title)
+            print_comparison(
+                f"{what}, {clients} clients", unit, ours, [getattr(seen, figure) for seen in theirs], title
+            )
     for clients in CLIENTS[1:]:
-        ratio = rate(found[MANY, clients, "hone"]) / rate(found["adapter", clients, "hone"])
+        ratio = find_median_rate(found[MANY, clients, "hone"]) / find_median_rate(found["adapter", clients, "hone"])
         print(f"{MANY} over one adapter, {clients} clients: {ratio:.3f} of its tokens/s")
 
 
-def rate(seen: list[Seen]) -> float:
+def find_median_rate(seen: list[Measured]) -> float:
     return statistics.median(one.rate for one in seen)
 
 

@@ -16,10 +16,10 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path += [str(HERE.parent), str(HERE.parents[1] / "examples/quickstart")]
 
-from clients import Seen, ask  # noqa: E402
-from common import compare  # noqa: E402
+from clients import Measured, measure_clients  # noqa: E402
+from common import print_comparison  # noqa: E402
 from model_from_pypi import kept_model  # noqa: E402
-from servers import hone, running  # noqa: E402
+from servers import make_hone_command, run_server  # noqa: E402
 
 CLIENTS = (1, 8)
 WARMING = 8
@@ -42,19 +42,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the server is ended
-    found: dict[tuple[str, int], list[Seen]] = defaultdict(list)
-    with tempfile.TemporaryDirectory() as name, running(hone(kept_model(), {}), Path(name) / "log") as server:
+    found: dict[tuple[str, int], list[Measured]] = defaultdict(list)
+    with (
+        tempfile.TemporaryDirectory() as name,
+        run_server(make_hone_command(kept_model(), {}), Path(name) / "log") as server,
+    ):
         for more in KINDS.values():
-            ask(server.url, [server.base], WARMING, WARMING, more)  # the first answers are slower than all later ones
+            measure_clients(
+                server.url, [server.base], WARMING, WARMING, more
+            )  # the first answers are slower than all later ones
         for number in range(options.rounds):
             for kind in list(KINDS)[:: -1 if number % 2 else 1]:
                 for clients in CLIENTS:
-                    seen = ask(server.url, [server.base], clients, max(8, 2 * clients), KINDS[kind])
+                    seen = measure_clients(server.url, [server.base], clients, max(8, 2 * clients), KINDS[kind])
                     found[kind, clients].append(seen)
     for clients in CLIENTS:
         for figure, unit in {"rate": "tokens/s", "first": "ms to the first token, p50"}.items():
             guided, free = ([getattr(seen, figure) for seen in found[kind, clients]] for kind in ("guided", "free"))
-            compare(f"{clients} clients", unit, guided, free, "free text")
+            print_comparison(f"{clients} clients", unit, guided, free, "free text")
 
 
 if __name__ == "__main__":

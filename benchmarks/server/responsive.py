@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 sys.path += [str(HERE.parent), str(HERE.parents[1] / "examples/quickstart")]
 
 from model_from_pypi import kept_model  # noqa: E402
-from servers import Server, hone, running  # noqa: E402
+from servers import Server, make_hone_command, run_server  # noqa: E402
 
 SECONDS = 8.0
 PROBE_SECONDS = 0.02
@@ -68,37 +68,42 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=SECONDS)
     seconds = parser.parse_args().seconds
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
-    with tempfile.TemporaryDirectory() as name, running(hone(kept_model(), {}), Path(name, "log")) as server:
-        watch(server, 2.0, None)  # the first answers are slower than all later ones
-        print(f"{'nothing else':24} {watch(server, seconds, None)[0]}", flush=True)
+    with (
+        tempfile.TemporaryDirectory() as name,
+        run_server(make_hone_command(kept_model(), {}), Path(name, "log")) as server,
+    ):
+        measure_waits(server, 2.0, None)  # the first answers are slower than all later ones
+        print(f"{'nothing else':24} {measure_waits(server, seconds, None)[0]}", flush=True)
         for title, (path, body) in KINDS.items():
             content = json.dumps({"model": server.base, "max_tokens": 1} | body).encode()
-            waits, statuses = watch(server, seconds, (path, content))
+            waits, statuses = measure_waits(server, seconds, (path, content))
             print(f"{title:24} {waits}; {len(statuses)} times {set(statuses)}", flush=True)
 
 
-def watch(server: Server, seconds: float, request: tuple[str, bytes] | None) -> tuple[Waits, list[int]]:
+def measure_waits(server: Server, seconds: float, request: tuple[str, bytes] | None) -> tuple[Waits, list[int]]:
     """Return the waits while the request is sent twice a second for this many seconds, and its statuses."""
     waits, ended = Waits(), threading.Event()
-    watchers = [threading.Thread(target=watcher, args=(server, waits, ended)) for watcher in (probe, stream)]
+    watchers = [
+        threading.Thread(target=watcher, args=(server, waits, ended)) for watcher in (probe_health, read_stream)
+    ]
     # The sender is a process of its own, which has started before anything is measured: its computations must not
     # delay the watchers, nor its start the server.
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        pool.submit(send, server.url, 0.0, "", b"").result()
+        pool.submit(send_repeatedly, server.url, 0.0, "", b"").result()
         for watcher in watchers:
             watcher.start()
         statuses = list[int]()
         if request is None:
             time.sleep(seconds)
         else:
-            statuses = pool.submit(send, server.url, seconds, *request).result()
+            statuses = pool.submit(send_repeatedly, server.url, seconds, *request).result()
         ended.set()
         for watcher in watchers:
             watcher.join()
     return waits, statuses
 
 
-def send(url: str, seconds: float, path: str, content: bytes) -> list[int]:
+def send_repeatedly(url: str, seconds: float, path: str, content: bytes) -> list[int]:
     """Send the request to the server repeatedly, and return the statuses of its answers."""
     statuses = list[int]()
     end = time.monotonic() + seconds
@@ -109,7 +114,7 @@ def send(url: str, seconds: float, path: str, content: bytes) -> list[int]:
     return statuses
 
 
-def probe(server: Server, waits: Waits, ended: threading.Event) -> None:
+def probe_health(server: Server, waits: Waits, ended: threading.Event) -> None:
     with httpx.Client(base_url=server.url, timeout=300) as http:
         http.get("/health")
         while not ended.is_set():
@@ -119,7 +124,7 @@ def probe(server: Server, waits: Waits, ended: threading.Event) -> None:
             time.sleep(PROBE_SECONDS)
 
 
-def stream(server: Server, waits: Waits, ended: threading.Event) -> None:
+def read_stream(server: Server, waits: Waits, ended: threading.Event) -> None:
     body = {"model": server.base, "prompt": "Once", "max_tokens": 1500, "ignore_eos": True, "stream": True}
     with httpx.Client(base_url=server.url, timeout=300) as http:
         while not ended.is_set():

@@ -34,17 +34,17 @@ class Server:
 
     def memory(self) -> float:
         """Return the memory of its processes, in MiB; shared memory is counted once."""
-        return sum(_held(pid) for pid in _group(self.process.pid)) / 2**20
+        return sum(_read_memory_bytes(pid) for pid in _list_group(self.process.pid)) / 2**20
 
 
-def hone(model: Path, adapters: dict[str, Path], *options: str) -> tuple[list[str], str, list[str]]:
+def make_hone_command(model: Path, adapters: dict[str, Path], *options: str) -> tuple[list[str], str, list[str]]:
     command = [sys.executable, "-m", "hone_server", str(model), "--name", "base", "--host", "127.0.0.1", *options]
     for name, folder in adapters.items():
         command += ["--adapter", f"{name}={folder}"]
     return command, "base", list(adapters)
 
 
-def transformers(model: Path) -> tuple[list[str], str, list[str]]:
+def make_transformers_command(model: Path) -> tuple[list[str], str, list[str]]:
     """Return the command of `transformers serve`, the base's name and the adapters' names.
 
     It serves one model, which may be an adapter on its base.
@@ -56,17 +56,17 @@ def transformers(model: Path) -> tuple[list[str], str, list[str]]:
     return command, str(model), []
 
 
-def vllm(program: Path, model: Path, adapters: dict[str, Path]) -> tuple[list[str], str, list[str]]:
+def make_vllm_command(program: Path, model: Path, adapters: dict[str, Path]) -> tuple[list[str], str, list[str]]:
     command = [str(program), "serve", str(model), "--served-model-name", "base", "--host", "127.0.0.1"]
     command += ["--max-model-len", "2048", "--enable-lora", "--max-loras", str(len(adapters)), "--lora-modules"]
     return command + [f"{name}={folder}" for name, folder in adapters.items()], "base", list(adapters)
 
 
 @contextmanager
-def running(made: tuple[list[str], str, list[str]], log: Path) -> Iterator[Server]:
+def run_server(made: tuple[list[str], str, list[str]], log: Path) -> Iterator[Server]:
     """Yield the server once it is healthy. Exits with its output when it is not."""
     command, base, adapters = made
-    port = _free_port()
+    port = _find_free_port()
     # vLLM's own settings mean nothing to the others.
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
     with log.open("w") as file:
@@ -75,14 +75,14 @@ def running(made: tuple[list[str], str, list[str]], log: Path) -> Iterator[Serve
         )
     server = Server(f"http://127.0.0.1:{port}", base, adapters, process, log)
     try:
-        wait(server)
+        wait_until_ready(server)
         yield server
     finally:
         if process.poll() is None:
-            end(server)
+            stop_server(server)
 
 
-def end(server: Server) -> None:
+def stop_server(server: Server) -> None:
     server.freeze(False)
     server.process.terminate()
     try:
@@ -92,7 +92,7 @@ def end(server: Server) -> None:
         server.process.wait()
 
 
-def wait(server: Server) -> None:
+def wait_until_ready(server: Server) -> None:
     deadline = time.monotonic() + SECONDS_TO_READY
     while time.monotonic() < deadline and server.process.poll() is None:
         try:
@@ -104,24 +104,24 @@ def wait(server: Server) -> None:
     sys.exit(f"{server.url} did not answer\n{server.log.read_text()[-3000:]}")
 
 
-def _group(leader: int) -> list[int]:
+def _list_group(leader: int) -> list[int]:
     processes = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdecimal()]
-    return [pid for pid in processes if _in_group(pid, leader)]
+    return [pid for pid in processes if _is_in_group(pid, leader)]
 
 
-def _in_group(pid: int, leader: int) -> bool:
+def _is_in_group(pid: int, leader: int) -> bool:
     try:
         return os.getpgid(pid) == leader
     except ProcessLookupError:
         return False
 
 
-def _held(pid: int) -> int:
+def _read_memory_bytes(pid: int) -> int:
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     return next(int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Pss:"))
 
 
-def _free_port() -> int:
+def _find_free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

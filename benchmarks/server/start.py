@@ -17,10 +17,10 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path += [str(HERE.parent), str(HERE.parents[1] / "examples/quickstart")]
 
-from common import compare, run  # noqa: E402
+from common import print_comparison, run  # noqa: E402
 from hone_api.artifacts.manifest import describe_files  # noqa: E402
 from model_from_pypi import kept_model  # noqa: E402
-from servers import hone, running  # noqa: E402
+from servers import make_hone_command, run_server  # noqa: E402
 
 BARE = """
 import sys
@@ -45,38 +45,40 @@ def main() -> None:
     model = kept_model()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        start(work, model, options.rounds)
-        digests(work, options.gib, options.rounds)
+        measure_start(work, model, options.rounds)
+        measure_digests(work, options.gib, options.rounds)
 
 
-def start(work: Path, model: Path, rounds: int) -> None:
+def measure_start(work: Path, model: Path, rounds: int) -> None:
     ours, theirs = [], []
     for _ in range(rounds + 1):
         began = time.monotonic()
-        with running(hone(model, {}), work / "log"):
+        with run_server(make_hone_command(model, {}), work / "log"):
             ours.append(time.monotonic() - began)
         began = time.monotonic()
         run([sys.executable, "-c", BARE, str(model)])
         theirs.append(time.monotonic() - began)
-    compare("start to ready", "s", ours[1:], theirs[1:], "bare imports and model load")  # the first one fills caches
+    print_comparison(
+        "start to ready", "s", ours[1:], theirs[1:], "bare imports and model load"
+    )  # the first one fills caches
 
 
-def digests(work: Path, gib: int, rounds: int) -> None:
+def measure_digests(work: Path, gib: int, rounds: int) -> None:
     """Measure the manifest's check of files that are only on the disk."""
     for count in (1, SHARDS):
         folder = work / f"{count} files"
         (folder / "model").mkdir(parents=True)
         for number in range(count):
-            write(folder / f"model/{number}.safetensors", gib * GIB // count)
+            write_random_file(folder / f"model/{number}.safetensors", gib * GIB // count)
         ours, theirs = [], []
         for _ in range(rounds):
-            ours.append(gib / cold(lambda folder=folder: describe_files(folder, ["model"])))
-            theirs.append(gib / cold(lambda folder=folder: read(folder / "model")))
-        compare(f"{gib} GiB in {count} files: digests", "GiB/s", ours, theirs, "reading alone")
+            ours.append(gib / measure_uncached(lambda folder=folder: describe_files(folder, ["model"])))
+            theirs.append(gib / measure_uncached(lambda folder=folder: read_files(folder / "model")))
+        print_comparison(f"{gib} GiB in {count} files: digests", "GiB/s", ours, theirs, "reading alone")
         shutil.rmtree(folder)
 
 
-def write(file: Path, size: int) -> None:
+def write_random_file(file: Path, size: int) -> None:
     part = os.urandom(CHUNK)
     with file.open("wb") as out:
         for _ in range(size // CHUNK):
@@ -84,14 +86,14 @@ def write(file: Path, size: int) -> None:
         os.fsync(out.fileno())
 
 
-def read(folder: Path) -> None:
+def read_files(folder: Path) -> None:
     for file in folder.iterdir():
         with file.open("rb", buffering=0) as source:
             while source.read(CHUNK):
                 pass
 
 
-def cold(work: Callable[[], object]) -> float:
+def measure_uncached(work: Callable[[], object]) -> float:
     """Return the seconds that it takes with an empty page cache."""
     Path("/proc/sys/vm/drop_caches").write_text("1")
     began = time.monotonic()

@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
         rich_utils.rich_format_error(error)  # type: ignore[arg-type] # declared for the class below
         sys.exit(error.exit_code)
     except typer.Abort:
-        output.hint("Stopped.")
+        output.print_hint("Stopped.")
         sys.exit(1)
     except (HoneError, output.Problem, OSError) as error:
         output.print_failure(error)

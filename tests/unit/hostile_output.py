@@ -77,7 +77,7 @@ done = {
 case("watch live", lambda: watch.show_live(iter([pending, done])))
 case("watch lines", lambda: watch.show_lines(iter([pending, done])))
 for name, ended in (("succeeded", done), ("failed", failed)):
-    watch.follow, watch.show_live = lambda *_, ended=ended: iter([ended]), lambda jobs: next(jobs)
+    watch.follow_job, watch.show_live = lambda *_, ended=ended: iter([ended]), lambda jobs: next(jobs)
     sys.modules["hone_cli.client.cluster"] = type(sys)("cluster")
     sys.modules["hone_cli.client.cluster"].connect = lambda *_: None
     import hone_cli

@@ -16,7 +16,7 @@ from hone_cli.artifacts import target
 from hone_cli.artifacts.receive import Request
 from hone_cli.artifacts.transfer import Session
 from hone_cli.client.cluster import Object
-from hone_cli.objects.views import phase
+from hone_cli.objects.views import describe_phase
 from hone_cli.ui.output import Problem
 
 
@@ -33,7 +33,8 @@ def require_artifact(job: Object) -> Object:
     name, artifact = job["metadata"]["name"], (job.get("status") or {}).get("artifact")
     if not artifact:
         raise Problem(
-            f"FineTuneJob {name} has no artifact: its stage is {phase(job)}", f"Wait for it: hone watch {name}."
+            f"FineTuneJob {name} has no artifact: its stage is {describe_phase(job)}",
+            f"Wait for it: hone watch {name}.",
         )
     found: Object = artifact
     return found
@@ -53,7 +54,9 @@ def parse_manifest(content: bytes, digest: str) -> ArtifactManifest:
     return manifest
 
 
-def pull(session: Session, root: Path, digest: str, begin: Callable[[Sizes], Callable[[str, int], None]]) -> None:
+def pull_artifact(
+    session: Session, root: Path, digest: str, begin: Callable[[Sizes], Callable[[str, int], None]]
+) -> None:
     """Fill the folder `root`. `begin` gets the sizes and returns a function that gets each received piece's size.
 
     Raises Problem, and HoneError ArtifactCorrupt.
@@ -66,10 +69,10 @@ def pull(session: Session, root: Path, digest: str, begin: Callable[[Sizes], Cal
         found = {}
         for path in list(missing):
             expected = manifest.files[path]
-            partial = target.partial_path(root, path, expected)
-            offset = target.received_bytes(partial, expected)
+            partial = target.make_partial_path(root, path, expected)
+            offset = target.count_received_bytes(partial, expected)
             if offset == expected.size and partial.exists():
-                target.finish(root, path, expected)
+                target.finish_file(root, path, expected)
                 missing.remove(path)
             else:
                 found[path] = Request(partial, offset, expected.size)

@@ -22,8 +22,8 @@ from websocket import ABNF, WebSocketException
 from hone_cli.artifacts import pod_script
 from hone_cli.artifacts.receive import Cut
 from hone_cli.client import rest, temporary_pod
-from hone_cli.client.cluster import Cluster, Object, errors_explained
-from hone_cli.objects.deletion import claims_of_pod, output_claim
+from hone_cli.client.cluster import Cluster, Object, translate_errors
+from hone_cli.objects.deletion import find_output_claim, find_pod_claims
 from hone_cli.ui import output
 from hone_cli.ui.output import Problem
 
@@ -73,7 +73,7 @@ def make_pod(name: str, job: Object, image: str, template: Object | None, nodes:
                 "volumeMounts": [{"name": "claim", "mountPath": pod_script.ROOT, "subPath": folder, "readOnly": True}],
             }
         ],
-        "volumes": [{"name": "claim", "persistentVolumeClaim": {"claimName": output_claim(job)[0]}}],
+        "volumes": [{"name": "claim", "persistentVolumeClaim": {"claimName": find_output_claim(job)[0]}}],
     }
     if nodes:
         fields = [{"key": "metadata.name", "operator": "In", "values": [node]} for node in nodes]  # each takes one name
@@ -91,7 +91,9 @@ def find_nodes(claim: Object | None, pods: Sequence[Object]) -> list[str]:
     if claim is None or {"ReadWriteMany", "ReadOnlyMany"} & set(modes):
         return []
     name = claim["metadata"]["name"]
-    using = [pod for pod in pods if name in claims_of_pod(pod) and (pod.get("status") or {}).get("phase") == "Running"]
+    using = [
+        pod for pod in pods if name in find_pod_claims(pod) and (pod.get("status") or {}).get("phase") == "Running"
+    ]
     return sorted({pod["spec"]["nodeName"] for pod in using if pod["spec"].get("nodeName")})
 
 
@@ -111,22 +113,22 @@ def find_image(job: Object, template: Object | None, default: str | None) -> str
 
 
 @contextmanager
-def opened(cluster: Cluster, body: Object) -> Iterator[str]:
+def open_pod(cluster: Cluster, body: Object) -> Iterator[str]:
     """Run the pod while the context lasts, and yield its name. Raises Problem when it does not run or is refused."""
     name, place = body["metadata"]["name"], f"/api/v1/namespaces/{cluster.namespace}/pods"
     what = f"pod {name} in namespace {cluster.namespace}"
     may_exist = False
-    with temporary_pod.interrupted_by_sigterm():
+    with temporary_pod.interrupt_on_sigterm():
         try:
-            with errors_explained(what):
+            with translate_errors(what):
                 _require_rights(cluster)
                 may_exist = True
                 try:
-                    rest.read(cluster, place, method="POST", body=body)
+                    rest.call_api(cluster, place, method="POST", body=body)
                 except (ApiException, HTTPError) as error:
                     may_exist = not temporary_pod.is_final(error)
                     raise
-                output.hint(f"Pod {name} mounts claim {_claim_of(body)} read-only …")
+                output.print_hint(f"Pod {name} mounts claim {_find_claim(body)} read-only …")
                 _await_running(cluster, f"{place}/{name}", name)
             yield name
         finally:
@@ -139,8 +141,8 @@ def make_name(job: str) -> str:
     return f"hone-pull-{job[:40]}-{uuid.uuid4().hex[:8]}"
 
 
-def _claim_of(body: Object) -> str:
-    return str(next(iter(claims_of_pod(body))))
+def _find_claim(body: Object) -> str:
+    return str(next(iter(find_pod_claims(body))))
 
 
 def _require_rights(cluster: Cluster) -> None:
@@ -156,7 +158,7 @@ def _require_rights(cluster: Cluster) -> None:
 def _await_running(cluster: Cluster, path: str, name: str) -> None:
     deadline, shown = time.monotonic() + START_SECONDS, ""
     while True:
-        pod = rest.read(cluster, path)
+        pod = rest.call_api(cluster, path)
         phase = (pod.get("status") or {}).get("phase")
         if phase == "Running":
             return
@@ -166,7 +168,7 @@ def _await_running(cluster: Cluster, path: str, name: str) -> None:
             why = ": ".join(hopeless) if hopeless else pending
             raise Problem(f"pod {name} does not run: {why}", "Remove the cause, and run the command again.")
         if pending != shown and "PodScheduled" not in pending:
-            output.hint(f"Waiting for the pod: {pending}")
+            output.print_hint(f"Waiting for the pod: {pending}")
             shown = pending
         time.sleep(POLL_SECONDS)
 

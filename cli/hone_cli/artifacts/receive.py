@@ -39,7 +39,7 @@ class Request:
     size: int | None
 
 
-def receive(stream: Readable, wanted: Mapping[str, Request], advance: Advance) -> None:
+def receive_files(stream: Readable, wanted: Mapping[str, Request], advance: Advance) -> None:
     """Append the files of a tar stream to their partial files. `advance` gets path and number of written bytes.
 
     Raises Cut, and HoneError ArtifactCorrupt for a file that was not requested or has another size.
@@ -57,14 +57,14 @@ def receive(stream: Readable, wanted: Mapping[str, Request], advance: Advance) -
                     raise HoneError(ARTIFACT_CORRUPT, message)
                 if request.size is None and member.size > LARGEST_UNLISTED_BYTES:
                     raise HoneError(ARTIFACT_CORRUPT, f"{member.name} has {member.size} bytes on the claim")
-                _append(archive, member, request, advance)
+                _append_member(archive, member, request, advance)
     except (tarfile.TarError, EOFError) as error:
         raise Cut(str(error)) from error
     if left:
         raise Cut("the stream ended too early")
 
 
-def _append(archive: tarfile.TarFile, member: tarfile.TarInfo, request: Request, advance: Advance) -> None:
+def _append_member(archive: tarfile.TarFile, member: tarfile.TarInfo, request: Request, advance: Advance) -> None:
     source = archive.extractfile(member)
     assert source is not None
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -46,7 +46,7 @@ def check_names(manifest: ArtifactManifest) -> None:
         raise HoneError(ARTIFACT_CORRUPT, message)
 
 
-def partial_path(root: Path, path: str, digest: FileDigest) -> Path:
+def make_partial_path(root: Path, path: str, digest: FileDigest) -> Path:
     """Return where a file is received."""
     place = root / path
     return place.with_name(f".{place.name[:200]}.{digest.sha256[:16]}.partial")
@@ -83,7 +83,7 @@ def is_complete(place: Path, expected: FileDigest) -> bool:
         os.close(file)
 
 
-def received_bytes(partial: Path, expected: FileDigest) -> int:
+def count_received_bytes(partial: Path, expected: FileDigest) -> int:
     """Return how much of a file was received. A partial file that can't be continued is removed."""
     with suppress(FileNotFoundError):
         found = os.lstat(partial)
@@ -93,9 +93,9 @@ def received_bytes(partial: Path, expected: FileDigest) -> int:
     return 0
 
 
-def finish(root: Path, path: str, expected: FileDigest) -> None:
+def finish_file(root: Path, path: str, expected: FileDigest) -> None:
     """Prove a received file and put it in its place. Raises HoneError ArtifactCorrupt, Problem for a foreign file."""
-    partial = partial_path(root, path, expected)
+    partial = make_partial_path(root, path, expected)
     if not is_complete(partial, expected):
         partial.unlink()
         message = f"{path} arrived with another sha256 than manifest.json lists, and was removed"
@@ -107,7 +107,7 @@ def finish(root: Path, path: str, expected: FileDigest) -> None:
 
 
 @contextmanager
-def locked(root: Path) -> Iterator[None]:
+def lock_folder(root: Path) -> Iterator[None]:
     """Create the folder, and keep other pulls out of it. Raises Problem when another one runs."""
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -133,7 +133,7 @@ def _has_manifest(root: Path, manifest: ArtifactManifest) -> bool:
 def _refuse_foreign(root: Path, manifest: ArtifactManifest) -> None:
     """Raise Problem for a file or link in the artifact's folders that a loader might read instead."""
     known = set(manifest.files)
-    known |= {str(partial_path(Path(), path, digest)) for path, digest in manifest.files.items()}
+    known |= {str(make_partial_path(Path(), path, digest)) for path, digest in manifest.files.items()}
     parents = {str(parent) for path in manifest.files for parent in Path(path).parents}
     waiting = folders_of(manifest.kind)
     while waiting:

@@ -11,11 +11,11 @@ from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
 from hone_cli.artifacts import reader_pod
-from hone_cli.artifacts.receive import Advance, Cut, Request, receive
+from hone_cli.artifacts.receive import Advance, Cut, Request, receive_files
 from hone_cli.client import lookup, rest
 from hone_cli.client.cluster import Cluster, Object
 from hone_cli.doctor.checks import installation
-from hone_cli.objects.deletion import output_claim
+from hone_cli.objects.deletion import find_output_claim
 from hone_cli.objects.names import JOB
 from hone_cli.ui import output
 from hone_cli.ui.output import Problem
@@ -37,13 +37,13 @@ class Session:
     def fetch(self, requests: Callable[[], Mapping[str, Request]], advance: Advance) -> None:
         """Receive files until `requests` has none. A stream that was cut is opened again. Raises Problem, HoneError."""
         failures = 0
-        while wanted := limit(requests()):
+        while wanted := limit_request(requests()):
             before = sum(request.offset for request in wanted.values())
             try:
                 self._receive(wanted, advance)
                 failures = 0
             except Cut as cut:
-                has_progress = sum(map(_size_of, wanted.values())) > before
+                has_progress = sum(map(_measure_size, wanted.values())) > before
                 failures = self._wait(cut, 1 if has_progress else failures + 1)
 
     def fetch_small(self, path: str) -> bytes:
@@ -61,7 +61,7 @@ class Session:
     def _receive(self, wanted: Mapping[str, Request], advance: Advance) -> None:
         names = [f"{request.offset}:{path}" for path, request in wanted.items()]
         with closing(reader_pod.FileStream(self.cluster, self.pod, names)) as stream:
-            receive(stream, wanted, advance)
+            receive_files(stream, wanted, advance)
 
     def _wait(self, cut: Cut, failures: int) -> int:
         if failures >= MOST_FAILURES:
@@ -69,12 +69,12 @@ class Session:
                 f"the transfer from pod {self.pod} was cut: {cut}",
                 "Run the same command again: it continues where it stopped.",
             ) from cut
-        output.hint(f"The transfer was cut ({cut}); continuing.")
+        output.print_hint(f"The transfer was cut ({cut}); continuing.")
         time.sleep(RETRY_SECONDS)
         return failures
 
 
-def limit(requests: Mapping[str, Request]) -> dict[str, Request]:
+def limit_request(requests: Mapping[str, Request]) -> dict[str, Request]:
     """Return the first requests whose names fit into one URL, at least one if there is any."""
     found: dict[str, Request] = {}
     length = 0
@@ -87,29 +87,31 @@ def limit(requests: Mapping[str, Request]) -> dict[str, Request]:
 
 
 @contextmanager
-def session(cluster: Cluster, job: Object) -> Iterator[Session]:
+def open_session(cluster: Cluster, job: Object) -> Iterator[Session]:
     """Run a pod with the job's claim while the context lasts. Raises Problem."""
     template = _read_template(cluster, job)
     default = None if template else _read_default_image(cluster)
     image = reader_pod.find_image(job, template, default)
-    claim = _try(cluster, f"/api/v1/namespaces/{cluster.namespace}/persistentvolumeclaims/{output_claim(job)[0]}")
+    claim = _try_read(
+        cluster, f"/api/v1/namespaces/{cluster.namespace}/persistentvolumeclaims/{find_output_claim(job)[0]}"
+    )
     if claim == {}:
         raise Problem(
-            f"claim {output_claim(job)[0]} of FineTuneJob {job['metadata']['name']} does not exist",
+            f"claim {find_output_claim(job)[0]} of FineTuneJob {job['metadata']['name']} does not exist",
             "Its artifact is gone: restore the claim, or run the job again.",
         )
     nodes = reader_pod.find_nodes(claim, _list_pods(cluster) if claim else [])
     name = reader_pod.make_name(job["metadata"]["name"])
-    with reader_pod.opened(cluster, reader_pod.make_pod(name, job, image, template, nodes)) as pod:
+    with reader_pod.open_pod(cluster, reader_pod.make_pod(name, job, image, template, nodes)) as pod:
         yield Session(cluster, pod)
 
 
 def find_job(cluster: Cluster, name: str) -> Object:
     """Return a FineTuneJob. Raises Problem."""
-    return lookup.get(cluster, JOB, name)
+    return lookup.get_object(cluster, JOB, name)
 
 
-def _size_of(request: Request) -> int:
+def _measure_size(request: Request) -> int:
     try:
         return request.partial.stat(follow_symlinks=False).st_size
     except FileNotFoundError:
@@ -118,13 +120,13 @@ def _size_of(request: Request) -> int:
 
 def _read_template(cluster: Cluster, job: Object) -> Object | None:
     path = f"/apis/batch/v1/namespaces/{cluster.namespace}/jobs/{job['metadata']['name']}-train"
-    found: Object | None = ((_try(cluster, path) or {}).get("spec") or {}).get("template", {}).get("spec")
+    found: Object | None = ((_try_read(cluster, path) or {}).get("spec") or {}).get("template", {}).get("spec")
     return found
 
 
 def _read_default_image(cluster: Cluster) -> str | None:
     for path in ("/apis/apps/v1/deployments", "/apis/apps/v1/namespaces/hone-system/deployments"):
-        found = _try(cluster, path, {"labelSelector": installation.LABEL})
+        found = _try_read(cluster, path, {"labelSelector": installation.LABEL})
         if image := installation.find_images((found or {}).get("items") or []).get("runtime.image"):
             return image
     return None
@@ -137,10 +139,10 @@ def _list_pods(cluster: Cluster) -> list[Object]:
         return []
 
 
-def _try(cluster: Cluster, path: str, query: Mapping[str, str] | None = None) -> Object | None:
+def _try_read(cluster: Cluster, path: str, query: Mapping[str, str] | None = None) -> Object | None:
     """Return an object; empty when it does not exist, None when it can't be read."""
     try:
-        found: Object = rest.read(cluster, path, query)
+        found: Object = rest.call_api(cluster, path, query)
     except ApiException as error:
         return {} if error.status == 404 else None
     except HTTPError:

@@ -13,7 +13,7 @@ from hone_cli.ui.output import Problem
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def require(extra: str, *modules: str) -> None:
+def require_modules(extra: str, *modules: str) -> None:
     """Raise Problem, with what to install, unless all modules of an extra are installed. Imports none of them."""
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:

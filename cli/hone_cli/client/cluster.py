@@ -43,21 +43,21 @@ def connect(context: str | None, namespace: str | None) -> Cluster:
 
 
 @contextmanager
-def errors_explained(what: str) -> Iterator[None]:
+def translate_errors(what: str) -> Iterator[None]:
     """Turn errors of the API server, or of the connection to it, into a Problem that names `what` was requested."""
     try:
         yield
     except ApiException as error:
-        raise explain(what, error) from error
+        raise explain_error(what, error) from error
     except HTTPError as error:
         raise Problem(
             f"the cluster can't be reached: {error}", "Check the kubeconfig's context, network and proxy."
         ) from error
 
 
-def explain(what: str, error: ApiException) -> Problem:
+def explain_error(what: str, error: ApiException) -> Problem:
     """Return the Problem for an answer of the API server."""
-    said = _status_message(error)
+    said = _read_status_message(error)
     if error.status == 404 and said is None:
         return Problem(
             f"this cluster does not know objects of {GROUP}/{VERSION}", "Install Hone there: see docs/quickstart.md"
@@ -69,7 +69,7 @@ def explain(what: str, error: ApiException) -> Problem:
     return Problem(f"{what}: {said or error.reason}", "Try again; if it stays, look at the cluster's API server.")
 
 
-def _status_message(error: ApiException) -> str | None:
+def _read_status_message(error: ApiException) -> str | None:
     try:
         return str(json.loads(error.body or "")["message"])
     except (TypeError, ValueError, KeyError):

@@ -10,20 +10,20 @@ TIMEOUT = (2.0, 2.0)
 
 def complete_jobs(context: typer.Context, incomplete: str) -> list[str]:
     """Return the names of FineTuneJobs that begin with a text."""
-    return _complete(context, incomplete, ["FineTuneJob"])
+    return _complete_names(context, incomplete, ["FineTuneJob"])
 
 
 def complete_services(context: typer.Context, incomplete: str) -> list[str]:
     """Return the names of InferenceServices that begin with a text."""
-    return _complete(context, incomplete, ["InferenceService"])
+    return _complete_names(context, incomplete, ["InferenceService"])
 
 
 def complete_objects(context: typer.Context, incomplete: str) -> list[str]:
     """Return the names of objects of both kinds that begin with a text; ftj/ and hisvc/ choose the kind."""
-    return _complete(context, incomplete, ["FineTuneJob", "InferenceService"])
+    return _complete_names(context, incomplete, ["FineTuneJob", "InferenceService"])
 
 
-def _complete(context: typer.Context, incomplete: str, kinds: Sequence[str]) -> list[str]:
+def _complete_names(context: typer.Context, incomplete: str, kinds: Sequence[str]) -> list[str]:
     from hone_cli.client import cluster, lookup, rest
     from hone_cli.objects.names import KINDS, parse_reference
 
@@ -34,8 +34,8 @@ def _complete(context: typer.Context, incomplete: str, kinds: Sequence[str]) -> 
         connection = cluster.connect(context.params.get("context"), context.params.get("namespace"))
         for kind in KINDS:
             if kind.name in kinds and wanted in (None, kind):
-                path = lookup.path_of(kind, connection.namespace)
-                page = rest.read(connection, path, {"limit": str(rest.PAGE)}, timeout=TIMEOUT)
+                path = lookup.make_path(kind, connection.namespace)
+                page = rest.call_api(connection, path, {"limit": str(rest.PAGE)}, timeout=TIMEOUT)
                 found += [f"{prefix}{slash}{body['metadata']['name']}" for body in page.get("items") or []]
     except Exception:  # a message would be in the middle of the user's command
         return []

@@ -11,14 +11,14 @@ from hone_api.reasons import INVALID_SPEC, HoneError
 Document = dict[str, Any]
 
 
-def load(path: Path) -> list[Document]:
+def load_file(path: Path) -> list[Document]:
     """Return every object in a file. Raises HoneError InvalidSpec when it can't be read."""
     from hone_api.schema.manifests import load_documents
 
     return load_documents(path)
 
 
-def title(document: Document) -> str:
+def make_title(document: Document) -> str:
     """Return `Kind/name`, as far as the document has them."""
     metadata = document.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
@@ -37,7 +37,7 @@ def find_missing_names(document: Document) -> list[str]:
     return found
 
 
-def is_hones(document: Document) -> bool:
+def is_of_hone(document: Document) -> bool:
     """Return whether it is an object of Hone's API group."""
     return str(document.get("apiVersion")).partition("/")[0] == "hone.dev" or document.get("kind") in KINDS
 
@@ -45,27 +45,27 @@ def is_hones(document: Document) -> bool:
 KINDS = ("FineTuneJob", "InferenceService")
 
 
-def problems(document: Document) -> list[str]:
+def find_problems(document: Document) -> list[str]:
     """Return why `kubectl apply` would refuse the document, one sentence each."""
     from hone_api.schema.validation import validate
 
     return list(validate(document))
 
 
-def the_only(kind: str, path: Path) -> Document:
+def load_only(kind: str, path: Path) -> Document:
     """Return the file's one valid object of a kind. Raises HoneError InvalidSpec, naming what was found instead."""
-    documents = load(path)
+    documents = load_file(path)
     found = [document for document in documents if document.get("kind") == kind]
     if len(found) != 1:
-        titles = ", ".join(title(document) for document in documents)
+        titles = ", ".join(make_title(document) for document in documents)
         raise HoneError(
             INVALID_SPEC,
             f"{path} holds {len(found) or 'no'} {kind}{'s' if len(found) > 1 else ''}: {titles}",
             remedy=f"Give a file with exactly one {kind}.",
         )
-    wrong = problems(found[0])
+    wrong = find_problems(found[0])
     if wrong:
-        raise HoneError(INVALID_SPEC, f"{path}: {title(found[0])}: {'; '.join(wrong)}")
+        raise HoneError(INVALID_SPEC, f"{path}: {make_title(found[0])}: {'; '.join(wrong)}")
     return found[0]
 
 

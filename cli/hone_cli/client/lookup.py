@@ -6,9 +6,9 @@ from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
 from hone_cli.client import rest
-from hone_cli.client.cluster import GROUP, VERSION, Cluster, Object, errors_explained
+from hone_cli.client.cluster import GROUP, VERSION, Cluster, Object, translate_errors
 from hone_cli.objects.names import JOB, KINDS, Kind, choose_kind, parse_reference
-from hone_cli.objects.timeline import Surroundings, event_time
+from hone_cli.objects.timeline import Surroundings, find_event_time
 
 # Newest pods whose events are read.
 MOST_PODS = 10
@@ -17,7 +17,7 @@ PIECE_BYTES = 65536
 MOST_EVENTS = 100
 
 
-def path_of(kind: Kind, namespace: str | None, name: str | None = None) -> str:
+def make_path(kind: Kind, namespace: str | None, name: str | None = None) -> str:
     """Return the path of an object, or of the list of a namespace, or of all namespaces."""
     below = f"namespaces/{namespace}/{kind.plural}" if namespace else kind.plural
     return f"/apis/{GROUP}/{VERSION}/{below}" + (f"/{name}" if name else "")
@@ -26,21 +26,21 @@ def path_of(kind: Kind, namespace: str | None, name: str | None = None) -> str:
 def list_kind(cluster: Cluster, kind: Kind, *, everywhere: bool = False) -> list[Object]:
     """Return the objects of a kind, by namespace and name. Raises Problem."""
     namespace = None if everywhere else cluster.namespace
-    with errors_explained(f"{kind.name}s in {f'namespace {namespace}' if namespace else 'all namespaces'}"):
-        found = [{**body, "kind": kind.name} for body in rest.list_objects(cluster, path_of(kind, namespace))]
+    with translate_errors(f"{kind.name}s in {f'namespace {namespace}' if namespace else 'all namespaces'}"):
+        found = [{**body, "kind": kind.name} for body in rest.list_objects(cluster, make_path(kind, namespace))]
     return sorted(found, key=lambda body: (body["metadata"].get("namespace") or "", body["metadata"]["name"]))
 
 
-def find(cluster: Cluster, reference: str) -> tuple[Kind, Object]:
+def find_object(cluster: Cluster, reference: str) -> tuple[Kind, Object]:
     """Return the object that a user means by NAME or KIND/NAME. Raises Problem if none or two are meant."""
     wanted, name = parse_reference(reference)
     if wanted:
-        return wanted, get(cluster, wanted, name)
+        return wanted, get_object(cluster, wanted, name)
     found: dict[Kind, Object] = {}
     for kind in KINDS:
-        with errors_explained(f"{kind.name} {name} in namespace {cluster.namespace}"):
+        with translate_errors(f"{kind.name} {name} in namespace {cluster.namespace}"):
             try:
-                found[kind] = rest.read(cluster, path_of(kind, cluster.namespace, name))
+                found[kind] = rest.call_api(cluster, make_path(kind, cluster.namespace, name))
             except ApiException as error:
                 if error.status != 404 or not is_api_known(error):
                     raise
@@ -48,10 +48,10 @@ def find(cluster: Cluster, reference: str) -> tuple[Kind, Object]:
     return kind, found[kind]
 
 
-def get(cluster: Cluster, kind: Kind, name: str) -> Object:
+def get_object(cluster: Cluster, kind: Kind, name: str) -> Object:
     """Return one object of a kind. Raises Problem."""
-    with errors_explained(f"{kind.name} {name} in namespace {cluster.namespace}"):
-        found: Object = rest.read(cluster, path_of(kind, cluster.namespace, name))
+    with translate_errors(f"{kind.name} {name} in namespace {cluster.namespace}"):
+        found: Object = rest.call_api(cluster, make_path(kind, cluster.namespace, name))
     return found
 
 
@@ -63,7 +63,7 @@ def is_api_known(error: ApiException) -> bool:
 def list_pods(cluster: Cluster, labels: Mapping[str, str]) -> list[Object]:
     """Return the pods with these labels; with none, all of the namespace. Raises Problem."""
     query = {"labelSelector": ",".join(f"{name}={value}" for name, value in labels.items())} if labels else {}
-    with errors_explained(f"Pods in namespace {cluster.namespace}"):
+    with translate_errors(f"Pods in namespace {cluster.namespace}"):
         return list(rest.list_objects(cluster, f"/api/v1/namespaces/{cluster.namespace}/pods", query))
 
 
@@ -98,7 +98,7 @@ def read_surroundings(cluster: Cluster, kind: Kind, body: Object, claim: str | N
             break
         query = {"fieldSelector": f"involvedObject.uid={uid}"}
         events += attempt("Events", f"/api/v1/namespaces/{namespace}/events", query)
-    return Surroundings(children, sorted(events, key=event_time)[-MOST_EVENTS:], unread)
+    return Surroundings(children, sorted(events, key=find_event_time)[-MOST_EVENTS:], unread)
 
 
 def stream_log(cluster: Cluster, pod: str, query: Mapping[str, str], seconds: float) -> Iterator[bytes]:

@@ -41,7 +41,7 @@ class Engine:
             raise self._unreachable(error) from error
         self._check(answer)
         try:
-            return [Model(str(entry["id"]), _kind(entry)) for entry in answer.json()["data"]]
+            return [Model(str(entry["id"]), _read_kind(entry)) for entry in answer.json()["data"]]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise Problem(
                 f"{self.url} is not an OpenAI-compatible API", "Give the base URL of one, ending in /v1."
@@ -55,7 +55,7 @@ class Engine:
                 if answer.is_error:
                     answer.read()
                 self._check(answer)
-                yield from _pieces(answer.iter_lines())
+                yield from _read_pieces(answer.iter_lines())
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
 
@@ -65,30 +65,30 @@ class Engine:
     def _check(self, answer: httpx.Response) -> None:
         if answer.is_success:
             return
-        raise Problem(f"the engine refuses ({answer.status_code}): {_error_message(answer)}", _remedy_for(answer))
+        raise Problem(f"the engine refuses ({answer.status_code}): {_read_error(answer)}", _find_remedy(answer))
 
 
-def _kind(entry: dict[str, Any]) -> str | None:
+def _read_kind(entry: dict[str, Any]) -> str | None:
     """Return the model's kind. vLLM reports none, and reports a parent only for adapters."""
     kind = entry.get("kind")
     return kind if isinstance(kind, str) and kind else "adapter" if entry.get("parent") else None
 
 
-def _pieces(lines: Iterator[str]) -> Iterator[str]:
+def _read_pieces(lines: Iterator[str]) -> Iterator[str]:
     for line in lines:
         field, _, data = line.partition(":")
         if field != "data":
             continue
         if data.strip() == "[DONE]":
             return
-        event = _event(data)
+        event = _parse_event(data)
         if "error" in event:
-            raise Problem(f"the engine broke off: {_error_text(event['error'])}", "Look at the engine's log.")
-        yield from _contents(event)
+            raise Problem(f"the engine broke off: {_describe_error(event['error'])}", "Look at the engine's log.")
+        yield from _find_texts(event)
     raise Problem("the engine broke off in the middle of the answer", "Look at the engine's log, and ask again.")
 
 
-def _event(data: str) -> dict[str, Any]:
+def _parse_event(data: str) -> dict[str, Any]:
     try:
         event = json.loads(data)
     except (ValueError, RecursionError):
@@ -101,7 +101,7 @@ def _event(data: str) -> dict[str, Any]:
     )
 
 
-def _contents(event: dict[str, Any]) -> Iterator[str]:
+def _find_texts(event: dict[str, Any]) -> Iterator[str]:
     """Yield the text in an event; an event of another form than OpenAI's has none."""
     choices = event.get("choices")
     for choice in choices if isinstance(choices, list) else []:
@@ -111,22 +111,22 @@ def _contents(event: dict[str, Any]) -> Iterator[str]:
             yield content
 
 
-def _error_text(error: Any) -> str:
+def _describe_error(error: Any) -> str:
     """Return the message of an error, which engines send as an object or as text."""
     message = error.get("message") if isinstance(error, dict) else error
     return str(message or "no reason given")
 
 
-def _error_message(answer: httpx.Response) -> str:
+def _read_error(answer: httpx.Response) -> str:
     try:
         body = answer.json()
     except (ValueError, RecursionError):
         body = None
     error = body.get("error") if isinstance(body, dict) else None
-    return _error_text(error) if error else answer.reason_phrase or "no reason given"
+    return _describe_error(error) if error else answer.reason_phrase or "no reason given"
 
 
-def _remedy_for(answer: httpx.Response) -> str:
+def _find_remedy(answer: httpx.Response) -> str:
     if answer.status_code == 503:
         return "It is still loading or overloaded: try again in a moment."
     if answer.status_code == 401:

@@ -10,14 +10,14 @@ from typing import Any
 import kubernetes.client
 import kubernetes.stream
 
-from hone_cli.client.cluster import TIMEOUT, Cluster, errors_explained
+from hone_cli.client.cluster import TIMEOUT, Cluster, translate_errors
 from hone_cli.ui.output import Problem
 
 
-def ready_endpoint(cluster: Cluster, service: str) -> tuple[str, int]:
+def find_ready_endpoint(cluster: Cluster, service: str) -> tuple[str, int]:
     """Return pod name and port of a ready endpoint. Raises Problem when the Service has none."""
     discovery: Any = kubernetes.client.DiscoveryV1Api(cluster.api)
-    with errors_explained(f"Service {service} in namespace {cluster.namespace}"):
+    with translate_errors(f"Service {service} in namespace {cluster.namespace}"):
         slices = discovery.list_namespaced_endpoint_slice(
             cluster.namespace, label_selector=f"kubernetes.io/service-name={service}", _request_timeout=TIMEOUT
         ).items
@@ -32,7 +32,7 @@ def ready_endpoint(cluster: Cluster, service: str) -> tuple[str, int]:
 
 
 @contextmanager
-def forward(cluster: Cluster, service: str) -> Iterator[str]:
+def forward_port(cluster: Cluster, service: str) -> Iterator[str]:
     """Listen on a free port of 127.0.0.1 and yield `http://127.0.0.1:<port>`.
 
     Each connection goes to a pod that is ready at that moment, so a rollout costs one connection, not the listener.
@@ -41,15 +41,15 @@ def forward(cluster: Cluster, service: str) -> Iterator[str]:
     opening = threading.Lock()
 
     def open_remote() -> socket.socket:
-        pod, port = ready_endpoint(cluster, service)
+        pod, port = find_ready_endpoint(cluster, service)
         # The client replaces its own transport while it opens a forward, so only one may open at a time.
-        with opening, errors_explained(f"port-forward to pod {pod}"):
+        with opening, translate_errors(f"port-forward to pod {pod}"):
             return _open_socket(cluster, pod, port)
 
     class Connection(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             with suppress(Problem), closing(open_remote()) as remote:
-                _join(self.request, remote)
+                _copy_both_ways(self.request, remote)
 
     open_remote().close()
     with _Listener(("127.0.0.1", 0), Connection) as listener:
@@ -73,14 +73,14 @@ def _open_socket(cluster: Cluster, pod: str, port: int) -> socket.socket:
     return wrapped
 
 
-def _join(one: socket.socket, other: socket.socket) -> None:
-    back = threading.Thread(target=_copy, args=(other, one), daemon=True)
+def _copy_both_ways(one: socket.socket, other: socket.socket) -> None:
+    back = threading.Thread(target=_copy_until_closed, args=(other, one), daemon=True)
     back.start()
-    _copy(one, other)
+    _copy_until_closed(one, other)
     back.join()
 
 
-def _copy(source: socket.socket, target: socket.socket) -> None:
+def _copy_until_closed(source: socket.socket, target: socket.socket) -> None:
     """Copy until one side ends, then end both."""
     with suppress(OSError):
         while data := source.recv(65536):

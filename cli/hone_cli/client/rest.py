@@ -13,7 +13,7 @@ from hone_cli.client.cluster import TIMEOUT, Cluster, Object
 PAGE = 250
 
 
-def read(
+def call_api(
     cluster: Cluster,
     path: str,
     query: Mapping[str, str] | None = None,
@@ -46,7 +46,7 @@ def list_objects(cluster: Cluster, path: str, query: Mapping[str, str] | None = 
     """Yield the objects of a list page by page. Raises ApiException and HTTPError."""
     more = {**(query or {}), "limit": str(PAGE)}
     while True:
-        page = read(cluster, path, more)
+        page = call_api(cluster, path, more)
         yield from page.get("items") or []
         following = (page.get("metadata") or {}).get("continue")
         if not following:

@@ -67,7 +67,7 @@ def find_missing_rights(cluster: Cluster, verbs: Sequence[str] = POD_VERBS, reso
             "spec": {"resourceAttributes": asked},
         }
         path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-        answer = rest.read(cluster, path, method="POST", body=review)
+        answer = rest.call_api(cluster, path, method="POST", body=review)
         if not (answer.get("status") or {}).get("allowed"):
             missing.append(verb)
     return missing
@@ -83,7 +83,7 @@ def delete_pod(cluster: Cluster, place: str, name: str) -> None:
     error = ""
     for _ in range(DELETE_TRIES):
         try:
-            rest.read(cluster, f"{place}/{name}", {"gracePeriodSeconds": "1"}, method="DELETE")
+            rest.call_api(cluster, f"{place}/{name}", {"gracePeriodSeconds": "1"}, method="DELETE")
             return
         except KeyboardInterrupt:
             error = "interrupted"
@@ -93,14 +93,14 @@ def delete_pod(cluster: Cluster, place: str, name: str) -> None:
             error = rest.describe_error(refused)
         except HTTPError as broken:
             error = rest.describe_error(broken)
-    output.next_step(
+    output.print_next_step(
         f"Pod {name} could not be deleted ({error}); it ends by its deadline. Remove it with",
         f"kubectl delete pod {name} --namespace {cluster.namespace}",
     )
 
 
 @contextmanager
-def interrupted_by_sigterm() -> Iterator[None]:
+def interrupt_on_sigterm() -> Iterator[None]:
     """Make SIGTERM end the context as Ctrl-C does."""
 
     def interrupt(*_: object) -> None:

@@ -41,10 +41,10 @@ def pull_command(
     body = transfer.find_job(connection, name)
     artifact = pull.require_artifact(body)
     root = folder or Path(name)
-    with target.locked(root), transfer.session(connection, body) as session, progress_bar() as begin:
-        pull.pull(session, root, artifact["digest"], begin)
+    with target.lock_folder(root), transfer.open_session(connection, body) as session, show_progress_bar() as begin:
+        pull.pull_artifact(session, root, artifact["digest"], begin)
     output.print_line(f"✓ {root} is the {artifact['kind']} of {name}: {artifact['digest']}", color="green")
-    output.next_step("Serve it here with", f"hone serve {root}")
+    output.print_next_step("Serve it here with", f"hone serve {root}")
 
 
 def report_command(
@@ -64,12 +64,12 @@ def report_command(
     connection = cluster.connect(context, namespace)
     body = transfer.find_job(connection, name)
     place = file or Path(f"{name}-report.html")
-    with transfer.session(connection, body) as session:
+    with transfer.open_session(connection, body) as session:
         content = session.fetch_small(REPORT)
     save_report(place, content)
     output.print_line(f"✓ {place}", color="green")
     if not (no_browser or file) and not webbrowser.open(place.resolve().as_uri()):
-        output.hint("No browser was found: open the file yourself.")
+        output.print_hint("No browser was found: open the file yourself.")
 
 
 def save_report(place: Path, content: bytes) -> None:
@@ -83,7 +83,7 @@ def save_report(place: Path, content: bytes) -> None:
 
 
 @contextmanager
-def progress_bar() -> "Iterator[Callable[[Sizes], Callable[[str, int], None]]]":
+def show_progress_bar() -> "Iterator[Callable[[Sizes], Callable[[str, int], None]]]":
     """Yield a function that starts the bar with the sizes, and returns one that advances it by a file's bytes."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 

@@ -51,17 +51,17 @@ def command(
     """Chat with an engine here, or with an InferenceService in the cluster."""
     if name and url:
         raise typer.BadParameter("give a NAME (an InferenceService) or --url, not both")
-    with _engine(name, namespace, context, url) as engine:
+    with _connect_to_engine(name, namespace, context, url) as engine:
         models = engine.models()
-        first = choose(models, model)
-        talk: Talk = {first: []} if beside is None else {first: [], choose_beside(models, first, beside): []}
+        first = choose_model(models, model)
+        talk: Talk = {first: []} if beside is None else {first: [], choose_second_model(models, first, beside): []}
         if message is not None:
-            ask(engine, talk, message)
+            ask_models(engine, talk, message)
         else:
-            converse(engine, talk)
+            hold_conversation(engine, talk)
 
 
-def choose(models: "list[Model]", wanted: str | None) -> str:
+def choose_model(models: "list[Model]", wanted: str | None) -> str:
     """Return the model to talk to: the named one, else the first adapter, else the first. Raises Problem if none."""
     names = [model.id for model in models]
     if wanted is not None and wanted not in names:
@@ -73,82 +73,82 @@ def choose(models: "list[Model]", wanted: str | None) -> str:
     chosen = next((model.id for model in models if model.kind == "adapter"), names[0])
     if len(names) > 1:
         others = ", ".join(name for name in names if name != chosen)
-        output.hint(f"Model: {chosen} (also there: {others})")
+        output.print_hint(f"Model: {chosen} (also there: {others})")
     return chosen
 
 
-def choose_beside(models: "list[Model]", first: str, wanted: str) -> str:
+def choose_second_model(models: "list[Model]", first: str, wanted: str) -> str:
     """Return the second model. Raises Problem when no model has this name, or it is the first model."""
-    second = choose(models, wanted)
+    second = choose_model(models, wanted)
     if second == first:
         raise Problem(f"{first} is already asked", "Name another model to compare it with; /models lists them.")
     return second
 
 
-def say(engine: "Engine", model: str, messages: "list[Message]") -> str:
+def print_model_answer(engine: "Engine", model: str, messages: "list[Message]") -> str:
     """Print the answer to a conversation as it comes, and return it."""
     return output.print_answer(engine.answer(model, messages))
 
 
-def ask(engine: "Engine", talk: "Talk", question: str) -> None:
+def ask_models(engine: "Engine", talk: "Talk", question: str) -> None:
     """Print every model's answer, with its name if there are several; all are added to the histories, or none."""
     asked: Talk = {model: [*history, {"role": "user", "content": question}] for model, history in talk.items()}
     if len(asked) > 1 and output.is_terminal():
-        from hone_cli.commands.side_by_side import answers_in_columns
+        from hone_cli.commands.side_by_side import print_answers_in_columns
 
-        answers = answers_in_columns(engine, asked, output.make_console())
+        answers = print_answers_in_columns(engine, asked, output.make_console())
     else:
         answers = {}
         for model, messages in asked.items():
             if len(asked) > 1:
                 output.print_label(f"[{model}] ")
-            answers[model] = say(engine, model, messages)
+            answers[model] = print_model_answer(engine, model, messages)
     for model, messages in asked.items():
         talk[model] = [*messages, {"role": "assistant", "content": answers[model]}]
 
 
-def converse(engine: "Engine", talk: "Talk") -> None:
+def hold_conversation(engine: "Engine", talk: "Talk") -> None:
     """Read lines and answer them until /exit or the end of input. A failed answer leaves the history unchanged."""
-    output.hint(f"Talking to {' and '.join(talk)}. {COMMANDS}.")
-    for line in _lines():
+    output.print_hint(f"Talking to {' and '.join(talk)}. {COMMANDS}.")
+    for line in _read_lines():
         if line.startswith("/"):
             if line == "/exit":
                 return
-            talk = _obey(line, engine, talk)
+            talk = _run_command(line, engine, talk)
             continue
         try:
-            ask(engine, talk, line)
+            ask_models(engine, talk, line)
         except Problem as problem:
             output.print_failure(problem)
         except KeyboardInterrupt:
-            output.hint("(stopped; this answer is forgotten)")
+            output.print_hint("(stopped; this answer is forgotten)")
 
 
-def _obey(line: str, engine: "Engine", talk: "Talk") -> "Talk":
+def _run_command(line: str, engine: "Engine", talk: "Talk") -> "Talk":
     word, _, argument = line.partition(" ")
     first = next(iter(talk))
     try:
         if word == "/models":
             for one in engine.models():
-                output.hint(f"{'*' if one.id in talk else ' '} {one.id}{f' ({one.kind})' if one.kind else ''}")
+                output.print_hint(f"{'*' if one.id in talk else ' '} {one.id}{f' ({one.kind})' if one.kind else ''}")
         elif word == "/model" and argument.strip():
-            model = choose(engine.models(), argument.strip())
-            output.hint(f"Talking to {model}.")
+            model = choose_model(engine.models(), argument.strip())
+            output.print_hint(f"Talking to {model}.")
             return {model: talk[first]}
         elif word == "/beside" and argument.strip():
-            model = choose_beside(engine.models(), first, argument.strip())
-            output.hint(f"Talking to {first} and {model}, from the beginning.")
+            model = choose_second_model(engine.models(), first, argument.strip())
+            output.print_hint(f"Talking to {first} and {model}, from the beginning.")
             return {first: [], model: []}
         elif word == "/clear":
             return {model: [] for model in talk}
         else:
-            output.hint(f"{COMMANDS}.")
+            output.print_hint(f"{COMMANDS}.")
     except Problem as problem:
         output.print_failure(problem)
     return talk
 
 
-def _lines() -> Iterator[str]:
+def _read_lines() -> Iterator[str]:
     """Yield the user's lines, without empty ones; Ctrl-C at the prompt and Ctrl-D end it."""
     if sys.stdin.isatty():
         import readline  # noqa: F401  # gives input() history and editing
@@ -162,7 +162,9 @@ def _lines() -> Iterator[str]:
 
 
 @contextmanager
-def _engine(name: str | None, namespace: str | None, context: str | None, url: str | None) -> "Iterator[Engine]":
+def _connect_to_engine(
+    name: str | None, namespace: str | None, context: str | None, url: str | None
+) -> "Iterator[Engine]":
     from hone_cli.client.openai import Engine
 
     if name is None:
@@ -172,8 +174,8 @@ def _engine(name: str | None, namespace: str | None, context: str | None, url: s
     from hone_cli.objects.names import SERVICE
 
     connection = cluster.connect(context, namespace)
-    require_available(lookup.get(connection, SERVICE, name))
-    with port_forward.forward(connection, name) as local:
+    require_available(lookup.get_object(connection, SERVICE, name))
+    with port_forward.forward_port(connection, name) as local:
         yield Engine(f"{local}/v1", remedy=f"Look at the service: kubectl describe hisvc {name}")
 
 

@@ -28,7 +28,7 @@ def command(
     from hone_cli.objects.names import JOB, SERVICE
 
     connection = cluster.connect(context, namespace)
-    kind, body = lookup.find(connection, name)
+    kind, body = lookup.find_object(connection, name)
     around = deletion.Neighbours()
     if kind is JOB:
         around = deletion.Neighbours(
@@ -45,10 +45,12 @@ def command(
             output.print_line(f"{title if number == 0 else '':<13}{line}", err=True)
     if not yes:
         output.require_yes(f"Delete {kind.name} {body['metadata']['name']} in namespace {connection.namespace}?")
-    delete(connection, lookup.path_of(kind, connection.namespace, body["metadata"]["name"]), body)
+    delete_object(connection, lookup.make_path(kind, connection.namespace, body["metadata"]["name"]), body)
     if claim:
-        delete(
-            connection, path_of_claim(connection, claim["metadata"]["name"]), claim | {"kind": "PersistentVolumeClaim"}
+        delete_object(
+            connection,
+            make_claim_path(connection, claim["metadata"]["name"]),
+            claim | {"kind": "PersistentVolumeClaim"},
         )
 
 
@@ -58,9 +60,9 @@ def read_claim(connection: "Cluster", name: str) -> dict[str, Any] | None:
 
     from hone_cli.client import cluster, rest
 
-    with cluster.errors_explained(f"PersistentVolumeClaim {name} in namespace {connection.namespace}"):
+    with cluster.translate_errors(f"PersistentVolumeClaim {name} in namespace {connection.namespace}"):
         try:
-            found: dict[str, Any] = rest.read(connection, path_of_claim(connection, name))
+            found: dict[str, Any] = rest.call_api(connection, make_claim_path(connection, name))
         except ApiException as error:
             if error.status != 404:
                 raise
@@ -68,17 +70,17 @@ def read_claim(connection: "Cluster", name: str) -> dict[str, Any] | None:
     return found
 
 
-def path_of_claim(connection: "Cluster", name: str) -> str:
+def make_claim_path(connection: "Cluster", name: str) -> str:
     """Return the path of a claim in the API."""
     return f"/api/v1/namespaces/{connection.namespace}/persistentvolumeclaims/{name}"
 
 
-def delete(connection: "Cluster", path: str, body: dict[str, Any]) -> None:
+def delete_object(connection: "Cluster", path: str, body: dict[str, Any]) -> None:
     """Delete exactly this object, not another one of its name. Raises Problem."""
     from hone_cli.client import cluster, rest
 
     name = body["metadata"]["name"]
-    with cluster.errors_explained(f"{body['kind']} {name} in namespace {connection.namespace}"):
+    with cluster.translate_errors(f"{body['kind']} {name} in namespace {connection.namespace}"):
         options_ = {"preconditions": {"uid": body["metadata"]["uid"]}, "propagationPolicy": "Background"}
-        rest.read(connection, path, method="DELETE", body=options_)
+        rest.call_api(connection, path, method="DELETE", body=options_)
     output.print_line(f"✓ {body['kind']} {name} was deleted", color="green")

@@ -45,11 +45,11 @@ def command(
     if follow and previous:
         raise typer.BadParameter("the previous log has ended: leave out --follow or --previous")
     connection = cluster.connect(context, namespace)
-    kind, body = lookup.find(connection, name)
+    kind, body = lookup.find_object(connection, name)
     pods = lookup.list_pods(connection, {kind.label: body["metadata"]["name"]})
     target = log_target.choose_target(body, pods, rank=rank, is_previous=previous)
     others = f"; {target.others} more engine pods" if target.others else ""
-    output.hint(f"Pod {target.pod}, container {target.container}{others}:")
+    output.print_hint(f"Pod {target.pod}, container {target.container}{others}:")
     for line in follow_log(connection, target) if follow else read_log(connection, target):
         output.print_line(line)
 
@@ -59,7 +59,7 @@ def read_log(connection: "Cluster", target: "Target") -> Iterator[str]:
     from hone_cli.client import cluster, lookup
 
     query = {"container": target.container} | ({"previous": "true"} if target.is_previous else {})
-    with cluster.errors_explained(f"log of pod {target.pod}, container {target.container}"):
+    with cluster.translate_errors(f"log of pod {target.pod}, container {target.container}"):
         yield from split_lines(lookup.stream_log(connection, target.pod, query, SILENCE_SECONDS))
 
 
@@ -85,9 +85,9 @@ def follow_log(connection: "Cluster", target: "Target") -> Iterator[str]:
             continue
         except (ApiException, HTTPError) as error:
             if temporary_pod.is_final(error) or time.monotonic() - heard_at > PATIENCE_SECONDS:
-                with cluster.errors_explained(f"log of pod {target.pod}, container {target.container}"):
+                with cluster.translate_errors(f"log of pod {target.pod}, container {target.container}"):
                     raise
-        output.hint("The log was cut; trying again.")
+        output.print_hint("The log was cut; trying again.")
         time.sleep(RETRY_SECONDS)
 
 
@@ -98,7 +98,7 @@ def has_ended(connection: "Cluster", target: "Target") -> bool:
     from hone_cli.client import rest
 
     try:
-        pod = rest.read(connection, f"/api/v1/namespaces/{connection.namespace}/pods/{target.pod}")
+        pod = rest.call_api(connection, f"/api/v1/namespaces/{connection.namespace}/pods/{target.pod}")
     except ApiException as error:
         if error.status == 404:
             raise Problem(f"pod {target.pod} was deleted", "See `hone describe` for what follows it.") from error

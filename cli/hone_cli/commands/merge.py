@@ -34,7 +34,7 @@ def command(
     verbose: options.Verbose = False,
 ) -> None:
     """Merge an adapter into its unquantized base model, so that transformers and vLLM load it without PEFT."""
-    child_process.require("trainer", "torch", "transformers", "peft")
+    child_process.require_modules("trainer", "torch", "transformers", "peft")
     arguments = ["merge", str(adapter), str(out), "--dtype", dtype]
     if base:
         arguments += ["--base", base]
@@ -42,7 +42,7 @@ def command(
         arguments += ["--trust-remote-code"]
     if verbose:
         arguments += ["--verbose"]
-    code = child_process.run_module("hone_trainer", arguments, on_stop=lambda: output.hint("Stopping."))
+    code = child_process.run_module("hone_trainer", arguments, on_stop=lambda: output.print_hint("Stopping."))
     if code == 0:
-        output.next_step("Serve it here", f"hone serve {shlex.quote(str(out))}")
+        output.print_next_step("Serve it here", f"hone serve {shlex.quote(str(out))}")
     raise typer.Exit(code)

@@ -36,7 +36,7 @@ def list_command(
             output.print_line(line)
     else:
         where = "any namespace" if everywhere else f"namespace {connection.namespace}"
-        output.hint(f"No FineTuneJob and no InferenceService in {where}.")
+        output.print_hint(f"No FineTuneJob and no InferenceService in {where}.")
 
 
 def describe_command(
@@ -51,8 +51,8 @@ def describe_command(
     from hone_cli.objects.names import JOB
 
     connection = cluster.connect(context, namespace)
-    kind, body = lookup.find(connection, name)
-    claim = deletion.output_claim(body)[0] if kind is JOB else None
+    kind, body = lookup.find_object(connection, name)
+    claim = deletion.find_output_claim(body)[0] if kind is JOB else None
     around = lookup.read_surroundings(connection, kind, body, claim)
-    for line in timeline.describe(body, around, datetime.now(UTC)):
+    for line in timeline.describe_object(body, around, datetime.now(UTC)):
         output.print_line(line)

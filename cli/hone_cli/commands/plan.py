@@ -7,7 +7,7 @@ import typer
 
 from hone_cli.client import child_process, documents
 from hone_cli.commands import options
-from hone_cli.commands.run import claim_options
+from hone_cli.commands.run import make_claim_options
 from hone_cli.ui import output
 
 File = Annotated[Path, typer.Argument(help="Manifest with one FineTuneJob.")]
@@ -15,10 +15,12 @@ File = Annotated[Path, typer.Argument(help="Manifest with one FineTuneJob.")]
 
 def command(file: File, claim: options.Claims = [], verbose: options.Verbose = False) -> None:  # noqa: B006
     """Estimate a FineTuneJob's device memory from the model's config.json: no weights, no GPU."""
-    documents.the_only("FineTuneJob", file)
+    documents.load_only("FineTuneJob", file)
     claims = documents.parse_folders("--claim", claim)
-    child_process.require("trainer", "torch", "transformers", "peft")
-    arguments = ["plan", str(file), *claim_options(claims)]
+    child_process.require_modules("trainer", "torch", "transformers", "peft")
+    arguments = ["plan", str(file), *make_claim_options(claims)]
     if verbose:
         arguments += ["--verbose"]
-    raise typer.Exit(child_process.run_module("hone_trainer", arguments, on_stop=lambda: output.hint("Stopping.")))
+    raise typer.Exit(
+        child_process.run_module("hone_trainer", arguments, on_stop=lambda: output.print_hint("Stopping."))
+    )

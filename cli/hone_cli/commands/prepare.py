@@ -4,7 +4,7 @@ import typer
 
 from hone_cli.client import child_process
 from hone_cli.commands import options
-from hone_cli.commands.run import File, Output, find_folders, run_command, trainer_arguments
+from hone_cli.commands.run import File, Output, find_folders, make_run_command, make_trainer_arguments
 from hone_cli.ui import output
 
 
@@ -13,9 +13,9 @@ def command(file: File, output_: Output = None, claim: options.Claims = [], verb
     folder, claims = find_folders(file, output_, claim)
     code = child_process.run_module(
         "hone_trainer",
-        trainer_arguments("prepare", file, folder, claims, verbose=verbose),
-        on_stop=lambda: output.hint("Stopping: what was downloaded stays in the cache."),
+        make_trainer_arguments("prepare", file, folder, claims, verbose=verbose),
+        on_stop=lambda: output.print_hint("Stopping: what was downloaded stays in the cache."),
     )
     if code == 0:
-        output.next_step("Train on it", run_command(file, folder, claims))
+        output.print_next_step("Train on it", make_run_command(file, folder, claims))
     raise typer.Exit(code)

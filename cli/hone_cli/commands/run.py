@@ -22,13 +22,15 @@ def command(file: File, output_: Output = None, claim: options.Claims = [], verb
     folder, claims = find_folders(file, output_, claim)
     code = child_process.run_module(
         "hone_trainer",
-        [*trainer_arguments("run", file, folder, claims, verbose=verbose), "--port", "0"],
-        on_stop=lambda: output.hint("Stopping: a checkpoint is saved first. Ctrl-C again stops at once."),
+        [*make_trainer_arguments("run", file, folder, claims, verbose=verbose), "--port", "0"],
+        on_stop=lambda: output.print_hint("Stopping: a checkpoint is saved first. Ctrl-C again stops at once."),
     )
     if code == 0:
-        output.next_step("Talk to it, with `hone chat` in another terminal", f"hone serve {shlex.quote(str(folder))}")
+        output.print_next_step(
+            "Talk to it, with `hone chat` in another terminal", f"hone serve {shlex.quote(str(folder))}"
+        )
     elif code == INTERRUPTED_EXIT_CODE:
-        output.next_step("Resume from the checkpoint", run_command(file, folder, claims))
+        output.print_next_step("Resume from the checkpoint", make_run_command(file, folder, claims))
     raise typer.Exit(code)
 
 
@@ -37,23 +39,25 @@ def find_folders(file: Path, output_folder: Path | None, claim: list[str]) -> tu
 
     Raises HoneError InvalidSpec, and Problem when packages are missing.
     """
-    job = documents.the_only("FineTuneJob", file)
+    job = documents.load_only("FineTuneJob", file)
     claims = documents.parse_folders("--claim", claim)
-    child_process.require("trainer", "torch", "transformers", "trl", "peft", "datasets")
+    child_process.require_modules("trainer", "torch", "transformers", "trl", "peft", "datasets")
     return output_folder or Path(job["metadata"]["name"]), claims
 
 
-def trainer_arguments(command: str, file: Path, folder: Path, claims: dict[str, str], *, verbose: bool) -> list[str]:
+def make_trainer_arguments(
+    command: str, file: Path, folder: Path, claims: dict[str, str], *, verbose: bool
+) -> list[str]:
     """Return the trainer's command line for `run` or `prepare`."""
-    arguments = [command, str(file), "--output", str(folder), *claim_options(claims)]
+    arguments = [command, str(file), "--output", str(folder), *make_claim_options(claims)]
     return [*arguments, "--verbose"] if verbose else arguments
 
 
-def run_command(file: Path, folder: Path, claims: dict[str, str]) -> str:
+def make_run_command(file: Path, folder: Path, claims: dict[str, str]) -> str:
     """Return the command with which the user trains, or continues."""
-    return shlex.join(["hone", "run", str(file), "--output", str(folder), *claim_options(claims)])
+    return shlex.join(["hone", "run", str(file), "--output", str(folder), *make_claim_options(claims)])
 
 
-def claim_options(claims: dict[str, str]) -> list[str]:
+def make_claim_options(claims: dict[str, str]) -> list[str]:
     """Return the folders of claims as options of the trainer and `hone run`."""
     return [word for name, folder in claims.items() for word in ("--claim", f"{name}={folder}")]

@@ -42,8 +42,8 @@ def command(
 ) -> None:
     """Serve an artifact or an InferenceService here, behind an OpenAI-compatible API."""
     claims, jobs = documents.parse_folders("--claim", claim), documents.parse_folders("--job", job)
-    arguments = engine_arguments(target, claims, jobs)
-    child_process.require("server", "torch", "transformers", "peft", "fastapi", "uvicorn")
+    arguments = make_engine_arguments(target, claims, jobs)
+    child_process.require_modules("server", "torch", "transformers", "peft", "fastapi", "uvicorn")
     for alias, folder in documents.parse_folders("--adapter", adapter).items():
         arguments += ["--adapter", f"{alias}={folder}"]
     for alias, folder in claims.items():
@@ -51,14 +51,14 @@ def command(
     if name:
         arguments += ["--name", name]
     url = f"http://{join_address(host, port)}/v1"
-    output.hint(f"{url} once it is ready; talk to it with: hone chat --url {url}")
+    output.print_hint(f"{url} once it is ready; talk to it with: hone chat --url {url}")
     code = child_process.run_module(
-        "hone_server", [*arguments, "--host", host, "--port", str(port)], on_stop=lambda: output.hint("Stopping.")
+        "hone_server", [*arguments, "--host", host, "--port", str(port)], on_stop=lambda: output.print_hint("Stopping.")
     )
     raise typer.Exit(code)
 
 
-def engine_arguments(target: Path, claims: dict[str, str], jobs: dict[str, str]) -> list[str]:
+def make_engine_arguments(target: Path, claims: dict[str, str], jobs: dict[str, str]) -> list[str]:
     """Return the engine's arguments: a given folder, or the models of an InferenceService, found in folders here."""
     if target.is_dir():
         return [str(target)]
@@ -66,13 +66,13 @@ def engine_arguments(target: Path, claims: dict[str, str], jobs: dict[str, str])
         raise HoneError(
             ARTIFACT_MISSING, f"{target} does not exist", remedy="Give a folder of `hone run`, or a manifest."
         )
-    spec = documents.the_only("InferenceService", target)["spec"]
+    spec = documents.load_only("InferenceService", target)["spec"]
     model = spec["model"]
-    arguments = [model["name"] if model.get("name") else str(_folder(model, claims, jobs, "spec.model"))]
+    arguments = [model["name"] if model.get("name") else str(_find_folder(model, claims, jobs, "spec.model"))]
     if model.get("revision"):
         arguments += ["--revision", model["revision"]]
     for index, source in enumerate(spec.get("adapters") or []):
-        folder = _folder(source, claims, jobs, f"spec.adapters[{index}]")
+        folder = _find_folder(source, claims, jobs, f"spec.adapters[{index}]")
         arguments += ["--adapter", f"{source['name']}={folder}"]
     if spec.get("maxModelLen"):
         arguments += ["--max-model-len", str(spec["maxModelLen"])]
@@ -82,14 +82,14 @@ def engine_arguments(target: Path, claims: dict[str, str], jobs: dict[str, str])
         arguments += ["--tool-call-parser", parser]
     elif parser:
         known = ", ".join(EMBEDDED_TOOL_PARSERS)
-        output.hint(f"spec.toolCallParser {parser} is not read here, where the parsers are: {known}.")
+        output.print_hint(f"spec.toolCallParser {parser} is not read here, where the parsers are: {known}.")
     for field, instead in LEFT_OUT.items():
         if spec.get(field):
-            output.hint(f"spec.{field} is not read here. {instead}")
+            output.print_hint(f"spec.{field} is not read here. {instead}")
     return arguments
 
 
-def _folder(source: dict[str, Any], claims: dict[str, str], jobs: dict[str, str], field: str) -> Path:
+def _find_folder(source: dict[str, Any], claims: dict[str, str], jobs: dict[str, str], field: str) -> Path:
     """Return the local folder of a fineTuneJob or claim of the manifest."""
     if source.get("fineTuneJob"):
         name = source["fineTuneJob"]["name"]

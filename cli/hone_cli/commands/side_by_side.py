@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hone_cli.client.openai import Engine, Message
 
 
-def answers_in_columns(engine: "Engine", asked: dict[str, "list[Message]"], console: Console) -> dict[str, str]:
+def print_answers_in_columns(engine: "Engine", asked: dict[str, "list[Message]"], console: Console) -> dict[str, str]:
     """Ask every model at once, each with its own conversation. Raises Problem as soon as one fails."""
     said = dict.fromkeys(asked, "")
     failures: list[Exception] = []

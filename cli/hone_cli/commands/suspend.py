@@ -11,7 +11,7 @@ def suspend_command(
     verbose: options.Verbose = False,
 ) -> None:
     """Suspend a FineTuneJob: its trainer saves a checkpoint, and its GPUs are free."""
-    change(name, namespace, context, suspend=True)
+    set_suspend(name, namespace, context, suspend=True)
 
 
 def resume_command(
@@ -21,10 +21,10 @@ def resume_command(
     verbose: options.Verbose = False,
 ) -> None:
     """Resume a suspended FineTuneJob at its newest checkpoint."""
-    change(name, namespace, context, suspend=False)
+    set_suspend(name, namespace, context, suspend=False)
 
 
-def change(reference: str, namespace: str | None, context: str | None, *, suspend: bool) -> None:
+def set_suspend(reference: str, namespace: str | None, context: str | None, *, suspend: bool) -> None:
     """Set spec.suspend where that changes something. Raises Problem."""
     from hone_cli.client import cluster, lookup, rest
     from hone_cli.objects import suspension
@@ -32,11 +32,11 @@ def change(reference: str, namespace: str | None, context: str | None, *, suspen
 
     name = suspension.parse_job(reference, "suspend" if suspend else "resume")
     connection = cluster.connect(context, namespace)
-    is_change, message = suspension.plan_change(lookup.get(connection, JOB, name), suspend=suspend)
+    is_change, message = suspension.plan_change(lookup.get_object(connection, JOB, name), suspend=suspend)
     if is_change:
-        with cluster.errors_explained(f"FineTuneJob {name} in namespace {connection.namespace}"):
+        with cluster.translate_errors(f"FineTuneJob {name} in namespace {connection.namespace}"):
             body = {"spec": {"suspend": suspend}}
-            rest.read(connection, lookup.path_of(JOB, connection.namespace, name), method="PATCH", body=body)
+            rest.call_api(connection, lookup.make_path(JOB, connection.namespace, name), method="PATCH", body=body)
     output.print_line(message)
     if is_change:
-        output.next_step("Follow it with", f"hone watch {name} --namespace {connection.namespace}")
+        output.print_next_step("Follow it with", f"hone watch {name} --namespace {connection.namespace}")

@@ -30,16 +30,16 @@ def command(
 
     from hone_cli.client import cluster
 
-    jobs = follow(cluster.connect(context, namespace), name)
+    jobs = follow_job(cluster.connect(context, namespace), name)
     job = show_live(jobs) if output.is_terminal() else show_lines(jobs)
-    if job_progress.outcome(job):
+    if job_progress.has_succeeded(job):
         output.print_line(f"✓ {name} succeeded", color="green")
-        for line in job_progress.result(job):
+        for line in job_progress.describe_result(job):
             output.print_line(f"  {line}")
         reference = f"{{fineTuneJob: {{name: {quote_text(name)}}}}}"
         output.print_line(f"  serve it with an InferenceService: spec: {{model: {reference}}}")
         return
-    output.print_line(f"✗ {name} failed: {job_progress.failure(job)}", color="red")
+    output.print_line(f"✗ {name} failed: {job_progress.explain_failure(job)}", color="red")
     raise typer.Exit(1)
 
 
@@ -58,9 +58,9 @@ def show_live(jobs: Iterator[job_progress.Job]) -> job_progress.Job:
     with Progress(*columns, console=output.make_console()) as bar:
         task = bar.add_task("Pending", total=100, figures="")
         for job in jobs:
-            if job_progress.outcome(job) is not None:
+            if job_progress.has_succeeded(job) is not None:
                 return job
-            seen = job_progress.view(job)
+            seen = job_progress.make_progress_line(job)
             bar.update(task, description=seen.stage, completed=seen.percent, figures=seen.figures)
             if seen.waiting and seen.waiting != waiting:
                 bar.console.print(seen.waiting, soft_wrap=True)
@@ -72,9 +72,9 @@ def show_lines(jobs: Iterator[job_progress.Job]) -> job_progress.Job:
     """Print one line for every change. Return the job at its end."""
     last = ""
     for job in jobs:
-        if job_progress.outcome(job) is not None:
+        if job_progress.has_succeeded(job) is not None:
             return job
-        seen = job_progress.view(job)
+        seen = job_progress.make_progress_line(job)
         line = "  ".join(part for part in (seen.stage, f"{seen.percent}%", seen.figures, seen.waiting) if part)
         if line != last:
             output.print_line(line)
@@ -82,7 +82,7 @@ def show_lines(jobs: Iterator[job_progress.Job]) -> job_progress.Job:
     raise AssertionError("follow ends only with the job")
 
 
-def follow(connection: "Cluster", name: str) -> Iterator[job_progress.Job]:
+def follow_job(connection: "Cluster", name: str) -> Iterator[job_progress.Job]:
     """Yield the job at every change, without end. Survives expired watches and outages of up to PATIENCE_SECONDS.
 
     Raises Problem when the job does not exist, was deleted, or the cluster stays unreachable.
@@ -95,7 +95,7 @@ def follow(connection: "Cluster", name: str) -> Iterator[job_progress.Job]:
     seen_at: float | None = None
     while True:
         try:
-            for job in _until_watch_ends(connection, name):
+            for job in _follow_watch(connection, name):
                 seen_at = time.monotonic()
                 yield job
         except (ApiException, HTTPError) as error:
@@ -104,14 +104,14 @@ def follow(connection: "Cluster", name: str) -> Iterator[job_progress.Job]:
                 raise Problem(f"FineTuneJob {name} was deleted", "Its claim, with what was saved, is kept.") from error
             lasting = status is not None and status not in (410, 429) and status < 500
             if seen_at is None or lasting or time.monotonic() - seen_at > PATIENCE_SECONDS:
-                with cluster.errors_explained(f"FineTuneJob {name} in namespace {connection.namespace}"):
+                with cluster.translate_errors(f"FineTuneJob {name} in namespace {connection.namespace}"):
                     raise
             if status != 410:
-                output.hint("The way to the cluster is broken; trying again.")
+                output.print_hint("The way to the cluster is broken; trying again.")
         time.sleep(1)
 
 
-def _until_watch_ends(connection: "Cluster", name: str) -> Iterator[job_progress.Job]:
+def _follow_watch(connection: "Cluster", name: str) -> Iterator[job_progress.Job]:
     """Yield the job now, and at every change until the API server ends the watch."""
     from kubernetes import client, watch
 

@@ -14,7 +14,7 @@ from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
 from hone_cli.client import rest
-from hone_cli.client.cluster import GROUP, Cluster, errors_explained
+from hone_cli.client.cluster import GROUP, Cluster, translate_errors
 from hone_cli.doctor.checks import addons, cluster_facts, installation
 from hone_cli.doctor.checks.cluster_facts import ClusterFacts, Object
 from hone_cli.doctor.checks.findings import Unread
@@ -29,11 +29,11 @@ CLAIMS = "resource.k8s.io"
 
 def collect_facts(cluster: Cluster) -> ClusterFacts:
     """Return what the user can read of the cluster. Raises Problem when it can't be reached or refuses the user."""
-    with errors_explained("the version of the cluster"):
-        version = rest.read(cluster, "/version")
+    with translate_errors("the version of the cluster"):
+        version = rest.call_api(cluster, "/version")
     attempt = Attempts(time.monotonic() + TOTAL_SECONDS)
     versions = attempt.read(lambda: _list_versions(cluster))
-    claims, queues = _path_of(versions, CLAIMS), _path_of(versions, addons.KUEUE)
+    claims, queues = _make_path(versions, CLAIMS), _make_path(versions, addons.KUEUE)
     local_queues = f"namespaces/{cluster.namespace}/localqueues"
     return ClusterFacts(
         version=_parse_version(version),
@@ -46,7 +46,7 @@ def collect_facts(cluster: Cluster) -> ClusterFacts:
         storage_classes=attempt.read(
             lambda: tuple(rest.list_objects(cluster, "/apis/storage.k8s.io/v1/storageclasses"))
         ),
-        definitions=attempt.read(lambda: {name: _read_definition(cluster, name) for name in _definition_names()}),
+        definitions=attempt.read(lambda: {name: _read_definition(cluster, name) for name in _list_definitions()}),
         operators=_find_operators(cluster, attempt),
         groups=versions if isinstance(versions, Unread) else frozenset(versions),
         services=attempt.read(lambda: _list_services(cluster)),
@@ -84,11 +84,11 @@ class Attempts:
 
 def _list_versions(cluster: Cluster) -> dict[str, str]:
     """Return the preferred version of each API group."""
-    found = rest.read(cluster, "/apis").get("groups") or []
+    found = rest.call_api(cluster, "/apis").get("groups") or []
     return {group["name"]: group["preferredVersion"]["groupVersion"] for group in found}
 
 
-def _path_of(versions: dict[str, str] | Unread, group: str) -> str | Unread | None:
+def _make_path(versions: dict[str, str] | Unread, group: str) -> str | Unread | None:
     if isinstance(versions, Unread):
         return versions
     return f"/apis/{versions[group]}" if group in versions else None
@@ -117,13 +117,13 @@ def _count_daemon_pods(cluster: Cluster) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _definition_names() -> list[str]:
+def _list_definitions() -> list[str]:
     return [f"{kind.PLURAL}.{GROUP}" for kind in KINDS.values()]
 
 
 def _read_definition(cluster: Cluster, name: str) -> Object | None:
     try:
-        found: Object = rest.read(cluster, f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}")
+        found: Object = rest.call_api(cluster, f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}")
     except ApiException as error:
         if error.status == 404:
             return None

@@ -59,7 +59,7 @@ def command(
     try:
         if local or not (asks_for_cluster or has_kubeconfig()):
             if not local:
-                output.hint("No kubeconfig was found: this machine is checked, as with --local.")
+                output.print_hint("No kubeconfig was found: this machine is checked, as with --local.")
             findings, scope = check_here(), "local"
         else:
             findings, scope = check_cluster(namespace, context, deep, node, timeout), "cluster"
@@ -125,5 +125,5 @@ def _check_from_node(
     target = probe_pod.choose_target(facts, node, groups)
     others = [image for value, image in images.items() if value != deep_findings.RUNTIME]
     hub = machine.find_hub(os.environ)
-    probed = probe_pod.probe(cluster, images[deep_findings.RUNTIME], target, hub, others, timeout)
+    probed = probe_pod.run_probe(cluster, images[deep_findings.RUNTIME], target, hub, others, timeout)
     return deep_findings.check_probed(probed, images)

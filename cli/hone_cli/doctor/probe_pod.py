@@ -121,7 +121,7 @@ def make_pod(name: str, image: str, target: Target, hub: str, images: Sequence[s
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec}
 
 
-def probe(cluster: Cluster, image: str, target: Target, hub: str, images: Sequence[str], seconds: int) -> Probed:
+def run_probe(cluster: Cluster, image: str, target: Target, hub: str, images: Sequence[str], seconds: int) -> Probed:
     """Run the pod and return how it ended; it is deleted in every case, also after Ctrl-C and SIGTERM."""
     name = (
         f"hone-doctor-{uuid.uuid4().hex[:10]}"  # chosen here, so that the pod can be deleted even if the answer is lost
@@ -129,14 +129,14 @@ def probe(cluster: Cluster, image: str, target: Target, hub: str, images: Sequen
     place = f"/api/v1/namespaces/{cluster.namespace}/pods"
     body = make_pod(name, image, target, hub, images, seconds)
     may_exist = False
-    with temporary_pod.interrupted_by_sigterm():
+    with temporary_pod.interrupt_on_sigterm():
         try:
             if missing := temporary_pod.find_missing_rights(cluster):
                 error = f"you may not {', '.join(missing)} pods in namespace {cluster.namespace}"
                 return Probed(target, reason="RightsMissing", error=error)
             may_exist = True
-            rest.read(cluster, place, method="POST", body=body)
-            output.hint(f"Pod {name} in namespace {cluster.namespace} checks {_describe_place(target)} …")
+            rest.call_api(cluster, place, method="POST", body=body)
+            output.print_hint(f"Pod {name} in namespace {cluster.namespace} checks {_describe_place(target)} …")
             return _await_end(cluster, f"{place}/{name}", target, seconds)
         except (ApiException, HTTPError) as error:
             may_exist = may_exist and not temporary_pod.is_final(error)
@@ -186,7 +186,7 @@ def _await_end(cluster: Cluster, path: str, target: Target, seconds: int) -> Pro
     node, pending = "", "it was not read once"
     while True:
         try:
-            pod = rest.read(cluster, path)
+            pod = rest.call_api(cluster, path)
         except (ApiException, HTTPError) as error:
             if temporary_pod.is_final(error):
                 return Probed(target, None, "PodLost", rest.describe_error(error), node)

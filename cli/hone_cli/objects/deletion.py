@@ -29,7 +29,7 @@ class Deletion:
     claim: str | None = None
 
 
-def output_claim(job: Object) -> tuple[str, bool]:
+def find_output_claim(job: Object) -> tuple[str, bool]:
     """Return the name of a job's output claim, and whether Hone made the claim for it."""
     named = ((job.get("spec") or {}).get("output") or {}).get("claim") or {}
     return (str(named["name"]), False) if named.get("name") else (str(job["metadata"]["name"]), True)
@@ -43,8 +43,8 @@ def plan_deletion(body: Object, around: Neighbours, *, with_claim: bool) -> Dele
             raise Problem(f"--with-claim: InferenceService {name} has no claim of its own", "Leave out --with-claim.")
         engines = "its Deployment, Service and engine pods: requests fail"
         return Deletion((f"InferenceService {name}", engines), ("all artifacts and claims that it served",))
-    claim, is_own = output_claim(body)
-    served = [each["metadata"]["name"] for each in around.services if name in _jobs_of_service(each)]
+    claim, is_own = find_output_claim(body)
+    served = [each["metadata"]["name"] for each in around.services if name in _find_service_jobs(each)]
     affected = tuple(
         f"InferenceService {each} uses the job: it keeps running, and can't be changed or started without the job"
         for each in served
@@ -83,19 +83,19 @@ def find_users(claim: str, job: Object, around: Neighbours) -> Iterator[str]:
     """Yield what else uses the output claim of a job, as `Kind name`."""
     name = job["metadata"]["name"]
     for other in around.jobs:
-        if other["metadata"]["name"] != name and claim in _claims_of_job(other):
+        if other["metadata"]["name"] != name and claim in _find_job_claims(other):
             yield f"FineTuneJob {other['metadata']['name']}"
     for service in around.services:
-        if name in _jobs_of_service(service) or claim in _claims_of_service(service):
+        if name in _find_service_jobs(service) or claim in _find_service_claims(service):
             yield f"InferenceService {service['metadata']['name']}"
     for pod in around.pods:
         is_own = (pod["metadata"].get("labels") or {}).get(FINETUNEJOB_LABEL) == name
         has_ended = (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
-        if not is_own and not has_ended and claim in claims_of_pod(pod):
+        if not is_own and not has_ended and claim in find_pod_claims(pod):
             yield f"Pod {pod['metadata']['name']}"
 
 
-def claims_of_pod(pod: Object) -> set[str]:
+def find_pod_claims(pod: Object) -> set[str]:
     """Return the names of the claims that a pod mounts."""
     volumes = (pod.get("spec") or {}).get("volumes") or []
     return {each["persistentVolumeClaim"]["claimName"] for each in volumes if each.get("persistentVolumeClaim")}
@@ -106,24 +106,24 @@ def _describe_content(job: Object) -> str:
     return f"artifact {artifact['digest']}" if artifact else "checkpoints and what else was saved"
 
 
-def _claims_of_job(job: Object) -> set[str]:
+def _find_job_claims(job: Object) -> set[str]:
     spec = job.get("spec") or {}
     sources = [spec.get(part) or {} for part in ("model", "dataset", "cache")]
     found = {str(source["claim"].get("name")) for source in sources if source.get("claim")}
-    return found | {output_claim(job)[0]} | _claims_of_volumes(spec)
+    return found | {find_output_claim(job)[0]} | _find_volume_claims(spec)
 
 
-def _claims_of_service(service: Object) -> set[str]:
+def _find_service_claims(service: Object) -> set[str]:
     spec = service.get("spec") or {}
     sources: list[Object] = [spec.get("model") or {}, *(spec.get("adapters") or [])]
-    return {str(source["claim"].get("name")) for source in sources if source.get("claim")} | _claims_of_volumes(spec)
+    return {str(source["claim"].get("name")) for source in sources if source.get("claim")} | _find_volume_claims(spec)
 
 
-def _claims_of_volumes(spec: Object) -> set[str]:
-    return claims_of_pod({"spec": spec.get("pod") or {}})
+def _find_volume_claims(spec: Object) -> set[str]:
+    return find_pod_claims({"spec": spec.get("pod") or {}})
 
 
-def _jobs_of_service(service: Object) -> set[str]:
+def _find_service_jobs(service: Object) -> set[str]:
     spec = service.get("spec") or {}
     sources: Iterable[Object] = [spec.get("model") or {}, *(spec.get("adapters") or [])]
     return {str(source["fineTuneJob"].get("name")) for source in sources if source.get("fineTuneJob")}

@@ -39,7 +39,7 @@ def choose_target(body: Object, pods: Sequence[Object], *, rank: int, is_previou
         if not engines:
             raise Problem(*_explain_no_pod(body))
         container = choose_container(engines[0], ENGINE)
-        if is_previous and not _restarts(engines[0], container):
+        if is_previous and not _count_restarts(engines[0], container):
             name = engines[0]["metadata"]["name"]
             raise Problem(f"container {container} of pod {name} was never restarted", "Leave out --previous.")
         return Target(engines[0]["metadata"]["name"], container, is_previous, len(engines) - 1)
@@ -55,7 +55,7 @@ def _choose_of_job(body: Object, pods: Sequence[Object], rank: int, is_previous:
             f"--rank {rank}: FineTuneJob {body['metadata']['name']} has the ranks 0 to {ranks - 1}",
             "Choose one of them.",
         )
-    trainers = [pod for pod in select_component(pods, TRAINER) if index_of(pod) == rank // max(1, gpus)]
+    trainers = [pod for pod in select_component(pods, TRAINER) if find_pod_index(pod) == rank // max(1, gpus)]
     found, container = sort_newest_first(trainers), TRAINER
     if not found and not rank:
         found, container = sort_newest_first(select_component(pods, PREPARE)), PREPARE
@@ -77,7 +77,7 @@ def sort_newest_first(pods: Iterable[Object]) -> list[Object]:
     return sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp")), reverse=True)
 
 
-def index_of(pod: Object) -> int:
+def find_pod_index(pod: Object) -> int:
     """Return the pod's index in an Indexed Job; 0 in another one."""
     metadata = pod["metadata"]
     text = (metadata.get("labels") or {}).get(_INDEX) or (metadata.get("annotations") or {}).get(_INDEX) or "0"
@@ -108,7 +108,7 @@ def _has_started(status: Object) -> bool:
     return any(state.get("running") or state.get("terminated") for state in states)
 
 
-def _restarts(pod: Object, container: str) -> int:
+def _count_restarts(pod: Object, container: str) -> int:
     statuses = (pod.get("status") or {}).get("containerStatuses") or []
     return next((each.get("restartCount") or 0 for each in statuses if each.get("name") == container), 0)
 
@@ -128,15 +128,15 @@ def _explain_no_start(status: Object, container: Object) -> str:
 
 
 def _explain_no_pod(body: Object) -> tuple[str, str]:
-    name, stage = body["metadata"]["name"], views.phase(body)
-    look = f"See `hone describe {views.kind_of(body).short}/{name}`."
+    name, stage = body["metadata"]["name"], views.describe_phase(body)
+    look = f"See `hone describe {views.find_kind(body).short}/{name}`."
     if body["kind"] != "FineTuneJob":
         return f"InferenceService {name} has no engine pod: its phase is {stage}", look
     if stage in ("Succeeded", "Failed"):
         spec = body.get("spec") or {}
         why = "spec.ttlSecondsAfterFinished" if spec.get("ttlSecondsAfterFinished") is not None else "someone"
         return f"FineTuneJob {name} has no pod: it has the stage {stage}, and {why} removed its pods and logs", look
-    waiting = job_progress.waiting(body)
+    waiting = job_progress.explain_waiting(body)
     return f"FineTuneJob {name} has no pod: its stage is {stage}" + (f" ({waiting})" if waiting else ""), look
 
 

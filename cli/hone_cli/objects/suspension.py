@@ -1,7 +1,7 @@
 """Decide whether a FineTuneJob can be suspended or resumed, and what that does. Pure."""
 
 from hone_cli.objects.names import JOB, SERVICE, parse_name, parse_reference
-from hone_cli.objects.views import Object, phase
+from hone_cli.objects.views import Object, describe_phase
 from hone_cli.ui import job_progress
 from hone_cli.ui.output import Problem
 
@@ -22,8 +22,8 @@ def parse_job(text: str, command: str) -> str:
 
 def plan_change(job: Object, *, suspend: bool) -> tuple[bool, str]:
     """Return whether spec.suspend changes, and the message. Raises Problem for a job that has ended."""
-    name, stage = job["metadata"]["name"], phase(job)
-    if job_progress.outcome(job) is not None:
+    name, stage = job["metadata"]["name"], describe_phase(job)
+    if job_progress.has_succeeded(job) is not None:
         raise Problem(f"FineTuneJob {name} has ended: its stage is {stage}", "Nothing is left to suspend or resume.")
     is_suspended = bool((job.get("spec") or {}).get("suspend"))
     if is_suspended == suspend:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from hone_cli.objects import views
-from hone_cli.objects.table import align
+from hone_cli.objects.table import align_columns
 from hone_cli.objects.views import Object
 from hone_cli.ui import job_progress
 
@@ -34,20 +34,21 @@ class Moment:
     text: str = field(compare=False)
 
 
-def describe(body: Object, around: Surroundings, now: datetime) -> list[str]:
+def describe_object(body: Object, around: Surroundings, now: datetime) -> list[str]:
     """Return the full report."""
     metadata = body["metadata"]
     lines = [f"{body['kind']} {metadata['name']} in namespace {metadata.get('namespace')}"]
-    lines += [f"  {line}" for line in align([(f"{name}:", value) for name, value in _facts(body, now)])]
+    lines += [f"  {line}" for line in align_columns([(f"{name}:", value) for name, value in _list_facts(body, now)])]
     lines += ["", "What happened:"]
     lines += [
-        f"  {_clock(moment.time)}  {' '.join(moment.text.split())}" for moment in find_moments(body, around.events)
+        f"  {_format_time(moment.time)}  {' '.join(moment.text.split())}"
+        for moment in find_moments(body, around.events)
     ]
     lines += ["", "Children:"]
     rows = [_describe_child(child) for child in around.children]
-    lines += [f"  {line}" for line in align(rows)] if rows else ["  none"]
+    lines += [f"  {line}" for line in align_columns(rows)] if rows else ["  none"]
     lines += [f"  not shown: {text}" for text in around.unread]
-    if conclusion := _conclude(body):
+    if conclusion := _describe_outcome(body):
         lines += ["", *conclusion]
     return lines
 
@@ -55,25 +56,25 @@ def describe(body: Object, around: Surroundings, now: datetime) -> list[str]:
 def find_moments(body: Object, events: Iterable[Object]) -> list[Moment]:
     """Return what happened, in order: creation, conditions, attempts of the trainer, and events; each once."""
     metadata, status = body["metadata"], body.get("status") or {}
-    found = [Moment(_time(metadata.get("creationTimestamp")), "created")]
+    found = [Moment(_parse_time(metadata.get("creationTimestamp")), "created")]
     for condition in status.get("conditions") or []:
         if condition.get("type") not in REPEATED:
-            text = f"{condition.get('type')} is {condition.get('status')}: {_reason(condition)}"
-            found.append(Moment(_time(condition.get("lastTransitionTime")), text))
+            text = f"{condition.get('type')} is {condition.get('status')}: {_format_reason(condition)}"
+            found.append(Moment(_parse_time(condition.get("lastTransitionTime")), text))
     for number, attempt in enumerate(status.get("attempts") or [], 1):
         found += _describe_attempt(number, attempt)
     if finished := status.get("completionTime"):
-        found.append(Moment(_time(finished), f"the job ended: {views.phase(body)}"))
+        found.append(Moment(_parse_time(finished), f"the job ended: {views.describe_phase(body)}"))
     if deleted := metadata.get("deletionTimestamp"):
-        found.append(Moment(_time(deleted), "deletion was requested"))
+        found.append(Moment(_parse_time(deleted), "deletion was requested"))
     reported = {(condition.get("reason"), condition.get("message")) for condition in status.get("conditions") or []}
     for event in events:
         if (event.get("reason"), event.get("message")) not in reported:  # the operator writes both
-            found.append(Moment(event_time(event), _describe_event(event)))
+            found.append(Moment(find_event_time(event), _describe_event(event)))
     return sorted(found)
 
 
-def event_time(event: Object) -> datetime:
+def find_event_time(event: Object) -> datetime:
     """Return when an event last happened: the field depends on the API that its reporter uses."""
     moments = (
         (event.get("series") or {}).get("lastObservedTime"),
@@ -81,16 +82,16 @@ def event_time(event: Object) -> datetime:
         event.get("eventTime"),
         (event.get("metadata") or {}).get("creationTimestamp"),
     )
-    return max(map(_time, moments))
+    return max(map(_parse_time, moments))
 
 
-def _facts(body: Object, now: datetime) -> list[tuple[str, str]]:
+def _list_facts(body: Object, now: datetime) -> list[tuple[str, str]]:
     status, spec = body.get("status") or {}, body.get("spec") or {}
     found = [
-        ("phase", views.phase(body)),
-        ("progress", job_progress.figures(status.get("progress") or {}) or views.progress(body)),
-        ("age", views.age(body, now)),
-        ("model", views.model(body)),
+        ("phase", views.describe_phase(body)),
+        ("progress", job_progress.format_figures(status.get("progress") or {}) or views.describe_progress(body)),
+        ("age", views.format_age(body, now)),
+        ("model", views.describe_model(body)),
     ]
     if body["kind"] == "FineTuneJob":
         found.append(("method", str(spec.get("method") or "lora")))
@@ -104,18 +105,20 @@ def _facts(body: Object, now: datetime) -> list[tuple[str, str]]:
         found.append(("engine", str(spec.get("engine") or "auto")))
         names = [f"{each.get('name')} ({each.get('kind')})" for each in status.get("models") or []]
         found.append(("serves", ", ".join(names) or "-"))
-        found.append(("endpoint", views.endpoint(body) or "-"))
-    return [*found, ("digest", views.digest(body) or "-")]
+        found.append(("endpoint", views.find_endpoint(body) or "-"))
+    return [*found, ("digest", views.find_digest(body) or "-")]
 
 
 def _describe_attempt(number: int, attempt: Object) -> list[Moment]:
     where = f" on node {attempt['node']}" if attempt.get("node") else ""
-    found = [Moment(_time(attempt.get("startTime")), f"attempt {number}: pod {attempt.get('pod')} started{where}")]
+    found = [
+        Moment(_parse_time(attempt.get("startTime")), f"attempt {number}: pod {attempt.get('pod')} started{where}")
+    ]
     if ended := attempt.get("endTime"):
-        text = f"attempt {number} ended after {job_progress.duration(attempt.get('seconds') or 0)}"
+        text = f"attempt {number} ended after {job_progress.format_duration(attempt.get('seconds') or 0)}"
         text += f": {attempt.get('reason') or 'no reason'}"
         text += f", exit code {attempt['exitCode']}" if "exitCode" in attempt else ""
-        found.append(Moment(_time(ended), text))
+        found.append(Moment(_parse_time(ended), text))
     return found
 
 
@@ -124,7 +127,7 @@ def _describe_event(event: Object) -> str:
     count = event.get("count") or (event.get("series") or {}).get("count") or 1
     times = f" ({count} times)" if count > 1 else ""
     mark = "! " if event.get("type") == "Warning" else ""
-    return f"{mark}{about.get('kind')}/{about.get('name')}: {_reason(event)}{times}"
+    return f"{mark}{about.get('kind')}/{about.get('name')}: {_format_reason(event)}{times}"
 
 
 def _describe_child(child: Object) -> tuple[str, str]:
@@ -149,28 +152,28 @@ def describe_state(child: Object) -> str:
     return ", ".join(parts + ([f"{restarts} restarts"] if restarts else []))
 
 
-def _conclude(body: Object) -> list[str]:
+def _describe_outcome(body: Object) -> list[str]:
     if body["kind"] == "FineTuneJob":
-        ended = job_progress.outcome(body)
+        ended = job_progress.has_succeeded(body)
         if ended is False:
-            return [f"✗ {job_progress.failure(body)}"]
-        waiting = None if ended else job_progress.waiting(body)
+            return [f"✗ {job_progress.explain_failure(body)}"]
+        waiting = None if ended else job_progress.explain_waiting(body)
         return [f"It waits: {waiting}"] if waiting else []
     wrong = [
-        f"{each['type']} is {each['status']}: {_reason(each)}"
+        f"{each['type']} is {each['status']}: {_format_reason(each)}"
         for each in (body.get("status") or {}).get("conditions") or []
         if each.get("type") in ("Accepted", "ArtifactsResolved", "Available", "Synced") and each.get("status") != "True"
     ]
-    return [] if views.holds(body, "Available") else ["It does not answer:", *(f"  {text}" for text in wrong)]
+    return [] if views.is_true(body, "Available") else ["It does not answer:", *(f"  {text}" for text in wrong)]
 
 
-def _reason(found: Object) -> str:
+def _format_reason(found: Object) -> str:
     return ": ".join(str(found[name]) for name in ("reason", "message") if found.get(name))
 
 
-def _time(text: str | None) -> datetime:
+def _parse_time(text: str | None) -> datetime:
     return views.parse_time(text) or NEVER
 
 
-def _clock(time: datetime) -> str:
+def _format_time(time: datetime) -> str:
     return " " * 20 if time == NEVER else time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -5,13 +5,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hone_cli.objects.names import KINDS, Kind
-from hone_cli.ui.job_progress import duration
+from hone_cli.ui.job_progress import format_duration
 
 Object = dict[str, Any]
 SHORT_DIGEST = len("sha256:") + 12
 
 
-def kind_of(body: Object) -> Kind:
+def find_kind(body: Object) -> Kind:
     """Return the kind of an object of Hone."""
     return next(kind for kind in KINDS if kind.name == body.get("kind"))
 
@@ -22,23 +22,23 @@ def find_condition(body: Object, kind: str) -> Object | None:
     return next((each for each in conditions if each.get("type") == kind), None)
 
 
-def holds(body: Object, kind: str) -> bool:
+def is_true(body: Object, kind: str) -> bool:
     """Return whether a condition is True."""
     return (find_condition(body, kind) or {}).get("status") == "True"
 
 
-def phase(body: Object) -> str:
+def describe_phase(body: Object) -> str:
     """Return the stage of a job; of a service Available, or the reason why it is not ready."""
     if body["metadata"].get("deletionTimestamp"):
         return "Deleting"
     if body.get("kind") == "FineTuneJob":
         return str((body.get("status") or {}).get("stage") or "Pending")
-    if holds(body, "Available"):
+    if is_true(body, "Available"):
         return "Available"
     return str((find_condition(body, "Ready") or {}).get("reason") or "Pending")
 
 
-def progress(body: Object) -> str:
+def describe_progress(body: Object) -> str:
     """Return how far a job is, such as `40%, 3m 20s left`, and how many engines of a service are ready, such as 1/2."""
     status = body.get("status") or {}
     if body.get("kind") != "FineTuneJob":
@@ -49,10 +49,10 @@ def progress(body: Object) -> str:
     if "percent" not in found:
         return "-"
     is_training = status.get("stage") == "Training" and found.get("eta") is not None
-    return f"{found['percent']}%" + (f", {duration(found['eta'])} left" if is_training else "")
+    return f"{found['percent']}%" + (f", {format_duration(found['eta'])} left" if is_training else "")
 
 
-def model(body: Object) -> str:
+def describe_model(body: Object) -> str:
     """Return the model that is trained or served: a name on the hub, claim:path, or finetunejob/NAME."""
     source: Mapping[str, Any] = (body.get("spec") or {}).get("model") or {}
     if name := source.get("name"):
@@ -62,7 +62,7 @@ def model(body: Object) -> str:
     return f"finetunejob/{(source.get('fineTuneJob') or {}).get('name')}"
 
 
-def digest(body: Object) -> str | None:
+def find_digest(body: Object) -> str | None:
     """Return the digest of a job's artifact, and that of the artifact that a service serves as its model."""
     status = body.get("status") or {}
     if artifact := status.get("artifact"):
@@ -70,7 +70,7 @@ def digest(body: Object) -> str | None:
     return next((str(each["digest"]) for each in status.get("models") or [] if each.get("digest")), None)
 
 
-def endpoint(body: Object) -> str | None:
+def find_endpoint(body: Object) -> str | None:
     """Return the URL of a service in the cluster."""
     return (body.get("status") or {}).get("url")
 
@@ -84,7 +84,7 @@ def parse_time(text: str | None) -> datetime | None:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def age(body: Object, now: datetime) -> str:
+def format_age(body: Object, now: datetime) -> str:
     """Return the time since an object was created, such as 5d, 2h, 3m or 12s."""
     created = parse_time(body["metadata"].get("creationTimestamp"))
     seconds = max(0, int((now - created).total_seconds())) if created else 0

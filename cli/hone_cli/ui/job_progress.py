@@ -7,7 +7,7 @@ Job = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class View:
+class ProgressLine:
     """The parts of a progress line: the stage, percent done, the figures, and why it waits, if it does."""
 
     stage: str
@@ -16,15 +16,15 @@ class View:
     waiting: str | None
 
 
-def view(job: Job) -> View:
+def make_progress_line(job: Job) -> ProgressLine:
     """Return the progress of a job that has not ended."""
     status = job.get("status", {})
     progress = status.get("progress") or {}
     stage = status.get("stage") or "Pending"
-    return View(stage, progress.get("percent", 0), figures(progress), waiting(job))
+    return ProgressLine(stage, progress.get("percent", 0), format_figures(progress), explain_waiting(job))
 
 
-def figures(progress: dict[str, Any]) -> str:
+def format_figures(progress: dict[str, Any]) -> str:
     """Return the known figures, as in `step 40/120 · loss 1.2345 · 512 tokens/s · 3m 20s left`."""
     parts = []
     if "step" in progress:
@@ -34,11 +34,11 @@ def figures(progress: dict[str, Any]) -> str:
     if progress.get("tokensPerSecond") is not None:
         parts.append(f"{progress['tokensPerSecond']:,.0f} tokens/s")
     if progress.get("eta") is not None:
-        parts.append(f"{duration(progress['eta'])} left")
+        parts.append(f"{format_duration(progress['eta'])} left")
     return " · ".join(parts)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return a duration as text, such as `2h 5m`, `3m 20s` or `12s`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -47,9 +47,9 @@ def duration(seconds: float) -> str:
     return f"{minutes}m {rest}s" if minutes else f"{rest}s"
 
 
-def waiting(job: Job) -> str | None:
+def explain_waiting(job: Job) -> str | None:
     """Return why the job does not run, by its conditions; None while it runs."""
-    conditions = _conditions(job)
+    conditions = _read_conditions(job)
     if not conditions:
         return "no status yet; if it stays so, check that Hone's operator runs"
     for kind in ("Accepted", "Running"):
@@ -59,13 +59,13 @@ def waiting(job: Job) -> str | None:
     return None
 
 
-def outcome(job: Job) -> bool | None:
+def has_succeeded(job: Job) -> bool | None:
     """Return True when the job succeeded, False when it failed, None while it has not ended."""
     stage = job.get("status", {}).get("stage")
     return {"Succeeded": True, "Failed": False}.get(stage)
 
 
-def result(job: Job) -> list[str]:
+def describe_result(job: Job) -> list[str]:
     """Return the message for a job that succeeded."""
     status = job["status"]
     artifact = status.get("artifact") or {}
@@ -81,12 +81,12 @@ def result(job: Job) -> list[str]:
     return lines
 
 
-def failure(job: Job) -> str:
+def explain_failure(job: Job) -> str:
     """Return why a job failed: the reason, and the message, which ends with a remedy."""
-    condition = _conditions(job).get("Failed") or {"reason": "Failed", "message": "the operator gave no reason"}
+    condition = _read_conditions(job).get("Failed") or {"reason": "Failed", "message": "the operator gave no reason"}
     return f"{condition['reason']}: {condition['message']}"
 
 
-def _conditions(job: Job) -> dict[str, dict[str, Any]]:
+def _read_conditions(job: Job) -> dict[str, dict[str, Any]]:
     found = job.get("status", {}).get("conditions", [])
     return {one["type"]: one for one in found if one["status"] != "Unknown"}

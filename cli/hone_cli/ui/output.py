@@ -56,18 +56,18 @@ def print_failure(error: HoneError | Problem | OSError) -> None:
     elif isinstance(error, Problem):
         title, remedy = error.message, error.remedy
     else:
-        title, remedy = _os_error(error), ""
+        title, remedy = _describe_os_error(error), ""
     print_line(f"✗ {title}", color="red", err=True)
     if remedy:
         print_line(f"  {remedy}", err=True)
 
 
-def hint(text: str) -> None:
+def print_hint(text: str) -> None:
     """Print a line that is not the result itself, on stderr."""
     print_line(text, dim=True, err=True)
 
 
-def next_step(text: str, command: str) -> None:
+def print_next_step(text: str, command: str) -> None:
     """Print a possible next step, with the command for it, on stderr."""
     print_line(f"{text}:\n  {command}", err=True)
 
@@ -114,6 +114,6 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def _os_error(error: OSError) -> str:
+def _describe_os_error(error: OSError) -> str:
     text = error.strerror or str(error) or type(error).__name__
     return f"{error.filename}: {text}" if error.filename else text

@@ -21,10 +21,10 @@ from hone_operator.reconcile.sync_failures import SyncFailure
 class ObservedInferenceService:
     """An InferenceService, its children, and the FineTuneJobs it names.
 
-    `answers`: the answers of sidecars, or of engines without one, by pod uid. `last_answer_at`: when each last answered,
-    or when polling began. `leaving_claims`: claims that the engines still mount, that nothing needs, and that are being
-    deleted. `cordoned_nodes`: the cordoned nodes; None where listing nodes is forbidden. `upgrading_deployments`:
-    Deployments of other services whose roll-out an upgrade began, and that has not ended.
+    `answers`: the answers of sidecars, or of engines without one, by pod uid. `last_answer_at`: when each last
+    answered, or when polling began. `leaving_claims`: claims that the engines still mount, that nothing needs, and that
+    are being deleted. `cordoned_nodes`: the cordoned nodes; None where listing nodes is forbidden.
+    `upgrading_deployments`: Deployments of other services whose roll-out an upgrade began, and that has not ended.
     """
 
     owner: Object

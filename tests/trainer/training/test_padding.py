@@ -20,9 +20,9 @@ def test_the_page_states_the_share_of_tokens_that_are_not_padding(
     import padding
 
     case = next(
-        case for case in padding.cases() if case.method == "lora" and case.flash == flash and "auto" in case.name
+        case for case in padding.make_cases() if case.method == "lora" and case.flash == flash and "auto" in case.name
     )
-    choices, shares = padding.measure(case, padding.make_model(tmp_path / "model"), 1)
+    choices, shares = padding.measure_padding(case, padding.make_model(tmp_path / "model"), 1)
     chosen = {choice.field: choice.value for choice in choices}
     assert chosen == ({"packing": True, "per_device_train_batch_size": 3} if flash else GROUPED)
     assert shares[0] == pytest.approx(limits.SHARES[name], abs=0.01)

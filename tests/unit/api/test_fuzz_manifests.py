@@ -59,7 +59,7 @@ def check(file: Path) -> None:
         error.sentence().encode()
         documents = []
     json.dumps(documents, allow_nan=False, ensure_ascii=False).encode()
-    validate.check(file)
+    validate.check_file(file)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

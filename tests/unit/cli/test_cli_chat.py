@@ -12,8 +12,8 @@ import pytest
 from hone_api.schema.crd import UNOBSERVED
 from hone_cli.client import openai as client
 from hone_cli.client.openai import Model
-from hone_cli.commands.chat import choose, require_available
-from hone_cli.commands.side_by_side import answers_in_columns
+from hone_cli.commands.chat import choose_model, require_available
+from hone_cli.commands.side_by_side import print_answers_in_columns
 from hone_cli.main import main
 from hone_cli.ui.output import Problem
 from rich.console import Console
@@ -214,16 +214,16 @@ def test_a_name_and_a_url_exclude_each_other(chat: Chat) -> None:
 )
 def test_an_answer_of_another_form_is_a_failure_with_a_message(events: list[str], said: str) -> None:
     with pytest.raises(Problem, match=re.escape(said)):
-        list(client._pieces(iter(f"data: {event}" for event in events)))
+        list(client._read_pieces(iter(f"data: {event}" for event in events)))
 
 
 def test_choosing_a_model() -> None:
     base, adapter = Model("base", "base"), Model("adapter", "adapter")
-    assert choose([base, adapter], None) == "adapter"
-    assert choose([base], None) == "base"
-    assert choose([base, adapter], "base") == "base"
+    assert choose_model([base, adapter], None) == "adapter"
+    assert choose_model([base], None) == "base"
+    assert choose_model([base, adapter], "base") == "base"
     with pytest.raises(Problem, match="lists no model"):
-        choose([], None)
+        choose_model([], None)
 
 
 def test_an_unavailable_service_is_reported_with_its_reason() -> None:
@@ -250,7 +250,7 @@ def test_an_unavailable_service_is_reported_with_its_reason() -> None:
 def test_on_a_terminal_two_answers_are_shown_in_columns(engine: Engine) -> None:
     shown = io.StringIO()
     asked = {name: [{"role": "user", "content": "hi"}] for name in ("faq", "tiny/base")}
-    answers = answers_in_columns(client.Engine(engine.url, remedy=""), asked, Console(file=shown, width=60))
+    answers = print_answers_in_columns(client.Engine(engine.url, remedy=""), asked, Console(file=shown, width=60))
     assert answers == {"faq": "faq heard 1", "tiny/base": "tiny/base heard 1"}
     assert [line.split() for line in shown.getvalue().splitlines() if "heard" in line] == [
         ["faq", "heard", "1", "tiny/base", "heard", "1"]
@@ -270,4 +270,4 @@ def test_on_a_terminal_both_answers_are_lost_when_one_breaks_off(engine: Engine)
     engine.broken = "faq"
     asked = {name: [{"role": "user", "content": "hi"}] for name in ("faq", "tiny/base")}
     with pytest.raises(Problem, match="broke off"):
-        answers_in_columns(client.Engine(engine.url, remedy=""), asked, Console(file=io.StringIO()))
+        print_answers_in_columns(client.Engine(engine.url, remedy=""), asked, Console(file=io.StringIO()))

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from hone_api.reasons import HoneError
 from hone_cli.client import documents
-from hone_cli.commands.run import trainer_arguments
-from hone_cli.commands.serve import engine_arguments
+from hone_cli.commands.run import make_trainer_arguments
+from hone_cli.commands.serve import make_engine_arguments
 from hone_cli.main import main
 
 JOB: dict[str, Any] = {
@@ -135,7 +135,7 @@ class TestRun:
         assert "Traceback" in loud.stderr
 
     def test_the_trainer_gets_the_file_as_it_is(self) -> None:
-        arguments = trainer_arguments("run", Path("job.yaml"), Path("out"), {"data": "/mnt"}, verbose=True)
+        arguments = make_trainer_arguments("run", Path("job.yaml"), Path("out"), {"data": "/mnt"}, verbose=True)
         assert arguments == ["run", "job.yaml", "--output", "out", "--claim", "data=/mnt", "--verbose"]
 
 
@@ -224,7 +224,7 @@ class TestChild:
 
 class TestServe:
     def test_a_folder_is_served_as_it_is(self, tmp_path: Path) -> None:
-        assert engine_arguments(tmp_path, {}, {}) == [str(tmp_path)]
+        assert make_engine_arguments(tmp_path, {}, {}) == [str(tmp_path)]
 
     def test_a_manifest_is_resolved_to_folders(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
@@ -236,7 +236,7 @@ class TestServe:
         ]
         spec = {"model": {"fineTuneJob": {"name": "faq"}}, "adapters": adapters, "maxModelLen": 512}
         path = write(tmp_path / "service.yaml", CONFIG_MAP, service(**spec))
-        assert engine_arguments(path, {"data": "/mnt"}, {"support-lora": "elsewhere"}) == [
+        assert make_engine_arguments(path, {"data": "/mnt"}, {"support-lora": "elsewhere"}) == [
             "faq",
             *("--adapter", "support=elsewhere"),
             *("--adapter", "legal=/mnt/legal/lora"),
@@ -247,30 +247,30 @@ class TestServe:
         spec = {"model": {"name": "tiny"}, "chatTemplate": "{{ messages }}"}
         path = write(tmp_path / "known.yaml", service(**spec, toolCallParser="hermes"))
         chat = "--chat-template={{ messages }}"
-        assert engine_arguments(path, {}, {}) == ["tiny", chat, "--tool-call-parser", "hermes"]
+        assert make_engine_arguments(path, {}, {}) == ["tiny", chat, "--tool-call-parser", "hermes"]
         path = write(tmp_path / "other.yaml", service(**spec, toolCallParser="xlam", engine="vllm"))
-        assert engine_arguments(path, {}, {}) == ["tiny", chat]
+        assert make_engine_arguments(path, {}, {}) == ["tiny", chat]
         assert "toolCallParser xlam is not read here" in capsys.readouterr().err
 
     def test_a_null_is_as_if_left_out(self, tmp_path: Path) -> None:
         model = {"name": None, "fineTuneJob": None, "claim": {"name": "models", "path": None}}
         path = write(tmp_path / "nulls.yaml", service(model=model, adapters=None, maxModelLen=None))
-        assert engine_arguments(path, {"models": "/mnt"}, {}) == ["/mnt"]
+        assert make_engine_arguments(path, {"models": "/mnt"}, {}) == ["/mnt"]
 
     def test_models_of_the_hub_and_of_claims(self, tmp_path: Path) -> None:
         path = write(tmp_path / "hub.yaml", service(model={"name": "tiny/base"}))
-        assert engine_arguments(path, {}, {}) == ["tiny/base"]
+        assert make_engine_arguments(path, {}, {}) == ["tiny/base"]
         path = write(tmp_path / "commit.yaml", service(model={"name": "tiny/base", "revision": "v2"}))
-        assert engine_arguments(path, {}, {}) == ["tiny/base", "--revision", "v2"]
+        assert make_engine_arguments(path, {}, {}) == ["tiny/base", "--revision", "v2"]
         path = write(tmp_path / "claim.yaml", service(model={"claim": {"name": "models"}}))
-        assert engine_arguments(path, {"models": "/mnt"}, {}) == ["/mnt"]
+        assert make_engine_arguments(path, {"models": "/mnt"}, {}) == ["/mnt"]
 
     def test_fields_that_are_ignored_here_are_reported(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         more = {"apiKeySecret": {"name": "key", "key": "token"}, "extraArgs": ["--seed=1"]}
         path = write(tmp_path / "hub.yaml", service(model={"name": "tiny/base"}, **more))
-        assert engine_arguments(path, {}, {}) == ["tiny/base"]
+        assert make_engine_arguments(path, {}, {}) == ["tiny/base"]
         said = capsys.readouterr().err
         assert "spec.apiKeySecret is not read here. Put a key" in said
         assert "spec.extraArgs is not read here. They are for" in said
@@ -287,7 +287,7 @@ class TestServe:
     ) -> None:
         monkeypatch.chdir(tmp_path)
         with pytest.raises(HoneError, match=message):
-            engine_arguments(write(tmp_path / "service.yaml", service(model=model)), {}, {})
+            make_engine_arguments(write(tmp_path / "service.yaml", service(model=model)), {}, {})
 
     def test_a_wrong_path_is_named(self, hone: Hone, tmp_path: Path) -> None:
         code, _, err = hone("serve", tmp_path / "nowhere")
@@ -296,8 +296,8 @@ class TestServe:
 
 
 def test_titles_of_broken_documents() -> None:
-    assert documents.title({}) == "object without kind/(no name)"
-    assert documents.title({"kind": "FineTuneJob", "metadata": "text"}) == "FineTuneJob/(no name)"
+    assert documents.make_title({}) == "object without kind/(no name)"
+    assert documents.make_title({"kind": "FineTuneJob", "metadata": "text"}) == "FineTuneJob/(no name)"
 
 
 def test_help_loads_no_heavy_library() -> None:

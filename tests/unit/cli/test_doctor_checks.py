@@ -257,10 +257,10 @@ def run_probe(monkeypatch: pytest.MonkeyPatch, *answers: Any, allowed: bool = Tr
             raise found
         return found
 
-    monkeypatch.setattr(rest, "read", read)
+    monkeypatch.setattr(rest, "call_api", read)
     monkeypatch.setattr(probe_pod, "POLL_SECONDS", 0)
     cluster = SimpleNamespace(namespace="ns")
-    return probe_pod.probe(cluster, "i", Target(), "https://h", [], 1000), methods  # type: ignore[arg-type]
+    return probe_pod.run_probe(cluster, "i", Target(), "https://h", [], 1000), methods  # type: ignore[arg-type]
 
 
 FAILED_POD = {"status": {"phase": "Failed", "reason": "Evicted"}, "spec": {"nodeName": "gpu-1"}}

@@ -84,7 +84,7 @@ class TestList:
     @given(st.integers(0, 10**9))
     def test_an_age_is_short(self, seconds: int) -> None:
         created = datetime.fromtimestamp(NOW.timestamp() - seconds, UTC).isoformat()
-        assert len(views.age({"metadata": {"creationTimestamp": created}}, NOW)) <= 6
+        assert len(views.format_age({"metadata": {"creationTimestamp": created}}, NOW)) <= 6
 
 
 class TestDescribe:
@@ -155,7 +155,7 @@ class TestDescribe:
             "reason": "NotYet",
             "message": "FineTuneJob faq trains.",
         }
-        lines = timeline.describe(service(conditions=[waits]), timeline.Surroundings(), NOW)
+        lines = timeline.describe_object(service(conditions=[waits]), timeline.Surroundings(), NOW)
         assert lines[-2:] == ["It does not answer:", "  ArtifactsResolved is False: NotYet: FineTuneJob faq trains."]
 
     @given(st.text())

@@ -17,7 +17,7 @@ from hone_api.artifacts.manifest import ArtifactManifest, FileDigest, digest_of
 from hone_api.artifacts.verification import verify
 from hone_api.reasons import ARTIFACT_CORRUPT, HoneError
 from hone_cli.artifacts import pod_script, pull, reader_pod, target, transfer
-from hone_cli.artifacts.receive import Advance, Cut, Request, receive
+from hone_cli.artifacts.receive import Advance, Cut, Request, receive_files
 from hone_cli.artifacts.transfer import Session
 from hone_cli.commands import artifacts
 from hone_cli.ui.output import Problem
@@ -94,7 +94,7 @@ class CutSession(Session):
         vars(self)["sent"] += sum(len(contents[path]) - request.offset for path, request in wanted.items())
         cut = cuts.pop(0) if cuts else len(stream)
         try:
-            receive(io.BytesIO(stream[:cut]), wanted, advance)
+            receive_files(io.BytesIO(stream[:cut]), wanted, advance)
         except Cut:
             if vars(self)["is_killed"]:
                 raise KeyboardInterrupt from None
@@ -103,7 +103,7 @@ class CutSession(Session):
 
 def run_pull(session: Session, root: Path) -> None:
     root.mkdir(exist_ok=True)
-    pull.pull(session, root, DIGEST, lambda sizes: lambda name, count: None)
+    pull.pull_artifact(session, root, DIGEST, lambda sizes: lambda name, count: None)
 
 
 def with_manifest(contents: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -197,7 +197,7 @@ def test_only_files_in_the_artifacts_folders_pass(name: str) -> None:
 def test_members_that_were_not_requested_are_refused(tmp_path: Path, name: str) -> None:
     wanted = {"wanted": Request(tmp_path / "wanted", 0, None)}
     with pytest.raises(HoneError, match="was not requested"):
-        receive(io.BytesIO(archive({name: b"x"})), wanted, lambda *_: None)
+        receive_files(io.BytesIO(archive({name: b"x"})), wanted, lambda *_: None)
     assert not list(tmp_path.iterdir())
 
 
@@ -205,13 +205,13 @@ def test_members_that_were_not_requested_are_refused(tmp_path: Path, name: str) 
 def test_members_other_than_files_are_refused(tmp_path: Path, kind: bytes) -> None:
     stream = archive({"wanted": b""}, type=kind, linkname="/etc/passwd")
     with pytest.raises(HoneError, match="was not requested"):
-        receive(io.BytesIO(stream), {"wanted": Request(tmp_path / "wanted", 0, None)}, lambda *_: None)
+        receive_files(io.BytesIO(stream), {"wanted": Request(tmp_path / "wanted", 0, None)}, lambda *_: None)
 
 
 @given(st.binary(max_size=3000))
 def test_a_stream_of_any_bytes_is_a_cut_or_refused(noise: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.raises((Cut, HoneError)):
-        receive(io.BytesIO(noise), {"wanted": Request(Path(folder) / "wanted", 0, 5)}, lambda *_: None)
+        receive_files(io.BytesIO(noise), {"wanted": Request(Path(folder) / "wanted", 0, 5)}, lambda *_: None)
 
 
 def test_memory_does_not_depend_on_the_size_of_a_file(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_memory_does_not_depend_on_the_size_of_a_file(tmp_path: Path) -> None:
             return bytes(count)
 
     tracemalloc.start()
-    receive(Endless(), {"wanted": Request(tmp_path / "wanted", 0, size)}, lambda *_: None)
+    receive_files(Endless(), {"wanted": Request(tmp_path / "wanted", 0, size)}, lambda *_: None)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (tmp_path / "wanted").stat().st_size == size
@@ -266,10 +266,14 @@ class TestTarget:
         assert read_tree(tmp_path) == with_manifest(CONTENTS) | {"notes.txt": b"mine"}
 
     def test_two_pulls_do_not_share_a_folder(self, tmp_path: Path) -> None:
-        with target.locked(tmp_path), pytest.raises(Problem, match="another `hone pull`"), target.locked(tmp_path):
+        with (
+            target.lock_folder(tmp_path),
+            pytest.raises(Problem, match="another `hone pull`"),
+            target.lock_folder(tmp_path),
+        ):
             pass
         (tmp_path / "file").touch()
-        with pytest.raises(Problem, match="is a file"), target.locked(tmp_path / "file"):
+        with pytest.raises(Problem, match="is a file"), target.lock_folder(tmp_path / "file"):
             pass
 
     def test_an_artifact_without_room_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +296,7 @@ class TestPod:
         assert (code, err) == (0, "")
         place = tmp_path / "a.partial"
         place.write_bytes(b"0123")
-        receive(io.BytesIO(stream), {"a": Request(place, 4, 10)}, lambda *_: None)
+        receive_files(io.BytesIO(stream), {"a": Request(place, 4, 10)}, lambda *_: None)
         assert place.read_bytes() == b"0123456789"
 
     def test_a_missing_file_ends_the_stream_without_its_end(self, tmp_path: Path) -> None:
@@ -301,7 +305,7 @@ class TestPod:
         assert (code, err) == (pod_script.MISSING, "b: No such file or directory")
         wanted = {name: Request(tmp_path / f"{name}.partial", 0, None) for name in "ab"}
         with pytest.raises(Cut):
-            receive(io.BytesIO(stream), wanted, lambda *_: None)
+            receive_files(io.BytesIO(stream), wanted, lambda *_: None)
 
     def test_the_pod_is_restricted_and_reads_only(self) -> None:
         template = {
@@ -345,9 +349,9 @@ class TestPod:
 
     def test_the_names_of_one_request_fit_into_a_url(self, tmp_path: Path) -> None:
         requests = {f"model/model-{n:05}-of-00999.safetensors": Request(tmp_path, 0, 1) for n in range(999)}
-        found = transfer.limit(requests)
+        found = transfer.limit_request(requests)
         assert 10 < len(found) < 100
-        assert transfer.limit({"x" * 9999: Request(tmp_path, 0, 1)})
+        assert transfer.limit_request({"x" * 9999: Request(tmp_path, 0, 1)})
 
 
 def test_a_report_replaces_no_other_file(tmp_path: Path) -> None:

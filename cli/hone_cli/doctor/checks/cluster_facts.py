@@ -132,14 +132,14 @@ def read_devices(slices: Iterable[Object]) -> tuple[Device, ...]:
         for device in spec.get("devices") or []:
             inner = device.get("basic") or device  # v1beta1 has the attributes one level deeper
             attributes = {name.removeprefix(f"{DRIVER}/"): of for name, of in (inner.get("attributes") or {}).items()}
-            compute, memory = _text(attributes, "computePartition"), _text(attributes, "memoryPartition")
+            compute, memory = _read_text(attributes, "computePartition"), _read_text(attributes, "memoryPartition")
             on_demand = f"{compute}_{memory} on demand" if compute else ""
             found.append(
                 Device(
                     node=str(spec.get("nodeName") or device.get("nodeName") or ""),
-                    device_id=_text(attributes, "deviceID").lower().removeprefix("0x"),
-                    product=_text(attributes, "productName"),
-                    partition=_text(attributes, "partitionProfile") or on_demand,
+                    device_id=_read_text(attributes, "deviceID").lower().removeprefix("0x"),
+                    product=_read_text(attributes, "productName"),
+                    partition=_read_text(attributes, "partitionProfile") or on_demand,
                     taints=read_taints(inner.get("taints")),
                 )
             )
@@ -154,7 +154,7 @@ def find_properties(node: Node, name: str) -> list[str]:
     return sorted({label.removeprefix(p) for label in node.labels for p in prefixes if label.startswith(p)})
 
 
-def _text(attributes: Object, name: str) -> str:
+def _read_text(attributes: Object, name: str) -> str:
     return str((attributes.get(name) or {}).get("string") or "")
 
 

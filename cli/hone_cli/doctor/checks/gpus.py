@@ -127,7 +127,7 @@ def _check_resources(facts: ClusterFacts, nodes: list[Node], devices: tuple[Devi
         }
         if partitioned:
             text += f". Each of {DEFAULT} is a partition ({', '.join(sorted(partitioned))}), not a full GPU"
-        unknown = [node.name for node in nodes if node.allocatable.get(DEFAULT) and not _tells_partitions(node)]
+        unknown = [node.name for node in nodes if node.allocatable.get(DEFAULT) and not _is_partition_label(node)]
         if unknown:
             text += (
                 f". Whether {DEFAULT} is a full GPU on {join_names(unknown)} is not known: no label shows partitions"
@@ -161,7 +161,7 @@ def _check_resources(facts: ClusterFacts, nodes: list[Node], devices: tuple[Devi
     return [Finding("gpuResources", "failed", message, remedy)]
 
 
-def _tells_partitions(node: Node) -> bool:
+def _is_partition_label(node: Node) -> bool:
     """Return whether a label shows how the node's GPUs are partitioned, or that they can't be."""
     models = {DEVICE_IDS.get(id_) for id_ in find_properties(node, "device-id")}
     if find_properties(node, "compute-memory-partition") or (models and models <= UNPARTITIONED):

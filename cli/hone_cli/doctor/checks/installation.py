@@ -29,7 +29,9 @@ def check_installation(facts: ClusterFacts, own_version: str) -> list[Finding]:
 def find_images(operators: Iterable[Object]) -> dict[str, str]:
     """Return the default images by their chart value, as the first operator has them."""
     for deployment in operators:
-        environment = {each.get("name"): each.get("value") or "" for each in _container(deployment).get("env") or []}
+        environment = {
+            each.get("name"): each.get("value") or "" for each in _find_container(deployment).get("env") or []
+        }
         return {value: environment[name] for name, value in IMAGES.items() if environment.get(name)}
     return {}
 
@@ -37,7 +39,9 @@ def find_images(operators: Iterable[Object]) -> dict[str, str]:
 def find_gpu_groups(operators: Iterable[Object]) -> tuple[int, ...]:
     """Return the groups that pods with GPUs get from the chart value runtime.supplementalGroups."""
     for deployment in operators:
-        environment = {each.get("name"): each.get("value") or "" for each in _container(deployment).get("env") or []}
+        environment = {
+            each.get("name"): each.get("value") or "" for each in _find_container(deployment).get("env") or []
+        }
         return tuple(int(each) for each in environment.get("HONE_GPU_GROUPS", "").split(",") if each.strip().isdigit())
     return ()
 
@@ -102,7 +106,7 @@ def _check_operator(facts: ClusterFacts, own_version: str) -> Finding:
     return Finding("operator", "ok", f"Operator {where} {version} is available")
 
 
-def _container(deployment: Object) -> Object:
+def _find_container(deployment: Object) -> Object:
     template = ((deployment.get("spec") or {}).get("template") or {}).get("spec") or {}
     containers = template.get("containers") or [{}]
     found: Object = next((each for each in containers if each.get("name") == "operator"), containers[0])

@@ -55,12 +55,12 @@ def check_storage(facts: ClusterFacts) -> list[Finding]:
 
 def _check_default(classes: tuple[Object, ...]) -> Finding:
     if default := _find_default(classes):
-        others = [_name(each) for each in classes if _is_default(each) and _name(each) != default]
+        others = [_read_name(each) for each in classes if _is_default(each) and _read_name(each) != default]
         more = (
             f", the newest of those that are marked as default; the others are {join_names(others)}" if others else ""
         )
         return Finding("storageClass", "ok", f"The default StorageClass is {default}{more}")
-    names = join_names(map(_name, classes))
+    names = join_names(map(_read_name, classes))
     return Finding(
         "storageClass",
         "warning",
@@ -71,8 +71,10 @@ def _check_default(classes: tuple[Object, ...]) -> Finding:
 
 
 def _check_access_modes(classes: tuple[Object, ...]) -> Finding:
-    shared = [_name(each) for each in classes if _has(each, SHARED)]
-    single = [_name(each) for each in classes if not _has(each, SHARED) and _has(each, SINGLE)]
+    shared = [_read_name(each) for each in classes if _has_provisioner(each, SHARED)]
+    single = [
+        _read_name(each) for each in classes if not _has_provisioner(each, SHARED) and _has_provisioner(each, SINGLE)
+    ]
     if shared:
         message = f"ReadWriteMany, by its provisioner: {join_names(shared)}"
         is_usual = _find_default(classes) in shared
@@ -85,22 +87,26 @@ def _check_access_modes(classes: tuple[Object, ...]) -> Finding:
     if len(single) == len(classes):
         message = f"One node at a time can mount the volumes of {join_names(single)} (ReadWriteOnce)"
         return Finding("accessModes", "warning", message, alternative, is_required=False)
-    others = [_name(each) for each in classes if not _has(each, SHARED) and not _has(each, SINGLE)]
+    others = [
+        _read_name(each)
+        for each in classes
+        if not _has_provisioner(each, SHARED) and not _has_provisioner(each, SINGLE)
+    ]
     message = f"Whether several nodes can mount the volumes of {join_names(others)} is not known of the provisioner"
     return Finding("accessModes", "unknown", message, f"Read its documentation. {alternative}", is_required=False)
 
 
-def _name(body: Object) -> str:
+def _read_name(body: Object) -> str:
     return str((body.get("metadata") or {}).get("name"))
 
 
 def _find_default(classes: tuple[Object, ...]) -> str | None:
     """Return the class that Kubernetes uses: of several defaults the newest, of equal age the first by name."""
-    defaults = sorted(filter(_is_default, classes), key=_name)
+    defaults = sorted(filter(_is_default, classes), key=_read_name)
     newest = max(
         defaults, key=lambda each: str((each.get("metadata") or {}).get("creationTimestamp") or ""), default=None
     )
-    return None if newest is None else _name(newest)
+    return None if newest is None else _read_name(newest)
 
 
 def _is_default(body: Object) -> bool:
@@ -108,5 +114,5 @@ def _is_default(body: Object) -> bool:
     return any(annotations.get(name) == "true" for name in DEFAULT)
 
 
-def _has(body: Object, parts: tuple[str, ...]) -> bool:
+def _has_provisioner(body: Object, parts: tuple[str, ...]) -> bool:
     return any(part in str(body.get("provisioner")) for part in parts)
