@@ -20,24 +20,24 @@ LARGEST_HEAD = 256
 TRITON = "FLASH_ATTENTION_TRITON_AMD_ENABLE"
 
 
-def supported_kernels(network: Any) -> tuple[Kernel, ...]:
+def find_kernels(network: Any) -> tuple[Kernel, ...]:
     """Return the kernels that every part of a model supports, the fastest first. The last is always eager."""
-    parts = list(_parts_of(network))
+    parts = list(_list_parts(network))
     found: list[Kernel] = []
     is_exact = os.environ.get(TRITON) != "TRUE" or not any(_limits_scores(part.config) for part in parts)
-    if is_exact and all(_supports_flash(part) for part in parts) and _head_size(network.config) <= LARGEST_HEAD:
+    if is_exact and all(_supports_flash(part) for part in parts) and _read_head_size(network.config) <= LARGEST_HEAD:
         found.append("flash_attention_2")
     if all(part._supports_sdpa for part in parts):
         found.append("sdpa")
     return (*found, "eager")
 
 
-def default_kernel(network: Any) -> Kernel:
+def choose_default_kernel(network: Any) -> Kernel:
     """Return the kernel that needs no package but torch: sdpa where all parts support it, else eager."""
-    return "sdpa" if "sdpa" in supported_kernels(network) else "eager"
+    return "sdpa" if "sdpa" in find_kernels(network) else "eager"
 
 
-def _parts_of(network: Any) -> Iterator[Any]:
+def _list_parts(network: Any) -> Iterator[Any]:
     return (part for part in network.modules() if hasattr(part, "_supports_sdpa"))
 
 
@@ -53,7 +53,7 @@ def _limits_scores(config: Any) -> bool:
     return any(getattr(config, name, None) for name in names)
 
 
-def _head_size(config: Any) -> int:
+def _read_head_size(config: Any) -> int:
     text = config.get_text_config()
     size = getattr(text, "head_dim", None)
     if not size:

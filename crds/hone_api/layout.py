@@ -57,7 +57,7 @@ def remote_folder(revision: str) -> str:
     return f"remote/{revision}"
 
 
-def checkpoint_name(step: int) -> str:
+def make_checkpoint_name(step: int) -> str:
     """Return the name of a checkpoint's folder; names sort by step."""
     return f"step-{step:08d}"
 

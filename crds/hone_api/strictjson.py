@@ -14,10 +14,10 @@ import pydantic_core
 def parse(content: bytes) -> Any:
     """Parse JSON. Raises ValueError for a key that occurs twice, numbers that are not finite, and deep nesting."""
     pydantic_core.from_json(content, allow_inf_nan=False)  # has a limit of depth
-    return json.loads(content, object_pairs_hook=_unique, parse_float=_finite)
+    return json.loads(content, object_pairs_hook=_refuse_duplicates, parse_float=_parse_finite)
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -26,7 +26,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _finite(text: str) -> float:
+def _parse_finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"the number {text[:40]} is too large")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hone_api.inferenceservices.adapter_sync import revision_of
+from hone_api.inferenceservices.adapter_sync import make_revision
 from hone_operator.inferenceservice import children as inferenceservice_children
 from hone_operator.inferenceservice.plan import ObservedInferenceService, plan_inferenceservice
 from hone_operator.objects.resources import Object
@@ -55,7 +55,7 @@ def running(*pods: Object, **spec: Any) -> ObservedInferenceService:
     deployment = stored(children["Deployment"], replicas=len(pods), updatedReplicas=len(pods), observedGeneration=1)
     deployment["metadata"]["generation"] = 1
     config_map = stored(children["ConfigMap"])
-    revision = revision_of(file_of(config_map))
+    revision = make_revision(file_of(config_map))
     answers = {one["metadata"]["uid"]: told(revision, faq=DIGEST) for one in pods}
     more = {
         "deployment": deployment,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hone_api.artifacts.manifest import ArtifactManifest, folders_of, write_manifest
+from hone_api.artifacts.manifest import ArtifactManifest, list_folders, write_manifest
 from hone_api.artifacts.trainer_reports import Parameters, Progress
 from hone_api.finetunejobs.spec import FineTuneJob, LoraOptions
 from hone_api.gpucheck import describe_closed_devices
@@ -195,7 +195,7 @@ def save_outputs(
     if gained := evaluation.describe_comparison(metrics):
         terminal.print_note(gained)
     terminal.print_metrics(metrics)
-    terminal.print_note("saving " + " and ".join(str(root / folder) for folder in folders_of(kind)))
+    terminal.print_note("saving " + " and ".join(str(root / folder) for folder in list_folders(kind)))
     saved_config.restore_config(network.config, run.config)
     base, fingerprint = run.prepared.base.reference, run.prepared.file.dataset_fingerprint
     card = partial(

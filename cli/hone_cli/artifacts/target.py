@@ -16,7 +16,7 @@ from hone_api.artifacts.manifest import (
     FileDigest,
     describe_file,
     digest_of,
-    folders_of,
+    list_folders,
     open_regular,
     read_content,
 )
@@ -31,7 +31,7 @@ OTHER_FOLDER = "Choose another DIR, or move it away."
 
 def check_names(manifest: ArtifactManifest) -> None:
     """Raise HoneError ArtifactCorrupt unless all files are plain paths in the artifact's folders, with its digest."""
-    folders = folders_of(manifest.kind)
+    folders = list_folders(manifest.kind)
     for path in manifest.files:
         parts = path.split("/")
         is_plain = path.isprintable() and "\\" not in path and not {"", ".", ".."} & set(parts)
@@ -135,7 +135,7 @@ def _refuse_foreign(root: Path, manifest: ArtifactManifest) -> None:
     known = set(manifest.files)
     known |= {str(make_partial_path(Path(), path, digest)) for path, digest in manifest.files.items()}
     parents = {str(parent) for path in manifest.files for parent in Path(path).parents}
-    waiting = folders_of(manifest.kind)
+    waiting = list_folders(manifest.kind)
     while waiting:
         path = waiting.pop()
         try:

@@ -47,9 +47,9 @@ KINDS = ("FineTuneJob", "InferenceService")
 
 def find_problems(document: Document) -> list[str]:
     """Return why `kubectl apply` would refuse the document, one sentence each."""
-    from hone_api.schema.validation import validate
+    from hone_api.schema.validation import validate_object
 
-    return list(validate(document))
+    return list(validate_object(document))
 
 
 def load_only(kind: str, path: Path) -> Document:

@@ -78,7 +78,7 @@ class ArtifactManifest(ForeignModel):
     spec: dict[str, Any]
 
 
-def folders_of(kind: ArtifactKind) -> list[str]:
+def list_folders(kind: ArtifactKind) -> list[str]:
     """Return the folders of the artifact tree that a kind consists of."""
     return [ADAPTER, MERGED] if kind == "both" else [kind]
 
@@ -93,7 +93,9 @@ def describe_files(root: Path, folders: list[str]) -> dict[str, FileDigest]:
     """Return digest and size of every file below the folders of an artifact tree, hashed in parallel."""
     paths = [path for folder in folders for path in sorted((root / folder).rglob("*")) if path.is_file()]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip([path.relative_to(root).as_posix() for path in paths], pool.map(_describe, paths), strict=True))
+        return dict(
+            zip([path.relative_to(root).as_posix() for path in paths], pool.map(_describe_path, paths), strict=True)
+        )
 
 
 def write_manifest(root: Path, manifest: ArtifactManifest) -> None:
@@ -148,6 +150,6 @@ def read_content(path: Path) -> bytes:
     return content
 
 
-def _describe(path: Path) -> FileDigest:
+def _describe_path(path: Path) -> FileDigest:
     with path.open("rb") as file:
         return describe_file(file.fileno())

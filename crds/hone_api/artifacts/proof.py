@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from hone_api.artifacts.manifest import ArtifactManifest, folders_of, read_manifest
+from hone_api.artifacts.manifest import ArtifactManifest, list_folders, read_manifest
 from hone_api.artifacts.verification import verify
 from hone_api.layout import ADAPTER, MANIFEST, MERGED, MODEL
 from hone_api.reasons import ARTIFACT_CORRUPT, HoneError
@@ -39,7 +39,7 @@ class Proof:
 
     @property
     def _folders(self) -> list[str]:
-        return [self.part] if self.part else folders_of(self.manifest.kind)
+        return [self.part] if self.part else list_folders(self.manifest.kind)
 
 
 def find_proof(folder: Path) -> Proof | None:
@@ -64,7 +64,7 @@ def find_proof(folder: Path) -> Proof | None:
         remedy = f"{error.remedy} If {inside} is no part of an artifact, move it to another folder."
         raise HoneError(ARTIFACT_CORRUPT, error.message, remedy=remedy) from None
     # Another folder may be next to an artifact's own folders, such as one that `hone merge` wrote.
-    return Proof(root, manifest, inside.name) if inside.name in folders_of(manifest.kind) else None
+    return Proof(root, manifest, inside.name) if inside.name in list_folders(manifest.kind) else None
 
 
 def prove(folder: Path) -> Proof | None:

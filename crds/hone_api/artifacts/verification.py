@@ -21,7 +21,7 @@ from hone_api.artifacts.manifest import (
     FileDigest,
     describe_file,
     digest_of,
-    folders_of,
+    list_folders,
     open_regular,
 )
 from hone_api.layout import ADAPTER, MANIFEST
@@ -39,7 +39,7 @@ def verify(root: Path, manifest: ArtifactManifest, below: str = "") -> None:
     the manifest lists no configuration or no weights.
     """
     for path in manifest.files:
-        if problem := _wrong_path(path, manifest):
+        if problem := _find_path_problem(path, manifest):
             found = f"{root / MANIFEST} lists the file {path!r}, which {problem}"
             raise HoneError(ARTIFACT_CORRUPT, found, remedy=CORRUPT_REMEDY)
     if digest_of(manifest.files) != manifest.digest:
@@ -48,23 +48,23 @@ def verify(root: Path, manifest: ArtifactManifest, below: str = "") -> None:
     if lacking := _find_lacking(manifest):
         found = f"{root / MANIFEST} is of kind {manifest.kind}, and lists no {lacking}"
         raise HoneError(ARTIFACT_CORRUPT, found, remedy=CORRUPT_REMEDY)
-    folders = [folder for folder in folders_of(manifest.kind) if below in ("", folder)]
+    folders = [folder for folder in list_folders(manifest.kind) if below in ("", folder)]
     listed = {path: digest for path, digest in manifest.files.items() if path.partition("/")[0] in folders}
     _refuse_unlisted(root, folders, listed)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for error in pool.map(lambda item: _difference(root / item[0], item[1]), listed.items()):
+        for error in pool.map(lambda item: _find_difference(root / item[0], item[1]), listed.items()):
             if error:
                 raise HoneError(ARTIFACT_CORRUPT, error)
 
 
-def _wrong_path(path: str, manifest: ArtifactManifest) -> str | None:
+def _find_path_problem(path: str, manifest: ArtifactManifest) -> str | None:
     """Return what is wrong with a path of the manifest; None: nothing."""
     parts = path.split("/")
     if not path.isprintable() or "\\" in path:  # a line break would split a line of the digest
         return "has a character that no file of an artifact has in its name"
     if any(part in ("", ".", "..") for part in parts):
         return "is not a plain path relative to the artifact"
-    folders = folders_of(manifest.kind)
+    folders = list_folders(manifest.kind)
     if len(parts) < 2 or parts[0] not in folders:
         return f"is not in {' or '.join(f'{folder}/' for folder in folders)}"
     return None
@@ -72,7 +72,7 @@ def _wrong_path(path: str, manifest: ArtifactManifest) -> str | None:
 
 def _find_lacking(manifest: ArtifactManifest) -> str | None:
     """Return a file that a folder of the artifact needs to be loaded, and that the manifest does not list."""
-    for folder in folders_of(manifest.kind):
+    for folder in list_folders(manifest.kind):
         config = ADAPTER_CONFIG if folder == ADAPTER else CONFIG
         if f"{folder}/{config}" not in manifest.files:
             return f"{folder}/{config}"
@@ -86,7 +86,7 @@ def _find_lacking(manifest: ArtifactManifest) -> str | None:
 
 def _refuse_unlisted(root: Path, folders: list[str], listed: dict[str, FileDigest]) -> None:
     parents = {str(parent) for path in listed for parent in Path(path).parents}
-    for path, mode in _walk(root, folders):
+    for path, mode in _walk_folders(root, folders):
         if stat.S_ISDIR(mode):
             problem = None if path in parents else "a folder that holds no file of the manifest"
         elif stat.S_ISLNK(mode):
@@ -99,10 +99,10 @@ def _refuse_unlisted(root: Path, folders: list[str], listed: dict[str, FileDiges
             remedy = "Remove it, or restore the artifact from where it came from."
             if stat.S_ISLNK(mode):
                 remedy = "Copy the artifact with the files that the links lead to: cp -rL."
-            raise HoneError(ARTIFACT_CORRUPT, f"{_printable(root / path)} is {problem}", remedy=remedy)
+            raise HoneError(ARTIFACT_CORRUPT, f"{_format_path(root / path)} is {problem}", remedy=remedy)
 
 
-def _walk(root: Path, folders: list[str]) -> Iterator[tuple[str, int]]:
+def _walk_folders(root: Path, folders: list[str]) -> Iterator[tuple[str, int]]:
     """Yield every path at and below the folders, relative to the root, with its mode. Links are not followed."""
     waiting = list(folders)
     while waiting:
@@ -115,10 +115,10 @@ def _walk(root: Path, folders: list[str]) -> Iterator[tuple[str, int]]:
         except FileNotFoundError:
             continue  # a file of the manifest that is missing is reported with its name
         except OSError as error:
-            raise HoneError(ARTIFACT_CORRUPT, f"{_printable(root / path)} can't be read: {error.strerror}") from None
+            raise HoneError(ARTIFACT_CORRUPT, f"{_format_path(root / path)} can't be read: {error.strerror}") from None
 
 
-def _difference(path: Path, expected: FileDigest) -> str | None:
+def _find_difference(path: Path, expected: FileDigest) -> str | None:
     """Return how a file differs from the manifest; None: not at all.
 
     A digest is never reported, because it might be that of a secret file.
@@ -143,5 +143,5 @@ def _difference(path: Path, expected: FileDigest) -> str | None:
     return None if same else f"{path} differs: its sha256 is not {expected.sha256}, which the manifest records"
 
 
-def _printable(path: Path) -> str:
+def _format_path(path: Path) -> str:
     return str(path) if str(path).isprintable() else repr(str(path))

@@ -106,7 +106,7 @@ _UNCHANGEABLE = "can't change after creation, since it decides the result: make 
 PRIVATE = ("pod",)
 
 
-def without_private(spec: dict[str, Any]) -> dict[str, Any]:
+def strip_private(spec: dict[str, Any]) -> dict[str, Any]:
     """Return a spec on the wire without the fields that are PRIVATE."""
     return {name: value for name, value in spec.items() if name not in PRIVATE}
 
@@ -237,7 +237,7 @@ class FineTuneJobSpec(ApiModel):
 
     def published(self) -> dict[str, Any]:
         """Return the spec on the wire without the fields that are PRIVATE."""
-        return without_private(self.to_wire())
+        return strip_private(self.to_wire())
 
 
 class FineTuneJob(ApiModel):

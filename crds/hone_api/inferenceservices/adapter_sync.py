@@ -60,6 +60,6 @@ class AdapterSyncReport(ForeignModel):
     adapters: dict[str, AdapterState]
 
 
-def revision_of(text: str) -> str:
+def make_revision(text: str) -> str:
     """Return the revision of this content of adapters.json."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -102,15 +102,15 @@ class LoopServer:
         method, _, rest = request.partition(b"\r\n")[0].decode("latin-1").partition(" ")
         path = rest.partition(" ")[0].partition("?")[0]
         if method != "GET":
-            return _encode(Answer(405, body=b"only GET is answered\n"))
+            return _encode_answer(Answer(405, body=b"only GET is answered\n"))
         try:
-            return _encode(self._answer(path))
+            return _encode_answer(self._answer(path))
         except Exception:
             logger.exception("GET %s", path)
-            return _encode(Answer(500, body=b"the answer can't be made; see the log\n"))
+            return _encode_answer(Answer(500, body=b"the answer can't be made; see the log\n"))
 
 
-def _encode(answer: Answer) -> bytes:
+def _encode_answer(answer: Answer) -> bytes:
     head = (
         f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}\r\nContent-Type: {answer.kind}\r\n"
         f"Content-Length: {len(answer.body)}\r\nConnection: close\r\n\r\n"

@@ -129,10 +129,10 @@ def typed_by(field: str, **field_rules: list[dict[str, str]]) -> dict[str, Any]:
     return {FIELD: field, FIELD_RULES: field_rules}
 
 
-def structural(field: str, field_rules: dict[str, list[dict[str, str]]]) -> Schema:
+def make_structural_schema(field: str, field_rules: dict[str, list[dict[str, str]]]) -> Schema:
     """Return the structural schema of a Kubernetes field, with CEL rules on the fields in it."""
     name, _, property_name = field.partition(".")
-    found = _bounded(field, definitions()[name]["properties"][property_name])
+    found = _make_node(field, load_definitions()[name]["properties"][property_name])
     of = found.get("items", found)
     for inner, rules in field_rules.items():
         of["properties"][inner][_RULES] = [*of["properties"][inner].get(_RULES, []), *rules]
@@ -140,20 +140,20 @@ def structural(field: str, field_rules: dict[str, list[dict[str, str]]]) -> Sche
 
 
 @cache
-def definitions() -> dict[str, Schema]:
+def load_definitions() -> dict[str, Schema]:
     """Return Kubernetes' definitions by their short names. Callers must not change them."""
     found: dict[str, Schema] = json.loads(Path(__file__).with_name("pod_schema.json").read_text())
     return found
 
 
-def _bounded(path: str, node: Schema) -> Schema:
-    found = _referenced(node["$ref"]) if "$ref" in node else _plain(path, node)
+def _make_node(path: str, node: Schema) -> Schema:
+    found = _make_referenced(node["$ref"]) if "$ref" in node else _make_plain(path, node)
     if rules := pod_rules.OF_FIELD.get(path):
         found[_RULES] = [*found.get(_RULES, []), *rules]
     return found
 
 
-def _plain(path: str, node: Schema) -> Schema:
+def _make_plain(path: str, node: Schema) -> Schema:
     """Return the schema of a value without a named type of Kubernetes, with its bounds."""
     found = {key: value for key, value in node.items() if key not in ("items", "additionalProperties", "format")}
     if path in DEFAULTS:
@@ -163,10 +163,10 @@ def _plain(path: str, node: Schema) -> Schema:
     least, most = pod_rules.RANGES.get(path, (0, None))
     match node["type"]:
         case "array":
-            found |= {"maxItems": most or BOUNDS.get(path, MOST_ITEMS), "items": _bounded(f"{path}[]", node["items"])}
+            found |= {"maxItems": most or BOUNDS.get(path, MOST_ITEMS), "items": _make_node(f"{path}[]", node["items"])}
             found |= {"minItems": least} if least else {}
         case "object":
-            values = _bounded(f"{path}{{}}", node["additionalProperties"])
+            values = _make_node(f"{path}{{}}", node["additionalProperties"])
             found |= {"maxProperties": MOST_PROPERTIES, "additionalProperties": values}
         case "integer":
             found |= {"minimum": least, "maximum": most or MOST_INT32}
@@ -179,13 +179,13 @@ def _plain(path: str, node: Schema) -> Schema:
     return found
 
 
-def _referenced(name: str) -> Schema:
+def _make_referenced(name: str) -> Schema:
     if name == "Quantity":
         return dict(QUANTITY)
     if name == "IntOrString":
         return dict(INT_OR_STRING)
-    of = definitions()[name]
-    properties = {field: _bounded(f"{name}.{field}", node) for field, node in of["properties"].items()}
+    of = load_definitions()[name]
+    properties = {field: _make_node(f"{name}.{field}", node) for field, node in of["properties"].items()}
     found: Schema = {"type": "object", "properties": properties}
     if required := [*of.get("required", []), *pod_rules.REQUIRED.get(name, [])]:
         found["required"] = required

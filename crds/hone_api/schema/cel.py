@@ -9,25 +9,25 @@ from typing import Any
 from hone_api.quantities import exact_number, is_quantity
 
 
-def holds(rule: str, value: Any) -> bool:
+def is_rule_true(rule: str, value: Any) -> bool:
     """Return whether a rule is true of a value; a rule that can't be evaluated is not, as in the API server."""
     from celpy.adapter import json_to_cel
     from celpy.evaluation import CELEvalError
 
     try:
-        return bool(_program(rule).evaluate({"self": json_to_cel(value)}))
+        return bool(_compile_rule(rule).evaluate({"self": json_to_cel(value)}))
     except (CELEvalError, ValueError):
         return False
 
 
 @cache
-def _program(rule: str) -> Any:
-    environment = _environment()
+def _compile_rule(rule: str) -> Any:
+    environment = _make_environment()
     return environment.program(environment.compile(rule), functions=_FUNCTIONS)
 
 
 @cache
-def _environment() -> Any:
+def _make_environment() -> Any:
     import celpy
 
     return celpy.Environment()
@@ -39,7 +39,7 @@ def _is_quantity(text: Any) -> Any:
     return BoolType(is_quantity(str(text)))
 
 
-def _quantity(text: Any) -> Any:
+def _keep_quantity(text: Any) -> Any:
     return text  # compared as text, because CEL's functions take and return CEL's own values
 
 
@@ -50,4 +50,4 @@ def _compare_to(one: Any, other: Any) -> Any:
     return IntType((left > right) - (left < right))
 
 
-_FUNCTIONS = {"isQuantity": _is_quantity, "quantity": _quantity, "compareTo": _compare_to}
+_FUNCTIONS = {"isQuantity": _is_quantity, "quantity": _keep_quantity, "compareTo": _compare_to}

@@ -8,7 +8,7 @@ from typing import Any
 from hone_api.common import GROUP, VERSION
 from hone_api.finetunejobs.spec import FineTuneJob
 from hone_api.inferenceservices.spec import InferenceService
-from hone_api.pods.pod_schema import FIELD, FIELD_RULES, structural
+from hone_api.pods.pod_schema import FIELD, FIELD_RULES, make_structural_schema
 
 Schema = dict[str, Any]
 Kind = type[FineTuneJob] | type[InferenceService]
@@ -55,11 +55,11 @@ _KEPT = (
 )
 
 
-def definition(kind: Kind) -> dict[str, Any]:
+def make_definition(kind: Kind) -> dict[str, Any]:
     """Return the CustomResourceDefinition of a kind."""
     name = kind.__name__
     subresources: dict[str, Any] = {"status": {}}
-    structural = copy.deepcopy(schema(name))
+    structural = copy.deepcopy(make_schema(name))
     structural["properties"]["status"]["default"] = UNOBSERVED
     if kind is InferenceService:
         subresources["scale"] = SCALE
@@ -93,10 +93,10 @@ def definition(kind: Kind) -> dict[str, Any]:
 
 
 @cache
-def schema(kind: str) -> Schema:
+def make_schema(kind: str) -> Schema:
     """Return the structural schema of a kind. Callers must not change it."""
     json_schema = KINDS[kind].model_json_schema()
-    structural = _structural(json_schema, json_schema["$defs"])
+    structural = _make_structural(json_schema, json_schema["$defs"])
     structural["properties"] |= {
         "apiVersion": {"type": "string", "description": f"Always {GROUP}/{VERSION}."},
         "kind": {"type": "string", "description": f"Always {kind}."},
@@ -106,29 +106,29 @@ def schema(kind: str) -> Schema:
     return structural
 
 
-def with_defaults(value: Any, schema: Schema) -> Any:
+def fill_defaults(value: Any, schema: Schema) -> Any:
     """Return a copy in which missing and null values have their defaults, as in the API server before it validates."""
     if isinstance(value, dict):
         properties = schema.get("properties", {})
         items = schema.get("additionalProperties", {})
         found = {
-            name: with_defaults(item, properties.get(name, items))
+            name: fill_defaults(item, properties.get(name, items))
             for name, item in value.items()
             if item is not None or properties.get(name, {}).get("nullable") or name not in properties
         }
         missing = {name: of["default"] for name, of in properties.items() if "default" in of and name not in found}
-        return found | {name: with_defaults(default, properties[name]) for name, default in missing.items()}
+        return found | {name: fill_defaults(default, properties[name]) for name, default in missing.items()}
     if isinstance(value, list):
-        return [with_defaults(item, schema.get("items", {})) for item in value]
+        return [fill_defaults(item, schema.get("items", {})) for item in value]
     return value
 
 
-def _structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
-    node = _resolved(node, definitions)
+def _make_structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
+    node = _resolve_reference(node, definitions)
     if FIELD in node:
-        return {"description": _description(node)} | structural(node[FIELD], node[FIELD_RULES])
+        return {"description": _make_description(node)} | make_structural_schema(node[FIELD], node[FIELD_RULES])
     found = {key: node[key] for key in _KEPT if key in node}
-    if description := _description(node):
+    if description := _make_description(node):
         found = {"description": description} | found
     if "const" in node:
         found["enum"] = [node["const"]]
@@ -137,36 +137,36 @@ def _structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
             found |= {bound: node[exclusive], exclusive: True}
     if node.get("x-kubernetes-int-or-string"):
         del found["type"]  # the API server reads it as integer or string
-    if validations := _validations(node):
+    if validations := _make_validations(node):
         found["x-kubernetes-validations"] = validations
     if "anyOf" in node:
-        found |= _text_or_list(node["anyOf"], definitions)
+        found |= _make_text_or_list(node["anyOf"], definitions)
     if "items" in node:
-        found["items"] = _structural(node["items"], definitions)
-    found |= _fields(node, definitions)
+        found["items"] = _make_structural(node["items"], definitions)
+    found |= _make_fields(node, definitions)
     if not found.keys() & {"type", "x-kubernetes-int-or-string"}:
         found["x-kubernetes-preserve-unknown-fields"] = True
-    return found | _default(node, found)
+    return found | _make_default(node, found)
 
 
-def _resolved(node: Schema, definitions: dict[str, Schema]) -> Schema:
+def _resolve_reference(node: Schema, definitions: dict[str, Schema]) -> Schema:
     """Return the node with its $ref replaced, and without the alternative null; values next to either one win."""
     if "$ref" in node:
         return definitions[node["$ref"].rpartition("/")[2]] | {key: node[key] for key in node if key != "$ref"}
     alternatives = [one for one in node.get("anyOf", []) if one.get("type") != "null"]
     if len(alternatives) == 1:
-        return _resolved(alternatives[0] | {key: node[key] for key in node if key != "anyOf"}, definitions)
+        return _resolve_reference(alternatives[0] | {key: node[key] for key in node if key != "anyOf"}, definitions)
     return node
 
 
-def _description(node: Schema) -> str:
+def _make_description(node: Schema) -> str:
     description = " ".join(node.get("description", "").split())
     for example in node.get("examples", []):
         description += f" Example: {example if isinstance(example, str) else json.dumps(example)}"
     return description
 
 
-def _validations(node: Schema) -> list[dict[str, str]]:
+def _make_validations(node: Schema) -> list[dict[str, str]]:
     """Return the node's CEL rules; a pattern becomes one, because its message can explain what to write."""
     validations = list(node.get("x-kubernetes-validations", []))
     if "x-message" in node:
@@ -177,36 +177,38 @@ def _validations(node: Schema) -> list[dict[str, str]]:
     return validations
 
 
-def _text_or_list(alternatives: list[Schema], definitions: dict[str, Schema]) -> Schema:
+def _make_text_or_list(alternatives: list[Schema], definitions: dict[str, Schema]) -> Schema:
     """Return the schema of a field that is one fixed string or a list.
 
     It has no type, so CEL rules are impossible, but each keyword applies to its own type.
     """
-    word, items = (_structural(alternative, definitions) for alternative in alternatives)
+    word, items = (_make_structural(alternative, definitions) for alternative in alternatives)
     if items.pop("type") != "array" or len(word["enum"]) != 1:
         raise ValueError(f"no structural schema for {alternatives}")
     return items | {"pattern": f"^{word['enum'][0]}$"}
 
 
-def _fields(node: Schema, definitions: dict[str, Schema]) -> Schema:
+def _make_fields(node: Schema, definitions: dict[str, Schema]) -> Schema:
     """Return `properties` or `additionalProperties`; a map with known keys has properties, to refuse others."""
     if "properties" in node:
-        return {"properties": {name: _structural(field, definitions) for name, field in node["properties"].items()}}
+        return {
+            "properties": {name: _make_structural(field, definitions) for name, field in node["properties"].items()}
+        }
     values = node.get("additionalProperties", False)
     if values is False:
         return {}
     if "propertyNames" in node:
-        value = _structural(values, definitions) if isinstance(values, dict) else _ANYTHING
+        value = _make_structural(values, definitions) if isinstance(values, dict) else _ANYTHING
         return {"properties": dict.fromkeys(node["propertyNames"]["enum"], value)}
     if values is True:
         return {"x-kubernetes-preserve-unknown-fields": True}
-    return {"additionalProperties": _structural(values, definitions)}
+    return {"additionalProperties": _make_structural(values, definitions)}
 
 
 _ANYTHING = {"x-kubernetes-preserve-unknown-fields": True, "nullable": True}
 
 
-def _default(node: Schema, structural: Schema) -> Schema:
+def _make_default(node: Schema, structural: Schema) -> Schema:
     """Return a default with a meaning: for an object, {} if a field in it has a default."""
     default = node.get("default")
     if "properties" in structural:

@@ -60,7 +60,9 @@ def load_documents(path: Path) -> list[dict[str, Any]]:
     documents = [document for document in found if document is not None]
     for document in documents:
         if not isinstance(document, dict):
-            raise HoneError(INVALID_SPEC, f"{path} holds {_show(document)} where a Kubernetes object should be")
+            raise HoneError(
+                INVALID_SPEC, f"{path} holds {_shorten_value(document)} where a Kubernetes object should be"
+            )
     if not documents:
         raise HoneError(INVALID_SPEC, f"{path} holds no object")
     return documents
@@ -88,7 +90,7 @@ def _read_text(path: Path) -> str:
         ) from None
 
 
-def _show(value: Any) -> str:
+def _shorten_value(value: Any) -> str:
     shown = repr(value)
     return shown if len(shown) <= 60 else f"{shown[:59]}…"
 
@@ -116,17 +118,17 @@ class _Loader(yaml.SafeLoader):
             return None
         if id(node) not in self._sizes:
             if isinstance(event, yaml.AliasEvent):
-                raise _error("an alias stands for a value that holds the alias", event.start_mark)
-            children = [self._sizes[id(child)] for child in _children(node)]
+                raise _make_error("an alias stands for a value that holds the alias", event.start_mark)
+            children = [self._sizes[id(child)] for child in _list_children(node)]
             values = 1 + sum(child[0] for child in children)
             levels = 1 + max((child[1] for child in children), default=0)
             self._sizes[id(node)] = (values, levels, node)
         values, levels, _ = self._sizes[id(node)]
         self._values += values if isinstance(event, yaml.AliasEvent) else 1
         if self._level + levels > MOST_LEVELS:
-            raise _error(f"values are nested in more than {MOST_LEVELS} levels", event.start_mark)
+            raise _make_error(f"values are nested in more than {MOST_LEVELS} levels", event.start_mark)
         if self._values > MOST_VALUES:
-            raise _error(f"the file stands for more than {MOST_VALUES:,} values", event.start_mark)
+            raise _make_error(f"the file stands for more than {MOST_VALUES:,} values", event.start_mark)
         return node
 
     def compose_sequence_node(self, anchor: Any) -> yaml.SequenceNode:
@@ -139,11 +141,11 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag == f"{_PREFIX}null" or key.tag not in _TAGS:
-                raise _error("a key must be a string", key.start_mark)
+                raise _make_error("a key must be a string", key.start_mark)
             if key.tag == f"{_PREFIX}merge":
                 continue
             if key.value in seen:
-                raise _error(f"key {_show(key.value)} stands twice", key.start_mark)
+                raise _make_error(f"key {_shorten_value(key.value)} stands twice", key.start_mark)
             seen.add(key.value)
             key.tag = f"{_PREFIX}str"  # as in JSON, where every key is one
         return node
@@ -151,19 +153,19 @@ class _Loader(yaml.SafeLoader):
     def _refuse_depth(self) -> None:
         if self._level > MOST_LEVELS:
             event: Any = self.peek_event()  # type: ignore[no-untyped-call]
-            raise _error(f"values are nested in more than {MOST_LEVELS} levels", event.start_mark)
+            raise _make_error(f"values are nested in more than {MOST_LEVELS} levels", event.start_mark)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         if node.tag not in _TAGS:
-            raise _error(
-                f"the tag {_show(node.tag.removeprefix(_PREFIX))} is not one that Kubernetes objects have",
+            raise _make_error(
+                f"the tag {_shorten_value(node.tag.removeprefix(_PREFIX))} is not one that Kubernetes objects have",
                 node.start_mark,
             )
         try:
             return super().construct_object(node, deep)
         except (ValueError, KeyError, IndexError, OverflowError):
             kind = node.tag.removeprefix(_PREFIX)
-            raise _error(f"{_show(node.value)} can't be read as {kind}", node.start_mark) from None
+            raise _make_error(f"{_shorten_value(node.value)} can't be read as {kind}", node.start_mark) from None
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         text: str = super().construct_scalar(node)
@@ -172,10 +174,10 @@ class _Loader(yaml.SafeLoader):
         try:  # JSON writes characters beyond U+FFFF as pairs
             return text.encode("utf-16", "surrogatepass").decode("utf-16")
         except UnicodeDecodeError:
-            raise _error("half of a surrogate pair is no character", node.start_mark) from None
+            raise _make_error("half of a surrogate pair is no character", node.start_mark) from None
 
 
-def _children(node: yaml.Node) -> list[yaml.Node]:
+def _list_children(node: yaml.Node) -> list[yaml.Node]:
     if isinstance(node, yaml.SequenceNode):
         return list(node.value)
     if isinstance(node, yaml.MappingNode):
@@ -183,7 +185,7 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
     return []
 
 
-def _error(problem: str, mark: Any) -> yaml.MarkedYAMLError:
+def _make_error(problem: str, mark: Any) -> yaml.MarkedYAMLError:
     return yaml.constructor.ConstructorError(None, None, problem, mark)
 
 

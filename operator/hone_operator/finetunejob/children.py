@@ -6,7 +6,7 @@ In: the object. Out: the desired children. The Jobs themselves: jobs.py.
 from typing import Any
 
 from hone_api.finetunejobs.output import ClaimStorage
-from hone_api.finetunejobs.spec import FineTuneJob, without_private
+from hone_api.finetunejobs.spec import FineTuneJob, strip_private
 from hone_api.layout import FINETUNEJOB_LABEL, POD_MANIFEST
 
 from hone_operator.objects.child_names import TRAINER, config_map_name, job_name
@@ -28,7 +28,7 @@ def build_config_map(owner: Object) -> Object:
         "apiVersion": owner["apiVersion"],
         "kind": owner["kind"],
         "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]},
-        "spec": without_private(owner["spec"]),
+        "spec": strip_private(owner["spec"]),
     }
     key = POD_MANIFEST.rpartition("/")[2]
     return add_digest(

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from hone_api.containers import ADAPTER_SIDECAR, module_command
-from hone_api.inferenceservices.adapter_sync import AdapterSyncReport, WantedAdapter, WantedAdapters, revision_of
+from hone_api.inferenceservices.adapter_sync import AdapterSyncReport, WantedAdapter, WantedAdapters, make_revision
 from hone_api.inferenceservices.spec import InferenceServiceSpec, ModelStatus
 from hone_api.io.listening import join_address
 from hone_api.layout import (
@@ -49,7 +49,7 @@ def build_config_data(resolved: ResolvedModels) -> dict[str, str]:
 
 def compute_revision(resolved: ResolvedModels) -> str:
     [text] = build_config_data(resolved).values()
-    return revision_of(text)
+    return make_revision(text)
 
 
 def build_volumes(name: str) -> Volumes:

@@ -17,7 +17,7 @@ from hone_api.inferenceservices.adapter_sync import (
     AdapterSyncReport,
     WantedAdapter,
     WantedAdapters,
-    revision_of,
+    make_revision,
 )
 from hone_api.layout import POD_CLAIMS, link_name
 from hone_api.reasons import ADAPTER_MISMATCH, ARTIFACT_MISSING, HoneError
@@ -112,7 +112,7 @@ class AdapterReconciler:
         """Read the file; return whether it has changed."""
         try:
             text = self.file.read_text("utf-8")
-            if (revision := revision_of(text)) == self._revision:
+            if (revision := make_revision(text)) == self._revision:
                 return False
             wanted = WantedAdapters.model_validate_json(text)
         except (OSError, ValidationError) as error:
@@ -143,7 +143,7 @@ class AdapterReconciler:
             proved, record.digest = verify.verify_adapter(wanted.name, folder, wanted.digest, *self._base)
             if self.max_rank is not None:
                 verify.require_loadable_kind(wanted.name, proved, self.max_rank)
-            link = self.links / link_name(wanted.name, record.digest or revision_of(wanted.folder))
+            link = self.links / link_name(wanted.name, record.digest or make_revision(wanted.folder))
             link_artifacts.make_link(link, proved)
         except (HoneError, OSError) as error:
             self._record_failure(

@@ -13,7 +13,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from hone_api.attention import default_kernel
+from hone_api.attention import choose_default_kernel
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from hone_server.engine import eager_attention, ragged_attention
@@ -64,7 +64,7 @@ class Engine:
         self.max_model_len = cache_config.max_model_len
         self.vocab_size: int = model.config.get_text_config().vocab_size
         self.lora_batch = lora_batch
-        kernel = default_kernel(model)
+        kernel = choose_default_kernel(model)
         if kernel == "eager":
             eager_attention.register_kernel()
         model.set_attn_implementation(kernel)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from hone_api.artifacts.adapter_config import read_adapter_config, require_adapter_weights
-from hone_api.attention import default_kernel
+from hone_api.attention import choose_default_kernel
 from hone_api.layout import EMBEDDED_CACHE_SHARE
 from hone_api.reasons import (
     ADAPTER_MISMATCH,
@@ -233,7 +233,7 @@ def _copy_sharing_tensors(base: Any, replaced: set[str]) -> Any:
     # The copy's weights may change, and a fused weight would not notice.
     memo |= {id(module.fused): None for module in base.modules() if isinstance(module, FusedLinear) and module.fused}
     copied = copy.deepcopy(base, memo)
-    copied.set_attn_implementation(default_kernel(copied))  # the base may have its engine's
+    copied.set_attn_implementation(choose_default_kernel(copied))  # the base may have its engine's
     return copied
 
 

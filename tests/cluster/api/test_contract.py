@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from bad_manifests import BAD, GOOD, Bad, changed
-from hone_api.schema.crd import KINDS, schema
+from hone_api.schema.crd import KINDS, make_schema
 from hone_api.schema.manifests import load_documents
-from hone_api.schema.validation import validate
+from hone_api.schema.validation import validate_object
 
 ROOT = Path(__file__).parents[3]
 SMALL: dict[str, dict[str, Any]] = {
@@ -61,13 +61,13 @@ def test_a_bad_manifest_is_refused_with_the_documented_sentence(hone: Any, bad: 
 def test_offline_validation_agrees_about_random_changes(hone: Any, seed: int) -> None:
     chance = random.Random(seed)
     kind = chance.choice(["FineTuneJob", "FineTuneJob", "InferenceService"])
-    path = chance.choice(list(fields("spec", schema(kind)["properties"]["spec"])))
+    path = chance.choice(list(fields("spec", make_schema(kind)["properties"]["spec"])))
     try:
         manifest = changed(GOOD[kind], {path: chance.choice(VALUES)})
     except (IndexError, TypeError):  # the good manifest has no such place
         manifest = changed(GOOD[kind], {path.partition(".0")[0]: chance.choice(VALUES)})
     hints = ("; did you mean", "; write it in quotes")  # only the offline check adds these
-    offline = [re.split("|".join(hints), sentence)[0] for sentence in validate(manifest)]
+    offline = [re.split("|".join(hints), sentence)[0] for sentence in validate_object(manifest)]
     try:
         said = dry_run(hone, manifest)
     except AssertionError as refusal:
@@ -130,7 +130,7 @@ def test_inference_service_scales(hone: Any, namespace: str) -> None:
 
 @pytest.mark.parametrize("path", ["", ".model", ".lora", ".training", ".output", ".resources", ".pod"])
 def test_explain_is_the_manual(hone: Any, path: str) -> None:
-    of = schema("FineTuneJob")["properties"]["spec"]
+    of = make_schema("FineTuneJob")["properties"]["spec"]
     for part in path.split(".")[1:]:
         of = of["properties"][part]
     explained = words(hone.kubectl("explain", f"finetunejob.spec{path}"))

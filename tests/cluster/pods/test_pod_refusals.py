@@ -11,7 +11,7 @@ import pytest
 from apiserver import ApiServer, api_server
 from hone_api.finetunejobs.spec import FineTuneJob
 from hone_api.reasons import CHILD_INVALID
-from hone_api.schema.validation import validate
+from hone_api.schema.validation import validate_object
 from hone_operator.diagnosis.admission import explain_refusal
 from hone_operator.finetunejob import jobs
 from hone_operator.kube.cache import Cache
@@ -82,7 +82,7 @@ def why_job_refused(server: ApiServer, spec: dict[str, Any]) -> str:
 def test_the_object_is_refused_with_the_sentence_of_validate(server: ApiServer, name: str) -> None:
     spec = (REFUSED | UNWISE)[name]
     said = why_refused(server, spec)
-    assert all(sentence in said for sentence in validate(manifest(spec))), said
+    assert all(sentence in said for sentence in validate_object(manifest(spec))), said
     assert said
 
 

@@ -17,7 +17,7 @@ import pytest
 import uvicorn
 from hone_api.artifacts.manifest import ArtifactManifest as Manifest
 from hone_api.artifacts.manifest import describe_files, digest_of, write_manifest
-from hone_api.inferenceservices.adapter_sync import revision_of
+from hone_api.inferenceservices.adapter_sync import make_revision
 from run_isolation import find_free_port
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -110,7 +110,7 @@ class Pod:
         part = self.file.with_suffix(".part")
         part.write_text(text)
         part.rename(self.file)
-        return revision_of(text)
+        return make_revision(text)
 
     def start_sidecar(self) -> None:
         where = [f"--file={self.file}", f"--served={self.served}", f"--api-key-file={self.root}/key"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from architecture_table import TABLE, Architecture
-from hone_api.attention import default_kernel
+from hone_api.attention import choose_default_kernel
 from hone_api.finetunejobs.spec import LoraOptions
 from hone_api.reasons import HoneError
 from hone_trainer.config.model_traits import find_mixing
@@ -57,7 +57,7 @@ def test_packing_is_refused_where_rows_mix(
 @pytest.mark.parametrize("architecture", sample(TABLE, "architectures: kernels", 8), ids=lambda one: one.name)
 def test_the_kernel_is_the_one_that_transformers_chooses_automatically(architecture: Architecture) -> None:
     outline = build_meta_model(architecture.make_config())
-    assert default_kernel(outline) == architecture.attention == outline.config._attn_implementation
+    assert choose_default_kernel(outline) == architecture.attention == outline.config._attn_implementation
 
 
 @pytest.mark.parametrize("option", [{"use_dora": True}, {"lora_dropout": 0.1}])

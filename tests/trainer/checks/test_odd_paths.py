@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hone_api.reasons import HoneError
 from hone_api.schema.manifests import load_documents
-from hone_api.schema.validation import validate
+from hone_api.schema.validation import validate_object
 from hone_trainer.data.formats import RowLayout, find_unused
 from hone_trainer.inputs.manifest import refuse_non_utf8_folder
 
@@ -30,7 +30,7 @@ def test_an_escape_beyond_unicode_is_refused(tmp_path: Path, code: str) -> None:
 def test_an_integer_of_any_size_is_refused_by_its_field(digits: int, sign: int) -> None:
     job = {"apiVersion": "hone.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": "a"}}
     spec = {"model": {"name": "a/b"}, "dataset": {"name": "a/b"}, "training": {"maxSteps": sign * 10**digits}}
-    assert any("spec.training.maxSteps" in problem for problem in validate({**job, "spec": spec}))
+    assert any("spec.training.maxSteps" in problem for problem in validate_object({**job, "spec": spec}))
 
 
 @pytest.mark.parametrize("columns", [0, 10, 11, 5000])

@@ -12,8 +12,8 @@ from hone_api.finetunejobs.spec import FineTuneJob
 from hone_api.inferenceservices.spec import InferenceService
 from hone_api.pods.pod_options import PodOptions
 from hone_api.pods.pod_schema import FIELD
-from hone_api.schema.crd import KINDS, definition, schema, with_defaults
-from hone_api.schema.generate import generated, main
+from hone_api.schema.crd import KINDS, fill_defaults, make_definition, make_schema
+from hone_api.schema.generate import generate_files, main
 
 ROOT = Path(__file__).parents[3]
 TYPED = ["env.valueFrom"] + [
@@ -71,14 +71,14 @@ def test_check_shows_the_difference(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_yaml_is_the_definition() -> None:
     for kind in KINDS.values():
-        text = generated()[f"charts/hone/files/crds/{kind.PLURAL}.yaml"]
-        assert yaml.safe_load(text) == definition(kind)
+        text = generate_files()[f"charts/hone/files/crds/{kind.PLURAL}.yaml"]
+        assert yaml.safe_load(text) == make_definition(kind)
         assert "{{" not in text, "Helm would take it for a template"
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_field_is_described(kind: str) -> None:
-    spec, status = (schema(kind)["properties"][part] for part in ("spec", "status"))
+    spec, status = (make_schema(kind)["properties"][part] for part in ("spec", "status"))
     for path, field in [*fields("spec", spec), *fields("status", status)]:
         if not path.startswith(("spec.training.extra.", "spec.dataset.columns.")) and not is_of_kubernetes(path):
             assert re.match(r".{4,}\.($| Example: .)", field.get("description", "")), path
@@ -86,7 +86,7 @@ def test_every_field_is_described(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_string_and_list_of_the_spec_is_bounded(kind: str) -> None:
-    for path, field in fields("spec", schema(kind)["properties"]["spec"]):
+    for path, field in fields("spec", make_schema(kind)["properties"]["spec"]):
         if field.get("type") == "string" and "enum" not in field:
             assert "maxLength" in field, path
         if field.get("type") == "array":
@@ -97,9 +97,9 @@ def test_every_string_and_list_of_the_spec_is_bounded(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_structural(kind: str) -> None:
-    found = set(keywords(schema(kind)))
+    found = set(keywords(make_schema(kind)))
     assert not found & {"$ref", "$defs", "title", "const", "oneOf", "examples", "propertyNames", "x-message"}
-    assert not [path for path, field in fields("", schema(kind)) if field.get("default", 0) is None]
+    assert not [path for path, field in fields("", make_schema(kind)) if field.get("default", 0) is None]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -107,26 +107,26 @@ def test_defaults_are_those_of_the_models(kind: str) -> None:
     document = {
         "apiVersion": "hone.dev/v1alpha1", "kind": kind, "metadata": {"name": "a"}, "spec": SMALLEST[kind],
     }  # fmt: skip
-    by_schema = with_defaults(document, schema(kind))
+    by_schema = fill_defaults(document, make_schema(kind))
     assert by_schema != document
     assert KINDS[kind].model_validate(by_schema) == KINDS[kind].model_validate(document)
 
 
 @pytest.mark.parametrize("kind", [FineTuneJob, InferenceService])
 def test_printer_columns_point_at_fields(kind: type[FineTuneJob] | type[InferenceService]) -> None:
-    known = {path.replace("[]", "[*]") for path, _ in fields("", schema(kind.__name__))}
+    known = {path.replace("[]", "[*]") for path, _ in fields("", make_schema(kind.__name__))}
     columns = [re.sub(r"\[\?\(@.type==.\w+.\)\]", "[*]", column["jsonPath"]) for column in kind.PRINTER_COLUMNS]
     assert set(columns) - known == {".metadata.creationTimestamp"}
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_definition_fits_the_annotation_of_kubectl_apply(kind: type[FineTuneJob] | type[InferenceService]) -> None:
-    annotation = json.dumps(definition(kind), separators=(",", ":"))
+    annotation = json.dumps(make_definition(kind), separators=(",", ":"))
     assert len(annotation.encode()) < 128 * 1024, "Kubernetes allows 256 KiB for all annotations together"
 
 
 def test_inference_service_scales() -> None:
-    version = definition(InferenceService)["spec"]["versions"][0]
+    version = make_definition(InferenceService)["spec"]["versions"][0]
     known = {path for path, _ in fields("", version["schema"]["openAPIV3Schema"])}
     assert set(version["subresources"]["scale"].values()) <= known
 
@@ -134,6 +134,6 @@ def test_inference_service_scales() -> None:
 def test_every_pattern_has_a_message() -> None:
     """Except in Kubernetes' own types: the cost limit of CEL rules does not allow all of these."""
     for kind in KINDS:
-        for path, field in fields("", schema(kind)):
+        for path, field in fields("", make_schema(kind)):
             if "pattern" in field and not is_of_kubernetes(path.removeprefix(".")):
                 assert re.fullmatch(r"\^[a-z-]+\$", field["pattern"]), f"{path} shows the user {field['pattern']}"

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 from hone_api.pods.pod_rules import ENUMS, OF_FIELD, OF_TYPE, PATTERNS, RANGES, REQUIRED
-from hone_api.pods.pod_schema import definitions
-from hone_api.schema.crd import KINDS, schema
-from hone_api.schema.validation import validate
+from hone_api.pods.pod_schema import load_definitions
+from hone_api.schema.crd import KINDS, make_schema
+from hone_api.schema.validation import validate_object
 from pod_cases import ACCEPTED, LATER, REFUSED, UNWISE
 
 BASE: dict[str, Any] = {
@@ -22,7 +22,7 @@ def manifest(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def refusals(name: str) -> list[str]:
-    return validate(manifest("FineTuneJob", (REFUSED | UNWISE)[name]))
+    return validate_object(manifest("FineTuneJob", (REFUSED | UNWISE)[name]))
 
 
 @pytest.mark.parametrize("name", [*REFUSED, *UNWISE])
@@ -35,11 +35,11 @@ def test_an_impossible_pod_is_refused_with_its_field(name: str) -> None:
 
 @pytest.mark.parametrize("spec", [*ACCEPTED.values(), *(spec for spec, _ in LATER.values())], ids=[*ACCEPTED, *LATER])
 def test_a_possible_pod_is_accepted(spec: dict[str, Any]) -> None:
-    assert validate(manifest("FineTuneJob", spec)) == []
+    assert validate_object(manifest("FineTuneJob", spec)) == []
 
 
 def test_both_kinds_have_the_rules_of_pods() -> None:
-    jobs, services = (schema(kind)["properties"]["spec"]["properties"] for kind in KINDS)
+    jobs, services = (make_schema(kind)["properties"]["spec"]["properties"] for kind in KINDS)
     assert jobs["pod"] == services["pod"] | {"description": jobs["pod"]["description"]}
     of = "x-kubernetes-validations"
     assert jobs["resources"][of] == services["resources"][of]
@@ -48,12 +48,12 @@ def test_both_kinds_have_the_rules_of_pods() -> None:
 @pytest.mark.parametrize("path", sorted({*OF_FIELD, *ENUMS, *PATTERNS, *RANGES}))
 def test_each_rule_is_about_a_field_that_exists(path: str) -> None:
     name, _, field = path.partition(".")
-    assert field.rstrip("[]{}") in definitions()[name]["properties"]
+    assert field.rstrip("[]{}") in load_definitions()[name]["properties"]
 
 
 @pytest.mark.parametrize("name", sorted({*OF_TYPE, *REQUIRED}))
 def test_each_rule_is_about_a_type_that_exists(name: str) -> None:
-    assert {*REQUIRED.get(name, [])} <= definitions()[name]["properties"].keys()
+    assert {*REQUIRED.get(name, [])} <= load_definitions()[name]["properties"].keys()
 
 
 def test_every_rule_refuses_something() -> None:
@@ -74,7 +74,7 @@ def test_every_rule_refuses_something() -> None:
 def test_duplicates_in_lists_of_lists_are_refused(part: dict[str, Any], where: str) -> None:
     container = {"name": "x", "image": "i", "restartPolicy": "Always", **part}
     pod = {"volumes": [{"name": "v", "emptyDir": {}}], "initContainers": [container]}
-    [sentence] = validate(manifest("InferenceService", {"pod": pod}))
+    [sentence] = validate_object(manifest("InferenceService", {"pod": pod}))
     assert sentence.startswith(f"spec.pod.initContainers[0].{where}: Duplicate value: ")
 
 
@@ -85,4 +85,4 @@ def test_every_list_of_kubernetes_is_unique_or_of_another_type(kind: str) -> Non
         own = [of["x-kubernetes-list-type"]] if "x-kubernetes-list-type" in of else []
         return own + [each for one in inner for each in lists(one)]
 
-    assert set(lists(schema(kind))) <= {"atomic", "map", "set"}
+    assert set(lists(make_schema(kind))) <= {"atomic", "map", "set"}

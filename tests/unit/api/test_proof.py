@@ -9,7 +9,7 @@ from hone_api.artifacts.manifest import (
     BaseModelReference,
     describe_files,
     digest_of,
-    folders_of,
+    list_folders,
     write_manifest,
 )
 from hone_api.artifacts.proof import find_proof, prove
@@ -17,12 +17,12 @@ from hone_api.reasons import HoneError
 
 KINDS = ["adapter", "merged", "model", "both"]
 FILES = ["adapter_model.safetensors", "adapter_config.json", "config.json"]
-PARTS = [(kind, part) for kind in KINDS for part in folders_of(kind)]  # type: ignore[arg-type]
+PARTS = [(kind, part) for kind in KINDS for part in list_folders(kind)]  # type: ignore[arg-type]
 
 
 def make_tree(root: Path, kind: str) -> Path:
     """Write an artifact of small files, each of which is a configuration or weights for some kind."""
-    folders = folders_of(kind)  # type: ignore[arg-type]
+    folders = list_folders(kind)  # type: ignore[arg-type]
     for folder in folders:
         (root / folder).mkdir(parents=True)
         for name in FILES:

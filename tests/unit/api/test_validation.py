@@ -10,7 +10,7 @@ from bad_manifests import BAD, GOOD, REMOVED, Bad, changed
 from hone_api.finetunejobs.spec import FineTuneJob
 from hone_api.schema.crd import KINDS
 from hone_api.schema.manifests import load_documents
-from hone_api.schema.validation import validate
+from hone_api.schema.validation import validate_object
 
 ROOT = Path(__file__).parents[3]
 MINIMAL = {
@@ -25,40 +25,42 @@ def minimal(kind: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("bad", BAD, ids=str)
 def test_refused_with_the_sentence(bad: Bad) -> None:
-    assert [sentence for sentence in validate(bad.manifest()) if bad.sentence in sentence]
+    assert [sentence for sentence in validate_object(bad.manifest()) if bad.sentence in sentence]
 
 
 @pytest.mark.parametrize("kind", GOOD)
 def test_good_is_accepted(kind: str) -> None:
-    assert validate(GOOD[kind]) == []
-    assert validate(minimal(kind)) == []
+    assert validate_object(GOOD[kind]) == []
+    assert validate_object(minimal(kind)) == []
     assert KINDS[kind].model_validate(GOOD[kind]).spec
 
 
 def test_a_mistake_is_reported_once_and_alone() -> None:
     manifest = changed(GOOD["FineTuneJob"], {"spec.method": "loraa"})
-    assert validate(manifest) == ['spec.method: Unsupported value: "loraa": supported values: "lora", "qlora", "full"']
+    assert validate_object(manifest) == [
+        'spec.method: Unsupported value: "loraa": supported values: "lora", "qlora", "full"'
+    ]
 
 
 def test_rules_wait_until_the_types_are_right() -> None:
     manifest = changed(GOOD["FineTuneJob"], {"spec.model": {}, "spec.method": 5})
-    assert not [sentence for sentence in validate(manifest) if "exactly one" in sentence]
+    assert not [sentence for sentence in validate_object(manifest) if "exactly one" in sentence]
 
 
 def test_null_counts_as_left_out() -> None:
     manifest = changed(GOOD["FineTuneJob"], {"spec.pod": None, "spec.tokenSecret": None, "spec.method": None})
-    assert validate(manifest) == []
+    assert validate_object(manifest) == []
     job = FineTuneJob.model_validate(manifest)
     assert (job.spec.method, job.spec.token_secret) == ("lora", None)
     extra = changed(GOOD["FineTuneJob"], {"spec.training.extra.lossType": None})
-    assert validate(extra) == []
+    assert validate_object(extra) == []
     assert FineTuneJob.model_validate(extra).spec.training.sft_config()["loss_type"] is None
 
 
 def test_generated_name_is_checked_too() -> None:
     named = {"metadata": {"generateName": "try-"}}
-    assert validate(minimal("FineTuneJob") | named) == []
-    assert validate(minimal("FineTuneJob") | {"metadata": {}}) == [
+    assert validate_object(minimal("FineTuneJob") | named) == []
+    assert validate_object(minimal("FineTuneJob") | {"metadata": {}}) == [
         "metadata.name: Required value: name or generateName is required"
     ]
 
@@ -79,11 +81,11 @@ def test_generated_name_is_checked_too() -> None:
     ],
 )
 def test_an_unknown_field_is_refused_with_its_right_place(changes: dict[str, Any], hint: str) -> None:
-    assert validate(changed(GOOD["FineTuneJob"], changes)) == [hint]
+    assert validate_object(changed(GOOD["FineTuneJob"], changes)) == [hint]
 
 
 def test_of_many_values_the_nearest_is_named() -> None:
-    (sentence,) = validate(changed(GOOD["FineTuneJob"], {"spec.training.optim": "adamw_8bits"}))
+    (sentence,) = validate_object(changed(GOOD["FineTuneJob"], {"spec.training.optim": "adamw_8bits"}))
     assert sentence.endswith('"stable_adamw"; did you mean adamw_8bit?')
 
 
@@ -110,6 +112,6 @@ def documents() -> list[tuple[str, dict[str, Any]]]:
 def test_examples_and_documentation_are_good() -> None:
     shown = documents()
     assert {document["kind"] for _, document in shown} == set(KINDS)
-    assert [(file, sentence) for file, document in shown for sentence in validate(document)] == []
+    assert [(file, sentence) for file, document in shown for sentence in validate_object(document)] == []
     for _, document in shown:
         KINDS[document["kind"]].model_validate(document)

@@ -15,7 +15,7 @@ from hone_api.artifacts.manifest import (
     FileDigest,
     describe_files,
     digest_of,
-    folders_of,
+    list_folders,
     read_manifest,
     write_manifest,
 )
@@ -29,7 +29,7 @@ LOADED = {"adapter": ("adapter_config.json", "adapter_model.safetensors"), "merg
 
 def seal(root: Path, kind: ArtifactKind, files: dict[str, FileDigest] | None = None) -> None:
     """Write the manifest of a tree, or one with another list of files and a matching digest."""
-    files = describe_files(root, folders_of(kind)) if files is None else files
+    files = describe_files(root, list_folders(kind)) if files is None else files
     manifest = ArtifactManifest(
         kind=kind,
         job="job",
@@ -46,7 +46,7 @@ def seal(root: Path, kind: ArtifactKind, files: dict[str, FileDigest] | None = N
 
 
 def make_tree(root: Path, kind: ArtifactKind = "both") -> Path:
-    for folder in folders_of(kind):
+    for folder in list_folders(kind):
         for name in (*FILES, *LOADED.get(folder, LOADED["merged"])):
             (root / folder / name).parent.mkdir(parents=True, exist_ok=True)
             (root / folder / name).write_bytes(f"{folder} {name}".encode())
@@ -221,7 +221,7 @@ def test_names_are_compared_letter_by_letter(root: Path) -> None:
 def test_files_that_a_loader_needs_are_listed_or_refused_by_name(tmp_path: Path) -> None:
     """For each kind and folder: without its configuration, and without weights."""
     for kind in get_args(ArtifactKind):
-        for folder in folders_of(kind):
+        for folder in list_folders(kind):
             config = "adapter_config.json" if folder == "adapter" else "config.json"
             for lacking in (f"{folder}/{config}", "weights"):
                 root = make_tree(tmp_path / f"{kind} {folder} {lacking.rpartition('/')[2]}" / "tree", kind)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from doctor_nodes import MIXED, UNHEALTHY, device_slice, facts, node
 from hone_api.gpucheck.facts import Device, DeviceFile, Facts, Torch
-from hone_api.schema.crd import KINDS, definition
+from hone_api.schema.crd import KINDS, make_definition
 from hone_cli.client import rest, temporary_pod
 from hone_cli.doctor import deep_findings, machine_findings, pod_script, probe_pod
 from hone_cli.doctor.checks import addons, installation, storage
@@ -81,7 +81,7 @@ def operator(version: str = "1.0.0", available: int = 1) -> dict[str, Any]:
 
 
 def definitions() -> dict[str, Any]:
-    return {f"{kind.PLURAL}.hone.dev": definition(kind) for kind in KINDS.values()}
+    return {f"{kind.PLURAL}.hone.dev": make_definition(kind) for kind in KINDS.values()}
 
 
 def test_hone_of_the_same_version_is_ok() -> None:

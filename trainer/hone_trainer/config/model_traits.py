@@ -12,7 +12,7 @@ import re
 import textwrap
 from typing import Any
 
-from hone_api.attention import supported_kernels
+from hone_api.attention import find_kernels
 from hone_api.reasons import INVALID_SPEC, HoneError
 from transformers import PreTrainedModel
 from trl.trainer.sft_config import SFTConfig
@@ -29,7 +29,7 @@ def read_traits(outline: PreTrainedModel) -> ModelTraits:
     """Return the traits of a model on the meta device."""
     return ModelTraits(
         name=type(outline).__name__,
-        kernels=supported_kernels(outline),
+        kernels=find_kernels(outline),
         mixes_rows=find_mixing(outline),
         can_checkpoint=bool(outline.supports_gradient_checkpointing),
     )

@@ -46,7 +46,7 @@ def make_memory_plan(
 
     `length` is that of the longest row, if known. Raises HoneError InvalidSpec.
     """
-    from hone_api.attention import default_kernel
+    from hone_api.attention import choose_default_kernel
 
     from hone_trainer.memory import architecture
 
@@ -64,7 +64,7 @@ def make_memory_plan(
     settings = make_settings(
         spec, shape, own, length=length or _length(spec, config), processes=processes, sharding=sharding
     )
-    settings = replace(settings, eager=default_kernel(network) == "eager")
+    settings = replace(settings, eager=choose_default_kernel(network) == "eager")
     notes = (*notes, *paging.find_warnings(spec, settings))
     parameters = Parameters(trainable=settings.trainable, total=total + (own.parameters if own else 0))
     return MemoryPlan(settings, parameters, adapter, notes)

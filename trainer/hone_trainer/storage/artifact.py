@@ -19,7 +19,7 @@ from hone_api.artifacts.manifest import (
     BaseModelReference,
     describe_files,
     digest_of,
-    folders_of,
+    list_folders,
 )
 from hone_api.finetunejobs.spec import FineTuneJob, FineTuneJobSpec
 from hone_api.io.durable_files import flush_to_disk, flush_tree, remove_path
@@ -62,7 +62,7 @@ def save_models(
     the
     base that a quantized model was made from; `weights` are those of a sharded model. Raises HoneError MergeMismatch.
     """
-    for name in folders_of(kind):
+    for name in list_folders(kind):
         check = None
         if name == MERGED and isinstance(model, PeftModel):
             safely = weights is not None or getattr(model, "is_loaded_in_4bit", False)
@@ -92,7 +92,7 @@ def make_manifest(
 ) -> ArtifactManifest:
     """Describe what save_models wrote, with the digest of every file."""
     kind = get_artifact_kind(job.spec)
-    files = describe_files(root, folders_of(kind))
+    files = describe_files(root, list_folders(kind))
     return ArtifactManifest(
         kind=kind,
         job=job.name,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hone_api.io.durable_files import flush_to_disk, write_atomically
 from hone_api.io.durable_files import remove_path as remove_path
-from hone_api.layout import checkpoint_name
+from hone_api.layout import make_checkpoint_name
 
 from hone_trainer.runtime.checksums import CHECKSUM, FileChecksum, checksum_content, find_difference, flush_and_checksum
 
@@ -95,7 +95,7 @@ def commit_checkpoint(written: Path, account: RunTotals, limit: int) -> list[Pat
     Return the folders that are left to remove, which takes a while: they no longer count as checkpoints.
     """
     write_atomically(written / MARKER, _make_marker(account, flush_and_checksum(written)))
-    final = written.parent / checkpoint_name(account.step)
+    final = written.parent / make_checkpoint_name(account.step)
     if final.exists():
         shutil.rmtree(final)
     written.rename(final)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from hone_api.common import VERSION
-from hone_api.schema.crd import KINDS, schema
+from hone_api.schema.crd import KINDS, make_schema
 
 from hone_cli.doctor.checks.cluster_facts import ClusterFacts, Object
 from hone_cli.doctor.checks.findings import Finding, Unread, join_names, report_unread
@@ -61,7 +61,7 @@ def _check_definitions(facts: ClusterFacts) -> Finding:
             message = f"{kind} is not served as {VERSION}, but as {join_names(served) or 'nothing'}"
             return Finding("definitions", "failed", message, UPGRADE)
         theirs = _list_fields(served[VERSION].get("schema", {}).get("openAPIV3Schema", {}))
-        ours = _list_fields(schema(kind))
+        ours = _list_fields(make_schema(kind))
         lacks = [f"{kind} lacks {join_names(ours - theirs)}"] if ours - theirs else []
         different += lacks + ([f"{kind} has also {join_names(theirs - ours)}"] if theirs - ours else [])
     if different:

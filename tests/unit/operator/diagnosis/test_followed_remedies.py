@@ -7,7 +7,7 @@ import pytest
 import remedy_fields
 import remedy_services
 from hone_api.reasons import CATALOGUE, HoneError
-from hone_api.schema.validation import validate
+from hone_api.schema.validation import validate_object
 from observed import job_object, service_object
 from remedy_catalogue import OF_CATALOGUE
 from remedy_others import WORLDS
@@ -36,12 +36,12 @@ def provoked(case: Field | World) -> HoneError:
 @pytest.mark.parametrize("case", BY_FIELDS, ids=lambda case: case.name)
 def test_the_fields_that_a_remedy_names_end_the_failure(case: Field) -> None:
     error, spec = provoked(case), BASES[case.kind] | case.of
-    assert validate(manifest(case.kind, spec)) == []
+    assert validate_object(manifest(case.kind, spec)) == []
     for field, value in case.sets.items():
         written, _, path = field.partition("|")
         assert written in error.remedy or written.replace("[0]", "[]") in error.remedy
         spec = put(spec, path or written, value)
-    assert validate(manifest(case.kind, spec)) == []
+    assert validate_object(manifest(case.kind, spec)) == []
     again = case.state(spec)
     assert again is None, again.sentence()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import hone_operator
 import pytest
-from hone_api.schema.crd import schema
+from hone_api.schema.crd import make_schema
 from hone_operator.diagnosis import events
 from hone_operator.diagnosis.admission import explain_refusal
 from hone_operator.diagnosis.unschedulable import explain_unschedulable
@@ -149,7 +149,7 @@ def _begins_without_end(parsed: Any) -> bool:
 )
 def test_names_have_the_bounds_that_kubernetes_has(field: str, longest: int) -> None:
     """Check the bound of each name: a refusal repeats names that are too long."""
-    of = schema("FineTuneJob")["properties"]["spec"]["properties"]["pod"]
+    of = make_schema("FineTuneJob")["properties"]["spec"]["properties"]["pod"]
     for name in field.replace("[]", ".[]").split("."):
         of = of["items"] if name == "[]" else of["properties"][name]
     assert of["maxLength"] == longest

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from adapter_states import FAQ, file_of, on_one_claim, planned, ready, running, told
-from hone_api.inferenceservices.adapter_sync import revision_of
+from hone_api.inferenceservices.adapter_sync import make_revision
 from hone_operator.inferenceservice.plan import ObservedInferenceService, plan_inferenceservice
 from hone_operator.objects.resources import CONFIGMAPS, DEPLOYMENTS, PODS, Object
 from hone_operator.reconcile.plan import Apply, Patch
@@ -94,7 +94,7 @@ def test_a_retrained_job_changes_the_config_map_and_then_nudges_the_pods() -> No
     assert isinstance(applied, Apply)
     assert applied.resource is CONFIGMAPS
     observed.adapters_config_map = stored(applied.body)
-    revision = revision_of(file_of(applied.body))
+    revision = make_revision(file_of(applied.body))
     observed.answers["uid-p2"] = told(revision, loaded=False, faq=OTHER)
     found = plan_inferenceservice(observed, NOW)
     [nudge] = found.actions

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from hone_api.pods.pod_options import PodOptions
-from hone_api.schema.validation import validate
+from hone_api.schema.validation import validate_object
 from hone_operator.pods.pod_levels import find_relaxations
 from pod_page import EXAMPLES, JOBS, job_of
 
@@ -18,7 +18,7 @@ def pod_of(name: str, **pod: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("manifest", EXAMPLES, ids=lambda one: one["metadata"]["name"])
 def test_examples_are_valid(manifest: dict[str, Any]) -> None:
-    assert validate(manifest) == []
+    assert validate_object(manifest) == []
 
 
 def test_the_platform_sets_user_and_group_when_asked() -> None:

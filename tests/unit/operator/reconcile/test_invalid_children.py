@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from hone_api.schema.crd import schema
+from hone_api.schema.crd import make_schema
 from hone_operator.diagnosis.admission import explain_refusal
 from hone_operator.diagnosis.invalid_fields import explain_invalid, find_user_field
 from hone_operator.finetunejob.plan import plan_finetunejob
@@ -60,7 +60,7 @@ def test_the_field_that_the_user_wrote_is_named(path: str, field: str | None) ->
 
 @pytest.mark.parametrize("field", sorted({field for _, field in FIELDS if field}))
 def test_the_field_that_is_named_exists(field: str) -> None:
-    of: dict[str, Any] = schema("FineTuneJob")
+    of: dict[str, Any] = make_schema("FineTuneJob")
     for name in field.split("."):
         of = of["properties"][name.partition("[")[0]]
         of = of.get("items", of)

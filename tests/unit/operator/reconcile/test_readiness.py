@@ -8,7 +8,7 @@ import hone_operator
 import pytest
 from adapter_states import ready, running
 from hone_api.reasons import CATALOGUE
-from hone_api.schema.crd import KINDS, UNOBSERVED, definition
+from hone_api.schema.crd import KINDS, UNOBSERVED, make_definition
 from hone_operator.finetunejob.plan import plan_finetunejob as plan_job
 from hone_operator.finetunejob.snapshot import ObservedFineTuneJob
 from hone_operator.inferenceservice.plan import ObservedInferenceService
@@ -155,7 +155,7 @@ def test_any_conditions_give_one_health_that_ignores_what_an_earlier_pass_set(
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_an_object_that_no_operator_has_looked_at_is_not_ready(kind: Any) -> None:
-    versions = definition(kind)["spec"]["versions"]
+    versions = make_definition(kind)["spec"]["versions"]
     default = versions[0]["schema"]["openAPIV3Schema"]["properties"]["status"]["default"]
     assert default == UNOBSERVED
     assert (default["observedGeneration"], default["conditions"][0]["status"]) == (-1, "Unknown")
