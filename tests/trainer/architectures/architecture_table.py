@@ -14,8 +14,7 @@ class Architecture:
     """A row of the table. `config` names the class of the configuration, `sizes` its arguments.
 
     `left_out`: the linear layers that targetModules all-linear does not adapt. `unestimated` and `unserved`: a part of
-    the
-    reason why memory is not estimated, or why the embedded engine does not serve it; None: it does.
+    the reason why memory is not estimated, or why the embedded engine does not serve it; None: it does.
     """
 
     name: str

@@ -77,8 +77,7 @@ class Ranks:
         """Train in the first `size` processes; `meanwhile` is called once all have begun.
 
         `rows`: each appends its rows to `rows-RANK` below the output folder. `stop_at`: the batch at which the last one
-        sends
-        itself SIGTERM.
+        sends itself SIGTERM.
         """
         options = RunOptions(manifest, output, claims={"claim": self._claim}, port=0)
         (output / "checkpoints").mkdir(parents=True, exist_ok=True)  # as the launcher does when it locks the folder

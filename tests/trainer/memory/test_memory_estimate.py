@@ -38,9 +38,8 @@ def peak(network: PreTrainedModel | PeftModel, batch: int, length: int, *, check
     """Return the bytes at the peak of a step of SFTTrainer with AdamW, from the second step on.
 
     `network` is on the meta device. With `shards`, the peak is of one of that many processes with FSDP2, and then
-    without
-    the optimizer's step, in which DTensor computes shapes on tensors of the full size, which the tracker takes for
-    memory.
+    without the optimizer's step, in which DTensor computes shapes on tensors of the full size, which the tracker takes
+    for memory.
     """
     base = network.get_base_model() if isinstance(network, PeftModel) else network
     add_fused_lm_head(base, outputs=("log_probs", "entropy", "is_top1"))

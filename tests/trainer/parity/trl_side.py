@@ -1,8 +1,7 @@
 """TRL's side of a case: what a plain script with SFTTrainer makes of it.
 
 The rows become TRL's documented dataset formats as a user of TRL would write it; nothing of Hone is used. The mapping
-of
-other spellings is the one that docs/training.md promises.
+of other spellings is the one that docs/training.md promises.
 """
 
 import json

@@ -32,8 +32,7 @@ def exclude_turns(
 
     `given` are the shaped rows in the same order; `template` is the chat template, None: the tokenizer's. `find_place`
     returns the place of a row of `given`. `by_markers`: the labels already leave out what the template does not mark as
-    the
-    assistant's. Raises HoneError InvalidSpec when the tokenizer does not report where its tokens are in the text,
+    the assistant's. Raises HoneError InvalidSpec when the tokenizer does not report where its tokens are in the text,
     DatasetInvalid when a message can't be distinguished from those around it.
     """
     if not tokenizer.is_fast:

@@ -1,8 +1,7 @@
 """Ranks: how many nodes and processes train together, and which of them this is. Pure, apart from `find_free_port`.
 
 The environment variables are torchrun's. Its launcher is not used: when stopped, it gives the workers 30 seconds to
-save
-a checkpoint, and it returns 1 however they ended.
+save a checkpoint, and it returns 1 however they ended.
 """
 
 import socket

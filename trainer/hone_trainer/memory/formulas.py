@@ -157,8 +157,7 @@ def _trained_bytes(settings: MemorySettings) -> int:
     """Return the size of a trained parameter.
 
     Adapters are float32 (PEFT), bfloat16 with qlora (SFTTrainer); accelerate makes what FSDP2 trains float32 under
-    mixed
-    precision.
+    mixed precision.
     """
     if settings.method == "qlora":
         return 2

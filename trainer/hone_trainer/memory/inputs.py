@@ -18,8 +18,8 @@ class Architecture:
 
     `linear` counts the parameters in linear layers outside the output head, which qlora keeps in 4 bits. `layer` is the
     largest decoder layer, `matrices` its weights with two or more dimensions, which autocast casts, `widest` the
-    largest of
-    them. `norm_width` is the sum of the widths of the inputs of a layer's norms. A dense model has 0 experts.
+    largest of them. `norm_width` is the sum of the widths of the inputs of a layer's norms. A dense model has 0
+    experts.
     """
 
     total: int
@@ -69,8 +69,7 @@ class MemorySettings:
 
     `mixed` is bf16 or fp16 autocast; `packed`: a batch is one row of batch * length tokens; `accumulation`: gradients
     outlive a batch; `full_logits`: the loss needs those of all tokens (label smoothing); `eager`: attention without a
-    fused
-    kernel, which keeps its scores; `pages`: the optimizer's states are in the host's memory.
+    fused kernel, which keeps its scores; `pages`: the optimizer's states are in the host's memory.
     """
 
     architecture: Architecture

@@ -1,12 +1,9 @@
 """Where the states of paged optimizers are on ROCm. Pure.
 
 bitsandbytes allocates them as managed memory. According to ROCm's documentation that stays in the host's memory, and
-the
-GPU accesses it over PCI Express, unless HSA_XNACK is 1 and the GPU can retry after a page fault; virtual functions
-can't.
-None of it was verified on a GPU. So the states count in the pod's memory; those of adapters on the device as well,
-since
-bitsandbytes pages no tensor of fewer than 100,000 values. Next in the flow: plan.py and device_plan.py.
+the GPU accesses it over PCI Express, unless HSA_XNACK is 1 and the GPU can retry after a page fault; virtual functions
+can't. None of it was verified on a GPU. So the states count in the pod's memory; those of adapters on the device as
+well, since bitsandbytes pages no tensor of fewer than 100,000 values. Next in the flow: plan.py and device_plan.py.
 """
 
 from hone_api.byte_sizes import format_gib

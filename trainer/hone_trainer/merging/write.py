@@ -76,8 +76,7 @@ def load_base(
     """Load the base model and the adapter's tokenizer, else the base's; return the base's commit when it is on the hub.
 
     Raises HoneError ModelNotFound, ModelInvalid, ArtifactCorrupt, HubUnauthorized, HubUnreachable, and InvalidSpec when
-    a
-    model brings code that `options` do not allow.
+    a model brings code that `options` do not allow.
     """
     dtype, trust = options.dtype, options.trust_remote_code
     location, is_folder = _locate(adapter.base)

@@ -1,8 +1,7 @@
 """Load a base model in 4 bits for method qlora, and refuse quantized models where they don't fit.
 
 bitsandbytes is imported only here, and only when a job needs it: the import takes seconds, and fails where the package
-or
-its library for the GPU is missing. `base_model` loads with this configuration.
+or its library for the GPU is missing. `base_model` loads with this configuration.
 """
 
 import importlib

@@ -1,9 +1,8 @@
 """Tied weights, such as an output head that is the input embedding, before and after an adapter is merged.
 
 An adapter on one of two tied layers changes only that layer. Merged into the tensor that both share, it would change
-the
-other as well, without an error. So the tensor is copied first, and the model's configuration then declares its layers
-as not tied.
+the other as well, without an error. So the tensor is copied first, and the model's configuration then declares its
+layers as not tied.
 """
 
 from typing import Any

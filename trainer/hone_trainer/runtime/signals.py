@@ -1,10 +1,8 @@
 """Signals to stop: SIGTERM, SIGINT, and SIGHUP, which a closed terminal sends.
 
 Outside training there is nothing to lose, so a signal ends the run at once. During training it only sets a flag, and
-the
-trainer saves a checkpoint at the end of the step. Imported before torch, since Python as process 1 ignores SIGTERM
-until
-a handler is set.
+the trainer saves a checkpoint at the end of the step. Imported before torch, since Python as process 1 ignores SIGTERM
+until a handler is set.
 """
 
 import os

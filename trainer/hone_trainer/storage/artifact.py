@@ -59,8 +59,8 @@ def save_models(
     """Write the folders of the kind, each complete or absent.
 
     The adapter comes first, since merging changes `model`. `card` makes the model card of a folder; `load_base` loads
-    the
-    base that a quantized model was made from; `weights` are those of a sharded model. Raises HoneError MergeMismatch.
+    the base that a quantized model was made from; `weights` are those of a sharded model. Raises HoneError
+    MergeMismatch.
     """
     for name in list_folders(kind):
         check = None

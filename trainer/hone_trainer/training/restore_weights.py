@@ -2,8 +2,7 @@
 
 transformers saves the weights of some architectures under the names that their files on the hub have: the experts of a
 mixture one by one, the output head of GPT-NeoX as embed_out. Trainer's own resume looks up the names of the modules,
-and
-skips all others without an error: those weights would start from the base model again.
+and skips all others without an error: those weights would start from the base model again.
 """
 
 from pathlib import Path

@@ -1,8 +1,7 @@
 """Rows in CSV files: columns separated by commas, with a header.
 
 Every cell is a string; missing cells at the end of a row are None. Text is never dropped silently: a row with more
-fields
-than the header, and text in a column without a name, are refused. `row_files` calls `read_csv`.
+fields than the header, and text in a column without a name, are refused. `row_files` calls `read_csv`.
 """
 
 import csv

@@ -1,8 +1,7 @@
 """Rows in Parquet files, and how many values their columns have.
 
 Rows are read in batches, and `arrow_values` turns their values into what the user wrote. `count_parquet` counts in
-Arrow,
-without objects of Python, for the survey of columns in `row_streams`.
+Arrow, without objects of Python, for the survey of columns in `row_streams`.
 """
 
 from collections import Counter

@@ -2,8 +2,7 @@
 
 `dataset` opens a stream for each split, `survey_columns` counts which columns hold values in any row, and `formats`
 judges the format by that. Files of JSON are parsed for the survey and again for the rows; Parquet files and hub
-datasets
-are counted in Arrow, where a row never becomes a Python object.
+datasets are counted in Arrow, where a row never becomes a Python object.
 """
 
 import itertools

@@ -1,8 +1,7 @@
 """Decode lines of text files, each with its number, for the readers of rows.
 
 A file is decoded line by line. Decoding it in larger blocks, as Python's text mode does, detects a wrong byte long
-before
-the line that holds it is read, and so names the wrong line.
+before the line that holds it is read, and so names the wrong line.
 """
 
 import io
