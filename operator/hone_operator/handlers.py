@@ -64,16 +64,16 @@ class Operator:
             api = await Api.connect(metrics)
             lease = options.lease_namespace, options.lease_name
             identity = f"{socket.gethostname()}_{uuid.uuid4()}"
-            self._elector = elector = LeaderElector(api, *lease, identity, _die, options.former_leases)
+            self._elector = elector = LeaderElector(api, *lease, identity, _exit_at_once, options.former_leases)
             metrics.watch_lease(lambda: elector.refusal is not None)
         api = await Api.connect(metrics, self._elector.fence if self._elector else None)
-        await _until_served(api)
+        await _wait_until_served(api)
         self._controller = Controller(api, options.images, options.namespaces, metrics, self._is_leader)
         if options.lease_namespace:
             self._controller.executor.installation = f"{options.lease_namespace}/{options.lease_name}"
-        self._controller.handlers.on_past = _die  # the cache is newer than the cluster, so it is useless
+        self._controller.handlers.on_past = _exit_at_once  # the cache is newer than the cluster, so it is useless
         reflectors = asyncio.create_task(run_reflectors(self._controller.handlers, api, options.namespaces))
-        reflectors.add_done_callback(_reflectors_ended)
+        reflectors.add_done_callback(_exit_without_reflectors)
         self._tasks = [reflectors, asyncio.create_task(self._begin(self._controller))]
 
     async def stop(self) -> None:
@@ -112,13 +112,13 @@ class Operator:
         return self._controller.coverage.describe_refused() if self._controller else None
 
 
-def register(registry: kopf.OperatorRegistry, options: Options) -> None:
+def register_operator(registry: kopf.OperatorRegistry, options: Options) -> None:
     """Run the operator between kopf's start and clean-up."""
     operator = Operator(options)
 
     @kopf.on.startup(registry=registry)
     async def start(settings: kopf.OperatorSettings, **_: Any) -> None:
-        configure(settings)
+        configure_kopf(settings)
         await operator.start()
 
     @kopf.on.cleanup(registry=registry)
@@ -126,7 +126,7 @@ def register(registry: kopf.OperatorRegistry, options: Options) -> None:
         await operator.stop()
 
 
-async def _until_served(api: Api) -> None:
+async def _wait_until_served(api: Api) -> None:
     """Wait for the API server and the two kinds. Exiting instead would lead to CrashLoopBackOff."""
     while True:
         try:
@@ -140,7 +140,7 @@ async def _until_served(api: Api) -> None:
         await asyncio.sleep(CRD_WAIT_SECONDS)
 
 
-def _die(why: str) -> None:
+def _exit_at_once(why: str) -> None:
     """Exit at once: writes under way must not continue when another replica leads.
 
     The kubelet restarts the container.
@@ -150,11 +150,11 @@ def _die(why: str) -> None:
     os._exit(1)
 
 
-def _reflectors_ended(task: asyncio.Task[None]) -> None:
+def _exit_without_reflectors(task: asyncio.Task[None]) -> None:
     """End the process after a bug in a reflector: it would work on a cache that no longer follows the cluster."""
     if not task.cancelled():
         logger.error("a watch ended", exc_info=task.exception())
-        _die("the cluster is no longer watched")
+        _exit_at_once("the cluster is no longer watched")
 
 
 class _Backoffs(Iterable[float]):
@@ -164,7 +164,7 @@ class _Backoffs(Iterable[float]):
         return chain((1.0, 2.0, 4.0, 8.0), repeat(15.0))
 
 
-def configure(settings: kopf.OperatorSettings) -> None:
+def configure_kopf(settings: kopf.OperatorSettings) -> None:
     """Configure the few requests that kopf itself still makes at its start."""
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 5

@@ -42,7 +42,7 @@ from hone_operator.reconcile.sync_failures import (
     plan_failure_report,
 )
 from hone_operator.snapshots.reader import SnapshotReader
-from hone_operator.watch_handlers import WatchHandlers, without_status
+from hone_operator.watch_handlers import WatchHandlers, strip_status
 
 UNREAD_SECONDS = 60.0
 # Names under which failures are counted that are not writes of children.
@@ -105,7 +105,7 @@ class Reconciler:
             return "success"
         observed = await self._observe(key, owner, now)
         observed.sync_failures = find_hidden_children(observed.changeable, owner) + ([crowd] if crowd else [])
-        plan = decide(observed, now)
+        plan = make_plan(observed, now)
         actions = [bind_to_uid(action, observed.changeable) for action in plan.actions]
         spec = owner["metadata"]["uid"], owner["metadata"].get("generation") or 0
         outcome = await self._executor.execute(key, spec, actions)
@@ -126,7 +126,7 @@ class Reconciler:
         self._poller.want(key, plan.poll_urls)
         if outcome.sync_failures:
             observed.sync_failures += outcome.sync_failures
-            plan = decide(observed, now)
+            plan = make_plan(observed, now)
         await self.write_status(key, owner, plan)
         if outcome.error:
             raise outcome.error
@@ -221,12 +221,12 @@ class Reconciler:
             self._queue.add(key)  # the decision was about an earlier version of the object
             return False
         self._handlers.keep(key.resource, written)
-        if without_status(written) != without_status(owner):
+        if strip_status(written) != strip_status(owner):
             self._queue.add(key)  # the cache has this version now, so the watch will not queue it
         return True
 
 
-def decide(observed: Observed, now: datetime) -> Plan:
+def make_plan(observed: Observed, now: datetime) -> Plan:
     """Return the plan for an object of either kind."""
     if isinstance(observed, ObservedFineTuneJob):
         return finetunejob_plan.plan_finetunejob(observed, now)

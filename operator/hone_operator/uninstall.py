@@ -51,13 +51,15 @@ def main(argv: list[str] | None = None) -> None:
     try:
         refusals = asyncio.run(_connect_and_remove(namespaces))
     except (aiohttp.ClientError, TimeoutError) as error:
-        sys.exit(f"The API server does not answer: {error or 'no answer in time'}. {_remedy(namespaces)}")
+        sys.exit(f"The API server does not answer: {error or 'no answer in time'}. {_make_remedy(namespaces)}")
     if refusals:
         text = "; ".join(str(error) for error in refusals.values())
-        sys.exit(f"The API server refused to list or delete PodDisruptionBudgets: {text}. {_remedy(list(refusals))}")
+        sys.exit(
+            f"The API server refused to list or delete PodDisruptionBudgets: {text}. {_make_remedy(list(refusals))}"
+        )
 
 
-def _remedy(namespaces: list[str]) -> str:
+def _make_remedy(namespaces: list[str]) -> str:
     commands = (
         f"kubectl delete poddisruptionbudgets {f'-n {namespace}' if namespace else '-A'} -l {SELECTOR}"
         for namespace in namespaces

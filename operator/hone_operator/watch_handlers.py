@@ -68,7 +68,7 @@ class WatchHandlers:
     def on_upsert(self, resource: Resource, body: Object) -> None:
         """Take note of a new or changed object."""
         known = self._in_work(resource, body)
-        if self.keep(resource, body) and (known is None or without_status(known) != without_status(body)):
+        if self.keep(resource, body) and (known is None or strip_status(known) != strip_status(body)):
             self._enqueue_concerned(resource, body)
 
     def on_delete(self, resource: Resource, body: Object) -> None:
@@ -133,7 +133,7 @@ class WatchHandlers:
                 self._queue.add(Key(INFERENCESERVICES, key.namespace, service["metadata"]["name"]))
 
 
-def without_status(owner: Object) -> Object:
+def strip_status(owner: Object) -> Object:
     """Return the parts of an object that others decide: all but the status and what the API server sets."""
     metadata = {name: value for name, value in owner["metadata"].items() if name not in _BY_SERVER}
     return {"metadata": metadata, "spec": owner.get("spec")}

@@ -93,6 +93,13 @@ def main(argv: list[str] | None = None) -> NoReturn:
 
 def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="hone-server", description="Serve a model behind an OpenAI-compatible API.")
+    _add_model_options(parser)
+    _add_server_options(parser)
+    return parser.parse_args(argv)
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that decide which models are served, and how they read and write text."""
     parser.add_argument("model", metavar="MODEL", help="artifact tree, model folder, or hub name")
     parser.add_argument("--revision", help="branch, tag or commit of a model on the hub (default: main)")
     parser.add_argument("--name", help="what the model is called (default: the FineTuneJob, folder or hub name)")
@@ -110,9 +117,21 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--claim", metavar="NAME=DIR", type=parse_pair, action="append", default=[], help="where a claim is mounted"
     )
+    parser.add_argument("--max-model-len", type=_parse_positive, metavar="TOKENS", help="longest prompt plus answer")
+    parser.add_argument(
+        "--chat-template", metavar="FILE|TEXT", help="in Jinja, for all models (default: what each model has)"
+    )
+    parser.add_argument(
+        "--tool-call-parser",
+        choices=sorted(TOOL_CALL_FORMATS),
+        help="how models write tool calls (default: as in their chat templates)",
+    )
+
+
+def _add_server_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the server: where it listens, who may call it, and how much it accepts."""
     parser.add_argument("--host", default="", help="listen on this address alone (default: all, IPv4 and IPv6)")
     parser.add_argument("--port", type=int, default=ENGINE_PORT)
-    parser.add_argument("--max-model-len", type=_parse_positive, metavar="TOKENS", help="longest prompt plus answer")
     parser.add_argument(
         "--max-waiting",
         type=_parse_positive,
@@ -144,15 +163,6 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="origins of web pages that may call the API from a browser, as a JSON list "
         f"(or: {ALLOWED_ORIGINS_ENV}; default: '{ANY_ORIGIN}', any)",
     )
-    parser.add_argument(
-        "--chat-template", metavar="FILE|TEXT", help="in Jinja, for all models (default: what each model has)"
-    )
-    parser.add_argument(
-        "--tool-call-parser",
-        choices=sorted(TOOL_CALL_FORMATS),
-        help="how models write tool calls (default: as in their chat templates)",
-    )
-    return parser.parse_args(argv)
 
 
 def _read_api_key(file: Path | None) -> str | None:

@@ -122,7 +122,9 @@ def lacking(allowed: bool) -> HoneError | None:
 
 
 def uninstalled(namespaces: list[str]) -> HoneError | None:
-    return HoneError(reasons.CHILD_REFUSED, "Refused", remedy=uninstall._remedy(namespaces)) if namespaces else None
+    return (
+        HoneError(reasons.CHILD_REFUSED, "Refused", remedy=uninstall._make_remedy(namespaces)) if namespaces else None
+    )
 
 
 def parsed(owner: Object) -> HoneError | None:

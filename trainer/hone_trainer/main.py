@@ -143,6 +143,34 @@ def print_failure(failure: HoneError, trace: str) -> None:
 
 def parse_options(argv: list[str] | None) -> RunOptions | PlanOptions | MergeOptions:
     """Return the options of the command line. Exits with a message when they are wrong."""
+    parser, prepare = _make_parsers()
+    found = parser.parse_args(argv)
+    if found.command == "merge":
+        return MergeOptions(
+            found.adapter, found.out.absolute(), found.base, found.dtype, found.verbose, found.trust_remote_code
+        )
+    if found.command == "plan":
+        return PlanOptions(found.manifest, dict(found.claim), verbose=found.verbose)
+    preparing = found.command == "prepare"
+    if preparing and found.gpu_name and not found.gpu_memory:
+        prepare.error(f"--gpu-name is {found.gpu_name}, and --gpu-memory is missing")
+    return RunOptions(
+        manifest=found.manifest,
+        output=found.output.absolute(),
+        command=found.command,
+        claims=dict(found.claim),
+        config_maps=dict(found.config_map),
+        secrets=dict(found.secret),
+        port=0 if preparing else found.port,
+        termination_log=found.termination_log,
+        verbose=found.verbose,
+        nodes=1 if preparing else found.nnodes,
+        gpu=Gpu(found.gpu_name or "the GPU", found.gpu_memory) if preparing and found.gpu_memory else None,
+    )
+
+
+def _make_parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    """Return the parser of the command line, and that of its command `prepare`."""
     parser = argparse.ArgumentParser(prog="hone-trainer", description="Trains what a FineTuneJob asks for.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     prepare = commands.add_parser("prepare", help="download, check and tokenize for one FineTuneJob; needs no GPU")
@@ -188,29 +216,7 @@ def parse_options(argv: list[str] | None) -> RunOptions | PlanOptions | MergeOpt
     merge.add_argument("--dtype", choices=DTYPES, default="auto", help="type of the weights; auto: the base model's")
     merge.add_argument("--trust-remote-code", action="store_true", help="run the code that the base model brings")
     merge.add_argument("--verbose", action="store_true", help="also show tracebacks and what the libraries log")
-    found = parser.parse_args(argv)
-    if found.command == "merge":
-        return MergeOptions(
-            found.adapter, found.out.absolute(), found.base, found.dtype, found.verbose, found.trust_remote_code
-        )
-    if found.command == "plan":
-        return PlanOptions(found.manifest, dict(found.claim), verbose=found.verbose)
-    preparing = found.command == "prepare"
-    if preparing and found.gpu_name and not found.gpu_memory:
-        prepare.error(f"--gpu-name is {found.gpu_name}, and --gpu-memory is missing")
-    return RunOptions(
-        manifest=found.manifest,
-        output=found.output.absolute(),
-        command=found.command,
-        claims=dict(found.claim),
-        config_maps=dict(found.config_map),
-        secrets=dict(found.secret),
-        port=0 if preparing else found.port,
-        termination_log=found.termination_log,
-        verbose=found.verbose,
-        nodes=1 if preparing else found.nnodes,
-        gpu=Gpu(found.gpu_name or "the GPU", found.gpu_memory) if preparing and found.gpu_memory else None,
-    )
+    return parser, prepare
 
 
 def _parse_byte_count(text: str) -> int:

@@ -19,7 +19,7 @@ class Unusable(Exception):
     """The answer is not a success, or has a form that is not read here."""
 
 
-async def get(url: str) -> bytes:
+async def get_bounded(url: str) -> bytes:
     """Return the body of an answer 200. Raises Unusable, OSError without a listener, TimeoutError after SECONDS."""
     parts = urlsplit(url)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
@@ -30,12 +30,12 @@ async def get(url: str) -> bytes:
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port or 80, limit=_PIECE)
         try:
             writer.write("\r\n".join(lines).encode("ascii"))
-            return await _read(reader)
+            return await _read_answer(reader)
         finally:
             writer.transport.abort()
 
 
-async def _read(reader: asyncio.StreamReader) -> bytes:
+async def _read_answer(reader: asyncio.StreamReader) -> bytes:
     data, end = b"", -1
     while end < 0:
         if len(data) > LARGEST_HEAD:
@@ -45,11 +45,11 @@ async def _read(reader: asyncio.StreamReader) -> bytes:
         start = max(len(data) - 3, 0)
         data += piece
         end = data.find(b"\r\n\r\n", start)
-    headers = _headers_of(data[:end])
+    headers = _read_headers(data[:end])
     body = bytearray(data[end + 4 :])
     if headers.get(b"transfer-encoding", b"").lower() == b"chunked":
         await _read_until(reader, body, lambda: body.endswith(b"\r\n0\r\n\r\n") or body == b"0\r\n\r\n")
-        return _joined(bytes(body))
+        return _join_chunks(bytes(body))
     length = headers.get(b"content-length")
     if length is None:
         await _read_until(reader, body, lambda: False)
@@ -69,7 +69,7 @@ async def _read_until(reader: asyncio.StreamReader, body: bytearray, is_whole: C
             raise Unusable(f"its body has more than {LARGEST_BODY} bytes")
 
 
-def _joined(body: bytes) -> bytes:
+def _join_chunks(body: bytes) -> bytes:
     """Return the chunks' content: RFC 9112, section 7.1, without trailers."""
     found, place = bytearray(), 0
     while True:
@@ -83,7 +83,7 @@ def _joined(body: bytes) -> bytes:
         place = end + 2 + length + 2
 
 
-def _headers_of(head: bytes) -> dict[bytes, bytes]:
+def _read_headers(head: bytes) -> dict[bytes, bytes]:
     """Return the headers of a 200. Raises Unusable for any other answer, interim ones included."""
     status, *lines = head.split(b"\r\n")
     text = status.split(None, 2)

@@ -13,7 +13,7 @@ from collections import defaultdict
 from typing import NamedTuple
 
 from hone_operator.kube.pod_cache_limit import Place
-from hone_operator.kube.retention import PARTIAL, PodBudget, Unknown, is_complete, is_made, reduce
+from hone_operator.kube.retention import PARTIAL, PodBudget, Unknown, is_complete, is_made, reduce_child
 from hone_operator.objects import bounded_json, pod_fields, sizes
 from hone_operator.objects.owners import find_owner_key
 from hone_operator.objects.resources import (
@@ -75,13 +75,13 @@ class Cache:
         An answer to a write may be read after the watch has reported the deletion.
         """
         metadata = body["metadata"]
-        version, uid = _identity(body)
+        version, uid = _read_identity(body)
         if version < self._deleted.get(uid, (-1.0, 0.0))[0]:
             return False
         namespace, name = metadata.get("namespace", ""), metadata["name"]
         known = self._known(resource, namespace, name)
         if known is not None:
-            known_version, known_uid = _identity(known)
+            known_version, known_uid = _read_identity(known)
             if known_uid != uid:  # the older of the two is gone, though an answer about it can still come
                 self._remember(uid if known_version >= version else known_uid, max(known_version, version))
             if known_version > version or (known_version == version and not self._is_more(resource, known, body)):
@@ -111,13 +111,13 @@ class Cache:
         hidden it. With `for_good` it is certain that it does not exist.
         """
         metadata = body["metadata"]
-        version, deleted = _identity(body)
+        version, deleted = _read_identity(body)
         self._remember(deleted, math.inf if for_good else version)
         namespace, name = metadata.get("namespace", ""), metadata["name"]
         known = self._known(resource, namespace, name)
         if known is None and resource == PODS:
             self._pods.release(Place(namespace, name))
-        if known is None or _identity(known)[1] != metadata["uid"]:
+        if known is None or _read_identity(known)[1] != metadata["uid"]:
             return
         self._forget(resource, namespace, name)
         if resource in OWNERS:
@@ -145,7 +145,7 @@ class Cache:
             self._pods.keep_only(namespace, uids)
         for space, objects in self._spaces(resource, namespace).items():
             for name, found in objects.items():
-                known_version, uid = _identity(found)
+                known_version, uid = _read_identity(found)
                 if uid not in uids and known_version <= version:
                     gone.append((space, name))
         bodies = [body for space, name in gone if (body := self.get(resource, space, name))]
@@ -165,7 +165,7 @@ class Cache:
 
     def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
         known = self._known(resource, namespace, name)
-        return None if known is None else _unpacked(known)
+        return None if known is None else _unpack(known)
 
     def has(self, key: Key) -> bool:
         return self.version(key) is not None
@@ -173,13 +173,13 @@ class Cache:
     def version(self, key: Key) -> int | None:
         """Return the newest known version of the object."""
         known = self._known(key.resource, key.namespace, key.name)
-        return None if known is None else _identity(known)[0]
+        return None if known is None else _read_identity(known)[0]
 
     def children(self, owner: Key, resource: Resource) -> list[Object]:
         """Return the owner's children of one kind, sorted by name."""
         names = sorted(name for kind, name in self._children.get(owner, ()) if kind == resource)
         of_namespace = self._objects[resource][owner.namespace] if names else {}
-        return [_unpacked(of_namespace[name]) for name in names]
+        return [_unpack(of_namespace[name]) for name in names]
 
     def find_pods_delay(self, owner: Key) -> float:
         """Return the seconds that a changed pod of this owner waits, so that changes of many pods share a pass."""
@@ -188,7 +188,7 @@ class Cache:
 
     def all(self, resource: Resource, namespace: str = "") -> list[Object]:
         """Return all objects of a kind, in one namespace or ("") in every one."""
-        return [_unpacked(known) for space in self._spaces(resource, namespace).values() for known in space.values()]
+        return [_unpack(known) for space in self._spaces(resource, namespace).values() for known in space.values()]
 
     def keys(self, resource: Resource) -> list[Key]:
         """Return the keys of all objects of a kind, without unpacking any."""
@@ -217,16 +217,16 @@ class Cache:
 
     def _keep(self, resource: Resource, body: Object) -> bool:
         owner = find_owner_key(resource, body)
-        kept = _worth_keeping(resource, body, owner_is_finished=owner in self._finished)
+        kept = _keep_part(resource, body, owner_is_finished=owner in self._finished)
         if kept is None:
             return False
         if resource == PODS:
             return self._keep_pod(owner, body)
         if isinstance(kept, dict) and resource in CHILDREN:
             if not (owner and self.has(owner) and is_made(resource, body)):
-                kept = reduce(body)
+                kept = reduce_child(body)
             elif resource == CONFIGMAPS:
-                kept = _packed(body)
+                kept = _pack(body)
         self._store(resource, owner, body["metadata"], kept)
         return True
 
@@ -239,20 +239,20 @@ class Cache:
         """Keep as much of a pod as there is room for. Return whether its owner needs a pass."""
         has_owner = owner is not None and self.has(owner)
         if not has_owner or PARTIAL in body:
-            is_kept = self._keep_reduced(owner, reduce(body))
+            is_kept = self._keep_reduced(owner, reduce_child(body))
             if owner and is_kept:
                 self._lacking.add(owner)
             return is_kept or has_owner
         others = self._pods.admit(owner, body) if is_complete(body) else None
         if others is None:
-            self._keep_reduced(owner, _without_spec(body), has_room=False)
+            self._keep_reduced(owner, _strip_spec(body), has_room=False)
             return True
         self._store(PODS, owner, body["metadata"], body)
         for place in others:
             other = self._objects[PODS][place.namespace][place.name]
             assert isinstance(other, dict)  # of pods none is packed
             self._forget(PODS, *place)
-            self._keep_reduced(find_owner_key(PODS, other), _without_spec(other), has_room=False)
+            self._keep_reduced(find_owner_key(PODS, other), _strip_spec(other), has_room=False)
         return True
 
     def _keep_reduced(self, owner: Key | None, body: Object, *, has_room: bool = True) -> bool:
@@ -265,14 +265,14 @@ class Cache:
         if not has_room:
             self._pods.note(owner, body, is_dropped=False)
         for place in others:
-            other = _unpacked(self._objects[PODS][place.namespace][place.name])
+            other = _unpack(self._objects[PODS][place.namespace][place.name])
             self._forget(PODS, *place)
             self._pods.note(find_owner_key(PODS, other), other, is_dropped=True)
         return True
 
     def _forget(self, resource: Resource, namespace: str, name: str) -> None:
         of_namespace = self._objects[resource][namespace]
-        known = _unpacked(of_namespace.pop(name))
+        known = _unpack(of_namespace.pop(name))
         if resource == PODS:
             self._pods.release(Place(namespace, name))
         if not of_namespace:
@@ -300,42 +300,42 @@ class Cache:
     def _keep_again(self, key: Key) -> None:
         """Decide again how much of an owner's children is kept."""
         for resource, name in list(self._children.get(key, ())):
-            child = _unpacked(self._objects[resource][key.namespace][name])
+            child = _unpack(self._objects[resource][key.namespace][name])
             self._forget(resource, key.namespace, name)
             self._keep(resource, child)
 
 
-def _worth_keeping(resource: Resource, body: Object, *, owner_is_finished: bool) -> Object | _Packed | None:
+def _keep_part(resource: Resource, body: Object, *, owner_is_finished: bool) -> Object | _Packed | None:
     if resource == FINETUNEJOBS and is_terminal(body):
-        return _packed(body)
+        return _pack(body)
     if resource == CLAIMS:  # they outlive their owners, and services use them then
-        packed = _packed(body)
-        return packed if len(packed.data) <= LARGEST_CLAIM else _packed(reduce(body))
+        packed = _pack(body)
+        return packed if len(packed.data) <= LARGEST_CLAIM else _pack(reduce_child(body))
     if not owner_is_finished:
         return body
     if resource == JOBS:
         parts = ("apiVersion", "kind", "metadata", PARTIAL)
-        return _packed({part: body[part] for part in parts if part in body})
+        return _pack({part: body[part] for part in parts if part in body})
     has_ended = (body.get("status") or {}).get("phase") in ("Succeeded", "Failed")
     return None if resource != PODS or has_ended else body
 
 
-def _without_spec(pod: Object) -> Object:
-    return reduce(pod, with_status=True) | {"spec": {"containers": []}}
+def _strip_spec(pod: Object) -> Object:
+    return reduce_child(pod, with_status=True) | {"spec": {"containers": []}}
 
 
-def _packed(body: Object) -> _Packed:
-    return _Packed(*_identity(body), is_complete(body), zlib.compress(_encode(body).encode(), 1))
+def _pack(body: Object) -> _Packed:
+    return _Packed(*_read_identity(body), is_complete(body), zlib.compress(_encode(body).encode(), 1))
 
 
-def _unpacked(known: Object | _Packed) -> Object:
+def _unpack(known: Object | _Packed) -> Object:
     if not isinstance(known, _Packed):
         return known
     found: Object = bounded_json.load_bounded_json(zlib.decompress(known.data))
     return found
 
 
-def _identity(known: Object | _Packed) -> tuple[int, str]:
+def _read_identity(known: Object | _Packed) -> tuple[int, str]:
     """Return version and uid."""
     if isinstance(known, _Packed):
         return known.version, known.uid

@@ -237,8 +237,8 @@ class Api:
             async with self._session.get(path, params=params, headers=await self._headers(), timeout=timeout) as stream:
                 code = str(stream.status)
                 if stream.status >= 400:
-                    answer = await _read(stream, LARGEST_ANSWER)
-                    raise ApiError(stream.status, _message(answer), _retry_after(stream.headers))
+                    answer = await _read_bounded(stream, LARGEST_ANSWER)
+                    raise ApiError(stream.status, _read_message(answer), _parse_retry_after(stream.headers))
                 rest = b""
                 async for data in stream.content.iter_any():
                     *lines, rest = (rest + data).split(b"\n")
@@ -271,7 +271,7 @@ class Api:
         try:
             return bounded_json.load_bounded_json(answer)
         except ValueError as error:
-            raise UnusableAnswer(200, _quote(answer)) from error
+            raise UnusableAnswer(200, _quote_answer(answer)) from error
 
     async def _fetch(
         self,
@@ -294,11 +294,11 @@ class Api:
             async with self._session.request(
                 method, path, params=params, data=payload, headers=headers, timeout=timeout
             ) as response:
-                answer = await _read(response, LARGEST_ANSWER if largest is None else largest)
+                answer = await _read_bounded(response, LARGEST_ANSWER if largest is None else largest)
                 code = str(response.status)
                 self._warn(method, path, response.headers.getall("Warning", []))
                 if response.status >= 400:
-                    raise ApiError(response.status, _message(answer), _retry_after(response.headers))
+                    raise ApiError(response.status, _read_message(answer), _parse_retry_after(response.headers))
                 return answer
         except _TooLarge as error:
             if largest is not None:
@@ -310,7 +310,7 @@ class Api:
     def _warn(self, method: str, path: str, warnings: Iterable[str]) -> None:
         """Log the API server's warnings, each one once for each object."""
         for warning in warnings:
-            line = f"{method} {path}: the API server warns: {_warning_text(warning)}"
+            line = f"{method} {path}: the API server warns: {_parse_warning(warning)}"
             if line in self._warned:
                 continue
             if len(self._warned) >= WARNINGS_KEPT:
@@ -350,13 +350,13 @@ class _Payload(aiohttp.BytesPayload):
         await super().write_with_length(writer, content_length)
 
 
-def _warning_text(header: str) -> str:
+def _parse_warning(header: str) -> str:
     """Return the text of a Warning header, which RFC 7234 defines as `299 - "text"`."""
     _, quote, text = header.partition('"')
     return text.rpartition('"')[0].replace('\\"', '"') if quote else header
 
 
-async def _read(response: aiohttp.ClientResponse, largest: int) -> bytes:
+async def _read_bounded(response: aiohttp.ClientResponse, largest: int) -> bytes:
     data = bytearray()
     async for piece in response.content.iter_any():
         data += piece
@@ -365,20 +365,20 @@ async def _read(response: aiohttp.ClientResponse, largest: int) -> bytes:
     return bytes(data)
 
 
-def _retry_after(headers: Mapping[str, str]) -> float:
+def _parse_retry_after(headers: Mapping[str, str]) -> float:
     """Return the header's seconds; the API server sends no dates."""
     value = headers.get("Retry-After", "")
     return min(float(value), LONGEST_PAUSE_SECONDS) if value.isdecimal() else 0.0
 
 
-def _message(answer: bytes) -> str:
+def _read_message(answer: bytes) -> str:
     try:
         return str(bounded_json.load_bounded_json(answer)["message"])
     except (ValueError, KeyError, TypeError):
-        return _quote(answer)
+        return _quote_answer(answer)
 
 
-def _quote(answer: bytes) -> str:
+def _quote_answer(answer: bytes) -> str:
     """Return the beginning of an answer that is not JSON, for a message."""
     return answer[:2000].decode(errors="replace").strip()[:500]
 
@@ -393,7 +393,7 @@ def _read_event(status: int, line: bytes) -> Object:
             or ((kind == "BOOKMARK" or is_object(body)) and is_version(body["metadata"]["resourceVersion"]))
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise UnusableAnswer(status, _quote(line)) from error
+        raise UnusableAnswer(status, _quote_answer(line)) from error
     if not is_usable:
-        raise UnusableAnswer(status, _quote(line))
+        raise UnusableAnswer(status, _quote_answer(line))
     return event

@@ -25,7 +25,7 @@ POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 logger = logging.getLogger(__name__)
 
 
-def pod_namespace() -> str | None:
+def read_pod_namespace() -> str | None:
     """Return the namespace that this process runs in, or None outside a cluster."""
     return POD_NAMESPACE.read_text().strip() if POD_NAMESPACE.exists() else None
 

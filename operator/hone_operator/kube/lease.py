@@ -77,7 +77,7 @@ class Lease:
         held, self._renewed_at = self.is_held, None
         if not held:
             return
-        spec = {**self._seen["spec"], "holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()}
+        spec = {**self._seen["spec"], "holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _format_now()}
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
                 self._saw(await self._api.replace(LEASES, {**self._seen, "spec": spec}))
@@ -109,7 +109,7 @@ class Lease:
             if found is None:
                 if self._seen:
                     logger.warning("%s was deleted: it is created again", self)
-                self._saw(await self._api.create(LEASES, self._body(_now(), 0)))
+                self._saw(await self._api.create(LEASES, self._body(_format_now(), 0)))
                 return True
             self._saw(found)
             if not self._is_free():
@@ -118,7 +118,7 @@ class Lease:
         if before.get("holderIdentity") == self.identity:
             body = self._body(before["acquireTime"], before.get("leaseTransitions") or 0)
         else:
-            body = self._body(_now(), (before.get("leaseTransitions") or 0) + 1)
+            body = self._body(_format_now(), (before.get("leaseTransitions") or 0) + 1)
         body["metadata"]["resourceVersion"] = self._seen["metadata"]["resourceVersion"]
         try:
             self._saw(await self._api.replace(LEASES, body))
@@ -159,7 +159,7 @@ class Lease:
                 "holderIdentity": self.identity,
                 "leaseDurationSeconds": int(LEASE_SECONDS),
                 "acquireTime": acquired,
-                "renewTime": _now(),
+                "renewTime": _format_now(),
                 "leaseTransitions": transitions,
             },
         }
@@ -175,7 +175,7 @@ class Use(StrEnum):
     NONE = "none"
 
 
-def judge(spec: Object | None, identity: str, before: Use, unchanged: float, age: float) -> Use:
+def judge_former_lease(spec: Object | None, identity: str, before: Use, unchanged: float, age: float) -> Use:
     """Return the use of a FormerLease with this spec, where `before` was its use until now.
 
     The spec is unchanged for `unchanged` seconds, and was written `age` seconds ago. A leader that ends leaves a Lease
@@ -184,11 +184,11 @@ def judge(spec: Object | None, identity: str, before: Use, unchanged: float, age
     if spec is None:
         return Use.NONE
     if holder := str(spec.get("holderIdentity") or ""):
-        return Use.OURS if deployment_of(holder) == deployment_of(identity) else Use.NONE
+        return Use.OURS if find_deployment(holder) == find_deployment(identity) else Use.NONE
     return Use.NONE if unchanged >= LEASE_SECONDS or age >= OLD_SECONDS else before
 
 
-def deployment_of(identity: str) -> str:
+def find_deployment(identity: str) -> str:
     """Return the Deployment of an identity POD_UUID.
 
     Kubernetes cuts long names of pods before their last 5 characters.
@@ -235,16 +235,16 @@ class FormerLease(Lease):
 
     def _judge(self) -> None:
         spec = self._seen.get("spec")
-        age = _seconds_since(str(spec.get("renewTime"))) if spec else 0.0
-        self.use = judge(spec, self.identity, self.use, time.monotonic() - self._seen_at, age)
+        age = _count_seconds_since(str(spec.get("renewTime"))) if spec else 0.0
+        self.use = judge_former_lease(spec, self.identity, self.use, time.monotonic() - self._seen_at, age)
 
 
-def _now() -> str:
+def _format_now() -> str:
     """Return the present time as a MicroTime of Kubernetes."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _seconds_since(moment: str) -> float:
+def _count_seconds_since(moment: str) -> float:
     """Return the seconds since a moment, by the wall clock; 0 where the moment can't be parsed."""
     try:
         return (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()

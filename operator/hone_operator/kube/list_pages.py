@@ -43,7 +43,7 @@ class ListPage:
             name, at = _decode(text, at)
             at = _expect(text, _skip(text, at), ":")
             if name == "items" and text[at] == "[":
-                at = yield from _elements(text, at)
+                at = yield from _find_elements(text, at)
             else:
                 value, at = _decode(text, at)
                 if name == "metadata":
@@ -92,7 +92,7 @@ def is_version(value: object) -> bool:
     return isinstance(value, str) and value.isascii() and value.isdecimal()
 
 
-def _elements(text: str, at: int) -> Generator[Object, None, int]:
+def _find_elements(text: str, at: int) -> Generator[Object, None, int]:
     """Yield the elements of the array that begins at a position; return where it ends."""
     at = _expect(text, at, "[")
     if text[at : at + 1] == "]":

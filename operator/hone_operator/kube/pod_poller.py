@@ -104,7 +104,7 @@ class Poller:
     async def _get(self, key: Key, url: str) -> Any:
         """Return the pod's answer; None when it is not usable: the next one will do."""
         try:
-            return read_answer(key, await bounded_get.get(url))
+            return read_answer(key, await bounded_get.get_bounded(url))
         except (bounded_get.Unusable, TimeoutError, ValueError, OSError) as error:
             logger.debug("%s gives no usable answer: %s", url, error)
             return None

@@ -62,10 +62,10 @@ def is_complete(child: Object) -> bool:
 def is_made(resource: Resource, child: Object) -> bool:
     """Return whether Hone creates children of this kind and name for the owner that this child names."""
     owner = find_owner_key(resource, child)
-    return owner is not None and (resource == PODS or child["metadata"]["name"] in _names(resource, owner))
+    return owner is not None and (resource == PODS or child["metadata"]["name"] in _list_names(resource, owner))
 
 
-def reduce(child: Object, *, with_status: bool = False) -> Object:
+def reduce_child(child: Object, *, with_status: bool = False) -> Object:
     """Return a child's identity, its owner, and whether it is being deleted, as a PARTIAL object."""
     metadata = child["metadata"]
     kept = {name: metadata[name] for name in _METADATA if name in metadata}
@@ -103,15 +103,15 @@ class PodBudget:
 
     def admit(self, owner: Key | None, pod: Object) -> list[Place] | None:
         """Return the pods that have to be reduced for this one; None where this one has to be reduced."""
-        return self._full.take(place_of(pod), owner, sizes.measure_memory(pod))
+        return self._full.take(find_place(pod), owner, sizes.measure_memory(pod))
 
     def admit_reduced(self, owner: Key | None, pod: Object) -> list[Place] | None:
         """Return the pods that have to be dropped for a reduced one; None where this one has to be dropped."""
-        return self._reduced.take(place_of(pod), owner, sizes.measure_memory(pod))
+        return self._reduced.take(find_place(pod), owner, sizes.measure_memory(pod))
 
     def note(self, owner: Key | None, pod: Object, *, is_dropped: bool) -> None:
         """Note a pod for which there is no room."""
-        place = place_of(pod)
+        place = find_place(pod)
         self._owners[place] = owner
         self._without[owner][place] = pod["metadata"]["uid"], is_dropped
         if place.namespace not in self._reported:
@@ -148,12 +148,12 @@ class PodBudget:
                     self.release(place)
 
 
-def place_of(pod: Object) -> Place:
+def find_place(pod: Object) -> Place:
     """Return namespace and name of a pod."""
     return Place(pod["metadata"].get("namespace", ""), pod["metadata"]["name"])
 
 
-def _names(resource: Resource, owner: Key) -> tuple[str, ...]:
+def _list_names(resource: Resource, owner: Key) -> tuple[str, ...]:
     if owner.resource == FINETUNEJOBS:
         if resource == JOBS:
             return child_names.job_name(owner.name), child_names.prepare_job_name(owner.name)

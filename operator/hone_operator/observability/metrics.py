@@ -146,7 +146,7 @@ class JobMeter:
         """Count what a newer version of a job adds to the last one."""
         status = job.get("status") or {}
         uid, now = job["metadata"]["uid"], time.monotonic()
-        spent, (stage, reason) = _as_number(status.get("gpuSeconds")), _read_stage_and_reason(status)
+        spent, (stage, reason) = _parse_number(status.get("gpuSeconds")), _read_stage_and_reason(status)
         if (before := self._known.get(uid)) is None:
             # When the stage of a job began is unknown if the first observed version already has one.
             self._known[uid] = JobState(spent, stage, reason, None if "stage" in status else now)
@@ -228,5 +228,5 @@ def _compute_ages(begun: Iterable[float]) -> list[float]:
     return [now - each for each in begun]
 
 
-def _as_number(value: object) -> float:
+def _parse_number(value: object) -> float:
     return float(value) if isinstance(value, int | float) else 0.0

@@ -179,7 +179,7 @@ def network(claim: Path, tmp_path: Path) -> Any:
 
 @pytest.mark.usefixtures("network")
 def test_hone_merge_writes_no_model_that_answers_differently(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lora, "merge", forget_the_adapter)
+    monkeypatch.setattr(lora, "merge_adapter", forget_the_adapter)
     with pytest.raises(HoneError) as refused:
         merge_adapter_into_base(MergeOptions(tmp_path / "adapter", tmp_path / "out", base=str(tmp_path / "base")))
     assert refused.value.reason.name == "MergeMismatch"
@@ -191,7 +191,7 @@ def test_hone_merge_writes_no_model_that_answers_differently(tmp_path: Path, mon
 def test_a_job_saves_no_merged_model_that_answers_differently(
     network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, is_shared: bool
 ) -> None:
-    monkeypatch.setattr(artifact, "merge", forget_the_adapter)
+    monkeypatch.setattr(artifact, "merge_adapter", forget_the_adapter)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
     weights = network.state_dict() if is_shared else None
     load_base = functools.partial(AutoModelForCausalLM.from_pretrained, tmp_path / "base")

@@ -194,7 +194,7 @@ def test_any_configuration_is_merged_or_refused_with_a_name(
     reason = "none"
     try:
         found = find_adapter(folder, "owner/name")
-        lora.merge(lora.adapt(copy.deepcopy(base), *lora.load_files(found.folder)))
+        lora.merge_adapter(lora.add_adapter(copy.deepcopy(base), *lora.load_files(found.folder)))
     except HoneError as error:
         reason = error.reason.name
     assert reason in ("none", CORRUPT, MISMATCH, INVALID)

@@ -90,7 +90,7 @@ def test_text_from_outside_stays_text(reported: Any) -> None:
     hostile["settings"] = [{"name": EVIL, "value": EVIL, "source": EVIL}]
     hostile["dataset"] = {"format": EVIL, "train": {EVIL: EVIL}}
     hostile["evaluation"]["answers"] = [{"prompt": EVIL, "before": EVIL, "after": EVIL}]
-    parsed = Page(html.render(hostile))
+    parsed = Page(html.render_page(hostile))
     assert parsed.tags.count("script") == 1
     assert "img" not in parsed.tags
     assert all(value.startswith("#term-") for _, name, value in parsed.attributes if name == "href")
@@ -101,7 +101,7 @@ def test_the_page_holds_the_measurements(reported: Any, data: dict[str, Any]) ->
     parsed = Page((reported.output / "report/report.html").read_text())
     metrics = reported.manifest["metrics"]
     for name in ("evalLossBefore", "evalLossAfter", "perplexityBefore", "perplexityAfter"):
-        assert html.number(metrics[name]) in parsed.data
+        assert html.format_number(metrics[name]) in parsed.data
     assert reported.manifest["digest"] in parsed.data
     labels = [value for tag, name, value in parsed.attributes if (tag, name) == ("svg", "aria-label")]
     titles = ["Loss", "Learning rate", "Gradient norm", "Speed", "Memory of the process (no GPU)"]
@@ -120,16 +120,16 @@ def test_every_value_of_the_tables_has_a_name_for_people_that_is_explained(repor
         "maxLength",
         "digest",
         "datasetFingerprint",
-        *html.flat(data["dataset"]["train"]),
+        *html.flatten_names(data["dataset"]["train"]),
     ]
     shown += [f"measured {name}" for name in data["memory"]["measured"]]
     shown += [f"estimate {name}" for name in data["memory"]["estimate"] or {}]
-    assert linked == {f"#{html.anchor(name)}" for name in shown}
+    assert linked == {f"#{html.make_anchor(name)}" for name in shown}
 
 
 def test_every_field_of_the_contract_and_every_kind_of_memory_is_a_term() -> None:
     zero = dict.fromkeys(SplitReport.model_fields, 0) | {"lengths": {"p50": 0, "p95": 0, "max": 0}}
-    names = set(html.flat(SplitReport.model_validate(zero).to_wire()))
+    names = set(html.flatten_names(SplitReport.model_validate(zero).to_wire()))
     names |= {f"estimate {to_camel(name)}" for name in Estimate.model_fields}
     names |= {f"measured {to_camel(name)}" for name in memory_usage.MEMORY}
     assert names <= TERMS.keys()
@@ -178,7 +178,7 @@ def test_a_full_disk_is_named(data: dict[str, Any], tmp_path: Path, monkeypatch:
 
 def test_a_page_with_little_data_is_still_a_page(data: dict[str, Any]) -> None:
     least = data | {"log": [], "dataset": None, "settings": [], "metrics": {}, "evaluation": {"answers": []}}
-    parsed = Page(html.render(least | {"memory": {"estimate": None, "measured": {}}}))
+    parsed = Page(html.render_page(least | {"memory": {"estimate": None, "measured": {}}}))
     assert "figure" not in parsed.tags
     assert "Before and after" not in parsed.data
     assert data["digest"] in parsed.data

@@ -29,11 +29,11 @@ def _find_by_position(data: LoadedDataset, start: int, wanted: list[int]) -> dic
 
 def _find_by_content(data: LoadedDataset, given: Dataset, wanted: list[int]) -> dict[int, str]:
     """Find rows by their content, since evalFraction draws rows at random and their positions carry no information."""
-    keys = {index: _key(given[index]) for index in wanted}
+    keys = {index: _make_key(given[index]) for index in wanted}
     missing = set(keys.values())
     found: dict[str, str] = {}
     for where, row in data.rows():
-        key = _key(row)
+        key = _make_key(row)
         if key in missing:
             missing.remove(key)
             found[key] = where
@@ -42,7 +42,7 @@ def _find_by_content(data: LoadedDataset, given: Dataset, wanted: list[int]) -> 
     return {index: found.get(key, f"row {index + 1}") for index, key in keys.items()}
 
 
-def _key(row: dict[str, Any]) -> str:
+def _make_key(row: dict[str, Any]) -> str:
     return json.dumps(_remove_none(row), sort_keys=True, default=str)
 
 

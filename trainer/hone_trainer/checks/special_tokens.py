@@ -56,7 +56,9 @@ class WhitespaceTokens:
 def read_ends(whole: Dataset, tokenizer: PreTrainedTokenizerBase) -> RowEnds:
     """Read the ends of every row."""
     spaces = WhitespaceTokens(tokenizer)
-    return RowEnds(*map(np.concatenate, zip(*(_read(batch, spaces) for batch in iterate_tokens(whole)), strict=True)))
+    return RowEnds(
+        *map(np.concatenate, zip(*(_read_ends(batch, spaces) for batch in iterate_tokens(whole)), strict=True))
+    )
 
 
 def find_missing_ends(
@@ -108,7 +110,7 @@ def adds_end(tokenizer: PreTrainedTokenizerBase) -> bool:
     return tokenizer.eos_token_id is not None and tokenizer("a")["input_ids"][-1:] == [tokenizer.eos_token_id]
 
 
-def _read(batch: RowTokens, spaces: WhitespaceTokens) -> tuple[np.ndarray, ...]:
+def _read_ends(batch: RowTokens, spaces: WhitespaceTokens) -> tuple[np.ndarray, ...]:
     starts, ends = batch.offsets[:-1].astype(np.int64), batch.offsets[1:].astype(np.int64)
     everywhere = np.arange(len(batch.ids))
     last = _step_back(batch.ids, everywhere, starts, ends, spaces)
@@ -117,11 +119,11 @@ def _read(batch: RowTokens, spaces: WhitespaceTokens) -> tuple[np.ndarray, ...]:
     bounds = np.searchsorted(learned, starts), np.searchsorted(learned, ends)
     last_learned = _step_back(batch.ids, learned, *bounds, spaces)
     return (
-        _take(batch.ids, starts, starts < ends),
-        _take(batch.ids, starts + 1, starts + 1 < ends),
-        _take(batch.ids, before_last, before_last >= starts),
-        _take(batch.ids, last, last >= starts),
-        _take(batch.ids[learned], last_learned, last_learned >= bounds[0]),
+        _take_existing(batch.ids, starts, starts < ends),
+        _take_existing(batch.ids, starts + 1, starts + 1 < ends),
+        _take_existing(batch.ids, before_last, before_last >= starts),
+        _take_existing(batch.ids, last, last >= starts),
+        _take_existing(batch.ids[learned], last_learned, last_learned >= bounds[0]),
     )
 
 
@@ -142,7 +144,7 @@ def _step_back(
     return found
 
 
-def _take(ids: np.ndarray, indices: np.ndarray, exists: np.ndarray) -> np.ndarray:
+def _take_existing(ids: np.ndarray, indices: np.ndarray, exists: np.ndarray) -> np.ndarray:
     """Return `ids[indices]`, and NONE where no such token exists."""
     found = np.full(len(indices), NONE, np.int32)
     found[exists] = ids[indices[exists]]

@@ -68,11 +68,11 @@ def check_traits(args: SFTConfig, traits: ModelTraits) -> None:
 def _masks_by_position(outline: PreTrainedModel) -> bool:
     """Return whether all calls that make a causal mask in the source of a model's classes pass the positions on."""
     classes = {type(part).__qualname__: type(part) for part in outline.modules() if isinstance(part, PreTrainedModel)}
-    calls = [passes for kind in classes.values() for passes in _mask_calls(kind)]
+    calls = [passes for kind in classes.values() for passes in _find_mask_calls(kind)]
     return bool(calls) and all(calls)
 
 
-def _mask_calls(kind: type) -> list[bool]:
+def _find_mask_calls(kind: type) -> list[bool]:
     """Return, for each call that makes a causal mask in the source of a class, whether it passes the positions on."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))

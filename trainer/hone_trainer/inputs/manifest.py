@@ -106,7 +106,9 @@ def load_inputs(options: RunOptions | PlanOptions) -> JobInputs:
     config_maps = dict(
         _parse_config_map(options.manifest, document) for document in documents if document.get("kind") == "ConfigMap"
     )
-    secrets = dict(_secret(options.manifest, document) for document in documents if document.get("kind") == "Secret")
+    secrets = dict(
+        _parse_secret(options.manifest, document) for document in documents if document.get("kind") == "Secret"
+    )
     return JobInputs(job, options.claims, options.config_maps, config_maps, options.secrets, secrets)
 
 
@@ -148,7 +150,7 @@ def _parse_config_map(manifest: Path, document: dict[str, Any], kind: str = "Con
     return name, data or {}
 
 
-def _secret(manifest: Path, document: dict[str, Any]) -> tuple[str, dict[str, str]]:
+def _parse_secret(manifest: Path, document: dict[str, Any]) -> tuple[str, dict[str, str]]:
     """Return name and values of a Secret. Raises HoneError InvalidSpec for what `kubectl apply` would refuse."""
     name, values = _parse_config_map(manifest, document, "Secret")
     try:

@@ -74,7 +74,7 @@ def read_architecture(network: PreTrainedModel) -> Architecture:
             "its layers carry state from one token to the next, and the formulas are those of attention"
         )
     try:
-        return _read(network, config)
+        return _read_architecture(network, config)
     except (AttributeError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         text = " ".join(str(error).split())
         raise UnestimatedError(
@@ -89,7 +89,7 @@ def carries_state(network: PreTrainedModel) -> bool:
     )
 
 
-def _read(network: PreTrainedModel, config: Any) -> Architecture:
+def _read_architecture(network: PreTrainedModel, config: Any) -> Architecture:
     hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
     intermediate = int(
         getattr(config, "moe_intermediate_size", None)
@@ -99,7 +99,7 @@ def _read(network: PreTrainedModel, config: Any) -> Architecture:
         or 4 * hidden
     )
     head_size = int(getattr(config, "head_dim", None) or hidden // heads)
-    layers = decoder_layers(network)
+    layers = find_decoder_layers(network)
     largest = max(layers, key=count_parameters)
     own: Any = network
     head, embedding = own.get_output_embeddings(), own.get_input_embeddings()
@@ -145,7 +145,7 @@ def measure_adapter(network: PreTrainedModel, spec: FineTuneJobSpec) -> AdapterS
     adapted = apply_adapter(network, spec)
     lora: Any = adapted.active_peft_config
     trainable, total = adapted.get_nb_trainable_parameters()
-    largest = max(decoder_layers(network), key=lambda layer: sum(_list_trained_sizes(layer)))
+    largest = max(find_decoder_layers(network), key=lambda layer: sum(_list_trained_sizes(layer)))
     wrapped: list[Any] = [module for module in largest.modules() if isinstance(module, LoraLayer)]
     linear = [module for module in wrapped if not isinstance(module, ParamWrapper)]
     return AdapterShape(
@@ -180,7 +180,7 @@ def apply_adapter(network: PreTrainedModel, spec: FineTuneJobSpec) -> PeftModel:
         ) from error
 
 
-def decoder_layers(network: torch.nn.Module) -> list[torch.nn.Module]:
+def find_decoder_layers(network: torch.nn.Module) -> list[torch.nn.Module]:
     """Return the decoder's layers: the list of modules with the most parameters."""
     lists = [list(module) for module in network.modules() if isinstance(module, torch.nn.ModuleList) and len(module)]
     if not lists:

@@ -52,17 +52,17 @@ def make_memory_plan(
 
     config = network.config
     total = architecture.count_parameters(network)
-    notes = _notes(spec, config)
+    notes = _make_notes(spec, config)
     try:
         shape = architecture.read_architecture(network)
-        adapter = _adapter(spec, network)
+        adapter = _measure_adapter(spec, network)
     except architecture.UnestimatedError as error:
-        return MemoryPlan(None, _parameters(spec, network, total), None, notes, str(error))
+        return MemoryPlan(None, _count_parameters(spec, network, total), None, notes, str(error))
     if spec.model.dtype != "auto":
         shape = replace(shape, weight_bytes=WIDTHS[spec.model.dtype])
     own = None if spec.method == "full" else adapter
     settings = make_settings(
-        spec, shape, own, length=length or _length(spec, config), processes=processes, sharding=sharding
+        spec, shape, own, length=length or _find_length(spec, config), processes=processes, sharding=sharding
     )
     settings = replace(settings, eager=choose_default_kernel(network) == "eager")
     notes = (*notes, *paging.find_warnings(spec, settings))
@@ -70,7 +70,7 @@ def make_memory_plan(
     return MemoryPlan(settings, parameters, adapter, notes)
 
 
-def _notes(spec: FineTuneJobSpec, config: Any) -> tuple[str, ...]:
+def _make_notes(spec: FineTuneJobSpec, config: Any) -> tuple[str, ...]:
     """Return the assumptions of the estimate."""
     from hone_trainer.models import quantization
 
@@ -86,7 +86,7 @@ def _notes(spec: FineTuneJobSpec, config: Any) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _adapter(spec: FineTuneJobSpec, network: Any) -> AdapterShape | None:
+def _measure_adapter(spec: FineTuneJobSpec, network: Any) -> AdapterShape | None:
     """Return what method lora trains; for method full, what it would train, or None when it can't train the model."""
     from hone_trainer.memory import architecture
 
@@ -98,7 +98,7 @@ def _adapter(spec: FineTuneJobSpec, network: Any) -> AdapterShape | None:
         return None
 
 
-def _parameters(spec: FineTuneJobSpec, network: Any, total: int) -> Parameters:
+def _count_parameters(spec: FineTuneJobSpec, network: Any, total: int) -> Parameters:
     """Count the parameters of a model that is not estimated. Raises as `make_memory_plan` does."""
     from hone_trainer.memory import architecture
 
@@ -151,7 +151,7 @@ def make_settings(
     )
 
 
-def _length(spec: FineTuneJobSpec, config: Any) -> int:
+def _find_length(spec: FineTuneJobSpec, config: Any) -> int:
     written = spec.training.sft_config()
     length = written.get("max_length", LENGTH)
     return int(length or getattr(config.get_text_config(), "max_position_embeddings", None) or LENGTH)

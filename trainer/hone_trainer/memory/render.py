@@ -91,7 +91,7 @@ def render_verdict(settings: MemorySettings, adapter: AdapterShape | None, found
     """Return which GPUs it fits, with what is left; if none, what to lower for the largest and for the smallest."""
     host = host_states_only(settings)
     fitting = advice.find_fitting_gpus(found, GPUS, host)
-    lines = [f"  {_named(gpu):<54}{_room(gpu, found, host)}" for gpu in GPUS]
+    lines = [f"  {_describe_gpu(gpu):<54}{_describe_room(gpu, found, host)}" for gpu in GPUS]
     if fitting:
         return ["Fits" if len(fitting) == len(GPUS) else "Fits some", *lines]
     advised = []
@@ -101,10 +101,10 @@ def render_verdict(settings: MemorySettings, adapter: AdapterShape | None, found
     return ["Fits none", *lines, "", "To fit, set", *(advised or ["  nothing that Hone knows: take a smaller model"])]
 
 
-def _named(gpu: Gpu) -> str:
+def _describe_gpu(gpu: Gpu) -> str:
     return f"{gpu.name}, {format_gib(gpu.memory)}" + (f" ({gpu.note})" if gpu.note else "")
 
 
-def _room(gpu: Gpu, found: Estimate, host: int) -> str:
+def _describe_room(gpu: Gpu, found: Estimate, host: int) -> str:
     left = advice.get_free_bytes(found, gpu, host)
     return f"{format_gib(left)} left" if left >= 0 else f"{format_gib(-left)} too little"

@@ -45,29 +45,29 @@ def find_adapter(place: Path, base: str | None) -> MergeSource:
                 remedy="It needs no merging: serve it as it is.",
             )
         proof.check()
-        return _of_artifact(proof.root, proof.manifest, base)
+        return _make_artifact_source(proof.root, proof.manifest, base)
     if not os.path.isfile(place / ADAPTER_CONFIG):  # also False for a path that is too long
         raise HoneError(
             ARTIFACT_MISSING,
             f"ADAPTER is {place}, which has neither {MANIFEST} nor {ADAPTER_CONFIG}",
             remedy="Name the folder of an adapter, or the output folder of a job.",
         )
-    config = _config(place)
+    config = _read_config(place)
     revision = None if base else config.revision
-    return MergeSource(place, base or _trained_on(config, place), revision, f"the adapter in `{place.resolve().name}`")
+    return MergeSource(place, base or _find_base(config, place), revision, f"the adapter in `{place.resolve().name}`")
 
 
-def _of_artifact(root: Path, manifest: ArtifactManifest, base: str | None) -> MergeSource:
+def _make_artifact_source(root: Path, manifest: ArtifactManifest, base: str | None) -> MergeSource:
     origin = f"the adapter of FineTuneJob {manifest.job} (artifact `{manifest.digest}`)"
     folder = root / ADAPTER
-    config = _config(folder)
+    config = _read_config(folder)
     cache = root / CACHE if (root / CACHE).is_dir() else None
     if base:
         return MergeSource(folder, base, None, origin, cache)
     known = manifest.base_model
     if known.name:
         return MergeSource(folder, known.name, known.revision, origin, cache)
-    trained_on = _trained_on(config, folder)
+    trained_on = _find_base(config, folder)
     if not (Path(trained_on) / "config.json").is_file():
         place = known.uri or f"on claim {known.claim}, path {known.path or ''!r}"
         raise HoneError(
@@ -78,7 +78,7 @@ def _of_artifact(root: Path, manifest: ArtifactManifest, base: str | None) -> Me
     return MergeSource(folder, trained_on, None, origin, cache)
 
 
-def _config(folder: Path) -> AdapterConfig:
+def _read_config(folder: Path) -> AdapterConfig:
     config = read_adapter_config(folder)
     if config.peft_type != "LORA":
         raise HoneError(
@@ -95,7 +95,7 @@ def _config(folder: Path) -> AdapterConfig:
     return config
 
 
-def _trained_on(config: AdapterConfig, folder: Path) -> str:
+def _find_base(config: AdapterConfig, folder: Path) -> str:
     found = config.base_model_name_or_path
     if not found:
         raise HoneError(MODEL_NOT_FOUND, f"{folder / ADAPTER_CONFIG} names no base model", remedy=NAME_THE_BASE)

@@ -50,9 +50,9 @@ def write_merged_model(adapter: MergeSource, options: MergeOptions) -> None:
     config, learned = lora.load_files(adapter.folder)
     own = load_own_tokenizer(adapter, options.trust_remote_code)
     base, tokenizer, commit = load_base(adapter, options, own)
-    adapted = lora.adapt(base, config, learned)
+    adapted = lora.add_adapter(base, config, learned)
     comparison = compare_with(adapted)
-    merged = lora.merge(adapted)
+    merged = lora.merge_adapter(adapted)
     out.parent.mkdir(parents=True, exist_ok=True)
     readme = make_card(adapter, commit, str(merged.dtype).removeprefix("torch."))
     check = partial(check_merged, comparison, options.trust_remote_code, print_line)
@@ -67,7 +67,7 @@ def load_own_tokenizer(adapter: MergeSource, trust: bool) -> PreTrainedTokenizer
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
     except Exception as error:
-        raise _refused(error, adapter, trust, ARTIFACT_CORRUPT, f"The tokenizer in {adapter.folder}") from error
+        raise _make_load_error(error, adapter, trust, ARTIFACT_CORRUPT, f"The tokenizer in {adapter.folder}") from error
 
 
 def load_base(
@@ -79,7 +79,7 @@ def load_base(
     a model brings code that `options` do not allow.
     """
     dtype, trust = options.dtype, options.trust_remote_code
-    location, is_folder = _locate(adapter.base)
+    location, is_folder = _locate_base(adapter.base)
     if is_folder:
         prove(Path(location))
     try:
@@ -98,13 +98,15 @@ def load_base(
         # As training does: the adapter may end its answers with another token than the base.
         align_special_tokens(base, tokenizer)  # type: ignore[no-untyped-call]
     except HoneError as error:
-        raise _of_the_base(error) from error
+        raise _rephrase_failure(error) from error
     except Exception as error:
-        raise _refused(error, adapter, trust, MODEL_INVALID, f"The base model is {adapter.base}, which") from error
+        raise _make_load_error(
+            error, adapter, trust, MODEL_INVALID, f"The base model is {adapter.base}, which"
+        ) from error
     return base, tokenizer, commit
 
 
-def _locate(base: str) -> tuple[str, bool]:
+def _locate_base(base: str) -> tuple[str, bool]:
     """Return where to load a base model from, and whether that is a folder: its absolute path, or a name on the hub.
 
     Raises HoneError ModelNotFound when it is neither, and ModelInvalid for a folder with an adapter.
@@ -140,7 +142,7 @@ by Hone {version("hone")}. It loads with transformers as it is.
 """
 
 
-def _of_the_base(error: HoneError) -> HoneError:
+def _rephrase_failure(error: HoneError) -> HoneError:
     """Return the failure phrased for the command line, where there is no spec."""
     message = error.message.replace("spec.model.name is", "The base model is")
     message = message.replace("spec.model.revision is", "The base model's revision is")
@@ -148,17 +150,17 @@ def _of_the_base(error: HoneError) -> HoneError:
     return HoneError(error.reason, message, remedy=remedy)
 
 
-def _refused(error: Exception, adapter: MergeSource, trust: bool, reason: Reason, what: str) -> HoneError:
+def _make_load_error(error: Exception, adapter: MergeSource, trust: bool, reason: Reason, what: str) -> HoneError:
     """Return the failure that an exception means while the base model, or the adapter's tokenizer, is loaded."""
     if "trust_remote_code" in str(error) and not trust:
         message = f"The base model is {adapter.base}, and it or the adapter's tokenizer brings its own code"
         return HoneError(INVALID_SPEC, message, remedy="Read that code, and add --trust-remote-code if you trust it.")
     found = make_hub_error(error, "model", adapter.base, adapter.revision or "main")
     if found.reason is not INTERNAL_ERROR:
-        return _of_the_base(found)
+        return _rephrase_failure(found)
     remedy = NAME_THE_BASE if reason is MODEL_INVALID else None
-    return HoneError(reason, f"{what} can't be loaded: {_line(error)}", remedy=remedy)
+    return HoneError(reason, f"{what} can't be loaded: {_describe_error(error)}", remedy=remedy)
 
 
-def _line(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__

@@ -28,17 +28,17 @@ def load_files(folder: Path) -> tuple[PeftConfig, dict[str, torch.Tensor]]:
     try:
         config: PeftConfig = PeftConfig.from_pretrained(place)
     except Exception as error:
-        raise _refused(error, ARTIFACT_CORRUPT, f"{folder / ADAPTER_CONFIG} can't be read") from error
+        raise _make_failure(error, ARTIFACT_CORRUPT, f"{folder / ADAPTER_CONFIG} can't be read") from error
     try:
         weights: dict[str, torch.Tensor] = load_peft_weights(place, "cpu")
     except Exception as error:
-        raise _refused(error, ARTIFACT_CORRUPT, f"The weights in {folder} can't be read") from error
+        raise _make_failure(error, ARTIFACT_CORRUPT, f"The weights in {folder} can't be read") from error
     if not isinstance(weights, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in weights.values()):
         raise HoneError(ARTIFACT_CORRUPT, f"The weights in {folder} are not named tensors")
     return config, weights
 
 
-def adapt(base: PreTrainedModel, config: PeftConfig, weights: dict[str, torch.Tensor]) -> PeftModel:
+def add_adapter(base: PreTrainedModel, config: PeftConfig, weights: dict[str, torch.Tensor]) -> PeftModel:
     """Put an adapter on `base`. `weights` are named as PEFT saves them.
 
     Raises HoneError AdapterMismatch when the adapter was made for another model.
@@ -47,7 +47,7 @@ def adapt(base: PreTrainedModel, config: PeftConfig, weights: dict[str, torch.Te
         adapted = get_peft_model(base, config)
         result: Any = set_peft_model_state_dict(adapted, weights)
     except Exception as error:
-        raise _refused(error, ADAPTER_MISMATCH, f"The adapter does not fit {base.name_or_path}") from error
+        raise _make_failure(error, ADAPTER_MISMATCH, f"The adapter does not fit {base.name_or_path}") from error
     left = sorted(result.unexpected_keys)
     lacking = sorted(name for name in result.missing_keys if ".lora_" in name or ".modules_to_save." in name)
     if left or lacking:
@@ -56,7 +56,7 @@ def adapt(base: PreTrainedModel, config: PeftConfig, weights: dict[str, torch.Te
     return adapted
 
 
-def merge(adapted: PeftModel, *, safely: bool = True) -> PreTrainedModel:
+def merge_adapter(adapted: PeftModel, *, safely: bool = True) -> PreTrainedModel:
     """Merge the adapter into its base, in the type of the base. Layers that are tied and adapted are untied.
 
     `safely` checks for weights that are not finite, which takes the memory of a layer, and then raises HoneError
@@ -66,18 +66,22 @@ def merge(adapted: PeftModel, *, safely: bool = True) -> PreTrainedModel:
     try:
         merged: Any = adapted.merge_and_unload(safe_merge=safely)
     except NotImplementedError as error:
-        raise HoneError(ADAPTER_MISMATCH, f"PEFT can't merge an adapter of this kind: {_line(error)}") from error
+        raise HoneError(
+            ADAPTER_MISMATCH, f"PEFT can't merge an adapter of this kind: {_describe_error(error)}"
+        ) from error
     except Exception as error:  # including ValueError, PEFT's check for NaN and infinity
-        raise _refused(error, ARTIFACT_CORRUPT, "The adapter can't be merged") from error
+        raise _make_failure(error, ARTIFACT_CORRUPT, "The adapter can't be merged") from error
     record_untied(merged)
     return merged  # type: ignore[no-any-return]
 
 
-def _refused(error: Exception, reason: Reason, found: str) -> HoneError:
+def _make_failure(error: Exception, reason: Reason, found: str) -> HoneError:
     """Return the failure that an exception means, such as OutOfMemory, else one with this reason."""
     failure = classify_error(error)
-    return HoneError(reason, f"{found}: {_line(error)}") if isinstance(failure, UnclassifiedError) else failure
+    return (
+        HoneError(reason, f"{found}: {_describe_error(error)}") if isinstance(failure, UnclassifiedError) else failure
+    )
 
 
-def _line(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     return f"{type(error).__name__} {' '.join(str(error).split())}".rstrip()

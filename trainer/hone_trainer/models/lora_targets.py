@@ -80,7 +80,7 @@ def check_targets(lora: LoraOptions, network: torch.nn.Module) -> None:
 
 def list_linear_layers(network: Any) -> list[str]:
     """Return the last part of the names of a model's linear layers that can be named as targets."""
-    return sorted({name.rpartition(".")[2] for name, _ in _linear(network) if not _is_bypassed(network, name)})
+    return sorted({name.rpartition(".")[2] for name, _ in _find_linear(network) if not _is_bypassed(network, name)})
 
 
 def find_extent(network: Any) -> AllLinearTargets:
@@ -89,16 +89,20 @@ def find_extent(network: Any) -> AllLinearTargets:
     convert_peft_config_for_transformers(config, network, None)
     found = set(config.target_parameters or ())
     modules = config.target_modules
-    excluded = [name for name, _ in _linear(network) if _is_bypassed(network, name)]
+    excluded = [name for name, _ in _find_linear(network) if _is_bypassed(network, name)]
     wanted = []
     for name, module in network.named_modules():
-        wanted += [f"{_tail(name)}.{parameter}" for parameter in _fused(name, module, network)]
+        wanted += [f"{_shorten_name(name)}.{parameter}" for parameter in _find_fused(name, module, network)]
         if isinstance(module, torch.nn.Linear) and not _is_linear(module):
-            wanted.append(f"{_tail(name)}.weight")
+            wanted.append(f"{_shorten_name(name)}.weight")
             excluded.append(name)
     if modules != ALL_LINEAR:  # PEFT has mistaken the names of some layers for those of experts
         named = set(modules or ())
-        wanted += [f"{_tail(name, 2)}.weight" for name, _ in _linear(network) if name.rpartition(".")[2] not in named]
+        wanted += [
+            f"{_shorten_name(name, 2)}.weight"
+            for name, _ in _find_linear(network)
+            if name.rpartition(".")[2] not in named
+        ]
     added = {one for one in wanted if not any(one == target or one.endswith(f".{target}") for target in found)}
     return AllLinearTargets(tuple(sorted(found | added)), tuple(sorted(added)), tuple(sorted(excluded)))
 
@@ -107,9 +111,11 @@ def find_left_out(network: Any) -> list[str]:
     """Return the linear layers without an adapter in a model whose others have one, by the end of their names."""
     wrapped = [module for module in network.modules() if isinstance(module, LoraLayer)]
     inside = {id(part) for module in wrapped for part in cast(torch.nn.Module, module).modules()}
-    names = {_tail(name) for name, module in _linear(network) if id(module) not in inside}
+    names = {_shorten_name(name) for name, module in _find_linear(network) if id(module) not in inside}
     for name, module in network.named_modules():
-        names |= {f"{_tail(name)}.{one}" for one in _fused(name, module, network) if id(module) not in inside}
+        names |= {
+            f"{_shorten_name(name)}.{one}" for one in _find_fused(name, module, network) if id(module) not in inside
+        }
     return sorted(names)
 
 
@@ -129,7 +135,7 @@ def _check_options(lora: LoraOptions, network: torch.nn.Module) -> None:
     )
 
 
-def _linear(network: Any) -> Iterator[tuple[str, Any]]:
+def _find_linear(network: Any) -> Iterator[tuple[str, Any]]:
     """Yield the linear layers with their names, without the output head."""
     head = network.get_output_embeddings()
     for name, module in network.named_modules():
@@ -156,7 +162,7 @@ def _returns_product(module: torch.nn.Linear) -> bool:
     return isinstance(found, torch.Tensor)
 
 
-def _fused(name: str, module: torch.nn.Module, network: Any) -> list[str]:
+def _find_fused(name: str, module: torch.nn.Module, network: Any) -> list[str]:
     """Return the parameters of a module that are fused linear layers of experts, or the router next to them."""
     if hasattr(module, "is_transposed") and hasattr(module, "num_experts"):
         return [own for own, parameter in module.named_parameters(recurse=False) if parameter.dim() == 3]
@@ -175,17 +181,17 @@ def _is_bypassed(network: Any, name: str) -> bool:
     except ValueError:
         return True
     kind: Any = type(network.get_submodule(parent))
-    source = _source_of(kind)
+    source = _read_source(kind)
     return bool(re.search(rf"self\.{re.escape(leaf)}\.weight\b(?!\.(dtype|device|shape|size)|\[)", source))
 
 
 @cache
-def _source_of(kind: Hashable) -> str:
+def _read_source(kind: Hashable) -> str:
     try:
         return inspect.getsource(cast(type, kind))
     except (OSError, TypeError):
         return ""
 
 
-def _tail(name: str, parts: int = 1) -> str:
+def _shorten_name(name: str, parts: int = 1) -> str:
     return ".".join(name.split(".")[-parts:])

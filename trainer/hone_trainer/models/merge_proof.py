@@ -47,12 +47,12 @@ class Comparison:
         try:
             merged = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", trust_remote_code=trust_remote_code)
         except LOAD_ERRORS as error:
-            raise HoneError(MERGE_MISMATCH, f"The merged model can't be loaded: {_line(error)}") from error
+            raise HoneError(MERGE_MISMATCH, f"The merged model can't be loaded: {_flatten_error(error)}") from error
         try:
             found = compute_logits(merged, self.tokens)
         except Exception as error:
-            return _not_compared(error)
-        difference = distance(found, self.logits)
+            return _describe_failure(error)
+        difference = measure_distance(found, self.logits)
         log.info("merged, the logits differ by %.2g, and %.2g is allowed", difference, self.tolerance)
         if difference <= self.tolerance:  # also False for NaN
             return None
@@ -74,13 +74,13 @@ def compare_with(adapted: PeftModel) -> Comparison | str:
     try:
         logits = compute_logits(adapted, tokens)
     except Exception as error:
-        return _not_compared(error)
+        return _describe_failure(error)
     if not logits.isfinite().all():
         return "The merged model was not compared with base plus adapter, whose logits are not finite"
     return Comparison(tokens, logits, max(SMALLEST_TOLERANCE, EPSILONS * epsilon))
 
 
-def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+def measure_distance(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Return the median over tokens of the relative difference. A constant in all logits of a token is ignored."""
     found, expected = (logits - logits.mean(-1, keepdim=True) for logits in (found, expected))
     sizes = expected.norm(dim=-1)
@@ -97,9 +97,9 @@ def compute_logits(network: Any, tokens: torch.Tensor) -> torch.Tensor:
     return logits.float().cpu()
 
 
-def _not_compared(error: Exception) -> str:
-    return f"The merged model was not compared with base plus adapter: {type(error).__name__} {_line(error)}"
+def _describe_failure(error: Exception) -> str:
+    return f"The merged model was not compared with base plus adapter: {type(error).__name__} {_flatten_error(error)}"
 
 
-def _line(error: Exception) -> str:
+def _flatten_error(error: Exception) -> str:
     return " ".join(str(error).split())

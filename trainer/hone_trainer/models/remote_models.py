@@ -15,17 +15,17 @@ _OTHER_FORMATS = (".bin", ".pt", ".pth", ".gguf")
 
 def choose_files(objects: list[RemoteObject]) -> list[RemoteObject]:
     """Return the files of the model: of its weights, safetensors if there are any."""
-    own = _choose(objects, _TEXTS + WEIGHTS)
+    own = _choose_by_suffix(objects, _TEXTS + WEIGHTS)
     has_safetensors = any(found.name.endswith(".safetensors") for found in own)
     return [found for found in own if not (has_safetensors and found.name.endswith(_OTHER_FORMATS))]
 
 
 def choose_texts(objects: list[RemoteObject]) -> list[RemoteObject]:
     """Return the files of the model except its weights."""
-    return _choose(objects, _TEXTS)
+    return _choose_by_suffix(objects, _TEXTS)
 
 
-def _choose(objects: list[RemoteObject], suffixes: tuple[str, ...]) -> list[RemoteObject]:
+def _choose_by_suffix(objects: list[RemoteObject], suffixes: tuple[str, ...]) -> list[RemoteObject]:
     return [
         found
         for found in objects

@@ -44,12 +44,12 @@ def record_untied(network: PreTrainedModel) -> None:
     if len(still) == len(tied):
         return
     network.all_tied_weights_keys = still
-    for config in _configs(network.config):
+    for config in _list_configs(network.config):
         if getattr(config, "tie_word_embeddings", False):
             config.tie_word_embeddings = False
 
 
-def _configs(config: PreTrainedConfig) -> list[PreTrainedConfig]:
+def _list_configs(config: PreTrainedConfig) -> list[PreTrainedConfig]:
     """Return a configuration and those nested in it."""
     inner = [value for value in vars(config).values() if isinstance(value, PreTrainedConfig)]
-    return [config, *(found for value in inner for found in _configs(value))]
+    return [config, *(found for value in inner for found in _list_configs(value))]

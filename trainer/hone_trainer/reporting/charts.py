@@ -67,21 +67,21 @@ def make_charts(log: Iterable[dict[str, Any]]) -> list[Chart]:
     lines = list(log)
     found = []
     for title, unit, names in CURVES:
-        series = [(shown, thin_points(points)) for name, shown in names if (points := _points(lines, name))]
+        series = [(shown, thin_points(points)) for name, shown in names if (points := _read_points(lines, name))]
         if series and unit == "bytes":
-            unit, series = _binary(series)
+            unit, series = _scale_bytes(series)
         if series:
-            found.append(_chart(title, unit, series))
+            found.append(_make_chart(title, unit, series))
     return found
 
 
-def _binary(series: list[tuple[str, Points]]) -> tuple[str, list[tuple[str, Points]]]:
+def _scale_bytes(series: list[tuple[str, Points]]) -> tuple[str, list[tuple[str, Points]]]:
     most = max(value for _, points in series for _, value in points)
     unit, each = ("GiB", GIB) if most >= GIB else ("MiB", MIB)
     return unit, [(name, [(step, value / each) for step, value in points]) for name, points in series]
 
 
-def _points(lines: list[dict[str, Any]], name: str) -> Points:
+def _read_points(lines: list[dict[str, Any]], name: str) -> Points:
     return [(line["step"], line[name]) for line in lines if _is_number(line.get(name))]
 
 
@@ -113,7 +113,7 @@ def make_ticks(low: float, high: float, about: int = 4) -> list[float]:
     return [float(f"{number * apart:.12g}") for number in range(first, math.floor(high / apart + 1e-9) + 1)]
 
 
-def _chart(title: str, unit: str, series: Sequence[tuple[str, Points]]) -> Chart:
+def _make_chart(title: str, unit: str, series: Sequence[tuple[str, Points]]) -> Chart:
     steps = [step for _, points in series for step, _ in points]
     values = [value for _, points in series for _, value in points]
     left, right = min(steps), max(steps)
@@ -125,21 +125,21 @@ def _chart(title: str, unit: str, series: Sequence[tuple[str, Points]]) -> Chart
     return Chart(
         title,
         unit,
-        [ChartCurve(name, points, _path(points, box)) for name, points in series],
-        [Tick(step, _share(step, left, right)) for step in make_ticks(left, right) if step == int(step)],
-        [Tick(value, _share(value, bottom, top)) for value in make_ticks(bottom, top)],
+        [ChartCurve(name, points, _draw_path(points, box)) for name, points in series],
+        [Tick(step, _compute_share(step, left, right)) for step in make_ticks(left, right) if step == int(step)],
+        [Tick(value, _compute_share(value, bottom, top)) for value in make_ticks(bottom, top)],
         box,
     )
 
 
-def _share(value: float, low: float, high: float) -> float:
+def _compute_share(value: float, low: float, high: float) -> float:
     return (value - low) / (high - low) if high > low else 0.5
 
 
-def _path(points: Points, box: tuple[float, float, float, float]) -> str:
+def _draw_path(points: Points, box: tuple[float, float, float, float]) -> str:
     left, right, bottom, top = box
     places = [
-        f"{SIZE * _share(step, left, right):.1f} {SIZE * (1 - _share(value, bottom, top)):.1f}"
+        f"{SIZE * _compute_share(step, left, right):.1f} {SIZE * (1 - _compute_share(value, bottom, top)):.1f}"
         for step, value in points
     ]
     return f"M{places[0]}h0" if len(places) == 1 else "M" + "L".join(places)

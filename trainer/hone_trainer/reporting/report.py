@@ -17,7 +17,7 @@ from pydantic.alias_generators import to_camel
 
 from hone_trainer.config.auto_profile import Choice
 from hone_trainer.preparation.prepare import Prepared
-from hone_trainer.reporting.html import render
+from hone_trainer.reporting.html import render_page
 from hone_trainer.runtime.errors import classify_error
 from hone_trainer.training import memory_usage
 from hone_trainer.training.evaluation import EvaluationResult
@@ -34,7 +34,7 @@ def write_report(root: Path, data: dict[str, Any]) -> list[str]:
     try:
         folder.mkdir(exist_ok=True)
         write_atomically(folder / "report.json", json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
-        write_atomically(folder / "report.html", render(data))
+        write_atomically(folder / "report.html", render_page(data))
     except Exception as error:
         failure = classify_error(error)
         if failure.reason is DISK_FULL:
@@ -52,9 +52,13 @@ def collect_report(
     after: EvaluationResult,
 ) -> dict[str, Any]:
     """Return all that the report shows, as JSON values."""
-    wire, file, log = manifest.to_wire(), prepared.file.to_wire(), _logged(root / METRICS_LOG)
+    wire, file, log = manifest.to_wire(), prepared.file.to_wire(), _read_log(root / METRICS_LOG)
     answers = [
-        {"prompt": question.prompt, "before": _at(before.answers, index), "after": _at(after.answers, index)}
+        {
+            "prompt": question.prompt,
+            "before": _get_answer(before.answers, index),
+            "after": _get_answer(after.answers, index),
+        }
         for index, question in enumerate(prepared.questions)
     ]
     return {
@@ -73,7 +77,7 @@ def collect_report(
     }
 
 
-def _at(answers: list[str], index: int) -> str | None:
+def _get_answer(answers: list[str], index: int) -> str | None:
     return answers[index] if index < len(answers) else None
 
 
@@ -114,6 +118,6 @@ def _to_json(value: Any) -> Any:
         return str(value)
 
 
-def _logged(path: Path) -> list[dict[str, Any]]:
+def _read_log(path: Path) -> list[dict[str, Any]]:
     """Return the lines of metrics.jsonl."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []

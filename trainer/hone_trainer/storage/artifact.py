@@ -27,7 +27,7 @@ from hone_api.layout import ADAPTER, MERGED, MODEL
 from peft import PeftModel, get_peft_model_state_dict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hone_trainer.models.lora import adapt, merge
+from hone_trainer.models.lora import add_adapter, merge_adapter
 from hone_trainer.models.merge_proof import Comparison, compare_with
 from hone_trainer.models.saved_config import copy_tokens
 
@@ -68,7 +68,7 @@ def save_models(
             safely = weights is not None or getattr(model, "is_loaded_in_4bit", False)
             adapted = _attach_to_base(model, load_base(), weights) if safely else model
             check = partial(check_merged, compare_with(adapted), trust_remote_code, warn)
-            model, weights = merge(adapted, safely=safely), None
+            model, weights = merge_adapter(adapted, safely=safely), None
         save_model(root / name, model, tokenizer, card(name), weights, shard_size, check)
 
 
@@ -118,7 +118,7 @@ def _attach_to_base(model: PeftModel, base: PreTrainedModel, weights: dict[str, 
     trained: Any = model.get_base_model()
     copy_tokens(trained.config, base.config)
     base.generation_config = trained.generation_config
-    return adapt(base, model.peft_config["default"], learned)
+    return add_adapter(base, model.peft_config["default"], learned)
 
 
 def save_model(

@@ -42,17 +42,17 @@ class EvaluationResult:
 def generate_answers(trainer: HoneTrainer, tokenizer: PreTrainedTokenizerBase, asked: list[EvalPrompt]) -> list[str]:
     """Return the greedy answer to each question. One at a time, so that no padding affects it."""
     network: Any = trainer.accelerator.unwrap_model(trainer.model)
-    stops = {tokenizer.eos_token_id, *_listed(network.generation_config.eos_token_id)} - {None}
+    stops = {tokenizer.eos_token_id, *_make_list(network.generation_config.eos_token_id)} - {None}
     was_training = network.training
     network.eval()
     try:
         with rng_state.preserve_rng_states(), torch.no_grad(), trainer.accelerator.autocast():
-            return [_answer(network, tokenizer, question, sorted(stops)) for question in asked]
+            return [_generate_answer(network, tokenizer, question, sorted(stops)) for question in asked]
     finally:
         network.train(was_training)
 
 
-def _answer(network: Any, tokenizer: PreTrainedTokenizerBase, question: EvalPrompt, stops: list[int]) -> str:
+def _generate_answer(network: Any, tokenizer: PreTrainedTokenizerBase, question: EvalPrompt, stops: list[int]) -> str:
     read = torch.tensor([question.tokens], device=network.device)
     # The model's own generation config may sample or penalize repetition; the same prompt must show what was learned.
     greedy = GenerationConfig(
@@ -69,7 +69,7 @@ def _answer(network: Any, tokenizer: PreTrainedTokenizerBase, question: EvalProm
     return str(tokenizer.decode(written[0, len(question.tokens) :], skip_special_tokens=True))
 
 
-def _listed(value: Any) -> list[Any]:
+def _make_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
@@ -87,7 +87,7 @@ def make_baseline_measurement(
             if trainer.eval_dataset is not None:
                 with rng_state.preserve_rng_states():
                     loss = trainer.evaluate()["eval_loss"]
-            given = _ask("base", trainer, prepared, terminal)
+            given = _ask_prompts("base", trainer, prepared, terminal)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
@@ -121,10 +121,12 @@ def measure_trained_model(
 ) -> EvaluationResult:
     """Measure the trained model; its evaluation loss is the one that training ended with."""
     loss = account.eval_metrics.get("eval_loss")
-    return EvaluationResult(loss, compute_perplexity(loss, trainer), _ask("trained", trainer, prepared, terminal))
+    return EvaluationResult(
+        loss, compute_perplexity(loss, trainer), _ask_prompts("trained", trainer, prepared, terminal)
+    )
 
 
-def _ask(which: str, trainer: HoneTrainer, prepared: Prepared, terminal: Terminal) -> list[str]:
+def _ask_prompts(which: str, trainer: HoneTrainer, prepared: Prepared, terminal: Terminal) -> list[str]:
     asked = prepared.questions
     if not asked:
         return []

@@ -15,8 +15,8 @@ class MetricsLog:
     def __init__(self, path: Path, resumed_step: int) -> None:
         """Open the file, and drop the steps after `resumed_step`, which will be trained again."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [values for values in _lines(path) if values["step"] <= resumed_step]
-        write_atomically(path, "".join(map(_line, kept)))
+        kept = [values for values in _read_lines(path) if values["step"] <= resumed_step]
+        write_atomically(path, "".join(map(_format_line, kept)))
         self._path = path
         self._file = path.open("a", encoding="utf-8")
         self._written = kept[-1] if kept else {}
@@ -32,7 +32,7 @@ class MetricsLog:
         if self._pending.get("step") != step:
             self._write()
             self._pending = {}
-        finite = {name: _finite(value) for name, value in values.items()}
+        finite = {name: _replace_non_finite(value) for name, value in values.items()}
         self._pending = {**self._pending, "step": step, **finite}
 
     def flush(self) -> None:
@@ -49,16 +49,16 @@ class MetricsLog:
             return
         if self._pending.get("step") == self._written.get("step"):  # an evaluation that came after a flush
             self._file.close()
-            kept = [values for values in _lines(self._path) if values["step"] != self._pending["step"]]
-            write_atomically(self._path, "".join(map(_line, [*kept, self._pending])))
+            kept = [values for values in _read_lines(self._path) if values["step"] != self._pending["step"]]
+            write_atomically(self._path, "".join(map(_format_line, [*kept, self._pending])))
             self._file = self._path.open("a", encoding="utf-8")
         else:
-            self._file.write(_line(self._pending))
+            self._file.write(_format_line(self._pending))
             self._file.flush()
         self._written = self._pending
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the complete lines."""
     found = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
@@ -75,9 +75,9 @@ def _is_figure(value: Any) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
-def _line(values: dict[str, Any]) -> str:
+def _format_line(values: dict[str, Any]) -> str:
     return json.dumps(values) + "\n"
 
 
-def _finite(value: Any) -> Any:
+def _replace_non_finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value  # JSON has no NaN

@@ -19,7 +19,7 @@ def restore_renamed(network: PreTrainedModel, folder: Path) -> None:
     Raises HoneError InternalError when the checkpoint lacks a weight.
     """
     own = network.state_dict().keys()
-    if _saved_names(folder) <= own:
+    if _list_saved_names(folder) <= own:
         return
     kind: Any = type(network)
     saved, report = kind.from_pretrained(folder, dtype=network.dtype, output_loading_info=True)
@@ -29,7 +29,7 @@ def restore_renamed(network: PreTrainedModel, folder: Path) -> None:
     network.load_state_dict(saved.state_dict())
 
 
-def _saved_names(folder: Path) -> set[str]:
+def _list_saved_names(folder: Path) -> set[str]:
     names: set[str] = set()
     for path in folder.glob("*.safetensors"):
         with safe_open(path, "pt") as file:

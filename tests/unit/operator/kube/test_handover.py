@@ -10,7 +10,7 @@ from hone_operator.handlers import Operator, Options
 from hone_operator.kube import lease as lease_module
 from hone_operator.kube.client import Api, ApiError
 from hone_operator.kube.leader_election import LeaderElector
-from hone_operator.kube.lease import LEASE_SECONDS, OLD_SECONDS, Use, deployment_of, judge
+from hone_operator.kube.lease import LEASE_SECONDS, OLD_SECONDS, Use, find_deployment, judge_former_lease
 from hone_operator.objects.resources import Object, Resource
 from hone_operator.pods.pod_spec import Images
 
@@ -29,8 +29,8 @@ class Store:
         self.absent = 409
         self._version = 0
         monkeypatch.setattr(lease_module.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(lease_module, "_now", lambda: str(self.now))
-        monkeypatch.setattr(lease_module, "_seconds_since", lambda moment: self.now - float(moment))
+        monkeypatch.setattr(lease_module, "_format_now", lambda: str(self.now))
+        monkeypatch.setattr(lease_module, "_count_seconds_since", lambda moment: self.now - float(moment))
 
     async def get(self, _: Resource, namespace: str, name: str) -> Object | None:
         self._check(name)
@@ -121,14 +121,17 @@ def test_a_renamed_lease_never_has_two_leaders(monkeypatch: pytest.MonkeyPatch, 
 def test_a_former_lease_counts_while_a_pod_of_this_deployment_may_lead_by_it(
     holder: str | None, before: Use, unchanged: float, age: float, use: Use
 ) -> None:
-    assert judge(None if holder is None else {"holderIdentity": holder}, IDENTITY, before, unchanged, age) is use
+    assert (
+        judge_former_lease(None if holder is None else {"holderIdentity": holder}, IDENTITY, before, unchanged, age)
+        is use
+    )
 
 
 @pytest.mark.parametrize("length", [1, 30, 45, 46, 47, 48, 50, 54, 55])
 def test_the_deployment_is_found_in_names_that_kubernetes_cuts(length: int) -> None:
     name = "x" * length
     pod = f"{name}-6b5876c664-"[:58] + "n549x"
-    assert deployment_of(f"{pod}_6f0e") == name
+    assert find_deployment(f"{pod}_6f0e") == name
 
 
 def test_a_missing_former_lease_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

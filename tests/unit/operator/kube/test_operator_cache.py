@@ -16,7 +16,7 @@ from hone_operator.objects.resources import (
     Resource,
     build_merge_patch,
 )
-from hone_operator.watch_handlers import without_status
+from hone_operator.watch_handlers import strip_status
 
 OWNER = Key(FINETUNEJOBS, "team", "faq")
 
@@ -196,4 +196,4 @@ def test_a_merge_patch_has_only_the_changes(old: Object, new: Object, patch: Obj
     ],
 )
 def test_a_change_of_anything_but_the_status_is_news(part: str, value: Object, is_news: bool) -> None:
-    assert (without_status(owner(1, "Pending")) != without_status(owner(1, "Pending") | {part: value})) == is_news
+    assert (strip_status(owner(1, "Pending")) != strip_status(owner(1, "Pending") | {part: value})) == is_news

@@ -11,7 +11,7 @@ from hone_operator.engines.sglang import SglangEngine
 from hone_operator.finetunejob import jobs
 from hone_operator.finetunejob.plan import plan_finetunejob as plan_job
 from hone_operator.inferenceservice.plan import plan_inferenceservice
-from hone_operator.main import _parse
+from hone_operator.main import _parse_arguments
 from hone_operator.objects.resources import DEPLOYMENTS
 from hone_operator.pods.gpu_access import GpuAccess
 from hone_operator.reconcile.plan import Apply
@@ -159,12 +159,12 @@ def test_an_engine_that_requests_no_gpu_is_not_reported() -> None:
 
 
 def test_the_command_line_has_the_settings_of_the_chart(monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = _parse(["--runtime-image", "i"])
+    arguments = _parse_arguments(["--runtime-image", "i"])
     assert (arguments.gpu_groups, arguments.require_gpus) == ([], True)
     monkeypatch.setenv("HONE_GPU_GROUPS", "109, 44")
     monkeypatch.setenv("HONE_REQUIRE_GPUS", "false")
-    arguments = _parse(["--runtime-image", "i"])
+    arguments = _parse_arguments(["--runtime-image", "i"])
     assert (arguments.gpu_groups, arguments.require_gpus) == ([109, 44], False)
     for wrong in (["--gpu-groups", "render"], ["--require-gpus", "maybe"]):
         with pytest.raises(SystemExit):
-            _parse(["--runtime-image", "i", *wrong])
+            _parse_arguments(["--runtime-image", "i", *wrong])

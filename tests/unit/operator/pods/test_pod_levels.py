@@ -8,7 +8,7 @@ from hone_api.pods.pod_options import PodOptions
 from hone_operator.finetunejob.plan import plan_finetunejob as plan_job
 from hone_operator.finetunejob.snapshot import ObservedFineTuneJob
 from hone_operator.inferenceservice.plan import plan_inferenceservice
-from hone_operator.main import _parse
+from hone_operator.main import _parse_arguments
 from hone_operator.objects.resources import DEPLOYMENTS
 from hone_operator.pods.pod_levels import LEVELS, explain_relaxations, find_relaxations
 from hone_operator.reconcile.plan import Apply
@@ -153,8 +153,8 @@ def test_a_user_who_changed_the_image_sets_its_user() -> None:
 
 
 def test_the_command_line_has_the_level_that_the_chart_sets(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _parse(["--runtime-image", "i"]).pod_security_level == "restricted"
+    assert _parse_arguments(["--runtime-image", "i"]).pod_security_level == "restricted"
     monkeypatch.setenv("HONE_POD_SECURITY_LEVEL", "privileged")
-    assert _parse(["--runtime-image", "i"]).pod_security_level == "privileged"
+    assert _parse_arguments(["--runtime-image", "i"]).pod_security_level == "privileged"
     with pytest.raises(SystemExit):
-        _parse(["--runtime-image", "i", "--pod-security-level", "open"])
+        _parse_arguments(["--runtime-image", "i", "--pod-security-level", "open"])
