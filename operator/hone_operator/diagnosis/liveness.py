@@ -12,7 +12,7 @@ from hone_api.reasons import NODE_LOST, STALLED, TRAINER_SILENT, HoneError
 
 from hone_operator.diagnosis import pod_state
 from hone_operator.diagnosis.nodes import ClusterNodes
-from hone_operator.objects.resources import Object
+from hone_operator.objects.resources import Object, find_condition
 from hone_operator.objects.timestamps import format_timestamp, parse_time
 
 
@@ -119,7 +119,7 @@ def is_suspect(pod: Object, last_answer_at: datetime | None, now: datetime, limi
     """Return whether a running pod gives a reason to look at its node."""
     if pod_state.get_phase(pod) != "Running":
         return False
-    ready = pod_state.get_condition(pod, "Ready")
+    ready = find_condition(pod, "Ready")
     unready = ready is not None and ready["status"] != "True"
     return (
         unready

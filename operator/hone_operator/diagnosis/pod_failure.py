@@ -26,8 +26,8 @@ from hone_api.reasons import (
 )
 
 from hone_operator.diagnosis import volumes
-from hone_operator.diagnosis.pod_state import get_condition, get_phase, get_terminated_state
-from hone_operator.objects.resources import Object
+from hone_operator.diagnosis.pod_state import get_phase, get_terminated_state
+from hone_operator.objects.resources import Object, find_condition
 
 # Reasons of a pod's condition DisruptionTarget that are not evictions.
 DISRUPTION_REASONS = {"PreemptionByScheduler": PREEMPTED, "DeletionByPodGC": NODE_LOST}
@@ -72,7 +72,7 @@ def explain_pod_failure(pod: Object, container: str) -> PodFailure | None:
     state = state or {}
     message = read_termination_message(state)
     reason, text = _explain_end(pod, container, state, message)
-    disruption = get_condition(pod, "DisruptionTarget") or {}
+    disruption = find_condition(pod, "DisruptionTarget") or {}
     at = state.get("finishedAt") or disruption.get("lastTransitionTime") or pod["metadata"]["creationTimestamp"]
     return PodFailure(reason, text, str(at), state.get("exitCode"), message)
 
@@ -148,7 +148,7 @@ def explain_out_of_memory(pod: Object, container: str) -> HoneError:
 def _explain_disruption(pod: Object) -> HoneError | None:
     """Return the failure of a pod that was evicted, preempted or deleted from outside; None for any other."""
     status = pod.get("status") or {}
-    target = get_condition(pod, "DisruptionTarget")
+    target = find_condition(pod, "DisruptionTarget")
     node = pod["spec"].get("nodeName")
     if status.get("reason") == "Evicted":
         text = status.get("message", "")

@@ -12,7 +12,7 @@ from hone_operator.diagnosis import autoscalers, image_pull, volumes
 from hone_operator.diagnosis.autoscalers import ScalingReport
 from hone_operator.diagnosis.nodes import ClusterNodes
 from hone_operator.diagnosis.unschedulable import explain_unschedulable
-from hone_operator.objects.resources import Object
+from hone_operator.objects.resources import Object, find_condition
 from hone_operator.objects.timestamps import has_lasted, parse_time
 
 NOT_STARTED_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError"}
@@ -30,7 +30,7 @@ def get_phase(pod: Object) -> str:
 
 
 def is_ready(pod: Object) -> bool:
-    ready = get_condition(pod, "Ready")
+    ready = find_condition(pod, "Ready")
     return ready is not None and ready["status"] == "True"
 
 
@@ -61,11 +61,6 @@ def get_terminated_state(pod: Object, container: str) -> Object | None:
     return state
 
 
-def get_condition(pod: Object, type_: str) -> Object | None:
-    """Return the pod's condition of this type, with any status; None without one."""
-    return next((c for c in (pod.get("status") or {}).get("conditions") or [] if c["type"] == type_), None)
-
-
 def explain_not_running(
     pod: Object,
     container: str,
@@ -80,7 +75,7 @@ def explain_not_running(
     `warning`: for a pod without a node, what its claims lack; for a pod with one, the newest warning about it.
     `scaling`: what an autoscaler reports about a pod without a node.
     """
-    scheduled = get_condition(pod, "PodScheduled")
+    scheduled = find_condition(pod, "PodScheduled")
     if scheduled is None or scheduled["status"] != "True":
         error = _explain_no_node(pod, scheduled, cluster, warning, scaling)
         # A new claim is bound within moments, and a scheduler needs a moment as well.
@@ -134,7 +129,7 @@ def waits_for_volumes(pod: Object, now: datetime) -> bool:
     """Return whether a pod without a node has waited so long that its claims should be read."""
     if get_phase(pod) != "Pending" or not _is_older(pod, BINDING_GRACE, now):
         return False
-    scheduled = get_condition(pod, "PodScheduled")
+    scheduled = find_condition(pod, "PodScheduled")
     if scheduled is None:
         return True
     return is_unschedulable(pod) and explain_unschedulable(pod, scheduled.get("message", ""), None).reason is (
@@ -150,12 +145,12 @@ def waits_for_node(pod: Object, now: datetime) -> bool:
 
 
 def is_unschedulable(pod: Object) -> bool:
-    scheduled = get_condition(pod, "PodScheduled")
+    scheduled = find_condition(pod, "PodScheduled")
     return scheduled is not None and scheduled.get("reason") == "Unschedulable"
 
 
 def has_node(pod: Object) -> bool:
-    scheduled = get_condition(pod, "PodScheduled")
+    scheduled = find_condition(pod, "PodScheduled")
     return scheduled is not None and scheduled["status"] == "True"
 
 

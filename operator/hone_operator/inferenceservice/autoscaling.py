@@ -4,7 +4,7 @@ from hone_api.inferenceservices.spec import InferenceServiceSpec
 from hone_api.layout import INFERENCESERVICE_LABEL
 from hone_api.reasons import LOAD_NOT_SERVED, HoneError
 
-from hone_operator.objects.resources import DEPLOYMENTS, Object
+from hone_operator.objects.resources import DEPLOYMENTS, Object, find_condition
 from hone_operator.reconcile.conditions import Conditions
 
 SCALING_CONDITION = "ScalingActive"
@@ -47,8 +47,7 @@ def build_autoscaler(spec: InferenceServiceSpec, metadata: Object) -> Object:
 
 def set_scaling_condition(observed: Object | None, conditions: Conditions) -> None:
     """Set the condition ScalingActive: whether the autoscaler knows the load, from its own condition."""
-    known = ((observed or {}).get("status") or {}).get("conditions") or []
-    active = next((condition for condition in known if condition["type"] == SCALING_CONDITION), None)
+    active = find_condition(observed or {}, SCALING_CONDITION)
     if active is None:
         conditions.set(
             SCALING_CONDITION, False, "NotLookedYet", "The HorizontalPodAutoscaler has not looked at the load yet."

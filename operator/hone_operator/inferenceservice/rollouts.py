@@ -16,7 +16,7 @@ from hone_api.reasons import DEPLOYMENT_PAUSED, HoneError
 
 from hone_operator.engines.resolve import ResolvedModels
 from hone_operator.objects.drift import compute_digest, contains_fields, get_annotation
-from hone_operator.objects.resources import Object
+from hone_operator.objects.resources import Object, find_condition
 from hone_operator.objects.spec_fields import (
     FIELDS_ANNOTATION,
     FieldDigests,
@@ -142,8 +142,7 @@ def _is_rolling_out(deployment: Object) -> bool:
         return False
     if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0):
         return True
-    conditions = status.get("conditions") or []
-    progress = next((condition for condition in conditions if condition["type"] == "Progressing"), None)
+    progress = find_condition(deployment, "Progressing")
     if progress is None:
         return True
     if progress.get("reason") == "ProgressDeadlineExceeded":

@@ -82,6 +82,11 @@ def find_controller(child: Object) -> Object | None:
     return next((reference for reference in references if reference.get("controller")), None)
 
 
+def find_condition(body: Object, type_: str) -> Object | None:
+    """Return the object's condition of this type, with any status; None without one."""
+    return next((c for c in (body.get("status") or {}).get("conditions") or [] if c["type"] == type_), None)
+
+
 def build_merge_patch(old: Object, new: Object) -> Object:
     """Return the JSON merge patch (RFC 7386) that turns `old` into `new`."""
     patch: Object = {name: None for name in old if name not in new}
