@@ -101,9 +101,10 @@ def test_a_pull_killed_at_random_moments_loses_nothing(
                 time.sleep(0.01)
             time.sleep(random.random() * 0.5)
             started.send_signal(random.choice([signal.SIGKILL, signal.SIGINT, signal.SIGTERM]))
-        sizes = [path.stat().st_size for path in place.glob(".*.partial")] if place.exists() else []
-        assert sum(sizes) >= largest or (place / "adapter_model.safetensors").exists()
-        largest = sum(sizes)
+        # Partial files and finished ones: a small file may be complete when the pull is killed, and get its name later.
+        received = sum(path.stat().st_size for path in place.glob("*")) if place.exists() else 0
+        assert received >= largest
+        largest = received
         if (tmp_path / "faq/manifest.json").exists():
             break
     fake.frame_seconds = 0
