@@ -10,7 +10,7 @@ from hone_api.reasons import HUB_UNREACHABLE, HoneError
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.file_download import repo_folder_name
 
-from hone_trainer.runtime.errors import is_connection_error, make_hub_error
+from hone_trainer.runtime.errors import disk_full_named, is_connection_error, make_hub_error
 
 RepoType = Literal["model", "dataset"]
 # Files of a model on the hub that loading it may need, and its card, which gives the licence.
@@ -60,14 +60,9 @@ def download_model(name: str, commit: str, revision: str) -> Path:
     HubUnreachable, DiskFull, VolumeAccessDenied.
     """
     try:
-        for weights in WEIGHTS:
-            # Folders, and consolidated files next to others, hold the same weights in other formats.
-            ignored = ["*/*"] if weights.startswith("consolidated") else ["*/*", "consolidated*"]
-            wanted = [*MODEL_FILES, weights]
-            folder = Path(snapshot_download(name, revision=commit, allow_patterns=wanted, ignore_patterns=ignored))
-            if any(folder.glob(weights)):
-                break
-        _record_commit(name, revision, commit)
+        with disk_full_named(Path(constants.HF_HUB_CACHE)):
+            folder = _download_first_format(name, commit)
+            _record_commit(name, revision, commit)
     except Exception as error:
         raise make_hub_error(error, "model", name, revision) from error
     return folder
@@ -99,6 +94,17 @@ def _read_cached_commit(kind: RepoType, name: str, revision: str) -> str | None:
     if reference.is_file():
         return reference.read_text().strip()
     return revision if find_cached_snapshot(kind, name, revision) else None
+
+
+def _download_first_format(name: str, commit: str) -> Path:
+    for weights in WEIGHTS:
+        # Folders, and consolidated files next to others, hold the same weights in other formats.
+        ignored = ["*/*"] if weights.startswith("consolidated") else ["*/*", "consolidated*"]
+        wanted = [*MODEL_FILES, weights]
+        folder = Path(snapshot_download(name, revision=commit, allow_patterns=wanted, ignore_patterns=ignored))
+        if any(folder.glob(weights)):
+            break
+    return folder
 
 
 def _record_commit(name: str, revision: str, commit: str) -> None:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 
 from hone_trainer.inputs import hub
 from hone_trainer.inputs.weight_index import NAMES, find_weight_files
-from hone_trainer.runtime.errors import UnclassifiedError, classify_error, disk_full_named
+from hone_trainer.runtime.errors import UnclassifiedError, classify_error
 from hone_trainer.runtime.signals import Interrupted, StopSignal
 
 
@@ -35,8 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("huggingface_hub").setLevel(logging.INFO)  # it reports for which lock of a shared cache it waits
     disable_progress_bars()
     try:
-        with disk_full_named(Path(constants.HF_HUB_CACHE)):
-            _download(arguments.model, arguments.revision, arguments.link)
+        _download(arguments.model, arguments.revision, arguments.link)
     except Interrupted:
         return INTERRUPTED_EXIT_CODE
     except Exception as error:
