@@ -61,17 +61,18 @@ def build_download_containers(spec: InferenceServiceSpec, resolved: ResolvedMode
 
 def explain_failure(error: HoneError, download: HubDownload, namespace: str) -> HoneError:
     """Return a failure of the container with the volume of the cache, where that is full or closed."""
-    if error.reason not in (DISK_FULL, VOLUME_ACCESS_DENIED):
-        return error
-    if download.claim is None:
-        message = f"{error.message}; {POD_CACHE} is on the node's disk"
+    if error.reason is DISK_FULL and download.claim is None:
         remedy = "Set spec.cache.claim to a claim with room for the model."
-        return HoneError(error.reason, message, remedy=remedy if error.reason is DISK_FULL else error.remedy)
+        return HoneError(DISK_FULL, f"{error.message}; {POD_CACHE} is on the disk of the pod's node", remedy=remedy)
     message = f"{error.message}; {POD_CACHE} is PersistentVolumeClaim {download.claim}"
-    remedy = (
-        "Remove models from it that nobody needs, or enlarge it with "
-        f"`kubectl patch pvc {download.claim} --namespace {namespace} --patch "
-        '\'{"spec": {"resources": {"requests": {"storage": "SIZE"}}}}\'` where its StorageClass has '
-        "allowVolumeExpansion: true; the next start downloads what is missing."
-    )
-    return HoneError(error.reason, message, remedy=remedy if error.reason is DISK_FULL else error.remedy)
+    if error.reason is DISK_FULL:
+        remedy = (
+            "Remove models that nobody needs from it, or enlarge it with "
+            f"`kubectl patch pvc {download.claim} --namespace {namespace} --patch "
+            '\'{"spec": {"resources": {"requests": {"storage": "SIZE"}}}}\'` where its StorageClass has '
+            "allowVolumeExpansion: true; the next start downloads what is missing."
+        )
+        return HoneError(DISK_FULL, message, remedy=remedy)
+    if error.reason is VOLUME_ACCESS_DENIED and download.claim:
+        return HoneError(VOLUME_ACCESS_DENIED, message)
+    return error
