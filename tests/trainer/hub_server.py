@@ -27,12 +27,12 @@ class Hub(ThreadingHTTPServer):
     `is_cut`: whether every download of weights ends in the middle, as those of me/cut do.
     """
 
-    def __init__(self, model: Path, token: str | None = None) -> None:
+    def __init__(self, model: Path, token: str | None = None, address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
         self.model = model
         self.token = token
         self.asked: list[str] = []
         self.is_cut = False
-        super().__init__(("127.0.0.1", 0), Answer)
+        super().__init__(address, Answer)
 
     @property
     def url(self) -> str:

@@ -22,6 +22,8 @@ from hone_operator.objects.resources import Object
 from hone_operator.pods.pod_spec import Volumes
 
 WAITING_FOR_JOB = "WaitingForFineTuneJob"
+# Where transformers copies the code that a model brings: not into a cache that is mounted read-only.
+MODULES_CACHE = "/tmp/modules"
 
 
 class ArtifactNotReady(Exception):
@@ -266,7 +268,7 @@ def _resolve_download(spec: InferenceServiceSpec) -> ResolvedModels:
         ModelWeights(link, name),
         [ModelStatus(name=name, kind="base")],
         download=HubDownload(name, served.revision, link, claim),
-        env={"HF_HOME": POD_CACHE},
+        env={"HF_HOME": POD_CACHE, "HF_MODULES_CACHE": MODULES_CACHE},
     )
     if claim:
         resolved.volumes.add_claim(claim, POD_CACHE, read_only=True)

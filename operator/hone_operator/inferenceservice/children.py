@@ -12,7 +12,7 @@ from hone_api.pods.pod_options import ComputeResources
 from hone_operator.engines import artifact_links, hub_download, key_guard
 from hone_operator.engines.probes import HEALTH_PROBE
 from hone_operator.engines.registry import select_engine
-from hone_operator.engines.resolve import ResolvedModels
+from hone_operator.engines.resolve import MODULES_CACHE, ResolvedModels
 from hone_operator.engines.root_images import run_as_root_if_needed
 from hone_operator.engines.shutdown import get_grace_seconds
 from hone_operator.inferenceservice import adapter_sidecar as keeping
@@ -161,7 +161,7 @@ def _build_pod(declared: InferenceService, resolved: ResolvedModels, images: Ima
     own = engine.build_environment(spec, resolved)
     env = {"HOME": "/tmp", "USER": "hone"} | resolved.env | own
     if resolved.weights.trust_remote_code:
-        env["HF_MODULES_CACHE"] = "/tmp/modules"  # not in the cache, which is mounted read-only
+        env["HF_MODULES_CACHE"] = MODULES_CACHE
     env |= tuning.build_serving_environment(spec.resources, more_channels=more_channels)
     env |= images.gpu_access.build_environment(spec.resources, gpus)
     variables = build_environment(env, spec.pod)

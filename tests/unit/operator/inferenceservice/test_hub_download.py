@@ -96,6 +96,7 @@ def test_the_engine_loads_offline_what_was_downloaded(engine: str, more: Object)
     for name in {"engine", "check"} & containers.keys():
         assert environment(containers[name])["HF_HUB_OFFLINE"] == "1"
         assert environment(containers[name])["HF_HOME"] == "/cache"
+        assert environment(containers[name])["HF_MODULES_CACHE"] == "/tmp/modules", "the cache is read-only"
         assert mounts(containers[name])["/cache"]
         assert mounts(containers[name])["/downloaded"]
     arguments = " ".join(containers["engine"]["args"])
