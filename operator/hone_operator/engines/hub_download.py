@@ -10,6 +10,7 @@ from hone_api.inferenceservices.spec import InferenceServiceSpec
 from hone_api.layout import POD_CACHE
 from hone_api.reasons import DISK_FULL, VOLUME_ACCESS_DENIED, HoneError
 
+from hone_operator.diagnosis.pod_state import get_container_status
 from hone_operator.engines.resolve import HubDownload, ResolvedModels
 from hone_operator.objects.resources import Object
 from hone_operator.pods.hub_token import add_token
@@ -57,6 +58,16 @@ def build_download_containers(spec: InferenceServiceSpec, resolved: ResolvedMode
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
     return [container | ({"envFrom": spec.pod.env_from} if spec.pod.env_from else {})]
+
+
+def describe_running(pods: list[Object]) -> str:
+    """Return a sentence about a pod that downloads now; an empty text without one."""
+    for pod in pods:
+        if "running" in (get_container_status(pod, CONTAINER).get("state") or {}):
+            name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+            log = f"kubectl logs {name} --namespace {namespace} --container {CONTAINER}"
+            return f" Pod {name} downloads the model; how far it is: {log}"
+    return ""
 
 
 def explain_failure(error: HoneError, download: HubDownload, namespace: str) -> HoneError:

@@ -251,6 +251,7 @@ def _set_progressing(
         conditions.set("Progressing", False, failure.reason.name, failure.sentence())
         return
     text = f"{found.get('updatedReplicas', 0)} of {wanted} engines are of the present models, {ready} answer."
+    text += hub_download.describe_running(observed.pods)
     conditions.set("Progressing", True, "RollingOut", text)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from hone_api import containers
+from hone_trainer.inputs import model_download
 from hub_server import COMMIT, STUCK_SECONDS, Hub
 from transformers import AutoModelForCausalLM
 
@@ -275,6 +276,30 @@ def test_a_download_can_be_stopped(make_pod: Callable[..., Pod], hub: Hub) -> No
     process.send_signal(signal.SIGTERM)
     _, log = process.communicate(timeout=STOP_SECONDS)
     assert process.returncode == 75, log
+
+
+def test_what_a_killed_download_left_is_removed_a_day_later(make_pod: Callable[..., Pod], hub: Hub) -> None:
+    pod = make_pod()
+    old, new = (pod.cache / "hub/models--me--tiny/blobs" / f"{name}.incomplete" for name in ("old", "new"))
+    old.parent.mkdir(parents=True)
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, time.time() - 2 * 24 * 3600))
+    assert pod.run(hub.url).code == 0
+    assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_a_long_download_reports_its_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "blobs"
+    with model_download.report_size(folder, 0.01):
+        time.sleep(0.05)
+        folder.mkdir()
+        (folder / "a.incomplete").write_bytes(b"1234")
+        end = time.monotonic() + 10
+        while not (printed := capsys.readouterr().err):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    assert f"4 bytes are in {folder}" in printed or f"0 bytes are in {folder}" in printed
 
 
 def test_a_download_takes_no_memory_for_torch(make_pod: Callable[..., Pod], hub: Hub) -> None:

@@ -1,7 +1,8 @@
 """Resolve names and revisions on the hub to commits, from the cache when the hub can't be reached."""
 
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 from uuid import uuid4
@@ -17,6 +18,8 @@ RepoType = Literal["model", "dataset"]
 MODEL_FILES = ["*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt", "*.py", "README.md"]
 # The formats of weights, of which the first that a model has is downloaded. The last one is Mistral's, for vLLM.
 WEIGHTS = ["*.safetensors", "*.bin", "consolidated*.safetensors"]
+# An incomplete file that was not written to for so long has no download any more: its process was killed.
+ABANDONED_SECONDS = 24 * 3600
 # Seconds that the hub has to answer which commit a revision is.
 TIMEOUT_SECONDS = 10.0
 
@@ -61,11 +64,17 @@ def download_model(name: str, commit: str, revision: str) -> Path:
     """
     try:
         with disk_full_named(Path(constants.HF_HUB_CACHE)):
+            _remove_abandoned_files(name)
             folder = _download_first_format(name, commit)
             _record_commit(name, revision, commit)
     except Exception as error:
         raise make_hub_error(error, "model", name, revision) from error
     return folder
+
+
+def get_blobs_folder(name: str) -> Path:
+    """Return the folder of the cache that holds the content of a model's files, complete and incomplete ones."""
+    return _get_cache_folder("model", name) / "blobs"
 
 
 @contextmanager
@@ -105,6 +114,14 @@ def _download_first_format(name: str, commit: str) -> Path:
         if any(folder.glob(weights)):
             break
     return folder
+
+
+def _remove_abandoned_files(name: str) -> None:
+    """Remove what killed downloads of a model left, which huggingface_hub neither continues nor removes."""
+    for path in get_blobs_folder(name).glob("*.incomplete"):
+        with suppress(FileNotFoundError):  # another pod may complete or remove it
+            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                path.unlink()
 
 
 def _record_commit(name: str, revision: str, commit: str) -> None:

@@ -10,7 +10,10 @@ import argparse
 import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
 
 from hone_api.containers import DOWNLOAD_PROGRAM, failure_line
 from hone_api.exit_codes import INTERRUPTED_EXIT_CODE
@@ -24,6 +27,8 @@ from hone_trainer.inputs import hub
 from hone_trainer.inputs.weight_index import NAMES, find_weight_files
 from hone_trainer.runtime.errors import UnclassifiedError, classify_error
 from hone_trainer.runtime.signals import Interrupted, StopSignal
+
+REPORT_SECONDS = 30.0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -68,12 +73,31 @@ def _download(name: str, revision: str, link: Path) -> None:
     else:
         print_line(f"{DOWNLOAD_PROGRAM}: {name} at {commit}: downloading what {constants.HF_HUB_CACHE} lacks of it")
     begin = time.monotonic()
-    folder = hub.download_model(name, commit, revision)
+    with report_size(hub.get_blobs_folder(name), REPORT_SECONDS):
+        folder = hub.download_model(name, commit, revision)
     _check_weights(folder, f"spec.model.name is {name}")
     link.unlink(missing_ok=True)  # the container may restart in the same pod
     link.symlink_to(folder)
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     print_line(f"{DOWNLOAD_PROGRAM}: {folder} holds {size} bytes, complete in {time.monotonic() - begin:.1f} s")
+
+
+@contextmanager
+def report_size(folder: Path, seconds: float) -> Iterator[None]:
+    """Within the context, print every so many seconds how many bytes are in a folder of the cache."""
+    done = Event()
+
+    def report() -> None:
+        while not done.wait(seconds):
+            with suppress(FileNotFoundError):  # files are renamed when they are complete
+                size = sum(path.stat().st_size for path in folder.iterdir())
+                print_line(f"{DOWNLOAD_PROGRAM}: {size} bytes are in {folder}")
+
+    Thread(target=report, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 def _check_weights(folder: Path, what: str) -> None:

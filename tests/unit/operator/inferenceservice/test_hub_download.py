@@ -271,6 +271,14 @@ def test_a_secret_that_is_missing_is_explained(found: str, words: str) -> None:
     assert words in message(status, "Progressing")
 
 
+def test_a_download_that_runs_is_reported_with_its_log() -> None:
+    status = explained(spec=TOKEN, state={"running": {"startedAt": "2026-03-01T11:00:00Z"}})
+    assert conditions(status)["Progressing"] == ("True", "RollingOut")
+    assert "Pod chat-1 downloads the model" in message(status, "Progressing")
+    assert "kubectl logs chat-1 --namespace team --container download" in message(status, "Progressing")
+
+
 def test_a_finished_download_is_not_reported() -> None:
     status = explained(spec=TOKEN, state={"terminated": terminated(0, reason="Completed")})
     assert conditions(status)["Progressing"] == ("True", "RollingOut")
+    assert "downloads" not in message(status, "Progressing")
