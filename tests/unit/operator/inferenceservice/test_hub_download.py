@@ -203,11 +203,12 @@ def explained(*, spec: Object, **state: Any) -> Object:
     """Return the status of a service whose pod's download is in a state."""
     owner = service_object(model=MODEL, **spec)
     starting = pod("chat-1", container="engine")
-    starting["spec"]["initContainers"] = [{"name": CONTAINER, "image": IMAGE}]
+    limits = {"limits": {"memory": "1Gi"}}
+    starting["spec"]["initContainers"] = [{"name": CONTAINER, "image": IMAGE, "resources": limits}]
     waiting = {"waiting": {"reason": "PodInitializing"}}
     starting["status"] |= {
         "phase": "Pending",
-        "initContainerStatuses": [{"name": CONTAINER, "restartCount": 1, **state}],
+        "initContainerStatuses": [{"name": CONTAINER, "restartCount": 2, **state}],
         "containerStatuses": [{"name": "engine", "restartCount": 0, "state": waiting}],
     }
     made = stored(deployment_of(model=MODEL, **spec))
@@ -254,6 +255,13 @@ def test_a_cache_that_may_not_be_written_is_explained_with_its_claim() -> None:
     status = explained(spec=CACHE, **state)
     assert conditions(status)["Progressing"] == ("False", "VolumeAccessDenied")
     assert "groups 65532; /cache is PersistentVolumeClaim models. Give the user" in message(status, "Progressing")
+
+
+def test_a_download_without_enough_memory_is_explained_with_its_limit() -> None:
+    killed = {"lastState": {"terminated": terminated(137, reason="OOMKilled")}}
+    status = explained(spec=TOKEN, state={"waiting": {"reason": "CrashLoopBackOff"}}, **killed)
+    assert conditions(status)["Progressing"] == ("False", "HostOutOfMemory")
+    assert "memory limit of 1Gi. Raise spec.resources.memory" in message(status, "Progressing")
 
 
 @pytest.mark.parametrize(
