@@ -187,6 +187,16 @@ def test_a_second_start_needs_no_hub(make_pod: Callable[..., Pod], claim: Path) 
     assert "which is not in the cache" in other.failure.sentence
 
 
+def test_a_cluster_without_a_hub_uses_the_cache_alone(make_pod: Callable[..., Pod], hub: Hub) -> None:
+    assert make_pod().run(hub.url).code == 0
+    hub.asked.clear()
+    done = make_pod("again").run(hub.url, HF_HUB_OFFLINE="1")
+    assert done.code == 0, done.log
+    assert hub.asked == []
+    other = make_pod("other").run(hub.url, "me/other", HF_HUB_OFFLINE="1")
+    assert (other.code, other.failure.reason) == (71, "HubUnreachable")
+
+
 def test_a_start_without_the_hub_refuses_half_a_model(make_pod: Callable[..., Pod], claim: Path) -> None:
     with serving(claim / "tiny") as hub:
         assert make_pod().run(hub.url).code == 0
