@@ -156,6 +156,14 @@ class ClaimReference(ApiModel):
     name: ObjectName = Field(description="Name of the PersistentVolumeClaim.", examples=["models"])
 
 
+class CacheOptions(ApiModel):
+    """Where downloads from the hub are kept."""
+
+    claim: ClaimReference = Field(
+        description="A claim that several jobs and services may share.", examples=[{"name": "hub-cache"}]
+    )
+
+
 class ClaimPath(ClaimReference):
     """A file or folder on a PersistentVolumeClaim."""
 

@@ -16,6 +16,7 @@ EMBEDDED_ENGINE = "hone-server"
 LINK_ARTIFACTS = "hone_server.adapter_sidecar.link_artifacts"
 ADAPTER_SIDECAR = "hone_server.adapter_sidecar.main"
 KEY_GUARD = "hone_server.key_guard"
+MODEL_DOWNLOAD = "hone_trainer.inputs.model_download"
 
 # Modules that LINK_ARTIFACTS copies into the volume that the engine's container mounts. vLLM's image has no Hone.
 VLLM_MIDDLEWARE = "hone_gate"
@@ -24,10 +25,10 @@ VLLM_CHECK = "hone_vllm"
 
 # How each program calls itself in its failure line.
 SERVER_PROGRAM, LINKS_PROGRAM, GUARD_PROGRAM, CHECK_PROGRAM = "hone-server", "hone-place", "hone-guard", "hone-check"
+DOWNLOAD_PROGRAM = "hone-download"
+_PROGRAMS = (SERVER_PROGRAM, LINKS_PROGRAM, GUARD_PROGRAM, CHECK_PROGRAM, DOWNLOAD_PROGRAM)
 
-_FAILURE = re.compile(
-    rf"^(?:{'|'.join((SERVER_PROGRAM, LINKS_PROGRAM, GUARD_PROGRAM, CHECK_PROGRAM))}): (\w+): (.*)$", re.MULTILINE
-)
+_FAILURE = re.compile(rf"^(?:{'|'.join(_PROGRAMS)}): (\w+): (.*)$", re.MULTILINE)
 
 
 class Failure(NamedTuple):

@@ -19,6 +19,9 @@ OFFLINE_VARIABLE = "HONE_OFFLINE"
 POD_SERVED = "/served"
 MODEL_LINK, ADAPTER_LINKS = "model", "adapters"
 
+# A link to the model that a container downloaded from the hub, in the cache at the commit that its revision had.
+POD_DOWNLOADED = "/downloaded"
+
 # The file in POD_SERVED with the token for the engine's admin routes.
 ADMIN_TOKEN = "admin-token"
 ADMIN_HEADER = "X-Hone-Admin"

@@ -640,6 +640,21 @@ _SERVICES: list[tuple[dict[str, Any], str]] = [
         "spec: Invalid value: the probes and the Service need the engine's port as it is: remove --port from extraArgs",
     ),
     ({"spec.apiKeySecret": {"key": "token"}}, "spec.apiKeySecret.name: Required value"),
+    *(
+        (
+            {f"spec.{name}": value},
+            f"spec: Invalid value: {name} is for a model that is downloaded from the hub: set model.name, or remove {name}",
+        )
+        for name, value in (("tokenSecret", {"name": "hub"}), ("cache", {"claim": {"name": "hub-cache"}}))
+    ),
+    (
+        {"spec.model": {"name": "org/base"}, "spec.tokenSecret": {"key": "token"}},
+        "spec.tokenSecret.name: Required value",
+    ),
+    (
+        {"spec.model": {"name": "org/base"}, "spec.cache": {}},
+        "spec.cache.claim: Required value",
+    ),
     (
         {"spec.autoscaling": {"maxReplicas": 4, "targetConcurrency": 8}},
         "spec: Invalid value: autoscaling sets the number of engine pods: remove replicas, or remove autoscaling",

@@ -13,7 +13,7 @@ from hone_operator.objects.sizes import OVERSIZED_FIELD
 from hone_operator.reconcile import sync_failures
 from observed import BEFORE, NOW, finished_job, foreign, job_object, stored, terminated
 from observed import pod as pod_in_state
-from remedy_services import ADAPTER, DORA, above_level, root_only, served
+from remedy_services import ADAPTER, DORA, PRIVATE, above_level, full_cache, root_only, served
 from remedy_states import GPU, World, default, node, unplaced
 from remedy_world import (
     LONG_AGO,
@@ -260,6 +260,13 @@ WORLDS = [
     ),
     World(
         "a node that is lost", alive, node(not_ready_reason="since noon"), ("gpu-1", "kubectl delete node NODE"), node()
+    ),
+    World(
+        "a full cache",
+        lambda claim: full_cache(PRIVATE | {"cache": {"claim": {"name": claim}}}),
+        "small",
+        ("PersistentVolumeClaim small", "kubectl patch pvc small --namespace team"),
+        "large",
     ),
     World("a silent trainer", answering, LONG_AGO, ("port 8080", "p1"), NOW),
     World(

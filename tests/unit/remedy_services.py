@@ -3,7 +3,8 @@
 from typing import Any
 
 from hone_api.inferenceservices.spec import InferenceService
-from hone_api.reasons import UNSCHEDULABLE, HoneError
+from hone_api.reasons import DISK_FULL, UNSCHEDULABLE, HoneError
+from hone_operator.engines import hub_download
 from hone_operator.engines.registry import select_engine
 from hone_operator.engines.resolve import resolve_models
 from hone_operator.engines.root_images import explain_root
@@ -74,6 +75,14 @@ def root_only(spec: Object, level: str = "restricted") -> HoneError | None:
     """Return the state of a service where the image of engine tgi needs root."""
     declared = InferenceService.model_validate(service_object(**spec)).spec
     return explain_root(declared.pod, ROOT_IMAGE if declared.engine == "tgi" else "vllm:1", level)
+
+
+def full_cache(spec: Object) -> HoneError | None:
+    """Return the state of a service whose download fills the pod's volume, or a small claim."""
+    download = resolve_models(InferenceService.model_validate(service_object(**spec)).spec, {}).download
+    assert download
+    error = HoneError(DISK_FULL, "/cache/hub can't be written: 0 bytes of 1 GiB are free on its volume")
+    return None if download.claim == "large" else hub_download.explain_failure(error, download, "team")
 
 
 ONE: Object = {"resources": {"gpus": 1}}
@@ -165,4 +174,16 @@ OF_CLAIMS = [
     ),
 ]
 
-FIELDS = [*OF_SERVICES, *OF_LEVELS, *OF_CLAIMS]
+PRIVATE: Object = {"model": {"name": "org/base"}, "tokenSecret": {"name": "hub"}}
+
+OF_DOWNLOADS = [
+    Field(
+        "a full disk",
+        full_cache,
+        {"spec.cache.claim": {"name": "large"}},
+        PRIVATE,
+        "InferenceService",
+    ),
+]
+
+FIELDS = [*OF_DOWNLOADS, *OF_SERVICES, *OF_LEVELS, *OF_CLAIMS]

@@ -10,7 +10,7 @@ from hone_api.common import (
     MESSAGE_COLUMN,
     READY_COLUMNS,
     ApiModel,
-    ClaimReference,
+    CacheOptions,
     SecretKey,
     rule,
     rules,
@@ -72,12 +72,6 @@ class CheckpointOptions(ApiModel):
     save_total_limit: Annotated[int, Field(ge=1, le=1000)] = Field(
         2, description="Keep the newest so many checkpoints.", examples=[2]
     )
-
-
-class CacheOptions(ApiModel):
-    """Where downloads from the hub are kept."""
-
-    claim: ClaimReference = Field(description="A claim that several jobs may share.", examples=[{"name": "hub-cache"}])
 
 
 class TrainerResources(ComputeResources):

@@ -10,6 +10,7 @@ from hone_api.common import (
     MESSAGE_COLUMN,
     READY_COLUMNS,
     ApiModel,
+    CacheOptions,
     ClaimPath,
     Conditions,
     HubName,
@@ -176,6 +177,13 @@ class InferenceServiceSpec(ApiModel):
                 "sglang and tgi take no chat template as a text: remove chatTemplate (with sglang a file of the image "
                 "can be named in extraArgs), or set engine: vllm",
             ),
+            *(
+                rule(
+                    f"!has(self.{name}) || has(self.model.name)",
+                    f"{name} is for a model that is downloaded from the hub: set model.name, or remove {name}",
+                )
+                for name in ("cache", "tokenSecret")
+            ),
         )
     )
 
@@ -202,6 +210,15 @@ class InferenceServiceSpec(ApiModel):
         examples=[4096],
     )
     resources: EngineResources = Field(EngineResources(), description="What one engine pod asks for.")
+    cache: CacheOptions | None = Field(
+        None,
+        description="Where the model of model.name is kept, so that it is downloaded once for all pods and starts; "
+        "left out: each pod downloads it again.",
+    )
+    token_secret: SecretKey | None = Field(
+        None,
+        description="The hub token, for a gated or private model.name. Only the init container that downloads has it.",
+    )
     api_key_secret: SecretKey | None = Field(
         None, description="The key that clients must send, as `Authorization: Bearer`; left out: none is asked for."
     )

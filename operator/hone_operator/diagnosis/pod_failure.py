@@ -135,7 +135,8 @@ def _add_claim(pod: Object, container: str, message: TerminationMessage) -> str:
 
 def explain_out_of_memory(pod: Object, container: str) -> HoneError:
     """Return the failure of an OOM-killed container, with its memory limit."""
-    spec: Object = next((each for each in pod["spec"]["containers"] if each["name"] == container), {})
+    containers = [*(pod["spec"].get("initContainers") or []), *pod["spec"]["containers"]]
+    spec: Object = next((each for each in containers if each["name"] == container), {})
     limit = ((spec.get("resources") or {}).get("limits") or {}).get("memory")
     if limit is None:
         text = "The node ran out of memory, and the container, which has no limit of its own, was killed"

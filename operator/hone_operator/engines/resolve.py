@@ -13,8 +13,8 @@ from hone_api.common import ClaimPath
 from hone_api.finetunejobs.sources import BaseModelSource
 from hone_api.finetunejobs.spec import FineTuneJob, LoraOptions
 from hone_api.finetunejobs.status import Artifact
-from hone_api.inferenceservices.spec import AdapterSource, InferenceServiceSpec, ModelStatus, ServedModel
-from hone_api.layout import CACHE, POD_CACHE, POD_CLAIMS, base_model_name, remote_folder
+from hone_api.inferenceservices.spec import AdapterSource, InferenceServiceSpec, ModelStatus
+from hone_api.layout import CACHE, MODEL_LINK, POD_CACHE, POD_CLAIMS, POD_DOWNLOADED, base_model_name, remote_folder
 from hone_api.reasons import ADAPTER_MISMATCH, FINE_TUNE_JOB_FAILED, INVALID_SPEC, HoneError
 from pydantic import ValidationError
 
@@ -22,6 +22,8 @@ from hone_operator.objects.resources import Object
 from hone_operator.pods.pod_spec import Volumes
 
 WAITING_FOR_JOB = "WaitingForFineTuneJob"
+# Where transformers copies the code that a model brings: not into a cache that is mounted read-only.
+MODULES_CACHE = "/tmp/modules"
 
 
 class ArtifactNotReady(Exception):
@@ -45,6 +47,19 @@ class ModelWeights:
 
 
 @dataclass(frozen=True)
+class HubDownload:
+    """A model that a container of Hone downloads before the engine starts, into a claim or else a volume of the pod.
+
+    `link`: becomes a link to the model's folder in the cache.
+    """
+
+    name: str
+    revision: str | None
+    link: str
+    claim: str | None
+
+
+@dataclass(frozen=True)
 class ResolvedAdapter:
     """An adapter in the pod: an artifact, or a folder as PEFT saves it. `lora`: the options of its FineTuneJob."""
 
@@ -61,7 +76,8 @@ class ResolvedModels:
 
     `model_adapter` is the adapter that spec.model itself names; `adapters` are those of spec.adapters. `claims`: the
     mounted claims that may hold the base model of an artifact. `parameter_count`: of the weights. It and `base_config`
-    are known only where a FineTuneJob made the model or was trained on it.
+    are known only where a FineTuneJob made the model or was trained on it. `download`: None where the engine downloads
+    its model itself, or none is downloaded.
     """
 
     weights: ModelWeights
@@ -73,6 +89,7 @@ class ResolvedModels:
     parameter_count: int | None = None
     base_config: BaseConfig = field(default_factory=BaseConfig)
     claims: dict[str, str] = field(default_factory=dict)
+    download: HubDownload | None = None
     volumes: Volumes = field(default_factory=Volumes)
     env: dict[str, str] = field(default_factory=dict)
 
@@ -131,7 +148,7 @@ def resolve_models(spec: InferenceServiceSpec, jobs: dict[str, Object | None]) -
         resolved, base = _resolve_claim(served.claim), _AdapterBase(source, _describe_source(source))
     else:
         resolved, base = (
-            _resolve_hub_model(served),
+            _resolve_hub_model(spec),
             _AdapterBase(BaseModelSource(name=served.name), str(served.name), served.revision),
         )
     if base.source:
@@ -233,11 +250,31 @@ def _find_base_folder(resolved: ResolvedModels, finished: _FinishedJob, artifact
     return f"{home}/hub/models--{name.replace('/', '--')}/snapshots/{revision}" if revision else name
 
 
-def _resolve_hub_model(served: ServedModel) -> ResolvedModels:
-    name = str(served.name)
+def _resolve_hub_model(spec: InferenceServiceSpec) -> ResolvedModels:
+    served, name = spec.model, str(spec.model.name)
+    if spec.cache or spec.token_secret:
+        return _resolve_download(spec)
     weights = ModelWeights(name, name, revision=served.revision)
     resolved = ResolvedModels(weights, [ModelStatus(name=name, kind="base")], env={"HF_HOME": POD_CACHE})
     resolved.volumes.add_empty_dir("cache", POD_CACHE)
+    return resolved
+
+
+def _resolve_download(spec: InferenceServiceSpec) -> ResolvedModels:
+    """Return what an engine loads after a container of Hone has downloaded it; hub_download.py builds that."""
+    served, name, link = spec.model, str(spec.model.name), f"{POD_DOWNLOADED}/{MODEL_LINK}"
+    claim = spec.cache.claim.name if spec.cache else None
+    resolved = ResolvedModels(
+        ModelWeights(link, name),
+        [ModelStatus(name=name, kind="base")],
+        download=HubDownload(name, served.revision, link, claim),
+        env={"HF_HOME": POD_CACHE, "HF_MODULES_CACHE": MODULES_CACHE},
+    )
+    if claim:
+        resolved.volumes.add_claim(claim, POD_CACHE, read_only=True)
+    else:
+        resolved.volumes.add_empty_dir("cache", POD_CACHE, read_only=True)
+    resolved.volumes.add_empty_dir("downloaded", POD_DOWNLOADED, read_only=True)
     return resolved
 
 

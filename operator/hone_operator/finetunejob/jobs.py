@@ -33,6 +33,7 @@ from hone_operator.objects.resources import Object
 from hone_operator.objects.spec_fields import FIELDS_ANNOTATION
 from hone_operator.pods import tuning
 from hone_operator.pods.gpu_access import GpuAccess
+from hone_operator.pods.hub_token import add_token, go_offline
 from hone_operator.pods.pod_spec import (
     Volumes,
     add_scratch_volumes,
@@ -47,9 +48,6 @@ PASSED_ON_PREFIX = "kueue.x-k8s.io/"
 
 # Annotation of a Job: the names that were passed on. Only these are removed later: a queue sets more with that prefix.
 PASSED_ON_ANNOTATION = "hone.dev/passed-on"
-
-# The variables that huggingface_hub reads a token from.
-TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 # torchrun's default of --master-port.
 RENDEZVOUS_PORT = 29500
@@ -127,13 +125,11 @@ def build_train_job(
         env |= {"MASTER_ADDR": first, "MASTER_PORT": str(RENDEZVOUS_PORT)}
     variables = build_environment(env, job.spec.pod)
     if has_prepare_job(job):
-        variables = [*_remove_token(variables), {"name": "HF_HUB_OFFLINE", "value": "1"}]
+        variables = go_offline(variables, job.spec.pod)
         if any(source.uri for source in _list_sources(job)):
             variables.append({"name": OFFLINE_VARIABLE, "value": "1"})
-        if job.spec.pod.env_from:  # a key of these may be a token as well; env wins
-            variables += [{"name": name, "value": ""} for name in TOKEN_VARIABLES]
     else:
-        variables = _add_token(variables, job.spec)
+        variables = add_token(variables, job.spec.token_secret)
         arguments += _add_secrets_and_certificates(volumes, job)
     groups = access.get_groups(gpus)
     pod = _build_pod(job, image, TRAINER, "run", arguments, variables, volumes, gpus=gpus, groups=groups)
@@ -157,7 +153,7 @@ def build_prepare_job(owner: Object, job: FineTuneJob, image: str, gpu: tuple[st
     arguments += _add_secrets_and_certificates(volumes, job)
     if gpu:
         arguments += ["--gpu-name", gpu[0], "--gpu-memory", str(gpu[1])]
-    variables = _add_token(build_environment(_build_environment(job.spec), job.spec.pod), job.spec)
+    variables = add_token(build_environment(_build_environment(job.spec), job.spec.pod), job.spec.token_secret)
     pod = _build_pod(job, image, PREPARE, "prepare", arguments, variables, volumes, gpus=0)
     # Nodes with GPUs are preferred, since the claim's volume may be bound to the node of its first pod.
     if job.spec.resources.gpus and "affinity" not in pod:
@@ -244,18 +240,6 @@ def _build_pod(
     )
     grace = spec.pod.termination_grace_period_seconds or TRAINER_GRACE_SECONDS[spec.method]
     return pod | {"restartPolicy": "Never", "terminationGracePeriodSeconds": grace}
-
-
-def _remove_token(variables: list[Object]) -> list[Object]:
-    return [variable for variable in variables if variable["name"] not in (*TOKEN_VARIABLES, "HF_HUB_OFFLINE")]
-
-
-def _add_token(variables: list[Object], spec: FineTuneJobSpec) -> list[Object]:
-    if not spec.token_secret:
-        return variables
-    reference = {"name": spec.token_secret.name, "key": spec.token_secret.key}
-    others = [variable for variable in variables if variable["name"] not in TOKEN_VARIABLES]
-    return [*others, {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}}]
 
 
 def _build_volumes(owner: Object, job: FineTuneJob) -> tuple[Volumes, list[str]]:

@@ -9,10 +9,10 @@ from hone_api.inferenceservices.spec import InferenceService, InferenceServiceSp
 from hone_api.layout import COMPONENT_LABEL, ENGINE_PORT, INFERENCESERVICE_LABEL, MANAGED_BY_LABEL, MANAGER, POD_SERVED
 from hone_api.pods.pod_options import ComputeResources
 
-from hone_operator.engines import artifact_links, key_guard
+from hone_operator.engines import artifact_links, hub_download, key_guard
 from hone_operator.engines.probes import HEALTH_PROBE
 from hone_operator.engines.registry import select_engine
-from hone_operator.engines.resolve import ResolvedModels
+from hone_operator.engines.resolve import MODULES_CACHE, ResolvedModels
 from hone_operator.engines.root_images import run_as_root_if_needed
 from hone_operator.engines.shutdown import get_grace_seconds
 from hone_operator.inferenceservice import adapter_sidecar as keeping
@@ -21,6 +21,7 @@ from hone_operator.objects import child_names
 from hone_operator.objects.drift import add_digest
 from hone_operator.objects.resources import Object
 from hone_operator.pods import pod_options, tuning
+from hone_operator.pods.hub_token import go_offline
 from hone_operator.pods.pod_spec import (
     POD_API_KEY,
     Images,
@@ -152,15 +153,20 @@ def _build_pod(declared: InferenceService, resolved: ResolvedModels, images: Ima
     image = declared.spec.pod.image or images.get_engine_image(engine.name)
     spec = declared.spec.model_copy(update={"pod": run_as_root_if_needed(declared.spec.pod, image)})
     gpus = spec.resources.gpus
-    beside = _build_helper_containers(declared, resolved, images)
+    beside = [
+        *hub_download.build_download_containers(spec, resolved, images.runtime),
+        *_build_helper_containers(declared, resolved, images),
+    ]
     add_scratch_volumes(resolved.volumes, spec.resources)
     own = engine.build_environment(spec, resolved)
     env = {"HOME": "/tmp", "USER": "hone"} | resolved.env | own
     if resolved.weights.trust_remote_code:
-        env["HF_MODULES_CACHE"] = "/tmp/modules"  # not in the cache, which is mounted read-only
+        env["HF_MODULES_CACHE"] = MODULES_CACHE
     env |= tuning.build_serving_environment(spec.resources, more_channels=more_channels)
     env |= images.gpu_access.build_environment(spec.resources, gpus)
     variables = build_environment(env, spec.pod)
+    if resolved.download:
+        variables = go_offline(variables, spec.pod)
     if "PYTHONPATH" in own:
         _append_python_path(variables)
     if spec.api_key_secret:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from hone_operator.diagnosis import liveness, pod_state
 from hone_operator.diagnosis.admission import explain_refusal
 from hone_operator.diagnosis.pod_failure import explain_out_of_memory
-from hone_operator.engines import artifact_links, key_guard
+from hone_operator.engines import artifact_links, hub_download, key_guard
 from hone_operator.engines.gpu_errors import explain_no_gpu
 from hone_operator.engines.registry import select_engine
 from hone_operator.engines.resolve import WAITING_FOR_JOB, ArtifactNotReady, ResolvedModels, resolve_models
@@ -42,6 +42,7 @@ from hone_operator.reconcile.sync_failures import SYNCED, set_synced
 
 CONDITION_TYPES = ("Accepted", "ArtifactsResolved", "Progressing", "Available")
 CONTAINERS = (
+    hub_download.CONTAINER,
     artifact_links.CONTAINER,
     adapter_sidecar.CONTAINER,
     key_guard.CONTAINER,
@@ -250,6 +251,7 @@ def _set_progressing(
         conditions.set("Progressing", False, failure.reason.name, failure.sentence())
         return
     text = f"{found.get('updatedReplicas', 0)} of {wanted} engines are of the present models, {ready} answer."
+    text += hub_download.describe_running(observed.pods)
     conditions.set("Progressing", True, "RollingOut", text)
 
 
@@ -327,6 +329,8 @@ def _find_engine_failure(
         if not ended or not ended.get("exitCode"):
             continue
         if named := _read_named_failure(ended) or _explain_no_gpu(observed, ended):
+            if resolved.download and name == hub_download.CONTAINER:
+                return hub_download.explain_failure(named, resolved.download, pod["metadata"]["namespace"])
             return named
         if container.get("restartCount", 0) >= MIN_REPORTED_RESTARTS:
             return _explain_engine_exit(pod, name, ended)

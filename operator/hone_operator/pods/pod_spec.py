@@ -68,9 +68,9 @@ class Volumes:
         self.volumes.append({"name": volume, "configMap": {"name": config_map}})
         self._add_mount(volume, path, None, True)
 
-    def add_empty_dir(self, volume: str, path: str, **options: str) -> None:
+    def add_empty_dir(self, volume: str, path: str, *, read_only: bool = False, **options: str) -> None:
         self.volumes.append({"name": volume, "emptyDir": dict(options)})
-        self._add_mount(volume, path, None, False)
+        self._add_mount(volume, path, None, read_only)
 
     def add_secret(self, volume: str, name: str, key: str, file: str) -> None:
         """Mount one key of a Secret as a file, which the kubelet updates with the Secret."""

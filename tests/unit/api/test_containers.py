@@ -24,7 +24,9 @@ def read_source(module: str) -> str:
     return Path(found.origin).read_text()
 
 
-@pytest.mark.parametrize("module", [containers.LINK_ARTIFACTS, containers.ADAPTER_SIDECAR, containers.KEY_GUARD])
+@pytest.mark.parametrize(
+    "module", [containers.LINK_ARTIFACTS, containers.ADAPTER_SIDECAR, containers.KEY_GUARD, containers.MODEL_DOWNLOAD]
+)
 def test_modules_of_containers_can_be_run(module: str) -> None:
     assert 'if __name__ == "__main__":' in read_source(module)
 
@@ -55,5 +57,5 @@ def test_a_failure_line_is_found_in_a_log(program: str, reason: Reason, before: 
 
 
 def test_lines_of_other_programs_are_no_failures() -> None:
-    assert len(PROGRAMS) == 4
+    assert len(PROGRAMS) == 5
     assert containers.find_failures("hone-other: InvalidSpec: no\nsay hone-server: InvalidSpec: no") == []

@@ -1,17 +1,25 @@
 """Resolve names and revisions on the hub to commits, from the cache when the hub can't be reached."""
 
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
+from uuid import uuid4
 
 from hone_api.reasons import HUB_UNREACHABLE, HoneError
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.file_download import repo_folder_name
 
-from hone_trainer.runtime.errors import is_connection_error, make_hub_error
+from hone_trainer.runtime.errors import disk_full_named, is_connection_error, make_hub_error
 
 RepoType = Literal["model", "dataset"]
+# Files of a model on the hub that loading it may need, and its card, which gives the licence.
+MODEL_FILES = ["*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt", "*.py", "README.md"]
+# The formats of weights, of which the first that a model has is downloaded. The last one is Mistral's, for vLLM.
+WEIGHTS = ["*.safetensors", "*.bin", "consolidated*.safetensors"]
+# An incomplete file that was not written to for so long has no download any more: its process was killed.
+ABANDONED_SECONDS = 24 * 3600
 # Seconds that the hub has to answer which commit a revision is.
 TIMEOUT_SECONDS = 10.0
 
@@ -48,12 +56,25 @@ def find_cached_snapshot(kind: RepoType, name: str, commit: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def download_files(kind: RepoType, name: str, commit: str, patterns: list[str]) -> Path:
-    """Download the matching files of a commit into the cache; offline, return the cached ones."""
-    ignored = ["*/*", "consolidated*"]  # other formats of the same weights
-    return Path(
-        snapshot_download(name, repo_type=kind, revision=commit, allow_patterns=patterns, ignore_patterns=ignored)
-    )
+def download_model(name: str, commit: str, revision: str) -> Path:
+    """Download all files of a model into the cache, and record which commit the revision is, for starts without a hub.
+
+    Offline, the cached files are used. Return the folder of the commit. Raises HoneError HubUnauthorized,
+    HubUnreachable, DiskFull, VolumeAccessDenied.
+    """
+    try:
+        with disk_full_named(Path(constants.HF_HUB_CACHE)):
+            _remove_abandoned_files(name)
+            folder = _download_first_format(name, commit)
+            _record_commit(name, revision, commit)
+    except Exception as error:
+        raise make_hub_error(error, "model", name, revision) from error
+    return folder
+
+
+def get_blobs_folder(name: str) -> Path:
+    """Return the folder of the cache that holds the content of a model's files, complete and incomplete ones."""
+    return _get_cache_folder("model", name) / "blobs"
 
 
 @contextmanager
@@ -82,6 +103,36 @@ def _read_cached_commit(kind: RepoType, name: str, revision: str) -> str | None:
     if reference.is_file():
         return reference.read_text().strip()
     return revision if find_cached_snapshot(kind, name, revision) else None
+
+
+def _download_first_format(name: str, commit: str) -> Path:
+    for weights in WEIGHTS:
+        # Folders, and consolidated files next to others, hold the same weights in other formats.
+        ignored = ["*/*"] if weights.startswith("consolidated") else ["*/*", "consolidated*"]
+        wanted = [*MODEL_FILES, weights]
+        folder = Path(snapshot_download(name, revision=commit, allow_patterns=wanted, ignore_patterns=ignored))
+        if any(folder.glob(weights)):
+            break
+    return folder
+
+
+def _remove_abandoned_files(name: str) -> None:
+    """Remove what killed downloads of a model left, which huggingface_hub neither continues nor removes."""
+    for path in get_blobs_folder(name).glob("*.incomplete"):
+        with suppress(FileNotFoundError):  # another pod may complete or remove it
+            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                path.unlink()
+
+
+def _record_commit(name: str, revision: str, commit: str) -> None:
+    """Write the cache's file for a branch or tag of a model, which pods may do at the same time."""
+    if _read_cached_commit("model", name, revision) == commit:
+        return
+    reference = _get_cache_folder("model", name) / "refs" / revision
+    reference.parent.mkdir(parents=True, exist_ok=True)
+    temporary = reference.with_name(f".{reference.name}.{uuid4().hex}")
+    temporary.write_text(commit)
+    temporary.replace(reference)
 
 
 def _get_cache_folder(kind: RepoType, name: str) -> Path:

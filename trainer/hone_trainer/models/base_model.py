@@ -34,9 +34,6 @@ from hone_trainer.remote.fetch import fetch
 from hone_trainer.remote.locations import locate
 from hone_trainer.runtime.errors import make_hub_error
 
-# Files of a model on the hub that loading it may need, and its card, which gives the licence.
-MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py", "README.md"]
-
 
 @dataclass(frozen=True)
 class BaseModel:
@@ -176,12 +173,7 @@ def download(base: BaseModel, source: BaseModelSource) -> None:
     """Download all files of a model on the hub into the cache. Raises HoneError HubUnauthorized, HubUnreachable."""
     if not base.commit:
         return
-    try:
-        folder = hub.download_files("model", base.location, base.commit, MODEL_FILES)
-        if not list(folder.glob("*.safetensors")):
-            hub.download_files("model", base.location, base.commit, [*MODEL_FILES, "*.bin"])
-    except Exception as error:
-        raise make_hub_error(error, "model", base.location, source.revision or "main") from error
+    hub.download_model(base.location, base.commit, source.revision or "main")
 
 
 def is_local(base: BaseModel) -> bool:

@@ -8,7 +8,6 @@ transformers load them without their values, so that its renaming, tying and lis
 """
 
 import copy
-import json
 import re
 from pathlib import Path
 from pickle import UnpicklingError
@@ -24,6 +23,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoH
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME, find_adapter_config_file
 
 from hone_trainer.inputs.disguised_files import is_pointer
+from hone_trainer.inputs.weight_index import find_weight_files
 from hone_trainer.models.quantization import get_quantization_method
 
 # Exceptions of transformers for a model that it can't load.
@@ -31,8 +31,6 @@ LOAD_ERRORS = (
     *(OSError, ValueError, KeyError, ImportError, EOFError),
     *(SafetensorError, StrictDataclassError, UnpicklingError),
 )
-# Files that hold or list the weights, in the order in which transformers looks for them.
-NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 # Weights that a model may leave unused: layers for speculative decoding, and buffers of older versions.
 UNUSED = re.compile(r"(^|\.)mtp\.|nextn|inv_freq$|position_ids$|\.masked_bias$|\.(attn|attention)\.bias$")
 OWN_CONFIG = "Use the config.json that belongs to these weights."
@@ -120,24 +118,6 @@ def refuse_adapter(location: str, what: str, revision: str | None) -> None:
         remedy="Merge it first: move the files of the adapter to a folder of their own, run `hone merge`, and name the "
         "merged model. To use the base model alone, remove adapter_config.json.",
     )
-
-
-def find_weight_files(folder: Path, what: str) -> list[Path]:
-    """Return the files with the weights that transformers reads. Raises HoneError ModelInvalid where one is missing."""
-    first = next((folder / name for name in NAMES if (folder / name).is_file()), None)
-    if first is None:
-        raise HoneError(MODEL_INVALID, f"{what}, which holds no weights: it has none of the files {', '.join(NAMES)}")
-    if first.suffix != ".json":
-        return [first]
-    try:
-        shards = sorted(set(json.loads(first.read_bytes())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HoneError(MODEL_INVALID, f"{what}, whose {first.name} can't be read: {_line(error)}") from error
-    lacking = [shard for shard in shards if not (folder / shard).is_file()]
-    if lacking:
-        count = f"{len(lacking)} of {len(shards)} files that {first.name} names"
-        raise HoneError(MODEL_INVALID, f"{what}, which lacks {count}, such as {lacking[0]}")
-    return [folder / shard for shard in shards]
 
 
 def find_not_finite(folder: Path) -> str | None:

@@ -123,8 +123,6 @@ def make_hub_error(error: Exception, kind: str, name: str, revision: str) -> Hon
 
 
 def _classify_known(error: BaseException) -> HoneError | None:
-    import torch
-
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return HoneError(DISK_FULL, f"{error.filename or 'A file'} can't be written: {error.strerror}")
@@ -132,8 +130,11 @@ def _classify_known(error: BaseException) -> HoneError | None:
         return HoneError(DISK_FULL, f"A file can't be written: {text}")
     if denied := make_access_denied_error(error):
         return denied
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError | OSError) and any(words in text for words in _OUT_OF_MEMORY)
+    # torch's own class by its name: the download of a model runs without torch.
+    if (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError | OSError) and any(words in text for words in _OUT_OF_MEMORY))
     ):
         return HoneError(OUT_OF_MEMORY, _remove_addresses(text))
     if _is_of_the_hub(error) and is_connection_error(error):

@@ -1,0 +1,123 @@
+"""Download the model of a service from the hub before its engine starts. Does not import torch.
+
+`python -m hone_trainer.inputs.model_download NAME --link PATH` runs in an init container, the only one with the hub
+token. In: the model's name and revision, and the cache, which HF_HOME names. Out: the files in the cache, for later
+starts and other pods, and a link to the folder of the commit. The engine loads the link without the hub, so that it
+gets this commit even if another pod moves the branch in a shared cache meanwhile.
+"""
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Event, Thread
+
+from hone_api.containers import DOWNLOAD_PROGRAM, failure_line
+from hone_api.exit_codes import INTERRUPTED_EXIT_CODE
+from hone_api.io.terminal import make_output_safe, print_line
+from hone_api.reasons import MODEL_INVALID, HoneError
+from huggingface_hub import constants
+from huggingface_hub.utils.tqdm import disable_progress_bars
+from safetensors import SafetensorError, safe_open
+
+from hone_trainer.inputs import hub
+from hone_trainer.inputs.weight_index import NAMES, find_weight_files
+from hone_trainer.runtime.errors import UnclassifiedError, classify_error
+from hone_trainer.runtime.signals import Interrupted, StopSignal
+
+REPORT_SECONDS = 30.0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Download and link; return the exit code. The last line on stderr names the reason, as the engine's does."""
+    arguments = _parse_arguments(argv)
+    make_output_safe(is_stdout_a_log=True)
+    StopSignal().install_handlers()
+    logging.basicConfig(format=f"{DOWNLOAD_PROGRAM}: %(message)s")
+    logging.getLogger("huggingface_hub").setLevel(logging.INFO)  # it reports for which lock of a shared cache it waits
+    disable_progress_bars()
+    try:
+        _download(arguments.model, arguments.revision, arguments.link)
+    except Interrupted:
+        return INTERRUPTED_EXIT_CODE
+    except Exception as error:
+        failure = classify_error(error)
+        if isinstance(failure, UnclassifiedError):
+            print_line(failure.traceback.rstrip("\n"))
+        print_line(failure_line(DOWNLOAD_PROGRAM, failure))
+        return failure.reason.exit_code or 1
+    return 0
+
+
+def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m hone_trainer.inputs.model_download", description="Download a model from the hub, and link it."
+    )
+    parser.add_argument("model", help="name on the hub")
+    parser.add_argument("--revision", default="main", help="branch, tag or commit (default: main)")
+    parser.add_argument("--link", type=Path, required=True, help="becomes a link to the model's folder in the cache")
+    return parser.parse_args(argv)
+
+
+def _download(name: str, revision: str, link: Path) -> None:
+    """Download what the cache lacks, and link it.
+
+    Raises HoneError ModelNotFound, ModelInvalid, HubUnauthorized, HubUnreachable, DiskFull, VolumeAccessDenied.
+    """
+    commit = hub.resolve_commit("model", name, revision)
+    if hub.is_offline():
+        print_line(f"{DOWNLOAD_PROGRAM}: {name} at {commit} is taken from the cache: the hub can't be reached")
+    else:
+        print_line(f"{DOWNLOAD_PROGRAM}: {name} at {commit}: downloading what {constants.HF_HUB_CACHE} lacks of it")
+    begin = time.monotonic()
+    with report_size(hub.get_blobs_folder(name), REPORT_SECONDS):
+        folder = hub.download_model(name, commit, revision)
+    _check_weights(folder, f"spec.model.name is {name}")
+    link.unlink(missing_ok=True)  # the container may restart in the same pod
+    link.symlink_to(folder)
+    size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    print_line(f"{DOWNLOAD_PROGRAM}: {folder} holds {size} bytes, complete in {time.monotonic() - begin:.1f} s")
+
+
+@contextmanager
+def report_size(folder: Path, seconds: float) -> Iterator[None]:
+    """Within the context, print every so many seconds how many bytes are in a folder of the cache."""
+    done = Event()
+
+    def report() -> None:
+        while not done.wait(seconds):
+            with suppress(FileNotFoundError):  # files are renamed when they are complete
+                size = sum(path.stat().st_size for path in folder.iterdir())
+                print_line(f"{DOWNLOAD_PROGRAM}: {size} bytes are in {folder}")
+
+    Thread(target=report, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _check_weights(folder: Path, what: str) -> None:
+    """Raise HoneError ModelInvalid for a model that lacks files of its weights, or has one that was cut."""
+    if any((folder / name).is_file() for name in NAMES):
+        files = find_weight_files(folder, what)
+    else:
+        files = [path for pattern in hub.WEIGHTS for path in folder.glob(pattern)]
+    if not files:
+        raise HoneError(MODEL_INVALID, f"{what}, and there are no weights: no file {' or '.join(hub.WEIGHTS)}")
+    for path in files:
+        if path.suffix == ".safetensors":
+            try:
+                with safe_open(path, framework="np"):
+                    pass
+            except SafetensorError as error:
+                message = f"{what}, whose {path.name} in the cache is damaged: {error}"
+                remedy = f"Remove {path.resolve()} and {path} from the cache: the next start downloads it again."
+                raise HoneError(MODEL_INVALID, message, remedy=remedy) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
