@@ -49,6 +49,11 @@ def keyed_by(field: str) -> dict[str, Any]:
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [field]}
 
 
+# In the `json_schema_extra` of a list: the field next to it that has the same fields as the items. Its descriptions are
+# not repeated in the CRD, whose size is limited.
+DESCRIBED_AT = "x-described-at"
+
+
 def exactly_one(*fields: str) -> str:
     """Return the CEL expression that is true when exactly one of the fields is set."""
     return f"[{', '.join(f'has(self.{name})' for name in fields)}].filter(x, x).size() == 1"

@@ -103,18 +103,19 @@ def _report_already_complete(
 
 
 def _has_other_data(done: ArtifactManifest, inputs: JobInputs) -> bool:
-    """Return whether the dataset's files have changed. Branches of the hub and URIs are not looked up; missing files
+    """Return whether the datasets' files have changed. Branches of the hub and URIs are not looked up; missing files
     don't count.
     """
-    source = inputs.job.spec.dataset
-    if source.name or source.uri:
+    spec = inputs.job.spec
+    if any(source.name or source.uri for source in spec.dataset_sources):
         return False
     from hone_trainer.data import dataset
 
     try:
-        return dataset.locate_dataset(source, inputs, None).fingerprint != done.dataset_fingerprint
+        found = dataset.locate_datasets(spec, inputs, [])
     except HoneError:
         return False
+    return dataset.compute_fingerprint(found, spec.dataset_weights) != done.dataset_fingerprint
 
 
 def _has_other_model(inputs: JobInputs, output: Path) -> bool:

@@ -108,7 +108,7 @@ def _describe_content(job: Object) -> str:
 
 def _find_job_claims(job: Object) -> set[str]:
     spec = job.get("spec") or {}
-    sources = [spec.get(part) or {} for part in ("model", "dataset", "cache")]
+    sources = [*(spec.get(part) or {} for part in ("model", "dataset", "cache")), *(spec.get("datasets") or [])]
     found = {str(source["claim"].get("name")) for source in sources if source.get("claim")}
     return found | {find_output_claim(job)[0]} | _find_volume_claims(spec)
 

@@ -28,8 +28,21 @@ class SplitReport(ForeignModel):
     kept_rows: int = Field(description="Rows after cutting, dropping and packing.")
 
 
+class MixedDataset(ForeignModel):
+    """One of several datasets, and its part in the rows to train on."""
+
+    name: str = Field(description="Name on the hub, URI, ConfigMap, or claim with the path on it.")
+    format: str = Field(description="Format of its rows.")
+    weight: float | None = Field(None, description="Its weight; left out where the datasets follow each other.")
+    used_rows: int = Field(description="Rows that are mixed, before truncating and dropping.")
+    used_tokens: int = Field(description="Tokens of the mixed rows, without those that are truncated or dropped.")
+    share: float = Field(description="Share of its tokens in the tokens of an epoch, from 0 to 1.")
+    train: SplitReport
+    evaluation: SplitReport | None = None
+
+
 class DatasetReport(ForeignModel):
-    """The report of a dataset: its format, and its rows."""
+    """The report of the dataset, or of all datasets together: format, and rows."""
 
     format: str
     max_length: int | None
@@ -38,12 +51,14 @@ class DatasetReport(ForeignModel):
     left_out_files: list[str] = Field([], description="The first files next to them that were not read, at most 20.")
     train: SplitReport
     evaluation: SplitReport | None = None
+    datasets: list[MixedDataset] = Field([], description="Each of several datasets; none for a single one.")
 
     def summary(self) -> str:
         """Return format and sizes as text."""
         lengths = self.train.lengths
         held_out = f", {self.evaluation.rows} to evaluate on" if self.evaluation else ""
+        what = f"{len(self.datasets)} datasets" if self.datasets else "dataset"
         return (
-            f"dataset of {self.format} rows, {self.train.rows} to train on{held_out}; "
+            f"{what} of {self.format} rows, {self.train.rows} to train on{held_out}; "
             f"tokens a row: {lengths.p50} (median), {lengths.p95} (95 %), {lengths.max} (longest)"
         )

@@ -82,11 +82,8 @@ class DatasetSource(RemoteSource):
                 "split belongs to a dataset on the hub, and files are all train: remove it, and name the files in path",
             ),
             rule(
-                "has(self.name) || !has(self.config)", "config belongs to a dataset on the hub: set name, or remove it"
-            ),
-            rule(
-                "has(self.name) || !has(self.revision)",
-                "revision belongs to a dataset on the hub: set name, or remove it",
+                "has(self.name) || !(has(self.config) || has(self.revision))",
+                "config and revision belong to a dataset on the hub: set name, or remove them",
             ),
             rule(
                 "has(self.name) || !has(self.evalSplit)",
@@ -150,3 +147,14 @@ class DatasetSource(RemoteSource):
     def has_evaluation(self) -> bool:
         """Return whether there are rows to evaluate on."""
         return bool(self.eval_split or self.eval_fraction)
+
+
+class DatasetEntry(DatasetSource):
+    """One of several datasets: the fields of `spec.dataset`, and a weight."""
+
+    weight: Annotated[float, Field(gt=0, le=1_000_000)] | None = Field(
+        None,
+        description="Share of the rows, relative to the other weights. Set it in all entries or in none: without "
+        "weights the datasets follow each other.",
+        examples=[0.7],
+    )

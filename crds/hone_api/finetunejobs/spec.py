@@ -1,11 +1,12 @@
 """FineTuneJob: a base model, a dataset, a method; the result is a verified artifact on a PersistentVolumeClaim."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from hone_api.common import (
     API_VERSION,
+    DESCRIBED_AT,
     DNS_LABEL_NAME,
     MESSAGE_COLUMN,
     READY_COLUMNS,
@@ -16,7 +17,7 @@ from hone_api.common import (
     rules,
 )
 from hone_api.finetunejobs.output import OutputOptions
-from hone_api.finetunejobs.sources import BaseModelSource, DatasetSource
+from hone_api.finetunejobs.sources import BaseModelSource, DatasetEntry, DatasetSource
 from hone_api.finetunejobs.status import FineTuneJobStatus
 from hone_api.finetunejobs.training import TrainingArguments
 from hone_api.pods.pod_options import TRAINER_GRACE_SECONDS, ComputeResources, PodOptions
@@ -95,6 +96,14 @@ _YEAR_SECONDS = 366 * 24 * 3600
 _UNCHANGEABLE = "can't change after creation, since it decides the result: make a new FineTuneJob"
 
 
+_ONE_OF_DATASET_AND_DATASETS = "set exactly one of dataset (one dataset) and datasets (several)"
+# CEL: whether there are rows to evaluate on.
+_EVALUATES = (
+    "(has(self.dataset) && (has(self.dataset.evalFraction) || has(self.dataset.evalSplit))) || "
+    "(has(self.datasets) && self.datasets.exists(one, has(one.evalFraction) || has(one.evalSplit)))"
+)
+
+
 # Fields of a spec that stay in its object: people put credentials into the variables of spec.pod.env, and neither
 # training nor the readers of an artifact need to know how the pod ran.
 PRIVATE = ("pod",)
@@ -110,6 +119,16 @@ class FineTuneJobSpec(ApiModel):
 
     model_config = ConfigDict(
         json_schema_extra=rules(
+            rule("has(self.dataset) != has(self.datasets)", _ONE_OF_DATASET_AND_DATASETS),
+            rule(
+                "!has(self.datasets) || self.datasets.all(one, has(one.weight)) || "
+                "!self.datasets.exists(one, has(one.weight))",
+                "weight belongs to all of datasets or to none: set it in each of them, or remove it",
+            ),
+            rule(
+                "!has(self.datasets) || self.datasets.filter(one, has(one.chatTemplate)).size() <= 1",
+                "chatTemplate is for all of datasets: set it in one of them",
+            ),
             rule(
                 "self.method != 'full' || !has(self.lora)",
                 "lora belongs to methods lora and qlora: remove it, or set method: lora",
@@ -128,14 +147,12 @@ class FineTuneJobSpec(ApiModel):
                 "training.fp16 does not go with method qlora, whose adapters are bfloat16: remove it",
             ),
             rule(
-                "!has(self.training) || !has(self.training.evalSteps) || has(self.dataset.evalFraction) || "
-                "has(self.dataset.evalSplit)",
+                f"!has(self.training) || !has(self.training.evalSteps) || {_EVALUATES}",
                 "training.evalSteps needs rows to evaluate on: set dataset.evalFraction or evalSplit, or remove it",
             ),
             rule(
                 "!has(self.training) || !has(self.training.lrSchedulerType) || "
-                "self.training.lrSchedulerType != 'reduce_lr_on_plateau' || has(self.dataset.evalFraction) || "
-                "has(self.dataset.evalSplit)",
+                f"self.training.lrSchedulerType != 'reduce_lr_on_plateau' || {_EVALUATES}",
                 "training.lrSchedulerType reduce_lr_on_plateau follows the evaluation loss: set dataset.evalFraction "
                 "or evalSplit, or take another schedule",
             ),
@@ -177,20 +194,25 @@ class FineTuneJobSpec(ApiModel):
                 f"resources.gpus and resources.nodes {_UNCHANGEABLE}",
             ),
             rule("self.model == oldSelf.model", f"model {_UNCHANGEABLE}"),
-            rule("self.dataset == oldSelf.dataset", f"dataset {_UNCHANGEABLE}"),
             rule("self.method == oldSelf.method", f"method {_UNCHANGEABLE}"),
             *(
                 rule(
                     f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})",
                     f"{name} {_UNCHANGEABLE}",
                 )
-                for name in ("lora", "training", "evaluation", "output")
+                for name in ("dataset", "datasets", "lora", "training", "evaluation", "output")
             ),
         )
     )
 
     model: BaseModelSource = Field(description="The base model.")
-    dataset: DatasetSource = Field(description="The dataset.")
+    dataset: DatasetSource | None = Field(None, description="The dataset.")
+    datasets: Annotated[list[DatasetEntry], Field(min_length=1, max_length=16)] | None = Field(
+        None,
+        description="Several datasets in place of one: concatenated, or with weights interleaved.",
+        examples=[[{"name": "owner/chats", "weight": 3}, {"claim": {"name": "data", "path": "faq"}, "weight": 1}]],
+        json_schema_extra={DESCRIBED_AT: "dataset"},
+    )
     method: Literal["lora", "qlora", "full"] = Field(
         "lora",
         description="What is trained: lora: an adapter; qlora: an adapter on the base in 4 bits, which needs a "
@@ -228,6 +250,33 @@ class FineTuneJobSpec(ApiModel):
         "claim is never removed.",
         examples=[604800],
     )
+
+    @model_validator(mode="after")
+    def _has_dataset(self) -> Self:
+        if (self.dataset is None) == (self.datasets is None):
+            raise ValueError(_ONE_OF_DATASET_AND_DATASETS)
+        return self
+
+    @property
+    def dataset_sources(self) -> list[DatasetSource]:
+        """The datasets, in the order in which their rows come."""
+        return [self.dataset] if self.dataset else [*(self.datasets or [])]
+
+    @property
+    def dataset_weights(self) -> list[float] | None:
+        """The weight of each dataset; None: they are concatenated."""
+        weights = [entry.weight for entry in self.datasets or [] if entry.weight is not None]
+        return weights or None
+
+    @property
+    def chat_template(self) -> str | None:
+        """The chat template in place of the tokenizer's."""
+        return next((source.chat_template for source in self.dataset_sources if source.chat_template), None)
+
+    @property
+    def has_evaluation(self) -> bool:
+        """Return whether there are rows to evaluate on."""
+        return any(source.has_evaluation for source in self.dataset_sources)
 
     def published(self) -> dict[str, Any]:
         """Return the spec on the wire without the fields that are PRIVATE."""

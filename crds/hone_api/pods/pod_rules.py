@@ -197,12 +197,12 @@ OF_TYPE: dict[str, Rules] = {
     "NodeSelectorRequirement": [
         rule(_SET_OPERATORS, _SET_MESSAGE),
         rule(
-            f"!(self.operator in ['Gt', 'Lt']) || ({_VALUES} && self.values.size() == 1 && "
+            "!(self.operator in ['Gt', 'Lt']) || (has(self.values) && self.values.size() == 1 && "
             "self.values[0].matches('^[0-9]+$'))",
             "operators Gt and Lt need one value, a whole number in quotes",
         ),
     ],
-    "LabelSelectorRequirement": [rule(_SET_OPERATORS, _SET_MESSAGE)],
+    "LabelSelectorRequirement": [rule(f"(self.operator in ['In', 'NotIn']) == ({_VALUES})", _SET_MESSAGE)],
 }
 
 _PORT = [

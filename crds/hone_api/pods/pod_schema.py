@@ -16,6 +16,7 @@ from hone_api.pods import pod_rules
 Schema = dict[str, Any]
 
 _RULES = "x-kubernetes-validations"
+_LIST_TYPE = "x-kubernetes-list-type"
 FIELD, FIELD_RULES = "x-kubernetes-field", "x-field-rules"
 
 MOST_ITEMS = 64
@@ -111,7 +112,7 @@ QUANTITY: Schema = {
     "x-kubernetes-validations": [
         {
             "rule": "type(self) == int ? self >= 0 : self.matches(r'^[+]?([0-9]+([.][0-9]*)?|[.][0-9]+)"
-            "(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][+-]?[0-9]+)?$')",
+            "([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?$')",
             "message": "must be a quantity such as 8, 500m or 64Gi",
         }
     ],
@@ -156,6 +157,8 @@ def _make_node(path: str, node: Schema) -> Schema:
 def _make_plain(path: str, node: Schema) -> Schema:
     """Return the schema of a value without a named type of Kubernetes, with its bounds."""
     found = {key: value for key, value in node.items() if key not in ("items", "additionalProperties", "format")}
+    if found.get(_LIST_TYPE) == "atomic":  # the default, which would only make the definition larger
+        del found[_LIST_TYPE]
     if path in DEFAULTS:
         found["default"] = DEFAULTS[path]
     if path in pod_rules.ENUMS:

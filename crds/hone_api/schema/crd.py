@@ -5,7 +5,7 @@ import json
 from functools import cache
 from typing import Any
 
-from hone_api.common import GROUP, VERSION
+from hone_api.common import DESCRIBED_AT, GROUP, VERSION
 from hone_api.finetunejobs.spec import FineTuneJob
 from hone_api.inferenceservices.spec import InferenceService
 from hone_api.pods.pod_schema import FIELD, FIELD_RULES, make_structural_schema
@@ -191,9 +191,11 @@ def _make_text_or_list(alternatives: list[Schema], definitions: dict[str, Schema
 def _make_fields(node: Schema, definitions: dict[str, Schema]) -> Schema:
     """Return `properties` or `additionalProperties`; a map with known keys has properties, to refuse others."""
     if "properties" in node:
-        return {
-            "properties": {name: _make_structural(field, definitions) for name, field in node["properties"].items()}
-        }
+        fields = {name: _make_structural(field, definitions) for name, field in node["properties"].items()}
+        for name, field in node["properties"].items():
+            if DESCRIBED_AT in field:
+                _drop_descriptions(fields[name]["items"], fields[field[DESCRIBED_AT]])
+        return {"properties": fields}
     values = node.get("additionalProperties", False)
     if values is False:
         return {}
@@ -203,6 +205,14 @@ def _make_fields(node: Schema, definitions: dict[str, Schema]) -> Schema:
     if values is True:
         return {"x-kubernetes-preserve-unknown-fields": True}
     return {"additionalProperties": _make_structural(values, definitions)}
+
+
+def _drop_descriptions(of: Schema, described: Schema) -> None:
+    """Remove the descriptions of the fields that both schemas have."""
+    for name, field in of.get("properties", {}).items():
+        if known := described["properties"].get(name):
+            field.pop("description", None)
+            _drop_descriptions(field, known)
 
 
 _ANYTHING = {"x-kubernetes-preserve-unknown-fields": True, "nullable": True}

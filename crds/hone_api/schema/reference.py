@@ -16,7 +16,7 @@ def render_kind_page(kind: str) -> str:
     of = make_schema(kind)
     parts = [f"{NOTICE}# {kind}\n\n{of['description']}\n"]
     for path, part in _list_objects("spec", of["properties"]["spec"]):
-        if path.startswith("spec.training"):
+        if path.startswith(("spec.training", "spec.datasets[].")):
             continue
         parts.append(f"## {path}\n\n{part['description']}\n\n{_render_table(part)}{_render_rules(part)}")
         if path == "spec.pod":
@@ -73,8 +73,14 @@ def _render_table(of: Schema) -> str:
         f"| `{name}` | {_render_type(field)} | {_render_default(field, name in of.get('required', []))} "
         f"| {_escape_cell(field.get('description', ''))} |\n"
         for name, field in of["properties"].items()
+        if "description" in field or not _is_partly_described(of)
     )
     return f"| Field | Type | Default | Description |\n|---|---|---|---|\n{rows}"
+
+
+def _is_partly_described(of: Schema) -> bool:
+    """Return whether only the fields that no other table has are described."""
+    return any("description" in field for field in of["properties"].values())
 
 
 def _render_rules(of: Schema) -> str:

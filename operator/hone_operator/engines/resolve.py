@@ -121,7 +121,7 @@ class _FinishedJob:
 
     @property
     def has_own_template(self) -> bool:
-        return self.job.spec.dataset.chat_template is not None
+        return self.job.spec.chat_template is not None
 
 
 @dataclass(frozen=True)

@@ -76,8 +76,13 @@ def build_mutable_spec(job: FineTuneJob) -> Object:
     return {"backoffLimit": job.spec.backoff_limit, "activeDeadlineSeconds": job.spec.active_deadline_seconds}
 
 
-def _list_sources(job: FineTuneJob) -> tuple[BaseModelSource, DatasetSource]:
-    return job.spec.model, job.spec.dataset
+def _list_sources(job: FineTuneJob) -> list[BaseModelSource | DatasetSource]:
+    return [job.spec.model, *job.spec.dataset_sources]
+
+
+def _list_dataset_config_maps(job: FineTuneJob) -> list[str]:
+    """Return the ConfigMaps that hold datasets, each once."""
+    return [*dict.fromkeys(source.config_map.name for source in job.spec.dataset_sources if source.config_map)]
 
 
 def reads_token(job: FineTuneJob, component: str) -> bool:
@@ -250,15 +255,14 @@ def _build_volumes(owner: Object, job: FineTuneJob) -> tuple[Volumes, list[str]]
     arguments: list[str] = []
     volumes.add_config_map("manifest", config_map_name(job.name), POD_MANIFEST.rpartition("/")[0])
     volumes.add_claim(get_output_claim(job), POD_OUTPUT, sub_path=artifact_path(metadata["namespace"], job.name))
-    read = dict.fromkeys(source.claim.name for source in (spec.model, spec.dataset) if source.claim)
+    read = dict.fromkeys(source.claim.name for source in _list_sources(job) if source.claim)
     for name in read:
         path = f"{POD_CLAIMS}/{name}"
         volumes.add_claim(name, path, read_only=True)
         arguments += ["--claim", f"{name}={path}"]
-    if spec.dataset.config_map:
-        name = spec.dataset.config_map.name
+    for number, name in enumerate(_list_dataset_config_maps(job)):
         path = f"{POD_CONFIG_MAPS}/{name}"
-        volumes.add_config_map("dataset", name, path)
+        volumes.add_config_map(f"dataset-{number}" if number else "dataset", name, path)
         arguments += ["--config-map", f"{name}={path}"]
     if spec.cache:
         volumes.add_claim(spec.cache.claim.name, POD_CACHE)
@@ -274,10 +278,10 @@ def _add_secrets_and_certificates(volumes: Volumes, job: FineTuneJob) -> list[st
         path = f"{POD_SECRETS}/{name}"
         volumes.add_all_of_secret(f"secret-{number}", name, path)
         arguments += ["--secret", f"{name}={path}"]
-    dataset = job.spec.dataset.config_map
+    mounted = _list_dataset_config_maps(job)
     bundles = dict.fromkeys(source.ca_bundle.config_map.name for source in _list_sources(job) if source.ca_bundle)
     for number, name in enumerate(bundles):
-        if dataset is None or name != dataset.name:
+        if name not in mounted:
             path = f"{POD_CONFIG_MAPS}/{name}"
             volumes.add_config_map(f"certificates-{number}", name, path)
             arguments += ["--config-map", f"{name}={path}"]

@@ -16,6 +16,7 @@ from hone_api.finetunejobs.spec import FineTuneJob
 from hone_server.http.pages import add_pages
 from hone_trainer.data import dataset
 from hone_trainer.inputs.manifest import JobInputs
+from hone_trainer.inputs.named_datasets import NamedDataset
 
 LONG_NAME = "a-team/an-assistant-for-questions-about-the-handbook-of-our-support-department-v2"
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
@@ -237,7 +238,7 @@ def test_an_exported_conversation_is_a_dataset_of_a_job(chat: Any, tmp_path: Pat
     job = FineTuneJob.model_validate(
         {"apiVersion": "hone.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": "exported"}, "spec": spec}
     )
-    found = dataset.locate_dataset(job.spec.dataset, JobInputs(job, {"chats": folder}, {}, {}), None)
+    found = dataset.locate_dataset(NamedDataset(job.spec.dataset), JobInputs(job, {"chats": folder}, {}, {}), None)
     loaded = dataset.load_rows(found, 0, tmp_path / "scratch")
     assert loaded.format == "messages"
     assert loaded.warnings == []

@@ -15,7 +15,7 @@ from hone_trainer.data.dataset import LoadedDataset
 from hone_trainer.data.formats import RowLayout
 from hone_trainer.data.messages import MessageCounts
 from hone_trainer.data.tokenization import DatasetTokenizer
-from hone_trainer.preparation import prepare
+from hone_trainer.preparation.rows import tokenize_split
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 from trl.trainer.sft_config import SFTConfig
@@ -71,7 +71,7 @@ def check_rows(
     tokenizing = DatasetTokenizer(args, tokenizer, rows[0])
     vocabulary = tokenizer.get_vocab()
     checker = SplitChecker(data, tokenizer, written, limits, {vocabulary[token] for token in stops})
-    split = prepare.tokenize_split(given, tokenizing, checker, "to train on")
+    split = tokenize_split(given, tokenizing, checker, "to train on")
     return checker.find_warnings(split, tokenizing, bool(args.packing))
 
 

@@ -20,6 +20,7 @@ from hone_trainer.data.messages import MessageCounts
 from hone_trainer.data.readers import row_files
 from hone_trainer.data.readers.row_streams import FileStream
 from hone_trainer.inputs.manifest import JobInputs
+from hone_trainer.inputs.named_datasets import NamedDataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -257,7 +258,7 @@ def test_any_content_of_a_row_is_loaded_or_refused_by_name(job: Any, tmp_path: P
     inputs = JobInputs(FineTuneJob.model_validate(job()), {"data": tmp_path}, {}, {})
     try:
         found = dataset.load_rows(
-            dataset.locate_dataset(source, inputs, None), 42, Path(tempfile.mkdtemp(dir=tmp_path))
+            dataset.locate_dataset(NamedDataset(source), inputs, None), 42, Path(tempfile.mkdtemp(dir=tmp_path))
         )
     except HoneError as error:
         refused = error.reason.name
@@ -271,7 +272,7 @@ def test_rows_of_csv_with_another_separator_get_a_hint(job: Any, tmp_path: Path)
     source = DatasetSource.model_validate({"claim": {"name": "data", "path": "a.csv"}})
     inputs = JobInputs(FineTuneJob.model_validate(job()), {"data": tmp_path}, {}, {})
     with pytest.raises(HoneError) as refused:
-        dataset.load_rows(dataset.locate_dataset(source, inputs, None), 42, tmp_path / "scratch")
+        dataset.load_rows(dataset.locate_dataset(NamedDataset(source), inputs, None), 42, tmp_path / "scratch")
     assert refused.value.reason.name == "DatasetColumnMissing"
     assert "separated by semicolons" in refused.value.remedy
 

@@ -12,6 +12,7 @@ from hone_api.finetunejobs.sources import DatasetSource
 from hone_api.finetunejobs.spec import FineTuneJob
 from hone_trainer.data import dataset
 from hone_trainer.inputs.manifest import JobInputs
+from hone_trainer.inputs.named_datasets import NamedDataset
 from pyarrow import parquet
 
 Job = Callable[..., dict[str, Any]]
@@ -29,7 +30,7 @@ def load(job: Job, tmp_path: Path) -> Callable[..., dataset.LoadedDataset]:
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
         inputs = JobInputs(FineTuneJob.model_validate(job()), {"data": tmp_path / "data"}, {}, {})
         parsed = DatasetSource.model_validate({"claim": {"name": "data", "path": source.pop("path", None)}, **source})
-        found = dataset.locate_dataset(parsed, inputs, pinned=None)
+        found = dataset.locate_dataset(NamedDataset(parsed), inputs, pinned=None)
         return dataset.load_rows(found, seed=42, scratch=Path(tempfile.mkdtemp(dir=tmp_path)))
 
     return run
@@ -109,7 +110,7 @@ def test_the_fingerprint_follows_content_and_shape(job: Job, tmp_path: Path) -> 
         (tmp_path / "a.txt").write_text(text)
         inputs = JobInputs(FineTuneJob.model_validate(job()), {"data": tmp_path}, {}, {})
         parsed = DatasetSource.model_validate({"claim": {"name": "data", "path": "a.txt"}, **source})
-        return dataset.locate_dataset(parsed, inputs, pinned=None).fingerprint
+        return dataset.locate_dataset(NamedDataset(parsed), inputs, pinned=None).fingerprint
 
     first = fingerprint("one\ntwo\n")
     assert fingerprint("one\ntwo\n") == first

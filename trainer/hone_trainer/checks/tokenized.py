@@ -86,10 +86,10 @@ class SplitChecker:
             )
         return warnings
 
-    def find_leaks(self, evaluation: TokenizedSplit, train: TokenizedSplit) -> list[str]:
-        """Return a warning when rows to evaluate on are among those to train on."""
+    def find_leaks(self, evaluation: TokenizedSplit, train: TokenCounts) -> list[str]:
+        """Return a warning when rows to evaluate on are among those to train on, of any dataset."""
         text = "are rows to train on as well, so that the evaluation loss shows what was memorized: leave repeats out"
-        shared = find_shared_rows(evaluation.counts, train.counts)
+        shared = find_shared_rows(evaluation.counts, train)
         return write_warnings(make_findings(shared, text), self.data, evaluation.given, evaluation.purpose)
 
     @property

@@ -45,7 +45,7 @@ def make_sft_keywords(
     chosen = {choice.field: choice.value for choice in choices if choice.field != ATTENTION}
     written = chosen | spec.training.sft_config()
     evaluation = {"eval_strategy": "no"}
-    if spec.dataset.has_evaluation:
+    if spec.has_evaluation:
         evaluation = {"eval_strategy": "steps", "eval_steps": written.get("eval_steps", AT_THE_END)}
     return {
         "logging_nan_inf_filter": False,  # otherwise a loss that is NaN would be logged as the mean of earlier ones
@@ -92,7 +92,7 @@ def find_setting_warnings(spec: FineTuneJobSpec, has_gpu: bool) -> list[str]:
         found.append(
             "spec.training.lrSchedulerType is constant, which ignores warmupSteps: constant_with_warmup warms up"
         )
-    if spec.training.eval_steps and not spec.dataset.has_evaluation:
+    if spec.training.eval_steps and not spec.has_evaluation:
         found.append("spec.training.evalSteps is set, but without evalFraction or evalSplit nothing is evaluated")
     found += [
         f"spec.training.extra.{to_camel(name)} has no effect: evaluations compute as training does"

@@ -1,6 +1,6 @@
-"""The dataset: resolve and fingerprint it, then read, shape, limit and split its rows.
+"""A dataset: resolve and fingerprint it, then read, shape, limit and split its rows.
 
-Input is spec.dataset; output is `LoadedDataset` with the rows in Arrow files. `files` finds files, `readers` read them,
+Input is spec.dataset, or an entry of spec.datasets; output is `LoadedDataset` with the rows in Arrow files. `files` finds files, `readers` read them,
 `formats` judges and shapes rows. `preparation.prepare` calls `locate_dataset` and `load_rows`; `tokenization` comes
 next.
 """
@@ -8,8 +8,9 @@ next.
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pyarrow
 from datasets import Dataset, Features, Json, List, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from hone_api.finetunejobs.sources import DatasetSource
+from hone_api.finetunejobs.spec import FineTuneJobSpec
 from hone_api.reasons import DATASET_EMPTY, DATASET_INVALID, DATASET_NOT_FOUND, HoneError
 
 from hone_trainer.data import formats
@@ -27,6 +29,7 @@ from hone_trainer.data.readers.csv_rows import suggest_header
 from hone_trainer.data.readers.row_streams import ColumnSurvey, FileStream, HubStream, Stream, survey_columns
 from hone_trainer.inputs import hub
 from hone_trainer.inputs.manifest import JobInputs
+from hone_trainer.inputs.named_datasets import NamedDataset, list_datasets
 from hone_trainer.remote.fetch import fetch
 from hone_trainer.remote.locations import locate
 from hone_trainer.runtime.errors import UnclassifiedError, classify_error, disk_full_named, make_hub_error
@@ -39,11 +42,15 @@ class DatasetLocation:
     `revision` names the content of a download from a URI.
     """
 
-    source: DatasetSource
+    named: NamedDataset
     files: DataFiles
     commit: str | None
     fingerprint: str
     revision: str | None = None
+
+    @property
+    def source(self) -> DatasetSource:
+        return self.named.source
 
 
 @dataclass(frozen=True)
@@ -76,12 +83,30 @@ class LoadedDataset:
             yield where, formats.shape(where, row, self.layout)
 
 
-def locate_dataset(source: DatasetSource, inputs: JobInputs, pinned: str | None) -> DatasetLocation:
-    """Resolve the dataset; `pinned` is the commit, or the revision of a URI, that an earlier start found.
+def locate_datasets(spec: FineTuneJobSpec, inputs: JobInputs, pins: Sequence[str | None]) -> list[DatasetLocation]:
+    """Resolve all datasets of a job; `pins` are those of `locate_dataset`, as far as known. Raises as it does."""
+    found = []
+    for named, pinned in zip_longest(list_datasets(spec), pins):
+        with named.name_failures():
+            found.append(locate_dataset(named, inputs, pinned))
+    return found
+
+
+def compute_fingerprint(found: Sequence[DatasetLocation], weights: Sequence[float] | None) -> str:
+    """Return the fingerprint of all datasets: that of the only one, or a digest over all and their weights."""
+    if len(found) == 1:
+        return found[0].fingerprint
+    content = json.dumps([[one.fingerprint for one in found], weights])
+    return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
+
+
+def locate_dataset(named: NamedDataset, inputs: JobInputs, pinned: str | None) -> DatasetLocation:
+    """Resolve a dataset; `pinned` is the commit, or the revision of a URI, that an earlier start found.
 
     Raises HoneError DatasetNotFound, DatasetInvalid, HubUnauthorized, HubUnreachable, InvalidSpec, and what
     `remote.fetch` raises.
     """
+    source = named.source
     commit, revision = None, None
     if source.name:
         commit = pinned or hub.resolve_commit("dataset", source.name, source.revision or "main")
@@ -96,7 +121,7 @@ def locate_dataset(source: DatasetSource, inputs: JobInputs, pinned: str | None)
         identity = [[path.name, _hash_file(path)] for path, _ in files.files]
     shaping = [source.format, source.columns, source.max_samples, source.eval_fraction]
     digest = hashlib.sha256(json.dumps([identity, shaping], sort_keys=True).encode()).hexdigest()
-    return DatasetLocation(source, files, commit, f"sha256:{digest}", revision)
+    return DatasetLocation(named, files, commit, f"sha256:{digest}", revision)
 
 
 def load_rows(found: DatasetLocation, seed: int, scratch: Path, *, join_parts: bool = False) -> LoadedDataset:
@@ -108,8 +133,9 @@ def load_rows(found: DatasetLocation, seed: int, scratch: Path, *, join_parts: b
     HubUnreachable.
     """
     source = found.source
-    limit = source.max_samples
-    streams: list[Stream] = _hub_streams(found, scratch) if found.commit else [FileStream(found.files.files, limit)]
+    prefix = found.named.place_prefix
+    files = [(path, f"{prefix}{name}") for path, name in found.files.files]
+    streams: list[Stream] = _hub_streams(found, scratch) if found.commit else [FileStream(files, source.max_samples)]
     survey = survey_columns(streams)
     first = next(iter(streams[0]()), None)
     if first is None:
@@ -122,8 +148,9 @@ def load_rows(found: DatasetLocation, seed: int, scratch: Path, *, join_parts: b
         raise _add_header_hint(error, found.files, survey) from None
     warnings, counts = formats.find_unused(layout, survey.found, survey.rows), MessageCounts()
     shaped_first = first[0], formats.shape(*first, layout)
+    position = f"{found.named.position}-" if found.named.position else ""
     parts = [
-        _store_rows(stream, layout, shaped_first, counts, scratch / str(number))
+        _store_rows(stream, layout, shaped_first, counts, scratch / f"{position}{number}")
         for number, stream in enumerate(streams)
     ]
     if source.eval_split and not len(parts[1]):
@@ -150,8 +177,9 @@ def _hub_streams(found: DatasetLocation, scratch: Path) -> list[Stream]:
     except Exception as error:
         raise make_hub_error(error, "dataset", name, source.revision or "main") from error
     limits = [source.max_samples, None]
+    shown = found.named.label or name
     return [
-        HubStream(f"{name}, split {split}", part, limit)
+        HubStream(f"{shown}, split {split}", part, limit)
         for split, part, limit in zip(splits, parts, limits, strict=False)
     ]
 

@@ -5,7 +5,7 @@ are
 counted once, in arrays of a few bytes per row, from which the effect of any cut follows without tokenizing again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,12 @@ class TokenCounts:
     learned: np.ndarray
     digests: np.ndarray
 
+    @staticmethod
+    def join(parts: "Sequence[TokenCounts]", order: np.ndarray) -> "TokenCounts":
+        """Return the counts of several datasets' rows, one after the other, in an order."""
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        return TokenCounts(*(np.concatenate(column)[order] for column in columns))
+
 
 @dataclass(frozen=True)
 class Truncation:
@@ -48,6 +54,20 @@ class Truncation:
             return Truncation(args.max_length if args.packing_strategy == "bfd" else None)
         return Truncation(args.max_length, args.truncation_mode == "keep_end")
 
+    def count_cut_tokens(self, lengths: np.ndarray) -> np.ndarray:
+        """Return how many tokens each row loses."""
+        return np.zeros_like(lengths) if self.limit is None else np.maximum(lengths - self.limit, 0)
+
+    def find_lost_rows(self, counts: TokenCounts) -> np.ndarray:
+        """Return for each row whether it keeps no learned token."""
+        beyond = self.count_cut_tokens(counts.lengths)
+        return counts.last_learned < beyond if self.keep_end else counts.first_learned >= counts.lengths - beyond
+
+    def count_kept_tokens(self, counts: TokenCounts, *, drops_rows: bool) -> np.ndarray:
+        """Return how many tokens each row keeps. `drops_rows`: rows without a learned token are left out."""
+        kept = counts.lengths - self.count_cut_tokens(counts.lengths)
+        return np.where((counts.learned == 0) | self.find_lost_rows(counts), 0, kept) if drops_rows else kept
+
 
 def count_tokens(whole: Dataset) -> TokenCounts:
     """Count over `input_ids` and `labels`; memory: 40 bytes a row."""
@@ -59,9 +79,8 @@ def count_tokens(whole: Dataset) -> TokenCounts:
 def make_split_report(counts: TokenCounts, cut: Truncation) -> SplitReport:
     """Return the report, with `keptRows` left at 0."""
     lengths, learned, digests = counts.lengths, counts.learned, counts.digests
-    limit = int(lengths.max()) if cut.limit is None else cut.limit
-    beyond = np.maximum(lengths - limit, 0)
-    is_lost = counts.last_learned < beyond if cut.keep_end else counts.first_learned >= limit
+    beyond = cut.count_cut_tokens(lengths)
+    is_lost = cut.find_lost_rows(counts)
     p50, p95 = np.percentile(lengths, [50, 95], method="higher")
     return SplitReport(
         rows=len(lengths),

@@ -1,4 +1,4 @@
-"""One preparation: the job, its base model and dataset, and the device that it is prepared for.
+"""One preparation: the job, its base model and datasets, and the device that it is prepared for.
 
 `prepare` creates it once the inputs are located, and passes it to all that checks, plans and tokenizes.
 """
@@ -29,7 +29,7 @@ class Preparation:
     root: Path
     device: TrainingDevice
     base: base_model.BaseModel
-    source: DatasetLocation
+    sources: list[DatasetLocation]
     fingerprint: str
     tokenizer: PreTrainedTokenizerBase
     outline: PreTrainedModel

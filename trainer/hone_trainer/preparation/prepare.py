@@ -3,31 +3,27 @@
 It takes the job's inputs and leaves the rows and the plan in prepared/, and the base model in the cache. Mistakes of
 the user are found here, before a GPU is used; only memory can still fail later. What an earlier start prepared is
 reused when nothing that it depends on has changed. `prepare` is called by `pipeline` and by `hone-trainer prepare`. It
-locates the inputs, loads a `Preparation`, checks it, and has `prepare_rows` fill prepared/.
+locates the inputs, loads a `Preparation`, checks it, and has `rows` fill prepared/.
 """
 
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datasets import Dataset
-from hone_api.artifacts.dataset_report import DatasetReport, SplitReport
 from hone_api.finetunejobs.spec import FineTuneJobSpec
 from hone_api.layout import CHECKPOINTS, PREPARED
 from hone_api.reasons import DATASET_INVALID, MODEL_INVALID, HoneError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hone_trainer.checks import failures, limits, preconditions, trials
+from hone_trainer.checks import limits, preconditions, trials
 from hone_trainer.checks.rehearsal import rehearse
-from hone_trainer.checks.row_places import find_places
-from hone_trainer.checks.tokenized import SplitChecker, TokenizedSplit
 from hone_trainer.config.auto_profile import TrainingDevice
 from hone_trainer.config.trl_config import make_sft_config
-from hone_trainer.data import chat_templates, dataset, message_weights, statistics, template_reads
-from hone_trainer.data.statistics import Truncation
-from hone_trainer.data.tokenization import DatasetTokenizer
+from hone_trainer.data import chat_templates, dataset, statistics
 from hone_trainer.inputs import hub, model_files
 from hone_trainer.inputs.manifest import JobInputs
+from hone_trainer.inputs.named_datasets import list_datasets
 from hone_trainer.memory import architecture, paging, render
 from hone_trainer.models import base_model
 from hone_trainer.preparation import compatibility, device_plan, prepared_dir
@@ -35,11 +31,10 @@ from hone_trainer.preparation.device_plan import DevicePlan
 from hone_trainer.preparation.preparation import Preparation
 from hone_trainer.preparation.prepared_dir import PreparedFile
 from hone_trainer.preparation.prompts import EvalPrompt
+from hone_trainer.preparation.rows import prepare_rows
 from hone_trainer.progress.terminal import Terminal
 from hone_trainer.storage import checkpoints, output_conflicts, output_dir
 from hone_trainer.storage.checkpoints import Checkpoint
-
-TRAIN, EVALUATE = "to train on", "to evaluate on"
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,7 @@ def prepare(inputs: JobInputs, root: Path, terminal: Terminal, device: TrainingD
     """Prepare what prepared/ does not hold yet, for training on the device. Raises HoneError."""
     spec = inputs.job.spec
     base, found, checkpoint = locate_inputs(inputs, root, terminal)
-    fingerprint = prepared_dir.make_fingerprint(spec, base, found)
+    fingerprint = prepared_dir.make_fingerprint(spec, base, dataset.compute_fingerprint(found, spec.dataset_weights))
     file = find_prepared(root, fingerprint, terminal)
     if file and not base_model.is_local(base):
         file = None
@@ -72,7 +67,8 @@ def prepare(inputs: JobInputs, root: Path, terminal: Terminal, device: TrainingD
         tokenizer = load_tokenizer(base, spec)
         job = Preparation(spec, root, device, base, found, fingerprint, tokenizer, build_outline(base, spec))
         check_arguments(job)
-        questions, warnings = job.encode_prompts()
+        with name_template_field(spec):
+            questions, warnings = job.encode_prompts()
         file = update_prepared(job, file, terminal, has_checkpoint=checkpoint is not None)
     terminal.print_note(file.dataset.summary())
     terminal.print_note(
@@ -88,8 +84,8 @@ def prepare(inputs: JobInputs, root: Path, terminal: Terminal, device: TrainingD
 
 def locate_inputs(
     inputs: JobInputs, root: Path, terminal: Terminal
-) -> tuple[base_model.BaseModel, dataset.DatasetLocation, Checkpoint | None]:
-    """Return the base model, the dataset and the newest checkpoint; save what identifies them for later starts.
+) -> tuple[base_model.BaseModel, list[dataset.DatasetLocation], Checkpoint | None]:
+    """Return the base model, the datasets and the newest checkpoint; save what identifies them for later starts.
 
     Raises HoneError DatasetInvalid, ModelInvalid when a run has begun with other files; others for inputs that are
     missing.
@@ -101,11 +97,13 @@ def locate_inputs(
     terminal.print_warnings(warnings_of_checkpoints)
     run = output_dir.load_run_state(root, spec, has_checkpoint=checkpoint is not None)
     base = base_model.locate_base_model(spec.model, inputs, run.model_commit)
-    found = dataset.locate_dataset(spec.dataset, inputs, run.dataset_commit)
+    found = dataset.locate_datasets(spec, inputs, run.dataset_pins)
+    fingerprint = dataset.compute_fingerprint(found, spec.dataset_weights)
     terminal.print_note(f"base model {base.location}{f' at commit {base.commit}' if base.commit else ''}")
-    if found.files.files:
-        terminal.print_note(found.files.summary())
-    if checkpoint and found.fingerprint != run.dataset_fingerprint:
+    for location in found:
+        if location.files.files:
+            terminal.print_note(location.named.name_dataset(location.files.summary()))
+    if checkpoint and fingerprint != run.dataset_fingerprint:
         raise HoneError(
             DATASET_INVALID,
             f"The dataset has changed since step {checkpoint.totals.step}, where the last run stopped",
@@ -119,8 +117,9 @@ def locate_inputs(
             "stopped",
             remedy=f"Put it back, or empty {root} to train again.",
         )
-    pins = base.reference.revision, found.commit or found.revision
-    output_dir.save_run_state(root, output_dir.RunState(run.spec, *pins, found.fingerprint, digest))
+    pins = [location.commit or location.revision for location in found]
+    state = output_dir.RunState(run.spec, base.reference.revision, pins[0], fingerprint, digest, pins[1:])
+    output_dir.save_run_state(root, state)
     return base, found, checkpoint
 
 
@@ -182,15 +181,25 @@ class PreparedHandle:
 
 
 def load_tokenizer(base: base_model.BaseModel, spec: FineTuneJobSpec) -> PreTrainedTokenizerBase:
-    """Load the base model's tokenizer, with spec.dataset.chatTemplate and spec.training.eosToken. Raises HoneError."""
+    """Load the base model's tokenizer, with the chatTemplate of a dataset and spec.training.eosToken.
+
+    Raises HoneError.
+    """
     tokenizer = base_model.load_tokenizer(base, spec.model)
     # As SFTTrainer does before it tokenizes; a token outside the vocabulary is refused by `checks`.
     if spec.training.eos_token in tokenizer.get_vocab():
         tokenizer.eos_token = spec.training.eos_token
-    if spec.dataset.chat_template:
-        chat_templates.check_syntax(spec.dataset.chat_template, tokenizer, "spec.dataset.chatTemplate")
-        tokenizer.chat_template = spec.dataset.chat_template
+    if spec.chat_template:
+        with name_template_field(spec):
+            chat_templates.check_syntax(spec.chat_template, tokenizer, "spec.dataset.chatTemplate")
+        tokenizer.chat_template = spec.chat_template
     return tokenizer
+
+
+def name_template_field(spec: FineTuneJobSpec) -> AbstractContextManager[None]:
+    """Return a context in which failures name the field of the chat template, which all datasets share."""
+    found = list_datasets(spec)
+    return replace(next((one for one in found if one.source.chat_template), found[0]), label="").name_failures()
 
 
 def check_arguments(job: Preparation) -> None:
@@ -207,59 +216,6 @@ def check_arguments(job: Preparation) -> None:
     preconditions.check_tokens(job.tokenizer, spec.training)
 
 
-def prepare_rows(job: Preparation, scratch: Path) -> tuple[PreparedFile, Dataset, Dataset | None]:
-    """Return the content of prepared/. Weights are downloaded last, so that mistakes in the data show first.
-
-    `scratch` is a folder for temporary files. Raises HoneError.
-    """
-    spec, base, tokenizer, outline = job.spec, job.base, job.tokenizer, job.outline
-    written = make_sft_config(job.make_keywords())
-    warnings = [] if base.commit else base_model.check_weights(base, spec.model, outline)
-    reach = limits.read_model_limits(outline)
-    rows = dataset.load_rows(
-        job.source, written.seed, scratch, join_parts=not chat_templates.takes_text_parts(tokenizer)
-    )
-    preconditions.check_tokenizer(rows, tokenizer, spec.training)
-    warnings += rows.warnings + template_reads.find_unread(rows, tokenizer)
-    warnings += message_weights.find_flags_without_effect(rows, spec.training)
-    checker = SplitChecker(rows, tokenizer, spec.training, reach, base_model.load_stop_tokens(base, spec.model))
-    whole = tokenize_split(rows.train, DatasetTokenizer(written, tokenizer, rows.train[0]), checker, TRAIN)
-
-    lengths = statistics.make_split_report(whole.counts, Truncation.from_args(written, written.packing))
-    planned = device_plan.DevicePlanner(spec, outline, job.device, lengths, written.max_length)
-    plan, args = planned.make_plan(job.make_keywords)
-
-    cutting = DatasetTokenizer(args, tokenizer, rows.train[0])
-    train, trained = cut_split(whole, cutting, args.packing, checker, warnings)
-    evaluation, evaluated = None, None
-    if rows.evaluation is not None:
-        held_out = tokenize_split(rows.evaluation, cutting, checker, EVALUATE)
-        packing = args.packing if args.eval_packing is None else args.eval_packing
-        evaluation, evaluated = cut_split(held_out, cutting, packing, checker, warnings)
-        warnings += checker.find_leaks(held_out, whole)
-    rehearse(train, evaluation, args, spec)
-    if base.commit:
-        base_model.download(base, spec.model)
-        warnings += base_model.check_weights(base, spec.model, outline)
-    file = PreparedFile(
-        fingerprint=job.fingerprint,
-        model=base.reference,
-        dataset_fingerprint=job.source.fingerprint,
-        dataset=DatasetReport(
-            format=rows.format,
-            max_length=args.max_length,
-            train=trained,
-            evaluation=evaluated,
-            **job.source.files.report(),
-        ),
-        plan=plan,
-        warnings=warnings,
-        versions=prepared_dir.read_package_versions(),
-        files={},
-    )
-    return file, train, evaluation
-
-
 def plan_for_device(job: Preparation, file: PreparedFile) -> DevicePlan:
     """Plan for another device than the one that `file` is planned for. Raises HoneError."""
     written = make_sft_config(job.make_keywords())
@@ -272,34 +228,3 @@ def build_outline(base: base_model.BaseModel, spec: FineTuneJobSpec) -> PreTrain
     """Build the base model without weights. Raises HoneError."""
     config = base_model.load_config(base, spec.model)
     return architecture.build_meta_model(config, trust_remote_code=spec.model.trust_remote_code)
-
-
-def tokenize_split(given: Dataset, tokenizing: DatasetTokenizer, checker: SplitChecker, purpose: str) -> TokenizedSplit:
-    """Return tokens and labels at full length. Raises HoneError naming the row that can't be tokenized."""
-    try:
-        whole = tokenizing.tokenize_full(given)
-    except Exception as error:  # a chat template may raise anything
-        found = failures.explain_failure(error, given, checker.data, tokenizing.tokenizer, tokenizing.chat_template)
-        raise found from (None if found is error else error)
-    if checker.data.messages.unlearned:
-        whole = tokenizing.exclude_turns(given, whole, lambda index: find_places(checker.data, given, [index])[index])
-    split = TokenizedSplit(given, whole, statistics.count_tokens(whole), purpose)
-    checker.check_split(split)
-    return split
-
-
-def cut_split(
-    split: TokenizedSplit, tokenizing: DatasetTokenizer, packing: bool, checker: SplitChecker, warnings: list[str]
-) -> tuple[Dataset, SplitReport]:
-    """Return the rows to train or evaluate on, and their report; add to the warnings.
-
-    Raises HoneError AllRowsTruncated, DatasetInvalid, InvalidSpec.
-    """
-    args = tokenizing.sft_config
-    kept = tokenizing.truncate(split.whole, packing)
-    report = statistics.make_split_report(split.counts, Truncation.from_args(args, packing)).model_copy(
-        update={"kept_rows": len(kept)}
-    )
-    warnings += statistics.find_length_warnings(report, args.max_length, packing, split.purpose)
-    warnings += checker.find_warnings(split, tokenizing, packing)
-    return kept, report

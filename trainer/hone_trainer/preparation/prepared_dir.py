@@ -21,7 +21,6 @@ from hone_api.finetunejobs.spec import FineTuneJobSpec
 from hone_api.io.durable_files import flush_to_disk, remove_path, write_atomically
 from hone_api.layout import PREPARED
 
-from hone_trainer.data.dataset import DatasetLocation
 from hone_trainer.models.base_model import BaseModel
 from hone_trainer.preparation.device_plan import DevicePlan
 from hone_trainer.runtime.checksums import CHECKSUM, FileChecksum, checksum_content, find_difference, flush_and_checksum
@@ -64,11 +63,11 @@ class PreparedFile(ForeignModel):
         return self.warnings + self.plan.warnings
 
 
-def make_fingerprint(spec: FineTuneJobSpec, base: BaseModel, found: DatasetLocation) -> str:
+def make_fingerprint(spec: FineTuneJobSpec, base: BaseModel, dataset_fingerprint: str) -> str:
     """Return the digest of all that the preparation depends on: it is repeated when this changes."""
     depends_on = {
         "model": [base.reference.to_wire(), base.digest, spec.model.trust_remote_code],
-        "dataset": [found.fingerprint, spec.dataset.chat_template],
+        "dataset": [dataset_fingerprint, spec.chat_template],
         "training": {name: value for name, value in spec.training if name not in DECIDES_NOTHING_HERE},
         "method": [spec.method, spec.lora and spec.lora.to_wire(), spec.model.dtype],
         "resources": [spec.resources.gpus, spec.resources.nodes],

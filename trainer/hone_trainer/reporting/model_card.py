@@ -10,9 +10,11 @@ from typing import Any
 import yaml
 from hone_api.artifacts.manifest import BaseModelReference
 from hone_api.finetunejobs.sources import DatasetSource
-from hone_api.finetunejobs.spec import FineTuneJob
+from hone_api.finetunejobs.spec import FineTuneJob, FineTuneJobSpec
 from hone_api.layout import ADAPTER
 from huggingface_hub import EvalResult, ModelCardData, metadata_load
+
+from hone_trainer.inputs.named_datasets import describe_source
 
 # The metrics that do not depend on the machine.
 LEARNED = ("trainLoss", "evalLossBefore", "evalLossAfter", "perplexityBefore", "perplexityAfter", "numTokens")
@@ -79,9 +81,14 @@ spec:
 ## Trained with
 
 ```json
-{json.dumps({name: spec.to_wire().get(name) for name in ("dataset", "lora", "training")}, indent=2)}
+{json.dumps(_select_settings(spec), indent=2)}
 ```
 """
+
+
+def _select_settings(spec: FineTuneJobSpec) -> dict[str, Any]:
+    wire = spec.to_wire()
+    return {name: wire.get(name) for name in ("datasets" if spec.datasets else "dataset", "lora", "training")}
 
 
 def make_front_matter(
@@ -93,12 +100,13 @@ def make_front_matter(
     if base.name:
         further["base_model_relation"] = "adapter" if library == "peft" else "finetune"
     measured = {"loss": metrics.get("evalLossAfter"), "perplexity": metrics.get("perplexityAfter")}
+    evaluated = [source for source in spec.dataset_sources if source.has_evaluation]
     results = [
-        _result(spec.dataset, metric, float(f"{value:.6g}")) for metric, value in measured.items() if value is not None
+        _result(evaluated, metric, float(f"{value:.6g}")) for metric, value in measured.items() if value is not None
     ]
     return ModelCardData(
         base_model=base.name,
-        datasets=[spec.dataset.name] if spec.dataset.name else None,
+        datasets=[source.name for source in spec.dataset_sources if source.name] or None,
         library_name=library,
         pipeline_tag="text-generation",
         tags=["hone", "trl", "sft", spec.method],
@@ -109,7 +117,17 @@ def make_front_matter(
     )
 
 
-def _result(dataset: DatasetSource, metric: str, value: float) -> EvalResult:
+def _result(evaluated: list[DatasetSource], metric: str, value: float) -> EvalResult:
+    if len(evaluated) > 1:
+        return EvalResult(
+            task_type="text-generation",
+            task_name="Text Generation",
+            dataset_type="custom",
+            dataset_name=" and ".join(describe_source(source) for source in evaluated),
+            metric_type=metric,
+            metric_value=value,
+        )
+    dataset = evaluated[0]
     share = f"{dataset.eval_fraction:g} of the rows, kept out of training" if dataset.eval_fraction else "evaluation"
     return EvalResult(
         task_type="text-generation",

@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,15 @@ class RunState:
 
     spec: dict[str, Any]
     model_commit: str | None = None
-    dataset_commit: str | None = None
+    dataset_commit: str | None = None  # of the first dataset
     dataset_fingerprint: str | None = None
     model_digest: str | None = None
+    further_dataset_commits: list[str | None] = field(default_factory=list)
+
+    @property
+    def dataset_pins(self) -> list[str | None]:
+        """The commit, or the revision of a URI, of each dataset."""
+        return [self.dataset_commit, *self.further_dataset_commits]
 
 
 @contextmanager
@@ -167,7 +173,7 @@ def find_differing_field(before: dict[str, Any], after: FineTuneJobSpec) -> str 
         old = FineTuneJobSpec.model_validate(before)
     except ValidationError:
         return "spec"
-    for name in ("model", "dataset", "method", "lora", "training", "evaluation"):
+    for name in ("model", "dataset", "datasets", "method", "lora", "training", "evaluation"):
         if getattr(old, name) != getattr(after, name):
             return f"spec.{name}"
     return None if old.output.save == after.output.save else SAVE_FIELD
