@@ -40,6 +40,16 @@ class MixedDataset(ForeignModel):
     train: SplitReport
     evaluation: SplitReport | None = None
 
+    def describe(self) -> str:
+        """Return name, format and sizes as text."""
+        weight = f"weight {self.weight:g}, " if self.weight else ""
+        dropped = self.train.dropped_rows + self.train.empty_rows
+        held_out = f", {self.evaluation.rows} to evaluate on" if self.evaluation else ""
+        return (
+            f"{self.name}, {weight}{self.format} rows: {self.used_rows} of {self.train.rows} to train on{held_out}; "
+            f"{dropped} dropped; {self.used_tokens} tokens, {100 * self.share:.1f} % of an epoch"
+        )
+
 
 class DatasetReport(ForeignModel):
     """The report of the dataset, or of all datasets together: format, and rows."""

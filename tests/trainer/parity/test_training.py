@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from datasets import load_dataset
+from datasets import Dataset, concatenate_datasets, interleave_datasets, load_dataset
 from hone_api.finetunejobs.spec import FineTuneJob
 from hone_trainer.config import sft_config
 from hone_trainer.config.trl_config import make_sft_config
 from hone_trainer.models import lora_targets
 from peft import LoraConfig
+from pydantic.alias_generators import to_camel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from trl import SFTConfig, SFTTrainer
@@ -79,14 +80,24 @@ def how_to(method: str) -> dict[str, Any]:
     return document
 
 
+def load_rows(claim: Path, folder: Path, file: str = "text.jsonl") -> Dataset:
+    found: Dataset = load_dataset("json", data_files=str(claim / file), split="train", cache_dir=str(folder))
+    return found
+
+
 def plain_trl(
-    claim: Path, folder: Path, lora: LoraConfig | None, quantization: BitsAndBytesConfig | None = None, **written: Any
+    claim: Path,
+    folder: Path,
+    lora: LoraConfig | None,
+    quantization: BitsAndBytesConfig | None = None,
+    rows: Dataset | None = None,
+    **written: Any,
 ) -> SFTTrainer:
     """Train as a user of TRL would."""
     trainer = SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(claim / "tiny", quantization_config=quantization),
         processing_class=AutoTokenizer.from_pretrained(claim / "tiny"),
-        train_dataset=load_dataset("json", data_files=str(claim / "text.jsonl"), split="train", cache_dir=str(folder)),
+        train_dataset=load_rows(claim, folder) if rows is None else rows,
         args=SFTConfig(output_dir=str(folder), use_cpu=True, report_to="none", save_strategy="no", **written),
         peft_config=lora,
     )
@@ -131,6 +142,33 @@ def test_losses_and_weights_are_those_of_trl(job: Job, train: Train, claim: Path
     )
     document["spec"]["training"] = {"profile": "none", **OWN_TRAINING}
     same_as_trl(trl, train(document), tmp_path / "saved", method != "full")
+
+
+@pytest.mark.parametrize(
+    "changed", [{}, {"packing": True, "max_length": 64}, {"train_sampling_strategy": "sequential"}]
+)
+@pytest.mark.parametrize("weights", [None, [1, 3]])
+def test_several_datasets_are_those_that_the_library_mixes(
+    job: Job, train: Train, claim: Path, tmp_path: Path, weights: list[float] | None, changed: dict[str, Any]
+) -> None:
+    files = ("text.jsonl", "other.jsonl")
+    given = [
+        {"text": f"{word} is another sentence of the second dataset"} for word in "one two three four five".split()
+    ]
+    Dataset.from_list(given * 3).to_json(claim / "other.jsonl")
+    parts = [load_rows(claim, tmp_path / "cache", file) for file in files]
+    rows = interleave_datasets(parts, probabilities=[0.25, 0.75], seed=7) if weights else concatenate_datasets(parts)
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    trl = plain_trl(claim, tmp_path / "trl", lora, rows=rows, **(OWN_ARGUMENTS | {"logging_steps": 1} | changed))
+    document = job(lora={"r": 4, "loraAlpha": 8})
+    del document["spec"]["dataset"]
+    document["spec"]["datasets"] = [
+        {"claim": {"name": "claim", "path": file}} | ({"weight": weights[number]} if weights else {})
+        for number, file in enumerate(files)
+    ]
+    written = {to_camel(name): value for name, value in changed.items()}
+    document["spec"]["training"] = {"profile": "none", **OWN_TRAINING, "loggingSteps": 1, **written}
+    same_as_trl(trl, train(document), tmp_path / "saved", lora=True)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -111,6 +111,29 @@ def test_the_page_holds_the_measurements(reported: Any, data: dict[str, Any]) ->
     assert [name for tag, name, _ in parsed.attributes if tag == "html"] == ["lang"]
 
 
+def test_the_page_shows_each_of_several_datasets(job: Job, train: Train) -> None:
+    document = job(training={"maxSteps": 2})
+    del document["spec"]["dataset"]
+    document["spec"]["datasets"] = [HELD_OUT | {"weight": 3}, {**HELD_OUT, "weight": 1}]
+    document["spec"]["datasets"][1]["claim"] = {"name": "claim", "path": "chat.jsonl"}
+    done, log = train(document), train(document, command="prepare").log
+    assert done.code == 0, done.log
+    found = json.loads((done.output / "report/report.json").read_text())["dataset"]["datasets"]
+    page = Page((done.output / "report/report.html").read_text())
+    for number, (one, name) in enumerate(zip(found, ("claim/text.jsonl", "claim/chat.jsonl"), strict=True), start=1):
+        assert f"{number}. {name}{one['format']}" in page.data
+        assert f"{100 * one['share']:.1f} %" in page.data
+        assert f"\ndataset {number}: {name}, weight {one['weight']}, {one['format']} rows: {one['usedRows']} of " in log
+    assert [one["weight"] for one in found] == [3, 1]
+    assert [one["evaluation"]["rows"] for one in found] == [6, 2]
+    linked = {value for tag, name, value in page.attributes if (tag, name) == ("a", "href")}
+    names = ("usedRows", "usedTokens", "weight", "share")
+    assert {f"#{html.anchor(f'mixed {name}')}" for name in names} <= linked
+    card = (done.output / "adapter/README.md").read_text()
+    assert '"datasets": [' in card
+    assert "claim/text.jsonl and claim/chat.jsonl" in card
+
+
 def test_every_value_of_the_tables_has_a_name_for_people_that_is_explained(reported: Any, data: dict[str, Any]) -> None:
     parsed = Page((reported.output / "report/report.html").read_text())
     linked = {value for tag, name, value in parsed.attributes if (tag, name) == ("a", "href")}

@@ -96,6 +96,28 @@ def test_sigkill_loses_only_the_steps_after_the_newest_checkpoint(
     assert sorted(folder.name for folder in checkpoints.glob("*-*")) == ["step-00000098", "step-00000100"]
 
 
+def test_a_run_on_several_datasets_resumes_bit_for_bit(
+    job: Job, train: Train, forks: Any, kill: Callable[..., Any], tmp_path: Path
+) -> None:
+    document = job(training=LONG | {"loggingSteps": 1}, lora=DROPOUT, checkpoint={"saveSteps": 7})
+    del document["spec"]["dataset"]
+    document["spec"]["datasets"] = [
+        {"claim": {"name": "claim", "path": "text.jsonl"}, "weight": 2, "evalFraction": 0.25},
+        {"claim": {"name": "claim", "path": "chat.jsonl"}, "weight": 1},
+    ]
+    for phase in (kill(signal.SIGKILL, "reading", 2), kill(signal.SIGKILL, "stepping", 30)):
+        assert forks.run(document, tmp_path / "out", phase).code == -signal.SIGKILL
+    prepared = (tmp_path / "out/prepared/prepared.json").read_bytes()
+
+    resumed = train(document, output=tmp_path / "out")
+    whole = train(document, output=tmp_path / "whole")
+    assert (resumed.code, whole.code) == (0, 0)
+    assert "checkpoint at step 28 of 100" in resumed.log
+    assert (tmp_path / "out/prepared/prepared.json").read_bytes() == prepared
+    assert same_weights(resumed.output, whole.output, "adapter/adapter_model.safetensors")
+    assert resumed.metrics == whole.metrics
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_before_training_ends_the_run_at_once(
     job: Job, process: Callable[..., Any], tmp_path: Path, number: signal.Signals
@@ -161,6 +183,27 @@ def test_the_kind_of_output_of_a_trained_run_can_be_changed(job: Job, train: Tra
     assert "resuming from the checkpoint at step 4 of 4" in merged.log
     assert merged.manifest["metrics"] == first.manifest["metrics"]
     assert merged.manifest["spec"]["output"]["save"] == "merged"
+
+
+def test_a_run_is_not_resumed_when_one_of_its_datasets_has_changed(
+    job: Job, train: Train, claim: Path, tmp_path: Path
+) -> None:
+    changing = tmp_path / "changing.jsonl"
+    changing.write_text('{"text": "something"}\n')
+    document = job()
+    del document["spec"]["dataset"]
+    document["spec"]["datasets"] = [
+        {"claim": {"name": "claim", "path": "text.jsonl"}},
+        {"claim": {"name": "data", "path": "changing.jsonl"}},
+    ]
+    claims = {"claim": claim, "data": tmp_path}
+    assert train(document, output=tmp_path / "out", claims=claims).code == 0
+    changing.write_text('{"text": "something else"}\n')
+    for _ in ("complete", "with a checkpoint"):
+        again = train(document, output=tmp_path / "out", claims=claims)
+        assert (again.code, again.word["reason"]) == (65, "DatasetInvalid")
+        assert "has changed since" in again.word["message"]
+        (tmp_path / "out/manifest.json").unlink(missing_ok=True)
 
 
 def test_a_run_with_a_changed_dataset_is_not_resumed(job: Job, train: Train, claim: Path, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """A dataset: resolve and fingerprint it, then read, shape, limit and split its rows.
 
-Input is spec.dataset, or an entry of spec.datasets; output is `LoadedDataset` with the rows in Arrow files. `files` finds files, `readers` read them,
-`formats` judges and shapes rows. `preparation.prepare` calls `locate_dataset` and `load_rows`; `tokenization` comes
-next.
+Input is spec.dataset, or an entry of spec.datasets; output is `LoadedDataset` with the rows in Arrow files. `files`
+finds files, `readers` read them, `formats` judges and shapes rows. `preparation.prepare` calls `locate_datasets`, and
+`preparation.rows` calls `load_rows`; `tokenization` comes next.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """The order in which the rows of several datasets are trained on, by the library's own functions.
 
-In: the number of rows of each dataset, the weights and the seed. Out: positions in the concatenated rows. Without weights
-the datasets follow each other. With weights, each row is drawn from a dataset chosen at random, until the first dataset
-has no more: so the shares are those of the weights, and no row comes twice. `preparation.rows` calls this.
+In: the number of rows of each dataset, the weights and the seed. Out: positions in the concatenated rows. Without
+weights the datasets follow each other. With weights, the dataset of each row is chosen at random, until one of them has
+no more rows: so the shares are those of the weights, and no row comes twice. `preparation.rows` calls this.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """The datasets of a job, each with the field and the label by which messages name it.
 
-In: the spec. Out: a `NamedDataset` for spec.dataset, or for each entry of spec.datasets. All modules write messages about
-spec.dataset; where several datasets are read, `name_failures` makes these messages name the entry. Next: `data.dataset`.
+In: the spec. Out: a `NamedDataset` for spec.dataset, or for each entry of spec.datasets. All modules write messages
+about spec.dataset; `NamedDataset` makes those about an entry of spec.datasets name it. Next: `data.dataset`.
 """
 
 import re

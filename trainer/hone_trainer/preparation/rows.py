@@ -92,7 +92,7 @@ def prepare_rows(job: Preparation, scratch: Path) -> tuple[PreparedFile, Dataset
         model=base.reference,
         dataset_fingerprint=dataset.compute_fingerprint(job.sources, spec.dataset_weights),
         dataset=DatasetReport(
-            format=" and ".join(dict.fromkeys(part.rows.format for part in parts)),
+            format=", ".join(dict.fromkeys(part.rows.format for part in parts)),
             max_length=args.max_length,
             train=trained,
             evaluation=evaluated,

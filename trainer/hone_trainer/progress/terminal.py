@@ -116,6 +116,8 @@ class Terminal:
         for label, value in ROWS.items():
             table.add_row(label, *(value(split) for split in splits.values() if split))
         self._console.print(table)
+        for number, one in enumerate(report.datasets, start=1):
+            self.print_note(f"dataset {number}: {one.describe()}")
 
     def print_sample(self, segments: list[tuple[str, bool]]) -> None:
         """Print a row as the model reads it; what is learned is in green, or without colours between ⟦ and ⟧."""

@@ -6,7 +6,7 @@ of the page. The explanations of dataset and estimate are the descriptions of th
 
 from dataclasses import dataclass
 
-from hone_api.artifacts.dataset_report import Lengths, SplitReport
+from hone_api.artifacts.dataset_report import Lengths, MixedDataset, SplitReport
 from hone_api.artifacts.memory_estimate import Estimate
 from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
@@ -46,6 +46,12 @@ LENGTH_LABELS = {
     "p95": "Tokens per row, 95th percentile",
     "max": "Tokens per row, longest",
 }
+MIXED_LABELS = {
+    "weight": "Weight",
+    "used_rows": "Mixed rows",
+    "used_tokens": "Mixed tokens",
+    "share": "Share of the tokens",
+}
 ESTIMATE_LABELS = {
     "processes": "Training processes",
     "batch": "Rows per step and process",
@@ -65,6 +71,7 @@ TERMS = {
     "perplexity": Term("Perplexity", "e to the power of the evaluation loss; lower is better.", REPORT),
     **_describe(SplitReport, "", DATASET, DATASET_LABELS),
     **_describe(Lengths, "lengths ", DATASET, LENGTH_LABELS),
+    **_describe(MixedDataset, "mixed ", DATASET, MIXED_LABELS),
     "maxLength": Term(
         "Limit of a row, in tokens", "spec.training.maxLength: longer rows are truncated or dropped.", DATASET
     ),
