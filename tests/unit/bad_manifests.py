@@ -155,18 +155,56 @@ _JOBS: list[tuple[dict[str, Any], str]] = [
         """spec.model.claim.path: Invalid value: "../llama": must stay on the claim: remove the '..'""",
     ),
     # dataset
-    ({"spec.dataset": REMOVED}, "spec.dataset: Required value"),
+    (
+        {"spec.dataset": REMOVED},
+        "spec: Invalid value: set exactly one of dataset (one dataset) and datasets (several)",
+    ),
+    (
+        {"spec.datasets": [{"name": "c/d"}]},
+        "spec: Invalid value: set exactly one of dataset (one dataset) and datasets (several)",
+    ),
+    (
+        {"spec.dataset": REMOVED, "spec.datasets": []},
+        "spec.datasets: Invalid value: 0: spec.datasets in body should have at least 1 items",
+    ),
+    (
+        {"spec.dataset": REMOVED, "spec.datasets": [{"name": "c/d"}] * 17},
+        "spec.datasets: Too many: 17: must have at most 16 items",
+    ),
+    (
+        {"spec.dataset": REMOVED, "spec.datasets": [{"name": "a/b", "weight": 1}, {"name": "c/d"}]},
+        "spec: Invalid value: weight belongs to all of datasets or to none: set it in each of them, or remove it",
+    ),
+    (
+        {"spec.dataset": REMOVED, "spec.datasets": [{"name": "a/b", "weight": 0}]},
+        "spec.datasets[0].weight: Invalid value: 0: spec.datasets[0].weight in body should be greater than 0",
+    ),
+    (
+        {"spec.dataset": REMOVED, "spec.datasets": [{"name": "a/b"}, {"name": "c/d", "claim": {"name": "data"}}]},
+        "spec.datasets[1]: Invalid value: set exactly one of name (a dataset on the hub), configMap, claim and uri",
+    ),
+    (
+        {
+            "spec.dataset": REMOVED,
+            "spec.datasets": [{"name": "a/b", "chatTemplate": "x"}, {"name": "c/d", "chatTemplate": "x"}],
+        },
+        "spec: Invalid value: chatTemplate is for all of datasets: set it in one of them",
+    ),
+    (
+        {"spec.dataset": REMOVED, "spec.datasets": [{"name": "a/b"}], "spec.training.evalSteps": 5},
+        "spec: Invalid value: training.evalSteps needs rows to evaluate on: set dataset.evalFraction or evalSplit, or remove it",
+    ),
     (
         {"spec.dataset.configMap": {"name": "faq", "key": "train.jsonl"}},
         "spec.dataset: Invalid value: set exactly one of name (a dataset on the hub), configMap, claim and uri",
     ),
     (
         {"spec.dataset": {"claim": {"name": "d"}, "config": "default"}},
-        "spec.dataset: Invalid value: config belongs to a dataset on the hub: set name, or remove it",
+        "spec.dataset: Invalid value: config and revision belong to a dataset on the hub: set name, or remove them",
     ),
     (
         {"spec.dataset": {"claim": {"name": "d"}, "revision": "main"}},
-        "spec.dataset: Invalid value: revision belongs to a dataset on the hub: set name, or remove it",
+        "spec.dataset: Invalid value: config and revision belong to a dataset on the hub: set name, or remove them",
     ),
     (
         {"spec.dataset": {"claim": {"name": "d"}, "split": "test"}},

@@ -123,7 +123,9 @@ def test_the_page_shows_each_of_several_datasets(job: Job, train: Train) -> None
     for number, (one, name) in enumerate(zip(found, ("claim/text.jsonl", "claim/chat.jsonl"), strict=True), start=1):
         assert f"{number}. {name}{one['format']}" in page.data
         assert f"{100 * one['share']:.1f} %" in page.data
-        assert f"\ndataset {number}: {name}, weight {one['weight']}, {one['format']} rows: {one['usedRows']} of " in log
+        assert (
+            f"\ndataset {number}: {name}, weight {one['weight']:g}, {one['format']} rows: {one['usedRows']} of " in log
+        )
     assert [one["weight"] for one in found] == [3, 1]
     assert [one["evaluation"]["rows"] for one in found] == [6, 2]
     linked = {value for tag, name, value in page.attributes if (tag, name) == ("a", "href")}

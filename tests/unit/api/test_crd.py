@@ -79,8 +79,11 @@ def test_yaml_is_the_definition() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_field_is_described(kind: str) -> None:
     spec, status = (make_schema(kind)["properties"][part] for part in ("spec", "status"))
-    for path, field in [*fields("spec", spec), *fields("status", status)]:
-        if not path.startswith(("spec.training.extra.", "spec.dataset.columns.")) and not is_of_kubernetes(path):
+    found = dict([*fields("spec", spec), *fields("status", status)])
+    for path, field in found.items():
+        if path.startswith("spec.datasets[].") and path.replace("datasets[]", "dataset") in found:
+            assert "description" not in field, f"{path}: the definition would be larger than needed"
+        elif not path.startswith(("spec.training.extra.", "spec.dataset.columns.")) and not is_of_kubernetes(path):
             assert re.match(r".{4,}\.($| Example: .)", field.get("description", "")), path
 
 
@@ -123,6 +126,15 @@ def test_printer_columns_point_at_fields(kind: type[FineTuneJob] | type[Inferenc
 def test_definition_fits_the_annotation_of_kubectl_apply(kind: type[FineTuneJob] | type[InferenceService]) -> None:
     annotation = json.dumps(make_definition(kind), separators=(",", ":"))
     assert len(annotation.encode()) < 128 * 1024, "Kubernetes allows 256 KiB for all annotations together"
+
+
+def test_an_entry_of_datasets_is_a_dataset_with_a_weight() -> None:
+    spec = make_schema("FineTuneJob")["properties"]["spec"]["properties"]
+    entry = {path: field for path, field in fields("", spec["datasets"]["items"]) if path != ".weight"}
+    single = {path: {**field, "description": None} for path, field in fields("", spec["dataset"])}
+    for path, field in single.items():
+        assert {**entry[path], "description": None}.keys() == field.keys()
+    assert entry.keys() == single.keys()
 
 
 def test_inference_service_scales() -> None:
