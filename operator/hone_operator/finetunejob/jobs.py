@@ -4,6 +4,7 @@ In: the object and the installation's image and GPU access. Out: the desired Job
 with the existing ones.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 
@@ -262,7 +263,9 @@ def _build_volumes(owner: Object, job: FineTuneJob) -> tuple[Volumes, list[str]]
         arguments += ["--claim", f"{name}={path}"]
     for number, name in enumerate(_list_dataset_config_maps(job)):
         path = f"{POD_CONFIG_MAPS}/{name}"
-        volumes.add_config_map(f"dataset-{number}" if number else "dataset", name, path)
+        # Further names can't be those of volumes in spec.pod.
+        volume = f"dataset-{hashlib.sha256(name.encode()).hexdigest()[:10]}" if number else "dataset"
+        volumes.add_config_map(volume, name, path)
         arguments += ["--config-map", f"{name}={path}"]
     if spec.cache:
         volumes.add_claim(spec.cache.claim.name, POD_CACHE)

@@ -221,6 +221,10 @@ class TestDelete:
             (deletion.Neighbours(services=[service(model={"claim": {"name": "faq"}})]), "InferenceService chat"),
             (deletion.Neighbours(jobs=[job(), job("b", spec={"model": {"claim": {"name": "faq"}}})]), "FineTuneJob b"),
             (deletion.Neighbours(jobs=[job("b", spec={"output": {"claim": {"name": "faq"}}})]), "FineTuneJob b"),
+            (
+                deletion.Neighbours(jobs=[job("b", spec={"datasets": [{"name": "c/d"}, {"claim": {"name": "faq"}}]})]),
+                "FineTuneJob b",
+            ),
             (deletion.Neighbours(jobs=[job("b", spec={"cache": {"claim": {"name": "faq"}}})]), "FineTuneJob b"),
             (
                 deletion.Neighbours(
