@@ -37,3 +37,35 @@ def test_a_model_and_a_dataset_from_a_bucket_are_trained(bucket: Store, train: A
     assert len(bucket.asked) == asked, "a complete artifact needs no store"
     for path in (tmp_path / "out").rglob("*"):
         assert not path.is_file() or b"opensesame" not in path.read_bytes(), path
+
+
+def test_several_datasets_from_buckets_are_trained_without_the_store_once_prepared(
+    bucket: Store, make_worker: Callable[..., Any], claim: Path, job: Job, tmp_path: Path
+) -> None:
+    bucket.files["pairs/pairs.jsonl"] = (claim / "pairs.jsonl").read_bytes()
+    document = job()
+    del document["spec"]["dataset"]
+    document["spec"]["datasets"] = [
+        {"uri": f"s3://data/{folder}/", "endpoint": bucket.url, "secret": {"name": folder}, "weight": 1}
+        for folder in ("faq", "pairs")
+    ]
+    secrets = [
+        {
+            "kind": "Secret",
+            "metadata": {"name": folder},
+            "stringData": {"AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": "opensesame"},
+        }
+        for folder in ("faq", "pairs")
+    ]
+    where = {"claims": {"claim": claim}, "output": tmp_path / "out"}
+    home = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+    prepared = make_worker("preparing", home).run(document, *secrets, command="prepare", **where)
+    assert prepared.code == 0, prepared.log
+    asked = len(bucket.asked)
+    done = make_worker("training", home | {"HONE_OFFLINE": "1"}).run(document, **where)
+    assert done.code == 0, done.log
+    assert len(bucket.asked) == asked
+
+    wrong = [secrets[0], {**secrets[1], "stringData": {"AWS_ACCESS_KEY_ID": "reader"}}]
+    refused = make_worker("refused", home).run(document, *wrong, command="prepare", claims={"claim": claim})
+    assert "spec.datasets[1].uri is s3://data/pairs/, and its Secret has no" in refused.word["message"]

@@ -114,7 +114,7 @@ def locate_dataset(named: NamedDataset, inputs: JobInputs, pinned: str | None) -
         files = DataFiles()
     else:
         if source.uri:
-            downloaded = fetch(locate("dataset", source, inputs), pinned)
+            downloaded = fetch(locate("dataset", source, inputs, named.field), pinned)
             revision, files = downloaded.revision, find_downloaded_files(downloaded.folder, source.uri)
         else:
             files = find_files(source, inputs)

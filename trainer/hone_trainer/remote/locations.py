@@ -19,7 +19,8 @@ Kind = Literal["model", "dataset"]
 class Location:
     """A URI and what reading it needs. `secret` is None where the environment's credentials are meant.
 
-    `missing` and `invalid` are the reasons for what is not there and for what can't be used.
+    `spec_field` is its field, where that is not spec.model or spec.dataset. `missing` and `invalid` are the reasons for
+    what is not there and for what can't be used.
     """
 
     kind: Kind
@@ -28,11 +29,12 @@ class Location:
     region: str | None = None
     secret: dict[str, str] | None = field(default=None, repr=False)
     ca_file: Path | None = None
+    spec_field: str = ""
 
     @property
     def where(self) -> str:
         """The beginning of messages."""
-        return f"spec.{self.kind}.uri is {self.uri}"
+        return f"{self.spec_field or f'spec.{self.kind}'}.uri is {self.uri}"
 
     @property
     def missing(self) -> Reason:
@@ -43,8 +45,8 @@ class Location:
         return MODEL_INVALID if self.kind == "model" else DATASET_INVALID
 
 
-def locate(kind: Kind, source: RemoteSource, inputs: JobInputs) -> Location:
-    """Return the location of spec.model or spec.dataset. Raises HoneError InvalidSpec for a missing ConfigMap."""
+def locate(kind: Kind, source: RemoteSource, inputs: JobInputs, spec_field: str = "") -> Location:
+    """Return the location of a model or dataset. Raises HoneError InvalidSpec for a missing ConfigMap."""
     bundle = source.ca_bundle.config_map if source.ca_bundle else None
     return Location(
         kind,
@@ -53,4 +55,5 @@ def locate(kind: Kind, source: RemoteSource, inputs: JobInputs) -> Location:
         source.region,
         inputs.secret_values(source.secret.name) if source.secret else None,
         inputs.config_map_file(bundle, f"spec.{kind}.caBundle.configMap", INVALID_SPEC) if bundle else None,
+        spec_field,
     )
