@@ -76,11 +76,12 @@ def _suggest_field(path: str, name: str, root: Schema) -> str:
     places: dict[str, list[str]] = {}
     for place in _list_fields("spec", root["properties"]["spec"]):
         places.setdefault(place.rpartition(".")[2], []).append(place)
-    siblings = [field for field, found in places.items() if f"{path}.{field}" in found]
+    parent = re.sub(r"\[\d+\]", "[]", path)
+    siblings = [field for field, found in places.items() if f"{parent}.{field}" in found]
     for candidates in (siblings, list(places)):
         for match in difflib.get_close_matches(name, candidates, n=1, cutoff=0.82):
-            near = f"{path}.{match}"
-            return f"; did you mean {near if near in places[match] else places[match][0]}?"
+            near = f"{parent}.{match}" in places[match]
+            return f"; did you mean {f'{path}.{match}' if near else places[match][0]}?"
     return ""
 
 
@@ -88,6 +89,8 @@ def _list_fields(path: str, of: Schema) -> Iterator[str]:
     for name, field in of.get("properties", {}).items():
         yield f"{path}.{name}"
         yield from _list_fields(f"{path}.{name}", field)
+    if "items" in of:
+        yield from _list_fields(f"{path}[]", of["items"])
 
 
 def _generate_name(document: dict[str, Any]) -> dict[str, Any]:

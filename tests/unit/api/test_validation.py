@@ -74,6 +74,10 @@ def test_generated_name_is_checked_too() -> None:
         ),
         ({"spec.saveSteps": 1}, 'unknown field "spec.saveSteps"; did you mean spec.checkpoint.saveSteps?'),
         (
+            {"spec.dataset": REMOVED, "spec.datasets": [{"name": "a/b"}, {"name": "c/d", "wieght": 1}]},
+            'unknown field "spec.datasets[1].wieght"; did you mean spec.datasets[1].weight?',
+        ),
+        (
             {"spec.training.lossType": "nll"},
             'unknown field "spec.training.lossType"; did you mean spec.training.extra.lossType?',
         ),
