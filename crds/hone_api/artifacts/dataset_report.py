@@ -31,7 +31,7 @@ class SplitReport(ForeignModel):
 class MixedDataset(ForeignModel):
     """One of several datasets, and its part in the rows to train on."""
 
-    name: str = Field(description="Name on the hub, URI, ConfigMap, or claim with the path on it.")
+    name: str = Field(description="Name on the hub, URI, ConfigMap with its key, or claim with the path on it.")
     format: str = Field(description="Format of its rows.")
     weight: float | None = Field(None, description="Its weight; left out where the datasets follow each other.")
     used_rows: int = Field(description="Rows that are mixed, before truncating and dropping.")

@@ -54,7 +54,7 @@ def test_a_job_trains_on_datasets_from_config_maps_and_a_claim(hone: Cluster, la
     reader = pod("read-report", image, "python3", "-c", show, claims={"several": "/output"})
     report = json.loads(hone.run_pod(reader, lab))
     found = report["dataset"]["datasets"]
-    assert [one["name"] for one in found] == ["words", "more", "models/rows.jsonl"]
+    assert [one["name"] for one in found] == ["words/train.jsonl", "more/rows.jsonl", "models/rows.jsonl"]
     assert [one["train"]["rows"] for one in found] == [4, 2, 3]
     assert [(one.get("evaluation") or {}).get("rows") for one in found] == [None, None, 1]
     assert sum(one["usedRows"] for one in found) == report["dataset"]["train"]["rows"]
@@ -79,5 +79,5 @@ def test_a_mistake_in_one_dataset_is_named_in_the_status(hone: Cluster, lab: str
     ]
     hone.create(on_several("mistaken", *entries), namespace=lab)
     failed = hone.wait("finetunejob", "mistaken", condition("Failed"), lab, timeout=TRAIN_SECONDS)
-    assert "dataset 2 (more)" in message(failed, "Failed")
+    assert "dataset 2 (more/rows.jsonl)" in message(failed, "Failed")
     assert "spec.datasets[1].columns" in message(failed, "Failed")

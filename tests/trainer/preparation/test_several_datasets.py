@@ -79,22 +79,35 @@ def files_of(result: Any) -> dict[str, bytes]:
     }
 
 
-def test_datasets_follow_each_other_each_in_its_own_format(prepare: Prepare) -> None:
-    entries = [entry("text.jsonl"), entry("chat.jsonl", maxSamples=3), PAIRS]
+@pytest.mark.parametrize("turn", [1, -1])
+def test_datasets_follow_each_other_each_in_its_own_format(prepare: Prepare, turn: int) -> None:
+    entries = [entry("text.jsonl"), entry("chat.jsonl", maxSamples=3), PAIRS][::turn]
     alone = [prepare(one, f"alone-{number}") for number, one in enumerate(entries)]
     mixed = prepare(entries)
     assert rows_of(mixed) == [row for one in alone for row in rows_of(one)]
-    labels = load_from_disk(str(mixed.output / "prepared/train"))["labels"]
-    assert [row[0] == -100 for row in labels] == [False] * 15 + [True] * 4, "only prompts are not learned"
+    labels = [load_from_disk(str(one.output / "prepared/train"))["labels"][:] for one in (*alone, mixed)]
+    assert labels[-1] == [row for one in labels[:-1] for row in one]
+    assert [row[0] == -100 for row in labels[-1]] == ([False] * 15 + [True] * 4)[::turn], "only prompts are not learned"
 
     found = report_of(mixed)
-    assert found["format"] == "text, messages, prompt-completion"
-    assert [one["format"] for one in found["datasets"]] == ["text", "messages", "prompt-completion"]
+    assert found["format"] == ", ".join(["text", "messages", "prompt-completion"][::turn])
+    assert [one["format"] for one in found["datasets"]] == found["format"].split(", ")
     assert [one["train"] for one in found["datasets"]] == [report_of(one)["train"] for one in alone]
-    assert [one["usedRows"] for one in found["datasets"]] == [12, 3, 4]
+    assert [one["usedRows"] for one in found["datasets"]] == [12, 3, 4][::turn]
     assert sum(one["usedTokens"] for one in found["datasets"]) == found["train"]["tokens"]
     assert sum(one["share"] for one in found["datasets"]) == pytest.approx(1)
     assert "dataset 2 (data/chat.jsonl): dataset of 1 file: chat.jsonl" in mixed.log
+
+
+@pytest.mark.parametrize("field", ["assistantOnlyLoss", "completionOnlyLoss"])
+def test_a_loss_that_one_of_the_formats_lacks_is_refused(prepare: Prepare, field: str) -> None:
+    entries = [{"assistantOnlyLoss": entry("chat.jsonl"), "completionOnlyLoss": PAIRS}[field], entry("text.jsonl")]
+    spec: dict[str, Any] = {"training": {field: True}}
+    if field == "assistantOnlyLoss":
+        spec["model"] = {"claim": {"name": "claim", "path": "generation"}}
+    found = prepare(entries, **spec)
+    assert found.word["reason"] == "InvalidSpec"
+    assert found.word["message"].startswith(f"dataset 2 (data/text.jsonl): spec.training.{field} is true, and the rows")
 
 
 def test_one_entry_is_the_single_dataset(prepare: Prepare) -> None:

@@ -76,6 +76,8 @@ def list_datasets(spec: FineTuneJobSpec) -> list[NamedDataset]:
 
 def describe_source(source: DatasetSource) -> str:
     """Return where a dataset comes from, in a few words."""
+    if source.config_map:
+        return f"{source.config_map.name}/{source.config_map.key}"
     if source.claim:
         return f"{source.claim.name}/{source.claim.path}" if source.claim.path else source.claim.name
-    return source.name or source.uri or (source.config_map.name if source.config_map else "")
+    return source.name or source.uri or "no source"
