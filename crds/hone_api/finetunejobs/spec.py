@@ -96,7 +96,9 @@ _YEAR_SECONDS = 366 * 24 * 3600
 _UNCHANGEABLE = "can't change after creation, since it decides the result: make a new FineTuneJob"
 
 
+# Of these, a trainer that is started without `hone` or a cluster must be sure as well.
 _ONE_OF_DATASET_AND_DATASETS = "set exactly one of dataset (one dataset) and datasets (several)"
+_ALL_WEIGHTS = "weight belongs to all of datasets or to none: set it in each of them, or remove it"
 # CEL: whether there are rows to evaluate on.
 _EVALUATES = (
     "(has(self.dataset) && (has(self.dataset.evalFraction) || has(self.dataset.evalSplit))) || "
@@ -123,7 +125,7 @@ class FineTuneJobSpec(ApiModel):
             rule(
                 "!has(self.datasets) || self.datasets.all(one, has(one.weight)) || "
                 "!self.datasets.exists(one, has(one.weight))",
-                "weight belongs to all of datasets or to none: set it in each of them, or remove it",
+                _ALL_WEIGHTS,
             ),
             rule(
                 "!has(self.datasets) || self.datasets.filter(one, has(one.chatTemplate)).size() <= 1",
@@ -252,9 +254,11 @@ class FineTuneJobSpec(ApiModel):
     )
 
     @model_validator(mode="after")
-    def _has_dataset(self) -> Self:
+    def _has_datasets(self) -> Self:
         if (self.dataset is None) == (self.datasets is None):
             raise ValueError(_ONE_OF_DATASET_AND_DATASETS)
+        if len(self.dataset_weights or self.dataset_sources) < len(self.dataset_sources):
+            raise ValueError(_ALL_WEIGHTS)
         return self
 
     @property

@@ -251,11 +251,20 @@ def test_claims_config_maps_and_inline_config_maps_go_together(
     assert len(rows_of(done)) == 12 + 5 + 1
 
 
-def test_neither_or_both_of_dataset_and_datasets_are_refused(job: Job, train: Train) -> None:
-    for fields in ({}, {"dataset": entry("text.jsonl"), "datasets": [entry("text.jsonl")]}):
-        document = job()
-        del document["spec"]["dataset"]
-        document["spec"] |= fields
-        found = train(document, command="prepare")
-        assert (found.code, found.word["reason"]) == (64, "InvalidSpec")
-        assert "set exactly one of dataset (one dataset) and datasets (several)" in found.word["message"]
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, "set exactly one of dataset (one dataset) and datasets (several)"),
+        ({"dataset": entry("a"), "datasets": [entry("a")]}, "set exactly one of dataset (one dataset) and datasets"),
+        ({"datasets": [entry("a", weight=1), entry("b")]}, "weight belongs to all of datasets or to none"),
+    ],
+)
+def test_contradictions_are_refused_without_a_cluster_as_well(
+    job: Job, train: Train, fields: dict[str, Any], words: str
+) -> None:
+    document = job()
+    del document["spec"]["dataset"]
+    document["spec"] |= fields
+    found = train(document, command="prepare")
+    assert (found.code, found.word["reason"]) == (64, "InvalidSpec")
+    assert words in found.word["message"]
