@@ -8,6 +8,7 @@ with the API server's own rules.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from hone_api.pods.pod_options import PodOptions
 from hone_api.reasons import INVALID_SPEC, HoneError
@@ -74,7 +75,7 @@ def find_relaxations(options: PodOptions) -> list[Relaxation]:
         found += _find_in_volume(f"spec.pod.volumes[{index}]", volume)
     for index, container in enumerate(options.init_containers):
         path = f"spec.pod.initContainers[{index}]"
-        found += _find_in_context(f"{path}.securityContext", container.get("securityContext") or {})
+        found += _find_in_context(f"{path}.securityContext", _read_object(container, "securityContext"))
         found += _find_in_container(path, container)
     for name, value in options.annotations.items():
         is_profile = value in ("", "runtime/default") or value.startswith("localhost/")
@@ -105,27 +106,40 @@ def _find_in_context(path: str, context: Object) -> Iterator[Relaxation]:
         yield Relaxation(f"{path}.runAsNonRoot", "false", BASELINE)
     if context.get("runAsUser") == 0:
         yield Relaxation(f"{path}.runAsUser", "0", BASELINE)
-    yield from _find_in_capabilities(f"{path}.capabilities", context.get("capabilities"))
+    yield from _find_in_capabilities(f"{path}.capabilities", _read_object(context, "capabilities"))
     for profile in ("seccompProfile", "appArmorProfile"):
-        if (context.get(profile) or {}).get("type") == "Unconfined":
+        if _read_object(context, profile).get("type") == "Unconfined":
             yield Relaxation(f"{path}.{profile}.type", "Unconfined", PRIVILEGED)
-    selinux = context.get("seLinuxOptions") or {}
+    selinux = _read_object(context, "seLinuxOptions")
     for name, allowed in (("type", _BASELINE_SELINUX_TYPES), ("user", {""}), ("role", {""})):
         if (value := selinux.get(name) or "") not in allowed:
             yield Relaxation(f"{path}.seLinuxOptions.{name}", value, PRIVILEGED)
-    for index, sysctl in enumerate(context.get("sysctls") or []):
-        if sysctl["name"] not in _BASELINE_SYSCTLS:
-            yield Relaxation(f"{path}.sysctls[{index}].name", sysctl["name"], PRIVILEGED)
+    for index, sysctl in _read_items(context, "sysctls", dict):
+        if (name := str(sysctl.get("name"))) not in _BASELINE_SYSCTLS:
+            yield Relaxation(f"{path}.sysctls[{index}].name", name, PRIVILEGED)
 
 
-def _find_in_capabilities(path: str, capabilities: Object | None) -> Iterator[Relaxation]:
-    if capabilities is None:
-        return
-    for name in dict.fromkeys(capabilities.get("add") or []):
+def _read_object(parent: Object, name: str) -> Object:
+    """Return an object's field that is an object itself; {} where it is missing, or malformed."""
+    found = parent.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _read_items(parent: Object, name: str, kind: type) -> Iterator[tuple[int, Any]]:
+    """Yield the items of an object's list with their indices, without those of another type."""
+    found = parent.get(name)
+    for index, item in enumerate(found if isinstance(found, list) else []):
+        if isinstance(item, kind):
+            yield index, item
+
+
+def _find_in_capabilities(path: str, capabilities: Object) -> Iterator[Relaxation]:
+    for name in dict.fromkeys(name for _, name in _read_items(capabilities, "add", str)):
         if name != "NET_BIND_SERVICE":
             yield Relaxation(f"{path}.add", name, BASELINE if name in _BASELINE_CAPABILITIES else PRIVILEGED)
-    if "drop" in capabilities and "ALL" not in (capabilities["drop"] or []):
-        yield Relaxation(f"{path}.drop", f"[{', '.join(capabilities['drop'] or [])}] without ALL", BASELINE)
+    dropped = [name for _, name in _read_items(capabilities, "drop", str)]
+    if "drop" in capabilities and "ALL" not in dropped:
+        yield Relaxation(f"{path}.drop", f"[{', '.join(dropped)}] without ALL", BASELINE)
 
 
 def _find_in_volume(path: str, volume: Object) -> Iterator[Relaxation]:
@@ -135,13 +149,14 @@ def _find_in_volume(path: str, volume: Object) -> Iterator[Relaxation]:
 
 def _find_in_container(path: str, container: Object) -> Iterator[Relaxation]:
     """Yield the relaxations of a user's init container or sidecar outside its securityContext."""
-    for index, port in enumerate(container.get("ports") or []):
+    for index, port in _read_items(container, "ports", dict):
         if number := port.get("hostPort"):
             yield Relaxation(f"{path}.ports[{index}].hostPort", str(number), PRIVILEGED)
-    handlers = {name: container.get(name) or {} for name in _PROBES}
-    handlers |= {f"lifecycle.{name}": one or {} for name, one in (container.get("lifecycle") or {}).items()}
+    lifecycle = _read_object(container, "lifecycle")
+    handlers = {name: _read_object(container, name) for name in _PROBES}
+    handlers |= {f"lifecycle.{name}": _read_object(lifecycle, name) for name in lifecycle}
     for name, handler in handlers.items():
         for kind in ("httpGet", "tcpSocket"):
-            host = (handler.get(kind) or {}).get("host") or ""
+            host = _read_object(handler, kind).get("host") or ""
             if host not in _OWN_HOSTS:
                 yield Relaxation(f"{path}.{name}.{kind}.host", host, PRIVILEGED)
