@@ -18,7 +18,7 @@ class ProgressLine:
 
 def make_progress_line(job: Job) -> ProgressLine:
     """Return the progress of a job that has not ended."""
-    status = job.get("status", {})
+    status = job.get("status") or {}
     progress = status.get("progress") or {}
     stage = status.get("stage") or "Pending"
     return ProgressLine(stage, progress.get("percent", 0), format_figures(progress), explain_waiting(job))
@@ -61,8 +61,8 @@ def explain_waiting(job: Job) -> str | None:
 
 def has_succeeded(job: Job) -> bool | None:
     """Return True when the job succeeded, False when it failed, None while it has not ended."""
-    stage = job.get("status", {}).get("stage")
-    return {"Succeeded": True, "Failed": False}.get(stage)
+    stage = (job.get("status") or {}).get("stage")
+    return {"Succeeded": True, "Failed": False}.get(str(stage))
 
 
 def describe_result(job: Job) -> list[str]:
@@ -88,5 +88,5 @@ def explain_failure(job: Job) -> str:
 
 
 def _read_conditions(job: Job) -> dict[str, dict[str, Any]]:
-    found = job.get("status", {}).get("conditions", [])
+    found = (job.get("status") or {}).get("conditions") or []
     return {one["type"]: one for one in found if one["status"] != "Unknown"}
