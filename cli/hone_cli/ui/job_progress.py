@@ -55,7 +55,7 @@ def explain_waiting(job: Job) -> str | None:
     for kind in ("Accepted", "Running"):
         condition = conditions.get(kind)
         if condition and condition["status"] != "True" and condition.get("message"):
-            return f"{condition['reason']}: {condition['message']}"
+            return f"{condition['reason']}: {_join_lines(condition['message'])}"
     return None
 
 
@@ -84,7 +84,12 @@ def describe_result(job: Job) -> list[str]:
 def explain_failure(job: Job) -> str:
     """Return why a job failed: the reason, and the message, which ends with a remedy."""
     condition = _read_conditions(job).get("Failed") or {"reason": "Failed", "message": "the operator gave no reason"}
-    return f"{condition['reason']}: {condition['message']}"
+    return f"{condition['reason']}: {_join_lines(condition['message'])}"
+
+
+def _join_lines(text: str) -> str:
+    """Return a message without line feeds: a part that quotes data must not look like a line of the command."""
+    return " ".join(text.split())
 
 
 def _read_conditions(job: Job) -> dict[str, dict[str, Any]]:

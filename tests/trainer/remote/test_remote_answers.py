@@ -96,6 +96,13 @@ def test_a_credential_of_the_environment_that_cant_be_sent_is_not_printed(
     assert fail(Location("dataset", "s3://data/faq/", endpoint=store.url)).reason is INVALID_SPEC
 
 
+def test_credentials_that_have_expired_since_leave_what_was_downloaded(store: Store) -> None:
+    first = fetch(bucket(store), None)
+    store.reply = lambda request: error("ExpiredToken")
+    assert fetch(bucket(store), first.revision) == first
+    assert fail(bucket(store)).reason is STORE_UNAUTHORIZED
+
+
 def test_a_line_feed_after_a_credential_is_left_out(store: Store) -> None:
     ended = {name: f"{value}\n" for name, value in SECRET.items()}
     fetch(Location("dataset", "s3://data/faq/", endpoint=store.url, secret=ended), None)

@@ -186,6 +186,20 @@ def test_a_next_step_names_the_same_cluster(fake: FakeCluster, hone: Hone) -> No
     assert Cluster(ApiClient(), "ns", "my ctx").flags == "--namespace ns --context 'my ctx'"
 
 
+def test_a_message_of_several_lines_is_shown_in_one(fake: FakeCluster, hone: Hone) -> None:
+    condition = {
+        "type": "Failed",
+        "status": "True",
+        "reason": "DatasetInvalid",
+        "message": "row 1 is x\n✓ faq succeeded",
+    }
+    fake.add("finetunejobs", job(stage="Failed", conditions=[condition]))
+    for command in ("describe", "watch"):
+        _, out, _ = hone(command, "faq")
+        assert "DatasetInvalid: row 1 is x ✓ faq succeeded" in out
+        assert not [line for line in out.splitlines() if line.startswith("✓")]
+
+
 def test_watch_takes_the_kind_like_the_others(fake: FakeCluster, hone: Hone) -> None:
     fake.add("finetunejobs", job())
     assert "✓ faq succeeded" in hone("watch", "ftj/faq")[1]

@@ -28,7 +28,13 @@ _CHANGED_CODES = {"NoSuchKey": "is gone", "NoSuchVersion": "is gone", "InvalidRa
 # AWS answers some of these with status 400.
 _REFUSED_CODES = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 _EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"}
-_REGION_CODES = {"AuthorizationHeaderMalformed", "PermanentRedirect", "Redirect", "IllegalLocationConstraintException"}
+_REGION_CODES = {
+    "AuthorizationHeaderMalformed",
+    "PermanentRedirect",
+    "TemporaryRedirect",
+    "Redirect",
+    "IllegalLocationConstraintException",
+}
 _TRANSIENT_CODES = {"SlowDown", "RequestTimeout", "ServiceUnavailable", "InternalError"}
 _MD5 = re.compile("[0-9a-f]{32}")
 # What the client raises for an answer that is no answer of an S3 server, such as a page of a console.
