@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -43,10 +44,18 @@ def serve_artifact(tmp_path: Path, monkeypatch: Any) -> Iterator[FakeCluster]:
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start the command. Signals have their default effect, also where the tests run with nohup or in the background."""
+
+    def take_signals() -> None:
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+
     environment = os.environ | {"KUBECONFIG": str(folder / "kubeconfig")}
     pipe = subprocess.PIPE
     command = [sys.executable, "-m", "hone_cli", *arguments]
-    return subprocess.Popen(command, env=environment, cwd=folder, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(
+        command, env=environment, cwd=folder, stdout=pipe, stderr=pipe, text=True, preexec_fn=take_signals
+    )
 
 
 def run(folder: Path, *arguments: str) -> tuple[int, str, str]:

@@ -127,6 +127,6 @@ def test_credentials_in_a_uri_are_not_shown(uri: str) -> None:
         "metadata": {"name": "x"},
         "spec": {"model": {"name": "a/b"}, "dataset": {"uri": uri}},
     }
-    (problem,) = validate(document)
+    (problem,) = validate_object(document)
     assert problem.startswith('spec.dataset.uri: Invalid value: "')
     assert "TOPSECRET" not in problem

@@ -15,11 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from hone_api.byte_sizes import format_bytes
 from hone_api.reasons import DISK_FULL, STORE_UNREACHABLE, HoneError
 
 from hone_trainer.remote.connections import CONNECTIONS
 from hone_trainer.remote.locations import Location
-from hone_trainer.remote.meter import Meter, format_bytes
+from hone_trainer.remote.meter import Meter
 from hone_trainer.remote.objects import RemoteObject, Store, TransientError
 from hone_trainer.remote.partial import PIECE_BYTES, Difference, PartialFile
 
