@@ -44,7 +44,7 @@ def serve_artifact(tmp_path: Path, monkeypatch: Any) -> Iterator[FakeCluster]:
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start the command. Signals have their default effect, also where the tests run with nohup or in the background."""
+    """Start the command. Signals have their default effect, also where the tests run in the background."""
 
     def take_signals() -> None:
         for number in (signal.SIGINT, signal.SIGHUP):
