@@ -142,7 +142,7 @@ def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
         entry.size = 1
         archive.addfile(entry, io.BytesIO(b"x"))
     with pytest.raises(OSError, match="No space left on device") as caught:
-        receive.receive(io.BytesIO(stream.getvalue()), wanted, lambda name, count: None)
+        receive.receive_files(io.BytesIO(stream.getvalue()), wanted, lambda name, count: None)
     assert caught.value.filename == "/dev/full"
 
 
