@@ -225,11 +225,11 @@ _JOBS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"spec.dataset": {"uri": "https://me:secret@host/faq.jsonl"}},
-        'spec.dataset.uri: Invalid value: "https://me:secret@host/faq.jsonl": ' + URI,
+        URI,  # the API server shows the value, `hone validate` does not
     ),
     (
         {"spec.dataset": {"uri": "https://host/faq.jsonl?X-Amz-Signature=1"}},
-        'spec.dataset.uri: Invalid value: "https://host/faq.jsonl?X-Amz-Signature=1": ' + URI,
+        URI,  # the API server shows the value, `hone validate` does not
     ),
     (
         {"spec.dataset": {"uri": "oci://host/faq"}},

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -35,12 +35,16 @@ Cut = tuple[bytes, int | None]
 
 @dataclass
 class FakeCluster:
-    """Objects by path, lists by path, logs by pod. `refused`: paths that are forbidden. `calls`: what was requested."""
+    """Objects by path, lists by path, logs by pod. `refused`: paths that are forbidden. `calls`: what was requested.
+
+    `reply` gets method and path of a request, and may return the status of a failure; 0: no answer at all.
+    """
 
     objects: dict[str, Object] = field(default_factory=dict)
     lists: dict[str, list[Object]] = field(default_factory=dict)
     logs: dict[str, list[Cut]] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
+    reply: Callable[[str, str], int | None] = lambda method, path: None
     has_hone: bool = True
     claim: Path | None = None
     frame_seconds: float = 0.0
@@ -65,6 +69,8 @@ def serve(fake: FakeCluster, folder: Path, monkeypatch: Any) -> Iterator[None]:
             url = urlsplit(self.path)
             query = {name: values[0] for name, values in parse_qs(url.query).items()}
             fake.calls.append(("GET", url.path, query))
+            if self._is_replied(url.path):
+                return
             if url.path in fake.refused:
                 self._send(403, status(403, f'cannot list resource "{url.path.rpartition("/")[2]}"'))
             elif not fake.has_hone and url.path.startswith(HONE):
@@ -82,6 +88,15 @@ def serve(fake: FakeCluster, folder: Path, monkeypatch: Any) -> Iterator[None]:
             else:
                 self._send(404, None)
 
+        def _is_replied(self, path: str) -> bool:
+            code = fake.reply(self.command, path)
+            if code:
+                self._send(code, status(code, "failed by the test"))
+            elif code == 0:
+                self.close_connection = True
+                self.rfile.read(1)  # until the client is gone
+            return code is not None
+
         def do_PATCH(self) -> None:
             self._change()
 
@@ -95,6 +110,8 @@ def serve(fake: FakeCluster, folder: Path, monkeypatch: Any) -> Iterator[None]:
             body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "null")
             path = urlsplit(self.path).path
             fake.calls.append((self.command, path, body))
+            if self._is_replied(path):
+                return
             if path.endswith("selfsubjectaccessreviews"):
                 asked = body["spec"]["resourceAttributes"]
                 named = "/".join(filter(None, [asked["resource"], asked["subresource"]]))

@@ -3,7 +3,9 @@
 `send` begins a file at the offset, so that a transfer continues; the size in the archive is that of the rest.
 """
 
+import errno
 import os
+import stat
 import sys
 import tarfile
 import time
@@ -26,12 +28,17 @@ def wait() -> None:
 
 
 def send(root: str, wanted: Sequence[str]) -> None:
-    """Write the files to standard output as a tar stream. A missing file ends it, and the program, without its end."""
+    """Write the files to standard output as a tar stream. A missing file ends it, and the program, without its end.
+
+    A link, and a pipe that would block, count as missing.
+    """
     with tarfile.open(fileobj=sys.stdout.buffer, mode="w|", format=tarfile.PAX_FORMAT) as archive:
         for each in wanted:
             offset, _, path = each.partition(":")
             try:
-                descriptor = os.open(os.path.join(root, path), os.O_RDONLY)
+                descriptor = os.open(os.path.join(root, path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    raise OSError(errno.EINVAL, "Not a regular file")
             except OSError as error:
                 os.write(2, f"{path}: {error.strerror}".encode())
                 sys.exit(MISSING)

@@ -34,7 +34,7 @@ def require_artifact(job: Object) -> Object:
     if not artifact:
         raise Problem(
             f"FineTuneJob {name} has no artifact: its stage is {describe_phase(job)}",
-            f"Wait for it: hone watch {name}.",
+            f"Follow it with `hone watch {name}`.",
         )
     found: Object = artifact
     return found

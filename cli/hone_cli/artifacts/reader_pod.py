@@ -9,10 +9,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import kubernetes.client
-import kubernetes.stream
 from hone_api.layout import artifact_path
 from hone_api.reasons import ARTIFACT_MISSING, HoneError
 from kubernetes.client.exceptions import ApiException
@@ -21,8 +18,8 @@ from websocket import ABNF, WebSocketException
 
 from hone_cli.artifacts import pod_script
 from hone_cli.artifacts.receive import Cut
-from hone_cli.client import rest, temporary_pod
-from hone_cli.client.cluster import Cluster, Object, translate_errors
+from hone_cli.client import exec_socket, rest, temporary_pod
+from hone_cli.client.cluster import Cluster, Object, explain_error, translate_errors
 from hone_cli.objects.deletion import find_output_claim, find_pod_claims
 from hone_cli.ui import output
 from hone_cli.ui.output import Problem
@@ -118,7 +115,7 @@ def open_pod(cluster: Cluster, body: Object) -> Iterator[str]:
     name, place = body["metadata"]["name"], f"/api/v1/namespaces/{cluster.namespace}/pods"
     what = f"pod {name} in namespace {cluster.namespace}"
     may_exist = False
-    with temporary_pod.interrupt_on_sigterm():
+    with temporary_pod.interrupt_on_signals():
         try:
             with translate_errors(what):
                 _require_rights(cluster)
@@ -158,7 +155,13 @@ def _require_rights(cluster: Cluster) -> None:
 def _await_running(cluster: Cluster, path: str, name: str) -> None:
     deadline, shown = time.monotonic() + START_SECONDS, ""
     while True:
-        pod = rest.call_api(cluster, path)
+        try:
+            pod = rest.call_api(cluster, path)
+        except (ApiException, HTTPError) as error:
+            if temporary_pod.is_final(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_SECONDS)
+            continue
         phase = (pod.get("status") or {}).get("phase")
         if phase == "Running":
             return
@@ -180,26 +183,15 @@ class FileStream:
     """
 
     def __init__(self, cluster: Cluster, pod: str, wanted: Sequence[str]) -> None:
-        core = kubernetes.client.CoreV1Api(cluster.api)
         try:
-            self._client: Any = kubernetes.stream.stream(
-                core.connect_get_namespaced_pod_exec,
-                pod,
-                cluster.namespace,
-                container=CONTAINER,
-                command=[*COMMAND, "send", *wanted],
-                stdin=False,
-                stdout=True,
-                stderr=True,
-                tty=False,
-                binary=True,
-                _preload_content=False,
-            )
+            self._socket = exec_socket.open_exec(cluster, pod, CONTAINER, [*COMMAND, "send", *wanted])
         except ApiException as error:
-            if isinstance(error.__context__, KeyboardInterrupt):  # the client turns it into an error
-                raise KeyboardInterrupt from error
-            raise Cut(str(error.reason)) from error
-        self._client.sock.settimeout(SILENCE_SECONDS)
+            if error.status in (401, 403):
+                raise explain_error(f"exec in pod {pod}", error) from error
+            raise Cut(rest.describe_error(error)) from error
+        except (WebSocketException, OSError) as error:
+            raise Cut(str(error) or type(error).__name__) from error
+        self._socket.settimeout(SILENCE_SECONDS)
         self._left = b""
         self._error = b""
         self._has_ended = False
@@ -213,11 +205,11 @@ class FileStream:
 
     def close(self) -> None:
         """Close the connection, which ends the sender."""
-        self._client.close()
+        self._socket.close()
 
     def _read_frame(self) -> None:
         try:
-            code, frame = self._client.sock.recv_data_frame(True)
+            code, frame = self._socket.recv_data_frame(True)
         except (WebSocketException, OSError) as error:
             raise Cut(str(error) or type(error).__name__) from error
         if code == ABNF.OPCODE_CLOSE:

@@ -76,6 +76,9 @@ def _append_member(archive: tarfile.TarFile, member: tarfile.TarInfo, request: R
                 raise Cut(f"{member.name} was cut")
             view = memoryview(piece)
             while view:
-                view = view[file.write(view) :]
+                try:
+                    view = view[file.write(view) :]
+                except OSError as error:  # such as a full disk: the error of a write names no file
+                    raise OSError(error.errno, error.strerror, str(request.partial)) from error
             left -= len(piece)
             advance(member.name, len(piece))

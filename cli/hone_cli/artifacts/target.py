@@ -24,8 +24,11 @@ from hone_api.io.durable_files import flush_to_disk
 from hone_api.layout import MANIFEST
 from hone_api.reasons import ARTIFACT_CORRUPT, HoneError
 
+from hone_cli.ui import output
 from hone_cli.ui.output import Problem
 
+# Of the name in a partial file's name, which may have 255 bytes.
+LONGEST_NAME_BYTES = 200
 OTHER_FOLDER = "Choose another DIR, or move it away."
 
 
@@ -49,7 +52,8 @@ def check_names(manifest: ArtifactManifest) -> None:
 def make_partial_path(root: Path, path: str, digest: FileDigest) -> Path:
     """Return where a file is received."""
     place = root / path
-    return place.with_name(f".{place.name[:200]}.{digest.sha256[:16]}.partial")
+    begin = place.name.encode()[:LONGEST_NAME_BYTES].decode(errors="ignore")
+    return place.with_name(f".{begin}.{digest.sha256[:16]}.partial")
 
 
 def find_missing(root: Path, manifest: ArtifactManifest) -> list[str]:
@@ -108,17 +112,24 @@ def finish_file(root: Path, path: str, expected: FileDigest) -> None:
 
 @contextmanager
 def lock_folder(root: Path) -> Iterator[None]:
-    """Create the folder, and keep other pulls out of it. Raises Problem when another one runs."""
+    """Create the folder, and keep other pulls out of it. Raises Problem when another one runs.
+
+    On NFS, a folder can't be locked: then a hint says so.
+    """
     try:
         root.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise Problem(f"DIR {root} is a file", "Name a folder.") from None
     descriptor = os.open(root, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            found = f"another `hone pull` writes into {root}"
+            raise Problem(found, "Wait for its end, or choose another DIR.") from None
+        except OSError:
+            output.print_hint(f"{root} can't be locked: start no second `hone pull` into it.")
         yield
-    except BlockingIOError:
-        raise Problem(f"another `hone pull` writes into {root}", "Wait for its end, or choose another DIR.") from None
     finally:
         os.close(descriptor)
 

@@ -2,15 +2,20 @@
 
 import importlib
 import json
+import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import kubernetes.client
+import yaml
 from kubernetes.client.exceptions import ApiException
+from urllib3 import Retry
 from urllib3.exceptions import HTTPError
 
+from hone_cli.objects.names import require_name
 from hone_cli.ui.output import Problem
 
 GROUP, VERSION = "hone.dev", "v1alpha1"
@@ -23,23 +28,51 @@ kubeconfig: Any = importlib.import_module("kubernetes.config")  # untyped
 
 @dataclass(frozen=True)
 class Cluster:
-    """Access to one cluster, and the chosen namespace."""
+    """Access to one cluster, and the chosen namespace. `context` None: the kubeconfig's current one."""
 
     api: kubernetes.client.ApiClient
     namespace: str
+    context: str | None = None
+
+    @property
+    def flags(self) -> str:
+        """The options with which `hone` and `kubectl` find the same objects."""
+        context = f" --context {shlex.quote(self.context)}" if self.context else ""
+        return f"--namespace {shlex.quote(self.namespace)}{context}"
 
 
 def connect(context: str | None, namespace: str | None) -> Cluster:
     """Read the kubeconfig as kubectl does. Raises Problem without a usable one."""
+    settings: Any = kubernetes.client.Configuration()
+    # The client would repeat a call three times: a silent server would be noticed after two minutes.
+    settings.retries = Retry(0)
     try:
-        api = kubeconfig.new_client_from_config(context=context)
-        contexts, current = kubeconfig.list_kube_config_contexts()
+        api = kubeconfig.new_client_from_config(context=context, client_configuration=settings)
+        usual = _read_namespace(context)
+        credentials = [str(each["value"]) for each in settings.auth_settings().values()]
     except kubeconfig.ConfigException as error:
         raise Problem(
             f"no cluster: {error}", "Set KUBECONFIG, or choose a context that `kubectl config get-contexts` lists."
         ) from error
-    chosen = next((one for one in contexts if one["name"] == context), current)
-    return Cluster(api, namespace or chosen["context"].get("namespace") or "default")
+    except (yaml.YAMLError, TypeError, AttributeError, KeyError, ValueError) as error:
+        what = " ".join(str(error).split()) if isinstance(error, yaml.YAMLError) else "it has another form"
+        raise Problem(
+            f"the kubeconfig can't be read: {what}", "Correct it: `kubectl config view` reads it, too."
+        ) from (error)
+    if not all(map(re.compile("[ -~]*").fullmatch, credentials)):  # the client would print them
+        raise Problem("the kubeconfig's token has a line feed or another character that no token has", "Correct it.")
+    require_name(
+        "--namespace", namespace or usual, "Give the name of a namespace: `kubectl get namespaces` lists them."
+    )
+    return Cluster(api, namespace or usual, context)
+
+
+def _read_namespace(context: str | None) -> str:
+    """Return the namespace of a context. The kubeconfig needs no current context where one is named."""
+    config = kubeconfig.kube_config.KubeConfigMerger(kubeconfig.kube_config.KUBE_CONFIG_DEFAULT_LOCATION).config
+    name = context or config.safe_get("current-context")
+    chosen = config["contexts"].get_with_name(name)["context"]
+    return str(chosen.safe_get("namespace") or "default")
 
 
 @contextmanager
@@ -51,13 +84,17 @@ def translate_errors(what: str) -> Iterator[None]:
         raise explain_error(what, error) from error
     except HTTPError as error:
         raise Problem(
-            f"the cluster can't be reached: {error}", "Check the kubeconfig's context, network and proxy."
+            f"the cluster can't be reached: {describe_broken(error)}",
+            "Check the kubeconfig's context, network and proxy.",
         ) from error
 
 
 def explain_error(what: str, error: ApiException) -> Problem:
     """Return the Problem for an answer of the API server."""
     said = _read_status_message(error)
+    if not error.status:  # the client's own error, of TLS
+        found = " ".join(str(error.reason).split())
+        return Problem(f"the cluster can't be reached: {found}", "Check the kubeconfig's server and certificates.")
     if error.status == 404 and said is None:
         return Problem(
             f"this cluster does not know objects of {GROUP}/{VERSION}", "Install Hone there: see docs/quickstart.md"
@@ -67,6 +104,11 @@ def explain_error(what: str, error: ApiException) -> Problem:
     if error.status in (401, 403):
         return Problem(f"{what}: {said or error.reason}", "Ask for the right, or use another context (--context).")
     return Problem(f"{what}: {said or error.reason}", "Try again; if it stays, look at the cluster's API server.")
+
+
+def describe_broken(error: HTTPError) -> str:
+    """Return why a connection failed, in one line."""
+    return " ".join(str(getattr(error, "reason", None) or error).split())
 
 
 def _read_status_message(error: ApiException) -> str | None:

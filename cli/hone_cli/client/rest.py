@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
-from hone_cli.client.cluster import TIMEOUT, Cluster, Object
+from hone_cli.client.cluster import TIMEOUT, Cluster, Object, describe_broken
 
 # Objects in one answer: a node has up to 50 KiB.
 PAGE = 250
@@ -36,10 +37,11 @@ def call_api(
         error = ApiException(status=response.status, reason=response.reason)
         error.body = data.decode(errors="replace")
         raise error
-    try:
-        return json.loads(data)
-    except ValueError:
-        raise HTTPError(f"{path} was not answered with JSON: something else than Kubernetes answers there") from None
+    with suppress(ValueError):
+        found = json.loads(data)
+        if isinstance(found, dict):
+            return found
+    raise HTTPError(f"{path} was not answered with an object in JSON: something else than Kubernetes answers there")
 
 
 def list_objects(cluster: Cluster, path: str, query: Mapping[str, str] | None = None) -> Iterator[Object]:
@@ -51,13 +53,15 @@ def list_objects(cluster: Cluster, path: str, query: Mapping[str, str] | None = 
         following = (page.get("metadata") or {}).get("continue")
         if not following:
             return
+        if following == more.get("continue"):
+            raise HTTPError(f"{path} was answered with the same page again: something else than Kubernetes answers")
         more["continue"] = following
 
 
 def describe_error(error: ApiException | HTTPError) -> str:
     """Return why a call failed, in one sentence."""
     if isinstance(error, HTTPError):
-        return str(error)
+        return describe_broken(error)
     try:
         message = str(json.loads(error.body or "")["message"])
     except (TypeError, ValueError, KeyError):

@@ -43,6 +43,8 @@ def describe_pending(pod: Object, container: str) -> str:
     for condition in status.get("conditions") or []:
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
             return str(condition.get("message") or condition.get("reason"))
+    if status.get("reason"):  # such as Evicted
+        return ": ".join(str(status[name]) for name in ("reason", "message") if status.get(name))
     for found in find_statuses(pod, container):
         if waiting := (found.get("state") or {}).get("waiting"):
             return f"its container waits: {waiting.get('reason')}"
@@ -95,23 +97,25 @@ def delete_pod(cluster: Cluster, place: str, name: str) -> None:
             error = rest.describe_error(broken)
     output.print_next_step(
         f"Pod {name} could not be deleted ({error}); it ends by its deadline. Remove it with",
-        f"kubectl delete pod {name} --namespace {cluster.namespace}",
+        f"kubectl delete pod {name} {cluster.flags}",
     )
 
 
 @contextmanager
-def interrupt_on_sigterm() -> Iterator[None]:
-    """Make SIGTERM end the context as Ctrl-C does."""
+def interrupt_on_signals() -> Iterator[None]:
+    """Make SIGTERM, and SIGHUP of a closed terminal, end the context as Ctrl-C does. nohup stays in force."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
+    numbers = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
     try:
-        before = signal.signal(signal.SIGTERM, interrupt)
+        before = {number: signal.signal(number, interrupt) for number in numbers}
     except ValueError:  # not in the main thread
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

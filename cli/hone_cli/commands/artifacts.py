@@ -64,6 +64,8 @@ def report_command(
     connection = cluster.connect(context, namespace)
     body = transfer.find_job(connection, name)
     place = file or Path(f"{name}-report.html")
+    if not place.parent.is_dir():
+        raise Problem(f"--output {place}: {place.parent} is no folder", "Create it, or name another FILE.")
     with transfer.open_session(connection, body) as session:
         content = session.fetch_small(REPORT)
     save_report(place, content)

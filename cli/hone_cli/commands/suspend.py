@@ -39,4 +39,4 @@ def set_suspend(reference: str, namespace: str | None, context: str | None, *, s
             rest.call_api(connection, lookup.make_path(JOB, connection.namespace, name), method="PATCH", body=body)
     output.print_line(message)
     if is_change:
-        output.print_next_step("Follow it with", f"hone watch {name} --namespace {connection.namespace}")
+        output.print_next_step("Follow it with", f"hone watch {name} {connection.flags}")

@@ -29,7 +29,9 @@ def command(
     from hone_api.schema.manifests import quote_text
 
     from hone_cli.client import cluster
+    from hone_cli.objects.names import JOB, parse_name
 
+    name = parse_name(name, JOB, "watch")
     jobs = follow_job(cluster.connect(context, namespace), name)
     job = show_live(jobs) if output.is_terminal() else show_lines(jobs)
     if job_progress.has_succeeded(job):

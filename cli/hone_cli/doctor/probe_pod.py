@@ -129,7 +129,7 @@ def run_probe(cluster: Cluster, image: str, target: Target, hub: str, images: Se
     place = f"/api/v1/namespaces/{cluster.namespace}/pods"
     body = make_pod(name, image, target, hub, images, seconds)
     may_exist = False
-    with temporary_pod.interrupt_on_sigterm():
+    with temporary_pod.interrupt_on_signals():
         try:
             if missing := temporary_pod.find_missing_rights(cluster):
                 error = f"you may not {', '.join(missing)} pods in namespace {cluster.namespace}"

@@ -1,5 +1,6 @@
 """The kinds of Hone's objects, and the references to objects that users write: NAME or KIND/NAME."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,13 +26,14 @@ class Kind:
 JOB = Kind("FineTuneJob", "finetunejobs", "ftj", FINETUNEJOB_LABEL)
 SERVICE = Kind("InferenceService", "inferenceservices", "hisvc", INFERENCESERVICE_LABEL)
 KINDS = (JOB, SERVICE)
+# Anything else would be another path in a request.
+_NAME = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
 
 
 def parse_reference(text: str) -> tuple[Kind | None, str]:
     """Return the kind, None where only a name is given, and the name. Raises Problem for an unknown kind or no name."""
     prefix, slash, name = text.rpartition("/")
-    if not name:
-        raise Problem(f"NAME {text!r} is empty", "Give the name of an object: `hone list` lists them.")
+    require_name("NAME", name, "Give the name of an object: `hone list` lists them.")
     if not slash:
         return None, name
     asked = prefix.lower().partition(".")[0]
@@ -40,6 +42,14 @@ def parse_reference(text: str) -> tuple[Kind | None, str]:
             return kind, name
     known = ", ".join(f"{kind.singular}/{name} ({kind.short}/{name})" for kind in KINDS)
     raise Problem(f"NAME {text}: the kind {prefix!r} is unknown", f"Write one of {known}.")
+
+
+def require_name(field: str, name: str, remedy: str) -> None:
+    """Raise Problem for what can't be the name of an object."""
+    if not name:
+        raise Problem(f"{field} is empty", remedy)
+    if not _NAME.fullmatch(name):
+        raise Problem(f"{field} {name!r} is no name: these have lower case letters, digits, '-' and '.'", remedy)
 
 
 def parse_name(text: str, wanted: Kind, command: str) -> str:

@@ -53,13 +53,14 @@ def describe_progress(body: Object) -> str:
 
 
 def describe_model(body: Object) -> str:
-    """Return the model that is trained or served: a name on the hub, claim:path, or finetunejob/NAME."""
+    """Return the model that is trained or served: a name on the hub, a URI, claim:path, or finetunejob/NAME."""
     source: Mapping[str, Any] = (body.get("spec") or {}).get("model") or {}
-    if name := source.get("name"):
+    if name := source.get("name") or source.get("uri"):
         return str(name)
     if claim := source.get("claim"):
         return f"{claim.get('name')}:{claim.get('path') or '/'}"
-    return f"finetunejob/{(source.get('fineTuneJob') or {}).get('name')}"
+    job = (source.get("fineTuneJob") or {}).get("name")
+    return f"finetunejob/{job}" if job else "-"
 
 
 def find_digest(body: Object) -> str | None:

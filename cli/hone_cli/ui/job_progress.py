@@ -18,7 +18,7 @@ class ProgressLine:
 
 def make_progress_line(job: Job) -> ProgressLine:
     """Return the progress of a job that has not ended."""
-    status = job.get("status", {})
+    status = job.get("status") or {}
     progress = status.get("progress") or {}
     stage = status.get("stage") or "Pending"
     return ProgressLine(stage, progress.get("percent", 0), format_figures(progress), explain_waiting(job))
@@ -55,14 +55,14 @@ def explain_waiting(job: Job) -> str | None:
     for kind in ("Accepted", "Running"):
         condition = conditions.get(kind)
         if condition and condition["status"] != "True" and condition.get("message"):
-            return f"{condition['reason']}: {condition['message']}"
+            return f"{condition['reason']}: {_join_lines(condition['message'])}"
     return None
 
 
 def has_succeeded(job: Job) -> bool | None:
     """Return True when the job succeeded, False when it failed, None while it has not ended."""
-    stage = job.get("status", {}).get("stage")
-    return {"Succeeded": True, "Failed": False}.get(stage)
+    stage = (job.get("status") or {}).get("stage")
+    return {"Succeeded": True, "Failed": False}.get(str(stage))
 
 
 def describe_result(job: Job) -> list[str]:
@@ -84,9 +84,14 @@ def describe_result(job: Job) -> list[str]:
 def explain_failure(job: Job) -> str:
     """Return why a job failed: the reason, and the message, which ends with a remedy."""
     condition = _read_conditions(job).get("Failed") or {"reason": "Failed", "message": "the operator gave no reason"}
-    return f"{condition['reason']}: {condition['message']}"
+    return f"{condition['reason']}: {_join_lines(condition['message'])}"
+
+
+def _join_lines(text: str) -> str:
+    """Return a message without line feeds: a part that quotes data must not look like a line of the command."""
+    return " ".join(text.split())
 
 
 def _read_conditions(job: Job) -> dict[str, dict[str, Any]]:
-    found = job.get("status", {}).get("conditions", [])
+    found = (job.get("status") or {}).get("conditions") or []
     return {one["type"]: one for one in found if one["status"] != "Unknown"}

@@ -28,6 +28,14 @@ _UNPRINTABLE = re.compile(
     "]"
 )
 
+_URL_USER = re.compile(r"(\b[a-zA-Z][-+.a-zA-Z0-9]*://)[^/\s\"']*@")
+_URL_QUERY = re.compile(r"(\b[a-zA-Z][-+.a-zA-Z0-9]*://[^\s\"'?#]*)[?#][^\s\"']+")
+
+
+def hide_url_credentials(text: str) -> str:
+    """Return text in which URLs have neither user and password nor query and fragment, which may be a signature."""
+    return _URL_QUERY.sub(r"\1?…", _URL_USER.sub(r"\1…@", text))
+
 
 def make_printable(text: str) -> str:
     """Return text with its control characters escaped, such as \\x1b. Line feeds and tabs stay."""

@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from hone_api.common import API_VERSION
+from hone_api.io.terminal import hide_url_credentials
 from hone_api.schema.cel import is_rule_true
 from hone_api.schema.crd import KINDS, Schema, fill_defaults, make_schema
 
@@ -280,7 +281,7 @@ def _format_value(value: Any) -> str:
 
 
 def _quote(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    return hide_url_credentials(json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True))
 
 
 def _format_number(number: float, as_integer: bool) -> str:

@@ -1,6 +1,7 @@
 """A store that fails on request: files over HTTP, and the same files as an S3 bucket `data`."""
 
 import hashlib
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -9,13 +10,20 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
+from hone_trainer.remote.fetch import Snapshot
+from hone_trainer.remote.locations import Location
+
 BUCKET = "data"
+SECRET = {"AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": "opensesame"}
+PIECE = 4096
+Reply = tuple[int, dict[str, str], bytes]
 
 
 class Store(ThreadingHTTPServer):
     """`files` by name. `spoil` is called with each request for content, and may return a fault.
 
     Faults: "cut" sends half of the range; "short" leaves out a byte and ends the answer; a number is a status.
+    `reply` may answer any request, also one for a list, in place of the store.
     """
 
     daemon_threads = True
@@ -27,6 +35,7 @@ class Store(ThreadingHTTPServer):
         self.is_slow = False
         self.encryption = ""
         self.spoil: Callable[[int, str], str | int | None] = lambda number, name: None
+        self.reply: Callable[[BaseHTTPRequestHandler], Reply | None] = lambda request: None
         self.asked: list[tuple[str, str, str]] = []
         self.headers_seen: list[dict[str, str]] = []
         self._lock = threading.Lock()
@@ -43,6 +52,25 @@ class Store(ThreadingHTTPServer):
             return len(self.asked)
 
 
+def content(seed: int, size: int = 10 * PIECE + 17) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def bucket(store: Store, key: str = "faq/") -> Location:
+    return Location("dataset", f"s3://data/{key}", endpoint=store.url, secret=SECRET)
+
+
+def files_of(snapshot: Snapshot) -> dict[str, bytes]:
+    paths = [path for path in snapshot.folder.rglob("*") if path.is_file()]
+    return {path.relative_to(snapshot.folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def error(code: str, status: int = 400) -> Reply:
+    """Return an S3 server's answer for an error."""
+    body = f"<Error><Code>{code}</Code><Message>refused by the test</Message></Error>".encode()
+    return status, {"Content-Type": "application/xml"}, body
+
+
 def etag_of(data: bytes) -> str:
     return f'"{hashlib.md5(data).hexdigest()}"'
 
@@ -55,6 +83,8 @@ class Answer(BaseHTTPRequestHandler):
         address = urlsplit(self.path)
         name = unquote(address.path).lstrip("/").removeprefix(f"{BUCKET}/")
         self.server.headers_seen.append(dict(self.headers))
+        if reply := self.server.reply(self):
+            return self.send(reply[0], reply[2], reply[1])
         query = parse_qs(address.query)
         is_s3 = address.path.startswith(f"/{BUCKET}")
         if "list-type" in query:
@@ -98,14 +128,15 @@ class Answer(BaseHTTPRequestHandler):
         ).encode()
 
     def refuse(self, status: int, code: str) -> None:
-        body = f"<Error><Code>{code}</Code><Message>refused by the test</Message></Error>".encode()
-        self.send(status, body, {"Content-Type": "application/xml"})
+        _, headers, body = error(code)
+        self.send(status, body, headers)
 
     def send(self, status: int, body: bytes, headers: dict[str, str], fault: str = "") -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+        if "Transfer-Encoding" not in headers:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command == "HEAD":
             return

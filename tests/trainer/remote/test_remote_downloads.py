@@ -7,11 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faulty_server import Store
+from faulty_server import PIECE, SECRET, Store, bucket, content, files_of
 from hone_api.reasons import (
     DATASET_INVALID,
     DATASET_NOT_FOUND,
@@ -22,48 +21,13 @@ from hone_api.reasons import (
     HoneError,
 )
 from hone_trainer.remote import download as downloads
-from hone_trainer.remote import fetch as fetching
 from hone_trainer.remote.fetch import Snapshot, fetch
 from hone_trainer.remote.locations import Location
 from hone_trainer.remote.objects import RemoteObject, refuse_unusable_names
 from hypothesis import given
 from hypothesis import strategies as st
 
-SECRET = {"AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": "opensesame"}
-PIECE = 4096
-
-
-def content(seed: int, size: int = 10 * PIECE + 17) -> bytes:
-    return random.Random(seed).randbytes(size)
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    server = Store({"faq/a.jsonl": content(1), "faq/deep/b.jsonl": content(2, 100), "faq/empty.jsonl": b""})
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Use small pieces, short waits, and a cache of the test's own."""
-    make = downloads.Downloader
-
-    def make_quick(*arguments: object) -> downloads.Downloader:
-        return make(*arguments, piece_bytes=PIECE, first_wait_seconds=0.01)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(fetching, "Downloader", make_quick)
-    monkeypatch.setattr(fetching.constants, "HF_HOME", str(tmp_path / "cache"))
-
-
-def bucket(store: Store, key: str = "faq/") -> Location:
-    return Location("dataset", f"s3://data/{key}", endpoint=store.url, secret=SECRET)
-
-
-def files_of(snapshot: Snapshot) -> dict[str, bytes]:
-    paths = [path for path in snapshot.folder.rglob("*") if path.is_file()]
-    return {path.relative_to(snapshot.folder).as_posix(): path.read_bytes() for path in paths}
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def below(store: Store, prefix: str = "faq/") -> dict[str, bytes]:

@@ -119,3 +119,18 @@ def test_examples_and_documentation_are_good() -> None:
     assert [(file, sentence) for file, document in shown for sentence in validate_object(document)] == []
     for _, document in shown:
         KINDS[document["kind"]].model_validate(document)
+
+
+@pytest.mark.parametrize(
+    "uri", ["https://host/x?X-Amz-Signature=TOPSECRET", "https://user:TOPSECRET@host/x", "s3://key:TOPSECRET@data/x#y"]
+)
+def test_credentials_in_a_uri_are_not_shown(uri: str) -> None:
+    document = {
+        "apiVersion": "hone.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": "x"},
+        "spec": {"model": {"name": "a/b"}, "dataset": {"uri": uri}},
+    }
+    (problem,) = validate_object(document)
+    assert problem.startswith('spec.dataset.uri: Invalid value: "')
+    assert "TOPSECRET" not in problem

@@ -1,18 +1,14 @@
 """`hone pull` and `hone report` as commands, against a fake API server whose pods run the real script."""
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_cluster import CORE, FakeCluster, serve
-from hone_api.artifacts.manifest import ArtifactManifest, describe_files, digest_of, write_manifest
-from hone_api.artifacts.proof import prove
+from artifact_cluster import assert_pulled, run, serve_artifact, start
+from fake_cluster import CORE, FakeCluster
 from hone_cli.artifacts.reader_pod import FileStream
 from hone_cli.client.cluster import Cluster
 from kubernetes.client import ApiClient
@@ -22,54 +18,8 @@ PODS = f"{CORE}/pods"
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCluster]:
-    """Yield a cluster with the finished job faq, whose artifact has a file of several megabytes."""
-    claim = tmp_path / "claim"
-    for name, content in {
-        "adapter/adapter_config.json": b"{}",
-        "adapter/adapter_model.safetensors": random.Random(7).randbytes(6 * 2**20),
-        "report/report.html": b"<h1>faq</h1>",
-    }.items():
-        (claim / name).parent.mkdir(parents=True, exist_ok=True)
-        (claim / name).write_bytes(content)
-    files = describe_files(claim, ["adapter"])
-    fields = {"kind": "adapter", "job": "faq", "digest": digest_of(files), "baseModel": {"name": "a/b"}, "files": files}
-    empty: dict[str, object] = {"metrics": {}, "parameters": {}, "versions": {}, "spec": {}}
-    manifest = ArtifactManifest.model_validate(fields | empty | {"datasetFingerprint": "f"})
-    write_manifest(claim, manifest)
-    found = FakeCluster(claim=claim)
-    metadata = {"name": "faq", "namespace": "ns", "uid": "u", "creationTimestamp": "2026-03-01T10:00:00Z"}
-    artifact = {"kind": "adapter", "claim": "faq", "path": "ns/faq", "digest": manifest.digest}
-    job = {"apiVersion": "hone.dev/v1alpha1", "kind": "FineTuneJob", "metadata": metadata, "spec": {}}
-    found.add("finetunejobs", job | {"status": {"stage": "Succeeded", "artifact": artifact}})
-    found.add("persistentvolumeclaims", {"metadata": {"name": "faq"}, "spec": {"accessModes": ["ReadWriteMany"]}}, CORE)
-    trainer = {"spec": {"containers": [{"name": "trainer", "image": "runtime:1"}]}}
-    found.objects["/apis/batch/v1/namespaces/ns/jobs/faq-train"] = {"spec": {"template": trainer}}
-    with serve(found, tmp_path, monkeypatch):
+    with serve_artifact(tmp_path, monkeypatch) as found:
         yield found
-
-
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"KUBECONFIG": str(folder / "kubeconfig")}
-    pipe = subprocess.PIPE
-    command = [sys.executable, "-m", "hone_cli", *arguments]
-    return subprocess.Popen(command, env=environment, cwd=folder, stdout=pipe, stderr=pipe, text=True)
-
-
-def run(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    with start(folder, *arguments) as started:
-        out, err = started.communicate(timeout=300)
-    return started.returncode, out, err
-
-
-def assert_pulled(root: Path, fake: FakeCluster) -> None:
-    proof = prove(root)
-    assert proof is not None
-    digest = next(iter(fake.lists.values()))[0]["status"]["artifact"]["digest"]
-    assert proof.manifest.digest == digest
-    assert sorted(path.name for path in (root / "adapter").iterdir()) == [
-        "adapter_config.json",
-        "adapter_model.safetensors",
-    ]
 
 
 def test_an_artifact_is_pulled_and_its_pod_deleted(fake: FakeCluster, tmp_path: Path) -> None:
@@ -114,15 +64,15 @@ def test_a_pull_killed_at_random_moments_loses_nothing(
 
 
 def test_ctrl_c_while_a_stream_opens_is_no_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    def open_websocket(*_: object) -> None:
+    def open_websocket(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kubernetes.stream.ws_client.create_websocket", open_websocket)
+    monkeypatch.setattr("websocket.WebSocket.connect", open_websocket)
     with pytest.raises(KeyboardInterrupt):
         FileStream(Cluster(ApiClient(), "ns"), "p", ["0:a"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stopped_pull_deletes_its_pod(fake: FakeCluster, tmp_path: Path, number: int) -> None:
     fake.frame_seconds = 0.2
     with start(tmp_path, "pull", "faq") as started:

@@ -14,6 +14,7 @@ from hone_api.common import ClaimPath
 from hone_api.finetunejobs.remote import CaConfigMapKey
 from hone_api.finetunejobs.sources import ConfigMapKey
 from hone_api.finetunejobs.spec import FineTuneJob
+from hone_api.io.terminal import hide_url_credentials
 from hone_api.reasons import DATASET_NOT_FOUND, INVALID_SPEC, HoneError, Reason
 from hone_api.schema.manifests import load_documents
 from pydantic import ValidationError
@@ -134,9 +135,10 @@ def _parse_config_map(manifest: Path, document: dict[str, Any], kind: str = "Con
     if not isinstance(name, str):
         raise HoneError(INVALID_SPEC, f"{manifest}: a {kind} has no metadata.name", remedy="Give it one.")
     if not isinstance(data, dict | None):
+        shown = "no object" if kind == "Secret" else f"{data!r:.60}"
         raise HoneError(
             INVALID_SPEC,
-            f"{manifest}: {kind} {name}: data is {data!r:.60} where keys and their text should be",
+            f"{manifest}: {kind} {name}: data is {shown} where keys and their text should be",
             remedy="Write data: {train.jsonl: |- …}.",
         )
     for key, value in (data or {}).items():
@@ -169,5 +171,5 @@ def _describe_first_error(error: ValidationError) -> str:
     detail = error.errors()[0]
     field = ".".join(str(part) for part in detail["loc"])
     value = detail["input"]
-    shown = "" if isinstance(value, dict) else f" is {value!r}"
+    shown = "" if isinstance(value, dict) else hide_url_credentials(f" is {value!r}")
     return f"{field}{shown}: {detail['msg'][0].lower()}{detail['msg'][1:]}"

@@ -1,16 +1,17 @@
 """HTTP connections of both stores, and what their answers and failures mean.
 
-Proxies of the environment are not used.
+Proxies of the environment are not used. No message contains a query, which in a redirect may be a signature.
 """
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import certifi
 import urllib3
 from hone_api.reasons import STORE_UNAUTHORIZED, STORE_UNREACHABLE, HoneError
-from urllib3.exceptions import HTTPError, SSLError
+from urllib3.exceptions import HTTPError, LocationValueError, SSLError
 
 from hone_trainer.remote.locations import Location
 from hone_trainer.remote.objects import ChangedError, RemoteObject, TransientError
@@ -20,11 +21,12 @@ CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
 LONGEST_WAIT_SECONDS = 60.0
 BLOCK_BYTES = 1024**2
 _TOTAL = re.compile(r"bytes (?:\d+-\d+|\*)/(\d+)")
+Pool = TypeVar("Pool", bound=urllib3.PoolManager)
 
 
-def make_pool(location: Location) -> urllib3.PoolManager:
+def make_pool(location: Location, kind: type[Pool]) -> Pool:
     """Return connections that verify servers with the source's own certificates, or the public ones."""
-    return urllib3.PoolManager(
+    return kind(
         timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
         maxsize=CONNECTIONS,
         retries=False,
@@ -38,13 +40,23 @@ def named_failures(location: Location) -> Iterator[None]:
     """Within the context, turn failures of connections into TransientError or HoneError StoreUnreachable."""
     try:
         yield
+    except LocationValueError:  # its text, also in a traceback, is the full URL
+        raise TransientError("the server redirects to an address that is no URL") from None
     except HTTPError as error:
         text = " ".join(str(error).split())
-        if isinstance(error, SSLError) or isinstance(error.__cause__, SSLError) or "CERTIFICATE_VERIFY" in text:
+        if "CERTIFICATE_VERIFY" in text:
             raise HoneError(
                 STORE_UNREACHABLE,
                 f"{location.where}, and TLS failed: {text}",
-                remedy=f"Give the certificate of its authority in spec.{location.kind}.caBundle.",
+                remedy=f"Give the certificate of its authority in spec.{location.kind}.caBundle. If it has expired, or "
+                "is for another host name, replace it on the server.",
+            ) from error
+        if isinstance(error, SSLError) or isinstance(error.__cause__, SSLError):
+            raise HoneError(
+                STORE_UNREACHABLE,
+                f"{location.where}, and TLS failed: {text}",
+                remedy="Check that the server speaks TLS at this host and port; where it does not, an S3 server has an "
+                f"endpoint with http://. Check the certificates in spec.{location.kind}.caBundle if it is set.",
             ) from error
         raise TransientError(text) from error
     except OSError as error:
@@ -64,10 +76,12 @@ def read_wait(headers: "urllib3.HTTPHeaderDict") -> float:
     return min(float(text), LONGEST_WAIT_SECONDS) if text.isascii() and text.isdigit() else 0.0
 
 
-def refused(location: Location, answer: str) -> HoneError:
-    """Return the failure that a refused access means."""
-    with_what = "without credentials" if location.secret is None else "with the credentials of the Secret"
-    return HoneError(STORE_UNAUTHORIZED, f"{location.where}, and the server refused access {with_what}: {answer}")
+def refused(location: Location, answer: str, *, is_signed: bool, remedy: str | None = None) -> HoneError:
+    """Return the failure that a refused access means. `is_signed`: whether the request had credentials."""
+    source = "environment" if location.secret is None else "Secret"
+    with_what = f"with the credentials of the {source}" if is_signed else "without credentials"
+    found = f"{location.where}, and the server refused access {with_what}: {answer}"
+    return HoneError(STORE_UNAUTHORIZED, found, remedy=remedy)
 
 
 def read_total(headers: "urllib3.HTTPHeaderDict", status: int) -> int | None:
@@ -84,6 +98,11 @@ def read_validator(headers: "urllib3.HTTPHeaderDict") -> str:
     return headers.get("ETag", "") or headers.get("Last-Modified", "")
 
 
+def is_same_validator(one: str, other: str) -> bool:
+    """Return whether two validators are of the same content. Servers and proxies differ in quotes and the mark W/."""
+    return one.removeprefix("W/").strip('"') == other.removeprefix("W/").strip('"')
+
+
 def yield_range(response: urllib3.BaseHTTPResponse, wanted: RemoteObject, start: int, end: int) -> Iterator[bytes]:
     """Yield the blocks of a range from an answer to a request for it, also from a server that sends the full object.
 
@@ -91,7 +110,7 @@ def yield_range(response: urllib3.BaseHTTPResponse, wanted: RemoteObject, start:
     """
     total = read_total(response.headers, response.status)
     found = read_validator(response.headers)
-    if wanted.validator and found != wanted.validator:
+    if wanted.validator and not is_same_validator(found, wanted.validator):
         raise ChangedError(f"{wanted.name} has another ETag than before")
     if total is not None and total != wanted.size:
         raise ChangedError(f"{wanted.name} has {total} bytes where {wanted.size} were listed")

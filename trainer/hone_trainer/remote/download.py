@@ -6,6 +6,7 @@ block. `fetch` decides what is downloaded and gives the folder its name.
 
 import os
 import random
+import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -14,13 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from hone_api.reasons import STORE_UNREACHABLE, HoneError
+from hone_api.byte_sizes import format_bytes
+from hone_api.reasons import DISK_FULL, STORE_UNREACHABLE, HoneError
 
 from hone_trainer.remote.connections import CONNECTIONS
 from hone_trainer.remote.locations import Location
 from hone_trainer.remote.meter import Meter
 from hone_trainer.remote.objects import RemoteObject, Store, TransientError
-from hone_trainer.remote.partial import PIECE_BYTES, PartialFile
+from hone_trainer.remote.partial import PIECE_BYTES, Difference, PartialFile
 
 Result = TypeVar("Result")
 FILES, JOURNALS = "files", "pieces"
@@ -52,21 +54,26 @@ class Downloader:
         (folder / JOURNALS).mkdir(parents=True, exist_ok=True)
         (folder / FILES).mkdir(exist_ok=True)
         files = [PartialFile(each, folder / FILES, folder / JOURNALS, self.piece_bytes) for each in objects]
-        kept = sum(file.kept_bytes for file in files)
-        self._meter = Meter(sum(file.wanted.size for file in files), kept, self.note)
-        self._stopped.clear()
+        total, kept = sum(file.wanted.size for file in files), sum(file.kept_bytes for file in files)
+        self._require_room(folder, total - kept)
+        self._meter = Meter(total, kept, self.note)
+        earlier: dict[str, Difference] = {}
         for _ in range(DAMAGED_ATTEMPTS):
             self._run([partial(self._fetch, file, piece) for file in files for piece in file.missing])
-            damaged: dict[str, str] = {}
+            damaged: dict[str, Difference] = {}
             self._run([partial(self._verify, file, damaged) for file in files])
+            for name in [name for name, difference in damaged.items() if difference == earlier.get(name)]:
+                if damaged[name].is_of_etag:  # two downloads gave the same bytes: the ETag is no MD5
+                    self.note(f"warning: {name} {damaged.pop(name).text}: the ETag is not taken for its MD5")
             if not damaged:
                 return folder / FILES
             for file in files:
                 if file.wanted.name in damaged:
                     file.forget()
                     self._meter.add(-file.wanted.size)
+            earlier = damaged
         name, difference = next(iter(damaged.items()))
-        raise HoneError(STORE_UNREACHABLE, f"{self.location.where}, and {name} {difference}, each time")
+        raise HoneError(STORE_UNREACHABLE, f"{self.location.where}, and {name} {difference.text}, each time")
 
     def retry(self, attempt: Callable[[], Result], progress: Callable[[], int] = lambda: 0) -> Result:
         """Return what `attempt` returns; repeat it after a TransientError, as long as it makes progress now and then.
@@ -99,7 +106,7 @@ class Downloader:
         finally:
             self._stopped.set()
             pool.shutdown(cancel_futures=True)
-        self._stopped.clear()
+            self._stopped.clear()
 
     def _fetch(self, file: PartialFile, piece: tuple[int, int]) -> None:
         start, end = piece
@@ -127,7 +134,14 @@ class Downloader:
         finally:
             os.close(descriptor)
 
-    def _verify(self, file: PartialFile, damaged: dict[str, str]) -> None:
+    def _require_room(self, folder: Path, needed: int) -> None:
+        """Raise HoneError DiskFull when the volume of the folder can't hold this many bytes."""
+        usage = shutil.disk_usage(folder)
+        if usage.total and needed > usage.free:  # some network file systems report nothing
+            room = f"needs {format_bytes(needed)}, and {format_bytes(usage.free)} are free in {folder.parent}"
+            raise HoneError(DISK_FULL, f"{self.location.where}, whose download {room}")
+
+    def _verify(self, file: PartialFile, damaged: dict[str, Difference]) -> None:
         known = self.retry(lambda: self.store.read_checksums(file.wanted))
         if difference := file.find_difference(known):
             damaged[file.wanted.name] = difference

@@ -18,7 +18,7 @@ from hone_api.byte_sizes import format_bytes
 from hone_api.io.durable_files import flush_to_disk
 from hone_api.io.terminal import print_line
 from hone_api.layout import OFFLINE_VARIABLE, remote_folder
-from hone_api.reasons import SOURCE_CHANGED, STORE_UNREACHABLE, HoneError
+from hone_api.reasons import SOURCE_CHANGED, STORE_UNAUTHORIZED, STORE_UNREACHABLE, HoneError
 from huggingface_hub import constants
 
 from hone_trainer.remote.download import Downloader
@@ -45,7 +45,8 @@ class Snapshot:
 def fetch(location: Location, pinned: str | None, choose: Choose = list) -> Snapshot:
     """Return the files of a source, downloaded if the cache lacks them. `choose` returns those that are needed.
 
-    `pinned` is the revision that an earlier start of this run found: it is used where the store can't be reached.
+    `pinned` is the revision that an earlier start of this run found: it is used where the store can't be reached, or
+    refuses access because credentials have expired since.
     Raises HoneError DatasetNotFound, ModelNotFound, StoreUnauthorized, StoreUnreachable, SourceChanged, InvalidSpec,
     DiskFull, and DatasetInvalid or ModelInvalid for names that can't be files.
     """
@@ -61,7 +62,7 @@ def fetch(location: Location, pinned: str | None, choose: Choose = list) -> Snap
     try:
         return _fetch(location, open_store(location), cache, choose)
     except HoneError as error:
-        if error.reason is STORE_UNREACHABLE and kept:
+        if error.reason in (STORE_UNREACHABLE, STORE_UNAUTHORIZED) and kept:
             print_line(f"warning: {error.message}; using what was downloaded before")
             return kept
         raise

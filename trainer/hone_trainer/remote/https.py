@@ -1,13 +1,12 @@
 """Files behind HTTPS: one for a dataset; for a model, a folder in which its files have the usual names."""
 
 import json
-from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import unquote, urljoin, urlsplit
 
 import urllib3
-from hone_api.reasons import INVALID_SPEC, HoneError
+from hone_api.reasons import INVALID_SPEC, STORE_UNAUTHORIZED, HoneError
 
 from hone_trainer.remote.connections import (
     is_transient,
@@ -19,14 +18,16 @@ from hone_trainer.remote.connections import (
     refused,
     yield_range,
 )
+from hone_trainer.remote.credentials import make_authorization
 from hone_trainer.remote.locations import Location
-from hone_trainer.remote.objects import ChangedError, Checksums, RemoteObject, TransientError
+from hone_trainer.remote.objects import ChangedError, Checksums, RemoteObject, TransientError, decode_sha256
 
 MOST_REDIRECTS = 5
 MOST_INDEX_BYTES = 64 * 1024**2
-# The files of a model besides its weights. HTTPS can't list a folder, so each is requested.
+CONFIG = "config.json"
+# The files of a model besides its configuration and weights. HTTPS can't list a folder, so each is requested.
 MODEL_FILES = (
-    "config.json generation_config.json tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json "
+    "generation_config.json tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json "
     "tokenizer.model vocab.json merges.txt vocab.txt chat_template.jinja README.md".split()
 )
 # Weights in order of preference: an index names the files that hold them.
@@ -44,33 +45,46 @@ class HttpsStore:
     def __init__(self, location: Location, *, as_folder: bool = False) -> None:
         self._location = location
         self._as_folder = as_folder
-        self._pool = make_pool(location)
-        self._headers = {"Accept-Encoding": "identity", **_authorization(location)}
+        self._pool = make_pool(location, urllib3.PoolManager)
+        self._headers = {"Accept-Encoding": "identity", **make_authorization(location)}
 
     def list_objects(self) -> list[RemoteObject]:
         """Return the file or the model's files. Raises HoneError DatasetNotFound, StoreUnauthorized and others."""
         if not self._as_folder:
+            if self._location.uri.endswith("/"):
+                raise HoneError(
+                    INVALID_SPEC,
+                    f"{self._location.where}, which is a folder, and HTTPS can't list one",
+                    remedy="Name a file, or copy the folder to a bucket or a claim.",
+                )
             found = self._probe(self._location.uri)
             return [found] if found else []
-        listed = [found for name in MODEL_FILES if (found := self._probe(self._url_of(name)))]
+        config = self._probe(self._url_of(CONFIG))
+        if not config:
+            return []
+        refusals: list[HoneError] = []
+        texts = [self._probe_optional(name, refusals) for name in MODEL_FILES]
+        listed = [config, *(found for found in texts if found)]
+        refusals.clear()
         for name in WEIGHTS:
-            found = self._probe(self._url_of(name))
+            found = self._probe_optional(name, refusals)
             if found:
-                listed.append(found)
                 if name.endswith(".index.json"):
                     shards = [self._probe(self._url_of(shard), shard) for shard in self._read_index(found)]
                     listed += [shard for shard in shards if shard]
-                break
+                return [*listed, found]
+        if refusals:
+            raise refusals[0]
         return listed
 
     def read_checksums(self, wanted: RemoteObject) -> Checksums:
         """Return the digest of RFC 9530, where the server gives it."""
-        with self._request("HEAD", wanted.key, {}) as response:
-            text = response.headers.get("Repr-Digest", "") if response.status == 200 else ""
+        with self._request(wanted.key, {"Range": "bytes=0-0"}) as response:
+            text = response.headers.get("Repr-Digest", "")
         for part in text.split(","):
             name, _, value = part.strip().partition("=")
             if name == "sha-256" and value.startswith(":"):
-                return Checksums(sha256=b64decode(value.strip(":")).hex())
+                return Checksums(sha256=decode_sha256(value.strip(":")))
         return Checksums()
 
     @contextmanager
@@ -79,17 +93,35 @@ class HttpsStore:
         headers = {"Range": f"bytes={start}-{end - 1}"} if wanted.has_ranges else {}
         if wanted.validator.startswith('"'):  # a weak ETag never matches
             headers["If-Match"] = wanted.validator
-        with self._request("GET", wanted.key, headers) as response:
+        with self._request(wanted.key, headers) as response:
             if response.status in (404, 410, 412, 416):
                 raise ChangedError(f"{wanted.name}: status {response.status}")
-            yield yield_range(response, wanted, start, end)
+            yield self._yield_named(yield_range(response, wanted, start, end))
+
+    def _yield_named(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield blocks. Failures to read them get their name; those of the consumer are not touched."""
+        with named_failures(self._location):
+            yield from blocks
 
     def _url_of(self, name: str) -> str:
         return f"{self._location.uri.rstrip('/')}/{name}"
 
+    def _probe_optional(self, name: str, refusals: list[HoneError]) -> RemoteObject | None:
+        """Return a file of a model whose configuration could be read; None when it is not there.
+
+        Buckets behind HTTPS answer a request for a missing file with 403: a refusal is noted, and is no failure.
+        """
+        try:
+            return self._probe(self._url_of(name))
+        except HoneError as error:
+            if error.reason is not STORE_UNAUTHORIZED:
+                raise
+            refusals.append(error)
+            return None
+
     def _probe(self, url: str, name: str | None = None) -> RemoteObject | None:
         """Return size and validator of a file, by a request for its first byte; None when it is not there."""
-        with self._request("GET", url, {"Range": "bytes=0-0"}) as response:
+        with self._request(url, {"Range": "bytes=0-0"}) as response:
             if response.status in (404, 410):
                 return None
             size = read_total(response.headers, response.status)
@@ -116,53 +148,44 @@ class HttpsStore:
             raise HoneError(self._location.invalid, found) from None
 
     @contextmanager
-    def _request(self, method: str, url: str, headers: dict[str, str]) -> Iterator[urllib3.BaseHTTPResponse]:
+    def _request(self, url: str, headers: dict[str, str]) -> Iterator[urllib3.BaseHTTPResponse]:
         """Request a URL, following redirects; credentials only go to the host of the URI."""
         with named_failures(self._location):
-            response = self._follow(method, url, headers)
-            try:
-                if response.status in (401, 403):
-                    raise refused(self._location, f"status {response.status}")
-                if is_transient(response.status):
-                    raise TransientError(f"status {response.status}", read_wait(response.headers))
-                if response.status not in (200, 206, 404, 410, 412, 416):
-                    found = f"{self._location.where}, and the server answers with status {response.status}"
-                    raise HoneError(self._location.missing, found)
-                yield response
-            finally:
-                response.close()
+            response = self._follow(url, headers)
+        try:
+            if response.status in (401, 403):
+                is_signed = "Authorization" in self._headers
+                raise refused(self._location, f"status {response.status}", is_signed=is_signed)
+            if is_transient(response.status):
+                raise TransientError(f"status {response.status}", read_wait(response.headers))
+            if response.status not in (200, 206, 404, 410, 412, 416):
+                found = f"{self._location.where}, and the server answers with status {response.status}"
+                raise HoneError(self._location.missing, found)
+            yield response
+        finally:
+            response.close()
 
-    def _follow(self, method: str, url: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
+    def _follow(self, url: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
         own = urlsplit(self._location.uri)
         for _ in range(MOST_REDIRECTS + 1):
             is_own = urlsplit(url)[:2] == own[:2]
             sent = {name: text for name, text in self._headers.items() if is_own or name != "Authorization"}
-            response = self._pool.request(method, url, headers=sent | headers, preload_content=False, redirect=False)
+            response = self._pool.request("GET", url, headers=sent | headers, preload_content=False, redirect=False)
             if response.status not in (301, 302, 303, 307, 308):
                 return response
             response.close()
-            url = urljoin(url, response.headers.get("Location", ""))
-            if own.scheme == "https" and urlsplit(url).scheme != "https":
+            try:
+                url = urljoin(url, response.headers.get("Location", ""))
+                target = urlsplit(url)
+            except ValueError:
+                found = f"{self._location.where}, and the server redirects to an address that is no URL"
+                raise HoneError(self._location.missing, found) from None
+            if own.scheme == "https" and target.scheme != "https":
+                shown = f"{target.scheme}://{target.hostname}{target.path}"  # user and query may be credentials
                 raise HoneError(
                     INVALID_SPEC,
-                    f"{self._location.where}, and the server redirects to {url}, which is not encrypted",
+                    f"{self._location.where}, and the server redirects to {shown}, which is not encrypted",
                     remedy="Name the https:// address of the file itself.",
                 )
         found = f"{self._location.where}, and the server redirects more than {MOST_REDIRECTS} times"
         raise HoneError(self._location.missing, found)
-
-
-def _authorization(location: Location) -> dict[str, str]:
-    """Return the header with the Secret's credentials. Raises HoneError InvalidSpec for missing keys."""
-    if location.secret is None:
-        return {}
-    if token := location.secret.get("token"):
-        return {"Authorization": f"Bearer {token.strip()}"}
-    if "username" in location.secret and "password" in location.secret:
-        pair = f"{location.secret['username']}:{location.secret['password']}"
-        return {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
-    raise HoneError(
-        INVALID_SPEC,
-        f"{location.where}, and its Secret has neither token nor username and password",
-        remedy="Give it the key token, or the keys username and password.",
-    )

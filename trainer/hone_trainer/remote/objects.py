@@ -6,6 +6,7 @@ A store (`s3`, `https`) lists a source as `RemoteObject`s and reads ranges of th
 import hashlib
 import json
 import os
+from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -54,7 +55,10 @@ class ChangedError(Exception):
 
 
 class Store(Protocol):
-    """A place that holds objects. Both methods raise HoneError, TransientError; `read` also ChangedError."""
+    """A place that holds objects. All methods raise HoneError, TransientError; `read` also ChangedError.
+
+    What the body of a `with` statement for `read` raises, such as OSError for a full disk, passes unchanged.
+    """
 
     def list_objects(self) -> list[RemoteObject]:
         """Return the objects of the source; an empty list when nothing is there."""
@@ -74,6 +78,15 @@ def compute_revision(location: Location, objects: list[RemoteObject]) -> str:
     listed = sorted((found.name, found.size, found.validator or os.urandom(16).hex()) for found in objects)
     identity = json.dumps([location.uri, location.endpoint, listed])
     return hashlib.sha256(identity.encode()).hexdigest()[:40]
+
+
+def decode_sha256(text: str) -> str | None:
+    """Return a digest of a header, which is in base64, in hex; None for anything else."""
+    try:
+        found = b64decode(text, validate=True)
+    except ValueError:
+        return None
+    return found.hex() if len(found) == hashlib.sha256().digest_size else None
 
 
 def refuse_unusable_names(location: Location, objects: list[RemoteObject]) -> None:

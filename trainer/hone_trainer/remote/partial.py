@@ -6,13 +6,25 @@ that what a killed or crashed download has left is continued and never trusted t
 
 import hashlib
 import os
+import re
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 from hone_trainer.remote.objects import Checksums, RemoteObject
 
 PIECE_BYTES = 16 * 1024**2
 _BLOCK = 1024**2
+# A line of the journal. Its end shows that it is complete, its begin that no cut line is before it.
+_LINE = re.compile(r"#([0-9]{1,12});")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How a file differs from what the store knows of it. `is_of_etag`: its MD5 is not what the ETag looks like."""
+
+    text: str
+    is_of_etag: bool = False
 
 
 class PartialFile:
@@ -24,8 +36,7 @@ class PartialFile:
         self._journal = journals / hashlib.sha256(wanted.name.encode()).hexdigest()
         self._lock = threading.Lock()
         self._step = piece_bytes if wanted.has_ranges else max(wanted.size, 1)
-        starts = range(0, wanted.size, self._step)
-        self._pieces = [(start, min(start + self._step, wanted.size)) for start in starts]
+        self._count = -(-wanted.size // self._step)
         self._done = self._read_journal() if wanted.validator else set()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab"):
@@ -36,12 +47,12 @@ class PartialFile:
     @property
     def missing(self) -> list[tuple[int, int]]:
         """The ranges that are still to be downloaded."""
-        return [piece for number, piece in enumerate(self._pieces) if number not in self._done]
+        return [self._piece(number) for number in range(self._count) if number not in self._done]
 
     @property
     def kept_bytes(self) -> int:
         """The bytes that need no download."""
-        return self.wanted.size - sum(end - start for start, end in self.missing)
+        return sum(end - start for start, end in map(self._piece, self._done))
 
     def open(self) -> int:
         """Open the file to write into it, and return its descriptor."""
@@ -53,18 +64,19 @@ class PartialFile:
         with self._lock:
             number = piece[0] // self._step
             with self._journal.open("a") as journal:
-                journal.write(f"{number}\n")
+                journal.write(f"#{number};\n")
             self._done.add(number)
 
-    def find_difference(self, known: Checksums) -> str | None:
+    def find_difference(self, known: Checksums) -> Difference | None:
         """Return how the complete file differs from what the store knows of it; None when it does not."""
         size = self.path.stat().st_size
         if size != self.wanted.size:
-            return f"has {size} bytes where {self.wanted.size} were listed"
+            return Difference(f"has {size} bytes where {self.wanted.size} were listed")
         for name, wanted in (("sha256", known.sha256), ("md5", known.md5)):
             if wanted:
                 found = self._digest(name)
-                return None if found == wanted else f"has {name} {found} where the store has {wanted}"
+                text = f"has {name} {found} where the store has {wanted}"
+                return None if found == wanted else Difference(text, name == "md5")
         return None
 
     def forget(self) -> None:
@@ -72,6 +84,10 @@ class PartialFile:
         self._journal.unlink(missing_ok=True)
         os.truncate(self.path, 0)
         self._done = set()
+
+    def _piece(self, number: int) -> tuple[int, int]:
+        start = number * self._step
+        return start, min(start + self._step, self.wanted.size)
 
     def _digest(self, name: str) -> str:
         digest = hashlib.new(name, usedforsecurity=False)
@@ -83,7 +99,6 @@ class PartialFile:
     def _read_journal(self) -> set[int]:
         if not self._journal.is_file() or not self.path.is_file():
             return set()
-        lines = self._journal.read_text(errors="replace").split("\n")[:-1]  # the last one may be cut
         size = self.path.stat().st_size
-        numbers = {int(line) for line in lines if line.isascii() and line.isdigit()}
-        return {number for number in numbers if number < len(self._pieces) and self._pieces[number][1] <= size}
+        numbers = {int(found) for found in _LINE.findall(self._journal.read_text(errors="replace"))}
+        return {number for number in numbers if number < self._count and self._piece(number)[1] <= size}

@@ -6,34 +6,61 @@ variables, the profile, a pod's identity. Without any, requests are not signed, 
 
 import os
 import re
-from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+from xml.etree.ElementTree import ParseError
 
+import urllib3
 from hone_api.reasons import INVALID_SPEC, HoneError
 from minio import Minio
-from minio.credentials.providers import (
-    AWSConfigProvider,
-    ChainedProvider,
-    EnvAWSProvider,
-    IamAwsProvider,
-    Provider,
-    StaticProvider,
-)
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+from minio.helpers import check_bucket_name
 
 from hone_trainer.remote.connections import is_transient, make_pool, named_failures, read_wait, refused, yield_range
+from hone_trainer.remote.credentials import find_provider
 from hone_trainer.remote.locations import Location
-from hone_trainer.remote.objects import ChangedError, Checksums, RemoteObject, TransientError
+from hone_trainer.remote.objects import ChangedError, Checksums, RemoteObject, TransientError, decode_sha256
 
 AWS = "https://s3.amazonaws.com"
-ACCESS_KEY, SECRET_KEY, SESSION_TOKEN = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"
-# Set by EKS in pods whose service account has a role.
-_IDENTITY = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
-_REGION_CODES = {"AuthorizationHeaderMalformed", "PermanentRedirect", "Redirect", "IllegalLocationConstraintException"}
+_CHANGED_CODES = {"NoSuchKey": "is gone", "NoSuchVersion": "is gone", "InvalidRange": "is shorter than before"}
+# AWS answers some of these with status 400.
+_REFUSED_CODES = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+_EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"}
+_REGION_CODES = {
+    "AuthorizationHeaderMalformed",
+    "PermanentRedirect",
+    "TemporaryRedirect",
+    "Redirect",
+    "IllegalLocationConstraintException",
+}
 _TRANSIENT_CODES = {"SlowDown", "RequestTimeout", "ServiceUnavailable", "InternalError"}
 _MD5 = re.compile("[0-9a-f]{32}")
+# What the client raises for an answer that is no answer of an S3 server, such as a page of a console.
+_UNREADABLE = (ParseError, ValueError, AttributeError)
+
+
+class _EndlessListError(Exception):
+    """The server lists the same page again."""
+
+
+class _Connections(urllib3.PoolManager):
+    """Connections that request each page of a listing once: an answer that names no next page has no end."""
+
+    pages: set[str]
+
+    def start_listing(self) -> None:
+        """Forget the pages of the listing before."""
+        self.pages = set()
+
+    def urlopen(self, method: str, url: str, *arguments: Any, **more: Any) -> Any:
+        """Request a URL. Raises what urllib3 raises, and _EndlessListError."""
+        if "list-type" in parse_qs(urlsplit(url).query):
+            if url in self.pages:
+                raise _EndlessListError
+            self.pages.add(url)
+        return super().urlopen(method, url, *arguments, **more)
 
 
 class S3Store:
@@ -43,43 +70,52 @@ class S3Store:
         self._location = location
         address = urlsplit(location.uri)
         self._bucket, self._key = address.netloc, address.path.removeprefix("/")
-        endpoint = urlsplit(location.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or AWS)
+        address_of_server = location.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or AWS
         region = location.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         self._region = region or "us-east-1"
-        self._client = Minio(
-            endpoint.netloc,
-            secure=endpoint.scheme == "https",
-            region=self._region,
-            credentials=_find_credentials(location),
-            http_client=make_pool(location),
-        )
+        self._provider = find_provider(location)
+        self._connections = make_pool(location, _Connections)
+        try:
+            endpoint = urlsplit(address_of_server)
+            self._server = f"{endpoint.scheme}://{endpoint.netloc.rpartition('@')[2]}"
+            self._client = Minio(
+                endpoint.netloc + endpoint.path.rstrip("/"),
+                secure=endpoint.scheme == "https",
+                region=self._region,
+                credentials=self._provider,
+                http_client=self._connections,
+            )
+        except ValueError as error:
+            found = f"{location.where}, and its endpoint can't be used: {error}"
+            remedy = f"Set spec.{location.kind}.endpoint to scheme, host and port of an S3 server, without the bucket."
+            raise HoneError(INVALID_SPEC, found, remedy=remedy) from None
+        self._refuse_unusable_uri()
 
     def list_objects(self) -> list[RemoteObject]:
         """Return the objects of the URI. Raises HoneError DatasetNotFound, StoreUnauthorized, InvalidSpec, …"""
-        with self._named():
-            if self._key and not self._key.endswith("/"):
-                first = next(iter(self._client.list_objects(self._bucket, self._key, recursive=True)), None)
-                if first and first.object_name == self._key:
-                    return [_describe(self._key.rpartition("/")[2], first)]
-            prefix = self._key if self._key.endswith("/") or not self._key else f"{self._key}/"
-            found = self._client.list_objects(self._bucket, prefix, recursive=True)
-            return [
-                _describe(str(each.object_name)[len(prefix) :], each)
-                for each in found
-                if not str(each.object_name).endswith("/")  # a folder, as consoles make them
-            ]
+        exact: list[RemoteObject] = []
+        if self._key and not self._key.endswith("/"):
+            exact = [found for found in self._list(self._key, first_only=True) if found.key == self._key]
+            if exact and exact[0].size:
+                return exact
+        prefix = self._key if self._key.endswith("/") or not self._key else f"{self._key}/"
+        return self._list(prefix) or exact  # an empty object may stand for the folder
 
     def read_checksums(self, wanted: RemoteObject) -> Checksums:
         """Return the MD5 or SHA-256 of an object, where its ETag or another header is one."""
-        with self._named():
-            found = self._client.stat_object(self._bucket, wanted.key, extra_headers={"x-amz-checksum-mode": "ENABLED"})
-        given = found.metadata or {}
+        try:
+            with self._named():
+                extra: dict[str, str | list[str] | tuple[str]] = {"x-amz-checksum-mode": "ENABLED"}
+                found = self._client.stat_object(self._bucket, wanted.key, extra_headers=extra)
+            given = found.metadata or {}
+        except HoneError:  # a server or proxy that refuses HEAD, where GET was answered
+            given = {}
         is_encrypted = given.get("x-amz-server-side-encryption", "AES256") != "AES256"
         etag = wanted.validator.strip('"')
         md5 = etag if _MD5.fullmatch(etag) and not is_encrypted else None
         sha256 = given.get("x-amz-checksum-sha256", "")
         is_of_all = "-" not in sha256 and given.get("x-amz-checksum-type", "FULL_OBJECT") == "FULL_OBJECT"
-        return Checksums(md5, b64decode(sha256).hex() if sha256 and is_of_all else None)
+        return Checksums(md5, decode_sha256(sha256) if is_of_all else None)
 
     @contextmanager
     def read(self, wanted: RemoteObject, start: int, end: int) -> Iterator[Iterator[bytes]]:
@@ -92,10 +128,42 @@ class S3Store:
                 end - start,
                 request_headers={"If-Match": wanted.validator} if wanted.validator else None,
             )
-            try:
-                yield yield_range(response, wanted, start, end)
-            finally:
-                response.close()
+        try:
+            yield self._yield_named(yield_range(response, wanted, start, end))
+        finally:
+            response.close()
+
+    def _yield_named(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield blocks. Failures to read them get their name; those of the consumer are not touched."""
+        with self._named():
+            yield from blocks
+
+    def _list(self, prefix: str, *, first_only: bool = False) -> list[RemoteObject]:
+        """Return the objects below a prefix, or the one that is listed first, without the marks of folders."""
+        listed: dict[str, RemoteObject] = {}
+        with self._named():
+            self._connections.start_listing()
+            for found in self._client.list_objects(self._bucket, prefix, recursive=True):
+                key = str(found.object_name)
+                if key in listed:
+                    raise _EndlessListError
+                name = key.rpartition("/")[2] if first_only else key[len(prefix) :]
+                if not key.endswith("/"):  # a folder, as consoles make them
+                    listed[key] = _describe(name, found)
+                if first_only:
+                    break
+        return list(listed.values())
+
+    def _refuse_unusable_uri(self) -> None:
+        """Raise HoneError InvalidSpec for a bucket or key that can't be requested."""
+        problem = "its key has the part '.' or '..'" if {".", ".."} & set(self._key.split("/")) else ""
+        try:
+            check_bucket_name(self._bucket)
+        except ValueError as error:
+            problem = str(error)
+        if problem:
+            remedy = f"Correct spec.{self._location.kind}.uri, or move the objects to another bucket or key."
+            raise HoneError(INVALID_SPEC, f"{self._location.where}, and {problem}", remedy=remedy)
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -109,64 +177,73 @@ class S3Store:
             if is_transient(status):
                 raise TransientError(f"status {status}") from error
             if status in (401, 403):
-                raise refused(self._location, f"status {status}") from error
+                raise self._refused(f"status {status}") from error
             raise self._no_store(f"answers with status {status}, and not as an S3 server does") from error
         except MinioException as error:
             raise TransientError(" ".join(str(error).split())) from error
+        except _EndlessListError:
+            raise self._no_store("lists the same objects again and again") from None
+        except _UNREADABLE as error:
+            raise self._no_store(f"answers, and not as an S3 server does ({type(error).__name__})") from error
 
     def _explain(self, error: S3Error) -> Exception:
         code, status = error.code or "", int(error.response.status)
         where = self._location.where
         if code == "PreconditionFailed":
             return ChangedError(f"{error.object_name or 'an object'} has another ETag than before")
-        if code in ("NoSuchKey", "NoSuchVersion"):
-            return ChangedError(f"{error.object_name or 'an object'} is gone")
+        if code in _CHANGED_CODES:
+            return ChangedError(f"{error.object_name or 'an object'} {_CHANGED_CODES[code]}")
         if code == "NoSuchBucket":
             return HoneError(self._location.missing, f"{where}, and there is no bucket {self._bucket}")
+        if code in _TRANSIENT_CODES or is_transient(status):
+            return TransientError(f"{code}, status {status}", read_wait(error.response.headers))
+        if explained := self._explain_refusal(code, error.message or ""):
+            return explained
         if code in _REGION_CODES or "region" in (error.message or "").lower():
             return HoneError(
                 INVALID_SPEC,
                 f"{where}, and its bucket is not in region {self._region}: {code}: {error.message}",
                 remedy=f"Set spec.{self._location.kind}.region to the bucket's region.",
             )
-        if code in _TRANSIENT_CODES or is_transient(status):
-            return TransientError(f"{code}, status {status}", read_wait(error.response.headers))
         if status in (401, 403):
-            return refused(self._location, f"{code}: {error.message}")
-        return self._no_store(f"answers {code}: {error.message}")
+            return self._refused(f"{code}: {error.message}")
+        kind = self._location.kind
+        remedy = f"Check spec.{kind}.uri, and spec.{kind}.endpoint and region if they are set."
+        return HoneError(INVALID_SPEC, f"{where}, and {self._server} answers {code}: {error.message}", remedy=remedy)
+
+    def _explain_refusal(self, code: str, message: str) -> HoneError | None:
+        """Return the failure that a code of refused access means; None for another code."""
+        kind, text = self._location.kind, f"{code}: {message}"
+        if code in _REFUSED_CODES or (code == "AuthorizationHeaderMalformed" and "region" not in message.lower()):
+            return self._refused(text)
+        if code in _EXPIRED_CODES:
+            remedy = f"Give credentials that are valid now, in spec.{kind}.secret: temporary ones have expired."
+            return self._refused(text, remedy)
+        if code == "RequestTimeTooSkewed":
+            return self._refused(text, "Set the clock of the node that the pod runs on: it differs from the server's.")
+        if code.startswith("KMS."):
+            return self._refused(text, "Give credentials that may use the key that encrypts the objects.")
+        if code == "InvalidObjectState":
+            found = f"{self._location.where}, and an object is archived: {text}"
+            remedy = "Restore the objects to a storage class that can be read at once."
+            return HoneError(self._location.invalid, found, remedy=remedy)
+        return None
+
+    def _refused(self, answer: str, remedy: str | None = None) -> HoneError:
+        return refused(self._location, answer, is_signed=self._provider is not None, remedy=remedy)
 
     def _no_store(self, answer: str) -> HoneError:
         return HoneError(
             INVALID_SPEC,
-            f"{self._location.where}, and {self._location.endpoint or AWS} {answer}",
-            remedy=f"Set spec.{self._location.kind}.endpoint to the URL of an S3 server.",
+            f"{self._location.where}, and {self._server} {answer}",
+            remedy=f"Set spec.{self._location.kind}.endpoint to the URL of an S3 server, not of its console.",
         )
 
 
 def _describe(name: str, found: "object") -> RemoteObject:
+    """Return a listed object. Raises ValueError for a size that is none."""
     etag = str(getattr(found, "etag", "") or "").strip('"')
     key, size = str(getattr(found, "object_name", "")), int(getattr(found, "size", 0) or 0)
+    if size < 0:
+        raise ValueError(f"{key} has {size} bytes")
     return RemoteObject(name, key, size, f'"{etag}"' if etag else "", has_ranges=bool(etag))
-
-
-def _find_credentials(location: Location) -> Provider | None:
-    """Return the Secret's credentials, else those of the environment. Raises HoneError InvalidSpec for missing keys."""
-    if location.secret is not None:
-        lacking = [name for name in (ACCESS_KEY, SECRET_KEY) if not location.secret.get(name)]
-        if lacking:
-            raise HoneError(
-                INVALID_SPEC,
-                f"{location.where}, and its Secret has no {' and no '.join(lacking)}",
-                remedy=f"Give it the keys {ACCESS_KEY} and {SECRET_KEY}.",
-            )
-        session = location.secret.get(SESSION_TOKEN)
-        return StaticProvider(location.secret[ACCESS_KEY], location.secret[SECRET_KEY], session)
-    providers: list[Provider] = [EnvAWSProvider(), AWSConfigProvider(profile=os.environ.get("AWS_PROFILE"))]
-    if any(name in os.environ for name in _IDENTITY):
-        providers.append(IamAwsProvider())
-    chain = ChainedProvider(providers)
-    try:
-        chain.retrieve()
-    except ValueError:  # no provider has any
-        return None
-    return chain
