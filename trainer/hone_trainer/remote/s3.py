@@ -7,7 +7,7 @@ variables, the profile, a pod's identity. Without any, requests are not signed, 
 import os
 import re
 from base64 import b64decode
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
@@ -34,6 +34,7 @@ _IDENTITY = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI"
 _REGION_CODES = {"AuthorizationHeaderMalformed", "PermanentRedirect", "Redirect", "IllegalLocationConstraintException"}
 _TRANSIENT_CODES = {"SlowDown", "RequestTimeout", "ServiceUnavailable", "InternalError"}
 _MD5 = re.compile("[0-9a-f]{32}")
+_WITH_CHECKSUMS = {"x-amz-checksum-mode": "ENABLED"}
 
 
 class S3Store:
@@ -46,6 +47,7 @@ class S3Store:
         endpoint = urlsplit(location.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or AWS)
         region = location.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         self._region = region or "us-east-1"
+        self._checksums: dict[RemoteObject, Checksums] = {}
         self._client = Minio(
             endpoint.netloc,
             secure=endpoint.scheme == "https",
@@ -71,27 +73,28 @@ class S3Store:
 
     def read_checksums(self, wanted: RemoteObject) -> Checksums:
         """Return the MD5 or SHA-256 of an object, where its ETag or another header is one."""
+        if wanted in self._checksums:
+            return self._checksums[wanted]
         with self._named():
-            found = self._client.stat_object(self._bucket, wanted.key, extra_headers={"x-amz-checksum-mode": "ENABLED"})
-        given = found.metadata or {}
-        is_encrypted = given.get("x-amz-server-side-encryption", "AES256") != "AES256"
-        etag = wanted.validator.strip('"')
-        md5 = etag if _MD5.fullmatch(etag) and not is_encrypted else None
-        sha256 = given.get("x-amz-checksum-sha256", "")
-        is_of_all = "-" not in sha256 and given.get("x-amz-checksum-type", "FULL_OBJECT") == "FULL_OBJECT"
-        return Checksums(md5, b64decode(sha256).hex() if sha256 and is_of_all else None)
+            found = self._client.stat_object(self._bucket, wanted.key, extra_headers=dict(_WITH_CHECKSUMS))
+        return _find_checksums(wanted, found.metadata or {})
 
     @contextmanager
     def read(self, wanted: RemoteObject, start: int, end: int) -> Iterator[Iterator[bytes]]:
         """Open a range of an object. Raises HoneError, TransientError, ChangedError."""
+        # Not as a range: that answer has the checksums too, which saves a request for each small object.
+        is_all = start == 0 and end == wanted.size
+        condition = {"If-Match": wanted.validator} if wanted.validator else {}
         with self._named():
             response = self._client.get_object(
                 self._bucket,
                 wanted.key,
                 start,
-                end - start,
-                request_headers={"If-Match": wanted.validator} if wanted.validator else None,
+                0 if is_all else end - start,
+                request_headers={**condition, **(_WITH_CHECKSUMS if is_all else {})},
             )
+            if is_all:
+                self._checksums[wanted] = _find_checksums(wanted, response.headers)
             try:
                 yield yield_range(response, wanted, start, end)
             finally:
@@ -147,6 +150,16 @@ def _describe(name: str, found: "object") -> RemoteObject:
     etag = str(getattr(found, "etag", "") or "").strip('"')
     key, size = str(getattr(found, "object_name", "")), int(getattr(found, "size", 0) or 0)
     return RemoteObject(name, key, size, f'"{etag}"' if etag else "", has_ranges=bool(etag))
+
+
+def _find_checksums(wanted: RemoteObject, given: Mapping[str, str]) -> Checksums:
+    """Return the digests that the headers of an answer about an object hold."""
+    is_encrypted = given.get("x-amz-server-side-encryption", "AES256") != "AES256"
+    etag = wanted.validator.strip('"')
+    md5 = etag if _MD5.fullmatch(etag) and not is_encrypted else None
+    sha256 = given.get("x-amz-checksum-sha256", "")
+    is_of_all = "-" not in sha256 and given.get("x-amz-checksum-type", "FULL_OBJECT") == "FULL_OBJECT"
+    return Checksums(md5, b64decode(sha256).hex() if sha256 and is_of_all else None)
 
 
 def _find_credentials(location: Location) -> Provider | None:
