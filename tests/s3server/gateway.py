@@ -124,9 +124,9 @@ class Gateway:
         """Write an object."""
         self.client.put_object(bucket, key, io.BytesIO(data), len(data))
 
-    def count_requests(self, key: str) -> int:
-        """Return how often an object's content was requested so far."""
-        return sum(f" s3_GetObject {key} " in line for line in self._requests.read_text().splitlines())
+    def count_requests(self, key: str, operation: str = "GetObject") -> int:
+        """Return how often an object was requested so far."""
+        return sum(f" s3_{operation} {key} " in line for line in self._requests.read_text().splitlines())
 
     def files(self, prefix: str) -> dict[str, bytes]:
         """Return the files below a folder of the bucket, as they are on the disk."""

@@ -114,6 +114,13 @@ def test_listings_of_several_pages_are_read_to_the_end(gateway: Gateway) -> None
     assert files_of(fetch(at(gateway, "s3://data/pages/"), None)) == written
 
 
+def test_a_small_object_and_its_digest_need_one_request(gateway: Gateway) -> None:
+    gateway.put("one/a.jsonl", b"one")
+    fetch(at(gateway, "s3://data/one/"), None)
+    assert gateway.count_requests("one/a.jsonl") == 1
+    assert gateway.count_requests("one/a.jsonl", "HeadObject") == 0
+
+
 def is_distinct(names: list[tuple[str, ...]]) -> bool:
     """Return whether keys are distinct files, also where case is ignored, and none is the folder of another."""
     folded = [tuple(part.casefold() for part in name) for name in names]
