@@ -220,11 +220,13 @@ def test_an_object_that_changes_during_the_download_is_downloaded_again(
 ) -> None:
     old, new = bytes(10 * 2**20), b"\1" * 10 * 2**20
     gateway.put("moving/a.bin", old)
-    write, once = downloads._write, threading.Lock()
+    write, once, changed = downloads._write, threading.Lock(), threading.Event()
 
     def change_and_write(descriptor: int, block: bytes, at: int) -> None:
         if once.acquire(blocking=False):
             gateway.put("moving/a.bin", new)
+            changed.set()
+        assert changed.wait(60), "the other threads could end before the object changes"
         write(descriptor, block, at)
 
     monkeypatch.setattr(downloads, "_write", change_and_write)
