@@ -1,5 +1,6 @@
-"""A store with a few files, and downloads that lose no time."""
+"""Stores with a few files, real S3 servers with a bucket `data`, and caches of the test's own."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from faulty_server import PIECE, Store, content
 from hone_trainer.remote import download as downloads
 from hone_trainer.remote import fetch as fetching
+from s3server.gateway import Authority, Gateway, find_missing_program
 
 
 @pytest.fixture
@@ -27,3 +29,39 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.setattr(fetching, "Downloader", make_quick)
     monkeypatch.setattr(fetching.constants, "HF_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def with_programs() -> None:
+    """Skip tests of a real S3 server where it can't be built; under CI they fail."""
+    if reason := find_missing_program():
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"the tests with an S3 server must run under CI: {reason}")
+        pytest.skip(f"NOT RUN: {reason}")
+
+
+@pytest.fixture(scope="module")
+def gateway(with_programs: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """Yield an S3 server over HTTP."""
+    with Gateway(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def authority(with_programs: None, tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Return the authority of `secure_gateway`."""
+    return Authority(tmp_path_factory.mktemp("authority") / "of-server")
+
+
+@pytest.fixture(scope="module")
+def secure_gateway(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """Yield an S3 server over HTTPS."""
+    with Gateway(tmp_path_factory.mktemp("s3-secure"), authority) as server:
+        yield server
+
+
+@pytest.fixture
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Return the test's own cache."""
+    monkeypatch.setattr(fetching.constants, "HF_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"

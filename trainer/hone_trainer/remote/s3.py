@@ -6,7 +6,7 @@ variables, the profile, a pod's identity. Without any, requests are not signed, 
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -37,6 +37,7 @@ _REGION_CODES = {
 }
 _TRANSIENT_CODES = {"SlowDown", "RequestTimeout", "ServiceUnavailable", "InternalError"}
 _MD5 = re.compile("[0-9a-f]{32}")
+_WITH_CHECKSUMS = {"x-amz-checksum-mode": "ENABLED"}
 # What the client raises for an answer that is no answer of an S3 server, such as a page of a console.
 _UNREADABLE = (ParseError, ValueError, AttributeError)
 
@@ -73,6 +74,7 @@ class S3Store:
         address_of_server = location.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or AWS
         region = location.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         self._region = region or "us-east-1"
+        self._checksums: dict[RemoteObject, Checksums] = {}
         self._provider = find_provider(location)
         self._connections = make_pool(location, _Connections)
         try:
@@ -103,31 +105,32 @@ class S3Store:
 
     def read_checksums(self, wanted: RemoteObject) -> Checksums:
         """Return the MD5 or SHA-256 of an object, where its ETag or another header is one."""
+        if known := self._checksums.pop(wanted, None):
+            return known
         try:
             with self._named():
-                extra: dict[str, str | list[str] | tuple[str]] = {"x-amz-checksum-mode": "ENABLED"}
-                found = self._client.stat_object(self._bucket, wanted.key, extra_headers=extra)
+                found = self._client.stat_object(self._bucket, wanted.key, extra_headers=dict(_WITH_CHECKSUMS))
             given = found.metadata or {}
         except HoneError:  # a server or proxy that refuses HEAD, where GET was answered
             given = {}
-        is_encrypted = given.get("x-amz-server-side-encryption", "AES256") != "AES256"
-        etag = wanted.validator.strip('"')
-        md5 = etag if _MD5.fullmatch(etag) and not is_encrypted else None
-        sha256 = given.get("x-amz-checksum-sha256", "")
-        is_of_all = "-" not in sha256 and given.get("x-amz-checksum-type", "FULL_OBJECT") == "FULL_OBJECT"
-        return Checksums(md5, decode_sha256(sha256) if is_of_all else None)
+        return _find_checksums(wanted, given)
 
     @contextmanager
     def read(self, wanted: RemoteObject, start: int, end: int) -> Iterator[Iterator[bytes]]:
         """Open a range of an object. Raises HoneError, TransientError, ChangedError."""
+        # Not as a range: that answer has the checksums too, which saves a request for each small object.
+        is_all = start == 0 and end == wanted.size
+        condition = {"If-Match": wanted.validator} if wanted.validator else {}
         with self._named():
             response = self._client.get_object(
                 self._bucket,
                 wanted.key,
                 start,
-                end - start,
-                request_headers={"If-Match": wanted.validator} if wanted.validator else None,
+                0 if is_all else end - start,
+                request_headers={**condition, **(_WITH_CHECKSUMS if is_all else {})},
             )
+            if is_all:
+                self._checksums[wanted] = _find_checksums(wanted, response.headers)
         try:
             yield self._yield_named(yield_range(response, wanted, start, end))
         finally:
@@ -247,3 +250,13 @@ def _describe(name: str, found: "object") -> RemoteObject:
     if size < 0:
         raise ValueError(f"{key} has {size} bytes")
     return RemoteObject(name, key, size, f'"{etag}"' if etag else "", has_ranges=bool(etag))
+
+
+def _find_checksums(wanted: RemoteObject, given: Mapping[str, str]) -> Checksums:
+    """Return the digests that the headers of an answer about an object hold."""
+    is_encrypted = given.get("x-amz-server-side-encryption", "AES256") != "AES256"
+    etag = wanted.validator.strip('"')
+    md5 = etag if _MD5.fullmatch(etag) and not is_encrypted else None
+    sha256 = given.get("x-amz-checksum-sha256", "")
+    is_of_all = "-" not in sha256 and given.get("x-amz-checksum-type", "FULL_OBJECT") == "FULL_OBJECT"
+    return Checksums(md5, decode_sha256(sha256) if is_of_all else None)
