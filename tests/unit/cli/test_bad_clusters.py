@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from fake_cluster import FakeCluster, job
+from fake_cluster import HONE, FakeCluster, job
 from hone_cli.client import cluster
 from hone_cli.client.cluster import Cluster, kubeconfig
 from hone_cli.main import main
@@ -19,6 +19,7 @@ from hone_cli.objects import views
 from hone_cli.ui import output
 from hone_cli.ui.output import Problem
 from kubernetes.client import ApiClient
+from kubernetes.client.exceptions import ApiException
 
 Hone = Callable[..., tuple[int, str, str]]
 HIDDEN = "TOPSECRET"
@@ -184,6 +185,31 @@ def test_a_next_step_names_the_same_cluster(fake: FakeCluster, hone: Hone) -> No
     _, _, err = hone("suspend", "faq", "--context", "t")
     assert "hone watch faq --namespace ns --context t" in err
     assert Cluster(ApiClient(), "ns", "my ctx").flags == "--namespace ns --context 'my ctx'"
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "remedy"),
+    [
+        (401, "Unauthorized", "Log in again"),
+        (403, 'pods is forbidden: User "me" cannot create resource "pods"', "Ask for the right"),
+        (403, 'pods "x" is forbidden: exceeded quota: q, requested: cpu=50m', "kubectl describe quota"),
+        (403, 'pods "x" is forbidden: violates PodSecurity "restricted:latest"', "A rule of the cluster"),
+        (500, "etcd is away", "Try again"),
+    ],
+)
+def test_a_refusal_gets_the_remedy_of_its_cause(status: int, message: str, remedy: str) -> None:
+    error = ApiException(status=status, reason="x")
+    error.body = json.dumps({"message": message})
+    found = cluster.explain_error("pod x", error)
+    assert found.message == f"pod x: {message}"
+    assert remedy in found.remedy
+
+
+def test_a_kind_that_may_not_be_read_can_be_left_out(fake: FakeCluster, hone: Hone) -> None:
+    fake.add("finetunejobs", job())
+    fake.refused.add(f"{HONE}/inferenceservices/faq")
+    assert "Name the kind: ftj/faq or hisvc/faq." in hone("describe", "faq")[2]
+    assert hone("describe", "ftj/faq")[0] == 0
 
 
 def test_a_message_of_several_lines_is_shown_in_one(fake: FakeCluster, hone: Hone) -> None:
