@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from fake_cluster import HONE, FakeCluster, job
-from hone_cli.client import cluster
+from hone_cli.client import cluster, exec_socket
 from hone_cli.client.cluster import Cluster, kubeconfig
 from hone_cli.main import main
 from hone_cli.objects import views
@@ -160,6 +160,28 @@ def test_completion_asks_a_silent_server_once(
             main([])
         assert len(accepted) == 1
     assert capsys.readouterr().err == ""
+
+
+def test_a_command_in_a_pod_is_sent_with_the_users_token(configure: Callable[..., None]) -> None:
+    received: list[bytes] = []
+
+    def answer() -> None:
+        connection, _ = listening.accept()
+        received.append(connection.recv(65536))
+        connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\n{}")
+        connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        answering_once = threading.Thread(target=answer)
+        answering_once.start()
+        configure(f"http://127.0.0.1:{listening.getsockname()[1]}", users=[{"name": "u", "user": {"token": "abc"}}])
+        with pytest.raises(ApiException):
+            exec_socket.open_exec(cluster.connect(None, None), "p", "reader", ["a b", "c&d"])
+        answering_once.join()
+    lines = received[0].decode().split("\r\n")
+    assert lines[0].startswith("GET /api/v1/namespaces/ns/pods/p/exec?container=reader&stdin=false")
+    assert "&command=a%20b&command=c%26d " in lines[0]
+    assert "authorization: bearer abc" in [line.lower() for line in lines]
 
 
 @pytest.mark.parametrize("name", [".", "..", "ftj/..", "faq?x=1", "a b", "ftj/faq%2f..", "\x1b[31m", "Faq", "ü", "-a"])
