@@ -101,9 +101,20 @@ def explain_error(what: str, error: ApiException) -> Problem:
         )
     if error.status == 404:
         return Problem(f"{what} not found", "Check name, namespace (-n) and context (--context).")
-    if error.status in (401, 403):
-        return Problem(f"{what}: {said or error.reason}", "Ask for the right, or use another context (--context).")
-    return Problem(f"{what}: {said or error.reason}", "Try again; if it stays, look at the cluster's API server.")
+    return Problem(f"{what}: {said or error.reason}", _choose_remedy(error.status, said or ""))
+
+
+def _choose_remedy(status: int, said: str) -> str:
+    """Return what to do about a refused request. Only a missing right has `cannot` in its message."""
+    if status == 401:
+        return "Log in again: the credentials of the kubeconfig are wrong or have expired. Or use another --context."
+    if status == 403 and "exceeded quota" in said:
+        return "Free some of the quota, or have it raised: `kubectl describe quota` shows it."
+    if status == 403 and " cannot " not in said and said:
+        return "A rule of the cluster refuses it: change what the message names, or ask the administrators."
+    if status == 403:
+        return "Ask for the right, or use another context (--context)."
+    return "Try again; if it stays, look at the cluster's API server."
 
 
 def describe_broken(error: HTTPError) -> str:

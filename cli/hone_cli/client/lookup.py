@@ -7,8 +7,9 @@ from urllib3.exceptions import HTTPError
 
 from hone_cli.client import rest
 from hone_cli.client.cluster import GROUP, VERSION, Cluster, Object, translate_errors
-from hone_cli.objects.names import JOB, KINDS, Kind, choose_kind, parse_reference
+from hone_cli.objects.names import JOB, KINDS, SERVICE, Kind, choose_kind, parse_reference
 from hone_cli.objects.timeline import Surroundings, find_event_time
+from hone_cli.ui.output import Problem
 
 # Newest pods whose events are read.
 MOST_PODS = 10
@@ -42,6 +43,11 @@ def find_object(cluster: Cluster, reference: str) -> tuple[Kind, Object]:
             try:
                 found[kind] = rest.call_api(cluster, make_path(kind, cluster.namespace, name))
             except ApiException as error:
+                if error.status == 403:
+                    found_what = f"{kind.name} {name} can't be read: {rest.describe_error(error)}"
+                    raise Problem(
+                        found_what, f"Name the kind: {JOB.short}/{name} or {SERVICE.short}/{name}."
+                    ) from error
                 if error.status != 404 or not is_api_known(error):
                     raise
     kind = choose_kind(name, list(found), cluster.namespace)

@@ -124,6 +124,14 @@ def test_credentials_of_the_environment_that_cant_be_read_are_reported(
     assert "credentials of the environment can't be read" in failure.message
 
 
+def test_an_identity_of_a_pod_that_is_refused_is_reported(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", "/missing")
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::1:role/reader")
+    failure = fail(Location("dataset", "s3://data/faq/", endpoint=store.url))
+    assert failure.reason is STORE_UNAUTHORIZED
+    assert "AWS_WEB_IDENTITY_TOKEN_FILE is set" in failure.message
+
+
 @pytest.mark.parametrize(
     "target", [f"http://other/x?X-Amz-Signature={HIDDEN}", f"http://user:{HIDDEN}@other/x", f"http://[x/?q={HIDDEN}"]
 )

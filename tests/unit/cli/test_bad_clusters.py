@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 import yaml
-from fake_cluster import FakeCluster, job
-from hone_cli.client import cluster
+from fake_cluster import HONE, FakeCluster, job
+from hone_cli.client import cluster, exec_socket
 from hone_cli.client.cluster import Cluster, kubeconfig
 from hone_cli.main import main
 from hone_cli.objects import views
 from hone_cli.ui import output
 from hone_cli.ui.output import Problem
 from kubernetes.client import ApiClient
+from kubernetes.client.exceptions import ApiException
 
 Hone = Callable[..., tuple[int, str, str]]
 HIDDEN = "TOPSECRET"
@@ -161,6 +162,28 @@ def test_completion_asks_a_silent_server_once(
     assert capsys.readouterr().err == ""
 
 
+def test_a_command_in_a_pod_is_sent_with_the_users_token(configure: Callable[..., None]) -> None:
+    received: list[bytes] = []
+
+    def answer() -> None:
+        connection, _ = listening.accept()
+        received.append(connection.recv(65536))
+        connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\n{}")
+        connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        answering_once = threading.Thread(target=answer)
+        answering_once.start()
+        configure(f"http://127.0.0.1:{listening.getsockname()[1]}", users=[{"name": "u", "user": {"token": "abc"}}])
+        with pytest.raises(ApiException):
+            exec_socket.open_exec(cluster.connect(None, None), "p", "reader", ["a b", "c&d"])
+        answering_once.join()
+    lines = received[0].decode().split("\r\n")
+    assert lines[0].startswith("GET /api/v1/namespaces/ns/pods/p/exec?container=reader&stdin=false")
+    assert "&command=a%20b&command=c%26d " in lines[0]
+    assert "authorization: bearer abc" in [line.lower() for line in lines]
+
+
 @pytest.mark.parametrize("name", [".", "..", "ftj/..", "faq?x=1", "a b", "ftj/faq%2f..", "\x1b[31m", "Faq", "ü", "-a"])
 def test_what_is_no_name_is_never_requested(name: str, fake: FakeCluster, hone: Hone) -> None:
     fake.add("finetunejobs", job())
@@ -184,6 +207,31 @@ def test_a_next_step_names_the_same_cluster(fake: FakeCluster, hone: Hone) -> No
     _, _, err = hone("suspend", "faq", "--context", "t")
     assert "hone watch faq --namespace ns --context t" in err
     assert Cluster(ApiClient(), "ns", "my ctx").flags == "--namespace ns --context 'my ctx'"
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "remedy"),
+    [
+        (401, "Unauthorized", "Log in again"),
+        (403, 'pods is forbidden: User "me" cannot create resource "pods"', "Ask for the right"),
+        (403, 'pods "x" is forbidden: exceeded quota: q, requested: cpu=50m', "kubectl describe quota"),
+        (403, 'pods "x" is forbidden: violates PodSecurity "restricted:latest"', "A rule of the cluster"),
+        (500, "etcd is away", "Try again"),
+    ],
+)
+def test_a_refusal_gets_the_remedy_of_its_cause(status: int, message: str, remedy: str) -> None:
+    error = ApiException(status=status, reason="x")
+    error.body = json.dumps({"message": message})
+    found = cluster.explain_error("pod x", error)
+    assert found.message == f"pod x: {message}"
+    assert remedy in found.remedy
+
+
+def test_a_kind_that_may_not_be_read_can_be_left_out(fake: FakeCluster, hone: Hone) -> None:
+    fake.add("finetunejobs", job())
+    fake.refused.add(f"{HONE}/inferenceservices/faq")
+    assert "Name the kind: ftj/faq or hisvc/faq." in hone("describe", "faq")[2]
+    assert hone("describe", "ftj/faq")[0] == 0
 
 
 def test_a_message_of_several_lines_is_shown_in_one(fake: FakeCluster, hone: Hone) -> None:

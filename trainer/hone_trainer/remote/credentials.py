@@ -68,23 +68,26 @@ def make_authorization(location: Location) -> dict[str, str]:
 
 def _find_in_environment(location: Location) -> Provider | None:
     providers: list[Provider] = [EnvAWSProvider(), AWSConfigProvider(profile=os.environ.get("AWS_PROFILE"))]
-    if any(name in os.environ for name in _IDENTITY):
+    identity = next((name for name in _IDENTITY if name in os.environ), None)
+    if identity:
         providers.append(IamAwsProvider())
     chain = ChainedProvider(providers)
     try:
         found: Credentials = chain.retrieve()
     except configparser.Error as error:  # its text has lines of the file
-        raise _unreadable(location, type(error).__name__) from None
+        raise _make_unreadable(location, type(error).__name__) from None
     except (HTTPError, OSError) as error:
-        raise _unreadable(location, " ".join(str(error).split())) from error
-    except ValueError:  # no provider has any
+        raise _make_unreadable(location, " ".join(str(error).split())) from error
+    except ValueError as error:  # no provider has any
+        if identity:  # a pod with a role must not go on without it, as for a public bucket
+            raise _make_unreadable(location, f"{identity} is set, and the identity was refused") from error
         return None
     for value in (found.access_key, found.secret_key, found.session_token or ""):
         _require_sendable(location, "one of the environment's AWS credentials", value)
     return chain
 
 
-def _unreadable(location: Location, why: str) -> HoneError:
+def _make_unreadable(location: Location, why: str) -> HoneError:
     return HoneError(
         STORE_UNAUTHORIZED,
         f"{location.where}, and the credentials of the environment can't be read: {why}",
