@@ -21,6 +21,8 @@ from until import until
 pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 
 JOBS = ("hone.dev", "v1alpha1", "default", "finetunejobs")
+# kopf waits up to 54 s between its tries of a request that fails.
+SECONDS = 120
 HANDLER = """
 import kopf
 
@@ -94,5 +96,5 @@ def test_kopf_does_not_report_what_was_deleted_while_it_did_not_watch(watcher: W
         deleted = time.monotonic()
         until(lambda: any(is_list_of_jobs(seen.request) for seen in watcher.proxy.since(deleted)))
     watcher.create("later")
-    until(lambda: watcher.has_seen("ADDED later") or watcher.has_seen("None later"))
+    until(lambda: watcher.has_seen("ADDED later") or watcher.has_seen("None later"), SECONDS)
     assert not watcher.has_seen("DELETED gone")
