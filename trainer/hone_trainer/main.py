@@ -68,8 +68,8 @@ def run_and_report(options: RunOptions, stop: StopSignal) -> tuple[int, Terminat
         except Exception as error:
             code, failure = report_failure(error, options.verbose, options.output / LOGS)
             return code, telemetry.make_failed_message(failure.reason.name, failure.sentence())
-    except Interrupted as told:
-        done, why = telemetry.progress, str(told)
+    except Interrupted as interruption:
+        done, why = telemetry.progress, str(interruption)
         where = f"at step {done.step} of {done.total_steps}" if done else "" if why else "before training began"
         stopped = f"{why}: stopped {where}".rstrip() if why else f"Stopped {where}"
         print_line(f"{stopped}; the next start resumes from the newest checkpoint")

@@ -51,7 +51,7 @@ def run_pipeline(
     stop: StopSignal,
     telemetry: ProgressState,
     terminal: Terminal,
-    place: Rank | None = None,
+    rank: Rank | None = None,
 ) -> ArtifactManifest:
     """Run everything from the base model to manifest.json, alone or as one of several processes.
 
@@ -59,8 +59,8 @@ def run_pipeline(
     """
     if not options.verbose:
         silence_libraries()
-    if place:
-        prepared, group = prepare_on_rank_zero(place, inputs, options.output, terminal)
+    if rank:
+        prepared, group = prepare_on_rank_zero(rank, inputs, options.output, terminal)
     else:
         prepared, group = prepare(inputs, options.output, terminal, device.detect_device()), ProcessGroup()
     with hub.work_offline():
@@ -69,20 +69,20 @@ def run_pipeline(
         terminal.print_note(telemetry.parameters.describe())
 
         telemetry.stage = "Training"
-        account = train_to_end(run, options.output, stop, telemetry, terminal)
+        totals = train_to_end(run, options.output, stop, telemetry, terminal)
 
         telemetry.stage = "Saving"
-        return save_outputs(run, inputs.job, options.output, account, telemetry.parameters, terminal)
+        return save_outputs(run, inputs.job, options.output, totals, telemetry.parameters, terminal)
 
 
 def prepare_on_rank_zero(
-    place: Rank, inputs: JobInputs, root: Path, terminal: Terminal
+    rank: Rank, inputs: JobInputs, root: Path, terminal: Terminal
 ) -> tuple[Prepared, ProcessGroup]:
     """Prepare in the first process; wait for it in the others and open what it prepared. Raises HoneError."""
-    meeting = GroupBootstrap(place)
-    prepared = prepare(inputs, root, terminal, device.detect_device()) if place.rank == 0 else None
-    meeting.wait_for_rank_zero()
-    group = meeting.create_group()
+    bootstrap = GroupBootstrap(rank)
+    prepared = prepare(inputs, root, terminal, device.detect_device()) if rank.rank == 0 else None
+    bootstrap.wait_for_rank_zero()
+    group = bootstrap.create_group()
     found = group.broadcast(PreparedHandle.from_prepared(prepared) if prepared else None)
     return prepared or found.open_prepared(inputs.job.spec, root), group
 
@@ -152,7 +152,7 @@ def train_to_end(
     trainer.add_callback(StopCallback(stop, run.group))
     try:
         with stop.deferred():
-            account = trainer.fit(
+            totals = trainer.fit(
                 checkpoint, evaluation.make_baseline_measurement(trainer, run.prepared, root, stop, terminal)
             )
             stopped = run.group.any_rank(stop.is_requested)
@@ -161,27 +161,27 @@ def train_to_end(
             run.metrics_log.close()
     if stopped or stop.is_requested:
         raise Interrupted
-    refuse_incomplete(account)
+    refuse_incomplete(totals)
     telemetry.progress = telemetry.progress or Progress(step=step, total_steps=step, percent=100)
-    return account
+    return totals
 
 
-def refuse_incomplete(account: RunTotals) -> None:
+def refuse_incomplete(totals: RunTotals) -> None:
     """Raise HoneError InternalError when training ended before its last step without a signal to stop."""
-    if not account.is_finished:
+    if not totals.is_finished:
         raise HoneError(
             INTERNAL_ERROR,
-            f"Training ended after step {account.step} of {account.total_steps}, without a request to stop",
+            f"Training ended after step {totals.step} of {totals.total_steps}, without a request to stop",
             remedy="No artifact was saved. Check how many batches the rows give with spec.training, and start again.",
         )
 
 
 def save_outputs(
-    run: TrainingRun, job: FineTuneJob, root: Path, account: RunTotals, parameters: Parameters, terminal: Terminal
+    run: TrainingRun, job: FineTuneJob, root: Path, totals: RunTotals, parameters: Parameters, terminal: Terminal
 ) -> ArtifactManifest:
     """Save what the spec requests, manifest.json last. Of several processes, only the first writes."""
     first = evaluation.read_baseline(root, terminal)
-    last = evaluation.measure_trained_model(run.trainer, run.prepared, account, terminal)
+    last = evaluation.measure_trained_model(run.trainer, run.prepared, totals, terminal)
     network = run.trainer.accelerator.unwrap_model(run.trainer.model)
     weights = fsdp.gather_full_weights(network)
     if not run.group.is_main:
@@ -190,7 +190,7 @@ def save_outputs(
         return manifest
     kind, metrics = (
         artifact.get_artifact_kind(job.spec),
-        make_final_metrics(account) | evaluation.make_comparison_metrics(first, last),
+        make_final_metrics(totals) | evaluation.make_comparison_metrics(first, last),
     )
     if gained := evaluation.describe_comparison(metrics):
         terminal.print_note(gained)

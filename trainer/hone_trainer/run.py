@@ -68,16 +68,16 @@ def _run_distributed(
         environment.set_up_distributed(os.environ, options.nodes)
         require_gpus(os.environ)
         with Coordinator(here) if here.nodes > 1 and here.node_rank == 0 else nullcontext():
-            member = CoordinatorClient(here, Terminal().print_note) if here.nodes > 1 else None
-            port = member.rendezvous((options.output / MANIFEST).exists) if member else here.port
+            coordinator = CoordinatorClient(here, Terminal().print_note) if here.nodes > 1 else None
+            port = coordinator.rendezvous((options.output / MANIFEST).exists) if coordinator else here.port
             if port is None:  # node 0 has finished and won't start again
                 return _run_distributed(inputs, options, stop, telemetry)
-            word = launch_workers(
-                make_local_ranks(replace(here, port=port), max(1, spec.resources.gpus)), options, stop, member
+            result = launch_workers(
+                make_local_ranks(replace(here, port=port), max(1, spec.resources.gpus)), options, stop, coordinator
             )
-    telemetry.progress, telemetry.parameters = word.progress, word.parameters
-    raise_failure(word)
-    return word.manifest or read_manifest(options.output)
+    telemetry.progress, telemetry.parameters = result.progress, result.parameters
+    raise_failure(result)
+    return result.manifest or read_manifest(options.output)
 
 
 def _report_already_complete(
@@ -133,17 +133,17 @@ def _has_other_model(inputs: JobInputs, output: Path) -> bool:
         return False
 
 
-def run_worker(options: RunOptions, place: Rank, stop: StopSignal, telemetry: ProgressState) -> ArtifactManifest:
+def run_worker(options: RunOptions, rank: Rank, stop: StopSignal, telemetry: ProgressState) -> ArtifactManifest:
     """Train as one of the processes that _run_distributed starts. Raises as `run_job` does."""
     _configure_logging(options)
-    leads = place.rank == 0
-    if options.port and leads:
+    is_main = rank.rank == 0
+    if options.port and is_main:
         serve_progress(telemetry, options.port)
     inputs = manifest.load_inputs(options)
-    with Terminal(shown=leads) as terminal:
+    with Terminal(shown=is_main) as terminal:
         from hone_trainer.pipeline import run_pipeline
 
-        done = run_pipeline(inputs, options, stop, telemetry, terminal, place)
+        done = run_pipeline(inputs, options, stop, telemetry, terminal, rank)
         terminal.print_note(f"saved {done.kind} in {options.output}, digest {done.digest}")
     return done
 

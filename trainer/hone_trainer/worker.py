@@ -22,38 +22,38 @@ from hone_trainer.runtime.options import RunOptions
 from hone_trainer.runtime.signals import Interrupted, StopSignal
 
 
-def main(word: Path, options: RunOptions) -> None:
+def main(file: Path, options: RunOptions) -> None:
     """Train at the rank that the environment gives, write the result, and exit."""
     stop = StopSignal()
-    stop.install_handlers(lambda: write_result(word, WorkerResult(outcome="Interrupted")))
+    stop.install_handlers(lambda: write_result(file, WorkerResult(outcome="Interrupted")))
     threading.Thread(target=_stop_with_the_launcher, daemon=True).start()
-    said = run_and_report(options, Rank.from_environ(os.environ), stop)
+    result = run_and_report(options, Rank.from_environ(os.environ), stop)
     stop.ignore_signals()
-    write_result(word, said)
+    write_result(file, result)
     sys.stderr.flush()
-    os._exit(0 if said.outcome == "Succeeded" else 1)
+    os._exit(0 if result.outcome == "Succeeded" else 1)
 
 
-def write_result(file: Path, word: WorkerResult) -> None:
+def write_result(file: Path, result: WorkerResult) -> None:
     """Write the result to a file, which is complete or absent at any time."""
     temporary = file.with_suffix(".tmp")
-    temporary.write_text(word.model_dump_json(), encoding="utf-8")
+    temporary.write_text(result.model_dump_json(), encoding="utf-8")
     temporary.replace(file)
 
 
-def run_and_report(options: RunOptions, place: Rank, stop: StopSignal) -> WorkerResult:
+def run_and_report(options: RunOptions, rank: Rank, stop: StopSignal) -> WorkerResult:
     """Train, and turn every way to end into a result."""
     telemetry = ProgressState()
     try:
         try:
             from hone_trainer.run import run_worker
 
-            said = WorkerResult(outcome="Succeeded", manifest=run_worker(options, place, stop, telemetry))
+            result = WorkerResult(outcome="Succeeded", manifest=run_worker(options, rank, stop, telemetry))
         except Exception as error:
-            said = _make_failed_result(error, options.verbose)
+            result = _make_failed_result(error, options.verbose)
     except Interrupted:
-        said = WorkerResult(outcome="Interrupted")
-    return said.model_copy(update={"progress": telemetry.progress, "parameters": telemetry.parameters})
+        result = WorkerResult(outcome="Interrupted")
+    return result.model_copy(update={"progress": telemetry.progress, "parameters": telemetry.parameters})
 
 
 def _make_failed_result(error: Exception, verbose: bool) -> WorkerResult:

@@ -29,17 +29,17 @@ def run_module(module: str, arguments: list[str], *, on_stop: Callable[[], None]
     Ctrl-C, SIGTERM and SIGHUP become SIGTERM for the child, and then call `on_stop`; the second one kills the child.
     The child has a process group of its own. Otherwise the terminal's Ctrl-C would also reach it directly.
     """
-    asked = 0
+    stop_count = 0
     child: subprocess.Popen[bytes] | None = None
 
     def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked and number == signal.SIGHUP:  # kernel and shell both send it when one terminal closes
+        nonlocal stop_count
+        if stop_count and number == signal.SIGHUP:  # kernel and shell both send it when one terminal closes
             return
-        asked += 1
+        stop_count += 1
         if child is not None:
-            child.terminate() if asked == 1 else child.kill()
-        if asked == 1:
+            child.terminate() if stop_count == 1 else child.kill()
+        if stop_count == 1:
             with suppress(OSError, ValueError, RuntimeError):  # the terminal is gone, or was just being written to
                 on_stop()
 
@@ -48,7 +48,7 @@ def run_module(module: str, arguments: list[str], *, on_stop: Callable[[], None]
     before = {number: signal.signal(number, stop) for number in taken}
     try:
         child = subprocess.Popen([sys.executable, "-m", module, *arguments], stdin=subprocess.DEVNULL, process_group=0)
-        if asked:
+        if stop_count:
             child.terminate()
         code = child.wait()
     finally:

@@ -91,17 +91,17 @@ def translate_errors(what: str) -> Iterator[None]:
 
 def explain_error(what: str, error: ApiException) -> Problem:
     """Return the Problem for an answer of the API server."""
-    said = _read_status_message(error)
+    status_message = _read_status_message(error)
     if not error.status:  # the client's own error, of TLS
         found = " ".join(str(error.reason).split())
         return Problem(f"the cluster can't be reached: {found}", "Check the kubeconfig's server and certificates.")
-    if error.status == 404 and said is None:
+    if error.status == 404 and status_message is None:
         return Problem(
             f"this cluster does not know objects of {GROUP}/{VERSION}", "Install Hone there: see docs/quickstart.md"
         )
     if error.status == 404:
         return Problem(f"{what} not found", "Check name, namespace (-n) and context (--context).")
-    return Problem(f"{what}: {said or error.reason}", _choose_remedy(error.status, said or ""))
+    return Problem(f"{what}: {status_message or error.reason}", _choose_remedy(error.status, status_message or ""))
 
 
 def _choose_remedy(status: int, said: str) -> str:

@@ -92,18 +92,18 @@ def print_model_answer(engine: "Engine", model: str, messages: "list[Message]") 
 
 def ask_models(engine: "Engine", talk: "Talk", question: str) -> None:
     """Print every model's answer, with its name if there are several; all are added to the histories, or none."""
-    asked: Talk = {model: [*history, {"role": "user", "content": question}] for model, history in talk.items()}
-    if len(asked) > 1 and output.is_terminal():
+    conversations: Talk = {model: [*history, {"role": "user", "content": question}] for model, history in talk.items()}
+    if len(conversations) > 1 and output.is_terminal():
         from hone_cli.commands.side_by_side import print_answers_in_columns
 
-        answers = print_answers_in_columns(engine, asked, output.make_console())
+        answers = print_answers_in_columns(engine, conversations, output.make_console())
     else:
         answers = {}
-        for model, messages in asked.items():
-            if len(asked) > 1:
+        for model, messages in conversations.items():
+            if len(conversations) > 1:
                 output.print_label(f"[{model}] ")
             answers[model] = print_model_answer(engine, model, messages)
-    for model, messages in asked.items():
+    for model, messages in conversations.items():
         talk[model] = [*messages, {"role": "assistant", "content": answers[model]}]
 
 
@@ -125,21 +125,21 @@ def hold_conversation(engine: "Engine", talk: "Talk") -> None:
 
 
 def _run_command(line: str, engine: "Engine", talk: "Talk") -> "Talk":
-    word, _, argument = line.partition(" ")
+    command, _, argument = line.partition(" ")
     first = next(iter(talk))
     try:
-        if word == "/models":
+        if command == "/models":
             for one in engine.models():
                 output.print_hint(f"{'*' if one.id in talk else ' '} {one.id}{f' ({one.kind})' if one.kind else ''}")
-        elif word == "/model" and argument.strip():
+        elif command == "/model" and argument.strip():
             model = choose_model(engine.models(), argument.strip())
             output.print_hint(f"Talking to {model}.")
             return {model: talk[first]}
-        elif word == "/beside" and argument.strip():
+        elif command == "/beside" and argument.strip():
             model = choose_second_model(engine.models(), first, argument.strip())
             output.print_hint(f"Talking to {first} and {model}, from the beginning.")
             return {first: [], model: []}
-        elif word == "/clear":
+        elif command == "/clear":
             return {model: [] for model in talk}
         else:
             output.print_hint(f"{COMMANDS}.")
@@ -188,5 +188,5 @@ def require_available(service: dict[str, Any]) -> None:
         raise Problem(f"{title} has no status yet", "Wait a moment; if it stays so, check that Hone's operator runs.")
     if any(condition["type"] == "Available" and condition["status"] == "True" for condition in conditions):
         return
-    said = [f"{one['type']}: {one['reason']}: {one['message']}" for one in conditions if one["status"] != "True"]
-    raise Problem(f"{title} is not available", "\n  ".join(said))
+    reasons = [f"{one['type']}: {one['reason']}: {one['message']}" for one in conditions if one["status"] != "True"]
+    raise Problem(f"{title} is not available", "\n  ".join(reasons))

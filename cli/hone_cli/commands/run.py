@@ -60,4 +60,4 @@ def make_run_command(file: Path, folder: Path, claims: dict[str, str]) -> str:
 
 def make_claim_options(claims: dict[str, str]) -> list[str]:
     """Return the folders of claims as options of the trainer and `hone run`."""
-    return [word for name, folder in claims.items() for word in ("--claim", f"{name}={folder}")]
+    return [argument for name, folder in claims.items() for argument in ("--claim", f"{name}={folder}")]

@@ -14,26 +14,28 @@ if TYPE_CHECKING:
     from hone_cli.client.openai import Engine, Message
 
 
-def print_answers_in_columns(engine: "Engine", asked: dict[str, "list[Message]"], console: Console) -> dict[str, str]:
+def print_answers_in_columns(
+    engine: "Engine", conversations: dict[str, "list[Message]"], console: Console
+) -> dict[str, str]:
     """Ask every model at once, each with its own conversation. Raises Problem as soon as one fails."""
-    said = dict.fromkeys(asked, "")
+    answers = dict.fromkeys(conversations, "")
     failures: list[Exception] = []
     ended = threading.Event()
 
     def listen(model: str) -> None:
         try:
-            with closing(engine.answer(model, asked[model])) as pieces:
+            with closing(engine.answer(model, conversations[model])) as pieces:
                 for piece in pieces:
                     if ended.is_set():
                         return
-                    said[model] += piece
+                    answers[model] += piece
         except Exception as error:
             failures.append(error)
             ended.set()
 
     # Daemon threads, because a thread that waits for its first piece would delay Ctrl-C.
-    threads = [threading.Thread(target=listen, args=(model,), daemon=True) for model in asked]
-    with Live(get_renderable=lambda: columns(said), console=console):
+    threads = [threading.Thread(target=listen, args=(model,), daemon=True) for model in conversations]
+    with Live(get_renderable=lambda: columns(answers), console=console):
         try:
             for thread in threads:
                 thread.start()
@@ -43,12 +45,12 @@ def print_answers_in_columns(engine: "Engine", asked: dict[str, "list[Message]"]
             ended.set()
     if failures:
         raise failures[0]
-    return said
+    return answers
 
 
-def columns(said: dict[str, str]) -> Table:
+def columns(answers: dict[str, str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1))
-    for model in said:
+    for model in answers:
         table.add_column(Text(model), ratio=1, overflow="fold")
-    table.add_row(*(Text(text) for text in said.values()))
+    table.add_row(*(Text(text) for text in answers.values()))
     return table

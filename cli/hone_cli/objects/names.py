@@ -36,9 +36,9 @@ def parse_reference(text: str) -> tuple[Kind | None, str]:
     require_name("NAME", name, "Give the name of an object: `hone list` lists them.")
     if not slash:
         return None, name
-    asked = prefix.lower().partition(".")[0]
+    wanted = prefix.lower().partition(".")[0]
     for kind in KINDS:
-        if asked in (kind.singular, kind.plural, kind.short):
+        if wanted in (kind.singular, kind.plural, kind.short):
             return kind, name
     known = ", ".join(f"{kind.singular}/{name} ({kind.short}/{name})" for kind in KINDS)
     raise Problem(f"NAME {text}: the kind {prefix!r} is unknown", f"Write one of {known}.")

@@ -89,13 +89,13 @@ def explain_refusal(message: str, otherwise: Reason = POD_NOT_STARTED) -> HoneEr
     if invalid := explain_invalid(message):
         return invalid
     what = _FORBIDDEN.match(message)
-    said = f"The API server refuses {what[1]}: {message[what.end() :]}" if what else f"Not allowed: {message}"
+    cause = f"The API server refuses {what[1]}: {message[what.end() :]}" if what else f"Not allowed: {message}"
     remedy = quotas.advise_on_quota(message) or _advise_on_policy(message)
     if remedy is None:
         remedy = next((advice for pattern, advice in _ADVICE if re.search(pattern, message)), None)
     if remedy is None and otherwise is POD_NOT_STARTED and _POLICY.search(message):
         remedy = _LABELS_OF_PODS if _LABELS.search(message) else _POLICY_ON_PODS
-    return HoneError(QUOTA_EXCEEDED if _QUOTA.search(message) else otherwise, said, remedy=remedy)
+    return HoneError(QUOTA_EXCEEDED if _QUOTA.search(message) else otherwise, cause, remedy=remedy)
 
 
 def _advise_on_policy(message: str) -> str | None:

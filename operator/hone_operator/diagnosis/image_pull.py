@@ -34,6 +34,6 @@ _ADVICE = (
 
 def explain_image_pull(reason: str, message: str, image: str) -> HoneError:
     """Return the failure for a waiting state of a container. `reason`, `message`: that state's reason and message."""
-    said = _BACK_OFF.sub("", message)
-    remedy = next((advice for pattern, advice in _ADVICE if re.search(pattern, said, re.IGNORECASE)), None)
-    return HoneError(IMAGE_PULL_FAILED, f"{image}: {said or reason}", remedy=remedy)
+    cause = _BACK_OFF.sub("", message)
+    remedy = next((advice for pattern, advice in _ADVICE if re.search(pattern, cause, re.IGNORECASE)), None)
+    return HoneError(IMAGE_PULL_FAILED, f"{image}: {cause or reason}", remedy=remedy)

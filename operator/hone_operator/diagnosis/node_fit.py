@@ -88,8 +88,10 @@ def find_unmet_requirements(node: Node, demand: PodRequirements) -> list[UnmetRe
         )
     if node.is_cordoned:
         found.append(UnmetRequirement("is cordoned", f"`kubectl uncordon {node.name}` when its maintenance is over."))
-    said = (NOT_READY_TAINTS if node.not_ready_reason else set()) | (CORDON_TAINTS if node.is_cordoned else set())
-    taints = [taint for taint in node.taints if taint.key not in said and not taint.is_tolerated(demand.tolerations)]
+    reported = (NOT_READY_TAINTS if node.not_ready_reason else set()) | (CORDON_TAINTS if node.is_cordoned else set())
+    taints = [
+        taint for taint in node.taints if taint.key not in reported and not taint.is_tolerated(demand.tolerations)
+    ]
     found += [_explain_taint(taint) for taint in taints]
     missing = [
         _describe_missing_label(node, *item)

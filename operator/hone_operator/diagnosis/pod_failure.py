@@ -125,12 +125,12 @@ def _add_claim(pod: Object, container: str, message: TerminationMessage) -> str:
         return message.message
     path, claim, folder = found
     where = f"{path} is {f'folder {folder} of ' if folder else ''}PersistentVolumeClaim {claim}."
-    said, remedy = message.message.rstrip(), CATALOGUE[message.reason].remedy
-    if remedy in said:
-        head = said[: said.index(remedy)].rstrip()
+    sentence, remedy = message.message.rstrip(), CATALOGUE[message.reason].remedy
+    if remedy in sentence:
+        head = sentence[: sentence.index(remedy)].rstrip()
         named = f"pvc {claim} --namespace {pod['metadata']['namespace']}"
         return f"{head} {where} {remedy.replace('pvc NAME', named)}"
-    return f"{said} {where}"
+    return f"{sentence} {where}"
 
 
 def explain_out_of_memory(pod: Object, container: str) -> HoneError:

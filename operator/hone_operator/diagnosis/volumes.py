@@ -44,8 +44,8 @@ def explain_unbound_claim(name: str, claim: Object | None, event: str | None) ->
     size = ((spec.get("resources") or {}).get("requests") or {}).get("storage")
     kind = f"StorageClass {spec['storageClassName']}" if spec.get("storageClassName") else "no StorageClass"
     modes = ", ".join(spec.get("accessModes") or [])
-    said = f"PersistentVolumeClaim {name} ({size}, {modes}, {kind}) is {phase}"
-    return f"{said}: {event.rstrip('.')}." if event else f"{said}."
+    state = f"PersistentVolumeClaim {name} ({size}, {modes}, {kind}) is {phase}"
+    return f"{state}: {event.rstrip('.')}." if event else f"{state}."
 
 
 def explain_mount_failure(message: str) -> HoneError:

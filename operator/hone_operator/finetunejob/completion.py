@@ -62,7 +62,7 @@ def set_succeeded(
 
 def set_failed(view: JobView, finished: Object, conditions: Conditions, result: Plan) -> None:
     """Report that a Job failed for good, with the message of the pod that caused it, if that pod still exists."""
-    said = str(finished.get("message", ""))
+    message = str(finished.get("message", ""))
     cause = view.root_cause
     exceeded = finished.get("reason") == BACKOFF_LIMIT_EXCEEDED.name
     if cause and cause.termination_message:
@@ -78,7 +78,7 @@ def set_failed(view: JobView, finished: Object, conditions: Conditions, result: 
             attempts = (view.job or {}).get("status", {}).get("failed", 0)
             text = f"{text} ({BACKOFF_LIMIT_EXCEEDED.name}: {attempts} trainers failed.)"
     else:
-        error = HoneError(BACKOFF_LIMIT_EXCEEDED if exceeded else INTERNAL_ERROR, said)
+        error = HoneError(BACKOFF_LIMIT_EXCEEDED if exceeded else INTERNAL_ERROR, message)
         reason, text = error.reason.name, error.sentence()
     _set_ended("Failed", view, finished, conditions, result, reason, text)
 

@@ -27,9 +27,9 @@ def compare_claim(claim: Object | None, job: FineTuneJob) -> HoneError | None:
     found = []
     storage = job.spec.output.storage
     if storage and not job.spec.output.claim:
-        said = storage.model_fields_set
+        written = storage.model_fields_set
         size = ((spec.get("resources") or {}).get("requests") or {}).get("storage")
-        if "size" in said and size and parse_number(size) < parse_number(storage.size):
+        if "size" in written and size and parse_number(size) < parse_number(storage.size):
             found.append(f"it has {size}, and spec.output.storage.size is {storage.size}")
         kind = spec.get("storageClassName")
         if storage.storage_class_name and kind != storage.storage_class_name:
@@ -37,7 +37,7 @@ def compare_claim(claim: Object | None, job: FineTuneJob) -> HoneError | None:
                 f"its StorageClass is {kind}, and spec.output.storage.storageClassName is {storage.storage_class_name}"
             )
         missing = [mode for mode in storage.access_modes if mode not in (spec.get("accessModes") or [])]
-        if "access_modes" in said and missing:
+        if "access_modes" in written and missing:
             found.append(f"it lacks {', '.join(missing)} of spec.output.storage.accessModes")
     modes = spec.get("accessModes") or []
     if job.spec.resources.nodes > 1 and not _SHARED & set(modes):

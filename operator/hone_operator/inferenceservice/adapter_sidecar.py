@@ -122,8 +122,8 @@ def plan_nudges(pods: list[Object], answers: dict[str, Any], revision: str, now:
     found = []
     for pod in pods:
         metadata = pod["metadata"]
-        told = parse_report(answers.get(metadata["uid"]))
-        if told is None or told.revision == revision or metadata.get("deletionTimestamp"):
+        report = parse_report(answers.get(metadata["uid"]))
+        if report is None or report.revision == revision or metadata.get("deletionTimestamp"):
             continue
         nudged, _, at = (metadata.get("annotations") or {}).get(NUDGE_ANNOTATION, "").partition(" ")
         moment = parse_untrusted_time(at)
@@ -136,10 +136,10 @@ def plan_nudges(pods: list[Object], answers: dict[str, Any], revision: str, now:
 
 def is_model_loaded(model: ModelStatus, answer: Any) -> bool:
     """Return whether the engine itself lists the model, with the desired digest."""
-    if told := parse_report(answer):
-        state = told.adapters.get(model.name)
+    if report := parse_report(answer):
+        state = report.adapters.get(model.name)
         if state is None:
-            return model.kind != "adapter" and model.name in told.models
+            return model.kind != "adapter" and model.name in report.models
         return state.loaded and model.digest in (None, state.digest)
     try:
         entry = next((entry for entry in answer["data"] if entry["id"] == model.name), None)
@@ -152,23 +152,23 @@ def is_model_loaded(model: ModelStatus, answer: Any) -> bool:
 
 def find_digest(model: ModelStatus, answers: list[Any]) -> str | None:
     """Return the model's digest. Of an adapter on a claim only the sidecars know it."""
-    states = [told.adapters.get(model.name) for answer in answers if (told := parse_report(answer))]
+    states = [report.adapters.get(model.name) for answer in answers if (report := parse_report(answer))]
     return model.digest or next((state.digest for state in states if state and state.digest), None)
 
 
 def find_adapter_error(pods: list[Object], answers: dict[str, Any], revision: str) -> HoneError | None:
     """Return why an adapter of this revision is not loaded; None without a failure."""
     for pod in pods:
-        told = parse_report(answers.get(pod["metadata"]["uid"]))
-        if told is None or told.revision != revision:
+        report = parse_report(answers.get(pod["metadata"]["uid"]))
+        if report is None or report.revision != revision:
             continue
-        for state in told.adapters.values():
-            if said := state.error:
-                return HoneError(CATALOGUE.get(said.reason, ENGINE_FAILED), said.message, remedy=said.remedy)
+        for state in report.adapters.values():
+            if error := state.error:
+                return HoneError(CATALOGUE.get(error.reason, ENGINE_FAILED), error.message, remedy=error.remedy)
     return None
 
 
 def count_outdated_engines(pods: list[Object], answers: dict[str, Any], revision: str) -> int:
     """Return how many engines don't have the adapters of this revision yet."""
-    told = [found for pod in pods if (found := parse_report(answers.get(pod["metadata"]["uid"])))]
-    return sum(one.revision != revision or not all(state.loaded for state in one.adapters.values()) for one in told)
+    reports = [found for pod in pods if (found := parse_report(answers.get(pod["metadata"]["uid"])))]
+    return sum(one.revision != revision or not all(state.loaded for state in one.adapters.values()) for one in reports)

@@ -153,7 +153,7 @@ def _build_pod(declared: InferenceService, resolved: ResolvedModels, images: Ima
     image = declared.spec.pod.image or images.get_engine_image(engine.name)
     spec = declared.spec.model_copy(update={"pod": run_as_root_if_needed(declared.spec.pod, image)})
     gpus = spec.resources.gpus
-    beside = [
+    helpers = [
         *hub_download.build_download_containers(spec, resolved, images.runtime),
         *_build_helper_containers(declared, resolved, images),
     ]
@@ -217,7 +217,7 @@ def _build_pod(declared: InferenceService, resolved: ResolvedModels, images: Ima
         if engine.check_command and artifact_links.provides_modules(spec, resolved)
         else []
     )
-    init_containers = [*pod.get("initContainers", []), *beside, *check]
+    init_containers = [*pod.get("initContainers", []), *helpers, *check]
     return pod_options.add_pull_policies(pod | ({"initContainers": init_containers} if init_containers else {}))
 
 
@@ -272,7 +272,7 @@ def _build_check_container(command: list[str], container: Object) -> Object:
 
 
 def _append_python_path(variables: list[Object]) -> None:
-    """Append the folder of the gate module to a user's own PYTHONPATH."""
+    """Append the folder of the middleware module to a user's own PYTHONPATH."""
     for variable in variables:
         if variable["name"] == "PYTHONPATH" and POD_SERVED not in variable["value"].split(":"):
             variable["value"] += f":{POD_SERVED}"

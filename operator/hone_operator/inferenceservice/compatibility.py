@@ -82,14 +82,14 @@ def _check_memory(
     size = BYTES_PER_VALUE.get(resolved.weights.dtype, 2)
     weights, share = parameters * size, 1.0 if wanted.gpus else engine.cache_share
     cache = (length or 0) * (resolved.base_config.cache_bytes_per_token or 0) * size / 2
-    said = (
+    needed = (
         f"The weights of {resolved.weights.name} alone take {format_gib_or_mib(weights, 1)} ({parameters} parameters)"
     )
     if weights > room:
-        raise HoneError(MODEL_TOO_LARGE, f"{said}, and {where} {format_gib_or_mib(room, 1)} for them", remedy=remedy)
+        raise HoneError(MODEL_TOO_LARGE, f"{needed}, and {where} {format_gib_or_mib(room, 1)} for them", remedy=remedy)
     if cache > share * (room - weights):
         message = (
-            f"{said}, and {where} {format_gib_or_mib(room, 1)}; for the key-value cache that leaves "
+            f"{needed}, and {where} {format_gib_or_mib(room, 1)}; for the key-value cache that leaves "
             f"{format_gib_or_mib(share * (room - weights), 1)}, and spec.maxModelLen {length} needs "
             f"{format_gib_or_mib(cache, 1)}"
         )

@@ -334,8 +334,10 @@ def _find_engine_failure(
             return named
         if container.get("restartCount", 0) >= MIN_REPORTED_RESTARTS:
             return _explain_engine_exit(pod, name, ended)
-    if told := adapter_sidecar.find_adapter_error([pod], observed.answers, adapter_sidecar.compute_revision(resolved)):
-        return told
+    if adapter_error := adapter_sidecar.find_adapter_error(
+        [pod], observed.answers, adapter_sidecar.compute_revision(resolved)
+    ):
+        return adapter_error
     for name in CONTAINERS:
         why = pod_state.explain_not_running(
             pod, name, cluster=observed.cluster, warning=observed.warning, now=now, scaling=observed.scaling

@@ -29,10 +29,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class _Poll:
-    """One polled pod. `heard`: when it last gave a usable answer; before the first answer, when polling began."""
+    """One polled pod. `last_answer_at`: when it last gave a usable answer; before the first one, when polling began."""
 
     url: str
-    heard: datetime = field(default_factory=lambda: datetime.now(UTC))
+    last_answer_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     answer: Any = None
     task: asyncio.Task[None] | None = None
 
@@ -63,9 +63,9 @@ class Poller:
         """Return the newest answers, by pod uid."""
         return {uid: poll.answer for uid, poll in self._polls.get(key, {}).items() if poll.answer is not None}
 
-    def heard(self, key: Key) -> dict[str, datetime]:
+    def last_answers_at(self, key: Key) -> dict[str, datetime]:
         """Return when each pod last gave a usable answer, by uid; before its first one, when polling began."""
-        return {uid: poll.heard for uid, poll in self._polls.get(key, {}).items()}
+        return {uid: poll.last_answer_at for uid, poll in self._polls.get(key, {}).items()}
 
     async def close(self) -> None:
         for key in list(self._polls):
@@ -87,7 +87,7 @@ class Poller:
     def _take(self, key: Key, poll: _Poll, answer: Any) -> None:
         if answer is None:
             return
-        poll.heard = datetime.now(UTC)
+        poll.last_answer_at = datetime.now(UTC)
         if answer != poll.answer:
             poll.answer = answer
             self._on_news(key)

@@ -25,13 +25,13 @@ class Conditions:
 
     def set(self, type_: str, status: bool, reason: str, message: str) -> None:
         """Set a condition. Its `lastTransitionTime` changes only when its status does."""
-        word = "True" if status else "False"
+        text = "True" if status else "False"
         before = self._before.get(type_)
-        since = before["lastTransitionTime"] if before and before["status"] == word else self._now
+        since = before["lastTransitionTime"] if before and before["status"] == text else self._now
         self._set_in_this_pass.add(type_)
         self._after[type_] = {
             "type": type_,
-            "status": word,
+            "status": text,
             "reason": reason,
             "message": truncate_text(message, MAX_CONDITION_BYTES),
             "lastTransitionTime": since,

@@ -117,7 +117,7 @@ class FineTuneJobReader:
     async def _add_explanations(self, key: Key, job: FineTuneJob, observed: ObservedFineTuneJob, now: datetime) -> None:
         """Add reports, nodes and warnings: what shows how far the pods are, or why they wait."""
         observed.reports = self.get_reports(key)
-        observed.last_answer_at = self._poller.heard(key)
+        observed.last_answer_at = self._poller.last_answers_at(key)
         observed.held_since = self._memory.update_held(key, observed, now)
         resources = job.spec.resources
         is_to_prepare = jobs.has_prepare_job(job) and not Conditions(observed.owner, now).is_true("Prepared")

@@ -116,7 +116,7 @@ class InferenceServiceReader:
 
     def _add_engines(self, key: Key, observed: ObservedInferenceService) -> None:
         observed.pods = select_engines(observed.deployment, observed.owner, self._cache.children(key, PODS))
-        observed.answers, observed.last_answer_at = self._poller.answers(key), self._poller.heard(key)
+        observed.answers, observed.last_answer_at = self._poller.answers(key), self._poller.last_answers_at(key)
 
     async def _add_explanations(
         self, service: InferenceService, observed: ObservedInferenceService, now: datetime

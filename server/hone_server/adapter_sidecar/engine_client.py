@@ -79,9 +79,9 @@ class EngineClient:
         return self._key_file.read_bytes().strip() if self._key_file else None
 
 
-def _read_error_message(words: str) -> str:
+def _read_error_message(body: str) -> str:
     """Return the message of an error in OpenAI's shape, or else the start of the body."""
     try:
-        return str(json.loads(words)["error"]["message"])
+        return str(json.loads(body)["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        return words.strip()[:500]
+        return body.strip()[:500]

@@ -186,7 +186,7 @@ def mask_forbidden_tokens(scores: torch.Tensor, guides: Sequence[tuple[int, Guid
         scores[row].masked_fill_(on_device[place], -torch.inf)
 
 
-def shorten_message(words: str) -> str:
+def shorten_message(text: str) -> str:
     """Return the library's message in one line, without the state that it may append."""
-    message = re.split(r"<(?:state|backtrace)>", words)[0]
+    message = re.split(r"<(?:state|backtrace)>", text)[0]
     return " ".join(message.split())[:MESSAGE_CHARACTERS] or "no reason was given"

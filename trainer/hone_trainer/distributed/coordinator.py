@@ -48,7 +48,7 @@ class Coordinator:
         self._closing = asyncio.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(
-            target=self._loop.run_until_complete, args=(self._serve_until_closed(),), name="gate", daemon=True
+            target=self._loop.run_until_complete, args=(self._serve_until_closed(),), name="coordinator", daemon=True
         )
 
     def __enter__(self) -> None:
@@ -112,12 +112,12 @@ class Coordinator:
                 self._broadcast(over=f"Node {node} was lost")
                 self._finish_if_all_ended()
 
-    def _handle_message(self, node: int, said: dict[str, Any]) -> None:
-        if "ending" in said:
+    def _handle_message(self, node: int, message: dict[str, Any]) -> None:
+        if "ending" in message:
             self._first_ended_node = node if self._first_ended_node is None else self._first_ended_node
             self._broadcast(over=f"Node {node} ended")
-        if "word" in said:
-            self._results[node] = WorkerResult.model_validate(said["word"])
+        if "word" in message:
+            self._results[node] = WorkerResult.model_validate(message["word"])
             self._finish_if_all_ended()
 
     def _finish_if_all_ended(self) -> None:

@@ -35,7 +35,7 @@ class CoordinatorClient:
         self._master_port = 0
         self._root_cause_node: int | None = None
         self._begun, self._settled = Event(), Event()
-        Thread(target=self._connect_until_settled, name="member", daemon=True).start()
+        Thread(target=self._connect_until_settled, name="coordinator client", daemon=True).start()
         Thread(target=self._send_heartbeats, name="beat", daemon=True).start()
 
     def rendezvous(self, is_done: Callable[[], bool]) -> int | None:
@@ -49,17 +49,17 @@ class CoordinatorClient:
         """Notify the other nodes that a process of this node has ended."""
         self._send(ending=True)
 
-    def resolve_result(self, word: WorkerResult) -> WorkerResult:
+    def resolve_result(self, result: WorkerResult) -> WorkerResult:
         """Report this node's result and return it, corrected: the cause of a failure without a name may be on another
         node.
         """
-        self._send(word=word.model_dump(mode="json", include={"outcome", "reason", "killed"}))
-        if is_unclassified(word):
+        self._send(word=result.model_dump(mode="json", include={"outcome", "reason", "killed"}))
+        if is_unclassified(result):
             self._settled.wait(SHUTDOWN_GRACE_SECONDS)
-        return make_node_result(word, self._root_cause_node == self._rendezvous.node_rank, self.end_reason)
+        return make_node_result(result, self._root_cause_node == self._rendezvous.node_rank, self.end_reason)
 
     def _connect_until_settled(self) -> None:
-        gate = f"{self._rendezvous.address}:{self._rendezvous.port}"
+        address = f"{self._rendezvous.address}:{self._rendezvous.port}"
         while not self._begun.is_set():
             try:
                 with socket.create_connection(
@@ -71,7 +71,7 @@ class CoordinatorClient:
             else:
                 found = "it is of an earlier start, or of another number of nodes"
             if not self._begun.is_set():
-                self._print_reminder(f"node {self._rendezvous.node_rank} waits for node 0 at {gate}: {found}")
+                self._print_reminder(f"node {self._rendezvous.node_rank} waits for node 0 at {address}: {found}")
                 time.sleep(HEARTBEAT_SECONDS)
         if not self._settled.is_set():
             self.end_reason = self.end_reason or "Node 0 was lost"
@@ -84,19 +84,19 @@ class CoordinatorClient:
             for line in lines:
                 self._handle_message(json.loads(line))
 
-    def _handle_message(self, said: dict[str, Any]) -> None:
-        if said.get("waiting"):
-            missing = ", ".join(str(node) for node in said["waiting"])
+    def _handle_message(self, message: dict[str, Any]) -> None:
+        if message.get("waiting"):
+            missing = ", ".join(str(node) for node in message["waiting"])
             self._print_reminder(
                 f"node {self._rendezvous.node_rank} waits for node {missing} of {self._rendezvous.nodes} "
                 "(the first is 0)"
             )
-        if "begin" in said:
-            self._master_port = said["begin"]
+        if "begin" in message:
+            self._master_port = message["begin"]
             self._begun.set()
-        self.end_reason = self.end_reason or said.get("over", "")
-        if "cause" in said:
-            self._root_cause_node = said["cause"]
+        self.end_reason = self.end_reason or message.get("over", "")
+        if "cause" in message:
+            self._root_cause_node = message["cause"]
             self._settled.set()
 
     def _send_heartbeats(self) -> None:

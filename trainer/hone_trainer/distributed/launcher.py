@@ -29,9 +29,9 @@ _POLL_SECONDS = 0.05
 class WorkerProcess:
     """A running training process."""
 
-    def __init__(self, place: Rank, options: RunOptions, scratch: Path) -> None:
-        self._rank = place.rank
-        self._result_file = scratch / f"rank-{place.rank}.json"
+    def __init__(self, rank: Rank, options: RunOptions, scratch: Path) -> None:
+        self._rank = rank.rank
+        self._result_file = scratch / f"rank-{rank.rank}.json"
         self._ended_at = 0.0
         # The worker exits when the pipe closes, as it does when this process is gone. It has a session of its own, so
         # that Ctrl-C reaches only the launcher.
@@ -39,7 +39,7 @@ class WorkerProcess:
             [sys.executable, "-m", "hone_trainer.worker", str(self._result_file), *options.to_arguments()],
             stdin=subprocess.PIPE,
             start_new_session=True,
-            env={**os.environ, **place.to_environ(), "TMPDIR": str(scratch)},
+            env={**os.environ, **rank.to_environ(), "TMPDIR": str(scratch)},
         )
 
     @property
@@ -60,41 +60,41 @@ class WorkerProcess:
         if self._process.stdin:
             self._process.stdin.close()
         try:
-            word = WorkerResult.model_validate_json(self._result_file.read_bytes())
+            result = WorkerResult.model_validate_json(self._result_file.read_bytes())
             at = self._result_file.stat().st_mtime
         except (OSError, ValidationError):
-            word, at = None, self._ended_at or time.time()
-        return ProcessExit(self._rank, code, at, word)
+            result, at = None, self._ended_at or time.time()
+        return ProcessExit(self._rank, code, at, result)
 
 
 def launch_workers(
-    places: list[Rank], options: RunOptions, stop: StopSignal, member: CoordinatorClient | None
+    ranks: list[Rank], options: RunOptions, stop: StopSignal, coordinator: CoordinatorClient | None
 ) -> WorkerResult:
     """Run this node's processes to their end and return the result. Raises Interrupted at the second signal to stop."""
     with TemporaryDirectory(prefix="hone-") as scratch, stop.deferred():
         workers: list[WorkerProcess] = []
         endings: list[ProcessExit] = []
         try:
-            workers.extend(WorkerProcess(place, options, Path(scratch)) for place in places)
-            _wait_for_workers(workers, stop, member)
+            workers.extend(WorkerProcess(rank, options, Path(scratch)) for rank in ranks)
+            _wait_for_workers(workers, stop, coordinator)
         finally:
             endings.extend(worker.end_process() for worker in workers)
-        word = pick_run_result(endings)
-        return member.resolve_result(word) if member else word
+        result = pick_run_result(endings)
+        return coordinator.resolve_result(result) if coordinator else result
 
 
-def _wait_for_workers(workers: list[WorkerProcess], stop: StopSignal, member: CoordinatorClient | None) -> None:
+def _wait_for_workers(workers: list[WorkerProcess], stop: StopSignal, coordinator: CoordinatorClient | None) -> None:
     """Wait until all processes have ended, or the others still run SHUTDOWN_GRACE_SECONDS after one, here or elsewhere,
     ended.
     """
     told = False
     deadline = float("inf")
     while any(worker.is_running for worker in workers) and time.monotonic() < deadline:
-        over = bool(member and member.end_reason)
+        over = bool(coordinator and coordinator.end_reason)
         if deadline == float("inf") and (over or not all(worker.is_running for worker in workers)):
             deadline = time.monotonic() + SHUTDOWN_GRACE_SECONDS
-            if member and not over:
-                member.report_exit()
+            if coordinator and not over:
+                coordinator.report_exit()
         if stop.is_requested and not told:
             told = True
             for worker in workers:

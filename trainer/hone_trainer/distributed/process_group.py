@@ -70,23 +70,23 @@ class ProcessGroup:
 class GroupBootstrap:
     """The processes before they form a group: the first one prepares alone, and the others wait for it."""
 
-    def __init__(self, place: Rank) -> None:
+    def __init__(self, rank: Rank) -> None:
         """Open the TCP store of the first process. Raises HoneError InvalidSpec when a GPU is missing."""
         gpus = torch.cuda.device_count()
-        if 0 < gpus < place.local_world_size:
+        if 0 < gpus < rank.local_world_size:
             raise HoneError(
                 INVALID_SPEC,
-                f"spec.resources.gpus is {place.local_world_size}, and torch sees {gpus}",
+                f"spec.resources.gpus is {rank.local_world_size}, and torch sees {gpus}",
                 remedy=f"Set it to {gpus}, or make more GPUs visible.",
             )
-        self._rank = place
+        self._rank = rank
         self._gpu_count = gpus
         # Libraries that find these variables would use a process group that does not exist yet.
-        for name in place.to_environ():
+        for name in rank.to_environ():
             os.environ.pop(name, None)
-        leads = place.rank == 0
+        is_main = rank.rank == 0
         self._store = TCPStore(
-            place.master_addr, place.master_port, is_master=leads, wait_for_workers=False, timeout=COLLECTIVE_TIMEOUT
+            rank.master_addr, rank.master_port, is_master=is_main, wait_for_workers=False, timeout=COLLECTIVE_TIMEOUT
         )
 
     def wait_for_rank_zero(self) -> None:
@@ -96,19 +96,19 @@ class GroupBootstrap:
 
     def create_group(self) -> ProcessGroup:
         """Create the process group of all processes and return it."""
-        place = self._rank
-        if place.rank == 0:
+        rank = self._rank
+        if rank.rank == 0:
             self._store.set(_PREPARED_KEY, "")
-        os.environ.update(place.to_environ())
+        os.environ.update(rank.to_environ())
         if self._gpu_count:
-            torch.cuda.set_device(place.local_rank)
+            torch.cuda.set_device(rank.local_rank)
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if self._gpu_count else "gloo",
             store=PrefixStore("group", self._store),
-            rank=place.rank,
-            world_size=place.world_size,
+            rank=rank.rank,
+            world_size=rank.world_size,
             timeout=COLLECTIVE_TIMEOUT,
         )
         return ProcessGroup(
-            place.rank, place.world_size, distributed.new_group(backend="gloo", timeout=PREPARATION_TIMEOUT)
+            rank.rank, rank.world_size, distributed.new_group(backend="gloo", timeout=PREPARATION_TIMEOUT)
         )

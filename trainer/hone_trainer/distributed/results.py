@@ -84,19 +84,19 @@ def _make_result_of_silent_process(endings: list[ProcessExit]) -> WorkerResult:
     return WorkerResult(outcome="Failed", message=message, killed=killed)
 
 
-def is_unclassified(word: WorkerResult) -> bool:
+def is_unclassified(result: WorkerResult) -> bool:
     """Return whether the result is a failure whose cause may be in another process."""
-    return word.outcome == "Failed" and word.reason == INTERNAL_ERROR.name
+    return result.outcome == "Failed" and result.reason == INTERNAL_ERROR.name
 
 
-def find_root_cause_node(words: dict[int, WorkerResult], first: int | None) -> int | None:
+def find_root_cause_node(results: dict[int, WorkerResult], first: int | None) -> int | None:
     """Return the node that caused all failures when none has a name: one with a killed process, else `first`.
 
     `first` is the node on which a process ended first. None: the result of some node is no failure, or one with a name.
     """
-    if not all(is_unclassified(word) for word in words.values()):
+    if not all(is_unclassified(result) for result in results.values()):
         return None
-    return next((node for node, word in words.items() if word.killed), first)
+    return next((node for node, result in results.items() if result.killed), first)
 
 
 def make_node_result(own: WorkerResult, is_cause: bool, over: str) -> WorkerResult:
@@ -106,11 +106,11 @@ def make_node_result(own: WorkerResult, is_cause: bool, over: str) -> WorkerResu
     return WorkerResult(outcome="Interrupted", message=over, progress=own.progress, parameters=own.parameters)
 
 
-def raise_failure(word: WorkerResult) -> None:
+def raise_failure(result: WorkerResult) -> None:
     """Raise the failure in a result: HoneError, UnclassifiedError, or Interrupted."""
-    if word.outcome == "Interrupted":
-        raise Interrupted(word.message)
-    if word.outcome == "Failed":
-        if word.traceback:
-            raise UnclassifiedError(word.message, word.traceback)
-        raise HoneError(CATALOGUE[word.reason], word.message, remedy=word.remedy or None)
+    if result.outcome == "Interrupted":
+        raise Interrupted(result.message)
+    if result.outcome == "Failed":
+        if result.traceback:
+            raise UnclassifiedError(result.message, result.traceback)
+        raise HoneError(CATALOGUE[result.reason], result.message, remedy=result.remedy or None)

@@ -89,13 +89,13 @@ def find_newest_checkpoint(root: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, warnings
 
 
-def commit_checkpoint(written: Path, account: RunTotals, limit: int) -> list[Path]:
+def commit_checkpoint(written: Path, totals: RunTotals, limit: int) -> list[Path]:
     """Turn what Trainer has written into a complete checkpoint, and keep it and the newest `limit` - 1 before it.
 
     Return the folders that are left to remove, which takes a while: they no longer count as checkpoints.
     """
-    write_atomically(written / MARKER, _make_marker(account, flush_and_checksum(written)))
-    final = written.parent / make_checkpoint_name(account.step)
+    write_atomically(written / MARKER, _make_marker(totals, flush_and_checksum(written)))
+    final = written.parent / make_checkpoint_name(totals.step)
     if final.exists():
         shutil.rmtree(final)
     written.rename(final)
@@ -115,8 +115,9 @@ def remove_checkpoints(outdated: list[Path]) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _make_marker(account: RunTotals, sums: dict[str, FileChecksum]) -> str:
-    content = {"account": asdict(account), "files": {name: asdict(found) for name, found in sums.items()}}
+def _make_marker(totals: RunTotals, sums: dict[str, FileChecksum]) -> str:
+    # This key stays: a run resumes from checkpoints of earlier versions.
+    content = {"account": asdict(totals), "files": {name: asdict(found) for name, found in sums.items()}}
     return json.dumps({"content": content, CHECKSUM: checksum_content(content)})
 
 
@@ -129,8 +130,8 @@ def _read_checkpoint(folder: Path) -> Checkpoint | str:
         content = marker["content"]
         if marker[CHECKSUM] != checksum_content(content):
             return f"{MARKER} has other content than was written"
-        account = RunTotals(**content["account"])
+        totals = RunTotals(**content["account"])
         files = {name: FileChecksum(**found) for name, found in content["files"].items()}
     except (ValueError, TypeError, KeyError):
         return f"{MARKER} can't be understood"
-    return find_difference(folder, files) or Checkpoint(folder, account)
+    return find_difference(folder, files) or Checkpoint(folder, totals)

@@ -117,10 +117,10 @@ def read_baseline(root: Path, terminal: Terminal) -> EvaluationResult:
 
 
 def measure_trained_model(
-    trainer: HoneTrainer, prepared: Prepared, account: RunTotals, terminal: Terminal
+    trainer: HoneTrainer, prepared: Prepared, totals: RunTotals, terminal: Terminal
 ) -> EvaluationResult:
     """Measure the trained model; its evaluation loss is the one that training ended with."""
-    loss = account.eval_metrics.get("eval_loss")
+    loss = totals.eval_metrics.get("eval_loss")
     return EvaluationResult(
         loss, compute_perplexity(loss, trainer), _ask_prompts("trained", trainer, prepared, terminal)
     )

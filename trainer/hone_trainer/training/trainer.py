@@ -207,19 +207,19 @@ class HoneTrainer(SFTTrainer):
 
     def _only_save(self, checkpoint: Checkpoint) -> RunTotals:
         """Load the trained weights: training was finished, and a later stage was interrupted."""
-        account = checkpoint.totals
+        totals = checkpoint.totals
         if self.is_fsdp_enabled:
             self._shard_model()
         self._load_from_checkpoint(str(checkpoint.folder))
-        if not account.evaluation_due:
-            return account
+        if not totals.evaluation_due:
+            return totals
         self.state = TrainerState.load_from_json(str(checkpoint.folder / TRAINER_STATE_NAME))
-        self._total_train_tokens = account.tokens
+        self._total_train_tokens = totals.tokens
         # otherwise Trainer casts the model for bf16_full_eval, and the cast model would be saved
         self.is_in_train = True
         self.evaluate()
         self.is_in_train = False
-        return replace(account, eval_metrics=self._last_evaluation())
+        return replace(totals, eval_metrics=self._last_evaluation())
 
     def _shard_model(self) -> None:
         """Shard the model, as `train` does before its first step."""
@@ -229,9 +229,9 @@ class HoneTrainer(SFTTrainer):
         register_fsdp_forward_method(self.model, "generate")
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        account = self.make_totals()
-        self._check_state(account)
-        written = Path(str(self.args.output_dir)) / f"checkpoint-{account.step}"
+        totals = self.make_totals()
+        self._check_state(totals)
+        written = Path(str(self.args.output_dir)) / f"checkpoint-{totals.step}"
         try:
             with disk_full_named(written):
                 # SFTTrainer's own method adds a model card to the parent folder
@@ -240,7 +240,7 @@ class HoneTrainer(SFTTrainer):
                 if self._group.is_main:
                     self._before_sealing()
                     self._end_removal()
-                    outdated = checkpoints.commit_checkpoint(written, account, self._keep_checkpoints)
+                    outdated = checkpoints.commit_checkpoint(written, totals, self._keep_checkpoints)
                     self._removal = Thread(target=checkpoints.remove_checkpoints, args=(outdated,), name="removal")
                     self._removal.start()
                 self._group.barrier()
@@ -257,9 +257,9 @@ class HoneTrainer(SFTTrainer):
         if self._removal:
             self._removal.join()
 
-    def _check_state(self, account: RunTotals) -> None:
+    def _check_state(self, totals: RunTotals) -> None:
         """Raise HoneError NonFiniteLoss for a damaged state, which must not be saved and resumed from."""
-        self._check_finite(loss=account.loss_since_log)
+        self._check_finite(loss=totals.loss_since_log)
         if self.accelerator.scaler is None:
             self._check_finite(gradient_norm=float(self._grad_norm))
         network: Any = self.model
@@ -378,13 +378,13 @@ class _BeginCallback(TrainerCallback):
         self._trainer.begin_training()
 
 
-def make_final_metrics(account: RunTotals) -> dict[str, float]:
+def make_final_metrics(totals: RunTotals) -> dict[str, float]:
     """Return the metrics of all starts of the run together; trainRuntime is in seconds."""
-    runtime = max(account.runtime, 1e-9)
+    runtime = max(totals.runtime, 1e-9)
     return {
-        "trainLoss": (account.loss_sum + account.loss_since_log) / max(account.step, 1),
-        "trainRuntime": round(account.runtime, 3),
-        "trainSamplesPerSecond": round(account.samples / runtime, 3),
-        "trainStepsPerSecond": round(account.step / runtime, 3),
-        "numTokens": float(account.tokens),
+        "trainLoss": (totals.loss_sum + totals.loss_since_log) / max(totals.step, 1),
+        "trainRuntime": round(totals.runtime, 3),
+        "trainSamplesPerSecond": round(totals.samples / runtime, 3),
+        "trainStepsPerSecond": round(totals.step / runtime, 3),
+        "numTokens": float(totals.tokens),
     }

@@ -204,7 +204,7 @@ def test_a_pod_with_another_address_is_asked_there_and_its_old_answer_is_forgott
         await until(lambda: len(asked) > 3)
         assert set(asked) == {"new"}
         poller.want(JOB, {})
-        assert poller.heard(JOB) == {}
+        assert poller.last_answers_at(JOB) == {}
 
     poll(work, monkeypatch)
 
