@@ -130,7 +130,7 @@ def test_the_page_shows_each_of_several_datasets(job: Job, train: Train) -> None
     assert [one["evaluation"]["rows"] for one in found] == [6, 2]
     linked = {value for tag, name, value in page.attributes if (tag, name) == ("a", "href")}
     names = ("usedRows", "usedTokens", "weight", "share")
-    assert {f"#{html.anchor(f'mixed {name}')}" for name in names} <= linked
+    assert {f"#{html.make_anchor(f'mixed {name}')}" for name in names} <= linked
     card = (done.output / "adapter/README.md").read_text()
     assert '"datasets": [' in card
     assert "claim/text.jsonl and claim/chat.jsonl" in card
