@@ -1,5 +1,7 @@
 """The embedded engine against `transformers serve` with continuous batching, and against vLLM if its program is given.
 
+With `--checkout`, the engine is compared with another Hone instead.
+
 SmolLM2-135M, greedy, streamed; 1, 8 and 32 clients ask the base and an adapter of rank 16, and 8 adapters at once.
 Goals: 1.05 of the tokens a second of `transformers serve`, its time to the first token or less, 0.8 of one adapter's
 tokens a second with 8 adapters. While one server is asked, the others are frozen; the order changes every round.
@@ -38,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--vllm", type=Path, metavar="PROGRAM", help="of vLLM for CPUs, which wants its own Python")
+    parser.add_argument("--checkout", type=Path, metavar="FOLDER", help="of another Hone, after `make install` in it")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
@@ -50,6 +53,13 @@ def main() -> None:
             "transformers serve": make_transformers_command(model),
             "transformers serve, adapter": make_transformers_command(first),
         }
+        if options.checkout:
+            made = {
+                "hone": made["hone"],
+                f"hone of {options.checkout.name}": make_hone_command(
+                    model, adapters, python=options.checkout / ".venv/bin/python"
+                ),
+            }
         if options.vllm:
             made["vLLM"] = make_vllm_command(options.vllm, model, adapters)
         servers: dict[str, Server] = {}
@@ -67,7 +77,7 @@ def list_models(title: str, server: Server) -> dict[str, list[str]]:
     every = {"base": [server.base]}
     if server.adapters:
         every["adapter"] = server.adapters[:1]
-    if title == "hone":
+    if title.startswith("hone"):
         every[MANY] = server.adapters
     return every
 

@@ -37,8 +37,10 @@ class Server:
         return sum(_read_memory_bytes(pid) for pid in _list_group(self.process.pid)) / 2**20
 
 
-def make_hone_command(model: Path, adapters: dict[str, Path], *options: str) -> tuple[list[str], str, list[str]]:
-    command = [sys.executable, "-m", "hone_server", str(model), "--name", "base", "--host", "127.0.0.1", *options]
+def make_hone_command(
+    model: Path, adapters: dict[str, Path], *options: str, python: Path = Path(sys.executable)
+) -> tuple[list[str], str, list[str]]:
+    command = [str(python), "-m", "hone_server", str(model), "--name", "base", "--host", "127.0.0.1", *options]
     for name, folder in adapters.items():
         command += ["--adapter", f"{name}={folder}"]
     return command, "base", list(adapters)
