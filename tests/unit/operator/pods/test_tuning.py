@@ -135,10 +135,10 @@ class Server:
 class Silent:
     """A poller that polls no pod."""
 
-    def heard(self, key: Key) -> Object:
+    def last_answers_at(self, key: Key) -> Object:
         return {}
 
-    answers = heard
+    answers = last_answers_at
 
 
 @pytest.mark.parametrize(("resources", "are_read"), [(TWO, True), ({"gpus": 1}, False), ({"gpus": 0}, False)])

@@ -69,10 +69,10 @@ class Server:
 class Silent:
     """A poller that polls no pod."""
 
-    def heard(self, key: Key) -> Object:
+    def last_answers_at(self, key: Key) -> Object:
         return {}
 
-    answers = heard
+    answers = last_answers_at
 
 
 def observer_of(cache: Cache, *found: Object) -> SnapshotReader:
