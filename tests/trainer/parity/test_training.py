@@ -1,5 +1,6 @@
 """A run equals TRL with the same arguments: the same losses and the same weights, bit for bit."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,7 @@ def test_several_datasets_are_those_that_the_library_mixes(
     given = [
         {"text": f"{word} is another sentence of the second dataset"} for word in "one two three four five".split()
     ]
-    Dataset.from_list(given * 3).to_json(claim / "other.jsonl")
+    (claim / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given * 3))
     parts = [load_rows(claim, tmp_path / "cache", file) for file in files]
     rows = interleave_datasets(parts, probabilities=[0.25, 0.75], seed=7) if weights else concatenate_datasets(parts)
     lora = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")

@@ -8,6 +8,7 @@ no more rows: so the shares are those of the weights, and no row comes twice. `p
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset, concatenate_datasets, interleave_datasets
 
 # The default of interleave_datasets. all_exhausted_without_replacement would use all rows whatever the weights are, and
@@ -20,8 +21,10 @@ def find_order(sizes: Sequence[int], weights: Sequence[float] | None, seed: int)
     starts = np.cumsum([0, *sizes[:-1]])
     if weights is None or len(sizes) == 1:
         return np.arange(sum(sizes))
+    # With a fingerprint, so that the library computes none: it can't pickle Arrow's tables on Python 3.12.
     numbered = [
-        Dataset.from_dict({"row": np.arange(start, start + size)}) for start, size in zip(starts, sizes, strict=True)
+        Dataset(pa.table({"row": np.arange(start, start + size)}), fingerprint=f"rows-{start}")
+        for start, size in zip(starts, sizes, strict=True)
     ]
     mixed = interleave_datasets(
         numbered,
