@@ -1,0 +1,110 @@
+"""A model and a dataset in an S3 bucket, up to an answer: the server is versitygw, in a pod."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from kube import Cluster, Images, condition, pod
+from s3server.gateway import BUCKET, SECRET, build, find_missing_program
+from training import ONE_THREAD, ROWS, SERVE_SECONDS, TRAIN_SECONDS, furnish, job, message
+
+Object = dict[str, Any]
+STORE = "http://store:7070"
+# Waits until the program is complete, since it is copied into the running pod.
+SERVE = """
+until test -e /data/complete; do sleep 0.2; done
+mkdir -p /data/objects /data/metadata /data/accounts
+exec /data/gateway --port :7070 --quiet --iam-dir /data/accounts posix --sidecar /data/metadata /data/objects
+"""
+UPLOAD = """
+import io, pathlib, sys
+from minio import Minio
+
+store = Minio("store:7070", sys.argv[1], sys.argv[2], secure=False, region="us-east-1")
+store.make_bucket(sys.argv[3])
+for path in pathlib.Path("/models/tiny").rglob("*"):
+    if path.is_file():
+        store.fput_object(sys.argv[3], f"tiny/{path.relative_to('/models/tiny')}", str(path))
+rows = sys.argv[4].encode()
+store.put_object(sys.argv[3], "rows/train.jsonl", io.BytesIO(rows), len(rows))
+"""
+
+
+@pytest.fixture(scope="module")
+def lab(hone: Cluster, images: Images) -> Iterator[str]:
+    """Yield a namespace with a store whose bucket has a model and rows, and the Secrets of a reader and of nobody."""
+    assert not (reason := find_missing_program()), reason
+    with hone.fresh_namespace("stores") as namespace:
+        furnish(hone, images, namespace)
+        hone.create(
+            secret("reader", SECRET),
+            secret("nobody", {**SECRET, "AWS_SECRET_ACCESS_KEY": "wrong"}),
+            {
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": {"name": "store"},
+                "spec": {"selector": {"app": "store"}, "ports": [{"port": 7070}]},
+            },
+            namespace=namespace,
+        )
+        keys = [SECRET["AWS_ACCESS_KEY_ID"], SECRET["AWS_SECRET_ACCESS_KEY"]]
+        roots = zip(("ROOT_ACCESS_KEY", "ROOT_SECRET_KEY"), keys, strict=True)
+        environment = [{"name": name, "value": value} for name, value in roots]
+        probe = {"readinessProbe": {"tcpSocket": {"port": 7070}, "periodSeconds": 1}, "env": environment}
+        server = pod("store", images.operator, "sh", "-euc", SERVE, **probe)
+        server["spec"]["volumes"].append({"name": "data", "emptyDir": {}})
+        server["spec"]["containers"][0]["volumeMounts"].append({"name": "data", "mountPath": "/data"})
+        hone.create(server, namespace=namespace)
+        hone.wait("pod", "store", lambda found: found["status"].get("phase") == "Running", namespace)
+        hone.kubectl("cp", "--no-preserve", str(build()), f"{namespace}/store:/data/gateway")
+        hone.kubectl(
+            "exec", "store", "--", "sh", "-c", "chmod +x /data/gateway && touch /data/complete", namespace=namespace
+        )
+        hone.wait("pod", "store", condition("Ready"), namespace)
+        command = ["python3", "-c", UPLOAD, *keys, BUCKET, ROWS]
+        hone.run_pod(pod("upload", images.runtime, *command, claims={"models": "/models"}), namespace)
+        yield namespace
+        hone.kubectl("delete", "inferenceservices", "--all", namespace=namespace)
+
+
+def secret(name: str, data: dict[str, str]) -> Object:
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data}
+
+
+def from_bucket(key: str, reader: str = "reader") -> Object:
+    return {"uri": f"s3://{BUCKET}/{key}", "endpoint": STORE, "secret": {"name": reader}}
+
+
+def test_a_model_and_rows_of_a_bucket_are_trained_and_served(hone: Cluster, lab: str) -> None:
+    made = job("bucket", model=from_bucket("tiny/"), dataset=from_bucket("rows/train.jsonl"))
+    hone.create(made, namespace=lab)
+    hone.wait("finetunejob", "bucket", condition("Succeeded"), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
+    jobs = {each["metadata"]["name"]: json.dumps(each["spec"]) for each in hone.list("jobs", lab)}
+    prepare, train = jobs["bucket-prepare"], jobs["bucket-train"]
+    assert '"reader"' in prepare
+    assert '"reader"' not in train
+    service = {
+        "apiVersion": "hone.dev/v1alpha1",
+        "kind": "InferenceService",
+        "metadata": {"name": "chat"},
+        "spec": {
+            "model": {"fineTuneJob": {"name": "bucket"}},
+            "resources": {"gpus": 0, "sharedMemory": "64Mi"},
+            "pod": ONE_THREAD,
+        },
+    }
+    hone.create(service, namespace=lab)
+    hone.wait("inferenceservice", "chat", condition("Ready"), lab, timeout=SERVE_SECONDS)
+    [engine] = hone.list("pods", lab, "hone.dev/inferenceservice=chat")
+    assert '"reader"' not in json.dumps(engine["spec"])
+
+
+def test_wrong_keys_are_explained(hone: Cluster, lab: str) -> None:
+    made = job("refused", dataset=from_bucket("rows/train.jsonl", "nobody"))
+    hone.create(made, namespace=lab)
+    failed = hone.wait("finetunejob", "refused", condition("Failed"), lab, timeout=TRAIN_SECONDS)
+    explained = message(failed, "Failed")
+    assert "StoreUnauthorized" in json.dumps(failed["status"])
+    assert "spec.dataset.secret" in explained
+    assert "wrong" not in explained
