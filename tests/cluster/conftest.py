@@ -100,7 +100,9 @@ def images(cluster: Cluster) -> Images:
 def hone(cluster: Cluster, images: Images) -> Iterator[Cluster]:
     """Yield the cluster with Hone installed from its chart, as a user would install it."""
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM, "labels": RESTRICTED}})
-    # An earlier installation leaves its Lease, which helm does not know.
+    # An earlier installation leaves its Lease, which helm does not know, and which its operator would write again.
+    gone = ("--ignore-not-found", "--cascade=foreground", "--wait")
+    cluster.kubectl("delete", "deployment", "hone-operator", *gone, namespace=SYSTEM)
     cluster.kubectl("delete", "lease", "hone-operator", "--ignore-not-found", namespace=SYSTEM)
     try:
         helm = ["helm", "upgrade", "--install", "hone", f"{ROOT}/charts/hone", "--namespace", SYSTEM]
