@@ -2,7 +2,8 @@
 
 Input is a folder; output is a server at `url` on a free port of 127.0.0.1, which accepts one pair of keys. `go.mod` in
 this folder pins the program, which is built once into the user's cache. Metadata are in a folder next to the
-objects, so that no extended attributes are needed. The tests of hone_trainer.remote and `benchmarks/remote.py` use it.
+objects, so that no extended attributes are needed. The tests of hone_trainer.remote, `benchmarks/downloads.py` and a
+test of the cluster, in a pod, use it.
 """
 
 import hashlib

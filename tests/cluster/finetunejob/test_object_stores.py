@@ -31,6 +31,15 @@ store.put_object(sys.argv[3], "rows/train.jsonl", io.BytesIO(rows), len(rows))
 """
 
 
+# Runs in the engine's container, and prints its answer.
+ASK = """
+import json, sys, urllib.request
+body = json.dumps({"model": sys.argv[1], "prompt": "red", "max_tokens": 4}).encode()
+request = urllib.request.Request("http://127.0.0.1:8000/v1/completions", body, {"Content-Type": "application/json"})
+print(json.load(urllib.request.urlopen(request, timeout=60))["choices"][0]["text"])
+"""
+
+
 @pytest.fixture(scope="module")
 def lab(hone: Cluster, images: Images) -> Iterator[str]:
     """Yield a namespace with a store whose bucket has a model and rows, and the Secrets of a reader and of nobody."""
@@ -95,9 +104,14 @@ def test_a_model_and_rows_of_a_bucket_are_trained_and_served(hone: Cluster, lab:
         },
     }
     hone.create(service, namespace=lab)
-    hone.wait("inferenceservice", "chat", condition("Ready"), lab, timeout=SERVE_SECONDS)
+    served = hone.wait("inferenceservice", "chat", condition("Ready"), lab, timeout=SERVE_SECONDS)
     [engine] = hone.list("pods", lab, "hone.dev/inferenceservice=chat")
     assert '"reader"' not in json.dumps(engine["spec"])
+    models = {each["kind"]: each["name"] for each in served["status"]["models"]}
+    assert models == {"base": f"s3://{BUCKET}/tiny/", "adapter": "bucket"}
+    command = ["exec", engine["metadata"]["name"], "--container", "engine", "--", "python3", "-c", ASK]
+    for model in models.values():
+        assert hone.kubectl(*command, model, namespace=lab).strip()
 
 
 def test_wrong_keys_are_explained(hone: Cluster, lab: str) -> None:
