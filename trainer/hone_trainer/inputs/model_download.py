@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 
+from hone_api.byte_sizes import format_bytes
 from hone_api.containers import DOWNLOAD_PROGRAM, failure_line
 from hone_api.exit_codes import INTERRUPTED_EXIT_CODE
 from hone_api.io.terminal import make_output_safe, print_line
@@ -79,7 +80,7 @@ def _download(name: str, revision: str, link: Path) -> None:
     link.unlink(missing_ok=True)  # the container may restart in the same pod
     link.symlink_to(folder)
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-    print_line(f"{DOWNLOAD_PROGRAM}: {folder} holds {size} bytes, complete in {time.monotonic() - begin:.1f} s")
+    print_line(f"{DOWNLOAD_PROGRAM}: {folder} holds {format_bytes(size)}, complete in {time.monotonic() - begin:.1f} s")
 
 
 @contextmanager
@@ -91,7 +92,7 @@ def report_size(folder: Path, seconds: float) -> Iterator[None]:
         while not done.wait(seconds):
             with suppress(FileNotFoundError):  # files are renamed when they are complete
                 size = sum(path.stat().st_size for path in folder.iterdir())
-                print_line(f"{DOWNLOAD_PROGRAM}: {size} bytes are in {folder}")
+                print_line(f"{DOWNLOAD_PROGRAM}: {format_bytes(size)} are in {folder}")
 
     Thread(target=report, daemon=True).start()
     try:
