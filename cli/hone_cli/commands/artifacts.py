@@ -14,6 +14,7 @@ from hone_cli.ui.output import Problem
 
 if TYPE_CHECKING:
     from hone_cli.artifacts.pull import Sizes
+    from hone_cli.client.cluster import Cluster, Object
 
 REPORT = "report/report.html"
 
@@ -33,12 +34,8 @@ def pull_command(
 ) -> None:
     """Download the artifact of a FineTuneJob, and prove every file. Run it again to continue after an interruption."""
     from hone_cli.artifacts import pull, target, transfer
-    from hone_cli.client import cluster
-    from hone_cli.objects.names import JOB, parse_name
 
-    name = parse_name(job, JOB, "pull")
-    connection = cluster.connect(context, namespace)
-    body = transfer.find_job(connection, name)
+    connection, name, body = _find_job("pull", job, context, namespace)
     artifact = pull.require_artifact(body)
     root = folder or Path(name)
     with target.lock_folder(root), transfer.open_session(connection, body) as session, show_progress_bar() as begin:
@@ -57,12 +54,8 @@ def report_command(
 ) -> None:
     """Download the report of a FineTuneJob, and open it in the browser."""
     from hone_cli.artifacts import transfer
-    from hone_cli.client import cluster
-    from hone_cli.objects.names import JOB, parse_name
 
-    name = parse_name(job, JOB, "report")
-    connection = cluster.connect(context, namespace)
-    body = transfer.find_job(connection, name)
+    connection, name, body = _find_job("report", job, context, namespace)
     place = file or Path(f"{name}-report.html")
     if not place.parent.is_dir():
         raise Problem(f"--output {place}: {place.parent} is no folder", "Create it, or name another FILE.")
@@ -72,6 +65,17 @@ def report_command(
     output.print_line(f"✓ {place}", color="green")
     if not (no_browser or file) and not webbrowser.open(place.resolve().as_uri()):
         output.print_hint("No browser was found: open the file yourself.")
+
+
+def _find_job(command: str, job: str, context: str | None, namespace: str | None) -> "tuple[Cluster, str, Object]":
+    """Return the cluster, and the name and the FineTuneJob that an argument of `command` names. Raises Problem."""
+    from hone_cli.artifacts import transfer
+    from hone_cli.client import cluster
+    from hone_cli.objects.names import JOB, parse_name
+
+    name = parse_name(job, JOB, command)
+    connection = cluster.connect(context, namespace)
+    return connection, name, transfer.find_job(connection, name)
 
 
 def save_report(place: Path, content: bytes) -> None:
