@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hone_cli.client.openai import Engine, Message, Model
 
 # The models in this chat, each with its conversation so far.
-Talk = dict[str, "list[Message]"]
+Conversations = dict[str, "list[Message]"]
 
 LOCAL_URL = "http://127.0.0.1:8000/v1"
 COMMANDS = (
@@ -34,7 +34,7 @@ Service = Annotated[
 ]
 Url = Annotated[str | None, typer.Option(help=f"Base URL of an engine (default: {LOCAL_URL}).")]
 ModelName = Annotated[str | None, typer.Option("--model", help="Model to talk to (default: the adapter, if any).")]
-Beside = Annotated[str | None, typer.Option(metavar="MODEL", help="Ask this model the same, too.")]
+SecondModel = Annotated[str | None, typer.Option("--beside", metavar="MODEL", help="Ask this model the same, too.")]
 Text = Annotated[str | None, typer.Option("--message", "-m", help="Ask this, print the answer only, and end.")]
 
 
@@ -44,7 +44,7 @@ def command(
     context: options.Context = None,
     url: Url = None,
     model: ModelName = None,
-    beside: Beside = None,
+    second_model: SecondModel = None,
     message: Text = None,
     verbose: options.Verbose = False,
 ) -> None:
@@ -54,11 +54,13 @@ def command(
     with _connect_to_engine(name, namespace, context, url) as engine:
         models = engine.models()
         first = choose_model(models, model)
-        talk: Talk = {first: []} if beside is None else {first: [], choose_second_model(models, first, beside): []}
+        conversations: Conversations = {first: []}
+        if second_model is not None:
+            conversations[choose_second_model(models, first, second_model)] = []
         if message is not None:
-            ask_models(engine, talk, message)
+            ask_models(engine, conversations, message)
         else:
-            hold_conversation(engine, talk)
+            hold_conversations(engine, conversations)
 
 
 def choose_model(models: "list[Model]", wanted: str | None) -> str:
@@ -90,62 +92,65 @@ def print_model_answer(engine: "Engine", model: str, messages: "list[Message]") 
     return output.print_answer(engine.answer(model, messages))
 
 
-def ask_models(engine: "Engine", talk: "Talk", question: str) -> None:
+def ask_models(engine: "Engine", conversations: "Conversations", question: str) -> None:
     """Print every model's answer, with its name if there are several; all are added to the histories, or none."""
-    conversations: Talk = {model: [*history, {"role": "user", "content": question}] for model, history in talk.items()}
-    if len(conversations) > 1 and output.is_terminal():
+    message = {"role": "user", "content": question}
+    asked: Conversations = {model: [*history, message] for model, history in conversations.items()}
+    if len(asked) > 1 and output.is_terminal():
         from hone_cli.commands.side_by_side import print_answers_in_columns
 
-        answers = print_answers_in_columns(engine, conversations, output.make_console())
+        answers = print_answers_in_columns(engine, asked, output.make_console())
     else:
         answers = {}
-        for model, messages in conversations.items():
-            if len(conversations) > 1:
+        for model, messages in asked.items():
+            if len(asked) > 1:
                 output.print_label(f"[{model}] ")
             answers[model] = print_model_answer(engine, model, messages)
-    for model, messages in conversations.items():
-        talk[model] = [*messages, {"role": "assistant", "content": answers[model]}]
+    for model, messages in asked.items():
+        conversations[model] = [*messages, {"role": "assistant", "content": answers[model]}]
 
 
-def hold_conversation(engine: "Engine", talk: "Talk") -> None:
+def hold_conversations(engine: "Engine", conversations: "Conversations") -> None:
     """Read lines and answer them until /exit or the end of input. A failed answer leaves the history unchanged."""
-    output.print_hint(f"Talking to {' and '.join(talk)}. {COMMANDS}.")
+    output.print_hint(f"Talking to {' and '.join(conversations)}. {COMMANDS}.")
     for line in _read_lines():
         if line.startswith("/"):
             if line == "/exit":
                 return
-            talk = _run_command(line, engine, talk)
+            conversations = _run_command(line, engine, conversations)
             continue
         try:
-            ask_models(engine, talk, line)
+            ask_models(engine, conversations, line)
         except Problem as problem:
             output.print_failure(problem)
         except KeyboardInterrupt:
             output.print_hint("(stopped; this answer is forgotten)")
 
 
-def _run_command(line: str, engine: "Engine", talk: "Talk") -> "Talk":
+def _run_command(line: str, engine: "Engine", conversations: "Conversations") -> "Conversations":
     command, _, argument = line.partition(" ")
-    first = next(iter(talk))
+    first = next(iter(conversations))
     try:
         if command == "/models":
             for one in engine.models():
-                output.print_hint(f"{'*' if one.id in talk else ' '} {one.id}{f' ({one.kind})' if one.kind else ''}")
+                output.print_hint(
+                    f"{'*' if one.id in conversations else ' '} {one.id}{f' ({one.kind})' if one.kind else ''}"
+                )
         elif command == "/model" and argument.strip():
             model = choose_model(engine.models(), argument.strip())
             output.print_hint(f"Talking to {model}.")
-            return {model: talk[first]}
+            return {model: conversations[first]}
         elif command == "/beside" and argument.strip():
             model = choose_second_model(engine.models(), first, argument.strip())
             output.print_hint(f"Talking to {first} and {model}, from the beginning.")
             return {first: [], model: []}
         elif command == "/clear":
-            return {model: [] for model in talk}
+            return {model: [] for model in conversations}
         else:
             output.print_hint(f"{COMMANDS}.")
     except Problem as problem:
         output.print_failure(problem)
-    return talk
+    return conversations
 
 
 def _read_lines() -> Iterator[str]:

@@ -28,7 +28,7 @@ MESSAGE = "/dev/termination-log"
 POLL_SECONDS = 1.0
 # That the pod may run on.
 MOST_NODES = 20
-LONGEST_WORDS = 300
+LONGEST_MESSAGE = 300
 
 
 @dataclass(frozen=True)
@@ -157,17 +157,17 @@ def has_ended(pod: Object) -> bool:
 def read_answer(pod: Object) -> tuple[Mapping[str, Any] | None, str]:
     """Return the script's termination message, or None and why the pod ended without one."""
     status = pod.get("status") or {}
-    words = " ".join(str(status[key]) for key in ("reason", "message") if status.get(key))
+    reason = " ".join(str(status[key]) for key in ("reason", "message") if status.get(key))
     for container in temporary_pod.find_statuses(pod, CONTAINER):
         ended = (container.get("state") or {}).get("terminated") or {}
         text = str(ended.get("message") or "")
         try:
             found = json.loads(text)
         except ValueError:
-            words = f"{words or ended.get('reason') or ''} {text.strip()[-LONGEST_WORDS:]}".strip()
+            reason = f"{reason or ended.get('reason') or ''} {text.strip()[-LONGEST_MESSAGE:]}".strip()
         else:
             return (found, "") if isinstance(found, dict) else (None, text)
-    return None, words
+    return None, reason
 
 
 def _describe_place(target: Target) -> str:

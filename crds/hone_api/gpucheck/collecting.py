@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from .facts import REQUIRED, RESOURCE, Device, DeviceFile, Facts, Problem, Torch
-from .judgement import DENIED, LONGEST_WORDS, OVERFLOW_ID, judge_files, judge_torch
+from .judgement import DENIED, LONGEST_MESSAGE, OVERFLOW_ID, judge_files, judge_torch
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +57,9 @@ def ask_torch(environ: Mapping[str, str], wanted: int, seconds: float = PROBE_SE
             return read_answer(answer)
         except (ValueError, KeyError, TypeError):
             printed.seek(0)
-            said = printed.read().decode(errors="replace")
-    log.warning("The check of torch printed: %s", said)
-    text = " ".join(said.split()).replace(". ", ", ")[-LONGEST_WORDS:].rstrip(". ")
+            output = printed.read().decode(errors="replace")
+    log.warning("The check of torch printed: %s", output)
+    text = " ".join(output.split()).replace(". ", ", ")[-LONGEST_MESSAGE:].rstrip(". ")
     ended = f"signal {-code}" if code < 0 else f"exit code {code}"
     return f"{ended}{f': {text}' if text else ''}"
 

@@ -13,7 +13,7 @@ from .facts import DeviceFile, Facts, Problem, Torch, vendor_of
 DENIED = (errno.EACCES, errno.EPERM)
 # The kernel shows this id for users and groups that a user namespace lacks.
 OVERFLOW_ID = 65534
-LONGEST_WORDS = 300
+LONGEST_MESSAGE = 300
 
 OPEN_TO_ALL = (
     "open the devices to all users by AMD's udev rule on the nodes (package amdgpu-insecure-instinct-udev-rules, or "
@@ -195,6 +195,6 @@ def _versions(facts: Facts, torch: Torch) -> str:
     return f"torch {torch.version} for {built}{driver}"
 
 
-def _shorten(words: str) -> str:
+def _shorten(message: str) -> str:
     """Return the beginning of a foreign message, on one line and as one sentence, because a full stop ends a cause."""
-    return " ".join(words.split())[:LONGEST_WORDS].replace(". ", ", ").rstrip(". ")
+    return " ".join(message.split())[:LONGEST_MESSAGE].replace(". ", ", ").rstrip(". ")

@@ -185,18 +185,20 @@ def _set_engines(
     status["readyReplicas"] = len(ready)
     # The list of models needs the clients' key as well, which the operator does not have.
     needs_key = declared is None or declared.spec.api_key_secret is not None
-    asked = [pod for pod in staying if pod in ready or adapter_sidecar.has_adapter_sidecar(pod)]
-    result.poll_urls = adapter_sidecar.build_poll_urls(asked, needs_key=needs_key)
+    polled_pods = [pod for pod in staying if pod in ready or adapter_sidecar.has_adapter_sidecar(pod)]
+    result.poll_urls = adapter_sidecar.build_poll_urls(polled_pods, needs_key=needs_key)
     answers = [observed.answers.get(pod["metadata"]["uid"]) for pod in ready]
     # While no engine has answered yet, the loaded models are unknown, not zero.
-    is_told = not ready or any(answer is not None for answer in answers)
+    is_loading_known = not ready or any(answer is not None for answer in answers)
     if declared and resolved:
-        tells = is_told and _can_report_models(declared, resolved)
-        status["models"] = [_build_model_status(model, answers, wanted if tells else None) for model in resolved.models]
+        reports_models = is_loading_known and _can_report_models(declared, resolved)
+        status["models"] = [
+            _build_model_status(model, answers, wanted if reports_models else None) for model in resolved.models
+        ]
         status["modelNames"] = ", ".join(model["name"] for model in status["models"])
     elif known := _read_reported_models(status):
         status["models"] = [
-            _build_model_status(each, answers, wanted if is_told and each.loaded else None) for each in known
+            _build_model_status(each, answers, wanted if is_loading_known and each.loaded else None) for each in known
         ]
     _set_available(wanted, ready, conditions)
     return ready

@@ -132,9 +132,9 @@ def read_response_format(value: Any) -> Any:
     return {"type": kind, **given}
 
 
-def _make_refusal(words: str) -> PydanticCustomError:
+def _make_refusal(message: str) -> PydanticCustomError:
     # The message must not be a template: braces in it are the client's.
-    return PydanticCustomError("response_format", "{words}", {"words": words})
+    return PydanticCustomError("response_format", "{message}", {"message": message})
 
 
 ResponseFormat = Annotated[

@@ -52,8 +52,8 @@ INEXACT_MESSAGE = (
 class SchemaError(ValueError):
     """A keyword at a place of the schema can't be enforced as it is."""
 
-    def __init__(self, path: Path, words: str) -> None:
-        super().__init__(f"{format_path(path)}: {words}" if path else words)
+    def __init__(self, path: Path, message: str) -> None:
+        super().__init__(f"{format_path(path)}: {message}" if path else message)
 
 
 def prepare_schema(schema: Any, *, is_strict: bool) -> Any:

@@ -29,14 +29,14 @@ def detect_device() -> TrainingDevice:
     return TrainingDevice("cpu", "this CPU", _read_memory_bytes(), has_bfloat16, False, _count_cores())
 
 
-def describe_target_device(gpus: int, told: Gpu | None) -> TrainingDevice:
-    """Return the device of a job that is only prepared here, perhaps without its GPUs; `told` has precedence.
+def describe_target_device(gpus: int, given_gpu: Gpu | None) -> TrainingDevice:
+    """Return the device of a job that is only prepared here, perhaps without its GPUs; `given_gpu` has precedence.
 
     A GPU without any known property is assumed to be an Instinct, which computes in bfloat16.
     """
-    if not gpus or (torch.cuda.is_available() and not told):
+    if not gpus or (torch.cuda.is_available() and not given_gpu):
         return detect_device()
-    name, memory = (told.name, told.memory) if told else ("the GPU", None)
+    name, memory = (given_gpu.name, given_gpu.memory) if given_gpu else ("the GPU", None)
     return TrainingDevice("gpu", name, memory, True, find_spec("flash_attn") is not None, _count_cores())
 
 

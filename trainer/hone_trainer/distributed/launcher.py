@@ -87,7 +87,7 @@ def _wait_for_workers(workers: list[WorkerProcess], stop: StopSignal, coordinato
     """Wait until all processes have ended, or the others still run SHUTDOWN_GRACE_SECONDS after one, here or elsewhere,
     ended.
     """
-    told = False
+    is_stop_forwarded = False
     deadline = float("inf")
     while any(worker.is_running for worker in workers) and time.monotonic() < deadline:
         over = bool(coordinator and coordinator.end_reason)
@@ -95,8 +95,8 @@ def _wait_for_workers(workers: list[WorkerProcess], stop: StopSignal, coordinato
             deadline = time.monotonic() + SHUTDOWN_GRACE_SECONDS
             if coordinator and not over:
                 coordinator.report_exit()
-        if stop.is_requested and not told:
-            told = True
+        if stop.is_requested and not is_stop_forwarded:
+            is_stop_forwarded = True
             for worker in workers:
                 worker.send_signal(signal.SIGTERM)
         time.sleep(_POLL_SECONDS)
