@@ -108,7 +108,7 @@ def test_a_model_and_rows_of_a_bucket_are_trained_and_served(hone: Cluster, lab:
     [engine] = hone.list("pods", lab, "hone.dev/inferenceservice=chat")
     assert '"reader"' not in json.dumps(engine["spec"])
     models = {each["kind"]: each["name"] for each in served["status"]["models"]}
-    assert models == {"base": f"s3://{BUCKET}/tiny/", "adapter": "bucket"}
+    assert models == {"base": "tiny", "adapter": "bucket"}
     command = ["exec", engine["metadata"]["name"], "--container", "engine", "--", "python3", "-c", ASK]
     for model in models.values():
         assert hone.kubectl(*command, model, namespace=lab).strip()
