@@ -34,11 +34,6 @@ MAX_WAITING = 256
 # default, 400 prompts of different lengths increased the memory of an engine of SmolLM2-135M by 900 MB. With 32 it
 # answers 32 clients, and 8 adapters, as fast.
 CACHED_PRODUCTS = 32
-# How long a Python thread runs while another one waits to run; Python's default is ten times that.
-#
-# The engine's thread releases the lock at every operation of torch. While a worker thread reads a large request, the
-# engine waits this long each time: with the default a token took up to 98 ms instead of 19, and with this up to 84.
-SWITCH_SECONDS = 0.0005
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
@@ -70,7 +65,6 @@ def main(argv: list[str] | None = None) -> NoReturn:
     os.environ.setdefault("OMP_NUM_THREADS", str(count_cpu_threads()))
     for variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(variable, str(CACHED_PRODUCTS))
-    sys.setswitchinterval(SWITCH_SECONDS)
     from hone_server.http.server import ServerOptions, serve
 
     options = ServerOptions(

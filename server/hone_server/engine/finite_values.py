@@ -77,6 +77,9 @@ class FiniteValueFilter:
 
     def _mask_non_finite(self, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return both (shape [1, heads, tokens, size]) with zeros for tokens that have a value beyond MAX_MAGNITUDE."""
+        # Reading a result of a CPU waits for nothing, and this takes a fifth of the time of looking at each token.
+        if key.device.type == "cpu" and _is_bounded(key) and _is_bounded(value):
+            return key, value
         largest = torch.maximum(*(one.detach().abs().amax(dim=(0, 1, 3)).float() for one in (key, value)))
         is_wrong = ~(largest <= MAX_MAGNITUDE)
         self._is_bad_token = is_wrong if self._is_bad_token is None else self._is_bad_token | is_wrong
@@ -92,3 +95,9 @@ class FiniteValueFilter:
                     self.failed_ids.add(request.state.request_id)
                 row += request.query_length
         return [request for request in self._requests if request.state.request_id in self.failed_ids]
+
+
+def _is_bounded(values: torch.Tensor) -> bool:
+    """Return whether all values are numbers whose magnitude is at most MAX_MAGNITUDE."""
+    smallest, largest = torch.aminmax(values)  # both are NaN if any value is
+    return float(smallest) >= -MAX_MAGNITUDE and float(largest) <= MAX_MAGNITUDE
