@@ -67,7 +67,7 @@ soak: install ## the embedded engine and vLLM under 10,000 requests of 32 client
 	$(BIN)/pytest --long -s tests/server/process/test_soak.py
 
 test-cluster: install ## the whole of Hone on a real Kubernetes
-	$(BIN)/pytest tests/cluster
+	$(BIN)/pytest tests/cluster -n 2 --dist loadgroup
 
 cluster-up: ## start the local one-node Kubernetes (Linux, root, Go); built on the first call
 	tests/cluster/local/cluster up

@@ -40,8 +40,14 @@ def lacking() -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the test of the operator's rights last: it judges by what all others made the operator ask for."""
+    """Keep the tests of the cluster in one process: with `-n 2 --dist loadgroup`, the others run beside them.
+
+    The test of the operator's rights is the last one: it judges by what all others made the operator ask for.
+    """
     items.sort(key=lambda item: item.path.name == "test_rbac_least_privilege.py")
+    for item in items:
+        needs_cluster = "cluster" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("cluster" if needs_cluster else str(item.path.relative_to(ROOT))))
 
 
 @pytest.fixture(scope="session")
@@ -80,12 +86,13 @@ def two_nodes(cluster: Cluster) -> Iterator[tuple[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def control_plane(request: pytest.FixtureRequest) -> None:
-    """Require the programs that `apiserver.api_server` runs."""
-    if programs() is None:
-        request.getfixturevalue("cluster")  # builds them, unless the cluster is not the local one
-    if programs() is None:
-        not_run("there is no kube-apiserver of the local cluster: `make cluster-up` builds it")
+def control_plane() -> None:
+    """Require the programs that `apiserver.api_server` runs; build them if there are none."""
+    if programs() is not None:
+        return
+    if reason := lacking():
+        not_run(reason)
+    run(LOCAL / "cluster", "build", timeout=2400)
 
 
 @pytest.fixture(scope="session")
