@@ -67,7 +67,13 @@ soak: install ## the embedded engine and vLLM under 10,000 requests of 32 client
 	$(BIN)/pytest --long -s tests/server/process/test_soak.py
 
 test-cluster: install ## the whole of Hone on a real Kubernetes
-	$(BIN)/pytest tests/cluster -n 2 --dist loadgroup
+	$(MAKE) --jobs 2 --output-sync=line test-with-cluster test-with-api-server
+
+test-with-cluster: install ## its part that uses the local cluster
+	$(BIN)/pytest tests/cluster -m needs_cluster
+
+test-with-api-server: install ## its part that starts API servers, or nothing; it may run beside the other
+	$(BIN)/pytest tests/cluster -m 'not needs_cluster'
 
 cluster-up: ## start the local one-node Kubernetes (Linux, root, Go); built on the first call
 	tests/cluster/local/cluster up
@@ -76,4 +82,4 @@ cluster-down: ## stop it; its state and its images stay
 	tests/cluster/local/cluster down
 
 .PHONY: help install constraints demo demo-cluster test lint generate pod-schema test-unit test-trainer test-server test-bases \
-	test-long soak accept-gpu test-cluster cluster-up cluster-down
+	test-long soak accept-gpu test-cluster test-with-cluster test-with-api-server cluster-up cluster-down

@@ -40,14 +40,14 @@ def lacking() -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of the cluster in one process: with `-n 2 --dist loadgroup`, the others run beside them.
+    """Mark the tests that use the cluster: the others can run beside them, in another process.
 
     The test of the operator's rights is the last one: it judges by what all others made the operator ask for.
     """
     items.sort(key=lambda item: item.path.name == "test_rbac_least_privilege.py")
     for item in items:
-        needs_cluster = "cluster" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("cluster" if needs_cluster else str(item.path.relative_to(ROOT))))
+        if "cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.needs_cluster)
 
 
 @pytest.fixture(scope="session")
