@@ -67,7 +67,7 @@ soak: install ## the embedded engine and vLLM under 10,000 requests of 32 client
 	$(BIN)/pytest --long -s tests/server/process/test_soak.py
 
 test-cluster: install ## the whole of Hone on a real Kubernetes
-	$(MAKE) --jobs 2 --output-sync=line test-with-cluster test-with-api-server
+	$(MAKE) --jobs 2 test-with-cluster test-with-api-server
 
 test-with-cluster: install ## its part that uses the local cluster
 	$(BIN)/pytest tests/cluster -m needs_cluster
