@@ -111,7 +111,9 @@ def make_app(registry: ModelRegistry, max_waiting: int) -> FastAPI:
     async def chat(body: ChatRequest, request: Request) -> Response:
         model = get_checked_model(body)
         structure, tasks = await run_in_thread(plan_chat_tasks, model, body, is_large=request.state.is_large)
-        guided = await _run_unless_client_leaves(request, add_guides(model, tasks, structure))
+        guided = await _run_unless_client_leaves(
+            request, add_guides(model, tasks, structure, _get_client_address(request))
+        )
         if guided is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         refuse_busy(model, body)  # others have come meanwhile
@@ -121,7 +123,9 @@ def make_app(registry: ModelRegistry, max_waiting: int) -> FastAPI:
     async def completions(body: CompletionRequest, request: Request) -> Response:
         model = get_checked_model(body)
         structure, tasks = await run_in_thread(plan_completion_tasks, model, body, is_large=request.state.is_large)
-        guided = await _run_unless_client_leaves(request, add_guides(model, tasks, structure))
+        guided = await _run_unless_client_leaves(
+            request, add_guides(model, tasks, structure, _get_client_address(request))
+        )
         if guided is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         refuse_busy(model, body)  # others have come meanwhile
@@ -133,6 +137,11 @@ def make_app(registry: ModelRegistry, max_waiting: int) -> FastAPI:
         raise ApiError(404, message, code="not_found")
 
     return app
+
+
+def _get_client_address(request: Request) -> str:
+    """Return the address of the connection; all clients behind one proxy have the same."""
+    return request.client.host if request.client else ""
 
 
 async def _send_answer(
