@@ -113,9 +113,9 @@ class ClusterHandler(BaseHTTPRequestHandler):
         if self._is_replied(path):
             return
         if path.endswith("selfsubjectaccessreviews"):
-            asked = body["spec"]["resourceAttributes"]
-            named = "/".join(filter(None, [asked["resource"], asked["subresource"]]))
-            self._send(201, {"status": {"allowed": f"{asked['verb']} {named}" not in self.fake.refused}})
+            attributes = body["spec"]["resourceAttributes"]
+            named = "/".join(filter(None, [attributes["resource"], attributes["subresource"]]))
+            self._send(201, {"status": {"allowed": f"{attributes['verb']} {named}" not in self.fake.refused}})
             return
         if self.command == "POST" and path.endswith("/pods"):
             self.fake.objects[f"{path}/{body['metadata']['name']}"] = body | {"status": {"phase": "Running"}}
@@ -158,8 +158,8 @@ class ClusterHandler(BaseHTTPRequestHandler):
             self.wfile.write(struct.pack(">BBQ", 0x82, 127, len(data) + 1) + bytes([channel]) + data)
 
     def _select(self, items: list[Object], query: dict[str, str]) -> list[Object]:
-        wanted = dict(each.split("=") for each in query.get("labelSelector", "").split(",") if each)
-        return [each for each in items if wanted.items() <= (each["metadata"].get("labels") or {}).items()]
+        labels = dict(each.split("=") for each in query.get("labelSelector", "").split(",") if each)
+        return [each for each in items if labels.items() <= (each["metadata"].get("labels") or {}).items()]
 
     def _send_log(self, pod: str) -> None:
         content, length = self.fake.logs[pod].pop(0)

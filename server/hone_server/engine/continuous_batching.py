@@ -111,8 +111,10 @@ class Engine:
         if processor is None:
             return 0.0
         cache = processor.cache
-        kept = sum(len(one.ledger.cached_blocks) * one.bytes_per_block for one in cache.cache_allocators.values())
-        free = float(cache.compute_free_capacity()) + float(kept / (cache.num_sectors * cache.bytes_per_sector))
+        cached_bytes = sum(
+            len(one.ledger.cached_blocks) * one.bytes_per_block for one in cache.cache_allocators.values()
+        )
+        free = float(cache.compute_free_capacity()) + float(cached_bytes / (cache.num_sectors * cache.bytes_per_sector))
         return max(0.0, 1.0 - free)
 
     def start(self) -> None:

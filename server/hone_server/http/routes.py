@@ -313,21 +313,21 @@ def add_error_handlers(app: FastAPI) -> None:
     """Make the application answer every error in OpenAI's format."""
 
     @app.exception_handler(ApiError)
-    async def api_error(_: Request, error: ApiError) -> Response:
+    async def handle_api_error(_: Request, error: ApiError) -> Response:
         return JSONResponse(error.make_body(), error.status, headers=error.headers)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid_request(_: Request, error: RequestValidationError) -> Response:
+    async def handle_invalid_request(_: Request, error: RequestValidationError) -> Response:
         refused = make_validation_error(error.errors()[0])
         return JSONResponse(refused.make_body(), refused.status)
 
     @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> Response:
+    async def handle_http_error(request: Request, error: HTTPException) -> Response:
         refused = ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
         return JSONResponse(refused.make_body(), refused.status, headers=error.headers)
 
     @app.exception_handler(EngineError)
-    async def engine_error(_: Request, error: EngineError) -> Response:
+    async def handle_engine_error(_: Request, error: EngineError) -> Response:
         refused = make_engine_error(error)
         return JSONResponse(refused.make_body(), refused.status)
 

@@ -103,7 +103,7 @@ def build_structure(
         schema_owners=(*others[: len(grammars) - len(owners)], *owners),
         param="tools",
         # A template without a known form for calls has, as far as we know, no place for tools either.
-        tools=[tool.for_template() for tool in tools] if tool_call_format else None,
+        tools=[tool.format_for_template() for tool in tools] if tool_call_format else None,
         tool_call_format=tool_call_format or GENERIC,
         function_names={tool.function.name for tool in callable_tools},
         calls_begin=begin,

@@ -243,13 +243,13 @@ class GrammarTrials:
             return
         self._stop_helper()
         self._control, theirs = socket.socketpair()
-        kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "LANG") if name in os.environ}
+        environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "LANG") if name in os.environ}
         with theirs, _make_file(json.dumps(self._vocabulary).encode()) as vocabulary:
             self._helper = subprocess.Popen(
                 [sys.executable, "-P", "-m", "hone_server.structured.grammar_trial", str(theirs.fileno())],
                 stdin=vocabulary,
                 pass_fds=[theirs.fileno()],
-                env=kept | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=environment | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
 
     def _stop_helper(self) -> None:
