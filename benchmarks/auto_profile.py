@@ -69,12 +69,12 @@ def make_how_to_spec(changes: dict[str, Any]) -> dict[str, Any]:
 def make_auto_spec(written: dict[str, Any]) -> dict[str, Any]:
     """Return the same run without the fields that the profile may choose, except those given."""
     spec = make_how_to_spec({})
-    kept = (
+    fixed_fields = (
         "numTrainEpochs learningRate weightDecay maxGradNorm warmupSteps"
         "  lrSchedulerType loggingSteps maxLength padToken".split()
     )
     return spec | {
-        "training": {name: spec["training"][name] for name in kept} | written,
+        "training": {name: spec["training"][name] for name in fixed_fields} | written,
         "model": {"claim": spec["model"]["claim"]},
     }
 

@@ -126,11 +126,11 @@ def measure_padding(case: Case, model: Path, epochs: int) -> tuple[list[Choice],
 
 def compute_share(batches: Any) -> float:
     """Return tokens of rows over computed tokens. A batch without padding has no mask."""
-    kept = computed = 0
+    row_tokens = computed = 0
     for batch in batches:
         computed += batch["input_ids"].numel()
-        kept += int(batch["attention_mask"].sum()) if "attention_mask" in batch else batch["input_ids"].numel()
-    return kept / computed
+        row_tokens += int(batch["attention_mask"].sum()) if "attention_mask" in batch else batch["input_ids"].numel()
+    return row_tokens / computed
 
 
 def choose_profile(spec: FineTuneJobSpec, whole: Dataset, written: Any, flash: bool) -> list[Choice]:

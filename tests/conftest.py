@@ -27,10 +27,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture
 def outgoing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the hosts that the test's process tries to reach. The hub may be asked, and no host has an address."""
-    asked: list[str] = []
+    hosts: list[str] = []
 
     def refuse(host: Any, *args: Any, **options: Any) -> Any:
-        asked.append(str(host))
+        hosts.append(str(host))
         raise socket.gaierror(socket.EAI_NONAME, "no name is resolved in this test")
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
@@ -38,4 +38,4 @@ def outgoing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         monkeypatch.delenv(proxy, raising=False)
         monkeypatch.delenv(proxy.lower(), raising=False)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    return asked
+    return hosts

@@ -87,8 +87,8 @@ def run_contenders_server() -> Iterator[tuple[ApiServer, Audit]]:
 
 
 def add_figures(found: dict[str, dict[str, list[float]]], name: str, figures: dict[str, float]) -> None:
-    said = ", ".join(f"{figure} {value:.4g}" for figure, value in figures.items())
-    print(f"{time.strftime('%X')} {name}: {said}", file=sys.stderr, flush=True)
+    summary = ", ".join(f"{figure} {value:.4g}" for figure, value in figures.items())
+    print(f"{time.strftime('%X')} {name}: {summary}", file=sys.stderr, flush=True)
     for figure, value in figures.items():
         found[figure].setdefault(name, []).append(value)
 
@@ -106,11 +106,11 @@ def measure_creations(server: ApiServer, name: str, singles: int, many: int) -> 
             client.create(contender.path(space), contender.body(each))
             took.append(1000 * (jobs.wait([each], SECONDS_TO_SETTLE) - started))
             time.sleep(0.05)
-        wanted = make_names("many", many)
+        names = make_names("many", many)
         time.sleep(SECONDS_QUIET)
         before, started = read_cpu_seconds(pids), time.monotonic()
-        client.create_all(contender.path(space), map(contender.body, wanted))
-        last = jobs.wait(wanted, SECONDS_TO_SETTLE)
+        client.create_all(contender.path(space), map(contender.body, names))
+        last = jobs.wait(names, SECONDS_TO_SETTLE)
         time.sleep(SECONDS_QUIET)
         cpu = 1000 * (read_cpu_seconds(pids) - before) / many
         memory = read_resident_mib(pids)
@@ -134,9 +134,9 @@ def measure_lives(server: ApiServer, audit: Audit, name: str, count: int) -> tup
             ends = Arrivals(client, f"/apis/batch/v1/namespaces/{space}/jobs", CONTENDERS["trainer"].ended)
         else:
             ends = Arrivals(client, contender.path(space), contender.ended)
-        wanted, since, before = make_names("life", count), audit.position(), read_cpu_seconds(pids)
-        client.create_all(contender.path(space), map(contender.body, wanted))
-        ends.wait(wanted, SECONDS_TO_SETTLE)
+        names, since, before = make_names("life", count), audit.position(), read_cpu_seconds(pids)
+        client.create_all(contender.path(space), map(contender.body, names))
+        ends.wait(names, SECONDS_TO_SETTLE)
         time.sleep(SECONDS_QUIET)
         cpu = 1000 * (read_cpu_seconds(pids) - before) / count
     requests = audit.requests(name, since)

@@ -75,9 +75,9 @@ def _forget_selector(job: Object) -> None:
     """Remove the selector, because the server gives each Job its own."""
     job["spec"].pop("selector", None)
     for metadata in (job["metadata"], job["spec"]["template"]["metadata"]):
-        kept = {
+        labels = {
             name: value
             for name, value in metadata["labels"].items()
             if not name.endswith(("controller-uid", "job-name"))
         }
-        metadata["labels"] = kept
+        metadata["labels"] = labels

@@ -85,23 +85,23 @@ def measure_reconciles(server: ApiServer, count: int) -> None:
     """Measure a pass over an unfinished object, with this many finished ones in the cluster."""
     client = Client(server.url)
     space = create_namespace(client)
-    wanted = make_names("pass", FEW)
+    names = make_names("pass", FEW)
     with run_operator(server) as (pid, _):
         jobs = Arrivals(client, f"/apis/batch/v1/namespaces/{space}/jobs")
         took = []
-        for name in wanted:
+        for name in names:
             started = time.monotonic()
             client.create(HONE.path(space), HONE.body(name))
             took.append(1000 * (jobs.wait([name], SECONDS_TO_SETTLE) - started))
         time.sleep(SECONDS_QUIET)
         before = read_cpu_seconds([pid])
         for number in range(PASSES_EACH):
-            for name in wanted:
+            for name in names:
                 touch = {"metadata": {"annotations": {"benchmark": str(number)}}}
                 client.patch(f"{HONE.path(space)}/{name}", touch)
             time.sleep(0.5)
         time.sleep(2)
-        each = 1000 * (read_cpu_seconds([pid]) - before) / (len(wanted) * PASSES_EACH)
+        each = 1000 * (read_cpu_seconds([pid]) - before) / (len(names) * PASSES_EACH)
     print(
         f"beside {count} finished: {statistics.median(took):.1f} ms to the Job of one, {each:.2f} ms of CPU a pass",
         flush=True,
@@ -114,10 +114,12 @@ def measure_progress(server: ApiServer, count: int) -> None:
     space = create_namespace(client)
     trainers: list[list[object]] = [[sys.executable, HERE / "trainers.py"]]
     with processes(trainers, {}), run_operator(server) as (pid, _):
-        told = Arrivals(client, HONE.path(space), lambda found: (found.get("status") or {}).get("progress"))
-        wanted = make_names("run", count)
-        client.create_all(HONE.path(space), map(HONE.body, wanted))
-        told.wait(wanted, SECONDS_TO_SETTLE)
+        progress_arrivals = Arrivals(
+            client, HONE.path(space), lambda found: (found.get("status") or {}).get("progress")
+        )
+        names = make_names("run", count)
+        client.create_all(HONE.path(space), map(HONE.body, names))
+        progress_arrivals.wait(names, SECONDS_TO_SETTLE)
         time.sleep(CLOSE_SECONDS + LATER_EVERY_SECONDS)  # some are asked more often at first
         before, started = read_cpu_seconds([pid]), time.monotonic()
         ages: list[float] = []

@@ -112,8 +112,8 @@ class KeyGuard:
             await _send_own_answer(scope, send, 502, NO_ANSWER_BODY)
             return
         try:
-            kept = [(name, value) for name, value in response.headers.raw if name.lower() not in HOP_BY_HOP_HEADERS]
-            await send({"type": "http.response.start", "status": response.status_code, "headers": kept})
+            passed = [(name, value) for name, value in response.headers.raw if name.lower() not in HOP_BY_HOP_HEADERS]
+            await send({"type": "http.response.start", "status": response.status_code, "headers": passed})
             async for part in response.aiter_raw():
                 await send({"type": "http.response.body", "body": part, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
@@ -132,10 +132,10 @@ async def _send_own_answer(scope: Scope, send: Send, status: int, body: bytes) -
     if not is_preflight(scope):
         await send_answer(send, status, body, *_make_cors_headers(scope))
         return
-    asked = {name.lower(): value for name, value in scope["headers"]}
-    granted = [(b"access-control-allow-methods", asked[b"access-control-request-method"])]
-    if b"access-control-request-headers" in asked:
-        granted.append((b"access-control-allow-headers", asked[b"access-control-request-headers"]))
+    requested = {name.lower(): value for name, value in scope["headers"]}
+    granted = [(b"access-control-allow-methods", requested[b"access-control-request-method"])]
+    if b"access-control-request-headers" in requested:
+        granted.append((b"access-control-allow-headers", requested[b"access-control-request-headers"]))
     await send_answer(send, 200, b"{}", *_make_cors_headers(scope), *granted)
 
 

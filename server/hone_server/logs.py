@@ -28,11 +28,11 @@ class RedactingFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         # The logging module keeps another formatter's text of the exception in the record.
-        kept, record.exc_text = record.exc_text, None
+        earlier_text, record.exc_text = record.exc_text, None
         try:
             return super().format(record)
         finally:
-            record.exc_text = kept
+            record.exc_text = earlier_text
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         error = record.exc_info[1] if record.exc_info else None

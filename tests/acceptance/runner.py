@@ -31,11 +31,15 @@ def run_step(step: Step, context: Context, logs: Path, environ: Mapping[str, str
     """
     logs.mkdir(parents=True, exist_ok=True)
     context.folder.mkdir(parents=True, exist_ok=True)
-    log, asked, answered = logs / f"{step.name}.log", context.folder / "context.json", context.folder / "result.json"
-    asked.write_text(context.to_json())
+    log, request_file, answered = (
+        logs / f"{step.name}.log",
+        context.folder / "context.json",
+        context.folder / "result.json",
+    )
+    request_file.write_text(context.to_json())
     answered.unlink(missing_ok=True)
     started = time.monotonic()
-    command = [sys.executable, "-m", "acceptance.perform", step.function, str(asked), str(answered)]
+    command = [sys.executable, "-m", "acceptance.perform", step.function, str(request_file), str(answered)]
     try:
         with log.open("wb") as out:
             code, left = _run(command, make_environment(context, environ), out, step.seconds)

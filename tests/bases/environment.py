@@ -73,9 +73,9 @@ def find_python(version: str) -> Path:
     if candidates:
         return candidates[0]
     command = [UV, "python", "find", "--no-python-downloads", version]
-    asked = subprocess.run(command, capture_output=True, text=True, cwd="/")
-    if asked.returncode == 0:
-        return Path(asked.stdout.strip())
+    result = subprocess.run(command, capture_output=True, text=True, cwd="/")
+    if result.returncode == 0:
+        return Path(result.stdout.strip())
     raise SystemExit(
         f"{name} was not found. It is the Python of a base image (docs/images.md). Install it, for example: "
         f"{UV} python install {version}"
@@ -151,8 +151,8 @@ def install_torch(base: Base, python: Path, work: Path) -> None:
     names = [*TORCH, *(name for name in CUDA_RUNTIMES if name in pinned)]
     call([*install_into(python), "--no-deps", *chosen(names, pins(base), work)], cwd=work)
     ask = 'import sysconfig; print(sysconfig.get_path("purelib"))'
-    asked = subprocess.run([python, "-I", "-c", ask], capture_output=True, text=True, check=True)
-    packages = Path(asked.stdout.strip())
+    result = subprocess.run([python, "-I", "-c", ask], capture_output=True, text=True, check=True)
+    packages = Path(result.stdout.strip())
     write_stand_ins(packages / "torch/lib", *packages.glob("nvidia/*/lib"))
 
 

@@ -39,8 +39,8 @@ def write_root(name: str, root: Path) -> None:
     """Write the interpreter and its standard library, and torch into its packages."""
     base, prefix = BASES[name], root / "opt/python"
     python = find_python(base.python)
-    asked = subprocess.run([python, "-I", "-c", ASK], capture_output=True, text=True, check=True)
-    executable, library, shared = asked.stdout.split("\n")[:3]
+    result = subprocess.run([python, "-I", "-c", ASK], capture_output=True, text=True, check=True)
+    executable, library, shared = result.stdout.split("\n")[:3]
     shutil.copytree(library, prefix / "lib" / f"python{base.python}", ignore=UNUSED)
     (prefix / "bin").mkdir()
     shutil.copy2(Path(executable).resolve(), prefix / "bin/python3")

@@ -84,6 +84,6 @@ def helm(*arguments: object) -> tuple[bool, str]:
 def render(folder: Path, values: Object, release: str = "hone", chart: Path = CHART) -> list[Object]:
     file = folder / "values.yaml"
     file.write_text(yaml.safe_dump(values))
-    worked, said = helm("template", release, chart, "--namespace", "hone-system", "--values", file)
-    assert worked, said
-    return [found for found in yaml.safe_load_all(said) if found]
+    worked, output = helm("template", release, chart, "--namespace", "hone-system", "--values", file)
+    assert worked, output
+    return [found for found in yaml.safe_load_all(output) if found]

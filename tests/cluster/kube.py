@@ -152,9 +152,9 @@ def as_list(objects: tuple[Object, ...]) -> Object:
     return {"apiVersion": "v1", "kind": "List", "items": list(objects)}
 
 
-def phase(*wanted: str) -> Callable[[Object], bool]:
+def phase(*phases: str) -> Callable[[Object], bool]:
     """Return a test for a pod's or a claim's phase."""
-    return lambda found: found.get("status", {}).get("phase") in wanted
+    return lambda found: found.get("status", {}).get("phase") in phases
 
 
 def condition(kind: str, status: str = "True") -> Callable[[Object], bool]:

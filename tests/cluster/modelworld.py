@@ -141,13 +141,13 @@ class World:
             ("FineTuneJob", FINETUNEJOBS, {"model": {"name": "a/b"}, "dataset": {"name": "a/b"}}),
             ("InferenceService", INFERENCESERVICES, {"model": {"name": "a/b"}}),
         ):
-            wanted = bool(self.version)
+            is_new = bool(self.version)
             for _ in range(600):
                 metadata = {"generateName": "probe", "namespace": "default"}
                 body = {"apiVersion": "hone.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": least}
                 path = resource.path("default") + "?dryRun=All"
                 found = self.run(self.api._one("POST", resource.plural, path, body))
-                if found["spec"].get("resources", {}).get("sharedMemory") == ("16Gi" if wanted else "8Gi"):
+                if found["spec"].get("resources", {}).get("sharedMemory") == ("16Gi" if is_new else "8Gi"):
                     break
                 self.run(asyncio.sleep(0.1))
             else:
@@ -374,9 +374,9 @@ class World:
         return _named({**status, "conditions": sorted(map(list, conditions))}, namespace)
 
 
-def differences(found: Object, wanted: Object) -> str:
+def differences(found: Object, expected: Object) -> str:
     """Return the lines in which the two differ, with their context."""
-    texts = [json.dumps(each, indent=1, sort_keys=True).splitlines() for each in (found, wanted)]
+    texts = [json.dumps(each, indent=1, sort_keys=True).splitlines() for each in (found, expected)]
     return "\n".join(difflib.unified_diff(*texts, "found", "wanted", n=8, lineterm=""))
 
 
@@ -390,7 +390,7 @@ def _compared(kind: Resource, body: Object, namespace: str) -> Object:
         for name, value in (metadata.get("annotations") or {}).items()
         if not name.startswith(("hone.dev/", "deployment.kubernetes.io/"))
     }
-    kept: Object = {"labels": metadata.get("labels") or {}, "annotations": annotations, "data": body.get("data")}
+    compared: Object = {"labels": metadata.get("labels") or {}, "annotations": annotations, "data": body.get("data")}
     spec = copy.deepcopy(body.get("spec") or {})
     if kind in (SERVICES, JOBS):
         headless = spec.get("clusterIP") == "None"
@@ -398,10 +398,10 @@ def _compared(kind: Resource, body: Object, namespace: str) -> Object:
         spec = {name: value for name, value in spec.items() if name not in _BY_SERVER} | {"of": [headless, ports]}
     if kind is JOBS:
         template = spec["template"]["metadata"]["labels"]
-        for labels in (template, kept["labels"]):
+        for labels in (template, compared["labels"]):
             for name in [name for name in labels if "controller-uid" in name]:
                 del labels[name]
-    found = json.loads(json.dumps({**kept, "spec": spec}))
+    found = json.loads(json.dumps({**compared, "spec": spec}))
     if kind is JOBS:  # running Jobs keep the image of the version that made them
         found = json.loads(json.dumps(found).replace(f"{IMAGE}:0", IMAGE).replace(f"{IMAGE}:1", IMAGE))
     return _named(found, namespace)

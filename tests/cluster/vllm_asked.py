@@ -62,13 +62,13 @@ async def ask_routes() -> tuple[dict[str, list[int]], list[Any]]:
     build_app = find("build_app", "vllm.entrypoints.launchers.app", f"{old}.api_server")
     words = ["--middleware", "hone_gate.Gate", "--allowed-origins", '["*"]']
     app = build_app(make_parser(parser).parse_args(words), ("generate",))
-    asked = {(method, route.path) for route in app.routes for method in getattr(route, "methods", None) or ["GET"]}
-    asked |= {(method, path) for _, path in asked for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS")}
-    asked |= {("POST", "/nowhere"), ("POST", "//v1/completions"), ("POST", "/V1/completions")}
+    routes = {(method, route.path) for route in app.routes for method in getattr(route, "methods", None) or ["GET"]}
+    routes |= {(method, path) for _, path in routes for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS")}
+    routes |= {("POST", "/nowhere"), ("POST", "//v1/completions"), ("POST", "/V1/completions")}
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     found = {}
     async with httpx.AsyncClient(transport=transport, base_url="http://engine") as client:
-        for method, path in sorted(asked):
+        for method, path in sorted(routes):
             plain = path.replace("{", "").replace("}", "")
             answers = [
                 await client.request(method, plain, headers=headers)

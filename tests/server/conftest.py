@@ -43,7 +43,7 @@ class Server:
     process: subprocess.Popen[bytes]
     log: Path
 
-    def said(self) -> str:
+    def read_log(self) -> str:
         return self.log.read_text()
 
     def client(self) -> openai.OpenAI:
@@ -155,7 +155,7 @@ def serving(*args: str) -> Iterator[Server]:
 
 def ready(server: Server) -> bool:
     if server.process.poll() is not None:
-        pytest.fail(f"the server ended: {server.said()}")
+        pytest.fail(f"the server ended: {server.read_log()}")
     with contextlib.suppress(httpx.TransportError):
         return server.get("/health").status_code == 200
     return False
@@ -201,8 +201,8 @@ def run_to_end() -> Callable[..., tuple[int, str]]:
 
     def run(*args: str) -> tuple[int, str]:
         process = start(*args, "--host", "127.0.0.1", "--port", str(find_free_port()))
-        _, said = process.communicate(timeout=240)
-        return process.returncode, said.decode()
+        _, output = process.communicate(timeout=240)
+        return process.returncode, output.decode()
 
     return run
 

@@ -42,8 +42,8 @@ class Question:
         return "/v1/chat/completions" if self.is_chat else "/v1/completions"
 
     def body(self, **more: Any) -> dict[str, Any]:
-        asked = {"messages": [{"role": "user", "content": self.text}]} if self.is_chat else {"prompt": self.text}
-        return {"model": self.model, "max_tokens": LENGTH, "temperature": 0, **asked, **more}
+        prompt = {"messages": [{"role": "user", "content": self.text}]} if self.is_chat else {"prompt": self.text}
+        return {"model": self.model, "max_tokens": LENGTH, "temperature": 0, **prompt, **more}
 
 
 def prefer_ascii(base: Path) -> None:
@@ -127,7 +127,7 @@ class Crowd:
     several: dict[str, Any] = field(default_factory=dict)
     retries: int = 0
     is_ready: threading.Event | None = None
-    asked: Counter[str] = field(default_factory=Counter)
+    request_counts: Counter[str] = field(default_factory=Counter)
     _sampled: dict[tuple[str, str, int], str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -139,7 +139,7 @@ class Crowd:
 
     def note(self, kind: str) -> None:
         with self._lock:
-            self.asked[kind] += 1
+            self.request_counts[kind] += 1
 
     def check_sample(self, question: Question, seed: int, answer: str) -> None:
         """Check that all answers to a question with a seed are the same as the first one."""
@@ -237,10 +237,10 @@ def ask_logprobs(turn: Turn) -> None:
     (choice,) = turn.create(**more).choices
     turn.check(read_choice(choice), choice.finish_reason)
     content = choice.logprobs.content if turn.question.is_chat else None
-    told = choice.logprobs.token_logprobs if content is None else [token.logprob for token in content]
-    expected = turn.question.logprobs[: len(told)]
-    assert len(told) >= len(turn.question.logprobs) - 1  # the end token's may be left out
-    assert all(abs(one - other) < 1e-2 for one, other in zip(told, expected, strict=True)), (told, expected)
+    logprobs = choice.logprobs.token_logprobs if content is None else [token.logprob for token in content]
+    expected = turn.question.logprobs[: len(logprobs)]
+    assert len(logprobs) >= len(turn.question.logprobs) - 1  # the end token's may be left out
+    assert all(abs(one - other) < 1e-2 for one, other in zip(logprobs, expected, strict=True)), (logprobs, expected)
 
 
 def ask_with_seed(turn: Turn) -> None:

@@ -30,7 +30,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self, model: Path, token: str | None = None, address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
         self.model = model
         self.token = token
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.is_cut = False
         super().__init__(address, Answer)
 
@@ -45,7 +45,7 @@ class Answer(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        self.server.asked.append(path)
+        self.server.requests.append(path)
         trouble = next((name for name in ("me/cut", "me/once", "me/slow", "me/stuck") if name in path), "")
         path = path.replace(trouble, "me/tiny") if trouble else path
         if self.server.token and self.headers.get("Authorization") != f"Bearer {self.server.token}":
@@ -77,7 +77,7 @@ class Answer(BaseHTTPRequestHandler):
         """Cut the connection in the middle of the weights (me/once: only the first time), or let the client wait."""
         if trouble in ("me/slow", "me/stuck"):
             time.sleep(SLOW_SECONDS if trouble == "me/slow" else STUCK_SECONDS)
-        first = len([path for path in self.server.asked if path == self.path.partition("?")[0]]) <= 2  # HEAD and GET
+        first = len([path for path in self.server.requests if path == self.path.partition("?")[0]]) <= 2  # HEAD and GET
         if self.server.is_cut or trouble == "me/cut" or (trouble == "me/once" and first):
             self.send_response(200)
             self.send_header("Content-Length", str(len(data)))

@@ -21,17 +21,17 @@ from hone_trainer.worker import run_and_report
 def serve() -> None:
     environ, original = dict(os.environ), HoneTrainer.training_step
     for line in sys.stdin:
-        asked = json.loads(line)
-        options = parse_options(asked["argv"])
+        request = json.loads(line)
+        options = parse_options(request["argv"])
         assert isinstance(options, RunOptions)
         HoneTrainer.training_step = original  # type: ignore[method-assign]
-        if asked.get("rows"):
-            recording.record_rows(Path(asked["rows"]))
-        if asked.get("stop_at"):
-            recording.stop_at(asked["stop_at"])
+        if request.get("rows"):
+            recording.record_rows(Path(request["rows"]))
+        if request.get("stop_at"):
+            recording.stop_at(request["stop_at"])
         stop = StopSignal()
         stop.install_handlers()
-        word = run_and_report(options, Rank(**asked["place"]), stop)
+        word = run_and_report(options, Rank(**request["place"]), stop)
         stop.ignore_signals()
         from torch import distributed
 

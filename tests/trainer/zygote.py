@@ -88,23 +88,23 @@ def tell(channel: int, line: str) -> None:
     os.write(channel, f"{line}\n".encode())
 
 
-def child(asked: dict[str, Any], channel: int) -> int:
-    log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+def child(request: dict[str, Any], channel: int) -> int:
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for number in (1, 2):
         os.dup2(log, number)
-    os.environ.update(asked.get("environ") or {})
-    if asked.get("rows"):
-        recording.record_rows(Path(asked["rows"]))
-    phases = Phases(channel, asked.get("fill"), asked["signals"])
+    os.environ.update(request.get("environ") or {})
+    if request.get("rows"):
+        recording.record_rows(Path(request["rows"]))
+    phases = Phases(channel, request.get("fill"), request["signals"])
     for phase, (owner, name) in PHASES.items():
         phases.watch(phase, owner, name)
-    if asked.get("limit"):
+    if request.get("limit"):
         taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (taken + asked["limit"],) * 2)
-    if asked.get("gpu"):  # there is no GPU: its memory is given, all else is real
-        small = TrainingDevice("gpu", "a small GPU", asked["gpu"], False, False, 1)
+        resource.setrlimit(resource.RLIMIT_AS, (taken + request["limit"],) * 2)
+    if request.get("gpu"):  # there is no GPU: its memory is given, all else is real
+        small = TrainingDevice("gpu", "a small GPU", request["gpu"], False, False, 1)
         device.detect_device = lambda: small
-    return main.main(asked["argv"])
+    return main.main(request["argv"])
 
 
 def serve(channel: int) -> None:
@@ -112,12 +112,12 @@ def serve(channel: int) -> None:
     names.remove("jemalloc_bg_thd")  # pyarrow's, which jemalloc itself makes safe to fork
     tell(channel, f"ready {len(names)}")
     for line in sys.stdin:
-        asked = json.loads(line)
+        request = json.loads(line)
         pid = os.fork()
         if pid == 0:
             code = 1
             try:
-                code = child(asked, channel)
+                code = child(request, channel)
             except BaseException:
                 traceback.print_exc()
             finally:

@@ -56,7 +56,7 @@ def running(*pods: Object, **spec: Any) -> ObservedInferenceService:
     deployment["metadata"]["generation"] = 1
     config_map = stored(children["ConfigMap"])
     revision = make_revision(file_of(config_map))
-    answers = {one["metadata"]["uid"]: told(revision, faq=DIGEST) for one in pods}
+    answers = {one["metadata"]["uid"]: make_report(revision, faq=DIGEST) for one in pods}
     more = {
         "deployment": deployment,
         "adapters_config_map": config_map,
@@ -68,7 +68,7 @@ def running(*pods: Object, **spec: Any) -> ObservedInferenceService:
     return observed_service(owner, FAQ, answers=answers, **more)
 
 
-def told(revision: str, *, error: Object | None = None, loaded: bool = True, **digests: str) -> Object:
+def make_report(revision: str, *, error: Object | None = None, loaded: bool = True, **digests: str) -> Object:
     state = {"loaded": loaded, "error": error}
     adapters = {name: {"digest": digest, **state} for name, digest in digests.items()}
     return {"revision": revision, "models": ["org/base", *digests], "adapters": adapters}

@@ -60,142 +60,151 @@ def status(code: int, message: str) -> Object:
     return {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": message}
 
 
+class ClusterHandler(BaseHTTPRequestHandler):
+    """Answers as the API server of `fake`, which a subclass sets."""
+
+    fake: FakeCluster
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        query = {name: values[0] for name, values in parse_qs(url.query).items()}
+        self.fake.calls.append(("GET", url.path, query))
+        if self._is_replied(url.path):
+            return
+        if url.path in self.fake.refused:
+            self._send(403, status(403, f'cannot list resource "{url.path.rpartition("/")[2]}"'))
+        elif not self.fake.has_hone and url.path.startswith(HONE):
+            self._send(404, None)
+        elif url.path.endswith("/exec"):
+            self._exec(url.path.removesuffix("/exec"), parse_qs(url.query)["command"])
+        elif url.path.endswith("/log"):
+            self._send_log(url.path.split("/")[-2])
+        elif url.path in self.fake.objects:
+            self._send(200, self.fake.objects[url.path])
+        elif url.path in self.fake.lists or url.path.rpartition("/")[2] in PLURALS:
+            self._send(200, {"kind": "List", "items": self._select(self.fake.lists.get(url.path, []), query)})
+        elif url.path.startswith((HONE, CORE)):
+            self._send(404, status(404, f"{url.path.rpartition('/')[2]} not found"))
+        else:
+            self._send(404, None)
+
+    def _is_replied(self, path: str) -> bool:
+        code = self.fake.reply(self.command, path)
+        if code:
+            self._send(code, status(code, "failed by the test"))
+        elif code == 0:
+            self.close_connection = True
+            self.rfile.read(1)  # until the client is gone
+        return code is not None
+
+    def do_PATCH(self) -> None:
+        self._change()
+
+    def do_POST(self) -> None:
+        self._change()
+
+    def do_DELETE(self) -> None:
+        self._change()
+
+    def _change(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "null")
+        path = urlsplit(self.path).path
+        self.fake.calls.append((self.command, path, body))
+        if self._is_replied(path):
+            return
+        if path.endswith("selfsubjectaccessreviews"):
+            attributes = body["spec"]["resourceAttributes"]
+            named = "/".join(filter(None, [attributes["resource"], attributes["subresource"]]))
+            self._send(201, {"status": {"allowed": f"{attributes['verb']} {named}" not in self.fake.refused}})
+            return
+        if self.command == "POST" and path.endswith("/pods"):
+            self.fake.objects[f"{path}/{body['metadata']['name']}"] = body | {"status": {"phase": "Running"}}
+        if self.command == "DELETE":
+            self.fake.objects.pop(path, None)
+        self._send(200, {"kind": "Status", "status": "Success"})
+
+    def _exec(self, pod: str, command: list[str]) -> None:
+        key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+        self.send_response(101)
+        self.send_header("Upgrade", "websocket")
+        self.send_header("Connection", "Upgrade")
+        self.send_header("Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(key.encode()).digest()).decode())
+        self.send_header("Sec-WebSocket-Protocol", "v4.channel.k8s.io")
+        self.end_headers()
+        self.close_connection = True
+        variables = {each["name"]: each["value"] for each in self.fake.objects[pod]["spec"]["containers"][0]["env"]}
+        script = {name: text.replace('"/output"', repr(str(self.fake.claim))) for name, text in variables.items()}
+        pipe = subprocess.PIPE
+        python = [sys.executable, *command[1:]]
+        with subprocess.Popen(python, env=os.environ | script, stdout=pipe, stderr=pipe) as running:
+            assert running.stdout
+            assert running.stderr
+            try:
+                while piece := running.stdout.read(32768):
+                    self._send_frame(1, piece)
+                    time.sleep(self.fake.frame_seconds)
+                self._send_frame(2, running.stderr.read())
+                self._send_frame(3, json.dumps(self._make_status(running.wait())).encode())
+                self.connection.shutdown(SHUT_RDWR)
+            except OSError:  # the client is gone
+                running.kill()
+
+    def _make_status(self, code: int) -> Object:
+        causes = [{"reason": "ExitCode", "message": str(code)}]
+        return {"status": "Failure", "details": {"causes": causes}} if code else {"status": "Success"}
+
+    def _send_frame(self, channel: int, data: bytes) -> None:
+        if data:
+            self.wfile.write(struct.pack(">BBQ", 0x82, 127, len(data) + 1) + bytes([channel]) + data)
+
+    def _select(self, items: list[Object], query: dict[str, str]) -> list[Object]:
+        labels = dict(each.split("=") for each in query.get("labelSelector", "").split(",") if each)
+        return [each for each in items if labels.items() <= (each["metadata"].get("labels") or {}).items()]
+
+    def _send_log(self, pod: str) -> None:
+        content, length = self.fake.logs[pod].pop(0)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content if length is None else content[:length])
+        self.close_connection = True
+
+    def _send(self, code: int, body: Object | None) -> None:
+        content = json.dumps(body).encode() if body else b"404 page not found\n"
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
 @contextmanager
 def serve(fake: FakeCluster, folder: Path, monkeypatch: Any) -> Iterator[None]:
     """Serve the fake cluster, and make it the user's current context with the namespace `ns`."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            url = urlsplit(self.path)
-            query = {name: values[0] for name, values in parse_qs(url.query).items()}
-            fake.calls.append(("GET", url.path, query))
-            if self._is_replied(url.path):
-                return
-            if url.path in fake.refused:
-                self._send(403, status(403, f'cannot list resource "{url.path.rpartition("/")[2]}"'))
-            elif not fake.has_hone and url.path.startswith(HONE):
-                self._send(404, None)
-            elif url.path.endswith("/exec"):
-                self._exec(url.path.removesuffix("/exec"), parse_qs(url.query)["command"])
-            elif url.path.endswith("/log"):
-                self._send_log(url.path.split("/")[-2])
-            elif url.path in fake.objects:
-                self._send(200, fake.objects[url.path])
-            elif url.path in fake.lists or url.path.rpartition("/")[2] in PLURALS:
-                self._send(200, {"kind": "List", "items": self._select(fake.lists.get(url.path, []), query)})
-            elif url.path.startswith((HONE, CORE)):
-                self._send(404, status(404, f"{url.path.rpartition('/')[2]} not found"))
-            else:
-                self._send(404, None)
-
-        def _is_replied(self, path: str) -> bool:
-            code = fake.reply(self.command, path)
-            if code:
-                self._send(code, status(code, "failed by the test"))
-            elif code == 0:
-                self.close_connection = True
-                self.rfile.read(1)  # until the client is gone
-            return code is not None
-
-        def do_PATCH(self) -> None:
-            self._change()
-
-        def do_POST(self) -> None:
-            self._change()
-
-        def do_DELETE(self) -> None:
-            self._change()
-
-        def _change(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "null")
-            path = urlsplit(self.path).path
-            fake.calls.append((self.command, path, body))
-            if self._is_replied(path):
-                return
-            if path.endswith("selfsubjectaccessreviews"):
-                asked = body["spec"]["resourceAttributes"]
-                named = "/".join(filter(None, [asked["resource"], asked["subresource"]]))
-                self._send(201, {"status": {"allowed": f"{asked['verb']} {named}" not in fake.refused}})
-                return
-            if self.command == "POST" and path.endswith("/pods"):
-                fake.objects[f"{path}/{body['metadata']['name']}"] = body | {"status": {"phase": "Running"}}
-            if self.command == "DELETE":
-                fake.objects.pop(path, None)
-            self._send(200, {"kind": "Status", "status": "Success"})
-
-        def _exec(self, pod: str, command: list[str]) -> None:
-            key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-            self.send_response(101)
-            self.send_header("Upgrade", "websocket")
-            self.send_header("Connection", "Upgrade")
-            self.send_header("Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(key.encode()).digest()).decode())
-            self.send_header("Sec-WebSocket-Protocol", "v4.channel.k8s.io")
-            self.end_headers()
-            self.close_connection = True
-            variables = {each["name"]: each["value"] for each in fake.objects[pod]["spec"]["containers"][0]["env"]}
-            script = {name: text.replace('"/output"', repr(str(fake.claim))) for name, text in variables.items()}
-            pipe = subprocess.PIPE
-            python = [sys.executable, *command[1:]]
-            with subprocess.Popen(python, env=os.environ | script, stdout=pipe, stderr=pipe) as running:
-                assert running.stdout
-                assert running.stderr
-                try:
-                    while piece := running.stdout.read(32768):
-                        self._send_frame(1, piece)
-                        time.sleep(fake.frame_seconds)
-                    self._send_frame(2, running.stderr.read())
-                    self._send_frame(3, json.dumps(self._make_status(running.wait())).encode())
-                    self.connection.shutdown(SHUT_RDWR)
-                except OSError:  # the client is gone
-                    running.kill()
-
-        def _make_status(self, code: int) -> Object:
-            causes = [{"reason": "ExitCode", "message": str(code)}]
-            return {"status": "Failure", "details": {"causes": causes}} if code else {"status": "Success"}
-
-        def _send_frame(self, channel: int, data: bytes) -> None:
-            if data:
-                self.wfile.write(struct.pack(">BBQ", 0x82, 127, len(data) + 1) + bytes([channel]) + data)
-
-        def _select(self, items: list[Object], query: dict[str, str]) -> list[Object]:
-            wanted = dict(each.split("=") for each in query.get("labelSelector", "").split(",") if each)
-            return [each for each in items if wanted.items() <= (each["metadata"].get("labels") or {}).items()]
-
-        def _send_log(self, pod: str) -> None:
-            content, length = fake.logs[pod].pop(0)
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content if length is None else content[:length])
-            self.close_connection = True
-
-        def _send(self, code: int, body: Object | None) -> None:
-            content = json.dumps(body).encode() if body else b"404 page not found\n"
-            self.send_response(code)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *arguments: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (ClusterHandler,), {"fake": fake}))
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    path = folder / "kubeconfig"
-    address = f"http://127.0.0.1:{server.server_address[1]}"
-    config = {
-        "clusters": [{"name": "c", "cluster": {"server": address}}],
-        "users": [{"name": "u", "user": {}}],
-        "contexts": [{"name": "t", "context": {"cluster": "c", "user": "u", "namespace": "ns"}}],
-        "current-context": "t",
-    }
-    path.write_text(yaml.safe_dump(config))
+    path = write_kubeconfig(folder, f"http://127.0.0.1:{server.server_address[1]}")
     # The client reads KUBECONFIG when it is imported.
     monkeypatch.setattr(kubeconfig.kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(path))
     try:
         yield
     finally:
         server.shutdown()
+
+
+def write_kubeconfig(folder: Path, address: str) -> Path:
+    """Write a kubeconfig whose current context is the server at this address, and return its path."""
+    config = {
+        "clusters": [{"name": "c", "cluster": {"server": address}}],
+        "users": [{"name": "u", "user": {}}],
+        "contexts": [{"name": "t", "context": {"cluster": "c", "user": "u", "namespace": "ns"}}],
+        "current-context": "t",
+    }
+    path = folder / "kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    return path
 
 
 def job(name: str = "faq", stage: str | None = "Succeeded", spec: Object | None = None, **status: Any) -> Object:

@@ -18,7 +18,7 @@ def granted(rules: list[Object]) -> set[Right]:
     }
 
 
-def asked(audit_log: str, user: str, since: datetime) -> dict[Right, set[int]]:
+def collect_requests(audit_log: str, user: str, since: datetime) -> dict[Right, set[int]]:
     """Return what the user asked for since then, and the HTTP statuses of the answers."""
     found: dict[Right, set[int]] = {}
     for line in audit_log.splitlines():

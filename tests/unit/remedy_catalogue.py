@@ -106,8 +106,8 @@ def shares_a_claim(spec: Object) -> HoneError | None:
     claim = {"metadata": {"name": "faq"}, "spec": {"accessModes": ["ReadWriteOnce"]}, "status": {"phase": "Bound"}}
     found = Conditions(service_object(**spec), NOW)
     _set_spreadable(get_max_replicas(declared), [claim], found)
-    said, _, remedy = found.get_reason_and_message("Spreadable")[1].partition("engines. ")
-    return HoneError(CATALOGUE["ClaimNotShared"], said, remedy=remedy)
+    sentence, _, remedy = found.get_reason_and_message("Spreadable")[1].partition("engines. ")
+    return HoneError(CATALOGUE["ClaimNotShared"], sentence, remedy=remedy)
 
 
 def served_spec(spec: Object) -> Any:
@@ -125,8 +125,8 @@ def deadline(spec: Object) -> HoneError | None:
     if (spec.get("activeDeadlineSeconds") or 0) >= 3600:
         return None
     found = message(plan_finetunejob(observed_job(job_object(**spec), job_conditions=[ends]), NOW).status, "Failed")
-    said, _, remedy = found.partition("s. ")
-    return HoneError(reasons.DEADLINE_EXCEEDED, said, remedy=remedy)
+    sentence, _, remedy = found.partition("s. ")
+    return HoneError(reasons.DEADLINE_EXCEEDED, sentence, remedy=remedy)
 
 
 def engine(is_cured: Any, error: HoneError) -> Any:

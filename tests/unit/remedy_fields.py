@@ -47,8 +47,8 @@ def evicted(words: str) -> Any:
     found["status"] |= {"phase": "Failed", "reason": "Evicted", "message": words}
     failure = explain_pod_failure(found, "trainer")
     assert failure
-    said, _, remedy = failure.message.partition(". ")
-    return HoneError(UNSCHEDULABLE, said, remedy=remedy)
+    sentence, _, remedy = failure.message.partition(". ")
+    return HoneError(UNSCHEDULABLE, sentence, remedy=remedy)
 
 
 def limit(kind: str, name: str) -> Any:

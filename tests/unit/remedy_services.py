@@ -50,8 +50,8 @@ def claim_in_the_way(spec: Object) -> HoneError | None:
     assert observed.claim
     observed.job, observed.claim["metadata"]["labels"] = None, {}
     found = message(plan_finetunejob(observed, NOW).status, "Accepted")
-    said, _, remedy = found.partition("of this name. ")
-    return HoneError(UNSCHEDULABLE, said, remedy=remedy) if remedy else None
+    sentence, _, remedy = found.partition("of this name. ")
+    return HoneError(UNSCHEDULABLE, sentence, remedy=remedy) if remedy else None
 
 
 def own_claim_of_one_node(spec: Object) -> HoneError | None:

@@ -136,8 +136,8 @@ def ended(pod: Object) -> HoneError | None:
     failure = explain_pod_failure(pod, "trainer")
     if failure is None:
         return None
-    said, _, remedy = failure.message.partition(". ")
-    return HoneError(reasons.CATALOGUE[failure.reason], said, remedy=remedy)
+    sentence, _, remedy = failure.message.partition(". ")
+    return HoneError(reasons.CATALOGUE[failure.reason], sentence, remedy=remedy)
 
 
 def failed_pod(status: Object, **state: Any) -> Object:
@@ -201,8 +201,8 @@ def scaled(status: str) -> HoneError | None:
     set_scaling_condition({"status": {"conditions": [metrics]}}, conditions)
     if conditions.is_true("ScalingActive"):
         return None
-    said, _, remedy = conditions.get_reason_and_message("ScalingActive")[1].partition(". ")
-    return HoneError(reasons.LOAD_NOT_SERVED, said, remedy=remedy)
+    sentence, _, remedy = conditions.get_reason_and_message("ScalingActive")[1].partition(". ")
+    return HoneError(reasons.LOAD_NOT_SERVED, sentence, remedy=remedy)
 
 
 def crashing(is_so: bool) -> HoneError | None:

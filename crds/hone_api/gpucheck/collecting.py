@@ -32,10 +32,10 @@ AMD = "0x1002"
 Ask = Callable[[Mapping[str, str], int], Torch | str]
 
 
-def ask_torch(environ: Mapping[str, str], wanted: int, seconds: float = PROBE_SECONDS) -> Torch | str:
-    """Return what torch finds and whether the first `wanted` GPUs compute, or how the child ended without an answer."""
+def ask_torch(environ: Mapping[str, str], gpu_count: int, seconds: float = PROBE_SECONDS) -> Torch | str:
+    """Return what torch finds and whether the first GPUs compute, or how the child ended without an answer."""
     reading, writing = os.pipe()  # not stdout, to which libraries may print
-    command = [sys.executable, "-m", f"{__package__}.probe", str(wanted), str(writing)]
+    command = [sys.executable, "-m", f"{__package__}.probe", str(gpu_count), str(writing)]
     with _open_unnamed_file() as printed:
         try:
             process = subprocess.Popen(
@@ -128,7 +128,7 @@ def _may_be_amds(root: Path, name: str) -> bool:
         return True
 
 
-def collect_files(wanted: int, resource: str, environ: Mapping[str, str], root: Path) -> Facts:
+def collect_files(gpu_count: int, resource: str, environ: Mapping[str, str], root: Path) -> Facts:
     """Return the facts that need no torch. `root` is / but for tests."""
     render = (open_device(path) for path in list_render_files(root))
     try:
@@ -136,7 +136,7 @@ def collect_files(wanted: int, resource: str, environ: Mapping[str, str], root: 
     except OSError:
         driver = None
     return Facts(
-        wanted=wanted,
+        wanted=gpu_count,
         resource=resource,
         user=os.geteuid(),
         groups=frozenset({os.getegid(), *os.getgroups()}),
@@ -155,11 +155,11 @@ def find_problem(environ: Mapping[str, str], ask: Ask = ask_torch, root: Path = 
             f"{REQUIRED} is {given!r}, which is no number of GPUs",
             f"Remove {REQUIRED} from spec.pod.env, or set it to 0 to compute on the CPU where there are no GPUs.",
         )
-    wanted = int(given)
-    if not wanted:
+    gpu_count = int(given)
+    if not gpu_count:
         return None
-    facts = collect_files(wanted, environ.get(RESOURCE) or DEFAULT_RESOURCE, environ, root)
-    return judge_files(facts) or judge_torch(replace(facts, torch=ask(environ, wanted)))
+    facts = collect_files(gpu_count, environ.get(RESOURCE) or DEFAULT_RESOURCE, environ, root)
+    return judge_files(facts) or judge_torch(replace(facts, torch=ask(environ, gpu_count)))
 
 
 def describe_closed_devices(root: Path = Path("/")) -> str | None:

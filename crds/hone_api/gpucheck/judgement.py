@@ -63,8 +63,8 @@ def judge_torch(facts: Facts) -> Problem | None:
 
 
 def _judge_build(facts: Facts, torch: Torch) -> Problem | None:
-    wanted = {"amd": torch.hip, "nvidia": torch.cuda, None: torch.hip or torch.cuda}[vendor_of(facts.resource)]
-    if wanted:
+    vendor_version = {"amd": torch.hip, "nvidia": torch.cuda, None: torch.hip or torch.cuda}[vendor_of(facts.resource)]
+    if vendor_version:
         return None
     platform = {"amd": "ROCm", "nvidia": "CUDA", None: "GPUs"}[vendor_of(facts.resource)]
     found = f"HIP {torch.hip}" if torch.hip else f"CUDA {torch.cuda}" if torch.cuda else "CPUs"

@@ -13,7 +13,7 @@ from typing import Any
 SIZE = 256
 
 
-def probe(torch: Any, wanted: int) -> dict[str, Any]:
+def probe(torch: Any, gpu_count: int) -> dict[str, Any]:
     """Return the fields of facts.Torch. `torch` is the module."""
     error = ""
     try:
@@ -28,7 +28,7 @@ def probe(torch: Any, wanted: int) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "seen": seen,
         "error": error,
-        "devices": [try_device(torch, index) for index in range(min(seen, wanted))],
+        "devices": [try_device(torch, index) for index in range(min(seen, gpu_count))],
         "architectures": [] if error else torch.cuda.get_arch_list(),
         "has_collectives": bool(distributed.is_available() and distributed.is_nccl_available()),
     }

@@ -206,9 +206,9 @@ def _construct_float(loader: _Loader, node: yaml.ScalarNode) -> float:
 
 def _add_resolvers() -> None:
     """Set the types of plain scalars: no dates, no numbers of base 60 such as 1:30, and 2e-4 is a number."""
-    kept = {f"{_PREFIX}bool", f"{_PREFIX}null", f"{_PREFIX}merge"}
+    kept_tags = {f"{_PREFIX}bool", f"{_PREFIX}null", f"{_PREFIX}merge"}
     _Loader.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag in kept]
+        first: [(tag, pattern) for tag, pattern in resolvers if tag in kept_tags]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
     whole = re.compile(r"^[-+]?(0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)$")

@@ -162,9 +162,9 @@ def _check_type(path: str, value: Any, of: Schema) -> Iterator[_Problem]:
     expected = ["integer", "string"] if of.get("x-kubernetes-int-or-string") else [of["type"]] if "type" in of else []
     found = _name_type(value)
     if expected and found not in expected and not (found == "integer" and "number" in expected):
-        wanted = f"{path} in body must be of type {','.join(expected)}: {_quote(found)}"
-        wanted += _suggest_quotes(value) if expected == ["string"] else ""
-        yield _Problem(f"{path}: Invalid value: {_quote(found)}: {wanted}", hides_rules=True)
+        message = f"{path} in body must be of type {','.join(expected)}: {_quote(found)}"
+        message += _suggest_quotes(value) if expected == ["string"] else ""
+        yield _Problem(f"{path}: Invalid value: {_quote(found)}: {message}", hides_rules=True)
 
 
 def _name_type(value: Any) -> str:

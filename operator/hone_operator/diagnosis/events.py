@@ -32,14 +32,14 @@ async def read_events(listing: AsyncIterable[Object]) -> list[Object]:
 
 def reduce_event(event: Object) -> Object:
     """Return the used fields of an event, with its texts cut."""
-    kept: Object = {name: event[name] for name in _TIME_FIELDS if event.get(name)}
-    kept |= {name: event.get(name) or "" for name in ("type", "reason", "message", "reportingComponent")}
-    kept["source"] = {"component": (event.get("source") or {}).get("component") or ""}
-    kept["series"] = {"lastObservedTime": (event.get("series") or {}).get("lastObservedTime")}
-    kept["involvedObject"] = {"name": (event.get("involvedObject") or {}).get("name") or ""}
-    kept["metadata"] = {"creationTimestamp": event["metadata"]["creationTimestamp"]}
-    truncate_all_texts(kept)
-    return kept
+    reduced: Object = {name: event[name] for name in _TIME_FIELDS if event.get(name)}
+    reduced |= {name: event.get(name) or "" for name in ("type", "reason", "message", "reportingComponent")}
+    reduced["source"] = {"component": (event.get("source") or {}).get("component") or ""}
+    reduced["series"] = {"lastObservedTime": (event.get("series") or {}).get("lastObservedTime")}
+    reduced["involvedObject"] = {"name": (event.get("involvedObject") or {}).get("name") or ""}
+    reduced["metadata"] = {"creationTimestamp": event["metadata"]["creationTimestamp"]}
+    truncate_all_texts(reduced)
+    return reduced
 
 
 def find_newest_event(events: list[Object]) -> Object | None:

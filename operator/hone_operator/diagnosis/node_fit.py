@@ -106,9 +106,9 @@ def find_unmet_requirements(node: Node, demand: PodRequirements) -> list[UnmetRe
                 "does not match spec.pod.affinity", "Correct the required nodeAffinity in spec.pod.affinity."
             )
         )
-    for name, asked in demand.resources.items():
+    for name, requested in demand.resources.items():
         has = node.allocatable.get(name, 0)
-        if asked > has:
+        if requested > has:
             found.append(
                 UnmetRequirement(
                     f"has {format_resource_amount(name, has)}",

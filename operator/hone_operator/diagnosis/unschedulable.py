@@ -100,7 +100,7 @@ def _compare_nodes(demand: PodRequirements, short: bool, cluster: ClusterNodes) 
     """Return what the nodes lack, and the remedy. `short`: whether the scheduler lacks a countable resource."""
     gpu = demand.gpu
     if gpu in cluster.dra_resources:  # nodes don't count devices of Dynamic Resource Allocation
-        counted = {name: asked for name, asked in demand.resources.items() if name != gpu}
+        counted = {name: requested for name, requested in demand.resources.items() if name != gpu}
         demand = replace(demand, resources=counted)
     elif gpu and not any(node.count_allocatable(gpu) for node in cluster.nodes):
         found, remedy = _explain_missing_resource(gpu, cluster)
@@ -141,7 +141,7 @@ def _has_no_gpu(node: Node, gpu: str | None) -> bool:
 def _find_excessive_requests(demand: PodRequirements, nodes: tuple[Node, ...]) -> dict[str, float]:
     """Return the resources of which no single node has enough, with the most that one node has."""
     most = {name: max(node.allocatable.get(name, 0) for node in nodes) for name in demand.resources}
-    return {name: most[name] for name, asked in demand.resources.items() if asked > most[name]}
+    return {name: most[name] for name, requested in demand.resources.items() if requested > most[name]}
 
 
 def _describe_unhealthy(names: Iterable[str], nodes: tuple[Node, ...]) -> str:

@@ -92,11 +92,11 @@ def _plan_adapters(
         if observed.adapters_config_map is not None and is_rolled_out(observed.deployment):
             result.actions.append(build_delete(CONFIGMAPS, observed.adapters_config_map))
         return
-    wanted = children.build_adapters_config_map(observed.owner, resolved)
-    if not is_as_desired(observed.adapters_config_map, wanted):
+    desired = children.build_adapters_config_map(observed.owner, resolved)
+    if not is_as_desired(observed.adapters_config_map, desired):
         found = observed.adapters_config_map
         is_fixed = found and found.get("immutable")  # then it has to be created again
-        result.actions.append(build_delete(CONFIGMAPS, found) if found and is_fixed else Apply(CONFIGMAPS, wanted))
+        result.actions.append(build_delete(CONFIGMAPS, found) if found and is_fixed else Apply(CONFIGMAPS, desired))
     else:
         result.actions += adapter_sidecar.plan_nudges(
             observed.pods, observed.answers, adapter_sidecar.compute_revision(resolved), now

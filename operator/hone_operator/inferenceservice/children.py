@@ -10,6 +10,7 @@ from hone_api.layout import COMPONENT_LABEL, ENGINE_PORT, INFERENCESERVICE_LABEL
 from hone_api.pods.pod_options import ComputeResources
 
 from hone_operator.engines import artifact_links, hub_download, key_guard
+from hone_operator.engines.engine import Engine
 from hone_operator.engines.probes import HEALTH_PROBE
 from hone_operator.engines.registry import select_engine
 from hone_operator.engines.resolve import MODULES_CACHE, ResolvedModels
@@ -158,44 +159,15 @@ def _build_pod(declared: InferenceService, resolved: ResolvedModels, images: Ima
         *_build_helper_containers(declared, resolved, images),
     ]
     add_scratch_volumes(resolved.volumes, spec.resources)
-    own = engine.build_environment(spec, resolved)
-    env = {"HOME": "/tmp", "USER": "hone"} | resolved.env | own
-    if resolved.weights.trust_remote_code:
-        env["HF_MODULES_CACHE"] = MODULES_CACHE
-    env |= tuning.build_serving_environment(spec.resources, more_channels=more_channels)
-    env |= images.gpu_access.build_environment(spec.resources, gpus)
-    variables = build_environment(env, spec.pod)
-    if resolved.download:
-        variables = go_offline(variables, spec.pod)
-    if "PYTHONPATH" in own:
-        _append_python_path(variables)
+    variables = _build_engine_environment(engine, spec, resolved, images, more_channels)
     if spec.api_key_secret:
         variables = [variable for variable in variables if variable["name"] != engine.api_key_env]
         resolved.volumes.volumes += _build_key_volume(spec).volumes
         if not engine.is_guarded(spec):
             resolved.volumes.mounts += _build_key_volume(spec).mounts
-    container: Object = {
-        "name": CONTAINER,
-        "image": image,
-        "command": list(engine.command),
-        "args": [*engine.build_arguments(spec, resolved), *spec.extra_args],
-        "env": variables,
-        "ports": [{"name": "http", "containerPort": ENGINE_PORT}],
-        "resources": build_resource_requirements(spec.resources, gpus),
-        "startupProbe": engine.build_startup_probe(spec, resolved)
-        | _build_probe_times(
-            PROBE_PERIOD_SECONDS, MAX_START_SECONDS // PROBE_PERIOD_SECONDS, timeout=FIRST_ANSWER_TIMEOUT_SECONDS
-        ),
-        "readinessProbe": HEALTH_PROBE | _build_probe_times(PROBE_PERIOD_SECONDS, 3),
-        "livenessProbe": HEALTH_PROBE | _build_probe_times(10, 6),
-        # The engine's error is the end of its log.
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-    }
-    if pre_stop := engine.build_pre_stop_hook(spec, resolved):
-        container["lifecycle"] = {"preStop": pre_stop}
     labels_of_pods = build_selector(declared.name)
     pod = build_pod_spec(
-        container,
+        _build_engine_container(engine, spec, resolved, image, variables),
         resolved.volumes,
         spec.pod,
         gpus=gpus,
@@ -219,6 +191,49 @@ def _build_pod(declared: InferenceService, resolved: ResolvedModels, images: Ima
     )
     init_containers = [*pod.get("initContainers", []), *helpers, *check]
     return pod_options.add_pull_policies(pod | ({"initContainers": init_containers} if init_containers else {}))
+
+
+def _build_engine_environment(
+    engine: Engine, spec: InferenceServiceSpec, resolved: ResolvedModels, images: Images, more_channels: bool
+) -> list[Object]:
+    """Return the variables of the engine's container: the engine's own ones, tuning, and those of the spec."""
+    own = engine.build_environment(spec, resolved)
+    env = {"HOME": "/tmp", "USER": "hone"} | resolved.env | own
+    if resolved.weights.trust_remote_code:
+        env["HF_MODULES_CACHE"] = MODULES_CACHE
+    env |= tuning.build_serving_environment(spec.resources, more_channels=more_channels)
+    env |= images.gpu_access.build_environment(spec.resources, spec.resources.gpus)
+    variables = build_environment(env, spec.pod)
+    if resolved.download:
+        variables = go_offline(variables, spec.pod)
+    if "PYTHONPATH" in own:
+        _append_python_path(variables)
+    return variables
+
+
+def _build_engine_container(
+    engine: Engine, spec: InferenceServiceSpec, resolved: ResolvedModels, image: str | None, variables: list[Object]
+) -> Object:
+    container: Object = {
+        "name": CONTAINER,
+        "image": image,
+        "command": list(engine.command),
+        "args": [*engine.build_arguments(spec, resolved), *spec.extra_args],
+        "env": variables,
+        "ports": [{"name": "http", "containerPort": ENGINE_PORT}],
+        "resources": build_resource_requirements(spec.resources, spec.resources.gpus),
+        "startupProbe": engine.build_startup_probe(spec, resolved)
+        | _build_probe_times(
+            PROBE_PERIOD_SECONDS, MAX_START_SECONDS // PROBE_PERIOD_SECONDS, timeout=FIRST_ANSWER_TIMEOUT_SECONDS
+        ),
+        "readinessProbe": HEALTH_PROBE | _build_probe_times(PROBE_PERIOD_SECONDS, 3),
+        "livenessProbe": HEALTH_PROBE | _build_probe_times(10, 6),
+        # The engine's error is the end of its log.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    if pre_stop := engine.build_pre_stop_hook(spec, resolved):
+        container["lifecycle"] = {"preStop": pre_stop}
+    return container
 
 
 def _build_helper_containers(declared: InferenceService, resolved: ResolvedModels, images: Images) -> list[Object]:

@@ -64,23 +64,23 @@ def _check_memory(
     engine: Engine, spec: InferenceServiceSpec, resolved: ResolvedModels, gpu: tuple[str, int] | None
 ) -> None:
     """Raise HoneError unless the weights fit, and the KV cache of one request of spec.maxModelLen tokens."""
-    parameters, length, wanted = resolved.parameter_count, spec.max_model_len, spec.resources
+    parameters, length, resources = resolved.parameter_count, spec.max_model_len, spec.resources
     if not parameters or resolved.base_config.quantization:
         return
-    if wanted.gpus and gpu:
+    if resources.gpus and gpu:
         name, memory = gpu
-        room, where = float(memory * wanted.gpus), f"{wanted.gpus} of {name} have"
+        room, where = float(memory * resources.gpus), f"{resources.gpus} of {name} have"
         remedy = "Raise spec.resources.gpus, or choose larger GPUs."
-    elif wanted.memory and not wanted.gpus:
+    elif resources.memory and not resources.gpus:
         room, where, remedy = (
-            parse_number(wanted.memory),
+            parse_number(resources.memory),
             "spec.resources.memory leaves",
             "Raise spec.resources.memory.",
         )
     else:
         return
     size = BYTES_PER_VALUE.get(resolved.weights.dtype, 2)
-    weights, share = parameters * size, 1.0 if wanted.gpus else engine.cache_share
+    weights, share = parameters * size, 1.0 if resources.gpus else engine.cache_share
     cache = (length or 0) * (resolved.base_config.cache_bytes_per_token or 0) * size / 2
     needed = (
         f"The weights of {resolved.weights.name} alone take {format_gib_or_mib(weights, 1)} ({parameters} parameters)"

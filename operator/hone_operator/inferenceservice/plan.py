@@ -177,7 +177,7 @@ def _set_engines(
     deployment, pods = (observed.deployment, observed.pods) if is_there else (None, [])
     staying = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
     ready = [pod for pod in staying if pod_state.is_ready(pod)]
-    wanted = autoscaling.get_wanted_replicas(declared.spec, deployment) if declared else _read_replicas(deployment)
+    replicas = autoscaling.get_wanted_replicas(declared.spec, deployment) if declared else _read_replicas(deployment)
     status["url"] = children.build_url(owner)
     selector = children.build_selector(owner["metadata"]["name"])
     status["selector"] = ",".join(f"{name}={value}" for name, value in selector.items())
@@ -193,14 +193,14 @@ def _set_engines(
     if declared and resolved:
         reports_models = is_loading_known and _can_report_models(declared, resolved)
         status["models"] = [
-            _build_model_status(model, answers, wanted if reports_models else None) for model in resolved.models
+            _build_model_status(model, answers, replicas if reports_models else None) for model in resolved.models
         ]
         status["modelNames"] = ", ".join(model["name"] for model in status["models"])
     elif known := _read_reported_models(status):
         status["models"] = [
-            _build_model_status(each, answers, wanted if is_loading_known and each.loaded else None) for each in known
+            _build_model_status(each, answers, replicas if is_loading_known and each.loaded else None) for each in known
         ]
-    _set_available(wanted, ready, conditions)
+    _set_available(replicas, ready, conditions)
     return ready
 
 
@@ -216,12 +216,12 @@ def _read_replicas(deployment: Object | None) -> int | None:
     return None if deployment is None else deployment["spec"].get("replicas", 1) or None
 
 
-def _set_available(wanted: int | None, ready: list[Object], conditions: Conditions) -> None:
-    """Set the condition Available. `wanted` None: the number of engines is unknown, because the spec is not valid."""
+def _set_available(replicas: int | None, ready: list[Object], conditions: Conditions) -> None:
+    """Set the condition Available. `replicas` None: the number of engines is unknown, because the spec is not valid."""
     if ready:
-        text = f"{len(ready)} engines answer." if wanted is None else f"{len(ready)} of {wanted} engines answer."
+        text = f"{len(ready)} engines answer." if replicas is None else f"{len(ready)} of {replicas} engines answer."
         conditions.set("Available", True, "EnginesReady", text)
-    elif wanted == 0:
+    elif replicas == 0:
         conditions.set("Available", False, "ScaledToZero", "spec.replicas is 0.")
     else:
         conditions.set("Available", False, "NoEngineReady", "No engine answers yet.")
@@ -236,7 +236,7 @@ def _set_progressing(
     conditions: Conditions,
     result: Plan,
 ) -> None:
-    wanted = autoscaling.get_wanted_replicas(declared.spec, observed.deployment)
+    replicas = autoscaling.get_wanted_replicas(declared.spec, observed.deployment)
     if trouble := next((each for each in observed.sync_failures if each.stops_pods), None):
         conditions.set("Progressing", False, trouble.error.reason.name, trouble.error.sentence())
         return
@@ -245,14 +245,14 @@ def _set_progressing(
         return
     found: Object = (observed.deployment or {}).get("status") or {}
     up_to_date = (observed.deployment or {}).get("metadata", {}).get("generation") == found.get("observedGeneration")
-    if up_to_date and found.get("updatedReplicas", 0) == found.get("replicas", 0) == wanted == ready:
-        _set_loading(observed, declared, resolved, wanted, now, conditions, result)
+    if up_to_date and found.get("updatedReplicas", 0) == found.get("replicas", 0) == replicas == ready:
+        _set_loading(observed, declared, resolved, replicas, now, conditions, result)
         return
     result.requeue_after_seconds = RECHECK_SECONDS
     if failure := rollouts.explain_pause(observed.deployment) or _find_engine_failure(observed, resolved, now):
         conditions.set("Progressing", False, failure.reason.name, failure.sentence())
         return
-    text = f"{found.get('updatedReplicas', 0)} of {wanted} engines are of the present models, {ready} answer."
+    text = f"{found.get('updatedReplicas', 0)} of {replicas} engines are of the present models, {ready} answer."
     text += hub_download.describe_running(observed.pods)
     conditions.set("Progressing", True, "RollingOut", text)
 
@@ -261,28 +261,28 @@ def _set_loading(
     observed: ObservedInferenceService,
     declared: InferenceService,
     resolved: ResolvedModels,
-    wanted: int,
+    replicas: int,
     now: datetime,
     conditions: Conditions,
     result: Plan,
 ) -> None:
     """Report whether the engines, which are all ready, have loaded the present adapters."""
     revision = adapter_sidecar.compute_revision(resolved)
-    asked = (
+    polled_pods = (
         [pod for pod in observed.pods if pod["metadata"]["uid"] in result.poll_urls]
         if _can_report_models(declared, resolved)
         else []
     )
-    if asked:
+    if polled_pods:
         result.requeue_after_seconds = RECHECK_SECONDS
-    if silence := explain_silence(asked, observed.last_answer_at, now):
+    if silence := explain_silence(polled_pods, observed.last_answer_at, now):
         result.requeue_after_seconds = RECHECK_SECONDS
         conditions.set("Progressing", False, silence.reason.name, silence.sentence())
         return
-    if unheard := find_unanswered_pods(asked, observed.answers):
+    if unheard := find_unanswered_pods(polled_pods, observed.answers):
         result.requeue_after_seconds = RECHECK_SECONDS
         if not _was_judged(observed.owner):
-            text = f"{len(unheard)} of {wanted} engines have not reported yet which models they have loaded."
+            text = f"{len(unheard)} of {replicas} engines have not reported yet which models they have loaded."
             conditions.set("Progressing", True, "WaitingForEngines", text)
             return
         # The operator was restarted: the earlier finding holds until the engines have had time to answer.
@@ -290,11 +290,11 @@ def _set_loading(
         return
     behind = adapter_sidecar.count_outdated_engines(observed.pods, observed.answers, revision)
     if not children.hot_swaps_adapters(declared.spec, resolved) or not behind:
-        conditions.set("Progressing", False, "Complete", f"All {wanted} engines serve the present models.")
+        conditions.set("Progressing", False, "Complete", f"All {replicas} engines serve the present models.")
     elif failure := adapter_sidecar.find_adapter_error(observed.pods, observed.answers, revision):
         conditions.set("Progressing", False, failure.reason.name, failure.sentence())
     else:
-        conditions.set("Progressing", True, "LoadingAdapters", f"{behind} of {wanted} engines change their adapters.")
+        conditions.set("Progressing", True, "LoadingAdapters", f"{behind} of {replicas} engines change their adapters.")
         result.requeue_after_seconds = adapter_sidecar.NUDGE_INTERVAL.total_seconds()
 
 
@@ -378,8 +378,8 @@ def _explain_engine_exit(pod: Object, container: str, ended: Object) -> HoneErro
     return HoneError(ENGINE_FAILED, f"The engine exits again and again: {last}", remedy=remedy)
 
 
-def _build_model_status(model: ModelStatus, answers: list[Any], wanted: int | None) -> Object:
-    """Return a model for the status, with the number of engines that loaded it. `wanted` None: that is unknown."""
+def _build_model_status(model: ModelStatus, answers: list[Any], replicas: int | None) -> Object:
+    """Return a model for the status, with the number of engines that loaded it. `replicas` None: that is unknown."""
     count = sum(adapter_sidecar.is_model_loaded(model, answer) for answer in answers)
-    loaded = None if wanted is None else f"{count}/{wanted}"
+    loaded = None if replicas is None else f"{count}/{replicas}"
     return model.model_copy(update={"loaded": loaded, "digest": adapter_sidecar.find_digest(model, answers)}).to_wire()

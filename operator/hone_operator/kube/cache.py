@@ -99,10 +99,10 @@ class Cache:
             body["spec"] = {"containers": []}
         if known is not None:
             self._forget(resource, namespace, name)
-        kept = self._keep(resource, body)
+        is_kept = self._keep(resource, body)
         if resource == FINETUNEJOBS:
             self._note_end(Key(resource, namespace, name), body)
-        return kept or known is not None
+        return is_kept or known is not None
 
     def remove(self, resource: Resource, body: Object, *, for_good: bool = False) -> None:
         """Forget an object that a watch no longer has, unless a later object has its name.
@@ -217,21 +217,21 @@ class Cache:
 
     def _keep(self, resource: Resource, body: Object) -> bool:
         owner = find_owner_key(resource, body)
-        kept = _keep_part(resource, body, owner_is_finished=owner in self._finished)
-        if kept is None:
+        stored = _keep_part(resource, body, owner_is_finished=owner in self._finished)
+        if stored is None:
             return False
         if resource == PODS:
             return self._keep_pod(owner, body)
-        if isinstance(kept, dict) and resource in CHILDREN:
+        if isinstance(stored, dict) and resource in CHILDREN:
             if not (owner and self.has(owner) and is_made(resource, body)):
-                kept = reduce_child(body)
+                stored = reduce_child(body)
             elif resource == CONFIGMAPS:
-                kept = _pack(body)
-        self._store(resource, owner, body["metadata"], kept)
+                stored = _pack(body)
+        self._store(resource, owner, body["metadata"], stored)
         return True
 
-    def _store(self, resource: Resource, owner: Key | None, metadata: Object, kept: Object | _Packed) -> None:
-        self._objects[resource][metadata.get("namespace", "")][metadata["name"]] = kept
+    def _store(self, resource: Resource, owner: Key | None, metadata: Object, stored: Object | _Packed) -> None:
+        self._objects[resource][metadata.get("namespace", "")][metadata["name"]] = stored
         if owner:
             self._children[owner].add((resource, metadata["name"]))
 

@@ -68,14 +68,19 @@ def is_made(resource: Resource, child: Object) -> bool:
 def reduce_child(child: Object, *, with_status: bool = False) -> Object:
     """Return a child's identity, its owner, and whether it is being deleted, as a PARTIAL object."""
     metadata = child["metadata"]
-    kept = {name: metadata[name] for name in _METADATA if name in metadata}
+    reduced_metadata = {name: metadata[name] for name in _METADATA if name in metadata}
     labels = metadata.get("labels") or {}
     if own := {name: labels[name] for name in _LABELS if name in labels}:
-        kept["labels"] = own
+        reduced_metadata["labels"] = own
     if controller := find_controller(child):
         reference = {name: truncate_text(str(controller.get(name, "")), _LONGEST_NAME) for name in _REFERENCE}
-        kept["ownerReferences"] = [reference | {"controller": True}]
-    found: Object = {"apiVersion": child["apiVersion"], "kind": child["kind"], "metadata": kept, PARTIAL: True}
+        reduced_metadata["ownerReferences"] = [reference | {"controller": True}]
+    found: Object = {
+        "apiVersion": child["apiVersion"],
+        "kind": child["kind"],
+        "metadata": reduced_metadata,
+        PARTIAL: True,
+    }
     found["spec"] = {}
     status = child.get("status") or {}
     if with_status and not sizes.is_larger(status, LARGEST_STATUS):

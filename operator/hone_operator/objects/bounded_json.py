@@ -48,15 +48,15 @@ def is_deeper(value: object, levels: int) -> bool:
 
 
 def _truncate_depth(data: bytes) -> bytes:
-    kept, begin, depth = [], 0, 0
+    pieces, begin, depth = [], 0, 0
     for token in _TOKEN.finditer(data):
         match data[token.start()]:
             case 0x5B | 0x7B:
                 depth += 1
                 if depth == MAX_DEPTH + 1:
-                    kept += [data[begin : token.start()], b"null"]
+                    pieces += [data[begin : token.start()], b"null"]
             case 0x5D | 0x7D:
                 if depth == MAX_DEPTH + 1:
                     begin = token.end()
                 depth -= 1
-    return b"".join([*kept, data[begin:]])
+    return b"".join([*pieces, data[begin:]])

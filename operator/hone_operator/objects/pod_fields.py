@@ -58,11 +58,11 @@ def select_fields(pod: Object) -> Object:
     }
 
 
-def _select_value(value: Any, kept: Any) -> Any:
-    if isinstance(kept, dict) and isinstance(value, dict):
-        return {name: _select_value(value[name], part) for name, part in kept.items() if name in value}
-    if isinstance(kept, list) and isinstance(value, list):
-        return [_select_value(item, kept[0]) for item in value]
-    if isinstance(kept, tuple) and isinstance(value, dict):
-        return {name: text for name, text in value.items() if name.startswith(kept)}
+def _select_value(value: Any, selection: Any) -> Any:
+    if isinstance(selection, dict) and isinstance(value, dict):
+        return {name: _select_value(value[name], part) for name, part in selection.items() if name in value}
+    if isinstance(selection, list) and isinstance(value, list):
+        return [_select_value(item, selection[0]) for item in value]
+    if isinstance(selection, tuple) and isinstance(value, dict):
+        return {name: text for name, text in value.items() if name.startswith(selection)}
     return value

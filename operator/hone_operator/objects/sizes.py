@@ -34,14 +34,14 @@ def drop_oversized(body: Object) -> Object:
     ):
         return body
     metadata = body["metadata"]
-    kept = {name: metadata[name] for name in _KEPT_METADATA if name in metadata}
+    reduced_metadata = {name: metadata[name] for name in _KEPT_METADATA if name in metadata}
     labels = metadata.get("labels") or {}
     own = ((name, value) for name, value in labels.items() if name.startswith(_KEPT_LABEL_PREFIXES))
-    kept["labels"] = dict(islice(own, _MAX_LABELS))
+    reduced_metadata["labels"] = dict(islice(own, _MAX_LABELS))
     if controller := find_controller(body):
-        kept["ownerReferences"] = [controller]
-    truncate_all_texts(kept)
-    found: Object = {"apiVersion": body["apiVersion"], "kind": body["kind"], "metadata": kept, "spec": {}}
+        reduced_metadata["ownerReferences"] = [controller]
+    truncate_all_texts(reduced_metadata)
+    found: Object = {"apiVersion": body["apiVersion"], "kind": body["kind"], "metadata": reduced_metadata, "spec": {}}
     status = body.get("status")
     if status is not None:
         found["status"] = {} if is_larger(status, MAX_OBJECT_BYTES // 2) else status

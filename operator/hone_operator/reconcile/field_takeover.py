@@ -53,11 +53,11 @@ def build_named_takeover_patch(found: Object, desired: Object, message: str) -> 
     that exclude each other, by its index in a list that has both.
     """
     fields: Object = {}
-    kept = []
+    other_entries = []
     for each in _list_managed_fields(found):
         theirs = each.get("fieldsV1") or {}
         if each.get("subresource"):
-            kept.append(each)
+            other_entries.append(each)
         elif each.get("manager") == FIELD_MANAGER:
             fields = _merge_fields(fields, theirs)
         else:
@@ -66,8 +66,8 @@ def build_named_takeover_patch(found: Object, desired: Object, message: str) -> 
                 taken = _merge_fields(taken, _pick_fields(theirs, found, desired, parts, text))
             fields = _merge_fields(fields, taken)
             if left := _subtract_fields(theirs, taken):
-                kept.append(each | {"fieldsV1": left})
-    return _build_patch(found, fields, kept) if kept != _list_foreign_entries(found) else None
+                other_entries.append(each | {"fieldsV1": left})
+    return _build_patch(found, fields, other_entries) if other_entries != _list_foreign_entries(found) else None
 
 
 def build_restore_patch(found: Object, taken: Object) -> Object:
@@ -114,9 +114,11 @@ def _pick_fields(theirs: Object, found: Any, desired: Any, parts: list[str], mes
 
 def _find_item(items: Any, key: str) -> Any:
     """Return the item of a list by its key in managedFields. Fields that Hone leaves out count as their defaults."""
-    wanted = json.loads(key.removeprefix("k:"))
+    item_keys = json.loads(key.removeprefix("k:"))
     found = items if isinstance(items, list) else []
-    return next((item for item in found if all(item.get(name, value) == value for name, value in wanted.items())), None)
+    return next(
+        (item for item in found if all(item.get(name, value) == value for name, value in item_keys.items())), None
+    )
 
 
 def _subtract_fields(fields: Object, taken: Object) -> Object:
@@ -130,7 +132,7 @@ def _subtract_fields(fields: Object, taken: Object) -> Object:
     return left
 
 
-def _build_patch(found: Object, fields: Object, kept: list[Object]) -> Object:
+def _build_patch(found: Object, fields: Object, other_entries: list[Object]) -> Object:
     metadata = found["metadata"]
     applied = {
         "manager": FIELD_MANAGER,
@@ -140,7 +142,7 @@ def _build_patch(found: Object, fields: Object, kept: list[Object]) -> Object:
         "fieldsV1": fields,
     }
     versions = {name: metadata[name] for name in ("uid", "resourceVersion")}
-    return {"metadata": {**versions, "managedFields": [*kept, applied]}}
+    return {"metadata": {**versions, "managedFields": [*other_entries, applied]}}
 
 
 def _list_managed_fields(found: Object) -> list[Object]:

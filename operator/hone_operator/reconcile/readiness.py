@@ -150,9 +150,9 @@ def judge_service(models: list[Object], conditions: Conditions) -> Health:
     if reason == SCALED_TO_ZERO:
         return Health("Ready", reason, message)
     for model in models:
-        loaded, _, wanted = str(model.get("loaded") or "").partition("/")
-        if loaded != wanted and wanted:
-            text = f"Model {model['name']} is loaded on {loaded} of {wanted} engines, by their own lists."
+        loaded, _, replicas = str(model.get("loaded") or "").partition("/")
+        if loaded != replicas and replicas:
+            text = f"Model {model['name']} is loaded on {loaded} of {replicas} engines, by their own lists."
             return Health("Reconciling", "ModelsNotLoaded", text)
     return Health("Ready" if conditions.is_true("Available") else "Reconciling", reason, message)
 

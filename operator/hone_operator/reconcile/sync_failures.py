@@ -67,8 +67,8 @@ def explain_write_failure(action: Action, error: Exception, failures: int) -> Sy
             )
         if isinstance(action, Delete) and action.replaced_by:
             found = explain_refusal(error.message, CHILD_REFUSED)
-            kept = f"{what} is kept as it was, since the one that the spec now asks for is refused: {found.message}"
-            return SyncFailure(HoneError(found.reason, kept, remedy=found.remedy))
+            message = f"{what} is kept as it was, since the one that the spec now asks for is refused: {found.message}"
+            return SyncFailure(HoneError(found.reason, message, remedy=found.remedy))
         if invalid := explain_invalid(error.message):
             return SyncFailure(HoneError(invalid.reason, f"{what}: {invalid.message}", remedy=invalid.remedy))
         remedy = explain_refusal(error.message, CHILD_REFUSED).remedy

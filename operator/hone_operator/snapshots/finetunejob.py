@@ -3,6 +3,7 @@
 In: the object. Out: an ObservedFineTuneJob. Next: finetunejob/plan.py, which plans from it.
 """
 
+from dataclasses import dataclass
 from datetime import datetime
 
 from hone_api.artifacts.trainer_reports import ProgressReport
@@ -16,44 +17,21 @@ from hone_operator.diagnosis.gpus import find_largest_gpu
 from hone_operator.finetunejob import children, jobs
 from hone_operator.finetunejob.job_memory import JobMemory
 from hone_operator.finetunejob.snapshot import JobView, ObservedFineTuneJob
-from hone_operator.kube.cache import Cache
-from hone_operator.kube.client import Api
-from hone_operator.kube.pod_poller import Poller
 from hone_operator.objects import child_names, timestamps
 from hone_operator.objects.parsing import parse_object
 from hone_operator.objects.resources import CLAIMS, CONFIGMAPS, JOBS, PODS, SERVICES, Key, Object, is_terminal
 from hone_operator.pods import tuning
-from hone_operator.pods.pod_spec import Images
 from hone_operator.reconcile.conditions import Conditions
 from hone_operator.reconcile.pod_owners import is_stale_pod, select_pods, select_trainers
-from hone_operator.snapshots.events import EventReader
-from hone_operator.snapshots.nodes import NodeReader, needs_nodes
-from hone_operator.snapshots.objects import ObjectReader
+from hone_operator.snapshots.kind_reader import KindReader
+from hone_operator.snapshots.nodes import needs_nodes
 
 
-class FineTuneJobReader:
+@dataclass(frozen=True)
+class FineTuneJobReader(KindReader):
     """Reads snapshots of FineTuneJobs. Pods of a finished Job are read from the API server."""
 
-    def __init__(
-        self,
-        api: Api,
-        cache: Cache,
-        poller: Poller,
-        images: Images,
-        memory: JobMemory,
-        *,
-        objects: ObjectReader,
-        nodes: NodeReader,
-        events: EventReader,
-    ) -> None:
-        self._api = api
-        self._cache = cache
-        self._poller = poller
-        self._images = images
-        self._memory = memory
-        self._objects = objects
-        self._nodes = nodes
-        self._events = events
+    _memory: JobMemory
 
     async def read_snapshot(self, key: Key, owner: Object, now: datetime) -> ObservedFineTuneJob:
         """Return the snapshot. Of an object that breaks the contract or has ended, it has only what the plan needs."""

@@ -13,8 +13,6 @@ from hone_operator.diagnosis.gpus import find_largest_gpu
 from hone_operator.engines.resolve import list_needed_claims, list_needed_jobs
 from hone_operator.inferenceservice import autoscaling, rollouts
 from hone_operator.inferenceservice.snapshot import ObservedInferenceService
-from hone_operator.kube.cache import Cache
-from hone_operator.kube.pod_poller import Poller
 from hone_operator.objects import child_names
 from hone_operator.objects.parsing import parse_object
 from hone_operator.objects.resources import (
@@ -30,32 +28,13 @@ from hone_operator.objects.resources import (
     Object,
     is_controlled_by,
 )
-from hone_operator.pods.pod_spec import Images
 from hone_operator.reconcile.pod_owners import select_engines
-from hone_operator.snapshots.events import EventReader
-from hone_operator.snapshots.nodes import NodeReader, needs_nodes
-from hone_operator.snapshots.objects import ObjectReader
+from hone_operator.snapshots.kind_reader import KindReader
+from hone_operator.snapshots.nodes import needs_nodes
 
 
-class InferenceServiceReader:
+class InferenceServiceReader(KindReader):
     """Reads snapshots of InferenceServices."""
-
-    def __init__(
-        self,
-        cache: Cache,
-        poller: Poller,
-        images: Images,
-        *,
-        objects: ObjectReader,
-        nodes: NodeReader,
-        events: EventReader,
-    ) -> None:
-        self._cache = cache
-        self._poller = poller
-        self._images = images
-        self._objects = objects
-        self._nodes = nodes
-        self._events = events
 
     async def read_snapshot(self, key: Key, owner: Object, now: datetime) -> ObservedInferenceService:
         """Return the snapshot. Of an object that breaks the contract, it has only the Deployment and its pods."""

@@ -32,13 +32,9 @@ class SnapshotReader:
         self.job_memory = JobMemory()
         self._cache = cache
         self._nodes = NodeReader(api)
-        objects, events = ObjectReader(api, cache), EventReader(api)
-        self._finetunejobs = FineTuneJobReader(
-            api, cache, poller, images, self.job_memory, objects=objects, nodes=self._nodes, events=events
-        )
-        self._inferenceservices = InferenceServiceReader(
-            cache, poller, images, objects=objects, nodes=self._nodes, events=events
-        )
+        parts = (api, cache, poller, images, ObjectReader(api, cache), self._nodes, EventReader(api))
+        self._finetunejobs = FineTuneJobReader(*parts, self.job_memory)
+        self._inferenceservices = InferenceServiceReader(*parts)
 
     async def read_finetunejob(self, key: Key, owner: Object, now: datetime) -> ObservedFineTuneJob:
         """Return the snapshot of a FineTuneJob."""

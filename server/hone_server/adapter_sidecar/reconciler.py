@@ -114,16 +114,16 @@ class AdapterReconciler:
             text = self.file.read_text("utf-8")
             if (revision := make_revision(text)) == self._revision:
                 return False
-            wanted = WantedAdapters.model_validate_json(text)
+            listed = WantedAdapters.model_validate_json(text)
         except (OSError, ValidationError) as error:
             log.warning("%s can't be read: %s", self.file, error)
             return False
-        previous = self._records if (wanted.base, wanted.base_revision) == self._base else {}
+        previous = self._records if (listed.base, listed.base_revision) == self._base else {}
         records = {}
-        for adapter in wanted.adapters:
+        for adapter in listed.adapters:
             record = previous.get(adapter.name)
             records[adapter.name] = record if record and record.wanted == adapter else AdapterRecord(adapter)
-        self._file, self._revision, self._records = wanted, revision, records
+        self._file, self._revision, self._records = listed, revision, records
         self._served &= records.keys()
         if self._first_wanted is None:
             self._first_wanted = set(self._records)
@@ -135,15 +135,15 @@ class AdapterReconciler:
         return self._file.base, self._file.base_revision
 
     def _verify_and_link(self, record: AdapterRecord) -> None:
-        wanted = record.wanted
-        folder = Path(wanted.folder)
+        adapter = record.wanted
+        folder = Path(adapter.folder)
         if not self._is_mounted(folder):
             return
         try:
-            proved, record.digest = verify.verify_adapter(wanted.name, folder, wanted.digest, *self._base)
+            proved, record.digest = verify.verify_adapter(adapter.name, folder, adapter.digest, *self._base)
             if self.max_rank is not None:
-                verify.require_loadable_kind(wanted.name, proved, self.max_rank)
-            link = self.links / link_name(wanted.name, record.digest or make_revision(wanted.folder))
+                verify.require_loadable_kind(adapter.name, proved, self.max_rank)
+            link = self.links / link_name(adapter.name, record.digest or make_revision(adapter.folder))
             link_artifacts.make_link(link, proved)
         except (HoneError, OSError) as error:
             self._record_failure(

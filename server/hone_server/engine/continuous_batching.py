@@ -111,8 +111,10 @@ class Engine:
         if processor is None:
             return 0.0
         cache = processor.cache
-        kept = sum(len(one.ledger.cached_blocks) * one.bytes_per_block for one in cache.cache_allocators.values())
-        free = float(cache.compute_free_capacity()) + float(kept / (cache.num_sectors * cache.bytes_per_sector))
+        cached_bytes = sum(
+            len(one.ledger.cached_blocks) * one.bytes_per_block for one in cache.cache_allocators.values()
+        )
+        free = float(cache.compute_free_capacity()) + float(cached_bytes / (cache.num_sectors * cache.bytes_per_sector))
         return max(0.0, 1.0 - free)
 
     def start(self) -> None:
@@ -153,12 +155,7 @@ class Engine:
         self._manager.register_result_handler(request_id, outputs.put_nowait)
         finished, returned = False, 0
         logprobs: list[TokenLogprobs] = []
-        if params.top_logprobs is not None:
-            self._sampler.logprobs[request_id] = logprobs
-        if guide is not None:
-            self._sampler.guides[request_id] = guide
-        if prompt_logprobs is not None:
-            self._prompt_recorder.requested[request_id] = prompt_logprobs
+        self._register_extras(request_id, None if params.top_logprobs is None else logprobs, guide, prompt_logprobs)
         try:
             accepted = self._manager.add_request(
                 prompt,
@@ -175,27 +172,47 @@ class Engine:
             while not finished:
                 output = await outputs.get()
                 finished = output.is_finished()
-                if request_id in self._finite_filter.failed_ids:
-                    raise EngineError(NOT_FINITE_MESSAGE)
-                if output.error is not None:
-                    raise EngineError(output.error)
-                if finished and guide is not None and guide.error is not None:
-                    raise GuidanceError(
-                        f"the answer can't follow its schema further, which is too complex: {guide.error}"
-                    )
+                self._raise_for_failure(request_id, output, guide)
                 before, returned = returned, len(output.generated_tokens)
                 yield TokenBatch(
                     output.generated_tokens[before:], finished, output.timestamps or [], logprobs[before:returned]
                 )
         finally:
-            self._sampler.logprobs.pop(request_id, None)
-            self._sampler.guides.pop(request_id, None)
-            self._prompt_recorder.requested.pop(request_id, None)
-            self._finite_filter.forget_request(request_id)
+            self._forget_extras(request_id)
             if not finished:
                 self._manager.cancel_request(request_id)
                 # A cancelled request gets no last result, with which its handler would be removed.
                 router.result_handlers.pop(request_id, None)
+
+    def _register_extras(
+        self,
+        request_id: str,
+        logprobs: list[TokenLogprobs] | None,
+        guide: Guide | None,
+        prompt_logprobs: PromptLogprobs | None,
+    ) -> None:
+        """Register what a request needs in addition to its tokens; the sampler fills `logprobs`."""
+        if logprobs is not None:
+            self._sampler.logprobs[request_id] = logprobs
+        if guide is not None:
+            self._sampler.guides[request_id] = guide
+        if prompt_logprobs is not None:
+            self._prompt_recorder.requested[request_id] = prompt_logprobs
+
+    def _forget_extras(self, request_id: str) -> None:
+        self._sampler.logprobs.pop(request_id, None)
+        self._sampler.guides.pop(request_id, None)
+        self._prompt_recorder.requested.pop(request_id, None)
+        self._finite_filter.forget_request(request_id)
+
+    def _raise_for_failure(self, request_id: str, output: GenerationOutput, guide: Guide | None) -> None:
+        """Raise EngineError for a request that failed, and GuidanceError for one whose guide did."""
+        if request_id in self._finite_filter.failed_ids:
+            raise EngineError(NOT_FINITE_MESSAGE)
+        if output.error is not None:
+            raise EngineError(output.error)
+        if output.is_finished() and guide is not None and guide.error is not None:
+            raise GuidanceError(f"the answer can't follow its schema further, which is too complex: {guide.error}")
 
 
 class ModelHandle:

@@ -30,17 +30,17 @@ MIN_REPETITION_PENALTY = 1e-25
 def apply_penalties(logits: torch.Tensor, penalties: Penalties, prompt: Sequence[int], answer: Sequence[int]) -> None:
     """Change one row of logits (shape [vocab_size]) in place."""
 
-    def indices(tokens: Sequence[int]) -> torch.Tensor:
+    def make_indices(tokens: Sequence[int]) -> torch.Tensor:
         return torch.tensor(tokens, dtype=torch.long, device=logits.device)
 
     if penalties.bias:
         tokens, values = zip(*penalties.bias, strict=True)
-        logits[indices(tokens)] += torch.tensor(values, dtype=logits.dtype, device=logits.device)
+        logits[make_indices(tokens)] += torch.tensor(values, dtype=logits.dtype, device=logits.device)
     if penalties.repetition != 1:
-        seen = indices([*prompt, *answer]).unique()  # type: ignore[no-untyped-call]
+        seen = make_indices([*prompt, *answer]).unique()  # type: ignore[no-untyped-call]
         scores = logits[seen]
         repetition = max(penalties.repetition, MIN_REPETITION_PENALTY)
         logits[seen] = torch.where(scores > 0, scores / repetition, scores * repetition)
     if answer and (penalties.frequency or penalties.presence):
-        answered, counts = indices(answer).unique(return_counts=True)  # type: ignore[no-untyped-call]
+        answered, counts = make_indices(answer).unique(return_counts=True)  # type: ignore[no-untyped-call]
         logits[answered] -= penalties.frequency * counts + penalties.presence

@@ -36,7 +36,7 @@ def isolate_prefix_cache(processor: Any, vocab_size: int) -> None:
 
     def schedule_by_adapter(*budgets: int) -> Any:
         requests, *rest = schedule(*budgets)
-        return requests and sorted(requests, key=lambda request: _adapter_number(request.state.request_id)), *rest
+        return requests and sorted(requests, key=lambda request: _parse_adapter_number(request.state.request_id)), *rest
 
     cache.search_prefix_match = search_salted
     for allocator in cache.cache_allocators.values():
@@ -49,10 +49,10 @@ def salt_tokens(request_id: str, tokens: list[int], vocab_size: int) -> list[int
 
     The adapter's number is encoded in the first two tokens, as multiples of the size of the vocabulary.
     """
-    high, low = divmod(_adapter_number(request_id), SALT_BASE)
+    high, low = divmod(_parse_adapter_number(request_id), SALT_BASE)
     salted = [token + vocab_size * part for token, part in zip(tokens, (low, high), strict=False)]
     return salted + tokens[len(salted) :]
 
 
-def _adapter_number(request_id: str) -> int:
+def _parse_adapter_number(request_id: str) -> int:
     return int(request_id.partition(".")[0])

@@ -93,8 +93,8 @@ def compute_gumbel_scores(
     for row, own in enumerate(params):
         if own.top_p < 1:
             ordered = torch.sort(probabilities[row], descending=True).values
-            kept = int((torch.cumsum(ordered, dim=-1) < own.top_p).sum())
-            smallest = ordered[min(kept, ordered.numel() - 1)]
+            kept_count = int((torch.cumsum(ordered, dim=-1) < own.top_p).sum())
+            smallest = ordered[min(kept_count, ordered.numel() - 1)]
             probabilities[row].masked_fill_(probabilities[row] < smallest, 0.0)
     noise = [
         draw_token_noise(own.seed, position, logits.shape[1]) for own, position in zip(params, positions, strict=True)

@@ -31,7 +31,7 @@ class Detokenizer:
         start, returned = self._context_start, self._returned
         has_held = len(self._tokens) > returned
         self._tokens.append(token)
-        text = self._new_text(finished=False)
+        text = self._decode_new_text(finished=False)
         self.token_start = 0
         if has_held and text:
             before = self._decode(self._tokens[start:returned])
@@ -45,9 +45,9 @@ class Detokenizer:
 
     def flush(self) -> str:
         """Return the remaining text at the end, with the replacement character for an unfinished character."""
-        return self._new_text(finished=True)
+        return self._decode_new_text(finished=True)
 
-    def _new_text(self, finished: bool) -> str:
+    def _decode_new_text(self, finished: bool) -> str:
         before = (
             self._decode(self._tokens[self._context_start : self._returned])
             if self._returned > self._context_start

@@ -121,7 +121,7 @@ def make_chat_tasks(
     if not model.tokenizer.chat_template:
         message = f"model {model.entry.name!r} has no chat template; use /v1/completions"
         raise ApiError(400, message, param="messages")
-    messages = [message.for_template() for message in request.messages]
+    messages = [message.format_for_template() for message in request.messages]
     text = render_chat(model.tokenizer, messages, tools=tools, add_generation_prompt=True)
     prompt = encode_prompt(
         model.tokenizer,

@@ -86,14 +86,14 @@ def make_admin_app(registry: ModelRegistry) -> FastAPI:
         return PlainTextResponse(f"Success: LoRA adapter {body.lora_name!r} removed successfully.")
 
     @app.exception_handler(OSError)
-    async def unreadable(_: Request, error: OSError) -> Response:
+    async def handle_os_error(_: Request, error: OSError) -> Response:
         refused = ApiError(
             400, f"lora_path: {error.strerror}; name a folder that the engine can read", param="lora_path"
         )
         return JSONResponse(refused.make_body(), refused.status)
 
     @app.exception_handler(HoneError)
-    async def named(_: Request, error: HoneError) -> Response:
+    async def handle_hone_error(_: Request, error: HoneError) -> Response:
         refused = ApiError(STATUS_BY_REASON.get(error.reason, 400), error.sentence(), code=error.reason.name)
         return JSONResponse(refused.make_body(), refused.status)
 

@@ -176,13 +176,13 @@ def raise_file_limit() -> int:
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     reserved = RESERVED_FILES + len(os.listdir("/dev/fd"))
-    wanted = MAX_CONNECTIONS + reserved
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+    needed = MAX_CONNECTIONS + reserved
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS
     if soft < reserved + MIN_CONNECTIONS:
         message = f"the process may open {soft} files, and needs {reserved + MIN_CONNECTIONS} to answer a few clients"
-        raise HoneError(INVALID_SPEC, message, remedy=f"Raise the limit: ulimit -n {wanted}")
+        raise HoneError(INVALID_SPEC, message, remedy=f"Raise the limit: ulimit -n {needed}")
     return min(MAX_CONNECTIONS, soft - reserved)

@@ -26,21 +26,23 @@ class Metrics:
         self.registry.register(_LoadCollector(load, adapters))
         label = ["model_name"]
 
-        def counter(name: str, text: str, *more: str) -> Counter:
+        def add_counter(name: str, text: str, *more: str) -> Counter:
             return Counter(f"hone:{name}", text, [*label, *more], registry=self.registry)
 
-        def seconds(name: str, text: str) -> Histogram:
+        def add_histogram(name: str, text: str) -> Histogram:
             return Histogram(f"hone:{name}_seconds", text, label, buckets=BUCKETS_SECONDS, registry=self.registry)
 
-        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens processed.")
-        self.generation_tokens = counter("generation_tokens", "Tokens generated.")
-        self.finished_answers = counter("request_success", "Answers: stop, length, abort, or error.", "finished_reason")
-        self.refused_requests = counter("requests_refused", "Requests answered with 429, because too many waited.")
-        self.first_token_seconds = seconds(
+        self.prompt_tokens = add_counter("prompt_tokens", "Prompt tokens processed.")
+        self.generation_tokens = add_counter("generation_tokens", "Tokens generated.")
+        self.finished_answers = add_counter(
+            "request_success", "Answers: stop, length, abort, or error.", "finished_reason"
+        )
+        self.refused_requests = add_counter("requests_refused", "Requests answered with 429, because too many waited.")
+        self.first_token_seconds = add_histogram(
             "time_to_first_token", "From a request, once it is received, to its first token."
         )
-        self.inter_token_seconds = seconds("inter_token_latency", "From one token to the next.")
-        self.answer_seconds = seconds(
+        self.inter_token_seconds = add_histogram("inter_token_latency", "From one token to the next.")
+        self.answer_seconds = add_histogram(
             "e2e_request_latency", "From a request, once it is received, to the end of its answer."
         )
 

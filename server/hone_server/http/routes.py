@@ -39,6 +39,7 @@ from hone_server.protocol.errors import (
 )
 from hone_server.protocol.requests import ChatRequest, CompletionRequest, GenerationRequest
 from hone_server.protocol.responses import CHAT, COMPLETION, ERRORS, HEALTH, ModelCard, ModelList
+from hone_server.structured.grammars import AnswerStructure
 from hone_server.workers import run_in_thread
 
 log = logging.getLogger("hone_server")
@@ -66,29 +67,49 @@ class RequestUsage:
         return make_usage(self.prompt_tokens, sum(self.token_counts.values()))
 
 
-def make_app(registry: ModelRegistry, max_waiting: int) -> FastAPI:
-    app = FastAPI(title="Hone", version="1", docs_url=None, redoc_url=None)
-    max_answers = MAX_BATCH_REQUESTS + max_waiting
-    app.router.route_class = type("Route", (BodyRoute,), {"max_prompts": max_answers})
-    metrics = Metrics(registry.measure_load, lambda: [served.name for served in registry.entries if served.parent])
-    add_error_handlers(app)
-    add_pages(app)
+@dataclass(frozen=True)
+class RequestAdmission:
+    """Admits requests for answers. max_waiting: answers of one model that may wait for a place in its batch."""
 
-    def get_checked_model(body: GenerationRequest) -> ServedModel:
+    registry: ModelRegistry
+    metrics: Metrics
+    max_waiting: int
+
+    @property
+    def max_answers(self) -> int:
+        return MAX_BATCH_REQUESTS + self.max_waiting
+
+    def get_checked_model(self, body: GenerationRequest) -> ServedModel:
         """Return the model that the request names. Raises ApiError."""
         body.refuse_unsupported()
-        model = registry.get_model(body.model)
-        if body.answer_count > max_answers:
-            raise make_too_many_error("n" if (body.n or 1) > 1 else "prompt", body.answer_count, max_answers)
-        refuse_busy(model, body)
+        model = self.registry.get_model(body.model)
+        if body.answer_count > self.max_answers:
+            raise make_too_many_error("n" if (body.n or 1) > 1 else "prompt", body.answer_count, self.max_answers)
+        self.refuse_busy(model, body)
         return model
 
-    def refuse_busy(model: ServedModel, body: GenerationRequest) -> None:
+    def refuse_busy(self, model: ServedModel, body: GenerationRequest) -> None:
         """Raise ApiError 429 when too many answers wait."""
         _, waiting = model.handle.count_requests()
-        if waiting and waiting + body.answer_count > max_waiting:
-            metrics.refused_requests.labels(body.model).inc()
+        if waiting and waiting + body.answer_count > self.max_waiting:
+            self.metrics.refused_requests.labels(body.model).inc()
             raise make_busy_error(body.model, waiting)
+
+
+def make_app(registry: ModelRegistry, max_waiting: int) -> FastAPI:
+    app = FastAPI(title="Hone", version="1", docs_url=None, redoc_url=None)
+    metrics = Metrics(registry.measure_load, lambda: [served.name for served in registry.entries if served.parent])
+    admission = RequestAdmission(registry, metrics, max_waiting)
+    app.router.route_class = type("Route", (BodyRoute,), {"max_prompts": admission.max_answers})
+    add_error_handlers(app)
+    add_pages(app)
+    _add_state_routes(app, registry, metrics)
+    _add_generation_routes(app, admission)
+    return app
+
+
+def _add_state_routes(app: FastAPI, registry: ModelRegistry, metrics: Metrics) -> None:
+    """Add the routes that show the engine's state and its models."""
 
     @app.get("/health", responses=HEALTH)
     async def health() -> Response:
@@ -107,32 +128,49 @@ def make_app(registry: ModelRegistry, max_waiting: int) -> FastAPI:
     async def one_model(name: str) -> dict[str, Any]:
         return _make_model_card(registry, name)
 
+
+def _add_generation_routes(app: FastAPI, admission: RequestAdmission) -> None:
+    """Add the routes that answer with generated text."""
+
     @app.post("/v1/chat/completions", responses=CHAT)
     async def chat(body: ChatRequest, request: Request) -> Response:
-        model = get_checked_model(body)
+        model = admission.get_checked_model(body)
         structure, tasks = await run_in_thread(plan_chat_tasks, model, body, is_large=request.state.is_large)
-        guided = await _run_unless_client_leaves(request, add_guides(model, tasks, structure))
-        if guided is None:
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
-        refuse_busy(model, body)  # others have come meanwhile
-        return await _send_answer(request, body, model, guided, choose_formatter(structure), metrics)
+        return await _send_guided_answer(request, body, model, tasks, structure, choose_formatter(structure), admission)
 
     @app.post("/v1/completions", responses=COMPLETION)
     async def completions(body: CompletionRequest, request: Request) -> Response:
-        model = get_checked_model(body)
+        model = admission.get_checked_model(body)
         structure, tasks = await run_in_thread(plan_completion_tasks, model, body, is_large=request.state.is_large)
-        guided = await _run_unless_client_leaves(request, add_guides(model, tasks, structure))
-        if guided is None:
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
-        refuse_busy(model, body)  # others have come meanwhile
-        return await _send_answer(request, body, model, guided, CompletionFormatter(), metrics)
+        return await _send_guided_answer(request, body, model, tasks, structure, CompletionFormatter(), admission)
 
     @app.api_route("/v1/responses{rest:path}", methods=["GET", "POST", "DELETE"], include_in_schema=False)
     async def responses(rest: str) -> Response:
         message = "the embedded engine has no Responses API; use POST /v1/chat/completions, or engine vllm"
         raise ApiError(404, message, code="not_found")
 
-    return app
+
+async def _send_guided_answer(
+    request: Request,
+    body: GenerationRequest,
+    model: ServedModel,
+    tasks: list[GenerationTask],
+    structure: AnswerStructure,
+    formatter: AnswerFormatter,
+    admission: RequestAdmission,
+) -> Response:
+    """Compile the grammar of the answers, if they have one, and answer."""
+    client = _get_client_address(request)
+    guided = await _run_unless_client_leaves(request, add_guides(model, tasks, structure, client))
+    if guided is None:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    admission.refuse_busy(model, body)  # others have come meanwhile
+    return await _send_answer(request, body, model, guided, formatter, admission.metrics)
+
+
+def _get_client_address(request: Request) -> str:
+    """Return the address of the connection; all clients behind one proxy have the same."""
+    return request.client.host if request.client else ""
 
 
 async def _send_answer(
@@ -275,21 +313,21 @@ def add_error_handlers(app: FastAPI) -> None:
     """Make the application answer every error in OpenAI's format."""
 
     @app.exception_handler(ApiError)
-    async def api_error(_: Request, error: ApiError) -> Response:
+    async def handle_api_error(_: Request, error: ApiError) -> Response:
         return JSONResponse(error.make_body(), error.status, headers=error.headers)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid_request(_: Request, error: RequestValidationError) -> Response:
+    async def handle_invalid_request(_: Request, error: RequestValidationError) -> Response:
         refused = make_validation_error(error.errors()[0])
         return JSONResponse(refused.make_body(), refused.status)
 
     @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> Response:
+    async def handle_http_error(request: Request, error: HTTPException) -> Response:
         refused = ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
         return JSONResponse(refused.make_body(), refused.status, headers=error.headers)
 
     @app.exception_handler(EngineError)
-    async def engine_error(_: Request, error: EngineError) -> Response:
+    async def handle_engine_error(_: Request, error: EngineError) -> Response:
         refused = make_engine_error(error)
         return JSONResponse(refused.make_body(), refused.status)
 

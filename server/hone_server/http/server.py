@@ -92,6 +92,7 @@ def serve(sources: ModelSources, options: ServerOptions) -> HoneError | None:
         log_config=None,
         log_level="warning",
         access_log=False,
+        proxy_headers=False,  # any client can send them, and compiling takes turns by the address of the connection
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
     server = _Server(config, registry, app, options.drain_seconds)

@@ -39,14 +39,17 @@ def plan_completion_tasks(
 
 
 async def add_guides(
-    model: ServedModel, tasks: list[GenerationTask], structure: AnswerStructure
+    model: ServedModel, tasks: list[GenerationTask], structure: AnswerStructure, client: str
 ) -> list[GenerationTask]:
-    """Return the tasks, each with a guide if their answers have a grammar. Raises ApiError."""
+    """Return the tasks, each with a guide if their answers have a grammar. Raises ApiError.
+
+    client: the address of the client; clients take turns in compiling.
+    """
     if structure.grammar is None:
         return tasks
     lengths = [len(task.prompt) for task in tasks]
     guides = await model.grammar_compiler.make_guides(
-        structure.grammar, structure.schema_owners, lengths, structure.param
+        structure.grammar, structure.schema_owners, lengths, structure.param, client
     )
     # The trigger of calls may be a special token, and the grammar allows no other special tokens in the text.
     shows_all, trigger = (

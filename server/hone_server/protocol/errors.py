@@ -99,9 +99,9 @@ def make_busy_error(model: str, waiting: int) -> ApiError:
     return ApiError(429, message, code="too_many_requests", headers={"Retry-After": str(RETRY_SECONDS)})
 
 
-def make_too_many_error(param: str, wanted: int, limit: int) -> ApiError:
+def make_too_many_error(param: str, answers: int, limit: int) -> ApiError:
     """Return the error for more answers than a model can have at once."""
-    message = f"the request asks for {wanted} answers, and a model takes {limit} at once at most; ask for fewer"
+    message = f"the request asks for {answers} answers, and a model takes {limit} at once at most; ask for fewer"
     return ApiError(400, message, param=param)
 
 
@@ -111,15 +111,15 @@ def make_unsupported_error(param: str, remedy: str = "leave it out") -> ApiError
     return ApiError(400, message, param=param, code="unsupported_parameter")
 
 
-def make_context_error(limit: int, prompt: int, wanted: int, param: str, *, at_least: bool = False) -> ApiError:
+def make_context_error(limit: int, prompt: int, answer: int, param: str, *, at_least: bool = False) -> ApiError:
     """Return the error for a prompt and answer (in tokens) that do not fit the model's context.
 
     at_least: not all of the prompt was counted.
     """
     few = "at least " if at_least else ""
     message = (
-        f"this model's maximum context length is {limit} tokens, but {few}{prompt + wanted} were asked for "
-        f"({few}{prompt} in the prompt, {wanted} in the answer); shorten one of them"
+        f"this model's maximum context length is {limit} tokens, but {few}{prompt + answer} were asked for "
+        f"({few}{prompt} in the prompt, {answer} in the answer); shorten one of them"
     )
     return ApiError(400, message, param=param, code="context_length_exceeded")
 

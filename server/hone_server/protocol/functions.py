@@ -49,7 +49,7 @@ class Tool(BaseModel):
     type: Literal["function"]
     function: Function
 
-    def for_template(self) -> dict[str, Any]:
+    def format_for_template(self) -> dict[str, Any]:
         """Return the tool for a chat template, without `strict`, which means nothing to a model."""
         return self.model_dump(exclude_unset=True, exclude={"function": {"strict"}})
 

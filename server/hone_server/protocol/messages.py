@@ -64,7 +64,7 @@ class CalledFunction(BaseModel):
             value, handler, lambda _: 'must be JSON text, such as \'{"city": "Paris"}\', or an object'
         )
 
-    def for_template(self) -> dict[str, Any]:
+    def format_for_template(self) -> dict[str, Any]:
         return drop_nulls(self.model_dump()) | {"arguments": self._read_arguments()}
 
     def _read_arguments(self) -> dict[str, Any]:
@@ -94,8 +94,8 @@ class ToolCall(BaseModel):
     type: Literal["function"] | None = "function"
     function: CalledFunction
 
-    def for_template(self) -> dict[str, Any]:
-        return drop_nulls(self.model_dump()) | {"type": "function", "function": self.function.for_template()}
+    def format_for_template(self) -> dict[str, Any]:
+        return drop_nulls(self.model_dump()) | {"type": "function", "function": self.function.format_for_template()}
 
 
 class Message(BaseModel):
@@ -120,16 +120,16 @@ class Message(BaseModel):
             )
         return validate_explained(value, handler, explain_content_error)
 
-    def for_template(self) -> dict[str, Any]:
+    def format_for_template(self) -> dict[str, Any]:
         """Return what the chat template gets: `content` is always a text, and there are no nulls."""
         content = self.content or ""
         if not isinstance(content, str):
             content = "".join(part.text for part in content)
         own = self.model_dump(exclude={"tool_calls", "function_call", "content"})
         message = drop_nulls(own) | {"content": content}
-        calls = [call.for_template() for call in self.tool_calls or []]
+        calls = [call.format_for_template() for call in self.tool_calls or []]
         if not calls and self.function_call is not None:
-            calls = [ToolCall(function=self.function_call).for_template()]
+            calls = [ToolCall(function=self.function_call).format_for_template()]
         # Templates check whether the key exists: an empty list would count as a message with calls.
         return message | ({"tool_calls": calls} if calls else {})
 

@@ -7,6 +7,7 @@ grammar, and `tool_calls` reads the answer. Pure; the syntax of the grammars is 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from hone_server.protocol.errors import ApiError
@@ -102,7 +103,7 @@ def build_structure(
         schema_owners=(*others[: len(grammars) - len(owners)], *owners),
         param="tools",
         # A template without a known form for calls has, as far as we know, no place for tools either.
-        tools=[tool.for_template() for tool in tools] if tool_call_format else None,
+        tools=[tool.format_for_template() for tool in tools] if tool_call_format else None,
         tool_call_format=tool_call_format or GENERIC,
         function_names={tool.function.name for tool in callable_tools},
         calls_begin=begin,
@@ -188,15 +189,7 @@ def _build_grammars(
 
     `free`: an answer may also be text with these tokens in it, or, if `answer` is its schema, JSON.
     """
-    marks = _find_marker_tokens(find_token)
-
-    def write_literal(text: str) -> str:
-        """Return the text as a rule; marks that are one token in the vocabulary must be named as tokens."""
-        parts = [text]
-        for mark, token in marks:
-            parts = [piece for part in parts for piece in _split_at_marker(part, mark, f"<[{token}]>")]
-        return " ".join(part if part.startswith("<[") else json.dumps(part) for part in parts if part)
-
+    write_literal = partial(_write_literal, _find_marker_tokens(find_token))
     optional = tool_call_format.optional and find_token(tool_call_format.optional)
     more = f"({write_literal(tool_call_format.separator)} call){{0,{max_calls - 1}}}" if max_calls > 1 else ""
     more = f"{more} {write_literal(tool_call_format.after)}"
@@ -212,25 +205,8 @@ def _build_grammars(
         )
     if free is None:
         rules.append("start: calls")
-    elif answer is not None and tool_call_format.trigger is None:
-        message = (
-            "this model writes tool calls as JSON, so that its tool calls and its answers to response_format look the "
-            "same; leave out response_format or tools, or set tool_choice to 'required' or 'none'"
-        )
-        raise ApiError(400, message, param="response_format")
-    elif answer is not None:
-        rules.append("start: @answer | calls")
-    elif tool_call_format.trigger is None:
-        rules += [f"start: NO_CALL {_write_more_text(free)} | calls", rf"NO_CALL: /(\s*[^\s{{]{TEXT})?/"]
-    elif find_token(tool_call_format.trigger) is not None:
-        rules.append(f"start: TEXT {_write_more_text(free)} calls?")
     else:
-        opening = (tool_call_format.before + tool_call_format.opening).removeprefix(tool_call_format.trigger)
-        first_call = f"lead {write_literal(opening)} function {write_literal(tool_call_format.closing)}"
-        rules += [
-            f"start: {_write_text_before(free)} (TEXT | {first_call} {more})",
-            f"lead[lazy]: TEXT {json.dumps(tool_call_format.trigger)}",
-        ]
+        rules += _write_optional_calls(tool_call_format, find_token, more, free, has_answer_schema=answer is not None)
     rules.append(f"TEXT: /{TEXT}/")
     grammars: list[dict[str, Any]] = [{"name": "start", "lark_grammar": "\n".join(rules)}]
     if free is not None and answer is not None:
@@ -238,6 +214,42 @@ def _build_grammars(
     for number, tool in enumerate(tools):
         grammars.append({"name": f"arguments_{number}", "json_schema": _make_arguments_schema(tool)})
     return grammars
+
+
+def _write_optional_calls(
+    tool_call_format: ToolCallFormat, find_token: TokenLookup, more: str, free: list[int], *, has_answer_schema: bool
+) -> list[str]:
+    """Return the rules of an answer that is text, or JSON if it has a schema, or calls.
+
+    more: the rest of a list of calls. Raises ApiError if JSON and calls begin alike.
+    """
+    if tool_call_format.trigger is None:
+        if has_answer_schema:
+            message = (
+                "this model writes tool calls as JSON, so that its tool calls and its answers to response_format look "
+                "the same; leave out response_format or tools, or set tool_choice to 'required' or 'none'"
+            )
+            raise ApiError(400, message, param="response_format")
+        return [f"start: NO_CALL {_write_more_text(free)} | calls", rf"NO_CALL: /(\s*[^\s{{]{TEXT})?/"]
+    if has_answer_schema:
+        return ["start: @answer | calls"]
+    if find_token(tool_call_format.trigger) is not None:
+        return [f"start: TEXT {_write_more_text(free)} calls?"]
+    write_literal = partial(_write_literal, _find_marker_tokens(find_token))
+    opening = (tool_call_format.before + tool_call_format.opening).removeprefix(tool_call_format.trigger)
+    first_call = f"lead {write_literal(opening)} function {write_literal(tool_call_format.closing)}"
+    return [
+        f"start: {_write_text_before(free)} (TEXT | {first_call} {more})",
+        f"lead[lazy]: TEXT {json.dumps(tool_call_format.trigger)}",
+    ]
+
+
+def _write_literal(marks: list[tuple[str, int]], text: str) -> str:
+    """Return the text as a rule; marks that are one token in the vocabulary must be named as tokens."""
+    parts = [text]
+    for mark, token in marks:
+        parts = [piece for part in parts for piece in _split_at_marker(part, mark, f"<[{token}]>")]
+    return " ".join(part if part.startswith("<[") else json.dumps(part) for part in parts if part)
 
 
 def _write_more_text(free: list[int]) -> str:

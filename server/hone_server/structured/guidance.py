@@ -1,9 +1,9 @@
 """Guided decoding: allow only the tokens with which an answer keeps the structure that its request requires.
 
 `grammars` makes the grammar of a request. `trial_pool` tries it in a process that may crash. A grammar that passes is
-compiled here by llguidance, in a thread. A Guide follows one answer through it, and the sampler (engine/sampler.py)
-asks it at every token which tokens are allowed. A mask takes some 10 microseconds. Requests without a grammar don't use
-this module.
+compiled here by llguidance, in a thread; slow ones have a lane of their own, as their trials have. A Guide follows one
+answer through it, and the sampler (engine/sampler.py) asks it at every token which tokens are allowed. A mask takes
+some 10 microseconds. Requests without a grammar don't use this module.
 """
 
 import asyncio
@@ -15,7 +15,6 @@ import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,17 +23,21 @@ from llguidance import LLMatcher, LLTokenizer
 from transformers import PreTrainedTokenizerFast
 
 from hone_server.protocol.errors import RETRY_SECONDS, ApiError
+from hone_server.structured.fair_turns import FairTurns
 from hone_server.structured.trial_pool import GrammarTrials, raise_for_verdict
 from hone_server.structured.vocabulary import PARSER_LIMITS, make_tokenizer
 
 # A trial lasts at most 5 seconds, and others can be before it.
 COMPILE_SECONDS = 20.0
-MAX_COMPILERS = 2
+MAX_QUICK_COMPILERS = 2
+MAX_SLOW_COMPILERS = 1
 MESSAGE_CHARACTERS = 500
 # Size of one number of a mask.
 MASK_BITS = 32
 
-_pool = ThreadPoolExecutor(MAX_COMPILERS, thread_name_prefix="guidance")
+_pool = ThreadPoolExecutor(MAX_QUICK_COMPILERS + MAX_SLOW_COMPILERS, thread_name_prefix="guidance")
+_quick_turns = FairTurns[object](MAX_QUICK_COMPILERS)
+_slow_turns = FairTurns[object](MAX_SLOW_COMPILERS)
 
 
 class Guide:
@@ -82,18 +85,23 @@ class GrammarCompiler:
         self._vocab_size = max(vocab_size, len(tokenizer), 1 + max(added, default=0))
 
     async def make_guides(
-        self, grammars: Sequence[dict[str, Any]], owners: Sequence[str | None], prompt_lengths: list[int], param: str
+        self,
+        grammars: Sequence[dict[str, Any]],
+        owners: Sequence[str | None],
+        prompt_lengths: list[int],
+        param: str,
+        client: str,
     ) -> list[Guide]:
         """Return a guide for each answer.
 
-        owners: for each part of the grammar, which schema it has. Raises ApiError: 400 for a grammar that can't be
-        compiled, 503 for one that takes too long.
+        owners: for each part of the grammar, which schema it has. client: its address; clients take turns. Raises
+        ApiError: 400 for a grammar that can't be compiled, 503 for one that takes too long.
         """
         if not isinstance(self._tokenizer, PreTrainedTokenizerFast) or not self._eos_token_ids:
             message = f"{param} needs a model with a fast tokenizer and an end-of-text token, which this one has not"
             raise ApiError(400, message, param=param)
         try:
-            matcher = await asyncio.wait_for(self._make_matcher(grammars, owners, param), COMPILE_SECONDS)
+            matcher = await asyncio.wait_for(self._make_matcher(grammars, owners, param, client), COMPILE_SECONDS)
         except TimeoutError:
             message = f"{param} was not compiled within {COMPILE_SECONDS:.0f} s; try again, or simplify its schema"
             raise ApiError(503, message, param=param, headers={"Retry-After": str(RETRY_SECONDS)}) from None
@@ -105,17 +113,22 @@ class GrammarCompiler:
         return [Guide(one, length, self._eos_token_ids, self._vocab_size) for one, length in pairs]
 
     async def _make_matcher(
-        self, grammars: Sequence[dict[str, Any]], owners: Sequence[str | None], param: str
+        self, grammars: Sequence[dict[str, Any]], owners: Sequence[str | None], param: str, client: str
     ) -> LLMatcher:
         """Return the matcher of a grammar that passed its trial. Raises ApiError."""
         loop = asyncio.get_running_loop()
         vocabulary = self._get_cached_vocabulary()
         if vocabulary is None:
             vocabulary = await loop.run_in_executor(_pool, self._get_vocabulary)
-        verdict = await vocabulary.trials.get_verdict(grammars, owners)
+        verdict = await vocabulary.trials.get_verdict(grammars, owners, client)
         raise_for_verdict(verdict, param)
         grammar = verdict.grammar or json.dumps({"grammars": grammars})
-        return await loop.run_in_executor(_pool, partial(_compile_matcher, vocabulary.tokenizer, grammar))
+
+        async def compile_in_thread() -> LLMatcher:
+            return await loop.run_in_executor(_pool, _compile_matcher, vocabulary.tokenizer, grammar)
+
+        turns = _slow_turns if verdict.is_slow else _quick_turns
+        return await turns.run_shielded(object(), client, compile_in_thread)
 
     def _get_cached_vocabulary(self) -> "Vocabulary | None":
         return _VOCABULARIES.get(self._tokenizer, {}).get((self._eos_token_ids, self._vocab_size))

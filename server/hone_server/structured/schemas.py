@@ -94,7 +94,7 @@ def _prepare_subschema(schema: Any, *, is_strict: bool, path: Path) -> Any:
     """Return a schema at this place for the compiler, with all schemas in it. Raises SchemaError."""
     if not isinstance(schema, dict):
         return schema
-    kept: dict[str, Any] = {}
+    prepared: dict[str, Any] = {}
     for key, value in schema.items():
         if key in ANNOTATIONS:
             continue  # may hold values that the compiler can't read, such as 1e400
@@ -104,23 +104,23 @@ def _prepare_subschema(schema: Any, *, is_strict: bool, path: Path) -> Any:
             if is_strict:
                 raise
             continue
-        kept[key] = _prepare_value(key, value, is_strict=is_strict, path=(*path, key))
-    kept = _remove_neutral(_convert_to_current_draft(kept))
+        prepared[key] = _prepare_value(key, value, is_strict=is_strict, path=(*path, key))
+    prepared = _remove_neutral(_convert_to_current_draft(prepared))
     if names := _list_required_properties(schema):
-        kept["required"] = [*kept.get("required", ()), *names]
-    return kept if is_strict else _remove_impossible_names(kept)
+        prepared["required"] = [*prepared.get("required", ()), *names]
+    return prepared if is_strict else _remove_impossible_names(prepared)
 
 
 def _prepare_value(key: str, value: Any, *, is_strict: bool, path: Path) -> Any:
-    def inner(part: Any, name: str | int) -> Any:
+    def prepare_part(part: Any, name: str | int) -> Any:
         return _prepare_subschema(part, is_strict=is_strict, path=(*path, name))
 
     if key in COUNT_KEYWORDS and isinstance(value, float) and value.is_integer():
         return int(value)
     if key in SCHEMA_MAPS and isinstance(value, dict):
-        return {name: inner(part, name) for name, part in value.items()}
+        return {name: prepare_part(part, name) for name, part in value.items()}
     if key in SCHEMA_LISTS | {"items"} and isinstance(value, list):
-        return [inner(part, place) for place, part in enumerate(value)]
+        return [prepare_part(part, place) for place, part in enumerate(value)]
     return _prepare_subschema(value, is_strict=is_strict, path=path) if key in SINGLE_SCHEMAS else value
 
 

@@ -67,23 +67,23 @@ def make_tokenizer(tokenizer: str, vocab_size: int, eos_token_ids: list[int]) ->
     """Return the vocabulary of a tokenizer, which is given as its JSON. Raises ValueError."""
     native = LLTokenizer(tokenizer, n_vocab=vocab_size, eos_token=eos_token_ids, slices=[])
     return LLTokenizer(
-        PlainTextEncoder(native, _without_added_tokens(tokenizer), eos_token_ids[0]), eos_token=eos_token_ids
+        PlainTextEncoder(native, _load_without_added_tokens(tokenizer), eos_token_ids[0]), eos_token=eos_token_ids
     )
 
 
-def _without_added_tokens(tokenizer: str) -> Tokenizer | None:
+def _load_without_added_tokens(tokenizer: str) -> Tokenizer | None:
     """Return the tokenizer for text in the middle of an answer; None if it needs its added tokens."""
     parts = json.loads(tokenizer)
     parts |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
-    parts["normalizer"] = _without_prefix(parts.get("normalizer"))
-    parts["pre_tokenizer"] = _without_prefix(parts.get("pre_tokenizer"))
+    parts["normalizer"] = _remove_prefix(parts.get("normalizer"))
+    parts["pre_tokenizer"] = _remove_prefix(parts.get("pre_tokenizer"))
     try:
         return Tokenizer.from_str(json.dumps(parts))
     except Exception:  # the library has no class of its own for it
         return None
 
 
-def _without_prefix(part: Any) -> Any:
+def _remove_prefix(part: Any) -> Any:
     """Return this step of a tokenizer, changed to add no space before the text; None: the step is removed."""
     match part:
         case {"type": "Prepend"}:
@@ -94,6 +94,6 @@ def _without_prefix(part: Any) -> Any:
             return {**part, "add_prefix_space": False}
         case {"type": "Sequence"}:
             [key] = [name for name in part if name != "type"]
-            steps = [step for one in part[key] if (step := _without_prefix(one)) is not None]
+            steps = [step for one in part[key] if (step := _remove_prefix(one)) is not None]
             return {**part, key: steps}
     return part

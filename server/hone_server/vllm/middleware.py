@@ -97,11 +97,11 @@ class Gate:
 
     async def _replace_adapter(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await _read_body(receive)
-        wanted = _parse_json_object(body) if scope["path"].endswith(LOAD_PATH) else {}
-        if not wanted.get("load_inplace"):
+        requested = _parse_json_object(body) if scope["path"].endswith(LOAD_PATH) else {}
+        if not requested.get("load_inplace"):
             await self._app(scope, _replay_body(body), send)
             return
-        name, path = wanted.get("lora_name"), wanted.get("lora_path")
+        name, path = requested.get("lora_name"), requested.get("lora_path")
         staging_name = STAGING_NAME.format(name)
         status, answer_body = await self._call_app(scope, LOAD_PATH, {"lora_name": staging_name, "lora_path": path})
         if status == 200:
@@ -179,13 +179,13 @@ async def find_cors_headers(app: App, scope: Scope) -> list[tuple[bytes, bytes]]
         return []
     found: list[tuple[bytes, bytes]] = []
 
-    async def keep(message: dict[str, Any]) -> None:
+    async def collect_headers(message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
             found.extend((name, value) for name, value in message["headers"] if name.lower() in CORS_HEADERS)
 
     headers = [(b"origin", origins[0]), (b"access-control-request-method", scope["method"].encode())]
-    asked = {"method": "OPTIONS", "path": "/", "raw_path": b"/", "query_string": b"", "headers": headers}
-    await app({**scope, **asked, "state": dict(scope.get("state", {}))}, _replay_body(b""), keep)
+    preflight = {"method": "OPTIONS", "path": "/", "raw_path": b"/", "query_string": b"", "headers": headers}
+    await app({**scope, **preflight, "state": dict(scope.get("state", {}))}, _replay_body(b""), collect_headers)
     return found
 
 
@@ -240,12 +240,12 @@ def _close_while_draining(scope: Scope, send: Send) -> Send:
     if scope["path"] not in OPEN_PATHS and not any(key.lower() == ADMIN_HEADER for key, _ in scope["headers"]):
         DRAIN_FILE.touch()
 
-    async def closing(message: dict[str, Any]) -> None:
+    async def send_and_close(message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
             message = message | {"headers": [*message["headers"], (b"connection", b"close")]}
         await send(message)
 
-    return closing
+    return send_and_close
 
 
 def _has_token(scope: Scope) -> bool:

@@ -120,7 +120,7 @@ def load_adapter(base: LoadedBase, served: ModelEntry) -> LoraAdapter | Any:
     except HoneError:
         raise
     except Exception as error:  # PEFT uses the fields of a configuration unchecked
-        message = f"adapter {served.name!r} in {served.folder} does not fit the base model: {_first_line(error)}"
+        message = f"adapter {served.name!r} in {served.folder} does not fit the base model: {_get_first_line(error)}"
         raise HoneError(ADAPTER_MISMATCH, message) from error
     _cast_to_base_dtypes(merged, base.model)
     if merged.device.type == "cpu":
@@ -147,7 +147,9 @@ def load_adapter_tokenizer(base: LoadedBase, folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder.absolute(), trust_remote_code=False)
     except Exception as error:
-        raise HoneError(ARTIFACT_CORRUPT, f"the tokenizer in {folder} can't be read: {_first_line(error)}") from error
+        raise HoneError(
+            ARTIFACT_CORRUPT, f"the tokenizer in {folder} can't be read: {_get_first_line(error)}"
+        ) from error
 
 
 def should_compute_in_float32(dtype: torch.dtype, weight_bytes: int, free_bytes: int, has_bfloat16: bool) -> bool:
@@ -175,7 +177,7 @@ def _wrap_with_peft(base: Any, folder: Path, *, unpacked: bool = False) -> tuple
         weights = load_peft_weights(place, device="cpu").keys()
     except Exception as error:  # of safetensors, pickle or torch, which have no class in common
         remedy = "Save the adapter again with PEFT, or restore the file from where the adapter came from."
-        message = f"the weights of the adapter in {folder} can't be read: {_first_line(error)}"
+        message = f"the weights of the adapter in {folder} can't be read: {_get_first_line(error)}"
         raise HoneError(ARTIFACT_CORRUPT, message, remedy=remedy) from error
     factors = (".lora_A.", ".lora_B.")
     replaced = {key.removeprefix("base_model.model.") for key in weights if not any(part in key for part in factors)}
@@ -250,12 +252,12 @@ def _load_weights_and_tokenizer(sources: ModelSources) -> tuple[Any, Any]:
     except ImportError as error:  # transformers raises it if a kind of quantization needs another package
         remedy = "Serve the model that it was made from, in 16 bits."
         raise HoneError(
-            MODEL_INVALID, f"can't load {sources.weights_source}: {_first_line(error)}", remedy=remedy
+            MODEL_INVALID, f"can't load {sources.weights_source}: {_get_first_line(error)}", remedy=remedy
         ) from error
     except SafetensorError as error:
         remedy = "Copy or download the model again; a file that is cut or damaged is the usual cause."
         raise HoneError(
-            MODEL_INVALID, f"can't load {sources.weights_source}: {_first_line(error)}", remedy=remedy
+            MODEL_INVALID, f"can't load {sources.weights_source}: {_get_first_line(error)}", remedy=remedy
         ) from error
     except (OSError, ValueError) as error:
         cause = error.__cause__ or error
@@ -264,7 +266,7 @@ def _load_weights_and_tokenizer(sources: ModelSources) -> tuple[Any, Any]:
             reason = HUB_UNAUTHORIZED
         elif isinstance(cause, LocalEntryNotFoundError | HfHubHTTPError) and not Path(sources.weights_source).exists():
             reason = HUB_UNREACHABLE
-        raise HoneError(reason, f"can't load {sources.weights_source}: {_first_line(error)}") from error
+        raise HoneError(reason, f"can't load {sources.weights_source}: {_get_first_line(error)}") from error
     model, info = found
     if mismatched := sorted(info["mismatched_keys"]):
         key, has, expected = mismatched[0]
@@ -287,7 +289,7 @@ def _read_config(weights: str, source: dict[str, Any]) -> Any:
                 MODEL_UNSUPPORTED, f"{weights} brings code of its own, which this engine never runs"
             ) from error
         if "does not recognize this architecture" in text:
-            raise HoneError(MODEL_UNSUPPORTED, f"can't load {weights}: {_first_line(error)}") from error
+            raise HoneError(MODEL_UNSUPPORTED, f"can't load {weights}: {_get_first_line(error)}") from error
         raise
 
 
@@ -310,5 +312,5 @@ def dequantize_model(model: Any) -> Any:
     return model.dequantize() if is_quantized else model
 
 
-def _first_line(error: Exception) -> str:
+def _get_first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]

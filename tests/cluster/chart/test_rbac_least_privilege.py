@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from kube import SYSTEM, Cluster
-from least_rights import Right, asked, granted
+from least_rights import Right, collect_requests, granted
 
 ACCOUNT = f"system:serviceaccount:{SYSTEM}:hone-operator"
 # This file is imported before the first test runs.
@@ -42,7 +42,7 @@ def test_no_right_is_granted_in_vain_and_none_is_lacking(hone: Cluster, request:
         pytest.skip(f"NOT RUN: this cluster's API server keeps no audit log in {log}; a local one does after a restart")
     roles = [hone.get("clusterrole", f"{SYSTEM}-hone-operator"), hone.get("role", "hone-operator-lease", SYSTEM)]
     rights = granted([rule for role in roles if role for rule in role["rules"]])
-    used = asked(log.read_text(), ACCOUNT, BEGUN)
+    used = collect_requests(log.read_text(), ACCOUNT, BEGUN)
     assert rights - used.keys() == NEVER_ASKED.keys(), "granted and never used, or no longer granted"
     lacking = {right for right, codes in used.items() if 403 in codes and right not in rights}
     assert not lacking

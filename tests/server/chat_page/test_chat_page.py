@@ -242,7 +242,7 @@ def test_an_exported_conversation_is_a_dataset_of_a_job(chat: Any, tmp_path: Pat
     loaded = dataset.load_rows(found, 0, tmp_path / "scratch")
     assert loaded.format == "messages"
     assert loaded.warnings == []
-    [(_, row)] = loaded.rows()
+    [(_, row)] = loaded.iterate_rows()
     assert [message["role"] for message in row["messages"]] == ["user", "assistant"] * 3
     assert row["messages"][0]["content"] == "hello \u2028 <b>"
     assert row["messages"][3]["tool_calls"][0]["function"]["arguments"] == {"city": "Paris"}

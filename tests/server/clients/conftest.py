@@ -116,5 +116,5 @@ def history() -> list[dict[str, Any]]:
 @pytest.fixture(scope="session")
 def answers(endpoint: Endpoint) -> dict[str, str]:
     """Return the first 12 tokens of the right answers: to the question, and to the history."""
-    told = make_history(content="", arguments=ARGUMENTS)
-    return {"question": endpoint.expected(QUESTION, 12), "history": endpoint.expected(told, 12)}
+    history = make_history(content="", arguments=ARGUMENTS)
+    return {"question": endpoint.expected(QUESTION, 12), "history": endpoint.expected(history, 12)}

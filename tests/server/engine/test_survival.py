@@ -153,8 +153,8 @@ def test_a_template_with_such_a_token_is_refused_with_its_name_and_warned_about(
     response = larger.post("/v1/chat/completions", chat)
     assert response.status_code == 400
     assert "(<extra7>) is not in the vocabulary of 327 tokens" in response.json()["error"]["message"]
-    assert "plain: the tokenizer has 377 tokens, and the model 327" in larger.said()
-    assert "token -1 is to end answers, and is not in the vocabulary" in larger.said()
+    assert "plain: the tokenizer has 377 tokens, and the model 327" in larger.read_log()
+    assert "token -1 is to end answers, and is not in the vocabulary" in larger.read_log()
 
 
 @pytest.mark.parametrize("model", ["base", "dora"])

@@ -158,7 +158,7 @@ def test_the_log_has_a_line_a_request_and_neither_keys_nor_prompts(
         server.get("/v1/no%0Athing")
         server.process.send_signal(signal.SIGTERM)
         server.process.wait(timeout=30)
-        said = server.said()
+        said = server.read_log()
     assert re.search(r"INFO mine POST /v1/completions 200 \d+\.\d+ s\n", said)
     assert re.search(r"INFO theirs POST /v1/completions 401 ", said)
     assert "GET /v1/no%0Athing 401" in said

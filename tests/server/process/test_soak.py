@@ -169,10 +169,10 @@ def test_many_clients_of_all_kinds_get_right_answers_and_leave_nothing_behind(
         assert came >= 2
         until(lambda: world.is_idle(idle), IDLE_SECONDS)
         memory.append(world.engine.memory())
-        print(f"memory, KiB: {memory[-1]}; guests: {came}; requests: {crowd.asked.total()}")
-    print(f"requests: {dict(crowd.asked)}")
-    assert crowd.asked.total() == REQUESTS
-    assert set(crowd.asked) == {kind.__name__ for kind in KINDS}
+        print(f"memory, KiB: {memory[-1]}; guests: {came}; requests: {crowd.request_counts.total()}")
+    print(f"requests: {dict(crowd.request_counts)}")
+    assert crowd.request_counts.total() == REQUESTS
+    assert set(crowd.request_counts) == {kind.__name__ for kind in KINDS}
     assert world.engine.models() == before
     growth = sum(memory[-1].values()) / sum(memory[0].values())
     if world.engine.metrics == "vllm" and growth > GROWTH:
@@ -195,9 +195,9 @@ def test_clients_retry_and_the_same_models_come_back_when_the_engine_is_killed(
         asking = pool.submit(let_all_ask, crowd, turns, CLIENTS, draw)
         try:
             for kill in range(KILLS):
-                answered = crowd.asked.total() + draw.randrange(CLIENTS, 2 * CLIENTS)
-                until(lambda enough=answered: asking.done() or crowd.asked.total() >= enough, IDLE_SECONDS)
-                print(f"kill {kill + 1}; requests so far: {crowd.asked.total()}")
+                answered = crowd.request_counts.total() + draw.randrange(CLIENTS, 2 * CLIENTS)
+                until(lambda enough=answered: asking.done() or crowd.request_counts.total() >= enough, IDLE_SECONDS)
+                print(f"kill {kill + 1}; requests so far: {crowd.request_counts.total()}")
                 if asking.done():  # a client has failed, so all have stopped
                     break
                 is_ready.clear()
@@ -211,7 +211,7 @@ def test_clients_retry_and_the_same_models_come_back_when_the_engine_is_killed(
             is_ready.set()  # otherwise the clients would wait without end
         asking.result()  # every client has its right answer
     until(lambda: world.is_idle(idle), IDLE_SECONDS)
-    print(f"kills: {KILLS}; requests: {dict(crowd.asked)}")
+    print(f"kills: {KILLS}; requests: {dict(crowd.request_counts)}")
 
 
 def test_the_base_answers_as_before_next_to_many_adapters(world: World) -> None:

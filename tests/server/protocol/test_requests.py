@@ -93,11 +93,11 @@ def test_messages_without_a_text_have_an_empty_one_for_the_template(
     message: dict[str, Any], absent: dict[str, Any]
 ) -> None:
     [read] = chat(messages=[{**message, **absent}]).messages
-    assert read.for_template()["content"] == ""
+    assert read.format_for_template()["content"] == ""
 
 
 def template_gets(**message: Any) -> Any:
-    return Message.model_validate({"role": "assistant", **message}).for_template()
+    return Message.model_validate({"role": "assistant", **message}).format_for_template()
 
 
 def test_the_template_gets_the_arguments_of_tool_calls_as_an_object() -> None:

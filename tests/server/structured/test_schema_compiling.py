@@ -49,7 +49,7 @@ class Walker:
         return self.compile(list(structure.grammar or ()), structure.schema_owners, structure.param)
 
     def compile(self, grammars: list[dict[str, Any]], owners: tuple[str | None, ...], param: str = "tools") -> Guide:
-        [guide] = self.loop.run_until_complete(self.guidance.make_guides(grammars, owners, [0], param))
+        [guide] = self.loop.run_until_complete(self.guidance.make_guides(grammars, owners, [0], param, "client"))
         return guide
 
     def answer(self, schema: dict[str, Any], seed: int = 0) -> Any:
@@ -108,12 +108,12 @@ def test_slow_schemas_do_not_delay_others(walker: Walker) -> None:
         make = walker.guidance.make_guides
         slow = [
             asyncio.ensure_future(
-                make([{"json_schema": {**SLOW, "multipleOf": prime, **WHITESPACE}}], [None], [0], "tools")
+                make([{"json_schema": {**SLOW, "multipleOf": prime, **WHITESPACE}}], [None], [0], "tools", "client")
             )
             for prime in (999_983, 999_979)
         ]
         await asyncio.sleep(0)
-        await make([{"json_schema": {"type": "boolean", "title": "new", **WHITESPACE}}], [None], [0], "tools")
+        await make([{"json_schema": {"type": "boolean", "title": "new", **WHITESPACE}}], [None], [0], "tools", "client")
         assert not any(one.done() for one in slow)
         for one in slow:
             with pytest.raises(ApiError, match="simplify") as refused:

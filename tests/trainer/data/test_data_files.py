@@ -48,7 +48,7 @@ def test_files_of_a_folder_come_in_the_order_of_their_names(job: Any, tmp_path: 
     make(tmp_path, "set/b.jsonl", "set/a.jsonl", "set/sub/c.jsonl", "set/notes.md")
     found = find(job, tmp_path, "set")
     assert names(found) == ["a.jsonl", "b.jsonl", "sub/c.jsonl"]
-    assert found.summary() == "dataset of 3 files: a.jsonl, b.jsonl, sub/c.jsonl; left out: notes.md"
+    assert found.summarize() == "dataset of 3 files: a.jsonl, b.jsonl, sub/c.jsonl; left out: notes.md"
     assert names(find(job, tmp_path, "set/*.jsonl")) == ["a.jsonl", "b.jsonl"]
     assert names(find(job, tmp_path, "*/*/c.jsonl")) == ["c.jsonl"]
 
@@ -177,7 +177,7 @@ def test_a_file_may_have_any_name_except_those_of_splits(
     assert [where for where, _ in row_files.read_rows(found.files)] == [
         f"{found.files[0][1]}, line {n}" for n in (1, 2)
     ]
-    for shown in (found.summary(), str(found.report()), *names(found)):
+    for shown in (found.summarize(), str(found.report()), *names(found)):
         shown.encode()
 
 
@@ -216,7 +216,7 @@ class TestWhatArrowCannotStore:
 
     @pytest.mark.parametrize("number", [1, 2, 50])
     def test_the_row_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-        monkeypatch.setattr(formats, "shape", lambda where, row, layout, counts=None: row)
+        monkeypatch.setattr(formats, "shape_row", lambda where, row, layout, counts=None: row)
         monkeypatch.setattr(formats, "check_kind", lambda *_: None)
         rows = [{"text": "ok"}] * 60
         rows[number - 1] = {"text": "a\ud83d"}
@@ -282,5 +282,5 @@ def test_the_report_has_the_names_of_files(job: Any, tmp_path: Path) -> None:
     found = find(job, tmp_path, None)
     report = found.report()
     assert (len(report["files"]), report["file_count"], report["left_out_files"]) == (20, 30, ["test.jsonl"])
-    assert found.summary().endswith("004.jsonl and 25 more; left out: test.jsonl")
+    assert found.summarize().endswith("004.jsonl and 25 more; left out: test.jsonl")
     assert json.dumps(report)

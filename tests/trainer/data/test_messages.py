@@ -29,7 +29,7 @@ TEMPLATE = (
 
 def shape(row: dict[str, Any], renames: dict[str, str] | None = None, wanted: str = "auto") -> dict[str, Any]:
     found = {column: int(value is not None) for column, value in row.items()}
-    return formats.shape("row 1", row, formats.detect_layout(wanted, renames or {}, found, row))
+    return formats.shape_row("row 1", row, formats.detect_layout(wanted, renames or {}, found, row))
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def test_a_model_is_downloaded_at_the_commit_of_its_revision(online: Any, hub: H
     assert done.word["artifact"]["baseRevision"] == COMMIT
     adapter = json.loads((done.output / "adapter/adapter_config.json").read_text())
     assert (adapter["base_model_name_or_path"], adapter["revision"]) == ("me/tiny", COMMIT)
-    assert f"/me/tiny/resolve/{COMMIT}/model.safetensors" in hub.asked
+    assert f"/me/tiny/resolve/{COMMIT}/model.safetensors" in hub.requests
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_download_that_does_not_end_is_named(online: Any, job: Job, claim: Pat
 def test_a_download_that_is_cut_once_is_continued(online: Any, hub: Hub, job: Job, claim: Path) -> None:
     done = online.run(job(model={"name": "me/once"}), claims={"claim": claim})
     assert done.code == 0, done.log
-    assert len([path for path in hub.asked if path == f"/me/once/resolve/{COMMIT}/model.safetensors"]) > 2
+    assert len([path for path in hub.requests if path == f"/me/once/resolve/{COMMIT}/model.safetensors"]) > 2
     downloaded = online.folder / f"hf/hub/models--me--once/snapshots/{COMMIT}/model.safetensors"
     assert downloaded.read_bytes() == (claim / "tiny/model.safetensors").read_bytes()
 

@@ -83,7 +83,7 @@ def make_pod(tmp_path: Path) -> Callable[..., Pod]:
 
 
 def requests_for(hub: Hub, suffix: str) -> list[str]:
-    return [path for path in hub.asked if path.endswith(suffix)]
+    return [path for path in hub.requests if path.endswith(suffix)]
 
 
 def test_a_gated_model_is_downloaded_with_the_token_and_loaded_without_the_hub(
@@ -153,7 +153,7 @@ def test_the_next_start_downloads_only_what_is_missing(make_pod: Callable[..., P
         assert (failed.code, failed.failure.reason) == (71, "HubUnreachable"), failed.log
         assert requests_for(hub, CONFIG)
         hub.is_cut = False
-        hub.asked.clear()
+        hub.requests.clear()
         pod = make_pod("again")
         done = pod.run(hub.url)
     assert done.code == 0, done.log
@@ -165,7 +165,7 @@ def test_the_next_start_downloads_only_what_is_missing(make_pod: Callable[..., P
 
 def test_a_second_start_downloads_no_file(make_pod: Callable[..., Pod], hub: Hub) -> None:
     assert make_pod().run(hub.url).code == 0
-    hub.asked.clear()
+    hub.requests.clear()
     again = make_pod("again").run(hub.url)
     assert again.code == 0, again.log
     assert not requests_for(hub, ".json")
@@ -189,10 +189,10 @@ def test_a_second_start_needs_no_hub(make_pod: Callable[..., Pod], claim: Path) 
 
 def test_a_cluster_without_a_hub_uses_the_cache_alone(make_pod: Callable[..., Pod], hub: Hub) -> None:
     assert make_pod().run(hub.url).code == 0
-    hub.asked.clear()
+    hub.requests.clear()
     done = make_pod("again").run(hub.url, HF_HUB_OFFLINE="1")
     assert done.code == 0, done.log
-    assert hub.asked == []
+    assert hub.requests == []
     other = make_pod("other").run(hub.url, "me/other", HF_HUB_OFFLINE="1")
     assert (other.code, other.failure.reason) == (71, "HubUnreachable")
 

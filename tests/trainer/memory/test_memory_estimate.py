@@ -4,14 +4,15 @@ One training step of TRL's, PEFT's and transformers' own code runs on fake tenso
 parameters make MemTracker fail (it registers gradient hooks on all), so its hooks are left out: the sum needs none.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from hone_api.finetunejobs.spec import FineTuneJobSpec
-from hone_trainer.memory import architecture, plan
+from hone_trainer.memory import plan
 from hone_trainer.memory.architecture import apply_adapter, build_meta_model
 from hone_trainer.memory.formulas import estimate_memory
 from peft import PeftModel
@@ -106,48 +107,48 @@ def shard(network: Any, mesh: DeviceMesh) -> None:
     fully_shard(network, **kwargs)
 
 
-def llama_2_7b(layers: int) -> PreTrainedConfig:
-    return LlamaConfig(
-        hidden_size=4096, intermediate_size=11008, num_attention_heads=32, num_hidden_layers=layers, vocab_size=32000
-    )
-
-
-def llama_31_8b(layers: int) -> PreTrainedConfig:
-    return LlamaConfig(
+MODELS: dict[str, Callable[..., PreTrainedConfig]] = {
+    "llama_2_7b": partial(
+        LlamaConfig, hidden_size=4096, intermediate_size=11008, num_attention_heads=32, vocab_size=32000
+    ),
+    "llama_31_8b": partial(
+        LlamaConfig,
         hidden_size=4096,
         intermediate_size=14336,
         num_attention_heads=32,
         num_key_value_heads=8,
-        num_hidden_layers=layers,
         vocab_size=128256,
-    )
-
-
-def qwen_25_05b(layers: int) -> PreTrainedConfig:
-    return Qwen2Config(
+    ),
+    "qwen_25_05b": partial(
+        Qwen2Config,
         hidden_size=896,
         intermediate_size=4864,
         num_attention_heads=14,
         num_key_value_heads=2,
-        num_hidden_layers=layers,
         vocab_size=151936,
         tie_word_embeddings=True,
-    )
-
-
-def qwen_25_7b(layers: int) -> PreTrainedConfig:
-    return Qwen2Config(
+    ),
+    "qwen_25_7b": partial(
+        Qwen2Config,
         hidden_size=3584,
         intermediate_size=18944,
         num_attention_heads=28,
         num_key_value_heads=4,
-        num_hidden_layers=layers,
         vocab_size=152064,
-    )
+    ),
+    "mixtral_8x7b": MixtralConfig,
+}
 
 
-def mixtral_8x7b(layers: int) -> PreTrainedConfig:
-    return MixtralConfig(num_hidden_layers=layers)
+def make_config(model: str, layers: int, dtype: torch.dtype = torch.bfloat16) -> PreTrainedConfig:
+    config = MODELS[model](num_hidden_layers=layers)
+    config.dtype = dtype
+    return config
+
+
+def estimate(config: PreTrainedConfig, job: FineTuneJobSpec, **several: Any) -> int:
+    """Return the estimated bytes of a process; `several`: how many there are, and how they share the model."""
+    return estimate_memory(plan.make_memory_plan(job, build_meta_model(config), **several).settings).computed
 
 
 def spec(method: str, batch: int, length: int, checkpointing: bool) -> FineTuneJobSpec:
@@ -168,21 +169,21 @@ def spec(method: str, batch: int, length: int, checkpointing: bool) -> FineTuneJ
 
 # Architecture, layers, method, activation checkpointing, batch, length, dtype of the weights.
 CASES = [
-    (llama_2_7b, 2, "lora", True, 1, 2048, torch.bfloat16),
-    (llama_2_7b, 2, "lora", False, 4, 1024, torch.bfloat16),
-    (llama_2_7b, 2, "full", True, 2, 2048, torch.bfloat16),
-    (llama_2_7b, 2, "full", False, 1, 4096, torch.bfloat16),
-    (llama_2_7b, 2, "full", True, 1, 2048, torch.float32),
-    (llama_2_7b, 2, "lora", False, 1, 2048, torch.float32),
-    (llama_31_8b, 2, "lora", True, 2, 4096, torch.bfloat16),
-    (llama_31_8b, 2, "full", False, 2, 1024, torch.bfloat16),
-    (qwen_25_05b, 2, "lora", False, 8, 1024, torch.bfloat16),
-    (qwen_25_05b, 2, "full", True, 2, 1024, torch.bfloat16),
-    (qwen_25_05b, 2, "full", False, 8, 1024, torch.bfloat16),
-    (qwen_25_7b, 2, "lora", True, 4, 1024, torch.bfloat16),
-    (qwen_25_7b, 2, "full", False, 1, 4096, torch.bfloat16),
-    (mixtral_8x7b, 2, "lora", True, 1, 1024, torch.bfloat16),
-    (mixtral_8x7b, 1, "full", False, 4, 1024, torch.bfloat16),
+    ("llama_2_7b", 2, "lora", True, 1, 2048, torch.bfloat16),
+    ("llama_2_7b", 2, "lora", False, 4, 1024, torch.bfloat16),
+    ("llama_2_7b", 2, "full", True, 2, 2048, torch.bfloat16),
+    ("llama_2_7b", 2, "full", False, 1, 4096, torch.bfloat16),
+    ("llama_2_7b", 2, "full", True, 1, 2048, torch.float32),
+    ("llama_2_7b", 2, "lora", False, 1, 2048, torch.float32),
+    ("llama_31_8b", 2, "lora", True, 2, 4096, torch.bfloat16),
+    ("llama_31_8b", 2, "full", False, 2, 1024, torch.bfloat16),
+    ("qwen_25_05b", 2, "lora", False, 8, 1024, torch.bfloat16),
+    ("qwen_25_05b", 2, "full", True, 2, 1024, torch.bfloat16),
+    ("qwen_25_05b", 2, "full", False, 8, 1024, torch.bfloat16),
+    ("qwen_25_7b", 2, "lora", True, 4, 1024, torch.bfloat16),
+    ("qwen_25_7b", 2, "full", False, 1, 4096, torch.bfloat16),
+    ("mixtral_8x7b", 2, "lora", True, 1, 1024, torch.bfloat16),
+    ("mixtral_8x7b", 1, "full", False, 4, 1024, torch.bfloat16),
 ]
 
 
@@ -192,16 +193,15 @@ def networks(config: PreTrainedConfig, job: FineTuneJobSpec) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("make", "layers", "method", "checkpointing", "batch", "length", "dtype"),
+    ("model", "layers", "method", "checkpointing", "batch", "length", "dtype"),
     CASES,
-    ids=[f"{c[0].__name__}-{c[2]}-{'ckpt' if c[3] else 'kept'}-{c[4]}x{c[5]}-{str(c[6])[6:]}" for c in CASES],
+    ids=[f"{c[0]}-{c[2]}-{'ckpt' if c[3] else 'kept'}-{c[4]}x{c[5]}-{str(c[6])[6:]}" for c in CASES],
 )
 def test_the_peak_of_a_step_is_as_estimated(
-    make: Any, layers: int, method: str, checkpointing: bool, batch: int, length: int, dtype: torch.dtype
+    model: str, layers: int, method: str, checkpointing: bool, batch: int, length: int, dtype: torch.dtype
 ) -> None:
-    config, job = make(layers), spec(method, batch, length, checkpointing)
-    config.dtype = dtype
-    expected = estimate_memory(plan.make_memory_plan(job, architecture.build_meta_model(config)).settings).computed
+    config, job = make_config(model, layers, dtype), spec(method, batch, length, checkpointing)
+    expected = estimate(config, job)
     found = peak(networks(config, job), batch, length, checkpointing=checkpointing)
     assert found == pytest.approx(expected, rel=TOLERANCE), f"tracked {found:,}, estimated {expected:,}"
 
@@ -209,18 +209,9 @@ def test_the_peak_of_a_step_is_as_estimated(
 def test_layers_add_up_to_the_full_model() -> None:
     """Check that memory grows by the same amount with each layer, so that a few layers represent all 32."""
     job = spec("lora", 1, 2048, checkpointing=False)
-
-    def config(layers: int) -> PreTrainedConfig:
-        found = llama_2_7b(layers)
-        found.dtype = torch.bfloat16
-        return found
-
-    one, three = (peak(networks(config(n), job), 1, 2048, checkpointing=False) for n in (1, 3))
+    one, three = (peak(networks(make_config("llama_2_7b", n), job), 1, 2048, checkpointing=False) for n in (1, 3))
     whole = one + (three - one) // 2 * 31
-    assert whole == pytest.approx(
-        estimate_memory(plan.make_memory_plan(job, architecture.build_meta_model(config(32))).settings).computed,
-        rel=TOLERANCE,
-    )
+    assert whole == pytest.approx(estimate(make_config("llama_2_7b", 32), job), rel=TOLERANCE)
 
 
 @pytest.fixture
@@ -237,13 +228,10 @@ def _no_processes_stay() -> Iterator[None]:
 def test_the_peak_of_one_of_several_processes_with_fsdp2(
     method: str, checkpointing: bool, batch: int, length: int, processes: int
 ) -> None:
-    config, job = llama_2_7b(2), spec(method, batch, length, checkpointing)
-    config.dtype = torch.bfloat16
-    settings = plan.make_memory_plan(
-        job, architecture.build_meta_model(config), processes=processes, sharding="fsdp"
-    ).settings
+    config, job = make_config("llama_2_7b", 2), spec(method, batch, length, checkpointing)
+    expected = estimate(config, job, processes=processes, sharding="fsdp")
     network = networks(config, job)
     if method == "full":
         network = network.float()  # as accelerate does with what is trained
     found = peak(network, batch, length, checkpointing=checkpointing, shards=processes)
-    assert found == pytest.approx(estimate_memory(settings).computed, rel=TOLERANCE)
+    assert found == pytest.approx(expected, rel=TOLERANCE)

@@ -120,12 +120,12 @@ def to_trl(case: Case, row: dict[str, Any]) -> dict[str, Any]:
 
 def from_alpaca(row: dict[str, Any]) -> list[dict[str, Any]]:
     """Return an Alpaca row as messages."""
-    asked = row["instruction"] + ("\n\n" + row["input"] if row.get("input") else "")
+    instruction = row["instruction"] + ("\n\n" + row["input"] if row.get("input") else "")
     if not row["instruction"]:
-        asked = row.get("input") or ""
+        instruction = row.get("input") or ""
     return [
         message
-        for question, answer in [*(row.get("history") or []), (asked, row["output"])]
+        for question, answer in [*(row.get("history") or []), (instruction, row["output"])]
         for message in ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
     ]
 

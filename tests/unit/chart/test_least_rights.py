@@ -3,7 +3,7 @@
 import json
 from datetime import UTC, datetime
 
-from least_rights import asked, granted
+from least_rights import collect_requests, granted
 
 SINCE = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -36,5 +36,5 @@ def test_rights_from_an_audit_log() -> None:
             json.dumps({"user": {"username": "hone"}, "verb": "get", "requestURI": "/version"}),
         ]
     )
-    found = asked(log, "hone", SINCE)
+    found = collect_requests(log, "hone", SINCE)
     assert found == {("patch", "hone.dev", "finetunejobs/status"): {200}, ("list", "", "nodes"): {403}}

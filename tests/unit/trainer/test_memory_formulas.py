@@ -10,9 +10,9 @@ from hone_trainer.memory.formulas import (
     FOUR_BITS,
     FRAGMENTATION,
     RUNTIME,
+    count_host_only_bytes,
     count_host_state_bytes,
     estimate_memory,
-    host_states_only,
 )
 from hone_trainer.memory.inputs import AdapterShape, Architecture, MemorySettings
 
@@ -89,7 +89,7 @@ def test_four_bits_are_the_papers_4_127() -> None:
     ],
 )
 def test_optimizer_states_take_the_bytes_of_their_kind(name: str, width: int, bytes_each: float) -> None:
-    assert optimizer_states.get_optimizer_memory(name).state(1_000_000, width) == pytest.approx(
+    assert optimizer_states.get_optimizer_memory(name).count_state_bytes(1_000_000, width) == pytest.approx(
         bytes_each * 1e6, rel=0.01, abs=1
     )
 
@@ -157,7 +157,7 @@ def test_the_memory_of_gpus_and_what_fits_them() -> None:
 
 def test_states_in_the_hosts_memory_count_on_a_gpu_that_shares_it() -> None:
     paged = replace(FULL, optimizer="paged_adamw_32bit", pages=True)
-    found, states = estimate_memory(paged), host_states_only(paged)
+    found, states = estimate_memory(paged), count_host_only_bytes(paged)
     assert states == count_host_state_bytes(paged) > 0
     for gpu in GPUS:
         shared = states if gpu.name == "MI300A" else 0
@@ -165,7 +165,7 @@ def test_states_in_the_hosts_memory_count_on_a_gpu_that_shares_it() -> None:
     assert "MI300A" not in {gpu.name for gpu in advice.find_fitting_gpus(found, GPUS, 128 * GIB)}
     assert "MI300A" in render.describe_estimate(found, 1)
     assert "MI300A" not in render.describe_estimate(found, 1, uses_host=True)
-    assert host_states_only(replace(LORA, optimizer="paged_adamw_32bit", pages=True)) == 0
+    assert count_host_only_bytes(replace(LORA, optimizer="paged_adamw_32bit", pages=True)) == 0
 
 
 @pytest.mark.parametrize(

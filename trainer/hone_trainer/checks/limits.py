@@ -109,9 +109,9 @@ def check_lengths(lengths: np.ndarray, limits: ModelLimits, args: Any, cut: Trun
     limit = limits.positions
     if limit is None:
         return []
-    kept = np.minimum(lengths, args.max_length) if args.max_length else lengths
+    cut_lengths = np.minimum(lengths, args.max_length) if args.max_length else lengths
     is_wrapped = packing and args.packing_strategy == "wrapped"
-    longest = min(args.max_length, int(lengths.sum())) if is_wrapped else int(kept.max())
+    longest = min(args.max_length, int(lengths.sum())) if is_wrapped else int(cut_lengths.max())
     if longest <= limit:
         return []
     if limits.is_hard:
@@ -122,7 +122,7 @@ def check_lengths(lengths: np.ndarray, limits: ModelLimits, args: Any, cut: Trun
             "positions",
             remedy=f"Set spec.training.maxLength to {limit} or less.",
         )
-    rows = range(len(lengths)) if is_wrapped else np.flatnonzero(kept > limit).tolist()
+    rows = range(len(lengths)) if is_wrapped else np.flatnonzero(cut_lengths > limit).tolist()
     return make_findings(
         rows,
         f"are trained on with more than the {limit} positions that the model was made for, "

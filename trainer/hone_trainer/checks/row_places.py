@@ -12,27 +12,27 @@ from hone_trainer.data.dataset import LoadedDataset
 
 def find_places(data: LoadedDataset, given: Dataset, indices: Iterable[int]) -> dict[int, str]:
     """Return the place of each of these rows of `given`, a dataset of `data`, in at most one pass over the source."""
-    wanted = sorted(set(indices))
-    if not wanted:
+    sorted_indices = sorted(set(indices))
+    if not sorted_indices:
         return {}
     if data.evaluation is None or len(data.streams) > 1:
         start = len(data.train) if given is data.evaluation else 0
-        return _find_by_position(data, start, wanted)
-    return _find_by_content(data, given, wanted)
+        return _find_by_position(data, start, sorted_indices)
+    return _find_by_content(data, given, sorted_indices)
 
 
-def _find_by_position(data: LoadedDataset, start: int, wanted: list[int]) -> dict[int, str]:
-    rows = itertools.islice(data.rows(), start, start + wanted[-1] + 1)
-    numbers = set(wanted)
+def _find_by_position(data: LoadedDataset, start: int, indices: list[int]) -> dict[int, str]:
+    rows = itertools.islice(data.iterate_rows(), start, start + indices[-1] + 1)
+    numbers = set(indices)
     return {index: where for index, (where, _) in enumerate(rows) if index in numbers}
 
 
-def _find_by_content(data: LoadedDataset, given: Dataset, wanted: list[int]) -> dict[int, str]:
+def _find_by_content(data: LoadedDataset, given: Dataset, indices: list[int]) -> dict[int, str]:
     """Find rows by their content, since evalFraction draws rows at random and their positions carry no information."""
-    keys = {index: _make_key(given[index]) for index in wanted}
+    keys = {index: _make_key(given[index]) for index in indices}
     missing = set(keys.values())
     found: dict[str, str] = {}
-    for where, row in data.rows():
+    for where, row in data.iterate_rows():
         key = _make_key(row)
         if key in missing:
             missing.remove(key)

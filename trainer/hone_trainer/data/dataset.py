@@ -77,10 +77,10 @@ class LoadedDataset:
         first = self.train[0]
         return not isinstance(first.get("messages", first.get("prompt", "")), str)
 
-    def rows(self) -> Iterator[row_files.Row]:
+    def iterate_rows(self) -> Iterator[row_files.Row]:
         """Yield the place of each row, and the row in its format."""
         for where, row in itertools.chain.from_iterable(stream() for stream in self.streams):
-            yield where, formats.shape(where, row, self.layout)
+            yield where, formats.shape_row(where, row, self.layout)
 
 
 def locate_datasets(spec: FineTuneJobSpec, inputs: JobInputs, pins: Sequence[str | None]) -> list[DatasetLocation]:
@@ -135,11 +135,13 @@ def load_rows(found: DatasetLocation, seed: int, scratch: Path, *, join_parts: b
     source = found.source
     prefix = found.named.place_prefix
     files = [(path, f"{prefix}{name}") for path, name in found.files.files]
-    streams: list[Stream] = _hub_streams(found, scratch) if found.commit else [FileStream(files, source.max_samples)]
+    streams: list[Stream] = (
+        _open_hub_streams(found, scratch) if found.commit else [FileStream(files, source.max_samples)]
+    )
     survey = survey_columns(streams)
     first = next(iter(streams[0]()), None)
     if first is None:
-        what = f"spec.dataset.split is {source.split}, which" if source.name else found.files.summary()
+        what = f"spec.dataset.split is {source.split}, which" if source.name else found.files.summarize()
         raise HoneError(DATASET_EMPTY, f"{what} has no rows")
     renames = {str(column): own for column, own in source.columns.items()}
     try:
@@ -147,7 +149,7 @@ def load_rows(found: DatasetLocation, seed: int, scratch: Path, *, join_parts: b
     except HoneError as error:
         raise _add_header_hint(error, found.files, survey) from None
     warnings, counts = formats.find_unused(layout, survey.found, survey.rows), MessageCounts()
-    shaped_first = first[0], formats.shape(*first, layout)
+    shaped_first = first[0], formats.shape_row(*first, layout)
     position = f"{found.named.position}-" if found.named.position else ""
     parts = [
         _store_rows(stream, layout, shaped_first, counts, scratch / f"{position}{number}")
@@ -159,7 +161,7 @@ def load_rows(found: DatasetLocation, seed: int, scratch: Path, *, join_parts: b
     return LoadedDataset(train, evaluation, layout, streams, counts, warnings)
 
 
-def _hub_streams(found: DatasetLocation, scratch: Path) -> list[Stream]:
+def _open_hub_streams(found: DatasetLocation, scratch: Path) -> list[Stream]:
     """Return a stream for each split."""
     source, name = found.source, str(found.source.name)
     splits = [split for split in (source.split, source.eval_split) if split]
@@ -189,16 +191,16 @@ def _store_rows(
 ) -> Dataset:
     """Shape and store all rows; `first` is the first row to train on, shaped, whose kind all others must have."""
 
-    def shaped() -> Iterator[dict[str, Any]]:
+    def shape_rows() -> Iterator[dict[str, Any]]:
         for where, row in stream():
-            found = formats.shape(where, row, layout, counts)
+            found = formats.shape_row(where, row, layout, counts)
             formats.check_kind(where, found, first)
             yield found
 
     features = _infer_features(first[1])
     try:
         with disk_full_named(folder):
-            return Dataset.from_generator(shaped, features=features, cache_dir=str(folder), fingerprint=folder.name)
+            return Dataset.from_generator(shape_rows, features=features, cache_dir=str(folder), fingerprint=folder.name)
     except DatasetGenerationError as error:
         failure = classify_error(error)
         raise (
@@ -221,7 +223,7 @@ def _infer_features(row: dict[str, Any]) -> Features:
 def _find_arrow_refusal(stream: Stream, layout: formats.RowLayout) -> HoneError | None:
     """Return the failure that names the first row which can't be stored."""
     for where, row in stream():
-        shaped = formats.shape(where, row, layout)
+        shaped = formats.shape_row(where, row, layout)
         try:
             Dataset.from_list([shaped], features=_infer_features(shaped))
         except (pyarrow.ArrowException, ValueError, OverflowError, TypeError) as error:

@@ -51,13 +51,13 @@ class DataFiles:
     left_out: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, files: list[tuple[Path, str]], left_out: list[str]) -> "DataFiles":
+    def from_paths(cls, files: list[tuple[Path, str]], left_out: list[str]) -> "DataFiles":
         """Return the files, with printable names for messages and reports, even if the files' own names are arbitrary
         bytes.
         """
         return cls([(path, make_encodable(name)) for path, name in files], [make_encodable(name) for name in left_out])
 
-    def summary(self) -> str:
+    def summarize(self) -> str:
         """Return how many files are read, the first names, and which files next to them are not."""
         count = f"{len(self.files)} file{'s' if len(self.files) != 1 else ''}"
         read = f"dataset of {count}: {list_names([name for _, name in self.files])}"
@@ -85,7 +85,7 @@ def find_downloaded_files(folder: Path, uri: str) -> DataFiles:
     """Return the files of rows in the folder of a download. Raises HoneError DatasetNotFound, DatasetInvalid."""
     where = f"spec.dataset.uri is {uri}"
     alone = folder / PurePosixPath(unquote(uri)).name
-    found = DataFiles.of([(alone, alone.name)], []) if alone.is_file() else _choose(folder, where)
+    found = DataFiles.from_paths([(alone, alone.name)], []) if alone.is_file() else _choose(folder, where)
     row_files.refuse_unknown_endings("spec.dataset.uri", [path for path, _ in found.files])
     for path, name in found.files:
         refuse_disguised(path, name)
@@ -102,7 +102,7 @@ def _find_files(source: DatasetSource, inputs: JobInputs) -> DataFiles:
     if source.config_map:
         path = inputs.config_map_file(source.config_map)
         row_files.refuse_unknown_endings("spec.dataset.configMap.key", [path])
-        return DataFiles.of([(path, path.name)], [])
+        return DataFiles.from_paths([(path, path.name)], [])
     if source.claim is None:
         raise HoneError(
             INVALID_SPEC, "spec.dataset names no dataset", remedy="Set exactly one of name, configMap, claim, uri."
@@ -119,15 +119,15 @@ def _find_files(source: DatasetSource, inputs: JobInputs) -> DataFiles:
 def _find(path: Path, root: Path, written: str) -> DataFiles:
     where = f"spec.dataset.claim.path is {written!r}"
     if path.is_file():
-        return DataFiles.of([(path, path.name)], [])
+        return DataFiles.from_paths([(path, path.name)], [])
     if path.is_dir():
         return _choose(path, where)
     if os.path.lexists(path):
         _refuse_what_is_no_file(path, f"{where}, which")
-    matched = _glob(root, written, where) if _WILDCARDS.search(written) else []
+    matched = _find_matching_files(root, written, where) if _WILDCARDS.search(written) else []
     if not matched:
         raise HoneError(DATASET_NOT_FOUND, f"{where}, and nothing is there")
-    return DataFiles.of(_named(matched), [])
+    return DataFiles.from_paths(_name_paths(matched), [])
 
 
 def _match(root: Path, parts: tuple[str, ...]) -> Iterator[Path]:
@@ -157,7 +157,7 @@ def _match(root: Path, parts: tuple[str, ...]) -> Iterator[Path]:
             yield from _match(root / name, parts)
 
 
-def _glob(root: Path, written: str, where: str) -> list[Path]:
+def _find_matching_files(root: Path, written: str, where: str) -> list[Path]:
     """Return the files below a claim's folder that a pattern matches. Raises HoneError for what can't be read."""
     parts = PurePosixPath(written).parts
     if any("**" in part and part != "**" for part in parts):
@@ -179,7 +179,7 @@ def _refuse_what_is_no_file(path: Path, subject: str) -> None:
         raise HoneError(DATASET_NOT_FOUND, f"{subject} is {what}", remedy="Remove it, or name the files to train on.")
 
 
-def _named(paths: list[Path]) -> list[tuple[Path, str]]:
+def _name_paths(paths: list[Path]) -> list[tuple[Path, str]]:
     """Return the paths with their names, which are unique: below the folder that holds them all."""
     folder = Path(os.path.commonpath([path.parent for path in paths]))
     return [(path, path.relative_to(folder).as_posix()) for path in paths]
@@ -213,7 +213,7 @@ def _choose(folder: Path, where: str) -> DataFiles:
     for name in sorted(chosen):
         _refuse_what_is_no_file(readable[name], f"{where}, and its {name}")
     left_out = [name for name in found if name not in chosen and not _is_hidden(Path(name))]
-    return DataFiles.of([(readable[name], name) for name in readable if name in chosen], left_out)
+    return DataFiles.from_paths([(readable[name], name) for name in readable if name in chosen], left_out)
 
 
 def _choose_split(names: set[str]) -> set[str]:

@@ -75,12 +75,17 @@ class RowLayout:
 
 
 def detect_layout(
-    wanted: str, renames: dict[str, str], found: Mapping[str, int], first: dict[str, Any], *, join_parts: bool = False
+    format_name: str,
+    renames: dict[str, str],
+    found: Mapping[str, int],
+    first: dict[str, Any],
+    *,
+    join_parts: bool = False,
 ) -> RowLayout:
     """Return the layout of a dataset.
 
-    `wanted` is spec.dataset.format, `renames` spec.dataset.columns, `found` how many rows have each column, `first` the
-    first row. Raises HoneError DatasetColumnMissing, InvalidSpec.
+    `format_name` is spec.dataset.format, `renames` spec.dataset.columns, `found` how many rows have each column, and
+    `first` the first row. Raises HoneError DatasetColumnMissing, InvalidSpec.
     """
     for column, own in renames.items():
         if own not in found:
@@ -97,7 +102,7 @@ def detect_layout(
                 remedy="Name a column of the dataset once.",
             )
     own_names = {column: column for column in found} | renames
-    spelling = _find_spelling(wanted, own_names, found)
+    spelling = _find_spelling(format_name, own_names, found)
     optional = spelling.optional
     if spelling.format == "prompt-completion" and not isinstance(first.get(own_names["prompt"]), list):
         optional = ()  # text has no chat template that would read them
@@ -130,7 +135,9 @@ def _is_no_metadata(column: str) -> bool:
     return column.lower() not in METADATA
 
 
-def shape(where: str, row: dict[str, Any], layout: RowLayout, counts: MessageCounts | None = None) -> dict[str, Any]:
+def shape_row(
+    where: str, row: dict[str, Any], layout: RowLayout, counts: MessageCounts | None = None
+) -> dict[str, Any]:
     """Return the row with the columns that TRL reads, each of the type that it must have; add to `counts`.
 
     Raises HoneError DatasetInvalid.
@@ -192,13 +199,13 @@ def check_kind(where: str, row: dict[str, Any], first: tuple[str, dict[str, Any]
         )
 
 
-def _find_spelling(wanted: str, own_names: dict[str, str], found: Mapping[str, int]) -> Spelling:
-    candidates = [spelling for spelling in SPELLINGS if wanted in ("auto", spelling.format)]
+def _find_spelling(format_name: str, own_names: dict[str, str], found: Mapping[str, int]) -> Spelling:
+    candidates = [spelling for spelling in SPELLINGS if format_name in ("auto", spelling.format)]
     for spelling in candidates:
         if all(column in own_names for column in spelling.needed):
             return spelling
     ways = " or ".join(" and ".join(spelling.needed) for spelling in candidates)
-    if wanted == "auto":
+    if format_name == "auto":
         raise HoneError(
             DATASET_COLUMN_MISSING,
             f"The dataset has {_list(found)}, and needs {ways}",
@@ -206,7 +213,7 @@ def _find_spelling(wanted: str, own_names: dict[str, str], found: Mapping[str, i
         )
     raise HoneError(
         DATASET_COLUMN_MISSING,
-        f"spec.dataset.format is {wanted}, which needs {ways}, and the dataset has {_list(found)}",
+        f"spec.dataset.format is {format_name}, which needs {ways}, and the dataset has {_list(found)}",
     )
 
 

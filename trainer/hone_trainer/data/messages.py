@@ -91,11 +91,11 @@ def read_alpaca(where: str, row: dict[str, Any], columns: dict[str, str]) -> lis
     """Return Alpaca's history, instruction, input and output as messages. Raises HoneError DatasetInvalid."""
     history = row.get(columns.get("history", ""))
     turns = [*_read_history(f"{where}, column {columns.get('history')}", history)]
-    asked = read_text(where, columns["instruction"], row[columns["instruction"]])
+    question = read_text(where, columns["instruction"], row[columns["instruction"]])
     given = row.get(columns.get("input", ""))
     if given is not None:
-        asked = "\n\n".join(filter(None, (asked, read_text(where, columns["input"], given))))
-    turns.append((asked, read_text(where, columns["output"], row[columns["output"]])))
+        question = "\n\n".join(filter(None, (question, read_text(where, columns["input"], given))))
+    turns.append((question, read_text(where, columns["output"], row[columns["output"]])))
     return [
         {"role": role, "content": content}
         for turn in turns
@@ -264,10 +264,10 @@ def _check_learning_flags(where: str, message: Message) -> None:
 
 
 def _read_part(where: str, part: Any) -> dict[str, Any]:
-    kept = {key: value for key, value in part.items() if value is not None} if isinstance(part, dict) else {}
-    kind = kept.get("type")
-    if kind == "text" and isinstance(kept.get("text"), str):
-        return kept
+    fields = {key: value for key, value in part.items() if value is not None} if isinstance(part, dict) else {}
+    kind = fields.get("type")
+    if kind == "text" and isinstance(fields.get("text"), str):
+        return fields
     if isinstance(kind, str) and kind != "text":
         raise HoneError(
             DATASET_INVALID,
@@ -301,7 +301,7 @@ def _read_history(where: str, value: Any) -> list[tuple[str, str]]:
     for turn in value:
         if not isinstance(turn, list) or len(turn) != 2 or not all(isinstance(text, str) for text in turn):
             raise HoneError(DATASET_INVALID, f"{where} holds {show_value(turn)} where [question, answer] should be")
-    return [(asked, answered) for asked, answered in value]
+    return [(question, answer) for question, answer in value]
 
 
 def _get_arguments(call: dict[str, Any]) -> Any:

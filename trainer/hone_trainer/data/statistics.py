@@ -65,8 +65,10 @@ class Truncation:
 
     def count_kept_tokens(self, counts: TokenCounts, *, drops_rows: bool) -> np.ndarray:
         """Return how many tokens each row keeps. `drops_rows`: rows without a learned token are left out."""
-        kept = counts.lengths - self.count_cut_tokens(counts.lengths)
-        return np.where((counts.learned == 0) | self.find_lost_rows(counts), 0, kept) if drops_rows else kept
+        cut_lengths = counts.lengths - self.count_cut_tokens(counts.lengths)
+        return (
+            np.where((counts.learned == 0) | self.find_lost_rows(counts), 0, cut_lengths) if drops_rows else cut_lengths
+        )
 
 
 def count_tokens(whole: Dataset) -> TokenCounts:

@@ -109,8 +109,8 @@ def _download_first_format(name: str, commit: str) -> Path:
     for weights in WEIGHTS:
         # Folders, and consolidated files next to others, hold the same weights in other formats.
         ignored = ["*/*"] if weights.startswith("consolidated") else ["*/*", "consolidated*"]
-        wanted = [*MODEL_FILES, weights]
-        folder = Path(snapshot_download(name, revision=commit, allow_patterns=wanted, ignore_patterns=ignored))
+        patterns = [*MODEL_FILES, weights]
+        folder = Path(snapshot_download(name, revision=commit, allow_patterns=patterns, ignore_patterns=ignored))
         if any(folder.glob(weights)):
             break
     return folder

@@ -44,15 +44,15 @@ def suggest_changes(settings: MemorySettings, memory: int, adapter: AdapterShape
     """
     alone = [
         SpecChange(((name, value),), found)
-        for steps in _ways(settings, adapter)
-        for name, value, found in _first_that_fits(steps, memory)
+        for steps in _propose_changes(settings, adapter)
+        for name, value, found in _find_first_fit(steps, memory)
     ]
     if alone:
         return alone
     fields: dict[str, str] = {}
     current = settings
-    for way in range(len(list(_ways(settings, adapter)))):
-        for name, value, changed in list(_ways(current, adapter))[way]:
+    for way in range(len(list(_propose_changes(settings, adapter)))):
+        for name, value, changed in list(_propose_changes(current, adapter))[way]:
             fields[name], current = value, changed
             found = estimate_memory(current)
             if fits_memory(found, memory):
@@ -91,7 +91,7 @@ def get_free_bytes(found: Estimate, gpu: Gpu, host_bytes: int = 0) -> int:
     return gpu.memory - found.total - (host_bytes if gpu.shares_host_memory else 0)
 
 
-def _first_that_fits(steps: Iterator[tuple[str, str, MemorySettings]], memory: int) -> list[tuple[str, str, Estimate]]:
+def _find_first_fit(steps: Iterator[tuple[str, str, MemorySettings]], memory: int) -> list[tuple[str, str, Estimate]]:
     for name, value, changed in steps:
         found = estimate_memory(changed)
         if fits_memory(found, memory):
@@ -99,41 +99,47 @@ def _first_that_fits(steps: Iterator[tuple[str, str, MemorySettings]], memory: i
     return []
 
 
-def _ways(
+def _propose_changes(
     settings: MemorySettings, adapter: AdapterShape | None
 ) -> Iterator[Iterator[tuple[str, str, MemorySettings]]]:
     """Yield, for each field that lowers memory, smaller and smaller values; fields with the lowest cost come first."""
-    yield _checkpointing(settings)
-    yield _halved(settings, "perDeviceTrainBatchSize", "batch", 1)
-    yield _optimizer(settings)
-    yield _methods(settings, adapter)
-    yield _halved(settings, "maxLength", "length", SHORTEST)
+    yield _propose_checkpointing(settings)
+    yield _propose_halves(settings, "perDeviceTrainBatchSize", "batch", 1)
+    yield _propose_optimizer(settings)
+    yield _propose_methods(settings, adapter)
+    yield _propose_halves(settings, "maxLength", "length", SHORTEST)
 
 
-def _checkpointing(settings: MemorySettings) -> Iterator[tuple[str, str, MemorySettings]]:
+def _propose_checkpointing(settings: MemorySettings) -> Iterator[tuple[str, str, MemorySettings]]:
     if not settings.checkpointing:
         yield "spec.training.activationCheckpointing", "true", replace(settings, checkpointing=True)
 
 
-def _halved(settings: MemorySettings, field: str, name: str, least: int) -> Iterator[tuple[str, str, MemorySettings]]:
+def _propose_halves(
+    settings: MemorySettings, field: str, name: str, least: int
+) -> Iterator[tuple[str, str, MemorySettings]]:
     value = getattr(settings, name)
     while value // 2 >= least:
         value //= 2
         yield f"spec.training.{field}", str(value), replace(settings, **{name: value})
 
 
-def _optimizer(settings: MemorySettings) -> Iterator[tuple[str, str, MemorySettings]]:
-    smaller = optimizer_states.get_optimizer_memory("adamw_8bit").state(1000, 4)
+def _propose_optimizer(settings: MemorySettings) -> Iterator[tuple[str, str, MemorySettings]]:
+    smaller = optimizer_states.get_optimizer_memory("adamw_8bit").count_state_bytes(1000, 4)
     if (
         settings.method == "full"
         and not settings.pages
-        and optimizer_states.get_optimizer_memory(settings.optimizer).state(1000, settings.architecture.weight_bytes)
+        and optimizer_states.get_optimizer_memory(settings.optimizer).count_state_bytes(
+            1000, settings.architecture.weight_bytes
+        )
         > smaller
     ):
         yield "spec.training.optim", "adamw_8bit", replace(settings, optimizer="adamw_8bit")
 
 
-def _methods(settings: MemorySettings, adapter: AdapterShape | None) -> Iterator[tuple[str, str, MemorySettings]]:
+def _propose_methods(
+    settings: MemorySettings, adapter: AdapterShape | None
+) -> Iterator[tuple[str, str, MemorySettings]]:
     adapter = settings.adapter or adapter
     if settings.method == "full" and adapter:
         yield "spec.method", "lora", replace(settings, method="lora", adapter=adapter)

@@ -128,7 +128,9 @@ def _read_architecture(network: PreTrainedModel, config: Any) -> Architecture:
         heads=heads,
         intermediate=intermediate,
         gated=any("gate" in name for name, _ in largest.named_parameters()),
-        norm_width=sum(_norm_width(name, module, hidden, query, key_value) for name, module in largest.named_modules()),
+        norm_width=sum(
+            _get_norm_width(name, module, hidden, query, key_value) for name, module in largest.named_modules()
+        ),
         vocabulary=head.weight.shape[0] if head is not None else int(config.vocab_size),
         experts=_count_experts(config),
         experts_per_token=int(getattr(config, "num_experts_per_tok", None) or 0) if _count_experts(config) else 0,
@@ -197,7 +199,7 @@ def _list_trained_sizes(module: torch.nn.Module) -> list[int]:
     return [parameter.numel() for parameter in module.parameters() if parameter.requires_grad]
 
 
-def _norm_width(name: str, module: torch.nn.Module, hidden: int, query: int, key_value: int) -> int:
+def _get_norm_width(name: str, module: torch.nn.Module, hidden: int, query: int, key_value: int) -> int:
     if "norm" not in type(module).__name__.lower():
         return 0
     last = name.rpartition(".")[2]

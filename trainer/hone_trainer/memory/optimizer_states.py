@@ -18,11 +18,11 @@ class OptimizerMemory:
     bytes: float = 0
     copies: float = 0
 
-    def state(self, parameters: int, parameter_bytes: int) -> int:
+    def count_state_bytes(self, parameters: int, parameter_bytes: int) -> int:
         """Return the bytes kept between steps."""
         return int(parameters * (self.states * parameter_bytes + self.bytes))
 
-    def transient(self, parameters: int, parameter_bytes: int) -> int:
+    def count_step_bytes(self, parameters: int, parameter_bytes: int) -> int:
         """Return the bytes that a step holds in addition."""
         return int(parameters * self.copies * parameter_bytes)
 

@@ -10,9 +10,9 @@ from hone_api.gpus import GPUS, Gpu
 from hone_trainer.memory import advice
 from hone_trainer.memory.formulas import (
     FRAGMENTATION,
+    count_host_only_bytes,
     count_host_state_bytes,
     estimate_memory,
-    host_states_only,
 )
 from hone_trainer.memory.inputs import AdapterShape, MemorySettings
 from hone_trainer.memory.plan import MemoryPlan
@@ -89,7 +89,7 @@ def render_table(found: Estimate) -> list[str]:
 
 def render_verdict(settings: MemorySettings, adapter: AdapterShape | None, found: Estimate) -> list[str]:
     """Return which GPUs it fits, with what is left; if none, what to lower for the largest and for the smallest."""
-    host = host_states_only(settings)
+    host = count_host_only_bytes(settings)
     fitting = advice.find_fitting_gpus(found, GPUS, host)
     lines = [f"  {_describe_gpu(gpu):<54}{_describe_room(gpu, found, host)}" for gpu in GPUS]
     if fitting:

@@ -24,8 +24,8 @@ def read_base_config(config: PreTrainedConfig, network: torch.nn.Module) -> Base
 
 def find_embedding_modules(network: Any) -> list[str]:
     """Return the last parts of the names of embedding and output head, as `targetModules` has them."""
-    wanted = {id(network.get_input_embeddings()), id(network.get_output_embeddings())}
-    return [name.rpartition(".")[2] for name, module in network.named_modules() if id(module) in wanted]
+    embedding_ids = {id(network.get_input_embeddings()), id(network.get_output_embeddings())}
+    return [name.rpartition(".")[2] for name, module in network.named_modules() if id(module) in embedding_ids]
 
 
 def count_cache_bytes_per_token(config: Any) -> int | None:

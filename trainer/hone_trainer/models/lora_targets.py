@@ -90,20 +90,20 @@ def find_extent(network: Any) -> AllLinearTargets:
     found = set(config.target_parameters or ())
     modules = config.target_modules
     excluded = [name for name, _ in _find_linear(network) if _is_bypassed(network, name)]
-    wanted = []
+    needed = []
     for name, module in network.named_modules():
-        wanted += [f"{_shorten_name(name)}.{parameter}" for parameter in _find_fused(name, module, network)]
+        needed += [f"{_shorten_name(name)}.{parameter}" for parameter in _find_fused(name, module, network)]
         if isinstance(module, torch.nn.Linear) and not _is_linear(module):
-            wanted.append(f"{_shorten_name(name)}.weight")
+            needed.append(f"{_shorten_name(name)}.weight")
             excluded.append(name)
     if modules != ALL_LINEAR:  # PEFT has mistaken the names of some layers for those of experts
         named = set(modules or ())
-        wanted += [
+        needed += [
             f"{_shorten_name(name, 2)}.weight"
             for name, _ in _find_linear(network)
             if name.rpartition(".")[2] not in named
         ]
-    added = {one for one in wanted if not any(one == target or one.endswith(f".{target}") for target in found)}
+    added = {one for one in needed if not any(one == target or one.endswith(f".{target}") for target in found)}
     return AllLinearTargets(tuple(sorted(found | added)), tuple(sorted(added)), tuple(sorted(excluded)))
 
 

@@ -102,7 +102,7 @@ def locate_inputs(
     terminal.print_note(f"base model {base.location}{f' at commit {base.commit}' if base.commit else ''}")
     for location in found:
         if location.files.files:
-            terminal.print_note(location.named.name_dataset(location.files.summary()))
+            terminal.print_note(location.named.name_dataset(location.files.summarize()))
     if checkpoint and fingerprint != run.dataset_fingerprint:
         raise HoneError(
             DATASET_INVALID,

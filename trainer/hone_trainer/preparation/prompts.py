@@ -31,7 +31,7 @@ def encode_prompts(
     if options is None:
         return [], []
     found, warnings = [], []
-    context, wanted = load_context(), options.max_new_tokens
+    context, max_new_tokens = load_context(), options.max_new_tokens
     for index, prompt in enumerate(options.prompts):
         where = f"spec.evaluation.prompts[{index}]"
         tokens = _tokenize_prompt(prompt, tokenizer, where)
@@ -41,19 +41,19 @@ def encode_prompts(
                 f"{where} is {prompt!r}, which gives no token",
                 remedy="Give a prompt with text, and a chat template that prints it.",
             )
-        room = context - len(tokens) if context else wanted
+        room = context - len(tokens) if context else max_new_tokens
         if room < 1:
             raise HoneError(
                 INVALID_SPEC,
                 f"{where} has {len(tokens)} tokens, and the model reads {context}, its answer included",
                 remedy="Shorten the prompt.",
             )
-        if room < wanted:
+        if room < max_new_tokens:
             warnings.append(
                 f"{where} has {len(tokens)} tokens of the {context} that the model reads: "
-                f"its answer has at most {room} tokens, not {wanted}"
+                f"its answer has at most {room} tokens, not {max_new_tokens}"
             )
-        found.append(EvalPrompt(prompt, tokens, min(wanted, room)))
+        found.append(EvalPrompt(prompt, tokens, min(max_new_tokens, room)))
     return found, warnings
 
 

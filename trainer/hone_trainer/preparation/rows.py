@@ -160,9 +160,9 @@ def cut_splits(
     """
     cut = Truncation.from_args(args, packing)
     whole = mixture.join_rows([split.whole for _, split in splits], order)
-    kept = splits[0][0].make_tokenizer(args).truncate(whole, packing)
+    rows = splits[0][0].make_tokenizer(args).truncate(whole, packing)
     counts = TokenCounts.join([split.counts for _, split in splits], order)
-    total = statistics.make_split_report(counts, cut).model_copy(update={"kept_rows": len(kept)})
+    total = statistics.make_split_report(counts, cut).model_copy(update={"kept_rows": len(rows)})
     reports = []
     for part, split in splits:
         report = total
@@ -174,7 +174,7 @@ def cut_splits(
             found = statistics.find_length_warnings(report, args.max_length, packing, split.purpose)
             found += part.checker.find_warnings(split, part.make_tokenizer(args), packing)
         warnings += part.named.name_all(found)
-    return kept, total, reports
+    return rows, total, reports
 
 
 def describe_parts(

@@ -95,11 +95,11 @@ def thin_points(points: Points, most: int = MOST_POINTS) -> Points:
         return points
     stretches = max((most - 2) // 2, 1)
     inner = points[1:-1]
-    kept = {points[0], points[-1]}
+    thinned = {points[0], points[-1]}
     for index in range(stretches):
         stretch = inner[index * len(inner) // stretches : (index + 1) * len(inner) // stretches]
-        kept |= {min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])}
-    return sorted(kept)
+        thinned |= {min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])}
+    return sorted(thinned)
 
 
 def make_ticks(low: float, high: float, about: int = 4) -> list[float]:

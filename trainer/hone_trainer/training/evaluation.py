@@ -39,7 +39,9 @@ class EvaluationResult:
     answers: list[str] = field(default_factory=list)
 
 
-def generate_answers(trainer: HoneTrainer, tokenizer: PreTrainedTokenizerBase, asked: list[EvalPrompt]) -> list[str]:
+def generate_answers(
+    trainer: HoneTrainer, tokenizer: PreTrainedTokenizerBase, questions: list[EvalPrompt]
+) -> list[str]:
     """Return the greedy answer to each question. One at a time, so that no padding affects it."""
     network: Any = trainer.accelerator.unwrap_model(trainer.model)
     stops = {tokenizer.eos_token_id, *_make_list(network.generation_config.eos_token_id)} - {None}
@@ -47,7 +49,7 @@ def generate_answers(trainer: HoneTrainer, tokenizer: PreTrainedTokenizerBase, a
     network.eval()
     try:
         with rng_state.preserve_rng_states(), torch.no_grad(), trainer.accelerator.autocast():
-            return [_generate_answer(network, tokenizer, question, sorted(stops)) for question in asked]
+            return [_generate_answer(network, tokenizer, question, sorted(stops)) for question in questions]
     finally:
         network.train(was_training)
 
@@ -127,11 +129,11 @@ def measure_trained_model(
 
 
 def _ask_prompts(which: str, trainer: HoneTrainer, prepared: Prepared, terminal: Terminal) -> list[str]:
-    asked = prepared.questions
-    if not asked:
+    questions = prepared.questions
+    if not questions:
         return []
-    terminal.print_note(f"asking the {which} model {len(asked)} prompt{'s' if len(asked) > 1 else ''}")
-    return generate_answers(trainer, prepared.tokenizer, asked)
+    terminal.print_note(f"asking the {which} model {len(questions)} prompt{'s' if len(questions) > 1 else ''}")
+    return generate_answers(trainer, prepared.tokenizer, questions)
 
 
 def compute_perplexity(loss: float | None, trainer: HoneTrainer) -> float | None:

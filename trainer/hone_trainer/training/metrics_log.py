@@ -15,11 +15,11 @@ class MetricsLog:
     def __init__(self, path: Path, resumed_step: int) -> None:
         """Open the file, and drop the steps after `resumed_step`, which will be trained again."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [values for values in _read_lines(path) if values["step"] <= resumed_step]
-        write_atomically(path, "".join(map(_format_line, kept)))
+        kept_lines = [values for values in _read_lines(path) if values["step"] <= resumed_step]
+        write_atomically(path, "".join(map(_format_line, kept_lines)))
         self._path = path
         self._file = path.open("a", encoding="utf-8")
-        self._written = kept[-1] if kept else {}
+        self._written = kept_lines[-1] if kept_lines else {}
         self._pending = self._written
 
     @property
@@ -49,8 +49,8 @@ class MetricsLog:
             return
         if self._pending.get("step") == self._written.get("step"):  # an evaluation that came after a flush
             self._file.close()
-            kept = [values for values in _read_lines(self._path) if values["step"] != self._pending["step"]]
-            write_atomically(self._path, "".join(map(_format_line, [*kept, self._pending])))
+            earlier_lines = [values for values in _read_lines(self._path) if values["step"] != self._pending["step"]]
+            write_atomically(self._path, "".join(map(_format_line, [*earlier_lines, self._pending])))
             self._file = self._path.open("a", encoding="utf-8")
         else:
             self._file.write(_format_line(self._pending))

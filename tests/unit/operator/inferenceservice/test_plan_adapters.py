@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from adapter_states import FAQ, file_of, on_one_claim, planned, ready, running, told
+from adapter_states import FAQ, file_of, make_report, on_one_claim, planned, ready, running
 from hone_api.inferenceservices.adapter_sync import make_revision
 from hone_operator.inferenceservice.plan import ObservedInferenceService, plan_inferenceservice
 from hone_operator.objects.resources import CONFIGMAPS, DEPLOYMENTS, PODS, Object
@@ -95,7 +95,7 @@ def test_a_retrained_job_changes_the_config_map_and_then_nudges_the_pods() -> No
     assert applied.resource is CONFIGMAPS
     observed.adapters_config_map = stored(applied.body)
     revision = make_revision(file_of(applied.body))
-    observed.answers["uid-p2"] = told(revision, loaded=False, faq=OTHER)
+    observed.answers["uid-p2"] = make_report(revision, loaded=False, faq=OTHER)
     found = plan_inferenceservice(observed, NOW)
     [nudge] = found.actions
     assert isinstance(nudge, Patch)
@@ -108,7 +108,7 @@ def test_a_retrained_job_changes_the_config_map_and_then_nudges_the_pods() -> No
     observed.pods[0]["metadata"]["annotations"] = {"hone.dev/adapters": mark}
     assert plan_inferenceservice(observed, NOW + timedelta(seconds=4)).actions == []
     assert len(plan_inferenceservice(observed, NOW + timedelta(seconds=5)).actions) == 1
-    observed.answers = {uid: told(revision, faq=OTHER) for uid in ("uid-p1", "uid-p2")}
+    observed.answers = {uid: make_report(revision, faq=OTHER) for uid in ("uid-p1", "uid-p2")}
     found = plan_inferenceservice(observed, NOW)
     assert found.actions == []
     assert conditions(found.status)["Progressing"] == ("False", "Complete")
@@ -119,7 +119,7 @@ def test_a_refusal_of_a_sidecar_is_in_the_status() -> None:
     observed = running(ready())
     error = {"reason": "AdapterMismatch", "message": "Adapter faq has rank 9, and it is 8", "remedy": "Do this."}
     revision = observed.answers["uid-p1"]["revision"]
-    observed.answers["uid-p1"] = told(revision, loaded=False, error=error, faq=DIGEST)
+    observed.answers["uid-p1"] = make_report(revision, loaded=False, error=error, faq=DIGEST)
     found = plan_inferenceservice(observed, NOW)
     assert conditions(found.status)["Progressing"] == ("False", "AdapterMismatch")
     assert message(found.status, "Progressing") == "Adapter faq has rank 9, and it is 8. Do this."
@@ -135,7 +135,7 @@ def test_a_refusal_of_a_sidecar_is_in_the_status() -> None:
 
 def test_an_adapter_on_a_claim_has_the_digest_that_the_sidecar_reports() -> None:
     observed = running(ready(), adapters=[{"name": "x", "claim": {"name": "artifacts", "path": "x"}}])
-    observed.answers["uid-p1"] = told(observed.answers["uid-p1"]["revision"], faq=DIGEST, x=OTHER)
+    observed.answers["uid-p1"] = make_report(observed.answers["uid-p1"]["revision"], faq=DIGEST, x=OTHER)
     assert plan_inferenceservice(observed, NOW).status["models"][2] == {
         "name": "x",
         "kind": "adapter",

@@ -29,19 +29,21 @@ def make_readers(schema: pyarrow.Schema, *, is_json_parsed: bool = False) -> dic
     for field in schema:
         is_list = _is_list(field.type)
         element = field.type.value_type if is_list else field.type
-        kept = frozenset({"content"}) if is_list else frozenset()
-        read = _make_reader(element, is_json_parsed, kept)
+        kept_nulls = frozenset({"content"}) if is_list else frozenset()
+        read = _make_reader(element, is_json_parsed, kept_nulls)
         if read:
             found[field.name] = _read_each(read) if is_list else read
     return found
 
 
-def _make_reader(kind: pyarrow.DataType, is_json_parsed: bool, kept: frozenset[str] = frozenset()) -> Reader | None:
-    """Return the reader of one type, None: its values stay as they are. `kept` are the nulls of a struct that count."""
+def _make_reader(
+    kind: pyarrow.DataType, is_json_parsed: bool, kept_nulls: frozenset[str] = frozenset()
+) -> Reader | None:
+    """Return the reader of one type, None: its values stay as they are. `kept_nulls`: nulls of a struct that count."""
     if isinstance(kind, pyarrow.JsonType):
         return None if is_json_parsed else _parse
     if types.is_struct(kind):
-        return _read_struct({field.name: _make_reader(field.type, is_json_parsed) for field in kind.fields}, kept)
+        return _read_struct({field.name: _make_reader(field.type, is_json_parsed) for field in kind.fields}, kept_nulls)
     if types.is_map(kind):
         read = _make_reader(kind.item_type, is_json_parsed)
         return _read_values(read) if read else None
@@ -59,14 +61,14 @@ def _parse(value: Any) -> Any:
     return json.loads(value, object_pairs_hook=refuse_repeated_keys) if isinstance(value, str) else value
 
 
-def _read_struct(fields: dict[str, Reader | None], kept: frozenset[str]) -> Reader:
+def _read_struct(fields: dict[str, Reader | None], kept_nulls: frozenset[str]) -> Reader:
     def read(value: Any) -> Any:
         if not isinstance(value, dict):
             return value
         return {
             key: own(item) if (own := fields.get(key)) else item
             for key, item in value.items()
-            if item is not None or key in kept
+            if item is not None or key in kept_nulls
         }
 
     return read

@@ -43,7 +43,7 @@ def read_csv(path: Path, name: str) -> Iterator[Row]:
         if not fields:
             continue
         if header is None:
-            header = _header(where, fields)
+            header = _check_header(where, fields)
         elif len(fields) > len(header):
             raise HoneError(
                 DATASET_INVALID,
@@ -65,7 +65,7 @@ def suggest_header(columns: list[str]) -> str:
     return f"The header names the column {spaced!r}: remove the spaces around its name." if spaced else ""
 
 
-def _header(where: str, names: list[str]) -> list[str]:
+def _check_header(where: str, names: list[str]) -> list[str]:
     if re.fullmatch(r"sep=.?", names[0].strip(), re.IGNORECASE) and not any(names[1:]):
         raise HoneError(
             DATASET_INVALID,

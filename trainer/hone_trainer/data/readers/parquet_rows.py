@@ -27,7 +27,7 @@ def read_parquet(path: Path, name: str) -> Iterator[Row]:
     """Yield the rows. Raises HoneError DatasetInvalid naming the file, and the row where there is one."""
     number = 0
     readers: dict[str, Reader] | None = None
-    for batch in _batches(path, name, _BATCH_ROWS):
+    for batch in _read_batches(path, name, _BATCH_ROWS):
         readers = make_readers(batch.schema) if readers is None else readers
         for row in _as_dicts(batch, readers, name, number):
             number += 1
@@ -40,10 +40,10 @@ def count_parquet(path: Path, name: str, limit: int | None) -> Iterator[tuple[in
     A file without rows yields its columns once. Raises HoneError DatasetInvalid.
     """
     left = limit
-    with _named_errors(name):
+    with _name_errors(name):
         columns = parquet.read_schema(path).names
     yield 0, dict.fromkeys(columns, 0)
-    for batch in _batches(path, name, min(_COUNTED_ROWS, limit or _COUNTED_ROWS)):
+    for batch in _read_batches(path, name, min(_COUNTED_ROWS, limit or _COUNTED_ROWS)):
         part = batch.slice(0, left)
         yield len(part), {column: len(part) - part.column(column).null_count for column in columns}
         left = None if left is None else left - len(part)
@@ -51,8 +51,8 @@ def count_parquet(path: Path, name: str, limit: int | None) -> Iterator[tuple[in
             return
 
 
-def _batches(path: Path, name: str, rows: int) -> Iterator[pyarrow.RecordBatch]:
-    with _named_errors(name), parquet.ParquetFile(path) as file:
+def _read_batches(path: Path, name: str, rows: int) -> Iterator[pyarrow.RecordBatch]:
+    with _name_errors(name), parquet.ParquetFile(path) as file:
         names = file.schema_arrow.names
         repeated = next((column for column, count in Counter(names).items() if count > 1), None)
         if repeated is not None:
@@ -89,7 +89,7 @@ def _keep(value: Any) -> Any:
 
 
 @contextmanager
-def _named_errors(name: str) -> Iterator[None]:
+def _name_errors(name: str) -> Iterator[None]:
     """Turn Arrow's exceptions in the context into DatasetInvalid, including system errors without a number."""
     try:
         yield
