@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
-from hone_cli.client.cluster import kubeconfig
+from hone.kube.cluster import kubeconfig
 
 Object = dict[str, Any]
 HONE = "/apis/hone.dev/v1alpha1/namespaces/ns"

@@ -72,7 +72,7 @@ COPIED = {
     "hone_server.vllm.middleware",
     "hone_server.vllm.check",
     "hone_cli.doctor.pod_script",
-    "hone_cli.artifacts.pod_script",
+    "hone.artifacts.pod_script",
 }
 """Modules that run where nothing else of Hone is."""
 WITH_CODE = {"hone_api.gpucheck"}
