@@ -13,7 +13,7 @@ from hone_cli.commands import options
 from hone_cli.ui import output
 
 if TYPE_CHECKING:
-    from hone.artifacts.pull import Sizes
+    from hone.artifacts.target import Sizes
     from hone.kube.cluster import Cluster, Object
 
 Folder = Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Folder to fill (default: the job's name).")]
@@ -32,9 +32,10 @@ def pull_command(
 ) -> None:
     """Download the artifact of a FineTuneJob, and prove every file. Run it again to continue after an interruption."""
     from hone.artifacts import pull, target, transfer
+    from hone.objects.views import require_artifact
 
     connection, name, body = _find_job("pull", job, context, namespace)
-    artifact = pull.require_artifact(body)
+    artifact = require_artifact(body)
     root = folder or Path(name)
     with target.lock_folder(root), transfer.open_session(connection, body) as session, show_progress_bar() as begin:
         pull.pull_artifact(session, root, artifact["digest"], begin)
@@ -51,14 +52,14 @@ def report_command(
     verbose: options.Verbose = False,
 ) -> None:
     """Download the report of a FineTuneJob, and open it in the browser."""
-    from hone.artifacts import transfer
+    from hone.artifacts import target, transfer
 
     connection, name, body = _find_job("report", job, context, namespace)
     place = file or Path(f"{name}-report.html")
     if not place.parent.is_dir():
         raise ClientError(f"--output {place}: {place.parent} is no folder", "Create it, or name another FILE.")
     with transfer.open_session(connection, body) as session:
-        content = session.fetch_small(transfer.REPORT_FILE)
+        content = session.fetch_small(target.REPORT_FILE)
     save_report(place, content)
     output.print_line(f"✓ {place}", color="green")
     if not (no_browser or file) and not webbrowser.open(place.resolve().as_uri()):

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from hone_api import strictjson
@@ -14,30 +13,9 @@ from pydantic import ValidationError
 
 from hone.artifacts import target
 from hone.artifacts.receive import Request
+from hone.artifacts.target import Sizes
 from hone.artifacts.transfer import Session
 from hone.errors import ClientError
-from hone.kube.cluster import Object
-from hone.objects.views import describe_phase
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Bytes of the artifact, and how many of them are here already."""
-
-    total: int
-    here: int
-
-
-def require_artifact(job: Object) -> Object:
-    """Return status.artifact of a job. Raises ClientError without one."""
-    name, artifact = job["metadata"]["name"], (job.get("status") or {}).get("artifact")
-    if not artifact:
-        raise ClientError(
-            f"FineTuneJob {name} has no artifact: its stage is {describe_phase(job)}",
-            f"Follow it with `hone watch {name}`.",
-        )
-    found: Object = artifact
-    return found
 
 
 def parse_manifest(content: bytes, digest: str) -> ArtifactManifest:

@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from hone_api.artifacts.manifest import (
@@ -27,9 +28,18 @@ from hone_api.reasons import ARTIFACT_CORRUPT, HoneError
 from hone import notices
 from hone.errors import ClientError
 
+REPORT_FILE = "report/report.html"
 # Of the name in a partial file's name, which may have 255 bytes.
 LONGEST_NAME_BYTES = 200
 OTHER_FOLDER = "Choose another DIR, or move it away."
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of the artifact, and how many of them are here already."""
+
+    total: int
+    here: int
 
 
 def check_names(manifest: ArtifactManifest) -> None:

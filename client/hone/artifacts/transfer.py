@@ -20,7 +20,6 @@ from hone.objects import operators
 from hone.objects.deletion import find_output_claim
 from hone.objects.names import JOB
 
-REPORT_FILE = "report/report.html"
 # Streams in a row that brought no byte, after which the transfer is given up.
 MOST_FAILURES = 5
 RETRY_SECONDS = 1.0

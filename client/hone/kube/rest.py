@@ -24,7 +24,7 @@ def call_api(
     content: str = "application/json",
     timeout: tuple[float, float] | None = None,
 ) -> Any:
-    """Return the answer to one call as JSON's types. `content`: the type of the body. Raises ApiException, HTTPError."""
+    """Return the answer to one call as JSON. `content`: the type of the body. Raises ApiException and HTTPError."""
     api: Any = cluster.api
     headers = {"Accept": "application/json", "Content-Type": content}
     pairs = list((query or {}).items())

@@ -46,7 +46,7 @@ def plan_deletion(body: Object, around: Neighbours, *, with_claim: bool) -> Dele
         engines = "its Deployment, Service and engine pods: requests fail"
         return Deletion((f"InferenceService {name}", engines), ("all artifacts and claims that it served",))
     claim, is_own = find_output_claim(body)
-    served = [each["metadata"]["name"] for each in around.services if name in _find_service_jobs(each)]
+    served = [each["metadata"]["name"] for each in around.services if name in find_service_jobs(each)]
     affected = tuple(
         f"InferenceService {each} uses the job: it keeps running, and can't be changed or started without the job"
         for each in served
@@ -88,7 +88,7 @@ def find_users(claim: str, job: Object, around: Neighbours) -> Iterator[str]:
         if other["metadata"]["name"] != name and claim in _find_job_claims(other):
             yield f"FineTuneJob {other['metadata']['name']}"
     for service in around.services:
-        if name in _find_service_jobs(service) or claim in _find_service_claims(service):
+        if name in find_service_jobs(service) or claim in _find_service_claims(service):
             yield f"InferenceService {service['metadata']['name']}"
     for pod in around.pods:
         is_own = (pod["metadata"].get("labels") or {}).get(FINETUNEJOB_LABEL) == name
@@ -125,7 +125,8 @@ def _find_volume_claims(spec: Object) -> set[str]:
     return find_pod_claims({"spec": spec.get("pod") or {}})
 
 
-def _find_service_jobs(service: Object) -> set[str]:
+def find_service_jobs(service: Object) -> set[str]:
+    """Return the names of the jobs whose artifacts a service serves."""
     spec = service.get("spec") or {}
     sources: Iterable[Object] = [spec.get("model") or {}, *(spec.get("adapters") or [])]
     return {str(source["fineTuneJob"].get("name")) for source in sources if source.get("fineTuneJob")}

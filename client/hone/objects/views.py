@@ -109,3 +109,15 @@ def require_available(service: Object) -> None:
         return
     reasons = [f"{one['type']}: {one['reason']}: {one['message']}" for one in conditions if one["status"] != "True"]
     raise ClientError(f"{title} is not available", "\n  ".join(reasons))
+
+
+def require_artifact(job: Object) -> Object:
+    """Return status.artifact of a job. Raises ClientError without one."""
+    name, artifact = job["metadata"]["name"], (job.get("status") or {}).get("artifact")
+    if not artifact:
+        raise ClientError(
+            f"FineTuneJob {name} has no artifact: its stage is {describe_phase(job)}",
+            f"Follow it with `hone watch {name}`.",
+        )
+    found: Object = artifact
+    return found
