@@ -8,14 +8,14 @@ from typing import Any
 from hone_api.io.terminal import make_printable
 
 from hone.artifacts.target import Sizes
-from hone.backends.backend import Backend, Curve
+from hone.backends.backend import Backend
 from hone.errors import ClientError, JobFailedError
 from hone.notebook.live import LiveView
 from hone.notebook.panel import render_job, render_transfer
 from hone.objects import job_progress, views
 from hone.objects.names import JOB
 from hone.objects.views import Object, require_artifact
-from hone.progress import Progress, read_progress
+from hone.progress import Curve, Progress, read_progress
 from hone.reports import Report
 
 # The curves that a notebook shows, by their names in the log of the trainer.

@@ -7,6 +7,9 @@ from hone_api.io.terminal import make_printable
 from hone.objects import job_progress
 from hone.objects.views import Object
 
+# Step and value.
+Curve = list[tuple[int, float]]
+
 
 @dataclass(frozen=True)
 class Progress:

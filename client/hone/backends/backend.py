@@ -8,12 +8,11 @@ from typing import Protocol
 from hone.artifacts.target import Sizes
 from hone.objects.names import Kind
 from hone.objects.views import Object
+from hone.progress import Curve
 from hone.specs.manifests import Draft
 
 # Gets the sizes of an artifact, and returns a function that gets the name of a file and how many bytes of it came.
 Begin = Callable[[Sizes], Callable[[str, int], None]]
-# Step and value.
-Curve = list[tuple[int, float]]
 
 
 class Backend(Protocol):

@@ -5,13 +5,14 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from hone.artifacts import pull, target, transfer
-from hone.backends.backend import Begin, Curve
+from hone.backends.backend import Begin
 from hone.kube import changes, job_watch, logs, lookup, port_forward
 from hone.kube.cluster import Cluster
 from hone.objects import log_target
 from hone.objects.job_progress import has_succeeded
 from hone.objects.names import JOB, SERVICE, Kind
 from hone.objects.views import Object, require_artifact, require_available
+from hone.progress import Curve
 from hone.specs.manifests import Draft
 
 

@@ -14,7 +14,7 @@ from hone_api.layout import MANIFEST, METRICS_LOG
 
 from hone.artifacts import target
 from hone.artifacts.target import REPORT_FILE, Sizes
-from hone.backends.backend import Begin, Curve
+from hone.backends.backend import Begin
 from hone.errors import ClientError
 from hone.local import command_lines, requirements
 from hone.local.engine_process import EngineProcess
@@ -24,6 +24,7 @@ from hone.objects.deletion import find_service_jobs
 from hone.objects.names import JOB, Kind
 from hone.objects.suspension import plan_change
 from hone.objects.views import Object, require_artifact, require_available
+from hone.progress import Curve
 from hone.specs.manifests import Draft
 
 # Below the folder of the client: what is known of its jobs and services.

@@ -5,7 +5,7 @@ from html import escape
 
 from hone_api.io.terminal import make_printable
 
-from hone.backends.backend import Curve
+from hone.progress import Curve
 
 WIDTH, HEIGHT = 320, 96
 # Of a curve: more than there are pixels show nothing more.

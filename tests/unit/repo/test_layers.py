@@ -56,14 +56,23 @@ LAYERS = {
         protocol weights
         artifacts hardware logs torch_internals transformers_internals vllm workers
     """,
+    "hone": """
+        client
+        jobs services
+        backends reports
+        artifacts local notebook
+        kube specs
+        progress
+        objects
+        engine notices
+        errors
+    """,
     "hone_cli": """
         __main__
         main
         doctor
         commands
-        artifacts
-        client
-        doctor.checks objects
+        doctor.checks
         ui
     """,
 }
@@ -75,8 +84,8 @@ COPIED = {
     "hone.artifacts.pod_script",
 }
 """Modules that run where nothing else of Hone is."""
-WITH_CODE = {"hone_api.gpucheck"}
-"""Packages whose __init__.py holds more than a docstring: this one is copied as a whole."""
+WITH_CODE = {"hone_api.gpucheck", "hone"}
+"""Packages whose __init__.py holds more than a docstring: one is copied as a whole, one loads its names when used."""
 
 
 @cache
