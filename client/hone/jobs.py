@@ -3,12 +3,10 @@
 from collections.abc import Callable, Iterator
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hone_api.io.terminal import make_printable
 
-from hone.artifacts.target import Sizes
-from hone.backends.backend import Backend
 from hone.errors import ClientError, JobFailedError
 from hone.notebook.live import LiveView
 from hone.notebook.panel import render_job, render_transfer
@@ -18,6 +16,10 @@ from hone.objects.views import Object, require_artifact
 from hone.progress import Curve, Progress, read_progress
 from hone.reports import Report
 
+if TYPE_CHECKING:
+    from hone.artifacts.target import Sizes
+    from hone.backends.backend import Backend
+
 # The curves that a notebook shows, by their names in the log of the trainer.
 CURVES = {"loss": "loss", "eval_loss": "evaluation loss"}
 
@@ -25,7 +27,7 @@ CURVES = {"loss": "loss", "eval_loss": "evaluation loss"}
 class FineTuneJob:
     """A FineTuneJob in a cluster or on this machine. Every call reads it again, and raises HoneError when it fails."""
 
-    def __init__(self, backend: Backend, name: str) -> None:
+    def __init__(self, backend: "Backend", name: str) -> None:
         self.name = name
         self._backend = backend
         self._losses: Curve = []
@@ -127,10 +129,10 @@ class FineTuneJob:
         return render_job(f"FineTuneJob {self.name}", found.stage, found.percent, lines, curves)
 
 
-def _show_transfer(title: str) -> Callable[[Sizes], Callable[[str, int], None]]:
+def _show_transfer(title: str) -> "Callable[[Sizes], Callable[[str, int], None]]":
     view = LiveView()
 
-    def begin(sizes: Sizes) -> Callable[[str, int], None]:
+    def begin(sizes: "Sizes") -> Callable[[str, int], None]:
         received = sizes.here
 
         def advance(name: str, count: int) -> None:

@@ -4,15 +4,18 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from hone_api.io.terminal import make_printable
 
-from hone.backends.backend import Backend
-from hone.engine import Engine, Message, Model, choose_model
 from hone.errors import ClientError
 from hone.objects import views
 from hone.objects.names import SERVICE
 from hone.objects.views import Object, require_available
+
+if TYPE_CHECKING:
+    from hone.backends.backend import Backend
+    from hone.engine import Engine, Message, Model
 
 READY_SECONDS = 1800.0
 POLL_SECONDS = 0.5
@@ -26,7 +29,7 @@ class InferenceService:
     Requests go through a port-forward, which `close` ends, and so does the end of a `with` block.
     """
 
-    def __init__(self, backend: Backend, name: str) -> None:
+    def __init__(self, backend: "Backend", name: str) -> None:
         self.name = name
         self._backend = backend
         self._open = ExitStack()
@@ -56,19 +59,21 @@ class InferenceService:
             self._url = self._open.enter_context(self._backend.open_engine(self.name))
         return self._url
 
-    def models(self) -> list[Model]:
+    def models(self) -> "list[Model]":
         """Return the models: the base, and its adapters."""
         return self._engine().models()
 
-    def chat(self, message: str | Sequence[Message], model: str | None = None) -> str:
+    def chat(self, message: "str | Sequence[Message]", model: str | None = None) -> str:
         """Return the answer to a message, or to a conversation of messages with role and content.
 
         `model`: one of `models()`; left out: the first adapter, else the first model.
         """
         return "".join(self.stream(message, model))
 
-    def stream(self, message: str | Sequence[Message], model: str | None = None) -> Iterator[str]:
+    def stream(self, message: "str | Sequence[Message]", model: str | None = None) -> Iterator[str]:
         """Yield the answer in pieces as they come."""
+        from hone.engine import choose_model
+
         engine = self._engine()
         messages = [{"role": "user", "content": message}] if isinstance(message, str) else list(message)
         yield from engine.answer(choose_model(engine.models(), model), messages)
@@ -99,7 +104,9 @@ class InferenceService:
     def __repr__(self) -> str:
         return f"InferenceService {self.name} in {self._backend.place}: {views.describe_phase(self.read())}"
 
-    def _engine(self) -> Engine:
+    def _engine(self) -> "Engine":
+        from hone.engine import Engine
+
         try:
             return Engine(self.url, remedy="Look at service.logs().")
         except ClientError:

@@ -119,6 +119,12 @@ def serve(fake: FakeCluster, folder: Path, monkeypatch: Any) -> Iterator[None]:
                 return
             if self.command == "POST" and path.endswith("/pods"):
                 fake.objects[f"{path}/{body['metadata']['name']}"] = body | {"status": {"phase": "Running"}}
+            if self.command == "PATCH" and "apply-patch" in self.headers["Content-Type"]:
+                before = fake.objects.get(path, {})
+                about = {"uid": f"uid-{path}", "namespace": "ns"} | before.get("metadata", {}) | body["metadata"]
+                fake.objects[path] = before | body | {"metadata": about}
+                self._send(200, fake.objects[path])
+                return
             if self.command == "DELETE":
                 fake.objects.pop(path, None)
             self._send(200, {"kind": "Status", "status": "Success"})
