@@ -56,8 +56,8 @@ class FineTuneJob:
         for body in self._backend.follow_job(self.name):
             yield self._remember(body)
 
-    def wait(self) -> "FineTuneJob":
-        """Wait until the job has succeeded, and return it. A notebook and a terminal show its progress.
+    def wait(self) -> None:
+        """Wait until the job has succeeded. A notebook and a terminal show its progress.
 
         Raises JobFailedError with the reason, and ClientError when the job was stopped.
         """
@@ -73,7 +73,6 @@ class FineTuneJob:
             message = str(found.get("message") or job_progress.explain_failure(body))
             failure = str(found.get("reason") or "Failed")
             raise JobFailedError(failure, f"FineTuneJob {self.name} failed: {failure}: {message}", "See job.logs().")
-        return self
 
     def logs(self, *, follow: bool = False) -> Iterator[str]:
         """Yield the lines of the trainer's log; `follow`: until the trainer has ended."""

@@ -34,7 +34,7 @@ class Report:
         except FileExistsError:
             if not place.is_file() or place.read_bytes() != self.content:
                 raise ClientError(
-                    f"{place} exists, and is another file", "Move it away, or name another one."
+                    f"{place} exists, and is another file", "Move it away, or name another file."
                 ) from None
         return place
 

@@ -53,6 +53,7 @@ def report_command(
 ) -> None:
     """Download the report of a FineTuneJob, and open it in the browser."""
     from hone.artifacts import target, transfer
+    from hone.reports import Report
 
     connection, name, body = _find_job("report", job, context, namespace)
     place = file or Path(f"{name}-report.html")
@@ -60,7 +61,7 @@ def report_command(
         raise ClientError(f"--output {place}: {place.parent} is no folder", "Create it, or name another FILE.")
     with transfer.open_session(connection, body) as session:
         content = session.fetch_small(target.REPORT_FILE)
-    save_report(place, content)
+    Report(name, content).save(place)
     output.print_line(f"✓ {place}", color="green")
     if not (no_browser or file) and not webbrowser.open(place.resolve().as_uri()):
         output.print_hint("No browser was found: open the file yourself.")
@@ -75,16 +76,6 @@ def _find_job(command: str, job: str, context: str | None, namespace: str | None
     name = parse_name(job, JOB, command)
     connection = cluster.connect(context, namespace)
     return connection, name, transfer.find_job(connection, name)
-
-
-def save_report(place: Path, content: bytes) -> None:
-    """Write the report. A file with the same content stays. Raises ClientError for any other file."""
-    try:
-        with place.open("xb") as file:
-            file.write(content)
-    except FileExistsError:
-        if not place.is_file() or place.read_bytes() != content:
-            raise ClientError(f"{place} exists, and is another file", "Move it away, or give --output FILE.") from None
 
 
 @contextmanager

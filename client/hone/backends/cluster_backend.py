@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hone.artifacts import pull, target, transfer
 from hone.backends.backend import Begin
+from hone.errors import HoneError
 from hone.kube import changes, job_watch, logs, lookup, port_forward
 from hone.kube.cluster import Cluster
 from hone.objects import log_target
@@ -31,9 +32,17 @@ class ClusterBackend:
     def apply(self, draft: Draft) -> Object:
         if draft.config_map is None:
             return changes.apply_object(self._cluster, draft.body)
-        changes.apply_object(self._cluster, draft.config_map)
-        body = changes.apply_object(self._cluster, draft.body)
-        changes.apply_object(self._cluster, changes.own(draft.config_map, body))  # it goes with the job
+        before = lookup.find_by_name(self._cluster, JOB, draft.name)
+        rows = changes.own(draft.config_map, before) if before else draft.config_map
+        made = changes.apply_object(self._cluster, rows)
+        try:
+            body = changes.apply_object(self._cluster, draft.body)
+        except HoneError:
+            if before is None:
+                changes.delete_object(self._cluster, made)
+            raise
+        if before is None:
+            changes.apply_object(self._cluster, changes.own(rows, body))  # they go with the job
         return body
 
     def read(self, kind: Kind, name: str) -> Object:

@@ -61,6 +61,18 @@ def get_object(cluster: Cluster, kind: Kind, name: str) -> Object:
     return found
 
 
+def find_by_name(cluster: Cluster, kind: Kind, name: str) -> Object | None:
+    """Return one object of a kind; None when there is none. Raises ClientError."""
+    with translate_errors(f"{kind.name} {name} in namespace {cluster.namespace}"):
+        try:
+            found: Object = rest.call_api(cluster, make_path(kind, cluster.namespace, name))
+        except ApiException as error:
+            if error.status == 404 and is_api_known(error):
+                return None
+            raise
+    return found
+
+
 def is_api_known(error: ApiException) -> bool:
     """Return whether a 404 is about an object. Where the API itself is unknown, the answer is no Status."""
     return '"Status"' in str(error.body)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # LoRA's fields that describe what Hone always trains, or the library itself.
 _LORA_FACTS = {"task_type": "CAUSAL_LM", "peft_type": "LORA"}
 _LORA_NOTES = frozenset({"peft_version", "base_model_name_or_path", "revision"})
-# Fields of SFTConfig that follow from others, which are written instead.
+# Fields of SFTConfig that follow from others, which are written instead; some warn when they are read.
 _DERIVED = frozenset({"gradient_checkpointing", "gradient_checkpointing_kwargs", "do_eval"})
 # Hone chooses the folder of its output.
 _IGNORED = frozenset({"output_dir"})
@@ -65,7 +65,7 @@ def convert_sft_config(config: "DataclassInstance") -> tuple[dict[str, Any], dic
     extra: dict[str, Any] = {}
     refused = []
     for name, value in given.items():
-        if value == defaults[name] or name in _DERIVED | _IGNORED:
+        if value == defaults[name] or name in _IGNORED:
             continue
         if name in _HONE_TAKES and _HONE_TAKES[name](value):
             continue
@@ -104,7 +104,8 @@ def _make_default(config: "DataclassInstance", same: dict[str, Any]) -> "Datacla
 
 
 def _read_values(config: "DataclassInstance") -> dict[str, Any]:
-    return {field.name: _simplify(getattr(config, field.name)) for field in fields(config) if field.name[0] != "_"}
+    names = {field.name for field in fields(config)} - _DERIVED
+    return {name: _simplify(getattr(config, name)) for name in sorted(names)}
 
 
 def _simplify(value: Any) -> Any:

@@ -62,7 +62,7 @@ def draft_job(
             )
         given |= {"checkpoint": checkpoint} if checkpoint else {}
     body = _make_body(JOB, chosen, FineTuneJobSpec, given)
-    return Draft(body, _make_config_map(chosen, rows), {**base.claims, **rows.claims})
+    return Draft(body, _make_config_map(rows), {**base.claims, **rows.claims})
 
 
 def draft_service(name: str | None, model: ModelSource, fields: Mapping[str, Any], *, is_local: bool) -> Draft:
@@ -115,8 +115,13 @@ def _describe_errors(error: ValidationError) -> list[str]:
     return list(found.values())
 
 
-def _make_config_map(name: str, source: Source) -> Object | None:
-    if source.rows is None:
+def _make_config_map(source: Source) -> Object | None:
+    if source.rows is None or not isinstance(source.fields, Mapping):
         return None
-    key = source.fields["configMap"]["key"] if isinstance(source.fields, Mapping) else ""
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {key: source.rows}}
+    about = source.fields["configMap"]
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": about["name"]},
+        "data": {about["key"]: source.rows},
+    }

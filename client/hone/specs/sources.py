@@ -1,5 +1,6 @@
 """Turn the `model` and `dataset` that a caller names into sources of the spec, and what has to go with them."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -17,7 +18,7 @@ DatasetSource = str | os.PathLike[str] | Fields | BaseModel | Iterable[Fields]
 
 # The claims that folders of this machine stand for.
 LOCAL_MODEL, LOCAL_DATASET = "local-model", "local-dataset"
-ROWS_KEY = "train.jsonl"
+ROWS_KEY, DIGITS = "train.jsonl", 8
 # What a ConfigMap can hold, with room for its names.
 LARGEST_ROWS_BYTES = 2**20 - 2**14
 
@@ -50,7 +51,7 @@ def describe_model(value: ModelSource, *, is_local: bool) -> Source:
 
 
 def describe_dataset(value: DatasetSource, name: str, *, is_local: bool) -> Source:
-    """Return the source of a dataset: also rows, which become the ConfigMap `name`. Raises InvalidSpecError."""
+    """Return the source of a dataset: also rows, for a ConfigMap that is named after `name`. Raises InvalidSpecError."""
     if isinstance(value, str) and not _is_path(value):
         return Source({"uri": value} if "://" in value else {"name": value})
     if isinstance(value, str | os.PathLike):
@@ -69,7 +70,8 @@ def describe_dataset(value: DatasetSource, name: str, *, is_local: bool) -> Sour
             f"dataset has {size} bytes of rows, and the ConfigMap that they become holds {LARGEST_ROWS_BYTES}",
             "Write them to a file, and give its path; for a cluster, copy it to a claim or a bucket.",
         )
-    return Source({"configMap": {"name": name, "key": ROWS_KEY}}, rows=rows)
+    digest = hashlib.sha256(rows.encode()).hexdigest()[:DIGITS]  # other rows are another dataset
+    return Source({"configMap": {"name": f"{name}-{digest}", "key": ROWS_KEY}}, rows=rows)
 
 
 def _is_path(text: str) -> bool:

@@ -34,7 +34,7 @@ def test_a_job_is_trained_followed_pulled_served_and_asked(client: Client, base_
     )
     seen = list(job.progress())
     assert [seen[-1].stage, seen[-1].percent, seen[-1].step] == ["Succeeded", 100, 4]
-    assert job.wait() is job
+    job.wait()
     assert job.read()["spec"]["lora"] == {"r": 4, "loraAlpha": 8}
     assert "trainLoss" in job.metrics
     assert "</html>" in job.report().html

@@ -17,10 +17,11 @@ from hone.artifacts import pod_script, pull, reader_pod, target, transfer
 from hone.artifacts.receive import Advance, Cut, Request, receive_files
 from hone.artifacts.transfer import Session
 from hone.errors import ClientError
+from hone.objects.views import require_artifact
+from hone.reports import Report
 from hone_api.artifacts.manifest import ArtifactManifest, FileDigest, digest_of
 from hone_api.artifacts.verification import verify
 from hone_api.reasons import ARTIFACT_CORRUPT, HoneError
-from hone_cli.commands import artifacts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -356,13 +357,13 @@ class TestPod:
 
 def test_a_report_replaces_no_other_file(tmp_path: Path) -> None:
     place = tmp_path / "report.html"
-    artifacts.save_report(place, b"one")
-    artifacts.save_report(place, b"one")
+    Report("faq", b"one").save(place)
+    Report("faq", b"one").save(place)
     with pytest.raises(ClientError, match="is another file"):
-        artifacts.save_report(place, b"two")
+        Report("faq", b"two").save(place)
     assert place.read_bytes() == b"one"
 
 
 def test_a_job_without_an_artifact_is_named() -> None:
     with pytest.raises(ClientError, match="has no artifact: its stage is Training"):
-        pull.require_artifact(JOB | {"status": {"stage": "Training"}})
+        require_artifact(JOB | {"status": {"stage": "Training"}})

@@ -75,8 +75,12 @@ def test_a_source_is_a_name_a_uri_or_its_fields(value: Any, expected: Any) -> No
 
 def test_rows_become_a_config_map() -> None:
     found = draft(dataset=iter(ROWS))
-    assert found.body["spec"]["dataset"] == {"configMap": {"name": "faq", "key": "train.jsonl"}}
     assert found.config_map is not None
+    name = found.config_map["metadata"]["name"]
+    assert name.startswith("faq-")
+    assert found.body["spec"]["dataset"] == {"configMap": {"name": name, "key": "train.jsonl"}}
+    assert draft(dataset=ROWS).config_map == found.config_map
+    assert draft(dataset=ROWS[:1]).body != found.body
     assert found.config_map["data"] == {"train.jsonl": '{"text": "one"}\n{"text": "zwölf"}\n'}
 
 

@@ -35,16 +35,32 @@ def test_a_job_is_applied_with_its_rows(fake: FakeCluster) -> None:
     found = Client().train(name="faq", model="a/b", dataset=ROWS, training={"max_steps": 3}, backoff_limit=1)
     assert found.name == "faq"
     rows, body, owned = sent(fake, "PATCH")
-    assert rows[0] == owned[0] == f"{CORE}/configmaps/faq"
+    name = rows[1]["metadata"]["name"]
+    assert rows[0] == owned[0] == f"{CORE}/configmaps/{name}"
     assert body[0] == f"{HONE}/finetunejobs/faq"
     assert body[1]["spec"] == {
         "model": {"name": "a/b"},
-        "dataset": {"configMap": {"name": "faq", "key": "train.jsonl"}},
+        "dataset": {"configMap": {"name": name, "key": "train.jsonl"}},
         "training": {"maxSteps": 3},
         "backoffLimit": 1,
     }
     (owner,) = owned[1]["metadata"]["ownerReferences"]
     assert owner == {"apiVersion": "hone.dev/v1alpha1", "kind": "FineTuneJob", "name": "faq", "uid": f"uid-{body[0]}"}
+
+
+def test_rows_of_a_refused_job_are_removed(fake: FakeCluster) -> None:
+    fake.reply = lambda method, path: 403 if method == "PATCH" and "finetunejobs" in path else None
+    with pytest.raises(ClientError, match="failed by the test"):
+        Client().train(name="faq", model="a/b", dataset=ROWS)
+    ((path, _),) = sent(fake, "DELETE")
+    assert path == sent(fake, "PATCH")[0][0]
+
+
+def test_rows_of_a_job_that_exists_stay_its_own(fake: FakeCluster) -> None:
+    fake.add("finetunejobs", job())
+    Client().train(name="faq", model="a/b", dataset=ROWS)
+    rows, _ = sent(fake, "PATCH")
+    assert rows[1]["metadata"]["ownerReferences"][0]["uid"] == "uid-faq"
 
 
 def test_nothing_is_sent_for_a_spec_that_hone_refuses(fake: FakeCluster) -> None:
@@ -58,7 +74,7 @@ def test_a_finished_job_has_its_result(fake: FakeCluster) -> None:
     found = Client().job("faq")
     (moment,) = found.progress()
     assert (moment.stage, moment.percent, moment.step, moment.loss) == ("Succeeded", 100, 4, 0.4)
-    assert found.wait() is found
+    found.wait()
     assert found.metrics == {"trainLoss": 0.5}
     assert found.artifact["digest"] == DIGEST
     assert repr(found) == "FineTuneJob faq in namespace ns: Succeeded  100%  step 4/4 · loss 0.4000"
