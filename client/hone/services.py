@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from hone_api.io.terminal import make_printable
 
-from hone.errors import ClientError
 from hone.objects import views
 from hone.objects.names import SERVICE
 from hone.objects.views import Object, require_available
@@ -34,6 +33,7 @@ class InferenceService:
         self._backend = backend
         self._open = ExitStack()
         self._url: str | None = None
+        self._connected: Engine | None = None
 
     def read(self) -> Object:
         """Return the object as Kubernetes has it: metadata, spec and status."""
@@ -86,7 +86,7 @@ class InferenceService:
     def close(self) -> None:
         """End the connection to the service. The service stays."""
         self._open.close()
-        self._url = None
+        self._url = self._connected = None
 
     def delete(self) -> None:
         """Delete the service. What it served stays."""
@@ -107,8 +107,6 @@ class InferenceService:
     def _engine(self) -> "Engine":
         from hone.engine import Engine
 
-        try:
-            return Engine(self.url, remedy="Look at service.logs().")
-        except ClientError:
-            self.close()
-            raise
+        if self._connected is None:
+            self._connected = Engine(self.url, remedy="Look at service.logs().")
+        return self._connected

@@ -19,6 +19,7 @@ from hone.errors import ClientError
 from hone.local import command_lines, requirements
 from hone.local.engine_process import EngineProcess
 from hone.local.job_status import PLACE, make_status
+from hone.local.log_file import read_lines
 from hone.local.trainer_process import TrainerProcess, format_now
 from hone.objects.deletion import find_service_jobs
 from hone.objects.names import JOB, Kind
@@ -92,7 +93,8 @@ class LocalBackend:
             self._require_job(name)
             yield from self._trainer(name).read_log(follow=follow)
         else:
-            yield from self._find_engine(name).log.read_text(encoding="utf-8", errors="replace").splitlines()
+            engine = self._find_engine(name)
+            yield from read_lines(engine.log, lambda: follow and engine.read_exit_code() is None)
 
     def set_suspend(self, name: str, *, suspend: bool) -> str:
         is_change, message = plan_change(self._read_job(name), suspend=suspend)

@@ -28,6 +28,7 @@ from pydantic import ValidationError
 
 from hone.errors import ClientError
 from hone.local.command_lines import make_trainer_arguments
+from hone.local.log_file import read_lines
 from hone.objects.views import Object
 
 STOP_SECONDS = 600.0
@@ -96,7 +97,8 @@ class TrainerProcess:
             )
         try:
             write_atomically(self._manifest, yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True))
-            self._result.unlink(missing_ok=True)
+            for old in (self._result, self._start):
+                old.unlink(missing_ok=True)
             port = find_free_port()
             about = {
                 "port": port,
@@ -129,7 +131,7 @@ class TrainerProcess:
         """Stop the trainer, which saves a checkpoint first, and wait for its end. Raises ClientError after minutes."""
         deadline = time.monotonic() + STOP_SECONDS
         while self.is_running():
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError, KeyError):
                 os.kill(int(self._read_start()["pid"]), signal.SIGTERM)
             if time.monotonic() > deadline:
                 raise ClientError(f"the trainer of {self.output.name} does not stop", f"See its log: {self.log}")
@@ -165,19 +167,7 @@ class TrainerProcess:
 
     def read_log(self, *, follow: bool) -> Iterator[str]:
         """Yield the lines of the log; `follow`: until the trainer has ended."""
-        with self.log.open(encoding="utf-8", errors="replace") as file:
-            while True:
-                is_last = not (follow and self.is_running())
-                rest = ""
-                for piece in file:
-                    if piece.endswith("\n") or is_last:
-                        yield (rest + piece).rstrip("\n")
-                        rest = ""
-                    else:
-                        rest += piece
-                if is_last:
-                    return
-                time.sleep(POLL_SECONDS)
+        return read_lines(self.log, lambda: follow and self.is_running())
 
     def _take_lock(self) -> int | None:
         """Return the descriptor of the locked file; None when a trainer has it."""

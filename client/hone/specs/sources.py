@@ -51,7 +51,7 @@ def describe_model(value: ModelSource, *, is_local: bool) -> Source:
 
 
 def describe_dataset(value: DatasetSource, name: str, *, is_local: bool) -> Source:
-    """Return the source of a dataset: also rows, for a ConfigMap that is named after `name`. Raises InvalidSpecError."""
+    """Return the source of a dataset; rows go into a ConfigMap that is named after `name`. Raises InvalidSpecError."""
     if isinstance(value, str) and not _is_path(value):
         return Source({"uri": value} if "://" in value else {"name": value})
     if isinstance(value, str | os.PathLike):
