@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-from hone.errors import ClientError
 from hone_api.layout import API_KEY_ENV
+
+from hone.errors import ClientError
 
 Message = dict[str, str]
 
