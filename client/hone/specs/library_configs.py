@@ -137,4 +137,4 @@ def _refuse(kind: str, name: str, value: Any) -> str:
 
 def _raise_refused(sentences: list[str]) -> None:
     if sentences:
-        raise InvalidSpecError("; ".join(sentences), "Leave these out, or train without Hone.")
+        raise InvalidSpecError("; ".join(sentences), "Remove these from the config, or change them.")
